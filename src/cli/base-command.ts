@@ -1,12 +1,11 @@
 import { Command, Errors, Flags, type Interfaces } from "@oclif/core";
 import { Fleet } from "../fleet/fleet.js";
-import { Interrupted } from "./prompt/interrupted.js";
+import { Interrupted, onSignals } from "./prompt/interrupted.js";
 import { usageError } from "./usage-error.js";
 
 /**
- * The base of all commands. It provides `--json` and the fleet of this configuration, and it passes every error to one
- * place (`report.ts`). A command parses its input, calls the fleet and renders the result. The value that `run` returns
- * is its `--json` output.
+ * The base of all commands. A command parses its input, calls the fleet and renders the result. The value that `run`
+ * returns is its `--json` output. `report.ts` shows every error.
  */
 export abstract class FleetCommand extends Command {
   static override enableJsonFlag = true;
@@ -19,7 +18,6 @@ export abstract class FleetCommand extends Command {
     "no-color": Flags.boolean({ description: "print without colours", helpGroup: "GLOBAL" }),
   };
 
-  /** Options for the library: the file that `--config` names. */
   protected configSource: { configFile?: string } = {};
   #interrupt: AbortController | undefined;
 
@@ -47,26 +45,20 @@ export abstract class FleetCommand extends Command {
 
   /**
    * The first SIGINT or SIGTERM aborts this signal, so that a command can finish what it began. The second one ends the
-   * process at once. A command that never asks for this signal keeps Node's default: the first one ends it. The exit
-   * code is 130 for SIGINT and 143 for SIGTERM.
+   * process at once. For a command that never asks for this signal, the first one does.
    */
   protected interruptSignal(): AbortSignal {
     if (this.#interrupt !== undefined) return this.#interrupt.signal;
     const controller = new AbortController();
     this.#interrupt = controller;
-    for (const [name, exitCode] of [
-      ["SIGINT", 130],
-      ["SIGTERM", 143],
-    ] as const) {
-      process.on(name, () => {
-        if (controller.signal.aborted) process.exit(exitCode);
-        controller.abort(new Interrupted(exitCode));
-      });
-    }
+    onSignals(["SIGINT", "SIGTERM"], (name) => {
+      const interrupted = new Interrupted(name);
+      if (controller.signal.aborted) process.exit(interrupted.exitCode);
+      controller.abort(interrupted);
+    });
     return controller.signal;
   }
 
-  /** `report.ts` renders all errors: those of commands and those of oclif. */
   protected override async catch(error: Error): Promise<never> {
     // An interrupted command may fail with any error, but the cause is the interrupt.
     if (this.#interrupt?.signal.aborted === true) throw this.#interrupt.signal.reason;

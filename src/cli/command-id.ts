@@ -1,6 +1,5 @@
 import type { Config } from "@oclif/core";
 
-/** The number of words in the longest command: `store migrate`. */
 const MOST_WORDS = 2;
 
 /** Turns oclif's id "store:migrate" into the words that a user types: "store migrate". */

@@ -36,10 +36,7 @@ export function unknownCommand(args: readonly string[], config: Config): FleetEr
   });
 }
 
-/**
- * Describes the fault in the command line. Redacts the values that it quotes, because they may contain anything,
- * including a token.
- */
+/** Redacts the values that it quotes, because they may contain anything, including a token. */
 function describe(error: Error, known: Readonly<Record<string, object>>): string {
   const given = "args" in error ? error.args : [];
   if (/^Missing \d+ required arg/.test(error.message)) {

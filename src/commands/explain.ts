@@ -26,11 +26,6 @@ export default class Explain extends FleetCommand {
   }
 }
 
-/**
- * The row of an error code, in upper or lower case.
- *
- * @throws FleetError `FLEET_USAGE_INVALID` if there is no such code.
- */
 function explain(given: string): Explanation {
   const code = given.toUpperCase();
   const entry: ErrorEntry | undefined = Object.hasOwn(ERRORS, code) ? ERRORS[code as keyof typeof ERRORS] : undefined;

@@ -22,11 +22,6 @@ export default class List extends FleetCommand {
   }
 }
 
-/**
- * Renders the table of sessions for `list`.
- *
- * @param hosts the hosts of the fleet; if there are several, the table has a column for the host
- */
 function renderSessions(sessions: readonly SessionView[], hosts: readonly string[]): string {
   const age = (since: string) => renderAge(Math.max(0, Date.now() - Date.parse(since)));
   return renderTable(

@@ -18,12 +18,7 @@ export default class Logs extends FleetCommand {
   static override flags = {
     user: userFlag,
     follow: Flags.boolean({ char: "f", description: "keep printing new lines until interrupted" }),
-    lines: integerFlag(
-      "lines",
-      "how many of the last lines to print first (default: 100)",
-      { min: 0, max: 1_000_000 },
-      "n",
-    ),
+    lines: integerFlag("lines", "how many of the last lines to print first (default: 100)", [0, 1_000_000], "n"),
   };
 
   async run(): Promise<{ server: string; log: string; lines: string[] }> {

@@ -24,10 +24,7 @@ export default class Restart extends FleetCommand {
     "max-unavailable": integerFlag(
       "max-unavailable",
       "with --rolling: how many servers to replace at a time (default: 1)",
-      {
-        min: 1,
-        max: 1_000,
-      },
+      [1, 1_000],
     ),
   };
 

@@ -14,7 +14,6 @@ interface Spawned {
   created: boolean;
 }
 
-/** The result with `--count`. */
 interface SpawnedMany {
   servers: ServerView[];
 }
@@ -28,10 +27,11 @@ export default class Spawn extends FleetCommand {
   ];
   static override flags = {
     user: userFlag,
-    count: integerFlag("count", "start the servers of the users USER-1 to USER-N; 1 starts the server of USER", {
-      min: 1,
-      max: 1_000,
-    }),
+    count: integerFlag(
+      "count",
+      "start the servers of the users USER-1 to USER-N; 1 starts the server of USER",
+      [1, 1_000],
+    ),
     shared: Flags.boolean({ description: "start one more shared server" }),
     "token-env": Flags.string({ description: "environment variable that holds the GitHub token", helpValue: "VAR" }),
     "token-file": Flags.string({ description: "file (mode 0600) that holds the GitHub token", helpValue: "FILE" }),

@@ -10,7 +10,6 @@ interface Trusted {
   trusted: TrustView | TrustView[] | null;
 }
 
-/** The result with `--revoke`. */
 interface Revoked {
   revoked: string[];
 }

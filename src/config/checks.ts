@@ -8,21 +8,15 @@ import { reachesFiles } from "./values/tool-names.js";
 
 const FIRST_FREE_PORT = 1024;
 
-/** The process that loads the configuration, and its state folder. */
-interface Surroundings {
-  /** The effective user id; undefined where there is none. */
-  uid: number | undefined;
-  /** The folder with all state of this host. */
-  stateRoot: string;
-}
-
 /**
  * Checks whether the values fit together, and whether this user may use them. A check of a single key cannot find this
  * out.
- *
- * @throws FleetError `FLEET_CONFIG_INVALID`, or a usage error when a flag is part of the conflict.
  */
-export function checkTogether(config: Config, given: Layer, { uid, stateRoot }: Surroundings): void {
+export function checkTogether(
+  config: Config,
+  given: Layer,
+  { uid, stateRoot }: { uid: number | undefined; stateRoot: string },
+): void {
   const origins = new Map([...given].map(([name, { origin }]) => [name, origin]));
   checkPorts(config, origins, uid);
   checkAuth(config, origins);
@@ -135,7 +129,6 @@ function checkStore({ store, storeOptions }: Config, origins: Map<string, Origin
 export const ALLOWED_PLAINTEXT =
   'rediss:// (TLS) for a Redis on another host. On a trusted network, "storeOptions": {"insecure": true} allows plain text';
 
-/** Whether a connection to this URL sends plain text over a network. */
 export function isPlaintext(url: string): boolean {
   const target = readRedisUrl(url);
   return target !== null && !target.tls && !isLoopback(target);

@@ -25,7 +25,7 @@ const KINDS: Record<string, Key["kind"]> = {
 
 let root: Key | undefined;
 
-/** Returns the whole tree as a section without a name. Builds it on first use. */
+/** Builds the whole tree on first use: a section without a name. */
 export function keyTree(): Key {
   root ??= describe("", ConfigSchema);
   return root;
@@ -53,7 +53,7 @@ function describe(name: string, given: v.GenericSchema): Key {
   };
 }
 
-/** Yields every key below `key`. A section comes before the keys in it. */
+/** A section comes before the keys in it. */
 export function* keysBelow(key: Key): Generator<Key> {
   for (const child of key.children.values()) {
     yield child;
@@ -61,7 +61,6 @@ export function* keysBelow(key: Key): Generator<Key> {
   }
 }
 
-/** Finds a key by its dotted name. */
 export function findKey(name: string): Key | undefined {
   let key: Key | undefined = keyTree();
   for (const part of name.split(".")) key = key?.children.get(part);
@@ -69,9 +68,8 @@ export function findKey(name: string): Key | undefined {
 }
 
 /**
- * Returns the known keys that are nearest to an unknown dotted name; several if they are equally near. Compares the
- * whole name and the last part alone, because a user who writes "ttl" at the top level means one of the keys in the
- * sections.
+ * Returns the known keys that are nearest to an unknown dotted name. Compares the whole name and the last part alone,
+ * because a user who writes "ttl" at the top level means one of the keys in the sections.
  */
 export function nearestKeys(name: string): string[] {
   const written = name.toLowerCase();
@@ -87,7 +85,6 @@ export function nearestKeys(name: string): string[] {
   return ranked.filter(({ cost }) => cost === least).map(({ name: known }) => known);
 }
 
-/** Returns the known variable that is nearest to `name`. */
 export function nearestVariable(name: string): string {
   return closest(
     name,

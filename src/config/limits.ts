@@ -2,7 +2,6 @@ import * as v from "valibot";
 import { FleetError } from "../errors.js";
 import { count, size } from "./rules.js";
 
-/** @param defaults.bytes the default of `unreadBytes`, as a size with a unit */
 const limitsOf = (defaults: {
   connections: number;
   sessions: number | null;
@@ -33,7 +32,6 @@ export const limits = v.strictObject({
 export const LIMITED = ["connections", "sessions", "requestsInFlight", "unreadBytes"] as const;
 export type Limited = (typeof LIMITED)[number];
 
-/** Names a limit in errors and metrics. */
 export type LimitName = Limited | `total.${Limited}`;
 
 /** The highest value of each; null means unlimited. */
@@ -52,11 +50,6 @@ const REMEDIES: Record<Limited, readonly string[]> = {
   unreadBytes: ["Send less at the same time, and read the answers."],
 };
 
-/**
- * Creates the error for exceeding a limit.
- *
- * @param max the value of the limit
- */
 export function limitReached(limit: LimitName, max: number): FleetError {
   const isTotal = limit.startsWith("total.");
   const what = (isTotal ? limit.slice("total.".length) : limit) as Limited;

@@ -2,26 +2,19 @@ import { FleetError, type FleetErrorCode, quote } from "../errors.js";
 import { findKey, nearestKeys } from "./keys.js";
 import { printable, redact } from "./values/text.js";
 
-/**
- * The source of a value. `name` is a flag ("--ttl"), an option ("config.session.ttl"), a variable, or the path of a
- * file.
- */
+/** The source of a value. `name` is a flag ("--ttl"), an option ("config.session.ttl"), a variable, or a path. */
 export interface Origin {
   from: "flag" | "option" | "variable" | "file";
   name: string;
 }
 
-/** The source of a value. Undefined means the default, for messages about two keys of which only one was given. */
-export type MaybeOrigin = Origin | undefined;
-
 /**
- * Creates the error for a value that is not allowed. The exit code is 3 for files and variables. A value from a flag or
- * an option is a usage error.
+ * Creates the error for a value that is not allowed. A value from a flag or an option is a usage error.
  *
  * @param name the dotted key, with an index ("runtime.args[0]") for an item of a list
  * @param allowed the text after "Allowed:"
  */
-export function invalidValue(name: string, value: unknown, allowed: string, origin: MaybeOrigin): FleetError {
+export function invalidValue(name: string, value: unknown, allowed: string, origin: Origin | undefined): FleetError {
   const what = name === "" ? "the configuration" : name;
   const rule = findKey(name.replace(/\[.*/, ""))?.rule ?? {};
   const subject =
@@ -41,10 +34,7 @@ export function conflict(names: string[], message: string, origins: ReadonlyMap<
   });
 }
 
-/**
- * Creates the error for a key that does not exist. It names the nearest keys. It does not show the value, which may be
- * a secret.
- */
+/** Does not show the value, which may be a secret. */
 export function unknownKey(name: string, origin: Origin): FleetError {
   const nearest = nearestKeys(name).map((key) => `"${key}"`);
   const suggestions = [`Did you mean ${nearest.slice(0, 3).join(" or ")}?`];
@@ -59,7 +49,6 @@ export function unknownKey(name: string, origin: Origin): FleetError {
   return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions });
 }
 
-/** Creates the error for a configuration file that cannot be used at all. */
 export function unusableFile(path: string, reason: string, suggestions: string[], cause?: unknown): FleetError {
   return new FleetError("FLEET_CONFIG_INVALID", `The configuration file ${printable(path)} ${reason}`, {
     suggestions,
@@ -67,7 +56,10 @@ export function unusableFile(path: string, reason: string, suggestions: string[]
   });
 }
 
-function invalidCode(origins: MaybeOrigin[], flagCode: FleetErrorCode = "FLEET_USAGE_INVALID"): FleetErrorCode {
+function invalidCode(
+  origins: (Origin | undefined)[],
+  flagCode: FleetErrorCode = "FLEET_USAGE_INVALID",
+): FleetErrorCode {
   return origins.some((origin) => origin?.from === "flag" || origin?.from === "option")
     ? flagCode
     : "FLEET_CONFIG_INVALID";
@@ -78,13 +70,14 @@ function locate(name: string, origin: Origin): string {
   return origin.from === "file" ? `${name} in ${printable(origin.name)}` : `${origin.name} (${name})`;
 }
 
-function whence(origin: MaybeOrigin): string {
+/** The source of one of several keys. Undefined means the default, because only some of them were given. */
+function whence(origin: Origin | undefined): string {
   if (origin === undefined) return "the default";
   if (origin.from === "file") return `in ${printable(origin.name)}`;
   return `the ${origin.from} ${origin.name}`;
 }
 
-function correction(name: string, origin: MaybeOrigin): string {
+function correction(name: string, origin: Origin | undefined): string {
   if (origin === undefined) return `Set ${name}`;
   if (origin.from === "file") return `Correct ${name} in ${printable(origin.name)}`;
   return origin.from === "variable" ? `Correct or unset ${origin.name}` : `Correct ${origin.name}`;

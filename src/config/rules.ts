@@ -78,11 +78,9 @@ const whole = (min: number, max: number, rule: Rule) => {
 };
 
 export const count = () => whole(1, MAX_COUNT, {});
-/** A count that may be 0. */
 export const countOrNone = () => whole(0, MAX_COUNT, {});
 export const port = () => whole(1, LARGEST_PORT, { flagCode: "FLEET_PORT_INVALID" });
 
-/** A fraction above 0 and at most 1. */
 export const share = () => {
   const allowed = "a number above 0 and at most 1";
   return v.pipe(v.number(allowed), v.gtValue(0, allowed), v.maxValue(1, allowed));
@@ -95,7 +93,6 @@ const span = (maxMs: number) =>
 export const age = () => span(LONGEST_MS);
 /** A duration that a timer can wait for. */
 export const wait = () => span(LONGEST_TIMER_MS);
-/** The time after which a lease expires unless it is renewed. */
 export const leaseTtl = () => text(ALLOWED_LEASE_TTL, readLeaseTtl, { flagCode: "FLEET_DURATION_INVALID" });
 export const size = () => text(ALLOWED_SIZE, readSize, { flagCode: "FLEET_SIZE_INVALID" });
 
@@ -137,10 +134,7 @@ export const isHostName = (name: string) =>
 export const hostName = () =>
   textThat('1 to 63 lower-case letters, digits, dots and hyphens, such as "host-1"', isHostName);
 
-/**
- * The shortest TTL of a host, in milliseconds. With a shorter one, other hosts would take a short stall for the death
- * of the host.
- */
+/** With a shorter TTL, other hosts would take a short stall for the death of the host. */
 const SHORTEST_HOST_TTL_MS = 3_000;
 export const hostTtl = () =>
   textWithin(
@@ -159,7 +153,6 @@ export interface Address {
 export const address = () =>
   text('host:port, such as "127.0.0.1:4300" or "[::1]:4300" (port 0: any free one)', parseAddress);
 
-/** Reads host:port. Returns null if the text is not an address. */
 export function parseAddress(given: string): Address | null {
   const [, ipv6, name, digits = ""] = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):(0|[1-9]\d{0,4})$/.exec(given) ?? [];
   const host = ipv6 ?? name;
@@ -180,10 +173,7 @@ export const store = () =>
 const OWN_FLAGS = ["--headless", "--port", "--host", "--stdio", "--auth-token-env", "--no-auto-login"];
 const ALLOWED_ARGS = `a list of flags for the runtime, without tokens and without the flags that the fleet sets (${OWN_FLAGS.join(", ")})`;
 
-/**
- * Variables that identify a server. A server that inherited the fleet's own values would get the identity of another
- * server.
- */
+/** A server that inherited the fleet's own values of these would get the identity of another server. */
 const OWN_VARIABLE = /^(?:COPILOT_CONNECTION_TOKEN|COPILOT_HOME|COPILOTFLEET_.*)$/;
 const ALLOWED_ENV =
   "a list of the names of environment variables (letters, digits, _), without COPILOT_HOME, COPILOT_CONNECTION_TOKEN and COPILOTFLEET_*";

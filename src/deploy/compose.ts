@@ -1,52 +1,30 @@
 import type { Layer } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
-import {
-  COMMAND,
-  CONFIG_FILE,
-  CONFIG_FOLDER,
-  DOOR_PORT,
-  ENVIRONMENT,
-  METRICS_PORT,
-  SCRATCH,
-  SHARED_FOLDER,
-  SHARED_VOLUME,
-  TOKENS_FOLDER,
-  UID,
-  VOLUME,
-} from "./container.js";
+import * as layout from "./container.js";
 import { type Deployment, type DeployOptions, describe } from "./deployment.js";
 import { unfit } from "./problem.js";
 import { configText } from "./settings.js";
 import { memoryBytes } from "./sizing.js";
 import { yamlStream } from "./yaml.js";
 
-export interface RenderedCompose {
-  compose: Record<string, unknown>;
-  notices: string[];
-  yaml: string;
-}
-
-/**
- * The URL of the Redis in the Compose file. It has no password, because it can be reached only from the network of the
- * file.
- */
+/** It has no password, because it can be reached only from the network of the Compose file. */
 const OWN_REDIS = "redis://redis:6379/0";
 const REDIS_IMAGE = "redis:7-bookworm";
 
 /**
- * The readiness probe. An unhandled rejection makes Node exit with 1. The script contains no blanks, because Podman 5.4
- * splits an argument at blanks.
+ * An unhandled rejection makes Node exit with 1. The script has no blanks, because Podman 5.4 splits arguments at them.
  */
-const READY = `fetch("http://127.0.0.1:${METRICS_PORT}/readyz").then((r)=>{if(!r.ok)throw(r.status)})`;
+const READY = `fetch("http://127.0.0.1:${layout.METRICS_PORT}/readyz").then((r)=>{if(!r.ok)throw(r.status)})`;
 
 /**
- * Renders the fleet of this configuration as a Compose file. Needs Compose 2.23.1 or later, because the file contains
- * the configuration. Each host is a separate service, because each has its own name and volume. The file includes a
- * Redis unless the configuration names one on another machine.
- *
- * @throws FleetError `FLEET_USAGE_INVALID` or `FLEET_CONFIG_INVALID` when the fleet cannot be deployed in this way.
+ * Renders the fleet as a Compose file. Needs Compose 2.23.1 or later, because the file contains the configuration. Each
+ * host is a separate service, because each has its own name and volume. The file includes a Redis unless the
+ * configuration names one on another machine.
  */
-export function renderCompose(loaded: { config: Config; given: Layer }, options: DeployOptions): RenderedCompose {
+export function renderCompose(
+  loaded: { config: Config; given: Layer },
+  options: DeployOptions,
+): { compose: Record<string, unknown>; notices: string[]; yaml: string } {
   const deployment = describe(loaded, options, OWN_REDIS);
   const { name, replicas, storage, settings } = deployment;
   if (settings.userTokenVariables !== null) {
@@ -60,7 +38,7 @@ export function renderCompose(loaded: { config: Config; given: Layer }, options:
   const file =
     tokenFiles === null
       ? settings.file
-      : { ...settings.file, auth: { githubTokenFile: `${TOKENS_FOLDER}/${tokenFiles.name}` } };
+      : { ...settings.file, auth: { githubTokenFile: `${layout.TOKENS_FOLDER}/${tokenFiles.name}` } };
   const compose = {
     name,
     services: {
@@ -88,28 +66,28 @@ function hostService(deployment: Deployment, host: string, index: number, ownRed
     restart: "unless-stopped",
     // Docker's init replaces the image's, because PID 1 has to reap orphaned processes.
     init: true,
-    entrypoint: [COMMAND],
+    entrypoint: [layout.COMMAND],
     command: ["serve"],
-    user: `${UID}:${UID}`,
-    working_dir: VOLUME,
+    user: `${layout.UID}:${layout.UID}`,
+    working_dir: layout.VOLUME,
     read_only: true,
-    tmpfs: [SCRATCH],
+    tmpfs: [layout.SCRATCH],
     cap_drop: ["ALL"],
     security_opt: ["no-new-privileges:true"],
     environment: {
-      ...ENVIRONMENT,
+      ...layout.ENVIRONMENT,
       COPILOTFLEET_HOST_NAME: host,
-      COPILOTFLEET_HOST_ADVERTISE: `${host}:${DOOR_PORT}`,
-      ...(storage === "shared" ? { COPILOTFLEET_STORAGE_SHARED: SHARED_FOLDER } : {}),
+      COPILOTFLEET_HOST_ADVERTISE: `${host}:${layout.DOOR_PORT}`,
+      ...(storage === "shared" ? { COPILOTFLEET_STORAGE_SHARED: layout.SHARED_FOLDER } : {}),
       ...Object.fromEntries(secrets),
     },
-    configs: [{ source: "fleet", target: `${CONFIG_FOLDER}/${CONFIG_FILE}` }],
+    configs: [{ source: "fleet", target: `${layout.CONFIG_FOLDER}/${layout.CONFIG_FILE}` }],
     volumes: [
-      `${host}:${VOLUME}`,
-      ...(storage === "shared" ? [`shared:${SHARED_VOLUME}`] : []),
+      `${host}:${layout.VOLUME}`,
+      ...(storage === "shared" ? [`shared:${layout.SHARED_VOLUME}`] : []),
       ...tokenMounts(deployment),
     ],
-    ports: [`127.0.0.1:${DOOR_PORT + index}:${DOOR_PORT}`],
+    ports: [`127.0.0.1:${layout.DOOR_PORT + index}:${layout.DOOR_PORT}`],
     healthcheck: {
       test: ["CMD", "node", "-e", READY],
       interval: "10s",
@@ -140,7 +118,7 @@ function redisService() {
 function tokenMounts({ settings: { tokenFiles } }: Deployment): string[] {
   if (tokenFiles === null) return [];
   const { path, name, perUser } = tokenFiles;
-  if (!perUser) return [literal(`${path}:${TOKENS_FOLDER}/${name}:ro`)];
+  if (!perUser) return [literal(`${path}:${layout.TOKENS_FOLDER}/${name}:ro`)];
   const folder = path.slice(0, path.lastIndexOf("/"));
   if (folder.includes("{user}")) {
     throw unfit(
@@ -148,7 +126,7 @@ function tokenMounts({ settings: { tokenFiles } }: Deployment): string[] {
       ['Use "{user}" only in the name of the file'],
     );
   }
-  return [literal(`${folder}:${TOKENS_FOLDER}:ro`)];
+  return [literal(`${folder}:${layout.TOKENS_FOLDER}:ro`)];
 }
 
 /** Escapes "$", because Compose substitutes variables. */
@@ -159,18 +137,14 @@ function literal(text: string): string {
 function composeNotices({ settings, replicas }: Deployment): string[] {
   const names = settings.secrets.filter(({ required }) => required).map(({ name }) => name);
   return [
-    ...(names.length === 0
+    names.length === 0
       ? []
-      : [
-          `Set ${names.join(", ")} in the environment of docker compose, or in a file: docker compose --env-file FILE up`,
-        ]),
-    ...(settings.tokenFiles === null
+      : `Set ${names.join(", ")} in the environment of docker compose, or in a file: docker compose --env-file FILE up`,
+    settings.tokenFiles === null
       ? []
-      : [
-          `Token files must belong to uid ${UID} and have mode 0600, because the fleet refuses files that others can read.`,
-        ]),
-    ...(replicas === 1
+      : `Token files must belong to uid ${layout.UID} and have mode 0600, because the fleet refuses files that others can read.`,
+    replicas === 1
       ? []
-      : [`Host N listens at port ${DOOR_PORT - 1} + N of this machine. Every host accepts every user.`]),
-  ];
+      : `Host N listens at port ${layout.DOOR_PORT - 1} + N of this machine. Every host accepts every user.`,
+  ].flat();
 }

@@ -1,22 +1,13 @@
-/*
- * Describes how a host of the fleet runs in a container, for every orchestrator. The `Dockerfile` uses the same paths
- * and the same user, and a test compares them.
- */
+/* How a host runs in a container. The `Dockerfile` uses the same paths and the same user, and a test compares them. */
 
-/**
- * A uid that neither the image nor a usual host has in its list of accounts. Files on a volume therefore belong to
- * nobody outside of the container.
- */
+/** Neither the image nor a usual host has this uid, so files on a volume belong to nobody outside of the container. */
 export const UID = 10_001;
 
 /** The ports inside the container. Both listen on all addresses of the container. */
 export const DOOR_PORT = 4300;
 export const METRICS_PORT = 9464;
 
-/**
- * The container needs an init as PID 1, because PID 1 has to reap orphaned processes and Node does not. Servers are
- * detached, and commands that run in the container leave processes behind.
- */
+/** The container needs an init as PID 1, because PID 1 has to reap orphaned processes and Node does not. */
 export const INIT = ["/usr/bin/tini", "--"];
 export const COMMAND = "copilotfleet";
 
@@ -25,7 +16,7 @@ export const VOLUME = "/var/lib/copilotfleet";
 
 /**
  * The host's state (`COPILOTFLEET_HOME`). The fleet refuses a state folder that others may write, and `fsGroup` makes
- * the root of a volume writable for the group. Therefore the fleet creates its own folder inside, with mode 0700.
+ * the root of a volume writable for the group. Therefore the fleet creates its own folder inside.
  */
 export const STATE_FOLDER = `${VOLUME}/state`;
 
@@ -33,10 +24,7 @@ export const STATE_FOLDER = `${VOLUME}/state`;
 export const SHARED_VOLUME = "/var/lib/copilotfleet-shared";
 export const SHARED_FOLDER = `${SHARED_VOLUME}/fleet`;
 
-/**
- * `XDG_CONFIG_HOME`, and the user's configuration file below it. Commands that are run by hand in the container find
- * it, too.
- */
+/** `XDG_CONFIG_HOME`, so that commands that are run by hand in the container find the configuration, too. */
 export const CONFIG_HOME = "/etc";
 export const CONFIG_FOLDER = `${CONFIG_HOME}/copilotfleet`;
 export const CONFIG_FILE = "config.json";
@@ -45,9 +33,8 @@ export const CONFIG_FILE = "config.json";
 export const TOKENS_FOLDER = "/run/secrets/copilotfleet";
 
 /**
- * The only other folder that the container writes to; the rest of the root file system is never written (checked with
- * strace on `serve`, servers and commands, runtime 1.0.85). `HOME` is here for files that oclif and tools may write.
- * Servers have their own homes.
+ * The only other folder that the container writes to (checked with strace on `serve`, servers and commands, runtime
+ * 1.0.85). `HOME` is here for files that oclif and tools may write. Servers have their own homes.
  */
 export const SCRATCH = "/tmp";
 

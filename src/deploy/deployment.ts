@@ -57,7 +57,6 @@ const HTTPS_PORT = 443;
  *
  * @param ownRedis the URL of a Redis that the orchestrator starts if the configuration does not name one that all hosts
  * can reach; null if it cannot start one
- * @throws FleetError `FLEET_USAGE_INVALID` or `FLEET_CONFIG_INVALID` when the fleet cannot be deployed in this way.
  */
 export function describe(
   { config, given }: { config: Config; given: Layer },

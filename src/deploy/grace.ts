@@ -11,8 +11,7 @@ export function stopGraceSeconds(drainTimeoutMs: number): number {
 }
 
 /**
- * The time that a pod waits before `serve` gets its SIGTERM. At the same moment, Kubernetes starts to remove the pod
- * from the Service's endpoints, and that takes about this long to reach every node. New connections then reach another
- * pod instead of being refused.
+ * How long a pod waits before `serve` gets its SIGTERM. Kubernetes removes the pod from the Service's endpoints at the
+ * same moment, and that takes about this long to reach every node.
  */
 export const LEAVE_ENDPOINTS_SECONDS = 5;

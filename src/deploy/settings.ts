@@ -17,7 +17,6 @@ export interface TokenFiles {
   path: string;
   /** The file's name in the mounted folder: a single name without a folder. It may contain "{user}". */
   name: string;
-  /** There is one file for each user. */
   perUser: boolean;
 }
 
@@ -26,10 +25,7 @@ export interface Settings {
   /** The configuration file of every host. It contains the given values, unresolved, and no secrets. */
   file: Record<string, unknown>;
   secrets: SecretVariable[];
-  /**
-   * `auth.githubTokenEnv` if it contains "{user}". The names of the variables are not known, so every key of a Secret
-   * becomes a variable.
-   */
+  /** `auth.githubTokenEnv` if it contains "{user}". Then every key of a Secret becomes a variable. */
   userTokenVariables: string | null;
   tokenFiles: TokenFiles | null;
 }
@@ -84,7 +80,6 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
   };
 }
 
-/** Returns the text of a configuration file. */
 export function configText(file: Record<string, unknown>): string {
   return `${JSON.stringify(file, null, 2)}\n`;
 }

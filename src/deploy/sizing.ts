@@ -1,8 +1,7 @@
 /*
- * Estimates the resources that a host needs. The memory figures were measured with Node 20.20, runtime 1.0.85, Linux
- * x64 and the built-in echo model. `npx tsx bench/memory.ts` measures them again, and fails if these figures are too
- * small. Disk and processor time are estimates. The figures do not include the tools that a model runs, because their
- * needs cannot be known.
+ * Estimates the resources that a host needs, without the tools that a model runs. The memory figures were measured with
+ * Node 20.20, runtime 1.0.85, Linux x64 and the echo model: `npx tsx bench/memory.ts` fails if they are too small. Disk
+ * and processor time are estimates.
  */
 
 const MB = 1024 * 1024;
@@ -13,40 +12,32 @@ export const SERVE_MEMORY = 80 * MB;
 export const SERVER_MEMORY = 64 * MB;
 /** Additional memory of each session that had a turn. */
 export const SESSION_MEMORY = 3 * MB;
-/**
- * Disk space for one server: its logs at the defaults (`serve.logMaxSize` times `serve.logFiles` and the current one),
- * and its home.
- */
+/** Disk space for one server: its home, and its logs at the defaults (`serve.logMaxSize`, `serve.logFiles`). */
 const SERVER_DISK = 64 * MB;
 /** Disk space for one session's history and checkpoints. */
 const SESSION_DISK = 4 * MB;
 
-/** The load to plan for on one host. */
 export interface Capacity {
   servers: number;
   /** Sessions in memory, on all servers of the host together. */
   sessions: number;
 }
 
-/** Returns the bytes of memory that a host needs, rounded up to a multiple of 64 MB. */
+/** Rounded up to a multiple of 64 MB. */
 export function memoryBytes({ servers, sessions }: Capacity): number {
   const bytes = SERVE_MEMORY + servers * SERVER_MEMORY + sessions * SESSION_MEMORY;
   return Math.ceil(bytes / (64 * MB)) * 64 * MB;
 }
 
 /**
- * Returns the processor time that a host needs, in thousandths of a core. An idle host with 50 servers uses 16 of them
- * (`bench/serve.ts`). The rest is an estimate that was not measured. It lets servers answer their health probes while
- * many users have turns at once.
+ * In thousandths of a core. An idle host with 50 servers uses 16 of them (`bench/serve.ts`). The rest lets servers
+ * answer their health probes while many users have turns at once.
  */
 export function processorMillis({ servers }: Capacity): number {
   return 100 + 10 * servers;
 }
 
-/**
- * Returns the disk space that a host needs, in whole GiB, for logs, homes, connection tokens, and the sessions unless
- * they are on shared storage.
- */
+/** In whole GiB, for logs, homes, and the sessions unless they are on shared storage. */
 export function diskGib({ servers, sessions }: Capacity, withSessions: boolean): number {
   // Assume ten times as many sessions on disk as in memory, because a session stays on disk until its TTL is over.
   const bytes = servers * SERVER_DISK + (withSessions ? 10 * sessions * SESSION_DISK : 0);

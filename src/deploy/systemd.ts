@@ -6,7 +6,6 @@ import { configText, type Settings, settingsOf } from "./settings.js";
 import { comment } from "./yaml.js";
 
 export interface SystemdOptions {
-  /** The absolute path of the command. */
   command: string;
   /** The account that all units run as. */
   user: string;
@@ -33,9 +32,8 @@ const SECRETS_FILE = `/etc/${NAME}/secrets.env`;
 const NO_RESTART_STATUS = "2 3";
 
 /**
- * Renders the unit files for one host. `serve` does not notify systemd when it is ready. This is not needed, because
- * the socket accepts connections before `serve` is ready. `Type=exec` makes systemd report a command that cannot be
- * run.
+ * Renders the unit files for one host. `serve` need not notify systemd when it is ready, because the socket accepts
+ * connections before that. `Type=exec` makes systemd report a command that cannot be run.
  */
 export function renderSystemd(
   { config, given }: { config: Config; given: Layer },
@@ -124,8 +122,8 @@ const GC_TIMER = lines([
 ]);
 
 /**
- * Returns the address that the socket unit listens on. Null if there is no front door, or if `serve` must listen
- * itself, because a socket unit accepts only IP addresses and a fixed port.
+ * The address for the socket unit. Null if there is no front door, or if `serve` must listen itself, because a socket
+ * unit accepts only IP addresses and a fixed port.
  */
 function streamOf(listen: Config["serve"]["listen"]): string | null {
   if (listen === null || listen.port === 0) return null;
@@ -134,10 +132,7 @@ function streamOf(listen: Config["serve"]["listen"]): string | null {
   return `${isIP(host) === 6 ? `[${host}]` : host}:${listen.port}`;
 }
 
-/**
- * Renders the socket unit. systemd keeps the listening socket of the front door open, so a restart of `serve` does not
- * refuse clients. Their connections wait in the socket during the restart.
- */
+/** systemd keeps the listening socket open, so the connections of clients wait in it while `serve` restarts. */
 function socket(stream: string): string {
   return lines([
     "[Unit]",
@@ -162,10 +157,7 @@ function quotePath(path: string): string {
   return `"${path.replace(/[\\"]/g, "\\$&").replaceAll("%", "%%")}"`;
 }
 
-/**
- * The settings that all services share: the account, the folders of the state and the configuration, and the
- * restrictions.
- */
+/** The account, the folders of the state and the configuration, and the restrictions that all services share. */
 function surroundings({ storage }: Config, { secrets }: Settings, { user }: SystemdOptions): string[] {
   const needsSecrets = secrets.some(({ required }) => required);
   return [
@@ -209,31 +201,26 @@ function noticesOf(config: Config, { secrets }: Settings, { user }: SystemdOptio
   const enabled = `${hasSocket ? `${NAME}.socket ` : ""}${NAME}.service ${NAME}-gc.timer`;
   return [
     `Once the files are in place: systemd-sysusers && systemctl daemon-reload && systemctl enable --now ${enabled}`,
-    ...(names.length === 0
+    names.length === 0
       ? []
-      : [`${SECRETS_FILE} (mode 0600, owned by root) must hold ${names.join(", ")}, with a line NAME=value for each.`]),
-    ...(auth.githubTokenEnv?.includes("{user}") === true
-      ? [`Put the variables of auth.githubTokenEnv into ${SECRETS_FILE}, one for each user.`]
-      : []),
-    ...(storage.shared === null
+      : `${SECRETS_FILE} (mode 0600, owned by root) must hold ${names.join(", ")}, with a line NAME=value for each.`,
+    auth.githubTokenEnv?.includes("{user}") === true
+      ? `Put the variables of auth.githubTokenEnv into ${SECRETS_FILE}, one for each user.`
+      : [],
+    storage.shared === null
       ? []
-      : [`On all hosts, ${storage.shared} must exist, and ${user} must have the same uid and be able to write in it.`]),
-    ...(auth.githubTokenFile === null
+      : `On all hosts, ${storage.shared} must exist, and ${user} must have the same uid and be able to write in it.`,
+    auth.githubTokenFile === null
       ? []
-      : [
-          `Token files must belong to ${user}, have mode 0600, and be outside of /home, /root and /tmp, which the unit hides.`,
-        ]),
-    ...(auth.githubTokenCommand === null
+      : `Token files must belong to ${user}, have mode 0600, and be outside of /home, /root and /tmp, which the unit hides.`,
+    auth.githubTokenCommand === null
       ? []
-      : [`auth.githubTokenCommand runs as ${user}, without access to /home and /root, and with a private /tmp.`]),
+      : `auth.githubTokenCommand runs as ${user}, without access to /home and /root, and with a private /tmp.`,
     `To run commands by hand: ${byHand(user, names.length > 0)} ${NAME} ps`,
-  ];
+  ].flat();
 }
 
-/**
- * Returns the prefix for a command that is run by hand. It gives the command the settings of the unit, including the
- * secrets (systemd-run(1)).
- */
+/** Gives a command that is run by hand the settings of the unit, including the secrets (systemd-run(1)). */
 function byHand(user: string, hasSecrets: boolean): string {
   const settings = [`COPILOTFLEET_HOME=/var/lib/${NAME}/state`, "XDG_CONFIG_HOME=/etc"];
   if (!hasSecrets) return `sudo -u ${user} env ${settings.join(" ")}`;

@@ -4,13 +4,7 @@ import { systemCode } from "../errors.js";
 import { badFlag } from "./problem.js";
 import type { UnitFile } from "./systemd.js";
 
-/**
- * Writes files below a folder, at the paths that they have on the system. Replaces existing files, because the content
- * is generated from the configuration.
- *
- * @returns the paths of the written files
- * @throws FleetError `FLEET_USAGE_INVALID` when a file cannot be written.
- */
+/** Writes files below a folder, at the paths that they have on the system. Replaces existing files. */
 export async function writeFiles(folder: string, files: readonly UnitFile[]): Promise<string[]> {
   const written: string[] = [];
   for (const { path, mode, content } of files) {

@@ -1,6 +1,5 @@
 import { Document } from "yaml";
 
-/** One YAML document, and the comment above it. */
 export interface CommentedManifest {
   value: object;
   comment?: string | undefined;
@@ -13,8 +12,7 @@ export function yamlStream(heading: readonly string[], manifests: readonly Comme
 }
 
 function yamlDocument({ value, comment: above }: CommentedManifest): string {
-  // Quote a bare `yes` or `on`: YAML 1.1, which kubectl and some readers of Compose files still use, does not read it
-  // as a string.
+  // Quote a bare `yes` or `on`, because YAML 1.1, which kubectl still reads, has them as booleans.
   const document = new Document(value, { aliasDuplicateObjects: false, compat: "yaml-1.1" });
   // Do not fold long lines, because the breaks would look significant.
   const text = document.toString({ lineWidth: 0 });

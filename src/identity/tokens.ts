@@ -5,8 +5,7 @@ import { hashToken, isSameHash, isTokenId, type TokenRecord } from "../model/tok
 import type { Store } from "../store/ports.js";
 
 /**
- * The tokens that clients present at the front door: `cft_<id>_<secret>`. The id finds the record. The secret has 256
- * random bits. The store keeps a hash of the whole token.
+ * The tokens that clients present at the front door: `cft_<id>_<secret>`. The store keeps a hash of the whole token.
  */
 const TOKEN = /^cft_([a-z0-9]{16})_[A-Za-z0-9_-]{43}$/;
 const ID_BYTES = 8;
@@ -31,7 +30,6 @@ export interface IssuedToken {
   expiresAt: string | null;
 }
 
-/** The user that a token stands for. */
 export interface TokenHolder {
   role?: undefined;
   tokenId: string;
@@ -44,9 +42,7 @@ export interface TokenHolder {
 export interface HostHolder {
   role: "host";
   tokenId: string;
-  /** The name of the other host. */
   host: string;
-  /** The host whose front door takes the token. */
   door: string;
 }
 
@@ -79,10 +75,7 @@ export async function issueToken(
   return { token, id, user, expiresAt };
 }
 
-/**
- * Makes a token with which host `from` connects to the front door of host `to`. It is good for one connection, for a
- * minute.
- */
+/** Makes a token with which host `from` connects to the front door of host `to`, once, within a minute. */
 export async function issueHostToken(store: Store, from: string, to: string): Promise<IssuedToken> {
   return await issueToken(store, `${HOST_PREFIX}${from}`, HOST_TOKEN_MS, { role: "host", door: to, passing: true });
 }
@@ -95,9 +88,8 @@ export async function sweepTokens(store: Store): Promise<void> {
 }
 
 /**
- * The user or host that the token stands for, or null when the token is not good. Malformed, unknown, wrong, revoked
- * and expired tokens give the same result. Costs one read of the store, and for a token that expires a read of the
- * store's clock.
+ * The user or host that the token stands for, or null when the token is not good, for whatever reason. Costs one read
+ * of the store, and for a token that expires a read of the store's clock.
  */
 export async function verifyToken(store: Store, token: unknown): Promise<TokenHolder | HostHolder | null> {
   const id = tokenIdIn(token);
@@ -116,7 +108,6 @@ export function recognizer(token: string): (shown: unknown) => boolean {
   return (shown) => typeof shown === "string" && isSameHash(hashToken(shown), hash);
 }
 
-/** The id in a token; undefined if the value does not have the form of a token. */
 export function tokenIdIn(token: unknown): string | undefined {
   return typeof token === "string" ? TOKEN.exec(token)?.[1] : undefined;
 }
@@ -144,9 +135,8 @@ export async function listTokens(store: Store, user?: string): Promise<TokenView
 }
 
 /**
- * Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds.
- *
- * @returns the ids. A token that did not exist counts as revoked.
+ * Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds. A
+ * token that did not exist counts as revoked.
  */
 export async function revokeTokens(store: Store, which: { ids: readonly string[] } | { user: string }) {
   const ids = "ids" in which ? which.ids : (await listTokens(store, which.user)).map(({ id }) => id);
@@ -154,7 +144,7 @@ export async function revokeTokens(store: Store, which: { ids: readonly string[]
   return [...ids];
 }
 
-/** @throws FleetError `FLEET_USAGE_INVALID`. The message does not quote a value that may be a whole token. */
+/** The message does not quote a value that may be a whole token. */
 export function validateTokenId(value: string): string {
   if (isTokenId(value)) return value;
   const what = value.startsWith("cft_")

@@ -17,7 +17,6 @@ export interface HostRecord extends HostEntry {
   instance: string;
   /** Grows each time the host enters the directory. Other hosts may have taken what it had in an earlier term. */
   term: number;
-  /** Whether its last heartbeat has expired. */
   gone: boolean;
   /** How long the host still counts as alive, in milliseconds; 0 if it is gone. */
   remainingMs: number;

@@ -8,9 +8,6 @@ const RESERVED = new Set(Object.getOwnPropertyNames(Object.prototype).concat("pr
 /**
  * Checks that a user id consists of letters and digits of any script plus `. _ @ + -`, has 1 to 128 bytes of UTF-8, and
  * does not start with `.` or `-`. Returns it in Unicode normal form C, so that each name has one spelling.
- *
- * @param name the origin of the value, for the message
- * @throws FleetError `FLEET_USER_INVALID` when the id is not allowed.
  */
 export function validateUser(value: string, name = option("user")): string {
   const user = typeof value === "string" ? value.normalize("NFC") : "";
@@ -32,10 +29,7 @@ function isUserName(user: string): boolean {
   return /^[A-Za-z0-9._@+-]+$/.test(user) || (/^[\p{L}\p{M}\p{Nd}._@+-]+$/u.test(user) && !/^\p{M}/u.test(user));
 }
 
-/**
- * A digest of a user id, for names of files. With it, users whose ids differ only in case have separate files on any
- * disk.
- */
+/** For names of files: users whose ids differ only in case have separate files on any disk. */
 export function userDigest(user: string): string {
   return sha256(user).slice(0, 32);
 }
@@ -47,11 +41,7 @@ export function isSessionId(text: string): boolean {
   return SESSION.test(text) && text !== "." && text !== "..";
 }
 
-/**
- * Callers have validated the id already. This is the last line of defence, because the id becomes part of a path.
- *
- * @throws FleetError `FLEET_SESSION_ID_INVALID`.
- */
+/** The last line of defence, because the id becomes part of a path. Callers have validated it already. */
 export function assertSessionId(id: string): void {
   if (isSessionId(id)) return;
   throw new FleetError(
@@ -60,12 +50,7 @@ export function assertSessionId(id: string): void {
   );
 }
 
-/**
- * Checks a session id against the characters that the runtime allows. A new or given id also must not look like an
- * option or like a property of every object.
- *
- * @throws FleetError `FLEET_SESSION_ID_INVALID`.
- */
+/** A new or given id must not look like an option or like a property of every object. */
 export function validateSessionId(value: string, name = option("sessionId")): string {
   if (typeof value !== "string" || !isSessionId(value) || value.startsWith("-") || RESERVED.has(value)) {
     const why = RESERVED.has(value) ? "is a reserved word" : "is not a session id";
@@ -84,8 +69,8 @@ export function newSessionId(purpose: string | null): string {
 }
 
 /**
- * The id of a user's own server. It is always the same, so that the user comes back to the same home. Its readable part is
- * lower case, and the rest is a digest of the exact user id. So users that differ only in case have two folders on any disk.
+ * The id of a user's own server, which is always the same, so that the user comes back to the same home. With a digest
+ * of the exact user id, users that differ only in case have two folders on any disk.
  */
 export function serverIdOf(user: string): string {
   return `${labelOf(user, 24) || "user"}-${sha256(user).slice(0, 12)}`;

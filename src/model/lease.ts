@@ -26,10 +26,7 @@ export interface Lease {
 export interface LeaseRequest {
   sessionId: string;
   holder: string;
-  /**
-   * A secret that the caller made up. It names this request and, once granted, the lease. The store keeps only its
-   * hash.
-   */
+  /** A secret that the caller made up. It names this request and, once granted, the lease. The store keeps its hash. */
   token: string;
   ttlMs: number;
   /** How long the place in the queue lasts without another call, in milliseconds. */

@@ -1,26 +1,19 @@
 import type { ProcessIdentity } from "./process.js";
 import type { ServerRecord } from "./server.js";
 
-/**
- * The version of the recorded shapes below. The fleet refuses a store that a newer version wrote, and does not touch
- * it.
- */
+/** The version of the recorded shapes below. The fleet refuses a store that a newer version wrote. */
 export const SCHEMA = 1;
 
 export interface Registry {
-  /** By server id. */
   servers: Record<string, ServerRecord>;
   /** How many users were placed by `round-robin` so far. Absent: none. */
   placed?: number;
   /** The supervisors of the hosts. An entry whose process has died counts as absent. */
   supervisors?: SupervisorRecord[];
-  /**
-   * Since when the pool admits nothing new, because of the command `drain` (ISO 8601, UTC). Absent: the pool is open.
-   */
+  /** Since when `drain` keeps the pool closed (ISO 8601, UTC). Absent: the pool is open. */
   drainedAt?: string;
 }
 
-/** A `serve` process. */
 export interface SupervisorRecord {
   process: ProcessIdentity;
   state: "serving" | "draining";
@@ -32,7 +25,6 @@ export interface SupervisorRecord {
   door?: string | null;
 }
 
-/** The registry before the first write. */
 export const EMPTY_REGISTRY = JSON.stringify({ servers: {} } satisfies Registry);
 
 export function parseRegistry(data: string): Registry {

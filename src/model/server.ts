@@ -22,7 +22,6 @@ export interface ServerRecord {
   createdAt: string;
   /** When the running process was launched; null when there is none. */
   startedAt: string | null;
-  /** The address it listens on. */
   address: string;
   /** Reserved for this server alone while it is recorded; null once it is released. */
   port: number | null;
@@ -31,14 +30,9 @@ export interface ServerRecord {
   /** Names one launch; the process carries it in its environment (`COPILOTFLEET_LAUNCH_ID`). */
   launchId: string | null;
   process: ProcessIdentity | null;
-  /**
-   * The size of its log in bytes when the launch began. Earlier launches wrote everything before that. Absent: not
-   * known.
-   */
+  /** The size of its log in bytes when the launch began. Absent: not known. */
   logStart?: number;
-  /**
-   * The process that moves this server to its next state. If that process died before it finished, anyone may clean up.
-   */
+  /** The process that moves this server to its next state. If it died before it finished, anyone may clean up. */
   claim: Claim | null;
   /** Absolute path of its `COPILOT_HOME`. */
   home: string;
@@ -50,14 +44,9 @@ export interface ServerRecord {
   version: string | null;
   /** Why it is `failed` or `unhealthy`; null in other states. */
   failure: string | null;
-  /**
-   * Whether the server should run. `serve` starts servers that should run and do not. Absent in records of earlier
-   * versions and until the server has run once.
-   */
+  /** Whether the server should run. Absent in records of earlier versions and until the server has run once. */
   desired?: "running" | "stopped";
-  /**
-   * How many times in a row it exited by itself or failed to start, without a healthy period in between. Absent: never.
-   */
+  /** How many times in a row it exited by itself or failed to start, without a healthy period in between. */
   crashes?: number;
   /** The process that will take over from this one, on the same home. */
   replacement?: Replacement | null;
@@ -71,7 +60,6 @@ export interface Replacement {
   process: ProcessIdentity | null;
   /** The process that does the replacement. If it died before it finished, the replacement is ended or takes over. */
   claim: Claim;
-  /** When it was launched (ISO 8601, UTC). */
   startedAt: string;
   /** As in {@link ServerRecord}. */
   logStart?: number;

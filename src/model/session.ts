@@ -17,9 +17,7 @@ export interface SessionRecord {
   persistence: "persistent" | "ephemeral";
   /** The server that has the session, or had it last. Only this server may open it, see `Sessions`. */
   serverId: string;
-  /**
-   * The host of that server, and the host's term when it took the session. Absent if the store serves a single host.
-   */
+  /** The host of that server, and the host's term when it took the session. Absent if there is a single host. */
   host?: string;
   term?: number;
   /** The host has unloaded the session and no longer uses it. Any host that shares its storage may take it. */
@@ -51,7 +49,7 @@ export interface NewSession {
   ephemeralUse?: SessionUser | undefined;
 }
 
-/** The record of a session that has not had a turn. @param place the server that has it, and the host of that server */
+/** The record of a session that has not had a turn. */
 export function newSessionRecord(
   { id, owner, purpose, members, model, ttlMs, ephemeralUse }: NewSession,
   place: Pick<SessionRecord, "serverId" | "host" | "term">,

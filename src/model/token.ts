@@ -4,10 +4,7 @@ import { FleetError, quote } from "../errors.js";
 
 /** The record of a token that a client presents at the front door. It never contains the token itself. */
 export interface TokenRecord {
-  /**
-   * `host`: the token identifies another host of the fleet and is valid for one connection. Absent: it identifies a
-   * user.
-   */
+  /** `host`: it identifies another host of the fleet and is valid for one connection. Absent: it identifies a user. */
   role?: "host";
   /** For a host's token: the only host whose front door accepts it. */
   door?: string;
@@ -20,9 +17,7 @@ export interface TokenRecord {
   lease?: { sessionId: string; fence: number };
   /** 1 to 64 lower-case letters and digits. The id is part of the token, so that looking up a token takes one read. */
   id: string;
-  /**
-   * The user that the token identifies. For a host's token: `host:` and the host's name, which is not a valid user id.
-   */
+  /** For a host's token: `host:` and the host's name, which is not a valid user id. */
   user: string;
   /** SHA-256 of the whole token, in hex. A plain hash is safe, because a token has 256 random bits. */
   sha256: string;
@@ -36,7 +31,7 @@ export function isTokenId(text: string): boolean {
   return /^[a-z0-9]{1,64}$/.test(text);
 }
 
-/** @throws FleetError `FLEET_INTERNAL`, because callers make the ids themselves. */
+/** Callers make the ids themselves. */
 export function assertTokenId(id: string): void {
   if (!isTokenId(id)) throw new FleetError("FLEET_INTERNAL", `${quote(id)} is not the id of a token.`);
 }
@@ -45,10 +40,7 @@ export function tokenExists(id: string): FleetError {
   return new FleetError("FLEET_INTERNAL", `There is already a token ${id}.`);
 }
 
-/**
- * The hash of a token, for the front door or for a lease. It needs no salt and cannot be reversed, because a token has 32
- * random bytes.
- */
+/** Needs no salt and cannot be reversed, because a token has 32 random bytes. */
 export function hashToken(token: string): string {
   return sha256(token);
 }

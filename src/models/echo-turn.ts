@@ -1,3 +1,5 @@
+import { isObject, parseObject } from "../config/values/json.js";
+
 /** A request to the echo model, parsed, with its answer. */
 export interface EchoTurn {
   /** The requested model; `echo` if the request names none. */
@@ -16,17 +18,17 @@ export interface EchoTurn {
 
 const LONGEST_DELAY_MS = 10 * 60 * 1000;
 
-/** Parses the body of a request. Returns a sentence that describes the fault if it cannot be used. */
+/** Returns a sentence that describes the fault if the body cannot be used. */
 export function readTurn(body: string): EchoTurn | string {
   const request = parseObject(body);
-  if (request === null) return "The body is not a JSON object";
+  if (request === undefined) return "The body is not a JSON object";
   if (!Array.isArray(request.messages)) return "messages is not a list";
   const said = request.messages.filter(isUserMessage).map(({ content }) => stripWrappers(textOf(content)));
   const last = said.at(-1);
   if (last === undefined) return "messages has nothing from the user";
   const delay = /^!delay (\d{1,9})(?:\s+|$)/.exec(last);
   const fail = /^!fail(?:\s+|$)/.exec(last);
-  const options = parseObject(request.stream_options) ?? {};
+  const options = isObject(request.stream_options) ? request.stream_options : {};
   return {
     model: typeof request.model === "string" ? request.model : "echo",
     reply: `[turn ${said.length}] ${delay === null ? last : last.slice(delay[0].length)}`,
@@ -44,8 +46,8 @@ export function countTokens(text: string): number {
 }
 
 /**
- * The elements that the runtime puts around the user's own text (seen with 1.0.102: the time before it, files after it).
- * The pattern contains only known names, and it is removed only at the ends, so the user's own markup stays.
+ * The elements that the runtime puts around the user's own text (seen with 1.0.102: the time before it, files after
+ * it). Only known names are removed, and only at the ends, so the user's own markup stays.
  */
 const WRAPPER =
   "<(current_datetime|system_reminder|reminder|system_notification|tagged_files|environment_context|session_context|context_window_reminder|ide_selection)>[\\s\\S]*?</\\1>";
@@ -62,35 +64,13 @@ export function stripWrappers(text: string): string {
 }
 
 function isUserMessage(message: unknown): message is { content: unknown } {
-  return (
-    typeof message === "object" &&
-    message !== null &&
-    "role" in message &&
-    message.role === "user" &&
-    "content" in message
-  );
+  return isObject(message) && message.role === "user" && "content" in message;
 }
 
 /** The content of a message if it is a string, or else the text of its parts. */
 function textOf(content: unknown): string {
   if (typeof content === "string") return content;
   if (!Array.isArray(content)) return "";
-  const texts = content.map((part: unknown) =>
-    typeof part === "object" && part !== null && "text" in part && typeof part.text === "string" ? part.text : "",
-  );
+  const texts = content.map((part: unknown) => (isObject(part) && typeof part.text === "string" ? part.text : ""));
   return texts.filter((text) => text !== "").join("\n");
-}
-
-function parseObject(given: unknown): Record<string, unknown> | null {
-  let value = given;
-  if (typeof given === "string") {
-    try {
-      value = JSON.parse(given);
-    } catch {
-      return null;
-    }
-  }
-  return typeof value === "object" && value !== null && !Array.isArray(value)
-    ? (value as Record<string, unknown>)
-    : null;
 }

@@ -20,7 +20,6 @@ export interface EchoModelOptions {
 export interface EchoModel extends AsyncDisposable {
   /** The `baseUrl` for a provider: `http://127.0.0.1:PORT/v1`. */
   readonly baseUrl: string;
-  /** How many completions were requested so far. */
   readonly requests: number;
   /** Stops listening and closes all connections. May be called twice. */
   close(): Promise<void>;
@@ -116,7 +115,6 @@ function answerOther(path: string | undefined, request: IncomingMessage, respons
   }
 }
 
-/** The whole body, or null if it is too large. */
 async function readBody(request: IncomingMessage): Promise<string | null> {
   if (Number(request.headers["content-length"] ?? 0) > LARGEST_BODY_BYTES) return null;
   const chunks: Buffer[] = [];

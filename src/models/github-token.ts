@@ -2,36 +2,18 @@ import type { Config } from "../config/schema.js";
 import { redact } from "../config/values/text.js";
 import { FleetError, option, quote } from "../errors.js";
 import type { TokenSource } from "../model/server.js";
-import { readTokenCommand } from "./token-command.js";
+import { readTokenCommand, type TokenContext } from "./token-command.js";
 import { readTokenFile } from "./token-file.js";
 
 const LONGEST_TOKEN = 4096;
 
-export interface TokenContext {
-  /** The user whose token it is, which replaces `{user}`; null for a shared server. */
-  user: string | null;
-  env: Readonly<Record<string, string | undefined>>;
-  signal?: AbortSignal;
-}
-
-/**
- * The configured source of the user's token with `{user}` filled in, or null if none is configured.
- *
- * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when `{user}` cannot be filled in, `FLEET_USER_INVALID` when the user id
- * contains characters that are not allowed.
- */
+/** The configured source of the user's token with `{user}` filled in, or null if none is configured. */
 export function tokenSourceFromConfig(auth: Config["auth"], user: string | null): TokenSource | null {
   const source = configuredSource(auth);
   return source === null ? null : fillIn(source, user);
 }
 
-/**
- * Reads a user's GitHub token. Only the result contains the token: no message ever quotes it.
- *
- * @throws FleetError as {@link tokenSourceFromConfig}; `FLEET_TOKEN_UNAVAILABLE` when the source gives nothing,
- * `FLEET_TOKEN_INVALID` when its value cannot be a token or when other users can access the file; the signal's reason when
- * `signal` aborts.
- */
+/** Reads a user's GitHub token. Only the result contains the token: no message ever quotes it. */
 export async function resolveGitHubToken(given: TokenSource, context: TokenContext): Promise<string> {
   context.signal?.throwIfAborted();
   const source = fillIn(given, context.user);
@@ -40,10 +22,10 @@ export async function resolveGitHubToken(given: TokenSource, context: TokenConte
   return checkToken(raw.replace(/\r?\n$/, ""), nameOf(source));
 }
 
-async function read(source: TokenSource, { user, env, signal }: TokenContext): Promise<string> {
+async function read(source: TokenSource, context: TokenContext): Promise<string> {
   switch (source.from) {
     case "env": {
-      const value = env[source.name];
+      const value = context.env[source.name];
       if (value !== undefined) return value;
       throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The environment variable ${source.name} is not set`, {
         suggestions: [`Set ${source.name} to a GitHub token`],
@@ -52,7 +34,7 @@ async function read(source: TokenSource, { user, env, signal }: TokenContext): P
     case "file":
       return readTokenFile(source.path);
     case "command":
-      return readTokenCommand(source.command, { user, env, ...(signal === undefined ? {} : { signal }) });
+      return readTokenCommand(source.command, context);
     case "caller":
       throw new FleetError(
         "FLEET_TOKEN_UNAVAILABLE",
@@ -115,8 +97,7 @@ function fill(template: string, user: string | null): string {
       },
     );
   }
-  // Callers have checked the id already. Check it again, because it may reach a shell. The allowed characters have no
-  // special meaning in a shell or a path.
+  // Callers have checked the id already. Check it again, because it may reach a shell or a path.
   if (!/^[\p{L}\p{M}\p{N}_@+][\p{L}\p{M}\p{N}._@+-]*$/u.test(user)) {
     throw new FleetError(
       "FLEET_USER_INVALID",
@@ -126,7 +107,6 @@ function fill(template: string, user: string | null): string {
   return template.replaceAll("{user}", () => user);
 }
 
-/** Describes a source in messages. */
 function nameOf(source: TokenSource): string {
   switch (source.from) {
     case "env":

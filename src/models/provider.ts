@@ -1,8 +1,7 @@
 import type { ProviderConfig } from "@github/copilot-sdk";
+import type { Environment } from "../config/load/paths.js";
 import type { Provider, RemoteProvider } from "../config/schema.js";
 import { FleetError } from "../errors.js";
-
-type Environment = Readonly<Record<string, string | undefined>>;
 
 /** A provider that can be sent with `session.create` and `session.resume`. */
 export interface OpenedProvider extends AsyncDisposable {
@@ -12,11 +11,7 @@ export interface OpenedProvider extends AsyncDisposable {
   close(): Promise<void>;
 }
 
-/**
- * Makes the configured provider usable: reads its key, or starts the echo model inside this process.
- *
- * @throws FleetError as {@link resolveProvider}.
- */
+/** Makes the configured provider usable: reads its key, or starts the echo model inside this process. */
 export async function openProvider(config: Provider | null, env: Environment): Promise<OpenedProvider> {
   if (config?.type !== "echo") return opened(resolveProvider(config, env), () => Promise.resolve());
   // Load the echo model only here: node:http takes time to load, and most fleets never use it.
@@ -25,12 +20,7 @@ export async function openProvider(config: Provider | null, env: Environment): P
   return opened({ type: "openai", wireApi: "completions", baseUrl: echo.baseUrl, apiKey: "echo" }, () => echo.close());
 }
 
-/**
- * The SDK's form of a remote provider, with the key from the environment variable that the configuration names.
- *
- * @throws FleetError `FLEET_MODEL_UNCONFIGURED` when the variable is missing or its value cannot be a key. The message
- * never contains the value.
- */
+/** The SDK's form of a remote provider. No message contains the key. */
 export function resolveProvider(config: RemoteProvider | null, env: Environment): ProviderConfig | null {
   if (config === null) return null;
   const { type, baseUrl, apiKeyEnv, wireApi } = config;

@@ -1,3 +1,4 @@
+import type { Environment } from "../config/load/paths.js";
 import { redact } from "../config/values/text.js";
 import { FleetError, quote } from "../errors.js";
 
@@ -5,25 +6,25 @@ const DEADLINE_MS = 10_000;
 const LARGEST_OUTPUT_CHARACTERS = 64 * 1024;
 const SHOWN_CHARACTERS = 300;
 
-export interface TokenCommandOptions {
+export interface TokenContext {
+  /** The user whose token it is, which replaces `{user}`; null for a shared server. */
   user: string | null;
-  env: Readonly<Record<string, string | undefined>>;
+  env: Environment;
   signal?: AbortSignal;
-  /** How long the command may take, in milliseconds. Default: 10,000. */
-  deadlineMs?: number;
 }
 
 /**
  * Runs a command in a shell and returns the first line that it prints. The command gets no standard input. It gets the
- * caller's environment, with the user's id in `COPILOTFLEET_USER`.
- *
- * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when the command fails or has not finished by the deadline; the signal's
- * reason when `signal` aborts. At the deadline and on abort, the command's whole process group is killed.
+ * caller's environment, with the user's id in `COPILOTFLEET_USER`. At the deadline and on abort, its whole process
+ * group is killed.
  */
-export async function readTokenCommand(command: string, options: TokenCommandOptions): Promise<string> {
-  const deadlineMs = options.deadlineMs ?? DEADLINE_MS;
+export async function readTokenCommand(
+  command: string,
+  { user, env, signal }: TokenContext,
+  deadlineMs = DEADLINE_MS,
+): Promise<string> {
   const { execa } = await import("execa");
-  options.signal?.throwIfAborted();
+  signal?.throwIfAborted();
   // `detached` starts a process group. If only the shell were killed, its children would keep the pipes open.
   const child = execa(command, {
     shell: true,
@@ -31,7 +32,7 @@ export async function readTokenCommand(command: string, options: TokenCommandOpt
     stdin: "ignore",
     reject: false,
     extendEnv: false,
-    env: { ...options.env, ...(options.user === null ? {} : { COPILOTFLEET_USER: options.user }) },
+    env: { ...env, ...(user === null ? {} : { COPILOTFLEET_USER: user }) },
     maxBuffer: LARGEST_OUTPUT_CHARACTERS,
   });
   let late = false;
@@ -45,16 +46,16 @@ export async function readTokenCommand(command: string, options: TokenCommandOpt
     late = true;
     kill();
   }, deadlineMs);
-  options.signal?.addEventListener("abort", kill, { once: true });
+  signal?.addEventListener("abort", kill, { once: true });
   try {
     const result = await child;
-    options.signal?.throwIfAborted();
+    signal?.throwIfAborted();
     if (late) throw failed(command, `has not finished after ${deadlineMs / 1000} s`, result.stderr);
     if (result.failed) throw failed(command, describeEnd(result), result.stderr);
     return result.stdout.split(/\r?\n/, 1)[0] ?? "";
   } finally {
     clearTimeout(timer);
-    options.signal?.removeEventListener("abort", kill);
+    signal?.removeEventListener("abort", kill);
   }
 }
 

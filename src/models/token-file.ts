@@ -6,12 +6,6 @@ import { FleetError, systemCode } from "../errors.js";
 /** More than any token, and little enough to read into memory at once. */
 const LARGEST_BYTES = 64 * 1024;
 
-/**
- * The content of a file that holds a token.
- *
- * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when the file cannot be read, `FLEET_TOKEN_INVALID` when its mode gives
- * other users access, or when it is not a regular file of at most 64 KiB.
- */
 export async function readTokenFile(path: string): Promise<string> {
   const name = printable(path);
   let file: FileHandle;

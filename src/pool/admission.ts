@@ -4,7 +4,6 @@ import type { ServerRecord } from "../model/server.js";
 import { isAlive } from "../runtime/process/process-table.js";
 import type { Store } from "../store/ports.js";
 
-/** The live supervisor of this host, if there is one. */
 export function liveSupervisor({ supervisors = [] }: Registry): SupervisorRecord | undefined {
   return supervisors.find(({ process }) => isAlive(process));
 }
@@ -34,8 +33,8 @@ export function poolState(registry: Registry): PoolState {
 }
 
 /**
- * Whether a session may still be used on this launch of the server: the server is neither ending nor gone. Also checks
- * the process. For some moments after a process was killed, the record still names it and its connections seem open.
+ * Whether a session may still be used on this launch of the server. Also checks the process: for some moments after it
+ * was killed, the record still names it and its connections seem open.
  */
 export function admits(registry: Registry, { id, launchId }: ServerRecord): boolean {
   const server = registry.servers[id];

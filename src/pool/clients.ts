@@ -21,16 +21,11 @@ export class Clients {
   readonly #clients = new Map<string, Known>();
   #closed = false;
 
-  /** @throws FleetError `FLEET_CLOSED` after {@link closeAll}. */
   assertOpen(): void {
     if (this.#closed) throw fleetClosed();
   }
 
-  /**
-   * The connection to this launch of the server. The fleet proves the server's identity before it sends the token.
-   *
-   * @throws FleetError `FLEET_CLOSED` after {@link closeAll}; as `connectClient`.
-   */
+  /** The connection to this launch of the server. The fleet proves the server's identity before it sends the token. */
   async to(server: ServerRecord, options: ClientOptions, signal: AbortSignal): Promise<ConnectedClient> {
     this.assertOpen();
     const key = server.id;
@@ -51,7 +46,7 @@ export class Clients {
     return await connectClient(provenEndpoint(server), options, limit.signal);
   }
 
-  /** Closes the connection to one server, if there is one. Its sessions are unloaded, and their state stays. */
+  /** Closes the connection to one server. Its sessions are unloaded, and their state stays. */
   async close(serverId: string): Promise<void> {
     const known = this.#clients.get(serverId);
     this.#clients.delete(serverId);
@@ -64,14 +59,12 @@ export class Clients {
     destroy();
   }
 
-  /** Closes all connections and opens no more. */
   async closeAll(): Promise<void> {
     this.#closed = true;
     await Promise.all([...this.#clients.keys()].map((id) => this.close(id)));
   }
 }
 
-/** The error of a call on a closed fleet. */
 export function fleetClosed(): FleetError {
   return new FleetError("FLEET_CLOSED", "This fleet is closed.", {
     suggestions: ["Open another one with Fleet.open(), or close this one later."],

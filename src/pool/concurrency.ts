@@ -4,8 +4,8 @@ import { availableParallelism } from "node:os";
 export const STARTS_AT_ONCE = Math.max(4, availableParallelism() * 4);
 
 /**
- * Runs `work` on every item, at most `limit` at once, and keeps the order of the results. If any call fails, this throws
- * the first failure, but only after all calls are done, so that nothing keeps running unnoticed.
+ * Runs `work` on every item, at most `limit` at once, and keeps the order of the results. Throws the first failure only
+ * after all calls are done, so that nothing keeps running unnoticed.
  */
 export async function mapConcurrently<Item, Result>(
   items: readonly Item[],

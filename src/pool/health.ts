@@ -23,10 +23,7 @@ export async function recordHealth(store: Store, { id, launchId }: ServerRecord,
   });
 }
 
-/**
- * Kills a server that hangs. It cannot be asked about turns, and it will not obey SIGTERM. This counts as a crash.
- * Resolves with whether this call ended the server.
- */
+/** Kills a server that hangs. This counts as a crash. Resolves with whether this call ended the server. */
 export async function endHung(
   { store, config }: { store: Store; config: Config },
   { id, launchId }: ServerRecord,
@@ -51,7 +48,6 @@ export async function endHung(
   return true;
 }
 
-/** Records that `serve` no longer restarts a server. */
 export async function recordCrashLoop(store: Store, { id, crashes }: ServerRecord, restarts: number): Promise<void> {
   await store.registry.update(({ servers }) => {
     const server = servers[id];

@@ -1,5 +1,5 @@
-import { createHash } from "node:crypto";
 import type { Config } from "../config/schema.js";
+import { sha256 } from "../config/values/text.js";
 import { serverIdOf } from "../model/ids.js";
 import type { Placement } from "../model/placement.js";
 import type { Registry } from "../model/registry.js";
@@ -41,8 +41,8 @@ export class ServerPlacer {
     const registry = await this.#store.registry.read();
     const before = strategy === "sticky" ? await this.#store.placements.read(user) : null;
     const { serverId } = this.#choose(user, strategy, registry, this.#serverOn(before));
-    // The choice is recorded, so that users stay when servers are added. Only the users of a server that is gone move. A
-    // user who was placed on another host stays there.
+    // The choice is recorded, so that users stay when servers are added. A user who was placed on another host stays
+    // there.
     if (strategy === "sticky" && this.#isOn(before) && before?.serverId !== serverId)
       await this.#store.placements.record(user, before, { ...before, serverId });
     return serverId;
@@ -129,32 +129,18 @@ function inTurn(ids: readonly string[], turn: number): string {
 
 /** The id of the first server with the fewest sessions in memory. A server that does not run has none. */
 function leastLoadedServer(registry: Registry, ids: readonly string[]): string {
-  let best = "";
-  let fewest = Number.POSITIVE_INFINITY;
-  for (const id of ids) {
+  const loads = ids.map((id) => {
     const server = registry.servers[id];
-    const load = server !== undefined && isRunning(server) ? loadedSessions(server).length : 0;
-    if (load < fewest) {
-      best = id;
-      fewest = load;
-    }
-  }
-  return best;
+    return { id, load: server !== undefined && isRunning(server) ? loadedSessions(server).length : 0 };
+  });
+  return loads.reduce((best, next) => (next.load < best.load ? next : best)).id;
 }
 
 /**
- * The name with the highest score for this user (rendezvous hashing, Thaler and Ravishankar 1998). The same names always
- * give the same result. When a name is added or removed, only its own users move: 1 in n.
+ * The name with the highest score for this user (rendezvous hashing, Thaler and Ravishankar 1998). When a name is added
+ * or removed, only its own users move: 1 in n.
  */
 export function rendezvousChoice(user: string, names: readonly string[]): string {
-  let best = "";
-  let highest = "";
-  for (const name of names) {
-    const score = createHash("sha256").update(`${user}\0${name}`).digest("hex");
-    if (best === "" || score > highest) {
-      best = name;
-      highest = score;
-    }
-  }
-  return best;
+  const scores = names.map((name) => ({ name, score: sha256(`${user}\0${name}`) }));
+  return scores.reduce((best, next) => (next.score > best.score ? next : best), { name: "", score: "" }).name;
 }

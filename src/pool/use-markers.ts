@@ -4,14 +4,15 @@ import { systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../model/process.js";
 import type { ServerRecord } from "../model/server.js";
 import { pause } from "../runtime/deadline.js";
+import { ifThere } from "../runtime/files/if-there.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 
 /**
- * Markers show which process of this fleet on this host uses a session of a server right now, or evicts it. A marker is an
- * empty file in the server's folder that names a session and a process. A process that uses a session sets a use marker
- * first, and then looks for an eviction marker. A process that evicts a session sets an eviction marker first, and then
- * looks for use markers. So a use and an eviction never both proceed, and no lock is needed. A marker whose process died
- * does not count.
+ * Markers show which process of this fleet on this host uses a session of a server right now, or evicts it. A marker is
+ * an empty file in the server's folder that names a session and a process. A process that uses a session sets a use
+ * marker first, and then looks for an eviction marker. A process that evicts a session sets an eviction marker first,
+ * and then looks for use markers. So a use and an eviction never both proceed, and no lock is needed. A marker whose
+ * process died does not count.
  */
 type Kind = "use" | "evict";
 
@@ -29,10 +30,8 @@ export interface UseMarker extends Disposable {
 }
 
 /**
- * Sets a use marker, which stays until it is disposed. Waits for the end of an eviction, which takes milliseconds. Resolves
- * with null if the eviction has not ended after `waitMs` milliseconds.
- *
- * @throws the signal's own reason when it aborts.
+ * Sets a use marker, which stays until it is disposed. Waits for the end of an eviction, which takes milliseconds.
+ * Resolves with null if the eviction has not ended after `waitMs` milliseconds.
  */
 export async function setUseMarker(
   server: ServerRecord,
@@ -70,7 +69,6 @@ export function setEvictionMarker(server: ServerRecord, sessionId: string): Disp
   return null;
 }
 
-/** Whether a live process uses the session: it is being opened or in a turn. */
 export function isUsed(server: ServerRecord, sessionId: string): boolean {
   return hasMarker(server, sessionId, "use");
 }
@@ -111,7 +109,7 @@ function* liveMarkers(
   const folder = folderOf(server);
   // Check each process only once, however many markers it has.
   const alive = new Map<string, boolean>();
-  for (const name of namesIn(folder)) {
+  for (const name of ifThere(() => readdirSync(folder)) ?? []) {
     const [sessionId = "", kind, pid, startTicks = "", bootId = ""] = name.split(SEPARATOR);
     if (!isWanted(sessionId, kind, name)) continue;
     const maker: ProcessIdentity = { ...ownIdentity(), pid: Number(pid), startTicks, bootId };
@@ -120,14 +118,5 @@ function* liveMarkers(
     alive.set(key, lives);
     if (lives) yield { sessionId, kind };
     else rmSync(join(folder, name), { force: true });
-  }
-}
-
-function namesIn(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return [];
-    throw error;
   }
 }

@@ -177,9 +177,7 @@ describe("a token from a command", () => {
     const pidFile = join(folder, "pid");
     const command = `sleep 300 & echo $! > ${pidFile}; wait`;
     const began = performance.now();
-    const error: unknown = await readTokenCommand(command, { user: null, env, deadlineMs: 300 }).catch(
-      (reason: unknown) => reason,
-    );
+    const error: unknown = await readTokenCommand(command, { user: null, env }, 300).catch((reason: unknown) => reason);
     expect(error).toMatchObject({
       code: "FLEET_TOKEN_UNAVAILABLE",
       message: expect.stringContaining("has not finished after 0.3 s"),
@@ -193,7 +191,7 @@ describe("a token from a command", () => {
     async () => {
       const pidFile = join(folder, "pid-of-setsid");
       const command = `setsid sleep 300 & echo $! > ${pidFile}`;
-      const error: unknown = await readTokenCommand(command, { user: null, env, deadlineMs: 500 }).catch(
+      const error: unknown = await readTokenCommand(command, { user: null, env }, 500).catch(
         (reason: unknown) => reason,
       );
       expect(error).toMatchObject({ message: expect.stringContaining("has not finished after 0.5 s") });

@@ -2,10 +2,8 @@ import { Flags } from "@oclif/core";
 import { quote } from "../../errors.js";
 import { choiceFlag, integerFlag, usage } from "./flags.js";
 
-/**
- * Limits a name to 40 characters, because Kubernetes appends to it and the result must fit in a label:
- * https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
- */
+// At most 40 characters, because Kubernetes appends to the name and the result must fit in a label:
+// https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
 const NAME = /^[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?$/;
 const NAME_ALLOWED =
   "1 to 40 lower-case letters, digits and hyphens, starting with a letter and not ending with a hyphen";
@@ -35,7 +33,7 @@ function checked(name: string, description: string, helpValue: string, pattern: 
 const label = (name: string, description: string) => checked(name, description, "NAME", LABEL, LABEL_ALLOWED);
 const subdomain = (name: string, description: string) =>
   checked(name, description, "NAME", SUBDOMAIN, SUBDOMAIN_ALLOWED);
-const number = (name: string, description: string, max: number) => integerFlag(name, description, { min: 1, max });
+const number = (name: string, description: string, max: number) => integerFlag(name, description, [1, max]);
 
 /** Flags that Kubernetes and Compose share. */
 export const containerFlags = {

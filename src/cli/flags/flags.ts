@@ -4,8 +4,8 @@ import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js
 import { FleetError, quote } from "../../errors.js";
 import { validateSessionId, validateUser } from "../../model/ids.js";
 
-// The fleet checks all of these values again, so that the library refuses what the command refuses. The fleet does not
-// know flags, so the checks here make the message name the flag.
+// The fleet checks all of these values again, so that the library refuses what the command refuses. The checks here
+// make the message name the flag.
 
 const user = {
   description: "id of the user",
@@ -79,18 +79,15 @@ export function durationFlag(name: string, description: string) {
 }
 
 /** A flag for a whole number within bounds, written in plain digits. */
-export function integerFlag(name: string, description: string, bounds: { min: number; max: number }, char?: "n") {
+export function integerFlag(name: string, description: string, [min, max]: [number, number], char?: "n") {
   return Flags.custom<number>({
     description,
     helpValue: "N",
     ...(char === undefined ? {} : { char }),
     parse: async (value) => {
       const number = /^\d{1,9}$/.test(value) ? Number(value) : Number.NaN;
-      if (number >= bounds.min && number <= bounds.max) return number;
-      throw new FleetError(
-        "FLEET_USAGE_INVALID",
-        `--${name} is ${quote(value)}. Allowed: a whole number from ${bounds.min} to ${bounds.max}`,
-      );
+      if (number >= min && number <= max) return number;
+      throw usage(`--${name} is ${quote(value)}. Allowed: a whole number from ${min} to ${max}`);
     },
   })();
 }
@@ -100,7 +97,6 @@ export function choiceFlag<Value extends string>(kind: string, description: stri
   return Flags.custom<Value, { kind: string }>({ description, options: [...values] })({ kind });
 }
 
-/** @throws FleetError `FLEET_USAGE_INVALID` when the value of the flag is not the name of an environment variable. */
 export function variableName(flag: string, value: string): string {
   if (/^[A-Za-z_][A-Za-z0-9_]*$/.test(value)) return value;
   throw usage(`${flag} is not the name of a variable. Allowed: letters, digits and _, not starting with a digit`);
@@ -118,7 +114,6 @@ export function usage(message: string, suggestions: string[] = []): FleetError {
   return new FleetError("FLEET_USAGE_INVALID", message, { suggestions });
 }
 
-/** The `--wait` flag: how long a turn may wait for the session's lease. */
 export const leaseWaitFlag = durationFlag(
   "wait",
   "how long to wait while another user holds the session (default: 30s)",

@@ -41,7 +41,6 @@ export function splitCommand(argv: string[]): { own: string[]; command: string[]
 
 type LockFlags = Interfaces.InferredFlags<typeof lockFlags>;
 
-/** @throws FleetError `FLEET_USAGE_INVALID` when `--user` is missing, or `--steal` and `--reason` are not given together. */
 export function lockOptions({ user, ttl, wait, steal, reason }: LockFlags): LockOptions {
   if (user === undefined) throw usage("--user is missing.", ["copilotfleet lock --help"]);
   if (steal && reason === undefined) {
@@ -54,7 +53,6 @@ export function lockOptions({ user, ttl, wait, steal, reason }: LockFlags): Lock
   };
 }
 
-/** @throws FleetError `FLEET_USAGE_INVALID` when another flag or a command is given with `--show`. */
 export function refuseBesideShow({ ttl, wait, steal, reason }: LockFlags, command: string[] | undefined): void {
   const given = [
     ttl === undefined ? [] : "--ttl",
@@ -71,13 +69,7 @@ export const unlockFlags = {
   "token-env": Flags.string({ description: "environment variable that holds the lease token", helpValue: "VAR" }),
 };
 
-/**
- * Reads the lease token from the flags or from the environment. A token is a secret while its lease lasts, so no
- * message shows it.
- *
- * @throws FleetError `FLEET_USAGE_INVALID` when both or neither of the flags are given, or `--token` is empty;
- * `FLEET_TOKEN_UNAVAILABLE` when the variable is not set or empty.
- */
+/** A token is a secret while its lease lasts, so no message shows it. */
 export function leaseToken({ token, "token-env": variable }: Interfaces.InferredFlags<typeof unlockFlags>): string {
   if ((token === undefined) === (variable === undefined)) {
     throw usage("Give either --token TOKEN or --token-env VAR.", ["copilotfleet unlock --help"]);

@@ -21,11 +21,6 @@ export const selectionFlags = {
 
 type SelectionFlags = Interfaces.InferredFlags<typeof selectionFlags>;
 
-/**
- * Reads how `stop` and `restart` wait for turns.
- *
- * @throws FleetError `FLEET_USAGE_INVALID` when the flags contradict each other.
- */
 export function stopRequest(
   flags: Pick<SelectionFlags, "force" | "drain-timeout">,
 ): Pick<StopRequest, "force" | "drainTimeoutMs"> {
@@ -42,12 +37,6 @@ export interface Selected {
   away: string[];
 }
 
-/**
- * Finds the selected servers on all hosts.
- *
- * @throws FleetError `FLEET_USAGE_INVALID` when not exactly one way of selecting is used; `FLEET_SERVER_NOT_FOUND` when
- * a server does not exist.
- */
 export async function selectServers(
   fleet: Fleet,
   servers: readonly string[],
@@ -67,10 +56,7 @@ export async function selectServers(
   return { ids: [...new Set(found)], away: [] };
 }
 
-/**
- * Warns about servers that were left alone because their hosts cannot be reached. The result adds them to `--json`.
- * `exitCodeOf` reports them in the exit code, too.
- */
+/** Warns about servers that were left alone because their hosts cannot be reached. The result adds them to `--json`. */
 export function leftOut(away: readonly string[]): { away?: string[] } {
   if (away.length === 0) return {};
   process.stderr.write(

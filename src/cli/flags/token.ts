@@ -5,12 +5,7 @@ import { usage, variableName } from "./flags.js";
 /** Prefixes of GitHub's tokens (docs.github.com, "GitHub's token formats"). */
 const TOKEN = /^(gh[pousr]_|github_pat_)/;
 
-/**
- * Reads where the GitHub token is. The flags never contain the token itself, because every user of the machine can read
- * a command line.
- *
- * @throws FleetError `FLEET_USAGE_INVALID` when both flags are given, or a value is not a name or path.
- */
+/** The flags never contain the token itself, because every user of the machine can read a command line. */
 export function tokenSourceFromFlags(variable: string | undefined, file: string | undefined): TokenSource | undefined {
   if (variable !== undefined && file !== undefined) throw usage("Give --token-env or --token-file, not both.");
   if (TOKEN.test(variable ?? file ?? "")) {

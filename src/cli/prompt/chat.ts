@@ -39,15 +39,11 @@ export async function chat(fleet: Fleet, session: CopilotSession, signal: AbortS
   process.stderr.write("\n");
 }
 
-/**
- * Reads the lines that a person types on the terminal between replies. Keeps text that is typed during a turn until the
- * turn ends.
- */
+/** Reads the lines that a person types between replies. Keeps text that is typed during a turn until the turn ends. */
 class ChatInput implements Disposable {
   readonly #keys = new PassThrough();
   readonly #lines: Interface;
   readonly #pasted = new PastedText();
-  /** Text that was typed during the current turn. */
   readonly #early: string[] = [];
   #turn: AbortController | undefined;
   #isLeaving = false;
@@ -65,7 +61,6 @@ class ChatInput implements Disposable {
     stderr.write(PASTES_MARKED);
   }
 
-  /** Yields each line until the input ends. */
   async *lines(): AsyncGenerator<string> {
     this.#lines.prompt();
     for await (const line of this.#lines) {
@@ -96,10 +91,7 @@ class ChatInput implements Disposable {
     } else this.#early.push(text);
   }
 
-  /**
-   * Handles Ctrl-C at the prompt. It clears the line, as a shell does. On an empty line, the second Ctrl-C ends the
-   * chat.
-   */
+  /** Ctrl-C at the prompt clears the line, as in a shell. On an empty line, the second Ctrl-C ends the chat. */
   #interrupt(): void {
     if (this.#lines.line === "") {
       if (this.#isLeaving) {

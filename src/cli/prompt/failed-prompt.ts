@@ -11,8 +11,7 @@ export async function whatBecameOf(
 ): Promise<SessionView | null> {
   try {
     const view = await fleet.sessions.get(id, { user });
-    // The failed prompt was the only use of an ephemeral session. Report the session as gone, because closing the fleet
-    // deletes it.
+    // The failed prompt was the only use of an ephemeral session, and closing the fleet deletes it.
     return ephemeral ? { ...view, state: "gone", sizeBytes: 0 } : view;
   } catch (error) {
     if (isFleetError(error)) return null;

@@ -8,15 +8,14 @@ const CONTROLS = /[\x00-\x08\x0b-\x1f\x7f]/g;
 
 /**
  * Turns the input of a terminal in raw mode into text for a line editor. A line break in pasted text does not count as
- * the Enter key. Terminals put markers around pasted text if asked to (`\x1b[?2004h`). Some programs that type for
- * others do not. Their text arrives in one piece with line breaks inside.
+ * the Enter key. Terminals put markers around pasted text if asked to (`\x1b[?2004h`). Text from some programs that
+ * type for others arrives in one piece with line breaks inside.
  */
 export class PastedText {
   #isInside = false;
   /** The beginning of a paste marker that has not fully arrived. */
   #rest = "";
 
-  /** Returns the text that arrived, ready for the line editor. */
   read(chunk: string): string {
     let left = this.#rest + chunk;
     this.#rest = "";

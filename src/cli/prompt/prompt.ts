@@ -26,11 +26,7 @@ function marked(word: string): string {
   return word.length > 1 && word.startsWith("-") && !/^--?\p{L}[^\s=]*(?:=|$)/u.test(word) ? `${MARK}${word}` : word;
 }
 
-/**
- * Returns the given text, or standard input if the text is "-".
- *
- * @throws FleetError `FLEET_USAGE_INVALID` when the prompt is blank.
- */
+/** Returns the given text, or standard input if the text is "-". */
 export async function readPrompt(given: string): Promise<string> {
   const prompt = given === "-" ? await readStandardInput() : unmarked(given);
   if (prompt.trim() !== "") return prompt;

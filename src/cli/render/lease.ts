@@ -4,7 +4,6 @@ import type { Lease } from "../../model/lease.js";
 import type { LeaseWait } from "../../sessions/leases/leases.js";
 import { renderAge, renderTable, SESSION } from "./table.js";
 
-/** Renders the output of `lock --show`. */
 export function renderLease(lease: Lease | null): string {
   if (lease === null) return "No lease.";
   return renderTable(

@@ -3,12 +3,10 @@ import type { LiveView } from "../run/live.js";
 import { describeClosedPool, renderServers } from "./servers.js";
 import { renderAge, renderBytes, renderState, renderTable } from "./table.js";
 
-/** Renders the output of `top --once`. */
 export function renderOverview(overview: Overview): string {
   return [...sectionsOf(overview).flatMap((lines) => [...lines, ""]), sumOf(overview)].join("\n");
 }
 
-/** Builds the live view of `top` on a terminal. */
 export function viewOverview(overview: Overview, warnings: readonly string[]): LiveView {
   const closed = describeClosedPool(overview.pool);
   return {

@@ -4,9 +4,8 @@ import type { ServerView } from "../../pool/server.js";
 import { renderAge, renderBytes, renderState, renderTable, SERVER, USER } from "./table.js";
 
 /**
- * Renders the table of servers for `ps`, `spawn` and `restart`. Lines below it explain failures.
- *
- * @param hosts the hosts of the fleet; if there are several, the table has a column for the host
+ * Renders the table for `ps`, `spawn` and `restart`. Failures are below it. With several hosts, it has a column for
+ * them.
  */
 export function renderServers(servers: readonly ServerView[], hosts: readonly string[] = []): string {
   const ill = servers.flatMap(({ id, failure }) => (failure === null ? [] : [`${id}: ${printable(failure)}`]));
@@ -43,7 +42,6 @@ function table(servers: readonly ServerView[], withHost: boolean): string {
   );
 }
 
-/** Describes a closed pool in a sentence; null while the pool is open. */
 export function describeClosedPool({ state, reason, drainedAt }: PoolState): string | null {
   if (state === "open") return null;
   const wayOut = drainedAt === null ? "" : " Open it again: copilotfleet drain --undo";

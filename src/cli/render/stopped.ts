@@ -17,9 +17,8 @@ export function renderStopped(stopped: readonly Stopped[]): string {
 }
 
 /**
- * The exit code reports a cut turn, even if `--force` asked for it. It also reports hosts that could not be reached.
- *
- * @param away servers on hosts that cannot be reached
+ * The exit code reports a cut turn, even if `--force` asked for it, and then servers on hosts that could not be
+ * reached.
  */
 export function exitCodeOf(stopped: readonly Stopped[], away: readonly string[] = []): number {
   if (stopped.some(({ cut }) => cut.length > 0)) return ERRORS.FLEET_TURN_CUT.exit;

@@ -2,26 +2,14 @@ import Table from "cli-table3";
 import stringWidth from "string-width";
 import { colour } from "./colour.js";
 
-/** The content of a cell. The text may already be coloured. */
+/** The text may already be coloured. */
 export type Cell = string | number | null;
 
-const BARE = {
-  top: "",
-  "top-mid": "",
-  "top-left": "",
-  "top-right": "",
-  bottom: "",
-  "bottom-mid": "",
-  "bottom-left": "",
-  "bottom-right": "",
-  left: "",
-  "left-mid": "",
-  mid: "",
-  "mid-mid": "",
-  right: "",
-  "right-mid": "",
-  middle: "   ",
-};
+const GAP = "   ";
+const LINES = `top top-mid top-left top-right bottom bottom-mid bottom-left bottom-right left left-mid mid mid-mid right
+  right-mid`.split(/\s+/);
+/** A table without lines. */
+const BARE = { ...Object.fromEntries(LINES.map((line) => [line, ""])), middle: GAP };
 
 /** A column, or only its heading. `yields` and `cut` are explained at {@link renderTable}. */
 export type Column = string | { heading: string; yields?: number; cut?: "middle" | "end" };
@@ -33,17 +21,13 @@ export const USER: Column = { heading: "USER", cut: "middle" };
 /** Cells are not cut below this width while there are columns that can be left out. */
 const EASY_WIDTH = 20;
 const NARROWEST = 8;
-const GAP = BARE.middle.length;
 
 /**
- * Renders a table like `docker ps`: a heading and columns without lines. A missing value is shown as `-`. A column that
- * is null is left out, with its cells.
+ * Renders a table like `docker ps`. A missing value is shown as `-`. A column that is null is left out.
  *
  * On a terminal, each row fits on one line. First, cells of columns with `cut` are shortened to 20 characters. Then the
  * columns with the highest `yields` are left out. Then cells are shortened further. A pipe gets all columns with whole
  * cells.
- *
- * @param width the width of a line in characters
  */
 export function renderTable(
   columns: readonly (Column | null)[],
@@ -129,7 +113,7 @@ function widthOf({ cells }: FittedColumn): number {
 }
 
 function totalOf(widths: readonly number[]): number {
-  return widths.reduce((sum, width) => sum + width, 0) + GAP * Math.max(0, widths.length - 1);
+  return widths.reduce((sum, width) => sum + width, 0) + GAP.length * Math.max(0, widths.length - 1);
 }
 
 /** Cuts the text to a width, with `…` in the middle or at the end. Does not cut characters in half that take two places. */
@@ -141,7 +125,6 @@ export function shorten(text: string, width: number, cut: "middle" | "end" | und
   return `${take(characters, width - 1 - stringWidth(end)).join("")}…${end}`;
 }
 
-/** The first characters that fit into the width. */
 function take(characters: readonly string[], width: number): string[] {
   let left = width;
   const end = characters.findIndex((character) => {

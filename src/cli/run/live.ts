@@ -3,10 +3,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import { shorten } from "../render/table.js";
 
-/**
- * Switches to the alternate screen, so that the previous content returns afterwards. Hides the cursor and turns line
- * wrapping off.
- */
+/** Switches to the alternate screen, hides the cursor and turns line wrapping off. */
 const ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 const HOME = "\x1b[H";
@@ -20,9 +17,6 @@ interface Key {
 
 /**
  * Shows the result of `look` on the terminal, repeatedly, until q, Ctrl-C or the signal. An error of `look` ends it.
- *
- * @param everyMs the pause between two looks, in milliseconds
- * @throws the error of `look`
  */
 export async function showLive(look: () => Promise<LiveView>, everyMs: number, signal: AbortSignal): Promise<void> {
   const stop = new AbortController();
@@ -68,24 +62,10 @@ export async function showLive(look: () => Promise<LiveView>, everyMs: number, s
   }
 }
 
-/** The number of lines that a key scrolls by. */
-function linesOf({ name }: Key): number {
+function linesOf({ name = "" }: Key): number {
   const page = Math.max(1, Math.floor(screen().rows / 2));
-  switch (name) {
-    case "down":
-    case "j":
-      return 1;
-    case "up":
-    case "k":
-      return -1;
-    case "pagedown":
-    case "space":
-      return page;
-    case "pageup":
-      return -page;
-    default:
-      return 0;
-  }
+  const steps: Record<string, number> = { down: 1, j: 1, up: -1, k: -1, pagedown: page, space: page, pageup: -page };
+  return steps[name] ?? 0;
 }
 
 /** The size of the terminal. Some terminals report 0 rows or columns, so those become 24 and 80. */
@@ -113,11 +93,7 @@ interface Line {
   heading: string | null;
 }
 
-/**
- * Chooses the lines that fit on the screen.
- *
- * @param offset how many lines the user scrolled down. The returned offset is limited to the existing lines.
- */
+/** Chooses the lines that fit on the screen. The returned offset is limited to the existing lines. */
 export function layOut(view: LiveView, offset: number, { rows, columns }: Screen): { lines: string[]; offset: number } {
   const { above, sections, below } = view;
   const all = sections.flatMap((section, index): Line[] => [

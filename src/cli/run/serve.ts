@@ -4,19 +4,15 @@ import { ERRORS, FleetError } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { Stopped } from "../../pool/stop/stop.js";
 import type { ServeLog } from "../../serve/context.js";
-import { Interrupted } from "../prompt/interrupted.js";
+import { Interrupted, onSignals } from "../prompt/interrupted.js";
 import { exitCodeOf } from "../render/stopped.js";
-
-const SIGNALS = ["SIGTERM", "SIGINT"] as const;
 
 export interface ServeOptions {
   drainTimeoutMs: number;
   leaveRunning: boolean;
-  /** Called once, when `serve` is ready, with a line for people. */
   ready: (line: string) => void;
 }
 
-/** The result of `serve`. */
 export interface Served {
   leftRunning: boolean;
   stopped: Stopped[];
@@ -24,13 +20,7 @@ export interface Served {
   failed: { id: string; message: string }[];
 }
 
-/**
- * Supervises until a signal arrives. Then drains the servers, or leaves them running. A signal before `serve` is ready
- * changes nothing.
- *
- * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another supervisor took over; {@link Interrupted} when a signal
- * arrives before `serve` is ready.
- */
+/** Supervises until a signal arrives. Then drains the servers, or leaves them running. */
 export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Served> {
   preferSmallHeap();
   const log = await openServeLog();
@@ -41,7 +31,7 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
   const listen = inherited === null ? {} : { listen: inherited };
   const supervisor = await fleet.pool.supervise({ log, signal: signals.first, ...listen }).catch((error: unknown) => {
     // A signal during the start ends here, because there is nothing to drain.
-    throw signals.first.aborted ? new Interrupted(signals.name === "SIGINT" ? 130 : 143) : error;
+    throw signals.name === undefined ? error : new Interrupted(signals.name);
   });
   const { watched, metricsAddress, doorAddress } = supervisor;
   log("info", "serving", { servers: watched, metrics: metricsAddress, door: doorAddress });
@@ -82,7 +72,6 @@ function preferSmallHeap(): void {
 /** The first file descriptor that systemd passes for a `.socket` unit (sd_listen_fds(3)). */
 const FIRST_LISTENER = 3;
 
-/** The socket that the parent process already listens on for the front door, if there is one. */
 function inheritedListener({ LISTEN_FDS, LISTEN_PID }: NodeJS.ProcessEnv, pid: number): { fd: number } | null {
   return LISTEN_PID === String(pid) && Number(LISTEN_FDS) >= 1 ? { fd: FIRST_LISTENER } : null;
 }
@@ -100,46 +89,29 @@ async function aborted(signal: AbortSignal): Promise<void> {
 
 /** The signals that end `serve`. The first one drains, and a second one cuts the drain short. */
 class ServeSignals implements Disposable {
+  name: NodeJS.Signals | undefined;
   readonly #first = new AbortController();
   readonly #second = new AbortController();
-  readonly #listeners = SIGNALS.map((name) => [name, () => this.#receive(name)] as const);
-  #name: NodeJS.Signals | undefined;
-
-  constructor() {
-    for (const [name, listener] of this.#listeners) process.on(name, listener);
-  }
-
-  /** Aborts when the first signal arrives. */
-  get first(): AbortSignal {
-    return this.#first.signal;
-  }
-
-  /** Aborts when a second signal arrives. */
-  get second(): AbortSignal {
-    return this.#second.signal;
-  }
-
-  /** The name of the first signal. */
-  get name(): NodeJS.Signals | undefined {
-    return this.#name;
-  }
+  readonly #handler = onSignals(["SIGTERM", "SIGINT"], (name) => this.#receive(name));
+  readonly first = this.#first.signal;
+  readonly second = this.#second.signal;
 
   #receive(name: NodeJS.Signals): void {
-    if (this.#first.signal.aborted) {
+    if (this.first.aborted) {
       this.#second.abort();
       return;
     }
-    this.#name = name;
+    this.name = name;
     this.#first.abort(new Error(`the process received ${name}`));
   }
 
   [Symbol.dispose](): void {
-    for (const [name, listener] of this.#listeners) process.off(name, listener);
+    this.#handler[Symbol.dispose]();
   }
 }
 
 /**
- * Opens the log of `serve` on standard error. It has one JSON object per line, as pino writes it, or plain lines on a
+ * Opens the log of `serve` on standard error: one JSON object per line, as pino writes it, or plain lines on a
  * terminal. A closed standard error does not end `serve`.
  */
 async function openServeLog(): Promise<ServeLog> {

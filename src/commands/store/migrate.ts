@@ -41,12 +41,7 @@ export default class StoreMigrate extends FleetCommand {
   }
 }
 
-/**
- * Reads which store `--to` or `--to-env` names. A URL with a password has to come from a variable, because other users
- * can read flags.
- *
- * @throws FleetError `FLEET_USAGE_INVALID` when not exactly one of the flags is given, or the variable is not usable.
- */
+/** A URL with a password has to come from a variable, because other users can read flags. */
 function storeTarget(
   to: string | undefined,
   variable: string | undefined,

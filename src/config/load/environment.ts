@@ -5,10 +5,7 @@ import type { Environment } from "./paths.js";
 
 const PREFIX = "COPILOTFLEET_";
 
-/**
- * Variables of the fleet that are not configuration keys: its state folder, the rules for that folder, and the values
- * that it passes to the processes that it starts.
- */
+/** Variables of the fleet that are not configuration keys. */
 const OTHER_VARIABLES = new Set([
   "COPILOTFLEET_ALLOW_NETWORK_FS",
   "COPILOTFLEET_ALLOW_UNSAFE_PARENTS",
@@ -28,8 +25,6 @@ const OTHER_VARIABLES = new Set([
  * `COPILOTFLEET_SERVICE_HOST`, `COPILOTFLEET_PORT` and more to every pod in the namespace of a Service named
  * "copilotfleet", and commands would not start there. `doctor` and `serve` report variables that look like typing
  * errors: {@link ignoredVariables}.
- *
- * @throws FleetError `FLEET_CONFIG_INVALID` when the variable of a section has a value other than "null".
  */
 export function environmentLayer(env: Environment, folder: string, home: string): Layer {
   const layer = new Map<string, Given>();
@@ -44,16 +39,12 @@ export function environmentLayer(env: Environment, folder: string, home: string)
     else if (key.nullable)
       throw invalidValue(key.name, text, `"null"; ${key.variable}_TYPE and so on set its parts`, origin);
   }
-  // If "COPILOTFLEET_PROVIDER=null" is set together with a variable of a part, the part wins because it is more
-  // specific.
+  // If "COPILOTFLEET_PROVIDER=null" is set together with a variable of a part, the more specific part wins.
   if ([...layer.keys()].some((name) => name.startsWith("provider."))) layer.delete("provider");
   return layer;
 }
 
-/**
- * Converts the text to the kind of the key. Text that is not a number or boolean stays text, so that the schema refuses
- * it with its own message.
- */
+/** Text that is not a number or boolean stays text, so that the schema refuses it with its own message. */
 function read(text: string, key: Key): unknown {
   if (text === "null" && key.nullable) return null;
   if (key.kind === "number") return readNumber(text) ?? text;
@@ -66,23 +57,16 @@ function read(text: string, key: Key): unknown {
 const DECIMAL = /^-?(?:0|[1-9]\d{0,15})(?:\.\d{1,15})?$/;
 
 /**
- * Returns the number that `text` contains in plain decimal digits: no exponent, no blanks, no leading zeros. Otherwise
- * null.
+ * Returns a number that is written in plain decimal digits: no exponent, no blanks, no leading zeros. Otherwise null.
  */
 export function readNumber(text: string): number | null {
   return DECIMAL.test(text) ? Number(text) : null;
 }
 
-/**
- * Variables that Kubernetes derives from a Service's name
- * (https://kubernetes.io/docs/concepts/services-networking/service/).
- */
+/** See https://kubernetes.io/docs/concepts/services-networking/service/. */
 const FROM_KUBERNETES = /_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?$/;
 
-/**
- * Describes the `COPILOTFLEET_*` variables that have no meaning, each with the nearest known variable. Null if there
- * are none.
- */
+/** Describes the `COPILOTFLEET_*` variables that have no meaning. Null if there are none. */
 export function ignoredVariables(env: Environment): string | null {
   const unknown = unknownVariables(env).map(({ name, nearest }) => `${name} (nearest known: ${nearest})`);
   return unknown.length === 0 ? null : `ignored, because no such setting exists: ${unknown.join(", ")}`;

@@ -8,7 +8,6 @@ import { locateJsonFault } from "./json-error.js";
 export const PROJECT_FILE = ".copilotfleet.json";
 const LARGEST_BYTES = 1024 * 1024;
 
-/** Returns the path of the nearest `.copilotfleet.json` in `folder` or above it, or null. */
 export function findProjectFile(folder: string): string | null {
   for (let at = folder; ; at = dirname(at)) {
     const path = join(at, PROJECT_FILE);
@@ -17,23 +16,12 @@ export function findProjectFile(folder: string): string | null {
   }
 }
 
-/** The text of a configuration file, and the JSON value that it contains. */
-export interface ConfigFile {
-  text: string;
-  content: unknown;
-}
-
 /**
- * Reads a configuration file. Returns undefined if it does not exist. This is synchronous because every command waits
- * for it first.
- *
- * Refuses a file that another user could have written. The file is found by walking upward, so anybody could put one
- * into a shared folder such as /tmp, and it names programs to run and variables to send.
- *
- * @throws FleetError `FLEET_CONFIG_INVALID` when the file cannot be read, is not JSON, or another user could have
- * written it.
+ * Reads a configuration file. Refuses a file that another user could have written: it is found by walking upward, so
+ * anybody could put one into a shared folder such as /tmp, and it names programs to run and variables to send. This is
+ * synchronous because every command waits for it first.
  */
-export function readConfigFile(path: string, uid: number | undefined): ConfigFile | undefined {
+export function readConfigFile(path: string, uid: number | undefined): { text: string; content: unknown } | undefined {
   if (!exists(path)) return undefined;
   const text = readText(path, uid).replace(/^\uFEFF/, "");
   try {
@@ -51,8 +39,7 @@ function exists(path: string): boolean {
   try {
     return statSync(path, { throwIfNoEntry: false }) !== undefined;
   } catch (error) {
-    // The file does not exist for us if we may not search its folder, or if the path is too long or leads through
-    // something that is not a folder.
+    // The file does not exist for us if we may not search its folder, or if its path cannot exist.
     if (["EACCES", "ENOTDIR", "ENAMETOOLONG", "ELOOP"].includes(systemCode(error) ?? "")) return false;
     throw error;
   }

@@ -94,7 +94,6 @@ export const KEY_CLASSES: Readonly<Record<KeyName, Class>> = {
 
 const classes: ReadonlyMap<string, Class> = new Map(Object.entries(KEY_CLASSES));
 
-/** Returns the names of the keys in `layer` that a file may set only if the user trusts it. */
 export function guardedKeys(layer: Layer): string[] {
   return [...layer].filter(([name, { value }]) => isGuarded(name, value)).map(([name]) => name);
 }

@@ -1,6 +1,6 @@
 /**
  * The place where a text stops being JSON. Only some of V8's messages contain the position, and they quote the text,
- * which may contain a secret. Therefore we scan a text that `JSON.parse` refused once more to find the line and column.
+ * which may contain a secret. Therefore we scan a text that `JSON.parse` refused once more.
  */
 export interface JsonFault {
   line: number;
@@ -15,7 +15,6 @@ const TOKEN =
 
 type Expected = "value" | "value or ]" | "name" | "name or }" | ":" | ", or end";
 
-/** Finds the first fault in `text`, which `JSON.parse` has refused. */
 export function locateJsonFault(text: string): JsonFault {
   const open: string[] = [];
   let expected: Expected = "value";

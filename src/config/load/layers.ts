@@ -4,7 +4,6 @@ import { type Key, keyTree } from "../keys.js";
 import { invalidValue, type Origin, unknownKey } from "../problem.js";
 import { isObject } from "../values/json.js";
 
-/** A value and its source. */
 export interface Given {
   value: unknown;
   origin: Origin;
@@ -20,12 +19,7 @@ export interface Source {
   home?: string;
 }
 
-/**
- * Flattens the input from a file or a caller. A key whose value is undefined counts as not given.
- *
- * @throws FleetError `FLEET_CONFIG_KEY_UNKNOWN` when a key does not exist, or `FLEET_CONFIG_INVALID` when a value
- * stands where an object is needed.
- */
+/** Flattens the input from a file or a caller. A key whose value is undefined counts as not given. */
 export function flatten(input: unknown, source: Source): Layer {
   const layer = new Map<string, Given>();
   // Most commands set nothing. Skipping the walk through the schema saves 0.5 ms at start.
@@ -52,10 +46,7 @@ function collect(key: Key, value: unknown, source: Source, layer: Map<string, Gi
   }
 }
 
-/**
- * Resolves a path against the folder of its file, because the file may be found from many working folders. "~/" is the
- * home folder.
- */
+/** Resolves a path against the folder of its file, because the file may be found from many working folders. */
 export function absolute(key: Key, value: unknown, source: Pick<Source, "folder" | "home">): unknown {
   const kind = key.rule.path;
   if (kind === undefined || typeof value !== "string" || value.trim() === "") return value;
@@ -92,7 +83,6 @@ function removeBelow(merged: Map<string, Given>, section: string): void {
   for (const name of merged.keys()) if (name === section || name.startsWith(`${section}.`)) merged.delete(name);
 }
 
-/** Converts a flat layer to nested objects. */
 export function unflatten(layer: Layer): Record<string, unknown> {
   const root: Record<string, unknown> = {};
   for (const [name, { value }] of layer) {

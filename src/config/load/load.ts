@@ -29,7 +29,6 @@ export interface LoadOptions {
   /** A file that the user named. It replaces the project's `.copilotfleet.json`, and it may set all keys. */
   configFile?: string;
   home?: string;
-  /** The effective user id of the process. */
   uid?: number;
 }
 
@@ -39,7 +38,6 @@ export interface LoadedConfig {
   given: Layer;
   /** The files that were read. The first one takes precedence. */
   sources: string[];
-  /** The absolute path of the folder that contains all state. */
   stateRoot: string;
 }
 
@@ -47,10 +45,6 @@ export interface LoadedConfig {
  * Loads the configuration. A value comes from the first of these sources that has it: flag, `COPILOTFLEET_*` variable,
  * `.copilotfleet.json` (the nearest one upward from the working folder), the user's own file, default. This function is
  * synchronous and light because every command begins with it.
- *
- * @throws FleetError `FLEET_CONFIG_INVALID` or `FLEET_CONFIG_KEY_UNKNOWN` when a value or key is not allowed;
- * `FLEET_CONFIG_UNTRUSTED` when a `.copilotfleet.json` sets keys that need the user's trust (`guarded.ts`); the usage
- * error of its kind (`FLEET_DURATION_INVALID`, …) when a flag has a value that is not allowed.
  */
 export function loadConfig(options: LoadOptions = {}): LoadedConfig {
   const env = options.env ?? process.env;

@@ -7,22 +7,18 @@ const NAME = "copilotfleet";
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 export interface PathOptions {
-  /** The folder to resolve a relative `COPILOTFLEET_HOME` against. */
   cwd?: string;
   home?: string;
   platform?: NodeJS.Platform;
 }
 
-/** Returns the user's home folder: `HOME`, or otherwise the one in the system's user database. */
 export function homeFolder(env: Environment): string {
   return env.HOME !== undefined && isAbsolute(env.HOME) ? env.HOME : homedir();
 }
 
 /**
- * Returns the folder that contains all state: `COPILOTFLEET_HOME`, or otherwise the platform's folder for state.
- *
- * @throws FleetError `FLEET_CONFIG_INVALID` when `COPILOTFLEET_HOME` is set but empty. Without this, a script with an
- * unset variable would silently work on another fleet.
+ * Returns the folder that contains all state. Refuses an empty `COPILOTFLEET_HOME`, because a script with an unset
+ * variable would silently work on another fleet.
  */
 export function stateRoot(env: Environment, options: PathOptions = {}): string {
   const chosen = env.COPILOTFLEET_HOME;
@@ -39,17 +35,14 @@ export function stateRoot(env: Environment, options: PathOptions = {}): string {
   return resolve(options.cwd ?? process.cwd(), chosen);
 }
 
-/** Returns the path of the user's own configuration file, which may not exist. */
 export function userConfigFile(env: Environment, options: PathOptions = {}): string {
   return join(standardFolder(env, "XDG_CONFIG_HOME", [".config"], options), "config.json");
 }
 
 /**
- * Returns the platform's standard folder for state or configuration. On Linux and similar systems, this follows the XDG
- * base directories, where a relative path must be ignored
- * (https://specifications.freedesktop.org/basedir-spec/latest/). On macOS it is Application Support, because Apple
- * names that folder for files that an application creates. The XDG variables count there, too, because nobody sets them
- * by chance.
+ * Follows the XDG base directories, where a relative path must be ignored
+ * (https://specifications.freedesktop.org/basedir-spec/latest/), or Application Support on macOS. The XDG variables
+ * count there, too, because nobody sets them by chance.
  */
 function standardFolder(env: Environment, variable: string, fallback: string[], options: PathOptions): string {
   const chosen = env[variable];

@@ -6,7 +6,7 @@ import { printable, sha256, shellQuote } from "../values/text.js";
 import { guardedKeys } from "./guarded.js";
 import type { Layer } from "./layers.js";
 
-/** Records that the user trusts a project file. Stored in `trusted/` of the state folder. */
+/** Stored in `trusted/` of the state folder. */
 export interface TrustRecord {
   path: string;
   /** SHA-256 of path and content. */
@@ -14,7 +14,6 @@ export interface TrustRecord {
   trustedAt: string;
 }
 
-/** Returns the folder of the trust records, which has one file for each project file. */
 export function trustFolder(stateRoot: string): string {
   return join(stateRoot, "trusted");
 }
@@ -28,9 +27,8 @@ export function trustDigest(path: string, text: string): string {
 }
 
 /**
- * Returns the name of a project file in its trust record: the real path of its folder, because relative paths in the
- * file are resolved against it, and the file's name. The file itself may be a link, because the record also covers its
- * content.
+ * The name of a project file in its trust record. It has the real path of its folder, because relative paths in the
+ * file are resolved against it. The file itself may be a link, because the record also covers its content.
  */
 export function trustedName(path: string): string {
   try {
@@ -41,12 +39,7 @@ export function trustedName(path: string): string {
   }
 }
 
-/**
- * Refuses guarded keys in a project file unless the user trusted this content at this path.
- *
- * @param text the content that `layer` was read from
- * @throws FleetError `FLEET_CONFIG_UNTRUSTED` when the file sets guarded keys without the user's trust.
- */
+/** Refuses guarded keys in a project file unless the user trusted this content at this path. */
 export function refuseUntrusted(path: string, text: string, layer: Layer, stateRoot: string): void {
   const keys = guardedKeys(layer);
   if (keys.length === 0) return;
@@ -71,24 +64,21 @@ export function refuseUntrusted(path: string, text: string, layer: Layer, stateR
   );
 }
 
-/** Returns the trust record of a project file by its {@link trustedName}; undefined if no reliable record exists. */
+/** Undefined if no reliable record exists for this {@link trustedName}. */
 export function readTrust(stateRoot: string, name: string): TrustRecord | undefined {
   const text = readOwn(trustRecordPath(stateRoot, name));
   const record = text === undefined ? undefined : parseTrust(text);
   return record?.path === name ? record : undefined;
 }
 
-/** Parses a trust record. Returns undefined if it is damaged, because the user can trust the file again. */
+/** Undefined if the record is damaged, because the user can trust the file again. */
 export function parseTrust(text: string): TrustRecord | undefined {
   const { path, digest, trustedAt } = parseObject(text) ?? {};
   if (typeof path !== "string" || typeof digest !== "string" || typeof trustedAt !== "string") return undefined;
   return { path, digest, trustedAt };
 }
 
-/**
- * Reads a file that only we can have written; returns undefined for any other. The check is needed here, because this
- * runs before the state folder is checked.
- */
+/** Undefined if anybody else could have written the file. This runs before the state folder is checked. */
 export function readOwn(path: string): string | undefined {
   let handle: number;
   try {

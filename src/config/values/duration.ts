@@ -6,24 +6,17 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 /** 10 years, in milliseconds. That is longer than any age limit in practice, so a higher value is a typing error. */
 export const LONGEST_MS = 3650 * DAY_MS;
 
-/**
- * The longest wait that we allow for a Node timer, in milliseconds. `setTimeout` takes at most 2^31-1 ms and turns
- * anything above into 1 ms, so an interval of "30d" would spin instead of sleep.
- */
+/** `setTimeout` takes at most 2^31-1 ms and turns anything above into 1 ms, so an interval of "30d" would spin. */
 export const LONGEST_TIMER_MS = 24 * DAY_MS;
 
-/**
- * The shortest TTL of a lease, in milliseconds. A shorter lease could not be renewed reliably, because a busy machine
- * can delay a process by a large part of a second.
- */
+/** A shorter lease could not be renewed reliably, because a busy machine can delay a process by much of a second. */
 export const SHORTEST_LEASE_MS = 1_000;
 
 /** The text after "Allowed:" in a message about the TTL of a lease. */
 export const ALLOWED_LEASE_TTL = 'a number with a unit (ms, s, m, h, d, w), such as "300s", from 1s to 24d';
 
-// parse-duration also accepts prose: "5 parsecs" is 5 ms, and "1e4s" is 10,000 s. This pattern decides what is a
-// duration, and parse-duration does the arithmetic. Matching takes linear time, because a unit cannot start with a
-// digit.
+// parse-duration also accepts prose: "5 parsecs" is 5 ms, and "1e4s" is 10,000 s. So this pattern decides what is a
+// duration. Matching takes linear time, because a unit cannot start with a digit.
 const GRAMMAR = /^(?:\d+(?:\.\d+)?(?:ms|s|m|h|d|w))+$/;
 const LONGEST_TEXT = 64;
 
@@ -40,7 +33,6 @@ export function readDuration(text: string, maxMs: number): number | null {
   return ms >= 1 && ms <= maxMs ? ms : null;
 }
 
-/** Returns the TTL of a lease in whole milliseconds, or null if `text` is not an allowed TTL. */
 export function readLeaseTtl(text: string): number | null {
   const ms = readDuration(text, LONGEST_TIMER_MS);
   return ms !== null && ms >= SHORTEST_LEASE_MS ? ms : null;
@@ -54,15 +46,10 @@ export interface DurationBounds {
   name: string;
   /** The longest allowed duration, in milliseconds. The default is 10 years. */
   maxMs?: number;
-  /** Whether 0 is allowed. */
   orZero?: boolean;
 }
 
-/**
- * Returns the milliseconds of a duration such as "24h", "1h30m" or "1.5h". A number is a number of milliseconds.
- *
- * @throws FleetError `FLEET_DURATION_INVALID` when the duration is malformed or out of bounds.
- */
+/** Returns the milliseconds of a duration such as "24h", "1h30m" or "1.5h". */
 export function parseDuration(given: Duration, { name, maxMs = LONGEST_MS, orZero = false }: DurationBounds): number {
   if (orZero && (given === 0 || given === "0" || given === "0s")) return 0;
   const ms = typeof given === "number" ? readMilliseconds(given, maxMs) : readDuration(given, maxMs);

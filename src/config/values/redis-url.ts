@@ -2,7 +2,6 @@
 export interface RedisUrl {
   host: string;
   port: number;
-  /** Whether the URL is `rediss://`. */
   tls: boolean;
   username: string | null;
   password: string | null;
@@ -18,8 +17,8 @@ const DEFAULT_PORT = 6379;
 const FLEET = /^[A-Za-z0-9._-]{1,64}$/;
 
 /**
- * Reads the URL of a Redis database. Refuses every other part in the URL. A typing error would silently name another
- * database, and two hosts with different databases would be two fleets. Returns null if the URL is not allowed.
+ * Reads the URL of a Redis database, or returns null. Refuses every other part in the URL, because a typing error would
+ * silently name another database, and two hosts with different databases would be two fleets.
  */
 export function readRedisUrl(text: string): RedisUrl | null {
   if (!/^rediss?:\/\/\S+$/.test(text) || !URL.canParse(text)) return null;

@@ -10,7 +10,6 @@ export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0)?.toString(16)}}`);
 }
 
-/** The digest in hex. */
 export function sha256(text: string | Uint8Array): string {
   return createHash("sha256").update(text).digest("hex");
 }
@@ -40,14 +39,12 @@ const SECRETS = [
 
 /** Removes credentials from URLs, and everything that looks like a token. */
 export function redact(text: string): string {
-  // Hide everything up to the last "@", because a password may contain a "/" or an "@". It is better to hide too much
-  // than too little.
+  // Hide everything up to the last "@", because a password may contain a "/" or an "@".
   let safe = text.replace(/:\/\/\S*@/g, "://***@");
   for (const secret of SECRETS) safe = safe.replace(secret, "***");
   return safe;
 }
 
-/** Whether `text` contains a GitHub token. */
 export function holdsGitHubToken(text: string): boolean {
   return /gh[a-z]_\w|github_pat_/.test(text);
 }

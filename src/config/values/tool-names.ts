@@ -1,6 +1,6 @@
 /**
- * The tools that `session.tools.getBuiltinDescriptors` of runtime 1.0.85 lists, and `write_bash` of other versions. A
- * test compares this list with the runtime's.
+ * From `session.tools.getBuiltinDescriptors` of runtime 1.0.85; `write_bash` is of other versions. A test compares
+ * them.
  */
 export const BUILTIN_TOOLS: ReadonlySet<string> = new Set(
   `apply_patch ask_user bash context_board create create_pull_request edit exit_plan_mode factories_manage
@@ -17,8 +17,8 @@ const HARMLESS = new Set(
 );
 
 /**
- * Whether a name or pattern in `session.tools` may let the model reach files or programs. Custom tools do not count,
- * because clients run them.
+ * Whether a tool of this name may let the model reach files or programs. Clients run custom tools, so these do not
+ * count.
  */
 export function reachesFiles(pattern: string): boolean {
   return !pattern.startsWith("custom:") && !HARMLESS.has(pattern.replace(/^builtin:/, ""));

@@ -1,12 +1,15 @@
-import { createHash } from "node:crypto";
 import type { IStatefulSet } from "kubernetes-models/apps/v1/StatefulSet";
+import type { IHorizontalPodAutoscaler } from "kubernetes-models/autoscaling/v2/HorizontalPodAutoscaler";
+import type { IIoK8sApiAutoscalingV2HPAScalingRules } from "kubernetes-models/autoscaling/v2/HPAScalingRules";
 import type { ICronJob } from "kubernetes-models/batch/v1/CronJob";
+import type { INetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
 import type { IPodDisruptionBudget } from "kubernetes-models/policy/v1/PodDisruptionBudget";
 import type { IConfigMap } from "kubernetes-models/v1/ConfigMap";
 import type { INamespace } from "kubernetes-models/v1/Namespace";
 import type { IPersistentVolumeClaim } from "kubernetes-models/v1/PersistentVolumeClaim";
 import type { IIoK8sApiCoreV1PersistentVolumeClaimSpec } from "kubernetes-models/v1/PersistentVolumeClaimSpec";
 import type { IService } from "kubernetes-models/v1/Service";
+import { sha256 } from "../../config/values/text.js";
 import { CONFIG_FILE, DOOR_PORT, METRICS_PORT } from "../container.js";
 import { configText } from "../settings.js";
 import { diskGib } from "../sizing.js";
@@ -114,7 +117,7 @@ export function statefulSet(plan: Plan, file: Record<string, unknown>): IStatefu
           labels: selector(plan, HOST),
           // The configuration is read at the start, so a changed configuration must change the template.
           annotations: {
-            "copilotfleet/config-sha256": createHash("sha256").update(configText(file)).digest("hex"),
+            "copilotfleet/config-sha256": sha256(configText(file)),
           },
         },
         spec: hostPod(plan),
@@ -127,10 +130,7 @@ export function statefulSet(plan: Plan, file: Record<string, unknown>): IStatefu
   };
 }
 
-/**
- * Renders the disruption budget. Kubernetes evicts one host at a time from its nodes. A host that is not ready can
- * always be evicted.
- */
+/** Kubernetes evicts one host at a time from its nodes. A host that is not ready can always be evicted. */
 export function disruptionBudget(plan: Plan): IPodDisruptionBudget {
   return {
     apiVersion: "policy/v1",
@@ -161,6 +161,90 @@ export function gcJob(plan: Plan): ICronJob {
           activeDeadlineSeconds: 1800,
           template: { metadata: { labels: selector(plan, GC) }, spec: gcPod(plan) },
         },
+      },
+    },
+  };
+}
+
+const DNS_PORT = 53;
+const REDIS_PORT = 6379;
+/** The label that Kubernetes adds to each namespace. */
+const NAMESPACE_LABEL = "kubernetes.io/metadata.name";
+
+const tcp = (port: number) => ({ port, protocol: "TCP" as const });
+const ofNamespace = (name: string) => ({ namespaceSelector: { matchLabels: { [NAMESPACE_LABEL]: name } } });
+
+/**
+ * Destinations outside of the fleet are ports only: a policy knows addresses and not names, and the addresses of Redis
+ * and of a model service change. The kubelet's probes come from the node, and a policy never blocks them.
+ */
+export function networkPolicy(plan: Plan): INetworkPolicy {
+  const { deployment, options, labels } = plan;
+  const hosts = { podSelector: { matchLabels: selector(plan, HOST) } };
+  // Hosts call each other, and gc calls all hosts.
+  const fleet = { podSelector: { matchLabels: labels } };
+  const clients =
+    options.clientNamespaces.length === 0 ? [{ namespaceSelector: {} }] : options.clientNamespaces.map(ofNamespace);
+  const { redis, modelPorts } = deployment;
+  const outside = new Set([
+    ...(redis === null ? [] : [redis.port ?? REDIS_PORT]),
+    ...modelPorts,
+    ...options.egressPorts,
+  ]);
+  return {
+    apiVersion: "networking.k8s.io/v1",
+    kind: "NetworkPolicy",
+    metadata: metadata(plan, plan.names.main),
+    spec: {
+      podSelector: { matchLabels: labels },
+      policyTypes: ["Ingress", "Egress"],
+      ingress: [
+        { from: [...clients, fleet], ports: [tcp(DOOR_PORT)] },
+        { from: [ofNamespace(options.monitoringNamespace)], ports: [tcp(METRICS_PORT)] },
+      ],
+      egress: [
+        { ports: [{ port: DNS_PORT, protocol: "UDP" }, tcp(DNS_PORT)] },
+        { to: [hosts], ports: [tcp(DOOR_PORT)] },
+        ...(outside.size === 0 ? [] : [{ ports: [...outside].sort((a, b) => a - b).map(tcp) }]),
+      ],
+    },
+  };
+}
+
+/** The metric from `src/serve/report/metrics.ts`. A test compares the names. */
+const ACTIVE_SESSIONS = "copilotfleet_sessions_active";
+/** The fraction of the planned sessions at which another host is started, before the existing hosts are full. */
+const FILL = 0.8;
+
+/** Removes one host at a time, with long pauses, because a host first waits for its running turns. */
+const SLOWLY: IIoK8sApiAutoscalingV2HPAScalingRules = {
+  stabilizationWindowSeconds: 1800,
+  policies: [{ type: "Pods", value: 1, periodSeconds: 600 }],
+};
+
+export function autoscaler(plan: Plan): IHorizontalPodAutoscaler {
+  const { replicas, maxReplicas, storage, capacity } = plan.deployment;
+  return {
+    apiVersion: "autoscaling/v2",
+    kind: "HorizontalPodAutoscaler",
+    metadata: metadata(plan, plan.names.main),
+    spec: {
+      scaleTargetRef: { apiVersion: "apps/v1", kind: "StatefulSet", name: plan.names.main },
+      minReplicas: replicas,
+      maxReplicas,
+      metrics: [
+        {
+          type: "Pods",
+          pods: {
+            metric: { name: ACTIVE_SESSIONS },
+            target: { type: "AverageValue", averageValue: String(Math.max(1, Math.floor(capacity.sessions * FILL))) },
+          },
+        },
+      ],
+      behavior: {
+        scaleUp: { stabilizationWindowSeconds: 60, policies: [{ type: "Pods", value: 2, periodSeconds: 60 }] },
+        // With local storage, other hosts cannot reach the sessions of a host that ends.
+        scaleDown: storage === "local" ? { selectPolicy: "Disabled" } : SLOWLY,
       },
     },
   };

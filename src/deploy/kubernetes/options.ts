@@ -19,42 +19,26 @@ export interface KubernetesOptions extends DeployOptions {
 }
 
 /** The input for every object. */
-export interface Plan {
-  deployment: Deployment;
-  options: KubernetesOptions;
-  /** The names of objects that other objects refer to. */
-  names: Names;
-  labels: Record<string, string>;
-}
+export type Plan = ReturnType<typeof planOf>;
 
-interface Names {
-  /** The name of the StatefulSet, the Service for clients and most other objects. */
-  main: string;
-  /** The headless Service. Each pod has its name in the domain of this Service. */
-  hosts: string;
-  config: string;
-  secret: string;
-  redisSecret: string;
-  /** The Secret with one variable or file for each user. */
-  userTokens: string;
-  /** The claim that all hosts mount. */
-  shared: string;
-  gc: string;
-}
-
-export function planOf(deployment: Deployment, options: KubernetesOptions): Plan {
+export function planOf(deployment: Deployment, options: KubernetesOptions) {
   const { name } = deployment;
   const secret = options.secret ?? name;
   return {
     deployment,
     options,
+    /** The names of objects that other objects refer to. */
     names: {
+      /** The name of the StatefulSet, the Service for clients and most other objects. */
       main: name,
+      /** The headless Service. Each pod has its name in the domain of this Service. */
       hosts: `${name}-hosts`,
       config: `${name}-config`,
       secret,
       redisSecret: options.redisSecret ?? secret,
+      /** The Secret with one variable or file for each user. */
       userTokens: `${secret}-user-tokens`,
+      /** The claim that all hosts mount. */
       shared: `${name}-shared`,
       gc: `${name}-gc`,
     },
@@ -62,7 +46,6 @@ export function planOf(deployment: Deployment, options: KubernetesOptions): Plan
   };
 }
 
-/** Returns the name, namespace and labels of an object. */
 export function metadata({ options, labels }: Plan, name: string) {
   return { name, namespace: options.namespace, labels };
 }
@@ -70,7 +53,6 @@ export function metadata({ options, labels }: Plan, name: string) {
 export const HOST = { "app.kubernetes.io/component": "host" };
 export const GC = { "app.kubernetes.io/component": "gc" };
 
-/** Returns the labels that select the pods of a component. */
 export function selector({ labels }: Plan, component: Record<string, string>): Record<string, string> {
   return { ...labels, ...component };
 }

@@ -3,20 +3,7 @@ import type { IIoK8sApiCoreV1EnvVar } from "kubernetes-models/v1/EnvVar";
 import type { IIoK8sApiCoreV1PodSpec } from "kubernetes-models/v1/PodSpec";
 import type { IIoK8sApiCoreV1Volume } from "kubernetes-models/v1/Volume";
 import type { IIoK8sApiCoreV1VolumeMount } from "kubernetes-models/v1/VolumeMount";
-import {
-  COMMAND,
-  CONFIG_FOLDER,
-  DOOR_PORT,
-  ENVIRONMENT,
-  INIT,
-  METRICS_PORT,
-  SCRATCH,
-  SHARED_FOLDER,
-  SHARED_VOLUME,
-  TOKENS_FOLDER,
-  UID,
-  VOLUME,
-} from "../container.js";
+import * as layout from "../container.js";
 import { LEAVE_ENDPOINTS_SECONDS } from "../grace.js";
 import { STORE_VARIABLE } from "../settings.js";
 import { memoryBytes, processorMillis } from "../sizing.js";
@@ -72,9 +59,9 @@ function pod(plan: Plan, main: IIoK8sApiCoreV1Container): IIoK8sApiCoreV1PodSpec
     automountServiceAccountToken: false,
     securityContext: {
       runAsNonRoot: true,
-      runAsUser: UID,
-      runAsGroup: UID,
-      fsGroup: UID,
+      runAsUser: layout.UID,
+      runAsGroup: layout.UID,
+      fsGroup: layout.UID,
       // At each start, "Always" would give the group access to every file of the state, including connection tokens.
       fsGroupChangePolicy: "OnRootMismatch",
       seccompProfile: { type: "RuntimeDefault" },
@@ -90,9 +77,9 @@ function container(plan: Plan, name: string, args: string[]): IIoK8sApiCoreV1Con
   return {
     name,
     image: deployment.image,
-    command: [...INIT, COMMAND],
+    command: [...layout.INIT, layout.COMMAND],
     args,
-    workingDir: VOLUME,
+    workingDir: layout.VOLUME,
     env: environment(plan),
     ...(userTokenVariables === null ? {} : { envFrom: [{ secretRef: { name: names.userTokens } }] }),
     securityContext: {
@@ -110,14 +97,14 @@ function hostContainer(plan: Plan): Partial<IIoK8sApiCoreV1Container> {
   const probe = (path: string) => ({ httpGet: { path, port: "metrics" }, timeoutSeconds: 3 });
   return {
     ports: [
-      { name: "door", containerPort: DOOR_PORT },
-      { name: "metrics", containerPort: METRICS_PORT },
+      { name: "door", containerPort: layout.DOOR_PORT },
+      { name: "metrics", containerPort: layout.METRICS_PORT },
     ],
     env: [
       { name: "COPILOTFLEET_HOST_NAME", valueFrom: { fieldRef: { fieldPath: "metadata.name" } } },
       {
         name: "COPILOTFLEET_HOST_ADVERTISE",
-        value: `$(COPILOTFLEET_HOST_NAME).${names.hosts}.${options.namespace}.svc:${DOOR_PORT}`,
+        value: `$(COPILOTFLEET_HOST_NAME).${names.hosts}.${options.namespace}.svc:${layout.DOOR_PORT}`,
       },
       ...environment(plan),
     ],
@@ -137,8 +124,9 @@ function hostContainer(plan: Plan): Partial<IIoK8sApiCoreV1Container> {
 }
 
 function environment({ deployment, names }: Plan): IIoK8sApiCoreV1EnvVar[] {
-  const plain = Object.entries(ENVIRONMENT).map(([name, value]) => ({ name, value }));
-  const shared = deployment.storage === "shared" ? [{ name: "COPILOTFLEET_STORAGE_SHARED", value: SHARED_FOLDER }] : [];
+  const plain = Object.entries(layout.ENVIRONMENT).map(([name, value]) => ({ name, value }));
+  const shared =
+    deployment.storage === "shared" ? [{ name: "COPILOTFLEET_STORAGE_SHARED", value: layout.SHARED_FOLDER }] : [];
   const secret = deployment.settings.secrets.map(({ name, required }) => ({
     name,
     valueFrom: {
@@ -154,13 +142,13 @@ function environment({ deployment, names }: Plan): IIoK8sApiCoreV1EnvVar[] {
 
 function mounts({ deployment }: Plan): IIoK8sApiCoreV1VolumeMount[] {
   return [
-    { name: "state", mountPath: VOLUME },
-    ...(deployment.storage === "shared" ? [{ name: "shared", mountPath: SHARED_VOLUME }] : []),
-    { name: "config", mountPath: CONFIG_FOLDER, readOnly: true },
+    { name: "state", mountPath: layout.VOLUME },
+    ...(deployment.storage === "shared" ? [{ name: "shared", mountPath: layout.SHARED_VOLUME }] : []),
+    { name: "config", mountPath: layout.CONFIG_FOLDER, readOnly: true },
     ...(deployment.settings.tokenFiles === null
       ? []
-      : [{ name: "github-tokens", mountPath: TOKENS_FOLDER, readOnly: true }]),
-    { name: "scratch", mountPath: SCRATCH },
+      : [{ name: "github-tokens", mountPath: layout.TOKENS_FOLDER, readOnly: true }]),
+    { name: "scratch", mountPath: layout.SCRATCH },
   ];
 }
 

@@ -1,12 +1,3 @@
-import type { IStatefulSet } from "kubernetes-models/apps/v1/StatefulSet";
-import type { IHorizontalPodAutoscaler } from "kubernetes-models/autoscaling/v2/HorizontalPodAutoscaler";
-import type { ICronJob } from "kubernetes-models/batch/v1/CronJob";
-import type { INetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
-import type { IPodDisruptionBudget } from "kubernetes-models/policy/v1/PodDisruptionBudget";
-import type { IConfigMap } from "kubernetes-models/v1/ConfigMap";
-import type { INamespace } from "kubernetes-models/v1/Namespace";
-import type { IPersistentVolumeClaim } from "kubernetes-models/v1/PersistentVolumeClaim";
-import type { IService } from "kubernetes-models/v1/Service";
 import type { Layer } from "../../config/load/layers.js";
 import type { Config } from "../../config/schema.js";
 import { quote } from "../../errors.js";
@@ -15,38 +6,11 @@ import { describe } from "../deployment.js";
 import { unfit } from "../problem.js";
 import { type Settings, STORE_VARIABLE } from "../settings.js";
 import { yamlStream } from "../yaml.js";
-import { networkPolicy } from "./network.js";
-import {
-  configMap,
-  disruptionBudget,
-  frontService,
-  gcJob,
-  hostsService,
-  namespace,
-  sharedClaim,
-  statefulSet,
-} from "./objects.js";
+import * as objects from "./objects.js";
 import { type KubernetesOptions, type Plan, planOf } from "./options.js";
-import { autoscaler } from "./scaling.js";
 
 /** A Kubernetes object. The types are generated from the schemas of the Kubernetes API. */
-export type Manifest =
-  | IConfigMap
-  | ICronJob
-  | IHorizontalPodAutoscaler
-  | INamespace
-  | INetworkPolicy
-  | IPersistentVolumeClaim
-  | IPodDisruptionBudget
-  | IService
-  | IStatefulSet;
-
-export interface RenderedKubernetes {
-  manifests: Manifest[];
-  notices: string[];
-  /** All manifests in one stream that can be applied unchanged. */
-  yaml: string;
-}
+export type Manifest = ReturnType<(typeof objects)[keyof typeof objects]>;
 
 /** The allowed keys of a Secret: https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data */
 const SECRET_KEY = /^[-._A-Za-z0-9]{1,200}$/;
@@ -59,40 +23,35 @@ In addition, each serve runs gc every serve.gcInterval.`;
 const GC_LOCAL = `There is no CronJob for gc. The sessions are on the pods' own volumes, and another pod must not mount these,
 because it cannot see the processes that use them. Each serve runs gc on its own sessions every serve.gcInterval.`;
 
-/**
- * Renders the fleet of this configuration as Kubernetes objects. The tests validate each object against the schemas of
- * the Kubernetes API.
- *
- * @throws FleetError `FLEET_USAGE_INVALID` or `FLEET_CONFIG_INVALID` when the fleet cannot be deployed in this way.
- */
+/** Renders the fleet as Kubernetes objects. The tests validate each against the schemas of the Kubernetes API. */
 export function renderKubernetes(
   loaded: { config: Config; given: Layer },
   options: KubernetesOptions,
-): RenderedKubernetes {
+): { manifests: Manifest[]; notices: string[]; yaml: string } {
   const plan = planOf(describe(loaded, options), options);
   const { deployment } = plan;
   const file = configFile(deployment.settings);
   const shared = deployment.storage === "shared";
   const entries: { value: Manifest; comment?: string }[] = [
-    { value: namespace(plan) },
-    { value: configMap(plan, file) },
-    ...(shared ? [{ value: sharedClaim(plan) }] : []),
-    { value: hostsService(plan) },
-    { value: frontService(plan) },
-    { value: networkPolicy(plan) },
-    { value: statefulSet(plan, file), comment: NO_LIMIT },
-    { value: disruptionBudget(plan), ...(shared ? {} : { comment: GC_LOCAL }) },
-    ...(deployment.maxReplicas > deployment.replicas ? [{ value: autoscaler(plan), comment: SCALING }] : []),
-    ...(shared ? [{ value: gcJob(plan), comment: GC_SHARED }] : []),
+    { value: objects.namespace(plan) },
+    { value: objects.configMap(plan, file) },
+    ...(shared ? [{ value: objects.sharedClaim(plan) }] : []),
+    { value: objects.hostsService(plan) },
+    { value: objects.frontService(plan) },
+    { value: objects.networkPolicy(plan) },
+    { value: objects.statefulSet(plan, file), comment: NO_LIMIT },
+    { value: objects.disruptionBudget(plan), ...(shared ? {} : { comment: GC_LOCAL }) },
+    ...(deployment.maxReplicas > deployment.replicas ? [{ value: objects.autoscaler(plan), comment: SCALING }] : []),
+    ...(shared ? [{ value: objects.gcJob(plan), comment: GC_SHARED }] : []),
   ];
   const notices = [...secretNotices(plan), ...deployment.notices];
   return { manifests: entries.map(({ value }) => value), notices, yaml: yamlStream(notices, entries) };
 }
 
 /**
- * Replaces `auth.githubTokenFile` with a command that prints the file. The files of a Secret belong to root, and
- * `fsGroup` lets the group read them. `auth.githubTokenFile` refuses files that a group can read, but without `fsGroup`
- * only root could read them. Reading them with a command is safe, because the group has no other member.
+ * Replaces `auth.githubTokenFile` with a command that prints the file. It refuses files that a group can read, but the
+ * files of a Secret belong to root, and only `fsGroup` lets us read them. A command may read them, because the group
+ * has no other member.
  */
 function configFile({ file, tokenFiles }: Settings): Record<string, unknown> {
   if (tokenFiles === null) return file;

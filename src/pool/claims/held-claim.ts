@@ -16,15 +16,15 @@ shared[KEY] ??= new Set();
 const moves = shared[KEY];
 
 /**
- * A claim of this process, held until it is disposed. When a command fails, its claim ends with its process. A process
- * that keeps running, such as `serve`, may be unable to record a failure (on a full disk), and its claim would stay for
- * ever. So each claim names the transition it was taken for, and counts only while that transition is under way.
+ * A claim of this process, held until it is disposed. A process that keeps running, such as `serve`, may be unable to
+ * record a failure (on a full disk), and its claim would stay for ever. So each claim names the transition it was taken
+ * for, and counts only while that transition is under way.
  */
 export class HeldClaim implements Disposable {
   readonly claim: Claim;
   readonly #move = `${threadId}:${randomUUID()}`;
 
-  /** Registers the transition before the claim is recorded, so that this process never takes the claim for abandoned. */
+  /** Register the transition before the claim is recorded, so that this process never takes the claim for abandoned. */
   constructor() {
     moves.add(this.#move);
     this.claim = { ...ownIdentity(), move: this.#move };
@@ -50,8 +50,8 @@ export function isClaimed({ claim }: ServerRecord): boolean {
 const POLL_MS = 20;
 
 /**
- * Waits until no command is moving or replacing the server. Only reads the record: the caller then tries to claim it. Also
- * resolves when the signal aborts or the time is up (`untilMs`, as in `performance.now()`).
+ * Waits until no command is moving or replacing the server, the signal aborts, or `untilMs` (`performance.now()`) is
+ * over. The caller then tries to claim it.
  */
 export async function untilUnclaimed(
   store: Store,

@@ -18,7 +18,6 @@ import { isHeld } from "./held-claim.js";
 export type StartDecision =
   /** The pool is closed; `by` names what closed it. */
   | { kind: "closed"; by: string }
-  /** It is already running. */
   | { kind: "running"; server: ServerRecord }
   /** Another command holds the claim: try again in a moment. */
   | { kind: "busy"; server: ServerRecord }
@@ -35,16 +34,11 @@ export interface StartIntent {
   fresh: ServerRecord;
   /** The fields that the caller changes in the record of a server that is about to start. */
   settings: Partial<Pick<ServerRecord, "token" | "runtimePath" | "cwd">>;
-  /** Whether `serve` starts it to keep it running. Its earlier crashes then still count. */
   supervised: boolean;
   claim: Claim;
 }
 
-/**
- * Records the intent to start a server: state `starting`, a reserved port, a launch id, our claim.
- *
- * @throws FleetError as `choosePort`.
- */
+/** Records the intent to start a server: state `starting`, a reserved port, a launch id, our claim. */
 export function claimStart(registry: Registry, id: string, intent: StartIntent): StartDecision {
   const by = closedBy(registry);
   if (by !== null) return { kind: "closed", by };
@@ -88,8 +82,8 @@ export type StopDecision =
   | { kind: "stop"; server: ServerRecord; from: ServerState };
 
 /**
- * Records the intent to stop a server. The port stays reserved until the process is gone. `stays` means that the server
- * should still run and will be started again.
+ * Records the intent to stop a server. The port stays reserved until the process is gone. `stays`: it will be started
+ * again.
  */
 export function claimStop(
   registry: Registry,
@@ -118,17 +112,15 @@ export function claimStop(
  * finishing the stop for a dead command would cut the very turns that it waited for.
  */
 export function giveUpStop(server: ServerRecord, from: ServerState): void {
-  // If there is no process, the command that started the server died, and then the command that stopped it. The server was
-  // never ready, so it is adopted or cleared like any interrupted start.
+  // Without a process, the server was never ready, so it is adopted or cleared like any interrupted start.
   const before = server.process === null ? "starting" : "ready";
   server.state = from === "draining" ? before : from;
   server.claim = null;
 }
 
 /**
- * The record, if this process still holds the claim for this launch.
- *
- * @throws FleetError `FLEET_SERVER_CONFLICT` when this process was suspended for so long that another one took over.
+ * The record, if this process still holds the claim. It does not if it was suspended for so long that another took
+ * over.
  */
 export function ownClaim(registry: Registry, id: string, launchId: string | null): ServerRecord {
   const server = registry.servers[id];
@@ -144,7 +136,6 @@ export function serverTaken(id: string): FleetError {
   });
 }
 
-/** Names the process that holds the claim, for messages. */
 export function holderOf({ claim }: ServerRecord): string {
   return claim === null ? "another command" : `process ${claim.pid}`;
 }

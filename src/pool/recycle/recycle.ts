@@ -1,5 +1,4 @@
 import { randomUUID } from "node:crypto";
-import { isFleetError } from "../../errors.js";
 import type { Claim } from "../../model/process.js";
 import type { Registry } from "../../model/registry.js";
 import type { Replacement, ServerRecord } from "../../model/server.js";
@@ -30,7 +29,6 @@ export interface RecycleOptions {
 }
 
 export type Recycled =
-  /** The new process is the server now. */
   | { kind: "replaced"; server: ServerRecord; stopped: Stopped }
   /** Turns outlasted the time, and `late` was `leave`. */
   | { kind: "busy"; sessions: string[] }
@@ -38,12 +36,9 @@ export type Recycled =
   | { kind: "unavailable" };
 
 /**
- * Replaces a running server by a new process for the same user, on the same home. Starts the new process on another port.
- * Once it answers, drains and stops the old process, and the new one becomes the server. If the new process does not
- * answer, the old one continues as if nothing had happened. No session is open in both, because the fleet sends nobody to
- * the new process before the swap.
- *
- * @throws FleetError as `startServer`; the signal's reason.
+ * Replaces a running server by a new process on the same home. Starts the new process on another port. Once it answers,
+ * drains and stops the old process. If it does not, the old one continues as if nothing had happened. No session is
+ * open in both, because the fleet sends nobody to the new process before the swap.
  */
 export async function recycleServer(context: PoolContext, id: string, options: RecycleOptions): Promise<Recycled> {
   const { store, config } = context;
@@ -134,7 +129,6 @@ function claimReplacement(
   return { ...server, replacement };
 }
 
-/** Claims the old process for draining, as a stop does. */
 function claimSwap(registry: Registry, id: string, launchId: string | null, claim: Claim): boolean {
   const server = registry.servers[id];
   if (server === undefined || server.launchId !== launchId || !isServing(server)) return false;
@@ -143,7 +137,6 @@ function claimSwap(registry: Registry, id: string, launchId: string | null, clai
   return true;
 }
 
-/** Ends the replacement and removes it from the record. Does not touch the old process. */
 async function abandon<T>({ store }: PoolContext, id: string, launchId: string, result: T): Promise<T> {
   await stopServer({ process: null, launchId, home: null }, { graceMs: 0, force: true });
   await store.registry.update(({ servers }) => {
@@ -159,7 +152,6 @@ function ownReplacement(registry: Registry, id: string, launchId: string): Repla
   throw serverTaken(id);
 }
 
-/** Makes the replacement the server. */
 function promote(server: ServerRecord, process: NonNullable<ServerRecord["process"]>, version: string): void {
   const { replacement } = server;
   if (replacement == null) throw serverTaken(server.id);
@@ -174,8 +166,8 @@ function promote(server: ServerRecord, process: NonNullable<ServerRecord["proces
 }
 
 /**
- * Finishes a replacement whose command died. If the old process is gone and the new one answers, the new one becomes the
- * server, and this resolves with true. Otherwise it ends the new process. The caller holds the claim on the record.
+ * Finishes a replacement whose command died. If the old process is gone and the new one answers, the new one becomes
+ * the server, and this resolves with true. Otherwise it ends the new process. The caller holds the claim on the record.
  */
 export async function finishReplacement(
   context: PoolContext,
@@ -186,10 +178,7 @@ export async function finishReplacement(
   if (replacement == null) return false;
   const { launchId, port, process } = replacement;
   if (!isRunning(server) && process !== null && isAlive(process)) {
-    const version = await answerOf(server, port, signal).catch((error: unknown) => {
-      if (isFleetError(error)) return null;
-      throw error;
-    });
+    const version = await answerOf(server, port, signal);
     if (version !== null) {
       await stopServer({ process: null, launchId: server.launchId, home: null }, { graceMs: 0, force: true });
       await context.store.registry.update((registry) =>

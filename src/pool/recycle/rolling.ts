@@ -3,13 +3,11 @@ import { mapConcurrently } from "../concurrency.js";
 import type { Pool } from "../pool.js";
 import { type ServerView, viewServer } from "../server.js";
 import type { Stopped } from "../stop/stop.js";
+import type { RecycleOptions } from "./recycle.js";
 
-export interface RollingOptions {
-  /** How long the turns of each server may take to end, in milliseconds. */
-  drainTimeoutMs: number;
+export interface RollingOptions extends Omit<RecycleOptions, "late"> {
   /** How many servers may refuse turns at the same time. */
   maxUnavailable: number;
-  signal: AbortSignal;
 }
 
 export interface RollingResult {
@@ -18,10 +16,8 @@ export interface RollingResult {
 }
 
 /**
- * Replaces running servers: first one alone (the canary), then at most `maxUnavailable` at once. Skips servers that do not
- * run. Stops at the first server whose new process does not start.
- *
- * @throws FleetError with the code of that failure.
+ * Replaces running servers: first one alone (the canary), then at most `maxUnavailable` at once. Stops at the first
+ * server whose new process does not start. Skips servers that do not run.
  */
 export async function restartRolling(
   pool: Pool,

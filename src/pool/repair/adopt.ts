@@ -15,8 +15,8 @@ const BUSY_POLL_MS = 20;
 const ADOPT_WAIT_MS = 5_000;
 
 /**
- * Adopts a server whose starter died. If its process runs and answers, completes the record and resolves with it.
- * Otherwise clears away what was started, records the server as failed and resolves with null. The caller holds the claim.
+ * Adopts a server whose starter died. If its process does not answer, clears away what was started, records the server
+ * as failed and resolves with null. The caller holds the claim.
  */
 export async function adoptServer(
   store: Store,
@@ -26,8 +26,7 @@ export async function adoptServer(
   const { id, launchId, port } = server;
   using limit = deadline(ADOPT_WAIT_MS, signal);
   for (;;) {
-    // Look for writers of the log before reading environments. Between fork and exec, a child already has its log open but
-    // still shows its parent's environment.
+    // Look for writers of the log first: between fork and exec, a child still shows its parent's environment.
     const writers = writersOf(logPath(server.home));
     const processes = launchId === null ? [] : processesOfLaunch(launchId);
     const listener = port === null ? undefined : processes.find(({ pid }) => ownsListener(pid, port));

@@ -7,11 +7,7 @@ import type { PoolContext } from "./start.js";
 /** How many ports in a row may turn out to be taken before the launch fails. */
 const PORT_ATTEMPTS = 64;
 
-/**
- * Launches on the reserved port, or on the next free one when a program outside the fleet holds it.
- *
- * @param nextPort reserves a port that was not tried before
- */
+/** Launches on the reserved port, or on the next free one when a program outside the fleet holds it. */
 export async function launchOnFreePort(
   { config, env, stateRoot }: Omit<PoolContext, "store">,
   launch: Omit<Launch, "settings" | "env" | "stateRoot">,

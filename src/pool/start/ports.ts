@@ -9,9 +9,7 @@ export interface PortRange {
 
 /**
  * The lowest port of the range that no recorded server holds and that is not in `skip`, or `preferred` if that is free.
- * Has no side effects, so that it can run inside a registry update. The caller reserves the port by recording it.
- *
- * @throws FleetError `FLEET_PORTS_EXHAUSTED` when no port is left.
+ * Runs inside a registry update, and the caller reserves the port by recording it.
  */
 export function choosePort(
   registry: Registry,
@@ -39,7 +37,6 @@ export function choosePort(
   );
 }
 
-/** The ports that recorded servers and their replacements hold. */
 export function heldPorts(registry: Registry): Set<number> {
   return new Set(
     Object.values(registry.servers).flatMap(({ port, replacement }) =>
@@ -48,11 +45,7 @@ export function heldPorts(registry: Registry): Set<number> {
   );
 }
 
-/**
- * Whether this process can listen there now. The answer may be stale at once, so a later bind may still fail.
- *
- * @throws the system's error, except `EADDRINUSE` and `EACCES`.
- */
+/** Whether this process can listen there now. The answer may be stale at once, so a later bind may still fail. */
 export function isBindable(address: string, port: number): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const server = createServer();

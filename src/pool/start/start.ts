@@ -37,11 +37,9 @@ export interface SpawnOptions {
   token?: TokenSource | undefined;
   /** The token itself, passed in memory with `token: {from: "caller"}`. Never recorded. */
   tokenValue?: string | undefined;
-  /** Working folder of the server. */
   cwd?: string | undefined;
   /**
-   * Aborts together with `signal` when the server is no longer wanted. A start that fails for this reason does not count
-   * as a crash.
+   * Aborts together with `signal` when nobody wants the server any more. Then a failed start does not count as a crash.
    */
   calledOff?: AbortSignal | undefined;
   /**
@@ -66,12 +64,8 @@ export interface StartResult {
 export const ADDRESS = "127.0.0.1";
 
 /**
- * Starts the requested server, or returns it if it runs. Records the intent first, and does all process and network work
- * outside the registry's lock. A crash at any point leaves an intent that the next command adopts or clears.
- *
- * @throws FleetError as `findRuntime`, `resolveGitHubToken` and `launchServer`; `FLEET_POOL_DRAINING` when the pool is
- * closed; `FLEET_PORTS_EXHAUSTED`; `FLEET_SERVER_START_TIMEOUT` when another command claims the server for too long;
- * `FLEET_SERVER_CONFLICT` when it runs with other settings, or another command took it over.
+ * Starts the requested server, or returns it if it runs. Records the intent first, and does all process and network
+ * work outside the registry's lock. A crash at any point leaves an intent that the next command adopts or clears.
  */
 export async function startServer(context: PoolContext, request: StartRequest): Promise<StartResult> {
   const { store, config, env } = context;
@@ -233,7 +227,7 @@ export async function githubToken(
   return await resolveGitHubToken(source, { user, env, signal });
 }
 
-/** A running server keeps the settings that it was started with, so refuse a request for another token source or folder. */
+/** A running server keeps the settings that it was started with. */
 function refuseOtherSettings(server: ServerRecord, { token, cwd }: StartRequest): void {
   const conflict = (what: string) =>
     new FleetError("FLEET_SERVER_CONFLICT", `Server ${server.id} already runs ${what}.`, {

@@ -1,13 +1,12 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
 import type { ServerRecord, ServerState } from "../../model/server.js";
-import { isInTurn } from "../../runtime/client/activity.js";
+import { isInTurn, unlessRefused } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
 import { endsInsideTurn } from "../../runtime/history/session-events.js";
 import { listLoaded } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
-import { RpcError } from "../../runtime/wire/rpc-client.js";
 import { giveUpStop, ownClaim } from "../claims/transitions.js";
 import type { PoolContext } from "../start/start.js";
 import { usedSessions } from "../use-markers.js";
@@ -19,9 +18,7 @@ const FAILURES = 3;
 const LAST_ANSWER_MS = 500;
 
 export interface DrainOptions {
-  /** How long turns in flight may take to end, in milliseconds. */
   timeoutMs: number;
-  /** How long the server may take for one answer, in milliseconds. */
   answerMs: number;
   /** If it aborts, the drain is cancelled. */
   signal: AbortSignal;
@@ -45,14 +42,12 @@ export interface DrainResult {
 
 /**
  * Waits until no session of the server is in a turn or being opened, regardless of who started it, because the runtime
- * drops turns in flight on SIGTERM. Then saves and unloads each session, so that a client that comes too late gets an error
- * instead of a cut turn. If the server does not answer, every session that it has loaded counts as cut.
+ * drops turns in flight on SIGTERM. Then saves and unloads each session, so that a client that comes too late gets an
+ * error instead of a cut turn. If the server does not answer, every session that it has loaded counts as cut.
  *
- * All users of the fleet set their use marker first and then read the server's record. So while the record is `draining`,
- * none of them begins a turn unnoticed. A client that connects directly can still begin a turn in the moment between the
- * question whether its session is in a turn and the unloading.
- *
- * @throws the signal's reason when it aborts before the turns have ended.
+ * While the record is `draining`, no user of the fleet begins a turn unnoticed (see `use-markers.ts`). A client that
+ * connects directly can still begin one in the moment between the question whether its session is in a turn and the
+ * unloading.
  */
 export async function drainServer(server: ServerRecord, options: DrainOptions): Promise<DrainResult> {
   const until = performance.now() + options.timeoutMs;
@@ -91,8 +86,6 @@ export async function drainServer(server: ServerRecord, options: DrainOptions): 
  *
  * Recording takes milliseconds, in which a client that connects directly may begin a turn. If one did, this restores
  * the record and drains again while there is time.
- *
- * @throws as `drainServer`; FleetError `FLEET_SERVER_CONFLICT` when another command took over the server.
  */
 export async function drainForGood(
   { store, config }: Pick<PoolContext, "store" | "config">,
@@ -154,15 +147,18 @@ export async function sessionsInTurn(server: ServerRecord, answerMs: number): Pr
 }
 
 /**
- * Sessions that the server itself reports to be in a turn. If it does not answer, all that it has loaded. Use markers do
- * not count: once a drain has found none, every process that sets one is turned away.
+ * As {@link sessionsInTurn}, but without use markers: once a drain has found none, every process that sets one is
+ * turned away.
  */
 export async function turnsUnderWay(server: ServerRecord, answerMs: number): Promise<string[]> {
   await using asked = new AskedServer(server);
   return (await asked.turnsUnderWay(answerMs)) ?? loadedSessions(server);
 }
 
-/** Asks a server repeatedly, over one connection for as long as it lasts. */
+/**
+ * Asks a server repeatedly, over one connection for as long as it lasts. An answer of null means that none came in
+ * time.
+ */
 class AskedServer implements AsyncDisposable {
   readonly #server: ServerRecord;
   #connection: RawConnection | null = null;
@@ -171,14 +167,12 @@ class AskedServer implements AsyncDisposable {
     this.#server = server;
   }
 
-  /** Resolves with null if the server did not answer in time. */
   async sessionsInTurn(answerMs: number, hurry?: AbortSignal): Promise<string[] | null> {
     const used = usedSessions(this.#server);
     const active = await this.turnsUnderWay(answerMs, hurry);
     return active === null ? null : [...new Set([...used, ...active])];
   }
 
-  /** Resolves with null if the server did not answer in time. */
   async turnsUnderWay(answerMs: number, hurry?: AbortSignal): Promise<string[] | null> {
     const loaded = loadedSessions(this.#server);
     if (loaded.length === 0) return [];
@@ -188,18 +182,18 @@ class AskedServer implements AsyncDisposable {
     });
   }
 
-  /** Saves and unloads idle sessions. Resolves with those that are in a turn after all, or with null if time ran out. */
+  /** Saves and unloads idle sessions. Resolves with those that are in a turn after all. */
   async unloadIdle(unloaded: Set<string>, answerMs: number, hurry: AbortSignal): Promise<string[] | null> {
     const loaded = loadedSessions(this.#server);
     if (loaded.length === 0) return [];
     return await this.#ask(answerMs, hurry, async (connection, signal) => {
       const late: string[] = [];
       for (const sessionId of loaded) {
-        await tolerant(connection.request("sessions.save", { sessionId }, signal));
+        await unlessRefused(connection.request("sessions.save", { sessionId }, signal));
         if (await isBusy(connection, sessionId, signal)) late.push(sessionId);
         else {
           unloaded.add(sessionId);
-          await tolerant(connection.request("sessions.close", { sessionId }, signal));
+          await unlessRefused(connection.request("sessions.close", { sessionId }, signal));
         }
       }
       return late;
@@ -232,16 +226,6 @@ class AskedServer implements AsyncDisposable {
 async function isBusy(connection: RawConnection, sessionId: string, signal: AbortSignal): Promise<boolean> {
   const request = async (method: string, params: object) => await connection.request(method, params, signal);
   return (await isInTurn(request, sessionId)) === true;
-}
-
-/** Resolves with null if the session was unloaded between the look at the disk and the request. */
-async function tolerant(request: Promise<unknown>): Promise<unknown> {
-  try {
-    return await request;
-  } catch (error) {
-    if (error instanceof RpcError) return null;
-    throw error;
-  }
 }
 
 /** Sessions that the recorded process has in memory, according to its locks in their folders. */

@@ -35,12 +35,7 @@ const LATE_GRACE_MS = 2_000;
 /** How long other commands may hold a server beyond the drain: enough for the last steps of a stop, or for a usual start. */
 const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
 
-/**
- * Drains and stops one server and frees its port. Its home stays.
- *
- * @throws FleetError `FLEET_SERVER_DRAINING` when another command holds the server for longer than this one may take; the
- * signal's reason when it aborts during the wait for turns.
- */
+/** Drains and stops one server and frees its port. Its home stays. */
 export async function stopRecorded(
   context: Pick<PoolContext, "store" | "config">,
   id: string,

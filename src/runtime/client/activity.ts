@@ -5,11 +5,14 @@ export async function isInTurn(
   request: (method: string, params: object) => Promise<unknown>,
   sessionId: string,
 ): Promise<boolean | null> {
-  try {
-    const activity = await request("session.metadata.activity", { sessionId });
-    return (activity as { hasActiveWork?: unknown }).hasActiveWork === true;
-  } catch (error) {
+  const activity = await unlessRefused(request("session.metadata.activity", { sessionId }));
+  return activity === null ? null : (activity as { hasActiveWork?: unknown }).hasActiveWork === true;
+}
+
+/** The server's answer. Null if it answers with an error, as it does when it does not have the session in memory. */
+export async function unlessRefused(answer: Promise<unknown>): Promise<unknown> {
+  return await answer.catch((error: unknown) => {
     if (error instanceof RpcError) return null;
     throw error;
-  }
+  });
 }

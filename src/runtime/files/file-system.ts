@@ -53,7 +53,7 @@ export async function problemsOf(folder: string): Promise<string[]> {
   await mkdir(trial, { mode: 0o700 });
   try {
     const problems: string[] = [];
-    for (const [problem, holds] of TRIALS) {
+    for (const [problem, holds] of Object.entries(TRIALS)) {
       // A trial that throws has failed, too: the file system refused the operation.
       const code = await holds(trial).then(
         (held) => (held ? null : ""),
@@ -67,75 +67,51 @@ export async function problemsOf(folder: string): Promise<string[]> {
   }
 }
 
-type Trial = [problem: string, holds: (folder: string) => Promise<boolean>];
-
-const TRIALS: readonly Trial[] = [
-  [
-    "does not replace a file by a rename",
-    async (folder) => {
-      const [old, fresh] = [join(folder, "old"), join(folder, "fresh")];
-      await writeFile(old, "old");
-      await writeFile(fresh, "fresh");
-      await rename(fresh, old);
-      return (await readFile(old, "utf8")) === "fresh" && (await failsWith(["ENOENT"], () => readFile(fresh)));
-    },
-  ],
-  [
-    "lets a rename replace a folder that is not empty",
-    async (folder) => {
-      const [full, other] = [join(folder, "full"), join(folder, "other")];
-      await mkdir(full);
-      await writeFile(join(full, "entry"), "");
-      await mkdir(other);
-      return await failsWith(["ENOTEMPTY", "EEXIST"], () => rename(other, full));
-    },
-  ],
-  [
-    "lets two processes create the same file",
-    async (folder) => {
-      const path = join(folder, "one");
-      await writeFile(path, "", { flag: "wx" });
-      return await failsWith(["EEXIST"], () => writeFile(path, "", { flag: "wx" }));
-    },
-  ],
-  [
-    "has no hard links, or lets one replace a file",
-    async (folder) => {
-      const [source, target] = [join(folder, "source"), join(folder, "target")];
-      await writeFile(source, "linked");
-      await link(source, target);
-      return (await readFile(target, "utf8")) === "linked" && (await failsWith(["EEXIST"], () => link(source, target)));
-    },
-  ],
-  [
-    "has no symbolic links",
-    async (folder) => {
-      const path = join(folder, "symbolic");
-      await symlink("old", path);
-      return (await readFile(path, "utf8")) === "fresh";
-    },
-  ],
-  [
-    "does not append to a file",
-    async (folder) => {
-      const path = join(folder, "log");
-      await appendFile(path, "one");
-      await appendFile(path, "two");
-      return (await readFile(path, "utf8")) === "onetwo";
-    },
-  ],
-  [
-    "does not sync files or folders",
-    async (folder) => {
-      for (const path of [join(folder, "log"), folder]) {
-        const handle = await open(path, "r");
-        await handle.sync().finally(async () => await handle.close());
-      }
-      return true;
-    },
-  ],
-  [
-    "treats names that differ only in case as one name",
-    async (folder) => await failsWith(["ENOENT"], () => readFile(join(folder, "LOG"))),
-  ],
-];
+/** The problem that each trial shows if it fails. The later trials use the files of the earlier ones. */
+const TRIALS: Readonly<Record<string, (folder: string) => Promise<boolean>>> = {
+  "does not replace a file by a rename": async (folder) => {
+    const [old, fresh] = [join(folder, "old"), join(folder, "fresh")];
+    await writeFile(old, "old");
+    await writeFile(fresh, "fresh");
+    await rename(fresh, old);
+    return (await readFile(old, "utf8")) === "fresh" && (await failsWith(["ENOENT"], () => readFile(fresh)));
+  },
+  "lets a rename replace a folder that is not empty": async (folder) => {
+    const [full, other] = [join(folder, "full"), join(folder, "other")];
+    await mkdir(full);
+    await writeFile(join(full, "entry"), "");
+    await mkdir(other);
+    return await failsWith(["ENOTEMPTY", "EEXIST"], () => rename(other, full));
+  },
+  "lets two processes create the same file": async (folder) => {
+    const path = join(folder, "one");
+    await writeFile(path, "", { flag: "wx" });
+    return await failsWith(["EEXIST"], () => writeFile(path, "", { flag: "wx" }));
+  },
+  "has no hard links, or lets one replace a file": async (folder) => {
+    const [source, target] = [join(folder, "source"), join(folder, "target")];
+    await writeFile(source, "linked");
+    await link(source, target);
+    return (await readFile(target, "utf8")) === "linked" && (await failsWith(["EEXIST"], () => link(source, target)));
+  },
+  "has no symbolic links": async (folder) => {
+    const path = join(folder, "symbolic");
+    await symlink("old", path);
+    return (await readFile(path, "utf8")) === "fresh";
+  },
+  "does not append to a file": async (folder) => {
+    const path = join(folder, "log");
+    await appendFile(path, "one");
+    await appendFile(path, "two");
+    return (await readFile(path, "utf8")) === "onetwo";
+  },
+  "does not sync files or folders": async (folder) => {
+    for (const path of [join(folder, "log"), folder]) {
+      const handle = await open(path, "r");
+      await handle.sync().finally(async () => await handle.close());
+    }
+    return true;
+  },
+  "treats names that differ only in case as one name": async (folder) =>
+    await failsWith(["ENOENT"], () => readFile(join(folder, "LOG"))),
+};

@@ -4,6 +4,7 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { isHostName } from "../../config/rules.js";
 import type { Config } from "../../config/schema.js";
+import { parseObject } from "../../config/values/json.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
 import { readIfThere } from "../../store/file/failures.js";
 import { ensureStateFolder } from "../../store/file/state-folder.js";
@@ -43,12 +44,8 @@ function readNote(stateRoot: string): HostNote | null {
     if (systemCode(error) === "ENOENT") return null;
     throw unreadable(stateRoot, error);
   }
-  try {
-    const { name, instance } = JSON.parse(text) as Partial<HostNote>;
-    if (typeof name === "string" && typeof instance === "string") return { name, instance };
-  } catch (error) {
-    throw unreadable(stateRoot, error);
-  }
+  const { name, instance } = parseObject(text) ?? {};
+  if (typeof name === "string" && typeof instance === "string") return { name, instance };
   throw unreadable(stateRoot, undefined);
 }
 

@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
-import { systemCode } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
+import { ifThere } from "./if-there.js";
 import { logPath } from "./server-folder.js";
 
 const LAST_WORDS_BYTES = 2_000;
@@ -15,13 +15,8 @@ export function logSize(home: string): number {
  * rotated since, so all of it is newer.
  */
 export function lastWords(home: string, from = 0): string {
-  let fd: number;
-  try {
-    fd = openSync(logPath(home), "r");
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return ""; // the server never wrote one
-    throw error;
-  }
+  const fd = ifThere(() => openSync(logPath(home), "r"));
+  if (fd === null) return ""; // the server never wrote one
   try {
     const size = fstatSync(fd).size;
     const start = Math.max(from > size ? 0 : from, size - LAST_WORDS_BYTES);

@@ -57,18 +57,13 @@ export class ForegroundCommand {
   }
 }
 
-/** The exit code that a shell reports for a command that this signal ended. */
-export function exitCodeOfSignal(name: NodeJS.Signals): number {
-  return 128 + constants.signals[name];
-}
-
 async function endOf(child: ChildProcess, file: string): Promise<Ended> {
   try {
     const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve, reject) => {
       child.once("error", reject);
       child.once("exit", (...end) => resolve(end));
     });
-    return { exitCode: code ?? (signal === null ? 1 : exitCodeOfSignal(signal)), problem: null };
+    return { exitCode: code ?? (signal === null ? 1 : 128 + constants.signals[signal]), problem: null };
   } catch (error) {
     const exitCode = systemCode(error) === "ENOENT" ? NOT_FOUND : NOT_EXECUTABLE;
     return { exitCode, problem: `${quote(file)} cannot be run: ${reason(error)}.` };

@@ -122,17 +122,12 @@ function requireDescriptors(launch: Launch): void {
 
 function commandLine({ server, port, githubToken, settings }: Launch): string[] {
   const { idleTimeoutMs, args } = settings;
-  const always = [
+  return [
     "--headless",
-    "--host",
-    server.address,
-    "--port",
-    String(port),
+    ...["--host", server.address],
+    ...["--port", String(port)],
     "--no-auto-login",
     "--no-auto-update",
-  ];
-  return [
-    ...always,
     ...(githubToken === null ? [] : ["--auth-token-env", GITHUB_TOKEN_VARIABLE]),
     ...(idleTimeoutMs === null ? [] : ["--session-idle-timeout", String(Math.ceil(idleTimeoutMs / 1_000))]),
     ...args,
