@@ -8,10 +8,7 @@ import { reachesFiles } from "./values/tool-names.js";
 
 const FIRST_FREE_PORT = 1024;
 
-/**
- * Checks whether the values fit together, and whether this user may use them. A check of a single key cannot find this
- * out.
- */
+/** Checks whether the values fit together, and whether this user may use them. */
 export function checkTogether(
   config: Config,
   given: Layer,

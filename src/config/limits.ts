@@ -15,8 +15,7 @@ const limitsOf = (defaults: {
     sessions: v.optional(v.nullable(count()), defaults.sessions),
     // Unanswered requests at the front door.
     requestsInFlight: v.optional(v.nullable(count()), defaults.requestsInFlight),
-    // Bytes in the buffers of the front door: unfinished frames, unanswered requests, and data that clients have not
-    // read.
+    // Bytes in the buffers of the front door: unfinished frames, unanswered requests, unread data.
     unreadBytes: v.optional(v.nullable(size()), defaults.bytes),
   });
 

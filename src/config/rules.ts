@@ -1,13 +1,6 @@
 import * as v from "valibot";
 import type { FleetErrorCode } from "../errors.js";
-import {
-  ALLOWED_LEASE_TTL,
-  allowedDuration,
-  LONGEST_MS,
-  LONGEST_TIMER_MS,
-  readDuration,
-  readLeaseTtl,
-} from "./values/duration.js";
+import * as duration from "./values/duration.js";
 import { ALLOWED_REDIS_URL, readRedisUrl } from "./values/redis-url.js";
 import { ALLOWED_SIZE, readSize } from "./values/size.js";
 import { holdsGitHubToken } from "./values/text.js";
@@ -87,13 +80,16 @@ export const share = () => {
 };
 
 const span = (maxMs: number) =>
-  text(allowedDuration(maxMs), (given) => readDuration(given, maxMs), { flagCode: "FLEET_DURATION_INVALID" });
+  text(duration.allowedDuration(maxMs), (given) => duration.readDuration(given, maxMs), {
+    flagCode: "FLEET_DURATION_INVALID",
+  });
 
 /** The age at which something expires. */
-export const age = () => span(LONGEST_MS);
+export const age = () => span(duration.LONGEST_MS);
 /** A duration that a timer can wait for. */
-export const wait = () => span(LONGEST_TIMER_MS);
-export const leaseTtl = () => text(ALLOWED_LEASE_TTL, readLeaseTtl, { flagCode: "FLEET_DURATION_INVALID" });
+export const wait = () => span(duration.LONGEST_TIMER_MS);
+export const leaseTtl = () =>
+  text(duration.ALLOWED_LEASE_TTL, duration.readLeaseTtl, { flagCode: "FLEET_DURATION_INVALID" });
 export const size = () => text(ALLOWED_SIZE, readSize, { flagCode: "FLEET_SIZE_INVALID" });
 
 /** The size of the largest message. Several copies of a message must fit in memory, as text. */
@@ -140,7 +136,7 @@ export const hostTtl = () =>
   textWithin(
     'a duration with a unit (s, m), such as "15s", from 3s to 10m',
     [SHORTEST_HOST_TTL_MS, 600_000],
-    (given) => readDuration(given, LONGEST_MS),
+    (given) => duration.readDuration(given, duration.LONGEST_MS),
     { flagCode: "FLEET_DURATION_INVALID" },
   );
 

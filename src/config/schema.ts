@@ -225,10 +225,7 @@ const keys = v.strictObject({
 
 const DEFAULT_MODEL = "gpt-5";
 
-/**
- * A provider needs a default, because it cannot choose a model itself. GitHub's models differ from account to account,
- * so the runtime chooses one of them.
- */
+/** A provider needs a model. GitHub's models differ from account to account, so the runtime chooses one of them. */
 function withModel({ session, ...rest }: v.InferOutput<typeof keys>) {
   const { model = rest.provider === null ? null : DEFAULT_MODEL, ...others } = session;
   return { ...rest, session: { ...others, model } };

@@ -121,10 +121,7 @@ const GC_TIMER = lines([
   "WantedBy=timers.target",
 ]);
 
-/**
- * The address for the socket unit. Null if there is no front door, or if `serve` must listen itself, because a socket
- * unit accepts only IP addresses and a fixed port.
- */
+/** Null if there is no front door, or if `serve` must listen itself: a socket unit needs an IP address and a port. */
 function streamOf(listen: Config["serve"]["listen"]): string | null {
   if (listen === null || listen.port === 0) return null;
   const host = listen.host === "localhost" ? "127.0.0.1" : listen.host;

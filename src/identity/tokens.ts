@@ -4,9 +4,7 @@ import { FleetError, quote } from "../errors.js";
 import { hashToken, isSameHash, isTokenId, type TokenRecord } from "../model/token.js";
 import type { Store } from "../store/ports.js";
 
-/**
- * The tokens that clients present at the front door: `cft_<id>_<secret>`. The store keeps a hash of the whole token.
- */
+/** `cft_<id>_<secret>`. The store keeps a hash of the whole token. */
 const TOKEN = /^cft_([a-z0-9]{16})_[A-Za-z0-9_-]{43}$/;
 const ID_BYTES = 8;
 const SECRET_BYTES = 32;

@@ -2,8 +2,7 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { completion, completionChunks } from "./echo-format.js";
-import { type EchoTurn, readTurn } from "./echo-turn.js";
+import { completion, completionChunks, type EchoTurn, readTurn } from "./echo-turn.js";
 
 const LARGEST_BODY_BYTES = 32 * 1024 * 1024;
 

@@ -41,8 +41,7 @@ export class ServerPlacer {
     const registry = await this.#store.registry.read();
     const before = strategy === "sticky" ? await this.#store.placements.read(user) : null;
     const { serverId } = this.#choose(user, strategy, registry, this.#serverOn(before));
-    // The choice is recorded, so that users stay when servers are added. A user who was placed on another host stays
-    // there.
+    // Record the choice, so that users stay when servers are added, and on the host where they were placed.
     if (strategy === "sticky" && this.#isOn(before) && before?.serverId !== serverId)
       await this.#store.placements.record(user, before, { ...before, serverId });
     return serverId;

@@ -1,4 +1,3 @@
-import { setTimeout as delay } from "node:timers/promises";
 import { serverIdOf } from "../model/ids.js";
 import type { Isolation, ServerRecord, ServerState } from "../model/server.js";
 import type { SessionRecord } from "../model/session.js";
@@ -6,6 +5,7 @@ import { logPath } from "../runtime/files/server-folder.js";
 import { SHARED_GROUP } from "../runtime/files/shared-storage.js";
 import { listLoaded } from "../runtime/history/session-state.js";
 import { isAlive, privateMemoryBytes } from "../runtime/process/process-table.js";
+import { allGone } from "../runtime/process/stop.js";
 import { isHeld } from "./claims/held-claim.js";
 
 /** A server as `--json` and the library show it. Times are ISO 8601 in UTC. */
@@ -66,15 +66,12 @@ export function isRunning(server: ServerRecord): boolean {
   return server.process !== null && isAlive(server.process);
 }
 
-/** How long a process may take to end after its sockets have closed, in milliseconds. */
+/** How long a process may take to end after its sockets have closed. */
 const ENDING_MS = 2_000;
-const ENDING_POLL_MS = 5;
 
 /** Whether a server whose connection broke has ended. Waits for its end, which comes shortly after its sockets close. */
-export async function hasEnded(server: ServerRecord): Promise<boolean> {
-  const until = performance.now() + ENDING_MS;
-  while (isRunning(server) && performance.now() < until) await delay(ENDING_POLL_MS);
-  return !isRunning(server);
+export async function hasEnded({ process }: ServerRecord): Promise<boolean> {
+  return process === null || (await allGone([process], ENDING_MS));
 }
 
 /** Whether it should run, regardless of its present state. */

@@ -60,10 +60,7 @@ export async function pause(ms: number, signal: AbortSignal | undefined): Promis
 
 class TimeIsUp extends Error {}
 
-/**
- * Whether a {@link deadline} or an `AbortSignal.timeout` aborted because its time was up, and not because somebody gave
- * up.
- */
+/** Whether a {@link deadline} or an `AbortSignal.timeout` aborted because its time was up. */
 export function isTimeout(reason: unknown): boolean {
   return reason instanceof TimeIsUp || (reason instanceof DOMException && reason.name === "TimeoutError");
 }

@@ -27,8 +27,8 @@ const VALUES: Record<string, unknown> = {
   "host.ttl": "3s",
 };
 
-const guarded = Object.entries(KEY_CLASSES).filter(([, found]) => found !== "open");
-const open = Object.entries(KEY_CLASSES).filter(([, found]) => found === "open");
+const guarded = [...KEY_CLASSES].filter(([, found]) => found !== "open");
+const open = [...KEY_CLASSES].filter(([, found]) => found === "open");
 
 /** The nested form of one dotted key. */
 function at(name: string, value: unknown): unknown {
@@ -38,7 +38,7 @@ function at(name: string, value: unknown): unknown {
 describe("the keys of the configuration", () => {
   it("each key of the configuration has a class that decides whether a project file may set it", () => {
     const settable = [...keysBelow(keyTree())].filter((key) => key.kind !== "section" || key.nullable);
-    expect(Object.keys(KEY_CLASSES).sort()).toEqual(settable.map(({ name }) => name).sort());
+    expect([...KEY_CLASSES.keys()].sort()).toEqual(settable.map(({ name }) => name).sort());
   });
 
   it("a key without a class counts as guarded", () => {

@@ -4,8 +4,7 @@ import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js
 import { FleetError, quote } from "../../errors.js";
 import { validateSessionId, validateUser } from "../../model/ids.js";
 
-// The fleet checks all of these values again, so that the library refuses what the command refuses. The checks here
-// make the message name the flag.
+// The fleet checks all of these values again. The checks here make the message name the flag.
 
 const user = {
   description: "id of the user",

@@ -3,10 +3,7 @@ import type { PoolState } from "../../pool/admission.js";
 import type { ServerView } from "../../pool/server.js";
 import { renderAge, renderBytes, renderState, renderTable, SERVER, USER } from "./table.js";
 
-/**
- * Renders the table for `ps`, `spawn` and `restart`. Failures are below it. With several hosts, it has a column for
- * them.
- */
+/** Renders the table for `ps`, `spawn` and `restart`, with failures below it. */
 export function renderServers(servers: readonly ServerView[], hosts: readonly string[] = []): string {
   const ill = servers.flatMap(({ id, failure }) => (failure === null ? [] : [`${id}: ${printable(failure)}`]));
   return [table(servers, hosts.length > 1), ...ill].join("\n");

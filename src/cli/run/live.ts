@@ -15,9 +15,7 @@ interface Key {
   ctrl?: boolean;
 }
 
-/**
- * Shows the result of `look` on the terminal, repeatedly, until q, Ctrl-C or the signal. An error of `look` ends it.
- */
+/** Shows the result of `look` on the terminal, repeatedly, until q, Ctrl-C, the signal, or an error of `look`. */
 export async function showLive(look: () => Promise<LiveView>, everyMs: number, signal: AbortSignal): Promise<void> {
   const stop = new AbortController();
   const end = () => stop.abort();

@@ -56,9 +56,7 @@ function read(text: string, key: Key): unknown {
 // `Number(text)` would also accept "1e4", "0x10", " 4321" and "".
 const DECIMAL = /^-?(?:0|[1-9]\d{0,15})(?:\.\d{1,15})?$/;
 
-/**
- * Returns a number that is written in plain decimal digits: no exponent, no blanks, no leading zeros. Otherwise null.
- */
+/** Accepts only plain decimal digits: no exponent, no blanks, no leading zeros. */
 export function readNumber(text: string): number | null {
   return DECIMAL.test(text) ? Number(text) : null;
 }

@@ -8,8 +8,7 @@ export interface JsonFault {
   reason: string;
 }
 
-// Matches blanks and then one of: a punctuation character; a string; a number or literal that is not part of a longer
-// word.
+// Matches blanks and then a punctuation character, a string, or a whole number or literal.
 const TOKEN =
   /[ \t\r\n]*(?:([{}[\],:])|("(?:[ !#-[\]-\u{10FFFF}]|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*")|(-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null)(?![\w.+-]))/uy;
 

@@ -16,10 +16,7 @@ export function homeFolder(env: Environment): string {
   return env.HOME !== undefined && isAbsolute(env.HOME) ? env.HOME : homedir();
 }
 
-/**
- * Returns the folder that contains all state. Refuses an empty `COPILOTFLEET_HOME`, because a script with an unset
- * variable would silently work on another fleet.
- */
+/** Refuses an empty `COPILOTFLEET_HOME`: a script with an unset variable would silently work on another fleet. */
 export function stateRoot(env: Environment, options: PathOptions = {}): string {
   const chosen = env.COPILOTFLEET_HOME;
   if (chosen === undefined) return standardFolder(env, "XDG_STATE_HOME", [".local", "state"], options);

@@ -1,7 +1,4 @@
-/**
- * From `session.tools.getBuiltinDescriptors` of runtime 1.0.85; `write_bash` is of other versions. A test compares
- * them.
- */
+/** `session.tools.getBuiltinDescriptors` of runtime 1.0.85, which a test compares, and `write_bash` of others. */
 export const BUILTIN_TOOLS: ReadonlySet<string> = new Set(
   `apply_patch ask_user bash context_board create create_pull_request edit exit_plan_mode factories_manage
   fetch_copilot_cli_documentation generic_tool_search glob grep list_agents list_bash manage_schedule read_agent read_bash
@@ -16,10 +13,7 @@ const HARMLESS = new Set(
   ),
 );
 
-/**
- * Whether a tool of this name may let the model reach files or programs. Clients run custom tools, so these do not
- * count.
- */
+/** Whether such a tool may let the model reach files or programs. Clients run custom tools. */
 export function reachesFiles(pattern: string): boolean {
   return !pattern.startsWith("custom:") && !HARMLESS.has(pattern.replace(/^builtin:/, ""));
 }

@@ -1,3 +1,4 @@
+import type { Config } from "../../config/schema.js";
 import { FleetError } from "../../errors.js";
 import type { Claim, ProcessIdentity } from "../../model/process.js";
 import type { Registry } from "../../model/registry.js";
@@ -6,7 +7,7 @@ import { logSize } from "../../runtime/files/server-log.js";
 import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 import { closedBy } from "../admission.js";
 import { isRunning } from "../server.js";
-import { choosePort, type PortRange } from "../start/ports.js";
+import { choosePort } from "../start/ports.js";
 import { isHeld } from "./held-claim.js";
 
 /*
@@ -28,7 +29,7 @@ export type StartDecision =
 
 export interface StartIntent {
   launchId: string;
-  range: PortRange;
+  range: Config["ports"];
   now: string;
   /** The record to begin with if there is none. */
   fresh: ServerRecord;
@@ -81,10 +82,7 @@ export type StopDecision =
   /** The caller stops it; `from` is the state that it was in. */
   | { kind: "stop"; server: ServerRecord; from: ServerState };
 
-/**
- * Records the intent to stop a server. The port stays reserved until the process is gone. `stays`: it will be started
- * again.
- */
+/** The port stays reserved until the process is gone. `stays` means that the server will be started again. */
 export function claimStop(
   registry: Registry,
   id: string,
@@ -118,10 +116,7 @@ export function giveUpStop(server: ServerRecord, from: ServerState): void {
   server.claim = null;
 }
 
-/**
- * The record, if this process still holds the claim. It does not if it was suspended for so long that another took
- * over.
- */
+/** The record, if this process still holds the claim, which another takes over from a suspended process. */
 export function ownClaim(registry: Registry, id: string, launchId: string | null): ServerRecord {
   const server = registry.servers[id];
   if (server === undefined || server.launchId !== launchId || !isSelf(server.claim)) {

@@ -22,8 +22,7 @@ import { HeldClaim, untilUnclaimed } from "../claims/held-claim.js";
 import { claimStart, countCrash, holderOf, ownClaim, settle, settleReady } from "../claims/transitions.js";
 import { adoptServer } from "../repair/adopt.js";
 import { groupOfServer, isRunning } from "../server.js";
-import { launchOnFreePort } from "./launch-on-free-port.js";
-import { choosePort } from "./ports.js";
+import { choosePort, launchOnFreePort } from "./ports.js";
 
 export interface PoolContext {
   store: Store;

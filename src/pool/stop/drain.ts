@@ -155,10 +155,7 @@ export async function turnsUnderWay(server: ServerRecord, answerMs: number): Pro
   return (await asked.turnsUnderWay(answerMs)) ?? loadedSessions(server);
 }
 
-/**
- * Asks a server repeatedly, over one connection for as long as it lasts. An answer of null means that none came in
- * time.
- */
+/** Asks a server over one connection for as long as it lasts. Null means that no answer came in time. */
 class AskedServer implements AsyncDisposable {
   readonly #server: ServerRecord;
   #connection: RawConnection | null = null;

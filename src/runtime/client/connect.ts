@@ -10,10 +10,7 @@ export interface ConnectedClient {
   client: CopilotClient;
   /** Resolves when either side closes the connection. Never rejects. Stays pending forever if the SDK hides its socket. */
   closed: Promise<void>;
-  /**
-   * Watches for a prompt that begins in the session from now on. Reads the socket, because the SDK drops events that it
-   * has received but not delivered when the connection closes.
-   */
+  /** Watches the socket, because the SDK drops events that it has not delivered when the connection closes. */
   watchPrompt(sessionId: string): PromptWatch;
   /** Cuts the connection at once. The SDK's own `stop` waits until the other side hangs up, too. */
   destroy(): void;

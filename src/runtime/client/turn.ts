@@ -22,8 +22,7 @@ type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
 
 const ABORT_WAIT_MS = 2_000;
 /**
- * Pauses before each question to the server about a turn that has not begun. A busy server begins a prompt late. An
- * error may be why it never begins.
+ * Pauses before asking about a turn that has not begun. A busy server begins late; after an error, it may never begin.
  */
 const ASKED_AFTER_ERROR_MS = [0, 250];
 const ASKED_MS = [0, 250, 500, 1_000, 2_000, 4_000];

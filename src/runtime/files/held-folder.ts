@@ -75,10 +75,7 @@ export class HeldFolder implements Disposable {
     }
   }
 
-  /**
-   * Opens a regular file. Returns its descriptor, which the caller closes, or null when there is none. Anything but a
-   * regular file fails with EINVAL.
-   */
+  /** Opens a regular file and returns its descriptor, or null. Anything but a regular file fails with EINVAL. */
   file(name: string): number | null {
     let fd: number;
     try {
@@ -176,8 +173,7 @@ async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth:
       budget.left -= 1;
       if (!isFolder) await unlink(at(name));
       else if (depth === DEEPEST) {
-        // Move a folder at the depth limit up into the top folder, which is then listed again. So a long chain of
-        // folders needs no long path.
+        // A folder at the depth limit moves up into the top folder, which is then listed again.
         await rename(at(name), `/proc/self/fd/${top.fd}/.deep-${randomBytes(6).toString("hex")}`);
       } else {
         const child = await open(at(name), FOLDER);

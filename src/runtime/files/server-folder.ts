@@ -51,10 +51,7 @@ export function shareSessionState(stateRoot: string, home: string): void {
   }
 }
 
-/**
- * Makes a new 256-bit token in place of the old one. The file is not synced to disk: if the machine goes down, so does
- * the server, and the token has no more use.
- */
+/** Replaces the token. Not synced to disk: if the machine goes down, so does the server, and the token is of no use. */
 export function writeConnectionToken(home: string): string {
   const token = randomBytes(32).toString("base64url");
   const path = tokenPath(home);

@@ -10,10 +10,7 @@ export function logSize(home: string): number {
   return statSync(logPath(home), { throwIfNoEntry: false })?.size ?? 0;
 }
 
-/**
- * The end of a server's log after a position, as one line for a message. A log that is shorter than the position was
- * rotated since, so all of it is newer.
- */
+/** The end of a server's log as one line. A log that is shorter than `from` was rotated, so all of it is newer. */
 export function lastWords(home: string, from = 0): string {
   const fd = ifThere(() => openSync(logPath(home), "r"));
   if (fd === null) return ""; // the server never wrote one

@@ -75,8 +75,7 @@ function bundledRuntime(): string {
     if (folder === null) continue;
     const prebuilds = join(folder, "prebuilds", platform);
     const path = join(prebuilds, "copilot-runtime");
-    // The program loads `runtime.node` from the same folder. Without it, the program would fail only when it is
-    // started.
+    // The program loads `runtime.node` from the same folder when it starts.
     if (existsSync(path) && existsSync(join(prebuilds, "runtime.node"))) return path;
   }
   throw new FleetError(

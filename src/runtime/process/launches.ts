@@ -11,10 +11,7 @@ export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
 /** The variable in which the runtime gives tools and MCP servers the session's id (seen with 1.0.85 and 1.0.102). */
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 
-/**
- * All live processes of a launch: the server and everything that it started. Looks at every process of this user, so
- * use it for clean-up and adoption, not for hot paths.
- */
+/** The server and everything that it started. Looks at every process of this user, so it is not for hot paths. */
 export function processesOfLaunch(launchId: string): ProcessIdentity[] {
   const needle = Buffer.from(`${LAUNCH_VARIABLE}=${launchId}\0`);
   return pids().flatMap((pid) => {

@@ -28,8 +28,7 @@ export function provenEndpoint(server: ServerRecord): Endpoint {
 }
 
 /**
- * Sends an authenticated ping, and resolves with the server's version. Only this proves that the server is healthy: a
- * stopped process still accepts connections.
+ * Resolves with the server's version. Only this proves that it is healthy: a stopped process still accepts connections.
  */
 export async function probe(endpoint: Endpoint, signal: AbortSignal): Promise<string> {
   await using connection = await RawConnection.open(endpoint, signal);

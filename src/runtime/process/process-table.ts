@@ -124,10 +124,7 @@ export function isAlive(identity: ProcessIdentity): boolean {
   );
 }
 
-/**
- * All live processes of the session that a process leads. Empty when the leader is dead: its PID may be another's by
- * now.
- */
+/** All live processes of a leader's session. Empty when the leader is dead: its PID may be another's by now. */
 export function processesOfSession(leader: ProcessIdentity): ProcessIdentity[] {
   const members = pids().flatMap((pid) => (readStat(pid)?.session === leader.pid ? (identify(pid) ?? []) : []));
   return isAlive(leader) ? members : [];

@@ -29,10 +29,7 @@ export function noteEnd(home: string, launchId: string, exit: ProcessExit): void
   }
 }
 
-/**
- * Describes how a server's process ended: from the note of the process that started it, or from the kernel for as long
- * as nobody has reaped the process.
- */
+/** Only the starter of a process sees its end, and the kernel knows it for as long as nobody has reaped the process. */
 export function describeEnd({ home, launchId, process }: Pick<ServerRecord, "home" | "launchId" | "process">): string {
   const note = readNote(home);
   const seen = note?.launchId === launchId ? note : null;

@@ -46,9 +46,7 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-/**
- * One connection to a server or a front door. It matches answers to its own requests. Frames of others may share it.
- */
+/** One connection to a server or a front door. It matches answers to its own requests; others may share it. */
 export class RpcClient {
   readonly ended: Promise<void>;
   readonly #socket: Socket;
@@ -81,10 +79,7 @@ export class RpcClient {
     });
   }
 
-  /**
-   * Connects, shows the token, and resolves with the other end's answer to `connect`. The signal ends only this
-   * attempt.
-   */
+  /** Connects, shows the token, and resolves with the answer to `connect`. The signal ends only this attempt. */
   static async dial(
     { address, port, token }: Endpoint,
     { hello, listener, connectMs }: RpcDial,
