@@ -28,23 +28,7 @@ export interface DeployOptions {
 }
 
 /** A fleet of hosts in containers, described independently of the orchestrator. All renderers use it. */
-export interface Deployment {
-  name: string;
-  image: string;
-  replicas: number;
-  maxReplicas: number;
-  storage: StorageKind;
-  capacity: Capacity;
-  settings: Settings;
-  /** Null means the file store. The port is null if the URL is a secret. */
-  redis: { port: number | null } | null;
-  /** The number of seconds after which a draining `serve` may be killed. */
-  stopGraceSeconds: number;
-  /** TCP ports outside of the deployment that hosts must reach, except that of Redis. */
-  modelPorts: number[];
-  /** Sentences for the reader of the manifests: facts to know and things to do. */
-  notices: string[];
-}
+export type Deployment = ReturnType<typeof describe>;
 
 /** Keys that the orchestrator sets for each host. */
 export const PER_HOST = ["host.name", "host.advertise", "storage.shared", "serve.listen", "serve.metrics"];
@@ -62,7 +46,7 @@ export function describe(
   { config, given }: { config: Config; given: Layer },
   options: DeployOptions,
   ownRedis: string | null = null,
-): Deployment {
+) {
   const url = config.store.kind === "redis" ? readRedisUrl(config.store.url) : null;
   const reachable = options.secretStore || (url !== null && !isLoopback(url));
   const own = !reachable && ownRedis !== null && (url !== null || (options.replicas ?? 1) > 1);
@@ -81,7 +65,7 @@ export function describe(
     secretStore: options.secretStore,
     moveTokenFiles: true,
   });
-  const described: Deployment = {
+  return {
     name: options.name,
     image: options.image,
     replicas,
@@ -89,13 +73,14 @@ export function describe(
     storage,
     capacity: capacityOf(options, config),
     settings,
+    /** Null means the file store. The port is null if the URL is a secret. */
     redis: hasRedis ? { port: own || options.secretStore ? null : (url?.port ?? null) } : null,
     stopGraceSeconds: stopGraceSeconds(config.drain.timeoutMs),
+    /** TCP ports outside of the deployment that hosts must reach, except that of Redis. */
     modelPorts: modelPorts(config),
-    notices: [],
+    /** Sentences for the reader of the manifests: facts to know and things to do. */
+    notices: noticesOf(config, given, settings),
   };
-  described.notices.push(...noticesOf(config, given, described));
-  return described;
 }
 
 function replicasOf({ replicas }: DeployOptions, hasRedis: boolean): number {
@@ -131,7 +116,7 @@ function modelPorts({ provider, auth }: Config): number[] {
   return [...ports].sort((a, b) => a - b);
 }
 
-function noticesOf(config: Config, given: Layer, { settings }: Deployment): string[] {
+function noticesOf(config: Config, given: Layer, settings: Settings): string[] {
   const notices: string[] = [];
   const { provider, auth, runtime } = config;
   if (given.has("runtime.path"))

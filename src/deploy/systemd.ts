@@ -18,13 +18,6 @@ export interface UnitFile {
   content: string;
 }
 
-export interface RenderedSystemd {
-  files: UnitFile[];
-  notices: string[];
-  /** All files in one text, each below a comment with its path. */
-  text: string;
-}
-
 const NAME = "copilotfleet";
 const UNITS = "/etc/systemd/system";
 const SECRETS_FILE = `/etc/${NAME}/secrets.env`;
@@ -38,7 +31,7 @@ const NO_RESTART_STATUS = "2 3";
 export function renderSystemd(
   { config, given }: { config: Config; given: Layer },
   options: SystemdOptions,
-): RenderedSystemd {
+) {
   const settings = settingsOf(config, given, { without: [], secretStore: false, moveTokenFiles: false });
   const stream = streamOf(config.serve.listen);
   const files: UnitFile[] = [

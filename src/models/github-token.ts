@@ -92,9 +92,7 @@ function fill(template: string, user: string | null): string {
     throw new FleetError(
       "FLEET_TOKEN_UNAVAILABLE",
       `A shared server has no user to fill into ${quote(redact(template))}`,
-      {
-        suggestions: ['Leave "{user}" out of the source, or set isolation to "per-user"'],
-      },
+      { suggestions: ['Leave "{user}" out of the source, or set isolation to "per-user"'] },
     );
   }
   // Callers have checked the id already. Check it again, because it may reach a shell or a path.

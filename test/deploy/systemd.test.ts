@@ -3,20 +3,20 @@ import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSy
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { type RenderedSystemd, renderSystemd } from "../../src/deploy/systemd.js";
+import { renderSystemd } from "../../src/deploy/systemd.js";
 import { writeFiles } from "../../src/deploy/write.js";
 import { configured, has } from "./render.js";
 
 const ECHO = { COPILOTFLEET_PROVIDER_TYPE: "echo" };
 
-function systemd(env: Record<string, string> = {}): RenderedSystemd {
+function systemd(env: Record<string, string> = {}): ReturnType<typeof renderSystemd> {
   return renderSystemd(configured({ ...ECHO, ...env }), {
     command: "/usr/local/bin/copilotfleet",
     user: "copilotfleet",
   });
 }
 
-function unit({ files }: RenderedSystemd, name: string): string {
+function unit({ files }: ReturnType<typeof renderSystemd>, name: string): string {
   return files.find(({ path }) => path.endsWith(`/${name}`))?.content ?? "";
 }
 

@@ -30,18 +30,15 @@ export function stopRequest(
   return { force, drainTimeoutMs };
 }
 
-export interface Selected {
-  /** References of the servers on hosts that can be reached. */
-  ids: string[];
-  /** With `all`: references of servers that may run on hosts that cannot be reached. */
-  away: string[];
-}
-
+/**
+ * Finds the selected servers. `ids` has references of servers on hosts that can be reached. With `all`, `away` has those
+ * of servers that may run on other hosts.
+ */
 export async function selectServers(
   fleet: Fleet,
   servers: readonly string[],
   { user, all }: Partial<SelectionFlags> = {},
-): Promise<Selected> {
+): Promise<{ ids: string[]; away: string[] }> {
   const ways = [servers.length > 0, user !== undefined, all].filter(Boolean);
   if (ways.length !== 1) throw usage("Give ids of servers, or --user USER, or --all.", ["copilotfleet ps"]);
   if (user !== undefined) return { ids: [referenceOf(await fleet.servers.ofUser(user))], away: [] };

@@ -42,19 +42,12 @@ export async function printTurn<Taken extends { text: string }>(
   return taken;
 }
 
-interface UseOptions {
-  user: string;
-  /** How long to wait for the session's lease, in milliseconds. */
-  waitMs: number | undefined;
-  output: TurnOutput;
-}
-
 /** Sends one prompt for `send` and `resume --prompt`, prints the reply, and leaves the session. */
 export async function useOnce(
   fleet: Fleet,
   sessionId: string,
   prompt: string,
-  { user, waitMs, output }: UseOptions,
+  { user, waitMs, output }: { user: string; waitMs: number | undefined; output: TurnOutput },
 ): Promise<{ session: SessionView; reply: string }> {
   const taken = await printTurn(output, async (options) => {
     return await fleet.sessions.use(sessionId, prompt, { ...options, ...given({ waitMs }), user });

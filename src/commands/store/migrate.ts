@@ -28,7 +28,7 @@ export default class StoreMigrate extends FleetCommand {
       env: process.env,
       cwd: process.cwd(),
       ...this.configSource,
-      ...storeTarget(flags.to, flags["to-env"], process.env),
+      ...storeTarget(flags.to, flags["to-env"]),
       signal: this.interruptSignal(),
     });
     for (const warning of result.warnings) process.stderr.write(`Warning: ${warning}\n`);
@@ -42,16 +42,12 @@ export default class StoreMigrate extends FleetCommand {
 }
 
 /** A URL with a password has to come from a variable, because other users can read flags. */
-function storeTarget(
-  to: string | undefined,
-  variable: string | undefined,
-  env: NodeJS.ProcessEnv,
-): { to: string; origin: Origin } {
+function storeTarget(to: string | undefined, variable: string | undefined): { to: string; origin: Origin } {
   if (to !== undefined && variable === undefined) return { to, origin: { from: "flag", name: "--to" } };
   if (to !== undefined || variable === undefined) {
     throw usage("Give --to STORE or --to-env VAR.", ["copilotfleet store migrate --help"]);
   }
-  const value = env[variableName("--to-env", variable)];
+  const value = process.env[variableName("--to-env", variable)];
   if (value === undefined || value === "") throw usage(`--to-env ${quote(variable)} is not set, or empty.`);
   return { to: value, origin: { from: "variable", name: variable } };
 }

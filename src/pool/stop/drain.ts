@@ -124,7 +124,10 @@ async function drainAndRecord(
       if (!stays) record.desired = "stopped";
     });
     if (drained.cut.length > 0 || options.hurry.aborted || performance.now() >= until) return result;
-    if ((await turnsUnderWay(server, options.answerMs)).length === 0) return result;
+    // Use markers no longer count: since the drain found none, every process that sets one is turned away.
+    await using asked = new AskedServer(server);
+    const underWay = (await asked.turnsUnderWay(options.answerMs)) ?? loadedSessions(server);
+    if (underWay.length === 0) return result;
     await change((record) => {
       record.process = server.process;
       if (server.desired === undefined) delete record.desired;
@@ -144,15 +147,6 @@ export function allCut({ home, startedAt }: ServerRecord, { cut, unloaded }: Dra
 export async function sessionsInTurn(server: ServerRecord, answerMs: number): Promise<string[]> {
   await using asked = new AskedServer(server);
   return (await asked.sessionsInTurn(answerMs)) ?? loadedSessions(server);
-}
-
-/**
- * As {@link sessionsInTurn}, but without use markers: once a drain has found none, every process that sets one is
- * turned away.
- */
-export async function turnsUnderWay(server: ServerRecord, answerMs: number): Promise<string[]> {
-  await using asked = new AskedServer(server);
-  return (await asked.turnsUnderWay(answerMs)) ?? loadedSessions(server);
 }
 
 /** Asks a server over one connection for as long as it lasts. Null means that no answer came in time. */

@@ -21,9 +21,7 @@ export interface TurnReply {
 type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
 
 const ABORT_WAIT_MS = 2_000;
-/**
- * Pauses before asking about a turn that has not begun. A busy server begins late; after an error, it may never begin.
- */
+/** Pauses before each question about a turn that has not begun: a busy server begins late, a failed turn never. */
 const ASKED_AFTER_ERROR_MS = [0, 250];
 const ASKED_MS = [0, 250, 500, 1_000, 2_000, 4_000];
 

@@ -118,10 +118,7 @@ export class HeldFolder implements Disposable {
   }
 }
 
-/**
- * Visits everything below a folder except folders, until `visit` returns false. The files of a folder come before those
- * of its subfolders. `cut` means that the budget ran out or a folder was too deep.
- */
+/** Visits files before subfolders, until `visit` returns false. `cut`: the budget ran out, or a folder was too deep. */
 export function walk(
   folder: HeldFolder,
   budget: Budget,
@@ -147,10 +144,7 @@ export function walk(
   return result;
 }
 
-/**
- * Removes a folder and everything in it, but follows no links. The folders above `path` must be ours. Returns false
- * when the budget ran out first.
- */
+/** Follows no links. The folders above `path` must be ours. Returns false when the budget ran out first. */
 export async function removeTree(path: string, budget: Budget): Promise<boolean> {
   const top = await open(path, FOLDER);
   try {

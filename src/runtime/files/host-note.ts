@@ -30,9 +30,7 @@ export function ownHostName({ host }: Pick<Config, "host">, stateRoot: string): 
   throw new FleetError(
     "FLEET_CONFIG_INVALID",
     `The name of this machine, ${quote(name)}, is not a valid name for a host of the fleet.`,
-    {
-      suggestions: ["COPILOTFLEET_HOST_NAME=host-1"],
-    },
+    { suggestions: ["COPILOTFLEET_HOST_NAME=host-1"] },
   );
 }
 

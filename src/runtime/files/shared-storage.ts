@@ -76,8 +76,7 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
     if (old === target) return await assertThere(target);
     await makePlace(place);
     if (old !== null) {
-      // Move only what is on this host's own disk: another place in shared storage is taken over session by session.
-      // The user's agent made a link to anywhere else, perhaps to another user's sessions.
+      // Another place in shared storage is taken over session by session. A link to anywhere else is the agent's.
       const common = join(dirname(dirname(home)), SHARED_GROUP, "session-state");
       if (place.group === SHARED_GROUP && old === common && (await statOf(old)) !== null) await moveInto(old, target);
       await rm(link);

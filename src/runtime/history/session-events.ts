@@ -82,19 +82,11 @@ export class SessionEvents {
   }
 }
 
-/** A history as it was when it was opened, and the means to read on from there. */
-export interface SessionHistory {
-  tracker: TurnTracker;
-  events: SessionEvents;
-  ended: EndedTurn[];
-  bytes: number;
-}
-
 /**
  * Reads the end of a session's history, as far back as it takes to know whether the session is in a turn and since
  * when, but at most `maxBytes`. A turn that began before that part counts from the first event that was read.
  */
-export function openHistory(home: string, sessionId: string, maxBytes: number): SessionHistory {
+export function openHistory(home: string, sessionId: string, maxBytes: number) {
   const fd = openHistoryFile(home, sessionId);
   if (fd === null) {
     const events = new SessionEvents(home, sessionId, null, new LineSplitter());

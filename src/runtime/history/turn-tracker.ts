@@ -110,10 +110,7 @@ export class TurnTracker {
     }
   }
 
-  /**
-   * Ends a turn that seemed to be over, if nothing followed for two seconds. Call it when the history was read to its
-   * end, with the clock of the server's machine.
-   */
+  /** Ends a turn that seemed to be over. Call it at the end of the history, with the clock of the server's machine. */
   settle(nowMs: number): EndedTurn | null {
     const turn = this.#turn;
     if (turn === null || turn.presumed === null || nowMs - turn.lastEventAtMs < SETTLE_MS) return null;

@@ -10,11 +10,6 @@ export interface Ended {
   problem: string | null;
 }
 
-export interface ForegroundOptions {
-  env: NodeJS.ProcessEnv;
-  outputToStderr: boolean;
-}
-
 const NOT_FOUND = 127;
 const NOT_EXECUTABLE = 126;
 const KILL_WAIT_MS = 5_000;
@@ -28,7 +23,10 @@ export class ForegroundCommand {
   readonly ended: Promise<Ended>;
   readonly #child: ChildProcess;
 
-  constructor([file = "", ...args]: readonly string[], { env, outputToStderr }: ForegroundOptions) {
+  constructor(
+    [file = "", ...args]: readonly string[],
+    { env, outputToStderr }: { env: NodeJS.ProcessEnv; outputToStderr: boolean },
+  ) {
     const stdio = ["inherit", outputToStderr ? 2 : "inherit", "inherit"] as const;
     this.#child = spawn(file, args, { stdio: [...stdio], detached: true, env });
     this.ended = endOf(this.#child, file);

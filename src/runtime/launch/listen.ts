@@ -44,38 +44,32 @@ function cannotListen(key: AddressKey, address: Address | InheritedListener, cau
     const message = `Descriptor ${address.fd} (${key}), which was handed to this process, does not listen: ${why}.`;
     return new FleetError("FLEET_ADDRESS_UNUSABLE", message, { cause });
   }
-  const { code, because, suggestion } = explain(address, cause);
+  const { code = "FLEET_ADDRESS_UNUSABLE", because, look } = explain(address, cause);
   const message = `serve cannot listen on ${quote(showAddress(address))} (${key}): ${because}`;
   const variable = `COPILOTFLEET_${key.replace(".", "_").toUpperCase()}`;
   const elsewhere = `Listen elsewhere: ${variable}=127.0.0.1:0 copilotfleet serve`;
-  return new FleetError(code, message, { cause, suggestions: [...suggestion, elsewhere] });
+  return new FleetError(code, message, { cause, suggestions: [look ?? [], elsewhere].flat() });
 }
 
-function explain(
-  { host, port }: Address,
-  cause: unknown,
-): { code: FleetErrorCode; because: string; suggestion: string[] } {
-  const unusable = (because: string, suggestion: string[] = []) =>
-    ({ code: "FLEET_ADDRESS_UNUSABLE", because, suggestion }) as const;
+/** `look` is a command that shows more about the problem. */
+function explain({ host, port }: Address, cause: unknown): { code?: FleetErrorCode; because: string; look?: string } {
   switch (systemCode(cause)) {
-    case "EADDRINUSE":
-      return {
-        code: "FLEET_ADDRESS_TAKEN",
-        because: "another process listens there",
-        suggestion: [`See which: ss -ltnp 'sport = :${port}'`],
-      };
+    case "EADDRINUSE": {
+      const look = `See which: ss -ltnp 'sport = :${port}'`;
+      return { code: "FLEET_ADDRESS_TAKEN", because: "another process listens there", look };
+    }
     case "EACCES":
-      return unusable(`this user may not open port ${port}. Allowed: a port from 1024 on, or 0 for any free port`);
+      return { because: `this user may not open port ${port}. Allowed: a port from 1024 on, or 0 for any free port` };
     case "EADDRNOTAVAIL":
-    case "EAFNOSUPPORT":
-      return unusable(
-        `this host does not have the address ${quote(host)}. Allowed: an address of this host, such as "127.0.0.1", or "0.0.0.0" for all`,
-        ["See which it has: ip address"],
-      );
+    case "EAFNOSUPPORT": {
+      const allowed = 'an address of this host, such as "127.0.0.1", or "0.0.0.0" for all';
+      const because = `this host does not have the address ${quote(host)}. Allowed: ${allowed}`;
+      return { because, look: "See which it has: ip address" };
+    }
     case "ENOTFOUND":
     case "EAI_AGAIN":
-      return unusable(`the name ${quote(host)} has no address. Allowed: an address or a name of this host`);
+      return { because: `the name ${quote(host)} has no address. Allowed: an address or a name of this host` };
     default:
-      return unusable(cause instanceof Error ? cause.message : String(cause));
+      return { because: cause instanceof Error ? cause.message : String(cause) };
   }
 }

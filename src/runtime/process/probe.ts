@@ -28,7 +28,7 @@ export function provenEndpoint(server: ServerRecord): Endpoint {
 }
 
 /**
- * Resolves with the server's version. Only this proves that it is healthy: a stopped process still accepts connections.
+ * Resolves with the version. Only this proves that a server is healthy: a stopped process still accepts connections.
  */
 export async function probe(endpoint: Endpoint, signal: AbortSignal): Promise<string> {
   await using connection = await RawConnection.open(endpoint, signal);

@@ -12,10 +12,7 @@ export interface StopTarget {
   /** Null when the process is dead or was never ready. Its remaining processes are then found by the other two parts. */
   process: ProcessIdentity | null;
   launchId: string | null;
-  /**
-   * A child that was forked but has not executed the runtime yet is found by the log in the home, which it has open.
-   * Null when there cannot be such a child.
-   */
+  /** Finds a child that has not executed the runtime yet, by its open log. Null when there cannot be one. */
   home: string | null;
 }
 

@@ -22,12 +22,6 @@ export interface ScanLimits {
   values: number;
 }
 
-export interface Scan {
-  /** With `over`, the last member is the one that exceeds the limit, and its end is not known. */
-  members: Member[];
-  over: keyof ScanLimits | null;
-}
-
 const UNLIMITED: ScanLimits = { depth: Number.POSITIVE_INFINITY, values: Number.POSITIVE_INFINITY };
 
 /**
@@ -39,8 +33,15 @@ export function scanObject(text: Buffer, from = 0): Member[] | null {
   return scanWithin(text, UNLIMITED, from)?.members ?? null;
 }
 
-/** Stops at the first value over a limit, so a hostile text costs no more than a legal one. */
-export function scanWithin(text: Buffer, limits: ScanLimits, from = 0): Scan | null {
+/**
+ * Stops at the first value over a limit, so a hostile text costs no more than a legal one. With `over`, the last member
+ * is the one that exceeds the limit, and its end is not known.
+ */
+export function scanWithin(
+  text: Buffer,
+  limits: ScanLimits,
+  from = 0,
+): { members: Member[]; over: keyof ScanLimits | null } | null {
   const scan = new Scanner(text, limits);
   const members = scan.object(from);
   return members === null ? null : { members, over: scan.over };
