@@ -28,10 +28,7 @@ const NO_RESTART_STATUS = "2 3";
  * Renders the unit files for one host. `serve` need not notify systemd when it is ready, because the socket accepts
  * connections before that. `Type=exec` makes systemd report a command that cannot be run.
  */
-export function renderSystemd(
-  { config, given }: { config: Config; given: Layer },
-  options: SystemdOptions,
-) {
+export function renderSystemd({ config, given }: { config: Config; given: Layer }, options: SystemdOptions) {
   const settings = settingsOf(config, given, { without: [], secretStore: false, moveTokenFiles: false });
   const stream = streamOf(config.serve.listen);
   const files: UnitFile[] = [

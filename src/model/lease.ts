@@ -10,7 +10,9 @@ export interface Lease {
    * fleet refuses a holder that presents an older fence.
    */
   fence: number;
-  /** ISO 8601, UTC, for people. The fleet decides by `remainingMs`, which no jump of the wall clock changes. */
+  /**
+   * ISO 8601, UTC, for people. The fleet decides by `remainingMs`, which does not depend on jumps of the wall clock.
+   */
   acquiredAt: string;
   expiresAt: string;
   remainingMs: number;

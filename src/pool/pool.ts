@@ -33,16 +33,12 @@ export class Pool {
     this.placer = new ServerPlacer(context.store, context.config);
   }
 
-  /** The server of a user, which is started if it does not run. @throws as {@link startServer}. */
+  /** The server of a user, which is started if it does not run. */
   async serverOf(user: string, options: SpawnOptions): Promise<StartResult> {
     return await this.#start({ ...options, id: serverIdOf(user), user, isolation: "per-user" });
   }
 
-  /**
-   * The servers of many users, which are started concurrently. If some cannot be started, the others still run.
-   *
-   * @throws FleetError with the code of the first failure, and the message of each.
-   */
+  /** The servers of many users, which are started concurrently. If some cannot be started, the others still run. */
   async serversOf(users: readonly string[], options: SpawnOptions): Promise<StartResult[]> {
     const failures: { user: string; error: FleetError }[] = [];
     const results = await mapConcurrently(users, STARTS_AT_ONCE, async (user) => {
@@ -61,7 +57,7 @@ export class Pool {
     throw new FleetError(first.error.code, message, { cause: first.error, suggestions: first.error.suggestions });
   }
 
-  /** Starts one more shared server. @throws as {@link startServer}. */
+  /** Starts one more shared server. */
   async addShared(options: SpawnOptions): Promise<StartResult> {
     for (;;) {
       const id = nextSharedServer(await this.#context.store.registry.read());
@@ -70,16 +66,12 @@ export class Pool {
     }
   }
 
-  /**
-   * The shared server for a user's next session, by the configured strategy. It is started if it does not run.
-   *
-   * @throws as {@link startServer}.
-   */
+  /** The shared server for a user's next session, by the configured strategy. It is started if it does not run. */
   async sharedServerFor(user: string, options: SpawnOptions): Promise<StartResult> {
     return await this.#startShared(await this.placer.place(user), options);
   }
 
-  /** The shared server with this id, which is started if it does not run. @throws as {@link startServer}. */
+  /** The shared server with this id, which is started if it does not run. */
   async shared(id: string, options: SpawnOptions): Promise<ServerRecord> {
     return (await this.#startShared(id, options)).server;
   }
@@ -88,7 +80,7 @@ export class Pool {
     return await this.#start({ ...options, id, user: null, isolation: "shared" });
   }
 
-  /** Starts a recorded server again on its home, and on its port if that is still free. @throws as {@link startServer}. */
+  /** Starts a recorded server again on its home, and on its port if that is still free. */
   async startAgain(
     { id, user, isolation }: ServerRecord,
     options: SpawnOptions & { supervised?: boolean },
@@ -134,10 +126,7 @@ export class Pool {
     return isUsable && server.claim === null ? server : null;
   }
 
-  /**
-   * All recorded servers in their present state, oldest first. Repairs broken records. If the store cannot be written, it
-   * still lists the servers.
-   */
+  /** All recorded servers, oldest first. Repairs broken records if the store can be written. */
   async list(signal: AbortSignal): Promise<ServerView[]> {
     let { servers } = await this.#context.store.registry.read();
     if (Object.values(servers).some(isBroken)) {
@@ -160,30 +149,27 @@ export class Pool {
     return await repairRecords(this.#context, signal, only);
   }
 
-  /** The recorded server with this id. @throws FleetError `FLEET_SERVER_NOT_FOUND`. */
   async find(id: string): Promise<ServerRecord> {
     const found = (await this.#context.store.registry.read()).servers[id];
     if (found === undefined) throw serverNotFound(`server ${quote(id)}`);
     return found;
   }
 
-  /** Replaces a running server by a new process on the same home. @throws as {@link recycleServer}. */
+  /** Replaces a running server by a new process on the same home. */
   async recycle(id: string, options: RecycleOptions): Promise<Recycled> {
     return await recycleServer(this.#context, id, options);
   }
 
-  /** All recorded servers that are not stopped. */
   async all(): Promise<ServerRecord[]> {
     const { servers } = await this.#context.store.registry.read();
     return Object.values(servers).filter(({ state }) => state !== "stopped");
   }
 
-  /** Drains and stops a server and frees its port. Its home stays. @throws as {@link stopRecorded}. */
+  /** Drains and stops a server and frees its port. Its home stays. */
   async stop(id: string, options: StopOptions): Promise<Stopped> {
     return await stopRecorded(this.#context, id, options);
   }
 
-  /** Stops many servers concurrently. @throws as {@link stopRecorded}. */
   async stopAll(ids: readonly string[], options: StopOptions): Promise<Stopped[]> {
     return await mapConcurrently(ids, ids.length, async (id) => await this.stop(id, options));
   }
@@ -196,7 +182,7 @@ function notStarted(id: string, cause: unknown): FleetError {
   });
 }
 
-/** The error for a server that does not exist. @param candidates all servers that it could be, if there are several */
+/** @param candidates all servers that it could be, if there are several */
 export function serverNotFound(what: string, candidates: readonly string[] = []): FleetError {
   const several = candidates.length > 1 ? `: it could be ${candidates.join(", ")}` : "";
   return new FleetError("FLEET_SERVER_NOT_FOUND", `There is no ${what}${several}.`, {

@@ -42,8 +42,8 @@ export interface SpawnOptions {
    */
   calledOff?: AbortSignal | undefined;
   /**
-   * Shares the start with all callers of this process that need the server at the same time and pass such a signal. The start
-   * then goes on until the signal of the first one aborts, for 30 s at most, even if `signal` aborts before.
+   * Shares the start with all callers of this process that pass such a signal at the same time. The start then goes on
+   * until the signal of the first one aborts, for 30 s at most, even if `signal` aborts before.
    */
   sharedUntil?: AbortSignal | undefined;
   signal: AbortSignal;
