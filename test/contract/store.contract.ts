@@ -13,7 +13,7 @@ export interface OpenedStore {
 
 /** The tests that every store must pass. They do not depend on where a store keeps its state. */
 export function describeStore(name: string, open: () => Promise<OpenedStore>): void {
-  describe(`the store contract: ${name}`, () => {
+  describe(`the store (${name})`, () => {
     let store: Store;
     let opened: OpenedStore;
 

@@ -191,7 +191,7 @@ function answer(client: RawClient, sessionId: string, answers: Answers): NodeJS.
   }, 2);
 }
 
-describe("approval by the client", () => {
+describe("the fleet", () => {
   const weather = { name: "weather", description: "w", parameters: { type: "object" }, handler: () => "sunny" };
   const bash = '!tool bash {"command":"echo permitted-output","description":"says it"}';
 
@@ -224,7 +224,7 @@ describe("approval by the client", () => {
     await session.rpc.permissions.setApproveAll({ enabled: true });
   });
 
-  it("asks the library's caller to approve a shell command only while session.approve is ask", async () => {
+  it("asks a program that uses the library to approve a shell command only while session.approve is ask", async () => {
     for (const approve of ["ask", "none"] as const) {
       await using at = await DoorFleet.open({ config: { session: { approve } } });
       const asked: string[] = [];

@@ -9,7 +9,7 @@ import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-describe("a server that breaks the protocol", () => {
+describe("the front door, when a server breaks the protocol,", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     at = await DoorFleet.open({ config: { runtime: { path: fake("obedient.mjs") } } });
@@ -57,7 +57,7 @@ describe("a server that breaks the protocol", () => {
     },
   );
 
-  it("opens a client's sessions again after the front door closed the connection to its faulty server", async () => {
+  it("opens a client's sessions again after it closed the connection to the faulty server", async () => {
     const client = await session("listens", "faulty");
     await client.request("session.create", { sessionId: "heard" });
     const other = await RawClient.as(at.url, await at.token("listens"));
@@ -81,7 +81,7 @@ describe("a server that breaks the protocol", () => {
     expect(client.events("brief")).toEqual(ended);
   });
 
-  it("logs the stack of an exception that a server's frame causes in the front door", async () => {
+  it("logs the stack of an exception that a server's frame causes", async () => {
     const client = await session("stacked", "stacked");
     const frame =
       '{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"stacked","event":{"type":"session.idle"}},"params":null}';
@@ -93,7 +93,7 @@ describe("a server that breaks the protocol", () => {
   });
 });
 
-describe("a server that speaks version 4 of the protocol", () => {
+describe("the front door, when a server speaks version 4 of the protocol,", () => {
   it("refuses a client whose server speaks protocol version 4, and names the versions and the SDKs that fit", async () => {
     await using at = await DoorFleet.open({ config: { runtime: { path: fake("newer.mjs") } } });
     const client = await RawClient.open(at.url);
@@ -108,7 +108,7 @@ describe("a server that speaks version 4 of the protocol", () => {
   });
 });
 
-describe("a server that is slow", () => {
+describe("the front door, when a server is slow,", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     // Shorter than the time for which the server is mute.

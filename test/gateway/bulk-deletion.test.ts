@@ -9,7 +9,7 @@ async function begun(client: RawClient, ...ids: string[]): Promise<void> {
   }
 }
 
-it("deletes in bulk only the sessions that the user may delete, together with their records", async () => {
+it("the front door deletes in bulk only the sessions that the user may delete, together with their records", async () => {
   await using at = await DoorFleet.open();
   const alice = await RawClient.as(at.url, await at.token("alice"));
   const mallory = await RawClient.as(at.url, await at.token("mallory"));
@@ -36,7 +36,7 @@ it("deletes in bulk only the sessions that the user may delete, together with th
   expect((await at.store.sessions.list()).map(({ id }) => id)).toEqual(["mallorys"]);
 });
 
-it("refuses to delete sessions in bulk on a shared server", async () => {
+it("the front door refuses to delete sessions in bulk on a shared server", async () => {
   await using at = await DoorFleet.open({ config: { isolation: "shared" } });
   const alice = await RawClient.as(at.url, await at.token("alice"));
   await begun(alice, "kept");

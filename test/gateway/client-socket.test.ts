@@ -38,7 +38,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-describe("the time limit for a whole frame", () => {
+describe("the front door, with its time limit for a whole frame,", () => {
   const MB = 1024 * 1024;
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] });
@@ -111,7 +111,7 @@ describe("the time limit for a whole frame", () => {
   });
 });
 
-it("closes the connection of a client that reads nothing, but not of one that reads a long frame slowly", async () => {
+it("the front door closes the connection of a client that reads nothing, but not of one that reads a long frame slowly", async () => {
   const { door, client, socket, heard } = await pair({ stallMs: 1_000 });
   client.pause();
   const long = 128 * 1024 * 1024;
@@ -135,7 +135,7 @@ it("closes the connection of a client that reads nothing, but not of one that re
 it.each([
   ["bytes that are not a frame", "GET / HTTP/1.1\r\n\r\n", -32700],
   ["a frame that is not a request", "Content-Length: 2\r\n\r\n{}", -32600],
-])("sends a single answer to a client that keeps sending %s, and closes its connection", async (_, broken, code) => {
+])("the front door answers a client that keeps sending %s once, and hangs up", async (_, broken, code) => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   client.socket.allowHalfOpen = true; // the client keeps sending after the front door has ended its side
@@ -161,7 +161,7 @@ function standstill(at: DoorFleet): () => boolean {
   };
 }
 
-it("closes the front door promptly although a client reads nothing", async () => {
+it("the front door closes promptly although a client reads nothing", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
@@ -176,7 +176,7 @@ it("closes the front door promptly although a client reads nothing", async () =>
   expect(watch.ms).toBeLessThan(5_000);
 });
 
-it("stops reading from a client that floods the front door, until the client reads its answers", async () => {
+it("the front door stops reading from a client that floods it, until the client reads its answers", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   client.socket.pause();

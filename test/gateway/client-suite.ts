@@ -38,7 +38,7 @@ export const OPEN_TO_CLIENTS = { approve: "ask", host: "owner" } as const;
 
 /** Tests what a client can do at its own server through the unmodified SDK. */
 export function describeClient(name: string, open: () => Promise<Connected & AsyncDisposable>): void {
-  describe(`a client connected ${name}`, () => {
+  describe(`the fleet, for a client connected ${name},`, () => {
     let at: Connected & AsyncDisposable;
     let client: CopilotClient;
     beforeAll(async () => {
@@ -252,7 +252,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(called).toEqual(expect.arrayContaining(["prompt", "before bash"]));
     });
 
-    it("gets the calls of its hooks and the permission requests for the tools of a sub-agent", async () => {
+    it("calls the client's hooks for a sub-agent's tools, and asks the client for permission for them", async () => {
       const called: string[] = [];
       const sessions = new Map<string, string>();
       const session = await create({
@@ -593,7 +593,7 @@ export function describeRequestHandler(
   name: string,
   open: () => Promise<{ connect: (options: CopilotClientOptions) => Promise<CopilotClient> } & AsyncDisposable>,
 ): void {
-  describe(`a client connected ${name} that answers the model's requests`, () => {
+  describe(`the fleet, for a client connected ${name} that answers the model's requests,`, () => {
     const handler = new Handler();
     let at: Awaited<ReturnType<typeof open>>;
     let client: CopilotClient;

@@ -7,7 +7,7 @@ import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
 describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
-  "a collaborative session on $isolation servers",
+  "the front door, with a collaborative session on $isolation servers,",
   ({ isolation }) => {
     let at: DoorFleet;
     let tokens: Record<"ann" | "ben" | "eve", string>;

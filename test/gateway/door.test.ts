@@ -5,7 +5,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-describe("admission at the front door", () => {
+describe("the front door, when a client connects,", () => {
   let at: DoorFleet;
   let token: string;
   beforeAll(async () => {
@@ -115,7 +115,7 @@ describe("admission at the front door", () => {
   });
 });
 
-describe("a client's connection", () => {
+describe("the front door, while a client is connected,", () => {
   it("unloads a client's session from the server when the client's connection ends", async () => {
     await using at = await DoorFleet.open();
     const client = await RawClient.as(at.url, await at.token("alice"));
@@ -144,7 +144,7 @@ describe("a client's connection", () => {
   });
 });
 
-it("records a fork as a session of its user that has a history", async () => {
+it("the front door records a fork as a session of its user that has a history", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"), true);
   await client.request("session.create", { sessionId: "trunk" });
@@ -155,7 +155,7 @@ it("records a fork as a session of its user that has a history", async () => {
   client.socket.destroy();
 });
 
-it("resumes a session without turns that looks loaded although the server has just unloaded it", async () => {
+it("the front door resumes a session without turns that looks loaded although the server has just unloaded it", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"), true);
   await client.request("session.create", { sessionId: "bare" });
@@ -172,7 +172,7 @@ it("resumes a session without turns that looks loaded although the server has ju
   client.socket.destroy();
 });
 
-it("reports no failure when a session is deleted before its last turn is recorded", async () => {
+it("the front door reports no failure when a session is deleted before its last turn is recorded", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"));
   await client.request("session.create", { sessionId: "deleted" });

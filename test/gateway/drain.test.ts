@@ -15,7 +15,7 @@ const refuses = async (port: number) =>
     socket.once("error", () => resolve(true));
   });
 
-it("lets running turns end, refuses new ones, and then hangs up when the front door closes", async () => {
+it("a front door that closes lets running turns end, refuses new ones, and then hangs up", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
@@ -35,7 +35,7 @@ it("lets running turns end, refuses new ones, and then hangs up when the front d
   expect(JSON.stringify(client.received)).toContain("last words");
 });
 
-it("cuts a turn that is still running at the deadline of the front door's close, and counts it", async () => {
+it("a front door that closes cuts a turn that is still running at the deadline, and counts it", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
@@ -46,7 +46,7 @@ it("cuts a turn that is still running at the deadline of the front door's close,
   await eventually("the end of the connection", () => client.closed);
 });
 
-it("refuses a waiting prompt when the front door closes, and does not wait for its turn", async () => {
+it("a front door that closes refuses a waiting prompt, and does not wait for the prompt's turn", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
@@ -64,7 +64,7 @@ it("refuses a waiting prompt when the front door closes, and does not wait for i
   await lease.release();
 });
 
-it("opens a new front door on the port of a closed one, with the same sessions", async () => {
+it("a new front door opens on the port of a closed one, with the same sessions", async () => {
   await using at = await DoorFleet.open();
   const token = await at.token("ann");
   const client = await RawClient.as(at.url, token);
@@ -78,7 +78,7 @@ it("opens a new front door on the port of a closed one, with the same sessions",
   expect(await again.turn("s", "two")).toMatchObject({ result: {} });
 });
 
-it("rejects with FLEET_ADDRESS_TAKEN when another process listens on the front door's address", async () => {
+it("opening a front door rejects with FLEET_ADDRESS_TAKEN when another process listens on its address", async () => {
   await using at = await DoorFleet.open();
   const { host, port } = at.door.address;
   await expect(at.fleet.openFrontDoor({ listen: { host, port } })).rejects.toMatchObject({
@@ -87,7 +87,7 @@ it("rejects with FLEET_ADDRESS_TAKEN when another process listens on the front d
   });
 });
 
-it("reports the method and the outcome of each request, without its content", async () => {
+it("the front door reports the method and the outcome of each request, without its content", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
@@ -109,7 +109,7 @@ it("reports the method and the outcome of each request, without its content", as
   expect(JSON.stringify([at.requests, at.events])).not.toContain("unspeakable");
 });
 
-it("reports a request exactly once when its client hangs up before the answer", async () => {
+it("the front door reports a request exactly once when its client hangs up before the answer", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });

@@ -32,7 +32,7 @@ function holdDoor(env: NodeJS.ProcessEnv, fd: number) {
   };
 }
 
-it("hands a front door's port to its successor without a refused connection or a lost turn", async () => {
+it("a front door hands its port to its successor without a refused connection or a lost turn", async () => {
   await using at = await DoorFleet.open();
   const token = await at.token("ann");
   const holder = createServer();

@@ -39,7 +39,7 @@ const REACHING_OPTIONS = {
   somethingNew: "/",
 };
 
-describe("a client on its user's own server with the default session.host", () => {
+describe("the front door, for a client on its user's own server with the default session.host,", () => {
   let at: DoorFleet;
   let client: RawClient;
   const sessionId = "mine";
@@ -142,7 +142,7 @@ describe("a client on its user's own server with the default session.host", () =
   });
 });
 
-describe("a client on its user's own server with session.host owner", () => {
+describe("the front door, for a client on its user's own server with session.host owner,", () => {
   let at: DoorFleet;
   let client: RawClient;
   let homes: { alice: string; bob: string };
@@ -158,7 +158,7 @@ describe("a client on its user's own server with session.host owner", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("runs a client's shell command on its user's own server while session.host is owner", async () => {
+  it("runs the client's shell command", async () => {
     const out = join(at.folder, "out");
     const asked = await client.request("session.shell.exec", { sessionId: "mine", command: `echo run > ${out}` });
     expect(asked.error).toBeUndefined();
@@ -171,7 +171,7 @@ describe("a client on its user's own server with session.host owner", () => {
     });
   });
 
-  it("may create a session in another folder of the user's home", async () => {
+  it("lets the client create a session in another folder of the user's home", async () => {
     const configDir = join(homes.alice, "elsewhere");
     expect(await client.request("session.create", { sessionId: "apart", configDir })).toMatchObject({ result: {} });
   });

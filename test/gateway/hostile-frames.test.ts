@@ -66,7 +66,7 @@ function pinging(client: RawClient, pid: number): { end(): Promise<number> } {
   };
 }
 
-it("refuses hostile frames of 8 MB and 60 MB cheaply, accepts a long text, and answers others promptly", async () => {
+it("the front door refuses hostile frames of 8 MB and 60 MB cheaply, accepts a long text, and answers others promptly", async () => {
   const fleet = await faultFleet();
   const serving = await serve(fleet);
   const [alice, mallory] = [await clientOf(fleet, serving, "alice"), await clientOf(fleet, serving, "mallory")];
@@ -94,7 +94,7 @@ it("refuses hostile frames of 8 MB and 60 MB cheaply, accepts a long text, and a
   await serving.end();
 });
 
-it("answers other clients promptly while it refuses hostile frames of 60 MB that serve.maxFrame allows", async () => {
+it("the front door answers other clients promptly while it refuses hostile frames of 60 MB that serve.maxFrame allows", async () => {
   const fleet = await faultFleet({ COPILOTFLEET_SERVE_MAX_FRAME: "64mb" });
   const serving = await serve(fleet);
   const [alice, mallory] = [await clientOf(fleet, serving, "alice"), await clientOf(fleet, serving, "mallory")];

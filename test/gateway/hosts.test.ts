@@ -33,7 +33,7 @@ async function insist(what: string, ask: () => Promise<RawMessage>): Promise<Raw
   return answer;
 }
 
-describe.skipIf(problem !== undefined)("the front doors of several hosts", () => {
+describe.skipIf(problem !== undefined)("the front door of one of several hosts", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();
@@ -224,7 +224,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
     });
   });
 
-  describe("when a host ends", { timeout: 180_000 }, () => {
+  describe("when a host ends,", { timeout: 180_000 }, () => {
     const open = async (storage: "local" | "shared", names?: readonly string[]) =>
       await HostDoors.open({ redis, storage, ...(names === undefined ? {} : { names }) });
 
@@ -357,7 +357,7 @@ describe.skipIf(problem !== undefined)("the front doors of several hosts", () =>
     });
   });
 
-  describe("when a session moves", { timeout: 180_000 }, () => {
+  describe("when a session moves,", { timeout: 180_000 }, () => {
     it("relays a client to its session's new host after a move, without an error", async () => {
       await using at = await HostDoors.open({ redis, storage: "shared" });
       await at.place("ann", "h1");

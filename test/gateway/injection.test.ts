@@ -9,7 +9,7 @@ import { RawClient } from "./raw-client.js";
 /** The server answers these only after the client has answered something itself. */
 const WAITS_FOR_CLIENT = ["session.tasks.waitForPending", "session.ui.elicitation"];
 
-describe("the parameters that the fleet adds to a session", () => {
+describe("the front door, in the parameters of a session,", () => {
   const config = {
     provider: null,
     auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
@@ -90,7 +90,7 @@ describe("the parameters that the fleet adds to a session", () => {
   });
 });
 
-describe.each(["per-user", "shared"] as const)("the model's key on %s servers", (isolation) => {
+describe.each(["per-user", "shared"] as const)("the front door, with the model's key on %s servers,", (isolation) => {
   let at: DoorFleet;
   beforeAll(async () => {
     at = await DoorFleet.open({ config: { isolation } });
@@ -136,7 +136,7 @@ describe.each(["per-user", "shared"] as const)("the model's key on %s servers", 
   });
 });
 
-it("uses the client's own provider and key for a session whose client brings them", async () => {
+it("the front door uses the client's own provider and key for a session whose client brings them", async () => {
   await using at = await DoorFleet.open();
   const client = await at.client("alice");
   const provider = {

@@ -14,7 +14,7 @@ const ABOUT_A_SESSION = knownMethods().filter((method) => {
 const REFUSALS = ["FLEET_SESSION_NOT_FOUND", "FLEET_METHOD_DENIED"];
 
 describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
-  "sessions of other users on $isolation servers",
+  "the front door, with sessions of other users on $isolation servers,",
   ({ isolation }) => {
     let at: DoorFleet;
     let alice: RawClient;

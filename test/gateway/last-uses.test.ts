@@ -3,7 +3,7 @@ import { Fleet } from "../../src/fleet/fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-it("has recorded every turn of its clients when the front door has closed", async () => {
+it("a closed front door has recorded every turn of its clients", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
@@ -17,7 +17,7 @@ it("has recorded every turn of its clients when the front door has closed", asyn
   expect(Date.parse(record?.lastUsedAt ?? "")).toBeGreaterThanOrEqual(beforeLastMs);
 });
 
-it("has recorded every turn of the library when the fleet has closed", async () => {
+it("a closed fleet has recorded every turn of the library", async () => {
   await using at = await DoorFleet.open();
   const config = { ports: at.ports, provider: { type: "echo" as const } };
   const library = await Fleet.open({ env: at.env, cwd: at.folder, config });
@@ -27,7 +27,7 @@ it("has recorded every turn of the library when the fleet has closed", async () 
   expect(await at.store.sessions.read("s")).toMatchObject({ turns: 3 });
 });
 
-it("shows the time of a turn that has just ended in the list of sessions of the same process", async () => {
+it("the list of sessions shows the time of a turn that has just ended in the same process", async () => {
   await using at = await DoorFleet.open();
   const session = await at.fleet.sessions.create({ user: "ann", sessionId: "s" });
   for (const prompt of ["one", "two"]) await at.fleet.sessions.send(session, prompt);

@@ -18,7 +18,7 @@ async function tryToConnect(at: DoorFleet, token: string) {
   return { client, answer: await client.request("connect", { token }) };
 }
 
-describe("one user's connections", () => {
+describe("the front door, with one user's connections,", () => {
   it("accepts 16 of one user's 127 connections to a shared server, and still accepts other users", async () => {
     await using at = await DoorFleet.open({ config: { isolation: "shared" } });
     const [bob, alice] = [await at.token("bob"), await at.token("alice")];
@@ -60,7 +60,7 @@ describe("one user's connections", () => {
   });
 });
 
-describe("one user's requests and bytes", () => {
+describe("the front door, with one user's requests and bytes,", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     const limits = { default: { requestsInFlight: 5, unreadBytes: "1mb" }, total: { unreadBytes: "1.5mb" } };
@@ -126,7 +126,7 @@ describe("one user's requests and bytes", () => {
   });
 });
 
-describe("one user's sessions", () => {
+describe("the fleet, with one user's sessions,", () => {
   it("limits a user's sessions at the front door and in the library, and makes room when one is deleted", async () => {
     const limits = { default: { sessions: 3 }, total: { sessions: 5 } };
     await using at = await DoorFleet.open({ config: { limits } });

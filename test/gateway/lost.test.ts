@@ -17,7 +17,7 @@ const HOST: HostRecord = {
   remainingMs: 10_000,
 };
 
-describe("a host to which connections were lost", () => {
+describe("LostHosts", () => {
   const make = (takenOver: boolean) => {
     const clock = { ms: 0 };
     const lost = new LostHosts<string>({ takenOver, ttlMs: 15_000 }, { now: () => clock.ms });
@@ -58,7 +58,7 @@ describe("a host to which connections were lost", () => {
   });
 });
 
-describe("a server to which connections were lost", () => {
+describe("LostServers", () => {
   const make = (process = ownIdentity()) => {
     const clock = { ms: 0 };
     const lost = new LostServers<string>({ now: () => clock.ms });

@@ -6,7 +6,7 @@ import { RawClient } from "./raw-client.js";
 const chosenIn = ({ result }: { result?: unknown }) =>
   (result as { modelState: { modelId?: string } }).modelState.modelId;
 
-it("names no model to the runtime when no provider and no model are configured", async () => {
+it("the front door names no model to the runtime when no provider and no model are configured", async () => {
   await using at = await DoorFleet.open({ config: { provider: null } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   expect(chosenIn(await client.request("session.create", { sessionId: "left-open" }))).toBeUndefined();
@@ -15,7 +15,7 @@ it("names no model to the runtime when no provider and no model are configured",
   expect((await session.rpc.model.getCurrent()).modelId).toBeUndefined();
 });
 
-it("names the default model to the runtime when a provider is configured", async () => {
+it("the front door names the default model to the runtime when a provider is configured", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"));
   expect(chosenIn(await client.request("session.create", { sessionId: "left-open" }))).toBe("gpt-5");

@@ -9,7 +9,7 @@ import { RawClient } from "./raw-client.js";
 const NO_WAIT = { waitMs: 0, signal: undefined };
 
 /** Two shared servers with round-robin placement, so that sessions change servers all the time. */
-describe("a session that its lease's holder takes to another shared server", () => {
+describe("the fleet, when a lease's holder takes a session to another shared server,", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     const config = { isolation: "shared", pool: { servers: 2, strategy: "round-robin" } };

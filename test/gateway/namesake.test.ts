@@ -3,7 +3,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-describe("a client of a shared server whose session was deleted or evicted", () => {
+describe("the front door, for a client of a shared server whose session was deleted or evicted,", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     at = await DoorFleet.open({ config: { isolation: "shared" } });
@@ -20,7 +20,7 @@ describe("a client of a shared server whose session was deleted or evicted", () 
   it.each([
     { how: "loaded", id: "namesake-1" },
     { how: "evicted", id: "namesake-2" },
-  ])("sends a client no event of another user's session with its deleted session's id ($how)", async ({ how, id }) => {
+  ])("sends the client no event of another user's session with the old session's id ($how)", async ({ how, id }) => {
     const listener = await RawClient.as(at.url, await at.token("ann"));
     await listener.request("session.create", { sessionId: id });
     await listener.turn(id, "hello");
@@ -41,7 +41,7 @@ describe("a client of a shared server whose session was deleted or evicted", () 
     expect(lives(other, id)).toContain("session.created");
   });
 
-  it("gets new lifecycle events of its evicted session once it has opened the session again", async () => {
+  it("sends the client new lifecycle events of its evicted session once the client has opened it again", async () => {
     const client = await RawClient.as(at.url, await at.token("ann"));
     await client.request("session.create", { sessionId: "own" });
     await client.turn("own", "one");

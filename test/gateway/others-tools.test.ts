@@ -42,7 +42,7 @@ function denied({ error }: RawMessage): void {
   expect(error).toMatchObject({ code: -32003, data: { code: "FLEET_METHOD_DENIED" } });
 }
 
-describe("the questions of a shared server in one session", () => {
+describe("the front door, with the questions of a shared server in one session,", () => {
   let at: DoorFleet;
   let tokens: Record<"alice" | "bob", string>;
   beforeAll(async () => {
@@ -105,7 +105,7 @@ describe.each([
   { isolation: "per-user", approve: "all" },
   { isolation: "shared", approve: "none" },
 ] as const)(
-  "a collaborative session on $isolation servers, with session.approve set to $approve",
+  "the front door, in a collaborative session on $isolation servers with session.approve set to $approve,",
   ({ isolation, approve }) => {
     let at: DoorFleet;
     let tokens: Record<"ann" | "ben", string>;

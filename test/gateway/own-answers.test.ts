@@ -13,7 +13,7 @@ describe.each([
   { isolation: "per-user", members: ["ben"] },
   { isolation: "shared", members: [] },
   { isolation: "shared", members: ["ben"] },
-] as const)("two clients in a session with members $members on $isolation servers", ({ isolation, members }) => {
+] as const)("the front door, with two clients, members $members and $isolation servers,", ({ isolation, members }) => {
   let at: DoorFleet;
   let clients: [CopilotClient, CopilotClient];
   const [other = "ann"] = members;
@@ -100,7 +100,7 @@ describe.each([
   });
 });
 
-describe("the front door and a client whose prompt waits", () => {
+describe("the front door, with a client whose prompt waits,", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     at = await DoorFleet.open();

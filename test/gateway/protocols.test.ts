@@ -25,18 +25,18 @@ const four: Protocol = {
 };
 const both = new Map([...PROTOCOLS, [4, four]]);
 
-it("has tables for each protocol version that the fleet supports", () => {
+it("the front door has tables for each protocol version that the fleet supports", () => {
   expect([...PROTOCOLS.keys()]).toEqual([...SUPPORTED_VERSIONS]);
   for (const [version, protocol] of PROTOCOLS) expect(protocol.version).toBe(version);
 });
 
-it("gives a client the protocol that it names in connect, and version 3 to one that names none", () => {
+it("the front door gives a client the protocol that it names in connect, and version 3 to one that names none", () => {
   expect(clientProtocol(4, both)).toBe(four);
   expect(clientProtocol(3, both)).toBe(three);
   expect(clientProtocol(undefined, both)).toBe(three);
 });
 
-it("names all supported versions when it refuses a client that names another one", () => {
+it("the front door names all supported versions when it refuses a client that names another one", () => {
   expect(() => clientProtocol(5, both)).toThrow(
     expect.objectContaining({
       code: "FLEET_PROTOCOL_UNSUPPORTED",
@@ -49,15 +49,18 @@ it("names all supported versions when it refuses a client that names another one
 it.each([
   ["3", three, "session.getForeground", "foreground.get"],
   ["4", four, "foreground.get", "session.getForeground"],
-])("checks a client's requests against the table of its own version %s", async (_, protocol, allowed, unknown) => {
-  expect(await outcomeOf(protocol, allowed)).not.toBeInstanceOf(FleetError);
-  expect(await outcomeOf(protocol, unknown)).toMatchObject({
-    code: "FLEET_METHOD_UNKNOWN",
-    message: expect.stringContaining(unknown),
-  });
-});
+])(
+  "the front door checks a client's requests against the table of its own version %s",
+  async (_, protocol, allowed, unknown) => {
+    expect(await outcomeOf(protocol, allowed)).not.toBeInstanceOf(FleetError);
+    expect(await outcomeOf(protocol, unknown)).toMatchObject({
+      code: "FLEET_METHOD_UNKNOWN",
+      message: expect.stringContaining(unknown),
+    });
+  },
+);
 
-it("refuses to connect a client to a server that speaks another supported version, and names the SDK that fits", async () => {
+it("the front door refuses to connect a client to a server that speaks another supported version, and names the SDK that fits", async () => {
   const { port, closed } = await serverSpeaking(3);
   const hello = { protocolVersion: 4 };
   const token = { user: "ann", expiresAt: null };
@@ -79,7 +82,7 @@ it("refuses to connect a client to a server that speaks another supported versio
   await closed;
 });
 
-it("names the SDK of version 4 to a client of version 3 whose server speaks version 4", () => {
+it("the front door names the SDK of version 4 to a client of version 3 whose server speaks version 4", () => {
   expect(() => checkSameProtocol(three, four)).toThrow(
     expect.objectContaining({
       code: "FLEET_PROTOCOL_UNSUPPORTED",

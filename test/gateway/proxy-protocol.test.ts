@@ -30,7 +30,7 @@ function header({ version = V2_PROXY, family = TCP4, addresses = ADDRESSES_4, ex
   return Buffer.concat([SIGNATURE, Buffer.from([version, family]), length, addresses, extra]);
 }
 
-describe("the PROXY protocol header", () => {
+describe("readProxyHeader", () => {
   it.each([
     ["IPv4", header(), "203.0.113.7"],
     ["IPv4 with extra fields", header({ extra: EXTRA }), "203.0.113.7"],
@@ -110,7 +110,7 @@ describe("a front door with serve.proxyProtocol", () => {
   });
 });
 
-it("refuses a PROXY header when serve.proxyProtocol is off", async () => {
+it("the front door refuses a PROXY header when serve.proxyProtocol is off", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.open(at.url);
   client.bytes(header());

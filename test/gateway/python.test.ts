@@ -9,7 +9,7 @@ const SCRIPT = fileURLToPath(new URL("../fixtures/client.py", import.meta.url));
 const hasPython = spawnSync("python3", ["--version"], { stdio: "ignore" }).status === 0;
 if (!hasPython) console.warn("the client in Python is skipped: there is no python3");
 
-it.skipIf(!hasPython)("serves a Python client that uses only sockets and no SDK", async () => {
+it.skipIf(!hasPython)("the front door serves a Python client that uses only sockets and no SDK", async () => {
   await using at = await DoorFleet.open();
   const token = await at.token("zoë");
   const running = promisify(execFile)("python3", [SCRIPT, at.url], { timeout: 30_000 });

@@ -38,11 +38,14 @@ it.each([
   ["no other turn is running", false, false, false],
   ["an earlier turn is still running", true, true, true],
   ["an earlier turn has just ended", true, false, false],
-])("records no turn for a relayed prompt that another host refuses, while %s", async (_, before, inTurnNow, after) => {
-  const attachment = { ...newAttachment("s", "host:h2", {}), attached: true, inTurn: before };
-  const { answer } = await relayed(attachment);
-  expect(attachment.inTurn).toBe(true);
-  if (before) attachment.inTurn = inTurnNow; // the session's events would set this
-  answer(refused);
-  expect(attachment.inTurn).toBe(after);
-});
+])(
+  "the front door records no turn for a relayed prompt that another host refuses, while %s",
+  async (_, before, inTurnNow, after) => {
+    const attachment = { ...newAttachment("s", "host:h2", {}), attached: true, inTurn: before };
+    const { answer } = await relayed(attachment);
+    expect(attachment.inTurn).toBe(true);
+    if (before) attachment.inTurn = inTurnNow; // the session's events would set this
+    answer(refused);
+    expect(attachment.inTurn).toBe(after);
+  },
+);

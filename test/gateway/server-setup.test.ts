@@ -17,7 +17,7 @@ const denied = (...texts: string[]) => ({
   },
 });
 
-it("sends no model request to a client if it would contain the fleet's credentials", async () => {
+it("the front door sends no model request to a client if it would contain the fleet's credentials", async () => {
   await using at = await DoorFleet.open({ config: { session: OPEN_TO_CLIENTS } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   for (const method of MODEL)
@@ -27,7 +27,7 @@ it("sends no model request to a client if it would contain the fleet's credentia
   );
 });
 
-it("sends no model request to a client whose server was started with a GitHub token", async () => {
+it("the front door sends no model request to a client whose server was started with a GitHub token", async () => {
   const env = { ALICES_TOKEN: "gho_canary" };
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ env, config });
@@ -37,7 +37,7 @@ it("sends no model request to a client whose server was started with a GitHub to
     expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "credentials"));
 });
 
-it("sends model requests to a client with its user's own GitHub token, but not with one for all users", async () => {
+it("the front door sends model requests to a client with its user's own GitHub token, but not with one for all users", async () => {
   const env = { TOKEN_alice: "gho_canary", TOKEN: "gho_canary" };
   for (const { name, expected } of [
     { name: "TOKEN_{user}", expected: { result: { success: true } } },
@@ -50,7 +50,7 @@ it("sends model requests to a client with its user's own GitHub token, but not w
   }
 });
 
-it("refuses a client's request handler and plugins unless session.host is owner", async () => {
+it("the front door refuses a client's request handler and plugins unless session.host is owner", async () => {
   await using at = await DoorFleet.open({ config: { provider: null } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   for (const method of MODEL) {
@@ -59,7 +59,7 @@ it("refuses a client's request handler and plugins unless session.host is owner"
   expect(await client.request(...PLUGINS)).toMatchObject(denied("builtinPluginDirectories", "session.host"));
 });
 
-it("refuses a client's request handler and plugins on a shared server", async () => {
+it("the front door refuses a client's request handler and plugins on a shared server", async () => {
   const config = { provider: null, isolation: "shared", session: { host: "owner" } } as const;
   await using at = await DoorFleet.open({ config });
   const client = await RawClient.as(at.url, await at.token("alice"));
@@ -68,7 +68,7 @@ it("refuses a client's request handler and plugins on a shared server", async ()
   expect(await client.request(...PLUGINS)).toMatchObject(denied("builtinPluginDirectories", "other users"));
 });
 
-it("ends only the connections of clients that have set up a server when that server ends", async () => {
+it("the front door ends only the connections of clients that have set up a server when that server ends", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ config });
   const token = await at.token("alice");
@@ -91,7 +91,7 @@ it("ends only the connections of clients that have set up a server when that ser
   );
 });
 
-it("ends the server when the client that answered its model requests has gone, so that another one can", async () => {
+it("the front door ends the server when the client that answered its model requests has gone, so that another one can", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ config });
   const token = await at.token("alice");
@@ -111,7 +111,7 @@ it("ends the server when the client that answered its model requests has gone, s
   expect(await other.request("ping", { message: "on" })).toMatchObject({ result: { message: "pong: on" } });
 });
 
-it("ends the server of a client that answers its model requests before the front door has closed", async () => {
+it("the front door ends the server of a client that answers its model requests before it has closed", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ config });
   const client = await RawClient.as(at.url, await at.token("alice"));

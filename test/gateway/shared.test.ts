@@ -5,7 +5,7 @@ import { killed } from "../fixtures/processes.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-describe("sessions on several shared servers", () => {
+describe("the front door, with sessions on several shared servers,", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     const config = { isolation: "shared" as const, pool: { servers: 2, strategy: "round-robin" as const } };

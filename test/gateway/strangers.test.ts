@@ -35,7 +35,7 @@ describe("a good token", () => {
     for (const guesser of guessers.slice(0, 6)) expect((await guesser.answerTo(1)).error).toEqual(REFUSED);
   });
 
-  it("accepts a good token within a second despite 2,048 silent connections, and closes the oldest ones", async () => {
+  it("is accepted within a second despite 2,048 silent connections, of which the oldest are closed", async () => {
     await using at = await DoorFleet.open();
     const token = await at.token("alice");
     const first = await RawClient.as(at.url, token);
@@ -59,7 +59,7 @@ describe("a good token", () => {
   });
 });
 
-describe("the answer to a wrong token", () => {
+describe("the front door, for a wrong token,", () => {
   const answered = async (attempts: Attempts, id: string | undefined, ms: number) => {
     let isAnswered = false;
     void attempts.failed(id).then(() => {

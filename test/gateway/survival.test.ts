@@ -10,7 +10,7 @@ import { RawClient } from "./raw-client.js";
 const say = async (session: CopilotSession, prompt: string) =>
   (await session.sendAndWait(prompt, 20_000))?.data.content;
 
-describe("a session whose server ends", () => {
+describe("the front door, when a session's server ends,", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     at = await DoorFleet.open();
@@ -188,7 +188,7 @@ describe("a session whose server ends", () => {
   });
 });
 
-describe("a server with many clients that is killed", () => {
+describe("the front door, when a server with many clients is killed,", () => {
   const clients = rounds(30, 100);
 
   it("serves every client's next prompt when a server dies between turns, and ends all turns within 2 s", async () => {

@@ -21,7 +21,7 @@ afterEach(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-describe("a token", () => {
+describe("the fleet, with a token,", () => {
   it("accepts a token for its user until the token is revoked", async () => {
     const issued = await issueToken(store, "alice", null);
     expect(issued).toEqual({
@@ -98,7 +98,7 @@ describe("a token", () => {
 describe("the token commands", () => {
   const fleet = testFleet();
 
-  it("issues, lists and revokes tokens with the token commands", async () => {
+  it("issue, list and revoke tokens", async () => {
     const issued = await fleet.json<{ token: string; id: string }>([
       "token",
       "issue",
@@ -135,12 +135,12 @@ describe("the token commands", () => {
     [["token", "revoke", "x", "--user", "a"], "ids of tokens or --user"],
     [["token", "revoke", "A B"], '"A B" is not the id of a token'],
     [["token", "bogus"], 'There is no command "token bogus"'],
-  ])("refuses the command %j with exit code 2, and issues no token", async (args, message) => {
+  ])("refuse the command %j with exit code 2, and issue no token", async (args, message) => {
     expect((await fleet.refusal(2, args)).message).toContain(message);
     expect(await fleet.json(["token", "list"])).toEqual({ tokens: [] });
   });
 
-  it("does not repeat a token that is given to token revoke in place of its id", async () => {
+  it("do not repeat a token that is given to token revoke in place of its id", async () => {
     const refused = await fleet.refusal(2, ["token", "revoke", "cft_0123_secretsecret"]);
     expect(JSON.stringify(refused)).not.toContain("secretsecret");
   });

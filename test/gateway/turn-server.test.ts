@@ -32,7 +32,7 @@ function failing(error: unknown) {
 it.each([
   ["is in a turn", true, false],
   ["is idle", false, true],
-])("believes a server that answers that the session %s", async (_, hasActiveWork, idle) => {
+])("isIdle believes a server that answers that the session %s", async (_, hasActiveWork, idle) => {
   expect(
     await isIdle(
       answering(async () => await Promise.resolve({ hasActiveWork })),
@@ -52,7 +52,7 @@ it("a turn does not count as over when its server does not answer in time", asyn
   expect(await isIdle(silent, turnOn(), 10)).toBe(false);
 });
 
-it("takes a turn for over when the server that ran it has ended, whatever else fails", async () => {
+it("a turn counts as over when the server that ran it has ended, whatever else fails", async () => {
   const away = new FleetError("FLEET_STORE_UNAVAILABLE", "The store does not answer.");
   expect(await isIdle(failing(away), turnOn(DEAD), 1_000)).toBe(true);
 });
@@ -61,6 +61,6 @@ it.each([
   ["its server does not have the session in memory", new RpcError("Session not found", -32603)],
   ["its session was deleted", sessionNotFound("s")],
   ["another host has its session", new FleetError("FLEET_SESSION_MOVED", "It moved.")],
-])("takes a turn for over when %s", async (_, error) => {
+])("a turn counts as over when %s", async (_, error) => {
   expect(await isIdle(failing(error), turnOn(), 1_000)).toBe(true);
 });

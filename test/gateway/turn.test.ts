@@ -2,7 +2,7 @@ import { expect, it, vi } from "vitest";
 import { Turn } from "../../src/gateway/state/turn.js";
 import { sessionRecord } from "../fixtures/store-records.js";
 
-it("keeps a turn active when a prompt is sent while the server is asked whether the session is idle", async () => {
+it("a turn stays active when a prompt is sent while the server is asked whether the session is idle", async () => {
   const turn = new Turn(sessionRecord("s"));
   turn.start(undefined);
   turn.sends();
@@ -26,7 +26,7 @@ it("keeps a turn active when a prompt is sent while the server is asked whether 
   expect(turn.over).toBe("idle");
 });
 
-it("keeps a turn open while its server is idle and has not begun a prompt, until the prompt's time to begin is over", async () => {
+it("a turn stays active while its server is idle and has not begun a prompt, until the prompt's time to begin is over", async () => {
   vi.useFakeTimers();
   try {
     const turn = new Turn(sessionRecord("s"));

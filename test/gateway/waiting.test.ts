@@ -8,7 +8,7 @@ import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-describe("a prompt that waits for its turn in a collaborative session", () => {
+describe("the front door, with a prompt that waits in a collaborative session,", () => {
   let at: DoorFleet;
   beforeAll(async () => {
     at = await DoorFleet.open({
@@ -206,7 +206,7 @@ describe("a prompt that waits for its turn in a collaborative session", () => {
   });
 });
 
-describe.skipIf(redisProblem())("prompts that a client sends without waiting for the answers to those before", () => {
+describe.skipIf(redisProblem())("the front door, with prompts that a client sends without waiting for answers,", () => {
   let redis: RedisServer;
   let at: DoorFleet;
   beforeAll(async () => {

@@ -36,7 +36,7 @@ describe("the JSON scanner", () => {
   });
 });
 
-describe("a client's frame", () => {
+describe("readClientFrame", () => {
   const read = (text: string | Buffer) => readClientFrame(Buffer.from(text));
   const nested = (levels: number) => "[".repeat(levels) + "]".repeat(levels);
   const isNothing = (params: unknown) => [params ?? null].flat().every((value) => value === null);
@@ -237,7 +237,7 @@ describe("a client's frame", () => {
   });
 });
 
-describe("a server's frame", () => {
+describe("readServerFrame", () => {
   const read = (value: unknown) =>
     readServerFrame(Buffer.from(typeof value === "string" ? value : JSON.stringify(value)));
   const event = { sessionId: "s-1", event: { type: "session.idle", data: {}, sessionId: "other" } };

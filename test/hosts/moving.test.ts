@@ -20,7 +20,7 @@ function usersOf(host: string, count: number): string[] {
   return users.filter((user) => rendezvousChoice(user, ["h1", "h2"]) === host).slice(0, count);
 }
 
-describe.skipIf(problem !== undefined)("users of hosts that join and leave", () => {
+describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();

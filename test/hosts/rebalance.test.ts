@@ -19,7 +19,7 @@ function placed(names: readonly string[]): UserPlacement[] {
 
 const THREE = ["a", "b", "c"];
 
-it("moves at most 26 % of users when a fourth host joins, all of them to it, and balances within 10 %", () => {
+it("planRebalance moves at most 26 % of users when a fourth host joins, all of them to it, and balances within 10 %", () => {
   const hosts = [...THREE, "d"].map((name) => host(name));
   const plan = planRebalance({ hosts, placements: placed(THREE), sessions: [], isShared: true });
   expect(plan.moves.length).toBeGreaterThan(0.2 * USERS.length);
@@ -37,7 +37,7 @@ it.each([
   ["gone", { gone: true }],
   ["draining", { state: "draining" as const }],
   ["without a front door", { door: null }],
-])("plans to move all users of a host that is %s, and no others", (_, over) => {
+])("planRebalance plans to move all users of a host that is %s, and no others", (_, over) => {
   const hosts = [host("a"), host("b"), host("c", over)];
   const placements = placed(THREE);
   const plan = planRebalance({ hosts, placements, sessions: [], isShared: true });
@@ -52,7 +52,7 @@ it.each([
   });
 });
 
-it("plans no move when all users are where they belong, or when no host takes users", () => {
+it("planRebalance plans no move when all users are where they belong, or when no host takes users", () => {
   const all = THREE.map((name) => host(name));
   const none = THREE.map((name) => host(name, { gone: true }));
   for (const hosts of [all, none]) {
@@ -60,7 +60,7 @@ it("plans no move when all users are where they belong, or when no host takes us
   }
 });
 
-it("plans to move the sessions that a moved user left behind on a live host, if the storage is shared", () => {
+it("planRebalance plans to move the sessions that a moved user left behind on a live host, if the storage is shared", () => {
   const to = rendezvousChoice("alice", ["a", "b"]);
   const from = to === "a" ? "b" : "a";
   const sessions = [
@@ -77,7 +77,7 @@ it("plans to move the sessions that a moved user left behind on a live host, if 
   expect(planRebalance({ ...input, isShared: false }).moves).toEqual([]);
 });
 
-it("keeps a user on the host whose own disk has their sessions, unless that host is gone", () => {
+it("planRebalance keeps a user on the host whose own disk has their sessions, unless that host is gone", () => {
   const placements = [
     { user: "alice", placement: { host: "old", serverId: null } },
     { user: "bob", placement: { host: "old", serverId: null } },

@@ -26,14 +26,14 @@ const LATER = {
   NODE_OPTIONS: `--import=data:text/javascript,const%20now=Date.now;Date.now=()=>now()+${2 * HOUR_MS}`,
 };
 
-describe.skipIf(problem !== undefined)("the left-overs of takeovers", () => {
+describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeovers", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();
   });
   afterAll(() => redis.end());
 
-  describe("below a host's name in the shared storage", () => {
+  describe("below a host's name in the shared storage,", () => {
     let shared: string;
     let store: Store;
     const h1 = (): StatePlace => ({ shared, host: "h1", group: serverIdOf("alice") });

@@ -14,7 +14,7 @@ async function ofStateFolder(host: TestHost, env: NodeJS.ProcessEnv) {
   return { code: ran.code, ...ran.json<DoctorResult>().checks.find(({ name }) => name === "state folder") };
 }
 
-describe.skipIf(problem !== undefined)("the state folder of a host", () => {
+describe.skipIf(problem !== undefined)("the fleet, on the state folder of a host,", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();

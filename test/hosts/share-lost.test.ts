@@ -11,7 +11,7 @@ if (problem !== undefined) console.warn(`shared storage that goes away is not te
 const UNUSABLE = "FLEET_STORAGE_UNUSABLE";
 const AWAY = "the shared storage is not available";
 
-describe.skipIf(problem !== undefined)("shared storage that disappears while serve runs", () => {
+describe.skipIf(problem !== undefined)("serve, with shared storage that disappears,", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();
@@ -105,7 +105,7 @@ describe.skipIf(problem !== undefined)("shared storage that disappears while ser
     240_000,
   );
 
-  it("refuses to start serve while the shared storage is away, and creates nothing in its place", async () => {
+  it("refuses to start while the shared storage is away, and creates nothing in its place", async () => {
     await using doors = await HostDoors.open({ redis, names: ["h1"], storage: "shared" });
     const { shared } = doors.hosts;
     const h1 = doors.hosts.host("h1");

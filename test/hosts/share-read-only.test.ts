@@ -15,7 +15,7 @@ function readOnly(folder: string): Disposable {
   return { [Symbol.dispose]: () => void execFileSync("umount", ["--lazy", folder]) };
 }
 
-describe.skipIf(problem !== undefined || !isRoot)("shared storage that is mounted read-only", () => {
+describe.skipIf(problem !== undefined || !isRoot)("the fleet, with shared storage that is mounted read-only,", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();

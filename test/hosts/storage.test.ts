@@ -13,7 +13,7 @@ if (problem !== undefined) console.warn(`shared storage is not tested with hosts
 const isRoot = process.getuid?.() === 0;
 if (!isRoot) console.warn("file systems without some properties are not tested: mounting them takes root");
 
-describe("the file system of a folder", () => {
+describe("the check of a folder's file system", () => {
   let folder: string;
   afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -49,7 +49,7 @@ describe("the file system of a folder", () => {
   });
 });
 
-describe.skipIf(problem !== undefined)("the folder that hosts share", () => {
+describe.skipIf(problem !== undefined)("the fleet, with the folder that hosts share,", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();

@@ -8,7 +8,7 @@ import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`taking over from other hosts is not tested: ${problem}`);
 
-describe.skipIf(problem !== undefined)("shared storage", () => {
+describe.skipIf(problem !== undefined)("the fleet, with shared storage,", () => {
   let redis: RedisServer;
   beforeAll(async () => {
     redis = await RedisServer.start();

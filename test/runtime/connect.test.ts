@@ -3,7 +3,7 @@ import { type AddressInfo, createServer } from "node:net";
 import { expect, it, onTestFinished } from "vitest";
 import { connectClient } from "../../src/runtime/client/connect.js";
 
-it("refuses the connection as soon as the server closes it during the handshake", async () => {
+it("connectClient refuses the connection as soon as the server closes it during the handshake", async () => {
   const server = createServer((socket) => {
     socket.once("data", () => socket.destroy());
   });

@@ -31,7 +31,7 @@ class Sessions {
   };
 }
 
-describe("the last uses of sessions", () => {
+describe("LastUses", () => {
   let sessions: Sessions;
   let uses: LastUses;
   beforeEach(() => {

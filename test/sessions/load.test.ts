@@ -66,7 +66,7 @@ it.each<[string, Case, Loading["how"][]]>([
     ["resume", "create"],
   ],
   ["creates a new session in a folder that a client chose", { isElsewhere: true, isNew: true }, ["create"]],
-])("%s", async (_, given, how) => {
+])("load %s", async (_, given, how) => {
   expect(await loading(given)).toEqual(how);
 });
 
@@ -83,6 +83,6 @@ it.each<[string, Case, object]>([
     UNKNOWN,
   ],
   ["when its record names another server", { record: { serverId: "s2" } }, { code: "FLEET_SESSION_MOVED" }],
-])("never creates a session again %s", async (_, given, error) => {
+])("load never creates a session again %s", async (_, given, error) => {
   await expect(loading(given)).rejects.toMatchObject(error);
 });

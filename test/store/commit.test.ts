@@ -210,7 +210,7 @@ describe("a session record, when a writer is suspended in its commit", () => {
   );
 });
 
-describe("concurrent updates of one instance", () => {
+describe("the file store, with concurrent updates of one instance,", () => {
   it("shares a few commits between 50 concurrent registry updates of one instance", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);

@@ -21,7 +21,7 @@ async function filled(): Promise<Store> {
   return store;
 }
 
-it("copies everything from one store to another, and changes nothing in the source", async () => {
+it("copyContents copies everything from one store to another, and changes nothing in the source", async () => {
   const [from, to] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(from);
   expect([isEmpty(contents), isEmpty(await readContents(to))]).toEqual([false, true]);
@@ -91,7 +91,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
       }),
     ],
   ],
-])("deletes the records that it copied from the target store when %s", async (_, message, meddle) => {
+])("copyContents deletes the records that it copied from the target store when %s", async (_, message, meddle) => {
   const [source, target] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(source);
   const stop = new AbortController();
@@ -102,7 +102,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
   expect(sessions.map(({ id }) => id).filter((id) => id !== "others")).toEqual([]);
 });
 
-it("leaves a session in the target store alone that has the same id as one in the source, and refuses to copy", async () => {
+it("copyContents leaves a session in the target store alone that has the same id as one in the source, and refuses to copy", async () => {
   const [from, to] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(from);
   const theirs = sessionRecord("a30", { owner: "bob" });

@@ -58,7 +58,7 @@ async function contents(folder: string): Promise<Record<string, string>> {
   );
 }
 
-describe.each(DAMAGES)("a registry whose head revision is %s", (_, damage) => {
+describe.each(DAMAGES)("the file store, with a registry whose head revision is %s,", (_, damage) => {
   it("recovers a registry with a damaged head revision from registry.json, warns once, and loses nothing", async () => {
     const root = await filled(3);
     await damage(join(root, "registry", "0000000000000003.json"));
@@ -94,7 +94,7 @@ describe.each(DAMAGES)("a registry whose head revision is %s", (_, damage) => {
   });
 });
 
-describe.each(DAMAGES)("a registry that has only revisions that are %s", (_, damage) => {
+describe.each(DAMAGES)("the file store, with a registry that has only revisions that are %s,", (_, damage) => {
   it("recovers a registry from registry.json when all its revisions are damaged", async () => {
     const root = await filled(3);
     await Promise.all((await revisions(root)).map(damage));
@@ -124,7 +124,7 @@ describe.each(DAMAGES)("a registry that has only revisions that are %s", (_, dam
   );
 });
 
-it("never falls back to a registry revision that was linked too late, below the revisions that are kept", async () => {
+it("the file store never falls back to a registry revision that was linked too late, below the revisions that are kept", async () => {
   const root = await filled(1);
   const late = join(root, "registry", "0000000000000001.json");
   const bytes = await readFile(late);
@@ -135,7 +135,7 @@ it("never falls back to a registry revision that was linked too late, below the 
   await expect(openFileStore(root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
 });
 
-it("repairs a damaged registry in an update that changes nothing, and writes nothing when there is no damage", async () => {
+it("the file store repairs a damaged registry in an update that changes nothing, and writes nothing when there is no damage", async () => {
   const root = await filled(3);
   await truncate(join(root, "registry", "0000000000000003.json"), 0);
   for (let update = 1; update <= 2; update++) await openFileStore(root).registry.update(() => undefined);
@@ -152,7 +152,7 @@ it("repairs a damaged registry in an update that changes nothing, and writes not
   expect(store.takeWarnings()).toEqual([]);
 });
 
-describe("registry.json", () => {
+describe("the file store, with its registry.json,", () => {
   // Without its last byte, only a line break, the file is whole.
   it.each(DAMAGES.slice(0, 4).filter(([how]) => how !== "short of its last byte"))(
     "ignores a registry.json that is %s, and sets it aside and writes it again with the next commit",
@@ -218,7 +218,7 @@ describe("registry.json", () => {
   });
 });
 
-describe("the left-overs of an interrupted first commit", () => {
+describe("the file store, after an interrupted first commit,", () => {
   it.each([
     ["only the state folder", async (root: string) => void (await mkdir(root, { mode: 0o700 }))],
     [
@@ -242,7 +242,7 @@ describe("the left-overs of an interrupted first commit", () => {
   });
 });
 
-describe("a newer schema", () => {
+describe("the file store, with a newer schema,", () => {
   it.each(["registry.json", "registry/0000000000000002.json"])(
     "refuses a registry with a newer schema in %s, and changes no file",
     async (name) => {
@@ -274,7 +274,7 @@ describe("a newer schema", () => {
   });
 });
 
-describe.each(DAMAGES)("a session record that is %s", (_, damage) => {
+describe.each(DAMAGES)("the file store, with a session record that is %s,", (_, damage) => {
   it("goes back one revision of a session record whose newest one is damaged, and warns", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);

@@ -15,7 +15,7 @@ function request(token: string, over: Partial<LeaseRequest> = {}): LeaseRequest 
   return { sessionId: "a", holder: "alice", token, ttlMs: LONG_MS, placeMs: LONG_MS, ...over };
 }
 
-describe("leases in files", () => {
+describe("the file store, with leases,", () => {
   let root: string;
   let store: FileStore;
 

@@ -26,7 +26,7 @@ function asks(state: LeaseState, token: string, now: Instant, stealReason: strin
   return acquire(state, { holder: token, tokenHash, ttlMs: TTL_MS, placeMs: PLACE_MS, stealReason }, now);
 }
 
-describe("the time of a lease", () => {
+describe("the lease state", () => {
   it("ends a lease to the millisecond", () => {
     const state = emptyState("s", BORN);
     asks(state, "a", at(0));
@@ -61,7 +61,7 @@ describe("the time of a lease", () => {
   });
 });
 
-describe("the queue of a lease", () => {
+describe("the lease state, with its queue,", () => {
   it("changes the lease queue for a repeated request only after a third of the waiter's time has passed", () => {
     const state = emptyState("s", BORN);
     asks(state, "a", at(0));
@@ -125,7 +125,7 @@ class Model {
   }
 }
 
-it("keeps one holder per lease, serves waiters in order and raises fences for any sequence of requests", () => {
+it("the lease state keeps one holder per lease, serves waiters in order and raises fences for any sequence of requests", () => {
   fc.assert(
     fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
       const state = emptyState("s", BORN);

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { openStore } from "../../src/store/open.js";
 
-it("opens the file store without creating its folder", () => {
+it("openStore opens the file store without creating its folder", () => {
   expect(openStore("file", "/nonexistent/state").kind).toBe("file");
 });
 

@@ -30,7 +30,7 @@ async function makeWithMode(path: string, mode: number): Promise<void> {
   await chmod(path, mode);
 }
 
-describe("the state folder", () => {
+describe("the check of the state folder", () => {
   it.each(UNSAFE)(
     "refuses a state folder that is %s, for reading and for writing",
     async (_, make, message, wayOut) => {
@@ -72,7 +72,7 @@ describe("the state folder", () => {
     );
   });
 
-  describe("the folders above the state folder", () => {
+  describe("and of the folders above it", () => {
     const isRefused = (root: string, env: NodeJS.ProcessEnv = {}) => {
       for (const check of [checkStateFolder, ensureStateFolder])
         expect(() => check(root, { env })).toThrow(expect.objectContaining({ code: "FLEET_STATE_UNSAFE", exit: 3 }));
@@ -251,7 +251,7 @@ describe("the state folder", () => {
   });
 });
 
-it("writes a revision with mode 0600 under a umask that removes the write bit, so it does not look accepted", async () => {
+it("the file store writes a revision with mode 0600 under a umask that removes the write bit, so it does not look accepted", async () => {
   const root = await temporaryRoot();
   const store = openFileStore(root);
   await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));

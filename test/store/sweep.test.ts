@@ -56,7 +56,7 @@ describe("the left-overs of killed writers", () => {
     expect(await store.sessions.list()).toEqual([sessionRecord("a")]);
   });
 
-  it("commits in a second attempt when a sweep has deleted the temporary file of a live writer", async () => {
+  it("do not include a live writer's temporary file; a writer that loses it to a sweep commits in a second attempt", async () => {
     const swept = openFileStore(root, {
       onStep: async (step) => {
         if (step !== "written" || attempts++ > 0) return;
@@ -72,13 +72,13 @@ describe("the left-overs of killed writers", () => {
   });
 });
 
-it("creates nothing when sweep() runs on a store that was never written", async () => {
+it("sweep() creates nothing in a store that was never written", async () => {
   const root = await temporaryRoot();
   await openFileStore(root).sweep();
   expect(await readdir(join(root, ".."))).toEqual([]);
 });
 
-it("ignores stray files and folders among the session records", async () => {
+it("the file store ignores stray files and folders among the session records", async () => {
   const root = await temporaryRoot();
   const store = openFileStore(root);
   await store.sessions.create(sessionRecord("a"));
