@@ -41,8 +41,8 @@ export class Revival {
       // If the store does not answer, ask it again in the next round.
       isThere = await directory.isThere().catch(() => false);
     }
-    // Reset this before the sessions are reopened. If this host loses its term during that, `leaveServers` must start
-    // another wait.
+    // Reset `#hasLeft` before the sessions are reopened. If this host loses its term while they are reopened,
+    // `leaveServers` must start another wait.
     this.#hasLeft = false;
     for (const client of clients) client.reopen();
   }

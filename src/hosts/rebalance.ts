@@ -5,8 +5,8 @@ import { rendezvousChoice } from "../pool/placement.js";
 
 /**
  * Moves a user and the user's sessions to the host with the highest score for the user. If the user is already on that
- * host, the move fetches sessions that an earlier move left on another one, because they were in use or because the
- * process that moved the user was killed.
+ * host, the move fetches the sessions that an earlier move left on another host. They stayed there because they were in
+ * use, or because the process that moved the user was killed.
  */
 export interface Move {
   user: string;

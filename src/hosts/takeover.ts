@@ -62,8 +62,8 @@ export class Takeover {
   }
 
   /**
-   * Takes over sessions that no host has, whose owners belong to this host and that are due for deletion, so that a gc
-   * of this host finds them.
+   * Takes over sessions that are due for deletion, so that a gc of this host finds them. Takes only sessions that no
+   * host has and whose owners belong to this host.
    *
    * @param dueMs a session is due if it was last used before this time, in milliseconds since the epoch
    */

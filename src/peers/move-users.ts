@@ -31,8 +31,8 @@ async function moveOne(
   const placed = await store.placements.read(user);
   if (placed?.host !== to) {
     if (placed?.host !== from) return null; // somebody has placed the user elsewhere since the moves were planned
-    // Do this first: from now on the user's new sessions are made there, and released sessions are taken there.
-    // The new host picks the shared server itself.
+    // Record the new host first. From then on, it makes the user's new sessions and takes released ones. It picks the
+    // shared server itself.
     const now = await store.placements.record(user, placed, { host: to, serverId: null });
     if (now.host !== to) return null;
   }

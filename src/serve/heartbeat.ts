@@ -150,7 +150,7 @@ export class Heartbeat {
     const asked = performance.now();
     const number = ++this.#asked;
     const { term } = await this.#hosts.beat(this.#instance, this.#entry, ttlMs);
-    // This answers an earlier heartbeat. We already have the answer to a later one, which is newer.
+    // Ignore the answer to an earlier heartbeat, because we already have the answer to a later one.
     if (this.#left || number < this.#heard) return;
     this.#heard = number;
     this.#end = asked + ttlMs;

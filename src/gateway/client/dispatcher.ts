@@ -160,7 +160,8 @@ export class Dispatcher {
   async #routeHome(handling: UserHandling, request: ClientRequest): Promise<void> {
     const { handler, own } = handling;
     const { method } = request;
-    // Do this before the home server is started, because creating a session may be refused.
+    // Start the home server only after this. A request for another host does not need it, and creating a session may be
+    // refused.
     const host = await this.#router.homeHost();
     if (host !== null && handler === "setUp") refuseSetupElsewhere(method);
     if (host !== null) return this.#relay.home(await this.#router.peer(host), request);

@@ -62,7 +62,7 @@ export class Relay {
     if (handler !== "send") return this.#send(link, request, { params });
     const attachment = attachments.get(id);
     const before = attachment?.inTurn ?? false;
-    // Set this before the turn's events arrive, because the last event clears it.
+    // Set `inTurn` before the turn's events arrive, because the last event clears it.
     if (attachment !== undefined) attachment.inTurn = true;
     this.#send(link, request, {
       params,
@@ -80,7 +80,7 @@ export class Relay {
     const before = attachments.get(id);
     if (before !== undefined && before.linkId !== link.id) this.#router.leave(before);
     const attachment = before ?? newAttachment(id, link.id, request.params);
-    // Record this before the answer comes, because events may arrive first.
+    // Record the session before the answer comes, because its events may arrive first.
     attachment.linkId = link.id;
     attachments.set(id, attachment);
     const failed = () => {

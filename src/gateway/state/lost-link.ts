@@ -5,8 +5,8 @@ import type { Prompt } from "./turn.js";
 import type { TurnEnds } from "./turn-ends.js";
 
 /**
- * A server, another host, or the connection to it has ended. Answers all that waits for it, and notes the sessions that
- * were open there, so that they are opened again.
+ * A server, another host, or the connection to it has ended. Answers everything that waits for it. Notes the sessions
+ * that were open there, because they have to be opened again.
  */
 export function loseLink(state: ClientState, link: Link): void {
   const { door, links, attachments, turns, requests, report } = state;

@@ -62,9 +62,9 @@ const NO_ANSWER = "The turn ended without an answer.";
  * - While a client's prompt waits, the client does not get the ends of other turns. If the prompt is refused, the
  *   client gets them then, unless another turn has begun. The client gets everything else as it comes.
  * - A client may send a prompt while the end of another client's turn, or the `session.idle` after an error, is still
- *   on its way. After each such end the front door therefore sends the client a request that the client does not know,
- *   and the answer shows that the client has read the end. A prompt that arrives before that is answered when its turn
- *   is over, so that `sendAndWait` returns the message of its own turn.
+ *   on its way. After each such end, the front door therefore sends the client a request that the client does not know.
+ *   The answer shows that the client has read the end. If a prompt arrives before that answer, the prompt is answered
+ *   only when its turn is over. So `sendAndWait` returns the message of its own turn.
  */
 export class TurnEnds {
   readonly #client: ClientSocket;

@@ -236,7 +236,7 @@ export class Turn {
   }
 
   async #pause(ms: number): Promise<void> {
-    // This runs in every turn. An AbortSignal and its error cost many times as much as this timer.
+    // Every turn waits here. An AbortSignal and its error cost many times as much as this timer.
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, ms);
       timer.unref();

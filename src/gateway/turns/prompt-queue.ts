@@ -16,8 +16,8 @@ import { settleDoubt } from "./resend.js";
 import { abortTurn, assertHere, isIdle, linkOnceEnded, noteSent, placeOf } from "./turn-server.js";
 
 /**
- * How long a server must be idle, in milliseconds, before a prompt that it took counts as one that never begins: without an
- * error, and after an error.
+ * A prompt that the server took counts as one that never begins once the server has been idle for this long, in
+ * milliseconds: the first value without an error, the second after one.
  */
 const NEVER_BEGINS_MS = 5_000;
 const FAILED_MS = 1_000;
@@ -73,7 +73,7 @@ export class PromptQueue {
     return true;
   }
 
-  /** The same for all sessions, with the given error. */
+  /** Gives up the waiting prompts of all sessions. Each client gets the given error. */
   cancelAll(error: FleetError): void {
     for (const turn of this.#state.turns.values()) if (turn.waits) this.#giveUp(turn, error);
   }
@@ -240,6 +240,7 @@ export class PromptQueue {
       onAnswer: ({ failed, body, messageIds }) => {
         if (failed) sent.delete(prompt);
         if (failed && !prompt.again && attachments.has(id) && saysUnloaded(body)) {
+          // The prompt still counts as unanswered in its turn, so do not call `answered`.
           this.#state.unloaded(id);
           prompt.again = true;
           void this.#queue(prompt, record);

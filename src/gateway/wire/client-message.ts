@@ -23,7 +23,10 @@ export type ClientMessage =
   | { kind: "unfit"; id: RpcId; rpcCode: number; message: string }
   | { kind: "response"; id: RpcId; withId: WithId };
 
-/** The same message under another id, framed. With `filter`, its result is replaced by what the filter returns for it. */
+/**
+ * Returns the frame of the same message under another id. With `filter`, the result is replaced by what the filter
+ * returns for it.
+ */
 export type WithId = (id: RpcId, filter?: (result: unknown) => unknown) => Buffer;
 
 /**
@@ -182,7 +185,7 @@ function readResponse(body: Buffer, members: ReadonlyMap<string, Member>): Clien
   return { kind: "response", id, withId };
 }
 
-/** The same message under another id, framed. */
+/** The frame of the same message under another id. */
 export function replaceId(body: Buffer, { start, end }: { start: number; end: number }, id: RpcId): Buffer {
   const before = body.subarray(0, start);
   return encodeBody(Buffer.concat([before, Buffer.from(JSON.stringify(id)), body.subarray(end)]));

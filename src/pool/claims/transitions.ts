@@ -94,7 +94,7 @@ export function claimStop(
   if (server.state === "stopped" || (server.state === "failed" && server.process === null)) {
     if (!stays) server.desired = "stopped";
     if (server.state === "stopped") return { kind: "stopped", server };
-    // It is dead and cleared away already, so only the record changes.
+    // The server is dead and cleared away already, so only its record changes.
     server.state = "stopped";
     server.failure = null;
     return { kind: "stopped", server };

@@ -84,7 +84,7 @@ export class SessionEvents {
 
 /**
  * Reads the end of a session's history, as far back as it takes to know whether the session is in a turn and since
- * when, but at most `maxBytes`. A turn that began before that part counts from the first event that was read.
+ * when, but at most `maxBytes`. If a turn began before that part, it counts from the first event that was read.
  */
 export function openHistory(home: string, sessionId: string, maxBytes: number) {
   const fd = openHistoryFile(home, sessionId);

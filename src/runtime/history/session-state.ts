@@ -41,9 +41,9 @@ const MOST_ENTRIES = 10_000;
 const SHARED_SERVER = /^shared-\d{1,9}$/;
 
 /**
- * Opens the folder of a home's sessions. Returns null when there is none. The folder may be a link that the fleet made,
- * either to the folder that this host's shared servers have in common or to this home's place in shared storage. The user
- * made any other link, so we do not follow it.
+ * Opens the folder of a home's sessions. Returns null when there is none. The folder may be a link that the fleet made:
+ * to the common folder of this host's shared servers, or to this home's place in shared storage. The user made any
+ * other link, so we do not follow it.
  */
 export function openSessionState(home: string): HeldFolder | null {
   const folder = HeldFolder.follow(sessionStatePath(home));

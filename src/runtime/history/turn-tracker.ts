@@ -135,7 +135,7 @@ export class TurnTracker {
   #prompt(data: Record<string, unknown>, atMs: number): EndedTurn | null {
     const turn = this.#turn;
     if (turn !== null && belongsTo(turn, data)) return null;
-    // The user's next prompt, while sub-agents are working: the model had already answered the last one.
+    // The user sent the next prompt while sub-agents were working. The model had already answered the last prompt.
     const ended = turn?.answeredAtMs == null ? this.close(atMs) : this.#end("completed", turn.answeredAtMs);
     this.#agents.clear();
     this.#anchored = true;

@@ -15,8 +15,8 @@ const NOT_EXECUTABLE = 126;
 const KILL_WAIT_MS = 5_000;
 
 /**
- * A command that shares this process's input and output, but has its own session and process group, so that a signal
- * reaches all of it and nothing else. The terminal's own signals reach this process only: pass them on.
+ * A command that shares this process's input and output. It has its own session and process group, so that a signal
+ * reaches all of the command and nothing else. The terminal's own signals reach this process only: pass them on.
  */
 export class ForegroundCommand {
   /** Never rejects. */

@@ -74,7 +74,7 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
     }
   } catch (error) {
     if (ended === null) {
-      // It leads its own process group, which this process created, so its identity needs no check.
+      // The child leads its own process group, which this process created, so its identity needs no check.
       sendSignal(-pid, "SIGKILL");
       await exit;
     }
@@ -106,8 +106,8 @@ async function start(launch: Launch) {
 }
 
 /**
- * Without two free file descriptors, execa (9.6) throws a TypeError, and the child that it abandons emits an error that
- * nobody can listen to, which ends this process.
+ * Refuses a start without two free file descriptors. With fewer, execa (9.6) throws a TypeError and abandons the child.
+ * The child then emits an error to which nobody can listen, and that error ends this process.
  */
 function requireDescriptors(launch: Launch): void {
   const spare: number[] = [];

@@ -9,7 +9,7 @@ export function connectProblem(address: { host: string; port: number }, timeoutM
       socket.destroy();
       resolve(problem);
     };
-    // This limits the name lookup, too.
+    // This timer limits the name lookup, too.
     const timer = setTimeout(() => settle(`no answer within ${timeoutMs / 1_000} s`), timeoutMs);
     socket.once("close", () => clearTimeout(timer));
     socket.once("connect", () => settle(null));

@@ -5,7 +5,9 @@ import { identify, pids, readStat, seen } from "./process-table.js";
 /** Every server has this variable in its environment. It names the launch that started the server. */
 export const LAUNCH_VARIABLE = "COPILOTFLEET_LAUNCH_ID";
 
-/** Names the fleet (by its state folder) that a process belongs to, so that we find processes that no registry knows. */
+/**
+ * Names the fleet that a process belongs to, by its state folder. With it, we find processes that no registry knows.
+ */
 export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
 
 /** The variable in which the runtime gives tools and MCP servers the session's id (seen with 1.0.85 and 1.0.102). */

@@ -70,7 +70,7 @@ export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogP
   const isRotated = isNew && (size < at.offset || (file !== null && !beginsAlike(log, size, file)));
   const rest = isRotated && file !== null ? file.read(at.offset, file.size) : Buffer.alloc(0);
   const from = isRotated || size < at.offset ? 0 : at.offset;
-  // This reads fewer bytes than expected if the log was emptied just now.
+  // This read returns fewer bytes than expected if the log was emptied just now.
   const added = log.read(from, log.size);
   const rotated = isRotated ? inodeOf(newestRotated) : at.rotated;
   return { bytes: Buffer.concat([rest, added]), at: { offset: from + added.length, rotated } };

@@ -49,7 +49,8 @@ export class Recycler {
       const reason = this.#reasonFor(server);
       return reason === null || isClaimed(server) ? [] : [{ server, reason, overdue: this.#overdueOf(server) }];
     });
-    // Begin with the server that was tried longest ago, so that one that is never without turns does not block the others.
+    // Begin with the server that was tried longest ago. Otherwise a server that is never without turns would block the
+    // others.
     due.sort((a, b) => a.overdue.notBefore - b.overdue.notBefore);
     for (const { server, reason, overdue } of due) this.#consider(server, reason, overdue);
   }

@@ -20,13 +20,13 @@ interface Batch {
 }
 
 /**
- * Records the turns that end in this process. A write costs the front door as much as the rest of a turn, so the turns that
- * end within two seconds share one.
+ * Records the turns that end in this process. A write costs the front door as much as the rest of a turn, so the turns
+ * that end within two seconds share one.
  *
- * A process that is killed loses the count of the turns that wait. It does not lose their time, because gc also reads when
- * the session's history was written. Two kinds of turns are written at once: the first turn of a session, because the record
- * decides whether the session is created or resumed, and a turn after a longer pause, because gc does not see the history of a
- * session that a client keeps in a folder of its own choice.
+ * A process that is killed loses the count of the turns that wait. It does not lose their time, because gc also reads
+ * when the session's history was written. The first turn of a session is written at once, because the record decides
+ * whether the session is created or resumed. A turn after a longer pause is written at once too, because gc does not
+ * see the history of a session that a client keeps in a folder of its own choice.
  */
 export class LastUses {
   readonly #store: Pick<Store, "sessions">;

@@ -84,8 +84,8 @@ async function takeLease(
 
 /**
  * The TTL of the lease for one turn, in milliseconds. The lease is renewed while the turn lasts. In a fleet on several
- * hosts, it is never longer than the time after which a silent host counts as gone, so that the host that takes over the
- * session can continue in it.
+ * hosts, it is at most the time after which a silent host counts as gone. So the lease of a dead host has expired when
+ * another host takes over its session.
  */
 function turnLeaseMs({ lock, host }: Config, { hosts }: Store): number {
   return hosts === null ? lock.ttlMs : Math.min(lock.ttlMs, host.ttlMs);

@@ -98,8 +98,9 @@ export class DoorState implements DoorContext {
 /**
  * Lets a few callers pass in each round of the event loop. The others pass in later rounds, in order.
  *
- * Most of the work that begins a turn blocks the event loop. Without this limit, a thousand prompts that arrive together
- * would begin right after one another, and on a busy machine no frame from a server would be passed on for seconds.
+ * Most of the work that begins a turn blocks the event loop. Without this limit, a thousand prompts that arrive
+ * together would begin right after one another. On a busy machine, no frame from a server would then be passed on for
+ * seconds.
  */
 class Pace {
   readonly #waiting: (() => void)[] = [];

@@ -2,8 +2,8 @@ import { foundingScript, script } from "./scripts.js";
 
 /*
  * A host's entry is a hash. It contains the instance, the host's published facts, its term, and the time until which it
- * is alive by Redis's own clock. It also names the process that wrote it last, and the number of that process's
- * message, which grows with each one.
+ * is alive by Redis's own clock. It also contains the process that wrote it last, and the number of that process's
+ * message. Each message of a process has a higher number than the one before.
  *
  * A repeated heartbeat has the same effect as a single one, so it needs no commit key. But a repeated message may
  * arrive after a later one. The numbers let the scripts ignore it.
