@@ -84,7 +84,8 @@ export class Heartbeat {
   async #withdraw(before: HostRecord | undefined): Promise<void> {
     if (this.#term === 0) return;
     const { shared } = this.#context.config.storage;
-    // If an earlier serve here died a moment ago, the host still counts as alive, because the next serve adopts its servers.
+    // Leave the host alive if it was alive before. An earlier serve here may have died a moment ago, and the next serve
+    // adopts its servers.
     await this.leave({ gone: before === undefined || before.gone });
     if (before !== undefined) return;
     await this.#hosts.forget(this.#hosts.own);

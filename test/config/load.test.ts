@@ -165,7 +165,7 @@ describe("precedence", () => {
     expect(folder.load().config.session).toMatchObject({ model: "near", maxActive: 50 });
   });
 
-  it("a provider of another type replaces the earlier provider, and one of the same type is merged", async () => {
+  it("a provider of another type replaces the earlier provider, and a provider of the same type is merged into it", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, {
       provider: { type: "openai", baseUrl: "https://a.example/v1", apiKeyEnv: "A_KEY" },

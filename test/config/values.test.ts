@@ -203,7 +203,7 @@ describe("secrets", () => {
     ["provider.baseUrl", "https://user:canary@a.example/v1"],
     ["provider.baseUrl", "https://canary@a.example/v1"],
     ["store", "http://user:canary@a.example"],
-  ])("%s that contains a secret is refused without showing it", async (name, value) => {
+  ])("%s that contains a secret is refused, and the secret is not shown", async (name, value) => {
     await using folder = new Folder();
     folder.write(folder.userFile, at(name, value));
     const error = folder.refusal();

@@ -113,7 +113,7 @@ describe("evict", () => {
     await library.close();
   });
 
-  it("evict --max does not read its standard input, so that a shell loop around it keeps its own", async () => {
+  it("evict --max does not read standard input, so that a shell loop around it keeps its input", async () => {
     const { evicted } = await fleet.json<EvictionResult>(["evict", "--max", "1000"], { input: "not-a-session\n" });
     expect(evicted).toEqual([]);
   });

@@ -72,7 +72,7 @@ describe("a wait for a session", () => {
   it.each([
     ["send", ["send", "team", "x", "--user", "bob"]],
     ["lock", ["lock", "team", "--user", "bob"]],
-  ])("%s on a terminal reports who holds the session and how long, and ends with Ctrl-C", async (_, args) => {
+  ])("%s on a terminal reports who holds the session and for how long, and ends with Ctrl-C", async (_, args) => {
     const lease = await lock("team");
     await using terminal = new Terminal(command, args);
     await terminal.shows(

@@ -123,7 +123,7 @@ describe("a command in its own process", { retry: 0 }, () => {
     [["send", "nowhere", "x", ...ALICE, "--json"]],
     [["deploy", "compose"]],
     [["list", "--state", "idel"]],
-  ])("%j prints the same there as in the process of the test", async (args) => {
+  ])("%j prints the same in its own process as in the process of the test", async (args) => {
     expect(outcome(await fleet.run(args))).toEqual(outcome(await fleet.start(args).done));
   });
 });

@@ -105,7 +105,7 @@ describe("names that look alike", () => {
     await fleet.ok(["stop", ...servers.map(({ id }) => id)]);
   });
 
-  it("a user id that is written in two Unicode forms is one user", async () => {
+  it("two Unicode forms of a user id mean the same user", async () => {
     const composed = "zo\u00eb";
     const decomposed = "zoe\u0308";
     expect(composed).not.toBe(decomposed);

@@ -33,7 +33,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
   it.each([
     ["private", []],
     ["collaborative", ["--collaborative", "--member", "bob"]],
-  ])("send prints the reply of a %s session and warns when Redis is full by then", async (_, kind) => {
+  ])("send prints the reply of a %s session, and warns, when Redis is full at the end of the turn", async (_, kind) => {
     const model = await heldModel();
     const fleet = await open(model.env);
     await fleet.json(["create", "--user", "alice", "--id", "notes", ...kind, "--prompt", "one"]);
@@ -68,7 +68,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
     expect(library.takeWarnings()).toEqual([expect.stringMatching(/"notes".*could not be recorded: .*OOM/)]);
   });
 
-  it("send prints a reply from another host when Redis is full by then, and both hosts stay alive", async () => {
+  it("send prints a reply from another host when Redis is full at the end of the turn, and both hosts stay alive", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "local" });
     await hosts.serve();
     await hosts.store.placements.record("alice", null, { host: "h2", serverId: null });

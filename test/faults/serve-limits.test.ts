@@ -120,7 +120,7 @@ it("serve spares healthy servers on a full state disk, and repairs everything on
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("no server keeps a stale claim when the disk fills up while serve restarts it", async (ctx) => {
+it("no server keeps a stale claim when the disk fills up while serve restarts the server", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
   for (let round = 0; round < rounds(4, 40); round++) {
     const folder = await openFolder();

@@ -215,7 +215,7 @@ describe("the older names of Fleet", () => {
     ["sessions", [], []],
     ["sessions", ["alice"], []],
     ["tokens", ["alice"], []],
-  ] as const)("the group %s can still be called with %j, and lists", async (name, args, result) => {
+  ] as const)("the group %s can still be called with %j, and then lists", async (name, args, result) => {
     expect(await (fleet as unknown as Calls)[name]?.(...args)).toEqual(result);
   });
 

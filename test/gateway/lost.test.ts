@@ -76,7 +76,7 @@ describe("LostServers", () => {
     expect(lost.any).toBe(false);
   });
 
-  it("takes a lost server for back without another launch only if it still runs a second after the loss", () => {
+  it("returns a lost server's clients without another launch only if the server still runs a second after the loss", () => {
     const { back, clock } = make();
     expect(back({})).toEqual([]);
     clock.ms = 1_001;

@@ -154,7 +154,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     expect(order(ben, 2)).toEqual(["idle", "idle", "answer"]);
   });
 
-  it("answers a prompt that crossed the end of another client's turn only when its own turn is over", async () => {
+  it("answers a prompt that crossed the end of another client's turn only when the prompt's own turn is over", async () => {
     const [ann, ben] = await pair("crossed");
     await ann.turn("crossed", "one");
     // The client answers, so the front door knows that it can.
@@ -173,7 +173,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     await eventually("the end of the last turn", () => at.door.turns === 0);
   });
 
-  it("answers a connection's first prompt only after its own turn if it crossed the end of another turn", async () => {
+  it("answers a connection's first prompt only after the prompt's own turn if the prompt crossed the end of another turn", async () => {
     const [ann] = await pair("first");
     await ann.request("session.send", { sessionId: "first", prompt: "!hold first one" });
     await eventually("the turn", () => ann.events("first").includes("user.message"));

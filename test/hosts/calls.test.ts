@@ -167,14 +167,14 @@ describe("a call from another host", () => {
 });
 
 describe("the answer of another host", () => {
-  it("is read for everything in the table, without the fields that this version does not know", () => {
+  it("is read for each method in the table of calls, without the fields that this version does not know", () => {
     for (const method of METHODS) expect(readAnswer(method, ANSWERED[method], "h1"), method).toEqual(ANSWERED[method]);
     expect(readAnswer("servers", [{ ...SERVER, later: 1, state: "a-later-state" }], "h1")).toEqual([
       { ...SERVER, state: "a-later-state" },
     ]);
   });
 
-  it("is read when it lacks what earlier versions leave out", () => {
+  it("is read when it lacks fields that earlier versions leave out", () => {
     const { remains, ...gc } = ANSWERED.gc as { remains: [] };
     expect(readAnswer("gc", gc, "h1")).toEqual({ ...gc, remains });
     const { hostName: _, ...stopped } = STOPPED;

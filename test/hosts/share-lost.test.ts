@@ -22,7 +22,7 @@ describe.skipIf(problem !== undefined)("serve, with shared storage that disappea
     ["folder is renamed away", false],
     ["mount is gone", true],
   ])(
-    "reports it when the shared storage's %s, creates nothing in its place, and uses it again when it is back",
+    "reports that the shared storage's %s, creates nothing in its place, and uses the storage again when it is back",
     async (_, empty) => {
       await using doors = await HostDoors.open({
         redis,

@@ -6,7 +6,7 @@ import type { Host } from "../host.js";
  * Deletes sessions for good, one after another, each on the host that has it. A missing session does not stop the
  * deletion of the others. Another user's session counts as not found.
  *
- * @throws FleetError whose `outcome` has the same two lists for the sessions before the failed one.
+ * @throws FleetError whose `outcome` lists the sessions before the failed one, as the result does.
  */
 export async function deleteEverywhere(
   context: SessionPlaces,

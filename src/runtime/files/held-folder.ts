@@ -144,7 +144,10 @@ export function walk(
   return result;
 }
 
-/** Follows no links. The folders above `path` must be ours. Returns false when the budget ran out first. */
+/**
+ * Removes a folder and everything in it, without following links. The folders above `path` must be ours. Returns false
+ * when the budget ran out first.
+ */
 export async function removeTree(path: string, budget: Budget): Promise<boolean> {
   const top = await open(path, FOLDER);
   try {

@@ -158,7 +158,8 @@ export class Reconciler {
     for (let index = 1; index <= Math.min(config.pool.warm, config.pool.servers); index++) {
       const id = sharedServerId(index);
       const known = servers[id];
-      // Retry a server that never came up like one that ended. For any other server, its record decides.
+      // Retry a server that never came up in the same way as one that has ended. For any other server, its record
+      // decides.
       if (known?.state === "failed" && known.desired === undefined) this.#bringUp({ ...known, desired: "running" });
       if (known !== undefined) continue;
       this.#operations.begin("it could not be started", id, async () => {

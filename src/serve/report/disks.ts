@@ -96,7 +96,10 @@ async function diskOf(path: string): Promise<Disk> {
   };
 }
 
-/** Finds, for example, a disk that the kernel has made read-only after an error. */
+/**
+ * Why nothing can be written at the path, or null. Finds, for example, a disk that the kernel has made read-only after
+ * an error.
+ */
 async function unwritable(path: string): Promise<string | null> {
   try {
     await access(path, constants.W_OK);

@@ -115,7 +115,7 @@ export class Share {
     return this.#account.reached("unreadBytes");
   }
 
-  /** The connection has ended: takes everything that it counted off the user's account. */
+  /** The connection has ended: subtracts from the user's account everything that the connection counted. */
   release(): void {
     this.#count(-this.#requests, -this.#requestBytes, -this.#bufferedBytes);
     if (!this.#released) this.#account.close();

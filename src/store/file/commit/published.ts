@@ -39,7 +39,10 @@ export function readPublished(path: string): Published {
   return { kind: "good", rev, data: JSON.stringify(registry) };
 }
 
-/** Stricter than for a revision: people may edit this file, and it is all that is left if every revision is lost. */
+/**
+ * Whether the copy has the shape of a registry. This check is stricter than that of a revision, because people may edit
+ * this file, and it is all that is left if every revision is lost.
+ */
 function hasServers({ servers }: Record<string, unknown>): boolean {
   if (!isObject(servers)) return false;
   return Object.entries(servers).every(([id, server]) => isObject(server) && server.id === id);
