@@ -18,7 +18,7 @@ const HERE: Whereabouts = { here: true };
  * because this host may have left the directory after the read.
  */
 export const SEEN_MS = 1_000;
-/** This host stops relying on its term this long before the term may end, in milliseconds. */
+/** How long before the possible end of its term this host stops relying on the term, in milliseconds. */
 const MARGIN_MS = 200;
 
 /**

@@ -31,7 +31,7 @@ export function isTokenId(text: string): boolean {
   return /^[a-z0-9]{1,64}$/.test(text);
 }
 
-/** Callers make the ids themselves. */
+/** Fails as a bug of ours, because callers make the ids themselves. */
 export function assertTokenId(id: string): void {
   if (!isTokenId(id)) throw new FleetError("FLEET_INTERNAL", `${quote(id)} is not the id of a token.`);
 }
@@ -40,7 +40,7 @@ export function tokenExists(id: string): FleetError {
   return new FleetError("FLEET_INTERNAL", `There is already a token ${id}.`);
 }
 
-/** Needs no salt and cannot be reversed, because a token has 32 random bytes. */
+/** The hash of a token. It needs no salt and cannot be reversed, because a token has 32 random bytes. */
 export function hashToken(token: string): string {
   return sha256(token);
 }

@@ -29,7 +29,10 @@ export class Heartbeat {
   readonly #terms: Terms;
   #entry: HostEntry;
   #term = 0;
-  /** The time on the clock of `performance.now()` at which the term may be over. It is never later than for the others. */
+  /**
+   * The time on the clock of `performance.now()` at which the term may be over. The other hosts see this end at the
+   * same time or later.
+   */
   #end = 0;
   #beating: NodeJS.Timeout | undefined;
   #expiry: NodeJS.Timeout | undefined;

@@ -109,7 +109,7 @@ export function sessionBusy(id: string): FleetError {
   });
 }
 
-/** The server is about to end or to be replaced, so the user can try again. */
+/** The error for a server that is about to end or to be replaced. The user can try again. */
 export function serverDraining(id: string): FleetError {
   return new FleetError("FLEET_SERVER_DRAINING", `Server ${id} is being drained and takes no new turns.`, {
     suggestions: ["Try again in a moment.", "copilotfleet ps"],

@@ -35,7 +35,7 @@ export function userConfigFile(env: Environment, options: PathOptions = {}): str
 }
 
 /**
- * Follows the XDG base directories, where a relative path must be ignored
+ * The platform's standard folder, by the XDG base directories, where a relative path must be ignored
  * (https://specifications.freedesktop.org/basedir-spec/latest/), or Application Support on macOS. The XDG variables
  * count there, too, because nobody sets them by chance.
  */

@@ -104,7 +104,7 @@ export async function isIdle(router: Pick<Router, "local">, turn: Turn, answerMs
   }
 }
 
-/** The session is not in the memory of a server here, so nothing runs in it. */
+/** Errors that show that the session is not in the memory of a server here, so that nothing runs in it. */
 const NOT_HERE = ["FLEET_SESSION_NOT_FOUND", "FLEET_SESSION_MOVED", "FLEET_SESSION_LOST"] as const;
 
 /** Whether the server that holds the turn's use marker has ended. */

@@ -116,7 +116,10 @@ export function giveUpStop(server: ServerRecord, from: ServerState): void {
   server.claim = null;
 }
 
-/** The record, if this process still holds the claim, which another takes over from a suspended process. */
+/**
+ * The record, if this process still holds the claim. Another process may have taken the claim over while this one was
+ * suspended.
+ */
 export function ownClaim(registry: Registry, id: string, launchId: string | null): ServerRecord {
   const server = registry.servers[id];
   if (server === undefined || server.launchId !== launchId || !isSelf(server.claim)) {

@@ -44,7 +44,7 @@ export function heldPorts(registry: Registry): Set<number> {
   );
 }
 
-/** Whether this process can listen there now. The answer may be stale at once, so a later bind may still fail. */
+/** Whether this process can listen on the port now. The answer may be stale at once, so a later bind may still fail. */
 export function isBindable(address: string, port: number): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const server = createServer();

@@ -153,7 +153,10 @@ class SentPrompt {
   }
 }
 
-/** If the connection broke, a send may fail with any of many errors. All of them mean that the server is lost. */
+/**
+ * The error to throw for a failed turn. If the connection broke, a send may fail with any of many errors. All of them
+ * mean that the server is lost.
+ */
 async function asTurnError(error: unknown, sessionId: string, closed: Promise<void>): Promise<unknown> {
   if (error instanceof FleetError) return error;
   const gone = await Promise.race([closed.then(() => true), delay(50).then(() => false)]);

@@ -90,7 +90,10 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
   });
 }
 
-/** Makes a place, but no folder above the group's: if one is missing, nothing is mounted, or the wrong thing is. */
+/**
+ * Makes a place, but no folder above the group's: if one is missing, the storage is not mounted, or something else is
+ * mounted there.
+ */
 async function makePlace(place: StatePlace): Promise<void> {
   const target = placePath(place);
   const hostFolder = dirname(dirname(target));

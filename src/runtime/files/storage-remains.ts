@@ -67,7 +67,7 @@ export async function findRemains(shared: string, host: string): Promise<Remain[
   });
 }
 
-/** Returns false when it is gone, or when a session is in the place of the block. */
+/** Removes a left-over. Returns false when it is gone, or when a session is in the place of the block. */
 export async function removeRemain(shared: string, { kind, path }: Remain): Promise<boolean> {
   return await usable(shared, async () => {
     if (kind !== "block") {

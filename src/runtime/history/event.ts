@@ -45,8 +45,9 @@ export function readEvent(line: Line): HistoryEvent | null {
 }
 
 /**
- * Depends on the order in which the runtime of SDK 1.0.14 writes the fields: type, data, agentId, id, timestamp,
- * parentId. Leaves out errors, because a refusal is short.
+ * Reads an event from the beginning and the end of its line. Depends on the order in which the runtime of SDK 1.0.14
+ * writes the fields: type, data, agentId, id, timestamp, parentId. Leaves out errors, because an event with a refusal
+ * is short.
  */
 function abridged(head: Buffer, tail: Buffer): HistoryEvent | null {
   const begin = head.toString("utf8", 0, Math.min(head.length, SHORT_BYTES));

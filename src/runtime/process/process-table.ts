@@ -74,8 +74,9 @@ export function readStat(pid: number): Stat | null {
 }
 
 /**
- * Null when the process is gone or a zombie. When a process with several threads ends, its first thread may already be
- * a zombie while the others still hold its sockets. Such a process is not dead yet.
+ * The identity of the process with this PID. Null when the process is gone or a zombie. When a process with several
+ * threads ends, its first thread may already be a zombie while the others still hold its sockets. Such a process is not
+ * dead yet.
  */
 export function identify(pid: number): ProcessIdentity | null {
   const host = thisHost();

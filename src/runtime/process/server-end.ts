@@ -29,7 +29,10 @@ export function noteEnd(home: string, launchId: string, exit: ProcessExit): void
   }
 }
 
-/** Only the starter of a process sees its end, and the kernel knows it for as long as nobody has reaped the process. */
+/**
+ * Describes the end by the note of the process's starter, or else by the kernel. Only the starter sees the end, and the
+ * kernel knows it for as long as nobody has reaped the process.
+ */
 export function describeEnd({ home, launchId, process }: Pick<ServerRecord, "home" | "launchId" | "process">): string {
   const note = readNote(home);
   const seen = note?.launchId === launchId ? note : null;

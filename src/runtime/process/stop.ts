@@ -59,7 +59,9 @@ export async function endProcesses(processes: ProcessIdentity[], graceMs: number
   if (!(await signalAndWait(processes, "SIGTERM", graceMs))) await kill(processes);
 }
 
-/** Repeats until it finds no process, because a process may start others before it is killed. */
+/**
+ * Kills all processes of a launch. Repeats until it finds none, because a process may start others before it is killed.
+ */
 async function killLaunch(launchId: string): Promise<void> {
   const deadline = performance.now() + KILL_WAIT_MS;
   for (let left = processesOfLaunch(launchId); left.length > 0; left = processesOfLaunch(launchId)) {

@@ -46,7 +46,10 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-/** One connection to a server or a front door. It matches answers to its own requests; others may share it. */
+/**
+ * One connection to a server or a front door. It matches answers to its own requests. Frames that are only passed on
+ * may share the connection.
+ */
 export class RpcClient {
   readonly ended: Promise<void>;
   readonly #socket: Socket;

@@ -112,7 +112,10 @@ function openLog(path: string): number | null {
   throw unsafe(path, "not a file");
 }
 
-/** Does not open the log for writing, for the same reason: on Linux and macOS, `O_TRUNC` alone empties a file. */
+/**
+ * Empties a log without opening it for writing, because a process that writes to a log counts as its server. On Linux
+ * and macOS, `O_TRUNC` alone empties a file.
+ */
 function empty(path: string): void {
   closeSync(openSync(path, O_RDONLY | O_TRUNC | O_NOFOLLOW | O_NONBLOCK));
 }

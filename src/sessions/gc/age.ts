@@ -77,7 +77,10 @@ function isElsewhere({ at }: SessionUser, { own }: HostsSeen): boolean {
   return at !== undefined && at !== own;
 }
 
-/** False for a process on another host or in another PID namespace: it cannot be checked, and the session's age decides. */
+/**
+ * Whether the process is known to have ended. False for a process on another host or in another PID namespace: it
+ * cannot be checked, and the session's age decides.
+ */
 function isOver(identity: ProcessIdentity): boolean {
   const own = ownIdentity();
   const rebooted = identity.host === own.host && identity.bootId !== own.bootId;

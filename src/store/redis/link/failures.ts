@@ -49,8 +49,8 @@ const NO_DATABASE = /^ERR (?:DB index is out of range|invalid DB index|SELECT is
 const ELSEWHERE = /\b(?:MOVED \d|CLUSTERDOWN|CROSSSLOT)/;
 
 /**
- * Converts the rejection of a command into an error of the contract. It keeps only the message, because ioredis
- * attaches the command with its arguments, which may include a password.
+ * Converts the rejection of a command into an error that callers of the store know. It keeps only the message, because
+ * ioredis attaches the command with its arguments, which may include a password.
  */
 export function explain(error: unknown, where: string): Error {
   if (error instanceof FleetError || error instanceof Interruption) return error;
