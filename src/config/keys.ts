@@ -25,7 +25,7 @@ const KINDS: Record<string, Key["kind"]> = {
 
 let root: Key | undefined;
 
-/** Builds the whole tree on first use: a section without a name. */
+/** The whole tree, as a section without a name. Built on first use. */
 export function keyTree(): Key {
   root ??= describe("", ConfigSchema);
   return root;
@@ -53,7 +53,7 @@ function describe(name: string, given: v.GenericSchema): Key {
   };
 }
 
-/** A section comes before the keys in it. */
+/** Yields every key below `key`, a section before the keys in it. */
 export function* keysBelow(key: Key): Generator<Key> {
   for (const child of key.children.values()) {
     yield child;

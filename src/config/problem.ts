@@ -34,7 +34,7 @@ export function conflict(names: string[], message: string, origins: ReadonlyMap<
   });
 }
 
-/** Does not show the value, which may be a secret. */
+/** The error for a key that does not exist. Does not show the value, which may be a secret. */
 export function unknownKey(name: string, origin: Origin): FleetError {
   const nearest = nearestKeys(name).map((key) => `"${key}"`);
   const suggestions = [`Did you mean ${nearest.slice(0, 3).join(" or ")}?`];

@@ -130,7 +130,10 @@ export const isHostName = (name: string) =>
 export const hostName = () =>
   textThat('1 to 63 lower-case letters, digits, dots and hyphens, such as "host-1"', isHostName);
 
-/** With a shorter TTL, other hosts would take a short stall for the death of the host. */
+/**
+ * The shortest TTL of a host, in milliseconds. With a shorter one, other hosts would take a short stall for the death
+ * of the host.
+ */
 const SHORTEST_HOST_TTL_MS = 3_000;
 export const hostTtl = () =>
   textWithin(
@@ -169,7 +172,10 @@ export const store = () =>
 const OWN_FLAGS = ["--headless", "--port", "--host", "--stdio", "--auth-token-env", "--no-auto-login"];
 const ALLOWED_ARGS = `a list of flags for the runtime, without tokens and without the flags that the fleet sets (${OWN_FLAGS.join(", ")})`;
 
-/** A server that inherited the fleet's own values of these would get the identity of another server. */
+/**
+ * Variables that the fleet sets for each server. A server that inherited the fleet's own values would get the identity
+ * of another server.
+ */
 const OWN_VARIABLE = /^(?:COPILOT_CONNECTION_TOKEN|COPILOT_HOME|COPILOTFLEET_.*)$/;
 const ALLOWED_ENV =
   "a list of the names of environment variables (letters, digits, _), without COPILOT_HOME, COPILOT_CONNECTION_TOKEN and COPILOTFLEET_*";

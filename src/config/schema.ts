@@ -225,7 +225,10 @@ const keys = v.strictObject({
 
 const DEFAULT_MODEL = "gpt-5";
 
-/** A provider needs a model. GitHub's models differ from account to account, so the runtime chooses one of them. */
+/**
+ * Fills in the default model. A provider needs one. GitHub's models differ from account to account, so the runtime
+ * chooses one of them.
+ */
 function withModel({ session, ...rest }: v.InferOutput<typeof keys>) {
   const { model = rest.provider === null ? null : DEFAULT_MODEL, ...others } = session;
   return { ...rest, session: { ...others, model } };

@@ -7,7 +7,7 @@ import { configText } from "./settings.js";
 import { memoryBytes } from "./sizing.js";
 import { yamlStream } from "./yaml.js";
 
-/** It has no password, because it can be reached only from the network of the Compose file. */
+/** This Redis has no password, because it can be reached only from the network of the Compose file. */
 const OWN_REDIS = "redis://redis:6379/0";
 const REDIS_IMAGE = "redis:7-bookworm";
 

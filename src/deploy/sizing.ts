@@ -23,21 +23,23 @@ export interface Capacity {
   sessions: number;
 }
 
-/** Rounded up to a multiple of 64 MB. */
+/** The memory that a host needs, in bytes, rounded up to a multiple of 64 MB. */
 export function memoryBytes({ servers, sessions }: Capacity): number {
   const bytes = SERVE_MEMORY + servers * SERVER_MEMORY + sessions * SESSION_MEMORY;
   return Math.ceil(bytes / (64 * MB)) * 64 * MB;
 }
 
 /**
- * In thousandths of a core. An idle host with 50 servers uses 16 of them (`bench/serve.ts`). The rest lets servers
- * answer their health probes while many users have turns at once.
+ * The processor time that a host needs, in thousandths of a core. An idle host with 50 servers uses 16 of them
+ * (`bench/serve.ts`). The rest lets servers answer their health probes while many users have turns at once.
  */
 export function processorMillis({ servers }: Capacity): number {
   return 100 + 10 * servers;
 }
 
-/** In whole GiB, for logs, homes, and the sessions unless they are on shared storage. */
+/**
+ * The disk space that a host needs, in whole GiB: for logs, homes, and the sessions unless they are on shared storage.
+ */
 export function diskGib({ servers, sessions }: Capacity, withSessions: boolean): number {
   // Assume ten times as many sessions on disk as in memory, because a session stays on disk until its TTL is over.
   const bytes = servers * SERVER_DISK + (withSessions ? 10 * sessions * SESSION_DISK : 0);

@@ -29,7 +29,7 @@ function isUserName(user: string): boolean {
   return /^[A-Za-z0-9._@+-]+$/.test(user) || (/^[\p{L}\p{M}\p{Nd}._@+-]+$/u.test(user) && !/^\p{M}/u.test(user));
 }
 
-/** For names of files: users whose ids differ only in case have separate files on any disk. */
+/** A digest for names of files. With it, users whose ids differ only in case have separate files on any disk. */
 export function userDigest(user: string): string {
   return sha256(user).slice(0, 32);
 }
@@ -41,7 +41,7 @@ export function isSessionId(text: string): boolean {
   return SESSION.test(text) && text !== "." && text !== "..";
 }
 
-/** The last line of defence, because the id becomes part of a path. Callers have validated it already. */
+/** Checks the id again, because it becomes part of a path. Callers have validated it already. */
 export function assertSessionId(id: string): void {
   if (isSessionId(id)) return;
   throw new FleetError(
@@ -50,7 +50,7 @@ export function assertSessionId(id: string): void {
   );
 }
 
-/** A new or given id must not look like an option or like a property of every object. */
+/** Checks a new or given id, which must not look like an option or like a property of every object. */
 export function validateSessionId(value: string, name = option("sessionId")): string {
   if (typeof value !== "string" || !isSessionId(value) || value.startsWith("-") || RESERVED.has(value)) {
     const why = RESERVED.has(value) ? "is a reserved word" : "is not a session id";

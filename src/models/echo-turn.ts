@@ -18,7 +18,7 @@ export interface EchoTurn {
 
 const LONGEST_DELAY_MS = 10 * 60 * 1000;
 
-/** Returns a sentence that describes the fault if the body cannot be used. */
+/** Reads the body of a request. Returns a sentence that describes the fault if the body cannot be used. */
 export function readTurn(body: string): EchoTurn | string {
   const request = parseObject(body);
   if (request === undefined) return "The body is not a JSON object";

@@ -61,7 +61,10 @@ export function readNumber(text: string): number | null {
   return DECIMAL.test(text) ? Number(text) : null;
 }
 
-/** See https://kubernetes.io/docs/concepts/services-networking/service/. */
+/**
+ * Variables that Kubernetes derives from a Service's name:
+ * https://kubernetes.io/docs/concepts/services-networking/service/.
+ */
 const FROM_KUBERNETES = /_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?$/;
 
 /** Describes the `COPILOTFLEET_*` variables that have no meaning. Null if there are none. */

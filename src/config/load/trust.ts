@@ -6,7 +6,7 @@ import { printable, sha256, shellQuote } from "../values/text.js";
 import { guardedKeys } from "./guarded.js";
 import type { Layer } from "./layers.js";
 
-/** Stored in `trusted/` of the state folder. */
+/** A project file that the user trusts. Stored in `trusted/` of the state folder. */
 export interface TrustRecord {
   path: string;
   /** SHA-256 of path and content. */

@@ -1,4 +1,7 @@
-/** `session.tools.getBuiltinDescriptors` of runtime 1.0.85, which a test compares, and `write_bash` of others. */
+/**
+ * The tools that `session.tools.getBuiltinDescriptors` of runtime 1.0.85 lists (a test compares them), and `write_bash`
+ * of other versions.
+ */
 export const BUILTIN_TOOLS: ReadonlySet<string> = new Set(
   `apply_patch ask_user bash context_board create create_pull_request edit exit_plan_mode factories_manage
   fetch_copilot_cli_documentation generic_tool_search glob grep list_agents list_bash manage_schedule read_agent read_bash

@@ -49,9 +49,9 @@ export function renderKubernetes(
 }
 
 /**
- * Replaces `auth.githubTokenFile` with a command that prints the file. It refuses files that a group can read, but the
- * files of a Secret belong to root, and only `fsGroup` lets us read them. A command may read them, because the group
- * has no other member.
+ * Replaces `auth.githubTokenFile` with a command that prints the file. `auth.githubTokenFile` refuses files that a
+ * group can read. But the files of a Secret belong to root, and only `fsGroup` lets us read them. A command may read
+ * them, because the group has no other member.
  */
 function configFile({ file, tokenFiles }: Settings): Record<string, unknown> {
   if (tokenFiles === null) return file;

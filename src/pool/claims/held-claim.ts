@@ -51,7 +51,7 @@ const POLL_MS = 20;
 
 /**
  * Waits until no command is moving or replacing the server, the signal aborts, or `untilMs` (`performance.now()`) is
- * over. The caller then tries to claim it.
+ * over. The caller then tries to claim the server.
  */
 export async function untilUnclaimed(
   store: Store,

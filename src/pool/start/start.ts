@@ -226,7 +226,7 @@ export async function githubToken(
   return await resolveGitHubToken(source, { user, env, signal });
 }
 
-/** A running server keeps the settings that it was started with. */
+/** Refuses other settings, because a running server keeps those that it was started with. */
 function refuseOtherSettings(server: ServerRecord, { token, cwd }: StartRequest): void {
   const conflict = (what: string) =>
     new FleetError("FLEET_SERVER_CONFLICT", `Server ${server.id} already runs ${what}.`, {

@@ -9,7 +9,10 @@ import { logFailure } from "../failures.js";
 /** A disk is almost full when its free space is less than this and less than this share of its size. */
 const LOW_DISK_BYTES = 64 * 1024 * 1024;
 const LOW_DISK_SHARE = 0.02;
-/** With less than this not even the registry of a small fleet can be written. */
+/**
+ * A disk is full when its free space is less than this, because not even the registry of a small fleet can then be
+ * written.
+ */
 const FULL_DISK_BYTES = 16 * 1024;
 
 /** Checks the disk that holds the state, and those of the servers' logs. Logs each problem once. */

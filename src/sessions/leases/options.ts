@@ -32,7 +32,10 @@ export interface LockOptions {
 }
 
 const WAIT_MS = 30_000;
-/** In characters. The reason is short, because it is shown in a table and kept in every revision. */
+/**
+ * How long the reason for taking a lease may be, in characters. It is short, because it is shown in a table and kept in
+ * every revision.
+ */
 const LONGEST_REASON = 500;
 
 /** Checks the options and fills in the defaults. */
