@@ -1,7 +1,11 @@
+import { chmod, mkdir, writeFile } from "node:fs/promises";
 import { isIP } from "node:net";
+import { dirname, join } from "node:path";
 import type { Layer } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
+import { systemCode } from "../errors.js";
 import { stopGraceSeconds } from "./grace.js";
+import { badFlag } from "./problem.js";
 import { configText, type Settings, settingsOf } from "./settings.js";
 import { comment } from "./yaml.js";
 
@@ -217,4 +221,23 @@ function byHand(user: string, hasSecrets: boolean): string {
 
 function lines(all: readonly string[]): string {
   return `${all.join("\n")}\n`;
+}
+
+/** Writes files below a folder, at the paths that they have on the system. Replaces existing files. */
+export async function writeFiles(folder: string, files: readonly UnitFile[]): Promise<string[]> {
+  const written: string[] = [];
+  for (const { path, mode, content } of files) {
+    const target = join(folder, path);
+    try {
+      await mkdir(dirname(target), { recursive: true });
+      await writeFile(target, content);
+      await chmod(target, Number.parseInt(mode, 8)); // independent of the umask
+    } catch (error) {
+      const code = systemCode(error);
+      if (code === undefined) throw error;
+      throw badFlag("output", folder, `a writable folder. ${target} cannot be written (${code})`);
+    }
+    written.push(target);
+  }
+  return written;
 }

@@ -18,8 +18,7 @@ export default class DeploySystemd extends FleetCommand {
   async run(): Promise<{ files: UnitFile[]; notices: string[]; written: string[] }> {
     const { flags } = await this.parse(DeploySystemd);
     // Only this command needs the renderer and its libraries.
-    const { renderSystemd } = await import("../../deploy/systemd.js");
-    const { writeFiles } = await import("../../deploy/write.js");
+    const { renderSystemd, writeFiles } = await import("../../deploy/systemd.js");
     const options = { command: flags.command, user: flags["run-as"] };
     const { files, notices, text } = renderSystemd(loadConfig(this.configSource), options);
     const written = flags.output === undefined ? [] : await writeFiles(flags.output, files);

@@ -55,13 +55,12 @@ function abridged(head: Buffer, tail: Buffer): HistoryEvent | null {
   const [, type] = HEAD.exec(begin) ?? [];
   const [, agentId = null, timestamp] = TRAILER.exec(end) ?? [];
   if (type === undefined) return null;
-  const data: Record<string, unknown> = { abridged: true };
-  const toolCallId = /^\{"type":"[^"]*","data":\{"toolCallId":"([^"\\]*)"/.exec(begin)?.[1];
-  if (toolCallId !== undefined) data.toolCallId = toolCallId;
-  const delivery = /"delivery":"(\w+)"/.exec(end)?.[1];
-  if (delivery !== undefined) data.delivery = delivery;
-  const interactionId = /"interactionId":"([^"\\]*)"/.exec(end)?.[1];
-  if (interactionId !== undefined) data.interactionId = interactionId;
+  const data = {
+    abridged: true,
+    toolCallId: /^\{"type":"[^"]*","data":\{"toolCallId":"([^"\\]*)"/.exec(begin)?.[1],
+    delivery: /"delivery":"(\w+)"/.exec(end)?.[1],
+    interactionId: /"interactionId":"([^"\\]*)"/.exec(end)?.[1],
+  };
   return timed({ type, agentId, data }, timestamp);
 }
 
