@@ -140,11 +140,7 @@ export class Pool {
       .map(viewServer);
   }
 
-  /**
-   * Repairs every record that a crash left broken: adopts servers whose starter died, clears away dead servers, frees
-   * their ports, and ends half-done replacements. With `only`, repairs the record of that server alone. Resolves with the
-   * ids that it touched. Safe to run beside itself and any other command.
-   */
+  /** Repairs every record that a crash left broken, or only one. Safe to run beside itself and any other command. */
   async repair(signal: AbortSignal, only?: string): Promise<string[]> {
     return await repairRecords(this.#context, signal, only);
   }

@@ -1,5 +1,5 @@
 import { setMaxListeners } from "node:events";
-import { setTimeout as delay } from "node:timers/promises";
+import { systemClock } from "./clock.js";
 
 export const NEVER: AbortSignal = new AbortController().signal;
 
@@ -47,15 +47,9 @@ export async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promi
   }
 }
 
-/** Waits. Rejects with the signal's reason when the signal aborts, where Node's timers reject with an `AbortError`. */
+/** Waits by the clock of this machine. Rejects with the signal's reason when the signal aborts. */
 export async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
-  if (signal !== undefined) setMaxListeners(0, signal);
-  try {
-    await delay(ms, undefined, { signal });
-  } catch (error) {
-    signal?.throwIfAborted();
-    throw error;
-  }
+  await systemClock.wait(ms, { signal });
 }
 
 class TimeIsUp extends Error {}
