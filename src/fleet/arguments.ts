@@ -1,5 +1,6 @@
 import { type Address, parseAddress } from "../config/rules.js";
 import { type DurationBounds, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
+import { isObject } from "../config/values/json.js";
 import { FleetError, option, quote } from "../errors.js";
 import { validateSessionId, validateUser } from "../model/ids.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
@@ -13,7 +14,6 @@ import type { InheritedListener } from "../runtime/launch/listen.js";
 
 type Check = (value: unknown, name: string) => unknown;
 
-/** An argument of a method. */
 export type Argument = readonly [name: string, check: Check];
 
 function wrong(name: string, must: string, value: unknown): FleetError {
@@ -34,8 +34,6 @@ function kind<T>(must: string, is: (value: unknown) => value is T): (value: unkn
   };
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 const isText = (value: unknown): value is string => typeof value === "string";
 
 export const text = kind("a string", isText);
@@ -72,13 +70,11 @@ export const session: Check = (value, name) => {
   throw wrong(name, "a session of this fleet", value);
 };
 
-/** Checks a duration for a timer, and converts it to milliseconds. */
 export function timer(bounds: Pick<DurationBounds, "orZero">): Check {
   return (value, name) => parseDuration(span(value, name), { name: option(name), maxMs: LONGEST_TIMER_MS, ...bounds });
 }
 export const wait = timer({ orZero: true });
 
-/** Reads the address or descriptor to listen on. */
 export function readListener(value: unknown, name: string): Address | InheritedListener {
   const address = isText(value) ? parseAddress(value) : value;
   const isAddress = (at: unknown): at is Address => isObject(at) && isText(at.host) && Number.isInteger(at.port);

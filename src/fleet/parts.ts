@@ -18,7 +18,6 @@ import { checkState, openState } from "./state.js";
 /** The parts of one opened fleet, which its groups share. */
 export type FleetParts = ReturnType<typeof openParts>;
 
-/** Makes the parts of a fleet, and connects them. */
 export function openParts(options: FleetOptions) {
   const env = options.env ?? process.env;
   const { config, stateRoot } = loadConfig({

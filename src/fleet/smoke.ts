@@ -69,10 +69,7 @@ export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) =>
   return { ok: steps.every(({ ok }) => ok), steps };
 }
 
-/**
- * Removes the user's settings, which would make each run different. The settings for the runtime and the ports stay,
- * because the run may need them.
- */
+/** The user's settings would make each run different. Those for the runtime and the ports stay, because it may need them. */
 function withoutFleetSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   const kept = /^COPILOTFLEET_(RUNTIME|PORTS)_/;
   return Object.fromEntries(

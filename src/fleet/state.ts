@@ -17,7 +17,6 @@ export function storeUrl({ store }: Config): string {
   return store.kind === "file" ? "file" : store.url;
 }
 
-/** Opens the store with the state of this host: the configured one, or another. */
 export function openState(config: Config, stateRoot: string, url = storeUrl(config)): Store {
   if (url === "file") return openStore("file", stateRoot);
   return openStore(url, stateRoot, ownHostName(config, stateRoot), () => instanceOf(stateRoot));

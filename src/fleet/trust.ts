@@ -54,11 +54,8 @@ export interface TrustView {
 export function readProjectFile(given: string | undefined, { env, cwd }: TrustOptions): ProjectFile {
   const path = given === undefined ? findProjectFile(cwd) : projectFileAt(given, cwd);
   if (path === null) {
-    throw new FleetError(
-      "FLEET_USAGE_INVALID",
-      `There is no ${PROJECT_FILE} in ${printable(cwd)} or in a folder above it.`,
-      { suggestions: ["copilotfleet trust PATH"] },
-    );
+    const message = `There is no ${PROJECT_FILE} in ${printable(cwd)} or in a folder above it.`;
+    throw new FleetError("FLEET_USAGE_INVALID", message, { suggestions: ["copilotfleet trust PATH"] });
   }
   const file = readConfigFile(path, process.geteuid?.());
   if (file === undefined) throw unusableFile(path, "does not exist", ["copilotfleet trust --list"]);
@@ -74,7 +71,6 @@ export function readProjectFile(given: string | undefined, { env, cwd }: TrustOp
   return { path: name, sets, digest: trustDigest(name, file.text) };
 }
 
-/** Records that the user trusts the file with this content. */
 export function trustFile({ path, digest }: ProjectFile, { env, cwd }: TrustOptions): TrustView {
   const root = stateRoot(env, { cwd });
   const record: TrustRecord = { path, digest, trustedAt: new Date().toISOString() };

@@ -22,10 +22,7 @@ export class Revival {
     if (this.#state.store.hosts !== null) void this.#watchHosts();
   }
 
-  /**
-   * Hangs up on the servers of this host. Reopens what the clients had open there, here or on another host, once this host
-   * may have sessions again.
-   */
+  /** As `FrontDoor.leaveServers`. */
   leaveServers(): void {
     for (const { links } of this.#state.clients) links.leaveServers();
     if (!this.#hasLeft) void this.#awaitTerm();
@@ -61,10 +58,7 @@ export class Revival {
     }
   }
 
-  /**
-   * Hangs up on hosts that have gone, because a host that falls silent does not close its connections. Reopens the sessions
-   * that clients had open on a lost host, once they are available again. Never rejects.
-   */
+  /** Also hangs up on hosts that have gone, because a host that falls silent does not close its connections. Never rejects. */
   async #watchHosts(): Promise<void> {
     const { closed, directory, lostHosts } = this.#state;
     while (!closed.aborted) {

@@ -63,7 +63,6 @@ export async function missingBeacons(shared: string, hosts: readonly HostRecord[
   }
 }
 
-/** Whether a folder is the one that this host wrote its beacon into. */
 export async function hasOwnBeacon(shared: string, { name, beacon }: HostRecord): Promise<boolean> {
   // Read only once, because a host sees its own writes through its own mount at once.
   return beacon == null || (await readBeacon(shared, name)) === beacon;

@@ -22,12 +22,9 @@ export const SEEN_MS = 1_000;
 const MARGIN_MS = 200;
 
 /**
- * Knows which host has which session and which user, in a fleet on several hosts. A session is on the host that its
- * record names, as long as that host is alive. A user belongs to the host that the user was placed on.
- *
- * Hosts with their own storage keep their sessions even while they are down. With shared storage, a host has its
- * sessions only for its current term, which its heartbeats extend. Any host may take the sessions of an earlier term or
- * of a host that is gone.
+ * Knows which host has which session and which user, in a fleet on several hosts. Hosts with their own storage keep their
+ * sessions even while they are down. With shared storage, a host has its sessions only for its current term. Any host may
+ * take the sessions of an earlier term or of a host that is gone.
  */
 export class HostDirectory {
   readonly #store: Store;
@@ -60,7 +57,7 @@ export class HostDirectory {
   }
 
   /**
-   * Returns the host and term of the sessions on this host. Undefined if the store serves a single host.
+   * The host and term of the sessions on this host. Undefined if the store serves a single host.
    *
    * @throws FleetError `FLEET_HOST_AWAY` when hosts share storage and this host does not serve.
    */
@@ -115,10 +112,7 @@ export class HostDirectory {
     return await placesOf(this.#shared, this.#hosts.own);
   }
 
-  /**
-   * Returns a function that decides whether this host has a session now. With shared storage it has none while it does
-   * not serve.
-   */
+  /** Decides whether this host has a session now. With shared storage it has none while it does not serve. */
   async holds(): Promise<(record: SessionRecord) => boolean> {
     const owns = await this.#ownershipIfThere();
     return (record) => owns !== null && isOwnedBy(record, owns);
@@ -185,10 +179,7 @@ export class HostDirectory {
     return isEnough ? known : (await this.list()).find(isMeant);
   }
 
-  /**
-   * The host that a user belongs to. This is the recorded host as long as it is alive. Otherwise it is the live host
-   * with the highest score for the user, and this method records it.
-   */
+  /** The live host on which the user is recorded, or else the one with the highest score, which this records. */
   async place(user: string): Promise<Whereabouts> {
     if (this.#hosts === null) return HERE;
     const { own } = this.#hosts;
@@ -237,10 +228,7 @@ export class HostDirectory {
   }
 }
 
-/**
- * Removes from the directory every host that is gone and that no session's record names. If such a host comes back, it
- * enters the directory like a new one.
- */
+/** Removes hosts that are gone and that no session's record names. They come back like new ones. */
 export async function forgetEmptyHosts(store: Store): Promise<void> {
   const { hosts } = store;
   if (hosts === null) return;

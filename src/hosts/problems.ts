@@ -4,11 +4,8 @@ import type { SessionRecord } from "../model/session.js";
 
 /** The error when this host may open nothing, because other hosts may take its sessions at any moment. */
 export function ownHostAway(own: string, cause?: unknown): FleetError {
-  return new FleetError(
-    "FLEET_HOST_AWAY",
-    `This host, ${quote(own)}, does not serve, so other hosts may take over its sessions in the shared storage.`,
-    { suggestions: ["copilotfleet serve", "copilotfleet top"], cause },
-  );
+  const message = `This host, ${quote(own)}, does not serve, so other hosts may take over its sessions in the shared storage.`;
+  return new FleetError("FLEET_HOST_AWAY", message, { suggestions: ["copilotfleet serve", "copilotfleet top"], cause });
 }
 
 export function hostAway(name: string, cause?: unknown): FleetError {
@@ -22,11 +19,10 @@ export function hostAway(name: string, cause?: unknown): FleetError {
 }
 
 export function sessionStranded({ id, host = "" }: SessionRecord): FleetError {
-  return new FleetError(
-    "FLEET_SESSION_STRANDED",
-    `Session ${quote(id)} is on the disk of host ${quote(host)}, which does not serve.`,
-    { suggestions: [`copilotfleet serve (on host ${host})`, "copilotfleet top"] },
-  );
+  const message = `Session ${quote(id)} is on the disk of host ${quote(host)}, which does not serve.`;
+  return new FleetError("FLEET_SESSION_STRANDED", message, {
+    suggestions: [`copilotfleet serve (on host ${host})`, "copilotfleet top"],
+  });
 }
 
 /**

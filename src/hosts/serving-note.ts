@@ -41,7 +41,6 @@ function settingsOf(config: Config, stateRoot: string): Settings {
   };
 }
 
-/** Records the process and settings of this `serve`. */
 export function noteServing(config: Config, stateRoot: string): void {
   const note: ServingNote = { process: ownIdentity(), settings: settingsOf(config, stateRoot) };
   try {
@@ -71,16 +70,13 @@ export function refuseOtherSettings(config: Config, stateRoot: string): void {
     const [given, serving] = [own[name], note.settings[name]];
     if (isSame(name, given, serving)) continue;
     const [here, there] = [given, serving].map((value) => (value === null ? "not set" : quote(value)));
-    throw new FleetError(
-      "FLEET_CONFIG_INVALID",
-      `${name} is ${here}. For the serve that runs on the state folder ${quote(stateRoot)} (process ${note.process.pid}), it is ${there}.`,
-      {
-        suggestions: [
-          `Set ${name} to the value that serve uses, or set COPILOTFLEET_HOME to another folder.`,
-          `kill -TERM ${note.process.pid}  # ends that serve`,
-        ],
-      },
-    );
+    const message = `${name} is ${here}. For the serve that runs on the state folder ${quote(stateRoot)} (process ${note.process.pid}), it is ${there}.`;
+    throw new FleetError("FLEET_CONFIG_INVALID", message, {
+      suggestions: [
+        `Set ${name} to the value that serve uses, or set COPILOTFLEET_HOME to another folder.`,
+        `kill -TERM ${note.process.pid}  # ends that serve`,
+      ],
+    });
   }
 }
 

@@ -24,14 +24,8 @@ export interface TakeoverContext {
 const POLL_MS = 50;
 
 /**
- * Takes over sessions that no host has any longer. At most one host may open a session at any moment:
- *
- * 1. This host enters its name into the record, unless the record has changed. From now on only it may fetch the session.
- * 2. The state on the previous host is set aside there and copied here (`runtime/files/fetch-session.ts`).
- * 3. The record is changed to show that the session is here.
- *
- * If the process is killed during these steps, the next process that wants the session, on any host, continues from the
- * same source.
+ * Takes over sessions that no host has any longer, as decision 10 describes (docs/decisions/0010-hosts-by-terms-and-copies.md).
+ * If the process is killed, the next process that wants the session, on any host, continues from the same source.
  */
 export class Takeover {
   readonly #context: TakeoverContext;
@@ -90,10 +84,7 @@ export class Takeover {
     if (shared !== null && own !== null) await unblock(id, { shared, host: own, group });
   }
 
-  /**
-   * Deletes the state of a session that this host has. It works without a server, because after a takeover the server
-   * may not be recorded here.
-   */
+  /** Works without a server, because after a takeover the server may not be recorded here. */
   async deleteState(record: SessionRecord): Promise<void> {
     const { config, directory } = this.#context;
     const { shared } = config.storage;
@@ -121,7 +112,9 @@ export class Takeover {
       if (draft.host !== seen.host || draft.term !== seen.term || draft.released !== seen.released) return null;
       const { from, host } = draft;
       if (host === owns.host && isHeld(from?.taker ?? null)) return "busy";
-      const before = from ?? (host === undefined ? null : { host, group: groupOfSession(draft), mark: newMark() });
+      const before =
+        from ??
+        (host === undefined ? null : { host, group: groupOfSession(draft), mark: randomBytes(6).toString("hex") });
       draft.host = owns.host;
       if (owns.term !== undefined) draft.term = owns.term;
       delete draft.released;
@@ -181,7 +174,6 @@ export class Takeover {
   }
 }
 
-/** Unloads a session from the servers of a group on this host. */
 export async function unloadFromGroup(
   group: string,
   sessionId: string,
@@ -190,9 +182,4 @@ export async function unloadFromGroup(
   const { servers } = await store.registry.read();
   const near = Object.values(servers).filter((server) => groupOfServer(server) === group && isRunning(server));
   for (const server of near) await unloadAtOnce(server, [sessionId], config.health.timeoutMs);
-}
-
-/** A random id for one takeover of one session. */
-function newMark(): string {
-  return randomBytes(6).toString("hex");
 }

@@ -17,13 +17,11 @@ export interface FleetHostsContext extends RemoteHostContext {
   warn: (message: string) => void;
 }
 
-/** A recorded server, and the host that has it. */
 export interface FoundServer {
   host: Host;
   server: ServerRecord;
 }
 
-/** A host that could not be asked, and the reason. */
 export interface Missing {
   host: string;
   /** True if the host counts as gone, false if it counts as alive and did not answer. */
@@ -32,9 +30,7 @@ export interface Missing {
 }
 
 export interface Gathered<T> {
-  /** The answer of each host that answered. */
   answers: { host: Host; answer: T }[];
-  /** The hosts that did not answer, or are gone. */
   missing: Missing[];
 }
 
@@ -129,10 +125,7 @@ export class FleetHosts {
     return there.filter((_, at) => registries[at]?.servers[id] !== undefined).map((host) => this.#remote(host));
   }
 
-  /**
-   * Asks all live hosts at the same time. If this host fails, the whole call fails. If another host does not
-   * answer, the result leaves it out, with a warning.
-   */
+  /** Asks all live hosts at once. Leaves out another host that does not answer, with a warning. */
   async everywhere<T>(ask: (host: Host) => Promise<T>): Promise<Gathered<T>> {
     const { own, warn } = this.#context;
     const { there, gone } = await this.#others();
@@ -175,7 +168,6 @@ export class FleetHosts {
     return { there: others.filter(isThere), gone: others.filter((host) => !isThere(host)) };
   }
 
-  /** The host with this name; null when it is gone. */
   async thereUnder(name: string): Promise<Host | null> {
     const { directory, own } = this.#context;
     if (name === own.name) return own;
@@ -208,7 +200,6 @@ export interface Placed {
   id: string;
 }
 
-/** The ids that belong to each host, each once. */
 export function groupByHost(placed: readonly Placed[]): { host: Host; ids: string[] }[] {
   const groups = new Map<string | null, { host: Host; ids: Set<string> }>();
   for (const { host, id } of placed) {

@@ -1,7 +1,6 @@
 import { compareText } from "../config/values/text.js";
 import { isFleetError } from "../errors.js";
 import type { SpawnRequest } from "../fleet/options.js";
-import type { HostDirectory } from "../hosts/directory.js";
 import { sessionStranded } from "../hosts/problems.js";
 import { mayUse, type SessionRecord } from "../model/session.js";
 import { type ServerView, viewServerOf } from "../pool/server.js";
@@ -10,7 +9,7 @@ import type { SessionFinder } from "../sessions/find.js";
 import type { GcOptions, GcResult } from "../sessions/gc/collect.js";
 import type { EvictionResult, KeptReason } from "../sessions/memory/eviction.js";
 import { type SessionView, viewRecord } from "../sessions/view.js";
-import type { Store } from "../store/ports.js";
+import type { LinkContext } from "./calls/control-link.js";
 import { type FleetHosts, onEachHost, type Placed } from "./fleet-hosts.js";
 
 /** The servers of all hosts. For a host that cannot be asked, they are the servers that it recorded last. */
@@ -22,10 +21,7 @@ export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
   return [...answers.flatMap(({ answer }) => answer), ...(await Promise.all(recorded)).flat()];
 }
 
-/**
- * Adds to each server the number of its sessions: the recorded ones, and on this host also those that clients created
- * without the fleet.
- */
+/** Counts recorded sessions, and on this host also those that clients created without the fleet. */
 export function withSessionCounts(
   servers: readonly ServerView[],
   records: readonly SessionRecord[],
@@ -46,14 +42,11 @@ export function withSessionCounts(
 }
 
 /** Where the sessions of all hosts are recorded, and the hosts that have them. */
-export interface SessionPlaces {
-  store: Store;
-  directory: HostDirectory;
+export interface SessionPlaces extends LinkContext {
   hosts: FleetHosts;
 }
 
 export interface GatherSessionsContext extends SessionPlaces {
-  /** The configured TTL, in milliseconds. */
   ttlMs: number;
 }
 
@@ -84,7 +77,6 @@ export async function viewUnseen(
   return viewRecord(record, { lease, ttlMs, stranded: await directory.isStranded(record) });
 }
 
-/** Makes each host delete its own garbage. */
 export async function gatherGarbage(hosts: FleetHosts, { signal, ...request }: GcOptions): Promise<GcResult> {
   const { answers } = await hosts.everywhere(async (host) => await host.gc(request, { signal }));
   const results = answers.map(({ answer }) => answer);
@@ -152,10 +144,7 @@ export async function evictDownTo(hosts: FleetHosts, max: number): Promise<Evict
   return result;
 }
 
-/**
- * Starts the servers of many users, each on the host where its user is placed. A server that fails to start does not keep
- * the others from starting.
- */
+/** Starts the server of each user on the user's host. A failure does not keep the other servers from starting. */
 export async function spawnEverywhere(
   hosts: FleetHosts,
   users: readonly string[],

@@ -23,7 +23,6 @@ const START_WAIT_MS = 30_000;
 /** How long a host waits for additions to a log before it answers that there are none, in milliseconds. */
 export const MORE_LOG_MS = 5_000;
 
-/** This host. It performs the operations on the servers in its own registry. */
 export class LocalHost implements Host {
   readonly #sessions: Sessions;
   readonly #context: SessionsContext;

@@ -5,7 +5,6 @@ import { mapConcurrently } from "../pool/concurrency.js";
 import type { Store } from "../store/ports.js";
 import type { FleetHosts } from "./fleet-hosts.js";
 
-/** How many users are moved at the same time. */
 const AT_ONCE = 8;
 
 /**

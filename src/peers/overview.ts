@@ -43,7 +43,6 @@ export interface OverviewContext extends SessionPlaces {
   stateRoot: string;
 }
 
-/** Gathers the state of all hosts. */
 export async function lookAtAll(context: OverviewContext): Promise<Overview> {
   const { store, hosts } = context;
   const registry = await store.registry.read();

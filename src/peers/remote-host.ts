@@ -1,18 +1,13 @@
-import type { Config } from "../config/schema.js";
 import type { HostRecord } from "../model/host.js";
 import type { LogPosition } from "../serve/logs/log-tail.js";
+import type { SessionsContext } from "../sessions/context.js";
 import { ControlLink, type LinkContext } from "./calls/control-link.js";
 import type { AnswerOf, Call, Method, ParamsOf } from "./calls/rpc-table.js";
 import type { Host } from "./host.js";
 
-export interface RemoteHostContext extends LinkContext {
-  config: Config;
-}
+export type RemoteHostContext = LinkContext & Pick<SessionsContext, "config">;
 
-/**
- * Another host. Calls to it go over a connection to the front door of its `serve`. `calls/rpc-table.ts` describes each of
- * them, and performs them there.
- */
+/** Another host. `calls/rpc-table.ts` describes the calls, and performs them there. */
 export class RemoteHost implements Host {
   readonly record: HostRecord;
   readonly #context: RemoteHostContext;

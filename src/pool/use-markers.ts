@@ -4,7 +4,6 @@ import { systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../model/process.js";
 import type { ServerRecord } from "../model/server.js";
 import { pause } from "../runtime/deadline.js";
-import { ifThere } from "../runtime/files/if-there.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 
 /**
@@ -109,7 +108,7 @@ function* liveMarkers(
   const folder = folderOf(server);
   // Check each process only once, however many markers it has.
   const alive = new Map<string, boolean>();
-  for (const name of ifThere(() => readdirSync(folder)) ?? []) {
+  for (const name of namesIn(folder)) {
     const [sessionId = "", kind, pid, startTicks = "", bootId = ""] = name.split(SEPARATOR);
     if (!isWanted(sessionId, kind, name)) continue;
     const maker: ProcessIdentity = { ...ownIdentity(), pid: Number(pid), startTicks, bootId };
@@ -118,5 +117,14 @@ function* liveMarkers(
     alive.set(key, lives);
     if (lives) yield { sessionId, kind };
     else rmSync(join(folder, name), { force: true });
+  }
+}
+
+function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return [];
+    throw error;
   }
 }

@@ -1,11 +1,8 @@
 import type { Address } from "../config/rules.js";
-import type { Config } from "../config/schema.js";
 import type { DoorOptions, FrontDoor } from "../gateway/door.js";
-import type { HostDirectory } from "../hosts/directory.js";
-import type { Pool } from "../pool/pool.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
+import type { SessionsContext } from "../sessions/context.js";
 import type { GcResult } from "../sessions/gc/collect.js";
-import type { Store } from "../store/ports.js";
 import type { FleetMetrics } from "./report/metrics.js";
 
 export type LogLevel = "debug" | "info" | "warn" | "error";
@@ -14,12 +11,8 @@ export type LogLevel = "debug" | "info" | "warn" | "error";
 export type ServeLog = (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => void;
 
 /** The parts of the fleet that its supervisor works with. */
-export interface ServedFleet {
-  store: Store;
-  config: Config;
+export interface ServedFleet extends Pick<SessionsContext, "store" | "config" | "directory" | "pool"> {
   stateRoot: string;
-  directory: HostDirectory;
-  pool: Pool;
   log: ServeLog;
   doors: { open(options: DoorOptions): Promise<FrontDoor> };
   /** The address of the front door. Null when this host has none. */

@@ -54,7 +54,6 @@ export class RegularChecks {
     }
   }
 
-  /** The checks that fail at the moment, each as a sentence for people. */
   get failing(): string[] {
     return [...this.#failing].map(([failure, message]) => `${failure}: ${message}`);
   }

@@ -18,10 +18,7 @@ const RETRY_MS = 500;
 
 type HeartbeatContext = Pick<ServeContext, "config" | "log" | "metrics" | "stateRoot">;
 
-/**
- * The heartbeat of this host, by which the other hosts know that it is alive. A term lasts until a heartbeat comes too late.
- * When that happens, this host knows it no later than the others.
- */
+/** Shows the other hosts that this host is alive. When its term is over, this host knows it no later than the others. */
 export class Heartbeat {
   readonly #context: HeartbeatContext;
   readonly #hosts: Hosts;
@@ -198,20 +195,18 @@ export async function refuseUnlike(hosts: Hosts, shared: string | null): Promise
 async function refuseOtherFolder(others: readonly HostRecord[], shared: string): Promise<void> {
   const missing = await missingBeacons(shared, others);
   if (missing.length === 0) return;
-  throw new FleetError(
-    "FLEET_STORAGE_UNUSABLE",
-    `The folder ${quote(shared)} is not the folder that host ${missing.map(quote).join(", ")} uses, because it has no files of that host.`,
-    { suggestions: [`findmnt --target ${shared}`, "copilotfleet doctor"] },
-  );
+  const message = `The folder ${quote(shared)} is not the folder that host ${missing.map(quote).join(", ")} uses, because it has no files of that host.`;
+  throw new FleetError("FLEET_STORAGE_UNUSABLE", message, {
+    suggestions: [`findmnt --target ${shared}`, "copilotfleet doctor"],
+  });
 }
 
 function refuseMixed(others: readonly HostRecord[], shared: string | null): void {
   const other = others.find(({ gone, storage }) => !gone && (storage === null) !== (shared === null));
   if (other === undefined) return;
   const [here, there] = [shared, other.storage].map((folder) => (folder === null ? "its own disk" : quote(folder)));
-  throw new FleetError(
-    "FLEET_STORAGE_UNUSABLE",
-    `This host keeps sessions on ${here}, but host ${quote(other.name)} keeps them on ${there}. All hosts must use the same storage.`,
-    { suggestions: ["Set storage.shared on all hosts, or on none."] },
-  );
+  const message = `This host keeps sessions on ${here}, but host ${quote(other.name)} keeps them on ${there}. All hosts must use the same storage.`;
+  throw new FleetError("FLEET_STORAGE_UNUSABLE", message, {
+    suggestions: ["Set storage.shared on all hosts, or on none."],
+  });
 }

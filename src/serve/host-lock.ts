@@ -69,9 +69,8 @@ function ownRecord({ supervisors = [] }: Registry): SupervisorRecord | undefined
 }
 
 function taken({ process, startedAt, state }: SupervisorRecord): FleetError {
-  return new FleetError(
-    "FLEET_SUPERVISOR_RUNNING",
-    `This fleet is already supervised by process ${process.pid}, which started at ${startedAt}${state === "draining" ? " (it is about to end)" : ""}.`,
-    { suggestions: ["copilotfleet ps", `kill -TERM ${process.pid}`] },
-  );
+  const message = `This fleet is already supervised by process ${process.pid}, which started at ${startedAt}${state === "draining" ? " (it is about to end)" : ""}.`;
+  return new FleetError("FLEET_SUPERVISOR_RUNNING", message, {
+    suggestions: ["copilotfleet ps", `kill -TERM ${process.pid}`],
+  });
 }

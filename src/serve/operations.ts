@@ -42,7 +42,6 @@ export class Operations {
     else logFailure(this.#context, message, error, { server });
   }
 
-  /** Resolves when no operation is in progress. */
   async settled(): Promise<void> {
     while (this.#running.size > 0) await Promise.all(this.#running.values());
   }

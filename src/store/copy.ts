@@ -31,10 +31,7 @@ export function isEmpty({ registry, sessions, tokens }: Contents): boolean {
   return Object.keys(registry.servers).length === 0 && sessions.length === 0 && tokens.length === 0;
 }
 
-/**
- * Writes the contents to an empty store and reads both stores back. If that fails or is interrupted, it removes what it
- * wrote. It only reads the source.
- */
+/** Writes the contents to an empty store and verifies them. Removes them if that fails or is interrupted. */
 export async function copyContents(contents: Contents, from: Store, to: Store, signal: AbortSignal): Promise<void> {
   const ids: string[] = [];
   const tokens: string[] = [];

@@ -3,11 +3,8 @@ import { SCHEMA } from "../model/registry.js";
 
 /** In all errors here, `where` is a path, a key or a database. */
 export function newerError(where: string, schema: number): FleetError {
-  return new FleetError(
-    "FLEET_STATE_NEWER",
-    `${quote(where)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was changed.`,
-    { suggestions: ["npm install --global copilotfleet@latest"] },
-  );
+  const message = `${quote(where)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was changed.`;
+  return new FleetError("FLEET_STATE_NEWER", message, { suggestions: ["npm install --global copilotfleet@latest"] });
 }
 
 export function corruptError(where: string, detail: string, mend: string, cause?: unknown): FleetError {

@@ -14,6 +14,9 @@ import type { TokenRecord } from "../model/token.js";
  * - A write that was not acknowledged is stored completely or not at all.
  * - Two writers never undo each other's changes. `update` runs `change` on the newest state, and runs it again if
  *   another writer commits first.
+ *
+ * The lists of sessions, tokens and placements are in no particular order. A record that is created or deleted during the
+ * call may be missing or included.
  */
 export interface Store {
   readonly kind: "file" | "redis";
@@ -48,10 +51,7 @@ export interface Store {
 
 /** The servers of this host. */
 export interface RegistryStore {
-  /**
-   * The newest committed registry of this host. An empty store returns an empty registry. An unreadable store throws
-   * instead.
-   */
+  /** The newest committed registry of this host, or an empty one. An unreadable store throws instead. */
   read(): Promise<Registry>;
 
   /**
@@ -99,10 +99,6 @@ export interface SessionStore {
    */
   count(owner: string | null, limit: number): Promise<number>;
 
-  /**
-   * All records, in no particular order. A record that is created or deleted during the call may be missing or
-   * included.
-   */
   list(): Promise<SessionRecord[]>;
 }
 
@@ -160,9 +156,6 @@ export interface TokenStore {
   /** Revokes a token. Once the promise resolves, no reader finds it. Resolves with whether there was one. */
   delete(id: string): Promise<boolean>;
 
-  /**
-   * All tokens, in no particular order. A token that is issued or revoked during the call may be missing or included.
-   */
   list(): Promise<TokenRecord[]>;
 }
 
@@ -177,10 +170,6 @@ export interface PlacementStore {
    */
   record(user: string, from: Placement | null, to: Placement): Promise<Placement>;
 
-  /**
-   * The placements of all users, in no particular order. A user who is placed during the call may be missing or
-   * included.
-   */
   list(): Promise<UserPlacement[]>;
 }
 

@@ -9,7 +9,6 @@ export interface Base {
   mend?: boolean;
 }
 
-/** The writes of one store that are under way. */
 export class Writes {
   readonly #underWay = new Set<Promise<unknown>>();
 
@@ -29,7 +28,6 @@ export class Writes {
 
 /** The operations in which the stores differ. */
 export interface UpdateTries<T, B extends Base> {
-  /** The document, for messages. */
   readonly where: string;
   /** How long an update competes with other writers before `FLEET_STATE_BUSY`, in milliseconds. */
   readonly deadlineMs: number;
@@ -104,10 +102,7 @@ export class UpdateQueue<T, B extends Base = Base> {
     this.#isWorking = false;
   }
 
-  /**
-   * Resolves with a function that settles the callers. Callers learn their outcome only after the commit, because every
-   * outcome depends on it, even a refusal.
-   */
+  /** Resolves with a function that settles the callers, because every outcome depends on the commit. */
   async #commit(batch: Pending<T>[]): Promise<() => void> {
     let waiting = batch;
     try {
@@ -136,10 +131,7 @@ export class UpdateQueue<T, B extends Base = Base> {
     });
   }
 
-  /**
-   * Runs the changes in order, each on the result of the ones before it. If a change throws, its draft is dropped and
-   * only its own outcome is an error.
-   */
+  /** Runs the changes in order. If one throws, its draft is dropped and only its own outcome is an error. */
   #apply(data: string, waiting: readonly Pending<T>[]): { data: string; outcomes: Outcome[] } {
     let current = data;
     const outcomes = waiting.map(({ change }): Outcome => {

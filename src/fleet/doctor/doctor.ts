@@ -22,10 +22,7 @@ export interface DoctorOptions {
   fix: boolean;
 }
 
-/**
- * Checks everything that the fleet depends on, one check after the other. Lists checks as skipped if they depend on a
- * failed check. Changes nothing without `fix`.
- */
+/** Checks everything that the fleet depends on, one check after the other. Changes nothing without `fix`. */
 export async function examine(options: DoctorOptions): Promise<DoctorResult> {
   const checks = new Checks();
   let loaded: LoadedConfig | undefined;

@@ -7,7 +7,6 @@ import { type Finding, ok, type Row, warning } from "./checks.js";
 
 export interface RecordsContext {
   fleet: Fleet;
-  /** Whether to repair what was found. */
   fix: boolean;
 }
 
@@ -23,7 +22,6 @@ export const REGISTRY: Row<RecordsContext> = {
   },
 };
 
-/** The checks of the recorded state, in order. */
 export const RECORDS: readonly Row<RecordsContext>[] = [
   {
     name: "session records",

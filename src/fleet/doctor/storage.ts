@@ -44,10 +44,7 @@ async function diskSpace({ config, stateRoot }: LoadedConfig): Promise<Finding> 
   );
 }
 
-/**
- * Returns the bytes that this user can still write on the file system of the path. Uses the nearest existing folder
- * above if the path does not exist.
- */
+/** The space that this user can still write at the path, or at the nearest existing folder above it. */
 async function freeSpace(path: string): Promise<{ path: string; bytes: number }> {
   try {
     const { bavail, bsize } = await statfs(path);
@@ -62,7 +59,6 @@ function megabytes(bytes: number): string {
   return bytes < LITTLE_SPACE_BYTES ? `${Math.floor(bytes / 1e6)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
 }
 
-/** Checks that the folder exists, that its file system is reliable, and that the other hosts use the same folder. */
 async function sharedFolder(shared: string, hosts: readonly HostRecord[]): Promise<Finding> {
   const fileSystem = await usable(shared, async () => fileSystemOf(shared));
   const at = `${shared} on ${fileSystem.type} (${fileSystem.source} at ${fileSystem.mountPoint})`;

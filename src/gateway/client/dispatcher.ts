@@ -33,10 +33,7 @@ const SHORT_BYTES = 4 * 1024;
 /** A client that keeps sending requests without reading the answers would fill the memory. */
 const MAX_OPEN_REQUESTS = 10_000;
 
-/**
- * Takes the requests of one client, and handles each as its row in the table of methods requires: sends it on, answers or
- * refuses it.
- */
+/** Sends on, answers or refuses each request of one client, as its row in the table of methods requires. */
 export class Dispatcher {
   readonly #state: ClientState;
   readonly #router: Router;
@@ -57,7 +54,6 @@ export class Dispatcher {
     void this.#serveLines();
   }
 
-  /** @throws ProtocolError when too many requests are unanswered. */
   take(message: ClientMessage): void {
     const { requests, receipts, socket, report } = this.#state;
     switch (message.kind) {
@@ -158,7 +154,7 @@ export class Dispatcher {
   }
 
   async #routeHome(handling: UserHandling, request: ClientRequest): Promise<void> {
-    const { handler, own } = handling;
+    const { handler } = handling;
     const { method } = request;
     // Start the home server only after this. A request for another host does not need it, and creating a session may be
     // refused.
@@ -167,7 +163,7 @@ export class Dispatcher {
     if (host !== null) return this.#relay.home(await this.#router.peer(host), request);
     if (handler === "create") return await this.#sessionCalls.create(request);
     const link = await this.#router.homeHere();
-    if (own === true) {
+    if (handling.own === true) {
       if (!link.own) throw methodDenied(method, "it affects the whole server, which other users share");
       checkReach(request, handling, { own: link.own, config: this.#state.door.config });
     }
@@ -259,15 +255,11 @@ export class Dispatcher {
   }
 }
 
-/** The fields of an event that describe a refusal. */
 function reason({ code, limit }: FleetError): Pick<DoorEvent, "code" | "limit"> {
   return limit === undefined ? { code } : { code, limit };
 }
 
-/**
- * The runtime always starts headless (`runtime/launch/launch.ts`), without the terminal that has a foreground session
- * (measured with 1.0.85).
- */
+/** Answers as the runtime does, which has no foreground session when it is headless (measured with 1.0.85). */
 function foregroundOf({ method, params }: ClientRequest): object {
   if (method === "session.getForeground") return {};
   const error = `Not running in TUI+server mode - cannot set foreground session ${String(params.sessionId)}`;

@@ -26,7 +26,6 @@ export class PassedRequests {
     this.#prompts = prompts;
   }
 
-  /** @throws FleetError `FLEET_METHOD_DENIED`, `FLEET_SESSION_LOCKED`, `FLEET_LIMIT_REACHED`, and as `Router.local`. */
   async pass(handling: SessionHandling, request: ClientRequest, record: SessionRecord): Promise<void> {
     const { door, user, requests } = this.#state;
     const { method, params } = request;
@@ -53,8 +52,6 @@ export class PassedRequests {
   /**
    * Checks whether the rules of collaborative sessions allow the request now. A request that steers a turn first waits
    * until the client's earlier prompts have been sent.
-   *
-   * @throws FleetError `FLEET_METHOD_DENIED`, `FLEET_SESSION_LOCKED`.
    */
   async #assertTime({ collaborative }: SessionHandling, method: string, record: SessionRecord): Promise<void> {
     if (collaborative === "steer") await this.#prompts.sent(record.id);
@@ -63,10 +60,8 @@ export class PassedRequests {
       throw methodDenied(method, "in a collaborative session, the model works only in turns (session.send)");
     if (this.#state.turns.get(record.id)?.active === true) return;
     if (collaborative === "own turn") {
-      throw methodDenied(
-        method,
-        "in a collaborative session, a client may queue prompts only during its own turn (session.send)",
-      );
+      const rule = "a client may queue prompts only during its own turn (session.send)";
+      throw methodDenied(method, `in a collaborative session, ${rule}`);
     }
     await this.#assertFree(record);
   }
@@ -79,9 +74,7 @@ export class PassedRequests {
     if (lease !== null && !isOwn) throw sessionLocked(id, lease);
   }
 
-  /**
-   * Sends on a request about a session. If the server has unloaded the session, opens it again and repeats the request.
-   */
+  /** Sends on a request. If the server has unloaded the session, opens it again and repeats the request. */
   #forward(
     handling: SessionHandling,
     link: ServerLink,

@@ -74,9 +74,7 @@ export class SessionCalls {
    * Deletes a session that is on this host.
    *
    * @returns the server's answer
-   * @throws FleetError `FLEET_METHOD_DENIED` when the user is not the owner, `FLEET_SESSION_LOCKED` when somebody holds the
-   * session's lease, `FLEET_STATE_UNWRITABLE` when the server cannot delete the session's folder, and as
-   * `HostDirectory.assertStorage`, `Opener.linkFor` and `RpcClient.ask`; `RpcError` when the server refuses.
+   * @throws RpcError when the server refuses.
    */
   async deleteHere(method: string, record: SessionRecord): Promise<unknown> {
     const { door, user, attachments } = this.#state;
@@ -174,8 +172,7 @@ export class SessionCalls {
   async last(link: Link, request: ClientRequest): Promise<void> {
     const { requests } = this.#state;
     if (link.own) return requests.forward(link, request);
-    const used = (await this.#visible()).sort((a, b) => compareText(b.lastUsedAt, a.lastUsedAt));
-    const [last] = used;
+    const [last] = (await this.#visible()).sort((a, b) => compareText(b.lastUsedAt, a.lastUsedAt));
     requests.reply(request, last === undefined ? {} : { sessionId: last.id });
   }
 
@@ -186,7 +183,6 @@ export class SessionCalls {
   }
 }
 
-/** @throws FleetError `FLEET_STATE_UNWRITABLE` when the server could not delete the session, whose folder is still there. */
 function refuseFailed(id: string, result: unknown): void {
   const { success, error } = (result ?? {}) as { success?: unknown; error?: unknown };
   if (success !== false) return;

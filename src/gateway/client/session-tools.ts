@@ -7,11 +7,7 @@ import type { ServerLink } from "../state/links.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
 import { methodDenied } from "../wire/refusals.js";
 
-/**
- * Keeps members from replacing the tools of other users.
- *
- * @throws FleetError `FLEET_METHOD_DENIED`.
- */
+/** Keeps members from replacing the tools of other users. */
 export function checkTools(state: ClientState, { method, params }: ClientRequest, record: SessionRecord): void {
   const { user, door } = state;
   if (record.owner === user) return;
@@ -20,17 +16,13 @@ export function checkTools(state: ClientState, { method, params }: ClientRequest
   const isOthers = (tool: string) => door.bringers(record.id, tool, state).some((other) => other !== user);
   const taken = toolsIn(params).find(({ name }) => isOthers(String(name)));
   if (taken === undefined) return;
-  throw methodDenied(
-    method,
-    `another user's client already provides the tool ${JSON.stringify(taken.name)} in this session`,
-  );
+  const tool = JSON.stringify(taken.name);
+  throw methodDenied(method, `another user's client already provides the tool ${tool} in this session`);
 }
 
 /**
- * Refuses answers to requests of other sessions, in collaborative sessions and on servers with other users. The runtime
- * itself accepts an answer from every client that knows the request's id.
- *
- * @throws FleetError `FLEET_METHOD_DENIED` for a request of another session, and for a call of another client's tool.
+ * Refuses answers to requests of other sessions, in collaborative sessions and on servers with other users, and answers
+ * for another client's tool. The runtime accepts an answer from every client that knows the request's id.
  */
 export function checkAnswer(
   state: ClientState,
@@ -72,9 +64,8 @@ export function permitted(
 }
 
 /**
- * Whether this client may answer for a tool of a collaborative session. The client that brought the tool may, and the
- * owner's client takes precedence over a member's. If no client has the tool, the owner's client may, because it has
- * connected again.
+ * Whether this client may answer for a tool of a collaborative session. The client that brought the tool may, the owner's
+ * before a member's. If no client has the tool, the owner's client may, because it has connected again.
  */
 function answersFor(state: ClientState, tool: string, { id, owner }: SessionRecord): boolean {
   const { user, door } = state;

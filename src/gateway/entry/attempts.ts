@@ -17,8 +17,7 @@ interface Failures {
 
 /**
  * Slows down clients that guess tokens. Failures are counted by the id in the token, not by address, because all clients
- * behind one proxy have the same address. A good token is never delayed or refused, no matter how often its id was tried
- * before. That is safe because its secret has 256 random bits.
+ * behind one proxy have the same address. A good token is never delayed or refused.
  */
 export class Attempts {
   readonly #failures = new Map<string, Failures>();

@@ -28,10 +28,8 @@ interface Connect {
   via: string | undefined;
 }
 
-/** How a client was let in. */
 interface Admission {
   isSameToken: (shown: unknown) => boolean;
-  /** The answer to its `connect`. */
   greeting: Params;
 }
 
@@ -83,7 +81,7 @@ export class Connection {
     return this.#socket.address;
   }
 
-  /** The client; undefined until a user's token was shown. */
+  /** Undefined until a user's token was shown. */
   get client(): Client | undefined {
     return this.#client;
   }
@@ -93,12 +91,10 @@ export class Connection {
     return this.#state === "open";
   }
 
-  /** Whether it is still unknown who has connected. */
   get isStranger(): boolean {
     return this.#client === undefined && this.#control === undefined;
   }
 
-  /** Whether its token is being looked up. */
   get isAuthenticating(): boolean {
     return this.#state === "authenticating";
   }
@@ -191,18 +187,23 @@ export class Connection {
     const greeting = await client.greet();
     if (this.#socket.closed) return;
     this.#admitted = { isSameToken: recognizer(token), greeting };
+    this.#open(id, greeting, {
+      event: "connected",
+      ...(via === undefined ? {} : { detail: `relayed by host ${via}` }),
+    });
+  }
+
+  /** Answers `connect`, and takes the messages that arrived behind it. */
+  #open(id: ClientRequest["id"], greeting: Params, event: ConnectionEvent): void {
     this.#state = "open";
     this.#socket.limitBytes = this.#door.config.serve.maxFrameBytes;
     this.#socket.send(encodeMessage({ id, result: greeting }));
-    this.#report.event({ event: "connected", ...(via === undefined ? {} : { detail: `relayed by host ${via}` }) });
+    this.#report.event(event);
     for (const message of this.#early.splice(0)) this.#take(message);
     this.#socket.letGo(this);
   }
 
-  /**
-   * Answers a second `connect` as a bare server does. Only the token of the first one counts. No other token is looked
-   * up, so nobody can try tokens here.
-   */
+  /** Answers a second `connect` as a bare server does. No other token is looked up, so nobody can try tokens. */
   #greetAgain({ id, params }: ClientRequest, { isSameToken, greeting }: Admission): void {
     if (isSameToken(params.token)) {
       this.#socket.send(encodeMessage({ id, result: greeting }));
@@ -218,12 +219,7 @@ export class Connection {
     if (this.#state === "closed") return;
     clearTimeout(this.#hello);
     this.#control = new ControlConnection(this.#socket, this.#calls, this.#report);
-    this.#state = "open";
-    this.#socket.limitBytes = this.#door.config.serve.maxFrameBytes;
-    this.#socket.send(encodeMessage({ id, result: greeting }));
-    this.#report.event({ event: "host-connected", detail: holder.host });
-    for (const message of this.#early.splice(0)) this.#control.take(message);
-    this.#socket.letGo(this);
+    this.#open(id, greeting, { event: "host-connected", detail: holder.host });
   }
 
   /** @param arriving how many of the bytes belong to an unfinished frame */

@@ -1,4 +1,5 @@
 import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
+import { isObject } from "../../config/values/json.js";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
 import type { HostHolder } from "../../identity/tokens.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
@@ -21,9 +22,8 @@ export interface HostCalls {
 }
 
 /**
- * A connection by which another host asks this one to act on its servers and sessions. It accepts only
- * `fleet.call {method, params, limitMs}`. The table in `peers/calls/rpc-table.ts` lists the methods that can be called. When the
- * other host hangs up, its unfinished calls are aborted.
+ * A connection by which another host makes the calls of `peers/calls/rpc-table.ts`, as `fleet.call {method, params, limitMs}`.
+ * When the other host hangs up, its unfinished calls are aborted.
  */
 export class ControlConnection {
   readonly #socket: ClientSocket;
@@ -54,7 +54,6 @@ export class ControlConnection {
     throw new FleetError("FLEET_TOKEN_REFUSED", "A host's token is valid once, at one front door.");
   }
 
-  /** @throws ProtocolError when too many calls are unanswered. */
   take(message: ClientMessage): void {
     switch (message.kind) {
       case "request":
@@ -100,12 +99,9 @@ export class ControlConnection {
   }
 
   #refuse(id: RpcId, method: string, error: unknown): void {
-    if (!isFleetError(error)) {
-      this.#report.event({ event: "failed", method, ...failure(error) });
-    }
-    const refusal = isFleetError(error)
-      ? error
-      : new FleetError("FLEET_INTERNAL", "The other host failed to handle the call. See its log.");
+    if (!isFleetError(error)) this.#report.event({ event: "failed", method, ...failure(error) });
+    const unexpected = "The other host failed to handle the call. See its log.";
+    const refusal = isFleetError(error) ? error : new FleetError("FLEET_INTERNAL", unexpected);
     const { code, retryAfterMs, limit } = refusal;
     // Options are named differently for a program and for a command. Only the other host knows which of the two will
     // show this error.
@@ -134,14 +130,6 @@ function tooSlow({ method, limitMs }: Call, cause: unknown): FleetError {
 
 function readCall({ method, params = {}, limitMs }: Params): Call {
   const isLimit = typeof limitMs === "number" && limitMs > 0 && limitMs <= LONGEST_TIMER_MS;
-  if (
-    typeof method === "string" &&
-    isLimit &&
-    typeof params === "object" &&
-    params !== null &&
-    !Array.isArray(params)
-  ) {
-    return { method, params: params as Params, limitMs };
-  }
+  if (typeof method === "string" && isLimit && isObject(params)) return { method, params, limitMs };
   throw methodDenied("fleet.call", "it needs a method, an object of parameters and a limit in milliseconds");
 }

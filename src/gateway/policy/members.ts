@@ -12,10 +12,7 @@ const OWNERS_SETTINGS = ["systemMessage", "customAgents", "defaultAgent", "agent
 const MESSAGE_OF_EMPTY_MODE = { mode: "customize", sections: { environment_context: { action: "remove" } } };
 const OWNERS_METHODS = new Set(["session.agent.setPrompt", "session.agent.select", "session.agent.deselect"]);
 
-/**
- * @param params the parameters of a request from a member
- * @throws FleetError `FLEET_METHOD_DENIED` when only the owner may make the request.
- */
+/** Refuses a request from a member that only the owner may make. */
 export function checkMember(method: string, params: Params): void {
   if (OWNERS_METHODS.has(method)) throw methodDenied(method, "only the owner of a session instructs its agents");
   if (method !== "session.resume" && method !== "session.tools.set") return;
@@ -34,7 +31,6 @@ export function checkMember(method: string, params: Params): void {
   }
 }
 
-/** The tools that a client brings with its request. */
 export function toolsIn({ tools }: Params): { name?: unknown; overridesBuiltInTool?: unknown }[] {
   return Array.isArray(tools) ? tools.map((tool: unknown) => (tool ?? {}) as object) : [];
 }

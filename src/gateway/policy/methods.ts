@@ -267,7 +267,6 @@ export function isKnownMethod(method: string): boolean {
   return METHODS.has(method);
 }
 
-/** All methods in the table. */
 export function knownMethods(): string[] {
   return [...METHODS.keys()];
 }

@@ -31,8 +31,6 @@ const ASKING_MODES = ["interactive", "plan"];
 /**
  * Refuses methods that reach the server's machine, attachments that the server would read from its own disk, methods that
  * approve tools, and modes in which the user is not asked.
- *
- * @throws FleetError `FLEET_METHOD_DENIED`.
  */
 export function checkReach(
   { method, params }: Pick<ClientRequest, "method" | "params">,
@@ -70,7 +68,6 @@ function refuseFiles(method: string, params: Params, { own }: Reach): void {
   }
 }
 
-/** All values under the key `attachments`, at any depth. */
 function attachmentsIn(value: unknown): unknown[] {
   if (Array.isArray(value)) return value.flatMap(attachmentsIn);
   if (typeof value !== "object" || value === null) return [];
@@ -81,7 +78,6 @@ function attachmentsIn(value: unknown): unknown[] {
 
 /** A request that a server makes by an event to the clients of one session. They answer it by its id. */
 export interface ServerQuestion {
-  /** The kind of a permission request. */
   kind: string | undefined;
   /** The name of the tool, if the request is about a client's tool. */
   tool: string | undefined;
@@ -93,7 +89,6 @@ export interface Permission {
   asked: ServerQuestion | undefined;
   /** Whether it is about a tool that this client brought. */
   isOwnTool: boolean;
-  /** Whether the session is collaborative. */
   isCollaborative: boolean;
 }
 
@@ -114,11 +109,7 @@ export function decide(params: Params, { asked, isOwnTool, isCollaborative }: Pe
   return { sessionId: params.sessionId, requestId: params.requestId, result: { kind: "reject", feedback } };
 }
 
-/**
- * A client's answer to a hook without its approvals. Otherwise the hook could approve tools that the client may not.
- *
- * @param result the client's answer
- */
+/** A client's answer to a hook without its approvals. Otherwise the hook could approve tools that the client may not. */
 export function withoutApproval(result: unknown): unknown {
   if (Array.isArray(result)) return result.map(withoutApproval);
   if (typeof result !== "object" || result === null) return result;

@@ -8,12 +8,10 @@ import { reachesHost } from "./reach.js";
 /*
  * Settings of a whole server that a client may make before its first session.
  *
- * The runtime forgets them when the server ends, and accepts none while sessions are loaded. The front door therefore
- * cannot make them again on a new server. So the client's connection ends with the server, as it does on a bare server.
- *
- * The runtime does not forget the client that answers its model requests when that client hangs up (measured with 1.0.85).
- * It sends that client further model requests, so that turns never end, and accepts no other client. Therefore the server
- * ends with the connection of this client, too.
+ * The runtime forgets them when the server ends, and accepts none while sessions are loaded. So the client's connection
+ * ends with the server, as it does on a bare server. The runtime does not forget the client that answers its model requests
+ * when that client hangs up (measured with 1.0.85): turns never end, and no other client can take over. So the server ends
+ * with the connection of this client, too.
  */
 
 /** The SDK's options behind the methods. Users know only the options, so a refusal names them. */
@@ -31,7 +29,6 @@ export function needsItsClient(method: string): boolean {
 
 type Credentialed = Pick<ServerRecord, "token" | "user">;
 
-/** @throws FleetError `FLEET_METHOD_DENIED`. */
 export function checkSetup(method: string, server: Credentialed, own: boolean, config: Config): void {
   const option = `the SDK's option "${OPTIONS[method]}"`;
   if (!own) throw methodDenied(method, `${option} affects the whole server, which other users share`);
@@ -45,12 +42,9 @@ export function checkSetup(method: string, server: Credentialed, own: boolean, c
   }
 }
 
-/** @throws FleetError `FLEET_METHOD_DENIED`. */
 export function refuseSetupElsewhere(method: string): never {
-  throw methodDenied(
-    method,
-    `the SDK's option "${OPTIONS[method]}" works only at the front door of the user's own host`,
-  );
+  const option = `the SDK's option "${OPTIONS[method]}"`;
+  throw methodDenied(method, `${option} works only at the front door of the user's own host`);
 }
 
 /** Whether the fleet pays for model requests, with its own provider's key or with GitHub tokens. */
@@ -58,11 +52,7 @@ export function hasCredentials({ provider, auth }: Config): boolean {
   return provider !== null || Object.values(auth).some((source) => source !== null);
 }
 
-/**
- * Whether the server's model requests carry credentials that are not the user's own. A GitHub token is the user's own
- * if the configuration names one for each user. With `session.host` "owner" the user can read that token on the server
- * anyway.
- */
+/** A GitHub token is the user's own if the configuration names one for each user. */
 function isGivenCredentials({ token, user }: Credentialed, { provider, auth }: Config): boolean {
   if (provider !== null) return true;
   if (token === null) return false;

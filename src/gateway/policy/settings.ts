@@ -30,10 +30,7 @@ const CREDENTIALS = ["provider", "providers", "gitHubToken", "gitHubTokenProvide
 /** Parameters of `session.resume` that `session.create` does not have. */
 const RESUME_ONLY = ["disableResume", "continuePendingWork", "openCanvases", "requestedEnvironmentVariables"];
 
-/**
- * The parameters that a client may set for a session on a server with other users. None of them names a path or a
- * process.
- */
+/** Parameters for a session on a server with other users. None of them names a path or a process. */
 const HARMLESS = new Set(
   `sessionId clientName model reasoningEffort reasoningSummary contextTier systemMessage tools toolSearch commands
   availableTools excludedTools toolFilterPrecedence excludedBuiltinAgents modelCapabilities enableSessionTelemetry
@@ -53,7 +50,6 @@ const HARMLESS_ON_OWN = new Set(
   largeOutput`.split(/\s+/),
 );
 
-/** Settings that may approve tools. */
 const APPROVING = ["managedSettings", "enableManagedSettings"];
 
 /**
@@ -84,20 +80,10 @@ export const APART_OPTIONS: Params = {
 };
 
 /** Options that a client may change for a session on a server with other users. */
-const HARMLESS_OPTIONS = new Set([
-  "sessionId",
-  "model",
-  "reasoningEffort",
-  "reasoningSummary",
-  "verbosity",
-  "clientName",
-  "excludedTools",
-  "enableStreaming",
-  "askUserDisabled",
-  "enableReasoningSummaries",
-  "sessionLimits",
-  "contextTier",
-]);
+const HARMLESS_OPTIONS = new Set(
+  `sessionId model reasoningEffort reasoningSummary verbosity clientName excludedTools enableStreaming askUserDisabled
+  enableReasoningSummaries sessionLimits contextTier`.split(/\s+/),
+);
 
 /** More options that a client may change on the user's own server, even if it must not use files and programs. */
 const HARMLESS_OPTIONS_ON_OWN = new Set(
@@ -117,7 +103,7 @@ const REROUTING = ["provider", "copilotUrl", "capi"];
  * The parameters that a server gets for `session.create` or `session.resume`.
  *
  * @param asked the client's own parameters
- * @throws FleetError `FLEET_METHOD_DENIED` for a parameter that is not allowed on that server.
+ * @throws FleetError `FLEET_METHOD_DENIED` for a parameter that is not allowed on that server
  */
 export function sessionParams(
   method: "session.create" | "session.resume",
@@ -149,7 +135,7 @@ export function sessionParams(
   return own ? params : { ...params, ...apart(asked, surroundings) };
 }
 
-/** @throws FleetError `FLEET_METHOD_DENIED` for an option that is not allowed on that server. */
+/** @throws FleetError `FLEET_METHOD_DENIED` for an option that is not allowed on that server */
 export function checkOptions(
   method: string,
   asked: Params,

@@ -45,20 +45,7 @@ export interface Attachment {
 }
 
 export function newAttachment(sessionId: string, linkId: string, asked: Params): Attachment {
-  return {
-    sessionId,
-    linkId,
-    asked,
-    attached: false,
-    heard: false,
-    inTurn: false,
-    reopening: null,
-  };
-}
-
-/** The names of the tools that the client brought when it opened the session, or has set after that. */
-function ownTools({ asked }: Pick<Attachment, "asked">): Set<string> {
-  return new Set(toolsIn(asked).map(({ name }) => String(name)));
+  return { sessionId, linkId, asked, attached: false, heard: false, inTurn: false, reopening: null };
 }
 
 /** Whether a client keeps the session in a folder of its own choice, where only the server looks for it. */
@@ -69,19 +56,14 @@ export function isElsewhere({ configDir }: Params): boolean {
 /** The identity of a client, and how it has connected. */
 export interface ClientOrigin {
   holder: TokenHolder;
-  /** The protocol that the client speaks. */
   protocol: Protocol;
   /** The part of its user's limits that this client takes up. */
   share: Share;
   report: Reporter;
-  /**
-   * Whether another host's front door relays the client. Such a client gets only what is on this host, and is not
-   * relayed again.
-   */
+  /** Whether another host's front door relays the client, which then gets only what is on this host. */
   isRelayed: boolean;
 }
 
-/** Everything that one client has open. */
 export class ClientState implements Fellow {
   readonly door: DoorState;
   readonly socket: ClientSocket;
@@ -90,7 +72,6 @@ export class ClientState implements Fellow {
   readonly share: Share;
   readonly report: Reporter;
   readonly isRelayed: boolean;
-  /** The sessions that the client has open, by their ids. */
   readonly attachments = new Map<string, Attachment>();
   /** The client's turns that run or wait, by session. */
   readonly turns = new Map<string, Turn>();
@@ -131,8 +112,8 @@ export class ClientState implements Fellow {
   }
 
   brings(sessionId: string, tool: string): boolean {
-    const attachment = this.attachments.get(sessionId);
-    return attachment !== undefined && ownTools(attachment).has(tool);
+    const asked = this.attachments.get(sessionId)?.asked ?? {};
+    return toolsIn(asked).some(({ name }) => String(name) === tool);
   }
 
   follow(sessionId: string): void {
@@ -191,7 +172,6 @@ export class ClientState implements Fellow {
     return [...this.turns.values()].filter(({ over }) => over === null).length + this.#relayedTurns();
   }
 
-  /** Resolves when no turn is running or waiting. @throws when the signal aborts. */
   async settled(signal: AbortSignal): Promise<void> {
     while (this.turns.size > 0) await Promise.all([...this.turns.values()].map(({ settled }) => settled));
     while (this.#relayedTurns() > 0) await delay(SETTLED_POLL_MS, undefined, { signal });
@@ -201,7 +181,6 @@ export class ClientState implements Fellow {
     return [...this.attachments.values()].filter(({ linkId, inTurn }) => inTurn && isPeerLinkId(linkId)).length;
   }
 
-  /** The client has gone. */
   close(): void {
     const gone = clientGone();
     this.#gone.abort(gone);

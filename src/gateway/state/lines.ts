@@ -23,7 +23,6 @@ export class Line<T extends { readonly place: number }> {
     this.#items.splice(behind === -1 ? this.#items.length : behind, 0, item);
   }
 
-  /** Whether an item that arrived earlier waits here. */
   hasBefore({ place }: Pick<T, "place">): boolean {
     const [first] = this.#items;
     return first !== undefined && first.place < place;
@@ -54,10 +53,7 @@ export interface Visit {
   notBefore: number;
 }
 
-/**
- * The order of one client's requests. There is a line for each session, and one for requests without a session. Each keeps
- * the order in which the client sent the requests.
- */
+/** Keeps one client's requests in order, in a line for each session and one for requests without a session. */
 export class RequestLines {
   /** Lines that nobody serves. */
   readonly unserved = new Mailbox<string>();
@@ -86,7 +82,6 @@ export class RequestLines {
     this.#insert(visit);
   }
 
-  /** The position of a request in the order in which the client's requests came. */
   placeOf(request: ClientRequest): number {
     return this.#visits.get(request)?.place ?? this.#places;
   }
@@ -109,7 +104,7 @@ export class RequestLines {
   /**
    * Puts a request back because its session or user has moved to another host, where the fleet then looks for it.
    *
-   * @returns false after the last attempt: the client then gets the error.
+   * @returns false after the last attempt; the client then gets the error
    */
   lookAgain(request: ClientRequest): boolean {
     const visit = this.#visits.get(request);

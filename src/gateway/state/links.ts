@@ -14,9 +14,7 @@ interface AnyLink {
    * another front door, which has already removed the rest.
    */
   readonly own: boolean;
-  /** The other end's answer to `connect`. */
   readonly greeting: Params;
-  /** The protocol that the other end speaks. */
   readonly protocol: Protocol;
 }
 
@@ -57,7 +55,6 @@ export class Links {
   readonly #opening = new Map<string, Opening>();
   #closed = false;
 
-  /** Whether the client has gone. */
   get closed(): boolean {
     return this.#closed;
   }

@@ -55,7 +55,6 @@ function turnsThatGoOn({ turns, ends }: ClientState, link: Link): ReadonlySet<st
   return goOn;
 }
 
-/** Whether the session's events show that the server has begun the prompt. */
 function isSeenBegun(ends: TurnEnds, sessionId: string, { sent }: Prompt): boolean {
   if (sent === undefined) return false;
   if (sent.messageIds !== null) return !sent.messageIds.some((id) => ends.waitsFor(sessionId, id));

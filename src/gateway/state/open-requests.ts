@@ -14,7 +14,6 @@ import type { Link } from "./links.js";
 import type { ReadReceipts } from "./read-receipts.js";
 import type { TurnEnds } from "./turn-ends.js";
 
-/** A server's answer to a request. */
 export interface Answer {
   failed: boolean;
   body: Buffer;
@@ -34,7 +33,6 @@ export interface ForwardOptions {
 
 interface Open {
   method: string;
-  /** When the request arrived, by `performance.now()`. */
   since: number;
   bytes: number;
 }
@@ -55,25 +53,20 @@ interface Asked {
   filter: ((result: unknown) => unknown) | undefined;
 }
 
-export interface OpenRequestsOptions {
-  socket: ClientSocket;
-  protocol: Protocol;
-  share: Share;
-  report: Reporter;
-  lines: RequestLines;
-  ends: TurnEnds;
-  receipts: ReadReceipts;
+/** The parts of a client's state that its requests change. */
+interface Requester {
+  readonly socket: ClientSocket;
+  readonly protocol: Protocol;
+  readonly share: Share;
+  readonly report: Reporter;
+  readonly lines: RequestLines;
+  readonly ends: TurnEnds;
+  readonly receipts: ReadReceipts;
 }
 
 /** The open requests of one client connection, in both directions. */
 export class OpenRequests {
-  readonly #socket: ClientSocket;
-  readonly #protocol: Protocol;
-  readonly #share: Share;
-  readonly #report: Reporter;
-  readonly #lines: RequestLines;
-  readonly #ends: TurnEnds;
-  readonly #receipts: ReadReceipts;
+  readonly #client: Requester;
   /** The client's requests that have no answer, by their ids. */
   readonly #open = new Map<RpcId, Open>();
   readonly #pending = new Map<RpcId, Pending>();
@@ -81,14 +74,8 @@ export class OpenRequests {
   #openBytes = 0;
   #sequence = 0;
 
-  constructor({ socket, protocol, share, report, lines, ends, receipts }: OpenRequestsOptions) {
-    this.#socket = socket;
-    this.#protocol = protocol;
-    this.#share = share;
-    this.#report = report;
-    this.#lines = lines;
-    this.#ends = ends;
-    this.#receipts = receipts;
+  constructor(client: Requester) {
+    this.#client = client;
   }
 
   /** How many of the client's requests have no answer. */
@@ -101,19 +88,16 @@ export class OpenRequests {
     return this.#openBytes;
   }
 
-  /**
-   * Registers a request.
-   *
-   * @returns false when another request with this id has no answer, because the two could not be told apart.
-   */
+  /** @returns false when another request with this id has no answer, because the two could not be told apart */
   begin({ id, method, params, bytes }: ClientRequest): boolean {
     if (this.#open.has(id)) return false;
-    const { handler } = this.#protocol.handlingOf(method);
-    if (handler === "create" || handler === "open") this.#receipts.askOnce();
-    if (handler === "send" && typeof params.sessionId === "string") this.#ends.received(id, params.sessionId);
+    const { protocol, receipts, ends, share } = this.#client;
+    const { handler } = protocol.handlingOf(method);
+    if (handler === "create" || handler === "open") receipts.askOnce();
+    if (handler === "send" && typeof params.sessionId === "string") ends.received(id, params.sessionId);
     this.#open.set(id, { method, since: performance.now(), bytes });
     this.#openBytes += bytes;
-    this.#share.begin(bytes);
+    share.begin(bytes);
     return true;
   }
 
@@ -122,17 +106,16 @@ export class OpenRequests {
     const { id } = request;
     this.#pending.set(id, { request, link, options });
     const { method = request.method, params = request.params } = options;
-    if (!link.upstream.send(encodeMessage({ id, method, params }))) this.#socket.hold(link);
+    if (!link.upstream.send(encodeMessage({ id, method, params }))) this.#client.socket.hold(link);
     // If the server had already ended, no event will report that this request is lost.
     if (link.upstream.closed) this.#lose(id);
   }
 
-  /** Passes a server's answer on unchanged. */
   answer(link: Link, message: ServerMessage & { kind: "response" }, { raw, body }: Frame): void {
     const pending = this.#pending.get(message.id);
     if (pending?.link !== link) return;
     const { failed } = message;
-    const isTaken = !failed && this.#protocol.handlingOf(pending.request.method).handler === "send";
+    const isTaken = !failed && this.#client.protocol.handlingOf(pending.request.method).handler === "send";
     const messageIds = isTaken ? messageIdsIn(body) : null;
     const held = pending.options.onAnswer?.({ failed, body, messageIds }) === "hold";
     // Delete the entry only now. If the answer cannot be read, `messageIdsIn` throws and the link is closed. `drop` then
@@ -140,7 +123,7 @@ export class OpenRequests {
     this.#pending.delete(message.id);
     if (held) return;
     this.#end(pending.request, failed ? "failed" : "answered");
-    this.#ends.answer(pending.request.id, raw, messageIds);
+    this.#client.ends.answer(pending.request.id, raw, messageIds);
   }
 
   /**
@@ -151,7 +134,7 @@ export class OpenRequests {
   reply(request: ClientRequest, result: unknown, messageIds: readonly string[] | null = null): void {
     if (!this.#open.has(request.id)) return; // already answered
     this.#end(request, "answered");
-    this.#ends.answer(request.id, encodeMessage({ id: request.id, result }), messageIds);
+    this.#client.ends.answer(request.id, encodeMessage({ id: request.id, result }), messageIds);
   }
 
   /**
@@ -161,49 +144,42 @@ export class OpenRequests {
    * @returns false if the request is back in line
    */
   refuse(request: ClientRequest, error: unknown): boolean {
-    if (isMoved(error) && this.#lines.lookAgain(request)) return false;
+    if (isMoved(error) && this.#client.lines.lookAgain(request)) return false;
     const { id } = request;
     if (!this.#open.has(id)) return true; // already answered
     if (error instanceof RpcError) {
       this.#end(request, "failed");
-      this.#ends.answer(id, errorFrame(id, error.rpcCode, error.message, error.data));
+      this.#client.ends.answer(id, errorFrame(id, error.rpcCode, error.message, error.data));
       return true;
     }
-    const lost = isFleetError(error, "FLEET_SERVER_LOST");
     const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
-    this.#end(request, lost ? "lost" : "denied", code);
-    this.#ends.answer(id, refusalFrame(id, error));
+    this.#end(request, code === "FLEET_SERVER_LOST" ? "lost" : "denied", code);
+    this.#client.ends.answer(id, refusalFrame(id, error));
     return true;
   }
 
-  /** Passes a server's request on to the client. */
   ask(link: Link, { id, idAt }: ServerMessage & { kind: "request" }, { body }: Frame, filter?: Asked["filter"]): void {
     const own = this.#sequence++;
     this.#asked.set(own, { link, id, filter });
-    this.#socket.send(replaceId(body, idAt, own));
+    this.#client.socket.send(replaceId(body, idAt, own));
   }
 
-  /**
-   * Passes the client's answer on to the server that asked.
-   *
-   * @returns false when no server asked.
-   */
-  answered(message: { id: RpcId; withId: WithId }): boolean {
-    const asked = typeof message.id === "number" ? this.#asked.get(message.id) : undefined;
-    if (asked === undefined || typeof message.id !== "number") return false;
-    this.#asked.delete(message.id);
-    if (!asked.link.upstream.send(message.withId(asked.id, asked.filter))) this.#socket.hold(asked.link);
+  /** Passes the client's answer on to the server that asked. @returns false when no server asked */
+  answered({ id, withId }: { id: RpcId; withId: WithId }): boolean {
+    const asked = typeof id === "number" ? this.#asked.get(id) : undefined;
+    if (asked === undefined) return false;
+    this.#asked.delete(Number(id));
+    if (!asked.link.upstream.send(withId(asked.id, asked.filter))) this.#client.socket.hold(asked.link);
     return true;
   }
 
   /** A server has ended: answers the requests that wait for it, and forgets the server's own requests. */
   drop(link: Link): void {
-    this.#socket.letGo(link);
+    this.#client.socket.letGo(link);
     for (const [id, asked] of this.#asked) if (asked.link === link) this.#asked.delete(id);
     for (const [id, pending] of this.#pending) if (pending.link === link) this.#lose(id);
   }
 
-  /** The client has gone: ends all of its requests. */
   close(): void {
     for (const id of [...this.#open.keys()]) this.#end({ id }, "abandoned");
   }
@@ -225,9 +201,9 @@ export class OpenRequests {
     this.#open.delete(id);
     if (open === undefined) return;
     this.#openBytes -= open.bytes;
-    this.#share.end(open.bytes);
-    this.#report.request({
-      method: this.#protocol.isKnownMethod(open.method) ? open.method : "unknown",
+    this.#client.share.end(open.bytes);
+    this.#client.report.request({
+      method: this.#client.protocol.isKnownMethod(open.method) ? open.method : "unknown",
       outcome,
       ...(code === undefined ? {} : { code }),
       ms: performance.now() - open.since,

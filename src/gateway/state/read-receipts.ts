@@ -2,10 +2,7 @@ import { encodeMessage } from "../../runtime/wire/frames.js";
 import type { RpcId } from "../../runtime/wire/server-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
 
-/**
- * The prefix of the ids of the front door's questions to the client. An answer shows that the client has read everything
- * before the question.
- */
+/** The prefix of the ids of the front door's questions to the client. */
 const QUESTION = "fleet-read-";
 
 /** Finds out what a client has read, by sending it requests with a method that it does not know. Any answer will do. */
@@ -44,11 +41,7 @@ export class ReadReceipts {
     return this.#answered > 0 && (this.#unread.get(sessionId) ?? 0) > this.#answered;
   }
 
-  /**
-   * Takes the client's answer to a question.
-   *
-   * @returns false if the response answers something else
-   */
+  /** Takes the client's answer to a question. @returns false if the response answers something else */
   take(id: RpcId): boolean {
     if (typeof id !== "string" || !id.startsWith(QUESTION)) return false;
     const answered = Number(id.slice(QUESTION.length));

@@ -5,14 +5,12 @@ import { brokenTurnFrames } from "../wire/events.js";
 import { refusalFrame } from "../wire/refusals.js";
 import type { ReadReceipts } from "./read-receipts.js";
 
-/** A prompt without an answer. */
 interface OpenPrompt {
   readonly sessionId: string;
   /** Whether the client may have sent it before it read the end of another client's turn. */
   readonly isRaced: boolean;
 }
 
-/** An answer that the client gets when its turn is over. */
 interface LateAnswer {
   readonly id: RpcId;
   readonly frame: Buffer;
@@ -20,30 +18,23 @@ interface LateAnswer {
 
 interface HeldEnd {
   readonly frame: Buffer;
-  /** Whether it ends the turn. */
   readonly isLast: boolean;
   readonly isError: boolean;
 }
 
 /** The client's own prompts in one session. */
 interface Own {
-  /** How many have arrived here and have no answer. */
+  /** The number that have arrived here and have no answer. */
   open: number;
   /** The message ids of prompts that the server took and has not begun. */
   readonly taken: Set<string>;
-  /**
-   * The message ids of prompts that began while a prompt of the client had no answer. The client's own may be among
-   * them.
-   */
+  /** The message ids of prompts that began while a prompt of the client, perhaps one of these, had no answer. */
   readonly seen: Set<string>;
   /** Whether one of the client's prompts has begun, and the session has not been idle since. */
   begun: boolean;
   /** Why the turn that has begun has no answer; null if it has one. */
   failure: string | null;
-  /**
-   * Whether the client got a `session.error`. It may then send the next prompt before it reads the `session.idle` that
-   * follows.
-   */
+  /** Whether the client got a `session.error`, and may send a prompt before it reads the `session.idle`. */
   hasFailed: boolean;
   /** Ends of turns that are held back while one of the client's prompts waits. */
   held: HeldEnd[];
@@ -53,18 +44,8 @@ interface Own {
 const NO_ANSWER = "The turn ended without an answer.";
 
 /**
- * Decides which ends of turns one client gets, and when.
- *
- * The `sendAndWait` of the SDKs takes the first `session.idle` or `session.error` after its prompt for the end of its
- * own turn. Once the prompt is answered, it returns the last message that it received by then (measured with SDK
- * 1.0.14). So:
- *
- * - While a client's prompt waits, the client does not get the ends of other turns. If the prompt is refused, the
- *   client gets them then, unless another turn has begun. The client gets everything else as it comes.
- * - A client may send a prompt while the end of another client's turn, or the `session.idle` after an error, is still
- *   on its way. After each such end, the front door therefore sends the client a request that the client does not know.
- *   The answer shows that the client has read the end. If a prompt arrives before that answer, the prompt is answered
- *   only when its turn is over. So `sendAndWait` returns the message of its own turn.
+ * Decides which ends of turns one client gets, and when, so that the SDK's `sendAndWait` returns the answer to its own
+ * prompt (measured with 1.0.14). "Ends of other turns" in docs/architecture.md has the rules and the reasons.
  */
 export class TurnEnds {
   readonly #client: ClientSocket;
@@ -77,7 +58,6 @@ export class TurnEnds {
     this.#receipts = receipts;
   }
 
-  /** A prompt has arrived from the client. */
   received(id: RpcId, sessionId: string): void {
     const own = this.#own.get(sessionId) ?? newOwn();
     own.open++;
@@ -123,7 +103,6 @@ export class TurnEnds {
     else if (own.open > 0 && messageId !== undefined) own.seen.add(messageId);
   }
 
-  /** The model has answered in the session. */
   spoke(sessionId: string): void {
     const own = this.#own.get(sessionId);
     if (own?.begun === true) own.failure = null;
@@ -220,9 +199,7 @@ export class TurnEnds {
     }
   }
 
-  /**
-   * The client's own turn is over. Also called when no event showed its end, and when the client has left the session.
-   */
+  /** The client's own turn is over, or the client has left the session. */
   over(sessionId: string): void {
     const own = this.#own.get(sessionId);
     if (own === undefined) return;

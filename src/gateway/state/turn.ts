@@ -13,10 +13,7 @@ const ASK_AFTER_MS = 15_000;
  * end of such a turn only by asking.
  */
 const ASK_BLIND_MS = 250;
-/**
- * How long to wait for the answer to a prompt before the server is asked anyway, in milliseconds. The answer may never
- * come.
- */
+/** How long to wait for the answer to a prompt, which may never come, before the server is asked, in milliseconds. */
 const UNANSWERED_MS = 30_000;
 
 /** A prompt of the client that was not refused. */
@@ -28,11 +25,9 @@ export interface Prompt {
   turn: Turn | undefined;
   /** Whether the server has already answered once that it does not have the session. */
   again: boolean;
-  /** How it was last sent. */
   sent: SentPrompt | undefined;
   /** Whether it was sent again because its server ended. */
   isRepeated: boolean;
-  /** Whether its client has the server's answer. */
   isAnswered: boolean;
 }
 
@@ -67,7 +62,6 @@ export class Turn {
   sending: Promise<void> | null = null;
   /** Prompts that were sent in this turn and not refused. */
   readonly sent = new Set<Prompt>();
-  /** The doubts that nobody has settled. */
   readonly doubts = new Mailbox<Doubt>();
   /** Ends the wait for the turn, with an error for the prompts that wait. */
   readonly abort = new AbortController();
@@ -91,7 +85,6 @@ export class Turn {
     this.record = record;
   }
 
-  /** Whether prompts may be sent now. */
   get active(): boolean {
     return this.#started && this.#end === null;
   }

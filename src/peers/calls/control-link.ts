@@ -9,12 +9,9 @@ import type { HostRecord } from "../../model/host.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/deadline.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
-import type { Store } from "../../store/ports.js";
+import type { SessionsContext } from "../../sessions/context.js";
 
-export interface LinkContext {
-  store: Store;
-  directory: HostDirectory;
-}
+export type LinkContext = Pick<SessionsContext, "store" | "directory">;
 
 export interface CallOptions {
   /** How long the other host may take, in milliseconds. Values above the longest timer are cut to that. */
@@ -103,7 +100,6 @@ async function watch(directory: HostDirectory, name: string, signal: AbortSignal
   }
 }
 
-/** The error as the other host reports it. */
 function fromThere(error: unknown, host: string): unknown {
   if (error instanceof RpcError) return errorOfDoor(error) ?? hostAway(host, error);
   return isFleetError(error, "FLEET_SERVER_UNREACHABLE") ? hostAway(host, error) : error;

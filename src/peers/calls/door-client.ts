@@ -11,10 +11,7 @@ import type { LinkContext } from "./control-link.js";
 
 const CONNECT_MS = 10_000;
 const GOODBYE_MS = 2_000;
-/**
- * The longest time that a connection can last, in milliseconds. The token then expires, even if this process was
- * killed.
- */
+/** The longest time that a connection can last, in milliseconds, even if this process is killed. */
 const TOKEN_MS = 24 * 3_600_000;
 
 /** An SDK client at the front door of another host, connected as the user. */
@@ -69,7 +66,6 @@ export async function connectToDoor(
 export class DoorClients {
   readonly #clients = new Map<string, Promise<DoorClient>>();
 
-  /** The user's client, connected if necessary. */
   async to(...connection: Parameters<typeof connectToDoor>): Promise<CopilotClient> {
     const [, , user] = connection;
     const known = this.#clients.get(user);

@@ -6,7 +6,6 @@ import type { SpawnRequest, StopRequest } from "../../fleet/options.js";
 import { MORE_LOG_MS } from "../local-host.js";
 import * as s from "./schemas.js";
 
-/** A row of the table: one call from one host to another. */
 interface Row<Params, Answer> {
   params: v.GenericSchema<unknown, Params>;
   answer: v.GenericSchema<unknown, Answer>;
@@ -89,15 +88,11 @@ export function limitOf<M extends Method>(method: M, params: ParamsOf<M>, config
   return CALLS[method].limitMs(params, config);
 }
 
-/** The checked answer of another host. */
 export function readAnswer<M extends Method>(method: M, given: unknown, host: string): AnswerOf<M> {
   const read = v.safeParse(CALLS[method].answer, given);
   if (read.success) return read.output;
-  throw new FleetError(
-    "FLEET_PROTOCOL_UNSUPPORTED",
-    `Host ${host} gave an answer to ${quote(method)} that this version cannot read: ${problemOf(read.issues, "it")}.`,
-    { suggestions: [SAME_VERSION] },
-  );
+  const message = `Host ${host} gave an answer to ${quote(method)} that this version cannot read: ${problemOf(read.issues, "it")}.`;
+  throw new FleetError("FLEET_PROTOCOL_UNSUPPORTED", message, { suggestions: [SAME_VERSION] });
 }
 
 /** Checks what another host asks of this one, and does it. */

@@ -1,5 +1,6 @@
 import * as v from "valibot";
 import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
+import { isObject } from "../../config/values/json.js";
 import type { RollingRequest, SpawnRequest, StopRequest } from "../../fleet/options.js";
 import { validateSessionId, validateUser } from "../../model/ids.js";
 import type { Lease } from "../../model/lease.js";
@@ -22,10 +23,7 @@ import type { SessionView } from "../../sessions/view.js";
 type Schema<T> = v.GenericSchema<unknown, T>;
 
 /** Unlike `v.object`, this refuses a list. */
-const record = v.custom<object>(
-  (value) => typeof value === "object" && value !== null && !Array.isArray(value),
-  "an object",
-);
+const record = v.custom<object>(isObject, "an object");
 
 const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.pipe(record, v.object(entries));
 
@@ -42,7 +40,6 @@ export const texts = v.custom<readonly string[]>(
 
 export const flag = v.boolean("true or false");
 
-/** A whole number from 0 to `max`. */
 export function whole(max: number): Schema<number> {
   const isWhole = (value: unknown) => Number.isSafeInteger(value) && Number(value) >= 0 && Number(value) <= max;
   return v.custom<number>(isWhole, `a whole number from 0 to ${max}`);

@@ -40,7 +40,6 @@ async function deleteWhereItIs(context: SessionPlaces, id: string, user: string 
   return deleted.length > 0;
 }
 
-/** The hosts that have an unrecorded session with this id on their disks. */
 async function holdersOf({ hosts }: SessionPlaces, id: string, user: string | undefined): Promise<Host[]> {
   const { own } = hosts;
   if (own.name === null) return [own];

@@ -33,10 +33,7 @@ export interface RemoteOpenOptions extends OpenOptions {
 
 const REOPEN_MS = 30_000;
 
-/**
- * A session on another host that this process uses through that host's front door. That host takes care of leases, of
- * room in memory, and of servers that die.
- */
+/** A session that this process uses through another host's front door, which takes care of leases, room and dead servers. */
 export class RemoteSession extends OpenSession<RemoteAttachment> {
   readonly #options: OpenOptions;
   /** A lease that was taken by the process which started this one. */
@@ -166,7 +163,6 @@ async function attach(
   }
 }
 
-/** The runtime's error, translated into one of the fleet's. */
 function reasonOf(error: unknown): unknown {
   try {
     return explained(error);

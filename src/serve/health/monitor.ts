@@ -1,12 +1,16 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
+import { endHung, recordHealth } from "../../pool/health.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/deadline.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { isAlive } from "../../runtime/process/process-table.js";
-import type { Findings, Probed } from "./findings.js";
+import type { ServeContext } from "../context.js";
+import type { LoopTimer } from "../loop-timer.js";
+import type { Operations } from "../operations.js";
+import type { Restarts } from "./restarts.js";
 
 /** After this many pings we open a new connection, because a server that accepts no connections is not healthy. */
 const PINGS_PER_CONNECTION = 12;
@@ -14,29 +18,47 @@ const PINGS_PER_CONNECTION = 12;
 const LATE_MS = 500;
 /** The longest wait after a failed probe, in milliseconds, because a server in trouble is probed more often. */
 const RETRY_MS = 1_000;
+/** After a process closed its connection, we look at it again after these times in milliseconds. */
+const STILL_ENDING_MS = [20, 60, 200];
 
-/** Watches one launch of one server until it is closed. */
+type Probed =
+  | { kind: "ok"; seconds: number }
+  /** The server did not answer as it should. `hangs`: it did not answer the ping, so we cannot ask it about turns either. */
+  | { kind: "failed"; reason: string; seconds: number; hangs: boolean }
+  | { kind: "gone" }
+  /** We learned nothing about the server: this process was suspended during the probe, or has reached a limit. */
+  | { kind: "unknown"; reason: string };
+
+/** Watches one launch of one server until it is closed: records whether it answers, and ends it if it hangs. */
 export class ServerMonitor {
   readonly server: ServerRecord;
-  readonly #health: Config["health"];
-  readonly #findings: Findings;
+  readonly #context: ServeContext;
+  readonly #operations: Operations;
+  readonly #restarts: Restarts;
+  readonly #timer: LoopTimer;
   readonly #prober: Prober;
   readonly #closed = new AbortController();
-  readonly #ended: Promise<void>;
-  #failures = 0;
-  #answered = false;
-  #probedOnce: (() => void) | undefined;
   /** Resolves after the first probe, whatever its result. */
   readonly first: Promise<void>;
+  readonly #ended: Promise<void>;
+  /** How many probes in a row failed. */
+  #failures = 0;
+  #answered = false;
 
-  constructor(server: ServerRecord, health: Config["health"], findings: Findings) {
+  constructor(
+    server: ServerRecord,
+    context: ServeContext,
+    operations: Operations,
+    restarts: Restarts,
+    timer: LoopTimer,
+  ) {
     this.server = server;
-    this.#health = health;
-    this.#findings = findings;
-    this.#prober = new Prober(server, health, findings);
-    this.first = new Promise((resolve) => {
-      this.#probedOnce = resolve;
-    });
+    this.#context = context;
+    this.#operations = operations;
+    this.#restarts = restarts;
+    this.#timer = timer;
+    this.#prober = new Prober(server, context.config.health, timer);
+    this.first = this.#probe();
     this.#ended = this.#run();
   }
 
@@ -52,42 +74,75 @@ export class ServerMonitor {
 
   async #run(): Promise<void> {
     const { signal } = this.#closed;
-    for (let first = true; !signal.aborted; first = false) {
-      this.#judge(await this.#prober.probe(signal));
-      this.#probedOnce?.();
-      const { intervalMs } = this.#health;
-      // Spread the probes over the interval, so that those of many servers do not come at the same time.
-      const pause = first ? Math.random() * intervalMs : intervalMs;
-      const waitMs = this.#failures > 0 ? Math.min(intervalMs, RETRY_MS) : pause;
+    const { intervalMs } = this.#context.config.health;
+    await this.first;
+    // Spread the probes over the interval, so that those of many servers do not come at the same time.
+    for (let pauseMs = Math.random() * intervalMs; !signal.aborted; pauseMs = intervalMs) {
+      const waitMs = this.#failures > 0 ? Math.min(intervalMs, RETRY_MS) : pauseMs;
       await delay(waitMs, undefined, { signal }).catch(() => undefined); // closed: the loop's condition ends it
+      if (!signal.aborted) await this.#probe();
     }
   }
 
-  #judge(result: Probed): void {
+  async #probe(): Promise<void> {
+    const result = await this.#prober.probe(this.#closed.signal);
     if (this.#closed.signal.aborted) return;
-    this.#findings.probed(this.server, result);
+    const { metrics, log } = this.#context;
+    const { id } = this.server;
     switch (result.kind) {
       case "ok":
-        if (this.#failures > 0) this.#findings.well(this.server);
+        metrics.probed("ok", result.seconds);
+        if (this.#failures > 0) this.#recover();
         this.#failures = 0;
         this.#answered = true;
-        return;
+        break;
       case "failed":
+        metrics.probed("failed", result.seconds);
         this.#failures += 1;
         this.#answered = false;
-        if (this.#failures < this.#health.failures) this.#findings.sick(this.server, this.#failures, result.reason);
-        else if (result.hangs) this.#findings.hung(this.server, result.reason);
-        // A server that answers pings may be in the middle of turns. So only report it, and let a person decide whether to
-        // stop it.
-        else if (this.#failures === this.#health.failures)
-          this.#findings.sick(this.server, this.#failures, result.reason);
-        return;
+        this.#failed(result.reason, result.hangs);
+        break;
       case "gone":
-        this.#findings.gone();
-        return;
+        wakeUntilEnded(this.#timer);
+        break;
       case "unknown":
-        return;
+        log("warn", `server ${id} could not be probed: ${result.reason}`, { server: id });
     }
+  }
+
+  #recover(): void {
+    const { id } = this.server;
+    this.#context.log("info", `server ${id} answers again`, { server: id });
+    this.record(null);
+  }
+
+  #failed(reason: string, hangs: boolean): void {
+    const most = this.#context.config.health.failures;
+    if (this.#failures >= most && hangs) this.#endHung(reason);
+    // A server that answers pings may be in the middle of turns. So only report it, and let a person decide whether to
+    // stop it.
+    else if (this.#failures <= most) {
+      const { id } = this.server;
+      const count = `${this.#failures} of ${most}`;
+      this.#context.log("warn", `server ${id} did not answer (${count})`, { server: id, reason });
+      this.record(`${reason} (${count})`);
+    }
+  }
+
+  #endHung(reason: string): void {
+    const { id, process } = this.server;
+    this.#operations.begin("it hangs and could not be ended", id, async () => {
+      if (!(await endHung(this.#context, this.server, reason))) return;
+      this.#context.log("error", `server ${id} hung and was ended: ${reason}`, { server: id, serverPid: process?.pid });
+      this.#restarts.note(id, "hang");
+    });
+  }
+
+  /** Records why the server does not answer, or with null that it answers. */
+  record(reason: string | null): void {
+    this.#operations.begin("its health could not be recorded", this.server.id, async () => {
+      await recordHealth(this.#context.store, this.server, reason);
+    });
   }
 
   async close(): Promise<void> {
@@ -97,18 +152,26 @@ export class ServerMonitor {
   }
 }
 
-/** Probes one launch of a server, again and again. */
+/**
+ * Looks at the servers again, because a process or its connection has ended. A process that ends closes its connections
+ * before all of its threads are gone. Until then it counts as alive.
+ */
+function wakeUntilEnded(timer: LoopTimer): void {
+  timer.wake();
+  for (const ms of STILL_ENDING_MS) timer.wakeAfter(ms);
+}
+
 class Prober {
   readonly #server: ServerRecord;
   readonly #health: Config["health"];
-  readonly #findings: Findings;
+  readonly #timer: LoopTimer;
   #connection: RawConnection | null = null;
   #pings = 0;
 
-  constructor(server: ServerRecord, health: Config["health"], findings: Findings) {
+  constructor(server: ServerRecord, health: Config["health"], timer: LoopTimer) {
     this.#server = server;
     this.#health = health;
-    this.#findings = findings;
+    this.#timer = timer;
   }
 
   get localPort(): number | undefined {
@@ -161,7 +224,7 @@ class Prober {
     void connection.closed.then(() => {
       if (this.#connection !== connection) return; // we closed it ourselves
       this.#connection = null;
-      this.#findings.gone(); // the process has probably ended
+      wakeUntilEnded(this.#timer); // the process has probably ended
     });
     return connection;
   }

@@ -11,7 +11,6 @@ import { ownLimit } from "../../runtime/launch/own-limits.js";
 import type { ServeContext } from "../context.js";
 import type { LoopTimer } from "../loop-timer.js";
 import type { Operations } from "../operations.js";
-import { Findings } from "./findings.js";
 import { ServerMonitor } from "./monitor.js";
 import { Restarts } from "./restarts.js";
 
@@ -25,7 +24,6 @@ export class Reconciler {
   readonly #timer: LoopTimer;
   readonly #stopping: AbortSignal;
   readonly #restarts: Restarts;
-  readonly #findings: Findings;
   /** By launch id. */
   readonly #monitors = new Map<string, ServerMonitor>();
   /** The earliest time to retry a repair that failed, by server id; in milliseconds of `performance.now()`. */
@@ -37,7 +35,6 @@ export class Reconciler {
     this.#timer = timer;
     this.#stopping = stopping;
     this.#restarts = new Restarts(context.config.health, timer);
-    this.#findings = new Findings(context, operations, this.#restarts, timer);
   }
 
   get monitors(): readonly ServerMonitor[] {
@@ -85,7 +82,7 @@ export class Reconciler {
 
   /** Keeps one monitor for each launch that runs, and closes all others. */
   async #watch(servers: readonly ServerRecord[]): Promise<void> {
-    const { config, log } = this.#context;
+    const { log } = this.#context;
     const running = new Map(servers.map((server) => [server.launchId ?? "", server]));
     for (const [launchId, monitor] of this.#monitors) {
       if (running.has(launchId)) continue;
@@ -95,14 +92,14 @@ export class Reconciler {
     for (const [launchId, server] of running) {
       const known = this.#monitors.get(launchId);
       // The server is well, but its record is not: an earlier supervisor wrote it, or we could not change it in time.
-      if (known?.answers === true && server.state === "unhealthy") this.#findings.record(server, null);
+      if (known?.answers === true && server.state === "unhealthy") known.record(null);
       if (known !== undefined) continue;
-      this.#monitors.set(launchId, new ServerMonitor(server, config.health, this.#findings));
+      const monitor = new ServerMonitor(server, this.#context, this.#operations, this.#restarts, this.#timer);
+      this.#monitors.set(launchId, monitor);
       log("info", `watching server ${server.id}`, { server: server.id, serverPid: server.process?.pid });
     }
   }
 
-  /** Starts a server that should run and does not, when it is due. */
   #bringUp(server: ServerRecord): void {
     const { id } = server;
     const isDown = server.state === "failed" || server.state === "stopped";

@@ -59,7 +59,6 @@ export class Restarts {
     return Math.max(crashes ?? 0, this.#refused.get(id) ?? 0);
   }
 
-  /** The start of a server begins. Returns why the server had ended. */
   begin(id: string): RestartReason {
     const reason = this.#reasons.get(id) ?? "start";
     this.#due.delete(id);
@@ -73,8 +72,7 @@ export class Restarts {
   }
 
   /**
-   * A start failed: schedules the next one. A start that was refused before anything was recorded, for example because
-   * there is no token, counts, too.
+   * A start failed, perhaps before anything was recorded: schedules the next one.
    *
    * @param isStarved whether a limit of this machine was the reason
    */
@@ -97,9 +95,8 @@ export class Restarts {
 const LONGEST_MS = 60_000;
 
 /**
- * How long to wait, in milliseconds, before we start a server again that ended `crashes` times in a row. The first time
- * there is no wait. Then the wait is the base, and it doubles each time. A random factor between 0.5 and 1 keeps servers
- * that ended together from coming back together ("equal jitter",
+ * How long to wait, in milliseconds, before we start a server again that ended `crashes` times in a row. A random factor
+ * between 0.5 and 1 keeps servers that ended together from coming back together ("equal jitter",
  * https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
  */
 export function backoffMs(crashes: number, baseMs: number, random: () => number = Math.random): number {

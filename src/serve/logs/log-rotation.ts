@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import {
   closeSync,
   constants,
@@ -6,22 +7,22 @@ import {
   futimesSync,
   lstatSync,
   openSync,
+  readdirSync,
   readSync,
   renameSync,
   rmSync,
   writeSync,
 } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { setImmediate as nextRound } from "node:timers/promises";
 import { promisify } from "node:util";
 import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
 import { unwritable } from "../../runtime/files/server-folder.js";
-import { dropOldest, makeRoom, removeLeftOvers, rotatedPath, temporaryPath } from "./rotated-files.js";
 
 const PIECE_BYTES = 1024 * 1024;
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_TRUNC, O_WRONLY } = constants;
 
 export interface RotationOptions {
-  /** A log of more bytes than this is rotated. */
   maxBytes: number;
   /** How many rotated files to keep at most: 1 or more. */
   keep: number;
@@ -31,9 +32,8 @@ export interface RotationOptions {
 
 /**
  * Moves the contents of a log to `LOG.1` once the log is too large, those of `LOG.1` to `LOG.2`, and so on. Servers keep
- * their log open, so we copy it and then empty it. Servers append (`O_APPEND`), so they continue at its beginning. We lose
- * the bytes that a server writes between our last read of the log and the emptying, two system calls later. Run only one
- * rotation of a log at a time, because two of them would each copy it.
+ * their log open for appending, so we copy it and then empty it. We lose the bytes that a server writes between our last
+ * read of the log and the emptying, two system calls later. Run only one rotation of a log at a time.
  *
  * If this process is killed, each rotated file is still whole. At worst the log is not emptied, and the next rotation copies
  * the contents of `LOG.1` again. Do not rotate the log of a server that is starting, because the start reads that log.
@@ -143,5 +143,55 @@ function isFull(error: unknown): boolean {
 function unsafe(path: string, what: string): FleetError {
   return new FleetError("FLEET_STATE_UNSAFE", `The log ${quote(path)} is ${what}, so it is not rotated.`, {
     suggestions: [`ls -l ${path}`],
+  });
+}
+
+/** The path of a rotated file: `server.log.1` is the newest. We rename and remove links, but never follow them. */
+export function rotatedPath(log: string, number: number): string {
+  return `${log}.${number}`;
+}
+
+/** A path for a copy in progress. No other rotation uses it, and it does not count as a rotated file. */
+function temporaryPath(log: string): string {
+  return join(dirname(log), `.${basename(log)}.${randomBytes(4).toString("hex")}.tmp`);
+}
+
+/** Removes the incomplete copies of rotations that were killed. */
+function removeLeftOvers(log: string): void {
+  const prefix = `.${basename(log)}.`;
+  for (const name of readdirSync(dirname(log))) {
+    if (name.startsWith(prefix) && /^[0-9a-f]{8}\.tmp$/.test(name.slice(prefix.length))) {
+      rmSync(join(dirname(log), name), { force: true });
+    }
+  }
+}
+
+/**
+ * Frees the path of the newest file: moves the files before the first gap up by one. Removes what it must, so that at most
+ * `keep` files exist together with the new one.
+ */
+function makeRoom(log: string, keep: number): void {
+  const numbers = new Set(rotatedNumbers(log));
+  for (const number of numbers) if (number > keep) rmSync(rotatedPath(log, number));
+  let gap = 1;
+  while (gap < keep && numbers.has(gap)) gap++;
+  for (let number = gap - 1; number >= 1; number--) {
+    renameSync(rotatedPath(log, number), rotatedPath(log, number + 1));
+  }
+}
+
+/** Removes the oldest rotated file. @returns whether there was one. */
+function dropOldest(log: string): boolean {
+  const numbers = rotatedNumbers(log);
+  if (numbers.length === 0) return false;
+  rmSync(rotatedPath(log, Math.max(...numbers)));
+  return true;
+}
+
+function rotatedNumbers(log: string): number[] {
+  const prefix = `${basename(log)}.`;
+  return readdirSync(dirname(log)).flatMap((name) => {
+    const number = name.startsWith(prefix) ? name.slice(prefix.length) : "";
+    return /^[1-9]\d{0,8}$/.test(number) ? [Number(number)] : [];
   });
 }

@@ -1,7 +1,7 @@
 import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { ifThere } from "../../runtime/files/if-there.js";
-import { rotatedPath } from "./rotated-files.js";
+import { rotatedPath } from "./log-rotation.js";
 
 const BLOCK_BYTES = 64 * 1024;
 const FOLLOW_POLL_MS = 200;
@@ -42,7 +42,6 @@ export interface LogEnd {
   at: LogPosition;
 }
 
-/** The last lines of a log and its rotated files, and the position after them in the log itself. */
 export function lastLogLines(path: string, count: number): { lines: string[]; at: LogPosition } {
   const rotatedBefore = inodeOf(rotatedPath(path, 1));
   const { lines, offset } = lastLines(path, count);
@@ -121,7 +120,6 @@ class OpenFile implements Disposable {
     this.#fd = fd;
   }
 
-  /** The present size, in bytes. */
   get size(): number {
     return fstatSync(this.#fd).size;
   }

@@ -8,7 +8,6 @@ import type { FleetMetrics } from "./metrics.js";
 export type Check = () => readonly string[] | Promise<readonly string[]>;
 
 export interface HealthEndpointOptions {
-  /** `serve.metrics` of the configuration. */
   address: Address;
   metrics: Pick<FleetMetrics, "text" | "contentType" | "judged">;
   /** Reasons to replace this process (`/healthz`). The trouble of a single server does not belong here. */
@@ -40,7 +39,6 @@ const TEXT = "text/plain; charset=utf-8";
 
 /** Serves `GET` and `HEAD` of `/metrics`, `/healthz` and `/readyz`, for Prometheus, Kubernetes and load balancers. */
 export class HealthEndpoint {
-  /** The address on which it listens, with the real port. */
   readonly address: Address;
   readonly #server: Server;
   readonly #answering: Set<ServerResponse>;

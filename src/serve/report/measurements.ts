@@ -8,7 +8,6 @@ import { SERVER_STATES } from "./metrics.js";
 import type { ServerProcesses } from "./server-processes.js";
 import { TurnWatch } from "./turn-watch.js";
 
-/** Measures the state of this host for the metrics. */
 export class Measurements {
   readonly #context: ServeContext;
   readonly #processes: ServerProcesses;

@@ -33,7 +33,6 @@ const TURN_BUCKETS_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 
 const REQUEST_BUCKETS_SECONDS = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60];
 const PROBE_BUCKETS_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 
-/** The state of the fleet at one moment. */
 export interface MetricsSnapshot {
   serversByState: Record<ServerState, number>;
   /** Sessions that are loaded in a server's memory. */
@@ -41,14 +40,11 @@ export interface MetricsSnapshot {
   turnsInFlight: number;
   /** Turns in flight that have shown no sign of life for too long. */
   turnsStalled: number;
-  /** Leases in force. */
   leases: number;
-  /** The memory of all servers together. */
   memoryBytes: number;
   /** The free space for this user on the disk that holds the state. Null when we could not find out. */
   diskFreeBytes: number | null;
   draining: boolean;
-  /** Clients that are connected to the front door. */
   doorClients: number;
   /** Turns in progress or waiting at the front door. */
   doorTurns: number;
@@ -66,7 +62,6 @@ export class FleetMetrics {
   readonly #registry: Registry;
   readonly #series: ReturnType<typeof seriesOf>;
 
-  /** @param options.version the version of this package */
   static async open(options: { version: string }): Promise<FleetMetrics> {
     // Import it here, because no command except `serve` uses it.
     return new FleetMetrics(await import("prom-client"), options.version);
@@ -151,7 +146,6 @@ export class FleetMetrics {
     this.#series.errors.inc({ code });
   }
 
-  /** The body of the answer to a scrape. */
   async text(): Promise<string> {
     return await this.#registry.metrics();
   }

@@ -2,7 +2,6 @@ import { openHistory, type SessionEvents } from "../../runtime/history/session-e
 import type { EndedTurn, OpenTurn, TurnOutcome } from "../../runtime/history/turn-state.js";
 import type { TurnTracker } from "../../runtime/history/turn-tracker.js";
 
-/** A session that a server has in memory. */
 export interface LoadedSession {
   serverId: string;
   sessionId: string;
@@ -11,7 +10,6 @@ export interface LoadedSession {
 
 type SessionName = Pick<LoadedSession, "serverId" | "sessionId">;
 
-/** A turn whose end was seen. */
 export interface TurnEnd extends SessionName {
   outcome: TurnOutcome;
   /** From the prompt to the end of the last step, in milliseconds. For a cut turn, at most until we noticed the cut. */
@@ -38,12 +36,9 @@ interface Watched {
 }
 
 /**
- * Watches the turns of sessions from the outside, whoever sends the prompts. It reads the histories that the runtime
- * writes (see {@link TurnTracker} for what they show and what they do not). Call {@link look} every few seconds with
- * the sessions that are loaded. It keeps data only about those.
- *
- * When it first sees a session, it ignores turns that ended before the previous look. It sees all of a session that is
- * loaded before its first turn.
+ * Watches the turns of sessions from the outside, whoever sends the prompts. It reads the histories that the runtime writes
+ * (see {@link TurnTracker} for what they show and what they do not). When it first sees a session, it ignores turns that
+ * ended before the previous look.
  */
 export class TurnWatch {
   readonly #watched = new Map<string, Watched>();

@@ -8,10 +8,7 @@ import { sessionStatePath } from "../../runtime/history/session-state.js";
 import type { ServeContext } from "../context.js";
 import { refuseUnlike } from "../heartbeat.js";
 
-/**
- * Moves the sessions that servers of this host kept on its own disk to the shared storage, where other hosts can reach them.
- * Call it before this host announces itself.
- */
+/** Moves this host's sessions to the shared storage. Call it before this host announces itself. */
 export async function placeSessions({ store, config }: Pick<ServeContext, "store" | "config">): Promise<void> {
   const { shared } = config.storage;
   if (shared === null || store.hosts === null) return;
@@ -32,11 +29,10 @@ export async function placeSessions({ store, config }: Pick<ServeContext, "store
     if (lstatSync(server.home, { throwIfNoEntry: false }) === undefined || isAt(server.home, placePath(place)))
       continue;
     if (isRunning(server)) {
-      throw new FleetError(
-        "FLEET_STORAGE_UNUSABLE",
-        `Server ${server.id} is running and keeps its sessions outside of the shared storage.`,
-        { suggestions: ["copilotfleet stop --all", "Then start serve again. It moves the sessions."] },
-      );
+      const message = `Server ${server.id} is running and keeps its sessions outside of the shared storage.`;
+      throw new FleetError("FLEET_STORAGE_UNUSABLE", message, {
+        suggestions: ["copilotfleet stop --all", "Then start serve again. It moves the sessions."],
+      });
     }
     await linkToPlace(server.home, place);
   }
@@ -47,11 +43,10 @@ function refuseUnmounted(home: string, hostFolder: string): void {
   const state = sessionStatePath(home);
   if (lstatSync(state, { throwIfNoEntry: false })?.isSymbolicLink() !== true || existsSync(hostFolder)) return;
   if (!readlinkSync(state).startsWith(`${hostFolder}/`)) return;
-  throw new FleetError(
-    "FLEET_STORAGE_UNUSABLE",
-    `This host keeps sessions in ${quote(hostFolder)}, which does not exist. Either nothing is mounted, or the wrong file system is.`,
-    { suggestions: [`findmnt --target ${dirname(dirname(hostFolder))}`, "copilotfleet doctor"] },
-  );
+  const message = `This host keeps sessions in ${quote(hostFolder)}, which does not exist. Either nothing is mounted, or the wrong file system is.`;
+  throw new FleetError("FLEET_STORAGE_UNUSABLE", message, {
+    suggestions: [`findmnt --target ${dirname(dirname(hostFolder))}`, "copilotfleet doctor"],
+  });
 }
 
 function isAt(home: string, path: string): boolean {

@@ -15,13 +15,7 @@ const INTERVALS = 12;
 /** How long a process may take to end after SIGTERM, in milliseconds. */
 const GRACE_MS = 2_000;
 
-/**
- * Ends the processes that unloaded sessions left running. Most of them are background commands, which the runtime (1.0.85)
- * does not end.
- *
- * The runtime names the session in the environment of its tools and MCP servers. A process without such a name, for example
- * one that `session.shell.exec` started, may belong to any session of its server. We end it only while none is loaded.
- */
+/** Ends the processes that unloaded sessions left running: see "Background commands" in docs/architecture.md. */
 export class ProcessCleanup {
   readonly #context: ServeContext;
   readonly #operations: Operations;

@@ -7,10 +7,7 @@ import type { Operations } from "../operations.js";
 import type { RecycleReason } from "../report/metrics.js";
 import type { ServerProcesses } from "../report/server-processes.js";
 
-/**
- * How long we wait for a moment without turns, in milliseconds. After that, the server admits nothing new for at most the
- * drain timeout.
- */
+/** How long we wait for a moment without turns, in milliseconds. After that, the server admits nothing new. */
 const PATIENCE_MS = 5 * 60_000;
 
 interface Overdue {
@@ -27,7 +24,6 @@ export class Recycler {
   readonly #operations: Operations;
   readonly #processes: ServerProcesses;
   readonly #stopping: AbortSignal;
-  /** The sessions that we have seen on each launch. */
   readonly #seen = new Map<string, Set<string>>();
   readonly #overdue = new Map<string, Overdue>();
   /** Until when we leave a replaced server alone, by its id; in milliseconds of `performance.now()`. */

@@ -78,7 +78,6 @@ async function rotateLogs(context: ServeContext, stopping: AbortSignal): Promise
   }
 }
 
-/** Waits this many milliseconds. Resolves with false when the signal aborts first. */
 async function pause(ms: number, stopping: AbortSignal): Promise<boolean> {
   await delay(ms, undefined, { signal: stopping, ref: false }).catch(() => undefined);
   return !stopping.aborted;

@@ -19,10 +19,7 @@ export class Terms {
     this.#context = context;
   }
 
-  /**
-   * Gives the first term to sessions that this host made while it kept them on its own disk. They are in the shared storage
-   * now, so others may take them when this host is gone.
-   */
+  /** Gives the first term to sessions that this host made before it had shared storage, so others may take them. */
   async claimSessions(host: string, term: number): Promise<void> {
     const { store } = this.#context;
     for (const { id } of (await sessionsOfThisHost(store)).filter((record) => record.term === undefined)) {

@@ -39,7 +39,6 @@ export function measureFolder(path: string, youngAfterMs: number): Measured | "y
   return total.newestMs > youngAfterMs ? "young" : total;
 }
 
-/** The session's own TTL, or else `ttlMs`. */
 export function ttlOf(record: SessionRecord | null, ttlMs: number): number {
   return record?.ttlMs ?? ttlMs;
 }

@@ -2,11 +2,10 @@ import type { Duration } from "../../config/values/duration.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { ClearedRemain } from "../../hosts/remains.js";
 import type { Takeover } from "../../hosts/takeover.js";
-import type { Pool } from "../../pool/pool.js";
 import { isRunning } from "../../pool/server.js";
 import { sessionsInTurn } from "../../pool/stop/drain.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
-import type { Store } from "../../store/ports.js";
+import type { SessionsContext } from "../context.js";
 import { type HostsSeen, ttlOf } from "./age.js";
 import { killStrays, repairServers, type ServerAction } from "./broken-servers.js";
 import {
@@ -23,12 +22,9 @@ import { Run } from "./run.js";
 import { type Candidate, type Survey, survey } from "./survey.js";
 import { findUnused } from "./unused-servers.js";
 
-export interface GcContext {
-  store: Store;
+export interface GcContext extends Pick<SessionsContext, "store" | "pool" | "directory"> {
   stateRoot: string;
-  pool: Pool;
   takeover: Pick<Takeover, "settleDue">;
-  directory: HostDirectory;
   /** How long a server may take for one answer, in milliseconds. */
   answerMs: number;
   /** Receives a message for each folder that gc handles only in part, with the name of its user. */
@@ -42,18 +38,14 @@ export interface GcRequest {
   dryRun?: boolean;
   /** Only this user's sessions and server. */
   user?: string;
+  /** If it aborts, gc ends between two steps and leaves nothing half done. */
   signal?: AbortSignal;
 }
 
-export interface GcOptions {
+export interface GcOptions extends Required<Pick<GcRequest, "dryRun" | "signal">> {
   /** How long a session must be unused before it is deleted, in milliseconds. A session's own TTL takes precedence. */
   ttlMs: number;
-  /** Change nothing, and report what would be done. */
-  dryRun: boolean;
-  /** Only this user's sessions and server. */
   user: string | undefined;
-  /** If it aborts, gc ends between two steps and leaves nothing half done. */
-  signal: AbortSignal;
 }
 
 export interface GcResult {
@@ -68,10 +60,7 @@ export interface GcResult {
   remains: ClearedRemain[];
 }
 
-/**
- * How many sessions are deleted together. With more, a user who comes back at this moment waits longer. With fewer, gc waits
- * more often.
- */
+/** With more, a user who comes back at this moment waits longer. With fewer, gc waits more often. */
 const SESSIONS_AT_ONCE = 200;
 
 /**

@@ -36,7 +36,6 @@ const OPENING_MS = 25;
 /** Node uses four threads for the disk, so a higher number gains nothing (measured: four take half as long as one). */
 const REMOVED_AT_ONCE = 4;
 
-/** The PIDs of all running servers. Each PID is proved to be the recorded process. */
 export function runningPids({ servers }: Registry): Set<number> {
   return new Set(Object.values(servers).flatMap((server) => (isRunning(server) ? (server.process?.pid ?? []) : [])));
 }
@@ -57,18 +56,8 @@ export async function findUse(
  * Deletes sessions of one state folder together, unless they are in use. `run` is null for sessions without a folder.
  * Sessions that another process deletes first do not appear in the outcomes.
  *
- * This does not use the runtime's own bulk delete, because that deletes even a session in a turn (measured). It would lose
- * a session that is resumed between the check and the request. Each step here either sees such a use or is seen by it:
- *
- * 1. Check locks, leases and use markers.
- * 2. Delete the record if it is still the one that was judged. A process that wants to change it later finds no record.
- * 3. Check leases and use markers again, and restore the record if there is one. A process that opens a session through the
- *    fleet sets its use marker first, and then reads the record. So it finds no record, or its marker is found here, or
- *    both. If both, it waits until the record is restored (`markedRecord`).
- * 4. Move the folder away by one rename. Move it back if a server opened the session at that moment.
- *
- * Two gaps remain. A client may bypass the fleet, and its server may take longer than `OPENING_MS` from its first look at
- * the folder to its lock. And a process may take the lease on a session that nobody has opened, between steps 3 and 4.
+ * The steps and their order are those of decision 5 (docs/decisions/0005-gc-moves-folders.md). Each step either sees a
+ * process that uses the session, or is seen by it.
  */
 export async function deleteSessions(
   store: Store,
@@ -111,7 +100,7 @@ function markedIn(sessions: readonly Candidate[]): (session: Candidate) => boole
   return ({ server, id }) => server !== null && used.get(server)?.has(id) === true;
 }
 
-/** Steps 2 and 3. Resolves with the sessions that may now be deleted from disk. */
+/** Steps 2 and 3. Resolves with the sessions that may now be deleted from disk. See `markedRecord` for the other side. */
 async function deleteRecords(
   store: Store,
   sessions: readonly Candidate[],

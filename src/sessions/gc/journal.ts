@@ -7,10 +7,9 @@ import { openSessionState } from "../../runtime/history/session-state.js";
 import { identify } from "../../runtime/process/process-table.js";
 
 /**
- * Each gc moves the sessions that it deletes into a folder of its own, near their state folder. The folder is never in a
- * home, where the user's agent could write. It is named after the gc's process and contains a journal of the sessions that
- * are about to be deleted. Moving a session there is one rename, which takes the session from everybody at once and can be
- * undone. If the process is killed, the next gc finds the folder and the journal, and finishes.
+ * Each gc moves the sessions that it deletes into a folder of its own, near their state folder. It is named after the gc's
+ * process and contains a journal of the sessions that are about to be deleted. If the process is killed, the next gc finds
+ * the folder and the journal, and finishes.
  */
 const GC_FOLDER = ".copilotfleet-gc";
 export const JOURNAL = "journal.json";

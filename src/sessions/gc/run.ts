@@ -1,14 +1,13 @@
 import { randomBytes } from "node:crypto";
-import { existsSync, renameSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, readFileSync, renameSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import { type Budget, HeldFolder, removeTree } from "../../runtime/files/held-folder.js";
 import { ifThere, makeFolder } from "../../runtime/files/if-there.js";
 import { unwritable } from "../../runtime/files/server-folder.js";
-import { claimedBy } from "../../runtime/history/session-state.js";
+import { claimedBy, HISTORY } from "../../runtime/history/session-state.js";
 import { ownIdentity } from "../../runtime/process/process-table.js";
 import { gcFolder, JOURNAL, type Leftover, leftover, MOVED, type Note, readRun, runsBeside } from "./journal.js";
-import { mergeInto } from "./merge.js";
 
 /**
  * Stands in a folder's name in place of a process, and marks a folder that the next gc may take over. No process has
@@ -17,6 +16,8 @@ import { mergeInto } from "./merge.js";
 const NOBODY = "0-0";
 /** How many files and folders one gc removes from a state folder at most. The next gc removes more. */
 const MOST_REMOVED = 100_000;
+const MOST_MERGED = 10_000;
+const DEEPEST_MERGED = 32;
 
 /** This process's gc in one state folder. */
 export class Run {
@@ -54,10 +55,7 @@ export class Run {
     });
   }
 
-  /**
-   * Records the sessions that are about to be deleted, before any of them is touched. Replaces the sessions noted before,
-   * because they are done.
-   */
+  /** Records which sessions are about to be deleted. Those noted before are done. */
   note(notes: readonly Note[]): void {
     try {
       if (!this.#made) makeRunFolder(this.#path);
@@ -114,10 +112,7 @@ export class Run {
     await this.remove(moved);
   }
 
-  /**
-   * Removes this gc's folders. A folder stays, like that of a killed gc, if it still contains sessions or if `finished` is
-   * false.
-   */
+  /** Removes this gc's folders, except those that still contain sessions, and none unless `finished`. */
   end(finished: boolean): void {
     for (const path of [...this.#inherited, this.#path]) {
       if (finished && readRun(path).moved.length === 0) rmSync(path, { recursive: true, force: true });
@@ -146,5 +141,42 @@ function makeRunFolder(path: string): void {
     } catch (error) {
       if (systemCode(error) !== "ENOENT" || attempt > 100) throw error;
     }
+  }
+}
+
+/**
+ * Merges the moved folder of a session into the one that a runtime has made since. If both have a file, the newer one stays,
+ * except for the history: the new history is appended to the old one. The user's agent can write both folders, so this
+ * reads only regular files.
+ */
+function mergeInto(target: HeldFolder, source: HeldFolder, depth = 0): void {
+  for (const entry of source.entries(MOST_MERGED).entries) {
+    const { name } = entry;
+    if (target.lstat(name) === undefined) renameSync(source.at(name), target.at(name));
+    else if (entry.isDirectory() && depth < DEEPEST_MERGED) {
+      using into = target.folder(name);
+      using from = source.folder(name);
+      if (into !== null && from !== null) mergeInto(into, from, depth + 1);
+    } else if (name === HISTORY) prepend(target, source);
+  }
+}
+
+function prepend(target: HeldFolder, source: HeldFolder): void {
+  const [before, after] = [readHistory(source), readHistory(target)];
+  if (before === null || after === null) return;
+  const whole = `${HISTORY}.${randomBytes(6).toString("hex")}`;
+  writeFileSync(source.at(whole), Buffer.concat([before, after]), { mode: 0o600, flag: "wx" });
+  renameSync(source.at(whole), target.at(HISTORY));
+}
+
+/** Null if the history is not a regular file. */
+function readHistory(folder: HeldFolder): Buffer | null {
+  if (folder.lstat(HISTORY)?.isFile() !== true) return null;
+  const fd = folder.file(HISTORY);
+  if (fd === null) return null;
+  try {
+    return readFileSync(fd);
+  } finally {
+    closeSync(fd);
   }
 }

@@ -20,6 +20,7 @@ import {
 import type { Store } from "../../store/ports.js";
 import { type HostsSeen, isAbandoned, lastUseOf, measureFolder, ttlOf } from "./age.js";
 import { type Business, type Note, unfinishedBusiness } from "./journal.js";
+import type { UnusedOptions } from "./unused-servers.js";
 
 /** A folder that contains the folders of sessions. Several shared servers have the same one. */
 export interface StateFolder {
@@ -34,7 +35,6 @@ export interface StateFolder {
 export interface Candidate {
   id: string;
   owner: string | null;
-  /** Null if it has no record. */
   record: SessionRecord | null;
   /** The state folder that it should be in; null if there is none. */
   state: StateFolder | null;
@@ -55,15 +55,10 @@ export interface Survey {
   states: StateFolder[];
   records: SessionRecord[];
   candidates: Candidate[];
-  /** The unfinished work of other gcs in each state folder. */
   business: ReadonlyMap<StateFolder, Business>;
 }
 
-export interface SurveyOptions {
-  ttlMs: number;
-  /** Only this owner's sessions. */
-  user: string | undefined;
-  nowMs: number;
+export interface SurveyOptions extends UnusedOptions {
   hosts: HostsSeen;
   /** Whether a session belongs to this host. Other hosts delete their own sessions. */
   isOwn: (record: SessionRecord) => boolean;
@@ -171,7 +166,6 @@ function nameOf({ owner, path }: StateFolder): string {
   return owner === null ? printable(path) : `The home of user ${quote(owner)} (${printable(path)})`;
 }
 
-/** The session with its age and size if it is past its TTL, or null. */
 function judge(session: Candidate, { ttlMs, nowMs, hosts }: SurveyOptions, note: Note | undefined): Candidate | null {
   const { record, path } = session;
   // A session that a killed gc had begun to delete is due, unless somebody has used it since.

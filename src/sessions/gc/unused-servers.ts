@@ -16,10 +16,9 @@ import type { Store } from "../../store/ports.js";
 import type { Cleared } from "./broken-servers.js";
 
 export interface UnusedOptions {
-  /** How long a server must be unused before it is removed, in milliseconds. */
+  /** How long something must be unused before it is removed, in milliseconds. */
   ttlMs: number;
   nowMs: number;
-  /** Only this user's server. */
   user: string | undefined;
 }
 
@@ -28,10 +27,7 @@ const SIGNS_OF_USE = ["server.log", "connection-token", "uses", "open", "home", 
 const REMOVED = /^\.removed-(\d+)-(\d+)-[0-9a-f]+$/;
 const TEMPORARY = /^connection-token\.(\d+)\.tmp$/;
 
-/**
- * Finds the servers that were unused for longer than the TTL. The result removes them later. Call this before gc deletes
- * sessions, because those deletions would count as a use.
- */
+/** Call this before gc deletes sessions, because those deletions would count as a use. */
 export async function findUnused(store: Store, stateRoot: string, options: UnusedOptions): Promise<UnusedServers> {
   const { servers } = await store.registry.read();
   const isOld = (id: string) => lastUse(stateRoot, id, servers[id]) <= options.nowMs - options.ttlMs;
@@ -172,10 +168,7 @@ function lastUse(stateRoot: string, id: string, server: ServerRecord | undefined
   return Math.max(...written, Number.isNaN(created) ? 0 : created);
 }
 
-/**
- * Whether a server has sessions, by their records or by their folders. Shared servers have their session folders in common,
- * so there only the records count.
- */
+/** Shared servers have their session folders in common, so for them only the records count. */
 function holdsSessions(
   id: string,
   home: string,
@@ -194,7 +187,6 @@ function holdsSessions(
   }
 }
 
-/** The ids of servers that have a folder but no record. */
 function orphanIds(stateRoot: string, { servers }: Registry): string[] {
   const folder = join(stateRoot, "servers");
   return names(folder).filter((name) => {

@@ -148,7 +148,6 @@ export async function unloadIdle(
   }
 }
 
-/** The error when no session could be unloaded in time. */
 export function exhausted(server: ServerRecord, maxActive: number): FleetError {
   const message = `Server ${server.id} has ${maxActive} sessions in memory (session.maxActive), and none of them is idle.`;
   return new FleetError("FLEET_SESSIONS_EXHAUSTED", message, {

@@ -3,7 +3,6 @@ import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
-import { ifThere } from "../../runtime/files/if-there.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
 
@@ -24,7 +23,6 @@ export function noteOpened(server: ServerRecord, sessionId: string): void {
   touch(folderOf(server), sessionId);
 }
 
-/** Ids of the sessions in the server's memory. */
 export function knownLoaded(server: ServerRecord): string[] {
   const pid = server.process?.pid;
   if (pid === undefined) return [];
@@ -67,7 +65,12 @@ function timeOf(path: string): number {
 }
 
 function notes(folder: string): string[] {
-  return (ifThere(() => readdirSync(folder)) ?? []).filter((name) => name !== SCANNED);
+  try {
+    return readdirSync(folder).filter((name) => name !== SCANNED);
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return [];
+    throw error;
+  }
 }
 
 function touch(folder: string, name: string): void {

@@ -8,12 +8,9 @@ import { isLoadedBy } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { sessionsOfThisHost } from "../../store/of-this-host.js";
 import type { Store } from "../../store/ports.js";
-import { type KeptReason, unloadIdle } from "./eviction.js";
+import { type EvictionContext, type KeptReason, unloadIdle } from "./eviction.js";
 
-export interface ReleaseContext {
-  store: Store;
-  /** How long a server may take for one answer, in milliseconds. */
-  answerMs: number;
+export interface ReleaseContext extends EvictionContext {
   /** If it aborts, the wait for sessions in use ends. */
   signal?: AbortSignal | undefined;
 }
@@ -24,7 +21,6 @@ export interface Released {
   kept: { id: string; reason: KeptReason }[];
 }
 
-/** How often to try again to release a session in use, in milliseconds. */
 const RETRY_MS = 100;
 
 /**

@@ -2,7 +2,6 @@ import type { Writes } from "../update-queue.js";
 import type { StepHook } from "./commit/commit.js";
 import type { Instant } from "./records/lease-clock.js";
 
-/** The state that the documents of one store share. */
 export interface StoreContext {
   /** The path of the state folder. */
   root: string;

@@ -45,7 +45,6 @@ export async function failsWith(codes: readonly string[], call: () => Promise<un
   }
 }
 
-/** Runs calls that write. */
 export async function writing<T>(path: string, write: () => Promise<T>): Promise<T> {
   try {
     return await write();

@@ -7,9 +7,8 @@ const MAX_WAIT_MS = 80;
 type Release = () => Promise<void>;
 
 /**
- * Lets writers commit one after another, which saves them retries. Correctness does not depend on the lock (see
- * commit.ts). A writer waits only briefly and then continues without it. Losing the lock has no consequence. A holder
- * that was killed costs the next writer only that wait.
+ * Lets writers commit one after another, which saves them retries. Correctness does not depend on the lock (decision 1):
+ * a writer waits only briefly, and then continues without it.
  */
 export async function enterPolitely(folder: string): Promise<Release> {
   const until = performance.now() + MAX_WAIT_MS;

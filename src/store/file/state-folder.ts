@@ -15,10 +15,7 @@ import { FleetError, quote, systemCode } from "../../errors.js";
 import { makeFolder, scratchName } from "./commit/durable.js";
 import { mediumError, readIfThere } from "./failures.js";
 
-/**
- * File systems that several hosts share. The identity of a process or a socket cannot be proved across hosts. Numbers:
- * statfs(2).
- */
+/** Several hosts share these. Processes cannot be proved across hosts. Numbers: statfs(2). */
 const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0x6969, "NFS"],
   [0x517b, "SMB"],
@@ -26,10 +23,7 @@ const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0xfe534d42, "SMB2"],
 ]);
 
-/**
- * File systems that show the kernel's own data and cannot store our files. Node's recursive `mkdir` never returns below
- * procfs. Numbers: linux/magic.h.
- */
+/** These cannot store files, and Node's recursive `mkdir` never returns below procfs. Numbers: linux/magic.h. */
 const KERNEL_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0x9fa0, "proc"],
   [0x62656572, "sysfs"],

@@ -19,10 +19,7 @@ const DEADLINE_MS = 30_000;
 export interface RedisStoreOptions {
   /** The name of this host among the hosts that share the fleet. If it is omitted, the fleet serves a single host. */
   host?: string | undefined;
-  /**
-   * Returns the random id of this host's state folder, or null if it has none. With it, the store refuses another host
-   * with the same name.
-   */
+  /** The random id of this host's state folder, or null. With it, the store refuses another host of that name. */
   instance?: (() => string | null) | undefined;
   /** How long an update competes with other writers before `FLEET_STATE_BUSY`, in milliseconds. */
   deadlineMs?: number;

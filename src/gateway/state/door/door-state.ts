@@ -71,7 +71,6 @@ export class DoorState implements DoorContext {
     this.lostHosts = new LostHosts({ takenOver: directory.isShared, ttlMs: config.host.ttlMs });
   }
 
-  /** Aborts when the door has closed. */
   get closed(): AbortSignal {
     return this.#closed.signal;
   }

@@ -51,7 +51,6 @@ class LostPlaces<Place, Client> {
   }
 }
 
-/** The servers of this host to which connections were lost. */
 export class LostServers<Client> extends LostPlaces<ServerRecord, Client> {
   #wake: (() => void) | undefined;
 
@@ -88,7 +87,6 @@ export interface LostHostsOptions {
   ttlMs: number;
 }
 
-/** The other hosts to which connections were lost. */
 export class LostHosts<Client> extends LostPlaces<HostRecord, Client> {
   readonly #options: LostHostsOptions;
 

@@ -35,9 +35,7 @@ export interface DoorEvent {
   method?: string;
   sessionId?: string;
   code?: FleetErrorCode;
-  /** The limit that was reached. */
   limit?: string;
-  /** A description for people. */
   detail?: string;
 }
 
@@ -50,7 +48,6 @@ export interface DoorListeners {
 /** An event of one connection. The {@link Reporter} knows its address and user. */
 export type ConnectionEvent = Omit<DoorEvent, "address" | "user">;
 
-/** Reports what happens on one connection to the listeners of the door. */
 export class Reporter {
   readonly #listeners: DoorListeners;
   readonly #connection: { readonly address: string };

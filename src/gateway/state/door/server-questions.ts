@@ -31,9 +31,8 @@ const MAX_REQUESTS = 1_000;
 const MAX_SESSIONS = 10_000;
 
 /**
- * The requests that servers made in sessions that this door's clients have open. The runtime keeps one table for all
- * sessions of a server, so only the event shows which session a request belongs to. The requests are kept as long as
- * the door exists, so that a user who connects again can answer an earlier request.
+ * The requests that servers made in sessions that this door's clients have open. Only the event shows which session a
+ * request belongs to. A user who connects again can answer an earlier request.
  */
 export class ServerQuestions {
   readonly #sessions = new Map<string, Map<string, ServerQuestion>>();

@@ -22,9 +22,8 @@ export class Shares {
   /**
    * Counts one more connection of a user.
    *
-   * @param relayed Whether the client claims that another host's front door relays it. Relayed connections count
-   * separately because the client also counts at the other door, and because the claim is not proved.
-   * @throws FleetError `FLEET_LIMIT_REACHED`.
+   * @param relayed whether the client claims that another host's front door relays it; such connections count
+   * separately, because the client also counts at the other door, and because the claim is not proved
    */
   admit(user: string, relayed: boolean): Share {
     // A user id cannot contain a colon, so this name is never that of another user.
@@ -110,7 +109,6 @@ export class Share {
     return this.#account.reached("requestsInFlight");
   }
 
-  /** The refusal if there are more bytes in buffers than allowed, or null. */
   get overBytes(): FleetError | null {
     return this.#account.reached("unreadBytes");
   }

@@ -8,21 +8,11 @@ import { encodeRevision, revisionName } from "./revision.js";
 import { sweepNames } from "./sweep.js";
 
 /*
- * How a document changes. Its folder contains numbered whole copies. `link()` to the next number is the commit, because
- * it fails if the name exists. This is correct without a lock. But a writer may be suspended between any two of its
- * calls, for any length of time. Two things follow:
- *
- * - Old revisions are pruned, so a suspended writer may link a number that was taken and pruned long ago. Its link
- *   succeeds but means nothing.
- * - So every writer must find out afterwards whether it committed. If its number is the highest, it did. The highest
- *   number never decreases, so nobody took this number before. If there are higher numbers, either others have already
- *   built on its revision, or it came too late. The mode of its file decides. The first writer that builds on a
- *   revision makes the file of that revision read-only. It does so through an open handle, after it has seen that the
- *   revision was the highest while the handle was already open. So a file is read-only only if its revision really was
- *   the head once, and nobody builds on a revision before its file is read-only.
+ * How a document changes: decision 1 (docs/decisions/0001-commit-by-link.md). In short, `link()` to the next number is
+ * the commit, and a writer that others have overtaken finds out by the mode of its own file whether it committed.
  *
  * The mode is suitable because it belongs to the file and not to its name. It can be set without rewriting anything,
- * and the suspended writer can read it however long ago its file lost its name. (Root may write to a read-only file.
+ * and a suspended writer can read it however long ago its file lost its name. (Root may write to a read-only file.
  * That does not matter, because the mode is a message and not a barrier.) It need not survive a power cut, because no
  * suspended writer survives one either.
  *
@@ -49,7 +39,6 @@ export interface Commit {
   folder: string;
   parent: Parent;
   data: string;
-  /** How many revisions to keep. */
   keep: number;
   /** Whether the revision must survive a loss of power. Its content is synced to disk in any case. */
   durable: boolean;
@@ -106,11 +95,10 @@ async function writeTemp(path: string, bytes: Buffer): Promise<FileHandle | unde
   if (mode === WRITABLE) return handle;
   await closeQuietly(handle);
   await unlinkQuietly(path);
-  throw new FleetError(
-    "FLEET_STATE_UNWRITABLE",
-    `${quote(path)} was created with mode 0600 but has 0${mode.toString(8)}, because its file system does not keep permissions.`,
-    { suggestions: ["Put the state folder (COPILOTFLEET_HOME) on a local file system."] },
-  );
+  const message = `${quote(path)} was created with mode 0600 but has 0${mode.toString(8)}, because its file system does not keep permissions.`;
+  throw new FleetError("FLEET_STATE_UNWRITABLE", message, {
+    suggestions: ["Put the state folder (COPILOTFLEET_HOME) on a local file system."],
+  });
 }
 
 async function isCommitted(folder: string, rev: number, handle: FileHandle): Promise<boolean> {

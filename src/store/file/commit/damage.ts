@@ -20,7 +20,6 @@ export function describeDamage(what: string, folder: string, damaged: readonly D
 /** The advice at the end of each warning. `doctor` omits it. */
 export const DAMAGE_ADVICE = "Check the disk, then run: copilotfleet doctor --fix";
 
-/** A warning about damage that the fleet works around. */
 export function damageWarning(damage: string, consequence: string): string {
   const sentence = `${damage.charAt(0).toUpperCase()}${damage.slice(1)}`;
   return `${sentence}. ${consequence} ${DAMAGE_ADVICE}`;

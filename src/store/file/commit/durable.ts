@@ -33,7 +33,6 @@ async function writeWhole(handle: FileHandle, bytes: Buffer): Promise<void> {
   }
 }
 
-/** Makes the names in a folder durable. */
 export async function syncFolder(path: string): Promise<void> {
   const handle = await open(path, "r");
   try {

@@ -24,10 +24,7 @@ export interface Head {
   others: string[];
 }
 
-/**
- * The data of a document whose newest revision is a tombstone (`raiseTombstone`). The document is deleted, and its folder
- * will be removed.
- */
+/** The data of a deleted document. Its newest revision is a tombstone: see `raiseTombstone`. */
 export const TOMBSTONE = "null";
 
 /** A file may disappear between listing and reading, but not this many times in a row. */

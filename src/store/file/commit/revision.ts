@@ -20,10 +20,7 @@ export function revisionNumber(name: string): number | undefined {
   return digits === undefined ? undefined : Number(digits);
 }
 
-/**
- * Two lines: a header, then the data that its checksum covers. `commit` identifies the writer and its attempt. No code
- * reads it. It is for people who examine a file by hand.
- */
+/** Two lines: a header, then the data that its checksum covers. `commit` is only for people. */
 export function encodeRevision(rev: number, commit: string, data: string): Buffer {
   return Buffer.from(`${JSON.stringify({ schema: SCHEMA, rev, commit, sha256: sha256(data) })}\n${data}\n`);
 }

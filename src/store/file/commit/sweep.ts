@@ -4,10 +4,7 @@ import { systemCode } from "../../../errors.js";
 
 const SCRATCH = /^\.(?:tmp|trash)-(\d+)-[0-9a-f]+$/;
 
-/**
- * How old a left-over may get, in milliseconds. No write takes this long, so an older file is removed even if its
- * writer's PID now belongs to another process.
- */
+/** No write takes this many milliseconds, so an older file is a left-over even if its writer's PID is in use. */
 const MAX_AGE_MS = 10 * 60_000;
 
 /** Removes the left-overs of killed writers in `folder`. Does nothing if the folder does not exist. */

@@ -97,10 +97,7 @@ export class LeaseRecords implements LeaseStore {
     return this.#view(sessionId, held(state, hashToken(token), this.#now()));
   }
 
-  /**
-   * The highest fence of all sessions. Uses the current time in place of an unreadable document, because its fences came
-   * from the clock, see {@link raiseFences}.
-   */
+  /** For an unreadable document, uses the time, from which its fences came: see {@link raiseFences}. */
   async highestFence(): Promise<number> {
     this.#context.checkRoot();
     return this.records.ids().reduce((highest, id) => {
@@ -117,11 +114,10 @@ export class LeaseRecords implements LeaseStore {
   async raiseFences(fence: number): Promise<void> {
     const aheadMs = fence + 1 - this.#now().wallMs;
     if (aheadMs > LONGEST_WAIT_MS) {
-      throw new FleetError(
-        "FLEET_STATE_BUSY",
-        `Earlier leases were numbered by a clock that is ${aheadMs} ms ahead of this machine's, so new leases would be refused as old.`,
-        { suggestions: ["Set the clocks of both machines right, and wait until this one has caught up."] },
-      );
+      const message = `Earlier leases were numbered by a clock that is ${aheadMs} ms ahead of this machine's, so new leases would be refused as old.`;
+      throw new FleetError("FLEET_STATE_BUSY", message, {
+        suggestions: ["Set the clocks of both machines right, and wait until this one has caught up."],
+      });
     }
     if (aheadMs > 0) await sleep(aheadMs);
   }

@@ -6,16 +6,13 @@ import { makeFolder } from "../commit/durable.js";
 import type { StoreContext } from "../context.js";
 import { mediumError, readIfThere } from "../failures.js";
 
-/**
- * How long a count that was verified against the records stays valid, in milliseconds. So nobody can force the
- * expensive verification again and again.
- */
+/** How long a verified count stays valid, in milliseconds, so that nobody can force verification all the time. */
 const CHECKED_MS = 5_000;
 
 /**
  * One folder for each user, with an empty file for each session. So counting a user's sessions costs the same however
- * many other sessions there are. The records decide who owns a session. A file is written after its record and removed
- * after it. If a process dies in between, the two disagree, and {@link count} then reads the records.
+ * many other sessions there are. The records decide: if a process dies between writing a record and its file, the two
+ * disagree, and {@link count} then reads the records.
  */
 export class OwnedSessions {
   readonly #root: string;

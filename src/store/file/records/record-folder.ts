@@ -23,10 +23,7 @@ export interface RecordSpec<T> {
   name: "sessions" | "leases";
   /** The record in warnings: `the lease on session "a"`. */
   title: (id: string) => string;
-  /**
-   * Whether a change must survive a loss of power. Without it, the older state may be back afterwards. It is readable,
-   * because contents are synced to disk in any case.
-   */
+  /** Whether a change must survive a loss of power. Otherwise the older state may be back, in readable form. */
   durable: boolean;
   /** The consequence when the newest revision is damaged, as a sentence for warnings. */
   ifDamaged: string;
@@ -38,11 +35,10 @@ export interface RecordSpec<T> {
 }
 
 /**
- * The records of all sessions of one kind: one document for each session, in its own folder, so that access to a record
- * costs the same however many there are.
+ * One document for each session, in its own folder, so that access to a record costs the same however many there are.
  *
- * The folder contains nothing but these folders, for two reasons: an id may look like one of the store's scratch names,
- * and a sweep must not have to list 10,000 names. So unfinished creations and deletions are in the state folder itself.
+ * Unfinished creations and deletions are in the state folder itself, because an id may look like one of the store's
+ * scratch names, and a sweep must not have to list 10,000 names.
  */
 export class RecordFolder<T extends object> {
   readonly #path: string;
@@ -142,10 +138,7 @@ export class RecordFolder<T extends object> {
     });
   }
 
-  /**
-   * The tombstone is the deletion. A later change finds no record, and `agree` has seen every earlier change. Moving
-   * the folder away only makes room for a new record.
-   */
+  /** The tombstone is the deletion. Moving the folder away only makes room for a new record. */
   async #deleteIf(id: string, agree: (record: T) => boolean): Promise<T | null> {
     for (;;) {
       const base = this.#load(id);
@@ -223,10 +216,7 @@ export class RecordFolder<T extends object> {
     return { rev, top, next: top + 1, data, damaged, mend, record };
   }
 
-  /**
-   * The updates of one record. They do not wait for other writers. A record has so few of them that the retries cost
-   * less than a lock, and most updates of a lease change nothing.
-   */
+  /** They do not wait for other writers: a record has so few of them that retries cost less than a lock. */
   #updatesOf(id: string): UpdateQueue<T> {
     return documentUpdates(this.#context, {
       folder: this.#folderOf(id),

@@ -24,7 +24,6 @@ export class RegistryRecord implements RegistryStore {
   readonly folder: string;
   readonly #context: StoreContext;
   readonly #updates: UpdateQueue<Registry>;
-  /** The newest revision as it was last read, and its file. */
   #last: { file: string; data: string } | undefined;
   #swept = false;
 

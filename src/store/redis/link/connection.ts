@@ -13,7 +13,6 @@ import { isReplica, judge } from "./surroundings.js";
 const OPERATION_MS = 5_000;
 const LONGEST_PAUSE_MS = 200;
 
-/** The registry before the first write to it. */
 export const FIRST_REGISTRY = `${SCHEMA} 0-0\n${EMPTY_REGISTRY}`;
 
 const NO_REGISTRY = "its registry is gone";
@@ -41,7 +40,6 @@ export class Connection {
   readonly #underWay = new Set<Promise<unknown>>();
   #link: Promise<Link> | undefined;
   #open: Link | undefined;
-  /** The link that is being opened. */
   #opening: Link | undefined;
   #wasOpen = false;
   /** Whether a link has ever led to a server that is not a replica. */

@@ -11,17 +11,14 @@ import { corruptError } from "./failures.js";
 const EPOCH = /^(\d{1,9}) \S+$/;
 
 /**
- * Detects whether a database has lost its data. The first write gives the database an epoch, which is a random id. A
- * database that lost its data has no epoch, or another one. Every read and every script compares it, so that nobody
- * takes a lost registry for an empty pool. A note in the state folder extends this to later processes on this host.
+ * Detects whether a database has lost its data. The first write gives the database an epoch, which is a random id. Every
+ * read and every script compares it, so that nobody takes a lost registry for an empty pool.
  */
 export class Epoch {
-  /** The epoch for a database that has none. */
   readonly fresh = `${SCHEMA} ${randomBytes(16).toString("hex")}`;
   readonly #where: string;
   readonly #note: Note;
   #known: string | undefined;
-  /** The epoch in the note. */
   #noted: string | undefined;
 
   /** @param where the URL of the database without secrets */
@@ -30,7 +27,6 @@ export class Epoch {
     this.#note = new Note(root, where, warn);
   }
 
-  /** The epoch that this process found in the database. */
   get known(): string | undefined {
     return this.#known;
   }
@@ -66,30 +62,24 @@ export class Epoch {
 
   lost(how: string): FleetError {
     const { path } = this.#note;
-    return new FleetError(
-      "FLEET_STATE_LOST",
-      `The Redis database ${quote(this.#where)} lost its data (${how}). Servers and sessions that it does not know may still exist.`,
-      {
-        suggestions: [
-          "Restore a backup of the Redis database.",
-          `Or continue without the lost data and end the servers of this host: mv ${path} ${path}.lost && copilotfleet doctor --fix`,
-        ],
-      },
-    );
+    const message = `The Redis database ${quote(this.#where)} lost its data (${how}). Servers and sessions that it does not know may still exist.`;
+    return new FleetError("FLEET_STATE_LOST", message, {
+      suggestions: [
+        "Restore a backup of the Redis database.",
+        `Or continue without the lost data and end the servers of this host: mv ${path} ${path}.lost && copilotfleet doctor --fix`,
+      ],
+    });
   }
 }
 
-/**
- * The epoch of a database as this host last found it, in one file per database in the state folder. It helps to detect
- * the loss of all data between two commands. The fleet also works without it.
- */
+/** The epoch as this host last found it, for the next command. The fleet also works without this note. */
 class Note {
   readonly path: string;
   readonly #root: string;
   readonly #database: string;
   readonly #warn: (message: string) => void;
 
-  /** @param database The URL without secrets, which identifies the database on this host. */
+  /** @param database the URL without secrets, which identifies the database on this host */
   constructor(root: string, database: string, warn: (message: string) => void) {
     this.#root = root;
     this.#database = database;

@@ -3,10 +3,7 @@ import { redact } from "../../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../../errors.js";
 import { corruptError as corrupt } from "../../failures.js";
 
-/**
- * The connection failed, or Redis cannot answer at the moment. Trying again may help. Callers of the store never see
- * this error.
- */
+/** Redis cannot answer at the moment. Trying again may help. Callers of the store never see this error. */
 export class Interruption extends Error {
   override readonly name = "Interruption";
   /** Whether there is no server at the address, or none that we can trust. */
@@ -35,10 +32,7 @@ export class Demotion extends Interruption {
 /** System errors that occur only if there is a server, or was a moment ago. */
 const PASSING: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "ETIMEDOUT"]);
 
-/**
- * Answers of a Redis that cannot serve at the moment. It did not run the command. (Redis source, `server.c`, `shared`
- * errors)
- */
+/** Answers of a Redis that did not run the command, but may do so later (`server.c`, `shared` errors). */
 const NOT_NOW = /^(?:(?:LOADING|BUSY|TRYAGAIN|MASTERDOWN) |ERR max number of clients)/;
 /** In the error of a script, the code is in the middle. Redis 6.2 and 7 put it in different places. */
 const NO_WRITES = /\b(OOM command not allowed|MISCONF|NOREPLICAS)/;
@@ -89,14 +83,11 @@ export function explainOpening(error: unknown, target: RedisUrl, where: string):
 }
 
 export function unavailable(where: string, why: string, cause?: unknown): FleetError {
-  return new FleetError(
-    "FLEET_STORE_UNAVAILABLE",
-    `Redis at ${where} does not answer: ${redact(why).replace(/\.$/, "")}.`,
-    {
-      suggestions: [`${cli(where)} PING`, "Look at the Redis server, and at the network in between."],
-      cause,
-    },
-  );
+  const message = `Redis at ${where} does not answer: ${redact(why).replace(/\.$/, "")}.`;
+  return new FleetError("FLEET_STORE_UNAVAILABLE", message, {
+    suggestions: [`${cli(where)} PING`, "Look at the Redis server, and at the network in between."],
+    cause,
+  });
 }
 
 function unwritable(where: string, message: string, cause: Error): FleetError {

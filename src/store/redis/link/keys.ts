@@ -24,28 +24,19 @@ export function keysOf(fleet: string, host: string | null) {
     writerLockKeys: [lock.writerLock, lock.writerQueue, lock.writerPlaces] as const,
     /** The schema and the random id of this database's data. Written once and never changed. */
     epoch: key("epoch"),
-    /**
-     * Created together with the epoch, so data was lost if only one of them exists. This is also the registry of a fleet
-     * without named hosts.
-     */
+    /** Created with the epoch, so data was lost if only one exists. Also the registry without named hosts. */
     founding: key("registry"),
-    /** The registry of this host. */
     registry: ofHost("registry", host),
     registryOf: (owner: string | null) => ofHost("registry", owner),
-    /** The set of all session ids. */
     sessions: key("sessions"),
     session: (id: string) => key(`session:${id}`),
-    /** The set of a user's session ids. */
     ownedBy: (user: string) => key(`owned:${user}`),
-    /** The set of the ids of all tokens of the front door. */
     tokens: key("tokens"),
     token: (id: string) => key(`token:${id}`),
     /** The set of all users who were placed. */
     placements: key("placements"),
     placement: (user: string) => key(`placement:${user}`),
-    /** The set of all host names. */
     hosts: key("hosts"),
-    /** A host's entry in the directory. */
     host: (name: string) => key(`host:${name}`),
     /** The highest fence that was given out. Never expires. */
     fence: key("fence"),

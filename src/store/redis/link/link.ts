@@ -18,10 +18,7 @@ export class Link {
   readonly #target: RedisUrl;
   readonly #where: string;
   readonly #channels = new Set<string>();
-  /**
-   * The server's clock minus ours (`performance.now()`), in milliseconds. It is never too high, and too low by less
-   * than the time of one answer.
-   */
+  /** The server's clock minus `performance.now()`, in milliseconds. Never too high; too low by less than one answer. */
   #clockMs = 0;
 
   private constructor(client: Redis, target: RedisUrl) {
@@ -116,10 +113,7 @@ export class Link {
     }
   }
 
-  /**
-   * Whether the connection keeps the process alive. A closed connection is skipped. It does not keep the process alive,
-   * and it would collect listeners.
-   */
+  /** Whether it keeps the process alive. A closed connection never does, and would collect listeners. */
   set held(held: boolean) {
     const { stream } = this.#client;
     if (stream === undefined || stream.destroyed) return;

@@ -3,17 +3,12 @@ import { cli, Interruption } from "./failures.js";
 
 /** The properties of the server. A field is null if the server forbids the command that reads it. */
 export interface Surroundings {
-  /** The answer to INFO. */
   info: string | null;
-  /** The settings `save` and `appendonly`. */
   save: string | null;
   appendOnly: string | null;
 }
 
-/**
- * Redis 6.2 has everything that we use: `SET … PX`, `INCR`, `ZADD`, `GETRANGE`, ACLs, and `EVAL` that replicates
- * effects.
- */
+/** The first version with everything that we use, such as ACLs, and `EVAL` that replicates effects. */
 const OLDEST = [6, 2] as const;
 
 /**

@@ -8,19 +8,14 @@ import type { Keys } from "../link/keys.js";
 import { COMMIT, COUNT, REMOVE } from "../scripts/document-scripts.js";
 import { HOLD_MS } from "./writer-lock.js";
 
-/**
- * How long a commit key lasts, in milliseconds. This is longer than any writer tries. A writer gives up after seconds,
- * and from then on the server refuses its commands.
- */
+/** How long a commit key lasts, in milliseconds. The server refuses the commands of a writer long before that. */
 export const COMMIT_KEY_MS = 60_000;
 
-/** A document as it was read. */
 export interface Stored {
   /** The first line including its newline: schema, revision, and id of the commit. */
   head: string;
   /** Grows by one with each commit. */
   revision: number;
-  /** JSON. */
   data: string;
 }
 

@@ -28,7 +28,6 @@ export class RedisHosts implements Hosts {
   readonly #keys: Keys;
   /** Distinguishes this process's messages about its host from those of other processes. */
   readonly #by = newId();
-  /** How many messages this process has sent. */
   #said = 0;
   #assured: Promise<void> | undefined;
 
@@ -124,9 +123,8 @@ export class RedisHosts implements Hosts {
 
 function taken(name: string, { startedAt, door }: Pick<HostEntry, "startedAt" | "door">): FleetError {
   const where = door === null ? "" : `, and its front door is at ${door}`;
-  return new FleetError(
-    "FLEET_HOST_TAKEN",
-    `Another host of this fleet is called ${quote(name)}. It has served since ${startedAt}${where}.`,
-    { suggestions: ["Give each host its own name: COPILOTFLEET_HOST_NAME=NAME", "copilotfleet top"] },
-  );
+  const message = `Another host of this fleet is called ${quote(name)}. It has served since ${startedAt}${where}.`;
+  return new FleetError("FLEET_HOST_TAKEN", message, {
+    suggestions: ["Give each host its own name: COPILOTFLEET_HOST_NAME=NAME", "copilotfleet top"],
+  });
 }

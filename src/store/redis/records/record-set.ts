@@ -1,19 +1,14 @@
 import { isFleetError } from "../../../errors.js";
 import { type Documents, type Listed, parseObject, type Stored } from "./documents.js";
 
-/** How many records are read together. */
 export const AT_ONCE = 200;
 
-/** A record, and the document that it was read from. */
 export interface Found<T> {
   stored: Stored;
   record: T;
 }
 
-/**
- * The records of one kind: one key for each, and a set of all names, which only `list` reads. So access to one record
- * costs the same however many there are.
- */
+/** One key for each record, and a set of all names, which only `list` reads. */
 export class RecordSet<T extends object> {
   readonly #documents: Documents;
   readonly #set: string;
@@ -51,7 +46,6 @@ export class RecordSet<T extends object> {
     );
   }
 
-  /** @returns the records by name. */
   async list(): Promise<Map<string, T>> {
     const records = new Map<string, T>();
     for await (const names of this.#documents.connection.membersOf(this.#set, AT_ONCE)) {

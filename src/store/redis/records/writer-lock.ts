@@ -3,10 +3,7 @@ import type { Connection } from "../link/connection.js";
 import type { Keys } from "../link/keys.js";
 import { LEAVE_WRITER_LOCK, TAKE_WRITER_LOCK } from "../scripts/writer-lock-scripts.js";
 
-/**
- * How long a writer may hold the lock, in milliseconds. An update is faster, and others do not wait too long for a
- * writer that died.
- */
+/** How long a writer may hold the lock, in milliseconds. An update takes less, and a dead writer delays nobody for long. */
 export const HOLD_MS = 250;
 const PLACE_MS = 1_000;
 /** After this time a writer continues without the lock, in milliseconds. */
@@ -22,8 +19,7 @@ export interface TakenLock {
 
 /**
  * Lets the writers of the registry commit one after another, in the order of their arrival. Correctness does not depend
- * on this, because the compare in each commit keeps updates apart. It saves time. If fifty writers try at once, all but
- * one fail in each round, and they take seconds for work that takes milliseconds one after another.
+ * on this. It saves time: if fifty writers try at once, all but one fail in each round.
  */
 export class WriterLock {
   readonly #connection: Connection;

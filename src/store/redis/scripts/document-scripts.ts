@@ -61,5 +61,4 @@ redis.call('SET', KEYS[4], 'ok', 'PX', ARGV[6])
 return {'ok'}
 `);
 
-/** Answers `count` and the size of the set KEYS[3]. */
 export const COUNT = script("return {'count', redis.call('SCARD', KEYS[3])}");
