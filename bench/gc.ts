@@ -12,7 +12,7 @@ import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { Fleet } from "../src/index.js";
 import { RawConnection } from "../src/runtime/client/raw-connection.js";
 import { openFileStore } from "../src/store/file/file-store.js";
-import { plantSessions, recordSessions, type Template } from "../test/fixtures/gc-sessions.js";
+import { plantSessions, recordSessions, type Template } from "../test/fixtures/sessions/gc-sessions.js";
 import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./measure.js";
 
 const count = Number(process.argv[2] ?? 5_000);

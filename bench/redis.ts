@@ -11,8 +11,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
 import { openStore } from "../src/store/open.js";
 import type { Store } from "../src/store/ports.js";
-import { RedisServer } from "../test/fixtures/redis-server.js";
-import { serverRecord, sessionRecord } from "../test/fixtures/store-records.js";
+import { RedisServer } from "../test/fixtures/store/redis-server.js";
+import { serverRecord, sessionRecord } from "../test/fixtures/store/store-records.js";
 import { claim, compare, printMachine, ratio } from "./measure.js";
 
 const CLIENTS = 50;

@@ -4,7 +4,7 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { METHODS_FILE, type MethodChanges, methodsSentBy } from "../test/fixtures/sdk-methods.js";
+import { METHODS_FILE, type MethodChanges, methodsSentBy } from "../test/fixtures/sessions/sdk-methods.js";
 
 const SDK = "@github/copilot-sdk";
 /** The oldest version of the SDK that the front door supports. */

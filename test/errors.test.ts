@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ERRORS, type ErrorEntry, FleetError, isFleetError, option, quote, systemCode } from "../src/errors.js";
-import { RAW } from "./fixtures/cli.js";
+import { RAW } from "./fixtures/commands/cli.js";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 

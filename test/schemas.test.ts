@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import type { CommandSnapshot } from "../scripts/schemas/commands.js";
 import { promisesOf } from "../scripts/schemas/contract.js";
 import type { JsonSchema } from "../scripts/schemas/json-schema.js";
-import { described } from "./fixtures/output-schema.js";
+import { described } from "./fixtures/commands/output-schema.js";
 
 const FOLDER = fileURLToPath(new URL("../schemas/", import.meta.url));
 

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it } from "vitest";
 import type { Lease, LeaseRequest } from "../../src/model/lease.js";
 import type { Store } from "../../src/store/ports.js";
-import { sessionRecord } from "../fixtures/store-records.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
 
 /*
  * Leases depend on time, and we cannot fake the clock that several processes share. So a TTL is either longer than any

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { Store } from "../../src/store/ports.js";
-import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { describeLeases } from "./leases.contract.js";
 import { describeTokens } from "./tokens.contract.js";
 

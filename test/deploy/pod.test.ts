@@ -3,8 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { DOOR_PORT, METRICS_PORT, UID } from "../../src/deploy/container.js";
-import { DeployedPod } from "../fixtures/deployed-pod.js";
 import { eventually } from "../fixtures/eventually.js";
+import { DeployedPod } from "../fixtures/hosts/deployed-pod.js";
 import { RawClient } from "../gateway/raw-client.js";
 import { has, kubernetes } from "./render.js";
 

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
-import { Terminal } from "../fixtures/terminal.js";
 
 const fleet = testFleet();
 const CTRL_C = "\x03";

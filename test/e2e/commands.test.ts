@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
-import { RAW, TIME, testFleet } from "../fixtures/cli.js";
+import { RAW, TIME, testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 
 const fleet = testFleet();

@@ -2,7 +2,7 @@ import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { SessionView } from "../../src/sessions/view.js";
-import { testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { isRunning } from "../fixtures/processes.js";
 

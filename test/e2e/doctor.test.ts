@@ -5,11 +5,11 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { Check } from "../../src/fleet/doctor/checks.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
-import { TIME, testFleet } from "../fixtures/cli.js";
-import { COMMAND, type Ran } from "../fixtures/command.js";
-import { fake } from "../fixtures/fault-fleet.js";
-import { testPorts } from "../fixtures/ports.js";
-import { Terminal } from "../fixtures/terminal.js";
+import { TIME, testFleet } from "../fixtures/commands/cli.js";
+import { COMMAND, type Ran } from "../fixtures/commands/command.js";
+import { Terminal } from "../fixtures/commands/terminal.js";
+import { fake } from "../fixtures/fleets/fault-fleet.js";
+import { testPorts } from "../fixtures/fleets/ports.js";
 
 const fleet = testFleet();
 

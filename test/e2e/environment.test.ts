@@ -3,8 +3,8 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { type ErrorShape, RAW, TestFleet, testFleet } from "../fixtures/cli.js";
-import { fake } from "../fixtures/fault-fleet.js";
+import { type ErrorShape, RAW, TestFleet, testFleet } from "../fixtures/commands/cli.js";
+import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { processesWith } from "../fixtures/processes.js";
 
 const fleet = testFleet();
@@ -197,7 +197,7 @@ describe("a runtime", () => {
   });
 
   it("spawn refuses and ends a runtime with an older protocol", async () => {
-    const path = fileURLToPath(new URL("../fixtures/cli-old-runtime.mjs", import.meta.url));
+    const path = fileURLToPath(new URL("../fixtures/commands/cli-old-runtime.mjs", import.meta.url));
     const error = await fleet.refusal(3, ["spawn", "--user", "old"], { env: { COPILOT_CLI_PATH: path } });
     expect(error).toMatchObject({
       code: "FLEET_RUNTIME_TOO_OLD",

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Fleet } from "../../src/index.js";
 import type { SessionView } from "../../src/sessions/view.js";
-import { testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/commands/cli.js";
 
 const fleet = testFleet();
 

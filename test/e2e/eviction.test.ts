@@ -1,8 +1,8 @@
 import { describe, expect, it, vi } from "vitest";
 import { Fleet } from "../../src/index.js";
 import type { EvictionResult } from "../../src/sessions/memory/eviction.js";
-import { testFleet } from "../fixtures/cli.js";
-import { startHeldModel } from "../fixtures/held-model.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { startHeldModel } from "../fixtures/models/held-model.js";
 
 /** Polls until `condition` holds, for 20 s at most. */
 const until = async (condition: () => Promise<boolean>) => {

@@ -11,7 +11,7 @@ import { conversationApp } from "../../examples/conversation.js";
 import { teamChatApp } from "../../examples/team-chat.js";
 import { Fleet } from "../../src/index.js";
 import { PendingReply } from "../../src/sessions/use/reply.js";
-import { portVariables, testPorts } from "../fixtures/ports.js";
+import { portVariables, testPorts } from "../fixtures/fleets/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 /**

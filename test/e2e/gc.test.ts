@@ -5,11 +5,11 @@ import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Fleet, type GcResult } from "../../src/index.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
-import { makeOld } from "../fixtures/gc-sessions.js";
-import { startHeldModel } from "../fixtures/held-model.js";
+import { startHeldModel } from "../fixtures/models/held-model.js";
 import { isRunning, sleeper } from "../fixtures/processes.js";
+import { makeOld } from "../fixtures/sessions/gc-sessions.js";
 
 const model = await startHeldModel();
 afterAll(() => model.close());

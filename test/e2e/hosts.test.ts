@@ -6,10 +6,10 @@ import type { ServerView } from "../../src/pool/server.js";
 import type { Stopped } from "../../src/pool/stop/stop.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
 import type { SessionView } from "../../src/sessions/view.js";
-import { COMMAND } from "../fixtures/command.js";
+import { COMMAND } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
-import { type TestHost, TestHosts } from "../fixtures/hosts.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { type TestHost, TestHosts } from "../fixtures/hosts/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { RawClient } from "../gateway/raw-client.js";
 
 const problem = redisProblem();

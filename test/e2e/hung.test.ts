@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/commands/cli.js";
 
 /** A server that got SIGSTOP still accepts connections, but answers nothing. No command may wait for it forever. */
 

@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { Fleet, type FleetError, type FleetOptions, isFleetError } from "../../src/index.js";
-import { testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/commands/cli.js";
 
 const command = testFleet();
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));

@@ -2,7 +2,7 @@ import type { Socket } from "node:net";
 import type { CopilotClient, CopilotSession } from "@github/copilot-sdk";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { Fleet, FleetError, isFleetError } from "../../src/index.js";
-import { testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { isRunning } from "../fixtures/processes.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";

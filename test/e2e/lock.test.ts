@@ -4,9 +4,9 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { RAW, TIME, testFleet } from "../fixtures/cli.js";
+import { RAW, TIME, testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
-import { sessionRecord } from "../fixtures/store-records.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const fleet = testFleet();
 

@@ -5,8 +5,8 @@ import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/index.js";
 import type { Lease } from "../../src/model/lease.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { testFleet } from "../fixtures/cli.js";
-import { Terminal } from "../fixtures/terminal.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { Terminal } from "../fixtures/commands/terminal.js";
 
 const command = testFleet({ COPILOTFLEET_SERVE_TURN_WAIT: "500ms" });
 

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { testFleet } from "../fixtures/cli.js";
-import type { Ran } from "../fixtures/command.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import type { Ran } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
 
 /**

@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
-import { testFleet } from "../fixtures/cli.js";
-import type { Ran } from "../fixtures/command.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import type { Ran } from "../fixtures/commands/command.js";
 
 const fleet = testFleet();
 

@@ -7,10 +7,10 @@ import type { Check } from "../../src/fleet/doctor/checks.js";
 import type { Lease } from "../../src/model/lease.js";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
-import { TestFleet } from "../fixtures/cli.js";
+import { TestFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
 /** 5 seconds by the contract, plus the start of the command and a busy machine's delay. The command must have ended then. */
 const BOUND_MS = 6_900;

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type EchoModel, startEchoModel } from "../../src/models/echo.js";
 import type { ServerView } from "../../src/pool/server.js";
-import { testFleet } from "../fixtures/cli.js";
-import type { Ran } from "../fixtures/command.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import type { Ran } from "../fixtures/commands/command.js";
 
 /** Plants a secret in every place from which a fleet takes secrets, runs the commands, and searches all traces for them. */
 

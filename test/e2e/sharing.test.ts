@@ -3,9 +3,9 @@ import type { AddressInfo } from "node:net";
 import { describe, expect, it, vi } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
-import { testFleet } from "../fixtures/cli.js";
-import { COMMAND } from "../fixtures/command.js";
-import { startHeldModel } from "../fixtures/held-model.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { COMMAND } from "../fixtures/commands/command.js";
+import { startHeldModel } from "../fixtures/models/held-model.js";
 
 const SHARED = { COPILOTFLEET_ISOLATION: "shared", COPILOTFLEET_POOL_SERVERS: "2" };
 /** Polls until `condition` holds, for 20 s at most. */

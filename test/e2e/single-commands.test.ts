@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
-import { type ErrorShape, testFleet } from "../fixtures/cli.js";
+import { type ErrorShape, testFleet } from "../fixtures/commands/cli.js";
 
 const fleet = testFleet();
 const ALICE = ["--user", "alice"];

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Stopped } from "../../src/pool/stop/stop.js";
-import { testFleet } from "../fixtures/cli.js";
-import type { Running } from "../fixtures/command.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import type { Running } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
-import { startHeldModel } from "../fixtures/held-model.js";
+import { startHeldModel } from "../fixtures/models/held-model.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
 /** Tests stop and restart during a turn. Nothing may be lost before the drain deadline. */

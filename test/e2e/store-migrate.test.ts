@@ -8,9 +8,9 @@ import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { readContents } from "../../src/store/copy.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
-import { TestFleet } from "../fixtures/cli.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
-import { sessionRecord } from "../fixtures/store-records.js";
+import { TestFleet } from "../fixtures/commands/cli.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const HOST = "h1";
 const problem = redisProblem();

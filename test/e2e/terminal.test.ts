@@ -2,9 +2,9 @@ import stringWidth from "string-width";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { testFleet } from "../fixtures/cli.js";
-import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
-import { Terminal, type TerminalOptions } from "../fixtures/terminal.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { Terminal, type TerminalOptions } from "../fixtures/commands/terminal.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 
 const fleet = testFleet();
 const COLOUR = "\x1b[";

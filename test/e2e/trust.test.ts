@@ -3,7 +3,7 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/commands/cli.js";
 
 // The provider's variable is unset, because it would override the project's file.
 const fleet = testFleet({ COPILOTFLEET_PROVIDER_TYPE: undefined, AWS_SECRET_ACCESS_KEY: "canary" });

@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { type ErrorShape, RAW, testFleet } from "../fixtures/cli.js";
+import { type ErrorShape, RAW, testFleet } from "../fixtures/commands/cli.js";
 
 const fleet = testFleet();
 const TOKEN = "ghp_0123456789abcdefghijABCDEFGHIJ012345";

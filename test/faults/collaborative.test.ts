@@ -7,9 +7,9 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/index.js";
 import { provenEndpoint } from "../../src/runtime/process/probe.js";
 import { openStore } from "../../src/store/open.js";
-import { portVariables, testPorts } from "../fixtures/ports.js";
+import { bundleFixture } from "../fixtures/bundle.js";
+import { portVariables, testPorts } from "../fixtures/fleets/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
-import { bundleFixture } from "../fixtures/store-bundle.js";
 
 const run = promisify(execFile);
 const MEMBER = bundleFixture("member");

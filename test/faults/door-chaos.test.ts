@@ -3,11 +3,11 @@ import { setTimeout as delay } from "node:timers/promises";
 import { CopilotClient, type CopilotSession, RuntimeConnection } from "@github/copilot-sdk";
 import { expect, it, onTestFinished } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
-import { errorOf, expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
-import { startScriptedModel } from "../fixtures/scripted-model.js";
-import { type Serving, serve } from "../fixtures/serve.js";
-import { historyFiles, readHistory } from "../fixtures/session-history.js";
-import { seededRandom } from "../fixtures/store-random.js";
+import { errorOf, expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
+import { type Serving, serve } from "../fixtures/fleets/serve.js";
+import { startScriptedModel } from "../fixtures/models/scripted-model.js";
+import { seededRandom } from "../fixtures/random.js";
+import { historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
 
 const DOOR = "127.0.0.1:28190";
 /** A call that takes longer hangs. A turn takes at most a second, and a prompt waits at most 30 s for its turn. */

@@ -1,9 +1,9 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { rounds } from "../fixtures/fault-fleet.js";
-import { bareRuntime, SETTINGS } from "../fixtures/pod-runtime.js";
-import { Pods, podsProblem } from "../fixtures/pods.js";
-import { judgeHistory, readHistory } from "../fixtures/session-history.js";
+import { rounds } from "../fixtures/fleets/fault-fleet.js";
+import { bareRuntime, SETTINGS } from "../fixtures/hosts/pod-runtime.js";
+import { Pods, podsProblem } from "../fixtures/hosts/pods.js";
+import { judgeHistory, readHistory } from "../fixtures/sessions/session-history.js";
 
 const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);

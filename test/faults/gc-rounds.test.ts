@@ -8,12 +8,12 @@ import type { SessionRecord } from "../../src/model/session.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
-import type { Ran } from "../fixtures/command.js";
+import type { Ran } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
-import { errorOf, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
-import { makeOld, plantSessions, type Template } from "../fixtures/gc-sessions.js";
-import { seededRandom } from "../fixtures/store-random.js";
-import { sessionRecord } from "../fixtures/store-records.js";
+import { errorOf, type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
+import { seededRandom } from "../fixtures/random.js";
+import { makeOld, plantSessions, type Template } from "../fixtures/sessions/gc-sessions.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const HOUR_MS = 3_600_000;
 const OLD_MS = 48 * HOUR_MS;

@@ -1,13 +1,13 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
-import { rounds } from "../fixtures/fault-fleet.js";
-import type { Pod } from "../fixtures/pod.js";
-import { type Answer, askUntilAnswered } from "../fixtures/pod-user.js";
-import { Pods, podsProblem } from "../fixtures/pods.js";
-import { FAST_HEALTH, type Serving } from "../fixtures/serve.js";
-import { type HistoryReport, historyFiles, readHistory } from "../fixtures/session-history.js";
-import { seededRandom } from "../fixtures/store-random.js";
+import { rounds } from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, type Serving } from "../fixtures/fleets/serve.js";
+import type { Pod } from "../fixtures/hosts/pod.js";
+import { type Answer, askUntilAnswered } from "../fixtures/hosts/pod-user.js";
+import { Pods, podsProblem } from "../fixtures/hosts/pods.js";
+import { seededRandom } from "../fixtures/random.js";
+import { type HistoryReport, historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
 import { RawClient } from "../gateway/raw-client.js";
 
 const problem = podsProblem();

@@ -1,9 +1,9 @@
 import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
-import { rounds } from "../fixtures/fault-fleet.js";
-import { type Answer, askUntilAnswered, turn } from "../fixtures/pod-user.js";
-import { Pods, podsProblem } from "../fixtures/pods.js";
-import { historyFiles, readHistory } from "../fixtures/session-history.js";
+import { rounds } from "../fixtures/fleets/fault-fleet.js";
+import { type Answer, askUntilAnswered, turn } from "../fixtures/hosts/pod-user.js";
+import { Pods, podsProblem } from "../fixtures/hosts/pods.js";
+import { historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
 import { RawClient } from "../gateway/raw-client.js";
 
 const problem = podsProblem();

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
-import { askUntilAnswered, turn } from "../fixtures/pod-user.js";
-import { Pods, podsProblem } from "../fixtures/pods.js";
+import { askUntilAnswered, turn } from "../fixtures/hosts/pod-user.js";
+import { Pods, podsProblem } from "../fixtures/hosts/pods.js";
 import { RawClient } from "../gateway/raw-client.js";
 
 const problem = podsProblem();

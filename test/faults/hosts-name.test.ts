@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { Pods, podsProblem } from "../fixtures/pods.js";
+import { Pods, podsProblem } from "../fixtures/hosts/pods.js";
 
 const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);

@@ -4,10 +4,10 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { Leases } from "../../src/sessions/leases/leases.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { isRunning, processesWith } from "../fixtures/processes.js";
-import { sessionRecord } from "../fixtures/store-records.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const fleet = testFleet();
 const leases = new Leases(openFileStore(fleet.root));

@@ -5,12 +5,12 @@ import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { Leases } from "../../src/sessions/leases/leases.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { machineMs } from "../fixtures/lease-clock.js";
-import { LeaseLog, overlaps } from "../fixtures/lease-log.js";
-import { bundleFixture } from "../fixtures/store-bundle.js";
-import { seededRandom } from "../fixtures/store-random.js";
-import { sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { bundleFixture } from "../fixtures/bundle.js";
+import { seededRandom } from "../fixtures/random.js";
+import { machineMs } from "../fixtures/store/lease-clock.js";
+import { LeaseLog, overlaps } from "../fixtures/store/lease-log.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const ROUNDS = process.env.SOAK === undefined ? 2 : 40;
 /** How many holders are suspended one after another, each for longer than the TTL of its lease. */

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { expect, it } from "vitest";
-import { Pods, podsProblem } from "../fixtures/pods.js";
+import { Pods, podsProblem } from "../fixtures/hosts/pods.js";
 import { isRunning } from "../fixtures/processes.js";
 import { RawClient } from "../gateway/raw-client.js";
 

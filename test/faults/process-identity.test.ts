@@ -3,9 +3,9 @@ import { once } from "node:events";
 import { expect, it, onTestFinished } from "vitest";
 import type { ProcessIdentity } from "../../src/model/process.js";
 import { identify, isAlive } from "../../src/runtime/process/process-table.js";
-import { COMMAND } from "../fixtures/command.js";
+import { COMMAND } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
-import { errorOf, expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fault-fleet.js";
+import { errorOf, expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { childrenOf, isRunning, killed, sleeper, statusOf } from "../fixtures/processes.js";
 
 /** How a record can name a process that is not the server, and why that process is not the server. */

@@ -2,7 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
-import { rounds } from "../fixtures/fault-fleet.js";
+import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { DoorFleet } from "../gateway/harness.js";
 
 const KILLS = rounds(7, 500);

@@ -4,10 +4,10 @@ import type { LeaseRequest } from "../../src/model/lease.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { openRedisStore } from "../../src/store/redis/redis-store.js";
-import { CuttingProxy } from "../fixtures/cutting-proxy.js";
-import { parsed, RedisServer, redisProblem } from "../fixtures/redis-server.js";
-import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";
+import { parsed, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`tests of cut connections are skipped: ${problem}`);

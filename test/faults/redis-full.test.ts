@@ -3,11 +3,11 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished } 
 import type { Fleet } from "../../src/fleet/fleet.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { eventually } from "../fixtures/eventually.js";
-import { faultFleet } from "../fixtures/fault-fleet.js";
-import { HOST_TTL_MS, TestHosts } from "../fixtures/hosts.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
-import { type LogEntry, serve } from "../fixtures/serve.js";
-import { heldModel, openLibrary } from "../fixtures/turns.js";
+import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { type LogEntry, serve } from "../fixtures/fleets/serve.js";
+import { heldModel, openLibrary } from "../fixtures/fleets/turns.js";
+import { HOST_TTL_MS, TestHosts } from "../fixtures/hosts/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`replies beside a full Redis are not tested: ${problem}`);

@@ -8,13 +8,13 @@ import type { LeaseRequest } from "../../src/model/lease.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { openRedisStore } from "../../src/store/redis/redis-store.js";
-import { CuttingProxy } from "../fixtures/cutting-proxy.js";
+import { bundleFixture } from "../fixtures/bundle.js";
 import { eventually } from "../fixtures/eventually.js";
-import { freePort, parsed, RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
-import { bundleFixture } from "../fixtures/store-bundle.js";
-import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";
+import { freePort, parsed, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 /*
  * Faults of a real Redis: it stalls, dies, loses its data or is full. Each time, a call fails with a clear error within a

@@ -1,9 +1,9 @@
 import { expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
-import { errorOf, expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fault-fleet.js";
-import { serve } from "../fixtures/serve.js";
+import { errorOf, expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { serve } from "../fixtures/fleets/serve.js";
+import { directSession, directTurn, echoModel, heldModel, heldTurn } from "../fixtures/fleets/turns.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
-import { directSession, directTurn, echoModel, heldModel, heldTurn } from "../fixtures/turns.js";
 
 async function states(fleet: FaultFleet): Promise<Record<string, string>> {
   return Object.fromEntries((await fleet.ps()).map(({ user, state }) => [user, state]));

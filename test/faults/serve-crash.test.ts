@@ -5,11 +5,11 @@ import { expect, it, onTestFinished } from "vitest";
 import { findRuntime } from "../../src/runtime/launch/find.js";
 import { probe, provenEndpoint } from "../../src/runtime/process/probe.js";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, type FaultFleet, fake, faultFleet } from "../fixtures/fault-fleet.js";
+import { expectConsistent, type FaultFleet, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
+import { openLibrary } from "../fixtures/fleets/turns.js";
 import { isRunning } from "../fixtures/processes.js";
-import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
-import { openLibrary } from "../fixtures/turns.js";
 
 /** Resolves with the PID when a process other than `pid` is the user's server and answers an authenticated ping. */
 async function healthyAgain(fleet: FaultFleet, user: string, pid: number, withinMs = 20_000): Promise<number> {

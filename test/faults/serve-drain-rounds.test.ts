@@ -4,10 +4,10 @@ import { isFleetError } from "../../src/errors.js";
 import type { Fleet } from "../../src/fleet/fleet.js";
 import type { EchoModel } from "../../src/models/echo.js";
 import { eventually } from "../fixtures/eventually.js";
-import { type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
-import { serve } from "../fixtures/serve.js";
-import { seededRandom } from "../fixtures/store-random.js";
-import { directSession, echoModel, openLibrary, turnsBefore } from "../fixtures/turns.js";
+import { type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
+import { serve } from "../fixtures/fleets/serve.js";
+import { directSession, echoModel, openLibrary, turnsBefore } from "../fixtures/fleets/turns.js";
+import { seededRandom } from "../fixtures/random.js";
 
 const USERS = Array.from({ length: rounds(4, 10) }, (_, index) => `user-${index}`);
 

@@ -2,11 +2,19 @@ import { expect, it } from "vitest";
 import type { Served } from "../../src/cli/run/serve.js";
 import { isFleetError } from "../../src/errors.js";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, fake, faultFleet } from "../fixtures/fault-fleet.js";
+import { expectConsistent, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, serve, startServe } from "../fixtures/fleets/serve.js";
+import {
+  directSession,
+  directTurn,
+  echoModel,
+  heldModel,
+  heldTurn,
+  isInTurn,
+  openLibrary,
+} from "../fixtures/fleets/turns.js";
 import { killed } from "../fixtures/processes.js";
-import { FAST_HEALTH, serve, startServe } from "../fixtures/serve.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
-import { directSession, directTurn, echoModel, heldModel, heldTurn, isInTurn, openLibrary } from "../fixtures/turns.js";
 
 /** The outcome of a turn that the fleet may refuse or cut. */
 async function outcome(turn: Promise<unknown>): Promise<string> {

@@ -5,9 +5,9 @@ import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sd
 import { expect, it, onTestFinished } from "vitest";
 import { startEchoModel } from "../../src/models/echo.js";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fault-fleet.js";
+import { expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { isRunning, killed } from "../fixtures/processes.js";
-import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
 const WARM = {
   ...FAST_HEALTH,

@@ -3,11 +3,11 @@ import { expect, it } from "vitest";
 import { isFleetError } from "../../src/errors.js";
 import { logPath } from "../../src/runtime/files/server-folder.js";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, type FaultFleet, fake, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { expectConsistent, type FaultFleet, fake, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, serve, startServe } from "../fixtures/fleets/serve.js";
+import { directSession, directTurn, echoModel, openLibrary, turnsBefore } from "../fixtures/fleets/turns.js";
 import { isRunning } from "../fixtures/processes.js";
-import { FAST_HEALTH, serve, startServe } from "../fixtures/serve.js";
-import { seededRandom } from "../fixtures/store-random.js";
-import { directSession, directTurn, echoModel, openLibrary, turnsBefore } from "../fixtures/turns.js";
+import { seededRandom } from "../fixtures/random.js";
 
 /** The start of serve itself takes about 300 of these milliseconds. */
 const LATEST_MS = 2_500;

@@ -4,9 +4,9 @@ import { dirname, join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { logPath } from "../../src/runtime/files/server-folder.js";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, type FaultFleet, faultFleet, openFolder, rounds } from "../fixtures/fault-fleet.js";
+import { expectConsistent, type FaultFleet, faultFleet, openFolder, rounds } from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { isRunning, killed, statusOf } from "../fixtures/processes.js";
-import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
 /** The reason why no file system can be mounted here, or undefined if one can. */

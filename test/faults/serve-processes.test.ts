@@ -7,11 +7,11 @@ import { expect, it, onTestFinished } from "vitest";
 import type { ProcessIdentity } from "../../src/model/process.js";
 import type { ServerRecord } from "../../src/model/server.js";
 import { identify } from "../../src/runtime/process/process-table.js";
-import { COMMAND } from "../fixtures/command.js";
+import { COMMAND } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, type FaultFleet, fake, faultFleet } from "../fixtures/fault-fleet.js";
+import { expectConsistent, type FaultFleet, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { childrenOf, isRunning, killed, processesWith, sleeper, statusOf } from "../fixtures/processes.js";
-import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
 /** The kernel also takes ports for outgoing connections from this range, so a server does not always get the first port. */
 

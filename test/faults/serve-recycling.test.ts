@@ -2,10 +2,10 @@ import { expect, it } from "vitest";
 import type { ServerRecord } from "../../src/model/server.js";
 import { isBindable } from "../../src/pool/start/ports.js";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, type FaultFleet, fake, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { expectConsistent, type FaultFleet, fake, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
+import { heldModel } from "../fixtures/fleets/turns.js";
 import { isRunning } from "../fixtures/processes.js";
-import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
-import { heldModel } from "../fixtures/turns.js";
 
 /** Every server exceeds this at once, but is recycled only once in a test, because a new process rests for a minute. */
 const OLD = { COPILOTFLEET_RECYCLE_MAX_AGE: "1s" };

@@ -11,10 +11,10 @@ import {
   faultFleet,
   openFolder,
   rounds,
-} from "../fixtures/fault-fleet.js";
+} from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";
+import { heldModel } from "../fixtures/fleets/turns.js";
 import { isRunning } from "../fixtures/processes.js";
-import { FAST_HEALTH, serve } from "../fixtures/serve.js";
-import { heldModel } from "../fixtures/turns.js";
 
 async function spawned(fleet: FaultFleet, users: readonly string[]): Promise<Map<string, number | null>> {
   const pids = new Map<string, number | null>();

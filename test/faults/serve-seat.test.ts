@@ -2,11 +2,11 @@ import { mkdir, readdir } from "node:fs/promises";
 import { expect, it } from "vitest";
 import type { Served } from "../../src/cli/run/serve.js";
 import { eventually } from "../fixtures/eventually.js";
-import { errorOf, expectConsistent, faultFleet } from "../fixtures/fault-fleet.js";
+import { errorOf, expectConsistent, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { serve, startServe } from "../fixtures/fleets/serve.js";
+import { directSession, heldModel, heldTurn, openLibrary } from "../fixtures/fleets/turns.js";
 import { statusOf } from "../fixtures/processes.js";
-import { serve, startServe } from "../fixtures/serve.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
-import { directSession, heldModel, heldTurn, openLibrary } from "../fixtures/turns.js";
 
 it("a second serve is refused with the PID of the first, even while the first is suspended", async () => {
   const fleet = await faultFleet();

@@ -3,11 +3,11 @@ import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it, onTestFinished } from "vitest";
 import { identify, privateMemoryBytes } from "../../src/runtime/process/process-table.js";
 import { eventually } from "../fixtures/eventually.js";
-import { faultFleet } from "../fixtures/fault-fleet.js";
+import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";
+import { directSession } from "../fixtures/fleets/turns.js";
+import { startToolModel, type ToolModel } from "../fixtures/models/tool-model.js";
 import { isRunning } from "../fixtures/processes.js";
-import { FAST_HEALTH, serve } from "../fixtures/serve.js";
-import { startToolModel, type ToolModel } from "../fixtures/tool-model.js";
-import { directSession } from "../fixtures/turns.js";
 
 /** serve waits twelve intervals before it ends a process of an unloaded session. */
 const FAST = { ...FAST_HEALTH, COPILOTFLEET_HEALTH_INTERVAL: "200ms", COPILOTFLEET_HEALTH_FAILURES: "10" };

@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
-import { CuttingProxy } from "../fixtures/cutting-proxy.js";
 import { eventually } from "../fixtures/eventually.js";
-import { faultFleet } from "../fixtures/fault-fleet.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
-import { serve } from "../fixtures/serve.js";
+import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { serve } from "../fixtures/fleets/serve.js";
+import { heldModel } from "../fixtures/fleets/turns.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
-import { heldModel } from "../fixtures/turns.js";
+import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
 /** The time for a few operations in a row that each wait for Redis until their deadline, in milliseconds. */
 const BOUND_MS = 60_000;

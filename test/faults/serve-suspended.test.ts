@@ -1,9 +1,9 @@
 import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fault-fleet.js";
+import { expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { statusOf } from "../fixtures/processes.js";
-import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
 
 /** Longer than all deadlines of the settings below. */
 const AWAY_MS = 4_500;
@@ -15,7 +15,7 @@ const STRICT = {
   COPILOTFLEET_HEALTH_FAILURES: "1",
 };
 
-const BLOCKER = fileURLToPath(new URL("../fixtures/blocked-loop.cjs", import.meta.url));
+const BLOCKER = fileURLToPath(new URL("../fixtures/programs/blocked-loop.cjs", import.meta.url));
 
 async function servers(fleet: FaultFleet): Promise<number[]> {
   const pids: number[] = [];

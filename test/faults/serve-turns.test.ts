@@ -3,10 +3,10 @@ import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
 import type { Fleet } from "../../src/fleet/fleet.js";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
+import { openLibrary } from "../fixtures/fleets/turns.js";
 import { killed } from "../fixtures/processes.js";
-import { FAST_HEALTH, type Serving, serve } from "../fixtures/serve.js";
-import { openLibrary } from "../fixtures/turns.js";
 
 const USERS = ["alice", "bob", "carol", "dave"];
 

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
 import { eventually } from "../fixtures/eventually.js";
-import { errorOf, expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { errorOf, expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
 import { killed, statusOf } from "../fixtures/processes.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 

@@ -1,8 +1,8 @@
 import { expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, faultFleet } from "../fixtures/fault-fleet.js";
+import { expectConsistent, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { directSession, directTurn, echoModel, heldModel, heldTurn } from "../fixtures/fleets/turns.js";
 import { isRunning } from "../fixtures/processes.js";
-import { directSession, directTurn, echoModel, heldModel, heldTurn } from "../fixtures/turns.js";
 
 it("stop waits for a turn that a client began without the fleet", async () => {
   const fleet = await faultFleet();

@@ -6,9 +6,9 @@ import { logPath } from "../../src/runtime/files/server-folder.js";
 import { exitOfZombie, identify } from "../../src/runtime/process/process-table.js";
 import { describeEnd } from "../../src/runtime/process/server-end.js";
 import { eventually } from "../fixtures/eventually.js";
-import { faultFleet } from "../fixtures/fault-fleet.js";
-import { FAST_HEALTH, serve } from "../fixtures/serve.js";
-import { openLibrary } from "../fixtures/turns.js";
+import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";
+import { openLibrary } from "../fixtures/fleets/turns.js";
 
 /** The home of a server that has no folder. */
 const NO_HOME = "/nonexistent/copilotfleet/home";

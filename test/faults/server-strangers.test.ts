@@ -9,9 +9,16 @@ import type { ServerView } from "../../src/pool/server.js";
 import { findRuntime } from "../../src/runtime/launch/find.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
 import { eventually } from "../fixtures/eventually.js";
-import { errorOf, expectConsistent, type FaultFleet, fake, faultFleet, openFolder } from "../fixtures/fault-fleet.js";
-import { MessageReader } from "../fixtures/message-reader.js";
+import {
+  errorOf,
+  expectConsistent,
+  type FaultFleet,
+  fake,
+  faultFleet,
+  openFolder,
+} from "../fixtures/fleets/fault-fleet.js";
 import { killed } from "../fixtures/processes.js";
+import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
 interface Stranger {
   port: number;

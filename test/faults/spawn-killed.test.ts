@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
-import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
-import { seededRandom } from "../fixtures/store-random.js";
+import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
+import { seededRandom } from "../fixtures/random.js";
 
 /** The start of Node alone takes about 60 ms. The whole command usually ends before the longest of these times. */
 const LATEST_MS = 300;

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
-import { errorOf, expectConsistent, faultFleet } from "../fixtures/fault-fleet.js";
+import { errorOf, expectConsistent, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 
 const APART = { ownProcess: true };
 const MANY = Array.from({ length: 16 }, (_, index) => index + 1);

@@ -4,8 +4,15 @@ import { dirname, join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { serverIdOf } from "../../src/model/ids.js";
 import { logPath, serverFolder } from "../../src/runtime/files/server-folder.js";
-import type { Ran } from "../fixtures/command.js";
-import { errorOf, expectConsistent, type FaultFleet, faultFleet, openFolder, rounds } from "../fixtures/fault-fleet.js";
+import type { Ran } from "../fixtures/commands/command.js";
+import {
+  errorOf,
+  expectConsistent,
+  type FaultFleet,
+  faultFleet,
+  openFolder,
+  rounds,
+} from "../fixtures/fleets/fault-fleet.js";
 import { killed } from "../fixtures/processes.js";
 
 /** The reason why no file system can be mounted here, or undefined if one can. */

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
-import { errorOf, fake, faultFleet } from "../fixtures/fault-fleet.js";
+import { errorOf, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { isRunning, killed, processesWith } from "../fixtures/processes.js";
 
 it("spawn shows the last output of a runtime that ends at once, and leaves no process", async () => {

@@ -1,10 +1,10 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it } from "vitest";
-import type { Running } from "../fixtures/command.js";
+import type { Running } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
-import { errorOf, expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fault-fleet.js";
+import { errorOf, expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
 import { statusOf } from "../fixtures/processes.js";
-import { seededRandom } from "../fixtures/store-random.js";
+import { seededRandom } from "../fixtures/random.js";
 
 /**
  * Suspends a spawn as soon as `when` holds, between the commit of its intent and the moment when its server is ready.

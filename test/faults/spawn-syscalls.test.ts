@@ -4,11 +4,11 @@ import { basename, dirname, join } from "node:path";
 import { expect, it } from "vitest";
 import { serverIdOf } from "../../src/model/ids.js";
 import { serverFolder } from "../../src/runtime/files/server-folder.js";
-import { COMMAND, type Running } from "../fixtures/command.js";
+import { COMMAND, type Running } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fault-fleet.js";
+import { expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { childrenOf, isRunning } from "../fixtures/processes.js";
-import { straceProblem } from "../fixtures/store-strace.js";
+import { straceProblem } from "../fixtures/store/store-strace.js";
 
 const problem = straceProblem();
 

@@ -2,7 +2,7 @@ import { chmodSync, copyFileSync, mkdirSync, readlinkSync, symlinkSync, writeFil
 import { dirname, join } from "node:path";
 import { expect, it } from "vitest";
 import { findRuntime } from "../../src/runtime/launch/find.js";
-import { errorOf, expectConsistent, faultFleet, openFolder } from "../fixtures/fault-fleet.js";
+import { errorOf, expectConsistent, faultFleet, openFolder } from "../fixtures/fleets/fault-fleet.js";
 
 const PLATFORM = `@github/copilot-${process.platform}-${process.arch}`;
 const TRAP = "#!/usr/bin/env node\nthrow new Error('the wrapper was started');\n";

@@ -2,9 +2,9 @@ import { spawnSync } from "node:child_process";
 import { mkdir } from "node:fs/promises";
 import { expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { bundleFixture } from "../fixtures/store-bundle.js";
-import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { bundleFixture } from "../fixtures/bundle.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 /** Runs a command in its own mount namespace. Its mounts disappear when it ends, and it needs no root. */
 function inNamespace(script: string, ...argv: string[]) {

@@ -5,10 +5,10 @@ import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
+import { bundleFixture } from "../fixtures/bundle.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
-import { bundleFixture } from "../fixtures/store-bundle.js";
-import { serverRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { serverRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const TRIALS = process.env.SOAK === undefined ? 7 : 50;
 

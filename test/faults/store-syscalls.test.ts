@@ -6,10 +6,10 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
-import { bundleFixture } from "../fixtures/store-bundle.js";
-import { parseCounts, stringifyCounts } from "../fixtures/store-counts.js";
-import { serverRecord } from "../fixtures/store-records.js";
-import { attach, countCalls, straceProblem } from "../fixtures/store-strace.js";
+import { bundleFixture } from "../fixtures/bundle.js";
+import { parseCounts, stringifyCounts } from "../fixtures/store/store-counts.js";
+import { serverRecord } from "../fixtures/store/store-records.js";
+import { attach, countCalls, straceProblem } from "../fixtures/store/store-strace.js";
 
 /** Every system call of a commit that changes something, or that opens a file that is then changed. */
 const CALLS = ["mkdir", "openat", "pwrite64", "fsync", "link", "rename", "unlink", "fchmod", "rmdir"];

@@ -3,11 +3,11 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { bundleFixture } from "../fixtures/store-bundle.js";
-import { seededRandom } from "../fixtures/store-random.js";
-import { sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
-import { expectExactlyOnce, total, Worker } from "../fixtures/store-workers.js";
+import { bundleFixture } from "../fixtures/bundle.js";
+import { seededRandom } from "../fixtures/random.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
+import { expectExactlyOnce, total, Worker } from "../fixtures/store/store-workers.js";
 
 const SOAK = process.env.SOAK !== undefined;
 const WORKERS = SOAK ? 16 : 8;

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { usedSessions } from "../../src/pool/use-markers.js";
 import { eventually } from "../fixtures/eventually.js";
-import { fake } from "../fixtures/fault-fleet.js";
+import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { killed } from "../fixtures/processes.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";

@@ -302,7 +302,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       const plugin = resolve(workspacePath ?? "", "../../plugin");
       await mkdir(plugin);
       await writeFile(join(plugin, "plugin.json"), JSON.stringify({ name: "echo-plugin", version: "1.0.0" }));
-      const program = join(import.meta.dirname, "../fixtures/mcp-server.mjs");
+      const program = join(import.meta.dirname, "../fixtures/sessions/mcp-server.mjs");
       const mcpServers = { echoing: { command: process.execPath, args: [program] } };
       await writeFile(join(plugin, ".mcp.json"), JSON.stringify({ mcpServers }));
       const session = await create({ pluginDirectories: [plugin] });

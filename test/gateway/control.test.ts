@@ -17,11 +17,11 @@ import { RemoteHost } from "../../src/peers/remote-host.js";
 import { ensureNote } from "../../src/runtime/files/host-note.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
-import { altered } from "../fixtures/altered-store.js";
 import { eventually } from "../fixtures/eventually.js";
-import { portVariables, testPorts } from "../fixtures/ports.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { portVariables, testPorts } from "../fixtures/fleets/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
+import { altered } from "../fixtures/store/altered-store.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { RawClient } from "./raw-client.js";
 
 const problem = redisProblem();

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { knownMethods } from "../../src/gateway/policy/methods.js";
 import { encodeBody } from "../../src/runtime/wire/frames.js";
 import { eventually } from "../fixtures/eventually.js";
-import { rounds } from "../fixtures/fault-fleet.js";
+import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";

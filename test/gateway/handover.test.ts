@@ -1,8 +1,8 @@
 import { spawn } from "node:child_process";
 import { createServer, type Server } from "node:net";
 import { expect, it, onTestFinished } from "vitest";
+import { bundleFixture } from "../fixtures/bundle.js";
 import { eventually } from "../fixtures/eventually.js";
-import { bundleFixture } from "../fixtures/store-bundle.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 

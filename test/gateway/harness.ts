@@ -8,10 +8,10 @@ import type { FrontDoor } from "../../src/gateway/door.js";
 import type { DoorEvent, RequestReport } from "../../src/gateway/state/door/report.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
-import { type PortRange, testPorts } from "../fixtures/ports.js";
+import { type PortRange, testPorts } from "../fixtures/fleets/ports.js";
+import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { processesWith } from "../fixtures/processes.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
-import { type ScriptedModel, startScriptedModel } from "../fixtures/scripted-model.js";
 
 /** A stand-in for the model's key. It must never reach a client. */
 export const MODEL_KEY = "canary-model-key-8f2a";

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { expect, it } from "vitest";
-import { type FaultFleet, faultFleet } from "../fixtures/fault-fleet.js";
-import { type Serving, serve } from "../fixtures/serve.js";
+import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { type Serving, serve } from "../fixtures/fleets/serve.js";
 import { RawClient } from "./raw-client.js";
 
 const MB = 1024 * 1024;

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe } from "vitest";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { describeClient, OPEN_TO_CLIENTS } from "./client-suite.js";
 import { HostDoors } from "./hosts-harness.js";
 

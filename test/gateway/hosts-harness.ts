@@ -1,10 +1,10 @@
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { issueToken } from "../../src/identity/tokens.js";
 import type { SessionRecord } from "../../src/model/session.js";
-import { TestHosts } from "../fixtures/hosts.js";
-import type { RedisServer } from "../fixtures/redis-server.js";
-import { type ScriptedModel, startScriptedModel } from "../fixtures/scripted-model.js";
-import type { LogEntry } from "../fixtures/serve.js";
+import type { LogEntry } from "../fixtures/fleets/serve.js";
+import { TestHosts } from "../fixtures/hosts/hosts.js";
+import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
+import type { RedisServer } from "../fixtures/store/redis-server.js";
 import { MODEL_KEY } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 

@@ -2,8 +2,8 @@ import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { rendezvousChoice } from "../../src/pool/placement.js";
 import { eventually } from "../fixtures/eventually.js";
-import { fake } from "../fixtures/fault-fleet.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { fake } from "../fixtures/fleets/fault-fleet.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { HostDoors } from "./hosts-harness.js";
 import { RawClient, type RawMessage } from "./raw-client.js";
 

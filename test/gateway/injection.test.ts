@@ -2,7 +2,7 @@ import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { knownMethods } from "../../src/gateway/policy/methods.js";
 import { sessionParams } from "../../src/gateway/policy/settings.js";
-import { sessionRecord } from "../fixtures/store-records.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
 import { DoorFleet, MODEL_KEY } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 

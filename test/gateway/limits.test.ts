@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { Shares } from "../../src/gateway/state/door/shares.js";
-import { TestFleet } from "../fixtures/cli.js";
+import { TestFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";

@@ -3,7 +3,7 @@ import { LostHosts, LostServers } from "../../src/gateway/state/door/lost.js";
 import type { HostRecord } from "../../src/model/host.js";
 import type { ServerRecord } from "../../src/model/server.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
-import { serverRecord } from "../fixtures/store-records.js";
+import { serverRecord } from "../fixtures/store/store-records.js";
 
 const HOST: HostRecord = {
   name: "h2",

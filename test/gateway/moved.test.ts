@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { unloadAtOnce } from "../../src/pool/stop/unload.js";
 import { setUseMarker } from "../../src/pool/use-markers.js";
 import { eventually } from "../fixtures/eventually.js";
-import { historyFiles, readHistory } from "../fixtures/session-history.js";
+import { historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 

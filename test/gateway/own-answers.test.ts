@@ -1,12 +1,23 @@
+import { randomUUID } from "node:crypto";
 import { approveAll, type CopilotClient, type CopilotSession, type SessionConfig } from "@github/copilot-sdk";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { idlesOf, messagesOf } from "../fixtures/conversations.js";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { killed } from "../fixtures/processes.js";
+import { idlesOf, messagesOf } from "../fixtures/sessions/conversations.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
 const WAIT_MS = 60_000;
+
+/** An id for a session. It is new at each try of a test, and the next try finds no turn of this one. */
+function fresh(at: DoorFleet, name: string): string {
+  const id = `${name}-${randomUUID()}`;
+  onTestFinished(async () => {
+    at.model.letGo(id);
+    await eventually("the end of the test's turns", () => at.door.turns === 0);
+  });
+  return id;
+}
 
 describe.each([
   { isolation: "per-user", members: [] },
@@ -46,7 +57,7 @@ describe.each([
   it.each([{ streaming: true }, { streaming: false }])(
     "gives two clients of a session each their own answer, and all messages (streaming $streaming)",
     async ({ streaming }) => {
-      const id = `own-${streaming}`;
+      const id = fresh(at, `own-${streaming}`);
       const [first, second] = await opened(id, { streaming });
       const messages = [messagesOf(first), messagesOf(second)];
       const { answer: one, reply } = await hold(first, id);
@@ -63,7 +74,7 @@ describe.each([
   );
 
   it("gives two clients of a session each their own answer beside a turn of the library", async () => {
-    const id = "library";
+    const id = fresh(at, "library");
     const [first, second] = await opened(id);
     const { answer: one, reply } = await hold(first, id);
     const two = at.fleet.exchange(id, "two", { user: other });
@@ -76,7 +87,7 @@ describe.each([
   });
 
   it("sends a client that only listens exactly one session.idle for each turn", async () => {
-    const id = "listens";
+    const id = fresh(at, "listens");
     const [first, second] = await opened(id);
     await say(second, "zero");
     const idles = idlesOf(second);
@@ -86,7 +97,7 @@ describe.each([
   });
 
   it("answers a waiting prompt when the server dies during another client's turn", async () => {
-    const id = "killed";
+    const id = fresh(at, "killed");
     const [first, second] = await opened(id);
     await say(first, "zero");
     const { answer: one } = await hold(first, id);
@@ -132,72 +143,76 @@ describe("the front door, with a client whose prompt waits,", () => {
     received.flatMap((message) => (isIdle(message) ? ["idle"] : message.id === answerTo ? ["answer"] : []));
 
   it("sends a client the end of another client's turn before it refuses the waiting prompt", async () => {
-    const [ann, ben] = await pair("refused");
+    const id = fresh(at, "refused");
+    const [ann, ben] = await pair(id);
     read(ben);
-    await ann.request("session.send", { sessionId: "refused", prompt: "!hold refused a" });
-    await eventually("the first turn", () => ann.events("refused").includes("user.message"));
+    await ann.request("session.send", { sessionId: id, prompt: `!hold ${id} a` });
+    await eventually("the first turn", () => ann.events(id).includes("user.message"));
     // Because of this lease, the prompt still waits when the turn is over.
-    const lease = await at.fleet.lockSession("refused", { user: "ann" });
-    ben.send({ id: 1, method: "session.send", params: { sessionId: "refused", prompt: "b" } });
+    const lease = await at.fleet.lockSession(id, { user: "ann" });
+    ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "b" } });
     await eventually("the second prompt", () => at.door.turns === 2);
-    at.model.letGo("refused");
-    await eventually("the end of the first turn", () => ann.events("refused").includes("session.idle"));
+    at.model.letGo(id);
+    await eventually("the end of the first turn", () => ann.events(id).includes("session.idle"));
     // The server has sent that end to both clients. Its answer on the connection for ben comes behind it.
     await ben.request("ping");
     expect(order(ben, 1)).toEqual([]);
-    expect(await ben.request("session.abort", { sessionId: "refused" })).toMatchObject({ result: { success: true } });
+    expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });
     expect(order(ben, 1)).toEqual(["idle", "answer"]);
     await lease.release();
     // The next prompt may cross the messages that were sent before the refusal.
-    ben.send({ id: 2, method: "session.send", params: { sessionId: "refused", prompt: "c" } });
+    ben.send({ id: 2, method: "session.send", params: { sessionId: id, prompt: "c" } });
     await ben.answerTo(2);
     expect(order(ben, 2)).toEqual(["idle", "idle", "answer"]);
   });
 
   it("answers a prompt that crossed the end of another client's turn only when the prompt's own turn is over", async () => {
-    const [ann, ben] = await pair("crossed");
-    await ann.turn("crossed", "one");
+    const id = fresh(at, "crossed");
+    const [ann, ben] = await pair(id);
+    await ann.turn(id, "one");
     // The client answers, so the front door knows that it can.
     await eventually("the first question", () => questions(ben).length > 0);
     read(ben);
     await ben.request("ping");
-    await ann.turn("crossed", "two");
-    await eventually("its end at the other client", () => ben.events("crossed").filter(isEnd).length === 2);
-    ben.send({ id: 1, method: "session.send", params: { sessionId: "crossed", prompt: "three" } });
+    await ann.turn(id, "two");
+    await eventually("its end at the other client", () => ben.events(id).filter(isEnd).length === 2);
+    ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "three" } });
     await ben.answerTo(1);
     expect(order(ben, 1)).toEqual(["idle", "idle", "idle", "answer"]);
     // When the client has read that, its next prompt crosses nothing.
     read(ben);
-    await ben.request("session.send", { sessionId: "crossed", prompt: "!hold crossed four" });
-    at.model.letGo("crossed");
+    await ben.request("session.send", { sessionId: id, prompt: `!hold ${id} four` });
+    at.model.letGo(id);
     await eventually("the end of the last turn", () => at.door.turns === 0);
   });
 
   it("answers a connection's first prompt only after the prompt's own turn if the prompt crossed the end of another turn", async () => {
-    const [ann] = await pair("first");
-    await ann.request("session.send", { sessionId: "first", prompt: "!hold first one" });
-    await eventually("the turn", () => ann.events("first").includes("user.message"));
-    const ben = await joined("first");
+    const id = fresh(at, "first");
+    const [ann] = await pair(id);
+    await ann.request("session.send", { sessionId: id, prompt: `!hold ${id} one` });
+    await eventually("the turn", () => ann.events(id).includes("user.message"));
+    const ben = await joined(id);
     read(ben);
     await ben.request("ping");
-    at.model.letGo("first");
-    await eventually("its end at the other client", () => ben.events("first").includes("session.idle"));
-    ben.send({ id: 1, method: "session.send", params: { sessionId: "first", prompt: "two" } });
+    at.model.letGo(id);
+    await eventually("its end at the other client", () => ben.events(id).includes("session.idle"));
+    ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "two" } });
     await ben.answerTo(1);
     expect(order(ben, 1)).toEqual(["idle", "idle", "answer"]);
   });
 
   it("refuses a prompt that is aborted before its answer, if it had crossed the end of another client's turn", async () => {
-    const [ann, ben] = await pair("aborted");
-    await ann.turn("aborted", "one");
+    const id = fresh(at, "aborted");
+    const [ann, ben] = await pair(id);
+    await ann.turn(id, "one");
     await eventually("the first question", () => questions(ben).length > 0);
     read(ben);
     await ben.request("ping");
-    await ann.turn("aborted", "two");
-    await eventually("its end at the other client", () => ben.events("aborted").filter(isEnd).length === 2);
-    ben.send({ id: 1, method: "session.send", params: { sessionId: "aborted", prompt: "!hold aborted three" } });
-    await eventually("its turn", () => ben.events("aborted").filter((type) => type === "user.message").length === 3);
-    await ben.request("session.abort", { sessionId: "aborted" });
+    await ann.turn(id, "two");
+    await eventually("its end at the other client", () => ben.events(id).filter(isEnd).length === 2);
+    ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: `!hold ${id} three` } });
+    await eventually("its turn", () => ben.events(id).filter((type) => type === "user.message").length === 3);
+    await ben.request("session.abort", { sessionId: id });
     // The client's SDK would take the last message for the answer, but that message answers another prompt.
     expect(await ben.answerTo(1)).toMatchObject({ error: { data: { code: "FLEET_TURN_FAILED" } } });
   });

@@ -12,7 +12,7 @@ import type { HostRecord } from "../../src/model/host.js";
 import { SUPPORTED_VERSIONS } from "../../src/runtime/launch/protocol.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
 import type { Store } from "../../src/store/ports.js";
-import { MessageReader } from "../fixtures/message-reader.js";
+import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
 const three = clientProtocol(3);
 /** A version in which another method asks for the foreground session. */

@@ -4,7 +4,7 @@ import { promisify } from "node:util";
 import { expect, it } from "vitest";
 import { DoorFleet } from "./harness.js";
 
-const SCRIPT = fileURLToPath(new URL("../fixtures/client.py", import.meta.url));
+const SCRIPT = fileURLToPath(new URL("../fixtures/sessions/client.py", import.meta.url));
 
 const hasPython = spawnSync("python3", ["--version"], { stdio: "ignore" }).status === 0;
 if (!hasPython) console.warn("the client in Python is skipped: there is no python3");

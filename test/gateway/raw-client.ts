@@ -1,7 +1,7 @@
 import { connect, type Socket } from "node:net";
 import { onTestFinished } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
-import { MessageReader } from "../fixtures/message-reader.js";
+import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
 export interface RawMessage {
   id?: string | number | null;

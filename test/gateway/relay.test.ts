@@ -6,7 +6,7 @@ import { RequestLines } from "../../src/gateway/state/lines.js";
 import type { ForwardOptions } from "../../src/gateway/state/open-requests.js";
 import type { ClientRequest } from "../../src/gateway/wire/client-message.js";
 import type { HostRecord } from "../../src/model/host.js";
-import { sessionRecord } from "../fixtures/store-records.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
 
 /** Relays a prompt to a session on another host. The test plays that host's front door. */
 async function relayed(attachment: Attachment) {

@@ -1,7 +1,7 @@
 import { approveAll, type CopilotSession, type SessionEvent } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
-import { rounds } from "../fixtures/fault-fleet.js";
+import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { killed } from "../fixtures/processes.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { issueToken, isTokenGood, listTokens, revokeTokens, verifyToken } from "../../src/identity/tokens.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
-import { testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/commands/cli.js";
 
 let folder: string;
 let store: Store;

@@ -7,7 +7,7 @@ import { NEVER, pause } from "../../src/runtime/deadline.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { type RpcClient, RpcError } from "../../src/runtime/wire/rpc-client.js";
 import { sessionNotFound } from "../../src/sessions/problems.js";
-import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 
 const DEAD = { ...ownIdentity(), startTicks: "1" };
 

@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { usedSessions } from "../../src/pool/use-markers.js";
 import { eventually } from "../fixtures/eventually.js";
-import { fake } from "../fixtures/fault-fleet.js";
+import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { killed } from "../fixtures/processes.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 

@@ -10,8 +10,8 @@ import { answerCall, CALL_NAMES, type Calls, readAnswer } from "../../src/peers/
 import { RemoteHost } from "../../src/peers/remote-host.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
 import { openStore } from "../../src/store/open.js";
-import { MessageReader } from "../fixtures/message-reader.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
+import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
 /** The parameters that version 0.1.0 sends for each call. */
 const SENT: Record<keyof Calls, object> = {

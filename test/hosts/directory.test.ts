@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { HostDirectory } from "../../src/hosts/directory.js";
 import type { SessionRecord } from "../../src/model/session.js";
 import { openStore } from "../../src/store/open.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the directory of hosts is not tested by itself: ${problem}`);

@@ -6,9 +6,9 @@ import type { RebalancePlan } from "../../src/hosts/rebalance.js";
 import { serverIdOf } from "../../src/model/ids.js";
 import { rendezvousChoice } from "../../src/pool/placement.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
-import { makeOld } from "../fixtures/gc-sessions.js";
-import { TestHosts } from "../fixtures/hosts.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { TestHosts } from "../fixtures/hosts/hosts.js";
+import { makeOld } from "../fixtures/sessions/gc-sessions.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 const problem = redisProblem();

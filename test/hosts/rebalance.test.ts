@@ -3,7 +3,7 @@ import { planRebalance } from "../../src/hosts/rebalance.js";
 import type { HostRecord } from "../../src/model/host.js";
 import type { UserPlacement } from "../../src/model/placement.js";
 import { rendezvousChoice } from "../../src/pool/placement.js";
-import { sessionRecord } from "../fixtures/store-records.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const USERS = Array.from({ length: 10_000 }, (_, index) => `user-${index}`);
 

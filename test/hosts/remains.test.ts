@@ -11,9 +11,9 @@ import type { GcResult } from "../../src/sessions/gc/collect.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { eventually } from "../fixtures/eventually.js";
-import { TestHosts } from "../fixtures/hosts.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { TestHosts } from "../fixtures/hosts/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 import { RawClient } from "../gateway/raw-client.js";
 
 const HOUR_MS = 3_600_000;

@@ -2,8 +2,8 @@ import { existsSync, mkdirSync, readFileSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
-import { type TestHost, TestHosts } from "../fixtures/hosts.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { type TestHost, TestHosts } from "../fixtures/hosts/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`settings that a host does not have are not tested: ${problem}`);

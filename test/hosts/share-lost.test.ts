@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs"
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { eventually } from "../fixtures/eventually.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { HostDoors } from "../gateway/hosts-harness.js";
 
 const problem = redisProblem();

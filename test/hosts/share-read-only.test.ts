@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { HostDoors } from "../gateway/hosts-harness.js";
 
 const problem = redisProblem();

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { RouteView } from "../../src/fleet/options.js";
 import type { EvictionResult } from "../../src/sessions/memory/eviction.js";
-import { TestHosts } from "../fixtures/hosts.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { TestHosts } from "../fixtures/hosts/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`a host that does not answer is not tested: ${problem}`);

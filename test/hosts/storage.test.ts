@@ -5,8 +5,8 @@ import { dirname, join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { fileSystemOf, isLocal, problemsOf } from "../../src/runtime/files/file-system.js";
-import { TestHosts } from "../fixtures/hosts.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { TestHosts } from "../fixtures/hosts/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`shared storage is not tested with hosts: ${problem}`);

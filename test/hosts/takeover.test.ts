@@ -2,8 +2,8 @@ import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { serverIdOf } from "../../src/model/ids.js";
-import { TestHosts } from "../fixtures/hosts.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { TestHosts } from "../fixtures/hosts/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`taking over from other hosts is not tested: ${problem}`);

@@ -5,7 +5,7 @@ import type { ServerRecord } from "../../src/model/server.js";
 import { claimStart, claimStop, giveUpStop, ownClaim, settle } from "../../src/pool/claims/transitions.js";
 import { isBroken } from "../../src/pool/server.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
-import { serverRecord } from "../fixtures/store-records.js";
+import { serverRecord } from "../fixtures/store/store-records.js";
 
 /** This process stands for a live one. The same identity with another start time stands for a dead one. */
 const alive = ownIdentity();

@@ -1,6 +1,6 @@
 import { expect, it, onTestFinished } from "vitest";
 import { Clients } from "../../src/pool/clients.js";
-import { faultFleet } from "../fixtures/fault-fleet.js";
+import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
 
 it("Clients connects to the new process of a replaced server while the connection to the old one is open", async () => {
   const fleet = await faultFleet();

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { Registry } from "../../src/model/registry.js";
 import { choosePort, isBindable } from "../../src/pool/start/ports.js";
-import { serverRecord } from "../fixtures/store-records.js";
+import { serverRecord } from "../fixtures/store/store-records.js";
 
 function registryOf(ports: readonly (number | null)[]): Registry {
   const servers = ports.map((port, index) => [`s${index}`, { ...serverRecord(`s${index}`), port }] as const);

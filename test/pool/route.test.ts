@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { testFleet } from "../fixtures/cli.js";
-import { serverRecord } from "../fixtures/store-records.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { serverRecord } from "../fixtures/store/store-records.js";
 
 const fleet = testFleet({ COPILOTFLEET_ISOLATION: "shared", COPILOTFLEET_POOL_SERVERS: "3" });
 const route = async (...args: string[]) => await fleet.json<Record<string, unknown>>(["route", ...args]);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { testFleet } from "../fixtures/cli.js";
+import { testFleet } from "../fixtures/commands/cli.js";
 
 const fleet = testFleet({}, { portCount: 3 });
 

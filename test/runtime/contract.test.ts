@@ -10,9 +10,9 @@ import { RawConnection } from "../../src/runtime/client/raw-connection.js";
 import { findRuntime } from "../../src/runtime/launch/find.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
 import { RpcError } from "../../src/runtime/wire/rpc-client.js";
-import { MessageReader } from "../fixtures/message-reader.js";
-import { testPorts } from "../fixtures/ports.js";
+import { testPorts } from "../fixtures/fleets/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
+import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
 /**
  * Tests what the fleet relies on although no documentation promises it: flags that `--help` does not show, and methods that

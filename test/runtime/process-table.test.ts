@@ -1,6 +1,6 @@
 import { spawnSync } from "node:child_process";
 import { expect, it } from "vitest";
-import { bundleFixture } from "../fixtures/store-bundle.js";
+import { bundleFixture } from "../fixtures/bundle.js";
 
 const looker = bundleFixture("process-looker");
 

@@ -4,7 +4,7 @@ import { openUpstream } from "../../src/gateway/routing/upstream.js";
 import { RawConnection } from "../../src/runtime/client/raw-connection.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
 import { eventually } from "../fixtures/eventually.js";
-import { MessageReader } from "../fixtures/message-reader.js";
+import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
 /** A server that answers only `connect`. The real runtime answers too soon for these tests. */
 async function silentServer() {

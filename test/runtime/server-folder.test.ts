@@ -7,7 +7,7 @@ import {
   readConnectionToken,
   writeConnectionToken,
 } from "../../src/runtime/files/server-folder.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 /** Creates a server's folder. `temporary` is the path to which a new connection token is first written. */
 async function serverFolder(): Promise<{ home: string; temporary: string }> {

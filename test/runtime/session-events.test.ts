@@ -35,7 +35,7 @@ import {
   stepStart,
   tool,
   toolStep,
-} from "../fixtures/history.js";
+} from "../fixtures/sessions/history.js";
 
 const MEGABYTE = 1024 * 1024;
 const ENOUGH = 64 * MEGABYTE;

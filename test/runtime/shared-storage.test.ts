@@ -13,7 +13,7 @@ import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
 import { type Fetch, fetchSession, forgetTaken, unblock } from "../../src/runtime/files/fetch-session.js";
 import { linkToPlace, makeHostFolder, placePath, type StatePlace } from "../../src/runtime/files/shared-storage.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 let shared: string;
 let a: StatePlace;

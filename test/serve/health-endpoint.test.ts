@@ -11,7 +11,7 @@ import { listenOn, showAddress } from "../../src/runtime/launch/listen.js";
 import { HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/report/health-endpoint.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import { eventually } from "../fixtures/eventually.js";
-import { testPorts } from "../fixtures/ports.js";
+import { testPorts } from "../fixtures/fleets/ports.js";
 
 const LOOPBACK = { host: "127.0.0.1", port: 0 };
 const NEVER = new AbortController().signal;

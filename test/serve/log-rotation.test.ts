@@ -22,8 +22,8 @@ import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { rotateLog } from "../../src/serve/logs/log-rotation.js";
-import { bundleFixture } from "../fixtures/store-bundle.js";
-import { attach, straceProblem } from "../fixtures/store-strace.js";
+import { bundleFixture } from "../fixtures/bundle.js";
+import { attach, straceProblem } from "../fixtures/store/store-strace.js";
 
 let folder: string;
 let log: string;
@@ -150,7 +150,7 @@ describe("rotateLog", () => {
 
   it("rotateLog loses almost nothing of what a server writes during the rotation, and keeps the order", async () => {
     const out = openSync(log, "a");
-    const program = fileURLToPath(new URL("../fixtures/log-writer.mjs", import.meta.url));
+    const program = fileURLToPath(new URL("../fixtures/programs/log-writer.mjs", import.meta.url));
     const writer = spawn(process.execPath, [program, "120"], { stdio: ["pipe", out, "pipe"] });
     closeSync(out);
     onTestFinished(() => void writer.kill("SIGKILL"));

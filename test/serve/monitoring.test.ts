@@ -8,7 +8,7 @@ import { showAddress } from "../../src/runtime/launch/listen.js";
 import { HealthEndpoint } from "../../src/serve/report/health-endpoint.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import { eventually } from "../fixtures/eventually.js";
-import { type Prometheus, prometheus } from "../fixtures/prometheus.js";
+import { type Prometheus, prometheus } from "../fixtures/fleets/prometheus.js";
 
 const run = promisify(execFile);
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));

@@ -15,7 +15,7 @@ import type { PoolContext } from "../../src/pool/start/start.js";
 import { identify, ownIdentity } from "../../src/runtime/process/process-table.js";
 import type { Store } from "../../src/store/ports.js";
 import { sleeper } from "../fixtures/processes.js";
-import { serverRecord } from "../fixtures/store-records.js";
+import { serverRecord } from "../fixtures/store/store-records.js";
 
 /**
  * Runs random histories of a few servers. Commands begin something and then finish it, give it up or die. Server processes

@@ -26,6 +26,9 @@ import { historyPath, isLoadedBy, listSessionFolders } from "../../src/runtime/h
 import { findRuntime } from "../../src/runtime/launch/find.js";
 import { type LoadedSession, type Look, type TurnEnd, TurnWatch } from "../../src/serve/report/turn-watch.js";
 import { eventually } from "../fixtures/eventually.js";
+import { testPorts } from "../fixtures/fleets/ports.js";
+import { startToolModel, type ToolModel } from "../fixtures/models/tool-model.js";
+import { isRunning, killed } from "../fixtures/processes.js";
 import {
   answer,
   at,
@@ -37,10 +40,7 @@ import {
   stepEnd,
   stepStart,
   toolStep,
-} from "../fixtures/history.js";
-import { testPorts } from "../fixtures/ports.js";
-import { isRunning, killed } from "../fixtures/processes.js";
-import { startToolModel, type ToolModel } from "../fixtures/tool-model.js";
+} from "../fixtures/sessions/history.js";
 
 const { from: PORT } = testPorts(1);
 

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
-import { faultFleet } from "../fixtures/fault-fleet.js";
-import { serve } from "../fixtures/serve.js";
+import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { serve } from "../fixtures/fleets/serve.js";
 
 it("serve names all ignored variables in one warning before it serves", async () => {
   const fleet = await faultFleet();

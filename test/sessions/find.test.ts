@@ -4,9 +4,9 @@ import { expect, it } from "vitest";
 import { markedRecord } from "../../src/sessions/find.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { SessionStore } from "../../src/store/ports.js";
-import { altered } from "../fixtures/altered-store.js";
-import { sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { altered } from "../fixtures/store/altered-store.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const NEVER = new AbortController().signal;
 

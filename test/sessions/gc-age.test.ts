@@ -3,9 +3,9 @@ import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { identify, ownIdentity } from "../../src/runtime/process/process-table.js";
 import { isAbandoned, isInUse, lastUseOf, measureFolder, ONE_HOST, ttlOf } from "../../src/sessions/gc/age.js";
-import { makeOld } from "../fixtures/gc-sessions.js";
-import { sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { makeOld } from "../fixtures/sessions/gc-sessions.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const HOUR_MS = 3_600_000;
 const NOW = Date.now();

@@ -5,8 +5,8 @@ import type { SessionRecord } from "../../src/model/session.js";
 import { restoredRecord } from "../../src/sessions/find.js";
 import { Run } from "../../src/sessions/gc/run.js";
 import type { SessionStore } from "../../src/store/ports.js";
-import { altered, meddling } from "../fixtures/altered-store.js";
-import { type GcState, gcState, HOUR_MS } from "../fixtures/gc-state.js";
+import { type GcState, gcState, HOUR_MS } from "../fixtures/sessions/gc-state.js";
+import { altered, meddling } from "../fixtures/store/altered-store.js";
 
 const idsOf = (sessions: readonly { id: string }[]) => sessions.map(({ id }) => id).toSorted();
 const gcFolder = (state: GcState) => join(state.home("s1"), "..", ".copilotfleet-gc");

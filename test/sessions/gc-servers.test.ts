@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { rotateLog } from "../../src/serve/logs/log-rotation.js";
-import { makeOld } from "../fixtures/gc-sessions.js";
-import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/gc-state.js";
+import { makeOld } from "../fixtures/sessions/gc-sessions.js";
+import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/sessions/gc-state.js";
 
 const THEN = new Date(Date.now() - OLD_MS).toISOString();
 const old = { createdAt: THEN, startedAt: null };

@@ -13,9 +13,9 @@ import { describe, expect, it } from "vitest";
 import { setUseMarker } from "../../src/pool/use-markers.js";
 import { listSessionFolders } from "../../src/runtime/history/session-state.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
-import { meddling } from "../fixtures/altered-store.js";
-import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/gc-state.js";
-import { serverRecord } from "../fixtures/store-records.js";
+import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/sessions/gc-state.js";
+import { meddling } from "../fixtures/store/altered-store.js";
+import { serverRecord } from "../fixtures/store/store-records.js";
 
 const NO_WAIT = { waitMs: 0, signal: undefined };
 

@@ -24,10 +24,10 @@ import {
   sessionBytes,
 } from "../../src/runtime/history/session-state.js";
 import { Run } from "../../src/sessions/gc/run.js";
-import { rounds } from "../fixtures/fault-fleet.js";
-import { makeOld } from "../fixtures/gc-sessions.js";
-import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/gc-state.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { rounds } from "../fixtures/fleets/fault-fleet.js";
+import { makeOld } from "../fixtures/sessions/gc-sessions.js";
+import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/sessions/gc-state.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 /** alice's agent can write anything in alice's home. bob has a session in a separate home, and it is not due. */
 async function twoUsers(): Promise<GcState> {

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { isFleetError } from "../../src/errors.js";
 import { newSessionId, serverIdOf, validateSessionId, validateUser } from "../../src/model/ids.js";
-import { RAW } from "../fixtures/cli.js";
+import { RAW } from "../fixtures/commands/cli.js";
 
 /** Returns the value if it is accepted, or the error's message if it is refused. Any other error fails the test. */
 function outcome(validate: (value: string) => string, value: string): { taken?: string; refused?: string } {

@@ -3,7 +3,7 @@ import { FleetError } from "../../src/errors.js";
 import type { SessionRecord } from "../../src/model/session.js";
 import { LastUses } from "../../src/sessions/use/last-uses.js";
 import type { Store } from "../../src/store/ports.js";
-import { sessionRecord } from "../fixtures/store-records.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const NOW = Date.UTC(2026, 0, 1, 12);
 const at = (sinceMs: number) => new Date(NOW + sinceMs).toISOString();

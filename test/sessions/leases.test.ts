@@ -3,9 +3,9 @@ import { FleetError } from "../../src/errors.js";
 import { type AcquireOptions, type HeldLease, LEASE_VARIABLES, Leases } from "../../src/sessions/leases/leases.js";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
-import { altered } from "../fixtures/altered-store.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
-import { TestClock } from "../fixtures/test-clock.js";
+import { TestClock } from "../fixtures/fleets/test-clock.js";
+import { altered } from "../fixtures/store/altered-store.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const LOST = { code: "FLEET_LEASE_LOST", exit: 5 };
 const LONG_MS = 600_000;

@@ -5,8 +5,8 @@ import type { HostDirectory } from "../../src/hosts/directory.js";
 import type { SessionRecord } from "../../src/model/session.js";
 import type { SessionsContext } from "../../src/sessions/context.js";
 import { type Loading, load } from "../../src/sessions/use/load.js";
-import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const NEVER = new AbortController().signal;
 /** The runtime's answer to `session.resume` for a session that it neither has in memory nor finds on its disk. */

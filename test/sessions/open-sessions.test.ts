@@ -4,10 +4,10 @@ import { join } from "node:path";
 import type { Tool } from "@github/copilot-sdk";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
-import { testPorts } from "../fixtures/ports.js";
+import { testPorts } from "../fixtures/fleets/ports.js";
+import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { killed } from "../fixtures/processes.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
-import { type ScriptedModel, startScriptedModel } from "../fixtures/scripted-model.js";
 
 let folder: string;
 let model: ScriptedModel;

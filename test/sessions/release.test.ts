@@ -1,8 +1,8 @@
 import { expect, it } from "vitest";
 import { releaseSessionsOf } from "../../src/sessions/memory/release.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 it("releaseSessionsOf stops waiting for sessions in use when its caller has hung up", async () => {
   const store = openFileStore(await temporaryRoot());

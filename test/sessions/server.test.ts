@@ -3,8 +3,8 @@ import type { SessionRecord } from "../../src/model/session.js";
 import type { Pool } from "../../src/pool/pool.js";
 import { type Move, serverUnderLease } from "../../src/sessions/use/server.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const HERE: Partial<SessionRecord> = { host: "h1", term: 7, serverId: "shared-1" };
 

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
 import { SessionRecords } from "../../src/store/file/records/session-records.js";
-import { testPorts } from "../fixtures/ports.js";
+import { testPorts } from "../fixtures/fleets/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 const read = vi.spyOn(SessionRecords.prototype, "read");

@@ -3,8 +3,8 @@ import { basename, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { CommitStep } from "../../src/store/file/commit/commit.js";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
-import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const STEPS: CommitStep[] = ["read", "checked", "accepted", "written", "linked"];
 /** More commits than the registry keeps: a suspended writer's number is then taken and pruned before it resumes. */

@@ -2,9 +2,9 @@ import { expect, it } from "vitest";
 import { copyContents, isEmpty, readContents } from "../../src/store/copy.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
-import { altered } from "../fixtures/altered-store.js";
-import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { altered } from "../fixtures/store/altered-store.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const NEVER = new AbortController().signal;
 /** More than are copied at once. */

@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { publish } from "../../src/store/file/commit/published.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 type Damage = (path: string) => Promise<void>;
 

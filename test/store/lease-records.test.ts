@@ -6,8 +6,8 @@ import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import type { LeaseRequest } from "../../src/model/lease.js";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
 import { now } from "../../src/store/file/records/lease-clock.js";
-import { sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const LONG_MS = 600_000;
 

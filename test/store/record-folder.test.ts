@@ -2,8 +2,8 @@ import { renameSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
-import { sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 it("a session is not found under an id that differs only in case, even if the disk ignores case", async () => {
   const root = await temporaryRoot();

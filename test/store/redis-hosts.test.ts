@@ -3,9 +3,9 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { HostEntry } from "../../src/model/host.js";
 import { openStore } from "../../src/store/open.js";
 import type { Hosts, Store } from "../../src/store/ports.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
-import { serverRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { serverRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const ENTRY: HostEntry = {
   door: "10.0.0.1:4300",

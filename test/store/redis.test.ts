@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe } from "vitest";
 import { openStore } from "../../src/store/open.js";
 import { describeStore } from "../contract/store.contract.js";
-import { RedisServer, redisProblem } from "../fixtures/redis-server.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the store contract on Redis is skipped: ${problem}`);

@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { checkStateFolder, ensureStateFolder } from "../../src/store/file/state-folder.js";
-import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const IS_ROOT = process.getuid?.() === 0;
 

@@ -3,8 +3,8 @@ import { mkdir, readdir, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
 import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
-import { serverRecord, sessionRecord } from "../fixtures/store-records.js";
-import { temporaryRoot } from "../fixtures/store-root.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 /** The PID of a process that has ended. */
 const DEAD = spawnSync(process.execPath, ["-e", ""]).pid;
