@@ -101,7 +101,10 @@ function refuseSupervised({ registry }: Contents): void {
   });
 }
 
-/** Only the records of this host can be copied. The registries and local files of others would be lost. */
+/**
+ * Refuses a fleet with several hosts. Only the records of this host can be copied, so the registries and local files of
+ * the other hosts would be lost.
+ */
 async function refuseOtherHosts({ sessions }: Contents, { hosts }: Store): Promise<void> {
   if (hosts === null) return;
   const others = (await hosts.list()).filter(({ name }) => name !== hosts.own).map(({ name }) => name);

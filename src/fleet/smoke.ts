@@ -69,7 +69,10 @@ export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) =>
   return { ok: steps.every(({ ok }) => ok), steps };
 }
 
-/** The user's settings would make each run different. Those for the runtime and the ports stay, because it may need them. */
+/**
+ * Removes the user's settings, which would make each run different. The settings for the runtime and the ports stay,
+ * because a run may need them.
+ */
 function withoutFleetSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   const kept = /^COPILOTFLEET_(RUNTIME|PORTS)_/;
   return Object.fromEntries(

@@ -58,7 +58,10 @@ export class Revival {
     }
   }
 
-  /** Also hangs up on hosts that have gone, because a host that falls silent does not close its connections. Never rejects. */
+  /**
+   * Reopens the sessions on lost hosts once they are available. Also hangs up on hosts that have gone, because a host
+   * that falls silent does not close its connections. Never rejects.
+   */
   async #watchHosts(): Promise<void> {
     const { closed, directory, lostHosts } = this.#state;
     while (!closed.aborted) {

@@ -84,7 +84,10 @@ export class Takeover {
     if (shared !== null && own !== null) await unblock(id, { shared, host: own, group });
   }
 
-  /** Works without a server, because after a takeover the server may not be recorded here. */
+  /**
+   * Deletes the state of a session that this host has. Works without a server, because after a takeover the server may
+   * not be recorded here.
+   */
   async deleteState(record: SessionRecord): Promise<void> {
     const { config, directory } = this.#context;
     const { shared } = config.storage;

@@ -66,7 +66,10 @@ async function runtimeStarts({ config, env }: SettingsContext): Promise<Finding>
   }
 }
 
-/** At most connects to the model's address. Sends no key and runs no token command. */
+/**
+ * Checks that prompts can reach a model. At most connects to the model's address. Sends no key and runs no token
+ * command.
+ */
 async function modelAnswers({ config, env }: SettingsContext): Promise<Finding> {
   const { provider, auth } = config;
   try {

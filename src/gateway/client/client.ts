@@ -81,7 +81,7 @@ export class Client {
     door.endings.add(ending);
   }
 
-  /** Ends a launch of no use, because the client that answered its model requests has gone. Never rejects. */
+  /** Ends a launch that is of no use, because the client that answered its model requests has gone. Never rejects. */
   async #endServer({ id, launchId }: ServerRecord): Promise<void> {
     const { door, report } = this.state;
     try {

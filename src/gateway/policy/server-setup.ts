@@ -52,7 +52,10 @@ export function hasCredentials({ provider, auth }: Config): boolean {
   return provider !== null || Object.values(auth).some((source) => source !== null);
 }
 
-/** A GitHub token is the user's own if the configuration names one for each user. */
+/**
+ * Whether the server's model requests carry credentials that are not the user's own. A GitHub token is the user's own
+ * if the configuration names one for each user.
+ */
 function isGivenCredentials({ token, user }: Credentialed, { provider, auth }: Config): boolean {
   if (provider !== null) return true;
   if (token === null) return false;

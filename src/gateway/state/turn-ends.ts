@@ -28,7 +28,10 @@ interface Own {
   open: number;
   /** The message ids of prompts that the server took and has not begun. */
   readonly taken: Set<string>;
-  /** The message ids of prompts that began while a prompt of the client, perhaps one of these, had no answer. */
+  /**
+   * The message ids of prompts that began while a prompt of the client had no answer. The client's own prompt may be
+   * among them.
+   */
   readonly seen: Set<string>;
   /** Whether one of the client's prompts has begun, and the session has not been idle since. */
   begun: boolean;

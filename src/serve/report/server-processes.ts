@@ -11,7 +11,7 @@ export class ServerProcesses {
   readonly #intervalMs: number;
   #lookedAt = Number.NEGATIVE_INFINITY;
   #processes = new Map<string, LaunchedProcess[]>();
-  /** In bytes, by launch id. */
+  /** The memory of each launch in bytes, by launch id. */
   readonly #memory = new Map<string, number>();
 
   constructor(stateRoot: string, intervalMs: number) {

@@ -60,7 +60,10 @@ export interface GcResult {
   remains: ClearedRemain[];
 }
 
-/** With more, a user who comes back at this moment waits longer. With fewer, gc waits more often. */
+/**
+ * How many sessions are deleted together. With more, a user who comes back at this moment waits longer. With fewer, gc
+ * waits more often.
+ */
 const SESSIONS_AT_ONCE = 200;
 
 /**

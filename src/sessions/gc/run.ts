@@ -112,7 +112,7 @@ export class Run {
     await this.remove(moved);
   }
 
-  /** Removes this gc's folders, except those that still contain sessions, and none unless `finished`. */
+  /** Removes this gc's folders if it has `finished`, except those that still contain sessions. */
   end(finished: boolean): void {
     for (const path of [...this.#inherited, this.#path]) {
       if (finished && readRun(path).moved.length === 0) rmSync(path, { recursive: true, force: true });

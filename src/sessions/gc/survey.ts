@@ -50,7 +50,7 @@ export interface Candidate {
 const MOST_UNRECORDED = 1_000;
 
 export interface Survey {
-  /** Each names a state folder that this gc handles only in part, and the reason. */
+  /** Each warning names a state folder that this gc handles only in part, and the reason. */
   warnings: string[];
   states: StateFolder[];
   records: SessionRecord[];

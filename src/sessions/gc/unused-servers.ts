@@ -27,7 +27,10 @@ const SIGNS_OF_USE = ["server.log", "connection-token", "uses", "open", "home", 
 const REMOVED = /^\.removed-(\d+)-(\d+)-[0-9a-f]+$/;
 const TEMPORARY = /^connection-token\.(\d+)\.tmp$/;
 
-/** Call this before gc deletes sessions, because those deletions would count as a use. */
+/**
+ * Finds the servers that were unused for longer than the TTL. Call this before gc deletes sessions, because those
+ * deletions would count as a use.
+ */
 export async function findUnused(store: Store, stateRoot: string, options: UnusedOptions): Promise<UnusedServers> {
   const { servers } = await store.registry.read();
   const isOld = (id: string) => lastUse(stateRoot, id, servers[id]) <= options.nowMs - options.ttlMs;
@@ -168,7 +171,10 @@ function lastUse(stateRoot: string, id: string, server: ServerRecord | undefined
   return Math.max(...written, Number.isNaN(created) ? 0 : created);
 }
 
-/** Shared servers have their session folders in common, so for them only the records count. */
+/**
+ * Whether a server has sessions. Shared servers have their session folders in common, so for them only the records
+ * count.
+ */
 function holdsSessions(
   id: string,
   home: string,

@@ -15,7 +15,9 @@ import { FleetError, quote, systemCode } from "../../errors.js";
 import { makeFolder, scratchName } from "./commit/durable.js";
 import { mediumError, readIfThere } from "./failures.js";
 
-/** Several hosts share these. Processes cannot be proved across hosts. Numbers: statfs(2). */
+/**
+ * File systems that several hosts share. The identity of a process cannot be proved across hosts. Numbers: statfs(2).
+ */
 const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0x6969, "NFS"],
   [0x517b, "SMB"],
@@ -23,7 +25,10 @@ const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0xfe534d42, "SMB2"],
 ]);
 
-/** These cannot store files, and Node's recursive `mkdir` never returns below procfs. Numbers: linux/magic.h. */
+/**
+ * File systems that cannot store our files. Node's recursive `mkdir` never returns below procfs. Numbers:
+ * linux/magic.h.
+ */
 const KERNEL_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0x9fa0, "proc"],
   [0x62656572, "sysfs"],

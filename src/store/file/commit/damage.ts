@@ -27,7 +27,10 @@ export function damageWarning(damage: string, consequence: string): string {
 
 const QUARANTINED = /^(?:corrupt-\d{16}\.json|registry\.json\.corrupt-.+)$/;
 
-/** Such a copy shows that there was state once that was unreadable. */
+/**
+ * Whether a name is that of a kept copy of a damaged file. Such a copy shows that there was state once, and that it was
+ * unreadable.
+ */
 export function isQuarantined(name: string): boolean {
   return QUARANTINED.test(name);
 }

@@ -97,7 +97,10 @@ export class LeaseRecords implements LeaseStore {
     return this.#view(sessionId, held(state, hashToken(token), this.#now()));
   }
 
-  /** For an unreadable document, uses the time, from which its fences came: see {@link raiseFences}. */
+  /**
+   * The highest fence of all sessions. For an unreadable document, uses the current time, because its fences came from
+   * the clock: see {@link raiseFences}.
+   */
   async highestFence(): Promise<number> {
     this.#context.checkRoot();
     return this.records.ids().reduce((highest, id) => {

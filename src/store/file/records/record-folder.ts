@@ -216,7 +216,10 @@ export class RecordFolder<T extends object> {
     return { rev, top, next: top + 1, data, damaged, mend, record };
   }
 
-  /** They do not wait for other writers: a record has so few of them that retries cost less than a lock. */
+  /**
+   * The updates of one record. They do not wait for other writers: a record has so few of them that retries cost less
+   * than a lock.
+   */
   #updatesOf(id: string): UpdateQueue<T> {
     return documentUpdates(this.#context, {
       folder: this.#folderOf(id),

@@ -90,7 +90,10 @@ export class RedisLeases implements LeaseStore {
     await this.#connection.run(RAISE, [this.#keys.fence], [above]);
   }
 
-  /** Runs a step for a caller that claims to hold the lease. It is also lost if Redis lost all data. */
+  /**
+   * Runs a step for a caller that claims to hold the lease. The lease counts as lost if it is not in force, or if Redis
+   * lost all data.
+   */
   async #ofHolder<T>(sessionId: string, work: () => Promise<T | null>): Promise<T> {
     assertSessionId(sessionId);
     let result: T | null;
