@@ -8,6 +8,7 @@ import { LocalHost } from "../peers/local-host.js";
 import { RemoteSessions } from "../peers/sessions/remote-sessions.js";
 import { Clients, fleetClosed } from "../pool/clients.js";
 import { Pool } from "../pool/pool.js";
+import { systemClock } from "../runtime/clock.js";
 import { SessionFinder } from "../sessions/find.js";
 import { Leases } from "../sessions/leases/leases.js";
 import { OpenSessions } from "../sessions/open-sessions.js";
@@ -18,7 +19,8 @@ import { checkState, openState } from "./state.js";
 /** The parts of one opened fleet, which its groups share. */
 export type FleetParts = ReturnType<typeof openParts>;
 
-export function openParts(options: FleetOptions) {
+/** @param clock replaced in tests */
+export function openParts(options: FleetOptions, clock = systemClock) {
   const env = options.env ?? process.env;
   const { config, stateRoot } = loadConfig({
     env,
@@ -45,7 +47,7 @@ export function openParts(options: FleetOptions) {
   const doorClients = new DoorClients();
   const directory = new HostDirectory({ store, config });
   const pool = new Pool({ store, config, stateRoot, env });
-  const leases = new Leases(store);
+  const leases = new Leases(store, clock);
   const takeover = new Takeover({ store, config, directory, placer: pool.placer });
   const base = { store, config, env, directory };
   const sessions = new Sessions({ ...base, takeover, pool, clients, leases, provider, warn });
@@ -97,6 +99,7 @@ export function openParts(options: FleetOptions) {
     finder,
     open,
     endings,
+    clock,
     assertOpen,
     takeWarnings: () => [...new Set([...store.takeWarnings(), ...warnings.splice(0)])],
     close,

@@ -11,13 +11,13 @@ export interface Clock {
    * @throws the signal's reason when the signal aborts. (Node's timers throw an `AbortError`.)
    */
   wait(ms: number, options?: WaitOptions): Promise<void>;
-  /** Calls `action` after `ms` milliseconds, without keeping the process alive. @returns a function that cancels this. */
-  after(ms: number, action: () => void): () => void;
+  /** Calls `action` after `ms` milliseconds. @returns a function that cancels this. */
+  after(ms: number, action: () => void, options?: Pick<WaitOptions, "ref">): () => void;
 }
 
 export interface WaitOptions {
   signal?: AbortSignal | undefined;
-  /** Whether the wait keeps the process alive. Default: true. */
+  /** Whether this keeps the process alive. Default: true for `wait`, false for `after`. */
   ref?: boolean;
 }
 
@@ -34,8 +34,9 @@ export const systemClock: Clock = {
       throw error;
     }
   },
-  after(ms, action) {
-    const timer = setTimeout(action, ms).unref();
+  after(ms, action, { ref = false } = {}) {
+    const timer = setTimeout(action, ms);
+    if (!ref) timer.unref();
     return () => clearTimeout(timer);
   },
 };

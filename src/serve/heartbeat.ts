@@ -16,7 +16,7 @@ const BEATS = 3;
 /** The shortest wait after a heartbeat that failed, in milliseconds. */
 const RETRY_MS = 500;
 
-type HeartbeatContext = Pick<ServeContext, "config" | "log" | "metrics" | "stateRoot">;
+type HeartbeatContext = Pick<ServeContext, "clock" | "config" | "log" | "metrics" | "stateRoot">;
 
 /** Shows the other hosts that this host is alive. When its term is over, this host knows it no later than the others. */
 export class Heartbeat {
@@ -26,13 +26,10 @@ export class Heartbeat {
   readonly #terms: Terms;
   #entry: HostEntry;
   #term = 0;
-  /**
-   * The time on the clock of `performance.now()` at which the term may be over. The other hosts see this end at the
-   * same time or later.
-   */
+  /** The clock's time at which the term may be over. The other hosts see this end at the same time or later. */
   #end = 0;
-  #beating: NodeJS.Timeout | undefined;
-  #expiry: NodeJS.Timeout | undefined;
+  #cancelBeat = (): void => undefined;
+  #cancelExpiry = (): void => undefined;
   #beat: Promise<unknown> = Promise.resolve();
   /** How many heartbeats we have sent, and the number of the latest one that was answered. */
   #asked = 0;
@@ -120,19 +117,18 @@ export class Heartbeat {
    */
   async leave({ gone }: { gone: boolean }): Promise<void> {
     this.#left = true;
-    clearTimeout(this.#beating);
-    clearTimeout(this.#expiry);
+    this.#cancelBeat();
+    this.#cancelExpiry();
     await this.#beat;
     if (gone) await this.#hosts.leave(this.#instance);
   }
 
   #next(afterMs = this.#context.config.host.ttlMs / BEATS): void {
     if (this.#left) return;
-    clearTimeout(this.#beating);
-    this.#beating = setTimeout(() => {
+    this.#cancelBeat();
+    this.#cancelBeat = this.#context.clock.after(afterMs, () => {
       this.#beat = this.#regular();
-    }, afterMs);
-    this.#beating.unref();
+    });
   }
 
   /** Never rejects. */
@@ -147,17 +143,17 @@ export class Heartbeat {
   }
 
   async #send(): Promise<void> {
-    const { ttlMs } = this.#context.config.host;
-    const asked = performance.now();
+    const { clock, config } = this.#context;
+    const { ttlMs } = config.host;
+    const asked = clock.now();
     const number = ++this.#asked;
     const { term } = await this.#hosts.beat(this.#instance, this.#entry, ttlMs);
     // Ignore the answer to an earlier heartbeat, because we already have the answer to a later one.
     if (this.#left || number < this.#heard) return;
     this.#heard = number;
     this.#end = asked + ttlMs;
-    clearTimeout(this.#expiry);
-    this.#expiry = setTimeout(() => this.#expire(), Math.max(0, this.#end - performance.now()));
-    this.#expiry.unref();
+    this.#cancelExpiry();
+    this.#cancelExpiry = clock.after(Math.max(0, this.#end - clock.now()), () => this.#expire());
     const before = this.#term;
     this.#term = term;
     if (before !== 0 && before !== term) {

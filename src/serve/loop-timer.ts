@@ -1,7 +1,14 @@
+import type { Clock } from "../runtime/clock.js";
+
 /** Times the rounds of the supervisor's loop. A change of a server begins the next round early. */
 export class LoopTimer {
+  readonly #clock: Clock;
   #wakeNow: () => void = () => undefined;
   #isDue = false;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
 
   /** Begins the next round at once. */
   wake(): void {
@@ -11,16 +18,17 @@ export class LoopTimer {
 
   /** Begins the next round after `ms` milliseconds at the latest. */
   wakeAfter(ms: number): void {
-    setTimeout(() => this.wake(), ms).unref();
+    this.#clock.after(ms, () => this.wake());
   }
 
   /** Waits for the next round, at most `ms` milliseconds. */
   async next(ms: number): Promise<void> {
     if (!this.#isDue) {
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, ms);
+        // The loop keeps the process alive.
+        const cancel = this.#clock.after(ms, resolve, { ref: true });
         this.#wakeNow = () => {
-          clearTimeout(timer);
+          cancel();
           resolve();
         };
       });

@@ -25,7 +25,7 @@ export class SupervisorLoop {
   readonly #context: ServeContext;
   readonly #hostLock: HostLock;
   readonly #stopping = new AbortController();
-  readonly #timer = new LoopTimer();
+  readonly #timer: LoopTimer;
   readonly #operations: Operations;
   readonly #reconciler: Reconciler;
   readonly #recycler: Recycler;
@@ -35,7 +35,7 @@ export class SupervisorLoop {
   readonly #checks: RegularChecks;
   readonly #lost = new AbortController();
   #running: Promise<unknown> = Promise.resolve();
-  #checkedAt = performance.now();
+  #checkedAt: number;
   /** The command that had closed the pool at the last check. Null when the pool was open. */
   #closedBy: string | null = null;
 
@@ -43,6 +43,8 @@ export class SupervisorLoop {
     this.#context = context;
     this.#hostLock = hostLock;
     const { signal } = this.#stopping;
+    this.#timer = new LoopTimer(context.clock);
+    this.#checkedAt = context.clock.now();
     this.#operations = new Operations(context, this.#timer, signal);
     this.#reconciler = new Reconciler(context, this.#operations, this.#timer, signal);
     const processes = new ServerProcesses(context.stateRoot, context.config.health.intervalMs);
@@ -89,7 +91,7 @@ export class SupervisorLoop {
 
   /** Reasons to replace this process. */
   unhealthy(): string[] {
-    const lateMs = performance.now() - this.#checkedAt;
+    const lateMs = this.#context.clock.now() - this.#checkedAt;
     if (this.#context.state.phase !== "serving" || lateMs < STUCK_MS) return [];
     return [`the servers were last checked ${Math.round(lateMs / 1000)} s ago`];
   }
@@ -110,14 +112,14 @@ export class SupervisorLoop {
 
   async #run(): Promise<void> {
     const { config, directory } = this.#context;
-    let surveyed = performance.now();
+    let surveyed = this.#context.clock.now();
     while (!this.#stopping.signal.aborted) {
       await this.#timer.next(TICK_MS);
       if (this.#stopping.signal.aborted) return;
       const registry = await this.#checks.run("the servers could not be checked", async () => await this.#reconcile());
       if (this.#lost.signal.aborted) return;
-      if (registry === null || performance.now() - surveyed < config.health.intervalMs) continue;
-      surveyed = performance.now();
+      if (registry === null || this.#context.clock.now() - surveyed < config.health.intervalMs) continue;
+      surveyed = this.#context.clock.now();
       await this.#checks.run("the shared storage is not available", async () => await directory.assertStorage());
       await this.#checks.run("the use of the servers could not be checked", async () => await this.#survey(registry));
     }
@@ -126,7 +128,7 @@ export class SupervisorLoop {
   async #reconcile(): Promise<Registry> {
     const registry = await this.#reconciler.reconcile();
     this.#closedBy = closedBy(registry);
-    this.#checkedAt = performance.now();
+    this.#checkedAt = this.#context.clock.now();
     if (!this.#hostLock.isHeld(registry)) this.#lost.abort();
     return registry;
   }

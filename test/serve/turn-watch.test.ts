@@ -177,7 +177,7 @@ describe("the turn watch", () => {
     for (const one of loaded) append(one, prompt() + toolStep("1", big) + toolStep("2", big) + finalStep());
     append(session("e"), prompt());
     const seen: string[] = [];
-    const begun = performance.now();
+    const begun = process.cpuUsage();
     let looks = 0;
     for (let isBehind = true; isBehind; looks++) {
       const look = watch.look(loaded, at());
@@ -186,7 +186,8 @@ describe("the turn watch", () => {
     }
     expect(seen.sort()).toEqual(["a completed", "b completed", "c completed", "d completed"]);
     expect(looks).toBeGreaterThan(4);
-    expect(performance.now() - begun).toBeLessThan(5_000);
+    const { user, system } = process.cpuUsage(begun);
+    expect((user + system) / 1000).toBeLessThan(5_000);
   });
 
   it("TurnWatch.look at a thousand idle sessions calls stat once per session and reads nothing", () => {

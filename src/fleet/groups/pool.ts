@@ -52,10 +52,10 @@ export class PoolGroup extends Group {
   async supervise(options: SuperviseOptions): Promise<Supervisor> {
     // Import it only here, because every other command starts faster without it.
     const { Supervisor } = await import("../../serve/supervisor.js");
-    const { store, pool, directory, config, stateRoot, own, endings } = this.parts;
+    const { store, pool, directory, clock, config, stateRoot, own, endings } = this.parts;
     const { log, listen: given = config.serve.listen, signal = NEVER } = options;
     const listen = given === null ? null : arg.readListener(given, "listen");
-    const fleet = { store, pool, directory, config, stateRoot, log, listen, doors: this.#doors, host: own };
+    const fleet = { store, pool, directory, clock, config, stateRoot, log, listen, doors: this.#doors, host: own };
     const supervisor = await Supervisor.start(fleet, signal);
     endings.unshift(async () => await supervisor.leave());
     return supervisor;

@@ -26,7 +26,7 @@ export class Reconciler {
   readonly #restarts: Restarts;
   /** By launch id. */
   readonly #monitors = new Map<string, ServerMonitor>();
-  /** The earliest time to retry a repair that failed, by server id; in milliseconds of `performance.now()`. */
+  /** The earliest time to retry a repair that failed, by server id; by the clock. */
   readonly #unrepaired = new Map<string, number>();
 
   constructor(context: ServeContext, operations: Operations, timer: LoopTimer, stopping: AbortSignal) {
@@ -34,7 +34,7 @@ export class Reconciler {
     this.#operations = operations;
     this.#timer = timer;
     this.#stopping = stopping;
-    this.#restarts = new Restarts(context.config.health, timer);
+    this.#restarts = new Restarts(context, timer);
   }
 
   get monitors(): readonly ServerMonitor[] {
@@ -57,12 +57,12 @@ export class Reconciler {
   }
 
   #repair(server: ServerRecord): void {
-    const { pool, store, config, log } = this.#context;
+    const { pool, store, config, clock, log } = this.#context;
     const { id, state, process } = server;
     const retryAt = this.#unrepaired.get(id);
-    if (retryAt !== undefined && performance.now() < retryAt) return;
+    if (retryAt !== undefined && clock.now() < retryAt) return;
     this.#operations.begin("it could not be repaired", id, async () => {
-      this.#unrepaired.set(id, performance.now() + config.health.intervalMs);
+      this.#unrepaired.set(id, clock.now() + config.health.intervalMs);
       if (isUp(server)) {
         this.#restarts.note(id, "crash");
         if (retryAt === undefined) log("warn", `server ${id} ended by itself`, { server: id, serverPid: process?.pid });

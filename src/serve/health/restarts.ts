@@ -1,13 +1,16 @@
 import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
+import type { Clock } from "../../runtime/clock.js";
+import type { ServeContext } from "../context.js";
 import type { LoopTimer } from "../loop-timer.js";
 import type { RestartReason } from "../report/metrics.js";
 
 /** When to start servers again that have ended, and when to give them up. Everything is by server id. */
 export class Restarts {
+  readonly #clock: Clock;
   readonly #health: Config["health"];
   readonly #timer: LoopTimer;
-  /** When to start a server again, in milliseconds of `performance.now()`. */
+  /** When to start a server again, by the clock. */
   readonly #due = new Map<string, number>();
   /** Why a server that we are about to start again has ended, for the metrics. */
   readonly #reasons = new Map<string, RestartReason>();
@@ -17,8 +20,9 @@ export class Restarts {
   readonly #starved = new Map<string, number>();
   readonly #givenUp = new Set<string>();
 
-  constructor(health: Config["health"], timer: LoopTimer) {
-    this.#health = health;
+  constructor({ clock, config }: Pick<ServeContext, "clock" | "config">, timer: LoopTimer) {
+    this.#clock = clock;
+    this.#health = config.health;
     this.#timer = timer;
   }
 
@@ -51,7 +55,7 @@ export class Restarts {
   /** Whether it is time to start the server. The first call sets that time. */
   isDue(server: ServerRecord): boolean {
     const crashes = server.state === "failed" ? this.#inARow(server) : 0;
-    return performance.now() >= (this.#due.get(server.id) ?? this.#schedule(server.id, crashes));
+    return this.#clock.now() >= (this.#due.get(server.id) ?? this.#schedule(server.id, crashes));
   }
 
   /** How many times in a row the server has ended or could not be started. */
@@ -84,7 +88,7 @@ export class Restarts {
 
   #schedule(id: string, crashes: number): number {
     const waitMs = backoffMs(crashes, this.#health.backoffMs);
-    const due = performance.now() + waitMs;
+    const due = this.#clock.now() + waitMs;
     this.#due.set(id, due);
     if (waitMs > 0) this.#timer.wakeAfter(waitMs);
     return due;

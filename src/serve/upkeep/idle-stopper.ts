@@ -14,7 +14,7 @@ export class IdleStopper {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   readonly #stopping: AbortSignal;
-  /** When each launch was last seen in use, in milliseconds of `performance.now()`. */
+  /** When each launch was last seen in use, by the clock. */
   readonly #used = new Map<string, number>();
 
   constructor(context: ServeContext, operations: Operations, stopping: AbortSignal) {
@@ -30,7 +30,7 @@ export class IdleStopper {
     const own = servers.filter(({ user }) => user !== null);
     const launches = new Set(own.map(({ launchId }) => launchId ?? ""));
     for (const launch of this.#used.keys()) if (!launches.has(launch)) this.#used.delete(launch);
-    const now = performance.now();
+    const now = this.#context.clock.now();
     const due = own.filter((server) => {
       const launch = server.launchId ?? "";
       if (!this.#used.has(launch) || isClaimed(server) || holdsSessions(server)) this.#used.set(launch, now);

@@ -20,7 +20,7 @@ export class ProcessCleanup {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   readonly #processes: ServerProcesses;
-  /** When each process was first seen without a loaded session, in milliseconds of `performance.now()`. */
+  /** When each process was first seen without a loaded session, by the clock. */
   readonly #since = new Map<string, number>();
   #lookedAt = Number.NEGATIVE_INFINITY;
 
@@ -32,7 +32,7 @@ export class ProcessCleanup {
 
   look(servers: readonly ServerRecord[]): void {
     const { intervalMs } = this.#context.config.health;
-    const now = performance.now();
+    const now = this.#context.clock.now();
     if (now - this.#lookedAt < intervalMs) return;
     this.#lookedAt = now;
     const seen = new Set<string>();

@@ -26,7 +26,7 @@ export class Recycler {
   readonly #stopping: AbortSignal;
   readonly #seen = new Map<string, Set<string>>();
   readonly #overdue = new Map<string, Overdue>();
-  /** Until when we leave a replaced server alone, by its id; in milliseconds of `performance.now()`. */
+  /** Until when we leave a replaced server alone, by its id; by the clock. */
   readonly #resting = new Map<string, number>();
   #current: string | undefined;
 
@@ -52,7 +52,7 @@ export class Recycler {
   }
 
   #overdueOf({ launchId }: ServerRecord): Overdue {
-    const now = performance.now();
+    const now = this.#context.clock.now();
     const overdue = this.#overdue.get(launchId ?? "") ?? { since: now, notBefore: now };
     this.#overdue.set(launchId ?? "", overdue);
     return overdue;
@@ -76,12 +76,12 @@ export class Recycler {
   }
 
   #consider(server: ServerRecord, reason: RecycleReason, overdue: Overdue): void {
-    const now = performance.now();
+    const now = this.#context.clock.now();
     const notBefore = Math.max(overdue.notBefore, this.#resting.get(server.id) ?? 0);
     if (this.#current !== undefined || now < notBefore || this.#operations.isBusy(server.id)) return;
     this.#current = server.id;
     this.#operations.begin("it could not be recycled", server.id, async () => {
-      overdue.notBefore = performance.now() + this.#context.config.recycle.pauseMs;
+      overdue.notBefore = this.#context.clock.now() + this.#context.config.recycle.pauseMs;
       try {
         await this.#recycle(server, reason, now - overdue.since > PATIENCE_MS, overdue);
       } finally {
@@ -94,7 +94,7 @@ export class Recycler {
     const { pool, config, metrics, log } = this.#context;
     const { id } = server;
     if (!impatient && (await sessionsInTurn(server, config.health.timeoutMs)).length > 0) {
-      overdue.notBefore = performance.now() + config.health.intervalMs;
+      overdue.notBefore = this.#context.clock.now() + config.health.intervalMs;
       return;
     }
     log("info", `recycling server ${id}: ${reason}`, { server: id, reason, serverPid: server.process?.pid });
@@ -102,7 +102,7 @@ export class Recycler {
     const result = await pool.recycle(id, { drainTimeoutMs, late: "leave", signal: this.#stopping });
     if (result.kind === "replaced") {
       metrics.recycled(reason);
-      this.#resting.set(id, performance.now() + this.#context.config.recycle.pauseMs);
+      this.#resting.set(id, this.#context.clock.now() + this.#context.config.recycle.pauseMs);
       const { process, port } = result.server;
       log("info", `server ${id} was recycled`, { server: id, reason, serverPid: process?.pid, port });
     } else log("info", `server ${id} is recycled later: ${result.kind}`, { server: id, reason });

@@ -1,7 +1,7 @@
-import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
+import type { Clock } from "../../runtime/clock.js";
 import { logPath } from "../../runtime/files/server-folder.js";
 import { unloadOldest } from "../../sessions/memory/eviction.js";
 import { knownLoaded } from "../../sessions/memory/loaded.js";
@@ -13,13 +13,15 @@ import { rotateLog } from "../logs/log-rotation.js";
 const FIRST_GC_MS = 60_000;
 const ROTATE_MS = 30_000;
 
+type GcContext = Pick<ServeContext, "clock" | "config" | "host" | "metrics" | "log">;
+
 /** Runs gc every `serve.gcInterval` until the signal aborts. Logs a run that fails, and runs the next one on time. */
-export async function collectPeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
-  const { config, metrics, log } = context;
+export async function collectPeriodically(context: GcContext, stopping: AbortSignal): Promise<void> {
+  const { clock, config, metrics, log } = context;
   const { gcIntervalMs } = config.serve;
   for (let first = true; ; first = false) {
     const waitMs = first ? Math.min(gcIntervalMs, FIRST_GC_MS) : gcIntervalMs;
-    if (!(await pause(waitMs, stopping))) return;
+    if (!(await pause(clock, waitMs, stopping))) return;
     try {
       const result = await context.host.gc({ ttlMs: config.session.ttlMs, dryRun: false }, { signal: stopping });
       metrics.gcRan(result);
@@ -55,7 +57,7 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
 
 /** Rotates server logs that have grown too long, until the signal aborts. */
 export async function rotatePeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
-  while (await pause(ROTATE_MS, stopping)) {
+  while (await pause(context.clock, ROTATE_MS, stopping)) {
     try {
       await rotateLogs(context, stopping);
     } catch (error) {
@@ -78,7 +80,7 @@ async function rotateLogs(context: ServeContext, stopping: AbortSignal): Promise
   }
 }
 
-async function pause(ms: number, stopping: AbortSignal): Promise<boolean> {
-  await delay(ms, undefined, { signal: stopping, ref: false }).catch(() => undefined);
+async function pause(clock: Clock, ms: number, stopping: AbortSignal): Promise<boolean> {
+  await clock.wait(ms, { signal: stopping, ref: false }).catch(() => "stopping");
   return !stopping.aborted;
 }

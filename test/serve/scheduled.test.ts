@@ -1,0 +1,59 @@
+import { expect, it } from "vitest";
+import type { ServeContext } from "../../src/serve/context.js";
+import { collectPeriodically } from "../../src/serve/upkeep/scheduled.js";
+import type { GcResult } from "../../src/sessions/gc/collect.js";
+import { TestClock } from "../fixtures/fleets/test-clock.js";
+
+const MINUTE_MS = 60_000;
+const NOTHING: GcResult = { dryRun: false, deleted: [], skipped: [], servers: [], remains: [], freedBytes: 0 };
+
+/** Scheduled gc, with the times at which it ran in minutes. */
+function schedule(gcIntervalMs: number, gc: () => Promise<GcResult>) {
+  const clock = new TestClock();
+  const ranAt: number[] = [];
+  const failures: string[] = [];
+  const stop = new AbortController();
+  const context = {
+    clock,
+    config: { serve: { gcIntervalMs }, session: { ttlMs: MINUTE_MS } },
+    host: {
+      gc: async () => {
+        ranAt.push(clock.now() / MINUTE_MS);
+        return await gc();
+      },
+    },
+    metrics: { gcRan: () => undefined, gcFailed: () => void failures.push("counted"), failed: () => undefined },
+    log: (level: string, message: string) => void (level === "debug" || failures.push(message)),
+  } as unknown as ServeContext;
+  return { clock, ranAt, failures, stop, ended: collectPeriodically(context, stop.signal) };
+}
+
+it("runs the first gc after a minute and the next ones at their interval, until serve ends", async () => {
+  const { clock, ranAt, stop, ended } = schedule(10 * MINUTE_MS, async () => NOTHING);
+  await clock.advance(31 * MINUTE_MS);
+  expect(ranAt).toEqual([1, 11, 21, 31]);
+  stop.abort();
+  await ended;
+  await clock.advance(60 * MINUTE_MS);
+  expect(ranAt).toHaveLength(4);
+});
+
+it("runs the first gc at its interval if that is shorter than a minute", async () => {
+  const { clock, ranAt, stop, ended } = schedule(MINUTE_MS / 2, async () => NOTHING);
+  await clock.advance(MINUTE_MS);
+  expect(ranAt).toEqual([0.5, 1]);
+  stop.abort();
+  await ended;
+});
+
+it("reports a gc that fails, and runs the next one on time", async () => {
+  const { clock, ranAt, failures, stop, ended } = schedule(10 * MINUTE_MS, async () => {
+    throw new Error("the disk is full");
+  });
+  await clock.advance(11 * MINUTE_MS);
+  expect(ranAt).toEqual([1, 11]);
+  expect(failures.filter((one) => one === "counted")).toHaveLength(2);
+  expect(failures).toContainEqual(expect.stringContaining("gc failed"));
+  stop.abort();
+  await ended;
+});
