@@ -46,7 +46,7 @@ async function enter() {
   return { clock, directory, heartbeat, said, pass };
 }
 
-it("keeps its term for as long as its heartbeats are answered, and sends three of them in each TTL", async () => {
+it("a host keeps its term for as long as its heartbeats are answered, and sends three of them in each TTL", async () => {
   const { directory, heartbeat, said, pass } = await enter();
   const before = directory.beats;
   await pass(4 * TTL_MS);
@@ -56,7 +56,7 @@ it("keeps its term for as long as its heartbeats are answered, and sends three o
   await heartbeat.leave({ gone: true });
 });
 
-it("ends its term one TTL after it sent the last heartbeat that was answered, and not earlier", async () => {
+it("a host ends its term one TTL after it sent the last heartbeat that was answered, and not earlier", async () => {
   const { clock, directory, heartbeat, said, pass } = await enter();
   await pass(TTL_MS / 3);
   directory.isDown = true;
@@ -69,7 +69,7 @@ it("ends its term one TTL after it sent the last heartbeat that was answered, an
   await heartbeat.leave({ gone: false });
 });
 
-it("begins another term when its heartbeat is answered after other hosts considered it gone", async () => {
+it("a host begins another term when its heartbeat is answered after other hosts considered it gone", async () => {
   const { clock, directory, heartbeat, said } = await enter();
   // A process that was suspended has not noticed the time.
   clock.jump(2 * TTL_MS);
@@ -80,7 +80,7 @@ it("begins another term when its heartbeat is answered after other hosts conside
   await heartbeat.leave({ gone: true });
 });
 
-it("sends no heartbeat after it has left", async () => {
+it("a host sends no heartbeat after it has left", async () => {
   const { directory, heartbeat, said, pass } = await enter();
   await heartbeat.leave({ gone: true });
   const before = directory.beats;

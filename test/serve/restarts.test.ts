@@ -14,7 +14,7 @@ function make() {
   return { clock, timer, restarts: new Restarts({ clock, config }, timer) };
 }
 
-it("starts a server at once after its first crash, and only after the backoff when it crashes again", () => {
+it("serve starts a server at once after its first crash, and only after the backoff when it crashes again", () => {
   const { clock, restarts } = make();
   expect(restarts.isDue(failed(1))).toBe(true);
   restarts.begin("s1");
@@ -26,7 +26,7 @@ it("starts a server at once after its first crash, and only after the backoff wh
   expect(restarts.isDue(failed(3))).toBe(true);
 });
 
-it("wakes the supervisor's loop when the backoff of a server is over", async () => {
+it("the supervisor's loop wakes when the backoff of a server is over", async () => {
   const { clock, timer, restarts } = make();
   let isNext = false;
   const next = timer.next(3_600_000).then(() => {

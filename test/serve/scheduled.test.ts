@@ -28,7 +28,7 @@ function schedule(gcIntervalMs: number, gc: () => Promise<GcResult>) {
   return { clock, ranAt, failures, stop, ended: collectPeriodically(context, stop.signal) };
 }
 
-it("runs the first gc after a minute and the next ones at their interval, until serve ends", async () => {
+it("serve runs the first gc after a minute and the next ones at their interval, until it ends", async () => {
   const { clock, ranAt, stop, ended } = schedule(10 * MINUTE_MS, async () => NOTHING);
   await clock.advance(31 * MINUTE_MS);
   expect(ranAt).toEqual([1, 11, 21, 31]);
@@ -38,7 +38,7 @@ it("runs the first gc after a minute and the next ones at their interval, until 
   expect(ranAt).toHaveLength(4);
 });
 
-it("runs the first gc at its interval if that is shorter than a minute", async () => {
+it("serve runs the first gc at its interval if that is shorter than a minute", async () => {
   const { clock, ranAt, stop, ended } = schedule(MINUTE_MS / 2, async () => NOTHING);
   await clock.advance(MINUTE_MS);
   expect(ranAt).toEqual([0.5, 1]);
@@ -46,7 +46,7 @@ it("runs the first gc at its interval if that is shorter than a minute", async (
   await ended;
 });
 
-it("reports a gc that fails, and runs the next one on time", async () => {
+it("serve reports a gc that fails, and runs the next one on time", async () => {
   const { clock, ranAt, failures, stop, ended } = schedule(10 * MINUTE_MS, async () => {
     throw new Error("the disk is full");
   });
