@@ -89,6 +89,6 @@ export type { LockOptions } from "./sessions/leases/options.js";
 export type { TurnLease } from "./sessions/leases/seen.js";
 export type { EvictionResult, KeptReason } from "./sessions/memory/eviction.js";
 export type { Released } from "./sessions/memory/release.js";
-export type { SessionOptions } from "./sessions/session-config.js";
+export type { SessionOptions } from "./sessions/use/local-session.js";
 export type { PendingReply } from "./sessions/use/reply.js";
 export type { SessionView } from "./sessions/view.js";

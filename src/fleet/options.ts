@@ -13,7 +13,7 @@ import type { ServeLog } from "../serve/context.js";
 import type { LeaseWait } from "../sessions/leases/leases.js";
 import type { TurnLease } from "../sessions/leases/seen.js";
 import type { Released } from "../sessions/memory/release.js";
-import type { SessionOptions } from "../sessions/session-config.js";
+import type { SessionOptions } from "../sessions/use/local-session.js";
 import type { SessionView } from "../sessions/view.js";
 
 export interface FleetOptions {

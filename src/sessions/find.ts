@@ -120,7 +120,7 @@ export async function markedRecord(
   store: Store,
   { home }: Pick<ServerRecord, "home">,
   id: string,
-  signal: AbortSignal,
+  signal: AbortSignal | undefined,
 ): Promise<SessionRecord | null> {
   for (const until = performance.now() + PUT_BACK_MS; ; await pause(PUT_BACK_POLL_MS, signal)) {
     const record = await store.sessions.read(id);

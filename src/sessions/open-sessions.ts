@@ -140,7 +140,7 @@ export class OpenSessions {
     await using use = await useSession(this.#context, { ...options, record, isTurn: true, mayMove: true });
     const open = await LocalSession.open(this.#sessions, use, options);
     const used = await open.once(async () => await open.turn(use, prompt, options));
-    await use.end();
+    await use.endOrWarn();
     return used;
   }
 

@@ -4,7 +4,6 @@ import type { Lease } from "../model/lease.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
 import { mayUse, type SessionRecord } from "../model/session.js";
-import { admits, closedBy, poolDraining } from "../pool/admission.js";
 import { groupOfServer, hasEnded, isRunning } from "../pool/server.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/history/session-state.js";
 import type { SessionsContext } from "./context.js";
@@ -13,7 +12,6 @@ import { foundRecord, recordFor } from "./find.js";
 import { sessionExists, sessionLocked } from "./problems.js";
 import { SessionLimits } from "./session-limits.js";
 import { LastUses } from "./use/last-uses.js";
-import { type Permit, type PermitRequest, permitFor } from "./use/permit.js";
 import type { Chooser } from "./use/server.js";
 import { type SessionView, viewSession } from "./view.js";
 
@@ -178,27 +176,6 @@ export class Sessions {
   /** Makes room for a new session on a server here, even if a session with this id was taken from this host. */
   async clearPlace(id: string, server: ServerRecord): Promise<void> {
     await this.context.takeover.clearPlace(id, groupOfServer(server));
-  }
-
-  async admitted(server: ServerRecord, id: string): Promise<boolean> {
-    const { store } = this.context;
-    const registry = await store.registry.read();
-    const by = closedBy(registry);
-    if (by !== null) throw poolDraining(by);
-    if (!admits(registry, server)) return false;
-    // Sessions never move away from a user's own server.
-    if (server.isolation === "per-user") return true;
-    const record = await store.sessions.read(id);
-    return record === null || record.serverId === server.id;
-  }
-
-  async permit(
-    record: SessionRecord,
-    request: Omit<PermitRequest, "user">,
-    { always, user, fence }: { always: boolean; user: string; fence: number | undefined },
-  ): Promise<Permit | null> {
-    this.context.clients.assertOpen();
-    return await permitFor(this.context, record, { ...request, user, fence }, always);
   }
 
   warn(message: string): void {

@@ -7,6 +7,7 @@ import { NEVER, pause } from "../../src/runtime/deadline.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { type RpcClient, RpcError } from "../../src/runtime/wire/rpc-client.js";
 import { sessionNotFound } from "../../src/sessions/problems.js";
+import type { SessionUse } from "../../src/sessions/use/use-session.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 
 const DEAD = { ...ownIdentity(), startTicks: "1" };
@@ -14,7 +15,7 @@ const DEAD = { ...ownIdentity(), startTicks: "1" };
 /** A turn whose server runs in this process, or in a process that has ended. */
 function turnOn(process = ownIdentity()): Turn {
   const turn = new Turn(sessionRecord("s"));
-  turn.marked = serverRecord("a", { process });
+  turn.use = { server: serverRecord("a", { process }) } as SessionUse;
   return turn;
 }
 

@@ -4,7 +4,7 @@ import { sessionRecord } from "../fixtures/store/store-records.js";
 
 it("a turn stays active when a prompt is sent while the server is asked whether the session is idle", async () => {
   const turn = new Turn(sessionRecord("s"));
-  turn.start(undefined);
+  turn.start();
   turn.sends();
   turn.answered(true);
   const questions: ((isIdle: boolean) => void)[] = [];
@@ -30,7 +30,7 @@ it("a turn stays active while its server is idle and has not begun a prompt, unt
   vi.useFakeTimers();
   try {
     const turn = new Turn(sessionRecord("s"));
-    turn.start(undefined);
+    turn.start();
     turn.sends();
     let asked = 0;
     let hasBegun = false;
@@ -55,7 +55,7 @@ it("a turn stays active while its server is idle and has not begun a prompt, unt
     expect(turn.over).toBe("idle");
 
     const dropped = new Turn(sessionRecord("s"));
-    dropped.start(undefined);
+    dropped.start();
     dropped.sends();
     dropped.answered(true);
     const found = dropped.ended(

@@ -1,10 +1,10 @@
 import { mkdtemp, realpath } from "node:fs/promises";
-import { type Profiler, Session } from "node:inspector/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
 import { SessionRecords } from "../../src/store/file/records/session-records.js";
+import { filesUsed } from "../fixtures/files-used.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
@@ -70,28 +70,9 @@ it("a turn in a session that the process has open on its user's own server does 
   await fleet.sessions.leave(session);
 });
 
-/** The source files of which a function runs during `work`. A module that is only loaded, or has only types, does not count. */
-async function filesUsed(work: () => Promise<unknown>): Promise<string[]> {
-  const session = new Session();
-  session.connect();
-  await session.post("Profiler.enable");
-  await session.post("Profiler.startPreciseCoverage", { callCount: true, detailed: false });
-  await session.post("Profiler.takePreciseCoverage"); // forgets what has run so far
-  await work();
-  const { result } = await session.post("Profiler.takePreciseCoverage");
-  session.disconnect();
-  // A function without a name may be one that vitest makes for the exports of a module.
-  const isUsed = ({ functionName, ranges }: Profiler.FunctionCoverage) => functionName !== "" && ranges[0]?.count !== 0;
-  const ran = result.filter(({ functions }) => functions.some(isUsed));
-  return ran.flatMap(({ url }) => /\/src\/(.+\.ts)/.exec(url)?.[1] ?? []).sort();
-}
-
 it("a send passes through at most 35 files", async () => {
   const fleet = await fleetWith("files", "per-user");
   const files = await filesUsed(async () => await fleet.sessions.use("files", "second", { user: "ann" }));
-  // Not counted: the configuration and the errors, the adapter of the store behind `store/ports.ts`, and the echo model, which
-  // stands in for a service.
-  const counted = files.filter((file) => !/^(config\/|errors|store\/|models\/echo)/.test(file));
-  expect(counted).toContain("sessions/use/use-session.ts");
-  expect(counted.length, counted.join("\n")).toBeLessThanOrEqual(35);
+  expect(files).toContain("sessions/use/use-session.ts");
+  expect(files.length, files.join("\n")).toBeLessThanOrEqual(35);
 });

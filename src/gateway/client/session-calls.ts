@@ -4,6 +4,7 @@ import { mayUse, type SessionRecord } from "../../model/session.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { sessionLocked } from "../../sessions/problems.js";
 import type { Opener } from "../routing/opener.js";
+import type { Opening } from "../routing/upstream-transport.js";
 import { type ClientState, isElsewhere, newAttachment } from "../state/client-state.js";
 import { saysMoved } from "../state/lines.js";
 import type { Link, ServerLink } from "../state/links.js";
@@ -38,10 +39,8 @@ export class SessionCalls {
     const attachment = before ?? newAttachment(record.id, record.serverId, request.params);
     let answer: unknown;
     try {
-      await this.#opener.open({
-        record,
+      const opening: Opening = {
         asked: request.params,
-        isNew,
         isOpen: before?.attached === true,
         onLink: ({ id }) => {
           attachment.linkId = id;
@@ -56,7 +55,8 @@ export class SessionCalls {
           // other servers, reply later, because the session may not be ready before its options are set.
           if (own) requests.reply(request, result);
         },
-      });
+      };
+      await this.#opener.open(record, opening, isNew);
     } catch (error) {
       attachment.heard = attachment.attached;
       if (before === undefined) attachments.delete(record.id);

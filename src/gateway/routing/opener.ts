@@ -1,15 +1,13 @@
-import { FleetError, quote } from "../../errors.js";
+import { FleetError, isFleetError, quote } from "../../errors.js";
 import { newSessionId, validateSessionId } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
 import { newSessionRecord, type SessionRecord } from "../../model/session.js";
-import { isRunning } from "../../pool/server.js";
 import { deadline, isTimeout } from "../../runtime/deadline.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
-import { markedRecord } from "../../sessions/find.js";
 import { sessionExists } from "../../sessions/problems.js";
-import { load } from "../../sessions/use/load.js";
-import { withRoom } from "../../sessions/use/room.js";
+import type { Transport } from "../../sessions/use/load.js";
 import { serverFor } from "../../sessions/use/server.js";
+import { type SessionUse, useSession } from "../../sessions/use/use-session.js";
 import type { ClientState } from "../state/client-state.js";
 import type { ServerLink } from "../state/links.js";
 import type { Params } from "../wire/client-message.js";
@@ -18,15 +16,7 @@ import type { Connector } from "./connector.js";
 import { type Opening, upstreamTransport } from "./upstream-transport.js";
 
 /** How long a server may take to start, and how long it may take to open a session, in milliseconds. */
-const OPEN_MS = 30_000;
-
-export interface OpenRequest extends Opening {
-  record: SessionRecord;
-  /** Whether the session was recorded a moment ago, and so cannot be on a disk. */
-  isNew: boolean;
-  /** The server that holds the use marker of the client's turn, if a turn is under way. */
-  marked?: ServerRecord | undefined;
-}
+export const OPEN_MS = 30_000;
 
 /** Finds or starts the servers of one client, and opens its sessions there. */
 export class Opener {
@@ -84,35 +74,39 @@ export class Opener {
   /**
    * Loads a session into its server's memory, within the cap, for this client.
    *
+   * @param isNew whether the session was recorded a moment ago, and so cannot be on a disk
    * @throws FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_LOST`, `FLEET_SESSIONS_EXHAUSTED`,
    * `FLEET_METHOD_DENIED`; `FLEET_SERVER_UNREACHABLE` when the server takes too long; the errors of `Pool.serverOf`;
    * and `RpcError` with the server's refusal.
    */
-  async open(request: OpenRequest): Promise<ServerLink> {
-    const { record, marked, isNew } = request;
+  async open(record: SessionRecord, opening: Opening, isNew = false): Promise<ServerLink> {
     const { door, user, gone } = this.#state;
-    const { store, sessions } = door;
-    const { id } = record;
     using limit = deadline(OPEN_MS, gone);
-    const { signal } = limit;
-    const transport = upstreamTransport(this.#state, this.#connector, request);
-    const serverOf = async (now: SessionRecord) =>
-      marked !== undefined && isRunning(marked) ? marked : await this.#serverFor(now);
-    const next = async () => await serverOf(await sessions.recordFor(id, user));
-    try {
-      return await withRoom(
-        door,
-        { sessionId: id, server: await serverOf(record), next, marked, waitMs: OPEN_MS, signal },
-        async (server) => {
-          // Read the record only now, under the use marker: gc deletes the record before it looks for use markers.
-          const current = await markedRecord(store, server, id, signal);
-          if (current === null) throw noSuchSession(id);
-          return await load(sessions.context, { record: current, server }, transport, { isNew, signal });
-        },
-      );
-    } catch (error) {
-      throw isTimeout(error) ? notOpened(id, error) : error;
-    }
+    const request = { record, user, isTurn: false, waitMs: OPEN_MS, signal: limit.signal, sharedUntil: door.closed };
+    return await translated(record.id, async () => {
+      await using use = await useSession(door.sessions.context, request);
+      // A client may create a new session again under the same id, which is free after a failure.
+      return await use.open(this.#transport(opening), { isNew, isOnce: isNew });
+    });
+  }
+
+  /** The same during a turn of this client, which uses the session already. */
+  async reopen(use: SessionUse, opening: Opening): Promise<ServerLink> {
+    return await translated(use.record.id, async () => await use.reopen(this.#transport(opening)));
+  }
+
+  #transport(opening: Opening): Transport<ServerLink> {
+    return upstreamTransport(this.#state, this.#connector, opening);
+  }
+}
+
+/** @throws the errors of `open` in the form that clients of a bare server know, and `FLEET_SERVER_UNREACHABLE`. */
+async function translated<T>(sessionId: string, open: () => Promise<T>): Promise<T> {
+  try {
+    return await open();
+  } catch (error) {
+    if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw noSuchSession(sessionId);
+    throw isTimeout(error) ? notOpened(sessionId, error) : error;
   }
 }
 

@@ -8,6 +8,7 @@ import { isPeerLinkId, type Link, type PeerLink, peerLinkId, type ServerLink } f
 import { serverLost } from "../wire/refusals.js";
 import type { Connector } from "./connector.js";
 import type { Opener } from "./opener.js";
+import type { Opening } from "./upstream-transport.js";
 
 /**
  * How long it may take to connect to another host's front door, in milliseconds. The door may have to start a server
@@ -170,23 +171,23 @@ export class Router {
     const { door, user, turns, report } = this.#state;
     const { sessionId } = attachment;
     const turn = turns.get(sessionId);
-    // Read the record again: the session may have been deleted, and another user may have its id now.
-    const record = await door.sessions.recordFor(sessionId, user);
+    const opening: Opening = {
+      asked: askedAgain(attachment),
+      onLink: ({ id }) => {
+        attachment.linkId = id;
+        attachment.heard = true;
+      },
+      onResult: () => {
+        attachment.attached = true;
+      },
+    };
     let link: ServerLink;
     try {
-      link = await this.#opener.open({
-        record,
-        asked: askedAgain(attachment),
-        isNew: false,
-        marked: turn?.active === true ? turn.marked : undefined,
-        onLink: ({ id }) => {
-          attachment.linkId = id;
-          attachment.heard = true;
-        },
-        onResult: () => {
-          attachment.attached = true;
-        },
-      });
+      // Otherwise read the record again: the session may have been deleted, and another user may have its id now.
+      link =
+        turn?.use !== undefined && turn.over === null
+          ? await this.#opener.reopen(turn.use, opening)
+          : await this.#opener.open(await door.sessions.recordFor(sessionId, user), opening);
     } catch (error) {
       attachment.heard = attachment.attached;
       throw error;

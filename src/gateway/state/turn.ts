@@ -1,6 +1,5 @@
-import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
-import type { TurnLease } from "../../sessions/leases/seen.js";
+import type { SessionUse } from "../../sessions/use/use-session.js";
 import type { ClientRequest } from "../wire/client-message.js";
 import { Line } from "./lines.js";
 import type { ServerLink } from "./links.js";
@@ -41,6 +40,12 @@ export interface SentPrompt {
   messageIds: readonly string[] | null;
 }
 
+/** Notes the message ids that a prompt has in the answer of its server. */
+export function noteAnswer(prompt: Prompt, messageIds: readonly string[]): void {
+  if (prompt.sent !== undefined) prompt.sent.messageIds = messageIds;
+  prompt.isAnswered = true;
+}
+
 /** Prompts whose server has ended, and of which the door does not know whether they had begun. */
 export interface Doubt {
   readonly prompts: readonly Prompt[];
@@ -54,7 +59,7 @@ export type TurnEnd = "idle" | "refused" | "lost" | "unloaded" | "closed";
  * that the client sends during the turn belong to it, as they do on a bare server.
  */
 export class Turn {
-  /** Read again if the session has moved to another server by the time the turn begins. */
+  /** Read again if the turn had to wait, or if the session is on another server by the time the turn begins. */
   record: SessionRecord;
   /** Prompts to be sent, in order, once the turn has begun and the prompts before them have been sent. */
   readonly waiting = new Line<Prompt>();
@@ -77,9 +82,8 @@ export class Turn {
   #sentAt = 0;
   #idleMissed = false;
   #wake: (() => void) | undefined;
-  lease: TurnLease | undefined;
-  /** The server that holds the turn's use marker. A drain of that server waits for the turn. */
-  marked: ServerRecord | undefined;
+  /** The use of the session by this turn, once others let it in. */
+  use: SessionUse | undefined;
 
   constructor(record: SessionRecord) {
     this.record = record;
@@ -98,8 +102,13 @@ export class Turn {
     return this.#accepted > 0;
   }
 
-  start(lease: TurnLease | undefined): void {
-    this.lease = lease;
+  /** Others let the turn in. */
+  enter(use: SessionUse): void {
+    this.use = use;
+    this.record = use.record;
+  }
+
+  start(): void {
     this.#started = true;
   }
 

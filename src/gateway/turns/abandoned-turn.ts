@@ -6,8 +6,8 @@ import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/deadline.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
+import type { SessionUse } from "../../sessions/use/use-session.js";
 import type { DoorState } from "../state/door/door-state.js";
-import type { Turn } from "../state/turn.js";
 
 /** How often to ask the server about a turn whose client has gone, in milliseconds. */
 const ASK_MS = 250;
@@ -19,15 +19,15 @@ const ASK_MS = 250;
  *
  * The turn is aborted when its lease is lost, or after `lock.ttl`: it may wait for its client, which never answers.
  *
- * @param server the server that holds the turn's use marker
+ * @param use the turn's use of the session
  * @throws the last error, when we give up on a server that runs but does not answer.
  */
-export async function abandonedTurnOver(door: DoorState, server: ServerRecord, turn: Turn): Promise<void> {
+export async function abandonedTurnOver(door: DoorState, { server, record, lease }: SessionUse): Promise<void> {
   const until = performance.now() + door.config.lock.ttlMs;
-  const isGivenUp = () => door.draining || turn.lease?.signal.aborted === true || performance.now() > until;
+  const isGivenUp = () => door.draining || lease?.signal.aborted === true || performance.now() > until;
   for (;;) {
     try {
-      return await ask(door, server, turn.record.id, isGivenUp);
+      return await ask(door, server, record.id, isGivenUp);
     } catch (error) {
       // The session is no longer in memory, or its server has ended. Either way its turn is over.
       if (error instanceof RpcError || !isRunning(server)) return;

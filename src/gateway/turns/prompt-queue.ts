@@ -1,19 +1,18 @@
 import { FleetError } from "../../errors.js";
 import type { SessionRecord } from "../../model/session.js";
-import type { TurnLease } from "../../sessions/leases/seen.js";
-import { takeTurn } from "../../sessions/use/turn-taking.js";
+import { type SessionUse, useSession } from "../../sessions/use/use-session.js";
 import { checkReach } from "../policy/reach.js";
 import type { Router } from "../routing/router.js";
 import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";
 import type { ServerLink } from "../state/links.js";
-import { type Doubt, type Prompt, Turn } from "../state/turn.js";
+import { type Doubt, noteAnswer, type Prompt, Turn } from "../state/turn.js";
 import type { ClientRequest } from "../wire/client-message.js";
 import { messageIdsOf, saysUnloaded } from "../wire/events.js";
 import { doorDraining } from "../wire/refusals.js";
 import { abandonedTurnOver } from "./abandoned-turn.js";
 import { settleDoubt } from "./resend.js";
-import { abortTurn, assertHere, isIdle, linkOnceEnded, noteSent, placeOf } from "./turn-server.js";
+import { abortTurn, assertHere, follow, isIdle, linkOnceEnded, noteSent, turnRequest } from "./turn-server.js";
 
 /**
  * A prompt that the server took counts as one that never begins once the server has been idle for this long, in
@@ -24,7 +23,7 @@ const FAILED_MS = 1_000;
 
 /**
  * The prompts of one client, and the turns that they get. Each session has one turn at a time, for all who use it, by the
- * rules of `turn-taking.ts`.
+ * rules of `useSession`.
  */
 export class PromptQueue {
   readonly #state: ClientState;
@@ -114,7 +113,13 @@ export class PromptQueue {
     const { record, waiting, abort } = turn;
     const { id } = record;
     try {
-      await takeTurn(placeOf(this.#state, this.#router, turn), async (lease) => await this.#hold(turn, lease));
+      const request = turnRequest(this.#state, turn);
+      await using use = await useSession(door.sessions.context, request);
+      turn.enter(use);
+      if (use.server !== request.at) await follow(this.#state, this.#router, use);
+      await this.#hold(turn, use);
+      const unreleased = await use.end();
+      if (unreleased !== null) report.event({ event: "failed", sessionId: id, ...failure(unreleased) });
     } catch (error) {
       // The lease may have been lost after all prompts were answered. Then no client waits for the error, so log it.
       if (waiting.isEmpty && error !== abort.signal.reason)
@@ -130,14 +135,15 @@ export class PromptQueue {
     });
   }
 
-  async #hold(turn: Turn, lease: TurnLease | undefined): Promise<void> {
+  async #hold(turn: Turn, use: SessionUse): Promise<void> {
     const { door, ends, attachments } = this.#state;
+    const { lease } = use;
     const { id } = turn.record;
     turn.abort.signal.throwIfAborted();
     const onLost = () => void abortTurn(this.#state, this.#router, turn.record, lease?.signal.reason);
     lease?.signal.addEventListener("abort", onLost, { once: true });
     try {
-      turn.start(lease);
+      turn.start();
       void this.#settleDoubts(turn);
       await this.#sendWaiting(turn);
       const isBlind = () => !attachments.has(id);
@@ -155,8 +161,7 @@ export class PromptQueue {
       turn.doubts.close();
       lease?.signal.removeEventListener("abort", onLost);
     }
-    if (turn.over === "closed" && turn.begun && turn.marked !== undefined)
-      await abandonedTurnOver(door, turn.marked, turn);
+    if (turn.over === "closed" && turn.begun) await abandonedTurnOver(door, use);
   }
 
   /** Sends the waiting prompts one after another, while the turn is active. Never rejects. */
@@ -213,7 +218,7 @@ export class PromptQueue {
       checkReach(request, protocol.handlingOf(request.method), { own: link.own, config: door.config });
       await assertHere(door, record);
       // Refuse a prompt whose lease was lost while it waited. Check this last, right before the write to the socket.
-      await turn.lease?.check();
+      await turn.use?.lease?.check();
       // By now the turn may be over, or an earlier prompt may have to be sent again.
       const isOvertaking = turn.isInDoubt || waiting.hasBefore(prompt);
       // A write to a connection that has ended is lost without an error.
@@ -290,9 +295,4 @@ export class PromptQueue {
     if (turn.active) await this.#sendWaiting(turn);
     else this.#moveOn(turn);
   }
-}
-
-function noteAnswer(prompt: Prompt, messageIds: readonly string[]): void {
-  if (prompt.sent !== undefined) prompt.sent.messageIds = messageIds;
-  prompt.isAnswered = true;
 }

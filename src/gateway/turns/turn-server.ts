@@ -6,7 +6,8 @@ import { isInTurn } from "../../runtime/client/activity.js";
 import { deadline, pause } from "../../runtime/deadline.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
-import type { TurnTaking } from "../../sessions/use/turn-taking.js";
+import type { SessionUse, UseRequest } from "../../sessions/use/use-session.js";
+import { OPEN_MS } from "../routing/opener.js";
 import type { Router } from "../routing/router.js";
 import type { ClientState } from "../state/client-state.js";
 import type { DoorContext } from "../state/door/door-state.js";
@@ -35,34 +36,35 @@ export async function linkOnceEnded(state: ClientState, router: Router, record: 
   }
 }
 
-/** This turn, as the rules of `turn-taking.ts` see it. */
-export function placeOf(state: ClientState, router: Router, turn: Turn): TurnTaking {
-  const { door, user, holder, report } = state;
-  const { sessions, config } = door;
-  const { record, abort } = turn;
-  const { id } = record;
-  const waitMs = config.serve.turnWaitMs;
-  const { signal } = abort;
-  const fence = holder.lease?.sessionId === id ? holder.lease.fence : undefined;
+/** The request for a turn of this client. If the client has the session open, the turn is on the server where it is open. */
+export function turnRequest(state: ClientState, { record, abort }: Turn): UseRequest {
+  const { door, user, holder, attachments, links } = state;
+  const { id, serverId } = record;
+  const attachment = attachments.get(id);
+  // A client that never opened the session may send prompts to it. The front door does not load it for that client.
+  const isLoaded = attachment?.attached !== false;
   return {
-    sessionId: id,
-    permit: async ({ always }) => await sessions.permit(record, { waitMs, signal }, { always, user, fence }),
-    server: async () => {
-      const { server } = await linkOnceEnded(state, router, turn.record);
-      turn.marked = server;
-      return server;
-    },
-    admitted: async (server) => {
-      if (await sessions.admitted(server, id)) return true;
-      // Read the record again, because the session may be on another server by now.
-      turn.record = await sessions.recordFor(id, user);
-      if (turn.record.serverId !== server.id) state.unloaded(id);
-      return false;
-    },
-    unreleased: (error) => report.event({ event: "failed", sessionId: id, ...failure(error) }),
-    waitMs,
-    signal,
+    record,
+    user,
+    isTurn: true,
+    at: isLoaded ? links.server(attachment?.linkId ?? serverId)?.server : undefined,
+    fence: holder.lease?.sessionId === id ? holder.lease.fence : undefined,
+    waitMs: door.config.serve.turnWaitMs,
+    openMs: OPEN_MS,
+    signal: abort.signal,
+    sharedUntil: door.closed,
   };
+}
+
+/**
+ * Follows a session to the server of the turn, after it was unloaded or moved, or its server was started again. If the client
+ * has the session open, this loads it there.
+ */
+export async function follow(state: ClientState, router: Router, { server, record }: SessionUse): Promise<void> {
+  const { attachments, links } = state;
+  const open = links.server(attachments.get(record.id)?.linkId ?? "");
+  if (open !== undefined && open.server.launchId !== server.launchId) state.unloaded(record.id);
+  await linkOnceEnded(state, router, record);
 }
 
 /**
@@ -107,10 +109,10 @@ export async function isIdle(router: Pick<Router, "local">, turn: Turn, answerMs
 /** Errors that show that the session is not in the memory of a server here, so that nothing runs in it. */
 const NOT_HERE = ["FLEET_SESSION_NOT_FOUND", "FLEET_SESSION_MOVED", "FLEET_SESSION_LOST"] as const;
 
-/** Whether the server that holds the turn's use marker has ended. */
-function hasGone({ marked }: Turn): boolean {
+/** Whether the server on which the turn runs has ended. */
+function hasGone({ use }: Turn): boolean {
   try {
-    return marked !== undefined && !isRunning(marked);
+    return use !== undefined && !isRunning(use.server);
   } catch {
     return false; // this process has no file descriptors left to look
   }

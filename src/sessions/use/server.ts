@@ -1,14 +1,21 @@
+import { isFleetError } from "../../errors.js";
+import { sessionMoved } from "../../hosts/problems.js";
 import { serverIdOf } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
-import type { SessionRecord } from "../../model/session.js";
+import { mayUse, type SessionRecord } from "../../model/session.js";
+import { admits, closedBy, poolDraining } from "../../pool/admission.js";
 import type { Pool } from "../../pool/pool.js";
-import { isRunning } from "../../pool/server.js";
+import { hasEnded, isRunning } from "../../pool/server.js";
 import type { SpawnOptions } from "../../pool/start/start.js";
 import { isUsed, setEvictionMarker } from "../../pool/use-markers.js";
+import { isTimeout, pause } from "../../runtime/deadline.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
 import type { Store } from "../../store/ports.js";
 import type { SessionsContext } from "../context.js";
+import { markedRecord } from "../find.js";
 import type { TurnLease } from "../leases/seen.js";
+import { exhausted, makeRoom } from "../memory/eviction.js";
+import { serverDraining, sessionNotFound } from "../problems.js";
 
 export interface Chooser extends Pick<SpawnOptions, "sharedUntil"> {
   user: string;
@@ -94,4 +101,112 @@ export async function serverUnderLease(
 
 function isLoaded(server: ServerRecord, id: string): boolean {
   return server.process !== null && isRunning(server) && isLoadedBy(server.home, id, server.process.pid);
+}
+
+/**
+ * Why a session cannot be used on a server now: the server's memory is full of busy sessions, the server is being drained, this
+ * launch of it has ended, or the session is elsewhere.
+ */
+export type Refusal = "full" | "draining" | "ended" | "moved";
+
+/** A session on the server where it is about to be used. */
+interface Place {
+  record: SessionRecord;
+  server: ServerRecord;
+}
+
+/** How often to look whether others are done, in milliseconds. */
+const DRAIN_POLL_MS = 20;
+const ROOM_POLL_MS = 50;
+
+/** Decides where one user may use a session. Everything here is checked under the use marker. */
+export class Admission {
+  readonly #context: SessionsContext;
+  readonly #user: string;
+
+  constructor(context: SessionsContext, user: string) {
+    this.#context = context;
+    this.#user = user;
+  }
+
+  /**
+   * Whether the session may be used there, and its present record. A drain is recorded first and then looks for use markers. A
+   * move of the session, a release and gc set their eviction marker, or change the record, first, and then look for them. So
+   * either this notices the other process, or the other process notices the use marker.
+   *
+   * @param isOpen whether the caller has the session open there, so that it needs no room in the server's memory
+   */
+  async check(
+    { record, server }: Place,
+    { isOpen, signal }: { isOpen: boolean; signal: AbortSignal | undefined },
+  ): Promise<{ record: SessionRecord; refusal: Refusal | null }> {
+    const { store, directory } = this.#context;
+    const registry = await store.registry.read();
+    const by = closedBy(registry);
+    if (by !== null) throw poolDraining(by);
+    if (!admits(registry, server)) {
+      const isDraining = registry.servers[server.id]?.launchId === server.launchId && isRunning(server);
+      return { record, refusal: isDraining ? "draining" : "ended" };
+    }
+    // Sessions never move away from a user's own server, and without shared storage they cannot change hosts.
+    if (isOpen && server.isolation === "per-user" && !directory.isShared) return { record, refusal: null };
+    if (isOpen && directory.isShared) await directory.assertStorage();
+    const now = isOpen ? await store.sessions.read(record.id) : await this.recordOn({ record, server }, signal);
+    if (now === null) return { record, refusal: null }; // it was deleted, so its server refuses the turn
+    if (!mayUse(now, this.#user)) throw sessionNotFound(record.id);
+    const isHere = now.serverId === server.id && (await directory.has(now));
+    if (!isHere || isOpen) return { record: now, refusal: isHere ? null : "moved" };
+    return { record: now, refusal: await this.room({ record: now, server }) };
+  }
+
+  /**
+   * Reads the record again on purpose, now that the use marker is set: gc deletes the record first and then looks for
+   * markers, and the session may have moved since the caller read its record. The user may also have deleted it, and another
+   * user may have its id now.
+   */
+  async recordOn({ record: { id }, server }: Place, signal: AbortSignal | undefined): Promise<SessionRecord> {
+    const record = await markedRecord(this.#context.store, server, id, signal);
+    if (record === null || !mayUse(record, this.#user)) throw sessionNotFound(id);
+    return record;
+  }
+
+  /** Makes room for the session in the server's memory. @returns the reason if there is none */
+  async room({ record, server }: Place): Promise<Refusal | null> {
+    const { store, config } = this.#context;
+    const eviction = { store, answerMs: config.health.timeoutMs };
+    try {
+      return (await makeRoom(server, record.id, config.session.maxActive, eviction)) ? null : "full";
+    } catch (error) {
+      if (await isEndOf(server, error)) return "ended";
+      throw error;
+    }
+  }
+
+  /**
+   * Waits before the next try, or not at all if the caller `hurries`.
+   *
+   * @param untilMs how long to try, by `performance.now()`
+   * @throws the error for this refusal when it is too late; the signal's reason.
+   */
+  async pauseAfter(
+    refusal: Refusal,
+    { record, server }: Place,
+    { untilMs, signal, hurries = false }: { untilMs: number; signal: AbortSignal | undefined; hurries?: boolean },
+  ): Promise<void> {
+    const isLate = performance.now() > untilMs || (signal?.aborted === true && isTimeout(signal.reason));
+    if (isLate && refusal === "full") throw exhausted(server, this.#context.config.session.maxActive);
+    if (isLate) throw refusal === "moved" ? sessionMoved(record, null) : serverDraining(server.id);
+    signal?.throwIfAborted();
+    await pause(hurries ? 0 : pauseMs(refusal), undefined);
+  }
+}
+
+/** Whether an error shows that the server has ended. */
+export async function isEndOf(server: ServerRecord, error: unknown): Promise<boolean> {
+  const isLost = isFleetError(error, "FLEET_SERVER_LOST") || isFleetError(error, "FLEET_SERVER_UNREACHABLE");
+  return isLost && (await hasEnded(server));
+}
+
+function pauseMs(refusal: Refusal): number {
+  return refusal === "full" ? ROOM_POLL_MS * (0.5 + Math.random()) : DRAIN_POLL_MS;
 }

@@ -1,0 +1,27 @@
+import { expect, it } from "vitest";
+import { eventually } from "../fixtures/eventually.js";
+import { filesUsed } from "../fixtures/files-used.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+it("a prompt through the front door passes through at most 46 files", async () => {
+  await using at = await DoorFleet.open();
+  const client = await RawClient.as(at.url, await at.token("ann"));
+  await client.request("session.create", { sessionId: "s" });
+  await client.turn("s", "first");
+  await eventually("the end of the turn", () => at.door.turns === 0);
+  const filesOf = async (prompt: string) =>
+    await filesUsed(async () => {
+      await client.turn("s", prompt);
+      await eventually("the end of the turn", () => at.door.turns === 0);
+    });
+  // Only files that every turn passes through count, because the door's regular work may run during one of them.
+  const [second = [], third = [], fourth = []] = [
+    await filesOf("second"),
+    await filesOf("third"),
+    await filesOf("fourth"),
+  ];
+  const files = second.filter((file) => third.includes(file) && fourth.includes(file));
+  expect(files).toContain("gateway/turns/prompt-queue.ts");
+  expect(files.length, files.join("\n")).toBeLessThanOrEqual(46);
+});

@@ -1,0 +1,80 @@
+import { mkdtemp, realpath } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { type FleetParts, openParts } from "../../src/fleet/parts.js";
+import { usedSessions } from "../../src/pool/use-markers.js";
+import { NEVER } from "../../src/runtime/deadline.js";
+import type { Transport } from "../../src/sessions/use/load.js";
+import { useSession } from "../../src/sessions/use/use-session.js";
+import { testPorts } from "../fixtures/fleets/ports.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+
+let folder: string;
+let parts: FleetParts;
+beforeAll(async () => {
+  folder = await realpath(await mkdtemp(join(tmpdir(), "copilotfleet-reopen-")));
+  const env = { PATH: process.env.PATH, HOME: process.env.HOME, COPILOT_OFFLINE: "true", COPILOTFLEET_HOME: folder };
+  parts = openParts({ env, cwd: folder, config: { ports: testPorts(), provider: { type: "echo" } } });
+});
+afterAll(async () => {
+  const ids = (await parts.pool.all()).map(({ id }) => id);
+  await parts.pool.stopAll(ids, { drainTimeoutMs: 0, force: true, signal: NEVER });
+  await parts.close();
+  await removeFolder(folder);
+});
+
+/** A promise, and the function that resolves it. */
+function gate() {
+  let open = (): void => undefined;
+  const opened = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  return { open, opened };
+}
+
+/** A turn of `ann` in a new session that nobody has open. */
+async function turnIn(id: string) {
+  await parts.open.create({ user: "ann", id, signal: NEVER });
+  await parts.open.leave(id, { park: true });
+  const record = await parts.sessions.recordFor(id, "ann");
+  return await useSession(parts.sessions.context, { record, user: "ann", isTurn: true });
+}
+
+it("keeps the use marker while a session is being loaded, even if the turn that loads it ends before", async () => {
+  const use = await turnIn("loading");
+  const { server } = use;
+  const [begun, answer] = [gate(), gate()];
+  const slow: Transport<string> = {
+    load: async () => {
+      begun.open();
+      await answer.opened;
+      return "loaded";
+    },
+  };
+  const loading = use.reopen(slow);
+  await begun.opened;
+  expect(await use.end()).toBeNull();
+  expect(usedSessions(server)).toContain("loading");
+  answer.open();
+  expect(await loading).toBe("loaded");
+  expect(usedSessions(server)).not.toContain("loading");
+});
+
+it("loads a session during a turn on a server that is being drained, because the drain waits for the turn", async () => {
+  const use = await turnIn("drained");
+  await parts.store.registry.update((registry) => {
+    const server = registry.servers[use.server.id];
+    if (server !== undefined) server.state = "draining";
+  });
+  try {
+    const loaded: Transport<string> = { load: async ({ server }) => server.id };
+    expect(await use.reopen(loaded)).toBe(use.server.id);
+  } finally {
+    await use.end();
+    await parts.store.registry.update((registry) => {
+      const server = registry.servers[use.server.id];
+      if (server !== undefined) server.state = "ready";
+    });
+  }
+});
