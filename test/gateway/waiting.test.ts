@@ -106,6 +106,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     expect(await ben.request("session.abort", { sessionId: "behind-refused" })).toMatchObject({
       result: { success: true },
     });
+    await eventually("the end of that turn", () => course(ann, "behind-refused").length === 4);
     await ann.turn("behind-refused", "d");
     expect(course(ann, "behind-refused")).toEqual(["!hold refused a", "idle", "!delay 60000 c", "idle", "d", "idle"]);
     await eventually("neither is kept", async () => {
@@ -202,6 +203,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     expect(await holder("cut")).toBeUndefined();
     await ben.turn("cut", "b");
     await ann.turn("cut", "a");
+    await eventually("the end of the last turn at the other client", () => course(ben, "cut").length === 4);
     expect(course(ben, "cut")).toEqual(["b", "idle", "a", "idle"]);
   });
 });
