@@ -1,5 +1,5 @@
 import { setMaxListeners } from "node:events";
-import { systemClock } from "./clock.js";
+import { type Clock, systemClock } from "./clock.js";
 
 export const NEVER: AbortSignal = new AbortController().signal;
 
@@ -16,14 +16,19 @@ export interface Deadline extends Disposable {
  * garbage collection at the wrong moment makes it wait forever (measured with 20.20: `test/runtime/deadline.test.ts`).
  */
 export function deadline(ms: number | undefined, ...others: (AbortSignal | undefined)[]): Deadline {
+  return deadlineOn(systemClock, ms, ...others);
+}
+
+/** The same by another clock. */
+export function deadlineOn(clock: Clock, ms: number | undefined, ...others: (AbortSignal | undefined)[]): Deadline {
   const controller = new AbortController();
-  const timer =
-    ms === undefined ? undefined : setTimeout(() => controller.abort(new TimeIsUp(`no answer within ${ms} ms`)), ms);
+  const end = () => controller.abort(new TimeIsUp(`no answer within ${ms} ms`));
+  const cancel = ms === undefined ? undefined : clock.after(ms, end, { ref: true });
   const following = others.map((other) => other && follow(other, () => controller.abort(other.reason)));
   return {
     signal: controller.signal,
     [Symbol.dispose]: () => {
-      clearTimeout(timer);
+      cancel?.();
       for (const unfollow of following) unfollow?.();
     },
   };

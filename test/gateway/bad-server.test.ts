@@ -4,8 +4,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { usedSessions } from "../../src/pool/use-markers.js";
 import { eventually } from "../fixtures/eventually.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
+import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { killed } from "../fixtures/processes.js";
-import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -111,19 +111,11 @@ describe("the front door, when a server speaks version 4 of the protocol,", () =
 describe("the front door, when a server is slow,", () => {
   let at: DoorFleet;
   beforeAll(async () => {
-    // Shorter than the time for which the server is mute.
-    const config = { runtime: { path: fake("obedient.mjs") }, health: { timeout: "2s" } };
-    at = await DoorFleet.open({ config });
+    at = await DoorFleet.open({ config: { runtime: { path: fake("obedient.mjs") } } });
   });
   afterAll(async () => {
     await at[Symbol.asyncDispose]();
   });
-
-  /** Whether the session has a use marker. */
-  const isUsed = async (sessionId: string) => {
-    const { servers } = await at.store.registry.read();
-    return Object.values(servers).some((server) => usedSessions(server).has(sessionId));
-  };
 
   it("sends a client no events of a session that it left while the front door was opening the session again", async () => {
     const token = await at.token("ann");
@@ -154,47 +146,78 @@ describe("the front door, when a server is slow,", () => {
     expect(existsSync(join(home, "session-state", "again"))).toBe(false);
     expect(await client.request("session.create", { sessionId: "again" })).toMatchObject({ result: {} });
   });
+});
 
-  // The concurrent tests wait for a long time, so they run at the same time.
-  it.concurrent("keeps a client's session open when the server does not answer the client's second resume", async () => {
-    const client = await RawClient.as(at.url, await at.token("eve"), true);
+describe("the front door, when a server does not answer,", () => {
+  const UNREACHABLE = { error: { code: -32003, data: { code: "FLEET_SERVER_UNREACHABLE", retryable: true } } };
+  const clock = new TestClock();
+  let at: DoorFleet;
+  beforeAll(async () => {
+    const config = { runtime: { path: fake("obedient.mjs") }, health: { timeout: "2s" } };
+    at = await DoorFleet.open({ config, clock });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+  });
+
+  /** Whether the session has a use marker. */
+  const isUsed = async (sessionId: string) => {
+    const { servers } = await at.store.registry.read();
+    return Object.values(servers).some((server) => usedSessions(server).has(sessionId));
+  };
+
+  /** Resolves when the server has got a question about the session that it never answers. */
+  const unanswered = async (user: string, sessionId: string) => {
+    const { home } = await at.serverOf(user);
+    await eventually("the question", () => existsSync(join(home, `unanswered-${sessionId}`)));
+  };
+
+  /** Moves the door's clock on by one second, and lets the door and the client's server handle what they have. */
+  const second = async (client: RawClient) => {
+    await clock.advance(1_000, 0);
+    await client.request("ping");
+  };
+
+  it("keeps a client's session open when the server does not answer the client's second resume", async () => {
+    const client = await RawClient.as(at.url, await at.token("eve"));
     await client.request("session.create", { sessionId: "kept" });
-    const again = await client.request("session.resume", { sessionId: "kept", model: "stuck" }, 40_000);
-    expect(again).toMatchObject({ error: { data: { code: "FLEET_SERVER_UNREACHABLE" } } });
+    client.send({ id: 1, method: "session.resume", params: { sessionId: "kept", model: "stuck" } });
+    await unanswered("eve", "kept");
+    await clock.advance(30_000, 0);
+    expect(await client.answerTo(1)).toMatchObject(UNREACHABLE);
     const before = client.events("kept").length;
     expect(await client.turn("kept", "next")).toMatchObject({ result: {} });
     expect(client.events("kept").slice(before)).toEqual(["user.message", "session.idle"]);
-    client.socket.destroy();
   });
 
-  it.concurrent("answers FLEET_SERVER_UNREACHABLE when a server does not create a session within 30 s", async () => {
-    const client = await RawClient.as(at.url, await at.token("ben"), true);
-    const unreachable = { error: { code: -32003, data: { code: "FLEET_SERVER_UNREACHABLE", retryable: true } } };
-    const began = performance.now();
-    using watch = new Stopwatch();
-    const stuck = client.request("session.create", { sessionId: "stuck", model: "stuck" }, 40_000);
-    expect(await stuck).toMatchObject(unreachable);
-    expect(performance.now() - began).toBeGreaterThan(29_000);
-    expect(watch.ms).toBeLessThan(33_000);
+  it("answers FLEET_SERVER_UNREACHABLE when a server does not create a session within 30 s", async () => {
+    const client = await RawClient.as(at.url, await at.token("ben"));
+    client.send({ id: 1, method: "session.create", params: { sessionId: "stuck", model: "stuck" } });
+    await unanswered("ben", "stuck");
+    await clock.advance(29_999, 0);
+    await client.request("ping");
+    expect(client.received.some(({ id }) => id === 1)).toBe(false);
+    await clock.advance(1, 0);
+    expect(await client.answerTo(1)).toMatchObject(UNREACHABLE);
     // The half-created session does not block a new one with the same id.
     expect(await client.request("session.create", { sessionId: "stuck" })).toMatchObject({ result: {} });
-    client.socket.destroy();
   });
 
-  it.concurrent("keeps a session and answers FLEET_SERVER_UNREACHABLE when the server does not delete it", async () => {
-    const client = await RawClient.as(at.url, await at.token("fay"), true);
+  it("keeps a session and answers FLEET_SERVER_UNREACHABLE when the server does not delete it", async () => {
+    const client = await RawClient.as(at.url, await at.token("fay"));
     await client.request("session.create", { sessionId: "lasting" });
     await client.request("session.create", { sessionId: "other" });
     client.send({ id: 1, method: "session.delete", params: { sessionId: "lasting" } });
     client.send({ id: 2, method: "session.getMessages", params: { sessionId: "lasting" } });
-    expect(await client.turn("other", "meanwhile")).toMatchObject({ result: {} });
-    expect(await client.answerTo(1, "session.delete", 40_000)).toMatchObject({
+    expect(await client.turn("other", "during the deletion")).toMatchObject({ result: {} });
+    await eventually("the time limit of the deletion", () => clock.isDueIn(30_000));
+    await clock.advance(30_000, 0);
+    expect(await client.answerTo(1)).toMatchObject({
       error: { message: expect.stringContaining('"session.delete"'), data: { code: "FLEET_SERVER_UNREACHABLE" } },
     });
     // The session still exists, and the request behind the deletion is answered.
     expect(await client.answerTo(2)).toMatchObject({ result: {} });
     expect(await client.turn("lasting", "next")).toMatchObject({ result: {} });
-    client.socket.destroy();
   });
 
   it("does not end a turn when the server sends the session.idle of the turn before it", async () => {
@@ -214,30 +237,35 @@ describe("the front door, when a server is slow,", () => {
     expect(client.events("behind")).toEqual(["user.message", "session.idle"]);
   });
 
-  it.concurrent("ends a turn whose prompt the server never answers", async () => {
-    const client = await RawClient.as(at.url, await at.token("hal"), true);
+  it("ends a turn 30 s after its prompt if the server never answers the prompt", async () => {
+    const client = await RawClient.as(at.url, await at.token("hal"));
     await client.request("session.create", { sessionId: "swallowed" });
     const params = { sessionId: "swallowed", event: { type: "session.idle", data: {} } };
     const frame = JSON.stringify({ jsonrpc: "2.0", method: "session.event", params });
     client.send({ id: 1, method: "session.send", params: { sessionId: "swallowed", prompt: `!${frame}` } });
-    await eventually("its mark", async () => await isUsed("swallowed"));
-    await eventually("the end of the turn", async () => !(await isUsed("swallowed")), 70_000);
+    await eventually("the wait for the end of the turn", () => clock.isDueIn(15_000));
+    for (let passed = 0; passed < 29; passed++) await second(client);
+    expect(await isUsed("swallowed")).toBe(true);
+    await eventually("the end of the turn", async () => {
+      await second(client);
+      return !(await isUsed("swallowed"));
+    });
     await eventually("its end at the client", () => client.events("swallowed").length > 0);
     expect(client.events("swallowed")).toEqual(["session.idle"]);
-    client.socket.destroy();
   });
 
-  it.concurrent("ends a turn at session.idle even if the server never answers whether the turn still runs", async () => {
-    const client = await RawClient.as(at.url, await at.token("dan"), true);
+  it("ends a turn at session.idle even if the server never answers whether the turn still runs", async () => {
+    const client = await RawClient.as(at.url, await at.token("dan"));
     await client.request("session.create", { sessionId: "mute" });
-    const began = performance.now();
     expect((await client.request("session.send", { sessionId: "mute", prompt: "mute" })).error).toBeUndefined();
-    // The front door asks the server after 15 seconds.
-    await eventually("the end of the turn", async () => !(await isUsed("mute")), 40_000);
-    expect(performance.now() - began).toBeGreaterThan(19_000);
+    await eventually("the wait for the end of the turn", () => clock.isDueIn(15_000));
+    await clock.advance(15_000, 0);
+    await unanswered("dan", "mute");
+    expect(await isUsed("mute")).toBe(true);
+    await client.request("session.log", { sessionId: "mute" });
+    await eventually("the end of the turn", async () => !(await isUsed("mute")));
     await eventually("its end at the client", () => client.events("mute").includes("session.idle"));
     expect(client.events("mute")).toEqual(["user.message", "session.idle"]);
     expect(await client.turn("mute", "next")).toMatchObject({ result: {} });
-    client.socket.destroy();
   });
 });

@@ -4,8 +4,10 @@ import { join } from "node:path";
 import { CopilotClient, type CopilotClientOptions, RuntimeConnection } from "@github/copilot-sdk";
 import { expect } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
+import { openParts } from "../../src/fleet/parts.js";
 import type { FrontDoor } from "../../src/gateway/door.js";
 import type { DoorEvent, RequestReport } from "../../src/gateway/state/door/report.js";
+import type { Clock } from "../../src/runtime/clock.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { type PortRange, testPorts } from "../fixtures/fleets/ports.js";
@@ -19,6 +21,8 @@ export const MODEL_KEY = "canary-model-key-8f2a";
 export interface DoorFleetOptions {
   env?: NodeJS.ProcessEnv;
   config?: object;
+  /** For the time limits of the front door and of leases. Default: the system's clock. */
+  clock?: Clock;
 }
 
 /** A fleet in a temporary folder with an open front door, on the scripted model. */
@@ -53,7 +57,9 @@ export class DoorFleet implements AsyncDisposable {
     const provider = { type: "openai" as const, baseUrl: model.baseUrl, apiKeyEnv: "MODEL_KEY" };
     // A busy machine may pause for seconds. The fleet must not take a server for hung because of that.
     const health = { timeout: "10s" };
-    const fleet = await Fleet.open({ env, cwd: folder, config: { ports, provider, health, ...options.config } });
+    const fleetOptions = { env, cwd: folder, config: { ports, provider, health, ...options.config } };
+    // The constructor is private, because a program has no parts of a fleet.
+    const fleet = Reflect.construct(Fleet, [openParts(fleetOptions, options.clock)]) as Fleet;
     const events: DoorEvent[] = [];
     const requests: RequestReport[] = [];
     const door = await fleet.openFrontDoor({

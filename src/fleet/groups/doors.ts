@@ -21,10 +21,10 @@ export class DoorGroup extends Group {
     // Import these only here, because every other command starts faster without them.
     const { openFrontDoor } = await import("../../gateway/door.js");
     const { answerCall } = await import("../../peers/calls/rpc-table.js");
-    const { config, store, sessions, pool, directory, own, leases, endings } = this.parts;
+    const { config, store, sessions, pool, directory, clock, own, leases, endings } = this.parts;
     const { listen: given = config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
     const listen = arg.readListener(given, "listen");
-    const context = { config, store, sessions, pool, directory };
+    const context = { config, store, sessions, pool, directory, clock };
     const calls: HostCalls = {
       answer: async (method, params, signal) => await answerCall(own, method, params, signal),
     };

@@ -72,8 +72,9 @@ export class Connector {
 
   async #toServer(server: ServerRecord, signal: AbortSignal): Promise<ServerLink> {
     const own = server.id === this.#ownServerId;
+    const dial = { hello: this.#hello, clock: this.#state.door.clock };
     return await this.#keep(
-      async (listener) => await openUpstream(provenEndpoint(server), { hello: this.#hello, listener }, signal),
+      async (listener) => await openUpstream(provenEndpoint(server), { ...dial, listener }, signal),
       (opened): ServerLink => ({ kind: "server", id: server.id, server, own, ...opened }),
     );
   }

@@ -2,7 +2,7 @@ import { FleetError, isFleetError, quote } from "../../errors.js";
 import { newSessionId, validateSessionId } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
 import { newSessionRecord, type SessionRecord } from "../../model/session.js";
-import { deadline, isTimeout } from "../../runtime/deadline.js";
+import { deadlineOn, isTimeout } from "../../runtime/deadline.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { sessionExists } from "../../sessions/problems.js";
 import type { Transport } from "../../sessions/use/load.js";
@@ -37,7 +37,7 @@ export class Opener {
 
   async #serverFor(record: SessionRecord): Promise<ServerRecord> {
     const { door, user, gone } = this.#state;
-    using limit = deadline(OPEN_MS, gone);
+    using limit = deadlineOn(door.clock, OPEN_MS, gone);
     return await serverFor(door.sessions.context, record, { user, signal: limit.signal, sharedUntil: door.closed });
   }
 
@@ -81,7 +81,7 @@ export class Opener {
    */
   async open(record: SessionRecord, opening: Opening, isNew = false): Promise<ServerLink> {
     const { door, user, gone } = this.#state;
-    using limit = deadline(OPEN_MS, gone);
+    using limit = deadlineOn(door.clock, OPEN_MS, gone);
     const request = { record, user, isTurn: false, waitMs: OPEN_MS, signal: limit.signal, sharedUntil: door.closed };
     return await translated(record.id, async () => {
       await using use = await useSession(door.sessions.context, request);

@@ -1,4 +1,5 @@
 import type { SessionRecord } from "../../model/session.js";
+import { type Clock, systemClock } from "../../runtime/clock.js";
 import type { SessionUse } from "../../sessions/use/use-session.js";
 import type { ClientRequest } from "../wire/client-message.js";
 import { Line } from "./lines.js";
@@ -72,21 +73,23 @@ export class Turn {
   readonly abort = new AbortController();
   /** Resolves when all that belongs to the turn is done: its lease is released, and its end is recorded. */
   settled: Promise<void> = Promise.resolve();
+  readonly #clock: Clock;
   #doubtful: readonly Prompt[] = [];
   /** False while the turn waits for others. */
   #started = false;
   #end: TurnEnd | null = null;
   #unanswered = 0;
   #accepted = 0;
-  /** When the last prompt was sent, by `performance.now()`. */
+  /** When the last prompt was sent, by the clock. */
   #sentAt = 0;
   #idleMissed = false;
   #wake: (() => void) | undefined;
   /** The use of the session by this turn, once others let it in. */
   use: SessionUse | undefined;
 
-  constructor(record: SessionRecord) {
+  constructor(record: SessionRecord, clock = systemClock) {
     this.record = record;
+    this.#clock = clock;
   }
 
   get active(): boolean {
@@ -133,7 +136,7 @@ export class Turn {
   /** A prompt of this turn is to be sent. Each call needs one call of {@link answered} later. */
   sends(): void {
     this.#unanswered++;
-    this.#sentAt = performance.now();
+    this.#sentAt = this.#clock.now();
   }
 
   /** A prompt that the server took is sent again, because the server ended before it began the prompt. */
@@ -212,7 +215,7 @@ export class Turn {
     while (this.#end === null) {
       if (!this.#idleMissed || this.#unanswered > 0) await this.#pause(isBlind() ? ASK_BLIND_MS : askAfterMs);
       if (this.#end !== null) return false;
-      if (this.#unanswered > 0 && performance.now() - this.#sentAt < UNANSWERED_MS) continue;
+      if (this.#unanswered > 0 && this.#clock.now() - this.#sentAt < UNANSWERED_MS) continue;
       const missed = this.#idleMissed;
       this.#idleMissed = false;
       const askedAt = this.#sentAt;
@@ -220,11 +223,11 @@ export class Turn {
       if (this.#end !== null) return false;
       // If a prompt was sent while the server was being asked, ask again. The answer may be older than that prompt.
       if (this.#sentAt !== askedAt) continue;
-      idleSince = idle ? (idleSince ?? performance.now()) : null;
+      idleSince = idle ? (idleSince ?? this.#clock.now()) : null;
       // Require two idle answers, or one after a `session.idle`, because a single answer may be about the time before a
       // prompt that the server just took.
       const waitMs = isBlind() ? 0 : patienceMs();
-      const isSure = waitMs === 0 ? idleBefore || missed : performance.now() - (idleSince ?? 0) >= waitMs;
+      const isSure = waitMs === 0 ? idleBefore || missed : this.#clock.now() - (idleSince ?? 0) >= waitMs;
       if (idle && isSure) {
         this.end("idle");
         return true;
@@ -240,10 +243,9 @@ export class Turn {
   async #pause(ms: number): Promise<void> {
     // Every turn waits here. An AbortSignal and its error cost many times as much as this timer.
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, ms);
-      timer.unref();
+      const cancel = this.#clock.after(ms, resolve);
       this.#wake = () => {
-        clearTimeout(timer);
+        cancel();
         resolve();
       };
     });

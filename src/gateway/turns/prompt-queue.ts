@@ -98,7 +98,7 @@ export class PromptQueue {
 
   #begin(prompt: Prompt, record: SessionRecord): void {
     const { turns } = this.#state;
-    const turn = new Turn(record);
+    const turn = new Turn(record, this.#state.door.clock);
     turn.waiting.insert(prompt);
     turn.settled = this.#run(turn);
     turns.set(record.id, turn);

@@ -1,7 +1,8 @@
 import { randomBytes } from "node:crypto";
 import { connect, type Socket } from "node:net";
 import { FleetError, quote } from "../../errors.js";
-import { abortable, deadline, isTimeout } from "../deadline.js";
+import { type Clock, systemClock } from "../clock.js";
+import { abortable, deadlineOn, isTimeout } from "../deadline.js";
 import { acknowledgePromptly } from "./acknowledge.js";
 import { encodeMessage, type Frame, FrameSplitter } from "./frames.js";
 import { parse, type RpcId, readServerFrame, type ServerMessage } from "./server-message.js";
@@ -38,6 +39,8 @@ export interface RpcDial {
   listener?: RpcListener;
   /** How long the other end may take to accept the connection, in milliseconds. */
   connectMs?: number | undefined;
+  /** For the time limit of {@link RpcClient.ask}. Default: the system's clock. */
+  clock?: Clock;
 }
 
 interface Waiting {
@@ -55,6 +58,7 @@ export class RpcClient {
   readonly #socket: Socket;
   readonly #splitter = new FrameSplitter(MAX_FRAME_BYTES);
   readonly #listener: RpcListener | undefined;
+  readonly #clock: Clock;
   /** Random, so that a client of the front door cannot guess it and use an id of ours. */
   readonly #prefix = `fleet-${randomBytes(9).toString("base64url")}-`;
   readonly #waiting = new Map<RpcId, Waiting>();
@@ -63,9 +67,10 @@ export class RpcClient {
   /** Why the connection ended. Undefined if the other end closed it. */
   #reason: unknown;
 
-  private constructor(socket: Socket, listener: RpcListener | undefined) {
+  private constructor(socket: Socket, listener: RpcListener | undefined, clock: Clock) {
     this.#socket = socket;
     this.#listener = listener;
+    this.#clock = clock;
     acknowledgePromptly(socket);
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
     socket.on("data", (chunk) => this.#receive(chunk));
@@ -85,11 +90,11 @@ export class RpcClient {
   /** Connects, shows the token, and resolves with the answer to `connect`. The signal ends only this attempt. */
   static async dial(
     { address, port, token }: Endpoint,
-    { hello, listener, connectMs }: RpcDial,
+    { hello, listener, connectMs, clock = systemClock }: RpcDial,
     signal: AbortSignal,
   ): Promise<{ client: RpcClient; greeting: Record<string, unknown> }> {
     const socket = connect({ host: address, port });
-    const client = new RpcClient(socket, listener);
+    const client = new RpcClient(socket, listener, clock);
     const onAbort = () => client.destroy(signal.reason);
     const impatient = connectMs === undefined ? undefined : setTimeout(() => client.destroy(), connectMs);
     socket.once("connect", () => clearTimeout(impatient));
@@ -155,7 +160,7 @@ export class RpcClient {
    * too.
    */
   async ask(method: string, params: unknown): Promise<unknown> {
-    using limit = deadline(ASK_MS);
+    using limit = deadlineOn(this.#clock, ASK_MS);
     try {
       return await this.request(method, params, undefined, limit.signal);
     } catch (error) {

@@ -1,6 +1,7 @@
 import type { Config } from "../../../config/schema.js";
 import type { HostDirectory } from "../../../hosts/directory.js";
 import type { Pool } from "../../../pool/pool.js";
+import type { Clock } from "../../../runtime/clock.js";
 import type { Sessions } from "../../../sessions/sessions.js";
 import type { Store } from "../../../store/ports.js";
 import type { Links } from "../links.js";
@@ -16,6 +17,7 @@ export interface DoorContext {
   sessions: Sessions;
   directory: HostDirectory;
   pool: Pool;
+  clock: Clock;
 }
 
 /** How many prompts and openings may begin in one round of the event loop. */
@@ -44,6 +46,7 @@ export class DoorState implements DoorContext {
   readonly sessions: Sessions;
   readonly directory: HostDirectory;
   readonly pool: Pool;
+  readonly clock: Clock;
   readonly listeners: DoorListeners;
   /** How many connections, requests and bytes each user has at this door. */
   readonly shares: Shares;
@@ -60,12 +63,13 @@ export class DoorState implements DoorContext {
   draining = false;
   readonly #closed = new AbortController();
 
-  constructor({ config, store, sessions, directory, pool }: DoorContext, listeners: DoorListeners) {
+  constructor({ config, store, sessions, directory, pool, clock }: DoorContext, listeners: DoorListeners) {
     this.config = config;
     this.store = store;
     this.sessions = sessions;
     this.directory = directory;
     this.pool = pool;
+    this.clock = clock;
     this.listeners = listeners;
     this.shares = new Shares(config.limits);
     this.lostHosts = new LostHosts({ takenOver: directory.isShared, ttlMs: config.host.ttlMs });
