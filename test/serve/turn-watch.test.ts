@@ -24,7 +24,7 @@ import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { endsInsideTurn } from "../../src/runtime/history/session-events.js";
 import { historyPath, isLoadedBy, listSessionFolders } from "../../src/runtime/history/session-state.js";
 import { findRuntime } from "../../src/runtime/launch/find.js";
-import { type LoadedSession, type Look, type TurnEnd, TurnWatch } from "../../src/serve/report/turn-watch.js";
+import { type LoadedSession, type Look, TurnWatch, type WatchedTurn } from "../../src/serve/report/turn-watch.js";
 import { eventually } from "../fixtures/eventually.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
 import { startToolModel, type ToolModel } from "../fixtures/models/tool-model.js";
@@ -210,7 +210,7 @@ describe("the turn watch", () => {
 /** A real runtime with one client. A watch looks at it whenever a test asks for something. */
 class Watched {
   readonly #watch = new TurnWatch();
-  readonly #ended: TurnEnd[] = [];
+  readonly #ended: WatchedTurn[] = [];
   readonly child: ChildProcess;
   readonly #model: ToolModel;
   client: CopilotClient;
@@ -272,7 +272,7 @@ class Watched {
   }
 
   /** Waits for the next `count` turns to end. */
-  async ends(count = 1): Promise<TurnEnd[]> {
+  async ends(count = 1): Promise<WatchedTurn[]> {
     await eventually("the end of the turn", () => {
       this.look();
       return this.#ended.length >= count;

@@ -30,7 +30,7 @@ export class PassedRequests {
     const { door, user, requests } = this.#state;
     const { method, params } = request;
     const { config } = door;
-    await this.#assertTime(handling, method, record);
+    await this.#assertAllowedNow(handling, method, record);
     if (handling.finish === "recordFork") await door.sessions.assertRoom(user);
     const link = await this.#router.local(record);
     const { own } = link;
@@ -53,7 +53,7 @@ export class PassedRequests {
    * Checks whether the rules of collaborative sessions allow the request now. A request that steers a turn first waits
    * until the client's earlier prompts have been sent.
    */
-  async #assertTime({ collaborative }: SessionHandling, method: string, record: SessionRecord): Promise<void> {
+  async #assertAllowedNow({ collaborative }: SessionHandling, method: string, record: SessionRecord): Promise<void> {
     if (collaborative === "steer") await this.#prompts.sent(record.id);
     if (record.kind !== "collaborative" || collaborative === undefined) return;
     if (collaborative === "never")

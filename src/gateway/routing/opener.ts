@@ -90,7 +90,7 @@ export class Opener {
     });
   }
 
-  /** The same during a turn of this client, which uses the session already. */
+  /** Loads a session during a turn of this client, as part of the use that the turn is. */
   async reopen(use: SessionUse, opening: Opening): Promise<ServerLink> {
     return await translated(use.record.id, async () => await use.reopen(this.#transport(opening)));
   }

@@ -105,7 +105,7 @@ export class Turn {
     return this.#accepted > 0;
   }
 
-  /** Others let the turn in. */
+  /** The turn has its use of the session: nobody else takes a turn in it now. */
   enter(use: SessionUse): void {
     this.use = use;
     this.record = use.record;

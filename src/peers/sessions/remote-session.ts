@@ -12,14 +12,14 @@ import type { TurnLease } from "../../sessions/leases/seen.js";
 import { explained } from "../../sessions/problems.js";
 import type { OpenOptions } from "../../sessions/use/local-session.js";
 import { permissions } from "../../sessions/use/local-session.js";
-import { type Attachment, OpenSession, type Prompt, type SendOptions } from "../../sessions/use/open-session.js";
+import { type AttachedSession, OpenSession, type Prompt, type SendOptions } from "../../sessions/use/open-session.js";
 import { type SessionView, viewRecord } from "../../sessions/view.js";
 import { errorOfDoor, whenGone } from "../calls/control-link.js";
 import { connectToDoor, type DoorClient } from "../calls/door-client.js";
 import { RemoteHost } from "../remote-host.js";
 
 /** A session that is open at the front door of the host that has it. */
-interface RemoteAttachment extends Attachment {
+interface RemoteAttached extends AttachedSession {
   door: DoorClient;
   host: HostRecord;
   /** The fence of the lease that covers its turns there. */
@@ -34,7 +34,7 @@ export interface RemoteOpenOptions extends OpenOptions {
 const REOPEN_MS = 30_000;
 
 /** A session that this process uses through another host's front door, which takes care of leases, room and dead servers. */
-export class RemoteSession extends OpenSession<RemoteAttachment> {
+export class RemoteSession extends OpenSession<RemoteAttached> {
   readonly #options: OpenOptions;
   /** A lease that was taken by the process which started this one. */
   readonly #outer: HeldLease | null;
@@ -43,7 +43,7 @@ export class RemoteSession extends OpenSession<RemoteAttachment> {
     context: SessionsContext,
     record: SessionRecord,
     options: OpenOptions,
-    attached: RemoteAttachment,
+    attached: RemoteAttached,
     outer: HeldLease | null,
   ) {
     super(context, record, attached);
@@ -141,7 +141,7 @@ async function attach(
   id: string,
   host: HostRecord,
   { user, session, lease, signal }: RemoteOpenOptions,
-): Promise<RemoteAttachment> {
+): Promise<RemoteAttached> {
   const under = lease === undefined ? undefined : { sessionId: id, fence: lease.fence };
   const door = await connectToDoor(context, host, user, {}, signal, under);
   try {

@@ -10,14 +10,14 @@ export interface LoadedSession {
 
 type SessionName = Pick<LoadedSession, "serverId" | "sessionId">;
 
-export interface TurnEnd extends SessionName {
+export interface WatchedTurn extends SessionName {
   outcome: TurnOutcome;
   /** From the prompt to the end of the last step, in milliseconds. For a cut turn, at most until we noticed the cut. */
   durationMs: number;
 }
 
 export interface Look {
-  ended: TurnEnd[];
+  ended: WatchedTurn[];
   inFlight: (SessionName & OpenTurn)[];
   /** Sessions whose history we could not read, and why. We know nothing about their turns. */
   unreadable: (SessionName & { error: unknown })[];

@@ -14,10 +14,10 @@ import { explained, sessionNotFound } from "../problems.js";
 import type { Sessions } from "../sessions.js";
 import type { SessionView } from "../view.js";
 import { isUnloaded, type Loading, type Transport } from "./load.js";
-import { type Attachment, OpenSession, type Prompt, type SendOptions } from "./open-session.js";
+import { type AttachedSession, OpenSession, type Prompt, type SendOptions } from "./open-session.js";
 import { type SessionUse, useSession } from "./use-session.js";
 
-interface LocalAttachment extends Attachment {
+interface LocalAttached extends AttachedSession {
   connection: ConnectedClient;
   server: ServerRecord;
 }
@@ -35,7 +35,7 @@ const REOPEN_MS = 30_000;
  * A session on a server of this host that this process uses. If it is evicted or loses its server between turns, the next
  * turn loads it again.
  */
-export class LocalSession extends OpenSession<LocalAttachment> {
+export class LocalSession extends OpenSession<LocalAttached> {
   readonly #sessions: Sessions;
   readonly #options: OpenOptions;
   /** The record as it was read or written last. */
@@ -46,7 +46,7 @@ export class LocalSession extends OpenSession<LocalAttachment> {
    */
   #recording: Promise<SessionRecord | null | undefined> | undefined;
 
-  private constructor(sessions: Sessions, use: SessionUse, options: OpenOptions, attached: LocalAttachment) {
+  private constructor(sessions: Sessions, use: SessionUse, options: OpenOptions, attached: LocalAttached) {
     super(sessions.context, use.record, attached);
     this.#sessions = sessions;
     this.#options = options;
@@ -154,7 +154,7 @@ export class LocalSession extends OpenSession<LocalAttachment> {
 }
 
 /** Opens sessions with the SDK's client. */
-class SdkTransport implements Transport<LocalAttachment> {
+class SdkTransport implements Transport<LocalAttached> {
   readonly #sessions: Sessions;
   readonly #options: OpenOptions;
 
@@ -163,7 +163,7 @@ class SdkTransport implements Transport<LocalAttachment> {
     this.#options = options;
   }
 
-  async load({ how, record, server, access }: Loading, signal: AbortSignal): Promise<LocalAttachment> {
+  async load({ how, record, server, access }: Loading, signal: AbortSignal): Promise<LocalAttached> {
     const { clients, config } = this.#sessions.context;
     const { isolation } = server;
     const { user, session } = this.#options;

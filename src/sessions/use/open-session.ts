@@ -17,7 +17,7 @@ interface Listener {
 }
 
 /** A session of the SDK's client, and the end of its connection. */
-export interface Attachment {
+export interface AttachedSession {
   session: CopilotSession;
   /** Resolves when the connection has ended. Never rejects. */
   closed: Promise<void>;
@@ -36,7 +36,7 @@ export interface Used {
 const GOODBYE_MS = 2_000;
 
 /** A session that this process has open: on a server of this host, or at the front door of another host. */
-export abstract class OpenSession<A extends Attachment = Attachment> {
+export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
   readonly record: SessionRecord;
   protected readonly context: SessionsContext;
   readonly #listeners = new Set<Listener>();
