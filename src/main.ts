@@ -16,7 +16,8 @@ export async function main(args: string[]): Promise<void> {
   const report = (error: unknown) => {
     process.exitCode = reportError(error, { args, config });
   };
-  // Node.js ends a process that has nothing left to wait for, silently and with exit code 0. Then the command is not done.
+  // Node.js exits silently with code 0 when nothing is left to wait for. If that happens before the command has finished,
+  // report it as an error.
   const onIdle = () => report(new Error("The command waits for something that never happens"));
   process.once("beforeExit", onIdle);
   try {

@@ -103,7 +103,7 @@ function redisService() {
   return {
     image: REDIS_IMAGE,
     restart: "unless-stopped",
-    // The settings that the fleet needs in a Redis: see docs/redis.md.
+    // docs/redis.md explains why the fleet needs these settings of Redis.
     command: ["redis-server", "--appendonly", "yes", "--maxmemory-policy", "noeviction"],
     security_opt: ["no-new-privileges:true"],
     volumes: ["redis:/data"],

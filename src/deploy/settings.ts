@@ -25,7 +25,10 @@ export interface Settings {
   /** The configuration file of every host. It contains the given values, unresolved, and no secrets. */
   file: Record<string, unknown>;
   secrets: SecretVariable[];
-  /** `auth.githubTokenEnv` if it contains "{user}". Then every key of a Secret becomes a variable. */
+  /**
+   * `auth.githubTokenEnv` if it contains "{user}", so that each user's token has its own variable; null otherwise. In
+   * Kubernetes, these variables are the keys of one Secret.
+   */
   userTokenVariables: string | null;
   tokenFiles: TokenFiles | null;
 }

@@ -42,7 +42,8 @@ export interface DoorDrain {
  * server.
  *
  * @throws FleetError `FLEET_ADDRESS_TAKEN` when somebody already listens on the address, `FLEET_ADDRESS_UNUSABLE` when this
- * host does not have the address or this user may not have the port; the signal's reason if it aborts first.
+ * host does not have the address, or the operating-system user of this process is not allowed to use the port; the signal's
+ * reason if it aborts first.
  */
 export async function openFrontDoor(
   context: DoorContext,

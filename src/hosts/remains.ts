@@ -101,7 +101,8 @@ async function clear(
   }
   if ((await store.sessions.read(session)) !== null) return false;
   const isRemoved = await removeRemain(shared, remain);
-  // Restore the block if the session was created again and taken over since the check above.
+  // If the session was created again and taken over since the check above, its place here needs the block again: the
+  // empty file that keeps a server from creating the session's folder.
   if ((await store.sessions.read(session)) === null) return isRemoved;
   await putBlockBack(shared, remain);
   return false;

@@ -69,8 +69,8 @@ export function newSessionId(purpose: string | null): string {
 }
 
 /**
- * The id of a user's own server, which is always the same, so that the user comes back to the same home. With a digest
- * of the exact user id, users that differ only in case have two folders on any disk.
+ * The id of a user's own server, which is always the same, so that the user comes back to the same home. The
+ * digest of the exact user id gives users whose ids differ only in case different folders on any disk.
  */
 export function serverIdOf(user: string): string {
   return `${labelOf(user, 24) || "user"}-${sha256(user).slice(0, 12)}`;

@@ -31,7 +31,7 @@ export function isTokenId(text: string): boolean {
   return /^[a-z0-9]{1,64}$/.test(text);
 }
 
-/** Fails as a bug of ours, because callers make the ids themselves. */
+/** @throws FleetError `FLEET_INTERNAL` when it is not a token id, which is a bug, because callers make the ids themselves. */
 export function assertTokenId(id: string): void {
   if (!isTokenId(id)) throw new FleetError("FLEET_INTERNAL", `${quote(id)} is not the id of a token.`);
 }

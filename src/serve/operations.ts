@@ -36,7 +36,7 @@ export class Operations {
 
   #report(failure: string, server: string, error: unknown): void {
     const message = `server ${server}: ${failure}`;
-    // It is not a failure when the end of `serve` cancelled an operation.
+    // An operation that was cancelled by the end of `serve` has not failed.
     if (this.#stopping.aborted)
       this.#context.log("info", `${message}, because serve is ending`, { server, error: String(error) });
     else logFailure(this.#context, message, error, { server });

@@ -41,7 +41,8 @@ export function sessionLost(record: SessionRecord): FleetError {
  */
 export function explained(error: unknown): never {
   const message = error instanceof Error ? error.message : "";
-  // Runtimes differ in the ids that they accept. Version 1.0.85 does not accept a dot, although the contract allows it.
+  // Runtimes differ in the ids that they accept. Version 1.0.85 does not accept a dot, although a session id of the
+  // fleet may contain one.
   const [, id] = /request with invalid sessionId: (.+)$/s.exec(message) ?? [];
   if (id !== undefined) {
     throw new FleetError("FLEET_SESSION_ID_INVALID", `This runtime does not accept the session id ${quote(id)}.`, {

@@ -129,7 +129,7 @@ export interface LeaseStore {
    */
   check(sessionId: string, token: string): Promise<Lease>;
 
-  /** A number that no fence given out so far exceeds; 0 if there was none. Another store can continue from it. */
+  /** An upper bound of all fences given out so far; 0 if there were none. Another store can continue from it. */
   highestFence(): Promise<number>;
 
   /**

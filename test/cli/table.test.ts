@@ -46,7 +46,7 @@ describe("a shortened text", () => {
     ["abcdefghij", 4, "end", "abc…"],
     ["李雷韩梅梅", 7, "middle", "李雷…梅"],
     ["李雷韩梅梅", 4, "end", "李…"],
-  ] as const)("shorten makes %s in %i columns, cut at the %s, into %s", (text, width, cut, short) => {
+  ] as const)("shorten cuts %s to %i columns at the %s: %s", (text, width, cut, short) => {
     expect(shorten(text, width, cut)).toBe(short);
   });
 });
@@ -70,7 +70,7 @@ describe("a live view", () => {
     ]);
   });
 
-  it("a live view keeps the heading of the section that is at the top", () => {
+  it("a live view keeps the heading of the topmost visible section", () => {
     expect(layOut(view, 9, screen).lines.slice(1, 4)).toEqual(["SERVER", "s6", "s7"]);
     expect(layOut(view, 1, screen).lines.slice(1, 4)).toEqual(["HOST", "", "SERVER"]);
   });

@@ -158,7 +158,7 @@ describe("create", () => {
 });
 
 describe("delete", () => {
-  it("delete refuses a session that is in a turn with exit code 5, and deletes it after the turn", async () => {
+  it("delete exits with code 5 for a session that is in a turn, and deletes it after the turn", async () => {
     await fleet.create("alice", "busy");
     const turn = await fleet.turn("alice", "busy", "!delay 1500 done");
     expect(await fleet.refusal(5, ["delete", "busy"])).toMatchObject({ code: "FLEET_SESSION_BUSY" });

@@ -224,7 +224,7 @@ describe("/chat as server-sent events", () => {
 });
 
 describe("/team-chat", () => {
-  it("/team-chat gives each member the answer to their own message in one history, and 404 to a stranger", async () => {
+  it("/team-chat answers each member's own message, keeps one history for all, and answers a stranger with 404", async () => {
     const team = ["alice", "bob", "carol"];
     const urls = await Promise.all(team.map(async () => await start(teamChatApp(await openFleet(), team))));
     const asked = team.flatMap((user, index) => [0, 1, 2].map((round) => ({ user, index, text: `${user} ${round}` })));

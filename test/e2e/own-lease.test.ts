@@ -83,7 +83,7 @@ describe("a wait for a session", () => {
     await unlock(lease);
   });
 
-  it("in a pipe or with --json, only the error reports a wait for a session", async () => {
+  it("send prints no waiting notice to a pipe or with --json, and its error states how long it waited", async () => {
     const lease = await lock("team");
     for (const json of [[], ["--json"]]) {
       const ran = await command.run(["send", "team", "x", "--user", "bob", "--wait", "1500ms", ...json]);

@@ -8,14 +8,14 @@ import { judgeHistory, readHistory } from "../fixtures/sessions/session-history.
 const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
 
-describe("the judge of histories", () => {
+describe("judgeHistory", () => {
   const event = (id: string, parentId: string | null, type: string, content?: string) =>
     `${JSON.stringify({ id, parentId, type, data: { content } })}\n`;
   const begin = event("1", null, "session.start") + event("2", "1", "user.message", "one");
   const whole = `${begin}${event("3", "2", "assistant.message", "[turn 1] one")}${event("4", "3", "user.message", "two")}`;
   const sound = { forks: [], orphans: [], jumps: [], torn: 0, lost: [] };
 
-  it("the judge of histories finds no fault in a whole history or in older copies of it", () => {
+  it("judgeHistory finds no fault in a whole history or in older copies of it", () => {
     const turns = [
       { prompt: "one", reply: "[turn 1] one" },
       { prompt: "two", reply: null },
@@ -24,13 +24,13 @@ describe("the judge of histories", () => {
     expect(judgeHistory(whole, begin)).toEqual({ ...sound, turns });
   });
 
-  it("the judge of histories finds a fork within one file, and the prompt that the fork loses", () => {
+  it("judgeHistory finds a fork within one file, and the prompt that the fork loses", () => {
     const forked = whole + event("5", "3", "user.message", "other");
     expect(judgeHistory(forked)).toMatchObject({ forks: ["3"], jumps: ["5"], lost: ["two"], orphans: [] });
     expect(judgeHistory(forked).turns.map(({ prompt }) => prompt)).toEqual(["one", "other"]);
   });
 
-  it("the judge of histories finds a fork between two copies, and a branch whose parent exists nowhere", () => {
+  it("judgeHistory finds a fork between two copies, and a branch whose parent exists nowhere", () => {
     expect(judgeHistory(whole, begin + event("6", "2", "user.message", "else"))).toMatchObject({
       forks: ["2"],
       jumps: [],
@@ -44,7 +44,7 @@ describe("the judge of histories", () => {
     expect(judgeHistory(whole, event("8", null, "session.start"))).toMatchObject({ forks: ["the beginning"] });
   });
 
-  it("the judge of histories counts lines that were cut off", () => {
+  it("judgeHistory counts lines that were cut off", () => {
     expect(judgeHistory(`${begin}{"id":"3","par`)).toMatchObject({ ...sound, torn: 1 });
   });
 });

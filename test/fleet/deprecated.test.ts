@@ -219,7 +219,7 @@ describe("the older names of Fleet", () => {
     expect(await (fleet as unknown as Calls)[name]?.(...args)).toEqual(result);
   });
 
-  it("a call under an older name is refused like a call of the group: for its arguments, and after the close", async () => {
+  it("an older name refuses bad arguments, and any call after close(), as the new method does", async () => {
     await expect(fleet.sessions("a b")).rejects.toMatchObject({ code: "FLEET_USER_INVALID" });
     await expect(fleet.sessions.list({ user: "a b" })).rejects.toMatchObject({ code: "FLEET_USER_INVALID" });
     await expect(fleet.logEnd("a", -1)).rejects.toMatchObject({ code: "FLEET_USAGE_INVALID" });

@@ -97,7 +97,7 @@ describe("the front door, with its time limit for a whole frame,", () => {
     expect(socket.destroyed).toBe(false);
   });
 
-  it("does not count the time in which the front door does not read against a client's frame", async () => {
+  it("stops the clock of a client's frame while the front door does not read from the client", async () => {
     const { door, client, socket } = await pair();
     await arrive(client, "Content-Length: 10\r\n\r\n{");
     vi.advanceTimersByTime(20_000);

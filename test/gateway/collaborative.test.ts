@@ -120,7 +120,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       expect(await ben.turn(id, "x")).toMatchObject({ result: {} });
     });
 
-    it("lets only a client that connected under a session's lease abort while that lease is in force", async () => {
+    it("accepts session.abort during a lease only from clients that connected under that lease", async () => {
       const id = await team(`team-9-${isolation}`);
       const ben = await join("ben", id);
       const lease = await at.fleet.lockSession(id, { user: "ann" });

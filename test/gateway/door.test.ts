@@ -89,7 +89,7 @@ describe("the front door, when a client connects,", () => {
     await client.end();
   });
 
-  it("refuses a client that names another protocol version, and names the SDK that fits", async () => {
+  it("refuses a client that names another protocol version, with an error that names the SDK that fits", async () => {
     await using fresh = await DoorFleet.open();
     const client = await RawClient.open(fresh.url);
     const answer = await client.request("connect", { token: await fresh.token("alice"), protocolVersion: 4 });
@@ -144,7 +144,7 @@ describe("the front door, while a client is connected,", () => {
   });
 });
 
-it("the front door records a fork as a session of its user that has a history", async () => {
+it("the front door records a fork as a private session of the client's user, and counts one turn for it", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"), true);
   await client.request("session.create", { sessionId: "trunk" });

@@ -49,7 +49,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       await at[Symbol.asyncDispose]();
     });
 
-    it("relays a client at another host's front door to the server on the host of its user", async () => {
+    it("relays a client to the host where its user is placed, if the client connects to another host", async () => {
       await at.place("ann", "h2");
       const ann = await at.raw("ann", "h1");
       await ann.request("session.create", { sessionId: "ann-1" });

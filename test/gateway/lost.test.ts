@@ -27,16 +27,19 @@ describe("LostHosts", () => {
     return { lost, clock, back };
   };
 
-  it.each([true, false])("waits one TTL for a lost host that counts as alive (taken over: %s)", (takenOver) => {
-    const { clock, back, lost } = make(takenOver);
-    expect(back([HOST])).toEqual([]);
-    clock.ms = 15_001;
-    expect(back([HOST])).toEqual(["ann", "ben"]);
-    expect(lost.any).toBe(false);
-  });
+  it.each([true, false])(
+    "waits one TTL for a lost host that counts as alive (other hosts take over: %s)",
+    (takenOver) => {
+      const { clock, back, lost } = make(takenOver);
+      expect(back([HOST])).toEqual([]);
+      clock.ms = 15_001;
+      expect(back([HOST])).toEqual(["ann", "ben"]);
+      expect(lost.any).toBe(false);
+    },
+  );
 
   it.each([true, false])(
-    "returns a lost host's clients at once when it has restarted (taken over: %s)",
+    "returns the clients of a lost host at once when that host has restarted (other hosts take over: %s)",
     (takenOver) => {
       expect(make(takenOver).back([{ ...HOST, startedAt: "2026-01-01T00:00:01.000Z" }])).toEqual(["ann", "ben"]);
     },

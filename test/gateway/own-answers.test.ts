@@ -201,7 +201,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     expect(order(ben, 1)).toEqual(["idle", "idle", "answer"]);
   });
 
-  it("refuses a prompt that is aborted before its answer, if it had crossed the end of another client's turn", async () => {
+  it("answers an aborted prompt with FLEET_TURN_FAILED if the client sent it before it had read the end of another client's turn", async () => {
     const id = fresh(at, "aborted");
     const [ann, ben] = await pair(id);
     await ann.turn(id, "one");

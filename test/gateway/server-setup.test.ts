@@ -91,7 +91,7 @@ it("the front door ends only the connections of clients that have set up a serve
   );
 });
 
-it("the front door ends the server when the client that answered its model requests has gone, so that another one can", async () => {
+it("the front door ends a server when the client that answers its model requests disconnects, and another client can then answer those of the next server", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ config });
   const token = await at.token("alice");

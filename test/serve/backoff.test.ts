@@ -8,7 +8,7 @@ const base = fc.integer({ min: 1, max: 3_600_000 });
 const random = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
 
 describe("backoffMs", () => {
-  it("the backoff is zero for a server that ended for the first time or never", () => {
+  it("the backoff is zero for a server that has ended at most once", () => {
     fc.assert(fc.property(fc.integer({ max: 1 }), base, (count, baseMs) => backoffMs(count, baseMs) === 0));
   });
 

@@ -130,7 +130,7 @@ describe("rotateLog", () => {
     expect(readFileSync(log, "utf8")).toBe("abc");
   });
 
-  it("rotateLog stops with its signal and keeps the log", async () => {
+  it("rotateLog rejects when its signal aborts, and leaves the log unchanged", async () => {
     writeFileSync(log, Buffer.alloc(5 * 1024 * 1024, "x"));
     const stop = new AbortController();
     const rotating = rotateLog(log, { maxBytes: 1, keep: 1, signal: stop.signal });

@@ -41,7 +41,7 @@ async function turnIn(id: string) {
   return await useSession(parts.sessions.context, { record, user: "ann", isTurn: true });
 }
 
-it("keeps the use marker while a session is being loaded, even if the turn that loads it ends before", async () => {
+it("keeps the use marker while a session is being loaded, even if the turn that loads it ends first", async () => {
   const use = await turnIn("loading");
   const { server } = use;
   const [begun, answer] = [gate(), gate()];

@@ -70,7 +70,7 @@ it("a turn in a session that the process has open on its user's own server does 
   await fleet.sessions.leave(session);
 });
 
-it("a send passes through at most 35 files", async () => {
+it("a send runs code of at most 35 source files", async () => {
   const fleet = await fleetWith("files", "per-user");
   const files = await filesUsed(async () => await fleet.sessions.use("files", "second", { user: "ann" }));
   expect(files).toContain("sessions/use/use-session.ts");

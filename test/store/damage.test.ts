@@ -292,7 +292,7 @@ describe.each(DAMAGES)("the file store, with a session record that is %s,", (_, 
     expect(await store.sessions.read("a")).toMatchObject({ turns: 3 });
   });
 
-  it("refuses a session record whose revisions are all damaged, and lets it only be deleted", async () => {
+  it("refuses a session record whose revisions are all damaged, and allows only its deletion", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await store.sessions.create(sessionRecord("a"));

@@ -94,12 +94,15 @@ describe("the explanation of a Redis error", () => {
   it.each([
     "READONLY You can't write against a read only replica.",
     "ERR Error running script: @user_script: 3: -READONLY You can't write against a read only replica.",
-  ])("treats the Redis reply “%s” as a demotion that carries FLEET_STATE_UNWRITABLE", (message) => {
-    const error = explain(reply(message), WHERE);
-    if (!(error instanceof Demotion)) throw error;
-    expect(error.refusal).toMatchObject({ code: "FLEET_STATE_UNWRITABLE", cause: expect.any(Error) });
-    expect(Object.keys(Object(error.refusal.cause))).not.toContain("command");
-  });
+  ])(
+    "treats the Redis reply “%s” as an interruption that becomes FLEET_STATE_UNWRITABLE if trying again does not help",
+    (message) => {
+      const error = explain(reply(message), WHERE);
+      if (!(error instanceof Demotion)) throw error;
+      expect(error.refusal).toMatchObject({ code: "FLEET_STATE_UNWRITABLE", cause: expect.any(Error) });
+      expect(Object.keys(Object(error.refusal.cause))).not.toContain("command");
+    },
+  );
 
   it.each([
     "LOADING Redis is loading the dataset in memory",

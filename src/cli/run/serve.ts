@@ -30,7 +30,7 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
   const inherited = inheritedListener(process.env, process.pid);
   const listen = inherited === null ? {} : { listen: inherited };
   const supervisor = await fleet.pool.supervise({ log, signal: signals.first, ...listen }).catch((error: unknown) => {
-    // A signal during the start ends here, because there is nothing to drain.
+    // A signal during the start ends the command at once, because there is nothing to drain.
     throw signals.name === undefined ? error : new Interrupted(signals.name);
   });
   const { watched, metricsAddress, doorAddress } = supervisor;

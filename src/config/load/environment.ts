@@ -39,7 +39,8 @@ export function environmentLayer(env: Environment, folder: string, home: string)
     else if (key.nullable)
       throw invalidValue(key.name, text, `"null"; ${key.variable}_TYPE and so on set its parts`, origin);
   }
-  // If "COPILOTFLEET_PROVIDER=null" is set together with a variable of a part, the more specific part wins.
+  // If COPILOTFLEET_PROVIDER=null is set together with the variable of a key in this section, such as
+  // COPILOTFLEET_PROVIDER_TYPE, the variable of the key wins.
   if ([...layer.keys()].some((name) => name.startsWith("provider."))) layer.delete("provider");
   return layer;
 }

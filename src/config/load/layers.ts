@@ -51,7 +51,7 @@ export function absolute(key: Key, value: unknown, source: Pick<Source, "folder"
   const kind = key.rule.path;
   if (kind === undefined || typeof value !== "string" || value.trim() === "") return value;
   if (value.startsWith("~/")) return join(source.home ?? homedir(), value.slice(2));
-  // The system finds the bare name of a program on PATH.
+  // The bare name of a program stays as it is, because the system looks it up on PATH.
   return kind === "always" || value.includes("/") ? resolve(source.folder, value) : value;
 }
 

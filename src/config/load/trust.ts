@@ -78,7 +78,7 @@ export function parseTrust(text: string): TrustRecord | undefined {
   return { path, digest, trustedAt };
 }
 
-/** Undefined if anybody else could have written the file. This runs before the state folder is checked. */
+/** Reads a file. Undefined if anybody else could have written it. This runs before the state folder is checked. */
 export function readOwn(path: string): string | undefined {
   let handle: number;
   try {

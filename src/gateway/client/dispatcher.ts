@@ -156,12 +156,12 @@ export class Dispatcher {
   async #routeHome(handling: UserHandling, request: ClientRequest): Promise<void> {
     const { handler } = handling;
     const { method } = request;
-    // Start the home server only after this. A request for another host does not need it, and creating a session may be
-    // refused.
     const host = await this.#router.homeHost();
     if (host !== null && handler === "setUp") refuseSetupElsewhere(method);
     if (host !== null) return this.#relay.home(await this.#router.peer(host), request);
     if (handler === "create") return await this.#sessionCalls.create(request);
+    // Start the home server only here. A request for another host does not need it, and `create` may be refused before it
+    // needs a server.
     const link = await this.#router.homeHere();
     if (handling.own === true) {
       if (!link.own) throw methodDenied(method, "it affects the whole server, which other users share");

@@ -88,7 +88,8 @@ export class SessionCalls {
     await directory.assertStorage();
     const link = await this.#opener.linkFor(record);
     const result = (await link.upstream.ask(method, { sessionId: id })) as { success?: unknown };
-    // The runtime does not find a session that the client keeps in a folder of its own choice. Such a session stays.
+    // If the client chose the session's folder, the runtime does not find the session and deletes nothing. Keep the
+    // session's record then.
     const goesOn = result.success !== true && isElsewhere(attachments.get(id)?.asked ?? {});
     if (!goesOn) {
       if (readSessionFolder(link.server.home, id) === null) await store.sessions.delete(id);

@@ -109,7 +109,7 @@ export function decide(params: Params, { asked, isOwnTool, isCollaborative }: Pe
   return { sessionId: params.sessionId, requestId: params.requestId, result: { kind: "reject", feedback } };
 }
 
-/** A client's answer to a hook without its approvals. Otherwise the hook could approve tools that the client may not. */
+/** Removes approvals from a client's answer to a hook. Otherwise a client that may not approve tools could do it by a hook. */
 export function withoutApproval(result: unknown): unknown {
   if (Array.isArray(result)) return result.map(withoutApproval);
   if (typeof result !== "object" || result === null) return result;

@@ -135,7 +135,11 @@ export function sessionParams(
   return own ? params : { ...params, ...apart(asked, surroundings) };
 }
 
-/** @throws FleetError `FLEET_METHOD_DENIED` for an option that is not allowed on that server */
+/**
+ * Checks the options of a request that changes a session.
+ *
+ * @throws FleetError `FLEET_METHOD_DENIED` for an option that this user may not set on the session's server.
+ */
 export function checkOptions(
   method: string,
   asked: Params,

@@ -44,7 +44,7 @@ export class Connector {
     const { links, gone } = this.#state;
     const live = links.server(server.id);
     if (live?.server.launchId === server.launchId) return live;
-    links.replace(server.id);
+    links.drop(server.id);
     using limit = deadline(CONNECT_MS, gone);
     return (await links.once(
       server.id,

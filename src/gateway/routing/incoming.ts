@@ -51,10 +51,10 @@ export class Incoming implements RpcListener {
     const { sessionId, method } = message;
     const attachment = sessionId === undefined ? undefined : attachments.get(sessionId);
     const here = attachment?.linkId === link.id ? attachment : undefined;
-    // The runtime sends `session.lifecycle` to every client. On a server that others use too, the client must see only
-    // sessions that it opened. Once the client has a session open on another link, drop everything else that the old
-    // link still sends about it.
+    // The client now has the session open on another link. Drop what this link still sends about it, except
+    // `session.lifecycle`, which the runtime sends to every client.
     const isLeft = attachment !== undefined && here === undefined && method !== "session.lifecycle";
+    // On a server that others use too, the client must see only sessions that it opened.
     const isOthers = !link.own && (here === undefined || isOfAnother(message, here));
     if (isOthers || isLeft) {
       if (message.kind === "request") OpenRequests.decline(link, message.id);
@@ -107,7 +107,7 @@ export class Incoming implements RpcListener {
         return;
       }
       case "session.deleted":
-        // A later session with the same id is another one.
+        // A later session with the same id is another session.
         attachments.delete(sessionId);
         break;
       case "session.shutdown": {

@@ -183,7 +183,8 @@ export class Router {
     };
     let link: ServerLink;
     try {
-      // Otherwise read the record again: the session may have been deleted, and another user may have its id now.
+      // During a turn, open the session as part of the turn's use. Without a turn, first read the record again: the session
+      // may have been deleted, and another user may have its id now.
       link =
         turn?.use !== undefined && turn.over === null
           ? await this.#opener.reopen(turn.use, opening)

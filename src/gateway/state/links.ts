@@ -112,8 +112,8 @@ export class Links {
     this.#live.set(link.id, link);
   }
 
-  /** Hangs up on this server or host, if there is a link to it. */
-  replace(id: string): void {
+  /** Closes the link with this id, if there is one. */
+  drop(id: string): void {
     this.#live.get(id)?.upstream.destroy();
   }
 

@@ -5,7 +5,10 @@ import type { ClientSocket } from "../wire/client-socket.js";
 /** The prefix of the ids of the front door's questions to the client. */
 const QUESTION = "fleet-read-";
 
-/** Finds out what a client has read, by sending it requests with a method that it does not know. Any answer will do. */
+/**
+ * Finds out what a client has read. The front door asks the client questions, which are requests with a method that the
+ * client does not know. Any answer will do.
+ */
 export class ReadReceipts {
   readonly #client: ClientSocket;
   readonly #isRelayed: boolean;
@@ -36,7 +39,10 @@ export class ReadReceipts {
     this.#unread.set(sessionId, this.#asked);
   }
 
-  /** Whether the client answers questions, and may not have read the end of another client's turn. */
+  /**
+   * Whether the client has possibly not read the last end of another client's turn. False for a client that has never
+   * answered a question.
+   */
   isUnread(sessionId: string): boolean {
     return this.#answered > 0 && (this.#unread.get(sessionId) ?? 0) > this.#answered;
   }

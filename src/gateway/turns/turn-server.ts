@@ -106,7 +106,7 @@ export async function isIdle(router: Pick<Router, "local">, turn: Turn, answerMs
   }
 }
 
-/** Errors that show that the session is not in the memory of a server here, so that nothing runs in it. */
+/** Errors that show that the session is not in the memory of a server here, and so is not in a turn. */
 const NOT_HERE = ["FLEET_SESSION_NOT_FOUND", "FLEET_SESSION_MOVED", "FLEET_SESSION_LOST"] as const;
 
 /** Whether the server on which the turn runs has ended. */

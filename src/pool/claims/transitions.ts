@@ -82,7 +82,12 @@ export type StopDecision =
   /** The caller stops it; `from` is the state that it was in. */
   | { kind: "stop"; server: ServerRecord; from: ServerState };
 
-/** The port stays reserved until the process is gone. `stays` means that the server will be started again. */
+/**
+ * Claims a server for a stop, or tells why that is unnecessary or impossible. The server's port remains reserved until its
+ * process is gone.
+ *
+ * @param options.stays whether the server will be started again, and so is still wanted
+ */
 export function claimStop(
   registry: Registry,
   id: string,

@@ -7,7 +7,7 @@ import { placePath, removeIfThere, type StatePlace, statOf, takenPath, usable } 
 /** How often we try to block a place while a runtime keeps making the folder there again. */
 const BLOCK_TRIES = 20;
 
-/** A takeover. It has a unique `mark`, so that it never mistakes what an earlier takeover left behind for the session. */
+/** A takeover of one session. Its `mark` is unique, so files that an earlier takeover left are never used for this one. */
 export interface Fetch {
   id: string;
   mark: string;

@@ -59,7 +59,7 @@ export async function findRemains(shared: string, host: string): Promise<Remain[
           group,
           session: entry.name,
         });
-        // A takeover leaves only empty files. Anything else is not ours to delete.
+        // In the place of a session, a takeover leaves only an empty file. Anything else there is not ours to delete.
         if (block?.bytes === 0) found.push(block);
       }
     }

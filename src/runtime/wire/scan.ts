@@ -102,7 +102,7 @@ class Scanner {
 
   #skipNested(from: number): number {
     const text = this.#text;
-    // The object around it is the first level.
+    // The object that contains this value is the first level.
     const maxDepth = this.#maxDepth - 1;
     let valuesLeft = this.#valuesLeft;
     let depth = 0;

@@ -91,7 +91,8 @@ export class Reconciler {
     }
     for (const [launchId, server] of running) {
       const known = this.#monitors.get(launchId);
-      // The server is well, but its record is not: an earlier supervisor wrote it, or we could not change it in time.
+      // The server answers, but its record is still "unhealthy": an earlier supervisor wrote that, or the attempt to change
+      // it did not succeed.
       if (known?.answers === true && server.state === "unhealthy") known.record(null);
       if (known !== undefined) continue;
       const monitor = new ServerMonitor(server, this.#context, this.#operations, this.#restarts, this.#timer);

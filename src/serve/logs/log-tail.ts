@@ -65,7 +65,8 @@ export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogP
   const { size } = log;
   const isNew = inodeOf(newestRotated) !== at.rotated;
   using file = isNew ? openFile(newestRotated) : null;
-  // If its rotated file has disappeared, the log itself was not rotated.
+  // If the newest rotated file is not the one of the last read, the log was rotated if it is shorter now, or begins
+  // differently from that file. If there is no rotated file any more, only the length decides.
   const isRotated = isNew && (size < at.offset || (file !== null && !beginsAlike(log, size, file)));
   const rest = isRotated && file !== null ? file.read(at.offset, file.size) : Buffer.alloc(0);
   const from = isRotated || size < at.offset ? 0 : at.offset;

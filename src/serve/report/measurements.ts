@@ -22,7 +22,7 @@ export class Measurements {
     this.#disks = new Disks(context);
   }
 
-  /** Why nothing can be written to the disk that holds the state, as of the last look. Null when it can. */
+  /** Why nothing can be written to the disk that holds the state, as of the last look. Null when writing works. */
   get diskProblem(): string | null {
     return this.#disks.problem;
   }

@@ -42,7 +42,7 @@ export interface MetricsSnapshot {
   turnsStalled: number;
   leases: number;
   memoryBytes: number;
-  /** The free space for this user on the disk that holds the state. Null when we could not find out. */
+  /** The free space that this process may use on the disk that holds the state. Null when we could not find out. */
   diskFreeBytes: number | null;
   draining: boolean;
   doorClients: number;

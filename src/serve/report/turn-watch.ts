@@ -95,7 +95,8 @@ export class TurnWatch {
 
   #open(key: string, session: LoadedSession, look: Look): { bytes: number; atEnd: boolean } {
     const { events, tracker, ended, bytes } = openHistory(session.home, session.sessionId, SESSION_BYTES);
-    // A short use, with all of its turns, may be between two looks. Turns that ended before the last look do not count.
+    // The session may have been loaded, and may have had turns, since the last look. Count those turns, but none that
+    // ended before that look.
     for (const turn of ended) if (turn.endedAtMs >= this.#lookedAtMs) noteEnd(look, session, turn);
     this.#watched.set(key, { session, events, tracker });
     return { bytes, atEnd: true };

@@ -19,8 +19,8 @@ export async function placeSessions({ store, config }: Pick<ServeContext, "store
   try {
     await refuseUnlike(store.hosts, shared);
   } catch (error) {
-    // The other hosts mount another folder as shared storage, or we could not check it. Undo what we made in it, before
-    // anything of this host is moved there.
+    // This host does not mount the same shared folder as the other hosts, or we could not find out. Remove the host folder
+    // that was made above, before any session is moved to it.
     await putOutBeacon(shared, own, null);
     throw error;
   }

@@ -42,7 +42,10 @@ export interface AcquireOptions {
   steal?: { reason: string };
   /** Do not renew it. It lasts until it is released with its token, or until its end. */
   detached?: true;
-  /** Do not wait for the holder's own detached lease, because only the holder can release it. */
+  /**
+   * Fail at once if the lease in force is a detached one of this same holder and does not end within `waitMs`: only the
+   * holder could release it.
+   */
   refuseOwn?: boolean;
   onWait?: (wait: LeaseWait) => void;
 }

@@ -82,7 +82,8 @@ async function unload({ id }: SessionRecord, server: ServerRecord, answerMs: num
 async function letGo(record: SessionRecord, store: Store): Promise<KeptReason | null> {
   return await store.sessions.update(record.id, (draft) => {
     if (draft.host !== record.host || draft.term !== record.term || draft.from !== undefined) return "in use";
-    // The session was moved to another server here, and nobody has checked whether it is in use there.
+    // The session has moved to another server of this host since its record was read. Nobody has checked whether it is in
+    // use on that server.
     if (draft.serverId !== record.serverId) return "in use";
     draft.released = true;
     return null;

@@ -94,8 +94,8 @@ export class SessionUse implements AsyncDisposable {
   }
 
   /**
-   * Loads the session into the server's memory, and attaches to it. If the server ends before it answers, it has not done
-   * anything. This then tries once more, with the server that replaces it.
+   * Loads the session into the server's memory, and attaches to it. If the server ends before it answers, this method tries
+   * once more with the server that replaces it. That is safe, because the first load ended with its server.
    *
    * @param options.isNew whether the session was recorded a moment ago, and so cannot be on a disk
    * @param options.isOnce whether to try only once, because the caller gives up the session then

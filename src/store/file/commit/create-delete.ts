@@ -10,9 +10,11 @@ import { listFolder } from "./head.js";
 import { encodeRevision, revisionName } from "./revision.js";
 
 /**
- * Creates a document's folder. One rename makes it appear with its first revision. Numbers start at the time in
- * microseconds and not at 1, and no writer commits that fast. So if a writer was suspended while the document was
- * deleted and created again, it can link only a number below those of the new document, where it has no effect.
+ * Creates a document's folder. One rename makes it appear with its first revision.
+ *
+ * Revision numbers begin at the present time in microseconds and grow by one with each commit, so they stay behind the
+ * clock. A document that is deleted and created again begins above all numbers of the old one. So a writer that was
+ * suspended in between can link only an old number, which has no effect.
  *
  * @returns false when the document exists. On a file system that ignores case, this includes a name that differs only
  * in case.

@@ -156,8 +156,8 @@ export class RecordFolder<T extends object> {
     const buried = join(trash, id);
     try {
       renameSync(folder, buried);
-      // This happens only if this process was suspended after the tombstone. Others moved the folder away and created
-      // the record again.
+      // If this process was suspended after it had raised the tombstone, others may have moved the old folder away and
+      // created the record again. Then this is the folder of the new record, so put it back.
       if (!isDeleted(buried)) renameSync(buried, folder);
     } catch (error) {
       if (systemCode(error) !== "ENOENT") throw error; // another process moved it

@@ -174,8 +174,7 @@ function namesIn(folder: string): string[] {
   try {
     return readdirSync(folder);
   } catch {
-    // A folder that does not exist has no left-overs. If the folder could not be listed, the reads before this have
-    // failed.
+    // The folder does not exist. If it existed and could not be listed, an earlier read would have failed.
     return [];
   }
 }

@@ -15,8 +15,9 @@ export function keysOf(fleet: string, host: string | null) {
      * databases of earlier versions have them.
      */
     writerLock: ofHost("turn", host),
-    /** The writers that wait for the lock, by arrival, and by the time at which each loses its place. */
+    /** The writers that wait for the lock, in the order of their arrival. */
     writerQueue: ofHost("turn-queue", host),
+    /** The same writers, each with the time at which it loses its place. */
     writerPlaces: ofHost("turn-places", host),
   };
   return {

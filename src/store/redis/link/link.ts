@@ -43,8 +43,8 @@ export class Link {
     client.on("error", (error: unknown) => errors.push(error));
     const turnedAway = whetherTurnedAway(client);
     try {
-      // `connect()` rejects every failure as "closed", and only the error events have the reason. An unknown database
-      // causes only an event.
+      // When `connect()` fails, its error is always "closed", and only the error events have the reason. If the database is
+      // unknown, it does not fail at all, and only an error event reports the fault.
       await within(client.connect(), until).catch((error: unknown) => Promise.reject(errors[0] ?? error));
       if (errors.length > 0) throw errors[0];
       const greeted = await within(this.#greet(epochKey), until);
@@ -179,7 +179,7 @@ async function makeClient({ host, port, db, username, password, tls }: RedisUrl)
     connectTimeout: ANSWER_MS,
     commandTimeout: ANSWER_MS,
     // Do not let ioredis queue or resend commands, or reconnect. It would resend a command with an unknown outcome,
-    // perhaps to a server that has lost its data. `Connection` does this instead, and checks the server first.
+    // perhaps to a server that has lost its data. `Connection` reconnects instead, and checks the server first.
     retryStrategy: null,
     maxRetriesPerRequest: 0,
     enableOfflineQueue: false,

@@ -93,7 +93,8 @@ export class RegistryDocument implements RegistryStore {
   /** @param highest the highest revision that was seen before the request was sent */
   #found(text: string | null, highest: number): Stored {
     const { documents, warn } = this.#options;
-    // The founding registry is created together with the epoch, and any other one by its first write.
+    // The registry of a fleet without named hosts (`founding`) is created together with the epoch, the random id of the
+    // data. The registry of a named host is created by its first write.
     const isFounding = this.#key === documents.keys.founding;
     const stored = text === null && !isFounding ? NONE : decode(this.#key, text ?? FIRST_REGISTRY);
     const { revision } = stored;
