@@ -67,7 +67,10 @@ it("listeners of a session object get the events of a turn for which the session
   await session.sendAndWait("second");
   expect(replies).toEqual(["you said: first", "you said: second"]);
   expect(all).toContain("session.idle");
+  const late: string[] = [];
+  session.on("assistant.message", ({ data }) => void late.push(data.content));
   stop();
   await session.sendAndWait("third");
+  expect(late).toEqual(["you said: third"]);
   expect(replies).toEqual(["you said: first", "you said: second"]);
 });

@@ -7,7 +7,9 @@ import { usedSessions } from "../../src/pool/use-markers.js";
 import { NEVER } from "../../src/runtime/deadline.js";
 import type { Transport } from "../../src/sessions/use/load.js";
 import { useSession } from "../../src/sessions/use/use-session.js";
+import { eventually } from "../fixtures/eventually.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
+import { killed } from "../fixtures/processes.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 let folder: string;
@@ -77,4 +79,36 @@ it("loads a session during a turn on a server that is being drained, because the
       if (server !== undefined) server.state = "ready";
     });
   }
+});
+
+it("a turn goes on before one that waits for it when the server ends and the turn loads the session again", async () => {
+  const use = await turnIn("first");
+  const { record, server } = use;
+  let hasBegun = false;
+  const waiting = useSession(parts.sessions.context, { record, user: "ann", isTurn: true }).then((next) => {
+    hasBegun = true;
+    return next;
+  });
+  await eventually("the lease of the turn that waits", async () => (await parts.store.leases.read("first")) !== null);
+  await killed(server.process?.pid ?? null);
+  const loaded: Transport<string> = { load: async ({ server: { id } }) => id };
+  expect(await use.reopen(loaded)).toBe(server.id);
+  expect(use.lease).toBeUndefined();
+  expect(hasBegun).toBe(false);
+  expect(await use.end()).toBeNull();
+  await (await waiting).end();
+});
+
+it("a turn begins at once on a server whose drain was never finished, because the process that drained it died", async () => {
+  const before = await turnIn("left");
+  const { record, server } = before;
+  await before.end();
+  await parts.store.registry.update(({ servers }) => {
+    const recorded = servers[server.id];
+    if (recorded !== undefined) recorded.state = "draining";
+  });
+  const request = { record, user: "ann", isTurn: true, at: server, waitMs: 5_000 };
+  const use = await useSession(parts.sessions.context, request);
+  expect(use.server).toMatchObject({ id: server.id, process: server.process });
+  await use.end();
 });

@@ -12,7 +12,7 @@ import { messageIdsOf, saysUnloaded } from "../wire/events.js";
 import { doorDraining } from "../wire/refusals.js";
 import { abandonedTurnOver } from "./abandoned-turn.js";
 import { settleDoubt } from "./resend.js";
-import { abortTurn, assertHere, follow, isIdle, linkOnceEnded, noteSent, turnRequest } from "./turn-server.js";
+import { abortTurn, assertHere, follow, isIdle, linkOnceEnded, noteSent, noteUse, turnRequest } from "./turn-server.js";
 
 /**
  * A prompt that the server took counts as one that never begins once the server has been idle for this long, in
@@ -118,6 +118,8 @@ export class PromptQueue {
       turn.enter(use);
       if (use.server !== request.at) await follow(this.#state, this.#router, use);
       await this.#hold(turn, use);
+      // Before the lease is given back: the client may hang up and the front door may close while the store answers.
+      noteUse(this.#state, turn);
       const unreleased = await use.end();
       if (unreleased !== null) report.event({ event: "failed", sessionId: id, ...failure(unreleased) });
     } catch (error) {
@@ -127,12 +129,6 @@ export class PromptQueue {
       for (const prompt of waiting.takeAll()) this.#refuse(prompt, record, error);
       turn.end("refused");
     }
-    // Count only complete turns. A session with turns must have a history on disk, and a turn that was cut may not have
-    // written one.
-    if (!turn.accepted || turn.over !== "idle") return;
-    void door.sessions.lastUses.note(turn.record).catch((error: unknown) => {
-      report.event({ event: "failed", sessionId: id, ...failure(error, "The turn could not be recorded") });
-    });
   }
 
   async #hold(turn: Turn, use: SessionUse): Promise<void> {

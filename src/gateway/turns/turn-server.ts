@@ -88,6 +88,16 @@ export function noteSent(state: ClientState, { sent, record: { id } }: Turn, pro
   sent.add(prompt);
 }
 
+/** Records that a turn has ended. Does not wait for that. */
+export function noteUse({ door, report }: ClientState, { record, accepted, over }: Turn): void {
+  // Count only complete turns. A session with turns must have a history on disk, and a turn that was cut may not have
+  // written one.
+  if (!accepted || over !== "idle") return;
+  void door.sessions.lastUses.note(record).catch((error: unknown) => {
+    report.event({ event: "failed", sessionId: record.id, ...failure(error, "The turn could not be recorded") });
+  });
+}
+
 /**
  * Asks the server whether the turn is over. Never rejects.
  *

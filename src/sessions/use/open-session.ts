@@ -40,6 +40,8 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
   readonly record: SessionRecord;
   protected readonly context: SessionsContext;
   readonly #listeners = new Set<Listener>();
+  /** Adds a listener to the SDK's present session object. */
+  #listen!: (listener: SessionEventHandler) => () => void;
   #attached: A;
   #isLost = false;
 
@@ -95,14 +97,15 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
 
   /** The SDK forgets a session's listeners when the connection ends. The next session object gets them again. */
   #keepListeners(session: CopilotSession): void {
-    const listen = session.on.bind(session) as (listener: SessionEventHandler) => () => void;
+    // A program may keep the first session object and add listeners to it after that object was replaced.
+    this.#listen = session.on.bind(session);
     const listeners = this.#listeners;
     session.on = (first: string | SessionEventHandler, handler?: SessionEventHandler) => {
       const onType = (event: SessionEvent) => {
         if (event.type === first) handler?.(event);
       };
       const listener = typeof first === "string" ? onType : first;
-      const each = { listener, stop: listen(listener) };
+      const each = { listener, stop: this.#listen(listener) };
       listeners.add(each);
       return () => {
         listeners.delete(each);

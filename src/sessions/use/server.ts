@@ -4,6 +4,7 @@ import { serverIdOf } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
 import { mayUse, type SessionRecord } from "../../model/session.js";
 import { admits, closedBy, poolDraining } from "../../pool/admission.js";
+import { isClaimed } from "../../pool/claims/held-claim.js";
 import type { Pool } from "../../pool/pool.js";
 import { hasEnded, isRunning } from "../../pool/server.js";
 import type { SpawnOptions } from "../../pool/start/start.js";
@@ -145,7 +146,9 @@ export class Admission {
     const by = closedBy(registry);
     if (by !== null) throw poolDraining(by);
     if (!admits(registry, server)) {
-      const isDraining = registry.servers[server.id]?.launchId === server.launchId && isRunning(server);
+      const now = registry.servers[server.id];
+      // If the process that drains it has died, the next start of the server undoes the drain, so do not wait.
+      const isDraining = now?.launchId === server.launchId && isRunning(server) && isClaimed(now);
       return { record, refusal: isDraining ? "draining" : "ended" };
     }
     // Sessions never move away from a user's own server, and without shared storage they cannot change hosts.

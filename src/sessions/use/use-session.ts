@@ -185,7 +185,10 @@ export class SessionUse implements AsyncDisposable {
   /** Sets the use marker, and makes sure that a turn is alone in the session. */
   async #enter(at: ServerRecord | undefined): Promise<void> {
     const { isTurn, signal } = this.#request;
+    const held = this.#marker;
     let marker = await this.#mark(at);
+    // The marker of a turn that runs was never removed, so no other turn has begun. Others that set theirs wait for it.
+    if (marker === held) return;
     if (isTurn && this.#permit === null && marker.isShared()) {
       this.#unmark();
       await this.#getPermit(true);
