@@ -19,7 +19,7 @@ import { printable, shellQuote } from "../config/values/text.js";
 import { FleetError, quote, systemCode } from "../errors.js";
 import { ifThere } from "../runtime/files/if-there.js";
 import { unwritable } from "../runtime/files/server-folder.js";
-import { checkStateFolder, ensureStateFolder, replaceFile } from "../store/file/state-folder.js";
+import { checkStateFolder, ensureStateFolder, replaceStateFile } from "../store/file/state-folder.js";
 
 export interface TrustOptions {
   env: Environment;
@@ -78,7 +78,7 @@ export function trustFile({ path, digest }: ProjectFile, { env, cwd }: TrustOpti
   try {
     ensureStateFolder(root);
     mkdirSync(trustFolder(root), { recursive: true, mode: 0o700 });
-    replaceFile(root, target, record);
+    replaceStateFile(root, target, record);
   } catch (error) {
     throw unwritable(target, error);
   }

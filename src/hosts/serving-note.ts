@@ -9,7 +9,7 @@ import { ownHostName } from "../runtime/files/host-note.js";
 import { unwritable } from "../runtime/files/server-folder.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { readIfThere } from "../store/file/failures.js";
-import { replaceFile } from "../store/file/state-folder.js";
+import { replaceStateFile } from "../store/file/state-folder.js";
 
 /** The settings that decide where the state is, as messages show them. The store's URL has no secrets. */
 interface Settings {
@@ -44,7 +44,7 @@ function settingsOf(config: Config, stateRoot: string): Settings {
 export function noteServing(config: Config, stateRoot: string): void {
   const note: ServingNote = { process: ownIdentity(), settings: settingsOf(config, stateRoot) };
   try {
-    replaceFile(stateRoot, pathOf(stateRoot), note);
+    replaceStateFile(stateRoot, pathOf(stateRoot), note);
   } catch (error) {
     throw unwritable(pathOf(stateRoot), error);
   }

@@ -42,8 +42,13 @@ export class HostDoors implements AsyncDisposable {
       },
     });
     const doors = new HostDoors(hosts, model);
-    await Promise.all(names.map(async (name) => await doors.serve(name)));
-    return doors;
+    try {
+      await Promise.all(names.map(async (name) => await doors.serve(name)));
+      return doors;
+    } catch (error) {
+      await doors[Symbol.asyncDispose](); // the other hosts serve
+      throw error;
+    }
   }
 
   get store() {

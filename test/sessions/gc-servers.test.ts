@@ -86,15 +86,13 @@ describe("servers that gc removes", () => {
     expect(folders(state)).toEqual([]);
   });
 
-  it("gc removes the temporary files and folders of commands that were killed", async () => {
+  it("gc removes the temporary folders of commands that were killed", async () => {
     const state = await gcState();
     await state.server("s1");
     const left = [join(state.root, "servers", ".removed-1-1-ab"), join(state.root, ".tmp-999999999-ab")];
     for (const path of left) mkdirSync(path);
-    writeFileSync(join(state.root, "servers", "s1", "connection-token.999999999.tmp"), "half");
     await state.gc();
     expect(left.filter((path) => existsSync(path))).toEqual([]);
-    expect(readdirSync(join(state.root, "servers", "s1"))).toEqual(["home"]);
   });
 });
 

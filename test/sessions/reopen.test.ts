@@ -1,8 +1,10 @@
 import { mkdtemp, realpath } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { type FleetParts, openParts } from "../../src/fleet/parts.js";
+import type { ServerRecord } from "../../src/model/server.js";
+import { HeldClaim } from "../../src/pool/claims/held-claim.js";
 import { usedSessions } from "../../src/pool/use-markers.js";
 import { NEVER } from "../../src/runtime/deadline.js";
 import type { Transport } from "../../src/sessions/use/load.js";
@@ -111,4 +113,34 @@ it("a turn begins at once on a server whose drain was never finished, because th
   const use = await useSession(parts.sessions.context, request);
   expect(use.server).toMatchObject({ id: server.id, process: server.process });
   await use.end();
+});
+
+it("a turn that waits for a drain sets no use marker until the drain is over, because the drain would wait for it", async () => {
+  const before = await turnIn("patient");
+  const { record, server } = before;
+  await before.end();
+  using held = new HeldClaim();
+  const change = async (state: ServerRecord["state"], claim: ServerRecord["claim"]) =>
+    await parts.store.registry.update(({ servers }) => {
+      const recorded = servers[server.id];
+      if (recorded !== undefined) Object.assign(recorded, { state, claim });
+    });
+  await change("draining", held.claim);
+  const { registry } = parts.store;
+  const read = registry.read.bind(registry);
+  const marked: boolean[] = [];
+  const looks = vi.spyOn(registry, "read").mockImplementation(async () => {
+    marked.push(usedSessions(server).has("patient"));
+    return await read();
+  });
+  try {
+    const turn = useSession(parts.sessions.context, { record, user: "ann", isTurn: true, at: server });
+    await eventually("the turn has looked several times", () => marked.length >= 6);
+    expect(marked).toEqual([true, ...marked.slice(1).fill(false)]);
+    await change("ready", null);
+    await (await turn).end();
+    expect(marked.at(-1)).toBe(true);
+  } finally {
+    looks.mockRestore();
+  }
 });

@@ -56,7 +56,7 @@ export function writeConnectionToken(home: string): string {
   const token = randomBytes(32).toString("base64url");
   const path = tokenPath(home);
   try {
-    replaceFile(path, token);
+    replaceServerFile(path, token);
   } catch (cause) {
     throw unwritable(path, cause);
   }
@@ -64,7 +64,7 @@ export function writeConnectionToken(home: string): string {
 }
 
 /** Replaces a file of a server as a whole. The caller must be the only process that writes it. */
-export function replaceFile(path: string, text: string): void {
+export function replaceServerFile(path: string, text: string): void {
   const temporary = `${path}.tmp`;
   rmSync(temporary, { force: true }); // a killed process left it
   // Create a new file only: if somebody put a link there, the text would be written to the link's target.

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
-import { replaceFile } from "../files/server-folder.js";
+import { replaceServerFile } from "../files/server-folder.js";
 import { exitOfZombie, type ProcessExit } from "./process-table.js";
 
 /** How one launch ended, as seen by the process that started it. */
@@ -23,7 +23,7 @@ function notePath(home: string): string {
 export function noteEnd(home: string, launchId: string, exit: ProcessExit): void {
   const note: EndNote = { launchId, ...exit, at: new Date().toISOString() };
   try {
-    replaceFile(notePath(home), JSON.stringify(note));
+    replaceServerFile(notePath(home), JSON.stringify(note));
   } catch (error) {
     if (systemCode(error) === undefined) throw error;
   }

@@ -25,7 +25,6 @@ export interface UnusedOptions {
 /** Each start, each use through the fleet, and each creation or deletion of a session changes one of these. */
 const SIGNS_OF_USE = ["server.log", "connection-token", "uses", "open", "home", join("home", "session-state")];
 const REMOVED = /^\.removed-(\d+)-(\d+)-[0-9a-f]+$/;
-const TEMPORARY = /^connection-token\.(\d+)\.tmp$/;
 
 /**
  * Finds the servers that were unused for longer than the TTL. Call this before gc deletes sessions, because those
@@ -140,21 +139,13 @@ class UnusedServers {
     });
   }
 
-  /** Removes what killed commands left: folders that are half removed and files that are half written. */
+  /** Removes the folders that killed commands moved away and did not remove. */
   #sweep(): void {
     const folder = join(this.#stateRoot, "servers");
     for (const name of names(folder)) {
       const [, pid, startTicks] = REMOVED.exec(name) ?? [];
-      if (pid !== undefined) {
-        if (identify(Number(pid))?.startTicks !== startTicks)
-          rmSync(join(folder, name), { recursive: true, force: true });
-        continue;
-      }
-      for (const file of names(join(folder, name))) {
-        const writer = TEMPORARY.exec(file)?.[1];
-        if (writer !== undefined && identify(Number(writer)) === null)
-          rmSync(join(folder, name, file), { force: true });
-      }
+      if (pid !== undefined && identify(Number(pid))?.startTicks !== startTicks)
+        rmSync(join(folder, name), { recursive: true, force: true });
     }
   }
 }

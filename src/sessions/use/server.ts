@@ -1,6 +1,7 @@
 import { isFleetError } from "../../errors.js";
 import { sessionMoved } from "../../hosts/problems.js";
 import { serverIdOf } from "../../model/ids.js";
+import type { Registry } from "../../model/registry.js";
 import type { ServerRecord } from "../../model/server.js";
 import { mayUse, type SessionRecord } from "../../model/session.js";
 import { admits, closedBy, poolDraining } from "../../pool/admission.js";
@@ -146,10 +147,7 @@ export class Admission {
     const by = closedBy(registry);
     if (by !== null) throw poolDraining(by);
     if (!admits(registry, server)) {
-      const now = registry.servers[server.id];
-      // If the process that drains it has died, the next start of the server undoes the drain, so do not wait.
-      const isDraining = now?.launchId === server.launchId && isRunning(server) && isClaimed(now);
-      return { record, refusal: isDraining ? "draining" : "ended" };
+      return { record, refusal: isBeingDrained(registry, server) ? "draining" : "ended" };
     }
     // Sessions never move away from a user's own server, and without shared storage they cannot change hosts.
     if (isOpen && server.isolation === "per-user" && !directory.isShared) return { record, refusal: null };
@@ -171,6 +169,12 @@ export class Admission {
     const record = await markedRecord(this.#context.store, server, id, signal);
     if (record === null || !mayUse(record, this.#user)) throw sessionNotFound(id);
     return record;
+  }
+
+  /** Whether the server is still being drained. A closed pool is not waited for. */
+  async isDraining(server: ServerRecord): Promise<boolean> {
+    const registry = await this.#context.store.registry.read();
+    return closedBy(registry) === null && isBeingDrained(registry, server);
   }
 
   /** Makes room for the session in the server's memory. @returns the reason if there is none */
@@ -202,6 +206,12 @@ export class Admission {
     signal?.throwIfAborted();
     await pause(hurries ? 0 : pauseMs(refusal), undefined);
   }
+}
+
+/** False if the process that drains the server has died: the next start of the server then undoes the drain. */
+function isBeingDrained({ servers }: Registry, server: ServerRecord): boolean {
+  const now = servers[server.id];
+  return now?.launchId === server.launchId && now.state === "draining" && isRunning(server) && isClaimed(now);
 }
 
 /** Whether an error shows that the server has ended. */

@@ -227,7 +227,8 @@ export class SessionUse implements AsyncDisposable {
       this.#unmark();
       // Nobody can start the server that the caller knows before its drain is over.
       const hurries = known !== undefined && refusal !== "draining";
-      await this.#admission.pauseAfter(refusal, this, { untilMs, signal, hurries });
+      do await this.#admission.pauseAfter(refusal, this, { untilMs, signal, hurries });
+      while (refusal === "draining" && (await this.#admission.isDraining(server)));
       // Others may have moved the session while its server was being drained.
       if (refusal === "draining" || refusal === "ended") this.#record = await recordFor(this.#context, id, user);
       if (refusal !== "draining" || this.#record.serverId !== server.id) known = undefined;

@@ -200,7 +200,7 @@ export function ensureStateFolder(path: string, options: StateFolderOptions = {}
 }
 
 /** Writes a file of the state folder as a whole. It need not survive a loss of power. @throws a system error. */
-export function replaceFile(root: string, path: string, content: object): void {
+export function replaceStateFile(root: string, path: string, content: object): void {
   const temp = join(root, scratchName("tmp"));
   ensureStateFolder(root);
   try {

@@ -5,7 +5,7 @@ import { FleetError, quote, systemCode } from "../../../errors.js";
 import { SCHEMA } from "../../../model/registry.js";
 import { newerError } from "../../failures.js";
 import { reason } from "../../file/failures.js";
-import { replaceFile } from "../../file/state-folder.js";
+import { replaceStateFile } from "../../file/state-folder.js";
 import { corruptError } from "./failures.js";
 
 const EPOCH = /^(\d{1,9}) \S+$/;
@@ -100,7 +100,7 @@ class Note {
 
   write(epoch: string): void {
     try {
-      replaceFile(this.#root, this.path, { database: this.#database, epoch });
+      replaceStateFile(this.#root, this.path, { database: this.#database, epoch });
     } catch (error) {
       this.#warn(
         `${quote(this.path)} cannot be written, so a loss of Redis's data would go unnoticed: ${reason(error)}.`,
