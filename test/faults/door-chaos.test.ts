@@ -234,6 +234,13 @@ function accidents(fleet: FaultFleet, door: Door, random: () => number): (() => 
   ];
 }
 
+/** Waits for all of the work. If one part fails, stops the others and throws its error only after they have ended. */
+async function stopTogether(stop: AbortController, work: readonly Promise<void>[]): Promise<void> {
+  for (const part of work) part.catch(() => stop.abort());
+  const failed = (await Promise.allSettled(work)).find(({ status }) => status === "rejected");
+  if (failed?.status === "rejected") throw failed.reason;
+}
+
 /**
  * The SDK's JSON-RPC library leaves a rejection unhandled when it writes to a connection that was just reset
  * (vscode-jsonrpc 8.2, `sendRequest`). Its caller gets the same error, so the unhandled rejection adds nothing.
@@ -287,25 +294,21 @@ it("no client gets another's answer and no history forks while servers and the f
   );
 
   const stop = new AbortController();
-  const load = Promise.all([
-    ...senders.map(async (sender) => await sender.sendOn(random, stop.signal)),
-    ...PRIVATE.map(async (user) => await commandOn(fleet, user, sent, stop.signal)),
-  ]);
   const chaos = async () => {
     const end = performance.now() + rounds(15_000, 600_000);
     const kinds = accidents(fleet, door, random);
-    while (performance.now() < end) {
+    while (performance.now() < end && !stop.signal.aborted) {
       const accident = kinds[Math.floor(random() * kinds.length)];
       await accident?.();
       await delay(100 + random() * 1_500);
     }
-  };
-  try {
-    await Promise.race([chaos(), load.then(() => new Promise(() => undefined))]);
-  } finally {
     stop.abort();
-  }
-  await load;
+  };
+  await stopTogether(stop, [
+    chaos(),
+    ...senders.map(async (sender) => await sender.sendOn(random, stop.signal)),
+    ...PRIVATE.map(async (user) => await commandOn(fleet, user, sent, stop.signal)),
+  ]);
 
   // Once the accidents stop, every client gets an answer, all at the same time.
   await Promise.all(

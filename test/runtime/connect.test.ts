@@ -1,6 +1,6 @@
 import { once } from "node:events";
-import { type AddressInfo, createServer } from "node:net";
-import { expect, it, onTestFinished } from "vitest";
+import { type AddressInfo, createServer, Socket } from "node:net";
+import { expect, it, onTestFinished, vi } from "vitest";
 import { connectClient } from "../../src/runtime/client/connect.js";
 
 it("connectClient refuses the connection as soon as the server closes it during the handshake", async () => {
@@ -17,4 +17,35 @@ it("connectClient refuses the connection as soon as the server closes it during 
     code: "FLEET_SERVER_UNREACHABLE",
     message: expect.stringContaining(`127.0.0.1:${port}`),
   });
+});
+
+it("connectClient leaves no unhandled rejection behind when the server resets the connection before the handshake", async () => {
+  const server = createServer();
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  onTestFinished(() => void server.close());
+  const { port } = server.address() as AddressInfo;
+  // The reset has to arrive between two events of one turn of the event loop, so a real server cannot time it.
+  const write = vi.spyOn(Socket.prototype, "write").mockImplementation(function (this: Socket, ...args: unknown[]) {
+    const reset = Object.assign(new Error("write ECONNRESET"), { code: "ECONNRESET" });
+    this.destroy(reset);
+    (args.at(-1) as (error: Error) => void)(reset);
+    return false;
+  });
+  onTestFinished(() => void write.mockRestore());
+  const unhandled: unknown[] = [];
+  const listeners = process.listeners("unhandledRejection");
+  process.removeAllListeners("unhandledRejection").on("unhandledRejection", (reason) => unhandled.push(reason));
+  onTestFinished(() => {
+    process.removeAllListeners("unhandledRejection");
+    for (const listener of listeners) process.on("unhandledRejection", listener);
+  });
+
+  const endpoint = { address: "127.0.0.1", port, token: "token" };
+  await expect(connectClient(endpoint, {}, new AbortController().signal)).rejects.toMatchObject({
+    code: "FLEET_SERVER_UNREACHABLE",
+  });
+  expect(write).toHaveBeenCalled();
+  await new Promise((resolve) => setImmediate(resolve)); // Node.js reports unhandled rejections before this
+  expect(unhandled).toEqual([]);
 });

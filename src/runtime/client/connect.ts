@@ -35,6 +35,8 @@ export async function connectClient(
   // `start()` makes the socket before its first await. We tune the socket then, so that the handshake is fast, too.
   const socket = socketOf(client);
   if (socket !== undefined) acknowledgePromptly(socket);
+  // The SDK's own listener, which comes first, makes the writer. It writes after all listeners have run.
+  socket?.once("connect", () => quietWriteErrors(client));
   const closed = endOf(socket);
   try {
     // The SDK does not notice when the connection closes during the handshake.
@@ -48,7 +50,6 @@ export async function connectClient(
       suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
     });
   }
-  quietWriteErrors(client);
   // When the connection closes, the SDK does not settle requests that have no answer. Stopping the client rejects them.
   closed.then(() => client.forceStop()).catch(() => undefined);
   return { client, closed, watchPrompt: (id) => watchPrompt(socket, id), destroy: () => void socket?.destroy() };
@@ -92,7 +93,8 @@ async function refuseClosed(): Promise<never> {
 
 /**
  * Prevents a crash of this process. If the server has just died, vscode-jsonrpc 8 rejects a second promise for each
- * request, and nobody can catch that rejection. The SDK prevents this only for servers that it started itself.
+ * request, and nobody can catch that rejection. The SDK prevents this only for servers that it started itself. The
+ * requests themselves fail when the connection closes.
  */
 function quietWriteErrors(client: CopilotClient): void {
   const { messageWriter } = client as unknown as { messageWriter?: unknown };
