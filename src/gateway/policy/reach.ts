@@ -76,7 +76,7 @@ function attachmentsIn(value: unknown): unknown[] {
   );
 }
 
-/** A request that a server makes by an event to the clients of one session. They answer it by its id. */
+/** A question that a server asks by an event to the clients of one session. They answer it by its `requestId`. */
 export interface ServerQuestion {
   kind: string | undefined;
   /** The name of the tool, if the request is about a client's tool. */

@@ -7,7 +7,7 @@ import { describe } from "../state/door/report.js";
 import type { Link } from "../state/links.js";
 import { loseLink } from "../state/lost-link.js";
 import { OpenRequests } from "../state/open-requests.js";
-import { endsTurn, errorIn, promptIn } from "../wire/events.js";
+import { endsTurn, eventIn, promptIn } from "../wire/events.js";
 
 /**
  * Takes what arrives over one link, from a server or through another front door, and passes it on to the client if the
@@ -95,7 +95,7 @@ export class Incoming implements RpcListener {
         attachment.inTurn = true;
         break;
       case "session.error":
-        ends.error(sessionId, raw, { message: errorIn(body), isJudged });
+        ends.error(sessionId, raw, { message: String(eventIn(body).data?.message), isJudged });
         return;
       case "session.idle": {
         const isLast = endsTurn(body);

@@ -1,4 +1,5 @@
 import { isUtf8 } from "node:buffer";
+import { isObject } from "../../config/values/json.js";
 import { encodeBody, PARSE_ERROR, ProtocolError } from "../../runtime/wire/frames.js";
 import { type Member, plainString, type ScanLimits, scanObject, scanWithin } from "../../runtime/wire/scan.js";
 import { isId, type RpcId } from "../../runtime/wire/server-message.js";
@@ -15,24 +16,26 @@ export interface ClientRequest {
   bytes: number;
 }
 
-/** A client's message, read once and strictly. The door judges this value, and builds from it what the server gets. */
+/**
+ * A client's message. The door reads each frame once, and checks this value. The server gets a new message, which the
+ * door builds from this value.
+ */
 export type ClientMessage =
   | ClientRequest
   | { kind: "notification"; method: string }
-  /** A request with a known id, which is answered with this error instead of being judged. */
+  /** A request that the door answers with this error, because it is malformed. Its id could be read. */
   | { kind: "unfit"; id: RpcId; rpcCode: number; message: string }
   | { kind: "response"; id: RpcId; withId: WithId };
 
-/**
- * Returns the frame of the same message under another id. With `filter`, the result is replaced by what the filter
- * returns for it.
- */
+/** Returns the frame of the same message under another id. `filter` can replace the result. */
 export type WithId = (id: RpcId, filter?: (result: unknown) => unknown) => Buffer;
 
 /**
- * How much one message may hold. The runtime accepts this depth (measured with 1.0.85), because its serde_json fails at 128.
- * JSON with many small values takes far longer to parse than its length suggests, and the door serves nobody else in that
- * time. A message at this limit takes up to 50 ms for parsing and writing together (Node 20.20).
+ * How much one message may hold.
+ *
+ * - depth: the runtime's JSON parser fails at 128 levels (measured with 1.0.85).
+ * - values: many small values take long to parse, and the door serves nobody else in that time. Parsing and writing a
+ *   message at this limit takes up to 50 ms (Node 20.20).
  */
 const LIMITS: ScanLimits = { depth: 127, values: 50_000 };
 const OVER: Record<keyof ScanLimits, string> = {
@@ -50,8 +53,8 @@ const INVALID_REQUEST = -32600;
 const INVALID_PARAMS = -32602;
 
 /**
- * Reads a client's frame. Two readers of one text can disagree about duplicate keys, escapes in keys, batches and bytes that
- * are not UTF-8, so none of these gets through.
+ * Reads a client's frame. Refuses duplicate keys, escapes in keys, batches and bytes that are not UTF-8, because the
+ * server might read these differently than the door.
  *
  * @throws ProtocolError when the frame is not a JSON-RPC message.
  */
@@ -93,8 +96,8 @@ function refuseOver(body: Buffer, seen: ReadonlyMap<string, Member>, message: st
 }
 
 /**
- * The runtime drops such a message silently, and the side that waits for an answer would wait for ever. So that side gets an
- * error from us: the client for its request, or the server for the request that the client answers.
+ * Gives an error to the side that waits for a message which the runtime would drop silently. That is the client if the
+ * message is its request, and the server if the message is the client's answer.
  */
 function unanswerable(body: Buffer, members: ReadonlyMap<string, Member>, message: string): ClientMessage {
   const member = members.get("id");
@@ -105,18 +108,18 @@ function unanswerable(body: Buffer, members: ReadonlyMap<string, Member>, messag
   }
   const id = member && parseId(body.toString("utf8", member.start, member.end));
   if (id === undefined) throw new ProtocolError(message, INVALID_REQUEST);
-  if (members.has("method")) return { kind: "unfit", id, rpcCode: INVALID_PARAMS, message };
+  if (members.has("method")) return unfit(id, message);
   const answer = { jsonrpc: "2.0", error: { code: INVALID_PARAMS, message } };
   return { kind: "response", id, withId: (other) => encodeBody(Buffer.from(JSON.stringify({ ...answer, id: other }))) };
 }
 
 /**
- * Whether the message has half of a surrogate pair in it, such as half of an emoji. JavaScript accepts that, but the runtime
- * does not. In valid UTF-8 it can only be an escape.
+ * Whether the message contains half of a surrogate pair, such as half of an emoji. JavaScript accepts that, but the
+ * runtime does not. In valid UTF-8, half of a pair can only be written as an escape, such as `\ud83d`.
  */
 function hasHalves(body: Buffer): boolean {
   if (!body.includes("\\ud") && !body.includes("\\uD")) return false;
-  /** Where the second half of a pair must begin; -1 if none is expected. */
+  /** Where the second half of a pair must begin; -1 if the last escape was not a first half. */
   let owed = -1;
   for (let at = 0; at < body.length; at++) {
     if (body[at] !== BACKSLASH) continue;
@@ -142,33 +145,26 @@ function readCall(body: Buffer, members: ReadonlyMap<string, Member>): ClientMes
     throw new ProtocolError("A frame is both a request and a response.", INVALID_REQUEST);
   }
   const { id, method, params: given } = parse(body);
-  const params = isNothing(given) ? {} : given;
+  // `vscode-jsonrpc` writes an omitted argument as `[null]`.
+  const isEmpty = Array.isArray(given) && given.every((value) => value === null);
+  const params = isEmpty ? {} : (given ?? {});
   if (typeof method !== "string" || !/^[\x21-\x7e]{1,200}$/.test(method)) {
     throw new ProtocolError("The method of a request is not a name.", INVALID_REQUEST);
   }
   if (!members.has("id")) return { kind: "notification", method };
   if (!isId(id)) throw new ProtocolError("The id of a request is not a string or whole number.", INVALID_REQUEST);
-  if (!isParams(params)) {
-    return {
-      kind: "unfit",
-      id,
-      rpcCode: INVALID_PARAMS,
-      message: "params must be an object, because parameters have names.",
-    };
-  }
+  if (!isObject(params)) return unfit(id, "params must be an object, because parameters have names.");
   const member = members.get("params");
-  if (member !== undefined && hasDoubtfulKeys(body, member)) {
-    return {
-      kind: "unfit",
-      id,
-      rpcCode: INVALID_PARAMS,
-      message: "params has a duplicate key, or a key with an escape sequence.",
-    };
-  }
+  if (member !== undefined && hasDoubtfulKeys(body, member))
+    return unfit(id, "params has a duplicate key, or a key with an escape sequence.");
   return { kind: "request", id, method, params, bytes: body.length };
 }
 
-/** A client's answer may be large and contain anything, so everything but its id passes unchanged. */
+function unfit(id: RpcId, message: string): ClientMessage {
+  return { kind: "unfit", id, rpcCode: INVALID_PARAMS, message };
+}
+
+/** A client's answer may be large and contain anything, so the server gets all of it unchanged except the id. */
 function readResponse(body: Buffer, members: ReadonlyMap<string, Member>): ClientMessage {
   const member = members.get("id");
   if (member === undefined || members.has("result") === members.has("error")) {
@@ -185,19 +181,10 @@ function readResponse(body: Buffer, members: ReadonlyMap<string, Member>): Clien
   return { kind: "response", id, withId };
 }
 
-/** The frame of the same message under another id. */
+/** @returns the frame of the same message with `id` in place of the bytes from `start` to `end` */
 export function replaceId(body: Buffer, { start, end }: { start: number; end: number }, id: RpcId): Buffer {
   const before = body.subarray(0, start);
   return encodeBody(Buffer.concat([before, Buffer.from(JSON.stringify(id)), body.subarray(end)]));
-}
-
-/** Whether there are no arguments, in any notation: `vscode-jsonrpc` writes an omitted one as `[null]`. */
-function isNothing(params: unknown): boolean {
-  return params === undefined || params === null || (Array.isArray(params) && params.every((value) => value === null));
-}
-
-function isParams(value: unknown): value is Params {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function parse(body: Buffer): { id?: unknown; method?: unknown; params?: unknown } {

@@ -1,23 +1,23 @@
 import { PARSE_ERROR, ProtocolError } from "../../runtime/wire/frames.js";
 
 /**
- * The header of PROXY protocol version 2. A proxy sends it to name the client that it connects for
+ * The first bytes of a PROXY protocol header, version 2. With this header, a proxy names the client that it connects for
  * (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, section 2.2).
  */
 const SIGNATURE = Buffer.from("\r\n\r\n\0\r\nQUIT\n", "latin1");
 const FIXED_BYTES = 16;
-/** The maximum length of the addresses and the extra fields behind them. Proxies send a few hundred bytes. */
+/** The longest part behind the fixed bytes: the addresses and extra fields. Proxies send a few hundred bytes. */
 const MAX_VARIABLE_BYTES = 4 * 1024;
 const VERSION = 0x2;
 const [LOCAL, PROXY] = [0x0, 0x1];
 const [TCP4, TCP6] = [0x11, 0x21];
-/** The source and the destination, each with a port of two bytes. */
+/** The length of the addresses: source and destination, each with a port of two bytes. */
 const [TCP4_BYTES, TCP6_BYTES] = [2 * (4 + 2), 2 * (16 + 2)];
 
 export interface ProxyHeader {
   /** Its length, in bytes. */
   length: number;
-  /** The client's address. Null when the proxy connects for itself, for example to check that the port is open. */
+  /** The client's address. Null if the proxy connects on its own behalf, for example to check that the port is open. */
   address: string | null;
 }
 
@@ -26,7 +26,7 @@ export interface ProxyHeader {
  *
  * @param bytes everything that has arrived
  * @returns null while the header is incomplete.
- * @throws ProtocolError unless the header is for TCP over IPv4 or IPv6, or for a connection of the proxy itself.
+ * @throws ProtocolError when the header names neither a client over TCP nor a connection of the proxy itself.
  */
 export function readProxyHeader(bytes: Buffer): ProxyHeader | null {
   const known = Math.min(bytes.length, SIGNATURE.length);

@@ -12,8 +12,8 @@ export const AUTHENTICATION_FAILED = -32002;
 export const AUTHENTICATION_REQUIRED = -32001;
 
 /**
- * A refusal in the form that the client gets. Refusals of another front door pass unchanged. The details of a bug stay
- * in the log.
+ * The error answer that the client gets. A refusal of another front door passes unchanged. For a bug, the client gets no
+ * details, because only the log may have them.
  */
 export function refusalFrame(id: RpcId | null, error: unknown): Buffer {
   if (error instanceof RpcError && error.fleetCode !== undefined) {
@@ -27,7 +27,6 @@ export function refusalFrame(id: RpcId | null, error: unknown): Buffer {
   return errorFrame(id, code === "FLEET_METHOD_UNKNOWN" ? METHOD_NOT_FOUND : REFUSED, message, data);
 }
 
-/** @param data left out if undefined */
 export function errorFrame(id: RpcId | null, rpcCode: number, message: string, data?: unknown): Buffer {
   return encodeMessage({ id, error: { code: rpcCode, message, data } });
 }
@@ -42,43 +41,36 @@ export function methodUnknown(method: string): FleetError {
 
 /** @param why how the method reaches files or programs, as the middle of a sentence */
 export function hostDenied(method: string, why: string): FleetError {
-  return new FleetError(
-    "FLEET_METHOD_DENIED",
-    `${quote(method)} is not allowed here: ${why}, which session.host does not allow. An operator can allow it with "session": {"host": "owner"}.`,
-  );
+  const hint = 'An operator can allow it with "session": {"host": "owner"}';
+  return methodDenied(method, `${why}, which session.host does not allow. ${hint}`);
 }
 
 /** @param setting the parameter that causes the refusal; left out if the method itself does */
 export function approvalDenied(method: string, setting?: string): FleetError {
-  return new FleetError(
-    "FLEET_METHOD_DENIED",
-    `${quote(method)} is not allowed here: ${setting === undefined ? "it" : JSON.stringify(setting)} may approve tools, which session.approve does not allow. An operator can allow it with "session": {"approve": "ask"}.`,
-  );
+  const cause = setting === undefined ? "it" : JSON.stringify(setting);
+  const hint = 'An operator can allow it with "session": {"approve": "ask"}';
+  return methodDenied(method, `${cause} may approve tools, which session.approve does not allow. ${hint}`);
 }
 
 /**
- * The refusal for a session that does not exist and for another user's session, which look the same to the client. The
- * message begins like the runtime's own, because clients check for that.
+ * The refusal for a session that does not exist or that belongs to another user. A client cannot tell the two apart, so
+ * it does not learn which ids others use. The message begins like the runtime's own, because clients check for that.
  */
 export function noSuchSession(sessionId: string): FleetError {
-  return new FleetError(
-    "FLEET_SESSION_NOT_FOUND",
-    `Session not found for sessionId: ${quote(sessionId)}, or it belongs to another user.`,
-  );
+  const message = `Session not found for sessionId: ${quote(sessionId)}, or it belongs to another user.`;
+  return new FleetError("FLEET_SESSION_NOT_FOUND", message);
 }
 
 export function doorDraining(): FleetError {
-  return new FleetError(
-    "FLEET_DOOR_DRAINING",
-    "The front door is about to close and takes no new turns. Connect again.",
-  );
+  const message = "The front door is about to close and takes no new turns. Connect again.";
+  return new FleetError("FLEET_DOOR_DRAINING", message);
 }
 
 export function tokenEnded(): FleetError {
   return new FleetError("FLEET_TOKEN_REFUSED", "The token of this connection was revoked or has expired.");
 }
 
-/** @param limitBytes how much all open requests of a client together may have, in bytes */
+/** @param limitBytes the most bytes that all unanswered requests of a client together may have */
 export function requestsExhausted(limitBytes: number): FleetError {
   return new FleetError(
     "FLEET_REQUESTS_EXHAUSTED",
@@ -87,12 +79,12 @@ export function requestsExhausted(limitBytes: number): FleetError {
   );
 }
 
-/** The reason to give up work for a client that has gone. No client gets it. */
+/** Ends the work for a client that has gone. No client gets this error. */
 export function clientGone(): FleetError {
   return new FleetError("FLEET_TURN_FAILED", "The client has disconnected.");
 }
 
-/** The message that ends a turn that was cut. */
+/** The message of the `session.error` that the door sends when a turn ends with its server. */
 export const SERVER_ENDED = "The server ended during the turn. The session still works: send the prompt again.";
 
 export function serverLost(what: string): FleetError {

@@ -1,7 +1,7 @@
-import { parse } from "../../../runtime/wire/server-message.js";
 import type { ServerQuestion } from "../../policy/reach.js";
+import { eventIn } from "../../wire/events.js";
 
-/** The events that ask for an answer, and the methods that give it. */
+/** The events with which a server asks a question, and the methods by which a client answers it. */
 const ANSWERED_BY = new Map(
   Object.entries({
     "external_tool.requested": ["session.tools.handlePendingToolCall"],
@@ -22,7 +22,10 @@ const ANSWERED_BY = new Map(
 
 const ANSWERS = new Set<string>([...ANSWERED_BY.values()].flat());
 
-/** Whether a method answers a request that the runtime finds by its id alone, regardless of the session. */
+/**
+ * Whether a method answers a server's question that the runtime finds by its id alone. The runtime would accept such an
+ * answer from a client of any session.
+ */
 export function isAnswer(method: string): boolean {
   return ANSWERS.has(method);
 }
@@ -31,17 +34,17 @@ const MAX_REQUESTS = 1_000;
 const MAX_SESSIONS = 10_000;
 
 /**
- * The requests that servers made in sessions that this door's clients have open. Only the event shows which session a
- * request belongs to. A user who connects again can answer an earlier request.
+ * The questions that servers asked in sessions that this door's clients have open. The door keeps them because only the
+ * event shows the session of a question. It keeps them when a client disconnects, because its user may connect again and
+ * answer.
  */
 export class ServerQuestions {
   readonly #sessions = new Map<string, Map<string, ServerQuestion>>();
 
-  /** Stores the request that the event makes. Ignores all other events. */
+  /** Stores the event if it is a question. */
   note(sessionId: string, eventType: string, body: Buffer): void {
     if (!ANSWERED_BY.has(eventType)) return;
-    const { requestId, toolName, permissionRequest } =
-      (parse(body) as { params: { event: RequestEvent } }).params.event.data ?? {};
+    const { requestId, toolName, permissionRequest } = (eventIn(body).data ?? {}) as QuestionData;
     if (typeof requestId !== "string") return;
     const { kind, toolName: permitted } = permissionRequest ?? {};
     const [tool] = [toolName, permitted].filter((name) => typeof name === "string");
@@ -54,7 +57,7 @@ export class ServerQuestions {
     return typeof requestId === "string" ? this.#sessions.get(sessionId)?.get(requestId) : undefined;
   }
 
-  /** The session's requests. The session becomes the most recently used one. */
+  /** The session's questions. Moves the session to the end of the map, so that `dropOldest` drops it last. */
   #of(sessionId: string): Map<string, ServerQuestion> {
     const requests = this.#sessions.get(sessionId) ?? new Map<string, ServerQuestion>();
     this.#sessions.delete(sessionId);
@@ -69,6 +72,8 @@ function dropOldest(map: Map<string, unknown>, most: number): void {
   if (map.size > most && oldest !== undefined) map.delete(oldest);
 }
 
-interface RequestEvent {
-  data?: { requestId?: unknown; toolName?: string; permissionRequest?: { kind?: unknown; toolName?: string } };
+interface QuestionData {
+  requestId?: unknown;
+  toolName?: string;
+  permissionRequest?: { kind?: unknown; toolName?: string };
 }
