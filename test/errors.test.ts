@@ -83,7 +83,7 @@ describe("the table of errors", () => {
     await expect(errorsDocument()).toMatchFileSnapshot("../docs/errors.md");
   });
 
-  it("a FleetError names an option as a program sets it, and in any other way on request", () => {
+  it("a FleetError names an option as a program sets it, or as the caller of describe() asks", () => {
     const suggestions = [`Wait longer: ${option("wait", "5m")}`];
     const error = new FleetError("FLEET_USAGE_INVALID", `${option("ttl")} is ${quote("x")}`, { suggestions });
     expect(error).toMatchObject({ message: 'ttl is "x"', suggestions: ['Wait longer: wait: "5m"'] });
@@ -138,7 +138,7 @@ describe("quote", () => {
     [12, '"12"'],
     [null, '"null"'],
     [undefined, '"undefined"'],
-  ])("quote makes %j into %s", (value, quoted) => {
+  ])("quote turns %j into %s", (value, quoted) => {
     expect(quote(value)).toBe(quoted);
   });
 });

@@ -16,19 +16,19 @@ function headings(width: number): string[] {
 }
 
 describe("a table", () => {
-  it("a table keeps all columns whole if it fits, and cuts ids before it leaves out a column", () => {
+  it("a table that fits keeps all columns whole, and a wider one cuts ids before it leaves out a column", () => {
     expect(renderTable(COLUMNS, [ROW], 55)).toContain("a".repeat(30));
     expect(headings(54)).toEqual(["ID", "FIRST", "LAST", "STATE"]);
     expect(renderTable(COLUMNS, [ROW], 54)).toContain(`${"a".repeat(14)}…${"a".repeat(14)}`);
   });
 
-  it("a table leaves out the columns of the lowest priority first, and only then cuts ids further", () => {
+  it("a very wide table leaves out the least important columns before it cuts ids to less than 20 characters", () => {
     expect(headings(44)).toEqual(["ID", "FIRST", "STATE"]);
     expect(headings(36)).toEqual(["ID", "STATE"]);
     expect(renderTable(COLUMNS, [ROW], 18)).toBe("ID           STATE\naaaaa…aaaa   ready");
   });
 
-  it.each([60, 37, 25, 16])("a table of any content has no line wider than %i columns", (width) => {
+  it.each([60, 37, 25, 16])("a table with any content has no line wider than a terminal of %i columns", (width) => {
     const rows = ["x", "李".repeat(40), "é".repeat(40), "👩‍👩‍👧".repeat(20), "ä".repeat(128)].map((id) => [
       ...[id, "second", "third", "ready"],
     ]);
@@ -46,7 +46,7 @@ describe("a shortened text", () => {
     ["abcdefghij", 4, "end", "abc…"],
     ["李雷韩梅梅", 7, "middle", "李雷…梅"],
     ["李雷韩梅梅", 4, "end", "李…"],
-  ] as const)("shorten cuts %s to %i columns at the %s: %s", (text, width, cut, short) => {
+  ] as const)("shorten cuts %j to %i columns (cut: %s) and returns %j", (text, width, cut, short) => {
     expect(shorten(text, width, cut)).toBe(short);
   });
 });
@@ -62,7 +62,7 @@ describe("a live view", () => {
   };
   const screen = { rows: 10, columns: 60 };
 
-  it("a live view fills the screen, and shows the keys and how far it was scrolled", () => {
+  it("a live view shows as many lines as the screen has, and below them the keys to press and the scroll position", () => {
     const { lines } = layOut(view, 0, screen);
     expect(lines).toEqual([
       ...["closed", "HOST", "h1", "", "SERVER", "s0", "s1", "s2", "sum"],
@@ -70,7 +70,7 @@ describe("a live view", () => {
     ]);
   });
 
-  it("a live view keeps the heading of the topmost visible section", () => {
+  it("a live view that was scrolled still shows the heading of the section at the top of the screen", () => {
     expect(layOut(view, 9, screen).lines.slice(1, 4)).toEqual(["SERVER", "s6", "s7"]);
     expect(layOut(view, 1, screen).lines.slice(1, 4)).toEqual(["HOST", "", "SERVER"]);
   });

@@ -17,7 +17,7 @@ describe("parseDuration", () => {
     ["2w", 1_209_600_000],
     ["3650d", LONGEST_MS],
     ["1.1h", 3_960_000],
-  ])("parseDuration reads %s", (text, ms) => {
+  ])("parseDuration accepts the duration %s", (text, ms) => {
     expect(parseDuration(text, { name: "--ttl" })).toBe(ms);
   });
 
@@ -50,7 +50,7 @@ describe("parseDuration", () => {
     `${"9".repeat(400)}s`,
     "٥m",
     "5m\u202e",
-  ])("parseDuration refuses %j", (text) => {
+  ])("parseDuration refuses the text %j", (text) => {
     const error = refusalOf(() => parseDuration(text, { name: "--ttl" }));
     expect(error).toMatchObject({ code: "FLEET_DURATION_INVALID", exit: 2 });
     expect(error.message).toBe(
@@ -80,7 +80,7 @@ describe("parseDuration", () => {
     );
   });
 
-  it("parseDuration gives whole milliseconds within the limits or refuses, whatever the text", () => {
+  it("parseDuration returns whole milliseconds within the limits for any text, or refuses the text", () => {
     const text = fc.oneof(fc.string({ unit: "binary" }), fc.string({ unit: fc.constantFrom(..."0159.-+e mshdw ") }));
     fc.assert(
       fc.property(text, (given) => {

@@ -13,15 +13,18 @@ describe("configuration files that cannot be used", () => {
     ["not an object", "[]", "the configuration"],
     ["null", "null", "the configuration"],
     ["larger than 1 MB", `"${"x".repeat(1024 * 1024)}"`, "1048576"],
-  ])("the error for a configuration file (%s) names its path and the fault", async (_, content, part) => {
-    await using folder = new Folder();
-    folder.write(folder.projectFile, content);
-    const error = folder.refusal();
-    expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
-    expect(error.message).toContain(folder.projectFile);
-    expect(error.message).toContain(part);
-    expect(error.message).toContain("Allowed: ");
-  });
+  ])(
+    "the error for a bad configuration file (%s) names its path and what is wrong with it",
+    async (_, content, part) => {
+      await using folder = new Folder();
+      folder.write(folder.projectFile, content);
+      const error = folder.refusal();
+      expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
+      expect(error.message).toContain(folder.projectFile);
+      expect(error.message).toContain(part);
+      expect(error.message).toContain("Allowed: ");
+    },
+  );
 
   it("a configuration file that is a folder or a named pipe without a writer is refused", async () => {
     await using folder = new Folder();
@@ -73,7 +76,7 @@ describe("unknown keys", () => {
     for (const known of nearest) expect(error.suggestions[0]).toContain(`"${known}"`);
   });
 
-  it("the error for provider.apiKey explains how to give a key, and does not show the key", async () => {
+  it("the error for the unknown key provider.apiKey suggests naming the variable with the API key, and does not show the API key", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { provider: { type: "openai", apiKey: "sk-canary" } });
     const error = folder.refusal();
@@ -81,16 +84,19 @@ describe("unknown keys", () => {
     expect(JSON.stringify([error.message, error.suggestions, error.stack])).not.toContain("canary");
   });
 
-  it.each(["__proto__", "constructor", "prototype", "toString"])("%s as a key pollutes no prototype", async (name) => {
-    await using folder = new Folder();
-    for (const text of [`{"${name}": {"polluted": 1}}`, `{"session": {"${name}": {"polluted": 1}}}`]) {
-      folder.write(folder.projectFile, text);
-      expect(folder.refusal()).toMatchObject({ code: "FLEET_CONFIG_KEY_UNKNOWN" });
-      expect(({} as { polluted?: number }).polluted).toBeUndefined();
-    }
-  });
+  it.each(["__proto__", "constructor", "prototype", "toString"])(
+    "the key %s in a configuration file is refused and changes no object's prototype",
+    async (name) => {
+      await using folder = new Folder();
+      for (const text of [`{"${name}": {"polluted": 1}}`, `{"session": {"${name}": {"polluted": 1}}}`]) {
+        folder.write(folder.projectFile, text);
+        expect(folder.refusal()).toMatchObject({ code: "FLEET_CONFIG_KEY_UNKNOWN" });
+        expect(({} as { polluted?: number }).polluted).toBeUndefined();
+      }
+    },
+  );
 
-  it("the error for an unknown key in an option names the option", async () => {
+  it("the error for an unknown configuration key in an option of the library names the option", async () => {
     await using folder = new Folder();
     const flags = { nonsense: 1 } as unknown as PartialConfig;
     expect(folder.refusal({ flags }).message).toContain("the option config.nonsense");

@@ -20,7 +20,7 @@ describe("locateJsonFault", () => {
     ['{"a": 010}', 1, 7, "expected a value"],
     ['{"a": "x\ny"}', 1, 7, "expected a value"],
     ["{} {}", 1, 4, "nothing may follow the end"],
-  ])("locateJsonFault finds line, column and reason in %j", (text, line, column, reason) => {
+  ])("locateJsonFault finds the line and column of the fault in %j, and the reason", (text, line, column, reason) => {
     expect(locateJsonFault(text)).toEqual({ line, column, reason });
   });
 

@@ -22,7 +22,7 @@ describe("stateRoot", () => {
     ["a relative COPILOTFLEET_HOME", { COPILOTFLEET_HOME: "fleet" }, linux, "/work/fleet"],
     ["HOME", { HOME: "/h" }, { platform: "linux" as const }, "/h/.local/state/copilotfleet"],
     ["no HOME at all", {}, { platform: "linux" as const }, `${homedir()}/.local/state/copilotfleet`],
-  ])("stateRoot follows %s", (_, env, options, expected) => {
+  ])("stateRoot returns the right state folder for %s", (_, env, options, expected) => {
     expect(stateRoot(env, options)).toBe(expected);
   });
 
@@ -38,7 +38,7 @@ describe("userConfigFile", () => {
     [{}, linux, "/home/ann/.config/copilotfleet/config.json"],
     [{ XDG_CONFIG_HOME: "/etc/ann" }, linux, "/etc/ann/copilotfleet/config.json"],
     [{}, macos, "/Users/ann/Library/Application Support/copilotfleet/config.json"],
-  ])("userConfigFile for the environment %j on %j is %s", (env, options, expected) => {
+  ])("userConfigFile with the variables %j and the options %j returns %s", (env, options, expected) => {
     expect(userConfigFile(env, options)).toBe(expected);
   });
 });

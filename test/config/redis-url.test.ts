@@ -7,7 +7,7 @@ describe("a Redis URL", () => {
     ["redis://h:1/", { host: "h", port: 1, tls: false, db: 0, fleet: "db0" }],
     ["rediss://[::1]:7/15", { host: "::1", port: 7, tls: true, db: 15, fleet: "db15" }],
     ["redis://h/2?fleet=blue-1", { host: "h", port: 6379, tls: false, db: 2, fleet: "blue-1" }],
-  ])("readRedisUrl reads %s", (text, parts) => {
+  ])("readRedisUrl accepts the URL %s", (text, parts) => {
     expect(readRedisUrl(text)).toEqual({ username: null, password: null, ...parts });
   });
 
@@ -29,7 +29,7 @@ describe("a Redis URL", () => {
     "redis:///0",
     "redis://%@h",
     "redis://:%zz@h",
-  ])("readRedisUrl refuses %s", (text) => {
+  ])("readRedisUrl refuses the URL %s", (text) => {
     expect(readRedisUrl(text)).toBeNull();
   });
 
@@ -42,7 +42,7 @@ describe("a Redis URL", () => {
     ["localhost.example", false],
     ["10.0.0.1", false],
     ["[::2]", false],
-  ])("isLoopback for %s is %s", (host, expected) => {
+  ])("isLoopback for the host %s returns %s", (host, expected) => {
     const url = readRedisUrl(`redis://${host}/0`);
     expect(url && isLoopback(url)).toBe(expected);
   });

@@ -10,7 +10,7 @@ describe("readSize", () => {
     ["1gb", 1_073_741_824],
     ["1.5GB", 1_610_612_736],
     ["1024gb", 1_099_511_627_776],
-  ])("readSize reads %s", (text, bytes) => {
+  ])("readSize accepts the size %s", (text, bytes) => {
     expect(readSize(text)).toBe(bytes);
   });
 
@@ -31,11 +31,11 @@ describe("readSize", () => {
     "1025gb",
     "0.0001kb",
     "1gib",
-  ])("readSize refuses %j", (text) => {
+  ])("readSize refuses the text %j", (text) => {
     expect(readSize(text)).toBeNull();
   });
 
-  it("readSize reads any whole number of units", () => {
+  it("readSize accepts any whole number of kb, mb or gb", () => {
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 1024 }), fc.constantFrom("kb", "mb", "gb"), (amount, unit) => {
         const factor = 1024 ** (["kb", "mb", "gb"].indexOf(unit) + 1);
@@ -51,12 +51,12 @@ describe("readNumber", () => {
     ["-1", -1],
     ["4321", 4321],
     ["0.75", 0.75],
-  ])("readNumber reads %s", (text, number) => {
+  ])("readNumber accepts the number %s", (text, number) => {
     expect(readNumber(text)).toBe(number);
   });
 
   it.each(["abc", "", "1e4", " 4321", "4321 ", "0x10", "04321", "4321\n", "Infinity", "NaN", "1.", ".5"])(
-    "readNumber refuses %j",
+    "readNumber refuses the text %j",
     (text) => {
       expect(readNumber(text)).toBeNull();
     },

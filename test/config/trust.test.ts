@@ -36,26 +36,29 @@ function at(name: string, value: unknown): unknown {
 }
 
 describe("the keys of the configuration", () => {
-  it("each key of the configuration has a class that decides whether a project file may set it", () => {
+  it("each configuration key has a class that decides whether a project file may set the key without trust", () => {
     const settable = [...keysBelow(keyTree())].filter((key) => key.kind !== "section" || key.nullable);
     expect([...KEY_CLASSES.keys()].sort()).toEqual(settable.map(({ name }) => name).sort());
   });
 
-  it("a key without a class counts as guarded", () => {
+  it("a key that has no class needs the user's trust in a project file", () => {
     expect(guardedKeys(new Map([["new.key", { value: 1, origin: { from: "file", name: "f" } }]]))).toEqual(["new.key"]);
   });
 
-  it.each(guarded)("the error for %s in a project file that nobody trusts names the key and the file", async (name) => {
-    await using folder = new Folder();
-    const content = at(name, name in VALUES ? VALUES[name] : "x");
-    folder.write(folder.projectFile, content);
-    const error = folder.refusal();
-    expect(error).toMatchObject({ code: "FLEET_CONFIG_UNTRUSTED", exit: 3 });
-    expect(error.message).toContain(`${name} in ${folder.projectFile} counts only when you trust this file.`);
-    expect(error.suggestions).toContain(`copilotfleet trust ${folder.projectFile}`);
-  });
+  it.each(guarded)(
+    "a project file that sets %s without the user's trust is refused with the key and the file",
+    async (name) => {
+      await using folder = new Folder();
+      const content = at(name, name in VALUES ? VALUES[name] : "x");
+      folder.write(folder.projectFile, content);
+      const error = folder.refusal();
+      expect(error).toMatchObject({ code: "FLEET_CONFIG_UNTRUSTED", exit: 3 });
+      expect(error.message).toContain(`${name} in ${folder.projectFile} counts only when you trust this file.`);
+      expect(error.suggestions).toContain(`copilotfleet trust ${folder.projectFile}`);
+    },
+  );
 
-  it.each(open)("%s in a project file that nobody trusts is not guarded", (name) => {
+  it.each(open)("a project file may set %s without the user's trust", (name) => {
     expect(guardedKeys(new Map([[name, { value: "x", origin: { from: "file", name: "f" } }]]))).toEqual([]);
   });
 
@@ -63,13 +66,13 @@ describe("the keys of the configuration", () => {
     ["provider.type", "echo"],
     ["session.approve", "none"],
     ["session.host", "none"],
-  ])("%s in a project file that nobody trusts takes effect with the value %j", async (name, value) => {
+  ])("a project file may set %s to the harmless value %j without the user's trust", async (name, value) => {
     await using folder = new Folder();
     folder.write(folder.projectFile, at(name, value));
     expect(folder.load().sources).toEqual([folder.projectFile]);
   });
 
-  it("guarded keys take effect from the user's own file, a variable, a flag, and a file that the user names", async () => {
+  it("keys that need trust in a project file need none in the user's own file, a variable, a flag or a file that the user names", async () => {
     await using folder = new Folder();
     const pathOf = (options = {}) => folder.load(options).config.runtime.path;
     folder.write(folder.userFile, { runtime: { path: "/user" } });

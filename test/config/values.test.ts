@@ -98,7 +98,7 @@ describe("a value that is not allowed", () => {
     ["COPILOTFLEET_SESSION_TTL", "session.ttl", ["10", "null", ""]],
     ["COPILOTFLEET_SESSION_INFINITE_ENABLED", "session.infinite.enabled", ["yes", "1", "TRUE"]],
     ["COPILOTFLEET_PROVIDER", "provider", ["openai", ""]],
-  ])("the error for a bad value of %s names the variable and its key", async (variable, name, values) => {
+  ])("the error for a bad value in the variable %s names the variable and its key", async (variable, name, values) => {
     await using folder = new Folder();
     for (const value of values) {
       const error = folder.refusal({ env: { [variable]: value } });
@@ -114,7 +114,7 @@ describe("a value that is not allowed", () => {
     ["FLEET_SIZE_INVALID", "recycle.maxMemory", "10"],
     ["FLEET_PORT_INVALID", "ports.from", 70_000],
     ["FLEET_USAGE_INVALID", "isolation", "both"],
-  ])("a value that is not allowed is the usage error %s if a flag sets it", async (code, name, value) => {
+  ])("a flag with a value that is not allowed causes the usage error %s", async (code, name, value) => {
     await using folder = new Folder();
     const error = folder.refusal({ flags: at(name, value) as PartialConfig, flagNames: { [name]: "--given" } });
     expect(error).toMatchObject({ code, exit: 2, suggestions: ["Correct --given"] });
@@ -183,7 +183,7 @@ describe("arguments and variables that the fleet keeps to itself", () => {
     },
   );
 
-  it("runtime.args and runtime.env take other arguments and variables", async () => {
+  it("runtime.args and runtime.env accept arguments and variables that the fleet does not set itself", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { runtime: { args: ["--log-level", "debug"], env: ["NO_PROXY", "https_proxy"] } });
     expect(folder.load().config.runtime).toMatchObject({
@@ -203,7 +203,7 @@ describe("secrets", () => {
     ["provider.baseUrl", "https://user:canary@a.example/v1"],
     ["provider.baseUrl", "https://canary@a.example/v1"],
     ["store", "http://user:canary@a.example"],
-  ])("%s that contains a secret is refused, and the secret is not shown", async (name, value) => {
+  ])("a secret in %s is refused and not shown", async (name, value) => {
     await using folder = new Folder();
     folder.write(folder.userFile, at(name, value));
     const error = folder.refusal();

@@ -85,7 +85,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.read("a")).not.toHaveProperty("detached");
   });
 
-  it("gives the same answer when a lease request is repeated, to the holder and to a waiter", async () => {
+  it("gives the holder and a waiter the same answer when they repeat their lease request", async () => {
     const lease = await granted(store(), "t1");
     expect(await granted(store(), "t1")).toMatchObject({ fence: lease.fence, acquiredAt: lease.acquiredAt });
     await store().leases.acquire(request("t2"));
@@ -127,7 +127,7 @@ export function describeLeases(stores: () => Stores): void {
     await other.close();
   });
 
-  it("forgets a waiter that leaves the lease queue, and accepts a leave by a token that has no place", async () => {
+  it("forgets a waiter that leaves the lease queue, and ignores a token that is not in the queue", async () => {
     await granted(store(), "t1");
     await store().leases.acquire(request("t2"));
     await store().leases.leave("a", "t2");
@@ -144,7 +144,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.check("a", "t1")).toMatchObject({ holder: "holder of t1" });
   });
 
-  it("drops a waiter that stops asking for the lease, and keeps the place of a waiter that goes on asking", async () => {
+  it("removes a waiter that stops asking from the lease queue, and keeps a waiter that goes on asking", async () => {
     await granted(store(), "t1");
     await store().leases.acquire(request("silent", { placeMs: SHORT_MS }));
     await store().leases.acquire(request("asking", { placeMs: 4 * SHORT_MS }));
@@ -201,7 +201,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.read("a")).toBeNull();
   });
 
-  it("lets a steal take the lease at once from its holder and ahead of the waiters, who keep their places", async () => {
+  it("gives a lease at once to a caller that steals it from the holder, and keeps the waiters in their order", async () => {
     const first = await granted(store(), "t1");
     await store().leases.acquire(request("t2"));
     const steal = { reason: "the holder went home" };
@@ -216,7 +216,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await granted(store(), "t2")).toMatchObject({ stealReason: null });
   });
 
-  it("records no steal reason when a steal takes a lease that is free", async () => {
+  it("records no steal reason when a caller steals a lease that nobody holds", async () => {
     expect(await granted(store(), "t1", { steal: { reason: "to be sure" } })).toMatchObject({ stealReason: null });
   });
 

@@ -42,7 +42,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("resolves a registry update with the value that the change returned", async () => {
+      it("returns from a registry update the value that the change function returned", async () => {
         expect(await store.registry.update(() => 42)).toBe(42);
         expect(await store.registry.update(() => undefined)).toBeUndefined();
       });
@@ -91,7 +91,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await Promise.all(others.map((other) => other.close()));
       });
 
-      it("commits the registry updates that run beside a failing one, without its changes", async () => {
+      it("commits registry updates that run at the same time as a failing one, without the changes of the failing one", async () => {
         const results = await Promise.allSettled([
           addServer(store, "s1"),
           store.registry.update((draft) => {
@@ -324,7 +324,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     describe("tokens", () => describeTokens(() => ({ store, reopen: opened.reopen })));
 
     describe("placements", () => {
-      it("shows every instance each user's last placement, and keeps it when a move expects an older one", async () => {
+      it("shows every instance each user's last placement, and ignores a move that expects an older placement", async () => {
         expect(await store.placements.read("alice")).toBeNull();
         expect(await store.placements.record("alice", null, { serverId: "shared-1" })).toEqual({
           serverId: "shared-1",
@@ -349,7 +349,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
       });
     });
 
-    it("finishes the writes under way before the store closes", async () => {
+    it("finishes writes that have begun before close() returns", async () => {
       const writes = [addServer(store, "s1"), addServer(store, "s2")];
       await store.close();
       const other = await opened.reopen();

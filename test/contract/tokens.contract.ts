@@ -69,7 +69,7 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     expect(await store.tokens.read("same")).toMatchObject({ user: winner });
   });
 
-  it("finds and deletes nothing under an id that is not a token's, and refuses to create it", async () => {
+  it("finds and deletes no token under an invalid id, and refuses to create a token with it", async () => {
     for (const id of ["", "../registry", "A", "a/b", "a.b", "__proto__", "*", "x".repeat(65)]) {
       expect(await store.tokens.read(id), id).toBeNull();
       expect(await store.tokens.delete(id), id).toBe(false);

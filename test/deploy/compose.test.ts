@@ -63,7 +63,7 @@ describe("a Compose file", () => {
     expect(configuredAgain(file)).toMatchObject({ store: { kind: "redis", url: "redis://redis:6379/0" } });
   });
 
-  it("a Compose file has no secret in it, and escapes a $ so that Compose does not replace it", () => {
+  it("a Compose file contains no secret, and escapes each $ so that Compose does not take it for a variable", () => {
     const env = {
       COPILOTFLEET_STORE: "rediss://:canary@redis.example/0",
       COPILOTFLEET_PROVIDER_TYPE: "openai",

@@ -37,7 +37,7 @@ describe("rendered manifests", () => {
     expect(find(manifests, "StatefulSet").spec?.replicas).toBe(1);
   });
 
-  it("deploy kubernetes with Redis and shared storage renders one claim for all, an autoscaler and a gc job", () => {
+  it("deploy kubernetes with Redis and shared storage renders one volume claim for all hosts, an autoscaler and a gc job", () => {
     const { manifests } = kubernetes(REDIS, {
       storage: "shared",
       replicas: 3,
@@ -62,7 +62,7 @@ describe("rendered manifests", () => {
     });
   });
 
-  it("deploy kubernetes with local storage never scales down by itself, and explains that gc has no job", () => {
+  it("deploy kubernetes with local storage renders no automatic scaling down and no gc job, and explains why there is no job", () => {
     const { manifests, yaml } = kubernetes(REDIS);
     expect(find(manifests, "HorizontalPodAutoscaler").spec).toMatchObject({
       behavior: { scaleDown: { selectPolicy: "Disabled" } },
@@ -191,12 +191,12 @@ describe("secrets", () => {
     expect(notices.join()).toMatch(/The Secret keys must hold MODEL_KEY, .*TEAM_TOKEN/);
   });
 
-  it("GitHub tokens of one user each come from a separate Secret", () => {
+  it("each user's own GitHub token comes from a separate Secret", () => {
     const { manifests } = kubernetes({ ...REDIS, COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TOKEN_{user}" });
     expect(hostContainer(manifests).envFrom).toEqual([{ secretRef: { name: "fleet-user-tokens" } }]);
   });
 
-  it("GitHub tokens in files are mounted, and read by a command because the fleet refuses files of a Secret", () => {
+  it("GitHub tokens in files are mounted, and a command prints them because the fleet itself refuses to read files of a Secret", () => {
     const { manifests } = kubernetes({ ...REDIS, COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/{user}/github" });
     const config = JSON.parse(String(find(manifests, "ConfigMap").data?.["config.json"])) as { auth: unknown };
     expect(config.auth).toEqual({ githubTokenCommand: "cat '/run/secrets/copilotfleet/{user}-github'" });
@@ -222,7 +222,7 @@ describe("deployments that cannot run in Kubernetes", () => {
       /--max-replicas is "2"\. Allowed: at least the number of --replicas, which is 3/,
     ],
     [{ COPILOTFLEET_STORE: "redis://127.0.0.1:6379" }, {}, 3, /store is "redis:\/\/127.0.0.1:6379\/0"\. In a pod/],
-  ])("deploy kubernetes refuses the configuration %j with %j", (env, options, exit, message) => {
+  ])("deploy kubernetes refuses the configuration %j with the options %j", (env, options, exit, message) => {
     expect(refusal(() => kubernetes(env as Record<string, string>, options))).toMatchObject({
       exit,
       message: expect.stringMatching(message),
@@ -245,7 +245,7 @@ describe("kubectl", () => {
   const variants: [string, () => { yaml: string; manifests: unknown[] }][] = [
     ["one host", () => kubernetes({ COPILOTFLEET_PROVIDER_TYPE: "echo" })],
     ["hosts with separate volumes", () => kubernetes(REDIS)],
-    ["a name that is not a string in YAML 1.1", () => kubernetes(REDIS, { name: "on" })],
+    ["a fleet whose name YAML 1.1 would read as a boolean", () => kubernetes(REDIS, { name: "on" })],
     ["hosts with shared storage", () => kubernetes(REDIS, { storage: "shared", replicas: 2 })],
   ];
 
@@ -256,22 +256,25 @@ describe("kubectl", () => {
     }
   });
 
-  it.skipIf(!has("kubectl")).each(variants)("kubectl accepts the YAML for %s (skipped without it)", (_, render) => {
-    const folder = mkdtempSync(join(tmpdir(), "copilotfleet-kubectl-"));
-    onTestFinished(() => rmSync(folder, { recursive: true }));
-    const { yaml, manifests } = render();
-    const build = (text: string) => {
-      writeFileSync(join(folder, "fleet.yaml"), text);
-      writeFileSync(join(folder, "kustomization.yaml"), "resources: [fleet.yaml]\n");
-      return spawnSync("kubectl", ["kustomize", folder], { encoding: "utf8" });
-    };
-    const built = build(yaml);
-    expect(built).toMatchObject({ status: 0, stderr: "" });
-    const objects = parseAllDocuments(built.stdout).map((document) => document.toJS() as object);
-    expect(objects).toHaveLength(manifests.length);
-    expect(objects).toEqual(expect.arrayContaining(manifests));
-    expect(build(yaml.replace("kind: Namespace", "kin: Namespace")).status).not.toBe(0);
-  });
+  it.skipIf(!has("kubectl")).each(variants)(
+    "kubectl accepts the YAML for %s (skipped without kubectl)",
+    (_, render) => {
+      const folder = mkdtempSync(join(tmpdir(), "copilotfleet-kubectl-"));
+      onTestFinished(() => rmSync(folder, { recursive: true }));
+      const { yaml, manifests } = render();
+      const build = (text: string) => {
+        writeFileSync(join(folder, "fleet.yaml"), text);
+        writeFileSync(join(folder, "kustomization.yaml"), "resources: [fleet.yaml]\n");
+        return spawnSync("kubectl", ["kustomize", folder], { encoding: "utf8" });
+      };
+      const built = build(yaml);
+      expect(built).toMatchObject({ status: 0, stderr: "" });
+      const objects = parseAllDocuments(built.stdout).map((document) => document.toJS() as object);
+      expect(objects).toHaveLength(manifests.length);
+      expect(objects).toEqual(expect.arrayContaining(manifests));
+      expect(build(yaml.replace("kind: Namespace", "kin: Namespace")).status).not.toBe(0);
+    },
+  );
 });
 
 it("a host's pod mounts the configuration where the command looks for it", () => {

@@ -26,7 +26,7 @@ function scratch(): string {
 }
 
 describe("the systemd units", () => {
-  it("the systemd units leave the drain to serve alone, and give it enough time", () => {
+  it("the systemd units send SIGTERM only to serve, and give serve enough time to drain", () => {
     const service = unit(systemd({ COPILOTFLEET_DRAIN_TIMEOUT: "90s" }), "copilotfleet.service");
     expect(service).toContain("\nKillMode=mixed\n");
     expect(service).toContain("\nOOMPolicy=continue\n");
@@ -93,37 +93,40 @@ describe("the systemd units", () => {
     });
   });
 
-  it.skipIf(!has("systemd-analyze"))("the systemd units pass systemd-analyze verify (skipped without it)", async () => {
-    const root = scratch();
-    const command = join(root, "usr/local/bin/copilotfleet");
-    mkdirSync(dirname(command), { recursive: true });
-    writeFileSync(command, "#!/bin/sh\n");
-    chmodSync(command, 0o755);
-    // The units name targets and slices of the system.
-    cpSync("/usr/lib/systemd/system", join(root, "usr/lib/systemd/system"), { recursive: true, dereference: false });
-    const rendered = systemd({
-      COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0",
-      COPILOTFLEET_STORAGE_SHARED: "/mnt/the 9% fleet",
-    });
-    const written = await writeFiles(root, rendered.files);
-    const verify = () => {
-      const units = written.filter((path) => /\.(service|socket|timer)$/.test(path));
-      return spawnSync(
-        "systemd-analyze",
-        [`--root=${root}`, "--man=no", "verify", ...units.map((path) => path.slice(root.length))],
-        {
-          encoding: "utf8",
-        },
-      );
-    };
-    const complaints = (text: string) => text.split("\n").filter((line) => line.includes("copilotfleet"));
-    const good = verify();
-    expect({ status: good.status, complaints: complaints(good.stderr) }).toEqual({ status: 0, complaints: [] });
-    // Show that the verification does complain about faults.
-    const [service = ""] = written;
-    writeFileSync(service, readFileSync(service, "utf8").replace("KillMode=mixed", "KillMod=mixed"));
-    expect(complaints(verify().stderr).join()).toContain("KillMod");
-    rmSync(command);
-    expect(verify().status).not.toBe(0);
-  });
+  it.skipIf(!has("systemd-analyze"))(
+    "the systemd units pass systemd-analyze verify (skipped without systemd-analyze)",
+    async () => {
+      const root = scratch();
+      const command = join(root, "usr/local/bin/copilotfleet");
+      mkdirSync(dirname(command), { recursive: true });
+      writeFileSync(command, "#!/bin/sh\n");
+      chmodSync(command, 0o755);
+      // The units name targets and slices of the system.
+      cpSync("/usr/lib/systemd/system", join(root, "usr/lib/systemd/system"), { recursive: true, dereference: false });
+      const rendered = systemd({
+        COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0",
+        COPILOTFLEET_STORAGE_SHARED: "/mnt/the 9% fleet",
+      });
+      const written = await writeFiles(root, rendered.files);
+      const verify = () => {
+        const units = written.filter((path) => /\.(service|socket|timer)$/.test(path));
+        return spawnSync(
+          "systemd-analyze",
+          [`--root=${root}`, "--man=no", "verify", ...units.map((path) => path.slice(root.length))],
+          {
+            encoding: "utf8",
+          },
+        );
+      };
+      const complaints = (text: string) => text.split("\n").filter((line) => line.includes("copilotfleet"));
+      const good = verify();
+      expect({ status: good.status, complaints: complaints(good.stderr) }).toEqual({ status: 0, complaints: [] });
+      // Show that the verification does complain about faults.
+      const [service = ""] = written;
+      writeFileSync(service, readFileSync(service, "utf8").replace("KillMode=mixed", "KillMod=mixed"));
+      expect(complaints(verify().stderr).join()).toContain("KillMod");
+      rmSync(command);
+      expect(verify().status).not.toBe(0);
+    },
+  );
 });

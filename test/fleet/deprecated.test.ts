@@ -139,7 +139,7 @@ const aliases = Object.entries(DEPRECATED).filter((entry) => Array.isArray(entry
 const STOPPED = { id: "s", outcome: "drained", cut: [] };
 
 describe("the older names of Fleet", () => {
-  it("a fleet has every older name with its old type", () => {
+  it("Fleet still has every older method with its old type", () => {
     const old: OldFleet = fleet;
     const names = Object.keys(DEPRECATED);
     for (const name of [...names, "servers", "sessions", "tokens", "hosts"])
@@ -148,7 +148,7 @@ describe("the older names of Fleet", () => {
   });
 
   it.each(aliases)(
-    "%s passes its arguments to a method of a group, and returns the result",
+    "the older method fleet.%s calls the method that replaces it with the same arguments, and returns its result",
     (name, [group, method]) => {
       expect(groupOf(group)[method]).toBeTypeOf("function");
       const result = Symbol("the result");
@@ -193,7 +193,7 @@ describe("the older names of Fleet", () => {
     ["revokeTokens", ["tokens", "revoke"], [{ ids: ["a"] }], [{ ids: ["a"] }], { revoked: ["a"] }, ["a"]],
     ["drain", ["pool", "drain"], [{ timeout: "1s" }], [{ timeout: "1s" }], { stopped: [STOPPED] }, [STOPPED]],
   ] as const)(
-    "%s translates its arguments and its result",
+    "the older method fleet.%s translates its arguments and its result for the method that replaces it",
     async (name, [group, method], given, passed, returned, result) => {
       const spy = fake(group, method, returned);
       expect(await (fleet as unknown as Calls)[name]?.(...given)).toEqual(result);
@@ -201,7 +201,7 @@ describe("the older names of Fleet", () => {
     },
   );
 
-  it("followLog passes the position and the signal as options", async () => {
+  it("the older method fleet.followLog passes its position and its signal on as options", async () => {
     const { signal } = new AbortController();
     const spy = fake("servers", "followLog", "pieces");
     const at = { offset: 1, rotated: null };
@@ -215,11 +215,14 @@ describe("the older names of Fleet", () => {
     ["sessions", [], []],
     ["sessions", ["alice"], []],
     ["tokens", ["alice"], []],
-  ] as const)("the group %s can still be called with %j, and then lists", async (name, args, result) => {
-    expect(await (fleet as unknown as Calls)[name]?.(...args)).toEqual(result);
-  });
+  ] as const)(
+    "fleet.%s can still be called as a function with the arguments %j, and then returns a list",
+    async (name, args, result) => {
+      expect(await (fleet as unknown as Calls)[name]?.(...args)).toEqual(result);
+    },
+  );
 
-  it("an older name refuses bad arguments, and any call after close(), as the new method does", async () => {
+  it("an older method of Fleet refuses bad arguments and any call after close(), as the new method does", async () => {
     await expect(fleet.sessions("a b")).rejects.toMatchObject({ code: "FLEET_USER_INVALID" });
     await expect(fleet.sessions.list({ user: "a b" })).rejects.toMatchObject({ code: "FLEET_USER_INVALID" });
     await expect(fleet.logEnd("a", -1)).rejects.toMatchObject({ code: "FLEET_USAGE_INVALID" });

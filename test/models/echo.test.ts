@@ -140,7 +140,7 @@ describe("the user's own words", () => {
     expect(stripWrappers(text)).toBe(own);
   });
 
-  it("readTurn finds the user's own words in a list of parts", () => {
+  it("readTurn finds the user's own words when the prompt is a list of parts", () => {
     const parts = [
       { type: "text", text: "look" },
       { type: "image_url", image_url: { url: "data:" } },

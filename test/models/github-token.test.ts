@@ -115,11 +115,11 @@ describe("a token from a variable or a file", () => {
     expect(error.message).toContain(`${path} cannot be read: ENOENT`);
   });
 
-  it.each([0o640, 0o604, 0o644, 0o660, 0o620])("a token file of mode %o is refused", async (mode) => {
-    const path = await file("gho_canary", mode);
+  it.each(["640", "604", "644", "660", "620"])("a token file of mode 0%s is refused", async (mode) => {
+    const path = await file("gho_canary", Number.parseInt(mode, 8));
     const error = await refusal({ from: "file", path });
     expect(error).toMatchObject({ code: "FLEET_TOKEN_INVALID", exit: 3, suggestions: [`chmod 600 ${path}`] });
-    expect(error.message).toContain(`has mode ${mode.toString(8)}`);
+    expect(error.message).toContain(`has mode ${mode}`);
   });
 
   it("a token file that is a folder, a pipe or very large is refused at once", async () => {
@@ -134,7 +134,7 @@ describe("a token from a variable or a file", () => {
     }
   });
 
-  it("a token that a caller gave in memory cannot be found again", async () => {
+  it("a GitHub token that a program gave only as text cannot be read a second time", async () => {
     expect(await refusal({ from: "caller" })).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE" });
   });
 });
@@ -187,7 +187,7 @@ describe("a token from a command", () => {
   });
 
   it.runIf(process.platform === "linux")(
-    "a token command ends at its deadline even if its child left the process group and holds the pipe",
+    "a token command ends at its deadline even if its child left the process group and keeps the output open",
     async () => {
       const pidFile = join(folder, "pid-of-setsid");
       const command = `setsid sleep 300 & echo $! > ${pidFile}`;

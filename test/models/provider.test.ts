@@ -14,7 +14,7 @@ describe("resolveProvider", () => {
     });
   });
 
-  it("resolveProvider gives no key if none is named, and no wire API for a type that has only one", () => {
+  it("resolveProvider returns no key if apiKeyEnv is not set, and no wireApi for a provider type that has only one", () => {
     expect(resolveProvider({ ...remote, type: "anthropic", apiKeyEnv: null }, {})).toEqual({
       type: "anthropic",
       baseUrl: "https://a.example/v1",
@@ -27,7 +27,7 @@ describe("resolveProvider", () => {
     ["empty", "", "is empty"],
     ["with a blank", "sk canary", "contains blanks"],
     ["with a line break", "sk-canary\nX-Evil: 1", "contains blanks"],
-  ])("resolveProvider refuses a key (%s), and never shows it", (_, key, fault) => {
+  ])("resolveProvider refuses a model key (%s), and never shows the key", (_, key, fault) => {
     const error = refusalOf(() => resolveProvider(remote, { A_KEY: key }));
     expect(error).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED", exit: 3 });
     expect(error.message).toContain(`A_KEY, which provider.apiKeyEnv names for the model's key, ${fault}`);

@@ -27,26 +27,26 @@ const intent = {
 };
 
 describe("claimStart", () => {
-  it.each<[string, Partial<ServerRecord>, string]>([
-    ["runs", { state: "ready", process: alive }, "running"],
-    ["runs but does not answer", { state: "unhealthy", process: alive }, "running"],
-    ["is stopped", { state: "stopped", process: null }, "start"],
-    ["failed", { state: "failed", process: null }, "start"],
-    ["died", { state: "ready", process: dead }, "start"],
-    ["is being started", { state: "starting", process: null, claim: alive }, "busy"],
-    ["is being stopped", { state: "draining", process: alive, claim: alive }, "busy"],
-    ["was being started by a command that died", { state: "starting", process: null, claim: dead }, "adopt"],
+  it.each<[string, string, Partial<ServerRecord>]>([
+    ["runs", "running", { state: "ready", process: alive }],
+    ["runs but does not answer", "running", { state: "unhealthy", process: alive }],
+    ["is stopped", "start", { state: "stopped", process: null }],
+    ["failed", "start", { state: "failed", process: null }],
+    ["died", "start", { state: "ready", process: dead }],
+    ["is being started", "busy", { state: "starting", process: null, claim: alive }],
+    ["is being stopped", "busy", { state: "draining", process: alive, claim: alive }],
+    ["was being started by a command that died", "adopt", { state: "starting", process: null, claim: dead }],
     [
       "was being stopped by a command that died, but still runs",
-      { state: "draining", process: alive, claim: dead },
       "running",
+      { state: "draining", process: alive, claim: dead },
     ],
     [
       "was being stopped by a command that died, and no longer runs",
-      { state: "draining", process: dead, claim: dead },
       "start",
+      { state: "draining", process: dead, claim: dead },
     ],
-  ])("claimStart decides about a server that %s (case %#)", (_, change, kind) => {
+  ])("claimStart for a server that %s returns the decision %s", (_, kind, change) => {
     const { registry, server } = registryOf(change);
     const decision = claimStart(registry, "s", intent);
     expect(decision.kind).toBe(kind);
@@ -67,14 +67,14 @@ describe("claimStart", () => {
 });
 
 describe("claimStop", () => {
-  it.each<[string, Partial<ServerRecord>, string]>([
-    ["runs", { state: "ready", process: alive }, "stop"],
-    ["died", { state: "ready", process: dead }, "stop"],
-    ["is stopped", { state: "stopped", process: null }, "stopped"],
-    ["failed", { state: "failed", process: null }, "stopped"],
-    ["is being started", { state: "starting", process: null, claim: alive }, "busy"],
-    ["was being stopped by a command that died", { state: "draining", process: alive, claim: dead }, "stop"],
-  ])("claimStop decides about a server that %s", (_, change, kind) => {
+  it.each<[string, string, Partial<ServerRecord>]>([
+    ["runs", "stop", { state: "ready", process: alive }],
+    ["died", "stop", { state: "ready", process: dead }],
+    ["is stopped", "stopped", { state: "stopped", process: null }],
+    ["failed", "stopped", { state: "failed", process: null }],
+    ["is being started", "busy", { state: "starting", process: null, claim: alive }],
+    ["was being stopped by a command that died", "stop", { state: "draining", process: alive, claim: dead }],
+  ])("claimStop for a server that %s returns the decision %s", (_, kind, change) => {
     const { registry } = registryOf(change);
     expect(claimStop(registry, "s", { stays: false, claim: alive }).kind).toBe(kind);
   });
@@ -85,7 +85,7 @@ describe("claimStop", () => {
 });
 
 describe("a claim", () => {
-  it("a stop that was given up leaves its server running", () => {
+  it("a stop that was given up records its server as running again", () => {
     for (const from of ["ready", "unhealthy", "draining"] as const) {
       const { server } = registryOf({ state: "draining", process: alive, claim: alive });
       giveUpStop(server, from);
@@ -103,7 +103,7 @@ describe("a claim", () => {
     expect(ownClaim(registry, "s", "old")).toBe(server);
   });
 
-  it("settling a claim frees the port of the server", () => {
+  it("settle records a server as failed, ends its claim and frees its port", () => {
     const { server } = registryOf({ state: "draining", process: alive, claim: alive });
     settle(server, "failed", "why");
     expect(server).toMatchObject({

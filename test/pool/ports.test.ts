@@ -14,7 +14,7 @@ const range = { from: 5000, to: 5009 };
 const port = fc.integer({ min: 4995, max: 5014 });
 
 describe("choosePort", () => {
-  it("choosePort returns the preferred port if it is free, or else the lowest free one, or fails clearly", () => {
+  it("choosePort returns the preferred port if it is free, or else the lowest free one, and fails if no port is free", () => {
     fc.assert(
       fc.property(fc.uniqueArray(port), fc.uniqueArray(port), fc.option(port), (held, skipped, preferred) => {
         const registry = registryOf([...held, null]);

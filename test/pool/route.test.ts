@@ -42,7 +42,7 @@ describe("route", () => {
     });
   });
 
-  it("route keeps a user on the same server when servers are added, until that server is gone", async () => {
+  it("route places a user on the same server as before when servers are added, until that server is gone", async () => {
     await fleet.ok(["create", "--user", "ben"]);
     const placed = await route("--user", "ben");
     expect(placed).toMatchObject({ reason: "the user was placed there before", server: { state: "ready" } });
@@ -78,7 +78,7 @@ describe("route", () => {
     [["route", "--plan", "--strategy", "sticky"], "--strategy"],
     [["route", "--user", "a/b"], '--user "a/b"'],
     [["route", "--user", "a", "--strategy", "random"], '--strategy "random"'],
-  ])("the arguments %j are refused", async (args, message) => {
+  ])("the command line %j is refused", async (args, message) => {
     expect((await fleet.refusal(2, args)).message).toContain(message);
   });
 });

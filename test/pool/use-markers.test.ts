@@ -17,7 +17,7 @@ function markers({ home }: { home: string }): string[] {
 }
 
 describe("use markers", () => {
-  it("a use marker waits for the end of an eviction of its own session only", async () => {
+  it("setting a use marker waits for the end of an eviction of the same session, but not of another session", async () => {
     const on = await server();
     using other = setEvictionMarker(on, "other");
     const evicted = setEvictionMarker(on, "held");
