@@ -42,7 +42,7 @@ describe("the list of promises", () => {
       "ps --json servers[].crashes: number",
     ],
     [
-      "that a field is always there",
+      "the promise that a field is always there",
       ({ server }) => server.required.splice(server.required.indexOf("home"), 1),
       "ps --json servers[].home: string",
     ],
@@ -55,7 +55,7 @@ describe("the list of promises", () => {
     ["a choice", ({ list }) => list.flags.state?.options?.pop(), "list --state may be gone"],
     ["an exit code", (changed) => (changed.exit = 1), "FLEET_SERVER_NOT_FOUND exits with 4"],
     [
-      "a call without a flag",
+      "a call that omits an optional flag",
       ({ list }) => (list.flags.user = { type: "option", required: true }),
       "list requires nothing",
     ],
@@ -67,7 +67,7 @@ describe("the list of promises", () => {
     ["field", ({ server }) => (server.properties.sandbox = { type: "string" }), "ps --json servers[].sandbox?: string"],
     ["state", ({ server }) => server.properties.state?.enum?.push("lost"), 'ps --json servers[].state may be "lost"'],
     ["flag", ({ ps }) => (ps.flags.user = { type: "option", char: "u" }), "ps --user is also -u"],
-    ["alias", ({ list }) => (list.aliases = ["ls"]), "list is also ls"],
+    ["second name of a command", ({ list }) => (list.aliases = ["ls"]), "list is also ls"],
   ])("keeps all lines when a change adds a %s", (_, change, line) => {
     expect(effectOf(change)).toEqual({ removed: [], added: expect.arrayContaining([line]) });
   });

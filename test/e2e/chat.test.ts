@@ -25,8 +25,8 @@ describe("a chat on a terminal", () => {
   it.each([
     ["as a bracketed paste in pieces", ["\x1b[20", "0~one\r\n\r", "\ttwo(3);\rthree\x1b[2", "01~", "\r"]],
     ["as a bracketed paste", [pasted("one\n\n\ttwo(3);\nthree"), "\r"]],
-    ["as if it were typed", ["one\r\r\ttwo(3);\rthree\r"]],
-  ])("a chat takes several lines that arrive %s as one prompt, with the blank lines", async (how, pieces) => {
+    ["at once without paste markers", ["one\r\r\ttwo(3);\rthree\r"]],
+  ])("a chat takes several lines that arrive %s as one prompt, and keeps the blank lines", async (how, pieces) => {
     const id = how.replaceAll(/\W+/g, "-");
     await fleet.create("alice", id);
     await using terminal = await chat(id);
@@ -62,7 +62,7 @@ describe("a chat on a terminal", () => {
     expect(await terminal.done).toBe(0);
   });
 
-  it("Ctrl-C in a chat clears a line that was begun, and two in a row on an empty line end the chat", async () => {
+  it("Ctrl-C in a chat clears a half-typed line, and Ctrl-C twice on an empty line ends the chat", async () => {
     await fleet.create("alice", "idle");
     await using terminal = await chat("idle");
     terminal.type("not this");

@@ -260,7 +260,7 @@ describe("doctor", () => {
     expect(await fleet.ok(["list", "--user", "alice"])).toContain("damaged");
   });
 
-  it("doctor does not suggest running doctor when the runtime is missing or exits at once", async () => {
+  it("doctor does not suggest itself as the next step when the runtime is missing or exits at once", async () => {
     for (const [path, fix] of [
       [join(fleet.folder, "nowhere"), "unset COPILOT_CLI_PATH"],
       [fake("exits.mjs"), null],

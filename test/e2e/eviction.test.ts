@@ -18,7 +18,7 @@ const active = async (user: string) => {
 };
 
 describe("the cap on loaded sessions", () => {
-  it("at the cap, the least recently used idle session is unloaded, and its next turn loads it again", async () => {
+  it("at session.maxActive, the least recently used idle session is unloaded, and its next turn loads it again", async () => {
     await using library = await Fleet.open({ env: { ...fleet.env, ...CAP }, cwd: fleet.folder });
     const sessions = [];
     for (const id of ["a", "b", "c"]) {
@@ -38,7 +38,7 @@ describe("the cap on loaded sessions", () => {
     expect(await active("lru")).toEqual(["a", "c"]);
   });
 
-  it("at the cap with all sessions in a turn, create waits for room, or names the limit after --wait", async () => {
+  it("at session.maxActive with all sessions in a turn, create waits for room, and its error after --wait names the limit", async () => {
     await using model = await startHeldModel();
     await using library = await Fleet.open({ env: { ...fleet.env, ...CAP, ...model.env }, cwd: fleet.folder });
     const busy = await Promise.all(["x", "y"].map((id) => library.createSession({ user: "busy", sessionId: id })));
@@ -54,7 +54,7 @@ describe("the cap on loaded sessions", () => {
     expect(await waited).toBe("z\n[turn 1] mine\n");
   });
 
-  it("the cap on loaded sessions holds while 12 sessions are created and used at the same time", async () => {
+  it("no server loads more than session.maxActive sessions while 12 sessions are created and used at the same time", async () => {
     const library = await Fleet.open({
       env: { ...fleet.env, COPILOTFLEET_SESSION_MAX_ACTIVE: "3" },
       cwd: fleet.folder,

@@ -143,7 +143,7 @@ describe("deletions by gc", () => {
     await fleet.create("kim", "anew");
   });
 
-  it("gc kills a process of this fleet that is in no record, but not in a dry run", async () => {
+  it("gc kills a server process of this fleet that has no record, but not in a dry run", async () => {
     const pid = sleeper({ COPILOTFLEET_OWNER: fleet.root, COPILOTFLEET_LAUNCH_ID: "stray" });
     await eventually("the stray", () => fleet.processes().includes(pid));
     const stray = { id: "stray", action: "stray-killed" };

@@ -94,7 +94,7 @@ describe.skipIf(problem !== undefined).each([
     expect((await following.done).code).toBe(130);
   });
 
-  it("create, send, resume and list work with a session on another host as with a local one", async () => {
+  it("create, send, resume and list work with a session on another host as with a session on this host", async () => {
     const made = await h1.json<Turn>(["create", "--user", "bob", "--id", "notes", "--purpose", "p", "--prompt", "one"]);
     expect(made).toMatchObject({
       reply: "[turn 1] one",

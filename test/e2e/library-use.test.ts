@@ -59,7 +59,7 @@ async function call(method: string, ...args: unknown[]): Promise<FleetError> {
 }
 
 describe("an error message to a program", () => {
-  it("an error names the option to a program, and the flag to a user of the command", async () => {
+  it("an error names the option in the library, and the flag in the command", async () => {
     expect((await refusal(() => open({ config: { pool: { servers: 0 } } }))).message).toMatch(
       /^config\.pool\.servers is/,
     );
@@ -124,7 +124,7 @@ describe("a caller in JavaScript", () => {
   /** Values that are wrong as the first argument of every method that takes one. */
   const NONSENSE = [5, null, Symbol("x"), () => undefined, [[]], Number.NaN];
 
-  it("every method that takes arguments refuses nonsense with a usage error", async () => {
+  it("every method that takes arguments refuses arguments of the wrong type with a usage error", async () => {
     const takesNothing: string[] = [];
     for (const [method, object] of methods()) {
       // An older name takes what the method of the group takes.

@@ -31,33 +31,36 @@ beforeAll(async () => {
 afterEach(() => rmSync(join(command.root, "leases"), { recursive: true, force: true }));
 
 describe("a user's own lock on a session", () => {
-  it.each(["notes", "team"])("send to %s fails at once while the sender holds its lock, with ways out", async (id) => {
-    const lease = await lock(id);
-    for (const args of [
-      ["send", id, "x", "--user", "alice"],
-      ["resume", id, "--user", "alice", "--prompt", "x"],
-    ]) {
-      const error = await command.refusal(5, args);
-      expect(error).toMatchObject({
-        code: "FLEET_SESSION_LOCKED",
-        message: expect.stringMatching(
-          new RegExp(`^Session "${id}" is locked by "alice" for another (2\\d\\d|300) s\\. `),
-        ),
-        suggestions: [
-          `copilotfleet unlock ${id} --token TOKEN`,
-          `export COPILOTFLEET_LEASE_SESSION=${id} COPILOTFLEET_LEASE_TOKEN=TOKEN`,
-          "Wait for another process to release it: --wait 5m",
-        ],
-      });
-      expect(error.message).not.toContain("waited");
-    }
-    const env = { COPILOTFLEET_LEASE_SESSION: id, COPILOTFLEET_LEASE_TOKEN: lease.token };
-    expect(await command.ok(["send", id, "under it", "--user", "alice"], { env })).toMatch(/under it\n$/);
-    await unlock(lease);
-    expect(await command.send("alice", id, "after it")).toMatch(/after it$/);
-  });
+  it.each(["notes", "team"])(
+    "send to the session %s fails at once while the sender has locked that session, and suggests what to do",
+    async (id) => {
+      const lease = await lock(id);
+      for (const args of [
+        ["send", id, "x", "--user", "alice"],
+        ["resume", id, "--user", "alice", "--prompt", "x"],
+      ]) {
+        const error = await command.refusal(5, args);
+        expect(error).toMatchObject({
+          code: "FLEET_SESSION_LOCKED",
+          message: expect.stringMatching(
+            new RegExp(`^Session "${id}" is locked by "alice" for another (2\\d\\d|300) s\\. `),
+          ),
+          suggestions: [
+            `copilotfleet unlock ${id} --token TOKEN`,
+            `export COPILOTFLEET_LEASE_SESSION=${id} COPILOTFLEET_LEASE_TOKEN=TOKEN`,
+            "Wait for another process to release it: --wait 5m",
+          ],
+        });
+        expect(error.message).not.toContain("waited");
+      }
+      const env = { COPILOTFLEET_LEASE_SESSION: id, COPILOTFLEET_LEASE_TOKEN: lease.token };
+      expect(await command.ok(["send", id, "under it", "--user", "alice"], { env })).toMatch(/under it\n$/);
+      await unlock(lease);
+      expect(await command.send("alice", id, "after it")).toMatch(/after it$/);
+    },
+  );
 
-  it("send waits for the user's own lock with --wait, and when the lock ends within the default wait", async () => {
+  it("send waits for the user's own lock if --wait is given, or if the lock ends within the default wait", async () => {
     const lease = await lock("notes");
     const waiting = command.start(["send", "notes", "waited", "--user", "alice", "--wait", "1m"]);
     await queued("notes");
@@ -130,7 +133,7 @@ describe("withSessionLock", () => {
     expect(turns).toEqual(turns.map((_, index) => (turns[0] ?? 0) + index));
   });
 
-  it("withSessionLock does not lend its lease to other users, outside callers or turns after its work", async () => {
+  it("withSessionLock does not let other users, callers outside of its work, or later turns use its lease", async () => {
     const [entered, enter] = gate();
     const [checked, check] = gate();
     const [released, release] = gate();

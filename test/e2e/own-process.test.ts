@@ -108,7 +108,7 @@ describe("a command in its own process", { retry: 0 }, () => {
     });
   });
 
-  it("is tested for every command: EXAMPLES names them all", () => {
+  it("is tested for every command, because EXAMPLES has one entry for each", () => {
     const manifest = readFileSync(new URL("../../oclif.manifest.json", import.meta.url), "utf8");
     const { commands } = JSON.parse(manifest) as { commands: object };
     const names = Object.keys(commands).map((id) => id.replace(":", " "));
@@ -123,7 +123,7 @@ describe("a command in its own process", { retry: 0 }, () => {
     [["send", "nowhere", "x", ...ALICE, "--json"]],
     [["deploy", "compose"]],
     [["list", "--state", "idel"]],
-  ])("%j prints the same in its own process as in the process of the test", async (args) => {
+  ])("the command line %j prints the same in its own process as in the process of the test", async (args) => {
     expect(outcome(await fleet.run(args))).toEqual(outcome(await fleet.start(args).done));
   });
 });

@@ -149,7 +149,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     printed.push(JSON.stringify([nobody, stranger, unknown]));
   });
 
-  it("after Redis lost its data, no command starts a second server on a home until an operator decides", async () => {
+  it("no command starts a second server on the same home after Redis lost its data, until an operator decides", async () => {
     const { pid } = await fleet.spawn("alice");
     await redis.client.flushall();
     const errors = await Promise.all(

@@ -150,7 +150,7 @@ describe("collaborative sessions", () => {
     [["--member", "bob"], "--member needs --collaborative"],
     [["--collaborative", "--member", "alice"], '"alice" is the owner'],
     [["--collaborative", "--member", "../x"], '--member "../x"'],
-  ])("create refuses %j for a collaborative session", async (extra, message) => {
+  ])("create refuses the options %j for a collaborative session", async (extra, message) => {
     const error = await fleet.refusal(2, ["create", "--user", "alice", ...extra]);
     expect(error.message).toContain(message);
   });

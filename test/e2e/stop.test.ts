@@ -76,7 +76,7 @@ describe("stop during a turn", () => {
     expect(await sending.done).toMatchObject({ code: 0, stdout: expect.stringMatching(/reply\n$/) });
   });
 
-  it("create during a stop waits for the drain to end, and gets the next server", async () => {
+  it("create during a stop waits until the drain has ended, and then starts the server again", async () => {
     const sending = await turn();
     const { pid } = await fleet.server("alice");
     const stopping = await waitingStop();

@@ -62,7 +62,7 @@ const COMMANDS = [
 ];
 
 describe("in the clone of a hostile repository", () => {
-  it("every command in a hostile clone exits with 3, names the keys and the file, and runs and sends nothing", async () => {
+  it("every command in a hostile clone exits with 3, names the keys and the file, and starts no program and no connection", async () => {
     for (const args of COMMANDS) {
       const error = await fleet.refusal(3, args, { cwd });
       expect(error, args.join(" ")).toMatchObject({

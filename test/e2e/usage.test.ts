@@ -241,7 +241,7 @@ describe("a session id", () => {
     expect(resume.message).toMatch(/^SESSION "/);
   });
 
-  it("send and delete refuse an invalid session id, even as the second of two", async () => {
+  it("send and delete refuse an invalid session id, even if it is the second of two ids", async () => {
     expect(await refused(2, ["send", "a/b", "x", "--user", "a"])).toMatchObject({ code: "FLEET_SESSION_ID_INVALID" });
     expect(await refused(2, ["delete", "fine", "a/b"])).toMatchObject({ code: "FLEET_SESSION_ID_INVALID" });
   });
@@ -299,7 +299,7 @@ describe("a token on the command line", () => {
     expect(JSON.stringify(error)).not.toContain(TOKEN.slice(0, 12));
   });
 
-  it("the error for a token on the command line suggests --token-env, and to revoke the token", async () => {
+  it("the error for a token on the command line suggests using --token-env and revoking the token", async () => {
     const unknown = await refused(2, ["spawn", "--user", "a", `--token=${TOKEN}`]);
     expect(unknown.suggestions).toContain('--token-env instead of "--token"');
     const asName = await refused(2, ["spawn", "--user", "a", "--token-env", TOKEN]);

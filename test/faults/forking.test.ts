@@ -44,7 +44,7 @@ describe("judgeHistory", () => {
     expect(judgeHistory(whole, event("8", null, "session.start"))).toMatchObject({ forks: ["the beginning"] });
   });
 
-  it("judgeHistory counts lines that were cut off", () => {
+  it("judgeHistory counts the lines of a history that were cut off", () => {
     expect(judgeHistory(`${begin}{"id":"3","par`)).toMatchObject({ ...sound, torn: 1 });
   });
 });

@@ -119,7 +119,7 @@ describe("lease holders that stall", () => {
     await expect.poll(() => log.read().at(-1)?.at, { timeout: 20_000 }).toBeGreaterThan(now);
   });
 
-  it("only the last of several suspended lease holders works after all of them resume", async () => {
+  it("only the last of several suspended lease holders still has the lease after all of them resume", async () => {
     const { root, log } = await setUp();
     const holders = [await startHolder(root, log)];
     for (let round = 0; round < SUSPENDED; round++) {

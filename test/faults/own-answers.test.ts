@@ -67,7 +67,7 @@ describe.each([
     const members = (count: number) => (isTeam ? Array.from({ length: count }, (_, index) => `user${index + 1}`) : []);
 
     it.each(CASES)(
-      `clients in one session get their own answers and all messages (streaming $streaming, pauses of $pauseMs ms)`,
+      `each client of one session gets the answers to its own prompts and all messages (streaming $streaming, pauses of $pauseMs ms)`,
       async ({ streaming, pauseMs }) => {
         const users = ["user0", ...members(CLIENTS - 1)];
         const clients = await Promise.all(

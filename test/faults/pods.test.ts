@@ -9,7 +9,7 @@ const problem = podsProblem();
 if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${problem}`);
 
 it.skipIf(problem !== undefined)(
-  "test hosts in namespaces are apart like machines, and leave nothing behind",
+  "test hosts in Linux namespaces are as separate as machines, and leave no process or mount behind",
   async () => {
     const pods = await Pods.start({ count: 2 });
     const inside: number[] = [];

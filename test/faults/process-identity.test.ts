@@ -45,7 +45,7 @@ it.each(OTHERS)("a command treats a recorded server as dead, and signals no proc
   }
 });
 
-it("connect sends no token to a live process that the record names but that does not hold the port", async () => {
+it("connect sends no token when the process in the server's record lives but does not hold the server's port", async () => {
   const fleet = await faultFleet();
   await killed((await fleet.spawn("alice")).pid);
   const other = sleeper();

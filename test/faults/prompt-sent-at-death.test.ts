@@ -46,7 +46,7 @@ function expectOnce(prompt: string, { reply, error }: { reply?: string | undefin
   expect(shown, `${prompt}: ${error.message}`).toBeLessThanOrEqual(1);
 }
 
-it(`a prompt sent at the front door while its server dies begins at most once (${KILLS} kills)`, async () => {
+it(`a prompt sent through the front door while the server dies begins at most one turn (${KILLS} kills)`, async () => {
   const client = await at.client("ann");
   const session = await client.createSession({ onPermissionRequest: approveAll, sessionId: "door" });
   await session.sendAndWait("first", 30_000);
@@ -61,7 +61,7 @@ it(`a prompt sent at the front door while its server dies begins at most once ($
   console.log(`${cut} of ${KILLS} turns were cut`);
 });
 
-it(`a prompt sent by the library while its server dies begins at most once (${KILLS} kills)`, async () => {
+it(`a prompt sent by the library while the server dies begins at most one turn (${KILLS} kills)`, async () => {
   const session = await at.fleet.createSession({ user: "ann", sessionId: "library" });
   await session.sendAndWait("first");
   let cut = 0;
@@ -89,7 +89,7 @@ it("a prompt at the front door is answered although its server dies before it re
   expect(at.model.shown("unread.")).toBe(1);
 });
 
-it("a prompt at the front door fails as cut, and is not sent again, when its server dies during the turn", async () => {
+it("a prompt at the front door ends with an error, and is not sent again, when its server dies during the turn", async () => {
   const client = await at.client("ann");
   const session = await client.createSession({ onPermissionRequest: approveAll, sessionId: "begun" });
   await session.sendAndWait("first", 30_000);

@@ -60,7 +60,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     expect((await direct.registry.read()).placed).toBe(1);
   });
 
-  it("a registry change counts once when another writer follows before the cut-off writer can ask again", async () => {
+  it("a registry change counts once when the connection breaks and another writer commits before the first one asks again", async () => {
     const { store, direct, proxy } = await stores();
     const add = (draft: { placed?: number }) => {
       draft.placed = (draft.placed ?? 0) + 1;
@@ -94,7 +94,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     expect((await direct.sessions.read("a"))?.turns).toBe(1);
   });
 
-  it("a deletion knows that it deleted the session when the connection to Redis breaks before the answer", async () => {
+  it("a deletion returns that it deleted the session even if the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
     for (const id of ["a", "b"]) await store.sessions.create(sessionRecord(id));
     proxy.loseAnswerTo(/:commit:/);
@@ -141,7 +141,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     await expect(store.leases.release("a", "t1")).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });
   });
 
-  it("a waiter keeps its place in the lease queue when the connection to Redis breaks before the answer", async () => {
+  it("a waiter keeps its position in the lease queue when the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
     await direct.leases.acquire(request("t1"));
     proxy.loseAnswerTo(/lease:a/);

@@ -143,7 +143,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     });
 
     it.each(["FLUSHALL", "FLUSHDB"])(
-      "a Redis emptied by %s counts as lost state, not as an empty pool",
+      "a Redis that was emptied by %s is reported as lost state, and is not treated as an empty pool",
       async (command) => {
         const url = redis.url();
         const root = await temporaryRoot();
@@ -220,12 +220,12 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
 
     it.each([
       ["a newer schema", "2 7-ab\n{}", "FLEET_STATE_NEWER"],
-      ["no JSON", "1 7-ab\n{", "FLEET_STATE_CORRUPT"],
-      ["no object", "1 7-ab\n[]", "FLEET_STATE_CORRUPT"],
-      ["no servers", "1 7-ab\n{}", "FLEET_STATE_CORRUPT"],
+      ["a text that is not JSON", "1 7-ab\n{", "FLEET_STATE_CORRUPT"],
+      ["JSON that is not an object", "1 7-ab\n[]", "FLEET_STATE_CORRUPT"],
+      ["no list of servers", "1 7-ab\n{}", "FLEET_STATE_CORRUPT"],
       ["no first line", "{}", "FLEET_STATE_CORRUPT"],
-      ["nothing", "", "FLEET_STATE_CORRUPT"],
-    ])("a registry in Redis with %s is refused and left as it is", async (_, text, code) => {
+      ["an empty text", "", "FLEET_STATE_CORRUPT"],
+    ])("a registry in Redis with %s is refused and not changed", async (_, text, code) => {
       const url = redis.url();
       await populate(await open(url));
       const key = `copilotfleet:{${parsed(url).fleet}}:registry`;
@@ -454,7 +454,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       expect([...store.takeWarnings(), ...other.takeWarnings()]).toEqual([]);
     });
 
-    it("stores that were open and new ones detect that Redis was killed and came back without its data", async () => {
+    it("open stores and new ones detect that Redis was killed and came back without its data", async () => {
       const redis = await started(["--appendonly", "no", "--save", ""]);
       const root = await temporaryRoot();
       const store = openStore(redis.url("f"), root);
@@ -474,7 +474,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       expect(answer.lease?.fence).toBeGreaterThan(fence);
     });
 
-    it("the store warns that Redis went back in time when it returns with old data, and no fence goes back", async () => {
+    it("the store warns when Redis comes back with old data, and gives no fence a second time", async () => {
       const redis = await started(["--appendonly", "no", "--save", "3600 1"]);
       const store = openStore(redis.url("f"), await temporaryRoot());
       onTestFinished(() => store.close());

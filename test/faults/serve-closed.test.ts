@@ -101,7 +101,7 @@ it("drain of one server leaves the pool open, and serve does not start that serv
 });
 
 it.each([false, true])(
-  "a drain killed in the middle leaves the pool closed and its server ready (next to a serve: %s)",
+  "a drain killed in the middle leaves the pool closed and its server ready (serve running: %s)",
   async (served) => {
     const fleet = await faultFleet();
     const model = await heldModel();

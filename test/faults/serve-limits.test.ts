@@ -82,7 +82,7 @@ it("serve keeps a server whose log is on a full disk, and logs a warning", async
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("serve spares healthy servers on a full state disk, and repairs everything once there is room", async (ctx) => {
+it("serve leaves healthy servers alone while the state's disk is full, and repairs the others once there is room", async (ctx) => {
   if (noMounts !== undefined) return ctx.skip(noMounts);
   const folder = await openFolder();
   mount("-t tmpfs -o size=24m", "none", folder);
@@ -175,7 +175,7 @@ it("serve ends on a signal while the disk is full, and the next serve adopts the
   expect(isRunning(pid)).toBe(false);
 });
 
-it("serve spares healthy servers while it cannot open more files, and recovers", async (ctx) => {
+it("serve leaves healthy servers alone while it cannot open more files, and works again afterwards", async (ctx) => {
   if (spawnSync("prlimit", ["--version"]).status !== 0) return ctx.skip("needs prlimit");
   const fleet = await faultFleet(FAST_HEALTH);
   const users = ["alice", "bob", "carol"];

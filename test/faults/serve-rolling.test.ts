@@ -69,7 +69,7 @@ it.each([1, 3])("a rolling restart loses no turn of busy clients with --max-unav
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("a rolling restart drains one server alone first, and then never more than --max-unavailable at once", async () => {
+it("a rolling restart drains the first server alone, and then at most --max-unavailable servers at once", async () => {
   const model = await heldModel();
   const fleet = await faultFleet({ ...model.env, COPILOTFLEET_DRAIN_TIMEOUT: "2m" });
   const users = ["a", "b", "c", "d", "e"];

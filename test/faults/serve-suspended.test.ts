@@ -53,7 +53,7 @@ async function expectSame(fleet: FaultFleet, serving: Serving, pids: readonly nu
   expect(await serving.end()).toMatchObject({ code: 0 });
 }
 
-it.each(["servers first", "serve first"])(
+it.each(["servers resume first", "serve resumes first"])(
   "serve restarts no server after the whole machine was suspended (%s)",
   async (order) => {
     const fleet = await faultFleet(STRICT);
@@ -64,7 +64,7 @@ it.each(["servers first", "serve first"])(
     await away(1_500);
     await stop([serving.pid]);
     await away();
-    const all = order === "serve first" ? [serving.pid, ...pids] : [...pids, serving.pid];
+    const all = order === "serve resumes first" ? [serving.pid, ...pids] : [...pids, serving.pid];
     for (const pid of all) process.kill(pid, "SIGCONT");
     await expectSame(fleet, serving, pids);
   },

@@ -51,7 +51,7 @@ it("stop cuts a turn when its deadline is over, names the session, and exits wit
   expect(result.ms).toBeLessThan(15_000);
 });
 
-it("spawn and ps do not cut a turn after the stop that waited for it was killed", async () => {
+it("spawn and ps do not cut a turn when the stop that waited for the turn was killed", async () => {
   const fleet = await faultFleet();
   const model = await heldModel();
   const { pid } = await fleet.spawn("alice");

@@ -74,7 +74,7 @@ it("the reason of a failure quotes only what the last launch logged, even after 
   expect((await fleet.ps())[0]?.failure).toMatch(/; the end of its log: after the rotation$/);
 });
 
-it("the exit of a zombie shows which signal ended the process", async () => {
+it("a zombie process shows which signal ended it", async () => {
   // exec turns the shell into `sleep`, which never reaps the shell's child.
   const parent = spawn("sh", ["-c", "sleep 600 & echo $!; exec sleep 600"], { stdio: ["ignore", "pipe", "ignore"] });
   onTestFinished(() => void parent.kill("SIGKILL"));
@@ -90,7 +90,7 @@ it("the exit of a zombie shows which signal ended the process", async () => {
   expect(describeEnd({ home: NO_HOME, launchId: "l1", process: identity })).toBe("killed by SIGKILL");
 });
 
-it("the reason states that the end of a server is unknown when the process that started it had exited", () => {
+it("the reason of a failure states that the cause is unknown when the process that started the server had exited", () => {
   const gone = { host: "h", bootId: "b", pidNamespace: "n", pid: 2 ** 22, startTicks: "1" };
   expect(describeEnd({ home: NO_HOME, launchId: "l1", process: gone })).toBe(
     "its process ended in an unknown way, because the process that started it had already exited",

@@ -84,7 +84,7 @@ it.for([
   ["home", "-t tmpfs -o ro", "read-only file system"],
   ["token and log", "-t tmpfs -o size=4k,nr_inodes=3", "no space left on device"],
 ] as const)(
-  "spawn starts no process when there is no room for the server's %s (%s)",
+  "spawn starts no process when the server's %s cannot be written (mount %s)",
   async ([what, options, message], ctx) => {
     if (noMounts !== undefined) return ctx.skip(noMounts);
     const fleet = await faultFleet();

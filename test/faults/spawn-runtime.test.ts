@@ -80,7 +80,7 @@ it("stop ends all processes that a server started", async () => {
   expect(groupOf(pid)).toEqual([]);
 });
 
-it("ps ends the processes that a killed server left behind, except one that nothing ties to it", async () => {
+it("ps ends the processes that a killed server left behind, except a process that cannot be identified as the server's", async () => {
   const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("forks.mjs") });
   const { pid } = await fleet.spawn("alice");
   await eventually("children", () => fleet.processes().length > 20);
@@ -94,7 +94,7 @@ it("ps ends the processes that a killed server left behind, except one that noth
   expect(spared).toHaveLength(1);
 });
 
-it("spawn does not hand out a server that is already ending when the stop that ends it is killed", async () => {
+it("spawn does not return a server that is already ending when the stop that ends it is killed", async () => {
   const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("lingers.mjs") });
   const { pid, log } = await fleet.spawn("alice");
   const { child, done } = fleet.start(["stop", "--user", "alice"]);
@@ -108,7 +108,7 @@ it("spawn does not hand out a server that is already ending when the stop that e
   expect(await fleet.ps()).toMatchObject([{ state: "ready", pid: server.pid }]);
 });
 
-it("a server gets no variables of the command's environment except the allowed ones", async () => {
+it("a server gets only the allowed variables of the command's environment", async () => {
   const fleet = await faultFleet();
   const canary = "FAULT_CANARY=42";
   await fleet.json(["spawn", "--user", "alice"], { env: { FAULT_CANARY: "42", GITHUB_TOKEN: "canary" } });

@@ -16,28 +16,31 @@ const SLOW_EXEC = ["-e", "trace=execve", "-e", "inject=execve:delay_enter=300000
 
 /** Each visible effect of a spawn, with the system call that makes it and which call of its kind it is in its thread. */
 const POINTS = [
-  ["link", 1, "the intent is committed"],
-  ["rename", 1, "the registry's copy is replaced"],
+  ["link", 1, "the planned start is committed to the registry"],
+  ["rename", 1, "registry.json is replaced"],
   ["clone", 1, "the server is forked"],
-  ["setsid", 1, "the fork leaves its parent"],
-  ["connect", 1, "the server is asked for the first time"],
-  ["link", 2, "the record is ready"],
-  ["rename", 2, "the registry's copy is replaced again"],
-  ["unlink", 1, "the intent's scratch file is deleted"],
-  ["unlink", 2, "the record's scratch file is deleted"],
+  ["setsid", 1, "the forked server leaves its parent's session"],
+  ["connect", 1, "the server gets its first probe"],
+  ["link", 2, "the ready server is committed to the registry"],
+  ["rename", 2, "registry.json is replaced again"],
+  ["unlink", 1, "the temporary file of the first commit is deleted"],
+  ["unlink", 2, "the temporary file of the second commit is deleted"],
 ] as const;
 
-it.for(POINTS)("a spawn killed at %s %i leaves nothing that ps does not clear away: %s", async ([call, when], ctx) => {
-  if (problem !== undefined) return ctx.skip(problem);
-  const fleet = await faultFleet({ UV_THREADPOOL_SIZE: "1" });
-  await killedUnder(
-    fleet,
-    traceSpawn(fleet, ["-e", `trace=${call}`, "-e", `inject=${call}:signal=SIGKILL:when=${when}`]),
-  );
-  await expectConsistent(fleet);
-  expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });
-  await expectConsistent(fleet);
-});
+it.for(POINTS)(
+  "ps clears away what a spawn leaves that is killed at its call of %s number %i, when %s",
+  async ([call, when], ctx) => {
+    if (problem !== undefined) return ctx.skip(problem);
+    const fleet = await faultFleet({ UV_THREADPOOL_SIZE: "1" });
+    await killedUnder(
+      fleet,
+      traceSpawn(fleet, ["-e", `trace=${call}`, "-e", `inject=${call}:signal=SIGKILL:when=${when}`]),
+    );
+    await expectConsistent(fleet);
+    expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });
+    await expectConsistent(fleet);
+  },
+);
 
 it("spawn deletes the temporary connection token of an earlier spawn that was killed before the rename", async (ctx) => {
   if (problem !== undefined) return ctx.skip(problem);

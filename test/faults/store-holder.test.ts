@@ -25,7 +25,7 @@ async function startHolder(root: string) {
 }
 
 describe("the lock of the file store", () => {
-  it("a writer is acknowledged within 200 ms after the lock's holder was killed, and deletes its temp file", async () => {
+  it("a writer commits within 200 ms after the lock's holder was killed, and deletes the holder's temp file", async () => {
     const root = await temporaryRoot();
     const took: number[] = [];
     for (let trial = 0; trial < TRIALS; trial++) {

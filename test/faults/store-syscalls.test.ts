@@ -165,13 +165,13 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
   });
 
   it.each([
-    ["fchmod", 1, "the mode bit of the revision below"],
-    ["fchmod", 2, "the mode of the temp file"],
+    ["fchmod", 1, "the previous revision"],
+    ["fchmod", 2, "the temp file"],
     ["pwrite64", 1, "the temp file"],
     ["fsync", 1, "the temp file"],
-    ["link", 1, "the commit itself"],
+    ["link", 1, "the new revision"],
   ])(
-    "a commit whose %s #%d fails (%s) is refused, keeps the old state, and removes its temp file",
+    "a commit whose call of %s number %d fails (on %s) is refused, keeps the old state, and removes its temp file",
     async (call, when) => {
       for (const error of ERRORS) {
         const committer = await start();

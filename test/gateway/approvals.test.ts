@@ -25,41 +25,41 @@ const APPROVE = { kind: "approve-once" as const };
 const SHELL_RULE = { kind: "shell", argument: null };
 const EXIT_PLAN = '!tool exit_plan_mode {"summary":"s","actions":["autopilot"],"recommendedAction":"autopilot"}';
 
-/** Attempts to make the model's `bash` call run. Those marked as "worked before" did so until approvals were limited. */
+/** Attempts to make the model's `bash` call run. */
 const ATTACKS: Record<string, Attack> = {
-  "approve-once (worked before)": { answers: { permission: APPROVE } },
-  "approve-for-session (worked before)": {
+  "the client's answer approve-once": { answers: { permission: APPROVE } },
+  "the client's answer approve-for-session": {
     answers: {
       permission: { kind: "approve-for-session", approval: { kind: "commands", commandIdentifiers: ["touch"] } },
     },
   },
-  "approve-permanently (worked before)": { answers: { permission: { kind: "approve-permanently", domain: "x" } } },
-  "approved, the answer of older clients": { answers: { permission: { kind: "approved" } } },
-  "no permission requests": { settings: { requestPermission: false }, answers: {} },
-  "a hook that allows (worked before)": {
+  "the client's answer approve-permanently": { answers: { permission: { kind: "approve-permanently", domain: "x" } } },
+  "the answer approved of older clients": { answers: { permission: { kind: "approved" } } },
+  "a client that wants no permission requests": { settings: { requestPermission: false }, answers: {} },
+  "the client's hook that allows the command": {
     settings: { hooks: true },
     answers: { hook: { permissionDecision: "allow" } },
   },
-  "a hook that allows, further down": {
+  "the client's hook that allows the command in a nested field": {
     settings: { hooks: true },
     answers: { hook: { hookSpecificOutput: { permissionDecision: "allow" }, decision: "approve" } },
   },
-  "setApproveAll (worked before)": { before: [["session.permissions.setApproveAll", { enabled: true }]] },
-  "setMode (worked before)": { before: [["session.permissions.setMode", { mode: "allow-all" }]] },
-  "configure (worked before)": {
+  "the method setApproveAll": { before: [["session.permissions.setApproveAll", { enabled: true }]] },
+  "the method setMode": { before: [["session.permissions.setMode", { mode: "allow-all" }]] },
+  "the method configure that approves everything": {
     before: [["session.permissions.configure", { approveAllToolPermissionRequests: true }]],
   },
-  "configured rules (worked before)": {
+  "the method configure with a rule for the shell": {
     before: [["session.permissions.configure", { rules: { approved: [SHELL_RULE], denied: [] } }]],
   },
-  "modifyRules (worked before)": {
+  "the method modifyRules": {
     before: [["session.permissions.modifyRules", { scope: "session", add: [SHELL_RULE] }]],
   },
-  setRequired: { before: [["session.permissions.setRequired", { required: false }]], answers: {} },
-  "the command /allow-all (worked before)": {
+  "the method setRequired": { before: [["session.permissions.setRequired", { required: false }]], answers: {} },
+  "the command /allow-all": {
     before: [["session.commands.invoke", { name: "allow-all", input: "on" }]],
   },
-  "the command /yolo (worked before)": { before: [["session.commands.invoke", { name: "yolo", input: "" }]] },
+  "the command /yolo": { before: [["session.commands.invoke", { name: "yolo", input: "" }]] },
   "the queued command /yolo": { before: [["session.commands.enqueue", { command: "/yolo" }]] },
   "managed settings": {
     settings: { enableManagedSettings: true, managedSettings: { permissions: { allow: ["shell"] } } },
@@ -67,7 +67,7 @@ const ATTACKS: Record<string, Attack> = {
   "the user's settings": {
     before: [["user.settings.set", { settings: { allowAllTools: true, allowedTools: ["shell"] } }]],
   },
-  autopilot: { before: [["session.mode.set", { mode: "autopilot" }]], send: { agentMode: "autopilot" } },
+  "the mode autopilot": { before: [["session.mode.set", { mode: "autopilot" }]], send: { agentMode: "autopilot" } },
   "leaving plan mode for autopilot": {
     settings: { requestExitPlanMode: true },
     before: [
@@ -76,17 +76,17 @@ const ATTACKS: Record<string, Attack> = {
     ],
     answers: { exitPlanMode: { approved: true, selectedAction: "autopilot", autoApproveEdits: true } },
   },
-  options: {
+  "session options that turn protections off": {
     before: [
       ["session.options.update", { enableScriptSafety: false, sandboxConfig: { enabled: false } }],
       ["session.options.update", { runningInInteractiveMode: false, agentContext: "actions" }],
     ],
   },
-  "a background agent": {
+  "a background agent that runs the command": {
     before: [["session.tasks.startAgent", { agentType: "task", name: "n", description: "d", prompt: "ATTACK" }]],
     prompt: "!delay 500 x",
   },
-  "a fleet of agents": {
+  "several agents that run the command": {
     before: [["session.fleet.start", { prompt: "ATTACK", agentMode: "autopilot" }]],
     prompt: "!delay 500 x",
   },
@@ -104,12 +104,12 @@ const ATTACKS: Record<string, Attack> = {
 };
 
 describe.each([
-  { name: "none on the user's own server", config: { session: { approve: "none" } } },
+  { name: "none on a user's own server", config: { session: { approve: "none" } } },
   {
     name: "ask on a shared server",
     config: { isolation: "shared", session: { approve: "ask", tools: ["bash", "exit_plan_mode", "edit"] } },
   },
-])("session.approve: $name", ({ config }) => {
+])("the front door, with session.approve $name,", ({ config }) => {
   let at: DoorFleet;
   let token: string;
   let client: RawClient;

@@ -36,7 +36,7 @@ describe("the front door, when a server breaks the protocol,", () => {
       '{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"bad-event","event":{"type":"session.idle",+}}}',
     ],
   ])(
-    "closes only the server connection that delivered %s, refuses its prompt, and keeps the clients",
+    "closes only the server connection that delivered %s, fails the prompt that was sent on it, and keeps the clients",
     async (_, sessionId, frame) => {
       const user = `of-${sessionId}`;
       const [client, other] = [await session(user, sessionId), await RawClient.as(at.url, await at.token(user))];

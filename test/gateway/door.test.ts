@@ -56,7 +56,7 @@ describe("the front door, when a client connects,", () => {
     expect(await client.request("ping", { message: "still alice" })).toMatchObject({ result: {} });
   });
 
-  it("limits the size of a client's frames, and more strictly before its connect than after it", async () => {
+  it("limits the size of a client's frames, and allows less before the client's connect than after it", async () => {
     const stranger = await RawClient.open(at.url);
     stranger.bytes("Content-Length: 20000\r\n\r\n");
     await stranger.end();
@@ -103,7 +103,7 @@ describe("the front door, when a client connects,", () => {
     expect(await fresh.fleet.servers()).toEqual([]);
   });
 
-  it("starts a user's server for a second client although the client that first needed it hangs up", async () => {
+  it("starts a user's server for a second client even if the client that first needed the server hangs up", async () => {
     await using fresh = await DoorFleet.open();
     const own = await fresh.token("ann");
     const [first, second] = [await RawClient.open(fresh.url), await RawClient.open(fresh.url)];
@@ -128,7 +128,7 @@ describe("the front door, while a client is connected,", () => {
     expect(at.door.clients).toBe(0);
   });
 
-  it("holds a server back while its client does not read, without using much more memory", async () => {
+  it("stops reading from a server while the server's client does not read, so that the memory does not grow much", async () => {
     await using at = await DoorFleet.open();
     const client = await RawClient.as(at.url, await at.token("alice"));
     await client.request("session.create", { sessionId: "s", streaming: true });
@@ -155,7 +155,7 @@ it("the front door records a fork as a private session of the client's user, and
   client.socket.destroy();
 });
 
-it("the front door resumes a session without turns that looks loaded although the server has just unloaded it", async () => {
+it("the front door resumes a session without turns that the server has just unloaded but whose folder still looks loaded", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"), true);
   await client.request("session.create", { sessionId: "bare" });

@@ -4,7 +4,7 @@ import { filesUsed } from "../fixtures/files-used.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-it("a turn through the front door runs code of at most 46 source files", async () => {
+it("a turn through the front door runs the code of at most 46 source files", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });

@@ -68,7 +68,7 @@ describe("a front door that receives random frames", () => {
   });
 
   it(
-    "closes connections that send broken frames, and neither a good client nor the memory is affected",
+    "closes connections that send broken frames, goes on serving a good client, and does not need more memory",
     async () => {
       const token = await at.token("mallory");
       const good = await RawClient.as(at.url, await at.token("alice"));

@@ -75,7 +75,7 @@ describe("the front door, for a client on its user's own server with the default
   });
 
   it.each(Object.entries(REACHING_OPTIONS))(
-    "refuses a client the session option %s by default",
+    "refuses a client the update of the session option %s by default",
     async (name, value) => {
       const { error } = await client.request("session.options.update", { sessionId, [name]: value });
       expect(error?.message).toContain(name);
@@ -110,7 +110,7 @@ describe("the front door, for a client on its user's own server with the default
     );
   });
 
-  it("allows a client settings and methods that stay within the conversation and its user's home", async () => {
+  it("allows a client settings and methods that affect only the conversation and the user's home", async () => {
     const settings = {
       systemMessage: { mode: "append", content: "be brief" },
       organizationCustomInstructions: "be kind",

@@ -169,7 +169,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       }
     });
 
-    it("stops looking for a session whose record always names the other host", async () => {
+    it("gives up on a session when each of two hosts finds the other one in the session's record", async () => {
       await at.place("ivo", "h1");
       const ivo = await at.raw("ivo", "h1");
       await ivo.request("session.create", { sessionId: "ball" });
@@ -276,7 +276,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       expect(said.filter((prompt) => prompt !== "y")).toEqual(["one", "x", "!tool mine {}"]);
     });
 
-    it("takes a session over from a host that hangs, and keeps it when that host comes back", async () => {
+    it("takes a session over from a host that hangs, and keeps the session when that host works again", async () => {
       await using at = await open("shared");
       await at.place("ann", "h2");
       const [far, near] = [await at.raw("ann", "h1"), await at.raw("ann", "h2")];

@@ -119,7 +119,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       await mallory.request("session.delete", { sessionId: "mallorys" });
     });
 
-    it("refuses everybody the methods that end or rewire a server, and methods that do not exist", async () => {
+    it("refuses all clients the methods that end or reconfigure a server, and methods that do not exist", async () => {
       for (const method of knownMethods().filter(
         (name) => name !== "connect" && handlingOf(name).handler === "refuse",
       )) {
@@ -135,99 +135,102 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       });
     });
 
-    it.runIf(isolation === "shared")("refuses a shared server's client all that reaches past its session", async () => {
-      const reaching = knownMethods().filter((name) => handlingOf(name).own === true);
-      expect(reaching.length).toBeGreaterThan(200);
-      for (const method of reaching) {
-        const { error } = await alice.request(method, { sessionId: secret });
-        expect(error, method).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
-      }
-      const settings = [
-        { workingDirectory: "/" },
-        { mcpServers: { x: { command: "sh" } } },
-        { configDir: "/etc" },
-        { provider: { baseUrl: "http://127.0.0.1:1" } },
-        { customAgents: [{ name: "a", prompt: "b", mcpServers: { x: { command: "sh" } } }] },
-        { brandNewParameter: 1 },
-        { cloud: {} },
-      ];
-      for (const extra of settings) {
-        const { error } = await alice.request("session.create", { sessionId: "reaching", ...extra });
-        expect(error, JSON.stringify(extra)).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
-        expect(await at.store.sessions.read("reaching")).toBeNull();
-      }
-      for (const options of [
-        { workingDirectory: "/" },
-        { skipCustomInstructions: false },
-        { availableTools: ["bash"] },
-      ]) {
-        const { error } = await alice.request("session.options.update", { sessionId: secret, ...options });
-        expect(error, JSON.stringify(options)).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
-      }
-      expect(
-        await alice.request("session.options.update", { sessionId: secret, skipCustomInstructions: true }),
-      ).toMatchObject({
-        result: { success: true },
-      });
-      const file = { type: "file", path: "/etc/passwd", displayName: "x" };
-      for (const [method, params] of [
-        ["session.send", { prompt: "x", attachments: [file] }],
-        ["session.send", { prompt: "x", attachments: [{ ...file, type: "directory" }] }],
-        ["session.sendMessages", { messages: [{ prompt: "x", attachments: [file] }] }],
-        ["session.send", { prompt: "x", agentMode: "autopilot" }],
-        ["session.mode.set", { mode: "autopilot" }],
-        ["session.queue.insertAt", { position: 0, message: { prompt: "x", attachments: [file] } }],
-      ] as const) {
-        const { error } = await alice.request(method, { sessionId: secret, ...params });
-        expect(error, `${method} ${JSON.stringify(params)}`).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
-      }
-      const { result } = await alice.request("session.tools.getCurrentMetadata", { sessionId: secret });
-      expect(JSON.stringify(result)).not.toMatch(/"bash"/);
-    });
+    it.runIf(isolation === "shared")(
+      "refuses a shared server's client every method and setting that reaches beyond the client's own session",
+      async () => {
+        const reaching = knownMethods().filter((name) => handlingOf(name).own === true);
+        expect(reaching.length).toBeGreaterThan(200);
+        for (const method of reaching) {
+          const { error } = await alice.request(method, { sessionId: secret });
+          expect(error, method).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
+        }
+        const settings = [
+          { workingDirectory: "/" },
+          { mcpServers: { x: { command: "sh" } } },
+          { configDir: "/etc" },
+          { provider: { baseUrl: "http://127.0.0.1:1" } },
+          { customAgents: [{ name: "a", prompt: "b", mcpServers: { x: { command: "sh" } } }] },
+          { brandNewParameter: 1 },
+          { cloud: {} },
+        ];
+        for (const extra of settings) {
+          const { error } = await alice.request("session.create", { sessionId: "reaching", ...extra });
+          expect(error, JSON.stringify(extra)).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
+          expect(await at.store.sessions.read("reaching")).toBeNull();
+        }
+        for (const options of [
+          { workingDirectory: "/" },
+          { skipCustomInstructions: false },
+          { availableTools: ["bash"] },
+        ]) {
+          const { error } = await alice.request("session.options.update", { sessionId: secret, ...options });
+          expect(error, JSON.stringify(options)).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
+        }
+        expect(
+          await alice.request("session.options.update", { sessionId: secret, skipCustomInstructions: true }),
+        ).toMatchObject({
+          result: { success: true },
+        });
+        const file = { type: "file", path: "/etc/passwd", displayName: "x" };
+        for (const [method, params] of [
+          ["session.send", { prompt: "x", attachments: [file] }],
+          ["session.send", { prompt: "x", attachments: [{ ...file, type: "directory" }] }],
+          ["session.sendMessages", { messages: [{ prompt: "x", attachments: [file] }] }],
+          ["session.send", { prompt: "x", agentMode: "autopilot" }],
+          ["session.mode.set", { mode: "autopilot" }],
+          ["session.queue.insertAt", { position: 0, message: { prompt: "x", attachments: [file] } }],
+        ] as const) {
+          const { error } = await alice.request(method, { sessionId: secret, ...params });
+          expect(error, `${method} ${JSON.stringify(params)}`).toMatchObject({ data: { code: "FLEET_METHOD_DENIED" } });
+        }
+        const { result } = await alice.request("session.tools.getCurrentMetadata", { sessionId: secret });
+        expect(JSON.stringify(result)).not.toMatch(/"bash"/);
+      },
+    );
 
     it.each([
       [
-        "a key twice",
+        "the key sessionId twice, the other user's session last",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"mine","sessionId":"${secret}"}}`,
       ],
       [
-        "a key twice, the other way",
+        "the key sessionId twice, the other user's session first",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}","sessionId":"mine"}}`,
       ],
       [
-        "an escape in a key",
+        "an escape in the key sessionId",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"session\\u0049d":"${secret}"}}`,
       ],
       [
-        "two methods",
+        "the key method twice",
         `{"jsonrpc":"2.0","id":1,"method":"ping","method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
       ],
       [
-        "an escape in the key of the method",
+        "an escape in the key method",
         `{"jsonrpc":"2.0","id":1,"m\\u0065thod":"session.getMessages","params":{"sessionId":"${secret}"}}`,
       ],
       [
-        "params twice",
+        "the key params twice",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"mine"},"params":{"sessionId":"${secret}"}}`,
       ],
       [
-        "another case of params",
+        "the key Params in place of params",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","Params":{"sessionId":"${secret}"}}`,
       ],
       [
-        "another case of the id",
+        "the key SessionId in place of sessionId",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"SessionId":"${secret}"}}`,
       ],
       [
-        "another spelling of the id",
+        "the key session_id in place of sessionId",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"session_id":"${secret}"}}`,
       ],
       [
-        "the id further down",
+        "the session id one level deeper",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"params":{"sessionId":"${secret}"}}}`,
       ],
       [
-        "the id in a list",
+        "the session id in a list",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":["${secret}"]}}`,
       ],
       [
@@ -235,30 +238,36 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":[{"sessionId":"${secret}"}]}`,
       ],
       [
-        "a path for an id",
+        "a path in place of the session id",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"../session-state/${secret}"}}`,
       ],
       [
-        "blanks around the id",
+        "a blank before the session id",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":" ${secret}"}}`,
       ],
       [
-        "a NUL behind the id",
+        "a NUL after the session id",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}\\u0000"}}`,
       ],
       [
-        "another case of the id's letters",
+        "the session id in capitals",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret.toUpperCase()}"}}`,
       ],
-      ["a batch", `[{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}]`],
       [
-        "a batch in an object",
+        "a JSON-RPC batch",
+        `[{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}]`,
+      ],
+      [
+        "a request inside a result",
         `{"jsonrpc":"2.0","id":1,"method":"ping","params":{},"result":[{"method":"session.getMessages"}]}`,
       ],
-      ["another version", `{"jsonrpc":"1.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`],
-      ["no version", `{"id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`],
       [
-        "__proto__",
+        "another JSON-RPC version",
+        `{"jsonrpc":"1.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
+      ],
+      ["no JSON-RPC version", `{"id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`],
+      [
+        "the session id below __proto__",
         `{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"__proto__":{"sessionId":"${secret}"}}}`,
       ],
       [
@@ -266,7 +275,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
         `\uFEFF{"jsonrpc":"2.0","id":1,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
       ],
       [
-        "another message behind it",
+        "a second message in the same frame",
         `{"jsonrpc":"2.0","id":1,"method":"ping","params":{}}{"jsonrpc":"2.0","id":2,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
       ],
       ["a notification", `{"jsonrpc":"2.0","method":"session.abort","params":{"sessionId":"${secret}"}}`],
@@ -277,7 +286,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       ],
       ["an answer to the front door's own requests", `{"jsonrpc":"2.0","id":"fleet-0","result":{}}`],
       [
-        "a fractional id",
+        "a fractional request id",
         `{"jsonrpc":"2.0","id":1.5,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
       ],
     ])("lets no frame that is forged with %s through to another user's session", async (_, text) => {

@@ -3,7 +3,7 @@ import { Fleet } from "../../src/fleet/fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
-it("a closed front door has recorded every turn of its clients", async () => {
+it("the front door has recorded every turn of its clients when it is closed", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });
@@ -17,7 +17,7 @@ it("a closed front door has recorded every turn of its clients", async () => {
   expect(Date.parse(record?.lastUsedAt ?? "")).toBeGreaterThanOrEqual(beforeLastMs);
 });
 
-it("a closed fleet has recorded every turn of the library", async () => {
+it("a fleet of the library has recorded every turn when it is closed", async () => {
   await using at = await DoorFleet.open();
   const config = { ports: at.ports, provider: { type: "echo" as const } };
   const library = await Fleet.open({ env: at.env, cwd: at.folder, config });
@@ -27,7 +27,7 @@ it("a closed fleet has recorded every turn of the library", async () => {
   expect(await at.store.sessions.read("s")).toMatchObject({ turns: 3 });
 });
 
-it("a closed fleet has recorded a turn of a session object that the program had left before", async () => {
+it("a fleet of the library has recorded, when it is closed, a turn of a session that the program left before", async () => {
   await using at = await DoorFleet.open();
   const config = { ports: at.ports, provider: { type: "echo" as const } };
   const library = await Fleet.open({ env: at.env, cwd: at.folder, config });

@@ -45,7 +45,7 @@ describe("LostHosts", () => {
     },
   );
 
-  it("returns the clients of a lost host at once when it is gone and other hosts take over", () => {
+  it("returns the clients of a lost host at once when the host is dead and other hosts take over", () => {
     expect(make(true).back([{ ...HOST, gone: true }])).toEqual(["ann", "ben"]);
     expect(make(true).back([])).toEqual(["ann", "ben"]);
   });
@@ -72,14 +72,14 @@ describe("LostServers", () => {
     return { lost, clock, back };
   };
 
-  it("returns a lost server's clients once it runs in another launch", () => {
+  it("returns a lost server's clients when the server has been started again", () => {
     const { back, lost } = make();
     expect(back({ state: "starting", launchId: "next" })).toEqual([]);
     expect(back({ launchId: "next" })).toEqual(["ann"]);
     expect(lost.any).toBe(false);
   });
 
-  it("returns a lost server's clients without another launch only if the server still runs a second after the loss", () => {
+  it("returns the clients of a lost server that was not started again only if it still runs a second after the loss", () => {
     const { back, clock } = make();
     expect(back({})).toEqual([]);
     clock.ms = 1_001;

@@ -20,26 +20,29 @@ describe("the front door, for a client of a shared server whose session was dele
   it.each([
     { how: "loaded", id: "namesake-1" },
     { how: "evicted", id: "namesake-2" },
-  ])("sends the client no event of another user's session with the old session's id ($how)", async ({ how, id }) => {
-    const listener = await RawClient.as(at.url, await at.token("ann"));
-    await listener.request("session.create", { sessionId: id });
-    await listener.turn(id, "hello");
-    if (how === "evicted") {
-      await eventually("the eviction", async () => (await at.fleet.evict({ ids: [id] })).evicted.length > 0);
-    }
-    await at.fleet.deleteSessions([id]);
-    await eventually("it is told", () => lives(listener, id).includes("session.deleted"));
-    // Everything else about the deletion has arrived when this is answered.
-    await listener.request("ping");
-    const before = listener.received.length;
-    const other = await RawClient.as(at.url, await at.token("bob"));
-    expect(await other.request("session.create", { sessionId: id })).toMatchObject({ result: { sessionId: id } });
-    await other.turn(id, "a secret");
-    // Everything that the server sends to all clients has arrived when this is answered.
-    await listener.request("ping");
-    expect(listener.received.slice(before).filter(({ params }) => params?.sessionId === id)).toEqual([]);
-    expect(lives(other, id)).toContain("session.created");
-  });
+  ])(
+    "sends the client no event of another user's session that now has the old session's id ($how)",
+    async ({ how, id }) => {
+      const listener = await RawClient.as(at.url, await at.token("ann"));
+      await listener.request("session.create", { sessionId: id });
+      await listener.turn(id, "hello");
+      if (how === "evicted") {
+        await eventually("the eviction", async () => (await at.fleet.evict({ ids: [id] })).evicted.length > 0);
+      }
+      await at.fleet.deleteSessions([id]);
+      await eventually("it is told", () => lives(listener, id).includes("session.deleted"));
+      // Everything else about the deletion has arrived when this is answered.
+      await listener.request("ping");
+      const before = listener.received.length;
+      const other = await RawClient.as(at.url, await at.token("bob"));
+      expect(await other.request("session.create", { sessionId: id })).toMatchObject({ result: { sessionId: id } });
+      await other.turn(id, "a secret");
+      // Everything that the server sends to all clients has arrived when this is answered.
+      await listener.request("ping");
+      expect(listener.received.slice(before).filter(({ params }) => params?.sessionId === id)).toEqual([]);
+      expect(lives(other, id)).toContain("session.created");
+    },
+  );
 
   it("sends the client new lifecycle events of its evicted session once the client has opened it again", async () => {
     const client = await RawClient.as(at.url, await at.token("ann"));

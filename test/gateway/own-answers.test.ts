@@ -73,7 +73,7 @@ describe.each([
     },
   );
 
-  it("gives two clients of a session each their own answer beside a turn of the library", async () => {
+  it("gives two clients of a session each their own answer while the library also has a turn in the session", async () => {
     const id = fresh(at, "library");
     const [first, second] = await opened(id);
     const { answer: one, reply } = await hold(first, id);
@@ -166,7 +166,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     expect(order(ben, 2)).toEqual(["idle", "idle", "answer"]);
   });
 
-  it("answers a prompt that crossed the end of another client's turn only when the prompt's own turn is over", async () => {
+  it("answers a prompt only after its own turn if the client sent it just as another client's turn ended", async () => {
     const id = fresh(at, "crossed");
     const [ann, ben] = await pair(id);
     await ann.turn(id, "one");
@@ -186,7 +186,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     await eventually("the end of the last turn", () => at.door.turns === 0);
   });
 
-  it("answers a connection's first prompt only after the prompt's own turn if the prompt crossed the end of another turn", async () => {
+  it("answers a connection's first prompt only after its own turn if the client sent it just as another turn ended", async () => {
     const id = fresh(at, "first");
     const [ann] = await pair(id);
     await ann.request("session.send", { sessionId: id, prompt: `!hold ${id} one` });

@@ -68,7 +68,7 @@ it("the front door refuses a client's request handler and plugins on a shared se
   expect(await client.request(...PLUGINS)).toMatchObject(denied("builtinPluginDirectories", "other users"));
 });
 
-it("the front door ends only the connections of clients that have set up a server when that server ends", async () => {
+it("the front door ends, together with a server, only the connections of clients that have changed that server's setup", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ config });
   const token = await at.token("alice");

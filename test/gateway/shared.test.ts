@@ -69,7 +69,7 @@ describe("the front door, with sessions on several shared servers,", () => {
     );
   });
 
-  it("continues a session whose shared server died, and does not affect a turn on another server", async () => {
+  it("continues a session whose shared server died, and does not disturb a turn on another server", async () => {
     const client = await RawClient.as(at.url, await at.token("cid"));
     await client.request("session.create", { sessionId: "left" });
     await client.request("session.create", { sessionId: "right" });

@@ -8,7 +8,7 @@ import { RawClient } from "./raw-client.js";
 const REFUSED = { code: -32002, message: "AUTHENTICATION_FAILED" };
 
 describe("a good token", () => {
-  it("is accepted while others at the same address try wrong tokens, both with its token id and with other ids", async () => {
+  it("is accepted while other clients at the same address try wrong tokens, with the same token id and with other ids", async () => {
     await using at = await DoorFleet.open();
     const token = await at.token("alice");
     (await RawClient.as(at.url, token)).socket.destroy();
@@ -72,7 +72,7 @@ describe("the front door, for a wrong token,", () => {
   };
   const ON_TIME = { early: false, late: false };
 
-  it("delays the answer to a wrong token more with each failure of its id, up to 8 s, and less after a while", async () => {
+  it("delays the answer to a wrong token longer with each failure of the same token id, up to 8 s, and less after a while", async () => {
     vi.useFakeTimers();
     const attempts = new Attempts({ now: () => 0 });
     for (const ms of [250, 500, 1_000, 2_000, 4_000, 8_000, 8_000])
@@ -87,7 +87,7 @@ describe("the front door, for a wrong token,", () => {
     vi.useRealTimers();
   });
 
-  it("answers the wrong token that waits longest at once when 256 wait", async () => {
+  it("answers the longest-waiting wrong token at once when 256 wrong tokens wait", async () => {
     const attempts = new Attempts({ now: () => 0 });
     const given: number[] = [];
     const failed = (index: number) => void attempts.failed("a").then(() => given.push(index));

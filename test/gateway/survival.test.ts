@@ -85,7 +85,7 @@ describe("the front door, when a session's server ends,", () => {
     await eventually("the event", () => listener.events("heard").slice(before).includes("session.idle"));
   });
 
-  it("lets a running turn end in a restart that drains, and sends the next prompt to the new process", async () => {
+  it("lets a running turn end before the server is restarted, and sends the next prompt to the new process", async () => {
     const client = await RawClient.as(at.url, await at.token("ida"));
     await client.request("session.create", { sessionId: "drained" });
     await client.turn("drained", "one");
@@ -113,7 +113,7 @@ describe("the front door, when a session's server ends,", () => {
     expect((await other.request("ping")).error).toBeUndefined();
   });
 
-  it("reopens a session for the next prompt, and for the next request, after it was evicted", async () => {
+  it("reopens an evicted session for the next prompt, and for any other next request", async () => {
     const client = await at.client("eve");
     const session = await client.createSession({ onPermissionRequest: approveAll });
     await say(session, "one");

@@ -82,7 +82,7 @@ describe("the fleet, with a token,", () => {
     }
   });
 
-  it("lists and revokes tokens by user, without their secrets", async () => {
+  it("lists a user's tokens without their secrets, and revokes all tokens of a user", async () => {
     const alice = await issueToken(store, "alice", null);
     const bob = await issueToken(store, "bob", 600_000);
     expect((await listTokens(store)).map(({ id }) => id).sort()).toEqual([alice.id, bob.id].sort());

@@ -33,7 +33,7 @@ function failing(error: unknown) {
 it.each([
   ["is in a turn", true, false],
   ["is idle", false, true],
-])("isIdle believes a server that answers that the session %s", async (_, hasActiveWork, idle) => {
+])("isIdle relies on the server's answer that the session %s", async (_, hasActiveWork, idle) => {
   expect(
     await isIdle(
       answering(async () => await Promise.resolve({ hasActiveWork })),

@@ -26,7 +26,7 @@ it("a turn stays active when a prompt is sent while the server is asked whether 
   expect(turn.over).toBe("idle");
 });
 
-it("a turn stays active while its server is idle and has not begun a prompt, until the prompt's time to begin is over", async () => {
+it("a turn stays active while its server is idle and has not begun the prompt, until the time limit for the prompt's start", async () => {
   vi.useFakeTimers();
   try {
     const turn = new Turn(sessionRecord("s"));

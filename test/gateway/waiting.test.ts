@@ -114,7 +114,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     });
   });
 
-  it("removes a waiting prompt from the lease queue when its client hangs up, however early", async () => {
+  it("removes a waiting prompt from the lease queue when its client hangs up, even right after sending the prompt", async () => {
     const [ann, ben] = await team("hung-up");
     const late = await RawClient.as(at.url, await at.token("ben"));
     await ann.request("session.send", { sessionId: "hung-up", prompt: "!delay 60000 a" });
@@ -154,7 +154,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     await eventually("the lease is given back", async () => (await holder("left")) === undefined);
   });
 
-  it("aborts an endless turn whose client has hung up after a lease's TTL, and runs the waiting prompt", async () => {
+  it("aborts an endless turn one lease TTL after its client has hung up, and runs the waiting prompt", async () => {
     const [ann, ben] = await team("stuck");
     const listener = await join("ben", "stuck");
     await ann.request("session.send", { sessionId: "stuck", prompt: "!delay 60000 a" });
@@ -248,7 +248,7 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
     expect(said(client)).toEqual(prompts);
   });
 
-  it("delivers a client's unsent prompts in order in another turn when their server is lost", async () => {
+  it("delivers a client's prompts that had not reached the lost server in their order in another turn", async () => {
     const client = await session("lost");
     const lease = await at.fleet.lockSession("lost", { user: "ann" });
     const prompts = Array.from({ length: 200 }, (_, index) => (index === 0 ? "!no JSON" : `prompt ${index}`));

@@ -89,7 +89,7 @@ describe("readClientFrame", () => {
   });
 
   it.each(["null", "[]", "[null]", "[null,null]"])(
-    "reads the params %s of a client's request as no parameters",
+    "treats the params %s of a client's request as no parameters",
     (params) => {
       expect(read(`{"jsonrpc":"2.0","id":1,"method":"ping","params":${params}}`)).toMatchObject({
         kind: "request",
@@ -188,7 +188,7 @@ describe("readClientFrame", () => {
     });
   });
 
-  it("classifies a client's frame with half an emoji as unfit, because the runtime would not answer it", () => {
+  it("classifies a client's frame with half of a surrogate pair as unfit, because the runtime would not answer it", () => {
     const request = (text: string) => read(`{"jsonrpc":"2.0","id":"a","method":"ping","params":{"a":[${text}]}}`);
     const whole = ['"\\ud83e\\udd8a \\\\ud83e \\uD7FF 🦊"', '"\\\\\\ud83e\\uDD8A\\ud83e\\udd8a"', '"\\\\\\\\udd8a"'];
     for (const text of whole) expect(request(text), text).toMatchObject({ kind: "request" });
@@ -260,7 +260,7 @@ describe("readServerFrame", () => {
     expect(read({ method: "session.lifecycle", params: reversed, jsonrpc: "2.0" })).toEqual(expected);
   });
 
-  it("reads the same from a server's frame by its beginning as by parsing it in full, for any names", () => {
+  it("reads the same from the beginning of a server's frame as from the whole frame, whatever names it contains", () => {
     const name = fc.oneof(fc.string({ unit: "binary" }), fc.string({ minLength: 190, maxLength: 410 }));
     fc.assert(
       fc.property(name, name, (sessionId, type) => {
@@ -276,7 +276,7 @@ describe("readServerFrame", () => {
     );
   });
 
-  it("reads a server's frame as a response, a request or null", () => {
+  it("classifies a server's frame as a response, a request or neither", () => {
     expect(read({ jsonrpc: "2.0", id: 5, result: {} })).toMatchObject({ kind: "response", id: 5, failed: false });
     expect(read({ jsonrpc: "2.0", id: "a", error: { code: 1 } })).toMatchObject({
       kind: "response",

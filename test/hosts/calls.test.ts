@@ -124,7 +124,7 @@ describe("a call from another host", () => {
     expect(asked).toEqual(SENT);
   });
 
-  it("is answered although it has fields that this version does not know, and null counts as left out", async () => {
+  it("is answered even if it has fields that this version does not know, and a null field counts as left out", async () => {
     const { own, asked } = noting();
     await answerCall(own, "stop", { ids: ["a-1"], request: { force: null, drainTimeoutMs: null, x: 1 }, y: {} }, never);
     await answerCall(own, "sessions", { user: null }, never);
@@ -155,7 +155,7 @@ describe("a call from another host", () => {
       { user: "alice", request: { token: { from: "command", command: "id" } } },
       '"token" in a call from another host is not a variable or a file of this host.',
     ],
-  ])("is refused when the parameters of %s are %j", async (method, params, message) => {
+  ])("to the method %s is refused when its parameters are %j", async (method, params, message) => {
     const { own, asked } = noting();
     await expect(answerCall(own, method, params, never)).rejects.toMatchObject({
       code: "FLEET_USAGE_INVALID",
@@ -167,14 +167,14 @@ describe("a call from another host", () => {
 });
 
 describe("the answer of another host", () => {
-  it("is read for each method in the table of calls, without the fields that this version does not know", () => {
+  it("is accepted for each method in the table of calls, without fields that this version does not know", () => {
     for (const method of METHODS) expect(readAnswer(method, ANSWERED[method], "h1"), method).toEqual(ANSWERED[method]);
     expect(readAnswer("servers", [{ ...SERVER, later: 1, state: "a-later-state" }], "h1")).toEqual([
       { ...SERVER, state: "a-later-state" },
     ]);
   });
 
-  it("is read when it lacks fields that earlier versions leave out", () => {
+  it("is accepted without the fields that earlier versions do not send", () => {
     const { remains, ...gc } = ANSWERED.gc as { remains: [] };
     expect(readAnswer("gc", gc, "h1")).toEqual({ ...gc, remains });
     const { hostName: _, ...stopped } = STOPPED;
@@ -186,7 +186,7 @@ describe("the answer of another host", () => {
     ["servers", [{ ...SERVER, id: 5 }], '"id" is not a text'],
     ["sessionOf", {}, '"id" is missing'],
     ["moreLog", { bytes: "", at: { offset: -1 } }, '"offset" is not a whole number from 0 to 9007199254740991'],
-  ] as const)("to %s is refused when it is %j", (method, answer, why) => {
+  ] as const)("to the call %s is refused when it is %j", (method, answer, why) => {
     expect(() => readAnswer(method, answer, "h1")).toThrow(
       expect.objectContaining({
         code: "FLEET_PROTOCOL_UNSUPPORTED",
@@ -233,7 +233,7 @@ describe("a remote host", () => {
     return { host, calls };
   }
 
-  it("sends what version 0.1.0 sends for each call, and returns the answer", async () => {
+  it("sends for each call the same parameters as version 0.1.0, and returns the answer", async () => {
     const { host, calls } = await door();
     for (const method of METHODS) {
       const ask = host[method] as (params: object) => Promise<unknown>;

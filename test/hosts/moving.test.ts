@@ -27,7 +27,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
   });
   afterAll(() => redis.end());
 
-  it("moves users with their sessions to a new host on route --rebalance, except sessions under a lease", async () => {
+  it("moves users and their sessions to a new host with route --rebalance, but not sessions under a lease", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     const { store } = hosts;
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
@@ -90,7 +90,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
     expect(await store.sessions.read("new")).toMatchObject({ host: "h2" });
   });
 
-  it("relays the prompt of a program on a host that has left to another host, and starts no local server", async () => {
+  it("relays a program's prompt to another host when its own host has left, and starts no server on that host", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     await hosts.serve();
     const h1 = hosts.host("h1");
@@ -105,7 +105,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
     expect(h1.processes()).toEqual([]);
   });
 
-  it("serves a departed host's users on another host at once, and forgets that host when nothing is on it", async () => {
+  it("serves the users of a host that left on another host at once, and forgets the first host when nothing is left on it", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     await hosts.serve();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];

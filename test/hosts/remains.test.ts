@@ -82,7 +82,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
       return (await clearRemains({ store, config }, request)).sort((a, b) => a.kind.localeCompare(b.kind));
     };
 
-    it("clears a takeover's left-over when it is old, no record refers to it, and it is not the only copy", async () => {
+    it("deletes what a takeover left behind if it is old, no record refers to it, and it is not the only copy", async () => {
       const [deleted, elsewhere] = [block("deleted"), block("elsewhere")];
       await record("elsewhere");
       plant(join(placePath(h2()), "elsewhere"));
@@ -116,7 +116,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
       expect(await clear(9 * DAY_MS)).toEqual([]);
     });
 
-    it("clears nothing that a running takeover needs, no matter which step the takeover has reached", async () => {
+    it("deletes nothing that a running takeover needs, no matter which step the takeover has reached", async () => {
       for (let step = 0; step < 2; step++) {
         const [id, mark] = [`step-${step}`, `a${step}`];
         const from = { host: "h1", group: serverIdOf("alice"), mark, taker: null };
@@ -138,7 +138,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
     });
   });
 
-  it("clears the block of a deleted session with gc, and the runtime that had the session cannot restore it", async () => {
+  it("lets gc delete the file that blocks a deleted session's folder, without letting the session's runtime restore the folder", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     await hosts.serve();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];

@@ -21,7 +21,7 @@ describe.skipIf(problem !== undefined)("the fleet, on the state folder of a host
   });
   afterAll(() => redis.end());
 
-  it("refuses a command whose store, host name or share differs from the serve running on its state folder", async () => {
+  it("refuses a command whose store, host name or shared folder differs from that of the serve on the same state folder", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1"], storage: "shared" });
     const h1 = hosts.host("h1");
     await h1.serve(hosts.store);
@@ -73,7 +73,7 @@ describe.skipIf(problem !== undefined)("the fleet, on the state folder of a host
     expect(existsSync(join(h1.root, "serving.json"))).toBe(false);
   }, 300_000);
 
-  it("binds a state folder to its host name from its first server on, even if serve has never run on it", async () => {
+  it("ties a state folder to its host name as soon as it has a server, even if serve has never run on it", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1"], storage: "local" });
     const h1 = hosts.host("h1");
     await h1.spawn("ann");

@@ -22,7 +22,7 @@ describe.skipIf(problem !== undefined)("serve, with shared storage that disappea
     ["folder is renamed away", false],
     ["mount is gone", true],
   ])(
-    "reports that the shared storage's %s, creates nothing in its place, and uses the storage again when it is back",
+    "reports that the shared storage's %s, creates no folder in its place, and uses the storage again when it is back",
     async (_, empty) => {
       await using doors = await HostDoors.open({
         redis,
@@ -105,7 +105,7 @@ describe.skipIf(problem !== undefined)("serve, with shared storage that disappea
     240_000,
   );
 
-  it("refuses to start while the shared storage is away, and creates nothing in its place", async () => {
+  it("refuses to start while the shared storage is away, and creates no folder in its place", async () => {
     await using doors = await HostDoors.open({ redis, names: ["h1"], storage: "shared" });
     const { shared } = doors.hosts;
     const h1 = doors.hosts.host("h1");

@@ -14,7 +14,7 @@ describe.skipIf(problem !== undefined)("a command that needs an answer from anot
   });
   afterAll(() => redis.end());
 
-  it("shows the other host's answer to route and evict, and fails when that host is silent or gone", async () => {
+  it("gets the other host's answer in route and evict, and fails when that host is silent or gone", async () => {
     await using hosts = new TestHosts({
       redis,
       names: ["h1", "h2"],

@@ -28,7 +28,7 @@ describe("deadline", () => {
     expect(signal.reason).toMatchObject({ message: "no answer within 300 ms" });
   });
 
-  it("a deadline aborts with the outer signal and its reason, even if that signal aborted before", () => {
+  it("a deadline aborts together with the outer signal and with its reason, even if that signal had aborted before", () => {
     const reason = new Error("outer");
     const outer = new AbortController();
     using limit = deadline(undefined, outer.signal);
@@ -39,7 +39,7 @@ describe("deadline", () => {
     expect(late.signal.reason).toBe(reason);
   });
 
-  it("many deadlines on one signal cause no warning", async () => {
+  it("many deadlines on one signal cause no warning about too many listeners", async () => {
     const warnings: Error[] = [];
     const note = (warning: Error) => void warnings.push(warning);
     process.on("warning", note);
@@ -63,7 +63,7 @@ describe("deadline", () => {
 });
 
 describe("abortable", () => {
-  it("abortable settles as the work does, or rejects with the signal's reason", async () => {
+  it("abortable returns the result or the error of the work, or rejects with the signal's reason if the signal aborts first", async () => {
     const controller = new AbortController();
     await expect(abortable(Promise.resolve(1), controller.signal)).resolves.toBe(1);
     await expect(abortable(Promise.reject(new Error("work")), controller.signal)).rejects.toThrow("work");

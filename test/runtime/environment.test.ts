@@ -28,8 +28,11 @@ describe("the environment of a server", () => {
     expect(environmentOf(own, pass)).toMatchObject(own);
   });
 
-  it.each([{}, { COPILOT_OFFLINE: "" }])("an online server gets neither a provider nor a model (%o)", (caller) => {
-    const names = Object.keys(environmentOf(caller));
-    expect(names.filter((name) => /PROVIDER|MODEL/.test(name))).toEqual([]);
-  });
+  it.each([{}, { COPILOT_OFFLINE: "" }])(
+    "an online server gets neither a provider nor a model from the fleet when its variables are %o",
+    (caller) => {
+      const names = Object.keys(environmentOf(caller));
+      expect(names.filter((name) => /PROVIDER|MODEL/.test(name))).toEqual([]);
+    },
+  );
 });

@@ -26,7 +26,7 @@ describe("the frame splitter", () => {
     );
   });
 
-  it("splits a stream into the messages that were encoded, when many come in one chunk or one byte at a time", () => {
+  it("splits a stream back into its messages, whether all messages arrive in one chunk or byte by byte", () => {
     const message = { jsonrpc: "2.0", text: "h\u00e9llo \u{1f600} \u043c\u0438\u0440" };
     const encoded = encodeMessage({ text: message.text });
     const text = JSON.stringify(message);

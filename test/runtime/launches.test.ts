@@ -25,15 +25,18 @@ function nested(environments: readonly Record<string, string>[]): void {
 it.each([
   ["a session of another fleet", { [LAUNCH_VARIABLE]: `outer-${randomUUID()}`, [SESSION_VARIABLE]: "outer" }],
   ["a session of a Copilot CLI", { [SESSION_VARIABLE]: "outer" }],
-])("a process without a session does not get that of an ancestor, when its fleet runs in %s", async (_, outer) => {
-  const [launchId, stateRoot] = [randomUUID(), `/fleet-${randomUUID()}`];
-  const own = { [LAUNCH_VARIABLE]: launchId, [FLEET_VARIABLE]: stateRoot };
-  nested([outer, own, { ...own, [SESSION_VARIABLE]: "inner" }, {}]);
-  // The shell of the launch names no session. Below it are the shell of the session, one without variables, and sleep.
-  const found = await eventually("the processes", () => {
-    const processes = processesByLaunch(stateRoot).get(launchId) ?? [];
-    return processes.length === 4 ? processes : null;
-  });
-  expect(found.map(({ sessionId }) => sessionId).sort()).toEqual(["inner", "inner", "inner", null]);
-  expect(processesOfLaunch(launchId)).toHaveLength(2);
-});
+])(
+  "a server's process that belongs to no session is not counted to the session around the fleet when the fleet runs in %s",
+  async (_, outer) => {
+    const [launchId, stateRoot] = [randomUUID(), `/fleet-${randomUUID()}`];
+    const own = { [LAUNCH_VARIABLE]: launchId, [FLEET_VARIABLE]: stateRoot };
+    nested([outer, own, { ...own, [SESSION_VARIABLE]: "inner" }, {}]);
+    // The shell of the launch names no session. Below it are the shell of the session, one without variables, and sleep.
+    const found = await eventually("the processes", () => {
+      const processes = processesByLaunch(stateRoot).get(launchId) ?? [];
+      return processes.length === 4 ? processes : null;
+    });
+    expect(found.map(({ sessionId }) => sessionId).sort()).toEqual(["inner", "inner", "inner", null]);
+    expect(processesOfLaunch(launchId)).toHaveLength(2);
+  },
+);

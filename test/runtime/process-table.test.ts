@@ -4,7 +4,7 @@ import { bundleFixture } from "../fixtures/bundle.js";
 
 const looker = bundleFixture("process-looker");
 
-it("without free file descriptors, the process table reports an error and calls no process dead", (ctx) => {
+it("the process table reports an error, and no process as dead, when no file descriptor is free", (ctx) => {
   if (spawnSync("prlimit", ["--version"]).status !== 0) return ctx.skip("needs prlimit");
   const { stdout, stderr } = spawnSync("prlimit", ["--nofile=64", process.execPath, looker], { encoding: "utf8" });
   expect(stderr).toBe("");

@@ -105,14 +105,14 @@ describe("a raw connection", () => {
     ["closes the connection", null, "closed the connection."],
     ["answers with another protocol", "HTTP/1.1 200 OK\r\n\r\n", "does not speak the Copilot protocol."],
     ["answers with text that is not JSON", "Content-Length: 3\r\n\r\n{x}", "does not speak the Copilot protocol."],
-  ])("is refused with the reason when the server %s", async (_, bytes, reason) => {
+  ])("fails to open with the reason when the server %s", async (_, bytes, reason) => {
     await expect(RawConnection.open(await answering(bytes), never)).rejects.toMatchObject({
       code: "FLEET_SERVER_UNREACHABLE",
       message: expect.stringContaining(reason),
     });
   });
 
-  it("is refused with the reason when nothing listens, and when no answer comes in time", async () => {
+  it("fails to open with the reason when nothing listens, and when no answer comes in time", async () => {
     const nobody = { address: "127.0.0.1", port: 1, token: "t" };
     await expect(RawConnection.open(nobody, never)).rejects.toMatchObject({
       code: "FLEET_SERVER_UNREACHABLE",
@@ -126,7 +126,7 @@ describe("a raw connection", () => {
       });
   });
 
-  it("rejects its requests when the signal that it was opened with aborts, unless it is lasting", async () => {
+  it("rejects its requests when the signal that it was opened with aborts, unless it was opened as lasting", async () => {
     const { endpoint, arrived } = await silentServer();
     const stop = new AbortController();
     const connection = await RawConnection.open(endpoint, stop.signal);

@@ -150,7 +150,7 @@ describe("turns in a history", () => {
         line("assistant.turn_end", {}, "agent"),
       ["open"],
     ],
-  ])("the history shows the state of a turn %s", (_, text, expected) => {
+  ])("the outcome of a turn %s is read correctly from the history", (_, text, expected) => {
     expect(story(text())).toEqual(expected);
   });
 
@@ -164,14 +164,14 @@ describe("turns in a history", () => {
     expect(story(first + shutdown())).toEqual(["cut"]);
   });
 
-  it("the times of a turn come from its events", () => {
+  it("the start and the end of a turn are the times of its events in the history", () => {
     const text = prompt();
     const startedAtMs = at();
     const { ended } = turnsOf(text + toolStep("a") + finalStep());
     expect(ended).toEqual([{ startedAtMs, endedAtMs: at(), outcome: "completed" }]);
   });
 
-  it("a turn with a doubtful end is over after two seconds of silence", () => {
+  it("a turn counts as over when its history does not show whether it ended, and two seconds pass without an event", () => {
     const { tracker } = turnsOf(prompt() + toolStep("a", { error: { code: "rejected" } }));
     expect(tracker.settle(at() + 1_999)).toBeNull();
     expect(tracker.settle(at() + 2_000)).toMatchObject({ outcome: "aborted", endedAtMs: at() });
@@ -225,7 +225,7 @@ describe("SessionEvents", () => {
     );
   });
 
-  it("SessionEvents reads only what was appended, and a half-written line once it is complete", () => {
+  it("SessionEvents reads only appended text, and a half-written line only when the line is complete", () => {
     writeFileSync(path, prompt() + finalStep());
     const { events } = openHistory(home, "s", ENOUGH);
     const more = prompt();
@@ -277,7 +277,7 @@ describe("SessionEvents", () => {
 });
 
 describe("openHistory", () => {
-  it("openHistory finds the same open turn as a full read does, and reads no more of the end than needed", () => {
+  it("openHistory finds the same open turn as a full read does, and reads only as much of the end as it needs", () => {
     fc.assert(
       fc.property(fc.array(turn, { minLength: 1, maxLength: 6 }), fc.boolean(), (turns, isOpen) => {
         const text = [started, ...turns, ...(isOpen ? [prompt, stepStart] : [])].map((make) => make()).join("");
@@ -328,7 +328,7 @@ describe("endsInsideTurn", () => {
       () => prompt() + toolStep("a", { result: "x".repeat(5 * MEGABYTE) }) + stepStart() + shutdown(),
       true,
     ],
-  ])("endsInsideTurn recognizes a history that ends with %s", (_, text, expected) => {
+  ])("endsInsideTurn returns the right answer for a history that ends with %s", (_, text, expected) => {
     writeFileSync(path, text());
     expect(endsInsideTurn(home, "s")).toBe(expected);
   });

@@ -52,7 +52,7 @@ describe("taking over a session", () => {
     expect(readdirSync(join(placePath(b), "s")).sort()).toEqual(["events.jsonl", "files"]);
   });
 
-  it("a session stays where it is when its agent made folders that are too deep to copy", async () => {
+  it("a takeover leaves a session where it is when the session's agent made folders that are too deep to copy", async () => {
     plant(placePath(a), "s", "history");
     mkdirSync(join(placePath(a), "s", ...Array.from({ length: 70 }, () => "d")), { recursive: true });
     await expect(take()).rejects.toMatchObject({
@@ -63,7 +63,7 @@ describe("taking over a session", () => {
     expect(existsSync(placePath(b))).toBe(false);
   });
 
-  it("a takeover copies a session without its in-use locks, and leaves a plain file in its place", async () => {
+  it("a takeover copies a session without its in-use locks, and leaves a plain file in place of the session's old folder", async () => {
     plant(placePath(a), "s", "history");
     await take();
     expect(historyAt(b)).toBe("history");
@@ -83,7 +83,7 @@ describe("taking over a session", () => {
     expect(historyAt(b)).toBe("history");
   });
 
-  it("a takeover uses nothing that an earlier takeover left behind", async () => {
+  it("a takeover uses no file that an earlier takeover left behind", async () => {
     plant(placePath(a), "s", "old");
     await take();
     // The earlier takeover was killed before it could clean up. The session then moved back and continued.
@@ -103,7 +103,7 @@ describe("taking over a session", () => {
     expect(existsSync(join(placePath(b), "s"))).toBe(false);
   });
 
-  it("a session stays where it is when this host may no longer take it over", async () => {
+  it("a takeover leaves a session where it is when this host may no longer take it over", async () => {
     plant(placePath(a), "s", "history");
     await expect(take({ check: afterChecks(0) })).rejects.toThrow("not ours");
     expect(historyAt(a)).toBe("history");
@@ -134,7 +134,7 @@ describe("a home on shared storage", () => {
     mkdirSync(home, { recursive: true });
   });
 
-  it("a home takes nothing from another user's home, even if its agent made session-state a link to that home", async () => {
+  it("a home moves no session out of another user's home, even if its agent made session-state a link to that home", async () => {
     const root = await temporaryRoot();
     const [home, bobs] = [join(root, "alice", "home"), join(root, "bob", "home", "session-state")];
     mkdirSync(home, { recursive: true });
@@ -166,7 +166,7 @@ describe("a home on shared storage", () => {
     expect(readFileSync(join(home, "session-state", "s", "events.jsonl"), "utf8")).toBe("history");
   });
 
-  it("a home under a new host name leaves sessions below the old name, because each is taken over separately", async () => {
+  it("a home under a new host name does not move the sessions below the old name, because takeovers move them one by one", async () => {
     plant(placePath(a), "s", "history");
     await linkToPlace(home, a);
     await makeHostFolder(shared, b.host);

@@ -33,7 +33,7 @@ function run(session: FakeSession, onDelta?: (text: string) => void) {
   return runTurn(session as unknown as CopilotSession, new Promise(() => undefined), { prompt: "x" }, options);
 }
 
-it("runTurn ignores the last events of another client's turn that arrive after it sent its prompt", async () => {
+it("runTurn ignores the last events of another client's turn that arrive after runTurn has sent its own prompt", async () => {
   const session = new FakeSession();
   const pieces: string[] = [];
   const turn = run(session, (text) => void pieces.push(text));

@@ -14,7 +14,7 @@ function counted(events: readonly DoorEvent[]): string[] {
   return codes;
 }
 
-it("a failure of the front door is counted under its own code, and as FLEET_INTERNAL only if it is a bug", async () => {
+it("a failure of the front door is counted under its own error code, and as FLEET_INTERNAL only if it is a bug", async () => {
   expect(counted([{ event: "failed", address: "", detail: "TypeError: x is undefined" }])).toEqual(["FLEET_INTERNAL"]);
   await using at = await DoorFleet.open();
   await at.fleet.drain();

@@ -73,18 +73,21 @@ describe("the health endpoint", () => {
   it.each([
     ["/healthz", "healthy"],
     ["/readyz", "ready"],
-  ] as const)("%s answers with the reasons of its own check", async (path, check) => {
-    let reasons: string[] = [];
-    const { url } = await opened({ [check]: async () => reasons });
-    const well = await fetch(url(path));
-    expect([well.status, await well.json()]).toEqual([200, { ok: true, reasons: [] }]);
-    reasons = ["the state folder cannot be written", "no server is ready"];
-    const ill = await fetch(url(path));
-    expect([ill.status, await ill.json()]).toEqual([503, { ok: false, reasons }]);
-    expect(ill.headers.get("cache-control")).toBe("no-store");
-    expect(ill.headers.get("content-type")).toBe("application/json");
-    expect((await fetch(url(path === "/healthz" ? "/readyz" : "/healthz"))).status).toBe(200);
-  });
+  ] as const)(
+    "%s answers 503 with the reasons when its own check fails, and not when the other check fails",
+    async (path, check) => {
+      let reasons: string[] = [];
+      const { url } = await opened({ [check]: async () => reasons });
+      const well = await fetch(url(path));
+      expect([well.status, await well.json()]).toEqual([200, { ok: true, reasons: [] }]);
+      reasons = ["the state folder cannot be written", "no server is ready"];
+      const ill = await fetch(url(path));
+      expect([ill.status, await ill.json()]).toEqual([503, { ok: false, reasons }]);
+      expect(ill.headers.get("cache-control")).toBe("no-store");
+      expect(ill.headers.get("content-type")).toBe("application/json");
+      expect((await fetch(url(path === "/healthz" ? "/readyz" : "/healthz"))).status).toBe(200);
+    },
+  );
 
   it("the health endpoint answers HEAD with the headers of GET and no body", async () => {
     const { url } = await opened({ healthy: () => ["x"] });

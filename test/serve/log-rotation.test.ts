@@ -148,7 +148,7 @@ describe("rotateLog", () => {
     expect(contents()).toEqual({ "server.log": "new" });
   });
 
-  it("rotateLog loses almost nothing of what a server writes during the rotation, and keeps the order", async () => {
+  it("rotateLog loses almost none of the lines that a server writes during the rotation, and keeps their order", async () => {
     const out = openSync(log, "a");
     const program = fileURLToPath(new URL("../fixtures/programs/log-writer.mjs", import.meta.url));
     const writer = spawn(process.execPath, [program, "120"], { stdio: ["pipe", out, "pipe"] });
@@ -199,7 +199,7 @@ if (diskProblem !== undefined) console.log(`a full disk for logs: skipped, since
 const filler = bundleFixture("log-filler");
 
 it.skipIf(diskProblem !== undefined)(
-  "rotateLog on a full disk deletes the oldest file first, or else changes nothing",
+  "rotateLog on a full disk deletes the oldest log file first, and changes nothing if that does not help",
   () => {
     const script = 'mount -t tmpfs -o size=1m,mode=0700 tmpfs "$1"; exec "$2" "$3" "$1"';
     const argv = ["--map-root-user", "--mount", "sh", "-ec", script, "sh", folder, process.execPath, filler];
@@ -256,7 +256,7 @@ describe.skipIf(traceProblem !== undefined)("system calls of a rotation", () => 
     for (const [name, text] of Object.entries(texts)) writeFileSync(join(folder, name), text);
   };
 
-  it("a log rotation killed at any system call leaves whole files, loses nothing, and is completed by the next", async () => {
+  it("a log rotation killed at any system call leaves whole files and loses no line, and the next rotation completes it", async () => {
     let kills = 0;
     for (const call of ["openat", "pread64", "pwrite64", "fsync", "rename", "unlink", "utimensat", "close"]) {
       for (let when = 1; ; when++) {

@@ -123,7 +123,7 @@ describe("the metrics", () => {
     expect(at).toBeCloseTo(Date.now() / 1000, -1);
   });
 
-  it("the metrics put turns and probes into the right buckets", async () => {
+  it("the metrics count turns and probes in the histogram buckets that match their durations", async () => {
     const metrics = await open();
     const turn = await changed(metrics, () => metrics.turnEnded("cut", 120));
     expect(turn).toMatchObject({ 'turns_total{outcome="cut"}': 1, turn_duration_seconds_sum: 120 });
@@ -134,7 +134,7 @@ describe("the metrics", () => {
     expect(probe).not.toHaveProperty('probe_duration_seconds_bucket{le="0.001"}');
   });
 
-  it("the metrics have only label values that are known beforehand", async () => {
+  it("the metrics have only label values from fixed lists", async () => {
     const metrics = await open();
     const foreign = { ...SNAPSHOT.serversByState, "alice-1": 1 };
     metrics.observe({ ...SNAPSHOT, serversByState: foreign });

@@ -159,7 +159,7 @@ function expectSound({ servers }: Histories): void {
   }
 }
 
-it("a server is not ready after a stop gave up on a start that had died", async () => {
+it("a server whose start had died is not recorded as ready when a stop of it is given up", async () => {
   const histories = new Histories(ownIdentity());
   const dead = { id: "s1", stays: false, end: "dead" } as const;
   await histories.run({ kind: "start", ...dead });
@@ -168,7 +168,7 @@ it("a server is not ready after a stop gave up on a start that had died", async 
   expectSound(histories);
 });
 
-it("a repair settles every record after any history of commands and crashes, and ends no running process", async () => {
+it("a repair leaves every server ready, unhealthy, stopped or failed after any sequence of commands and crashes, and ends no running process", async () => {
   const pid = sleeper();
   const running = identify(pid);
   if (running === null) throw new Error("sleep has ended");
@@ -204,7 +204,7 @@ it("a repair settles every record after any history of commands and crashes, and
   );
 });
 
-it("a claim of this process counts as held until the operation that took it is over", () => {
+it("a claim of this process stays in force until the operation that made the claim is over", () => {
   const held = new HeldClaim();
   expect(isHeld(held.claim)).toBe(true);
   // The claim as the registry returns it, and as an earlier version wrote it.

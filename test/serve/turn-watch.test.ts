@@ -142,7 +142,7 @@ describe("the turn watch", () => {
     expect(watch.look(loaded, at()).ended).toMatchObject([{ serverId: "s1" }]);
   });
 
-  it("TurnWatch.look finds out from a replaced history how the turn in flight ended", () => {
+  it("TurnWatch.look reads from a history that replaced the earlier one how the turn in flight ended", () => {
     const watch = new TurnWatch();
     const [a, b, c] = [session("a", prompt()), session("b", prompt()), session("c", prompt() + stepStart())];
     watch.look([a, b, c], at());
@@ -169,7 +169,7 @@ describe("the turn watch", () => {
     expect(summary(look)).toEqual(["b in flight"]);
   });
 
-  it("TurnWatch.look reads a limited amount, reaches every session after a few looks, and loses no turn", () => {
+  it("TurnWatch.look reads at most a fixed amount at a time, reaches every session after a few calls, and misses no turn", () => {
     const watch = new TurnWatch({ lookBytes: 1024 * 1024 });
     const loaded = ["a", "b", "c", "d"].map((id) => session(id, ""));
     expect(watch.look(loaded, at()).isBehind).toBe(false);

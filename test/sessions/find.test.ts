@@ -23,7 +23,7 @@ async function place() {
   return { store, home, counting: altered(store, { sessions: { read } }), reads: () => reads };
 }
 
-it("markedRecord waits for a record that gc deleted and puts back because the session is in use", async () => {
+it("markedRecord waits until gc has put back the record of a session that is in use", async () => {
   const { store, home, counting, reads } = await place();
   mkdirSync(join(home, "session-state", "back"), { recursive: true });
   const found = markedRecord(counting, { home }, "back", NEVER);

@@ -72,7 +72,7 @@ describe("the age of a session's folder", () => {
 });
 
 describe("the facts in a session's record", () => {
-  it("a session's own TTL takes precedence over the TTL that was given", () => {
+  it("a session's own TTL takes precedence over the TTL that was given to gc", () => {
     expect(ttlOf(null, 5)).toBe(5);
     expect(ttlOf(sessionRecord("a"), 5)).toBe(5);
     expect(ttlOf(sessionRecord("a", { ttlMs: 7 }), 5)).toBe(7);
@@ -119,16 +119,16 @@ describe("the facts in a session's record", () => {
     const dead = { ...own, startTicks: "1" };
 
     it.each([
-      ["a host that is there is in use", { ...dead, at: "h2" }, { used: true, abandoned: false }],
+      ["a live host is in use", { ...dead, at: "h2" }, { used: true, abandoned: false }],
       [
-        "a host that is gone is abandoned, even on the same machine",
+        "a dead host is abandoned, even if the process still runs on this machine",
         { ...own, at: "h3" },
         { used: false, abandoned: true },
       ],
       ["an unknown host is neither in use nor abandoned", { ...dead, at: "h4" }, { used: false, abandoned: false }],
       ["this host is abandoned when the process is dead", { ...dead, at: "h1" }, { used: false, abandoned: true }],
       ["this host is in use while the process runs", { ...own, at: "h1" }, { used: true, abandoned: false }],
-    ])("a session that was used by a process on %s", (_, usedBy, { used, abandoned }) => {
+    ])("an ephemeral session whose last user is a process on %s", (_, usedBy, { used, abandoned }) => {
       const record = sessionRecord("a", { persistence: "ephemeral", usedBy });
       expect({ used: isInUse(record, hosts), abandoned: isAbandoned(record, hosts) }).toEqual({ used, abandoned });
     });

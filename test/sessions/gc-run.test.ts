@@ -20,7 +20,7 @@ function kill(state: GcState): void {
 }
 
 describe("a gc that was killed", () => {
-  it("gc deletes a session that a killed gc had noted but not moved, even if it is younger than the TTL", async () => {
+  it("gc deletes a session that a killed gc had listed for deletion but not moved, even if it is younger than the TTL", async () => {
     const state = await gcState();
     await state.server("s1");
     // The session's record had a short TTL, and the killed gc has already deleted it.
@@ -32,7 +32,7 @@ describe("a gc that was killed", () => {
     expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
-  it("gc leaves a session to the next gc if the gc that noted it is killed during this run", async () => {
+  it("gc leaves a session to the next gc if another gc that listed it for deletion is killed during this run", async () => {
     const state = await gcState();
     await state.server("s1");
     // The other gc deletes this record first. Only after that does it see that the first gc was killed.
@@ -47,7 +47,7 @@ describe("a gc that was killed", () => {
     expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
-  it("gc keeps a session that was used after a killed gc had noted it", async () => {
+  it("gc keeps a session that was used after a killed gc had listed it for deletion", async () => {
     const state = await gcState();
     await state.server("s1");
     new Run(state.statePath("s1")).note([note("used"), note("recorded")]);
@@ -59,7 +59,7 @@ describe("a gc that was killed", () => {
     expect(readdirSync(join(state.home("s1"), ".."))).toEqual(["home"]);
   });
 
-  it("gc removes and reports a session that a killed gc had moved", async () => {
+  it("gc removes and reports a session that a killed gc had moved away for deletion", async () => {
     const state = await gcState();
     await state.server("s1");
     state.plant("s1", "moved");
@@ -73,7 +73,7 @@ describe("a gc that was killed", () => {
     expect((await state.gc()).deleted).toEqual([]);
   });
 
-  it("gc restores a session and its record if a killed gc had moved it while a server had it open", async () => {
+  it("gc restores a session and its record if a killed gc had moved the session away while a server had it open", async () => {
     const state = await gcState();
     await state.server("s1", { running: true });
     const record = await state.session("s1", "open");
@@ -88,7 +88,7 @@ describe("a gc that was killed", () => {
     expect(await state.store.sessions.read("open")).toEqual(record);
   });
 
-  it("gc deletes no session for the half-written journal of a killed gc, and removes the journal", async () => {
+  it("gc ignores and removes the half-written list of sessions that a killed gc left", async () => {
     const state = await gcState();
     await state.server("s1");
     state.plant("s1", "young", HOUR_MS);
@@ -103,7 +103,7 @@ describe("a gc that was killed", () => {
 });
 
 describe("several gcs at the same time", () => {
-  it("gc leaves alone the sessions that another running gc has noted", async () => {
+  it("gc leaves alone the sessions that another running gc has listed for deletion", async () => {
     const state = await gcState();
     await state.server("s1");
     state.plant("s1", "theirs");
@@ -181,7 +181,7 @@ describe("a session whose record a running gc has deleted", () => {
     return { state, run, record, answer };
   }
 
-  it("a session that gc is deleting gets its old record back when gc restores its folder, not a new one", async () => {
+  it("a session whose folder gc restores gets its old record back and not a new one", async () => {
     const { state, run, record, answer } = await undecided();
     const moved = run.take("due") ?? "";
     await run.giveBack("due", moved);
@@ -189,7 +189,7 @@ describe("a session whose record a running gc has deleted", () => {
     expect(await answer).toEqual(record);
   });
 
-  it("a session that gc is deleting has no record once gc has removed its folder", async () => {
+  it("a session has no record when gc has removed its folder", async () => {
     const { run, answer } = await undecided();
     expect(await run.remove(run.take("due") ?? "")).toBe(true);
     expect(await answer).toBeNull();

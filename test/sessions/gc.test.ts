@@ -56,7 +56,7 @@ describe("sessions that gc finds", () => {
     expect(listSessionFolders(state.home("s1"))).toEqual(["young"]);
   });
 
-  it("gc judges the age of a session by the newer of its record and its folder", async () => {
+  it("gc takes the last use of a session from its record or its folder, whichever is newer", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "written", {}, OLD_MS);
@@ -162,9 +162,9 @@ describe("sessions that gc skips with a reason", () => {
   const lease = (sessionId: string) => ({ sessionId, holder: "alice", token: "t", ttlMs: 60_000, placeMs: 1_000 });
 
   it.each([
-    ["busy", `inuse.${PID}.lock`], // in memory, and a server that does not answer may be in a turn
-    [null, "inuse.1.lock"],
-  ])("gc gives the skip reason %s for the lock %s when the server does not answer", async (reason, lock) => {
+    ["skips a session as busy", `inuse.${PID}.lock`, "busy"], // the server has it in memory, perhaps in a turn
+    ["deletes a session", "inuse.1.lock", null],
+  ])("gc %s with the lock file %s when the server does not answer", async (_, lock, reason) => {
     const state = await gcState();
     await state.server("s1", { running: true });
     const folder = state.plant("s1", "held");

@@ -180,7 +180,7 @@ describe("a session's folder in a hostile home", () => {
   });
 });
 
-it("a gc folder that the agent plants in its home has no effect", async () => {
+it("a folder for gc that an agent makes in its own home has no effect", async () => {
   const state = await twoUsers();
   const planted = join(state.home("alice-1"), ".copilotfleet-gc", "0-0-ab");
   mkdirSync(planted, { recursive: true });
@@ -232,7 +232,7 @@ describe("a tree of very many or very deep folders", () => {
     for (const folder of chain) folder?.[Symbol.dispose]();
   }
 
-  it("walk visits a tree of many and deep folders only as far as the budget and the depth limit allow", async () => {
+  it("walk visits a tree of many and deep folders only as far as the limits on their number and depth allow", async () => {
     const root = await temporaryRoot();
     mkdirSync(root);
     for (let index = 0; index < 50; index++) writeFileSync(join(root, `f${index}`), "x");
@@ -250,7 +250,7 @@ describe("a tree of very many or very deep folders", () => {
     await removeTree(root, { left: 10_000 });
   });
 
-  it("removeTree removes a tree of many and deep folders in several calls if the budget is small", async () => {
+  it("removeTree removes a tree of many and deep folders in several calls if each call may remove only a few", async () => {
     const root = await temporaryRoot();
     deep(root);
     for (let index = 0; index < 100; index++) writeFileSync(join(root, `f${index}`), "x");
@@ -260,7 +260,7 @@ describe("a tree of very many or very deep folders", () => {
     expect(goes).toBeGreaterThan(1);
   });
 
-  it("a held folder stays the same folder when a link takes its place", async () => {
+  it("an opened folder stays the same folder when a link takes its place", async () => {
     const root = await temporaryRoot();
     mkdirSync(join(root, "a"), { recursive: true });
     using folder = HeldFolder.open(join(root, "a"));

@@ -46,7 +46,7 @@ describe("LastUses", () => {
     return record;
   };
 
-  it("writes the turns of two seconds once, with their number and the time of the last one", async () => {
+  it("writes the turns of two seconds together, with their number and the time of the last one", async () => {
     const a = add(recent("a"));
     const first = uses.note(a);
     await vi.advanceTimersByTimeAsync(1_900);
@@ -58,7 +58,7 @@ describe("LastUses", () => {
     expect(await second).toMatchObject({ turns: 3, lastUsedAt: at(1_900) });
   });
 
-  it("writes a turn that ends after the write of those before it with the next write", async () => {
+  it("writes a turn that ends after a write with the next write two seconds later", async () => {
     const a = add(recent("a"));
     void uses.note(a);
     await vi.advanceTimersByTimeAsync(2_000);
@@ -77,7 +77,7 @@ describe("LastUses", () => {
     expect(await uses.note(a)).toMatchObject({ turns: over.turns + 1, lastUsedAt: at(0) });
   });
 
-  it("keeps a later time that another process has recorded", async () => {
+  it("does not replace a later time of use that another process has recorded", async () => {
     const a = add(recent("a"));
     void uses.note(a);
     add({ ...a, lastUsedAt: at(500), turns: 7 });
@@ -85,7 +85,7 @@ describe("LastUses", () => {
     expect(sessions.records.get("a")).toMatchObject({ turns: 8, lastUsedAt: at(500) });
   });
 
-  it("writes at once what waits for one session when that session is flushed, and leaves the others waiting", async () => {
+  it("writes the waiting turns of one session at once when that session is flushed, and leaves other sessions waiting", async () => {
     void uses.note(add(recent("a")));
     void uses.note(add(recent("b")));
     await uses.flush("a");
@@ -96,13 +96,13 @@ describe("LastUses", () => {
     expect(sessions.writes).toEqual(["a", "b"]);
   });
 
-  it("waits in a flush for a write that is under way", async () => {
+  it("waits for a write that has begun when it is flushed", async () => {
     void uses.note(add(sessionRecord("a", { lastUsedAt: at(0) })));
     await uses.flush();
     expect(sessions.records.get("a")).toMatchObject({ turns: 1 });
   });
 
-  it("reports the failure of a write to each turn that waited for it, and not to the flush", async () => {
+  it("reports a failed write to each turn that waited for the write, and not to the flush", async () => {
     const a = add(recent("a"));
     sessions.failure = new FleetError("FLEET_STATE_UNWRITABLE", "The disk is full.");
     const turns = [uses.note(a), uses.note(a)];
@@ -112,7 +112,7 @@ describe("LastUses", () => {
     expect(await settled).toEqual([failed, failed]);
   });
 
-  it("finds nothing to record for a session that was deleted", async () => {
+  it("writes nothing for a session that was deleted", async () => {
     const noted = uses.note(recent("a"));
     await uses.flush();
     expect(await noted).toBeNull();

@@ -75,7 +75,7 @@ describe("holding a lease", () => {
     await stolen.release();
   });
 
-  it("check refuses a lease right after it was taken over, before its signal aborted", async () => {
+  it("the check of a held lease fails right after the lease was taken over, even before the lease's signal aborts", async () => {
     const { leases } = await setUp();
     const lease = await leases.acquire(wants("alice"));
     const stolen = await leases.acquire(wants("bob", { steal: { reason: "now" } }));
@@ -84,7 +84,7 @@ describe("holding a lease", () => {
     await stolen.release();
   });
 
-  it("check refuses a lease at once after the event loop was blocked past its TTL", async () => {
+  it("the check of a held lease fails at once after the event loop was blocked past the lease's TTL", async () => {
     const { store, leases, clock } = await setUp();
     const lease = await leases.acquire(wants("alice", { ttlMs: TTL_MS }));
     clock.jump(TTL_MS + 200);
@@ -131,7 +131,7 @@ describe("holding a lease", () => {
     await expect(lease.release()).rejects.toMatchObject(LOST);
   });
 
-  it("check passes on an error of the store, and does not call the lease lost", async () => {
+  it("the check of a held lease passes on an error of the store, and does not report the lease as lost", async () => {
     const { store, clock } = await setUp();
     let down = false;
     const trouble = altered(store, {
@@ -191,7 +191,7 @@ describe("waiting", () => {
     await lease.release();
   });
 
-  it("acquire tries once when it may not wait", async () => {
+  it("acquire asks for a lease only once when its wait is 0", async () => {
     const { leases } = await setUpInRealTime();
     const lease = await leases.acquire(wants("alice"));
     await expect(leases.acquire(wants("bob"))).rejects.toMatchObject({ code: "FLEET_SESSION_LOCKED" });
@@ -350,7 +350,7 @@ describe("a lease that was taken elsewhere", () => {
     await inner.check();
   });
 
-  it("adopt refuses a wrong token and another user", async () => {
+  it("adopt refuses a lease with a wrong token or for another user", async () => {
     const { leases } = await setUp();
     await expect(leases.adopt("s", "wrong")).rejects.toMatchObject(LOST);
     const outer = await leases.acquire(wants("alice"));
@@ -359,7 +359,7 @@ describe("a lease that was taken elsewhere", () => {
     await outer.release();
   });
 
-  it("enter finds a lease in the environment, but only for the session of that lease", async () => {
+  it("enter uses a lease from the environment variables, but only for the session of that lease", async () => {
     const { store, leases } = await setUp();
     const outer = await leases.acquire(wants("alice"));
     const env = { [LEASE_VARIABLES.session]: "s", [LEASE_VARIABLES.token]: outer.token };

@@ -44,7 +44,7 @@ const whoAmI = (name: string): Tool => ({
   handler: () => name,
 });
 
-it("a session object keeps its own options when another user opens the same session and it is loaded again", async () => {
+it("a session object keeps its own options when another user opens the same session and the server loads it again", async () => {
   const members = ["ben"];
   const ann = await fleet.sessions.create({ user: "ann", sessionId: "both", members, tools: [whoAmI("ann's")] });
   await ann.sendAndWait("first");

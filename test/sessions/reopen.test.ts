@@ -45,7 +45,7 @@ async function turnIn(id: string) {
   return await useSession(parts.sessions.context, { record, user: "ann", isTurn: true });
 }
 
-it("keeps the use marker while a session is being loaded, even if the turn that loads it ends first", async () => {
+it("a session keeps its use marker while it is being loaded, even if the turn that loads it ends first", async () => {
   const use = await turnIn("loading");
   const { server } = use;
   const [begun, answer] = [gate(), gate()];
@@ -65,7 +65,7 @@ it("keeps the use marker while a session is being loaded, even if the turn that 
   expect(usedSessions(server)).not.toContain("loading");
 });
 
-it("loads a session during a turn on a server that is being drained, because the drain waits for the turn", async () => {
+it("a running turn can load its session again on a server that is being drained, because the drain waits for the turn", async () => {
   const use = await turnIn("drained");
   await parts.store.registry.update((registry) => {
     const server = registry.servers[use.server.id];
@@ -83,7 +83,7 @@ it("loads a session during a turn on a server that is being drained, because the
   }
 });
 
-it("a turn goes on before one that waits for it when the server ends and the turn loads the session again", async () => {
+it("a turn whose server ends loads its session again and ends before a waiting turn begins", async () => {
   const use = await turnIn("first");
   const { record, server } = use;
   let hasBegun = false;
@@ -101,7 +101,7 @@ it("a turn goes on before one that waits for it when the server ends and the tur
   await (await waiting).end();
 });
 
-it("a turn begins at once on a server whose drain was never finished, because the process that drained it died", async () => {
+it("a turn begins at once on a server that is recorded as draining when the process that drained it has died", async () => {
   const before = await turnIn("left");
   const { record, server } = before;
   await before.end();
@@ -115,7 +115,7 @@ it("a turn begins at once on a server whose drain was never finished, because th
   await use.end();
 });
 
-it("a turn that waits for a drain sets no use marker until the drain is over, because the drain would wait for it", async () => {
+it("a turn that waits for the end of a drain has no use marker, because the drain would wait for the turn", async () => {
   const before = await turnIn("patient");
   const { record, server } = before;
   await before.end();

@@ -38,7 +38,7 @@ async function moving(change: (draft: SessionRecord) => void): Promise<SessionRe
   return await store.sessions.read("team");
 }
 
-it("serverUnderLease moves a session that no server has loaded to the server of the lease holder", async () => {
+it("serverUnderLease moves a session that no server has loaded to the server of the lease's holder", async () => {
   expect(await moving(() => undefined)).toMatchObject({ ...HERE, serverId: "shared-2" });
 });
 

@@ -46,12 +46,12 @@ async function fleetWith(id: string, isolation: "per-user" | "shared", members?:
   return fleet;
 }
 
-it.each<["per-user" | "shared", readonly string[] | undefined]>([
-  ["per-user", undefined],
-  ["per-user", ["ben"]],
-  ["shared", undefined],
-  ["shared", ["ben"]],
-])("a send reads the session's record twice (isolation %s, members %j)", async (isolation, members) => {
+it.each<[string, "per-user" | "shared", readonly string[] | undefined]>([
+  ["private", "per-user", undefined],
+  ["collaborative", "per-user", ["ben"]],
+  ["private", "shared", undefined],
+  ["collaborative", "shared", ["ben"]],
+])("a send reads the record of a %s session exactly twice (isolation %s)", async (_, isolation, members) => {
   const id = `reads-${members === undefined ? "alone" : "team"}`;
   const fleet = await fleetWith(id, isolation, members);
   read.mockClear();
@@ -70,7 +70,7 @@ it("a turn in a session that the process has open on its user's own server does 
   await fleet.sessions.leave(session);
 });
 
-it("a send runs code of at most 35 source files", async () => {
+it("a send runs the code of at most 35 source files", async () => {
   const fleet = await fleetWith("files", "per-user");
   const files = await filesUsed(async () => await fleet.sessions.use("files", "second", { user: "ann" }));
   expect(files).toContain("sessions/use/use-session.ts");

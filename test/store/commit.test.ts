@@ -6,7 +6,13 @@ import { type FileStore, openFileStore } from "../../src/store/file/file-store.j
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
-const STEPS: CommitStep[] = ["read", "checked", "accepted", "written", "linked"];
+const STEPS: [string, CommitStep][] = [
+  ["reading the newest revision", "read"],
+  ["checking that its revision is still the newest", "checked"],
+  ["making the newest revision read-only", "accepted"],
+  ["writing a temporary file", "written"],
+  ["linking its own revision", "linked"],
+];
 /** More commits than the registry keeps: a suspended writer's number is then taken and pruned before it resumes. */
 const MANY = 40;
 
@@ -55,31 +61,24 @@ async function serverIds(root: string): Promise<string[]> {
 
 describe("the registry, when a writer is suspended in its commit", () => {
   describe.each([1, 2, 15, 16, 17, MANY])("while others commit %d times", (commits) => {
-    it.each(STEPS)(
-      "applies a registry update exactly once when its writer is suspended after step “%s” while others commit",
-      async (step) => {
-        const root = await temporaryRoot();
-        const others = openFileStore(root);
-        const ids = await addServers(others, "before", 1);
-        let runs = 0;
-        const late = sleeper(
-          root,
-          step,
-          async () => void ids.push(...(await addServers(others, "meanwhile", commits))),
-        );
-        await late.registry.update((draft) => {
-          runs++;
-          expect(draft.servers.late).toBeUndefined();
-          draft.servers.late = serverRecord("late");
-        });
-        expect(await serverIds(root)).toEqual([...ids, "late"].toSorted());
-        // After "linked", the suspended attempt is the commit. After any other step it fails, and the change runs again.
-        expect(runs).toBe(step === "linked" ? 1 : 2);
-      },
-    );
+    it.each(STEPS)("applies a registry update exactly once when its writer is suspended after %s", async (_, step) => {
+      const root = await temporaryRoot();
+      const others = openFileStore(root);
+      const ids = await addServers(others, "before", 1);
+      let runs = 0;
+      const late = sleeper(root, step, async () => void ids.push(...(await addServers(others, "meanwhile", commits))));
+      await late.registry.update((draft) => {
+        runs++;
+        expect(draft.servers.late).toBeUndefined();
+        draft.servers.late = serverRecord("late");
+      });
+      expect(await serverIds(root)).toEqual([...ids, "late"].toSorted());
+      // After "linked", the suspended attempt is the commit. After any other step it fails, and the change runs again.
+      expect(runs).toBe(step === "linked" ? 1 : 2);
+    });
   });
 
-  it("never builds on a revision that was linked too late to be the head, even if both writers were suspended", async () => {
+  it("never builds on a revision that was linked after another writer's newer revision, even if both writers were suspended", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     const ids = await addServers(others, "before", 1);
@@ -113,7 +112,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
     expect(await serverIds(root)).toEqual(ids.toSorted());
   });
 
-  it("keeps the update of a writer that is suspended in the very first registry commit while others commit", async () => {
+  it("keeps the update of a writer that was suspended in the first registry commit of all while others commit", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     const late = sleeper(root, "written", async () => void (await addServers(others, "other", MANY)));
@@ -122,7 +121,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
     expect(await serverIds(root)).toContain("late0");
   });
 
-  it("leaves neither a late link nor a temporary file when a suspended registry writer resumes", async () => {
+  it("deletes the outdated revision and the temporary file of a suspended registry writer when it resumes", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await addServers(others, "before", 1);
@@ -134,7 +133,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
     expect(names.at(-1)).toBe("0000000000000042.json");
   });
 
-  it("publishes the newest registry.json even if a suspended writer has replaced it with an older one", async () => {
+  it("writes the newest registry to registry.json even if a suspended writer has put an older one there", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await addServers(others, "before", 1);
@@ -145,7 +144,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
     expect(readPublished(publishedPath(root))).toMatchObject({ kind: "good", rev: 5 });
   });
 
-  it("rejects a registry update with FLEET_STATE_BUSY when other writers always commit first", async () => {
+  it("rejects a registry update with FLEET_STATE_BUSY when other writers keep committing first", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await addServers(others, "before", 1);
@@ -165,24 +164,21 @@ describe("a session record, when a writer is suspended in its commit", () => {
   const touch = (store: FileStore) => store.sessions.update("a", (draft) => ++draft.turns);
 
   describe.each([1, 2, 3, MANY])("while others commit %d times", (commits) => {
-    it.each(STEPS)(
-      "applies every update of a session once when a writer is suspended after step “%s” while others commit",
-      async (step) => {
-        const root = await temporaryRoot();
-        const others = openFileStore(root);
-        await others.sessions.create(sessionRecord("a"));
-        const late = sleeper(root, step, async () => {
-          for (let commit = 0; commit < commits; commit++) await touch(others);
-        });
-        await touch(late);
-        expect((await others.sessions.read("a"))?.turns).toBe(commits + 1);
-      },
-    );
+    it.each(STEPS)("applies every update of a session once when a writer is suspended after %s", async (_, step) => {
+      const root = await temporaryRoot();
+      const others = openFileStore(root);
+      await others.sessions.create(sessionRecord("a"));
+      const late = sleeper(root, step, async () => {
+        for (let commit = 0; commit < commits; commit++) await touch(others);
+      });
+      await touch(late);
+      expect((await others.sessions.read("a"))?.turns).toBe(commits + 1);
+    });
   });
 
   it.each(STEPS)(
-    "does not bring a deleted session back when its writer was suspended after step “%s”",
-    async (step) => {
+    "does not bring a deleted session back when a writer of its record was suspended after %s",
+    async (_, step) => {
       const root = await temporaryRoot();
       const others = openFileStore(root);
       await others.sessions.create(sessionRecord("a"));
@@ -194,8 +190,8 @@ describe("a session record, when a writer is suspended in its commit", () => {
   );
 
   it.each(STEPS)(
-    "keeps a re-created session free of old data when a writer of the old record was suspended after step “%s”",
-    async (step) => {
+    "keeps a re-created session free of old data when a writer of the old record was suspended after %s",
+    async (_, step) => {
       const root = await temporaryRoot();
       const others = openFileStore(root);
       await others.sessions.create(sessionRecord("a", { purpose: "former life", turns: 100 }));
@@ -211,7 +207,7 @@ describe("a session record, when a writer is suspended in its commit", () => {
 });
 
 describe("the file store, with concurrent updates of one instance,", () => {
-  it("shares a few commits between 50 concurrent registry updates of one instance", async () => {
+  it("writes 50 concurrent registry updates of one instance in a few commits", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await addServers(store, "before", 1);
@@ -242,7 +238,7 @@ describe("deleteSessions(), when it is suspended", () => {
     expect(await others.sessions.read("a")).toMatchObject({ turns: 1 });
   });
 
-  it("rejects a session update that comes after deleteSessions() has linked the tombstone", async () => {
+  it("rejects a session update after deleteSessions() has linked a tombstone for the session", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));
@@ -257,7 +253,7 @@ describe("deleteSessions(), when it is suspended", () => {
     expect(await readdir(join(root, "sessions"))).toEqual([]);
   });
 
-  it("does not delete a session whose changes took and pruned the number that deleteSessions() wanted", async () => {
+  it("does not delete a session that changed so often that the revision number of its tombstone was used and removed", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));
@@ -269,22 +265,22 @@ describe("deleteSessions(), when it is suspended", () => {
     expect(await store.sessions.read("a")).toMatchObject({ turns: MANY + 1 });
   });
 
-  it.each(["read", "linked"] as const)(
-    "keeps a session that was created again while deleteSessions() was suspended after step “%s”",
-    async (step) => {
-      const root = await temporaryRoot();
-      const others = openFileStore(root);
-      await others.sessions.create(sessionRecord("a"));
-      const store = sleeper(root, step, async () => {
-        await others.sessions.delete("a");
-        await others.sessions.create(sessionRecord("a", { turns: 5 }));
-      });
-      await store.sessions.deleteMany(["a"], unchanged);
-      expect(await others.sessions.read("a")).toEqual(sessionRecord("a", { turns: 5 }));
-    },
-  );
+  it.each<[string, CommitStep]>([
+    ["reading the record", "read"],
+    ["linking its tombstone", "linked"],
+  ])("keeps a session that was created again while deleteSessions() was suspended after %s", async (_, step) => {
+    const root = await temporaryRoot();
+    const others = openFileStore(root);
+    await others.sessions.create(sessionRecord("a"));
+    const store = sleeper(root, step, async () => {
+      await others.sessions.delete("a");
+      await others.sessions.create(sessionRecord("a", { turns: 5 }));
+    });
+    await store.sessions.deleteMany(["a"], unchanged);
+    expect(await others.sessions.read("a")).toEqual(sessionRecord("a", { turns: 5 }));
+  });
 
-  it("lets a session id be created again after deleteSessions() was killed behind its tombstone", async () => {
+  it("creates a session id again after deleteSessions() was killed when it had linked its tombstone", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));

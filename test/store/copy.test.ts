@@ -91,7 +91,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
       }),
     ],
   ],
-])("copyContents deletes the records that it copied from the target store when %s", async (_, message, meddle) => {
+])("copyContents deletes its copies in the target store again when %s", async (_, message, meddle) => {
   const [source, target] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(source);
   const stop = new AbortController();
@@ -102,7 +102,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
   expect(sessions.map(({ id }) => id).filter((id) => id !== "others")).toEqual([]);
 });
 
-it("copyContents leaves a session in the target store alone that has the same id as one in the source, and refuses to copy", async () => {
+it("copyContents refuses to copy when both stores have a session with the same id, and leaves the one in the target alone", async () => {
   const [from, to] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(from);
   const theirs = sessionRecord("a30", { owner: "bob" });

@@ -74,7 +74,7 @@ describe.each(DAMAGES)("the file store, with a registry whose head revision is %
     expect(await serverIds(root)).toEqual(["s1", "s2", "s3", "s4"]);
   });
 
-  it("goes back one revision without registry.json, warns, keeps the damaged file and never reuses its number", async () => {
+  it("goes back one revision when registry.json is missing, warns, and neither deletes the damaged file nor reuses its number", async () => {
     const root = await filled(3);
     const damaged = join(root, "registry", "0000000000000003.json");
     await damage(damaged);
@@ -124,7 +124,7 @@ describe.each(DAMAGES)("the file store, with a registry that has only revisions 
   );
 });
 
-it("the file store never falls back to a registry revision that was linked too late, below the revisions that are kept", async () => {
+it("the file store never uses a registry revision that was linked too late to count, even if all newer ones are damaged", async () => {
   const root = await filled(1);
   const late = join(root, "registry", "0000000000000001.json");
   const bytes = await readFile(late);
@@ -155,7 +155,7 @@ it("the file store repairs a damaged registry in an update that changes nothing,
 describe("the file store, with its registry.json,", () => {
   // Without its last byte, only a line break, the file is whole.
   it.each(DAMAGES.slice(0, 4).filter(([how]) => how !== "short of its last byte"))(
-    "ignores a registry.json that is %s, and sets it aside and writes it again with the next commit",
+    "ignores a registry.json that is %s, and with the next commit renames it and writes another one",
     async (_, damage) => {
       const root = await filled(2);
       const path = join(root, "registry.json");
@@ -191,14 +191,14 @@ describe("the file store, with its registry.json,", () => {
     expect(await serverIds(root)).toEqual(["s1", "s2", "s3", "s4"]);
   });
 
-  it("refuses a store that has only a registry.json set aside as damaged, instead of treating it as empty", async () => {
+  it("refuses a store in which only a damaged registry.json is left, instead of treating it as empty", async () => {
     const root = await filled(1);
     await rm(join(root, "registry"), { recursive: true });
     await rename(join(root, "registry.json"), join(root, "registry.json.corrupt-2026-01-01T00-00-00-000Z"));
     await expect(openFileStore(root).registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
   });
 
-  it("stops publishing registry.json after a few rounds when faster writers always have a newer revision", async () => {
+  it("stops rewriting registry.json after a few attempts when faster writers always have a newer revision", async () => {
     const root = await filled(1);
     let written = 0;
     await publish(root, { rev: 1, data: '{"servers":{}}' }, (rev) => {

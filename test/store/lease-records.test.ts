@@ -79,7 +79,7 @@ describe("the file store, with leases,", () => {
     await expect.poll(swept).toEqual([]);
   });
 
-  it("sweeps the lease of a session without a record, unless somebody holds that lease", async () => {
+  it("deletes the lease files of a session without a record, unless somebody holds that lease", async () => {
     for (const sessionId of ["held", "free", "recorded"]) await store.leases.acquire(request("t", { sessionId }));
     for (const sessionId of ["free", "recorded"]) await store.leases.release(sessionId, "t");
     await store.sessions.create(sessionRecord("recorded"));
@@ -100,7 +100,7 @@ describe("the file store, with leases,", () => {
     await expect.poll(() => store.leases.read("a"), { timeout: 10_000 }).toBeNull();
   });
 
-  it("remembers the fence of a deleted session's lease while the wall clock is behind that fence", async () => {
+  it("remembers the fence of a deleted session's lease until the wall clock has passed that fence", async () => {
     await store.sessions.create(sessionRecord("a"));
     const first = await store.leases.acquire(request("t1"));
     await store.leases.acquire(request("waiter"));

@@ -62,7 +62,7 @@ describe("the lease state", () => {
 });
 
 describe("the lease state, with its queue,", () => {
-  it("changes the lease queue for a repeated request only after a third of the waiter's time has passed", () => {
+  it("records a waiter's repeated request only after a third of the waiter's time in the queue has passed", () => {
     const state = emptyState("s", BORN);
     asks(state, "a", at(0));
     asks(state, "b", at(0));

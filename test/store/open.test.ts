@@ -6,14 +6,14 @@ it("openStore opens the file store without creating its folder", () => {
 });
 
 it.each(["redis://user:hunter2@127.0.0.1:1/0", "rediss://redis.example"])(
-  "opens the Redis store %j without connecting",
+  "openStore opens the Redis store %j without connecting to it",
   (url) => {
     expect(openStore(url, "/nonexistent/state").kind).toBe("redis");
   },
 );
 
 it.each(["redis://user:hunter2@example.com/zero", "rediss:x", "http://x", "files", ""])(
-  "refuses the store setting %j without showing its password",
+  "openStore refuses the store setting %j without showing a password",
   (url) => {
     const refusal = expect.objectContaining({
       code: "FLEET_CONFIG_INVALID",

@@ -5,7 +5,7 @@ import { openFileStore } from "../../src/store/file/file-store.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
-it("a session is not found under an id that differs only in case, even if the disk ignores case", async () => {
+it("the file store does not find a session under an id that differs only in case, even if the disk ignores case", async () => {
   const root = await temporaryRoot();
   const store = openFileStore(root);
   await store.sessions.create(sessionRecord("talk"));

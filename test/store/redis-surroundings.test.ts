@@ -28,12 +28,12 @@ describe("the check of a Redis server's settings", () => {
   });
 
   it.each([
-    ["a replica", surroundings({ role: "slave" }), "is a replica"],
-    ["a primary with replicas", surroundings({ connected_slaves: "2" }), "has replicas"],
-    ["part of a cluster", surroundings({ cluster_enabled: "1" }), "part of a cluster"],
-    ["without persistence", surroundings({}, { appendOnly: "no" }), "keeps nothing on disk"],
-    ["one that forbids INFO", surroundings({}, { info: null }), "INFO is forbidden"],
-  ])("warns about a Redis that is %s", (_, given, words) => {
+    ["a Redis that is a replica", surroundings({ role: "slave" }), "is a replica"],
+    ["a Redis that is a primary with replicas", surroundings({ connected_slaves: "2" }), "has replicas"],
+    ["a Redis that is part of a cluster", surroundings({ cluster_enabled: "1" }), "part of a cluster"],
+    ["a Redis without persistence", surroundings({}, { appendOnly: "no" }), "keeps nothing on disk"],
+    ["a Redis that forbids the command INFO", surroundings({}, { info: null }), "INFO is forbidden"],
+  ])("warns about %s", (_, given, words) => {
     expect(judge(given, WHERE)).toEqual([expect.stringContaining(words)]);
     expect(judge(given, WHERE)[0]).toContain(WHERE);
   });
@@ -118,7 +118,7 @@ describe("the explanation of a Redis error", () => {
     ["ENOTFOUND", true],
     ["ECONNRESET", false],
     ["EPIPE", false],
-  ])("treats the connection error %s as proof that no server is at the address: %s", (code, nobody) => {
+  ])("takes the connection error %s as proof that no server is at the address: %s", (code, nobody) => {
     expect(explain(Object.assign(new Error(`connect ${code}`), { code }), WHERE)).toMatchObject({ nobody });
     expect(explain(new Error("Connection is closed."), WHERE)).toMatchObject({ nobody: false });
   });

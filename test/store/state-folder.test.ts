@@ -227,7 +227,7 @@ describe("the check of the state folder", () => {
     }
   });
 
-  it("refuses a state folder that others can write since the last read, and soon a folder above it", async () => {
+  it("refuses a state folder that became writable for others after the last read, and soon after also a folder above it", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await store.sessions.create(sessionRecord("a"));
@@ -251,7 +251,7 @@ describe("the check of the state folder", () => {
   });
 });
 
-it("the file store writes a revision with mode 0600 under a umask that removes the write bit, so it does not look accepted", async () => {
+it("the file store writes a revision with mode 0600 even if the umask removes the write bit, because a missing write bit marks an accepted revision", async () => {
   const root = await temporaryRoot();
   const store = openFileStore(root);
   await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));

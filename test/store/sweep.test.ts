@@ -56,7 +56,7 @@ describe("the left-overs of killed writers", () => {
     expect(await store.sessions.list()).toEqual([sessionRecord("a")]);
   });
 
-  it("do not include a live writer's temporary file; a writer that loses it to a sweep commits in a second attempt", async () => {
+  it("do not include a live writer's temporary file, and a writer whose file was deleted commits in a second attempt", async () => {
     const swept = openFileStore(root, {
       onStep: async (step) => {
         if (step !== "written" || attempts++ > 0) return;
@@ -72,7 +72,7 @@ describe("the left-overs of killed writers", () => {
   });
 });
 
-it("sweep() creates nothing in a store that was never written", async () => {
+it("sweep() creates no file in a store that was never written", async () => {
   const root = await temporaryRoot();
   await openFileStore(root).sweep();
   expect(await readdir(join(root, ".."))).toEqual([]);
