@@ -2,11 +2,11 @@ import { lstatSync, realpathSync } from "node:fs";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 
 /**
- * Whether a path that a client named lies in the home once all links are resolved. All servers run as the same user of the
- * operating system, so nothing else keeps a server out of the homes of others.
+ * Whether a path that a client named lies in the home of the server once all links are resolved. All servers run as the
+ * same user of the operating system, so only this check keeps a server out of the homes of other servers.
  */
 export function isBelowHome(path: unknown, home: string): boolean {
-  // The runtime resolves a link before the ".." behind it, so a path with ".." may not lead where it seems to.
+  // Refuse "..": if a link comes before it, the runtime follows the link first and ends up in another folder.
   if (typeof path !== "string" || path.includes("\0") || !isAbsolute(path) || resolve(path) !== path) return false;
   const real = realPath(path);
   const realHome = realPath(home);

@@ -2,24 +2,23 @@ import { BUILTIN_TOOLS } from "../../config/values/tool-names.js";
 import type { Params } from "../wire/client-message.js";
 import { methodDenied } from "../wire/refusals.js";
 
-/**
- * A member must not set the instructions of the owner's session, nor change the meaning of its tools, because the owner's
- * words and files pass through them.
+/*
+ * A member must neither set the instructions of the owner's session nor replace its tools, because the instructions and
+ * the tools process what the owner writes.
  */
 
 const OWNERS_SETTINGS = ["systemMessage", "customAgents", "defaultAgent", "agent"];
-/** The SDK's client sends this by itself in `mode: "empty"` (1.0.14, client.js, getSystemMessageConfigForMode). */
+/** In `mode: "empty"`, the SDK itself sends this as `systemMessage` (1.0.14, getSystemMessageConfigForMode in client.js). */
 const MESSAGE_OF_EMPTY_MODE = { mode: "customize", sections: { environment_context: { action: "remove" } } };
 const OWNERS_METHODS = new Set(["session.agent.setPrompt", "session.agent.select", "session.agent.deselect"]);
 
-/** Refuses a request from a member that only the owner may make. */
+/** Refuses a member's request that only the owner may make. */
 export function checkMember(method: string, params: Params): void {
   if (OWNERS_METHODS.has(method)) throw methodDenied(method, "only the owner of a session instructs its agents");
   if (method !== "session.resume" && method !== "session.tools.set") return;
   const setting = OWNERS_SETTINGS.find((name) => {
     const value = params[name];
-    // The SDK added this value by itself, so do not refuse it. The front door removes it before the server gets the
-    // request.
+    // The member did not choose this value, so do not refuse it. `settings.ts` removes it from the request.
     if (name === "systemMessage" && JSON.stringify(value) === JSON.stringify(MESSAGE_OF_EMPTY_MODE)) return false;
     return value !== undefined && value !== null;
   });

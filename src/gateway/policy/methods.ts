@@ -1,16 +1,19 @@
 import { REFUSED_METHODS } from "./refused-methods.js";
 
-/** How the front door handles a method: a row of the table. A column that is left out has no effect. */
+/** How the front door handles a method. */
 export type Handling = DoorHandling | UserHandling | SessionHandling;
 
 interface Columns {
   /** Begins a turn or opens a session. The door lets only a few of these begin in each round of the event loop. */
   readonly paced?: true;
-  /** Reaches past the conversation, into the server or its home. Only on the user's own server. */
+  /** Allowed only on the user's own server, because the method reaches past the conversation, into the server or its home. */
   readonly own?: true;
-  /** Reads or writes files, starts programs, or sends credentials elsewhere. Only if `session.host` is "owner". */
+  /**
+   * Allowed only if `session.host` is "owner", because the method reads or writes files, starts programs, or sends
+   * credentials elsewhere.
+   */
   readonly host?: true;
-  /** May approve tools without asking the client. Only as `session.approve` allows. */
+  /** Allowed only by `session.approve`, because the method may approve tools without asking the client. */
   readonly approves?: true;
 }
 
@@ -18,9 +21,8 @@ interface DoorHandling extends Columns {
   /** Needs neither a server nor a session. */
   readonly about: "nothing";
   /**
-   * - `refuse`: no client may use it: see `refused-methods.ts`. A `connect` that is valid was answered before.
-   * - `foreground`: answered by the front door itself, in the same way as a headless server, which has no foreground
-   *   session
+   * - `refuse`: no client may use it: see `refused-methods.ts`. `connection.ts` answers a valid `connect` before this.
+   * - `foreground`: the front door answers like a headless server, which has no foreground session
    */
   readonly handler: "refuse" | "foreground";
 }
@@ -56,39 +58,35 @@ export interface SessionHandling extends Columns {
    * - `never`: it makes the model work, or changes the history, outside a turn.
    */
   readonly collaborative?: "free" | "steer" | "own turn" | "never";
-  /** Gives up the client's prompts that wait for their turn, if there are any. Allowed to a user at a limit. */
+  /** Gives up the client's prompts that wait for their turn. A user who has reached a limit may still use the method. */
   readonly cancels?: true;
-  /** Sets options of the session, each of which is checked: see `settings.ts`. */
+  /** Sets options of the session. The door checks each of them: see `settings.ts`. */
   readonly checksOptions?: true;
-  /** Answers a permission request. The server gets no approval that the user may not give: see `reach.ts`. */
+  /** Answers a permission request. The door turns an approval that the user may not give into a refusal: see `reach.ts`. */
   readonly permits?: true;
-  /** The work that is left when the server has answered: see `passed-requests.ts`. */
+  /** The work that the door still has to do when the server has answered: see `passed-requests.ts`. */
   readonly finish?: "unload" | "keepTools" | "recordFork";
-  /** The answer of a bare server for a session that does not exist, if that is not an error. */
+  /** The answer for a session that does not exist. Only for methods that a bare server does not answer with an error. */
   readonly missing?: (sessionId: string) => object;
 }
 
 /**
- * Every method that the SDKs 1.0.5 to 1.0.15-preview.4 send, because each client brings its own SDK.
- * `test/gateway/methods.test.ts` fails when one of these versions, or the installed one, sends a method that is not listed.
- * The front door refuses such a method.
+ * Every method that the SDKs 1.0.5 to 1.0.15-preview.4 send, because each client brings its own SDK. The front door refuses
+ * all other methods. `test/gateway/methods.test.ts` fails when one of these SDKs, or the installed one, sends another.
  */
 const TABLE: readonly (readonly [Handling, string])[] = [
-  [{ about: "nothing", handler: "refuse" }, "connect"],
-  [{ about: "nothing", handler: "refuse" }, REFUSED_METHODS.join(" ")],
+  [{ about: "nothing", handler: "refuse" }, `connect ${REFUSED_METHODS.join(" ")}`],
   [{ about: "nothing", handler: "foreground" }, "session.getForeground session.setForeground"],
   [
     { about: "user", handler: "pass" },
-    `
-    ping status.get auth.getStatus models.list models.getBuiltInCatalog tools.list commands.list`,
+    `ping status.get auth.getStatus models.list models.getBuiltInCatalog tools.list commands.list`,
   ],
   [{ about: "user", handler: "create", paced: true }, "session.create"],
   [{ about: "user", handler: "list" }, "session.list sessions.list"],
   [{ about: "user", handler: "last" }, "session.getLastId"],
   [
     { about: "user", handler: "pass", own: true },
-    `
-    account.getQuota secrets.addFilterValues mcp.config.list mcp.installations.list mcp.installations.status
+    `account.getQuota secrets.addFilterValues mcp.config.list mcp.installations.list mcp.installations.status
     sandbox.getHostSupport catalog.search plugins.list plugins.marketplaces.list skills.installations.list
     skills.installations.status skills.config.setDisabledSkills skills.config.setSkillDisabled user.settings.reload
     user.settings.get managedSettings.read sessions.getClientMetadata sessions.findByTaskId sessions.findByPrefix
@@ -97,8 +95,7 @@ const TABLE: readonly (readonly [Handling, string])[] = [
   ],
   [
     { about: "user", handler: "pass", own: true, host: true },
-    `
-    hooks.discover mcp.config.add mcp.config.update mcp.config.remove mcp.config.enable mcp.config.disable
+    `hooks.discover mcp.config.add mcp.config.update mcp.config.remove mcp.config.enable mcp.config.disable
     mcp.config.reload mcp.discover mcp.planInstall mcp.prepareInstall mcp.applyInstall mcp.planUninstall
     mcp.applyUninstall mcp.installations.recover mcp.installations.cancel extensions.discover extensions.enable
     extensions.disable catalog.select plugins.install plugins.uninstall plugins.update plugins.updateAll
@@ -111,8 +108,7 @@ const TABLE: readonly (readonly [Handling, string])[] = [
   [{ about: "user", handler: "pass", own: true, host: true, approves: true }, "user.settings.set"],
   [
     { about: "user", handler: "setUp" },
-    `
-    plugins.builtin.set llmInference.setProvider llmInference.httpResponseStart llmInference.httpResponseChunk`,
+    `plugins.builtin.set llmInference.setProvider llmInference.httpResponseStart llmInference.httpResponseChunk`,
   ],
   [{ about: "user", handler: "deleteMany", own: true }, "sessions.bulkDelete"],
   [{ about: "user", handler: "prune", own: true }, "sessions.pruneOld"],
@@ -127,14 +123,13 @@ const TABLE: readonly (readonly [Handling, string])[] = [
     "session.delete",
   ],
   [{ about: "session", handler: "delete" }, "sessions.delete"],
-  // SDKs up to 1.0.11, and the SDKs for other languages from that time, leave a session by `session.destroy`.
+  // SDKs up to 1.0.11, and SDKs for other languages from that time, send `session.destroy` to leave a session.
   [{ about: "session", handler: "detach", missing: () => ({ success: true }) }, "session.detach session.destroy"],
   [{ about: "session", handler: "pass", missing: () => ({}) }, "session.getMetadata sessions.getMetadata"],
   [{ about: "session", handler: "pass", checksOptions: true }, "session.options.update"],
   [
     { about: "session", handler: "pass" },
-    `
-    session.getMessages session.log session.usage.getMetrics session.limitPrediction.predict
+    `session.getMessages session.log session.usage.getMetrics session.limitPrediction.predict
     session.gitHubAuth.getStatus session.telemetry.getEngagementId session.visibility.get session.canvas.list
     session.canvas.listOpen session.model.getCurrent session.model.switchTo session.model.switchAutoTier
     session.model.setReasoningEffort session.model.list session.mode.get session.mode.set session.name.get
@@ -168,26 +163,22 @@ const TABLE: readonly (readonly [Handling, string])[] = [
   [{ about: "session", handler: "pass", collaborative: "steer", finish: "unload" }, "session.shutdown"],
   [
     { about: "session", handler: "pass", collaborative: "steer" },
-    `
-    session.interruptMainTurn session.cancelAllBackgroundAgents session.suspend sessions.close`,
+    `session.interruptMainTurn session.cancelAllBackgroundAgents session.suspend sessions.close`,
   ],
   [
     { about: "session", handler: "pass", collaborative: "own turn" },
-    `
-    session.queue.moveItem session.queue.insertAt session.queue.removeAt session.queue.updateText
+    `session.queue.moveItem session.queue.insertAt session.queue.removeAt session.queue.updateText
     session.queue.duplicateAt session.queue.setDrainPaused session.queue.sendNow session.queue.removeMostRecent
     session.queue.clear session.queue.appendSteering session.queue.withdrawMessage`,
   ],
   [
     { about: "session", handler: "pass", collaborative: "never" },
-    `
-    session.fleet.start session.tasks.startAgent session.tasks.sendMessage session.ui.ephemeralQuery
+    `session.fleet.start session.tasks.startAgent session.tasks.sendMessage session.ui.ephemeralQuery
     session.history.compact session.history.truncate session.history.summarizeForHandoff session.history.clearContext`,
   ],
   [
     { about: "session", handler: "pass", collaborative: "free", own: true },
-    `
-    session.sandbox.getEnforcementStatus session.canvas.open session.canvas.close session.canvas.action.invoke
+    `session.sandbox.getEnforcementStatus session.canvas.open session.canvas.close session.canvas.action.invoke
     session.model.setAllowedModels session.instructions.getSources session.agent.reload session.skills.enable
     session.skills.disable session.skills.reload session.skills.ensureLoaded session.provider.add
     session.tools.updateSubagentSettings session.commands.execute session.ui.handlePendingExitPlanMode
@@ -198,15 +189,13 @@ const TABLE: readonly (readonly [Handling, string])[] = [
   [{ about: "session", handler: "pass", collaborative: "free", own: true, finish: "recordFork" }, "sessions.fork"],
   [
     { about: "session", handler: "pass", collaborative: "free", own: true, approves: true },
-    `
-    session.permissions.setRequired session.permissions.configure session.permissions.setApproveAll
+    `session.permissions.setRequired session.permissions.configure session.permissions.setApproveAll
     session.permissions.setAllowAll session.permissions.setMode session.permissions.modifyRules
     session.permissions.locations.addToolApproval session.permissions.urls.setUnrestrictedMode`,
   ],
   [
     { about: "session", handler: "pass", collaborative: "free", own: true, host: true },
-    `
-    session.factory.run session.factory.resume session.factory.getRun session.factory.listRuns
+    `session.factory.run session.factory.resume session.factory.getRun session.factory.listRuns
     session.factory.getRunDetail session.factory.getRunProgress session.factory.cancel session.factory.pause
     session.factory.log session.factory.agent session.factory.journal.get session.factory.journal.put
     session.workflow.run session.workflow.resume session.workflow.getRun session.workflow.listRuns
@@ -244,21 +233,16 @@ const TABLE: readonly (readonly [Handling, string])[] = [
   ],
   [
     { about: "session", handler: "pass", collaborative: "free", own: true, host: true, approves: true },
-    `
-    session.commands.invoke session.commands.enqueue session.sandbox.disableForSession session.permissions.paths.add
+    `session.commands.invoke session.commands.enqueue session.sandbox.disableForSession session.permissions.paths.add
     session.permissions.paths.updatePrimary session.permissions.locations.apply
     session.permissions.folderTrust.addTrusted`,
   ],
 ];
 
-const METHODS = new Map<string, Handling>();
-for (const [handling, names] of TABLE) {
-  for (const name of names.split(/\s+/)) if (name !== "") METHODS.set(name, handling);
-}
+const METHODS = new Map(TABLE.flatMap(([handling, names]) => names.split(/\s+/).map((name) => [name, handling])));
 
 const UNKNOWN: Handling = { about: "nothing", handler: "refuse" };
 
-/** How to handle a method. A method that is not in the table is never passed on. */
 export function handlingOf(method: string): Handling {
   return METHODS.get(method) ?? UNKNOWN;
 }

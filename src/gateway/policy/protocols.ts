@@ -3,10 +3,7 @@ import { handlingOf, isKnownMethod } from "./methods.js";
 import { whyRefused } from "./refused-methods.js";
 import { APART_OPTIONS, checkOptions, sessionParams } from "./settings.js";
 
-/**
- * One version of the protocol, with its tables of methods and settings. Each client and each server has the protocol of
- * the version that it speaks.
- */
+/** One version of the protocol between SDK and server, with its tables of methods and settings. */
 export interface Protocol {
   readonly version: number;
   readonly handlingOf: typeof handlingOf;
@@ -18,49 +15,27 @@ export interface Protocol {
   readonly checkOptions: typeof checkOptions;
 }
 
+const tables = { handlingOf, isKnownMethod, whyRefused, sessionParams, apartOptions: APART_OPTIONS, checkOptions };
+
 /** The protocols by version. The versions are those of `SUPPORTED_VERSIONS` in `runtime/launch/protocol.ts`. */
-export const PROTOCOLS: ReadonlyMap<number, Protocol> = new Map([
-  [
-    3,
-    {
-      version: 3,
-      handlingOf,
-      isKnownMethod,
-      whyRefused,
-      sessionParams,
-      apartOptions: APART_OPTIONS,
-      checkOptions,
-    },
-  ],
-]);
+export const PROTOCOLS: ReadonlyMap<number, Protocol> = new Map([[3, { version: 3, ...tables }]]);
 
-/** SDK 1.x names no version in `connect`. */
-const UNNAMED_VERSION = 3;
-
-/**
- * The protocol of a client.
- *
- * @param named the `protocolVersion` in its `connect`
- */
+/** @param named the `protocolVersion` in the client's `connect`. SDK 1.x names none, and speaks version 3. */
 export function clientProtocol(named: unknown, protocols = PROTOCOLS): Protocol {
-  const version = typeof named === "number" ? named : UNNAMED_VERSION;
+  const version = typeof named === "number" ? named : 3;
   const protocol = protocols.get(version);
   if (protocol === undefined) throw clientMismatch(version, [...protocols.keys()]);
   return protocol;
 }
 
-/**
- * The protocol of a server.
- *
- * @param answered the `protocolVersion` in its answer to `connect`
- */
+/** @param answered the `protocolVersion` in the server's answer to `connect` */
 export function serverProtocol(where: string, answered: unknown): Protocol {
   const protocol = typeof answered === "number" ? PROTOCOLS.get(answered) : undefined;
   if (protocol === undefined) throw runtimeMismatch(where, answered ?? null);
   return protocol;
 }
 
-/** Requires that client and server speak the same version, because the front door does not translate requests. */
+/** Refuses a client and a server of different versions, because the front door does not translate requests. */
 export function checkSameProtocol(client: Protocol, server: Protocol): void {
   if (client.version !== server.version) throw clientMismatch(client.version, [server.version]);
 }

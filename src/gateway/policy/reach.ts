@@ -1,36 +1,37 @@
 import type { Config } from "../../config/schema.js";
+import { isObject } from "../../config/values/json.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import type { Handling } from "./methods.js";
 
 /*
- * The limits on requests that clients may otherwise make freely. Some of their parameters reach beyond the
- * conversation: to the disk and the programs of the server's machine, or to tools that the user did not approve.
+ * Some parameters of allowed methods reach beyond the conversation: to the disk and the programs of the server's machine,
+ * or to tools that the user did not approve. The functions here refuse such parameters.
  */
 
-/** The server that a request is for, and the configuration that applies there. */
+/** The facts that decide how far a request may reach. */
 export interface Reach {
   config: Config;
   /** Whether it is the user's own server, with no other user's sessions on it. */
   own: boolean;
 }
 
-/** Whether the client may use files and programs on the server's machine. Without a sandbox, "auto" means no. */
+/** Whether the client may use files and programs on the server's machine. The setting "auto" does not allow that. */
 export function reachesHost({ own, config: { session } }: Reach): boolean {
   return own && session.host === "owner";
 }
 
-/** Whether the client may approve tools other than its own. */
+/** Whether the client may approve tools that it did not bring itself. */
 export function decidesOnTools({ own, config: { session } }: Reach): boolean {
   return session.approve === "all" || (own && session.approve === "ask");
 }
 
-/** The modes in which the user is asked before a tool does anything. */
+/** The modes in which the runtime asks the user before a tool does anything. */
 const ASKING_MODES = ["interactive", "plan"];
 
 /**
- * Refuses methods that reach the server's machine, attachments that the server would read from its own disk, methods that
- * approve tools, and modes in which the user is not asked.
+ * Refuses what the configuration does not allow on this server: methods that use its machine or approve tools, attachments
+ * that it would read from its disk, and modes in which the runtime does not ask the user.
  */
 export function checkReach(
   { method, params }: Pick<ClientRequest, "method" | "params">,
@@ -48,29 +49,24 @@ export function checkReach(
     const mode = params[name];
     const isMode = name === "agentMode" || method === "session.mode.set";
     if (isMode && mode !== undefined && mode !== null && !ASKING_MODES.includes(String(mode))) {
-      throw methodDenied(
-        method,
-        `${JSON.stringify(name)} must be "interactive" or "plan" on a server that other users share`,
-      );
+      const rule = 'must be "interactive" or "plan" on a server that other users share';
+      throw methodDenied(method, `${JSON.stringify(name)} ${rule}`);
     }
   }
 }
 
 function refuseFiles(method: string, params: Params, { own }: Reach): void {
   for (const attachment of attachmentsIn(params)) {
-    if (typeof attachment === "object" && attachment !== null && "type" in attachment && attachment.type === "blob")
-      continue;
+    if (isObject(attachment) && attachment.type === "blob") continue;
     if (own) throw hostDenied(method, 'an attachment other than "blob" is read from the disk');
-    throw methodDenied(
-      method,
-      'attachments other than "blob" would be read from the disk of a server that other users share',
-    );
+    const why = 'attachments other than "blob" would be read from the disk of a server that other users share';
+    throw methodDenied(method, why);
   }
 }
 
 function attachmentsIn(value: unknown): unknown[] {
   if (Array.isArray(value)) return value.flatMap(attachmentsIn);
-  if (typeof value !== "object" || value === null) return [];
+  if (!isObject(value)) return [];
   return Object.entries(value).flatMap(([key, inner]) =>
     key === "attachments" && Array.isArray(inner) ? inner : attachmentsIn(inner),
   );
@@ -83,20 +79,20 @@ export interface ServerQuestion {
   tool: string | undefined;
 }
 
-/** A permission request, and its relation to the client that answers it. */
+/** A server's permission request, and its relation to the client that answers it. */
 export interface Permission {
-  /** The request itself; undefined if this front door did not see it. */
+  /** Undefined if this front door did not see the request, for example because it started later. */
   asked: ServerQuestion | undefined;
-  /** Whether it is about a tool that this client brought. */
+  /** Whether the request is about a tool that this client brought. */
   isOwnTool: boolean;
   isCollaborative: boolean;
 }
 
 /**
- * The parameters of a permission decision that the server gets. A client that may not approve tools can still approve
- * its own, because those run in the client.
+ * The parameters that the server gets for a client's answer to a permission request. A client that may not approve tools
+ * may still approve its own tools, because those run in the client. Any other approval becomes a refusal.
  *
- * @returns null for another client's tool, because only that client decides on it
+ * @returns null if the request is about another client's tool, because only that client may answer
  */
 export function decide(params: Params, { asked, isOwnTool, isCollaborative }: Permission, reach: Reach): Params | null {
   const { kind: decision } = (params.result ?? {}) as { kind?: unknown };
@@ -109,12 +105,13 @@ export function decide(params: Params, { asked, isOwnTool, isCollaborative }: Pe
   return { sessionId: params.sessionId, requestId: params.requestId, result: { kind: "reject", feedback } };
 }
 
-/** Removes approvals from a client's answer to a hook. Otherwise a client that may not approve tools could do it by a hook. */
+/** Removes approvals from a client's answer to a hook, so that a client that may not approve tools cannot do it this way. */
 export function withoutApproval(result: unknown): unknown {
   if (Array.isArray(result)) return result.map(withoutApproval);
-  if (typeof result !== "object" || result === null) return result;
+  if (!isObject(result)) return result;
   const kept = Object.entries(result).filter(([key, value]) => key !== "permissionDecision" || RESTRICTING.has(value));
   return Object.fromEntries(kept.map(([key, value]) => [key, key === "modifiedArgs" ? value : withoutApproval(value)]));
 }
 
+/** The decisions of a hook that restrict a tool. */
 const RESTRICTING = new Set<unknown>(["deny", "ask"]);

@@ -1,14 +1,8 @@
-interface RefusedMethods {
-  /** Completes the refusal: "METHOD is not allowed here: …". */
-  why: string;
-  names: string;
-}
-
 /**
- * Methods that no client may use. `docs/front-door.md` lists them for users, and `test/gateway/methods.test.ts` fails
- * when one is missing there.
+ * Methods that no client may use. `why` completes the refusal: "METHOD is not allowed here: …". `docs/front-door.md` lists
+ * the methods for users, and `test/gateway/methods.test.ts` fails when one is missing there.
  */
-const REFUSED: RefusedMethods[] = [
+const REFUSED = [
   { why: "it would end the server, which only the fleet may do", names: "runtime.shutdown" },
   {
     why: `the SDK's option "sessionFs" would keep the state of sessions in this client, where the fleet could not find it after a restart and could not delete it`,
@@ -20,8 +14,7 @@ const REFUSED: RefusedMethods[] = [
   },
   {
     why: "only the fleet may set and read credentials and accounts",
-    names: `
-      account.login account.logout account.getCurrentAuth account.getAllUsers accounts.acquireEntraToken
+    names: `account.login account.logout account.getCurrentAuth account.getAllUsers accounts.acquireEntraToken
       session.gitHubAuth.setCredentials session.gitHubAuth.getCurrentAuthInfo session.gitHubAuth.getAllAuthAvailable
       session.gitHubAuth.refreshCopilotUser session.gitHubAuth.login session.gitHubAuth.switchToAuth
       session.gitHubAuth.logout session.gitHubAuth.logoutUser session.gitHubAuth.lastAuthErrors
@@ -38,8 +31,7 @@ const REFUSED: RefusedMethods[] = [
   },
   {
     why: "remote control would bypass the front door",
-    names: `
-      sessions.startRemoteControl sessions.stopRemoteControl sessions.transferRemoteControl
+    names: `sessions.startRemoteControl sessions.stopRemoteControl sessions.transferRemoteControl
       sessions.setRemoteControlSteering sessions.getPersistedRemoteSteerable`,
   },
   {
@@ -48,8 +40,7 @@ const REFUSED: RefusedMethods[] = [
   },
   {
     why: "its effect would be lost without notice when the fleet opens the session again or restarts its server",
-    names: `
-      sessions.setAdditionalPlugins sessions.configureSessionExtensions sessions.registerExtensionToolsOnSession
+    names: `sessions.setAdditionalPlugins sessions.configureSessionExtensions sessions.registerExtensionToolsOnSession
       registerExtensionLaunchProvider managedSettings.clearCache
       session.mcp.reloadWithConfig session.mcp.configureGitHub session.mcp.registerExternalClient
       session.mcp.unregisterExternalClient session.canvas.provider.register session.canvas.provider.unregister
@@ -58,8 +49,7 @@ const REFUSED: RefusedMethods[] = [
   },
   {
     why: "it is meant for programs that embed the runtime",
-    names: `
-      session.factory.runFromTool session.factory.resumeFromTool session.factory.pauseAtCheckpoint
+    names: `session.factory.runFromTool session.factory.resumeFromTool session.factory.pauseAtCheckpoint
       session.workflow.runFromTool session.workflow.resumeFromTool session.workflow.pauseAtCheckpoint
       session.commands.finalizeInvocationEffect session.settings.snapshot session.settings.evaluatePredicate
       session.queue.snapshot session.queue.hasPending session.queue.beginDeferredIdleDrain
@@ -68,16 +58,12 @@ const REFUSED: RefusedMethods[] = [
   },
   {
     why: "a scheduled prompt would begin a turn that no client sent",
-    names: `
-      session.schedule.hydrate session.schedule.hasSelfPaced session.schedule.add session.schedule.addCron
+    names: `session.schedule.hydrate session.schedule.hasSelfPaced session.schedule.add session.schedule.addCron
       session.schedule.addAt session.schedule.addSelfPaced session.schedule.rearmSelfPaced`,
   },
 ];
 
-const REASONS = new Map<string, string>();
-for (const { why, names } of REFUSED) {
-  for (const name of names.split(/\s+/)) if (name !== "") REASONS.set(name, why);
-}
+const REASONS = new Map(REFUSED.flatMap(({ why, names }) => names.split(/\s+/).map((name) => [name, why])));
 
 export const REFUSED_METHODS: readonly string[] = [...REASONS.keys()];
 

@@ -8,13 +8,13 @@ import { reachesHost } from "./reach.js";
 /*
  * Settings of a whole server that a client may make before its first session.
  *
- * The runtime forgets them when the server ends, and accepts none while sessions are loaded. So the client's connection
- * ends with the server, as it does on a bare server. The runtime does not forget the client that answers its model requests
- * when that client hangs up (measured with 1.0.85): turns never end, and no other client can take over. So the server ends
- * with the connection of this client, too.
+ * - When the server ends, the runtime forgets the settings, and the client cannot repeat them while sessions are loaded.
+ *   So the client's connection ends with the server, as it does on a bare server.
+ * - When the client that answers the server's model requests hangs up, the runtime keeps waiting for it: turns never end,
+ *   and no other client can answer (measured with 1.0.85). So the server ends with the connection of this client.
  */
 
-/** The SDK's options behind the methods. Users know only the options, so a refusal names them. */
+/** The SDK's option that sends each method. A refusal names the option, because users do not know the method. */
 const OPTIONS: Record<string, string> = {
   "plugins.builtin.set": "builtinPluginDirectories",
   "llmInference.setProvider": "requestHandler",
@@ -35,10 +35,8 @@ export function checkSetup(method: string, server: Credentialed, own: boolean, c
   if (!reachesHost({ own, config })) throw hostDenied(method, `${option} reaches files or programs`);
   const sendsModelRequests = method !== "plugins.builtin.set";
   if (sendsModelRequests && isGivenCredentials(server, config)) {
-    throw methodDenied(
-      method,
-      `${option} would send all model requests of the server to this client, including the fleet's credentials`,
-    );
+    const harm = "would send all model requests of the server to this client, including the fleet's credentials";
+    throw methodDenied(method, `${option} ${harm}`);
   }
 }
 
@@ -53,8 +51,8 @@ export function hasCredentials({ provider, auth }: Config): boolean {
 }
 
 /**
- * Whether the server's model requests carry credentials that are not the user's own. A GitHub token is the user's own
- * if the configuration names one for each user.
+ * Whether the server's model requests contain credentials that are not the user's own. A GitHub token is the user's own
+ * if the configuration names a token for each user.
  */
 function isGivenCredentials({ token, user }: Credentialed, { provider, auth }: Config): boolean {
   if (provider !== null) return true;

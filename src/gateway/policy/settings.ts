@@ -8,7 +8,7 @@ import { isBelowHome } from "./below-home.js";
 import { decidesOnTools, reachesHost } from "./reach.js";
 import { hasCredentials } from "./server-setup.js";
 
-/** The conditions that decide which settings a client may make on its session, and which ones the fleet adds. */
+/** The facts that decide which settings a client may make on its session, and which ones the fleet adds. */
 export interface Surroundings {
   config: Config;
   /** Whether it is the user's own server, with no other user's sessions on it. */
@@ -30,7 +30,7 @@ const CREDENTIALS = ["provider", "providers", "gitHubToken", "gitHubTokenProvide
 /** Parameters of `session.resume` that `session.create` does not have. */
 const RESUME_ONLY = ["disableResume", "continuePendingWork", "openCanvases", "requestedEnvironmentVariables"];
 
-/** Parameters for a session on a server with other users. None of them names a path or a process. */
+/** Parameters that a client may set for a session on a server with other users. None of them names a path or a process. */
 const HARMLESS = new Set(
   `sessionId clientName model reasoningEffort reasoningSummary contextTier systemMessage tools toolSearch commands
   availableTools excludedTools toolFilterPrecedence excludedBuiltinAgents modelCapabilities enableSessionTelemetry
@@ -53,8 +53,9 @@ const HARMLESS_ON_OWN = new Set(
 const APPROVING = ["managedSettings", "enableManagedSettings"];
 
 /**
- * Settings of every session on a shared server, which the client cannot change. The SDK's own `mode: "empty"` makes the
- * same settings (client.js, configDefaultsForMode). They keep a session away from the host and from other sessions.
+ * The fleet's settings for every session on a shared server. They keep the session away from the host and from other
+ * sessions, so the client cannot change them. The SDK's `mode: "empty"` makes the same settings (client.js,
+ * configDefaultsForMode).
  */
 const APART = {
   mcpOAuthTokenStorage: "in-memory",
@@ -69,7 +70,7 @@ const APART = {
   customAgentsLocalOnly: true,
 };
 
-/** The rest of these settings, which the runtime accepts only through `session.options.update`. */
+/** More of these settings. The runtime accepts them only through `session.options.update`. */
 export const APART_OPTIONS: Params = {
   skipCustomInstructions: true,
   customAgentsLocalOnly: true,
@@ -122,8 +123,8 @@ export function sessionParams(
     if (provider !== null) params.provider = provider;
     else if (gitHubToken !== null) params.gitHubToken = gitHubToken;
   }
-  // Set the model only for a new session. A resumed one continues with the model that its history names, because its
-  // user may have switched models.
+  // Set the model only for a new session. A resumed session continues with the model in its history, because the user may
+  // have switched models.
   if (method === "session.create" && isAbsent(params.model)) {
     const model = record.model ?? config.session.model;
     if (model !== null) params.model = model;
@@ -157,8 +158,8 @@ export function checkOptions(
     throw methodDenied(method, 'only the owner of a session sets "excludedTools"');
   for (const [name, value] of Object.entries(asked)) {
     if (HARMLESS_OPTIONS.has(name)) continue;
-    // On a shared server every session has these values already. On another user's own server the choice is that
-    // user's.
+    // The SDK sends these values by itself. On a shared server, each session already has them. On another user's own
+    // server, only that user may choose them.
     if ((own || isolation === "shared") && JSON.stringify(APART_OPTIONS[name]) === JSON.stringify(value)) continue;
     if (!own || !(HARMLESS_OPTIONS_ON_OWN.has(name) || isAbsent(value))) throw settingDenied(method, name, own);
   }
@@ -166,14 +167,13 @@ export function checkOptions(
 
 function apart(asked: Params, { config, isolation, member }: Surroundings): Params {
   const allowed = config.session.tools ?? [];
-  // A member's hooks could change the input and the output of the owner's tools. A member's choice of tools could
-  // replace the owner's.
+  // Ignore a member's hooks, because they could change the input and output of the owner's tools. Ignore a member's choice
+  // of tools, because it would replace the owner's choice.
   const others = { systemMessage: undefined, hooks: false, excludedTools: undefined, excludedBuiltinAgents: undefined };
   // On another user's own server the session keeps the tools that its owner gave it.
   if (isolation === "per-user") return { ...others, requestExitPlanMode: false, availableTools: undefined };
   if (member) return { ...APART, ...others, availableTools: allowedTools({}, allowed) };
-  // A hook may allow a tool without the client being asked. This is harmless while the session has only the client's
-  // own tools.
+  // A hook can allow a tool without asking the client. That is harmless if the session has only the client's own tools.
   const hooks = asked.hooks === true && (config.session.approve === "all" || allowed.length === 0);
   return { ...APART, hooks, availableTools: allowedTools(asked, allowed) };
 }
@@ -181,9 +181,8 @@ function apart(asked: Params, { config, isolation, member }: Surroundings): Para
 /** The allowed tools that the client chose, and all of the client's own tools, because those run in the client. */
 function allowedTools({ availableTools }: Params, allowed: readonly string[]): string[] {
   if (!Array.isArray(availableTools)) return [...allowed, "custom:*"];
-  return availableTools.filter(
-    (name) => typeof name === "string" && (name.startsWith("custom:") || allowed.includes(name)),
-  );
+  const names = availableTools.filter((name) => typeof name === "string");
+  return names.filter((name) => name.startsWith("custom:") || allowed.includes(name));
 }
 
 function refuseReach(method: string, asked: Params, { own, config, home }: Surroundings): void {
@@ -210,7 +209,7 @@ function settingDenied(method: string, name: string, own: boolean): FleetError {
   return methodDenied(method, `${JSON.stringify(name)} cannot be set on a server that other users share`);
 }
 
-/** Whether a value sets something. Empty lists, empty objects and `false` do not. */
+/** Whether a value sets something. Empty lists, empty objects and `false` set nothing. */
 function isSet(value: unknown): boolean {
   if (typeof value === "object" && value !== null) return Object.keys(value).length > 0;
   return !isAbsent(value) && value !== false;
