@@ -20,7 +20,7 @@ function pathOf(shared: string, host: string): string {
 }
 
 /** Writes a new beacon for a host. @returns the beacon's number */
-export async function lightBeacon(shared: string, host: string): Promise<string> {
+export async function writeBeacon(shared: string, host: string): Promise<string> {
   const number = randomBytes(16).toString("hex");
   await makeHostFolder(shared, host);
   const path = pathOf(shared, host);
@@ -39,7 +39,7 @@ export async function lightBeacon(shared: string, host: string): Promise<string>
 }
 
 /** Removes a host's beacon, if it has one, and the folders that are empty without it. */
-export async function putOutBeacon(shared: string, host: string, number: string | null | undefined): Promise<void> {
+export async function removeBeacon(shared: string, host: string, number: string | null | undefined): Promise<void> {
   const path = pathOf(shared, host);
   if (number != null) await rm(path, { force: true });
   for (const folder of [dirname(path), join(shared, "hosts")]) {

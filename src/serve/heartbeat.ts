@@ -2,7 +2,7 @@ import { hostname } from "node:os";
 import type { Address } from "../config/rules.js";
 import { isLoopback } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
-import { lightBeacon, missingBeacons, putOutBeacon } from "../hosts/beacon.js";
+import { missingBeacons, removeBeacon, writeBeacon } from "../hosts/beacon.js";
 import type { HostEntry, HostRecord } from "../model/host.js";
 import { ensureNote, instanceOf, removeNote } from "../runtime/files/host-note.js";
 import { showAddress } from "../runtime/launch/listen.js";
@@ -62,7 +62,7 @@ export class Heartbeat {
     try {
       // The order matters: if another host has this name, its beacon must stay as it is.
       await heartbeat.#send();
-      if (shared !== null) heartbeat.#entry = { ...heartbeat.#entry, beacon: await lightBeacon(shared, hosts.own) };
+      if (shared !== null) heartbeat.#entry = { ...heartbeat.#entry, beacon: await writeBeacon(shared, hosts.own) };
       await heartbeat.#send();
       heartbeat.#next();
       // Check again: if two hosts enter at the same moment, each can see the other by now.
@@ -86,7 +86,7 @@ export class Heartbeat {
     await this.leave({ gone: before === undefined || before.gone });
     if (before !== undefined) return;
     await this.#hosts.forget(this.#hosts.own);
-    if (shared !== null) await putOutBeacon(shared, this.#hosts.own, this.#entry.beacon);
+    if (shared !== null) await removeBeacon(shared, this.#hosts.own, this.#entry.beacon);
   }
 
   /** The current term of this host. 0 when the host may count as gone. */

@@ -23,11 +23,11 @@ type Request = RpcClient["request"];
 
 /** A router whose server answers requests in this way. */
 function answering(request: (...given: Parameters<Request>) => Promise<unknown>) {
-  return { local: async () => await Promise.resolve({ upstream: { request } } as unknown as ServerLink) };
+  return { linkHere: async () => await Promise.resolve({ upstream: { request } } as unknown as ServerLink) };
 }
 
 function failing(error: unknown) {
-  return { local: async () => await Promise.reject(error) };
+  return { linkHere: async () => await Promise.reject(error) };
 }
 
 it.each([

@@ -18,13 +18,13 @@ interface Case {
   folder?: readonly string[];
   isNew?: boolean;
   /** Whether a client keeps the session's folder elsewhere. */
-  isElsewhere?: boolean;
+  hasOwnFolder?: boolean;
   /** Whether the server refuses to resume the session. */
   isUnknown?: boolean;
 }
 
 /** Loads the session `one` with a transport that only notes how, in order. */
-async function loading({ record, folder, isNew = false, isElsewhere = false, isUnknown = false }: Case) {
+async function loading({ record, folder, isNew = false, hasOwnFolder = false, isUnknown = false }: Case) {
   const home = join(await temporaryRoot(), "servers", "s1", "home");
   const path = join(home, "session-state", "one");
   mkdirSync(folder === undefined ? dirname(path) : path, { recursive: true });
@@ -35,7 +35,7 @@ async function loading({ record, folder, isNew = false, isElsewhere = false, isU
   const server = serverRecord("s1", { home });
   const how: Loading["how"][] = [];
   const transport = {
-    isElsewhere,
+    hasOwnFolder,
     load: async (asked: Loading) => {
       how.push(asked.how);
       if (asked.how === "resume" && isUnknown) throw UNKNOWN;
@@ -59,13 +59,13 @@ it.each<[string, Case, Loading["how"][]]>([
     { folder: [LOCK], isUnknown: true },
     ["resume", "create"],
   ],
-  ["asks the server about a session in a folder that a client chose", { isElsewhere: true }, ["resume"]],
+  ["asks the server about a session in a folder that a client chose", { hasOwnFolder: true }, ["resume"]],
   [
     "creates a session in a folder that a client chose when the server does not find it",
-    { isElsewhere: true, isUnknown: true },
+    { hasOwnFolder: true, isUnknown: true },
     ["resume", "create"],
   ],
-  ["creates a new session in a folder that a client chose", { isElsewhere: true, isNew: true }, ["create"]],
+  ["creates a new session in a folder that a client chose", { hasOwnFolder: true, isNew: true }, ["create"]],
 ])("load %s", async (_, given, how) => {
   expect(await loading(given)).toEqual(how);
 });
@@ -79,7 +79,7 @@ it.each<[string, Case, object]>([
   ],
   [
     "when it had turns in a folder that a client chose and the server does not find it",
-    { record: { turns: 2 }, isElsewhere: true, isUnknown: true },
+    { record: { turns: 2 }, hasOwnFolder: true, isUnknown: true },
     UNKNOWN,
   ],
   ["when its record names another server", { record: { serverId: "s2" } }, { code: "FLEET_SESSION_MOVED" }],

@@ -32,7 +32,7 @@ export class PassedRequests {
     const { config } = door;
     await this.#assertAllowedNow(handling, method, record);
     if (handling.finish === "recordFork") await door.sessions.assertRoom(user);
-    const link = await this.#router.local(record);
+    const link = await this.#router.linkHere(record);
     const { own } = link;
     if (handling.own === true && !own)
       throw methodDenied(method, "it reaches beyond the session, on a server that other users share");
@@ -96,7 +96,7 @@ export class PassedRequests {
         }
         if (again || !failed || !attachments.has(record.id) || !saysUnloaded(body)) return undefined;
         this.#state.unloaded(record.id);
-        this.#router.local(record).then(
+        this.#router.linkHere(record).then(
           (reopened) => this.#forward(handling, reopened, request, record, true),
           (error: unknown) => requests.refuse(request, error),
         );

@@ -5,7 +5,7 @@ import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { sessionLocked } from "../../sessions/problems.js";
 import type { Opener } from "../routing/opener.js";
 import type { Opening } from "../routing/upstream-transport.js";
-import { type ClientState, isElsewhere, newAttachment } from "../state/client-state.js";
+import { type ClientState, hasOwnFolder, newAttachment } from "../state/client-state.js";
 import { saysMoved } from "../state/lines.js";
 import type { Link, ServerLink } from "../state/links.js";
 import type { ClientRequest } from "../wire/client-message.js";
@@ -90,7 +90,7 @@ export class SessionCalls {
     const result = (await link.upstream.ask(method, { sessionId: id })) as { success?: unknown };
     // If the client chose the session's folder, the runtime does not find the session and deletes nothing. Keep the
     // session's record then.
-    const goesOn = result.success !== true && isElsewhere(attachments.get(id)?.asked ?? {});
+    const goesOn = result.success !== true && hasOwnFolder(attachments.get(id)?.asked ?? {});
     if (!goesOn) {
       if (readSessionFolder(link.server.home, id) === null) await store.sessions.delete(id);
       else refuseFailed(id, result);

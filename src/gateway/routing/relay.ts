@@ -58,7 +58,7 @@ export class Relay {
         },
       });
     }
-    const link = await this.#router.remote(record, host);
+    const link = await this.#router.linkThere(record, host);
     if (handler !== "send") return this.#send(link, request, { params });
     const attachment = attachments.get(id);
     const before = attachment?.inTurn ?? false;

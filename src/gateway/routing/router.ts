@@ -103,7 +103,7 @@ export class Router {
    *
    * @throws FleetError `FLEET_SESSION_MOVED` when another host has the session; and the errors of `Opener.open`.
    */
-  async local(record: SessionRecord): Promise<ServerLink> {
+  async linkHere(record: SessionRecord): Promise<ServerLink> {
     const { links, attachments } = this.#state;
     const attachment = attachments.get(record.id);
     if (attachment === undefined) return await this.#opener.linkFor(record);
@@ -121,7 +121,7 @@ export class Router {
    *
    * @throws FleetError as {@link peer}; `RpcError` with the refusal of that host.
    */
-  async remote(record: SessionRecord, host: HostRecord): Promise<PeerLink> {
+  async linkThere(record: SessionRecord, host: HostRecord): Promise<PeerLink> {
     const { links, attachments } = this.#state;
     const attachment = attachments.get(record.id);
     if (attachment === undefined) return await this.peer(host);
@@ -139,8 +139,8 @@ export class Router {
     const { door, user } = this.#state;
     const record = await door.sessions.recordFor(sessionId, user);
     const host = await this.hostOf(record);
-    if (host === null) await this.local(record);
-    else await this.remote(record, host);
+    if (host === null) await this.linkHere(record);
+    else await this.linkThere(record, host);
   }
 
   /** Detaches the client from the session on the link where it was opened last. */

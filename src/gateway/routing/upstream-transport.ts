@@ -1,5 +1,5 @@
 import type { Loading, Transport } from "../../sessions/use/load.js";
-import { type ClientState, isElsewhere } from "../state/client-state.js";
+import { type ClientState, hasOwnFolder } from "../state/client-state.js";
 import type { ServerLink } from "../state/links.js";
 import type { Params } from "../wire/client-message.js";
 import type { Connector } from "./connector.js";
@@ -47,5 +47,5 @@ export function upstreamTransport(
     }
     return link;
   };
-  return { isElsewhere: isElsewhere(asked), load };
+  return { hasOwnFolder: hasOwnFolder(asked), load };
 }

@@ -49,7 +49,7 @@ export function newAttachment(sessionId: string, linkId: string, asked: Params):
 }
 
 /** Whether a client keeps the session in a folder of its own choice, where only the server looks for it. */
-export function isElsewhere({ configDir }: Params): boolean {
+export function hasOwnFolder({ configDir }: Params): boolean {
   return configDir !== undefined && configDir !== null;
 }
 
@@ -146,7 +146,7 @@ export class ClientState implements Fellow {
   /** The folder that has the session: the server's, or the one that the client chose. */
   homeOf(sessionId: string, { home }: ServerRecord): string {
     const asked = this.attachments.get(sessionId)?.asked ?? {};
-    return isElsewhere(asked) ? String(asked.configDir) : home;
+    return hasOwnFolder(asked) ? String(asked.configDir) : home;
   }
 
   /** The server sends no more events of the session's turn, so the door sends the client the end of the turn. */

@@ -20,14 +20,14 @@ const ENDING_MS = 2_000;
 const ENDING_POLL_MS = 20;
 
 /**
- * As {@link Router.local}, but retries while a server is ending. Such a server refuses connections for a moment. Once it has
+ * As {@link Router.linkHere}, but retries while a server is ending. Such a server refuses connections for a moment. Once it has
  * ended, it is started again.
  */
 export async function linkOnceEnded(state: ClientState, router: Router, record: SessionRecord): Promise<ServerLink> {
   const until = performance.now() + ENDING_MS;
   for (;;) {
     try {
-      return await router.local(record);
+      return await router.linkHere(record);
     } catch (error) {
       const isEnding = isFleetError(error, "FLEET_SERVER_LOST") || isFleetError(error, "FLEET_SERVER_UNREACHABLE");
       if (!isEnding || performance.now() > until || state.gone.aborted) throw error;
@@ -103,9 +103,9 @@ export function noteUse({ door, report }: ClientState, { record, accepted, over 
  *
  * @param answerMs how long the server may take to answer, in milliseconds
  */
-export async function isIdle(router: Pick<Router, "local">, turn: Turn, answerMs: number): Promise<boolean> {
+export async function isIdle(router: Pick<Router, "linkHere">, turn: Turn, answerMs: number): Promise<boolean> {
   try {
-    const { upstream } = await router.local(turn.record);
+    const { upstream } = await router.linkHere(turn.record);
     using limit = deadline(answerMs);
     const request = async (method: string, params: object) =>
       await upstream.request(method, params, undefined, limit.signal);
@@ -133,7 +133,7 @@ export async function abortTurn(state: ClientState, router: Router, record: Sess
   const sessionId = record.id;
   state.warn(sessionId, reason instanceof Error ? reason.message : String(reason));
   try {
-    await (await router.local(record)).upstream.ask("session.abort", { sessionId });
+    await (await router.linkHere(record)).upstream.ask("session.abort", { sessionId });
   } catch (error) {
     state.report.event({ event: "failed", sessionId, ...failure(error, "The turn could not be ended") });
   }

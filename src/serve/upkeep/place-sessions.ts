@@ -1,7 +1,7 @@
 import { existsSync, lstatSync, readlinkSync, realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { FleetError, quote } from "../../errors.js";
-import { putOutBeacon } from "../../hosts/beacon.js";
+import { removeBeacon } from "../../hosts/beacon.js";
 import { groupOfServer, isRunning } from "../../pool/server.js";
 import { linkToPlace, makeHostFolder, placePath } from "../../runtime/files/shared-storage.js";
 import { sessionStatePath } from "../../runtime/history/session-state.js";
@@ -21,7 +21,7 @@ export async function placeSessions({ store, config }: Pick<ServeContext, "store
   } catch (error) {
     // This host does not mount the same shared folder as the other hosts, or we could not find out. Remove the host folder
     // that was made above, before any session is moved to it.
-    await putOutBeacon(shared, own, null);
+    await removeBeacon(shared, own, null);
     throw error;
   }
   for (const server of Object.values(servers)) {

@@ -28,7 +28,7 @@ export interface Loading {
 /** How a process talks to the server of a session: with the SDK's client, or over a connection of the front door. */
 export interface Transport<Opened> {
   /** Whether only the server can find the session's folder, because a client chose it. */
-  readonly isElsewhere?: boolean;
+  readonly hasOwnFolder?: boolean;
   /** Makes the server load the session, and attaches to it. */
   load(loading: Loading, signal: AbortSignal): Promise<Opened>;
 }
@@ -62,7 +62,7 @@ export async function load<T>(
   } catch (error) {
     // A session that never had a turn must be created. `howToLoad` misses this in two cases: the client chose the
     // session's folder, which we do not read, or the last client left the session after `howToLoad` looked.
-    const isUnsaved = transport.isElsewhere === true || !hasHistory(record, server);
+    const isUnsaved = transport.hasOwnFolder === true || !hasHistory(record, server);
     if (how === "create" || !isUnloaded(error) || record.turns > 0 || !isUnsaved) throw error;
     return await loadBy("create");
   }
@@ -77,8 +77,8 @@ function hasHistory({ id }: SessionRecord, { home }: ServerRecord): boolean {
   return readSessionFolder(home, id)?.hasHistory === true;
 }
 
-function howToLoad(record: SessionRecord, server: ServerRecord, { isElsewhere }: Transport<unknown>): Loading["how"] {
-  if (isElsewhere === true) return "resume";
+function howToLoad(record: SessionRecord, server: ServerRecord, { hasOwnFolder }: Transport<unknown>): Loading["how"] {
+  if (hasOwnFolder === true) return "resume";
   const folder = readSessionFolder(server.home, record.id);
   const isLoaded = server.process !== null && folder?.loadedBy.includes(server.process.pid) === true;
   if (folder?.hasHistory === true || isLoaded) return "resume";
