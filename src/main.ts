@@ -6,7 +6,7 @@ import { reportError } from "./cli/report.js";
 
 /** Runs one command of the command line and sets the exit code. */
 export async function main(args: string[]): Promise<void> {
-  // A reader such as `head` may close the pipe early. Then there is nothing left to do, and this is not an error.
+  // A reader of our output, such as `head`, may close the pipe early. This is not an error, and the command ends.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     if (error.code !== "EPIPE") throw error;
     process.exit(0);
@@ -50,7 +50,7 @@ async function dispatch(args: string[], config: Config): Promise<void> {
   const options = command?.rest ?? [];
   const own = options.includes("--") ? options.slice(0, options.indexOf("--")) : options;
   if (command !== undefined && !own.includes("--help")) await config.runCommand(command.id, command.rest);
-  // The name of a topic alone shows its help.
+  // A topic alone, such as `token`, shows the help of its commands.
   else if (args.length === 1 && config.findTopic(args[0] ?? "") !== undefined) await run([...args, "--help"], config);
   else await run([...args], config);
 }

@@ -44,8 +44,8 @@ export abstract class FleetCommand extends Command {
   }
 
   /**
-   * The first SIGINT or SIGTERM aborts this signal, so that a command can finish what it began. The second one ends the
-   * process at once. For a command that never asks for this signal, the first one does.
+   * Returns a signal that the first SIGINT or SIGTERM aborts, so that the command can finish what it began. The second
+   * SIGINT or SIGTERM ends the process at once. If a command never calls this method, the first one ends the process.
    */
   protected interruptSignal(): AbortSignal {
     if (this.#interrupt !== undefined) return this.#interrupt.signal;
@@ -60,7 +60,7 @@ export abstract class FleetCommand extends Command {
   }
 
   protected override async catch(error: Error): Promise<never> {
-    // An interrupted command may fail with any error, but the cause is the interrupt.
+    // If the user interrupted the command, report that, because the error is only a consequence.
     if (this.#interrupt?.signal.aborted === true) throw this.#interrupt.signal.reason;
     const isOfOclif = error instanceof Errors.CLIError && !(error instanceof Errors.ExitError);
     throw isOfOclif ? usageError(error, this.ctor) : error;

@@ -10,7 +10,7 @@ interface Invocation {
   config: Config;
 }
 
-/** The output of a failed command with `--json`. Work that was done in spite of the error stands beside `error`. */
+/** The `--json` output of a failed command. The fields beside `error` report what the command did before it failed. */
 export interface Failure {
   error: {
     code: FleetErrorCode;

@@ -5,7 +5,7 @@ import { FleetError, quote } from "../errors.js";
 import { spoken } from "./command-id.js";
 import { unmarked } from "./prompt/prompt.js";
 
-/** Turns oclif's error about a command line into ours. Suggests the flag that the user probably meant. */
+/** Turns oclif's error about a command line into a FleetError. Suggests the flag that the user probably meant. */
 export function usageError(error: Error, command: typeof Command): FleetError {
   const unknown = "flags" in error ? flagNames(error.flags) : [];
   const known = { ...command.baseFlags, ...command.flags };
@@ -36,7 +36,7 @@ export function unknownCommand(args: readonly string[], config: Config): FleetEr
   });
 }
 
-/** Redacts the values that it quotes, because they may contain anything, including a token. */
+/** Turns oclif's message into ours. Redacts the values that it quotes, because a user may have typed a token. */
 function describe(error: Error, known: Readonly<Record<string, object>>): string {
   const given = "args" in error ? error.args : [];
   if (/^Missing \d+ required arg/.test(error.message)) {

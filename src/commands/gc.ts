@@ -69,7 +69,7 @@ function counts(words: readonly string[]): string {
   return each.length === 0 ? "" : ` (${each.join(", ")})`;
 }
 
-/** The exit code reports sessions that could not be deleted, because nobody may read the line when cron runs `gc`. */
+/** Reports by the exit code that a session could not be deleted, because cron may run `gc` and nobody may read its output. */
 function exitCodeOfGc({ skipped }: GcResult): number {
   return skipped.some(({ reason }) => reason === "failed") ? ERRORS.FLEET_STATE_UNWRITABLE.exit : 0;
 }

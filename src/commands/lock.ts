@@ -4,7 +4,6 @@ import { lockFlags, lockOptions, refuseBesideShow, splitCommand } from "../cli/f
 import { renderLease, waitNotice } from "../cli/render/lease.js";
 import { LeaseSignals, runUnderLease } from "../cli/run/under-lease.js";
 import type { Lease } from "../model/lease.js";
-import type { LockOptions } from "../sessions/leases/options.js";
 
 interface LockResult {
   lease: (Lease & { token?: string }) | null;
@@ -36,34 +35,24 @@ export default class Lock extends FleetCommand {
   async run(): Promise<LockResult> {
     const { own, command } = splitCommand(this.argv);
     const { args, flags } = await this.parse(Lock, own);
+    const { session } = args;
     if (flags.show) {
       refuseBesideShow(flags, command);
-      return await this.#show(args.session, flags.user);
+      return await this.withFleet(async (fleet) => {
+        const lease = await fleet.leases.get(session, { user: flags.user });
+        this.log(renderLease(lease));
+        return { lease };
+      });
     }
     const options = { ...lockOptions(flags), ...waitNotice(this.jsonEnabled()) };
-    if (command === undefined) return await this.#take(args.session, options);
-    return await this.#run(args.session, options, command);
-  }
-
-  async #show(session: string, user: string | undefined): Promise<LockResult> {
-    return await this.withFleet(async (fleet) => {
-      const lease = await fleet.leases.get(session, { user });
-      this.log(renderLease(lease));
-      return { lease };
-    });
-  }
-
-  async #take(session: string, options: LockOptions): Promise<LockResult> {
-    return await this.withFleet(async (fleet) => {
-      const held = await fleet.leases.acquire(session, { ...options, detached: true, signal: this.interruptSignal() });
-      await held.detach();
-      this.log(held.token);
-      return { lease: { ...held.lease, token: held.token } };
-    });
-  }
-
-  async #run(session: string, options: LockOptions, command: string[]): Promise<LockResult> {
-    return await this.withFleet(async (fleet) => {
+    return await this.withFleet(async (fleet): Promise<LockResult> => {
+      if (command === undefined) {
+        const signal = this.interruptSignal();
+        const held = await fleet.leases.acquire(session, { ...options, detached: true, signal });
+        await held.detach();
+        this.log(held.token);
+        return { lease: { ...held.lease, token: held.token } };
+      }
       using signals = new LeaseSignals();
       return await fleet.leases.hold(session, { ...options, signal: signals.interrupt }, async (held) => {
         const exitCode = await runUnderLease(command, held, { signals, outputToStderr: this.jsonEnabled() });

@@ -25,7 +25,7 @@ export default class Top extends FleetCommand {
       }
       const look = async () => {
         last = await fleet.hosts.overview();
-        // Show warnings on the screen and not below it, because they belong to this look.
+        // Show warnings inside the live view, because standard error would overwrite it.
         return viewOverview(last, fleet.takeWarnings());
       };
       const signal = this.interruptSignal();

@@ -26,7 +26,7 @@ export default class Trust extends FleetCommand {
     "<%= config.bin %> trust --list",
     "<%= config.bin %> trust --revoke ~/work/app",
   ];
-  // This command reads only the file that it is about, so it does not take `--config`.
+  // This command reads only the project file that the user wants to trust, so it does not take `--config`.
   static override baseFlags = {};
   static override args = {
     path: Args.string({

@@ -27,13 +27,13 @@ export const limits = v.strictObject({
   total: v.optional(limitsOf({ connections: 1024, sessions: null, requestsInFlight: 20_000, bytes: "512mb" }), {}),
 });
 
-/** The limits for each user and for all users together. The names are those of the keys below `limits.default`. */
+/** The things that are limited, for each user and for all users together. These are the keys below `limits.default`. */
 export const LIMITED = ["connections", "sessions", "requestsInFlight", "unreadBytes"] as const;
 export type Limited = (typeof LIMITED)[number];
 
 export type LimitName = Limited | `total.${Limited}`;
 
-/** The highest value of each; null means unlimited. */
+/** The highest allowed number of each thing; null means unlimited. */
 export type Limits = Readonly<Record<Limited, number | null>>;
 
 const WORDS: Record<Limited, string> = {

@@ -24,7 +24,7 @@ export function invalidValue(name: string, value: unknown, allowed: string, orig
   });
 }
 
-/** Creates the error for values that are allowed alone but do not fit together. `names` are the keys in question. */
+/** Creates the error for values that are allowed alone but do not fit together. `names` are their keys. */
 export function conflict(names: string[], message: string, origins: ReadonlyMap<string, Origin>): FleetError {
   const given = names.map((name) => origins.get(name));
   const code = names.map((name) => findKey(name)?.rule.flagCode).find((flagCode) => flagCode !== undefined);
@@ -70,7 +70,7 @@ function locate(name: string, origin: Origin): string {
   return origin.from === "file" ? `${name} in ${printable(origin.name)}` : `${origin.name} (${name})`;
 }
 
-/** The source of one of several keys. Undefined means the default, because only some of them were given. */
+/** Describes the source of a value. Undefined means that nobody gave a value, so the default applies. */
 function whence(origin: Origin | undefined): string {
   if (origin === undefined) return "the default";
   if (origin.from === "file") return `in ${printable(origin.name)}`;

@@ -11,7 +11,7 @@ import { yamlStream } from "./yaml.js";
 const OWN_REDIS = "redis://redis:6379/0";
 const REDIS_IMAGE = "redis:7-bookworm";
 
-/** An unhandled rejection makes Node exit with 1. It has no blanks, because Podman 5.4 splits arguments at them. */
+/** The health check: Node exits with 1 if the promise rejects. The code has no blanks, because Podman 5.4 splits there. */
 const READY = `fetch("http://127.0.0.1:${layout.METRICS_PORT}/readyz").then((r)=>{if(!r.ok)throw(r.status)})`;
 
 /**

@@ -73,7 +73,7 @@ export function describe(
     storage,
     capacity: capacityOf(options, config),
     settings,
-    /** Null means the file store. The port is null if the URL is a secret. */
+    /** Null if the fleet uses the file store. The port is null if the URL of Redis is a secret. */
     redis: hasRedis ? { port: own || options.secretStore ? null : (url?.port ?? null) } : null,
     stopGraceSeconds: stopGraceSeconds(config.drain.timeoutMs),
     /** TCP ports outside of the deployment that hosts must reach, except that of Redis. */

@@ -48,7 +48,7 @@ export const STORE_VARIABLE = "COPILOTFLEET_STORE";
 
 /** Splits the configuration into the file, the secrets and the token files. */
 export function settingsOf(config: Config, given: Layer, options: SettingsOptions): Settings {
-  const values = new Map([...given].map(([name, { value }]) => [name, value]));
+  const values = new Map<string, { value: unknown }>(given);
   const secrets = new Map<string, SecretVariable>();
   const conceal = (key: string, variable: string) => {
     values.delete(key);
@@ -74,9 +74,9 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
   for (const key of values.keys()) {
     if (options.without.some((left) => key === left || key.startsWith(`${left}.`))) values.delete(key);
   }
-  for (const [key, value] of Object.entries(options.with ?? {})) values.set(key, value);
+  for (const [key, value] of Object.entries(options.with ?? {})) values.set(key, { value });
   return {
-    file: nested(values),
+    file: unflatten(values),
     secrets: [...secrets.values()],
     userTokenVariables,
     tokenFiles: auth.githubTokenFile === null ? null : tokenFiles(auth.githubTokenFile),
@@ -85,10 +85,6 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
 
 export function configText(file: Record<string, unknown>): string {
   return `${JSON.stringify(file, null, 2)}\n`;
-}
-
-function nested(values: ReadonlyMap<string, unknown>): Record<string, unknown> {
-  return unflatten(new Map([...values].map(([name, value]) => [name, { value, origin: { from: "file", name: "" } }])));
 }
 
 function hasCredentials(url: string): boolean {

@@ -1,6 +1,6 @@
 import { rows } from "./entry.js";
 
-/** The configuration, the installation or the machine is not as the fleet needs it. */
+/** The configuration, the installation or the machine does not meet the fleet's needs. */
 export const CONFIGURATION_ERRORS = rows(3, 500, {
   FLEET_CONFIG_INVALID: {
     title: "A setting has a value that is not allowed, or a configuration file cannot be read.",

@@ -15,7 +15,7 @@ export interface ErrorEntry {
 
 type Row = Omit<ErrorEntry, "exit" | "httpStatus"> & { httpStatus?: number };
 
-/** The rows of one exit code. A row without an HTTP status of its own has that of the group. */
+/** Makes the rows that share an exit code. `httpStatus` applies to rows that name no other. */
 export function rows<Exit extends ErrorEntry["exit"], Code extends string>(
   exit: Exit,
   httpStatus: number,

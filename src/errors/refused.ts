@@ -1,6 +1,6 @@
 import { rows } from "./entry.js";
 
-/** Something does not exist, or is not yours. */
+/** A server or session does not exist, or the user may not know of it. */
 export const NOT_FOUND_ERRORS = rows(4, 404, {
   FLEET_SERVER_NOT_FOUND: {
     title: "There is no such server.",
@@ -22,7 +22,7 @@ export const NOT_FOUND_ERRORS = rows(4, 404, {
   },
 });
 
-/** Another use of the same thing is in the way. */
+/** The call conflicts with another use, with a rule, or with the current state. */
 export const CONFLICT_ERRORS = rows(5, 409, {
   FLEET_SESSION_EXISTS: {
     title: "There is already a session with this id.",

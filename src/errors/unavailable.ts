@@ -9,7 +9,7 @@ export const INTERNAL_ERRORS = rows(1, 500, {
   },
 });
 
-/** Something is exhausted or late. */
+/** A limit, a resource or a deadline is exhausted. */
 export const EXHAUSTED_ERRORS = rows(6, 429, {
   FLEET_PORTS_EXHAUSTED: {
     httpStatus: 503,
@@ -60,7 +60,7 @@ export const EXHAUSTED_ERRORS = rows(6, 429, {
   },
 });
 
-/** Something is not available. */
+/** The fleet cannot reach or use a part that it needs. */
 export const UNAVAILABLE_ERRORS = rows(7, 503, {
   FLEET_STATE_UNWRITABLE: {
     title: "The state, or a server's folder, cannot be written.",

@@ -4,7 +4,7 @@ import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js
 import { FleetError, quote } from "../../errors.js";
 import { validateSessionId, validateUser } from "../../model/ids.js";
 
-// The fleet checks all of these values again. The checks here make the message name the flag.
+// The fleet checks these values, too. The checks here come first, so that the error message names the flag.
 
 const user = {
   description: "id of the user",
@@ -91,7 +91,7 @@ export function integerFlag(name: string, description: string, [min, max]: [numb
   })();
 }
 
-/** A flag that takes one of a few values. The message about any other value names their `kind`. */
+/** A flag that takes one of a few values. Error messages use `kind`, as in: "idel" is not a state. */
 export function choiceFlag<Value extends string>(kind: string, description: string, values: readonly Value[]) {
   return Flags.custom<Value, { kind: string }>({ description, options: [...values] })({ kind });
 }

@@ -5,7 +5,7 @@ import { type LockOptions, parseLeaseTtl, parseReason, parseWait } from "../../s
 
 import { given, usage, userFlag } from "./flags.js";
 
-/** A text flag that is checked here so that the message names the flag. The fleet parses the text itself. */
+/** A flag whose text the fleet parses. This also checks the text first, so that the error message names the flag. */
 function textFlag(
   name: string,
   description: string,

@@ -31,8 +31,8 @@ export function stopRequest(
 }
 
 /**
- * Finds the selected servers. `ids` has references of servers on hosts that can be reached. With `all`, `away` has those
- * of servers that may run on other hosts.
+ * Returns references of the selected servers. `ids` has the servers that the command can reach. With `all`, `away` has
+ * the servers on hosts that cannot be reached, if they may be running.
  */
 export async function selectServers(
   fleet: Fleet,
@@ -53,7 +53,7 @@ export async function selectServers(
   return { ids: [...new Set(found)], away: [] };
 }
 
-/** Warns about servers that were left alone because their hosts cannot be reached. The result adds them to `--json`. */
+/** Warns about servers on hosts that cannot be reached. Returns the field of the `--json` output that lists them. */
 export function leftOut(away: readonly string[]): { away?: string[] } {
   if (away.length === 0) return {};
   process.stderr.write(

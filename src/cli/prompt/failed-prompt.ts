@@ -3,7 +3,7 @@ import type { Fleet } from "../../fleet/fleet.js";
 import { isStoreTrouble } from "../../sessions/problems.js";
 import type { SessionView } from "../../sessions/view.js";
 
-/** Returns the session after a failed prompt; null if it cannot be looked up. */
+/** Returns the state of a session after its prompt failed; null if the fleet cannot read it. */
 export async function whatBecameOf(
   fleet: Fleet,
   id: string,
@@ -19,7 +19,7 @@ export async function whatBecameOf(
   }
 }
 
-/** Returns the error of a session's first prompt, with the state of the session and how to continue. */
+/** Adds to the error of a session's first prompt whether the session still exists and how to continue. */
 export function afterPrompt(error: FleetError, session: SessionView | null): FleetError {
   const { code } = error;
   const { message, suggestions } = error.describe(option);

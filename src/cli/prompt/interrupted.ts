@@ -1,6 +1,6 @@
 import { constants } from "node:os";
 
-/** Thrown when a signal ends a command. It has the exit code that a shell reports, and needs no message. */
+/** Thrown when a signal ends a command. The exit code is the one that shells use for this signal. */
 export class Interrupted extends Error {
   override readonly name = "Interrupted";
   readonly exitCode: number;
@@ -11,7 +11,7 @@ export class Interrupted extends Error {
   }
 }
 
-/** Handles these signals until it is disposed. */
+/** Calls `handle` for these signals until the returned object is disposed. */
 export function onSignals(names: readonly NodeJS.Signals[], handle: (name: NodeJS.Signals) => void): Disposable {
   for (const name of names) process.on(name, handle);
   return {

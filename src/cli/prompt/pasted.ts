@@ -8,8 +8,8 @@ const CONTROLS = /[\x00-\x08\x0b-\x1f\x7f]/g;
 
 /**
  * Turns the input of a terminal in raw mode into text for a line editor. A line break in pasted text does not count as
- * the Enter key. Terminals put markers around pasted text if asked to (`\x1b[?2004h`). Text from some programs that
- * type for others arrives in one piece with line breaks inside.
+ * the Enter key. Terminals put markers around pasted text if asked to (`\x1b[?2004h`). Some programs that type for the
+ * user send several lines at once without markers, and the breaks between these lines do not count either.
  */
 export class PastedText {
   #isInside = false;

@@ -1,6 +1,6 @@
 import { FleetError } from "../../errors.js";
 
-/** Prefix of words that are prompt text. The arguments of a process cannot contain this character. */
+/** The prefix that marks a word as prompt text. No word can already contain it, because process arguments have no NUL. */
 const MARK = "\0";
 
 /**

@@ -28,7 +28,7 @@ export function renderLease(lease: Lease | null): string {
   );
 }
 
-/** Reports on standard error what a command waits for, but only if that is a terminal. */
+/** Makes a command print what it waits for, but only if standard error is a terminal. */
 export function waitNotice(json: boolean): { onWait?: (wait: LeaseWait) => void } {
   if (json || process.stderr.isTTY !== true) return {};
   return {

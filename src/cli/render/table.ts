@@ -2,7 +2,6 @@ import Table from "cli-table3";
 import stringWidth from "string-width";
 import { colour } from "./colour.js";
 
-/** The text may already be coloured. */
 export type Cell = string | number | null;
 
 const GAP = "   ";
@@ -18,7 +17,7 @@ export const SESSION: Column = { heading: "SESSION", cut: "middle" };
 export const SERVER: Column = { heading: "SERVER", cut: "middle" };
 export const USER: Column = { heading: "USER", cut: "middle" };
 
-/** Cells are not cut below this width while there are columns that can be left out. */
+/** While there are columns that can be left out, no cell is cut to less than this width. */
 const EASY_WIDTH = 20;
 const NARROWEST = 8;
 
@@ -92,7 +91,7 @@ function fitColumns(columns: FittedColumn[], width: number): FittedColumn[] {
   }));
 }
 
-/** The widest column that can be cut and is wider than `than`. It becomes one character narrower next. */
+/** Returns the index of the widest column that can still be cut. Cells keep at least `than` characters. */
 function widestThatYields(columns: readonly FittedColumn[], widths: readonly number[], than: number) {
   let widest: number | undefined;
   for (const [index, column] of columns.entries()) {
@@ -116,7 +115,7 @@ function totalOf(widths: readonly number[]): number {
   return widths.reduce((sum, width) => sum + width, 0) + GAP.length * Math.max(0, widths.length - 1);
 }
 
-/** Cuts the text to a width, with `…` in the middle or at the end. Does not cut characters in half that take two places. */
+/** Cuts the text to a width, with `…` in the middle or at the end. Counts a Chinese character, for example, as two columns. */
 export function shorten(text: string, width: number, cut: "middle" | "end" | undefined): string {
   if (cut === undefined || stringWidth(text) <= width) return text;
   const characters = Array.from(new Intl.Segmenter().segment(text), ({ segment }) => segment);

@@ -72,10 +72,10 @@ function screen(): Screen {
   return { rows: rows > 0 ? rows : 24, columns: columns > 0 ? columns : 80 };
 }
 
-/** The content of a live view: fixed lines above and below, and sections between them that scroll under their headings. */
+/** The content of a live view: sections that scroll under their headings, between fixed lines at the top and the bottom. */
 export interface LiveView {
   above: readonly string[];
-  /** The first line of each is its heading. */
+  /** The first line of each section is its heading. */
   sections: readonly (readonly string[])[];
   below: readonly string[];
 }
@@ -91,7 +91,7 @@ interface Line {
   heading: string | null;
 }
 
-/** Chooses the lines that fit on the screen. The returned offset is limited to the existing lines. */
+/** Chooses the lines that fit on the screen. Returns a smaller offset if `offset` is beyond the last lines. */
 export function layOut(view: LiveView, offset: number, { rows, columns }: Screen): { lines: string[]; offset: number } {
   const { above, sections, below } = view;
   const all = sections.flatMap((section, index): Line[] => [

@@ -69,14 +69,14 @@ function preferSmallHeap(): void {
   setFlagsFromString("--compact-on-every-full-gc");
 }
 
-/** The first file descriptor that systemd passes for a `.socket` unit (sd_listen_fds(3)). */
+/** The file descriptor of the front door's socket if systemd opened that socket (sd_listen_fds(3)). */
 const FIRST_LISTENER = 3;
 
 function inheritedListener({ LISTEN_FDS, LISTEN_PID }: NodeJS.ProcessEnv, pid: number): { fd: number } | null {
   return LISTEN_PID === String(pid) && Number(LISTEN_FDS) >= 1 ? { fd: FIRST_LISTENER } : null;
 }
 
-/** A cut turn determines the exit code before a server that could not be stopped does. */
+/** A cut turn decides the exit code. If no turn was cut, a server that could not be stopped decides. */
 export function exitCodeOfServe({ stopped, failed }: Served): number {
   const cut = exitCodeOf(stopped);
   return cut === 0 && failed.length > 0 ? ERRORS.FLEET_SERVER_LOST.exit : cut;

@@ -1,13 +1,13 @@
 import type { Layer } from "./layers.js";
 
 /**
- * Decides whether a project's `.copilotfleet.json` may set a key. The file is found by walking upward from the working
- * folder, so a stranger may have written it: every cloned repository can contain one. A list has the harmless values of
- * a key that is otherwise guarded. A test checks that each key has a class.
+ * Whether a project's `.copilotfleet.json` may set a key. A stranger may have written the file, because it may be part
+ * of a cloned repository. So the file may set a guarded key only if the user trusts the file (`fleet/trust.ts`). If the
+ * class is a list, the file may set the values in the list without trust. A test checks that each key has a class.
  */
 type Class = "open" | "guarded" | readonly unknown[];
 
-/** Sizes, times, counts and the model. The file may set these. */
+/** Sizes, times, counts and the model. */
 const OPEN = `
   ports.from ports.to
   pool.servers pool.strategy pool.warm pool.idleTimeout
@@ -22,9 +22,9 @@ const OPEN = `
   serve.accessLog serve.gcInterval serve.turnWait serve.logMaxSize serve.logFiles`;
 
 /**
- * Programs, variables, addresses, stores, tokens, folders, approvals, and limits that protect others. These count only if
- * the user trusts the file (`fleet/trust.ts`). `isolation` decides which users share a server. A `provider` of null sends
- * prompts to GitHub's models instead of the user's own provider.
+ * Programs, variables, addresses, stores, tokens, folders, approvals, and limits that protect others. `isolation` is here
+ * because it decides which users share a server. `provider` is here because null would send prompts to GitHub's models
+ * and not to the user's own provider.
  */
 const GUARDED = `
   isolation

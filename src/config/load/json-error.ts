@@ -1,6 +1,6 @@
 /**
- * The place where a text stops being JSON. Only some of V8's messages contain the position, and they quote the text,
- * which may contain a secret. Therefore we scan a text that `JSON.parse` refused once more.
+ * The position at which a text stops being JSON. We scan a text that `JSON.parse` refused once more, because V8's error
+ * messages often lack the position and may quote a secret from the text.
  */
 export interface JsonFault {
   line: number;
@@ -8,7 +8,7 @@ export interface JsonFault {
   reason: string;
 }
 
-// Matches blanks and then a punctuation character, a string, or a whole number or literal.
+// Matches blanks and then a punctuation character, a string, or a complete number or literal.
 const TOKEN =
   /[ \t\r\n]*(?:([{}[\],:])|("(?:[ !#-[\]-\u{10FFFF}]|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*")|(-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null)(?![\w.+-]))/uy;
 

@@ -9,10 +9,10 @@ export interface Given {
   origin: Origin;
 }
 
-/** The flat content of one source: values by dotted key. It contains only known keys, so a key cannot reach a prototype. */
+/** The values of one source by dotted key. Only known keys are in it, so a key such as `__proto__` has no effect. */
 export type Layer = ReadonlyMap<string, Given>;
 
-/** How to name the place of a key in this source, and the folder to resolve its relative paths against. */
+/** A source of values: how messages name the origin of a key, and the folder at which relative paths start. */
 export interface Source {
   originOf(name: string): Origin;
   folder: string;
@@ -83,7 +83,7 @@ function removeBelow(merged: Map<string, Given>, section: string): void {
   for (const name of merged.keys()) if (name === section || name.startsWith(`${section}.`)) merged.delete(name);
 }
 
-export function unflatten(layer: Layer): Record<string, unknown> {
+export function unflatten(layer: ReadonlyMap<string, Pick<Given, "value">>): Record<string, unknown> {
   const root: Record<string, unknown> = {};
   for (const [name, { value }] of layer) {
     const parts = name.split(".");

@@ -35,9 +35,9 @@ export function userConfigFile(env: Environment, options: PathOptions = {}): str
 }
 
 /**
- * The platform's standard folder, by the XDG base directories, where a relative path must be ignored
- * (https://specifications.freedesktop.org/basedir-spec/latest/), or Application Support on macOS. The XDG variables
- * count there, too, because nobody sets them by chance.
+ * Returns the platform's standard folder: the XDG base directory, or Application Support on macOS. The XDG variables
+ * take precedence on macOS, too, because nobody sets them by chance. A relative path in such a variable is ignored, as
+ * the standard demands (https://specifications.freedesktop.org/basedir-spec/latest/).
  */
 function standardFolder(env: Environment, variable: string, fallback: string[], options: PathOptions): string {
   const chosen = env[variable];

@@ -27,8 +27,9 @@ export function trustDigest(path: string, text: string): string {
 }
 
 /**
- * The name of a project file in its trust record. It has the real path of its folder, because relative paths in the
- * file are resolved against it. The file itself may be a link, because the record also covers its content.
+ * Returns the path under which the trust in a project file is recorded. Links in the path of the folder are resolved,
+ * because relative paths in the file start at that folder. A link to the file itself may stay, because the record also
+ * has a digest of the file's content.
  */
 export function trustedName(path: string): string {
   try {
@@ -64,7 +65,7 @@ export function refuseUntrusted(path: string, text: string, layer: Layer, stateR
   );
 }
 
-/** Undefined if no reliable record exists for this {@link trustedName}. */
+/** Reads the trust record of a {@link trustedName}. Undefined if there is none, or if another user could have written it. */
 export function readTrust(stateRoot: string, name: string): TrustRecord | undefined {
   const text = readOwn(trustRecordPath(stateRoot, name));
   const record = text === undefined ? undefined : parseTrust(text);
@@ -78,7 +79,7 @@ export function parseTrust(text: string): TrustRecord | undefined {
   return { path, digest, trustedAt };
 }
 
-/** Reads a file. Undefined if anybody else could have written it. This runs before the state folder is checked. */
+/** Reads a file, or returns undefined if anybody else could have written it. The state folder is not checked by then. */
 export function readOwn(path: string): string | undefined {
   let handle: number;
   try {

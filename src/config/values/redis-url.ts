@@ -17,8 +17,8 @@ const DEFAULT_PORT = 6379;
 const FLEET = /^[A-Za-z0-9._-]{1,64}$/;
 
 /**
- * Reads the URL of a Redis database, or returns null. Refuses every other part in the URL, because a typing error would
- * silently name another database, and two hosts with different databases would be two fleets.
+ * Reads the URL of a Redis database, or returns null. Refuses unknown parts in the URL, because a typing error could
+ * silently name another database, and hosts with different databases are different fleets.
  */
 export function readRedisUrl(text: string): RedisUrl | null {
   if (!/^rediss?:\/\/\S+$/.test(text) || !URL.canParse(text)) return null;

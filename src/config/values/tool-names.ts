@@ -16,7 +16,7 @@ const HARMLESS = new Set(
   ),
 );
 
-/** Whether such a tool may let the model reach files or programs. Clients run custom tools. */
+/** Whether a tool with this name may let the model reach the server's files or programs. Custom tools run at the client. */
 export function reachesFiles(pattern: string): boolean {
   return !pattern.startsWith("custom:") && !HARMLESS.has(pattern.replace(/^builtin:/, ""));
 }

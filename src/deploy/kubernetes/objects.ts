@@ -16,6 +16,16 @@ import { diskGib } from "../sizing.js";
 import { GC, HOST, metadata, type Plan, selector } from "./options.js";
 import { gcPod, hostPod } from "./pod.js";
 
+function object<Version extends string, Kind extends string, Spec>(
+  plan: Plan,
+  apiVersion: Version,
+  kind: Kind,
+  name: string,
+  spec: Spec,
+) {
+  return { apiVersion, kind, metadata: metadata(plan, name), spec };
+}
+
 /** Renders the namespace. Kubernetes refuses pods in it that ask for more rights than the pods of the fleet. */
 export function namespace({ options, labels }: Plan): INamespace {
   return {
@@ -39,43 +49,37 @@ export function configMap(plan: Plan, file: Record<string, unknown>): IConfigMap
 
 /** Renders the Service that clients connect to. It selects any ready host, because each host accepts every user. */
 export function frontService(plan: Plan): IService {
-  return {
-    apiVersion: "v1",
-    kind: "Service",
-    metadata: metadata(plan, plan.names.main),
-    spec: { selector: selector(plan, HOST), ports: [{ name: "door", port: DOOR_PORT, targetPort: "door" }] },
-  };
+  return object(plan, "v1", "Service", plan.names.main, {
+    selector: selector(plan, HOST),
+    ports: [{ name: "door", port: DOOR_PORT, targetPort: "door" }],
+  });
 }
 
 /** Renders the headless Service. It gives each pod a name, at which other hosts and Prometheus reach it. */
 export function hostsService(plan: Plan): IService {
-  return {
-    apiVersion: "v1",
-    kind: "Service",
-    metadata: metadata(plan, plan.names.hosts),
-    spec: {
-      clusterIP: "None",
-      // A draining host is not ready, but it still has sessions that other hosts ask for.
-      publishNotReadyAddresses: true,
-      selector: selector(plan, HOST),
-      ports: [
-        { name: "door", port: DOOR_PORT, targetPort: "door" },
-        { name: "metrics", port: METRICS_PORT, targetPort: "metrics" },
-      ],
-    },
-  };
+  return object(plan, "v1", "Service", plan.names.hosts, {
+    clusterIP: "None",
+    // A draining host is not ready, but it still has sessions that other hosts ask for.
+    publishNotReadyAddresses: true,
+    selector: selector(plan, HOST),
+    ports: [
+      { name: "door", port: DOOR_PORT, targetPort: "door" },
+      { name: "metrics", port: METRICS_PORT, targetPort: "metrics" },
+    ],
+  });
 }
 
 export function sharedClaim(plan: Plan): IPersistentVolumeClaim {
-  return {
-    apiVersion: "v1",
-    kind: "PersistentVolumeClaim",
-    metadata: metadata(plan, plan.names.shared),
-    spec: claim("ReadWriteMany", plan.options.storageSize ?? sharedSize(plan), plan.options.storageClass),
-  };
+  return object(
+    plan,
+    "v1",
+    "PersistentVolumeClaim",
+    plan.names.shared,
+    claim("ReadWriteMany", plan.options.storageSize ?? sharedSize(plan), plan.options.storageClass),
+  );
 }
 
-/** The size for the sessions of the highest number of hosts. */
+/** The size that is enough for the sessions when the autoscaler has started the highest number of hosts. */
 function sharedSize({ deployment }: Plan): string {
   return `${deployment.maxReplicas * diskGib({ servers: 0, sessions: deployment.capacity.sessions }, true)}Gi`;
 }
@@ -100,70 +104,53 @@ export function statefulSet(plan: Plan, file: Record<string, unknown>): IStatefu
   const own = local
     ? claim("ReadWriteOnce", options.storageSize ?? size, options.storageClass)
     : claim("ReadWriteOnce", size, undefined);
-  return {
-    apiVersion: "apps/v1",
-    kind: "StatefulSet",
-    metadata: metadata(plan, names.main),
-    spec: {
-      serviceName: names.hosts,
-      // If there is an autoscaler, it sets the number. Applying the manifest again would reset it.
-      ...(maxReplicas > replicas ? {} : { replicas }),
-      // Hosts start and end independently of each other.
-      podManagementPolicy: "Parallel",
-      updateStrategy: { type: "RollingUpdate" },
-      selector: { matchLabels: selector(plan, HOST) },
-      template: {
-        metadata: {
-          labels: selector(plan, HOST),
-          // The configuration is read at the start, so a changed configuration must change the template.
-          annotations: {
-            "copilotfleet/config-sha256": sha256(configText(file)),
-          },
+  return object(plan, "apps/v1", "StatefulSet", names.main, {
+    serviceName: names.hosts,
+    // If there is an autoscaler, it sets the number. Applying the manifest again would reset it.
+    ...(maxReplicas > replicas ? {} : { replicas }),
+    // Hosts start and end independently of each other.
+    podManagementPolicy: "Parallel",
+    updateStrategy: { type: "RollingUpdate" },
+    selector: { matchLabels: selector(plan, HOST) },
+    template: {
+      metadata: {
+        labels: selector(plan, HOST),
+        // The configuration is read at the start, so a changed configuration must change the template.
+        annotations: {
+          "copilotfleet/config-sha256": sha256(configText(file)),
         },
-        spec: hostPod(plan),
       },
-      volumeClaimTemplates: [
-        { apiVersion: "v1", kind: "PersistentVolumeClaim", metadata: { name: "state" }, spec: own },
-      ],
-      persistentVolumeClaimRetentionPolicy: { whenDeleted: "Retain", whenScaled: "Retain" },
+      spec: hostPod(plan),
     },
-  };
+    volumeClaimTemplates: [{ apiVersion: "v1", kind: "PersistentVolumeClaim", metadata: { name: "state" }, spec: own }],
+    persistentVolumeClaimRetentionPolicy: { whenDeleted: "Retain", whenScaled: "Retain" },
+  });
 }
 
 /** Kubernetes evicts one host at a time from its nodes. A host that is not ready can always be evicted. */
 export function disruptionBudget(plan: Plan): IPodDisruptionBudget {
-  return {
-    apiVersion: "policy/v1",
-    kind: "PodDisruptionBudget",
-    metadata: metadata(plan, plan.names.main),
-    spec: {
-      maxUnavailable: 1,
-      unhealthyPodEvictionPolicy: "AlwaysAllow",
-      selector: { matchLabels: selector(plan, HOST) },
-    },
-  };
+  return object(plan, "policy/v1", "PodDisruptionBudget", plan.names.main, {
+    maxUnavailable: 1,
+    unhealthyPodEvictionPolicy: "AlwaysAllow",
+    selector: { matchLabels: selector(plan, HOST) },
+  });
 }
 
 export function gcJob(plan: Plan): ICronJob {
-  return {
-    apiVersion: "batch/v1",
-    kind: "CronJob",
-    metadata: metadata(plan, plan.names.gc),
-    spec: {
-      schedule: "17 * * * *",
-      concurrencyPolicy: "Forbid",
-      startingDeadlineSeconds: 600,
-      successfulJobsHistoryLimit: 1,
-      failedJobsHistoryLimit: 3,
-      jobTemplate: {
-        spec: {
-          backoffLimit: 0,
-          activeDeadlineSeconds: 1800,
-          template: { metadata: { labels: selector(plan, GC) }, spec: gcPod(plan) },
-        },
+  return object(plan, "batch/v1", "CronJob", plan.names.gc, {
+    schedule: "17 * * * *",
+    concurrencyPolicy: "Forbid",
+    startingDeadlineSeconds: 600,
+    successfulJobsHistoryLimit: 1,
+    failedJobsHistoryLimit: 3,
+    jobTemplate: {
+      spec: {
+        backoffLimit: 0,
+        activeDeadlineSeconds: 1800,
+        template: { metadata: { labels: selector(plan, GC) }, spec: gcPod(plan) },
       },
     },
-  };
+  });
 }
 
 const DNS_PORT = 53;
@@ -175,8 +162,9 @@ const tcp = (port: number) => ({ port, protocol: "TCP" as const });
 const ofNamespace = (name: string) => ({ namespaceSelector: { matchLabels: { [NAMESPACE_LABEL]: name } } });
 
 /**
- * Destinations outside of the fleet are ports only: a policy knows addresses and not names, and the addresses of Redis
- * and of a model service change. The kubelet's probes come from the node, and a policy never blocks them.
+ * Outside of the fleet, the policy allows certain ports at any address, because a policy cannot contain host names, and
+ * the addresses of Redis and of a model service change. A policy never blocks the kubelet's probes, which come from the
+ * node.
  */
 export function networkPolicy(plan: Plan): INetworkPolicy {
   const { deployment, options, labels } = plan;
@@ -191,27 +179,22 @@ export function networkPolicy(plan: Plan): INetworkPolicy {
     ...modelPorts,
     ...options.egressPorts,
   ]);
-  return {
-    apiVersion: "networking.k8s.io/v1",
-    kind: "NetworkPolicy",
-    metadata: metadata(plan, plan.names.main),
-    spec: {
-      podSelector: { matchLabels: labels },
-      policyTypes: ["Ingress", "Egress"],
-      ingress: [
-        { from: [...clients, fleet], ports: [tcp(DOOR_PORT)] },
-        { from: [ofNamespace(options.monitoringNamespace)], ports: [tcp(METRICS_PORT)] },
-      ],
-      egress: [
-        { ports: [{ port: DNS_PORT, protocol: "UDP" }, tcp(DNS_PORT)] },
-        { to: [hosts], ports: [tcp(DOOR_PORT)] },
-        ...(outside.size === 0 ? [] : [{ ports: [...outside].sort((a, b) => a - b).map(tcp) }]),
-      ],
-    },
-  };
+  return object(plan, "networking.k8s.io/v1", "NetworkPolicy", plan.names.main, {
+    podSelector: { matchLabels: labels },
+    policyTypes: ["Ingress", "Egress"],
+    ingress: [
+      { from: [...clients, fleet], ports: [tcp(DOOR_PORT)] },
+      { from: [ofNamespace(options.monitoringNamespace)], ports: [tcp(METRICS_PORT)] },
+    ],
+    egress: [
+      { ports: [{ port: DNS_PORT, protocol: "UDP" }, tcp(DNS_PORT)] },
+      { to: [hosts], ports: [tcp(DOOR_PORT)] },
+      ...(outside.size === 0 ? [] : [{ ports: [...outside].sort((a, b) => a - b).map(tcp) }]),
+    ],
+  });
 }
 
-/** The metric from `src/serve/report/metrics.ts`. A test compares the names. */
+/** The name of a metric of `src/serve/report/metrics.ts`. A test checks that the metric exists. */
 const ACTIVE_SESSIONS = "copilotfleet_sessions_active";
 /** The fraction of the planned sessions at which another host is started, before the existing hosts are full. */
 const FILL = 0.8;
@@ -224,28 +207,23 @@ const SLOWLY: IIoK8sApiAutoscalingV2HPAScalingRules = {
 
 export function autoscaler(plan: Plan): IHorizontalPodAutoscaler {
   const { replicas, maxReplicas, storage, capacity } = plan.deployment;
-  return {
-    apiVersion: "autoscaling/v2",
-    kind: "HorizontalPodAutoscaler",
-    metadata: metadata(plan, plan.names.main),
-    spec: {
-      scaleTargetRef: { apiVersion: "apps/v1", kind: "StatefulSet", name: plan.names.main },
-      minReplicas: replicas,
-      maxReplicas,
-      metrics: [
-        {
-          type: "Pods",
-          pods: {
-            metric: { name: ACTIVE_SESSIONS },
-            target: { type: "AverageValue", averageValue: String(Math.max(1, Math.floor(capacity.sessions * FILL))) },
-          },
+  return object(plan, "autoscaling/v2", "HorizontalPodAutoscaler", plan.names.main, {
+    scaleTargetRef: { apiVersion: "apps/v1", kind: "StatefulSet", name: plan.names.main },
+    minReplicas: replicas,
+    maxReplicas,
+    metrics: [
+      {
+        type: "Pods",
+        pods: {
+          metric: { name: ACTIVE_SESSIONS },
+          target: { type: "AverageValue", averageValue: String(Math.max(1, Math.floor(capacity.sessions * FILL))) },
         },
-      ],
-      behavior: {
-        scaleUp: { stabilizationWindowSeconds: 60, policies: [{ type: "Pods", value: 2, periodSeconds: 60 }] },
-        // With local storage, other hosts cannot reach the sessions of a host that ends.
-        scaleDown: storage === "local" ? { selectPolicy: "Disabled" } : SLOWLY,
       },
+    ],
+    behavior: {
+      scaleUp: { stabilizationWindowSeconds: 60, policies: [{ type: "Pods", value: 2, periodSeconds: 60 }] },
+      // With local storage, other hosts cannot reach the sessions of a host that ends.
+      scaleDown: storage === "local" ? { selectPolicy: "Disabled" } : SLOWLY,
     },
-  };
+  });
 }

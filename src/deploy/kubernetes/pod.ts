@@ -31,7 +31,7 @@ export function hostPod(plan: Plan): IIoK8sApiCoreV1PodSpec {
   };
 }
 
-/** Renders the pod for one run of gc. It has a name in the fleet, as a host has. Its own state is deleted with the pod. */
+/** Renders the pod for one run of gc. Like a host, the pod has a name in the fleet. Its state folder ends with the pod. */
 export function gcPod(plan: Plan): IIoK8sApiCoreV1PodSpec {
   const gc = container(plan, "gc", ["gc"]);
   const spec = pod(plan, {
