@@ -90,6 +90,12 @@ export function isFleetError(error: unknown, code?: FleetErrorCode): error is Fl
   return error instanceof FleetError && (code === undefined || error.code === code);
 }
 
+export function fleetClosed(): FleetError {
+  return new FleetError("FLEET_CLOSED", "This fleet is closed.", {
+    suggestions: ["Open another one with Fleet.open(), or close this one later."],
+  });
+}
+
 /** Returns the `code` of a Node system error (`ENOENT`, …), or undefined for any other error. */
 export function systemCode(error: unknown): string | undefined {
   if (!(error instanceof Error) || !("code" in error)) return undefined;

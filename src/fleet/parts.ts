@@ -1,12 +1,13 @@
 import { loadConfig } from "../config/load/load.js";
+import { fleetClosed } from "../errors.js";
 import { HostDirectory } from "../hosts/directory.js";
 import { Takeover } from "../hosts/takeover.js";
-import { type OpenedProvider, openProvider } from "../models/provider.js";
+import { ModelProvider } from "../models/provider.js";
 import { DoorClients } from "../peers/calls/door-client.js";
 import { FleetHosts } from "../peers/fleet-hosts.js";
 import { LocalHost } from "../peers/local-host.js";
 import { RemoteSessions } from "../peers/sessions/remote-sessions.js";
-import { Clients, fleetClosed } from "../pool/clients.js";
+import { Clients } from "../pool/clients.js";
 import { Pool } from "../pool/pool.js";
 import { systemClock } from "../runtime/clock.js";
 import { SessionFinder } from "../sessions/find.js";
@@ -33,17 +34,12 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const assertOpen = () => {
     if (closed) throw fleetClosed();
   };
-  let opened: Promise<OpenedProvider> | undefined;
-  const provider = async () => {
-    assertOpen();
-    opened ??= openProvider(config.provider, env);
-    return (await opened).provider;
-  };
   const warnings: string[] = [];
   const warn = (message: string) => void warnings.push(message);
 
   const store = openState(config, stateRoot);
   const clients = new Clients();
+  const provider = new ModelProvider(config.provider, env);
   const doorClients = new DoorClients();
   const directory = new HostDirectory({ store, config });
   const pool = new Pool({ store, config, stateRoot, env });
@@ -64,15 +60,13 @@ export function openParts(options: FleetOptions, clock = systemClock) {
 
   const close = async (): Promise<void> => {
     closed = true;
-    const used = opened;
-    opened = undefined;
     const steps = [
       ...endings.splice(0),
       async () => await open.close(),
       async () => await sessions.lastUses.flush(),
       async () => await doorClients.closeAll(),
       async () => await clients.closeAll(),
-      async () => await (await used)?.close(),
+      async () => await provider[Symbol.asyncDispose](),
       async () => await store.close(),
     ];
     // Run all steps even if one fails, because an open connection would keep the process alive.

@@ -6,7 +6,7 @@ import type { SessionRecord } from "../model/session.js";
 import { HeldClaim, isHeld } from "../pool/claims/held-claim.js";
 import type { ServerPlacer } from "../pool/placement.js";
 import { groupOfServer, groupOfSession, isRunning } from "../pool/server.js";
-import { unloadAtOnce } from "../pool/stop/unload.js";
+import { unloadAtOnce } from "../pool/stop/drain.js";
 import { fetchSession, forgetTaken, unblock } from "../runtime/files/fetch-session.js";
 import { removeState, SHARED_GROUP, type StatePlace } from "../runtime/files/shared-storage.js";
 import type { Store } from "../store/ports.js";

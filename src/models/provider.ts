@@ -1,23 +1,40 @@
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Environment } from "../config/load/paths.js";
 import type { Provider, RemoteProvider } from "../config/schema.js";
-import { FleetError } from "../errors.js";
+import { FleetError, fleetClosed } from "../errors.js";
+import type { EchoModel } from "./echo.js";
 
-/** A provider that can be sent with `session.create` and `session.resume`. */
-export interface OpenedProvider extends AsyncDisposable {
-  /** Null for GitHub's own models. */
-  provider: ProviderConfig | null;
+/** The configured model provider of a fleet. Starts the echo model inside this process when it is first needed. */
+export class ModelProvider implements AsyncDisposable {
+  readonly #config: Provider | null;
+  readonly #env: Environment;
+  #echo: Promise<EchoModel> | undefined;
+  #isClosed = false;
+
+  constructor(config: Provider | null, env: Environment) {
+    this.#config = config;
+    this.#env = env;
+  }
+
+  /**
+   * The provider as `session.create` and `session.resume` take it. Null for GitHub's own models.
+   *
+   * @throws FleetError `FLEET_MODEL_UNCONFIGURED` when its key is missing; `FLEET_CLOSED`.
+   */
+  async get(): Promise<ProviderConfig | null> {
+    if (this.#isClosed) throw fleetClosed();
+    if (this.#config?.type !== "echo") return resolveProvider(this.#config, this.#env);
+    // Load the echo model only here: node:http takes time to load, and most fleets never use it.
+    this.#echo ??= import("./echo.js").then(async ({ startEchoModel }) => await startEchoModel());
+    const { baseUrl } = await this.#echo;
+    return { type: "openai", wireApi: "completions", baseUrl, apiKey: "echo" };
+  }
+
   /** Stops the echo model if it was started. Afterwards, no session that uses it can take a turn. */
-  close(): Promise<void>;
-}
-
-/** Makes the configured provider usable: reads its key, or starts the echo model inside this process. */
-export async function openProvider(config: Provider | null, env: Environment): Promise<OpenedProvider> {
-  if (config?.type !== "echo") return opened(resolveProvider(config, env), () => Promise.resolve());
-  // Load the echo model only here: node:http takes time to load, and most fleets never use it.
-  const { startEchoModel } = await import("./echo.js");
-  const echo = await startEchoModel();
-  return opened({ type: "openai", wireApi: "completions", baseUrl: echo.baseUrl, apiKey: "echo" }, () => echo.close());
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#isClosed = true;
+    await (await this.#echo)?.close();
+  }
 }
 
 /** The SDK's form of a remote provider. No message contains the key. */
@@ -42,8 +59,4 @@ function readKey(name: string, env: Environment): string {
     `${name}, which provider.apiKeyEnv names for the model's key, ${fault}`,
     { suggestions: [`Set ${name} to the key`, "Set provider.apiKeyEnv to null for a service that needs none"] },
   );
-}
-
-function opened(provider: ProviderConfig | null, close: () => Promise<void>): OpenedProvider {
-  return { provider, close, [Symbol.asyncDispose]: close };
 }

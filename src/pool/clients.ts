@@ -1,5 +1,5 @@
 import type { CopilotClientOptions } from "@github/copilot-sdk";
-import { FleetError } from "../errors.js";
+import { fleetClosed } from "../errors.js";
 import type { ServerRecord } from "../model/server.js";
 import { type ConnectedClient, connectClient } from "../runtime/client/connect.js";
 import { abortable, deadline } from "../runtime/deadline.js";
@@ -63,10 +63,4 @@ export class Clients {
     this.#closed = true;
     await Promise.all([...this.#clients.keys()].map((id) => this.close(id)));
   }
-}
-
-export function fleetClosed(): FleetError {
-  return new FleetError("FLEET_CLOSED", "This fleet is closed.", {
-    suggestions: ["Open another one with Fleet.open(), or close this one later."],
-  });
 }

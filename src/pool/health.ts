@@ -5,7 +5,7 @@ import { endOfLog } from "../runtime/files/server-log.js";
 import { stopServer } from "../runtime/process/stop.js";
 import type { Store } from "../store/ports.js";
 import { HeldClaim } from "./claims/held-claim.js";
-import { countCrash, isServing, ownClaim, settle } from "./claims/transitions.js";
+import { changeClaimed, countCrash, isServing, recordEnd } from "./claims/transitions.js";
 
 const CRASH_LOOP = "crash loop: ";
 
@@ -40,10 +40,9 @@ export async function endHung(
   if (claimed === null) return false;
   await stopServer(claimed, { graceMs: 0, force: true });
   const words = endOfLog(claimed);
-  await store.registry.update((registry) => {
-    const server = ownClaim(registry, id, launchId);
+  await changeClaimed(store, claimed, (server) => {
     countCrash(server, Date.now(), config.health.stableMs);
-    settle(server, "failed", `it hung (${reason})${words}`);
+    recordEnd(server, "failed", `it hung (${reason})${words}`);
   });
   return true;
 }

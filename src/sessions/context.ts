@@ -1,7 +1,7 @@
-import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Config } from "../config/schema.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import type { Takeover } from "../hosts/takeover.js";
+import type { ModelProvider } from "../models/provider.js";
 import type { Clients } from "../pool/clients.js";
 import type { Pool } from "../pool/pool.js";
 import type { Store } from "../store/ports.js";
@@ -17,8 +17,7 @@ export interface SessionsContext {
   leases: Leases;
   directory: HostDirectory;
   takeover: Takeover;
-  /** The configured model provider, or null for GitHub's own models. Starts the echo model on its first use. */
-  provider: () => Promise<ProviderConfig | null>;
+  provider: Pick<ModelProvider, "get">;
   /** Reports a problem that was worked around. */
   warn: (message: string) => void;
 }

@@ -2,12 +2,10 @@ import type { CopilotSession } from "@github/copilot-sdk";
 import { FleetError, quote } from "../errors.js";
 import type { HostRecord } from "../model/host.js";
 import { newSessionId } from "../model/ids.js";
-import { newSessionRecord, type SessionRecord } from "../model/session.js";
+import type { SessionRecord } from "../model/session.js";
 import type { TurnReply } from "../runtime/client/turn.js";
-import { readSessionFolder } from "../runtime/history/session-state.js";
 import type { SessionsContext } from "./context.js";
 import type { SessionFinder } from "./find.js";
-import { sessionExists } from "./problems.js";
 import type { Sessions } from "./sessions.js";
 import { LocalSession, type OpenOptions } from "./use/local-session.js";
 import { type OpenSession, ownUse, type SendOptions, type Used } from "./use/open-session.js";
@@ -73,25 +71,17 @@ export class OpenSessions {
   }
 
   async #createHere(options: CreateOptions): Promise<LocalSession> {
-    const { store, directory, provider } = this.#context;
-    const sessions = this.#sessions;
+    const { directory, provider } = this.#context;
+    const { user, signal } = options;
     const id = options.id ?? newSessionId(options.purpose ?? null);
-    // Before starting anything, refuse an id that is taken and a model that cannot be used.
-    if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
-    await sessions.assertRoom(options.user);
-    await provider();
-    const server = await sessions.serverForNew(options);
+    // Refuse a model that cannot be used before anything is started.
+    await provider.get();
     const ephemeralUse = options.ephemeral === true ? ownUse(directory) : undefined;
-    const place = { serverId: server.id, ...(await directory.ownership()) };
-    const record = newSessionRecord({ ...options, id, owner: options.user, ephemeralUse }, place);
-    // Look first, because the runtime silently continues a session that it finds on its disk under this id.
-    if (readSessionFolder(server.home, id) !== null) throw sessionExists(id);
-    await sessions.record(record);
+    const record = await this.#sessions.recordNew({ ...options, id, owner: user, ephemeralUse }, { signal });
     try {
-      await sessions.clearPlace(id, server);
       return await this.#openHere(record, options, true);
     } catch (error) {
-      await sessions.discard(record);
+      await this.#sessions.discard(record);
       throw error;
     }
   }
@@ -112,8 +102,7 @@ export class OpenSessions {
   }
 
   async #openHere(record: SessionRecord, options: ResumeOptions, isNew = false): Promise<LocalSession> {
-    // Before starting anything, refuse a model that cannot be used.
-    await this.#context.provider();
+    await this.#context.provider.get(); // before anything is started
     await using use = await useSession(this.#context, { ...options, record, isTurn: false });
     return await LocalSession.open(this.#sessions, use, options, isNew);
   }
@@ -136,7 +125,7 @@ export class OpenSessions {
   }
 
   async #useHere(record: SessionRecord, prompt: string, options: ResumeOptions & SendOptions): Promise<Used> {
-    await this.#context.provider();
+    await this.#context.provider.get();
     await using use = await useSession(this.#context, { ...options, record, isTurn: true, mayMove: true });
     const open = await LocalSession.open(this.#sessions, use, options);
     const used = await open.once(async () => await open.turn(use, prompt, options));

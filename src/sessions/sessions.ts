@@ -3,8 +3,9 @@ import { FleetError, isFleetError, quote, systemCode } from "../errors.js";
 import type { Lease } from "../model/lease.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
-import { mayUse, type SessionRecord } from "../model/session.js";
+import { mayUse, type NewSession, newSessionRecord, type SessionRecord } from "../model/session.js";
 import { groupOfServer, hasEnded, isRunning } from "../pool/server.js";
+import type { SpawnOptions } from "../pool/start/start.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/history/session-state.js";
 import type { SessionsContext } from "./context.js";
 import { deleteSessionState } from "./delete.js";
@@ -12,7 +13,6 @@ import { foundRecord, recordFor } from "./find.js";
 import { sessionExists, sessionLocked } from "./problems.js";
 import { SessionLimits } from "./session-limits.js";
 import { LastUses } from "./use/last-uses.js";
-import type { Chooser } from "./use/server.js";
 import { type SessionView, viewSession } from "./view.js";
 
 /** How many unrecorded sessions of one home are listed at most. */
@@ -20,28 +20,53 @@ const MOST_UNRECORDED = 1_000;
 /** How long to wait for the takeover of a session that is to be deleted, in milliseconds. */
 const SETTLE_MS = 30_000;
 
+interface Start extends Pick<SpawnOptions, "signal" | "sharedUntil"> {
+  user: string;
+}
+
 /** The sessions of this host and their owners. The store decides who owns a session, never the text of its id. */
 export class Sessions {
   readonly context: SessionsContext;
   /** Records the turns that end in this process. The views of this class include all of them. */
   readonly lastUses: LastUses;
-  readonly #limits: SessionLimits;
+  readonly limits: SessionLimits;
 
   constructor(context: SessionsContext) {
     this.context = context;
     this.lastUses = new LastUses(context.store);
-    this.#limits = new SessionLimits(context);
+    this.limits = new SessionLimits(context);
   }
 
-  /** @throws FleetError `FLEET_LIMIT_REACHED` when the user can have no more sessions. */
-  async assertRoom(owner: string): Promise<void> {
-    await this.#limits.assertRoom(owner);
+  /**
+   * Records a new session on a server of this host, which is started if it does not run. The record reserves the id, so
+   * this comes before everything else that uses the id.
+   *
+   * @throws FleetError `FLEET_SESSION_EXISTS` when any user has the id; `FLEET_LIMIT_REACHED`; as `Pool.serverOf`.
+   */
+  async recordNew(wanted: NewSession, start: Omit<Start, "user">): Promise<SessionRecord> {
+    const { store, directory, takeover } = this.context;
+    const { id, owner } = wanted;
+    // Refuse an id that is taken before a server is started.
+    if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
+    await this.limits.assertRoom(owner);
+    const server = await this.serverForNew({ ...start, user: owner });
+    // Look on the disk, too, because the runtime silently continues a session that it finds there under this id.
+    if (readSessionFolder(server.home, id) !== null) throw sessionExists(id);
+    const record = newSessionRecord(wanted, { serverId: server.id, ...(await directory.ownership()) });
+    await this.record(record);
+    try {
+      await takeover.clearPlace(id, groupOfServer(server));
+      return record;
+    } catch (error) {
+      await this.discard(record);
+      throw error;
+    }
   }
 
   /** Records a new session. @throws FleetError `FLEET_SESSION_EXISTS` when any user has the id; `FLEET_LIMIT_REACHED`. */
   async record(record: SessionRecord): Promise<void> {
     try {
-      await this.#limits.add(record);
+      await this.limits.add(record);
     } catch (error) {
       // Everybody gets the same answer, because it must not reveal the owner.
       throw isFleetError(error, "FLEET_SESSION_EXISTS") ? sessionExists(record.id) : error;
@@ -97,11 +122,11 @@ export class Sessions {
     } catch (error) {
       const code = systemCode(error);
       if (code === undefined) throw error;
-      this.warn(`The sessions in the home of ${whose} cannot be read (${code}).`);
+      this.context.warn(`The sessions in the home of ${whose} cannot be read (${code}).`);
       return [];
     }
     if (ids.length <= MOST_UNRECORDED) return ids;
-    this.warn(
+    this.context.warn(
       `The home of ${whose} has more than ${MOST_UNRECORDED} sessions that the fleet did not make. The list shows ${MOST_UNRECORDED} of them.`,
     );
     return ids.slice(0, MOST_UNRECORDED);
@@ -164,22 +189,12 @@ export class Sessions {
   }
 
   /** The server for a user's next session, which is started if it does not run. */
-  async serverForNew({ user, signal, sharedUntil }: Omit<Chooser, "lease">): Promise<ServerRecord> {
+  async serverForNew({ user, ...start }: Start): Promise<ServerRecord> {
     const { pool, config, directory } = this.context;
     await directory.assertStorage();
-    const start = { signal, sharedUntil };
     const placed =
       config.isolation === "shared" ? await pool.sharedServerFor(user, start) : await pool.serverOf(user, start);
     return placed.server;
-  }
-
-  /** Makes room for a new session on a server here, even if a session with this id was taken from this host. */
-  async clearPlace(id: string, server: ServerRecord): Promise<void> {
-    await this.context.takeover.clearPlace(id, groupOfServer(server));
-  }
-
-  warn(message: string): void {
-    this.context.warn(message);
   }
 
   /** Deletes an ephemeral session whose use has ended. */

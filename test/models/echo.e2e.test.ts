@@ -7,7 +7,7 @@ import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { describe, expect, it } from "vitest";
-import { openProvider } from "../../src/models/provider.js";
+import { ModelProvider } from "../../src/models/provider.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 const TOKEN = "echo-test-token";
@@ -41,12 +41,13 @@ async function startRuntime(home: string): Promise<{ port: number; child: ChildP
 describe("the echo model behind the real runtime", () => {
   it("the echo model gets the whole history from the runtime, even after another client resumed the session", async () => {
     const home = await mkdtemp(join(tmpdir(), "fleet-echo-"));
-    await using opened = await openProvider({ type: "echo" }, {});
+    await using model = new ModelProvider({ type: "echo" }, {});
+    const provider = await model.get();
     const { port, child } = await startRuntime(home);
     const connect = () =>
       new CopilotClient({ connection: RuntimeConnection.forUri(`127.0.0.1:${port}`, { connectionToken: TOKEN }) });
-    if (opened.provider === null) throw new Error("no provider");
-    const options = { model: "gpt-5", provider: opened.provider, onPermissionRequest: approveAll };
+    if (provider === null) throw new Error("no provider");
+    const options = { model: "gpt-5", provider, onPermissionRequest: approveAll };
     try {
       const first = connect();
       const session = await first.createSession({ ...options, sessionId: "echo" });

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { openProvider, resolveProvider } from "../../src/models/provider.js";
+import { ModelProvider, resolveProvider } from "../../src/models/provider.js";
 import { refusalOf } from "../config/folder.js";
 
 const remote = { type: "openai", baseUrl: "https://a.example/v1", apiKeyEnv: "A_KEY", wireApi: "responses" } as const;
@@ -35,19 +35,22 @@ describe("resolveProvider", () => {
   });
 });
 
-describe("openProvider", () => {
-  it("openProvider starts the echo model, and close stops it", async () => {
-    const opened = await openProvider({ type: "echo" }, {});
-    const url = `${opened.provider?.baseUrl}/models`;
+describe("ModelProvider", () => {
+  it("ModelProvider starts the echo model once, and its disposal stops the model for good", async () => {
+    const model = new ModelProvider({ type: "echo" }, {});
+    const provider = await model.get();
+    expect(await model.get()).toEqual(provider);
+    const url = `${provider?.baseUrl}/models`;
     expect((await fetch(url)).status).toBe(200);
-    await opened.close();
+    await model[Symbol.asyncDispose]();
     await expect(fetch(url)).rejects.toThrow();
+    await expect(model.get()).rejects.toMatchObject({ code: "FLEET_CLOSED" });
   });
 
-  it("openProvider starts nothing for another provider or for none", async () => {
-    await using opened = await openProvider(remote, { A_KEY: "k" });
-    expect(opened.provider).toMatchObject({ apiKey: "k" });
-    await using none = await openProvider(null, {});
-    expect(none.provider).toBeNull();
+  it("ModelProvider starts nothing for another provider or for none", async () => {
+    await using other = new ModelProvider(remote, { A_KEY: "k" });
+    expect(await other.get()).toMatchObject({ apiKey: "k" });
+    await using none = new ModelProvider(null, {});
+    expect(await none.get()).toBeNull();
   });
 });

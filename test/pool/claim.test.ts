@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import type { ProcessIdentity } from "../../src/model/process.js";
 import type { Registry } from "../../src/model/registry.js";
 import type { ServerRecord } from "../../src/model/server.js";
-import { claimStart, claimStop, giveUpStop, ownClaim, settle } from "../../src/pool/claims/transitions.js";
+import { claimStart, claimStop, giveUpStop, ownClaim, recordEnd } from "../../src/pool/claims/transitions.js";
 import { isBroken } from "../../src/pool/server.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
@@ -105,7 +105,7 @@ describe("a claim", () => {
 
   it("settle records a server as failed, ends its claim and frees its port", () => {
     const { server } = registryOf({ state: "draining", process: alive, claim: alive });
-    settle(server, "failed", "why");
+    recordEnd(server, "failed", "why");
     expect(server).toMatchObject({
       state: "failed",
       failure: "why",

@@ -7,7 +7,7 @@ import type { ProcessIdentity } from "../../src/model/process.js";
 import type { Registry } from "../../src/model/registry.js";
 import type { ServerRecord } from "../../src/model/server.js";
 import { HeldClaim, isHeld } from "../../src/pool/claims/held-claim.js";
-import { claimStart, claimStop, giveUpStop, settle, settleReady } from "../../src/pool/claims/transitions.js";
+import { claimStart, claimStop, giveUpStop, recordEnd, recordReady } from "../../src/pool/claims/transitions.js";
 import { recordCrashLoop, recordHealth } from "../../src/pool/health.js";
 import { repairRecords } from "../../src/pool/repair/repair.js";
 import { isBroken, isRunning } from "../../src/pool/server.js";
@@ -113,8 +113,8 @@ class Histories {
       held[Symbol.dispose]();
       return;
     }
-    if (end === "done") settleReady(decision.server, { process: this.#running, version: "1" });
-    if (end === "given up") settle(decision.server, "failed", "it did not start");
+    if (end === "done") recordReady(decision.server, { process: this.#running, version: "1" });
+    if (end === "given up") recordEnd(decision.server, "failed", "it did not start");
     this.#leave(held, end);
   }
 
@@ -127,7 +127,7 @@ class Histories {
       held[Symbol.dispose]();
       return;
     }
-    if (end === "done") settle(decision.server, "stopped", null);
+    if (end === "done") recordEnd(decision.server, "stopped", null);
     if (end === "given up") giveUpStop(decision.server, decision.from);
     this.#leave(held, end);
   }

@@ -31,7 +31,7 @@ async function loading({ record, folder, isNew = false, hasOwnFolder = false, is
   for (const name of folder ?? []) writeFileSync(join(path, name), "{}\n");
   const directory = { has: async () => true, assertStorage: async () => undefined } as unknown as HostDirectory;
   const config = { auth: null } as unknown as SessionsContext["config"];
-  const context = { directory, config, env: {}, provider: async () => null };
+  const context = { directory, config, env: {}, provider: { get: async () => null } };
   const server = serverRecord("s1", { home });
   const how: Loading["how"][] = [];
   const transport = {

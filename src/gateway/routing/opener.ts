@@ -1,10 +1,8 @@
 import { FleetError, isFleetError, quote } from "../../errors.js";
 import { newSessionId, validateSessionId } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
-import { newSessionRecord, type SessionRecord } from "../../model/session.js";
+import type { SessionRecord } from "../../model/session.js";
 import { deadlineOn, isTimeout } from "../../runtime/deadline.js";
-import { readSessionFolder } from "../../runtime/history/session-state.js";
-import { sessionExists } from "../../sessions/problems.js";
 import type { Transport } from "../../sessions/use/load.js";
 import { serverFor } from "../../sessions/use/server.js";
 import { type SessionUse, useSession } from "../../sessions/use/use-session.js";
@@ -50,25 +48,15 @@ export class Opener {
   /**
    * Records a new session for the user, before anything else uses its id.
    *
-   * @throws FleetError `FLEET_SESSION_EXISTS` when any user has a session with this id; `FLEET_SESSION_ID_INVALID`,
-   * `FLEET_LIMIT_REACHED`, and the errors of `Pool.serverOf`.
+   * @throws FleetError `FLEET_SESSION_ID_INVALID`; as `Sessions.recordNew`.
    */
   async recordNew(asked: Params): Promise<SessionRecord> {
-    const { user, door } = this.#state;
-    const { store, sessions, directory } = door;
+    const { user, door, gone } = this.#state;
     const given = asked.sessionId;
     const id =
       given === undefined || given === null ? newSessionId(null) : validateSessionId(String(given), "sessionId");
-    if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
-    await sessions.assertRoom(user);
-    const server = await this.homeServer();
-    if (readSessionFolder(server.home, id) !== null) throw sessionExists(id);
-    const place = { serverId: server.id, ...(await directory.ownership()) };
     const model = typeof asked.model === "string" ? asked.model : null;
-    const record = newSessionRecord({ id, owner: user, model }, place);
-    await sessions.record(record);
-    await sessions.clearPlace(id, server);
-    return record;
+    return await door.sessions.recordNew({ id, owner: user, model }, { signal: gone, sharedUntil: door.closed });
   }
 
   /**

@@ -5,6 +5,7 @@ import type { Registry } from "../../model/registry.js";
 import type { ServerRecord, ServerState } from "../../model/server.js";
 import { logSize } from "../../runtime/files/server-log.js";
 import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
+import type { Store } from "../../store/ports.js";
 import { closedBy } from "../admission.js";
 import { isRunning } from "../server.js";
 import { choosePort } from "../start/ports.js";
@@ -12,19 +13,19 @@ import { isHeld } from "./held-claim.js";
 
 /*
  * A command takes a claim on a server's record before it moves the server to another state, so that two commands never do
- * this at once. A claim is the identity of this process. It ends with the transition or with the process (`HeldClaim`).
- * All functions here run inside a registry update, so they only read and change the record.
+ * this at once. The claim ends with that transition or with the process (`HeldClaim`). The synchronous functions here run
+ * inside a registry update, so they only read and change the record.
  */
 
 export type StartDecision =
-  /** The pool is closed; `by` names what closed it. */
+  /** The pool is closed; `by` names the command that closed it. */
   | { kind: "closed"; by: string }
   | { kind: "running"; server: ServerRecord }
   /** Another command holds the claim: try again in a moment. */
   | { kind: "busy"; server: ServerRecord }
   /** The caller starts it, after ending all processes of its earlier launch `leftover`. */
   | { kind: "start"; server: ServerRecord; leftover: string | null }
-  /** The command that was starting it died, and its process may exist. The caller adopts it or clears it away. */
+  /** The command that was starting the server died. The caller adopts the server's process, or ends what is left of it. */
   | { kind: "adopt"; server: ServerRecord };
 
 export interface StartIntent {
@@ -39,7 +40,7 @@ export interface StartIntent {
   claim: Claim;
 }
 
-/** Records the intent to start a server: state `starting`, a reserved port, a launch id, our claim. */
+/** Records the intent to start a server: the state `starting`, a reserved port, a launch id, and the caller's claim. */
 export function claimStart(registry: Registry, id: string, intent: StartIntent): StartDecision {
   const by = closedBy(registry);
   if (by !== null) return { kind: "closed", by };
@@ -83,10 +84,10 @@ export type StopDecision =
   | { kind: "stop"; server: ServerRecord; from: ServerState };
 
 /**
- * Claims a server for a stop, or tells why that is unnecessary or impossible. The server's port remains reserved until its
+ * Claims a server for a stop, unless that is unnecessary or another command has a claim. The port stays reserved until the
  * process is gone.
  *
- * @param options.stays whether the server will be started again, and so is still wanted
+ * @param options.stays whether the server should still run, because it will be started again
  */
 export function claimStop(
   registry: Registry,
@@ -99,7 +100,7 @@ export function claimStop(
   if (server.state === "stopped" || (server.state === "failed" && server.process === null)) {
     if (!stays) server.desired = "stopped";
     if (server.state === "stopped") return { kind: "stopped", server };
-    // The server is dead and cleared away already, so only its record changes.
+    // Nothing is left of the failed server, so only its record changes.
     server.state = "stopped";
     server.failure = null;
     return { kind: "stopped", server };
@@ -111,20 +112,30 @@ export function claimStop(
 }
 
 /**
- * Undoes a stop that a signal cancelled, or whose command died while it waited. The server keeps running, because
- * finishing the stop for a dead command would cut the very turns that it waited for.
+ * Undoes a stop that a signal cancelled, or whose command died during its wait for turns. The server keeps running, because
+ * to finish the stop would cut those turns. @param from the state before the stop
  */
 export function giveUpStop(server: ServerRecord, from: ServerState): void {
-  // Without a process, the server was never ready, so it is adopted or cleared like any interrupted start.
+  // Without a process, the server was never ready, so the next command treats it as an interrupted start.
   const before = server.process === null ? "starting" : "ready";
   server.state = from === "draining" ? before : from;
   server.claim = null;
 }
 
 /**
- * The record, if this process still holds the claim. Another process may have taken the claim over while this one was
- * suspended.
+ * Changes the record of a server on which this process holds the claim.
+ *
+ * @throws FleetError `FLEET_SERVER_CONFLICT` when another process has taken the claim while this one was suspended.
  */
+export async function changeClaimed<T>(
+  store: Store,
+  { id, launchId }: Pick<ServerRecord, "id" | "launchId">,
+  change: (record: ServerRecord) => T,
+): Promise<T> {
+  return await store.registry.update((registry) => change(ownClaim(registry, id, launchId)));
+}
+
+/** The record of a server on which this process holds the claim. @throws as {@link changeClaimed}. */
 export function ownClaim(registry: Registry, id: string, launchId: string | null): ServerRecord {
   const server = registry.servers[id];
   if (server === undefined || server.launchId !== launchId || !isSelf(server.claim)) {
@@ -149,7 +160,7 @@ function isSelf(claim: ProcessIdentity | null): boolean {
 }
 
 /** Ends a successful start: the server runs, and should run. */
-export function settleReady(server: ServerRecord, running: { process: ProcessIdentity; version: string }): void {
+export function recordReady(server: ServerRecord, running: { process: ProcessIdentity; version: string }): void {
   server.state = "ready";
   server.process = running.process;
   server.version = running.version;
@@ -164,8 +175,8 @@ export function countCrash(server: ServerRecord, nowMs: number, stableMs: number
   server.crashes = (healthyMs >= stableMs ? 0 : (server.crashes ?? 0)) + 1;
 }
 
-/** Ends a transition after which nothing runs: frees the port and removes the claim. */
-export function settle(server: ServerRecord, state: "stopped" | "failed", failure: string | null): void {
+/** Ends a transition after which nothing of the server runs: frees the port and removes the claim. */
+export function recordEnd(server: ServerRecord, state: "stopped" | "failed", failure: string | null): void {
   server.state = state;
   server.failure = failure;
   server.port = null;

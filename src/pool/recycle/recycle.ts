@@ -10,18 +10,18 @@ import { isAlive } from "../../runtime/process/process-table.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { closedBy, poolDraining } from "../admission.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
-import { isServing, ownClaim, serverTaken, settleReady } from "../claims/transitions.js";
+import { changeClaimed, isServing, recordReady, serverTaken } from "../claims/transitions.js";
 import { answerOf } from "../repair/adopt.js";
 import { isRunning } from "../server.js";
-import { choosePort, launchOnFreePort } from "../start/ports.js";
-import { githubToken, type PoolContext } from "../start/start.js";
+import { choosePort } from "../start/ports.js";
+import { githubToken, launchOnFreePort, type PoolContext } from "../start/start.js";
 import { allCut, drainForGood } from "../stop/drain.js";
 import { type Stopped, TERMINATE_GRACE_MS } from "../stop/stop.js";
 
 export interface RecycleOptions {
   /** How long turns in flight may take to end, in milliseconds. */
   drainTimeoutMs: number;
-  /** Turns that take longer: `cut` them, or `leave` everything as it was. */
+  /** If turns take longer: `cut` them, or `leave` the server as it was. */
   late: "cut" | "leave";
   /** If it aborts before the old process is stopped, everything stays as it was. */
   signal: AbortSignal;
@@ -35,9 +35,9 @@ export type Recycled =
   | { kind: "unavailable" };
 
 /**
- * Replaces a running server by a new process on the same home. Starts the new process on another port. Once it answers,
- * drains and stops the old process. If it does not, the old one continues as if nothing had happened. No session is
- * open in both, because the fleet sends nobody to the new process before the swap.
+ * Replaces a running server by a new process on the same home. Starts the new process on another port. Once the new process
+ * answers, drains and stops the old one. If the new process does not answer, the old one stays as it was. No session is
+ * open in both, because the fleet sends nobody to the new process before the old one has stopped.
  */
 export async function recycleServer(context: PoolContext, id: string, options: RecycleOptions): Promise<Recycled> {
   const { store, config } = context;
@@ -59,17 +59,10 @@ export async function recycleServer(context: PoolContext, id: string, options: R
         runtimePath,
         launchId,
         port: old.replacement.port,
-        // The old and the new process have the same connection token, so that clients of the old one can connect to the
-        // new one.
+        // Both processes have the same connection token, so that clients of the old one can connect to the new one.
         connectionToken: readConnectionToken(old.home),
         githubToken: token,
       },
-      async (tried) =>
-        await store.registry.update((registry) => {
-          const replacement = ownReplacement(registry, id, launchId);
-          replacement.port = choosePort(registry, config.ports, tried, null);
-          return replacement.port;
-        }),
       options.signal,
     );
     const draining = await store.registry.update((registry) => {
@@ -88,8 +81,7 @@ export async function recycleServer(context: PoolContext, id: string, options: R
       return await abandon(context, id, launchId, { kind: "busy", sessions: drained.cut });
     }
     const outcome = await stopServer(old, { graceMs: TERMINATE_GRACE_MS });
-    const server = await store.registry.update((registry) => {
-      const record = ownClaim(registry, id, old.launchId);
+    const server = await changeClaimed(store, old, (record) => {
       record.runtimePath = runtimePath;
       promote(record, launched.identity, launched.version);
       return record;
@@ -124,7 +116,7 @@ function claimReplacement(
   const logStart = logSize(server.home);
   const replacement = { launchId, port, process: null, claim, startedAt: new Date().toISOString(), logStart };
   server.replacement = replacement;
-  server.claim = null; // left by a process that died
+  server.claim = null; // a process that died may have left one
   return { ...server, replacement };
 }
 
@@ -161,7 +153,7 @@ function promote(server: ServerRecord, process: NonNullable<ServerRecord["proces
   if (replacement.logStart === undefined) delete server.logStart;
   else server.logStart = replacement.logStart;
   server.replacement = null;
-  settleReady(server, { process, version });
+  recordReady(server, { process, version });
 }
 
 /**
@@ -180,9 +172,7 @@ export async function finishReplacement(
     const version = await answerOf(server, port, signal);
     if (version !== null) {
       await stopServer({ process: null, launchId: server.launchId, home: null }, { graceMs: 0, force: true });
-      await context.store.registry.update((registry) =>
-        promote(ownClaim(registry, server.id, server.launchId), process, version),
-      );
+      await changeClaimed(context.store, server, (record) => promote(record, process, version));
       return true;
     }
   }

@@ -9,21 +9,21 @@ import { isAlive, writersOf } from "../../runtime/process/process-table.js";
 import { ownsListener } from "../../runtime/process/sockets.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
-import { ownClaim, settle, settleReady } from "../claims/transitions.js";
+import { changeClaimed, recordEnd, recordReady } from "../claims/transitions.js";
 
 const BUSY_POLL_MS = 20;
 const ADOPT_WAIT_MS = 5_000;
 
 /**
- * Adopts a server whose starter died. If its process does not answer, clears away what was started, records the server
- * as failed and resolves with null. The caller holds the claim.
+ * Adopts a server whose starter died. If its process does not answer, ends all of its processes, records the server as
+ * failed and resolves with null. The caller holds the claim.
  */
 export async function adoptServer(
   store: Store,
   server: ServerRecord,
   signal: AbortSignal,
 ): Promise<ServerRecord | null> {
-  const { id, launchId, port } = server;
+  const { launchId, port } = server;
   using limit = deadline(ADOPT_WAIT_MS, signal);
   for (;;) {
     // Look for writers of the log first: between fork and exec, a child still shows its parent's environment.
@@ -33,9 +33,8 @@ export async function adoptServer(
     if (listener !== undefined && port !== null) {
       const version = await answerOf(server, port, limit.signal);
       if (version !== null && isAlive(listener)) {
-        return await store.registry.update((registry) => {
-          const record = ownClaim(registry, id, launchId);
-          settleReady(record, { process: listener, version });
+        return await changeClaimed(store, server, (record) => {
+          recordReady(record, { process: listener, version });
           return record;
         });
       }
@@ -44,13 +43,12 @@ export async function adoptServer(
     await delay(BUSY_POLL_MS);
   }
   await stopServer({ process: null, launchId, home: server.home }, { graceMs: 0, force: true });
-  await store.registry.update((registry) => {
-    settle(ownClaim(registry, id, launchId), "failed", "the command that started it ended before it was ready");
-  });
+  const failure = "the command that started it ended before it was ready";
+  await changeClaimed(store, server, (record) => recordEnd(record, "failed", failure));
   return null;
 }
 
-/** The version that an orphaned server reports. Null if it does not answer or its token is gone: it is useless then. */
+/** The version that the process on this port reports. Null if it does not answer, or if its token is gone. */
 export async function answerOf(
   { address, home }: ServerRecord,
   port: number,

@@ -3,7 +3,7 @@ import { endOfLog } from "../../runtime/files/server-log.js";
 import { describeEnd } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
-import { countCrash, giveUpStop, ownClaim, settle } from "../claims/transitions.js";
+import { changeClaimed, countCrash, giveUpStop, recordEnd } from "../claims/transitions.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "../concurrency.js";
 import { finishReplacement } from "../recycle/recycle.js";
 import { isBroken, isRunning } from "../server.js";
@@ -11,7 +11,7 @@ import type { PoolContext } from "../start/start.js";
 import { TERMINATE_GRACE_MS } from "../stop/stop.js";
 import { adoptServer } from "./adopt.js";
 
-/** Repairs every record that a crash left broken, or only that of one server. Resolves with the ids that it touched. */
+/** Repairs every record that a crash left broken, or only that of one server. Resolves with the ids of these servers. */
 export async function repairRecords(context: PoolContext, signal: AbortSignal, only?: string): Promise<string[]> {
   using held = new HeldClaim();
   const claimed = await context.store.registry.update((registry) =>
@@ -34,19 +34,18 @@ async function repair(context: PoolContext, server: ServerRecord, signal: AbortS
   if (await finishReplacement(context, server, signal)) return;
   if (server.state === "starting") await adoptServer(store, server, signal);
   else if (isRunning(server)) {
-    await store.registry.update((registry) => {
-      ownClaim(registry, server.id, server.launchId).claim = null;
+    await changeClaimed(store, server, (record) => {
+      record.claim = null;
     });
   } else await reap(context, server, server.state === "draining" ? "stopped" : "failed");
 }
 
-/** Ends what is left of a dead server and settles its record. */
+/** Ends the processes that are left of a dead server, and records its end. */
 async function reap({ store, config }: PoolContext, server: ServerRecord, state: "stopped" | "failed"): Promise<void> {
   await stopServer(server, { graceMs: TERMINATE_GRACE_MS });
   const failure = state === "failed" ? `${describeEnd(server)}${endOfLog(server)}` : null;
-  await store.registry.update((registry) => {
-    const record = ownClaim(registry, server.id, server.launchId);
+  await changeClaimed(store, server, (record) => {
     if (state === "failed") countCrash(record, Date.now(), config.health.stableMs);
-    settle(record, state, failure);
+    recordEnd(record, state, failure);
   });
 }

@@ -2,7 +2,8 @@ import { randomUUID } from "node:crypto";
 import { resolve } from "node:path";
 import type { Config } from "../../config/schema.js";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
-import type { ServerRecord, TokenSource } from "../../model/server.js";
+import type { Registry } from "../../model/registry.js";
+import type { Replacement, ServerRecord, TokenSource } from "../../model/server.js";
 import { resolveGitHubToken, tokenSourceFromConfig } from "../../models/github-token.js";
 import { ensureNote } from "../../runtime/files/host-note.js";
 import {
@@ -12,17 +13,18 @@ import {
   writeConnectionToken,
 } from "../../runtime/files/server-folder.js";
 import { linkToPlace } from "../../runtime/files/shared-storage.js";
+import type { Launch } from "../../runtime/launch/environment.js";
 import { findRuntime } from "../../runtime/launch/find.js";
-import type { LaunchedServer } from "../../runtime/launch/launch.js";
+import { type LaunchedServer, launchServer, PortTakenError } from "../../runtime/launch/launch.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
 import { poolDraining } from "../admission.js";
 import { HeldClaim, untilUnclaimed } from "../claims/held-claim.js";
-import { claimStart, countCrash, holderOf, ownClaim, settle, settleReady } from "../claims/transitions.js";
+import { claimStart, countCrash, holderOf, ownClaim, recordEnd, recordReady } from "../claims/transitions.js";
 import { adoptServer } from "../repair/adopt.js";
 import { groupOfServer, isRunning } from "../server.js";
-import { choosePort, launchOnFreePort } from "./ports.js";
+import { choosePort, isBindable } from "./ports.js";
 
 export interface PoolContext {
   store: Store;
@@ -171,14 +173,6 @@ async function launchClaimed(
         connectionToken: writeConnectionToken(home),
         githubToken,
       },
-      async (tried) =>
-        await store.registry.update((registry) => {
-          const record = ownClaim(registry, id, launchId);
-          record.port = null;
-          record.port = choosePort(registry, context.config.ports, tried, null);
-          record.lastPort = record.port;
-          return record.port;
-        }),
       signal,
     );
     const { identity, version } = launched;
@@ -187,7 +181,7 @@ async function launchClaimed(
       // Another process took this one for dead and has adopted the server. Nothing is left to do.
       if (adopted?.launchId === launchId && adopted.process?.pid === identity.pid) return adopted;
       const server = ownClaim(registry, id, launchId);
-      settleReady(server, { process: identity, version });
+      recordReady(server, { process: identity, version });
       return server;
     });
   } catch (error) {
@@ -201,10 +195,49 @@ async function launchClaimed(
       // A cancelled start, a full disk, a lack of processes and a missing share are not faults of this server.
       const isOwn = ownLimit(error) === undefined && !isFleetError(error, "FLEET_STORAGE_UNUSABLE");
       if (!off && isOwn) countCrash(server, Date.now(), context.config.health.stableMs);
-      settle(server, "failed", off ? "its start was cancelled" : reason);
+      recordEnd(server, "failed", off ? "its start was cancelled" : reason);
     });
     throw error;
   }
+}
+
+/** How many ports in a row may turn out to be taken before the launch fails. */
+const PORT_ATTEMPTS = 64;
+
+/** Launches on the reserved port. If a program outside the fleet holds that port, reserves the next free one. */
+export async function launchOnFreePort(
+  { store, config, env, stateRoot }: PoolContext,
+  launch: Omit<Launch, "settings" | "env" | "stateRoot"> & { server: ServerRecord },
+  signal: AbortSignal,
+): Promise<LaunchedServer> {
+  const { server, launchId } = launch;
+  const tried = new Set<number>();
+  let { port } = launch;
+  while (tried.size < PORT_ATTEMPTS) {
+    if (await isBindable(server.address, port)) {
+      try {
+        return await launchServer({ ...launch, port, settings: config.runtime, env, stateRoot }, signal);
+      } catch (error) {
+        if (!(error instanceof PortTakenError)) throw error;
+      }
+    }
+    tried.add(port);
+    port = await store.registry.update((registry) => {
+      const record = recordOfLaunch(registry, server.id, launchId);
+      record.port = choosePort(registry, config.ports, tried, null);
+      if ("lastPort" in record) record.lastPort = record.port;
+      return record.port;
+    });
+  }
+  throw new FleetError("FLEET_PORTS_EXHAUSTED", `${PORT_ATTEMPTS} ports in a row were taken by other programs.`, {
+    suggestions: ["Choose another range: ports.from and ports.to in the configuration."],
+  });
+}
+
+/** The replacement that this launch starts, or else the server that it starts. */
+function recordOfLaunch(registry: Registry, id: string, launchId: string): ServerRecord | Replacement {
+  const replacement = registry.servers[id]?.replacement;
+  return replacement?.launchId === launchId ? replacement : ownClaim(registry, id, launchId);
 }
 
 /** Links the home to the folder of its sessions, if that is on shared storage or common to all shared servers. */

@@ -7,7 +7,8 @@ import { abortable, deadline } from "../../runtime/deadline.js";
 import { endsInsideTurn } from "../../runtime/history/session-events.js";
 import { listLoaded } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
-import { giveUpStop, ownClaim } from "../claims/transitions.js";
+import type { Store } from "../../store/ports.js";
+import { changeClaimed, giveUpStop } from "../claims/transitions.js";
 import type { PoolContext } from "../start/start.js";
 import { usedSessions } from "../use-markers.js";
 
@@ -41,21 +42,20 @@ export interface DrainResult {
 }
 
 /**
- * Waits until no session of the server is in a turn or being opened, regardless of who started it, because the runtime
- * drops turns in flight on SIGTERM. Then saves and unloads each session, so that a client that comes too late gets an
- * error instead of a cut turn. If the server does not answer, every session that it has loaded counts as cut.
+ * Waits until no session of the server is in a turn or being loaded, because the runtime drops turns in flight on SIGTERM.
+ * Then saves and unloads each session, so that a client that comes too late gets an error instead of a cut turn. If the
+ * server does not answer, every session that it has loaded counts as cut.
  *
  * While the record is `draining`, no user of the fleet begins a turn unnoticed (see `use-markers.ts`). A client that
- * connects directly can still begin one in the moment between the question whether its session is in a turn and the
- * unloading.
+ * connects directly may still begin one right after the server has answered that the session is idle.
  */
-export async function drainServer(server: ServerRecord, options: DrainOptions): Promise<DrainResult> {
+async function drainServer(server: ServerRecord, options: DrainOptions): Promise<DrainResult> {
   const until = performance.now() + options.timeoutMs;
   const unloaded = new Set<string>();
   await using asked = new AskedServer(server);
   for (let failures = 0; ; ) {
     let busy = await asked.sessionsInTurn(options.answerMs, options.hurry);
-    // `hurry` interrupted the question. Ask again, because without an answer every loaded session would count as cut.
+    // If `hurry` interrupted the question, ask again. Without an answer, every loaded session would count as cut.
     if (busy === null && options.hurry.aborted) {
       busy = await asked.sessionsInTurn(Math.min(options.answerMs, LAST_ANSWER_MS));
     }
@@ -79,13 +79,14 @@ export async function drainServer(server: ServerRecord, options: DrainOptions): 
 }
 
 /**
- * Drains a server that this process has claimed, and records that the server is ending. The record stays even if this
- * process dies, so that nobody expects the server to keep running. Resolves with the sessions whose turn will be cut.
- * The caller must send the signal at once. If the drain is cancelled, or turns outlast it and `late` is `leave`, the
- * server returns to the state that it had before the claim (`from`).
+ * Drains a server that this process has claimed, and records that the server is ending. The caller must then stop the
+ * server at once. If this process dies first, the record shows the next command that the server was to end.
  *
- * Recording takes milliseconds, in which a client that connects directly may begin a turn. If one did, this restores
- * the record and drains again while there is time.
+ * If the drain is cancelled, or if turns outlast it and `late` is `leave`, the server returns to the state that it had
+ * before the claim (`from`).
+ *
+ * Recording takes milliseconds. If a client that connects directly has begun a turn in this time, this restores the record
+ * and drains again while there is time.
  */
 export async function drainForGood(
   { store, config }: Pick<PoolContext, "store" | "config">,
@@ -93,23 +94,22 @@ export async function drainForGood(
   from: ServerState,
   options: LastDrainOptions,
 ): Promise<DrainResult> {
-  const change = async (how: (record: ServerRecord) => void) =>
-    await store.registry.update((registry) => how(ownClaim(registry, server.id, server.launchId)));
-  const giveUp = async () => await change((record) => giveUpStop(record, from));
-  const result = await drainAndRecord(server, { ...options, answerMs: config.health.timeoutMs }, change).catch(
-    async (error: unknown) => {
-      await giveUp();
-      throw error;
-    },
-  );
+  const giveUp = async () => await changeClaimed(store, server, (record) => giveUpStop(record, from));
+  let result: DrainResult;
+  try {
+    result = await drainAndRecord(store, server, { ...options, answerMs: config.health.timeoutMs });
+  } catch (error) {
+    await giveUp();
+    throw error;
+  }
   if (result.cut.length > 0 && options.late === "leave") await giveUp();
   return result;
 }
 
 async function drainAndRecord(
+  store: Store,
   server: ServerRecord,
   { late, stays, ...options }: LastDrainOptions & DrainOptions,
-  change: (how: (record: ServerRecord) => void) => Promise<void>,
 ): Promise<DrainResult> {
   const until = performance.now() + options.timeoutMs;
   const unloaded = new Set<string>();
@@ -119,16 +119,16 @@ async function drainAndRecord(
     for (const session of drained.unloaded) unloaded.add(session);
     const result = { cut: drained.cut, unloaded: [...unloaded] };
     if (drained.cut.length > 0 && late === "leave") return result;
-    await change((record) => {
+    await changeClaimed(store, server, (record) => {
       record.process = null;
       if (!stays) record.desired = "stopped";
     });
     if (drained.cut.length > 0 || options.hurry.aborted || performance.now() >= until) return result;
-    // Use markers no longer count: since the drain found none, every process that sets one is turned away.
+    // Do not look at use markers again. The drain found none, and the fleet refuses every use that began later.
     await using asked = new AskedServer(server);
     const underWay = (await asked.turnsUnderWay(options.answerMs)) ?? loadedSessions(server);
     if (underWay.length === 0) return result;
-    await change((record) => {
+    await changeClaimed(store, server, (record) => {
       record.process = server.process;
       if (server.desired === undefined) delete record.desired;
       else record.desired = server.desired;
@@ -136,20 +136,20 @@ async function drainAndRecord(
   }
 }
 
-/** All sessions whose turn was cut by the end of a drained server. Call this after its process has exited. */
+/** All sessions whose turn the end of a drained server has cut. Call this after its process has exited. */
 export function allCut({ home, startedAt }: ServerRecord, { cut, unloaded }: DrainResult): string[] {
   const sinceMs = Date.parse(startedAt ?? "");
   const behind = unloaded.filter((id) => endsInsideTurn(home, id, Number.isNaN(sinceMs) ? 0 : sinceMs));
   return [...new Set([...cut, ...behind])];
 }
 
-/** Sessions of the server that are in a turn or being opened. If the server does not answer, all that it has loaded. */
+/** The sessions that are in a turn or being loaded. If the server does not answer, all sessions that it has loaded. */
 export async function sessionsInTurn(server: ServerRecord, answerMs: number): Promise<string[]> {
   await using asked = new AskedServer(server);
   return (await asked.sessionsInTurn(answerMs)) ?? loadedSessions(server);
 }
 
-/** Asks a server over one connection for as long as it lasts. Null means that no answer came in time. */
+/** Asks a server questions over one connection. Each answer is null if it does not come in time. */
 class AskedServer implements AsyncDisposable {
   readonly #server: ServerRecord;
   #connection: RawConnection | null = null;
@@ -219,7 +219,20 @@ async function isBusy(connection: RawConnection, sessionId: string, signal: Abor
   return (await isInTurn(request, sessionId)) === true;
 }
 
-/** Sessions that the recorded process has in memory, according to its locks in their folders. */
+/**
+ * Unloads sessions from a running server's memory at once, even if they are in use or contain unsaved changes, because
+ * they belong to another host by now.
+ */
+export async function unloadAtOnce(server: ServerRecord, ids: readonly string[], answerMs: number): Promise<void> {
+  if (ids.length === 0) return;
+  await using connection = await RawConnection.open(provenEndpoint(server), AbortSignal.timeout(answerMs));
+  for (const sessionId of ids) {
+    // The server refuses this if the session is not in its memory.
+    await unlessRefused(connection.request("sessions.close", { sessionId }));
+  }
+}
+
+/** The sessions that the recorded process has in memory. It has a lock in the folder of each. */
 export function loadedSessions(server: ServerRecord): string[] {
   const pid = server.process?.pid;
   if (pid === undefined) return [];

@@ -3,7 +3,7 @@ import type { ServerRecord } from "../../model/server.js";
 import { NEVER } from "../../runtime/deadline.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { HeldClaim, untilUnclaimed } from "../claims/held-claim.js";
-import { claimStop, holderOf, ownClaim, settle } from "../claims/transitions.js";
+import { changeClaimed, claimStop, holderOf, recordEnd } from "../claims/transitions.js";
 import type { PoolContext } from "../start/start.js";
 import { allCut, drainForGood } from "./drain.js";
 
@@ -66,9 +66,7 @@ export async function stopRecorded(
         });
         const graceMs = drained.cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
         const outcome = await stopServer(server, { graceMs, force: options.force, hurry });
-        await store.registry.update((registry) => {
-          settle(ownClaim(registry, id, server.launchId), "stopped", null);
-        });
+        await changeClaimed(store, server, (record) => recordEnd(record, "stopped", null));
         if (outcome === "already-stopped") return { id, outcome, cut: [] };
         const cut = allCut(server, drained);
         return { id, outcome: outcome === "killed" || cut.length > 0 ? "killed" : "drained", cut };

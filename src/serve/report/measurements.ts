@@ -1,6 +1,6 @@
 import type { Registry } from "../../model/registry.js";
 import type { ServerRecord, ServerState } from "../../model/server.js";
-import { knownLoaded, lately } from "../../sessions/memory/loaded.js";
+import { knownLoaded, lately } from "../../sessions/memory/eviction.js";
 import type { ServeContext } from "../context.js";
 import { logFailure } from "../failures.js";
 import { Disks } from "./disks.js";

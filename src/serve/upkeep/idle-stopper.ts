@@ -2,7 +2,7 @@ import type { ServerRecord } from "../../model/server.js";
 import { isClaimed } from "../../pool/claims/held-claim.js";
 import { usedSessions } from "../../pool/use-markers.js";
 import { connectionsTo } from "../../runtime/process/sockets.js";
-import { knownLoaded } from "../../sessions/memory/loaded.js";
+import { knownLoaded } from "../../sessions/memory/eviction.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 

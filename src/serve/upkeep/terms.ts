@@ -1,8 +1,7 @@
 import { isSessionId } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
-import { loadedSessions } from "../../pool/stop/drain.js";
-import { unloadAtOnce } from "../../pool/stop/unload.js";
+import { loadedSessions, unloadAtOnce } from "../../pool/stop/drain.js";
 import { listTakenSessions } from "../../runtime/history/session-state.js";
 import { sessionsOfThisHost } from "../../store/of-this-host.js";
 import type { ServeContext } from "../context.js";

@@ -1,4 +1,6 @@
-import { FleetError, option } from "../../errors.js";
+import { closeSync, mkdirSync, openSync, readdirSync, rmSync, statSync, utimesSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { FleetError, option, systemCode } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
@@ -6,11 +8,12 @@ import { setEvictionMarker, usedSessions } from "../../pool/use-markers.js";
 import { isInTurn } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/deadline.js";
+import { ifThere } from "../../runtime/files/if-there.js";
 import { isLoadedBy, lastWrite } from "../../runtime/history/session-state.js";
+import { ownLimit } from "../../runtime/launch/own-limits.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { Store } from "../../store/ports.js";
-import { knownLoaded } from "./loaded.js";
 
 export interface EvictionContext {
   store: Store;
@@ -27,11 +30,10 @@ export interface EvictionResult {
 }
 
 /**
- * Makes room for one more session in a server's memory. At the cap, unloads the least recently used idle session. Never
- * unloads a session in a turn, under a lease or being opened. The caller must have set the session's use marker, so
- * that the later of two simultaneous callers counts both sessions.
+ * Makes room for one more session in a server's memory. If that has `maxActive` sessions, unloads the least recently used
+ * one that is neither in use nor under a lease. The caller must have set the session's use marker. If two callers come at
+ * once, the later one then counts both sessions.
  *
- * @param maxActive how many sessions may be in the server's memory
  * @returns false if not enough sessions could be unloaded
  */
 export async function makeRoom(
@@ -69,7 +71,7 @@ export interface LoadedSession {
   usedMs: number;
 }
 
-/** All sessions in the memory of these servers, least recently used first. */
+/** All sessions in the memory of these servers. The least recently used one comes first. */
 export function allLoaded(servers: readonly ServerRecord[]): (LoadedSession & { server: ServerRecord })[] {
   return servers
     .filter(isRunning)
@@ -77,7 +79,7 @@ export function allLoaded(servers: readonly ServerRecord[]): (LoadedSession & { 
     .sort((a, b) => a.usedMs - b.usedMs);
 }
 
-/** Unloads sessions from all of these servers that have them in memory. Any process may do this at any time. */
+/** Unloads sessions from each of these servers that has them in memory. Any process may do this at any time. */
 export async function evict(
   servers: readonly ServerRecord[],
   ids: readonly string[],
@@ -157,4 +159,80 @@ export function exhausted(server: ServerRecord, maxActive: number): FleetError {
       "Raise session.maxActive.",
     ],
   });
+}
+
+/*
+ * `knownLoaded` finds the sessions in a server's memory without a look at every session that the server ever had. The fleet
+ * makes an empty file, a note, for each session that it loads. It deletes the note when it finds the session unloaded. A
+ * full scan, at most once a minute, finds the sessions that clients loaded without the fleet.
+ */
+const SCAN_EVERY_MS = 60_000;
+/** How long a note stays although its session is not loaded: the server may be just loading it. */
+const LOADING_MS = 60_000;
+/** The file whose time is that of the last scan. Session ids cannot contain a tilde. */
+const SCANNED = "~scanned";
+
+function notesFolder(server: ServerRecord): string {
+  return join(dirname(server.home), "open");
+}
+
+export function noteOpened(server: ServerRecord, sessionId: string): void {
+  touch(notesFolder(server), sessionId);
+}
+
+export function knownLoaded(server: ServerRecord): string[] {
+  const pid = server.process?.pid;
+  if (pid === undefined) return [];
+  const folder = notesFolder(server);
+  const scanned = timeOf(join(folder, SCANNED));
+  const started = Date.parse(server.startedAt ?? "");
+  if (Date.now() - scanned > SCAN_EVERY_MS || scanned < started) {
+    const loaded = loadedSessions(server);
+    try {
+      for (const id of [...loaded, SCANNED]) touch(folder, id);
+    } catch (error) {
+      if (ownLimit(error) === undefined) throw error;
+      return loaded; // a full disk has no room for notes
+    }
+  }
+  return notes(folder).filter((id) => {
+    if (isLoadedBy(server.home, id, pid)) return true;
+    if (Date.now() - timeOf(join(folder, id)) > LOADING_MS) rmSync(join(folder, id), { force: true });
+    return false;
+  });
+}
+
+/** The sessions in the server's memory, and those that the fleet loaded within the last minute. */
+export function lately(server: ServerRecord): string[] {
+  return [...new Set([...knownLoaded(server), ...notes(notesFolder(server))])];
+}
+
+/** The sessions with a note since this launch. Some of them may have been unloaded within the last minute. */
+export function notedSessions(server: ServerRecord): string[] {
+  const folder = notesFolder(server);
+  const started = Date.parse(server.startedAt ?? "");
+  return notes(folder).filter((id) => timeOf(join(folder, id)) >= started);
+}
+
+/** 0 if there is no such file. */
+function timeOf(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+}
+
+function notes(folder: string): string[] {
+  return (ifThere(() => readdirSync(folder)) ?? []).filter((name) => name !== SCANNED);
+}
+
+function touch(folder: string, name: string): void {
+  const path = join(folder, name);
+  const create = () => closeSync(openSync(path, "a", 0o600));
+  try {
+    create();
+  } catch (error) {
+    if (systemCode(error) !== "ENOENT") throw error;
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    create();
+  }
+  const now = new Date();
+  utimesSync(path, now, now);
 }

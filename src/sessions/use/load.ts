@@ -5,7 +5,7 @@ import type { SessionRecord } from "../../model/session.js";
 import { resolveGitHubToken, tokenSourceFromConfig } from "../../models/github-token.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import type { SessionsContext } from "../context.js";
-import { noteOpened } from "../memory/loaded.js";
+import { noteOpened } from "../memory/eviction.js";
 import { sessionLost } from "../problems.js";
 
 type LoadContext = Pick<SessionsContext, "config" | "env" | "provider" | "directory">;
@@ -87,12 +87,12 @@ function howToLoad(record: SessionRecord, server: ServerRecord, { hasOwnFolder }
 }
 
 async function modelAccess(
-  { config, env, provider: providerOf }: LoadContext,
+  { config, env, provider: model }: LoadContext,
   { owner }: SessionRecord,
   { isolation }: ServerRecord,
   signal: AbortSignal,
 ): Promise<ModelAccess> {
-  const provider = await providerOf();
+  const provider = await model.get();
   // The runtime accepts a token or a provider for a session, but not both.
   const source = isolation === "shared" && provider === null ? tokenSourceFromConfig(config.auth, owner) : null;
   const gitHubToken = source === null ? null : await resolveGitHubToken(source, { user: owner, env, signal });
