@@ -31,7 +31,7 @@ export class PassedRequests {
     const { method, params } = request;
     const { config } = door;
     await this.#assertAllowedNow(handling, method, record);
-if (handling.finish === "recordFork") await door.sessions.limits.assertRoom(user);
+    if (handling.finish === "recordFork") await door.sessions.limits.assertRoom(user);
     const link = await this.#router.linkHere(record);
     const { own } = link;
     if (handling.own === true && !own)

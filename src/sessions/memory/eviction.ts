@@ -8,7 +8,6 @@ import { setEvictionMarker, usedSessions } from "../../pool/use-markers.js";
 import { isInTurn } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/deadline.js";
-import { ifThere } from "../../runtime/files/if-there.js";
 import { isLoadedBy, lastWrite } from "../../runtime/history/session-state.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
@@ -220,7 +219,12 @@ function timeOf(path: string): number {
 }
 
 function notes(folder: string): string[] {
-  return (ifThere(() => readdirSync(folder)) ?? []).filter((name) => name !== SCANNED);
+  try {
+    return readdirSync(folder).filter((name) => name !== SCANNED);
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return [];
+    throw error;
+  }
 }
 
 function touch(folder: string, name: string): void {

@@ -2,35 +2,34 @@ import { isFleetError } from "../../errors.js";
 import type { SessionRecord } from "../../model/session.js";
 import type { Store } from "../../store/ports.js";
 
-/** How long a turn may wait to be recorded together with later ones, in milliseconds. */
+/** How long the record of a turn may wait for later turns, in milliseconds. */
 const DELAY_MS = 2_000;
-/** A turn may wait only if the last recorded use of its session is at most this old, in milliseconds. */
+/** A turn waits only if the last recorded use of its session is at most this old, in milliseconds. */
 const RECENT_MS = 60_000;
 
 /** Turns of one session that share a write. */
 interface Batch {
   readonly record: SessionRecord;
   turns: number;
-  /** When the last of them ended, in milliseconds since the epoch. */
+  /** When the last of them ended (Unix time in milliseconds). */
   endedMs: number;
-  /** Ends the wait for further turns. */
   write(): void;
   /** Resolves with the record after the write; null if the session was deleted by then. */
   readonly written: Promise<SessionRecord | null>;
 }
 
 /**
- * Records the turns that end in this process. A write costs the front door as much as the rest of a turn, so the turns
- * that end within two seconds share one.
+ * Records the turns that end in this process. A write costs the front door as much as the rest of a turn. So the turns of a
+ * session that end within two seconds share one write. If the process is killed before the write, their count is lost. Gc
+ * still sees their time, because it also looks when the session's history was written.
  *
- * A process that is killed loses the count of the turns that wait. It does not lose their time, because gc also reads
- * when the session's history was written. The first turn of a session is written at once, because the record decides
- * whether the session is created or resumed. A turn after a longer pause is written at once too, because gc does not
- * see the history of a session that a client keeps in a folder of its own choice.
+ * Two kinds of turns are written at once. One is the first turn of a session, because its record decides whether the session
+ * is created or resumed. The other is a turn after a longer pause, because gc cannot see the history of a session whose
+ * folder a client chose.
  */
 export class LastUses {
   readonly #store: Pick<Store, "sessions">;
-  /** The batches that further turns can join, by session. */
+  /** By session: the batch that the next turn joins. */
   readonly #waiting = new Map<string, Batch>();
   /** All batches that are not written. */
   readonly #unwritten = new Set<Batch>();
@@ -56,10 +55,7 @@ export class LastUses {
     return await batch.written;
   }
 
-  /**
-   * Writes the turns that wait, of one session or of all. Resolves when that is done. If it fails, {@link note} rejects, and
-   * this does not.
-   */
+  /** Writes the turns that wait, of one session or of all. Never rejects: if the write fails, {@link note} rejects. */
   async flush(sessionId?: string): Promise<void> {
     const batches = [...this.#unwritten].filter(({ record }) => sessionId === undefined || record.id === sessionId);
     for (const batch of batches) batch.write();

@@ -18,7 +18,7 @@ interface ModelAccess {
 }
 
 export interface Loading {
-  /** The runtime cannot resume a session that never had a turn, unless a client has it open. */
+  /** A session that never had a turn is created: the runtime can resume it only while a client has it open. */
   how: "create" | "resume";
   record: SessionRecord;
   server: ServerRecord;
@@ -27,7 +27,7 @@ export interface Loading {
 
 /** How a process talks to the server of a session: with the SDK's client, or over a connection of the front door. */
 export interface Transport<Opened> {
-  /** Whether only the server can find the session's folder, because a client chose it. */
+  /** Whether a client chose the session's folder. Only the server then knows where it is. */
   readonly hasOwnFolder?: boolean;
   /** Makes the server load the session, and attaches to it. */
   load(loading: Loading, signal: AbortSignal): Promise<Opened>;
@@ -60,15 +60,15 @@ export async function load<T>(
   try {
     return await loadBy(how);
   } catch (error) {
-    // A session that never had a turn must be created. `howToLoad` misses this in two cases: the client chose the
-    // session's folder, which we do not read, or the last client left the session after `howToLoad` looked.
+    // The session may have to be created after all. `howToLoad` does not notice this if a client chose the session's
+    // folder, or if the last client has left the session since.
     const isUnsaved = transport.hasOwnFolder === true || !hasHistory(record, server);
     if (how === "create" || !isUnloaded(error) || record.turns > 0 || !isUnsaved) throw error;
     return await loadBy("create");
   }
 }
 
-/** Whether an error is the runtime's refusal of a session that it does not have in memory, or does not find. */
+/** Whether the runtime refused a request because it does not have the session in memory, or does not find it. */
 export function isUnloaded(error: unknown): boolean {
   return error instanceof Error && /session not found/i.test(error.message);
 }

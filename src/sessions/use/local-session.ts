@@ -28,7 +28,7 @@ export interface OpenOptions {
   session?: SessionOptions | undefined;
 }
 
-/** How long to wait until the session is open again, in milliseconds. */
+/** How long a server may take to start and to load the session again, in milliseconds. */
 const REOPEN_MS = 30_000;
 
 /**
@@ -41,8 +41,8 @@ export class LocalSession extends OpenSession<LocalAttached> {
   /** The record as it was read or written last. */
   #latest: SessionRecord;
   /**
-   * The write that records the last turn. The reply does not wait for it. Resolves with the record after it; null if the
-   * session was deleted by then, and undefined if the turn could not be recorded.
+   * The write of the last turn, for which its reply does not wait. Resolves with the record after the write: null if the
+   * session was deleted by then, undefined if the write failed.
    */
   #recording: Promise<SessionRecord | null | undefined> | undefined;
 
@@ -72,12 +72,12 @@ export class LocalSession extends OpenSession<LocalAttached> {
     return reply;
   }
 
-  /** Takes a turn at once, during this use. @throws FleetError as {@link send}. */
+  /** Takes a turn as part of a use that has begun. @throws FleetError as {@link send}. */
   async turn(use: SessionUse, message: Prompt, options: SendOptions): Promise<TurnReply> {
     const { id } = this.record;
     const prompt = typeof message === "string" ? { prompt: message } : message;
     const { lease } = use;
-    // Abort the turn if its lease is lost, so that it does not overlap with a turn of the next holder.
+    // If the lease is lost, abort the turn, because the next holder may begin one.
     using stop = either(options.signal, lease?.signal);
     let hasBegun = false;
     let bytesBefore = 0;
@@ -92,9 +92,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
         hasBegun = watch.hasBegun;
       }
     };
-    /**
-     * Whether the server ended before it began the prompt, so that the session's history does not contain the prompt.
-     */
+    /** Whether the server ended before it began the prompt. The session's history then does not contain the prompt. */
     const isUntouched = async (error: unknown) => {
       const { server } = this.attached;
       if (!isFleetError(error, "FLEET_SERVER_LOST") || hasBegun || !(await hasEnded(server))) return false;
@@ -103,7 +101,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
     const reopen = async () => this.replace(await use.reopen(new SdkTransport(this.#sessions, this.#options)));
     if (this.isLost || this.attached.server !== use.server) await reopen();
     const reply = await take().catch(async (error: unknown) => {
-      // The session was evicted after the last turn, or its server ended before this turn began. Send the prompt once more.
+      // Send the prompt again if the session was evicted after the last turn, or its server ended before this turn began.
       if (!isUnloaded(error) && !(await isUntouched(error))) throw error;
       await reopen();
       return await take();
@@ -125,7 +123,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
     }
   }
 
-  /** Resolves when all turns are recorded, with the record after the last one; undefined if there is none. */
+  /** The record after the last turn of this process, once it is written. As in {@link #recording}. */
   async #recorded(): Promise<SessionRecord | null | undefined> {
     await this.#sessions.lastUses.flush(this.record.id);
     return await this.#recording;
@@ -180,8 +178,7 @@ class SdkTransport implements Transport<LocalAttached> {
 }
 
 /**
- * Waits for the server's answer to a request of the SDK. Neither the SDK nor the server limits this wait, so `signal` has
- * to.
+ * Waits for the server's answer to a request of the SDK. Only `signal` limits this wait.
  *
  * @throws FleetError `FLEET_SERVER_LOST` when the server ends first, `FLEET_SERVER_UNREACHABLE` when the deadline passes;
  * the errors of {@link explained}; the signal's own reason when the caller gives up.
@@ -217,16 +214,13 @@ interface Surroundings {
   gitHubToken: string | null;
 }
 
-/**
- * The settings of a session as the runtime gets them. They are the same for create and resume, because the runtime never
- * persists a provider and its key.
- */
+/** The settings of a session. `resume` sends all of them again, because the runtime never stores a provider and its key. */
 function sessionConfig(
   { config, isolation, own, provider, gitHubToken }: Surroundings,
   record: SessionRecord,
   overrides: SessionOptions = {},
 ): SessionOptions {
-  // On a shared server, tools would act for all users with the same rights. So none are available unless they are named.
+  // On a shared server, tools act with the same rights for all users. So only tools that are named are available.
   const tools = config.session.tools ?? (isolation === "shared" ? [] : null);
   const model = record.model ?? config.session.model;
   return {
@@ -242,8 +236,8 @@ function sessionConfig(
 }
 
 /**
- * The handler for a session's requests to use a tool. The caller's own handler decides if `session.approve` permits this,
- * and always for the tools that the caller brings, because those run in the caller's process.
+ * The handler for a session's requests to use a tool. The caller's own handler is asked if `session.approve` permits this.
+ * It is always asked about the tools that the caller brings, because those run in the caller's process.
  */
 export function permissions(
   { session: { approve } }: Pick<Config, "session">,

@@ -10,7 +10,7 @@ import { isStoreTrouble, unseen } from "../problems.js";
 import type { SessionView } from "../view.js";
 import type { PermitRequest } from "./permit.js";
 
-/** A listener of the caller, and how to remove it from the SDK's present session object. */
+/** A listener of the caller. `stop` removes it from the SDK's present session object. */
 interface Listener {
   listener: SessionEventHandler;
   stop: () => void;
@@ -66,13 +66,13 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     return this.#isLost;
   }
 
-  /** Takes a turn, after those that others have begun. */
+  /** Takes a turn, after the turns that others have begun. */
   abstract send(message: Prompt, options?: SendOptions): Promise<TurnReply>;
 
   /** The session's present state. @param isAnswered whether a turn has just ended */
   protected abstract view(isAnswered: boolean): Promise<SessionView>;
 
-  /** The session's state as far as it is known without the store and without the other host. */
+  /** The view that this process can make if neither the store nor the other host answers. */
   protected abstract viewUnseen(): SessionView;
 
   /** Deletes the session, whose use has ended. */
@@ -88,16 +88,16 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
 
   #watch({ session, closed }: A): void {
     this.#keepListeners(session);
-    // Replace the SDK's own sendAndWait, which hangs until its timeout when the connection ends during the turn.
+    // The SDK's own sendAndWait hangs until its timeout when the connection ends during the turn.
     session.sendAndWait = async (message, timeout = 60_000) => (await this.send(message, { timeoutMs: timeout })).event;
     void closed.then(() => {
       if (this.#attached.closed === closed) this.#isLost = true;
     });
   }
 
-  /** The SDK forgets a session's listeners when the connection ends. The next session object gets them again. */
+  /** Keeps the caller's listeners for the next session object, because the SDK forgets them when the connection ends. */
   #keepListeners(session: CopilotSession): void {
-    // A program may keep the first session object and add listeners to it after that object was replaced.
+    // A program may also add listeners to the first session object after that object was replaced.
     this.#listen = session.on.bind(session);
     const listeners = this.#listeners;
     session.on = (first: string | SessionEventHandler, handler?: SessionEventHandler) => {
@@ -119,7 +119,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     await this.#setUser(ownUse(this.context.directory));
   }
 
-  /** Takes one turn with `take`, and leaves the session. */
+  /** Takes one turn by calling `take`, and leaves the session. */
   async once(take: () => Promise<TurnReply>): Promise<Used> {
     let reply: TurnReply;
     try {
@@ -148,7 +148,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     const { park = false, isAnswered = false } = options;
     if (this.#isKept(park)) {
       await this.close({ park });
-      // Nobody uses a parked session, so it ends by its TTL and not with this process.
+      // Nobody uses a parked session. So its TTL ends it, and not the end of this process.
       await this.#setUser(null);
       return await this.view(isAnswered);
     }
@@ -161,10 +161,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     return { ...before, state: "gone", sizeBytes: 0 };
   }
 
-  /**
-   * Leaves the session, which is unloaded if nobody else is attached. Its state stays, but an ephemeral session is deleted,
-   * unless `park` keeps it for its next use.
-   */
+  /** Leaves the session. Deletes an ephemeral session, unless `park` keeps it for its next use. */
   async close({ park = false }: { park?: boolean } = {}): Promise<void> {
     await this.disconnect();
     if (!this.#isKept(park)) await this.delete();
@@ -173,8 +170,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
   protected async disconnect(): Promise<void> {
     const { session, closed } = this.#attached;
     using limit = deadline(GOODBYE_MS);
-    // Limit the wait, because the other side may be dead or hang. The server releases the session when the connection
-    // ends.
+    // Limit the wait, because the other side may hang. The server releases the session when the connection ends.
     await abortable(Promise.race([session.disconnect(), closed]), limit.signal).catch(() => null);
   }
 
@@ -190,7 +186,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
   }
 }
 
-/** This process, as the user of a session. */
+/** This process, as a record names the user of a session. */
 export function ownUse({ own }: HostDirectory): SessionUser {
   return own === null ? ownIdentity() : { ...ownIdentity(), at: own };
 }

@@ -6,7 +6,7 @@ import { recordFor } from "../find.js";
 import type { LeaseWait } from "../leases/leases.js";
 import type { TurnLease } from "../leases/seen.js";
 
-/** How a turn gets its lease, if it needs one. */
+/** How a turn gets its lease. */
 export interface PermitRequest {
   user: string;
   /** A lease on the session that the caller holds. */
@@ -14,8 +14,8 @@ export interface PermitRequest {
   /** The fence of a lease that a process on another host holds. That host has checked its token. */
   fence?: number | undefined;
   /**
-   * How long to wait for others, in milliseconds. Default: 30,000. With the default, the call fails at once if the same user
-   * took the lease with `copilotfleet lock` and it outlasts the wait.
+   * How long to wait for others, in milliseconds. Without it, the call waits for 30 seconds, but fails at once if the same
+   * user has locked the session for longer than that with `copilotfleet lock`.
    */
   waitMs?: number | undefined;
   /** Called once if the wait for the lease takes longer than a second. */
@@ -23,7 +23,7 @@ export interface PermitRequest {
   signal?: AbortSignal | undefined;
 }
 
-/** The lease of a turn. */
+/** The lease under which a turn runs. */
 export interface Permit {
   lease: TurnLease;
   /** Whether the lease was taken for this turn, and must be released after it. */
@@ -34,7 +34,7 @@ export interface Permit {
 
 export const WAIT_MS = 30_000;
 
-/** The lease for a turn, or null if the turn needs none. With `always`, every turn needs one. */
+/** The permit for a turn. Null if the turn needs no lease, which is never so with `always`. */
 export async function permitFor(
   context: SessionsContext,
   record: SessionRecord,
@@ -66,14 +66,14 @@ async function takeLease(
     sessionId: id,
     holder: user,
     mayUse: async () => {
-      // The first call comes before the wait, and the record is fresh. After the wait, somebody may have deleted or moved the
+      // The first call comes before the wait, when the record is fresh. During the wait, others may delete or move the
       // session.
       record = record === undefined ? known : await recordFor(context, id, user);
     },
     ttlMs: turnLeaseMs(config, store),
     waitMs: waitMs ?? WAIT_MS,
-    // Wait for the user's own `copilotfleet lock` only if the caller sets a wait. Such a caller may know that another
-    // process is about to release the lease.
+    // Wait for the user's own `copilotfleet lock` only if the caller sets a wait, because it may know that another process
+    // will release the lease.
     refuseOwn: waitMs === undefined,
     ...(onWait === undefined ? {} : { onWait }),
     ...(signal === undefined ? {} : { signal }),
@@ -83,9 +83,8 @@ async function takeLease(
 }
 
 /**
- * The TTL of the lease for one turn, in milliseconds. The lease is renewed while the turn lasts. In a fleet on several
- * hosts, it is at most the time after which a silent host counts as gone. So the lease of a dead host has expired when
- * another host takes over its session.
+ * The TTL of the lease for one turn, in milliseconds. In a fleet on several hosts, it is at most the time after which a
+ * silent host counts as gone. So the lease of a dead host has expired before another host takes over its session.
  */
 function turnLeaseMs({ lock, host }: Config, { hosts }: Store): number {
   return hosts === null ? lock.ttlMs : Math.min(lock.ttlMs, host.ttlMs);

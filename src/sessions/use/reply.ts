@@ -7,9 +7,8 @@ import type { TurnReply } from "../../runtime/client/turn.js";
  * for await (const piece of fleet.sessions.send(session, "Hello")) show(piece);
  * ```
  *
- * An iteration yields the whole reply, even if it begins late. Everything that arrived since its last step comes as one
- * piece. A model that does not stream gives its reply as one piece. If the turn fails, the loop throws its error.
- * Leaving the loop early does not end the turn; use `signal` for that.
+ * A loop gets the whole reply, even if it begins late. One piece has everything that arrived since the last one. If the turn
+ * fails, the loop throws its error. To end the turn, use `signal`; to leave the loop does not end it.
  */
 export class PendingReply<T extends TurnReply> extends Promise<T> implements AsyncIterable<string> {
   // `then` returns an ordinary promise.

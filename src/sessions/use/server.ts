@@ -21,19 +21,16 @@ import { serverDraining, sessionNotFound } from "../problems.js";
 
 export interface Chooser extends Pick<SpawnOptions, "sharedUntil"> {
   user: string;
-  /**
-   * A lease on the session that the caller holds. With it, a session on shared servers may be opened where the user is
-   * placed, and not only where it was last.
-   */
+  /** The caller's lease on the session. Its holder may move the session to the shared server of the user's placement. */
   lease?: TurnLease | undefined;
   signal: AbortSignal;
 }
 
 /**
  * The server on which to open a recorded session: its owner's own server, or the shared server that the record names. Only
- * the holder of its lease may move it. A session that no host has is brought to this host, if it belongs here.
+ * the holder of its lease may move it. Brings a session that no host has to this host, if it belongs here.
  *
- * @param asked the present record, because an earlier one may name a server that no longer has the session
+ * @param asked the present record; an earlier one may name a server that no longer has the session
  */
 export async function serverFor(
   { pool, store, takeover, directory }: Pick<SessionsContext, "pool" | "store" | "takeover" | "directory">,
@@ -58,17 +55,16 @@ export interface Move {
 }
 
 /**
- * Returns the shared server on which the holder of a session's lease opens the session. If a server has the session in
- * memory, this is that server. Otherwise it is the server on which the holder is placed, and the record is changed to name
- * it.
+ * The shared server on which the holder of a session's lease opens the session: the server that has it in memory, or else
+ * the server on which the holder is placed. Changes the record to name this server.
  *
- * Two servers must never have the same session in memory. A process that uses a session without a lease sets its use marker
- * first, and then checks that the record still names the server. So this function sets an eviction marker on the old server
- * before it changes the record, and leaves the session there if it is in use. If both processes do this at once, at least
- * one of them sees the other.
+ * Two servers must never have the same session in memory. A process that uses a session without a lease first sets its use
+ * marker, and then checks that the record still names the server. This function first sets an eviction marker on the old
+ * server, and then changes the record. If both do this at once, at least one of them sees the other's marker or change. A
+ * session that is in use stays where it is.
  *
- * @param record If somebody moved the session after this was read, the returned server may be wrong. The caller finds out
- * when it reads the record under its use marker.
+ * @param record if somebody has moved the session since this was read, the result may be wrong. The caller notices this,
+ * because it reads the record again under its use marker.
  * @throws FleetError `FLEET_LEASE_LOST`, and as `Pool.shared`.
  */
 export async function serverUnderLease(
@@ -79,10 +75,9 @@ export async function serverUnderLease(
   const { servers } = await store.registry.read();
   const holder = Object.values(servers).find((server) => server.isolation === "shared" && isLoaded(server, id));
   const last = servers[record.serverId];
-  // This also applies if the old server is no longer recorded and no other has the session. A server without a record cannot
-  // have markers, so it is started again.
+  // Both are undefined if the old server is no longer recorded and no other one has the session. Start the old one again.
   if (last === holder) return await pool.shared(record.serverId, { signal });
-  // Check this before choosing another server, which would be started in vain.
+  // Check this first, because the choice of another server starts that server.
   if (holder === undefined && last !== undefined && isUsed(last, id))
     return await pool.shared(record.serverId, { signal });
   const target = holder ?? (await pool.sharedServerFor(user, { signal })).server;
@@ -92,8 +87,8 @@ export async function serverUnderLease(
     return await pool.shared(record.serverId, { signal });
   await lease.check();
   await store.sessions.update(id, (draft) => {
-    // Leave the record alone if this host released the session, or another host took it, after the record was read.
-    // Comparing `serverId` is not enough, because servers of two hosts may have the same id.
+    // Leave the record alone if the session was released or moved after it was read. Compare more than `serverId`, because
+    // servers of two hosts may have the same id.
     const isOurs = draft.host === record.host && draft.term === record.term && draft.released === record.released;
     const isStill = isOurs && draft.from?.mark === record.from?.mark && draft.serverId === record.serverId;
     if (isStill) draft.serverId = target.id;
@@ -106,13 +101,19 @@ function isLoaded(server: ServerRecord, id: string): boolean {
 }
 
 /**
- * Why a session cannot be used on a server now: the server's memory is full of busy sessions, the server is being drained, this
- * launch of it has ended, or the session is elsewhere.
+ * Why a session cannot be used on a server now, and where `SessionUse` tries next:
+ *
+ * | refusal    | reason                                       | next try                                      |
+ * | ---------- | -------------------------------------------- | --------------------------------------------- |
+ * | `full`     | no session in the server's memory is idle    | the server in the record, after a pause       |
+ * | `draining` | the server is being drained                  | the server in the record, once the drain ends |
+ * | `ended`    | this launch has ended                        | the server in the record, started again       |
+ * | `moved`    | the record names another server or host      | the server in the record                      |
  */
 export type Refusal = "full" | "draining" | "ended" | "moved";
 
-/** A session on the server where it is about to be used. */
-interface Place {
+/** A session, and the server on which to use it. */
+interface SessionAt {
   record: SessionRecord;
   server: ServerRecord;
 }
@@ -121,8 +122,8 @@ interface Place {
 const DRAIN_POLL_MS = 20;
 const ROOM_POLL_MS = 50;
 
-/** Decides where one user may use a session. Everything here is checked under the use marker. */
-export class Admission {
+/** Checks whether a user may use a session on a server. The caller has set the use marker there. */
+export class UseCheck {
   readonly #context: SessionsContext;
   readonly #user: string;
 
@@ -132,14 +133,14 @@ export class Admission {
   }
 
   /**
-   * Whether the session may be used there, and its present record. A drain is recorded first and then looks for use markers. A
-   * move of the session, a release and gc set their eviction marker, or change the record, first, and then look for them. So
-   * either this notices the other process, or the other process notices the use marker.
+   * Whether the session may be used there, and its present record. A drain, a move, a release and gc first change a record
+   * or set an eviction marker, and then look for use markers. So either this call notices the other process, or the other
+   * process notices the use marker.
    *
    * @param isOpen whether the caller has the session open there, so that it needs no room in the server's memory
    */
   async check(
-    { record, server }: Place,
+    { record, server }: SessionAt,
     { isOpen, signal }: { isOpen: boolean; signal: AbortSignal | undefined },
   ): Promise<{ record: SessionRecord; refusal: Refusal | null }> {
     const { store, directory } = this.#context;
@@ -153,7 +154,7 @@ export class Admission {
     if (isOpen && server.isolation === "per-user" && !directory.isShared) return { record, refusal: null };
     if (isOpen && directory.isShared) await directory.assertStorage();
     const now = isOpen ? await store.sessions.read(record.id) : await this.recordOn({ record, server }, signal);
-    if (now === null) return { record, refusal: null }; // it was deleted, so its server refuses the turn
+    if (now === null) return { record, refusal: null }; // the session was deleted, so its server refuses the turn
     if (!mayUse(now, this.#user)) throw sessionNotFound(record.id);
     const isHere = now.serverId === server.id && (await directory.has(now));
     if (!isHere || isOpen) return { record: now, refusal: isHere ? null : "moved" };
@@ -161,24 +162,23 @@ export class Admission {
   }
 
   /**
-   * Reads the record again on purpose, now that the use marker is set: gc deletes the record first and then looks for
-   * markers, and the session may have moved since the caller read its record. The user may also have deleted it, and another
-   * user may have its id now.
+   * Reads the record again on purpose, now that the use marker is set. Since the caller read it, the session may have been
+   * moved or deleted, and another user may have its id.
    */
-  async recordOn({ record: { id }, server }: Place, signal: AbortSignal | undefined): Promise<SessionRecord> {
+  async recordOn({ record: { id }, server }: SessionAt, signal: AbortSignal | undefined): Promise<SessionRecord> {
     const record = await markedRecord(this.#context.store, server, id, signal);
     if (record === null || !mayUse(record, this.#user)) throw sessionNotFound(id);
     return record;
   }
 
-  /** Whether the server is still being drained. A closed pool is not waited for. */
+  /** Whether to wait for the drain of the server. If the pool is closed, the server does not come back. */
   async isDraining(server: ServerRecord): Promise<boolean> {
     const registry = await this.#context.store.registry.read();
     return closedBy(registry) === null && isBeingDrained(registry, server);
   }
 
   /** Makes room for the session in the server's memory. @returns the reason if there is none */
-  async room({ record, server }: Place): Promise<Refusal | null> {
+  async room({ record, server }: SessionAt): Promise<Refusal | null> {
     const { store, config } = this.#context;
     const eviction = { store, answerMs: config.health.timeoutMs };
     try {
@@ -190,14 +190,15 @@ export class Admission {
   }
 
   /**
-   * Waits before the next try, or not at all if the caller `hurries`.
+   * Waits before the next try.
    *
-   * @param untilMs how long to try, by `performance.now()`
+   * @param options.untilMs the time of `performance.now()` after which the caller gives up
+   * @param options.hurries whether to try again at once
    * @throws the error for this refusal when it is too late; the signal's reason.
    */
   async pauseAfter(
     refusal: Refusal,
-    { record, server }: Place,
+    { record, server }: SessionAt,
     { untilMs, signal, hurries = false }: { untilMs: number; signal: AbortSignal | undefined; hurries?: boolean },
   ): Promise<void> {
     const isLate = performance.now() > untilMs || (signal?.aborted === true && isTimeout(signal.reason));
@@ -208,7 +209,7 @@ export class Admission {
   }
 }
 
-/** False if the process that drains the server has died: the next start of the server then undoes the drain. */
+/** False if the process that drains the server has died, because the next start of the server undoes that drain. */
 function isBeingDrained({ servers }: Registry, server: ServerRecord): boolean {
   const now = servers[server.id];
   return now?.launchId === server.launchId && now.state === "draining" && isRunning(server) && isClaimed(now);

@@ -11,16 +11,16 @@ import type { TurnLease } from "../leases/seen.js";
 import { isStoreTrouble, sessionBusy, unreleased } from "../problems.js";
 import { load, type Transport } from "./load.js";
 import { type Permit, type PermitRequest, permitFor, WAIT_MS } from "./permit.js";
-import { Admission, isEndOf, serverFor } from "./server.js";
+import { isEndOf, serverFor, UseCheck } from "./server.js";
 
 export interface UseRequest extends PermitRequest, Pick<SpawnOptions, "sharedUntil"> {
   /** The session's record, of which the caller has checked that the user may use the session. */
   record: SessionRecord;
-  /** Whether the use takes a turn, which nobody else may do at the same time. Otherwise it only opens the session. */
+  /** Whether the use takes a turn. Otherwise it only opens the session, which others may do at the same time. */
   isTurn: boolean;
   /** The server on which the caller has the session open. It is used if it still takes turns and has the session. */
   at?: ServerRecord | undefined;
-  /** Whether the holder of the lease opens a session on shared servers where the user is placed. */
+  /** Whether the holder of the lease may move the session to the shared server of the user's placement. */
   mayMove?: boolean;
   /** How long the server may take to start, and how long to open the session, in milliseconds. Default: no limit. */
   openMs?: number;
@@ -30,9 +30,11 @@ export interface UseRequest extends PermitRequest, Pick<SpawnOptions, "sharedUnt
 const SHARED_POLL_MS = 5;
 
 /**
- * Begins to use a session: gets the permit, the server, the use marker and admission. The command, the library and the front
- * door open sessions and take turns only through here. If two turns ran at once, both would take the later one's answer. So
- * a turn that finds a private session unused needs no lease. A turn that finds it in use takes the lease, and so queues.
+ * Begins to use a session: gets the permit for a turn, finds the server, sets the use marker there, and checks that the
+ * session may be used there. The command, the library and the front door open sessions and take turns only through here.
+ *
+ * Two turns must not run at once, because both would take the later one's answer. A turn that finds a private session
+ * unused needs no lease. A turn that finds it in use takes the lease, and so waits in its queue.
  *
  * @throws FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_SESSIONS_EXHAUSTED`, `FLEET_SESSION_NOT_FOUND`,
  * `FLEET_SESSION_MOVED`, `FLEET_SERVER_DRAINING`, `FLEET_POOL_DRAINING`; as `Pool.serverOf`; the signal's own reason when it
@@ -51,11 +53,11 @@ export async function useSession(context: SessionsContext, request: UseRequest):
   }
 }
 
-/** The use of a session by this process, from its use marker on. Disposing it lets the others go on. */
+/** The use of a session by this process. Its disposal removes the use marker and gives the lease back. */
 export class SessionUse implements AsyncDisposable {
   readonly #context: SessionsContext;
   readonly #request: UseRequest;
-  readonly #admission: Admission;
+  readonly #check: UseCheck;
   #record: SessionRecord;
   #permit: Permit | null = null;
   #server: ServerRecord | undefined;
@@ -67,11 +69,11 @@ export class SessionUse implements AsyncDisposable {
   constructor(context: SessionsContext, request: UseRequest) {
     this.#context = context;
     this.#request = request;
-    this.#admission = new Admission(context, request.user);
+    this.#check = new UseCheck(context, request.user);
     this.#record = request.record;
   }
 
-  /** The session's record. It was read under the use marker, unless the session was open on a server where it stays. */
+  /** The record, as read under the use marker. An earlier one, if the caller has the session open and it cannot move. */
   get record(): SessionRecord {
     return this.#record;
   }
@@ -87,6 +89,7 @@ export class SessionUse implements AsyncDisposable {
     return this.#permit?.lease;
   }
 
+  /** Called once, by {@link useSession}. */
   async begin(): Promise<void> {
     const { isTurn, at } = this.#request;
     if (isTurn) await this.#getPermit(false);
@@ -94,11 +97,11 @@ export class SessionUse implements AsyncDisposable {
   }
 
   /**
-   * Loads the session into the server's memory, and attaches to it. If the server ends before it answers, this method tries
-   * once more with the server that replaces it. That is safe, because the first load ended with its server.
+   * Loads the session into the server's memory, and attaches to it. If the server ends before it answers, tries once more
+   * on its successor. That is safe, because the first load ended with its server.
    *
    * @param options.isNew whether the session was recorded a moment ago, and so cannot be on a disk
-   * @param options.isOnce whether to try only once, because the caller gives up the session then
+   * @param options.isOnce whether to try only once, because the caller discards the session after a failure
    */
   async open<T>(transport: Transport<T>, { isNew = false, isOnce = false } = {}): Promise<T> {
     using limit = this.#limit();
@@ -112,8 +115,8 @@ export class SessionUse implements AsyncDisposable {
   }
 
   /**
-   * Loads the session again during a turn, after it was unloaded or after its server ended. While the server runs, this uses
-   * it even if it is draining: the drain waits for this turn, so this turn must not wait for the drain.
+   * Loads the session again during a turn, after it was unloaded or after its server ended. Uses a server that still runs
+   * even while it is drained: the drain waits for this turn, so the turn must not wait for the drain.
    */
   async reopen<T>(transport: Transport<T>): Promise<T> {
     this.#reopening++;
@@ -130,13 +133,13 @@ export class SessionUse implements AsyncDisposable {
     const { signal } = this.#request;
     const untilMs = performance.now() + this.#waitMs;
     while (this.#marker !== undefined && isRunning(this.server)) {
-      const refusal = await this.#admission.room(this);
+      const refusal = await this.#check.room(this);
       if (refusal === null) {
-        this.#record = await this.#admission.recordOn(this, signal);
+        this.#record = await this.#check.recordOn(this, signal);
         return;
       }
       if (refusal === "ended") break;
-      await this.#admission.pauseAfter(refusal, this, { untilMs, signal });
+      await this.#check.pauseAfter(refusal, this, { untilMs, signal });
     }
     await this.#enter(undefined);
   }
@@ -159,7 +162,7 @@ export class SessionUse implements AsyncDisposable {
     if (failure !== null) this.#context.warn(unreleased(this.#record.id, failure.message));
   }
 
-  /** Ends the use after a failure, which is more specific than the loss of the lease that it may have caused. */
+  /** Ends the use after a failure. Does not throw the loss of the lease, because the failure may be its cause. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#release();
   }
@@ -187,7 +190,7 @@ export class SessionUse implements AsyncDisposable {
     const { isTurn, signal } = this.#request;
     const held = this.#marker;
     let marker = await this.#mark(at);
-    // The marker of a turn that runs was never removed, so no other turn has begun. Others that set theirs wait for it.
+    // If the old marker was never removed, no other turn has begun, because the others wait for this marker.
     if (marker === held) return;
     if (isTurn && this.#permit === null && marker.isShared()) {
       this.#unmark();
@@ -195,7 +198,7 @@ export class SessionUse implements AsyncDisposable {
       marker = await this.#mark(at);
     }
     if (this.#permit === null) return;
-    // Wait for an earlier turn without a lease, or for a load. No other turn begins, because this one has the lease.
+    // Wait for a turn that began without a lease, and for loads. No new turn begins, because this one has the lease.
     const untilMs = performance.now() + this.#waitMs;
     while (marker.isShared()) {
       if (performance.now() > untilMs) throw sessionBusy(this.#record.id);
@@ -203,33 +206,29 @@ export class SessionUse implements AsyncDisposable {
     }
   }
 
-  /**
-   * Sets the use marker on the session's server. If that server is being drained, tries again with its successor. If the
-   * session was moved to another server, continues with that one.
-   */
+  /** Sets the use marker on the session's server. If that server refuses, goes on as the table of {@link Refusal} shows. */
   async #mark(at: ServerRecord | undefined): Promise<UseMarker> {
     const { signal, user } = this.#request;
     const { id } = this.#record;
     const untilMs = performance.now() + this.#waitMs;
     for (let known = at; ; ) {
       const server = known ?? (await this.#chooseServer());
-      // A server that was started again has the markers of the launch before it, so a marker there still counts.
+      // Markers outlive a launch. So a marker that was set on an earlier launch of this server still counts.
       if (this.#server?.id !== server.id) this.#unmark();
       const waitMs = untilMs - performance.now();
       const marker = this.#marker ?? (await setUseMarker(server, id, { waitMs, signal }));
       if (marker === null) throw sessionBusy(id);
       this.#marker = marker;
       this.#server = server;
-      const { record, refusal } = await this.#admission.check(this, { isOpen: known !== undefined, signal });
+      const { record, refusal } = await this.#check.check(this, { isOpen: known !== undefined, signal });
       this.#record = record;
       if (refusal === null) return marker;
-      // While this use waits, it must not count as one that others have to wait for.
+      // Others must not wait for this use while it waits itself.
       this.#unmark();
-      // Nobody can start the server that the caller knows before its drain is over.
       const hurries = known !== undefined && refusal !== "draining";
-      do await this.#admission.pauseAfter(refusal, this, { untilMs, signal, hurries });
-      while (refusal === "draining" && (await this.#admission.isDraining(server)));
-      // Others may have moved the session while its server was being drained.
+      do await this.#check.pauseAfter(refusal, this, { untilMs, signal, hurries });
+      while (refusal === "draining" && (await this.#check.isDraining(server)));
+      // Others may have moved the session in the meantime.
       if (refusal === "draining" || refusal === "ended") this.#record = await recordFor(this.#context, id, user);
       if (refusal !== "draining" || this.#record.serverId !== server.id) known = undefined;
     }
