@@ -3,6 +3,7 @@ import { Fleet } from "../../src/index.js";
 import type { EvictionResult } from "../../src/sessions/memory/eviction.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 /** Polls until `condition` holds, for 20 s at most. */
 const until = async (condition: () => Promise<boolean>) => {
@@ -20,13 +21,15 @@ const active = async (user: string) => {
 describe("the cap on loaded sessions", () => {
   it("at session.maxActive, the least recently used idle session is unloaded, and its next turn loads it again", async () => {
     await using library = await Fleet.open({ env: { ...fleet.env, ...CAP }, cwd: fleet.folder });
+    const user = unused("lru");
+    const [a, b, c] = [unused("a"), unused("b"), unused("c")];
     const sessions = [];
-    for (const id of ["a", "b", "c"]) {
-      const session = await library.createSession({ user: "lru", sessionId: id });
+    for (const id of [a, b, c]) {
+      const session = await library.createSession({ user, sessionId: id });
       sessions.push(session);
       await library.send(session, `I am ${id}`);
     }
-    expect(await active("lru")).toEqual(["b", "c"]);
+    expect(await active(user)).toEqual([b, c]);
     const [first] = sessions;
     if (first === undefined) throw new Error("no session");
     const heard: string[] = [];
@@ -35,82 +38,83 @@ describe("the cap on loaded sessions", () => {
     expect((await first.sendAndWait("and again?"))?.data.content).toBe("[turn 3] and again?");
     // A listener from before the session was unloaded still receives its events.
     expect(heard).toEqual(["[turn 2] still here?", "[turn 3] and again?"]);
-    expect(await active("lru")).toEqual(["a", "c"]);
+    expect(await active(user)).toEqual([a, c]);
   });
 
   it("at session.maxActive with all sessions in a turn, create waits for room, and its error after --wait names the limit", async () => {
     await using model = await startHeldModel();
     await using library = await Fleet.open({ env: { ...fleet.env, ...CAP, ...model.env }, cwd: fleet.folder });
-    const busy = await Promise.all(["x", "y"].map((id) => library.createSession({ user: "busy", sessionId: id })));
+    const user = unused("busy");
+    const [x, y, z] = [unused("x"), unused("y"), unused("z")];
+    const busy = await Promise.all([x, y].map((sessionId) => library.createSession({ user, sessionId })));
     const turns = busy.map((session) => library.send(session, "!hold working"));
     await until(async () => model.held() === 2);
-    const refused = await fleet.refusal(6, ["create", "--user", "busy", "--wait", "100ms"], { env: CAP });
+    const refused = await fleet.refusal(6, ["create", "--user", user, "--wait", "100ms"], { env: CAP });
     expect(refused).toMatchObject({ code: "FLEET_SESSIONS_EXHAUSTED", message: expect.stringContaining("2 sessions") });
-    const waited = fleet.ok(["create", "--user", "busy", "--id", "z", "--prompt", "mine"], { env: CAP });
+    const waited = fleet.ok(["create", "--user", user, "--id", z, "--prompt", "mine"], { env: CAP });
     // Run another command first: by the time that it ends, the create is waiting.
-    expect(await active("busy")).toEqual(["x", "y"]);
+    expect(await active(user)).toEqual([x, y]);
     model.release();
     for (const turn of turns) expect((await turn).text).toBe("[turn 1] working");
-    expect(await waited).toBe("z\n[turn 1] mine\n");
+    expect(await waited).toBe(`${z}\n[turn 1] mine\n`);
   });
 
   it("no server loads more than session.maxActive sessions while 12 sessions are created and used at the same time", async () => {
-    const library = await Fleet.open({
+    await using library = await Fleet.open({
       env: { ...fleet.env, COPILOTFLEET_SESSION_MAX_ACTIVE: "3" },
       cwd: fleet.folder,
     });
-    await library.spawn("crowd");
+    const user = unused("crowd");
+    await library.spawn(user);
     let most = 0;
     let done = false;
     const watch = (async () => {
       while (!done) {
-        most = Math.max(most, (await library.serverOf("crowd")).activeSessions);
+        most = Math.max(most, (await library.serverOf(user)).activeSessions);
         await new Promise((resolve) => setTimeout(resolve, 2));
       }
     })();
-    await Promise.all(
-      Array.from({ length: 12 }, async (_, index) => {
-        const session = await library.createSession({ user: "crowd", sessionId: `s${index}` });
-        expect((await library.send(session, "hi")).text).toBe("[turn 1] hi");
-      }),
-    );
-    done = true;
+    const use = async () => {
+      const session = await library.createSession({ user, sessionId: unused("s") });
+      expect((await library.send(session, "hi")).text).toBe("[turn 1] hi");
+    };
+    await Promise.all(Array.from({ length: 12 }, use)).finally(() => (done = true));
     await watch;
     expect(most).toBeGreaterThan(0);
     expect(most).toBeLessThanOrEqual(3);
-    await library.close();
   });
 });
 
 describe("evict", () => {
   it("evict unloads the idle sessions of another process, and reports why it leaves the others", async () => {
     await using model = await startHeldModel();
-    const library = await Fleet.open({ env: { ...fleet.env, ...model.env }, cwd: fleet.folder });
+    await using library = await Fleet.open({ env: { ...fleet.env, ...model.env }, cwd: fleet.folder });
+    const user = unused("eve");
+    const ids = { idle: unused("idle"), busy: unused("in-turn"), leased: unused("leased") };
     const [idle, busy, leased] = await Promise.all(
-      ["idle", "in-turn", "leased"].map((id) => library.createSession({ user: "eve", sessionId: id })),
+      Object.values(ids).map((sessionId) => library.createSession({ user, sessionId })),
     );
     if (idle === undefined || busy === undefined || leased === undefined) throw new Error("no sessions");
     for (const session of [idle, leased]) await library.send(session, "hi");
-    await fleet.ok(["lock", "leased", "--user", "eve"]);
+    await fleet.ok(["lock", ids.leased, "--user", user]);
     const turn = library.send(busy, "!hold x");
     await until(async () => {
-      const { skipped } = await fleet.json<EvictionResult>(["evict", "in-turn"]);
+      const { skipped } = await fleet.json<EvictionResult>(["evict", ids.busy]);
       return skipped.some(({ reason }) => reason === "in a turn" || reason === "in use");
     });
-    const ran = await fleet.run(["evict", "idle", "leased", "nowhere", "--json"]);
+    const ran = await fleet.run(["evict", ids.idle, ids.leased, "nowhere", "--json"]);
     expect(ran.code).toBe(4);
     expect(ran.json()).toMatchObject({
-      evicted: ["idle"],
+      evicted: [ids.idle],
       skipped: [
-        { id: "leased", reason: "leased" },
+        { id: ids.leased, reason: "leased" },
         { id: "nowhere", reason: "not found" },
       ],
     });
     model.release();
     expect((await turn).text).toBe("[turn 1] x");
-    expect((await fleet.json<EvictionResult>(["evict", "--max", "1"])).evicted).toContain("in-turn");
-    expect(await active("eve")).toEqual(["leased"]);
-    await library.close();
+    expect((await fleet.json<EvictionResult>(["evict", "--max", "1"])).evicted).toContain(ids.busy);
+    expect(await active(user)).toEqual([ids.leased]);
   });
 
   it("evict --max does not read standard input, so that a shell loop around it keeps its input", async () => {

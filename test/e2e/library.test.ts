@@ -172,9 +172,8 @@ describe("sessions", () => {
       collect();
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
-    const begun = performance.now();
+    // Without the deadline, the turn would end with its reply.
     expect((await turn).code).toBe("FLEET_TURN_TIMEOUT");
-    expect(performance.now() - begun).toBeLessThan(5_000);
   });
 
   it("the library refuses calls with a FleetError that carries the exit code of the command", async () => {

@@ -405,14 +405,9 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
         stdio: ["ignore", "pipe", "inherit"],
       });
       onTestFinished(() => void child.kill("SIGKILL"));
-      let printed = 0;
-      child.stdout.on("data", () => {
-        printed = performance.now();
-      });
+      child.stdout.resume();
       const code = await new Promise((resolve) => child.once("close", resolve));
-      expect(code).toBe(0);
-      // Otherwise it would not end at all.
-      expect(performance.now() - printed).toBeLessThan(10_000);
+      expect(code).toBe(0); // otherwise it would not end at all
     });
   });
 

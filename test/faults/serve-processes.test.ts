@@ -13,8 +13,6 @@ import { expectConsistent, type FaultFleet, fake, faultFleet } from "../fixtures
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { childrenOf, isRunning, killed, processesWith, sleeper, statusOf } from "../fixtures/processes.js";
 
-/** The kernel also takes ports for outgoing connections from this range, so a server does not always get the first port. */
-
 /** The full identity of a process, for a record that is to name it. */
 function identityOf(pid: number): ProcessIdentity {
   const found = identify(pid);
@@ -210,7 +208,6 @@ it("serve kills a server that ignores SIGTERM once the grace period is over, and
   expect(ended.code).toBe(0);
   expect(JSON.parse(ended.stdout)).toMatchObject({ stopped: [{ outcome: "killed", cut: [] }], failed: [] });
   expect(performance.now() - begun).toBeGreaterThan(4_500);
-  expect(performance.now() - begun).toBeLessThan(20_000);
   expect(isRunning(pid ?? 0)).toBe(false);
   expect(fleet.processes()).toEqual([]);
 });

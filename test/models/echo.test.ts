@@ -80,11 +80,9 @@ describe("the echo model", () => {
     const waiting = ask(echo.baseUrl, { messages: [user("x")] });
     const ended = expect(waiting).rejects.toThrow();
     await expect.poll(() => echo.requests).toBe(2);
-    const began = performance.now();
     await echo.close();
     await echo.close();
-    await ended;
-    expect(performance.now() - began).toBeLessThan(20_000);
+    await ended; // rather than with the reply, which is due in a minute
     await expect(fetch(`${echo.baseUrl}/models`)).rejects.toThrow();
   });
 

@@ -176,13 +176,11 @@ describe("a token from a command", () => {
   it.runIf(process.platform === "linux")("a token command ends at its deadline and leaves no process", async () => {
     const pidFile = join(folder, "pid");
     const command = `sleep 300 & echo $! > ${pidFile}; wait`;
-    const began = performance.now();
     const error: unknown = await readTokenCommand(command, { user: null, env }, 300).catch((reason: unknown) => reason);
     expect(error).toMatchObject({
       code: "FLEET_TOKEN_UNAVAILABLE",
       message: expect.stringContaining("has not finished after 0.3 s"),
     });
-    expect(performance.now() - began).toBeLessThan(5000);
     await expectGone(Number(await readFile(pidFile, "utf8")));
   });
 
@@ -212,7 +210,7 @@ describe("a token from a command", () => {
 });
 
 async function expectGone(pid: number): Promise<void> {
-  await expect.poll(() => isAlive(pid), { timeout: 5000 }).toBe(false);
+  await expect.poll(() => isAlive(pid)).toBe(false);
 }
 
 /** A zombie counts as dead, because nobody may have reaped an orphan in a container without an init. */
