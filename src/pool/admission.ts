@@ -11,10 +11,11 @@ export function liveSupervisor({ supervisors = [] }: Registry): SupervisorRecord
 /** Names what closed the pool to new servers and turns, for messages. Null while the pool is open. */
 export function closedBy(registry: Registry): string | null {
   if (registry.drainedAt !== undefined) return `"copilotfleet drain" at ${registry.drainedAt}`;
-  const supervisor = liveSupervisor(registry);
-  return supervisor?.state === "draining"
-    ? `"copilotfleet serve" (process ${supervisor.process.pid}), which is about to end`
-    : null;
+  // Every turn asks this, so look only at the process of a supervisor that would close the pool.
+  const draining = registry.supervisors?.find(({ state, process }) => state === "draining" && isAlive(process));
+  return draining === undefined
+    ? null
+    : `"copilotfleet serve" (process ${draining.process.pid}), which is about to end`;
 }
 
 /** Whether the pool of a host accepts new servers and turns. */

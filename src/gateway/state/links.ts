@@ -69,10 +69,15 @@ export class Links {
    * about its exit before our socket does, and we would lose anything that we send in between.
    */
   server(serverId: string): ServerLink | undefined {
+    const link = this.connected(serverId);
+    const process = link?.server.process;
+    return process != null && isAlive(process) ? link : undefined;
+  }
+
+  /** The connection to this server, if there is one. For callers that check the process themselves. */
+  connected(serverId: string): ServerLink | undefined {
     const link = this.#live.get(serverId);
-    if (link?.kind !== "server" || link.upstream.closed) return undefined;
-    const { process } = link.server;
-    return process !== null && isAlive(process) ? link : undefined;
+    return link?.kind === "server" && !link.upstream.closed ? link : undefined;
   }
 
   /** The connection to the front door of another host. */

@@ -47,7 +47,7 @@ export function turnRequest(state: ClientState, { record, abort }: Turn): UseReq
     record,
     user,
     isTurn: true,
-    at: isLoaded ? links.server(attachment?.linkId ?? serverId)?.server : undefined,
+    at: isLoaded ? links.connected(attachment?.linkId ?? serverId)?.server : undefined,
     fence: holder.lease?.sessionId === id ? holder.lease.fence : undefined,
     waitMs: door.config.serve.turnWaitMs,
     openMs: OPEN_MS,

@@ -1,5 +1,6 @@
 import { isUtf8 } from "node:buffer";
 import { isObject } from "../../config/values/json.js";
+import { ACKNOWLEDGE } from "../../runtime/wire/acknowledge.js";
 import { encodeBody, PARSE_ERROR, ProtocolError } from "../../runtime/wire/frames.js";
 import { type Member, plainString, type ScanLimits, scanObject, scanWithin } from "../../runtime/wire/scan.js";
 import { isId, type RpcId } from "../../runtime/wire/server-message.js";
@@ -49,6 +50,9 @@ const LETTER_U = 0x75;
 const ESCAPE_LENGTH = "\\uXXXX".length;
 const KEYS = new Set(["jsonrpc", "id", "method", "params", "result", "error"]);
 
+const ACKNOWLEDGEMENT_BODY = Buffer.from(JSON.stringify({ jsonrpc: "2.0", method: ACKNOWLEDGE }));
+const ACKNOWLEDGEMENT: ClientMessage = { kind: "notification", method: ACKNOWLEDGE };
+
 const INVALID_REQUEST = -32600;
 const INVALID_PARAMS = -32602;
 
@@ -59,6 +63,8 @@ const INVALID_PARAMS = -32602;
  * @throws ProtocolError when the frame is not a JSON-RPC message.
  */
 export function readClientFrame(body: Buffer): ClientMessage {
+  // Clients of the fleet send one for each chunk that arrives.
+  if (body.equals(ACKNOWLEDGEMENT_BODY)) return ACKNOWLEDGEMENT;
   if (!isUtf8(body)) throw new ProtocolError("A frame is not UTF-8.", PARSE_ERROR);
   const scan = scanWithin(body, LIMITS);
   if (scan === null) throw new ProtocolError("A frame is not a JSON object.", INVALID_REQUEST);

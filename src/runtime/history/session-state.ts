@@ -1,4 +1,4 @@
-import { type Dirent, existsSync, realpathSync } from "node:fs";
+import { type Dirent, existsSync, lstatSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import { type Budget, HeldFolder, walk } from "../files/held-folder.js";
@@ -12,6 +12,9 @@ import { type Budget, HeldFolder, walk } from "../files/held-folder.js";
 const IN_USE = /^inuse\.(\d+)\.lock$/;
 
 export const HISTORY = "events.jsonl";
+
+/** The user's agent may replace a folder by something else, or make it unreadable. */
+const UNREADABLE = new Set(["EACCES", "ELOOP", "ENOTDIR"]);
 
 export interface SessionFolder {
   path: string;
@@ -170,9 +173,17 @@ export function lastWrite(home: string, sessionId: string): number {
   return folder?.lstat(HISTORY)?.mtimeMs ?? 0;
 }
 
+/**
+ * The length of a session's history. Every turn asks this, so it does not check the folders on the way for links. The user
+ * of the home can only falsify the number, and can do that anyway by writing to the history.
+ */
 export function historyBytes(home: string, sessionId: string): number {
-  using folder = openSession(home, sessionId);
-  return folder?.lstat(HISTORY)?.size ?? 0;
+  try {
+    return lstatSync(historyPath(home, sessionId), { throwIfNoEntry: false })?.size ?? 0;
+  } catch (error) {
+    if (UNREADABLE.has(systemCode(error) ?? "")) return 0;
+    throw error;
+  }
 }
 
 /** Counts the first 10,000 entries only. */

@@ -2,7 +2,8 @@ import type { Socket } from "node:net";
 import { encodeMessage } from "./frames.js";
 
 /** Runtimes, vscode-jsonrpc and other clients ignore notifications whose method begins with `$/` (LSP, "$ requests"). */
-export const ACKNOWLEDGEMENT = encodeMessage({ method: "$/ack" });
+export const ACKNOWLEDGE = "$/ack";
+export const ACKNOWLEDGEMENT = encodeMessage({ method: ACKNOWLEDGE });
 
 /**
  * Avoids the two Nagle delays on a connection to a server. Neither the SDK's client nor the runtime sets TCP_NODELAY,

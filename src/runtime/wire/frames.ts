@@ -19,8 +19,9 @@ export class ProtocolError extends Error {
 
 const MAX_HEADER_BYTES = 1024;
 const HEADER_END = Buffer.from("\r\n\r\n");
-const USUAL = "Content-Length: ";
+const USUAL = Buffer.from("Content-Length: ");
 const MAX_DIGITS = 10;
+const ZERO = 0x30;
 const LENGTH = /^content-length: ?(\d{1,10})$/i;
 const TYPE = /^content-type: ?[\x20-\x7e]{1,200}$/i;
 /** JSON-RPC 2.0's code for text that is not JSON. Also used for bytes that are not a frame. */
@@ -90,17 +91,38 @@ export class FrameSplitter {
   /** @returns the length in bytes of the frame that begins at `from`, header and body; null until its header is complete. */
   #readHeader(joined: Buffer, from: number): number | null {
     if (from === joined.length) return null;
+    return this.#readUsualHeader(joined, from) ?? this.#readAnyHeader(joined, from);
+  }
+
+  /**
+   * Nearly every header is only the line with the length. A turn has dozens of frames, and reading this line byte by byte is
+   * many times as fast as the general case. Returns null for any other header.
+   */
+  #readUsualHeader(joined: Buffer, from: number): number | null {
+    for (let at = 0; at < USUAL.length; at++) if (joined[from + at] !== USUAL[at]) return null;
+    let at = from + USUAL.length;
+    let bodyBytes = 0;
+    for (let byte = joined[at]; isDigit(byte); byte = joined[++at]) bodyBytes = bodyBytes * 10 + byte - ZERO;
+    const digits = at - from - USUAL.length;
+    if (digits < 1 || digits > MAX_DIGITS) return null;
+    for (const byte of HEADER_END) if (joined[at++] !== byte) return null;
+    return this.#accept(at - from, bodyBytes);
+  }
+
+  #readAnyHeader(joined: Buffer, from: number): number | null {
     const end = joined.indexOf(HEADER_END, from);
     const headerBytes = (end === -1 ? joined.length : end) - from;
     if (headerBytes > MAX_HEADER_BYTES) throw new ProtocolError("The header of a frame does not end.", PARSE_ERROR);
     if (end === -1) return null;
-    const header = joined.toString("latin1", from, end);
-    const bodyBytes = usualLength(header) ?? contentLength(header);
+    return this.#accept(headerBytes + HEADER_END.length, contentLength(joined.toString("latin1", from, end)));
+  }
+
+  #accept(headerBytes: number, bodyBytes: number): number {
     if (bodyBytes > this.limitBytes) {
       throw new ProtocolError(`A frame has ${bodyBytes} bytes. At most ${this.limitBytes} are allowed.`, PARSE_ERROR);
     }
-    this.#headerBytes = headerBytes + HEADER_END.length;
-    return this.#headerBytes + bodyBytes;
+    this.#headerBytes = headerBytes;
+    return headerBytes + bodyBytes;
   }
 
   #join(): Buffer {
@@ -116,17 +138,8 @@ export class FrameSplitter {
   }
 }
 
-/** Nearly every header is only this line. Reading it directly is several times as fast as the general case. */
-function usualLength(header: string): number | null {
-  const digits = header.length - USUAL.length;
-  if (digits < 1 || digits > MAX_DIGITS || !header.startsWith(USUAL)) return null;
-  let length = 0;
-  for (let at = USUAL.length; at < header.length; at++) {
-    const digit = header.charCodeAt(at) - 0x30;
-    if (digit < 0 || digit > 9) return null;
-    length = length * 10 + digit;
-  }
-  return length;
+function isDigit(byte: number | undefined): byte is number {
+  return byte !== undefined && byte >= ZERO && byte <= ZERO + 9;
 }
 
 /** Reads the length strictly, so that no other reader can find a different length in the same header. */

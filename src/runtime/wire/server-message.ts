@@ -11,53 +11,45 @@ export type ServerMessage =
   /** `eventType` is the type of a session event or of a lifecycle notification. */
   | { kind: "notification"; method: string; sessionId: string | undefined; eventType: string | undefined };
 
-/** The beginning of most frames of the runtime. The rest of such a frame does not have to be read. */
+/**
+ * The beginning of most frames of the runtime, and the names that follow. The names have no escapes, and only characters that
+ * are the same in every encoding. The rest of such a frame does not have to be read.
+ */
 const EVENT = Buffer.from('{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"');
-const EVENT_TYPE = '","event":{"type":"';
+const EVENT_NAMES = /^([\x20\x21\x23-\x5b\x5d-\x7e]*)","event":\{"type":"([\x20\x21\x23-\x5b\x5d-\x7e]*)"/;
 /**
  * On a server with several users, these are most of the frames, because every client gets the lifecycle events of every
  * session.
  */
 const LIFECYCLE = Buffer.from('{"jsonrpc":"2.0","method":"session.lifecycle","params":{"type":"');
-const LIFECYCLE_SESSION = '","sessionId":"';
+const LIFECYCLE_NAMES = /^([\x20\x21\x23-\x5b\x5d-\x7e]*)","sessionId":"([\x20\x21\x23-\x5b\x5d-\x7e]*)"/;
+/** The first byte in which the two beginnings differ. */
+const DIFFERS_AT = EVENT.findIndex((byte, at) => byte !== LIFECYCLE[at]);
 const LONGEST_NAME = 200;
 const MAX_ID_LENGTH = 256;
 
 /** Null for a body that is not a JSON-RPC message, or has an id that no message of ours could have. */
 export function readServerFrame(body: Buffer): ServerMessage | null {
-  return readEvent(body) ?? readLifecycle(body) ?? readAny(body);
+  // JSON writers do not write a key twice, so the beginning is enough to know the message.
+  if (body[DIFFERS_AT] === EVENT[DIFFERS_AT]) {
+    const names = readNames(body, EVENT, EVENT_NAMES);
+    if (names !== null) {
+      return { kind: "notification", method: "session.event", sessionId: names[1], eventType: names[2] };
+    }
+  } else if (body[DIFFERS_AT] === LIFECYCLE[DIFFERS_AT]) {
+    const names = readNames(body, LIFECYCLE, LIFECYCLE_NAMES);
+    if (names !== null) {
+      return { kind: "notification", method: "session.lifecycle", sessionId: names[2], eventType: names[1] };
+    }
+  }
+  return readAny(body);
 }
 
-/** JSON writers do not write a key twice, so the beginning is enough to know the message. */
-function readEvent(body: Buffer): ServerMessage | null {
-  const names = readNames(body, EVENT, EVENT_TYPE);
-  if (names === null) return null;
-  const [sessionId, eventType] = names;
-  return { kind: "notification", method: "session.event", sessionId, eventType };
-}
-
-function readLifecycle(body: Buffer): ServerMessage | null {
-  const names = readNames(body, LIFECYCLE, LIFECYCLE_SESSION);
-  if (names === null) return null;
-  const [eventType, sessionId] = names;
-  return { kind: "notification", method: "session.lifecycle", sessionId, eventType };
-}
-
-/** The two strings after `beginning`. Null if the body differs from the pattern, or a string has escapes. */
-function readNames(body: Buffer, beginning: Buffer, between: string): [string, string] | null {
+/** Null if the body differs from the pattern, or a name has escapes. */
+function readNames(body: Buffer, beginning: Buffer, names: RegExp): RegExpExecArray | null {
   if (body.length < beginning.length || beginning.compare(body, 0, beginning.length) !== 0) return null;
-  const text = body.toString("latin1", beginning.length, beginning.length + 2 * LONGEST_NAME);
-  const firstEnd = text.indexOf('"');
-  if (firstEnd === -1 || !text.startsWith(between, firstEnd)) return null;
-  const start = firstEnd + between.length;
-  const end = text.indexOf('"', start);
-  if (end === -1) return null;
-  const names: [string, string] = [text.slice(0, firstEnd), text.slice(start, end)];
-  return names.every((name) => PLAIN.test(name)) ? names : null;
+  return names.exec(body.toString("latin1", beginning.length, beginning.length + 2 * LONGEST_NAME));
 }
-
-/** Characters without escapes that are the same in every encoding. */
-const PLAIN = /^[\x20-\x5b\x5d-\x7e]*$/;
 
 function readAny(body: Buffer): ServerMessage | null {
   const found = scanObject(body);

@@ -192,7 +192,7 @@ export class SessionUse implements AsyncDisposable {
     let marker = await this.#mark(at);
     // If the old marker was never removed, no other turn has begun, because the others wait for this marker.
     if (marker === held) return;
-    if (isTurn && this.#permit === null && marker.isShared()) {
+    if (isTurn && this.#permit === null && marker.foundOthers) {
       this.#unmark();
       await this.#getPermit(true);
       marker = await this.#mark(at);

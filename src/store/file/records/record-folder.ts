@@ -11,6 +11,7 @@ import { damageWarning, describeDamage } from "../commit/damage.js";
 import { type Base, documentUpdates } from "../commit/document.js";
 import { scratchName, syncFolder } from "../commit/durable.js";
 import { readHead, TOMBSTONE } from "../commit/head.js";
+import { HeadMemory } from "../commit/head-memory.js";
 import type { StoreContext } from "../context.js";
 import { failsWith, readIfThere, writing } from "../failures.js";
 
@@ -44,6 +45,7 @@ export class RecordFolder<T extends object> {
   readonly #path: string;
   readonly #context: StoreContext;
   readonly #spec: RecordSpec<T>;
+  readonly #memory = new HeadMemory<Base>();
   readonly #updates = new UpdateQueues<T>((id) => this.#updatesOf(id));
 
   constructor(context: StoreContext, spec: RecordSpec<T>) {
@@ -53,7 +55,8 @@ export class RecordFolder<T extends object> {
   }
 
   read(id: string): T | null {
-    return this.#load(id)?.record ?? null;
+    const head = this.#memory.read(this.#folderOf(id), () => this.#load(id));
+    return head && (JSON.parse(head.data) as T);
   }
 
   /** Like {@link read}, but returns `instead` for an unreadable record. */
@@ -172,8 +175,8 @@ export class RecordFolder<T extends object> {
     const records: T[] = [];
     for (const [index, id] of this.ids().entries()) {
       if (index % RECORDS_AT_ONCE === RECORDS_AT_ONCE - 1) await yieldToOthers();
-      const record = this.read(id);
-      if (record !== null) records.push(record);
+      const head = this.#load(id);
+      if (head !== null) records.push(head.record);
     }
     return records;
   }

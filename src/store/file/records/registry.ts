@@ -1,4 +1,4 @@
-import { lstatSync, readdirSync, type Stats } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { quote } from "../../../errors.js";
 import { EMPTY_REGISTRY, parseRegistry, type Registry } from "../../../model/registry.js";
@@ -9,11 +9,11 @@ import { damageWarning, describeDamage, isQuarantined } from "../commit/damage.j
 import { type Base, documentUpdates } from "../commit/document.js";
 import { makeFolder } from "../commit/durable.js";
 import { type Head, listFolder, readHead } from "../commit/head.js";
+import { HeadMemory } from "../commit/head-memory.js";
 import { type Published, publish, publishedPath, readPublished } from "../commit/published.js";
-import { revisionName } from "../commit/revision.js";
 import { sweepFolder } from "../commit/sweep.js";
 import type { StoreContext } from "../context.js";
-import { readIfThere, reason } from "../failures.js";
+import { reason } from "../failures.js";
 import { enterPolitely } from "../polite-lock.js";
 
 const KEEP = 16;
@@ -24,7 +24,7 @@ export class RegistryRecord implements RegistryStore {
   readonly folder: string;
   readonly #context: StoreContext;
   readonly #updates: UpdateQueue<Registry>;
-  #last: { file: string; data: string } | undefined;
+  readonly #memory = new HeadMemory<Base>();
   #swept = false;
 
   constructor(context: StoreContext) {
@@ -42,27 +42,9 @@ export class RegistryRecord implements RegistryStore {
     });
   }
 
-  /**
-   * Each turn reads the registry, so this keeps the newest revision in memory and only checks that the newest file is
-   * still the same. That is enough, because a revision never changes, and its number is not reused while it is the
-   * highest.
-   */
   async read(): Promise<Registry> {
     this.#context.checkRoot();
-    const [top] = listFolder(this.folder)?.revisions ?? [];
-    const stat = top === undefined ? undefined : this.#stat(top);
-    const file = stat && `${top} ${stat.ino} ${stat.size} ${stat.mtimeMs}`;
-    if (file !== undefined && file === this.#last?.file) return parseRegistry(this.#last.data);
-    const { rev, damaged, data } = this.#load();
-    // Cache nothing if a revision is damaged, because each read must report the damage. Cache nothing either if a newer
-    // revision appeared after the listing.
-    this.#last = file === undefined || rev !== top || damaged.length > 0 ? undefined : { file, data };
-    return parseRegistry(data);
-  }
-
-  #stat(rev: number): Stats | undefined {
-    const path = join(this.folder, revisionName(rev));
-    return readIfThere(path, () => lstatSync(path));
+    return parseRegistry(this.#memory.read(this.folder, () => this.#load()).data);
   }
 
   async update<T>(change: (draft: Registry) => T): Promise<T> {
