@@ -169,7 +169,7 @@ export function describeLeases(stores: () => Stores): void {
     await expect(store().leases.check("a", "t1")).rejects.toMatchObject(LOST);
     await expect(store().leases.renew("a", "t1", LONG_MS)).rejects.toMatchObject(LOST);
     await expect(store().leases.release("a", "t1")).rejects.toMatchObject(LOST);
-    // A request with the same token is now a new request.
+    // A request with the same token now counts as a new request.
     expect((await granted(store(), "t1")).fence).toBeGreaterThan(first.fence);
   });
 

@@ -16,7 +16,7 @@ import { type Manifest, renderKubernetes } from "../../src/deploy/kubernetes/ren
 /** A folder from which no configuration file is found. */
 const NOWHERE = "/nonexistent/copilotfleet";
 
-/** Loads the configuration from these variables and flags, and from nothing else. */
+/** Loads the configuration from these variables and flags only, and reads no file. */
 export function configured(env: Record<string, string> = {}, flags: PartialConfig = {}) {
   return loadConfig({ env, flags, cwd: NOWHERE, home: NOWHERE });
 }

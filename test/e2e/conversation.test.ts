@@ -94,7 +94,7 @@ describe("send", () => {
     expect(await fleet.send("alice", "talk", "on")).toMatch(/^\[turn \d\] on$/);
   });
 
-  it("send gives up after --timeout with exit code 6, and the session takes the next prompt at once", async () => {
+  it("send exits with 6 when its turn takes longer than --timeout, and the session takes the next prompt at once", async () => {
     expect(await fleet.refusal(6, ["send", "talk", "!delay 60000 x", ...ALICE, "--timeout", "300ms"])).toMatchObject({
       code: "FLEET_TURN_TIMEOUT",
       message: expect.stringContaining("300 ms"),

@@ -132,7 +132,7 @@ describe("deletions by gc", () => {
     expect(idsOf(result.deleted)).toEqual(["before", "loaded"]);
     expect(result.servers).toEqual([{ id, action: "failed" }]);
     expect((await store.registry.read()).servers[id]).toMatchObject({ state: "failed", port: null });
-    // Once the server is old, too, gc removes everything of it.
+    // When the server itself is old enough, gc removes its record and its folder.
     makeOld(join(fleet.root, "servers", id), OLD_MS);
     await store.registry.update(({ servers }) => {
       for (const server of Object.values(servers)) if (server.id === id) server.createdAt = "2026-01-01T00:00:00.000Z";

@@ -144,7 +144,7 @@ describe("sessions", () => {
     }
   });
 
-  it("a turn ends by its deadline and by its signal, and the session takes the next prompt", async () => {
+  it("a turn ends at its deadline or when its signal aborts, and the session takes the next prompt", async () => {
     const session = await fleet.createSession({ user: "alice" });
     expect(await refusal(fleet.send(session, "!delay 30000 x", { timeoutMs: 200 }))).toMatchObject({
       code: "FLEET_TURN_TIMEOUT",

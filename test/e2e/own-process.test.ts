@@ -23,7 +23,7 @@ interface Example {
   code?: number;
 }
 
-/** An example of each command, in an order in which each finds what it needs. */
+/** One example of each command. The order matters, because a command may need what an earlier one created. */
 const EXAMPLES: Record<string, Example> = {
   spawn: { args: () => ["spawn", ...ALICE], stdout: /^SERVER .*\nalice-\w+ +alice +127\.0\.0\.1:\d+ .*\n$/ },
   ps: { args: () => ["ps"], stdout: /^SERVER .*\nalice-\w+ .* ready .*\n$/ },
@@ -75,7 +75,7 @@ const EXAMPLES: Record<string, Example> = {
   smoke: { args: () => ["smoke"], stdout: /^ok +spawn .*\nok +stop .*\n$/s },
 };
 
-// A second try would find what the first one left behind.
+// The test is not repeated, because a second try would find the sessions and servers of the first.
 describe("a command in its own process", { retry: 0 }, () => {
   it.each(Object.entries(EXAMPLES))(
     "%s prints its result, sets its exit code and ends by itself",

@@ -8,7 +8,7 @@ import { testFleet } from "../fixtures/commands/cli.js";
 // The provider's variable is unset, because it would override the project's file.
 const fleet = testFleet({ COPILOTFLEET_PROVIDER_TYPE: undefined, AWS_SECRET_ACCESS_KEY: "canary" });
 
-/** A clone of somebody else's repository, with a folder in which the user works. */
+/** Stands for the clone of a stranger's repository. The user works in one of its folders. */
 const clone = join(fleet.folder, "clone");
 const cwd = join(clone, "a", "b");
 const file = join(clone, ".copilotfleet.json");

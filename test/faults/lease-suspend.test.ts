@@ -75,7 +75,7 @@ describe("lease holders that stall", () => {
       expect(holder.stderr()).toMatch(/FLEET_LEASE_LOST/);
       const after = log.read().filter(({ fence, at }) => fence === holder.fence && at > since);
       expect(after.map(({ what }) => what)).toEqual(expect.arrayContaining(["told", "refused"]));
-      // It may have been suspended between its check and its write. The fence refuses that one write.
+      // The holder may have been suspended between its check and its write. The fence refuses that one write.
       const late = after.filter(({ what }) => what === "write");
       expect(late.length).toBeLessThanOrEqual(1);
       expect(late.filter(({ fence }) => resource.accepts(fence))).toEqual([]);

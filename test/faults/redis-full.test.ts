@@ -112,7 +112,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
       detail: expect.stringContaining("OOM"),
     });
     await redis.client.config("SET", "maxmemory", "0");
-    // The fleet records the fork when somebody first uses it.
+    // The fleet records a fork when a client uses the fork for the first time.
     const other = await client.resumeSession(fork.sessionId, { onPermissionRequest: () => ({ kind: "reject" }) });
     expect((await other.sendAndWait("three"))?.data.content).toBe("[turn 3] three");
     const library = await openLibrary(fleet);

@@ -238,7 +238,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       expect(await redis.client.get(key)).toBe(text);
     });
 
-    it("a Redis key of another type is not a session record, and a newer epoch makes every call fail", async () => {
+    it("a Redis key of the wrong type is not read as a session record, and a newer format of the epoch makes every call fail", async () => {
       const url = redis.url();
       const { fleet } = parsed(url);
       await populate(await open(url));

@@ -35,7 +35,7 @@ async function sendOn(
   }
 }
 
-/** Does the same with one command after another. */
+/** Sends prompts with one `send` command after another. */
 async function commandOn(fleet: FaultFleet, sessionId: string, user: string, answered: Answered): Promise<void> {
   for (;;) {
     const before = answered.get(sessionId) ?? 0;

@@ -104,7 +104,7 @@ it("serve leaves healthy servers alone while the state's disk is full, and repai
   expect([alice, bob].filter(isRunning)).toEqual([alice, bob]);
   expect(serving.log().filter(({ msg }) => msg.includes("disk that holds the state is full"))).toHaveLength(1);
 
-  // One server dies. serve cannot record that now, but does so once there is room.
+  // One server dies. serve records the death when the disk has room again.
   await killed(alice);
   await serving.logged(/could not be repaired: .*no space left/);
   expect(await serving.readyz()).toMatchObject({ status: 503 });
@@ -128,7 +128,7 @@ it("no server keeps a stale claim when the disk fills up while serve restarts th
     const fleet = await faultFleet(FAST_HEALTH, { at: folder });
     const pid = pidOf(await fleet.spawn("alice"));
     const serving = await serve(fleet);
-    // The claim is recorded, but there is no room to record its end.
+    // serve can record its claim, but the disk has no room to record the end of the claim.
     await killed(pid);
     const stages = ["failed", "starting", "ready"];
     const stage = stages[round % stages.length] ?? "failed";

@@ -127,7 +127,7 @@ it("each server has exactly one process, and the right one, after serve is kille
       30_000,
     );
     const after = await fleet.record("alice");
-    // This is the old process or its replacement, because nothing gave a reason to start a third.
+    // The remaining process is the old one or its replacement, because serve had no reason to start a third.
     if (left.state !== "failed") expect([left.launchId, left.replacement?.launchId], story).toContain(after.launchId);
     expect(fleet.processes(), story).toEqual([after.process?.pid]);
     const { reply } = await fleet.json<{ reply: string }>(["send", "talk", "again", "--user", "alice"]);

@@ -79,7 +79,7 @@ it("serve --leave-running ends without touching servers or turns, and the next s
   expect(code).toBe(0);
   expect(JSON.parse(stdout) as Served).toEqual({ leftRunning: true, stopped: [], failed: [] });
   expect((await fleet.registry()).supervisors).toEqual([]);
-  // No supervisor runs now, and everything still works.
+  // The commands and the servers work without a supervisor.
   const between = library.createSession({ user: "u-3" });
   const next = await serve(fleet);
   expect(await next.metric("servers", { state: "ready" })).toBe(4);

@@ -71,7 +71,7 @@ it("serve loses no turn and fails none when it recycles servers under load", asy
     COPILOTFLEET_RECYCLE_PAUSE: "500ms",
   });
   const serving = await serve(fleet);
-  // Without pauses there would always be a turn to wait for, and a recycle waits for minutes.
+  // The clients pause between turns, because a recycle would otherwise wait minutes for a moment without a turn.
   await underLoad(fleet, 1_000, async () => await recycled(serving, "age", rounds(4, 100)));
   const users = serving.log().flatMap(({ msg, server }) => (/ was recycled$/.test(msg) ? [server] : []));
   expect(new Set(users).size, "not always the same one").toBeGreaterThan(1);

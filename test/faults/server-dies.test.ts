@@ -67,7 +67,7 @@ it("a server gets the same port after each restart --force", async () => {
   }
 });
 
-it("send exits at once, with the server as lost, when the server is killed during the turn", async () => {
+it("send exits at once and reports the server as lost when the server is killed during the turn", async () => {
   const fleet = await faultFleet();
   await fleet.json(["create", "--id", "talk", "--user", "alice", "--prompt", "hi"]);
   const { done } = fleet.start(["send", "talk", "!delay 60000 slow", "--user", "alice", "--json"]);

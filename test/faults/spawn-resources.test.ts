@@ -118,7 +118,7 @@ it("a server that cannot write its log because its disk is full keeps serving an
   expect(await fleet.ps()).toMatchObject([{ state: "ready", pid }]);
   expect(await fleet.json(["stop", "--user", "alice"])).toMatchObject({ stopped: [{ outcome: "drained" }] });
   expect(fleet.processes()).toEqual([]);
-  // There is no room for a new token, but the old files are still there.
+  // The disk has no room for a new connection token, but the files of the earlier start still exist.
   refused(await fleet.run(["spawn", "--user", "alice", "--json"]));
   rmSync(ballast);
   expect(await fleet.spawn("alice")).toMatchObject({ state: "ready", home });

@@ -115,7 +115,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
     const acked = await others;
     const trace = await detach();
     const { servers } = await other.registry.read();
-    // Whatever happened to the victim, all updates of the other writer are there.
+    // All updates of the other writer are recorded, whether the victim's update succeeded or not.
     if (crowded) expect(parseCounts(servers.other?.failure ?? null).next).toEqual({ [key]: acked });
     expect(other.takeWarnings()).toEqual([]);
     return { answer, trace, times: parseCounts(servers.victim?.failure ?? null).next[key] ?? 0 };

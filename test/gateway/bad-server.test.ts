@@ -63,7 +63,7 @@ describe("the front door, when a server breaks the protocol,", () => {
     const other = await RawClient.as(at.url, await at.token("listens"));
     await other.request("session.resume", { sessionId: "heard" });
     expect(await client.request("session.send", { sessionId: "faulty", prompt: "!no JSON" })).toMatchObject(lost);
-    // The client sends nothing for this.
+    // The client need not send a request for this.
     await eventually("that it is open again", () =>
       at.events.some(({ event, sessionId }) => event === "session-reopened" && sessionId === "heard"),
     );

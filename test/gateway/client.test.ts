@@ -1,7 +1,7 @@
 import { describeClient, describeRequestHandler, OPEN_TO_CLIENTS } from "./client-suite.js";
 import { DoorFleet, MODEL_KEY } from "./harness.js";
 
-/** Runs one suite twice, because a client must be able to do the same at the front door as at a bare server. */
+/** Runs one suite at a bare server and at the front door, because a client must be able to do the same at both. */
 describeClient("directly", async () => {
   const fleet = await DoorFleet.open();
   await fleet.fleet.spawn("alice");

@@ -117,7 +117,7 @@ describe("the front door, for a client on its user's own server with the default
       provider: { type: "openai", baseUrl: at.model.baseUrl, wireApi: "completions" },
       model: "own-model",
       tools: [{ name: "weather", description: "w", parameters: { type: "object" } }],
-      // These set nothing.
+      // These values leave the settings as they are.
       mcpServers: {},
       skillDirectories: [],
       requestExtensions: false,

@@ -6,7 +6,7 @@ import { HostDoors } from "./hosts-harness.js";
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`clients at another host's front door are not tested: ${problem}`);
 
-/** A client must be able to do the same at the front door of a host that has nothing of its user as at a bare server. */
+/** A client must be able to do the same as at a bare server, even at the front door of a host without its user's server. */
 const env = {
   COPILOTFLEET_SESSION_APPROVE: OPEN_TO_CLIENTS.approve,
   COPILOTFLEET_SESSION_HOST: OPEN_TO_CLIENTS.host,

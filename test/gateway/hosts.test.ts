@@ -257,7 +257,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       await raw.turn("notes", "x");
       await eventually("its end", async () => (await at.session("notes")).turns === 2);
       expect(await at.session("notes")).toMatchObject({ host: "h1" });
-      // The SDK client sends nothing, and still gets the events of the session.
+      // The SDK client gets the events of the session again without sending a request.
       const heard: string[] = [];
       session.on((event) => void heard.push(event.type === "assistant.message" ? event.data.content : event.type));
       await eventually("the way back of who only listens", async () => {
@@ -345,7 +345,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       expect(await client.request("session.create", { sessionId: "new" })).toMatchObject({ result: {} });
       expect(await at.session("new")).toMatchObject({ host: "h1" });
       expect(await client.turn("new", "hi")).toMatchObject({ result: {} });
-      // The session on the other host is also listed, from its record.
+      // The list also has the session on the other host, because the store has its record.
       const listed = (await client.request("session.list")).result as { sessions: { sessionId: string }[] };
       expect(listed.sessions.map(({ sessionId }) => sessionId).toSorted()).toEqual(["new", "notes"]);
 
@@ -428,7 +428,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       await at.hosts.expire("h1");
       await eventually("the cut", () => idles(client, "notes") === 2);
       expect(client.events("notes").slice(-2)).toEqual(["session.error", "session.idle"]);
-      // The listener sends nothing for this.
+      // The listener need not send a request for this.
       const resumed = () => listener.events("notes").filter((type) => type === "session.resume").length;
       await eventually("the listener's way back", () => resumed() >= 2);
       // The front door may consider the old term current for as long as that term would have lasted.

@@ -71,7 +71,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
     expect((await prompts(id)).slice(-2)).toEqual(["mine", "after"]);
   });
 
-  it("keeps a session on its server while somebody uses it without the lease", async () => {
+  it("keeps a session on its server while another process has a use marker on the session", async () => {
     const id = await team("moved-2");
     const before = await serverOf(id);
     const lease = await at.fleet.lockSession(id, { user: "ann" });
@@ -79,7 +79,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
       using _used = await setUseMarker(before, id, NO_WAIT);
       // The refused turns ask for no placement either, because that would change the placement of others.
       const next = (await at.fleet.route("cid")).serverId;
-      // Try twice, because one of two turns would be placed on the other server.
+      // Try twice, because the placement alternates, and one of two turns would go to the other server.
       const waits = { user: "ann", lease, waitMs: 300 };
       for (const prompt of ["a", "b"]) {
         await expect(at.fleet.exchange(id, prompt, waits)).rejects.toMatchObject({ code: "FLEET_SESSION_BUSY" });

@@ -9,7 +9,7 @@ import { RawClient } from "./raw-client.js";
 
 const WAIT_MS = 60_000;
 
-/** An id for a session. It is new at each try of a test, and the next try finds no turn of this one. */
+/** Makes a session id that no other try of a test uses, so that a second try finds no turns of the first. */
 function fresh(at: DoorFleet, name: string): string {
   const id = `${name}-${randomUUID()}`;
   onTestFinished(async () => {
@@ -179,7 +179,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "three" } });
     await ben.answerTo(1);
     expect(order(ben, 1)).toEqual(["idle", "idle", "idle", "answer"]);
-    // When the client has read that, its next prompt crosses nothing.
+    // When the client has read that answer, its next prompt cannot cross the end of another turn.
     read(ben);
     await ben.request("session.send", { sessionId: id, prompt: `!hold ${id} four` });
     at.model.letGo(id);
@@ -201,7 +201,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     expect(order(ben, 1)).toEqual(["idle", "idle", "answer"]);
   });
 
-  it("answers an aborted prompt with FLEET_TURN_FAILED if the client sent it before it had read the end of another client's turn", async () => {
+  it("answers an aborted prompt with FLEET_TURN_FAILED if the client had not read the end of another client's turn when it sent the prompt", async () => {
     const id = fresh(at, "aborted");
     const [ann, ben] = await pair(id);
     await ann.turn(id, "one");

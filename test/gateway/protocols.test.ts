@@ -50,7 +50,7 @@ it.each([
   ["3", three, "session.getForeground", "foreground.get"],
   ["4", four, "foreground.get", "session.getForeground"],
 ])(
-  "the front door checks a client's requests against the table of its own version %s",
+  "the front door checks a client's requests against the table of the client's protocol version %s",
   async (_, protocol, allowed, unknown) => {
     expect(await outcomeOf(protocol, allowed)).not.toBeInstanceOf(FleetError);
     expect(await outcomeOf(protocol, unknown)).toMatchObject({

@@ -2,7 +2,7 @@ import { expect, it, vi } from "vitest";
 import { Turn } from "../../src/gateway/state/turn.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
-it("a turn stays active when a prompt is sent while the server is asked whether the session is idle", async () => {
+it("a turn stays active when the client sends a prompt while the front door asks the server whether the session is idle", async () => {
   const turn = new Turn(sessionRecord("s"));
   turn.start();
   turn.sends();

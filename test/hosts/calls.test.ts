@@ -99,7 +99,7 @@ const ANSWERED: Record<keyof Calls, unknown> = {
 const METHODS = Object.keys(SENT) as (keyof Calls)[];
 const never = new AbortController().signal;
 
-/** A host that notes what it is asked to do. */
+/** A host that records each call instead of doing it. */
 function noting() {
   const asked: Record<string, unknown> = {};
   const own = Object.fromEntries(

@@ -14,7 +14,7 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`moving users between hosts is not tested: ${problem}`);
 
-/** Users who belong on this host once both h1 and h2 are there. */
+/** Users who belong on this host when both h1 and h2 are alive. */
 function usersOf(host: string, count: number): string[] {
   const users = Array.from({ length: 100 }, (_, index) => `user-${index}`);
   return users.filter((user) => rendezvousChoice(user, ["h1", "h2"]) === host).slice(0, count);
@@ -129,7 +129,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
     expect(await hosts.store.hosts.list()).toMatchObject([{ name: "h1" }, { name: "h2", gone: false }]);
   });
 
-  it("deletes the old sessions of a host that left with gc on another host, and keeps the young ones", async () => {
+  it("lets gc on another host delete the old sessions of a host that has left, but not the young ones", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
     await hosts.serve();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];

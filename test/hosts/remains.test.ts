@@ -107,7 +107,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
       ];
       expect(await clear(2 * HOUR_MS, true)).toEqual(due);
       expect(all.filter((path) => !existsSync(path))).toEqual([]);
-      // Two runs at the same time clear each left-over that is due, and no other.
+      // Two runs at the same time delete each left-over that is due once, and no other one.
       const both = await Promise.all([clear(2 * HOUR_MS), clear(2 * HOUR_MS)]);
       for (const entry of due) expect(both.flat()).toContainEqual(entry);
       expect(all.filter((path) => !existsSync(path))).toEqual([deleted, copied, incoming]);

@@ -37,7 +37,7 @@ describe("the check of a folder's file system", () => {
     expect(readdirSync(folder)).toEqual([]);
   });
 
-  it.skipIf(!isRoot)("reports a file system that has no symbolic links", async () => {
+  it.skipIf(!isRoot)("reports a file system that does not support symbolic links", async () => {
     folder = mkdtempSync(join(tmpdir(), "copilotfleet-fs with blanks-"));
     execFileSync("mount", ["-t", "tmpfs", "-o", "nosymfollow", "fleet", folder]);
     try {
@@ -122,7 +122,7 @@ describe.skipIf(problem !== undefined)("the fleet, with the folder that hosts sh
     expect(await listed()).toEqual([["h1", false]]);
     expect(existsSync(join(h2.root, "host.json"))).toBe(false);
     await h1.ok(["ps"]);
-    // The entry of a host that was there before stays as it was.
+    // The entry that the host had before does not change.
     await h2.serve(hosts.store);
     await h2.stopServing("SIGTERM");
     rmSync(join(folder, "beacon"));

@@ -50,7 +50,7 @@ describe.skipIf(problem !== undefined)("the fleet, with shared storage,", () => 
       expect(after?.from).toBeUndefined();
       expect(await store.placements.read("alice")).toMatchObject({ host: "h2" });
       const group = isolation === "shared" ? "shared" : serverIdOf("alice");
-      // At the old place, a file keeps runtimes from creating the session again, and nothing is left over.
+      // At the old path, a plain file keeps runtimes from creating the session again. The copied folder is gone.
       const old = join(hosts.shared, "hosts", "h1", group);
       expect(statSync(join(old, "session-state", "notes")).isFile()).toBe(true);
       expect(existsSync(join(old, "taken", "notes"))).toBe(false);

@@ -128,7 +128,7 @@ describe("the bundled runtime", () => {
     expect(existsSync(join(home, "session-state", "intruder"))).toBe(false);
   });
 
-  it("the runtime has the methods that drain and delete use, and answers them for unloaded sessions, too", async () => {
+  it("the runtime answers the methods that drain and delete use, even for sessions that are not loaded", async () => {
     await using connection = await RawConnection.open({ address: "127.0.0.1", port, token }, signal());
     await connection.request("session.create", { sessionId: "idle", model: "gpt-5" });
     expect(await connection.request("session.metadata.activity", { sessionId: "idle" })).toMatchObject({

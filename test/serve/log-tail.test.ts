@@ -111,7 +111,7 @@ describe("followLog", () => {
     await done;
   });
 
-  it("followLog is not misled by a rotated file that was copied before the log is emptied", async () => {
+  it("followLog repeats no line while a rotation has copied the log but has not emptied it", async () => {
     await rm(`${path}.1`, { force: true });
     await writeFile(path, "one\n");
     const stop = new AbortController();

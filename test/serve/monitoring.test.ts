@@ -204,7 +204,7 @@ describe(`promtool ${NEEDS}`, () => {
     expect((await run("promtool", ["check", "rules", RULES])).stdout).toContain(`${rules.length} rules found`);
   });
 
-  it.skipIf(noPromtool)("promtool passes the unit tests of the alerts", async () => {
+  it.skipIf(noPromtool)("the unit tests of the alerts pass in promtool", async () => {
     expect((await run("promtool", ["test", "rules", UNIT_TESTS])).stdout).toContain("SUCCESS");
   });
 

@@ -180,7 +180,7 @@ it("a repair leaves every server ready, unhealthy, stopped or failed after any s
         expectSound(histories);
       }
       const alive = histories.servers.filter(isRunning).map(({ id }) => id);
-      // All commands are gone now, and one repair has to fix everything.
+      // All commands have died by now, and one repair has to fix all records.
       for (const held of histories.held) held[Symbol.dispose]();
       await histories.run({ kind: "repair" });
       expectSound(histories);

@@ -66,7 +66,7 @@ describe("the age of a session's folder", () => {
     expect(measureFolder(folder, NOW - 24 * HOUR_MS)).not.toBe("young");
   });
 
-  it("a session's folder that does not exist is measured as gone", async () => {
+  it("a session's folder that does not exist is reported as gone", async () => {
     expect(measureFolder(await temporaryRoot(), NOW)).toBe("gone");
   });
 });

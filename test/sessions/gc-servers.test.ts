@@ -143,7 +143,7 @@ describe("servers that gc leaves", () => {
     expect(folders(state)).toEqual(["b", "orphan"]);
   });
 
-  it("gc removes a server whose claim is that of a killed gc", async () => {
+  it("gc removes a server that a killed gc had claimed", async () => {
     const state = await gcState();
     await state.server("s1", { ...old, claim: { ...ownIdentity(), startTicks: "1" } });
     age(state);

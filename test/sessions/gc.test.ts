@@ -66,7 +66,7 @@ describe("sessions that gc finds", () => {
     expect(await recorded(state)).toEqual(["used", "written"]);
   });
 
-  it("gc uses a session's own TTL before the TTL that was given", async () => {
+  it("gc prefers a session's own TTL to the TTL that was given to gc", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "short", { ttlMs: HOUR_MS }, 2 * HOUR_MS);
@@ -90,7 +90,7 @@ describe("sessions that gc finds", () => {
     expect(await recorded(state)).toEqual([]);
   });
 
-  it("a folder without a record belongs to the user of its home, and to nobody in a shared home", async () => {
+  it("gc attributes a session's folder without a record to the user of its home, and to nobody in the home of a shared server", async () => {
     const state = await gcState();
     await state.server("own", { user: "mary-jane" });
     await state.server("shared-1", { user: null, isolation: "shared" });
@@ -103,7 +103,7 @@ describe("sessions that gc finds", () => {
     });
   });
 
-  it("gc reads the folder that shared servers have in common only once, and also reads folders of unknown servers", async () => {
+  it("gc reads the common folder of the shared servers only once, and also reads folders of servers without a record", async () => {
     const state = await gcState();
     const common = join(state.root, "servers", "shared", "session-state");
     mkdirSync(common, { recursive: true });

@@ -86,7 +86,7 @@ describe("a home whose session-state is a link", () => {
     expect((await state.gc()).deleted).toEqual([]);
   });
 
-  it("a session-state that links to the shared servers' common folder, as the fleet makes it, works", async () => {
+  it("sessions are found through a session-state that the fleet has linked to the shared servers' common folder", async () => {
     const state = await gcState();
     await state.server("shared-1", { user: null });
     const common = join(state.root, "servers", "shared", "session-state");

@@ -94,7 +94,7 @@ describe("a session id", () => {
     );
   });
 
-  it("newSessionId makes a new valid session id for any purpose", () => {
+  it("newSessionId makes a valid session id from any purpose text, and a different one at each call", () => {
     fc.assert(
       fc.property(fc.option(fc.string({ unit: "binary", maxLength: 200 })), (purpose) => {
         const id = newSessionId(purpose);

@@ -150,7 +150,7 @@ describe("holding a lease", () => {
     await lease.release();
   });
 
-  it("the TTL of a lease counts from before the request, even if the answer took long", async () => {
+  it("the TTL of a lease begins when its request is sent, even if the answer takes long", async () => {
     const { store, clock } = await setUp();
     const slow = altered(store, {
       leases: {

@@ -14,7 +14,7 @@ const UNKNOWN = new Error("Request session.resume failed with message: Session n
 
 interface Case {
   record?: Partial<SessionRecord>;
-  /** The files in the session's folder, if there is one. */
+  /** The files in the session's folder. Undefined if the session has no folder. */
   folder?: readonly string[];
   isNew?: boolean;
   /** Whether a client keeps the session's folder elsewhere. */

@@ -23,7 +23,7 @@ function sleeper(root: string, step: CommitStep, work: () => Promise<void>): Fil
     onStep: async (reached) => {
       if (slept || reached !== step) return;
       slept = true;
-      // Each of the other writers would wait for the polite lock. Correctness does not depend on it, so delete it.
+      // Delete the registry's lock, because each other writer would wait for it. Correctness does not depend on the lock.
       await rm(join(root, "registry.lock"), { recursive: true, force: true });
       await work();
     },

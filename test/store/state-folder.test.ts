@@ -201,7 +201,7 @@ describe("the check of the state folder", () => {
       expect(check({ COPILOTFLEET_ALLOW_NETWORK_FS: "1" })).not.toThrow();
     });
 
-    it("accepts a state folder on the real local file system", async () => {
+    it("accepts a state folder on this machine's local file system", async () => {
       const root = await temporaryRoot();
       ensureStateFolder(root);
       expect(() => checkStateFolder(root, { env: {} })).not.toThrow();
