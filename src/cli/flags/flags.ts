@@ -33,38 +33,38 @@ export const sessionIdFlag = Flags.string({
   parse: async (value) => validateSessionId(value, "--id"),
 });
 
-export const modelFlag = Flags.string({
-  description: "model to use (default: session.model)",
-  helpValue: "MODEL",
-  parse: async (value) => {
-    if (isModelName(value)) return value;
-    throw usage(`--model is ${quote(value)}. Allowed: the name of a model, such as gpt-5`);
-  },
+/** A flag whose text the fleet parses. `check` refuses the text first, so that the error message names the flag. */
+export function textFlag(
+  name: string,
+  description: string,
+  helpValue: string,
+  check: (text: string, name: string) => unknown,
+) {
+  return Flags.string({
+    description,
+    helpValue,
+    parse: async (value) => {
+      check(value, `--${name}`);
+      return value;
+    },
+  });
+}
+
+export const modelFlag = textFlag("model", "model to use (default: session.model)", "MODEL", (text, name) => {
+  if (!isModelName(text)) throw usage(`${name} is ${quote(text)}. Allowed: the name of a model, such as gpt-5`);
 });
 
 export const ttlFlag = lifetimeFlag("how long gc keeps the session after its last use (default: session.ttl)");
 
 /** A `--ttl` flag: a lifetime of up to 10 years. */
 export function lifetimeFlag(description: string) {
-  return Flags.string({
-    description,
-    helpValue: "DURATION",
-    parse: async (value) => {
-      parseDuration(value, { name: "--ttl" });
-      return value;
-    },
-  });
+  return textFlag("ttl", description, "DURATION", (text, name) => parseDuration(text, { name }));
 }
 
 /** A `--prompt` flag: any text that is not blank, or "-". See `prompt.ts`. */
 export function promptFlag(description: string) {
-  return Flags.string({
-    description: `${description}; - reads it from standard input`,
-    helpValue: "TEXT",
-    parse: async (value) => {
-      if (value.trim() !== "") return value;
-      throw usage(`--prompt ${quote(value)} is empty. Give a text.`);
-    },
+  return textFlag("prompt", `${description}; - reads it from standard input`, "TEXT", (text, name) => {
+    if (text.trim() === "") throw usage(`${name} ${quote(text)} is empty. Give a text.`);
   });
 }
 

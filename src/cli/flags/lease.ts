@@ -3,24 +3,7 @@ import { redact } from "../../config/values/text.js";
 import { FleetError, quote } from "../../errors.js";
 import { type LockOptions, parseLeaseTtl, parseReason, parseWait } from "../../sessions/leases/options.js";
 
-import { given, usage, userFlag } from "./flags.js";
-
-/** A flag whose text the fleet parses. This also checks the text first, so that the error message names the flag. */
-function textFlag(
-  name: string,
-  description: string,
-  helpValue: string,
-  check: (text: string, name: string) => unknown,
-) {
-  return Flags.string({
-    description,
-    helpValue,
-    parse: async (value) => {
-      check(value, `--${name}`);
-      return value;
-    },
-  });
-}
+import { given, textFlag, usage, userFlag } from "./flags.js";
 
 export const lockFlags = {
   user: userFlag,
