@@ -21,9 +21,9 @@ const MAX_STRANGERS = 2_048;
 const RECHECK_MS = 2_000;
 export interface DoorOptions extends DoorListeners {
   /**
-   * An address, in which port 0 means any free port, or the number of an inherited descriptor that already listens. The
-   * holder of such a descriptor (systemd's `.socket` unit, a parent) can pass it to the next front door, so no connection
-   * is refused in between.
+   * An address, or the number of an inherited descriptor that already listens. Port 0 means any free port. The process
+   * that passes the descriptor (systemd, or a parent) can pass it to the next front door too, so that the change of front
+   * doors refuses no connection.
    */
   listen: Address | InheritedListener;
   /** Ends the wait for the address. */
@@ -41,9 +41,8 @@ export interface DoorDrain {
  * Opens the front door: one address to which any Copilot SDK can connect with a user's token, as if it were that user's own
  * server.
  *
- * @throws FleetError `FLEET_ADDRESS_TAKEN` when somebody already listens on the address, `FLEET_ADDRESS_UNUSABLE` when this
- * host does not have the address, or the operating-system user of this process is not allowed to use the port; the signal's
- * reason if it aborts first.
+ * @throws FleetError `FLEET_ADDRESS_TAKEN` when somebody already listens on the address; `FLEET_ADDRESS_UNUSABLE` when this
+ * host does not have the address or this process may not use the port; the signal's reason when it aborts first.
  */
 export async function openFrontDoor(
   context: DoorContext,
@@ -61,7 +60,7 @@ export class FrontDoor implements AsyncDisposable {
   readonly #calls: HostCalls;
   readonly #server: Server;
   readonly #connections = new Set<Connection>();
-  /** The connections that were strangers at the last check, the oldest first. */
+  /** The connections that had shown no good token when `#makeRoom` last checked, the oldest first. */
   readonly #strangers = new Set<Connection>();
   readonly #attempts = new Attempts();
   readonly #revival: Revival;
@@ -71,10 +70,9 @@ export class FrontDoor implements AsyncDisposable {
     this.#state = state;
     this.#calls = calls;
     this.#revival = new Revival(state);
-    this.#server = createServer({ pauseOnConnect: false }, (socket) => this.#accept(socket));
+    this.#server = createServer((socket) => this.#accept(socket));
   }
 
-  /** The address that the door listens on. */
   get address(): Address {
     return this.#address;
   }
@@ -109,8 +107,8 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   /**
-   * Closes the door: takes no new connections and no new turns, refuses the prompts that wait, lets the running turns
-   * end, and hangs up. Sessions stay, and so do servers, except those that end with a client.
+   * Closes the door. It takes no new connections or turns, refuses the prompts that wait, lets running turns end, and
+   * disconnects the clients. Sessions and servers stay, except servers that one of the clients has set up.
    *
    * @returns how many turns were cut because the time was up
    * @throws FleetError `FLEET_DURATION_INVALID` when `timeout` is not a duration.
@@ -130,8 +128,10 @@ export class FrontDoor implements AsyncDisposable {
     }
     const cut = this.turns;
     state.close();
-    for (const connection of this.#connections) connection.end();
-    for (const connection of this.#connections) if (!connection.authenticated) connection.destroy();
+    for (const connection of this.#connections) {
+      connection.end();
+      if (!connection.authenticated) connection.destroy();
+    }
     await closed;
     // Wait for the `close` events of the last connections. They may come after the server has closed.
     while (this.#connections.size > 0) await immediate();
@@ -141,9 +141,9 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   /**
-   * Hangs up on the servers of this host but not on the clients. Call this when other hosts may take this host's
-   * sessions. Once this host may have sessions again, the door reopens what the clients had open, here or on the host
-   * that has it then.
+   * Disconnects from the servers of this host, but not from the clients. Call this when other hosts may take over this
+   * host's sessions. Once this host may have sessions again, the door reopens the clients' sessions, each on the host
+   * that has it by then.
    */
   leaveServers(): void {
     this.#revival.leaveServers();
@@ -169,8 +169,8 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   /**
-   * Closes the oldest stranger when there are too many. Does not count strangers by address, because all clients behind
-   * one proxy share an address. A good client shows its token at once, so it is a stranger only for a moment.
+   * Closes the oldest stranger (a connection that has shown no good token) when there are too many. Does not count by
+   * address, because all clients behind one proxy share an address.
    */
   #makeRoom(): void {
     if (this.#strangers.size < MAX_STRANGERS) return;

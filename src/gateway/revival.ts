@@ -7,10 +7,10 @@ const SERVERS_POLL_MS = 250;
 /** How often the door checks whether the other hosts that clients are connected to are still there, in milliseconds. */
 const HOSTS_POLL_MS = 1_000;
 
-/** Gives the clients of a door their sessions back after servers and hosts have ended. */
+/** Opens the sessions of a door's clients again after servers and hosts have ended. */
 export class Revival {
   readonly #state: DoorState;
-  /** Whether the door has left the servers of this host, until this host may have sessions again. */
+  /** Whether the door has disconnected from the servers of this host. True until this host may have sessions again. */
   #hasLeft = false;
 
   constructor(state: DoorState) {
@@ -51,16 +51,16 @@ export class Revival {
     while (!closed.aborted) {
       await lostServers.some();
       await this.#pause(SERVERS_POLL_MS);
-      // While this host may count as gone, `#awaitTerm` brings the clients back. If the registry cannot be read now, the
-      // next round tries again.
+      // While other hosts may count this host as gone, leave the sessions to `#awaitTerm`. If the registry cannot be read
+      // now, the next round tries again.
       const servers = this.#hasLeft ? null : await read().catch(() => null);
       for (const { place, clients } of lostServers.back(servers)) for (const client of clients) client.reopen(place.id);
     }
   }
 
   /**
-   * Reopens the sessions on lost hosts once they are available. Also hangs up on hosts that have gone, because a host
-   * that falls silent does not close its connections. Never rejects.
+   * Reopens the sessions of lost hosts once they are available. Also disconnects from hosts that the directory counts as
+   * gone, because a host that falls silent does not close its connections. Never rejects.
    */
   async #watchHosts(): Promise<void> {
     const { closed, directory, lostHosts } = this.#state;

@@ -16,7 +16,7 @@ async function relayed(attachment: Attachment) {
   };
   const attachments = new Map([[attachment.sessionId, attachment]]);
   const state = { requests, attachments, lines: new RequestLines({ looksAgain: false }) } as unknown as ClientState;
-  const relay = new Relay(state, { remote: async () => ({}) } as unknown as Router);
+  const relay = new Relay(state, { linkThere: async () => ({}) } as unknown as Router);
   const request: ClientRequest = { kind: "request", id: 1, method: "session.send", params: {}, bytes: 1 };
   await relay.session({ handler: "send" }, {} as HostRecord, request, sessionRecord(attachment.sessionId));
   const answer = (body: object) =>

@@ -4,14 +4,13 @@ import { serverIdOf } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
 import { deadline } from "../../runtime/deadline.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
-import type { RpcListener } from "../../runtime/wire/rpc-client.js";
 import { checkSameProtocol } from "../policy/protocols.js";
 import type { ClientState } from "../state/client-state.js";
 import { type Link, type PeerLink, peerLinkId, type ServerLink } from "../state/links.js";
 import type { Params } from "../wire/client-message.js";
 import { Incoming } from "./incoming.js";
 import type { PeerDialer } from "./peer-dialer.js";
-import { type OpenUpstream, openUpstream } from "./upstream.js";
+import { openUpstream } from "./upstream.js";
 
 /** How long a server may take to accept a connection, in milliseconds. */
 const CONNECT_MS = 30_000;
@@ -38,7 +37,7 @@ export class Connector {
    * Connects to a running server.
    *
    * @throws FleetError `FLEET_SERVER_LOST` when the connection ends at once, `FLEET_PROTOCOL_UNSUPPORTED` when the client
-   * and the server speak different versions, and as {@link openUpstream}.
+   * and the server speak different versions, and the errors of {@link openUpstream}.
    */
   async to(server: ServerRecord): Promise<ServerLink> {
     const { links, gone } = this.#state;
@@ -46,11 +45,8 @@ export class Connector {
     if (live?.server.launchId === server.launchId) return live;
     links.drop(server.id);
     using limit = deadline(CONNECT_MS, gone);
-    return (await links.once(
-      server.id,
-      limit.signal,
-      async (opening) => await this.#toServer(server, opening),
-    )) as ServerLink;
+    const open = async (signal: AbortSignal) => await this.#toServer(server, signal);
+    return (await links.once(server.id, limit.signal, open)) as ServerLink;
   }
 
   /**
@@ -67,45 +63,38 @@ export class Connector {
     // A host that was started again may listen on another address.
     if (live?.host.door === host.door) return live;
     live?.upstream.destroy();
-    return (await links.once(id, signal, async (opening) => await this.#toHost(id, host, opening))) as PeerLink;
+    const open = async (opening: AbortSignal) => await this.#toHost(id, host, opening);
+    return (await links.once(id, signal, open)) as PeerLink;
   }
 
-  async #toServer(server: ServerRecord, signal: AbortSignal): Promise<ServerLink> {
-    const own = server.id === this.#ownServerId;
-    const dial = { hello: this.#hello, clock: this.#state.door.clock };
-    return await this.#keep(
-      async (listener) => await openUpstream(provenEndpoint(server), { ...dial, listener }, signal),
-      (opened): ServerLink => ({ kind: "server", id: server.id, server, own, ...opened }),
-    );
-  }
-
-  async #toHost(id: string, host: HostRecord, signal: AbortSignal): Promise<PeerLink> {
-    const peers = this.#peers;
-    if (peers === null)
-      throw new FleetError("FLEET_INTERNAL", "A client that another host relayed to this one is never relayed again.");
-    return await this.#keep(
-      async (listener) => await peers.open(host, listener, signal),
-      (opened): PeerLink => ({ kind: "peer", id, host, own: true, ...opened }),
-    );
-  }
-
-  async #keep<T extends Link>(
-    open: (listener: RpcListener) => Promise<OpenUpstream>,
-    make: (opened: OpenUpstream) => T,
-  ): Promise<T> {
-    const { links, protocol } = this.#state;
+  async #toServer(server: ServerRecord, signal: AbortSignal): Promise<Link> {
+    const { id } = server;
     const incoming = new Incoming(this.#state);
-    const opened = await open(incoming);
+    const dial = { hello: this.#hello, clock: this.#state.door.clock, listener: incoming };
+    const opened = await openUpstream(provenEndpoint(server), dial, signal);
+    return this.#keep(incoming, { kind: "server", id, server, own: id === this.#ownServerId, ...opened });
+  }
+
+  async #toHost(id: string, host: HostRecord, signal: AbortSignal): Promise<Link> {
+    if (this.#peers === null)
+      throw new FleetError("FLEET_INTERNAL", "A client that another host relayed to this one is never relayed again.");
+    const incoming = new Incoming(this.#state);
+    const opened = await this.#peers.open(host, incoming, signal);
+    return this.#keep(incoming, { kind: "peer", id, host, own: true, ...opened });
+  }
+
+  #keep(incoming: Incoming, link: Link): Link {
+    const { links, protocol } = this.#state;
+    const { upstream } = link;
     try {
-      checkSameProtocol(protocol, opened.protocol);
+      checkSameProtocol(protocol, link.protocol);
     } catch (error) {
-      opened.upstream.destroy();
+      upstream.destroy();
       throw error;
     }
-    const link = make(opened);
     incoming.link = link;
-    if (links.closed) opened.upstream.destroy(); // the client has gone while the link was being opened
-    if (opened.upstream.closed) throw new FleetError("FLEET_SERVER_LOST", `The connection to ${link.id} ended.`);
+    if (links.closed) upstream.destroy(); // the client disconnected while the link was being opened
+    if (upstream.closed) throw new FleetError("FLEET_SERVER_LOST", `The connection to ${link.id} ended.`);
     links.add(link);
     return link;
   }

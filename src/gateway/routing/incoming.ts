@@ -9,10 +9,7 @@ import { loseLink } from "../state/lost-link.js";
 import { OpenRequests } from "../state/open-requests.js";
 import { endsTurn, eventIn, promptIn } from "../wire/events.js";
 
-/**
- * Takes what arrives over one link, from a server or through another front door, and passes it on to the client if the
- * client may see it.
- */
+/** Takes the messages that arrive over one link, and passes on those that the client may see. */
 export class Incoming implements RpcListener {
   /** Set once the other end has answered `connect`. It sends nothing before that. */
   link: Link | undefined;
@@ -51,8 +48,8 @@ export class Incoming implements RpcListener {
     const { sessionId, method } = message;
     const attachment = sessionId === undefined ? undefined : attachments.get(sessionId);
     const here = attachment?.linkId === link.id ? attachment : undefined;
-    // The client now has the session open on another link. Drop what this link still sends about it, except
-    // `session.lifecycle`, which the runtime sends to every client.
+    // If the client now has the session open on another link, drop the messages that this link still sends about the
+    // session. Keep `session.lifecycle`, which the runtime sends to every client.
     const isLeft = attachment !== undefined && here === undefined && method !== "session.lifecycle";
     // On a server that others use too, the client must see only sessions that it opened.
     const isOthers = !link.own && (here === undefined || isOfAnother(message, here));
@@ -70,15 +67,13 @@ export class Incoming implements RpcListener {
     else this.#pass(link, here, message.eventType, frame);
   }
 
-  /**
-   * The filter that removes tool approvals from the client's answer. Undefined if the server gets the answer unchanged.
-   */
+  /** The filter for the client's answer. Undefined if the server gets the answer unchanged. */
   #filterFor({ own }: Link, method: string): ((result: unknown) => unknown) | undefined {
     const { config } = this.#state.door;
     return method === "hooks.invoke" && !decidesOnTools({ own, config }) ? withoutApproval : undefined;
   }
 
-  /** Passes on an event of a session, and records its effect on the session's state. */
+  /** Passes on a session event, and records its effect on what the client has open. */
   #pass(link: Link, attachment: Attachment, eventType: string, { raw, body }: Frame): void {
     const { socket, ends, turns, attachments, door } = this.#state;
     const { sessionId } = attachment;
@@ -114,8 +109,8 @@ export class Incoming implements RpcListener {
         const turn = turns.get(sessionId);
         attachment.attached = false;
         attachment.heard = false;
-        // The runtime unloads the session without sending the end of its turn, so send it here. The turn may have begun
-        // even if none of its events have arrived.
+        // The runtime unloads the session without ending its turn for the clients, so the door does. A prompt that the
+        // server took may have begun its turn although no event of the turn has arrived.
         if (turn?.active === true && turn.accepted) ends.cut(sessionId, UNLOADED);
         else if (attachment.inTurn) ends.cutOther(sessionId, UNLOADED);
         attachment.inTurn = false;
@@ -130,8 +125,8 @@ export class Incoming implements RpcListener {
 }
 
 /**
- * Whether a `session.lifecycle` event may be about another user's session with the same id. Once `heard` is false, the
- * client's session may have been deleted unnoticed. A `session.deleted` passes in any case.
+ * Whether a `session.lifecycle` event may be about another user's session with the same id. While `heard` is false, the
+ * client's session may be deleted without notice, and another user may reuse its id. `session.deleted` is harmless.
  */
 function isOfAnother(message: ServerMessage & { kind: "request" | "notification" }, { heard }: Attachment): boolean {
   if (heard || message.kind === "request" || message.method !== "session.lifecycle") return false;

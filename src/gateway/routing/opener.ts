@@ -3,7 +3,6 @@ import { newSessionId, validateSessionId } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { deadlineOn, isTimeout } from "../../runtime/deadline.js";
-import type { Transport } from "../../sessions/use/load.js";
 import { serverFor } from "../../sessions/use/server.js";
 import { type SessionUse, useSession } from "../../sessions/use/use-session.js";
 import type { ClientState } from "../state/client-state.js";
@@ -26,17 +25,14 @@ export class Opener {
     this.#connector = connector;
   }
 
-  /** Connects to the server that a session is on, which is started if it does not run. Does not open the session. */
+  /** Connects to the server that has a session, and starts the server if it does not run. Does not open the session. */
   async linkFor(record: SessionRecord): Promise<ServerLink> {
-    const { links, door } = this.#state;
-    const near = (await door.directory.has(record)) ? links.server(record.serverId) : undefined;
-    return near ?? (await this.#connector.to(await this.#serverFor(record)));
-  }
-
-  async #serverFor(record: SessionRecord): Promise<ServerRecord> {
-    const { door, user, gone } = this.#state;
+    const { links, door, user, gone } = this.#state;
+    const live = (await door.directory.has(record)) ? links.server(record.serverId) : undefined;
+    if (live !== undefined) return live;
     using limit = deadlineOn(door.clock, OPEN_MS, gone);
-    return await serverFor(door.sessions.context, record, { user, signal: limit.signal, sharedUntil: door.closed });
+    const options = { user, signal: limit.signal, sharedUntil: door.closed };
+    return await this.#connector.to(await serverFor(door.sessions.context, record, options));
   }
 
   /** The server for requests without a session: the user's own, or the shared one that the user is placed on. */
@@ -48,21 +44,20 @@ export class Opener {
   /**
    * Records a new session for the user, before anything else uses its id.
    *
-   * @throws FleetError `FLEET_SESSION_ID_INVALID`; as `Sessions.recordNew`.
+   * @throws FleetError `FLEET_SESSION_ID_INVALID`, and the errors of `Sessions.recordNew`.
    */
   async recordNew(asked: Params): Promise<SessionRecord> {
     const { user, door, gone } = this.#state;
-    const given = asked.sessionId;
-    const id =
-      given === undefined || given === null ? newSessionId(null) : validateSessionId(String(given), "sessionId");
+    const given = asked.sessionId ?? null;
+    const id = given === null ? newSessionId(null) : validateSessionId(String(given), "sessionId");
     const model = typeof asked.model === "string" ? asked.model : null;
     return await door.sessions.recordNew({ id, owner: user, model }, { signal: gone, sharedUntil: door.closed });
   }
 
   /**
-   * Loads a session into its server's memory, within the cap, for this client.
+   * Loads a session into its server's memory for this client, if `session.maxActive` allows one more session there.
    *
-   * @param isNew whether the session was recorded a moment ago, and so cannot be on a disk
+   * @param isNew whether the session was just recorded, so that no disk can have its state
    * @throws FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_LOST`, `FLEET_SESSIONS_EXHAUSTED`,
    * `FLEET_METHOD_DENIED`; `FLEET_SERVER_UNREACHABLE` when the server takes too long; the errors of `Pool.serverOf`;
    * and `RpcError` with the server's refusal.
@@ -73,35 +68,27 @@ export class Opener {
     const request = { record, user, isTurn: false, waitMs: OPEN_MS, signal: limit.signal, sharedUntil: door.closed };
     return await translated(record.id, async () => {
       await using use = await useSession(door.sessions.context, request);
-      // A client may create a new session again under the same id, which is free after a failure.
-      return await use.open(this.#transport(opening), { isNew, isOnce: isNew });
+      // Do not repeat a creation that failed: the id is free again, and the client may create the session itself.
+      return await use.open(upstreamTransport(this.#state, this.#connector, opening), { isNew, isOnce: isNew });
     });
   }
 
-  /** Loads a session during a turn of this client, as part of the use that the turn is. */
+  /** Loads a session during a turn of this client. The loading belongs to the turn's own use of the session. */
   async reopen(use: SessionUse, opening: Opening): Promise<ServerLink> {
-    return await translated(use.record.id, async () => await use.reopen(this.#transport(opening)));
-  }
-
-  #transport(opening: Opening): Transport<ServerLink> {
-    return upstreamTransport(this.#state, this.#connector, opening);
+    const transport = upstreamTransport(this.#state, this.#connector, opening);
+    return await translated(use.record.id, async () => await use.reopen(transport));
   }
 }
 
-/** @throws the errors of `open` in the form that clients of a bare server know, and `FLEET_SERVER_UNREACHABLE`. */
+/** Turns errors into those that clients of a bare server know, and a timeout into `FLEET_SERVER_UNREACHABLE`. */
 async function translated<T>(sessionId: string, open: () => Promise<T>): Promise<T> {
   try {
     return await open();
   } catch (error) {
     if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw noSuchSession(sessionId);
-    throw isTimeout(error) ? notOpened(sessionId, error) : error;
+    if (!isTimeout(error)) throw error;
+    const message = `The server did not open session ${quote(sessionId)} within ${OPEN_MS / 1000} s.`;
+    const suggestions = ["Try again in a moment.", "copilotfleet ps"];
+    throw new FleetError("FLEET_SERVER_UNREACHABLE", message, { cause: error, suggestions });
   }
-}
-
-function notOpened(sessionId: string, cause: unknown): FleetError {
-  return new FleetError(
-    "FLEET_SERVER_UNREACHABLE",
-    `The server did not open session ${quote(sessionId)} within ${OPEN_MS / 1000} s.`,
-    { cause, suggestions: ["Try again in a moment.", "copilotfleet ps"] },
-  );
 }

@@ -12,14 +12,12 @@ import { type OpenUpstream, openUpstream } from "./upstream.js";
 
 /** How long another host may take to accept a connection, in milliseconds. */
 const CONNECT_MS = 2_000;
-/**
- * How long that host's front door may take to answer `connect`, in milliseconds. It may have to start a server first.
- */
+/** How long another front door may take to answer `connect`, in milliseconds. It may have to start a server first. */
 const ANSWER_MS = 30_000;
 
 /**
- * Connects one client to the front doors of other hosts, and names itself there as the host that relays the client.
- * Only this object keeps the client's token. It keeps it in memory, for as long as the client is connected.
+ * Connects one client to the front doors of other hosts, and names this host to them as the one that relays the client.
+ * Only this object keeps the client's token, and only in memory, while the client is connected.
  */
 export class PeerDialer {
   readonly #own: string;
@@ -41,13 +39,12 @@ export class PeerDialer {
   }
 
   /**
-   * @throws FleetError `FLEET_HOST_AWAY`, `FLEET_TOKEN_REFUSED`; `RpcError` with the fleet's error from the other front
-   * door.
+   * @throws FleetError `FLEET_HOST_AWAY`, `FLEET_TOKEN_REFUSED`; `RpcError` when the other front door refuses the client.
    */
   async open(host: HostRecord, listener: RpcListener, signal: AbortSignal): Promise<OpenUpstream> {
     const door = doorOf(host);
-    // The token may have expired or been revoked since the client connected. The other front door would count it as a
-    // wrong token and answer late.
+    // Check the token again, because it may have ended since the client connected. The other front door would count it as
+    // a wrong token of this host, and answer late.
     if (!(await isTokenGood(this.#store, this.#holder))) throw tokenEnded();
     const endpoint = { ...door, token: this.#token };
     const hello = { ...this.#hello, fleet: { via: this.#own, hops: 1 } };
@@ -63,10 +60,10 @@ export class PeerDialer {
 }
 
 /**
- * Reads the `fleet` parameter of `connect`, in which a client claims that another host's front door relays it. The
- * claim needs no proof, because it only takes rights away.
+ * Reads the `fleet` parameter of `connect`, in which a front door names its host when it relays a client. Any client may
+ * send it without proof, because a relayed client has fewer rights.
  *
- * @returns the name of that host, for the log; undefined if the client makes no such claim.
+ * @returns the name of that host, for the log; undefined if the client is not relayed.
  */
 export function relayedFrom(fleet: unknown): string | undefined {
   if (fleet === undefined) return undefined;

@@ -5,13 +5,13 @@ import type { SessionHandling } from "../policy/methods.js";
 import { type ClientState, newAttachment } from "../state/client-state.js";
 import { saysMoved } from "../state/lines.js";
 import type { PeerLink } from "../state/links.js";
-import type { ForwardOptions } from "../state/open-requests.js";
+import type { Answer, ForwardOptions } from "../state/open-requests.js";
 import type { ClientRequest } from "../wire/client-message.js";
 import type { Router } from "./router.js";
 
 /**
- * Relays requests to the front doors of other hosts, which check them like those of their own clients. This host only
- * keeps track of the sessions that the client has open there.
+ * Relays requests to the front doors of other hosts. Those check the requests like their own clients' requests. This
+ * host only keeps track of the sessions that the client has open there.
  */
 export class Relay {
   readonly #state: ClientState;
@@ -30,11 +30,10 @@ export class Relay {
     }
     const { attachments } = this.#state;
     this.#send(link, request, {
-      onAnswer: ({ failed, body }) => {
+      onAnswer: ({ failed, body }): undefined => {
         const sessionId = failed ? undefined : createdId(body);
-        if (sessionId === undefined) return undefined;
+        if (sessionId === undefined) return;
         attachments.set(sessionId, { ...newAttachment(sessionId, link.id, request.params), attached: true });
-        return undefined;
       },
     });
   }
@@ -52,9 +51,8 @@ export class Relay {
     if (handler === "delete") {
       return this.#send(await this.#router.peer(host), request, {
         params,
-        onAnswer: ({ failed }) => {
+        onAnswer: ({ failed }): undefined => {
           if (!failed) attachments.delete(id);
-          return undefined;
         },
       });
     }
@@ -66,10 +64,9 @@ export class Relay {
     if (attachment !== undefined) attachment.inTurn = true;
     this.#send(link, request, {
       params,
-      onAnswer: ({ failed }) => {
-        // If the session was in a turn before, that turn's events clear the flag.
+      onAnswer: ({ failed }): undefined => {
+        // If another turn was running before, its events clear the flag.
         if (failed && !before && attachment !== undefined) attachment.inTurn = false;
-        return undefined;
       },
     });
   }
@@ -83,24 +80,15 @@ export class Relay {
     // Record the session before the answer comes, because its events may arrive first.
     attachment.linkId = link.id;
     attachments.set(id, attachment);
-    const failed = () => {
+    const onLost = (): undefined => {
       if (before === undefined) attachments.delete(id);
     };
-    this.#send(link, request, {
-      params: { ...request.params, sessionId: id },
-      onAnswer: (answer) => {
-        if (answer.failed) failed();
-        else {
-          attachment.attached = true;
-          attachment.asked = request.params;
-        }
-        return undefined;
-      },
-      onLost: () => {
-        failed();
-        return undefined;
-      },
-    });
+    const onAnswer = ({ failed }: Answer): undefined => {
+      if (failed) return onLost();
+      attachment.attached = true;
+      attachment.asked = request.params;
+    };
+    this.#send(link, request, { params: { ...request.params, sessionId: id }, onAnswer, onLost });
   }
 
   #send(link: PeerLink, request: ClientRequest, options: ForwardOptions = {}): void {

@@ -10,16 +10,13 @@ import type { Connector } from "./connector.js";
 import type { Opener } from "./opener.js";
 import type { Opening } from "./upstream-transport.js";
 
-/**
- * How long it may take to connect to another host's front door, in milliseconds. The door may have to start a server
- * before it answers.
- */
+/** How long it may take to connect to another front door, in milliseconds. That door may have to start a server first. */
 const PEER_MS = 35_000;
 
 const MOVED =
   "The session moved to another server or host during the turn. It still works there: send the prompt again.";
 
-/** Chooses where the requests of one client go: to a server of this host, or to the front door of another host. */
+/** Chooses the link for each request of one client: to a server of this host, or to the front door of another host. */
 export class Router {
   readonly #state: ClientState;
   readonly #connector: Connector;
@@ -33,9 +30,9 @@ export class Router {
   }
 
   /**
-   * The other host that has the session; null if this host has it, or is to have it.
+   * The other host that has the session; null if this host has it, or has to take it over.
    *
-   * @param record the current record, read just now
+   * @param record read just now, because the session may move
    * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the session is not here; and
    * the errors of `HostDirectory.whereIs`.
    */
@@ -45,8 +42,8 @@ export class Router {
     const attachment = attachments.get(record.id);
     const where = await directory.whereIs(record);
     if (where.here) {
-      // The record has another term of this host, so the session may have been on another host since. Do not use the
-      // copy in memory here.
+      // If the record names an earlier term of this host, the session may have been on another host since then, and the
+      // copy in memory here may be old. So open the session again.
       if (attachment?.attached === true && !(await directory.has(record))) this.leave(attachment);
       return null;
     }
@@ -75,12 +72,12 @@ export class Router {
     return host === null ? await this.homeHere() : await this.peer(host);
   }
 
-  /** The server here for requests without a session. */
+  /** The link to the server here for requests without a session. */
   async homeHere(): Promise<ServerLink> {
     const live = this.#home && this.#state.links.server(this.#home.id);
     if (live !== undefined) return live;
     const { door, gone } = this.#state;
-    // On shared servers a client stays where it was placed first.
+    // A client stays on the shared server on which it was placed first.
     this.#home =
       this.#home === undefined || this.#home.isolation === "per-user"
         ? await this.#opener.homeServer()
@@ -88,18 +85,14 @@ export class Router {
     return await this.#connector.to(this.#home);
   }
 
-  /**
-   * Connects to the front door of that host.
-   *
-   * @throws as `Connector.toPeer`.
-   */
+  /** @throws the errors of `Connector.toPeer`. */
   async peer(host: HostRecord): Promise<PeerLink> {
     using limit = deadline(PEER_MS, this.#state.gone);
     return await this.#connector.toPeer(host, limit.signal);
   }
 
   /**
-   * The session's server here. If the client has opened the session, the session is loaded for it.
+   * The link to the session's server on this host. If the client has opened the session, the server has it in memory.
    *
    * @throws FleetError `FLEET_SESSION_MOVED` when another host has the session; and the errors of `Opener.open`.
    */
@@ -116,10 +109,9 @@ export class Router {
   }
 
   /**
-   * The connection to the front door of the session's host. If the client has opened the session, the session is open
-   * there for it.
+   * The link to the front door of the session's host. If the client has opened the session, it is also open there.
    *
-   * @throws FleetError as {@link peer}; `RpcError` with the refusal of that host.
+   * @throws the errors of {@link peer}; `RpcError` when that front door refuses the client.
    */
   async linkThere(record: SessionRecord, host: HostRecord): Promise<PeerLink> {
     const { links, attachments } = this.#state;
@@ -134,7 +126,7 @@ export class Router {
     return link;
   }
 
-  /** Opens the session again, wherever it is, so that its client receives its events again. */
+  /** Opens the session again on whichever host has it, so that the client receives its events again. */
   async reattach({ sessionId }: Attachment): Promise<void> {
     const { door, user } = this.#state;
     const record = await door.sessions.recordFor(sessionId, user);
@@ -143,14 +135,14 @@ export class Router {
     else await this.linkThere(record, host);
   }
 
-  /** Detaches the client from the session on the link where it was opened last. */
+  /** Detaches the client from the session, on the link on which the client opened it last. */
   leave(attachment: Attachment): void {
     const link = this.#state.links.live(attachment.linkId);
     this.#state.cut(attachment, MOVED);
     if (!attachment.attached) return;
     attachment.attached = false;
     attachment.heard = false;
-    // The session may no longer be there, so do not wait for the answer.
+    // Do not wait for the answer, because the session may no longer be there.
     link?.upstream.request("session.detach", { sessionId: attachment.sessionId }).catch(() => "it has gone");
   }
 
@@ -183,8 +175,8 @@ export class Router {
     };
     let link: ServerLink;
     try {
-      // During a turn, open the session as part of the turn's use. Without a turn, first read the record again: the session
-      // may have been deleted, and another user may have its id now.
+      // During a turn, open the session as part of the turn's use. Otherwise read the record again, because the session may
+      // have been deleted, and another user may have its id now.
       link =
         turn?.use !== undefined && turn.over === null
           ? await this.#opener.reopen(turn.use, opening)

@@ -13,13 +13,13 @@ export interface Opening {
   /** Called before the request is sent, because events may arrive before the answer. */
   onLink: (link: ServerLink) => void;
   /**
-   * Called with the server's answer, before any frame behind it. On a shared server the session still needs more
-   * settings.
+   * Called with the server's answer, before any frame that follows it. On a shared server, the session gets more settings
+   * after this.
    */
   onResult: (result: unknown, link: ServerLink) => void;
 }
 
-/** Opens a session over the client's connection to the server, with the client's settings and those that the fleet adds. */
+/** Opens a session over the client's connection to the server, with the client's settings and those of the fleet. */
 export function upstreamTransport(
   { door, user }: ClientState,
   connector: Connector,
@@ -40,8 +40,8 @@ export function upstreamTransport(
       if (isolation === "shared")
         await upstream.request("session.options.update", { ...protocol.apartOptions, sessionId }, undefined, signal);
     } catch (error) {
-      // The server may still open the session, although nobody waits for it any longer. So leave it, without waiting
-      // for the answer.
+      // The server may still open the session although nobody waits for it. So leave the session, without waiting for
+      // the answer.
       if (signal.aborted && !isOpen) upstream.request("session.detach", { sessionId }).catch(() => "it has gone");
       throw error;
     }

@@ -4,7 +4,7 @@ import { type Protocol, serverProtocol } from "../policy/protocols.js";
 import type { Params } from "../wire/client-message.js";
 
 export interface OpenUpstream {
-  /** The client's requests and those of the front door itself share it. */
+  /** The connection. It has the client's requests and those that the front door itself makes. */
   upstream: RpcClient;
   /** The other end's answer to `connect`. */
   greeting: Params;
@@ -13,9 +13,9 @@ export interface OpenUpstream {
 }
 
 /**
- * Opens one client's connection to a server whose identity was proved, with the server's token; or to another front door,
- * with the client's token.
+ * Opens one client's connection to a server or to another front door.
  *
+ * @param endpoint a server whose identity was proved, with its connection token; or a front door, with the client's token
  * @param dial its `hello` has the client's own parameters of `connect`, without its token
  * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_TOO_OLD`, `FLEET_RUNTIME_TOO_NEW`.
  */
