@@ -1,6 +1,5 @@
 import { isFleetError } from "../../errors.js";
 import { isSessionId } from "../../model/ids.js";
-import type { SessionRecord } from "../../model/session.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import { isStoreTrouble } from "../../sessions/problems.js";
 import type { Router } from "../routing/router.js";
@@ -14,8 +13,8 @@ import type { SessionCalls } from "./session-calls.js";
 const INTERNAL_ERROR = -32603;
 
 /**
- * Deletes many sessions of a user in one request. The server alone would neither check who may delete a session nor delete
- * its record, so the door handles each session like a `session.delete`. The answers have the same shape as a bare server's.
+ * Deletes many sessions of a user in one request. The door handles each session like a `session.delete`, because the server
+ * neither checks who may delete a session nor deletes its record. The answers have the shape of a bare server's.
  */
 export class BulkDeletion {
   readonly #state: ClientState;
@@ -28,18 +27,17 @@ export class BulkDeletion {
     this.#sessionCalls = sessionCalls;
   }
 
-  /** `sessions.bulkDelete`: like a bare server's, the answer omits the sessions that could not be deleted. */
+  /** `sessions.bulkDelete`. The answer omits the sessions that could not be deleted, like that of a bare server. */
   async delete(link: ServerLink, request: ClientRequest): Promise<void> {
     const { sessionIds } = request.params;
     if (!Array.isArray(sessionIds)) throw invalid(request, "missing or non-array parameter 'sessionIds'");
     const odd = sessionIds.find((id) => typeof id !== "string" || !isSessionId(id));
     if (odd !== undefined) throw invalid(request, `Invalid sessionId: ${JSON.stringify(odd)}`);
-    this.#state.requests.reply(request, {
-      freedBytes: await this.#deleteAll(link, request, sessionIds as string[]),
-    });
+    const freedBytes = await this.#deleteAll(link, request, sessionIds as string[]);
+    this.#state.requests.reply(request, { freedBytes });
   }
 
-  /** `sessions.pruneOld`: the server only lists the sessions that are old enough, and the door deletes them. */
+  /** `sessions.pruneOld`. The server only lists the sessions that are old enough, and the door deletes them. */
   async prune(link: ServerLink, request: ClientRequest): Promise<void> {
     const { upstream } = link;
     const plan = (await upstream.ask(request.method, { ...request.params, dryRun: true })) as PruneResult;
@@ -57,7 +55,7 @@ export class BulkDeletion {
     requests.reply(request, result);
   }
 
-  /** @returns the freed bytes by session id, for the sessions that no longer exist. */
+  /** @returns the freed bytes by session id. It omits the sessions that still exist. */
   async #deleteAll(link: ServerLink, { method }: ClientRequest, ids: string[]): Promise<Record<string, number>> {
     const { sizes } = (await link.upstream.ask("sessions.getSizes", {})) as { sizes: Record<string, number> };
     const freed: Record<string, number> = {};
@@ -75,8 +73,11 @@ export class BulkDeletion {
   }
 
   async #delete(sessionId: string): Promise<"deleted" | "kept" | "not found"> {
-    const { door, attachments } = this.#state;
-    const record = await this.#recordOf(sessionId);
+    const { door, user, attachments } = this.#state;
+    const record = await door.sessions.recordFor(sessionId, user).catch((error: unknown) => {
+      if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) return null;
+      throw error;
+    });
     if (record === null) return "not found";
     const host = await this.#router.hostOf(record);
     if (host === null) await this.#sessionCalls.deleteHere("session.delete", record);
@@ -87,17 +88,6 @@ export class BulkDeletion {
     }
     // The record still exists if the client keeps the session in a folder of its own choice (`configDirectory`).
     return (await door.store.sessions.read(sessionId)) === null ? "deleted" : "kept";
-  }
-
-  /** Null if there is no such session, or if it is not this user's. */
-  async #recordOf(sessionId: string): Promise<SessionRecord | null> {
-    const { door, user } = this.#state;
-    try {
-      return await door.sessions.recordFor(sessionId, user);
-    } catch (error) {
-      if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) return null;
-      throw error;
-    }
   }
 }
 

@@ -36,16 +36,15 @@ export class Client {
     void this.#reopenSessions();
   }
 
-  /** Connects to the user's home, on whichever host it is. @returns the answer to `connect` from there. */
+  /** Connects to the user's home server, on whichever host it is. @returns that server's answer to `connect` */
   async greet(): Promise<Params> {
     const { door, user, isRelayed, protocol } = this.state;
-    // If the client was relayed here for a session and its user's home is on another host, do not start a home server
-    // here.
+    // If another host relayed the client here only for a session, do not start a home server for its user here.
     if (isRelayed && !(await door.directory.place(user)).here) return { protocolVersion: protocol.version };
     return (await this.#router.home()).greeting;
   }
 
-  /** Opens sessions again that the client has lost: those that were lost together one after another. Never rejects. */
+  /** Opens lost sessions again. Sessions that were lost together are opened one after another. Never rejects. */
   async #reopenSessions(): Promise<void> {
     const { unopened } = this.state;
     for (let lost = await unopened.take(); lost !== undefined; lost = await unopened.take()) void this.#reopen(lost);
@@ -60,11 +59,11 @@ export class Client {
       try {
         await this.#router.reattach(attachment);
       } catch (error) {
-        // The session was deleted while the client did not have it open. Another user may have its id by now. Do nothing
-        // if the client has opened another session with that id since then.
+        // If the session was deleted, forget it, because another user may take its id. Keep a session with the same id
+        // that the client has opened since.
         const isDeleted = isFleetError(error, "FLEET_SESSION_NOT_FOUND");
         if (isDeleted && attachments.get(sessionId) === attachment) attachments.delete(sessionId);
-        // The client gets the error as the answer to its next request for the session.
+        // Only log the error. The client's next request for the session gets it as the answer.
         if (!isDeleted && !gone.aborted) report.event({ event: "failed", sessionId, ...failure(error) });
       }
     }
@@ -81,12 +80,12 @@ export class Client {
     door.endings.add(ending);
   }
 
-  /** Ends a launch that is of no use, because the client that answered its model requests has gone. Never rejects. */
+  /** Ends a launch whose model requests this client answered. Without the client, no turn there can end. Never rejects. */
   async #endServer({ id, launchId }: ServerRecord): Promise<void> {
     const { door, report } = this.state;
     try {
       const server = (await door.store.registry.read()).servers[id];
-      // The client may have gone because this launch has ended.
+      // The launch may already have ended. It may even be the reason why the client has gone.
       if (server === undefined || server.launchId !== launchId || !isRunning(server)) return;
       report.event({ event: "server-ended", detail: id });
       await door.pool.stop(id, { drainTimeoutMs: 0, force: false, signal: NEVER, stays: true });

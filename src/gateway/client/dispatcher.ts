@@ -28,12 +28,12 @@ import { PassedRequests } from "./passed-requests.js";
 import { SessionCalls } from "./session-calls.js";
 import { checkTools } from "./session-tools.js";
 
-/** Requests up to this size are accepted even if much is waiting, so that a client can always cancel its work. */
+/** Limits on bytes do not refuse requests up to this size, so that a client can always cancel its work. */
 const SHORT_BYTES = 4 * 1024;
-/** A client that keeps sending requests without reading the answers would fill the memory. */
+/** The most unanswered requests of a client. A client that sends more and reads no answers would fill the memory. */
 const MAX_OPEN_REQUESTS = 10_000;
 
-/** Sends on, answers or refuses each request of one client, as its row in the table of methods requires. */
+/** Passes on, answers or refuses each request of one client, by the method's row in the table of methods. */
 export class Dispatcher {
   readonly #state: ClientState;
   readonly #router: Router;
@@ -96,12 +96,11 @@ export class Dispatcher {
   #limitReached({ method, bytes }: ClientRequest): FleetError | null {
     const { requests, share, protocol, door } = this.#state;
     const { maxFrameBytes } = door.config.serve;
-    // One request may be as long as a frame. If several are unanswered, their sum may not be longer than a frame. Short
-    // requests pass this limit.
+    // All unanswered requests together may be as long as one frame.
     const isTooMuch = requests.openBytes > maxFrameBytes && requests.openBytes > bytes;
     if (isTooMuch && bytes > SHORT_BYTES) return requestsExhausted(maxFrameBytes);
     const handling = protocol.handlingOf(method);
-    // A user at a limit must be able to cancel work.
+    // A user who has reached a limit must be able to cancel work.
     if (handling.about === "session" && handling.cancels === true) return null;
     return share.overRequests ?? (bytes > SHORT_BYTES ? share.overBytes : null);
   }
@@ -144,13 +143,9 @@ export class Dispatcher {
     if (handling.paced === true) await door.pace.pass();
     if (handling.about === "session") return await this.#routeToSession(handling, request);
     if (handling.about === "user") return await this.#routeHome(handling, request);
-    if (handling.handler === "refuse") throw this.#refusalOf(request.method);
-    requests.reply(request, foregroundOf(request));
-  }
-
-  #refusalOf(method: string): FleetError {
-    const { protocol } = this.#state;
-    return protocol.isKnownMethod(method) ? methodDenied(method, protocol.whyRefused(method)) : methodUnknown(method);
+    const { method } = request;
+    if (handling.handler === "foreground") return requests.reply(request, foregroundOf(request));
+    throw protocol.isKnownMethod(method) ? methodDenied(method, protocol.whyRefused(method)) : methodUnknown(method);
   }
 
   async #routeHome(handling: UserHandling, request: ClientRequest): Promise<void> {
@@ -160,8 +155,7 @@ export class Dispatcher {
     if (host !== null && handler === "setUp") refuseSetupElsewhere(method);
     if (host !== null) return this.#relay.home(await this.#router.peer(host), request);
     if (handler === "create") return await this.#sessionCalls.create(request);
-    // Start the home server only here. A request for another host does not need it, and `create` may be refused before it
-    // needs a server.
+    // Only now start the home server. Requests for another host do not need it, and a refused `create` does not either.
     const link = await this.#router.homeHere();
     if (handling.own === true) {
       if (!link.own) throw methodDenied(method, "it affects the whole server, which other users share");
@@ -183,19 +177,15 @@ export class Dispatcher {
     }
   }
 
-  /**
-   * Passes on a request that sets up the whole server. From then on, the client's connection ends with the server, and
-   * the server may end with the connection.
-   */
+  /** Passes on a request that sets up the whole server. The client's connection then ends with the server. */
   #setUp(link: ServerLink, request: ClientRequest): void {
     const state = this.#state;
     checkSetup(request.method, link.server, link.own, state.door.config);
     state.requests.forward(link, request, {
-      onAnswer: ({ failed }) => {
-        if (failed) return undefined;
+      onAnswer: ({ failed }): undefined => {
+        if (failed) return;
         state.boundTo = link;
         if (needsItsClient(request.method)) state.needing = link.server;
-        return undefined;
       },
     });
   }
@@ -207,13 +197,13 @@ export class Dispatcher {
     if (record === null) return;
     if (handler === "detach") return await this.#sessionCalls.detach(request, record);
     if (handler === "send" && door.draining) throw doorDraining();
-    // Let this prompt wait behind the client's earlier ones before looking for the session's host, so that they stay in
-    // order even if the session moves.
+    // If earlier prompts of the client wait, queue this one behind them before looking for the session's host. So they
+    // stay in order even if the session moves.
     if (handler === "send" && this.#prompts.waits(record.id)) return await this.#prompts.send(request, record);
     if (cancels === true && this.#prompts.cancel(record.id)) return requests.reply(request, { success: true });
     const host = await this.#router.hostOf(record);
-    // Wait for the prompts of a turn that has begun here. They may find that the session has moved, and then come back
-    // to the line before this request.
+    // Wait until the prompts of a turn that has begun here are sent. If the session has moved, those prompts come back to
+    // the line, before this request.
     if (host !== null) await this.#prompts.sent(record.id);
     if (lines.isOvertaking(request)) return;
     if (host !== null) return await this.#relay.session(handling, host, request, record);
@@ -230,25 +220,21 @@ export class Dispatcher {
     }
   }
 
-  /**
-   * The record of a session that the user may use. The request's other parts get this record and do not read it again.
-   *
-   * @returns null if there is none and the client has its answer
-   */
+  /** @returns the record of a session that the user may use; null if there is none and the client has its answer */
   async #recordFor({ missing }: SessionHandling, request: ClientRequest): Promise<SessionRecord | null> {
     const { door, user, requests, report } = this.#state;
     const { method, params } = request;
     const { sessionId } = params;
     if (typeof sessionId !== "string") throw noSuchSession(String(sessionId));
     try {
-      // A string that cannot be an id is not in the store, and must not become a path.
+      // Do not look a malformed id up, because the file store would make a path of it.
       if (isSessionId(sessionId)) return await door.sessions.recordFor(sessionId, user);
     } catch (error) {
       if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error;
     }
     if (missing === undefined) throw noSuchSession(sessionId);
     report.event({ event: "denied", method, sessionId: sessionId.slice(0, 128), code: "FLEET_SESSION_NOT_FOUND" });
-    // The session was deleted, but may still be open here.
+    // The client may still have the deleted session open.
     this.#state.left(sessionId);
     requests.reply(request, missing(sessionId));
     return null;
@@ -259,7 +245,7 @@ function reason({ code, limit }: FleetError): Pick<DoorEvent, "code" | "limit"> 
   return limit === undefined ? { code } : { code, limit };
 }
 
-/** Answers as the runtime does, which has no foreground session when it is headless (measured with 1.0.85). */
+/** The answer of a headless runtime, which has no foreground session (measured with 1.0.85). */
 function foregroundOf({ method, params }: ClientRequest): object {
   if (method === "session.getForeground") return {};
   const error = `Not running in TUI+server mode - cannot set foreground session ${String(params.sessionId)}`;

@@ -44,14 +44,16 @@ export class PassedRequests {
     checkTools(this.#state, request, record);
     checkAnswer(this.#state, link, request, record);
     const allowed = handling.permits === true ? permitted(this.#state, link, request, record) : params;
-    // The approval was for another client's tool: answer as if that client had answered first.
+    // Only another client may approve its tool. Answer as the runtime does when another client has answered first.
     if (allowed === null) requests.reply(request, { success: false });
     else this.#forward(handling, link, { ...request, params: allowed }, record);
   }
 
   /**
-   * Checks whether the rules of collaborative sessions allow the request now. A request that steers a turn first waits
+   * Refuses a request that the rules of collaborative sessions do not allow now. A request that steers a turn first waits
    * until the client's earlier prompts have been sent.
+   *
+   * @throws FleetError `FLEET_METHOD_DENIED`; `FLEET_SESSION_LOCKED` while another client is in a turn or has the lease.
    */
   async #assertAllowedNow({ collaborative }: SessionHandling, method: string, record: SessionRecord): Promise<void> {
     if (collaborative === "steer") await this.#prompts.sent(record.id);
@@ -63,18 +65,14 @@ export class PassedRequests {
       const rule = "a client may queue prompts only during its own turn (session.send)";
       throw methodDenied(method, `in a collaborative session, ${rule}`);
     }
-    await this.#assertFree(record);
-  }
-
-  /** @throws FleetError `FLEET_SESSION_LOCKED` while another client is in a turn or holds the lease. */
-  async #assertFree({ id }: SessionRecord): Promise<void> {
     const { door, holder } = this.#state;
+    const { id } = record;
     const lease = await door.store.leases.read(id);
     const isOwn = holder.lease?.sessionId === id && holder.lease.fence === lease?.fence;
     if (lease !== null && !isOwn) throw sessionLocked(id, lease);
   }
 
-  /** Sends on a request. If the server has unloaded the session, opens it again and repeats the request. */
+  /** Passes a request on. If the server has unloaded the session, opens the session again and repeats the request. */
   #forward(
     handling: SessionHandling,
     link: ServerLink,
@@ -105,7 +103,7 @@ export class PassedRequests {
     });
   }
 
-  /** Does the work that is left before the client gets the answer. @returns the answer's result */
+  /** Does the rest of the work after the server's answer. @returns the result that the client gets */
   async #finish(
     finish: NonNullable<SessionHandling["finish"]>,
     { upstream, server }: ServerLink,
@@ -114,24 +112,23 @@ export class PassedRequests {
   ): Promise<unknown> {
     const { sessionId, tools } = params;
     switch (finish) {
-      // The runtime keeps a session that was shut down in memory until every client has left it. In that state it
-      // accepts prompts without ever answering them, and cannot resume the session (measured with 1.0.85). Close it, so
-      // that the next client to use the session opens it again.
+      // The runtime keeps a session that was shut down in memory until every client has left it. Such a session accepts
+      // prompts but never answers them, and cannot be resumed (measured with 1.0.85). Close it, so that the next client
+      // can open it.
       case "unload":
         await upstream.ask("sessions.close", { sessionId });
         break;
-      // Keep the tools, because the session gets them again when it is opened again.
+      // Keep the tools for the next time that the door opens the session for this client.
       case "keepTools": {
         const attachment = this.#state.attachments.get(String(sessionId));
         if (attachment !== undefined) attachment.asked = { ...attachment.asked, tools };
         break;
       }
-      // Record the new session right now, so that other hosts find it. Count a turn, so that no host takes it for a
-      // session without a history.
+      // Record the new session now, so that other hosts find it.
       case "recordFork": {
         const forkId = String((result as { sessionId?: unknown }).sessionId);
         await this.#recordFork(forkId, server).catch((error: unknown) => {
-          // The fork exists, and is recorded when it is first used here.
+          // The fork exists. It is recorded when somebody first uses it here.
           if (!isStoreTrouble(error)) throw error;
           this.#state.report.event({ event: "failed", method, sessionId: forkId, ...failure(error) });
         });
@@ -145,6 +142,7 @@ export class PassedRequests {
     const { door, user } = this.#state;
     const { id } = await door.sessions.recordFor(sessionId, user);
     if (readSessionFolder(server.home, id)?.hasHistory !== true) return;
+    // Count a turn, because a session without turns counts as one without a history.
     await door.store.sessions.update(id, (draft) => {
       draft.turns ||= 1;
     });

@@ -11,7 +11,7 @@ import type { Link, ServerLink } from "../state/links.js";
 import type { ClientRequest } from "../wire/client-message.js";
 import { methodDenied } from "../wire/refusals.js";
 
-/** Answers the requests that the front door does not merely pass on: to open, leave, delete and list sessions. */
+/** Answers the requests to open, leave, delete and list sessions. */
 export class SessionCalls {
   readonly #state: ClientState;
   readonly #opener: Opener;
@@ -51,8 +51,8 @@ export class SessionCalls {
           attachment.attached = true;
           attachment.asked = request.params;
           answer = result;
-          // On the user's own server, reply now, so that the client gets the answer before the events that follow it. On
-          // other servers, reply later, because the session may not be ready before its options are set.
+          // On the user's own server, reply now, so that the client gets the answer before the events behind it. On other
+          // servers, reply later, because the session is ready only when its options are set.
           if (own) requests.reply(request, result);
         },
       };
@@ -84,12 +84,11 @@ export class SessionCalls {
     if (record.owner !== user) throw methodDenied(method, "only the owner of a session deletes it");
     const lease = await store.leases.read(id);
     if (lease !== null) throw sessionLocked(id, lease);
-    // Check this first. If the shared storage is not mounted, every session looks deleted.
+    // Check this before `readSessionFolder`. If the shared storage is not mounted, every session looks deleted.
     await directory.assertStorage();
     const link = await this.#opener.linkFor(record);
     const result = (await link.upstream.ask(method, { sessionId: id })) as { success?: unknown };
-    // If the client chose the session's folder, the runtime does not find the session and deletes nothing. Keep the
-    // session's record then.
+    // If the client chose the session's folder, the runtime does not find and delete the session. Then keep its record.
     const goesOn = result.success !== true && hasOwnFolder(attachments.get(id)?.asked ?? {});
     if (!goesOn) {
       if (readSessionFolder(link.server.home, id) === null) await store.sessions.delete(id);
@@ -99,20 +98,20 @@ export class SessionCalls {
     return result;
   }
 
-  /** Leaves the session on whichever server or host the client has it open. */
+  /** Leaves the session, on whichever server or host the client has it open. */
   async detach(request: ClientRequest, record: SessionRecord): Promise<void> {
     const { attachments, turns, links, requests } = this.#state;
     await this.#reopened(record.id);
     const attachment = attachments.get(record.id);
     const link = links.live(attachment?.linkId ?? record.serverId);
     if (link === undefined) {
-      // The server or host at the other end has gone, so there is nothing to leave.
+      // The server or host has ended, so there is nothing to leave.
       attachments.delete(record.id);
       requests.reply(request, { success: true });
       return;
     }
     requests.forward(link, request, {
-      // Use this method even if the client sent "session.destroy", because a newer runtime may not know that old name.
+      // Replace the old name "session.destroy", because a newer runtime may not know it.
       method: "session.detach",
       params: { sessionId: record.id },
       onAnswer: (answer) => {
@@ -122,15 +121,14 @@ export class SessionCalls {
         requests.reply(request, { success: true }); // the session moved, so it is not open there any longer
         return "hold";
       },
-      onLost: () => {
+      onLost: (): undefined => {
         attachments.delete(record.id);
         turns.get(record.id)?.interrupted("lost");
-        return undefined;
       },
     });
   }
 
-  /** Waits until nothing is reopening the session. Otherwise it would be open again after the client has left it. */
+  /** Waits until no other request is reopening the session, because it would be open again after the client leaves it. */
   async #reopened(sessionId: string): Promise<void> {
     const { attachments } = this.#state;
     for (let under = attachments.get(sessionId)?.reopening; under; under = attachments.get(sessionId)?.reopening) {
@@ -146,7 +144,7 @@ export class SessionCalls {
     const ids = new Set(visible.map(({ id }) => id));
     const listed = Array.isArray(result.sessions) ? (result.sessions as { sessionId?: string }[]) : [];
     const here = link.own ? listed : listed.filter(({ sessionId = "" }) => ids.has(sessionId));
-    // Sessions on other hosts are known only by their records, which lack the values that a filter compares.
+    // Leave out other hosts' sessions if there is a filter, because their records lack the values that a filter compares.
     const isFiltered = request.params.filter !== undefined && request.params.filter !== null;
     const elsewhere = isFiltered ? [] : await this.#elsewhere(visible, here);
     requests.reply(request, { ...result, sessions: [...here, ...elsewhere] });

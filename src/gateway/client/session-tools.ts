@@ -7,7 +7,7 @@ import type { ServerLink } from "../state/links.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
 import { methodDenied } from "../wire/refusals.js";
 
-/** Keeps members from replacing the tools of other users. */
+/** Refuses a member's request that would replace a tool of another user. */
 export function checkTools(state: ClientState, { method, params }: ClientRequest, record: SessionRecord): void {
   const { user, door } = state;
   if (record.owner === user) return;
@@ -21,8 +21,8 @@ export function checkTools(state: ClientState, { method, params }: ClientRequest
 }
 
 /**
- * Refuses answers to requests of other sessions, in collaborative sessions and on servers with other users, and answers
- * for another client's tool. The runtime accepts an answer from every client that knows the request's id.
+ * Refuses a client's answer to a server's question if the session did not ask the question, or if the question is about
+ * another client's tool. The runtime would accept an answer from every client that knows the question's id.
  */
 export function checkAnswer(
   state: ClientState,
@@ -39,10 +39,7 @@ export function checkAnswer(
     throw methodDenied(method, "only the client that provides a tool may answer its calls");
 }
 
-/**
- * The part of a client's decision on a permission that the server gets. An approval that the client may not give
- * becomes a refusal. Null if another client decides. See {@link decide}.
- */
+/** Asks {@link decide} which parameters the server gets for this client's answer. Reports an answer that is changed. */
 export function permitted(
   state: ClientState,
   { own }: ServerLink,
@@ -64,8 +61,9 @@ export function permitted(
 }
 
 /**
- * Whether this client may answer for a tool of a collaborative session. The client that brought the tool may, the owner's
- * before a member's. If no client has the tool, the owner's client may, because it has connected again.
+ * Whether this client may answer for a tool of a collaborative session. It may if it brought the tool, unless a client of
+ * the owner brought it too. If no client has the tool now, the owner's clients may, because its client may have connected
+ * again.
  */
 function answersFor(state: ClientState, tool: string, { id, owner }: SessionRecord): boolean {
   const { user, door } = state;

@@ -1,13 +1,13 @@
 import type { Clock } from "../../runtime/clock.js";
 
-/** How long the answer to a wrong token is delayed, in milliseconds: at the first failure of the token's id, and at most. */
+/** How long to delay the answer to the first wrong token with an id, in milliseconds. Each further one doubles the delay. */
 const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 8_000;
-/** One failure of an id is forgiven after this time, in milliseconds. */
+/** The count of an id's failures falls by one in this time, in milliseconds. */
 const FORGIVEN_MS = 10_000;
-/** How many ids are remembered. Beyond that the oldest is forgotten, so that nobody can fill the memory. */
+/** How many ids are remembered. One more makes the door forget the oldest, so that nobody can fill the memory. */
 const MAX_IDS = 10_000;
-/** How many answers are delayed at the same time. Beyond that the answer that has waited longest is given at once. */
+/** How many answers are delayed at the same time. One more makes the door give the oldest answer at once. */
 const MAX_DELAYED = 256;
 
 interface Failures {
@@ -30,9 +30,9 @@ export class Attempts {
   }
 
   /**
-   * Counts a wrong token, and resolves when the door may answer it.
+   * Counts a wrong token, and resolves when the door may answer.
    *
-   * @param tokenId the id in the token; undefined if it does not look like a token
+   * @param tokenId undefined if the text does not have the form of a token
    */
   async failed(tokenId: string | undefined): Promise<void> {
     const ms = tokenId === undefined ? FIRST_DELAY_MS : this.#count(tokenId);

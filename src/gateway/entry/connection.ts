@@ -21,19 +21,21 @@ const SMALL_BYTES = 64 * 1024;
 /** How long a connection may take to show a token, in milliseconds. */
 const HELLO_MS = 10_000;
 
-interface Connect {
-  id: ClientRequest["id"];
-  token: string;
-  /** The host whose front door relays the client; undefined if it connected here directly. */
-  via: string | undefined;
-}
-
 interface Admission {
   isSameToken: (shown: unknown) => boolean;
   greeting: Params;
 }
 
-/** One connection to the front door. It is a stranger's until it shows a token, then a client's or another host's. */
+/**
+ * One connection to the front door. A good token makes it the connection of a client or of another host.
+ *
+ * | state            | the other side                    | the next message                          |
+ * | ---------------- | --------------------------------- | ----------------------------------------- |
+ * | `new`            | has shown no token                | must be `connect`                         |
+ * | `authenticating` | has shown a token, has no answer  | waits in `#early`                         |
+ * | `open`           | is `#client` or `#control`        | goes to the dispatcher or to `#control`   |
+ * | `closed`         | was refused, or has disconnected  | is ignored                                |
+ */
 export class Connection {
   /** Resolves when the connection has ended. */
   readonly closed: Promise<void>;
@@ -43,13 +45,13 @@ export class Connection {
   readonly #socket: ClientSocket;
   readonly #report: Reporter;
   readonly #hello: NodeJS.Timeout;
-  /** The messages that arrived behind `connect` before it was answered. */
+  /** The messages that arrived after `connect` and before its answer. */
   readonly #early: ClientMessage[] = [];
   #state: "new" | "authenticating" | "open" | "closed" = "new";
   #client: Client | undefined;
   #admitted: Admission | undefined;
   #share: Share | undefined;
-  /** Set instead of the client when another host has connected. */
+  /** Set in place of `#client` if another host has connected. */
   #control: ControlConnection | undefined;
 
   constructor(socket: Socket, door: DoorState, attempts: Attempts, calls: HostCalls) {
@@ -81,12 +83,12 @@ export class Connection {
     return this.#socket.address;
   }
 
-  /** Undefined until a user's token was shown. */
+  /** Undefined until the other side has shown a user's token. */
   get client(): Client | undefined {
     return this.#client;
   }
 
-  /** Whether a good token was shown, a user's or another host's. */
+  /** Whether the other side has shown a good token, a user's or another host's. */
   get authenticated(): boolean {
     return this.#state === "open";
   }
@@ -168,32 +170,25 @@ export class Connection {
       const isRelayed = via !== undefined;
       const { own } = directory;
       const peers = own === null || isRelayed ? null : new PeerDialer(own, hello, String(token), holder, store);
-      // If the client hung up while its token was being looked up, take no share, because nothing would give it back.
+      // If the client disconnected while its token was being looked up, take no share, because nothing would give it back.
       if (this.#socket.closed || this.#state !== "authenticating") return;
       this.#share = shares.admit(holder.user, isRelayed);
       const origin = { holder, protocol, share: this.#share, report: this.#report, isRelayed };
       this.#client = new Client(this.#door, this.#socket, origin, hello, peers);
-      await this.#admit({ id, token: String(token), via }, this.#client);
+      clearTimeout(this.#hello);
+      this.#report.user = holder.user;
+      const greeting = await this.#client.greet();
+      if (this.#socket.closed) return;
+      this.#admitted = { isSameToken: recognizer(String(token)), greeting };
+      this.#open(id, greeting, { event: "connected", ...(isRelayed ? { detail: `relayed by host ${via}` } : {}) });
     } catch (error) {
-      // If the client has hung up, the error only reports that we gave up the work for it, so do not log it.
+      // If the client has disconnected, the error only reports that we gave up the work for it, so do not log it.
       if (!this.#socket.closed) this.#report.event(refusal(error));
       this.#refuse(refusalFrame(id, error));
     }
   }
 
-  async #admit({ id, token, via }: Connect, client: Client): Promise<void> {
-    clearTimeout(this.#hello);
-    this.#report.user = client.state.user;
-    const greeting = await client.greet();
-    if (this.#socket.closed) return;
-    this.#admitted = { isSameToken: recognizer(token), greeting };
-    this.#open(id, greeting, {
-      event: "connected",
-      ...(via === undefined ? {} : { detail: `relayed by host ${via}` }),
-    });
-  }
-
-  /** Answers `connect`, and takes the messages that arrived behind it. */
+  /** Answers `connect`, and takes the messages that arrived after it. */
   #open(id: ClientRequest["id"], greeting: Params, event: ConnectionEvent): void {
     this.#state = "open";
     this.#socket.limitBytes = this.#door.config.serve.maxFrameBytes;
@@ -203,7 +198,7 @@ export class Connection {
     this.#socket.letGo(this);
   }
 
-  /** Answers a second `connect` as a bare server does. No other token is looked up, so nobody can try tokens. */
+  /** Answers a second `connect` like a bare server. Looks no other token up, so that nobody can try tokens this way. */
   #greetAgain({ id, params }: ClientRequest, { isSameToken, greeting }: Admission): void {
     if (isSameToken(params.token)) {
       this.#socket.send(encodeMessage({ id, result: greeting }));
@@ -213,7 +208,7 @@ export class Connection {
     this.#socket.send(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
   }
 
-  /** Admits another host. It never becomes a client, because it has no user, no home and no sessions. */
+  /** Admits another host. It does not become a client, because it has no user, no home and no sessions. */
   async #admitHost(id: ClientRequest["id"], holder: HostHolder, protocol: Protocol): Promise<void> {
     const greeting = await ControlConnection.greet(this.#door, holder, protocol);
     if (this.#state === "closed") return;
@@ -228,7 +223,7 @@ export class Connection {
     this.#share.buffers(bytes);
     const reached = arriving > SMALL_BYTES ? this.#share.overBytes : null;
     if (reached === null) return;
-    // End the connection, because we would have to read the rest of the frame to refuse only this request.
+    // End the connection. To refuse only this request, the door would have to read the rest of the frame.
     this.#report.event(refusal(reached));
     this.#client?.close();
     this.#refuse(refusalFrame(null, reached));
@@ -236,11 +231,11 @@ export class Connection {
 
   #refuse(frame: Buffer): void {
     this.#state = "closed";
-    this.#socket.letGo(this); // read again, or the socket would not notice that the client has closed it
+    this.#socket.letGo(this); // read again, because otherwise the socket does not notice that the client closes it
     this.#socket.end(frame);
   }
 
-  /** A frame broke the protocol, or we failed to handle it. Ends this connection, without any effect on others. */
+  /** Ends this connection, because a frame broke the protocol or the door failed to handle it. */
   #fault(error: unknown): void {
     const isFault = error instanceof ProtocolError;
     const fault = isFault ? error : new ProtocolError("A frame cannot be read.", -32700);
@@ -260,7 +255,7 @@ export class Connection {
   }
 }
 
-/** A limit that refuses a client is not a failure of the front door. */
+/** The event for a refused connection. A client over a limit is `denied`; all other errors are failures of the door. */
 function refusal(error: unknown): ConnectionEvent {
   if (!isFleetError(error, "FLEET_LIMIT_REACHED")) return { event: "failed", ...failure(error) };
   const { code, limit, message } = error;

@@ -12,18 +12,17 @@ import type { ClientMessage, ClientRequest, Params } from "../wire/client-messag
 import type { ClientSocket } from "../wire/client-socket.js";
 import { errorFrame, methodDenied, REFUSED } from "../wire/refusals.js";
 
-/** Another host makes one call at a time on a connection, so this is far more than it needs. */
+/** How many calls of another host may be unanswered. A host makes one call at a time, so this only stops a faulty one. */
 const MAX_OPEN_CALLS = 100;
 
-/** Answers the calls of other hosts. */
 export interface HostCalls {
-  /** Does what another host asks. @returns the result, which is sent back as JSON. */
+  /** Makes a call that another host asks for. @returns the result, which must be JSON */
   answer(method: string, params: Params, signal: AbortSignal): Promise<unknown>;
 }
 
 /**
- * A connection by which another host makes the calls of `peers/calls/rpc-table.ts`, as `fleet.call {method, params, limitMs}`.
- * When the other host hangs up, its unfinished calls are aborted.
+ * A connection on which another host makes the calls of `peers/calls/rpc-table.ts`, as `fleet.call {method, params, limitMs}`.
+ * When the other host disconnects, its unfinished calls are aborted.
  */
 export class ControlConnection {
   readonly #socket: ClientSocket;
@@ -39,8 +38,7 @@ export class ControlConnection {
   }
 
   /**
-   * Lets in another host that has shown a good token, and deletes the token. A token is good only once, so that it is
-   * useless to anybody who intercepts it.
+   * Admits another host that has shown a good token, and deletes the token, so that nobody who intercepts it can use it.
    *
    * @throws FleetError `FLEET_TOKEN_REFUSED` when the token is meant for another host's door, or was already used.
    */
@@ -103,8 +101,8 @@ export class ControlConnection {
     const unexpected = "The other host failed to handle the call. See its log.";
     const refusal = isFleetError(error) ? error : new FleetError("FLEET_INTERNAL", unexpected);
     const { code, retryAfterMs, limit } = refusal;
-    // Options are named differently for a program and for a command. Only the other host knows which of the two will
-    // show this error.
+    // Keep the placeholders for names of options. A program and a command name them differently, and only the other host
+    // knows which of the two will show this error.
     const { message, suggestions } = refusal.describe(option);
     const data = { code, suggestions, retryAfterMs, limit };
     this.#socket.send(encodeMessage({ id, error: { code: REFUSED, message, data } }));
@@ -117,10 +115,7 @@ interface Call {
   limitMs: number;
 }
 
-/**
- * The error for a call that takes too long here. It has the same code as a call without an answer, because in both
- * cases the work may still be done.
- */
+/** The error for a call that takes too long here. Its code is that of a call without an answer: the work may be done. */
 function tooSlow({ method, limitMs }: Call, cause: unknown): FleetError {
   return new FleetError("FLEET_HOST_AWAY", `The other host did not finish ${quote(method)} within ${limitMs} ms.`, {
     suggestions: ["copilotfleet top", "Try again in a moment."],

@@ -31,16 +31,13 @@ export interface Attachment {
   /** Whether the other end of that link has the session open for this client, as far as we know. */
   attached: boolean;
   /**
-   * Whether `session.lifecycle` events, which a server sends to all clients, are about this session. Once it is unloaded,
-   * another session may get its id.
+   * Whether `session.lifecycle` events with this id are about this session. False once the session is unloaded, because
+   * then another user's session may get its id. A server sends these events to all clients.
    */
   heard: boolean;
-  /** Whether the session's events show that a turn runs in it, of this client or another. */
+  /** Whether the session's events show that a turn runs in it, whoever began the turn. */
   inTurn: boolean;
-  /**
-   * Set while the session is being reopened. The first request that needs the session begins to reopen it, and the
-   * others wait for this promise.
-   */
+  /** Set while the first request that needs the session reopens it. Other requests wait for this promise. */
   reopening: Promise<Link> | null;
 }
 
@@ -48,7 +45,7 @@ export function newAttachment(sessionId: string, linkId: string, asked: Params):
   return { sessionId, linkId, asked, attached: false, heard: false, inTurn: false, reopening: null };
 }
 
-/** Whether a client keeps the session in a folder of its own choice, where only the server looks for it. */
+/** Whether the client chose the folder for the session's state. Only the server reads that folder. */
 export function hasOwnFolder({ configDir }: Params): boolean {
   return configDir !== undefined && configDir !== null;
 }
@@ -60,7 +57,7 @@ export interface ClientOrigin {
   /** The part of its user's limits that this client takes up. */
   share: Share;
   report: Reporter;
-  /** Whether another host's front door relays the client, which then gets only what is on this host. */
+  /** Whether another front door relays the client. The client then gets only sessions of this host. */
   isRelayed: boolean;
 }
 
@@ -82,9 +79,9 @@ export class ClientState implements Fellow {
   readonly receipts: ReadReceipts;
   /** Sessions to open again, so that the client gets their events. */
   readonly unopened = new Mailbox<readonly Attachment[]>();
-  /** The server that this client has set up for itself. The client's connection ends with it: see `server-setup.ts`. */
+  /** The server that this client has set up. The client's connection ends with that server: see `server-setup.ts`. */
   boundTo: Link | undefined;
-  /** The server whose model requests this client answers. */
+  /** The server whose model requests this client answers. The server ends with the client. */
   needing: ServerRecord | undefined;
   readonly #gone = new AbortController();
 
@@ -136,32 +133,32 @@ export class ClientState implements Fellow {
     attachment.heard = false;
   }
 
-  /** The client no longer gets events of the session, in which its own turn may still run. */
+  /** The client has left the session and gets no more of its events. The client's own turn may still run there. */
   left(sessionId: string): void {
     this.attachments.delete(sessionId);
     this.ends.over(sessionId);
     this.turns.get(sessionId)?.unheard();
   }
 
-  /** The folder that has the session: the server's, or the one that the client chose. */
+  /** The folder with the session's state: the server's home, or the folder that the client chose. */
   homeOf(sessionId: string, { home }: ServerRecord): string {
     const asked = this.attachments.get(sessionId)?.asked ?? {};
     return hasOwnFolder(asked) ? String(asked.configDir) : home;
   }
 
-  /** The server sends no more events of the session's turn, so the door sends the client the end of the turn. */
+  /** Sends the client the end of the session's turn, because the server sends no more events of it. */
   cut(attachment: Attachment, message: string): void {
     const { sessionId, inTurn } = attachment;
     const turn = this.turns.get(sessionId);
-    // If the client's own turn runs, end it. If another turn runs, `cutOther` holds its end back while a prompt of this
-    // client waits, because the client would take it for the end of its own turn.
+    // If another turn runs and a prompt of this client waits, the client would take the end for that of its own turn.
+    // So `cutOther` holds the end back.
     if (turn?.active === true) this.ends.cut(sessionId, message);
     else if (inTurn) this.ends.cutOther(sessionId, message);
     attachment.inTurn = false;
     if (turn?.active === true) turn.end("lost");
   }
 
-  /** Tells the client why its turn is being aborted. The server sends the end of the turn. */
+  /** Sends the client the reason why its turn is being aborted. The server will send the end of the turn. */
   warn(sessionId: string, message: string): void {
     const [error] = brokenTurnFrames(sessionId, message);
     if (error !== undefined) this.socket.send(error);

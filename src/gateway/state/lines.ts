@@ -9,7 +9,7 @@ const LOOK_AGAIN_MS = [100, 1_000];
 
 const MOVED = "FLEET_SESSION_MOVED";
 
-/** Items in the order in which the client sent their requests, even if they come back. */
+/** A queue in the order in which the client sent the requests. An item that is put back gets its old position. */
 export class Line<T extends { readonly place: number }> {
   readonly #items: T[] = [];
 
@@ -17,7 +17,7 @@ export class Line<T extends { readonly place: number }> {
     return this.#items.length === 0;
   }
 
-  /** Inserts an item behind those that arrived before it. */
+  /** Inserts an item behind those that the client sent before it. */
   insert(item: T): void {
     const behind = this.#items.findIndex(({ place }) => place > item.place);
     this.#items.splice(behind === -1 ? this.#items.length : behind, 0, item);
@@ -41,21 +41,21 @@ export class Line<T extends { readonly place: number }> {
   }
 }
 
-/** A request that waits in line with others for the same session. */
+/** A request in its line. */
 export interface Visit {
   readonly request: ClientRequest;
   readonly name: string;
   /** Its position in the order in which the client's requests came. */
   readonly place: number;
-  /** How many times the fleet looked for its session or user again. */
+  /** How often the door has put it back to look again for the host of its session or user. */
   looks: number;
-  /** The time before which the fleet does not look again, by `performance.now()`. */
+  /** The earliest time for the next look, by `performance.now()`. */
   notBefore: number;
 }
 
 /** Keeps one client's requests in order, in a line for each session and one for requests without a session. */
 export class RequestLines {
-  /** Lines that nobody serves. */
+  /** The names of new lines. The dispatcher takes each of them and serves the line until it is empty. */
   readonly unserved = new Mailbox<string>();
   readonly #looksAgain: boolean;
   readonly #visits = new WeakMap<ClientRequest, Visit>();
@@ -63,8 +63,8 @@ export class RequestLines {
   #places = 0;
 
   /**
-   * @param looksAgain whether to look again for a session or user that has moved. A client that another host relays gets
-   * the error instead, and that host looks again.
+   * @param looksAgain whether to look again for a session or user that has moved. False for a client that another host
+   * relays, because that host looks again.
    */
   constructor({ looksAgain }: { looksAgain: boolean }) {
     this.#looksAgain = looksAgain;
@@ -73,8 +73,7 @@ export class RequestLines {
   join(request: ClientRequest): void {
     const { sessionId } = request.params;
     const place = this.#places++;
-    // A new session without an id gets its own line. It does not have to wait for other requests, and opening it may
-    // take a while.
+    // A new session without an id gets its own line, because no other request can be about it.
     const isAlone = request.method === "session.create" && typeof sessionId !== "string";
     const name = isAlone ? `new ${place}` : typeof sessionId === "string" ? sessionId : "";
     const visit = { request, name, place, looks: 0, notBefore: 0 };
@@ -93,7 +92,7 @@ export class RequestLines {
     return next;
   }
 
-  /** Whether an earlier request has come back to the line. If so, puts this request back behind it. */
+  /** Whether an earlier request has come back to the line. If so, puts this request back behind that one. */
   isOvertaking(request: ClientRequest): boolean {
     const visit = this.#visits.get(request);
     if (visit === undefined || this.#lines.get(visit.name)?.hasBefore(visit) !== true) return false;
@@ -102,7 +101,7 @@ export class RequestLines {
   }
 
   /**
-   * Puts a request back because its session or user has moved to another host, where the fleet then looks for it.
+   * Puts a request back in its line because its session or user has moved to another host.
    *
    * @returns false after the last attempt; the client then gets the error
    */

@@ -10,8 +10,8 @@ interface AnyLink {
   readonly id: string;
   readonly upstream: RpcClient;
   /**
-   * Whether the client may see everything that comes over the link. It may if the link leads to its own server, or to
-   * another front door, which has already removed the rest.
+   * Whether the client may see every message of the link. True for the user's own server, and for another front door,
+   * because that door has already removed what the client may not see.
    */
   readonly own: boolean;
   readonly greeting: Params;
@@ -65,7 +65,7 @@ export class Links {
   }
 
   /**
-   * The connection to this server, if there is one and the server is alive. Checks the process, too: the kernel may know
+   * The connection to this server, if there is one and the server is alive. Checks the process, too. The kernel may know
    * about its exit before our socket does, and we would lose anything that we send in between.
    */
   server(serverId: string): ServerLink | undefined {
@@ -80,12 +80,12 @@ export class Links {
     return link?.kind === "server" && !link.upstream.closed ? link : undefined;
   }
 
-  /** The connection to the front door of another host. */
   peer(id: string): PeerLink | undefined {
     const link = this.#live.get(id);
     return link?.kind === "peer" && !link.upstream.closed ? link : undefined;
   }
 
+  /** A copy, because closing a link removes it from the map. */
   all(): Link[] {
     return [...this.#live.values()];
   }
@@ -126,7 +126,7 @@ export class Links {
     if (this.#live.get(link.id) === link) this.#live.delete(link.id);
   }
 
-  /** Hangs up on other hosts that have gone. @param there the ids of the links to hosts that have not */
+  /** Disconnects from other hosts that are gone. @param there the ids of links to hosts that are not gone */
   hangUp(there: ReadonlySet<string>): void {
     for (const { kind, id, upstream } of this.all()) if (kind === "peer" && !there.has(id)) upstream.destroy();
     for (const [id, { abort }] of this.#opening) {
@@ -134,7 +134,7 @@ export class Links {
     }
   }
 
-  /** Hangs up on the servers of this host. This cuts their turns, and makes them unload the sessions. */
+  /** Disconnects from the servers of this host, which then cut this client's turns and unload its sessions. */
   leaveServers(): void {
     for (const { kind, upstream } of this.all()) if (kind === "server") upstream.destroy();
   }

@@ -5,15 +5,15 @@ import type { Prompt } from "./turn.js";
 import type { TurnEnds } from "./turn-ends.js";
 
 /**
- * A server, another host, or the connection to it has ended. Answers everything that waits for it. Notes the sessions
- * that were open there, because they have to be opened again.
+ * Answers everything that waits for a link that has ended. Records which sessions were open there, because the door has to
+ * open them again.
  */
 export function loseLink(state: ClientState, link: Link): void {
   const { door, links, attachments, turns, requests, report } = state;
   links.forget(link);
   if (state.gone.aborted) return;
   report.event({ event: link.kind === "peer" ? "host-lost" : "server-lost", detail: link.id });
-  // Do this before `drop`, which refuses all prompts without an answer except those in doubt.
+  // Do this before `drop`, because `drop` refuses prompts without an answer unless they are in doubt by then.
   const goOn = turnsThatGoOn(state, link);
   requests.drop(link);
   if (state.boundTo === link) {
@@ -37,10 +37,7 @@ export function loseLink(state: ClientState, link: Link): void {
   if (lost && link.kind === "peer") door.lostHosts.await(link.host, state);
 }
 
-/**
- * The sessions whose turns continue although the link has ended. Prompts that the server had not begun are sent again in
- * the same turn, but each only once.
- */
+/** The sessions whose turns continue after the end of the link, because the door can send their prompts again. */
 function turnsThatGoOn({ turns, ends }: ClientState, link: Link): ReadonlySet<string> {
   const goOn = new Set<string>();
   for (const [id, turn] of turns) {

@@ -1,4 +1,4 @@
-/** Work that one part leaves for another one, which takes it in order. Only one taker waits at a time. */
+/** A queue between two parts of the door: one puts work in, the other takes it out. Only one taker may wait. */
 export class Mailbox<T> {
   readonly #items: T[] = [];
   #closed = false;

@@ -17,7 +17,7 @@ import type { TurnEnds } from "./turn-ends.js";
 export interface Answer {
   failed: boolean;
   body: Buffer;
-  /** The ids of the prompts that the server took; null if it refused the request, or if the request is not a prompt. */
+  /** The ids of the prompts that the server took; null if the server refused them or the request is not a prompt. */
   messageIds: readonly string[] | null;
 }
 
@@ -25,9 +25,9 @@ export interface ForwardOptions {
   /** The method and parameters that the server gets in place of the client's. */
   method?: string;
   params?: Params;
-  /** Sees the answer before the client does. `hold` keeps it from the client, and the caller must then answer. */
+  /** Called with the server's answer. After `hold`, the client does not get this answer, and the caller must answer. */
   onAnswer?: (answer: Answer) => "hold" | undefined;
-  /** The server ended without an answer. `hold` keeps that from the client, and the caller must then answer. */
+  /** Called when the server ends without an answer. After `hold`, the caller must answer the client. */
   onLost?: () => "hold" | undefined;
 }
 
@@ -43,13 +43,11 @@ interface Pending {
   options: ForwardOptions;
 }
 
-/**
- * A server's request to the client. The client answers under an id of ours, because two servers may use the same id.
- */
+/** A server's request to the client. The client gets it under an id of ours, because two servers may use the same id. */
 interface Asked {
   link: Link;
   id: RpcId;
-  /** Changes the result before the server gets it. If undefined, the server gets the result as it came. */
+  /** Changes the client's result before the server gets it. */
   filter: ((result: unknown) => unknown) | undefined;
 }
 
@@ -83,12 +81,12 @@ export class OpenRequests {
     return this.#open.size;
   }
 
-  /** The length of all these requests together, in bytes. Each is kept in memory until it is answered. */
+  /** The length of these requests together, in bytes. The door keeps each in memory until it is answered. */
   get openBytes(): number {
     return this.#openBytes;
   }
 
-  /** @returns false when another request with this id has no answer, because the two could not be told apart */
+  /** @returns false when another request with this id has no answer, because an answer could belong to either of them */
   begin({ id, method, params, bytes }: ClientRequest): boolean {
     if (this.#open.has(id)) return false;
     const { protocol, receipts, ends, share } = this.#client;
@@ -101,7 +99,7 @@ export class OpenRequests {
     return true;
   }
 
-  /** Sends a request on, encoded again from the values that were checked. */
+  /** Passes a request on. Encodes it again, so that the server gets exactly the values that the door checked. */
   forward(link: Link, request: ClientRequest, options: ForwardOptions = {}): void {
     const { id } = request;
     this.#pending.set(id, { request, link, options });
@@ -118,19 +116,15 @@ export class OpenRequests {
     const isTaken = !failed && this.#client.protocol.handlingOf(pending.request.method).handler === "send";
     const messageIds = isTaken ? messageIdsOf((parse(body) as { result?: unknown }).result) : null;
     const held = pending.options.onAnswer?.({ failed, body, messageIds }) === "hold";
-    // Delete the entry only now. If the answer cannot be read, `parse` throws and the link is closed. `drop` then answers
-    // every request that still has an entry.
+    // Delete the entry only now. If `parse` throws, the link is closed, and `drop` answers every request that still has an
+    // entry.
     this.#pending.delete(message.id);
     if (held) return;
     this.#end(pending.request, failed ? "failed" : "answered");
     this.#client.ends.answer(pending.request.id, raw, messageIds);
   }
 
-  /**
-   * Answers in place of a server.
-   *
-   * @param messageIds as in {@link TurnEnds.answer}
-   */
+  /** Answers in place of a server. @param messageIds as in {@link TurnEnds.answer} */
   reply(request: ClientRequest, result: unknown, messageIds: readonly string[] | null = null): void {
     if (!this.#open.has(request.id)) return; // already answered
     this.#end(request, "answered");
@@ -138,10 +132,10 @@ export class OpenRequests {
   }
 
   /**
-   * Answers a request with an error: a refusal, or a server's error to a request that the front door made for the
-   * client. If the session or user has moved to another host, puts the request back in line instead.
+   * Answers a request with an error. If the error shows that the session or user has moved to another host, puts the request
+   * back in its line instead.
    *
-   * @returns false if the request is back in line
+   * @returns false if the request is back in its line
    */
   refuse(request: ClientRequest, error: unknown): boolean {
     if (isMoved(error) && this.#client.lines.lookAgain(request)) return false;
@@ -173,7 +167,7 @@ export class OpenRequests {
     return true;
   }
 
-  /** A server has ended: answers the requests that wait for it, and forgets the server's own requests. */
+  /** Answers the requests that wait for a link that has ended, and forgets the requests that came over it. */
   drop(link: Link): void {
     this.#client.socket.letGo(link);
     for (const [id, asked] of this.#asked) if (asked.link === link) this.#asked.delete(id);

@@ -6,20 +6,17 @@ import type { ClientSocket } from "../wire/client-socket.js";
 const QUESTION = "fleet-read-";
 
 /**
- * Finds out what a client has read. The front door asks the client questions, which are requests with a method that the
- * client does not know. Any answer will do.
+ * Finds out what a client has read. The front door sends the client requests with an unknown method. The client's error
+ * answer shows that it has read everything before the request. "Question" means such a request here.
  */
 export class ReadReceipts {
   readonly #client: ClientSocket;
   readonly #isRelayed: boolean;
   /** How many questions the front door has asked the client. */
   #asked = 0;
-  /** How many of them the client has answered. A client that has answered none may be unable to answer. */
+  /** The number of the last question that the client has answered. 0 if it has never answered: perhaps it never does. */
   #answered = 0;
-  /**
-   * By session, the number of the question that was sent behind the last end of another client's turn. Once the client
-   * has answered that many questions, it has read that end.
-   */
+  /** By session, the number of the question behind the last end of another client's turn. Its answer proves that end read. */
   readonly #unread = new Map<string, number>();
 
   /** @param isRelayed whether another front door relays the client, and asks it these questions */
@@ -28,21 +25,18 @@ export class ReadReceipts {
     this.#isRelayed = isRelayed;
   }
 
-  /** Asks a first question, to know before the client's first prompt whether it answers. */
+  /** Asks a first question, so that the door knows before the client's first prompt whether the client answers. */
   askOnce(): void {
     if (this.#asked === 0) this.#ask();
   }
 
-  /** Asks whether the client has read the end of a turn that was sent last. */
+  /** Asks whether the client has read the end of a turn that the door has just sent. */
   askBehind(sessionId: string): void {
     this.#ask();
     this.#unread.set(sessionId, this.#asked);
   }
 
-  /**
-   * Whether the client has possibly not read the last end of another client's turn. False for a client that has never
-   * answered a question.
-   */
+  /** Whether the last end of another client's turn may be unread. False for a client that has never answered a question. */
   isUnread(sessionId: string): boolean {
     return this.#answered > 0 && (this.#unread.get(sessionId) ?? 0) > this.#answered;
   }

@@ -7,7 +7,7 @@ import type { ReadReceipts } from "./read-receipts.js";
 
 interface OpenPrompt {
   readonly sessionId: string;
-  /** Whether the client may have sent it before it read the end of another client's turn. */
+  /** Whether the client may have sent the prompt before it read the end of another client's turn. */
   readonly isRaced: boolean;
 }
 
@@ -22,25 +22,32 @@ interface HeldEnd {
   readonly isError: boolean;
 }
 
-/** The client's own prompts in one session. */
+/**
+ * The client's own prompts in one session.
+ *
+ * | a prompt of the client                | `open` | `taken` | `begun` | an end of a turn that arrives now       |
+ * | ------------------------------------- | ------ | ------- | ------- | --------------------------------------- |
+ * | has no answer                         | > 0    |         | false   | ends another turn: goes to `held`       |
+ * | was taken by the server, waits there  | 0      | its id  | false   | ends another turn: goes to `held`       |
+ * | runs                                  |        |         | true    | ends the client's turn: passes          |
+ * | (there is none: the entry is deleted) | 0      | empty   | false   | passes                                  |
+ */
 interface Own {
-  /** The number that have arrived here and have no answer. */
+  /** How many prompts have arrived here and have no answer. */
   open: number;
   /** The message ids of prompts that the server took and has not begun. */
   readonly taken: Set<string>;
-  /**
-   * The message ids of prompts that began while a prompt of the client had no answer. The client's own prompt may be
-   * among them.
-   */
+  /** The message ids of all prompts, also of other clients, that began while `open` was not 0. */
   readonly seen: Set<string>;
   /** Whether one of the client's prompts has begun, and the session has not been idle since. */
   begun: boolean;
-  /** Why the turn that has begun has no answer; null if it has one. */
+  /** The error that replaces the answers in `late`, because the running turn has no reply; null once it has one. */
   failure: string | null;
-  /** Whether the client got a `session.error`, and may send a prompt before it reads the `session.idle`. */
+  /** Whether the client got a `session.error`. It may then send a prompt before it reads the `session.idle`. */
   hasFailed: boolean;
-  /** Ends of turns that are held back while one of the client's prompts waits. */
+  /** Ends of other turns, kept back so that the client does not take them for the end of its own turn. */
   held: HeldEnd[];
+  /** Answers to raced prompts. The client gets them when the prompt's turn is over. */
   late: LateAnswer[];
 }
 
@@ -82,8 +89,8 @@ export class TurnEnds {
     }
     this.#open.delete(id);
     this.#taken(own, messageIds);
-    // Send the ends that were held back before the answer. If the answer is a refusal, the client may send another prompt
-    // at once. It would then mistake an end that arrives later for the end of that prompt's turn.
+    // Send the held ends before the answer. After a refusal, the client may send another prompt at once, and would take
+    // an end that arrives later for the end of that prompt's turn.
     if (!isWaiting(own)) this.#release(prompt.sessionId, own);
     const goesOn = own.begun || own.taken.size > 0;
     if (prompt.isRaced && messageIds !== null && goesOn) own.late.push({ id, frame: Buffer.from(frame) });
@@ -129,7 +136,7 @@ export class TurnEnds {
     own.open++;
   }
 
-  /** The server took a prompt that was sent again, or refused it (null). The client already has its answer. */
+  /** The server took a prompt that was sent again, or refused it (null). The client already has the first answer. */
   takenAgain(sessionId: string, messageIds: readonly string[] | null): void {
     const own = this.#own.get(sessionId);
     if (own === undefined) return;
@@ -143,7 +150,7 @@ export class TurnEnds {
     return (this.#own.get(sessionId)?.taken.size ?? 0) === 0;
   }
 
-  /** Whether a `session.error` is held back. It may be why a prompt that the server took does not begin. */
+  /** Whether a `session.error` is held back. Such an error may keep a prompt that the server took from beginning. */
   holdsError(sessionId: string): boolean {
     return this.#own.get(sessionId)?.held.some(({ isError }) => isError) === true;
   }
@@ -152,8 +159,8 @@ export class TurnEnds {
    * Sends a `session.idle`, or holds it back.
    *
    * @param isLast whether it ends the turn
-   * @param isJudged whether it comes from another host's front door, which itself holds back ends. This door then holds
-   * ends back only while a prompt has no answer, because the other door may not know of that prompt.
+   * @param isJudged whether another front door sent it. That door holds ends back itself, so this door does so only while a
+   * prompt has no answer, because the other door may not have received that prompt.
    */
   idle(sessionId: string, frame: Buffer, end: { isLast: boolean; isJudged: boolean; isError?: boolean }): void {
     const { isLast, isJudged, isError = false } = end;
@@ -171,7 +178,7 @@ export class TurnEnds {
     this.#forget(sessionId, own);
   }
 
-  /** Sends a `session.error`, or holds it back. The turn lasts until the session is idle. */
+  /** Sends a `session.error`, or holds it back. The turn ends only with the `session.idle` that follows. */
   error(sessionId: string, frame: Buffer, { message, isJudged }: { message: string; isJudged: boolean }): void {
     const own = this.#own.get(sessionId);
     if (own?.begun === true) {
@@ -181,7 +188,7 @@ export class TurnEnds {
     this.idle(sessionId, frame, { isLast: false, isJudged, isError: true });
   }
 
-  /** Ends the client's own turn, which was cut. The server sends no end for it. */
+  /** Sends the client the end of its own turn, because the server will not send one. */
   cut(sessionId: string, message: string): void {
     for (const frame of brokenTurnFrames(sessionId, message)) this.#client.send(frame);
     this.#receipts.askBehind(sessionId);
@@ -192,10 +199,7 @@ export class TurnEnds {
     this.over(sessionId);
   }
 
-  /**
-   * Ends another client's turn that was cut, or one that no client here knows of. Holds the end back as {@link idle}
-   * does.
-   */
+  /** Like {@link cut}, for a turn of somebody else. Holds the end back if {@link idle} would. */
   cutOther(sessionId: string, message: string): void {
     for (const frame of brokenTurnFrames(sessionId, message)) {
       this.idle(sessionId, frame, { isLast: true, isJudged: false });
@@ -233,7 +237,7 @@ export class TurnEnds {
     if (held.some(({ isLast }) => isLast)) this.#settle(own);
   }
 
-  /** The client knows that the turn is over, so it gets the answers that were delayed. */
+  /** Sends the late answers, because the turn is over. */
   #settle(own: Own): void {
     const { late, failure } = own;
     own.late = [];

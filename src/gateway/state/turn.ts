@@ -6,14 +6,11 @@ import { Line } from "./lines.js";
 import type { ServerLink } from "./links.js";
 import { Mailbox } from "./mailbox.js";
 
-/** How long a turn may be silent before the server is asked about it, in milliseconds. */
+/** How long a turn may last before the door asks the server whether it is over, in milliseconds. */
 const ASK_AFTER_MS = 15_000;
-/**
- * How long to wait instead if this client does not get the session's events, in milliseconds. The door learns about the
- * end of such a turn only by asking.
- */
+/** The same for a client that does not get the session's events. The door sees the end of its turn only by asking. */
 const ASK_BLIND_MS = 250;
-/** How long to wait for the answer to a prompt, which may never come, before the server is asked, in milliseconds. */
+/** How long the door waits for the answer to a prompt before it asks whether the turn is over, in milliseconds. */
 const UNANSWERED_MS = 30_000;
 
 /** A prompt of the client that was not refused. */
@@ -21,33 +18,33 @@ export interface Prompt {
   readonly request: ClientRequest;
   /** Its position in the order in which the client's requests came. Prompts reach the server in this order. */
   readonly place: number;
-  /** The turn that it counts as a part of. */
+  /** The turn whose prompts include this one. */
   turn: Turn | undefined;
   /** Whether the server has already answered once that it does not have the session. */
   again: boolean;
   sent: SentPrompt | undefined;
-  /** Whether it was sent again because its server ended. */
+  /** Whether the door has sent the prompt again because its server ended. It does so only once. */
   isRepeated: boolean;
   isAnswered: boolean;
 }
 
 export interface SentPrompt {
   readonly link: ServerLink;
-  /** The length of the session's history when it was sent, in bytes. */
+  /** The length of the session's history when the prompt was sent, in bytes. */
   readonly historyBytes: number;
-  /** The message ids of prompts that had begun by then. */
+  /** The message ids of prompts that had begun when this prompt was sent. */
   readonly seenBefore: ReadonlySet<string>;
   /** The message ids in the server's answer; null until the server answers. */
   messageIds: readonly string[] | null;
 }
 
-/** Notes the message ids that a prompt has in the answer of its server. */
+/** Records the server's answer to a prompt. */
 export function noteAnswer(prompt: Prompt, messageIds: readonly string[]): void {
   if (prompt.sent !== undefined) prompt.sent.messageIds = messageIds;
   prompt.isAnswered = true;
 }
 
-/** Prompts whose server has ended, and of which the door does not know whether they had begun. */
+/** Prompts whose server ended before the door knew whether it had begun them. */
 export interface Doubt {
   readonly prompts: readonly Prompt[];
   readonly link: ServerLink;
@@ -56,11 +53,18 @@ export interface Doubt {
 export type TurnEnd = "idle" | "refused" | "lost" | "unloaded" | "closed";
 
 /**
- * One client's turn in a session. It lasts from the first prompt that the door passes on until the session is idle. Prompts
- * that the client sends during the turn belong to it, as they do on a bare server.
+ * One client's turn in a session. It lasts from the client's first prompt until the session is idle. Prompts that the client
+ * sends during the turn belong to it, as they do on a bare server.
+ *
+ * | state                                 | `waits` | `active` | `isInDoubt` | `over` | prompts in `waiting`             |
+ * | ------------------------------------- | ------- | -------- | ----------- | ------ | -------------------------------- |
+ * | waits for other turns                 | true    | false    | false       | null   | stay, and can be cancelled       |
+ * | runs                                  | false   | true     | false       | null   | are sent in order                |
+ * | runs, and its server has just ended   | false   | true     | true        | null   | stay until the doubt is settled  |
+ * | is over                               | false   | false    |             | why    | are moved to another turn        |
  */
 export class Turn {
-  /** Read again if the turn had to wait, or if the session is on another server by the time the turn begins. */
+  /** The session's record. {@link enter} replaces it, because the session may move while the turn waits. */
   record: SessionRecord;
   /** Prompts to be sent, in order, once the turn has begun and the prompts before them have been sent. */
   readonly waiting = new Line<Prompt>();
@@ -69,22 +73,22 @@ export class Turn {
   /** Prompts that were sent in this turn and not refused. */
   readonly sent = new Set<Prompt>();
   readonly doubts = new Mailbox<Doubt>();
-  /** Ends the wait for the turn, with an error for the prompts that wait. */
+  /** Ends the wait for other turns. The prompts that wait get its reason as their error. */
   readonly abort = new AbortController();
-  /** Resolves when all that belongs to the turn is done: its lease is released, and its end is recorded. */
+  /** Resolves when the turn is over, its lease is released and its end is recorded. */
   settled: Promise<void> = Promise.resolve();
   readonly #clock: Clock;
   #doubtful: readonly Prompt[] = [];
-  /** False while the turn waits for others. */
   #started = false;
   #end: TurnEnd | null = null;
   #unanswered = 0;
   #accepted = 0;
   /** When the last prompt was sent, by the clock. */
   #sentAt = 0;
+  /** Whether a `session.idle` came that may have ended earlier work, so the server has to be asked. */
   #idleMissed = false;
   #wake: (() => void) | undefined;
-  /** The use of the session by this turn, once others let it in. */
+  /** This turn's use of the session. Undefined while the turn waits for others. */
   use: SessionUse | undefined;
 
   constructor(record: SessionRecord, clock = systemClock) {
@@ -105,7 +109,7 @@ export class Turn {
     return this.#accepted > 0;
   }
 
-  /** The turn has its use of the session: nobody else takes a turn in it now. */
+  /** The turn got its use of the session, so nobody else has a turn in the session now. */
   enter(use: SessionUse): void {
     this.use = use;
     this.record = use.record;
@@ -120,20 +124,15 @@ export class Turn {
     return this.#accepted + this.#unanswered > 0;
   }
 
-  /** Whether the turn waits for others, so that its prompts can be taken back. */
   get waits(): boolean {
     return !this.#started && this.#end === null;
   }
 
-  /**
-   * Whether prompts are in doubt: their server ended, and we do not know whether it had begun them. Until this is
-   * settled, no other prompt is sent.
-   */
   get isInDoubt(): boolean {
     return this.#doubtful.length > 0;
   }
 
-  /** A prompt of this turn is to be sent. Each call needs one call of {@link answered} later. */
+  /** A prompt of this turn will be sent. Each call needs one call of {@link answered} later. */
   sends(): void {
     this.#unanswered++;
     this.#sentAt = this.#clock.now();
@@ -167,10 +166,8 @@ export class Turn {
   }
 
   /**
-   * The session has become idle. An idle that arrives before this turn has started ends another turn, so it is ignored.
-   *
-   * While a prompt of this turn is unanswered, or was taken and has not begun, the idle may end earlier work. The door
-   * then asks the server.
+   * A `session.idle` has arrived. Before this turn has started, it ends another turn, so it is ignored. While a prompt of
+   * this turn has no answer or has not begun, it may end earlier work, so the door asks the server.
    *
    * @param hasBegunAll whether the server has begun all prompts that it took from this client
    */
@@ -202,11 +199,11 @@ export class Turn {
   /**
    * Resolves when the turn is over.
    *
-   * @param isIdle asks the server
+   * @param isIdle asks the server whether the session is idle
    * @param isBlind whether this client does not get the session's events at the moment
-   * @param patienceMs how long the server must be idle, in milliseconds, before a prompt that it took counts as one that
-   * never begins. 0 if it has begun all of them. A busy server takes a prompt and begins it only later.
-   * @returns true if the end was found by asking and not by an event
+   * @param patienceMs how long the server must be idle, in milliseconds, until the turn is over although the server has not
+   * begun a prompt that it took. Not shorter, because a busy server begins a prompt late. 0 if it has begun all prompts.
+   * @returns true if the door found the end by asking and not by an event
    */
   async ended(isIdle: () => Promise<boolean>, isBlind: () => boolean, patienceMs: () => number): Promise<boolean> {
     let idleBefore = false;
@@ -224,8 +221,8 @@ export class Turn {
       // If a prompt was sent while the server was being asked, ask again. The answer may be older than that prompt.
       if (this.#sentAt !== askedAt) continue;
       idleSince = idle ? (idleSince ?? this.#clock.now()) : null;
-      // Require two idle answers, or one after a `session.idle`, because a single answer may be about the time before a
-      // prompt that the server just took.
+      // Require two idle answers, or one after a `session.idle`. The server may give a single idle answer just before it
+      // begins a prompt.
       const waitMs = isBlind() ? 0 : patienceMs();
       const isSure = waitMs === 0 ? idleBefore || missed : this.#clock.now() - (idleSince ?? 0) >= waitMs;
       if (idle && isSure) {
@@ -233,7 +230,7 @@ export class Turn {
         return true;
       }
       idleBefore = idle;
-      // An early `session.idle` may have been the only one. Ask again soon, and then less and less often.
+      // No other `session.idle` may follow. So ask again soon, and then less and less often.
       if (missed || idle) askAfterMs = ASK_BLIND_MS;
       else askAfterMs = Math.min(2 * askAfterMs, ASK_AFTER_MS);
     }

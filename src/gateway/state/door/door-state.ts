@@ -23,7 +23,7 @@ export interface DoorContext {
 /** How many prompts and openings may begin in one round of the event loop. */
 const AT_ONCE = 8;
 
-/** A client, as the door and its other clients see it. */
+/** The parts of a client that the door and other clients use. */
 export interface Fellow {
   readonly user: string;
   readonly links: Links;
@@ -57,7 +57,7 @@ export class DoorState implements DoorContext {
   readonly clients = new Set<Fellow>();
   readonly lostServers = new LostServers<Fellow>();
   readonly lostHosts: LostHosts<Fellow>;
-  /** Servers that are ending because their clients have gone. */
+  /** Resolve when servers have ended that end with their clients. */
   readonly endings = new Set<Promise<void>>();
   /** Whether the door lets no new turns begin. */
   draining = false;
@@ -83,10 +83,7 @@ export class DoorState implements DoorContext {
     this.#closed.abort();
   }
 
-  /**
-   * A client has opened the session on a server here. Other clients that had it open before its eviction get its events
-   * again.
-   */
+  /** Reattaches the other clients that had the session open before its eviction, because a client has opened it again. */
   opened(sessionId: string, by: Fellow): void {
     for (const client of this.clients) if (client !== by) client.follow(sessionId);
   }
@@ -99,11 +96,9 @@ export class DoorState implements DoorContext {
 }
 
 /**
- * Lets a few callers pass in each round of the event loop. The others pass in later rounds, in order.
- *
- * Most of the work that begins a turn blocks the event loop. Without this limit, a thousand prompts that arrive
- * together would begin right after one another. On a busy machine, no frame from a server would then be passed on for
- * seconds.
+ * Lets a few callers pass in each round of the event loop. The others pass in later rounds, in order. Beginning a turn
+ * blocks the event loop for a moment. Without this limit, a thousand prompts that arrive together would keep the door from
+ * passing on frames of servers for seconds.
  */
 class Pace {
   readonly #waiting: (() => void)[] = [];

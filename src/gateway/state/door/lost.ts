@@ -4,12 +4,9 @@ import type { ServerRecord } from "../../../model/server.js";
 import { isRunning } from "../../../pool/server.js";
 import type { Clock } from "../../../runtime/clock.js";
 
-/**
- * How long the door waits for a lost server or host to come back, in milliseconds. It then reopens the sessions there,
- * so that clients that only listen get their events again.
- */
+/** How long the door waits for a lost server or host to come back, in milliseconds. After that, it forgets the place. */
 const REVIVAL_MS = 60_000;
-/** How long a process may outlive its connection, in milliseconds. If it runs longer, only the connection was lost. */
+/** If a process still runs this long after its connection was lost, only the connection was lost. In milliseconds. */
 const ENDING_MS = 1_000;
 
 interface Lost<Place, Client> {
@@ -38,7 +35,7 @@ class LostPlaces<Place, Client> {
     else this.#lost.set(name, { place, clients: new Set([client]), sinceMs: this.clock.now() });
   }
 
-  /** Removes and returns the places that are back. Forgets the others after a minute. */
+  /** Removes and returns the places that are back. Forgets places that were lost too long ago. */
   protected takeBack(isBack: (place: Place, lostMs: number) => boolean): Lost<Place, Client>[] {
     const back: Lost<Place, Client>[] = [];
     for (const [name, lost] of this.#lost) {
@@ -59,7 +56,7 @@ export class LostServers<Client> extends LostPlaces<ServerRecord, Client> {
     this.#wake?.();
   }
 
-  /** Resolves when clients wait for a server. */
+  /** Resolves when at least one client waits for a server. */
   async some(): Promise<void> {
     if (this.any) return;
     await new Promise<void>((resolve) => {
@@ -70,7 +67,7 @@ export class LostServers<Client> extends LostPlaces<ServerRecord, Client> {
   /**
    * Removes and returns the servers that run again, in another launch or still in the same one.
    *
-   * @param servers null if it is not known which servers run
+   * @param servers null if the registry could not be read
    */
   back(servers: Registry["servers"] | null): Lost<ServerRecord, Client>[] {
     return this.takeBack(({ id, launchId }, lostMs) => {
@@ -105,7 +102,7 @@ export class LostHosts<Client> extends LostPlaces<HostRecord, Client> {
     return this.takeBack((host, lostMs) => {
       const now = hosts.find(({ name }) => name === host.name);
       if (now === undefined || now.gone) return takenOver;
-      // A host within its TTL may already be dead. It is back only if it restarted, or sent a heartbeat after we lost it.
+      // A host within its TTL may already be dead. It is back if it restarted, or if it is alive a whole TTL later.
       return now.startedAt !== host.startedAt || lostMs > ttlMs;
     });
   }

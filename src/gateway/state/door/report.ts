@@ -70,17 +70,13 @@ export class Reporter {
   }
 }
 
-/** The text of an error for the log. An error that our code did not mean to throw comes with its stack. */
+/** The text of an error for the log. Errors other than those of the fleet and of servers are bugs, and get their stack. */
 export function describe(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   return isFleetError(error) || error instanceof RpcError ? String(error) : (error.stack ?? String(error));
 }
 
-/**
- * The fields of an event that describe a failure.
- *
- * @param what context for people, put before the error
- */
+/** The fields of an event that describe a failure. @param what put before the error, for people who read the log */
 export function failure(error: unknown, what?: string): Pick<DoorEvent, "code" | "detail"> {
   const detail = what === undefined ? describe(error) : `${what}: ${describe(error)}`;
   return isFleetError(error) ? { code: error.code, detail } : { detail };

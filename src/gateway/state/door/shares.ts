@@ -9,7 +9,7 @@ type AllLimits = { default: Limits; total: Limits };
 
 const NOTHING: Readonly<Use> = { connections: 0, requestsInFlight: 0, unreadBytes: 0 };
 
-/** The load that each user, and all users together, put on one front door at the moment. */
+/** Counts the load of each user, and of all users together, on one front door. */
 export class Shares {
   readonly #limits: AllLimits;
   readonly #users = new Map<string, Account>();
@@ -22,8 +22,8 @@ export class Shares {
   /**
    * Counts one more connection of a user.
    *
-   * @param relayed whether the client claims that another host's front door relays it; such connections count
-   * separately, because the client also counts at the other door, and because the claim is not proved
+   * @param relayed whether the client claims that another front door relays it. Such connections count in an account of
+   * their own, because the client also counts at the other door, and because nothing proves the claim.
    */
   admit(user: string, relayed: boolean): Share {
     // A user id cannot contain a colon, so this name is never that of another user.
@@ -113,7 +113,7 @@ export class Share {
     return this.#account.reached("unreadBytes");
   }
 
-  /** The connection has ended: subtracts from the user's account everything that the connection counted. */
+  /** Subtracts everything that the connection has counted from the user's account, because the connection has ended. */
   release(): void {
     this.#count(-this.#requests, -this.#requestBytes, -this.#bufferedBytes);
     if (!this.#released) this.#account.close();
