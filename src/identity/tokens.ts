@@ -8,7 +8,7 @@ import type { Store } from "../store/ports.js";
 const TOKEN = /^cft_([a-z0-9]{16})_[A-Za-z0-9_-]{43}$/;
 const ID_BYTES = 8;
 const SECRET_BYTES = 32;
-/** Stands in for the hash of a missing token, so that a lookup takes as long as a comparison. */
+/** Compared if there is no such token, so that the time of a check does not show whether there is one. */
 const NO_HASH = "0".repeat(64);
 
 /** A token without its secret, which only {@link issueToken} returns. Times are ISO 8601 in UTC. */
@@ -21,7 +21,6 @@ export interface TokenView {
 }
 
 export interface IssuedToken {
-  /** The token itself, which cannot be read again. */
   token: string;
   id: string;
   user: string;
@@ -36,7 +35,7 @@ export interface TokenHolder {
   lease?: TokenRecord["lease"] | undefined;
 }
 
-/** The host that a token stands for. The token is good for one connection to one front door. */
+/** A host that connects to the front door of another one. */
 export interface HostHolder {
   role: "host";
   tokenId: string;
@@ -46,7 +45,6 @@ export interface HostHolder {
 
 /** A host cannot pass for a user, because a user id cannot contain a colon. */
 const HOST_PREFIX = "host:";
-/** How long another host has to connect, in milliseconds. */
 const HOST_TOKEN_MS = 60_000;
 
 type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease">;
@@ -54,9 +52,7 @@ type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease">;
 /**
  * Makes a token for a user.
  *
- * @param ttlMs how long the token is good, in milliseconds; null if it is good until it is revoked
- * @param kind the purpose of the token: `passing` if the fleet made it for one connection of its own; `lease` if
- *   turns on that connection run under a lease that the caller holds; `role` and `door` if it stands for a host
+ * @param ttlMs how long the token is valid, in milliseconds; null: until it is revoked
  */
 export async function issueToken(
   store: Store,
@@ -73,22 +69,19 @@ export async function issueToken(
   return { token, id, user, expiresAt };
 }
 
-/** Makes a token with which host `from` connects to the front door of host `to`, once, within a minute. */
+/** Makes a token with which host `from` can connect to the front door of host `to` within a minute. */
 export async function issueHostToken(store: Store, from: string, to: string): Promise<IssuedToken> {
   return await issueToken(store, `${HOST_PREFIX}${from}`, HOST_TOKEN_MS, { role: "host", door: to, passing: true });
 }
 
-/** Deletes expired tokens that the fleet made for its own connections and that a crash left behind. */
+/** Deletes expired tokens of the fleet's own connections, which a crash has left. */
 export async function sweepTokens(store: Store): Promise<void> {
   for (const record of await store.tokens.list()) {
     if (record.passing === true && (await isExpired(store, record))) await store.tokens.delete(record.id);
   }
 }
 
-/**
- * The user or host that the token stands for, or null when the token is not good, for whatever reason. Costs one read
- * of the store, and for a token that expires a read of the store's clock.
- */
+/** The user or host that presents the token. Null if the token is not valid. */
 export async function verifyToken(store: Store, token: unknown): Promise<TokenHolder | HostHolder | null> {
   const id = tokenIdIn(token);
   if (id === undefined) return null;
@@ -100,7 +93,7 @@ export async function verifyToken(store: Store, token: unknown): Promise<TokenHo
   return { tokenId: id, user, lease };
 }
 
-/** Recognizes a token that is presented again, without keeping the token. */
+/** Recognizes a token that is presented again. Keeps only a hash of the token. */
 export function recognizer(token: string): (shown: unknown) => boolean {
   const hash = hashToken(token);
   return (shown) => typeof shown === "string" && isSameHash(hashToken(shown), hash);
@@ -110,7 +103,7 @@ export function tokenIdIn(token: unknown): string | undefined {
   return typeof token === "string" ? TOKEN.exec(token)?.[1] : undefined;
 }
 
-/** Whether a verified token may still be used: it was neither revoked nor has it expired. */
+/** Whether a verified token is still valid: it was not revoked, and has not expired. */
 export async function isTokenGood(store: Store, { tokenId, user }: TokenHolder): Promise<boolean> {
   const record = await store.tokens.read(tokenId);
   return record !== null && record.role === undefined && record.user === user && !(await isExpired(store, record));
@@ -132,10 +125,7 @@ export async function listTokens(store: Store, user?: string): Promise<TokenView
     }));
 }
 
-/**
- * Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds. A
- * token that did not exist counts as revoked.
- */
+/** Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds. */
 export async function revokeTokens(store: Store, which: { ids: readonly string[] } | { user: string }) {
   const ids = "ids" in which ? which.ids : (await listTokens(store, which.user)).map(({ id }) => id);
   for (const id of ids) await store.tokens.delete(id);
@@ -153,12 +143,12 @@ export function validateTokenId(value: string): string {
   });
 }
 
-/** Uses the store's clock, because the host that made the token may have another clock than this one. */
+/** Uses the store's clock, because the clocks of hosts differ. */
 async function isExpired(store: Store, record: TokenRecord): Promise<boolean> {
   return record.expiresAt !== null && isOver(record, await store.now());
 }
 
 function isOver({ expiresAt }: TokenRecord, now: number): boolean {
-  // A date that cannot be read counts as past, which is the safe side.
+  // A date that cannot be read counts as past.
   return expiresAt !== null && !(Date.parse(expiresAt) > now);
 }

@@ -15,14 +15,14 @@ export interface HostEntry {
 export interface HostRecord extends HostEntry {
   name: string;
   instance: string;
-  /** Grows each time the host enters the directory. Other hosts may have taken what it had in an earlier term. */
+  /** The number of its present term. Other hosts may have taken the sessions that it had in an earlier term. */
   term: number;
   gone: boolean;
   /** How long the host still counts as alive, in milliseconds; 0 if it is gone. */
   remainingMs: number;
 }
 
-/** The hosts that accept users. Other hosts cannot reach a host without a front door. */
+/** The hosts on which users can be placed. Other hosts cannot reach a host without a front door. */
 export function admitting(hosts: readonly HostRecord[]): HostRecord[] {
   return hosts.filter(({ gone, state, door }) => !gone && state === "serving" && door !== null);
 }

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { sha256 } from "../config/values/text.js";
 import { FleetError, option, quote } from "../errors.js";
 
-/** Property names of every object. As keys of a plain object, they would not stand for a user or a session. */
+/** Properties that every object has. A plain object with users or sessions as keys must not get one of these as a key. */
 const RESERVED = new Set(Object.getOwnPropertyNames(Object.prototype).concat("prototype"));
 
 /**
@@ -22,14 +22,12 @@ export function validateUser(value: string, name = option("user")): string {
   return user;
 }
 
-/**
- * Tries a plain ASCII pattern first, because Node.js 20 takes a millisecond to build a pattern with Unicode properties.
- */
+/** Tries an ASCII pattern first, because Node.js 20 takes a millisecond to build a pattern with Unicode properties. */
 function isUserName(user: string): boolean {
   return /^[A-Za-z0-9._@+-]+$/.test(user) || (/^[\p{L}\p{M}\p{Nd}._@+-]+$/u.test(user) && !/^\p{M}/u.test(user));
 }
 
-/** A digest for names of files. With it, users whose ids differ only in case have separate files on any disk. */
+/** A digest for names of files, so that two users whose ids differ only in case have two files on any disk. */
 export function userDigest(user: string): string {
   return sha256(user).slice(0, 32);
 }
@@ -41,7 +39,7 @@ export function isSessionId(text: string): boolean {
   return SESSION.test(text) && text !== "." && text !== "..";
 }
 
-/** Checks the id again, because it becomes part of a path. Callers have validated it already. */
+/** Checks a validated id again, because it becomes part of a path. */
 export function assertSessionId(id: string): void {
   if (isSessionId(id)) return;
   throw new FleetError(
@@ -50,7 +48,7 @@ export function assertSessionId(id: string): void {
   );
 }
 
-/** Checks a new or given id, which must not look like an option or like a property of every object. */
+/** Checks an id from a caller. It must not look like an option, or be a property that every object has. */
 export function validateSessionId(value: string, name = option("sessionId")): string {
   if (typeof value !== "string" || !isSessionId(value) || value.startsWith("-") || RESERVED.has(value)) {
     const why = RESERVED.has(value) ? "is a reserved word" : "is not a session id";
@@ -69,14 +67,13 @@ export function newSessionId(purpose: string | null): string {
 }
 
 /**
- * The id of a user's own server, which is always the same, so that the user comes back to the same home. The
- * digest of the exact user id gives users whose ids differ only in case different folders on any disk.
+ * The id of a user's own server, which is always the same, so that the user keeps the same home. Because of the digest, two
+ * users whose ids differ only in case have two homes on any disk.
  */
 export function serverIdOf(user: string): string {
   return `${labelOf(user, 24) || "user"}-${sha256(user).slice(0, 12)}`;
 }
 
-/** The readable part of an id. */
 function labelOf(text: string, maxLength: number): string {
   return text
     .toLowerCase()

@@ -3,30 +3,27 @@ import { FleetError, quote } from "../errors.js";
 /** A time-bounded right to use one session. It outlives the process that took it. */
 export interface Lease {
   sessionId: string;
-  /** The user who holds it. */
   holder: string;
   /**
-   * Grows with each lease on a session of this id, even if the session was deleted and created again in between. The
-   * fleet refuses a holder that presents an older fence.
+   * Grows with each lease on this id, even if the session is deleted and created again. The fleet refuses a holder with an
+   * older fence.
    */
   fence: number;
-  /**
-   * ISO 8601, UTC, for people. The fleet decides by `remainingMs`, which does not depend on jumps of the wall clock.
-   */
+  /** ISO 8601, UTC, for people. The fleet decides by `remainingMs`, because a wall clock may jump. */
   acquiredAt: string;
   expiresAt: string;
   remainingMs: number;
   ttlMs: number;
-  /** The reason for taking it from the previous holder; null if nobody held it. */
+  /** Why it was taken from the previous holder; null if nobody held it. */
   stealReason: string | null;
-  /** No process holds it. `lock` took it without a command to run, and it lasts until `unlock` or until it expires. */
+  /** `lock` took it without a command to run. No process holds it, so it lasts until `unlock` or its end. */
   detached?: true;
 }
 
 export interface LeaseRequest {
   sessionId: string;
   holder: string;
-  /** A secret that the caller made up. It names this request and, once granted, the lease. The store keeps its hash. */
+  /** A secret that the caller made. It identifies this request and then the lease. The store keeps only a hash of it. */
   token: string;
   ttlMs: number;
   /** How long the place in the queue lasts without another call, in milliseconds. */

@@ -31,7 +31,7 @@ export function parseRegistry(data: string): Registry {
   return withoutPrototype(JSON.parse(data) as Registry);
 }
 
-/** The registry with `servers` without a prototype, because a server id may be `__proto__` or `constructor`. */
+/** Removes the prototype of `servers`, because a server id may be `__proto__` or `constructor`. */
 export function withoutPrototype(registry: Registry): Registry {
   return { ...registry, servers: Object.assign(Object.create(null), registry.servers) };
 }

@@ -9,7 +9,7 @@ export type TokenSource =
   | { from: "env"; name: string }
   | { from: "file"; path: string }
   | { from: "command"; command: string }
-  /** A program that uses the library passed it in memory. Nobody else can find it again to restart the server. */
+  /** A program passed it to the library in memory. Only that program can restart the server. */
   | { from: "caller" };
 
 export interface ServerRecord {
@@ -23,7 +23,7 @@ export interface ServerRecord {
   /** When the running process was launched; null when there is none. */
   startedAt: string | null;
   address: string;
-  /** Reserved for this server alone while it is recorded; null once it is released. */
+  /** The port that is reserved for this server; null when it needs none. */
   port: number | null;
   /** The port that it listened on last. `restart` uses it again if it is free. */
   lastPort: number | null;
@@ -32,7 +32,7 @@ export interface ServerRecord {
   process: ProcessIdentity | null;
   /** The size of its log in bytes when the launch began. Absent: not known. */
   logStart?: number;
-  /** The process that moves this server to its next state. If it died before it finished, anyone may clean up. */
+  /** The process that moves this server to its next state. If that process died, any command may repair the server. */
   claim: Claim | null;
   /** Absolute path of its `COPILOT_HOME`. */
   home: string;

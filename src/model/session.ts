@@ -15,14 +15,14 @@ export interface SessionRecord {
   kind: "private" | "collaborative";
   members: string[];
   persistence: "persistent" | "ephemeral";
-  /** The server that has the session, or had it last. Only this server may open it, see `Sessions`. */
+  /** The server that has the session, or had it last. No other server may open it. */
   serverId: string;
   /** The host of that server, and the host's term when it took the session. Absent if there is a single host. */
   host?: string;
   term?: number;
-  /** The host has unloaded the session and no longer uses it. Any host that shares its storage may take it. */
+  /** The host has unloaded the session. Any host with the same storage may take it. */
   released?: boolean;
-  /** Where the state must be fetched from, and by which process. Until that is done, the state is not on `host`. */
+  /** Where `host` has to fetch the state from. Absent once the state is on `host`. */
   from?: { host: string; group: string; mark: string; taker: Claim | null };
   model: string | null;
   /** ISO 8601, UTC. */
@@ -76,16 +76,16 @@ export function mayUse({ owner, members }: SessionRecord, user: string): boolean
   return owner === user || members.includes(user);
 }
 
-/** The host that may have a session, and its present term. Without a term, the host has its own storage. */
+/** A host, and its present term. Without a term, the host keeps sessions on its own disk. */
 export interface Ownership {
   host: string;
   term?: number;
 }
 
-/** Whether the record places the session on that host now. True for every session if the store serves a single host. */
+/** Whether the host has the session now. Always true without an `owner`, in a fleet on one host. */
 export function isOwnedBy(record: SessionRecord, owner: Ownership | undefined): boolean {
   if (owner === undefined) return true;
-  // With its own storage a host ignores `released` and `from`, because the state never left its disk.
+  // A host that keeps sessions on its own disk ignores `released` and `from`, because the state never leaves that disk.
   if (owner.term !== undefined && (record.released === true || record.from !== undefined)) return false;
   return (record.host ?? owner.host) === owner.host && (owner.term === undefined || record.term === owner.term);
 }

@@ -8,14 +8,14 @@ export interface TokenRecord {
   role?: "host";
   /** For a host's token: the only host whose front door accepts it. */
   door?: string;
-  /** The fleet made the token for one connection and deletes it with the connection. An expired one is a left-over. */
+  /** The fleet made the token for one connection, and deletes it when that ends. After a crash, it expires. */
   passing?: true;
   /**
-   * For a passing token: the user's turns in this session run under the lease with this fence. The process that
-   * recorded the token has proved to the store that it has the lease's token.
+   * For a passing token: the user's turns in this session run under the lease with this fence. The process that made this
+   * token has shown the lease's token to the store.
    */
   lease?: { sessionId: string; fence: number };
-  /** 1 to 64 lower-case letters and digits. The id is part of the token, so that looking up a token takes one read. */
+  /** 1 to 64 lower-case letters and digits. It is part of the token, so that one read finds the record. */
   id: string;
   /** For a host's token: `host:` and the host's name, which is not a valid user id. */
   user: string;

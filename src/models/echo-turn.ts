@@ -2,7 +2,6 @@ import { isObject, parseObject } from "../config/values/json.js";
 
 /** A request to the echo model, parsed, with its answer. */
 export interface EchoTurn {
-  /** The requested model; `echo` if the request names none. */
   model: string;
   /** The whole answer, such as `[turn 2] again`. */
   reply: string;
@@ -11,14 +10,13 @@ export interface EchoTurn {
   /** The message from a `!fail` directive; null without one. */
   failure: string | null;
   stream: boolean;
-  /** Whether a stream includes a chunk with the usage. */
   streamUsage: boolean;
   promptTokens: number;
 }
 
 const LONGEST_DELAY_MS = 10 * 60 * 1000;
 
-/** Reads the body of a request. Returns a sentence that describes the fault if the body cannot be used. */
+/** Reads the body of a request. For a body that cannot be used, returns a sentence with the reason. */
 export function readTurn(body: string): EchoTurn | string {
   const request = parseObject(body);
   if (request === undefined) return "The body is not a JSON object";
@@ -45,10 +43,7 @@ function countTokens(text: string): number {
   return Math.ceil(text.length / 4);
 }
 
-/**
- * The elements that the runtime puts around the user's own text (seen with 1.0.102: the time before it, files after
- * it). Only known names are removed, and only at the ends, so the user's own markup stays.
- */
+/** The elements that the runtime puts before and after the user's text (seen with 1.0.102). */
 const WRAPPER =
   "<(current_datetime|system_reminder|reminder|system_notification|tagged_files|environment_context|session_context|context_window_reminder|ide_selection)>[\\s\\S]*?</\\1>";
 const LEADING = new RegExp(`^\\s*${WRAPPER}\\s*`);

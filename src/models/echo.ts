@@ -6,11 +6,10 @@ import { completion, completionChunks, type EchoTurn, readTurn } from "./echo-tu
 
 const LARGEST_BODY_BYTES = 32 * 1024 * 1024;
 
-/** Longer than the pauses between turns, so that the runtime never reuses a connection just as this server closes it. */
+/** Longer than usual pauses between turns, because a request on a connection that is just being closed fails. */
 const KEEP_ALIVE_MS = 10 * 60 * 1000;
 
 export interface EchoModelOptions {
-  /** 0, the default, chooses a free port. */
   port?: number;
   /** How long each turn takes, in milliseconds, for tests that need a turn in flight. Default: 0. */
   delayMs?: number;
@@ -25,9 +24,8 @@ export interface EchoModel extends AsyncDisposable {
 }
 
 /**
- * Starts a model that needs no network: an OpenAI-compatible server on loopback. It answers `[turn N] TEXT`, where TEXT is
- * the user's last message and N is the number of the user's messages in the conversation. So each reply shows whether the
- * whole history arrived. The server has `/v1/chat/completions` (streamed or not) and `/v1/models`.
+ * Starts a model that needs no network: an OpenAI-compatible server on loopback. It answers `[turn N] TEXT`: TEXT is the
+ * user's last message, and N the number of the user's messages. So each reply shows whether the whole history arrived.
  *
  * Two prompts are directives for tests:
  * - `!delay MS TEXT` is answered with `[turn N] TEXT` after MS milliseconds (at most 10 minutes).
@@ -35,7 +33,7 @@ export interface EchoModel extends AsyncDisposable {
  */
 export async function startEchoModel(options: EchoModelOptions = {}): Promise<EchoModel> {
   let requests = 0;
-  // Replies are small. Nagle's algorithm would hold them back until the client's delayed ACK.
+  // `noDelay`, because Nagle's algorithm would delay the small replies.
   const server = createServer({ noDelay: true, keepAliveTimeout: KEEP_ALIVE_MS }, (request, response) => {
     const path = (request.url ?? "").split("?")[0];
     if (path !== "/v1/chat/completions" || request.method !== "POST") return answerOther(path, request, response);
@@ -66,7 +64,7 @@ export async function startEchoModel(options: EchoModelOptions = {}): Promise<Ec
   };
 }
 
-/** @param signal aborts when the client disconnects, so that a turn that nobody waits for ends at once */
+/** @param signal aborts when the client disconnects */
 async function complete(
   request: IncomingMessage,
   response: ServerResponse,

@@ -7,21 +7,20 @@ import type { TokenSource } from "../model/server.js";
 import { readTokenCommand, type TokenContext } from "./token-command.js";
 
 const LONGEST_TOKEN = 4096;
-/** More than any token, and little enough to read into memory at once. */
 const LARGEST_FILE_BYTES = 64 * 1024;
 
-/** The configured source of the user's token with `{user}` filled in, or null if none is configured. */
+/** The configured source of the user's token, with the user's id for `{user}`. Null if none is configured. */
 export function tokenSourceFromConfig(auth: Config["auth"], user: string | null): TokenSource | null {
   const source = configuredSource(auth);
   return source === null ? null : fillIn(source, user);
 }
 
-/** Reads a user's GitHub token. Only the result contains the token: no message ever quotes it. */
+/** Reads a user's GitHub token. No message quotes the token. */
 export async function resolveGitHubToken(given: TokenSource, context: TokenContext): Promise<string> {
   context.signal?.throwIfAborted();
   const source = fillIn(given, context.user);
   const raw = await read(source, context);
-  // A file or a secret made with `echo` ends in a line break. Any other white space is a mistake.
+  // Remove the line break that `echo` writes into a file. `checkToken` refuses other white space.
   return checkToken(raw.replace(/\r?\n$/, ""), nameOf(source));
 }
 
@@ -98,7 +97,7 @@ function fill(template: string, user: string | null): string {
       { suggestions: ['Leave "{user}" out of the source, or set isolation to "per-user"'] },
     );
   }
-  // Callers have checked the id already. Check it again, because it may reach a shell or a path.
+  // Check the id again, because it may become part of a shell command or a path.
   if (!/^[\p{L}\p{M}\p{N}_@+][\p{L}\p{M}\p{N}._@+-]*$/u.test(user)) {
     throw new FleetError(
       "FLEET_USER_INVALID",

@@ -14,9 +14,8 @@ export interface TokenContext {
 }
 
 /**
- * Runs a command in a shell and returns the first line that it prints. The command gets no standard input. It gets the
- * caller's environment, with the user's id in `COPILOTFLEET_USER`. At the deadline and on abort, its whole process
- * group is killed.
+ * Runs a command in a shell and returns the first line that it prints. The command gets no standard input, and finds the
+ * user's id in `COPILOTFLEET_USER`. At the deadline, and when the signal aborts, its whole process group is killed.
  */
 export async function readTokenCommand(
   command: string,
@@ -25,7 +24,7 @@ export async function readTokenCommand(
 ): Promise<string> {
   const { execa } = await import("execa");
   signal?.throwIfAborted();
-  // `detached` starts a process group. If only the shell were killed, its children would keep the pipes open.
+  // `detached` starts a process group, because the shell's children have to be killed, too.
   const child = execa(command, {
     shell: true,
     detached: true,
@@ -38,7 +37,7 @@ export async function readTokenCommand(
   let late = false;
   const kill = () => {
     if (child.pid !== undefined) killGroup(child.pid);
-    // A process that left the group may still hold the pipes. Do not wait for it.
+    // Do not wait for a process that has left the group and still has the pipes open.
     child.stdout.destroy();
     child.stderr.destroy();
   };
@@ -69,7 +68,7 @@ function describeEnd(result: {
   return result.exitCode === undefined ? "cannot be started" : `failed with exit code ${result.exitCode}`;
 }
 
-/** The child leads its group, so its PID is the group's id. No other process gets that id while a member is alive. */
+/** The PID of the child is the id of its group. No other process gets this id while a member is alive. */
 function killGroup(pid: number): void {
   try {
     process.kill(-pid, "SIGKILL");
@@ -84,7 +83,7 @@ function failed(command: string, what: string, stderr: string): FleetError {
     .replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\s]+/gu, " ")
     .trim()
     .slice(0, SHOWN_CHARACTERS);
-  // Do not keep execa's error as the cause: it contains the standard output, and so possibly the token.
+  // Do not keep execa's error as the cause, because it contains the standard output, and so perhaps the token.
   return new FleetError(
     "FLEET_TOKEN_UNAVAILABLE",
     `The token command ${quote(redact(command))} ${what}${said === "" ? "" : `: ${said}`}`,

@@ -8,7 +8,7 @@ export function liveSupervisor({ supervisors = [] }: Registry): SupervisorRecord
   return supervisors.find(({ process }) => isAlive(process));
 }
 
-/** Names what closed the pool to new servers and turns, for messages. Null while the pool is open. */
+/** The command that closed the pool, for messages. Null while the pool is open. */
 export function closedBy(registry: Registry): string | null {
   if (registry.drainedAt !== undefined) return `"copilotfleet drain" at ${registry.drainedAt}`;
   // Every turn asks this, so look only at the process of a supervisor that would close the pool.
@@ -21,7 +21,7 @@ export function closedBy(registry: Registry): string | null {
 /** Whether the pool of a host accepts new servers and turns. */
 export interface PoolState {
   state: "open" | "closed";
-  /** Why it is closed: names what closed it. Null while it is open. */
+  /** Why it is closed. Null while it is open. */
   reason: string | null;
   /** When `drain` closed it (ISO 8601, UTC); `drain --undo` opens it again. Null if it is open, or if `serve` closed it. */
   drainedAt: string | null;
@@ -34,8 +34,8 @@ export function poolState(registry: Registry): PoolState {
 }
 
 /**
- * Whether a session may still be used on this launch of the server. Also checks the process: for some moments after it
- * was killed, the record still names it and its connections seem open.
+ * Whether sessions may be used on this launch of the server. Checks the process, too, because the record still names a
+ * process that was just killed.
  */
 export function admits(registry: Registry, { id, launchId }: ServerRecord): boolean {
   const server = registry.servers[id];
@@ -43,7 +43,7 @@ export function admits(registry: Registry, { id, launchId }: ServerRecord): bool
   return server.process !== null && isAlive(server.process);
 }
 
-/** The ids of all recorded launches. A process with any other launch id is a stray. */
+/** The ids of all recorded launches. A process of this fleet with another launch id is a stray. */
 export function launchesOf({ servers }: Registry): Set<string> {
   return new Set(
     Object.values(servers).flatMap(({ launchId, replacement }) =>

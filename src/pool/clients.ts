@@ -16,7 +16,7 @@ interface Known {
   connecting: Promise<ConnectedClient>;
 }
 
-/** This process's connections, one per server. They are opened on demand and forgotten when they end. */
+/** This process's connections, one for each server. Each is made when it is first needed. */
 export class Clients {
   readonly #clients = new Map<string, Known>();
   #closed = false;
@@ -25,12 +25,12 @@ export class Clients {
     if (this.#closed) throw fleetClosed();
   }
 
-  /** The connection to this launch of the server. The fleet proves the server's identity before it sends the token. */
+  /** The connection to this launch of the server, whose identity is checked before the token is sent. */
   async to(server: ServerRecord, options: ClientOptions, signal: AbortSignal): Promise<ConnectedClient> {
     this.assertOpen();
     const key = server.id;
     const known = this.#clients.get(key);
-    // A connection to an earlier launch has ended or soon will, even if this process has not noticed.
+    // Do not use a connection to an earlier launch, which has ended or soon will.
     if (known?.launchId === server.launchId) return await known.connecting;
     const connecting = this.#connect(server, options, signal);
     this.#clients.set(key, { launchId: server.launchId, connecting });
@@ -46,7 +46,7 @@ export class Clients {
     return await connectClient(provenEndpoint(server), options, limit.signal);
   }
 
-  /** Closes the connection to one server. Its sessions are unloaded, and their state stays. */
+  /** Closes the connection to one server, which then unloads the sessions that only this connection had open. */
   async close(serverId: string): Promise<void> {
     const known = this.#clients.get(serverId);
     this.#clients.delete(serverId);

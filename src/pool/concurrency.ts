@@ -1,12 +1,9 @@
 import { availableParallelism } from "node:os";
 
-/** How many servers may start at once. A start mostly needs the processor, so with more, each start only takes longer. */
+/** How many servers may start at once. With more, each start takes longer, because it mostly needs the processor. */
 export const STARTS_AT_ONCE = Math.max(4, availableParallelism() * 4);
 
-/**
- * Runs `work` on every item, at most `limit` at once, and keeps the order of the results. Throws the first failure only
- * after all calls are done, so that nothing keeps running unnoticed.
- */
+/** Runs `work` on every item, at most `limit` at once. Throws the first failure, but only after all calls have ended. */
 export async function mapConcurrently<Item, Result>(
   items: readonly Item[],
   limit: number,

@@ -9,10 +9,7 @@ import { changeClaimed, countCrash, isServing, recordEnd } from "./claims/transi
 
 const CRASH_LOOP = "crash loop: ";
 
-/**
- * Records that this launch does not answer (`reason`) or answers again (null), unless a command has a claim on the
- * server.
- */
+/** Records why this launch does not answer, or with null that it answers again. Does nothing during a claim. */
 export async function recordHealth(store: Store, { id, launchId }: ServerRecord, reason: string | null): Promise<void> {
   await store.registry.update((registry) => {
     const server = idle(registry, id, launchId);

@@ -9,12 +9,11 @@ import { loadedSessions } from "./stop/drain.js";
 
 export type Strategy = Config["pool"]["strategy"];
 
-/** The server for a user's next session. */
 export interface Route {
   serverId: string;
   /** Null with isolation `per-user`, where there is nothing to choose. */
   strategy: Strategy | null;
-  /** For people: the end of the sentence "that server, because …". */
+  /** For people: the end of a sentence after "because". */
   reason: string;
 }
 
@@ -41,17 +40,17 @@ export class ServerPlacer {
     const registry = await this.#store.registry.read();
     const before = strategy === "sticky" ? await this.#store.placements.read(user) : null;
     const { serverId } = this.#choose(user, strategy, registry, this.#serverOn(before));
-    // Record the choice, so that users stay when servers are added, and on the host where they were placed.
+    // Record the choice, so that the user stays on this server when others are added.
     if (strategy === "sticky" && this.#isOn(before) && before?.serverId !== serverId)
       await this.#store.placements.record(user, before, { ...before, serverId });
     return serverId;
   }
 
   /**
-   * Chooses the server, and gives the reason. Records nothing.
+   * Chooses the server without recording anything.
    *
-   * @param options.strategy used instead of the configured one
-   * @param options.on another host and its registry, used instead of this host's
+   * @param options.strategy default: the configured one
+   * @param options.on another host and its registry; default: this host
    */
   async foresee(
     user: string,
@@ -107,14 +106,13 @@ export function sharedServerId(index: number): string {
   return `shared-${index}`;
 }
 
-/** The ids of all shared servers: the configured number, and those that were added by hand. */
+/** The ids of all shared servers: as many as are configured, and those that were added by hand. */
 function sharedServerIds(registry: Registry, configured: number): string[] {
   const ids = new Set(Array.from({ length: configured }, (_, index) => sharedServerId(index + 1)));
   for (const server of Object.values(registry.servers)) if (server.isolation === "shared") ids.add(server.id);
   return [...ids];
 }
 
-/** The id of the lowest-numbered shared server that neither runs nor has a claim. */
 export function nextSharedServer(registry: Registry): string {
   for (let index = 1; ; index++) {
     const server = registry.servers[sharedServerId(index)];
@@ -136,8 +134,8 @@ function leastLoadedServer(registry: Registry, ids: readonly string[]): string {
 }
 
 /**
- * The name with the highest score for this user (rendezvous hashing, Thaler and Ravishankar 1998). When a name is added
- * or removed, only its own users move: 1 in n.
+ * The name with the highest score for this user (rendezvous hashing, Thaler and Ravishankar 1998). When one of n names is
+ * added or removed, only about one user in n gets another name.
  */
 export function rendezvousChoice(user: string, names: readonly string[]): string {
   const scores = names.map((name) => ({ name, score: sha256(`${user}\0${name}`) }));

@@ -18,14 +18,13 @@ import {
 } from "./start/start.js";
 import { type StopOptions, type Stopped, stopRecorded } from "./stop/stop.js";
 
-/** How long a start that callers share may take, in milliseconds. */
 const SHARED_START_MS = 30_000;
 
 /** All recorded servers, and the only way to start, stop and list them. */
 export class Pool {
   readonly placer: ServerPlacer;
   readonly #context: PoolContext;
-  /** The starts under way that callers share, by server. */
+  /** The starts that callers share, by server. */
   readonly #starting = new Map<string, Promise<StartResult>>();
 
   constructor(context: PoolContext) {
@@ -33,12 +32,11 @@ export class Pool {
     this.placer = new ServerPlacer(context.store, context.config);
   }
 
-  /** The server of a user, which is started if it does not run. */
   async serverOf(user: string, options: SpawnOptions): Promise<StartResult> {
     return await this.#start({ ...options, id: serverIdOf(user), user, isolation: "per-user" });
   }
 
-  /** The servers of many users, which are started concurrently. If some cannot be started, the others still run. */
+  /** The servers of many users, which are started at the same time. If some cannot be started, the others still run. */
   async serversOf(users: readonly string[], options: SpawnOptions): Promise<StartResult[]> {
     const failures: { user: string; error: FleetError }[] = [];
     const results = await mapConcurrently(users, STARTS_AT_ONCE, async (user) => {
@@ -57,7 +55,6 @@ export class Pool {
     throw new FleetError(first.error.code, message, { cause: first.error, suggestions: first.error.suggestions });
   }
 
-  /** Starts one more shared server. */
   async addShared(options: SpawnOptions): Promise<StartResult> {
     for (;;) {
       const id = nextSharedServer(await this.#context.store.registry.read());
@@ -71,7 +68,6 @@ export class Pool {
     return await this.#startShared(await this.placer.place(user), options);
   }
 
-  /** The shared server with this id, which is started if it does not run. */
   async shared(id: string, options: SpawnOptions): Promise<ServerRecord> {
     return (await this.#startShared(id, options)).server;
   }
@@ -96,7 +92,7 @@ export class Pool {
     return await this.#startOnce(request, sharedUntil);
   }
 
-  /** Starts the server, or waits for the start that is under way. When the caller gives up, only its own wait ends. */
+  /** Starts the server, or waits for the shared start of another caller. The caller's signal ends only its own wait. */
   async #startOnce(request: StartRequest, until: AbortSignal): Promise<StartResult> {
     const { id, signal } = request;
     signal.throwIfAborted();
@@ -116,9 +112,9 @@ export class Pool {
     }
   }
 
-  /** The server if it runs. Most calls are for a server that runs, and this way they cost one read. */
+  /** The server if it runs. So most calls cost one read, because most servers run. */
   async #running({ id, token, cwd }: StartRequest): Promise<ServerRecord | null> {
-    // Leave these requests to `startServer`, which compares them with the settings of the running server.
+    // `startServer` compares these settings with those of the running server.
     if (token !== undefined || cwd !== undefined) return null;
     const registry = await this.#context.store.registry.read();
     const server = registry.servers[id];

@@ -11,14 +11,12 @@ import { isHeld } from "./claims/held-claim.js";
 /** A server as `--json` and the library show it. Times are ISO 8601 in UTC. */
 export interface ServerView {
   id: string;
-  /** The owner; null for a shared server. */
   user: string | null;
   isolation: Isolation;
   /** The name of its host; null in a fleet on one host. */
   hostName: string | null;
-  /** Whether its host cannot be asked. The view then shows the last record, and it is not known whether the server runs. */
+  /** Whether its host cannot be asked. The view then shows the last record, and nobody knows whether the server runs. */
   away: boolean;
-  /** The address that it listens on. */
   host: string;
   /** Null, like `url` and `pid`, when nothing runs. A starting server has only a port. */
   port: number | null;
@@ -30,7 +28,6 @@ export interface ServerView {
   failure: string | null;
   /** How many times in a row it ended by itself or did not start. */
   crashes: number;
-  /** Its `COPILOT_HOME`. */
   home: string;
   cwd: string;
   log: string;
@@ -40,9 +37,7 @@ export interface ServerView {
   memoryBytes: number | null;
   /** The number of its sessions, loaded or not; null if they were not counted. */
   sessions: number | null;
-  /** The number of sessions in its memory. */
   activeSessions: number;
-  /** The version that the runtime reports. */
   version: string | null;
 }
 
@@ -51,12 +46,12 @@ export function referenceOf({ id, hostName }: { id: string; hostName: string | n
   return hostName === null ? id : `${id}@${hostName}`;
 }
 
-/** The group in its host's storage that holds the sessions of a server. */
+/** The folder of a server's sessions in its host's part of the shared storage. */
 export function groupOfServer({ id, isolation }: Pick<ServerRecord, "id" | "isolation">): string {
   return isolation === "shared" ? SHARED_GROUP : id;
 }
 
-/** The group in its host's storage that holds a session's state: its owner's own server, or all shared servers together. */
+/** The same for the server of a session. */
 export function groupOfSession({ serverId, owner }: Pick<SessionRecord, "serverId" | "owner">): string {
   return serverId === serverIdOf(owner) ? serverId : SHARED_GROUP;
 }
@@ -69,7 +64,7 @@ export function isRunning(server: ServerRecord): boolean {
 /** How long a process may take to end after its sockets have closed. */
 const ENDING_MS = 2_000;
 
-/** Whether a server whose connection broke has ended. Waits for its end, which comes shortly after its sockets close. */
+/** Whether a server whose connection broke has ended. Waits a moment, because its sockets close before it ends. */
 export async function hasEnded({ process }: ServerRecord): Promise<boolean> {
   return process === null || (await allGone([process], ENDING_MS));
 }
@@ -95,7 +90,7 @@ export function isBroken(server: ServerRecord): boolean {
   }
 }
 
-/** Builds a view from the record and a check of its process. Changes nothing and connects to nothing. */
+/** Makes a view from the record and a check of its process. Does not ask the server. */
 export function viewServer(server: ServerRecord): ServerView {
   const running = isRunning(server);
   const pid = running ? (server.process?.pid ?? null) : null;

@@ -6,12 +6,10 @@ import type { ServerRecord } from "../model/server.js";
 import { pause } from "../runtime/deadline.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 
-/**
- * Markers show which process of this fleet on this host uses a session of a server right now, or evicts it. A marker is
- * an empty file in the server's folder that names a session and a process. A process that uses a session sets a use
- * marker first, and then looks for an eviction marker. A process that evicts a session sets an eviction marker first,
- * and then looks for use markers. So a use and an eviction never both proceed, and no lock is needed. A marker whose
- * process died does not count.
+/*
+ * A marker is an empty file in a server's folder. It names a session, and a process of this host that uses or evicts the
+ * session. A process first sets its marker, and then looks for markers of the other kind. So a use and an eviction never
+ * both go on, and no lock is needed. A marker whose process died does not count.
  */
 type Kind = "use" | "evict";
 
@@ -31,8 +29,8 @@ export interface UseMarker extends Disposable {
 }
 
 /**
- * Sets a use marker, which stays until it is disposed. Waits for the end of an eviction, which takes milliseconds.
- * Resolves with null if the eviction has not ended after `waitMs` milliseconds.
+ * Sets a use marker, which stays until it is disposed. Waits for the end of an eviction. Resolves with null if that takes
+ * longer than `waitMs` milliseconds.
  */
 export async function setUseMarker(
   server: ServerRecord,
@@ -80,9 +78,9 @@ export function isUsed(server: ServerRecord, sessionId: string): boolean {
   return hasMarker(server, sessionId, "use");
 }
 
-/** Sessions that live processes use: they are being opened or in a turn. */
+/** The sessions that have a use marker: they are being opened or in a turn. */
 export function usedSessions(server: ServerRecord): Set<string> {
-  // Check all markers, so that those of dead processes are removed even if nobody uses their session again.
+  // Look at all markers, because this removes those of dead processes.
   const markers = [...liveMarkers(server, () => true)];
   return new Set(markers.filter(({ kind }) => kind === "use").map(({ sessionId }) => sessionId));
 }

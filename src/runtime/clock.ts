@@ -21,7 +21,6 @@ export interface WaitOptions {
   ref?: boolean;
 }
 
-/** The clock of this machine. */
 export const systemClock: Clock = {
   now: () => performance.now(),
   async wait(ms, { signal, ref = true } = {}) {

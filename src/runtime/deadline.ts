@@ -9,17 +9,17 @@ export interface Deadline extends Disposable {
 }
 
 /**
- * Aborts after `ms` milliseconds or when one of the `others` aborts, whichever is first. The timer keeps the process
- * alive: without it, a process whose connection has closed would end silently while it waits.
+ * Aborts after `ms` milliseconds, or when one of the `others` aborts. The timer keeps the process alive, because otherwise a
+ * process whose connection has closed would end silently during the wait.
  *
- * Do not use `AbortSignal.any([outer, AbortSignal.timeout(ms)])`: Node 20 holds the parts of such a signal weakly, so a
- * garbage collection at the wrong moment makes it wait forever (measured with 20.20: `test/runtime/deadline.test.ts`).
+ * Do not use `AbortSignal.any([outer, AbortSignal.timeout(ms)])`: on Node 20, such a signal may never abort after a garbage
+ * collection (measured with 20.20: `test/runtime/deadline.test.ts`).
  */
 export function deadline(ms: number | undefined, ...others: (AbortSignal | undefined)[]): Deadline {
   return deadlineOn(systemClock, ms, ...others);
 }
 
-/** The same by another clock. */
+/** As {@link deadline}, by another clock. */
 export function deadlineOn(clock: Clock, ms: number | undefined, ...others: (AbortSignal | undefined)[]): Deadline {
   const controller = new AbortController();
   const end = () => controller.abort(new TimeIsUp(`no answer within ${ms} ms`));

@@ -7,7 +7,6 @@ import type { Pool } from "../pool/pool.js";
 import type { Store } from "../store/ports.js";
 import type { Leases } from "./leases/leases.js";
 
-/** The parts of the fleet that work with sessions. */
 export interface SessionsContext {
   store: Store;
   config: Config;

@@ -11,8 +11,8 @@ import { isAlive } from "../runtime/process/process-table.js";
 import { sessionBusy } from "./problems.js";
 
 /**
- * Deletes a session's state from a server's home. Does this through the server while it runs, because the server would
- * otherwise keep writing into a folder that is half removed. Succeeds if there is no state.
+ * Deletes a session's state from a server's home. While the server runs, the server has to do this, because otherwise it
+ * may write into a folder that is half removed. Succeeds if there is no state.
  *
  * @param answerMs how long the server may take, in milliseconds
  * @throws FleetError `FLEET_SESSION_BUSY` while the session is in a turn; `FLEET_STATE_UNWRITABLE` when the disk refuses

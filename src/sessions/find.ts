@@ -21,11 +21,11 @@ interface UnrecordedSessions {
   record(id: string, user: string): Promise<boolean>;
 }
 
-/** How many times to look for a session that is being moved, and how long to wait between the looks, in milliseconds. */
+/** How many times to look for a session that is being moved, and the pause between two looks, in milliseconds. */
 const TRIES = 3;
 const PAUSE_MS = 300;
 
-/** How long gc may take to restore a record, and how often to look for it, in milliseconds. */
+/** How long to wait for a record that gc may restore, and the pause between two looks, in milliseconds. */
 const PUT_BACK_MS = 5_000;
 const PUT_BACK_POLL_MS = 10;
 
@@ -40,8 +40,8 @@ export class SessionFinder {
   }
 
   /**
-   * The session's record, if the user may use the session. If the user's client created the session without the fleet, on any
-   * host, this records it.
+   * The session's record, if the user may use the session. Records a session that the user's client has created on any host
+   * without the fleet.
    *
    * @throws FleetError `FLEET_SESSION_NOT_FOUND`; and the error of a host that could not be asked.
    */
@@ -57,8 +57,7 @@ export class SessionFinder {
   }
 
   /**
-   * Does `work` where the session is: on the given host, or on this one (null). If the session has just moved, looks for it
-   * again.
+   * Does `work` with the session's host, which is null for this host. If the session has just moved, looks for it again.
    *
    * @throws whatever `work` throws; FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_STRANDED`, `FLEET_HOST_AWAY`.
    */
@@ -81,7 +80,7 @@ export class SessionFinder {
 }
 
 /**
- * The record, if the user may use the session. If the session has no record but is on the user's own server, records it.
+ * The record, if the user may use the session. Records a session without a record that is on the user's own server here.
  *
  * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use it, or when it does not exist; `FLEET_STATE_BUSY`
  * when a gc takes too long to decide about it.
@@ -110,9 +109,8 @@ export async function recordFor(context: FindContext, id: string, user: string):
 }
 
 /**
- * The present record of a session for which the caller has set a use marker. gc deletes a record before it looks for
- * markers, and restores it if it finds one. So if the record is missing but the session's folder exists, this waits for the
- * record.
+ * The present record of a session for which the caller has set a use marker. If the record is missing but the session's
+ * folder exists, waits for the record: gc deletes a record before it looks for markers, and restores it if it finds one.
  *
  * @throws the signal's own reason when it aborts.
  */
@@ -129,11 +127,9 @@ export async function markedRecord(
 }
 
 /**
- * The record of a session in the home of its user's own server, if gc restores it. gc deletes a record before it knows
- * whether it may delete the session. To record the session again at that time would give it a new, empty history. So while
- * gc is at work, this waits for its decision.
+ * The record of a session in the home of its user's own server, or null if there is none. If gc has just deleted the record,
+ * waits until gc restores it or deletes the session. A new record at that time would begin a new, empty history.
  *
- * @returns null if there is no record, and no gc is at work on the session
  * @throws FleetError `FLEET_STATE_BUSY` when gc takes longer than 5 s to decide.
  */
 export async function restoredRecord(
@@ -143,8 +139,8 @@ export async function restoredRecord(
 ): Promise<SessionRecord | null> {
   for (const until = performance.now() + PUT_BACK_MS; ; await pause(PUT_BACK_POLL_MS, undefined)) {
     const isDecided = !isBeingDeleted(home, id);
-    // Check for gc first, and then read. A gc that restores the record does so before it ends. So if no gc is at work
-    // and there is no record, the session was really deleted.
+    // Read the record after the check for gc. A gc restores the record before it ends. So if there is no gc and then no
+    // record, the session was deleted.
     const record = await store.sessions.read(id);
     if (record !== null || isDecided) return record;
     if (performance.now() > until) throw gcUndecided(id);

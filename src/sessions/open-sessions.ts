@@ -59,11 +59,9 @@ export class OpenSessions {
   }
 
   /**
-   * Creates a session on the host that its user is placed on, and starts its server if that does not run. Writes the
-   * record first, because the record reserves the id for the user.
+   * Creates a session on the host that its user is placed on.
    *
-   * @throws FleetError `FLEET_SESSION_EXISTS` when any user has the id; `FLEET_SESSIONS_EXHAUSTED`,
-   * `FLEET_LIMIT_REACHED`; as `Pool.serverOf`.
+   * @throws FleetError `FLEET_SESSIONS_EXHAUSTED`; as `Sessions.recordNew`.
    */
   async create(options: CreateOptions): Promise<CopilotSession> {
     const where = await this.#context.directory.place(options.user);
@@ -87,11 +85,9 @@ export class OpenSessions {
   }
 
   /**
-   * Opens a session again that the user owns or is a member of. This works even if its server was stopped or killed, and
-   * even if the session never had a turn.
+   * Opens a session again that the user owns or is a member of, even if its server was stopped or killed.
    *
-   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when it does not exist, and also when it is somebody else's;
-   * `FLEET_SESSION_LOST` when it had turns and its history is gone; `FLEET_SESSIONS_EXHAUSTED`, `FLEET_HOST_AWAY`.
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when it does not exist or belongs to somebody else; `FLEET_SESSION_LOST` when it had turns and its history is gone; `FLEET_SESSIONS_EXHAUSTED`, `FLEET_HOST_AWAY`.
    */
   async resume(id: string, options: ResumeOptions): Promise<CopilotSession> {
     const open = await this.#finder.whereItIs(id, options.user, async (record, host) =>
@@ -113,8 +109,8 @@ export class OpenSessions {
   }
 
   /**
-   * Opens a session for a single prompt and resolves with the reply. A collaborative session is under a lease from before it
-   * is opened until after it is left. So all members get their own answers, one after the other, whichever server they use.
+   * Opens a session for a single prompt and resolves with the reply. A collaborative session is under a lease all this time,
+   * so each member gets the answer to their own prompt.
    */
   async use(id: string, prompt: string, options: ResumeOptions & SendOptions): Promise<Used> {
     return await this.#finder.whereItIs(id, options.user, async (record, host) => {

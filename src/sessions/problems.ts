@@ -35,14 +35,13 @@ export function sessionLost(record: SessionRecord): FleetError {
 }
 
 /**
- * Replaces the runtime's errors that a user can fix, because their messages do not show the remedy in a fleet.
+ * Replaces errors of the runtime whose messages do not show how to fix the problem in a fleet.
  *
  * @throws FleetError `FLEET_SESSION_ID_INVALID`, `FLEET_MODEL_UNCONFIGURED`; any other error as it is.
  */
 export function explained(error: unknown): never {
   const message = error instanceof Error ? error.message : "";
-  // Runtimes differ in the ids that they accept. Version 1.0.85 does not accept a dot, although a session id of the
-  // fleet may contain one.
+  // Runtimes differ in the ids that they accept. Version 1.0.85 refuses a dot, which the fleet allows.
   const [, id] = /request with invalid sessionId: (.+)$/s.exec(message) ?? [];
   if (id !== undefined) {
     throw new FleetError("FLEET_SESSION_ID_INVALID", `This runtime does not accept the session id ${quote(id)}.`, {
@@ -78,20 +77,17 @@ const STORE_TROUBLE: ReadonlySet<FleetErrorCode> = new Set([
 ]);
 
 /**
- * Whether an operation failed because of the store or the shared storage, for example because of a full disk. After a turn
- * was answered, such a failure is a warning beside the reply. It must not replace the reply, because the turn has happened
- * and was paid for.
+ * Whether an operation failed because of the store or the shared storage, for example on a full disk. After an answered
+ * turn, such a failure becomes a warning, because the user needs the reply.
  */
 export function isStoreTrouble(error: unknown): error is FleetError {
   return isFleetError(error) && STORE_TROUBLE.has(error.code);
 }
 
-/** The text of a warning. */
 export function unreleased(id: string, why: string): string {
   return `The lease on session ${quote(id)} could not be released, so it will expire: ${why}`;
 }
 
-/** The text of a warning. */
 export function unseen(id: string, why: string): string {
   return `Session ${quote(id)} could not be checked after the turn: ${why}`;
 }

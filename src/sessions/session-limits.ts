@@ -5,8 +5,8 @@ import type { SessionRecord } from "../model/session.js";
 import type { Store } from "../store/ports.js";
 
 /**
- * Enforces the limits on the number of sessions, for all sessions that this process records. Processes that create sessions
- * at the same moment do not see each other, so together they may exceed a limit by that number.
+ * Enforces the limits on the number of sessions, for all sessions that this process records. If several processes create
+ * sessions at the same moment, they may together exceed a limit, because they do not see each other.
  */
 export class SessionLimits {
   readonly #store: Store;
@@ -45,8 +45,9 @@ export class SessionLimits {
     for (;;) {
       const written = this.#written;
       const counts = await this.#count(owner);
-      // Do not await anything from here until the record is pending, because other calls would come in between.
-      if (written !== this.#written) continue; // a record written during the count is neither counted nor pending
+      // A record that was written during the count may be neither counted nor pending.
+      if (written !== this.#written) continue;
+      // Do not await anything before the record is pending, because another call could come in between.
       const pending = this.#pendingOf(owner);
       const reached = this.#reached(counts, pending.size);
       if (reached === null) {

@@ -15,10 +15,10 @@ import { SessionLimits } from "./session-limits.js";
 import { LastUses } from "./use/last-uses.js";
 import { type SessionView, viewSession } from "./view.js";
 
-/** How many unrecorded sessions of one home are listed at most. */
+/** How many unrecorded sessions of one home `list` shows. */
 const MOST_UNRECORDED = 1_000;
-/** How long to wait for the takeover of a session that is to be deleted, in milliseconds. */
-const SETTLE_MS = 30_000;
+/** How long a takeover of a session may take that has to end before the deletion, in milliseconds. */
+const TAKEOVER_MS = 30_000;
 
 interface Start extends Pick<SpawnOptions, "signal" | "sharedUntil"> {
   user: string;
@@ -74,8 +74,8 @@ export class Sessions {
   }
 
   /**
-   * Frees the id of a session whose creation failed. Nobody has used that session. Also deletes what its server has left
-   * on disk, because that would block the next session with this id. If it cannot be removed now, gc removes it later.
+   * Frees the id of a session whose creation failed. Also deletes what the server has left on disk, because that would block
+   * the next session with this id.
    */
   async discard({ id, serverId }: SessionRecord): Promise<void> {
     const { store, config } = this.context;
@@ -93,8 +93,8 @@ export class Sessions {
   }
 
   /**
-   * All sessions of this host, or only those that `user` may use. Includes unrecorded sessions that clients made directly on
-   * their user's server here.
+   * All sessions of this host, or only those that `user` may use. Includes unrecorded sessions, which clients created on
+   * their user's own server without the fleet.
    */
   async list(user?: string): Promise<SessionView[]> {
     const { store, directory } = this.context;
@@ -151,8 +151,8 @@ export class Sessions {
   }
 
   /**
-   * Deletes sessions for good, one after the other, on disk and in the store. Resolves with those that existed. With
-   * `user`, sessions of other owners count as not existing, so members cannot delete a session.
+   * Deletes sessions for good, one after the other, on disk and in the store. Resolves with those that existed. With `user`,
+   * only that owner's sessions count as existing.
    *
    * @throws FleetError `FLEET_SESSION_BUSY` when a session is in a turn, `FLEET_SESSION_LOCKED` when it is under a lease,
    * `FLEET_SESSION_AMBIGUOUS` when several users have an unrecorded session with its id. The sessions before it are deleted.
@@ -175,7 +175,7 @@ export class Sessions {
     const recorded = await store.sessions.read(id);
     if (user !== undefined && recorded !== null && recorded.owner !== user) return false;
     await directory.assertStorage();
-    const record = recorded && (await takeover.settle(recorded, AbortSignal.timeout(SETTLE_MS)));
+    const record = recorded && (await takeover.settle(recorded, AbortSignal.timeout(TAKEOVER_MS)));
     const having = holders(Object.values(servers), id, record, user);
     for (const server of having) await deleteSessionState(server, id, config.health.timeoutMs);
     if (record !== null) await takeover.deleteState(record);
@@ -205,7 +205,7 @@ export class Sessions {
 }
 
 /**
- * The servers through which to delete a session's state. The id of an unrecorded session is unique only within a home.
+ * The servers that have a session's state. Unrecorded sessions of several users may have the same id.
  *
  * @throws FleetError `FLEET_SESSION_AMBIGUOUS` when several users have an unrecorded session with this id and no user is
  * given.

@@ -14,7 +14,7 @@ export interface SessionView {
   serverId: string;
   /** The host that has it, or had it last; null in a fleet on one host. */
   host: string | null;
-  /** Whether it is on the disk of a host that is away. Nobody can use it until that host is back. */
+  /** Whether it is on the disk of a host that is away, so that nobody can use it until that host is back. */
   stranded: boolean;
   state: SessionState;
   model: string | null;
@@ -28,9 +28,7 @@ export interface SessionView {
 }
 
 export interface SessionSurroundings {
-  /** The server that should hold it. */
   server: ServerRecord | undefined;
-  /** The PID of that server, or null if it does not run. */
   pid: number | null;
   lease: Lease | null;
   /** The configured TTL, for a session without its own, in milliseconds. */

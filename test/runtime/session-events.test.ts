@@ -173,11 +173,11 @@ describe("turns in a history", () => {
 
   it("a turn counts as over when its history does not show whether it ended, and two seconds pass without an event", () => {
     const { tracker } = turnsOf(prompt() + toolStep("a", { error: { code: "rejected" } }));
-    expect(tracker.settle(at() + 1_999)).toBeNull();
-    expect(tracker.settle(at() + 2_000)).toMatchObject({ outcome: "aborted", endedAtMs: at() });
+    expect(tracker.endIfQuiet(at() + 1_999)).toBeNull();
+    expect(tracker.endIfQuiet(at() + 2_000)).toMatchObject({ outcome: "aborted", endedAtMs: at() });
     expect(tracker.open).toBeNull();
     const running = turnsOf(prompt() + toolStep("a")).tracker;
-    expect(running.settle(at() + 3_600_000)).toBeNull();
+    expect(running.endIfQuiet(at() + 3_600_000)).toBeNull();
   });
 });
 

@@ -7,8 +7,8 @@ import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 import type { Store } from "../../store/ports.js";
 
 /**
- * The transitions that this thread has begun and not ended. The set is global, because a program may load this package
- * twice. A worker thread has the same process identity but another set, so each entry contains the thread's id.
+ * The moves of this thread: changes of a server's state that it has begun and not ended. The set is global, because a program
+ * may load this package twice. Worker threads have sets of their own, so each entry names its thread.
  */
 const KEY = Symbol.for("copilotfleet.moves");
 const shared = globalThis as { [KEY]?: Set<string> };
@@ -16,15 +16,15 @@ shared[KEY] ??= new Set();
 const moves = shared[KEY];
 
 /**
- * A claim of this process, held until it is disposed. A process that keeps running, such as `serve`, may be unable to
- * record a failure (on a full disk), and its claim would stay for ever. So each claim names the transition it was taken
- * for, and counts only while that transition is under way.
+ * A claim of this process, which counts until it is disposed. `serve` keeps running even if it cannot record a failure, for
+ * example on a full disk, and its claim would block the server for ever. So each claim names the move that it was taken for,
+ * and counts only during that move.
  */
 export class HeldClaim implements Disposable {
   readonly claim: Claim;
   readonly #move = `${threadId}:${randomUUID()}`;
 
-  /** Register the transition before the claim is recorded, so that this process never takes the claim for abandoned. */
+  /** Adds the move before the claim is recorded, because a recorded claim without a move does not count. */
   constructor() {
     moves.add(this.#move);
     this.claim = { ...ownIdentity(), move: this.#move };
@@ -35,7 +35,7 @@ export class HeldClaim implements Disposable {
   }
 }
 
-/** Whether a claim counts: its process is alive and, if this thread took it, its transition has not ended. */
+/** Whether a claim counts: its process is alive and, if this thread took it, its move has not ended. */
 export function isHeld(claim: Claim | null): claim is Claim {
   if (claim === null || !isAlive(claim)) return false;
   const { pid, move } = claim;
@@ -49,10 +49,7 @@ export function isClaimed({ claim }: ServerRecord): boolean {
 
 const POLL_MS = 20;
 
-/**
- * Waits until no command is moving or replacing the server, the signal aborts, or `untilMs` (`performance.now()`) is
- * over. The caller then tries to claim the server.
- */
+/** Waits until nobody has a claim on the server, the signal aborts, or `performance.now()` has reached `untilMs`. */
 export async function untilUnclaimed(
   store: Store,
   id: string,

@@ -98,7 +98,6 @@ export async function recycleServer(context: PoolContext, id: string, options: R
   }
 }
 
-/** A running server whose record contains the intent to replace it. */
 type Replaceable = ServerRecord & { replacement: Replacement };
 
 function claimReplacement(
@@ -157,8 +156,8 @@ function promote(server: ServerRecord, process: NonNullable<ServerRecord["proces
 }
 
 /**
- * Finishes a replacement whose command died. If the old process is gone and the new one answers, the new one becomes
- * the server, and this resolves with true. Otherwise it ends the new process. The caller holds the claim on the record.
+ * Finishes a replacement whose command died. If the old process is gone and the new one answers, the new one becomes the
+ * server. Otherwise ends the new one. The caller holds the claim. @returns whether the new process is the server
  */
 export async function finishReplacement(
   context: PoolContext,

@@ -28,7 +28,6 @@ export async function repairRecords(context: PoolContext, signal: AbortSignal, o
   return claimed.map(({ id }) => id);
 }
 
-/** Repairs one record. The caller holds the claim. */
 async function repair(context: PoolContext, server: ServerRecord, signal: AbortSignal): Promise<void> {
   const { store } = context;
   if (await finishReplacement(context, server, signal)) return;

@@ -39,13 +39,11 @@ export interface SpawnOptions {
   /** The token itself, passed in memory with `token: {from: "caller"}`. Never recorded. */
   tokenValue?: string | undefined;
   cwd?: string | undefined;
-  /**
-   * Aborts together with `signal` when nobody wants the server any more. Then a failed start does not count as a crash.
-   */
+  /** Aborts together with `signal` when nobody wants the server any more. The start then does not count as a crash. */
   calledOff?: AbortSignal | undefined;
   /**
-   * Shares the start with all callers of this process that pass such a signal at the same time. The start then goes on
-   * until the signal of the first one aborts, for 30 s at most, even if `signal` aborts before.
+   * Shares the start with the other callers of this process that pass this option. The start then ignores `signal`. It ends
+   * when this signal of the first caller aborts, and after 30 s.
    */
   sharedUntil?: AbortSignal | undefined;
   signal: AbortSignal;
@@ -65,8 +63,8 @@ export interface StartResult {
 export const ADDRESS = "127.0.0.1";
 
 /**
- * Starts the requested server, or returns it if it runs. Records the intent first, and does all process and network
- * work outside the registry's lock. A crash at any point leaves an intent that the next command adopts or clears.
+ * Starts the requested server, or returns it if it runs. Records the intent first. After a crash at any point, the next
+ * command finds the intent, and adopts the server or ends what is left of it.
  */
 export async function startServer(context: PoolContext, request: StartRequest): Promise<StartResult> {
   const { store, config, env } = context;
@@ -178,14 +176,14 @@ async function launchClaimed(
     const { identity, version } = launched;
     return await store.registry.update((registry) => {
       const adopted = registry.servers[id];
-      // Another process took this one for dead and has adopted the server. Nothing is left to do.
+      // Another process may have taken this one for dead and adopted the server.
       if (adopted?.launchId === launchId && adopted.process?.pid === identity.pid) return adopted;
       const server = ownClaim(registry, id, launchId);
       recordReady(server, { process: identity, version });
       return server;
     });
   } catch (error) {
-    // Stop it even if it was never ready, because processes that it started may have outlived it.
+    // Stop the server even if it was never ready, because it may have started other processes.
     await stopServer({ process: launched?.identity ?? null, launchId, home: null }, { graceMs: 0, force: true });
     const off = calledOff?.aborted === true;
     const reason = error instanceof Error ? error.message : String(error);
@@ -201,7 +199,6 @@ async function launchClaimed(
   }
 }
 
-/** How many ports in a row may turn out to be taken before the launch fails. */
 const PORT_ATTEMPTS = 64;
 
 /** Launches on the reserved port. If a program outside the fleet holds that port, reserves the next free one. */
@@ -259,7 +256,7 @@ export async function githubToken(
   return await resolveGitHubToken(source, { user, env, signal });
 }
 
-/** Refuses other settings, because a running server keeps those that it was started with. */
+/** Refuses settings that differ from those of the running server. */
 function refuseOtherSettings(server: ServerRecord, { token, cwd }: StartRequest): void {
   const conflict = (what: string) =>
     new FleetError("FLEET_SERVER_CONFLICT", `Server ${server.id} already runs ${what}.`, {

@@ -12,7 +12,7 @@ export interface StopOptions {
   drainTimeoutMs: number;
   /** Do not wait for turns, and skip SIGTERM. */
   force: boolean;
-  /** If it aborts during the wait for turns, the stop is cancelled and the server keeps running. */
+  /** If it aborts during the wait for turns, the server keeps running. */
   signal: AbortSignal;
   /** Once it aborts, the stop continues as with `force`. */
   hurry?: AbortSignal;
@@ -23,16 +23,15 @@ export interface StopOptions {
 export interface Stopped {
   id: string;
   outcome: "drained" | "killed" | "already-stopped";
-  /** Sessions whose turn was cut. */
   cut: string[];
   /** The server's host, in a fleet on several hosts. */
   hostName?: string;
 }
 
 export const TERMINATE_GRACE_MS = 5_000;
-/** The grace period after turns outlasted the drain: the caller has waited long enough already. */
+/** The shorter grace period if turns outlasted the drain, because the caller has waited for a long time already. */
 const LATE_GRACE_MS = 2_000;
-/** How long other commands may hold a server beyond the drain: enough for the last steps of a stop, or for a usual start. */
+/** How much longer than the drain to wait for the claim of another command, such as a start. */
 const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
 
 /** Drains and stops one server and frees its port. Its home stays. */

@@ -8,17 +8,17 @@ import type { Endpoint } from "../wire/rpc-client.js";
 
 export interface ConnectedClient {
   client: CopilotClient;
-  /** Resolves when either side closes the connection. Never rejects. Stays pending forever if the SDK hides its socket. */
+  /** Resolves when either side closes the connection. Never rejects. Stays pending if the SDK hides its socket. */
   closed: Promise<void>;
-  /** Watches the socket, because the SDK drops events that it has not delivered when the connection closes. */
+  /** Watches whether a prompt begins. Reads the socket, because the SDK drops events when the connection closes. */
   watchPrompt(sessionId: string): PromptWatch;
   /** Cuts the connection at once. The SDK's own `stop` waits until the other side hangs up, too. */
   destroy(): void;
 }
 
 /**
- * Connects the SDK's client to a server whose identity was checked, without the Nagle delays that the SDK has by
- * default. The socket is a private field of the SDK's client. Without it, the client works as usual, only slower.
+ * Connects the SDK's client to a server whose identity was checked. Avoids the SDK's Nagle delays through its socket, which
+ * is a private field. If that is missing, the client works, only more slowly.
  */
 export async function connectClient(
   endpoint: Endpoint,
@@ -32,10 +32,10 @@ export async function connectClient(
     connection: RuntimeConnection.forUri(where, { connectionToken: endpoint.token }),
   });
   const started = client.start();
-  // `start()` makes the socket before its first await. We tune the socket then, so that the handshake is fast, too.
+  // `start()` makes the socket before its first await. Tune it now, so that the handshake is fast, too.
   const socket = socketOf(client);
   if (socket !== undefined) acknowledgePromptly(socket);
-  // The SDK's own listener, which comes first, makes the writer. It writes after all listeners have run.
+  // The SDK's own "connect" listener, which runs before this one, makes the writer.
   socket?.once("connect", () => quietWriteErrors(client));
   const closed = endOf(socket);
   try {
@@ -92,9 +92,8 @@ async function refuseClosed(): Promise<never> {
 }
 
 /**
- * Prevents a crash of this process. If the server has just died, vscode-jsonrpc 8 rejects a second promise for each
- * request, and nobody can catch that rejection. The SDK prevents this only for servers that it started itself. The
- * requests themselves fail when the connection closes.
+ * Prevents a crash of this process. After a server's death, vscode-jsonrpc 8 rejects a second promise for each request, which
+ * nobody can catch. The SDK prevents this only for servers that it started itself.
  */
 function quietWriteErrors(client: CopilotClient): void {
   const { messageWriter } = client as unknown as { messageWriter?: unknown };

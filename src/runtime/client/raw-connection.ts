@@ -2,7 +2,7 @@ import { FleetError, isFleetError, systemCode } from "../../errors.js";
 import { runtimeMismatch, SUPPORTED_VERSIONS } from "../launch/protocol.js";
 import { type Endpoint, RpcClient, RpcError } from "../wire/rpc-client.js";
 
-/** A bare authenticated connection to one server. A probe must cost a millisecond, not the import of the SDK. */
+/** An authenticated connection to one server without the SDK, because the import of the SDK is slow. */
 export class RawConnection implements AsyncDisposable {
   readonly version: string;
   readonly protocolVersion: number;
@@ -17,8 +17,8 @@ export class RawConnection implements AsyncDisposable {
   }
 
   /**
-   * Connects and authenticates. This sends the token, so the caller must have checked that the listener is the server.
-   * The connection ends when the signal aborts; with `lasting`, the signal ends only the opening.
+   * Connects and sends the token, so the caller must have checked that the listener is the server. The connection ends when
+   * the signal aborts. With `lasting`, the signal ends only this attempt to connect.
    */
   static async open(endpoint: Endpoint, signal: AbortSignal, { lasting = false } = {}): Promise<RawConnection> {
     const where = `${endpoint.address}:${endpoint.port}`;

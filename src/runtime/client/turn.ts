@@ -14,23 +14,21 @@ export interface TurnOptions {
 /** A reply of the model. The text is empty if the turn ended without one. */
 export interface TurnReply {
   text: string;
-  /** The SDK's event with the reply. */
   event: AssistantMessageEvent | undefined;
 }
 
 type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
 
 const ABORT_WAIT_MS = 2_000;
-/** Pauses before each question about a turn that has not begun: a busy server begins late, a failed turn never. */
+/** The pauses before each question whether a prompt has begun. A busy server begins late, and a failed prompt never. */
 const ASKED_AFTER_ERROR_MS = [0, 250];
 const ASKED_MS = [0, 250, 500, 1_000, 2_000, 4_000];
 
 /**
  * Runs one turn: sends the prompt and waits for `session.idle`, the end of everything that the prompt started. Events
- * that arrive before the prompt has begun belong to another turn.
- * Unlike the SDK's `sendAndWait`, it never hangs: when the connection ends, the wait ends at once. (A server that is
- * terminated during a turn drops the turn silently; measured with SDK 1.0.14.)
- * At the timeout, and when the signal aborts, it aborts the turn, so that the session is free for the next one.
+ * that arrive before the prompt has begun belong to another turn. The wait ends at once when the connection ends, unlike
+ * that of the SDK's `sendAndWait` (measured with SDK 1.0.14). At the timeout, and when the signal aborts, aborts the turn,
+ * so that the session is free for the next one.
  */
 export async function runTurn(
   session: CopilotSession,
@@ -55,8 +53,7 @@ export async function runTurn(
     return prompt.reply;
   } catch (error) {
     if (!stop.aborted) throw await asTurnError(error, session.sessionId, closed);
-    // Wait for the end of this turn, because the next turn would take it for its own end. Ignore failures, because the
-    // turn may be over already.
+    // Wait for the end of this turn, because the next turn would take it for its own. Ignore failures: the turn may be over.
     const aborted = sent === undefined ? undefined : session.abort().then(() => ended);
     using patience = deadline(ABORT_WAIT_MS);
     await abortable(Promise.race([aborted, closed]), patience.signal).catch(() => undefined);
@@ -153,10 +150,7 @@ class SentPrompt {
   }
 }
 
-/**
- * The error to throw for a failed turn. If the connection broke, a send may fail with any of many errors. All of them
- * mean that the server is lost.
- */
+/** The error to throw for a failed turn. If the connection broke, any error of the send means that the server is lost. */
 async function asTurnError(error: unknown, sessionId: string, closed: Promise<void>): Promise<unknown> {
   if (error instanceof FleetError) return error;
   const gone = await Promise.race([closed.then(() => true), delay(50).then(() => false)]);

@@ -5,10 +5,9 @@ import { dirname, join } from "node:path";
 import { isInUseMark } from "../history/session-state.js";
 import { type Budget, DEEPEST, HeldFolder, walk } from "./held-folder.js";
 
-/** How many entries of one session we copy. A session with more was filled by its user's agent, and stays where it is. */
+/** A session with more entries is not copied, because its user's agent has filled it on purpose. */
 const MOST_COPIED = 100_000;
 
-/** A new path beside a place, for a copy that will be moved into the place. */
 export function incomingPath(group: string): string {
   return join(group, `.incoming-${randomBytes(6).toString("hex")}`);
 }
@@ -32,7 +31,7 @@ export async function copyBeside(from: string, target: string): Promise<string> 
   }
 }
 
-/** The user's agent decides what is in `from`, and may still write there. So links, pipes and devices are left out. */
+/** Leaves out links, pipes and devices, which the user's agent may have put into `from`. */
 async function copyFolder(from: string, to: string): Promise<void> {
   using source = HeldFolder.open(from);
   if (source === null) throw new Error(`${from} is not a folder`);
@@ -73,7 +72,6 @@ function tooLarge(path: string): Error {
   return new Error(`${path} has ${limit}, so it is not moved`);
 }
 
-/** Refuses a session with too many entries to copy. Call it before anything is done to the session. */
 export function assertCopyable(path: string): void {
   using folder = HeldFolder.open(path);
   if (folder !== null && walk(folder, { left: MOST_COPIED }, () => true) === "cut") throw tooLarge(path);

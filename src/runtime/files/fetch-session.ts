@@ -4,12 +4,12 @@ import { systemCode } from "../../errors.js";
 import { assertCopyable, copyBeside, sync } from "./copy-folder.js";
 import { placePath, removeIfThere, type StatePlace, statOf, takenPath, usable } from "./shared-storage.js";
 
-/** How often we try to block a place while a runtime keeps making the folder there again. */
+/** How often to try to make a block while a runtime keeps making the session's folder there again. */
 const BLOCK_TRIES = 20;
 
-/** A takeover of one session. Its `mark` is unique, so files that an earlier takeover left are never used for this one. */
 export interface Fetch {
   id: string;
+  /** Unique, so that this takeover never uses files that an earlier one left. */
   mark: string;
   from: StatePlace;
   to: StatePlace;
@@ -20,12 +20,11 @@ export interface Fetch {
 }
 
 /**
- * Takes a session's state from one place to another. From then on, a runtime that still has the session loaded at
- * `from` cannot write to it, nor believe that it has. A call after a crash continues where the last one stopped. The
- * last step replaces anything that is already at `to`.
+ * Moves a session's state from one folder to another. If a runtime still has the session loaded at `from`, its next write
+ * fails. A call after a crash continues where the last one stopped. The last step replaces anything that is at `to`.
  *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` also when a session with a history is not there: if the folder is not
- * mounted, the session must not look like one without a history.
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` also when a session with a history has no files at `from`, because then the
+ * storage may not be mounted.
  */
 export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fetch): Promise<void> {
   await usable(to.shared, async () => {
@@ -50,12 +49,12 @@ export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fe
   });
 }
 
-/** Deletes the original of a session. Call it once the copy is in its place and recorded as such. */
+/** Deletes the original of a session. Call this once the copy is complete and recorded. */
 export async function forgetTaken({ id, mark, from }: Pick<Fetch, "id" | "mark" | "from">): Promise<void> {
   await usable(from.shared, async () => await removeIfThere(takenPath(from, id, mark)));
 }
 
-/** Allows a new session with this id in the place, even if a session with this id was taken from it. */
+/** Removes the block that a takeover left, so that a new session may have this id. */
 export async function unblock(id: string, place: StatePlace): Promise<void> {
   const path = join(placePath(place), id);
   await usable(place.shared, async () => {
@@ -79,7 +78,7 @@ async function block(path: string, taken: string): Promise<void> {
   throw new Error(`another process keeps creating ${path}`);
 }
 
-/** If the session was set aside before, a runtime made this folder later. Nobody can rely on its contents: remove it. */
+/** Moves the session to `taken`. If an earlier call did so, a runtime has made the folder since: then removes it. */
 async function setAside(path: string, taken: string): Promise<void> {
   await mkdir(dirname(taken), { recursive: true, mode: 0o700 });
   if ((await statOf(taken)) === null) await rename(path, taken);

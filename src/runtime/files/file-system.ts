@@ -13,7 +13,7 @@ export interface FileSystem {
   mountPoint: string;
 }
 
-/** File systems of one machine. No other host can see them, unless it is another namespace of the same machine. */
+/** The types of file systems that only one machine can see. */
 const LOCAL_TYPES = /^(?:ext[234]|xfs|btrfs|zfs|tmpfs|ramfs|overlay|f2fs|vfat|exfat|ntfs3?)$/;
 
 export function isLocal({ type }: FileSystem): boolean {
@@ -44,7 +44,7 @@ function withoutEscapes(text: string): string {
 }
 
 /**
- * Tests in a temporary folder what session state depends on.
+ * Tests in a temporary folder the properties of a file system that session state depends on.
  *
  * @returns the properties that do not hold, as ends of the sentence "this file system …"; empty if all of them hold
  */

@@ -14,14 +14,14 @@ import { type FileHandle, open, opendir, rename, rmdir, unlink } from "node:fs/p
 import { systemCode } from "../../errors.js";
 
 /*
- * This file reads and deletes below a home, where the user's agent writes the files. So there may be links, pipes, devices
- * and very many folders, and a link may replace a folder while we look. We therefore open each folder without following
- * links, and reach everything in it through its descriptor (`/proc/self/fd`). Every walk has a limit.
+ * This file reads and deletes below a home. The user's agent may put links, pipes, devices and very many folders there, and
+ * may replace a folder by a link at any moment. So we open each folder without following links, and reach everything in it
+ * through its descriptor (`/proc/self/fd`). Every walk has a limit.
  */
 
 const NOT_THERE = new Set(["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"]);
 const FOLDER = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
-/** A walk goes no deeper, because it holds a descriptor of each folder that it is in. */
+/** The greatest depth of a walk, because a walk holds a descriptor for each level. */
 export const DEEPEST = 64;
 const READ_AT_ONCE = 1_000;
 
@@ -60,12 +60,12 @@ export class HeldFolder implements Disposable {
     return readlinkSync(this.at(""));
   }
 
-  /** The path of an entry through the descriptor. The name "" stands for the folder itself. */
+  /** The path of an entry through the descriptor. "" means the folder itself. */
   at(name: string): string {
     return name === "" ? `/proc/self/fd/${this.#fd}` : `/proc/self/fd/${this.#fd}/${name}`;
   }
 
-  /** Opens a folder in this one. Null as for {@link open}, and also when we may not read it. */
+  /** Opens a folder in this one. Null when there is none, when it is a link, or when we may not read it. */
   folder(name: string): HeldFolder | null {
     try {
       return HeldFolder.open(this.at(name));
@@ -118,7 +118,7 @@ export class HeldFolder implements Disposable {
   }
 }
 
-/** Visits files before subfolders, until `visit` returns false. `cut`: the budget ran out, or a folder was too deep. */
+/** Visits files, then subfolders, until `visit` returns false. `cut`: the budget ran out, or a folder was too deep. */
 export function walk(
   folder: HeldFolder,
   budget: Budget,
@@ -144,10 +144,7 @@ export function walk(
   return result;
 }
 
-/**
- * Removes a folder and everything in it, without following links. The folders above `path` must be ours. Returns false
- * when the budget ran out first.
- */
+/** Removes a folder in a folder of ours, without following links. Returns false when the budget ran out first. */
 export async function removeTree(path: string, budget: Budget): Promise<boolean> {
   const top = await open(path, FOLDER);
   try {
@@ -161,7 +158,7 @@ export async function removeTree(path: string, budget: Budget): Promise<boolean>
 
 async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth: number): Promise<boolean> {
   const at = (name: string) => `/proc/self/fd/${folder.fd}/${name}`;
-  // List the folder again until it is empty: if it changes while we list it, entries may be missing from the list.
+  // Repeat until the folder is empty, because a list may lack entries if the folder changes at that time.
   for (;;) {
     const entries = await readSome(at(""));
     if (entries.length === 0) return true;

@@ -21,8 +21,8 @@ function pathOf(stateRoot: string): string {
 }
 
 /**
- * The name of this host: from the configuration, else from the note that the first `serve` or server wrote into this
- * state folder, else the machine's name. Because of the note, renaming the machine does not rename the host.
+ * The name of this host: from the configuration, else from the note in this state folder, else the machine's name. The first
+ * `serve` or server writes the note, so that the host keeps its name when the machine is renamed.
  */
 export function ownHostName({ host }: Pick<Config, "host">, stateRoot: string): string {
   const name = host.name ?? readNote(stateRoot)?.name ?? hostname().toLowerCase();
@@ -87,7 +87,7 @@ export function ensureNote(stateRoot: string, name: string): HostNote {
     if (before === null) linkSync(temp, path);
     else renameSync(temp, path);
   } catch (error) {
-    // Another process of this host wrote the note first. Use its id.
+    // If another process of this host wrote the note first, use that one.
     const others = systemCode(error) === "EEXIST" ? readNote(stateRoot) : null;
     if (others?.name !== name) throw unwritable(path, error);
     return others;
@@ -97,7 +97,6 @@ export function ensureNote(stateRoot: string, name: string): HostNote {
   return note;
 }
 
-/** Removes the note of a host that never entered the directory. */
 export function removeNote(stateRoot: string): void {
   rmSync(pathOf(stateRoot), { force: true });
 }

@@ -1,4 +1,4 @@
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readSync } from "node:fs";
 import { systemCode } from "../../errors.js";
 
 /** Codes of the system errors that mean that there is nothing at a path. An agent can make paths that are too long. */
@@ -20,6 +20,18 @@ export async function ifThereLater<T>(work: () => Promise<T>): Promise<T | null>
 function nullIfMissing(error: unknown): null {
   if (MISSING.has(systemCode(error) ?? "")) return null;
   throw error;
+}
+
+/** Reads `length` bytes of a file from an offset. The result is shorter if the file ends before. */
+export function readAt(fd: number, position: number, length: number): Buffer {
+  const buffer = Buffer.allocUnsafe(length);
+  let filled = 0;
+  while (filled < length) {
+    const bytes = readSync(fd, buffer, filled, length - filled, position + filled);
+    if (bytes === 0) break;
+    filled += bytes;
+  }
+  return buffer.subarray(0, filled);
 }
 
 /** Makes one folder with mode 0700, unless it exists. Not `recursive`: on a read-only disk, Node 20 then reports ENOENT. */

@@ -4,10 +4,10 @@ import { dirname, join } from "node:path";
 import { FleetError, quote, systemCode } from "../../errors.js";
 import { makeFolder } from "./if-there.js";
 
-/** The folder name of a server's `COPILOT_HOME`. The token and the log are beside it, outside of the runtime's home. */
+/** The name of a server's `COPILOT_HOME`. The token and the log are beside it. */
 export const HOME = "home";
 
-/** The folder for what shared servers have in common. No server id is this word alone. */
+/** The folder that all shared servers use. No server has this id. */
 const SHARED_STATE = "shared";
 
 /** The folder for everything that the fleet keeps for one server outside the registry. */
@@ -38,8 +38,8 @@ export function createServerFolder(home: string): void {
 }
 
 /**
- * Links a shared server's session state to one folder, so that each shared server can open any session. Everything else
- * in their homes stays separate, because servers are not built to write to the same folder.
+ * Links a shared server's session state to one folder, so that each shared server can open any session. The rest of their
+ * homes stays separate, because servers cannot write to the same home.
  */
 export function shareSessionState(stateRoot: string, home: string): void {
   const common = join(stateRoot, "servers", SHARED_STATE, "session-state");
@@ -51,7 +51,7 @@ export function shareSessionState(stateRoot: string, home: string): void {
   }
 }
 
-/** Replaces the token. Not synced to disk: if the machine goes down, so does the server, and the token is of no use. */
+/** Replaces the token. Does not sync it to disk, because the token is of no use after the machine went down. */
 export function writeConnectionToken(home: string): string {
   const token = randomBytes(32).toString("base64url");
   const path = tokenPath(home);
@@ -67,7 +67,7 @@ export function writeConnectionToken(home: string): string {
 export function replaceServerFile(path: string, text: string): void {
   const temporary = `${path}.tmp`;
   rmSync(temporary, { force: true }); // a killed process left it
-  // Create a new file only: if somebody put a link there, the text would be written to the link's target.
+  // "wx" refuses a link that somebody has put there.
   writeFileSync(temporary, text, { mode: 0o600, flag: "wx" });
   renameSync(temporary, path);
 }

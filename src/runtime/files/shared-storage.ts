@@ -9,25 +9,23 @@ import { removeTree } from "./held-folder.js";
 import { ifThereLater } from "./if-there.js";
 
 /**
- * A place for the state of sessions, in a folder that several hosts mount:
+ * The folder of a group of sessions, below a folder that several hosts mount:
  *
  * ```
  * <shared>/hosts/<host>/<group>/session-state/<session id>/   sessions of servers on that host; their homes link here
  * <shared>/hosts/<host>/<group>/taken/<session id>~<mark>/    a session that another host took, until that host has a copy
  * ```
  *
- * Each host's servers write only below that host's name. So two runtimes never share a folder, even if they disagree about
- * where a session is.
+ * Each host's servers write only below that host's name, so two runtimes never share a folder.
  *
- * A session moves to another host by a copy. A runtime may stall between opening a history and writing to it. After a copy,
- * it writes to the old file; after a rename, it would write to the new one (measured with runtime 1.0.85).
+ * A session moves to another host by a copy. A runtime may have opened a history before the move and write to it afterwards.
+ * After a copy, it writes to the old file. After a rename, it would write to the new one (measured with runtime 1.0.85).
  *
- * A plain file stays where the session was. A runtime that still has the session loaded then cannot make its folder again,
- * and its turns fail. Without that file, its turns would be answered and lost (measured: `session.error` of type
- * `persistence`).
+ * A plain file, the block, stays where the session was. A runtime that still has the session loaded then cannot make its
+ * folder again, and its turns fail. Without a block, its turns would be answered and lost (measured: `session.error` of
+ * type `persistence`).
  */
 export interface StatePlace {
-  /** Absolute path of the folder that all hosts mount. */
   shared: string;
   host: string;
   /** The id of a user's own server, or {@link SHARED_GROUP} for the shared servers of a host. */
@@ -51,8 +49,8 @@ export async function hasHistoryIn(place: StatePlace, id: string): Promise<boole
 }
 
 /**
- * Makes the folder of a host, and the shared folder, but not the folders above it: a mistyped path must not pass for a
- * mounted folder. Makes one folder at a time, because Node's recursive `mkdir` never ends in `/proc`.
+ * Makes the folder of a host and the shared folder, but no folder above that, because the path may be mistyped. Makes one
+ * folder at a time, because Node's recursive `mkdir` never ends in `/proc`.
  */
 export async function makeHostFolder(shared: string, host: string): Promise<string> {
   const path = join(shared, "hosts", host);
@@ -63,9 +61,8 @@ export async function makeHostFolder(shared: string, host: string): Promise<stri
 }
 
 /**
- * Makes a home keep its sessions in the place. Call it before the home's server starts. Moves the sessions that a
- * server of this home kept on this host's own disk. If the home already links to the place, the place must exist,
- * because a new one would hide that the storage is not mounted.
+ * Links a home to its folder in the shared storage, before the home's server starts. Moves the home's sessions from this host's own disk there. If
+ * the home already has the link, that folder must exist: a new one would hide that the storage is not mounted.
  */
 export async function linkToPlace(home: string, place: StatePlace): Promise<void> {
   const target = placePath(place);
@@ -76,7 +73,7 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
     if (old === target) return await assertThere(target);
     await makePlace(place);
     if (old !== null) {
-      // Another place in shared storage is taken over session by session. A link to anywhere else is the agent's.
+      // Do not move sessions from another folder in the storage: takeovers do this. Any other link is the agent's.
       const common = join(dirname(dirname(home)), SHARED_GROUP, "session-state");
       if (place.group === SHARED_GROUP && old === common && (await statOf(old)) !== null) await moveInto(old, target);
       await rm(link);
@@ -90,10 +87,7 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
   });
 }
 
-/**
- * Makes a place, but no folder above the group's: if one is missing, the storage is not mounted, or something else is
- * mounted there.
- */
+/** Makes the folder of a group. The host's folder above it must exist; otherwise the storage is not mounted. */
 async function makePlace(place: StatePlace): Promise<void> {
   const target = placePath(place);
   const hostFolder = dirname(dirname(target));
@@ -118,7 +112,7 @@ async function assertThere(folder: string): Promise<void> {
   if ((await statOf(folder))?.isDirectory() !== true) throw new Error(`the folder ${folder} does not exist`);
 }
 
-/** Moves the sessions one by one. A session that is already in `target` is newer, so the old one stays behind. */
+/** Moves the sessions one by one, except those that are in `target`, because those are newer. */
 async function moveInto(folder: string, target: string): Promise<void> {
   for (const entry of await readdir(folder, { withFileTypes: true })) {
     const { name } = entry;
@@ -128,7 +122,7 @@ async function moveInto(folder: string, target: string): Promise<void> {
   }
 }
 
-/** Removes a session's state from a place, but not a block. */
+/** Removes a session's state, but not a block. */
 export async function removeState(id: string, place: StatePlace): Promise<void> {
   const path = join(placePath(place), id);
   await usable(place.shared, async () => {
@@ -136,7 +130,7 @@ export async function removeState(id: string, place: StatePlace): Promise<void> 
   });
 }
 
-/** The host's places by group, even without servers. */
+/** The host's folders by group, also those without a server. */
 export async function placesOf(shared: string, host: string): Promise<Map<string, string>> {
   return await usable(shared, async () => {
     const groups = await ifThereLater(async () => await readdir(join(shared, "hosts", host)));

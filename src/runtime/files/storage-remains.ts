@@ -27,11 +27,11 @@ export interface Remain {
   path: string;
   hasHistory: boolean;
   bytes: number;
-  /** When any part of it was last written or moved, by the file system's clock, in milliseconds since the epoch. */
+  /** When any part of it was last written or moved, by the file system's clock (Unix time in milliseconds). */
   changedMs: number;
 }
 
-/** How many entries of one remain we measure. There may be very many, because an agent wrote them. */
+/** How many entries of one remain we measure. An agent may have made very many. */
 const MOST_MEASURED = 10_000;
 /** Session ids do not contain a tilde. */
 const TAKEN = /^([^~]+)~([0-9a-f]+)$/;
@@ -59,7 +59,7 @@ export async function findRemains(shared: string, host: string): Promise<Remain[
           group,
           session: entry.name,
         });
-        // In the place of a session, a takeover leaves only an empty file. Anything else there is not ours to delete.
+        // A takeover leaves only an empty file. Do not delete anything else.
         if (block?.bytes === 0) found.push(block);
       }
     }
@@ -67,18 +67,18 @@ export async function findRemains(shared: string, host: string): Promise<Remain[
   });
 }
 
-/** Removes a left-over. Returns false when it is gone, or when a session is in the place of the block. */
+/** Removes a remain. Returns false when it is gone, or when a session has replaced the block. */
 export async function removeRemain(shared: string, { kind, path }: Remain): Promise<boolean> {
   return await usable(shared, async () => {
     if (kind !== "block") {
-      // Rename a copy first, so that a slow taker finds no copy instead of half of one.
+      // Rename a copy first, so that a slow takeover never finds half of it.
       const doomed = kind === "incoming" ? incomingPath(dirname(path)) : path;
       const found = await ifThereLater(async () => await (doomed === path ? lstat(path) : rename(path, doomed)));
       await removeIfThere(doomed);
       return found !== null;
     }
     try {
-      await unlink(path); // fails if a folder has replaced the block: it is a new session with this id
+      await unlink(path); // fails if a new session, which is a folder, has replaced the block
       return true;
     } catch (error) {
       if (["ENOENT", "EISDIR", "EPERM"].includes(systemCode(error) ?? "")) return false;
@@ -87,7 +87,7 @@ export async function removeRemain(shared: string, { kind, path }: Remain): Prom
   });
 }
 
-/** Puts back a block that should have stayed, unless something else is in its place by now. */
+/** Puts back a block that should have stayed, unless a session or another block is there by now. */
 export async function putBlockBack(shared: string, { path }: Remain): Promise<void> {
   await usable(shared, async () => {
     await writeFile(path, "", { flag: "wx", mode: 0o600 }).catch((error: unknown) => {
@@ -105,7 +105,7 @@ async function remainAt(path: string, { session = null, mark = null, ...named }:
   return total.changedMs === 0 ? [] : [{ ...named, session, mark, path, hasHistory, ...total }];
 }
 
-/** Ignores entries that vanish during the measurement. A move changes the time of the folder, but not of its contents. */
+/** Ignores entries that vanish during the measurement. */
 async function measure(path: string, total: Pick<Remain, "bytes" | "changedMs">, budget: Budget): Promise<void> {
   if (budget.left <= 0) return;
   budget.left -= 1;

@@ -1,17 +1,16 @@
 import { isObject } from "../../config/values/json.js";
 import type { Line } from "./line.js";
 
-/** The part of an event in a session's history that matters for turns. */
 export interface HistoryEvent {
   type: string;
   /** The sub-agent's id. Null for an event of the main agent. */
   agentId: string | null;
-  /** Milliseconds since the epoch, by the clock of the server's machine. */
+  /** Unix time in milliseconds, by the clock of the server's machine. */
   atMs: number;
   data: Record<string, unknown>;
 }
 
-/** We need the data of these events. Long events of other types (a system prompt of 20 KB, a diff) are not parsed. */
+/** The events whose data we need. We do not parse long events of other types, such as a system prompt of 20 KB. */
 const TELLING = new Set([
   "user.message",
   "assistant.message",
@@ -21,7 +20,7 @@ const TELLING = new Set([
 ]);
 const SHORT_BYTES = 8192;
 const HEAD = /^\{"type":"([^"\\]+)"/;
-/** The fields after `data`. Nothing in `data` can look like this, because JSON escapes every quotation mark in a text. */
+/** The fields after `data`. No text in `data` looks like them, because JSON escapes its quotation marks. */
 const TRAILER = /\},(?:"agentId":"([^"\\]*)",)?"id":"[^"\\]*","timestamp":"([^"\\]*)"[^{}]*\}\s*$/;
 
 /** The event of a line. Null for a line that is cut short, is not JSON, or has no type or time. */
@@ -46,8 +45,7 @@ export function readEvent(line: Line): HistoryEvent | null {
 
 /**
  * Reads an event from the beginning and the end of its line. Depends on the order in which the runtime of SDK 1.0.14
- * writes the fields: type, data, agentId, id, timestamp, parentId. Leaves out errors, because an event with a refusal
- * is short.
+ * writes the fields: type, data, agentId, id, timestamp, parentId.
  */
 function abridged(head: Buffer, tail: Buffer): HistoryEvent | null {
   const begin = head.toString("utf8", 0, Math.min(head.length, SHORT_BYTES));

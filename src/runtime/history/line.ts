@@ -8,7 +8,6 @@ export type Line = { whole: Buffer } | { head: Buffer; tail: Buffer };
 
 /** Splits pieces of any size into lines. The result does not depend on where the pieces were cut. */
 export class LineSplitter {
-  /** The beginning of a line whose end has not been read. */
   #parts: Buffer[] = [];
   #bytes = 0;
   #skipping: boolean;

@@ -1,4 +1,5 @@
-import { closeSync, fstatSync, lstatSync, readSync, type Stats } from "node:fs";
+import { closeSync, fstatSync, lstatSync, type Stats } from "node:fs";
+import { readAt } from "../files/if-there.js";
 import { type HistoryEvent, readEvent } from "./event.js";
 import { LineSplitter } from "./line.js";
 import { historyPath, openHistoryFile } from "./session-state.js";
@@ -6,25 +7,27 @@ import type { EndedTurn } from "./turn-state.js";
 import { TurnTracker } from "./turn-tracker.js";
 
 const CHUNK_BYTES = 256 * 1024;
-/** How much of the end of a history we read. We try the next size until we know whether the session is in a turn. */
+/** How much of the end of a history we read: the next size if one does not show whether the session is in a turn. */
 const WINDOWS_BYTES = [4 * 1024, 64 * 1024, 1024 * 1024];
 const LONGEST_END_BYTES = 4 * 1024 * 1024;
-/** Before we read on, we check that this many bytes before the offset have not changed. */
+/** Before we read on, we check whether this many bytes before the offset are still the same. */
 const MARK_BYTES = 32;
 
 export interface Appended {
   events: HistoryEvent[];
   bytes: number;
   atEnd: boolean;
-  /** `replaced`: the bytes that we read before are no longer there, because the file is another one or was cut short. */
+  /** `replaced`: it is another file now, or it was cut short, so we cannot read on. */
   fate: "there" | "gone" | "replaced";
 }
 
-interface Place {
+/** How far we have read. */
+interface Position {
   ino: number;
   offset: number;
   /** The file's modification time when we last read it to its end; 0 if we did not reach the end. */
   mtimeMs: number;
+  /** The bytes right before the offset. */
   mark: Buffer;
 }
 
@@ -32,14 +35,14 @@ interface Place {
 export class SessionEvents {
   readonly #home: string;
   readonly #sessionId: string;
-  #place: Place | null;
+  #position: Position | null;
   #splitter: LineSplitter;
 
   /** @param place null when the file does not exist yet. */
-  constructor(home: string, sessionId: string, place: Place | null, splitter: LineSplitter) {
+  constructor(home: string, sessionId: string, place: Position | null, splitter: LineSplitter) {
     this.#home = home;
     this.#sessionId = sessionId;
-    this.#place = place;
+    this.#position = place;
     this.#splitter = splitter;
   }
 
@@ -50,23 +53,25 @@ export class SessionEvents {
    */
   read(maxBytes: number): Appended {
     const seen = lstatSync(historyPath(this.#home, this.#sessionId), { throwIfNoEntry: false });
-    if (this.#place !== null && seen !== undefined && isUnchanged(this.#place, seen)) return nothing("there");
+    if (this.#position !== null && seen !== undefined && isUnchanged(this.#position, seen)) return nothing("there");
     const fd = seen === undefined ? null : openHistoryFile(this.#home, this.#sessionId);
     if (fd === null) {
-      this.#place = null;
+      this.#position = null;
       this.#splitter = new LineSplitter();
       return nothing("gone");
     }
     try {
       const stat = fstatSync(fd);
-      this.#place ??= { ino: stat.ino, offset: 0, mtimeMs: 0, mark: Buffer.alloc(0) };
-      return isContinued(fd, this.#place, stat) ? this.#append(fd, this.#place, stat, maxBytes) : nothing("replaced");
+      this.#position ??= { ino: stat.ino, offset: 0, mtimeMs: 0, mark: Buffer.alloc(0) };
+      return isContinued(fd, this.#position, stat)
+        ? this.#append(fd, this.#position, stat, maxBytes)
+        : nothing("replaced");
     } finally {
       closeSync(fd);
     }
   }
 
-  #append(fd: number, place: Place, stat: Stats, maxBytes: number): Appended {
+  #append(fd: number, place: Position, stat: Stats, maxBytes: number): Appended {
     const from = place.offset;
     const events: HistoryEvent[] = [];
     while (place.offset < stat.size && place.offset - from < maxBytes) {
@@ -83,8 +88,8 @@ export class SessionEvents {
 }
 
 /**
- * Reads the end of a session's history, as far back as it takes to know whether the session is in a turn and since
- * when, but at most `maxBytes`. If a turn began before that part, it counts from the first event that was read.
+ * Reads the end of a session's history: as much as shows whether the session is in a turn and since when, but at most
+ * `maxBytes`. A turn that began before that part counts from the first event in it.
  */
 export function openHistory(home: string, sessionId: string, maxBytes: number) {
   const fd = openHistoryFile(home, sessionId);
@@ -112,12 +117,11 @@ export function openHistory(home: string, sessionId: string, maxBytes: number) {
 }
 
 /**
- * Whether the history ends inside a turn: it has a prompt without an end. Use it after a server was stopped, to name the
- * turns that the stop cut. It also counts a turn that its client left or that `sessions.close` cut, until the session is
- * loaded again.
+ * Whether the history ends inside a turn. After a server was stopped, this shows whether the stop cut a turn. Until the
+ * session is loaded again, a turn that its client left or that `sessions.close` cut also counts.
  *
- * @param sinceMs ignores turns that began earlier (milliseconds since the epoch). Pass the start of the stopped server,
- *   because a turn that an earlier server left never gets an end.
+ * @param sinceMs ignores turns that began earlier (Unix time in milliseconds). Pass the start of the stopped server, because
+ *   a turn that an earlier server left never gets an end.
  * @throws a system error when the file cannot be read. A missing file has no turns.
  */
 export function endsInsideTurn(home: string, sessionId: string, sinceMs = 0): boolean {
@@ -132,11 +136,11 @@ export interface RecordedPrompt {
 }
 
 /**
- * Returns the prompts after the first `fromBytes` bytes of the history. Ignores a line that is cut short, because the
- * runtime removes it when it loads the session (measured with 1.0.85).
+ * The prompts after the first `fromBytes` bytes of the history. Ignores a line that is cut short, because the runtime
+ * removes it when it loads the session (measured with 1.0.85).
  *
- * The runtime writes a prompt up to 0.1 s after it has called the model with it (measured with 1.0.85). So if the
- * server was killed, a prompt that is missing here may still have begun. Look for its `user.message` event, too.
+ * The runtime writes a prompt up to 0.1 s after it has sent it to the model (measured with 1.0.85). So if the server was
+ * killed, a prompt may have begun although it is missing here. Its `user.message` event shows this.
  */
 export function promptsSince(home: string, sessionId: string, fromBytes: number): RecordedPrompt[] {
   const fd = openHistoryFile(home, sessionId);
@@ -152,7 +156,7 @@ export function promptsSince(home: string, sessionId: string, fromBytes: number)
 
 const PROMPT_LINE = '{"type":"user.message"';
 
-/** Returns null for a prompt inside a turn: one of a sub-agent, or one with which autopilot continues. */
+/** Null for a prompt inside a turn: that of a sub-agent, or one with which autopilot continues. */
 function readPrompt(line: string): RecordedPrompt | null {
   const event = readEvent({ whole: Buffer.from(line) });
   if (event?.agentId != null || event?.data.isAutopilotContinuation === true) return null;
@@ -179,7 +183,7 @@ function readEnd(fd: number, size: number, bytes: number): ReadEnd {
   return { history: follow(new TurnTracker(), read), read, splitter, mark, bytes: chunk.length };
 }
 
-/** If no turn begins in the longest end that we may read, all of that end is inside one turn. Nothing else is that long. */
+/** If no turn begins in the longest end that we may read, all of it is inside one turn, because nothing else is so long. */
 function certain({ history, read }: ReadEnd, stat: Stats): ReadEnd["history"] {
   if (history.tracker.open !== null || history.tracker.isCertain) return history;
   return follow(TurnTracker.within(read[0]?.atMs ?? stat.mtimeMs), read);
@@ -193,26 +197,15 @@ function eventsOf(splitter: LineSplitter, chunk: Buffer): HistoryEvent[] {
   return [...splitter.push(chunk)].flatMap((line) => readEvent(line) ?? []);
 }
 
-function isUnchanged(place: Place, seen: Stats): boolean {
+function isUnchanged(place: Position, seen: Stats): boolean {
   return seen.ino === place.ino && seen.size === place.offset && seen.mtimeMs === place.mtimeMs;
 }
 
-function isContinued(fd: number, place: Place, stat: Stats): boolean {
+function isContinued(fd: number, place: Position, stat: Stats): boolean {
   if (stat.ino !== place.ino || stat.size < place.offset) return false;
   return readAt(fd, place.offset - place.mark.length, place.mark.length).equals(place.mark);
 }
 
 function nothing(fate: Appended["fate"]): Appended {
   return { events: [], bytes: 0, atEnd: true, fate };
-}
-
-function readAt(fd: number, position: number, length: number): Buffer {
-  const buffer = Buffer.allocUnsafe(length);
-  let filled = 0;
-  while (filled < length) {
-    const bytes = readSync(fd, buffer, filled, length - filled, position + filled);
-    if (bytes === 0) break;
-    filled += bytes;
-  }
-  return buffer.subarray(0, filled);
 }

@@ -20,7 +20,7 @@ export interface SessionFolder {
   path: string;
   /** False before the first turn. The runtime can then only create the session, not resume it. */
   hasHistory: boolean;
-  /** PIDs that have an `inuse` file here. A killed server leaves its file behind, so a PID may be stale. */
+  /** The PIDs of the servers that have it loaded. A PID may be stale, because a killed server leaves its file behind. */
   loadedBy: number[];
   createdAt: Date;
   /** When an entry of the folder itself was last added or removed. Files inside may be newer. */
@@ -36,17 +36,17 @@ function sessionFolderPath(home: string, sessionId: string): string {
   return join(sessionStatePath(home), sessionId);
 }
 
-/** How many entries of one home's session state we read. A home with more was filled by its user's agent. */
+/** How many entries of one home's session state we read. Only an agent makes more. */
 export const MOST_FOLDERS = 10_000;
 /** How many entries of one session's folder we read. */
 const MOST_ENTRIES = 10_000;
-/** The form of a shared server's id. The digest in the id of a user's own server is longer, so that id does not match. */
+/** The id of a shared server. The id of a user's own server does not match, because its digest is longer. */
 const SHARED_SERVER = /^shared-\d{1,9}$/;
 
 /**
- * Opens the folder of a home's sessions. Returns null when there is none. The folder may be a link that the fleet made:
- * to the common folder of this host's shared servers, or to this home's place in shared storage. The user made any
- * other link, so we do not follow it.
+ * Opens the folder of a home's sessions; null when there is none. It may be a link that the fleet made: to the common folder
+ * of this host's shared servers, or to this home's folder in the shared storage. We follow no other link, because the user
+ * made it.
  */
 export function openSessionState(home: string): HeldFolder | null {
   const folder = HeldFolder.follow(sessionStatePath(home));
@@ -63,7 +63,7 @@ function isSessionState(real: string, home: string): boolean {
   const serverId = basename(dirname(realHome));
   const isShared = SHARED_SERVER.test(serverId);
   if (isShared && real === join(dirname(dirname(realHome)), "shared", "session-state")) return true;
-  // The home's place in shared storage (see `placePath`).
+  // The home's folder in the shared storage (see `placePath`).
   const group = isShared ? "shared" : serverId;
   const place = dirname(dirname(dirname(real)));
   return (
@@ -110,7 +110,7 @@ function loadedBy(entries: readonly Dirent[]): number[] {
   return entries.flatMap(({ name }) => IN_USE.exec(name)?.[1] ?? []).map(Number);
 }
 
-/** PIDs that have an `inuse` file in exactly this session folder, wherever it is. */
+/** The PIDs of the servers that have loaded the session in this folder, which may be anywhere. */
 export function claimedBy(folder: string): number[] {
   using held = HeldFolder.open(folder);
   return held === null ? [] : loadedBy(held.entries(MOST_ENTRIES).entries);
@@ -125,7 +125,7 @@ export function listSessionFolders(home: string): string[] {
   return namesIn(home, (entry) => entry.isDirectory() && !isRuntimeFolder(entry.name));
 }
 
-/** Ids of the sessions that other hosts have taken from a home. Each left a plain file there (see `fetch-session.ts`). */
+/** The sessions that other hosts have taken from a home. A plain file is in place of each (see `fetch-session.ts`). */
 export function listTakenSessions(home: string): string[] {
   return namesIn(home, (entry) => entry.isFile());
 }
@@ -158,16 +158,13 @@ export function historyPath(home: string, sessionId: string): string {
   return join(sessionFolderPath(home, sessionId), HISTORY);
 }
 
-/**
- * Opens a session's history. Returns a descriptor, which the caller closes, or null. The session's tools can put
- * anything in its place: a pipe would block this process, and a link would lead elsewhere.
- */
+/** Opens a session's history, if it is a regular file. Returns a descriptor, which the caller closes, or null. */
 export function openHistoryFile(home: string, sessionId: string): number | null {
   using folder = openSession(home, sessionId);
   return folder?.file(HISTORY) ?? null;
 }
 
-/** In milliseconds since the epoch; 0 when there is no history. */
+/** Unix time in milliseconds; 0 when there is no history. */
 export function lastWrite(home: string, sessionId: string): number {
   using folder = openSession(home, sessionId);
   return folder?.lstat(HISTORY)?.mtimeMs ?? 0;

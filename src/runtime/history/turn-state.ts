@@ -3,7 +3,7 @@ import { isObject } from "../../config/values/json.js";
 /** `aborted`: the user stopped the turn. `cut`: the server ended or the session was unloaded during the turn. */
 export type TurnOutcome = "completed" | "failed" | "aborted" | "cut";
 
-/** Times are milliseconds since the epoch, by the clock of the server's machine. */
+/** Times are Unix times in milliseconds, by the clock of the server's machine. */
 export interface EndedTurn {
   startedAtMs: number;
   endedAtMs: number;
@@ -31,9 +31,9 @@ export interface Turn extends OpenTurn {
   step: Step | null;
   aborted: boolean;
   failed: boolean;
-  /** The time at which the model answered while sub-agents were working in the background. Null otherwise. */
+  /** When the model answered while sub-agents still worked in the background. Null otherwise. */
   answeredAtMs: number | null;
-  /** How the turn ended, unless the history continues it. */
+  /** How the turn ended, if no more events of it follow. */
   presumed: { outcome: TurnOutcome; endedAtMs: number } | null;
 }
 
@@ -64,8 +64,8 @@ export function belongsTo(turn: Turn, { delivery, interactionId }: Record<string
 }
 
 export function noteMessage(step: Step, { content, toolRequests, abridged }: Record<string, unknown>): void {
-  // We do not read a long message, so we do not know whether its text or its tool requests made it long. Assume its
-  // text. If it was the tools, their start shows it.
+  // We do not read a long message, so we do not know whether it has text. Assume that it has. If it asked for tools, their
+  // start shows this.
   step.answered = abridged === true || (typeof content === "string" && content !== "") || step.answered === true;
   for (const request of Array.isArray(toolRequests) ? toolRequests : []) {
     step.wantsTools = true;

@@ -12,7 +12,7 @@ import {
 } from "./turn-state.js";
 
 /** A turn that seems to be over counts as over after this many milliseconds without another event. */
-const SETTLE_MS = 2_000;
+const QUIET_MS = 2_000;
 
 /**
  * Follows the turns of one session through its history, `events.jsonl`.
@@ -46,7 +46,7 @@ export class TurnTracker {
   #anchored = false;
   readonly #agents = new Set<string>();
 
-  /** For a history that is read from inside a turn. @param atMs when that turn was known to be in flight. */
+  /** For a history that is read from inside a turn. @param atMs a time at which that turn was in flight */
   static within(atMs: number): TurnTracker {
     const tracker = new TurnTracker();
     tracker.#turn = newTurn(atMs, undefined, false);
@@ -57,7 +57,7 @@ export class TurnTracker {
     return this.#turn;
   }
 
-  /** Whether the turn in flight seems to be over, and we only wait for silence to be sure (see {@link settle}). */
+  /** Whether the turn in flight seems to be over (see {@link endIfQuiet}). */
   get isDoubtful(): boolean {
     return this.#turn?.presumed != null;
   }
@@ -110,14 +110,14 @@ export class TurnTracker {
     }
   }
 
-  /** Ends a turn that seemed to be over. Call it at the end of the history, with the clock of the server's machine. */
-  settle(nowMs: number): EndedTurn | null {
+  /** Ends a turn that seems to be over, after two quiet seconds. Call this once the history was read to its end. */
+  endIfQuiet(nowMs: number): EndedTurn | null {
     const turn = this.#turn;
-    if (turn === null || turn.presumed === null || nowMs - turn.lastEventAtMs < SETTLE_MS) return null;
+    if (turn === null || turn.presumed === null || nowMs - turn.lastEventAtMs < QUIET_MS) return null;
     return this.#end(turn.presumed.outcome, turn.presumed.endedAtMs);
   }
 
-  /** The session was unloaded. @returns the turn that this ended, which was cut unless it already seemed to be over. */
+  /** Call this when the session was unloaded. @returns the turn that this has cut, unless it seemed to be over */
   close(atMs: number): EndedTurn | null {
     this.#agents.clear();
     const turn = this.#turn;
@@ -135,7 +135,7 @@ export class TurnTracker {
   #prompt(data: Record<string, unknown>, atMs: number): EndedTurn | null {
     const turn = this.#turn;
     if (turn !== null && belongsTo(turn, data)) return null;
-    // The user sent the next prompt while sub-agents were working. The model had already answered the last prompt.
+    // If the user sends a prompt while sub-agents still work, the model has already answered the last prompt.
     const ended = turn?.answeredAtMs == null ? this.close(atMs) : this.#end("completed", turn.answeredAtMs);
     this.#agents.clear();
     this.#anchored = true;

@@ -3,9 +3,8 @@ import type { ServerRecord } from "../../model/server.js";
 import { FLEET_VARIABLE, LAUNCH_VARIABLE } from "../process/launches.js";
 
 /**
- * The variable that passes the GitHub token to a server. Only its name is in argv (`--auth-token-env`), never its value.
- * The runtime removes this variable from the environment of tools and MCP servers. It would not remove a variable with a
- * name of ours (measured with 1.0.85).
+ * The variable that passes the GitHub token to a server; argv has only its name (`--auth-token-env`). The runtime removes
+ * this variable from the environment of tools and MCP servers, but would not remove another one (measured with 1.0.85).
  */
 export const GITHUB_TOKEN_VARIABLE = "COPILOT_GITHUB_TOKEN";
 
@@ -14,8 +13,8 @@ const ALLOWED = `PATH LANG LANGUAGE LC_ALL LC_CTYPE LC_MESSAGES TZ TMPDIR SHELL 
   NODE_EXTRA_CA_CERTS COPILOT_OFFLINE COPILOT_API_URL COPILOT_DEBUG_GITHUB_API_URL`.split(/\s+/);
 
 /**
- * Offline, the full CLI (1.0.102) exits at once unless the environment names a provider and a model. The fleet sends
- * the real provider with each session, so these only have to exist. Nothing listens on port 9 ("discard").
+ * Offline, the full CLI (1.0.102) exits unless the environment names a provider and a model. It never uses these, because
+ * the fleet sends the real provider with each session.
  */
 const OFFLINE_PROVIDER = { COPILOT_PROVIDER_BASE_URL: "http://127.0.0.1:9/v1", COPILOT_MODEL: "none" };
 
@@ -34,8 +33,8 @@ export interface Launch {
 }
 
 /**
- * The complete environment of a server. `HOME` is the server's own home, too, so tools read and write the user's files
- * there, never the operator's. (`HOME` in `runtime.env` restores the operator's.)
+ * The complete environment of a server. `HOME` is the server's home, so that tools do not use the operator's files. `HOME` in
+ * `runtime.env` restores the operator's.
  */
 export function serverEnvironment(launch: Launch): Record<string, string> {
   const { server, launchId, connectionToken, githubToken, settings, stateRoot, env } = launch;

@@ -9,9 +9,9 @@ export interface Runtime {
 }
 
 /**
- * Finds the native runtime: the configured path, else `COPILOT_CLI_PATH`, else the one that `@github/copilot-sdk`
- * brings. Replaces the npm wrapper of the full CLI (`npm-loader.js`) with the native file beside it, because a signal
- * to the wrapper leaves the real server running.
+ * Finds the native runtime: the configured path, else `COPILOT_CLI_PATH`, else the one that `@github/copilot-sdk` brings.
+ * Instead of the npm wrapper of the full CLI (`npm-loader.js`), returns the program that it runs, because a signal to the
+ * wrapper does not reach that program.
  */
 export function findRuntime(configuredPath: string | null, env: NodeJS.ProcessEnv): Runtime {
   if (configuredPath !== null) return { path: usable(configuredPath, "runtime.path"), origin: "config" };

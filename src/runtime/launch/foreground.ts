@@ -15,8 +15,8 @@ const NOT_EXECUTABLE = 126;
 const KILL_WAIT_MS = 5_000;
 
 /**
- * A command that shares this process's input and output. It has its own session and process group, so that a signal
- * reaches all of the command and nothing else. The terminal's own signals reach this process only: pass them on.
+ * A command that shares this process's input and output. It has its own process group, so that a signal reaches all of the
+ * command and nothing else. The terminal's signals reach only this process, which has to pass them on.
  */
 export class ForegroundCommand {
   /** Never rejects. */
@@ -42,7 +42,7 @@ export class ForegroundCommand {
   async end(graceMs: number): Promise<void> {
     const leader = this.#child.pid === undefined ? null : identify(this.#child.pid);
     if (leader === null) return;
-    // Look before the first signal: once the leader is gone, nobody can find out what it had started.
+    // Look before the first signal, because nobody can find the processes that a dead leader had started.
     const members = processesOfSession(leader);
     this.signal("SIGTERM");
     // A stopped process handles SIGTERM only when it continues.

@@ -17,24 +17,23 @@ export interface LaunchedServer {
   version: string;
 }
 
-/** The runtime could not listen because another process holds the port. Another port may work. */
+/** The runtime could not listen, because another process has the port. */
 export class PortTakenError extends Error {
   override readonly name = "PortTakenError";
 }
 
 const POLL_MS = 4;
 /**
- * A look at the kernel's table of sockets takes a millisecond, so we wait until the runtime has announced that it
- * listens. For a runtime without that announcement, we look once in this many polls.
+ * A look at the kernel's table of sockets takes a millisecond, so we wait until the runtime announces that it listens. For a
+ * runtime without an announcement, we look once in this many polls.
  */
 const UNANNOUNCED_POLLS = 25;
 const ANNOUNCEMENT = /listening on port/i;
 
 /**
- * Starts one server, detached so that it outlives this process. Waits until it answers an authenticated ping, but ends
- * the wait when it exits or the signal aborts. After a failure, nothing of it is left running.
- *
- * It sends the token only after the kernel has shown that the new process itself holds the listening socket.
+ * Starts one server, detached so that it outlives this process. Waits until the server answers an authenticated ping. Fails
+ * if the server exits or the signal aborts; then nothing of it is left running. Sends the token only after the kernel has
+ * shown that the new process itself has the listening socket.
  */
 export async function launchServer(launch: Launch, signal: AbortSignal): Promise<LaunchedServer> {
   const { child, logStart } = await start(launch);
@@ -105,10 +104,7 @@ async function start(launch: Launch) {
   }
 }
 
-/**
- * Refuses a start without two free file descriptors. With fewer, execa (9.6) throws a TypeError and abandons the child.
- * The child then emits an error to which nobody can listen, and that error ends this process.
- */
+/** Refuses a start without two free file descriptors, because execa (9.6) then emits an error that ends this process. */
 function requireDescriptors(launch: Launch): void {
   const spare: number[] = [];
   try {
@@ -134,7 +130,7 @@ function commandLine({ server, port, githubToken, settings }: Launch): string[] 
   ];
 }
 
-/** Resolves with the server's version. Null if it did not answer: its exit or the signal then explains why. */
+/** Resolves with the server's version, or null if it did not answer. */
 async function firstAnswer(launch: Launch, signal: AbortSignal): Promise<string | null> {
   try {
     return await probe({ address: launch.server.address, port: launch.port, token: launch.connectionToken }, signal);

@@ -2,7 +2,7 @@ import { systemCode } from "../../errors.js";
 
 const CODES = new Set("EMFILE ENFILE EAGAIN ENOBUFS ENOMEM EADDRNOTAVAIL ENOSPC EDQUOT EROFS".split(" "));
 
-/** The code of a system error among the causes that is due to this process, its user or its machine. */
+/** The code of a system error among the causes that shows a limit of this process, its user or its machine. */
 export function ownLimit(error: unknown): string | undefined {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
     const code = systemCode(cause);

@@ -5,15 +5,13 @@ import { identify, pids, readStat, seen } from "./process-table.js";
 /** Every server has this variable in its environment. It names the launch that started the server. */
 export const LAUNCH_VARIABLE = "COPILOTFLEET_LAUNCH_ID";
 
-/**
- * Names the fleet that a process belongs to, by its state folder. With it, we find processes that no registry knows.
- */
+/** Names the state folder of the fleet that started a process. With it, we find processes that no registry knows. */
 export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
 
 /** The variable in which the runtime gives tools and MCP servers the session's id (seen with 1.0.85 and 1.0.102). */
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 
-/** The server and everything that it started. Looks at every process of this user, so it is not for hot paths. */
+/** The server and everything that it started. Looks at every process of this user, so do not call it often. */
 export function processesOfLaunch(launchId: string): ProcessIdentity[] {
   const needle = Buffer.from(`${LAUNCH_VARIABLE}=${launchId}\0`);
   return pids().flatMap((pid) => {
@@ -35,7 +33,7 @@ interface Environment {
   sessionId: string | undefined;
 }
 
-/** The live processes of this fleet's launches, by launch id, including descendants that dropped the variables. */
+/** The live processes of this fleet, by launch id. Includes those that no longer have the variables above. */
 export function processesByLaunch(stateRoot: string): Map<string, LaunchedProcess[]> {
   const known = new Map<number, Environment>();
   for (const pid of pids()) {
@@ -68,9 +66,8 @@ function readEnvironment(pid: number): Environment | null {
 }
 
 /**
- * Finds the launch that a process belongs to: the one in its environment or in that of its nearest ancestor. Also finds
- * its session in that launch. An ancestor outside of the launch may name another session, because a fleet may run
- * inside a session of another fleet or of any Copilot CLI.
+ * Finds the launch and the session of a process: those in its environment, or in that of its nearest ancestor. Does not look
+ * beyond the launch, because the fleet itself may run inside a session of another fleet or of any Copilot CLI.
  */
 function attribute(
   pid: number,

@@ -6,10 +6,7 @@ import type { Endpoint } from "../wire/rpc-client.js";
 import { isAlive } from "./process-table.js";
 import { ownsListener } from "./sockets.js";
 
-/**
- * Checks that the recorded process is still running and itself holds the listening socket. Only then reads the token,
- * so a stranger that took the port never gets it.
- */
+/** The endpoint of a server, once the kernel shows that the recorded process itself listens on its port. */
 export function provenEndpoint(server: ServerRecord): Endpoint {
   const { process: identity, port } = server;
   if (identity === null || port === null || !isAlive(identity)) {
@@ -27,9 +24,7 @@ export function provenEndpoint(server: ServerRecord): Endpoint {
   return { address: server.address, port, token: readConnectionToken(server.home) };
 }
 
-/**
- * Resolves with the version. Only this proves that a server is healthy: a stopped process still accepts connections.
- */
+/** Pings a server, because even a stopped process still accepts connections. Resolves with the server's version. */
 export async function probe(endpoint: Endpoint, signal: AbortSignal): Promise<string> {
   await using connection = await RawConnection.open(endpoint, signal);
   await connection.request("ping", { message: "probe" });

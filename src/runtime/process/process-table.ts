@@ -4,9 +4,8 @@ import { FleetError, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
 
 /*
- * This folder reads what the operating system knows about processes from `/proc` (proc(5)): `sockets.ts` their connections,
- * `launches.ts` the servers that they belong to, and this file the rest. Nothing here sends a signal. Every answer is a
- * snapshot: check an identity again right before you act on it.
+ * This file, `sockets.ts` and `launches.ts` read what the kernel knows about processes from `/proc` (proc(5)). Every answer
+ * is a snapshot: check an identity again right before you act on it.
  *
  * Every function throws FleetError `FLEET_PROCESSES_UNREADABLE` when this process has no file descriptors or memory left,
  * because a process that we cannot look at must not count as dead.
@@ -74,9 +73,8 @@ export function readStat(pid: number): Stat | null {
 }
 
 /**
- * The identity of the process with this PID. Null when the process is gone or a zombie. When a process with several
- * threads ends, its first thread may already be a zombie while the others still hold its sockets. Such a process is not
- * dead yet.
+ * The identity of the process with this PID. Null when the process is gone or a zombie. When a process with several threads
+ * ends, its first thread may be a zombie while the others still hold its sockets. Such a process counts as alive.
  */
 export function identify(pid: number): ProcessIdentity | null {
   const host = thisHost();
@@ -85,10 +83,7 @@ export function identify(pid: number): ProcessIdentity | null {
   return { ...host, pid, startTicks: stat.startTicks };
 }
 
-/**
- * How a process ended that nobody has reaped yet (a zombie). The kernel keeps the exit status until the parent asks for
- * it. In a container without an init process, the parent may never ask.
- */
+/** How a zombie ended: a process whose parent has not yet asked for its exit status. Null for any other process. */
 export function exitOfZombie({ pid, startTicks }: ProcessIdentity): ProcessExit | null {
   const stat = readStat(pid);
   if (stat === null || stat.state !== "Z" || stat.startTicks !== startTicks) return null;
@@ -111,9 +106,8 @@ export function ownIdentity(): ProcessIdentity {
 }
 
 /**
- * Whether exactly this process is still running. False for a reused PID, after a reboot (which changes the boot id),
- * for a zombie, and for a process of another host or PID namespace, which we cannot see from here. The host name is not
- * compared, because it may change while processes run.
+ * Whether exactly this process is still running. False for a reused PID, after a reboot, for a zombie, and for a process of
+ * another host or PID namespace. The host name is not compared, because it may change while processes run.
  */
 export function isAlive(identity: ProcessIdentity): boolean {
   const found = identify(identity.pid);
@@ -125,15 +119,15 @@ export function isAlive(identity: ProcessIdentity): boolean {
   );
 }
 
-/** All live processes of a leader's session. Empty when the leader is dead: its PID may be another's by now. */
+/** All live processes of a leader's process session. Empty when the leader is dead, because its PID may be reused. */
 export function processesOfSession(leader: ProcessIdentity): ProcessIdentity[] {
   const members = pids().flatMap((pid) => (readStat(pid)?.session === leader.pid ? (identify(pid) ?? []) : []));
   return isAlive(leader) ? members : [];
 }
 
 /**
- * All live processes that have the file open for writing. A server has its log open like this. So does a child that was
- * forked to become a server, even between fork and exec, when its environment is still that of its parent.
+ * All live processes that have the file open for writing. With its log, this finds a server even between fork and exec, when
+ * it still has the environment of its parent.
  */
 export function writersOf(path: string): ProcessIdentity[] {
   if (!existsSync(path)) return [];

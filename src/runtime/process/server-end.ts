@@ -5,7 +5,7 @@ import type { ServerRecord } from "../../model/server.js";
 import { replaceServerFile } from "../files/server-folder.js";
 import { exitOfZombie, type ProcessExit } from "./process-table.js";
 
-/** How one launch ended, as seen by the process that started it. */
+/** How one launch ended. The process that started the launch writes this. */
 interface EndNote extends ProcessExit {
   launchId: string;
   at: string;
@@ -16,9 +16,8 @@ function notePath(home: string): string {
 }
 
 /**
- * Records how a launch ended, for the command that repairs the record. Linux reports an exit status to the parent
- * process only, so the process that started the server has to write it down. The note is optional: a missing folder or
- * a full disk must not fail the process that happens to be the parent.
+ * Records how a launch ended, because Linux reports an exit status only to the parent process. Ignores a missing folder or a
+ * full disk, because the note is optional.
  */
 export function noteEnd(home: string, launchId: string, exit: ProcessExit): void {
   const note: EndNote = { launchId, ...exit, at: new Date().toISOString() };
@@ -29,10 +28,7 @@ export function noteEnd(home: string, launchId: string, exit: ProcessExit): void
   }
 }
 
-/**
- * Describes the end by the note of the process's starter, or else by the kernel. Only the starter sees the end, and the
- * kernel knows it for as long as nobody has reaped the process.
- */
+/** Describes how a launch ended, by the note of its starter or, for a zombie, by the kernel. */
 export function describeEnd({ home, launchId, process }: Pick<ServerRecord, "home" | "launchId" | "process">): string {
   const note = readNote(home);
   const seen = note?.launchId === launchId ? note : null;

@@ -13,7 +13,7 @@ export function ownsListener(pid: number, port: number): boolean {
   return false;
 }
 
-/** Inodes of all sockets of a process. Empty when it is gone or another user's, because then we can prove nothing. */
+/** The inodes of all sockets of a process. Empty when the process is gone or belongs to another user. */
 function socketInodes(pid: number): Set<string> {
   const inodes = new Set<string>();
   for (const fd of openFiles(pid)) {
@@ -27,12 +27,12 @@ function socketInodes(pid: number): Set<string> {
 const LISTENING = "0A";
 const ESTABLISHED = "01";
 
-/** Bytes in one line of the kernel's table of sockets: `tcp4_seq_show` pads each to 149 and adds a newline. */
+/** The length of a line in the kernel's table of sockets: `tcp4_seq_show` pads each to 149 bytes and adds a newline. */
 const SOCKET_LINE_BYTES = 150;
 
 /**
- * The listening sockets of a network namespace. The kernel lists them before all other sockets. Reading beyond them
- * makes the kernel walk its whole table of connections, which takes milliseconds. So we read line by line.
+ * The listening sockets of a network namespace. The kernel lists them first. We read line by line and stop after them,
+ * because the kernel needs milliseconds for the other sockets.
  */
 function* listeners(table: string): Generator<{ port: number; inode: string }> {
   const fd = seen(() => openSync(table, "r"));
@@ -57,10 +57,7 @@ function* listeners(table: string): Generator<{ port: number; inode: string }> {
   }
 }
 
-/**
- * The ports among these to which a client is connected. Clients whose own port is in `except` do not count. Reads the
- * kernel's whole table, which takes milliseconds.
- */
+/** Those of the ports to which a client is connected, except clients at a port in `except`. Takes milliseconds. */
 export function connectionsTo(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
   const found = new Set<number>();
   for (const table of ["tcp", "tcp6"]) {

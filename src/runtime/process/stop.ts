@@ -9,10 +9,10 @@ export type StopOutcome = "terminated" | "killed" | "already-stopped";
 
 /** Identifies a server to stop. Each part may be unknown. */
 export interface StopTarget {
-  /** Null when the process is dead or was never ready. Its remaining processes are then found by the other two parts. */
+  /** Null when the process is dead or was never ready. The other two parts then find what is left. */
   process: ProcessIdentity | null;
   launchId: string | null;
-  /** Finds a child that has not executed the runtime yet, by its open log. Null when there cannot be one. */
+  /** Finds a child between fork and exec by its open log. Null when there cannot be one. */
   home: string | null;
 }
 
@@ -28,9 +28,9 @@ const POLL_MS = 10;
 const KILL_WAIT_MS = 5_000;
 
 /**
- * Stops a server and everything that it started: SIGTERM, a grace period, SIGKILL. Then kills what is left of the
- * server's process session, and all other processes that have its launch id. Checks the identity of each process right
- * before each signal, so it never signals a reused PID. SIGTERM cuts turns in flight: drain first.
+ * Stops a server and everything that it started: SIGTERM, a grace period, SIGKILL. Then kills all other processes of its
+ * process session and of its launch. Checks the identity of each process right before each signal, because PIDs are reused.
+ * SIGTERM cuts turns in flight, so drain the server first.
  */
 export async function stopServer(
   { process: identity, launchId, home }: StopTarget,
@@ -59,9 +59,7 @@ export async function endProcesses(processes: ProcessIdentity[], graceMs: number
   if (!(await signalAndWait(processes, "SIGTERM", graceMs))) await kill(processes);
 }
 
-/**
- * Kills all processes of a launch. Repeats until it finds none, because a process may start others before it is killed.
- */
+/** Kills all processes of a launch. Repeats until there are none, because a process may start others before it is killed. */
 async function killLaunch(launchId: string): Promise<void> {
   const deadline = performance.now() + KILL_WAIT_MS;
   for (let left = processesOfLaunch(launchId); left.length > 0; left = processesOfLaunch(launchId)) {

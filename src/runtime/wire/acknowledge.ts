@@ -1,17 +1,16 @@
 import type { Socket } from "node:net";
 import { encodeMessage } from "./frames.js";
 
-/** Runtimes, vscode-jsonrpc and other clients ignore notifications whose method begins with `$/` (LSP, "$ requests"). */
+/** Both sides ignore notifications whose method begins with `$/` (Language Server Protocol, "$ requests"). */
 export const ACKNOWLEDGE = "$/ack";
 export const ACKNOWLEDGEMENT = encodeMessage({ method: ACKNOWLEDGE });
 
 /**
- * Avoids the two Nagle delays on a connection to a server. Neither the SDK's client nor the runtime sets TCP_NODELAY,
- * and both write the header and the body separately. The second small write then waits for the peer's acknowledgement,
- * which the peer's kernel delays by about 40 ms. TCP_NODELAY solves this for our direction. For the server's direction,
- * we send something whenever something arrives, because that segment carries the acknowledgement at once.
+ * Avoids the Nagle delays on a connection to a server. The SDK's client and the runtime write header and body separately and
+ * do not set TCP_NODELAY. So the body waits for the other side's acknowledgement, which the kernel delays by about 40 ms.
  *
- * We send one notification for each chunk that we receive, and none while our send buffer fills up.
+ * For our direction, this sets TCP_NODELAY. For the server's direction, it sends a notification for each chunk that arrives,
+ * because that carries the acknowledgement at once. It sends none while the send buffer is not empty.
  */
 export function acknowledgePromptly(socket: Socket): void {
   socket.setNoDelay(true);

@@ -1,12 +1,12 @@
 /* The runtime's frames: JSON-RPC 2.0 messages after a `Content-Length` header, as in the Language Server Protocol. */
 
-/** One message as it arrived: `raw` is header and body, `body` is only the body. Both share the memory they arrived in. */
+/** One message as it arrived: `raw` is header and body, `body` only the body. */
 export interface Frame {
   raw: Buffer;
   body: Buffer;
 }
 
-/** The bytes that arrived break the protocol. The stream cannot be repaired, so its connection is closed. */
+/** The bytes that arrived break the protocol, so the connection has to be closed. */
 export class ProtocolError extends Error {
   override readonly name = "ProtocolError";
   readonly rpcCode: number;
@@ -27,7 +27,7 @@ const TYPE = /^content-type: ?[\x20-\x7e]{1,200}$/i;
 /** JSON-RPC 2.0's code for text that is not JSON. Also used for bytes that are not a frame. */
 export const PARSE_ERROR = -32700;
 
-/** A message with its header, in one buffer: with one write for both, Nagle's algorithm has nothing to hold back. */
+/** A message with its header in one buffer, because Nagle's algorithm delays a second write. */
 export function encodeBody(body: Buffer): Buffer {
   return Buffer.concat([Buffer.from(`Content-Length: ${body.length}\r\n\r\n`), body]);
 }
@@ -36,7 +36,7 @@ export function encodeMessage(message: object): Buffer {
   return encodeBody(Buffer.from(JSON.stringify({ jsonrpc: "2.0", ...message })));
 }
 
-/** Cuts a byte stream into whole frames without reading their bodies. Refuses a frame over the limit at its header. */
+/** Cuts a byte stream into frames without reading their bodies. Refuses a frame over the limit by its header. */
 export class FrameSplitter {
   limitBytes: number;
   #pending: Buffer[] = [];

@@ -21,13 +21,12 @@ const KEEP_ALIVE_MS = 30_000;
 /** How long a server may take to answer a request that holds up other requests, in milliseconds. */
 const ASK_MS = 30_000;
 
-/** How a connection reports what is not an answer to a request of its own. */
+/** Receives everything of a connection except the answers to its own requests. */
 export interface RpcListener {
-  /** Called for each frame that does not answer one of the connection's own requests. */
   onFrame(message: ServerMessage, frame: Frame): void;
   /** The server accepts more data again after `send` returned false. */
   onDrain(): void;
-  /** This side hangs up, because of a `ProtocolError` or a bug of ours. `onClosed` follows. */
+  /** This side closes the connection because of a `ProtocolError` or a bug of ours. `onClosed` follows. */
   onFault(error: unknown): void;
   onClosed(): void;
 }
@@ -49,10 +48,7 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-/**
- * One connection to a server or a front door. It matches answers to its own requests. Frames that are only passed on
- * may share the connection.
- */
+/** One connection to a server or a front door, for requests of our own and for frames that we only pass on. */
 export class RpcClient {
   readonly ended: Promise<void>;
   readonly #socket: Socket;
@@ -127,8 +123,7 @@ export class RpcClient {
   }
 
   /**
-   * Makes a request of our own. Fails with {@link RpcError} or `FLEET_SERVER_LOST`, whose cause is why the connection
-   * ended.
+   * Makes a request of our own. Fails with {@link RpcError}, or with `FLEET_SERVER_LOST` if the connection ends.
    *
    * @param onResult called with the result before the next frame is handled
    * @param signal gives up the wait; a later answer is dropped, and the connection stays open
@@ -155,9 +150,8 @@ export class RpcClient {
   }
 
   /**
-   * Makes a request of our own that holds up other requests. When many requests about one session are under way, the
-   * runtime may never answer one of them (seen with 1.0.85). The time limit keeps the requests that wait from hanging,
-   * too.
+   * Makes a request of our own for which other requests wait. It has a time limit, because the runtime may never answer one
+   * of many simultaneous requests about a session (seen with 1.0.85).
    */
   async ask(method: string, params: unknown): Promise<unknown> {
     using limit = deadlineOn(this.#clock, ASK_MS);
@@ -182,7 +176,7 @@ export class RpcClient {
   }
 
   #receive(chunk: Buffer): void {
-    // An error must end only this connection, because the same process serves all the others.
+    // An error must end only this connection, and not the process.
     try {
       for (const frame of this.#splitter.push(chunk)) this.#take(frame);
     } catch (error) {
@@ -203,7 +197,7 @@ export class RpcClient {
       result?: unknown;
       error?: { message?: string; code?: number; data?: unknown };
     };
-    // If this callback throws, the connection is closed, and `#end` rejects every request that still has an entry.
+    // If the callback throws, `#receive` closes the connection, and `#end` rejects this request.
     if (error === undefined) waiting.onResult?.(result);
     this.#waiting.delete(message.id);
     if (error === undefined) waiting.resolve(result);

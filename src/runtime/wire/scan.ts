@@ -25,17 +25,16 @@ export interface ScanLimits {
 const UNLIMITED: ScanLimits = { depth: Number.POSITIVE_INFINITY, values: Number.POSITIVE_INFINITY };
 
 /**
- * Finds the members of the object that begins at `from`, without parsing their values. The result is exact for every
- * valid JSON text. In an invalid text it may contain members that no parser would find. A caller that passes the text
- * on must therefore parse it first, or rely on the receiver to refuse it.
+ * Finds the members of the object that begins at `from`, without parsing their values. The result is exact only for valid
+ * JSON. A caller that passes an unchecked text on must parse it first, or rely on the receiver to refuse it.
  */
 export function scanObject(text: Buffer, from = 0): Member[] | null {
   return scanWithin(text, UNLIMITED, from)?.members ?? null;
 }
 
 /**
- * Stops at the first value over a limit, so a hostile text costs no more than a legal one. With `over`, the last member
- * is the one that exceeds the limit, and its end is not known.
+ * As {@link scanObject}, but stops at the first value over a limit, so a hostile text costs no more than a legal one. `over`
+ * names that limit. The last member is then the one that exceeds it, and its `end` is wrong.
  */
 export function scanWithin(
   text: Buffer,
@@ -145,8 +144,8 @@ function skipBlanks(text: Buffer, from: number): number {
 }
 
 /**
- * Skips a string without escapes in one search for the closing quote, so megabytes cost little. After the first escaped
- * quote it checks each byte, because the few bytes between escaped quotes cost much less than another search.
+ * Skips a string with one search for a quote, so megabytes cost little. After the first escaped quote, checks each byte,
+ * because searches for quotes that are close together are slow.
  */
 function skipString(text: Buffer, from: number): number {
   const quote = text.indexOf(QUOTE, from + 1);

@@ -1,6 +1,6 @@
-import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
+import { closeSync, fstatSync, openSync, statSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
-import { ifThere } from "../../runtime/files/if-there.js";
+import { ifThere, readAt } from "../../runtime/files/if-there.js";
 import { rotatedPath } from "./log-rotation.js";
 
 const BLOCK_BYTES = 64 * 1024;
@@ -127,14 +127,7 @@ class OpenFile implements Disposable {
 
   /** Returns fewer bytes if the file ends before `to`. */
   read(from: number, to: number): Buffer {
-    const buffer = Buffer.alloc(Math.max(0, to - from));
-    let filled = 0;
-    while (filled < buffer.length) {
-      const bytes = readSync(this.#fd, buffer, filled, buffer.length - filled, from + filled);
-      if (bytes === 0) break;
-      filled += bytes;
-    }
-    return buffer.subarray(0, filled);
+    return readAt(this.#fd, from, Math.max(0, to - from));
   }
 
   [Symbol.dispose](): void {

@@ -109,7 +109,7 @@ export class TurnWatch {
     if (fate === "replaced") return this.#startOver(watched, look, nowMs);
     for (const event of events) note(tracker.push(event));
     if (fate === "gone") note(tracker.close(nowMs));
-    else if (atEnd) note(tracker.settle(nowMs));
+    else if (atEnd) note(tracker.endIfQuiet(nowMs));
     return { bytes, atEnd };
   }
 

@@ -4,23 +4,18 @@ import { HeldFolder, walk } from "../../runtime/files/held-folder.js";
 import { HISTORY } from "../../runtime/history/session-state.js";
 import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 
-/** Times are milliseconds since the epoch. */
 export interface Measured {
   bytes: number;
-  /**
-   * The latest time at which a file in the folder was written. For a folder without files, the time of its own last
-   * change.
-   */
+  /** When a file in the folder was last written (Unix time in ms). Without files, when the folder itself last changed. */
   newestMs: number;
 }
 
-/** How many entries of one session's folder gc reads to find its age. */
 const MOST_ENTRIES = 10_000;
 
 /**
- * Measures the size and age of a session's folder in one walk. The walk ends at the first file that was written after
- * `youngAfterMs`, because the folder is then `young`. Links are not followed. In a folder with very many files, only the
- * history and the first files count, so that a user cannot keep a session for ever by filling its folder.
+ * Measures the size and age of a session's folder in one walk. A file that was written after `youngAfterMs` makes the folder
+ * `young` and ends the walk. Links are not followed. In a very full folder, only the history and the first files count, so
+ * that a user cannot keep a session for ever by filling its folder.
  */
 export function measureFolder(path: string, youngAfterMs: number): Measured | "young" | "gone" {
   using folder = HeldFolder.open(path);
@@ -43,13 +38,13 @@ export function ttlOf(record: SessionRecord | null, ttlMs: number): number {
   return record?.ttlMs ?? ttlMs;
 }
 
-/** When the session was last used. `nowMs` if the date is damaged, so that a damaged date never leads to a deletion. */
+/** When the session was last used. If the date is damaged, `nowMs`, because such a date must not lead to a deletion. */
 export function lastUseOf(record: SessionRecord, nowMs: number): number {
   const used = Date.parse(record.lastUsedAt);
   return Number.isNaN(used) ? nowMs : used;
 }
 
-/** The hosts of the fleet, for judging whether a process is alive. */
+/** The hosts of the fleet. gc needs them to decide whether a process is alive. */
 export interface HostsSeen {
   /** The name of this host; null if no other host uses the store. */
   own: string | null;
@@ -59,7 +54,7 @@ export interface HostsSeen {
 
 export const ONE_HOST: HostsSeen = { own: null, there: new Map() };
 
-/** Whether an ephemeral session's use is over, because the process that used it has ended. Its age does not matter then. */
+/** Whether the process that used an ephemeral session has ended. Such a session is due at any age. */
 export function isAbandoned(record: SessionRecord | null, hosts: HostsSeen): boolean {
   const usedBy = record?.usedBy ?? null;
   if (record?.persistence !== "ephemeral" || usedBy === null) return false;
@@ -76,10 +71,7 @@ function isElsewhere({ at }: SessionUser, { own }: HostsSeen): boolean {
   return at !== undefined && at !== own;
 }
 
-/**
- * Whether the process is known to have ended. False for a process on another host or in another PID namespace: it
- * cannot be checked, and the session's age decides.
- */
+/** Whether the process has ended. False if it was in another PID namespace, where we cannot see it. */
 function isOver(identity: ProcessIdentity): boolean {
   const own = ownIdentity();
   const rebooted = identity.host === own.host && identity.bootId !== own.bootId;

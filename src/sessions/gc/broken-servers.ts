@@ -7,13 +7,13 @@ import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
 
 /**
- * The outcome of clearing for one server:
- * - `failed`: its process was gone; what was left of it is ended, its port is free, and its record is `failed`
- * - `stopped`: the command that was stopping it had died; it is stopped now
- * - `adopted`: the command that was starting it had died; it runs, and is recorded as running
- * - `removed`: it was unused for longer than the TTL and held no sessions; its record, folder and port are gone
- * - `orphan-removed`: the same for a folder without a record
- * - `stray-killed`: a process of this fleet without a record was killed; the id is that of its launch
+ * The action of gc for a server:
+ * - `failed`: its process was gone. gc ended its other processes and recorded it as failed.
+ * - `stopped`: the command that was stopping it had died. gc stopped it.
+ * - `adopted`: the command that was starting it had died. It runs, and gc recorded it as running.
+ * - `removed`: it had no sessions and was unused for longer than the TTL. gc deleted its record and its folder.
+ * - `orphan-removed`: the same for a folder without a record.
+ * - `stray-killed`: gc killed a process of this fleet that has no record. The id is that of its launch.
  */
 export type ServerAction = "failed" | "stopped" | "adopted" | "removed" | "orphan-removed" | "stray-killed";
 
@@ -54,7 +54,7 @@ export async function killStrays(store: Store, stateRoot: string, dryRun: boolea
 
 type Strays = ReadonlyMap<string, readonly LaunchedProcess[]>;
 
-/** The processes of this fleet that have no record, by launch id. @param recorded reads the recorded launch ids */
+/** The processes of this fleet that have no record, by launch id. @param recorded reads the launch ids of all records */
 export async function findStrays(stateRoot: string, recorded: () => Promise<ReadonlySet<string>>): Promise<Strays> {
   // A launch is recorded before its process starts. So list the processes first, and then read the records.
   const launches = processesByLaunch(stateRoot);

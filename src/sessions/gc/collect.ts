@@ -27,7 +27,7 @@ export interface GcContext extends Pick<SessionsContext, "store" | "pool" | "dir
   takeover: Pick<Takeover, "settleDue">;
   /** How long a server may take for one answer, in milliseconds. */
   answerMs: number;
-  /** Receives a message for each folder that gc handles only in part, with the name of its user. */
+  /** Receives a message for each folder that gc handles only in part. */
   warnings: string[];
 }
 
@@ -36,9 +36,8 @@ export interface GcRequest {
   ttl?: Duration;
   /** Change nothing, and report what would be done. */
   dryRun?: boolean;
-  /** Only this user's sessions and server. */
   user?: string;
-  /** If it aborts, gc ends between two steps and leaves nothing half done. */
+  /** If it aborts, gc ends after the present step. Nothing is left half done. */
   signal?: AbortSignal;
 }
 
@@ -49,26 +48,22 @@ export interface GcOptions extends Required<Pick<GcRequest, "dryRun" | "signal">
 }
 
 export interface GcResult {
-  /** Ids are unique only within an owner: an unrecorded session may have the same id as another user's session. */
+  /** With the owners, because sessions of two users may have the same id if the fleet did not create them. */
   deleted: { id: string; owner: string | null; ageMs: number; bytes: number }[];
   skipped: { id: string; reason: SkipReason }[];
-  /** Bytes of the deleted sessions' files. */
   freedBytes: number;
   dryRun: boolean;
   servers: { id: string; action: ServerAction }[];
-  /** Leftovers of takeovers between hosts in the shared storage. */
+  /** The files that takeovers between hosts had left in the shared storage. */
   remains: ClearedRemain[];
 }
 
-/**
- * How many sessions are deleted together. With more, a user who comes back at this moment waits longer. With fewer, gc
- * waits more often.
- */
+/** How many sessions are deleted together. A user who comes back at this moment waits until all of them are deleted. */
 const SESSIONS_AT_ONCE = 200;
 
 /**
- * Deletes every unused session past its TTL, on disk and in the store, and clears away what is left of servers. Safe to run
- * beside itself and any other command. If it is killed, the next gc finishes.
+ * Deletes every unused session past its TTL, on disk and in the store. Repairs broken servers and removes unused ones. Any
+ * number of gcs and other commands may run at the same time. If a gc is killed, the next one finishes its work.
  */
 export async function collectGarbage(context: GcContext, options: GcOptions): Promise<GcResult> {
   const { store, stateRoot, pool, directory } = context;
@@ -76,7 +71,7 @@ export async function collectGarbage(context: GcContext, options: GcOptions): Pr
   const servers = await repairServers(store, pool, { dryRun, signal });
   if (user === undefined) servers.push(...(await killStrays(store, stateRoot, dryRun)));
   if (!dryRun) await context.takeover.settleDue((record) => Date.now() - ttlOf(record, ttlMs), signal);
-  // Do this before anything is deleted, because a deletion would look like a use of the server.
+  // Look before anything is deleted, because a deletion looks like a use of the server.
   const unused = await findUnused(store, stateRoot, { ttlMs, user, nowMs: Date.now() });
   const hosts = await seeHosts(directory);
   const isOwn = await directory.holds();

@@ -17,23 +17,22 @@ import type { Candidate } from "./survey.js";
  * - `active`: it is in a server's memory
  * - `busy`: it is in a turn
  * - `leased`: it is under a lease
- * - `in-use`: a process is opening it, or has used it since gc judged it, or is the live process of an ephemeral session
+ * - `in-use`: a live process uses it, or has used it since gc looked
  * - `failed`: it could not be removed from the disk; the next gc tries again
  */
 export type SkipReason = "active" | "busy" | "leased" | "in-use" | "failed";
 
 export interface Outcome {
   session: Pick<Candidate, "id" | "owner" | "ageMs" | "bytes">;
-  /** Null if it is deleted. */
   skipped: SkipReason | null;
 }
 
 /**
- * How long a runtime takes from its first look at a session's folder to its lock in it, with a margin (measured: 3 to
- * 10 ms). A runtime that was between the two when the folder was moved shows its lock within this time.
+ * How long a runtime takes from its first look at a session's folder until it makes its lock there (measured: 3 to 10 ms).
+ * If the folder is moved in between, the lock appears within this time.
  */
 const OPENING_MS = 25;
-/** Node uses four threads for the disk, so a higher number gains nothing (measured: four take half as long as one). */
+/** Node uses four threads for the disk (measured: four removals at once take half as long as one after the other). */
 const REMOVED_AT_ONCE = 4;
 
 export function runningPids({ servers }: Registry): Set<number> {
@@ -53,11 +52,10 @@ export async function findUse(
 }
 
 /**
- * Deletes sessions of one state folder together, unless they are in use. `run` is null for sessions without a folder.
- * Sessions that another process deletes first do not appear in the outcomes.
+ * Deletes sessions of one state folder together, unless they are in use. Leaves sessions that another process deletes first
+ * out of the outcomes. Decision 5 (docs/decisions/0005-gc-moves-folders.md) gives the reasons for the order of the steps.
  *
- * The steps and their order are those of decision 5 (docs/decisions/0005-gc-moves-folders.md). Each step either sees a
- * process that uses the session, or is seen by it.
+ * @param run null for sessions without a folder
  */
 export async function deleteSessions(
   store: Store,
@@ -93,14 +91,14 @@ export async function deleteSessions(
   return outcomes;
 }
 
-/** Reads the use markers of each server once, now. Returns whether a session has one. */
+/** Reads the use markers of each server once. The result tells whether a session has one. */
 function markedIn(sessions: readonly Candidate[]): (session: Candidate) => boolean {
   const servers = new Set(sessions.flatMap(({ server }) => server ?? []));
   const used = new Map([...servers].map((server) => [server, usedSessions(server)]));
   return ({ server, id }) => server !== null && used.get(server)?.has(id) === true;
 }
 
-/** Steps 2 and 3. Resolves with the sessions that may now be deleted from disk. See `markedRecord` for the other side. */
+/** Deletes the records first (see `markedRecord`). Resolves with the sessions that may now be deleted from disk. */
 async function deleteRecords(
   store: Store,
   sessions: readonly Candidate[],
@@ -128,7 +126,7 @@ async function deleteRecords(
   return going;
 }
 
-/** Ends step 4: removes the moved folders, or gives them back. */
+/** Removes the moved folders, or moves back those of sessions that a server has just opened. */
 async function removeMoved(
   store: Store,
   run: Run,
@@ -149,13 +147,13 @@ async function removeMoved(
   });
 }
 
-/** Whether the session was resumed through the fleet, which has then recorded it. */
+/** Whether the fleet has recorded the session since the survey, because somebody resumed it. */
 async function isRecorded(store: Store, { id, state }: Candidate): Promise<boolean> {
   const record = await store.sessions.read(id);
   return record !== null && state?.servers.some((server) => server.id === record.serverId) === true;
 }
 
-/** Finishes the work of killed gcs on sessions that they had moved: gives back sessions that are open, removes the rest. */
+/** Removes the sessions that killed gcs had moved away. Moves back those that a server has opened since. */
 export async function finishLeftovers(store: Store, run: Run, left: readonly Leftover[]): Promise<Outcome[]> {
   const pids = runningPids(await store.registry.read());
   return await mapConcurrently(left, REMOVED_AT_ONCE, async ({ note, path }): Promise<Outcome> => {

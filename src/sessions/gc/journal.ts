@@ -6,10 +6,10 @@ import { HOME } from "../../runtime/files/server-folder.js";
 import { openSessionState } from "../../runtime/history/session-state.js";
 import { identify } from "../../runtime/process/process-table.js";
 
-/**
- * Each gc moves the sessions that it deletes into a folder of its own, near their state folder. It is named after the gc's
- * process and contains a journal of the sessions that are about to be deleted. If the process is killed, the next gc finds
- * the folder and the journal, and finishes.
+/*
+ * Each run of gc moves the sessions that it deletes into a folder of its own, near their state folder. The folder is named
+ * after gc's process and contains a journal of the sessions that are about to be deleted. If gc is killed, the next gc finds
+ * both and finishes the work.
  */
 const GC_FOLDER = ".copilotfleet-gc";
 export const JOURNAL = "journal.json";
@@ -21,16 +21,15 @@ export interface Note {
   id: string;
   owner: string | null;
   record: SessionRecord | null;
-  /** Milliseconds since the epoch. A later write to the session counts as a use. */
+  /** Unix time in milliseconds. A later write to the session counts as a use. */
   notedAtMs: number;
 }
 
-/** The folder of a gc that is running or was killed. */
+/** The folder of a gc that is running or was killed. `moved` has the sessions that were moved there and still exist. */
 interface FoundRun {
   path: string;
   alive: boolean;
   notes: Note[];
-  /** Sessions that were moved there and are not removed. */
   moved: string[];
 }
 
@@ -45,8 +44,8 @@ export interface Business {
 }
 
 /**
- * The folder in which each run of gc has its own folder. For the sessions in a home, it is beside that home: on the
- * same disk, and out of reach of the user's agent, which can write only in the home.
+ * The folder for the runs of gc. For the sessions in a home, it is beside that home: on the same disk, and where the user's
+ * agent cannot write.
  */
 export function gcFolder(statePath: string): string {
   const parent = dirname(statePath);
@@ -64,8 +63,8 @@ export function unfinishedBusiness(statePath: string): Business {
 }
 
 /**
- * Whether a running gc may still delete or restore the session. A gc notes the session before it deletes the record. Once
- * the session's folder is in neither the home nor the gc's folder, the session is deleted.
+ * Whether a running gc has noted the session and not decided. Gc notes a session before it deletes the record. The session
+ * is deleted once its folder is in neither the home nor gc's folder.
  */
 export function isBeingDeleted(home: string, sessionId: string): boolean {
   using state = openSessionState(home);
@@ -110,7 +109,7 @@ export function readRun(path: string): Pick<FoundRun, "notes" | "moved"> {
   return { notes: readJournal(join(path, JOURNAL)), moved: moved.map(({ name }) => name) };
 }
 
-/** The notes in a journal. An incomplete journal counts as empty, because its gc has not touched any session. */
+/** The notes in a journal. An incomplete journal counts as empty, because its gc had not yet changed any session. */
 function readJournal(path: string): Note[] {
   try {
     const notes: unknown = JSON.parse(readFileSync(path, "utf8"));

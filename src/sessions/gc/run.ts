@@ -9,21 +9,17 @@ import { claimedBy, HISTORY } from "../../runtime/history/session-state.js";
 import { ownIdentity } from "../../runtime/process/process-table.js";
 import { gcFolder, JOURNAL, type Leftover, leftover, MOVED, type Note, readRun, runsBeside } from "./journal.js";
 
-/**
- * Stands in a folder's name in place of a process, and marks a folder that the next gc may take over. No process has
- * the PID 0.
- */
+/** In a folder's name in place of a process: the next gc may take the folder over. No process has the PID 0. */
 const NOBODY = "0-0";
-/** How many files and folders one gc removes from a state folder at most. The next gc removes more. */
+/** How many files and folders one gc removes from a state folder at most. */
 const MOST_REMOVED = 100_000;
 const MOST_MERGED = 10_000;
 const DEEPEST_MERGED = 32;
 
-/** This process's gc in one state folder. */
 export class Run {
   readonly #statePath: string;
   readonly #path: string;
-  /** Folders taken over from killed gcs. They are removed at the end, when the work in their journals is done. */
+  /** Folders taken over from killed gcs. They stay until the work in their journals is done. */
   readonly #inherited: string[] = [];
   #made = false;
   readonly #budget: Budget = { left: MOST_REMOVED };
@@ -38,9 +34,8 @@ export class Run {
   /**
    * Takes over the folders of killed gcs, so that no other gc does.
    *
-   * @param killed the folders of the gcs that were dead when the survey judged which sessions are due. Leaves the
-   * folder of a gc that was killed later. The survey left out the sessions of that gc, because it was still running.
-   * The next gc deletes them and needs the journal.
+   * @param killed the folders of the gcs that were dead at the survey. If a gc was killed later, its folder stays for the
+   * next gc, because the survey left out the sessions in its journal.
    */
   inherit(killed: ReadonlySet<string>): Leftover[] {
     const before = runsBeside(this.#statePath).filter(({ path }) => killed.has(path));
@@ -55,7 +50,7 @@ export class Run {
     });
   }
 
-  /** Records which sessions are about to be deleted. Those noted before are done. */
+  /** Records which sessions are about to be deleted. Replaces the earlier notes. */
   note(notes: readonly Note[]): void {
     try {
       if (!this.#made) makeRunFolder(this.#path);
@@ -74,7 +69,7 @@ export class Run {
     return renameIfThere(state.at(id), moved) ? moved : null;
   }
 
-  /** Null if a folder in the path was replaced after the survey, perhaps by a link to the sessions of somebody else. */
+  /** Null if a folder in the path was replaced after the survey, perhaps by a link to another user's sessions. */
   #openState(): HeldFolder | null {
     const state = HeldFolder.open(this.#statePath);
     if (state === null || state.realPath === this.#statePath) return state;
@@ -82,19 +77,19 @@ export class Run {
     return null;
   }
 
-  /** Removes a moved session. If it has very many files, leaves some to the next gc. @returns whether it is gone. */
+  /** Removes a moved session. @returns false if files are left for the next gc, because there are too many */
   async remove(moved: string): Promise<boolean> {
     return await removeTree(moved, this.#budget);
   }
 
   /**
-   * Whether a server opened the session just as it was moved. The runtime then creates the folder again, with its lock but
-   * without the description (`workspace.yaml`) that every new session has.
+   * Whether a server opened the session just as it was moved. The runtime then creates the folder again, with its lock. If
+   * that folder has a description (`workspace.yaml`), it belongs to a new session with this id.
    */
   isOpened(id: string, moved: string, pids: ReadonlySet<number>): boolean {
     const original = join(this.#statePath, id);
-    const isAnew = existsSync(join(original, "workspace.yaml"));
-    return [...claimedBy(moved), ...(isAnew ? [] : claimedBy(original))].some((pid) => pids.has(pid));
+    const isNew = existsSync(join(original, "workspace.yaml"));
+    return [...claimedBy(moved), ...(isNew ? [] : claimedBy(original))].some((pid) => pids.has(pid));
   }
 
   /** Moves a session back. If the runtime has made its folder again, merges the session into that. */
@@ -132,7 +127,7 @@ function renameIfThere(from: string, to: string): boolean {
   return ifThere(() => renameSync(from, to)) !== null;
 }
 
-/** Retries, because another gc that ends removes the parent folder whenever it is empty. */
+/** Retries, because another gc removes the parent folder when it ends and the folder is empty. */
 function makeRunFolder(path: string): void {
   for (let attempt = 0; ; attempt++) {
     try {
@@ -145,9 +140,8 @@ function makeRunFolder(path: string): void {
 }
 
 /**
- * Merges the moved folder of a session into the one that a runtime has made since. If both have a file, the newer one stays,
- * except for the history: the new history is appended to the old one. The user's agent can write both folders, so this
- * reads only regular files.
+ * Merges the moved folder of a session into the one that a runtime has made since. If both have a file, the new one stays.
+ * But the new history is appended to the old one. Reads only regular files, because the user's agent can write both folders.
  */
 function mergeInto(target: HeldFolder, source: HeldFolder, depth = 0): void {
   for (const entry of source.entries(MOST_MERGED).entries) {
@@ -169,7 +163,6 @@ function prepend(target: HeldFolder, source: HeldFolder): void {
   renameSync(source.at(whole), target.at(HISTORY));
 }
 
-/** Null if the history is not a regular file. */
 function readHistory(folder: HeldFolder): Buffer | null {
   if (folder.lstat(HISTORY)?.isFile() !== true) return null;
   const fd = folder.file(HISTORY);

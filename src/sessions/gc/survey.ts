@@ -31,14 +31,12 @@ export interface StateFolder {
   owner: string | null;
 }
 
-/** A session past its TTL. */
 export interface Candidate {
   id: string;
   owner: string | null;
   record: SessionRecord | null;
   /** The state folder that it should be in; null if there is none. */
   state: StateFolder | null;
-  /** Its own folder; null if it has none. */
   path: string | null;
   /** The server on which its use markers are. */
   server: ServerRecord | null;
@@ -46,11 +44,10 @@ export interface Candidate {
   bytes: number;
 }
 
-/** How many unrecorded sessions in one state folder a gc deletes at most. */
 const MOST_UNRECORDED = 1_000;
 
 export interface Survey {
-  /** Each warning names a state folder that this gc handles only in part, and the reason. */
+  /** Messages about state folders that this gc handles only in part. */
   warnings: string[];
   states: StateFolder[];
   records: SessionRecord[];
@@ -66,12 +63,12 @@ export interface SurveyOptions extends UnusedOptions {
   places: ReadonlyMap<string, string>;
 }
 
-/** Measuring is synchronous. After this many sessions, other work in the process may run. */
+/** The measurement is synchronous. After this many sessions, other work in the process may run. */
 const LOOKS_AT_ONCE = 50;
 
 /**
- * Finds every session past its TTL, from the records and the disk together. It does not use the runtime's own list, which
- * hides sessions that never had a turn. Changes nothing.
+ * Finds every session past its TTL in the records and on the disk. Does not ask the runtime, because its list hides sessions
+ * that never had a turn. Changes nothing.
  */
 export async function survey(store: Store, stateRoot: string, options: SurveyOptions): Promise<Survey> {
   // A session that is created after these reads looks unrecorded below, but it is too young to be due.
@@ -95,7 +92,7 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
     for (const record of recorded.values())
       if (!folders.has(record.id)) found.push(recordOnly(record, state, registry));
     for (const id of folders) {
-      // Leave this folder. It may be on its way to the host that the record names, or a leftover of its move there.
+      // Leave this folder. It may be on its way to the host that the record names, or a copy that the move left here.
       const elsewhere = foreign.get(id);
       if (elsewhere !== undefined && (state.owner === null || state.owner === elsewhere.owner)) continue;
       const record = recorded.get(id) ?? null;
@@ -117,7 +114,7 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
     if (candidate.record === null) {
       const before = unrecorded.get(candidate.state) ?? 0;
       unrecorded.set(candidate.state, before + 1);
-      // Without this limit, one user's agent could keep gc busy while the sessions of all others wait.
+      // One user's agent must not keep gc so busy that the sessions of all others wait.
       if (before >= MOST_UNRECORDED) continue;
     }
     candidates.push(candidate);
@@ -132,8 +129,8 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
 }
 
 /**
- * The ids of all recorded sessions that have a folder, and of unrecorded ones among the first entries. Null if the state
- * folder cannot be read, because then nothing is known about its sessions.
+ * The ids of the sessions that have a folder. In a very full state folder: all recorded ones, and the unrecorded ones among
+ * the first entries. Null if the state folder cannot be read.
  */
 function sessionFolders(
   state: StateFolder,
@@ -145,7 +142,6 @@ function sessionFolders(
     if (folder === null) return new Set();
     const { entries, more } = folder.entries(MOST_FOLDERS);
     const names = entries
-      // A folder with any other name does not belong to a session.
       .filter((entry) => entry.isDirectory() && isSessionId(entry.name) && !isRuntimeFolder(entry.name))
       .map(({ name }) => name);
     if (!more) return new Set(names);
@@ -168,7 +164,7 @@ function nameOf({ owner, path }: StateFolder): string {
 
 function judge(session: Candidate, { ttlMs, nowMs, hosts }: SurveyOptions, note: Note | undefined): Candidate | null {
   const { record, path } = session;
-  // A session that a killed gc had begun to delete is due, unless somebody has used it since.
+  // If a killed gc had begun to delete the session, it is due, unless somebody has used it since.
   const begun = record === null ? note : undefined;
   const abandoned = isAbandoned(record, hosts);
   const dueBeforeMs = begun?.notedAtMs ?? (abandoned ? Number.POSITIVE_INFINITY : nowMs - ttlOf(record, ttlMs));
@@ -189,8 +185,8 @@ function recordOnly(record: SessionRecord, state: StateFolder | null, { servers 
 
 /**
  * All state folders: those of recorded servers, those of unrecorded folders below `servers/`, and those in the shared
- * storage. The folders in the shared storage may contain sessions that were brought here and whose server was never
- * started here. The server's id decides in which state folder a session is, whether that server is recorded or not.
+ * storage, which may have sessions of a server that never ran here. `stateOf` finds the folder of a session by its
+ * server's id, even if that server is not recorded.
  */
 function stateFolders(
   { servers }: Registry,
@@ -222,7 +218,7 @@ function stateFolders(
     const { name } = entry;
     if (!entry.isDirectory() || servers[name] !== undefined || name.startsWith(".")) continue;
     add(stateOfHome(join(folder, name, "home"), stateRoot, known), name, undefined);
-    using common = HeldFolder.open(sessionStatePath(join(folder, name))); // common to all shared servers
+    using common = HeldFolder.open(sessionStatePath(join(folder, name))); // only all shared servers together have this
     add(common?.realPath ?? null, name, undefined);
   }
   for (const state of byPath.values()) {

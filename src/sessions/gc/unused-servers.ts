@@ -16,20 +16,16 @@ import type { Store } from "../../store/ports.js";
 import type { Cleared } from "./broken-servers.js";
 
 export interface UnusedOptions {
-  /** How long something must be unused before it is removed, in milliseconds. */
   ttlMs: number;
   nowMs: number;
   user: string | undefined;
 }
 
-/** Each start, each use through the fleet, and each creation or deletion of a session changes one of these. */
+/** Each start, each use through the fleet, and each new or deleted session changes the time of one of these. */
 const SIGNS_OF_USE = ["server.log", "connection-token", "uses", "open", "home", join("home", "session-state")];
 const REMOVED = /^\.removed-(\d+)-(\d+)-[0-9a-f]+$/;
 
-/**
- * Finds the servers that were unused for longer than the TTL. Call this before gc deletes sessions, because those
- * deletions would count as a use.
- */
+/** Finds the servers that were unused for longer than the TTL. A deletion of a session counts as a use, so call this first. */
 export async function findUnused(store: Store, stateRoot: string, options: UnusedOptions): Promise<UnusedServers> {
   const { servers } = await store.registry.read();
   const isOld = (id: string) => lastUse(stateRoot, id, servers[id]) <= options.nowMs - options.ttlMs;
@@ -46,7 +42,7 @@ class UnusedServers {
   readonly #stateRoot: string;
   readonly #unused: readonly ServerRecord[];
   readonly #orphans: readonly string[];
-  /** Whether to remove the leftovers of killed commands, too, which belong to no particular user. */
+  /** Whether gc works for all users, and so also removes what killed commands left. */
   readonly #all: boolean;
 
   constructor(store: Store, stateRoot: string, unused: ServerRecord[], orphans: string[], all: boolean) {
@@ -75,7 +71,7 @@ class UnusedServers {
     return [...(await this.#removeUnused()), ...(await this.#removeOrphans())];
   }
 
-  /** Claims the servers first. A command that wants to start one of them waits until it is gone, and then creates it. */
+  /** Claims the servers first, so that a command that wants to start one of them waits, and then creates it again. */
   async #removeUnused(): Promise<Cleared[]> {
     if (this.#unused.length === 0) return [];
     using held = new HeldClaim();
@@ -93,7 +89,7 @@ class UnusedServers {
       const records = await sessionsOfThisHost(this.#store);
       for (const { id, home } of claimed) {
         if (holdsSessions(id, home, records)) continue;
-        // Delete only a home in the usual place, because the fleet did not create a home anywhere else.
+        // The fleet creates homes only in the usual place. Do not delete any other.
         const moved = home === homeOf(this.#stateRoot, id) ? this.#moveAway(id) : null;
         if (moved !== null) rmSync(moved, { recursive: true, force: true });
         removed.add(id);
@@ -154,7 +150,6 @@ function isRemovable(server: ServerRecord): boolean {
   return (server.state === "stopped" || server.state === "failed") && !isRunning(server) && !isClaimed(server);
 }
 
-/** When the server was last used, in milliseconds since the epoch. */
 function lastUse(stateRoot: string, id: string, server: ServerRecord | undefined): number {
   const folder = serverFolder(stateRoot, id);
   const written = SIGNS_OF_USE.map((name) => lstatSync(join(folder, name), { throwIfNoEntry: false })?.mtimeMs ?? 0);
@@ -162,10 +157,7 @@ function lastUse(stateRoot: string, id: string, server: ServerRecord | undefined
   return Math.max(...written, Number.isNaN(created) ? 0 : created);
 }
 
-/**
- * Whether a server has sessions. Shared servers have their session folders in common, so for them only the records
- * count.
- */
+/** Whether a server has sessions. For shared servers, only the records count, because they have one folder together. */
 function holdsSessions(
   id: string,
   home: string,

@@ -11,11 +11,11 @@ interface Ambient {
   outer: Ambient | undefined;
 }
 
-/** Finds the lease that a caller runs under, because work under that lease called it. */
+/** Finds the lease of the work that the caller is part of, by Node's `AsyncLocalStorage`. */
 export class AmbientLeases {
   readonly #current = new AsyncLocalStorage<Ambient | undefined>();
 
-  /** Runs `work`. The calls that it makes find the lease until `work` settles. */
+  /** Runs `work`. Calls that are part of it find the lease until `work` has ended. */
   async run<T>(lease: HeldLease, work: (lease: HeldLease) => Promise<T>): Promise<T> {
     const { sessionId, holder } = lease.lease;
     const turns = this.#find(sessionId, holder)?.turns ?? new TurnQueue();
@@ -32,8 +32,8 @@ export class AmbientLeases {
   }
 
   /**
-   * Waits for the earlier turns under the caller's lease, and then returns this lease for one turn. Releasing it lets
-   * the next turn begin. Null for callers that do not run under such a lease.
+   * The caller's lease for one turn, after the earlier turns under it. Its release lets the next turn begin. Null if the
+   * caller does not run under a lease of this holder on this session.
    *
    * @throws FleetError `FLEET_SESSION_BUSY` when the earlier turns take longer than `waitMs` milliseconds.
    */
@@ -54,7 +54,7 @@ export class AmbientLeases {
     };
   }
 
-  /** Calls `start` outside the caller's lease, because `start` begins work for others. */
+  /** Calls `start`, which begins work for others. That work does not find the caller's lease. */
   outside<T>(start: () => T): T {
     return this.#current.run(undefined, start);
   }
@@ -68,7 +68,7 @@ export class AmbientLeases {
   }
 }
 
-/** Lets turns under one lease run one after the other, because two at once would take each other's answers. */
+/** Runs the turns under one lease one after the other, because two at once would take each other's answers. */
 class TurnQueue {
   #last: Promise<void> = Promise.resolve();
 

@@ -14,19 +14,19 @@ export interface Holding {
   clock: Clock;
   token: string;
   lease: Lease;
-  /** The clock's time right before the request to the store. The lease's time cannot have begun to run earlier. */
+  /** The clock's time right before the request to the store. */
   asked: number;
-  /** Whether another process has taken it and releases it. */
+  /** Whether another process took the lease and will release it. */
   adopted: boolean;
 }
 
 /**
- * A lease that this process holds. It is renewed after a third of its TTL until it is released, and checked in between.
+ * A lease that this process holds. It is checked each second, and renewed after each third of its TTL, until it is released.
  *
- * It can still be lost. Another process can take it over by force. It also ends if this process is suspended, if its event
- * loop is blocked or if the store is unreachable for too long. Then `signal` aborts with the `FLEET_LEASE_LOST` that every
- * later {@link check} throws. A process that was suspended may not have noticed this. So call {@link check} right before
- * anything that must not happen without the lease, or have the receiver refuse it by its fence.
+ * It is lost if another process takes it over by force. It also ends if this process is suspended, its event loop is blocked
+ * or the store is unreachable for too long. Then `signal` aborts, and every later {@link check} throws `FLEET_LEASE_LOST`.
+ * The signal comes late after a suspension. So call {@link check} right before anything that must not happen without the
+ * lease, or let the receiver compare the fence.
  */
 export class HeldLease implements TurnLease {
   readonly token: string;
@@ -37,7 +37,7 @@ export class HeldLease implements TurnLease {
   readonly #over = new AbortController();
   readonly #watching: Promise<void>;
   #lease: Lease;
-  /** The clock's time at which it may have ended. This is never later than its end in the store, only earlier. */
+  /** The clock's time at which it may have ended. Never later than its end in the store. */
   #end: number;
   #cancelExpiry = (): void => undefined;
 
@@ -66,12 +66,6 @@ export class HeldLease implements TurnLease {
     return this.#lost.signal;
   }
 
-  /**
-   * Makes sure that the lease is in force.
-   *
-   * @throws FleetError `FLEET_LEASE_LOST` when it is not; `FLEET_STATE_…` when the store cannot be read, so that nothing is
-   * known about the lease.
-   */
   async check(): Promise<void> {
     this.#refuseIfOver();
     try {
@@ -79,21 +73,16 @@ export class HeldLease implements TurnLease {
     } catch (error) {
       throw await this.#explained(error);
     }
-    // Check the time again, because the lease may have ended during the read.
-    this.#refuseIfOver();
+    this.#refuseIfOver(); // the lease may have ended during the read
   }
 
-  /**
-   * Gives the lease back. If the lease was adopted, only stops watching it, because the process that took it releases it.
-   *
-   * @throws FleetError `FLEET_LEASE_LOST` when the lease was lost before. Work under it may have collided with other work.
-   */
+  /** Gives the lease back. If it was adopted, only ends the renewals, because the process that took it releases it. */
   async release(): Promise<void> {
     if (this.#adopted) {
       try {
         await this.check();
       } finally {
-        await this.detach(); // in any case, because renewals here would let it outlive the process that took it
+        await this.detach(); // in any case: with renewals from here, it would outlive the process that took it
       }
       return;
     }
@@ -118,7 +107,7 @@ export class HeldLease implements TurnLease {
     for (let failed = false; ; ) {
       const due = this.#end - (ttlMs * 2) / 3;
       const pause = failed ? ttlMs / 10 : Math.max(0, due - this.#clock.now());
-      // `ref: false`, because a renewal must not keep a process alive that has nothing else to do.
+      // `ref: false`: a renewal must not keep the process alive.
       const options = { ref: false, signal: this.#over.signal };
       await this.#clock.wait(Math.min(pause, LOOK_MS), options).catch(() => "over");
       if (this.#isOver()) return;
@@ -126,10 +115,7 @@ export class HeldLease implements TurnLease {
     }
   }
 
-  /**
-   * @returns false if the store did not answer. The next look may succeed, and the expiry timer ends the lease in any
-   * case.
-   */
+  /** @returns false if the store did not answer. The next look may succeed. If none does, the timer ends the lease. */
   async #look(renew: boolean): Promise<boolean> {
     const { sessionId, ttlMs } = this.#lease;
     const asked = this.#clock.now();
@@ -159,7 +145,7 @@ export class HeldLease implements TurnLease {
     this.#cancelExpiry = this.#clock.after(Math.max(1, this.#end - this.#clock.now()), tick);
   }
 
-  /** Also compares the time, because the timer is late when the event loop was blocked. */
+  /** Compares the time, too, because the timer is late after the event loop was blocked. */
   #isOver(): boolean {
     if (!this.#over.signal.aborted && this.#clock.now() >= this.#end) {
       this.#lose(leaseLost(this.#lease, "it was not renewed in time"));
@@ -181,7 +167,7 @@ export class HeldLease implements TurnLease {
     this.#lost.abort(reason);
   }
 
-  /** Replaces the store's refusal by an error that names the present holder and the reason. Aborts `signal` with it. */
+  /** If the store refused the token, returns an error with the present holder and the reason. Aborts `signal` with it. */
   async #explained(error: unknown): Promise<unknown> {
     if (!isFleetError(error, "FLEET_LEASE_LOST")) return error;
     const successor = await this.#store.leases.read(this.#lease.sessionId).catch(() => null);
@@ -191,7 +177,7 @@ export class HeldLease implements TurnLease {
   }
 }
 
-/** The lease's time began to run between `asked` and now. Counting from `asked` is safe, because it is earlier. */
+/** The lease's time began between `asked` and now. Count from `asked`, so that the end is never too late. */
 function endOf({ remainingMs, ttlMs }: Lease, asked: number): number {
   return asked + Math.min(remainingMs, ttlMs);
 }

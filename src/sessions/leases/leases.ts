@@ -17,23 +17,18 @@ export const LEASE_VARIABLES = {
   fence: "COPILOTFLEET_LEASE_FENCE",
 } as const;
 
-/** How long a waiter may be silent before it loses its place. A dead waiter delays those behind it by this much. */
+/** After this time without a request, a waiter loses its place in the queue. A dead one delays the next by this much. */
 const PLACE_MS = 3_000;
-/** How long a wait may last before `onWait` is called. */
 const NOTICE_MS = 1_000;
 const FIRST_PAUSE_MS = 10;
 const LONGEST_PAUSE_MS = 100;
 
 export interface AcquireOptions {
   sessionId: string;
-  /** The user who will hold it. */
   holder: string;
-  /**
-   * Rejects if the holder may not use the session. Called first, and again after a wait, because the answer may have
-   * changed.
-   */
+  /** Rejects if the holder may not use the session. Called before the wait, and again after it. */
   mayUse?: () => Promise<unknown>;
-  /** How long it outlives a holder that died, in milliseconds: 1 second to 24 days. A live holder renews it. */
+  /** How long the lease outlives a holder that died, in milliseconds: 1 second to 24 days. */
   ttlMs: number;
   /** How long to wait for others, in milliseconds; 0 tries once. */
   waitMs: number;
@@ -42,31 +37,26 @@ export interface AcquireOptions {
   steal?: { reason: string };
   /** Do not renew it. It lasts until it is released with its token, or until its end. */
   detached?: true;
-  /**
-   * Fail at once if the lease in force is a detached one of this same holder and does not end within `waitMs`: only the
-   * holder could release it.
-   */
+  /** Fail at once if this same holder has a detached lease that outlasts `waitMs`: only the holder could release it. */
   refuseOwn?: boolean;
   onWait?: (wait: LeaseWait) => void;
 }
 
-/** A wait for the lease on a session. */
 export interface LeaseWait {
   sessionId: string;
   /** The lease in force; null if an earlier waiter is about to take it. */
   lease: Lease | null;
-  /** How many waiters asked before. */
+  /** How many waiters come first. */
   ahead: number;
 }
 
-/** Leases on sessions. Any number of processes get them in the order in which they asked. */
+/** Leases on sessions. Processes get them in the order in which they asked. */
 export class Leases {
-  /** The leases of the callers that {@link hold} runs. */
+  /** The leases of the work that {@link hold} runs. */
   readonly ambient = new AmbientLeases();
   readonly #store: Store;
   readonly #clock: Clock;
 
-  /** @param clock replaced in tests */
   constructor(store: Store, clock = systemClock) {
     this.#store = store;
     this.#clock = clock;
@@ -114,8 +104,7 @@ export class Leases {
   }
 
   /**
-   * Continues under a lease that was taken elsewhere, with its token. Releasing it here leaves it to the process that took
-   * it.
+   * Continues under a lease that another process took, by its token. Its release here leaves it to that process.
    *
    * @param holder the user who must hold it. Default: any user.
    * @throws FleetError `FLEET_LEASE_LOST` for a wrong or expired token, or when another user holds the lease.
@@ -136,8 +125,8 @@ export class Leases {
   }
 
   /**
-   * Adopts the lease if the environment shows that this process runs under one on this session (`copilotfleet lock SESSION
-   * -- COMMAND`). Otherwise acquires it. Without this, a command would wait for the very lease that it runs under.
+   * Adopts the lease under which this process runs (`copilotfleet lock SESSION -- COMMAND`), because it must not wait for
+   * that lease. If there is none on this session, acquires one.
    */
   async enter(options: AcquireOptions, env: NodeJS.ProcessEnv): Promise<HeldLease> {
     return (await this.outer(options.sessionId, options.holder, env)) ?? (await this.acquire(options));
@@ -151,8 +140,8 @@ export class Leases {
   }
 
   /**
-   * Runs `work` under a lease, which is {@link ambient} until `work` ends and is then released. If `work` calls further work
-   * for the same holder on the same session, that runs under the same lease.
+   * Runs `work` under a lease and then releases the lease. Calls of `work` for the same holder on the same session run under
+   * the same lease.
    *
    * @throws FleetError `FLEET_LEASE_LOST` when the lease was lost during the work, even if `work` succeeded.
    */
@@ -164,7 +153,7 @@ export class Leases {
     try {
       result = await this.ambient.run(lease, work);
     } catch (error) {
-      // Throw the error of `work`. It is more specific than the loss of the lease, which may have caused it.
+      // Throw the error of `work`, not the loss of the lease that it may come from.
       await lease.release().catch(() => "lost, or it expires");
       throw error;
     }
@@ -179,8 +168,7 @@ export class Leases {
   /** Gives up the place in the queue, and the lease if it was granted to this caller after all. */
   async #withdraw(sessionId: string, token: string): Promise<void> {
     const ended = [this.#store.leases.leave(sessionId, token), this.#store.leases.release(sessionId, token)];
-    // Ignore failures. The place in the queue and the lease expire by themselves, and the caller needs the error that
-    // led here.
+    // Ignore failures, because the place in the queue and the lease also expire.
     await Promise.allSettled(ended);
   }
 }
@@ -191,8 +179,8 @@ function assertTtl(ttlMs: number): void {
 }
 
 /**
- * How long to wait before asking again, in milliseconds. Short at first, for leases that last only a moment. The first
- * waiter asks at the latest when the holder's time is over.
+ * How long to wait before the next request, in milliseconds. Short at first, for leases that last only a moment. The first
+ * waiter asks at the latest when the lease in force ends.
  */
 function pauseMs(attempt: number, answer: LeaseAnswer & { granted: false }): number {
   const pause = Math.min(FIRST_PAUSE_MS * 1.5 ** attempt, LONGEST_PAUSE_MS) * (0.75 + Math.random() / 2);
@@ -200,7 +188,7 @@ function pauseMs(attempt: number, answer: LeaseAnswer & { granted: false }): num
   return isNext ? Math.min(pause, Math.ceil(answer.lease?.remainingMs ?? 0) + 1) : pause;
 }
 
-/** The error when the user already holds the lease, so that waiting for it would be in vain. */
+/** The error if the user who asks is the one who holds the lease. */
 function ownLock({ sessionId, holder, remainingMs }: Lease): FleetError {
   const { session, token } = LEASE_VARIABLES;
   const message =

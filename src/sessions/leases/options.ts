@@ -15,10 +15,7 @@ import type { AcquireOptions, LeaseWait } from "./leases.js";
 export interface LockOptions {
   /** The user who will hold it: the owner of the session, or a member. */
   user: string;
-  /**
-   * How long it outlives a holder that died: 1s to 24d, such as `300s`, or in milliseconds. Default: `lock.ttl` of the
-   * configuration.
-   */
+  /** How long it outlives a holder that died: 1s to 24d, such as `300s`, or in milliseconds. Default: `lock.ttl`. */
   ttl?: Duration;
   /** How long to wait for others, such as `30s`, or in milliseconds. `0` tries once. Default: `30s`. */
   wait?: Duration;
@@ -32,10 +29,7 @@ export interface LockOptions {
 }
 
 const WAIT_MS = 30_000;
-/**
- * How long the reason for taking a lease may be, in characters. It is short, because it is shown in a table and kept in
- * every revision.
- */
+/** How long the reason for `steal` may be, in characters. Tables show it, and every revision of the lease contains it. */
 const LONGEST_REASON = 500;
 
 /** Checks the options and fills in the defaults. */

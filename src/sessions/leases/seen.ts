@@ -4,18 +4,14 @@ import type { Clock } from "../../runtime/clock.js";
 import type { Store } from "../../store/ports.js";
 import { leaseOver } from "../problems.js";
 
-/** A lease for turns, whichever process holds it. */
+/** A lease under which turns run. This process or another one holds it. */
 export interface TurnLease {
   readonly fence: number;
   /** Aborts with `FLEET_LEASE_LOST` when the lease is lost, but not when it is released. */
   readonly signal: AbortSignal;
-  /**
-   * Makes sure that the lease is in force.
-   *
-   * @throws FleetError `FLEET_LEASE_LOST` when it is not; `FLEET_STATE_…` when the store cannot be read.
-   */
+  /** @throws FleetError `FLEET_LEASE_LOST` when the lease is not in force; `FLEET_STATE_…` when the store cannot be read. */
   check(): Promise<void>;
-  /** Ends the use of the lease. @throws FleetError `FLEET_LEASE_LOST` when it was lost before. */
+  /** Ends the work under the lease. @throws FleetError `FLEET_LEASE_LOST` when the lease was lost before. */
   release(): Promise<void>;
 }
 
@@ -28,8 +24,8 @@ interface SeenLeaseContext {
 const LOOK_MS = 1_000;
 
 /**
- * A lease that a process on another host holds and renews. Here it is known only by its fence, because no two leases on
- * a session have the same fence. If no renewal is seen here in time, the lease counts as lost.
+ * A lease that a process on another host holds and renews. This host recognizes the lease by its fence, which no other lease
+ * on the session has. If this host sees no renewal in time, the lease counts as lost.
  */
 export class SeenLease implements TurnLease {
   readonly #store: Store;
@@ -38,7 +34,7 @@ export class SeenLease implements TurnLease {
   readonly #over = new AbortController();
   readonly #watching: Promise<void>;
   readonly #lease: Lease;
-  /** The clock's time at which it may have ended, as of the last check. This is never later than its end in the store. */
+  /** The clock's time at which it may have ended. Never later than its end in the store. */
   #end: number;
   #cancelExpiry = (): void => undefined;
 
@@ -87,8 +83,7 @@ export class SeenLease implements TurnLease {
       const options = { ref: false, signal: this.#over.signal };
       await this.#clock.wait(LOOK_MS, options).catch(() => "over");
       if (this.#over.signal.aborted) return;
-      // Ignore a store that does not answer. The next look may succeed, and the expiry timer ends the lease in any
-      // case.
+      // If the store does not answer, the next look may succeed. If none does, the timer ends the lease.
       await this.#look().catch(() => "lost, or not known");
     }
   }

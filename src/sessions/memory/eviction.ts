@@ -20,7 +20,6 @@ export interface EvictionContext {
   answerMs: number;
 }
 
-/** Why a session stays in memory. */
 export type KeptReason = "not active" | "in a turn" | "leased" | "in use" | "not found";
 
 export interface EvictionResult {
@@ -63,7 +62,6 @@ export async function unloadOldest(
   return await unload(server, candidates, count, context);
 }
 
-/** A session in a server's memory. */
 export interface LoadedSession {
   id: string;
   /** When it was last written to, in milliseconds since the epoch. */
@@ -118,7 +116,6 @@ export async function unload(
   return result;
 }
 
-/** @returns why the session stays, or null */
 async function unloadOne(
   server: ServerRecord,
   id: string,
@@ -213,7 +210,6 @@ export function notedSessions(server: ServerRecord): string[] {
   return notes(folder).filter((id) => timeOf(join(folder, id)) >= started);
 }
 
-/** 0 if there is no such file. */
 function timeOf(path: string): number {
   return statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
 }

@@ -24,8 +24,8 @@ export interface Released {
 const RETRY_MS = 100;
 
 /**
- * Releases a user's sessions on this host, each between its turns. Unloads the session, and records that any host with the
- * same storage may take it. Waits for sessions that are in use.
+ * Releases a user's sessions on this host: unloads each one between its turns, and records that any host with the same
+ * storage may take it. Waits for sessions that are in use.
  *
  * @param waitMs how long to wait for all sessions together, in milliseconds
  */
@@ -50,7 +50,6 @@ export async function releaseSessionsOf(user: string, waitMs: number, context: R
   }
 }
 
-/** @returns why the session stays, or null. */
 async function release(
   record: SessionRecord,
   server: ServerRecord | undefined,
@@ -59,8 +58,8 @@ async function release(
   const { store } = context;
   if ((await store.leases.read(record.id)) !== null) return "leased";
   if (server === undefined) return await letGo(record, store);
-  // A process that opens the session sets its use marker first and then reads the record. So either it finds the session
-  // released, or its marker is found here.
+  // A process that opens the session sets its use marker and then reads the record. So either that process finds the
+  // session released, or this one finds the marker.
   using marker = setEvictionMarker(server, record.id);
   if (marker === null) return "in use";
   if (!(await unload(record, server, context.answerMs))) return "in a turn";
@@ -75,15 +74,11 @@ async function unload({ id }: SessionRecord, server: ServerRecord, answerMs: num
   return (await unloadIdle(id, connection)) !== "in a turn";
 }
 
-/**
- * Records that the session is released. Nobody can release a session that is on its way between hosts. @returns why it
- * stays, or null.
- */
+/** Records that the session is released, unless it is on its way between hosts. @returns why it stays, or null. */
 async function letGo(record: SessionRecord, store: Store): Promise<KeptReason | null> {
   return await store.sessions.update(record.id, (draft) => {
     if (draft.host !== record.host || draft.term !== record.term || draft.from !== undefined) return "in use";
-    // The session has moved to another server of this host since its record was read. Nobody has checked whether it is in
-    // use on that server.
+    // The session has moved to another server of this host. Nobody has checked whether it is in use there.
     if (draft.serverId !== record.serverId) return "in use";
     draft.released = true;
     return null;

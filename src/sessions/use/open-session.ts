@@ -61,7 +61,6 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     return this.#attached;
   }
 
-  /** Whether the connection has ended. */
   protected get isLost(): boolean {
     return this.#isLost;
   }

@@ -11,7 +11,6 @@ import type { TurnReply } from "../../runtime/client/turn.js";
  * fails, the loop throws its error. To end the turn, use `signal`; to leave the loop does not end it.
  */
 export class PendingReply<T extends TurnReply> extends Promise<T> implements AsyncIterable<string> {
-  // `then` returns an ordinary promise.
   static override get [Symbol.species](): PromiseConstructor {
     return Promise;
   }

@@ -118,7 +118,6 @@ interface SessionAt {
   server: ServerRecord;
 }
 
-/** How often to look whether others are done, in milliseconds. */
 const DRAIN_POLL_MS = 20;
 const ROOM_POLL_MS = 50;
 

@@ -26,7 +26,6 @@ export interface UseRequest extends PermitRequest, Pick<SpawnOptions, "sharedUnt
   openMs?: number;
 }
 
-/** How often to look whether the other uses are over, in milliseconds. */
 const SHARED_POLL_MS = 5;
 
 /**
@@ -84,7 +83,6 @@ export class SessionUse implements AsyncDisposable {
     return this.#server;
   }
 
-  /** The lease that covers the turn. */
   get lease(): TurnLease | undefined {
     return this.#permit?.lease;
   }
