@@ -23,10 +23,9 @@ export async function deleteSessionState(server: ServerRecord, id: string, answe
   if (folder === null) return;
   if (server.process !== null && isAlive(server.process)) {
     await using connection = await RawConnection.open(provenEndpoint(server), AbortSignal.timeout(answerMs));
-    const request = async (method: string, params: object) => await connection.request(method, params);
     const isLoaded = folder.loadedBy.includes(server.process.pid);
-    if (isLoaded && (await isInTurn(request, id)) === true) throw sessionBusy(id);
-    await request("session.delete", { sessionId: id });
+    if (isLoaded && (await isInTurn(connection, id)) === true) throw sessionBusy(id);
+    await connection.request("session.delete", { sessionId: id });
   }
   // The server is gone or has unloaded the session, but the user's agent may still write there.
   using state = openSessionState(server.home);

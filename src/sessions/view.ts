@@ -37,12 +37,6 @@ export interface SessionSurroundings {
   own: string | null;
 }
 
-export interface RecordSurroundings {
-  lease: Lease | null;
-  ttlMs: number;
-  stranded: boolean;
-}
-
 /** Builds a view from the record, the session's folder and the server that should have it. */
 export function viewSession(
   record: SessionRecord,
@@ -75,7 +69,10 @@ function stateOf(record: SessionRecord, folder: SessionFolder | null, runningPid
 }
 
 /** Builds a view from the record alone, for a session on a host that cannot be asked. */
-export function viewRecord(record: SessionRecord, { ttlMs, lease, stranded }: RecordSurroundings): SessionView {
+export function viewRecord(
+  record: SessionRecord,
+  { ttlMs, lease, stranded }: Pick<SessionView, "lease" | "stranded"> & { ttlMs: number },
+): SessionView {
   const unseen = { server: undefined, pid: null, own: record.host ?? null, lease, ttlMs };
   return { ...viewSession(record, unseen), state: "idle", stranded };
 }

@@ -2,10 +2,12 @@ import { mkdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { identify, ownIdentity } from "../../src/runtime/process/process-table.js";
-import { isAbandoned, isInUse, lastUseOf, measureFolder, ONE_HOST, ttlOf } from "../../src/sessions/gc/age.js";
+import { isAbandoned, isInUse, lastUseOf, measureFolder, ttlOf } from "../../src/sessions/gc/age.js";
 import { makeOld } from "../fixtures/sessions/gc-sessions.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
+
+const ONE_HOST = { own: null, there: new Map<string, boolean>() };
 
 const HOUR_MS = 3_600_000;
 const NOW = Date.now();

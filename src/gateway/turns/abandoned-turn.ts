@@ -52,7 +52,7 @@ async function ask(door: DoorState, server: ServerRecord, sessionId: string, isG
       await request("session.abort", { sessionId });
       return;
     }
-    const inTurn = await isInTurn(request, sessionId);
+    const inTurn = await isInTurn({ request }, sessionId);
     if (inTurn === null) return;
     idle = inTurn ? 0 : idle + 1;
     if (idle < 2) await delay(ASK_MS, undefined, { ref: false });

@@ -109,7 +109,7 @@ export async function isIdle(router: Pick<Router, "linkHere">, turn: Turn, answe
     using limit = deadline(answerMs);
     const request = async (method: string, params: object) =>
       await upstream.request(method, params, undefined, limit.signal);
-    return (await isInTurn(request, turn.record.id)) !== true;
+    return (await isInTurn({ request }, turn.record.id)) !== true;
   } catch (error) {
     // Any other error, such as a timeout or a store that does not answer, proves nothing.
     return error instanceof RpcError || NOT_HERE.some((code) => isFleetError(error, code)) || hasGone(turn);

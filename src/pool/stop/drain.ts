@@ -215,8 +215,7 @@ class AskedServer implements AsyncDisposable {
 }
 
 async function isBusy(connection: RawConnection, sessionId: string, signal: AbortSignal): Promise<boolean> {
-  const request = async (method: string, params: object) => await connection.request(method, params, signal);
-  return (await isInTurn(request, sessionId)) === true;
+  return (await isInTurn(connection, sessionId, signal)) === true;
 }
 
 /**

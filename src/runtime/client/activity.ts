@@ -1,11 +1,13 @@
 import { RpcError } from "../wire/rpc-client.js";
+import type { RawConnection } from "./raw-connection.js";
 
 /** Whether a session is in a turn, as its server reports. Null if the server does not have it in memory. */
 export async function isInTurn(
-  request: (method: string, params: object) => Promise<unknown>,
+  connection: Pick<RawConnection, "request">,
   sessionId: string,
+  signal?: AbortSignal,
 ): Promise<boolean | null> {
-  const activity = await unlessRefused(request("session.metadata.activity", { sessionId }));
+  const activity = await unlessRefused(connection.request("session.metadata.activity", { sessionId }, signal));
   return activity === null ? null : (activity as { hasActiveWork?: unknown }).hasActiveWork === true;
 }
 

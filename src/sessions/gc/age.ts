@@ -52,8 +52,6 @@ export interface HostsSeen {
   there: ReadonlyMap<string, boolean>;
 }
 
-export const ONE_HOST: HostsSeen = { own: null, there: new Map() };
-
 /** Whether the process that used an ephemeral session has ended. Such a session is due at any age. */
 export function isAbandoned(record: SessionRecord | null, hosts: HostsSeen): boolean {
   const usedBy = record?.usedBy ?? null;

@@ -136,7 +136,7 @@ export async function unloadIdle(
   connection: RawConnection,
 ): Promise<Extract<KeptReason, "in a turn" | "not active"> | null> {
   try {
-    const inTurn = await isInTurn(async (method, params) => await connection.request(method, params), id);
+    const inTurn = await isInTurn(connection, id);
     if (inTurn !== false) return inTurn === true ? "in a turn" : "not active";
     await connection.request("sessions.close", { sessionId: id });
     return null;
