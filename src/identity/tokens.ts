@@ -21,6 +21,7 @@ export interface TokenView {
 }
 
 export interface IssuedToken {
+  /** The token itself, which cannot be read again. */
   token: string;
   id: string;
   user: string;

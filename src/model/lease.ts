@@ -3,6 +3,7 @@ import { FleetError, quote } from "../errors.js";
 /** A time-bounded right to use one session. It outlives the process that took it. */
 export interface Lease {
   sessionId: string;
+  /** The user who holds it. */
   holder: string;
   /**
    * Grows with each lease on this id, even if the session is deleted and created again. The fleet refuses a holder with an

@@ -11,12 +11,14 @@ import { isHeld } from "./claims/held-claim.js";
 /** A server as `--json` and the library show it. Times are ISO 8601 in UTC. */
 export interface ServerView {
   id: string;
+  /** The owner; null for a shared server. */
   user: string | null;
   isolation: Isolation;
   /** The name of its host; null in a fleet on one host. */
   hostName: string | null;
   /** Whether its host cannot be asked. The view then shows the last record, and nobody knows whether the server runs. */
   away: boolean;
+  /** The address that it listens on. */
   host: string;
   /** Null, like `url` and `pid`, when nothing runs. A starting server has only a port. */
   port: number | null;
@@ -28,6 +30,7 @@ export interface ServerView {
   failure: string | null;
   /** How many times in a row it ended by itself or did not start. */
   crashes: number;
+  /** Its `COPILOT_HOME`. */
   home: string;
   cwd: string;
   log: string;
@@ -37,7 +40,9 @@ export interface ServerView {
   memoryBytes: number | null;
   /** The number of its sessions, loaded or not; null if they were not counted. */
   sessions: number | null;
+  /** The number of sessions in its memory. */
   activeSessions: number;
+  /** The version that the runtime reports. */
   version: string | null;
 }
 

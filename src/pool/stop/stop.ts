@@ -23,6 +23,7 @@ export interface StopOptions {
 export interface Stopped {
   id: string;
   outcome: "drained" | "killed" | "already-stopped";
+  /** Sessions whose turn was cut. */
   cut: string[];
   /** The server's host, in a fleet on several hosts. */
   hostName?: string;

@@ -51,6 +51,7 @@ export interface GcResult {
   /** With the owners, because sessions of two users may have the same id if the fleet did not create them. */
   deleted: { id: string; owner: string | null; ageMs: number; bytes: number }[];
   skipped: { id: string; reason: SkipReason }[];
+  /** Bytes of the deleted sessions' files. */
   freedBytes: number;
   dryRun: boolean;
   servers: { id: string; action: ServerAction }[];
