@@ -129,8 +129,8 @@ export class FrontDoor implements AsyncDisposable {
     const cut = this.turns;
     state.close();
     for (const connection of this.#connections) {
-      connection.end();
-      if (!connection.authenticated) connection.destroy();
+      connection.socket.end();
+      if (!connection.authenticated) connection.socket.destroy();
     }
     await closed;
     // Wait for the `close` events of the last connections. They may come after the server has closed.
@@ -178,7 +178,7 @@ export class FrontDoor implements AsyncDisposable {
     if (this.#strangers.size < MAX_STRANGERS) return;
     const strangers = [...this.#strangers];
     // Spare a connection whose token is being looked up, because it may be let in at any moment.
-    (strangers.find(({ isAuthenticating }) => !isAuthenticating) ?? strangers[0])?.destroy();
+    (strangers.find(({ isAuthenticating }) => !isAuthenticating) ?? strangers[0])?.socket.destroy();
   }
 
   /** Ends connections whose token was revoked or has expired. Never rejects. */
@@ -199,8 +199,8 @@ export class FrontDoor implements AsyncDisposable {
   #endAllOf({ tokenId, user }: TokenHolder): void {
     for (const connection of this.#connections) {
       if (connection.client?.state.holder.tokenId !== tokenId) continue;
-      this.#state.listeners.onEvent?.({ event: "token-refused", address: connection.address, user });
-      connection.destroy();
+      this.#state.listeners.onEvent?.({ event: "token-refused", address: connection.socket.address, user });
+      connection.socket.destroy();
     }
   }
 }

@@ -39,10 +39,10 @@ interface Admission {
 export class Connection {
   /** Resolves when the connection has ended. */
   readonly closed: Promise<void>;
+  readonly socket: ClientSocket;
   readonly #door: DoorState;
   readonly #attempts: Attempts;
   readonly #calls: HostCalls;
-  readonly #socket: ClientSocket;
   readonly #report: Reporter;
   readonly #hello: NodeJS.Timeout;
   /** The messages that arrived after `connect` and before its answer. */
@@ -59,10 +59,10 @@ export class Connection {
     this.#attempts = attempts;
     this.#calls = calls;
     const { proxyProtocol } = door.config.serve;
-    this.#socket = new ClientSocket(socket, HELLO_BYTES, { proxyProtocol });
-    this.#report = new Reporter(door.listeners, this.#socket);
+    this.socket = new ClientSocket(socket, HELLO_BYTES, { proxyProtocol });
+    this.#report = new Reporter(door.listeners, this.socket);
     this.closed = new Promise((resolve) => {
-      this.#socket.listen({
+      this.socket.listen({
         onFrames: (frames) => this.#takeAll(frames),
         onProtocolError: (error) => this.#fault(error),
         onBuffered: (bytes, { arriving }) => this.#count(bytes, arriving),
@@ -74,13 +74,8 @@ export class Connection {
         },
       });
     });
-    this.#hello = setTimeout(() => this.#socket.destroy(), HELLO_MS);
+    this.#hello = setTimeout(() => this.socket.destroy(), HELLO_MS);
     this.#hello.unref();
-  }
-
-  /** The client's address, without its port. With `serve.proxyProtocol`, it is the address that the proxy names. */
-  get address(): string {
-    return this.#socket.address;
   }
 
   /** Undefined until the other side has shown a user's token. */
@@ -99,15 +94,6 @@ export class Connection {
 
   get isAuthenticating(): boolean {
     return this.#state === "authenticating";
-  }
-
-  /** Ends the connection once all data for the client has been sent. */
-  end(): void {
-    this.#socket.end();
-  }
-
-  destroy(): void {
-    this.#socket.destroy();
   }
 
   #takeAll(frames: readonly Frame[]): void {
@@ -138,12 +124,12 @@ export class Connection {
         if (message.kind === "notification" && message.method.startsWith("$/")) break;
         if (message.kind !== "request" || message.method !== "connect") {
           const id = message.kind === "request" ? message.id : null;
-          this.#socket.end(errorFrame(id, AUTHENTICATION_REQUIRED, "AUTHENTICATION_REQUIRED"));
+          this.socket.end(errorFrame(id, AUTHENTICATION_REQUIRED, "AUTHENTICATION_REQUIRED"));
           this.#state = "closed";
           break;
         }
         this.#state = "authenticating";
-        this.#socket.hold(this);
+        this.socket.hold(this);
         void this.#authenticate(message);
         break;
     }
@@ -171,19 +157,19 @@ export class Connection {
       const { own } = directory;
       const peers = own === null || isRelayed ? null : new PeerDialer(own, hello, String(token), holder, store);
       // If the client disconnected while its token was being looked up, take no share, because nothing would give it back.
-      if (this.#socket.closed || this.#state !== "authenticating") return;
+      if (this.socket.closed || this.#state !== "authenticating") return;
       this.#share = shares.admit(holder.user, isRelayed);
       const origin = { holder, protocol, share: this.#share, report: this.#report, isRelayed };
-      this.#client = new Client(this.#door, this.#socket, origin, hello, peers);
+      this.#client = new Client(this.#door, this.socket, origin, hello, peers);
       clearTimeout(this.#hello);
       this.#report.user = holder.user;
       const greeting = await this.#client.greet();
-      if (this.#socket.closed) return;
+      if (this.socket.closed) return;
       this.#admitted = { isSameToken: recognizer(String(token)), greeting };
       this.#open(id, greeting, { event: "connected", ...(isRelayed ? { detail: `relayed by host ${via}` } : {}) });
     } catch (error) {
       // If the client has disconnected, the error only reports that we gave up the work for it, so do not log it.
-      if (!this.#socket.closed) this.#report.event(refusal(error));
+      if (!this.socket.closed) this.#report.event(refusal(error));
       this.#refuse(refusalFrame(id, error));
     }
   }
@@ -191,21 +177,21 @@ export class Connection {
   /** Answers `connect`, and takes the messages that arrived after it. */
   #open(id: ClientRequest["id"], greeting: Params, event: ConnectionEvent): void {
     this.#state = "open";
-    this.#socket.limitBytes = this.#door.config.serve.maxFrameBytes;
-    this.#socket.send(encodeMessage({ id, result: greeting }));
+    this.socket.limitBytes = this.#door.config.serve.maxFrameBytes;
+    this.socket.send(encodeMessage({ id, result: greeting }));
     this.#report.event(event);
     for (const message of this.#early.splice(0)) this.#take(message);
-    this.#socket.letGo(this);
+    this.socket.letGo(this);
   }
 
   /** Answers a second `connect` like a bare server. Looks no other token up, so that nobody can try tokens this way. */
   #greetAgain({ id, params }: ClientRequest, { isSameToken, greeting }: Admission): void {
     if (isSameToken(params.token)) {
-      this.#socket.send(encodeMessage({ id, result: greeting }));
+      this.socket.send(encodeMessage({ id, result: greeting }));
       return;
     }
     this.#report.event({ event: "token-refused", code: "FLEET_TOKEN_REFUSED" });
-    this.#socket.send(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
+    this.socket.send(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
   }
 
   /** Admits another host. It does not become a client, because it has no user, no home and no sessions. */
@@ -213,7 +199,7 @@ export class Connection {
     const greeting = await ControlConnection.greet(this.#door, holder, protocol);
     if (this.#state === "closed") return;
     clearTimeout(this.#hello);
-    this.#control = new ControlConnection(this.#socket, this.#calls, this.#report);
+    this.#control = new ControlConnection(this.socket, this.#calls, this.#report);
     this.#open(id, greeting, { event: "host-connected", detail: holder.host });
   }
 
@@ -231,8 +217,8 @@ export class Connection {
 
   #refuse(frame: Buffer): void {
     this.#state = "closed";
-    this.#socket.letGo(this); // read again, because otherwise the socket does not notice that the client closes it
-    this.#socket.end(frame);
+    this.socket.letGo(this); // read again, because otherwise the socket does not notice that the client closes it
+    this.socket.end(frame);
   }
 
   /** Ends this connection, because a frame broke the protocol or the door failed to handle it. */
@@ -243,7 +229,7 @@ export class Connection {
     else this.#report.event({ event: "failed", detail: `while handling a frame from the client: ${describe(error)}` });
     this.#state = "closed";
     (this.#control ?? this.#client)?.close();
-    this.#socket.end(errorFrame(null, fault.rpcCode, fault.message));
+    this.socket.end(errorFrame(null, fault.rpcCode, fault.message));
   }
 
   #close(): void {

@@ -84,7 +84,7 @@ export class Connector {
   }
 
   #keep(incoming: Incoming, link: Link): Link {
-    const { links, protocol } = this.#state;
+    const { links, protocol, gone } = this.#state;
     const { upstream } = link;
     try {
       checkSameProtocol(protocol, link.protocol);
@@ -93,7 +93,7 @@ export class Connector {
       throw error;
     }
     incoming.link = link;
-    if (links.closed) upstream.destroy(); // the client disconnected while the link was being opened
+    if (gone.aborted) upstream.destroy(); // the client disconnected while the link was being opened
     if (upstream.closed) throw new FleetError("FLEET_SERVER_LOST", `The connection to ${link.id} ended.`);
     links.add(link);
     return link;

@@ -53,11 +53,6 @@ interface Opening {
 export class Links {
   readonly #live = new Map<string, Link>();
   readonly #opening = new Map<string, Opening>();
-  #closed = false;
-
-  get closed(): boolean {
-    return this.#closed;
-  }
 
   /** The link with that id, if its other end is alive as far as we know. */
   live(id: string): Link | undefined {
@@ -148,7 +143,6 @@ export class Links {
   }
 
   close(): void {
-    this.#closed = true;
     for (const { upstream } of this.#live.values()) upstream.destroy();
     this.#live.clear();
   }

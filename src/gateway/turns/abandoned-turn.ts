@@ -13,14 +13,13 @@ import type { DoorState } from "../state/door/door-state.js";
 const ASK_MS = 250;
 
 /**
- * Resolves when a turn whose client has hung up is over, or when it was aborted. Such a turn goes on if others have the
- * session open. We ask about it over a new connection, because the client's connections are closed. If the server is slow
- * to answer, the turn does not count as over.
+ * Resolves when a turn whose client has disconnected is over. The turn continues if other clients have the session open. The
+ * door asks about it over a new connection, because the client's connections are closed.
  *
- * The turn is aborted when its lease is lost, or after `lock.ttl`: it may wait for its client, which never answers.
+ * Aborts the turn when its lease is lost, or after `lock.ttl`, because the turn may wait for an answer of its client.
  *
  * @param use the turn's use of the session
- * @throws the last error, when we give up on a server that runs but does not answer.
+ * @throws the last error, when the time is up and the server runs but does not answer.
  */
 export async function abandonedTurnOver(door: DoorState, { server, record, lease }: SessionUse): Promise<void> {
   const until = performance.now() + door.config.lock.ttlMs;
@@ -29,7 +28,7 @@ export async function abandonedTurnOver(door: DoorState, { server, record, lease
     try {
       return await ask(door, server, record.id, isGivenUp);
     } catch (error) {
-      // The session is no longer in memory, or its server has ended. Either way its turn is over.
+      // Either the session is no longer in memory, or its server has ended. So its turn is over.
       if (error instanceof RpcError || !isRunning(server)) return;
       if (isGivenUp()) throw error;
     }

@@ -14,17 +14,12 @@ import { abandonedTurnOver } from "./abandoned-turn.js";
 import { settleDoubt } from "./resend.js";
 import { abortTurn, assertHere, follow, isIdle, linkOnceEnded, noteSent, noteUse, turnRequest } from "./turn-server.js";
 
-/**
- * A prompt that the server took counts as one that never begins once the server has been idle for this long, in
- * milliseconds: the first value without an error, the second after one.
- */
+/** A turn is over although the server has not begun a prompt that it took, once the server is idle for this long. */
 const NEVER_BEGINS_MS = 5_000;
+/** The same after a `session.error`, which often is the reason why the prompt does not begin. */
 const FAILED_MS = 1_000;
 
-/**
- * The prompts of one client, and the turns that they get. Each session has one turn at a time, for all who use it, by the
- * rules of `useSession`.
- */
+/** The prompts of one client, and their turns. `useSession` lets only one turn at a time into a session. */
 export class PromptQueue {
   readonly #state: ClientState;
   readonly #router: Router;
@@ -41,9 +36,8 @@ export class PromptQueue {
    */
   async send(request: ClientRequest, record: SessionRecord): Promise<void> {
     const { gone, door, lines } = this.#state;
-    // The client hung up while the prompt was on its way here.
     gone.throwIfAborted();
-    // Check again: the door may have begun to close while the fleet looked up where the session is.
+    // Check again, because the door may have begun to drain while the dispatcher looked for the session's host.
     if (door.draining) throw doorDraining();
     const unsent = { turn: undefined, again: false, sent: undefined, isRepeated: false, isAnswered: false };
     await this.#queue({ request, place: lines.placeOf(request), ...unsent }, record);
@@ -72,12 +66,12 @@ export class PromptQueue {
     return true;
   }
 
-  /** Gives up the waiting prompts of all sessions. Each client gets the given error. */
+  /** Gives up the waiting prompts of all sessions. Each prompt gets the error as its answer. */
   cancelAll(error: FleetError): void {
     for (const turn of this.#state.turns.values()) if (turn.waits) this.#giveUp(turn, error);
   }
 
-  /** Refuses the waiting prompts at once, so that a prompt which comes later is not among them. */
+  /** Refuses the waiting prompts now, and not when the wait ends, because later prompts may wait by then. */
   #giveUp(turn: Turn, error: FleetError): void {
     for (const prompt of turn.waiting.takeAll()) this.#refuse(prompt, turn.record, error);
     turn.end("refused");
@@ -87,7 +81,7 @@ export class PromptQueue {
   /** Resolves once the prompt has been sent or refused, or has to wait for a turn. */
   async #queue(prompt: Prompt, record: SessionRecord): Promise<void> {
     const turn = this.#state.turns.get(record.id);
-    // A new turn may begin when the last one is over, but must not overtake prompts that are left over from it.
+    // Begin a new turn if the last one is over, unless prompts of the last one still have to be moved to a new turn.
     if (turn === undefined || (turn.over !== null && turn.sending === null)) {
       this.#begin(prompt, record);
       return;
@@ -107,7 +101,7 @@ export class PromptQueue {
     });
   }
 
-  /** Never rejects. An error is sent to the clients whose prompts wait. */
+  /** Never rejects. The prompts that wait get an error as their answer. */
   async #run(turn: Turn): Promise<void> {
     const { door, report } = this.#state;
     const { record, waiting, abort } = turn;
@@ -118,12 +112,12 @@ export class PromptQueue {
       turn.enter(use);
       if (use.server !== request.at) await follow(this.#state, this.#router, use);
       await this.#hold(turn, use);
-      // Before the lease is given back: the client may hang up and the front door may close while the store answers.
+      // Do this before the release of the lease, because the front door may close while the store answers.
       noteUse(this.#state, turn);
       const unreleased = await use.end();
       if (unreleased !== null) report.event({ event: "failed", sessionId: id, ...failure(unreleased) });
     } catch (error) {
-      // The lease may have been lost after all prompts were answered. Then no client waits for the error, so log it.
+      // If no prompt waits for the error, log it. For example, the lease may be lost after all prompts were answered.
       if (waiting.isEmpty && error !== abort.signal.reason)
         report.event({ event: "failed", sessionId: id, ...failure(error) });
       for (const prompt of waiting.takeAll()) this.#refuse(prompt, record, error);
@@ -163,7 +157,7 @@ export class PromptQueue {
   /** Sends the waiting prompts one after another, while the turn is active. Never rejects. */
   async #sendWaiting(turn: Turn): Promise<void> {
     const { waiting } = turn;
-    // Count each prompt as part of the turn now, so that a refusal does not end the turn for the prompts behind it.
+    // Count all prompts of the turn now, because a turn ends when its last counted prompt is refused.
     for (const prompt of waiting) {
       if (prompt.turn === turn) continue;
       prompt.turn = turn;
@@ -181,7 +175,7 @@ export class PromptQueue {
     await turn.sending;
   }
 
-  /** The turn is over, so the prompts that still wait have neither a lease nor a use marker. They need another turn. */
+  /** Gives the prompts that still wait another turn, because this one is over and has neither a lease nor a use marker. */
   #moveOn({ waiting, record }: Turn): void {
     const { gone, door } = this.#state;
     for (const prompt of waiting.takeAll()) {
@@ -192,8 +186,8 @@ export class PromptQueue {
   }
 
   /**
-   * Refuses a prompt. If its session has moved to another host, `OpenRequests.refuse` puts the prompt back in line,
-   * from where it is relayed to that host.
+   * Refuses a prompt. If its session has moved to another host, `OpenRequests.refuse` puts the prompt back in its line, and
+   * the dispatcher then relays it to that host.
    */
   #refuse(prompt: Prompt, { id }: SessionRecord, error: unknown): void {
     const { requests, ends } = this.#state;
@@ -215,7 +209,7 @@ export class PromptQueue {
       await assertHere(door, record);
       // Refuse a prompt whose lease was lost while it waited. Check this last, right before the write to the socket.
       await turn.use?.lease?.check();
-      // By now the turn may be over, or an earlier prompt may have to be sent again.
+      // Check again, because the turn may be over by now, or an earlier prompt may have to be sent again.
       const isOvertaking = turn.isInDoubt || waiting.hasBefore(prompt);
       // A write to a connection that has ended is lost without an error.
       if (!turn.active || isOvertaking || link.upstream.closed) {
@@ -259,7 +253,7 @@ export class PromptQueue {
     });
   }
 
-  /** Sends a prompt again after its server has ended. The client already has that server's answer. */
+  /** Sends a prompt again after its server has ended. Keeps the new answer, because the client already has the first one. */
   #writeAgain(turn: Turn, prompt: Prompt, link: ServerLink): void {
     const { ends } = this.#state;
     const { record, sent } = turn;

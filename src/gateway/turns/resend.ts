@@ -7,8 +7,13 @@ import type { Doubt, Prompt, Turn } from "../state/turn.js";
 import { SERVER_ENDED, serverLost } from "../wire/refusals.js";
 
 /**
- * Decides what happens to prompts whose server has ended. Those that the server had not begun wait again, to be sent in the
- * same turn. Never rejects.
+ * Decides what happens to prompts whose server has ended. Never rejects.
+ *
+ * | had the server begun the prompt?            | the client has an answer | the client has no answer          |
+ * | ------------------------------------------- | ------------------------ | --------------------------------- |
+ * | yes: its turn is cut                        | gets the turn's end      | gets the message id, and that end |
+ * | no: it waits to be sent again, once         | gets no other answer     | gets the next server's answer     |
+ * | not known, it was sent again, or no turn    | gets the turn's end      | gets `FLEET_SERVER_LOST`          |
  */
 export async function settleDoubt(state: ClientState, turn: Turn, doubt: Doubt): Promise<void> {
   const { requests, ends, report } = state;
@@ -73,8 +78,8 @@ function begunPrompts(state: ClientState, turn: Turn, { prompts, link }: Doubt):
       unknown.findIndex(({ content }) => content === text),
     );
   }
-  // The history may record a prompt with a different text. A prompt must not run twice, so each remaining prompt
-  // takes one of the remaining records and counts as begun.
+  // The history may have the prompt with another text. So that no prompt runs twice, match the remaining prompts with
+  // the remaining records, in order. A prompt with a record counts as begun.
   for (const prompt of unanswered) if (!found.has(prompt)) take(prompt, unknown.length > 0 ? 0 : -1);
   return found;
 }

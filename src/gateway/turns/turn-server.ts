@@ -15,13 +15,13 @@ import { failure } from "../state/door/report.js";
 import type { ServerLink } from "../state/links.js";
 import type { Prompt, Turn } from "../state/turn.js";
 
-/** How long to retry while a server is ending, and how often, in milliseconds. */
+/** How long to try again while a server is ending, and how often, in milliseconds. */
 const ENDING_MS = 2_000;
 const ENDING_POLL_MS = 20;
 
 /**
- * As {@link Router.linkHere}, but retries while a server is ending. Such a server refuses connections for a moment. Once it has
- * ended, it is started again.
+ * Like {@link Router.linkHere}, but tries again while a server is ending. Such a server refuses connections. Once it has
+ * ended, the next try starts it again.
  */
 export async function linkOnceEnded(state: ClientState, router: Router, record: SessionRecord): Promise<ServerLink> {
   const until = performance.now() + ENDING_MS;
@@ -36,7 +36,7 @@ export async function linkOnceEnded(state: ClientState, router: Router, record: 
   }
 }
 
-/** The request for a turn of this client. If the client has the session open, the turn is on the server where it is open. */
+/** The request for a turn of this client. It names the server on which the client has the session open. */
 export function turnRequest(state: ClientState, { record, abort }: Turn): UseRequest {
   const { door, user, holder, attachments, links } = state;
   const { id, serverId } = record;
@@ -57,8 +57,8 @@ export function turnRequest(state: ClientState, { record, abort }: Turn): UseReq
 }
 
 /**
- * Follows a session to the server of the turn, after it was unloaded or moved, or its server was started again. If the client
- * has the session open, this loads it there.
+ * Connects the client to the server of its turn. If the client has the session open, loads the session there. This is
+ * necessary after the session was unloaded or has moved, or its server was restarted.
  */
 export async function follow(state: ClientState, router: Router, { server, record }: SessionUse): Promise<void> {
   const { attachments, links } = state;
@@ -81,17 +81,16 @@ export async function assertHere({ directory, store }: DoorContext, { id }: Sess
   await directory.assertStorage();
 }
 
-/** Notes what is needed to find out later whether the server had begun the prompt. Call it right before the write. */
+/** Records what `resend.ts` needs to find out whether the server had begun the prompt. Call it right before the write. */
 export function noteSent(state: ClientState, { sent, record: { id } }: Turn, prompt: Prompt, link: ServerLink): void {
   const home = state.homeOf(id, link.server);
   prompt.sent = { link, historyBytes: historyBytes(home, id), seenBefore: state.ends.seen(id), messageIds: null };
   sent.add(prompt);
 }
 
-/** Records that a turn has ended. Does not wait for that. */
+/** Begins to record that a turn has ended. Does not wait until the store has it. */
 export function noteUse({ door, report }: ClientState, { record, accepted, over }: Turn): void {
-  // Count only complete turns. A session with turns must have a history on disk, and a turn that was cut may not have
-  // written one.
+  // Count only complete turns. A session with turns must have a history, and a turn that was cut may not have written it.
   if (!accepted || over !== "idle") return;
   void door.sessions.lastUses.note(record).catch((error: unknown) => {
     report.event({ event: "failed", sessionId: record.id, ...failure(error, "The turn could not be recorded") });
@@ -111,12 +110,12 @@ export async function isIdle(router: Pick<Router, "linkHere">, turn: Turn, answe
       await upstream.request(method, params, undefined, limit.signal);
     return (await isInTurn({ request }, turn.record.id)) !== true;
   } catch (error) {
-    // Any other error, such as a timeout or a store that does not answer, proves nothing.
+    // Other errors, such as a timeout or a store that does not answer, do not prove that the turn is over.
     return error instanceof RpcError || NOT_HERE.some((code) => isFleetError(error, code)) || hasGone(turn);
   }
 }
 
-/** Errors that show that the session is not in the memory of a server here, and so is not in a turn. */
+/** Errors that prove that no server here has the session in memory. So its turn is over. */
 const NOT_HERE = ["FLEET_SESSION_NOT_FOUND", "FLEET_SESSION_MOVED", "FLEET_SESSION_LOST"] as const;
 
 /** Whether the server on which the turn runs has ended. */
@@ -128,7 +127,7 @@ function hasGone({ use }: Turn): boolean {
   }
 }
 
-/** Ends a turn whose lease is lost, so that the next holder's turn does not run into it. */
+/** Aborts a turn whose lease is lost, because the next holder of the lease may begin a turn. */
 export async function abortTurn(state: ClientState, router: Router, record: SessionRecord, reason: unknown) {
   const sessionId = record.id;
   state.warn(sessionId, reason instanceof Error ? reason.message : String(reason));

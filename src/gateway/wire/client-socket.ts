@@ -3,18 +3,17 @@ import { ACKNOWLEDGEMENT } from "../../runtime/wire/acknowledge.js";
 import { type Frame, FrameSplitter, type ProtocolError } from "../../runtime/wire/frames.js";
 import { readProxyHeader } from "./proxy-protocol.js";
 
-/** How long a client with unread data may read none of it before it is cut off, in milliseconds. */
 const STALL_MS = 60_000;
 /** How long a whole frame may take to arrive: this many milliseconds, plus one for every 64 bytes of it (64 kB/s). */
 const FRAME_MS = 30_000;
 const FRAME_BYTES_PER_MS = 64;
 const KEEP_ALIVE_MS = 30_000;
-/** How long a client may take to read the last frame before it is cut off, in milliseconds. */
+/** How long a client may take to read the last frame before the door cuts it off, in milliseconds. */
 const END_MS = 1_000;
 /** While a client has more unread bytes than this, the door does not read from it, because answers would add to them. */
 const MAX_UNREAD_BYTES = 8 * 1024 * 1024;
 
-/** Frames that are shorter than this together are copied into one buffer. */
+/** If all frames of one write are shorter than this together, they are copied into one buffer. */
 const COPIED_BYTES = 64 * 1024;
 
 export interface ClientSocketOptions {
@@ -47,11 +46,11 @@ export class ClientSocket {
   readonly #splitter: FrameSplitter;
   #listener: ClientSocketListener | undefined;
   readonly #stallMs: number;
-  /** The reasons not to read from the client for now. */
+  /** The reasons not to read from the client now. Reading continues when all are gone. */
   readonly #holds = new Set<unknown>();
   /** The frames of this round of the event loop, which are sent together at its end. */
   #batch: Run[] = [];
-  /** The beginning of a proxy's header; null once the header is complete, or if none is expected. */
+  /** The bytes of a proxy's header that have arrived. Null if the header is complete or none is expected. */
   #proxyHeader: Buffer | null;
   #arriving: ArrivingFrame | null = null;
   #frameTimer: NodeJS.Timeout | undefined;
@@ -103,7 +102,7 @@ export class ClientSocket {
     this.#splitter.limitBytes = bytes;
   }
 
-  /** Sends a frame at the end of this round of the event loop, together with all others of this round. */
+  /** Sends a frame at the end of this round of the event loop, in one write with the other frames of this round. */
   send(frame: Buffer): void {
     if (this.#batch.length === 0) process.nextTick(() => this.#flush());
     append(this.#batch, frame);
@@ -125,7 +124,7 @@ export class ClientSocket {
 
   #write(bytes: Buffer): void {
     if (this.closed || this.#socket.write(bytes)) return;
-    // Whenever the client reads something, this time restarts, even within one long frame. So a client may be slow.
+    // This time restarts whenever the client reads something, even a part of a frame. So a client may be slow.
     this.#socket.setTimeout(this.#stallMs);
     this.#tellBuffered();
     if (this.#socket.writableLength > MAX_UNREAD_BYTES) this.hold(this);
@@ -152,10 +151,7 @@ export class ClientSocket {
     this.#socket.resume();
   }
 
-  /**
-   * Sends a last frame and hangs up. A client that does not read the frame in time is cut off. The door ignores anything
-   * that the client still sends, so a client cannot gain time by sending.
-   */
+  /** Sends a last frame and disconnects, at the latest after `END_MS`. Ignores everything that the client still sends. */
   end(frame?: Buffer): void {
     if (this.#ending !== undefined) return;
     if (frame !== undefined) this.send(frame);
@@ -203,8 +199,8 @@ export class ClientSocket {
   }
 
   /**
-   * Clients write header and body separately. Without TCP_NODELAY the body then waits for the header's acknowledgement,
-   * which our kernel delays by about 40 ms. Anything that we send includes the acknowledgement at once. See
+   * Makes the kernel acknowledge an unfinished frame at once, by sending something. Clients without TCP_NODELAY send the body
+   * of a frame only after the acknowledgement of its header, which our kernel would delay by about 40 ms. See
    * `runtime/wire/acknowledge.ts`.
    */
   #watchArrival(): void {
@@ -237,19 +233,19 @@ export class ClientSocket {
   }
 }
 
-/** A frame that has not arrived completely. */
+/** A frame of which only a part has arrived. */
 interface ArrivingFrame {
   /** How many frames arrived before it. */
   number: number;
   /** The frame's length, header and body; null until its header is complete. */
   bytes: number | null;
-  /** How long the door had been reading the frame before `since`, in milliseconds. */
+  /** How long the door read the frame before it last stopped reading, in milliseconds. */
   readMs: number;
-  /** When the door began to read, by `performance.now()`. */
+  /** When the door began to read again, by `performance.now()`. */
   since: number;
 }
 
-/** Frames that are adjacent in memory, as they arrived. One write sends them all. */
+/** Frames that are adjacent in memory, so that one write can send all of them. */
 interface Run {
   first: Buffer;
   /** The length of all of them together. */
