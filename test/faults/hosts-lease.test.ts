@@ -32,5 +32,4 @@ it.skipIf(problem !== undefined)(
     const answer = await askUntilAnswered({ doors, token, sessionId: "queued", prompt, withinMs: 60_000 });
     expect(answer.reply).toMatch(/^\[turn \d\] after/);
   },
-  150_000,
 );

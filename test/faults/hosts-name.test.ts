@@ -43,5 +43,4 @@ it.skipIf(problem !== undefined)(
     // Under its own name, the second machine is a normal host.
     expect(await two.json(["send", "notes", "three", "--user", "ann"])).toMatchObject({ reply: "[turn 3] three" });
   },
-  150_000,
 );

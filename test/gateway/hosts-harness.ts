@@ -43,10 +43,10 @@ export class HostDoors implements AsyncDisposable {
     });
     const doors = new HostDoors(hosts, model);
     try {
-      await Promise.all(names.map(async (name) => await doors.serve(name)));
+      await doors.serve();
       return doors;
     } catch (error) {
-      await doors[Symbol.asyncDispose](); // the other hosts serve
+      await doors[Symbol.asyncDispose]();
       throw error;
     }
   }
@@ -55,9 +55,10 @@ export class HostDoors implements AsyncDisposable {
     return this.hosts.store;
   }
 
-  async serve(name: string): Promise<void> {
-    const { door } = await this.hosts.host(name).serve(this.store);
-    this.#doors.set(name, door ?? "");
+  /** Starts `serve` on each host on which it does not run. */
+  async serve(): Promise<void> {
+    await this.hosts.serve();
+    for (const { name, door } of await this.store.hosts.list()) if (door !== null) this.#doors.set(name, door);
   }
 
   /** The address of a host's front door, even if the host has ended. */
