@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { Rebalanced } from "../../src/fleet/options.js";
 import type { RebalancePlan } from "../../src/hosts/rebalance.js";
 import { serverIdOf } from "../../src/model/ids.js";
@@ -14,9 +14,14 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`moving users between hosts is not tested: ${problem}`);
 
+/** The number of tests and second tries so far. */
+let tries = 0;
+/** A user or session that no other test and no other try has. */
+const fresh = (name: string) => `${name}-${tries}`;
+
 /** Users who belong on this host when both h1 and h2 are alive. */
 function usersOf(host: string, count: number): string[] {
-  const users = Array.from({ length: 100 }, (_, index) => `user-${index}`);
+  const users = Array.from({ length: 100 }, (_, index) => fresh(`user-${index}`));
   return users.filter((user) => rendezvousChoice(user, ["h1", "h2"]) === host).slice(0, count);
 }
 
@@ -26,6 +31,9 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
     redis = await RedisServer.start();
   });
   afterAll(() => redis.end());
+  beforeEach(() => {
+    tries++;
+  });
 
   it("moves users and their sessions to a new host with route --rebalance, but not sessions under a lease", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
@@ -90,72 +98,78 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
     expect(await store.sessions.read("new")).toMatchObject({ host: "h2" });
   });
 
-  it("relays a program's prompt to another host when its own host has left, and starts no server on that host", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
-    await hosts.serve();
-    const h1 = hosts.host("h1");
-    const [user = ""] = usersOf("h1", 1);
-    await using program = await h1.library();
-    await program.createSession({ user, sessionId: "held" });
-    expect((await program.exchange("held", "one", { user })).reply.text).toBe("[turn 1] one");
-    await h1.stopServing("SIGTERM");
-    // The other host takes the session over, and the program's prompt is relayed there.
-    expect((await program.exchange("held", "two", { user })).reply.text).toBe("[turn 2] two");
-    expect(await hosts.store.sessions.read("held")).toMatchObject({ host: "h2", turns: 2 });
-    expect(h1.processes()).toEqual([]);
-  });
+  describe("with hosts that all tests share,", () => {
+    let hosts: TestHosts;
+    beforeAll(() => {
+      hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
+    });
+    afterAll(async () => {
+      await hosts[Symbol.asyncDispose]();
+    });
+    // The test before this one may have ended a host.
+    beforeEach(async () => {
+      await hosts.serve();
+      // The directory does not forget a host while a session is on it.
+      const left = (await hosts.store.sessions.list()).map(({ id }) => id);
+      if (left.length > 0) await hosts.host("h1").ok(["delete", ...left]);
+    });
 
-  it("serves the users of a host that left on another host at once, and forgets the first host when nothing is left on it", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
-    await hosts.serve();
-    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
-    const [user = ""] = usersOf("h2", 1);
-    await h1.create(user, "notes");
-    expect(await h1.send(user, "notes", "one")).toBe("[turn 1] one");
-    expect(await hosts.store.sessions.read("notes")).toMatchObject({ host: "h2" });
-    await h2.stopServing("SIGTERM");
-    expect(h2.processes()).toEqual([]);
-    const withGone = [{ name: "h1" }, { name: "h2", gone: true }];
-    expect(await hosts.store.hosts.list()).toMatchObject(withGone);
-    // gc does not forget a host that is gone while a session is still on it.
-    await h1.run(["gc", "--ttl", "24h"]);
-    expect(await hosts.store.hosts.list()).toMatchObject(withGone);
-    expect(await h1.send(user, "notes", "two")).toBe("[turn 2] two");
-    expect(await hosts.store.sessions.read("notes")).toMatchObject({ host: "h1" });
-    await h1.run(["gc", "--ttl", "24h"]);
-    expect(await hosts.store.hosts.list()).toMatchObject([{ name: "h1", gone: false }]);
-    expect(await h1.json(["ps"])).toMatchObject({ servers: [{ user, state: "ready" }] });
-    await h2.serve(hosts.store);
-    expect(await hosts.store.hosts.list()).toMatchObject([{ name: "h1" }, { name: "h2", gone: false }]);
-  });
+    it("relays a program's prompt to another host when its own host has left, and starts no server on that host", async () => {
+      const [h1, held] = [hosts.host("h1"), fresh("held")];
+      const [user = ""] = usersOf("h1", 1);
+      await using program = await h1.library();
+      await program.createSession({ user, sessionId: held });
+      expect((await program.exchange(held, "one", { user })).reply.text).toBe("[turn 1] one");
+      await h1.stopServing("SIGTERM");
+      // The other host takes the session over, and the program's prompt is relayed there.
+      expect((await program.exchange(held, "two", { user })).reply.text).toBe("[turn 2] two");
+      expect(await hosts.store.sessions.read(held)).toMatchObject({ host: "h2", turns: 2 });
+      expect(h1.processes()).toEqual([]);
+    });
 
-  it("lets gc on another host delete the old sessions of a host that has left, but not the young ones", async () => {
-    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
-    await hosts.serve();
-    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
-    const [user = ""] = usersOf("h2", 1);
-    for (const id of ["old", "unwanted", "young"]) {
-      await h1.create(user, id);
-      expect(await h1.send(user, id, "one")).toBe("[turn 1] one");
-    }
-    await h2.stopServing("SIGTERM");
-    const state = join(hosts.shared, "hosts", "h2", serverIdOf(user), "session-state");
-    makeOld(join(state, "old"), 2 * DAY_MS);
-    await hosts.store.sessions.update("old", (draft) => {
-      draft.lastUsedAt = new Date(Date.now() - 2 * DAY_MS).toISOString();
+    it("serves the users of a host that left on another host, deletes old sessions there with gc, and then forgets the first host", async () => {
+      const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+      const [user = ""] = usersOf("h2", 1);
+      const ids = [fresh("notes"), fresh("old"), fresh("unwanted"), fresh("young")] as const;
+      const [notes, old, unwanted, young] = ids;
+      for (const id of ids) {
+        await h1.create(user, id);
+        expect(await h1.send(user, id, "one")).toBe("[turn 1] one");
+        expect(await hosts.store.sessions.read(id)).toMatchObject({ host: "h2" });
+      }
+      await h2.stopServing("SIGTERM");
+      expect(h2.processes()).toEqual([]);
+      const withGone = [{ name: "h1" }, { name: "h2", gone: true }];
+      expect(await hosts.store.hosts.list()).toMatchObject(withGone);
+      expect(await h1.send(user, notes, "two")).toBe("[turn 2] two");
+      expect(await hosts.store.sessions.read(notes)).toMatchObject({ host: "h1" });
+
+      const state = join(hosts.shared, "hosts", "h2", serverIdOf(user), "session-state");
+      makeOld(join(state, old), 2 * DAY_MS);
+      await hosts.store.sessions.update(old, (draft) => {
+        draft.lastUsedAt = new Date(Date.now() - 2 * DAY_MS).toISOString();
+      });
+      const { deleted } = JSON.parse((await h1.run(["gc", "--ttl", "24h", "--json"])).stdout) as GcResult;
+      expect(deleted).toMatchObject([{ id: old, owner: user }]);
+      expect(deleted[0]?.ageMs).toBeGreaterThan(DAY_MS);
+      await h1.run(["delete", unwanted]);
+      const left = async (id: string) => ({
+        record: await hosts.store.sessions.read(id),
+        isOnDisk: existsSync(join(hosts.shared, "hosts", "h1", serverIdOf(user), "session-state", id)),
+      });
+      expect({ old: await left(old), unwanted: await left(unwanted) }).toEqual({
+        old: { record: null, isOnDisk: false },
+        unwanted: { record: null, isOnDisk: false },
+      });
+
+      // gc does not forget a host that is gone while a session is still on it.
+      expect(await hosts.store.hosts.list()).toMatchObject(withGone);
+      expect(await h1.send(user, young, "two")).toBe("[turn 2] two");
+      await h1.run(["gc", "--ttl", "24h"]);
+      expect(await hosts.store.hosts.list()).toMatchObject([{ name: "h1", gone: false }]);
+      expect((await h1.ps()).filter((server) => server.user === user)).toMatchObject([{ state: "ready" }]);
+      await h2.serve(hosts.store);
+      expect(await hosts.store.hosts.list()).toMatchObject([{ name: "h1" }, { name: "h2", gone: false }]);
     });
-    const { deleted } = JSON.parse((await h1.run(["gc", "--ttl", "24h", "--json"])).stdout) as GcResult;
-    expect(deleted).toMatchObject([{ id: "old", owner: user }]);
-    expect(deleted[0]?.ageMs).toBeGreaterThan(DAY_MS);
-    await h1.run(["delete", "unwanted"]);
-    const left = async (id: string) => ({
-      record: await hosts.store.sessions.read(id),
-      isOnDisk: existsSync(join(hosts.shared, "hosts", "h1", serverIdOf(user), "session-state", id)),
-    });
-    expect({ old: await left("old"), unwanted: await left("unwanted") }).toEqual({
-      old: { record: null, isOnDisk: false },
-      unwanted: { record: null, isOnDisk: false },
-    });
-    expect(await h1.send(user, "young", "two")).toBe("[turn 2] two");
   });
 });

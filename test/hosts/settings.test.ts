@@ -71,7 +71,7 @@ describe.skipIf(problem !== undefined)("the fleet, on the state folder of a host
     await h1.serve(hosts.store);
     await h1.stopServing("SIGTERM");
     expect(existsSync(join(h1.root, "serving.json"))).toBe(false);
-  }, 300_000);
+  });
 
   it("ties a state folder to its host name as soon as it has a server, even if serve has never run on it", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1"], storage: "local" });
@@ -110,5 +110,5 @@ describe.skipIf(problem !== undefined)("the fleet, on the state folder of a host
     expect((await h1.run(["deploy", "systemd"], { env })).code).toBe(0);
     await h1.serve(hosts.store);
     expect(await h1.ok(["send", "notes", "two", "--user", "ann"])).toBe("[turn 2] two\n");
-  }, 180_000);
+  });
 });

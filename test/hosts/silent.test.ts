@@ -60,5 +60,5 @@ describe.skipIf(problem !== undefined)("a command that needs an answer from anot
     await h2.stopServing("SIGTERM");
     await hosts.gone("h2");
     expect(await refused(["evict", "notes"])).toMatchObject({ exit: 7, code: "FLEET_SESSION_STRANDED" });
-  }, 180_000);
+  });
 });
