@@ -91,7 +91,7 @@ describe("send", () => {
       stdout: "",
       stderr: expect.stringMatching(/^Error: The turn failed: .*no such luck/),
     });
-    expect(await fleet.send("alice", "talk", "on")).toMatch(/^\[turn \d\] on$/);
+    expect(await fleet.send("alice", "talk", "on")).toMatch(/^\[turn \d+\] on$/);
   });
 
   it("send exits with 6 when its turn takes longer than --timeout, and the session takes the next prompt at once", async () => {
@@ -99,7 +99,7 @@ describe("send", () => {
       code: "FLEET_TURN_TIMEOUT",
       message: expect.stringContaining("300 ms"),
     });
-    expect(await fleet.send("alice", "talk", "next")).toMatch(/^\[turn \d\] next$/);
+    expect(await fleet.send("alice", "talk", "next")).toMatch(/^\[turn \d+\] next$/);
   });
 
   it.each([
@@ -138,7 +138,7 @@ describe("create", () => {
     expect(text).toMatchObject({ code: 7, stdout: "half\n", stderr: expect.stringContaining("nope") });
     const error = await fleet.refusal(7, ["create", ...ALICE, "--purpose", "half", "--prompt", "!fail nope"]);
     const id = /half-[0-9a-f-]{36}/.exec(error.suggestions.join("\n"))?.[0] ?? "no id";
-    expect(await fleet.send("alice", id, "on")).toMatch(/^\[turn \d\] on$/);
+    expect(await fleet.send("alice", id, "on")).toMatch(/^\[turn \d+\] on$/);
   });
 
   it("create exits with 3 and explains how to get a model when none is configured", async () => {

@@ -10,6 +10,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
 import { isRunning, sleeper } from "../fixtures/processes.js";
 import { makeOld } from "../fixtures/sessions/gc-sessions.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const model = await startHeldModel();
 afterAll(() => model.close());
@@ -162,18 +163,19 @@ describe("sessions that gc keeps", () => {
   afterAll(() => library.close());
 
   it("gc keeps old sessions that are loaded, in a turn or leased, and reports why", async () => {
-    const user = "uma";
-    await library.createSession({ user, sessionId: "active" });
-    const busy = await library.createSession({ user, sessionId: "busy" });
-    await fleet.create(user, "leased");
-    await fleet.ok(["lock", "leased", "--user", user]);
+    const user = unused("uma");
+    const ids = { active: unused("active"), busy: unused("busy"), leased: unused("leased") };
+    await library.createSession({ user, sessionId: ids.active });
+    const busy = await library.createSession({ user, sessionId: ids.busy });
+    await fleet.create(user, ids.leased);
+    await fleet.ok(["lock", ids.leased, "--user", user]);
     const turn = library.send(busy, "!hold done");
     await eventually("the turn", () => model.held() === 1);
-    for (const id of ["active", "busy", "leased"]) await age(user, id);
+    for (const id of Object.values(ids)) await age(user, id);
     for (const args of [["--dry-run"], []]) {
       const result = await gc(...args, "--user", user);
       expect(result.deleted).toEqual([]);
-      expect(reasons(result)).toEqual({ active: "active", busy: "busy", leased: "leased" });
+      expect(reasons(result)).toEqual({ [ids.active]: "active", [ids.busy]: "busy", [ids.leased]: "leased" });
     }
     model.release();
     expect((await turn).text).toBe("[turn 1] done");
@@ -197,10 +199,12 @@ describe("sessions that gc keeps", () => {
 
 describe("the command gc", () => {
   it("gc prints one line for cron, even when it deletes nothing", async () => {
-    expect(await fleet.ok(["gc", "--ttl", "24h", "--user", "dee"])).toMatch(
+    const user = unused("cron");
+    await createOld(user, unused("old"), "--prompt", "hi");
+    expect(await fleet.ok(["gc", "--ttl", "24h", "--user", user])).toMatch(
       /^gc: deleted 1 session \(\d+\.\d kB\), skipped 0, cleared 0 servers\n$/,
     );
-    expect(await fleet.ok(["gc", "--ttl", "24h", "--user", "dee"])).toBe(
+    expect(await fleet.ok(["gc", "--ttl", "24h", "--user", user])).toBe(
       "gc: deleted 0 sessions (0 B), skipped 0, cleared 0 servers\n",
     );
   });

@@ -6,6 +6,7 @@ import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { RAW, TIME, testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const fleet = testFleet();
@@ -263,7 +264,7 @@ describe("lock -- COMMAND", () => {
   });
 
   it("lock -- COMMAND keeps the lease longer than its TTL, and a waiting lock does not get it", async () => {
-    const gate = join(fleet.folder, "gate");
+    const gate = join(fleet.folder, unused("gate"));
     const script = 'until [ -e "$1" ]; do sleep 0.05; done';
     const running = fleet.start(["lock", "s", "--user", "alice", "--ttl", "2s", "--", "sh", "-c", script, "sh", gate]);
     await eventually("the lease", async () => (await openFileStore(fleet.root).leases.read("s")) !== null);

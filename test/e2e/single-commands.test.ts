@@ -4,6 +4,7 @@ import { describe, expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { type ErrorShape, testFleet } from "../fixtures/commands/cli.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
 const ALICE = ["--user", "alice"];
@@ -107,14 +108,15 @@ it("create --prompt reports after a failed turn whether the session exists, and 
 describe("a server", () => {
   it("spawn --cwd is a conflict when the user's server runs in another folder", async () => {
     const [one, two] = [join(fleet.folder, "one"), join(fleet.folder, "two")];
-    for (const folder of [one, two]) mkdirSync(folder);
-    const spawn = (cwd: string) => ["spawn", "--user", "cwd", "--cwd", cwd];
+    for (const folder of [one, two]) mkdirSync(folder, { recursive: true });
+    const user = unused("cwd");
+    const spawn = (cwd: string) => ["spawn", "--user", user, "--cwd", cwd];
     const { server } = await fleet.json<{ server: ServerView }>(spawn(one));
     const { error } = await failed(5, spawn(two));
     expect(error).toMatchObject({ code: "FLEET_SERVER_CONFLICT", suggestions: [`copilotfleet stop ${server.id}`] });
     expect(error.message).toContain(`in folder "${one}", not in the requested "${two}"`);
     expect(await fleet.json(spawn(`${one}/`))).toMatchObject({ created: false, server: { pid: server.pid } });
-    await fleet.ok(["stop", "--user", "cwd"]);
+    await fleet.ok(["stop", "--user", user]);
     expect(await fleet.json(spawn(two))).toMatchObject({ created: true, server: { cwd: two } });
   });
 
