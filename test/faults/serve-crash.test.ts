@@ -1,14 +1,15 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { expect, it, onTestFinished } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { findRuntime } from "../../src/runtime/launch/find.js";
 import { probe, provenEndpoint } from "../../src/runtime/process/probe.js";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, type FaultFleet, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { expectConsistent, FaultFleet, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { openLibrary } from "../fixtures/fleets/turns.js";
 import { isRunning } from "../fixtures/processes.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
 /** Resolves with the PID when a process other than `pid` is the user's server and answers an authenticated ping. */
@@ -43,49 +44,64 @@ async function startsOf(fleet: FaultFleet, user: string, serving: Serving): Prom
     .map(({ time }) => Date.parse(String(time)));
 }
 
-it("serve makes a crashed server healthy within 3 s, with the same home, port and sessions", async () => {
-  const fleet = await faultFleet();
-  const library = await openLibrary(fleet);
-  const [alice, bob] = [await fleet.spawn("alice"), await fleet.spawn("bob")];
-  const session = await library.createSession({ user: "alice", sessionId: "s" });
-  await library.send(session, "hi");
-  const serving = await serve(fleet);
-  using took = new Stopwatch();
-  process.kill(alice.pid ?? 0, "SIGKILL");
-  const pid = await healthyAgain(fleet, "alice", alice.pid ?? 0);
-  const ms = took.ms;
-  console.log(`healthy ${Math.round(ms)} ms after the crash`);
-  expect(ms).toBeLessThan(3_000);
-  expect(await fleet.ps()).toMatchObject([
-    { user: "alice", state: "ready", pid, port: alice.port, home: alice.home, crashes: 1, failure: null },
-    { user: "bob", state: "ready", pid: bob.pid },
-  ]);
-  expect(await library.send(session, "again")).toMatchObject({ text: "[turn 2] again" });
-  expect(await fleet.json(["send", "s", "and again", "--user", "alice"])).toMatchObject({
-    reply: "[turn 3] and again",
+describe("a serve with the default settings", () => {
+  const fleet = new FaultFleet();
+  let serving: Serving;
+  beforeAll(async () => {
+    serving = await serve(fleet);
   });
-  expect(await serving.metric("server_restarts_total", { reason: "crash" })).toBe(1);
-  await expectConsistent(fleet);
-  await serving.end();
-});
+  afterAll(() => fleet.end());
 
-it("serve makes a hung server healthy within 20 s under the default settings", async () => {
-  const fleet = await faultFleet();
-  const library = await openLibrary(fleet);
-  const { pid, port } = await fleet.spawn("alice");
-  const session = await library.createSession({ user: "alice", sessionId: "s" });
-  await library.send(session, "hi");
-  const serving = await serve(fleet);
-  using took = new Stopwatch();
-  process.kill(pid ?? 0, "SIGSTOP");
-  await healthyAgain(fleet, "alice", pid ?? 0, 60_000);
-  const ms = took.ms;
-  console.log(`healthy ${Math.round(ms)} ms after it hung`);
-  expect(ms).toBeLessThan(20_000);
-  expect((await fleet.record("alice")).port).toBe(port);
-  expect(isRunning(pid ?? 0)).toBe(false);
-  expect(await library.send(session, "again")).toMatchObject({ text: "[turn 2] again" });
-  await serving.end();
+  /** A user with a server that serve watches, and a session with one turn on it. */
+  async function watched(name: string) {
+    const user = unused(name);
+    const server = await fleet.spawn(user);
+    const library = await openLibrary(fleet);
+    const session = await library.createSession({ user, sessionId: unused("s") });
+    await library.send(session, "hi");
+    await eventually("the monitor", () => serving.log().some(({ serverPid }) => serverPid === server.pid));
+    return { user, server, library, session, pid: server.pid ?? 0 };
+  }
+
+  it("serve makes a crashed server healthy within 3 s, with the same home, port and sessions", async () => {
+    const other = await fleet.spawn(unused("bob"));
+    const { user, server, library, session, pid: before } = await watched("alice");
+    const crashes = await serving.metric("server_restarts_total", { reason: "crash" });
+    using took = new Stopwatch();
+    process.kill(before, "SIGKILL");
+    const pid = await healthyAgain(fleet, user, before);
+    const ms = took.ms;
+    console.log(`healthy ${Math.round(ms)} ms after the crash`);
+    expect(ms).toBeLessThan(3_000);
+    expect(await fleet.server(user)).toMatchObject({
+      state: "ready",
+      pid,
+      port: server.port,
+      home: server.home,
+      crashes: 1,
+      failure: null,
+    });
+    expect(await fleet.server(other.user ?? "")).toMatchObject({ state: "ready", pid: other.pid });
+    expect(await library.send(session, "again")).toMatchObject({ text: "[turn 2] again" });
+    expect(await fleet.json(["send", session.sessionId, "and again", "--user", user])).toMatchObject({
+      reply: "[turn 3] and again",
+    });
+    expect(await serving.metric("server_restarts_total", { reason: "crash" })).toBe(crashes + 1);
+    await expectConsistent(fleet);
+  });
+
+  it("serve makes a hung server healthy within 20 s under the default settings", async () => {
+    const { user, server, library, session, pid } = await watched("carol");
+    using took = new Stopwatch();
+    process.kill(pid, "SIGSTOP");
+    await healthyAgain(fleet, user, pid, 60_000);
+    const ms = took.ms;
+    console.log(`healthy ${Math.round(ms)} ms after it hung`);
+    expect(ms).toBeLessThan(20_000);
+    expect((await fleet.record(user)).port).toBe(server.port);
+    expect(isRunning(pid)).toBe(false);
+    expect(await library.send(session, "again")).toMatchObject({ text: "[turn 2] again" });
+  });
 });
 
 it("ps and the metrics show a hung server as unhealthy, with the reason, until serve ends it", async () => {

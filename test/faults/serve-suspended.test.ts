@@ -1,9 +1,9 @@
 import { fileURLToPath } from "node:url";
-import { expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { expectConsistent, FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
-import { statusOf } from "../fixtures/processes.js";
+import { signalAll, statusOf } from "../fixtures/processes.js";
 
 /** Longer than all deadlines of the settings below. */
 const AWAY_MS = 4_500;
@@ -34,68 +34,81 @@ async function away(forMs = AWAY_MS): Promise<void> {
   await eventually("the end of the pause", () => performance.now() > until);
 }
 
-/** Expects that all servers answer again and are the same processes as before. */
-async function expectSame(fleet: FaultFleet, serving: Serving, pids: readonly number[]): Promise<void> {
-  const before = await serving.metric("probes_total", { outcome: "ok" });
-  await eventually(
-    "more probes",
-    async () => (await serving.metric("probes_total", { outcome: "ok" })) >= before + 4,
-    40_000,
-  );
-  for (const [index, user] of USERS.entries()) {
-    expect(await fleet.record(user)).toMatchObject({ state: "ready", process: { pid: pids[index] }, failure: null });
-  }
-  expect(await serving.metric("server_restarts_total")).toBe(0);
-  expect(serving.log().filter(({ msg }) => /hung|ended by itself/.test(msg))).toEqual([]);
-  expect(await serving.readyz()).toMatchObject({ status: 200 });
-  expect(await serving.healthz()).toMatchObject({ status: 200 });
-  await expectConsistent(fleet);
-  expect(await serving.end()).toMatchObject({ code: 0 });
-}
+describe("a serve that one failed probe makes end a server", () => {
+  const fleet = new FaultFleet(STRICT);
+  let serving: Serving;
+  beforeAll(async () => {
+    serving = await serve(fleet, { env: { NODE_OPTIONS: `--require ${BLOCKER}`, BLOCK_MS: String(AWAY_MS) } });
+  });
+  afterAll(() => fleet.end());
 
-it.each(["servers resume first", "serve resumes first"])(
-  "serve restarts no server after the whole machine was suspended (%s)",
-  async (order) => {
-    const fleet = await faultFleet(STRICT);
+  /** Suspends `serve` or the machine by `work`. Expects that all servers answer again and are the same processes as before. */
+  async function expectSameAfter(work: (pids: readonly number[]) => Promise<void>): Promise<void> {
     const pids = await servers(fleet);
-    const serving = await serve(fleet);
-    // This wait is far shorter than a probe may take, so serve is usually suspended in the middle of a probe.
-    await stop(pids);
-    await away(1_500);
-    await stop([serving.pid]);
-    await away();
-    const all = order === "serve resumes first" ? [serving.pid, ...pids] : [...pids, serving.pid];
-    for (const pid of all) process.kill(pid, "SIGCONT");
-    await expectSame(fleet, serving, pids);
-  },
-);
+    const isWatched = (pid: number) =>
+      serving.log().some(({ msg, serverPid }) => serverPid === pid && msg.startsWith("watching"));
+    await eventually("the monitors", () => pids.every(isWatched));
+    const from = serving.log().length;
+    const restarts = await serving.metric("server_restarts_total");
+    try {
+      await work(pids);
+    } finally {
+      signalAll([serving.pid, ...pids], "SIGCONT");
+    }
+    await probed(serving);
+    for (const [index, user] of USERS.entries()) {
+      expect(await fleet.record(user)).toMatchObject({ state: "ready", process: { pid: pids[index] }, failure: null });
+    }
+    expect(await serving.metric("server_restarts_total")).toBe(restarts);
+    const troubles = serving.log().slice(from);
+    expect(troubles.filter(({ msg }) => /hung|ended by itself/.test(msg))).toEqual([]);
+    expect(await serving.readyz()).toMatchObject({ status: 200 });
+    expect(await serving.healthz()).toMatchObject({ status: 200 });
+    await expectConsistent(fleet);
+  }
 
-it("serve restarts no server after serve alone was suspended for a while", async () => {
-  const fleet = await faultFleet(STRICT);
-  const pids = await servers(fleet);
-  const serving = await serve(fleet);
-  await stop([serving.pid]);
-  await away();
-  serving.kill("SIGCONT");
-  await expectSame(fleet, serving, pids);
+  it.each(["servers resume first", "serve resumes first"])(
+    "serve restarts no server after the whole machine was suspended (%s)",
+    async (order) => {
+      await expectSameAfter(async (pids) => {
+        await stop(pids);
+        // This wait is far shorter than a probe may take, so serve is usually suspended in the middle of a probe.
+        await away(1_500);
+        await stop([serving.pid]);
+        await away();
+        signalAll(order === "serve resumes first" ? [serving.pid, ...pids] : [...pids, serving.pid], "SIGCONT");
+      });
+    },
+  );
+
+  it("serve restarts no server after serve alone was suspended for a while", async () => {
+    await expectSameAfter(async () => {
+      await stop([serving.pid]);
+      await away();
+      serving.kill("SIGCONT");
+    });
+  });
+
+  it("serve restarts no server after its own event loop was blocked for a while", async () => {
+    await expectSameAfter(async () => {
+      serving.kill("SIGUSR2");
+      await eventually("the standstill", async () => {
+        const answer = fetch(`http://${serving.address}/healthz`, { signal: AbortSignal.timeout(AWAY_MS / 5) });
+        return await answer.then(
+          () => false,
+          () => true,
+        );
+      });
+    });
+  });
 });
 
-it("serve restarts no server after its own event loop was blocked for a while", async () => {
-  const fleet = await faultFleet(STRICT);
-  const pids = await servers(fleet);
-  const serving = await serve(fleet, {
-    env: { NODE_OPTIONS: `--require ${BLOCKER}`, BLOCK_MS: String(AWAY_MS) },
-  });
-  serving.kill("SIGUSR2");
-  await eventually("the standstill", async () => {
-    const answer = fetch(`http://${serving.address}/healthz`, { signal: AbortSignal.timeout(AWAY_MS / 5) });
-    return await answer.then(
-      () => false,
-      () => true,
-    );
-  });
-  await expectSame(fleet, serving, pids);
-});
+/** Waits until each server was probed twice more, successfully. */
+async function probed(serving: Serving): Promise<void> {
+  const good = async () => await serving.metric("probes_total", { outcome: "ok" });
+  const before = await good();
+  await eventually("more probes", async () => (await good()) >= before + 2 * USERS.length, 40_000);
+}
 
 it("serve ends a server that hangs even after serve itself was suspended", async () => {
   const fleet = await faultFleet(FAST_HEALTH);

@@ -1,0 +1,304 @@
+import { mkdir } from "node:fs/promises";
+import { connect, createServer, type Server } from "node:net";
+import { join } from "node:path";
+import { describe, expect, it, onTestFinished } from "vitest";
+import type { Config } from "../../src/config/schema.js";
+import type { ServerRecord } from "../../src/model/server.js";
+import { setUseMarker } from "../../src/pool/use-markers.js";
+import type { LaunchedProcess } from "../../src/runtime/process/launches.js";
+import { identify } from "../../src/runtime/process/process-table.js";
+import type { ServeContext } from "../../src/serve/context.js";
+import { LoopTimer } from "../../src/serve/loop-timer.js";
+import { Operations } from "../../src/serve/operations.js";
+import type { ServerProcesses } from "../../src/serve/report/server-processes.js";
+import { IdleStopper } from "../../src/serve/upkeep/idle-stopper.js";
+import { ProcessCleanup } from "../../src/serve/upkeep/process-cleanup.js";
+import { Recycler } from "../../src/serve/upkeep/recycler.js";
+import { noteOpened } from "../../src/sessions/memory/eviction.js";
+import { eventually } from "../fixtures/eventually.js";
+import { TestClock } from "../fixtures/fleets/test-clock.js";
+import { isRunning, sleeper } from "../fixtures/processes.js";
+import { serverRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
+
+const INTERVAL_MS = 1_000;
+const PAUSE_MS = 60_000;
+const IDLE_MS = 600_000;
+const NO_LIMITS = { maxMemoryBytes: null, maxAgeMs: null, maxSessions: null, pauseMs: PAUSE_MS };
+const MEMORY_BYTES = 1_000;
+
+async function server(id: string, over: Partial<ServerRecord> = {}): Promise<ServerRecord> {
+  const home = join(await temporaryRoot(), "servers", id, "home");
+  await mkdir(home, { recursive: true });
+  const startedAt = new Date(Date.now() - 3_600_000).toISOString();
+  // The launch id decides how far a server may exceed its age: with these digits, not at all.
+  return serverRecord(id, { home, startedAt, launchId: `0000-${id}`, ...over });
+}
+
+/** The record after the server was replaced: another launch, which exceeds the same limits. */
+function replaced(old: ServerRecord): ServerRecord {
+  return { ...old, launchId: `${old.launchId}-next` };
+}
+
+/** The surroundings of the upkeep. `done` lists what it did to servers. The pool does nothing to real servers. */
+function upkeep(recycle: Partial<Config["recycle"]> = {}) {
+  const clock = new TestClock();
+  const done: string[] = [];
+  const gates = new Map<string, Promise<void>>();
+  const stopping = new AbortController().signal;
+  const processes = { memoryOf: () => MEMORY_BYTES, of: () => started } as unknown as ServerProcesses;
+  const started: LaunchedProcess[] = [];
+  const context = {
+    clock,
+    config: {
+      drain: { timeoutMs: 1_000 },
+      health: { intervalMs: INTERVAL_MS, timeoutMs: 1_000 },
+      pool: { idleTimeoutMs: IDLE_MS },
+      recycle: { ...NO_LIMITS, ...recycle },
+    },
+    pool: {
+      recycle: async (id: string) => {
+        done.push(`recycle ${id}`);
+        await gates.get(id);
+        return { kind: "replaced", server: serverRecord(id) };
+      },
+      stop: async (id: string) => {
+        done.push(`stop ${id}`);
+        return { outcome: "drained" };
+      },
+    },
+    metrics: { recycled: (reason: string) => done.push(`count ${reason}`), failed: () => undefined },
+    log: (level: string, message: string) => void (level === "error" && done.push(message)),
+  } as unknown as ServeContext;
+  const operations = new Operations(context, new LoopTimer(clock), stopping);
+  return { clock, context, done, gates, operations, processes, started, stopping };
+}
+
+async function used(on: ServerRecord, sessionId: string): Promise<Disposable> {
+  const marker = await setUseMarker(on, sessionId, { waitMs: 0, signal: undefined });
+  if (marker === null) throw new Error("the session is being evicted");
+  return marker;
+}
+
+describe("the recycler", () => {
+  function make(limits: Partial<Config["recycle"]>) {
+    const parts = upkeep(limits);
+    const recycler = new Recycler(parts.context, parts.operations, parts.processes, parts.stopping);
+    const look = async (...servers: ServerRecord[]) => {
+      recycler.look(servers);
+      await parts.operations.settled();
+    };
+    return { ...parts, recycler, look };
+  }
+
+  it.each([
+    ["memory", { maxMemoryBytes: MEMORY_BYTES - 1 }],
+    ["age", { maxAgeMs: 3_000_000 }],
+    ["sessions", { maxSessions: 1 }],
+  ])("a server that exceeds its limit is recycled once, and again only after the pause: %s", async (reason, limit) => {
+    const { clock, done, look } = make(limit);
+    const old = await server("s1");
+    for (const id of ["one", "two"]) noteOpened(old, id);
+    await look(old);
+    expect(done).toEqual(["recycle s1", `count ${reason}`]);
+    const next = replaced(old);
+    clock.jump(PAUSE_MS - 1);
+    await look(next);
+    expect(done).toHaveLength(2);
+    clock.jump(1);
+    await look(next);
+    expect(done).toHaveLength(4);
+  });
+
+  it("a server that is at its limits, or that has none, is not recycled", async () => {
+    const old = await server("s1");
+    for (const id of ["one", "two"]) noteOpened(old, id);
+    const limits = { maxMemoryBytes: MEMORY_BYTES, maxAgeMs: 3_700_000, maxSessions: 2 };
+    for (const { look, done } of [make(limits), make({})]) {
+      await look(old);
+      expect(done).toEqual([]);
+    }
+  });
+
+  it("a server in a turn is recycled when the turn has ended and a health interval is over", async () => {
+    const { clock, done, look } = make({ maxAgeMs: 1 });
+    const old = await server("s1");
+    const turn = await used(old, "talk");
+    await look(old);
+    turn[Symbol.dispose]();
+    clock.jump(INTERVAL_MS - 1);
+    await look(old);
+    expect(done).toEqual([]);
+    clock.jump(1);
+    await look(old);
+    expect(done).toEqual(["recycle s1", "count age"]);
+  });
+
+  it("a server that is never without turns is recycled after five minutes", async () => {
+    const { clock, done, look } = make({ maxAgeMs: 1 });
+    const old = await server("s1");
+    using _turn = await used(old, "talk");
+    await look(old);
+    clock.jump(5 * 60_000);
+    await look(old);
+    expect(done).toEqual([]);
+    clock.jump(INTERVAL_MS);
+    await look(old);
+    expect(done).toEqual(["recycle s1", "count age"]);
+  });
+
+  it("servers are recycled one at a time", async () => {
+    const { done, gates, look, operations, recycler } = make({ maxAgeMs: 1 });
+    const [one, two] = [await server("one"), await server("two")];
+    let open: () => void = () => undefined;
+    gates.set("one", new Promise<void>((resolve) => (open = resolve)));
+    recycler.look([one, two]);
+    await eventually("the first", () => done.includes("recycle one"));
+    recycler.look([one, two]);
+    expect(done).toEqual(["recycle one"]);
+    open();
+    await operations.settled();
+    await look(replaced(one), two);
+    expect(done).toEqual(["recycle one", "count age", "recycle two", "count age"]);
+  });
+});
+
+describe("the idle stopper", () => {
+  function make() {
+    const parts = upkeep();
+    const stopper = new IdleStopper(parts.context, parts.operations, parts.stopping);
+    const look = async (on: ServerRecord, ownPorts: ReadonlySet<number> = new Set()) => {
+      stopper.look([on], ownPorts);
+      await parts.operations.settled();
+    };
+    return { ...parts, look };
+  }
+
+  it("a server is stopped once nobody has used it for longer than the idle timeout", async () => {
+    const { clock, done, look } = make();
+    const on = await server("s1");
+    await look(on);
+    clock.jump(IDLE_MS);
+    await look(on);
+    expect(done).toEqual([]);
+    clock.jump(1);
+    await look(on);
+    expect(done).toEqual(["stop s1"]);
+  });
+
+  it("a server with a session in use is not stopped, and its idle time begins when the use ends", async () => {
+    const { clock, done, look } = make();
+    const on = await server("s1");
+    const use = await used(on, "talk");
+    await look(on);
+    clock.jump(10 * IDLE_MS);
+    await look(on);
+    use[Symbol.dispose]();
+    clock.jump(IDLE_MS);
+    await look(on);
+    expect(done).toEqual([]);
+    clock.jump(1);
+    await look(on);
+    expect(done).toEqual(["stop s1"]);
+  });
+
+  it("a server with a connected client is not stopped, and the connections of serve do not count", async () => {
+    const { clock, done, look } = make();
+    const listener = await listening();
+    const { port } = listener.address() as { port: number };
+    const on = await server("s1", { port });
+    const socket = connect(port, "127.0.0.1");
+    onTestFinished(() => void socket.destroy());
+    await eventually("the connection", () => socket.localPort);
+    await look(on);
+    clock.jump(IDLE_MS + 1);
+    await look(on);
+    expect(done).toEqual([]);
+    clock.jump(IDLE_MS + 1);
+    await look(on, new Set([socket.localPort ?? 0]));
+    expect(done).toEqual(["stop s1"]);
+  });
+
+  it("a new launch of a server has the whole idle timeout, and a shared server is never stopped", async () => {
+    const { clock, done, look } = make();
+    const on = await server("s1");
+    const shared = await server("shared-1", { user: null });
+    await look(on);
+    clock.jump(IDLE_MS + 1);
+    await look(replaced(on));
+    for (let round = 0; round < 2; round++) {
+      await look(shared);
+      clock.jump(IDLE_MS);
+    }
+    expect(done).toEqual([]);
+  });
+});
+
+async function listening(): Promise<Server> {
+  const listener = createServer((socket) => onTestFinished(() => void socket.destroy()));
+  onTestFinished(() => void listener.close());
+  await new Promise<void>((resolve) => listener.listen(0, "127.0.0.1", resolve));
+  return listener;
+}
+
+describe("the process cleanup", () => {
+  function make() {
+    const parts = upkeep();
+    const cleanup = new ProcessCleanup(parts.context, parts.operations, parts.processes);
+    const look = async (on: ServerRecord) => {
+      cleanup.look([on]);
+      await parts.operations.settled();
+    };
+    const child = (sessionId: string | null) => {
+      const pid = sleeper();
+      const identity = identify(pid);
+      if (identity === null) throw new Error("it has ended");
+      parts.started.push({ identity, sessionId } as LaunchedProcess);
+      return pid;
+    };
+    return { ...parts, look, child };
+  }
+
+  it("a process of an unloaded session is ended after twelve health intervals, and not before", async () => {
+    const { clock, look, child } = make();
+    const on = await server("s1");
+    const [left, unknown] = [child("talk"), child(null)];
+    for (let interval = 0; interval < 12; interval++) {
+      await look(on);
+      clock.jump(INTERVAL_MS);
+    }
+    expect([left, unknown].map(isRunning)).toEqual([true, true]);
+    await look(on);
+    await eventually("their end", () => ![left, unknown].some(isRunning));
+  });
+
+  it("a process of a session in use is spared, and gets the whole time again when the use ends", async () => {
+    const { clock, look, child } = make();
+    const on = await server("s1");
+    const [own, unknown] = [child("talk"), child(null)];
+    const use = await used(on, "talk");
+    for (let interval = 0; interval < 30; interval++) {
+      await look(on);
+      clock.jump(INTERVAL_MS);
+    }
+    use[Symbol.dispose]();
+    await look(on);
+    clock.jump(11 * INTERVAL_MS);
+    await look(on);
+    expect([own, unknown].map(isRunning)).toEqual([true, true]);
+    clock.jump(INTERVAL_MS);
+    await look(on);
+    await eventually("their end", () => ![own, unknown].some(isRunning));
+  });
+
+  it("the runtime of a server is not a process that its sessions left behind", async () => {
+    const { clock, look, child, started } = make();
+    const pid = child(null);
+    const on = await server("s1", { process: started[0]?.identity ?? null });
+    for (let interval = 0; interval < 30; interval++) {
+      await look(on);
+      clock.jump(INTERVAL_MS);
+    }
+    expect(isRunning(pid)).toBe(true);
+  });
+});
