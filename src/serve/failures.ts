@@ -1,16 +1,20 @@
 import { type FleetErrorCode, isFleetError } from "../errors.js";
-import type { ServeContext } from "./context.js";
+import type { ServeLog } from "./context.js";
+import type { FleetMetrics } from "./report/metrics.js";
 
-type Reports = Pick<ServeContext, "log" | "metrics">;
+interface Reports {
+  log: ServeLog;
+  metrics: Pick<FleetMetrics, "failed">;
+}
 
-/** Returns the code under which it counted the failure. */
+/** @returns the code under which it counted the failure */
 function countFailure({ metrics }: Reports, error: unknown): FleetErrorCode {
   const code = isFleetError(error) ? error.code : "FLEET_INTERNAL";
   metrics.failed(code);
   return code;
 }
 
-/** Logs and counts a failure that the supervisor survives. The work is done again later. */
+/** Logs and counts a failure that the supervisor survives. */
 export function logFailure(
   reports: Reports,
   what: string,
@@ -22,14 +26,23 @@ export function logFailure(
   reports.log("error", `${what}: ${messageOf(error)}`, { ...fields, code, ...stack });
 }
 
-/** The failures of the regular checks, and the texts that we log when the checks succeed again. */
+/** Does work whose failure the supervisor survives. Logs and counts the failure. */
+export async function attempt(reports: Reports, failure: string, work: () => unknown): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    logFailure(reports, failure, error);
+  }
+}
+
+/** For each regular check: the text to log when it fails, and the text to log when it succeeds again. */
 const WELL_AGAIN = {
   "the servers could not be checked": "the servers can be checked again",
   "the use of the servers could not be checked": "the servers can be checked again",
   "the shared storage is not available": "the shared storage is available again",
 } as const;
 
-/** The regular checks. Logs a lasting failure, such as a full disk, once and not every second. */
+/** Runs the regular checks. Logs a lasting failure, such as a full disk, once and not every second. */
 export class RegularChecks {
   readonly #reports: Reports;
   /** The error messages of the checks that fail at the moment. */
@@ -39,7 +52,7 @@ export class RegularChecks {
     this.#reports = reports;
   }
 
-  /** Runs one check. Resolves with null when it fails. */
+  /** @returns the result of the check, or null when it fails */
   async run<T>(failure: keyof typeof WELL_AGAIN, check: () => Promise<T>): Promise<T | null> {
     try {
       const result = await check();

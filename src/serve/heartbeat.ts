@@ -8,7 +8,7 @@ import { ensureNote, instanceOf, removeNote } from "../runtime/files/host-note.j
 import { showAddress } from "../runtime/launch/listen.js";
 import type { Hosts } from "../store/ports.js";
 import type { ServeContext } from "./context.js";
-import { logFailure } from "./failures.js";
+import { attempt, logFailure } from "./failures.js";
 import type { Terms } from "./upkeep/terms.js";
 
 /** How many heartbeats a host sends during the time for which one of them counts. */
@@ -18,7 +18,7 @@ const RETRY_MS = 500;
 
 type HeartbeatContext = Pick<ServeContext, "clock" | "config" | "log" | "metrics" | "stateRoot">;
 
-/** Shows the other hosts that this host is alive. When its term is over, this host knows it no later than the others. */
+/** Shows the other hosts that this host is alive. This host never notices the end of its term later than they do. */
 export class Heartbeat {
   readonly #context: HeartbeatContext;
   readonly #hosts: Hosts;
@@ -26,14 +26,14 @@ export class Heartbeat {
   readonly #terms: Terms;
   #entry: HostEntry;
   #term = 0;
-  /** The clock's time at which the term may be over. The other hosts see this end at the same time or later. */
+  /** When the term may be over, by the clock. For the other hosts, it is over at this time or later. */
   #end = 0;
   #cancelBeat = (): void => undefined;
   #cancelExpiry = (): void => undefined;
   #beat: Promise<unknown> = Promise.resolve();
-  /** How many heartbeats we have sent, and the number of the latest one that was answered. */
-  #asked = 0;
-  #heard = 0;
+  /** The number of the last heartbeat that we sent, and of the latest one that was answered. */
+  #sent = 0;
+  #answered = 0;
   #isOver = false;
   #left = false;
 
@@ -47,9 +47,9 @@ export class Heartbeat {
   }
 
   /**
-   * Registers this host. It takes users only after its front door is announced.
+   * Registers this host. Other hosts send users here only after {@link announce}.
    *
-   * @throws FleetError `FLEET_HOST_TAKEN` when another host is alive under this name; as {@link refuseUnlike}.
+   * @throws FleetError `FLEET_HOST_TAKEN` when another host is alive under this name; also as {@link refuseUnlike}.
    */
   static async enter(context: HeartbeatContext, hosts: Hosts, terms: Terms): Promise<Heartbeat> {
     const { stateRoot } = context;
@@ -65,24 +65,23 @@ export class Heartbeat {
       if (shared !== null) heartbeat.#entry = { ...heartbeat.#entry, beacon: await writeBeacon(shared, hosts.own) };
       await heartbeat.#send();
       heartbeat.#next();
-      // Check again: if two hosts enter at the same moment, each can see the other by now.
+      // Check again. If another host has registered at the same moment, it is visible only now.
       await refuseUnlike(hosts, shared);
     } catch (error) {
-      const late = (failure: unknown) =>
-        logFailure(context, "the registration of this host could not be undone", failure);
-      await heartbeat.#withdraw(before).catch(late);
+      const failure = "the registration of this host could not be undone";
+      await attempt(context, failure, () => heartbeat.#withdraw(before));
       if (before === undefined && !isNoted) removeNote(stateRoot);
       throw error;
     }
     return heartbeat;
   }
 
-  /** Undoes the registration. @param before this host's record from before the registration, if there was one */
+  /** Undoes the registration. @param before this host's record before the registration */
   async #withdraw(before: HostRecord | undefined): Promise<void> {
     if (this.#term === 0) return;
     const { shared } = this.#context.config.storage;
-    // Leave the host alive if it was alive before. An earlier serve here may have died a moment ago, and the next serve
-    // adopts its servers.
+    // If the host was alive before, let it count as alive. An earlier `serve` on this host may have died a moment ago,
+    // and the next one adopts its servers.
     await this.leave({ gone: before === undefined || before.gone });
     if (before !== undefined) return;
     await this.#hosts.forget(this.#hosts.own);
@@ -105,15 +104,17 @@ export class Heartbeat {
     await this.#send();
   }
 
-  /** From here on, nobody places users on this host. */
+  /** Makes the other hosts place no more users on this host. */
   async closeToUsers(): Promise<void> {
     this.#entry = { ...this.#entry, state: "draining" };
     await this.#send();
   }
 
   /**
-   * Ends the heartbeat. With `gone`, the host counts as gone at once, because nothing is left on it. Otherwise the next
-   * `serve` on this host continues with its servers, in the same term if it starts in time.
+   * Ends the heartbeat.
+   *
+   * @param how.gone true: this host has no servers left, so it counts as gone at once. false: its servers keep running.
+   * The next `serve` on this host adopts them, in the same term if it starts in time.
    */
   async leave({ gone }: { gone: boolean }): Promise<void> {
     this.#left = true;
@@ -146,11 +147,11 @@ export class Heartbeat {
     const { clock, config } = this.#context;
     const { ttlMs } = config.host;
     const asked = clock.now();
-    const number = ++this.#asked;
+    const number = ++this.#sent;
     const { term } = await this.#hosts.beat(this.#instance, this.#entry, ttlMs);
     // Ignore the answer to an earlier heartbeat, because we already have the answer to a later one.
-    if (this.#left || number < this.#heard) return;
-    this.#heard = number;
+    if (this.#left || number < this.#answered) return;
+    this.#answered = number;
     this.#end = asked + ttlMs;
     this.#cancelExpiry();
     this.#cancelExpiry = clock.after(Math.max(0, this.#end - clock.now()), () => this.#expire());
@@ -159,7 +160,6 @@ export class Heartbeat {
     if (before !== 0 && before !== term) {
       this.#expire(); // a process that was suspended has not noticed the end of its term
       this.#context.log("warn", "other hosts considered this host gone, and it is back", { before, term });
-      this.#isOver = false;
       void this.#terms.begun();
     }
     this.#isOver = false;
@@ -175,19 +175,19 @@ export class Heartbeat {
   }
 }
 
-/** An address that other machines can probably connect to. `0.0.0.0` and `::` become this host's name. */
+/** The address with this host's name instead of `0.0.0.0` and `::`, to which other machines cannot connect. */
 function reachable({ host, port }: Address): Address {
   return host === "0.0.0.0" || host === "::" ? { host: hostname(), port } : { host, port };
 }
 
-/** @throws FleetError `FLEET_STORAGE_UNUSABLE` when other hosts keep sessions elsewhere. */
+/** @throws FleetError `FLEET_STORAGE_UNUSABLE` when this host and a live one do not keep sessions in the same storage. */
 export async function refuseUnlike(hosts: Hosts, shared: string | null): Promise<void> {
   const others = (await hosts.list()).filter(({ name }) => name !== hosts.own);
   refuseMixed(others, shared);
   if (shared !== null) await refuseOtherFolder(others, shared);
 }
 
-/** Refuses a folder that is not that of the other hosts, because they would never see what this host writes there. */
+/** Refuses a folder other than that of the other hosts, because they would never see the files of this host. */
 async function refuseOtherFolder(others: readonly HostRecord[], shared: string): Promise<void> {
   const missing = await missingBeacons(shared, others);
   if (missing.length === 0) return;

@@ -4,8 +4,8 @@ import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import type { Store } from "../store/ports.js";
 
 /**
- * The lock that allows one supervisor on this host. The registry holds the process identity of the supervisor that has it.
- * So the lock is free when its holder has died, and a process with a reused PID does not hold it.
+ * The lock that allows one supervisor on this host. The registry records the process identity of its holder. So the lock
+ * is free when the holder has died, even if another process has the same PID now.
  */
 export class HostLock {
   readonly #store: Store;
@@ -40,7 +40,7 @@ export class HostLock {
     });
   }
 
-  /** From here on nobody starts a server or begins a turn. */
+  /** Makes every process of this host refuse new servers and turns. */
   async closePool(): Promise<void> {
     await this.#change((record) => {
       record.state = "draining";

@@ -25,7 +25,7 @@ export class LoopTimer {
   async next(ms: number): Promise<void> {
     if (!this.#isDue) {
       await new Promise<void>((resolve) => {
-        // The loop keeps the process alive.
+        // `ref`: this timer keeps the process alive.
         const cancel = this.#clock.after(ms, resolve, { ref: true });
         this.#wakeNow = () => {
           cancel();

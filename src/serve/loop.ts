@@ -1,10 +1,9 @@
 import type { Registry } from "../model/registry.js";
-import type { ServerRecord } from "../model/server.js";
 import { closedBy } from "../pool/admission.js";
 import { isRunning } from "../pool/server.js";
 import type { ServeContext } from "./context.js";
 import { RegularChecks } from "./failures.js";
-import { Reconciler } from "./health/reconciler.js";
+import { isUp, Reconciler } from "./health/reconciler.js";
 import type { HostLock } from "./host-lock.js";
 import { LoopTimer } from "./loop-timer.js";
 import { Operations } from "./operations.js";
@@ -17,10 +16,10 @@ import { collectPeriodically, enforceCap, rotatePeriodically } from "./upkeep/sc
 
 /** How often we look at the registry and the process table when nothing happens, in milliseconds. */
 const TICK_MS = 1_000;
-/** The supervisor is not healthy when its loop is late by more than this, in milliseconds. */
+/** If the last check of the servers is older than this, the supervisor counts as unhealthy, in milliseconds. */
 const STUCK_MS = 30_000;
 
-/** The regular work of a supervisor: the checks of every second, of every health interval, and the scheduled work. */
+/** Does the regular work of a supervisor: every second, every health interval, and on a schedule. */
 export class SupervisorLoop {
   readonly #context: ServeContext;
   readonly #hostLock: HostLock;
@@ -59,18 +58,19 @@ export class SupervisorLoop {
     return this.#reconciler.monitors.length;
   }
 
+  /** Aborts when this process no longer holds the host lock. */
+  /** Aborts when this process no longer holds the host lock. */
   get lost(): AbortSignal {
     return this.#lost.signal;
   }
 
-  /** Checks everything once. Adopts the servers that run. Resolves when each of them was probed once. */
+  /** Adopts the servers that run, and checks everything once. Resolves when each running server was probed once. */
   async first(): Promise<void> {
     const registry = await this.#reconciler.reconcile();
     await Promise.all(this.#reconciler.monitors.map(({ first }) => first));
     await this.#survey(registry);
   }
 
-  /** Begins the regular work, which lasts until {@link stop}. */
   start(): void {
     const { signal } = this.#stopping;
     this.#running = Promise.all([
@@ -96,7 +96,7 @@ export class SupervisorLoop {
     return [`the servers were last checked ${Math.round(lateMs / 1000)} s ago`];
   }
 
-  /** Reasons to send nothing new here. */
+  /** Reasons to send no new work to this host. */
   unready(): string[] {
     const { phase } = this.#context.state;
     const { diskProblem } = this.#measurements;
@@ -133,9 +133,9 @@ export class SupervisorLoop {
     return registry;
   }
 
-  /** Measures how the servers are used, and does the work that depends on it. */
+  /** Measures how the servers are used. Recycles, stops or cleans up the servers for which that is due. */
   async #survey(registry: Registry): Promise<void> {
-    const running = Object.values(registry.servers).filter(isWatchable);
+    const running = Object.values(registry.servers).filter((server) => isUp(server) && isRunning(server));
     const ownPorts = new Set(this.#reconciler.monitors.flatMap(({ localPort }) => localPort ?? []));
     this.#recycler.look(running);
     this.#processCleanup.look(running);
@@ -143,8 +143,4 @@ export class SupervisorLoop {
     for (const server of running) await enforceCap(this.#context, server);
     await this.#measurements.look(registry, running);
   }
-}
-
-function isWatchable(server: ServerRecord): boolean {
-  return (server.state === "ready" || server.state === "unhealthy") && isRunning(server);
 }

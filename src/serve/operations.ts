@@ -2,7 +2,7 @@ import type { ServeContext } from "./context.js";
 import { logFailure } from "./failures.js";
 import type { LoopTimer } from "./loop-timer.js";
 
-/** The supervisor's operations on servers: one at a time for each server. At the end, the supervisor waits for all. */
+/** Runs the supervisor's operations on servers, at most one at a time for each server. */
 export class Operations {
   readonly #context: Pick<ServeContext, "log" | "metrics">;
   readonly #timer: LoopTimer;
@@ -20,8 +20,9 @@ export class Operations {
   }
 
   /**
-   * Begins `work` on the server, unless an operation is in progress there. If it fails, logs `failure`, which is the
-   * end of a sentence about the server. When the work ends, another operation may begin on its server.
+   * Begins `work` on a server, unless another operation on that server is in progress.
+   *
+   * @param failure logged behind the server's id if `work` fails, such as "it could not be stopped"
    */
   begin(failure: string, server: string, work: () => Promise<void>): void {
     if (this.#running.has(server)) return;
@@ -42,6 +43,8 @@ export class Operations {
     else logFailure(this.#context, message, error, { server });
   }
 
+  /** Resolves when no operation is in progress. */
+  /** Resolves when no operation is in progress. */
   async settled(): Promise<void> {
     while (this.#running.size > 0) await Promise.all(this.#running.values());
   }

@@ -10,7 +10,7 @@ import { NEVER } from "../runtime/deadline.js";
 import { ifThere } from "../runtime/files/if-there.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import { type ServeContext, type ServedFleet, ServeState } from "./context.js";
-import { logFailure } from "./failures.js";
+import { attempt, logFailure } from "./failures.js";
 import { Heartbeat } from "./heartbeat.js";
 import { HostLock } from "./host-lock.js";
 import { SupervisorLoop } from "./loop.js";
@@ -25,7 +25,7 @@ export interface DrainRequest {
   drainTimeout?: Duration;
   /** @deprecated The same as `drainTimeout`, in milliseconds. */
   drainTimeoutMs?: number;
-  /** When it aborts, everything that is left is killed at once. */
+  /** When it aborts, the supervisor kills all remaining servers at once. */
   hurry: AbortSignal;
 }
 
@@ -71,12 +71,10 @@ export class Supervisor {
     const hostLock = await HostLock.take(fleet.store);
     const context = { ...fleet, metrics, state: new ServeState() };
     const supervisor = new Supervisor(context, hostLock);
-    try {
-      noteServing(fleet.config, fleet.stateRoot);
-    } catch (error) {
-      // The note only guards against mistakes. `serve` does not depend on it, and may be what frees space on the disk.
-      logFailure(context, "the settings of this serve could not be recorded", error);
-    }
+    // The note only guards against mistakes. On a full disk, `serve` must start without it, because its gc frees space.
+    await attempt(context, "the settings of this serve could not be recorded", () =>
+      noteServing(fleet.config, fleet.stateRoot),
+    );
     try {
       await supervisor.#open(signal);
     } catch (error) {
@@ -87,15 +85,9 @@ export class Supervisor {
   }
 
   async #open(signal: AbortSignal): Promise<void> {
-    const { config, metrics, doors, listen, state } = this.#context;
-    this.#endpoint = await HealthEndpoint.open({
-      address: config.serve.metrics,
-      metrics,
-      healthy: () => this.#loop.unhealthy(),
-      ready: () => this.#loop.unready(),
-      onError: (error) => logFailure(this.#context, "the health endpoint failed", error),
-      signal,
-    });
+    const { config, metrics, log, doors, listen, state } = this.#context;
+    const address = config.serve.metrics;
+    this.#endpoint = await HealthEndpoint.open({ address, health: this.#loop, metrics, log, signal });
     await this.#hostLock.announce({ metrics: this.metricsAddress });
     await this.#enterHosts();
     await this.#loop.first();
@@ -108,7 +100,7 @@ export class Supervisor {
     this.#loop.start();
   }
 
-  /** From here on, the other hosts count this host as alive. It takes no users before its front door is announced. */
+  /** Makes the other hosts count this host as alive. They send users here only after its front door is announced. */
   async #enterHosts(): Promise<void> {
     const { hosts } = this.#context.store;
     if (hosts === null) return;
@@ -134,7 +126,7 @@ export class Supervisor {
     return this.#loop.watched;
   }
 
-  /** Aborts when another supervisor has taken over because this process did not run for too long. */
+  /** Aborts when another supervisor has the host lock. That happens if this process was suspended for too long. */
   get lost(): AbortSignal {
     return this.#loop.lost;
   }
@@ -149,17 +141,14 @@ export class Supervisor {
     try {
       return await this.#drain(request);
     } catch (error) {
-      // Nothing can be recorded, so nothing can be stopped in an orderly way.
-      await this.leave().catch((late: unknown) =>
-        logFailure(this.#context, "the host lock could not be released", late),
-      );
+      // The store failed, so this process can record nothing and stop nothing in an orderly way.
+      await attempt(this.#context, "the host lock could not be released", () => this.leave());
       throw error;
     }
   }
 
   /**
-   * The steps of a drain. The command `drain` takes only the first and the fourth one, because it drains a host that
-   * another process may supervise.
+   * The command `drain` takes only the first and the fourth of these steps, because another process may supervise the host.
    *
    * 1. Close the pool. From here on, nobody on this host starts a server or begins a turn.
    * 2. Close the front door. It refuses the prompts that wait, lets running turns end, and hangs up.
@@ -182,11 +171,8 @@ export class Supervisor {
   async #closePool(): Promise<void> {
     await this.#hostLock.closePool();
     this.#context.state.phase = "draining";
-    await this.#heartbeat
-      ?.closeToUsers()
-      .catch((error: unknown) =>
-        logFailure(this.#context, "the drain could not be announced to the other hosts", error),
-      );
+    const failure = "the drain could not be announced to the other hosts";
+    await attempt(this.#context, failure, () => this.#heartbeat?.closeToUsers());
   }
 
   async #drainServers(drainTimeoutMs: number, hurry: AbortSignal): Promise<Drained> {
@@ -227,24 +213,17 @@ export class Supervisor {
     await this.#closing;
   }
 
-  /** @param how.gone whether nothing is left here for which other hosts would have to wait */
+  /** @param how.gone whether this host has no servers left, so that other hosts may take over its sessions at once */
   async #closeOnce({ gone }: { gone: boolean }): Promise<void> {
     try {
       await this.#heartbeat?.leave({ gone });
-      // Keep the pool closed until every process of this host that still relies on the term has looked again.
+      // Keep the pool closed until every process of this host has noticed that the term is over.
       if (gone && this.#context.directory.isShared) await delay(SEEN_MS);
       await this.#hostLock.leave();
     } finally {
-      this.#forgetServing();
+      const failure = "the record of the settings of this serve could not be removed";
+      await attempt(this.#context, failure, () => forgetServing(this.#context.stateRoot));
       await this.#endpoint?.close();
-    }
-  }
-
-  #forgetServing(): void {
-    try {
-      forgetServing(this.#context.stateRoot);
-    } catch (error) {
-      logFailure(this.#context, "the record of the settings of this serve could not be removed", error);
     }
   }
 }
@@ -258,7 +237,7 @@ function readTimeout({ drainTimeout, drainTimeoutMs }: Omit<DrainRequest, "hurry
   return parseDuration(drainTimeout, { name: option("drainTimeout"), maxMs: LONGEST_TIMER_MS, orZero: true });
 }
 
-/** The version of this package. Its `package.json` is above this file, both in the source and in the build. */
+/** The version of this package. In the build, `package.json` is one folder above this file; in the source, two. */
 function ownVersion(): string {
   for (const above of ["../package.json", "../../package.json"]) {
     const text = ifThere(() => readFileSync(new URL(above, import.meta.url), "utf8"));

@@ -8,29 +8,29 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import type { Address } from "../../src/config/rules.js";
 import { type FleetError, isFleetError } from "../../src/errors.js";
 import { listenOn, showAddress } from "../../src/runtime/launch/listen.js";
-import { HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/report/health-endpoint.js";
+import { type Health, HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/report/health-endpoint.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import { eventually } from "../fixtures/eventually.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
 
 const LOOPBACK = { host: "127.0.0.1", port: 0 };
 const NEVER = new AbortController().signal;
-/** Below the range from which the kernel takes ports for outgoing connections. */
+const FAKE_METRICS = { contentType: "text/plain", judged: () => undefined, failed: () => undefined };
 
 interface Opened {
   endpoint: HealthEndpoint;
-  errors: unknown[];
+  errors: string[];
   url: (path: string) => string;
 }
 
-async function opened(options: Partial<HealthEndpointOptions> = {}): Promise<Opened> {
-  const errors: unknown[] = [];
+async function opened(given: Partial<HealthEndpointOptions & Health> = {}): Promise<Opened> {
+  const { unhealthy = () => [], unready = () => [], ...options } = given;
+  const errors: string[] = [];
   const endpoint = await HealthEndpoint.open({
     address: LOOPBACK,
     metrics: await FleetMetrics.open({ version: "0" }),
-    healthy: () => [],
-    ready: () => [],
-    onError: (error) => errors.push(error),
+    health: { unhealthy, unready },
+    log: (_level, message) => errors.push(message),
     signal: NEVER,
     ...options,
   });
@@ -59,7 +59,7 @@ async function refusal(work: Promise<unknown>): Promise<FleetError> {
 describe("the health endpoint", () => {
   it("/metrics has the fleet's metrics, including the current result of the checks", async () => {
     let reasons: string[] = [];
-    const { url } = await opened({ ready: () => reasons });
+    const { url } = await opened({ unready: () => reasons });
     const first = await fetch(url("/metrics?x=1"));
     expect(first.status).toBe(200);
     expect(first.headers.get("content-type")).toMatch(/^text\/plain; version=0\.0\.4/);
@@ -71,8 +71,8 @@ describe("the health endpoint", () => {
   });
 
   it.each([
-    ["/healthz", "healthy"],
-    ["/readyz", "ready"],
+    ["/healthz", "unhealthy"],
+    ["/readyz", "unready"],
   ] as const)(
     "%s answers 503 with the reasons when its own check fails, and not when the other check fails",
     async (path, check) => {
@@ -90,7 +90,7 @@ describe("the health endpoint", () => {
   );
 
   it("the health endpoint answers HEAD with the headers of GET and no body", async () => {
-    const { url } = await opened({ healthy: () => ["x"] });
+    const { url } = await opened({ unhealthy: () => ["x"] });
     const full = await fetch(url("/healthz"));
     const head = await fetch(url("/healthz"), { method: "HEAD" });
     expect([head.status, await head.text()]).toEqual([503, ""]);
@@ -115,25 +115,28 @@ describe("the health endpoint", () => {
 
   it("a health check that throws or hangs counts as failed, and only the log gets the reason", async () => {
     const failing = await opened({
-      healthy: () => {
+      unhealthy: () => {
         throw new Error("alice's home is gone");
       },
-      ready: () => new Promise(() => undefined),
+      unready: () => new Promise(() => undefined),
       checkMs: 50,
     });
     const health = await fetch(failing.url("/healthz"));
     expect([health.status, await health.text()]).toEqual([503, expect.stringContaining("the check itself failed")]);
     const ready = await fetch(failing.url("/readyz"));
     expect([ready.status, await ready.json()]).toEqual([503, { ok: false, reasons: ["the check took too long"] }]);
-    expect(failing.errors.map(String)).toEqual(["Error: alice's home is gone", "Error: no answer within 50 ms"]);
+    expect(failing.errors).toEqual([
+      "the health endpoint failed: alice's home is gone",
+      "the health endpoint failed: no answer within 50 ms",
+    ]);
     expect(await (await fetch(failing.url("/metrics"))).text()).toContain("\ncopilotfleet_healthy 0\n");
   });
 
   it("the health endpoint answers 500 when the metrics fail, and still answers other requests", async () => {
     const text = () => Promise.reject(new Error("broken"));
-    const { url, errors } = await opened({ metrics: { text, contentType: "text/plain", judged: () => undefined } });
+    const { url, errors } = await opened({ metrics: { ...FAKE_METRICS, text } });
     expect((await fetch(url("/metrics"))).status).toBe(500);
-    expect(errors.map(String)).toEqual(["Error: broken"]);
+    expect(errors).toEqual(["the health endpoint failed: broken"]);
     expect((await fetch(url("/healthz"))).status).toBe(200);
   });
 
@@ -175,7 +178,7 @@ describe("slow clients", { timeout: 10_000 }, () => {
 
   it("the health endpoint hangs up on a client that does not read its answer", async () => {
     const large = "x".repeat(50_000_000); // more than a socket's buffers hold
-    const metrics = { text: async () => large, contentType: "text/plain", judged: () => undefined };
+    const metrics = { ...FAKE_METRICS, text: async () => large };
     const { endpoint } = await opened({ metrics, clientMs: 200 });
     const socket = connect(endpoint.address);
     onTestFinished(() => void socket.destroy());
@@ -206,8 +209,8 @@ describe("closing", { timeout: 10_000 }, () => {
 
   it("the health endpoint finishes a running answer when it closes, and ends the connection with it", async () => {
     let open: ((reasons: string[]) => void) | undefined;
-    const ready = () => new Promise<string[]>((resolve) => (open = resolve));
-    const { endpoint, url } = await opened({ ready });
+    const unready = () => new Promise<string[]>((resolve) => (open = resolve));
+    const { endpoint, url } = await opened({ unready });
     const answer = fetch(url("/readyz"));
     const finish = await eventually("the check runs", () => open);
     const closing = endpoint.close();
@@ -220,11 +223,11 @@ describe("closing", { timeout: 10_000 }, () => {
 
   it("the health endpoint cuts a running answer that takes too long when it closes", async () => {
     let asked = false;
-    const ready = () => {
+    const unready = () => {
       asked = true;
       return new Promise<string[]>(() => undefined);
     };
-    const { endpoint, url } = await opened({ ready, checkMs: 60_000, clientMs: 60_000 });
+    const { endpoint, url } = await opened({ unready, checkMs: 60_000, clientMs: 60_000 });
     const answer = fetch(url("/readyz")).catch((error: Error) => error);
     await eventually("the check runs", () => asked);
     await endpoint.close();

@@ -77,9 +77,8 @@ async function supervisor(): Promise<{ endpoint: HealthEndpoint; metrics: FleetM
   const endpoint = await HealthEndpoint.open({
     address: { host: "127.0.0.1", port: 0 },
     metrics,
-    healthy: () => [],
-    ready: () => [],
-    onError: (error) => expect.fail(String(error)),
+    health: { unhealthy: () => [], unready: () => [] },
+    log: (_level, message) => expect.fail(message),
     signal: AbortSignal.timeout(10_000),
   });
   return { endpoint, metrics };

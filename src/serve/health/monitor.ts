@@ -18,12 +18,12 @@ const PINGS_PER_CONNECTION = 12;
 const LATE_MS = 500;
 /** The longest wait after a failed probe, in milliseconds, because a server in trouble is probed more often. */
 const RETRY_MS = 1_000;
-/** After a process closed its connection, we look at it again after these times in milliseconds. */
+/** How long after a server closed its connection we look at its process again, in milliseconds. */
 const STILL_ENDING_MS = [20, 60, 200];
 
 type Probed =
   | { kind: "ok"; seconds: number }
-  /** The server did not answer as it should. `hangs`: it did not answer the ping, so we cannot ask it about turns either. */
+  /** The server gave no answer or a wrong one. `hangs`: it did not answer the ping, so it cannot report its turns either. */
   | { kind: "failed"; reason: string; seconds: number; hangs: boolean }
   | { kind: "gone" }
   /** We learned nothing about the server: this process was suspended during the probe, or has reached a limit. */
@@ -62,7 +62,7 @@ export class ServerMonitor {
     this.#ended = this.#run();
   }
 
-  /** The local port of the monitor's own connection, to distinguish it from those of clients. */
+  /** The local port of the monitor's own connection. Other connections to the server belong to clients. */
   get localPort(): number | undefined {
     return this.#prober.localPort;
   }
@@ -92,7 +92,10 @@ export class ServerMonitor {
     switch (result.kind) {
       case "ok":
         metrics.probed("ok", result.seconds);
-        if (this.#failures > 0) this.#recover();
+        if (this.#failures > 0) {
+          log("info", `server ${id} answers again`, { server: id });
+          this.record(null);
+        }
         this.#failures = 0;
         this.#answered = true;
         break;
@@ -110,17 +113,10 @@ export class ServerMonitor {
     }
   }
 
-  #recover(): void {
-    const { id } = this.server;
-    this.#context.log("info", `server ${id} answers again`, { server: id });
-    this.record(null);
-  }
-
   #failed(reason: string, hangs: boolean): void {
     const most = this.#context.config.health.failures;
     if (this.#failures >= most && hangs) this.#endHung(reason);
-    // A server that answers pings may be in the middle of turns. So only report it, and let a person decide whether to
-    // stop it.
+    // A server that answers pings may have running turns, so only a person may decide to stop it. Report it.
     else if (this.#failures <= most) {
       const { id } = this.server;
       const count = `${this.#failures} of ${most}`;
@@ -152,10 +148,7 @@ export class ServerMonitor {
   }
 }
 
-/**
- * Looks at the servers again, because a process or its connection has ended. A process that ends closes its connections
- * before all of its threads are gone. Until then it counts as alive.
- */
+/** Looks at the servers now and soon again, because a process that ends closes its connections while it still counts as alive. */
 function wakeUntilEnded(timer: LoopTimer): void {
   timer.wake();
   for (const ms of STILL_ENDING_MS) timer.wakeAfter(ms);
@@ -178,7 +171,7 @@ class Prober {
     return this.#connection?.localPort;
   }
 
-  /** Probes once. Ignore the result if the signal has aborted. */
+  /** The result has no meaning if the signal has aborted. */
   async probe(signal: AbortSignal): Promise<Probed> {
     const begun = performance.now();
     const seconds = () => (performance.now() - begun) / 1000;
@@ -191,7 +184,7 @@ class Prober {
       try {
         return this.#explain(error, seconds());
       } catch (own) {
-        // We could not look at the process, so it may still be there.
+        // This process could not look at the server's process, so it does not know whether that process lives.
         return { kind: "unknown", reason: own instanceof Error ? own.message : String(own) };
       }
     }
@@ -246,8 +239,8 @@ class NoSessionError extends Error {
 }
 
 /**
- * Creates a session and deletes it again, without a turn. This proves that the server can write its home and set up a
- * session. The provider is never called, but without one the runtime refuses a session that has no GitHub token.
+ * Creates a session and deletes it again, to prove that the server can do so and can write its home. Nothing calls the
+ * provider. It is there because the runtime refuses a session that has neither a provider nor a GitHub token.
  */
 async function tryASession(connection: RawConnection, server: ServerRecord, signal: AbortSignal): Promise<void> {
   const sessionId = `copilotfleet-probe-${server.launchId ?? server.id}`;

@@ -26,7 +26,7 @@ export class Reconciler {
   readonly #restarts: Restarts;
   /** By launch id. */
   readonly #monitors = new Map<string, ServerMonitor>();
-  /** The earliest time to retry a repair that failed, by server id; by the clock. */
+  /** By server id: the earliest time to retry a repair that failed, by the clock. */
   readonly #unrepaired = new Map<string, number>();
 
   constructor(context: ServeContext, operations: Operations, timer: LoopTimer, stopping: AbortSignal) {
@@ -41,7 +41,7 @@ export class Reconciler {
     return [...this.#monitors.values()];
   }
 
-  /** Looks at everything once. Slow work continues in the background, one operation per server. */
+  /** Compares once. Slow work continues in the background, one operation per server. */
   async reconcile(): Promise<Registry> {
     const registry = await this.#context.store.registry.read();
     const servers = Object.values(registry.servers);
@@ -91,8 +91,7 @@ export class Reconciler {
     }
     for (const [launchId, server] of running) {
       const known = this.#monitors.get(launchId);
-      // The server answers, but its record is still "unhealthy": an earlier supervisor wrote that, or the attempt to change
-      // it did not succeed.
+      // An earlier supervisor recorded "unhealthy", or this one could not record that the server answers again.
       if (known?.answers === true && server.state === "unhealthy") known.record(null);
       if (known !== undefined) continue;
       const monitor = new ServerMonitor(server, this.#context, this.#operations, this.#restarts, this.#timer);
@@ -106,7 +105,7 @@ export class Reconciler {
     const isDown = server.state === "failed" || server.state === "stopped";
     if (!isDown || !isDesired(server) || isClaimed(server)) {
       this.#restarts.cancel(id);
-      // Somebody started it by hand, so its failures no longer count.
+      // Somebody has started the server by hand, so its earlier failures no longer count.
       if (!isDown && (server.crashes ?? 0) === 0) this.#restarts.forgive(id);
     } else if (this.#restarts.isHopeless(server)) {
       this.#restarts.cancel(id);
@@ -156,8 +155,7 @@ export class Reconciler {
     for (let index = 1; index <= Math.min(config.pool.warm, config.pool.servers); index++) {
       const id = sharedServerId(index);
       const known = servers[id];
-      // Retry a server that never came up in the same way as one that has ended. For any other server, its record
-      // decides.
+      // Nobody recorded that this server should run, because it never came up. Start it again like one that has ended.
       if (known?.state === "failed" && known.desired === undefined) this.#bringUp({ ...known, desired: "running" });
       if (known !== undefined) continue;
       this.#operations.begin("it could not be started", id, async () => {
@@ -173,7 +171,7 @@ export class Reconciler {
   }
 }
 
-/** Whether the record counts the server as running. If the record is not broken, the server does run. */
-function isUp({ state }: ServerRecord): boolean {
+/** Whether the server runs according to its record. The record of a crashed server is wrong until the next repair. */
+export function isUp({ state }: ServerRecord): boolean {
   return state === "ready" || state === "unhealthy";
 }

@@ -5,7 +5,7 @@ import type { ServeContext } from "../context.js";
 import type { LoopTimer } from "../loop-timer.js";
 import type { RestartReason } from "../report/metrics.js";
 
-/** When to start servers again that have ended, and when to give them up. Everything is by server id. */
+/** Decides when to start a server again that has ended, and when to give it up. The keys of all maps are server ids. */
 export class Restarts {
   readonly #clock: Clock;
   readonly #health: Config["health"];
@@ -14,9 +14,9 @@ export class Restarts {
   readonly #due = new Map<string, number>();
   /** Why a server that we are about to start again has ended, for the metrics. */
   readonly #reasons = new Map<string, RestartReason>();
-  /** How many starts in a row failed here. */
+  /** How many starts in a row failed. The record does not count a start that failed before anything was recorded. */
   readonly #refused = new Map<string, number>();
-  /** How many starts in a row failed because of a limit of this machine. We do not give a server up because of these. */
+  /** How many starts in a row failed because of a limit of this machine. They are not a reason to give a server up. */
   readonly #starved = new Map<string, number>();
   readonly #givenUp = new Set<string>();
 
@@ -26,6 +26,7 @@ export class Restarts {
     this.#timer = timer;
   }
 
+  /** Records why a server has ended. */
   note(id: string, reason: RestartReason): void {
     this.#reasons.set(id, reason);
   }
@@ -36,7 +37,7 @@ export class Restarts {
     this.#givenUp.delete(id);
   }
 
-  /** Drops the time at which a server is due, because it runs or is not wanted. */
+  /** Cancels the next start of a server, because it runs or should not run. */
   cancel(id: string): void {
     this.#due.delete(id);
   }
@@ -45,7 +46,7 @@ export class Restarts {
     return server.state === "failed" && this.#inARow(server) > this.#health.restarts;
   }
 
-  /** Gives a server up. Returns false if it was given up before. */
+  /** @returns false if the server was given up before */
   giveUp(id: string): boolean {
     if (this.#givenUp.has(id)) return false;
     this.#givenUp.add(id);
@@ -58,7 +59,6 @@ export class Restarts {
     return this.#clock.now() >= (this.#due.get(server.id) ?? this.#schedule(server.id, crashes));
   }
 
-  /** How many times in a row the server has ended or could not be started. */
   #inARow({ id, crashes }: ServerRecord): number {
     return Math.max(crashes ?? 0, this.#refused.get(id) ?? 0);
   }
@@ -75,11 +75,7 @@ export class Restarts {
     this.#starved.delete(id);
   }
 
-  /**
-   * A start failed, perhaps before anything was recorded: schedules the next one.
-   *
-   * @param isStarved whether a limit of this machine was the reason
-   */
+  /** Schedules the next start after one that failed. @param isStarved whether a limit of this machine was the reason */
   failed({ id, crashes }: ServerRecord, isStarved: boolean): void {
     const count = isStarved ? (this.#starved.get(id) ?? 0) + 1 : (this.#refused.get(id) ?? crashes ?? 0) + 1;
     (isStarved ? this.#starved : this.#refused).set(id, count);

@@ -2,21 +2,27 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { Address } from "../../config/rules.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
 import { listenOn } from "../../runtime/launch/listen.js";
+import type { ServeLog } from "../context.js";
+import { logFailure } from "../failures.js";
 import type { FleetMetrics } from "./metrics.js";
 
-/** Returns the problems, each as a sentence for people. Empty when all is well. */
-export type Check = () => readonly string[] | Promise<readonly string[]>;
+/** Each reason is a sentence for people. An empty list means that all is well. */
+type Reasons = readonly string[] | Promise<readonly string[]>;
+
+/** The part of the supervisor that knows its own state. */
+export interface Health {
+  /** Reasons to replace this process (`/healthz`). The trouble of a single server is not one of them. */
+  unhealthy(): Reasons;
+  /** Reasons to send no new work to this host at the moment (`/readyz`). */
+  unready(): Reasons;
+}
 
 export interface HealthEndpointOptions {
   address: Address;
-  metrics: Pick<FleetMetrics, "text" | "contentType" | "judged">;
-  /** Reasons to replace this process (`/healthz`). The trouble of a single server does not belong here. */
-  healthy: Check;
-  /** Reasons to send nothing new here at the moment (`/readyz`). */
-  ready: Check;
-  /** Receives errors from an answer or from accepting a connection. The endpoint keeps running. */
-  onError: (error: unknown) => void;
-  /** How long a check may take before it counts as failed, in milliseconds. Default: 1,000. */
+  health: Health;
+  metrics: Pick<FleetMetrics, "text" | "contentType" | "judged" | "failed">;
+  log: ServeLog;
+  /** How long a check of the health may take before it counts as failed, in milliseconds. Default: 1,000. */
   checkMs?: number;
   /** How long a client may take to send its request, read the answer, or ask again, in milliseconds. Default: 5,000. */
   clientMs?: number;
@@ -45,16 +51,16 @@ export class HealthEndpoint {
   #closing: Promise<void> | undefined;
 
   static async open(options: HealthEndpointOptions): Promise<HealthEndpoint> {
-    const { clientMs = 5000, onError } = options;
+    const { clientMs = 5000 } = options;
     const answering = new Set<ServerResponse>();
     const server = createServer(
-      // Only this check finds a client that sends nothing, or a byte now and then.
+      // Only this regular check finds a client that sends nothing, or only a byte now and then.
       { connectionsCheckingInterval: Math.min(1000, clientMs / 2), maxHeaderSize: 8192 },
       (request, response) => {
         answering.add(response);
         response.once("close", () => answering.delete(response));
         answer(request, response, options, server).catch((error: unknown) => {
-          onError(error);
+          logError(options, error);
           response.destroy();
         });
       },
@@ -64,7 +70,8 @@ export class HealthEndpoint {
     server.keepAliveTimeout = clientMs; // for a client that got its answer before it sent its whole body
     server.maxConnections = MAX_CONNECTIONS;
     const address = await listenOn(server, "serve.metrics", options.address, options.signal);
-    server.on("error", onError); // accepting fails when there are no file descriptors left
+    // Accepting a connection fails when this process has no file descriptors left.
+    server.on("error", (error) => logError(options, error));
     return new HealthEndpoint(server, address, answering);
   }
 
@@ -116,8 +123,8 @@ async function answer(
 async function answerTo({ method, url = "/" }: IncomingMessage, options: HealthEndpointOptions): Promise<Answer> {
   const known = {
     "/metrics": async () => await scrape(options),
-    "/healthz": async () => verdict(await reasonsOf("healthy", options)),
-    "/readyz": async () => verdict(await reasonsOf("ready", options)),
+    "/healthz": async () => verdict(await reasonsOf("unhealthy", options)),
+    "/readyz": async () => verdict(await reasonsOf("unready", options)),
   };
   const path = url.replace(/\?.*/s, "");
   if (!Object.hasOwn(known, path)) {
@@ -130,12 +137,12 @@ async function answerTo({ method, url = "/" }: IncomingMessage, options: HealthE
 }
 
 async function scrape(options: HealthEndpointOptions): Promise<Answer> {
-  const [unhealthy, unready] = await Promise.all([reasonsOf("healthy", options), reasonsOf("ready", options)]);
+  const [unhealthy, unready] = await Promise.all([reasonsOf("unhealthy", options), reasonsOf("unready", options)]);
   options.metrics.judged({ healthy: unhealthy.length === 0, ready: unready.length === 0 });
   try {
     return { status: 200, type: options.metrics.contentType, body: await options.metrics.text() };
   } catch (error) {
-    options.onError(error);
+    logError(options, error);
     return { status: 500, type: TEXT, body: "The metrics could not be collected; see the log of serve.\n" };
   }
 }
@@ -145,13 +152,17 @@ function verdict(reasons: readonly string[]): Answer {
   return { status: ok ? 200 : 503, type: "application/json", body: `${JSON.stringify({ ok, reasons })}\n` };
 }
 
-/** A check that fails or hangs is itself a reason. Its error only goes to the log, because it may name users. */
-async function reasonsOf(which: "healthy" | "ready", options: HealthEndpointOptions): Promise<readonly string[]> {
+/** Adds a reason if the check itself fails or hangs. Its error is only logged, because it may name users. */
+async function reasonsOf(check: keyof Health, options: HealthEndpointOptions): Promise<readonly string[]> {
   using limit = deadline(options.checkMs ?? 1000);
   try {
-    return await abortable(Promise.resolve(options[which]()), limit.signal);
+    return await abortable(Promise.resolve(options.health[check]()), limit.signal);
   } catch (error) {
-    options.onError(error);
+    logError(options, error);
     return limit.signal.aborted ? ["the check took too long"] : ["the check itself failed; see the log of serve"];
   }
+}
+
+function logError(options: HealthEndpointOptions, error: unknown): void {
+  logFailure(options, "the health endpoint failed", error);
 }
