@@ -2,7 +2,8 @@ import type { Claim, ProcessIdentity } from "./process.js";
 
 export type Isolation = "per-user" | "shared";
 
-export type ServerState = "starting" | "ready" | "unhealthy" | "draining" | "stopped" | "failed";
+export const SERVER_STATES = ["starting", "ready", "unhealthy", "draining", "stopped", "failed"] as const;
+export type ServerState = (typeof SERVER_STATES)[number];
 
 /** Where a GitHub token comes from. The token itself is never recorded. */
 export type TokenSource =

@@ -43,9 +43,9 @@ export interface Drained {
 }
 
 /**
- * Keeps the servers of this host healthy: adopts servers that run, starts servers that should run, replaces servers that
- * hang or have grown too big, and reports on them. It may die at any moment. The servers then keep running, and the next
- * supervisor adopts them.
+ * Keeps the servers of this host healthy: adopts servers that run, starts servers that should run, and replaces servers
+ * that hang or have grown too big. It may die at any moment. The servers then keep running until the next supervisor
+ * adopts them.
  */
 export class Supervisor {
   readonly #context: ServeContext;
@@ -63,8 +63,7 @@ export class Supervisor {
   }
 
   /**
-   * Takes the host lock, opens the endpoints, and adopts the servers that run. Resolves when each running server was probed
-   * once.
+   * Takes the host lock, opens the endpoints, and adopts the servers that run. Resolves when each of them was probed once.
    */
   static async start(fleet: ServedFleet, signal: AbortSignal): Promise<Supervisor> {
     const metrics = await FleetMetrics.open({ version: ownVersion() });
@@ -148,7 +147,7 @@ export class Supervisor {
   }
 
   /**
-   * The command `drain` takes only the first and the fourth of these steps, because another process may supervise the host.
+   * The command `drain` takes only the first and the fourth step, because another process may supervise the host.
    *
    * 1. Close the pool. From here on, nobody on this host starts a server or begins a turn.
    * 2. Close the front door. It refuses the prompts that wait, lets running turns end, and hangs up.

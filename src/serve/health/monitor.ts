@@ -23,7 +23,7 @@ const STILL_ENDING_MS = [20, 60, 200];
 
 type Probed =
   | { kind: "ok"; seconds: number }
-  /** The server gave no answer or a wrong one. `hangs`: it did not answer the ping, so it cannot report its turns either. */
+  /** The server gave no answer or a wrong one. `hangs`: it did not answer the ping, so it cannot report turns either. */
   | { kind: "failed"; reason: string; seconds: number; hangs: boolean }
   | { kind: "gone" }
   /** We learned nothing about the server: this process was suspended during the probe, or has reached a limit. */
@@ -148,7 +148,7 @@ export class ServerMonitor {
   }
 }
 
-/** Looks at the servers now and soon again, because a process that ends closes its connections while it still counts as alive. */
+/** Looks at the servers now and soon again, because an ending process closes its connections before it counts as dead. */
 function wakeUntilEnded(timer: LoopTimer): void {
   timer.wake();
   for (const ms of STILL_ENDING_MS) timer.wakeAfter(ms);

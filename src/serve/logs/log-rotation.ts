@@ -35,12 +35,12 @@ export interface RotationOptions {
  * their log open for appending, so we copy it and then empty it. We lose the bytes that a server writes between our last
  * read of the log and the emptying, two system calls later. Run only one rotation of a log at a time.
  *
- * If this process is killed, each rotated file is still whole. At worst the log is not emptied, and the next rotation copies
- * the contents of `LOG.1` again. Do not rotate the log of a server that is starting, because the start reads that log.
+ * If this process is killed, each rotated file is still whole. If the log was not emptied by then, the next rotation
+ * copies the same contents again. Do not rotate the log of a server that is starting, because the start reads that log.
  *
  * @returns how many bytes were moved: 0 when the log is small enough or does not exist
- * @throws FleetError `FLEET_STATE_UNWRITABLE` when the disk is full even without the oldest rotated file. The log has not
- * changed then.
+ * @throws FleetError `FLEET_STATE_UNWRITABLE` when the disk is full even without the oldest rotated file. The log then
+ * stays as it was.
  */
 export async function rotateLog(path: string, options: RotationOptions): Promise<number> {
   const log = openLog(path);
@@ -76,7 +76,7 @@ async function rotate(log: number, path: string, { keep, signal }: RotationOptio
       bytes = copyPiece(log, copy, copied, buffer);
     }
     await promisify(fsync)(copy);
-    // Do not pause from here on: bytes that the server writes now may be lost.
+    // From here on, use only synchronous calls. The server may write during each pause, and we would lose those bytes.
     const { size, ino, atime, mtime } = fstatSync(log);
     if (size < copied || lstatSync(path, { throwIfNoEntry: false })?.ino !== ino) {
       return 0; // another process emptied or replaced the log during the copy
@@ -88,7 +88,7 @@ async function rotate(log: number, path: string, { keep, signal }: RotationOptio
     copied = copyRest(log, copy, copied, buffer);
     empty(path);
     unfinished = null;
-    // The time of the log shows when its server was last used (see sessions/gc/unused-servers.ts), and a rotation is not a use.
+    // Keep the log's time: sessions/gc/unused-servers.ts takes it for the time when the server was last used.
     futimesSync(log, atime, mtime);
     return copied;
   } finally {
@@ -100,7 +100,7 @@ async function rotate(log: number, path: string, { keep, signal }: RotationOptio
 function openLog(path: string): number | null {
   let log: number;
   try {
-    // Open it for reading only: a process that has a log open for writing counts as its server (`writersOf`) and is killed.
+    // Open it for reading only. A process that has a log open for writing counts as its server and may be killed.
     log = openSync(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
   } catch (error) {
     const code = systemCode(error);
@@ -112,18 +112,15 @@ function openLog(path: string): number | null {
   throw unsafe(path, "not a file");
 }
 
-/**
- * Empties a log without opening it for writing, because a process that writes to a log counts as its server. On Linux
- * and macOS, `O_TRUNC` alone empties a file.
- */
+/** Empties a log without opening it for writing, for the same reason. On Linux, `O_TRUNC` alone empties a file. */
 function empty(path: string): void {
   closeSync(openSync(path, O_RDONLY | O_TRUNC | O_NOFOLLOW | O_NONBLOCK));
 }
 
-/** @returns how many bytes it copied. Fewer than a piece means the end of the log. */
+/** @returns how many bytes it copied. At the end of the log, these are fewer than the buffer's length. */
 function copyPiece(log: number, copy: number, from: number, buffer: Buffer): number {
   const bytes = readSync(log, buffer, 0, buffer.length, from);
-  // On a nearly full disk a write may take only the first part of the bytes and report no error.
+  // On a nearly full disk, a write may store only the first part of the bytes without an error.
   for (let done = 0; done < bytes; ) done += writeSync(copy, buffer, done, bytes - done, from + done);
   return bytes;
 }
@@ -151,7 +148,7 @@ export function rotatedPath(log: string, number: number): string {
   return `${log}.${number}`;
 }
 
-/** A path for a copy in progress. No other rotation uses it, and it does not count as a rotated file. */
+/** The path of a copy in progress. No other rotation uses it. */
 function temporaryPath(log: string): string {
   return join(dirname(log), `.${basename(log)}.${randomBytes(4).toString("hex")}.tmp`);
 }
@@ -167,8 +164,8 @@ function removeLeftOvers(log: string): void {
 }
 
 /**
- * Frees the path of the newest file: moves the files before the first gap up by one. Removes what it must, so that at most
- * `keep` files exist together with the new one.
+ * Frees the number 1: moves each file up to the first unused number by one. Removes files so that at most `keep` files
+ * exist together with the new one.
  */
 function makeRoom(log: string, keep: number): void {
   const numbers = new Set(rotatedNumbers(log));

@@ -24,15 +24,14 @@ export function lastLines(path: string, count: number): { lines: string[]; offse
   return { lines: count === 0 ? [] : lines.slice(-count), offset };
 }
 
-/** How far somebody has read a log. Reading can continue from here even after the log was rotated. */
+/** How far a reader has read a log. The reader can continue from here even after the log was rotated. */
 export interface LogPosition {
-  /** How many bytes of the log itself were read. */
+  /** The offset after the last byte that was read. */
   offset: number;
   /** The inode of the newest rotated file at that time. Null when there was none. */
   rotated: number | null;
 }
 
-/** The end of a server's log. */
 export interface LogEnd {
   /** The server's id. */
   server: string;
@@ -54,8 +53,8 @@ export function lastLogLines(path: string, count: number): { lines: string[]; at
 }
 
 /**
- * Reads what was added to a log since a position. If the log was rotated, it first reads the rest from the rotated file. If
- * the log was cut short in another way, it reads the log from its beginning.
+ * Reads the bytes behind a position in a log. If the log was rotated since then, first reads the rest of the rotated file.
+ * If the log was cut short in another way, reads it from its beginning.
  */
 export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition } {
   using log = openFile(path);
@@ -65,12 +64,11 @@ export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogP
   const { size } = log;
   const isNew = inodeOf(newestRotated) !== at.rotated;
   using file = isNew ? openFile(newestRotated) : null;
-  // If the newest rotated file is not the one of the last read, the log was rotated if it is shorter now, or begins
-  // differently from that file. If there is no rotated file any more, only the length decides.
+  // A new rotated file may be a copy of a log that is not emptied yet. The rotation is complete once the log is shorter
+  // than at the last read, or begins differently from that file.
   const isRotated = isNew && (size < at.offset || (file !== null && !beginsAlike(log, size, file)));
   const rest = isRotated && file !== null ? file.read(at.offset, file.size) : Buffer.alloc(0);
   const from = isRotated || size < at.offset ? 0 : at.offset;
-  // This read returns fewer bytes than expected if the log was emptied just now.
   const added = log.read(from, log.size);
   const rotated = isRotated ? inodeOf(newestRotated) : at.rotated;
   return { bytes: Buffer.concat([rest, added]), at: { offset: from + added.length, rotated } };
@@ -79,14 +77,13 @@ export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogP
 /** Yields the bytes that are added to a log after a position, until the signal aborts. */
 export async function* followLog(path: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {
   for (let position = at; !signal.aborted; ) {
-    const read = readOn(path, position);
-    position = read.at;
-    if (read.bytes.length > 0) yield read.bytes;
-    await delay(FOLLOW_POLL_MS, undefined, { signal }).catch(() => undefined); // aborted: the loop's condition ends it
+    const more = await awaitMore(path, position, signal);
+    position = more.at;
+    if (more.bytes.length > 0) yield more.bytes;
   }
 }
 
-/** Waits until something is added to a log after a position. The bytes are empty when the signal aborts first. */
+/** Waits until there are bytes behind a position in a log. The bytes are empty when the signal aborts first. */
 export async function awaitMore(
   path: string,
   at: LogPosition,
@@ -99,7 +96,7 @@ export async function awaitMore(
   }
 }
 
-/** Whether the log still begins like its rotated file. Both exist between the copying and the emptying. */
+/** Whether the log begins like its rotated file, because it was copied there and is not emptied yet. */
 function beginsAlike(log: OpenFile, size: number, rotated: OpenFile): boolean {
   const bytes = Math.min(size, rotated.size, COMPARED_BYTES);
   return bytes > 0 && log.read(0, bytes).equals(rotated.read(0, bytes));

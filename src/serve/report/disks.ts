@@ -6,13 +6,10 @@ import { logPath } from "../../runtime/files/server-folder.js";
 import type { ServeContext } from "../context.js";
 import { logFailure } from "../failures.js";
 
-/** A disk is almost full when its free space is less than this and less than this share of its size. */
+/** A disk is almost full when its free space is below both limits: this many bytes, and this share of its size. */
 const LOW_DISK_BYTES = 64 * 1024 * 1024;
 const LOW_DISK_SHARE = 0.02;
-/**
- * A disk is full when its free space is less than this, because not even the registry of a small fleet can then be
- * written.
- */
+/** A disk with less free space is full, because not even the registry of a small fleet can be written to it. */
 const FULL_DISK_BYTES = 16 * 1024;
 
 /** Checks the disk that holds the state, and those of the servers' logs. Logs each problem once. */
@@ -32,7 +29,7 @@ export class Disks {
     return this.#problem;
   }
 
-  /** Checks the disk that holds the state. Resolves with its free space in bytes, or null if we could not find out. */
+  /** Checks the disk that holds the state. @returns its free space in bytes, or null if the check failed */
   async checkState(): Promise<number | null> {
     const { stateRoot, log } = this.#context;
     try {
@@ -50,8 +47,8 @@ export class Disks {
   }
 
   /**
-   * Checks the disks of logs that are not on the same disk as the state. A server keeps running when its log cannot be
-   * written. The log then has a gap, and the log of `serve` should explain it to somebody who reads both.
+   * Checks the disks of those logs that are not on the same disk as the state. If a server cannot write its log, it keeps
+   * running and its log has a gap. The log of `serve` then gives the reason for the gap.
    */
   async checkLogs(servers: readonly ServerRecord[]): Promise<void> {
     const { stateRoot, log } = this.#context;
@@ -79,15 +76,8 @@ function diskIdOf(path: string): number | undefined {
   return statSync(path, { throwIfNoEntry: false })?.dev;
 }
 
-interface Disk {
-  /** The space that this user can still write. */
-  freeBytes: number;
-  low: boolean;
-  /** Why nothing can be written, in words that follow "the disk". Null when it can. */
-  problem: string | null;
-}
-
-async function diskOf(path: string): Promise<Disk> {
+/** @returns `problem`: why nothing can be written, in words that follow "the disk"; null if it can */
+async function diskOf(path: string): Promise<{ freeBytes: number; low: boolean; problem: string | null }> {
   const { bsize, bavail, blocks, files, ffree } = await statfs(path);
   const freeBytes = bsize * bavail;
   // Some file systems have no fixed number of files, and report 0 for both.
@@ -99,10 +89,7 @@ async function diskOf(path: string): Promise<Disk> {
   };
 }
 
-/**
- * Why nothing can be written at the path, or null. Finds, for example, a disk that the kernel has made read-only after
- * an error.
- */
+/** Finds, for example, a disk that the kernel has made read-only after an error. @returns as `problem` above */
 async function unwritable(path: string): Promise<string | null> {
   try {
     await access(path, constants.W_OK);

@@ -37,7 +37,7 @@ interface Answer {
   headers?: Record<string, string>;
 }
 
-/** How many connections are open at a time. Further ones are closed, because the supervisor needs its file descriptors. */
+/** The limit on open connections, because the supervisor needs file descriptors for other work, too. */
 const MAX_CONNECTIONS = 512;
 /** How long answers in progress may take when the endpoint closes. */
 const CLOSE_GRACE_MS = 500;

@@ -1,13 +1,13 @@
 import type { Registry } from "../../model/registry.js";
-import type { ServerRecord, ServerState } from "../../model/server.js";
+import { SERVER_STATES, type ServerRecord, type ServerState } from "../../model/server.js";
 import { knownLoaded, lately } from "../../sessions/memory/eviction.js";
 import type { ServeContext } from "../context.js";
 import { logFailure } from "../failures.js";
 import { Disks } from "./disks.js";
-import { SERVER_STATES } from "./metrics.js";
 import type { ServerProcesses } from "./server-processes.js";
 import { TurnWatch } from "./turn-watch.js";
 
+/** Measures everything that the metrics show as of now, once per health interval. */
 export class Measurements {
   readonly #context: ServeContext;
   readonly #processes: ServerProcesses;
@@ -22,7 +22,7 @@ export class Measurements {
     this.#disks = new Disks(context);
   }
 
-  /** Why nothing can be written to the disk that holds the state, as of the last look. Null when writing works. */
+  /** As {@link Disks.problem}. */
   get diskProblem(): string | null {
     return this.#disks.problem;
   }

@@ -2,32 +2,17 @@ import type { Counter, Registry } from "prom-client";
 import { LIMITED } from "../../config/limits.js";
 import { ERRORS, type FleetErrorCode } from "../../errors.js";
 import type { RequestReport } from "../../gateway/state/door/report.js";
-import type { ServerState } from "../../model/server.js";
+import { SERVER_STATES, type ServerState } from "../../model/server.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 
-/* All values that labels may have. Each value has a series from the start. */
-
 /** Why a server was started again. `start`: it ended before its first answer. */
-export const RESTART_REASONS = ["crash", "hang", "start"] as const;
-export const RECYCLE_REASONS = ["memory", "age", "sessions"] as const;
-export const TURN_OUTCOMES = ["completed", "failed", "aborted", "cut"] as const;
-export const PROBE_OUTCOMES = ["ok", "failed"] as const;
-export const GC_OUTCOMES = ["ok", "failed"] as const;
-
-const EACH_STATE: Record<ServerState, true> = {
-  starting: true,
-  ready: true,
-  unhealthy: true,
-  draining: true,
-  stopped: true,
-  failed: true,
-};
-export const SERVER_STATES = Object.keys(EACH_STATE) as ServerState[];
+const RESTART_REASONS = ["crash", "hang", "start"] as const;
+const RECYCLE_REASONS = ["memory", "age", "sessions"] as const;
+const TURN_OUTCOMES = ["completed", "failed", "aborted", "cut"] as const;
+const OK_OR_FAILED = ["ok", "failed"] as const;
 
 export type RestartReason = (typeof RESTART_REASONS)[number];
 export type RecycleReason = (typeof RECYCLE_REASONS)[number];
-export type TurnOutcome = (typeof TURN_OUTCOMES)[number];
-export type ProbeOutcome = (typeof PROBE_OUTCOMES)[number];
 
 const TURN_BUCKETS_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600];
 const REQUEST_BUCKETS_SECONDS = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60];
@@ -42,7 +27,7 @@ export interface MetricsSnapshot {
   turnsStalled: number;
   leases: number;
   memoryBytes: number;
-  /** The free space that this process may use on the disk that holds the state. Null when we could not find out. */
+  /** The free space that this process may use on the disk that holds the state. Null if it is not known. */
   diskFreeBytes: number | null;
   draining: boolean;
   doorClients: number;
@@ -53,9 +38,9 @@ export interface MetricsSnapshot {
 /**
  * The metrics of one supervisor, in the text format of Prometheus. `docs/monitoring.md` explains each of them.
  *
- * Every series exists from the start, so that an alert on an increase also sees the first increase. Labels have only values
- * that are known in advance. Ids of users, sessions or servers would reveal who works here to everybody who may scrape, and
- * the number of series would grow without end.
+ * Every series exists from the start, so that an alert on an increase also sees the first increase. So all values of
+ * labels are known in advance. Ids of users, sessions or servers are never among them, because everybody who may scrape
+ * would see who works here, and the number of series would grow without end.
  */
 export class FleetMetrics {
   readonly contentType: string;
@@ -63,7 +48,7 @@ export class FleetMetrics {
   readonly #series: ReturnType<typeof seriesOf>;
 
   static async open(options: { version: string }): Promise<FleetMetrics> {
-    // Import it here, because no command except `serve` uses it.
+    // Import the library only here, because no command except `serve` uses it.
     return new FleetMetrics(await import("prom-client"), options.version);
   }
 
@@ -73,12 +58,12 @@ export class FleetMetrics {
     this.contentType = this.#registry.contentType;
     this.#series = seriesOf(library, this.#registry, version);
     for (const state of SERVER_STATES) this.#series.servers.set({ state }, 0);
-    // Zeros would be false alarms, so these series begin with their first measurement.
+    // A zero would cause a false alarm, so these series exist only from their first measurement on.
     const { diskFreeBytes, healthy, ready } = this.#series;
     for (const unknown of [diskFreeBytes, healthy, ready]) unknown.remove();
   }
 
-  /** Sets the values of the snapshot, which may rise and fall. Each has the name of its series. */
+  /** Sets the gauges. Except for the first three values, each value has the name of its series. */
   observe({ serversByState, diskFreeBytes, draining, ...gauges }: MetricsSnapshot): void {
     for (const state of SERVER_STATES) this.#series.servers.set({ state }, serversByState[state]);
     if (diskFreeBytes === null) this.#series.diskFreeBytes.remove();
@@ -87,7 +72,7 @@ export class FleetMetrics {
     for (const [name, value] of Object.entries(gauges)) this.#series[name as keyof typeof gauges].set(value);
   }
 
-  /** Sets the metrics `healthy` and `ready`. The health endpoint calls this before each scrape. */
+  /** Sets the result of the health endpoint's checks. */
   judged(verdict: { healthy: boolean; ready: boolean }): void {
     this.#series.healthy.set(verdict.healthy ? 1 : 0);
     this.#series.ready.set(verdict.ready ? 1 : 0);
@@ -117,12 +102,12 @@ export class FleetMetrics {
     this.#series.crashLoops.inc();
   }
 
-  probed(outcome: ProbeOutcome, seconds: number): void {
+  probed(outcome: (typeof OK_OR_FAILED)[number], seconds: number): void {
     this.#series.probes.inc({ outcome });
     this.#series.probeSeconds.observe(seconds);
   }
 
-  turnEnded(outcome: TurnOutcome, seconds: number): void {
+  turnEnded(outcome: (typeof TURN_OUTCOMES)[number], seconds: number): void {
     this.#series.turns.inc({ outcome });
     this.#series.turnSeconds.observe(seconds);
   }
@@ -188,11 +173,11 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
     restarts: counterBy("server_restarts_total", "reason", RESTART_REASONS, "Servers started again."),
     recycles: counterBy("server_recycles_total", "reason", RECYCLE_REASONS, "Servers replaced by fresh ones."),
     crashLoops: counter("server_crash_loops_total", "Servers given up after crashing again and again."),
-    probes: counterBy("probes_total", "outcome", PROBE_OUTCOMES, "Probes of servers."),
+    probes: counterBy("probes_total", "outcome", OK_OR_FAILED, "Probes of servers."),
     probeSeconds: histogram("probe_duration_seconds", PROBE_BUCKETS_SECONDS, "How long probes took."),
     evictions: counter("evictions_total", "Idle sessions unloaded from a server's memory."),
     leases: gauge("leases", "Leases in force."),
-    gcRuns: counterBy("gc_runs_total", "outcome", GC_OUTCOMES, "Runs of gc."),
+    gcRuns: counterBy("gc_runs_total", "outcome", OK_OR_FAILED, "Runs of gc."),
     gcDeleted: counter("gc_deleted_sessions_total", "Sessions deleted by gc."),
     gcFreedBytes: counter("gc_freed_bytes_total", "Bytes of the sessions deleted by gc."),
     gcLastSuccess: gauge("gc_last_success_timestamp_seconds", "When gc last succeeded; 0: not yet."),

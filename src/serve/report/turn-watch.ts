@@ -12,14 +12,14 @@ type SessionName = Pick<LoadedSession, "serverId" | "sessionId">;
 
 export interface WatchedTurn extends SessionName {
   outcome: TurnOutcome;
-  /** From the prompt to the end of the last step, in milliseconds. For a cut turn, at most until we noticed the cut. */
+  /** From the prompt to the end of the last step, in milliseconds. A cut turn ends when we notice the cut, or earlier. */
   durationMs: number;
 }
 
 export interface Look {
   ended: WatchedTurn[];
   inFlight: (SessionName & OpenTurn)[];
-  /** Sessions whose history we could not read, and why. We know nothing about their turns. */
+  /** Sessions whose history we could not read, so that we know nothing about their turns. */
   unreadable: (SessionName & { error: unknown })[];
   /** Whether there was more to read than one look reads. The next looks continue. */
   isBehind: boolean;
@@ -36,16 +36,15 @@ interface Watched {
 }
 
 /**
- * Watches the turns of sessions from the outside, whoever sends the prompts. It reads the histories that the runtime writes
- * (see {@link TurnTracker} for what they show and what they do not). When it first sees a session, it ignores turns that
- * ended before the previous look.
+ * Watches the turns of sessions, no matter who sends the prompts, by reading the histories that the runtime writes.
+ * {@link TurnTracker} has the rules. When it first sees a session, it ignores turns that ended before the previous look.
  */
 export class TurnWatch {
   readonly #watched = new Map<string, Watched>();
   readonly #lookBytes: number;
-  /** Sessions that the last look did not read to the end. Those that it did not read at all come first. */
+  /** Sessions that the last look did not read to the end. The ones that it did not read at all come first. */
   #behind: string[] = [];
-  /** When the last look was. Infinite before the first look, so that turns that are already over do not count. */
+  /** The time of the last look. Infinite before the first look, so that turns that are already over do not count. */
   #lookedAtMs = Number.POSITIVE_INFINITY;
 
   constructor(options: { lookBytes?: number } = {}) {
@@ -53,9 +52,9 @@ export class TurnWatch {
   }
 
   /**
-   * @param sessions those that are loaded now, or were loaded since the last look. A session that is no longer among
-   * them is read one last time. If a turn is still in flight then, it was cut.
-   * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on.
+   * @param sessions the sessions that are loaded now, or were loaded since the last look. If a session is missing from
+   * them, this reads its history one last time. A turn that is still in flight there was cut.
+   * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on
    */
   look(sessions: Iterable<LoadedSession>, nowMs: number): Look {
     const loaded = new Map([...sessions].map((session) => [keyOf(session), session]));
@@ -66,15 +65,16 @@ export class TurnWatch {
     let left = this.#lookBytes;
     for (const key of order) {
       const session = loaded.get(key) ?? this.#watched.get(key)?.session;
-      if (session === undefined) continue; // it was gone before we could read it
+      if (session === undefined) continue; // unloaded before we read anything of its history
       if (left > 0) {
         const { bytes, atEnd } = this.#read(key, session, look, nowMs);
         left -= bytes;
         if (!atEnd) partly.push(key);
         else if (!loaded.has(key)) this.#forget(key, look, nowMs);
       } else unread.push(key);
-      const watched = this.#watched.get(key);
-      if (watched?.tracker.open != null) look.inFlight.push({ ...namesOf(session), ...timesOf(watched.tracker.open) });
+      const { startedAtMs, lastEventAtMs } = this.#watched.get(key)?.tracker.open ?? {};
+      if (startedAtMs !== undefined && lastEventAtMs !== undefined)
+        look.inFlight.push({ ...namesOf(session), startedAtMs, lastEventAtMs });
     }
     this.#lookedAtMs = nowMs;
     this.#behind = [...unread, ...partly];
@@ -95,8 +95,7 @@ export class TurnWatch {
 
   #open(key: string, session: LoadedSession, look: Look): { bytes: number; atEnd: boolean } {
     const { events, tracker, ended, bytes } = openHistory(session.home, session.sessionId, SESSION_BYTES);
-    // The session may have been loaded, and may have had turns, since the last look. Count those turns, but none that
-    // ended before that look.
+    // The session may have been loaded since the last look and may have ended turns since then. Count only those.
     for (const turn of ended) if (turn.endedAtMs >= this.#lookedAtMs) noteEnd(look, session, turn);
     this.#watched.set(key, { session, events, tracker });
     return { bytes, atEnd: true };
@@ -113,18 +112,18 @@ export class TurnWatch {
     return { bytes, atEnd };
   }
 
-  /** The history was replaced. The new one may show how the turn in flight ended. */
+  /** Reads a history that has replaced the one before. It may show how the turn that was in flight has ended. */
   #startOver(watched: Watched, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
     const { session, tracker } = watched;
     const before = tracker.open;
-    const anew = openHistory(session.home, session.sessionId, SESSION_BYTES);
-    watched.events = anew.events;
-    watched.tracker = anew.tracker;
-    if (before !== null && anew.tracker.open?.startedAtMs !== before.startedAtMs) {
-      const told = anew.ended.find(({ startedAtMs }) => startedAtMs === before.startedAtMs) ?? tracker.close(nowMs);
-      noteEnd(look, session, told);
+    const opened = openHistory(session.home, session.sessionId, SESSION_BYTES);
+    watched.events = opened.events;
+    watched.tracker = opened.tracker;
+    if (before !== null && opened.tracker.open?.startedAtMs !== before.startedAtMs) {
+      const end = opened.ended.find(({ startedAtMs }) => startedAtMs === before.startedAtMs) ?? tracker.close(nowMs);
+      noteEnd(look, session, end);
     }
-    return { bytes: anew.bytes, atEnd: true };
+    return { bytes: opened.bytes, atEnd: true };
   }
 
   #forget(key: string, look: Look, nowMs: number): void {
@@ -140,15 +139,10 @@ function noteEnd(look: Look, session: LoadedSession, turn: EndedTurn | null): vo
   look.ended.push({ ...namesOf(session), outcome: turn.outcome, durationMs: turn.endedAtMs - turn.startedAtMs });
 }
 
-/** Neither part can contain a slash. */
 function keyOf({ serverId, sessionId }: LoadedSession): string {
   return `${serverId}/${sessionId}`;
 }
 
 function namesOf({ serverId, sessionId }: LoadedSession): SessionName {
   return { serverId, sessionId };
-}
-
-function timesOf({ startedAtMs, lastEventAtMs }: OpenTurn): OpenTurn {
-  return { startedAtMs, lastEventAtMs };
 }

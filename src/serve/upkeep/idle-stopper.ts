@@ -7,14 +7,14 @@ import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 
 /**
- * Stops users' own servers that nobody has used for `pool.idleTimeout`: no session in memory, no client connected. When a
- * user comes back, the fleet starts the server again, in milliseconds.
+ * Stops users' own servers that have had no session in memory and no client for `pool.idleTimeout`. When a user comes
+ * back, the fleet starts the server again.
  */
 export class IdleStopper {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   readonly #stopping: AbortSignal;
-  /** When each launch was last seen in use, by the clock. */
+  /** By launch id: when the launch was last seen in use, by the clock. */
   readonly #used = new Map<string, number>();
 
   constructor(context: ServeContext, operations: Operations, stopping: AbortSignal) {
@@ -23,7 +23,7 @@ export class IdleStopper {
     this.#stopping = stopping;
   }
 
-  /** `ownPorts` are the local ports of the supervisor's own connections, which do not count as clients. */
+  /** @param ownPorts the local ports of the supervisor's own connections, which are not clients */
   look(servers: readonly ServerRecord[], ownPorts: ReadonlySet<number>): void {
     const { idleTimeoutMs } = this.#context.config.pool;
     if (idleTimeoutMs === null) return;
@@ -42,17 +42,14 @@ export class IdleStopper {
     for (const server of due) {
       if (connections.has(server.port ?? 0)) this.#used.set(server.launchId ?? "", now);
       else
-        this.#operations.begin("it could not be stopped while idle", server.id, async () => await this.#sleep(server));
+        this.#operations.begin("it could not be stopped while idle", server.id, async () => await this.#stop(server));
     }
   }
 
-  async #sleep({ id }: ServerRecord): Promise<void> {
+  async #stop({ id }: ServerRecord): Promise<void> {
     const { pool, config, log } = this.#context;
-    const { outcome } = await pool.stop(id, {
-      drainTimeoutMs: config.drain.timeoutMs,
-      force: false,
-      signal: this.#stopping,
-    });
+    const drainTimeoutMs = config.drain.timeoutMs;
+    const { outcome } = await pool.stop(id, { drainTimeoutMs, force: false, signal: this.#stopping });
     log("info", `server ${id} was idle and was stopped`, { server: id, outcome });
   }
 }

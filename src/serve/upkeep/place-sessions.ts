@@ -8,7 +8,7 @@ import { sessionStatePath } from "../../runtime/history/session-state.js";
 import type { ServeContext } from "../context.js";
 import { refuseUnlike } from "../heartbeat.js";
 
-/** Moves this host's sessions to the shared storage. Call it before this host announces itself. */
+/** Moves this host's sessions to the shared storage. Call it before other hosts count this host as alive. */
 export async function placeSessions({ store, config }: Pick<ServeContext, "store" | "config">): Promise<void> {
   const { shared } = config.storage;
   if (shared === null || store.hosts === null) return;
@@ -19,8 +19,7 @@ export async function placeSessions({ store, config }: Pick<ServeContext, "store
   try {
     await refuseUnlike(store.hosts, shared);
   } catch (error) {
-    // This host does not mount the same shared folder as the other hosts, or we could not find out. Remove the host folder
-    // that was made above, before any session is moved to it.
+    // This host may not mount the same folder as the other hosts. Remove the folder made above, which is still empty.
     await removeBeacon(shared, own, null);
     throw error;
   }
@@ -38,7 +37,7 @@ export async function placeSessions({ store, config }: Pick<ServeContext, "store
   }
 }
 
-/** If a home links to this host's folder and the folder is missing, nothing is mounted. A new folder would hide that. */
+/** Refuses a home that links to this host's folder if the folder is missing, because then the storage is not mounted. */
 function refuseUnmounted(home: string, hostFolder: string): void {
   const state = sessionStatePath(home);
   if (lstatSync(state, { throwIfNoEntry: false })?.isSymbolicLink() !== true || existsSync(hostFolder)) return;

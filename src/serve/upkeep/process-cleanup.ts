@@ -10,7 +10,7 @@ import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 import type { ServerProcesses } from "../report/server-processes.js";
 
-/** How many health intervals a client that lost its connection has to load its session again and keep its processes. */
+/** How many health intervals the processes of a session stay, so that a client can reconnect and find them. */
 const INTERVALS = 12;
 /** How long a process may take to end after SIGTERM, in milliseconds. */
 const GRACE_MS = 2_000;
@@ -61,12 +61,10 @@ export class ProcessCleanup {
     // Check again, because a session may have been loaded since `look` chose these processes.
     const left = withoutOwner(server, due);
     if (left.length === 0) return;
-    await endProcesses(
-      left.map(({ identity }) => identity),
-      GRACE_MS,
-    );
+    const identities = left.map(({ identity }) => identity);
+    await endProcesses(identities, GRACE_MS);
     const sessions = [...new Set(left.flatMap(({ sessionId }) => sessionId ?? []))];
-    const pids = left.map(({ identity }) => identity.pid);
+    const pids = identities.map(({ pid }) => pid);
     this.#context.log("info", `server ${server.id}: ended ${left.length} processes of unloaded sessions`, {
       server: server.id,
       pids,
@@ -75,14 +73,13 @@ export class ProcessCleanup {
   }
 }
 
-/** The processes that cannot belong to a session that is loaded or being opened. */
+/** @returns the processes that cannot belong to a session that is loaded or being opened */
 function withoutOwner(server: ServerRecord, children: readonly LaunchedProcess[]): LaunchedProcess[] {
   if (children.length === 0) return [];
   const used = usedSessions(server);
   let isEmpty: boolean | undefined;
   return children.filter(({ sessionId }) => {
-    // The session id comes from the process's environment, which the process may change. So validate it before it
-    // becomes part of a path.
+    // The process may change the environment that this id comes from. So validate it before it becomes part of a path.
     if (sessionId !== null && isSessionId(sessionId)) {
       return !used.has(sessionId) && !isLoadedBy(server.home, sessionId, server.process?.pid ?? 0);
     }

@@ -7,7 +7,7 @@ import type { Operations } from "../operations.js";
 import type { RecycleReason } from "../report/metrics.js";
 import type { ServerProcesses } from "../report/server-processes.js";
 
-/** How long we wait for a moment without turns, in milliseconds. After that, the server admits nothing new. */
+/** How long we wait for a moment without turns, in milliseconds. After that, the server admits no new turns. */
 const PATIENCE_MS = 5 * 60_000;
 
 interface Overdue {
@@ -17,7 +17,7 @@ interface Overdue {
 
 /**
  * Replaces servers that are too big, too old, or have had too many sessions, because the runtime never gives memory back.
- * Replaces one at a time, at a moment without turns if there is one, and never cuts a turn.
+ * It replaces one server at a time, in a moment without turns if there is one. It never cuts a turn.
  */
 export class Recycler {
   readonly #context: ServeContext;
@@ -26,7 +26,7 @@ export class Recycler {
   readonly #stopping: AbortSignal;
   readonly #seen = new Map<string, Set<string>>();
   readonly #overdue = new Map<string, Overdue>();
-  /** Until when we leave a replaced server alone, by its id; by the clock. */
+  /** By server id: the time until which a replaced server is not replaced again, by the clock. */
   readonly #resting = new Map<string, number>();
   #current: string | undefined;
 
@@ -45,8 +45,7 @@ export class Recycler {
       const reason = this.#reasonFor(server);
       return reason === null || isClaimed(server) ? [] : [{ server, reason, overdue: this.#overdueOf(server) }];
     });
-    // Begin with the server that was tried longest ago. Otherwise a server that is never without turns would block the
-    // others.
+    // Begin with the server that was tried longest ago, because a server that always has turns must not block the others.
     due.sort((a, b) => a.overdue.notBefore - b.overdue.notBefore);
     for (const { server, reason, overdue } of due) this.#consider(server, reason, overdue);
   }
@@ -70,7 +69,7 @@ export class Recycler {
     const launch = server.launchId ?? "";
     const seen = this.#seen.get(launch) ?? new Set<string>();
     this.#seen.set(launch, seen);
-    // A session that a command opens is often unloaded before we look. Its note stays for a while.
+    // A session that a command opened is often unloaded again before we look. Its note stays for a while.
     for (const id of [...notedSessions(server), ...knownLoaded(server)]) seen.add(id);
     return seen.size;
   }
@@ -102,17 +101,14 @@ export class Recycler {
     const result = await pool.recycle(id, { drainTimeoutMs, late: "leave", signal: this.#stopping });
     if (result.kind === "replaced") {
       metrics.recycled(reason);
-      this.#resting.set(id, this.#context.clock.now() + this.#context.config.recycle.pauseMs);
+      this.#resting.set(id, this.#context.clock.now() + config.recycle.pauseMs);
       const { process, port } = result.server;
       log("info", `server ${id} was recycled`, { server: id, reason, serverPid: process?.pid, port });
     } else log("info", `server ${id} is recycled later: ${result.kind}`, { server: id, reason });
   }
 }
 
-/**
- * A factor between 1 and 1.1, constant for a launch, so that servers of the same age are not all replaced in the same
- * hour.
- */
+/** A factor between 1 and 1.1, constant for a launch, so that servers of the same age are not all replaced at once. */
 function spread({ launchId }: ServerRecord): number {
   return 1 + Number.parseInt((launchId ?? "0").slice(0, 4), 16) / 0xffff / 10;
 }

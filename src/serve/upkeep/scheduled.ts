@@ -5,7 +5,7 @@ import type { Clock } from "../../runtime/clock.js";
 import { logPath } from "../../runtime/files/server-folder.js";
 import { knownLoaded, unloadOldest } from "../../sessions/memory/eviction.js";
 import type { ServeContext } from "../context.js";
-import { logFailure } from "../failures.js";
+import { attempt, logFailure } from "../failures.js";
 import { rotateLog } from "../logs/log-rotation.js";
 
 /** The first gc runs soon after the start, but late enough not to slow the start down. */
@@ -14,7 +14,7 @@ const ROTATE_MS = 30_000;
 
 type GcContext = Pick<ServeContext, "clock" | "config" | "host" | "metrics" | "log">;
 
-/** Runs gc every `serve.gcInterval` until the signal aborts. Logs a run that fails, and runs the next one on time. */
+/** Runs gc every `serve.gcInterval` until the signal aborts. */
 export async function collectPeriodically(context: GcContext, stopping: AbortSignal): Promise<void> {
   const { clock, config, metrics, log } = context;
   const { gcIntervalMs } = config.serve;
@@ -35,7 +35,7 @@ export async function collectPeriodically(context: GcContext, stopping: AbortSig
   }
 }
 
-/** Unloads sessions above `session.maxActive`. Clients that connect directly load sessions without asking the fleet. */
+/** Unloads sessions above `session.maxActive`, because clients that connect directly load sessions without limit. */
 export async function enforceCap(context: ServeContext, server: ServerRecord): Promise<void> {
   const { store, config, metrics, log } = context;
   const { id } = server;
@@ -48,7 +48,7 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
     if (evicted.length > 0)
       log("info", `server ${id} had ${excess} sessions too many`, { server: id, evicted: evicted.length });
   } catch (error) {
-    // Only log the error, because the monitor deals with a server that is unwell.
+    // Only log the error, because the monitor acts if the server does not answer.
     if (!isFleetError(error)) throw error;
     logFailure(context, `server ${id}: its sessions could not be unloaded`, error, { server: id });
   }
@@ -57,11 +57,7 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
 /** Rotates server logs that have grown too long, until the signal aborts. */
 export async function rotatePeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
   while (await pause(context.clock, ROTATE_MS, stopping)) {
-    try {
-      await rotateLogs(context, stopping);
-    } catch (error) {
-      logFailure(context, "logs could not be rotated", error);
-    }
+    await attempt(context, "logs could not be rotated", () => rotateLogs(context, stopping));
   }
 }
 
@@ -70,7 +66,7 @@ async function rotateLogs(context: ServeContext, stopping: AbortSignal): Promise
   const options = { maxBytes: config.serve.logMaxBytes, keep: config.serve.logFiles, signal: stopping };
   const { servers } = await store.registry.read();
   for (const server of Object.values(servers)) {
-    // The start of a server looks for its output after a fixed position in the log, so the log must not be rotated.
+    // Skip a server that is starting, because the start reads its log from a fixed position.
     if (!isRunning(server) || server.state === "starting") continue;
     await rotateLog(logPath(server.home), options).catch((error: unknown) => {
       if (stopping.aborted) return;
@@ -79,6 +75,7 @@ async function rotateLogs(context: ServeContext, stopping: AbortSignal): Promise
   }
 }
 
+/** @returns false when `stopping` has aborted */
 async function pause(clock: Clock, ms: number, stopping: AbortSignal): Promise<boolean> {
   await clock.wait(ms, { signal: stopping, ref: false }).catch(() => "stopping");
   return !stopping.aborted;

@@ -5,12 +5,11 @@ import { loadedSessions, unloadAtOnce } from "../../pool/stop/drain.js";
 import { listTakenSessions } from "../../runtime/history/session-state.js";
 import { sessionsOfThisHost } from "../../store/of-this-host.js";
 import type { ServeContext } from "../context.js";
-import { logFailure } from "../failures.js";
+import { attempt } from "../failures.js";
 
-/** How many sessions are unloaded over one connection, because a connection has a time limit. */
+/** How many sessions to unload over one connection. A connection has a time limit. */
 const AT_ONCE = 100;
 
-/** Acts when this host enters its first term, when a term is over, and when another one begins. */
 export class Terms {
   readonly #context: ServeContext;
 
@@ -18,7 +17,10 @@ export class Terms {
     this.#context = context;
   }
 
-  /** Gives the first term to sessions that this host made before it had shared storage, so others may take them. */
+  /**
+   * Records the term on sessions that this host created before it had shared storage. Without a term, no other host may
+   * take them over.
+   */
   async claimSessions(host: string, term: number): Promise<void> {
     const { store } = this.#context;
     for (const { id } of (await sessionsOfThisHost(store)).filter((record) => record.term === undefined)) {
@@ -28,7 +30,7 @@ export class Terms {
     }
   }
 
-  /** From now on the host may count as gone, and others may take what it has. */
+  /** Acts when a term is over: other hosts may count this host as gone and take over its sessions. */
   over(): void {
     const { config, state } = this.#context;
     // Without shared storage, other hosts cannot take what is on this host's own disk.
@@ -36,23 +38,22 @@ export class Terms {
   }
 
   /**
-   * The host is back in a new term. Unloads the sessions that its servers still have in memory although another host has
-   * taken them. It does so even while somebody uses them, because nothing that is written there is saved. Never rejects.
+   * Acts when the host has a new term after a gap: unloads the sessions that are still in the memory of its servers
+   * although another host has taken them. Does so even while somebody uses them, because nothing that a server writes to
+   * this host's copy is kept. Never rejects.
    */
   async begun(): Promise<void> {
-    try {
+    await attempt(this.#context, "the sessions that other hosts took over could not be unloaded", async () => {
       const { servers } = await this.#context.store.registry.read();
       for (const server of Object.values(servers).filter(isRunning)) await unloadTaken(server, this.#context);
-    } catch (error) {
-      logFailure(this.#context, "the sessions that other hosts took over could not be unloaded", error);
-    }
+    });
   }
 }
 
 async function unloadTaken(server: ServerRecord, context: ServeContext): Promise<void> {
   const { store, config, directory, log } = context;
   const taken: string[] = [];
-  // If another host has already copied a session, nothing here shows whether it is loaded. So check all taken sessions, too.
+  // Once another host has copied a session, nothing on this host shows whether the session is loaded. So include these.
   for (const id of new Set([...loadedSessions(server), ...listTakenSessions(server.home)])) {
     const record = isSessionId(id) ? await store.sessions.read(id) : null;
     if (record?.host !== undefined && record.host !== directory.own) taken.push(id);
