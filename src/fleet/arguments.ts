@@ -6,10 +6,9 @@ import { validateSessionId, validateUser } from "../model/ids.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
 
 /*
- * The checks of arguments at run time. Each group of `Fleet` has a table with the arguments of its methods, which
- * `groups/group.ts` applies. The compiler checks arguments only for callers in TypeScript. A caller in JavaScript gets a usage
- * error before anything changes. A check returns the value in the form that the method reads: durations of timers become
- * milliseconds, and older option names become the current ones.
+ * The checks of arguments at run time, for callers in JavaScript. They get a usage error before anything changes. Each
+ * group of `Fleet` has a table of its methods' arguments, which `groups/group.ts` applies. A check returns the value that
+ * the method reads. For example, `wait: "30s"` becomes `waitMs: 30000`.
  */
 
 type Check = (value: unknown, name: string) => unknown;
@@ -86,7 +85,7 @@ export function readListener(value: unknown, name: string): Address | InheritedL
 export interface Field {
   check: Check;
   required?: true;
-  /** The name under which the method reads the option, if it is not the name that the caller uses. */
+  /** The name under which the method reads the option, if the caller uses another name. */
   as?: string;
 }
 
@@ -106,7 +105,7 @@ export function options(fields: Readonly<Record<string, Field>>): Check {
   };
 }
 
-/** The last argument of most methods: options that may be left out altogether. */
+/** The last argument of most methods: an object with options, which the caller may leave out. */
 export function optional(fields: Readonly<Record<string, Field>>): Argument {
   const read = options(fields);
   return ["options", (value, name) => (value === undefined ? undefined : read(value, name))];
@@ -127,7 +126,7 @@ export const required = (check: Check): Field => ({ check, required: true });
 export const SIGNAL = { signal: { check: signal } };
 export const USER = { user: { check: userId } };
 export const OWN_USER = { user: required(userId) };
-/** `waitMs` is the older name of `wait`. If both are given, `wait` wins because it comes last. */
+/** `waitMs` is the older name of `wait`. If the caller gives both, `wait` wins because it comes last. */
 export const WAIT = { waitMs: { check: milliseconds }, wait: { check: wait, as: "waitMs" } };
 export const TIMEOUT = { timeoutMs: { check: milliseconds }, timeout: { check: timer({}), as: "timeoutMs" } };
 export const DRAIN_TIMEOUT = {

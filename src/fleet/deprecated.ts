@@ -2,9 +2,9 @@ import type { LogPosition } from "../serve/logs/log-tail.js";
 import type { Groups } from "./fleet.js";
 import type { DrainRequest, SpawnRequest, StopRequest } from "./options.js";
 
-/** The group method that an older name of `Fleet` stands for. */
+/** The group and the method that an older name of `Fleet` stands for. */
 type Alias = { [Group in keyof Groups]: readonly [Group, keyof Groups[Group]] }[keyof Groups];
-/** An older name whose arguments or result differ from those of the group method. */
+/** For an older name whose arguments or result differ from those of the group's method. */
 type Adapter = (fleet: Groups, ...args: never[]) => unknown;
 
 /** The older names of `Fleet`. They keep working until 1.0. */

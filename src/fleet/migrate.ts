@@ -23,7 +23,7 @@ export interface MigrateOptions {
   signal: AbortSignal;
 }
 
-/** The result of a migration. URLs of stores are shown without their secrets. */
+/** The result of a migration. It shows the URLs of stores without their secrets. */
 export interface MigrateResult {
   from: string;
   to: string;
@@ -38,8 +38,8 @@ export interface MigrateResult {
 
 /**
  * Copies the recorded state from the configured store to another store, which must be empty, and verifies the copy. The
- * source does not change. It stays in use until the configuration names the other store. After a failure, removes the
- * copied records from the target.
+ * configured store does not change, and the fleet uses it until the configuration names the other one. After a failure,
+ * removes the copied records from the other store.
  */
 export async function migrateStore(options: MigrateOptions): Promise<MigrateResult> {
   const { config, stateRoot } = loadConfig(options);
@@ -101,10 +101,7 @@ function refuseSupervised({ registry }: Contents): void {
   });
 }
 
-/**
- * Refuses a fleet with several hosts. Only the records of this host can be copied, so the registries and local files of
- * the other hosts would be lost.
- */
+/** Refuses a fleet with several hosts, because this host cannot copy the registries and local files of the others. */
 async function refuseOtherHosts({ sessions }: Contents, { hosts }: Store): Promise<void> {
   if (hosts === null) return;
   const others = (await hosts.list()).filter(({ name }) => name !== hosts.own).map(({ name }) => name);
@@ -126,7 +123,7 @@ function refuseMoving({ registry }: Contents): void {
   });
 }
 
-/** Whether a process is working on the server. A process of another boot cannot be seen from here, so it may be alive. */
+/** Whether a process is working on the server. A process with another boot id is on another machine and may be alive. */
 function isMoving({ claim }: ServerRecord): boolean {
   return claim !== null && (claim.bootId !== ownIdentity().bootId || isAlive(claim));
 }

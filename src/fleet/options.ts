@@ -19,12 +19,11 @@ import type { SessionView } from "../sessions/view.js";
 export interface FleetOptions {
   /** Settings in the form of a configuration file. They win over the environment and the files. */
   config?: PartialConfig;
-  /** The environment that supplies settings and tokens, and that is passed on to servers. Default: `process.env`. */
+  /** The environment to take settings and tokens from, and to pass on to servers. Default: `process.env`. */
   env?: NodeJS.ProcessEnv;
   /**
-   * The folder at which the search for `.copilotfleet.json` starts; it continues in the folders above. Default: the
-   * working folder. Keys in that file that name programs, variables, addresses or stores need the user's trust
-   * (`copilotfleet trust`).
+   * The folder where the search for `.copilotfleet.json` starts. It continues in the folders above. Default: the working
+   * folder. Some keys in that file need the user's trust (`copilotfleet trust`).
    */
   cwd?: string;
   /** A configuration file to read instead of `.copilotfleet.json`. It may set all keys. */
@@ -44,7 +43,7 @@ export interface ConnectInfo {
 export interface RouteView {
   user: string;
   isolation: Isolation;
-  /** Null if there is no choice, because every user has their own server. */
+  /** Null if every user has their own server. */
   strategy: Strategy | null;
   /** The host of that server; null if the store supports only one host. */
   host: string | null;
@@ -72,11 +71,11 @@ export interface CreateSessionOptions extends ResumeSessionOptions {
   /** How long gc keeps the session after its last use, such as `24h`. Default: `session.ttl` of the configuration. */
   ttl?: Duration;
   /**
-   * Other users who may use the session; each turn then needs the lease. If left out, the session is private. If empty,
-   * it is collaborative without members.
+   * Other users who may use the session. It is then collaborative, even if the list is empty, and each turn needs the lease.
+   * Default: the session is private.
    */
   members?: readonly string[];
-  /** Whether to delete the session, also on disk, when it is left or the fleet is closed. After a crash, gc deletes it. */
+  /** Whether to delete the session when it is left or the fleet is closed. After a crash, gc deletes it. */
   ephemeral?: boolean;
 }
 
@@ -139,7 +138,7 @@ export interface StopRequest {
 }
 
 export interface RollingRequest extends Omit<StopRequest, "force"> {
-  /** The highest number of servers that may be without a process that admits turns at the same time. Default: 1. */
+  /** How many servers may refuse turns at the same time, because their processes are being replaced. Default: 1. */
   maxUnavailable?: number;
 }
 
@@ -155,10 +154,7 @@ export interface MovedUser extends Released {
   user: string;
   from: string;
   to: string;
-  /**
-   * Why the sessions on the previous host could not be released. Null if they were; sessions that stayed there have
-   * their own reasons in `kept`.
-   */
+  /** Why the previous host could not be asked to release the sessions, or null. `kept` has reasons for single sessions. */
   failure: string | null;
 }
 
@@ -174,10 +170,7 @@ export interface DrainRequest extends StopRequest {
 export interface SuperviseOptions {
   /** Called with each log entry of the supervisor. */
   log: ServeLog;
-  /**
-   * The address that the front door listens on, as in {@link OpenDoorOptions}. Default: `serve.listen` of the
-   * configuration.
-   */
+  /** The address of the front door, as in {@link OpenDoorOptions}. Without it and `serve.listen`, none is opened. */
   listen?: string | Address | InheritedListener;
   /** Cancels the start. */
   signal?: AbortSignal;

@@ -17,7 +17,7 @@ import { Sessions } from "../sessions/sessions.js";
 import type { FleetOptions } from "./options.js";
 import { checkState, openState } from "./state.js";
 
-/** The parts of one opened fleet, which its groups share. */
+/** The parts of one opened fleet. All of its groups use them. */
 export type FleetParts = ReturnType<typeof openParts>;
 
 /** @param clock replaced in tests */
@@ -52,10 +52,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const elsewhere = new RemoteSessions(sessions, hosts);
   const finder = new SessionFinder(base, elsewhere);
   const open = new OpenSessions(sessions, finder, elsewhere);
-  /**
-   * Functions that close the front doors and supervisors of this process, a supervisor before its door. Calling one
-   * again is harmless.
-   */
+  /** Functions that close the supervisors and front doors of this process. A supervisor's comes before its door's. */
   const endings: (() => Promise<unknown>)[] = [];
 
   const close = async (): Promise<void> => {
@@ -69,7 +66,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
       async () => await provider[Symbol.asyncDispose](),
       async () => await store.close(),
     ];
-    // Run all steps even if one fails, because an open connection would keep the process alive.
+    // Take all steps even if one fails, because an open connection would keep the process alive.
     const failures: unknown[] = [];
     for (const step of steps) await step().catch((error: unknown) => void failures.push(error));
     if (failures.length > 0) throw failures[0];

@@ -24,9 +24,9 @@ const SESSION = "smoke-session";
 const RESTART_MS = 5_000;
 
 /**
- * Runs the whole workflow on the real runtime, offline, with the built-in echo model. Uses a temporary state folder,
- * which is removed at the end. The echo model counts the user turns that it receives, so each reply also proves that
- * the history is complete. Stops at the first step that fails.
+ * Tries every kind of work once on the real runtime, offline, in a temporary state folder. Stops at the first step that
+ * fails. The built-in echo model counts the turns that it receives, so each reply also proves that the history is
+ * complete.
  */
 export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) => void): Promise<SmokeResult> {
   const stateRoot = await mkdtemp(join(tmpdir(), "copilotfleet-smoke-"));
@@ -41,7 +41,7 @@ export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) =>
         serve: { metrics: "127.0.0.1:0", listen: "127.0.0.1:0" },
       },
     });
-  // Two fleets on one state folder act as two commands, which share only the state.
+  // Like two commands, these two fleets share only the state folder.
   const first = await open();
   const second = await open();
   const steps: SmokeStep[] = [];
@@ -69,10 +69,7 @@ export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) =>
   return { ok: steps.every(({ ok }) => ok), steps };
 }
 
-/**
- * Removes the user's settings, which would make each run different. The settings for the runtime and the ports stay,
- * because a run may need them.
- */
+/** Removes the user's settings, except those for the runtime and the ports, which a run may need. */
 function withoutFleetSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   const kept = /^COPILOTFLEET_(RUNTIME|PORTS)_/;
   return Object.fromEntries(
@@ -108,7 +105,8 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
     },
     ownership: async () => {
       const opening = second.sessions.resume(SESSION, { user: "stranger" });
-      check(await opening.then(() => false, isNotFound), "it was let in");
+      const isRefused = (error: unknown) => isFleetError(error, "FLEET_SESSION_NOT_FOUND");
+      check(await opening.then(() => false, isRefused), "it was let in");
       return "refused to another user";
     },
     crash: async () => {
@@ -155,11 +153,9 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
     },
     list: async () => {
       const listed = await second.sessions.list({ user: USER });
-      check(
-        listed.length === 1 && listed[0]?.id === SESSION && listed[0].state === "active",
-        "it is not listed as active",
-      );
-      return `${listed.length} session, ${listed[0].sizeBytes} bytes`;
+      const [only] = listed;
+      check(listed.length === 1 && only?.id === SESSION && only.state === "active", "it is not listed as active");
+      return `${listed.length} session, ${only.sizeBytes} bytes`;
     },
     delete: async () => {
       if (session !== undefined) await first.sessions.leave(session);
@@ -182,10 +178,6 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
       return stopped.outcome;
     },
   };
-}
-
-function isNotFound(error: unknown): boolean {
-  return isFleetError(error, "FLEET_SESSION_NOT_FOUND");
 }
 
 function check(condition: boolean, otherwise: string): asserts condition {

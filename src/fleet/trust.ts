@@ -26,7 +26,6 @@ export interface TrustOptions {
   cwd: string;
 }
 
-/** A project file, and its settings that need trust. */
 export interface ProjectFile {
   path: string;
   /** The guarded keys with their values as the fleet would use them. */
@@ -34,10 +33,7 @@ export interface ProjectFile {
   digest: string;
 }
 
-/**
- * `trusted`: the file has the trusted content. `changed`: it has different content, so it is not trusted. `missing`:
- * the file does not exist.
- */
+/** `trusted`: the file has the content that the user trusted. `changed`: it has other content. `missing`: there is none. */
 export type TrustState = "trusted" | "changed" | "missing";
 
 export interface TrustView {
@@ -85,7 +81,7 @@ export function trustFile({ path, digest }: ProjectFile, { env, cwd }: TrustOpti
   return { path, trustedAt: record.trustedAt, state: "trusted" };
 }
 
-/** Lists the files that the user trusted and did not revoke, sorted by path. */
+/** Lists the files that the user trusts, sorted by path. */
 export function listTrusted({ env, cwd }: TrustOptions): TrustView[] {
   const root = stateRoot(env, { cwd });
   checkStateFolder(root);
@@ -96,7 +92,7 @@ export function listTrusted({ env, cwd }: TrustOptions): TrustView[] {
     .sort((a, b) => (a.path < b.path ? -1 : 1));
 }
 
-/** Revokes the trust in a file. Returns its path, or an empty list if the file was not trusted. */
+/** Revokes the trust in a file. @returns its path, or an empty list if the file was not trusted */
 export function revokeTrust(given: string, { env, cwd }: TrustOptions): string[] {
   const root = stateRoot(env, { cwd });
   checkStateFolder(root);
@@ -110,7 +106,7 @@ export function revokeTrust(given: string, { env, cwd }: TrustOptions): string[]
   return [name];
 }
 
-/** Returns the project file that a path names. The path is the file itself or its folder. */
+/** @param given the project file or its folder @returns the project file */
 function projectFileAt(given: string, cwd: string): string {
   const path = resolve(cwd, given);
   if (basename(path) === PROJECT_FILE) return path;
@@ -125,11 +121,8 @@ function projectFileAt(given: string, cwd: string): string {
 function refuseWritable(path: string): void {
   const mode = statSync(path).mode & 0o7777;
   if ((mode & 0o022) === 0) return;
-  throw unusableFile(
-    path,
-    `can be written by others (mode ${mode.toString(8).padStart(4, "0")}), so it cannot be trusted`,
-    [`chmod go-w ${shellQuote(printable(path))}`],
-  );
+  const problem = `can be written by others (mode ${mode.toString(8).padStart(4, "0")}), so it cannot be trusted`;
+  throw unusableFile(path, problem, [`chmod go-w ${shellQuote(printable(path))}`]);
 }
 
 function stateOf(path: string, digest: string): TrustState {
@@ -138,7 +131,7 @@ function stateOf(path: string, digest: string): TrustState {
     if (file === undefined) return "missing";
     return trustDigest(path, file.text) === digest ? "trusted" : "changed";
   } catch {
-    // The file could be used when the user trusted it. It cannot be used now, so it has changed.
+    // The file is not usable, but it was when the user trusted it. So it has changed.
     return "changed";
   }
 }

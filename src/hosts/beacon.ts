@@ -7,11 +7,11 @@ import type { HostRecord } from "../model/host.js";
 import { makeHostFolder, usable } from "../runtime/files/shared-storage.js";
 
 /*
- * The beacon proves that two hosts mount the same folder. Each host writes a random number into the folder and
- * publishes it in the directory. The other hosts then look for that number in their own mount.
+ * A beacon proves that two hosts mount the same folder. Each host writes a random number, its beacon, into the folder, and
+ * publishes the number in its record in the store. The other hosts then look for that number in their own mount.
  */
 
-/** A network file system may show the files of other hosts late, so wait up to this long, in milliseconds. */
+/** How long to wait, in milliseconds, because a network file system may show the files of other hosts late. */
 const PATIENCE_MS = 3_000;
 const POLL_MS = 250;
 
@@ -19,7 +19,7 @@ function pathOf(shared: string, host: string): string {
   return join(shared, "hosts", host, "beacon");
 }
 
-/** Writes a new beacon for a host. @returns the beacon's number */
+/** Writes a new beacon for a host. @returns its number */
 export async function writeBeacon(shared: string, host: string): Promise<string> {
   const number = randomBytes(16).toString("hex");
   await makeHostFolder(shared, host);
@@ -44,14 +44,13 @@ export async function removeBeacon(shared: string, host: string, number: string 
   if (number != null) await rm(path, { force: true });
   for (const folder of [dirname(path), join(shared, "hosts")]) {
     await rmdir(folder).catch((error: unknown) => {
-      // The folder is not empty. It contains sessions, an obstacle that kept the beacon from being written, or the
-      // folders of other hosts.
+      // Keep a folder that is not empty. It contains sessions or the folders of other hosts.
       if (!["ENOENT", "ENOTEMPTY", "EEXIST"].includes(systemCode(error) ?? "")) throw error;
     });
   }
 }
 
-/** The names of those live hosts whose beacon is not in this folder, because they mount another one. */
+/** The names of the live hosts whose beacon is not in this folder, because they mount another folder. */
 export async function missingBeacons(shared: string, hosts: readonly HostRecord[]): Promise<string[]> {
   const there = hosts.filter(({ gone, beacon }) => !gone && beacon != null);
   const until = performance.now() + PATIENCE_MS;
@@ -64,14 +63,11 @@ export async function missingBeacons(shared: string, hosts: readonly HostRecord[
 }
 
 export async function hasOwnBeacon(shared: string, { name, beacon }: HostRecord): Promise<boolean> {
-  // Read only once, because a host sees its own writes through its own mount at once.
+  // Read only once, because a host sees its own files at once.
   return beacon == null || (await readBeacon(shared, name)) === beacon;
 }
 
-/**
- * The error for a folder that is not the one into which this host wrote its beacon, for example because it is no longer
- * mounted.
- */
+/** The error when the folder does not contain the beacon of this host, for example because it is no longer mounted. */
 export function notMounted(shared: string, host: Pick<HostRecord, "name">): FleetError {
   const message = `The folder ${quote(shared)} is not the folder that host ${quote(host.name)} shares with other hosts, or it is not mounted.`;
   return new FleetError("FLEET_STORAGE_UNUSABLE", message, {

@@ -8,23 +8,20 @@ import type { Hosts, Store } from "../store/ports.js";
 import { hasOwnBeacon, notMounted } from "./beacon.js";
 import { ownHostAway, sessionStranded } from "./problems.js";
 
-/** The host that has something: this one, or another live host. */
+/** The host that has a user or a session: this one, or another live host. */
 export type Whereabouts = { here: true } | { here: false; host: HostRecord };
 
 const HERE: Whereabouts = { here: true };
 
-/**
- * How long a read of the directory stays valid, in milliseconds. The limit applies to this host's own entry too,
- * because this host may have left the directory after the read.
- */
+/** How long the last read of the hosts stays valid, in milliseconds. Even this host may have left since then. */
 export const SEEN_MS = 1_000;
 /** How long before the possible end of its term this host stops relying on the term, in milliseconds. */
 const MARGIN_MS = 200;
 
 /**
- * Knows which host has which session and which user, in a fleet on several hosts. Hosts with their own storage keep their
- * sessions even while they are down. With shared storage, a host has its sessions only for its current term. Any host may
- * take the sessions of an earlier term or of a host that is gone.
+ * Knows which host has which session and which user, in a fleet on several hosts. A host with its own storage keeps its
+ * sessions even while it is down. With shared storage, a host has its sessions only during its current term. Any host may
+ * take over the sessions of an earlier term.
  */
 export class HostDirectory {
   readonly #store: Store;
@@ -38,7 +35,7 @@ export class HostDirectory {
     this.#shared = config.storage.shared;
   }
 
-  /** Null if the store serves a single host. */
+  /** The name of this host. Null if the store serves a single host. */
   get own(): string | null {
     return this.#hosts?.own ?? null;
   }
@@ -57,7 +54,7 @@ export class HostDirectory {
   }
 
   /**
-   * The host and term of the sessions on this host. Undefined if the store serves a single host.
+   * The host and term that the records of this host's sessions name. Undefined if the store serves a single host.
    *
    * @throws FleetError `FLEET_HOST_AWAY` when hosts share storage and this host does not serve.
    */
@@ -69,28 +66,28 @@ export class HostDirectory {
 
   async #ownTerm(own: string): Promise<number> {
     const known = this.#recent(({ name }) => name === own);
-    // As with a lease, no other host can take this host's sessions before the time that the store granted has passed.
+    // Like a lease, a term protects this host's sessions until the time that the store granted has passed.
     if (known !== undefined && known.host.remainingMs - known.ageMs > MARGIN_MS) return known.host.term;
     const fresh = (await this.list()).find(({ name }) => name === own);
     if (fresh === undefined || fresh.gone || fresh.remainingMs <= MARGIN_MS) throw ownHostAway(own);
     return fresh.term;
   }
 
-  /** A host as the last read of the directory showed it, unless that read is too old. */
+  /** A host as the last read showed it, unless that read is too old. */
   #recent(isMeant: (host: HostRecord) => boolean): { host: HostRecord; ageMs: number } | undefined {
     const ageMs = performance.now() - (this.#seen?.at ?? Number.NEGATIVE_INFINITY);
     const host = ageMs < SEEN_MS ? this.#seen?.hosts.find(isMeant) : undefined;
     return host && { host, ageMs };
   }
 
-  /** Whether this host has the session now and may open it. @throws as {@link ownership}. */
+  /** Whether this host has the session now, so that it may open it. @throws as {@link ownership}. */
   async has(record: SessionRecord): Promise<boolean> {
     return isOwnedBy(record, await this.ownership());
   }
 
   /**
-   * Verifies that the shared storage is mounted. Call it before you create anything there, and before you conclude that
-   * something was deleted because it is missing. A host that has never served passes, because it has nothing there.
+   * Verifies that the shared storage is mounted. Call it before you create files there, and before you take a missing file
+   * for a deleted one. The check passes on a host that has never served, because it has no files there.
    */
   async assertStorage(): Promise<void> {
     const shared = this.#shared;
@@ -104,21 +101,19 @@ export class HostDirectory {
     if (fresh !== undefined && !(await hasOwnBeacon(shared, fresh))) throw notMounted(shared, fresh);
   }
 
-  /**
-   * The folders of this host's sessions in the shared storage, by server group. Empty if the host has its own storage.
-   */
+  /** The folders of this host's sessions in the shared storage, by server group. */
   async places(): Promise<ReadonlyMap<string, string>> {
     if (this.#hosts === null || this.#shared === null) return new Map();
     return await placesOf(this.#shared, this.#hosts.own);
   }
 
-  /** Decides whether this host has a session now. With shared storage it has none while it does not serve. */
+  /** Like {@link has}, for many records. While this host does not serve, it has no session in shared storage. */
   async holds(): Promise<(record: SessionRecord) => boolean> {
     const owns = await this.#ownershipIfThere();
     return (record) => owns !== null && isOwnedBy(record, owns);
   }
 
-  /** Whether this host may have sessions now. It always may if it has its own storage. */
+  /** Whether this host may have sessions now: it serves, or it has its own storage. */
   async isThere(): Promise<boolean> {
     return (await this.#ownershipIfThere()) !== null;
   }
@@ -134,10 +129,9 @@ export class HostDirectory {
   }
 
   /**
-   * The host that has a session, or if no host has it, the host that its owner is placed on.
+   * The host that has a session. If no host has it, the host that its owner is placed on.
    *
-   * @throws FleetError `FLEET_HOST_AWAY`, or `FLEET_SESSION_STRANDED` when the session is on the disk of a host that is
-   * not alive.
+   * @throws FleetError `FLEET_HOST_AWAY`; `FLEET_SESSION_STRANDED` as {@link isStranded}.
    */
   async whereIs(record: SessionRecord): Promise<Whereabouts> {
     if (this.#hosts === null) return HERE;
@@ -150,8 +144,7 @@ export class HostDirectory {
     }
     const holder = record.host === undefined ? undefined : await this.#find(record.host, record.term);
     if (record.host !== undefined && record.term === undefined) {
-      // The session dates from a time when the hosts had their own storage. Only its host has the state and can move it
-      // to the shared storage.
+      // The session was created before the hosts shared storage. Only its host can move it to the shared storage.
       if (holder === undefined) throw record.host === own ? ownHostAway(own) : sessionStranded(record);
       return this.#at(holder);
     }
@@ -169,17 +162,17 @@ export class HostDirectory {
     return (await this.#find(host)) === undefined;
   }
 
-  /** The host, if it is alive. A host that the last read showed alive is not read again; any other host is. */
+  /** The host, if it is alive. Reads the hosts again unless the last read shows that it is alive. */
   async #find(name: string, term?: number): Promise<HostRecord | undefined> {
     const isMeant = (host: HostRecord) =>
       host.name === name && !host.gone && (term === undefined || host.term === term);
     const known = this.#recent(isMeant)?.host;
-    // A host that has just started publishes the address of its front door a moment later.
+    // A host that has just started publishes the address of its front door a moment later, so read again.
     const isEnough = known !== undefined && (known.door !== null || known.name === this.own);
     return isEnough ? known : (await this.list()).find(isMeant);
   }
 
-  /** The live host on which the user is recorded, or else the one with the highest score, which this records. */
+  /** The live host on which the user is placed. If there is none, places the user on the host with the highest score. */
   async place(user: string): Promise<Whereabouts> {
     if (this.#hosts === null) return HERE;
     const { own } = this.#hosts;
@@ -190,18 +183,16 @@ export class HostDirectory {
     }
     const hosts = admitting(await this.list());
     if (hosts.length === 0) {
-      // No host serves, so do the work here, as on a single host.
+      // No host serves. With its own storage, this host can do the work, as in a fleet on a single host.
       if (this.isShared) throw ownHostAway(own);
       return HERE;
     }
-    const name = rendezvousChoice(
-      user,
-      hosts.map((host) => host.name),
-    );
+    const names = hosts.map((host) => host.name);
+    const name = rendezvousChoice(user, names);
     // The chosen host picks the shared server itself.
     const placed = await this.#store.placements.record(user, recorded, { host: name, serverId: null });
     const host = hosts.find((each) => each.name === (placed.host ?? name));
-    // At the same moment, another process placed the user on a host that started after our read. So read again.
+    // If another process has just placed the user on a host that started after our read, read again.
     return host === undefined ? await this.place(user) : this.#at(host);
   }
 
@@ -216,19 +207,17 @@ export class HostDirectory {
     const names = admitting(hosts).map(({ name }) => name);
     if (names.length === 0) return { host: this.#hosts.own, reason: "no host serves" };
     const why = recorded === undefined ? "" : `host ${recorded} does not serve, and `;
-    return {
-      host: rendezvousChoice(user, names),
-      reason: `${why}the host has the highest score for the user among ${names.length}`,
-    };
+    const reason = `${why}the host has the highest score for the user among ${names.length}`;
+    return { host: rendezvousChoice(user, names), reason };
   }
 
-  /** Whether a user should leave the host. If sessions can move, a user need not wait for a host that is draining. */
+  /** Whether users should leave the host. With shared storage, they need not wait for a host that is draining. */
   #leaves({ state }: HostRecord): boolean {
     return this.isShared && state === "draining";
   }
 }
 
-/** Removes hosts that are gone and that no session's record names. They come back like new ones. */
+/** Removes the records of hosts that are gone and that no session's record names. Such a host may enter again at any time. */
 export async function forgetEmptyHosts(store: Store): Promise<void> {
   const { hosts } = store;
   if (hosts === null) return;

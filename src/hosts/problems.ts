@@ -2,7 +2,7 @@ import { FleetError, quote } from "../errors.js";
 import type { HostRecord } from "../model/host.js";
 import type { SessionRecord } from "../model/session.js";
 
-/** The error when this host may open nothing, because other hosts may take its sessions at any moment. */
+/** The error when this host does not serve. It must open no session then, because other hosts may take them over. */
 export function ownHostAway(own: string, cause?: unknown): FleetError {
   const message = `This host, ${quote(own)}, does not serve, so other hosts may take over its sessions in the shared storage.`;
   return new FleetError("FLEET_HOST_AWAY", message, { suggestions: ["copilotfleet serve", "copilotfleet top"], cause });
@@ -25,16 +25,14 @@ export function sessionStranded({ id, host = "" }: SessionRecord): FleetError {
   });
 }
 
-/**
- * The error when the user is placed on another host. The front door that relays the client then relays it to that host.
- */
+/** The error when the user is placed on another host. The front door that gets this error relays the client to that host. */
 export function userMoved(user: string, to: Pick<HostRecord, "name">): FleetError {
   return new FleetError("FLEET_SESSION_MOVED", `User ${quote(user)} is now placed on host ${quote(to.name)}.`, {
     suggestions: ["Try again: you are relayed to the host that has the user's sessions.", "copilotfleet top"],
   });
 }
 
-/** The error when another host has the session. The caller retries on that host. */
+/** The error when another host has the session. The caller tries again on that host. */
 export function sessionMoved({ id }: Pick<SessionRecord, "id">, to: Pick<HostRecord, "name"> | null): FleetError {
   const where = to === null ? "is about to move to another host" : `is now on host ${quote(to.name)}`;
   return new FleetError("FLEET_SESSION_MOVED", `Session ${quote(id)} ${where}.`, {

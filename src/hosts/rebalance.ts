@@ -4,9 +4,8 @@ import type { SessionRecord } from "../model/session.js";
 import { rendezvousChoice } from "../pool/placement.js";
 
 /**
- * Moves a user and the user's sessions to the host with the highest score for the user. If the user is already on that
- * host, the move fetches the sessions that an earlier move left on another host. They stayed there because they were in
- * use, or because the process that moved the user was killed.
+ * Moves a user and the user's sessions to another host. If the user is already there, moves only the sessions that an
+ * earlier move left behind, because they were in use or because the process that moved the user was killed.
  */
 export interface Move {
   user: string;
@@ -17,7 +16,7 @@ export interface Move {
 }
 
 export interface RebalancePlan {
-  /** How many users each host has now, and how many it would have after the moves. */
+  /** For each host: how many users it has now (`users`), and how many it would have after the moves (`planned`). */
   hosts: { name: string; users: number; planned: number; takesUsers: boolean }[];
   moves: Move[];
   /** Users who should be on another host, and the reason why they stay. */
@@ -28,13 +27,13 @@ export interface PlanInput {
   hosts: readonly HostRecord[];
   placements: readonly UserPlacement[];
   sessions: readonly SessionRecord[];
-  /** Whether sessions can move with their user. */
+  /** Whether hosts share storage, so that sessions can move with their user. */
   isShared: boolean;
 }
 
 /**
- * Plans which users move. A user moves only if another host has the highest score for the user now. So a host that
- * joins n - 1 others gets 1 in n users, evenly from all of them, and no other user moves.
+ * Plans which users move. A user moves only if another host has the highest score for the user now. So if one host joins
+ * n - 1 others, it gets 1 in n users, evenly from all of them, and no other user moves.
  */
 export function planRebalance({ hosts, placements, sessions, isShared }: PlanInput): RebalancePlan {
   const targets = admitting(hosts).map(({ name }) => name);
@@ -69,7 +68,7 @@ export function planRebalance({ hosts, placements, sessions, isShared }: PlanInp
   return plan;
 }
 
-/** Leaves out hosts that are gone. Their sessions are taken over when somebody uses them. */
+/** Moves the sessions that are still on other live hosts. The sessions of gone hosts move when somebody uses them. */
 function leftBehind(
   user: string,
   to: string,
@@ -81,7 +80,7 @@ function leftBehind(
   );
 }
 
-/** If no host accepts users, everybody stays. */
+/** If no host takes users, everybody stays. */
 function targetOf(user: string, from: string, targets: readonly string[]): string {
   return targets.length === 0 ? from : rendezvousChoice(user, targets);
 }

@@ -13,16 +13,15 @@ import {
 import type { Store } from "../store/ports.js";
 import { unloadFromGroup } from "./takeover.js";
 
-/** A left-over of a takeover in the shared storage. */
 export interface ClearedRemain {
   kind: RemainKind;
-  /** The session's id; null if it is not known. */
+  /** The session's id; null if nothing there names it. */
   session: string | null;
   bytes: number;
 }
 
 export interface RemainsRequest {
-  /** How long after its last change a session that no record names is deleted, in milliseconds. */
+  /** How long a left-over session that has no record is kept after its last change, in milliseconds. */
   ttlMs: number;
   dryRun: boolean;
   nowMs: number;
@@ -30,16 +29,17 @@ export interface RemainsRequest {
 }
 
 /**
- * A left-over that changed less than this long ago stays, in milliseconds. Correctness does not depend on this limit,
- * because a takeover that may still continue has its id in the record.
+ * How long a left-over stays at least after its last change, in milliseconds. Correctness does not depend on this time,
+ * because the record of a session contains the id of a takeover that may still continue.
  */
 const YOUNG_MS = 3_600_000;
 
 /**
- * Deletes the left-overs of takeovers below this host's name that no record refers to. It is safe to run beside
- * takeovers and beside itself. A takeover records its id (`mark`) before it sets anything aside under that id, and an
- * id that has left the record never returns. It keeps everything that may be the only copy of a session, and it keeps
- * the block of a session that still exists on any host.
+ * Deletes the left-overs of takeovers in this host's folder of the shared storage, unless a record refers to them. Keeps
+ * everything that may be the only copy of a session, and the block of a session that still exists on any host.
+ *
+ * It is safe to run this twice at once, and during takeovers. A takeover records its id (`mark`) before it moves anything
+ * under that id, and a record never gets the same id twice.
  */
 export async function clearRemains(
   { store, config }: { store: Store; config: Config },
@@ -51,7 +51,7 @@ export async function clearRemains(
   for (const remain of await findRemains(shared, store.hosts.own)) {
     request.signal.throwIfAborted();
     if (request.nowMs - remain.changedMs < YOUNG_MS) continue;
-    // Read the record for each left-over just before the decision, because records change while this loop runs.
+    // Read the record only now, because records change while this loop runs.
     const record = remain.session === null ? null : await store.sessions.read(remain.session);
     if (!(await isDue(remain, record, shared, request))) continue;
     const isCleared = request.dryRun || (await clear(remain, shared, { store, config }));
@@ -72,10 +72,10 @@ async function isDue(
     case "block":
       return record === null;
     case "taken":
-      // Wait as long as for any session without a record, because perhaps only the record was lost.
+      // Perhaps only the record was lost. So wait as long as for any other session without a record.
       if (record === null) return nowMs - changedMs >= ttlMs;
       if (record.from !== undefined) return false;
-      // The takeover is complete, so the session was copied. If its place has no history, this may be the only copy.
+      // The takeover is complete. If the copy has no history, this may be the only one.
       return !hasHistory || (await hasHistoryIn(placeOf(record, shared), record.id));
   }
 }
@@ -84,7 +84,7 @@ function placeOf(record: SessionRecord, shared: string) {
   return { shared, host: record.host ?? "", group: groupOfSession(record) };
 }
 
-/** @returns false when the left-over stays or had already disappeared. */
+/** @returns false when the left-over stays, or somebody else has removed it */
 async function clear(
   remain: Remain,
   shared: string,
@@ -93,7 +93,7 @@ async function clear(
   const { kind, session } = remain;
   if (kind !== "block" || session === null) return await removeRemain(shared, remain);
   try {
-    // A server here that has the session in memory could create its folder again.
+    // Unload the session first, because a server of this host that has it in memory would create its folder again.
     await unloadFromGroup(remain.group, session, { store, config });
   } catch (error) {
     if (!isFleetError(error)) throw error;
@@ -101,8 +101,8 @@ async function clear(
   }
   if ((await store.sessions.read(session)) !== null) return false;
   const isRemoved = await removeRemain(shared, remain);
-  // If the session was created again and taken over since the check above, its place here needs the block again: the
-  // empty file that keeps a server from creating the session's folder.
+  // The block is an empty file that keeps servers from creating the session's folder. If somebody has created the session
+  // again since the check above and another host has taken it over, the block is needed again.
   if ((await store.sessions.read(session)) === null) return isRemoved;
   await putBlockBack(shared, remain);
   return false;

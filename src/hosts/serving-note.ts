@@ -11,16 +11,14 @@ import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { readIfThere } from "../store/file/failures.js";
 import { replaceStateFile } from "../store/file/state-folder.js";
 
-/** The settings that decide where the state is, as messages show them. The store's URL has no secrets. */
+/** The settings that decide where the state is. The store's URL has no secrets, because messages show it. */
 interface Settings {
   store: string;
   "host.name": string | null;
   "storage.shared": string | null;
 }
 
-type Setting = keyof Settings;
-
-/** The process and settings of the `serve` on a state folder, while it lives. */
+/** Written by `serve` into its state folder. */
 interface ServingNote {
   process: ProcessIdentity;
   settings: Settings;
@@ -50,7 +48,7 @@ export function noteServing(config: Config, stateRoot: string): void {
   }
 }
 
-/** Removes the note, unless another `serve` has replaced it. */
+/** Removes this process's note. */
 export function forgetServing(stateRoot: string): void {
   const own = ownIdentity();
   const noted = readNote(stateRoot)?.process;
@@ -58,15 +56,14 @@ export function forgetServing(stateRoot: string): void {
 }
 
 /**
- * Refuses settings that differ from those of the `serve` running on this state folder. With another store this process
- * would not see that `serve`'s servers, and would start others on the same homes. The note of a dead `serve` is
- * ignored.
+ * Refuses settings that differ from those of the `serve` that runs on this state folder. With another store, this process
+ * would not see the servers of that `serve`, and would start others with the same homes.
  */
 export function refuseOtherSettings(config: Config, stateRoot: string): void {
   const note = readNote(stateRoot);
   if (note === null || !isAlive(note.process)) return;
   const own = settingsOf(config, stateRoot);
-  for (const name of Object.keys(own) as Setting[]) {
+  for (const name of Object.keys(own) as (keyof Settings)[]) {
     const [given, serving] = [own[name], note.settings[name]];
     if (isSame(name, given, serving)) continue;
     const [here, there] = [given, serving].map((value) => (value === null ? "not set" : quote(value)));
@@ -80,14 +77,14 @@ export function refuseOtherSettings(config: Config, stateRoot: string): void {
   }
 }
 
-function isSame(name: Setting, one: string | null, other: string | null): boolean {
+function isSame(name: keyof Settings, one: string | null, other: string | null): boolean {
   if (one === other) return true;
   if (one === null || other === null) return false;
   if (name === "store") return isSameStore(one, other);
   return name === "storage.shared" && isSameFolder(one, other);
 }
 
-/** Two URLs name the same database even if they differ in the way to reach it, or in the name of this machine. */
+/** Whether two URLs name the same database. They may differ in the user, the encryption, or the name of this machine. */
 function isSameStore(one: string, other: string): boolean {
   const [a, b] = [readRedisUrl(one), readRedisUrl(other)];
   if (a === null || b === null) return false;

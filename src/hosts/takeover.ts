@@ -20,7 +20,7 @@ export interface TakeoverContext {
   placer: ServerPlacer;
 }
 
-/** How often to check whether another process of this host has finished its takeover, in milliseconds. */
+/** How often to check whether another process of this host has finished a takeover, in milliseconds. */
 const POLL_MS = 50;
 
 /**
@@ -36,7 +36,7 @@ export class Takeover {
   }
 
   /**
-   * Returns the record of a session that is on this host, after taking the session over if necessary.
+   * Takes a session over if this host does not have it already. Resolves with its record.
    *
    * @throws FleetError `FLEET_SESSION_MOVED` when another host has it; as `HostDirectory.whereIs`.
    */
@@ -46,18 +46,17 @@ export class Takeover {
       if (await directory.has(seen)) return seen;
       const where = await directory.whereIs(seen);
       if (!where.here) throw sessionMoved(seen, where.host);
-      const taking = this.#underWay.get(seen.id) ?? this.#taking(seen);
-      await taking;
+      await (this.#underWay.get(seen.id) ?? this.#taking(seen));
       if (signal.aborted) throw sessionMoved(seen, null);
       const now = await store.sessions.read(seen.id);
-      if (now === null) return seen; // deleted in the meantime: the caller finds out when it opens the session
+      if (now === null) return seen; // deleted by now: the caller notices that when it opens the session
       seen = now;
     }
   }
 
   /**
-   * Takes over sessions that are due for deletion, so that a gc of this host finds them. Takes only sessions that no
-   * host has and whose owners belong to this host.
+   * Takes over sessions that are due for deletion, so that a gc of this host deletes them. Takes only sessions that no
+   * host has and whose owners are placed on this host.
    *
    * @param dueMs a session is due if it was last used before this time, in milliseconds since the epoch
    */
@@ -71,7 +70,7 @@ export class Takeover {
       try {
         if ((await directory.whereIs(record)).here) await this.settle(record, signal);
       } catch (error) {
-        // Continue with the others if another host is taking this session, or if it cannot be fetched.
+        // Continue with the other sessions. Another host may be taking this one, or its files may be unreadable.
         if (!isFleetError(error)) throw error;
       }
     }
@@ -85,8 +84,8 @@ export class Takeover {
   }
 
   /**
-   * Deletes the state of a session that this host has. Works without a server, because after a takeover the server may
-   * not be recorded here.
+   * Deletes the files of a session that this host has. Needs no server, because the session's server may not be recorded
+   * on this host after a takeover.
    */
   async deleteState(record: SessionRecord): Promise<void> {
     const { config, directory } = this.#context;
@@ -122,8 +121,7 @@ export class Takeover {
       if (owns.term !== undefined) draft.term = owns.term;
       delete draft.released;
       delete draft.from;
-      // If no other host has had the session since this host's earlier term, nothing has to be copied. Keep its server,
-      // which may still have the session in memory.
+      // If this host had the session in its earlier term, its files are here, and its server may still have it in memory.
       if (before === null || (from === undefined && host === owns.host)) return draft;
       draft.serverId = serverId;
       draft.from = { host: before.host, group: before.group, mark: before.mark, taker: held.claim };
@@ -133,7 +131,7 @@ export class Takeover {
     else if (taken?.from !== undefined) await this.#fetch(taken, taken.from, shared);
   }
 
-  /** @throws FleetError `FLEET_SESSION_MOVED` when this host is no longer to fetch the session in this takeover. */
+  /** @throws FleetError `FLEET_SESSION_MOVED` when another takeover has replaced this one. */
   async #assertOurs({ id, host, term }: SessionRecord, mark: string): Promise<void> {
     const { store, directory } = this.#context;
     const [now, owns] = await Promise.all([store.sessions.read(id), directory.ownership()]);
@@ -154,7 +152,7 @@ export class Takeover {
         return isOurs;
       });
     try {
-      // A server here that had the session in an earlier term may have turns in memory that it could not write to disk.
+      // A server of this host may still have an old copy of the session in memory, from an earlier term.
       await unloadFromGroup(groupOfSession(record), id, this.#context);
       await fetchSession({
         id,
@@ -177,6 +175,7 @@ export class Takeover {
   }
 }
 
+/** Makes the servers that use the group's folder unload the session. */
 export async function unloadFromGroup(
   group: string,
   sessionId: string,

@@ -13,7 +13,7 @@ import { RemoteHost, type RemoteHostContext } from "./remote-host.js";
 
 export interface FleetHostsContext extends RemoteHostContext {
   own: LocalHost;
-  /** Called about hosts that do not answer when all are asked. */
+  /** Reports each host that does not answer. */
   warn: (message: string) => void;
 }
 
@@ -34,7 +34,7 @@ export interface Gathered<T> {
   missing: Missing[];
 }
 
-/** The hosts of the fleet, including this one, and the choice of the host to ask. */
+/** The hosts of the fleet, including this one. Finds the host that has a user or a server. */
 export class FleetHosts {
   readonly #context: FleetHostsContext;
 
@@ -53,23 +53,18 @@ export class FleetHosts {
     return [...new Set([own.name, ...(await directory.list()).map(({ name }) => name)])].sort();
   }
 
-  /** The host at the given place. */
   at(where: Whereabouts): Host {
     return where.here ? this.#context.own : this.#remote(where.host);
   }
 
-  /**
-   * The host that a user is placed on. Places the user if necessary.
-   *
-   * @throws FleetError `FLEET_HOST_AWAY`.
-   */
+  /** The host that a user is placed on. Places the user if necessary. @throws FleetError `FLEET_HOST_AWAY`. */
   async ofUser(user: string): Promise<Host> {
     return this.at(await this.#context.directory.place(user));
   }
 
   /**
    * Finds the server with this id, or else the server of the user with this id, or else the only server whose id begins
-   * with it. A user may have servers on several hosts, all with the same id. `ID@HOST` then names the host.
+   * with this text. If a user has servers with the same id on several hosts, `ID@HOST` names one of them.
    *
    * @throws FleetError `FLEET_SERVER_NOT_FOUND`, also when several servers match; `FLEET_HOST_AWAY` when its host is
    * gone.
@@ -81,7 +76,7 @@ export class FleetHosts {
     const there = all.filter(({ hostName }) => host === undefined || hostName === host);
     const readings = [
       there.filter(({ server }) => server.id === id),
-      // The "@" may be part of the user's id.
+      // In this reading, the "@" is part of the user's id.
       all.filter(({ server }) => isOfUser(server, reference)),
       there.filter(({ server }) => isOfUser(server, id)),
       there.filter(({ server }) => server.id.startsWith(id)),
@@ -91,7 +86,7 @@ export class FleetHosts {
   }
 
   /**
-   * The recorded server of a user. If several hosts have one, it is the server on the host where the user is placed.
+   * Finds the recorded server of a user. If several hosts have one, prefers the host on which the user is placed.
    *
    * @throws FleetError as {@link find}.
    */
@@ -106,11 +101,10 @@ export class FleetHosts {
 
   async #only(candidates: readonly RecordedServer[], what: string): Promise<FoundServer> {
     const [found] = candidates;
-    if (found === undefined || candidates.length > 1)
-      throw serverNotFound(
-        what,
-        candidates.map(({ server: { id }, hostName }) => referenceOf({ id, hostName })),
-      );
+    if (found === undefined || candidates.length > 1) {
+      const references = candidates.map(({ server: { id }, hostName }) => referenceOf({ id, hostName }));
+      throw serverNotFound(what, references);
+    }
     const { server, hostName } = found;
     const host = hostName === null ? this.#context.own : await this.thereUnder(hostName);
     if (host === null) throw hostAway(hostName ?? "");
@@ -125,7 +119,7 @@ export class FleetHosts {
     return there.filter((_, at) => registries[at]?.servers[id] !== undefined).map((host) => this.#remote(host));
   }
 
-  /** Asks all live hosts at once. Leaves out another host that does not answer, with a warning. */
+  /** Asks all live hosts at once. If another host is gone or does not answer, warns and lists it as missing. */
   async everywhere<T>(ask: (host: Host) => Promise<T>): Promise<Gathered<T>> {
     const { own, warn } = this.#context;
     const { there, gone } = await this.#others();
@@ -168,6 +162,7 @@ export class FleetHosts {
     return { there: others.filter(isThere), gone: others.filter((host) => !isThere(host)) };
   }
 
+  /** @returns the host with this name, or null if that host is gone */
   async thereUnder(name: string): Promise<Host | null> {
     const { directory, own } = this.#context;
     if (name === own.name) return own;
@@ -180,8 +175,8 @@ export class FleetHosts {
   }
 }
 
-/** A recorded server, and the name of its host; null if the fleet is on one host. */
 interface RecordedServer {
+  /** Null if the fleet is on one host. */
   hostName: string | null;
   server: ServerRecord;
 }
@@ -210,11 +205,7 @@ export function groupByHost(placed: readonly Placed[]): { host: Host; ids: strin
   return [...groups.values()].map(({ host, ids }) => ({ host, ids: [...ids] }));
 }
 
-/**
- * Groups the ids by host and calls `work` once for each host, for all hosts at the same time.
- *
- * @throws the first failure, after all hosts have finished.
- */
+/** Calls `work` once for each host, for all hosts at the same time. @throws the first failure, after all have finished */
 export async function onEachHost<T>(
   placed: readonly Placed[],
   work: (host: Host, ids: string[]) => Promise<T>,

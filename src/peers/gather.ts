@@ -12,7 +12,7 @@ import { type SessionView, viewRecord } from "../sessions/view.js";
 import type { LinkContext } from "./calls/control-link.js";
 import { type FleetHosts, onEachHost, type Placed } from "./fleet-hosts.js";
 
-/** The servers of all hosts. For a host that cannot be asked, they are the servers that it recorded last. */
+/** The servers of all hosts. For a host that does not answer, returns the servers that it recorded last. */
 export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
   const { answers, missing } = await hosts.everywhere(async (host) => await host.servers({}));
   const recorded = missing.map(async ({ host }) =>
@@ -21,7 +21,7 @@ export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
   return [...answers.flatMap(({ answer }) => answer), ...(await Promise.all(recorded)).flat()];
 }
 
-/** Counts recorded sessions, and on this host also those that clients created without the fleet. */
+/** Adds the number of sessions to each server. On this host, includes sessions that clients created without the fleet. */
 export function withSessionCounts(
   servers: readonly ServerView[],
   records: readonly SessionRecord[],
@@ -41,7 +41,6 @@ export function withSessionCounts(
   });
 }
 
-/** Where the sessions of all hosts are recorded, and the hosts that have them. */
 export interface SessionPlaces extends LinkContext {
   hosts: FleetHosts;
 }
@@ -50,7 +49,7 @@ export interface GatherSessionsContext extends SessionPlaces {
   ttlMs: number;
 }
 
-/** The sessions of all hosts, the most recently used first. A session that no host lists is shown from its record. */
+/** The sessions of all hosts, the most recently used first. If no host lists a session, shows it as recorded. */
 export async function gatherSessions(
   { store, directory, hosts, ttlMs }: GatherSessionsContext,
   user: string | undefined,
@@ -60,7 +59,7 @@ export async function gatherSessions(
   if (hosts.own.name === null) return views;
   const records = (await store.sessions.list()).filter((record) => user === undefined || mayUse(record, user));
   const hostOf = new Map(records.map(({ id, host }) => [id, host]));
-  // A session that moved between the answers was shown by two hosts.
+  // Two hosts list a session that moved between their answers. Keep the view of the host in the record.
   const shown = views.filter(({ id, host }) => !hostOf.has(id) || hostOf.get(id) === host);
   const ids = new Set(shown.map(({ id }) => id));
   const rest = records.filter(({ id }) => !ids.has(id));
@@ -68,8 +67,8 @@ export async function gatherSessions(
   return [...shown, ...unseen].sort((a, b) => compareText(b.lastUsedAt, a.lastUsedAt) || compareText(a.id, b.id));
 }
 
-/** The view of a session whose host cannot be asked. */
-export async function viewUnseen(
+/** The view of a session whose host does not answer. */
+async function viewUnseen(
   { store, directory, ttlMs }: Pick<GatherSessionsContext, "store" | "directory" | "ttlMs">,
   record: SessionRecord,
 ): Promise<SessionView> {
@@ -91,10 +90,9 @@ export async function gatherGarbage(hosts: FleetHosts, { signal, ...request }: G
 }
 
 /**
- * Unloads these sessions on whichever hosts have them in memory.
+ * Unloads these sessions on the hosts that have them in memory.
  *
- * @throws FleetError for a host that could not be asked and may have one of them in memory. Other sessions may be
- * unloaded by then.
+ * @throws FleetError when a host does not answer and may have one of them in memory. Others may be unloaded by then.
  */
 export async function evictEverywhere(context: SessionPlaces, ids: readonly string[]): Promise<EvictionResult> {
   const { store, directory, hosts } = context;
@@ -105,8 +103,7 @@ export async function evictEverywhere(context: SessionPlaces, ids: readonly stri
   const absent = [...new Set(ids)].filter((id) => !known.has(id));
   for (const id of missing.length === 0 ? [] : absent) {
     const record = await store.sessions.read(id);
-    // With shared storage, leave out hosts that are gone. Other hosts may take their sessions, so what they have in
-    // memory does not count.
+    // With shared storage, ignore hosts that are gone, because any host may take over their sessions.
     const asked = missing.filter(({ isGone }) => !(isGone && directory.isShared));
     const holder = asked.find(({ host, isGone }) => (record === null ? !isGone : host === record.host));
     if (holder === undefined) continue;
@@ -117,7 +114,7 @@ export async function evictEverywhere(context: SessionPlaces, ids: readonly stri
   return { evicted, skipped: [...kept, ...absent.map((id) => ({ id, reason: reasonOf(id) }))] };
 }
 
-/** The ids among these that do not belong to a session of any user on any host. */
+/** @returns those of the ids that no session of any user on any host has */
 export async function unknownOf({ store, directory, hosts }: SessionPlaces, ids: readonly string[]): Promise<string[]> {
   const records = await Promise.all(ids.map(async (id) => await store.sessions.read(id)));
   const unrecorded = ids.filter((_, at) => records[at] === null);
@@ -157,7 +154,7 @@ export async function spawnEverywhere(
   return users.flatMap((user) => servers.get(user) ?? []);
 }
 
-/** One session of a user, as its host shows it. If the host is away, the session is shown from its record. */
+/** One session of a user, as its host shows it. If the host does not answer, shows the session as recorded. */
 export async function viewSessionOf(
   context: GatherSessionsContext & { finder: SessionFinder },
   id: string,

@@ -2,8 +2,8 @@ import type { LogPosition } from "../serve/logs/log-tail.js";
 import type { Calls } from "./calls/rpc-table.js";
 
 /**
- * One host of the fleet, with the operations that it performs on its own servers and sessions, for itself or for another
- * host: see `LocalHost` and `RemoteHost`. Servers are named by their full ids.
+ * One host of the fleet, with the operations on its own servers and sessions. `LocalHost` performs them, and
+ * `RemoteHost` asks another host to perform them. The operations name servers by their full ids.
  */
 export interface Host extends Calls {
   /** Null if the fleet is on one host. */

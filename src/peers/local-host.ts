@@ -20,7 +20,7 @@ import type { Call, ParamsOf } from "./calls/rpc-table.js";
 import type { Host } from "./host.js";
 
 const START_WAIT_MS = 30_000;
-/** How long a host waits for additions to a log before it answers that there are none, in milliseconds. */
+/** How long a host waits for new bytes in a log before it answers that there are none, in milliseconds. */
 export const MORE_LOG_MS = 5_000;
 
 export class LocalHost implements Host {
@@ -57,12 +57,9 @@ export class LocalHost implements Host {
 
   async serverFor({ user, request }: ParamsOf<"serverFor">, call: Call = {}): Promise<ServerView> {
     const { pool, config } = this.#context;
+    if (config.isolation !== "shared") return (await this.spawn({ user, request }, call)).server;
     using start = startOptions(request, call);
-    const placed =
-      config.isolation === "shared"
-        ? await pool.sharedServerFor(user, start.options)
-        : await pool.serverOf(user, start.options);
-    return this.#view(placed.server);
+    return this.#view((await pool.sharedServerFor(user, start.options)).server);
   }
 
   async servers(_: unknown, { signal }: Call = {}): Promise<ServerView[]> {
@@ -78,11 +75,11 @@ export class LocalHost implements Host {
     return await this.stopAll(ids, this.#stopOptions(request, call));
   }
 
-  /** @param options.stays the server should run again after the stop: the next `serve` starts it */
+  /** @param options.stays whether the next `serve` starts the servers again */
   async stopAll(ids: readonly string[], options: StopOptions): Promise<Stopped[]> {
     const { pool, clients } = this.#context;
     const stopped = await pool.stopAll(ids, options);
-    // Close the clients only now: closing a client ends its turns, and the drain waits for them as for all others.
+    // Close the clients only now, because closing a client ends its turns, and the drain should wait for them.
     for (const id of ids) await clients.close(id);
     return stopped.map((each) => this.#named(each));
   }
@@ -103,11 +100,9 @@ export class LocalHost implements Host {
   async restartRolling({ ids, request }: ParamsOf<"restartRolling">, call: Call = {}): Promise<RollingResult> {
     const { drainTimeoutMs, signal } = this.#stopOptions(request, call);
     const { maxUnavailable = 1 } = request;
-    const result = await restartRolling(this.#context.pool, ids, { drainTimeoutMs, signal, maxUnavailable });
-    return {
-      stopped: result.stopped.map((each) => this.#named(each)),
-      servers: result.servers.map((each) => this.#named(each)),
-    };
+    const options = { drainTimeoutMs, signal, maxUnavailable };
+    const { stopped, servers } = await restartRolling(this.#context.pool, ids, options);
+    return { stopped: stopped.map((each) => this.#named(each)), servers: servers.map((each) => this.#named(each)) };
   }
 
   async logEnd({ id, lines }: ParamsOf<"logEnd">): Promise<LogEnd> {
@@ -153,7 +148,7 @@ export class LocalHost implements Host {
 
   async gc({ ttlMs, dryRun, user }: ParamsOf<"gc">, { signal = NEVER }: Call = {}): Promise<GcResult> {
     const { store, directory, config, warn } = this.#context;
-    // If the storage were not mounted, all folders would be missing, and gc would judge sessions by their records alone.
+    // If the storage is not mounted, the folders of all sessions are missing, and gc must not run.
     await directory.assertStorage();
     const warnings: string[] = [];
     const context = { ...this.#context, stateRoot: this.#stateRoot, answerMs: config.health.timeoutMs, warnings };

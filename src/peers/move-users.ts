@@ -8,10 +8,10 @@ import type { FleetHosts } from "./fleet-hosts.js";
 const AT_ONCE = 8;
 
 /**
- * Moves users between hosts. Each session moves between its turns. A user whose host does not answer is moved, too:
- * requests for the user's sessions there are relayed to that host as before, until it releases the sessions or is gone.
+ * Moves users between hosts, each session between two of its turns. Also moves a user whose host does not answer. The
+ * other hosts then still relay requests for the user's sessions to that host, until it releases the sessions or is gone.
  *
- * @param waitMs how long to wait for the sessions of one user to be between turns, in milliseconds
+ * @param waitMs how long to wait until no session of one user is in a turn, in milliseconds
  */
 export async function moveUsers(
   moves: readonly Move[],
@@ -30,15 +30,15 @@ async function moveOne(
   const placed = await store.placements.read(user);
   if (placed?.host !== to) {
     if (placed?.host !== from) return null; // somebody has placed the user elsewhere since the moves were planned
-    // Record the new host first. From then on, it makes the user's new sessions and takes released ones. It picks the
-    // shared server itself.
+    // Record the new host first, because it then creates the user's new sessions and takes over released ones. The new
+    // host chooses the shared server itself.
     const now = await store.placements.record(user, placed, { host: to, serverId: null });
     if (now.host !== to) return null;
   }
   const nothing = { user, from, to, released: [], kept: [], failure: null };
   try {
     const host = await hosts.thereUnder(from);
-    // The sessions of a gone host are taken over when they are next used.
+    // If the old host is gone, other hosts take over its sessions at their next use.
     return host === null ? nothing : { ...nothing, ...(await host.release({ user, waitMs })) };
   } catch (error) {
     if (!isFleetError(error)) throw error;

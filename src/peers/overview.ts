@@ -7,24 +7,20 @@ import type { ServerView } from "../pool/server.js";
 import { ownHostName } from "../runtime/files/host-note.js";
 import { gatherServers, type SessionPlaces, withSessionCounts } from "./gather.js";
 
-/** A host as `top` shows it. */
 export interface HostView {
   name: string;
   /** `unattended`: no `serve` runs there. `gone`: its heartbeats have ended. */
   state: "serving" | "draining" | "unattended" | "gone";
   /** Null if the fleet is on one host. */
   term: number | null;
-  /**
-   * The time since its last heartbeat, in milliseconds. Null if the fleet is on one host, or the host is gone or not
-   * listed.
-   */
+  /** The time since its last heartbeat, in milliseconds. Null without a heartbeat. */
   heartbeatAgeMs: number | null;
   /** `host:port` of its front door. */
   door: string | null;
   startedAt: string | null;
-  /** How many of its servers run. */
+  /** The number of its running servers. */
   servers: number;
-  /** How many sessions are in the memory of these servers. */
+  /** The number of sessions in the memory of these servers. */
   sessions: number;
   memoryBytes: number;
 }
@@ -76,7 +72,7 @@ function entryOf({ name, state, term, gone, remainingMs, door, startedAt }: Host
   return { name, state: gone ? "gone" : state, term, heartbeatAgeMs, door, startedAt };
 }
 
-/** The entry of this host while the directory does not list it. */
+/** The entry of this host if the directory does not list it. */
 function unlisted(name: string, supervisor: SupervisorRecord | undefined): Entry {
   const { state = "unattended", door = null, startedAt = null } = supervisor ?? {};
   return { name, state, term: null, heartbeatAgeMs: null, door, startedAt };

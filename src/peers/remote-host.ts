@@ -7,7 +7,7 @@ import type { Host } from "./host.js";
 
 export type RemoteHostContext = LinkContext & Pick<SessionsContext, "config">;
 
-/** Another host. `calls/rpc-table.ts` describes the calls, and performs them there. */
+/** Another host. Each method is a call in `calls/rpc-table.ts`. */
 export class RemoteHost implements Host {
   readonly record: HostRecord;
   readonly #context: RemoteHostContext;
@@ -61,7 +61,7 @@ export class RemoteHost implements Host {
   }
 
   async #call<M extends Method>(link: ControlLink, method: M, params: ParamsOf<M>, signal: AbortSignal | undefined) {
-    // Import it only here: a fleet on one host never needs the table, and `ps` starts faster without it.
+    // Import the table only here, because a fleet on one host never needs it, and `ps` starts faster without it.
     const { limitOf, readAnswer } = await import("./calls/rpc-table.js");
     const limitMs = limitOf(method, params, this.#context.config);
     return readAnswer(method, await link.call(method, params, { limitMs, signal }), this.name);

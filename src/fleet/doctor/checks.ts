@@ -1,6 +1,6 @@
 import { isFleetError } from "../../errors.js";
 
-/** `warning`: it works, but it will probably cause a surprise. `skipped`: it depends on an earlier check that failed. */
+/** `warning`: there may be trouble later. `skipped`: this check needs another one that failed. */
 export type CheckLevel = "ok" | "warning" | "failed" | "skipped";
 
 /** The result of a check. */
@@ -17,7 +17,7 @@ export interface Check {
   fixed: boolean;
 }
 
-/** The outcome of one check. With a warning, the whole result is still `ok`, but the fix is shown. */
+/** The outcome of one check, before {@link Checks} adds its name. */
 export interface Finding {
   level: Exclude<CheckLevel, "skipped">;
   detail: string;
@@ -29,7 +29,6 @@ export const ok = (detail: string): Finding => ({ level: "ok", detail });
 export const warning = (detail: string, fix?: string): Finding => ({ level: "warning", detail, fix });
 export const failed = (detail: string, fix?: string): Finding => ({ level: "failed", detail, fix });
 
-/** A check that can be run. Its name appears in the output, and `look` finds out the result. */
 export interface Row<Context> {
   name: string;
   look: (context: Context) => Finding | Promise<Finding>;
@@ -63,7 +62,7 @@ export class Checks {
     }
   }
 
-  /** Lists checks as skipped, because the check that they depend on failed. */
+  /** Lists checks as skipped, because the check `because` failed. */
   skip(rows: readonly { name: string }[], because: string): void {
     const detail = `not checked, because the check "${because}" failed`;
     for (const { name } of rows) this.all.push({ name, ok: false, level: "skipped", detail, fix: null, fixed: false });

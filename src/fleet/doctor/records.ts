@@ -10,7 +10,7 @@ export interface RecordsContext {
   fix: boolean;
 }
 
-/** The check warns if fewer ports than this are free. For a small range, the limit is a tenth of the range. */
+/** The check warns if fewer ports than this are free, or in a small range, fewer than a tenth of the range. */
 const FEW_PORTS = 10;
 
 /** The check that all other checks of the recorded state depend on. */
@@ -37,10 +37,7 @@ export const RECORDS: readonly Row<RecordsContext>[] = [
   { name: "stray processes", look: strayProcesses },
 ];
 
-/**
- * The finding about one kind of record: its count and the store's warnings. Damage is only a warning, because the
- * records can still be used. With `fix`, damaged records are repaired.
- */
+/** Adds the store's warnings to the count of one kind of record. With `fix`, repairs damaged records. */
 async function recorded(count: string, fleet: Fleet, fix: boolean, repair: () => Promise<void>): Promise<Finding> {
   const warnings = fleet.takeWarnings();
   if (warnings.length === 0) return ok(count);

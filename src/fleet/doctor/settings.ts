@@ -24,7 +24,7 @@ export const SETTINGS: readonly Row<SettingsContext>[] = [
   { name: "model", look: modelAnswers },
 ];
 
-/** Reports how users are separated. Warns if programs of one user can run with access to the state of others. */
+/** Reports how users are separated. Warns if a user's agent or client can run programs that read the state of others. */
 function isolationOf({ config: { isolation, session } }: LoadedConfig): Finding {
   if (isolation === "shared") return ok("shared: clients of one server are separated by the front door's rules");
   const detail =
@@ -40,7 +40,7 @@ function isolationOf({ config: { isolation, session } }: LoadedConfig): Finding 
   return warning(`${detail}. Here, ${open.join(" and ")}`, fix);
 }
 
-/** Starts the runtime once in a temporary folder and asks for its version, because finding the file does not prove much. */
+/** Starts the runtime in a temporary folder and asks for its version, because a file that exists may still not run. */
 async function runtimeStarts({ config, env }: SettingsContext): Promise<Finding> {
   const runtime = findRuntime(config.runtime.path, env);
   const folder = await mkdtemp(join(tmpdir(), "copilotfleet-doctor-"));
@@ -66,10 +66,7 @@ async function runtimeStarts({ config, env }: SettingsContext): Promise<Finding>
   }
 }
 
-/**
- * Checks that prompts can reach a model. At most connects to the model's address. Sends no key and runs no token
- * command.
- */
+/** Checks that prompts can reach a model. Connects to the model's address, but sends no key and runs no token command. */
 async function modelAnswers({ config, env }: SettingsContext): Promise<Finding> {
   const { provider, auth } = config;
   try {

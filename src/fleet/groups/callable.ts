@@ -1,11 +1,11 @@
-/** A group that can also be called, because `Fleet` had a method of that name: `fleet.servers()` is `fleet.servers.list()`. */
+/** A group that programs can also call, because `Fleet` once had a method of that name: `fleet.servers()`. */
 export type Callable<Group, Arguments extends unknown[], Result> = Group & {
   /** @deprecated Use `list`. */
   // biome-ignore lint/style/useShorthandFunctionType: only a signature can be marked as deprecated
   (...args: Arguments): Result;
 };
 
-/** Makes a group callable: a function that has the methods of the group. */
+/** @returns a function that has the methods of the group */
 export function callable<Group extends object, Arguments extends unknown[], Result>(
   group: Group,
   call: (group: Group, ...args: Arguments) => Result,

@@ -15,8 +15,8 @@ const START_WAIT_MS = 30_000;
 export class ClientGroup extends Group {
   /**
    * Returns an SDK client that is connected to the user's own server, and starts the server if necessary. Further calls
-   * return the same client while it is connected. The server starts with `gitHubToken`, which only its process gets; it
-   * is not recorded. If the user is placed on another host, connects through the front door of that host.
+   * return the same client while it is connected. Only the server's process gets `gitHubToken`; the fleet does not record
+   * it. If the user is placed on another host, connects through the front door of that host.
    *
    * @throws FleetError `FLEET_USAGE_INVALID` when `gitHubToken` would have to be sent to another host.
    */
@@ -45,9 +45,8 @@ export class ClientGroup extends Group {
   }
 
   /**
-   * Returns the address and the token that an SDK client in any language needs to use the user's running server
-   * directly. First proves that the process behind the port is that server. Servers listen only on their own host. On
-   * another host, clients have to use the front door.
+   * Returns the address and the token with which an SDK client in any language can use the user's running server
+   * directly, on the same host. First proves that the process behind the port is that server.
    *
    * @throws FleetError `FLEET_SERVER_NOT_FOUND` or `FLEET_SERVER_LOST` when the server does not run;
    * `FLEET_SERVER_UNREACHABLE` when it runs on another host.

@@ -18,7 +18,7 @@ export class DoorGroup extends Group {
    * @throws FleetError `FLEET_ADDRESS_TAKEN` or `FLEET_ADDRESS_UNUSABLE` when it cannot listen on the address.
    */
   async open(options: OpenDoorOptions = {}): Promise<FrontDoor> {
-    // Import these only here, because every other command starts faster without them.
+    // Import these modules only here, because commands that open no front door start faster without them.
     const { openFrontDoor } = await import("../../gateway/door.js");
     const { answerCall } = await import("../../peers/calls/rpc-table.js");
     const { config, store, sessions, pool, directory, clock, own, leases, endings } = this.parts;

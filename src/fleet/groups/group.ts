@@ -2,7 +2,7 @@ import { PendingReply } from "../../sessions/use/reply.js";
 import type { Argument } from "../arguments.js";
 import type { FleetParts } from "../parts.js";
 
-/** A method that is not listed is a compile error. */
+/** For each method of a group, its arguments. The compiler reports a missing method. */
 type Arguments<T> = { readonly [Name in keyof T]: readonly Argument[] };
 
 type Method = (this: Group, ...args: unknown[]) => unknown;
@@ -14,12 +14,7 @@ export abstract class Group {
     this.parts = parts;
   }
 
-  /**
-   * Makes each method of a group check its arguments, and refuse calls after the fleet is closed. Doing this in one
-   * place ensures that no method omits it.
-   *
-   * @param table a method without arguments has an empty list
-   */
+  /** Makes each method of a group check its arguments, and refuse calls after the fleet is closed. */
   protected static guard<T extends Group>(prototype: T, table: Arguments<T>): void {
     for (const [name, parameters] of Object.entries<readonly Argument[]>(table)) {
       const method = (prototype as unknown as Record<string, Method>)[name] as Method;
@@ -34,8 +29,8 @@ export abstract class Group {
 }
 
 /**
- * Wraps a method so that a failed check is reported in the same way as the method's result: by its iterator, its
- * {@link PendingReply} or its promise.
+ * Wraps a method. A failed check makes the method's iterator, {@link PendingReply} or promise fail, instead of throwing
+ * at once.
  */
 function guarded(name: string, method: Method, read: (group: Group, given: readonly unknown[]) => unknown[]): Method {
   if (name === "followLog") {

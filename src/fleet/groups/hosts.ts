@@ -23,7 +23,7 @@ export class HostGroup extends Group {
     return await lookAtAll(this.parts);
   }
 
-  /** Returns the users who would move if all users were placed again on the current hosts. Moves nobody. */
+  /** Returns the users who would move if the fleet placed all users again on the current hosts. Moves nobody. */
   async planRebalance(): Promise<RebalancePlan> {
     const { directory, store } = this.parts;
     const [hosts, placements, sessions] = await Promise.all([
@@ -35,8 +35,8 @@ export class HostGroup extends Group {
   }
 
   /**
-   * Moves users as {@link planRebalance} proposes, each session between two turns. If a turn takes too long, its
-   * session stays where it is. It still works there, and a later call can move it.
+   * Moves users as {@link planRebalance} proposes, each session between two turns. If a turn takes too long, its session
+   * stays on the old host, where it still works. A later call can move it.
    */
   async rebalance(options: RebalanceRequest = {}): Promise<Rebalanced> {
     const { moves, stays } = await this.planRebalance();

@@ -9,13 +9,13 @@ import { Group } from "./group.js";
 /** The leases on sessions. A lease is a time-bounded right to use one session. */
 export class LeaseGroup extends Group {
   /**
-   * Runs `work` under the lease on a session. Renews the lease while `work` runs, and releases it at the end. Turns
-   * that `work` starts for the same user in that session (`sessions.use`, `sessions.send`) use this lease, unless
-   * they get another one. Call `await lease.check()` before any other step that must not run without the lease.
+   * Runs `work` under the lease on a session. Renews the lease while `work` runs, and releases it at the end. If `work`
+   * starts turns for the same user in that session (`sessions.use`, `sessions.send`), they use this lease unless it passes
+   * them another one. Call `await lease.check()` before any other step that must not run without the lease.
    *
    * @throws the error of `work`; FleetError `FLEET_SESSION_LOCKED` when the lease is not available in time,
-   * `FLEET_SESSION_NOT_FOUND` when the user is neither owner nor member, `FLEET_LEASE_LOST` when the lease was lost
-   * while `work` ran, whatever the result of `work`.
+   * `FLEET_SESSION_NOT_FOUND` when the user is neither owner nor member; `FLEET_LEASE_LOST` when the lease was lost while
+   * `work` ran, even if `work` succeeded.
    */
   async hold<T>(sessionId: string, options: LockOptions, work: (lease: HeldLease) => Promise<T>): Promise<T> {
     return await this.parts.leases.hold(this.#acquireOptions(sessionId, options), work);

@@ -23,9 +23,8 @@ export class PoolGroup extends Group {
   }
 
   /**
-   * Closes the pool to new servers and turns, for every process. Waits for turns in flight, and stops all servers.
-   * Servers that run now are started again by the next supervisor. {@link undrain} or a starting supervisor opens the
-   * pool again.
+   * Closes the pool to new servers and turns, for every process. Waits for turns in flight, and stops all servers. Either
+   * {@link undrain} or the next supervisor opens the pool again. That supervisor also starts the stopped servers.
    *
    * @throws FleetError `FLEET_DURATION_INVALID` when a timeout is malformed or out of bounds.
    */
@@ -43,14 +42,13 @@ export class PoolGroup extends Group {
   }
 
   /**
-   * Supervises the servers of this host until the supervisor drains or leaves: see {@link Supervisor}. The command
-   * `serve` does little else.
+   * Supervises the servers of this host, as the command `serve` does, until the {@link Supervisor} drains or leaves.
    *
    * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when this host has a supervisor; `FLEET_ADDRESS_TAKEN` or
    * `FLEET_ADDRESS_UNUSABLE` when it cannot listen on an address.
    */
   async supervise(options: SuperviseOptions): Promise<Supervisor> {
-    // Import it only here, because every other command starts faster without it.
+    // Import the supervisor only here, because every command except `serve` starts faster without it.
     const { Supervisor } = await import("../../serve/supervisor.js");
     const { store, pool, directory, clock, config, stateRoot, own, endings } = this.parts;
     const { log, listen: given = config.serve.listen, signal = NEVER } = options;

@@ -4,17 +4,14 @@ import { isBroken } from "../../pool/server.js";
 import { heldPorts } from "../../pool/start/ports.js";
 import { Group } from "./group.js";
 
-/** The recorded state, as `doctor` checks and repairs it. Except for sessions, it is the state of this host. */
+/** The recorded state, for the checks and repairs of `doctor`. Except for sessions, it is only the state of this host. */
 export class RecordGroup extends Group {
   /** Returns the number of servers that are recorded on this host, in any state. */
   async servers(): Promise<number> {
     return Object.keys((await this.parts.store.registry.read()).servers).length;
   }
 
-  /**
-   * Returns the number of recorded sessions of all hosts. Reads each record, so damage adds a warning
-   * (`fleet.takeWarnings`).
-   */
+  /** Returns the number of recorded sessions of all hosts. A damaged record adds a warning (`fleet.takeWarnings`). */
   async sessions(): Promise<number> {
     return (await this.parts.store.sessions.list()).length;
   }
@@ -23,7 +20,7 @@ export class RecordGroup extends Group {
   async repairRegistry(): Promise<void> {
     const { store } = this.parts;
     await store.registry.update(() => undefined);
-    store.takeWarnings(); // drop the warnings about the repaired damage
+    store.takeWarnings(); // discard the warnings about damage that is now repaired
   }
 
   /** Writes each session record again if its file is damaged. */
@@ -39,10 +36,7 @@ export class RecordGroup extends Group {
     store.takeWarnings();
   }
 
-  /**
-   * Returns the ids of servers on this host whose records do not match the running processes. `servers.list` repairs
-   * them.
-   */
+  /** Returns the ids of this host's servers that do not run as recorded. `servers.list` repairs their records. */
   async brokenServers(): Promise<string[]> {
     const { servers } = await this.parts.store.registry.read();
     return Object.values(servers)
@@ -50,10 +44,7 @@ export class RecordGroup extends Group {
       .map(({ id }) => id);
   }
 
-  /**
-   * Returns the launch ids of all recorded servers of this host. A process of this fleet with another launch id is a
-   * stray.
-   */
+  /** Returns the launch ids of this host's servers. A process of this fleet with another launch id has no record. */
   async launchIds(): Promise<Set<string>> {
     return launchesOf(await this.parts.store.registry.read());
   }

@@ -1,5 +1,5 @@
 import { hostAway } from "../../hosts/problems.js";
-import { type FoundServer, groupByHost, onEachHost, type Placed } from "../../peers/fleet-hosts.js";
+import { groupByHost, onEachHost, type Placed } from "../../peers/fleet-hosts.js";
 import { gatherServers, spawnEverywhere, withSessionCounts } from "../../peers/gather.js";
 import { poolState } from "../../pool/admission.js";
 import type { Strategy } from "../../pool/placement.js";
@@ -12,8 +12,8 @@ import type { RollingRequest, RouteView, SpawnRequest, StopRequest } from "../op
 import { Group } from "./group.js";
 
 /**
- * The servers of all hosts. A server is named by its id or by a unique prefix of it. A user may have servers with the
- * same id on several hosts; `ID@HOST` selects one of them.
+ * The servers of all hosts. A method accepts a server's id or a unique prefix of it. If a user has servers with the same
+ * id on several hosts, `ID@HOST` names one of them.
  *
  * A method that takes an id throws `FLEET_SERVER_NOT_FOUND` when the server does not exist, and `FLEET_HOST_AWAY` when
  * its host cannot be reached.
@@ -26,7 +26,8 @@ export class ServerGroup extends Group {
    * `FLEET_SERVER_EXITED` or `FLEET_RUNTIME_MISSING`.
    */
   async spawn(user: string, options: SpawnRequest = {}): Promise<{ server: ServerView; created: boolean }> {
-    return await (await this.parts.hosts.ofUser(user)).spawn({ user, request: options });
+    const host = await this.parts.hosts.ofUser(user);
+    return await host.spawn({ user, request: options });
   }
 
   /**
@@ -45,8 +46,8 @@ export class ServerGroup extends Group {
   }
 
   /**
-   * Lists the recorded servers of all hosts in their current state. Repairs records that a crash left incomplete. If a
-   * host does not answer, adds a warning (`fleet.takeWarnings`) and shows its servers as it last recorded them (`away`).
+   * Lists the recorded servers of all hosts. Repairs records that a crash left wrong. If a host does not answer, adds a
+   * warning (`fleet.takeWarnings`) and shows its servers as it last recorded them (`away`).
    */
   async list(): Promise<ServerView[]> {
     const { hosts, store, directory } = this.parts;
@@ -56,12 +57,14 @@ export class ServerGroup extends Group {
 
   /** Returns one server on any host. */
   async get(id: string): Promise<ServerView> {
-    return await view(await this.parts.hosts.find(id));
+    const { host, server } = await this.parts.hosts.find(id);
+    return await host.server({ id: server.id });
   }
 
-  /** Returns the recorded server of a user, on the host where the user is placed. @throws like {@link get}. */
+  /** Returns the recorded server of a user. If several hosts have one, prefers the host where the user is placed. */
   async ofUser(user: string): Promise<ServerView> {
-    return await view(await this.parts.hosts.findOf(user));
+    const { host, server } = await this.parts.hosts.findOf(user);
+    return await host.server({ id: server.id });
   }
 
   /**
@@ -120,11 +123,11 @@ export class ServerGroup extends Group {
 
   /**
    * Replaces running servers with new processes on the same homes, for example to use a new version of the runtime.
-   * Replaces the first server alone, and then at most `maxUnavailable` at a time. Drains an old process only after its
-   * new process answers. Stops at the first server whose new process does not start. That server and the remaining ones
-   * keep running. Handles one host after the other.
+   * Replaces the first server alone, and then at most `maxUnavailable` at a time, one host after the other. Drains an old
+   * process only after its new process answers.
    *
-   * @throws FleetError with the code of that failure. The message contains the number of servers replaced before.
+   * @throws FleetError when a new process does not start. The old process and all remaining servers keep running. The
+   * message contains the number of servers replaced before.
    */
   async restartRolling(ids: readonly string[], { signal, ...request }: RollingRequest = {}): Promise<RollingResult> {
     const result: RollingResult = { stopped: [], servers: [] };
@@ -153,7 +156,6 @@ export class ServerGroup extends Group {
     return found.map(({ host, server }) => ({ host, id: server.id }));
   }
 
-  /** Returns the current state of a server on another host. */
   async #viewOn(name: string, id: string): Promise<ServerView> {
     const host = await this.parts.hosts.thereUnder(name);
     if (host === null) throw hostAway(name);
@@ -183,8 +185,4 @@ export class ServerGroup extends Group {
       followLog: [id, ["options", log]],
     });
   }
-}
-
-async function view({ host, server }: FoundServer): Promise<ServerView> {
-  return await host.server({ id: server.id });
 }

@@ -20,8 +20,8 @@ const START_WAIT_MS = 30_000;
 /**
  * The sessions of all users on all hosts.
  *
- * A method that takes an id throws `FLEET_SESSION_NOT_FOUND` when the session does not exist, or when the user may not
- * use it. The error is the same in both cases.
+ * A method that takes an id throws `FLEET_SESSION_NOT_FOUND` when the session does not exist, and in the same way when the
+ * user may not use it.
  */
 export class SessionGroup extends Group {
   /**
@@ -47,8 +47,7 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Opens an existing session. This also works in a new process, after its server was stopped or killed, and if the
-   * session never had a turn.
+   * Opens an existing session, even in a new process or after the session's server was stopped or killed.
    */
   async resume(id: string, options: ResumeSessionOptions): Promise<CopilotSession> {
     const { user, signal = AbortSignal.timeout(START_WAIT_MS), waitMs, ...session } = options;
@@ -56,7 +55,7 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Runs one turn in a session that this fleet created or resumed. Ends at once if the server dies.
+   * Runs one turn in a session that this fleet created or resumed. Fails at once if the server dies.
    *
    * @throws FleetError `FLEET_TURN_FAILED`, `FLEET_TURN_TIMEOUT` or `FLEET_SERVER_LOST`.
    */
@@ -67,8 +66,8 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Opens a session, runs one turn in it, and leaves it. In a collaborative session, does all of this under the lease,
-   * so that members on different servers can take turns.
+   * Opens a session, runs one turn in it, and leaves it. In a collaborative session, holds the lease during all of this, so
+   * that members on different servers do not disturb each other.
    *
    * @throws FleetError like {@link resume} and {@link send}; `FLEET_SESSION_LOCKED` when the lease is not available in
    * time.
@@ -90,7 +89,7 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Lists the sessions of all users, or of one, on all hosts, most recently used first. If a host does not answer, adds
+   * Lists the sessions of all users or of one user on all hosts, most recently used first. If a host does not answer, adds
    * a warning (`fleet.takeWarnings`) and shows its sessions as recorded.
    */
   async list(options: { user?: string | undefined } = {}): Promise<SessionView[]> {
@@ -106,7 +105,7 @@ export class SessionGroup extends Group {
    * Unloads idle sessions of all users from the memory of their servers, and keeps their state. Skips a session that is
    * in a turn, under a lease, just being opened or not found, and reports the reason.
    *
-   * @param what these sessions; or the least recently used ones, until at most `max` are in memory
+   * @param what `ids`: these sessions. `max`: the least recently used ones, until at most `max` are in memory
    */
   async evict(what: { ids: readonly string[] } | { max: number }): Promise<EvictionResult> {
     if ("max" in what) return await evictDownTo(this.parts.hosts, what.max);
@@ -132,9 +131,9 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Deletes sessions that are past their TTL and not in use, on disk and in the store. Also clears dead servers and
+   * Makes each reachable host delete its sessions that are past their TTL and not in use. Also removes dead servers and
    * their folders. Can run during any other use of the fleet, including another gc. If it is killed, the next run
-   * completes its work. Each reachable host does this for its own sessions and servers.
+   * completes its work.
    *
    * @throws FleetError `FLEET_DURATION_INVALID` or `FLEET_USER_INVALID` when an option is not allowed.
    */
@@ -196,8 +195,6 @@ function alsoTo<T extends SendOptions>(onDelta: (text: string) => void, options:
 function validateMembers(members: readonly string[], owner: string): string[] {
   const valid = [...new Set(members.map((member) => validateUser(member, option("members"))))];
   if (!valid.includes(owner)) return valid;
-  throw new FleetError(
-    "FLEET_USAGE_INVALID",
-    `${option("members")} ${quote(owner)} is the owner: only other users are members.`,
-  );
+  const message = `${option("members")} ${quote(owner)} is the owner: only other users are members.`;
+  throw new FleetError("FLEET_USAGE_INVALID", message);
 }

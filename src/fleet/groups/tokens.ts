@@ -14,8 +14,8 @@ import { Group } from "./group.js";
 /** The tokens that clients present at the front door. */
 export class TokenGroup extends Group {
   /**
-   * Issues a token that lets clients of the user connect to the front door. Only the result contains the token; it is
-   * not stored.
+   * Issues a token that lets clients of the user connect to the front door. Only the result contains the token. The fleet
+   * stores a hash of it.
    *
    * @param options.ttl how long the token is valid, such as `30d`; if left out, until it is revoked
    */
@@ -30,8 +30,8 @@ export class TokenGroup extends Group {
   }
 
   /**
-   * Revokes tokens by their ids, or all tokens of a user. A token that does not exist counts as revoked. Resolves with
-   * the ids.
+   * Revokes tokens by their ids, or all tokens of a user. Resolves with the ids, including those of tokens that did not
+   * exist.
    */
   async revoke(which: { ids: readonly string[] } | { user: string }): Promise<{ revoked: string[] }> {
     return { revoked: await revokeTokens(this.parts.store, which) };

@@ -14,7 +14,7 @@ import type { SessionsContext } from "../../sessions/context.js";
 export type LinkContext = Pick<SessionsContext, "store" | "directory">;
 
 export interface CallOptions {
-  /** How long the other host may take, in milliseconds. Values above the longest timer are cut to that. */
+  /** How long the other host may take, in milliseconds. */
   limitMs: number;
   signal?: AbortSignal | undefined;
 }
@@ -23,10 +23,10 @@ export interface CallOptions {
 const CONNECT_MS = 5_000;
 /** How often to check, during a call, that the other host still counts as alive, in milliseconds. */
 const LOOK_MS = 1_000;
-/** How much longer than the limit an answer may take on its way, in milliseconds. */
+/** How long the network may take in addition to the other host's limit, in milliseconds. */
 const WAY_MS = 2_000;
 
-/** A connection to the front door of another host, for calls to that host. Closing it cancels the calls. */
+/** A connection to the front door of another host, for calls to that host. Closing the connection cancels the calls. */
 export class ControlLink implements AsyncDisposable {
   readonly #connection: RawConnection;
   readonly #context: LinkContext;
@@ -38,7 +38,7 @@ export class ControlLink implements AsyncDisposable {
     this.#host = host;
   }
 
-  /** @throws FleetError `FLEET_HOST_AWAY`, without a wait if the host counts as gone. */
+  /** @throws FleetError `FLEET_HOST_AWAY`, at once if the host counts as gone. */
   static async open(context: LinkContext, host: HostRecord, signal?: AbortSignal): Promise<ControlLink> {
     const door = doorOf(host);
     const { store, directory } = context;
@@ -49,7 +49,7 @@ export class ControlLink implements AsyncDisposable {
       const connection = await RawConnection.open(endpoint, limit.signal, { lasting: true });
       return new ControlLink(connection, context, host.name);
     } catch (error) {
-      // A door that takes the token deletes it. A token that is left behind expires after a minute, and gc deletes it.
+      // The front door deletes the token when it accepts it. If we cannot delete it here, it expires after a minute.
       await store.tokens.delete(issued.id).catch(() => "the error below explains more");
       if (signal?.aborted === true) throw signal.reason;
       throw hostAway(host.name, error);
@@ -65,7 +65,7 @@ export class ControlLink implements AsyncDisposable {
     const limitMs = Math.min(wantedMs, LONGEST_TIMER_MS);
     using limit = deadline(limitMs + WAY_MS, signal);
     using gone = whenGone(this.#context.directory, this.#host);
-    // Close the connection when the host counts as gone, because a host that falls silent does not close it.
+    // Close the connection when the host counts as gone, because a host that lost its network cannot close it.
     void gone.promise.then(() => this[Symbol.asyncDispose]());
     try {
       return await this.#connection.request("fleet.call", { method, params, limitMs }, limit.signal);
@@ -80,7 +80,7 @@ export class ControlLink implements AsyncDisposable {
   }
 }
 
-/** Resolves when the host counts as gone. Polls the store until it is disposed. */
+/** The promise resolves when the host counts as gone. Polls the store until the result is disposed. */
 export function whenGone(directory: HostDirectory, name: string): { promise: Promise<void> } & Disposable {
   const over = new AbortController();
   return { promise: watch(directory, name, over.signal), [Symbol.dispose]: () => over.abort() };
@@ -94,7 +94,7 @@ async function watch(directory: HostDirectory, name: string, signal: AbortSignal
     } catch {
       return await new Promise(() => undefined); // the watch was disposed
     }
-    // A store that does not answer at the moment proves nothing about the host.
+    // If the store does not answer, we know nothing about the host.
     const hosts = await directory.list().catch(() => null);
     if (hosts !== null && !hosts.some((host) => host.name === name && !host.gone)) return;
   }
@@ -105,7 +105,7 @@ function fromThere(error: unknown, host: string): unknown {
   return isFleetError(error, "FLEET_SERVER_UNREACHABLE") ? hostAway(host, error) : error;
 }
 
-/** The fleet's own error in the answer of a front door, or null if there is none. */
+/** @returns the fleet's own error in the answer of a front door, or null if the answer has none */
 export function errorOfDoor(error: unknown): FleetError | null {
   if (!(error instanceof Error) || !("data" in error)) return null;
   const { code, suggestions, retryAfterMs, limit } = (error.data ?? {}) as Record<string, unknown>;

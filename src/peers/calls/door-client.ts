@@ -11,7 +11,7 @@ import type { LinkContext } from "./control-link.js";
 
 const CONNECT_MS = 10_000;
 const GOODBYE_MS = 2_000;
-/** The longest time that a connection can last, in milliseconds, even if this process is killed. */
+/** After this time, the token of a connection is not valid any longer even if this process was killed, in milliseconds. */
 const TOKEN_MS = 24 * 3_600_000;
 
 /** An SDK client at the front door of another host, connected as the user. */
@@ -19,14 +19,14 @@ export interface DoorClient {
   client: CopilotClient;
   /** Resolves when the connection has ended. Never rejects. */
   closed: Promise<void>;
-  /** Hangs up, and revokes the token that the connection was made with. */
+  /** Closes the connection and revokes its token. */
   end(): Promise<void>;
 }
 
 /**
  * Connects as the user to the front door of another host.
  *
- * @param lease the lease that covers the user's turns in a session, held by this process or by the one that started it
+ * @param lease the lease that covers the user's turns in a session; this process or the one that started it holds it
  */
 export async function connectToDoor(
   { store }: Pick<LinkContext, "store">,
@@ -37,18 +37,16 @@ export async function connectToDoor(
   lease?: TokenRecord["lease"],
 ): Promise<DoorClient> {
   const door = doorOf(host);
-  const { id, token } = await issueToken(store, user, TOKEN_MS, {
-    passing: true,
-    ...(lease === undefined ? {} : { lease }),
-  });
-  // Ignore a failure. A token that is left behind expires within a day, and then gc deletes it.
+  const covered = lease === undefined ? {} : { lease };
+  const { id, token } = await issueToken(store, user, TOKEN_MS, { passing: true, ...covered });
+  // Ignore a failure, because the token expires within a day and gc deletes it then.
   const forget = async () => await store.tokens.delete(id).catch(() => undefined);
   try {
     using limit = deadline(CONNECT_MS, signal);
     const { client, closed, destroy } = await connectClient({ ...door, token }, options, limit.signal);
     const end = async () => {
       using goodbye = deadline(GOODBYE_MS);
-      // A host that died or hangs cannot answer, so do not wait longer than the deadline.
+      // The host may be dead or hang, so wait only until the deadline.
       await abortable(Promise.race([client.stop(), closed]), goodbye.signal).catch(() => undefined);
       await client.forceStop();
       destroy();

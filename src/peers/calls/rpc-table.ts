@@ -9,7 +9,7 @@ import * as s from "./schemas.js";
 interface Row<Params, Answer> {
   params: v.GenericSchema<unknown, Params>;
   answer: v.GenericSchema<unknown, Answer>;
-  /** How long the other host may take, in milliseconds, by the configuration of the host that asks. */
+  /** How long the other host may take, in milliseconds. The configuration is that of the host that asks. */
   limitMs: (params: Params, config: Config) => number;
 }
 
@@ -45,7 +45,7 @@ const calls = {
     (params, config) => toStop(params, config) * params.ids.length,
   ),
   logEnd: call({ id: s.text, lines: s.whole(MAX_LINES) }, s.logEnd, toLook),
-  /** The bytes behind a position in a log, in base64. Waits a moment for them if there are none. */
+  /** The bytes behind a position in a log, in base64. If there are none, the other host waits a few seconds for them. */
   moreLog: call({ id: s.text, at: s.logPosition }, s.moreLog, () => MORE_LOG_MS + LOOK_MS),
   sessions: call({ user: v.optional(s.user) }, s.list(s.sessionView), toLook),
   sessionOf: call({ id: s.sessionId, user: s.user }, s.sessionView, toLook),
@@ -63,7 +63,7 @@ export type AnswerOf<M extends Method> = v.InferOutput<(typeof calls)[M]["answer
 
 const CALLS: { readonly [M in Method]: Row<ParamsOf<M>, AnswerOf<M>> } = calls;
 
-/** The signal cancels a call because its caller has gone. */
+/** The signal cancels a call, for example when the host that asked closes its connection. */
 export type Call = { signal?: AbortSignal | undefined };
 
 /** Everything that one host can ask of another. */
@@ -71,7 +71,6 @@ export type Calls = {
   readonly [M in Method]: (params: ParamsOf<M>, call?: Call) => Promise<AnswerOf<M>>;
 };
 
-/** The names of all calls, for a test that tries each of them. */
 export const CALL_NAMES = Object.keys(CALLS);
 
 /** Lets the compiler infer the types of a call from its schemas. */
@@ -95,7 +94,7 @@ export function readAnswer<M extends Method>(method: M, given: unknown, host: st
   throw new FleetError("FLEET_PROTOCOL_UNSUPPORTED", message, { suggestions: [SAME_VERSION] });
 }
 
-/** Checks what another host asks of this one, and does it. */
+/** Checks a call from another host and performs it on this one. */
 export async function answerCall(own: Calls, method: string, given: object, signal: AbortSignal): Promise<unknown> {
   if (Object.hasOwn(CALLS, method)) return await run(own, method as Method, given, signal);
   throw new FleetError("FLEET_METHOD_DENIED", `This host does not know the method ${quote(method)}.`, {
@@ -113,14 +112,14 @@ async function run<M extends Method>(own: Calls, method: M, given: object, signa
 
 const SAME_VERSION = "Use the same version of copilotfleet on all hosts.";
 
-/** In parameters, null counts as left out. */
+/** Removes parameters that are null, because null means that the caller left the parameter out. */
 function withoutNulls(value: unknown): unknown {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
   const given = Object.entries(value).filter(([, each]) => each !== null);
   return Object.fromEntries(given.map(([name, each]) => [name, withoutNulls(each)]));
 }
 
-/** @returns the first problem as a sentence without its full stop; `whole` names the value if no part of it is wrong */
+/** @returns the first problem as a sentence without its full stop. `whole` names the value if the problem names no part. */
 function problemOf([issue]: [v.BaseIssue<unknown>, ...unknown[]], whole: string, where = ""): string {
   const name = issue.path?.map(({ key }) => key).findLast((key) => typeof key === "string");
   const subject = name === undefined ? whole : quote(name);

@@ -16,8 +16,8 @@ import type { Released } from "../../sessions/memory/release.js";
 import type { SessionView } from "../../sessions/view.js";
 
 /*
- * The schemas of what one host asks another and of what it answers. Hosts of different versions talk to each other, so
- * unknown fields are ignored. A field that is new must be optional here.
+ * The schemas of the calls between hosts and of their answers. Hosts may have different versions of copilotfleet. So the
+ * schemas ignore unknown fields, and a field that is new must be optional.
  */
 
 type Schema<T> = v.GenericSchema<unknown, T>;
@@ -27,7 +27,7 @@ const record = v.custom<object>(isObject, "an object");
 
 const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.pipe(record, v.object(entries));
 
-// The parameters of calls. The caller is another host of the fleet, but nothing that it sends is trusted.
+// The parameters of calls. We do not trust them, although the caller is another host of the fleet.
 
 const isText = (value: unknown) => typeof value === "string" && value !== "";
 
@@ -53,7 +53,7 @@ export const users: Schema<readonly string[]> = v.pipe(texts, v.mapItems(toUser)
 export const sessionId = v.pipe(text, v.transform(toSessionId));
 export const sessionIds: Schema<readonly string[]> = v.pipe(texts, v.mapItems(toSessionId));
 
-/** The place of a token on the host that is asked. Tokens themselves are never sent. */
+/** Where the host that receives the call finds a GitHub token. No call contains a token itself. */
 const tokenSource: Schema<TokenSource> = v.union(
   [v.object({ from: v.literal("env"), name: text }), v.object({ from: v.literal("file"), path: text })],
   "a variable or a file of this host",
@@ -93,7 +93,7 @@ const string = v.string("a text");
 const number = v.number("a number");
 const strings = v.array(string, "a list");
 
-/** One of a set of words. A newer version may know words that this one does not. */
+/** Accepts any text, because a newer version may use words that this version does not know. */
 function word<T extends string>(): Schema<T> {
   return v.custom<T>((value) => typeof value === "string", "a text");
 }

@@ -3,10 +3,10 @@ import type { SessionPlaces } from "../gather.js";
 import type { Host } from "../host.js";
 
 /**
- * Deletes sessions for good, one after another, each on the host that has it. A missing session does not stop the
- * deletion of the others. Another user's session counts as not found.
+ * Deletes sessions permanently, one after another, each on the host that has it. Continues after a session that is
+ * missing or belongs to another user.
  *
- * @throws FleetError whose `outcome` lists the sessions before the failed one, as the result does.
+ * @throws FleetError whose `outcome` has the form of the result, for the sessions before the failed one.
  */
 export async function deleteEverywhere(
   context: SessionPlaces,
@@ -28,12 +28,11 @@ export async function deleteEverywhere(
   return outcome;
 }
 
-/** Deletes the session on every host that has it. @returns whether there was such a session */
+/** @returns whether there was such a session */
 async function deleteWhereItIs(context: SessionPlaces, id: string, user: string | undefined): Promise<boolean> {
   const { store, directory, hosts } = context;
   const record = await store.sessions.read(id);
-  const isForeign = record !== null && user !== undefined && record.owner !== user;
-  if (isForeign) return false;
+  if (record !== null && user !== undefined && record.owner !== user) return false;
   const holders = record === null ? await holdersOf(context, id, user) : [hosts.at(await directory.whereIs(record))];
   const deleted: string[] = [];
   for (const host of holders) deleted.push(...(await host.deleteSessions({ ids: [id], user })));

@@ -22,7 +22,7 @@ import { RemoteHost } from "../remote-host.js";
 interface RemoteAttached extends AttachedSession {
   door: DoorClient;
   host: HostRecord;
-  /** The fence of the lease that covers its turns there. */
+  /** The fence of the lease that covers the turns of this connection. */
   fence: number | undefined;
 }
 
@@ -33,10 +33,10 @@ export interface RemoteOpenOptions extends OpenOptions {
 
 const REOPEN_MS = 30_000;
 
-/** A session that this process uses through another host's front door, which takes care of leases, room and dead servers. */
+/** A session that this process uses through the front door of another host. */
 export class RemoteSession extends OpenSession<RemoteAttached> {
   readonly #options: OpenOptions;
-  /** A lease that was taken by the process which started this one. */
+  /** A lease that the process which started this one holds. */
   readonly #outer: HeldLease | null;
 
   private constructor(
@@ -79,38 +79,36 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
     await lease?.check();
     if (this.isLost || lease?.fence !== this.attached.fence) await this.#reopen(lease);
     const { session, closed, host } = this.attached;
-    // A turn whose lease is lost is aborted here, and also there when that host notices.
+    // If the lease is lost, abort the turn here. The other host aborts it, too, when it notices the loss.
     using stop = either(options.signal, lease?.signal);
     using gone = whenGone(directory, host.name);
     let isGone = false;
-    const away = gone.promise.then(() => {
-      isGone = true;
-    });
+    void gone.promise.then(() => (isGone = true));
     try {
-      return await runTurn(session, Promise.race([closed, away]), prompt, { ...options, signal: stop.signal });
+      return await runTurn(session, Promise.race([closed, gone.promise]), prompt, { ...options, signal: stop.signal });
     } catch (error) {
       if (isGone) throw hostAway(host.name, error);
       if (!isFleetError(error, "FLEET_TURN_FAILED")) throw error;
-      // That host may have noticed first that the lease is lost, and may have ended the turn for that reason.
+      // The other host may have ended the turn because it noticed first that the lease is lost.
       await lease?.check();
       throw errorOfDoor(error.cause) ?? error;
     }
   }
 
-  /** Opens the session again, after the connection or the host has ended, or under another lease. */
+  /** Opens the session again, because the connection has ended or the lease is another one. */
   async #reopen(lease: TurnLease | undefined): Promise<void> {
     const { directory } = this.context;
     await this.attached.door.end();
     const record = await recordFor(this.context, this.record.id, this.#options.user);
     const where = await directory.whereIs(record);
-    // The session is on this host now, so the caller must resume it here.
+    // If the session is on this host now, the caller must resume it here.
     if (where.here) throw sessionMoved(record, { name: directory.own ?? "" });
     const signal = AbortSignal.timeout(REOPEN_MS);
     this.replace(await attach(this.context, record.id, where.host, { ...this.#options, lease, signal }));
   }
 
   protected async view(): Promise<SessionView> {
-    return await this.#there.sessionOf({ id: this.record.id, user: this.#options.user });
+    return await this.#host.sessionOf({ id: this.record.id, user: this.#options.user });
   }
 
   protected viewUnseen(): SessionView {
@@ -119,7 +117,7 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
   }
 
   protected async delete(): Promise<void> {
-    await this.#there.deleteSessions({ ids: [this.record.id] });
+    await this.#host.deleteSessions({ ids: [this.record.id] });
   }
 
   protected override async disconnect(): Promise<void> {
@@ -131,7 +129,7 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
     }
   }
 
-  get #there(): RemoteHost {
+  get #host(): RemoteHost {
     return new RemoteHost(this.attached.host, this.context);
   }
 }
@@ -145,7 +143,7 @@ async function attach(
   const under = lease === undefined ? undefined : { sessionId: id, fence: lease.fence };
   const door = await connectToDoor(context, host, user, {}, signal, under);
   try {
-    // That host adds the other settings: provider, key, model and tools. It also decides whether approvals count.
+    // The other host adds the other settings, such as the provider and its key. It also decides whether approvals count.
     const settings = { streaming: true, ...session, onPermissionRequest: permissions(context.config, true, session) };
     const lost = door.closed.then((): never => {
       throw hostAway(host.name);

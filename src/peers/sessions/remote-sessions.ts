@@ -21,8 +21,8 @@ export class RemoteSessions implements SessionsElsewhere {
   }
 
   /**
-   * Creates a session for a user who is placed on another host. This host writes the record first. The other host's
-   * front door then creates the session when it is opened, because the session never had a turn.
+   * Creates a session for a user who is placed on another host. First records it, and then opens it at the front door of
+   * that host, which creates a recorded session that never had a turn.
    */
   async create(host: HostRecord, options: CreateOptions): Promise<RemoteSession> {
     const { store, config, directory } = this.#sessions.context;
@@ -30,7 +30,7 @@ export class RemoteSessions implements SessionsElsewhere {
     const there = new RemoteHost(host, this.#sessions.context);
     const id = options.id ?? newSessionId(options.purpose ?? null);
     if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
-    // The runtime silently continues a session if it finds the id on its disk. No disk has a random id.
+    // If the other host's disk has a session with this id, the runtime would silently continue it. A random id is new.
     if (options.id !== undefined && (await isThere(there, id, user, signal))) throw sessionExists(id);
     const serverId =
       config.isolation === "shared" ? (await there.serverFor({ user, request: {} }, { signal })).id : serverIdOf(user);
@@ -51,10 +51,10 @@ export class RemoteSessions implements SessionsElsewhere {
     return await RemoteSession.open(this.#sessions.context, record, host, options);
   }
 
-  /** Makes the host that has an unrecorded session of the user record it. Resolves with false if there is none. */
+  /** Makes the host that has an unrecorded session of the user record it. @returns false if no host has it */
   async record(id: string, user: string): Promise<boolean> {
     for (const host of await this.#hosts.othersOf(user)) {
-      // If a host cannot be asked, throw the error, because that host may have the session.
+      // If a host does not answer, let the error pass, because that host may have the session.
       if (await isThere(host, id, user)) return true;
     }
     return false;
