@@ -22,8 +22,8 @@ export interface FleetOptions {
   /** The environment to take settings and tokens from, and to pass on to servers. Default: `process.env`. */
   env?: NodeJS.ProcessEnv;
   /**
-   * The folder where the search for `.copilotfleet.json` starts. It continues in the folders above. Default: the working
-   * folder. Some keys in that file need the user's trust (`copilotfleet trust`).
+   * The folder where the search for `.copilotfleet.json` starts. It continues in the folders above. Default: the
+   * working folder. Some keys in that file need the user's trust (`copilotfleet trust`).
    */
   cwd?: string;
   /** A configuration file to read instead of `.copilotfleet.json`. It may set all keys. */
@@ -71,8 +71,8 @@ export interface CreateSessionOptions extends ResumeSessionOptions {
   /** How long gc keeps the session after its last use, such as `24h`. Default: `session.ttl` of the configuration. */
   ttl?: Duration;
   /**
-   * Other users who may use the session. It is then collaborative, even if the list is empty, and each turn needs the lease.
-   * Default: the session is private.
+   * Other users who may use the session. It is then collaborative, even if the list is empty, and each turn needs the
+   * lease. Default: the session is private.
    */
   members?: readonly string[];
   /** Whether to delete the session when it is left or the fleet is closed. After a crash, gc deletes it. */
@@ -154,7 +154,7 @@ export interface MovedUser extends Released {
   user: string;
   from: string;
   to: string;
-  /** Why the previous host could not be asked to release the sessions, or null. `kept` has reasons for single sessions. */
+  /** Why the previous host released no sessions, or null. `kept` has the reasons for single sessions. */
   failure: string | null;
 }
 
@@ -170,7 +170,7 @@ export interface DrainRequest extends StopRequest {
 export interface SuperviseOptions {
   /** Called with each log entry of the supervisor. */
   log: ServeLog;
-  /** The address of the front door, as in {@link OpenDoorOptions}. Without it and `serve.listen`, none is opened. */
+  /** The address of the front door, as in {@link OpenDoorOptions}. Without it and `serve.listen`, there is no door. */
   listen?: string | Address | InheritedListener;
   /** Cancels the start. */
   signal?: AbortSignal;

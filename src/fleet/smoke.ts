@@ -25,8 +25,7 @@ const RESTART_MS = 5_000;
 
 /**
  * Tries every kind of work once on the real runtime, offline, in a temporary state folder. Stops at the first step that
- * fails. The built-in echo model counts the turns that it receives, so each reply also proves that the history is
- * complete.
+ * fails. The built-in echo model counts the turns that it receives, so its replies prove that no history is lost.
  */
 export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) => void): Promise<SmokeResult> {
   const stateRoot = await mkdtemp(join(tmpdir(), "copilotfleet-smoke-"));

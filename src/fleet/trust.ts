@@ -33,7 +33,7 @@ export interface ProjectFile {
   digest: string;
 }
 
-/** `trusted`: the file has the content that the user trusted. `changed`: it has other content. `missing`: there is none. */
+/** `trusted`: the file is as the user trusted it. `changed`: it has other content. `missing`: it does not exist. */
 export type TrustState = "trusted" | "changed" | "missing";
 
 export interface TrustView {

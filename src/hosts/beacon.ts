@@ -7,8 +7,8 @@ import type { HostRecord } from "../model/host.js";
 import { makeHostFolder, usable } from "../runtime/files/shared-storage.js";
 
 /*
- * A beacon proves that two hosts mount the same folder. Each host writes a random number, its beacon, into the folder, and
- * publishes the number in its record in the store. The other hosts then look for that number in their own mount.
+ * A beacon proves that two hosts mount the same folder. Each host writes a random number, its beacon, into the folder,
+ * and publishes the number in its record in the store. The other hosts then look for that number in their own mount.
  */
 
 /** How long to wait, in milliseconds, because a network file system may show the files of other hosts late. */

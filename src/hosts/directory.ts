@@ -20,8 +20,8 @@ const MARGIN_MS = 200;
 
 /**
  * Knows which host has which session and which user, in a fleet on several hosts. A host with its own storage keeps its
- * sessions even while it is down. With shared storage, a host has its sessions only during its current term. Any host may
- * take over the sessions of an earlier term.
+ * sessions even while it is down. With shared storage, a host has its sessions only during its current term. Any host
+ * may take over the sessions of an earlier term.
  */
 export class HostDirectory {
   readonly #store: Store;
@@ -86,8 +86,8 @@ export class HostDirectory {
   }
 
   /**
-   * Verifies that the shared storage is mounted. Call it before you create files there, and before you take a missing file
-   * for a deleted one. The check passes on a host that has never served, because it has no files there.
+   * Verifies that the shared storage is mounted. Call it before you create files there, and before you take a missing
+   * file for a deleted one. The check passes on a host that has never served, because it has no files there.
    */
   async assertStorage(): Promise<void> {
     const shared = this.#shared;
@@ -217,7 +217,7 @@ export class HostDirectory {
   }
 }
 
-/** Removes the records of hosts that are gone and that no session's record names. Such a host may enter again at any time. */
+/** Removes the records of hosts that are gone and that no session's record names. Such a host may enter again. */
 export async function forgetEmptyHosts(store: Store): Promise<void> {
   const { hosts } = store;
   if (hosts === null) return;

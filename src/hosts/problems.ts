@@ -25,7 +25,7 @@ export function sessionStranded({ id, host = "" }: SessionRecord): FleetError {
   });
 }
 
-/** The error when the user is placed on another host. The front door that gets this error relays the client to that host. */
+/** The error when the user is placed on another host. The front door then relays the client to that host. */
 export function userMoved(user: string, to: Pick<HostRecord, "name">): FleetError {
   return new FleetError("FLEET_SESSION_MOVED", `User ${quote(user)} is now placed on host ${quote(to.name)}.`, {
     suggestions: ["Try again: you are relayed to the host that has the user's sessions.", "copilotfleet top"],

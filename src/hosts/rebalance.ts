@@ -32,8 +32,8 @@ export interface PlanInput {
 }
 
 /**
- * Plans which users move. A user moves only if another host has the highest score for the user now. So if one host joins
- * n - 1 others, it gets 1 in n users, evenly from all of them, and no other user moves.
+ * Plans which users move. A user moves only if another host has the highest score for the user now. So if one host
+ * joins n - 1 others, it gets 1 in n users, evenly from all of them, and no other user moves.
  */
 export function planRebalance({ hosts, placements, sessions, isShared }: PlanInput): RebalancePlan {
   const targets = admitting(hosts).map(({ name }) => name);
@@ -44,7 +44,8 @@ export function planRebalance({ hosts, placements, sessions, isShared }: PlanInp
   for (const { user, placement } of placements) {
     const from = placement.host;
     if (from === undefined) continue;
-    const move = { user, from, to: targetOf(user, from, targets), sessions: counted.get(user)?.get(from) ?? 0 };
+    const to = targets.length === 0 ? from : rendezvousChoice(user, targets);
+    const move = { user, from, to, sessions: counted.get(user)?.get(from) ?? 0 };
     count(before, from);
     if (move.to === from) {
       count(after, from);
@@ -78,11 +79,6 @@ function leftBehind(
   return [...(counted ?? [])].flatMap(([from, sessions]) =>
     from !== to && there.has(from) ? [{ user, from, to, sessions }] : [],
   );
-}
-
-/** If no host takes users, everybody stays. */
-function targetOf(user: string, from: string, targets: readonly string[]): string {
-  return targets.length === 0 ? from : rendezvousChoice(user, targets);
 }
 
 function countSessions(sessions: readonly SessionRecord[]): Map<string, Map<string, number>> {

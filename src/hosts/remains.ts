@@ -35,11 +35,11 @@ export interface RemainsRequest {
 const YOUNG_MS = 3_600_000;
 
 /**
- * Deletes the left-overs of takeovers in this host's folder of the shared storage, unless a record refers to them. Keeps
- * everything that may be the only copy of a session, and the block of a session that still exists on any host.
+ * Deletes the left-overs of takeovers in this host's folder of the shared storage, unless a record refers to them.
+ * Keeps everything that may be the only copy of a session, and the block of a session that still exists on any host.
  *
- * It is safe to run this twice at once, and during takeovers. A takeover records its id (`mark`) before it moves anything
- * under that id, and a record never gets the same id twice.
+ * It is safe to run this twice at once, and during takeovers. A takeover records its id (`mark`) before it moves
+ * anything under that id, and a record never gets the same id twice.
  */
 export async function clearRemains(
   { store, config }: { store: Store; config: Config },
@@ -76,12 +76,9 @@ async function isDue(
       if (record === null) return nowMs - changedMs >= ttlMs;
       if (record.from !== undefined) return false;
       // The takeover is complete. If the copy has no history, this may be the only one.
-      return !hasHistory || (await hasHistoryIn(placeOf(record, shared), record.id));
+      if (!hasHistory) return true;
+      return await hasHistoryIn({ shared, host: record.host ?? "", group: groupOfSession(record) }, record.id);
   }
-}
-
-function placeOf(record: SessionRecord, shared: string) {
-  return { shared, host: record.host ?? "", group: groupOfSession(record) };
 }
 
 /** @returns false when the left-over stays, or somebody else has removed it */
@@ -101,8 +98,8 @@ async function clear(
   }
   if ((await store.sessions.read(session)) !== null) return false;
   const isRemoved = await removeRemain(shared, remain);
-  // The block is an empty file that keeps servers from creating the session's folder. If somebody has created the session
-  // again since the check above and another host has taken it over, the block is needed again.
+  // The block is an empty file that keeps servers from creating the session's folder. If somebody has created the
+  // session again since the check above and another host has taken it over, the block is needed again.
   if ((await store.sessions.read(session)) === null) return isRemoved;
   await putBlockBack(shared, remain);
   return false;

@@ -24,8 +24,9 @@ export interface TakeoverContext {
 const POLL_MS = 50;
 
 /**
- * Takes over sessions that no host has any longer, as decision 10 describes (docs/decisions/0010-hosts-by-terms-and-copies.md).
- * If the process is killed, the next process that wants the session, on any host, continues from the same source.
+ * Takes over sessions that no host has any longer, as decision 10 describes
+ * (docs/decisions/0010-hosts-by-terms-and-copies.md). If the process is killed, the next process that wants the
+ * session, on any host, continues from the same source.
  */
 export class Takeover {
   readonly #context: TakeoverContext;
@@ -84,8 +85,8 @@ export class Takeover {
   }
 
   /**
-   * Deletes the files of a session that this host has. Needs no server, because the session's server may not be recorded
-   * on this host after a takeover.
+   * Deletes the files of a session that this host has. Needs no server, because the session's server may not be
+   * recorded on this host after a takeover.
    */
   async deleteState(record: SessionRecord): Promise<void> {
     const { config, directory } = this.#context;
@@ -121,7 +122,7 @@ export class Takeover {
       if (owns.term !== undefined) draft.term = owns.term;
       delete draft.released;
       delete draft.from;
-      // If this host had the session in its earlier term, its files are here, and its server may still have it in memory.
+      // If this host had the session in an earlier term, its files are here. Keep its server, which may have it loaded.
       if (before === null || (from === undefined && host === owns.host)) return draft;
       draft.serverId = serverId;
       draft.from = { host: before.host, group: before.group, mark: before.mark, taker: held.claim };

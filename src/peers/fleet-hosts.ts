@@ -66,8 +66,7 @@ export class FleetHosts {
    * Finds the server with this id, or else the server of the user with this id, or else the only server whose id begins
    * with this text. If a user has servers with the same id on several hosts, `ID@HOST` names one of them.
    *
-   * @throws FleetError `FLEET_SERVER_NOT_FOUND`, also when several servers match; `FLEET_HOST_AWAY` when its host is
-   * gone.
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND` when none or several match; `FLEET_HOST_AWAY` when its host is gone.
    */
   async find(reference: string): Promise<FoundServer> {
     const at = reference.lastIndexOf("@");
@@ -205,7 +204,7 @@ export function groupByHost(placed: readonly Placed[]): { host: Host; ids: strin
   return [...groups.values()].map(({ host, ids }) => ({ host, ids: [...ids] }));
 }
 
-/** Calls `work` once for each host, for all hosts at the same time. @throws the first failure, after all have finished */
+/** Calls `work` once for each host, for all at the same time. @throws the first failure, after all have finished */
 export async function onEachHost<T>(
   placed: readonly Placed[],
   work: (host: Host, ids: string[]) => Promise<T>,

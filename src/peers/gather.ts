@@ -21,7 +21,7 @@ export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
   return [...answers.flatMap(({ answer }) => answer), ...(await Promise.all(recorded)).flat()];
 }
 
-/** Adds the number of sessions to each server. On this host, includes sessions that clients created without the fleet. */
+/** Adds the number of sessions to each server. On this host, includes sessions that have no record. */
 export function withSessionCounts(
   servers: readonly ServerView[],
   records: readonly SessionRecord[],

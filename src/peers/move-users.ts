@@ -9,7 +9,7 @@ const AT_ONCE = 8;
 
 /**
  * Moves users between hosts, each session between two of its turns. Also moves a user whose host does not answer. The
- * other hosts then still relay requests for the user's sessions to that host, until it releases the sessions or is gone.
+ * other hosts then still relay requests for the user's sessions to that host, until it releases them or is gone.
  *
  * @param waitMs how long to wait until no session of one user is in a turn, in milliseconds
  */

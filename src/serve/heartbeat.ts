@@ -180,15 +180,12 @@ function reachable({ host, port }: Address): Address {
   return host === "0.0.0.0" || host === "::" ? { host: hostname(), port } : { host, port };
 }
 
-/** @throws FleetError `FLEET_STORAGE_UNUSABLE` when this host and a live one do not keep sessions in the same storage. */
+/** @throws FleetError `FLEET_STORAGE_UNUSABLE` when this host and another one do not use the same storage. */
 export async function refuseUnlike(hosts: Hosts, shared: string | null): Promise<void> {
   const others = (await hosts.list()).filter(({ name }) => name !== hosts.own);
   refuseMixed(others, shared);
-  if (shared !== null) await refuseOtherFolder(others, shared);
-}
-
-/** Refuses a folder other than that of the other hosts, because they would never see the files of this host. */
-async function refuseOtherFolder(others: readonly HostRecord[], shared: string): Promise<void> {
+  if (shared === null) return;
+  // Refuse a folder other than that of the other hosts, because they would never see the files of this host.
   const missing = await missingBeacons(shared, others);
   if (missing.length === 0) return;
   const message = `The folder ${quote(shared)} is not the folder that host ${missing.map(quote).join(", ")} uses, because it has no files of that host.`;

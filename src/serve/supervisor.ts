@@ -4,7 +4,6 @@ import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values
 import { option } from "../errors.js";
 import { SEEN_MS } from "../hosts/directory.js";
 import { forgetServing, noteServing } from "../hosts/serving-note.js";
-import type { ServerRecord } from "../model/server.js";
 import type { Stopped } from "../pool/stop/stop.js";
 import { NEVER } from "../runtime/deadline.js";
 import { ifThere } from "../runtime/files/if-there.js";
@@ -44,8 +43,7 @@ export interface Drained {
 
 /**
  * Keeps the servers of this host healthy: adopts servers that run, starts servers that should run, and replaces servers
- * that hang or have grown too big. It may die at any moment. The servers then keep running until the next supervisor
- * adopts them.
+ * that hang or are too big. It may die at any moment. Servers keep running until the next supervisor adopts them.
  */
 export class Supervisor {
   readonly #context: ServeContext;
@@ -63,7 +61,7 @@ export class Supervisor {
   }
 
   /**
-   * Takes the host lock, opens the endpoints, and adopts the servers that run. Resolves when each of them was probed once.
+   * Takes the host lock, opens the endpoints, and adopts the servers that run. Resolves after the first probe of each.
    */
   static async start(fleet: ServedFleet, signal: AbortSignal): Promise<Supervisor> {
     const metrics = await FleetMetrics.open({ version: ownVersion() });
@@ -131,8 +129,8 @@ export class Supervisor {
   }
 
   /**
-   * Admits nothing new, waits for turns in flight, unloads sessions, stops every server, and leaves. The next supervisor
-   * starts the servers that should run again.
+   * Admits nothing new, waits for turns in flight, unloads sessions, stops every server, and leaves. The next
+   * supervisor starts the servers that should run again.
    *
    * @throws FleetError when the store fails. The next supervisor then takes care of what is still running.
    */
@@ -177,7 +175,7 @@ export class Supervisor {
   async #drainServers(drainTimeoutMs: number, hurry: AbortSignal): Promise<Drained> {
     const { store, pool, log } = this.#context;
     const ids = Object.values((await store.registry.read()).servers)
-      .filter(needsStop)
+      .filter(({ state, process }) => state !== "stopped" && (state !== "failed" || process !== null))
       .map(({ id }) => id);
     log("info", `draining ${ids.length} servers`, { servers: ids.length, drainTimeoutMs });
     const drained: Drained = { stopped: [], failed: [] };
@@ -198,8 +196,8 @@ export class Supervisor {
   }
 
   /**
-   * Leaves the servers to the next supervisor as they are. Turns that came through the front door may end first, because
-   * they depend on this process.
+   * Leaves the servers to the next supervisor as they are. Turns that came through the front door may end first,
+   * because they depend on this process.
    */
   async leave({ doorTimeout, doorTimeoutMs = 0 }: LeaveRequest = {}): Promise<void> {
     await this.#context.state.door?.close({ timeout: doorTimeout ?? doorTimeoutMs });
@@ -225,10 +223,6 @@ export class Supervisor {
       await this.#endpoint?.close();
     }
   }
-}
-
-function needsStop({ state, process }: ServerRecord): boolean {
-  return state !== "stopped" && (state !== "failed" || process !== null);
 }
 
 function readTimeout({ drainTimeout, drainTimeoutMs }: Omit<DrainRequest, "hurry">, configuredMs: number): number {

@@ -9,8 +9,8 @@ import type { Store } from "./ports.js";
 const AT_ONCE = 50;
 
 /**
- * Everything that is copied from one store to another. Leases are not copied, because nobody may hold one during the
- * copy. Placements are not copied either: each session's record names its host, and the fleet places users again.
+ * Everything that is copied from one store to another. It does not include leases, because nobody may hold one during
+ * the copy. It does not include placements, because the fleet places users again.
  */
 export interface Contents {
   registry: Registry;
@@ -36,7 +36,7 @@ export async function copyContents(contents: Contents, from: Store, to: Store, s
   const ids: string[] = [];
   const tokens: string[] = [];
   try {
-    // Do this first, so that no lease on the copied sessions gets a fence that is too low.
+    // Raise the fences first, so that no new lease on a copied session gets a lower fence than an earlier one.
     await to.leases.raiseFences(contents.highestFence);
     for (let at = 0; at < contents.sessions.length; at += AT_ONCE) {
       signal.throwIfAborted();
@@ -91,7 +91,7 @@ async function verify(contents: Contents, from: Store, to: Store): Promise<void>
   }
 }
 
-/** The session as the other store records it: on this host without a term, or without a host if it has no hosts. */
+/** The session's record for the other store. It names this host if that store has hosts. It never names a term. */
 function adapted({ host: _, term: __, ...record }: SessionRecord, { hosts }: Store): SessionRecord {
   return hosts === null ? record : { ...record, host: hosts.own };
 }
@@ -100,7 +100,7 @@ function records({ registry, sessions, tokens }: Contents): unknown {
   return { registry, sessions, tokens };
 }
 
-/** Removes our own records and leaves those of others. The fences stay raised, which makes no lease invalid. */
+/** Removes the copied records, but not those of other writers. The fences stay raised, which is harmless. */
 async function takeBack(
   { registry, sessions, tokens }: Contents,
   written: { ids: readonly string[]; tokens: readonly string[] },

@@ -4,10 +4,7 @@ import { openFileStore } from "./file/file-store.js";
 import type { Store } from "./ports.js";
 import { openRedisStore } from "./redis/redis-store.js";
 
-/**
- * Opens the store that the configuration names: "file", or a Redis URL. It does not touch the disk or connect. The other
- * parameters are those of {@link openFileStore} and {@link openRedisStore}.
- */
+/** Opens the store "file", or the one with a Redis URL. The other parameters are those of {@link openRedisStore}. */
 export function openStore(url: string, root: string, host?: string, instance?: () => string | null): Store {
   if (url === "file") return openFileStore(root);
   const target = readRedisUrl(url);

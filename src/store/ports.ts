@@ -10,13 +10,12 @@ import type { TokenRecord } from "../model/token.js";
  * many hosts. Every adapter must pass `test/contract/store.contract.ts`.
  *
  * Every adapter guarantees:
- * - An acknowledged write (its promise has resolved) is stored exactly once, no matter which process dies.
- * - A write that was not acknowledged is stored completely or not at all.
+ * - A write whose promise has resolved is stored exactly once, no matter which process dies.
+ * - A write whose promise has not resolved is stored completely or not at all.
  * - Two writers never undo each other's changes. `update` runs `change` on the newest state, and runs it again if
  *   another writer commits first.
  *
- * The lists of sessions, tokens and placements are in no particular order. A record that is created or deleted during the
- * call may be missing or included.
+ * Each `list` returns the records in any order. It may omit a record that is created or deleted during the call.
  */
 export interface Store {
   readonly kind: "file" | "redis";
@@ -33,16 +32,13 @@ export interface Store {
   readonly tokens: TokenStore;
   readonly placements: PlacementStore;
 
-  /**
-   * The clock for the expiry of tokens, in milliseconds since the epoch. All processes that use this store share it,
-   * whatever the clocks of their machines show.
-   */
+  /** The clock for the expiry of tokens, in milliseconds since the epoch. All processes that use the store share it. */
   now(): Promise<number>;
 
-  /** Removes everything that killed writers left behind. Every write already does this in the place where it writes. */
+  /** Removes what killed writers left behind, in all places. A write does this only in the place where it writes. */
   sweep(): Promise<void>;
 
-  /** Returns the problems that reads have met, and forgets them. Each one is already repaired or worked around. */
+  /** Returns, once, the problems that reads have found. The store has repaired each one or worked around it. */
   takeWarnings(): string[];
 
   /** Finishes the writes under way, then releases everything that the adapter holds open. */
@@ -55,10 +51,9 @@ export interface RegistryStore {
   read(): Promise<Registry>;
 
   /**
-   * Changes the registry atomically. `change` gets a private draft and may edit it in place. It must be synchronous and
-   * free of side effects, because it runs again if another writer commits first. If it throws, the update is aborted
-   * and nothing is written. An unchanged draft is not written either, unless writing it repairs damage. Resolves with
-   * the return value of the last run.
+   * Changes the registry atomically. `change` edits a private draft. It must be synchronous and free of side effects,
+   * because it runs again if another writer commits first. If it throws, nothing is written. Resolves with the return
+   * value of the last run.
    *
    * @throws FleetError `FLEET_STATE_BUSY` when no commit succeeded within the deadline, `FLEET_STATE_UNWRITABLE` when
    * the medium cannot be written (full disk, read-only, I/O error). The old state is then intact.
@@ -74,8 +69,7 @@ export interface SessionStore {
   create(record: SessionRecord): Promise<void>;
 
   /**
-   * Changes one record atomically, under the same rules as {@link RegistryStore.update}. The cost does not depend on the
-   * number of other records.
+   * Changes one record as {@link RegistryStore.update} does. The cost does not depend on the number of other records.
    *
    * @throws FleetError `FLEET_SESSION_NOT_FOUND`.
    */
@@ -85,17 +79,16 @@ export interface SessionStore {
   delete(id: string): Promise<boolean>;
 
   /**
-   * Deletes those of the records for which `agree` returns true, each atomically. `agree` gets the newest state,
-   * including every change that was committed before the deletion. A later change finds no record. `agree` may run more
-   * than once and must be free of side effects. Resolves with the ids that this call deleted.
+   * Deletes those of the records for which `agree` returns true, each atomically. `agree` always gets the newest state.
+   * It may run more than once for a record, so it must be free of side effects. Resolves with the deleted ids.
    */
   deleteMany(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]>;
 
   /**
    * Counts the sessions of a user, or of all users if `owner` is null. The cost depends only on the user's own
-   * sessions. A session that an earlier version recorded is counted after its next change.
+   * sessions. A session that an earlier version of copilotfleet recorded does not count before its next change.
    *
-   * @param limit The count is exact from this number on. Below it, the count may be too high after a crash.
+   * @param limit a count of at least this number is exact; a smaller one may be too high after a crash
    */
   count(owner: string | null, limit: number): Promise<number>;
 
@@ -104,16 +97,16 @@ export interface SessionStore {
 
 export interface LeaseStore {
   /**
-   * Takes the lease on a session, or a place in the queue for it. Another call with the same token keeps the place, and
-   * returns the same answer once the lease is granted. Waiters are served in the order of their first call. A waiter
-   * that does not call again within `placeMs` loses its place.
+   * Takes the lease on a session, or a place in the queue for it. To keep the place, the waiter must call again with
+   * the same token within `placeMs`. Waiters get the lease in the order of their first calls. Once a token has the
+   * lease, another call with it returns the same lease.
    */
   acquire(request: LeaseRequest): Promise<LeaseAnswer>;
 
   /** Gives up a place in the queue. Succeeds if there is none. */
   leave(sessionId: string, token: string): Promise<void>;
 
-  /** Lets the lease end `ttlMs` from now. @throws as {@link check}. */
+  /** Makes the lease end `ttlMs` from now. @throws as {@link check}. */
   renew(sessionId: string, token: string, ttlMs: number): Promise<Lease>;
 
   /** Ends a lease. @throws as {@link check}. */
@@ -129,22 +122,20 @@ export interface LeaseStore {
    */
   check(sessionId: string, token: string): Promise<Lease>;
 
-  /** An upper bound of all fences given out so far; 0 if there were none. Another store can continue from it. */
+  /** No fence so far is higher than this; 0 if there were none. */
   highestFence(): Promise<number>;
 
   /**
    * Makes every later fence, on any session, higher than `fence`.
    *
-   * @throws FleetError `FLEET_STATE_BUSY` when the store cannot do that soon, because the clock behind those fences is
-   * ahead of this store's clock.
+   * @throws FleetError `FLEET_STATE_BUSY` when `fence` comes from a clock that is too far ahead of this store's clock.
    */
   raiseFences(fence: number): Promise<void>;
 }
 
-/** The tokens that clients present at the front door. */
 export interface TokenStore {
   /**
-   * Records a token of the front door. Once the promise resolves, every process that uses this store accepts the token.
+   * Records a token. Once the promise resolves, every process that uses this store accepts it.
    *
    * @throws FleetError `FLEET_INTERNAL` when the id is taken.
    */
@@ -165,8 +156,8 @@ export interface PlacementStore {
   read(user: string): Promise<Placement | null>;
 
   /**
-   * Places a user, if the recorded placement is still `from`. Resolves with the placement that is recorded afterwards.
-   * If two processes place a user at the same time, both get the same result.
+   * Records `to` if the recorded placement is still `from`. Resolves with the placement that is recorded afterwards. If
+   * two processes place a user at the same time, both get the same result.
    */
   record(user: string, from: Placement | null, to: Placement): Promise<Placement>;
 
@@ -178,9 +169,8 @@ export interface Hosts {
   readonly own: string;
 
   /**
-   * Enters this host into the directory, or renews its entry. The term stays the same as long as every heartbeat
-   * arrives in time. After a late one the host gets a new term, because other hosts may have taken over its sessions.
-   * It is safe to repeat a heartbeat. If several are under way, the one that was requested last counts.
+   * Enters this host into the directory, or renews its entry. After a late heartbeat, the host has a new term, because
+   * other hosts may have taken over its sessions. If several heartbeats are under way, the last one counts.
    *
    * @param instance The random id of this host's state folder.
    * @param ttlMs How long the host stays alive without another heartbeat, in milliseconds.
@@ -188,7 +178,7 @@ export interface Hosts {
    */
   beat(instance: string, entry: HostEntry, ttlMs: number): Promise<HostRecord>;
 
-  /** Makes this host count as gone at once. Call it when the host has nothing left that others must wait for. */
+  /** Makes this host count as gone at once. Call it when no server runs on this host. */
   leave(instance: string): Promise<void>;
 
   /** Removes a host from the directory if it is gone. Resolves with whether it removed one. */

@@ -5,10 +5,11 @@ import { busyError } from "./failures.js";
 /** The state of a document from which an update starts. */
 export interface Base {
   data: string;
-  /** Whether to commit the state even if nothing changes, because it is damaged in the store. */
+  /** Whether to commit the data even if nothing changes, because the store has a damaged copy of it. */
   mend?: boolean;
 }
 
+/** Counts the writes of a store, so that `close` can wait for them. */
 export class Writes {
   readonly #underWay = new Set<Promise<unknown>>();
 
@@ -32,21 +33,19 @@ export interface UpdateTries<T, B extends Base> {
   /** How long an update competes with other writers before `FLEET_STATE_BUSY`, in milliseconds. */
   readonly deadlineMs: number;
   /**
-   * Waits for other writers, for a bounded time. Resolves with a release function that never rejects. A rejection fails
-   * all updates in the queue. Absent: updates do not wait, and try again when another writer was first.
+   * Waits for other writers, for a bounded time. Resolves with a release function that never rejects. If it rejects,
+   * all updates in the queue fail. Without this method, updates do not wait.
    */
   enter?(): Promise<() => Promise<void>>;
   /** Reads the newest state. */
   load(): B | Promise<B>;
   /** Turns the data into the value that callers see. Every call returns a private copy. */
   parse(data: string): T;
-  /** Replaces `base`. Resolves with false when another writer was first. */
+  /** Replaces `base`. @returns false when another writer was first. The update then runs again. */
   commit(base: B, data: string): Promise<boolean>;
-  /** Converts the error of a failed attempt into the error that callers get. Absent: they get the same error. */
+  /** Converts the error of a failed attempt into the error that callers get. */
   failure?(error: unknown): unknown;
 }
-
-type Outcome = { ok: true; value: unknown } | { ok: false; error: unknown };
 
 interface Pending<T> {
   change: (draft: T) => unknown;
@@ -57,7 +56,7 @@ interface Pending<T> {
 
 const MAX_BACKOFF_MS = 40;
 
-/** The updates of one document by this process. They share commits, and try again when another writer was first. */
+/** The updates of one document by this process. Updates that wait at the same time share one commit. */
 export class UpdateQueue<T, B extends Base = Base> {
   readonly #tries: UpdateTries<T, B>;
   readonly #queue: Pending<T>[] = [];
@@ -69,13 +68,8 @@ export class UpdateQueue<T, B extends Base = Base> {
 
   update<R>(change: (draft: T) => R): Promise<R> {
     return new Promise<R>((resolve, reject) => {
-      this.#queue.push({
-        change,
-        // `change` returned exactly this value.
-        resolve: (value) => resolve(value as R),
-        reject,
-        since: performance.now(),
-      });
+      const settled = (value: unknown) => resolve(value as R); // exactly what `change` returned
+      this.#queue.push({ change, resolve: settled, reject, since: performance.now() });
       if (!this.#isWorking) void this.#work();
     });
   }
@@ -94,7 +88,7 @@ export class UpdateQueue<T, B extends Base = Base> {
         rejectAll(this.#queue.splice(0), this.#failure(error));
         continue;
       }
-      // Take the queue only after the wait, so that updates requested during the wait join this commit.
+      // Take the queue only after the wait, so that this commit includes updates that were requested during the wait.
       const settle = await this.#commit(this.#queue.splice(0));
       await leave?.();
       settle();
@@ -102,7 +96,7 @@ export class UpdateQueue<T, B extends Base = Base> {
     this.#isWorking = false;
   }
 
-  /** Resolves with a function that settles the callers, because every outcome depends on the commit. */
+  /** @returns a function that settles the promises of the callers. Call it after the release. */
   async #commit(batch: Pending<T>[]): Promise<() => void> {
     let waiting = batch;
     try {
@@ -110,9 +104,9 @@ export class UpdateQueue<T, B extends Base = Base> {
         waiting = this.#dropExpired(waiting);
         if (waiting.length === 0) return () => undefined;
         const base = await this.#tries.load();
-        const { data, outcomes } = this.#apply(base.data, waiting);
+        const { data, settle } = this.#apply(base.data, waiting);
         const isUnchanged = data === base.data && base.mend !== true;
-        if (isUnchanged || (await this.#tries.commit(base, data))) return () => settleAll(waiting, outcomes);
+        if (isUnchanged || (await this.#tries.commit(base, data))) return settle;
         await sleep(Math.random() * Math.min(2 ** attempt, MAX_BACKOFF_MS));
       }
     } catch (error) {
@@ -131,25 +125,32 @@ export class UpdateQueue<T, B extends Base = Base> {
     });
   }
 
-  /** Runs the changes in order. If one throws, its draft is dropped and only its own outcome is an error. */
-  #apply(data: string, waiting: readonly Pending<T>[]): { data: string; outcomes: Outcome[] } {
+  /**
+   * Runs the changes in order. If one throws, discards its draft.
+   *
+   * @returns the new data, and a function that settles the promises of the callers
+   */
+  #apply(data: string, waiting: readonly Pending<T>[]): { data: string; settle: () => void } {
     let current = data;
-    const outcomes = waiting.map(({ change }): Outcome => {
+    const outcomes = waiting.map(({ change, resolve, reject }) => {
       try {
         const draft = this.#tries.parse(current);
         const value = change(draft);
         if (value instanceof Promise) {
-          value.catch(() => "the caller gets the error below instead");
+          value.catch(() => "the caller gets the next error instead");
           const message = "A change to the store must be synchronous; this one returned a promise.";
           throw new FleetError("FLEET_INTERNAL", message);
         }
         current = JSON.stringify(draft);
-        return { ok: true, value };
+        return () => resolve(value);
       } catch (error) {
-        return { ok: false, error };
+        return () => reject(error);
       }
     });
-    return { data: current, outcomes };
+    const settle = () => {
+      for (const outcome of outcomes) outcome();
+    };
+    return { data: current, settle };
   }
 
   #failure(error: unknown): unknown {
@@ -179,12 +180,4 @@ export class UpdateQueues<T> {
 
 function rejectAll<T>(waiting: readonly Pending<T>[], failure: unknown): void {
   for (const { reject } of waiting) reject(failure);
-}
-
-function settleAll<T>(waiting: readonly Pending<T>[], outcomes: readonly Outcome[]): void {
-  for (const [index, { resolve, reject }] of waiting.entries()) {
-    const outcome = outcomes[index];
-    if (outcome?.ok) resolve(outcome.value);
-    else reject(outcome?.error);
-  }
 }

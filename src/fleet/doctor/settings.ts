@@ -66,7 +66,7 @@ async function runtimeStarts({ config, env }: SettingsContext): Promise<Finding>
   }
 }
 
-/** Checks that prompts can reach a model. Connects to the model's address, but sends no key and runs no token command. */
+/** Checks that prompts can reach a model. May connect to its address, but sends no key and runs no token command. */
 async function modelAnswers({ config, env }: SettingsContext): Promise<Finding> {
   const { provider, auth } = config;
   try {

@@ -28,10 +28,7 @@ export abstract class Group {
   }
 }
 
-/**
- * Wraps a method. A failed check makes the method's iterator, {@link PendingReply} or promise fail, instead of throwing
- * at once.
- */
+/** Wraps a method. A failed check makes the method's iterator, {@link PendingReply} or promise fail. */
 function guarded(name: string, method: Method, read: (group: Group, given: readonly unknown[]) => unknown[]): Method {
   if (name === "followLog") {
     return async function* (...given) {

@@ -35,8 +35,8 @@ export class HostGroup extends Group {
   }
 
   /**
-   * Moves users as {@link planRebalance} proposes, each session between two turns. If a turn takes too long, its session
-   * stays on the old host, where it still works. A later call can move it.
+   * Moves users as {@link planRebalance} proposes, each session between two turns. If a turn takes too long, its
+   * session stays on the old host, where it still works. A later call can move it.
    */
   async rebalance(options: RebalanceRequest = {}): Promise<Rebalanced> {
     const { moves, stays } = await this.planRebalance();

@@ -23,8 +23,8 @@ export class PoolGroup extends Group {
   }
 
   /**
-   * Closes the pool to new servers and turns, for every process. Waits for turns in flight, and stops all servers. Either
-   * {@link undrain} or the next supervisor opens the pool again. That supervisor also starts the stopped servers.
+   * Closes the pool to new servers and turns, for every process. Waits for turns in flight, and stops all servers.
+   * {@link undrain} opens the pool again. The next supervisor does so, too, and starts the stopped servers.
    *
    * @throws FleetError `FLEET_DURATION_INVALID` when a timeout is malformed or out of bounds.
    */

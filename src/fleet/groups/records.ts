@@ -4,7 +4,7 @@ import { isBroken } from "../../pool/server.js";
 import { heldPorts } from "../../pool/start/ports.js";
 import { Group } from "./group.js";
 
-/** The recorded state, for the checks and repairs of `doctor`. Except for sessions, it is only the state of this host. */
+/** The recorded state, for the checks and repairs of `doctor`. Except for sessions, only the state of this host. */
 export class RecordGroup extends Group {
   /** Returns the number of servers that are recorded on this host, in any state. */
   async servers(): Promise<number> {

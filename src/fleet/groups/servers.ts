@@ -12,8 +12,8 @@ import type { RollingRequest, RouteView, SpawnRequest, StopRequest } from "../op
 import { Group } from "./group.js";
 
 /**
- * The servers of all hosts. A method accepts a server's id or a unique prefix of it. If a user has servers with the same
- * id on several hosts, `ID@HOST` names one of them.
+ * The servers of all hosts. A method accepts a server's id or a unique prefix of it. If a user has servers with the
+ * same id on several hosts, `ID@HOST` names one of them.
  *
  * A method that takes an id throws `FLEET_SERVER_NOT_FOUND` when the server does not exist, and `FLEET_HOST_AWAY` when
  * its host cannot be reached.
@@ -33,8 +33,7 @@ export class ServerGroup extends Group {
   /**
    * Starts the servers of many users in parallel.
    *
-   * @throws FleetError when some servers cannot be started. The message gives a reason for each of them. The other
-   * servers run.
+   * @throws FleetError when some servers cannot be started, with a reason for each of them. The other servers run.
    */
   async spawnMany(users: readonly string[], options: SpawnRequest = {}): Promise<{ servers: ServerView[] }> {
     return { servers: await spawnEverywhere(this.parts.hosts, users, options) };
@@ -109,8 +108,7 @@ export class ServerGroup extends Group {
   }
 
   /**
-   * Stops the servers as {@link stop} does, and starts them again with the same homes. They keep their ports if these
-   * are still free.
+   * Stops the servers as {@link stop} does, and starts them again with the same homes. They keep ports that are free.
    */
   async restart(
     ids: readonly string[],
@@ -123,8 +121,8 @@ export class ServerGroup extends Group {
 
   /**
    * Replaces running servers with new processes on the same homes, for example to use a new version of the runtime.
-   * Replaces the first server alone, and then at most `maxUnavailable` at a time, one host after the other. Drains an old
-   * process only after its new process answers.
+   * Replaces the first server alone, and then at most `maxUnavailable` at a time, one host after the other. Drains an
+   * old process only after its new process answers.
    *
    * @throws FleetError when a new process does not start. The old process and all remaining servers keep running. The
    * message contains the number of servers replaced before.

@@ -20,8 +20,8 @@ const START_WAIT_MS = 30_000;
 /**
  * The sessions of all users on all hosts.
  *
- * A method that takes an id throws `FLEET_SESSION_NOT_FOUND` when the session does not exist, and in the same way when the
- * user may not use it.
+ * A method that takes an id throws `FLEET_SESSION_NOT_FOUND` when the session does not exist, and in the same way when
+ * the user may not use it.
  */
 export class SessionGroup extends Group {
   /**
@@ -46,9 +46,7 @@ export class SessionGroup extends Group {
     });
   }
 
-  /**
-   * Opens an existing session, even in a new process or after the session's server was stopped or killed.
-   */
+  /** Opens an existing session, even in a new process or after the session's server was stopped or killed. */
   async resume(id: string, options: ResumeSessionOptions): Promise<CopilotSession> {
     const { user, signal = AbortSignal.timeout(START_WAIT_MS), waitMs, ...session } = options;
     return await this.parts.open.resume(id, { user, session, waitMs, signal });
@@ -66,11 +64,10 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Opens a session, runs one turn in it, and leaves it. In a collaborative session, holds the lease during all of this, so
-   * that members on different servers do not disturb each other.
+   * Opens a session, runs one turn in it, and leaves it. In a collaborative session, holds the lease during all of
+   * this, so that members on different servers do not disturb each other.
    *
-   * @throws FleetError like {@link resume} and {@link send}; `FLEET_SESSION_LOCKED` when the lease is not available in
-   * time.
+   * @throws FleetError like {@link resume} and {@link send}; `FLEET_SESSION_LOCKED` when the lease is not free in time.
    */
   use(id: string, prompt: string, options: UseOptions): PendingReply<SessionReply> {
     return new PendingReply(async (onDelta) => {
@@ -81,16 +78,16 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Leaves a session that this fleet created or resumed. Unloads it if nobody else uses it, and keeps its state. Deletes
-   * an ephemeral session, unless `park` keeps it for its next use.
+   * Leaves a session that this fleet created or resumed. Unloads it if nobody else uses it, and keeps its state.
+   * Deletes an ephemeral session, unless `park` keeps it for its next use.
    */
   async leave(session: CopilotSession, options: { park?: boolean } = {}): Promise<SessionView> {
     return await this.parts.open.leave(session.sessionId, options);
   }
 
   /**
-   * Lists the sessions of all users or of one user on all hosts, most recently used first. If a host does not answer, adds
-   * a warning (`fleet.takeWarnings`) and shows its sessions as recorded.
+   * Lists the sessions of all users or of one user on all hosts, most recently used first. If a host does not answer,
+   * adds a warning (`fleet.takeWarnings`) and shows its sessions as recorded.
    */
   async list(options: { user?: string | undefined } = {}): Promise<SessionView[]> {
     return await gatherSessions(this.parts, options.user);
@@ -118,8 +115,7 @@ export class SessionGroup extends Group {
    *
    * @param options.ignoreNotFound whether to ignore sessions that are not found
    * @throws FleetError `FLEET_SESSION_NOT_FOUND` after all other sessions were deleted; `FLEET_SESSION_BUSY` or
-   * `FLEET_SESSION_LOCKED` when a session is in use. The error's `outcome` lists the deleted ids:
-   * `{ deleted, notFound }`.
+   * `FLEET_SESSION_LOCKED` when a session is in use. The error's `outcome` has the ids: `{ deleted, notFound }`.
    */
   async delete(
     ids: readonly string[],
@@ -131,9 +127,8 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Makes each reachable host delete its sessions that are past their TTL and not in use. Also removes dead servers and
-   * their folders. Can run during any other use of the fleet, including another gc. If it is killed, the next run
-   * completes its work.
+   * Makes each reachable host delete its sessions that are past their TTL and not in use, and its dead servers with
+   * their folders. Can run at any time, even beside another gc. If it is killed, the next run completes its work.
    *
    * @throws FleetError `FLEET_DURATION_INVALID` or `FLEET_USER_INVALID` when an option is not allowed.
    */

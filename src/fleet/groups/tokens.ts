@@ -14,8 +14,8 @@ import { Group } from "./group.js";
 /** The tokens that clients present at the front door. */
 export class TokenGroup extends Group {
   /**
-   * Issues a token that lets clients of the user connect to the front door. Only the result contains the token. The fleet
-   * stores a hash of it.
+   * Issues a token that lets clients of the user connect to the front door. Only the result contains the token. The
+   * fleet stores a hash of it.
    *
    * @param options.ttl how long the token is valid, such as `30d`; if left out, until it is revoked
    */
@@ -29,10 +29,7 @@ export class TokenGroup extends Group {
     return await listTokens(this.parts.store, options.user);
   }
 
-  /**
-   * Revokes tokens by their ids, or all tokens of a user. Resolves with the ids, including those of tokens that did not
-   * exist.
-   */
+  /** Revokes tokens by their ids, or all tokens of a user. Resolves with all ids, even of tokens that did not exist. */
   async revoke(which: { ids: readonly string[] } | { user: string }): Promise<{ revoked: string[] }> {
     return { revoked: await revokeTokens(this.parts.store, which) };
   }

@@ -49,7 +49,7 @@ export class ControlLink implements AsyncDisposable {
       const connection = await RawConnection.open(endpoint, limit.signal, { lasting: true });
       return new ControlLink(connection, context, host.name);
     } catch (error) {
-      // The front door deletes the token when it accepts it. If we cannot delete it here, it expires after a minute.
+      // A front door that accepts the token deletes it. If neither side deletes it, it expires after a minute.
       await store.tokens.delete(issued.id).catch(() => "the error below explains more");
       if (signal?.aborted === true) throw signal.reason;
       throw hostAway(host.name, error);

@@ -11,7 +11,7 @@ import type { LinkContext } from "./control-link.js";
 
 const CONNECT_MS = 10_000;
 const GOODBYE_MS = 2_000;
-/** After this time, the token of a connection is not valid any longer even if this process was killed, in milliseconds. */
+/** How long the token of a connection is valid, in milliseconds. It ends even if this process is killed. */
 const TOKEN_MS = 24 * 3_600_000;
 
 /** An SDK client at the front door of another host, connected as the user. */

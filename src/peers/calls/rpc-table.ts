@@ -119,7 +119,7 @@ function withoutNulls(value: unknown): unknown {
   return Object.fromEntries(given.map(([name, each]) => [name, withoutNulls(each)]));
 }
 
-/** @returns the first problem as a sentence without its full stop. `whole` names the value if the problem names no part. */
+/** @returns the first problem as a sentence without its full stop. `whole` names the whole value. */
 function problemOf([issue]: [v.BaseIssue<unknown>, ...unknown[]], whole: string, where = ""): string {
   const name = issue.path?.map(({ key }) => key).findLast((key) => typeof key === "string");
   const subject = name === undefined ? whole : quote(name);

@@ -16,8 +16,8 @@ import type { Released } from "../../sessions/memory/release.js";
 import type { SessionView } from "../../sessions/view.js";
 
 /*
- * The schemas of the calls between hosts and of their answers. Hosts may have different versions of copilotfleet. So the
- * schemas ignore unknown fields, and a field that is new must be optional.
+ * The schemas of the calls between hosts and of their answers. Hosts may have different versions of copilotfleet. So
+ * the schemas ignore unknown fields, and a field that is new must be optional.
  */
 
 type Schema<T> = v.GenericSchema<unknown, T>;

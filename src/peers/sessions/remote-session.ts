@@ -143,7 +143,7 @@ async function attach(
   const under = lease === undefined ? undefined : { sessionId: id, fence: lease.fence };
   const door = await connectToDoor(context, host, user, {}, signal, under);
   try {
-    // The other host adds the other settings, such as the provider and its key. It also decides whether approvals count.
+    // The other host adds the other settings, such as the provider and its key. It decides on approvals, too.
     const settings = { streaming: true, ...session, onPermissionRequest: permissions(context.config, true, session) };
     const lost = door.closed.then((): never => {
       throw hostAway(host.name);

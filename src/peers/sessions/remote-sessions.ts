@@ -21,8 +21,8 @@ export class RemoteSessions implements SessionsElsewhere {
   }
 
   /**
-   * Creates a session for a user who is placed on another host. First records it, and then opens it at the front door of
-   * that host, which creates a recorded session that never had a turn.
+   * Creates a session for a user who is placed on another host. First records it, and then opens it at the front door
+   * of that host, which creates a recorded session that never had a turn.
    */
   async create(host: HostRecord, options: CreateOptions): Promise<RemoteSession> {
     const { store, config, directory } = this.#sessions.context;

@@ -148,7 +148,7 @@ export class ServerMonitor {
   }
 }
 
-/** Looks at the servers now and soon again, because an ending process closes its connections before it counts as dead. */
+/** Looks at the servers now and again soon, because a process closes its connections before it counts as dead. */
 function wakeUntilEnded(timer: LoopTimer): void {
   timer.wake();
   for (const ms of STILL_ENDING_MS) timer.wakeAfter(ms);

@@ -95,8 +95,8 @@ export class Restarts {
 const LONGEST_MS = 60_000;
 
 /**
- * How long to wait, in milliseconds, before we start a server again that ended `crashes` times in a row. A random factor
- * between 0.5 and 1 keeps servers that ended together from coming back together ("equal jitter",
+ * How long to wait, in milliseconds, before we start a server again that ended `crashes` times in a row. A random
+ * factor between 0.5 and 1 keeps servers that ended together from coming back together ("equal jitter",
  * https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
  */
 export function backoffMs(crashes: number, baseMs: number, random: () => number = Math.random): number {

@@ -31,9 +31,9 @@ export interface RotationOptions {
 }
 
 /**
- * Moves the contents of a log to `LOG.1` once the log is too large, those of `LOG.1` to `LOG.2`, and so on. Servers keep
- * their log open for appending, so we copy it and then empty it. We lose the bytes that a server writes between our last
- * read of the log and the emptying, two system calls later. Run only one rotation of a log at a time.
+ * Moves the contents of a log to `LOG.1` once the log is too large, those of `LOG.1` to `LOG.2`, and so on. Servers
+ * keep their log open for appending, so we copy it and then empty it. We lose the bytes that a server writes between
+ * our last read of the log and the emptying, two system calls later. Run only one rotation of a log at a time.
  *
  * If this process is killed, each rotated file is still whole. If the log was not emptied by then, the next rotation
  * copies the same contents again. Do not rotate the log of a server that is starting, because the start reads that log.
@@ -51,7 +51,8 @@ export async function rotateLog(path: string, options: RotationOptions): Promise
     try {
       return await rotate(log, path, options);
     } catch (error) {
-      if (!isFull(error) || !dropOldest(path)) throw error;
+      const isFull = systemCode(error) === "ENOSPC" || systemCode(error) === "EDQUOT";
+      if (!isFull || !dropOldest(path)) throw error;
       return await rotate(log, path, options);
     }
   } catch (error) {
@@ -64,7 +65,7 @@ export async function rotateLog(path: string, options: RotationOptions): Promise
 }
 
 async function rotate(log: number, path: string, { keep, signal }: RotationOptions): Promise<number> {
-  const temporary = temporaryPath(path);
+  const temporary = join(dirname(path), `.${basename(path)}.${randomBytes(4).toString("hex")}.tmp`);
   const copy = openSync(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
   const buffer = Buffer.allocUnsafe(PIECE_BYTES);
   let unfinished: string | null = temporary;
@@ -132,11 +133,6 @@ function copyRest(log: number, copy: number, from: number, buffer: Buffer): numb
   return offset;
 }
 
-function isFull(error: unknown): boolean {
-  const code = systemCode(error);
-  return code === "ENOSPC" || code === "EDQUOT";
-}
-
 function unsafe(path: string, what: string): FleetError {
   return new FleetError("FLEET_STATE_UNSAFE", `The log ${quote(path)} is ${what}, so it is not rotated.`, {
     suggestions: [`ls -l ${path}`],
@@ -146,11 +142,6 @@ function unsafe(path: string, what: string): FleetError {
 /** The path of a rotated file: `server.log.1` is the newest. We rename and remove links, but never follow them. */
 export function rotatedPath(log: string, number: number): string {
   return `${log}.${number}`;
-}
-
-/** The path of a copy in progress. No other rotation uses it. */
-function temporaryPath(log: string): string {
-  return join(dirname(log), `.${basename(log)}.${randomBytes(4).toString("hex")}.tmp`);
 }
 
 /** Removes the incomplete copies of rotations that were killed. */

@@ -53,8 +53,8 @@ export function lastLogLines(path: string, count: number): { lines: string[]; at
 }
 
 /**
- * Reads the bytes behind a position in a log. If the log was rotated since then, first reads the rest of the rotated file.
- * If the log was cut short in another way, reads it from its beginning.
+ * Reads the bytes behind a position in a log. If the log was rotated since then, first reads the rest of the rotated
+ * file. If the log was cut short in another way, reads it from its beginning.
  */
 export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition } {
   using log = openFile(path);

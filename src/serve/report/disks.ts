@@ -47,8 +47,8 @@ export class Disks {
   }
 
   /**
-   * Checks the disks of those logs that are not on the same disk as the state. If a server cannot write its log, it keeps
-   * running and its log has a gap. The log of `serve` then gives the reason for the gap.
+   * Checks the disks of those logs that are not on the same disk as the state. If a server cannot write its log, it
+   * keeps running and its log has a gap. The log of `serve` then gives the reason for the gap.
    */
   async checkLogs(servers: readonly ServerRecord[]): Promise<void> {
     const { stateRoot, log } = this.#context;

@@ -3,8 +3,8 @@ import { type LaunchedProcess, processesByLaunch } from "../../runtime/process/l
 import { privateMemoryBytes } from "../../runtime/process/process-table.js";
 
 /**
- * All processes of the servers: the runtimes, and everything that their sessions started. To find them, this class reads
- * two files of every process on this machine. So it uses what it found for `intervalMs`.
+ * All processes of the servers: the runtimes, and everything that their sessions started. To find them, this class
+ * reads two files of every process on this machine. So it uses what it found for `intervalMs`.
  */
 export class ServerProcesses {
   readonly #stateRoot: string;

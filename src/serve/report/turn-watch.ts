@@ -12,7 +12,7 @@ type SessionName = Pick<LoadedSession, "serverId" | "sessionId">;
 
 export interface WatchedTurn extends SessionName {
   outcome: TurnOutcome;
-  /** From the prompt to the end of the last step, in milliseconds. A cut turn ends when we notice the cut, or earlier. */
+  /** From the prompt to the end of the last step, in milliseconds. A cut turn ends at the latest when we notice it. */
   durationMs: number;
 }
 
@@ -37,7 +37,7 @@ interface Watched {
 
 /**
  * Watches the turns of sessions, no matter who sends the prompts, by reading the histories that the runtime writes.
- * {@link TurnTracker} has the rules. When it first sees a session, it ignores turns that ended before the previous look.
+ * {@link TurnTracker} has the rules. In a session that is new to it, it ignores turns that ended before its last look.
  */
 export class TurnWatch {
   readonly #watched = new Map<string, Watched>();
@@ -57,7 +57,7 @@ export class TurnWatch {
    * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on
    */
   look(sessions: Iterable<LoadedSession>, nowMs: number): Look {
-    const loaded = new Map([...sessions].map((session) => [keyOf(session), session]));
+    const loaded = new Map([...sessions].map((session) => [`${session.serverId}/${session.sessionId}`, session]));
     const order = new Set([...this.#behind, ...loaded.keys(), ...this.#watched.keys()]);
     const look: Look = { ended: [], inFlight: [], unreadable: [], isBehind: false };
     const partly: string[] = [];
@@ -137,10 +137,6 @@ export class TurnWatch {
 function noteEnd(look: Look, session: LoadedSession, turn: EndedTurn | null): void {
   if (turn === null) return;
   look.ended.push({ ...namesOf(session), outcome: turn.outcome, durationMs: turn.endedAtMs - turn.startedAtMs });
-}
-
-function keyOf({ serverId, sessionId }: LoadedSession): string {
-  return `${serverId}/${sessionId}`;
 }
 
 function namesOf({ serverId, sessionId }: LoadedSession): SessionName {

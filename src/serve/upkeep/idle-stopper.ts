@@ -33,7 +33,8 @@ export class IdleStopper {
     const now = this.#context.clock.now();
     const due = own.filter((server) => {
       const launch = server.launchId ?? "";
-      if (!this.#used.has(launch) || isClaimed(server) || holdsSessions(server)) this.#used.set(launch, now);
+      const hasSessions = knownLoaded(server).length > 0 || usedSessions(server).size > 0;
+      if (!this.#used.has(launch) || isClaimed(server) || hasSessions) this.#used.set(launch, now);
       return now - (this.#used.get(launch) ?? now) > idleTimeoutMs;
     });
     if (due.length === 0) return;
@@ -52,8 +53,4 @@ export class IdleStopper {
     const { outcome } = await pool.stop(id, { drainTimeoutMs, force: false, signal: this.#stopping });
     log("info", `server ${id} was idle and was stopped`, { server: id, outcome });
   }
-}
-
-function holdsSessions(server: ServerRecord): boolean {
-  return knownLoaded(server).length > 0 || usedSessions(server).size > 0;
 }

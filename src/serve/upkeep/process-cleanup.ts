@@ -37,7 +37,9 @@ export class ProcessCleanup {
     this.#lookedAt = now;
     const seen = new Set<string>();
     for (const server of servers) {
-      const due = withoutOwner(server, this.#childrenOf(server)).filter(({ identity }) => {
+      const processes = this.#processes.of(server.launchId ?? "");
+      const children = processes.filter(({ identity }) => identity.pid !== server.process?.pid);
+      const due = withoutOwner(server, children).filter(({ identity }) => {
         const key = `${identity.pid} ${identity.startTicks}`;
         seen.add(key);
         const since = this.#since.get(key) ?? now;
@@ -50,11 +52,6 @@ export class ProcessCleanup {
       });
     }
     for (const key of this.#since.keys()) if (!seen.has(key)) this.#since.delete(key);
-  }
-
-  #childrenOf(server: ServerRecord): LaunchedProcess[] {
-    const runtime = server.process?.pid;
-    return this.#processes.of(server.launchId ?? "").filter(({ identity }) => identity.pid !== runtime);
   }
 
   async #end(server: ServerRecord, due: readonly LaunchedProcess[]): Promise<void> {

@@ -16,8 +16,8 @@ interface Overdue {
 }
 
 /**
- * Replaces servers that are too big, too old, or have had too many sessions, because the runtime never gives memory back.
- * It replaces one server at a time, in a moment without turns if there is one. It never cuts a turn.
+ * Replaces servers that are too big, too old, or have had too many sessions, because the runtime never gives memory
+ * back. It replaces one server at a time, in a moment without turns if there is one. It never cuts a turn.
  */
 export class Recycler {
   readonly #context: ServeContext;
@@ -45,7 +45,7 @@ export class Recycler {
       const reason = this.#reasonFor(server);
       return reason === null || isClaimed(server) ? [] : [{ server, reason, overdue: this.#overdueOf(server) }];
     });
-    // Begin with the server that was tried longest ago, because a server that always has turns must not block the others.
+    // Begin with the server that was tried longest ago, because one that always has turns must not block the others.
     due.sort((a, b) => a.overdue.notBefore - b.overdue.notBefore);
     for (const { server, reason, overdue } of due) this.#consider(server, reason, overdue);
   }

@@ -39,8 +39,8 @@ export class Terms {
 
   /**
    * Acts when the host has a new term after a gap: unloads the sessions that are still in the memory of its servers
-   * although another host has taken them. Does so even while somebody uses them, because nothing that a server writes to
-   * this host's copy is kept. Never rejects.
+   * although another host has taken them. Does so even while somebody uses them, because nothing that a server writes
+   * to this host's copy is kept. Never rejects.
    */
   async begun(): Promise<void> {
     await attempt(this.#context, "the sessions that other hosts took over could not be unloaded", async () => {

@@ -11,7 +11,7 @@ export interface StoreContext {
   /** Reads the clock for leases. */
   leaseNow: () => Instant;
   writes: Writes;
-  /** Reports a problem that was worked around. */
+  /** Reports a problem that did not make the operation fail. */
   warn: (message: string) => void;
   /** Throws if the state folder is unsafe. */
   checkRoot: () => void;

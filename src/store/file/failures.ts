@@ -2,8 +2,8 @@ import { getSystemErrorMap } from "node:util";
 import { FleetError, quote, systemCode } from "../../errors.js";
 
 /**
- * Converts a system error into `FLEET_STATE_UNWRITABLE`, for reading too. The message names the failed action. Other
- * errors (a bug, or a FleetError) are returned unchanged.
+ * Converts a system error of a read or a write into `FLEET_STATE_UNWRITABLE`. Returns other errors, such as those of
+ * bugs, unchanged.
  */
 export function mediumError(action: "read" | "write", path: string, error: unknown): unknown {
   const code = systemCode(error);
@@ -15,7 +15,7 @@ export function mediumError(action: "read" | "write", path: string, error: unkno
   });
 }
 
-/** The system's description of the error: `no space left on device (ENOSPC)`. */
+/** The system's description of the error, such as `no space left on device (ENOSPC)`. */
 export function reason(error: unknown): string {
   const code = systemCode(error);
   if (code === undefined) return error instanceof Error ? error.message : String(error);
@@ -24,7 +24,7 @@ export function reason(error: unknown): string {
   return words === undefined ? code : `${words} (${code})`;
 }
 
-/** Runs a call that reads a file or folder. Returns undefined when it does not exist. */
+/** Reads a file or folder. @returns undefined when it does not exist */
 export function readIfThere<T>(path: string, read: () => T): T | undefined {
   try {
     return read();
@@ -34,7 +34,7 @@ export function readIfThere<T>(path: string, read: () => T): T | undefined {
   }
 }
 
-/** Whether a system call fails with one of these errors. Any other error is thrown. */
+/** @returns whether a system call fails with one of these errors. @throws any other error. */
 export async function failsWith(codes: readonly string[], call: () => Promise<unknown>): Promise<boolean> {
   try {
     await call();

@@ -22,14 +22,14 @@ export interface FileStoreOptions {
   leaseNow?: () => Instant;
 }
 
-/** Does not touch the disk. The first use checks the folder, and the first write creates it. */
+/** The first use checks the state folder, and the first write creates it. */
 export function openFileStore(root: string, options: FileStoreOptions = {}): FileStore {
   return new FileStore(root, options);
 }
 
 export class FileStore implements Store {
   readonly kind = "file";
-  /** The lock and the clock of this store belong to one machine. */
+  /** Null because the lock and the clock of this store work only on one machine. */
   readonly hosts = null;
   readonly registry: RegistryRecord;
   readonly sessions: SessionRecords;

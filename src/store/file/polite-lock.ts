@@ -7,8 +7,8 @@ const MAX_WAIT_MS = 80;
 type Release = () => Promise<void>;
 
 /**
- * Lets writers commit one after another, which saves them retries. Correctness does not depend on the lock (decision 1):
- * a writer waits only briefly, and then continues without it.
+ * Lets writers commit one after another, which saves them retries. A writer waits only briefly and then continues
+ * without the lock, because correctness does not depend on it (decision 1).
  */
 export async function enterPolitely(folder: string): Promise<Release> {
   const until = performance.now() + MAX_WAIT_MS;
@@ -16,8 +16,7 @@ export async function enterPolitely(folder: string): Promise<Release> {
     try {
       return await acquire(folder);
     } catch (error) {
-      // An error other than ELOCKED means that this folder cannot be locked. The commit will find out whether it can be
-      // written.
+      // An error other than ELOCKED means that this folder cannot be locked. If the commit fails, too, it reports why.
       if (systemCode(error) !== "ELOCKED" || performance.now() >= until) return async () => undefined;
     }
     await sleep(4 + Math.random() * 8);
@@ -31,9 +30,9 @@ async function acquire(folder: string): Promise<Release> {
     lockfilePath: `${folder}.lock`,
     realpath: false,
     stale: STALE_MS,
-    // The default throws from a timer, which ends the process.
+    // The library's default throws from a timer, which ends the process.
     onCompromised: () => undefined,
   });
-  // This fails if another process took the lock for stale and removed it. Then there is nothing to release.
+  // Releasing fails if another process has removed the lock because it looked stale. Then there is nothing to release.
   return () => release().catch(() => undefined);
 }

@@ -15,9 +15,7 @@ import { FleetError, quote, systemCode } from "../../errors.js";
 import { makeFolder, scratchName } from "./commit/durable.js";
 import { mediumError, readIfThere } from "./failures.js";
 
-/**
- * File systems that several hosts share. The identity of a process cannot be proved across hosts. Numbers: statfs(2).
- */
+/** File systems that several hosts share. A host cannot see the processes of another one. Numbers: statfs(2). */
 const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0x6969, "NFS"],
   [0x517b, "SMB"],
@@ -25,10 +23,7 @@ const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0xfe534d42, "SMB2"],
 ]);
 
-/**
- * File systems that cannot store our files. Node's recursive `mkdir` never returns below procfs. Numbers:
- * linux/magic.h.
- */
+/** The kernel's own file systems. On procfs, Node's recursive `mkdir` never returns. Numbers: linux/magic.h. */
 const KERNEL_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0x9fa0, "proc"],
   [0x62656572, "sysfs"],
@@ -77,9 +72,8 @@ export function checkStateFolder(path: string, options: StateFolderOptions = {})
 const PARENTS_VALID_MS = 1_000;
 
 /**
- * Like {@link checkStateFolder}, for one folder that is checked very often. It always checks the folder itself, and the
- * folders above it at most once a second. That is safe because, after a check that passed, only root and we can change
- * them.
+ * Like {@link checkStateFolder}, but checks the folders above the state folder at most once a second. That is safe,
+ * because only root and we can change them once a check has passed.
  */
 export function stateFolderCheck(path: string): () => void {
   let checkedAt = Number.NEGATIVE_INFINITY;
@@ -111,11 +105,11 @@ function checkFolder(path: string, stats: Stats): void {
 }
 
 /**
- * Refuses a folder above the state folder if another user could replace something in it. The rule is the one that ssh
- * applies to its files: each folder must belong to root or to us, and others must not be able to write to it. A sticky
- * folder such as /tmp is safe, because only we can rename our own files there.
+ * Refuses a folder above the state folder if another user could replace something in it. As with the files of ssh, each
+ * folder must belong to root or to us, and others must not be able to write to it. A sticky folder such as /tmp is
+ * safe, because only we can rename our own files there.
  *
- * @returns the deepest existing folder above `path`.
+ * @returns the deepest existing folder above `path`
  */
 function checkParents(path: string, { env = process.env }: StateFolderOptions): string {
   let deepest = "/";
@@ -164,9 +158,9 @@ function namesOf(path: string): string[] {
 }
 
 /**
- * Whether the group has no members other than root and us, according to the system's files. Many systems give each user
- * their own group and a umask of 002, so that this group may write to every folder that the user creates. In
- * Kubernetes, the pod's group may write to the root of a volume.
+ * Whether the group has no members other than root and us, according to the system's files. Such a group may often
+ * write to a safe folder: many systems give each user their own group and a umask of 002. In Kubernetes, the pod's
+ * group may write to the root of a volume.
  */
 function isPrivateGroup(gid: number): boolean {
   const uid = process.getuid?.();
@@ -175,7 +169,7 @@ function isPrivateGroup(gid: number): boolean {
   const isOurs = (user: { uid: number } | undefined) => user?.uid === 0 || user?.uid === uid;
   if (!users.filter((user) => user.gid === gid).every(isOurs)) return false;
   const entry = entriesOf("/etc/group").find(([, , id]) => id === String(gid));
-  // The group is not listed, as in a container or with a directory service. By convention, a user's own group has the
+  // In a container or with a directory service, the file may not list the group. A user's own group usually has the
   // user's number.
   if (entry === undefined) return gid === uid;
   const members = (entry[3] ?? "").split(",").filter((name) => name !== "");
@@ -195,11 +189,11 @@ export function ensureStateFolder(path: string, options: StateFolderOptions = {}
   } catch (error) {
     throw mediumError("write", path, error);
   }
-  // Check again. The folder may have been created on a network file system, or by another user at the same moment.
+  // Check again. The new folder may be on a network file system, or another user may have just created it.
   checkStateFolder(path, options);
 }
 
-/** Writes a file of the state folder as a whole. It need not survive a loss of power. @throws a system error. */
+/** Replaces a file of the state folder atomically, but not durably. @throws a system error. */
 export function replaceStateFile(root: string, path: string, content: object): void {
   const temp = join(root, scratchName("tmp"));
   ensureStateFolder(root);
@@ -212,7 +206,7 @@ export function replaceStateFile(root: string, path: string, content: object): v
   }
 }
 
-/** @param at `path`, or the deepest existing folder above it. */
+/** @param at `path`, or the deepest existing folder above it */
 function refuseFileSystem(
   path: string,
   at: string,
@@ -243,7 +237,7 @@ function typeOf(path: string): number {
   }
 }
 
-/** @param root The state folder, for messages. */
+/** @param root the state folder, for messages */
 function lstatIfThere(path: string, root: string): Stats | undefined {
   try {
     return lstatSync(path, { throwIfNoEntry: false });

@@ -17,9 +17,9 @@ import { TELL_TIME } from "./scripts/scripts.js";
 const DEADLINE_MS = 30_000;
 
 export interface RedisStoreOptions {
-  /** The name of this host among the hosts that share the fleet. If it is omitted, the fleet serves a single host. */
+  /** The name of this host among the hosts that share the fleet. Without it, the fleet serves a single host. */
   host?: string | undefined;
-  /** The random id of this host's state folder, or null. With it, the store refuses another host of that name. */
+  /** Reads the random id of this host's state folder. With it, the store refuses another host of the same name. */
   instance?: (() => string | null) | undefined;
   /** How long an update competes with other writers before `FLEET_STATE_BUSY`, in milliseconds. */
   deadlineMs?: number;
@@ -28,8 +28,7 @@ export interface RedisStoreOptions {
 }
 
 /**
- * Opens the store in a Redis, for one host or many. It does not connect. The first operation connects and loads the
- * client library.
+ * Opens the store in a Redis, for one host or many. The first operation connects.
  *
  * Besides the errors in the contract, every method may throw FleetError `FLEET_STORE_UNAVAILABLE` (within 5 seconds),
  * `FLEET_STORE_UNSAFE`, `FLEET_STORE_DENIED`, and `FLEET_STATE_LOST` when the database has lost its data.
@@ -51,7 +50,7 @@ export class RedisStore implements Store {
   readonly #connection: Connection;
   readonly #writes = new Writes();
   readonly #warnings = new Set<string>();
-  /** Warnings given so far, because every new connection would repeat them. */
+  /** All warnings so far. A new connection repeats warnings, and {@link takeWarnings} returns each only once. */
   readonly #warned = new Set<string>();
 
   constructor(target: RedisUrl, root: string, options: RedisStoreOptions) {
@@ -62,7 +61,7 @@ export class RedisStore implements Store {
     const connection = new Connection({ target, keys, epoch, warn, operationMs });
     const documents = new Documents(connection, keys);
     this.#connection = connection;
-    this.hosts = host === null ? null : new RedisHosts({ own: host, instance, connection, keys });
+    this.hosts = host === null ? null : new RedisHosts(host, instance, connection, keys);
     this.registry = new RegistryDocument({
       hosts: this.hosts,
       documents,
@@ -82,7 +81,7 @@ export class RedisStore implements Store {
     return Number(now);
   }
 
-  /** Every write is one script, so a killed writer leaves nothing half done. Commit keys and leases expire. */
+  /** There is nothing to sweep: every write is one script, and commit keys and leases expire. */
   async sweep(): Promise<void> {
     return undefined;
   }

@@ -9,14 +9,14 @@ import { sweepNames } from "./sweep.js";
 
 /*
  * How a document changes: decision 1 (docs/decisions/0001-commit-by-link.md). In short, `link()` to the next number is
- * the commit, and a writer that others have overtaken finds out by the mode of its own file whether it committed.
+ * the commit. If other writers have committed since then, the mode of a writer's own file shows whether its commit
+ * counts.
  *
- * The mode is suitable because it belongs to the file and not to its name. It can be set without rewriting anything,
- * and a suspended writer can read it however long ago its file lost its name. (Root may write to a read-only file.
- * That does not matter, because the mode is a message and not a barrier.) It need not survive a power cut, because no
- * suspended writer survives one either.
+ * The mode is suitable because it belongs to the file and not to its name. So a suspended writer can read it even after
+ * its file has lost its name. It is only a mark, so it does not matter that root may write to a read-only file. It need
+ * not survive a loss of power, because no suspended writer survives that either.
  *
- * A folder has so few names here that listing it is one system call, so the list is a snapshot.
+ * A document's folder has so few names that one system call lists all of them, as they are at one moment.
  */
 
 const WRITABLE = 0o600;
@@ -56,7 +56,7 @@ export async function commitRevision({ folder, parent, data, keep, durable, onSt
   if (handle === undefined) return false;
   try {
     await onStep?.("written");
-    // ENOENT means that a sweep took the temporary file for an orphan, or that the folder disappeared.
+    // ENOENT means that a sweep removed the temporary file, or that the folder disappeared.
     const target = join(folder, revisionName(parent.next));
     if (await failsWith(["EEXIST", "ENOENT"], () => link(temp, target))) return false;
     await onStep?.("linked");
@@ -65,7 +65,7 @@ export async function commitRevision({ folder, parent, data, keep, durable, onSt
     await closeQuietly(handle);
     await unlinkQuietly(temp);
   }
-  // The record may be deleted right after the commit. The caller then tries again and finds that it does not exist.
+  // If the record was deleted right after the commit, the caller tries again and finds that it does not exist.
   if (durable && (await failsWith(["ENOENT"], () => syncFolder(folder)))) return false;
   await prune(folder, parent.next - keep);
   return true;
@@ -77,8 +77,7 @@ async function acceptParent(folder: string, parent: Parent, onStep: StepHook | u
   const handle = await unlessMissing(open(join(folder, revisionName(parent.rev)), "r"));
   if (handle === undefined) return false;
   try {
-    // Open first, and list the folder afterwards. If the highest number has not changed by then, the open file is the
-    // parent's.
+    // List the folder only after opening. If the highest number is still the same, the open file is the parent's.
     if (highest(folder) !== parent.top) return false;
     await onStep?.("checked");
     await handle.chmod(READ_ONLY);
@@ -112,8 +111,8 @@ function highest(folder: string): number | undefined {
 }
 
 /**
- * Removes every number up to `last`, not only the newest of them, because a suspended writer may have linked any of
- * them. The next commit tries again to remove what cannot be removed now, so a failure here does not fail the update.
+ * Removes every number up to `last`, because a suspended writer may have linked any of them again. A failure does not
+ * matter, because the next commit tries again.
  */
 async function prune(folder: string, last: number): Promise<void> {
   let listing: Listing | undefined;

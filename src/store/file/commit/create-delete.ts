@@ -12,12 +12,11 @@ import { encodeRevision, revisionName } from "./revision.js";
 /**
  * Creates a document's folder. One rename makes it appear with its first revision.
  *
- * Revision numbers begin at the present time in microseconds and grow by one with each commit, so they stay behind the
- * clock. A document that is deleted and created again begins above all numbers of the old one. So a writer that was
- * suspended in between can link only an old number, which has no effect.
+ * Revision numbers begin at the current time in microseconds and grow by one with each commit, so they stay behind the
+ * clock. If a document is deleted and created again, the new one begins above all old numbers. A writer that was
+ * suspended since before the deletion can link only an old number, which has no effect.
  *
- * @returns false when the document exists. On a file system that ignores case, this includes a name that differs only
- * in case.
+ * @returns false when the document exists. On a file system that ignores case, its name may differ in case.
  */
 export async function createDocument(
   context: StoreContext,
@@ -53,7 +52,7 @@ async function tryCreate(context: StoreContext, target: string, data: string): P
     await discard(temp);
     const code = systemCode(error);
     if (code === "ENOTEMPTY" || code === "EEXIST") return "exists";
-    if (code === "ENOENT") return "swept"; // a sweep took the unfinished folder for an orphan
+    if (code === "ENOENT") return "swept"; // a sweep removed the unfinished folder
     throw error;
   }
   return "created";
@@ -65,12 +64,11 @@ export async function discard(path: string): Promise<void> {
 }
 
 /**
- * Deletes a document by taking the next number with a symbolic link to nowhere. Like the `link()` of a commit, this
- * fails if another writer was first. The tombstone is complete at once and costs only one name. It need not survive a
- * power cut, because the deletion has not been acknowledged by then.
+ * Deletes a document with a tombstone: a symbolic link to nowhere that has the next number. Like the `link()` of a
+ * commit, this fails if another writer was first. The caller makes the deletion durable.
  *
- * Unlike a commit, it does not make the previous revision read-only. The writer of that revision may find the tombstone
- * when it checks whether it committed. It then tries again and learns that the document does not exist, which is true.
+ * Unlike a commit, a tombstone does not make the previous revision read-only. So the writer of that revision may
+ * conclude that its commit failed. It then tries again and finds that the document does not exist.
  *
  * @returns false when another writer was first or the folder disappeared. The caller then reads again.
  */
@@ -82,6 +80,6 @@ export function raiseTombstone(folder: string, next: number): boolean {
     if (code === "EEXIST" || code === "ENOENT") return false;
     throw error;
   }
-  // After a suspension, the number may be one that was taken and pruned long ago. Then the tombstone has no effect.
+  // If this process was suspended, others may have used and removed this number. Then the tombstone has no effect.
   return listFolder(folder)?.revisions[0] === next;
 }

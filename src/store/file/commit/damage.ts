@@ -27,20 +27,14 @@ export function damageWarning(damage: string, consequence: string): string {
 
 const QUARANTINED = /^(?:corrupt-\d{16}\.json|registry\.json\.corrupt-.+)$/;
 
-/**
- * Whether a name is that of a kept copy of a damaged file. Such a copy shows that there was state once, and that it was
- * unreadable.
- */
+/** Whether the name is that of a copy of a damaged file, which shows that there was state before. */
 export function isQuarantined(name: string): boolean {
   return QUARANTINED.test(name);
 }
 
 /**
- * Keeps damaged revisions for people to examine after their numbers have been pruned. It adds a second name and keeps
- * the first one. If the number became free, a writer that was suspended before the damage could take it, at the same
- * moment as another writer builds on the revision below.
- *
- * The name needs no time stamp, because no number is used twice. A failure to keep a copy must not prevent the repair.
+ * Gives damaged revisions a second name, so that people can still examine them after their numbers have been pruned.
+ * The first name stays, because a suspended writer could otherwise take the number. Ignores failures.
  */
 export async function keepEvidence(folder: string, damaged: readonly number[]): Promise<void> {
   const names = damaged.map(revisionName);
@@ -52,7 +46,7 @@ export async function keepCopy(path: string, stillDamaged: (copy: string) => boo
   const copy = `${path}.corrupt-${new Date().toISOString().replaceAll(/[:.]/g, "-")}`;
   try {
     await link(path, copy);
-    // If another writer has just repaired the file, this is a copy of an undamaged one.
+    // If another writer has just repaired the file, the copy is not damaged and not needed.
     if (!stillDamaged(copy)) await unlink(copy);
   } catch {
     // As above, a failure must not prevent the repair.

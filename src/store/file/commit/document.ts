@@ -19,9 +19,9 @@ export interface DocumentSpec<T> extends Pick<Commit, "folder" | "durable"> {
   prepare(): void;
   /** Reads the newest state. Throws if there is none or if it is unreadable. */
   load(): Base;
-  /** As in `UpdateTries`. */
+  /** As `UpdateTries.enter`. */
   enter?(): Promise<() => Promise<void>>;
-  /** Runs after each commit, before the callers learn about it. It must not reject, because the commit stands. */
+  /** Runs after each commit, before the updates resolve. It must not reject, because the commit has succeeded. */
   committed?(rev: number, data: string): Promise<void>;
 }
 

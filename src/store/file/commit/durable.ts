@@ -24,7 +24,7 @@ export async function writeNewFile(path: string, bytes: Buffer): Promise<FileHan
   }
 }
 
-/** Writes all bytes. On a nearly full disk, one write may write only the first part of them without an error. */
+/** Writes all bytes. On a nearly full disk, one call may write only the first part of them without an error. */
 async function writeWhole(handle: FileHandle, bytes: Buffer): Promise<void> {
   for (let done = 0; done < bytes.length; ) {
     const { bytesWritten } = await handle.write(bytes, done, bytes.length - done, done);
@@ -57,16 +57,12 @@ export function makeFolder(path: string): void {
   }
 }
 
-/** Closes a handle whose bytes are already synced or abandoned, so that a failure to close it loses nothing. */
+/** Closes a handle whose bytes are already synced or not needed, so that a failure loses nothing. */
 export async function closeQuietly(handle: FileHandle): Promise<void> {
-  await handle.close().catch(ignore);
+  await handle.close().catch(() => "harmless");
 }
 
-/** Removes a scratch file. If that fails, a later write sweeps it. */
+/** Removes a temporary file. If that fails, a later write sweeps it. */
 export async function unlinkQuietly(path: string): Promise<void> {
-  await unlink(path).catch(ignore);
-}
-
-function ignore(): void {
-  // Both callers explain why a failure is harmless.
+  await unlink(path).catch(() => "harmless");
 }

@@ -27,10 +27,10 @@ export interface Head {
 /** The data of a deleted document. Its newest revision is a tombstone: see `raiseTombstone`. */
 export const TOMBSTONE = "null";
 
-/** A file may disappear between listing and reading, but not this many times in a row. */
+/** How often to read again because a file disappeared between listing and reading. */
 const MAX_ATTEMPTS = 100;
 
-/** @returns undefined when the folder does not exist. */
+/** @returns undefined when the folder does not exist */
 export function listFolder(folder: string): Listing | undefined {
   const names = readIfThere(folder, () => readdirSync(folder));
   if (names === undefined) return undefined;
@@ -45,8 +45,8 @@ export function listFolder(folder: string): Listing | undefined {
 }
 
 /**
- * Finds the newest undamaged revision among the newest `keep` numbers. It never reads lower ones. They are about to be
- * pruned, or a writer linked them that was suspended until its number had been pruned. Their content was never current.
+ * Finds the newest undamaged revision among the newest `keep` numbers. It never reads lower ones, because a suspended
+ * writer may have linked them after they were pruned. Such a revision was never current.
  *
  * @returns undefined when the folder does not exist
  */
@@ -67,8 +67,9 @@ function newestWhole(folder: string, { revisions, others }: Listing, keep: numbe
     if (rev <= top - keep) break;
     const path = join(folder, revisionName(rev));
     const bytes = readIfThere(path, () => readFileSync(path));
-    if (bytes === undefined && isTombstone(path)) return { rev, data: TOMBSTONE, top, damaged, others };
-    // The revision was pruned after the listing, so there is a newer head. Or the whole folder was removed.
+    const isTombstone = bytes === undefined && lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true;
+    if (isTombstone) return { rev, data: TOMBSTONE, top, damaged, others };
+    // The revision was pruned after the listing because there is a newer one, or the whole folder was removed.
     if (bytes === undefined) return "moved";
     const decoded = decodeRevision(bytes, rev);
     if (decoded.kind === "newer") throw newerError(path, decoded.schema);
@@ -76,8 +77,4 @@ function newestWhole(folder: string, { revisions, others }: Listing, keep: numbe
     damaged.push({ rev, reason: decoded.reason });
   }
   return { rev: 0, data: undefined, top, damaged, others };
-}
-
-function isTombstone(path: string): boolean {
-  return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true;
 }

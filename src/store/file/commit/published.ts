@@ -9,9 +9,9 @@ import { keepCopy } from "./damage.js";
 import { closeQuietly, scratchName, unlinkQuietly, writeNewFile } from "./durable.js";
 
 /*
- * `registry.json`: the newest undamaged registry, formatted for people and scripts. The fleet reads it only to recover,
- * when the newest revisions are damaged or missing (`loadRegistry`). A suspended writer may replace a newer copy with
- * an old one. It repairs this when it continues. If it is killed first, the next commit repairs it.
+ * `registry.json`: a copy of the newest registry, formatted for people and scripts. The fleet uses it only if the
+ * newest revisions are damaged or missing. A writer that was suspended may replace a newer copy with an old one. That
+ * writer then writes the newer one again. If it is killed before that, the next commit writes a new copy.
  */
 
 const MAX_ROUNDS = 3;
@@ -41,7 +41,7 @@ export function readPublished(path: string): Published {
 
 /**
  * Whether the copy has the shape of a registry. This check is stricter than that of a revision, because people may edit
- * this file, and it is all that is left if every revision is lost.
+ * this file.
  */
 function hasServers({ servers }: Record<string, unknown>): boolean {
   if (!isObject(servers)) return false;
@@ -55,7 +55,7 @@ interface Revision {
 
 /**
  * Writes the copy. Writes it again if there is a newer revision afterwards, because we may have overwritten the newer
- * copy. The rounds are limited, because a slow writer would never finish among faster ones, which publish anyway.
+ * copy. The rounds are limited, because new revisions may keep coming, and their writers write copies, too.
  */
 export async function publish(
   root: string,

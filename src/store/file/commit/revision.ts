@@ -14,13 +14,13 @@ export function revisionName(rev: number): string {
   return `${String(rev).padStart(16, "0")}.json`;
 }
 
-/** Undefined if the name is not that of a revision. */
+/** @returns undefined if the name is not that of a revision */
 export function revisionNumber(name: string): number | undefined {
   const digits = NAME.exec(name)?.[1];
   return digits === undefined ? undefined : Number(digits);
 }
 
-/** Two lines: a header, then the data that its checksum covers. `commit` is only for people. */
+/** A revision has two lines: a header, and the data that the header's checksum covers. `commit` is only for people. */
 export function encodeRevision(rev: number, commit: string, data: string): Buffer {
   return Buffer.from(`${JSON.stringify({ schema: SCHEMA, rev, commit, sha256: sha256(data) })}\n${data}\n`);
 }

@@ -4,7 +4,7 @@ import { systemCode } from "../../../errors.js";
 
 const SCRATCH = /^\.(?:tmp|trash)-(\d+)-[0-9a-f]+$/;
 
-/** No write takes this many milliseconds, so an older file is a left-over even if its writer's PID is in use. */
+/** No write takes this many milliseconds. So an older file is a left-over, even if its writer's PID is in use. */
 const MAX_AGE_MS = 10 * 60_000;
 
 /** Removes the left-overs of killed writers in `folder`. Does nothing if the folder does not exist. */
@@ -13,15 +13,14 @@ export async function sweepFolder(folder: string): Promise<void> {
   try {
     names = await readdir(folder);
   } catch {
-    // If the folder cannot be listed now, the next sweep tries again.
-    return;
+    return; // the next sweep tries again
   }
   await sweepNames(folder, names);
 }
 
 /**
- * Like {@link sweepFolder}, for names that are already listed. It may remove the file of a live writer (another PID
- * namespace, or a clock that jumped). That writer notices and tries again, because only the link decides.
+ * Like {@link sweepFolder}, for names that are already listed. It may remove the file of a live writer, for example of
+ * one in another PID namespace. That writer then cannot link its file, and tries again.
  */
 export async function sweepNames(folder: string, names: readonly string[]): Promise<void> {
   for (const name of names) {

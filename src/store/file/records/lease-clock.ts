@@ -3,9 +3,9 @@ import { FleetError } from "../../../errors.js";
 
 /**
  * A time on the clock for leases, which counts from the start of the machine. All processes of the machine share this
- * clock and nobody can set it. (`process.hrtime` is CLOCK_MONOTONIC on Linux, clock_gettime(2). It stops while the
- * machine sleeps, and so does every holder.) The boot id is part of it, because times of two boots cannot be compared.
- * No process survives a restart, so no lease does either.
+ * clock, and nobody can set it. It stops while the machine sleeps, and so does every holder. (On Linux,
+ * `process.hrtime` is CLOCK_MONOTONIC, clock_gettime(2).) Two times are comparable only if their boot ids are the same.
+ * So no lease survives a restart of the machine, and neither does any holder.
  */
 export interface Instant {
   bootId: string;

@@ -21,7 +21,7 @@ import { RecordFolder } from "./record-folder.js";
 /** How far the clock behind the fences of another store may be ahead of this one, in milliseconds. */
 const LONGEST_WAIT_MS = 10_000;
 
-/** The first request for the lease on a session creates its record, which lasts until the session is deleted. */
+/** The records of leases. The first request for a lease creates its record, which lasts until the session is deleted. */
 export class LeaseRecords implements LeaseStore {
   readonly #context: StoreContext;
   readonly #now: () => Instant;
@@ -33,7 +33,7 @@ export class LeaseRecords implements LeaseStore {
     this.records = new RecordFolder(context, {
       name: "leases",
       title: (id) => `the lease on ${quote(id)}`,
-      // No lease survives a restart of the machine, and the fences come from the clock.
+      // A lease need not survive a loss of power, because its holder does not. Fences come from the clock.
       durable: false,
       ifDamaged: "The fleet uses the previous revision.",
     });
@@ -82,8 +82,7 @@ export class LeaseRecords implements LeaseStore {
 
   async read(sessionId: string): Promise<Lease | null> {
     this.#context.checkRoot();
-    // This runs before each turn. Most sessions never had a lease, and this check is cheaper than the error of a failed
-    // read.
+    // This runs before each turn, and most sessions never had a lease. This check is cheaper than a failed read.
     if (!this.records.has(sessionId)) return null;
     const state = this.records.read(sessionId);
     const lease = state && inForce(state, this.#now());
@@ -97,10 +96,7 @@ export class LeaseRecords implements LeaseStore {
     return this.#view(sessionId, held(state, hashToken(token), this.#now()));
   }
 
-  /**
-   * The highest fence of all sessions. For an unreadable document, uses the current time, because its fences came from
-   * the clock: see {@link raiseFences}.
-   */
+  /** For an unreadable record, uses the current time, because fences come from the clock: see {@link raiseFences}. */
   async highestFence(): Promise<number> {
     this.#context.checkRoot();
     return this.records.ids().reduce((highest, id) => {
@@ -110,9 +106,8 @@ export class LeaseRecords implements LeaseStore {
   }
 
   /**
-   * Records nothing, because every fence is at least the time when it is given out. So it is enough that the time is
-   * above `fence`. If it is not, the fence came from a clock that is ahead of this machine's, and this method waits a
-   * short time.
+   * Records nothing, because every new fence is at least the current time. If `fence` is above the current time, it
+   * came from a clock that is ahead of this machine's. Then this method waits a short time.
    */
   async raiseFences(fence: number): Promise<void> {
     const aheadMs = fence + 1 - this.#now().wallMs;
@@ -138,9 +133,9 @@ export class LeaseRecords implements LeaseStore {
   }
 
   /**
-   * Whether fences could decrease if the record were deleted now. The fences of a new record start at the current time
+   * Whether fences would decrease if the record were deleted now. The fences of a new record start at the current time
    * in milliseconds. The last fence can be higher if the clock was set back, or if the lease changed hands more than
-   * once a millisecond. An unreadable record may be deleted, because nothing else could clear it away.
+   * once a millisecond. An unreadable record does not count, because nothing else would delete it.
    */
   #mayGoBack(sessionId: string): boolean {
     const state = this.records.readOr(sessionId, null);
@@ -150,17 +145,14 @@ export class LeaseRecords implements LeaseStore {
   /** Removes the records of sessions that do not exist, unless somebody still holds the lease. */
   async sweepOrphans(isRecorded: (sessionId: string) => boolean): Promise<void> {
     for (const id of this.records.ids()) {
-      if (!isRecorded(id) && !this.#isHeld(id)) await this.delete(id);
+      if (isRecorded(id)) continue;
+      // An unreadable record protects no holder, because even the holder cannot use it.
+      const state = this.records.readOr(id, null);
+      if (state === null || inForce(state, this.#now()) === null) await this.delete(id);
     }
   }
 
-  /** Whether somebody holds the lease. False for an unreadable record, because even a holder cannot use it. */
-  #isHeld(sessionId: string): boolean {
-    const state = this.records.readOr(sessionId, null);
-    return state !== null && inForce(state, this.#now()) !== null;
-  }
-
-  /** The lease for callers. Its remaining time is as of now, not of the commit. */
+  /** The lease for callers. Its remaining time counts from now, not from the commit. */
   #view(sessionId: string, { tokenHash: _, end, ...lease }: Granted): Lease {
     return { sessionId, ...lease, remainingMs: Math.floor(remaining(end, this.#now())) };
   }

@@ -3,13 +3,13 @@ import { isSameHash as isSame } from "../../../model/token.js";
 import { after, type Instant, type Moment, remaining } from "./lease-clock.js";
 
 /*
- * The recorded state of one session's lease, and the rules by which the lease changes hands. This file reads no clock
- * and no file. The caller passes the time, so that tests need not wait.
+ * The recorded state of one session's lease, and the rules by which the lease changes hands. The caller passes the
+ * time, so that tests need not wait.
  */
 
 export interface LeaseState {
   sessionId: string;
-  /** No lease on this session has had a higher fence so far. */
+  /** The highest fence of this session's leases so far. */
   fence: number;
   /** The last lease granted, even if it has ended. Only {@link inForce} decides whether it counts. */
   lease: Granted | null;
@@ -25,7 +25,7 @@ export interface Granted extends Omit<Lease, "sessionId" | "remainingMs"> {
 interface Place {
   holder: string;
   tokenHash: string;
-  /** When the waiter loses its place, unless it asks again. */
+  /** When the waiter loses its place if it does not ask again. */
   end: Moment;
 }
 
@@ -36,8 +36,8 @@ export type Request = Pick<LeaseRequest, "holder" | "ttlMs" | "placeMs" | "detac
 export type Answer = { granted: Granted } | { granted: null; current: Granted | null; ahead: number };
 
 /**
- * The state before the first lease. Its fence is the current time. This is above all fences of a deleted session with
- * the same id, because each of those was at most the time when it was given out.
+ * The state before the first lease. Its fence is the current time, so it is above the fences of a deleted session with
+ * the same id. `LeaseRecords` keeps the record of a deleted session if its last fence is higher.
  */
 export function emptyState(sessionId: string, wallMs: number): LeaseState {
   return { sessionId, fence: wallMs, lease: null, queue: [] };
@@ -56,14 +56,14 @@ export function acquire(state: LeaseState, request: Request, now: Instant): Answ
   const waiting = state.queue.filter((place) => remaining(place.end, now) > 0);
   const found = waiting.findIndex((place) => isSame(place.tokenHash, request.tokenHash));
   const ahead = found === -1 ? waiting.length : found;
-  // Leave the queue unchanged if nothing happened, so that a waiter's request writes nothing.
+  // Change the queue only if a place has ended, so that most requests of a waiter write nothing.
   if (waiting.length !== state.queue.length) state.queue = waiting;
   if (current === null && ahead === 0) return { granted: grant(state, request, now) };
   keepPlace(state, found, request, now);
   return { granted: null, current, ahead };
 }
 
-/** To save writes, a place is renewed only after a third of its time has passed. */
+/** To save writes, renews a place only after a third of its time has passed. */
 function keepPlace(state: LeaseState, found: number, request: Request, now: Instant): void {
   const end = after(now, request.placeMs);
   const place = state.queue[found];
@@ -73,8 +73,7 @@ function keepPlace(state: LeaseState, found: number, request: Request, now: Inst
 
 function grant(state: LeaseState, request: Request, now: Instant): Granted {
   const taken = inForce(state, now) !== null;
-  // Use the time and not only the last fence plus one. If the newest revision is damaged, the state does not contain
-  // the last fence.
+  // The last fence plus one is not enough, because the state has an older fence if the last revision is damaged.
   state.fence = Math.max(state.fence + 1, now.wallMs);
   state.lease = {
     holder: request.holder,
@@ -91,7 +90,6 @@ function grant(state: LeaseState, request: Request, now: Instant): Granted {
   return state.lease;
 }
 
-/** Gives up a place in the queue. */
 export function leave(state: LeaseState, tokenHash: string): void {
   state.queue = state.queue.filter((place) => !isSame(place.tokenHash, tokenHash));
 }
@@ -103,7 +101,7 @@ export function held(state: LeaseState, tokenHash: string, now: Instant): Grante
   throw notHeld(state.sessionId);
 }
 
-/** Lets the token's lease end `ttlMs` from now. @throws as {@link held}. */
+/** @throws as {@link held}. */
 export function renew(state: LeaseState, tokenHash: string, ttlMs: number, now: Instant): Granted {
   const lease = held(state, tokenHash, now);
   lease.end = after(now, ttlMs);
@@ -113,8 +111,7 @@ export function renew(state: LeaseState, tokenHash: string, ttlMs: number, now: 
 }
 
 /**
- * Ends the token's lease. The first waiter gets the lease with its next request. It does not get the lease now, because
- * it may be dead.
+ * Ends the token's lease. The first waiter gets the lease only with its next request, because it may be dead by now.
  *
  * @throws as {@link held}.
  */

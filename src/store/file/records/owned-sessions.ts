@@ -6,13 +6,12 @@ import { makeFolder } from "../commit/durable.js";
 import type { StoreContext } from "../context.js";
 import { mediumError, readIfThere } from "../failures.js";
 
-/** How long a verified count stays valid, in milliseconds, so that nobody can force verification all the time. */
+/** How long a verified count stays valid, in milliseconds, so that no user can make us read the records all the time. */
 const CHECKED_MS = 5_000;
 
 /**
- * One folder for each user, with an empty file for each session. So counting a user's sessions costs the same however
- * many other sessions there are. The records decide: if a process dies between writing a record and its file, the two
- * disagree, and {@link count} then reads the records.
+ * One folder for each user, with an empty file for each session. So the cost of counting a user's sessions does not
+ * depend on the sessions of others. A crash may leave a file without a record, so {@link count} also reads records.
  */
 export class OwnedSessions {
   readonly #root: string;
@@ -25,7 +24,7 @@ export class OwnedSessions {
     this.#root = join(root, "owned");
   }
 
-  /** A failure is only a warning, because the record was written. The file matters only for the limit on sessions. */
+  /** A failure is only a warning, because the file matters only for the limit on sessions. */
   add(owner: string, id: string): void {
     const folder = this.#folderOf(owner);
     const write = () => writeFileSync(join(folder, id), "", { flag: "a", mode: 0o600 });

@@ -7,7 +7,7 @@ import { decodeRevision, encodeRevision } from "../commit/revision.js";
 import type { StoreContext } from "../context.js";
 import { failsWith, readIfThere, writing } from "../failures.js";
 
-/** These records are replaced as a whole or never change, so each has only one revision. */
+/** Each of these records has only one revision, because it is replaced as a whole or never changes. */
 const REVISION = 1;
 const FILE = /^([a-z0-9]{1,64})\.json$/;
 
@@ -49,15 +49,13 @@ export class RecordFiles<T> {
     });
   }
 
-  /** Writes a new record. Resolves with false when there is one. */
+  /** @returns false when the record exists */
   async create(name: string, record: T): Promise<boolean> {
-    return await writing(
-      this.#folder,
-      async () => !(await failsWith(["EEXIST"], () => this.#write(name, record, link))),
-    );
+    const exists = () => failsWith(["EEXIST"], () => this.#write(name, record, link));
+    return !(await writing(this.#folder, exists));
   }
 
-  /** Writes a record. If two processes do that at the same time, the later one wins. */
+  /** If two processes replace a record at the same time, the later one wins. */
   async replace(name: string, record: T): Promise<void> {
     await writing(this.#folder, () => this.#write(name, record, rename));
   }
@@ -78,7 +76,7 @@ export class RecordFiles<T> {
     }
   }
 
-  /** Resolves with whether there was a record. */
+  /** @returns whether there was a record */
   async delete(name: string): Promise<boolean> {
     this.#context.checkRoot();
     return await writing(this.#folder, async () => {

@@ -24,22 +24,22 @@ export interface RecordSpec<T> {
   name: "sessions" | "leases";
   /** The record in warnings: `the lease on session "a"`. */
   title: (id: string) => string;
-  /** Whether a change must survive a loss of power. Otherwise the older state may be back, in readable form. */
+  /** Whether a change must survive a loss of power. Otherwise the record may have its older state after that. */
   durable: boolean;
   /** The consequence when the newest revision is damaged, as a sentence for warnings. */
   ifDamaged: string;
   /**
-   * Whether a record belongs to the id. On a file system that ignores case, its folder may have the record of another
-   * id. If this is omitted, such ids share a record.
+   * Whether a record belongs to the id. On a file system that ignores case, two ids have the same folder. Without this
+   * method, they share a record.
    */
   belongsTo?: (record: T, id: string) => boolean;
 }
 
 /**
- * One document for each session, in its own folder, so that access to a record costs the same however many there are.
+ * One document for each session, in its own folder, so that the cost of a record does not depend on their number.
  *
- * Unfinished creations and deletions are in the state folder itself, because an id may look like one of the store's
- * scratch names, and a sweep must not have to list 10,000 names.
+ * Unfinished creations and deletions are in the state folder itself. In this folder, an id could look like one of their
+ * names, and a sweep would have to list 10,000 names.
  */
 export class RecordFolder<T extends object> {
   readonly #path: string;
@@ -69,7 +69,7 @@ export class RecordFolder<T extends object> {
     }
   }
 
-  /** Includes unreadable records. */
+  /** Whether there is a record, even an unreadable one. */
   has(id: string): boolean {
     return existsSync(this.#folderOf(id));
   }
@@ -80,7 +80,7 @@ export class RecordFolder<T extends object> {
     return (await make()) || ((await this.#makeRoom(id)) && (await make()));
   }
 
-  /** Removes the folder of a deleted record, if the process that deleted it died first. */
+  /** Removes the folder of a deleted record, which is still there if the process that deleted the record died. */
   async #makeRoom(id: string): Promise<boolean> {
     if (!isDeleted(this.#folderOf(id))) return false;
     const trash = this.#newTrash();
@@ -90,7 +90,7 @@ export class RecordFolder<T extends object> {
     return true;
   }
 
-  /** @returns undefined when there is no record. */
+  /** @returns undefined when there is no record */
   async update<R>(id: string, change: (draft: T) => R): Promise<R | undefined> {
     try {
       return await this.#context.writes.track(this.#updates.update(id, change));
@@ -141,7 +141,7 @@ export class RecordFolder<T extends object> {
     });
   }
 
-  /** The tombstone is the deletion. Moving the folder away only makes room for a new record. */
+  /** Deletes a record by its tombstone. Moving the folder away later only makes room for a new record. */
   async #deleteIf(id: string, agree: (record: T) => boolean): Promise<T | null> {
     for (;;) {
       const base = this.#load(id);
@@ -159,8 +159,8 @@ export class RecordFolder<T extends object> {
     const buried = join(trash, id);
     try {
       renameSync(folder, buried);
-      // If this process was suspended after it had raised the tombstone, others may have moved the old folder away and
-      // created the record again. Then this is the folder of the new record, so put it back.
+      // If this process was suspended after the deletion, another one may have moved the old folder away and created
+      // the record again. Then this is the folder of the new record, so put it back.
       if (!isDeleted(buried)) renameSync(buried, folder);
     } catch (error) {
       if (systemCode(error) !== "ENOENT") throw error; // another process moved it
@@ -183,7 +183,7 @@ export class RecordFolder<T extends object> {
 
   ids(): string[] {
     const entries = readIfThere(this.#path, () => readdirSync(this.#path, { withFileTypes: true })) ?? [];
-    // A file manager may have left a file here.
+    // Skip files, because a file manager may have left one here.
     return entries.filter((entry) => entry.isDirectory() && isSessionId(entry.name)).map(({ name }) => name);
   }
 
@@ -202,7 +202,7 @@ export class RecordFolder<T extends object> {
     const head = readHead(folder, KEEP);
     if (head === undefined) return null;
     const { rev, top, data } = head;
-    // A record's folder appears together with its first revision, so without one the record was lost.
+    // A record's folder appears together with its first revision. So if no revision is readable, the record was lost.
     if (data === undefined) {
       const why = head.damaged.map(({ rev: each, reason }) => `revision ${each}: ${reason}`).join("; ");
       throw corruptError(folder, why || "its folder is empty", `mv ${folder} ${this.#path}-corrupt-${id}`);
@@ -219,10 +219,7 @@ export class RecordFolder<T extends object> {
     return { rev, top, next: top + 1, data, damaged, mend, record };
   }
 
-  /**
-   * The updates of one record. They do not wait for other writers: a record has so few of them that retries cost less
-   * than a lock.
-   */
+  /** The updates of one record. A record has so few writers that retries cost less than a lock. */
   #updatesOf(id: string): UpdateQueue<T> {
     return documentUpdates(this.#context, {
       folder: this.#folderOf(id),
@@ -243,5 +240,5 @@ function isDeleted(folder: string): boolean {
   return readHead(folder, KEEP)?.data === TOMBSTONE;
 }
 
-/** There is no record. Callers of the store never see this error. */
+/** There is no record. Only this file uses this error. */
 class Missing extends Error {}

@@ -49,7 +49,7 @@ export class RegistryRecord implements RegistryStore {
 
   async update<T>(change: (draft: Registry) => T): Promise<T> {
     const result = await this.#context.writes.track(this.#updates.update(change));
-    // Sweep the state folder once. The commits in the folders of records and of the registry sweep those folders.
+    // Sweep the state folder once. Each commit already sweeps the folder of its document.
     if (!this.#swept) {
       this.#swept = true;
       await sweepFolder(this.#context.root);
@@ -64,10 +64,10 @@ export class RegistryRecord implements RegistryStore {
 
   async #enter(): Promise<() => Promise<void>> {
     try {
-      // The lock is a file beside this folder. Without the folder, the very first writers would have no lock.
+      // The lock is a file beside the folder, so the folder must exist.
       this.#prepare();
     } catch {
-      // Ignore the error. The attempt that follows calls `#prepare` again and reports the error to its callers.
+      // The commit calls `#prepare` again and reports the error to the callers.
       return async () => undefined;
     }
     return enterPolitely(this.folder);
@@ -95,8 +95,8 @@ export class RegistryRecord implements RegistryStore {
    */
   #load(): Base {
     const { root, warn } = this.#context;
-    // Read the copy first. If the first commit happens between the two reads, the result is the same as if it had
-    // happened before both.
+    // Read the copy first, because each commit writes it last. Otherwise, a first commit between the two reads would
+    // look like a copy whose revisions were lost.
     const published = readPublished(publishedPath(root));
     const head = readHead(this.folder, KEEP) ?? NO_HEAD;
     const damaged = head.damaged.map(({ rev }) => rev);
@@ -111,8 +111,7 @@ export class RegistryRecord implements RegistryStore {
       return { ...ownTop, rev: head.rev, next: head.top + 1, data: head.data, mend: isCopyDamaged };
     }
     const damage = describeDamage("the registry", this.folder, head.damaged);
-    // The copy may be newer than the newest undamaged revision, because it may come from the revision that is damaged
-    // now.
+    // The copy may be newer than the newest undamaged revision, because it may come from a damaged revision.
     if (published.kind === "good" && published.rev > head.rev) {
       const recovered = `The fleet recovered revision ${published.rev} from its copy ${quote(publishedPath(root))}`;
       warn(damageWarning(damage, `${recovered}${lost(head.top - published.rev)}.`));
@@ -129,8 +128,8 @@ export class RegistryRecord implements RegistryStore {
   }
 
   /**
-   * A registry exists once the file of revision 1 has been linked. An interrupted first commit leaves a folder without
-   * revisions, which counts as empty. Any other trace means that state was lost.
+   * Refuses to start with an empty registry if there are traces of an earlier one. A folder without revisions is not
+   * such a trace, because an interrupted first commit leaves it.
    */
   #refuseIfLost(head: Head, published: Published): void {
     const { root } = this.#context;
@@ -156,7 +155,7 @@ function namesIn(folder: string): string[] {
   try {
     return readdirSync(folder);
   } catch {
-    // The folder does not exist. If it existed and could not be listed, an earlier read would have failed.
+    // The folder does not exist. If it were only unreadable, an earlier read would have failed.
     return [];
   }
 }

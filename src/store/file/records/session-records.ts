@@ -55,7 +55,7 @@ export class SessionRecords implements SessionStore {
 
   async delete(id: string): Promise<boolean> {
     this.#context.checkRoot();
-    // An unreadable record may be deleted, because nothing else could clear it away. Its owner is not known.
+    // Delete even an unreadable record, because nothing else would. Its owner is not known.
     const record = this.records.readOr(id, UNREADABLE);
     const isDeleted = record !== null && (await this.records.delete(id));
     if (isDeleted && record !== UNREADABLE) this.#owned.remove(record.owner, id);
@@ -84,7 +84,7 @@ export class SessionRecords implements SessionStore {
     if (owner === null) return this.records.ids().length;
     return this.#owned.count(owner, limit, (id) => {
       const record = this.records.readOr(id, UNREADABLE);
-      // Nobody knows the owner of an unreadable record. It counts until somebody deletes or repairs it.
+      // The owner of an unreadable record is not known, so count it.
       return record === UNREADABLE || record?.owner === owner;
     });
   }

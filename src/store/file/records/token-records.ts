@@ -7,7 +7,7 @@ import { RecordFiles } from "./record-files.js";
 export class TokenRecords implements TokenStore {
   readonly #files: RecordFiles<TokenRecord>;
 
-  /** A damaged file is an error and not a missing token, so that people who investigate can distinguish the two. */
+  /** A damaged file is an error, so that people can distinguish it from a missing token. */
   constructor(context: StoreContext) {
     this.#files = new RecordFiles(context, "tokens", (id) => `copilotfleet token revoke ${id}`);
   }

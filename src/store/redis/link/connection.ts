@@ -27,9 +27,8 @@ export interface ConnectionOptions {
 }
 
 /**
- * Access to the Redis server. It uses one {@link Link} at a time. The first operation opens it, and the next operation
- * after a failure opens a new one. A failed operation is tried again until its time is up. That is safe for everything
- * that runs here: reads, and scripts that have the same effect when they run twice.
+ * Access to the Redis server over one {@link Link} at a time. An operation opens a link if there is none. A failed
+ * operation runs again until its time is up. So run only reads, and scripts that may run twice.
  *
  * The connection keeps the process alive only while somebody waits for an answer.
  */
@@ -42,7 +41,7 @@ export class Connection {
   #open: Link | undefined;
   #opening: Link | undefined;
   #wasOpen = false;
-  /** Whether a link has ever led to a server that is not a replica. */
+  /** Whether any link so far led to a server that is not a replica. */
   #metPrimary = false;
 
   constructor(options: ConnectionOptions) {
@@ -56,7 +55,7 @@ export class Connection {
     return showRedisUrl(this.#options.target);
   }
 
-  /** Reads the values of several keys at one moment, and verifies that the database is still the same. */
+  /** Reads several keys at one moment, and verifies the epoch. */
   async read(keys: readonly string[]): Promise<(string | null)[]> {
     return await this.#operate(async (link) => {
       const { epoch, keys: names } = this.#options;
@@ -95,7 +94,7 @@ export class Connection {
     return await this.#operate((link) => link.listen(channel, onMessage));
   }
 
-  /** Runs a script with its own keys and arguments, which follow the common ones. Resolves with its answer. */
+  /** Runs a script. `keys` and `args` follow the common ones. */
   async run(script: Script, keys: readonly string[], args: readonly (string | number)[]): Promise<unknown[]> {
     const { epoch, keys: names } = this.#options;
     return await this.#operate(async (link, until) => {
@@ -136,13 +135,13 @@ export class Connection {
       this.#underWay.delete(operation);
       if (this.#underWay.size === 0) {
         if (this.#open !== undefined) this.#open.held = false;
-        // Nobody waits for this link now.
+        // Nobody waits for this link any longer.
         this.#opening?.cut();
       }
     }
   }
 
-  /** Runs `work` until it returns a value. If it returns undefined, it runs again. */
+  /** Runs `work` again until it returns a value that is not undefined. */
   async #tryUntil<T>(until: number, work: (link: Link, until: number) => Promise<T | undefined>): Promise<T> {
     let refusal: FleetError | undefined;
     for (let attempt = 0; ; attempt++) {
@@ -154,11 +153,11 @@ export class Connection {
       } catch (error) {
         if (!(error instanceof Interruption)) throw error;
         if (link !== undefined) this.#forget(link)?.cut();
-        // If there has never been a server, the address is probably wrong, so do not wait for it to come back.
+        // If there never was a server at the address, the address is probably wrong, so do not wait.
         if (error.nobody && !this.#wasOpen) throw unavailable(this.#where, error.message, error);
         if (error instanceof Demotion) {
           ({ refusal } = error);
-          // If we have only ever met a replica, this is not a failover, so trying again does not help.
+          // If there never was a primary at the address, this is not a failover, and trying again does not help.
           if (!this.#metPrimary) throw refusal;
         }
         const pauseMs = Math.random() * Math.min(10 * 2 ** attempt, LONGEST_PAUSE_MS);
@@ -169,7 +168,7 @@ export class Connection {
     }
   }
 
-  /** The open link, or a new one. Everybody who asks while it is being opened shares it. */
+  /** Returns the open link, or opens one. All operations share it. */
   async #linked(until: number): Promise<Link> {
     this.#link ??= this.#connect();
     return await within(this.#link, until);
@@ -182,7 +181,7 @@ export class Connection {
     try {
       const link = await Link.to(target);
       this.#opening = link;
-      // Use a deadline that does not depend on the first caller's, because other callers share this link.
+      // Do not use the deadline of the first operation, because other operations share this link.
       const [surroundings, found] = await link.open(keys.epoch, performance.now() + 2 * ANSWER_MS);
       try {
         for (const doubt of judge(surroundings, this.#where)) warn(doubt);

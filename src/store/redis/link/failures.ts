@@ -6,7 +6,7 @@ import { corruptError as corrupt } from "../../failures.js";
 /** Redis cannot answer at the moment. Trying again may help. Callers of the store never see this error. */
 export class Interruption extends Error {
   override readonly name = "Interruption";
-  /** Whether there is no server at the address, or none that we can trust. */
+  /** Whether there seems to be no server at the address, or none that we can trust. */
   readonly nobody: boolean;
 
   constructor(message: string, code?: string) {
@@ -16,8 +16,8 @@ export class Interruption extends Error {
 }
 
 /**
- * A replica refused a write and wrote nothing, so the same command may be sent again. The replica may have been the
- * primary a moment ago, and a new connection to the same address may reach the new primary.
+ * A replica refused a write and wrote nothing, so we may send the same command again. A new connection to the same
+ * address may reach the primary.
  */
 export class Demotion extends Interruption {
   /** The error that callers of the store get if trying again does not help. */
@@ -32,9 +32,9 @@ export class Demotion extends Interruption {
 /** System errors that occur only if there is a server, or was a moment ago. */
 const PASSING: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "ETIMEDOUT"]);
 
-/** Answers of a Redis that did not run the command, but may do so later (`server.c`, `shared` errors). */
+/** Answers of a Redis that did not run the command, but may do so later. */
 const NOT_NOW = /^(?:(?:LOADING|BUSY|TRYAGAIN|MASTERDOWN) |ERR max number of clients)/;
-/** In the error of a script, the code is in the middle. Redis 6.2 and 7 put it in different places. */
+/** In the error of a script, the code is not at the beginning. */
 const NO_WRITES = /\b(OOM command not allowed|MISCONF|NOREPLICAS)/;
 const DEMOTED = /\bREADONLY You can't write/;
 const NO_ENTRY = /^(?:NOAUTH|WRONGPASS|NOPERM|DENIED|ERR invalid password|ERR AUTH)/;
@@ -43,8 +43,8 @@ const NO_DATABASE = /^ERR (?:DB index is out of range|invalid DB index|SELECT is
 const ELSEWHERE = /\b(?:MOVED \d|CLUSTERDOWN|CROSSSLOT)/;
 
 /**
- * Converts the rejection of a command into an error that callers of the store know. It keeps only the message, because
- * ioredis attaches the command with its arguments, which may include a password.
+ * Converts the error of a command into an error that callers of the store know. Keeps only the message, because the
+ * library attaches the command with its arguments, which may include a password.
  */
 export function explain(error: unknown, where: string): Error {
   if (error instanceof FleetError || error instanceof Interruption) return error;
@@ -62,9 +62,7 @@ export function explain(error: unknown, where: string): Error {
   if (NO_WRITES.test(text)) return unwritable(where, message, cause);
   if (NO_ENTRY.test(text)) return denied(where, message, cause);
   if (ELSEWHERE.test(text)) return elsewhere(where, message, cause);
-  if (text.includes("WRONGTYPE")) {
-    return corruptError(where, "a key of the fleet has the wrong type", cause);
-  }
+  if (text.includes("WRONGTYPE")) return corruptError(where, "a key of the fleet has the wrong type", cause);
   return new FleetError("FLEET_INTERNAL", `Redis at ${where} refused a command: ${message}`, { cause });
 }
 
@@ -118,7 +116,7 @@ export function corruptError(where: string, detail: string, cause?: unknown): Fl
   return corrupt(where, detail, "Restore a backup of the Redis database.", cause);
 }
 
-/** A command for people to type. */
+/** The beginning of a command for people to type. */
 export function cli(where: string): string {
   const [, host = "", port = ""] = /^\[?(.*?)\]?:(\d+)$/.exec(where) ?? [];
   return `redis-cli -h ${host} -p ${port}`;

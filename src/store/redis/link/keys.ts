@@ -1,18 +1,17 @@
 /**
  * The names of all keys. The braces put them into one hash slot (Redis Cluster specification), so that a script may use
- * several of them. The fleet's name comes from the database's URL alone, so that everybody with the same URL uses the
- * same fleet.
+ * several of them.
  *
- * @param host The host that owns the registry; null for a fleet without named hosts.
+ * @param fleet from the database's URL alone, so that everybody with the same URL uses the same fleet
+ * @param host the host that owns the registry; null for a fleet without named hosts
  */
 export function keysOf(fleet: string, host: string | null) {
   const key = (name: string) => `copilotfleet:{${fleet}}:${name}`;
   const ofHost = (name: string, owner: string | null) => key(owner === null ? name : `${name}:${owner}`);
   const lock = {
     /**
-     * The token of the writer that holds the writer lock of the registry. It expires soon. Followed by `:<writer>`, this
-     * is also the name of the channel that the writer subscribes to. The keys of the lock are called `turn` because
-     * databases of earlier versions have them.
+     * The token of the writer that holds the writer lock of the registry. With `:<token>` at its end, this is also the
+     * name of the channel that a writer subscribes to. Its keys have `turn` in their names as in earlier versions.
      */
     writerLock: ofHost("turn", host),
     /** The writers that wait for the lock, in the order of their arrival. */
@@ -25,7 +24,7 @@ export function keysOf(fleet: string, host: string | null) {
     writerLockKeys: [lock.writerLock, lock.writerQueue, lock.writerPlaces] as const,
     /** The schema and the random id of this database's data. Written once and never changed. */
     epoch: key("epoch"),
-    /** Created with the epoch, so data was lost if only one exists. Also the registry without named hosts. */
+    /** Created together with the epoch. In a fleet without named hosts, this is the registry. */
     founding: key("registry"),
     registry: ofHost("registry", host),
     registryOf: (owner: string | null) => ofHost("registry", owner),
@@ -39,7 +38,7 @@ export function keysOf(fleet: string, host: string | null) {
     placement: (user: string) => key(`placement:${user}`),
     hosts: key("hosts"),
     host: (name: string) => key(`host:${name}`),
-    /** The highest fence that was given out. Never expires. */
+    /** The highest fence so far. Never expires. */
     fence: key("fence"),
     /** A hash that expires with the lease. */
     lease: (sessionId: string) => key(`lease:${sessionId}`),
@@ -47,7 +46,7 @@ export function keysOf(fleet: string, host: string | null) {
     queue: (sessionId: string) => key(`queue:${sessionId}`),
     /** The same hashes, by the time at which each loses its place. */
     places: (sessionId: string) => key(`places:${sessionId}`),
-    /** The commit key. It exists for a while after a commit, so that a writer that got no answer can find out. */
+    /** The commit key, which exists for a while after a commit: see document-scripts.ts. */
     commit: (id: string) => key(`commit:${id}`),
   };
 }

@@ -4,21 +4,18 @@ import { COMMON_KEYS, type Script } from "../scripts/scripts.js";
 import { explain, explainOpening, Interruption } from "./failures.js";
 import type { Surroundings } from "./surroundings.js";
 
-/**
- * How long Redis may take for one answer, in milliseconds. A connection that died silently (a firewall dropped it, or
- * the host disappeared) looks the same as a slow server, so after this time we try a new connection.
- */
+/** How long Redis may take for one answer, in milliseconds. Then we try a new connection. This one may be dead. */
 export const ANSWER_MS = 2_000;
 
 type Answer = [word: string, ...rest: unknown[]];
 
-/** One connection, from the handshake to the first failure. After a failure it is not repaired but replaced. */
+/** One connection, from the handshake to the first failure. {@link Connection} then opens another one. */
 export class Link {
   readonly #client: Redis;
   readonly #target: RedisUrl;
   readonly #where: string;
   readonly #channels = new Set<string>();
-  /** The server's clock minus `performance.now()`, in milliseconds. Never too high; too low by less than one answer. */
+  /** The clock of Redis minus `performance.now()`, in milliseconds. It may be too low by the time of one answer. */
   #clockMs = 0;
 
   private constructor(client: Redis, target: RedisUrl) {
@@ -27,13 +24,12 @@ export class Link {
     this.#where = placeOf(target);
   }
 
-  /** Does not connect. */
   static async to(target: RedisUrl): Promise<Link> {
     return new Link(await makeClient(target), target);
   }
 
   /**
-   * Connects, and in one round trip asks for the server's properties and for the epoch (`epochKey`).
+   * Connects. Resolves with the server's properties and the epoch.
    *
    * @param until the deadline, by `performance.now()`
    */
@@ -43,12 +39,11 @@ export class Link {
     client.on("error", (error: unknown) => errors.push(error));
     const turnedAway = whetherTurnedAway(client);
     try {
-      // When `connect()` fails, its error is always "closed", and only the error events have the reason. If the database is
-      // unknown, it does not fail at all, and only an error event reports the fault.
+      // Only the error events have the reason of a failure. If the database is unknown, `connect()` does not even fail.
       await within(client.connect(), until).catch((error: unknown) => Promise.reject(errors[0] ?? error));
       if (errors.length > 0) throw errors[0];
       const greeted = await within(this.#greet(epochKey), until);
-      // If selecting the database failed only now, the requests above were sent to database 0.
+      // If selecting the database failed only now, the answers above came from database 0.
       if (errors.length > 0) throw errors[0];
       return greeted;
     } catch (error) {
@@ -62,7 +57,7 @@ export class Link {
     const [time, epoch, info, save, appendOnly] = await Promise.all([
       client.time(),
       client.get(epochKey),
-      // Managed services often forbid these.
+      // Managed services often forbid the next three.
       permitted(client.info()),
       permitted(client.config("GET", "save")),
       permitted(client.config("GET", "appendonly")),
@@ -71,12 +66,12 @@ export class Link {
     return [{ info, save: secondOf(save), appendOnly: secondOf(appendOnly) }, epoch];
   }
 
-  /** The server's time at `at` (`performance.now()`), in whole milliseconds since the epoch. */
+  /** @param at by `performance.now()` @returns the same time by the clock of Redis, in milliseconds since the epoch */
   serverTime(at: number): number {
     return Math.floor(at + this.#clockMs);
   }
 
-  /** @param serverMs the server's time now, in milliseconds since the epoch */
+  /** @param serverMs the time of Redis now, in milliseconds since the epoch */
   setClock(serverMs: number): void {
     this.#clockMs = serverMs - performance.now();
   }
@@ -85,7 +80,7 @@ export class Link {
     return await this.#answered(this.#client.mget(...keys));
   }
 
-  /** Reads a part of a set's members. The cursor of the next part is "0" after the last part. */
+  /** Reads some members of a set, and the cursor for the next ones. That cursor is "0" after the last ones. */
   async scan(set: string, cursor: string, count: number): Promise<[cursor: string, members: string[]]> {
     return await this.#answered(this.#client.sscan(set, cursor, "COUNT", count));
   }
@@ -107,13 +102,13 @@ export class Link {
     try {
       return (await this.#answered(this.#client.evalsha(script.sha, ...rest))) as Answer;
     } catch (error) {
-      // The server did not run the script, because it does not have it (or has dropped it).
+      // Redis did not run the script, because it does not have it.
       if (!(error instanceof Error && error.message.includes("NOSCRIPT"))) throw error;
       return (await this.#answered(this.#client.eval(script.lua, ...rest))) as Answer;
     }
   }
 
-  /** Whether it keeps the process alive. A closed connection never does, and would collect listeners. */
+  /** Whether the connection keeps the process alive. */
   set held(held: boolean) {
     const { stream } = this.#client;
     if (stream === undefined || stream.destroyed) return;
@@ -128,8 +123,8 @@ export class Link {
   }
 
   /**
-   * Closes the connection at once, so that everything under way fails. ioredis's own `disconnect` waits for the server,
-   * which may not answer, and keeps the process alive while it waits.
+   * Closes the connection at once, so that all operations under way fail. The library's own `disconnect` waits for the
+   * server, which may not answer.
    */
   cut(): void {
     const { stream } = this.#client;
@@ -146,7 +141,7 @@ export class Link {
   }
 }
 
-/** Resolves like `work`, whose outcome is ignored after `until`. @throws Interruption at that time. */
+/** Resolves like `work`. @throws Interruption when `work` has not ended at the time `until`. */
 export async function within<T>(work: Promise<T>, until: number): Promise<T> {
   const ms = Math.max(0, until - performance.now());
   let timer: NodeJS.Timeout | undefined;
@@ -175,29 +170,28 @@ async function makeClient({ host, port, db, username, password, tls }: RedisUrl)
     ...(password === null ? {} : { password }),
     ...(tls ? { tls: {} } : {}),
     lazyConnect: true,
-    // All scripts are short, so a command without an answer after this time may never get one.
     connectTimeout: ANSWER_MS,
     commandTimeout: ANSWER_MS,
-    // Do not let ioredis queue or resend commands, or reconnect. It would resend a command with an unknown outcome,
-    // perhaps to a server that has lost its data. `Connection` reconnects instead, and checks the server first.
+    // Do not let the library reconnect and send commands again. It might send a command twice, or to a server that has
+    // lost its data. `Connection` reconnects instead, and checks the server first.
     retryStrategy: null,
     maxRetriesPerRequest: 0,
     enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false,
-    // The handshake above reads INFO anyway.
+    // The handshake reads INFO itself.
     enableReadyCheck: false,
     disableClientInfo: true,
     connectionName: "copilotfleet",
-    // With RESP2, a connection that subscribes to a channel can do nothing else.
+    // With the older protocol 2, a connection that subscribes to a channel can do nothing else.
     protocol: 3,
   });
 }
 
 /**
- * In protected mode, Redis sends a refusal to every client from another machine and closes the connection. ioredis
- * takes the refusal for the answer to its greeting and drops it. Its callers learn only that the connection failed.
+ * In protected mode, Redis sends a refusal to every client from another machine and closes the connection. The library
+ * discards the refusal and reports only that the connection failed.
  *
- * @returns a function that returns the refusal, if one has arrived.
+ * @returns a function that returns the refusal, if one has arrived
  */
 function whetherTurnedAway(client: Redis): () => Error | undefined {
   let refusal: Error | undefined;
@@ -210,7 +204,7 @@ function whetherTurnedAway(client: Redis): () => Error | undefined {
   return () => refusal;
 }
 
-/** Resolves with null where the server forbids the command (ACL, renamed commands). */
+/** Resolves with null if the server forbids the command. */
 async function permitted<T>(answer: Promise<T>): Promise<T | null> {
   try {
     return await answer;
@@ -220,7 +214,7 @@ async function permitted<T>(answer: Promise<T>): Promise<T | null> {
   }
 }
 
-/** The value in the answer to CONFIG GET, which is a pair of name and value. */
+/** @param answer to CONFIG GET: a pair of name and value */
 function secondOf(answer: unknown): string | null {
   return Array.isArray(answer) && typeof answer[1] === "string" ? answer[1] : null;
 }

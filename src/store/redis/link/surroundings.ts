@@ -8,7 +8,7 @@ export interface Surroundings {
   appendOnly: string | null;
 }
 
-/** The first version with everything that we use, such as ACLs, and `EVAL` that replicates effects. */
+/** The first version of Redis that has everything that we use. */
 const OLDEST = [6, 2] as const;
 
 /**

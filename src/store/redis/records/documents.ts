@@ -8,22 +8,23 @@ import type { Keys } from "../link/keys.js";
 import { COMMIT, COUNT, REMOVE } from "../scripts/document-scripts.js";
 import { HOLD_MS } from "./writer-lock.js";
 
-/** How long a commit key lasts, in milliseconds. The server refuses the commands of a writer long before that. */
+/** How long a commit key lasts, in milliseconds. Redis refuses late commands of the same writer long before that. */
 export const COMMIT_KEY_MS = 60_000;
 
 export interface Stored {
-  /** The first line including its newline: schema, revision, and id of the commit. */
+  /** The first line with its newline: schema, revision, and id of the commit. */
   head: string;
   /** Grows by one with each commit. */
   revision: number;
   data: string;
 }
 
-/** The set that lists a document, and the member that stands for the document in it. */
+/** The sets that list a document. */
 export interface Listed {
   set: string;
+  /** The document's name in both sets. */
   member: string;
-  /** A second set with the same member, or null. */
+  /** The second set, or null. */
   also: string | null;
 }
 
@@ -49,8 +50,8 @@ export function parseObject<T>(key: string, data: string): T {
 }
 
 /**
- * Whole documents, each under its own key. A commit replaces a document only if it is unchanged since it was read. The
- * commit happens exactly once even if its answer is lost (document-scripts.ts).
+ * Documents, each under its own key. A commit replaces a document only if nobody has changed it since it was read. It
+ * happens exactly once even if its answer is lost (document-scripts.ts).
  */
 export class Documents {
   readonly connection: Connection;
@@ -68,8 +69,8 @@ export class Documents {
 
   /**
    * @param from the document to replace, or null if there must be none
-   * @param beside `listed`: where to list a document that is one of many. `writer`: for the registry, the token of the
-   * writer whose lock the commit releases
+   * @param beside `listed`: the sets that list a new document. `writer`: the token of the writer lock that a commit of
+   * the registry releases
    * @returns false when another writer was first
    */
   async commit(
@@ -88,9 +89,9 @@ export class Documents {
   }
 
   /**
-   * Deletes a document and removes it from its lists.
+   * Deletes a document and removes it from its sets.
    *
-   * @param from the document to delete, or null to delete any
+   * @param from the document as it must be now, or null to delete it as it is
    * @param besides other keys to delete, even if there is no document
    */
   async remove(

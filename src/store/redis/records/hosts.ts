@@ -8,16 +8,9 @@ import { BEAT, FORGET_HOST, LEAVE_HOSTS, LOOK_AT_HOSTS } from "../scripts/host-s
 import { newId, parseObject } from "./documents.js";
 import { readForeignRegistry } from "./registry.js";
 
-export interface RedisHostsOptions {
-  own: string;
-  instance: (() => string | null) | undefined;
-  connection: Connection;
-  keys: Keys;
-}
-
 /** How many values {@link LOOK_AT_HOSTS} returns for each host. */
 const FIELDS = 4;
-/** How many names are read together. A fleet has far fewer hosts. */
+/** How many names to read at once. A fleet has far fewer hosts. */
 const AT_ONCE = 1_000;
 
 /** The directory of hosts. Redis's own clock decides which hosts are alive. */
@@ -26,12 +19,13 @@ export class RedisHosts implements Hosts {
   readonly #instance: (() => string | null) | undefined;
   readonly #connection: Connection;
   readonly #keys: Keys;
-  /** Distinguishes this process's messages about its host from those of other processes. */
+  /** Identifies this process in its messages about the host. */
   readonly #by = newId();
-  #said = 0;
+  /** The number of this process's last message. */
+  #number = 0;
   #assured: Promise<void> | undefined;
 
-  constructor({ own, instance, connection, keys }: RedisHostsOptions) {
+  constructor(own: string, instance: (() => string | null) | undefined, connection: Connection, keys: Keys) {
     this.own = own;
     this.#instance = instance;
     this.#connection = connection;
@@ -39,8 +33,8 @@ export class RedisHosts implements Hosts {
   }
 
   /**
-   * Verifies once that no other machine uses this host's name. With a copied configuration or image, this machine would
-   * take the other one's registry for its own and consider all servers in it dead.
+   * Verifies once that no other machine uses this host's name, for example because somebody copied the configuration.
+   * This machine would take the registry of the other one for its own, and all servers in it for dead.
    */
   async assertOwn(): Promise<void> {
     if (this.#instance === undefined) return;
@@ -59,18 +53,17 @@ export class RedisHosts implements Hosts {
     const [word, term] = await this.#connection.run(
       BEAT,
       [this.#keys.host(own), this.#keys.hosts, this.#keys.fence],
-      [own, instance, JSON.stringify(entry), ttlMs, this.#by, ++this.#said],
+      [own, instance, JSON.stringify(entry), ttlMs, this.#by, ++this.#number],
     );
     if (word !== "ok") throw taken(own, JSON.parse(String(term)) as HostEntry);
-    // Count from the time of the request, because we do not know when Redis ran it. An estimate that is too short is
-    // safe.
+    // Count from the time of the request, because Redis ran it then or later. So the result is never too large.
     const remainingMs = Math.max(0, Math.floor(ttlMs - (performance.now() - asked)));
     return { ...entry, name: own, instance, term: Number(term), gone: remainingMs === 0, remainingMs };
   }
 
   async leave(instance: string): Promise<void> {
     try {
-      await this.#connection.run(LEAVE_HOSTS, [this.#keys.host(this.own)], [instance, this.#by, ++this.#said]);
+      await this.#connection.run(LEAVE_HOSTS, [this.#keys.host(this.own)], [instance, this.#by, ++this.#number]);
     } catch (error) {
       // If Redis lost all data, the directory was lost too, so there is nothing to leave.
       if (!isFleetError(error, "FLEET_STATE_LOST")) throw error;
@@ -101,11 +94,10 @@ export class RedisHosts implements Hosts {
       const [instance, term, entry, leftMs] = values.slice(index * FIELDS, (index + 1) * FIELDS);
       if (typeof entry !== "string") return []; // another process removed it after the scan
       const remainingMs = Math.max(0, Math.floor(Number(leftMs) - tookMs));
-      const said = parseObject<HostEntry>(keys[index] ?? "", entry);
-      // Only Redis decides whether a host is gone. If its answer was slow, `remainingMs` may be 0 for a host that was
-      // alive.
+      const published = parseObject<HostEntry>(keys[index] ?? "", entry);
+      // Do not use `remainingMs` here. After a slow answer, it may be 0 for a host that is alive.
       const gone = Number(leftMs) <= 0;
-      return [{ ...said, name, instance: String(instance), term: Number(term), gone, remainingMs }];
+      return [{ ...published, name, instance: String(instance), term: Number(term), gone, remainingMs }];
     });
   }
 

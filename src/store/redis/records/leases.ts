@@ -8,15 +8,6 @@ import type { Keys } from "../link/keys.js";
 import { ACQUIRE, LEAVE, LOOK, RAISE, RELEASE, RENEW } from "../scripts/lease-scripts.js";
 import { COMMIT_KEY_MS, newId } from "./documents.js";
 
-/** The parsed result of `answer` in lease-scripts.ts. */
-interface LeaseReply {
-  word: string;
-  ahead: number;
-  /** The lease that was in force when Redis answered, or null. */
-  lease: Lease | null;
-  tokenHash: string;
-}
-
 /** Leases by Redis's own clock. Each step is one script. */
 export class RedisLeases implements LeaseStore {
   readonly #connection: Connection;
@@ -31,13 +22,12 @@ export class RedisLeases implements LeaseStore {
     const { sessionId, holder, token, ttlMs, placeMs, steal, detached } = request;
     assertSessionId(sessionId);
     const keys = this.#keys;
-    const reply = await this.#ask(
+    const { word, lease, ahead } = await this.#ask(
       sessionId,
       ACQUIRE,
       [keys.fence, keys.lease(sessionId), keys.queue(sessionId), keys.places(sessionId)],
       [hashToken(token), holder, ttlMs, placeMs, bit(steal), steal?.reason ?? "", bit(detached)],
     );
-    const { word, lease, ahead } = reply;
     if (word !== "granted") return { granted: false, lease, ahead };
     // The answer may have taken longer than the lease lasts.
     return isLeft(lease) ? { granted: true, lease } : { granted: false, lease: null, ahead: 0 };
@@ -91,8 +81,8 @@ export class RedisLeases implements LeaseStore {
   }
 
   /**
-   * Runs a step for a caller that claims to hold the lease. The lease counts as lost if it is not in force, or if Redis
-   * lost all data.
+   * Runs a step for a caller that claims to hold the lease. The lease counts as lost if `work` returns null, or if
+   * Redis has lost its data.
    */
   async #ofHolder<T>(sessionId: string, work: () => Promise<T | null>): Promise<T> {
     assertSessionId(sessionId);
@@ -107,15 +97,16 @@ export class RedisLeases implements LeaseStore {
     return result;
   }
 
+  /** @returns the parsed result of `answer` in lease-scripts.ts. `lease` is the one that is in force, or null. */
   async #ask(
     sessionId: string,
     script: typeof ACQUIRE,
     keys: readonly string[],
     args: readonly (string | number)[],
-  ): Promise<LeaseReply> {
+  ): Promise<{ word: string; ahead: number; lease: Lease | null; tokenHash: string }> {
     const asked = performance.now();
     const [word, ahead, leftMs, ...fields] = await this.#connection.run(script, keys, args);
-    // Subtract the time since the request, so that this is the time left now. An estimate that is too short is safe.
+    // Subtract the whole time since the request, because Redis answered at some time after it.
     const remainingMs = Math.max(0, Math.floor(Number(leftMs ?? 0) - (performance.now() - asked)));
     const [holder, fence, tokenHash, acquired, expires, ttlMs, steal, detached] = fields;
     const lease = {
@@ -142,7 +133,7 @@ function bit(given: unknown): "0" | "1" {
   return given === undefined ? "0" : "1";
 }
 
-/** Whether a holder may rely on the lease. For everybody else it is in force as long as it exists in Redis. */
+/** Whether a holder may rely on the lease. For others, the lease is in force as long as Redis has it. */
 function isLeft(lease: Lease | null): lease is Lease {
   return lease !== null && lease.remainingMs > 0;
 }

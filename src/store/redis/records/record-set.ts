@@ -8,7 +8,7 @@ export interface Found<T> {
   record: T;
 }
 
-/** One key for each record, and a set of all names, which only `list` reads. */
+/** Records of one kind: a document for each of them, and a set of all names for `list`. */
 export class RecordSet<T extends object> {
   readonly #documents: Documents;
   readonly #set: string;
@@ -49,22 +49,17 @@ export class RecordSet<T extends object> {
   async list(): Promise<Map<string, T>> {
     const records = new Map<string, T>();
     for await (const names of this.#documents.connection.membersOf(this.#set, AT_ONCE)) {
-      // Read even if there are no names, because the read detects whether the database lost them.
+      // Read even if there are no names, because a read detects whether the database has lost its data.
       const found = await this.findAll(names);
       for (const [index, name] of names.entries()) {
         const record = found[index]?.record;
-        // Undefined if it was deleted after the scan.
-        if (record !== undefined) records.set(name, record);
+        if (record !== undefined) records.set(name, record); // undefined: deleted after the scan
       }
     }
     return records;
   }
 
-  /**
-   * @param from the document to replace, or null if there must be none
-   * @param also a second set that lists the record
-   * @returns false when another writer was first
-   */
+  /** As {@link Documents.commit}. @param also a second set that lists the record */
   async commit(name: string, from: Stored | null, data: string, also: string | null = null): Promise<boolean> {
     return await this.#documents.commit(this.#keyOf(name), from, data, { listed: this.#listed(name, also) });
   }

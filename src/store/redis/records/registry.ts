@@ -17,17 +17,17 @@ export interface RegistryOptions {
   warn: (message: string) => void;
 }
 
-/** The base of the first commit to a registry that does not exist. */
+/** The state from which the first commit of a registry starts. */
 const NONE: Stored = { head: "", revision: 0, data: EMPTY_REGISTRY };
 
-/** The registry of one host, or of a fleet without named hosts. It is one document, which the first write creates. */
+/** The registry of one host, or of a fleet without named hosts. */
 export class RegistryDocument implements RegistryStore {
   readonly #options: RegistryOptions;
   readonly #key: string;
   readonly #updates: UpdateQueue<Registry, Stored>;
   /** The writer lock that this process holds, until a commit releases it. */
   #lock: (TakenLock & { highest: number }) | undefined;
-  /** The highest revision seen. A lower one shows that Redis has lost changes. */
+  /** The highest revision so far. A lower one in Redis shows that Redis has lost changes. */
   #highest = 0;
 
   constructor(options: RegistryOptions) {
@@ -70,7 +70,7 @@ export class RegistryDocument implements RegistryStore {
     };
   }
 
-  /** The registry that came with the writer lock is used for one attempt only. */
+  /** Uses the registry that came with the writer lock, but only for one attempt. */
   async #load(): Promise<Stored> {
     const { registry, highest = this.#highest } = this.#lock ?? {};
     if (this.#lock !== undefined) this.#lock.registry = undefined;
@@ -99,7 +99,7 @@ export class RegistryDocument implements RegistryStore {
     const stored = text === null && !isFounding ? NONE : decode(this.#key, text ?? FIRST_REGISTRY);
     const { revision } = stored;
     if (revision < highest) {
-      // A restart from an older save, or a failover, keeps the epoch but loses the latest changes.
+      // Redis keeps the epoch but loses the latest changes if it restarts from an older save, or after a failover.
       warn(
         `Redis went back in time: the registry was at revision ${highest} and is at ${revision}. Changes that were acknowledged in between are lost.`,
       );
@@ -118,7 +118,7 @@ function parseRegistryAt(key: string, data: string): Registry {
   return withoutPrototype(registry);
 }
 
-/** Reads a registry that this process does not write; an empty one if there is none. */
+/** Reads the registry of another host. It is empty if there is none. */
 export async function readForeignRegistry(key: string, connection: Connection): Promise<Registry> {
   const text = await connection.readRegistry(key);
   return parseRegistryAt(key, text === null ? EMPTY_REGISTRY : decode(key, text).data);

@@ -43,13 +43,13 @@ export class SessionDocuments implements SessionStore {
   /** Deletes the lease and its queue too. */
   async delete(id: string): Promise<boolean> {
     const { keys } = this.#documents;
-    // An unreadable record may be deleted, because nothing else could clear it away. Its owner is not known.
+    // Delete even an unreadable record, because nothing else would. Its owner is not known.
     const record = await this.#records.readIfReadable(id);
     const besides = [keys.lease(id), keys.queue(id), keys.places(id)];
     return (await this.#records.remove(id, null, { also: record && this.#ownedBy(record), besides })) === "ok";
   }
 
-  /** Leaves the leases, because a holder may be the one who deletes. They expire by themselves. */
+  /** Does not delete the leases, because their holder may be the one who deletes the sessions. The leases expire. */
   async deleteMany(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
     const deleted: string[] = [];
     for (let at = 0; at < ids.length; at += AT_ONCE) {

@@ -23,8 +23,7 @@ export class TokenDocuments implements TokenStore {
 
   async delete(id: string): Promise<boolean> {
     if (!isTokenId(id)) return false;
-    // This refuses the record of a newer version. An unreadable record may be deleted, because nothing else could clear
-    // it away.
+    // This throws for a record of a newer version. An unreadable record is deleted, because nothing else would do that.
     await this.#records.readIfReadable(id);
     return (await this.#records.remove(id, null)) === "ok";
   }

@@ -3,23 +3,23 @@ import type { Connection } from "../link/connection.js";
 import type { Keys } from "../link/keys.js";
 import { LEAVE_WRITER_LOCK, TAKE_WRITER_LOCK } from "../scripts/writer-lock-scripts.js";
 
-/** How long a writer may hold the lock, in milliseconds. An update takes less, and a dead writer delays nobody for long. */
+/** How long a writer may hold the lock, in milliseconds. An update takes less time. */
 export const HOLD_MS = 250;
 const PLACE_MS = 1_000;
 /** After this time a writer continues without the lock, in milliseconds. */
 const PATIENCE_MS = 2_000;
-/** How often waiting writers ask if they get no message, in milliseconds: the first in the queue, and the others. */
+/** How often waiting writers poll if no message arrives, in milliseconds: the first in the queue, and the others. */
 const NEXT_ASKS_MS = 25;
 const OTHERS_ASK_MS = 150;
 
 export interface TakenLock {
-  /** The registry that the writer starts from; null if there is none, undefined if the writer gave up waiting. */
+  /** The current registry; null if there is none, undefined if the writer continues without the lock. */
   registry: string | null | undefined;
 }
 
 /**
- * Lets the writers of the registry commit one after another, in the order of their arrival. Correctness does not depend
- * on this. It saves time: if fifty writers try at once, all but one fail in each round.
+ * Lets the writers of the registry commit one after another, in the order of their arrival. This only saves time,
+ * because without it all writers but one would fail and try again in each round.
  */
 export class WriterLock {
   readonly #connection: Connection;
@@ -38,14 +38,13 @@ export class WriterLock {
     this.#channel = `${keys.writerLock}:${token}`;
   }
 
-  /** Waits for the lock, which comes with the registry. */
   async take(): Promise<TakenLock> {
     const until = performance.now() + PATIENCE_MS;
     this.#heard = undefined;
     do {
       const [word, rest] = await this.#connection.run(TAKE_WRITER_LOCK, this.#keys, [this.token, HOLD_MS, PLACE_MS]);
       if (word === "taken") return { registry: typeof rest === "string" ? rest : null };
-      // Ask once more after subscribing, because the message may have been sent before.
+      // Ask again after subscribing, because Redis may have sent the message before.
       if (await this.#listen()) continue;
       await this.#hear(rest === 0 ? NEXT_ASKS_MS : OTHERS_ASK_MS);
       if (this.#heard !== undefined) return { registry: this.#heard === "" ? null : this.#heard };
@@ -58,9 +57,7 @@ export class WriterLock {
     await this.#connection.run(LEAVE_WRITER_LOCK, this.#keys, [this.token, HOLD_MS]);
   }
 
-  /**
-   * @returns whether this call started the subscription. If Redis's ACL rules forbid it, the writer polls from then on.
-   */
+  /** @returns whether this call started the subscription. If Redis's access rules forbid it, the writer only polls. */
   async #listen(): Promise<boolean> {
     if (!this.#listens) return false;
     const onMessage = (registry: string) => {

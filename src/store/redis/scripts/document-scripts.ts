@@ -3,12 +3,11 @@ import { foundingScript, script } from "./scripts.js";
 
 /*
  * A document begins with a header line: schema, revision, and the random id of the commit that wrote it. A commit
- * compares this line before it sets the document. The id distinguishes a record from an earlier one that was deleted,
- * because both have the same revision numbers.
+ * compares this line before it sets the document. The id is necessary because a record that was deleted and created
+ * again has the same revision numbers as before.
  *
- * KEYS[3] is the document. KEYS[4] is the commit key, which is created together with the commit's changes. A writer
- * that gets no answer sends the same command again. If the first command arrived, the second one finds the commit key.
- * If not, the second one does the work.
+ * KEYS[3] is the document. KEYS[4] is the commit key, which the script creates together with its changes. A writer that
+ * gets no answer sends the same command again. The second command does nothing if it finds the commit key.
  */
 
 /**
@@ -39,8 +38,7 @@ return {'ok'}
  * remove from the set KEYS[5], [8] '1' if the last key is a second set that loses the member. All other keys from
  * KEYS[6] on are deleted too, even if there is no document.
  *
- * The deletions come first. When memory is full, Redis refuses a script's first write if it needs memory, but no later
- * one.
+ * The deletions come first, because a full Redis refuses a script whose first write needs memory.
  */
 export const REMOVE = script(`
 local done = redis.call('GET', KEYS[4])

@@ -1,12 +1,10 @@
 import { foundingScript, script } from "./scripts.js";
 
 /*
- * A host's entry is a hash. It contains the instance, the host's published facts, its term, and the time until which it
- * is alive by Redis's own clock. It also contains the process that wrote it last, and the number of that process's
- * message. Each message of a process has a higher number than the one before.
- *
- * A repeated heartbeat has the same effect as a single one, so it needs no commit key. But a repeated message may
- * arrive after a later one. The numbers let the scripts ignore it.
+ * A host's entry is a hash. It contains the instance, the facts that the host publishes, its term, and the time until
+ * which it is alive by Redis's own clock. It also contains the process that wrote it last, and the number of that
+ * process's last message. A process counts its messages, so that the scripts can ignore a message that was repeated and
+ * arrives after a later one.
  */
 
 /** Whether the same process has already written a later message. `by` and `number` come from the caller. */
@@ -22,9 +20,9 @@ end
  * process that writes, [10] number of its message. Answers `ok` with the term, or `taken` with the entry of the other
  * instance.
  *
- * Terms come from the counter for fences, so they grow even if all data is lost. The script first deletes a field that
- * never exists. When memory is full, Redis refuses no later write of a script that has already written. Without this
- * deletion, a fleet would lose its hosts when memory is full.
+ * Terms come from the counter for fences, so they grow even if Redis loses all data. The script first deletes a field
+ * that never exists, because a full Redis refuses a script whose first write needs memory. The hosts would then all
+ * count as gone.
  */
 export const BEAT = foundingScript(`${OVERTAKEN}
 local seen = redis.call('HMGET', KEYS[3], 'instance', 'until', 'term', 'entry')
@@ -45,10 +43,7 @@ redis.call('SADD', KEYS[4], ARGV[5])
 return {'ok', term}
 `);
 
-/**
- * KEYS[3] entry. ARGV[5] instance, [6] process that writes, [7] number of its message. Works when memory is full, like
- * a heartbeat.
- */
+/** KEYS[3] entry. ARGV[5] instance, [6] process that writes, [7] number of its message. Works on a full Redis, too. */
 export const LEAVE_HOSTS = script(`${OVERTAKEN}
 if redis.call('HGET', KEYS[3], 'instance') ~= ARGV[5] or overtaken(ARGV[6], ARGV[7]) then return {'ok'} end
 redis.call('HDEL', KEYS[3], '')

@@ -2,13 +2,12 @@ import { QUEUE } from "./queue-lua.js";
 import { foundingScript, script } from "./scripts.js";
 
 /*
- * The rules of file/lease-state.ts, by one clock for all hosts: Redis's own. A lease is a key that expires, so it ends
- * without anybody's help.
+ * The rules of file/records/lease-state.ts, by the clock of Redis, which all hosts share. The key of a lease expires.
  *
- * Acquiring, keeping a place, renewing and leaving have the same effect if they run twice. So they need no commit key.
+ * All scripts without a commit key have the same effect if they run twice.
  */
 
-/** Builds the answer with the lease in force. `lease` is its key. */
+/** Builds an answer with the lease in force. `lease` is the key of the lease. */
 const ANSWER = `
 local function answer(word, rank, lease)
   local f = redis.call('HMGET', lease, 'holder', 'fence', 'token', 'acquired', 'expires', 'ttl', 'steal', 'detached')
@@ -21,8 +20,8 @@ end
  * place is kept (ms), [9] '1' to take the lease from its holder, [10] the reason for that, [11] '1' if no process holds
  * it.
  *
- * The fence is one more than the last one and at least the current time, so that it grows even if all data is lost.
- * Redis writes a number argument with 17 digits, which is enough for a time in milliseconds.
+ * The fence is higher than the last one and at least the current time, so that it grows even if Redis loses all data.
+ * Redis writes numbers with 17 digits, which is enough for a time in milliseconds.
  */
 export const ACQUIRE = foundingScript(`${ANSWER}${QUEUE}
 local lease, queue, places, token = KEYS[4], KEYS[5], KEYS[6], ARGV[5]
@@ -60,10 +59,7 @@ leave_queue(KEYS[3], KEYS[4], ARGV[5])
 return {'ok'}
 `);
 
-/**
- * KEYS[3] lease. ARGV[5] hash of the token, [6] TTL (ms). The expiry is set first, so that Redis does not refuse the
- * later write when memory is full.
- */
+/** KEYS[3] lease. ARGV[5] hash of the token, [6] TTL (ms). Sets the expiry first, because that works on a full Redis. */
 export const RENEW = script(`${ANSWER}
 if redis.call('HGET', KEYS[3], 'token') ~= ARGV[5] then return {'lost'} end
 redis.call('PEXPIRE', KEYS[3], ARGV[6])

@@ -1,6 +1,7 @@
 /**
- * A queue of waiting tokens in two sorted sets: by arrival, and by the time at which a token loses its place. A token
- * keeps its place by asking again. To save writes, the new time is stored only after a third of the old one has passed.
+ * A queue of waiting tokens in two sorted sets: by arrival, and by the time at which a token loses its place. To keep
+ * its place, a waiter asks again. To save writes, the script stores the new time only after a third of the time has
+ * passed.
  */
 export const QUEUE = `
 local function drop_silent(queue, places)
@@ -31,9 +32,8 @@ end
 `;
 
 /**
- * Releases the writer lock of the registry and gives it to the next waiter. The script publishes the registry on that
- * waiter's channel. The waiter may miss the message, because Redis does not store messages and rules may forbid
- * channels (hence pcall). It then finds out by asking.
+ * Gives the writer lock of the registry to the next waiter, and publishes the registry on that waiter's channel. Access
+ * rules may forbid channels, so an error of PUBLISH is ignored (pcall). A waiter without a message polls.
  */
 export const PASS_ON = `${QUEUE}
 local function pass_on(lock, queue, places, token, lock_ms, registry)

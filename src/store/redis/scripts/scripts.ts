@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 
-/** A Lua script. Redis runs it as one step, so that no other client sees a state in between (redis.io, "EVAL"). */
+/** A Lua script. Redis runs it as one atomic step (redis.io, "EVAL"). */
 export interface Script {
   lua: string;
   /** Redis stores scripts under this hash. */
@@ -14,8 +14,7 @@ export const COMMON_KEYS = 2;
 
 /**
  * The beginning of every script. `ARGV[1]` is the expected epoch. `ARGV[2]` is the time at which the caller gives up,
- * by the server's clock. A command may wait in the buffers of a stalled server or a cut connection. It must not run
- * after its failure was reported. (`TIME` does not advance within a script.)
+ * by the clock of Redis. After that time a script does nothing, because the caller has already reported its failure.
  *
  * Every answer is an array that begins with a word. This part answers `late` with the time, `epoch` with the epoch in
  * the database, `orphan` for a registry without an epoch, or `gone` for an epoch without a registry.
@@ -31,7 +30,7 @@ if registry and not epoch then return {'orphan'} end
 if epoch and not registry then return {'gone'} end
 `;
 
-/** Creates epoch and registry together, so that data was lost if later only one of them exists. */
+/** Creates the epoch and the registry together. So if only one of them exists later, Redis has lost data. */
 const FOUND = `
 if not epoch then
   redis.call('SET', KEYS[1], ARGV[3])
@@ -48,7 +47,7 @@ export function foundingScript(body: string): Script {
   return make(PRELUDE + FOUND + body, true);
 }
 
-/** Answers `now` with the server's time (ms). */
+/** Answers `now` with the time of Redis (ms). */
 export const TELL_TIME = script("return {'now', now}");
 
 function make(lua: string, founds: boolean): Script {
