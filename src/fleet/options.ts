@@ -154,7 +154,7 @@ export interface MovedUser extends Released {
   user: string;
   from: string;
   to: string;
-  /** Why the previous host released no sessions, or null. `kept` has the reasons for single sessions. */
+  /** Why the previous host could not release any session, or null. `kept` has the reasons for single sessions. */
   failure: string | null;
 }
 

@@ -15,7 +15,7 @@ import { unloadFromGroup } from "./takeover.js";
 
 export interface ClearedRemain {
   kind: RemainKind;
-  /** The session's id; null if nothing there names it. */
+  /** The session's id; null if it is not known. */
   session: string | null;
   bytes: number;
 }

@@ -13,14 +13,14 @@ export interface HostView {
   state: "serving" | "draining" | "unattended" | "gone";
   /** Null if the fleet is on one host. */
   term: number | null;
-  /** The time since its last heartbeat, in milliseconds. Null without a heartbeat. */
+  /** The time since its last heartbeat, in milliseconds. Null in a fleet on one host, or if the host is gone. */
   heartbeatAgeMs: number | null;
   /** `host:port` of its front door. */
   door: string | null;
   startedAt: string | null;
-  /** The number of its running servers. */
+  /** How many of its servers run. */
   servers: number;
-  /** The number of sessions in the memory of these servers. */
+  /** How many sessions are in the memory of these servers. */
   sessions: number;
   memoryBytes: number;
 }
