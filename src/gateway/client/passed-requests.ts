@@ -10,7 +10,7 @@ import { failure } from "../state/door/report.js";
 import type { ServerLink } from "../state/links.js";
 import type { PromptQueue } from "../turns/prompt-queue.js";
 import type { ClientRequest } from "../wire/client-message.js";
-import { saysUnloaded } from "../wire/events.js";
+import { resultIn, saysUnloaded } from "../wire/events.js";
 import { methodDenied } from "../wire/refusals.js";
 import { checkAnswer, checkTools, permitted } from "./session-tools.js";
 
@@ -147,8 +147,4 @@ export class PassedRequests {
       draft.turns ||= 1;
     });
   }
-}
-
-function resultIn(body: Buffer): unknown {
-  return (JSON.parse(body.toString("utf8")) as { result?: unknown }).result;
 }

@@ -6,9 +6,10 @@ import type { HostRecord } from "../../model/host.js";
 import { deadline } from "../../runtime/deadline.js";
 import { RpcError, type RpcListener } from "../../runtime/wire/rpc-client.js";
 import type { Store } from "../../store/ports.js";
+import type { OpenUpstream } from "../state/links.js";
 import type { Params } from "../wire/client-message.js";
 import { AUTHENTICATION_FAILED, tokenEnded } from "../wire/refusals.js";
-import { type OpenUpstream, openUpstream } from "./upstream.js";
+import { openUpstream } from "./upstream.js";
 
 /** How long another host may take to accept a connection, in milliseconds. */
 const CONNECT_MS = 2_000;

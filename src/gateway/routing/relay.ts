@@ -1,12 +1,12 @@
 import type { HostRecord } from "../../model/host.js";
 import type { SessionRecord } from "../../model/session.js";
-import { parse } from "../../runtime/wire/server-message.js";
 import type { SessionHandling } from "../policy/methods.js";
 import { type ClientState, newAttachment } from "../state/client-state.js";
 import { saysMoved } from "../state/lines.js";
 import type { PeerLink } from "../state/links.js";
 import type { Answer, ForwardOptions } from "../state/open-requests.js";
 import type { ClientRequest } from "../wire/client-message.js";
+import { resultIn } from "../wire/events.js";
 import type { Router } from "./router.js";
 
 /**
@@ -31,8 +31,8 @@ export class Relay {
     const { attachments } = this.#state;
     this.#send(link, request, {
       onAnswer: ({ failed, body }): undefined => {
-        const sessionId = failed ? undefined : createdId(body);
-        if (sessionId === undefined) return;
+        const { sessionId } = ((failed ? undefined : resultIn(body)) ?? {}) as { sessionId?: unknown };
+        if (typeof sessionId !== "string") return;
         attachments.set(sessionId, { ...newAttachment(sessionId, link.id, request.params), attached: true });
       },
     });
@@ -101,9 +101,4 @@ export class Relay {
       },
     });
   }
-}
-
-function createdId(body: Buffer): string | undefined {
-  const { result } = parse(body) as { result?: { sessionId?: unknown } };
-  return typeof result?.sessionId === "string" ? result.sessionId : undefined;
 }

@@ -1,16 +1,7 @@
 import { FleetError } from "../../errors.js";
 import { type Endpoint, RpcClient, type RpcDial } from "../../runtime/wire/rpc-client.js";
-import { type Protocol, serverProtocol } from "../policy/protocols.js";
-import type { Params } from "../wire/client-message.js";
-
-export interface OpenUpstream {
-  /** The connection. It has the client's requests and those that the front door itself makes. */
-  upstream: RpcClient;
-  /** The other end's answer to `connect`. */
-  greeting: Params;
-  /** The protocol that the other end speaks. */
-  protocol: Protocol;
-}
+import { serverProtocol } from "../policy/protocols.js";
+import type { OpenUpstream } from "../state/links.js";
 
 /**
  * Opens one client's connection to a server or to another front door.

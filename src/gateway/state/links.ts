@@ -5,17 +5,21 @@ import type { RpcClient } from "../../runtime/wire/rpc-client.js";
 import type { Protocol } from "../policy/protocols.js";
 import type { Params } from "../wire/client-message.js";
 
-interface AnyLink {
+/** An open connection, with the other end's answer to `connect` and the protocol that the other end speaks. */
+export interface OpenUpstream {
+  readonly upstream: RpcClient;
+  readonly greeting: Params;
+  readonly protocol: Protocol;
+}
+
+interface AnyLink extends OpenUpstream {
   /** Identifies the link among those of its client: the server's id, or {@link peerLinkId}. */
   readonly id: string;
-  readonly upstream: RpcClient;
   /**
    * Whether the client may see every message of the link. True for the user's own server, and for another front door,
    * because that door has already removed what the client may not see.
    */
   readonly own: boolean;
-  readonly greeting: Params;
-  readonly protocol: Protocol;
 }
 
 /** One client's connection to one launch of a server of this host. */

@@ -1,11 +1,11 @@
 import { isFleetError } from "../../errors.js";
 import { encodeMessage, type Frame } from "../../runtime/wire/frames.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
-import { parse, type RpcId, type ServerMessage } from "../../runtime/wire/server-message.js";
+import type { RpcId, ServerMessage } from "../../runtime/wire/server-message.js";
 import type { Protocol } from "../policy/protocols.js";
 import { type ClientRequest, type Params, replaceId, type WithId } from "../wire/client-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
-import { messageIdsOf } from "../wire/events.js";
+import { messageIdsOf, resultIn } from "../wire/events.js";
 import { errorFrame, REFUSED, refusalFrame, serverLost } from "../wire/refusals.js";
 import type { Reporter, RequestReport } from "./door/report.js";
 import type { Share } from "./door/shares.js";
@@ -114,10 +114,10 @@ export class OpenRequests {
     if (pending?.link !== link) return;
     const { failed } = message;
     const isTaken = !failed && this.#client.protocol.handlingOf(pending.request.method).handler === "send";
-    const messageIds = isTaken ? messageIdsOf((parse(body) as { result?: unknown }).result) : null;
+    const messageIds = isTaken ? messageIdsOf(resultIn(body)) : null;
     const held = pending.options.onAnswer?.({ failed, body, messageIds }) === "hold";
-    // Delete the entry only now. If `parse` throws, the link is closed, and `drop` answers every request that still has an
-    // entry.
+    // Delete the entry only now. If `resultIn` throws, the link is closed, and `drop` answers every request that still has
+    // an entry.
     this.#pending.delete(message.id);
     if (held) return;
     this.#end(pending.request, failed ? "failed" : "answered");

@@ -17,7 +17,7 @@ const MAX_UNREAD_BYTES = 8 * 1024 * 1024;
 const COPIED_BYTES = 64 * 1024;
 
 export interface ClientSocketOptions {
-  /** How long a client with unread data may read none of it before it is cut off, in milliseconds. */
+  /** How long a client with unread data may read none of it before the door cuts it off, in milliseconds. */
   stallMs?: number;
   /** Whether the connection begins with a proxy's header: see {@link readProxyHeader}. */
   proxyProtocol?: boolean;

@@ -44,6 +44,11 @@ export function promptIn(body: Buffer): string | undefined {
   return agentId === undefined && typeof data?.messageId === "string" ? data.messageId : undefined;
 }
 
+/** The result in a server's answer; undefined if the answer is an error. */
+export function resultIn(body: Buffer): unknown {
+  return (parse(body) as { result?: unknown }).result;
+}
+
 /** The message ids in the result of a server's answer to a prompt. */
 export function messageIdsOf(result: unknown): string[] {
   const { messageId, messageIds } = (result ?? {}) as { messageId?: unknown; messageIds?: unknown };

@@ -77,17 +77,14 @@ export class LostServers<Client> extends LostPlaces<ServerRecord, Client> {
   }
 }
 
-export interface LostHostsOptions {
-  /** Whether other hosts take over the sessions of a host that is gone, so that clients need not wait for its return. */
-  takenOver: boolean;
-  /** How long a host counts as alive after its last heartbeat, in milliseconds. */
-  ttlMs: number;
-}
-
 export class LostHosts<Client> extends LostPlaces<HostRecord, Client> {
-  readonly #options: LostHostsOptions;
+  readonly #options: { takenOver: boolean; ttlMs: number };
 
-  constructor(options: LostHostsOptions, clock?: Pick<Clock, "now">) {
+  /**
+   * @param options `takenOver`: whether other hosts take over the sessions of a host that is gone. `ttlMs`: how long a host
+   * counts as alive after its last heartbeat.
+   */
+  constructor(options: { takenOver: boolean; ttlMs: number }, clock?: Pick<Clock, "now">) {
     super(clock);
     this.#options = options;
   }

@@ -6,7 +6,7 @@ export interface RequestReport {
   user: string;
   /** A method of the table, or `unknown`, so that a client cannot make up labels. */
   method: string;
-  /** `lost`: the server ended before it answered; `abandoned`: the client hung up before the answer. */
+  /** `lost`: the server ended before it answered; `abandoned`: the client disconnected before the answer. */
   outcome: "answered" | "failed" | "denied" | "lost" | "abandoned";
   /** The error's code, if the request was refused or lost. */
   code?: FleetErrorCode;
