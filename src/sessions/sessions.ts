@@ -135,7 +135,7 @@ export class Sessions {
   /** One session that the user may use. @throws FleetError `FLEET_SESSION_NOT_FOUND`. */
   async get(id: string, user: string): Promise<SessionView> {
     await this.lastUses.flush(id);
-    const record = await this.recordFor(id, user);
+    const record = await recordFor(this.context, id, user);
     return await this.view(record, (await this.context.store.registry.read()).servers[record.serverId]);
   }
 
@@ -181,11 +181,6 @@ export class Sessions {
     if (record !== null) await takeover.deleteState(record);
     await store.sessions.delete(id);
     return recorded !== null || having.length > 0;
-  }
-
-  /** @throws FleetError as {@link recordFor}. */
-  async recordFor(id: string, user: string): Promise<SessionRecord> {
-    return await recordFor(this.context, id, user);
   }
 
   /** The server for a user's next session, which is started if it does not run. */

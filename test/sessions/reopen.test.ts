@@ -7,6 +7,7 @@ import type { ServerRecord } from "../../src/model/server.js";
 import { HeldClaim } from "../../src/pool/claims/held-claim.js";
 import { usedSessions } from "../../src/pool/use-markers.js";
 import { NEVER } from "../../src/runtime/deadline.js";
+import { recordFor } from "../../src/sessions/find.js";
 import type { Transport } from "../../src/sessions/use/load.js";
 import { useSession } from "../../src/sessions/use/use-session.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -41,7 +42,7 @@ function gate() {
 async function turnIn(id: string) {
   await parts.open.create({ user: "ann", id, signal: NEVER });
   await parts.open.leave(id, { park: true });
-  const record = await parts.sessions.recordFor(id, "ann");
+  const record = await recordFor(parts, id, "ann");
   return await useSession(parts.sessions.context, { record, user: "ann", isTurn: true });
 }
 

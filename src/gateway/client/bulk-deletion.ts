@@ -1,6 +1,7 @@
 import { isFleetError } from "../../errors.js";
 import { isSessionId } from "../../model/ids.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
+import { recordFor } from "../../sessions/find.js";
 import { isStoreTrouble } from "../../sessions/problems.js";
 import type { Router } from "../routing/router.js";
 import type { ClientState } from "../state/client-state.js";
@@ -74,7 +75,7 @@ export class BulkDeletion {
 
   async #delete(sessionId: string): Promise<"deleted" | "kept" | "not found"> {
     const { door, user, attachments } = this.#state;
-    const record = await door.sessions.recordFor(sessionId, user).catch((error: unknown) => {
+    const record = await recordFor(door, sessionId, user).catch((error: unknown) => {
       if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) return null;
       throw error;
     });

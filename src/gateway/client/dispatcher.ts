@@ -4,6 +4,7 @@ import { isSessionId } from "../../model/ids.js";
 import type { SessionRecord } from "../../model/session.js";
 import { ProtocolError } from "../../runtime/wire/frames.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
+import { recordFor } from "../../sessions/find.js";
 import type { SessionHandling, UserHandling } from "../policy/methods.js";
 import { checkReach } from "../policy/reach.js";
 import { checkSetup, needsItsClient, refuseSetupElsewhere } from "../policy/server-setup.js";
@@ -228,7 +229,7 @@ export class Dispatcher {
     if (typeof sessionId !== "string") throw noSuchSession(String(sessionId));
     try {
       // Do not look a malformed id up, because the file store would make a path of it.
-      if (isSessionId(sessionId)) return await door.sessions.recordFor(sessionId, user);
+      if (isSessionId(sessionId)) return await recordFor(door, sessionId, user);
     } catch (error) {
       if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error;
     }

@@ -1,6 +1,7 @@
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
+import { recordFor } from "../../sessions/find.js";
 import { isStoreTrouble, sessionLocked } from "../../sessions/problems.js";
 import type { SessionHandling } from "../policy/methods.js";
 import { checkReach } from "../policy/reach.js";
@@ -140,7 +141,7 @@ export class PassedRequests {
 
   async #recordFork(sessionId: string, server: ServerRecord): Promise<void> {
     const { door, user } = this.#state;
-    const { id } = await door.sessions.recordFor(sessionId, user);
+    const { id } = await recordFor(door, sessionId, user);
     if (readSessionFolder(server.home, id)?.hasHistory !== true) return;
     // Count a turn, because a session without turns counts as one without a history.
     await door.store.sessions.update(id, (draft) => {

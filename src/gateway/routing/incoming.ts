@@ -19,6 +19,10 @@ export class Incoming implements RpcListener {
     this.#state = state;
   }
 
+  get isIdle(): boolean {
+    return this.#state.isIdle;
+  }
+
   onFrame(message: ServerMessage, frame: Frame): void {
     if (this.link !== undefined) this.#take(this.link, message, frame);
   }

@@ -3,6 +3,7 @@ import type { HostRecord } from "../../model/host.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { deadline } from "../../runtime/deadline.js";
+import { recordFor } from "../../sessions/find.js";
 import type { Attachment, ClientState } from "../state/client-state.js";
 import { isPeerLinkId, type Link, type PeerLink, peerLinkId, type ServerLink } from "../state/links.js";
 import { serverLost } from "../wire/refusals.js";
@@ -129,7 +130,7 @@ export class Router {
   /** Opens the session again on whichever host has it, so that the client receives its events again. */
   async reattach({ sessionId }: Attachment): Promise<void> {
     const { door, user } = this.#state;
-    const record = await door.sessions.recordFor(sessionId, user);
+    const record = await recordFor(door, sessionId, user);
     const host = await this.hostOf(record);
     if (host === null) await this.linkHere(record);
     else await this.linkThere(record, host);
@@ -180,7 +181,7 @@ export class Router {
       link =
         turn?.use !== undefined && turn.over === null
           ? await this.#opener.reopen(turn.use, opening)
-          : await this.#opener.open(await door.sessions.recordFor(sessionId, user), opening);
+          : await this.#opener.open(await recordFor(door, sessionId, user), opening);
     } catch (error) {
       attachment.heard = attachment.attached;
       throw error;

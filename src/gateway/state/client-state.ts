@@ -10,9 +10,8 @@ import { clientGone } from "../wire/refusals.js";
 import type { DoorState, Fellow } from "./door/door-state.js";
 import type { Reporter } from "./door/report.js";
 import type { Share } from "./door/shares.js";
-import { RequestLines } from "./lines.js";
+import { Mailbox, RequestLines } from "./lines.js";
 import { isPeerLinkId, type Link, Links } from "./links.js";
-import { Mailbox } from "./mailbox.js";
 import { OpenRequests } from "./open-requests.js";
 import { ReadReceipts } from "./read-receipts.js";
 import type { Turn } from "./turn.js";
@@ -162,6 +161,13 @@ export class ClientState implements Fellow {
   warn(sessionId: string, message: string): void {
     const [error] = brokenTurnFrames(sessionId, message);
     if (error !== undefined) this.socket.send(error);
+  }
+
+  /** Whether the client waits for no answer, answers no model requests, and has no session open that is in a turn. */
+  get isIdle(): boolean {
+    if (this.requests.open > 0 || this.turns.size > 0 || this.needing !== undefined) return false;
+    for (const { inTurn, reopening } of this.attachments.values()) if (inTurn || reopening !== null) return false;
+    return true;
   }
 
   /** How many turns are running or waiting, here and on other hosts. */

@@ -2,7 +2,6 @@ import { isFleetError } from "../../errors.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import { parse } from "../../runtime/wire/server-message.js";
 import type { ClientRequest } from "../wire/client-message.js";
-import { Mailbox } from "./mailbox.js";
 
 /** How long to wait before each new search for a session or user that has moved, in milliseconds. */
 const LOOK_AGAIN_MS = [100, 1_000];
@@ -38,6 +37,34 @@ export class Line<T extends { readonly place: number }> {
 
   [Symbol.iterator](): Iterator<T> {
     return this.#items.values();
+  }
+}
+
+/** A queue between two parts of the door: one puts work in, the other takes it out. Only one taker may wait. */
+export class Mailbox<T> {
+  readonly #items: T[] = [];
+  #closed = false;
+  #wake: (() => void) | undefined;
+
+  put(item: T): void {
+    this.#items.push(item);
+    this.#wake?.();
+  }
+
+  /** Resolves with the next item; with undefined once the mailbox is empty and closed. */
+  async take(): Promise<T | undefined> {
+    while (this.#items.length === 0 && !this.#closed) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+    return this.#items.shift();
+  }
+
+  /** The taker gets what is left, and then undefined. */
+  close(): void {
+    this.#closed = true;
+    this.#wake?.();
   }
 }
 

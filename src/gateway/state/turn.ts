@@ -2,9 +2,8 @@ import type { SessionRecord } from "../../model/session.js";
 import { type Clock, systemClock } from "../../runtime/clock.js";
 import type { SessionUse } from "../../sessions/use/use-session.js";
 import type { ClientRequest } from "../wire/client-message.js";
-import { Line } from "./lines.js";
+import { Line, Mailbox } from "./lines.js";
 import type { ServerLink } from "./links.js";
-import { Mailbox } from "./mailbox.js";
 
 /** How long a turn may last before the door asks the server whether it is over, in milliseconds. */
 const ASK_AFTER_MS = 15_000;

@@ -11,10 +11,12 @@ export const ACKNOWLEDGEMENT = encodeMessage({ method: ACKNOWLEDGE });
  *
  * For our direction, this sets TCP_NODELAY. For the server's direction, it sends a notification for each chunk that arrives,
  * because that carries the acknowledgement at once. It sends none while the send buffer is not empty.
+ *
+ * @param isWanted whether to acknowledge the chunk that has just arrived. Default: always.
  */
-export function acknowledgePromptly(socket: Socket): void {
+export function acknowledgePromptly(socket: Socket, isWanted?: () => boolean): void {
   socket.setNoDelay(true);
   socket.on("data", () => {
-    if (socket.writable && socket.writableLength === 0) socket.write(ACKNOWLEDGEMENT);
+    if (isWanted?.() !== false && socket.writable && socket.writableLength === 0) socket.write(ACKNOWLEDGEMENT);
   });
 }

@@ -23,6 +23,11 @@ const ASK_MS = 30_000;
 
 /** Receives everything of a connection except the answers to its own requests. */
 export interface RpcListener {
+  /**
+   * Whether nobody waits for what comes. Chunks are then not acknowledged, and may come 40 ms later: see `acknowledge.ts`. A
+   * shared server sends the lifecycle events of all its sessions to every connection, and most clients are idle.
+   */
+  readonly isIdle: boolean;
   onFrame(message: ServerMessage, frame: Frame): void;
   /** The server accepts more data again after `send` returned false. */
   onDrain(): void;
@@ -67,7 +72,7 @@ export class RpcClient {
     this.#socket = socket;
     this.#listener = listener;
     this.#clock = clock;
-    acknowledgePromptly(socket);
+    acknowledgePromptly(socket, () => this.#waiting.size > 0 || listener?.isIdle !== true);
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
     socket.on("data", (chunk) => this.#receive(chunk));
     socket.on("drain", () => listener?.onDrain());

@@ -66,6 +66,8 @@ export class LocalSession extends OpenSession<LocalAttached> {
     // Read the record again if the session is not open here, because others may have moved it.
     const record = isLost ? await recordFor(context, this.record.id, user) : this.record;
     const at = isLost ? undefined : this.attached.server;
+    // A session object may outlive its fleet. Do not start anything for it then.
+    context.clients.assertOpen();
     await using use = await useSession(context, { ...options, record, user, isTurn: true, at, openMs: REOPEN_MS });
     const reply = await this.turn(use, message, options);
     await use.endOrWarn();

@@ -40,8 +40,6 @@ const SHARED_POLL_MS = 5;
  * aborts.
  */
 export async function useSession(context: SessionsContext, request: UseRequest): Promise<SessionUse> {
-  // A session object may outlive its fleet. Do not start anything for it then.
-  context.clients.assertOpen();
   const use = new SessionUse(context, request);
   try {
     await use.begin();
