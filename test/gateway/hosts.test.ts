@@ -303,6 +303,8 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         const raw = await at.raw(ann, "h1");
         await raw.request("session.create", { sessionId: busy });
         await raw.request("session.send", { sessionId: busy, prompt: "!delay 60000 never" });
+        // A client gets the end of a turn only if it has seen the turn begin.
+        await eventually("the turn", () => JSON.stringify(raw.received).includes("!delay 60000 never"));
         const waiting = raw.request("session.tasks.waitForPending", { sessionId: busy });
         await raw.request("ping");
         await at.hosts.host("h2").die();
