@@ -186,7 +186,7 @@ describe("the source", () => {
     ]);
   });
 
-  it("every other dependency is imported only by the parts that need it", () => {
+  it("each external package is imported only by the parts that need it", () => {
     for (const file of importers(/^valibot$/, { types: true })) expect(file).toMatch(/^(config|peers\/calls)\//);
     // A command on one host starts faster without the schemas of the calls between hosts.
     expect(importers(/^peers\/calls\/rpc-table\.ts$/, { types: false, lazy: false })).toEqual([]);

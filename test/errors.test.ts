@@ -83,7 +83,7 @@ describe("the table of errors", () => {
     await expect(errorsDocument()).toMatchFileSnapshot("../docs/errors.md");
   });
 
-  it("a FleetError names an option as a program sets it, or as the caller of describe() asks", () => {
+  it("a FleetError names an option as in the library (ttl), and describe() as its caller asks (--ttl)", () => {
     const suggestions = [`Wait longer: ${option("wait", "5m")}`];
     const error = new FleetError("FLEET_USAGE_INVALID", `${option("ttl")} is ${quote("x")}`, { suggestions });
     expect(error).toMatchObject({ message: 'ttl is "x"', suggestions: ['Wait longer: wait: "5m"'] });

@@ -48,7 +48,7 @@ describe("the published package", () => {
 });
 
 describe("the lock file", () => {
-  it("the lock file names each package of every platform together with its platform", () => {
+  it("the lock file has each optional package of every platform, with the platform that it is for", () => {
     const optional = Object.values(locked).flatMap(({ optionalDependencies = {} }) =>
       Object.entries(optionalDependencies),
     );

@@ -85,7 +85,7 @@ describe("a test that reads the output of a command", () => {
     ["an error of a command that does not exist", ["fly", "--json"], { error }],
     ["an error with the work that was done in spite of it", ["delete", "a", "--json"], { error, deleted: ["a"] }],
     ["the output of a command without --json", ["lock", "s", "--", "run", "--json"], { anything: 1 }],
-  ])("accepts %s", async (_, args, output) => {
+  ])("the check of a command's output accepts %s", async (_, args, output) => {
     await expect(print(args, output)).resolves.toBeDefined();
   });
 

@@ -26,7 +26,7 @@ export interface DoorOptions extends DoorListeners {
    * doors refuses no connection.
    */
   listen: Address | InheritedListener;
-  /** Ends the wait for the address. */
+  /** Gives the opening up as long as the door does not listen, for example while a host name is looked up. */
   signal?: AbortSignal;
 }
 

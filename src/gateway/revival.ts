@@ -54,7 +54,7 @@ export class Revival {
       // While other hosts may count this host as gone, leave the sessions to `#awaitTerm`. If the registry cannot be read
       // now, the next round tries again.
       const servers = this.#hasLeft ? null : await read().catch(() => null);
-      for (const { place, clients } of lostServers.back(servers)) for (const client of clients) client.reopen(place.id);
+      for (const { peer, clients } of lostServers.back(servers)) for (const client of clients) client.reopen(peer.id);
     }
   }
 
@@ -73,8 +73,8 @@ export class Revival {
       if (hosts === null) continue;
       const there = new Set(hosts.filter(({ gone }) => !gone).map(peerLinkId));
       for (const { links } of connected) links.hangUp(there);
-      for (const { place, clients } of lostHosts.back(hosts))
-        for (const client of clients) client.reopen(peerLinkId(place));
+      for (const { peer, clients } of lostHosts.back(hosts))
+        for (const client of clients) client.reopen(peerLinkId(peer));
     }
   }
 

@@ -3,7 +3,8 @@ import type { Calls } from "./calls/rpc-table.js";
 
 /**
  * One host of the fleet, with the operations on its own servers and sessions. `LocalHost` performs them, and
- * `RemoteHost` asks another host to perform them. The operations name servers by their full ids.
+ * `RemoteHost` asks another host to perform them. `Calls` lists the operations: one for each row of the table in
+ * `rpc-table.ts`. They name servers by their full ids.
  */
 export interface Host extends Calls {
   /** Null if the fleet is on one host. */

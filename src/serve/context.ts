@@ -16,6 +16,7 @@ export interface ServedFleet extends Pick<SessionsContext, "store" | "config" | 
   stateRoot: string;
   clock: Clock;
   log: ServeLog;
+  /** Opens the front door. `fleet/` provides it, because it is above `serve/`. */
   doors: { open(options: DoorOptions): Promise<FrontDoor> };
   /** The address of the front door. Null when this host has none. */
   listen: Address | InheritedListener | null;

@@ -127,7 +127,7 @@ describe("precedence", () => {
     expect(folder.load().sources).toEqual([folder.projectFile, folder.userFile]);
   });
 
-  it("the precedence of sources applies to each key separately, whatever source sets which keys", async () => {
+  it("the precedence of sources applies to each key separately, for all combinations of sources and keys", async () => {
     await using folder = new Folder();
     const part = fc.record(
       {

@@ -63,7 +63,7 @@ it.skipIf(problem !== undefined)(
       await first?.sendAndWait({ prompt: "begin" });
       await first?.disconnect();
       const both = await Promise.all(clients.map((client) => client.resumeSession(sessionId, SETTINGS)));
-      // Neither runtime is refused, and both get an answer.
+      // Both runtimes accept a prompt to the same session, and each answers it as turn 2.
       const replies = await Promise.all(
         both.map((session, host) => session.sendAndWait({ prompt: `of host ${host}` })),
       );

@@ -177,7 +177,7 @@ it("the front door reports no failure when a session is deleted before its last 
   const client = await RawClient.as(at.url, await at.token("alice"));
   await client.request("session.create", { sessionId: "deleted" });
   await client.request("session.send", { sessionId: "deleted", prompt: "!hold deleted" });
-  // The record is missing when the turn ends. A client's own `session.delete` may cause this, too.
+  // Delete the record during the turn, as a client's own `session.delete` may do.
   expect(await at.store.sessions.delete("deleted")).toBe(true);
   at.model.letGo("deleted");
   await eventually("the end of the turn", () => client.events("deleted").includes("session.idle"));

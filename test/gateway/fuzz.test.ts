@@ -80,11 +80,11 @@ describe("a front door that receives random frames", () => {
       let heapAtStart = 0;
       let samples: Buffer[][] = [];
       for (let round = 0; sent < FRAMES; round++) {
-        // Generate a few at a time, because a million of them would use the memory themselves.
         if (round === BATCH) {
           samples = []; // do not count the frames themselves
           heapAtStart = heap();
         }
+        // Generate the frames in batches, because a million frames would fill the memory that this test measures.
         if (round % BATCH === 0) samples = fc.sample(stream, { seed: seed + round, numRuns: BATCH });
         const chunks = samples[round % BATCH] ?? [];
         const client = await RawClient.as(at.url, token);

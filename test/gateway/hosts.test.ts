@@ -325,7 +325,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
           await raw.turn(notes, "y");
           return heard.includes("you said: y");
         });
-        // The SDK waits only for the event, so a prompt would take the end of the turn before it for its own end.
+        // `sendAndWait` takes the next `session.idle` for the end of its own turn. So wait for the one of the turn before it.
         await eventually("the end of that turn", () =>
           heard.slice(heard.lastIndexOf("you said: y")).includes("session.idle"),
         );

@@ -79,7 +79,7 @@ describe("LostServers", () => {
     expect(lost.any).toBe(false);
   });
 
-  it("returns the clients of a lost server that was not started again only if it still runs a second after the loss", () => {
+  it("returns the clients of a lost server that has the same launch once it still runs a second after the loss", () => {
     const { back, clock } = make();
     expect(back({})).toEqual([]);
     clock.ms = 1_001;

@@ -154,7 +154,8 @@ describe("the front door, with a client whose prompt waits,", () => {
     await eventually("the second prompt", () => at.door.turns === 2);
     at.model.letGo(id);
     await eventually("the end of the first turn", () => ann.events(id).includes("session.idle"));
-    // The server has sent that end to both clients. Its answer on the connection for ben comes behind it.
+    // The server has sent that end on the connection of each client. On ben's connection, the answer to this ping comes
+    // after the end, so the door has received the end and held it back.
     await ben.request("ping");
     expect(order(ben, 1)).toEqual([]);
     expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });
@@ -186,7 +187,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     await eventually("the end of the last turn", () => at.door.turns === 0);
   });
 
-  it("answers a connection's first prompt only after its own turn if the client sent it just as another turn ended", async () => {
+  it("answers the first prompt of a client only after the turn of that prompt if another turn has just ended", async () => {
     const id = fresh(at, "first");
     const [ann] = await pair(id);
     await ann.request("session.send", { sessionId: id, prompt: `!hold ${id} one` });

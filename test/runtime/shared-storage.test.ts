@@ -74,7 +74,7 @@ describe("taking over a session", () => {
     expect(existsSync(join(shared, "hosts", "a", "alice", "taken", "s~one"))).toBe(false);
   });
 
-  it("a takeover is repeated after a crash, even if a runtime has created the session's folder since", async () => {
+  it("a takeover that crashed succeeds when it is called again, even if a runtime has created the session's folder since", async () => {
     plant(placePath(a), "s", "history");
     await expect(take({ check: afterChecks(1) })).rejects.toThrow("not ours");
     expect(existsSync(join(placePath(b), "s"))).toBe(false);

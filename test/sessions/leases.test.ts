@@ -372,7 +372,7 @@ describe("a lease that was taken elsewhere", () => {
     await other.release();
     await expect(leases.enter(wants("alice"), {})).rejects.toMatchObject({ code: "FLEET_SESSION_LOCKED" });
     await outer.release();
-    // enter does not take a new lease, because the lease under which it was to run has ended.
+    // `env` names a lease that has ended. `enter` fails, and does not take a new lease instead.
     await expect(leases.enter(wants("alice"), env)).rejects.toMatchObject(LOST);
   });
 });

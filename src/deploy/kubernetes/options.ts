@@ -38,7 +38,7 @@ export function planOf(deployment: Deployment, options: KubernetesOptions) {
       redisSecret: options.redisSecret ?? secret,
       /** The Secret with one variable or file for each user. */
       userTokens: `${secret}-user-tokens`,
-      /** The claim that all hosts mount. */
+      /** The PersistentVolumeClaim that all hosts mount. */
       shared: `${name}-shared`,
       gc: `${name}-gc`,
     },

@@ -118,7 +118,8 @@ export class SessionCalls {
         const moved = saysMoved(answer);
         if (!answer.failed || moved) this.#state.left(record.id);
         if (!moved) return undefined;
-        requests.reply(request, { success: true }); // the session moved, so it is not open there any longer
+        // Where the session was before it moved, it is no longer open.
+        requests.reply(request, { success: true });
         return "hold";
       },
       onLost: (): undefined => {

@@ -113,8 +113,8 @@ export class Incoming implements RpcListener {
         const turn = turns.get(sessionId);
         attachment.attached = false;
         attachment.heard = false;
-        // The runtime unloads the session without ending its turn for the clients, so the door does. A prompt that the
-        // server took may have begun its turn although no event of the turn has arrived.
+        // When the runtime unloads a session, it sends no end of the running turn, so the door sends one. If the server took
+        // the prompt (`accepted`), the turn may have begun although no event of it has arrived.
         if (turn?.active === true && turn.accepted) ends.cut(sessionId, UNLOADED);
         else if (attachment.inTurn) ends.cutOther(sessionId, UNLOADED);
         attachment.inTurn = false;

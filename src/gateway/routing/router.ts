@@ -93,7 +93,8 @@ export class Router {
   }
 
   /**
-   * The link to the session's server on this host. If the client has opened the session, the server has it in memory.
+   * The link to the session's server on this host. If the client has opened the session and the server does not have it in
+   * memory, loads it there: during a turn as a part of the turn's use, else in a use of its own.
    *
    * @throws FleetError `FLEET_SESSION_MOVED` when another host has the session; and the errors of `Opener.open`.
    */

@@ -159,8 +159,9 @@ export class TurnEnds {
    * Sends a `session.idle`, or holds it back.
    *
    * @param isLast whether it ends the turn
-   * @param isJudged whether another front door sent it. That door holds ends back itself, so this door does so only while a
-   * prompt has no answer, because the other door may not have received that prompt.
+   * @param isJudged whether another front door sent it. That door already holds back the ends that the client must not get.
+   * So this door holds an end back only while a prompt has no answer, because such a prompt may not have reached the other
+   * door.
    */
   idle(sessionId: string, frame: Buffer, end: { isLast: boolean; isJudged: boolean; isError?: boolean }): void {
     const { isLast, isJudged, isError = false } = end;

@@ -19,7 +19,12 @@ const NEVER_BEGINS_MS = 5_000;
 /** The same after a `session.error`, which often is the reason why the prompt does not begin. */
 const FAILED_MS = 1_000;
 
-/** The prompts of one client, and their turns. `useSession` lets only one turn at a time into a session. */
+/**
+ * The prompts of one client, and their turns. `useSession` lets only one turn at a time into a session.
+ *
+ * A prompt goes through `send`, `#queue`, `#begin` (a new turn), `#run` (the whole turn, in the background), `#hold`,
+ * `#sendWaiting`, `#forward` and `#write`. `Incoming` ends the turn when the server sends its end.
+ */
 export class PromptQueue {
   readonly #state: ClientState;
   readonly #router: Router;

@@ -102,8 +102,8 @@ function refuseOver(body: Buffer, seen: ReadonlyMap<string, Member>, message: st
 }
 
 /**
- * Gives an error to the side that waits for a message which the runtime would drop silently. That is the client if the
- * message is its request, and the server if the message is the client's answer.
+ * Makes an error of a message that the runtime would drop silently, so that nobody waits in vain. If the message is a
+ * client's request, the client gets the error. If it is a client's answer, the server gets the error as that answer.
  */
 function unanswerable(body: Buffer, members: ReadonlyMap<string, Member>, message: string): ClientMessage {
   const member = members.get("id");

@@ -143,7 +143,8 @@ async function attach(
   const under = lease === undefined ? undefined : { sessionId: id, fence: lease.fence };
   const door = await connectToDoor(context, host, user, {}, signal, under);
   try {
-    // The other host adds the other settings, such as the provider and its key. It decides on approvals, too.
+    // The other host adds the remaining settings, such as the provider and its key. It also decides which requests for
+    // approval reach this handler.
     const settings = { streaming: true, ...session, onPermissionRequest: permissions(context.config, true, session) };
     const lost = door.closed.then((): never => {
       throw hostAway(host.name);

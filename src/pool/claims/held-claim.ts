@@ -8,7 +8,8 @@ import type { Store } from "../../store/ports.js";
 
 /**
  * The moves of this thread: changes of a server's state that it has begun and not ended. The set is global, because a program
- * may load this package twice. Worker threads have sets of their own, so each entry names its thread.
+ * may load this package twice. Each worker thread has its own set. So each entry names its
+ * thread, and a thread does not take another thread's move for ended.
  */
 const KEY = Symbol.for("copilotfleet.moves");
 const shared = globalThis as { [KEY]?: Set<string> };

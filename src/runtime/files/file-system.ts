@@ -8,7 +8,7 @@ import { failsWith } from "../../store/file/failures.js";
 export interface FileSystem {
   /** As the kernel names it: `ext4`, `nfs4`, `fuse.sshfs`. */
   type: string;
-  /** The device or the server's export that is mounted. */
+  /** The device that is mounted, or the export of a file server. */
   source: string;
   mountPoint: string;
 }

@@ -61,8 +61,9 @@ export async function makeHostFolder(shared: string, host: string): Promise<stri
 }
 
 /**
- * Links a home to its folder in the shared storage, before the home's server starts. Moves the home's sessions from this host's own disk there. If
- * the home already has the link, that folder must exist: a new one would hide that the storage is not mounted.
+ * Links a home to its folder in the shared storage, before the home's server starts. Moves the home's sessions there from
+ * this host's own disk. If the home already has the link, that folder must exist, because a new one would hide that the
+ * storage is not mounted.
  */
 export async function linkToPlace(home: string, place: StatePlace): Promise<void> {
   const target = placePath(place);

@@ -13,8 +13,8 @@ import { placePath, removeIfThere, statOf, TAKEN_FOLDER, takenPath, usable } fro
  * Files and folders that takeovers leave below a host's name in the shared storage:
  *
  * - `block`: a plain file in the place of a session that another host has taken.
- * - `taken`: a session that was set aside. The process that took it was killed before it could remove the original.
- * - `incoming`: a copy of a session for this host. The process that made it was killed before the copy was in its place.
+ * - `taken`: the original of a session that moved to another host. The takeover was killed before it could delete it.
+ * - `incoming`: a copy of a session for this host. The takeover was killed before it could put the copy in its place.
  */
 export type RemainKind = "block" | "taken" | "incoming";
 
@@ -71,7 +71,7 @@ export async function findRemains(shared: string, host: string): Promise<Remain[
 export async function removeRemain(shared: string, { kind, path }: Remain): Promise<boolean> {
   return await usable(shared, async () => {
     if (kind !== "block") {
-      // Rename a copy first, so that a slow takeover never finds half of it.
+      // Rename an `incoming` copy before its removal, so that a takeover that still runs never finds a half-removed copy.
       const doomed = kind === "incoming" ? incomingPath(dirname(path)) : path;
       const found = await ifThereLater(async () => await (doomed === path ? lstat(path) : rename(path, doomed)));
       await removeIfThere(doomed);

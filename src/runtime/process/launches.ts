@@ -15,7 +15,7 @@ const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 export function processesOfLaunch(launchId: string): ProcessIdentity[] {
   const needle = Buffer.from(`${LAUNCH_VARIABLE}=${launchId}\0`);
   return pids().flatMap((pid) => {
-    const environment = seen(() => readFileSync(`/proc/${pid}/environ`)); // null: it is gone, or another user's
+    const environment = seen(() => readFileSync(`/proc/${pid}/environ`)); // null: the process has ended, or belongs to another user
     return environment?.includes(needle) === true ? (identify(pid) ?? []) : [];
   });
 }
@@ -54,7 +54,7 @@ export function processesByLaunch(stateRoot: string): Map<string, LaunchedProces
 function readEnvironment(pid: number): Environment | null {
   const stat = readStat(pid);
   if (stat === null) return null;
-  const text = seen(() => readFileSync(`/proc/${pid}/environ`, "utf8")) ?? ""; // it is gone, or another user's
+  const text = seen(() => readFileSync(`/proc/${pid}/environ`, "utf8")) ?? ""; // the process has ended, or belongs to another user
   const entries = text.split("\0");
   const read = (name: string) => entries.find((entry) => entry.startsWith(`${name}=`))?.slice(name.length + 1);
   return {
@@ -76,7 +76,8 @@ function attribute(
   let launch: Environment | undefined;
   let sessionId: string | undefined;
   let at = known.get(pid);
-  // A parent may end, and its PID may be reused, while we read the table. So the number of steps has a limit.
+  // While we read the table, a parent may end and a new process may get its PID. So the chain of parents may be a circle,
+  // and the number of steps has a limit.
   for (let steps = 0; at !== undefined && steps <= known.size; steps++) {
     launch ??= at.launchId === undefined ? undefined : at;
     if (at.launchId !== undefined && at.launchId !== launch?.launchId) break;

@@ -155,8 +155,8 @@ export class RpcClient {
   }
 
   /**
-   * Makes a request of our own for which other requests wait. It has a time limit, because the runtime may never answer one
-   * of many simultaneous requests about a session (seen with 1.0.85).
+   * Makes a request of the fleet's own. It has a time limit, because others wait behind it, and the runtime may never
+   * answer one of many simultaneous requests about a session (seen with 1.0.85).
    */
   async ask(method: string, params: unknown): Promise<unknown> {
     using limit = deadlineOn(this.#clock, ASK_MS);

@@ -116,7 +116,8 @@ export class ServerMonitor {
   #failed(reason: string, hangs: boolean): void {
     const most = this.#context.config.health.failures;
     if (this.#failures >= most && hangs) this.#endHung(reason);
-    // A server that answers pings may have running turns, so only a person may decide to stop it. Report it.
+    // Log each failure up to the limit, and then nothing more. Do not end a server that still answers pings, because it
+    // may have running turns.
     else if (this.#failures <= most) {
       const { id } = this.server;
       const count = `${this.#failures} of ${most}`;

@@ -89,7 +89,10 @@ async function diskOf(path: string): Promise<{ freeBytes: number; low: boolean; 
   };
 }
 
-/** Finds, for example, a disk that the kernel has made read-only after an error. @returns as `problem` above */
+/**
+ * Why the path cannot be written, in words that follow "the disk"; null if it can. The kernel makes a disk read-only after
+ * an error, for example.
+ */
 async function unwritable(path: string): Promise<string | null> {
   try {
     await access(path, constants.W_OK);

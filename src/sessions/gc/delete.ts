@@ -153,7 +153,7 @@ async function isRecorded(store: Store, { id, state }: Candidate): Promise<boole
   return record !== null && state?.servers.some((server) => server.id === record.serverId) === true;
 }
 
-/** Removes the sessions that killed gcs had moved away. Moves back those that a server has opened since. */
+/** Removes the sessions that a gc had moved away before it was killed. Moves back those that a server has opened since. */
 export async function finishLeftovers(store: Store, run: Run, left: readonly Leftover[]): Promise<Outcome[]> {
   const pids = runningPids(await store.registry.read());
   return await mapConcurrently(left, REMOVED_AT_ONCE, async ({ note, path }): Promise<Outcome> => {

@@ -184,8 +184,8 @@ function recordOnly(record: SessionRecord, state: StateFolder | null, { servers 
 }
 
 /**
- * All state folders: those of recorded servers, those of unrecorded folders below `servers/`, and those in the shared
- * storage, which may have sessions of a server that never ran here. `stateOf` finds the folder of a session by its
+ * All folders with sessions: of recorded servers, of server folders that no record names, and in the shared storage, which
+ * may have sessions of a server that never ran here. `stateOf` finds the folder of a session by its
  * server's id, even if that server is not recorded.
  */
 function stateFolders(

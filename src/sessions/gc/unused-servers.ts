@@ -113,7 +113,7 @@ class UnusedServers {
       if (holdsSessions(id, homeOf(this.#stateRoot, id), await sessionsOfThisHost(this.#store))) continue;
       const moved = this.#moveAway(id);
       if (moved === null) continue;
-      // A server is recorded before it uses its folder. If it is not recorded now, a later start makes a new folder.
+      // A start records its server before it uses the folder. So if the server is recorded by now, put the folder back.
       if ((await this.#store.registry.read()).servers[id] !== undefined) {
         renameSync(moved, serverFolder(this.#stateRoot, id));
         continue;
@@ -157,7 +157,10 @@ function lastUse(stateRoot: string, id: string, server: ServerRecord | undefined
   return Math.max(...written, Number.isNaN(created) ? 0 : created);
 }
 
-/** Whether a server has sessions. For shared servers, only the records count, because they have one folder together. */
+/**
+ * Whether a server has sessions, by the records, and for a user's own server also by its folder. All shared servers use
+ * one folder, so that folder does not show whose sessions it contains.
+ */
 function holdsSessions(
   id: string,
   home: string,

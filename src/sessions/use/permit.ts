@@ -11,7 +11,7 @@ export interface PermitRequest {
   user: string;
   /** A lease on the session that the caller holds. */
   lease?: TurnLease | undefined;
-  /** The fence of a lease that a process on another host holds. That host has checked its token. */
+  /** The fence of a lease that a process on another host holds. That host has already checked the lease's token. */
   fence?: number | undefined;
   /**
    * How long to wait for others, in milliseconds. Without it, the call waits for 30 seconds, but fails at once if the same

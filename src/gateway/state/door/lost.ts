@@ -4,21 +4,21 @@ import type { ServerRecord } from "../../../model/server.js";
 import { isRunning } from "../../../pool/server.js";
 import type { Clock } from "../../../runtime/clock.js";
 
-/** How long the door waits for a lost server or host to come back, in milliseconds. After that, it forgets the place. */
+/** How long the door waits for a lost server or host to come back, in milliseconds. After that, it forgets it. */
 const REVIVAL_MS = 60_000;
-/** If a process still runs this long after its connection was lost, only the connection was lost. In milliseconds. */
+/** A server whose process still runs this long after the loss, in milliseconds, has lost only its connection. */
 const ENDING_MS = 1_000;
 
-interface Lost<Place, Client> {
-  readonly place: Place;
+interface Lost<Peer, Client> {
+  readonly peer: Peer;
   readonly clients: Set<Client>;
   readonly sinceMs: number;
 }
 
-/** The places to which connections were lost, and the clients that had sessions open there. */
-class LostPlaces<Place, Client> {
+/** The servers or hosts to which connections were lost, and the clients that had sessions open there. */
+class LostPeers<Peer, Client> {
   protected readonly clock: Pick<Clock, "now">;
-  readonly #lost = new Map<string, Lost<Place, Client>>();
+  readonly #lost = new Map<string, Lost<Peer, Client>>();
 
   /** @param clock replaced in tests */
   constructor(clock: Pick<Clock, "now"> = performance) {
@@ -29,18 +29,18 @@ class LostPlaces<Place, Client> {
     return this.#lost.size > 0;
   }
 
-  protected add(name: string, place: Place, client: Client): void {
+  protected add(name: string, peer: Peer, client: Client): void {
     const known = this.#lost.get(name);
     if (known !== undefined) known.clients.add(client);
-    else this.#lost.set(name, { place, clients: new Set([client]), sinceMs: this.clock.now() });
+    else this.#lost.set(name, { peer, clients: new Set([client]), sinceMs: this.clock.now() });
   }
 
-  /** Removes and returns the places that are back. Forgets places that were lost too long ago. */
-  protected takeBack(isBack: (place: Place, lostMs: number) => boolean): Lost<Place, Client>[] {
-    const back: Lost<Place, Client>[] = [];
+  /** Removes and returns the servers or hosts that can be reached again. Forgets those that were lost too long ago. */
+  protected takeBack(isBack: (peer: Peer, lostMs: number) => boolean): Lost<Peer, Client>[] {
+    const back: Lost<Peer, Client>[] = [];
     for (const [name, lost] of this.#lost) {
       const lostMs = this.clock.now() - lost.sinceMs;
-      const isThere = isBack(lost.place, lostMs);
+      const isThere = isBack(lost.peer, lostMs);
       if (isThere) back.push(lost);
       if (isThere || lostMs > REVIVAL_MS) this.#lost.delete(name);
     }
@@ -48,7 +48,7 @@ class LostPlaces<Place, Client> {
   }
 }
 
-export class LostServers<Client> extends LostPlaces<ServerRecord, Client> {
+export class LostServers<Client> extends LostPeers<ServerRecord, Client> {
   #wake: (() => void) | undefined;
 
   await(server: ServerRecord, client: Client): void {
@@ -77,7 +77,7 @@ export class LostServers<Client> extends LostPlaces<ServerRecord, Client> {
   }
 }
 
-export class LostHosts<Client> extends LostPlaces<HostRecord, Client> {
+export class LostHosts<Client> extends LostPeers<HostRecord, Client> {
   readonly #options: { takenOver: boolean; ttlMs: number };
 
   /**

@@ -77,7 +77,8 @@ async function acceptParent(folder: string, parent: Parent, onStep: StepHook | u
   const handle = await unlessMissing(open(join(folder, revisionName(parent.rev)), "r"));
   if (handle === undefined) return false;
   try {
-    // List the folder only after opening. If the highest number is still the same, the open file is the parent's.
+    // List the folder only after the parent's file is open. If the highest revision is still the same, the open file is
+    // the head.
     if (highest(folder) !== parent.top) return false;
     await onStep?.("checked");
     await handle.chmod(READ_ONLY);

@@ -33,7 +33,8 @@ export class LeaseRecords implements LeaseStore {
     this.records = new RecordFolder(context, {
       name: "leases",
       title: (id) => `the lease on ${quote(id)}`,
-      // A lease need not survive a loss of power, because its holder does not. Fences come from the clock.
+      // A lease need not survive a loss of power, because its holder does not. Fences grow without the record, because they
+      // come from the clock.
       durable: false,
       ifDamaged: "The fleet uses the previous revision.",
     });

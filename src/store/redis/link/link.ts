@@ -39,7 +39,8 @@ export class Link {
     client.on("error", (error: unknown) => errors.push(error));
     const turnedAway = whetherTurnedAway(client);
     try {
-      // Only the error events have the reason of a failure. If the database is unknown, `connect()` does not even fail.
+      // `connect()` rejects without the reason, or even resolves although Redis has no database of that number. The error
+      // events have the reason.
       await within(client.connect(), until).catch((error: unknown) => Promise.reject(errors[0] ?? error));
       if (errors.length > 0) throw errors[0];
       const greeted = await within(this.#greet(epochKey), until);

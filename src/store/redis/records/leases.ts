@@ -106,7 +106,8 @@ export class RedisLeases implements LeaseStore {
   ): Promise<{ word: string; ahead: number; lease: Lease | null; tokenHash: string }> {
     const asked = performance.now();
     const [word, ahead, leftMs, ...fields] = await this.#connection.run(script, keys, args);
-    // Subtract the whole time since the request, because Redis answered at some time after it.
+    // Redis measured the remaining time at some moment since the request. Assume the earliest moment, so that the lease
+    // never lasts longer here than in Redis.
     const remainingMs = Math.max(0, Math.floor(Number(leftMs ?? 0) - (performance.now() - asked)));
     const [holder, fence, tokenHash, acquired, expires, ttlMs, steal, detached] = fields;
     const lease = {
