@@ -8,8 +8,8 @@ import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 
 /*
  * A marker is an empty file in a server's folder. It names a session, and a process of this host that uses or evicts the
- * session. A process first sets its marker, and then looks for markers of the other kind. So a use and an eviction never
- * both go on, and no lock is needed. A marker whose process died does not count.
+ * session. A process first sets its marker, and then looks for others. So of two processes that come at the same time, at
+ * least one sees the other, and no lock is needed. A marker whose process died does not count.
  */
 type Kind = "use" | "evict";
 

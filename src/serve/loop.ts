@@ -59,7 +59,6 @@ export class SupervisorLoop {
   }
 
   /** Aborts when this process no longer holds the host lock. */
-  /** Aborts when this process no longer holds the host lock. */
   get lost(): AbortSignal {
     return this.#lost.signal;
   }

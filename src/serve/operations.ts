@@ -44,7 +44,6 @@ export class Operations {
   }
 
   /** Resolves when no operation is in progress. */
-  /** Resolves when no operation is in progress. */
   async settled(): Promise<void> {
     while (this.#running.size > 0) await Promise.all(this.#running.values());
   }

@@ -87,7 +87,8 @@ export class OpenSessions {
   /**
    * Opens a session again that the user owns or is a member of, even if its server was stopped or killed.
    *
-   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when it does not exist or belongs to somebody else; `FLEET_SESSION_LOST` when it had turns and its history is gone; `FLEET_SESSIONS_EXHAUSTED`, `FLEET_HOST_AWAY`.
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when it does not exist or belongs to somebody else; `FLEET_SESSION_LOST`
+   * when it had turns and its history is gone; `FLEET_SESSIONS_EXHAUSTED`, `FLEET_HOST_AWAY`.
    */
   async resume(id: string, options: ResumeOptions): Promise<CopilotSession> {
     const open = await this.#finder.whereItIs(id, options.user, async (record, host) =>

@@ -58,7 +58,7 @@ export class Sessions {
       await takeover.clearPlace(id, groupOfServer(server));
       return record;
     } catch (error) {
-      await this.discard(record);
+      await this.discard(record).catch(() => "gc deletes it");
       throw error;
     }
   }

@@ -8,10 +8,10 @@ import { encodeRevision, revisionName } from "../../src/store/file/commit/revisi
 import { eventually } from "../fixtures/eventually.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
-async function document() {
+async function document(look?: (path: string) => string | null) {
   const folder = join(await temporaryRoot(), "document");
   await mkdir(folder, { recursive: true });
-  const memory = new HeadMemory<NonNullable<ReturnType<typeof readHead>>>();
+  const memory = new HeadMemory<NonNullable<ReturnType<typeof readHead>>>(look);
   let loads = 0;
   return {
     folder,
@@ -57,6 +57,14 @@ it("reads a remembered document again after a commit, and after it was deleted",
   await remembered(at);
   renameSync(at.folder, `${at.folder}-deleted`);
   expect(at.read()).toBeUndefined();
+});
+
+it("reads a remembered document again after a commit that left the time of its folder unchanged", async () => {
+  const at = await document(() => "unchanged");
+  at.commit(1, "first");
+  await remembered(at);
+  at.commit(2, "second");
+  expect(at.read()).toBe("second");
 });
 
 it("notices that the newest revision of a remembered document was damaged", async () => {

@@ -221,6 +221,7 @@ export async function launchOnFreePort(
     tried.add(port);
     port = await store.registry.update((registry) => {
       const record = recordOfLaunch(registry, server.id, launchId);
+      record.port = null; // its own port is one of those that were tried
       record.port = choosePort(registry, config.ports, tried, null);
       if ("lastPort" in record) record.lastPort = record.port;
       return record.port;

@@ -50,6 +50,7 @@ export async function connectClient(
       suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
     });
   }
+  quietWriteErrors(client); // again, in case the SDK hides its socket
   // When the connection closes, the SDK does not settle requests that have no answer. Stopping the client rejects them.
   closed.then(() => client.forceStop()).catch(() => undefined);
   return { client, closed, watchPrompt: (id) => watchPrompt(socket, id), destroy: () => void socket?.destroy() };

@@ -2,6 +2,7 @@ import { type Dirent, existsSync, lstatSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import { type Budget, HeldFolder, walk } from "../files/held-folder.js";
+import { ifThere } from "../files/if-there.js";
 
 /*
  * This file reads the runtime's folders of sessions, `COPILOT_HOME/session-state/<id>/`, directly. The runtime's own list
@@ -171,12 +172,14 @@ export function lastWrite(home: string, sessionId: string): number {
 }
 
 /**
- * The length of a session's history. Every turn asks this, so it does not check the folders on the way for links. The user
- * of the home can only falsify the number, and can do that anyway by writing to the history.
+ * The length of a session's history. Every turn asks this, so it does not hold the folders on the way. Unlike in other reads
+ * of a home, the agent could replace the session's folder by a link between the two looks. It would only falsify the number,
+ * which it can do by writing to the history, too.
  */
 export function historyBytes(home: string, sessionId: string): number {
   try {
-    return lstatSync(historyPath(home, sessionId), { throwIfNoEntry: false })?.size ?? 0;
+    if (ifThere(() => lstatSync(sessionFolderPath(home, sessionId)))?.isDirectory() !== true) return 0;
+    return ifThere(() => lstatSync(historyPath(home, sessionId)))?.size ?? 0;
   } catch (error) {
     if (UNREADABLE.has(systemCode(error) ?? "")) return 0;
     throw error;

@@ -1,5 +1,5 @@
 import { closeSync, fstatSync, openSync, statSync } from "node:fs";
-import { setTimeout as delay } from "node:timers/promises";
+import { setTimeout as delay, setImmediate as yieldToOthers } from "node:timers/promises";
 import { ifThere, readAt } from "../../runtime/files/if-there.js";
 import { rotatedPath } from "./log-rotation.js";
 
@@ -79,7 +79,9 @@ export async function* followLog(path: string, at: LogPosition, signal: AbortSig
   for (let position = at; !signal.aborted; ) {
     const more = await awaitMore(path, position, signal);
     position = more.at;
-    if (more.bytes.length > 0) yield more.bytes;
+    if (more.bytes.length === 0) continue;
+    yield more.bytes;
+    await yieldToOthers(); // a log that grows all the time must not stop the timers of this process
   }
 }
 

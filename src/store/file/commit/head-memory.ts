@@ -1,4 +1,4 @@
-import { lstatSync } from "node:fs";
+import { existsSync, lstatSync } from "node:fs";
 import { join } from "node:path";
 import { readIfThere } from "../failures.js";
 import type { Head } from "./head.js";
@@ -6,9 +6,11 @@ import { revisionName } from "./revision.js";
 
 /**
  * How long ago a folder must have changed before it is remembered, in milliseconds. The kernel's clock for files may stand
- * still for 10 ms, and two changes within that time give a folder the same time.
+ * still for 10 ms, and two changes within that time give a folder the same time. Some file systems, such as ext3, keep only
+ * whole seconds.
  */
 const SETTLED_MS = 100;
+const SETTLED_SECONDS_MS = 2_100;
 const MOST = 1_000;
 
 /** The parts of a document's state that decide whether it may be kept. */
@@ -19,31 +21,41 @@ interface Known<T> {
   folder: string;
   file: string;
   path: string;
+  /** The path of the revision that the next commit or deletion creates. */
+  next: string;
   head: T;
 }
 
 /**
- * Keeps the newest revisions of documents in memory, because every turn reads several. Each commit and each deletion changes
- * the document's folder, so a look at the folder proves that the newest revision is still the newest. A look at the file
- * finds out that somebody damaged it.
+ * Keeps the newest revisions of documents in memory, because every turn reads several. A remembered revision is still the
+ * newest if the document's folder has not changed and does not contain the next revision. The second look does not depend
+ * on a clock. A look at the file finds out that somebody damaged it.
  */
 export class HeadMemory<T extends Read> {
+  readonly #stateOf: typeof stateOf;
   readonly #known = new Map<string, Known<T>>();
+
+  /** @param look replaced in tests */
+  constructor(look: typeof stateOf = stateOf) {
+    this.#stateOf = look;
+  }
 
   /** Returns what `load` returned for this folder, and calls it only if the document may have changed. */
   read<U extends T | null>(folder: string, load: () => U): T | U {
-    const state = stateOf(folder);
+    const state = this.#stateOf(folder);
     const known = this.#known.get(folder);
-    if (known !== undefined && known.folder === state && known.file === stateOf(known.path)) return known.head;
+    if (known?.folder === state && known.file === this.#stateOf(known.path) && !existsSync(known.next))
+      return known.head;
     this.#known.delete(folder);
     const head = load();
     // Each read must report the damage. A change after `state` was read gives the folder another state.
     if (state === null || head === null || head.damaged.length > 0 || head.rev !== head.top) return head;
     const path = join(folder, revisionName(head.rev));
-    const file = stateOf(path);
+    const file = this.#stateOf(path);
+    if (file === null) return head;
     const [oldest] = this.#known.keys();
     if (this.#known.size >= MOST && oldest !== undefined) this.#known.delete(oldest);
-    if (file !== null) this.#known.set(folder, { folder: state, file, path, head });
+    this.#known.set(folder, { folder: state, file, path, next: join(folder, revisionName(head.rev + 1)), head });
     return head;
   }
 }
@@ -51,6 +63,8 @@ export class HeadMemory<T extends Read> {
 /** Null if there is nothing, or if it changed so recently that another change could go unnoticed. */
 function stateOf(path: string): string | null {
   const stats = readIfThere(path, () => lstatSync(path, { throwIfNoEntry: false }));
-  if (stats === undefined || Date.now() - stats.ctimeMs < SETTLED_MS) return null;
+  if (stats === undefined) return null;
+  const settledMs = stats.ctimeMs % 1_000 === 0 ? SETTLED_SECONDS_MS : SETTLED_MS;
+  if (Date.now() - stats.ctimeMs < settledMs) return null;
   return `${stats.ino} ${stats.ctimeMs} ${stats.size}`;
 }
