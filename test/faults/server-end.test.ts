@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { appendFileSync, rmSync } from "node:fs";
+import { appendFileSync, readFileSync, rmSync } from "node:fs";
 import { expect, it, onTestFinished } from "vitest";
 import { logPath } from "../../src/runtime/files/server-folder.js";
 import { exitOfZombie, identify } from "../../src/runtime/process/process-table.js";
@@ -82,6 +82,7 @@ it("a zombie process shows which signal ended it", async () => {
   const pid = Number(line.toString());
   const identity = identify(pid);
   if (identity === null) throw new Error("it ended at once");
+  await eventually("the exec", () => readFileSync(`/proc/${parent.pid}/comm`, "utf8") === "sleep\n");
   expect(exitOfZombie(identity)).toBeNull();
   process.kill(pid, "SIGKILL");
   await eventually("the end", () => identify(pid) === null);

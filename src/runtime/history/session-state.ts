@@ -2,7 +2,6 @@ import { type Dirent, existsSync, lstatSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import { type Budget, HeldFolder, walk } from "../files/held-folder.js";
-import { ifThere } from "../files/if-there.js";
 
 /*
  * This file reads the runtime's folders of sessions, `COPILOT_HOME/session-state/<id>/`, directly. The runtime's own list
@@ -14,8 +13,8 @@ const IN_USE = /^inuse\.(\d+)\.lock$/;
 
 export const HISTORY = "events.jsonl";
 
-/** The user's agent may replace a folder by something else, or make it unreadable. */
-const UNREADABLE = new Set(["EACCES", "ELOOP", "ENOTDIR"]);
+/** The user's agent may replace a folder by something else, make it unreadable, or make its path too long. */
+const UNREADABLE = new Set(["EACCES", "ELOOP", "ENAMETOOLONG", "ENOTDIR"]);
 
 export interface SessionFolder {
   path: string;
@@ -178,8 +177,9 @@ export function lastWrite(home: string, sessionId: string): number {
  */
 export function historyBytes(home: string, sessionId: string): number {
   try {
-    if (ifThere(() => lstatSync(sessionFolderPath(home, sessionId)))?.isDirectory() !== true) return 0;
-    return ifThere(() => lstatSync(historyPath(home, sessionId)))?.size ?? 0;
+    const missing = { throwIfNoEntry: false } as const;
+    if (lstatSync(sessionFolderPath(home, sessionId), missing)?.isDirectory() !== true) return 0;
+    return lstatSync(historyPath(home, sessionId), missing)?.size ?? 0;
   } catch (error) {
     if (UNREADABLE.has(systemCode(error) ?? "")) return 0;
     throw error;
