@@ -11,7 +11,10 @@ if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${p
 
 const USERS = rounds(4, 50);
 const HOST_TTL_MS = rounds(5_000, 15_000);
-/** How much longer than the lost host's term an answer may take, on a machine that runs only this test, in milliseconds. */
+/**
+ * How long after the end of the lost host's term a try may still fail, in milliseconds. How long the successful try takes
+ * depends on the machine, which starts the servers of many users at the same time.
+ */
 const BEYOND_MS = 5_000;
 /** How long an answer may take on a busy machine before the test counts it as missing, in milliseconds. */
 const WITHIN_MS = 90_000;
@@ -106,7 +109,7 @@ it.skipIf(problem !== undefined).each(CASES)(
     const failures = answers.flatMap((answer) => answer.failures);
     if (process.env.SOAK !== undefined) {
       expect(
-        sinceMs.filter((ms) => ms > HOST_TTL_MS + BEYOND_MS),
+        answers.map(({ failedMs }) => failedMs).filter((ms) => ms > HOST_TTL_MS + BEYOND_MS),
         failures.join("\n"),
       ).toEqual([]);
     }
