@@ -4,7 +4,7 @@ import { CopilotClient, type CopilotSession, RuntimeConnection } from "@github/c
 import { expect, it, onTestFinished } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { errorOf, expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
-import { type Serving, serve } from "../fixtures/fleets/serve.js";
+import { type LogEntry, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { seededRandom } from "../fixtures/random.js";
 import { historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
@@ -47,6 +47,14 @@ class Door {
   /** Aborts when the current front door closes, because the SDK never settles the calls that were pending there. */
   get closed(): AbortSignal {
     return this.#closed.signal;
+  }
+
+  get root(): string {
+    return this.#fleet.root;
+  }
+
+  log(): LogEntry[] {
+    return this.#serving.log();
   }
 
   async reopen(signal: "SIGTERM" | "SIGKILL"): Promise<void> {
@@ -128,9 +136,7 @@ class Sender {
     try {
       const reply = await whileOpen(closed, session.sendAndWait(prompt, HANGS_MS));
       if (reply === "gone") return await this.close();
-      expect(reply?.data.content, `the answer to ${name}, which saw:\n${this.#seen.join("\n")}\n`).toBe(
-        replyTo(prompt),
-      );
+      expect(reply?.data.content, this.#explain(prompt)).toBe(replyTo(prompt));
       entry.outcome = "answered";
     } catch (error) {
       if (!(error instanceof Error) || error.name === "AssertionError") throw error;
@@ -140,6 +146,23 @@ class Sender {
       entry.reason = error.message;
       this.#note("refused", error.message);
     }
+  }
+
+  /** Explains a wrong answer by the events at the client, the log of the front door, and the last turns in the history. */
+  #explain(prompt: string): string {
+    const { name, sessionId } = this.#caller;
+    const [history = ""] = historyFiles(this.#door.root, sessionId);
+    const turns = readHistory(history).turns.slice(-6);
+    const logged = this.#door.log().slice(-40);
+    return [
+      `the answer to ${name} for ${JSON.stringify(prompt)}, which saw`,
+      ...this.#seen,
+      `at ${performance.now().toFixed(1)}. The history has`,
+      ...turns.map((turn) => JSON.stringify(turn)),
+      "The front door logged",
+      ...logged.map((entry) => JSON.stringify(entry)),
+      "",
+    ].join("\n");
   }
 
   #note(what: string, content: unknown): void {

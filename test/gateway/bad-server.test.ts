@@ -237,6 +237,22 @@ describe("the front door, when a server does not answer,", () => {
     expect(client.events("behind")).toEqual(["user.message", "session.idle"]);
   });
 
+  it("ends a turn with an error when the server is idle and never begins the prompt that it took", async () => {
+    const client = await RawClient.as(at.url, await at.token("ida"));
+    await client.request("session.create", { sessionId: "forgotten" });
+    expect(await client.request("session.send", { sessionId: "forgotten", prompt: "forgotten" })).toMatchObject({
+      result: {},
+    });
+    await eventually("the wait for the end of the turn", () => clock.isDueIn(15_000));
+    await eventually("the end of the turn", async () => {
+      await second(client);
+      return client.events("forgotten").includes("session.idle");
+    });
+    // With session.idle alone, the SDK's sendAndWait would return the answer of an earlier turn.
+    expect(client.events("forgotten")).toEqual(["session.error", "session.idle"]);
+    expect(await client.turn("forgotten", "next")).toMatchObject({ result: {} });
+  });
+
   it("ends a turn 30 s after its prompt if the server never answers the prompt", async () => {
     const client = await RawClient.as(at.url, await at.token("hal"));
     await client.request("session.create", { sessionId: "swallowed" });

@@ -1,6 +1,8 @@
 import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
-import { runTurn } from "../../src/runtime/client/turn.js";
+import { NEVER_BEGAN, runTurn } from "../../src/runtime/client/turn.js";
+import { eventually } from "../fixtures/eventually.js";
+import { TestClock } from "../fixtures/fleets/test-clock.js";
 
 /** A session whose events come in an order that we cannot produce with the real runtime. */
 class FakeSession {
@@ -28,9 +30,9 @@ async function answered(): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve));
 }
 
-function run(session: FakeSession, onDelta?: (text: string) => void) {
+function run(session: FakeSession, onDelta?: (text: string) => void, clock?: TestClock) {
   const options = onDelta === undefined ? {} : { onDelta };
-  return runTurn(session as unknown as CopilotSession, new Promise(() => undefined), { prompt: "x" }, options);
+  return runTurn(session as unknown as CopilotSession, new Promise(() => undefined), { prompt: "x" }, options, clock);
 }
 
 it("runTurn ignores the last events of another client's turn that arrive after runTurn has sent its own prompt", async () => {
@@ -70,4 +72,23 @@ it("runTurn ends with an error when the server is idle again although the prompt
     code: "FLEET_TURN_FAILED",
     message: expect.stringContaining("no such model"),
   });
+});
+
+it("runTurn fails instead of returning another turn's answer when the server is idle and never began the prompt", async () => {
+  const session = new FakeSession();
+  const clock = new TestClock();
+  const turn = run(session, undefined, clock);
+  let isOver = false;
+  const over = turn.catch((error: unknown) => error).finally(() => (isOver = true));
+  await answered();
+  session.isAtWork = false;
+  session.emit("assistant.message", { content: "another's" });
+  session.emit("session.idle");
+  await eventually("the end of the turn", () => {
+    clock.jump(1_000);
+    clock.runDue();
+    return isOver;
+  });
+  expect(await over).toMatchObject({ code: "FLEET_TURN_FAILED", message: NEVER_BEGAN });
+  expect(clock.now()).toBeGreaterThanOrEqual(7_000); // a busy server may begin a prompt late
 });

@@ -1,5 +1,6 @@
 import { FleetError } from "../../errors.js";
 import type { SessionRecord } from "../../model/session.js";
+import { NEVER_BEGAN } from "../../runtime/client/turn.js";
 import { type SessionUse, useSession } from "../../sessions/use/use-session.js";
 import { checkReach } from "../policy/reach.js";
 import type { Router } from "../routing/router.js";
@@ -151,7 +152,9 @@ export class PromptQueue {
         isBlind,
         patienceMs,
       );
-      if (isFoundIdle) ends.over(id);
+      // The client's SDK would take an idle for the end of its own turn, and another turn's message for the answer.
+      if (isFoundIdle && !isBlind() && !ends.hasBegunAll(id) && !ends.holdsError(id)) ends.cut(id, NEVER_BEGAN);
+      else if (isFoundIdle) ends.over(id);
     } finally {
       turn.doubts.close();
       lease?.signal.removeEventListener("abort", onLost);

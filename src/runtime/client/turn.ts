@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { AssistantMessageEvent, CopilotSession, MessageOptions, SessionEvent } from "@github/copilot-sdk";
 import { FleetError, option } from "../../errors.js";
+import { type Clock, systemClock } from "../clock.js";
 import { abortable, deadline } from "../deadline.js";
 
 export interface TurnOptions {
@@ -19,6 +20,9 @@ export interface TurnReply {
 
 type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
 
+/** The message of the error when the server is idle although it has not begun a prompt that it took. */
+export const NEVER_BEGAN =
+  "The server took the prompt, but reported no turn for it. Check the session's history before you send the prompt again.";
 const ABORT_WAIT_MS = 2_000;
 /** The pauses before each question whether a prompt has begun. A busy server begins late, and a failed prompt never. */
 const ASKED_AFTER_ERROR_MS = [0, 250];
@@ -29,14 +33,17 @@ const ASKED_MS = [0, 250, 500, 1_000, 2_000, 4_000];
  * that arrive before the prompt has begun belong to another turn. The wait ends at once when the connection ends, unlike
  * that of the SDK's `sendAndWait` (measured with SDK 1.0.14). At the timeout, and when the signal aborts, aborts the turn,
  * so that the session is free for the next one.
+ *
+ * @param clock replaced in tests
  */
 export async function runTurn(
   session: CopilotSession,
   closed: Promise<void>,
   message: MessageOptions,
   options: TurnOptions = {},
+  clock: Clock = systemClock,
 ): Promise<TurnReply> {
-  const prompt = new SentPrompt(session, options.onDelta);
+  const prompt = new SentPrompt(session, options.onDelta, clock);
   const { ended } = prompt;
   const unsubscribe = session.on((event) => prompt.push(event));
   using limit = deadline(options.timeoutMs, options.signal);
@@ -70,6 +77,7 @@ class SentPrompt {
   readonly ended: Promise<Outcome>;
   readonly #session: CopilotSession;
   readonly #onDelta: TurnOptions["onDelta"];
+  readonly #clock: Clock;
   #end: (outcome: Outcome) => void = () => undefined;
   /** Events that arrived before the server's answer with the prompt's id. Null after that answer. */
   #early: SessionEvent[] | null = [];
@@ -77,9 +85,10 @@ class SentPrompt {
   #begun = false;
   #failure: FleetError | undefined;
 
-  constructor(session: CopilotSession, onDelta: TurnOptions["onDelta"]) {
+  constructor(session: CopilotSession, onDelta: TurnOptions["onDelta"], clock: Clock) {
     this.#session = session;
     this.#onDelta = onDelta;
+    this.#clock = clock;
     this.ended = new Promise((resolve) => {
       this.#end = resolve;
     });
@@ -132,13 +141,14 @@ class SentPrompt {
     this.#failure = undefined;
   }
 
-  /** The prompt may have failed before its turn began, or have begun under another id. Never rejects. */
+  /** The prompt may have failed before its turn began, or the server may have lost it. Never rejects. */
   async #endUnlessAtWork(): Promise<void> {
     for (const pauseMs of this.#failure === undefined ? ASKED_MS : ASKED_AFTER_ERROR_MS) {
-      await delay(pauseMs);
+      await this.#clock.wait(pauseMs);
       if (this.#begun || (await this.#isAtWork())) return;
     }
-    this.#end(this.#failure === undefined ? { kind: "idle" } : { kind: "failed", error: this.#failure });
+    const error = this.#failure ?? turnFailed(this.#session.sessionId, NEVER_BEGAN);
+    this.#end({ kind: "failed", error });
   }
 
   async #isAtWork(): Promise<boolean> {
