@@ -147,7 +147,9 @@ export async function within<T>(work: Promise<T>, until: number): Promise<T> {
   const ms = Math.max(0, until - performance.now());
   let timer: NodeJS.Timeout | undefined;
   const over = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Interruption("no answer in time")), ms);
+    // Read the socket once more before giving up. On a busy machine, the answer may have arrived while this process could not
+    // run, and timers come before sockets then.
+    timer = setTimeout(() => setImmediate(() => reject(new Interruption("no answer in time"))), ms);
   });
   try {
     return await Promise.race([work, over]);
