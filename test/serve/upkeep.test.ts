@@ -171,35 +171,35 @@ describe("the idle stopper", () => {
       stopper.look([on], ownPorts);
       await parts.operations.settled();
     };
-    return { ...parts, look };
+    /** Expects that the server is stopped after the idle timeout, and not before. */
+    const expectStop = async (on: ServerRecord) => {
+      const { clock, done } = parts;
+      clock.jump(IDLE_MS);
+      await look(on);
+      expect(done).toEqual([]);
+      clock.jump(1);
+      await look(on);
+      expect(done).toEqual([`stop ${on.id}`]);
+    };
+    return { ...parts, look, expectStop };
   }
 
   it("a server is stopped once nobody has used it for longer than the idle timeout", async () => {
-    const { clock, done, look } = make();
+    const { look, expectStop } = make();
     const on = await server("s1");
     await look(on);
-    clock.jump(IDLE_MS);
-    await look(on);
-    expect(done).toEqual([]);
-    clock.jump(1);
-    await look(on);
-    expect(done).toEqual(["stop s1"]);
+    await expectStop(on);
   });
 
   it("a server with a session in use is not stopped, and its idle time begins when the use ends", async () => {
-    const { clock, done, look } = make();
+    const { clock, look, expectStop } = make();
     const on = await server("s1");
     const use = await used(on, "talk");
     await look(on);
     clock.jump(10 * IDLE_MS);
     await look(on);
     use[Symbol.dispose]();
-    clock.jump(IDLE_MS);
-    await look(on);
-    expect(done).toEqual([]);
-    clock.jump(1);
-    await look(on);
-    expect(done).toEqual(["stop s1"]);
+    await expectStop(on);
   });
 
   it("a server with a connected client is not stopped, and the connections of serve do not count", async () => {

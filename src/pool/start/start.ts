@@ -39,7 +39,7 @@ export interface SpawnOptions {
   /** The token itself, passed in memory with `token: {from: "caller"}`. Never recorded. */
   tokenValue?: string | undefined;
   cwd?: string | undefined;
-  /** Aborts together with `signal` when nobody wants the server any more. The start then does not count as a crash. */
+  /** Aborts, as `signal` does, once nobody needs the server. A start that ends for this reason does not count as a crash. */
   calledOff?: AbortSignal | undefined;
   /**
    * Shares the start with the other callers of this process that pass this option. The start then ignores `signal`. It ends

@@ -38,11 +38,11 @@ export class SessionEvents {
   #position: Position | null;
   #splitter: LineSplitter;
 
-  /** @param place null when the file does not exist yet. */
-  constructor(home: string, sessionId: string, place: Position | null, splitter: LineSplitter) {
+  /** @param position null when the file does not exist yet. */
+  constructor(home: string, sessionId: string, position: Position | null, splitter: LineSplitter) {
     this.#home = home;
     this.#sessionId = sessionId;
-    this.#position = place;
+    this.#position = position;
     this.#splitter = splitter;
   }
 
@@ -71,19 +71,19 @@ export class SessionEvents {
     }
   }
 
-  #append(fd: number, place: Position, stat: Stats, maxBytes: number): Appended {
-    const from = place.offset;
+  #append(fd: number, position: Position, stat: Stats, maxBytes: number): Appended {
+    const from = position.offset;
     const events: HistoryEvent[] = [];
-    while (place.offset < stat.size && place.offset - from < maxBytes) {
-      const chunk = readAt(fd, place.offset, Math.min(CHUNK_BYTES, stat.size - place.offset));
+    while (position.offset < stat.size && position.offset - from < maxBytes) {
+      const chunk = readAt(fd, position.offset, Math.min(CHUNK_BYTES, stat.size - position.offset));
       if (chunk.length === 0) break; // the file was just cut short: the next read will find out
-      place.offset += chunk.length;
-      place.mark = Buffer.concat([place.mark, chunk.subarray(-MARK_BYTES)]).subarray(-MARK_BYTES);
+      position.offset += chunk.length;
+      position.mark = Buffer.concat([position.mark, chunk.subarray(-MARK_BYTES)]).subarray(-MARK_BYTES);
       events.push(...eventsOf(this.#splitter, chunk));
     }
-    const atEnd = place.offset >= stat.size;
-    place.mtimeMs = atEnd ? stat.mtimeMs : 0;
-    return { events, bytes: place.offset - from, atEnd, fate: "there" };
+    const atEnd = position.offset >= stat.size;
+    position.mtimeMs = atEnd ? stat.mtimeMs : 0;
+    return { events, bytes: position.offset - from, atEnd, fate: "there" };
   }
 }
 
@@ -106,9 +106,9 @@ export function openHistory(home: string, sessionId: string, maxBytes: number) {
       bytes += read.bytes;
       const isAll = wanted >= stat.size;
       if (!isAll && wanted < maxBytes && !read.history.tracker.isCertain) continue;
-      const place = { ino: stat.ino, offset: stat.size, mtimeMs: stat.mtimeMs, mark: read.mark };
+      const position = { ino: stat.ino, offset: stat.size, mtimeMs: stat.mtimeMs, mark: read.mark };
       const { tracker, ended } = isAll ? read.history : certain(read, stat);
-      return { tracker, ended, bytes, events: new SessionEvents(home, sessionId, place, read.splitter) };
+      return { tracker, ended, bytes, events: new SessionEvents(home, sessionId, position, read.splitter) };
     }
     throw new Error("unreachable: the last window is taken as it is");
   } finally {
@@ -197,13 +197,13 @@ function eventsOf(splitter: LineSplitter, chunk: Buffer): HistoryEvent[] {
   return [...splitter.push(chunk)].flatMap((line) => readEvent(line) ?? []);
 }
 
-function isUnchanged(place: Position, seen: Stats): boolean {
-  return seen.ino === place.ino && seen.size === place.offset && seen.mtimeMs === place.mtimeMs;
+function isUnchanged(position: Position, seen: Stats): boolean {
+  return seen.ino === position.ino && seen.size === position.offset && seen.mtimeMs === position.mtimeMs;
 }
 
-function isContinued(fd: number, place: Position, stat: Stats): boolean {
-  if (stat.ino !== place.ino || stat.size < place.offset) return false;
-  return readAt(fd, place.offset - place.mark.length, place.mark.length).equals(place.mark);
+function isContinued(fd: number, position: Position, stat: Stats): boolean {
+  if (stat.ino !== position.ino || stat.size < position.offset) return false;
+  return readAt(fd, position.offset - position.mark.length, position.mark.length).equals(position.mark);
 }
 
 function nothing(fate: Appended["fate"]): Appended {
