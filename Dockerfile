@@ -1,4 +1,4 @@
-# The image of a host of the fleet: docker build --tag copilotfleet:0.1.0 .
+# The image of a host of the fleet: docker build --tag copilotfleet:0.2.0 .
 # `copilotfleet deploy kubernetes` and `deploy compose` rely on its paths and its user (src/deploy/container.ts).
 
 FROM node:20-bookworm-slim AS build
