@@ -47,11 +47,21 @@ describe("the release check", () => {
   });
 
   it.each([
-    ["a placeholder", "docs/deploy.md", (text: string) => `https://github.com/REPLACE-ME/x\n${text}`, "docs/deploy.md:1"],
+    [
+      "a placeholder",
+      "docs/deploy.md",
+      (text: string) => `https://github.com/REPLACE-ME/x\n${text}`,
+      "docs/deploy.md:1",
+    ],
     ["an older lock file", "package-lock.json", (text: string) => text.replace(version, "0.0.1"), "is version 0.0.1"],
     ["a changelog without a date", "CHANGELOG.md", (text: string) => text.replace(" (2026-12-01)", ""), "has no date"],
     ["a changelog of another version", "CHANGELOG.md", (text: string) => text.replace(version, "0.0.1"), "begins with"],
-    ["an image of another version", "Dockerfile", (text: string) => text.replace(version, "0.0.1"), "copilotfleet:0.0.1"],
+    [
+      "an image of another version",
+      "Dockerfile",
+      (text: string) => text.replace(version, "0.0.1"),
+      "copilotfleet:0.0.1",
+    ],
   ])("the release check refuses %s, and names the place", (_, file, change, reason) => {
     const folder = readyToRelease();
     edit(folder, file, change);
@@ -77,7 +87,9 @@ describe("the workflows", () => {
   });
 
   it.each(["ci", "release"])("the workflow %s gives its token no right that a job does not ask for", (name) => {
-    const workflow = parse(readFileSync(join(root, `.github/workflows/${name}.yml`), "utf8")) as { permissions: unknown };
+    const workflow = parse(readFileSync(join(root, `.github/workflows/${name}.yml`), "utf8")) as {
+      permissions: unknown;
+    };
     expect(workflow.permissions).toEqual({ contents: "read" });
   });
 });
