@@ -1,7 +1,8 @@
 // Builds dist/: the command line as one script with a code cache for a fast start, the library as one ESM module with
 // type declarations, and the oclif manifest, with which a command starts without reading the other commands.
 import { execFile } from "node:child_process";
-import { copyFile, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -115,7 +116,9 @@ async function buildCommandLine() {
   // The loader reads ASCII. The bundler escapes everything else already, except inside of regular expressions.
   source = source.replace(/[^\0-\x7f]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
   await writeFile(`${root}/dist/cli.cjs`, source);
-  await copyFile(`${root}/scripts/cli-loader.mjs`, `${root}/dist/cli.js`);
+  const digest = createHash("sha256").update(source).digest("hex").slice(0, 8);
+  const loader = await readFile(`${root}/scripts/cli-loader.mjs`, "utf8");
+  await writeFile(`${root}/dist/cli.js`, loader.replace(".BUILD-", `.${digest}-`));
 }
 
 /** Lets oclif write the manifest of the commands that were just built. */
@@ -127,18 +130,13 @@ async function writeManifest() {
   await writeFile(`${root}/oclif.manifest.json`, `${JSON.stringify(plugin.manifest, null, 2)}\n`);
 }
 
-/**
- * Creates the code cache in a separate process, after short commands have run there, so that it contains the code that
- * they use.
- */
+/** Runs short commands in a separate process, after which the loader writes the code cache with the code that they use. */
 async function writeCodeCache() {
   const state = await mkdtemp(join(tmpdir(), "copilotfleet-build-"));
   const warm = `
-    import { writeFileSync } from "node:fs";
-    import { main, script } from "./dist/cli.js";
+    import { main } from "./dist/cli.js";
     await main(["ps"]);
-    await main(["ps", "--json"]);
-    writeFileSync("dist/cli.cjs.cache", script.createCachedData());`;
+    await main(["ps", "--json"]);`;
   const env = { ...process.env, COPILOTFLEET_HOME: state };
   await run(process.execPath, ["--input-type=module", "-e", warm], { cwd: root, env });
   await rm(state, { recursive: true });

@@ -1,19 +1,31 @@
 // Becomes dist/cli.js. Loads the command line, which is one script, with V8's code cache. Node 22 and later can do this
-// with module.enableCompileCache. If another version of V8 made the cache, V8 rejects it and compiles the source.
+// with module.enableCompileCache. The build makes a cache for its own version of Node. On another version, the first command
+// adds one if it may write to this folder. V8 rejects a cache that does not fit, and compiles the source.
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 
 const require = createRequire(import.meta.url);
-const { readFileSync } = require("node:fs");
+const {
+  accessSync,
+  chmodSync,
+  constants,
+  existsSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} = require("node:fs");
 const { dirname } = require("node:path");
 const { Script } = require("node:vm");
 
 const filename = fileURLToPath(new URL("cli.cjs", import.meta.url));
+// The build replaces this name by a digest of the script, because V8 compares only the length of the source.
+const cache = `${filename}.BUILD-${process.version}-${process.arch}.cache`;
 const parameters = "exports, require, module, __filename, __dirname, __import, __importMetaUrl";
 // The bundler writes ASCII alone, which is read faster as Latin-1 than as UTF-8.
 const source = `(function (${parameters}) {${readFileSync(filename, "latin1")}\n})`;
 
-export const script = new Script(source, { filename, cachedData: readCache() });
+const script = new Script(source, { filename, cachedData: readCache() });
 
 const module = { exports: {} };
 script.runInThisContext()(
@@ -25,12 +37,41 @@ script.runInThisContext()(
   (specifier) => import(specifier),
   import.meta.url,
 );
-export const { COMMANDS, main } = module.exports;
+export const { COMMANDS } = module.exports;
+
+export async function main(args) {
+  // After help or the version, the cache would lack most of the code that other commands use.
+  const [first = "help"] = args;
+  if (first !== "help" && !first.startsWith("-") && !args.includes("--help")) process.once("exit", addCache);
+  await module.exports.main(args);
+}
 
 function readCache() {
   try {
-    return readFileSync(`${filename}.cache`);
+    return readFileSync(cache);
   } catch {
     return undefined; // without a cache, the start is only slower
+  }
+}
+
+/** Writes the code that has been compiled so far, if there is no cache. Other processes may do so at the same time. */
+function addCache() {
+  const draft = `${cache}.${process.pid}`;
+  if (existsSync(cache) || !isWritable(dirname(cache))) return;
+  try {
+    writeFileSync(draft, script.createCachedData(), { flag: "wx" });
+    chmodSync(draft, 0o644); // for every user who may read the script
+    renameSync(draft, cache);
+  } catch {
+    rmSync(draft, { force: true }); // for example, the disk is full
+  }
+}
+
+function isWritable(folder) {
+  try {
+    accessSync(folder, constants.W_OK);
+    return true;
+  } catch {
+    return false;
   }
 }
