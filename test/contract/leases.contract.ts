@@ -26,9 +26,12 @@ function request(token: string, over: Partial<LeaseRequest> = {}): LeaseRequest 
 }
 
 async function granted(store: Store, token: string, over: Partial<LeaseRequest> = {}): Promise<Lease> {
-  const answer = await store.leases.acquire(request(token, over));
-  if (answer.granted) return answer.lease;
-  throw new Error(`${token} waits behind ${answer.ahead}`);
+  for (;;) {
+    const answer = await store.leases.acquire(request(token, over));
+    if (answer.granted) return answer.lease;
+    // On a busy machine, a lease with a short TTL may end before the store answers. Then nobody holds the lease or waits.
+    if (answer.ahead > 0 || answer.lease !== null) throw new Error(`${token} waits behind ${answer.ahead}`);
+  }
 }
 
 /** Asks until the store grants the lease. */
