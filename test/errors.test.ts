@@ -3,8 +3,10 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { errorGroups } from "../src/errors/explanation.js";
 import { ERRORS, type ErrorEntry, FleetError, isFleetError, option, quote, systemCode } from "../src/errors.js";
 import { RAW } from "./fixtures/commands/cli.js";
+import { faultsOf } from "./fixtures/commands/typed-commands.js";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
@@ -19,12 +21,20 @@ const sources = readdirSync(join(ROOT, "src"), { recursive: true, encoding: "utf
 const start = readFileSync(join(ROOT, "bin", "run.js"), "utf8");
 const used = new Set([...sources, start].flatMap(codesIn));
 
+/** Commands begin with a small letter or with a variable, and sentences with a capital letter. */
+function isCommand(fix: string): boolean {
+  return /^([a-z]|[A-Z_]+=)/.test(fix);
+}
+
 /** Renders docs/errors.md from the table. */
 function errorsDocument(): string {
+  const groups = errorGroups().flatMap(({ exit, title, errors }) => [
+    `- ${title} (exit code ${exit}): ${errors.map(({ code }) => `[${code}](#${code.toLowerCase()})`).join(", ")}`,
+  ]);
   const sections = Object.entries(ERRORS)
     .sort(([a], [b]) => (a < b ? -1 : 1))
     .map(([code, entry]) => {
-      const { exit, httpStatus, title, causes, fixes }: ErrorEntry = entry;
+      const { exit, httpStatus, title, data, causes, fixes }: ErrorEntry = entry;
       const again = "retryable" in entry ? " The same call may succeed in a moment." : "";
       const list = (heading: string, items: readonly string[]) => [
         `${heading}:`,
@@ -39,15 +49,23 @@ function errorsDocument(): string {
         "",
         `Exit code ${exit}, HTTP status ${httpStatus}.${again}`,
         "",
+        `Users' data: ${data}`,
+        "",
         ...list("Possible causes", causes),
-        ...list("Next steps", fixes),
+        ...list(
+          "Next steps",
+          fixes.map((fix) => (isCommand(fix) ? `\`${fix}\`` : fix)),
+        ),
       ].join("\n");
     });
   return [
     "# Error codes",
     "",
-    "Each error has a code that never changes, so scripts can match on it. `copilotfleet explain CODE` prints the same text.",
-    "The table in `src/errors/` is the source of this page: `npx vitest run test/errors.test.ts -u` writes it.",
+    "Each error has a code that never changes, so scripts can match on it. `copilotfleet explain CODE` prints the same text,",
+    "and `copilotfleet explain` lists all codes. Words in capital letters, such as USER, stand for your own values. The table",
+    "in `src/errors/` is the source of this page: `npx vitest run test/errors.test.ts -u` writes it.",
+    "",
+    ...groups,
     "",
     ...sections,
   ].join("\n");
@@ -69,14 +87,33 @@ describe("the table of errors", () => {
     expect(Object.keys(ERRORS).filter((code) => !used.has(code))).toEqual([]);
   });
 
-  it("the table of errors has an HTTP status, a sentence, causes and next steps for each code", () => {
-    for (const [code, { httpStatus, title, causes, fixes }] of Object.entries(ERRORS)) {
+  it("the table of errors has an HTTP status, sentences, causes and next steps for each code", () => {
+    for (const [code, { httpStatus, title, data, causes, fixes }] of Object.entries(ERRORS)) {
       expect([401, 403, 404, 409, 422, 429, 500, 502, 503, 504], code).toContain(httpStatus);
       expect(title, code).toMatch(/^\S.*\.$/);
+      expect(data, code).toMatch(/^[A-Z].*\.$/);
       expect(causes.length, code).toBeGreaterThan(0);
       expect(fixes.length, code).toBeGreaterThan(0);
       for (const cause of causes) expect(cause, code).toMatch(/^\S.*\.$/);
     }
+  });
+
+  it("the table of errors advises only commands and flags that exist, or whole sentences", () => {
+    const fixes = Object.entries<ErrorEntry>(ERRORS).flatMap(([code, entry]) =>
+      entry.fixes.map((fix) => ({ code, fix })),
+    );
+    expect(fixes.filter(({ fix }) => isCommand(fix)).length).toBeGreaterThan(50);
+    for (const { code, fix } of fixes) {
+      expect(faultsOf(fix), `${code}: ${fix}`).toEqual([]);
+      if (!isCommand(fix)) expect(fix, code).toMatch(/\.$|: \S+( \S+)*$/);
+    }
+  });
+
+  it("an advised command counts as wrong if it, a flag or a required flag does not exist", () => {
+    expect(faultsOf("copilotfleet pss")).toEqual(['there is no command "pss"']);
+    expect(faultsOf("Then: copilotfleet gc --dry --ttl 1h")).toEqual(["gc has no flag --dry"]);
+    expect(faultsOf("ls; copilotfleet token issue --ttl 30d # --nothing")).toEqual(["token issue needs --user"]);
+    expect(faultsOf("copilotfleet COMMAND --help")).toEqual([]);
   });
 
   it("the table of errors is the source of docs/errors.md", async () => {

@@ -2,51 +2,46 @@ import { Args } from "@oclif/core";
 import { closest } from "fastest-levenshtein";
 import { FleetCommand } from "../cli/base-command.js";
 import { usage } from "../cli/flags/flags.js";
-import { ERRORS, type ErrorEntry, quote } from "../errors.js";
+import { renderErrorGroups, renderExplanation } from "../cli/render/explanation.js";
+import { type ErrorGroup, type Explanation, errorGroups, explain } from "../errors/explanation.js";
+import { quote } from "../errors.js";
 
-interface Explanation extends Omit<ErrorEntry, "retryable"> {
-  code: string;
-  retryable: boolean;
+interface ErrorList {
+  groups: ErrorGroup[];
 }
 
 export default class Explain extends FleetCommand {
-  static override summary = "Show what an error code means, what causes it and what to do.";
-  static override examples = ["<%= config.bin %> explain FLEET_SESSION_LOCKED"];
+  static override summary =
+    "Show what an error code means, what causes it and what to do. Without a code, list all codes.";
+  static override examples = ["<%= config.bin %> explain FLEET_SESSION_LOCKED", "<%= config.bin %> explain"];
   // This command reads no configuration, so it does not take `--config`.
   static override baseFlags = {};
   static override args = {
-    code: Args.string({ description: "the code of the error, such as FLEET_SESSION_LOCKED", required: true }),
+    code: Args.string({ description: "the code of the error, such as FLEET_SESSION_LOCKED" }),
   };
 
-  async run(): Promise<Explanation> {
+  async run(): Promise<Explanation | ErrorList> {
     const { args } = await this.parse(Explain);
+    if (args.code === undefined) {
+      const groups = errorGroups();
+      this.log(renderErrorGroups(groups));
+      return { groups };
+    }
     const explanation = explain(args.code);
+    if (explanation === null) throw unknownCode(args.code);
     this.log(renderExplanation(explanation));
     return explanation;
   }
 }
 
-function explain(given: string): Explanation {
-  const code = given.toUpperCase();
-  const entry: ErrorEntry | undefined = Object.hasOwn(ERRORS, code) ? ERRORS[code as keyof typeof ERRORS] : undefined;
-  if (entry === undefined) {
-    const near = closest(code.slice(0, 80), Object.keys(ERRORS));
-    throw usage(`${quote(given)} is not an error code. The codes are in docs/errors.md.`, [
-      `copilotfleet explain ${near}`,
-    ]);
-  }
-  const { exit, httpStatus, retryable = false, title, causes, fixes } = entry;
-  return { code, exit, httpStatus, retryable, title, causes, fixes };
-}
-
-function renderExplanation({ code, title, exit, httpStatus, retryable, causes, fixes }: Explanation): string {
-  const list = (heading: string, items: readonly string[]) =>
-    `\n${heading}:\n${items.map((item) => `  - ${item}`).join("\n")}`;
-  const again = retryable ? "yes, the same call may succeed in a moment" : "no";
-  return [
-    `${code}: ${title}`,
-    list("Possible causes", causes),
-    list("Next steps", fixes),
-    `\nExit code ${exit}, HTTP status ${httpStatus}. Worth another try: ${again}.`,
-  ].join("\n");
+/** Suggests the codes that contain the given text, or else the nearest code. */
+function unknownCode(given: string) {
+  const word = given.toUpperCase().slice(0, 80);
+  const codes = errorGroups().flatMap(({ errors }) => errors.map(({ code }) => code));
+  const alike = word.length < 3 ? [] : codes.filter((code) => code.includes(word));
+  const near = alike.length > 0 ? alike : [closest(word, codes)];
+  return usage(`${quote(given)} is not an error code.`, [
+    ...near.map((code) => `copilotfleet explain ${code}`),
+    "copilotfleet explain",
+  ]);
 }

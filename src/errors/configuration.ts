@@ -1,7 +1,9 @@
 import { rows } from "./entry.js";
 
+const UNTOUCHED = { httpStatus: 500, data: "Nothing was changed. Sessions and their histories are untouched." };
+
 /** The configuration, the installation or the machine does not meet the fleet's needs. */
-export const CONFIGURATION_ERRORS = rows(3, 500, {
+export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
   FLEET_CONFIG_INVALID: {
     title: "A setting has a value that is not allowed, or a configuration file cannot be read.",
     causes: ["The message names the key or the variable, where it was set, its value and the values that are allowed."],
@@ -23,7 +25,7 @@ export const CONFIGURATION_ERRORS = rows(3, 500, {
   FLEET_NODE_UNSUPPORTED: {
     title: "This version of Node.js is not supported.",
     causes: ["copilotfleet runs on Node.js 20.19 or later, or 22.12 or later."],
-    fixes: ["Install a supported Node.js."],
+    fixes: ["node --version", "Install Node.js 22.12 or later."],
   },
   FLEET_PLATFORM_UNSUPPORTED: {
     title: "This operating system is not supported.",
@@ -36,7 +38,11 @@ export const CONFIGURATION_ERRORS = rows(3, 500, {
       "runtime.path or COPILOT_CLI_PATH names a file that does not exist.",
       "The SDK was installed without its optional package for this platform.",
     ],
-    fixes: ["npm install --include=optional", "Set COPILOT_CLI_PATH to an installed Copilot program."],
+    fixes: [
+      "copilotfleet doctor",
+      "unset COPILOT_CLI_PATH",
+      "npm install --include=optional # add --global if copilotfleet is installed globally",
+    ],
   },
   FLEET_RUNTIME_UNUSABLE: {
     title: "The Copilot runtime cannot be started.",
@@ -44,7 +50,7 @@ export const CONFIGURATION_ERRORS = rows(3, 500, {
       "The file is not a program that this user may run on this machine.",
       "The machine has no processes, file descriptors or memory left.",
     ],
-    fixes: ["copilotfleet doctor", "ulimit -n -u"],
+    fixes: ["copilotfleet doctor", "ulimit -n; ulimit -u; free -m"],
   },
   FLEET_RUNTIME_TOO_OLD: {
     title: "The Copilot runtime speaks an older protocol than the fleet.",
@@ -67,47 +73,58 @@ export const CONFIGURATION_ERRORS = rows(3, 500, {
       "Two hosts have versions of copilotfleet that do not understand each other.",
     ],
     fixes: [
-      "Install a release of the SDK that speaks a version named in the message.",
-      "Use the same version of copilotfleet on all hosts.",
+      "npm install @github/copilot-sdk@1 # in the client's project",
+      "copilotfleet --version # on each host; the versions must be the same",
     ],
   },
   FLEET_STATE_UNSAFE: {
     title: "Another user could change the fleet's state or its logs.",
     causes: ["The state folder or a log belongs to another user, is a link, or can be written by others."],
     fixes: [
-      "ls -ld the path in the message",
-      "chmod 700 the state folder",
+      "ls -ld PATH # the path in the message",
+      "chmod go-w PATH",
+      'sudo chown -R "$(id -u)" PATH',
       "Choose another folder: COPILOTFLEET_HOME.",
     ],
   },
   FLEET_STATE_NEWER: {
     title: "A newer version of copilotfleet wrote the state.",
     causes: ["Commands of two versions work on the same state. The older one changed nothing."],
-    fixes: ["npm install --global copilotfleet@latest"],
+    fixes: ["npm install --global copilotfleet@latest", "copilotfleet --version # on each host"],
   },
   FLEET_ADDRESS_UNUSABLE: {
     title: "serve cannot listen on the configured address.",
     causes: ["The address does not belong to this machine.", "This user may not open the port."],
-    fixes: ["COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve"],
+    fixes: [
+      "ip -brief address # serve.listen and serve.metrics must name one of these addresses",
+      "Choose a port from 1024 to 65535. Lower ones need privileges.",
+      "COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve # to start at once, at a free port",
+    ],
   },
   FLEET_STORE_UNSAFE: {
     title: "This Redis could lose or hide parts of the state.",
+    data: "Nothing was changed. The histories are in files and not in Redis.",
     causes: [
       "It evicts keys when its memory is full.",
       "It is too old.",
       "It is a cluster node without the fleet's slot.",
     ],
     fixes: [
-      "redis-cli CONFIG SET maxmemory-policy noeviction",
+      "redis-cli -u URL CONFIG SET maxmemory-policy noeviction # and set it in redis.conf, too",
       "Use a single Redis of a version that the message names.",
     ],
   },
   FLEET_STORE_DENIED: {
     title: "Redis does not let this user in.",
+    data: "Nothing was changed. The histories are in files and not in Redis.",
     causes: [
       "The user or the password in the store's URL is wrong, or Redis forbids the user a command that is needed.",
     ],
-    fixes: ["Correct the user and the password in the store's URL.", "Allow the user the commands in docs/redis.md."],
+    fixes: [
+      "redis-cli -u URL PING",
+      "Correct the user and the password in the store's URL.",
+      "Allow the user the commands in docs/redis.md.",
+    ],
   },
   FLEET_TOKEN_UNAVAILABLE: {
     title: "The token could not be read from its source.",
@@ -121,11 +138,12 @@ export const CONFIGURATION_ERRORS = rows(3, 500, {
   },
   FLEET_MODEL_UNCONFIGURED: {
     title: "The server has no model to answer with.",
+    data: "Sessions and their histories are untouched. If create fails with this, the session that it has created stays.",
     causes: ["Neither a GitHub token nor a model provider is configured, or the provider's key is not set."],
     fixes: [
       "copilotfleet spawn --user USER --token-env GITHUB_TOKEN",
       'Set "provider" or "auth" in .copilotfleet.json.',
-      "COPILOTFLEET_PROVIDER_TYPE=echo tries everything without an account.",
+      "COPILOTFLEET_PROVIDER_TYPE=echo copilotfleet create --user USER --prompt hello # needs no account",
     ],
   },
 });

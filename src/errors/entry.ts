@@ -8,20 +8,22 @@ export interface ErrorEntry {
   retryable?: true;
   /** The meaning of the error, as a short sentence. The message of an error names the values of the call that failed. */
   title: string;
+  /** The consequence for users' sessions and histories, for somebody who must decide how urgent the error is. */
+  data: string;
   causes: readonly string[];
   /** The next steps. Each is a command that can be typed, or a sentence that can be followed as it stands. */
   fixes: readonly string[];
 }
 
-type Row = Omit<ErrorEntry, "exit" | "httpStatus"> & { httpStatus?: number };
+type Row = Omit<ErrorEntry, "exit" | "httpStatus" | "data"> & { httpStatus?: number; data?: string };
 
-/** Makes the rows that share an exit code. `httpStatus` applies to rows that name no other. */
+/** Makes the rows that share an exit code. `shared` applies to rows that have no value of their own. */
 export function rows<Exit extends ErrorEntry["exit"], Code extends string>(
   exit: Exit,
-  httpStatus: number,
+  shared: Pick<ErrorEntry, "httpStatus" | "data">,
   table: Record<Code, Row>,
 ): Record<Code, ErrorEntry & { exit: Exit }> {
-  const complete = (row: Row) => ({ exit, httpStatus, ...row });
+  const complete = (row: Row) => ({ exit, ...shared, ...row });
   const entries = Object.entries<Row>(table).map(([code, row]) => [code, complete(row)]);
   return Object.fromEntries(entries) as Record<Code, ErrorEntry & { exit: Exit }>;
 }

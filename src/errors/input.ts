@@ -1,7 +1,9 @@
 import { rows } from "./entry.js";
 
+const UNCHANGED = { httpStatus: 422, data: "Nothing was changed." };
+
 /** The call itself is wrong. */
-export const INPUT_ERRORS = rows(2, 422, {
+export const INPUT_ERRORS = rows(2, UNCHANGED, {
   FLEET_USAGE_INVALID: {
     title: "The command or the call has an argument that is not allowed.",
     causes: ["A flag is unknown, is missing, has a value that is not allowed, or does not go with another flag."],

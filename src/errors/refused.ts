@@ -1,7 +1,15 @@
 import { rows } from "./entry.js";
 
+const NOT_THERE = {
+  httpStatus: 404,
+  data: "Nothing was changed, except in other servers or sessions that the same command names.",
+};
+const AS_BEFORE = { httpStatus: 409, data: "Nothing was changed. Sessions and their histories are as before." };
+const KEPT =
+  "Running turns can end, and histories are kept. The fleet did not send the prompt that was refused, so you can send it again.";
+
 /** A server or session does not exist, or the user may not know of it. */
-export const NOT_FOUND_ERRORS = rows(4, 404, {
+export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
   FLEET_SERVER_NOT_FOUND: {
     title: "There is no such server.",
     causes: [
@@ -23,7 +31,7 @@ export const NOT_FOUND_ERRORS = rows(4, 404, {
 });
 
 /** The call conflicts with another use, with a rule, or with the current state. */
-export const CONFLICT_ERRORS = rows(5, 409, {
+export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
   FLEET_SESSION_EXISTS: {
     title: "There is already a session with this id.",
     causes: ["The id was used before, by this user or by another one."],
@@ -31,8 +39,12 @@ export const CONFLICT_ERRORS = rows(5, 409, {
   },
   FLEET_SESSION_LOST: {
     title: "The session is recorded, but its history is no longer on disk.",
+    data: "The history of this session is missing. Other sessions are not affected.",
     causes: ["Somebody removed the session's folder behind the fleet's back, or the disk lost it."],
-    fixes: ["Restore the folder from a backup.", "copilotfleet delete SESSION"],
+    fixes: [
+      "Restore the folder from a backup.",
+      "copilotfleet delete SESSION # only if there is no backup: this gives the history up",
+    ],
   },
   FLEET_SESSION_BUSY: {
     retryable: true,
@@ -43,7 +55,7 @@ export const CONFLICT_ERRORS = rows(5, 409, {
   FLEET_SESSION_AMBIGUOUS: {
     title: "Several users have a session with this id.",
     causes: ["The fleet has no record of these sessions. It found their folders in the homes of several servers."],
-    fixes: ["copilotfleet delete SESSION --user USER"],
+    fixes: ["copilotfleet list", "copilotfleet delete SESSION --user USER"],
   },
   FLEET_SESSION_LOCKED: {
     retryable: true,
@@ -54,18 +66,20 @@ export const CONFLICT_ERRORS = rows(5, 409, {
   FLEET_LEASE_LOST: {
     retryable: true,
     title: "The lease has ended.",
+    data: "The history up to the last finished step is kept. A turn that ran under this lease may be cut.",
     causes: [
       "It expired before it was renewed.",
       "Somebody stole or released it.",
       "The token does not belong to the lease.",
     ],
-    fixes: ["copilotfleet lock SESSION --show", "Take the lease again."],
+    fixes: ["copilotfleet lock SESSION --show", "copilotfleet lock SESSION --user USER"],
   },
   FLEET_SESSION_MOVED: {
     retryable: true,
     title: "The session is on another host now.",
+    data: "The history moved with the session, and nothing is lost.",
     causes: ["It was moved during the call, by rebalancing or because its host was gone."],
-    fixes: ["Try again: the front door relays you to the host that has it.", "copilotfleet top"],
+    fixes: ["Try again: the front door relays you to the host that has it.", "copilotfleet top --once"],
   },
   FLEET_METHOD_DENIED: {
     httpStatus: 403,
@@ -90,19 +104,21 @@ export const CONFLICT_ERRORS = rows(5, 409, {
     httpStatus: 401,
     title: "The token is not valid here.",
     causes: ["It expired or was revoked.", "It belongs to another fleet.", "It was not copied completely."],
-    fixes: ["copilotfleet token issue --user USER --ttl 30d"],
+    fixes: ["copilotfleet token list --user USER", "copilotfleet token issue --user USER --ttl 30d"],
   },
   FLEET_DOOR_DRAINING: {
     httpStatus: 503,
     retryable: true,
     title: "The front door is about to close.",
+    data: KEPT,
     causes: ["serve is being stopped or replaced. It takes no new turns and lets the running ones end."],
-    fixes: ["Connect again."],
+    fixes: ["Connect again in a moment.", "copilotfleet doctor # shows whether serve runs"],
   },
   FLEET_SERVER_DRAINING: {
     httpStatus: 503,
     retryable: true,
     title: "The server is being stopped and takes no new turns.",
+    data: KEPT,
     causes: ["Somebody stops or restarts it, or serve replaces it."],
     fixes: ["Try again in a moment.", "copilotfleet ps"],
   },
@@ -110,6 +126,7 @@ export const CONFLICT_ERRORS = rows(5, 409, {
     httpStatus: 503,
     retryable: true,
     title: "The pool takes no new servers or turns.",
+    data: KEPT,
     causes: ["Somebody ran copilotfleet drain, or serve is about to end."],
     fixes: ["copilotfleet drain --undo", "Try again in a moment, when serve runs again."],
   },
@@ -117,7 +134,11 @@ export const CONFLICT_ERRORS = rows(5, 409, {
     httpStatus: 500,
     title: "Another process listens on the configured address.",
     causes: ["Another serve or another program uses the port."],
-    fixes: ["ss -ltnp 'sport = :PORT'", "COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve"],
+    fixes: [
+      "ss -ltnp 'sport = :PORT' # shows which program has it",
+      "copilotfleet doctor # shows whether serve already runs",
+      "COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve # to start at once, at a free port",
+    ],
   },
   FLEET_SERVER_CONFLICT: {
     title: "The server is not in the state that the call needs.",
@@ -135,12 +156,16 @@ export const CONFLICT_ERRORS = rows(5, 409, {
   },
   FLEET_SUPERVISOR_RUNNING: {
     title: "Another process supervises this fleet.",
+    data: "Nothing was changed. The other serve continues its work.",
     causes: ["copilotfleet serve is already running on this host, for this state folder."],
-    fixes: ["copilotfleet ps", "End it first: kill -TERM PID"],
+    fixes: [
+      "copilotfleet doctor # names its process",
+      "kill -TERM PID # ends it, but first waits for turns and stops its servers",
+    ],
   },
   FLEET_HOST_TAKEN: {
     title: "Another host of this fleet has this name.",
     causes: ["Two machines have the same host name, or one state folder was copied to another machine."],
-    fixes: ["Give each host its own name: COPILOTFLEET_HOST_NAME=NAME", "copilotfleet top"],
+    fixes: ["copilotfleet top --once", "Give each host its own name: COPILOTFLEET_HOST_NAME=NAME"],
   },
 });

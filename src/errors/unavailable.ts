@@ -1,16 +1,29 @@
 import { rows } from "./entry.js";
 
+const UNKNOWN = {
+  httpStatus: 500,
+  data: "The call may have done a part of its work. Recorded sessions and their histories stay readable.",
+};
+const NOTHING_DONE = { httpStatus: 429, data: "Nothing was changed. Running servers and turns are not affected." };
+const IN_FILES = { httpStatus: 503, data: "The histories are in files, which this error does not change." };
+const UP_TO_LAST_STEP = "The history up to the last finished step is kept. The rest of this reply is lost.";
+const LAST_STEP = { httpStatus: 503, data: UP_TO_LAST_STEP };
+
 /** A bug. */
-export const INTERNAL_ERRORS = rows(1, 500, {
+export const INTERNAL_ERRORS = rows(1, UNKNOWN, {
   FLEET_INTERNAL: {
     title: "This is a bug in copilotfleet.",
     causes: ["The code met a case that it does not handle."],
-    fixes: ["Report it with the message and the log.", "copilotfleet doctor"],
+    fixes: [
+      "DEBUG=1 copilotfleet COMMAND # the command that failed; shows where it failed",
+      "copilotfleet doctor",
+      "Report it with this output and the log of serve.",
+    ],
   },
 });
 
 /** A limit, a resource or a deadline is exhausted. */
-export const EXHAUSTED_ERRORS = rows(6, 429, {
+export const EXHAUSTED_ERRORS = rows(6, NOTHING_DONE, {
   FLEET_PORTS_EXHAUSTED: {
     httpStatus: 503,
     retryable: true,
@@ -22,6 +35,7 @@ export const EXHAUSTED_ERRORS = rows(6, 429, {
     httpStatus: 504,
     retryable: true,
     title: "The server did not start in time.",
+    data: "Nothing was changed. The user's sessions and histories are on disk, ready for the next start.",
     causes: ["The machine is busy.", "Another command starts or stops the same server and takes long."],
     fixes: ["copilotfleet spawn --user USER --wait 60s", "copilotfleet logs SERVER"],
   },
@@ -29,7 +43,11 @@ export const EXHAUSTED_ERRORS = rows(6, 429, {
     retryable: true,
     title: "The server has no room for another session in memory.",
     causes: ["It has as many sessions loaded as session.maxActive allows, and all of them are in use."],
-    fixes: ["copilotfleet list --state active", "Raise session.maxActive."],
+    fixes: [
+      "copilotfleet list --user USER --state active",
+      "copilotfleet evict --max 10 # unloads idle sessions; their state stays",
+      "Raise session.maxActive.",
+    ],
   },
   FLEET_REQUESTS_EXHAUSTED: {
     retryable: true,
@@ -43,11 +61,17 @@ export const EXHAUSTED_ERRORS = rows(6, 429, {
     retryable: true,
     title: "A limit is reached.",
     causes: ["The user has as many connections, sessions, requests or bytes as limits.default or limits.total allows."],
-    fixes: ["Close connections, or delete sessions: copilotfleet delete SESSION", "Raise the limit in the message."],
+    fixes: [
+      "copilotfleet list --user USER",
+      "copilotfleet delete SESSION # a session that the user no longer needs; its history is deleted, too",
+      "Close connections of this user that nobody uses.",
+      "Raise the limit in the message.",
+    ],
   },
   FLEET_TURN_TIMEOUT: {
     httpStatus: 504,
     title: "The turn did not end in time.",
+    data: UP_TO_LAST_STEP,
     causes: ["The model or a tool takes longer than the timeout. The turn was ended."],
     fixes: ["copilotfleet send SESSION TEXT --user USER --timeout 10m"],
   },
@@ -61,57 +85,81 @@ export const EXHAUSTED_ERRORS = rows(6, 429, {
 });
 
 /** The fleet cannot reach or use a part that it needs. */
-export const UNAVAILABLE_ERRORS = rows(7, 503, {
+export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
   FLEET_STATE_UNWRITABLE: {
     title: "The state, or a server's folder, cannot be written.",
+    data: "Existing records and histories stay intact, and the change that failed was not made. A reply that came while the disk was full may be missing from its history.",
     causes: [
       "The disk is full or read-only.",
       "The folder belongs to another user.",
       "The file system does not keep permissions.",
     ],
-    fixes: ["df -h PATH", "ls -ld PATH"],
+    fixes: [
+      "df -h PATH; df -i PATH",
+      "ls -ld PATH",
+      "copilotfleet gc --dry-run # shows what gc would delete to make room",
+    ],
   },
   FLEET_STATE_CORRUPT: {
     title: "The state is damaged.",
+    data: "The fleet changed nothing, because it does not guess. The histories are in other files, below COPILOTFLEET_HOME/servers or in the shared storage.",
     causes: ["A disk lost data, or somebody changed the files or the keys by hand."],
-    fixes: ["copilotfleet doctor", "copilotfleet doctor --fix", "Restore a backup."],
+    fixes: [
+      "copilotfleet doctor # shows what is damaged and what was lost",
+      "copilotfleet doctor --fix # if an older revision or a copy is readable",
+      "Restore the file in the message from a backup.",
+    ],
   },
   FLEET_PROCESSES_UNREADABLE: {
     retryable: true,
     title: "The fleet cannot read which processes run.",
+    data: "Nothing was changed. Servers, sessions and their histories are untouched.",
     causes: ["This process has no file descriptors left.", "/proc is not mounted, or hides processes."],
     fixes: ["ulimit -n", "findmnt /proc"],
   },
   FLEET_STATE_LOST: {
     title: "Redis lost the fleet's data.",
+    data: "The histories are on the hosts' disks or in the shared storage. Redis no longer records whose they are, nor any tokens and leases.",
     causes: ["Redis was restarted without its data, or was flushed."],
-    fixes: ["Restore a backup of the Redis database.", "To go on without the data, follow the steps in the message."],
+    fixes: [
+      "Restore a backup of the Redis database.",
+      "Only if there is no backup: the message has the command that continues without the data.",
+    ],
   },
   FLEET_HOST_AWAY: {
     retryable: true,
     title: "A host cannot be reached.",
+    data: "The histories are on that host's disk or in the shared storage, and are not lost. A turn that ran there may be cut.",
     causes: ["It is down or busy, the network is cut, or copilotfleet serve does not run there."],
-    fixes: ["copilotfleet top", "Try again: with shared storage another host takes over."],
+    fixes: [
+      "copilotfleet top --once",
+      "copilotfleet doctor # on that host",
+      "Try again in a minute: with shared storage, another host takes over.",
+    ],
   },
   FLEET_SESSION_STRANDED: {
     title: "The session is on the disk of a host that does not serve.",
+    data: "The history is on that host's disk, and nothing is lost unless the disk is.",
     causes: ["The host is gone, and without shared storage nobody else has the session's history."],
-    fixes: ["Run copilotfleet serve on that host again.", "copilotfleet top"],
+    fixes: ["copilotfleet top --once", "copilotfleet serve # on that host"],
   },
   FLEET_STORAGE_UNUSABLE: {
     title: "The shared storage cannot be used.",
+    data: "Nothing was changed. While the storage is missing, the fleet does not take its sessions for deleted ones.",
     causes: ["It is not mounted, is read-only or full, or the folder is not the one that the other hosts use."],
     fixes: ["findmnt --target PATH", "df -h PATH", "copilotfleet doctor"],
   },
   FLEET_STORE_UNAVAILABLE: {
     retryable: true,
     title: "Redis does not answer.",
+    data: "A change that was under way is stored completely or not at all. The histories are in files and not in Redis.",
     causes: ["Redis is down, is too busy, or cannot be reached over the network."],
-    fixes: ["redis-cli -u URL PING", "Look at the Redis server, and at the network in between."],
+    fixes: ["redis-cli -u URL PING # on this host", "redis-cli PING; redis-cli INFO clients # on the host of Redis"],
   },
   FLEET_SERVER_EXITED: {
     httpStatus: 502,
     title: "The runtime ended while it was being started.",
+    data: "No turn began. The user's sessions and histories are on disk, ready for the next start.",
     causes: ["It could not use its settings, its home folder or its port. The message shows the end of its output."],
     fixes: ["copilotfleet logs SERVER", "copilotfleet doctor"],
   },
@@ -119,32 +167,46 @@ export const UNAVAILABLE_ERRORS = rows(7, 503, {
     httpStatus: 502,
     retryable: true,
     title: "The server ended during the call.",
+    data: UP_TO_LAST_STEP,
     causes: ["It crashed, somebody killed it, or the machine ran out of memory."],
-    fixes: ["Send the prompt again: the history up to the last finished step is kept.", "copilotfleet logs SERVER"],
+    fixes: [
+      "copilotfleet send SESSION TEXT --user USER # starts the server again",
+      "copilotfleet ps",
+      "copilotfleet logs SERVER",
+    ],
   },
   FLEET_SERVER_UNREACHABLE: {
     httpStatus: 502,
     retryable: true,
     title: "The server does not answer.",
     causes: ["It hangs, is very busy, or takes no more connections.", "It runs on another host."],
-    fixes: ["copilotfleet ps", "copilotfleet restart SERVER --force"],
+    fixes: [
+      "copilotfleet ps",
+      "copilotfleet logs SERVER",
+      "copilotfleet restart SERVER --force # cuts the turns that run there",
+    ],
   },
   FLEET_TURN_FAILED: {
     httpStatus: 502,
     title: "The turn ended with an error.",
+    data: UP_TO_LAST_STEP,
     causes: ["The model's service refused or failed.", "The prompt was cancelled."],
-    fixes: ["The session still works: copilotfleet send SESSION TEXT --user USER", "copilotfleet logs SERVER"],
+    fixes: [
+      "copilotfleet doctor # checks the key and the address of the model",
+      "copilotfleet send SESSION TEXT --user USER # the session still works",
+      "copilotfleet logs SERVER",
+    ],
   },
 });
 
 /** A turn was cut. */
-export const CUT_ERRORS = rows(8, 503, {
+export const CUT_ERRORS = rows(8, LAST_STEP, {
   FLEET_TURN_CUT: {
     title: "A drain cut a turn.",
     causes: ["The turn was still running at the end of the drain's time."],
     fixes: [
-      "The session still works: copilotfleet send SESSION TEXT --user USER",
-      "Give drains longer: drain.timeout.",
+      "copilotfleet send SESSION TEXT --user USER # the session still works",
+      "Give drains more time: set drain.timeout, for example to 2m.",
     ],
   },
 });

@@ -420,7 +420,7 @@ describe("output", () => {
     expect(help).not.toMatch(/undefined|<%/);
   });
 
-  it("explain shows the row of an error code as text and as JSON, and refuses other words with the nearest code", async () => {
+  it("explain shows the row of an error code, lists all codes without one, and suggests codes for another word", async () => {
     const text = await fleet.ok(["explain", "FLEET_SESSION_LOCKED"]);
     expect(text).toMatch(/^FLEET_SESSION_LOCKED: Somebody else holds the lease/);
     expect(text).toContain("copilotfleet lock SESSION --show");
@@ -431,14 +431,28 @@ describe("output", () => {
       httpStatus: 503,
       retryable: false,
       title: "Redis lost the fleet's data.",
+      data: expect.stringContaining("The histories are on the hosts' disks"),
       causes: expect.arrayContaining([expect.any(String)]),
       fixes: expect.arrayContaining([expect.any(String)]),
     });
-    expect(await fleet.refusal(2, ["explain", "FLEET_SESION_LOCKED"])).toMatchObject({
-      code: "FLEET_USAGE_INVALID",
-      message: expect.stringContaining('"FLEET_SESION_LOCKED" is not an error code'),
-      suggestions: ["copilotfleet explain FLEET_SESSION_LOCKED"],
-    });
+    expect(await fleet.json(["explain", "state_lost"])).toMatchObject({ code: "FLEET_STATE_LOST" });
+    const all = await fleet.ok(["explain"]);
+    expect(all).toMatch(
+      /^A conflict \(exit code 5\):\n( {2}FLEET_\w+ +\S.*\n)* {2}FLEET_SESSION_LOCKED +Somebody else/m,
+    );
+    const { groups } = await fleet.json<{ groups: { exit: number; errors: { code: string }[] }[] }>(["explain"]);
+    expect(groups.map(({ exit }) => exit)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    const codes = groups.flatMap(({ errors }) => errors.map(({ code }) => code));
+    expect(codes).toEqual(expect.arrayContaining(["FLEET_INTERNAL", "FLEET_TURN_CUT"]));
+    for (const code of codes) expect(all).toContain(`  ${code} `);
+    for (const [word, near] of [
+      ["FLEET_SESION_LOCKED", ["FLEET_SESSION_LOCKED"]],
+      ["draining", ["FLEET_DOOR_DRAINING", "FLEET_POOL_DRAINING", "FLEET_SERVER_DRAINING"]],
+    ] as const) {
+      const { message, suggestions } = await fleet.refusal(2, ["explain", word]);
+      expect(message).toBe(`"${word}" is not an error code.`);
+      expect(suggestions).toEqual([...near.map((code) => `copilotfleet explain ${code}`), "copilotfleet explain"]);
+    }
   });
 
   it("--help lists every command, and --version prints the version", async () => {
