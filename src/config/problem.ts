@@ -6,6 +6,8 @@ import { printable, redact } from "./values/text.js";
 export interface Origin {
   from: "flag" | "option" | "variable" | "file";
   name: string;
+  /** The line in the file. */
+  line?: number | undefined;
 }
 
 /**
@@ -18,9 +20,10 @@ export function invalidValue(name: string, value: unknown, allowed: string, orig
   const what = name === "" ? "the configuration" : name;
   const rule = findKey(name.replace(/\[.*/, ""))?.rule ?? {};
   const subject =
-    origin === undefined ? `${what} is not set` : `${locate(what, origin)} is ${show(value, rule.concealed)}`;
+    origin === undefined ? `${what} is not set` : `${locate(what, origin)} is ${show(value, origin, rule.concealed)}`;
+  const better = typeof value === "number" || typeof value === "string" ? rule.withUnit?.(String(value)) : undefined;
   return new FleetError(invalidCode([origin], rule.flagCode), `${subject}. Allowed: ${allowed}`, {
-    suggestions: [correction(what, origin)],
+    suggestions: [origin === undefined || better == null ? correction(what, origin) : replacement(better, origin)],
   });
 }
 
@@ -67,26 +70,41 @@ function invalidCode(
 
 function locate(name: string, origin: Origin): string {
   if (origin.from === "option") return origin.name;
-  return origin.from === "file" ? `${name} in ${printable(origin.name)}` : `${origin.name} (${name})`;
+  if (origin.from !== "file") return `${origin.name} (${name})`;
+  return `${name} in ${place(origin)}${origin.line === undefined ? "" : ","}`;
+}
+
+/** A path, with the line if it is known. */
+function place({ name, line }: Origin): string {
+  return line === undefined ? printable(name) : `${printable(name)}, line ${line}`;
 }
 
 /** Describes the source of a value. Undefined means that nobody gave a value, so the default applies. */
 function whence(origin: Origin | undefined): string {
   if (origin === undefined) return "the default";
-  if (origin.from === "file") return `in ${printable(origin.name)}`;
+  if (origin.from === "file") return `in ${place(origin)}`;
   return `the ${origin.from} ${origin.name}`;
 }
 
 function correction(name: string, origin: Origin | undefined): string {
   if (origin === undefined) return `Set ${name}`;
-  if (origin.from === "file") return `Correct ${name} in ${printable(origin.name)}`;
+  if (origin.from === "file") return `Correct ${name} in ${place(origin)}`;
   return origin.from === "variable" ? `Correct or unset ${origin.name}` : `Correct ${origin.name}`;
 }
 
-/** Shows a value in a message without secrets. Shows only the kind of a list or object. */
-function show(value: unknown, concealed = false): string {
+/** Tells the user to write `text` in place of the given value. */
+function replacement(text: string, origin: Origin): string {
+  const { from, name } = origin;
+  if (from === "file") return `Write "${text}" in ${place(origin)}`;
+  if (from === "option") return `${name}: "${text}"`;
+  return from === "variable" ? `${name}=${text}` : `${name} ${text}`;
+}
+
+/** Shows a value in a message as it was given, without secrets. Shows only the kind of a list or object. */
+function show(value: unknown, { from }: Origin, concealed = false): string {
   if (Array.isArray(value)) return "a list";
   if (typeof value === "object" && value !== null) return "an object";
-  if (typeof value !== "string") return quote(value);
+  // Flags and variables are always text.
+  if (typeof value !== "string") return from === "flag" || from === "variable" ? quote(value) : String(value);
   return concealed ? "a value that is not shown, because it may be a secret" : quote(redact(value));
 }

@@ -16,6 +16,8 @@ export interface Rule {
   concealed?: boolean;
   /** The value is a path. A relative path is resolved against the folder of the file that sets it. */
   path?: "always" | "with-slash";
+  /** Adds the usual unit to a number. Null for other values, and if the result is not allowed either. */
+  withUnit?: (given: string) => string | null;
 }
 
 const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
@@ -41,16 +43,19 @@ function text<T>(allowed: string, read: (text: string) => T | null, rule: Rule =
 const textThat = (allowed: string, isAllowed: (text: string) => boolean, rule?: Rule) =>
   text(allowed, (given) => (isAllowed(given) ? given : null), rule);
 
-/** A text that `read` converts to a number, if the number is within the bounds. */
-const textWithin = (allowed: string, [min, max]: [number, number], read: (text: string) => number | null, rule: Rule) =>
-  text(
-    allowed,
-    (given) => {
-      const value = read(given);
-      return value !== null && value >= min && value <= max ? value : null;
-    },
-    rule,
-  );
+/** A duration or a size: a text with a unit, which `read` converts to a number. */
+const measure = (allowed: string, read: (text: string) => number | null, unit: "s" | "mb") =>
+  text(allowed, read, {
+    flagCode: unit === "s" ? "FLEET_DURATION_INVALID" : "FLEET_SIZE_INVALID",
+    withUnit: (given) => (/^[\d.]+$/.test(given) && read(given + unit) !== null ? given + unit : null),
+  });
+
+const within =
+  ([min, max]: [number, number], read: (text: string) => number | null) =>
+  (given: string) => {
+    const value = read(given);
+    return value !== null && value >= min && value <= max ? value : null;
+  };
 
 const isVariable = (name: string) => VARIABLE.test(name) && !holdsGitHubToken(name);
 
@@ -80,25 +85,21 @@ export const share = () => {
 };
 
 const span = (maxMs: number) =>
-  text(duration.allowedDuration(maxMs), (given) => duration.readDuration(given, maxMs), {
-    flagCode: "FLEET_DURATION_INVALID",
-  });
+  measure(duration.allowedDuration(maxMs), (given) => duration.readDuration(given, maxMs), "s");
 
 /** The age at which something expires. */
 export const age = () => span(duration.LONGEST_MS);
 /** A duration that a timer can wait for. */
 export const wait = () => span(duration.LONGEST_TIMER_MS);
-export const leaseTtl = () =>
-  text(duration.ALLOWED_LEASE_TTL, duration.readLeaseTtl, { flagCode: "FLEET_DURATION_INVALID" });
-export const size = () => text(ALLOWED_SIZE, readSize, { flagCode: "FLEET_SIZE_INVALID" });
+export const leaseTtl = () => measure(duration.ALLOWED_LEASE_TTL, duration.readLeaseTtl, "s");
+export const size = () => measure(ALLOWED_SIZE, readSize, "mb");
 
 /** The size of the largest message. Several copies of a message must fit in memory, as text. */
 export const frameSize = () =>
-  textWithin(
+  measure(
     'a size with a unit (kb, mb), such as "8mb", from 64kb to 256mb',
-    [64 * 1024, 256 * 1024 * 1024],
-    readSize,
-    { flagCode: "FLEET_SIZE_INVALID" },
+    within([64 * 1024, 256 * 1024 * 1024], readSize),
+    "mb",
   );
 
 export const isModelName = (name: string) => /^[\x21-\x7e]{1,200}$/.test(name);
@@ -136,11 +137,10 @@ export const hostName = () =>
  */
 const SHORTEST_HOST_TTL_MS = 3_000;
 export const hostTtl = () =>
-  textWithin(
+  measure(
     'a duration with a unit (s, m), such as "15s", from 3s to 10m',
-    [SHORTEST_HOST_TTL_MS, 600_000],
-    (given) => duration.readDuration(given, duration.LONGEST_MS),
-    { flagCode: "FLEET_DURATION_INVALID" },
+    within([SHORTEST_HOST_TTL_MS, 600_000], (given) => duration.readDuration(given, duration.LONGEST_MS)),
+    "s",
   );
 
 /** An address to listen on. Port 0 asks the system for a free port. */

@@ -1,8 +1,8 @@
 import { mkdirSync, readdirSync, statSync, unlinkSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { findProjectFile, PROJECT_FILE, readConfigFile } from "../config/load/files.js";
 import { guardedKeys } from "../config/load/guarded.js";
-import { flatten } from "../config/load/layers.js";
+import { fileSource, flatten } from "../config/load/layers.js";
 import { type Environment, homeFolder, stateRoot } from "../config/load/paths.js";
 import {
   parseTrust,
@@ -56,12 +56,7 @@ export function readProjectFile(given: string | undefined, { env, cwd }: TrustOp
   const file = readConfigFile(path, process.geteuid?.());
   if (file === undefined) throw unusableFile(path, "does not exist", ["copilotfleet trust --list"]);
   refuseWritable(path);
-  const source = {
-    originOf: () => ({ from: "file", name: path }) as const,
-    folder: dirname(path),
-    home: homeFolder(env),
-  };
-  const layer = flatten(file.content, source);
+  const layer = flatten(file.content, fileSource(path, file.text, homeFolder(env)));
   const sets = Object.fromEntries(guardedKeys(layer).map((key) => [key, layer.get(key)?.value]));
   const name = trustedName(path);
   return { path: name, sets, digest: trustDigest(name, file.text) };

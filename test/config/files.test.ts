@@ -84,6 +84,24 @@ describe("unknown keys", () => {
     expect(JSON.stringify([error.message, error.suggestions, error.stack])).not.toContain("canary");
   });
 
+  it("the error for an unknown key names the line of the key", async () => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, '{\n  "session": {\n    "tll": "1h"\n  }\n}');
+    expect(folder.refusal().message).toContain(
+      `"session.tll" is not a key of the configuration (in ${folder.projectFile}, line 3); the nearest`,
+    );
+  });
+
+  it("a file may name its schema, at its top only, and the schema has no effect", async () => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, { $schema: "./schema.json", session: { model: "m" } });
+    const { config, given } = folder.load();
+    expect(config.session.model).toBe("m");
+    expect([...given.keys()]).toEqual(["session.model"]);
+    folder.write(folder.projectFile, { session: { $schema: "./schema.json" } });
+    expect(folder.refusal()).toMatchObject({ code: "FLEET_CONFIG_KEY_UNKNOWN" });
+  });
+
   it.each(["__proto__", "constructor", "prototype", "toString"])(
     "the key %s in a configuration file is refused and changes no object's prototype",
     async (name) => {

@@ -89,13 +89,53 @@ describe("a value that is not allowed", () => {
     folder.write(folder.userFile, at(name, value));
     const error = folder.refusal();
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
-    expect(error.message).toContain(`${name} in ${folder.userFile} is ${quote(value)}. Allowed: `);
-    expect(error.suggestions).toEqual([`Correct ${name} in ${folder.userFile}`]);
+    const shown = typeof value === "string" ? quote(value) : String(value);
+    expect(error.message).toContain(`${name} in ${folder.userFile}, line 1, is ${shown}. Allowed: `);
+    expect(error.suggestions).toEqual([
+      expect.stringMatching(/^(Correct \S+|Write "\S+") in \/.*\/config\.json, line 1$/),
+    ]);
+  });
+
+  it.each([
+    ["session.ttl", 3600, "3600s"],
+    ["session.ttl", "3600", "3600s"],
+    ["health.interval", 1.5, "1.5s"],
+    ["lock.ttl", 300, "300s"],
+    ["host.ttl", 15, "15s"],
+    ["recycle.maxMemory", 512, "512mb"],
+    ["serve.maxFrame", 8, "8mb"],
+  ])("the error for %s with the value %j, which has no unit, suggests to write %s", async (name, value, better) => {
+    await using folder = new Folder();
+    folder.write(folder.userFile, JSON.stringify(at(name, value), null, 2));
+    const error = folder.refusal();
+    expect(error.message).toContain(`${name} in ${folder.userFile}, line 3, is ${JSON.stringify(value)}. Allowed: `);
+    expect(error.suggestions).toEqual([`Write "${better}" in ${folder.userFile}, line 3`]);
+    const flags = at(name, value) as PartialConfig;
+    expect(folder.refusal({ flags }).suggestions).toEqual([`config.${name}: "${better}"`]);
+    expect(folder.refusal({ flags, flagNames: { [name]: "--given" } }).suggestions).toEqual([`--given ${better}`]);
+  });
+
+  it.each([
+    ["session.ttl", 0],
+    ["host.ttl", 1],
+    ["serve.maxFrame", 1024],
+    ["session.ttl", "1h30"],
+  ])("the error for %s with the value %j does not suggest a value that is not allowed either", async (name, value) => {
+    await using folder = new Folder();
+    folder.write(folder.userFile, at(name, value));
+    expect(folder.refusal().suggestions).toEqual([`Correct ${name} in ${folder.userFile}, line 1`]);
+  });
+
+  it("the error for a duration without a unit in a variable suggests a value with a unit", async () => {
+    await using folder = new Folder();
+    const error = folder.refusal({ env: { COPILOTFLEET_SESSION_TTL: "3600" } });
+    expect(error.message).toContain('COPILOTFLEET_SESSION_TTL (session.ttl) is "3600". Allowed: ');
+    expect(error.suggestions).toEqual(["COPILOTFLEET_SESSION_TTL=3600s"]);
   });
 
   it.each([
     ["COPILOTFLEET_PORTS_FROM", "ports.from", ["abc", "0", "-1", "65536", "4321.5", "1e4", " 4321", ""]],
-    ["COPILOTFLEET_SESSION_TTL", "session.ttl", ["10", "null", ""]],
+    ["COPILOTFLEET_SESSION_TTL", "session.ttl", ["0", "null", ""]],
     ["COPILOTFLEET_SESSION_INFINITE_ENABLED", "session.infinite.enabled", ["yes", "1", "TRUE"]],
     ["COPILOTFLEET_PROVIDER", "provider", ["openai", ""]],
   ])("the error for a bad value in the variable %s names the variable and its key", async (variable, name, values) => {
@@ -110,8 +150,8 @@ describe("a value that is not allowed", () => {
   });
 
   it.each([
-    ["FLEET_DURATION_INVALID", "session.ttl", "10"],
-    ["FLEET_SIZE_INVALID", "recycle.maxMemory", "10"],
+    ["FLEET_DURATION_INVALID", "session.ttl", "0"],
+    ["FLEET_SIZE_INVALID", "recycle.maxMemory", "0"],
     ["FLEET_PORT_INVALID", "ports.from", 70_000],
     ["FLEET_USAGE_INVALID", "isolation", "both"],
   ])("a flag with a value that is not allowed causes the usage error %s", async (code, name, value) => {
@@ -170,7 +210,9 @@ describe("arguments and variables that the fleet keeps to itself", () => {
     async (arg) => {
       await using folder = new Folder();
       folder.write(folder.userFile, { runtime: { args: ["--log-level", arg] } });
-      expect(folder.refusal().message).toContain(`runtime.args[1] in ${folder.userFile} is ${quote(arg)}. Allowed:`);
+      expect(folder.refusal().message).toContain(
+        `runtime.args[1] in ${folder.userFile}, line 1, is ${quote(arg)}. Allowed:`,
+      );
     },
   );
 
@@ -179,7 +221,9 @@ describe("arguments and variables that the fleet keeps to itself", () => {
     async (name) => {
       await using folder = new Folder();
       folder.write(folder.userFile, { runtime: { env: [name] } });
-      expect(folder.refusal().message).toContain(`runtime.env[0] in ${folder.userFile} is ${quote(name)}. Allowed:`);
+      expect(folder.refusal().message).toContain(
+        `runtime.env[0] in ${folder.userFile}, line 1, is ${quote(name)}. Allowed:`,
+      );
     },
   );
 
@@ -317,7 +361,7 @@ describe("values that do not go together", () => {
     folder.write(folder.userFile, { ports: { to: 4500 } });
     const error = folder.refusal({ flags: { ports: { from: 4600 } }, flagNames: { "ports.from": "--port-from" } });
     expect(error).toMatchObject({ code: "FLEET_PORT_INVALID", exit: 2 });
-    expect(error.message).toContain(`(ports.from: the flag --port-from; ports.to: in ${folder.userFile})`);
+    expect(error.message).toContain(`(ports.from: the flag --port-from; ports.to: in ${folder.userFile}, line 1)`);
   });
 
   it("ports below 1024 are refused for every user but root", async () => {
@@ -329,7 +373,7 @@ describe("values that do not go together", () => {
     ] as const) {
       const flags = at(name, value) as PartialConfig;
       expect(folder.refusal({ flags, uid: 1000 }).message).toMatch(
-        new RegExp(`^config\\.${name} is "8[01]"\\. Allowed: a port from 1024`),
+        new RegExp(`^config\\.${name} is 8[01]\\. Allowed: a port from 1024`),
       );
       expect(() => folder.load({ flags, uid: 0 })).not.toThrow();
     }

@@ -108,7 +108,7 @@ describe("the configuration", () => {
     writeFileSync(file, JSON.stringify({ sesion: { ttl: "24h" } }), { mode: 0o644 });
     expect(await refusedByAll({}, cwd)).toMatchObject({
       code: "FLEET_CONFIG_KEY_UNKNOWN",
-      message: `"sesion" is not a key of the configuration (in ${file}); the nearest is "session"`,
+      message: `"sesion" is not a key of the configuration (in ${file}, line 1); the nearest is "session"`,
     });
     writeFileSync(file, '{\n  "ports": { "from": 5000,, }\n}', { mode: 0o644 });
     expect(await refusedByAll({}, cwd)).toMatchObject({

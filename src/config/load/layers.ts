@@ -1,8 +1,9 @@
 import { homedir } from "node:os";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { type Key, keyTree } from "../keys.js";
 import { invalidValue, type Origin, unknownKey } from "../problem.js";
 import { isObject } from "../values/json.js";
+import { lineOfKey } from "./key-line.js";
 
 export interface Given {
   value: unknown;
@@ -17,6 +18,19 @@ export interface Source {
   originOf(name: string): Origin;
   folder: string;
   home?: string;
+}
+
+/** The source of the values in a file with this text. */
+export function fileSource(path: string, text: string, home: string): Source {
+  const originOf = (key: string): Origin => ({
+    from: "file",
+    name: path,
+    // Only messages need it.
+    get line() {
+      return lineOfKey(text, key);
+    },
+  });
+  return { originOf, folder: dirname(path), home };
 }
 
 /** Flattens the input from a file or a caller. A key whose value is undefined counts as not given. */
@@ -39,6 +53,8 @@ function collect(key: Key, value: unknown, source: Source, layer: Map<string, Gi
     throw invalidValue(key.name, value, `an object${key.nullable ? " or null" : ""}`, origin);
   }
   for (const [part, item] of Object.entries(value)) {
+    // Editors read the address of the schema from this key.
+    if (key.name === "" && part === "$schema") continue;
     const child = key.children.get(part);
     const name = key.name === "" ? part : `${key.name}.${part}`;
     if (child === undefined) throw unknownKey(name, source.originOf(name));

@@ -1,4 +1,4 @@
-import { dirname, resolve } from "node:path";
+import { resolve } from "node:path";
 import * as v from "valibot";
 import { checkTogether } from "../checks.js";
 import { invalidValue, unusableFile } from "../problem.js";
@@ -6,7 +6,7 @@ import { type Config, type ConfigInput, ConfigSchema } from "../schema.js";
 import { printable } from "../values/text.js";
 import { environmentLayer } from "./environment.js";
 import { findProjectFile, readConfigFile } from "./files.js";
-import { flatten, type Layer, merge, unflatten } from "./layers.js";
+import { fileSource, flatten, type Layer, merge, unflatten } from "./layers.js";
 import { type Environment, homeFolder, stateRoot, userConfigFile } from "./paths.js";
 import { refuseUntrusted } from "./trust.js";
 
@@ -60,8 +60,7 @@ export function loadConfig(options: LoadOptions = {}): LoadedConfig {
     if (path !== null && path === named && file === undefined)
       throw unusableFile(path, "does not exist", [`ls ${printable(path)}`]);
     if (path === null || file === undefined) continue;
-    const folder = dirname(path);
-    const layer = flatten(file.content, { originOf: () => ({ from: "file", name: path }), folder, home });
+    const layer = flatten(file.content, fileSource(path, file.text, home));
     if (path === project && named === undefined) refuseUntrusted(path, file.text, layer, root);
     files.push([path, layer]);
   }
