@@ -1,27 +1,34 @@
-// Derives schemas/ from the commands: the JSON Schema of each --json output, the commands with their flags, and the list
-// of all promises. With --check, it only compares. Run: npm run schemas
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+// Derives schemas/ from the source: the JSON Schema of each command's --json output and of the configuration, the commands
+// with their flags, and the list of all promises. Also writes the page of all configuration keys. With --check, it only
+// compares. Run: npm run schemas
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Manifest, snapshot } from "./commands.js";
+import { configPage, configSchema } from "./config.js";
 import { promisesOf } from "./contract.js";
 import { readOutputs } from "./source.js";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
-const FOLDER = join(ROOT, "schemas");
-const CONTRACT = "contract.txt";
+const FOLDER = "schemas";
+const CONTRACT = "schemas/contract.txt";
+const PAGE = "docs/configuration-keys.md";
 const LINE = 100;
 const HEADING = `# Scripts rely on every line. "npm run schemas" adds lines. Remove a line only to break what it promises on purpose.`;
 
+/** The promises, and the text of each file by its path below the root. */
 function generate(): { promises: string[]; files: Map<string, string> } {
   const commands = snapshot(JSON.parse(readFileSync(join(ROOT, "oclif.manifest.json"), "utf8")) as Manifest);
   const { schemas, exitCodes } = readOutputs(ROOT, Object.keys(commands));
   const promises = promisesOf(commands, schemas, exitCodes);
+  const config = configSchema();
   const files = new Map([
     [CONTRACT, `${[HEADING, ...promises].join("\n")}\n`],
-    ["commands.json", `${asText(commands)}\n`],
+    [PAGE, configPage(config)],
+    ["schemas/commands.json", `${asText(commands)}\n`],
+    ["schemas/config.json", `${asText(config)}\n`],
     ...Object.entries(schemas).map(
-      ([name, schema]) => [`output/${name.replaceAll(" ", "-")}.json`, `${asText(schema)}\n`] as const,
+      ([name, schema]) => [`schemas/output/${name.replaceAll(" ", "-")}.json`, `${asText(schema)}\n`] as const,
     ),
   ]);
   return { promises, files };
@@ -40,8 +47,10 @@ function asText(value: unknown, indent = ""): string {
 }
 
 function committedFiles(): Map<string, string> {
-  const names = readdirSync(FOLDER, { recursive: true, encoding: "utf8" }).filter((name) => /\.(json|txt)$/.test(name));
-  return new Map(names.map((name) => [name, readFileSync(join(FOLDER, name), "utf8")]));
+  const names = readdirSync(join(ROOT, FOLDER), { recursive: true, encoding: "utf8" });
+  const schemas = names.filter((name) => /\.(json|txt)$/.test(name)).map((name) => join(FOLDER, name));
+  const paths = [...schemas, PAGE].filter((path) => existsSync(join(ROOT, path)));
+  return new Map(paths.map((path) => [path, readFileSync(join(ROOT, path), "utf8")]));
 }
 
 function fail(problem: string, lines: readonly string[], advice: string): void {
@@ -61,16 +70,16 @@ if (broken.length > 0) {
   fail(
     "Scripts rely on this, and the source no longer provides it:",
     broken,
-    `Restore it. To break it on purpose, remove these lines from schemas/${CONTRACT} and run: npm run schemas`,
+    `Restore it. To break it on purpose, remove these lines from ${CONTRACT} and run: npm run schemas`,
   );
 } else if (!process.argv.includes("--check")) {
   for (const name of outdated) {
-    const file = join(FOLDER, name);
+    const file = join(ROOT, name);
     const text = files.get(name);
     mkdirSync(dirname(file), { recursive: true });
     if (text === undefined) rmSync(file);
     else writeFileSync(file, text);
   }
 } else if (outdated.length > 0) {
-  fail("The source and schemas/ differ in:", outdated, "Run: npm run schemas. Then commit the result.");
+  fail("These files differ from what the source gives:", outdated, "Run: npm run schemas. Then commit the result.");
 }

@@ -2,7 +2,7 @@ import * as v from "valibot";
 import type { FleetErrorCode } from "../errors.js";
 import * as duration from "./values/duration.js";
 import { ALLOWED_REDIS_URL, readRedisUrl } from "./values/redis-url.js";
-import { ALLOWED_SIZE, readSize } from "./values/size.js";
+import { ALLOWED_SIZE, readSize, SIZE_PATTERN } from "./values/size.js";
 import { holdsGitHubToken } from "./values/text.js";
 
 /**
@@ -18,6 +18,10 @@ export interface Rule {
   path?: "always" | "with-slash";
   /** Adds the usual unit to a number. Null for other values, and if the result is not allowed either. */
   withUnit?: (given: string) => string | null;
+  /** The kind of text, for the reference of all keys: "duration", "URL". */
+  kind?: string;
+  /** A regular expression that all allowed values match, for editors. */
+  pattern?: string;
 }
 
 const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
@@ -46,7 +50,9 @@ const textThat = (allowed: string, isAllowed: (text: string) => boolean, rule?: 
 /** A duration or a size: a text with a unit, which `read` converts to a number. */
 const measure = (allowed: string, read: (text: string) => number | null, unit: "s" | "mb") =>
   text(allowed, read, {
-    flagCode: unit === "s" ? "FLEET_DURATION_INVALID" : "FLEET_SIZE_INVALID",
+    ...(unit === "s"
+      ? { flagCode: "FLEET_DURATION_INVALID", kind: "duration", pattern: duration.DURATION_PATTERN }
+      : { flagCode: "FLEET_SIZE_INVALID", kind: "size", pattern: SIZE_PATTERN }),
     withUnit: (given) => (/^[\d.]+$/.test(given) && read(given + unit) !== null ? given + unit : null),
   });
 
@@ -103,33 +109,44 @@ export const frameSize = () =>
   );
 
 export const isModelName = (name: string) => /^[\x21-\x7e]{1,200}$/.test(name);
-export const modelName = () => textThat('the name of a model, such as "gpt-5"', isModelName);
+export const modelName = () =>
+  textThat('the name of a model, such as "gpt-5"', isModelName, { kind: "name of a model" });
 
 const isFilled = (given: string) => given.trim() !== "" && !given.includes("\0");
-export const path = (kind: "always" | "with-slash") => textThat("the path of a file", isFilled, { path: kind });
-export const command = () => textThat("a command for the shell", isFilled);
+export const path = (kind: "always" | "with-slash") =>
+  textThat("the path of a file", isFilled, { path: kind, kind: "path" });
+export const command = () => textThat("a command for the shell", isFilled, { kind: "command" });
 
-export const variable = () => textThat(ALLOWED_VARIABLE, isVariable, { concealed: true });
+const NAME_OF_VARIABLE: Rule = { concealed: true, kind: "name of a variable" };
+export const variable = () => textThat(ALLOWED_VARIABLE, isVariable, NAME_OF_VARIABLE);
 
 /** The name of a variable. "{user}" in it is replaced by the user's id. */
 export const userVariable = () =>
-  textThat(`${ALLOWED_VARIABLE}; "{user}" is filled in`, (name) => isVariable(name.replaceAll("{user}", "u")), {
-    concealed: true,
-  });
+  textThat(
+    `${ALLOWED_VARIABLE}; "{user}" is filled in`,
+    (name) => isVariable(name.replaceAll("{user}", "u")),
+    NAME_OF_VARIABLE,
+  );
 
 export const httpUrl = () =>
-  textThat("an http:// or https:// URL without a user, a password or a key in it", (given) => {
-    if (/[\s\p{Cc}]/u.test(given) || !URL.canParse(given)) return false;
-    const { protocol, username, password } = new URL(given);
-    if (protocol !== "http:" && protocol !== "https:") return false;
-    return username === "" && password === "" && !holdsGitHubToken(given);
-  });
+  textThat(
+    "an http:// or https:// URL without a user, a password or a key in it",
+    (given) => {
+      if (/[\s\p{Cc}]/u.test(given) || !URL.canParse(given)) return false;
+      const { protocol, username, password } = new URL(given);
+      if (protocol !== "http:" && protocol !== "https:") return false;
+      return username === "" && password === "" && !holdsGitHubToken(given);
+    },
+    { kind: "URL" },
+  );
 
 /** A host's name is part of the names of folders and keys, and in many installations it is a DNS label. */
 export const isHostName = (name: string) =>
   /^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$/.test(name) && !name.includes("..");
 export const hostName = () =>
-  textThat('1 to 63 lower-case letters, digits, dots and hyphens, such as "host-1"', isHostName);
+  textThat('1 to 63 lower-case letters, digits, dots and hyphens, such as "host-1"', isHostName, {
+    kind: "name of a host",
+  });
 
 /**
  * The shortest TTL of a host, in milliseconds. With a shorter one, other hosts would take a short stall for the death
@@ -150,7 +167,9 @@ export interface Address {
 }
 
 export const address = () =>
-  text('host:port, such as "127.0.0.1:4300" or "[::1]:4300" (port 0: any free one)', parseAddress);
+  text('host:port, such as "127.0.0.1:4300" or "[::1]:4300" (port 0: any free one)', parseAddress, {
+    kind: "host:port",
+  });
 
 export function parseAddress(given: string): Address | null {
   const [, ipv6, name, digits = ""] = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):(0|[1-9]\d{0,4})$/.exec(given) ?? [];
@@ -163,10 +182,14 @@ export function parseAddress(given: string): Address | null {
 export type StoreConfig = { kind: "file" } | { kind: "redis"; url: string };
 
 export const store = () =>
-  text(`"file", or ${ALLOWED_REDIS_URL}`, (given): StoreConfig | null => {
-    if (given === "file") return { kind: "file" };
-    return readRedisUrl(given) === null ? null : { kind: "redis", url: given };
-  });
+  text(
+    `"file", or ${ALLOWED_REDIS_URL}`,
+    (given): StoreConfig | null => {
+      if (given === "file") return { kind: "file" };
+      return readRedisUrl(given) === null ? null : { kind: "redis", url: given };
+    },
+    { kind: '`"file"` or a Redis URL' },
+  );
 
 /** Flags that the fleet passes to every server. A second value would break the pool, or put a token on the command line. */
 const OWN_FLAGS = ["--headless", "--port", "--host", "--stdio", "--auth-token-env", "--no-auto-login"];

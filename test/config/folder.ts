@@ -40,6 +40,11 @@ export class Folder implements AsyncDisposable {
   }
 }
 
+/** A nested object with one value, at a dotted key. */
+export function at(name: string, value: unknown): Record<string, unknown> {
+  return name.split(".").reduceRight<unknown>((inner, part) => ({ [part]: inner }), value) as Record<string, unknown>;
+}
+
 /** Returns the FleetError that `act` throws. Any other outcome fails the test. */
 export function refusalOf(act: () => unknown): FleetError {
   let result: unknown;

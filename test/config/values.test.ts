@@ -1,12 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { PartialConfig } from "../../src/config/load/load.js";
 import { quote } from "../../src/errors.js";
-import { Folder } from "./folder.js";
-
-/** A nested object with one value, at a dotted key. */
-function at(name: string, value: unknown): Record<string, unknown> {
-  return name.split(".").reduceRight<unknown>((inner, part) => ({ [part]: inner }), value) as Record<string, unknown>;
-}
+import { at, Folder } from "./folder.js";
 
 const DURATIONS = [
   "session.ttl",

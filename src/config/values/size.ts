@@ -1,6 +1,9 @@
 const BYTES = { kb: 1024, mb: 1024 ** 2, gb: 1024 ** 3 };
 const LARGEST_BYTES = 1024 * BYTES.gb;
-const GRAMMAR = /^(\d{1,15}(?:\.\d{1,9})?)(kb|mb|gb)$/i;
+const GRAMMAR = /^(\d{1,15}(?:\.\d{1,9})?)([kmgKMG][bB])$/;
+
+/** A regular expression that all sizes match, for other programs. */
+export const SIZE_PATTERN: string = GRAMMAR.source;
 
 /** The text after "Allowed:" in a message about a size. */
 export const ALLOWED_SIZE = 'a number with a unit (kb, mb, gb), such as "512mb", above 0 and at most 1024gb';

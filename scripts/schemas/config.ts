@@ -1,0 +1,169 @@
+import { toJsonSchema } from "@valibot/to-json-schema";
+import { DESCRIPTIONS, type KeyDescription, SECTIONS } from "../../src/config/descriptions.js";
+import { type Key, keyTree } from "../../src/config/keys.js";
+import { KEY_CLASSES } from "../../src/config/load/guarded.js";
+import { ConfigSchema } from "../../src/config/schema.js";
+
+/** The part of JSON Schema, draft 2020-12, that describes the configuration. */
+export interface ConfigJsonSchema {
+  $schema?: string;
+  title?: string;
+  description?: string;
+  type?: string | string[];
+  enum?: unknown[];
+  anyOf?: ConfigJsonSchema[];
+  items?: ConfigJsonSchema;
+  pattern?: string;
+  default?: unknown;
+  examples?: readonly unknown[];
+  properties?: Record<string, ConfigJsonSchema>;
+  additionalProperties?: boolean;
+}
+
+const descriptions: Readonly<Record<string, KeyDescription>> = DESCRIPTIONS;
+const sections: Readonly<Record<string, { meaning: string }>> = SECTIONS;
+
+/** The JSON Schema of a configuration file. */
+export function configSchema(): ConfigJsonSchema {
+  const derived = toJsonSchema(ConfigSchema, {
+    target: "draft-2020-12",
+    typeMode: "input",
+    ignoreActions: ["raw_transform", "transform", "check", "metadata"],
+  }) as ConfigJsonSchema;
+  const { properties, ...rest } = complete(keyTree(), derived);
+  return {
+    $schema: "https://json-schema.org/draft/2020-12/schema",
+    title: "Configuration of copilotfleet",
+    description: "A .copilotfleet.json file, or config.json in the user's configuration folder.",
+    ...rest,
+    properties: {
+      $schema: { type: "string", description: "The address of this schema, for editors." },
+      ...properties,
+    },
+  };
+}
+
+/** Adds the descriptions to the schema of a key and of the keys below it. Leaves out what editors do not need. */
+function complete(key: Key, derived: ConfigJsonSchema): ConfigJsonSchema {
+  const { default: initial, ...schema } = simplified(derived);
+  if (key.kind !== "section") {
+    const { meaning, examples } = descriptionOf(key);
+    const description = plain(`${meaning}${guardedWords(key)}`);
+    return {
+      ...schema,
+      ...(key.rule.pattern === undefined ? {} : { pattern: key.rule.pattern }),
+      description,
+      ...(initial === undefined ? {} : { default: initial }),
+      examples,
+    };
+  }
+  const children = [...key.children].map(
+    ([part, child]) => [part, complete(child, schema.properties?.[part] ?? {})] as const,
+  );
+  const description = key.name === "" ? {} : { description: plain(`${sectionOf(key)}${guardedWords(key)}`) };
+  return { ...schema, ...description, properties: Object.fromEntries(children) };
+}
+
+/** Writes "this or null" as one type, and leaves out lists of required properties, which are always empty. */
+function simplified({ anyOf, ...others }: ConfigJsonSchema & { required?: unknown }): ConfigJsonSchema {
+  const [first, second, ...rest] = anyOf ?? [];
+  const isNullable = first !== undefined && second?.type === "null" && rest.length === 0;
+  if (anyOf !== undefined && !isNullable) throw new Error("A key has alternatives other than null.");
+  const { required: _, ...schema } = { ...first, ...others } as ConfigJsonSchema & { required?: unknown };
+  if (!isNullable) return schema;
+  if (schema.enum !== undefined) schema.enum = [...schema.enum, null];
+  return { ...schema, type: [schema.type ?? [], "null"].flat() };
+}
+
+function guardedWords(key: Key): string {
+  const found = KEY_CLASSES.get(key.name) ?? "open";
+  if (found === "open") return "";
+  const except = typeof found === "string" ? "" : `, except to ${found.map((value) => JSON.stringify(value)).join()}`;
+  return ` A project's .copilotfleet.json may set it${except} only if you trust the file (copilotfleet trust).`;
+}
+
+/** Removes the links and code marks of Markdown, because not every editor renders them. */
+function plain(markdown: string): string {
+  return markdown.replace(/ See \[[^\]]*\]\([^)]*\)\./g, "").replaceAll("`", "");
+}
+
+function descriptionOf({ name }: Key): KeyDescription {
+  const found = descriptions[name];
+  if (found === undefined) throw new Error(`src/config/descriptions.ts does not describe the key ${name}.`);
+  return found;
+}
+
+function sectionOf({ name }: Key): string {
+  const found = sections[name];
+  if (found === undefined) throw new Error(`src/config/descriptions.ts does not describe the section ${name}.`);
+  return found.meaning;
+}
+
+const PAGE_HEAD = `<!-- "npm run schemas" writes this page. Edit src/config/descriptions.ts instead. -->
+
+# Configuration keys
+
+[Configuration](configuration.md) explains where settings come from. An editor completes the keys of a file that names
+the [JSON Schema](../schemas/config.json) in \`$schema\`.
+
+- A key with a \`*\` is guarded: a project's \`.copilotfleet.json\` may set it only if
+  [you trust the file](configuration.md#project-files-need-your-trust). The values in "needs no trust" are exceptions.
+- A duration is a number with a unit: \`ms\`, \`s\`, \`m\`, \`h\`, \`d\` or \`w\`, such as \`30s\` or \`1h30m\`. A size has the unit
+  \`kb\`, \`mb\` or \`gb\`, and counts by 1024.
+- In a variable, commas separate the items of a list, and \`null\` means null.
+`;
+
+/** The Markdown page with every key. */
+export function configPage(schema: ConfigJsonSchema): string {
+  const parts = [...keyTree().children.values()].map((key) => {
+    const rows = rowsOf(key, schema.properties?.[key.name] ?? {});
+    const intro = key.kind === "section" ? `\n${[sectionOf(key), ...innerSections(key)].join("\n")}\n` : "";
+    const head = "| key | type | default | meaning | variable |\n| --- | --- | --- | --- | --- |";
+    return `\n## ${key.name}\n${intro}\n${[head, ...rows].join("\n")}\n`;
+  });
+  return `${PAGE_HEAD}${parts.join("")}`;
+}
+
+/** The descriptions of the sections in a section, as a list. */
+function innerSections(key: Key): string[] {
+  const inner = [...key.children.values()].filter(({ kind }) => kind === "section");
+  const lines = inner.map((section) => `- \`${section.name}\`: ${sectionOf(section)}`);
+  return lines.length === 0 ? [] : ["", ...lines];
+}
+
+function rowsOf(key: Key, schema: ConfigJsonSchema): string[] {
+  if (key.kind !== "section") {
+    const { meaning, default: inWords } = descriptionOf(key);
+    return [row(key, typeOf(key, schema), inWords ?? code(schema.default), `${meaning}${exceptions(key)}`)];
+  }
+  const own = key.nullable ? [row(key, "object or `null`", code(null), sectionOf(key))] : [];
+  const below = [...key.children].flatMap(([part, child]) => rowsOf(child, schema.properties?.[part] ?? {}));
+  return [...own, ...below];
+}
+
+function row(key: Key, type: string, initial: string, meaning: string): string {
+  const star = (KEY_CLASSES.get(key.name) ?? "open") === "open" ? "" : "*";
+  return `| \`${key.name}\`${star} | ${type} | ${initial} | ${meaning} | \`${key.variable}\` |`;
+}
+
+function exceptions({ name }: Key): string {
+  const found = KEY_CLASSES.get(name);
+  return found === undefined || typeof found === "string" ? "" : ` Needs no trust: ${found.map(code).join(", ")}.`;
+}
+
+const TYPES: Readonly<Record<string, string>> = {
+  string: "text",
+  integer: "whole number",
+  boolean: "`true` or `false`",
+  array: "list of texts",
+};
+
+function typeOf({ rule, nullable }: Key, { enum: choices, type }: ConfigJsonSchema): string {
+  const [first = ""] = [type ?? []].flat();
+  const name = choices === undefined ? (rule.kind ?? TYPES[first] ?? first) : choices.map(code).join(", ");
+  return nullable ? `${name} or \`null\`` : name;
+}
+
+function code(value: unknown): string {
+  return `\`${JSON.stringify(value)}\``;
+}
