@@ -2,10 +2,11 @@ import { userInfo } from "node:os";
 import { fileURLToPath } from "node:url";
 import { Config, flush, run } from "@oclif/core";
 import { commandOf } from "./cli/command-id.js";
+import { withJsonFlag } from "./cli/json-flag.js";
 import { reportError } from "./cli/report.js";
 
 /** Runs one command of the command line and sets the exit code. */
-export async function main(args: string[]): Promise<void> {
+export async function main(given: string[]): Promise<void> {
   // A reader of our output, such as `head`, may close the pipe early. This is not an error, and the command ends.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     if (error.code !== "EPIPE") throw error;
@@ -13,6 +14,7 @@ export async function main(args: string[]): Promise<void> {
   });
   nameShell();
   const config = await Config.load({ root: fileURLToPath(new URL("..", import.meta.url)) });
+  const args = withJsonFlag(given, config);
   const report = (error: unknown) => {
     process.exitCode = reportError(error, { args, config });
   };

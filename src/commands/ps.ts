@@ -1,21 +1,28 @@
-import { FleetCommand } from "../cli/base-command.js";
-import { renderServers, warnOfClosedPool } from "../cli/render/servers.js";
+import { listFlags } from "../cli/flags/list.js";
+import { ListCommand } from "../cli/list-command.js";
+import { SERVERS } from "../cli/render/lists/servers.js";
+import { describeClosedPool, describeFailures, withoutHost } from "../cli/render/servers.js";
 import type { PoolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 
-export default class Ps extends FleetCommand {
+export default class Ps extends ListCommand {
   static override summary = "Show all servers: running, stopped and dead.";
   static override examples = ["<%= config.bin %> ps", "<%= config.bin %> ps --json"];
+  static override flags = listFlags(SERVERS);
 
   async run(): Promise<{ pool: PoolState; servers: ServerView[] }> {
-    await this.parse(Ps);
-    return await this.withFleet(async (fleet) => {
-      const servers = await fleet.servers.list();
+    const { flags } = await this.parse(Ps);
+    return await this.printList(SERVERS, flags, async (fleet) => {
+      const rows = await fleet.servers.list();
       const pool = await fleet.pool.state();
-      if (!this.jsonEnabled()) warnOfClosedPool(pool);
-      const none = "No servers. Start one: copilotfleet spawn --user USER";
-      this.log(servers.length === 0 ? none : renderServers(servers, await fleet.hosts.names()));
-      return { pool, servers };
+      return {
+        rows,
+        resultOf: (servers) => ({ pool, servers }),
+        none: "No servers. Start one: copilotfleet spawn --user USER",
+        without: withoutHost(await fleet.hosts.names()),
+        notice: describeClosedPool(pool),
+        below: describeFailures,
+      };
     });
   }
 }

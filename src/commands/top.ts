@@ -2,10 +2,8 @@ import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { renderOverview, viewOverview } from "../cli/render/overview.js";
 import { warnOfClosedPool } from "../cli/render/servers.js";
-import { showLive } from "../cli/run/live.js";
+import { REFRESH_MS, showLive } from "../cli/run/live.js";
 import type { Overview } from "../peers/overview.js";
-
-const REFRESH_MS = 2_000;
 
 export default class Top extends FleetCommand {
   static override summary = "Show hosts, servers and sessions, live on a terminal. Arrow keys scroll, q quits.";

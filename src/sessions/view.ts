@@ -63,6 +63,12 @@ export function viewSession(
   };
 }
 
+/** When gc may delete the session, if nobody uses it until then (ISO 8601, UTC). Null if that is not known. */
+export function expiryOf({ lastUsedAt, ttlMs }: Pick<SessionView, "lastUsedAt" | "ttlMs">): string | null {
+  const at = Date.parse(lastUsedAt) + (ttlMs ?? Number.NaN);
+  return Number.isNaN(at) ? null : new Date(at).toISOString();
+}
+
 function stateOf(record: SessionRecord, folder: SessionFolder | null, runningPid: number | null): SessionState {
   if (runningPid !== null && folder?.loadedBy.includes(runningPid) === true) return "active";
   return record.turns > 0 && folder?.hasHistory !== true ? "gone" : "idle";

@@ -92,8 +92,17 @@ export function integerFlag(name: string, description: string, [min, max]: [numb
 }
 
 /** A flag that takes one of a few values. Error messages use `kind`, as in: "idel" is not a state. */
-export function choiceFlag<Value extends string>(kind: string, description: string, values: readonly Value[]) {
-  return Flags.custom<Value, { kind: string }>({ description, options: [...values] })({ kind });
+export function choiceFlag<Value extends string>(
+  kind: string,
+  description: string,
+  values: readonly Value[],
+  char?: "o",
+) {
+  return Flags.custom<Value, { kind: string }>({
+    description,
+    options: [...values],
+    ...(char === undefined ? {} : { char }),
+  })({ kind });
 }
 
 export function variableName(flag: string, value: string): string {

@@ -1,42 +1,22 @@
 import { printable } from "../../config/values/text.js";
 import type { PoolState } from "../../pool/admission.js";
 import type { ServerView } from "../../pool/server.js";
-import { renderAge, renderBytes, renderState, renderTable, SERVER, USER } from "./table.js";
+import { renderList } from "./lists/list.js";
+import { SERVERS } from "./lists/servers.js";
 
-/** Renders the table for `ps`, `spawn` and `restart`, with failures below it. */
+/** Renders a table of servers, with failures below it. */
 export function renderServers(servers: readonly ServerView[], hosts: readonly string[] = []): string {
-  const ill = servers.flatMap(({ id, failure }) => (failure === null ? [] : [`${id}: ${printable(failure)}`]));
-  return [table(servers, hosts.length > 1), ...ill].join("\n");
+  const without = [...withoutHost(hosts), ...(servers.every(({ sessions }) => sessions === null) ? ["sessions"] : [])];
+  return [renderList(SERVERS, servers, { format: "table", without }), ...describeFailures(servers)].join("\n");
 }
 
-function table(servers: readonly ServerView[], withHost: boolean): string {
-  const withSessions = servers.some(({ sessions }) => sessions !== null);
-  return renderTable(
-    [
-      SERVER,
-      withHost ? { heading: "HOST", yields: 2, cut: "middle" } : null,
-      USER,
-      { heading: "URL", yields: 5 },
-      { heading: "PID", yields: 7 },
-      "STATE",
-      { heading: "UPTIME", yields: 4 },
-      { heading: "MEMORY", yields: 6 },
-      withSessions ? { heading: "SESSIONS", yields: 1 } : null,
-      { heading: "LOADED", yields: 3 },
-    ],
-    servers.map((server) => [
-      server.id,
-      server.hostName,
-      server.user ?? "(shared)",
-      server.url,
-      server.pid,
-      renderState(server.state),
-      renderAge(server.uptimeMs),
-      renderBytes(server.memoryBytes),
-      server.sessions,
-      server.activeSessions,
-    ]),
-  );
+/** Returns the column that a table does not need if the fleet is on one host. */
+export function withoutHost(hosts: readonly string[]): string[] {
+  return hosts.length > 1 ? [] : ["host"];
+}
+
+export function describeFailures(servers: readonly ServerView[]): string[] {
+  return servers.flatMap(({ id, failure }) => (failure === null ? [] : [`${id}: ${printable(failure)}`]));
 }
 
 export function describeClosedPool({ state, reason, drainedAt }: PoolState): string | null {

@@ -10,12 +10,19 @@ const LINES = `top top-mid top-left top-right bottom bottom-mid bottom-left bott
 /** A table without lines. */
 const BARE = { ...Object.fromEntries(LINES.map((line) => [line, ""])), middle: GAP };
 
-/** A column, or only its heading. `yields` and `cut` are explained at {@link renderTable}. */
-export type Column = string | { heading: string; yields?: number; cut?: "middle" | "end" };
+/** `yields` and `cut` are explained at {@link renderTable}. */
+export interface FittingColumn {
+  heading: string;
+  yields?: number;
+  cut?: "middle" | "end";
+}
 
-export const SESSION: Column = { heading: "SESSION", cut: "middle" };
-export const SERVER: Column = { heading: "SERVER", cut: "middle" };
-export const USER: Column = { heading: "USER", cut: "middle" };
+/** A column, or only its heading. */
+export type Column = string | FittingColumn;
+
+export const SESSION: FittingColumn = { heading: "SESSION", cut: "middle" };
+export const SERVER: FittingColumn = { heading: "SERVER", cut: "middle" };
+export const USER: FittingColumn = { heading: "USER", cut: "middle" };
 
 /** While there are columns that can be left out, no cell is cut to less than this width. */
 const EASY_WIDTH = 20;
@@ -155,6 +162,18 @@ export function renderAge(ms: number | null): Cell {
     if (ms >= size) return `${Math.floor(ms / size)}${unit}`;
   }
   return "0s";
+}
+
+/** Renders the time since an ISO 8601 date. */
+export function renderSince(date: string): Cell {
+  return renderAge(Math.max(0, Date.now() - Date.parse(date)));
+}
+
+/** Renders the time until an ISO 8601 date. */
+export function renderUntil(date: string | null): Cell {
+  if (date === null) return null;
+  const leftMs = Date.parse(date) - Date.now();
+  return leftMs > 0 ? `in ${renderAge(leftMs)}` : "due";
 }
 
 export function renderBytes(bytes: number | null): Cell {

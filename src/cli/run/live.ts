@@ -3,6 +3,9 @@ import { setTimeout as delay } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import { shorten } from "../render/table.js";
 
+/** How often a live view shows the current state, in milliseconds. */
+export const REFRESH_MS = 2_000;
+
 /** Switches to the alternate screen, hides the cursor and turns line wrapping off. */
 const ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l";

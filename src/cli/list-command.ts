@@ -1,0 +1,115 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { Fleet } from "../fleet/fleet.js";
+import { FleetCommand } from "./base-command.js";
+import { usage } from "./flags/flags.js";
+import type { ListFlags } from "./flags/list.js";
+import { arrange, type Format, type List, renderList } from "./render/lists/list.js";
+import { REFRESH_MS, showLive } from "./run/live.js";
+
+/** The current content of a list. */
+export interface Listing<Row, Result> {
+  rows: readonly Row[];
+  /** Makes the `--json` output of the rows that `--limit` leaves, in the order of `--sort`. */
+  resultOf: (rows: Row[]) => Result;
+  /** The text of a table without rows. */
+  none: string;
+  /** The names of columns that a table does not need. */
+  without?: readonly string[];
+  /** A warning for people. */
+  notice?: string | null;
+  /** Makes lines that follow a table. */
+  below?: (rows: readonly Row[]) => readonly string[];
+}
+
+/** A listing with its rows arranged, and the format to print it in. */
+interface Shown<Row, Result> extends Listing<Row, Result> {
+  list: List<Row>;
+  result: Result;
+  format: Format | "id";
+  headless: boolean;
+}
+
+/** The base of the commands that print a list and take the flags of `listFlags`. */
+export abstract class ListCommand extends FleetCommand {
+  /** Reads the list and prints it, with `--watch` repeatedly. Resolves with the `--json` output. */
+  protected async printList<Row, Result>(
+    list: List<Row>,
+    flags: ListFlags,
+    read: (fleet: Fleet) => Promise<Listing<Row, Result>>,
+  ): Promise<Result> {
+    const format = this.#formatOf(flags);
+    return await this.withFleet(async (fleet) => {
+      const look = async (): Promise<Shown<Row, Result>> => {
+        const listing = await read(fleet);
+        const rows = arrange(list, listing.rows, flags);
+        return { ...listing, list, rows, result: listing.resultOf(rows), format, headless: flags["no-headers"] };
+      };
+      if (flags.watch) return await this.#watch(fleet, look, format);
+      const shown = await look();
+      if (format !== "json") await print(shown);
+      return shown.result;
+    });
+  }
+
+  #formatOf({ output, quiet, watch }: ListFlags): Format | "id" {
+    const asJson = this.jsonEnabled();
+    const asked = asJson ? "--json" : output === undefined ? null : `--output ${output}`;
+    if (quiet && asked !== null) throw usage(`--quiet prints only ids, so it cannot be used with ${asked}.`);
+    if (asJson && output !== undefined) throw usage(`--json and --output ${output} cannot be used together.`);
+    if (watch && output === "csv")
+      throw usage("--watch and --output csv cannot be used together, because CSV can contain only one list.");
+    if (asJson) return "json";
+    return quiet ? "id" : (output ?? "table");
+  }
+
+  async #watch<Row, Result>(fleet: Fleet, look: () => Promise<Shown<Row, Result>>, format: string): Promise<Result> {
+    const signal = this.interruptSignal();
+    let shown: Shown<Row, Result> | undefined;
+    if (isTable(format) && process.stdout.isTTY === true && process.stdin.isTTY === true) {
+      const view = async () => {
+        shown = await look();
+        const above = shown.notice == null ? [] : [shown.notice, ""];
+        const below = fleet.takeWarnings().map((warning) => `Warning: ${warning}`);
+        return { above, sections: [(await textOf(shown)).trimEnd().split("\n")], below: ["", ...below] };
+      };
+      await showLive(view, REFRESH_MS, signal);
+    } else {
+      const between = { json: "", yaml: "---\n" }[format] ?? "\n";
+      while (!signal.aborted) {
+        const before = shown === undefined ? "" : between;
+        shown = await look();
+        await print(shown, before);
+        await delay(REFRESH_MS, undefined, { signal }).catch(() => "interrupted");
+      }
+    }
+    signal.throwIfAborted();
+    return (shown ?? (await look())).result;
+  }
+}
+
+function isTable(format: string): boolean {
+  return format === "table" || format === "wide";
+}
+
+/** Waits until the text is written, so that a slow reader does not make the text pile up in memory. */
+async function print<Row, Result>(shown: Shown<Row, Result>, before = ""): Promise<void> {
+  if (shown.notice != null && shown.format !== "json") process.stderr.write(`${shown.notice}\n`);
+  const text = before + (await textOf(shown));
+  await new Promise<void>((resolve) => process.stdout.write(text, () => resolve()));
+}
+
+/** Renders the list, with a line break at its end. */
+async function textOf<Row, Result>(shown: Shown<Row, Result>): Promise<string> {
+  const { list, rows, result, format, headless, without = [], none, below = () => [] } = shown;
+  if (format === "json") return `${JSON.stringify(result)}\n`;
+  if (format === "yaml") {
+    const { yamlStream } = await import("../deploy/yaml.js");
+    return yamlStream([], [{ value: result as object }]);
+  }
+  if (rows.length === 0 && format !== "csv") {
+    return isTable(format) && !headless ? `${none}\n` : "";
+  }
+  const text = renderList(list, rows, { format, headless, without });
+  const extra = format === "table" && !headless ? below(rows) : [];
+  return format === "csv" ? text : [text, ...extra, ""].join("\n");
+}

@@ -1,0 +1,116 @@
+import { compareText, printable } from "../../../config/values/text.js";
+import { type Cell, type FittingColumn, renderTable } from "../table.js";
+import { renderCsv } from "./csv.js";
+
+/** The formats of a list. `cli/json-flag.ts` turns `--output json` into `--json`. */
+export const FORMATS = ["table", "wide", "json", "yaml", "name", "csv"] as const;
+export type Format = (typeof FORMATS)[number];
+
+export type Value = string | number | null;
+
+/** Describes a list that a command prints: how to name its rows, and its columns. */
+export interface List<Row> {
+  /** The kind of a row, as in `server/alice-2bd806c97f0e`. */
+  kind: string;
+  /** Returns the text by which other commands know the row. */
+  idOf: (row: Row) => string;
+  columns: readonly ListColumn<Row>[];
+}
+
+export type ListColumn<Row> = FittingColumn & ValueOf<Row> & ColumnOptions<Row>;
+
+/** A column shows the field of the same name, or a value that it computes from the row. */
+type ValueOf<Row> = { field: PlainField<Row>; value?: undefined } | { field: string; value: (row: Row) => Value };
+
+type PlainField<Row> = { [Name in keyof Row & string]: Row[Name] extends Value ? Name : never }[keyof Row & string];
+
+interface ColumnOptions<Row> {
+  /** Returns the text in a table. Default: the value. */
+  cell?: (row: Row) => Cell;
+  /** The column is in `wide`, but not in `table`. */
+  wide?: true;
+  /** `--sort` puts the highest value first, because the column shows the time since then. */
+  isAge?: true;
+}
+
+export interface SortKey {
+  column: string;
+  descending: boolean;
+}
+
+export interface Layout {
+  format: Exclude<Format, "json" | "yaml"> | "id";
+  /** Leave out the headings. */
+  headless?: boolean;
+  /** The names of columns that `table` leaves out. */
+  without?: readonly string[];
+}
+
+/** The name of a column for `--sort`. */
+export function nameOf({ heading }: { heading: string }): string {
+  return heading.toLowerCase().replaceAll(" ", "-");
+}
+
+export function valueIn<Row>(column: ListColumn<Row>, row: Row): Value {
+  // The type of `field` allows only fields with such a value.
+  return column.value === undefined ? (row[column.field as keyof Row] as Value) : column.value(row);
+}
+
+/** Sorts the rows, and then keeps the first `limit`. Rows without a value come last. */
+export function arrange<Row>(
+  list: List<Row>,
+  rows: readonly Row[],
+  { sort, limit }: { sort?: SortKey | undefined; limit?: number | undefined },
+): Row[] {
+  const column = sort && list.columns.find((each) => nameOf(each) === sort.column);
+  const sorted = column === undefined ? [...rows] : rows.toSorted(comparison(column, sort?.descending === true));
+  return sorted.slice(0, limit);
+}
+
+function comparison<Row>(column: ListColumn<Row>, descending: boolean): (a: Row, b: Row) => number {
+  const sign = descending === (column.isAge === true) ? 1 : -1;
+  return (a, b) => {
+    const [left, right] = [valueIn(column, a), valueIn(column, b)];
+    if (left === null || right === null) return Number(left === null) - Number(right === null);
+    if (typeof left === "number" && typeof right === "number") return sign * (left - right);
+    return sign * compareText(String(left), String(right));
+  };
+}
+
+export function renderList<Row>(list: List<Row>, rows: readonly Row[], layout: Layout): string {
+  const { columns, kind, idOf } = list;
+  switch (layout.format) {
+    case "id":
+      return rows.map(idOf).join("\n");
+    case "name":
+      return rows.map((row) => `${kind}/${idOf(row)}`).join("\n");
+    case "csv": {
+      const fields = layout.headless === true ? [] : [columns.map(({ field }) => field)];
+      return renderCsv([...fields, ...rows.map((row) => columns.map((column) => valueIn(column, row)))]);
+    }
+    case "wide":
+      return table(columns, rows, layout, Number.POSITIVE_INFINITY);
+    case "table": {
+      const { without = [] } = layout;
+      const shown = columns.filter((column) => column.wide === undefined && !without.includes(nameOf(column)));
+      return table(shown, rows, layout);
+    }
+  }
+}
+
+function table<Row>(
+  columns: readonly ListColumn<Row>[],
+  rows: readonly Row[],
+  { headless = false }: Layout,
+  width?: number,
+): string {
+  const cells = rows.map((row) => columns.map((column) => cellOf(column, row)));
+  const text = renderTable(columns, cells, width);
+  return headless ? text.split("\n").slice(1).join("\n") : text;
+}
+
+function cellOf<Row>(column: ListColumn<Row>, row: Row): Cell {
+  if (column.cell !== undefined) return column.cell(row);
+  const value = valueIn(column, row);
+  return typeof value === "string" ? printable(value) : value;
+}

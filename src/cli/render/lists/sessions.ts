@@ -1,0 +1,39 @@
+import { expiryOf, type SessionView } from "../../../sessions/view.js";
+import { renderBytes, renderSince, renderState, renderUntil, SESSION } from "../table.js";
+import type { List } from "./list.js";
+
+export const SESSIONS: List<SessionView> = {
+  kind: "session",
+  idOf: ({ id }) => id,
+  columns: [
+    { ...SESSION, field: "id" },
+    { heading: "OWNER", field: "owner", cut: "middle" },
+    { heading: "HOST", field: "host", yields: 4, cut: "middle" },
+    { heading: "SERVER", field: "serverId", yields: 6, cut: "middle" },
+    { heading: "STATE", field: "state", value: shownState, cell: (session) => renderState(shownState(session)) },
+    { heading: "AGE", field: "createdAt", yields: 5, isAge: true, cell: ({ createdAt }) => renderSince(createdAt) },
+    {
+      ...{ heading: "LAST USE", field: "lastUsedAt", yields: 1, isAge: true },
+      cell: ({ lastUsedAt }) => renderSince(lastUsedAt),
+    },
+    { heading: "SIZE", field: "sizeBytes", yields: 3, cell: ({ sizeBytes }) => renderBytes(sizeBytes) },
+    { heading: "LEASE", field: "leaseHolder", yields: 2, cut: "middle", value: ({ lease }) => lease?.holder ?? null },
+    { heading: "KIND", field: "kind", wide: true },
+    { heading: "MEMBERS", field: "members", wide: true, value: ({ members }) => members.join(" ") },
+    { heading: "PERSISTENCE", field: "persistence", wide: true },
+    { heading: "MODEL", field: "model", wide: true },
+    {
+      heading: "EXPIRES",
+      field: "expiresAt",
+      wide: true,
+      value: expiryOf,
+      cell: (session) => renderUntil(expiryOf(session)),
+    },
+    { heading: "PURPOSE", field: "purpose", wide: true },
+  ],
+};
+
+/** A session is `stranded` while its host is away. */
+export function shownState({ state, stranded }: SessionView): string {
+  return stranded ? "stranded" : state;
+}

@@ -1,0 +1,162 @@
+import { beforeAll, describe, expect, it } from "vitest";
+import { parse } from "yaml";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { Terminal } from "../fixtures/commands/terminal.js";
+import { eventually } from "../fixtures/eventually.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+
+const fleet = testFleet();
+
+/** Records a stopped server, which needs no process. */
+async function addServer(user: string): Promise<void> {
+  const stopped = { state: "stopped", desired: "stopped", process: null, port: null, startedAt: null } as const;
+  await openFileStore(fleet.root).registry.update(({ servers }) => {
+    const createdAt = `2026-01-0${Object.keys(servers).length + 1}T00:00:00.000Z`;
+    servers[`${user}-1`] = serverRecord(`${user}-1`, { ...stopped, user, createdAt });
+  });
+}
+
+beforeAll(async () => {
+  const store = openFileStore(fleet.root);
+  for (const user of ["bob", "alice"]) await addServer(user);
+  for (const [id, owner, day] of [
+    ["old", "alice", 1],
+    ["new", "bob", 3],
+    ["mid", "+eve", 2],
+  ] as const) {
+    const at = `2026-01-0${day}T00:00:00.000Z`;
+    await store.sessions.create(
+      sessionRecord(id, { owner, serverId: `${owner}-1`, createdAt: at, lastUsedAt: at, purpose: "=1+1" }),
+    );
+  }
+  await fleet.ok(["token", "issue", "--user", "alice", "--ttl", "30d"]);
+});
+
+describe("the format of a list", () => {
+  it.each([[["ps"]], [["list"]], [["token", "list"]]])(
+    "%j prints the same with -o json as with --json",
+    async (args) => {
+      const json = await fleet.ok([...args, "--json"]);
+      for (const flags of [["-o", "json"], ["-ojson"], ["-o=json"], ["--output", "json"], ["--output=json"]])
+        expect(await fleet.ok([...args, ...flags]), flags.join(" ")).toBe(json);
+      expect(parse(await fleet.ok([...args, "-o", "yaml"]))).toEqual(JSON.parse(json));
+    },
+  );
+
+  it("an error with -o json is the same JSON as with --json, even if the command line is wrong", async () => {
+    for (const wrong of [["--sort", "colour"], ["--usr"], ["--limit", "0"]]) {
+      const [json, other] = await Promise.all(
+        [["--json"], ["-o", "json"]].map(async (flags) => await fleet.run(["ps", ...flags, ...wrong])),
+      );
+      expect(other).toMatchObject({ code: 2, stderr: "", stdout: json?.stdout });
+      expect(json?.json()).toMatchObject({ error: { code: "FLEET_USAGE_INVALID" } });
+    }
+  });
+
+  it("deploy systemd --output json writes to the folder json, because its --output does not name a format", async () => {
+    // Its own process writes below the folder of the fleet.
+    expect(await fleet.ok(["deploy", "systemd", "--output", "json"], { ownProcess: true })).toMatch(/^json\//);
+  });
+
+  it("-q prints only ids, -o name also their kind, and --no-headers only the rows of a table", async () => {
+    expect(await fleet.ok(["ps", "-q"])).toBe("bob-1\nalice-1\n");
+    expect(await fleet.ok(["list", "--quiet"])).toBe("new\nmid\nold\n");
+    expect(await fleet.ok(["list", "-o", "name"])).toBe("session/new\nsession/mid\nsession/old\n");
+    expect(await fleet.ok(["ps", "-o", "name"])).toBe("server/bob-1\nserver/alice-1\n");
+    expect(await fleet.ok(["token", "list", "-o", "name"])).toMatch(/^token\/[0-9a-f]{16}\n$/);
+    expect(await fleet.ok(["ps", "--no-headers"])).toMatch(/^bob-1 .*\nalice-1 .*\n$/);
+  });
+
+  it("--sort and --limit apply to every format", async () => {
+    expect(await fleet.ok(["list", "-q", "--sort", "session"])).toBe("mid\nnew\nold\n");
+    expect(await fleet.ok(["list", "-q", "--sort", "age:desc", "--limit", "2"])).toBe("old\nmid\n");
+    expect(await fleet.json(["ps", "--sort", "user", "--limit", "1"])).toMatchObject({ servers: [{ id: "alice-1" }] });
+  });
+
+  it("a list in CSV has the exact times and sizes, and cannot run a formula in a spreadsheet", async () => {
+    const [heading, ...rows] = (await fleet.ok(["list", "-o", "csv"])).split("\r\n");
+    expect(heading).toBe(
+      "id,owner,host,serverId,state,createdAt,lastUsedAt,sizeBytes,leaseHolder,kind,members,persistence,model,expiresAt,purpose",
+    );
+    expect(rows[1]).toMatch(
+      /^mid,'\+eve,,'\+eve-1,idle,2026-01-02T00:00:00\.000Z,.*,2026-01-03T00:00:00\.000Z,'=1\+1$/,
+    );
+    expect(rows.at(-1)).toBe("");
+    expect(await fleet.ok(["token", "list", "-o", "csv", "--no-headers"])).toMatch(
+      /^[0-9a-f]{16},alice,\S+Z,\S+Z\r\n$/,
+    );
+  });
+
+  it("a list without rows prints nothing with -q, -o name and --no-headers, and only the headings in CSV", async () => {
+    const nobody = ["token", "list", "--user", "nobody"];
+    expect(await fleet.ok(nobody)).toBe("No tokens.\n");
+    for (const flags of [["-q"], ["-o", "name"], ["--no-headers"]])
+      expect(await fleet.ok([...nobody, ...flags])).toBe("");
+    expect(await fleet.ok([...nobody, "-o", "csv"])).toBe("id,user,createdAt,expiresAt\r\n");
+  });
+
+  it.each([
+    [["-o", "jsn"], '--output "jsn" is not a format. Use table, wide, json, yaml, name or csv.'],
+    [["--sort", "age"], expect.stringMatching(/^--sort "age" is not a column\. Use server, .* or failure, and :desc /)],
+    [["--sort", "user:up"], expect.stringMatching(/^--sort "user:up" is not a column\. Use server, /)],
+    [["--limit", "-1"], expect.stringMatching(/^--limit is "-1"\. Allowed: a whole number from 1 to /)],
+    [["-q", "-o", "csv"], "--quiet prints only ids, so it cannot be used with --output csv."],
+    [["-q", "--json"], "--quiet prints only ids, so it cannot be used with --json."],
+    [["--json", "-o", "csv"], "--json and --output csv cannot be used together."],
+    [
+      ["--watch", "-o", "csv"],
+      "--watch and --output csv cannot be used together, because CSV can contain only one list.",
+    ],
+  ])("ps refuses %j, and the message names the flag, the value and what is allowed", async (flags, message) => {
+    const ran = await fleet.run(["ps", ...flags]);
+    const shown = flags.includes("--json")
+      ? ran.json<{ error: { message: string } }>().error.message
+      : (/^Error: (.*)$/m.exec(ran.stderr)?.[1] ?? ran.stderr);
+    expect({ code: ran.code, shown }).toEqual({ code: 2, shown: message });
+  });
+});
+
+describe("a list with --watch", () => {
+  it("a watched list on a terminal shows each change, and Ctrl-C restores the screen and exits with 130", async () => {
+    await using terminal = new Terminal(fleet, ["ps", "--watch"]);
+    await terminal.frameShows(/^SERVER +USER .*\nbob-1 /);
+    await addServer("carol");
+    await terminal.frameShows(/^carol-1 /m);
+    terminal.type("\x03");
+    expect(await terminal.done).toBe(130);
+    expect(terminal.raw.endsWith("\x1b[?7h\x1b[?25h\x1b[?1049l")).toBe(true);
+  });
+
+  it("a watched list on a terminal ends with exit code 0 when the user presses q", async () => {
+    await using terminal = new Terminal(fleet, ["list", "--watch", "-o", "wide"]);
+    await terminal.frameShows(/^SESSION /);
+    terminal.type("q");
+    expect(await terminal.done).toBe(0);
+  });
+
+  it.each([
+    [["-o", "name"], /^server\/bob-1\nserver\/alice-1\n[\s\S]*\n\nserver\/bob-1\n/],
+    [["-o", "yaml"], /^pool:\n[\s\S]*\n---\npool:\n/],
+    [["--json"], /^\{"pool":.*\}\n\{"pool":.*\}\n/],
+  ])(
+    "a watched list with %j in a pipe prints one list after the other, and exits with 130 on SIGINT",
+    async (flags, two) => {
+      const watching = fleet.start(["ps", "--watch", ...flags]);
+      let text = "";
+      watching.child.stdout?.on("data", (piece) => {
+        text += String(piece);
+      });
+      await eventually("two lists", () => two.test(text));
+      watching.child.kill("SIGINT");
+      expect(await watching.done).toMatchObject({ code: 130, stderr: "" });
+    },
+  );
+
+  it("a watched list ends with exit code 0 and prints no error after the reader has closed the pipe", async () => {
+    const watching = fleet.start(["list", "--watch"]);
+    await new Promise((resolve) => watching.child.stdout?.once("data", resolve));
+    watching.child.stdout?.destroy();
+    expect(await watching.done).toMatchObject({ code: 0, signal: null, stderr: "" });
+  });
+});
