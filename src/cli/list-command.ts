@@ -1,10 +1,9 @@
-import { setTimeout as delay } from "node:timers/promises";
 import type { Fleet } from "../fleet/fleet.js";
+import { pause } from "../runtime/deadline.js";
 import { FleetCommand } from "./base-command.js";
 import { usage } from "./flags/flags.js";
 import type { ListFlags } from "./flags/list.js";
 import { arrange, type Format, type List, renderList } from "./render/lists/list.js";
-import { REFRESH_MS, showLive } from "./run/live.js";
 
 /** The current content of a list. */
 export interface Listing<Row, Result> {
@@ -63,8 +62,10 @@ export abstract class ListCommand extends FleetCommand {
   }
 
   async #watch<Row, Result>(fleet: Fleet, look: () => Promise<Shown<Row, Result>>, format: string): Promise<Result> {
+    // Import the live view only here, because lists that are not watched start faster without it.
+    const { REFRESH_MS, showLive } = await import("./run/live.js");
     const signal = this.interruptSignal();
-    let shown: Shown<Row, Result> | undefined;
+    let shown = await look();
     if (isTable(format) && process.stdout.isTTY === true && process.stdin.isTTY === true) {
       const view = async () => {
         shown = await look();
@@ -73,17 +74,15 @@ export abstract class ListCommand extends FleetCommand {
         return { above, sections: [(await textOf(shown)).trimEnd().split("\n")], below: ["", ...below] };
       };
       await showLive(view, REFRESH_MS, signal);
-    } else {
-      const between = { json: "", yaml: "---\n" }[format] ?? "\n";
-      while (!signal.aborted) {
-        const before = shown === undefined ? "" : between;
-        shown = await look();
-        await print(shown, before);
-        await delay(REFRESH_MS, undefined, { signal }).catch(() => "interrupted");
-      }
+      signal.throwIfAborted();
+      return shown.result;
     }
-    signal.throwIfAborted();
-    return (shown ?? (await look())).result;
+    const between = { json: "", yaml: "---\n" }[format] ?? "\n";
+    for (let before = ""; ; before = between) {
+      await print(shown, before);
+      await pause(REFRESH_MS, signal);
+      shown = await look();
+    }
   }
 }
 
