@@ -7,7 +7,7 @@ const UNIT = [
   "test/gateway/{lost,methods,protocols,relay,turn,turn-server,wire}.test.ts",
   "test/models/echo.test.ts",
   "test/pool/{claim,ports,use-markers}.test.ts",
-  "test/runtime/{clock,connect,deadline,environment,frames,launches,process-table,server-folder,shared-storage}.test.ts",
+  "test/runtime/{clock,connect,deadline,environment,frames,launches,process-table,server-folder,shared-storage,versions}.test.ts",
   "test/serve/{backoff,health-endpoint,log-rotation,log-tail,metrics,monitoring,transitions,upkeep}.test.ts",
   "test/sessions/{find,gc,gc-age,gc-run,gc-servers,last-uses,leases,load,release,server}.test.ts",
   "test/store/**/*.test.ts",

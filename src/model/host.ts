@@ -6,6 +6,8 @@ export interface HostEntry {
   state: "serving" | "draining";
   /** When its `serve` started (ISO 8601, UTC). */
   startedAt: string;
+  /** The version of copilotfleet that its `serve` runs. Absent in entries of earlier versions. */
+  version?: string;
   /** The folder for session state that all hosts mount; null if the host uses its own disk. */
   storage: string | null;
   /** The number that the host wrote into that folder, so that others can verify that they mount the same folder. */

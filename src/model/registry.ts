@@ -19,6 +19,8 @@ export interface SupervisorRecord {
   state: "serving" | "draining";
   /** ISO 8601, UTC. */
   startedAt: string;
+  /** The version of copilotfleet that it runs. Absent in records of earlier versions. */
+  version?: string;
   /** `host:port` of its metrics and health endpoints; null if it has none. */
   metrics: string | null;
   /** `host:port` of its front door; absent or null if it has none. */

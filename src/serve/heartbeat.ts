@@ -6,6 +6,7 @@ import { missingBeacons, removeBeacon, writeBeacon } from "../hosts/beacon.js";
 import type { HostEntry, HostRecord } from "../model/host.js";
 import { ensureNote, instanceOf, removeNote } from "../runtime/files/host-note.js";
 import { showAddress } from "../runtime/launch/listen.js";
+import { ownVersion } from "../runtime/launch/versions.js";
 import type { Hosts } from "../store/ports.js";
 import type { ServeContext } from "./context.js";
 import { attempt, logFailure } from "./failures.js";
@@ -43,7 +44,8 @@ export class Heartbeat {
     this.#instance = instance;
     this.#terms = terms;
     const startedAt = new Date().toISOString();
-    this.#entry = { door: null, state: "serving", startedAt, storage: context.config.storage.shared };
+    const { shared: storage } = context.config.storage;
+    this.#entry = { door: null, state: "serving", startedAt, version: ownVersion(), storage };
   }
 
   /**

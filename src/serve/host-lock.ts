@@ -1,5 +1,6 @@
 import { FleetError } from "../errors.js";
 import type { Registry, SupervisorRecord } from "../model/registry.js";
+import { ownVersion } from "../runtime/launch/versions.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import type { Store } from "../store/ports.js";
 
@@ -23,7 +24,7 @@ export class HostLock {
       if (first !== undefined) throw taken(first);
       const startedAt = new Date().toISOString();
       registry.supervisors = others.filter(({ process }) => process.host !== own.host);
-      registry.supervisors.push({ process: own, state: "serving", startedAt, metrics: null });
+      registry.supervisors.push({ process: own, state: "serving", startedAt, version: ownVersion(), metrics: null });
       delete registry.drainedAt;
     });
     return new HostLock(store);

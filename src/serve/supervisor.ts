@@ -1,4 +1,3 @@
-import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
 import { option } from "../errors.js";
@@ -6,8 +5,8 @@ import { SEEN_MS } from "../hosts/directory.js";
 import { forgetServing, noteServing } from "../hosts/serving-note.js";
 import type { Stopped } from "../pool/stop/stop.js";
 import { NEVER } from "../runtime/deadline.js";
-import { ifThere } from "../runtime/files/if-there.js";
 import { showAddress } from "../runtime/launch/listen.js";
+import { ownVersion } from "../runtime/launch/versions.js";
 import { type ServeContext, type ServedFleet, ServeState } from "./context.js";
 import { attempt, logFailure } from "./failures.js";
 import { Heartbeat } from "./heartbeat.js";
@@ -228,14 +227,4 @@ export class Supervisor {
 function readTimeout({ drainTimeout, drainTimeoutMs }: Omit<DrainRequest, "hurry">, configuredMs: number): number {
   if (drainTimeout === undefined) return drainTimeoutMs ?? configuredMs;
   return parseDuration(drainTimeout, { name: option("drainTimeout"), maxMs: LONGEST_TIMER_MS, orZero: true });
-}
-
-/** The version of this package. In the build, `package.json` is one folder above this file; in the source, two. */
-function ownVersion(): string {
-  for (const above of ["../package.json", "../../package.json"]) {
-    const text = ifThere(() => readFileSync(new URL(above, import.meta.url), "utf8"));
-    const { name, version } = JSON.parse(text ?? "{}") as Record<string, unknown>;
-    if (name === "copilotfleet") return String(version);
-  }
-  return "unknown";
 }

@@ -1,6 +1,7 @@
 import { readdir } from "node:fs/promises";
 import { expect, it } from "vitest";
 import type { Served } from "../../src/cli/run/serve.js";
+import { ownVersion } from "../../src/runtime/launch/versions.js";
 import { eventually } from "../fixtures/eventually.js";
 import { errorOf, expectConsistent, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { serve, startServe } from "../fixtures/fleets/serve.js";
@@ -31,7 +32,7 @@ it("a second serve is refused with the PID of the first, even while the first is
   await next.done;
   const last = await serve(fleet);
   expect((await fleet.registry()).supervisors).toMatchObject([
-    { process: { pid: last.pid }, state: "serving", metrics: last.address },
+    { process: { pid: last.pid }, state: "serving", metrics: last.address, version: ownVersion() },
   ]);
   await last.end();
   expect((await fleet.registry()).supervisors).toEqual([]);

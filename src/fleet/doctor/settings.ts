@@ -6,8 +6,9 @@ import type { RemoteProvider } from "../../config/schema.js";
 import { isFleetError, quote } from "../../errors.js";
 import { resolveGitHubToken, tokenSourceFromConfig } from "../../models/github-token.js";
 import { resolveProvider } from "../../models/provider.js";
-import { findRuntime, packageVersion } from "../../runtime/launch/find.js";
+import { findRuntime } from "../../runtime/launch/find.js";
 import { connectProblem } from "../../runtime/launch/reach.js";
+import { packageVersion } from "../../runtime/launch/versions.js";
 import { Fleet } from "../fleet.js";
 import { adviceOf, type Finding, ok, type Row, warning } from "./checks.js";
 

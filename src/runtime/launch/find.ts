@@ -1,6 +1,6 @@
-import { accessSync, constants, existsSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { accessSync, constants, existsSync, realpathSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
-import { basename, dirname, join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { FleetError, quote, systemCode } from "../../errors.js";
 
 export interface Runtime {
@@ -95,18 +95,6 @@ function packageFolder(require: NodeJS.Require, name: string): string | null {
   for (const base of require.resolve.paths(name) ?? []) {
     const folder = join(base, ...name.split("/"));
     if (existsSync(join(folder, "package.json"))) return folder;
-  }
-  return null;
-}
-
-/** The version of the package that a runtime file belongs to, or null outside a package. */
-export function packageVersion(runtimePath: string): string | null {
-  for (let folder = dirname(runtimePath); folder !== dirname(folder); folder = dirname(folder)) {
-    const manifest = join(folder, "package.json");
-    if (existsSync(manifest)) {
-      const { version } = JSON.parse(readFileSync(manifest, "utf8")) as { version?: unknown };
-      return typeof version === "string" ? version : null;
-    }
   }
   return null;
 }
