@@ -53,6 +53,8 @@ export type {
   RollingRequest,
   RouteView,
   SendOptions,
+  ServerFilter,
+  SessionFilter,
   SessionReply,
   SpawnRequest,
   StopRequest,

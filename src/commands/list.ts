@@ -1,29 +1,39 @@
+import { Flags } from "@oclif/core";
 import { choiceFlag, userFlag } from "../cli/flags/flags.js";
 import { listFlags } from "../cli/flags/list.js";
 import { ListCommand } from "../cli/list-command.js";
 import { SESSIONS } from "../cli/render/lists/sessions.js";
 import { withoutHost } from "../cli/render/servers.js";
+import { SESSION_STATES } from "../model/session.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class List extends ListCommand {
   static override summary = "Show sessions, most recently used first.";
-  static override examples = ["<%= config.bin %> list", "<%= config.bin %> list --user alice --state idle --json"];
+  static override examples = [
+    "<%= config.bin %> list",
+    "<%= config.bin %> list --user alice --state idle --json",
+    "<%= config.bin %> list --purpose review --sort size:desc --limit 10",
+  ];
   static override flags = {
     user: userFlag,
-    state: choiceFlag("state", "show only sessions in this state", ["active", "idle", "draining", "gone"]),
+    state: choiceFlag("state", "show only sessions in this state", SESSION_STATES),
+    purpose: Flags.string({ description: "show only sessions with this purpose", helpValue: "TEXT" }),
+    host: Flags.string({ description: "show only sessions on this host", helpValue: "HOST" }),
+    model: Flags.string({
+      description: "show only sessions with this model; a session without its own has session.model",
+      helpValue: "MODEL",
+    }),
     ...listFlags(SESSIONS),
   };
 
   async run(): Promise<{ sessions: SessionView[] }> {
     const { flags } = await this.parse(List);
-    return await this.printList(SESSIONS, flags, async (fleet) => {
-      const all = await fleet.sessions.list({ user: flags.user });
-      return {
-        rows: flags.state === undefined ? all : all.filter(({ state }) => state === flags.state),
-        resultOf: (sessions) => ({ sessions }),
-        none: "No sessions.",
-        without: withoutHost(await fleet.hosts.names()),
-      };
-    });
+    const { user, state, purpose, host, model } = flags;
+    return await this.printList(SESSIONS, flags, async (fleet) => ({
+      rows: await fleet.sessions.list({ user, state, purpose, host, model }),
+      resultOf: (sessions) => ({ sessions }),
+      none: "No sessions.",
+      without: withoutHost(await fleet.hosts.names()),
+    }));
   }
 }

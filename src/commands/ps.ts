@@ -1,24 +1,38 @@
+import { Flags } from "@oclif/core";
+import { choiceFlag, userFlag } from "../cli/flags/flags.js";
 import { listFlags } from "../cli/flags/list.js";
 import { ListCommand } from "../cli/list-command.js";
 import { SERVERS } from "../cli/render/lists/servers.js";
 import { describeClosedPool, describeFailures, withoutHost } from "../cli/render/servers.js";
+import { SERVER_STATES } from "../model/server.js";
 import type { PoolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 
 export default class Ps extends ListCommand {
-  static override summary = "Show all servers: running, stopped and dead.";
-  static override examples = ["<%= config.bin %> ps", "<%= config.bin %> ps --json"];
-  static override flags = listFlags(SERVERS);
+  static override summary = "Show servers: running, stopped and dead.";
+  static override examples = [
+    "<%= config.bin %> ps",
+    "<%= config.bin %> ps --state failed -o wide",
+    "<%= config.bin %> ps -q --host h1 --sort uptime:desc",
+  ];
+  static override flags = {
+    user: userFlag,
+    state: choiceFlag("state", "show only servers in this state", SERVER_STATES),
+    host: Flags.string({ description: "show only servers on this host", helpValue: "HOST" }),
+    ...listFlags(SERVERS),
+  };
 
   async run(): Promise<{ pool: PoolState; servers: ServerView[] }> {
     const { flags } = await this.parse(Ps);
+    const { user, state, host } = flags;
+    const isSelected = state !== undefined || host !== undefined;
     return await this.printList(SERVERS, flags, async (fleet) => {
-      const rows = await fleet.servers.list();
+      const rows = await fleet.servers.list({ user, state, host });
       const pool = await fleet.pool.state();
       return {
         rows,
         resultOf: (servers) => ({ pool, servers }),
-        none: "No servers. Start one: copilotfleet spawn --user USER",
+        none: isSelected ? "No servers." : `No servers. Start one: copilotfleet spawn --user ${user ?? "USER"}`,
         without: withoutHost(await fleet.hosts.names()),
         notice: describeClosedPool(pool),
         below: describeFailures,

@@ -42,6 +42,9 @@ export const texts = kind(
 );
 export const object = kind("an object", isObject);
 export const flag = kind("true or false", (value): value is boolean => typeof value === "boolean");
+export function choice(values: readonly string[]): Check {
+  return kind(`one of ${values.join(", ")}`, (value): value is string => values.includes(value as string));
+}
 export const callback = kind("a function", (value): value is () => unknown => typeof value === "function");
 export const whole = kind(
   "a whole number from 0",

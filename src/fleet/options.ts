@@ -3,7 +3,8 @@ import type { Address } from "../config/rules.js";
 import type { Duration } from "../config/values/duration.js";
 import type { DoorListeners } from "../gateway/state/door/report.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
-import type { Isolation, TokenSource } from "../model/server.js";
+import type { Isolation, ServerState, TokenSource } from "../model/server.js";
+import type { SessionState } from "../model/session.js";
 import type { PoolState } from "../pool/admission.js";
 import type { Strategy } from "../pool/placement.js";
 import type { ServerView } from "../pool/server.js";
@@ -28,6 +29,27 @@ export interface FleetOptions {
   cwd?: string;
   /** A configuration file to read instead of `.copilotfleet.json`. It may set all keys. */
   configFile?: string;
+}
+
+/** Selects servers. A server must match every field that is given. */
+export interface ServerFilter {
+  /** The owner. */
+  user?: string | undefined;
+  state?: ServerState | undefined;
+  /** The name of a host of the fleet. */
+  host?: string | undefined;
+}
+
+/** Selects sessions. A session must match every field that is given. */
+export interface SessionFilter {
+  /** The owner or a member. */
+  user?: string | undefined;
+  state?: SessionState | undefined;
+  purpose?: string | undefined;
+  /** The name of a host of the fleet. */
+  host?: string | undefined;
+  /** The model of the session. For a session without its own, that is `session.model` of the configuration. */
+  model?: string | undefined;
 }
 
 export interface ConnectInfo {

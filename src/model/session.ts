@@ -6,7 +6,8 @@ export interface SessionUser extends ProcessIdentity {
   at?: string;
 }
 
-export type SessionState = "active" | "idle" | "draining" | "gone";
+export const SESSION_STATES = ["active", "idle", "draining", "gone"] as const;
+export type SessionState = (typeof SESSION_STATES)[number];
 
 export interface SessionRecord {
   id: string;

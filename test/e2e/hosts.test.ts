@@ -90,6 +90,29 @@ describe.skipIf(problem !== undefined).each([
     await h1.json(["stop", "--user", ben]);
   });
 
+  it("ps and list with --host show only what is on that host, and refuse a host that the fleet does not have", async () => {
+    const [ann, ben] = [fresh("ann-of"), fresh("ben-of")];
+    await hosts.place(ann, "h1");
+    await hosts.place(ben, "h2");
+    for (const user of [ann, ben]) await h1.json(["create", "--user", user, "--id", user]);
+    for (const [user, host] of [
+      [ann, "h1"],
+      [ben, "h2"],
+    ] as const) {
+      const { servers } = await h1.json<{ servers: ServerView[] }>(["ps", "--host", host]);
+      expect(new Set(servers.map(({ hostName }) => hostName))).toEqual(new Set([host]));
+      expect(servers.map((server) => server.user)).toContain(user);
+      expect((await h1.ok(["ps", "-q", "--user", user])).trimEnd()).toMatch(new RegExp(`^${user}-\\w+@${host}$`));
+      const ids = (await h1.ok(["list", "-q", "--host", host])).split("\n");
+      expect([ann, ben].filter((id) => ids.includes(id))).toEqual([user]);
+    }
+    expect(await h1.refusal(2, ["ps", "--host", "h3"])).toMatchObject({
+      message: '--host "h3" is not a host of this fleet. Use h1 or h2.',
+    });
+    await h1.json(["stop", "--user", ann]);
+    await h1.json(["stop", "--user", ben]);
+  });
+
   it("spawn --count starts the server of each user on the host of that user", async () => {
     // The first of these users belongs on h1, and the second on h2.
     const isMeant = (name: string) =>

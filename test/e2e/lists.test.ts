@@ -1,3 +1,4 @@
+import { hostname } from "node:os";
 import { beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
 import { openFileStore } from "../../src/store/file/file-store.js";
@@ -114,6 +115,43 @@ describe("the format of a list", () => {
       ? ran.json<{ error: { message: string } }>().error.message
       : (/^Error: (.*)$/m.exec(ran.stderr)?.[1] ?? ran.stderr);
     expect({ code: ran.code, shown }).toEqual({ code: 2, shown: message });
+  });
+});
+
+describe("the filters of a list", () => {
+  it("ps --user, --state and --host show only the servers that match all of them", async () => {
+    expect(await fleet.ok(["ps", "-q", "--user", "alice"])).toBe("alice-1\n");
+    expect(await fleet.ok(["ps", "-q", "--state", "stopped"])).toBe("bob-1\nalice-1\n");
+    expect(await fleet.ok(["ps", "-q", "--state", "ready", "--user", "alice"])).toBe("");
+    expect(await fleet.ok(["ps", "--user", "zoe"])).toBe("No servers. Start one: copilotfleet spawn --user zoe\n");
+    expect(await fleet.ok(["ps", "--user", "zoe", "--state", "ready"])).toBe("No servers.\n");
+    expect(await fleet.ok(["ps", "-q", "--host", hostname().toLowerCase()])).toBe("bob-1\nalice-1\n");
+  });
+
+  it("list --purpose, --host and --model show only the sessions that match all of them", async () => {
+    const store = openFileStore(fleet.root);
+    await store.sessions.create(sessionRecord("own", { purpose: "review", model: "gpt-5" }));
+    await store.sessions.create(sessionRecord("plain", { purpose: "review" }));
+    const env = { COPILOTFLEET_SESSION_MODEL: "gpt-5-mini" };
+    const ids = async (...flags: string[]) => await fleet.ok(["list", "-q", "--sort", "session", ...flags], { env });
+    expect(await ids("--purpose", "review")).toBe("own\nplain\n");
+    expect(await ids("--purpose", "rev")).toBe("");
+    expect(await ids("--model", "gpt-5")).toBe("own\n");
+    expect(await ids("--model", "gpt-5-mini", "--purpose", "review")).toBe("plain\n");
+    expect(await ids("--host", hostname().toLowerCase(), "--model", "gpt-5", "--user", "alice")).toBe("own\n");
+    await fleet.ok(["delete", "own", "plain"]);
+  });
+
+  it.each([
+    [["ps", "--state", "idel"], /^--state "idel" is not a state\. Use starting, ready, .* or failed\.$/],
+    [["list", "--state", "ready"], /^--state "ready" is not a state\. Use active, idle, draining or gone\.$/],
+    [["ps", "--host", "h9"], /^--host "h9" is not a host of this fleet\. Use \S+\.$/],
+    [["list", "--host", "h9"], /^--host "h9" is not a host of this fleet\. Use \S+\.$/],
+  ])("%j is refused with the values that are allowed", async (args, message) => {
+    expect(await fleet.refusal(2, args)).toMatchObject({
+      code: "FLEET_USAGE_INVALID",
+      message: expect.stringMatching(message),
+    });
   });
 });
 

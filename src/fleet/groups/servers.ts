@@ -1,4 +1,6 @@
 import { hostAway } from "../../hosts/problems.js";
+import { SERVER_STATES } from "../../model/server.js";
+import { filterServers } from "../../peers/filters.js";
 import { groupByHost, onEachHost, type Placed } from "../../peers/fleet-hosts.js";
 import { gatherServers, spawnEverywhere, withSessionCounts } from "../../peers/gather.js";
 import { poolState } from "../../pool/admission.js";
@@ -8,7 +10,7 @@ import { type ServerView, viewServer } from "../../pool/server.js";
 import type { Stopped } from "../../pool/stop/stop.js";
 import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
 import * as arg from "../arguments.js";
-import type { RollingRequest, RouteView, SpawnRequest, StopRequest } from "../options.js";
+import type { RollingRequest, RouteView, ServerFilter, SpawnRequest, StopRequest } from "../options.js";
 import { Group } from "./group.js";
 
 /**
@@ -47,11 +49,13 @@ export class ServerGroup extends Group {
   /**
    * Lists the recorded servers of all hosts. Repairs records that a crash left wrong. If a host does not answer, adds a
    * warning (`fleet.takeWarnings`) and shows its servers as it last recorded them (`away`).
+   *
+   * @throws FleetError `FLEET_USAGE_INVALID` when the fleet does not have the host of the filter.
    */
-  async list(): Promise<ServerView[]> {
+  async list(filter: ServerFilter = {}): Promise<ServerView[]> {
     const { hosts, store, directory } = this.parts;
     const [servers, records] = await Promise.all([gatherServers(hosts), store.sessions.list()]);
-    return withSessionCounts(servers, records, directory.own);
+    return withSessionCounts(await filterServers(this.parts, servers, filter), records, directory.own);
   }
 
   /** Returns one server on any host. */
@@ -168,7 +172,7 @@ export class ServerGroup extends Group {
       spawn: [arg.user, spawn],
       spawnMany: [["users", arg.userIds], spawn],
       spawnShared: [spawn],
-      list: [],
+      list: [arg.optional({ ...arg.USER, state: { check: arg.choice(SERVER_STATES) }, host: { check: arg.text } })],
       get: [id],
       ofUser: [arg.user],
       place: [arg.user, spawn],

@@ -2,6 +2,8 @@ import type { CopilotSession } from "@github/copilot-sdk";
 import { parseDuration } from "../../config/values/duration.js";
 import { FleetError, option, quote } from "../../errors.js";
 import { validateUser } from "../../model/ids.js";
+import { SESSION_STATES } from "../../model/session.js";
+import { filterSessions } from "../../peers/filters.js";
 import { evictDownTo, evictEverywhere, gatherGarbage, gatherSessions, viewSessionOf } from "../../peers/gather.js";
 import { deleteEverywhere } from "../../peers/sessions/delete.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
@@ -12,7 +14,14 @@ import { sessionsNotFound } from "../../sessions/problems.js";
 import { PendingReply } from "../../sessions/use/reply.js";
 import type { SessionView } from "../../sessions/view.js";
 import * as arg from "../arguments.js";
-import type { CreateSessionOptions, ResumeSessionOptions, SendOptions, SessionReply, UseOptions } from "../options.js";
+import type {
+  CreateSessionOptions,
+  ResumeSessionOptions,
+  SendOptions,
+  SessionFilter,
+  SessionReply,
+  UseOptions,
+} from "../options.js";
 import { Group } from "./group.js";
 
 const START_WAIT_MS = 30_000;
@@ -88,9 +97,12 @@ export class SessionGroup extends Group {
   /**
    * Lists the sessions of all users or of one user on all hosts, most recently used first. If a host does not answer,
    * adds a warning (`fleet.takeWarnings`) and shows its sessions as recorded.
+   *
+   * @throws FleetError `FLEET_USAGE_INVALID` when the fleet does not have the host of the filter.
    */
-  async list(options: { user?: string | undefined } = {}): Promise<SessionView[]> {
-    return await gatherSessions(this.parts, options.user);
+  async list(filter: SessionFilter = {}): Promise<SessionView[]> {
+    const { user, ...others } = filter;
+    return await filterSessions(this.parts, await gatherSessions(this.parts, user), others);
   }
 
   /** Returns one session of a user. */
@@ -150,6 +162,13 @@ export class SessionGroup extends Group {
       onWait: { check: arg.callback },
       lease: { check: arg.object },
     };
+    const filter = {
+      ...arg.USER,
+      state: { check: arg.choice(SESSION_STATES) },
+      purpose: { check: arg.text },
+      host: { check: arg.text },
+      model: { check: arg.text },
+    };
     const create = {
       ...arg.OWN_USER,
       sessionId: { check: arg.sessionId },
@@ -167,7 +186,7 @@ export class SessionGroup extends Group {
       send: [open, prompt, arg.optional(turn)],
       use: [id, prompt, ["options", arg.options({ ...arg.OWN_USER, session: { check: arg.object }, ...turn })]],
       leave: [open, arg.optional({ park: { check: arg.flag } })],
-      list: [arg.optional(arg.USER)],
+      list: [arg.optional(filter)],
       get: [id, ["options", arg.options(arg.OWN_USER)]],
       evict: [["what", arg.oneOf({ ids: { check: arg.sessionIds }, max: { check: arg.whole } })]],
       gc: [arg.optional({ ttl: { check: arg.span }, dryRun: { check: arg.flag }, ...arg.USER, ...arg.SIGNAL })],
