@@ -30,7 +30,7 @@ describe("the published package", () => {
     expect(pages).toEqual(expect.arrayContaining(["README.md", "CONTRIBUTING.md", "docs/guide.md"]));
     const targets = pages.flatMap((page) =>
       [...read(page).matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, link = ""]) =>
-        posix.join(posix.dirname(page), link),
+        posix.join(posix.dirname(page), link).replace(/\/$/, ""),
       ),
     );
     expect(targets.length).toBeGreaterThan(10);

@@ -21,9 +21,9 @@ const limitsOf = (defaults: {
 
 /** A limit of null means unlimited. */
 export const limits = v.strictObject({
-  /** For each user. */
+  // For each user.
   default: v.optional(limitsOf({ connections: 16, sessions: 1000, requestsInFlight: 2000, bytes: "64mb" }), {}),
-  /** For all users together. */
+  // For all users together.
   total: v.optional(limitsOf({ connections: 1024, sessions: null, requestsInFlight: 20_000, bytes: "512mb" }), {}),
 });
 

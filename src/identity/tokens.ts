@@ -11,7 +11,7 @@ const SECRET_BYTES = 32;
 /** Compared if there is no such token, so that the time of a check does not show whether there is one. */
 const NO_HASH = "0".repeat(64);
 
-/** A token without its secret, which only {@link issueToken} returns. Times are ISO 8601 in UTC. */
+/** A token without its secret, which only `tokens.issue` returns. Times are ISO 8601 in UTC. */
 export interface TokenView {
   id: string;
   user: string;

@@ -1,0 +1,34 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+
+export interface Block {
+  /** The page below the repository, such as "docs/start.md". */
+  page: string;
+  /** The line of its first line of content. */
+  line: number;
+  /** The word after the fence, such as "sh"; empty if there is none. */
+  language: string;
+  text: string;
+}
+
+/** The pages for users and contributors. */
+export function pages(): string[] {
+  const inDocs = (readdirSync(join(ROOT, "docs"), { recursive: true }) as string[])
+    .filter((path) => path.endsWith(".md") && !/^(api|\.vitepress)\//.test(path))
+    .map((path) => `docs/${path}`);
+  return ["README.md", "CONTRIBUTING.md", "SECURITY.md", ...inDocs].sort();
+}
+
+/** The code blocks of a page, in the order in which they stand there. */
+export function blocksOf(page: string): Block[] {
+  const text = readFileSync(join(ROOT, page), "utf8");
+  return [...text.matchAll(/^( *)```([a-z]*)\n([\s\S]*?)^\1```$/gm)].map((match) => ({
+    page,
+    line: text.slice(0, match.index).split("\n").length + 1,
+    language: match[2] ?? "",
+    text: match[3] ?? "",
+  }));
+}
