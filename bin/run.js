@@ -7,7 +7,7 @@ if (major < 20 || (major === 20 && minor < 19) || major === 21 || (major === 22 
   if (process.argv.includes("--json")) {
     const error = { code: "FLEET_NODE_UNSUPPORTED", message, suggestions: ["Install a supported Node.js."] };
     process.stdout.write(`${JSON.stringify({ error })}\n`);
-  } else process.stderr.write(`Error: ${message}\n`);
+  } else process.stderr.write(`Error: ${message} [FLEET_NODE_UNSUPPORTED]\n  Hint: Install a supported Node.js.\n`);
   process.exitCode = 3;
 } else {
   const { main } = await import("../dist/cli.js");

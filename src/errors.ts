@@ -1,11 +1,13 @@
+import type { Suggestion } from "./errors/suggestion.js";
 import { ERRORS, type FleetErrorCode } from "./errors/table.js";
 
 export type { ErrorEntry } from "./errors/entry.js";
+export { fillIn, isCommand, type Placeholder, type Suggestion } from "./errors/suggestion.js";
 export { ERRORS, type FleetErrorCode } from "./errors/table.js";
 
 export interface FleetErrorOptions {
-  /** The next steps. Each is a command or a sentence that the user can follow as it stands. */
-  suggestions?: readonly string[];
+  /** The next steps, the most useful one first. */
+  suggestions?: readonly Suggestion[];
   /** The underlying error, kept for logs. */
   cause?: unknown;
   /** Work that was done although the call failed, under the names that it would have in the result. */
@@ -40,14 +42,20 @@ function nameOptions(text: string, naming: OptionNaming): string {
   return parts.join("");
 }
 
+/** The texts of an error. */
+export interface ErrorText {
+  message: string;
+  suggestions: Suggestion[];
+}
+
 const asOption: OptionNaming = (name, value) => (value === "" ? name : `${name}: ${JSON.stringify(value)}`);
 
 /** An error that is part of the public contract. It has a stable code, a message for people, and the next steps. */
 export class FleetError extends Error {
   override readonly name = "FleetError";
   readonly code: FleetErrorCode;
-  readonly suggestions: readonly string[];
-  readonly #text: { message: string; suggestions: readonly string[] };
+  readonly suggestions: readonly Suggestion[];
+  readonly #text: ErrorText;
   /** Work that was done although the call failed, such as `{ deleted: ["a"] }`; empty if there is none. */
   readonly outcome: Readonly<Record<string, unknown>>;
   /** The limit that was reached; undefined for other errors. */
@@ -58,20 +66,33 @@ export class FleetError extends Error {
   constructor(code: FleetErrorCode, message: string, options: FleetErrorOptions = {}) {
     super(nameOptions(message, asOption), options.cause === undefined ? {} : { cause: options.cause });
     this.code = code;
-    this.#text = { message, suggestions: options.suggestions ?? [] };
-    this.suggestions = this.#text.suggestions.map((text) => nameOptions(text, asOption));
+    this.#text = { message, suggestions: [...(options.suggestions ?? [])] };
+    this.suggestions = this.describe(asOption).suggestions;
     this.outcome = options.outcome ?? {};
     this.limit = options.limit;
     this.retryAfterMs = options.retryAfterMs;
   }
 
   /** Returns the message and the suggestions, with options named by `naming`. */
-  describe(naming: OptionNaming): { message: string; suggestions: string[] } {
+  describe(naming: OptionNaming): ErrorText {
     const { message, suggestions } = this.#text;
     return {
       message: nameOptions(message, naming),
-      suggestions: suggestions.map((text) => nameOptions(text, naming)),
+      suggestions: suggestions.map((text) => nameOptions(text, naming) as Suggestion),
     };
+  }
+
+  /** Returns the same error with other texts. `change` gets texts in which options are still marked. */
+  reworded(change: (text: ErrorText) => Partial<ErrorText>, outcome = this.outcome): FleetError {
+    const { code, limit, retryAfterMs, cause, stack } = this;
+    const { message, suggestions } = { ...this.#text, ...change(this.#text) };
+    const known = {
+      ...(limit === undefined ? {} : { limit }),
+      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+    };
+    const error = new FleetError(code, message, { suggestions, cause, outcome, ...known });
+    if (stack !== undefined) error.stack = stack;
+    return error;
   }
 
   /** The exit code of the process in the public contract. */

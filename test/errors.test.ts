@@ -4,7 +4,18 @@ import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { errorGroups } from "../src/errors/explanation.js";
-import { ERRORS, type ErrorEntry, FleetError, isFleetError, option, quote, systemCode } from "../src/errors.js";
+import {
+  ERRORS,
+  type ErrorEntry,
+  FleetError,
+  fillIn,
+  isCommand,
+  isFleetError,
+  option,
+  quote,
+  type Suggestion,
+  systemCode,
+} from "../src/errors.js";
 import { RAW } from "./fixtures/commands/cli.js";
 import { faultsOf } from "./fixtures/commands/typed-commands.js";
 
@@ -20,11 +31,6 @@ const sources = readdirSync(join(ROOT, "src"), { recursive: true, encoding: "utf
   .map((name) => readFileSync(join(ROOT, "src", name), "utf8").replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, ""));
 const start = readFileSync(join(ROOT, "bin", "run.js"), "utf8");
 const used = new Set([...sources, start].flatMap(codesIn));
-
-/** Commands begin with a small letter or with a variable, and sentences with a capital letter. */
-function isCommand(fix: string): boolean {
-  return /^([a-z]|[A-Z_]+=)/.test(fix);
-}
 
 /** Renders docs/errors.md from the table. */
 function errorsDocument(): string {
@@ -105,7 +111,9 @@ describe("the table of errors", () => {
     expect(fixes.filter(({ fix }) => isCommand(fix)).length).toBeGreaterThan(50);
     for (const { code, fix } of fixes) {
       expect(faultsOf(fix), `${code}: ${fix}`).toEqual([]);
-      if (!isCommand(fix)) expect(fix, code).toMatch(/\.$|: \S+( \S+)*$/);
+      if (isCommand(fix)) continue;
+      expect(fix, code).toMatch(/^[A-Z"].*[.?]$/);
+      expect(fix, code).not.toMatch(/: (?:copilotfleet|chmod|kill|mv) /);
     }
   });
 
@@ -121,16 +129,56 @@ describe("the table of errors", () => {
   });
 
   it("a FleetError names an option as in the library (ttl), and describe() as its caller asks (--ttl)", () => {
-    const suggestions = [`Wait longer: ${option("wait", "5m")}`];
+    const suggestions: Suggestion[] = [`Wait with ${option("wait", "5m")}.`];
     const error = new FleetError("FLEET_USAGE_INVALID", `${option("ttl")} is ${quote("x")}`, { suggestions });
-    expect(error).toMatchObject({ message: 'ttl is "x"', suggestions: ['Wait longer: wait: "5m"'] });
+    expect(error).toMatchObject({ message: 'ttl is "x"', suggestions: ['Wait with wait: "5m".'] });
     const described = error.describe((name, value) => `--${name}${value === "" ? "" : ` ${value}`}`);
-    expect(described).toEqual({ message: '--ttl is "x"', suggestions: ["Wait longer: --wait 5m"] });
+    expect(described).toEqual({ message: '--ttl is "x"', suggestions: ["Wait with --wait 5m."] });
     // Another host passes an error on like this, and the host that asked chooses how options are named.
     const { message, suggestions: marked } = error.describe(option);
     const passedOn = new FleetError(error.code, message, { suggestions: marked });
     expect(passedOn.describe((name) => name.toUpperCase())).toMatchObject({ message: 'TTL is "x"' });
     expect(passedOn.message).toBe(error.message);
+  });
+
+  it.each([
+    ["copilotfleet ps", true],
+    ["COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve", true],
+    ["chmod go-w '/a folder'", true],
+    ["COPILOTFLEET_PROVIDER_TYPE=echo tries everything without an account.", false],
+    ["Try again in a moment.", false],
+    ["Did you mean --user?", false],
+    ["exported by another version", false],
+  ])("isCommand(%j) is %j, because only a command starts with the name of a program", (suggestion, expected) => {
+    expect(isCommand(suggestion)).toBe(expected);
+  });
+
+  it("fillIn replaces known placeholders in a command, and leaves sentences and other words alone", () => {
+    const values = { USER: "alice", SESSION: "notes" };
+    expect(fillIn("copilotfleet send SESSION TEXT --user USER", values)).toBe(
+      "copilotfleet send notes TEXT --user alice",
+    );
+    expect(fillIn("copilotfleet stop SERVER", values)).toBe("copilotfleet stop SERVER");
+    expect(fillIn("Ask the USER.", values)).toBe("Ask the USER.");
+    expect(fillIn("export COPILOTFLEET_USER=USER", values)).toBe("export COPILOTFLEET_USER=alice");
+  });
+
+  it("a reworded FleetError keeps everything but its texts, and its options stay marked", () => {
+    const error = new FleetError("FLEET_LIMIT_REACHED", `${option("wait")} is too short`, {
+      cause: new Error("underneath"),
+      limit: "sessions",
+      retryAfterMs: 5,
+      outcome: { deleted: ["a"] },
+      suggestions: ["copilotfleet ps"],
+    });
+    const reworded = error.reworded(({ message }) => ({ message: `${message}.` }));
+    const { code, cause, limit, retryAfterMs, outcome, suggestions, stack } = error;
+    expect(reworded).toMatchObject({ code, cause, limit, retryAfterMs, outcome, suggestions, stack });
+    expect(reworded.describe((name) => `--${name}`).message).toBe("--wait is too short.");
+    expect(error.reworded(() => ({}), { deleted: [] })).toMatchObject({
+      message: error.message,
+      outcome: { deleted: [] },
+    });
   });
 
   it("a FleetError does not treat quoted text as an option", () => {
@@ -140,8 +188,8 @@ describe("the table of errors", () => {
 
   it("a FleetError has the exit code of its error code, and keeps the cause", () => {
     const cause = new Error("underneath");
-    const error = new FleetError("FLEET_SESSION_NOT_FOUND", "not there", { cause, suggestions: ["look"] });
-    expect(error).toMatchObject({ exit: 4, suggestions: ["look"], cause, name: "FleetError" });
+    const error = new FleetError("FLEET_SESSION_NOT_FOUND", "not there", { cause, suggestions: ["copilotfleet ps"] });
+    expect(error).toMatchObject({ exit: 4, suggestions: ["copilotfleet ps"], cause, name: "FleetError" });
     expect(isFleetError(error)).toBe(true);
     expect(isFleetError(error, "FLEET_SESSION_NOT_FOUND")).toBe(true);
     expect(isFleetError(error, "FLEET_SESSION_BUSY")).toBe(false);

@@ -1,5 +1,7 @@
 import { Command, Errors, Flags, type Interfaces } from "@oclif/core";
+import { isFleetError } from "../errors.js";
 import { Fleet } from "../fleet/fleet.js";
+import { type Given, givenIn, withGiven } from "./given.js";
 import { Interrupted, onSignals } from "./prompt/interrupted.js";
 import { usageError } from "./usage-error.js";
 
@@ -19,6 +21,7 @@ export abstract class FleetCommand extends Command {
   };
 
   protected configSource: { configFile?: string } = {};
+  protected given: Given = {};
   #interrupt: AbortController | undefined;
 
   /** Opens the fleet, runs `use`, and closes the fleet again. Prints the fleet's warnings on standard error. */
@@ -38,6 +41,7 @@ export abstract class FleetCommand extends Command {
     A extends Interfaces.OutputArgs<Interfaces.ArgInput>,
   >(options?: Interfaces.Input<F, B, A>, argv?: string[]): Promise<Interfaces.ParserOutput<F, B, A>> {
     const parsed = await super.parse(options, argv);
+    this.given = givenIn(parsed, this.ctor);
     const file: unknown = parsed.flags.config;
     if (typeof file === "string") this.configSource = { configFile: file };
     return parsed;
@@ -63,6 +67,7 @@ export abstract class FleetCommand extends Command {
     // If the user interrupted the command, report that, because the error is only a consequence.
     if (this.#interrupt?.signal.aborted === true) throw this.#interrupt.signal.reason;
     const isOfOclif = error instanceof Errors.CLIError && !(error instanceof Errors.ExitError);
-    throw isOfOclif ? usageError(error, this.ctor) : error;
+    if (isOfOclif) throw usageError(error, this.ctor);
+    throw isFleetError(error) ? withGiven(error, this.given) : error;
   }
 }

@@ -2,7 +2,9 @@ import { type Config, Errors } from "@oclif/core";
 import { FleetError, type FleetErrorCode, isFleetError } from "../errors.js";
 import type { EvictionResult } from "../sessions/memory/eviction.js";
 import type { SessionView } from "../sessions/view.js";
+import { type Given, withGiven } from "./given.js";
 import { Interrupted } from "./prompt/interrupted.js";
+import { renderSuggestion } from "./render/suggestion.js";
 import { unknownCommand } from "./usage-error.js";
 
 interface Invocation {
@@ -54,20 +56,20 @@ export function reportError(error: unknown, invocation: Invocation): number {
     process.stdout.write(`${JSON.stringify(failure, null, 2)}\n`);
     return exit;
   }
-  const lines = [`Error: ${message}`, ...suggestions.map(asAdvice)];
+  const lines = [`Error: ${message} [${code}]`, ...suggestions.map(asAdvice)];
   if (code === "FLEET_INTERNAL" || process.env.DEBUG !== undefined) lines.push(causes(error, stack));
   process.stderr.write(`${lines.join("\n")}\n`);
   return exit;
 }
 
 /** Reports an error that does not end the chat. */
-export function reportInChat(error: FleetError): void {
-  const { message, suggestions } = error.describe(asFlag);
-  process.stderr.write(`${[message, ...suggestions.map(asAdvice)].join("\n")}\n`);
+export function reportInChat(error: FleetError, given: Given): void {
+  const { message, suggestions } = withGiven(error, given).describe(asFlag);
+  process.stderr.write(`${[`${message} [${error.code}]`, ...suggestions.map(asAdvice)].join("\n")}\n`);
 }
 
 function asAdvice(suggestion: string): string {
-  return `  Try: ${suggestion}`;
+  return `  ${renderSuggestion(suggestion)}`;
 }
 
 function toFleetError(error: unknown, invocation: Invocation): FleetError {

@@ -1,7 +1,7 @@
 import type { Command, Config } from "@oclif/core";
 import { closest, distance } from "fastest-levenshtein";
 import { printable, redact } from "../config/values/text.js";
-import { FleetError, quote } from "../errors.js";
+import { FleetError, quote, type Suggestion } from "../errors.js";
 import { spoken } from "./command-id.js";
 import { unmarked } from "./prompt/prompt.js";
 
@@ -13,10 +13,10 @@ export function usageError(error: Error, command: typeof Command): FleetError {
   return new FleetError("FLEET_USAGE_INVALID", describe(error, known), {
     cause: error,
     suggestions: [
-      ...unknown.flatMap((flag) => nearest(flag, flags, (name) => `${name} instead of ${quoteSafely(flag)}`)),
+      ...unknown.flatMap((flag) => nearest(flag, flags, (name) => `Did you mean ${name}?`)),
       ...unknown
         .slice(0, "text" in command.args ? 1 : 0)
-        .map((flag) => `-- ${quoteSafely(flag)} if that is the prompt`),
+        .map((flag): Suggestion => `If ${quoteSafely(flag)} is the prompt, put -- before it.`),
       `copilotfleet ${spoken(command.id)} --help`,
     ],
   });
@@ -71,7 +71,7 @@ function textsOf(value: unknown): string[] {
   return Array.isArray(value) ? value.map(String) : [];
 }
 
-function nearest(written: string, known: readonly string[], phrase: (name: string) => string): string[] {
+function nearest(written: string, known: readonly string[], phrase: (name: string) => Suggestion): Suggestion[] {
   if (known.length === 0) return [];
   const name = closest(written, known);
   const near =

@@ -1,6 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { colour } from "../cli/render/colour.js";
+import { renderSuggestion } from "../cli/render/suggestion.js";
 import type { Check } from "../fleet/doctor/checks.js";
 import { examine } from "../fleet/doctor/doctor.js";
 
@@ -34,5 +35,5 @@ const MARKS = {
 
 function render({ name, level, detail, fix, fixed }: Check): string {
   const mark = fixed ? colour.yellow("mended") : MARKS[level];
-  return `${mark} ${name.padEnd(16)} ${detail}${fix === null ? "" : `\n${" ".repeat(24)}Try: ${fix}`}`;
+  return `${mark} ${name.padEnd(16)} ${detail}${fix === null ? "" : `\n${" ".repeat(24)}${renderSuggestion(fix)}`}`;
 }

@@ -4,7 +4,7 @@ import { FleetCommand } from "../cli/base-command.js";
 import { usage } from "../cli/flags/flags.js";
 import { renderErrorGroups, renderExplanation } from "../cli/render/explanation.js";
 import { type ErrorGroup, type Explanation, errorGroups, explain } from "../errors/explanation.js";
-import { quote } from "../errors.js";
+import { quote, type Suggestion } from "../errors.js";
 
 interface ErrorList {
   groups: ErrorGroup[];
@@ -41,7 +41,7 @@ function unknownCode(given: string) {
   const alike = word.length < 3 ? [] : codes.filter((code) => code.includes(word));
   const near = alike.length > 0 ? alike : [closest(word, codes)];
   return usage(`${quote(given)} is not an error code.`, [
-    ...near.map((code) => `copilotfleet explain ${code}`),
+    ...near.map((code): Suggestion => `copilotfleet explain ${code}`),
     "copilotfleet explain",
   ]);
 }

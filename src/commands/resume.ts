@@ -28,7 +28,7 @@ export default class Resume extends FleetCommand {
       }
       const session = await fleet.sessions.resume(args.session, { user: flags.user });
       if (!output.json && process.stdin.isTTY === true && process.stdout.isTTY === true) {
-        await chat(fleet, session, output.signal);
+        await chat(fleet, session, { user: flags.user, signal: output.signal });
       } else this.log(session.sessionId);
       return { session: await fleet.sessions.leave(session, { park: true }), reply: null };
     });

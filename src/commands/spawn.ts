@@ -41,7 +41,11 @@ export default class Spawn extends FleetCommand {
 
   async run(): Promise<Spawned | SpawnedMany> {
     const { flags } = await this.parse(Spawn);
-    if ((flags.user === undefined) === !flags.shared) throw usage("Give either --user USER or --shared.");
+    if ((flags.user === undefined) === !flags.shared)
+      throw usage("Give either --user USER or --shared.", [
+        "copilotfleet spawn --user USER",
+        "copilotfleet spawn --shared",
+      ]);
     if (flags.count !== undefined && flags.shared)
       throw usage("--count needs --user USER. It cannot be combined with --shared.");
     const token = tokenSourceFromFlags(flags["token-env"], flags["token-file"]);

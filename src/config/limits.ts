@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import { FleetError } from "../errors.js";
+import { FleetError, type Suggestion } from "../errors.js";
 import { count, size } from "./rules.js";
 
 const limitsOf = (defaults: {
@@ -42,7 +42,7 @@ const WORDS: Record<Limited, string> = {
   requestsInFlight: "requests that wait for an answer",
   unreadBytes: "bytes in the buffers of the front door",
 };
-const REMEDIES: Record<Limited, readonly string[]> = {
+const REMEDIES: Record<Limited, readonly Suggestion[]> = {
   connections: ["Close a connection that is not needed."],
   sessions: ["copilotfleet list --user USER", "copilotfleet delete SESSION"],
   requestsInFlight: ["Wait for the answers to earlier requests."],
@@ -54,12 +54,10 @@ export function limitReached(limit: LimitName, max: number): FleetError {
   const what = (isTotal ? limit.slice("total.".length) : limit) as Limited;
   const key = isTotal ? `limits.${limit}` : `limits.default.${limit}`;
   const whose = isTotal ? "All users together" : "A user";
+  const remedies: readonly Suggestion[] = isTotal ? ["Try again in a moment."] : REMEDIES[what];
   return new FleetError(
     "FLEET_LIMIT_REACHED",
     `${whose} may have ${max} ${WORDS[what]} (${key}), and the limit is reached.`,
-    {
-      suggestions: [...(isTotal ? ["Try again in a moment."] : REMEDIES[what]), `Raise ${key}.`],
-      limit,
-    },
+    { suggestions: [...remedies, `Raise ${key}.`], limit },
   );
 }

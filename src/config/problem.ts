@@ -1,4 +1,4 @@
-import { FleetError, type FleetErrorCode, quote } from "../errors.js";
+import { FleetError, type FleetErrorCode, quote, type Suggestion } from "../errors.js";
 import { findKey, nearestKeys } from "./keys.js";
 import { printable, redact } from "./values/text.js";
 
@@ -33,26 +33,26 @@ export function conflict(names: string[], message: string, origins: ReadonlyMap<
   const code = names.map((name) => findKey(name)?.rule.flagCode).find((flagCode) => flagCode !== undefined);
   const where = names.map((name, at) => `${name}: ${whence(given[at])}`).join("; ");
   return new FleetError(invalidCode(given, code), `${message} (${where})`, {
-    suggestions: [`Change ${names.join(" or ")}`],
+    suggestions: [`Change ${names.join(" or ")}.`],
   });
 }
 
 /** The error for a key that does not exist. Does not show the value, which may be a secret. */
 export function unknownKey(name: string, origin: Origin): FleetError {
   const nearest = nearestKeys(name).map((key) => `"${key}"`);
-  const suggestions = [`Did you mean ${nearest.slice(0, 3).join(" or ")}?`];
+  const suggestions: Suggestion[] = [`Did you mean ${nearest.slice(0, 3).join(" or ")}?`];
   if (/key|token|secret|password|bearer/i.test(name)) {
     suggestions.push(
       /^auth/.test(name)
-        ? "Tokens are given by reference: auth.githubTokenEnv names the environment variable that holds one"
-        : "Keys are given by reference: provider.apiKeyEnv names the environment variable that holds one",
+        ? "Tokens are given by reference: auth.githubTokenEnv names the environment variable that holds one."
+        : "Keys are given by reference: provider.apiKeyEnv names the environment variable that holds one.",
     );
   }
   const message = `${quote(name)} is not a key of the configuration (${whence(origin)}); the nearest is ${nearest[0]}`;
   return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions });
 }
 
-export function unusableFile(path: string, reason: string, suggestions: string[], cause?: unknown): FleetError {
+export function unusableFile(path: string, reason: string, suggestions: Suggestion[], cause?: unknown): FleetError {
   return new FleetError("FLEET_CONFIG_INVALID", `The configuration file ${printable(path)} ${reason}`, {
     suggestions,
     cause,
@@ -86,18 +86,18 @@ function whence(origin: Origin | undefined): string {
   return `the ${origin.from} ${origin.name}`;
 }
 
-function correction(name: string, origin: Origin | undefined): string {
-  if (origin === undefined) return `Set ${name}`;
-  if (origin.from === "file") return `Correct ${name} in ${place(origin)}`;
-  return origin.from === "variable" ? `Correct or unset ${origin.name}` : `Correct ${origin.name}`;
+function correction(name: string, origin: Origin | undefined): Suggestion {
+  if (origin === undefined) return `Set ${name}.`;
+  if (origin.from === "file") return `Correct ${name} in ${place(origin)}.`;
+  return origin.from === "variable" ? `Correct or unset ${origin.name}.` : `Correct ${origin.name}.`;
 }
 
 /** Tells the user to write `text` in place of the given value. */
-function replacement(text: string, origin: Origin): string {
+function replacement(text: string, origin: Origin): Suggestion {
   const { from, name } = origin;
-  if (from === "file") return `Write "${text}" in ${place(origin)}`;
-  if (from === "option") return `${name}: "${text}"`;
-  return from === "variable" ? `${name}=${text}` : `${name} ${text}`;
+  if (from === "file") return `Write "${text}" in ${place(origin)}.`;
+  if (from === "option") return `Write ${name}: "${text}".`;
+  return from === "variable" ? `export ${name}=${text}` : `Write ${name} ${text}.`;
 }
 
 /** Shows a value in a message as it was given, without secrets. Shows only the kind of a list or object. */

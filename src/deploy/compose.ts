@@ -27,7 +27,7 @@ export function renderCompose(
   const { name, replicas, storage, settings } = deployment;
   if (settings.userTokenVariables !== null) {
     throw unfit('auth.githubTokenEnv contains "{user}", but Compose can only pass on variables by their full names', [
-      "Use auth.githubTokenFile or auth.githubTokenCommand",
+      "Use auth.githubTokenFile or auth.githubTokenCommand.",
     ]);
   }
   const ownRedis = settings.file.store === OWN_REDIS;
@@ -121,7 +121,7 @@ function tokenMounts({ settings: { tokenFiles } }: Deployment): string[] {
   if (folder.includes("{user}")) {
     throw unfit(
       'auth.githubTokenFile has "{user}" in the name of a folder, but only one folder with all token files is mounted',
-      ['Use "{user}" only in the name of the file'],
+      ['Use "{user}" only in the name of the file.'],
     );
   }
   return [literal(`${folder}:${layout.TOKENS_FOLDER}:ro`)];

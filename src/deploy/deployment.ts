@@ -53,7 +53,7 @@ export function describe(
   if (url !== null && !reachable && !own) {
     throw unfit(
       `store is ${quote(showRedisUrl(url))}. In a pod, this address is the pod itself, so the hosts would not share the store`,
-      ["Set store to a Redis that all pods reach", "Give its URL in a Secret: --redis-secret NAME"],
+      ["Set store to a Redis that all pods reach.", "Give its URL in a Secret, with --redis-secret NAME."],
     );
   }
   const hasRedis = reachable || own;
@@ -90,7 +90,7 @@ function replicasOf({ replicas }: DeployOptions, hasRedis: boolean): number {
     "replicas",
     replicas,
     '1 with "store": "file", because that store belongs to one host. More hosts need a Redis',
-    ["Set store to a Redis that all hosts reach, or name the Secret with its URL: --redis-secret NAME"],
+    ["Set store to a Redis that all hosts reach, or name the Secret that holds its URL, with --redis-secret NAME."],
   );
 }
 

@@ -20,7 +20,11 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
       "A .copilotfleet.json in or above the working folder names programs, variables, addresses or a store.",
       "Somebody else may have written the file, or it has changed since you trusted it.",
     ],
-    fixes: ["Read the file, and then: copilotfleet trust PATH", "Set the keys in your own configuration file instead."],
+    fixes: [
+      "cat PATH",
+      "copilotfleet trust PATH # after you have read the file",
+      "Set the keys in your own configuration file instead.",
+    ],
   },
   FLEET_NODE_UNSUPPORTED: {
     title: "This version of Node.js is not supported.",

@@ -1,3 +1,5 @@
+import type { Suggestion } from "./suggestion.js";
+
 /** One row of the table of errors. */
 export interface ErrorEntry {
   /** The exit code of a command that fails with this error. */
@@ -11,8 +13,8 @@ export interface ErrorEntry {
   /** The consequence for users' sessions and histories, for somebody who must decide how urgent the error is. */
   data: string;
   causes: readonly string[];
-  /** The next steps. Each is a command that can be typed, or a sentence that can be followed as it stands. */
-  fixes: readonly string[];
+  /** The next steps, the most useful one first. */
+  fixes: readonly Suggestion[];
 }
 
 type Row = Omit<ErrorEntry, "exit" | "httpStatus" | "data"> & { httpStatus?: number; data?: string };

@@ -166,6 +166,6 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
   FLEET_HOST_TAKEN: {
     title: "Another host of this fleet has this name.",
     causes: ["Two machines have the same host name, or one state folder was copied to another machine."],
-    fixes: ["copilotfleet top --once", "Give each host its own name: COPILOTFLEET_HOST_NAME=NAME"],
+    fixes: ["copilotfleet top --once", "export COPILOTFLEET_HOST_NAME=NAME # another name on each host"],
   },
 });

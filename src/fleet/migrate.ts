@@ -3,7 +3,7 @@ import { loadConfig } from "../config/load/load.js";
 import { invalidValue, type Origin } from "../config/problem.js";
 import type { Config } from "../config/schema.js";
 import { ALLOWED_REDIS_URL, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
-import { FleetError, quote } from "../errors.js";
+import { FleetError, quote, type Suggestion } from "../errors.js";
 import type { ServerRecord } from "../model/server.js";
 import { liveSupervisor } from "../pool/admission.js";
 import { holderOf } from "../pool/claims/transitions.js";
@@ -140,10 +140,10 @@ async function refuseHeld({ sessions }: Contents, store: Store): Promise<void> {
 
 function occupied(to: string, stateRoot: string): FleetError {
   const target = readRedisUrl(to);
-  const clear =
+  const clear: Suggestion =
     target === null
       ? `mkdir ${stateRoot}/before && cd ${stateRoot} && mv registry registry.json sessions leases before/`
-      : `Use another database, or another fleet in it: ${showRedisUrl({ ...target, fleet: "NAME" })}`;
+      : `Use another database, or another fleet in it, such as ${showRedisUrl({ ...target, fleet: "NAME" })}.`;
   return new FleetError("FLEET_STORE_OCCUPIED", `The store ${quote(show(to))} is not empty: nothing was copied.`, {
     suggestions: [clear],
   });

@@ -21,7 +21,7 @@ export function hostAway(name: string, cause?: unknown): FleetError {
 export function sessionStranded({ id, host = "" }: SessionRecord): FleetError {
   const message = `Session ${quote(id)} is on the disk of host ${quote(host)}, which does not serve.`;
   return new FleetError("FLEET_SESSION_STRANDED", message, {
-    suggestions: [`copilotfleet serve (on host ${host})`, "copilotfleet top"],
+    suggestions: [`copilotfleet serve  # on host ${host}`, "copilotfleet top"],
   });
 }
 

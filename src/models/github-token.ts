@@ -1,7 +1,7 @@
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import type { Config } from "../config/schema.js";
-import { printable, redact } from "../config/values/text.js";
+import { printable, redact, shellQuote } from "../config/values/text.js";
 import { FleetError, option, quote, systemCode } from "../errors.js";
 import type { TokenSource } from "../model/server.js";
 import { readTokenCommand, type TokenContext } from "./token-command.js";
@@ -30,7 +30,7 @@ async function read(source: TokenSource, context: TokenContext): Promise<string>
       const value = context.env[source.name];
       if (value !== undefined) return value;
       throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The environment variable ${source.name} is not set`, {
-        suggestions: [`Set ${source.name} to a GitHub token`],
+        suggestions: [`Set ${source.name} to a GitHub token.`],
       });
     }
     case "file":
@@ -41,7 +41,7 @@ async function read(source: TokenSource, context: TokenContext): Promise<string>
       throw new FleetError(
         "FLEET_TOKEN_UNAVAILABLE",
         "The program that started this server gave it a token in memory, and that token is not recorded",
-        { suggestions: [`Start the server from that program, or name a source with ${option("token")}`] },
+        { suggestions: [`Start the server from that program, or name a source with ${option("token")}.`] },
       );
   }
 }
@@ -57,7 +57,7 @@ function checkToken(token: string, source: string): string {
           : "contains blanks, line breaks or other characters that no token has";
   if (fault === null) return token;
   throw new FleetError("FLEET_TOKEN_INVALID", `The token from ${source} ${fault}`, {
-    suggestions: [`Put one GitHub token, and nothing else, into ${source}`],
+    suggestions: [`Put one GitHub token, and nothing else, into ${source}.`],
   });
 }
 
@@ -76,7 +76,7 @@ function fillIn(source: TokenSource, user: string | null): TokenSource {
       throw new FleetError(
         "FLEET_TOKEN_UNAVAILABLE",
         `${quote(redact(name))} cannot be an environment variable. Allowed: letters, digits and "_"`,
-        { suggestions: ["Use auth.githubTokenFile or auth.githubTokenCommand, where any user id can be filled in"] },
+        { suggestions: ["Use auth.githubTokenFile or auth.githubTokenCommand, where any user id can be filled in."] },
       );
     }
     case "file":
@@ -94,7 +94,7 @@ function fill(template: string, user: string | null): string {
     throw new FleetError(
       "FLEET_TOKEN_UNAVAILABLE",
       `A shared server has no user to fill into ${quote(redact(template))}`,
-      { suggestions: ['Leave "{user}" out of the source, or set isolation to "per-user"'] },
+      { suggestions: ['Leave "{user}" out of the source, or set isolation to "per-user".'] },
     );
   }
   // Check the id again, because it may become part of a shell command or a path.
@@ -129,7 +129,7 @@ async function readTokenFile(path: string): Promise<string> {
   } catch (error) {
     const reason = systemCode(error) ?? "unknown reason";
     throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The token file ${name} cannot be read: ${reason}`, {
-      suggestions: [`Put the token into ${name}, readable by you alone: chmod 600 ${name}`],
+      suggestions: [`Put the token into ${name}.`, `chmod 600 ${shellQuote(name)}`],
       cause: error,
     });
   }
@@ -145,7 +145,7 @@ async function readTokenFile(path: string): Promise<string> {
       throw new FleetError(
         "FLEET_TOKEN_INVALID",
         `The token file ${name} has mode ${mode}, which lets others use it. Allowed: a file that only its owner can use`,
-        { suggestions: [`chmod 600 ${name}`] },
+        { suggestions: [`chmod 600 ${shellQuote(name)}`] },
       );
     }
     return await file.readFile("utf8");

@@ -57,6 +57,6 @@ function readKey(name: string, env: Environment): string {
   throw new FleetError(
     "FLEET_MODEL_UNCONFIGURED",
     `${name}, which provider.apiKeyEnv names for the model's key, ${fault}`,
-    { suggestions: [`Set ${name} to the key`, "Set provider.apiKeyEnv to null for a service that needs none"] },
+    { suggestions: [`Set ${name} to the key.`, "Set provider.apiKeyEnv to null for a service that needs none."] },
   );
 }

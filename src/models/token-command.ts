@@ -87,6 +87,6 @@ function failed(command: string, what: string, stderr: string): FleetError {
   return new FleetError(
     "FLEET_TOKEN_UNAVAILABLE",
     `The token command ${quote(redact(command))} ${what}${said === "" ? "" : `: ${said}`}`,
-    { suggestions: ["Run the command by hand: it must print the token on its first line and exit with 0"] },
+    { suggestions: ["Run the command by hand. It must print the token on its first line and exit with 0."] },
   );
 }

@@ -5,7 +5,7 @@ import type { HostRecord } from "../model/host.js";
 import { serverIdOf } from "../model/ids.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
-import { serverNotFound } from "../pool/pool.js";
+import { serverNotFound, serverUnclear } from "../pool/pool.js";
 import { referenceOf } from "../pool/server.js";
 import type { Host } from "./host.js";
 import type { LocalHost } from "./local-host.js";
@@ -81,7 +81,8 @@ export class FleetHosts {
       there.filter(({ server }) => server.id.startsWith(id)),
     ];
     const candidates = id === "" ? [] : (readings.find((reading) => reading.length > 0) ?? []);
-    return await this.#only(candidates, `server ${quote(reference)}`);
+    if (candidates.length === 0) throw serverNotFound(`server ${quote(reference)}`);
+    return await this.#only(candidates, reference);
   }
 
   /**
@@ -92,17 +93,19 @@ export class FleetHosts {
   async findOf(user: string): Promise<FoundServer> {
     const id = serverIdOf(user);
     const having = (await this.#recorded()).filter(({ server }) => server.id === id);
-    if (having.length < 2) return await this.#only(having, `server of user ${quote(user)}`);
+    if (having.length === 0) throw serverNotFound(`server of user ${quote(user)}`);
+    if (having.length === 1) return await this.#only(having, id);
     const placed = await this.#context.store.placements.read(user);
     const there = having.filter(({ hostName }) => hostName === placed?.host);
-    return await this.#only(there.length === 1 ? there : having, `server ${quote(id)}`);
+    return await this.#only(there.length === 1 ? there : having, id);
   }
 
-  async #only(candidates: readonly RecordedServer[], what: string): Promise<FoundServer> {
+  /** @param reference the text that the candidates match */
+  async #only(candidates: readonly RecordedServer[], reference: string): Promise<FoundServer> {
     const [found] = candidates;
     if (found === undefined || candidates.length > 1) {
-      const references = candidates.map(({ server: { id }, hostName }) => referenceOf({ id, hostName }));
-      throw serverNotFound(what, references);
+      const ids = candidates.map(({ server: { id }, hostName }) => referenceOf({ id, hostName }));
+      throw serverUnclear(reference, ids);
     }
     const { server, hostName } = found;
     const host = hostName === null ? this.#context.own : await this.thereUnder(hostName);

@@ -52,7 +52,7 @@ export class Pool {
     if (first === undefined) return results.filter((result) => result !== null);
     const each = failures.map(({ user, error }) => `${user}: ${error.message}`).join(" ");
     const message = `${failures.length} of ${users.length} servers could not be started. The others run. ${each}`;
-    throw new FleetError(first.error.code, message, { cause: first.error, suggestions: first.error.suggestions });
+    throw first.error.reworded(() => ({ message }));
   }
 
   async addShared(options: SpawnOptions): Promise<StartResult> {
@@ -174,10 +174,16 @@ function notStarted(id: string, cause: unknown): FleetError {
   });
 }
 
-/** @param candidates all servers that it could be, if there are several */
-export function serverNotFound(what: string, candidates: readonly string[] = []): FleetError {
-  const several = candidates.length > 1 ? `: it could be ${candidates.join(", ")}` : "";
-  return new FleetError("FLEET_SERVER_NOT_FOUND", `There is no ${what}${several}.`, {
+export function serverNotFound(what: string): FleetError {
+  return new FleetError("FLEET_SERVER_NOT_FOUND", `There is no ${what}.`, {
     suggestions: ["copilotfleet ps", "copilotfleet spawn --user USER"],
+  });
+}
+
+/** @param candidates all servers that `reference` could mean */
+export function serverUnclear(reference: string, candidates: readonly string[]): FleetError {
+  const message = `${quote(reference)} matches ${candidates.length} servers: ${candidates.join(", ")}.`;
+  return new FleetError("FLEET_SERVER_NOT_FOUND", message, {
+    suggestions: ["Give more of the id.", "copilotfleet ps"],
   });
 }

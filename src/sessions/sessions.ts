@@ -1,5 +1,5 @@
 import { compareText } from "../config/values/text.js";
-import { FleetError, isFleetError, quote, systemCode } from "../errors.js";
+import { FleetError, isFleetError, quote, type Suggestion, systemCode } from "../errors.js";
 import type { Lease } from "../model/lease.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
@@ -216,6 +216,6 @@ function holders(
   if (user !== undefined) return found.filter((server) => server.user === user);
   if (found.length <= 1) return found;
   throw new FleetError("FLEET_SESSION_AMBIGUOUS", `${found.length} users have a session ${quote(id)}.`, {
-    suggestions: found.map((server) => `copilotfleet delete ${id} --user ${server.user}`),
+    suggestions: found.map((server): Suggestion => `copilotfleet delete ${id} --user ${server.user}`),
   });
 }

@@ -1,4 +1,4 @@
-import { FleetError, quote } from "../errors.js";
+import { FleetError, quote, type Suggestion } from "../errors.js";
 import { SCHEMA } from "../model/registry.js";
 
 /** @param where a path, a key or a database, here and below */
@@ -7,7 +7,7 @@ export function newerError(where: string, schema: number): FleetError {
   return new FleetError("FLEET_STATE_NEWER", message, { suggestions: ["npm install --global copilotfleet@latest"] });
 }
 
-export function corruptError(where: string, detail: string, mend: string, cause?: unknown): FleetError {
+export function corruptError(where: string, detail: string, mend: Suggestion, cause?: unknown): FleetError {
   return new FleetError("FLEET_STATE_CORRUPT", `The state in ${quote(where)} is not readable: ${detail}.`, {
     suggestions: ["copilotfleet doctor", mend],
     cause,

@@ -87,7 +87,7 @@ describe("a value that is not allowed", () => {
     const shown = typeof value === "string" ? quote(value) : String(value);
     expect(error.message).toContain(`${name} in ${folder.userFile}, line 1, is ${shown}. Allowed: `);
     expect(error.suggestions).toEqual([
-      expect.stringMatching(/^(Correct \S+|Write "\S+") in \/.*\/config\.json, line 1$/),
+      expect.stringMatching(/^(Correct \S+|Write "\S+") in \/.*\/config\.json, line 1\.$/),
     ]);
   });
 
@@ -104,10 +104,12 @@ describe("a value that is not allowed", () => {
     folder.write(folder.userFile, JSON.stringify(at(name, value), null, 2));
     const error = folder.refusal();
     expect(error.message).toContain(`${name} in ${folder.userFile}, line 3, is ${JSON.stringify(value)}. Allowed: `);
-    expect(error.suggestions).toEqual([`Write "${better}" in ${folder.userFile}, line 3`]);
+    expect(error.suggestions).toEqual([`Write "${better}" in ${folder.userFile}, line 3.`]);
     const flags = at(name, value) as PartialConfig;
-    expect(folder.refusal({ flags }).suggestions).toEqual([`config.${name}: "${better}"`]);
-    expect(folder.refusal({ flags, flagNames: { [name]: "--given" } }).suggestions).toEqual([`--given ${better}`]);
+    expect(folder.refusal({ flags }).suggestions).toEqual([`Write config.${name}: "${better}".`]);
+    expect(folder.refusal({ flags, flagNames: { [name]: "--given" } }).suggestions).toEqual([
+      `Write --given ${better}.`,
+    ]);
   });
 
   it.each([
@@ -118,14 +120,14 @@ describe("a value that is not allowed", () => {
   ])("the error for %s with the value %j does not suggest a value that is not allowed either", async (name, value) => {
     await using folder = new Folder();
     folder.write(folder.userFile, at(name, value));
-    expect(folder.refusal().suggestions).toEqual([`Correct ${name} in ${folder.userFile}, line 1`]);
+    expect(folder.refusal().suggestions).toEqual([`Correct ${name} in ${folder.userFile}, line 1.`]);
   });
 
   it("the error for a duration without a unit in a variable suggests a value with a unit", async () => {
     await using folder = new Folder();
     const error = folder.refusal({ env: { COPILOTFLEET_SESSION_TTL: "3600" } });
     expect(error.message).toContain('COPILOTFLEET_SESSION_TTL (session.ttl) is "3600". Allowed: ');
-    expect(error.suggestions).toEqual(["COPILOTFLEET_SESSION_TTL=3600s"]);
+    expect(error.suggestions).toEqual(["export COPILOTFLEET_SESSION_TTL=3600s"]);
   });
 
   it.each([
@@ -140,7 +142,7 @@ describe("a value that is not allowed", () => {
       expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
       const shown = /^-?[\d.]+$/.test(value) && name === "ports.from" ? quote(Number(value)) : quote(value);
       expect(error.message).toContain(`${variable} (${name}) is ${shown}. Allowed: `);
-      expect(error.suggestions).toEqual([`Correct or unset ${variable}`]);
+      expect(error.suggestions).toEqual([`Correct or unset ${variable}.`]);
     }
   });
 
@@ -152,7 +154,7 @@ describe("a value that is not allowed", () => {
   ])("a flag with a value that is not allowed causes the usage error %s", async (code, name, value) => {
     await using folder = new Folder();
     const error = folder.refusal({ flags: at(name, value) as PartialConfig, flagNames: { [name]: "--given" } });
-    expect(error).toMatchObject({ code, exit: 2, suggestions: ["Correct --given"] });
+    expect(error).toMatchObject({ code, exit: 2, suggestions: ["Correct --given."] });
     expect(error.message).toContain(`--given (${name}) is ${quote(value)}. Allowed: `);
   });
 

@@ -96,7 +96,9 @@ describe("a chat on a terminal", () => {
     const { lease } = await fleet.json<{ lease: { token: string } }>(["lock", "locked", "--user", "alice"]);
     await using terminal = await chat("locked");
     terminal.type("hello\r");
-    const seen = await terminal.shows(/Session "locked" is locked by "alice" .*\n {2}Try: copilotfleet unlock.*> $/s);
+    const seen = await terminal.shows(
+      /Session "locked" is locked by "alice" .* \[FLEET_SESSION_LOCKED\]\n {2}Try: copilotfleet unlock.*> $/s,
+    );
     await fleet.ok(["unlock", "locked", "--token", lease.token]);
     terminal.type("again\r");
     await terminal.shows(/\[turn 1\] again\n.*> $/s, seen);

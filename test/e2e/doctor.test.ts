@@ -38,7 +38,7 @@ describe("doctor", () => {
       { ...OWN_MODEL, COPILOTFLEET_PROVIDER_API_KEY_ENV: "NO_SUCH_KEY" },
       "model",
       /^NO_SUCH_KEY, which provider\.apiKeyEnv names .* is not set$/,
-      /^Set NO_SUCH_KEY to the key$/,
+      /^Set NO_SUCH_KEY to the key\.$/,
     ],
     [
       "that the variable with the GitHub token is not set",
@@ -61,7 +61,7 @@ describe("doctor", () => {
           { COPILOTFLEET_SESSION_APPROVE: approve },
           "isolation",
           new RegExp(`all servers run as one operating-system user\\. .*\\. Here, session\\.approve is "${approve}"$`),
-          /"session": \{"host": "none", "approve": "none"\}$/,
+          /"session": \{"host": "none", "approve": "none"\}\.$/,
         ] as const,
     ),
     [
@@ -69,7 +69,7 @@ describe("doctor", () => {
       { COPILOTFLEET_SESSION_HOST: "owner" },
       "isolation",
       /all servers run as one operating-system user\. .*\. Here, session\.host is "owner"$/,
-      /"session": \{"host": "none", "approve": "none"\}$/,
+      /"session": \{"host": "none", "approve": "none"\}\.$/,
     ],
     [
       "about a variable that sets nothing",

@@ -133,7 +133,7 @@ describe("the configuration", () => {
     const { ok, checks } = ran.json<{ ok: boolean; checks: { name: string; level: string; fix: string }[] }>();
     expect(ok).toBe(false);
     expect(checks.filter(({ level }) => level === "failed").map(({ name, fix }) => [name, fix])).toEqual([
-      ["configuration", "Correct or unset COPILOTFLEET_PORTS_FROM"],
+      ["configuration", "Correct or unset COPILOTFLEET_PORTS_FROM."],
     ]);
   });
 });

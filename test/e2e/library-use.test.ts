@@ -76,9 +76,9 @@ describe("an error message to a program", () => {
 
     const lease = await fleet.lockSession("named", { user: "alice", ttl: "60s" });
     const locked = await refusal(() => fleet.lockSession("named", { user: "alice", wait: 0 }));
-    expect(locked.suggestions).toContain('Wait longer for it: wait: "5m"');
+    expect(locked.suggestions).toContain('Wait longer for it with wait: "5m".');
     const refused = await command.refusal(5, ["lock", "named", "--user", "alice", "--wait", "0"]);
-    expect(refused.suggestions).toContain("Wait longer for it: --wait 5m");
+    expect(refused.suggestions).toContain("Wait longer for it with --wait 5m.");
     await lease.release();
   });
 });
@@ -208,7 +208,7 @@ describe("durations", () => {
     for (const options of [{ timeout: "50ms" }, { timeout: 50 }, { timeoutMs: 50 }]) {
       const error = await refusal(() => fleet.send(session, "!delay 60000 x", options));
       expect(error).toMatchObject({ code: "FLEET_TURN_TIMEOUT", suggestions: expect.arrayContaining([]) });
-      expect(error.suggestions).toContain('Give it longer: timeout: "10m"');
+      expect(error.suggestions).toContain('Give it longer with timeout: "10m".');
     }
     await fleet.leaveSession(session);
     const { id } = await fleet.spawn("time", { wait: 10_000 }).then(({ server }) => server);

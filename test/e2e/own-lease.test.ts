@@ -48,7 +48,7 @@ describe("a user's own lock on a session", () => {
           suggestions: [
             `copilotfleet unlock ${id} --token TOKEN`,
             `export COPILOTFLEET_LEASE_SESSION=${id} COPILOTFLEET_LEASE_TOKEN=TOKEN`,
-            "Wait for another process to release it: --wait 5m",
+            "Wait with --wait 5m until another process releases it.",
           ],
         });
         expect(error.message).not.toContain("waited");

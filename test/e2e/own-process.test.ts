@@ -57,13 +57,14 @@ const EXAMPLES: Record<string, Example> = {
   trust: {
     args: () => ["trust"],
     stdout: /^$/,
-    stderr: /^Error: There is no \.copilotfleet\.json in .*\n {2}Try: copilotfleet trust PATH\n$/,
+    stderr:
+      /^Error: There is no \.copilotfleet\.json in .* \[FLEET_USAGE_INVALID\]\n {2}Try: copilotfleet trust PATH\n$/,
     code: 2,
   },
   "store migrate": {
     args: () => ["store", "migrate", "--to", "file"],
     stdout: /^$/,
-    stderr: /^Error: The store "file" is already in use, so there is nothing to copy\.\n$/,
+    stderr: /^Error: The store "file" is already in use, so there is nothing to copy\. \[FLEET_USAGE_INVALID\]\n$/,
     code: 2,
   },
   "deploy systemd": { args: () => ["deploy", "systemd"], stdout: /^# .*\n\[Unit\]\n.*\n$/s },

@@ -160,7 +160,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     for (const error of errors) expect(error).toMatchObject({ code: "FLEET_STATE_LOST" });
     printed.push(JSON.stringify(errors));
     expect(fleet.processes()).toEqual([pid]);
-    const [, command = "false"] = /: (mv .*)$/.exec(errors[0]?.suggestions[1] ?? "") ?? [];
+    const [, command = "false"] = /^(mv .*)$/m.exec(errors[0]?.suggestions.join("\n") ?? "") ?? [];
     const bin = join(fleet.folder, "bin");
     await promisify(execFile)("sh", [
       "-ec",

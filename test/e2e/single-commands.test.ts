@@ -32,10 +32,41 @@ describe("a prompt that begins with a hyphen", () => {
   it("send reports a flag that does not exist, although a prompt may begin with a hyphen", async () => {
     const { error } = await failed(2, ["send", "s", "- fix the bug", "--usr", "a"]);
     expect(error.message).toBe('There is no flag "--usr".');
-    expect(error.suggestions).toContain('--user instead of "--usr"');
+    expect(error.suggestions).toContain("Did you mean --user?");
     const word = (await failed(2, ["send", "s", "-x", ...ALICE])).error;
     expect(word.message).toBe('There is no flag "-x".');
-    expect(word.suggestions).toContain('-- "-x" if that is the prompt');
+    expect(word.suggestions).toContain('If "-x" is the prompt, put -- before it.');
+  });
+});
+
+describe("an error as text", () => {
+  it("an error ends with its code, and its next steps contain the user and the session that the command was given", async () => {
+    await fleet.create("alice", "hers");
+    const ran = await fleet.run(["send", "hers", "hi", "--user", "bob"]);
+    expect(ran).toMatchObject({ code: 4, stdout: "" });
+    expect(ran.stderr).toBe(
+      'Error: There is no session "hers" for this user. [FLEET_SESSION_NOT_FOUND]\n' +
+        "  Try: copilotfleet list --user bob\n",
+    );
+    const { error } = await failed(2, ["lock", "hers", "--user", "bob", "--steal"]);
+    expect(error.suggestions).toEqual(['copilotfleet lock hers --user bob --steal --reason "WHY"']);
+    expect((await failed(4, ["stop", "--user", "nobody"])).error.suggestions).toContain(
+      "copilotfleet spawn --user nobody",
+    );
+  });
+
+  it("an error about one of several sessions does not suggest a command for the first of them", async () => {
+    const { error } = await failed(4, ["delete", "gone-1", "gone-2", "--user", "alice"]);
+    expect(error.suggestions.join()).not.toContain("gone-1");
+  });
+
+  it("an error labels a command as Try and a sentence as Hint", async () => {
+    const { stderr } = await fleet.run(["list", "--usr", "alice"]);
+    expect(stderr).toBe(
+      'Error: There is no flag "--usr". [FLEET_USAGE_INVALID]\n' +
+        "  Hint: Did you mean --user?\n" +
+        "  Try: copilotfleet list --help\n",
+    );
   });
 });
 
@@ -128,7 +159,7 @@ describe("a server", () => {
       expect(await fleet.json(["logs", "--user", user]), user).toMatchObject({ server: await idOf(user) });
     }
     expect(await fleet.json(["stop", "ann"])).toMatchObject({ stopped: [{ id: await idOf("ann") }] });
-    expect((await failed(4, ["stop", "an"])).error.message).toContain("it could be");
+    expect((await failed(4, ["stop", "an"])).error.message).toMatch(/^"an" matches 4 servers: ann-\w+, .*\.$/);
     await failed(2, ["logs"]);
     await failed(2, ["logs", "ann", "--user", "ann"]);
   });

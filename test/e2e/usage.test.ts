@@ -36,7 +36,10 @@ it.each([
 ])("the command line %j prints the same error as text and as JSON", async (args) => {
   const [text, error] = await Promise.all([fleet.run(args), refused(2, args)]);
   expect(text).toMatchObject({ code: 2, stdout: "" });
-  const expected = [`Error: ${error.message}`, ...error.suggestions.map((suggestion) => `  Try: ${suggestion}`)];
+  const expected = [
+    `Error: ${error.message} [${error.code}]`,
+    ...error.suggestions.map((text) => `  ${/^copilotfleet /.test(text) ? "Try" : "Hint"}: ${text}`),
+  ];
   expect(text.stderr).toBe(`${expected.join("\n")}\n`);
   expect(text.stderr).not.toMatch(RAW);
 });
@@ -45,11 +48,11 @@ describe("a command line with a slip", () => {
   it.each([
     [["spwan"], 'There is no command "spwan".', "copilotfleet spawn"],
     [["lst", "--user", "a"], 'There is no command "lst".', "copilotfleet list"],
-    [["ps", "--jsno"], 'There is no flag "--jsno".', '--json instead of "--jsno"'],
-    [["ps", "--hlep"], 'There is no flag "--hlep".', '--help instead of "--hlep"'],
-    [["spawn", "--usr", "a"], 'There is no flag "--usr".', '--user instead of "--usr"'],
-    [["stop", "--drain", "3s"], 'There is no flag "--drain".', '--drain-timeout instead of "--drain"'],
-    [["create", "--user=a", "--modle=x"], 'There is no flag "--modle".', '--model instead of "--modle"'],
+    [["ps", "--jsno"], 'There is no flag "--jsno".', "Did you mean --json?"],
+    [["ps", "--hlep"], 'There is no flag "--hlep".', "Did you mean --help?"],
+    [["spawn", "--usr", "a"], 'There is no flag "--usr".', "Did you mean --user?"],
+    [["stop", "--drain", "3s"], 'There is no flag "--drain".', "Did you mean --drain-timeout?"],
+    [["create", "--user=a", "--modle=x"], 'There is no flag "--modle".', "Did you mean --model?"],
     [["list", "--state", "idel"], '--state "idel" is not a state. Use active, idle, draining or gone.', "--help"],
     [["ps", "x", "y"], 'Unexpected argument: "x", "y".', "copilotfleet ps --help"],
     [["send", "s", "t", "u", "--user", "a"], 'Unexpected argument: "u".', "copilotfleet send --help"],
@@ -60,7 +63,7 @@ describe("a command line with a slip", () => {
     [["connect"], "--user is missing.", "copilotfleet connect --help"],
     [["store", "migrat"], 'There is no command "store migrat".', "copilotfleet store migrate"],
     [["stor"], 'There is no command "stor".', "copilotfleet --help"],
-    [["store", "migrate", "--too", "x"], 'There is no flag "--too".', '--to instead of "--too"'],
+    [["store", "migrate", "--too", "x"], 'There is no flag "--too".', "Did you mean --to?"],
     [["store", "migrate", "x"], 'Unexpected argument: "x".', "copilotfleet store migrate --help"],
     [["list", "--user"], "Flag --user expects a value", "copilotfleet list --help"],
     [["list", "--user", "a", "--user", "b"], "Flag --user can only be specified once", "copilotfleet list --help"],
@@ -301,7 +304,7 @@ describe("a token on the command line", () => {
 
   it("the error for a token on the command line suggests using --token-env and revoking the token", async () => {
     const unknown = await refused(2, ["spawn", "--user", "a", `--token=${TOKEN}`]);
-    expect(unknown.suggestions).toContain('--token-env instead of "--token"');
+    expect(unknown.suggestions).toContain("Did you mean --token-env?");
     const asName = await refused(2, ["spawn", "--user", "a", "--token-env", TOKEN]);
     expect(asName.message).toMatch(/takes the name of a variable.*Revoke the token/);
     expect((await refused(2, ["spawn", "--user", "a", "--token-env", "not a name"])).message).toMatch(

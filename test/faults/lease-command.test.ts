@@ -51,7 +51,9 @@ describe("a command whose lease is lost", () => {
     lock.child.kill("SIGCONT");
     const { code, stderr, stdout } = await lock.done;
     expect({ code, stdout }).toEqual({ code: 5, stdout: "" });
-    expect(stderr).toMatch(/^Error: The lease of "alice" on session "stopped" is lost: it was not renewed in time\.\n/);
+    expect(stderr).toMatch(
+      /^Error: The lease of "alice" on session "stopped" is lost: it was not renewed in time\. \[FLEET_LEASE_LOST\]\n/,
+    );
     expect([lock.command, lock.started].map(isRunning)).toEqual([false, false]);
     await lease.check();
     await lease.release();

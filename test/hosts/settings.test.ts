@@ -104,7 +104,7 @@ describe.skipIf(problem !== undefined)("the fleet, on the state folder of a host
       const { code, message, suggestions } = await h1.refusal(3, args, { env });
       expect(code).toBe("FLEET_CONFIG_INVALID");
       expect(message).toMatch(/host\.name is "h9", .* holds the servers and sessions of host "h1"/);
-      expect(suggestions).toContain("COPILOTFLEET_HOST_NAME=h1");
+      expect(suggestions).toContain("export COPILOTFLEET_HOST_NAME=h1");
     }
     expect(await ofStateFolder(h1, env)).toMatchObject({ code: 3, detail: expect.stringContaining('host "h1"') });
     expect((await h1.run(["deploy", "systemd"], { env })).code).toBe(0);

@@ -261,8 +261,8 @@ describe("the address", () => {
       `serve cannot listen on "127.0.0.1:${port}" (serve.metrics): another process listens there`,
     );
     expect(error.suggestions).toEqual([
-      `See which: ss -ltnp 'sport = :${port}'`,
-      "Listen elsewhere: COPILOTFLEET_SERVE_METRICS=127.0.0.1:0 copilotfleet serve",
+      `ss -ltnp 'sport = :${port}'`,
+      "COPILOTFLEET_SERVE_METRICS=127.0.0.1:0 copilotfleet serve",
     ]);
   });
 
@@ -290,7 +290,7 @@ describe("the address", () => {
     const error = await refusal(listenOn(server, "serve.listen", { host: "127.0.0.1", port: 80 }, NEVER));
     expect(error).toMatchObject({ code: "FLEET_ADDRESS_UNUSABLE", exit: 3, cause: { code } });
     expect(error.message).toBe(`serve cannot listen on "127.0.0.1:80" (serve.listen): ${because}`);
-    expect(error.suggestions).toContain("Listen elsewhere: COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve");
+    expect(error.suggestions).toContain("COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve");
   });
 
   it("listenOn does not listen once its signal has aborted, even during the lookup of a name", async () => {

@@ -1,7 +1,7 @@
 import { Args, Flags } from "@oclif/core";
 import { isModelName } from "../../config/rules.js";
 import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js";
-import { FleetError, quote } from "../../errors.js";
+import { FleetError, quote, type Suggestion } from "../../errors.js";
 import { validateSessionId, validateUser } from "../../model/ids.js";
 
 // The fleet checks these values, too. The checks here come first, so that the error message names the flag.
@@ -118,7 +118,7 @@ export function given<Options extends object>(
   return Object.fromEntries(entries) as { [Name in keyof Options]?: Exclude<Options[Name], undefined> };
 }
 
-export function usage(message: string, suggestions: string[] = []): FleetError {
+export function usage(message: string, suggestions: Suggestion[] = []): FleetError {
   return new FleetError("FLEET_USAGE_INVALID", message, { suggestions });
 }
 

@@ -27,7 +27,9 @@ type LockFlags = Interfaces.InferredFlags<typeof lockFlags>;
 export function lockOptions({ user, ttl, wait, steal, reason }: LockFlags): LockOptions {
   if (user === undefined) throw usage("--user is missing.", ["copilotfleet lock --help"]);
   if (steal && reason === undefined) {
-    throw usage("--steal needs --reason. Say why the lease is taken over.", ['--steal --reason "WHY"']);
+    throw usage("--steal needs --reason. Say why the lease is taken over.", [
+      'copilotfleet lock SESSION --user USER --steal --reason "WHY"',
+    ]);
   }
   if (!steal && reason !== undefined) throw usage("--reason needs --steal.");
   return {

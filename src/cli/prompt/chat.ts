@@ -17,7 +17,11 @@ const ENDS = "Ctrl-C again, or Ctrl-D, ends the chat.";
  * Runs a conversation on the terminal. Ctrl-D, Ctrl-C twice at the prompt, or the signal ends it. Ctrl-C during a turn
  * ends only that turn. A failed turn does not end the chat.
  */
-export async function chat(fleet: Fleet, session: CopilotSession, signal: AbortSignal): Promise<void> {
+export async function chat(
+  fleet: Fleet,
+  session: CopilotSession,
+  { user, signal }: { user: string; signal: AbortSignal },
+): Promise<void> {
   process.stderr.write(`Session ${session.sessionId}. Ctrl-C cancels a turn. Ctrl-D ends the chat.\n`);
   {
     using input = new ChatInput(signal);
@@ -31,7 +35,7 @@ export async function chat(fleet: Fleet, session: CopilotSession, signal: AbortS
         });
       } catch (error) {
         if (error instanceof TurnCancelled) process.stderr.write("The turn was cancelled.\n");
-        else if (isFleetError(error)) reportInChat(error);
+        else if (isFleetError(error)) reportInChat(error, { USER: user });
         else throw error;
       }
     }

@@ -1,4 +1,4 @@
-import { FleetError, isFleetError, option, quote } from "../../errors.js";
+import { type ErrorText, type FleetError, isFleetError, quote, type Suggestion } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import { isStoreTrouble } from "../../sessions/problems.js";
 import type { SessionView } from "../../sessions/view.js";
@@ -21,20 +21,19 @@ export async function whatBecameOf(
 
 /** Adds to the error of a session's first prompt whether the session still exists and how to continue. */
 export function afterPrompt(error: FleetError, session: SessionView | null): FleetError {
-  const { code } = error;
-  const { message, suggestions } = error.describe(option);
   if (session === null) return error;
   const { id, owner, state } = session;
   const remains =
     state === "gone"
       ? `The ephemeral session ${quote(id)} was deleted.`
       : `The session ${quote(id)} was created and still exists.`;
-  const goOn = state === "gone" ? [] : [`copilotfleet send ${id} TEXT --user ${owner}`, `copilotfleet delete ${id}`];
-  return new FleetError(code, `${message} ${remains}`, {
-    cause: error,
+  const goOn: Suggestion[] =
+    state === "gone" ? [] : [`copilotfleet send ${id} TEXT --user ${owner}`, `copilotfleet delete ${id}`];
+  const change = ({ message, suggestions }: ErrorText) => ({
+    message: `${message} ${remains}`,
     suggestions: [...suggestions.filter((suggestion) => !suggestion.includes(id)), ...goOn],
-    outcome: { session },
   });
+  return error.reworded(change, { session });
 }
 
 /** Rethrows the error of a failed `create --prompt`. Adds that there is no session and that the prompt was not sent. */
@@ -42,7 +41,8 @@ export function withoutSession(error: unknown): never {
   // If the store failed, nobody knows whether it recorded the session.
   const isUnknown: boolean = isStoreTrouble(error);
   if (isUnknown || !isFleetError(error)) throw error;
-  const { message, suggestions } = error.describe(option);
-  const text = `${message} No session was created, and the prompt was not sent.`;
-  throw new FleetError(error.code, text, { cause: error, suggestions, outcome: { session: null } });
+  const change = ({ message }: ErrorText) => ({
+    message: `${message} No session was created, and the prompt was not sent.`,
+  });
+  throw error.reworded(change, { session: null });
 }

@@ -2,7 +2,7 @@ import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats, st
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import { unusableFile } from "../problem.js";
-import { printable } from "../values/text.js";
+import { printable, shellQuote } from "../values/text.js";
 import { locateJsonFault } from "./json-error.js";
 
 export const PROJECT_FILE = ".copilotfleet.json";
@@ -30,7 +30,7 @@ export function readConfigFile(path: string, uid: number | undefined): { text: s
     // Do not keep the parser's error as the cause, because it quotes the text around the fault.
     const { line, column, reason } = locateJsonFault(text);
     throw unusableFile(path, `is not JSON at line ${line}, column ${column}: ${reason}. Allowed: plain JSON`, [
-      `Correct line ${line} of ${printable(path)}`,
+      `Correct line ${line} of ${printable(path)}.`,
     ]);
   }
 }
@@ -52,7 +52,7 @@ function readText(path: string, uid: number | undefined): string {
     handle = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
     const reason = `cannot be read: ${systemCode(error) ?? "unknown reason"}`;
-    throw unusableFile(path, reason, [`Make it readable: chmod u+r ${printable(path)}`], error);
+    throw unusableFile(path, reason, [`chmod u+r ${shellQuote(printable(path))}`], error);
   }
   try {
     checkFile(path, fstatSync(handle), uid);
@@ -65,22 +65,22 @@ function readText(path: string, uid: number | undefined): string {
 function checkFile(path: string, stats: Stats, uid: number | undefined): void {
   if (!stats.isFile()) {
     throw unusableFile(path, "is not a regular file. Allowed: a file that contains JSON", [
-      `Move it away: mv ${printable(path)} ${printable(path)}.old`,
+      `mv ${shellQuote(printable(path))} ${shellQuote(`${printable(path)}.old`)}`,
     ]);
   }
   if (stats.size > LARGEST_BYTES) {
     throw unusableFile(path, `has ${stats.size} bytes. Allowed: at most ${LARGEST_BYTES}`, [
-      `Shorten ${printable(path)}`,
+      `Shorten ${printable(path)}.`,
     ]);
   }
   if (uid !== undefined && stats.uid !== uid && stats.uid !== 0) {
     throw unusableFile(path, `belongs to another user (uid ${stats.uid}). Allowed: a file of your own or of root`, [
-      `If you trust it: chown ${uid} ${printable(path)}`,
+      `chown ${uid} ${shellQuote(printable(path))}  # if you trust the file`,
     ]);
   }
   if ((stats.mode & 0o002) !== 0) {
     throw unusableFile(path, "can be written by everybody. Allowed: a file that only its owner and group can write", [
-      `chmod o-w ${printable(path)}`,
+      `chmod o-w ${shellQuote(printable(path))}`,
     ]);
   }
 }

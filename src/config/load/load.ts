@@ -3,7 +3,7 @@ import * as v from "valibot";
 import { checkTogether } from "../checks.js";
 import { invalidValue, unusableFile } from "../problem.js";
 import { type Config, type ConfigInput, ConfigSchema } from "../schema.js";
-import { printable } from "../values/text.js";
+import { printable, shellQuote } from "../values/text.js";
 import { environmentLayer } from "./environment.js";
 import { findProjectFile, readConfigFile } from "./files.js";
 import { fileSource, flatten, type Layer, merge, unflatten } from "./layers.js";
@@ -58,7 +58,7 @@ export function loadConfig(options: LoadOptions = {}): LoadedConfig {
   for (const path of [project, userConfigFile(env, { home })]) {
     const file = path === null ? undefined : readConfigFile(path, uid);
     if (path !== null && path === named && file === undefined)
-      throw unusableFile(path, "does not exist", [`ls ${printable(path)}`]);
+      throw unusableFile(path, "does not exist", [`ls ${shellQuote(printable(path))}`]);
     if (path === null || file === undefined) continue;
     const layer = flatten(file.content, fileSource(path, file.text, home));
     if (path === project && named === undefined) refuseUntrusted(path, file.text, layer, root);

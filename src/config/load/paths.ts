@@ -24,7 +24,7 @@ export function stateRoot(env: Environment, options: PathOptions = {}): string {
     throw new FleetError(
       "FLEET_CONFIG_INVALID",
       `COPILOTFLEET_HOME is ${quote(chosen)}. Allowed: the path of a folder`,
-      { suggestions: ["Unset COPILOTFLEET_HOME, or give it a path"] },
+      { suggestions: ["Unset COPILOTFLEET_HOME, or give it a path."] },
     );
   }
   return resolve(options.cwd ?? process.cwd(), chosen);

@@ -59,7 +59,7 @@ export function refuseUntrusted(path: string, text: string, layer: Layer, stateR
       suggestions: [
         `copilotfleet trust ${shellQuote(printable(path))}`,
         `cat ${shellQuote(printable(path))}`,
-        `Set ${keys[0]} in your own configuration file or by a variable instead`,
+        `Set ${keys[0]} in your own configuration file or by a variable instead.`,
       ],
     },
   );

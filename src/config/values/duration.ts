@@ -60,7 +60,7 @@ export function parseDuration(given: Duration, { name, maxMs = LONGEST_MS, orZer
   throw new FleetError(
     "FLEET_DURATION_INVALID",
     `${name} is ${quote(given)}. Allowed: ${allowedDuration(maxMs)}${orZero ? ", or 0" : ""}`,
-    { suggestions: [`Give ${name} a unit, for example "24h"`] },
+    { suggestions: [`Give ${name} a unit, for example "24h".`] },
   );
 }
 

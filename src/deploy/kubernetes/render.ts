@@ -57,7 +57,7 @@ function configFile({ file, tokenFiles }: Settings): Record<string, unknown> {
   if (tokenFiles === null) return file;
   if (!SECRET_KEY.test(tokenFiles.name.replaceAll("{user}", "u"))) {
     throw unfit(`auth.githubTokenFile ends in ${quote(tokenFiles.name)}, which is not a valid key of a Secret`, [
-      "Use only letters, digits, -, _ and . in the name of the file",
+      "Use only letters, digits, -, _ and . in the name of the file.",
     ]);
   }
   return { ...file, auth: { githubTokenCommand: `cat '${TOKENS_FOLDER}/${tokenFiles.name}'` } };

@@ -1,4 +1,4 @@
-import { isFleetError } from "../../errors.js";
+import { isFleetError, type Suggestion } from "../../errors.js";
 
 /** `warning`: there may be trouble later. `skipped`: this check needs another one that failed. */
 export type CheckLevel = "ok" | "warning" | "failed" | "skipped";
@@ -21,13 +21,13 @@ export interface Check {
 export interface Finding {
   level: Exclude<CheckLevel, "skipped">;
   detail: string;
-  fix?: string | undefined;
+  fix?: Suggestion | undefined;
   fixed?: boolean;
 }
 
 export const ok = (detail: string): Finding => ({ level: "ok", detail });
-export const warning = (detail: string, fix?: string): Finding => ({ level: "warning", detail, fix });
-export const failed = (detail: string, fix?: string): Finding => ({ level: "failed", detail, fix });
+export const warning = (detail: string, fix?: Suggestion): Finding => ({ level: "warning", detail, fix });
+export const failed = (detail: string, fix?: Suggestion): Finding => ({ level: "failed", detail, fix });
 
 export interface Row<Context> {
   name: string;
@@ -75,6 +75,6 @@ export class Checks {
 }
 
 /** Returns the first suggestion that does not send the user back to this command. */
-export function adviceOf(suggestions: readonly string[]): string | undefined {
+export function adviceOf(suggestions: readonly Suggestion[]): Suggestion | undefined {
   return suggestions.find((suggestion) => !suggestion.includes("copilotfleet doctor"));
 }

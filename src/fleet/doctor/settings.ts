@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { LoadedConfig } from "../../config/load/load.js";
 import type { RemoteProvider } from "../../config/schema.js";
-import { isFleetError, quote } from "../../errors.js";
+import { isFleetError, quote, type Suggestion } from "../../errors.js";
 import { resolveGitHubToken, tokenSourceFromConfig } from "../../models/github-token.js";
 import { resolveProvider } from "../../models/provider.js";
 import { findRuntime } from "../../runtime/launch/find.js";
@@ -37,7 +37,7 @@ function isolationOf({ config: { isolation, session } }: LoadedConfig): Finding 
     ...(session.approve === "none" ? [] : [`session.approve is "${session.approve}"`]),
   ];
   if (open.length === 0) return ok(detail);
-  const fix = 'If you do not trust all users and their agents: "session": {"host": "none", "approve": "none"}';
+  const fix = 'If you do not trust all users and their agents, set "session": {"host": "none", "approve": "none"}.';
   return warning(`${detail}. Here, ${open.join(" and ")}`, fix);
 }
 
@@ -105,6 +105,6 @@ async function providerAnswers(
   const port = url.port === "" ? (isSecure ? 443 : 80) : Number(url.port);
   const problem = await connectProblem({ host: url.hostname.replace(/^\[|\]$/g, ""), port }, CONNECT_MS);
   if (problem === null) return ok(`${service} accepts connections`);
-  const fix = `Start the service, or correct provider.baseUrl (${quote(baseUrl)}).`;
+  const fix: Suggestion = `Start the service, or correct provider.baseUrl (${quote(baseUrl)}).`;
   return warning(`${service} cannot be reached: ${problem}`, fix);
 }

@@ -73,7 +73,7 @@ async function sharedFolder(shared: string, hosts: readonly HostRecord[]): Promi
   const missing = await missingBeacons(shared, there);
   if (missing.length > 0) {
     const detail = `${at} is not the folder that ${missing.join(", ")} shares`;
-    return failed(detail, `findmnt --target ${shared} (on each host)`);
+    return failed(detail, `findmnt --target ${shared}  # on each host`);
   }
   const seen = there.filter(({ beacon }) => beacon != null).map(({ name }) => name);
   const proof =

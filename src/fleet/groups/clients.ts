@@ -1,5 +1,5 @@
 import type { CopilotClient } from "@github/copilot-sdk";
-import { FleetError, quote } from "../../errors.js";
+import { FleetError, quote, type Suggestion } from "../../errors.js";
 import type { HostRecord } from "../../model/host.js";
 import { RemoteHost } from "../../peers/remote-host.js";
 import type { ClientOptions } from "../../pool/clients.js";
@@ -69,12 +69,11 @@ export class ClientGroup extends Group {
 
 /** Refuses a direct connection, because a server listens only on its own host and its token stays there. */
 function onAnotherHost(user: string, { name, door }: HostRecord): FleetError {
+  const elsewhere: Suggestion[] =
+    door === null ? [] : [`Connect to the front door of host ${name}, at ${door}, with a token.`];
   const message = `The server of ${quote(user)} is on host ${quote(name)}. A direct connection works only on that host.`;
   return new FleetError("FLEET_SERVER_UNREACHABLE", message, {
-    suggestions: [
-      ...(door === null ? [] : [`Connect to the front door of host ${name} instead, at ${door}, with a token:`]),
-      `copilotfleet token issue --user ${user} --ttl 30d`,
-    ],
+    suggestions: [...elsewhere, `copilotfleet token issue --user ${user} --ttl 30d`],
   });
 }
 

@@ -1,4 +1,4 @@
-import { FleetError, isFleetError, quote } from "../../errors.js";
+import { FleetError, isFleetError, quote, type Suggestion } from "../../errors.js";
 import { newSessionId, validateSessionId } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
@@ -88,7 +88,7 @@ async function translated<T>(sessionId: string, open: () => Promise<T>): Promise
     if (isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw noSuchSession(sessionId);
     if (!isTimeout(error)) throw error;
     const message = `The server did not open session ${quote(sessionId)} within ${OPEN_MS / 1000} s.`;
-    const suggestions = ["Try again in a moment.", "copilotfleet ps"];
+    const suggestions: Suggestion[] = ["Try again in a moment.", "copilotfleet ps"];
     throw new FleetError("FLEET_SERVER_UNREACHABLE", message, { cause: error, suggestions });
   }
 }

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
-import { ERRORS, FleetError, type FleetErrorCode, isFleetError } from "../../errors.js";
+import { ERRORS, FleetError, type FleetErrorCode, isFleetError, type Suggestion } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import { doorOf } from "../../hosts/door.js";
 import { hostAway } from "../../hosts/problems.js";
@@ -111,7 +111,7 @@ export function errorOfDoor(error: unknown): FleetError | null {
   const { code, suggestions, retryAfterMs, limit } = (error.data ?? {}) as Record<string, unknown>;
   if (typeof code !== "string" || !Object.hasOwn(ERRORS, code)) return null;
   return new FleetError(code as FleetErrorCode, error.message, {
-    suggestions: Array.isArray(suggestions) ? suggestions.map(String) : [],
+    suggestions: Array.isArray(suggestions) ? (suggestions.map(String) as Suggestion[]) : [],
     cause: error,
     ...(typeof limit === "string" ? { limit } : {}),
     ...(typeof retryAfterMs === "number" ? { retryAfterMs } : {}),

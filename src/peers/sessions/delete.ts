@@ -1,4 +1,4 @@
-import { FleetError, isFleetError, option, quote } from "../../errors.js";
+import { FleetError, isFleetError, quote, type Suggestion } from "../../errors.js";
 import type { SessionPlaces } from "../gather.js";
 import type { Host } from "../host.js";
 
@@ -21,8 +21,7 @@ export async function deleteEverywhere(
     } catch (error) {
       const isFirst = outcome.deleted.length + outcome.notFound.length === 0;
       if (isFirst || !isFleetError(error)) throw error;
-      const { message, suggestions } = error.describe(option);
-      throw new FleetError(error.code, message, { suggestions, cause: error, outcome: { ...outcome } });
+      throw error.reworded(() => ({}), { ...outcome });
     }
   }
   return outcome;
@@ -49,7 +48,7 @@ async function holdersOf({ hosts }: SessionPlaces, id: string, user: string | un
   const owners = [...new Set(found.map(({ owner }) => owner))];
   if (owners.length > 1) {
     throw new FleetError("FLEET_SESSION_AMBIGUOUS", `${owners.length} users have a session ${quote(id)}.`, {
-      suggestions: owners.map((owner) => `copilotfleet delete ${id} --user ${owner}`),
+      suggestions: owners.map((owner): Suggestion => `copilotfleet delete ${id} --user ${owner}`),
     });
   }
   return found.map(({ host }) => host);

@@ -48,9 +48,9 @@ export async function restartRolling(
 
 function halted({ id, error }: { id: string; error: unknown }, done: RollingResult, all: number): unknown {
   if (!(error instanceof FleetError)) return error;
-  return new FleetError(
-    error.code,
-    `Server ${id} could not be replaced and keeps running as before. ${done.servers.length} of ${all} servers were replaced, and the others are unchanged. ${error.message}`,
-    { cause: error, suggestions: [...error.suggestions, "copilotfleet ps"] },
-  );
+  const halt = `Server ${id} could not be replaced and keeps running as before. ${done.servers.length} of ${all} servers were replaced, and the others are unchanged.`;
+  return error.reworded(({ message, suggestions }) => ({
+    message: `${halt} ${message}`,
+    suggestions: [...suggestions, "copilotfleet ps"],
+  }));
 }

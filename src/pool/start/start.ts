@@ -275,7 +275,7 @@ function stillBusy(server: ServerRecord, signal: AbortSignal): FleetError {
     `Server ${server.id} is still ${server.state}, because ${holderOf(server)} did not finish in time.`,
     {
       cause: signal.reason,
-      suggestions: ["copilotfleet ps", `Wait longer: ${option("wait", "60s")} (server ${quote(server.id)})`],
+      suggestions: ["copilotfleet ps", `Wait longer with ${option("wait", "60s")}.`],
     },
   );
 }

@@ -173,7 +173,7 @@ function turnFailed(sessionId: string, message: string, cause?: unknown): FleetE
   // Show the id here, because a user who let `create` choose one has not seen it yet.
   return new FleetError("FLEET_TURN_FAILED", message, {
     cause,
-    suggestions: [`The session still works: copilotfleet send ${sessionId} TEXT --user USER`],
+    suggestions: [`copilotfleet send ${sessionId} TEXT --user USER`],
   });
 }
 
@@ -187,8 +187,8 @@ function serverLost(sessionId: string, cause?: unknown): FleetError {
 function turnTimeout(sessionId: string, timeoutMs: number | undefined): FleetError {
   return new FleetError("FLEET_TURN_TIMEOUT", `Session ${sessionId} did not finish its turn within ${timeoutMs} ms.`, {
     suggestions: [
-      `Give it longer: ${option("timeout", "10m")}`,
-      `The session still works: copilotfleet send ${sessionId} TEXT --user USER`,
+      `Give it longer with ${option("timeout", "10m")}.`,
+      `copilotfleet send ${sessionId} TEXT --user USER`,
     ],
   });
 }

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { isHostName } from "../../config/rules.js";
 import type { Config } from "../../config/schema.js";
 import { parseObject } from "../../config/values/json.js";
+import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
 import { readIfThere } from "../../store/file/failures.js";
 import { ensureStateFolder } from "../../store/file/state-folder.js";
@@ -30,7 +31,7 @@ export function ownHostName({ host }: Pick<Config, "host">, stateRoot: string): 
   throw new FleetError(
     "FLEET_CONFIG_INVALID",
     `The name of this machine, ${quote(name)}, is not a valid name for a host of the fleet.`,
-    { suggestions: ["COPILOTFLEET_HOST_NAME=host-1"] },
+    { suggestions: ["export COPILOTFLEET_HOST_NAME=host-1"] },
   );
 }
 
@@ -57,7 +58,7 @@ export function refuseRenamed({ store, host }: Pick<Config, "store" | "host">, s
     `host.name is ${quote(host.name)}, but the state folder ${quote(stateRoot)} holds the servers and sessions of host ${quote(before)}.`,
     {
       suggestions: [
-        `COPILOTFLEET_HOST_NAME=${before}`,
+        `export COPILOTFLEET_HOST_NAME=${before}`,
         "To run another host, set COPILOTFLEET_HOME to another folder.",
       ],
     },
@@ -103,7 +104,10 @@ export function removeNote(stateRoot: string): void {
 
 function unreadable(stateRoot: string, cause: unknown): FleetError {
   return new FleetError("FLEET_STATE_CORRUPT", `${quote(pathOf(stateRoot))} does not name this host.`, {
-    suggestions: [`Remove it, and give the host its earlier name: COPILOTFLEET_HOST_NAME=NAME`],
+    suggestions: [
+      `rm ${shellQuote(pathOf(stateRoot))}`,
+      "export COPILOTFLEET_HOST_NAME=NAME  # the earlier name of the host",
+    ],
     cause,
   });
 }

@@ -1,7 +1,8 @@
 import { accessSync, constants, existsSync, realpathSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { basename, join, resolve } from "node:path";
-import { FleetError, quote, systemCode } from "../../errors.js";
+import { shellQuote } from "../../config/values/text.js";
+import { FleetError, quote, type Suggestion, systemCode } from "../../errors.js";
 
 export interface Runtime {
   path: string;
@@ -24,7 +25,7 @@ export function findRuntime(configuredPath: string | null, env: NodeJS.ProcessEn
 
 function usable(path: string, setting: string): string {
   const absolute = resolve(path);
-  const useBundled = [
+  const useBundled: Suggestion[] = [
     setting === "runtime.path" ? "Set runtime.path to null in the configuration." : `unset ${setting}`,
   ];
   const use = `${setting} must name the native Copilot program, or be left out to use the bundled runtime`;
@@ -49,12 +50,12 @@ function usable(path: string, setting: string): string {
   try {
     accessSync(native, constants.X_OK);
   } catch (cause) {
-    throw unusable(`${setting}: ${quote(path)} is not executable. ${use}.`, [`chmod +x ${native}`], cause);
+    throw unusable(`${setting}: ${quote(path)} is not executable. ${use}.`, [`chmod +x ${shellQuote(native)}`], cause);
   }
   return native;
 }
 
-function unusable(message: string, suggestions: string[], cause?: unknown): FleetError {
+function unusable(message: string, suggestions: Suggestion[], cause?: unknown): FleetError {
   return new FleetError("FLEET_RUNTIME_UNUSABLE", message, { cause, suggestions });
 }
 

@@ -175,6 +175,6 @@ function announced(home: string, logStart: number): boolean {
 function startTimeout(launch: Launch, signal: AbortSignal): FleetError {
   return new FleetError("FLEET_SERVER_START_TIMEOUT", `The server on port ${launch.port} did not answer in time.`, {
     cause: signal.reason,
-    suggestions: [`Give it longer: ${option("wait", "60s")}`],
+    suggestions: [`Give it longer with ${option("wait", "60s")}.`],
   });
 }

@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import type { Server } from "node:net";
 import type { Address } from "../../config/rules.js";
-import { FleetError, type FleetErrorCode, quote, systemCode } from "../../errors.js";
+import { FleetError, type FleetErrorCode, quote, type Suggestion, systemCode } from "../../errors.js";
 import { abortable } from "../deadline.js";
 
 export type AddressKey = "serve.metrics" | "serve.listen";
@@ -46,16 +46,19 @@ function cannotListen(key: AddressKey, address: Address | InheritedListener, cau
   }
   const { code = "FLEET_ADDRESS_UNUSABLE", because, look } = explain(address, cause);
   const message = `serve cannot listen on ${quote(showAddress(address))} (${key}): ${because}`;
-  const variable = `COPILOTFLEET_${key.replace(".", "_").toUpperCase()}`;
-  const elsewhere = `Listen elsewhere: ${variable}=127.0.0.1:0 copilotfleet serve`;
+  const variable = `COPILOTFLEET_${key.replace(".", "_").toUpperCase()}` as const;
+  const elsewhere: Suggestion = `${variable}=127.0.0.1:0 copilotfleet serve`;
   return new FleetError(code, message, { cause, suggestions: [look ?? [], elsewhere].flat() });
 }
 
 /** `look` is a command that shows more about the problem. */
-function explain({ host, port }: Address, cause: unknown): { code?: FleetErrorCode; because: string; look?: string } {
+function explain(
+  { host, port }: Address,
+  cause: unknown,
+): { code?: FleetErrorCode; because: string; look?: Suggestion } {
   switch (systemCode(cause)) {
     case "EADDRINUSE": {
-      const look = `See which: ss -ltnp 'sport = :${port}'`;
+      const look: Suggestion = `ss -ltnp 'sport = :${port}'`;
       return { code: "FLEET_ADDRESS_TAKEN", because: "another process listens there", look };
     }
     case "EACCES":
@@ -64,7 +67,7 @@ function explain({ host, port }: Address, cause: unknown): { code?: FleetErrorCo
     case "EAFNOSUPPORT": {
       const allowed = 'an address of this host, such as "127.0.0.1", or "0.0.0.0" for all';
       const because = `this host does not have the address ${quote(host)}. Allowed: ${allowed}`;
-      return { because, look: "See which it has: ip address" };
+      return { because, look: "ip address" };
     }
     case "ENOTFOUND":
     case "EAI_AGAIN":

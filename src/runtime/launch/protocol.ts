@@ -1,4 +1,4 @@
-import { FleetError } from "../../errors.js";
+import { FleetError, type Suggestion } from "../../errors.js";
 
 /** The protocol versions that this fleet speaks. `gateway/policy/protocols.ts` has the front door's tables for each. */
 export const SUPPORTED_VERSIONS: ReadonlySet<number> = new Set([3]);
@@ -27,7 +27,7 @@ export function clientMismatch(version: number, spoken: readonly number[]): Flee
     "FLEET_PROTOCOL_UNSUPPORTED",
     `This front door speaks version ${spoken.join(" and ")} of the Copilot protocol; the client speaks version ${version}. ${releases(spoken, version)}`,
     {
-      suggestions: spoken.flatMap((known) => {
+      suggestions: spoken.flatMap((known): Suggestion[] => {
         const release = RELEASES[known];
         return release === undefined ? [] : [`npm install @github/copilot-sdk@${release.sdk}`];
       }),

@@ -198,7 +198,7 @@ function ownLock({ sessionId, holder, remainingMs }: Lease): FleetError {
     suggestions: [
       `copilotfleet unlock ${sessionId} --token TOKEN`,
       `export ${session}=${sessionId} ${token}=TOKEN`,
-      `Wait for another process to release it: ${option("wait", "5m")}`,
+      `Wait with ${option("wait", "5m")} until another process releases it.`,
     ],
   });
 }
@@ -213,7 +213,7 @@ function sessionLocked(
   return new FleetError("FLEET_SESSION_LOCKED", message, {
     suggestions: [
       `copilotfleet lock ${sessionId} --show`,
-      `Wait longer for it: ${option("wait", "5m")}`,
+      `Wait longer for it with ${option("wait", "5m")}.`,
       `copilotfleet lock ${sessionId} --user ${holder} --steal --reason "WHY"`,
     ],
   });

@@ -75,6 +75,6 @@ function asText(given: Duration): string {
 
 function invalidDuration(given: Duration, name: string, allowed: string, example: string): FleetError {
   return new FleetError("FLEET_DURATION_INVALID", `${name} is ${quote(given)}. Allowed: ${allowed}`, {
-    suggestions: [`Give ${name} a unit, for example "${example}"`],
+    suggestions: [`Give ${name} a unit, for example "${example}".`],
   });
 }

@@ -151,7 +151,7 @@ export function exhausted(server: ServerRecord, maxActive: number): FleetError {
   return new FleetError("FLEET_SESSIONS_EXHAUSTED", message, {
     suggestions: [
       "copilotfleet list --state active",
-      `Wait longer: ${option("wait", "2m")}`,
+      `Wait longer with ${option("wait", "2m")}.`,
       "Raise session.maxActive.",
     ],
   });

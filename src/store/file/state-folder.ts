@@ -11,7 +11,7 @@ import {
 } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
 import { shellQuote } from "../../config/values/text.js";
-import { FleetError, quote, systemCode } from "../../errors.js";
+import { FleetError, quote, type Suggestion, systemCode } from "../../errors.js";
 import { makeFolder, scratchName } from "./commit/durable.js";
 import { mediumError, readIfThere } from "./failures.js";
 
@@ -251,7 +251,7 @@ function modeOf({ mode }: Stats): string {
   return (mode & 0o7777).toString(8).padStart(4, "0");
 }
 
-function unsafeParent(root: string, parent: string, what: string, repair: string): FleetError {
+function unsafeParent(root: string, parent: string, what: string, repair: Suggestion): FleetError {
   return unsafe(root, `lies below ${quote(parent)}, which ${what}`, [
     repair,
     "export COPILOTFLEET_HOME=<a folder below your home folder>",
@@ -259,6 +259,6 @@ function unsafeParent(root: string, parent: string, what: string, repair: string
   ]);
 }
 
-function unsafe(path: string, what: string, suggestions: string[]): FleetError {
+function unsafe(path: string, what: string, suggestions: Suggestion[]): FleetError {
   return new FleetError("FLEET_STATE_UNSAFE", `The state folder ${quote(path)} ${what}.`, { suggestions });
 }

@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { link, rename, unlink } from "node:fs/promises";
 import { join } from "node:path";
+import type { Suggestion } from "../../../errors.js";
 import { corruptError, newerError } from "../../failures.js";
 import { closeQuietly, makeFolder, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../commit/durable.js";
 import { decodeRevision, encodeRevision } from "../commit/revision.js";
@@ -15,10 +16,10 @@ const FILE = /^([a-z0-9]{1,64})\.json$/;
 export class RecordFiles<T> {
   readonly #context: StoreContext;
   readonly #folder: string;
-  readonly #remedy: ((name: string) => string) | null;
+  readonly #remedy: ((name: string) => Suggestion) | null;
 
   /** @param remedy returns the command that deletes a damaged record; null: a damaged record counts as missing */
-  constructor(context: StoreContext, folder: "tokens" | "placements", remedy: ((name: string) => string) | null) {
+  constructor(context: StoreContext, folder: "tokens" | "placements", remedy: ((name: string) => Suggestion) | null) {
     this.#context = context;
     this.#folder = join(context.root, folder);
     this.#remedy = remedy;

@@ -1,6 +1,6 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { quote } from "../../../errors.js";
+import { quote, type Suggestion } from "../../../errors.js";
 import { EMPTY_REGISTRY, parseRegistry, type Registry } from "../../../model/registry.js";
 import { corruptError } from "../../failures.js";
 import type { RegistryStore } from "../../ports.js";
@@ -133,7 +133,7 @@ export class RegistryRecord implements RegistryStore {
    */
   #refuseIfLost(head: Head, published: Published): void {
     const { root } = this.#context;
-    const mend = `Put a backup in place: ${publishedPath(root)}`;
+    const mend: Suggestion = `Put a backup in place as ${publishedPath(root)}.`;
     if (published.kind === "damaged") throw corruptError(publishedPath(root), published.reason, mend);
     if (head.top > 0) {
       throw corruptError(this.folder, describeDamage("the registry", this.folder, head.damaged), mend);

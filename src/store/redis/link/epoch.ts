@@ -86,7 +86,8 @@ export class Epoch {
     return new FleetError("FLEET_STATE_LOST", message, {
       suggestions: [
         "Restore a backup of the Redis database.",
-        `Or continue without the lost data and end the servers of this host: mv ${path} ${path}.lost && copilotfleet doctor --fix`,
+        "To continue without the lost data and end the servers of this host, run the next command.",
+        `mv ${path} ${path}.lost && copilotfleet doctor --fix`,
       ],
     });
   }

@@ -1,6 +1,6 @@
 import { type RedisUrl, showRedisUrl } from "../../../config/values/redis-url.js";
 import { redact } from "../../../config/values/text.js";
-import { FleetError, quote, systemCode } from "../../../errors.js";
+import { FleetError, quote, type Suggestion, systemCode } from "../../../errors.js";
 import { corruptError as corrupt } from "../../failures.js";
 
 /** Redis cannot answer at the moment. Trying again may help. Callers of the store never see this error. */
@@ -89,7 +89,7 @@ export function unavailable(where: string, why: string, cause?: unknown): FleetE
 }
 
 function unwritable(where: string, message: string, cause: Error): FleetError {
-  const mend = message.includes("OOM")
+  const mend: Suggestion = message.includes("OOM")
     ? `${cli(where)} CONFIG SET maxmemory <more bytes>`
     : `${cli(where)} INFO ${message.includes("MISCONF") ? "persistence" : "replication"}`;
   const what = `Redis at ${where} takes no writes: ${message.replace(/\.?\s*(?:script: .*)?$/, "")}. Nothing was changed.`;
@@ -117,7 +117,7 @@ export function corruptError(where: string, detail: string, cause?: unknown): Fl
 }
 
 /** The beginning of a command for people to type. */
-export function cli(where: string): string {
+export function cli(where: string): `redis-cli ${string}` {
   const [, host = "", port = ""] = /^\[?(.*?)\]?:(\d+)$/.exec(where) ?? [];
   return `redis-cli -h ${host} -p ${port}`;
 }

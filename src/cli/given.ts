@@ -1,0 +1,28 @@
+import { printable, shellQuote } from "../config/values/text.js";
+import { type FleetError, fillIn, type Placeholder } from "../errors.js";
+
+/** The user, the session and the server that a command was given, as words for a shell. */
+export type Given = Readonly<Partial<Record<Placeholder, string>>>;
+
+interface Parsed {
+  flags: object;
+  args: object;
+  /** The arguments, of which `args` has only those with a name. */
+  argv: readonly unknown[];
+}
+
+/** Reads what a command was given. All commands use the same names for these flags and arguments. */
+export function givenIn({ flags, args, argv }: Parsed, { strict }: { strict: boolean }): Given {
+  const { user, id, session = id, server }: Record<string, unknown> = { ...args, ...flags };
+  // An error may concern any of several sessions or servers.
+  const isOne = strict || argv.length === 1;
+  const values = Object.entries({ USER: user, ...(isOne ? { SESSION: session, SERVER: server } : {}) });
+  return Object.fromEntries(
+    values.flatMap(([name, value]) => (typeof value === "string" ? [[name, shellQuote(printable(value))]] : [])),
+  );
+}
+
+/** Fills in the values in the suggestions of an error. */
+export function withGiven(error: FleetError, given: Given): FleetError {
+  return error.reworded(({ suggestions }) => ({ suggestions: suggestions.map((text) => fillIn(text, given)) }));
+}

@@ -1,0 +1,53 @@
+/** The programs that a suggested command may start. */
+const PROGRAMS = [
+  "copilotfleet",
+  "cat",
+  "chmod",
+  "chown",
+  "df",
+  "export",
+  "findmnt",
+  "ip",
+  "kill",
+  "ls",
+  "mkdir",
+  "mv",
+  "node",
+  "npm",
+  "redis-cli",
+  "rm",
+  "ss",
+  "sudo",
+  "ulimit",
+  "unset",
+] as const;
+
+/**
+ * A line for the shell that the user can type as it is, or with words in capitals replaced: `copilotfleet stop SERVER`. A
+ * comment may follow after `#`.
+ */
+type SuggestedCommand =
+  `${"" | "DEBUG=1 " | `COPILOTFLEET_${string}=${string} `}${(typeof PROGRAMS)[number]} ${string}`;
+
+/** A sentence for the user. */
+type Hint = `${string}${"." | "?"}`;
+
+/** A next step after an error. The compiler refuses a text that is neither a command nor a sentence. */
+export type Suggestion = SuggestedCommand | Hint;
+
+const COMMAND = new RegExp(`^(?:DEBUG=1 |COPILOTFLEET_\\w+=\\S* )*(?:${PROGRAMS.join("|")}) `);
+
+/** Whether a suggestion is a command. Suggestions arrive as plain text from other hosts, so the text decides. */
+export function isCommand(suggestion: string): boolean {
+  return COMMAND.test(suggestion);
+}
+
+/** The words that stand for a value of the failed command in a suggested command. */
+export type Placeholder = "USER" | "SESSION" | "SERVER";
+
+/** Replaces the placeholders whose values are known. */
+export function fillIn(suggestion: Suggestion, values: Readonly<Partial<Record<Placeholder, string>>>): Suggestion {
+  if (!isCommand(suggestion)) return suggestion;
+  const filled = suggestion.replace(/\b(?:USER|SESSION|SERVER)\b/g, (word) => values[word as Placeholder] ?? word);
+  return filled as Suggestion;
+}
