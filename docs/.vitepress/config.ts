@@ -10,9 +10,10 @@ export default withMermaid({
   title: "copilotfleet",
   description: manifest.description,
   outDir: "../site",
-  cacheDir: "../node_modules/.cache/vitepress",
+  cacheDir: "node_modules/.cache/vitepress",
   cleanUrls: true,
   // GitHub shows the README of a folder as its page.
+  srcExclude: ["node_modules/**"],
   rewrites: { "README.md": "index.md", "decisions/README.md": "decisions/index.md" },
   markdown: {
     config: (md) => {
@@ -56,6 +57,7 @@ export default withMermaid({
       group("Reference", [
         page("Commands", "/commands"),
         page("Configuration", "/configuration"),
+        page("Configuration keys", "/configuration-keys"),
         page("Error codes", "/errors"),
         page("Library reference", "/api/"),
       ]),

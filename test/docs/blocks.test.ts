@@ -79,6 +79,16 @@ async function runInShell(fleet: TestFleet, cwd: string, commands: readonly { co
   return { code: code as number | null, stderr, outputs };
 }
 
+describe("the index of the documents", () => {
+  const inDocs = pages().filter((page) => /^docs\/[^/]+\.md$/.test(page) && page !== "docs/README.md");
+
+  it.each(inDocs)("docs/README.md and the menu of the site lead to %s", (page) => {
+    const name = page.slice("docs/".length, -".md".length);
+    expect(readFileSync(join(ROOT, "docs/README.md"), "utf8")).toContain(`](${name}.md)`);
+    expect(readFileSync(join(ROOT, "docs/.vitepress/config.ts"), "utf8")).toContain(`"/${name}"`);
+  });
+});
+
 describe("the code blocks of the documents", () => {
   const shellPages = [...new Set(ofLanguage("sh").map(({ page }) => page))];
 
