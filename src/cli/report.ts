@@ -64,8 +64,13 @@ export function reportError(error: unknown, invocation: Invocation): number {
 
 /** Reports an error that does not end the chat. */
 export function reportInChat(error: FleetError, given: Given): void {
-  const { message, suggestions } = withGiven(error, given).describe(asFlag);
-  process.stderr.write(`${[`${message} [${error.code}]`, ...suggestions.map(asAdvice)].join("\n")}\n`);
+  process.stderr.write(`${errorText(withGiven(error, given))}\n`);
+}
+
+/** The message, the code and the next steps. */
+export function errorText(error: FleetError): string {
+  const { message, suggestions } = error.describe(asFlag);
+  return [`${message} [${error.code}]`, ...suggestions.map(asAdvice)].join("\n");
 }
 
 function asAdvice(suggestion: string): string {

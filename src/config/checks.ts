@@ -1,32 +1,37 @@
 import { resolve } from "node:path";
 import { quote } from "../errors.js";
 import type { Layer } from "./load/layers.js";
-import { conflict, invalidValue, type Origin } from "./problem.js";
+import { attempt, conflict, invalidValue, type Origin, throwProblem } from "./problem.js";
 import type { Config } from "./schema.js";
 import { isLoopback, readRedisUrl } from "./values/redis-url.js";
 import { reachesFiles } from "./values/tool-names.js";
 
 const FIRST_FREE_PORT = 1024;
 
+const CHECKS = [
+  checkPorts,
+  checkAuth,
+  checkTools,
+  checkHealth,
+  checkServe,
+  checkStore,
+  checkStorage,
+  checkSharedFolder,
+] as const;
+
+interface Machine {
+  uid: number | undefined;
+  stateRoot: string;
+}
+
 /** Checks whether the values fit together, and whether this user may use them. */
-export function checkTogether(
-  config: Config,
-  given: Layer,
-  { uid, stateRoot }: { uid: number | undefined; stateRoot: string },
-): void {
+export function checkTogether(config: Config, given: Layer, machine: Machine, report = throwProblem): void {
   const origins = new Map([...given].map(([name, { origin }]) => [name, origin]));
-  checkPorts(config, origins, uid);
-  checkAuth(config, origins);
-  checkTools(config, origins);
-  checkHealth(config, origins);
-  checkServe(config, origins, uid);
-  checkStore(config, origins);
-  checkStorage(config, origins);
-  checkSharedFolder(config, origins, stateRoot);
+  for (const check of CHECKS) attempt(() => check(config, origins, machine), report);
 }
 
 /** The state folder belongs to one host, so a folder that all hosts mount must be outside of it. */
-function checkSharedFolder({ storage }: Config, origins: Map<string, Origin>, stateRoot: string): void {
+function checkSharedFolder({ storage }: Config, origins: Map<string, Origin>, { stateRoot }: Machine): void {
   if (storage.shared === null) return;
   const shared = resolve(storage.shared);
   const isWithin = (path: string, folder: string) => path === folder || path.startsWith(folder.replace(/\/*$/, "/"));
@@ -53,7 +58,7 @@ function checkStorage({ storage, store, host }: Config, origins: Map<string, Ori
   }
 }
 
-function checkPorts({ ports, pool }: Config, origins: Map<string, Origin>, uid: number | undefined): void {
+function checkPorts({ ports, pool }: Config, origins: Map<string, Origin>, { uid }: Machine): void {
   if (ports.from > ports.to) {
     const message = `The port range ${ports.from}-${ports.to} runs backwards. Allowed: a ports.from that is not above ports.to`;
     throw conflict(["ports.from", "ports.to"], message, origins);
@@ -99,7 +104,7 @@ function checkHealth({ health }: Config, origins: Map<string, Origin>): void {
   throw conflict(["health.timeout", "health.interval", "health.failures"], message, origins);
 }
 
-function checkServe({ serve }: Config, origins: Map<string, Origin>, uid: number | undefined): void {
+function checkServe({ serve }: Config, origins: Map<string, Origin>, { uid }: Machine): void {
   checkPrivilege("serve.metrics", serve.metrics.port, origins, uid);
   if (serve.listen === null) return;
   checkPrivilege("serve.listen", serve.listen.port, origins, uid);

@@ -11,6 +11,8 @@ export interface Key {
   variable: string;
   kind: "text" | "number" | "boolean" | "list" | "section";
   nullable: boolean;
+  /** The default as a file contains it. Undefined if it depends on other keys. */
+  initial: unknown;
   rule: Rule;
   /** The keys of a section by the last part of their names; empty for a value. */
   children: ReadonlyMap<string, Key>;
@@ -48,6 +50,7 @@ function describe(name: string, given: v.GenericSchema): Key {
       .toUpperCase()}`,
     kind: KINDS[schema.type] ?? "text",
     nullable,
+    initial: v.getDefault(given),
     rule: v.getMetadata(schema) as Rule,
     children: new Map(Object.entries(entries).map(([part, child]) => [part, describe(prefix + part, child)])),
   };

@@ -1,4 +1,4 @@
-import { FleetError, type FleetErrorCode, quote, type Suggestion } from "../errors.js";
+import { FleetError, type FleetErrorCode, isFleetError, quote, type Suggestion } from "../errors.js";
 import { findKey, nearestKeys } from "./keys.js";
 import { printable, redact } from "./values/text.js";
 
@@ -8,6 +8,24 @@ export interface Origin {
   name: string;
   /** The line in the file. */
   line?: number | undefined;
+}
+
+/** Receives a problem with the configuration. It throws the problem, unless the caller goes on without the value. */
+export type Report = (problem: FleetError) => void;
+
+export const throwProblem: Report = (problem) => {
+  throw problem;
+};
+
+/** Reports the problem that `run` throws. Returns undefined if there was one. */
+export function attempt<T>(run: () => T, report: Report): T | undefined {
+  try {
+    return run();
+  } catch (error) {
+    if (!isFleetError(error)) throw error;
+    report(error);
+    return undefined;
+  }
 }
 
 /**

@@ -22,6 +22,8 @@ export interface Rule {
   kind?: string;
   /** A regular expression that all allowed values match, for editors. */
   pattern?: string;
+  /** No value contains a secret, so a long one is not taken for one. */
+  harmless?: boolean;
 }
 
 const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
@@ -110,11 +112,11 @@ export const frameSize = () =>
 
 export const isModelName = (name: string) => /^[\x21-\x7e]{1,200}$/.test(name);
 export const modelName = () =>
-  textThat('the name of a model, such as "gpt-5"', isModelName, { kind: "name of a model" });
+  textThat('the name of a model, such as "gpt-5"', isModelName, { kind: "name of a model", harmless: true });
 
 const isFilled = (given: string) => given.trim() !== "" && !given.includes("\0");
 export const path = (kind: "always" | "with-slash") =>
-  textThat("the path of a file", isFilled, { path: kind, kind: "path" });
+  textThat("the path of a file", isFilled, { path: kind, kind: "path", harmless: true });
 export const command = () => textThat("a command for the shell", isFilled, { kind: "command" });
 
 const NAME_OF_VARIABLE: Rule = { concealed: true, kind: "name of a variable" };
@@ -146,6 +148,7 @@ export const isHostName = (name: string) =>
 export const hostName = () =>
   textThat('1 to 63 lower-case letters, digits, dots and hyphens, such as "host-1"', isHostName, {
     kind: "name of a host",
+    harmless: true,
   });
 
 /**

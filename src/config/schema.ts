@@ -107,6 +107,9 @@ const lock = v.pipe(
   v.transform(({ ttl }) => ({ ttlMs: ttl })),
 );
 
+/** The default of `health.timeout`, unless the interval is shorter. */
+export const LONGEST_DEFAULT_PROBE_MS = 2000;
+
 const health = v.pipe(
   v.strictObject({
     interval: v.optional(rules.wait(), "5s"),
@@ -124,7 +127,7 @@ const health = v.pipe(
   v.transform(({ interval, timeout, startup, backoff, stable, stalledTurn, ...rest }) => ({
     ...rest,
     intervalMs: interval,
-    timeoutMs: timeout ?? Math.min(2000, interval),
+    timeoutMs: timeout ?? Math.min(LONGEST_DEFAULT_PROBE_MS, interval),
     startupMs: startup,
     backoffMs: backoff,
     stableMs: stable,
@@ -223,7 +226,7 @@ const keys = v.strictObject({
   storage: v.optional(storage, {}),
 });
 
-const DEFAULT_MODEL = "gpt-5";
+export const DEFAULT_MODEL = "gpt-5";
 
 /**
  * Fills in the default model. A provider needs one. GitHub's models differ from account to account, so the runtime

@@ -7,12 +7,16 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
   FLEET_CONFIG_INVALID: {
     title: "A setting has a value that is not allowed, or a configuration file cannot be read.",
     causes: ["The message names the key or the variable, where it was set, its value and the values that are allowed."],
-    fixes: ["Correct the value in the place that the message names.", "copilotfleet doctor"],
+    fixes: ["Correct the value in the place that the message names.", "copilotfleet config check"],
   },
   FLEET_CONFIG_KEY_UNKNOWN: {
     title: "A configuration file has a key that does not exist.",
     causes: ["The key is misspelled, or a newer version of copilotfleet knows it."],
-    fixes: ["Correct the key, or remove it.", "npm install --global copilotfleet@latest"],
+    fixes: [
+      "Correct the key, or remove it.",
+      "copilotfleet config show # lists all keys",
+      "npm install --global copilotfleet@latest",
+    ],
   },
   FLEET_CONFIG_UNTRUSTED: {
     title: "A project's configuration file sets keys that you have to allow first.",

@@ -48,6 +48,11 @@ const EXAMPLES: Record<string, Example> = {
   gc: { args: () => ["gc"], stdout: /^gc: deleted 0 sessions \(0 B\), skipped 0, cleared 0 servers\n$/ },
   doctor: { args: () => ["doctor"], stdout: /^ok +node .*\nok +stray processes +none\n$/s },
   explain: { args: () => ["explain", "FLEET_INTERNAL"], stdout: /^FLEET_INTERNAL: .*\nPossible causes:\n.*\n$/s },
+  "config show": { args: () => ["config", "show"], stdout: /^KEY +VALUE +ORIGIN\n.*\nstore +file +default\n.*\n$/s },
+  "config get": { args: () => ["config", "get", "session.ttl"], stdout: /^24h\n$/ },
+  "config path": { args: () => ["config", "path"], stdout: /^FILE +KIND +STATE\n.* project .*\n.* user .*\n$/ },
+  "config check": { args: () => ["config", "check"], stdout: /^ok +The configuration is valid\. .*\n$/ },
+  "config schema": { args: () => ["config", "schema"], stdout: /^\{\n.*"session": \{.*\n\}\n$/s },
   "token issue": { args: () => ["token", "issue", ...ALICE], stdout: /^cft_[0-9a-f]{16}_\S+\n$/ },
   "token list": { args: () => ["token", "list"], stdout: /^TOKEN .*\n[0-9a-f]{16} +alice .*\n$/ },
   "token revoke": {

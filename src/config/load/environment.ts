@@ -1,5 +1,5 @@
 import { type Key, keysBelow, keyTree, nearestVariable } from "../keys.js";
-import { invalidValue, type Origin } from "../problem.js";
+import { invalidValue, type Origin, throwProblem } from "../problem.js";
 import { absolute, type Given, type Layer } from "./layers.js";
 import type { Environment } from "./paths.js";
 
@@ -26,7 +26,11 @@ const OTHER_VARIABLES = new Set([
  * "copilotfleet", and commands would not start there. `doctor` and `serve` report variables that look like typing
  * errors: {@link ignoredVariables}.
  */
-export function environmentLayer(env: Environment, folder: string, home: string): Layer {
+export function environmentLayer(
+  env: Environment,
+  { folder, home }: { folder: string; home: string },
+  report = throwProblem,
+): Layer {
   const layer = new Map<string, Given>();
   if (!Object.keys(env).some((name) => name.startsWith(PREFIX) && !OTHER_VARIABLES.has(name))) return layer;
   for (const key of keysBelow(keyTree())) {
@@ -37,7 +41,7 @@ export function environmentLayer(env: Environment, folder: string, home: string)
       layer.set(key.name, { value: absolute(key, read(text, key), { folder, home }), origin });
     else if (key.nullable && text === "null") layer.set(key.name, { value: null, origin });
     else if (key.nullable)
-      throw invalidValue(key.name, text, `"null"; ${key.variable}_TYPE and so on set its parts`, origin);
+      report(invalidValue(key.name, text, `"null"; ${key.variable}_TYPE and so on set its parts`, origin));
   }
   // If COPILOTFLEET_PROVIDER=null is set together with the variable of a key in this section, such as
   // COPILOTFLEET_PROVIDER_TYPE, the variable of the key wins.

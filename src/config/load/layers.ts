@@ -1,7 +1,7 @@
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { type Key, keyTree } from "../keys.js";
-import { invalidValue, type Origin, unknownKey } from "../problem.js";
+import { invalidValue, type Origin, type Report, throwProblem, unknownKey } from "../problem.js";
 import { isObject } from "../values/json.js";
 import { lineOfKey } from "./key-line.js";
 
@@ -34,15 +34,22 @@ export function fileSource(path: string, text: string, home: string): Source {
 }
 
 /** Flattens the input from a file or a caller. A key whose value is undefined counts as not given. */
-export function flatten(input: unknown, source: Source): Layer {
+export function flatten(input: unknown, source: Source, report = throwProblem): Layer {
   const layer = new Map<string, Given>();
   // Most commands set nothing. Skipping the walk through the schema saves 0.5 ms at start.
   if (isObject(input) && Object.keys(input).length === 0) return layer;
-  collect(keyTree(), input, source, layer);
+  collect(keyTree(), input, { source, report, layer });
   return layer;
 }
 
-function collect(key: Key, value: unknown, source: Source, layer: Map<string, Given>): void {
+interface Collection {
+  source: Source;
+  report: Report;
+  layer: Map<string, Given>;
+}
+
+function collect(key: Key, value: unknown, collection: Collection): void {
+  const { source, report, layer } = collection;
   if (value === undefined) return;
   const origin = source.originOf(key.name);
   if (key.kind !== "section" || (value === null && key.nullable)) {
@@ -50,15 +57,16 @@ function collect(key: Key, value: unknown, source: Source, layer: Map<string, Gi
     return;
   }
   if (!isObject(value)) {
-    throw invalidValue(key.name, value, `an object${key.nullable ? " or null" : ""}`, origin);
+    report(invalidValue(key.name, value, `an object${key.nullable ? " or null" : ""}`, origin));
+    return;
   }
   for (const [part, item] of Object.entries(value)) {
     // Editors read the address of the schema from this key.
     if (key.name === "" && part === "$schema") continue;
     const child = key.children.get(part);
     const name = key.name === "" ? part : `${key.name}.${part}`;
-    if (child === undefined) throw unknownKey(name, source.originOf(name));
-    collect(child, item, source, layer);
+    if (child === undefined) report(unknownKey(name, source.originOf(name)));
+    else collect(child, item, collection);
   }
 }
 

@@ -1,14 +1,16 @@
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import * as v from "valibot";
+import type { FleetError } from "../../errors.js";
 import { checkTogether } from "../checks.js";
-import { invalidValue, unusableFile } from "../problem.js";
+import { attempt, invalidValue, type Report, throwProblem, unusableFile } from "../problem.js";
 import { type Config, type ConfigInput, ConfigSchema } from "../schema.js";
 import { printable, shellQuote } from "../values/text.js";
 import { environmentLayer } from "./environment.js";
-import { findProjectFile, readConfigFile } from "./files.js";
+import { findProjectFile, PROJECT_FILE, readConfigFile } from "./files.js";
+import { guardedKeys } from "./guarded.js";
 import { fileSource, flatten, type Layer, merge, unflatten } from "./layers.js";
 import { type Environment, homeFolder, stateRoot, userConfigFile } from "./paths.js";
-import { refuseUntrusted } from "./trust.js";
+import { untrusted } from "./trust.js";
 
 /** A part of the configuration. A value of undefined counts as not given. */
 export type PartialConfig = DeepPartial<ConfigInput>;
@@ -41,53 +43,112 @@ export interface LoadedConfig {
   stateRoot: string;
 }
 
+/** A configuration file. `untrusted`: its guarded keys do not count. `unusable`: it cannot be read or is not JSON. */
+export interface ConfigFile {
+  path: string;
+  /** `named`: the file of the flag `--config`. `project`: a `.copilotfleet.json`. `user`: the user's own file. */
+  kind: "named" | "project" | "user";
+  state: "read" | "missing" | "unusable" | "untrusted";
+}
+
+/** Everything that the sources contain, before it is validated. */
+export interface Gathered {
+  /** All files, whether they exist or not. The first one takes precedence. */
+  files: ConfigFile[];
+  /** The values of each source. The last one takes precedence. */
+  layers: Layer[];
+  given: Layer;
+  stateRoot: string;
+  uid: number | undefined;
+}
+
 /**
  * Loads the configuration. A value comes from the first of these sources that has it: flag, `COPILOTFLEET_*` variable,
  * `.copilotfleet.json` (the nearest one upward from the working folder), the user's own file, default. This function is
  * synchronous and light because every command begins with it.
  */
 export function loadConfig(options: LoadOptions = {}): LoadedConfig {
+  const { files, given, stateRoot, uid } = gather(options, throwProblem);
+  const config = resolveConfig(given);
+  checkTogether(config, given, { uid, stateRoot });
+  const sources = files.filter(({ state }) => state === "read").map(({ path }) => path);
+  return { config, given, sources, stateRoot };
+}
+
+/** Reads all sources. `report` gets every value and file that cannot be used. */
+export function gather(options: LoadOptions, report: Report): Gathered {
   const env = options.env ?? process.env;
   const cwd = options.cwd ?? process.cwd();
   const home = options.home ?? homeFolder(env);
   const uid = options.uid ?? process.geteuid?.();
-  const root = stateRoot(env, { cwd, home });
+  const root =
+    attempt(() => stateRoot(env, { cwd, home }), report) ??
+    stateRoot({ ...env, COPILOTFLEET_HOME: undefined }, { home });
   const named = options.configFile === undefined ? undefined : resolve(cwd, options.configFile);
-  const project = named ?? findProjectFile(cwd);
-  const files: [string, Layer][] = [];
-  for (const path of [project, userConfigFile(env, { home })]) {
-    const file = path === null ? undefined : readConfigFile(path, uid);
-    if (path !== null && path === named && file === undefined)
-      throw unusableFile(path, "does not exist", [`ls ${shellQuote(printable(path))}`]);
-    if (path === null || file === undefined) continue;
-    const layer = flatten(file.content, fileSource(path, file.text, home));
-    if (path === project && named === undefined) refuseUntrusted(path, file.text, layer, root);
-    files.push([path, layer]);
-  }
+  const places: [ConfigFile["kind"], string][] = [
+    named === undefined ? ["project", findProjectFile(cwd) ?? join(cwd, PROJECT_FILE)] : ["named", named],
+    ["user", userConfigFile(env, { home })],
+  ];
+  const read = places.map(([kind, path]) => readFile(kind, path, { uid, home, stateRoot: root, report }));
   const flagNames = options.flagNames ?? {};
-  const flags = flatten(options.flags ?? {}, {
-    originOf: (name) => {
-      const flag = flagNames[name];
-      return flag === undefined ? { from: "option", name: `config.${name}` } : { from: "flag", name: flag };
+  const flags = flatten(
+    options.flags ?? {},
+    {
+      originOf: (name) => {
+        const flag = flagNames[name];
+        return flag === undefined ? { from: "option", name: `config.${name}` } : { from: "flag", name: flag };
+      },
+      folder: cwd,
+      home,
     },
-    folder: cwd,
-    home,
-  });
-  const given = merge([...files.map(([, layer]) => layer).reverse(), environmentLayer(env, cwd, home), flags]);
-  const config = resolveConfig(given);
-  checkTogether(config, given, { uid, stateRoot: root });
-  return { config, given, sources: files.map(([path]) => path), stateRoot: root };
+    report,
+  );
+  const variables = environmentLayer(env, { folder: cwd, home }, report);
+  const layers = [...read.map(({ layer }) => layer).reverse(), variables, flags];
+  return { files: read.map(({ file }) => file), layers, given: merge(layers), stateRoot: root, uid };
+}
+
+interface Reading {
+  uid: number | undefined;
+  home: string;
+  stateRoot: string;
+  report: Report;
+}
+
+function readFile(
+  kind: ConfigFile["kind"],
+  path: string,
+  { uid, home, stateRoot: root, report }: Reading,
+): { file: ConfigFile; layer: Layer } {
+  const without = (state: ConfigFile["state"]) => ({ file: { path, kind, state }, layer: new Map() });
+  const content = attempt(() => readConfigFile(path, uid) ?? null, report);
+  if (content === undefined) return without("unusable");
+  if (content === null) {
+    if (kind === "named") report(unusableFile(path, "does not exist", [`ls ${shellQuote(printable(path))}`]));
+    return without("missing");
+  }
+  const layer = flatten(content.content, fileSource(path, content.text, home), report);
+  const guarded = kind === "project" ? guardedKeys(layer) : [];
+  const problem = untrusted(path, content.text, guarded, root);
+  if (problem === null) return { file: { path, kind, state: "read" }, layer };
+  report(problem);
+  const open = new Map([...layer].filter(([name]) => !guarded.includes(name)));
+  return { file: { path, kind, state: "untrusted" }, layer: open };
 }
 
 function resolveConfig(given: Layer): Config {
   const result = v.safeParse(ConfigSchema, unflatten(given), { abortEarly: true });
   if (result.success) return result.output;
-  const [issue] = result.issues;
+  throw problemOf(result.issues[0], given).problem;
+}
+
+/** The key that an issue is about, and the error. */
+export function problemOf(issue: v.BaseIssue<unknown>, given: Layer): { name: string; problem: FleetError } {
   let name = "";
   let item = "";
   for (const { key } of issue.path ?? []) {
     if (typeof key === "number") item = `[${key}]`;
     else name += name === "" ? String(key) : `.${String(key)}`;
   }
-  throw invalidValue(name + item, issue.input, issue.message, given.get(name)?.origin);
+  return { name, problem: invalidValue(name + item, issue.input, issue.message, given.get(name)?.origin) };
 }

@@ -3,8 +3,6 @@ import { basename, dirname, join } from "node:path";
 import { FleetError, systemCode } from "../../errors.js";
 import { parseObject } from "../values/json.js";
 import { printable, sha256, shellQuote } from "../values/text.js";
-import { guardedKeys } from "./guarded.js";
-import type { Layer } from "./layers.js";
 
 /** A project file that the user trusts. Stored in `trusted/` of the state folder. */
 export interface TrustRecord {
@@ -40,19 +38,22 @@ export function trustedName(path: string): string {
   }
 }
 
-/** Refuses guarded keys in a project file unless the user trusted this content at this path. */
-export function refuseUntrusted(path: string, text: string, layer: Layer, stateRoot: string): void {
-  const keys = guardedKeys(layer);
-  if (keys.length === 0) return;
+/**
+ * Returns the error for a project file with guarded keys, unless the user trusted this content at this path.
+ *
+ * @param keys the guarded keys in the file
+ */
+export function untrusted(path: string, text: string, keys: readonly string[], stateRoot: string): FleetError | null {
+  if (keys.length === 0) return null;
   const name = trustedName(path);
   const digest = readTrust(stateRoot, name)?.digest;
-  if (digest === trustDigest(name, text)) return;
+  if (digest === trustDigest(name, text)) return null;
   const verb = keys.length === 1 ? "counts" : "count";
   const why =
     digest === undefined
       ? "Somebody else may have written the file, and these keys decide which programs run and where secrets go."
       : "You trusted the file, and it has changed since then.";
-  throw new FleetError(
+  return new FleetError(
     "FLEET_CONFIG_UNTRUSTED",
     `${keys.join(", ")} in ${printable(path)} ${verb} only when you trust this file. ${why}`,
     {

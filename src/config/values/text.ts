@@ -28,21 +28,25 @@ export function compareText(a: string, b: string): number {
   return a < b ? -1 : 1;
 }
 
-const SECRETS = [
+const TOKENS = [
   // GitHub's own prefixes: https://github.blog/engineering/behind-githubs-new-authentication-token-formats/
   /\b(?:gh[a-z]_|github_pat_)\w+/g,
   // Model vendors' keys and JSON web tokens.
   /\b(?:sk-|eyJ)[\w.+/=-]{8,}/g,
-  // A long run that mixes letters and digits is more likely a secret than a word.
-  /(?<![\w+/=-])(?=[\w+/=-]*\d)(?=[\w+/=-]*[A-Za-z])[\w+=-]{20,}/g,
 ];
+/** A long run that mixes letters and digits is more likely a secret than a word. */
+const LONG_RUN = /(?<![\w+/=-])(?=[\w+/=-]*\d)(?=[\w+/=-]*[A-Za-z])[\w+=-]{20,}/g;
 
 /** Removes credentials from URLs, and everything that looks like a token. */
 export function redact(text: string): string {
+  return redactTokens(text).replace(LONG_RUN, "***");
+}
+
+/** Like {@link redact}, but keeps long names, such as "claude-sonnet-4-20250514". */
+export function redactTokens(text: string): string {
   // Hide everything up to the last "@", because a password may contain a "/" or an "@".
-  let safe = text.replace(/:\/\/\S*@/g, "://***@");
-  for (const secret of SECRETS) safe = safe.replace(secret, "***");
-  return safe;
+  const safe = text.replace(/:\/\/\S*@/g, "://***@");
+  return TOKENS.reduce((left, token) => left.replace(token, "***"), safe);
 }
 
 export function holdsGitHubToken(text: string): boolean {

@@ -1,0 +1,125 @@
+import * as v from "valibot";
+import type { FleetError } from "../../errors.js";
+import { checkTogether } from "../checks.js";
+import { type Key, keysBelow, keyTree } from "../keys.js";
+import type { Origin } from "../problem.js";
+import { ConfigSchema, DEFAULT_MODEL, LONGEST_DEFAULT_PROBE_MS } from "../schema.js";
+import { LONGEST_TIMER_MS, readDuration } from "../values/duration.js";
+import { redact, redactTokens } from "../values/text.js";
+import { type Given, type Layer, unflatten } from "./layers.js";
+import { type ConfigFile, gather, type LoadOptions, problemOf } from "./load.js";
+
+/** The source of a value. `name` is a flag, a variable or a path, and null for a default. */
+export interface ValueOrigin {
+  from: Origin["from"] | "default";
+  name: string | null;
+  /** The line in the file; null for other sources. */
+  line: number | null;
+}
+
+export interface ValueView {
+  /** The value as a file contains it. Tokens, and the password of a store, are replaced by `***`. */
+  value: unknown;
+  origin: ValueOrigin;
+}
+
+export interface ConfigView {
+  /** The values in force by dotted key. A value that is not allowed is left out. */
+  values: Record<string, ValueView>;
+  /** The keys with a value that is not allowed. */
+  wrong: string[];
+  /** Everything that makes commands refuse the configuration. */
+  problems: FleetError[];
+  /** The first file takes precedence. */
+  files: ConfigFile[];
+}
+
+/** Reads the whole configuration for a person. Goes on after a problem, and also finds those that a higher source hides. */
+export function inspectConfig(options: LoadOptions = {}): ConfigView {
+  const found: FleetError[] = [];
+  const report = (problem: FleetError) => void found.push(problem);
+  const { files, layers, given, stateRoot, uid } = gather(options, report);
+  const refused = new Set<Given>();
+  for (const layer of layers) {
+    for (const { name, problem } of issuesOf(layer)) {
+      const value = layer.get(name);
+      // Other sources may provide what is missing here.
+      if (value === undefined) continue;
+      refused.add(value);
+      report(problem);
+    }
+  }
+  const allowed = new Map([...given].filter(([, value]) => !refused.has(value)));
+  const wrong = [...given.keys()].filter((name) => !allowed.has(name));
+  for (const { name, problem } of issuesOf(allowed)) if (!wrong.includes(name)) report(problem);
+  const result = v.safeParse(ConfigSchema, unflatten(allowed));
+  if (result.success) checkTogether(result.output, allowed, { uid, stateRoot }, report);
+  const values = [...valuesOf(allowed)].filter(([name]) => !wrong.includes(name));
+  const problems = found.filter(({ message }, at) => found.findIndex((other) => other.message === message) === at);
+  return { values: Object.fromEntries(values), wrong, problems, files };
+}
+
+function issuesOf(layer: Layer): { name: string; problem: FleetError }[] {
+  if (layer.size === 0) return [];
+  return (v.safeParse(ConfigSchema, unflatten(layer)).issues ?? []).map((issue) => problemOf(issue, layer));
+}
+
+function* valuesOf(given: Layer): Generator<[string, ValueView]> {
+  const dependent = dependentDefaults(given);
+  for (const key of keysBelow(keyTree())) {
+    if (!isInForce(key, given)) continue;
+    const found = given.get(key.name);
+    const value = found === undefined ? (key.initial ?? dependent[key.name] ?? null) : found.value;
+    yield [key.name, { value: withoutSecrets(value, key), origin: viewOf(found?.origin) }];
+  }
+}
+
+/** A section has no value of its own, unless it is null. */
+function isInForce(key: Key, given: Layer): boolean {
+  const has = (section: string) => [...given.keys()].some((name) => name.startsWith(`${section}.`));
+  const [, section] = /^(provider)\./.exec(key.name) ?? [];
+  if (section === undefined) return key.kind !== "section" || (key.nullable && !has(key.name));
+  // The echo model has no other settings.
+  return has(section) && (key.name === "provider.type" || given.get("provider.type")?.value !== "echo");
+}
+
+function dependentDefaults(given: Layer): Record<string, unknown> {
+  const interval = given.get("health.interval")?.value;
+  const intervalMs = typeof interval === "string" ? readDuration(interval, LONGEST_TIMER_MS) : null;
+  const isShort = intervalMs !== null && intervalMs < LONGEST_DEFAULT_PROBE_MS;
+  return {
+    "session.model": [...given.keys()].some((name) => name.startsWith("provider.")) ? DEFAULT_MODEL : null,
+    "health.timeout": isShort ? interval : `${LONGEST_DEFAULT_PROBE_MS / 1000}s`,
+  };
+}
+
+function withoutSecrets(value: unknown, key: Key): unknown {
+  if (Array.isArray(value)) return value.map((item: unknown) => withoutSecrets(item, key));
+  if (typeof value !== "string") return value;
+  // A name such as OPENAI_API_KEY_2 is not a token. Tokens of capital letters have no "_".
+  const isName = /^[A-Z][A-Z0-9]*(?:_(?:[A-Z0-9]+|\{user\}))+$/.test(value);
+  return isName || key.rule.harmless === true ? redactTokens(value) : redact(value);
+}
+
+function viewOf(origin: Origin | undefined): ValueOrigin {
+  if (origin === undefined) return { from: "default", name: null, line: null };
+  return { from: origin.from, name: origin.name, line: origin.line ?? null };
+}
+
+/**
+ * Returns the value of a key, or of a section as an object with the values in it. Undefined if the value is not allowed.
+ * Null if the key is not in force, because the provider is null or the echo model.
+ */
+export function valueAt(
+  { values, wrong }: ConfigView,
+  name: string,
+): { value: unknown; origin: ValueOrigin | null } | undefined {
+  const found = values[name];
+  if (found !== undefined) return found;
+  const below = Object.entries(values).filter(([key]) => key.startsWith(`${name}.`));
+  if (below.length > 0) {
+    const layer = new Map(below.map(([key, { value }]) => [key.slice(name.length + 1), { value }]));
+    return { value: unflatten(layer), origin: null };
+  }
+  return wrong.includes(name) ? undefined : { value: null, origin: values.provider?.origin ?? viewOf(undefined) };
+}
