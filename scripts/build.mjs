@@ -14,9 +14,10 @@ const run = promisify(execFile);
 
 /**
  * These packages are imported at run time, when a command needs them. The SDK has to be resolved next to its native
- * runtime. Only `serve` needs metrics and the log. Only fleets with a Redis store need the Redis client.
+ * runtime. Only `serve` needs metrics and the log. Only fleets with a Redis store need the Redis client. Only a command
+ * that takes more than a second on a terminal needs the spinner.
  */
-const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino", "ioredis"];
+const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino", "ioredis", "ora"];
 
 /** The parts of the script that `deploy` loads require these packages. */
 const FOR_DEPLOY = ["yaml"];

@@ -2,6 +2,7 @@ import { Command, Errors, Flags, type Interfaces } from "@oclif/core";
 import { isFleetError } from "../errors.js";
 import { Fleet } from "../fleet/fleet.js";
 import { type Given, givenIn, withGiven } from "./given.js";
+import { ProgressLine } from "./progress.js";
 import { Interrupted, onSignals } from "./prompt/interrupted.js";
 import { usageError } from "./usage-error.js";
 
@@ -23,6 +24,7 @@ export abstract class FleetCommand extends Command {
   protected configSource: { configFile?: string } = {};
   protected given: Given = {};
   #interrupt: AbortController | undefined;
+  #progress: ProgressLine | undefined;
 
   /** Opens the fleet, runs `use`, and closes the fleet again. Prints the fleet's warnings on standard error. */
   protected async withFleet<T>(use: (fleet: Fleet) => Promise<T>): Promise<T> {
@@ -61,6 +63,23 @@ export abstract class FleetCommand extends Command {
       controller.abort(interrupted);
     });
     return controller.signal;
+  }
+
+  /**
+   * Reports on a terminal that the operation `what` takes more than a second, until the result is disposed or the
+   * command prints its own result. Pass its `report` to the operation.
+   *
+   * @param signal the signal that Ctrl-C aborts. Without it, Ctrl-C ends the process at once.
+   */
+  protected progress(what: string, signal?: AbortSignal): ProgressLine {
+    this.#progress?.end();
+    this.#progress = new ProgressLine(what, { json: this.jsonEnabled(), signal });
+    return this.#progress;
+  }
+
+  override log(message?: string): void {
+    this.#progress?.end();
+    super.log(message);
   }
 
   protected override async catch(error: Error): Promise<never> {

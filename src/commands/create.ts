@@ -48,6 +48,7 @@ export default class Create extends FleetCommand {
     const members = flags.collaborative ? (flags.member ?? []) : undefined;
     const prompt = flags.prompt === undefined ? undefined : await readPrompt(flags.prompt);
     return await this.withFleet(async (fleet) => {
+      using _ = this.progress("Creating the session");
       const creating = fleet.sessions.create({
         user: flags.user,
         ephemeral: flags.ephemeral,

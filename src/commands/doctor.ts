@@ -14,11 +14,13 @@ export default class Doctor extends FleetCommand {
 
   async run(): Promise<{ ok: boolean; checks: Check[] }> {
     const { flags } = await this.parse(Doctor);
+    using progress = this.progress("Checking");
     const { ok, checks, exit } = await examine({
       env: process.env,
       cwd: process.cwd(),
       ...this.configSource,
       fix: flags.fix,
+      onCheck: progress.report,
     });
     for (const check of checks) this.log(render(check));
     process.exitCode = exit;

@@ -33,7 +33,9 @@ export default class Drain extends FleetCommand {
         return { stopped: [] };
       }
       const drainTimeoutMs = flags["drain-timeout"] ?? fleet.config.drain.timeoutMs;
-      const request = { drainTimeoutMs, signal: this.interruptSignal() };
+      const signal = this.interruptSignal();
+      using progress = this.progress("Draining servers", signal);
+      const request = { drainTimeoutMs, signal, onProgress: progress.report };
       const result =
         names.length === 0
           ? await fleet.pool.drain(request)

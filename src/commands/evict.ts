@@ -21,7 +21,9 @@ export default class Evict extends FleetCommand {
     const ids = argv as string[];
     if (ids.length > 0 === (flags.max !== undefined)) throw usage("Give ids of sessions, or --max N.");
     return await this.withFleet(async (fleet) => {
-      const result = await fleet.sessions.evict(flags.max === undefined ? { ids } : { max: flags.max });
+      using progress = this.progress("Unloading sessions");
+      const what = flags.max === undefined ? { ids } : { max: flags.max };
+      const result = await fleet.sessions.evict(what, { onProgress: progress.report });
       const rows = [
         ...result.evicted.map((id) => [id, "evicted"]),
         ...result.skipped.map(({ id, reason }) => [id, `skipped: ${reason}`]),

@@ -22,9 +22,15 @@ export default class Gc extends FleetCommand {
   async run(): Promise<GcResult> {
     const { flags } = await this.parse(Gc);
     return await this.withFleet(async (fleet) => {
+      const signal = this.interruptSignal();
+      using progress = this.progress(
+        flags["dry-run"] ? "Looking for unused sessions" : "Deleting unused sessions",
+        signal,
+      );
       const result = await fleet.sessions.gc({
         dryRun: flags["dry-run"],
-        signal: this.interruptSignal(),
+        onProgress: progress.report,
+        signal,
         ...given({ ttl: flags.ttl, user: flags.user }),
       });
       this.log(renderGc(result));

@@ -1,7 +1,7 @@
 import { FleetCommand } from "../cli/base-command.js";
 import { sessionArg } from "../cli/flags/flags.js";
 import { lockFlags, lockOptions, refuseBesideShow, splitCommand } from "../cli/flags/lease.js";
-import { renderLease, waitNotice } from "../cli/render/lease.js";
+import { renderLease } from "../cli/render/lease.js";
 import { LeaseSignals, runUnderLease } from "../cli/run/under-lease.js";
 import type { Lease } from "../model/lease.js";
 
@@ -44,17 +44,22 @@ export default class Lock extends FleetCommand {
         return { lease };
       });
     }
-    const options = { ...lockOptions(flags), ...waitNotice(this.jsonEnabled()) };
+    const options = lockOptions(flags);
     return await this.withFleet(async (fleet): Promise<LockResult> => {
       if (command === undefined) {
         const signal = this.interruptSignal();
-        const held = await fleet.leases.acquire(session, { ...options, detached: true, signal });
+        using progress = this.progress("Waiting for the lease", signal);
+        const wait = { ...options, detached: true as const, signal, onWait: progress.report };
+        const held = await fleet.leases.acquire(session, wait);
         await held.detach();
         this.log(held.token);
         return { lease: { ...held.lease, token: held.token } };
       }
       using signals = new LeaseSignals();
-      return await fleet.leases.hold(session, { ...options, signal: signals.interrupt }, async (held) => {
+      using progress = this.progress("Waiting for the lease", signals.interrupt);
+      const wait = { ...options, signal: signals.interrupt, onWait: progress.report };
+      return await fleet.leases.hold(session, wait, async (held) => {
+        progress.end();
         const exitCode = await runUnderLease(command, held, { signals, outputToStderr: this.jsonEnabled() });
         process.exitCode = exitCode;
         return { lease: held.lease, exitCode };

@@ -36,7 +36,9 @@ export default class Restart extends FleetCommand {
     const { force = false, ...drain } = stopRequest(flags);
     return await this.withFleet(async (fleet) => {
       const { ids, away } = await selectServers(fleet, argv as string[], flags);
-      const request = { ...drain, signal: this.interruptSignal() };
+      const signal = this.interruptSignal();
+      using progress = this.progress(flags.rolling ? "Replacing servers" : "Restarting servers", signal);
+      const request = { ...drain, signal, onProgress: progress.report };
       const result = flags.rolling
         ? await fleet.servers.restartRolling(ids, { ...request, maxUnavailable: flags["max-unavailable"] ?? 1 })
         : await fleet.servers.restart(ids, { ...request, force });

@@ -56,10 +56,14 @@ export default class Spawn extends FleetCommand {
         const user = flags.user ?? "";
         const numbered = Array.from({ length: flags.count }, (_, index) => `${user}-${index + 1}`);
         const users = flags.count === 1 ? [user] : numbered;
-        const result = await fleet.servers.spawnMany(users, request);
+        using progress = this.progress("Starting servers");
+        const result = await fleet.servers.spawnMany(users, { ...request, onProgress: progress.report });
         this.log(renderServers(result.servers, await fleet.hosts.names()));
         return result;
       }
+      using _ = this.progress(
+        flags.user === undefined ? "Starting a shared server" : `Starting the server of ${flags.user}`,
+      );
       const result =
         flags.user === undefined
           ? await fleet.servers.spawnShared(request)

@@ -18,7 +18,9 @@ export default class Stop extends FleetCommand {
     const request = stopRequest(flags);
     return await this.withFleet(async (fleet) => {
       const { ids, away } = await selectServers(fleet, argv as string[], flags);
-      const { stopped } = await fleet.servers.stop(ids, { ...request, signal: this.interruptSignal() });
+      const signal = this.interruptSignal();
+      using progress = this.progress("Stopping servers", signal);
+      const { stopped } = await fleet.servers.stop(ids, { ...request, signal, onProgress: progress.report });
       this.log(renderStopped(stopped));
       process.exitCode = exitCodeOf(stopped, away);
       return { stopped, ...leftOut(away) };

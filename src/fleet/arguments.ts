@@ -136,7 +136,8 @@ export const DRAIN_TIMEOUT = {
   drainTimeoutMs: { check: milliseconds },
   drainTimeout: { check: wait, as: "drainTimeoutMs" },
 };
-export const STOP = { ...DRAIN_TIMEOUT, force: { check: flag }, ...SIGNAL };
+export const PROGRESS = { onProgress: { check: callback } };
+export const STOP = { ...DRAIN_TIMEOUT, force: { check: flag }, ...PROGRESS, ...SIGNAL };
 export const LISTEN = { listen: { check: readListener } };
 
 export const user: Argument = ["user", userId];

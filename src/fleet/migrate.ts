@@ -4,6 +4,7 @@ import { invalidValue, type Origin } from "../config/problem.js";
 import type { Config } from "../config/schema.js";
 import { ALLOWED_REDIS_URL, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
+import type { OnProgress } from "../model/progress.js";
 import type { ServerRecord } from "../model/server.js";
 import { liveSupervisor } from "../pool/admission.js";
 import { holderOf } from "../pool/claims/transitions.js";
@@ -20,6 +21,8 @@ export interface MigrateOptions {
   to: string;
   /** The source of `to`, for messages. */
   origin: Origin;
+  /** Called as session and token records are copied. */
+  onProgress?: OnProgress;
   signal: AbortSignal;
 }
 
@@ -58,7 +61,7 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
     refuseMoving(contents);
     await refuseHeld(contents, origin);
     if (!isEmpty(await readContents(target))) throw occupied(options.to, stateRoot);
-    await copyContents(contents, origin, target, options.signal);
+    await copyContents(contents, origin, target, options);
     return {
       from,
       to,

@@ -3,6 +3,7 @@ import type { Address } from "../config/rules.js";
 import type { Duration } from "../config/values/duration.js";
 import type { DoorListeners } from "../gateway/state/door/report.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
+import type { OnProgress } from "../model/progress.js";
 import type { Isolation, ServerState, TokenSource } from "../model/server.js";
 import type { SessionState } from "../model/session.js";
 import type { PoolState } from "../pool/admission.js";
@@ -112,7 +113,7 @@ export interface SendOptions {
   waitMs?: number;
   /** A lease on the session that the caller holds. The fleet checks it right before it sends the prompt. */
   lease?: TurnLease;
-  /** Called once if the wait for a lease takes longer than a second. */
+  /** Called if the wait takes longer than a second, and again when the lease or the number of earlier waiters changes. */
   onWait?: (wait: LeaseWait) => void;
   /** Called with each piece of the reply as it arrives. Iterating over the reply yields the same pieces. */
   onDelta?: (text: string) => void;
@@ -149,6 +150,11 @@ export interface SpawnRequest {
   waitMs?: number;
 }
 
+export interface SpawnManyRequest extends SpawnRequest {
+  /** Called whenever another server has started on this host, or all of them on another host. */
+  onProgress?: OnProgress;
+}
+
 export interface StopRequest {
   /** How long to wait for turns in flight. Default: `drain.timeout` of the configuration. */
   drainTimeout?: Duration;
@@ -156,6 +162,8 @@ export interface StopRequest {
   drainTimeoutMs?: number;
   /** Whether to kill the servers at once, even during a turn. */
   force?: boolean;
+  /** Called when a server has stopped, and when the turns change that the call waits for. Other hosts report the end. */
+  onProgress?: OnProgress;
   signal?: AbortSignal;
 }
 

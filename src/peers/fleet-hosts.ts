@@ -3,6 +3,7 @@ import type { Whereabouts } from "../hosts/directory.js";
 import { hostAway } from "../hosts/problems.js";
 import type { HostRecord } from "../model/host.js";
 import { serverIdOf } from "../model/ids.js";
+import { addUp, counted, type OnProgress } from "../model/progress.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
 import { serverNotFound, serverUnclear } from "../pool/pool.js";
@@ -207,12 +208,27 @@ export function groupByHost(placed: readonly Placed[]): { host: Host; ids: strin
   return [...groups.values()].map(({ host, ids }) => ({ host, ids: [...ids] }));
 }
 
-/** Calls `work` once for each host, for all at the same time. @throws the first failure, after all have finished */
+/**
+ * Calls `work` once for each host, for all at the same time. Adds up their progress.
+ *
+ * @throws the first failure, after all have finished
+ */
 export async function onEachHost<T>(
   placed: readonly Placed[],
-  work: (host: Host, ids: string[]) => Promise<T>,
+  work: (host: Host, ids: string[], onProgress: OnProgress) => Promise<T>,
+  onProgress?: OnProgress,
 ): Promise<T[]> {
-  const results = await Promise.allSettled(groupByHost(placed).map(async ({ host, ids }) => await work(host, ids)));
+  const groups = groupByHost(placed);
+  const progressOf = addUp(
+    onProgress,
+    groups.reduce((sum, { ids }) => sum + ids.length, 0),
+  );
+  const results = await Promise.allSettled(
+    groups.map(async ({ host, ids }) => {
+      const progress = progressOf(host.name ?? "");
+      return await counted(progress, ids.length, async (own) => await work(host, ids, own));
+    }),
+  );
   const failed = results.find((result) => result.status === "rejected");
   if (failed !== undefined) throw failed.reason;
   return results.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));

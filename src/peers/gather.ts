@@ -1,7 +1,8 @@
 import { compareText } from "../config/values/text.js";
 import { isFleetError } from "../errors.js";
-import type { SpawnRequest } from "../fleet/options.js";
+import type { SpawnManyRequest } from "../fleet/options.js";
 import { sessionStranded } from "../hosts/problems.js";
+import type { OnProgress } from "../model/progress.js";
 import { mayUse, type SessionRecord } from "../model/session.js";
 import { type ServerView, viewServerOf } from "../pool/server.js";
 import { listSessionFolders } from "../runtime/history/session-state.js";
@@ -76,8 +77,11 @@ async function viewUnseen(
   return viewRecord(record, { lease, ttlMs, stranded: await directory.isStranded(record) });
 }
 
-export async function gatherGarbage(hosts: FleetHosts, { signal, ...request }: GcOptions): Promise<GcResult> {
-  const { answers } = await hosts.everywhere(async (host) => await host.gc(request, { signal }));
+export async function gatherGarbage(
+  hosts: FleetHosts,
+  { signal, onProgress, ...request }: GcOptions,
+): Promise<GcResult> {
+  const { answers } = await hosts.everywhere(async (host) => await host.gc(request, { signal, onProgress }));
   const results = answers.map(({ answer }) => answer);
   return {
     deleted: results.flatMap(({ deleted }) => deleted),
@@ -94,9 +98,13 @@ export async function gatherGarbage(hosts: FleetHosts, { signal, ...request }: G
  *
  * @throws FleetError when a host does not answer and may have one of them in memory. Others may be unloaded by then.
  */
-export async function evictEverywhere(context: SessionPlaces, ids: readonly string[]): Promise<EvictionResult> {
+export async function evictEverywhere(
+  context: SessionPlaces,
+  ids: readonly string[],
+  onProgress?: OnProgress,
+): Promise<EvictionResult> {
   const { store, directory, hosts } = context;
-  const { answers, missing } = await hosts.everywhere(async (host) => await host.evict({ ids }));
+  const { answers, missing } = await hosts.everywhere(async (host) => await host.evict({ ids }, { onProgress }));
   const evicted = answers.flatMap(({ answer }) => answer.evicted);
   const kept = answers.flatMap(({ answer }) => answer.skipped).filter(({ reason }) => reason !== "not active");
   const known = new Set([...evicted, ...kept.map(({ id }) => id)]);
@@ -126,7 +134,7 @@ export async function unknownOf({ store, directory, hosts }: SessionPlaces, ids:
 }
 
 /** Unloads the least recently used sessions of all hosts until at most `max` are in memory. */
-export async function evictDownTo(hosts: FleetHosts, max: number): Promise<EvictionResult> {
+export async function evictDownTo(hosts: FleetHosts, max: number, onProgress?: OnProgress): Promise<EvictionResult> {
   const { answers } = await hosts.everywhere(async (host) => await host.loaded({}));
   const loaded = answers
     .flatMap(({ host, answer }) => answer.map(({ id, usedMs }) => ({ host, id, usedMs })))
@@ -134,6 +142,7 @@ export async function evictDownTo(hosts: FleetHosts, max: number): Promise<Evict
   const result: EvictionResult = { evicted: [], skipped: [] };
   for (const { host, id } of loaded) {
     if (loaded.length - result.evicted.length <= max) break;
+    onProgress?.({ done: result.evicted.length, total: loaded.length - max, turns: [] });
     const { evicted, skipped } = await host.evict({ ids: [id] });
     result.evicted.push(...evicted);
     result.skipped.push(...skipped);
@@ -145,11 +154,15 @@ export async function evictDownTo(hosts: FleetHosts, max: number): Promise<Evict
 export async function spawnEverywhere(
   hosts: FleetHosts,
   users: readonly string[],
-  request: SpawnRequest,
+  { onProgress, ...request }: SpawnManyRequest,
 ): Promise<ServerView[]> {
   const placed: Placed[] = [];
   for (const user of users) placed.push({ host: await hosts.ofUser(user), id: user });
-  const started = await onEachHost(placed, async (host, ids) => await host.spawnMany({ users: ids, request }));
+  const started = await onEachHost(
+    placed,
+    async (host, ids, own) => await host.spawnMany({ users: ids, request }, { onProgress: own }),
+    onProgress,
+  );
   const servers = new Map(started.flat().map((server) => [server.user, server]));
   return users.flatMap((user) => servers.get(user) ?? []);
 }

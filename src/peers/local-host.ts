@@ -2,6 +2,7 @@ import type { SpawnRequest, StopRequest } from "../fleet/options.js";
 import { forgetEmptyHosts } from "../hosts/directory.js";
 import { clearRemains } from "../hosts/remains.js";
 import { sweepTokens } from "../identity/tokens.js";
+import { addUp, counted, type OnProgress } from "../model/progress.js";
 import type { ServerRecord } from "../model/server.js";
 import { type RollingResult, restartRolling } from "../pool/recycle/rolling.js";
 import { type ServerView, viewServer } from "../pool/server.js";
@@ -46,7 +47,8 @@ export class LocalHost implements Host {
 
   async spawnMany({ users, request }: ParamsOf<"spawnMany">, call: Call = {}): Promise<ServerView[]> {
     using start = startOptions(request, call);
-    const results = await this.#context.pool.serversOf(users, start.options);
+    const { onProgress } = call;
+    const results = await this.#context.pool.serversOf(users, { ...start.options, onProgress });
     return results.map(({ server }) => this.#view(server));
   }
 
@@ -86,11 +88,18 @@ export class LocalHost implements Host {
 
   async restart({ ids, request }: ParamsOf<"restart">, call: Call = {}): Promise<RollingResult> {
     const { pool } = this.#context;
-    const stopped = await this.stopAll(ids, { ...this.#stopOptions(request, call), stays: true });
+    const progressOf = addUp(call.onProgress, ids.length);
+    // A server counts as finished when it has started again.
+    const onProgress: OnProgress = ({ turns }) => progressOf("stop")({ done: 0, total: 0, turns });
+    const options = { ...this.#stopOptions(request, call), stays: true, onProgress };
+    const stopped = await this.stopAll(ids, options);
+    const startAgain = async (id: string) => {
+      using limit = deadline(START_WAIT_MS);
+      return await pool.startAgain(await pool.find(id), { signal: limit.signal });
+    };
     const servers = await Promise.all(
       ids.map(async (id: string) => {
-        using limit = deadline(START_WAIT_MS);
-        const again = await pool.startAgain(await pool.find(id), { signal: limit.signal });
+        const again = await counted(progressOf(id), 1, async () => await startAgain(id));
         return this.#view(again.server);
       }),
     );
@@ -98,9 +107,9 @@ export class LocalHost implements Host {
   }
 
   async restartRolling({ ids, request }: ParamsOf<"restartRolling">, call: Call = {}): Promise<RollingResult> {
-    const { drainTimeoutMs, signal } = this.#stopOptions(request, call);
+    const { drainTimeoutMs, signal, onProgress } = this.#stopOptions(request, call);
     const { maxUnavailable = 1 } = request;
-    const options = { drainTimeoutMs, signal, maxUnavailable };
+    const options = { drainTimeoutMs, signal, onProgress, maxUnavailable };
     const { stopped, servers } = await restartRolling(this.#context.pool, ids, options);
     return { stopped: stopped.map((each) => this.#named(each)), servers: servers.map((each) => this.#named(each)) };
   }
@@ -137,22 +146,22 @@ export class LocalHost implements Host {
     return allLoaded(await this.#records()).map(({ id, usedMs }) => ({ id, usedMs }));
   }
 
-  async evict({ ids }: ParamsOf<"evict">): Promise<EvictionResult> {
+  async evict({ ids }: ParamsOf<"evict">, { onProgress }: Call = {}): Promise<EvictionResult> {
     const { store, config } = this.#context;
-    return await evict(await this.#records(), ids, { store, answerMs: config.health.timeoutMs });
+    return await evict(await this.#records(), ids, { store, answerMs: config.health.timeoutMs, onProgress });
   }
 
   async deleteSessions({ ids, user }: ParamsOf<"deleteSessions">): Promise<string[]> {
     return await this.#sessions.delete(ids, user);
   }
 
-  async gc({ ttlMs, dryRun, user }: ParamsOf<"gc">, { signal = NEVER }: Call = {}): Promise<GcResult> {
+  async gc({ ttlMs, dryRun, user }: ParamsOf<"gc">, { signal = NEVER, onProgress }: Call = {}): Promise<GcResult> {
     const { store, directory, config, warn } = this.#context;
     // If the storage is not mounted, the folders of all sessions are missing, and gc must not run.
     await directory.assertStorage();
     const warnings: string[] = [];
     const context = { ...this.#context, stateRoot: this.#stateRoot, answerMs: config.health.timeoutMs, warnings };
-    const result = await collectGarbage(context, { ttlMs, dryRun, user, signal });
+    const result = await collectGarbage(context, { ttlMs, dryRun, user, signal, onProgress });
     for (const warning of warnings) warn(warning);
     if (user !== undefined) return result;
     if (!dryRun) {
@@ -183,11 +192,12 @@ export class LocalHost implements Host {
     return this.name === null ? view : { ...view, hostName: this.name };
   }
 
-  #stopOptions(request: StopRequest, { signal = NEVER }: Call): StopOptions {
+  #stopOptions(request: StopRequest, { signal = NEVER, onProgress }: Call): StopOptions {
     return {
       drainTimeoutMs: request.drainTimeoutMs ?? this.#context.config.drain.timeoutMs,
       force: request.force ?? false,
       signal,
+      onProgress,
     };
   }
 }

@@ -1,6 +1,7 @@
 import { compareText } from "../config/values/text.js";
 import { FleetError, isFleetError, quote } from "../errors.js";
 import { serverIdOf } from "../model/ids.js";
+import { addUp, counted, type OnProgress } from "../model/progress.js";
 import type { ServerRecord } from "../model/server.js";
 import { abortable, deadline, isTimeout } from "../runtime/deadline.js";
 import { admits, closedBy } from "./admission.js";
@@ -37,11 +38,15 @@ export class Pool {
   }
 
   /** The servers of many users, which are started at the same time. If some cannot be started, the others still run. */
-  async serversOf(users: readonly string[], options: SpawnOptions): Promise<StartResult[]> {
+  async serversOf(
+    users: readonly string[],
+    { onProgress, ...options }: SpawnOptions & { onProgress?: OnProgress | undefined },
+  ): Promise<StartResult[]> {
     const failures: { user: string; error: FleetError }[] = [];
+    const progressOf = addUp(onProgress, users.length);
     const results = await mapConcurrently(users, STARTS_AT_ONCE, async (user) => {
       try {
-        return await this.serverOf(user, options);
+        return await counted(progressOf(user), 1, async () => await this.serverOf(user, options));
       } catch (error) {
         if (!isFleetError(error)) throw error;
         failures.push({ user, error });
@@ -163,7 +168,10 @@ export class Pool {
   }
 
   async stopAll(ids: readonly string[], options: StopOptions): Promise<Stopped[]> {
-    return await mapConcurrently(ids, ids.length, async (id) => await this.stop(id, options));
+    const progressOf = addUp(options.onProgress, ids.length);
+    return await mapConcurrently(ids, ids.length, async (id) => {
+      return await counted(progressOf(id), 1, async (onProgress) => await this.stop(id, { ...options, onProgress }));
+    });
   }
 }
 

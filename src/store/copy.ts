@@ -1,6 +1,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { compareText } from "../config/values/text.js";
 import { FleetError } from "../errors.js";
+import type { OnProgress } from "../model/progress.js";
 import type { Registry } from "../model/registry.js";
 import type { SessionRecord } from "../model/session.js";
 import type { TokenRecord } from "../model/token.js";
@@ -32,7 +33,13 @@ export function isEmpty({ registry, sessions, tokens }: Contents): boolean {
 }
 
 /** Writes the contents to an empty store and verifies them. Removes them if that fails or is interrupted. */
-export async function copyContents(contents: Contents, from: Store, to: Store, signal: AbortSignal): Promise<void> {
+export async function copyContents(
+  contents: Contents,
+  from: Store,
+  to: Store,
+  { signal, onProgress }: { signal: AbortSignal; onProgress?: OnProgress | undefined },
+): Promise<void> {
+  const total = contents.sessions.length + contents.tokens.length;
   const ids: string[] = [];
   const tokens: string[] = [];
   try {
@@ -43,11 +50,13 @@ export async function copyContents(contents: Contents, from: Store, to: Store, s
       const part = contents.sessions.slice(at, at + AT_ONCE);
       ids.push(...part.map(({ id }) => id));
       await allDone(part.map((record) => to.sessions.create(adapted(record, to))));
+      onProgress?.({ done: ids.length, total, turns: [] });
     }
     for (const token of contents.tokens) {
       signal.throwIfAborted();
       tokens.push(token.id);
       await to.tokens.create(token);
+      onProgress?.({ done: ids.length + tokens.length, total, turns: [] });
     }
     signal.throwIfAborted();
     await to.registry.update((draft) => {

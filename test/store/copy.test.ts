@@ -25,7 +25,7 @@ it("copyContents copies everything from one store to another, and changes nothin
   const [from, to] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(from);
   expect([isEmpty(contents), isEmpty(await readContents(to))]).toEqual([false, true]);
-  await copyContents(contents, from, to, NEVER);
+  await copyContents(contents, from, to, { signal: NEVER });
   expect(await readContents(to)).toEqual(contents);
   expect(await readContents(from)).toEqual(contents);
 });
@@ -96,7 +96,7 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
   const contents = await readContents(source);
   const stop = new AbortController();
   const [from, to] = meddle(source, target, stop);
-  await expect(copyContents(contents, from, to, stop.signal)).rejects.toThrow(message);
+  await expect(copyContents(contents, from, to, stop)).rejects.toThrow(message);
   const { registry, sessions } = await readContents(target);
   expect(registry).toEqual({ servers: {} });
   expect(sessions.map(({ id }) => id).filter((id) => id !== "others")).toEqual([]);
@@ -107,6 +107,8 @@ it("copyContents refuses to copy when both stores have a session with the same i
   const contents = await readContents(from);
   const theirs = sessionRecord("a30", { owner: "bob" });
   await to.sessions.create(theirs);
-  await expect(copyContents(contents, from, to, NEVER)).rejects.toMatchObject({ code: "FLEET_SESSION_EXISTS" });
+  await expect(copyContents(contents, from, to, { signal: NEVER })).rejects.toMatchObject({
+    code: "FLEET_SESSION_EXISTS",
+  });
   expect((await readContents(to)).sessions).toEqual([theirs]);
 });

@@ -2,7 +2,7 @@ import type { Fleet } from "../../fleet/fleet.js";
 import type { SendOptions } from "../../fleet/options.js";
 import type { SessionView } from "../../sessions/view.js";
 import { given } from "../flags/flags.js";
-import { waitNotice } from "../render/lease.js";
+import { ProgressLine } from "../progress.js";
 
 export interface TurnOutput {
   /** With `--json`, standard output contains only the result. */
@@ -17,25 +17,29 @@ export async function printTurn<Taken extends { text: string }>(
   take: (options: SendOptions) => Promise<Taken>,
 ): Promise<Taken> {
   const stream = !output.json && process.stdout.isTTY === true;
+  using progress = new ProgressLine("Waiting for the reply", output);
   let streamed = "";
   const taken = await take({
     signal: output.signal,
-    ...waitNotice(output.json),
+    onWait: progress.report,
     ...given({ timeoutMs: output.timeoutMs }),
     ...(stream
       ? {
           onDelta: (delta: string) => {
+            progress.end();
             streamed += delta;
             process.stdout.write(delta);
           },
         }
       : {}),
   }).catch((error: unknown) => {
+    progress.end();
     // Start the error on a new line, because half a reply or the terminal's ^C may stand on this one.
     const isLineOpen = streamed === "" ? output.signal.aborted : !streamed.endsWith("\n");
     if (stream && isLineOpen) process.stdout.write("\n");
     throw error;
   });
+  progress.end();
   // Also print the reply of a model that does not stream.
   if (stream) process.stdout.write(streamed === "" ? `${taken.text}\n` : "\n");
   else if (!output.json) process.stdout.write(`${taken.text}\n`);

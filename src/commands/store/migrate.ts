@@ -24,12 +24,15 @@ export default class StoreMigrate extends FleetCommand {
 
   async run(): Promise<MigrateResult> {
     const { flags } = await this.parse(StoreMigrate);
+    const signal = this.interruptSignal();
+    using progress = this.progress("Copying records", signal);
     const result = await migrateStore({
       env: process.env,
       cwd: process.cwd(),
       ...this.configSource,
       ...storeTarget(flags.to, flags["to-env"]),
-      signal: this.interruptSignal(),
+      onProgress: progress.report,
+      signal,
     });
     for (const warning of result.warnings) process.stderr.write(`Warning: ${warning}\n`);
     this.log(

@@ -41,10 +41,17 @@ export class Checks {
   readonly all: Check[] = [];
   /** The exit code of the first failed check in the public contract; 0 if none has failed. */
   exit = 0;
+  readonly #onCheck: ((name: string) => void) | undefined;
+
+  /** @param onCheck called with the name of each check when it begins */
+  constructor(onCheck?: (name: string) => void) {
+    this.#onCheck = onCheck;
+  }
 
   /** Runs checks, one after the other. A check that throws has failed. */
   async run<Context>(rows: readonly Row<Context>[], context: Context): Promise<void> {
     for (const { name, look } of rows) {
+      this.#onCheck?.(name);
       let finding: Finding;
       let exit = PROBLEM_EXIT;
       try {

@@ -20,11 +20,13 @@ export interface DoctorOptions {
   configFile?: string;
   /** Repair what can be repaired without losing anything. */
   fix: boolean;
+  /** Called with the name of each check when it begins. */
+  onCheck?: (name: string) => void;
 }
 
 /** Checks everything that the fleet depends on, one check after the other. Changes nothing without `fix`. */
 export async function examine(options: DoctorOptions): Promise<DoctorResult> {
-  const checks = new Checks();
+  const checks = new Checks(options.onCheck);
   let loaded: LoadedConfig | undefined;
   const configuration = () => {
     loaded = loadConfig(options);

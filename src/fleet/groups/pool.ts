@@ -32,8 +32,8 @@ export class PoolGroup extends Group {
     const { store, pool, own, config } = this.parts;
     await closePool(store);
     const ids = (await pool.all()).map(({ id }) => id);
-    const { drainTimeoutMs = config.drain.timeoutMs, force = false, signal = NEVER } = options;
-    return { stopped: await own.stopAll(ids, { drainTimeoutMs, force, signal, stays: true }) };
+    const { drainTimeoutMs = config.drain.timeoutMs, force = false, signal = NEVER, onProgress } = options;
+    return { stopped: await own.stopAll(ids, { drainTimeoutMs, force, signal, onProgress, stays: true }) };
   }
 
   /** Opens the drained pool again. */

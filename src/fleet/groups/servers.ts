@@ -1,4 +1,5 @@
 import { hostAway } from "../../hosts/problems.js";
+import { addUp, counted } from "../../model/progress.js";
 import { SERVER_STATES } from "../../model/server.js";
 import { filterServers } from "../../peers/filters.js";
 import { groupByHost, onEachHost, type Placed } from "../../peers/fleet-hosts.js";
@@ -10,7 +11,14 @@ import { type ServerView, viewServer } from "../../pool/server.js";
 import type { Stopped } from "../../pool/stop/stop.js";
 import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
 import * as arg from "../arguments.js";
-import type { RollingRequest, RouteView, ServerFilter, SpawnRequest, StopRequest } from "../options.js";
+import type {
+  RollingRequest,
+  RouteView,
+  ServerFilter,
+  SpawnManyRequest,
+  SpawnRequest,
+  StopRequest,
+} from "../options.js";
 import { Group } from "./group.js";
 
 /**
@@ -37,7 +45,7 @@ export class ServerGroup extends Group {
    *
    * @throws FleetError when some servers cannot be started, with a reason for each of them. The other servers run.
    */
-  async spawnMany(users: readonly string[], options: SpawnRequest = {}): Promise<{ servers: ServerView[] }> {
+  async spawnMany(users: readonly string[], options: SpawnManyRequest = {}): Promise<{ servers: ServerView[] }> {
     return { servers: await spawnEverywhere(this.parts.hosts, users, options) };
   }
 
@@ -105,9 +113,16 @@ export class ServerGroup extends Group {
   }
 
   /** Waits for turns in flight, stops the servers and frees their ports. Their homes and sessions stay. */
-  async stop(ids: readonly string[], { signal, ...request }: StopRequest = {}): Promise<{ stopped: Stopped[] }> {
+  async stop(
+    ids: readonly string[],
+    { signal, onProgress, ...request }: StopRequest = {},
+  ): Promise<{ stopped: Stopped[] }> {
     const found = await this.#found(ids);
-    const stopped = await onEachHost(found, async (host, own) => await host.stop({ ids: own, request }, { signal }));
+    const stopped = await onEachHost(
+      found,
+      async (host, own, progress) => await host.stop({ ids: own, request }, { signal, onProgress: progress }),
+      onProgress,
+    );
     return { stopped: stopped.flat() };
   }
 
@@ -116,10 +131,14 @@ export class ServerGroup extends Group {
    */
   async restart(
     ids: readonly string[],
-    { signal, ...request }: StopRequest = {},
+    { signal, onProgress, ...request }: StopRequest = {},
   ): Promise<{ stopped: Stopped[]; servers: ServerView[] }> {
     const found = await this.#found(ids);
-    const results = await onEachHost(found, async (host, own) => await host.restart({ ids: own, request }, { signal }));
+    const results = await onEachHost(
+      found,
+      async (host, own, progress) => await host.restart({ ids: own, request }, { signal, onProgress: progress }),
+      onProgress,
+    );
     return { stopped: results.flatMap(({ stopped }) => stopped), servers: results.flatMap(({ servers }) => servers) };
   }
 
@@ -131,10 +150,15 @@ export class ServerGroup extends Group {
    * @throws FleetError when a new process does not start. The old process and all remaining servers keep running. The
    * message contains the number of servers replaced before.
    */
-  async restartRolling(ids: readonly string[], { signal, ...request }: RollingRequest = {}): Promise<RollingResult> {
+  async restartRolling(ids: readonly string[], options: RollingRequest = {}): Promise<RollingResult> {
+    const { signal, onProgress, ...request } = options;
     const result: RollingResult = { stopped: [], servers: [] };
-    for (const { host, ids: own } of groupByHost(await this.#found(ids))) {
-      const { stopped, servers } = await host.restartRolling({ ids: own, request }, { signal });
+    const groups = groupByHost(await this.#found(ids));
+    const progressOf = addUp(onProgress, groups.flatMap((group) => group.ids).length);
+    for (const { host, ids: own } of groups) {
+      const { stopped, servers } = await counted(progressOf(host.name ?? ""), own.length, async (progress) => {
+        return await host.restartRolling({ ids: own, request }, { signal, onProgress: progress });
+      });
       result.stopped.push(...stopped);
       result.servers.push(...servers);
     }
@@ -166,11 +190,12 @@ export class ServerGroup extends Group {
 
   static {
     const id = ["id", arg.text] as const;
-    const spawn = arg.optional({ token: { check: arg.object }, cwd: { check: arg.text }, ...arg.WAIT });
+    const spawnOptions = { token: { check: arg.object }, cwd: { check: arg.text }, ...arg.WAIT };
+    const [spawn, spawnMany] = [arg.optional(spawnOptions), arg.optional({ ...spawnOptions, ...arg.PROGRESS })];
     const log = arg.options({ at: arg.required(arg.object), signal: { ...arg.SIGNAL.signal, required: true } });
     Group.guard(ServerGroup.prototype, {
       spawn: [arg.user, spawn],
-      spawnMany: [["users", arg.userIds], spawn],
+      spawnMany: [["users", arg.userIds], spawnMany],
       spawnShared: [spawn],
       list: [arg.optional({ ...arg.USER, state: { check: arg.choice(SERVER_STATES) }, host: { check: arg.text } })],
       get: [id],
@@ -181,7 +206,12 @@ export class ServerGroup extends Group {
       restart: [arg.ids, arg.optional(arg.STOP)],
       restartRolling: [
         arg.ids,
-        arg.optional({ ...arg.DRAIN_TIMEOUT, maxUnavailable: { check: arg.whole }, ...arg.SIGNAL }),
+        arg.optional({
+          ...arg.DRAIN_TIMEOUT,
+          maxUnavailable: { check: arg.whole },
+          ...arg.PROGRESS,
+          ...arg.SIGNAL,
+        }),
       ],
       logEnd: [id, ["options", arg.options({ lines: arg.required(arg.whole) })]],
       followLog: [id, ["options", log]],

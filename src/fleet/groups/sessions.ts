@@ -2,6 +2,7 @@ import type { CopilotSession } from "@github/copilot-sdk";
 import { parseDuration } from "../../config/values/duration.js";
 import { FleetError, option, quote } from "../../errors.js";
 import { validateUser } from "../../model/ids.js";
+import type { OnProgress } from "../../model/progress.js";
 import { SESSION_STATES } from "../../model/session.js";
 import { filterSessions } from "../../peers/filters.js";
 import { evictDownTo, evictEverywhere, gatherGarbage, gatherSessions, viewSessionOf } from "../../peers/gather.js";
@@ -116,9 +117,12 @@ export class SessionGroup extends Group {
    *
    * @param what `ids`: these sessions. `max`: the least recently used ones, until at most `max` are in memory
    */
-  async evict(what: { ids: readonly string[] } | { max: number }): Promise<EvictionResult> {
-    if ("max" in what) return await evictDownTo(this.parts.hosts, what.max);
-    return await evictEverywhere(this.parts, what.ids);
+  async evict(
+    what: { ids: readonly string[] } | { max: number },
+    { onProgress }: { onProgress?: OnProgress } = {},
+  ): Promise<EvictionResult> {
+    if ("max" in what) return await evictDownTo(this.parts.hosts, what.max, onProgress);
+    return await evictEverywhere(this.parts, what.ids, onProgress);
   }
 
   /**
@@ -145,9 +149,9 @@ export class SessionGroup extends Group {
    * @throws FleetError `FLEET_DURATION_INVALID` or `FLEET_USER_INVALID` when an option is not allowed.
    */
   async gc(options: GcRequest = {}): Promise<GcResult> {
-    const { ttl, dryRun = false, user, signal = NEVER } = options;
+    const { ttl, dryRun = false, user, signal = NEVER, onProgress } = options;
     const ttlMs = ttl === undefined ? this.parts.ttlMs : parseDuration(ttl, { name: option("ttl") });
-    return await gatherGarbage(this.parts.hosts, { ttlMs, dryRun, user, signal });
+    return await gatherGarbage(this.parts.hosts, { ttlMs, dryRun, user, signal, onProgress });
   }
 
   static {
@@ -188,8 +192,19 @@ export class SessionGroup extends Group {
       leave: [open, arg.optional({ park: { check: arg.flag } })],
       list: [arg.optional(filter)],
       get: [id, ["options", arg.options(arg.OWN_USER)]],
-      evict: [["what", arg.oneOf({ ids: { check: arg.sessionIds }, max: { check: arg.whole } })]],
-      gc: [arg.optional({ ttl: { check: arg.span }, dryRun: { check: arg.flag }, ...arg.USER, ...arg.SIGNAL })],
+      evict: [
+        ["what", arg.oneOf({ ids: { check: arg.sessionIds }, max: { check: arg.whole } })],
+        arg.optional(arg.PROGRESS),
+      ],
+      gc: [
+        arg.optional({
+          ttl: { check: arg.span },
+          dryRun: { check: arg.flag },
+          ...arg.USER,
+          ...arg.PROGRESS,
+          ...arg.SIGNAL,
+        }),
+      ],
       delete: [["sessionIds", arg.sessionIds], arg.optional({ ...arg.USER, ignoreNotFound: { check: arg.flag } })],
     });
   }

@@ -3,6 +3,7 @@ import type { Config } from "../../config/schema.js";
 import { LONGEST_MS, LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import { FleetError, quote } from "../../errors.js";
 import type { SpawnRequest, StopRequest } from "../../fleet/options.js";
+import type { OnProgress } from "../../model/progress.js";
 import { MORE_LOG_MS } from "../local-host.js";
 import * as s from "./schemas.js";
 
@@ -63,8 +64,12 @@ export type AnswerOf<M extends Method> = v.InferOutput<(typeof calls)[M]["answer
 
 const CALLS: { readonly [M in Method]: Row<ParamsOf<M>, AnswerOf<M>> } = calls;
 
-/** The signal cancels a call, for example when the host that asked closes its connection. */
-export type Call = { signal?: AbortSignal | undefined };
+export interface Call {
+  /** Cancels the call, for example when the host that asked closes its connection. */
+  signal?: AbortSignal | undefined;
+  /** Another host does not report progress. */
+  onProgress?: OnProgress | undefined;
+}
 
 /** Everything that one host can ask of another. */
 export type Calls = {

@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import type { Claim } from "../../model/process.js";
+import type { OnProgress } from "../../model/progress.js";
 import type { Registry } from "../../model/registry.js";
 import type { Replacement, ServerRecord } from "../../model/server.js";
 import { NEVER } from "../../runtime/deadline.js";
@@ -25,6 +26,7 @@ export interface RecycleOptions {
   late: "cut" | "leave";
   /** If it aborts before the old process is stopped, everything stays as it was. */
   signal: AbortSignal;
+  onProgress?: OnProgress | undefined;
 }
 
 export type Recycled =
@@ -76,6 +78,7 @@ export async function recycleServer(context: PoolContext, id: string, options: R
       hurry: NEVER,
       late: options.late,
       stays: true,
+      onProgress: options.onProgress,
     });
     if (drained.cut.length > 0 && options.late === "leave") {
       return await abandon(context, id, launchId, { kind: "busy", sessions: drained.cut });

@@ -1,4 +1,5 @@
 import { FleetError } from "../../errors.js";
+import { addUp, counted } from "../../model/progress.js";
 import { mapConcurrently } from "../concurrency.js";
 import type { Pool } from "../pool.js";
 import { type ServerView, viewServer } from "../server.js";
@@ -26,12 +27,17 @@ export async function restartRolling(
 ): Promise<RollingResult> {
   const result: RollingResult = { stopped: [], servers: [] };
   let failure: { id: string; error: unknown } | undefined;
+  const progressOf = addUp(options.onProgress, ids.length);
   const replace = async (id: string) => {
     if (failure !== undefined) return;
     try {
       options.signal.throwIfAborted();
       const { drainTimeoutMs, signal } = options;
-      const replaced = await pool.recycle(id, { drainTimeoutMs, late: "cut", signal });
+      const replaced = await counted(
+        progressOf(id),
+        1,
+        async (onProgress) => await pool.recycle(id, { drainTimeoutMs, late: "cut", signal, onProgress }),
+      );
       if (replaced.kind !== "replaced") return;
       result.stopped.push(replaced.stopped);
       result.servers.push(viewServer(replaced.server));

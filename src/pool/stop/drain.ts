@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
+import type { OnProgress } from "../../model/progress.js";
 import type { ServerRecord, ServerState } from "../../model/server.js";
 import { isInTurn, unlessRefused } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
@@ -25,6 +26,8 @@ export interface DrainOptions {
   signal: AbortSignal;
   /** If it aborts, the time for turns is up at once. */
   hurry: AbortSignal;
+  /** Called whenever the turns change that the drain waits for. */
+  onProgress?: OnProgress | undefined;
 }
 
 export interface LastDrainOptions extends Omit<DrainOptions, "answerMs"> {
@@ -52,6 +55,7 @@ export interface DrainResult {
 async function drainServer(server: ServerRecord, options: DrainOptions): Promise<DrainResult> {
   const until = performance.now() + options.timeoutMs;
   const unloaded = new Set<string>();
+  const report = turnReporter(server, options.onProgress);
   await using asked = new AskedServer(server);
   for (let failures = 0; ; ) {
     let busy = await asked.sessionsInTurn(options.answerMs, options.hurry);
@@ -60,6 +64,7 @@ async function drainServer(server: ServerRecord, options: DrainOptions): Promise
       busy = await asked.sessionsInTurn(Math.min(options.answerMs, LAST_ANSWER_MS));
     }
     failures = busy === null ? failures + 1 : 0;
+    report(busy ?? [], until - performance.now());
     const over = options.hurry.aborted || performance.now() >= until;
     if (busy === null && (failures >= FAILURES || over))
       return { cut: loadedSessions(server), unloaded: [...unloaded] };
@@ -76,6 +81,17 @@ async function drainServer(server: ServerRecord, options: DrainOptions): Promise
     const pauseMs = Math.min(POLL_MS, Math.max(0, until - performance.now()));
     await abortable(delay(pauseMs), options.hurry).catch(() => undefined); // if aborted, the next round is the last
   }
+}
+
+/** Reports the sessions in whose turns the server is, if they have changed. */
+function turnReporter({ id: serverId }: ServerRecord, onProgress: OnProgress | undefined) {
+  let reported = "";
+  return (sessionIds: string[], remainingMs: number): void => {
+    const now = sessionIds.join();
+    if (now === reported) return;
+    reported = now;
+    onProgress?.({ done: 0, total: 1, turns: now === "" ? [] : [{ serverId, sessionIds, remainingMs }] });
+  };
 }
 
 /**

@@ -1,4 +1,5 @@
 import { FleetError } from "../../errors.js";
+import type { OnProgress } from "../../model/progress.js";
 import type { ServerRecord } from "../../model/server.js";
 import { NEVER } from "../../runtime/deadline.js";
 import { stopServer } from "../../runtime/process/stop.js";
@@ -18,6 +19,7 @@ export interface StopOptions {
   hurry?: AbortSignal;
   /** Whether the server should still run and will be started again, by a restart or by the next `serve`. */
   stays?: boolean;
+  onProgress?: OnProgress | undefined;
 }
 
 export interface Stopped {
@@ -63,6 +65,7 @@ export async function stopRecorded(
           hurry,
           late: "cut",
           stays,
+          onProgress: options.onProgress,
         });
         const graceMs = drained.cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
         const outcome = await stopServer(server, { graceMs, force: options.force, hurry });

@@ -2,6 +2,7 @@ import type { Duration } from "../../config/values/duration.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { ClearedRemain } from "../../hosts/remains.js";
 import type { Takeover } from "../../hosts/takeover.js";
+import type { OnProgress } from "../../model/progress.js";
 import { isRunning } from "../../pool/server.js";
 import { sessionsInTurn } from "../../pool/stop/drain.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
@@ -37,6 +38,8 @@ export interface GcRequest {
   /** Change nothing, and report what would be done. */
   dryRun?: boolean;
   user?: string;
+  /** Called as this host deletes its sessions. */
+  onProgress?: OnProgress;
   /** If it aborts, gc ends after the present step. Nothing is left half done. */
   signal?: AbortSignal;
 }
@@ -45,6 +48,7 @@ export interface GcOptions extends Required<Pick<GcRequest, "dryRun" | "signal">
   /** How long a session must be unused before it is deleted, in milliseconds. A session's own TTL takes precedence. */
   ttlMs: number;
   user: string | undefined;
+  onProgress?: OnProgress | undefined;
 }
 
 export interface GcResult {
@@ -108,15 +112,20 @@ async function seeHosts(directory: HostDirectory): Promise<HostsSeen> {
 async function deleteAll(
   context: GcContext,
   found: Survey,
-  { user, signal }: GcOptions,
+  { user, signal, onProgress }: GcOptions,
   hosts: HostsSeen,
 ): Promise<Outcome[]> {
   const { store } = context;
   const outcomes: Outcome[] = [];
+  const total = found.candidates.length;
+  let done = 0;
   const deleteIn = async (run: Run | null, candidates: Candidate[]) => {
     for (let start = 0; start < candidates.length; start += SESSIONS_AT_ONCE) {
       signal.throwIfAborted();
-      outcomes.push(...(await deleteSessions(store, run, candidates.slice(start, start + SESSIONS_AT_ONCE), hosts)));
+      onProgress?.({ done, total, turns: [] });
+      const part = candidates.slice(start, start + SESSIONS_AT_ONCE);
+      outcomes.push(...(await deleteSessions(store, run, part, hosts)));
+      done += part.length;
     }
   };
   await deleteIn(

@@ -19,7 +19,8 @@ export const LEASE_VARIABLES = {
 
 /** After this time without a request, a waiter loses its place in the queue. A dead one delays the next by this much. */
 const PLACE_MS = 3_000;
-const NOTICE_MS = 1_000;
+/** How long a wait lasts before `onWait` is called, in milliseconds. */
+export const NOTICE_MS = 1_000;
 const FIRST_PAUSE_MS = 10;
 const LONGEST_PAUSE_MS = 100;
 
@@ -44,7 +45,7 @@ export interface AcquireOptions {
 
 export interface LeaseWait {
   sessionId: string;
-  /** The lease in force; null if an earlier waiter is about to take it. */
+  /** The lease in force; null if an earlier waiter is about to take it, or if a turn runs without a lease. */
   lease: Lease | null;
   /** How many waiters come first. */
   ahead: number;
@@ -77,7 +78,7 @@ export class Leases {
     const request = { sessionId, holder, token, ttlMs, placeMs: PLACE_MS, ...mode };
     const begun = this.#clock.now();
     const until = begun + waitMs;
-    let { onWait } = options;
+    let told: string | undefined;
     try {
       for (let attempt = 0; ; attempt++) {
         const asked = this.#clock.now();
@@ -92,8 +93,10 @@ export class Leases {
         if (isOwn && refuseOwn && answer.lease !== null && answer.lease.remainingMs > left) throw ownLock(answer.lease);
         if (left <= 0) throw isOwn && answer.lease !== null ? ownLock(answer.lease) : sessionLocked(options, answer);
         if (isOwn || asked - begun >= NOTICE_MS) {
-          onWait?.({ sessionId, lease: answer.lease, ahead: answer.ahead });
-          onWait = undefined;
+          const { lease, ahead } = answer;
+          const wait = JSON.stringify([lease?.holder, lease?.expiresAt, ahead]);
+          if (wait !== told) options.onWait?.({ sessionId, lease, ahead });
+          told = wait;
         }
         await this.#clock.wait(Math.min(pauseMs(attempt, answer), left), { signal });
       }

@@ -23,7 +23,7 @@ export interface LockOptions {
   steal?: { reason: string };
   /** Take it for another process, which gets its token. It is not renewed, and lasts for `ttl` unless it is released. */
   detached?: true;
-  /** Called once if the wait takes longer than a second. */
+  /** Called if the wait takes longer than a second, and again when the lease or the number of earlier waiters changes. */
   onWait?: (wait: LeaseWait) => void;
   signal?: AbortSignal;
 }

@@ -1,6 +1,7 @@
 import { closeSync, mkdirSync, openSync, readdirSync, rmSync, statSync, utimesSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { FleetError, option, systemCode } from "../../errors.js";
+import type { OnProgress } from "../../model/progress.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
@@ -18,6 +19,7 @@ export interface EvictionContext {
   store: Store;
   /** How long a server may take for one answer, in milliseconds. */
   answerMs: number;
+  onProgress?: OnProgress | undefined;
 }
 
 export type KeptReason = "not active" | "in a turn" | "leased" | "in use" | "not found";
@@ -84,7 +86,8 @@ export async function evict(
 ): Promise<EvictionResult> {
   const loaded = allLoaded(servers);
   const result: EvictionResult = { evicted: [], skipped: [] };
-  for (const id of ids) {
+  for (const [done, id] of ids.entries()) {
+    context.onProgress?.({ done, total: ids.length, turns: [] });
     const found = loaded.filter((candidate) => candidate.id === id);
     if (found.length === 0) result.skipped.push({ id, reason: "not active" });
     for (const { server } of found) {

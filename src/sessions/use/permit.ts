@@ -18,7 +18,7 @@ export interface PermitRequest {
    * user has locked the session for longer than that with `copilotfleet lock`.
    */
   waitMs?: number | undefined;
-  /** Called once if the wait for the lease takes longer than a second. */
+  /** Called if the wait takes longer than a second, and again when the lease or the number of earlier waiters changes. */
   onWait?: ((wait: LeaseWait) => void) | undefined;
   signal?: AbortSignal | undefined;
 }

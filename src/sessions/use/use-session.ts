@@ -7,6 +7,7 @@ import { setUseMarker, type UseMarker } from "../../pool/use-markers.js";
 import { type Deadline, deadline, pause } from "../../runtime/deadline.js";
 import type { SessionsContext } from "../context.js";
 import { recordFor } from "../find.js";
+import { NOTICE_MS } from "../leases/leases.js";
 import type { TurnLease } from "../leases/seen.js";
 import { isStoreTrouble, sessionBusy, unreleased } from "../problems.js";
 import { load, type Transport } from "./load.js";
@@ -183,7 +184,7 @@ export class SessionUse implements AsyncDisposable {
 
   /** Sets the use marker, and makes sure that a turn is alone in the session. */
   async #enter(at: ServerRecord | undefined): Promise<void> {
-    const { isTurn, signal } = this.#request;
+    const { isTurn } = this.#request;
     const held = this.#marker;
     let marker = await this.#mark(at);
     // If the old marker was never removed, no other turn has begun, because the others wait for this marker.
@@ -195,9 +196,21 @@ export class SessionUse implements AsyncDisposable {
     }
     if (this.#permit === null) return;
     // Wait for a turn that began without a lease, and for loads. No new turn begins, because this one has the lease.
-    const untilMs = performance.now() + this.#waitMs;
+    await this.#untilAlone(marker);
+  }
+
+  async #untilAlone(marker: UseMarker): Promise<void> {
+    const { signal } = this.#request;
+    let { onWait } = this.#request;
+    const { id } = this.#record;
+    const begun = performance.now();
     while (marker.isShared()) {
-      if (performance.now() > untilMs) throw sessionBusy(this.#record.id);
+      const waited = performance.now() - begun;
+      if (waited > this.#waitMs) throw sessionBusy(id);
+      if (waited > NOTICE_MS) {
+        onWait?.({ sessionId: id, lease: null, ahead: 0 });
+        onWait = undefined;
+      }
       await pause(SHARED_POLL_MS, signal);
     }
   }

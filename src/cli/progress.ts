@@ -1,0 +1,93 @@
+import type { Ora } from "ora";
+import { onSignals } from "./prompt/interrupted.js";
+import { colour } from "./render/colour.js";
+import { type Report, renderProgress } from "./render/progress.js";
+import { shorten } from "./render/table.js";
+
+/** Commands that take less time report nothing. */
+const AFTER_MS = 1_000;
+/** How often to render the times in the line again, in milliseconds. */
+const EVERY_MS = 500;
+const SYMBOL_WIDTH = 2;
+
+export interface ProgressOptions {
+  /** With `--json`, a command reports nothing. */
+  json: boolean;
+  /** The signal that Ctrl-C aborts. Without it, Ctrl-C ends the process at once. */
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * Reports on a terminal, on standard error, that an operation takes more than a second, and how far it is. The line
+ * disappears when the operation ends. Elsewhere, reports nothing.
+ */
+export class ProgressLine implements Disposable {
+  readonly #what: string;
+  readonly #isInterruptible: boolean;
+  readonly #begun = performance.now();
+  readonly #timers: NodeJS.Timeout[] = [];
+  readonly #cleanups: (() => void)[] = [];
+  #reported: { report: Report; at: number } | null = null;
+  #spinner: Ora | undefined;
+  #isOver = false;
+
+  constructor(what: string, { json, signal }: ProgressOptions) {
+    this.#what = what;
+    this.#isInterruptible = signal !== undefined;
+    if (json || process.stderr.isTTY !== true) this.#isOver = true;
+    else this.#timers.push(setTimeout(() => void this.#show(), AFTER_MS).unref());
+  }
+
+  /** A listener for the reports of an operation. The line shows the last one. */
+  readonly report = (report: Report): void => {
+    this.#reported = { report, at: performance.now() };
+    if (this.#spinner !== undefined) this.#spinner.text = this.#text();
+  };
+
+  /** Removes the line. Call it before output that standard error does not see, such as that of another command. */
+  end(): void {
+    this.#isOver = true;
+    for (const timer of this.#timers) clearTimeout(timer);
+    for (const cleanUp of this.#cleanups.splice(0)) cleanUp();
+    this.#spinner?.stop();
+  }
+
+  [Symbol.dispose](): void {
+    this.end();
+  }
+
+  async #show(): Promise<void> {
+    const { default: ora } = await import("ora");
+    if (this.#isOver) return;
+    // Do not discard input, because the user may already type the next prompt of a chat.
+    const spinner = ora({ text: this.#text(), color: colour.level > 0 ? "cyan" : false, discardStdin: false });
+    this.#spinner = spinner;
+    this.#clearAtEnd();
+    spinner.start();
+    const update = () => {
+      spinner.text = this.#text();
+    };
+    this.#timers.push(setInterval(update, EVERY_MS).unref());
+  }
+
+  /** Makes an end of the process leave an empty line and a visible cursor. */
+  #clearAtEnd(): void {
+    const end = () => this.end();
+    process.once("exit", end);
+    this.#cleanups.push(() => process.off("exit", end));
+    if (this.#isInterruptible) return;
+    const signals = onSignals(["SIGINT", "SIGTERM"], (name) => {
+      this.end();
+      process.kill(process.pid, name);
+    });
+    this.#cleanups.push(() => signals[Symbol.dispose]());
+  }
+
+  #text(): string {
+    const now = performance.now();
+    const { report = null, at = now } = this.#reported ?? {};
+    const text = renderProgress(this.#what, report, { begunMs: now - this.#begun, reportedMs: now - at });
+    const { columns } = process.stderr;
+    return shorten(text, (columns > 0 ? columns : 80) - SYMBOL_WIDTH, "end");
+  }
+}
