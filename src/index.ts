@@ -56,6 +56,7 @@ export type {
   ServerFilter,
   SessionFilter,
   SessionReply,
+  SpawnManyRequest,
   SpawnRequest,
   StopRequest,
   SuperviseOptions,
@@ -68,6 +69,7 @@ export type { ClearedRemain } from "./hosts/remains.js";
 export type { IssuedToken, TokenView } from "./identity/tokens.js";
 export type { HostEntry, HostRecord } from "./model/host.js";
 export type { Lease } from "./model/lease.js";
+export type { AwaitedTurns, OnProgress, Progress } from "./model/progress.js";
 export type { Isolation, ServerState, TokenSource } from "./model/server.js";
 export type { SessionState } from "./model/session.js";
 export type { HostView, Overview } from "./peers/overview.js";

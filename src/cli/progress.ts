@@ -8,7 +8,8 @@ import { shorten } from "./render/table.js";
 const AFTER_MS = 1_000;
 /** How often to render the times in the line again, in milliseconds. */
 const EVERY_MS = 500;
-const SYMBOL_WIDTH = 2;
+/** The spinner with its space, and the `^C` that a terminal adds to the line. If the line wrapped, a part of it would stay. */
+const RESERVED_WIDTH = 4;
 
 export interface ProgressOptions {
   /** With `--json`, a command reports nothing. */
@@ -44,12 +45,19 @@ export class ProgressLine implements Disposable {
     if (this.#spinner !== undefined) this.#spinner.text = this.#text();
   };
 
-  /** Removes the line. Call it before output that standard error does not see, such as that of another command. */
-  end(): void {
+  /**
+   * Removes the line. Call it before other output, unless that is `this.log` of the command.
+   *
+   * @returns whether there was a line
+   */
+  end(): boolean {
     this.#isOver = true;
     for (const timer of this.#timers) clearTimeout(timer);
     for (const cleanUp of this.#cleanups.splice(0)) cleanUp();
-    this.#spinner?.stop();
+    // A second call would move the cursor to the beginning of a line that the command has written to.
+    const spinner = this.#spinner?.stop();
+    this.#spinner = undefined;
+    return spinner !== undefined;
   }
 
   [Symbol.dispose](): void {
@@ -72,7 +80,7 @@ export class ProgressLine implements Disposable {
 
   /** Makes an end of the process leave an empty line and a visible cursor. */
   #clearAtEnd(): void {
-    const end = () => this.end();
+    const end = () => void this.end();
     process.once("exit", end);
     this.#cleanups.push(() => process.off("exit", end));
     if (this.#isInterruptible) return;
@@ -88,6 +96,6 @@ export class ProgressLine implements Disposable {
     const { report = null, at = now } = this.#reported ?? {};
     const text = renderProgress(this.#what, report, { begunMs: now - this.#begun, reportedMs: now - at });
     const { columns } = process.stderr;
-    return shorten(text, (columns > 0 ? columns : 80) - SYMBOL_WIDTH, "end");
+    return shorten(text, (columns > 0 ? columns : 80) - RESERVED_WIDTH, "end");
   }
 }

@@ -1,8 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { given, lifetimeFlag, userFlag } from "../cli/flags/flags.js";
-import { type Column, renderAge, renderBytes, renderTable, SESSION } from "../cli/render/table.js";
-import { ERRORS } from "../errors.js";
+import { exitCodeOfGc, renderGc } from "../cli/render/gc.js";
 import type { GcResult } from "../sessions/gc/collect.js";
 
 export default class Gc extends FleetCommand {
@@ -38,44 +37,4 @@ export default class Gc extends FleetCommand {
       return result;
     });
   }
-}
-
-const COLUMNS: Column[] = [
-  SESSION,
-  { heading: "OWNER", cut: "middle" },
-  { heading: "AGE", yields: 1 },
-  { heading: "SIZE", yields: 2 },
-];
-
-/** Renders one line, so that a mail from cron is short. A dry run first lists the sessions that would be deleted. */
-function renderGc(result: GcResult): string {
-  const { deleted, dryRun } = result;
-  if (!dryRun || deleted.length === 0) return summarize(result);
-  const rows = deleted.map(({ id, owner, ageMs, bytes }) => [id, owner, renderAge(ageMs), renderBytes(bytes)]);
-  return `${renderTable(COLUMNS, rows)}\n${summarize(result)}`;
-}
-
-function summarize({ deleted, skipped, freedBytes, dryRun, servers, remains }: GcResult): string {
-  const verb = dryRun ? "would delete" : "deleted";
-  const parts = [
-    `${verb} ${deleted.length} ${deleted.length === 1 ? "session" : "sessions"} (${renderBytes(freedBytes)})`,
-    `skipped ${skipped.length}${counts(skipped.map(({ reason }) => reason))}`,
-    `${dryRun ? "would clear" : "cleared"} ${servers.length} ${servers.length === 1 ? "server" : "servers"}${counts(servers.map(({ action }) => action))}`,
-  ];
-  if (remains.length > 0) {
-    const what = `${remains.length} ${remains.length === 1 ? "remain" : "remains"} of takeovers`;
-    parts.push(`${dryRun ? "would clear" : "cleared"} ${what}${counts(remains.map(({ kind }) => kind))}`);
-  }
-  return `gc: ${parts.join(", ")}`;
-}
-
-function counts(words: readonly string[]): string {
-  const kinds = [...new Set(words)].sort();
-  const each = kinds.map((kind) => `${words.filter((word) => word === kind).length} ${kind}`);
-  return each.length === 0 ? "" : ` (${each.join(", ")})`;
-}
-
-/** Reports by the exit code that a session could not be deleted, because cron may run `gc` and nobody may read its output. */
-function exitCodeOfGc({ skipped }: GcResult): number {
-  return skipped.some(({ reason }) => reason === "failed") ? ERRORS.FLEET_STATE_UNWRITABLE.exit : 0;
 }

@@ -78,11 +78,10 @@ describe("a wait for a session", () => {
   ])("%s on a terminal reports who holds the session and for how long, and ends with Ctrl-C", async (_, args) => {
     const lease = await lock("team");
     await using terminal = new Terminal(command, args);
-    await terminal.shows(
-      /Waiting for session "team": "alice" holds its lease for another (2\d\d|300) s, .*Ctrl-C stops/s,
-    );
+    await terminal.line(/^\S Waiting for "team": alice locked it for (2\d\d|300) s more\. Ctrl-C stops waiting\.$/);
     terminal.type("\x03");
     expect(await terminal.done).toBe(130);
+    expect(terminal.screen).toEqual({ lines: [""], column: 0, isCursorVisible: true });
     await unlock(lease);
   });
 

@@ -9,6 +9,7 @@ import { readContents } from "../../src/store/copy.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
+import { Terminal } from "../fixtures/commands/terminal.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
@@ -110,6 +111,22 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     const error = await fleet.refusal(5, ["store", "migrate", "--to", url]);
     expect(error).toMatchObject({ code: "FLEET_STORE_OCCUPIED", message: expect.stringContaining(url) });
     expect(await contents(url)).toEqual(before);
+  });
+
+  it("store migrate on a terminal reports that it takes more than a second", async () => {
+    const url = redis.url("paused");
+    await using_(url, (store) => store.sessions.create(sessionRecord("somebody")));
+    process.kill(redis.pid, "SIGSTOP");
+    try {
+      await using terminal = new Terminal(fleet, ["store", "migrate", "--to", url]);
+      await terminal.line(/^\S Copying records \(\d+ s\)$/);
+      process.kill(redis.pid, "SIGCONT");
+      expect(await terminal.done).toBe(5);
+      expect(terminal.screen).toMatchObject({ column: 0, isCursorVisible: true });
+      expect(terminal.screen.lines[0]).toMatch(/^Error: The store/);
+    } finally {
+      process.kill(redis.pid, "SIGCONT");
+    }
   });
 
   it("store migrate refuses while a process on this or another host changes the state of a server", async () => {

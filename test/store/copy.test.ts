@@ -1,4 +1,5 @@
 import { expect, it } from "vitest";
+import type { Progress } from "../../src/model/progress.js";
 import { copyContents, isEmpty, readContents } from "../../src/store/copy.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
@@ -21,11 +22,13 @@ async function filled(): Promise<Store> {
   return store;
 }
 
-it("copyContents copies everything from one store to another, and changes nothing in the source", async () => {
+it("copyContents copies everything from one store to another, reports how far it is, and changes nothing in the source", async () => {
   const [from, to] = [await filled(), openFileStore(await temporaryRoot())];
   const contents = await readContents(from);
   expect([isEmpty(contents), isEmpty(await readContents(to))]).toEqual([false, true]);
-  await copyContents(contents, from, to, { signal: NEVER });
+  const seen: Progress[] = [];
+  await copyContents(contents, from, to, { signal: NEVER, onProgress: (progress) => void seen.push(progress) });
+  expect(seen).toEqual([50, 60].map((done) => ({ done, total: SESSIONS, turns: [] })));
   expect(await readContents(to)).toEqual(contents);
   expect(await readContents(from)).toEqual(contents);
 });

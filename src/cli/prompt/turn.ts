@@ -33,9 +33,9 @@ export async function printTurn<Taken extends { text: string }>(
         }
       : {}),
   }).catch((error: unknown) => {
-    progress.end();
+    const isLineRemoved = progress.end();
     // Start the error on a new line, because half a reply or the terminal's ^C may stand on this one.
-    const isLineOpen = streamed === "" ? output.signal.aborted : !streamed.endsWith("\n");
+    const isLineOpen = streamed === "" ? output.signal.aborted && !isLineRemoved : !streamed.endsWith("\n");
     if (stream && isLineOpen) process.stdout.write("\n");
     throw error;
   });

@@ -35,7 +35,7 @@ function renderWait({ sessionId, lease, ahead }: LeaseWait, sinceMs: number): st
   const others = `${ahead} ${ahead === 1 ? "other waits" : "others wait"}`;
   if (lease === null) return wait(ahead === 0 ? "another turn runs in it" : `${others}, too`);
   const left = seconds(lease.remainingMs - sinceMs);
-  if (lease.detached) return wait(`${lease.holder} locked it for ${left} more, unless unlock releases it`);
+  if (lease.detached) return wait(`${lease.holder} locked it for ${left} more`);
   return wait(`${lease.holder} holds it for ${left} more${ahead === 0 ? "" : `, and ${others}`}`);
 }
 
