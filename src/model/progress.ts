@@ -21,7 +21,7 @@ export type OnProgress = (progress: Progress) => void;
 /**
  * Adds up the progress of the parts of an operation, and reports the sum.
  *
- * @param total of all parts. Default: the sum of those that have reported.
+ * @param total the total of all parts. Default: the sum of the totals that they have reported.
  * @returns the listener of the part with this name
  */
 export function addUp(onProgress: OnProgress | undefined, total?: number): (part: string) => OnProgress {
