@@ -1,11 +1,8 @@
-import { statSync } from "node:fs";
-import { resolve } from "node:path";
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, given, integerFlag, usage, userFlag } from "../cli/flags/flags.js";
+import { durationFlag, folderFlag, given, integerFlag, usage, userFlag } from "../cli/flags/flags.js";
 import { tokenSourceFromFlags } from "../cli/flags/token.js";
 import { renderServers } from "../cli/render/servers.js";
-import { quote } from "../errors.js";
 import type { ServerView } from "../pool/server.js";
 
 interface Spawned {
@@ -35,7 +32,7 @@ export default class Spawn extends FleetCommand {
     shared: Flags.boolean({ description: "start one more shared server" }),
     "token-env": Flags.string({ description: "environment variable that holds the GitHub token", helpValue: "VAR" }),
     "token-file": Flags.string({ description: "file (mode 0600) that holds the GitHub token", helpValue: "FILE" }),
-    cwd: Flags.string({ description: "working folder of the server", helpValue: "DIR" }),
+    cwd: folderFlag("cwd", "working folder of the server"),
     wait: durationFlag("wait", "how long to wait until the server answers (default: 30s)"),
   };
 
@@ -49,8 +46,7 @@ export default class Spawn extends FleetCommand {
     if (flags.count !== undefined && flags.shared)
       throw usage("--count needs --user USER. It cannot be combined with --shared.");
     const token = tokenSourceFromFlags(flags["token-env"], flags["token-file"]);
-    const cwd = flags.cwd === undefined ? undefined : existingFolder(flags.cwd);
-    const request = given({ token, cwd, waitMs: flags.wait });
+    const request = given({ token, cwd: flags.cwd, waitMs: flags.wait });
     return await this.withFleet(async (fleet) => {
       if (flags.count !== undefined) {
         const user = flags.user ?? "";
@@ -72,11 +68,4 @@ export default class Spawn extends FleetCommand {
       return result;
     });
   }
-}
-
-function existingFolder(path: string): string {
-  if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) {
-    throw usage(`--cwd ${quote(path)} is not an existing folder.`);
-  }
-  return resolve(path);
 }

@@ -1,3 +1,5 @@
+import { statSync } from "node:fs";
+import { resolve } from "node:path";
 import { Args, Flags } from "@oclif/core";
 import { isModelName } from "../../config/rules.js";
 import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js";
@@ -103,6 +105,18 @@ export function choiceFlag<Value extends string>(
     options: [...values],
     ...(char === undefined ? {} : { char }),
   })({ kind });
+}
+
+/** A flag for a folder that exists. Parses to its absolute path. */
+export function folderFlag(name: string, description: string) {
+  return Flags.string({
+    description,
+    helpValue: "DIR",
+    parse: async (value) => {
+      if (statSync(value, { throwIfNoEntry: false })?.isDirectory() === true) return resolve(value);
+      throw usage(`--${name} ${quote(value)} is not an existing folder.`);
+    },
+  });
 }
 
 export function variableName(flag: string, value: string): string {
