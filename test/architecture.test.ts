@@ -26,6 +26,7 @@ const LAYERS: RegExp[][] = [
   [/^pool\//],
   [/^models\//, /^runtime\//],
   [/^store\//],
+  [/^system\//],
   [/^model\//],
   [/^deploy\//],
   [/^config\//],
@@ -201,7 +202,16 @@ describe("the source", () => {
     for (const file of importers(/^execa$/, { types: true }))
       expect(file).toMatch(/^(runtime\/launch\/launch|models\/token-command)\.ts$/);
     for (const file of importers(/^node:child_process$/, { types: true }))
-      expect(file).toMatch(/^(runtime\/|cli\/run\/under-lease\.ts$)/);
+      expect(file).toMatch(/^(runtime\/|system\/posix\/|cli\/run\/under-lease\.ts$)/);
+  });
+
+  it("only one part reads /proc or asks which platform this is", () => {
+    // Names of packages and of the folder for the state depend on the platform, too. Errors and doctor name it.
+    const others = /^(system\/|errors\/|(runtime\/launch\/find|config\/load\/paths|fleet\/doctor\/doctor)\.ts$)/;
+    for (const file of files.filter((name) => !others.test(name))) {
+      const source = readFileSync(join(SRC, file), "utf8").replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, "");
+      expect(source, file).not.toMatch(/["'`]\/proc\b|process\.platform/);
+    }
   });
 
   it("only the command line ends the process and prints", () => {

@@ -1,13 +1,13 @@
 /**
  * Identifies a process beyond its PID. A PID is reused, but a start time within one boot and one PID namespace is not.
- * Sources: `/proc/sys/kernel/random/boot_id`, `/proc/self/ns/pid`, field 22 of `/proc/<pid>/stat` (proc(5)).
+ * `system/` reads these facts.
  */
 export interface ProcessIdentity {
   host: string;
   bootId: string;
   pidNamespace: string;
   pid: number;
-  /** Clock ticks after boot at which the process started (on macOS the text of `ps -o lstart=`). */
+  /** When the process started: clock ticks after boot, or with `ps` the text of `lstart`. */
   startTicks: string;
 }
 

@@ -4,8 +4,9 @@ import type { SessionRecord } from "../model/session.js";
 import { logPath } from "../runtime/files/server-folder.js";
 import { SHARED_GROUP } from "../runtime/files/shared-storage.js";
 import { listLoaded } from "../runtime/history/session-state.js";
-import { isAlive, privateMemoryBytes } from "../runtime/process/process-table.js";
+import { isAlive } from "../runtime/process/process-table.js";
 import { allGone } from "../runtime/process/stop.js";
+import { system } from "../system/system.js";
 import { isHeld } from "./claims/held-claim.js";
 
 /** A server as `--json` and the library show it. Times are ISO 8601 in UTC. */
@@ -119,7 +120,7 @@ export function viewServer(server: ServerRecord): ServerView {
     log: logPath(server.home),
     startedAt: running ? server.startedAt : null,
     uptimeMs: running && server.startedAt !== null ? Math.max(0, Date.now() - Date.parse(server.startedAt)) : null,
-    memoryBytes: pid === null ? null : privateMemoryBytes(pid),
+    memoryBytes: pid === null ? null : system().processes.privateMemoryBytes(pid),
     sessions: null,
     activeSessions: pid === null ? 0 : listLoaded(server.home, pid).length,
     version: server.version,

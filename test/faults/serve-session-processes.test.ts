@@ -1,7 +1,8 @@
 import { readdirSync, readFileSync } from "node:fs";
 import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it, onTestFinished } from "vitest";
-import { identify, privateMemoryBytes } from "../../src/runtime/process/process-table.js";
+import { identify } from "../../src/runtime/process/process-table.js";
+import { system } from "../../src/system/system.js";
 import { eventually } from "../fixtures/eventually.js";
 import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";
@@ -90,9 +91,11 @@ it("recycle.maxMemory and the memory metric include all processes that a server'
   await session.sendAndWait({ prompt: `!tool bash ${JSON.stringify(call)}` }, 30_000);
   const hogs = await eventually("the memory", () => {
     const pids = running(command);
-    return pids.length === 2 && pids.every((hog) => (privateMemoryBytes(hog) ?? 0) > HOLD_BYTES) ? pids : null;
+    return pids.length === 2 && pids.every((hog) => (system().processes.privateMemoryBytes(hog) ?? 0) > HOLD_BYTES)
+      ? pids
+      : null;
   });
-  expect(privateMemoryBytes(pid ?? 0)).toBeLessThan(HOLD_BYTES);
+  expect(system().processes.privateMemoryBytes(pid ?? 0)).toBeLessThan(HOLD_BYTES);
   const watching = await serve(fleet);
   await eventually("the metric", async () => (await watching.metric("servers_memory_bytes")) > 2 * HOLD_BYTES);
   watching.kill("SIGKILL"); // which leaves the server running

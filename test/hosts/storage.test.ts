@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
-import { fileSystemOf, isLocal, problemsOf } from "../../src/runtime/files/file-system.js";
+import { isLocal, problemsOf } from "../../src/runtime/files/file-system.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
@@ -17,16 +17,7 @@ describe("the check of a folder's file system", () => {
   let folder: string;
   afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
-  it("finds the type and the mount point of a folder's file system, and recognizes local types", () => {
-    folder = mkdtempSync(join(tmpdir(), "copilotfleet-fs-"));
-    const { type, mountPoint } = fileSystemOf(folder);
-    const [expected = ""] = execFileSync("stat", ["--file-system", "--format=%T", folder], { encoding: "utf8" }).split(
-      "\n",
-    );
-    // stat has one name for all ext file systems.
-    expect(expected.split("/").some((name) => type.startsWith(name.slice(0, 3)))).toBe(true);
-    expect(folder.startsWith(mountPoint)).toBe(true);
-    expect(fileSystemOf("/proc/self")).toEqual({ type: "proc", source: "proc", mountPoint: "/proc" });
+  it("recognizes the types of file systems that only one machine can see", () => {
     expect(isLocal({ type: "ext4", source: "", mountPoint: "/" })).toBe(true);
     expect(isLocal({ type: "nfs4", source: "", mountPoint: "/" })).toBe(false);
   });
@@ -38,10 +29,9 @@ describe("the check of a folder's file system", () => {
   });
 
   it.skipIf(!isRoot)("reports a file system that does not support symbolic links", async () => {
-    folder = mkdtempSync(join(tmpdir(), "copilotfleet-fs with blanks-"));
+    folder = mkdtempSync(join(tmpdir(), "copilotfleet-fs-"));
     execFileSync("mount", ["-t", "tmpfs", "-o", "nosymfollow", "fleet", folder]);
     try {
-      expect(fileSystemOf(folder)).toEqual({ type: "tmpfs", source: "fleet", mountPoint: folder });
       expect(await problemsOf(folder)).toEqual(["has no symbolic links (ELOOP)"]);
     } finally {
       execFileSync("umount", [folder]);

@@ -12,8 +12,8 @@ it("the process table reports an error, and no process as dead, when no file des
   expect(JSON.parse(stdout)).toEqual({
     identify: refusal,
     isAlive: refusal,
-    ownsListener: refusal,
-    connectionsTo: refusal,
+    listensOn: refusal,
+    connectedPorts: refusal,
     processesOfLaunch: refusal,
     writersOf: refusal,
     after: true,

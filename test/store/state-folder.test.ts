@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { checkStateFolder, ensureStateFolder } from "../../src/store/file/state-folder.js";
+import { unfitType } from "../../src/system/linux/file-systems.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
@@ -194,7 +195,8 @@ describe("the check of the state folder", () => {
     ])("refuses a state folder on %s unless COPILOTFLEET_ALLOW_NETWORK_FS is 1", async (name, type) => {
       const root = await temporaryRoot();
       ensureStateFolder(root);
-      const check = (env: NodeJS.ProcessEnv) => () => checkStateFolder(root, { fileSystemType: () => type, env });
+      const check = (env: NodeJS.ProcessEnv) => () =>
+        checkStateFolder(root, { files: { unfit: () => unfitType(type) }, env });
       expect(check({})).toThrow(expect.objectContaining({ code: "FLEET_STATE_UNSAFE" }));
       expect(check({})).toThrow(name);
       expect(check({ COPILOTFLEET_ALLOW_NETWORK_FS: "0" })).toThrow(name);

@@ -4,8 +4,9 @@ import type { LoadedConfig } from "../../config/load/load.js";
 import { systemCode } from "../../errors.js";
 import { missingBeacons } from "../../hosts/beacon.js";
 import type { HostRecord } from "../../model/host.js";
-import { fileSystemOf, isLocal, problemsOf } from "../../runtime/files/file-system.js";
+import { isLocal, problemsOf } from "../../runtime/files/file-system.js";
 import { usable } from "../../runtime/files/shared-storage.js";
+import { system } from "../../system/system.js";
 import { checkState } from "../state.js";
 import { type Finding, failed, ok, type Row, warning } from "./checks.js";
 import type { RecordsContext } from "./records.js";
@@ -60,7 +61,7 @@ function megabytes(bytes: number): string {
 }
 
 async function sharedFolder(shared: string, hosts: readonly HostRecord[]): Promise<Finding> {
-  const fileSystem = await usable(shared, async () => fileSystemOf(shared));
+  const fileSystem = await usable(shared, async () => system().files.of(shared));
   const at = `${shared} on ${fileSystem.type} (${fileSystem.source} at ${fileSystem.mountPoint})`;
   const problems = await problemsOf(shared);
   if (problems.length > 0) {

@@ -6,9 +6,9 @@ import { logPath, readConnectionToken } from "../../runtime/files/server-folder.
 import { processesOfLaunch } from "../../runtime/process/launches.js";
 import { probe } from "../../runtime/process/probe.js";
 import { isAlive, writersOf } from "../../runtime/process/process-table.js";
-import { ownsListener } from "../../runtime/process/sockets.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
+import { system } from "../../system/system.js";
 import { changeClaimed, recordEnd, recordReady } from "../claims/transitions.js";
 
 const BUSY_POLL_MS = 20;
@@ -29,7 +29,7 @@ export async function adoptServer(
     // Look for writers of the log first: between fork and exec, a child still shows its parent's environment.
     const writers = writersOf(logPath(server.home));
     const processes = launchId === null ? [] : processesOfLaunch(launchId);
-    const listener = port === null ? undefined : processes.find(({ pid }) => ownsListener(pid, port));
+    const listener = port === null ? undefined : processes.find(({ pid }) => system().processes.listensOn(pid, port));
     if (listener !== undefined && port !== null) {
       const version = await answerOf(server, port, limit.signal);
       if (version !== null && isAlive(listener)) {

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { closeSync } from "node:fs";
 import { copyFile, mkdir, open, rename, rm, utimes } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { system } from "../../system/system.js";
 import { isInUseMark } from "../history/session-state.js";
 import { type Budget, DEEPEST, HeldFolder, walk } from "./held-folder.js";
 
@@ -55,7 +56,7 @@ async function copyHeld(source: HeldFolder, to: string, budget: Budget, depth: n
       const fd = source.file(name);
       if (fd === null) continue;
       try {
-        await copyFile(`/proc/self/fd/${fd}`, copy);
+        await copyFile(system().files.pathOf(fd), copy);
       } finally {
         closeSync(fd);
       }

@@ -1,46 +1,15 @@
 import { randomBytes } from "node:crypto";
-import { readFileSync, realpathSync } from "node:fs";
 import { appendFile, link, mkdir, open, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { systemCode } from "../../errors.js";
 import { failsWith } from "../../store/file/failures.js";
-
-export interface FileSystem {
-  /** As the kernel names it: `ext4`, `nfs4`, `fuse.sshfs`. */
-  type: string;
-  /** The device that is mounted, or the export of a file server. */
-  source: string;
-  mountPoint: string;
-}
+import type { FileSystem } from "../../system/system.js";
 
 /** The types of file systems that only one machine can see. */
-const LOCAL_TYPES = /^(?:ext[234]|xfs|btrfs|zfs|tmpfs|ramfs|overlay|f2fs|vfat|exfat|ntfs3?)$/;
+const LOCAL_TYPES = /^(?:ext[234]|xfs|btrfs|zfs|tmpfs|ramfs|overlay|f2fs|vfat|exfat|ntfs3?|apfs|hfs)$/;
 
 export function isLocal({ type }: FileSystem): boolean {
   return LOCAL_TYPES.test(type);
-}
-
-/** The file system that a path is on, from `/proc/self/mountinfo` (proc(5)). */
-export function fileSystemOf(path: string): FileSystem {
-  const real = realpathSync(path);
-  let found: FileSystem = { type: "unknown", source: "unknown", mountPoint: "/" };
-  for (const line of readFileSync("/proc/self/mountinfo", "utf8").split("\n")) {
-    // A hyphen ends the optional fields: `… <mount point> <options> [<optional>…] - <type> <source> <options>`.
-    const [before = "", after = ""] = line.split(" - ");
-    const mountPoint = withoutEscapes(before.split(" ")[4] ?? "");
-    const [type = "", source = ""] = after.split(" ");
-    const holds = mountPoint === "/" || real === mountPoint || real.startsWith(`${mountPoint}/`);
-    // If two are mounted at one place, the later one covers the earlier one.
-    if (mountPoint !== "" && holds && mountPoint.length >= found.mountPoint.length) {
-      found = { type, source: withoutEscapes(source), mountPoint };
-    }
-  }
-  return found;
-}
-
-/** Decodes the octal numbers that stand for spaces and similar characters in `mountinfo`. */
-function withoutEscapes(text: string): string {
-  return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
 }
 
 /**

@@ -12,11 +12,12 @@ import {
 } from "node:fs";
 import { type FileHandle, open, opendir, rename, rmdir, unlink } from "node:fs/promises";
 import { systemCode } from "../../errors.js";
+import { system } from "../../system/system.js";
 
 /*
  * This file reads and deletes below a home. The user's agent may put links, pipes, devices and very many folders there, and
  * may replace a folder by a link at any moment. So we open each folder without following links, and reach everything in it
- * through its descriptor (`/proc/self/fd`). Every walk has a limit.
+ * through its descriptor. Every walk has a limit.
  */
 
 const NOT_THERE = new Set(["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"]);
@@ -27,6 +28,12 @@ const READ_AT_ONCE = 1_000;
 
 export interface Budget {
   left: number;
+}
+
+/** The path of an entry of an open folder. "" means the folder itself. */
+function through(fd: number, name: string): string {
+  const path = system().files.pathOf(fd);
+  return name === "" ? path : `${path}/${name}`;
 }
 
 /** An open folder. It stays the same folder, whatever happens to its path. */
@@ -62,7 +69,7 @@ export class HeldFolder implements Disposable {
 
   /** The path of an entry through the descriptor. "" means the folder itself. */
   at(name: string): string {
-    return name === "" ? `/proc/self/fd/${this.#fd}` : `/proc/self/fd/${this.#fd}/${name}`;
+    return through(this.#fd, name);
   }
 
   /** Opens a folder in this one. Null when there is none, when it is a link, or when we may not read it. */
@@ -157,7 +164,7 @@ export async function removeTree(path: string, budget: Budget): Promise<boolean>
 }
 
 async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth: number): Promise<boolean> {
-  const at = (name: string) => `/proc/self/fd/${folder.fd}/${name}`;
+  const at = (name: string) => through(folder.fd, name);
   // Repeat until the folder is empty, because a list may lack entries if the folder changes at that time.
   for (;;) {
     const entries = await readSome(at(""));
@@ -168,7 +175,7 @@ async function empty(folder: FileHandle, top: FileHandle, budget: Budget, depth:
       if (!isFolder) await unlink(at(name));
       else if (depth === DEEPEST) {
         // A folder at the depth limit moves up into the top folder, which is then listed again.
-        await rename(at(name), `/proc/self/fd/${top.fd}/.deep-${randomBytes(6).toString("hex")}`);
+        await rename(at(name), through(top.fd, `.deep-${randomBytes(6).toString("hex")}`));
       } else {
         const child = await open(at(name), FOLDER);
         try {

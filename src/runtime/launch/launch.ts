@@ -2,12 +2,12 @@ import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, isFleetError, option, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
+import { system } from "../../system/system.js";
 import { logPath, unwritable } from "../files/server-folder.js";
 import { lastWords } from "../files/server-log.js";
 import { probe } from "../process/probe.js";
 import { identify } from "../process/process-table.js";
 import { noteEnd } from "../process/server-end.js";
-import { ownsListener } from "../process/sockets.js";
 import { sendSignal } from "../process/stop.js";
 import { RpcError } from "../wire/rpc-client.js";
 import { GITHUB_TOKEN_VARIABLE, type Launch, serverEnvironment } from "./environment.js";
@@ -58,7 +58,7 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
       }
       if (signal.aborted) throw startTimeout(launch, signal);
       const due = poll % UNANNOUNCED_POLLS === UNANNOUNCED_POLLS - 1 || announced(launch.server.home, logStart);
-      if (due && ownsListener(pid, launch.port)) {
+      if (due && system().processes.listensOn(pid, launch.port)) {
         const version = await Promise.race([firstAnswer(launch, signal), exit.then(() => null)]);
         if (version !== null) {
           // Unref the child only now, because this process must stay alive while it waits for a failed start to end.

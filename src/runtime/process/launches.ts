@@ -1,6 +1,6 @@
-import { readFileSync } from "node:fs";
 import type { ProcessIdentity } from "../../model/process.js";
-import { identify, pids, readStat, seen } from "./process-table.js";
+import { type ProcessVariables, system } from "../../system/system.js";
+import { identityOf } from "./process-table.js";
 
 /** Every server has this variable in its environment. It names the launch that started the server. */
 export const LAUNCH_VARIABLE = "COPILOTFLEET_LAUNCH_ID";
@@ -13,11 +13,7 @@ const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 
 /** The server and everything that it started. Looks at every process of this user, so do not call it often. */
 export function processesOfLaunch(launchId: string): ProcessIdentity[] {
-  const needle = Buffer.from(`${LAUNCH_VARIABLE}=${launchId}\0`);
-  return pids().flatMap((pid) => {
-    const environment = seen(() => readFileSync(`/proc/${pid}/environ`)); // null: the process has ended, or belongs to another user
-    return environment?.includes(needle) === true ? (identify(pid) ?? []) : [];
-  });
+  return system().processes.withVariable(LAUNCH_VARIABLE, launchId).map(identityOf);
 }
 
 export interface LaunchedProcess {
@@ -26,43 +22,22 @@ export interface LaunchedProcess {
   sessionId: string | null;
 }
 
-interface Environment {
-  parent: number;
-  launchId: string | undefined;
-  fleet: string | undefined;
-  sessionId: string | undefined;
-}
-
 /** The live processes of this fleet, by launch id. Includes those that no longer have the variables above. */
 export function processesByLaunch(stateRoot: string): Map<string, LaunchedProcess[]> {
-  const known = new Map<number, Environment>();
-  for (const pid of pids()) {
-    const environment = readEnvironment(pid);
-    if (environment !== null) known.set(pid, environment);
-  }
+  const names = [LAUNCH_VARIABLE, FLEET_VARIABLE, SESSION_VARIABLE];
+  const known = new Map(
+    system()
+      .processes.withEnvironment(names)
+      .map((found) => [found.pid, found]),
+  );
   const launches = new Map<string, LaunchedProcess[]>();
-  for (const pid of known.keys()) {
-    const { launch, sessionId } = attribute(pid, known);
-    if (launch?.launchId === undefined || launch.fleet !== stateRoot) continue;
-    const identity = identify(pid);
-    if (identity === null) continue;
-    launches.set(launch.launchId, [...(launches.get(launch.launchId) ?? []), { identity, sessionId }]);
+  for (const found of known.values()) {
+    const { launch, sessionId } = attribute(found, known);
+    const launchId = launch?.variables[LAUNCH_VARIABLE];
+    if (launchId === undefined || launch?.variables[FLEET_VARIABLE] !== stateRoot) continue;
+    launches.set(launchId, [...(launches.get(launchId) ?? []), { identity: identityOf(found), sessionId }]);
   }
   return launches;
-}
-
-function readEnvironment(pid: number): Environment | null {
-  const stat = readStat(pid);
-  if (stat === null) return null;
-  const text = seen(() => readFileSync(`/proc/${pid}/environ`, "utf8")) ?? ""; // the process has ended, or belongs to another user
-  const entries = text.split("\0");
-  const read = (name: string) => entries.find((entry) => entry.startsWith(`${name}=`))?.slice(name.length + 1);
-  return {
-    parent: stat.parent,
-    launchId: read(LAUNCH_VARIABLE),
-    fleet: read(FLEET_VARIABLE),
-    sessionId: read(SESSION_VARIABLE),
-  };
 }
 
 /**
@@ -70,18 +45,19 @@ function readEnvironment(pid: number): Environment | null {
  * beyond the launch, because the fleet itself may run inside a session of another fleet or of any Copilot CLI.
  */
 function attribute(
-  pid: number,
-  known: ReadonlyMap<number, Environment>,
-): { launch: Environment | undefined; sessionId: string | null } {
-  let launch: Environment | undefined;
+  found: ProcessVariables,
+  known: ReadonlyMap<number, ProcessVariables>,
+): { launch: ProcessVariables | undefined; sessionId: string | null } {
+  let launch: ProcessVariables | undefined;
   let sessionId: string | undefined;
-  let at = known.get(pid);
+  let at: ProcessVariables | undefined = found;
   // While we read the table, a parent may end and a new process may get its PID. So the chain of parents may be a circle,
   // and the number of steps has a limit.
   for (let steps = 0; at !== undefined && steps <= known.size; steps++) {
-    launch ??= at.launchId === undefined ? undefined : at;
-    if (at.launchId !== undefined && at.launchId !== launch?.launchId) break;
-    if (launch === undefined || at.launchId !== undefined) sessionId ??= at.sessionId;
+    const launchId = at.variables[LAUNCH_VARIABLE];
+    launch ??= launchId === undefined ? undefined : at;
+    if (launchId !== undefined && launchId !== launch?.variables[LAUNCH_VARIABLE]) break;
+    if (launch === undefined || launchId !== undefined) sessionId ??= at.variables[SESSION_VARIABLE];
     if (launch !== undefined && sessionId !== undefined) break;
     at = known.get(at.parent);
   }

@@ -1,10 +1,10 @@
 import { FleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
+import { system } from "../../system/system.js";
 import { RawConnection } from "../client/raw-connection.js";
 import { readConnectionToken } from "../files/server-folder.js";
 import type { Endpoint } from "../wire/rpc-client.js";
 import { isAlive } from "./process-table.js";
-import { ownsListener } from "./sockets.js";
 
 /** The endpoint of a server, once the kernel shows that the recorded process itself listens on its port. */
 export function provenEndpoint(server: ServerRecord): Endpoint {
@@ -15,7 +15,7 @@ export function provenEndpoint(server: ServerRecord): Endpoint {
         server.user === null ? [`copilotfleet restart ${server.id}`] : [`copilotfleet spawn --user ${server.user}`],
     });
   }
-  if (!ownsListener(identity.pid, port)) {
+  if (!system().processes.listensOn(identity.pid, port)) {
     throw new FleetError(
       "FLEET_SERVER_LOST",
       `Process ${identity.pid} of server ${server.id} does not listen on ${port}.`,

@@ -2,8 +2,9 @@ import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
+import type { ProcessExit } from "../../system/system.js";
 import { replaceServerFile } from "../files/server-folder.js";
-import { exitOfZombie, type ProcessExit } from "./process-table.js";
+import { exitOfZombie } from "./process-table.js";
 
 /** How one launch ended. The process that started the launch writes this. */
 interface EndNote extends ProcessExit {

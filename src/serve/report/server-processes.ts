@@ -1,6 +1,6 @@
 import type { ServerRecord } from "../../model/server.js";
 import { type LaunchedProcess, processesByLaunch } from "../../runtime/process/launches.js";
-import { privateMemoryBytes } from "../../runtime/process/process-table.js";
+import { system } from "../../system/system.js";
 
 /**
  * All processes of the servers: the runtimes, and everything that their sessions started. To find them, this class
@@ -34,7 +34,7 @@ export class ServerProcesses {
       ...processes.map(({ identity }) => identity.pid),
       ...(process === null ? [] : [process.pid]),
     ]);
-    const bytes = [...pids].reduce((sum, pid) => sum + (privateMemoryBytes(pid) ?? 0), 0);
+    const bytes = [...pids].reduce((sum, pid) => sum + (system().processes.privateMemoryBytes(pid) ?? 0), 0);
     this.#memory.set(launchId ?? "", bytes);
     return bytes;
   }

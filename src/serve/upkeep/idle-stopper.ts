@@ -1,8 +1,8 @@
 import type { ServerRecord } from "../../model/server.js";
 import { isClaimed } from "../../pool/claims/held-claim.js";
 import { usedSessions } from "../../pool/use-markers.js";
-import { connectionsTo } from "../../runtime/process/sockets.js";
 import { knownLoaded } from "../../sessions/memory/eviction.js";
+import { system } from "../../system/system.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 
@@ -39,7 +39,7 @@ export class IdleStopper {
     });
     if (due.length === 0) return;
     // Read the kernel's table only for these, because it takes milliseconds.
-    const connections = connectionsTo(new Set(due.map(({ port }) => port ?? 0)), ownPorts);
+    const connections = system().processes.connectedPorts(new Set(due.map(({ port }) => port ?? 0)), ownPorts);
     for (const server of due) {
       if (connections.has(server.port ?? 0)) this.#used.set(server.launchId ?? "", now);
       else

@@ -6,43 +6,14 @@ import {
   renameSync,
   rmSync,
   type Stats,
-  statfsSync,
   writeFileSync,
 } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
 import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, type Suggestion, systemCode } from "../../errors.js";
+import { type FileSystems, system, type UnfitFileSystem } from "../../system/system.js";
 import { makeFolder, scratchName } from "./commit/durable.js";
 import { mediumError, readIfThere } from "./failures.js";
-
-/** File systems that several hosts share. A host cannot see the processes of another one. Numbers: statfs(2). */
-const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
-  [0x6969, "NFS"],
-  [0x517b, "SMB"],
-  [0xff534d42, "CIFS"],
-  [0xfe534d42, "SMB2"],
-]);
-
-/** The kernel's own file systems. On procfs, Node's recursive `mkdir` never returns. Numbers: linux/magic.h. */
-const KERNEL_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
-  [0x9fa0, "proc"],
-  [0x62656572, "sysfs"],
-  [0x27e0eb, "cgroup"],
-  [0x63677270, "cgroup2"],
-  [0x64626720, "debugfs"],
-  [0x74726163, "tracefs"],
-  [0x73636673, "securityfs"],
-  [0x62656570, "configfs"],
-  [0xcafe4a11, "bpf"],
-  [0x1cd1, "devpts"],
-  [0xde5e81e4, "efivarfs"],
-  [0x6165676c, "pstore"],
-  [0xf97cff8c, "selinuxfs"],
-  [0x43415d53, "smackfs"],
-  [0x42494e4d, "binfmt_misc"],
-  [0x19800202, "mqueue"],
-  [0x958458f6, "hugetlbfs"],
-]);
 
 const ALLOW_NETWORK = "COPILOTFLEET_ALLOW_NETWORK_FS";
 const ALLOW_PARENTS = "COPILOTFLEET_ALLOW_UNSAFE_PARENTS";
@@ -50,8 +21,8 @@ const ALLOW_PARENTS = "COPILOTFLEET_ALLOW_UNSAFE_PARENTS";
 const MOST_LINKS = 40;
 
 export interface StateFolderOptions {
-  /** Returns the type number of the file system at a path; replaced in tests. */
-  fileSystemType?: (path: string) => number;
+  /** Replaced in tests. */
+  files?: Pick<FileSystems, "unfit">;
   env?: NodeJS.ProcessEnv;
 }
 
@@ -207,33 +178,29 @@ export function replaceStateFile(root: string, path: string, content: object): v
 }
 
 /** @param at `path`, or the deepest existing folder above it */
-function refuseFileSystem(
-  path: string,
-  at: string,
-  { fileSystemType = typeOf, env = process.env }: StateFolderOptions,
-): void {
-  // The numbers apply to Linux. macOS numbers its file systems in the order of their registration.
-  if (process.platform !== "linux") return;
-  const type = fileSystemType(at) >>> 0;
-  const kernel = KERNEL_FILE_SYSTEMS.get(type);
-  if (kernel !== undefined) {
-    throw unsafe(path, `is on a file system that belongs to the kernel (${kernel}) and cannot keep files`, [
+function refuseFileSystem(path: string, at: string, { files, env = process.env }: StateFolderOptions): void {
+  const found = unfitFileSystem(at, files ?? system().files);
+  if (found?.kind === "kernel") {
+    throw unsafe(path, `is on a file system that belongs to the kernel (${found.name}) and cannot keep files`, [
       "export COPILOTFLEET_HOME=<a folder on a local disk>",
     ]);
   }
-  const network = NETWORK_FILE_SYSTEMS.get(type);
-  if (network === undefined || env[ALLOW_NETWORK] === "1") return;
-  throw unsafe(path, `is on a network file system (${network}), where one host may not see what another host wrote`, [
-    "export COPILOTFLEET_HOME=<a folder on a local disk>",
-    `export ${ALLOW_NETWORK}=1  # if only this host ever uses the folder`,
-  ]);
+  if (found === null || env[ALLOW_NETWORK] === "1") return;
+  throw unsafe(
+    path,
+    `is on a network file system (${found.name}), where one host may not see what another host wrote`,
+    [
+      "export COPILOTFLEET_HOME=<a folder on a local disk>",
+      `export ${ALLOW_NETWORK}=1  # if only this host ever uses the folder`,
+    ],
+  );
 }
 
-function typeOf(path: string): number {
+function unfitFileSystem(folder: string, files: Pick<FileSystems, "unfit">): UnfitFileSystem | null {
   try {
-    return statfsSync(path).type;
+    return files.unfit(folder);
   } catch (error) {
-    throw mediumError("read", path, error);
+    throw mediumError("read", folder, error);
   }
 }
 

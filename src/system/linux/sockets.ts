@@ -1,8 +1,8 @@
-import { closeSync, openSync, readFileSync, readlinkSync, readSync } from "node:fs";
-import { openFiles, seen } from "./process-table.js";
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync } from "node:fs";
+import { seen } from "./proc.js";
 
-/** Whether `pid` itself holds the socket that listens on the port. Check this before you send a token there. */
-export function ownsListener(pid: number, port: number): boolean {
+/** Looks in the process's own network namespace. */
+export function listensOn(pid: number, port: number): boolean {
   const own = socketInodes(pid);
   if (own.size === 0) return false;
   for (const table of ["tcp", "tcp6"]) {
@@ -22,6 +22,11 @@ function socketInodes(pid: number): Set<string> {
     if (inode !== undefined) inodes.add(inode);
   }
   return inodes;
+}
+
+/** Empty when the process is gone or another user's. */
+export function openFiles(pid: number): string[] {
+  return seen(() => readdirSync(`/proc/${pid}/fd`)) ?? [];
 }
 
 const LISTENING = "0A";
@@ -57,8 +62,8 @@ function* listeners(table: string): Generator<{ port: number; inode: string }> {
   }
 }
 
-/** Those of the ports to which a client is connected, except clients at a port in `except`. Takes milliseconds. */
-export function connectionsTo(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
+/** Takes milliseconds. */
+export function connectedPorts(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
   const found = new Set<number>();
   for (const table of ["tcp", "tcp6"]) {
     const text = seen(() => readFileSync(`/proc/self/net/${table}`, "utf8")) ?? ""; // the kernel may have no IPv6

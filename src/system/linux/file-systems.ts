@@ -1,0 +1,68 @@
+import { readFileSync, realpathSync, statfsSync } from "node:fs";
+import type { FileSystem, FileSystems, UnfitFileSystem } from "../system.js";
+
+export const linuxFiles: FileSystems = { of, unfit, pathOf: (fd) => `/proc/self/fd/${fd}` };
+
+/** Reads `/proc/self/mountinfo` (proc(5)). */
+function of(path: string): FileSystem {
+  const real = realpathSync(path);
+  let found: FileSystem = { type: "unknown", source: "unknown", mountPoint: "/" };
+  for (const line of readFileSync("/proc/self/mountinfo", "utf8").split("\n")) {
+    // A hyphen ends the optional fields: `… <mount point> <options> [<optional>…] - <type> <source> <options>`.
+    const [before = "", after = ""] = line.split(" - ");
+    const mountPoint = withoutEscapes(before.split(" ")[4] ?? "");
+    const [type = "", source = ""] = after.split(" ");
+    const holds = mountPoint === "/" || real === mountPoint || real.startsWith(`${mountPoint}/`);
+    // If two are mounted at one place, the later one covers the earlier one.
+    if (mountPoint !== "" && holds && mountPoint.length >= found.mountPoint.length) {
+      found = { type, source: withoutEscapes(source), mountPoint };
+    }
+  }
+  return found;
+}
+
+/** Decodes the octal numbers that stand for spaces and similar characters in `mountinfo`. */
+function withoutEscapes(text: string): string {
+  return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
+}
+
+/** File systems that several hosts share. Numbers: statfs(2). */
+const NETWORK: ReadonlyMap<number, string> = new Map([
+  [0x6969, "NFS"],
+  [0x517b, "SMB"],
+  [0xff534d42, "CIFS"],
+  [0xfe534d42, "SMB2"],
+]);
+
+/** The kernel's own file systems. On procfs, Node's recursive `mkdir` never returns. Numbers: linux/magic.h. */
+const KERNEL: ReadonlyMap<number, string> = new Map([
+  [0x9fa0, "proc"],
+  [0x62656572, "sysfs"],
+  [0x27e0eb, "cgroup"],
+  [0x63677270, "cgroup2"],
+  [0x64626720, "debugfs"],
+  [0x74726163, "tracefs"],
+  [0x73636673, "securityfs"],
+  [0x62656570, "configfs"],
+  [0xcafe4a11, "bpf"],
+  [0x1cd1, "devpts"],
+  [0xde5e81e4, "efivarfs"],
+  [0x6165676c, "pstore"],
+  [0xf97cff8c, "selinuxfs"],
+  [0x43415d53, "smackfs"],
+  [0x42494e4d, "binfmt_misc"],
+  [0x19800202, "mqueue"],
+  [0x958458f6, "hugetlbfs"],
+]);
+
+/** Asks for the type number, because every command does so, and `mountinfo` may be long. */
+function unfit(folder: string): UnfitFileSystem | null {
+  return unfitType(statfsSync(folder).type);
+}
+
+export function unfitType(type: number): UnfitFileSystem | null {
+  const kernel = KERNEL.get(type >>> 0);
+  if (kernel !== undefined) return { kind: "kernel", name: kernel };
+  const network = NETWORK.get(type >>> 0);
+  return network === undefined ? null : { kind: "network", name: network };
+}

@@ -1,0 +1,12 @@
+import { systemCode } from "../../errors.js";
+import { isOwnLimit, unreadable } from "../unreadable.js";
+
+/** Returns the result of `look`, or null if its target does not exist or belongs to another user. */
+export function seen<T>(look: () => T): T | null {
+  try {
+    return look();
+  } catch (error) {
+    if (!isOwnLimit(error)) return null;
+    throw unreadable("processes", `this process has reached a limit (${systemCode(error)})`, "ulimit -n", error);
+  }
+}

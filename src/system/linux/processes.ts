@@ -1,0 +1,129 @@
+import { constants, existsSync, readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
+import { constants as osConstants } from "node:os";
+import type { ProcessExit, ProcessTable, ProcessVariables, SeenProcess } from "../system.js";
+import { seen } from "./proc.js";
+import { connectedPorts, listensOn, openFiles } from "./sockets.js";
+
+/** Reads `/proc` (proc(5)). */
+export const linuxProcesses: ProcessTable = {
+  namespace: () => (namespace ??= readlinkSync("/proc/self/ns/pid")),
+  find: (pid) => alive(readStat(pid)),
+  exitOfZombie,
+  inSession,
+  withVariable,
+  withEnvironment,
+  writersOf,
+  listensOn,
+  connectedPorts,
+  privateMemoryBytes,
+};
+
+let namespace: string | undefined;
+
+interface Stat extends SeenProcess {
+  state: string;
+  session: number;
+  threads: number;
+  /** As in wait(2): the signal in the low seven bits, the exit code from bit 8 on. 0 while the process runs. */
+  waitStatus: number;
+}
+
+/** Reads `/proc/<pid>/stat`. Null when there is no such process. The name in it may contain spaces and parentheses. */
+function readStat(pid: number): Stat | null {
+  const text = seen(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
+  if (text === null) return null;
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  return {
+    pid,
+    state: fields[0] ?? "X",
+    parent: Number(fields[1]),
+    session: Number(fields[3]),
+    threads: Number(fields[17]),
+    started: fields[19] ?? "",
+    waitStatus: Number(fields[49] ?? 0),
+  };
+}
+
+/**
+ * Null for a zombie. When a process with several threads ends, its first thread may be a zombie while the others still hold
+ * its sockets. Such a process counts as alive.
+ */
+function alive(stat: Stat | null): SeenProcess | null {
+  if (stat === null || ((stat.state === "Z" || stat.state === "X") && stat.threads <= 1)) return null;
+  return { pid: stat.pid, parent: stat.parent, started: stat.started };
+}
+
+function inSession(leader: number): SeenProcess[] {
+  return others().flatMap((pid) => {
+    const stat = readStat(pid);
+    return stat?.session === leader ? (alive(stat) ?? []) : [];
+  });
+}
+
+function exitOfZombie(pid: number, started: string): ProcessExit | null {
+  const stat = readStat(pid);
+  if (stat === null || stat.state !== "Z" || stat.started !== started) return null;
+  const number = stat.waitStatus & 0x7f;
+  if (number === 0) return { signal: null, code: stat.waitStatus >> 8 };
+  const names = Object.entries(osConstants.signals) as [NodeJS.Signals, number][];
+  const signal = names.find(([, value]) => value === number)?.[0];
+  return signal === undefined ? null : { signal, code: null };
+}
+
+/** The other processes, also those that we may not look at. */
+function others(): number[] {
+  return (seen(() => readdirSync("/proc")) ?? [])
+    .map(Number)
+    .filter((pid) => Number.isInteger(pid) && pid !== process.pid);
+}
+
+function withVariable(name: string, value: string): SeenProcess[] {
+  const needle = Buffer.from(`\0${name}=${value}\0`);
+  const has = (pid: number) => {
+    const environment = seen(() => readFileSync(`/proc/${pid}/environ`)); // null: it has ended, or is another user's
+    return environment !== null && (environment.includes(needle) || environment.indexOf(needle.subarray(1)) === 0);
+  };
+  return others().flatMap((pid) => {
+    if (!has(pid)) return [];
+    const found = linuxProcesses.find(pid);
+    // Look again, because the PID may have passed to another process between the two reads.
+    return found !== null && has(pid) ? found : [];
+  });
+}
+
+function withEnvironment(names: readonly string[]): ProcessVariables[] {
+  return others().flatMap((pid) => {
+    const found = linuxProcesses.find(pid);
+    if (found === null) return [];
+    const text = seen(() => readFileSync(`/proc/${pid}/environ`, "utf8")) ?? ""; // it has ended, or is another user's
+    const entries = text.split("\0");
+    const variables: Record<string, string> = {};
+    for (const name of names) {
+      const entry = entries.find((text) => text.startsWith(`${name}=`));
+      if (entry !== undefined) variables[name] = entry.slice(name.length + 1);
+    }
+    return { ...found, variables };
+  });
+}
+
+function writersOf(path: string): SeenProcess[] {
+  if (!existsSync(path)) return [];
+  const real = realpathSync(path);
+  return others().flatMap((pid) =>
+    openFiles(pid).some((fd) => writes(pid, fd, real)) ? (linuxProcesses.find(pid) ?? []) : [],
+  );
+}
+
+function writes(pid: number, fd: string, path: string): boolean {
+  if (seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) !== path) return false;
+  const info = seen(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")) ?? ""; // it was just closed
+  const flags = /^flags:\s+(\d+)$/m.exec(info)?.[1] ?? "0";
+  return (Number.parseInt(flags, 8) & (constants.O_WRONLY | constants.O_RDWR)) !== 0;
+}
+
+/** `RssAnon`. */
+function privateMemoryBytes(pid: number): number | null {
+  const status = seen(() => readFileSync(`/proc/${pid}/status`, "utf8")) ?? "";
+  const kilobytes = /^RssAnon:\s+(\d+) kB$/m.exec(status)?.[1];
+  return kilobytes === undefined ? null : Number(kilobytes) * 1024;
+}

@@ -1,0 +1,40 @@
+import { lines } from "./run.js";
+
+/*
+ * `lsof` prints with `-F` one field on a line, after a letter for its kind. `-n` and `-P` keep it from looking up names, and
+ * `-w` from warnings. Without root, it shows only the processes of this user.
+ */
+
+const FIELDS = ["-nPw"];
+
+export function listensOn(platform: NodeJS.Platform, pid: number, port: number): boolean {
+  const args = [...FIELDS, "-a", "-p", String(pid), `-iTCP:${port}`, "-sTCP:LISTEN", "-Fp"];
+  return lines(platform, "lsof", args).includes(`p${pid}`);
+}
+
+/** The PIDs of the processes that have the file open for writing. */
+export function writers(platform: NodeJS.Platform, path: string): number[] {
+  const found: number[] = [];
+  let pid = 0;
+  for (const line of lines(platform, "lsof", [...FIELDS, "-Fpa", "--", path])) {
+    if (line.startsWith("p")) pid = Number(line.slice(1));
+    else if (line === "aw" || line === "au") found.push(pid);
+  }
+  return found;
+}
+
+/** Finds a connection by its end in a process of this user, so not before the server has accepted it. */
+export function connectedPorts(
+  platform: NodeJS.Platform,
+  ports: ReadonlySet<number>,
+  except: ReadonlySet<number>,
+): Set<number> {
+  const found = new Set<number>();
+  if (ports.size === 0) return found;
+  const args = [...FIELDS, `-iTCP:${[...ports].join(",")}`, "-sTCP:ESTABLISHED", "-Fn"];
+  for (const line of lines(platform, "lsof", args)) {
+    const [, local, remote] = /^n.*:(\d+)->.*:(\d+)$/.exec(line) ?? [];
+    if (ports.has(Number(local)) && !except.has(Number(remote))) found.add(Number(local));
+  }
+  return found;
+}

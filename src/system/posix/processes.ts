@@ -1,0 +1,138 @@
+import { existsSync } from "node:fs";
+import { systemCode } from "../../errors.js";
+import type { ProcessTable, ProcessVariables, SeenProcess } from "../system.js";
+import { connectedPorts, listensOn, writers } from "./open-files.js";
+import { lines } from "./run.js";
+
+/** How often we look at the environments before we leave out processes that execute one program after another. */
+const LOOKS = 3;
+
+interface Row extends SeenProcess {
+  group: number;
+  /** The command line, or nothing. */
+  text: string;
+}
+
+/**
+ * Runs `ps` and `lsof`, with options that macOS and Linux (procps) have. It differs from `/proc`:
+ *
+ * - A start time has whole seconds, so a PID that is reused within a second goes unnoticed.
+ * - There is one namespace. A zombie does not show how it ended. On Linux, a process whose first thread has ended is gone.
+ * - The members of a process session are the leader's group and all descendants of both.
+ * - `ps` prints an environment as one line, so a value ends before the next word that looks like a variable. On macOS,
+ *   Apple's own programs, such as `/bin/sh`, show no environment.
+ * - The memory includes pages that other processes share.
+ */
+export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
+  /** With `extra`, adds the command line; with `environment`, also the environment. */
+  function list(which: readonly string[], add: "nothing" | "command" | "environment" = "nothing"): Row[] {
+    const columns = ["pid", "ppid", "pgid", "state", "lstart", ...(add === "nothing" ? [] : ["args"])];
+    const environment = add === "environment" ? [platform === "darwin" ? "-E" : "e"] : [];
+    // A header ends with its argument, so each column needs one of its own.
+    const args = ["-ww", ...environment, ...which, ...columns.flatMap((column) => ["-o", `${column}=`])];
+    return lines(platform, "ps", args).flatMap(rowOf);
+  }
+
+  function withEnvironment(names: readonly string[]): ProcessVariables[] {
+    for (let look = 1; ; look++) {
+      // `ps` appends the environment to the command line. So we need the command line alone, too. The environment comes
+      // first, because the second list then has all processes that still run.
+      const before = list(["-A"], "environment");
+      const commands = new Map(list(["-A"], "command").map((row) => [row.pid, row]));
+      const same = before.filter(({ pid, started }) => pid !== process.pid && commands.get(pid)?.started === started);
+      const known = same.filter(({ pid, text }) => text.startsWith(commands.get(pid)?.text ?? ""));
+      // The others executed another program between the two lists.
+      if (known.length < same.length && look < LOOKS) continue;
+      return known.map(({ text, ...row }) => ({
+        ...seenOf(row),
+        variables: variablesIn(text.slice(commands.get(row.pid)?.text.length), names),
+      }));
+    }
+  }
+
+  return {
+    namespace: () => "none",
+
+    find(pid) {
+      const [row] = exists(pid) ? list(["-p", String(pid)]) : [];
+      return row === undefined ? null : seenOf(row);
+    },
+
+    exitOfZombie: () => null,
+
+    inSession(leader) {
+      const all = list(["-A"]);
+      const members = new Set([leader]);
+      for (let before = 0; before < members.size; ) {
+        before = members.size;
+        for (const { pid, parent, group } of all) if (group === leader || members.has(parent)) members.add(pid);
+      }
+      return all.filter(({ pid }) => members.has(pid) && pid !== process.pid).map(seenOf);
+    },
+
+    withVariable: (name, value) => withEnvironment([name]).filter(({ variables }) => variables[name] === value),
+
+    withEnvironment,
+
+    writersOf(path) {
+      if (!existsSync(path)) return [];
+      const pids = new Set(writers(platform, path));
+      return pids.size === 0
+        ? []
+        : list(["-A"])
+            .filter(({ pid }) => pids.has(pid) && pid !== process.pid)
+            .map(seenOf);
+    },
+
+    listensOn: (pid, port) => listensOn(platform, pid, port),
+
+    connectedPorts: (ports, except) => connectedPorts(platform, ports, except),
+
+    privateMemoryBytes(pid) {
+      const [row = "Z"] = exists(pid) ? lines(platform, "ps", ["-o", "state=", "-o", "rss=", "-p", String(pid)]) : [];
+      const [state = "Z", kilobytes] = row.trim().split(/ +/);
+      return isGone(state) ? null : Number(kilobytes) * 1024;
+    },
+  };
+}
+
+/** Asks the kernel directly, because most questions are about processes that have ended. */
+function exists(pid: number): boolean {
+  if (!Number.isSafeInteger(pid) || pid <= 0) return false;
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return systemCode(error) === "EPERM"; // another user's
+  }
+}
+
+/** A zombie, or a process that is just ending. On macOS, further letters follow. */
+function isGone(state: string): boolean {
+  return state.startsWith("Z") || state.startsWith("X");
+}
+
+/** Nothing for a zombie. */
+function rowOf(line: string): Row[] {
+  const found = /^ *(\d+) +(\d+) +(\d+) +(\S+) +(\w+ +\w+ +\d+ +[\d:]+ +\d+) ?(.*)$/.exec(line);
+  if (found === null) throw new Error(`ps printed a line of an unknown form: ${JSON.stringify(line)}`);
+  const [, pid = "", parent = "", group = "", state = "", started = "", text = ""] = found;
+  if (isGone(state)) return [];
+  return [
+    { pid: Number(pid), parent: Number(parent), group: Number(group), started: started.replace(/ +/g, " "), text },
+  ];
+}
+
+function seenOf({ pid, parent, started }: SeenProcess): SeenProcess {
+  return { pid, parent, started };
+}
+
+/** @param text ` NAME=value NAME=value`, as `ps` prints it */
+function variablesIn(text: string, names: readonly string[]): Record<string, string> {
+  const variables: Record<string, string> = {};
+  for (const name of names) {
+    const value = new RegExp(`(?:^| )${name}=(.*?)(?= [A-Za-z_][A-Za-z_0-9]*=|$)`).exec(text)?.[1];
+    if (value !== undefined) variables[name] = value;
+  }
+  return variables;
+}

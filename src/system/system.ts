@@ -1,0 +1,114 @@
+import { FleetError } from "../errors.js";
+import { linux } from "./linux/linux.js";
+import { posix } from "./posix/posix.js";
+
+/*
+ * The questions to the operating system that Node.js does not answer. `linux/` reads `/proc`. `posix/` runs `ps`, `lsof` and
+ * similar programs, takes a hundred times as long, and knows less. `test/contract/system.contract.ts` tests both.
+ */
+
+export interface System {
+  readonly processes: ProcessTable;
+  readonly files: FileSystems;
+  readonly clock: BootClock;
+}
+
+/** A process that was alive when we looked. */
+export interface SeenProcess {
+  pid: number;
+  parent: number;
+  /** The time of its start, in the system's own form. With this, a reused PID is a different process. */
+  started: string;
+}
+
+export interface ProcessVariables extends SeenProcess {
+  /** The variables that were asked for, as in the environment with which the process started. */
+  variables: Readonly<Record<string, string | undefined>>;
+}
+
+/** How a process ended. One of the two is null. */
+export interface ProcessExit {
+  signal: NodeJS.Signals | null;
+  code: number | null;
+}
+
+/**
+ * Shows the processes that the kernel knows. Every answer is a snapshot: look again right before you act on it. Zombies count as
+ * gone. Lists leave out this process, and processes of other users about which the kernel does not answer.
+ *
+ * Every method throws FleetError `FLEET_PROCESSES_UNREADABLE` when it cannot look, because a process that we cannot look at
+ * must not count as dead.
+ */
+export interface ProcessTable {
+  /** Names the processes among which a PID means one process. */
+  namespace(): string;
+  find(pid: number): SeenProcess | null;
+  /** How a zombie ended: a process whose parent has not yet asked for its exit status. Null for any other process. */
+  exitOfZombie(pid: number, started: string): ProcessExit | null;
+  /** The members of the process session with this leader. */
+  inSession(leader: number): SeenProcess[];
+  withVariable(name: string, value: string): SeenProcess[];
+  /** All processes of this user, with those of the variables that they have. */
+  withEnvironment(names: readonly string[]): ProcessVariables[];
+  /** The processes that have the file open for writing. */
+  writersOf(path: string): SeenProcess[];
+  /** Whether the process itself holds a TCP socket that listens on the port. */
+  listensOn(pid: number, port: number): boolean;
+  /** Those of the ports to which a client is connected, except clients at a port in `except`. */
+  connectedPorts(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number>;
+  /** Memory that is freed when the process ends. Null when the process is gone. */
+  privateMemoryBytes(pid: number): number | null;
+}
+
+export interface FileSystem {
+  /** As the kernel names it: `ext4`, `nfs4`, `fuse.sshfs`. */
+  type: string;
+  /** The device that is mounted, or the export of a file server. */
+  source: string;
+  mountPoint: string;
+}
+
+export interface FileSystems {
+  /** The file system that a path is on. */
+  of(path: string): FileSystem;
+  /** The reason why the folder cannot hold the state, if its file system is one that we know. @throws a system error. */
+  unfit(folder: string): UnfitFileSystem | null;
+  /**
+   * The path of an open folder or file. An entry below it belongs to that very folder, even if somebody has replaced the
+   * folder's own path by a link.
+   */
+  pathOf(fd: number): string;
+}
+
+export interface UnfitFileSystem {
+  /** `kernel`: it cannot keep files. `network`: several hosts may share it. */
+  kind: "kernel" | "network";
+  name: string;
+}
+
+/** A clock that all processes of the machine share, and that nobody can set. */
+export interface BootClock {
+  /** Differs after each start of the machine. Times of different boots are not comparable. */
+  bootId(): string;
+  /** Milliseconds since a moment of this boot. */
+  nowMs(): number;
+}
+
+/** For the tests, and for people who try the command on another system: `posix` selects the second implementation. */
+const VARIABLE = "COPILOTFLEET_SYSTEM";
+
+let chosen: System | undefined;
+
+/** @throws FleetError `FLEET_PLATFORM_UNSUPPORTED` on any system but Linux, unless the variable selects an implementation. */
+export function system(): System {
+  chosen ??= choose(process.env[VARIABLE], process.platform);
+  return chosen;
+}
+
+export function choose(variable: string | undefined, platform: NodeJS.Platform): System {
+  if (variable === "posix") return posix(platform);
+  if (platform === "linux") return linux;
+  throw new FleetError("FLEET_PLATFORM_UNSUPPORTED", `This version runs on Linux only, not on ${platform}.`, {
+    suggestions: ["Run it in a Linux container or virtual machine."],
+  });
+}

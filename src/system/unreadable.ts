@@ -1,0 +1,17 @@
+import { FleetError, systemCode } from "../errors.js";
+
+export type Subject = "processes" | "file systems";
+
+const OWN_LIMITS = new Set(["EMFILE", "ENFILE", "ENOMEM", "EAGAIN"]);
+
+/** Whether the error shows a limit of this process. Then the look has no answer. */
+export function isOwnLimit(error: unknown): boolean {
+  return OWN_LIMITS.has(systemCode(error) ?? "");
+}
+
+export function unreadable(what: Subject, why: string, suggestion: string, cause?: unknown): FleetError {
+  return new FleetError("FLEET_PROCESSES_UNREADABLE", `The ${what} of this machine cannot be listed, because ${why}.`, {
+    cause,
+    suggestions: [suggestion],
+  });
+}
