@@ -4,18 +4,24 @@ import { bundleFixture } from "../fixtures/bundle.js";
 
 const looker = bundleFixture("process-looker");
 
-it("the process table reports an error, and no process as dead, when no file descriptor is free", (ctx) => {
-  if (spawnSync("prlimit", ["--version"]).status !== 0) return ctx.skip("needs prlimit");
-  const { stdout, stderr } = spawnSync("prlimit", ["--nofile=64", process.execPath, looker], { encoding: "utf8" });
-  expect(stderr).toBe("");
-  const refusal = "FLEET_PROCESSES_UNREADABLE";
-  expect(JSON.parse(stdout)).toEqual({
-    identify: refusal,
-    isAlive: refusal,
-    listensOn: refusal,
-    connectedPorts: refusal,
-    processesOfLaunch: refusal,
-    writersOf: refusal,
-    after: true,
-  });
-});
+const has = (program: string) => spawnSync(program, ["--version"]).error === undefined;
+
+it.skipIf(!has("prlimit")).each([["/proc", ""], ...(has("ps") ? [["ps and lsof", "posix"]] : [])])(
+  "the process table from %s reports an error, and no process as dead, when no file descriptor is free",
+  (_, name) => {
+    const env = { ...process.env, COPILOTFLEET_SYSTEM: name };
+    const args = ["--nofile=64", process.execPath, looker];
+    const { stdout, stderr } = spawnSync("prlimit", args, { encoding: "utf8", env });
+    expect(stderr).toBe("");
+    const refusal = "FLEET_PROCESSES_UNREADABLE";
+    expect(JSON.parse(stdout)).toEqual({
+      identify: refusal,
+      isAlive: refusal,
+      listensOn: refusal,
+      connectedPorts: refusal,
+      processesOfLaunch: refusal,
+      writersOf: refusal,
+      after: true,
+    });
+  },
+);

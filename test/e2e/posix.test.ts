@@ -1,0 +1,19 @@
+import { execFile, spawnSync } from "node:child_process";
+import { promisify } from "node:util";
+import { expect, it } from "vitest";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { COMMAND } from "../fixtures/commands/command.js";
+
+const fleet = testFleet();
+/** Longer than for other commands, because each look at a process starts a program. */
+const TIMEOUT_MS = 150_000;
+
+it("every feature works when the fleet asks ps and lsof instead of /proc", async (ctx) => {
+  if (spawnSync("lsof", ["-v"]).error !== undefined) return ctx.skip("needs lsof");
+  const env = { ...fleet.env, COPILOTFLEET_SYSTEM: "posix" };
+  const args = [COMMAND, "smoke", "--json"];
+  const { stdout } = await promisify(execFile)(process.execPath, args, { env, timeout: TIMEOUT_MS });
+  const { steps } = JSON.parse(stdout) as { steps: { name: string; ok: boolean }[] };
+  expect(steps.filter(({ ok }) => !ok)).toEqual([]);
+  expect(steps.map(({ name }) => name)).toEqual(expect.arrayContaining(["spawn", "crash", "supervise", "gc", "stop"]));
+});
