@@ -37,7 +37,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
   },
   FLEET_PLATFORM_UNSUPPORTED: {
     title: "This operating system is not supported.",
-    causes: ["The fleet proves the identity of processes in a way that only Linux supports."],
+    causes: ["The fleet identifies processes and reads the folders of servers in ways that only Linux supports."],
     fixes: ["Run it in a Linux container or virtual machine."],
   },
   FLEET_RUNTIME_MISSING: {

@@ -1,4 +1,4 @@
-import { FleetError, systemCode } from "../errors.js";
+import { FleetError, type Suggestion, systemCode } from "../errors.js";
 
 export type Subject = "processes" | "file systems";
 
@@ -9,7 +9,7 @@ export function isOwnLimit(error: unknown): boolean {
   return OWN_LIMITS.has(systemCode(error) ?? "");
 }
 
-export function unreadable(what: Subject, why: string, suggestion: string, cause?: unknown): FleetError {
+export function unreadable(what: Subject, why: string, suggestion: Suggestion, cause?: unknown): FleetError {
   return new FleetError("FLEET_PROCESSES_UNREADABLE", `The ${what} of this machine cannot be listed, because ${why}.`, {
     cause,
     suggestions: [suggestion],

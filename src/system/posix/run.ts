@@ -47,7 +47,7 @@ export function lines(
   const failed = status === null || (status !== 0 && (status !== 1 || stderr.trim() !== ""));
   if (failed) {
     const how = signal === null ? `failed: ${stderr.trim().split("\n")[0] ?? ""}` : `was ended by ${signal}`;
-    throw unreadable(what, `${program} ${how}`, `Try it: ${program} ${args.join(" ")}`);
+    throw unreadable(what, `${program} ${how}`, `Find out why this command fails: ${program} ${args.join(" ")}.`);
   }
   return found;
 }
