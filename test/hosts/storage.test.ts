@@ -13,14 +13,14 @@ if (problem !== undefined) console.warn(`shared storage is not tested with hosts
 const isRoot = process.getuid?.() === 0;
 if (!isRoot) console.warn("file systems without some properties are not tested: mounting them takes root");
 
+it("recognizes the types of file systems that only one machine can see", () => {
+  expect(isLocal({ type: "ext4", source: "", mountPoint: "/" })).toBe(true);
+  expect(isLocal({ type: "nfs4", source: "", mountPoint: "/" })).toBe(false);
+});
+
 describe("the check of a folder's file system", () => {
   let folder: string;
   afterEach(() => rmSync(folder, { recursive: true, force: true }));
-
-  it("recognizes the types of file systems that only one machine can see", () => {
-    expect(isLocal({ type: "ext4", source: "", mountPoint: "/" })).toBe(true);
-    expect(isLocal({ type: "nfs4", source: "", mountPoint: "/" })).toBe(false);
-  });
 
   it("finds no problem on a good file system, and leaves no test file behind", async () => {
     folder = mkdtempSync(join(tmpdir(), "copilotfleet-fs-"));
