@@ -1,27 +1,38 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { sessionArg, userFlag } from "../cli/flags/flags.js";
+import { given, sessionArg, userFlag, yesFlag } from "../cli/flags/flags.js";
+import { confirm, isAsked } from "../cli/prompt/confirm.js";
+import { askToDelete } from "../cli/render/loss.js";
 import { isFleetError } from "../errors.js";
 
 export default class Delete extends FleetCommand {
   static override summary = "Delete sessions permanently, with their history.";
   static override description =
-    "With --user, a session of another user counts as not found. Exits with 4 when a session is not found, but still " +
-    "deletes the others.";
+    "Asks for confirmation on a terminal. With --user, a session of another user counts as not found. Exits with 4 when a " +
+    "session is not found, but still deletes the others.";
   static override examples = ["<%= config.bin %> delete SESSION", "<%= config.bin %> delete SESSION --user alice"];
   static override strict = false;
   static override args = { session: sessionArg };
   static override flags = {
     user: userFlag,
+    yes: yesFlag,
     "ignore-not-found": Flags.boolean({ description: "exit with 0 when a session is not found" }),
   };
 
   async run(): Promise<{ deleted: string[] }> {
     const { argv, flags } = await this.parse(Delete);
     const options = { user: flags.user, ignoreNotFound: flags["ignore-not-found"] === true };
+    const ids = argv as string[];
     return await this.withFleet(async (fleet) => {
+      if (isAsked({ json: this.jsonEnabled(), yes: flags.yes })) {
+        const sessions = (await fleet.sessions.list(given({ user: flags.user }))).filter(
+          ({ id, owner }) => ids.includes(id) && (flags.user === undefined || owner === flags.user),
+        );
+        if (sessions.length > 0) await confirm(askToDelete(sessions));
+      }
+      using _ = this.progress("Deleting sessions");
       try {
-        const result = await fleet.sessions.delete(argv as string[], options);
+        const result = await fleet.sessions.delete(ids, options);
         this.#print(result.deleted);
         return result;
       } catch (error) {

@@ -155,13 +155,16 @@ export class LocalHost implements Host {
     return await this.#sessions.delete(ids, user);
   }
 
-  async gc({ ttlMs, dryRun, user }: ParamsOf<"gc">, { signal = NEVER, onProgress }: Call = {}): Promise<GcResult> {
+  async gc(
+    { ttlMs, dryRun, user, sessionIds }: ParamsOf<"gc">,
+    { signal = NEVER, onProgress }: Call = {},
+  ): Promise<GcResult> {
     const { store, directory, config, warn } = this.#context;
     // If the storage is not mounted, the folders of all sessions are missing, and gc must not run.
     await directory.assertStorage();
     const warnings: string[] = [];
     const context = { ...this.#context, stateRoot: this.#stateRoot, answerMs: config.health.timeoutMs, warnings };
-    const result = await collectGarbage(context, { ttlMs, dryRun, user, signal, onProgress });
+    const result = await collectGarbage(context, { ttlMs, dryRun, user, sessionIds, signal, onProgress });
     for (const warning of warnings) warn(warning);
     if (user !== undefined) return result;
     if (!dryRun) {

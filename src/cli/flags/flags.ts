@@ -18,6 +18,8 @@ export const userFlag = Flags.string(user);
 
 export const requiredUserFlag = Flags.string({ ...user, required: true });
 
+export const yesFlag = Flags.boolean({ char: "y", description: "do not ask for confirmation" });
+
 // Without `ignoreStdin`, oclif reads a missing argument from standard input. A loop in a shell would lose its input.
 
 export const optionalSessionArg = Args.string({ description: "ids of the sessions", ignoreStdin: true });

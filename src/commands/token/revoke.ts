@@ -1,11 +1,14 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
-import { usage, userFlag } from "../../cli/flags/flags.js";
+import { given, usage, userFlag, yesFlag } from "../../cli/flags/flags.js";
+import { confirm, isAsked } from "../../cli/prompt/confirm.js";
+import { askToRevoke } from "../../cli/render/loss.js";
 
 export default class TokenRevoke extends FleetCommand {
   static override summary = "Revoke tokens by their ids, or all tokens of a user.";
   static override description =
-    "Connections that use a revoked token end within seconds. Revoking a token that does not exist is a success.";
+    "Asks for confirmation on a terminal. Connections that use a revoked token end within seconds. Revoking a token that " +
+    "does not exist is a success.";
   static override examples = [
     "<%= config.bin %> token revoke 0123456789abcdef",
     "<%= config.bin %> token revoke --user alice",
@@ -13,7 +16,7 @@ export default class TokenRevoke extends FleetCommand {
   static override strict = false;
   /** Without `ignoreStdin`, oclif reads a missing argument from standard input. */
   static override args = { token: Args.string({ description: "ids of tokens", ignoreStdin: true }) };
-  static override flags = { user: userFlag };
+  static override flags = { user: userFlag, yes: yesFlag };
 
   async run(): Promise<{ revoked: string[] }> {
     const { argv, flags } = await this.parse(TokenRevoke);
@@ -21,6 +24,11 @@ export default class TokenRevoke extends FleetCommand {
     const { user } = flags;
     if ((ids.length === 0) === (user === undefined)) throw usage("Give the ids of tokens or --user, not both.");
     return await this.withFleet(async (fleet) => {
+      if (isAsked({ json: this.jsonEnabled(), yes: flags.yes })) {
+        const tokens = await fleet.tokens.list(given({ user }));
+        const lost = tokens.filter(({ id }) => user !== undefined || ids.includes(id));
+        if (lost.length > 0) await confirm(askToRevoke(lost));
+      }
       const result = await fleet.tokens.revoke(user === undefined ? { ids } : { user });
       this.log(result.revoked.length === 0 ? "Nothing to revoke." : result.revoked.join("\n"));
       return result;

@@ -149,9 +149,9 @@ export class SessionGroup extends Group {
    * @throws FleetError `FLEET_DURATION_INVALID` or `FLEET_USER_INVALID` when an option is not allowed.
    */
   async gc(options: GcRequest = {}): Promise<GcResult> {
-    const { ttl, dryRun = false, user, signal = NEVER, onProgress } = options;
+    const { ttl, dryRun = false, user, sessionIds, signal = NEVER, onProgress } = options;
     const ttlMs = ttl === undefined ? this.parts.ttlMs : parseDuration(ttl, { name: option("ttl") });
-    return await gatherGarbage(this.parts.hosts, { ttlMs, dryRun, user, signal, onProgress });
+    return await gatherGarbage(this.parts.hosts, { ttlMs, dryRun, user, sessionIds, signal, onProgress });
   }
 
   static {
@@ -201,6 +201,7 @@ export class SessionGroup extends Group {
           ttl: { check: arg.span },
           dryRun: { check: arg.flag },
           ...arg.USER,
+          sessionIds: { check: arg.sessionIds },
           ...arg.PROGRESS,
           ...arg.SIGNAL,
         }),

@@ -53,7 +53,16 @@ const calls = {
   loaded: call({}, s.list(s.loadedSession), toLook),
   evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),
   deleteSessions: call({ ids: s.sessionIds, user: v.optional(s.user) }, s.deletedIds, toWork),
-  gc: call({ ttlMs: s.whole(LONGEST_MS), dryRun: s.flag, user: v.optional(s.user) }, s.gcResult, () => GC_MS),
+  gc: call(
+    {
+      ttlMs: s.whole(LONGEST_MS),
+      dryRun: s.flag,
+      user: v.optional(s.user),
+      sessionIds: v.optional(s.sessionIds),
+    },
+    s.gcResult,
+    () => GC_MS,
+  ),
   /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */
   release: call({ user: s.user, waitMs: s.whole(LONGEST_TIMER_MS) }, s.released, toRelease),
 };

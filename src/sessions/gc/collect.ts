@@ -38,6 +38,8 @@ export interface GcRequest {
   /** Change nothing, and report what would be done. */
   dryRun?: boolean;
   user?: string;
+  /** Delete only sessions with these ids, if they are past their TTL. Default: all. */
+  sessionIds?: readonly string[];
   /** Called as this host deletes its sessions. */
   onProgress?: OnProgress;
   /** If it aborts, gc ends after the present step. Nothing is left half done. */
@@ -48,6 +50,7 @@ export interface GcOptions extends Required<Pick<GcRequest, "dryRun" | "signal">
   /** How long a session must be unused before it is deleted, in milliseconds. A session's own TTL takes precedence. */
   ttlMs: number;
   user: string | undefined;
+  sessionIds?: readonly string[] | undefined;
   onProgress?: OnProgress | undefined;
 }
 
@@ -72,7 +75,7 @@ const SESSIONS_AT_ONCE = 200;
  */
 export async function collectGarbage(context: GcContext, options: GcOptions): Promise<GcResult> {
   const { store, stateRoot, pool, directory } = context;
-  const { dryRun, user, signal, ttlMs } = options;
+  const { dryRun, user, signal, ttlMs, sessionIds } = options;
   const servers = await repairServers(store, pool, { dryRun, signal });
   if (user === undefined) servers.push(...(await killStrays(store, stateRoot, dryRun)));
   if (!dryRun) await context.takeover.settleDue((record) => Date.now() - ttlOf(record, ttlMs), signal);
@@ -83,6 +86,10 @@ export async function collectGarbage(context: GcContext, options: GcOptions): Pr
   const places = await directory.places();
   const found = await survey(store, stateRoot, { ttlMs, user, nowMs: Date.now(), hosts, isOwn, places });
   context.warnings.push(...found.warnings);
+  if (sessionIds !== undefined) {
+    const chosen = new Set(sessionIds);
+    found.candidates = found.candidates.filter(({ id }) => chosen.has(id));
+  }
   const outcomes = dryRun
     ? await foresee(context, found, user, hosts)
     : await deleteAll(context, found, options, hosts);

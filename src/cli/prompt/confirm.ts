@@ -1,0 +1,47 @@
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { Interrupted, onSignals } from "./interrupted.js";
+
+/**
+ * Whether a command asks before it removes something. A command asks if no other command can bring this back: the history of
+ * sessions, or tokens. It never asks in a script, where nobody may be there to answer.
+ */
+export function isAsked({ json, yes = false }: { json: boolean; yes?: boolean | undefined }): boolean {
+  const { stdin, stdout, env } = process;
+  const isScript = json || stdin.isTTY !== true || stdout.isTTY !== true || !["", "0", "false"].includes(env.CI ?? "");
+  return !isScript && !yes;
+}
+
+/**
+ * Asks a question on the terminal. Only `y` and `yes` agree.
+ *
+ * @throws Interrupted on every other answer, at the end of the input, and on a signal. The exit code of "no" is that of
+ * Ctrl-C, because both stop the command before it changes anything.
+ */
+export async function confirm(question: string): Promise<void> {
+  const answer = await readAnswer(`${question} [y/N] `);
+  if (/^\s*y(es)?\s*$/i.test(answer)) return;
+  process.stdout.write("Nothing was changed.\n");
+  throw new Interrupted("SIGINT");
+}
+
+/** Reads one line from the terminal. The line is empty at the end of the input. */
+async function readAnswer(prompt: string): Promise<string> {
+  const { stdin, stdout } = process;
+  const lines = createInterface({ input: stdin, output: stdout, terminal: false });
+  const stopped = new AbortController();
+  using _ = onSignals(["SIGINT", "SIGTERM"], (name) => stopped.abort(new Interrupted(name)));
+  stdout.write(prompt);
+  let answer: string | undefined;
+  try {
+    const line: Promise<string[]> = once(lines, "line", { signal: stopped.signal });
+    [answer] = await Promise.race([line, once(lines, "close") as Promise<[]>]);
+    return answer ?? "";
+  } catch (error) {
+    throw stopped.signal.reason ?? error;
+  } finally {
+    lines.close();
+    // Ctrl-C and Ctrl-D leave the cursor behind the question.
+    if (answer === undefined) stdout.write("\n");
+  }
+}
