@@ -2,7 +2,7 @@ import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { given, sessionArg, userFlag, yesFlag } from "../cli/flags/flags.js";
 import { confirm, isAsked } from "../cli/prompt/confirm.js";
-import { askToDelete } from "../cli/render/loss.js";
+import { askToDelete } from "../cli/prompt/questions.js";
 import { isFleetError } from "../errors.js";
 
 export default class Delete extends FleetCommand {

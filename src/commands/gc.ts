@@ -2,8 +2,8 @@ import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { given, lifetimeFlag, userFlag, yesFlag } from "../cli/flags/flags.js";
 import { confirm, isAsked } from "../cli/prompt/confirm.js";
+import { askToDelete } from "../cli/prompt/questions.js";
 import { exitCodeOfGc, renderGc } from "../cli/render/gc.js";
-import { askToDelete } from "../cli/render/loss.js";
 import type { Fleet } from "../fleet/fleet.js";
 import type { GcRequest, GcResult } from "../sessions/gc/collect.js";
 

@@ -2,7 +2,7 @@ import { Args } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
 import { given, usage, userFlag, yesFlag } from "../../cli/flags/flags.js";
 import { confirm, isAsked } from "../../cli/prompt/confirm.js";
-import { askToRevoke } from "../../cli/render/loss.js";
+import { askToRevoke } from "../../cli/prompt/questions.js";
 
 export default class TokenRevoke extends FleetCommand {
   static override summary = "Revoke tokens by their ids, or all tokens of a user.";
