@@ -60,6 +60,7 @@ export type {
   SpawnRequest,
   StopRequest,
   SuperviseOptions,
+  Transcript,
   UseOptions,
 } from "./fleet/options.js";
 export type { DoorDrain, FrontDoor } from "./gateway/door.js";
@@ -81,6 +82,8 @@ export type { ServerView } from "./pool/server.js";
 export type { Stopped } from "./pool/stop/stop.js";
 export type { TurnOptions, TurnReply } from "./runtime/client/turn.js";
 export type { RemainKind } from "./runtime/files/storage-remains.js";
+export type { ToolOutcome } from "./runtime/history/tool-call.js";
+export type { TranscriptEntry } from "./runtime/history/transcript.js";
 export type { InheritedListener } from "./runtime/launch/listen.js";
 export type { LogLevel, ServeLog } from "./serve/context.js";
 export type { LogEnd, LogPosition } from "./serve/logs/log-tail.js";

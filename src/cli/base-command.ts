@@ -1,4 +1,5 @@
 import { Command, Errors, Flags, type Interfaces } from "@oclif/core";
+import { printableJson } from "../config/values/text.js";
 import { isFleetError } from "../errors.js";
 import { Fleet } from "../fleet/fleet.js";
 import { type Given, givenIn, withGiven } from "./given.js";
@@ -80,6 +81,10 @@ export abstract class FleetCommand extends Command {
   override log(message?: string): void {
     this.#progress?.end();
     super.log(message);
+  }
+
+  protected override logJson(json: unknown): void {
+    process.stdout.write(`${printableJson(json)}\n`);
   }
 
   protected override async catch(error: Error): Promise<never> {

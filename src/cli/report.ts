@@ -1,4 +1,5 @@
 import { type Config, Errors } from "@oclif/core";
+import { printableJson } from "../config/values/text.js";
 import { FleetError, type FleetErrorCode, isFleetError } from "../errors.js";
 import type { EvictionResult } from "../sessions/memory/eviction.js";
 import type { SessionView } from "../sessions/view.js";
@@ -53,7 +54,7 @@ export function reportError(error: unknown, invocation: Invocation): number {
   const flags = end === -1 ? invocation.args : invocation.args.slice(0, end);
   if (flags.includes("--json")) {
     const failure: Failure = { error: { code, message, suggestions, retryable, retryAfterMs, limit }, ...outcome };
-    process.stdout.write(`${JSON.stringify(failure, null, 2)}\n`);
+    process.stdout.write(`${printableJson(failure)}\n`);
     return exit;
   }
   const lines = [`Error: ${message} [${code}]`, ...suggestions.map(asAdvice)];

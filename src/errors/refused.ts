@@ -40,7 +40,10 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
   FLEET_SESSION_LOST: {
     title: "The session is recorded, but its history is no longer on disk.",
     data: "The history of this session is missing. Other sessions are not affected.",
-    causes: ["Somebody removed the session's folder behind the fleet's back, or the disk lost it."],
+    causes: [
+      "Somebody removed the session's folder behind the fleet's back, or the disk lost it.",
+      "The user's agent replaced the history, or made it unreadable.",
+    ],
     fixes: [
       "Restore the folder from a backup.",
       "copilotfleet delete SESSION # only if there is no backup: this gives the history up",

@@ -10,6 +10,7 @@ import type { PoolState } from "../pool/admission.js";
 import type { Strategy } from "../pool/placement.js";
 import type { ServerView } from "../pool/server.js";
 import type { TurnReply } from "../runtime/client/turn.js";
+import type { TranscriptEntry } from "../runtime/history/transcript.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
 import type { ServeLog } from "../serve/context.js";
 import type { LeaseWait } from "../sessions/leases/leases.js";
@@ -132,6 +133,13 @@ export interface SessionReply extends TurnReply {
   session: SessionView;
   /** @deprecated Use `text` and `event` of this object. */
   reply: TurnReply;
+}
+
+/** The conversation of a session. */
+export interface Transcript {
+  session: SessionView;
+  /** Prompts, replies and tool calls, in the order in which they were written. */
+  entries: TranscriptEntry[];
 }
 
 /** @deprecated Use `UseOptions`. */

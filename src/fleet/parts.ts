@@ -90,6 +90,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
     finder,
     open,
     endings,
+    warn,
     clock,
     assertOpen,
     takeWarnings: () => [...new Set([...store.takeWarnings(), ...warnings.splice(0)])],

@@ -13,11 +13,12 @@ import { logPath } from "../runtime/files/server-folder.js";
 import { awaitMore, followLog, type LogEnd, type LogPosition, lastLogLines } from "../serve/logs/log-tail.js";
 import type { SessionsContext } from "../sessions/context.js";
 import { collectGarbage, type GcResult } from "../sessions/gc/collect.js";
+import { readHistory } from "../sessions/history.js";
 import { allLoaded, type EvictionResult, evict, type LoadedSession } from "../sessions/memory/eviction.js";
 import { type Released, releaseSessionsOf } from "../sessions/memory/release.js";
 import type { Sessions } from "../sessions/sessions.js";
 import type { SessionView } from "../sessions/view.js";
-import type { Call, ParamsOf } from "./calls/rpc-table.js";
+import type { AnswerOf, Call, ParamsOf } from "./calls/rpc-table.js";
 import type { Host } from "./host.js";
 
 const START_WAIT_MS = 30_000;
@@ -140,6 +141,11 @@ export class LocalHost implements Host {
 
   async sessionOf({ id, user }: ParamsOf<"sessionOf">): Promise<SessionView> {
     return await this.#sessions.get(id, user);
+  }
+
+  async history({ id, user, from }: ParamsOf<"history">, { signal }: Call = {}): Promise<AnswerOf<"history">> {
+    const { bytes, ...part } = await readHistory(this.#context, { id, user, from }, signal);
+    return { ...part, bytes: bytes.toString("base64") };
   }
 
   async loaded(): Promise<LoadedSession[]> {

@@ -33,6 +33,7 @@ export class RemoteHost implements Host {
   readonly moreLog = this.#asks("moreLog");
   readonly sessions = this.#asks("sessions");
   readonly sessionOf = this.#asks("sessionOf");
+  readonly history = this.#asks("history");
   readonly loaded = this.#asks("loaded");
   readonly evict = this.#asks("evict");
   readonly deleteSessions = this.#asks("deleteSessions");

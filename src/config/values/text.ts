@@ -7,7 +7,26 @@ import { createHash } from "node:crypto";
 
 /** Escapes control, zero-width and bidirectional characters. */
 export function printable(text: string): string {
-  return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0)?.toString(16)}}`);
+  return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, escapeCharacter);
+}
+
+/** As {@link printable}, for a text of several lines. Keeps newlines, tabs, and the joiners that scripts and emoji need. */
+export function printableLines(text: string): string {
+  const lines = text.replaceAll("\r\n", "\n");
+  return lines.replace(/(?![\n\t\u200c\u200d])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, escapeCharacter);
+}
+
+/** JSON for people and programs. Escapes the characters that a terminal interprets and that JSON allows as they are. */
+export function printableJson(value: unknown): string {
+  const json = JSON.stringify(value, null, 2);
+  return json.replace(/(?!\n)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => {
+    const units = character.split("").map((unit) => unit.charCodeAt(0).toString(16).padStart(4, "0"));
+    return units.map((unit) => `\\u${unit}`).join("");
+  });
+}
+
+function escapeCharacter(character: string): string {
+  return `\\u{${character.codePointAt(0)?.toString(16)}}`;
 }
 
 export function sha256(text: string | Uint8Array): string {

@@ -7,8 +7,10 @@ import { SESSION_STATES } from "../../model/session.js";
 import { filterSessions } from "../../peers/filters.js";
 import { evictDownTo, evictEverywhere, gatherGarbage, gatherSessions, viewSessionOf } from "../../peers/gather.js";
 import { deleteEverywhere } from "../../peers/sessions/delete.js";
+import { readTranscript } from "../../peers/sessions/transcript.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
 import { NEVER } from "../../runtime/deadline.js";
+import type { TranscriptEntry } from "../../runtime/history/transcript.js";
 import type { GcRequest, GcResult } from "../../sessions/gc/collect.js";
 import type { EvictionResult } from "../../sessions/memory/eviction.js";
 import { sessionsNotFound } from "../../sessions/problems.js";
@@ -21,6 +23,7 @@ import type {
   SendOptions,
   SessionFilter,
   SessionReply,
+  Transcript,
   UseOptions,
 } from "../options.js";
 import { Group } from "./group.js";
@@ -112,6 +115,32 @@ export class SessionGroup extends Group {
   }
 
   /**
+   * Returns the conversation so far, from the history on disk. Starts no server. Also works during a turn. Only the owner
+   * and the members may read it. A warning (`fleet.takeWarnings`) reports lines of the history that cannot be read.
+   *
+   * For a long conversation, {@link followTranscript} needs less memory.
+   *
+   * @param options.turns how many of the last turns to return; by default all
+   * @throws FleetError `FLEET_SESSION_LOST` when the history is missing; `FLEET_HOST_AWAY` or `FLEET_SESSION_STRANDED` when
+   * the host that has it cannot be reached.
+   */
+  async transcript(id: string, options: { user: string; turns?: number; signal?: AbortSignal }): Promise<Transcript> {
+    const entries: TranscriptEntry[] = [];
+    for await (const entry of readTranscript(this.parts, id, options)) entries.push(entry);
+    return { session: await viewSessionOf(this.parts, id, options.user), entries };
+  }
+
+  /**
+   * Yields the entries of {@link transcript} one by one. With `follow`, goes on with what is added, until the signal aborts.
+   */
+  async *followTranscript(
+    id: string,
+    options: { user: string; turns?: number; follow?: boolean; signal?: AbortSignal },
+  ): AsyncGenerator<TranscriptEntry, void, undefined> {
+    yield* readTranscript(this.parts, id, options);
+  }
+
+  /**
    * Unloads idle sessions of all users from the memory of their servers, and keeps their state. Skips a session that is
    * in a turn, under a lease, just being opened or not found, and reports the reason.
    *
@@ -184,6 +213,7 @@ export class SessionGroup extends Group {
       ...arg.WAIT,
       ...arg.SIGNAL,
     };
+    const following = { turns: { check: arg.whole }, follow: { check: arg.flag }, ...arg.SIGNAL };
     Group.guard(SessionGroup.prototype, {
       create: [["options", arg.options(create)]],
       resume: [id, ["options", arg.options({ ...arg.OWN_USER, ...arg.WAIT, ...arg.SIGNAL })]],
@@ -192,6 +222,8 @@ export class SessionGroup extends Group {
       leave: [open, arg.optional({ park: { check: arg.flag } })],
       list: [arg.optional(filter)],
       get: [id, ["options", arg.options(arg.OWN_USER)]],
+      transcript: [id, ["options", arg.options({ ...arg.OWN_USER, turns: { check: arg.whole }, ...arg.SIGNAL })]],
+      followTranscript: [id, ["options", arg.options({ ...arg.OWN_USER, ...following })]],
       evict: [
         ["what", arg.oneOf({ ids: { check: arg.sessionIds }, max: { check: arg.whole } })],
         arg.optional(arg.PROGRESS),

@@ -50,6 +50,7 @@ const calls = {
   moreLog: call({ id: s.text, at: s.logPosition }, s.moreLog, () => MORE_LOG_MS + LOOK_MS),
   sessions: call({ user: v.optional(s.user) }, s.list(s.sessionView), toLook),
   sessionOf: call({ id: s.sessionId, user: s.user }, s.sessionView, toLook),
+  history: call({ id: s.sessionId, user: s.user, from: v.optional(s.historyPosition) }, s.historyPart, toLook),
   loaded: call({}, s.list(s.loadedSession), toLook),
   evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),
   deleteSessions: call({ ids: s.sessionIds, user: v.optional(s.user) }, s.deletedIds, toWork),

@@ -9,6 +9,7 @@ import type { RollingResult } from "../../pool/recycle/rolling.js";
 import type { ServerView } from "../../pool/server.js";
 import type { Stopped } from "../../pool/stop/stop.js";
 import type { RemainKind } from "../../runtime/files/storage-remains.js";
+import type { HistoryFate, HistoryPart, HistoryPosition } from "../../runtime/history/part.js";
 import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 import type { EvictionResult, KeptReason } from "../../sessions/memory/eviction.js";
@@ -85,6 +86,13 @@ export const rollingRequest: Schema<Omit<RollingRequest, "signal">> = object({
 export const logPosition: Schema<LogPosition> = object({
   offset: whole(Number.MAX_SAFE_INTEGER),
   rotated: v.nullish(whole(Number.MAX_SAFE_INTEGER), null),
+});
+
+/** An inode number may be larger than the largest exact integer. */
+export const historyPosition: Schema<HistoryPosition> = object({
+  ino: v.number("a number"),
+  offset: whole(Number.MAX_SAFE_INTEGER),
+  mark: v.string("a text"),
 });
 
 // The answers to calls.
@@ -170,6 +178,14 @@ export const sessionView: Schema<SessionView> = object({
   ttlMs: v.nullable(number),
   sizeBytes: number,
   lease: v.nullable(lease),
+});
+
+/** The bytes in base64. */
+export const historyPart: Schema<Omit<HistoryPart, "bytes"> & { bytes: string }> = object({
+  bytes: string,
+  at: v.nullable(historyPosition),
+  atEnd: flag,
+  fate: word<HistoryFate>(),
 });
 
 export const loadedSession = object({ id: string, usedMs: number });

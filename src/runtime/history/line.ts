@@ -1,9 +1,9 @@
-/** Lines above this size are not kept whole, because a tool's output may be megabytes, and we do not need it. */
+/** Lines above this size are usually not kept whole, because a tool's output may be megabytes, and nobody needs it. */
 const WHOLE_BYTES = 1024 * 1024;
 const END_BYTES = 4096;
 const NEWLINE = 10;
 
-/** A line without its newline. A line longer than a megabyte is reduced to its first and last 4 KB. */
+/** A line without its newline. A line that is too long is reduced to its first and last 4 KB. */
 export type Line = { whole: Buffer } | { head: Buffer; tail: Buffer };
 
 /** Splits pieces of any size into lines. The result does not depend on where the pieces were cut. */
@@ -11,10 +11,15 @@ export class LineSplitter {
   #parts: Buffer[] = [];
   #bytes = 0;
   #skipping: boolean;
+  readonly #wholeBytes: number;
 
-  /** @param options.skipFirst Set this if reading begins inside a line, so that the rest of that line is left out. */
-  constructor(options: { skipFirst?: boolean } = {}) {
+  /**
+   * @param options.skipFirst Set this if reading begins inside a line, so that the rest of that line is left out.
+   * @param options.wholeBytes Lines above this size are reduced. Default: a megabyte.
+   */
+  constructor(options: { skipFirst?: boolean; wholeBytes?: number } = {}) {
     this.#skipping = options.skipFirst === true;
+    this.#wholeBytes = options.wholeBytes ?? WHOLE_BYTES;
   }
 
   *push(chunk: Buffer): Generator<Line> {
@@ -28,19 +33,24 @@ export class LineSplitter {
     if (!this.#skipping && from < chunk.length) this.#keep(chunk.subarray(from));
   }
 
+  /** The rest after the last newline, which is cut short or still being written. Null if there is none. */
+  end(): Line | null {
+    return this.#bytes === 0 || this.#skipping ? null : this.#line(Buffer.alloc(0));
+  }
+
   #line(end: Buffer): Line {
     const bytes = this.#bytes + end.length;
     const joined = this.#parts.length === 0 ? end : Buffer.concat([...this.#parts, end]);
     this.#parts = [];
     this.#bytes = 0;
-    return bytes <= WHOLE_BYTES ? { whole: joined } : endsOf(joined);
+    return bytes <= this.#wholeBytes ? { whole: joined } : endsOf(joined);
   }
 
   #keep(part: Buffer): void {
     // Copy it, because a slice would keep the whole chunk in memory.
     this.#parts.push(Buffer.from(part));
     this.#bytes += part.length;
-    if (this.#bytes <= WHOLE_BYTES) return;
+    if (this.#bytes <= this.#wholeBytes) return;
     const { head, tail } = endsOf(Buffer.concat(this.#parts));
     this.#parts = [Buffer.from(head), Buffer.from(tail)];
   }

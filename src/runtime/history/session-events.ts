@@ -2,6 +2,7 @@ import { closeSync, fstatSync, lstatSync, type Stats } from "node:fs";
 import { readAt } from "../files/if-there.js";
 import { type HistoryEvent, readEvent } from "./event.js";
 import { LineSplitter } from "./line.js";
+import { type HistoryFate, type HistoryPosition, isContinued, markOf, readNext } from "./part.js";
 import { historyPath, openHistoryFile } from "./session-state.js";
 import type { EndedTurn } from "./turn-state.js";
 import { TurnTracker } from "./turn-tracker.js";
@@ -10,25 +11,18 @@ const CHUNK_BYTES = 256 * 1024;
 /** How much of the end of a history we read: the next size if one does not show whether the session is in a turn. */
 const WINDOWS_BYTES = [4 * 1024, 64 * 1024, 1024 * 1024];
 const LONGEST_END_BYTES = 4 * 1024 * 1024;
-/** Before we read on, we check whether this many bytes before the offset are still the same. */
-const MARK_BYTES = 32;
 
 export interface Appended {
   events: HistoryEvent[];
   bytes: number;
   atEnd: boolean;
-  /** `replaced`: it is another file now, or it was cut short, so we cannot read on. */
-  fate: "there" | "gone" | "replaced";
+  fate: HistoryFate;
 }
 
 /** How far we have read. */
-interface Position {
-  ino: number;
-  offset: number;
+interface Position extends HistoryPosition {
   /** The file's modification time when we last read it to its end; 0 if we did not reach the end. */
   mtimeMs: number;
-  /** The bytes right before the offset. */
-  mark: Buffer;
 }
 
 /** Reads what is appended to one session's history. Reads a half-written line once it is complete. */
@@ -62,7 +56,7 @@ export class SessionEvents {
     }
     try {
       const stat = fstatSync(fd);
-      this.#position ??= { ino: stat.ino, offset: 0, mtimeMs: 0, mark: Buffer.alloc(0) };
+      this.#position ??= { ino: stat.ino, offset: 0, mtimeMs: 0, mark: "" };
       return isContinued(fd, this.#position, stat)
         ? this.#append(fd, this.#position, stat, maxBytes)
         : nothing("replaced");
@@ -75,10 +69,8 @@ export class SessionEvents {
     const from = position.offset;
     const events: HistoryEvent[] = [];
     while (position.offset < stat.size && position.offset - from < maxBytes) {
-      const chunk = readAt(fd, position.offset, Math.min(CHUNK_BYTES, stat.size - position.offset));
+      const chunk = readNext(fd, position, Math.min(CHUNK_BYTES, stat.size - position.offset));
       if (chunk.length === 0) break; // the file was just cut short: the next read will find out
-      position.offset += chunk.length;
-      position.mark = Buffer.concat([position.mark, chunk.subarray(-MARK_BYTES)]).subarray(-MARK_BYTES);
       events.push(...eventsOf(this.#splitter, chunk));
     }
     const atEnd = position.offset >= stat.size;
@@ -171,7 +163,7 @@ interface ReadEnd {
   history: { tracker: TurnTracker; ended: EndedTurn[] };
   read: HistoryEvent[];
   splitter: LineSplitter;
-  mark: Buffer;
+  mark: string;
   bytes: number;
 }
 
@@ -179,8 +171,7 @@ function readEnd(fd: number, size: number, bytes: number): ReadEnd {
   const splitter = new LineSplitter({ skipFirst: bytes < size });
   const chunk = readAt(fd, size - bytes, bytes);
   const read = eventsOf(splitter, chunk);
-  const mark = Buffer.from(chunk.subarray(-MARK_BYTES));
-  return { history: follow(new TurnTracker(), read), read, splitter, mark, bytes: chunk.length };
+  return { history: follow(new TurnTracker(), read), read, splitter, mark: markOf(chunk), bytes: chunk.length };
 }
 
 /** If no turn begins in the longest end that we may read, all of it is inside one turn, because nothing else is so long. */
@@ -199,11 +190,6 @@ function eventsOf(splitter: LineSplitter, chunk: Buffer): HistoryEvent[] {
 
 function isUnchanged(position: Position, seen: Stats): boolean {
   return seen.ino === position.ino && seen.size === position.offset && seen.mtimeMs === position.mtimeMs;
-}
-
-function isContinued(fd: number, position: Position, stat: Stats): boolean {
-  if (stat.ino !== position.ino || stat.size < position.offset) return false;
-  return readAt(fd, position.offset - position.mark.length, position.mark.length).equals(position.mark);
 }
 
 function nothing(fate: Appended["fate"]): Appended {

@@ -164,6 +164,13 @@ export function openHistoryFile(home: string, sessionId: string): number | null 
   return folder?.file(HISTORY) ?? null;
 }
 
+/** As {@link openHistoryFile}, by the path of the folder of sessions, which must not be in a home. */
+export function openHistoryIn(sessionState: string, sessionId: string): number | null {
+  using state = HeldFolder.open(sessionState);
+  using folder = state?.folder(sessionId) ?? null;
+  return folder?.file(HISTORY) ?? null;
+}
+
 /** Unix time in milliseconds; 0 when there is no history. */
 export function lastWrite(home: string, sessionId: string): number {
   using folder = openSession(home, sessionId);

@@ -1,0 +1,106 @@
+/*
+ * Puts Markdown that somebody else wrote into a document of ours. The caller indents the lines, so that they are in a list
+ * item. Everything that a line opens, such as a code block, then ends with the item. Only HTML could reach beyond it,
+ * because a comment without an end hides all that follows. So we make HTML visible text. In code, it is text already.
+ *
+ * In doubt, a line is not code. An escape in code is ugly, and HTML outside of code is harmful.
+ */
+
+/**
+ * Lines of Markdown that do no harm in a list item. Headings become two levels lower.
+ *
+ * @param options.keepBreaks whether a line break in a paragraph stays one
+ */
+export function foreignMarkdown(text: string, { keepBreaks = false } = {}): string[] {
+  const lines: string[] = [];
+  let fence: Fence | null = null;
+  let knowsCode = true;
+  const given = text.split("\n");
+  for (const [at, line] of given.entries()) {
+    if (fence !== null && !isBehind(line, fence)) {
+      lines.push(fence.indent === 0 ? line : withoutComments(line));
+      if (isEnd(line, fence)) fence = null;
+      continue;
+    }
+    fence = fenceOf(line);
+    if (fence !== null || line.trim() === "") {
+      knowsCode = true;
+      lines.push(line);
+      continue;
+    }
+    const safe = withoutHtml(line, knowsCode);
+    knowsCode = safe.knowsCode;
+    const isContinued = (given[at + 1] ?? "").trim() !== "";
+    lines.push(withLowerHeading(safe.line) + (keepBreaks && isContinued ? "  " : ""));
+  }
+  return lines;
+}
+
+/** One line as inline code. */
+export function codeSpan(text: string): string {
+  const line = text.replace(/\s+/g, " ");
+  const longest = (line.match(/`+/g) ?? []).reduce((most, run) => Math.max(most, run.length), 0);
+  const mark = "`".repeat(longest + 1);
+  const pad = /^`|`$/.test(line) || line.trim() === "" ? " " : "";
+  return `${mark}${pad}${line}${pad}${mark}`;
+}
+
+/** Escapes what has a meaning in Markdown, in one line. */
+export function plainMarkdown(text: string): string {
+  return text.replace(/[\\`*_~<>[\]#|&]/g, "\\$&");
+}
+
+interface Fence {
+  /** If it is 0, we know where the block ends. If not, the fence may be in a list item, and then the block ends with that. */
+  indent: number;
+  mark: string;
+}
+
+function fenceOf(line: string): Fence | null {
+  const [, indent = "", mark] = /^( *)(`{3,}(?=[^`]*$)|~{3,})/.exec(line) ?? [];
+  return mark === undefined ? null : { indent: indent.length, mark };
+}
+
+function isEnd(line: string, { indent, mark }: Fence): boolean {
+  const [, before = "", end] = /^( *)(`{3,}|~{3,}) *$/.exec(line) ?? [];
+  return end !== undefined && end[0] === mark[0] && end.length >= mark.length && before.length <= indent + 3;
+}
+
+function isBehind(line: string, { indent }: Fence): boolean {
+  return line.trim() !== "" && line.search(/[^ ]/) < indent;
+}
+
+function withoutComments(line: string): string {
+  return line.replace(/<(?=[!?])/g, "&lt;");
+}
+
+/**
+ * @param knowsCode false if a backtick before this line may belong to one in it
+ * @returns the line, and the same for the next one
+ */
+function withoutHtml(line: string, knowsCode: boolean): { line: string; knowsCode: boolean } {
+  const safe = (part: string) => part.replace(/<(?=[a-z/!?])/gi, "&lt;");
+  if (!knowsCode || line.includes("\\`")) return { line: safe(line), knowsCode: false };
+  const parts: string[] = [];
+  for (let rest = line; ; ) {
+    const open = /`+/.exec(rest);
+    if (open === null) return { line: [...parts, safe(rest)].join(""), knowsCode: true };
+    const [mark] = open;
+    const inside = open.index + mark.length;
+    const length = new RegExp(`(?<!\`)${mark}(?!\`)`).exec(rest.slice(inside))?.index;
+    // In a table, a bar ends the cell and the code in it.
+    if (length === undefined || rest.slice(inside, inside + length).includes("|")) {
+      return { line: [...parts, safe(rest)].join(""), knowsCode: false };
+    }
+    const end = inside + length + mark.length;
+    parts.push(safe(rest.slice(0, open.index)), rest.slice(open.index, end));
+    rest = rest.slice(end);
+  }
+}
+
+function withLowerHeading(line: string): string {
+  return line.replace(
+    /^( {0,3})(#{1,6})(?=[ \t]|$)/,
+    (_, indent: string, marks: string) => indent + "#".repeat(Math.min(6, marks.length + 2)),
+  );
+}

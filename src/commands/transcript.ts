@@ -1,0 +1,47 @@
+import { once } from "node:events";
+import { Flags } from "@oclif/core";
+import { FleetCommand } from "../cli/base-command.js";
+import { given, integerFlag, requiredUserFlag, sessionArg } from "../cli/flags/flags.js";
+import { MarkdownTranscript, PlainTranscript } from "../cli/render/transcript.js";
+import type { Transcript as Conversation } from "../fleet/options.js";
+
+export default class Transcript extends FleetCommand {
+  static override summary = "Print the conversation of a session.";
+  static override description =
+    "Reads the history on disk and starts no server. Also works during a turn. Only the owner and the members may read it.";
+  static override examples = [
+    "<%= config.bin %> transcript SESSION --user alice -n 5",
+    "<%= config.bin %> transcript SESSION --user alice --markdown > conversation.md",
+  ];
+  static override args = { session: sessionArg };
+  static override flags = {
+    user: requiredUserFlag,
+    markdown: Flags.boolean({ description: "print a Markdown document" }),
+    turns: integerFlag("turns", "how many of the last turns to print (default: all)", [0, 1_000_000], "n"),
+    follow: Flags.boolean({ char: "f", description: "keep printing what is added until interrupted" }),
+  };
+
+  async run(): Promise<Conversation> {
+    const { args, flags } = await this.parse(Transcript);
+    const { user, follow } = flags;
+    const options = { user, ...given({ turns: flags.turns }), signal: this.interruptSignal() };
+    return await this.withFleet(async (fleet) => {
+      if (this.jsonEnabled()) return await fleet.sessions.transcript(args.session, options);
+      const session = await fleet.sessions.get(args.session, { user });
+      const render = flags.markdown ? new MarkdownTranscript() : new PlainTranscript();
+      let isEmpty = true;
+      for await (const entry of fleet.sessions.followTranscript(args.session, { ...options, follow })) {
+        await print((isEmpty ? render.heading(session) : "") + render.entry(entry), options.signal);
+        isEmpty = false;
+      }
+      options.signal.throwIfAborted();
+      if (isEmpty) process.stderr.write("The session has had no turn.\n");
+      return { session, entries: [] };
+    });
+  }
+}
+
+/** Waits while the reader of the output is slower than we are, so that a long conversation does not fill the memory. */
+async function print(text: string, signal: AbortSignal): Promise<void> {
+  if (!process.stdout.write(text)) await once(process.stdout, "drain", { signal });
+}

@@ -1,0 +1,59 @@
+import { fstatSync, type Stats } from "node:fs";
+import { readAt } from "../files/if-there.js";
+
+/** Before we read on, we check whether this many bytes before the offset are still the same. */
+const MARK_BYTES = 32;
+
+/** How far a history was read. */
+export interface HistoryPosition {
+  ino: number;
+  offset: number;
+  /** The bytes right before the offset, in base64. */
+  mark: string;
+}
+
+/** `replaced`: it is another file now, or it was cut short, so nobody can read on. */
+export type HistoryFate = "there" | "gone" | "replaced";
+
+export interface HistoryPart {
+  bytes: Buffer;
+  /** Where the next part begins. Null if there is no history. */
+  at: HistoryPosition | null;
+  atEnd: boolean;
+  fate: HistoryFate;
+}
+
+export function markOf(bytes: Buffer): string {
+  return bytes.subarray(-MARK_BYTES).toString("base64");
+}
+
+/** Whether the file still is the one that was read up to this position. */
+export function isContinued(fd: number, { ino, offset, mark }: HistoryPosition, stat: Stats): boolean {
+  if (stat.ino !== ino || stat.size < offset) return false;
+  const before = Buffer.from(mark, "base64");
+  return before.length <= offset && readAt(fd, offset - before.length, before.length).equals(before);
+}
+
+/** Reads at most `maxBytes`, and moves the position behind them. */
+export function readNext(fd: number, position: HistoryPosition, maxBytes: number): Buffer {
+  const bytes = readAt(fd, position.offset, maxBytes);
+  position.offset += bytes.length;
+  position.mark = markOf(Buffer.concat([Buffer.from(position.mark, "base64"), bytes.subarray(-MARK_BYTES)]));
+  return bytes;
+}
+
+/**
+ * Reads the next part of a history.
+ *
+ * @param fd the open history; null if there is none
+ * @param from where the last part ended; null for the beginning
+ */
+export function readPart(fd: number | null, from: HistoryPosition | null, maxBytes: number): HistoryPart {
+  const none = { bytes: Buffer.alloc(0), at: from, atEnd: true };
+  if (fd === null) return { ...none, fate: from === null ? "there" : "gone" };
+  const stat = fstatSync(fd);
+  const at = from === null ? { ino: stat.ino, offset: 0, mark: "" } : { ...from };
+  if (!isContinued(fd, at, stat)) return { ...none, fate: "replaced" };
+  const bytes = readNext(fd, at, Math.min(maxBytes, stat.size - at.offset));
+  return { bytes, at, atEnd: at.offset >= stat.size, fate: "there" };
+}

@@ -1,0 +1,193 @@
+import { isObject } from "../../config/values/json.js";
+import { type HistoryEvent, readEvent } from "./event.js";
+import { type Line, LineSplitter } from "./line.js";
+import { callOf, type ToolCall, type ToolOutcome, toolLine } from "./tool-call.js";
+import type { EndedTurn } from "./turn-state.js";
+import { TurnTracker } from "./turn-tracker.js";
+
+/** One part of a conversation. */
+export interface TranscriptEntry {
+  /** ISO 8601, UTC, by the clock of the server's machine. */
+  at: string;
+  role: "user" | "assistant" | "tool";
+  /** The prompt, or the model's text. For a tool call: its name, its main argument and its outcome, in one line. */
+  text: string;
+  /** The number of the turn in the session, from 1. */
+  turn: number;
+  /** Who sent the prompt. Null if the fleet does not know, and for other roles. */
+  user: string | null;
+  /** The names of the files that came with the prompt. */
+  attachments: string[];
+  /** Null for other roles. */
+  tool: { name: string; outcome: ToolOutcome } | null;
+  /** Why the turn ended without a complete reply. Null for all other entries. */
+  failure: string | null;
+}
+
+/** What a history has that cannot be read. */
+export interface Damage {
+  lines: number;
+  /** The number of the first such line, from 1. */
+  firstLine: number;
+}
+
+/** A longer line is left out, so that it does not fill the memory. The front door passes prompts of up to 8 MB. */
+const LONGEST_BYTES = 16 * 1024 * 1024;
+const LEFT_OUT = "(longer than 16 MB, and left out)";
+const NO_END = "The history has no end of this turn: it still runs, or its server ended.";
+
+/**
+ * Makes a transcript from the bytes of a session's history. Leaves out what is not part of the conversation: the system
+ * prompt, sub-agents, and prompts that the runtime made itself. A compaction changes only what the model is shown, so the
+ * transcript continues over it.
+ */
+export class Transcriber {
+  readonly #user: string | null;
+  readonly #splitter = new LineSplitter({ wholeBytes: LONGEST_BYTES });
+  readonly #tracker = new TurnTracker();
+  /** The calls without an outcome, by id. */
+  readonly #calls = new Map<string, ToolCall>();
+  #turn = 0;
+  #line = 0;
+  #damage: Damage | null = null;
+  #lastError: string | null = null;
+  #lastAtMs = 0;
+
+  /** @param user who sent the prompts; null if it is not known */
+  constructor(user: string | null) {
+    this.#user = user;
+  }
+
+  /** Null if all lines could be read. */
+  get damage(): Damage | null {
+    return this.#damage;
+  }
+
+  /** Takes the next bytes of the history. */
+  *push(bytes: Buffer): Generator<TranscriptEntry> {
+    for (const line of this.#splitter.push(bytes)) yield* this.#takeLine(line);
+  }
+
+  /** The history was read to its end, and may continue later. @returns the end of a turn that seems to be over */
+  *pause(nowMs: number): Generator<TranscriptEntry> {
+    const ended = this.#tracker.endIfQuiet(nowMs);
+    if (ended !== null) yield* this.#endTurn(ended, this.#turn);
+  }
+
+  /** The history was read to its end, and nobody reads on. */
+  *end(nowMs: number): Generator<TranscriptEntry> {
+    const rest = this.#splitter.end();
+    if (rest !== null) yield* this.#takeLine(rest);
+    yield* this.pause(nowMs);
+    const { open } = this.#tracker;
+    yield* this.#endCalls(this.#turn);
+    if (open !== null) yield this.#entry("assistant", this.#lastAtMs, this.#turn, { failure: NO_END });
+  }
+
+  *#takeLine(line: Line): Generator<TranscriptEntry> {
+    this.#line++;
+    const event = readEvent(line);
+    if (event !== null) return yield* this.#take(event);
+    if ("whole" in line && line.whole.length === 0) return;
+    this.#damage ??= { lines: 0, firstLine: this.#line };
+    this.#damage.lines++;
+  }
+
+  *#take(event: HistoryEvent): Generator<TranscriptEntry> {
+    const { type, data, agentId, atMs } = event;
+    if (agentId === null && type === "session.error") this.#lastError = textOf(data.message);
+    const before = this.#tracker.open;
+    const ended = this.#tracker.push(event);
+    if (ended !== null) yield* this.#endTurn(ended, this.#turn);
+    const { open } = this.#tracker;
+    if (open !== null && open !== before) {
+      this.#turn++;
+      this.#lastError = null;
+    }
+    if (agentId === null) yield* this.#entriesOf(type, data, atMs);
+    this.#lastAtMs = atMs;
+  }
+
+  *#entriesOf(type: string, data: Record<string, unknown>, atMs: number): Generator<TranscriptEntry> {
+    switch (type) {
+      case "user.message":
+        if (isMadeByRuntime(data)) return;
+        yield this.#entry("user", atMs, this.#turn, {
+          text: textOf(data.content) ?? (data.abridged === true ? LEFT_OUT : ""),
+          user: this.#user,
+          attachments: namesOf(data.attachments),
+        });
+        return;
+      case "assistant.message": {
+        const text = textOf(data.content) ?? (data.abridged === true ? LEFT_OUT : "");
+        if (text !== "") yield this.#entry("assistant", atMs, this.#turn, { text });
+        return;
+      }
+      case "tool.execution_start":
+        if (typeof data.toolCallId === "string") this.#calls.set(data.toolCallId, callOf(data, atMs));
+        return;
+      case "tool.execution_complete": {
+        const id = typeof data.toolCallId === "string" ? data.toolCallId : "";
+        const call = this.#calls.get(id);
+        if (call === undefined) return;
+        this.#calls.delete(id);
+        yield this.#toolEntry(call, atMs, this.#turn, data);
+        return;
+      }
+    }
+  }
+
+  *#endTurn({ outcome, endedAtMs }: EndedTurn, turn: number): Generator<TranscriptEntry> {
+    yield* this.#endCalls(turn);
+    const failure = {
+      completed: null,
+      failed: this.#lastError ?? "The turn failed.",
+      aborted: "The turn was stopped.",
+      cut: "The server ended, or unloaded the session, during the turn.",
+    }[outcome];
+    if (failure !== null) yield this.#entry("assistant", endedAtMs, turn, { failure });
+  }
+
+  *#endCalls(turn: number): Generator<TranscriptEntry> {
+    for (const call of this.#calls.values()) yield this.#toolEntry(call, call.startedAtMs, turn, null);
+    this.#calls.clear();
+  }
+
+  #toolEntry(call: ToolCall, atMs: number, turn: number, result: Record<string, unknown> | null): TranscriptEntry {
+    const { text, outcome } = toolLine(call, result);
+    return this.#entry("tool", atMs, Math.max(1, turn), { text, tool: { name: call.name, outcome } });
+  }
+
+  #entry(role: TranscriptEntry["role"], atMs: number, turn: number, rest: Partial<TranscriptEntry>): TranscriptEntry {
+    const at = new Date(atMs).toISOString();
+    return {
+      at,
+      role,
+      text: "",
+      turn: Math.max(1, turn),
+      user: null,
+      attachments: [],
+      tool: null,
+      failure: null,
+      ...rest,
+    };
+  }
+}
+
+function textOf(value: unknown): string | null {
+  return typeof value === "string" ? value : null;
+}
+
+/** Autopilot continues with prompts of its own, and a skill brings its text as one. Their `source` names the part that made them. */
+function isMadeByRuntime({ isAutopilotContinuation, source }: Record<string, unknown>): boolean {
+  return isAutopilotContinuation === true || (typeof source === "string" && source !== "user");
+}
+
+/** The runtime removes the content of an attachment from the history, but keeps its name. */
+function namesOf(attachments: unknown): string[] {
+  if (!Array.isArray(attachments)) return [];
+  return attachments.filter(isObject).map(({ displayName, title, path, url, type }) => {
+    const names = [displayName, title, path, url, type];
+    return names.find((name): name is string => typeof name === "string" && name !== "") ?? "?";
+  });
+}

@@ -1,0 +1,62 @@
+import { closeSync } from "node:fs";
+import { FleetError, quote, systemCode } from "../errors.js";
+import type { SessionRecord } from "../model/session.js";
+import { groupOfSession } from "../pool/server.js";
+import { NEVER } from "../runtime/deadline.js";
+import { type HistoryPart, type HistoryPosition, readPart } from "../runtime/history/part.js";
+import { openHistoryFile, openHistoryIn } from "../runtime/history/session-state.js";
+import type { SessionsContext } from "./context.js";
+import { recordFor } from "./find.js";
+import { sessionLost } from "./problems.js";
+
+const PART_BYTES = 1024 * 1024;
+
+export interface HistoryRequest {
+  id: string;
+  /** Must be the owner or a member. */
+  user: string;
+  /** Where the last part ended. Left out: the beginning. */
+  from?: HistoryPosition | undefined;
+}
+
+/**
+ * Reads a part of a session's history on this host, up to a megabyte. Starts no server. Takes the session over if this
+ * host should have it, as `resume` does.
+ *
+ * @throws FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_LOST`, `FLEET_SESSION_MOVED`, `FLEET_STORAGE_UNUSABLE`.
+ */
+export async function readHistory(
+  context: SessionsContext,
+  { id, user, from }: HistoryRequest,
+  signal = NEVER,
+): Promise<HistoryPart> {
+  const { directory, takeover } = context;
+  const record = await takeover.settle(await recordFor(context, id, user), signal);
+  await directory.assertStorage();
+  const fd = await open(context, record);
+  if (fd === null && from === undefined && record.turns > 0) throw sessionLost(record);
+  try {
+    return readPart(fd, from ?? null, PART_BYTES);
+  } finally {
+    if (fd !== null) closeSync(fd);
+  }
+}
+
+/** Null if there is no history, because the session had no turn or was deleted. */
+async function open({ store, directory }: SessionsContext, record: SessionRecord): Promise<number | null> {
+  const { id, serverId } = record;
+  const server = (await store.registry.read()).servers[serverId];
+  try {
+    if (server !== undefined) return openHistoryFile(server.home, id);
+    // After a takeover, the session's server may not be recorded on this host.
+    const place = (await directory.places()).get(groupOfSession(record));
+    return place === undefined ? null : openHistoryIn(place, id);
+  } catch (cause) {
+    const code = systemCode(cause);
+    if (code === undefined) throw cause;
+    // The user's own agent may have replaced the file or made it unreadable.
+    throw new FleetError("FLEET_SESSION_LOST", `The history of session ${quote(id)} cannot be read (${code}).`, {
+      cause,
+    });
+  }
+}
