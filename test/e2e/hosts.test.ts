@@ -1,15 +1,19 @@
+import { appendFileSync } from "node:fs";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
+import type { Transcript } from "../../src/fleet/options.js";
 import { issueToken } from "../../src/identity/tokens.js";
 import type { HostView, Overview } from "../../src/peers/overview.js";
 import { rendezvousChoice } from "../../src/pool/placement.js";
 import type { ServerView } from "../../src/pool/server.js";
 import type { Stopped } from "../../src/pool/stop/stop.js";
+import { historyPath } from "../../src/runtime/history/session-state.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { COMMAND } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type TestHost, TestHosts } from "../fixtures/hosts/hosts.js";
+import { finalStep, prompt } from "../fixtures/sessions/history.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { RawClient } from "../gateway/raw-client.js";
 
@@ -172,6 +176,30 @@ describe.skipIf(problem !== undefined).each([
     expect(own.map(({ id, host }) => `${id}@${host}`)).toEqual([`${later}@h2`, `${notes}@h2`]);
     expect(own.every(({ sizeBytes }) => sizeBytes > 0)).toBe(true);
     expect((await h1.ok(["list"])).split("\n")[0]).toMatch(/^SESSION +OWNER +HOST +SERVER/);
+  });
+
+  it("transcript on one host prints a session of the other host in several parts, and refuses other users", async () => {
+    const talk = fresh("talk");
+    await h1.json(["create", "--user", "bob", "--id", talk, "--prompt", "one"]);
+    const { home } = await h2.record("bob");
+    const long = "ä".repeat(400_000);
+    for (let turn = 0; turn < 4; turn++) {
+      appendFileSync(historyPath(home, talk), prompt({ content: `prompt ${turn}` }) + finalStep(long));
+    }
+    const there = await h1.json<Transcript>(["transcript", talk, "--user", "bob"]);
+    expect(there.session).toMatchObject({ id: talk, host: "h2" });
+    expect(there.entries.map(({ text, turn }) => [text, turn])).toEqual([
+      ["one", 1],
+      ["[turn 1] one", 1],
+      ...[0, 1, 2, 3].flatMap((turn) => [
+        [`prompt ${turn}`, turn + 2],
+        [long, turn + 2],
+      ]),
+    ]);
+    expect((await h2.json<Transcript>(["transcript", talk, "--user", "bob"])).entries).toEqual(there.entries);
+    const error = await h1.refusal(4, ["transcript", talk, "--user", "alice"]);
+    expect(error.code).toBe("FLEET_SESSION_NOT_FOUND");
+    await h1.json(["delete", talk]);
   });
 
   it("members and the lease holder take turns in a session from either host, wherever the lease was taken", async () => {
@@ -474,7 +502,13 @@ describe.skipIf(problem !== undefined).each([
     const list = await h1.run(["list", "--user", ben, "--json"]);
     const listed = list.json<{ sessions: SessionView[] }>().sessions.find(({ id }) => id === notes);
     expect(listed).toMatchObject({ host: "h2", stranded: storage === "local" });
+    const said = async () => {
+      const { entries } = await h1.json<Transcript>(["transcript", notes, "--user", ben]);
+      return entries.map(({ text }) => text);
+    };
     if (storage === "shared") {
+      expect(await said()).toEqual(["one", "[turn 1] one"]);
+      expect((await h1.registry()).servers[bens?.id ?? ""]).toBeUndefined();
       expect(await h1.json(["send", notes, "two", "--user", ben])).toMatchObject({
         reply: "[turn 2] two",
         session: { host: "h1" },
@@ -484,10 +518,12 @@ describe.skipIf(problem !== undefined).each([
     for (const args of [
       ["send", notes, "x", "--user", ben],
       ["delete", notes],
+      ["transcript", notes, "--user", ben],
     ]) {
       expect(await h1.refusal(7, args)).toMatchObject({ code: "FLEET_SESSION_STRANDED" });
     }
     await h2.serve(hosts.store);
+    expect(await said()).toEqual(["one", "[turn 1] one"]);
     expect(await h1.json(["send", notes, "two", "--user", ben])).toMatchObject({ reply: "[turn 2] two" });
   });
 });

@@ -23,9 +23,9 @@ export function foreignMarkdown(text: string, { keepBreaks = false } = {}): stri
       continue;
     }
     fence = fenceOf(line);
-    if (fence !== null || line.trim() === "") {
-      knowsCode = true;
-      lines.push(line);
+    if (fence?.indent === 0 || line.trim() === "") knowsCode = true;
+    if (fence !== null) {
+      lines.push(asText(line));
       continue;
     }
     const safe = withoutHtml(line, knowsCode);
@@ -70,6 +70,10 @@ function isBehind(line: string, { indent }: Fence): boolean {
   return line.trim() !== "" && line.search(/[^ ]/) < indent;
 }
 
+function asText(line: string): string {
+  return line.replace(/<(?=[a-z/!?])/gi, "&lt;");
+}
+
 function withoutComments(line: string): string {
   return line.replace(/<(?=[!?])/g, "&lt;");
 }
@@ -79,21 +83,20 @@ function withoutComments(line: string): string {
  * @returns the line, and the same for the next one
  */
 function withoutHtml(line: string, knowsCode: boolean): { line: string; knowsCode: boolean } {
-  const safe = (part: string) => part.replace(/<(?=[a-z/!?])/gi, "&lt;");
-  if (!knowsCode || line.includes("\\`")) return { line: safe(line), knowsCode: false };
+  if (!knowsCode || line.includes("\\`")) return { line: asText(line), knowsCode: false };
   const parts: string[] = [];
   for (let rest = line; ; ) {
     const open = /`+/.exec(rest);
-    if (open === null) return { line: [...parts, safe(rest)].join(""), knowsCode: true };
+    if (open === null) return { line: [...parts, asText(rest)].join(""), knowsCode: true };
     const [mark] = open;
     const inside = open.index + mark.length;
     const length = new RegExp(`(?<!\`)${mark}(?!\`)`).exec(rest.slice(inside))?.index;
     // In a table, a bar ends the cell and the code in it.
     if (length === undefined || rest.slice(inside, inside + length).includes("|")) {
-      return { line: [...parts, safe(rest)].join(""), knowsCode: false };
+      return { line: [...parts, asText(rest)].join(""), knowsCode: false };
     }
     const end = inside + length + mark.length;
-    parts.push(safe(rest.slice(0, open.index)), rest.slice(open.index, end));
+    parts.push(asText(rest.slice(0, open.index)), rest.slice(open.index, end));
     rest = rest.slice(end);
   }
 }

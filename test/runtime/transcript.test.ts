@@ -1,0 +1,232 @@
+import { describe, expect, it } from "vitest";
+import { Transcriber, type TranscriptEntry } from "../../src/runtime/history/transcript.js";
+import {
+  aborted,
+  answer,
+  at,
+  failed,
+  finalStep,
+  line,
+  prompt,
+  resumed,
+  shutdown,
+  started,
+  stepEnd,
+  stepStart,
+  toolStep,
+} from "../fixtures/sessions/history.js";
+
+const LATER_MS = 60_000;
+
+function read(text: string | Buffer, { chunkBytes = 1_000, user = null as string | null } = {}) {
+  const bytes = Buffer.from(text);
+  const transcriber = new Transcriber(user);
+  const entries: TranscriptEntry[] = [];
+  for (let from = 0; from < bytes.length; from += chunkBytes) {
+    entries.push(...transcriber.push(bytes.subarray(from, from + chunkBytes)));
+  }
+  entries.push(...transcriber.end(at() + LATER_MS));
+  return { entries, damage: transcriber.damage };
+}
+
+/** Each entry in a few words. */
+function told(text: string): string[] {
+  return read(text).entries.map(({ role, text, turn, failure }) => {
+    return `${turn} ${role} ${failure === null ? text : `[${failure}]`}`;
+  });
+}
+
+const toolStart = (toolCallId: string, toolName: string, given: unknown) =>
+  line("tool.execution_start", { toolCallId, toolName, arguments: given });
+const toolEnd = (toolCallId: string, over: Record<string, unknown>) =>
+  line("tool.execution_complete", { toolCallId, ...over });
+
+describe("the turns of a transcript", () => {
+  it("a plain turn has the prompt with its sender and its time, and the reply", () => {
+    const text = started() + prompt({ content: "a\nb" }) + finalStep("c");
+    const { entries } = read(text, { user: "alice" });
+    const rest = { turn: 1, attachments: [], tool: null, failure: null };
+    expect(entries).toEqual([
+      {
+        ...rest,
+        at: expect.stringMatching(/^2026-\d\d-\d\dT[\d:]+\.000Z$/),
+        role: "user",
+        text: "a\nb",
+        user: "alice",
+      },
+      { ...rest, at: expect.any(String), role: "assistant", text: "c", user: null },
+    ]);
+  });
+
+  it("the same history gives the same transcript, however it is cut into pieces", () => {
+    const text =
+      started() + prompt({ content: "ä€🙂" }) + toolStep("t1") + finalStep("ü") + prompt() + failed() + prompt();
+    const whole = read(text, { chunkBytes: text.length * 4 });
+    for (const chunkBytes of [1, 2, 7, 100]) expect(read(text, { chunkBytes })).toEqual(whole);
+  });
+
+  it("turns are numbered, and a prompt that steers a turn belongs to that turn", () => {
+    const text =
+      started() + prompt({ content: "a" }) + stepStart() + prompt({ content: "b", delivery: "steering" }) + answer("c");
+    expect(told(text + stepEnd() + prompt({ content: "d", delivery: "queued" }) + finalStep("e"))).toEqual([
+      "1 user a",
+      "1 user b",
+      "1 assistant c",
+      "2 user d",
+      "2 assistant e",
+    ]);
+  });
+
+  it("a compaction leaves the transcript as it was, and adds nothing to it", () => {
+    const compaction =
+      line("session.compaction_start", {}) + line("session.compaction_complete", { summaryContent: "s" });
+    const text = started() + prompt({ content: "a" }) + finalStep("b") + compaction + prompt({ content: "c" });
+    expect(told(text + finalStep("d"))).toEqual(["1 user a", "1 assistant b", "2 user c", "2 assistant d"]);
+  });
+
+  it("what sub-agents, skills and autopilot write is left out", () => {
+    const ofAgent = line("user.message", { content: "x" }, "a1") + line("assistant.message", { content: "x" }, "a1");
+    const ofRuntime = prompt({ content: "x", source: "skill-pdf", delivery: "steering" });
+    const ofAutopilot = prompt({ content: "x", isAutopilotContinuation: true, delivery: "steering" });
+    const text = started() + prompt({ content: "a" }) + stepStart() + ofAgent + ofRuntime + ofAutopilot + answer("b");
+    expect(told(text + stepEnd())).toEqual(["1 user a", "1 assistant b"]);
+  });
+
+  it("a prompt shows the names of its attachments", () => {
+    const attachments = [
+      { type: "file", displayName: "notes.txt", path: "/x/notes.txt" },
+      { type: "file", displayName: "", path: "/x/y" },
+      { type: "github_reference", title: "A bug", number: 5 },
+      { type: "blob", mimeType: "image/png" },
+      "hostile",
+      { type: 5 },
+    ];
+    const { entries } = read(started() + prompt({ attachments }));
+    expect(entries[0]?.attachments).toEqual(["notes.txt", "/x/y", "A bug", "blob", "?"]);
+  });
+});
+
+describe("the end of a turn in a transcript", () => {
+  it.each([
+    ["a turn that failed has the model's error", failed(), "500"],
+    ["a turn that was stopped shows that", aborted(), "The turn was stopped."],
+    ["a turn that was cut shows that", shutdown(), "The server ended, or unloaded the session, during the turn."],
+    [
+      "a turn that was cut by SIGKILL shows that once the session is loaded again",
+      resumed(),
+      "The server ended, or unloaded the session, during the turn.",
+    ],
+  ])("%s", (_, end, failure) => {
+    const next = prompt({ content: "c" }) + finalStep("d");
+    expect(told(started() + prompt({ content: "a" }) + end + next)).toEqual([
+      "1 user a",
+      `1 assistant [${failure}]`,
+      "2 user c",
+      "2 assistant d",
+    ]);
+  });
+
+  it("a turn without an end is reported as such, once the whole history is read", () => {
+    const text = started() + prompt({ content: "a" }) + stepStart() + answer("", "t1") + toolStart("t1", "bash", {});
+    expect(told(text)).toEqual([
+      "1 user a",
+      "1 tool bash (unfinished)",
+      "1 assistant [The history has no end of this turn: it still runs, or its server ended.]",
+    ]);
+  });
+
+  it("a reader that goes on gets no end of a turn that still runs, and the rest once it is written", () => {
+    const transcriber = new Transcriber(null);
+    const text = Buffer.from(started() + prompt({ content: "a" }) + finalStep("b"));
+    const first = [...transcriber.push(text.subarray(0, -300)), ...transcriber.pause(at() + LATER_MS)];
+    expect(first.map((entry) => entry.text)).toEqual(["a"]);
+    const rest = [...transcriber.push(text.subarray(-300)), ...transcriber.pause(at() + LATER_MS)];
+    expect(rest.map((entry) => entry.text)).toEqual(["b"]);
+  });
+});
+
+describe("a tool call in a transcript", () => {
+  const outcome = (given: unknown, result: Record<string, unknown>) => {
+    const step = stepStart() + answer("", "t") + toolStart("t", "bash", given) + toolEnd("t", result) + stepEnd();
+    const found = read(started() + prompt() + step).entries.find(({ role }) => role === "tool");
+    return [found?.text, found?.tool];
+  };
+
+  it.each([
+    ["completed", { command: "ls -l\n", description: "x" }, { success: true }, "bash: ls -l (completed)", "completed"],
+    ["completed without an argument", {}, { success: true }, "bash (completed)", "completed"],
+    ["completed with a text as argument", "ls", { success: true }, "bash: ls (completed)", "completed"],
+    [
+      "completed with an exit code",
+      { command: "false" },
+      { success: true, shellExecution: { exitCode: 3 } },
+      "bash: false (exit code 3)",
+      "completed",
+    ],
+    [
+      "failed",
+      { path: "/x" },
+      { success: false, error: { message: "No such\nfile" } },
+      "bash: /x (failed: No such file)",
+      "failed",
+    ],
+    [
+      "was refused",
+      { path: "/x" },
+      { success: false, error: { message: "no", code: "denied" } },
+      "bash: /x (refused: no)",
+      "refused",
+    ],
+    ["has a result of another shape", { n: 1 }, { error: 5 }, "bash (unfinished)", "unfinished"],
+  ])("that %s is one line", (_, given, result, text, expected) => {
+    expect(outcome(given, result)).toEqual([text, { name: "bash", outcome: expected }]);
+  });
+
+  it("has a long argument only in part", () => {
+    const [text] = outcome({ command: `${"🙂".repeat(500)}` }, { success: true });
+    expect(text).toBe(`bash: ${"🙂".repeat(199)}… (completed)`);
+  });
+});
+
+describe("a damaged history", () => {
+  it("its readable lines are shown, and the number of the first unreadable one is kept", () => {
+    const good = started() + prompt({ content: "a" });
+    const { entries, damage } = read(`${good}{"type":\n\0\0\0\n\n${finalStep("b")}nonsense\n`);
+    expect(entries.map(({ text }) => text)).toEqual(["a", "b"]);
+    expect(damage).toEqual({ lines: 3, firstLine: 3 });
+  });
+
+  it("a last line that is cut short counts as unreadable, and one that only lacks its newline is read", () => {
+    const text = started() + prompt({ content: "a" }) + stepStart() + answer("b");
+    expect(read(text.slice(0, -1))).toMatchObject({ entries: [{ text: "a" }, { text: "b" }, {}], damage: null });
+    expect(read(text.slice(0, -10))).toMatchObject({
+      entries: [{ text: "a" }, {}],
+      damage: { lines: 1, firstLine: 4 },
+    });
+  });
+
+  it("fields of other types than expected do no harm", () => {
+    const odd = [
+      line("user.message", { content: 5, attachments: { a: 1 } }),
+      line("assistant.message", { content: ["x"], toolRequests: "x" }),
+      line("tool.execution_start", { toolCallId: "t", toolName: 5, arguments: null }),
+      line("tool.execution_complete", { toolCallId: "t", success: "yes" }),
+      line("tool.execution_complete", { toolCallId: 5 }),
+      line("session.error", { message: {} }),
+    ];
+    expect(told(started() + odd.join(""))).toEqual([
+      "1 user ",
+      "1 tool tool (unfinished)",
+      "1 assistant [The turn failed.]",
+    ]);
+  });
+
+  it("a reply of 5 MB is whole, and one of more than 16 MB is left out without filling the memory", () => {
+    const long = "x".repeat(5 * 1024 * 1024);
+    const longer = "y".repeat(17 * 1024 * 1024);
+    const text = started() + prompt({ content: "a" }) + finalStep(long) + prompt({ content: "b" }) + finalStep(longer);
+    const { entries, damage } = read(text, { chunkBytes: 1024 * 1024 });
+    expect(damage).toBeNull();
+    expect(entries.map((entry) => entry.text)).toEqual(["a", long, "b", "(longer than 16 MB, and left out)"]);
+  });
+});
