@@ -84,7 +84,7 @@ describe("the turns of a transcript", () => {
     expect(told(text + finalStep("d"))).toEqual(["1 user a", "1 assistant b", "2 user c", "2 assistant d"]);
   });
 
-  it("what sub-agents, skills and autopilot write is left out", () => {
+  it("the messages of sub-agents, skills and autopilot are left out", () => {
     const ofAgent = line("user.message", { content: "x" }, "a1") + line("assistant.message", { content: "x" }, "a1");
     const ofRuntime = prompt({ content: "x", source: "skill-pdf", delivery: "steering" });
     const ofAutopilot = prompt({ content: "x", isAutopilotContinuation: true, delivery: "steering" });

@@ -14,7 +14,7 @@ export interface ToolCall {
 const MOST_CHARACTERS = 200;
 const REFUSED = new Set<unknown>(["rejected", "denied"]);
 
-/** @param data of a `tool.execution_start` */
+/** @param data the data of its `tool.execution_start` */
 export function callOf(data: Record<string, unknown>, startedAtMs: number): ToolCall {
   const given = isObject(data.arguments) ? Object.values(data.arguments) : [data.arguments];
   const argument = given.find((value): value is string => typeof value === "string") ?? "";

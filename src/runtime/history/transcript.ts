@@ -14,7 +14,7 @@ export interface TranscriptEntry {
   text: string;
   /** The number of the turn in the session, from 1. */
   turn: number;
-  /** Who sent the prompt. Null if the fleet does not know, and for other roles. */
+  /** The sender of the prompt. Null if the fleet does not know it, and for other roles. */
   user: string | null;
   /** The names of the files that came with the prompt. */
   attachments: string[];
@@ -24,7 +24,7 @@ export interface TranscriptEntry {
   failure: string | null;
 }
 
-/** What a history has that cannot be read. */
+/** The lines of a history that cannot be read. */
 export interface Damage {
   lines: number;
   /** The number of the first such line, from 1. */
@@ -53,7 +53,7 @@ export class Transcriber {
   #lastError: string | null = null;
   #lastAtMs = 0;
 
-  /** @param user who sent the prompts; null if it is not known */
+  /** @param user the sender of the prompts; null if it is not known */
   constructor(user: string | null) {
     this.#user = user;
   }
