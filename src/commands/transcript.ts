@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { given, integerFlag, requiredUserFlag, sessionArg } from "../cli/flags/flags.js";
-import { MarkdownTranscript, PlainTranscript } from "../cli/render/transcript.js";
+import { MarkdownTranscript, PlainTranscript } from "../cli/render/transcript/transcript.js";
 import type { Transcript as Conversation } from "../fleet/options.js";
 
 export default class Transcript extends FleetCommand {

@@ -1,9 +1,9 @@
-import { printable, printableLines } from "../../config/values/text.js";
-import type { TranscriptEntry } from "../../runtime/history/transcript.js";
-import type { SessionView } from "../../sessions/view.js";
-import { colour } from "./colour.js";
+import { printable, printableLines } from "../../../config/values/text.js";
+import type { TranscriptEntry } from "../../../runtime/history/transcript.js";
+import type { SessionView } from "../../../sessions/view.js";
+import { colour } from "../colour.js";
+import { shorten, terminalWidth } from "../table.js";
 import { codeSpan, foreignMarkdown, plainMarkdown } from "./markdown.js";
-import { shorten, terminalWidth } from "./table.js";
 
 /** Renders the entries of a transcript one after another. */
 export interface TranscriptText {
