@@ -19,11 +19,13 @@ export type { Duration } from "./config/values/duration.js";
 export {
   ERRORS,
   type ErrorEntry,
+  type ErrorText,
   FleetError,
   type FleetErrorCode,
   type FleetErrorOptions,
   isFleetError,
   type OptionNaming,
+  type Suggestion,
 } from "./errors.js";
 export type { DeprecatedNames } from "./fleet/deprecated.js";
 export { Fleet, type Groups } from "./fleet/fleet.js";
@@ -33,8 +35,8 @@ export type { DoorGroup } from "./fleet/groups/doors.js";
 export type { Group } from "./fleet/groups/group.js";
 export type { HostGroup } from "./fleet/groups/hosts.js";
 export type { LeaseGroup } from "./fleet/groups/leases.js";
-export type { PoolGroup } from "./fleet/groups/pool.js";
-export type { RecordGroup } from "./fleet/groups/records.js";
+export type { PoolGroup, SupervisorView } from "./fleet/groups/pool.js";
+export type { RecordGroup, SessionTroubles, TroubledServer } from "./fleet/groups/records.js";
 export type { ServerGroup } from "./fleet/groups/servers.js";
 export type { SessionGroup } from "./fleet/groups/sessions.js";
 export type { TokenGroup } from "./fleet/groups/tokens.js";
@@ -99,3 +101,4 @@ export type { Released } from "./sessions/memory/release.js";
 export type { SessionOptions } from "./sessions/use/local-session.js";
 export type { PendingReply } from "./sessions/use/reply.js";
 export type { SessionView } from "./sessions/view.js";
+export type { StoreProbe } from "./store/ports.js";

@@ -5,7 +5,7 @@ import type { EvictionResult } from "../sessions/memory/eviction.js";
 import type { SessionView } from "../sessions/view.js";
 import { type Given, withGiven } from "./given.js";
 import { Interrupted } from "./prompt/interrupted.js";
-import { renderSuggestion } from "./render/suggestion.js";
+import { renderSuggestion } from "./render/explanation.js";
 import { unknownCommand } from "./usage-error.js";
 
 interface Invocation {

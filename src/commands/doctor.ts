@@ -1,41 +1,30 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { colour } from "../cli/render/colour.js";
-import { renderSuggestion } from "../cli/render/suggestion.js";
+import { renderCheck, renderSummary } from "../cli/render/doctor.js";
 import type { Check } from "../fleet/doctor/checks.js";
 import { examine } from "../fleet/doctor/doctor.js";
 
 export default class Doctor extends FleetCommand {
   static override summary = "Check the installation, the state and the servers.";
-  static override examples = ["<%= config.bin %> doctor", "<%= config.bin %> doctor --fix"];
+  static override examples = [
+    "<%= config.bin %> doctor",
+    "<%= config.bin %> doctor --quick",
+    "<%= config.bin %> doctor --fix",
+  ];
   static override flags = {
     fix: Flags.boolean({ description: "repair what can be repaired without losing anything" }),
+    quick: Flags.boolean({ description: "skip checks that start a server or use the network, except for the store" }),
   };
 
   async run(): Promise<{ ok: boolean; checks: Check[] }> {
     const { flags } = await this.parse(Doctor);
+    const { fix, quick } = flags;
     using progress = this.progress("Checking");
-    const { ok, checks, exit } = await examine({
-      env: process.env,
-      cwd: process.cwd(),
-      ...this.configSource,
-      fix: flags.fix,
-      onCheck: progress.report,
-    });
-    for (const check of checks) this.log(render(check));
+    const options = { env: process.env, cwd: process.cwd(), ...this.configSource, fix, quick };
+    const { ok, checks, exit } = await examine({ ...options, onCheck: progress.report });
+    for (const check of checks) this.log(renderCheck(check));
+    this.log(`\n${renderSummary(checks)}`);
     process.exitCode = exit;
     return { ok, checks };
   }
-}
-
-const MARKS = {
-  ok: colour.green("ok    "),
-  warning: colour.yellow("WARN  "),
-  failed: colour.red("FAIL  "),
-  skipped: colour.yellow("SKIP  "),
-} as const;
-
-function render({ name, level, detail, fix, fixed }: Check): string {
-  const mark = fixed ? colour.yellow("mended") : MARKS[level];
-  return `${mark} ${name.padEnd(16)} ${detail}${fix === null ? "" : `\n${" ".repeat(24)}${renderSuggestion(fix)}`}`;
 }

@@ -4,6 +4,8 @@ const PROGRAMS = [
   "cat",
   "chmod",
   "chown",
+  "curl",
+  "date",
   "df",
   "export",
   "findmnt",

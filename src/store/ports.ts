@@ -35,6 +35,9 @@ export interface Store {
   /** The clock for the expiry of tokens, in milliseconds since the epoch. All processes that use the store share it. */
   now(): Promise<number>;
 
+  /** Measures one small use of the store, for `doctor`. Leaves nothing behind. @throws like every other method */
+  probe(): Promise<StoreProbe>;
+
   /** Removes what killed writers left behind, in all places. A write does this only in the place where it writes. */
   sweep(): Promise<void>;
 
@@ -43,6 +46,13 @@ export interface Store {
 
   /** Finishes the writes under way, then releases everything that the adapter holds open. */
   close(): Promise<void>;
+}
+
+export interface StoreProbe {
+  /** How long it took, in milliseconds. In files, it is a write up to the disk. Null if nothing was stored so far. */
+  durationMs: number | null;
+  /** How far the store's clock is ahead of this machine's, in milliseconds; 0 if they are the same clock. */
+  clockAheadMs: number;
 }
 
 /** The servers of this host. */

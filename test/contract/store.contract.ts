@@ -33,6 +33,20 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(store.takeWarnings()).toEqual([]);
       });
 
+      it("measures one use of itself and leaves nothing behind", async () => {
+        const before = { registry: await store.registry.read(), tokens: await store.tokens.list() };
+        await store.probe(); // nothing may be stored so far
+        await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+        const { durationMs, clockAheadMs } = await store.probe();
+        expect(durationMs).toBeGreaterThan(0);
+        expect(Math.abs(clockAheadMs)).toBeLessThan(60_000);
+        await store.registry.update((draft) => void Object.assign(draft, { servers: {} }));
+        const after = await opened.reopen();
+        expect({ registry: await after.registry.read(), tokens: await after.tokens.list() }).toEqual(before);
+        expect(store.takeWarnings()).toEqual([]);
+        await after.close();
+      });
+
       it("shows the registry that an update wrote to this instance and to others", async () => {
         const record = serverRecord("s1");
         await store.registry.update((draft) => void Object.assign(draft.servers, { s1: record }));

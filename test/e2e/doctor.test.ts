@@ -3,25 +3,55 @@ import { mkdirSync, readdirSync, truncateSync } from "node:fs";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { isCommand } from "../../src/errors.js";
 import type { Check } from "../../src/fleet/doctor/checks.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
+import type { SupervisorRecord } from "../../src/model/registry.js";
+import { ownVersion } from "../../src/runtime/launch/versions.js";
+import { type FileStore, openFileStore } from "../../src/store/file/file-store.js";
 import { TIME, testFleet } from "../fixtures/commands/cli.js";
 import { COMMAND, type Ran } from "../fixtures/commands/command.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
+import { faultsOf } from "../fixtures/commands/typed-commands.js";
+import { eventually } from "../fixtures/eventually.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
+import { serve } from "../fixtures/fleets/serve.js";
 
 const fleet = testFleet();
 
 const NO_MODEL = { COPILOTFLEET_PROVIDER_TYPE: undefined };
 const OWN_MODEL = { COPILOTFLEET_PROVIDER_TYPE: "openai", COPILOTFLEET_PROVIDER_BASE_URL: "http://127.0.0.1:1/v1" };
-const STATE_CHECKS = ["session records", "servers", "pool", "serve", "ports", "stray processes"];
+const RECORD_CHECKS = ["session records", "damage", "sessions", "servers", "stray processes"];
+const STATE_CHECKS = [...RECORD_CHECKS, "pool", "serve", "front door", "tokens", "ports"];
+
+/** Runs `doctor` and returns its exit code, and its checks by name. Each fix must be a command or a sentence. */
+async function examined(args: readonly string[] = [], env: NodeJS.ProcessEnv = {}) {
+  const ran = await fleet.run(["doctor", ...args, "--json"], { env });
+  const { ok, checks } = ran.json<DoctorResult>();
+  expect({ stderr: ran.stderr, ok }).toEqual({ stderr: "", ok: ran.code === 0 });
+  for (const { name, fix } of checks.filter((check) => check.fix !== null)) {
+    expect(fix, name).not.toContain("copilotfleet doctor");
+    expect(isCommand(fix ?? "") ? faultsOf(fix ?? "") : fix, name).toEqual(
+      isCommand(fix ?? "") ? [] : expect.stringMatching(/[.?]$/),
+    );
+  }
+  return { code: ran.code, checks: new Map(checks.map((check) => [check.name, check])) };
+}
 
 /** Runs `doctor`, which must exit with 0, and returns its checks by name. Warnings do not change the exit code. */
 async function findings(env: NodeJS.ProcessEnv = {}): Promise<Map<string, Check>> {
-  const { ok, checks } = await fleet.json<DoctorResult>(["doctor"], { env });
-  expect(ok).toBe(true);
-  return new Map(checks.map((check) => [check.name, check]));
+  const { code, checks } = await examined([], env);
+  expect(code).toBe(0);
+  return checks;
+}
+
+function store(): FileStore {
+  return openFileStore(fleet.root);
+}
+
+async function supervisorOf(): Promise<SupervisorRecord | undefined> {
+  return (await fleet.registry()).supervisors?.[0];
 }
 
 async function listen(port = 0): Promise<Server> {
@@ -84,49 +114,108 @@ describe("doctor", () => {
       ok: true,
       level: "warning",
       detail: expect.stringMatching(detail),
+      items: [],
       fix: expect.stringMatching(fix),
       fixed: false,
     });
   });
 
-  it("doctor connects to the model's address without sending anything, even when there is a key", async () => {
+  it("doctor --quick starts no server and uses no network, shows the checks that it skips, and still exits with 0", async () => {
     const model = await listen();
-    const ends: Promise<number>[] = [];
-    model.on("connection", (socket: Socket) => {
-      let bytes = 0;
-      socket.on("data", (chunk) => {
-        bytes += chunk.length;
-      });
-      ends.push(new Promise((resolve) => socket.once("close", () => resolve(bytes))));
-    });
+    const connections: Socket[] = [];
+    model.on("connection", (socket: Socket) => connections.push(socket));
     const { port } = model.address() as AddressInfo;
     const env = {
       ...OWN_MODEL,
       COPILOTFLEET_PROVIDER_BASE_URL: `http://127.0.0.1:${port}/v1`,
-      COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
-      MODEL_KEY: "sk-secret",
+      COPILOT_CLI_PATH: "/bin/false",
     };
-    expect((await findings(env)).get("model")).toMatchObject({
+    const { ok, checks } = await fleet.json<DoctorResult>(["doctor", "--quick"], { env });
+    expect(ok).toBe(true);
+    const reason = "not checked, because --quick skips checks that start a server or use the network";
+    for (const name of ["runtime", "front door"]) {
+      expect(checks.find((check) => check.name === name)).toMatchObject({
+        ok: false,
+        level: "skipped",
+        detail: reason,
+      });
+    }
+    expect(checks.find(({ name }) => name === "model")).toMatchObject({
       level: "ok",
-      detail: `provider of type openai at 127.0.0.1:${port} accepts connections`,
+      detail: `provider of type openai at 127.0.0.1:${port}; not tried, because of --quick`,
     });
-    expect(await Promise.all(ends)).toEqual([0]);
+    expect(connections).toEqual([]);
     model.close();
+    // The other checks are made, so damage to the configuration is still found.
+    expect((await fleet.run(["doctor", "--quick"], { env: { COPILOTFLEET_PORTS_FROM: "abc" } })).code).toBe(3);
   });
 
-  it("doctor warns while serve is not running, and names its process while it is", async () => {
+  it("doctor ends with a line that names the checks which failed, warned or were skipped", async () => {
+    const { stdout, code } = await fleet.run(["doctor", "--quick"], { env: { COPILOTFLEET_PORTS_FROM: "abc" } });
+    expect(code).toBe(3);
+    expect(stdout).toMatch(
+      /\n\n\d+ checks: \d+ ok, 1 failed \(configuration\), .*\d+ skipped \(isolation, model, runtime, .*\)\n$/,
+    );
+  });
+
+  it("doctor warns while serve is not running, and names its process and its front door while it is", async () => {
     expect((await findings()).get("serve")).toMatchObject({
       level: "warning",
       detail: expect.stringMatching(/^not running/),
       fix: "copilotfleet serve",
     });
-    const env = { COPILOTFLEET_SERVE_LISTEN: "null", COPILOTFLEET_SERVE_METRICS: "127.0.0.1:0" };
-    const serve = fleet.start(["serve"], { env });
-    await expect
-      .poll(async () => (await findings()).get("serve"), { timeout: 20_000, interval: 100 })
-      .toMatchObject({ level: "ok", detail: `running as process ${serve.pid}` });
-    serve.child.kill("SIGTERM");
-    expect((await serve.done).code).toBe(0);
+    expect((await findings()).get("front door")).toMatchObject({
+      level: "skipped",
+      detail: "not checked, because serve is not running",
+    });
+    const serving = await serve(fleet);
+    const seen = await findings();
+    expect(seen.get("serve")).toMatchObject({
+      level: "ok",
+      detail: `running as process ${serving.pid}, version ${ownVersion()}`,
+    });
+    const { door } = (await supervisorOf()) ?? {};
+    expect(seen.get("front door")).toMatchObject({ level: "ok", detail: `${door} accepts connections` });
+    // Another version, and a front door that is gone.
+    await store().registry.update(({ supervisors: [supervisor] = [] }) => {
+      if (supervisor !== undefined) Object.assign(supervisor, { version: "0.0.1", door: "127.0.0.1:1" });
+    });
+    const { code, checks } = await examined();
+    expect(code).toBe(3);
+    expect(checks.get("serve")).toMatchObject({
+      level: "warning",
+      detail: `running as process ${serving.pid}, version 0.0.1; this command is version ${ownVersion()}`,
+      fix: "Restart serve, so that it has the version of this command.",
+    });
+    expect(checks.get("front door")).toMatchObject({
+      level: "failed",
+      detail: "127.0.0.1:1 accepts no connections: connection refused",
+      fix: "ss -ltnp 'sport = :1'",
+    });
+    expect((await serving.end()).code).toBe(0);
+  });
+
+  it("doctor warns with serve's reasons while it is not ready, and fails when it does not answer", async () => {
+    const serving = await serve(fleet);
+    await fleet.ok(["drain"]);
+    await eventually("serve notices the closed pool", async () => (await serving.readyz()).status === 503);
+    expect((await findings()).get("serve")).toMatchObject({
+      level: "warning",
+      detail: `running as process ${serving.pid}; /readyz answers 503`,
+      items: [expect.stringMatching(/^the pool was closed by "copilotfleet drain" at /)],
+      fix: `curl http://${serving.address}/readyz`,
+    });
+    await fleet.ok(["drain", "--undo"]);
+    serving.kill("SIGSTOP");
+    const { code, checks } = await examined();
+    expect(code).toBe(3);
+    expect(checks.get("serve")).toMatchObject({
+      level: "failed",
+      detail: `running as process ${serving.pid}; it does not answer at http://${serving.address}/healthz within 2 s`,
+      fix: `kill -KILL ${serving.pid}; copilotfleet serve  # the servers keep running`,
+    });
+    serving.kill("SIGKILL");
+    await serving.done;
   });
 
   it("doctor, ps, top and route report that the pool is closed and since when, until it is opened again", async () => {
@@ -184,10 +273,13 @@ describe("doctor", () => {
   const canMount =
     spawnSync("unshare", ["--map-root-user", "--mount", "mount", "-t", "tmpfs", "t", "/tmp"]).status === 0;
   if (!canMount) console.log("doctor on a small disk: skipped, since unshare cannot mount here");
-  it.skipIf(!canMount)("doctor warns when little disk space is left for the state folder", () => {
-    const folder = join(fleet.folder, "small");
+  it.skipIf(!canMount).each([
+    ["little disk space is", "size=64m", /^only \d\d MB free at \S+\/small\d\/state; on a full disk/],
+    ["few files are", "nr_inodes=500", /^only \S+ GB and \d{3} files free at \S+\/small\d\/state; on a full disk/],
+  ])("doctor warns when %s left for the state folder", (_, size, detail) => {
+    const folder = join(fleet.folder, `small${size.startsWith("size") ? 1 : 2}`);
     mkdirSync(folder);
-    const script = 'mount -t tmpfs -o size=64m,mode=0700 tmpfs "$1"; exec "$2" "$3" doctor --json';
+    const script = `mount -t tmpfs -o ${size},mode=0700 tmpfs "$1"; exec "$2" "$3" doctor --quick --json`;
     const argv = ["--map-root-user", "--mount", "sh", "-ec", script, "sh", folder, process.execPath, COMMAND];
     const env = { ...fleet.env, COPILOTFLEET_HOME: join(folder, "state") };
     const { stdout } = spawnSync("unshare", argv, { encoding: "utf8", env, cwd: fleet.folder });
@@ -195,7 +287,7 @@ describe("doctor", () => {
     expect(checks.find(({ name }) => name === "disk space")).toMatchObject({
       ok: true,
       level: "warning",
-      detail: expect.stringMatching(/^only \d\d MB free at \S+\/small\/state; on a full disk/),
+      detail: expect.stringMatching(detail),
       fix: "copilotfleet gc --dry-run",
     });
   });
@@ -205,13 +297,15 @@ describe("doctor", () => {
     expect(warned).toMatch(/^WARN {3}serve {12}not running: [^\n]+\n {24}Try: copilotfleet serve$/m);
     const env = { COPILOTFLEET_PORTS_FROM: "abc" };
     const { checks } = await shown(fleet.run(["doctor", "--json"], { env }));
-    const skipped = ["isolation", "runtime", "model", "state folder", "disk space", "registry", ...STATE_CHECKS];
+    const local = ["isolation", "model", "runtime", "state folder", "permissions", "disk space"];
+    const skipped = [...local, "store", "registry", ...STATE_CHECKS];
     expect(checks.filter(({ level }) => level === "skipped")).toEqual(
       skipped.map((name) => ({
         name,
         ok: false,
         level: "skipped",
         detail: 'not checked, because the check "configuration" failed',
+        items: [],
         fix: null,
         fixed: false,
       })),
@@ -220,7 +314,7 @@ describe("doctor", () => {
     for (const name of skipped) expect(text).toMatch(new RegExp(`^SKIP   ${name} +not checked`, "m"));
     const unsafe = await shown(fleet.run(["doctor", "--json"], { env: { COPILOTFLEET_HOME: "/etc/hostname/state" } }));
     const names = unsafe.checks.filter(({ level }) => level === "skipped").map(({ name }) => name);
-    expect(names).toEqual(["registry", ...STATE_CHECKS]);
+    expect(names).toEqual(["store", "registry", ...STATE_CHECKS]);
   });
 
   it("doctor warns of damaged records, and doctor --fix writes them again", async () => {
@@ -238,25 +332,35 @@ describe("doctor", () => {
       /^Warning: The newest revision of the record of session "damaged" [^\n]+\nWarning: The newest revision of the registry is damaged \(it is empty: "[^"]+"\)\. The fleet recovered revision \d+ from its copy "[^"]+registry\.json"; nothing is lost\. Check the disk, then run: copilotfleet doctor --fix\n$/,
     );
 
-    const { ok, checks } = await shown(fleet.run(["doctor", "--json"]));
-    expect(ok).toBe(true);
-    for (const [name, damage] of [
-      ["registry", /^\d+ servers recorded; The newest revision of the registry is damaged/],
-      ["session records", /^\d+ sessions recorded; The newest revision of the record of session "damaged" is damaged/],
-    ] as const) {
-      const check = checks.find((one) => one.name === name);
-      expect(check).toMatchObject({ level: "warning", detail: expect.stringMatching(damage), fixed: false });
-      expect(check?.detail).not.toContain("copilotfleet doctor");
-      expect(check?.fix).toMatch(/^Check the disk\. Add --fix to /);
-    }
+    const check = (await findings()).get("damage");
+    expect(check).toMatchObject({
+      level: "warning",
+      detail: "damaged records: 2; the fleet uses older revisions or copies",
+      fixed: false,
+    });
+    // Each has its own line, with what was lost.
+    expect(check?.items.toSorted()).toEqual([
+      expect.stringMatching(
+        /^The newest revision of the record of session "damaged" is damaged \(it is empty: .*\)\. The fleet uses the previous revision and lost the last change, such as the time of last use\. The conversation is kept elsewhere\.$/,
+      ),
+      expect.stringMatching(/^The newest revision of the registry is damaged .*; nothing is lost\.$/),
+    ]);
+    const lines = (await fleet.ok(["doctor", "--quick"])).split("\n");
+    const at = lines.findIndex((line) => line.startsWith("WARN   damage "));
+    for (const line of lines.slice(at + 1, at + 3)) expect(line).toMatch(/^ {24}- The newest revision of the re/);
+    expect(lines[at + 3]).toMatch(/^ {24}Hint: Check the disk\. Add --fix to /);
 
-    const fixed = await shown(fleet.run(["doctor", "--fix", "--json"]));
-    expect(fixed.checks.filter((one) => one.fixed).map(({ name }) => name)).toEqual(["registry", "session records"]);
+    const fixed = (await examined(["--fix"])).checks.get("damage");
+    expect(fixed).toMatchObject({
+      level: "ok",
+      fixed: true,
+      detail: "damaged records: 2, written again; the damaged files are kept as corrupt-*",
+      items: check?.items,
+    });
     for (const folder of folders) {
       expect(readdirSync(folder).filter((name) => name.startsWith("corrupt-"))).toHaveLength(1);
     }
-    const after = await findings();
-    expect([after.get("registry")?.level, after.get("session records")?.level]).toEqual(["ok", "ok"]);
+    expect((await findings()).get("damage")).toMatchObject({ level: "ok", detail: "none", items: [] });
     expect(await fleet.ok(["list", "--user", "alice"])).toContain("damaged");
   });
 

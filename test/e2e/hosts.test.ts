@@ -1,5 +1,6 @@
 import { appendFileSync } from "node:fs";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { Fleet } from "../../src/fleet/fleet.js";
 import type { Transcript } from "../../src/fleet/options.js";
 import { issueToken } from "../../src/identity/tokens.js";
@@ -495,6 +496,21 @@ describe.skipIf(problem !== undefined).each([
       expect(all.stderr).toContain(
         `Warning: These servers are unchanged, because their hosts cannot be reached: ${away.join(", ")}\n`,
       );
+    }
+    const doctor = await h1.run(["doctor", "--quick", "--json"]);
+    const checks = new Map(doctor.json<DoctorResult>().checks.map((check) => [check.name, check]));
+    expect(checks.get("hosts")).toMatchObject({
+      level: "warning",
+      detail: "hosts that need attention: 1 of 2",
+      items: ["h2: does not serve"],
+      fix: "copilotfleet top --once",
+    });
+    if (storage === "local") {
+      expect(checks.get("sessions")).toMatchObject({
+        level: "failed",
+        items: expect.arrayContaining([`${notes}: on the disk of host h2, which does not serve`]),
+        fix: "copilotfleet serve  # on host h2",
+      });
     }
     const top = await h1.run(["top", "--json"]);
     const gone = top.json<Overview>().hosts.find(({ name }: HostView) => name === "h2");

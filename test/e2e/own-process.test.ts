@@ -46,7 +46,10 @@ const EXAMPLES: Record<string, Example> = {
   unlock: { args: () => ["unlock", "s", "--token", word("lock")], stdout: /^s\n$/ },
   delete: { args: () => ["delete", "s"], stdout: /^s\n$/ },
   gc: { args: () => ["gc"], stdout: /^gc: deleted 0 sessions \(0 B\), skipped 0, cleared 0 servers\n$/ },
-  doctor: { args: () => ["doctor"], stdout: /^ok +node .*\nok +stray processes +none\n$/s },
+  doctor: {
+    args: () => ["doctor"],
+    stdout: /^(ok|WARN) +node .*\nok +stray processes +none\n.*\n\n\d+ checks: \d+ ok.*\n$/s,
+  },
   explain: { args: () => ["explain", "FLEET_INTERNAL"], stdout: /^FLEET_INTERNAL: .*\nPossible causes:\n.*\n$/s },
   "config show": { args: () => ["config", "show"], stdout: /^KEY +VALUE +ORIGIN\n.*\nstore +file +default\n.*\n$/s },
   "config get": { args: () => ["config", "get", "session.ttl"], stdout: /^24h\n$/ },

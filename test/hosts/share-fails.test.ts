@@ -128,6 +128,12 @@ describe.skipIf(problem !== undefined)("the fleet, with shared storage that fail
           empty ? /is not the folder that h1 shares/ : /^The shared storage .* cannot be used/,
         ),
       });
+      // Doctor does not take the histories for deleted.
+      expect(examined.checks.find(({ name }) => name === "sessions")).toMatchObject({
+        level: "failed",
+        detail: expect.stringContaining(shared),
+        items: [],
+      });
       // A server that ends while the share is away is started again when the share is back.
       const server = await h1.spawn(ann);
       process.kill(server.pid ?? 0, "SIGKILL");

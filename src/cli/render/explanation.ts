@@ -1,4 +1,10 @@
 import type { ErrorGroup, Explanation } from "../../errors/explanation.js";
+import { isCommand } from "../../errors.js";
+
+/** Renders a next step. The label shows whether the user can type it. */
+export function renderSuggestion(suggestion: string): string {
+  return `${isCommand(suggestion) ? "Try" : "Hint"}: ${suggestion}`;
+}
 
 export function renderExplanation(explanation: Explanation): string {
   const { code, title, data, exit, httpStatus, retryable, causes, fixes } = explanation;

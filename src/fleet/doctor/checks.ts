@@ -1,6 +1,6 @@
 import { isFleetError, type Suggestion } from "../../errors.js";
 
-/** `warning`: there may be trouble later. `skipped`: this check needs another one that failed. */
+/** `warning`: there may be trouble later. `skipped`: this check was not made; its detail has the reason. */
 export type CheckLevel = "ok" | "warning" | "failed" | "skipped";
 
 /** The result of a check. */
@@ -11,6 +11,8 @@ export interface Check {
   level: CheckLevel;
   /** The result of the check, as a sentence for the user. */
   detail: string;
+  /** A text for each thing that the check found, such as a damaged record. Empty if the detail has everything. */
+  items: readonly string[];
   /** The repair, as a command or a sentence. Null if nothing needs repair, or if there is no general advice. */
   fix: string | null;
   /** Whether `--fix` has just repaired it. */
@@ -18,9 +20,8 @@ export interface Check {
 }
 
 /** The outcome of one check, before {@link Checks} adds its name. */
-export interface Finding {
-  level: Exclude<CheckLevel, "skipped">;
-  detail: string;
+export interface Finding extends Pick<Check, "level" | "detail"> {
+  items?: readonly string[];
   fix?: Suggestion | undefined;
   fixed?: boolean;
 }
@@ -28,56 +29,69 @@ export interface Finding {
 export const ok = (detail: string): Finding => ({ level: "ok", detail });
 export const warning = (detail: string, fix?: Suggestion): Finding => ({ level: "warning", detail, fix });
 export const failed = (detail: string, fix?: Suggestion): Finding => ({ level: "failed", detail, fix });
+export const skipped = (reason: string): Finding => ({ level: "skipped", detail: `not checked, because ${reason}` });
+
+export const CLOCK_ADVICE = "date  # then set the clock, or start its synchronization: timedatectl set-ntp true";
 
 export interface Row<Context> {
   name: string;
   look: (context: Context) => Finding | Promise<Finding>;
+  /** Whether the check starts a server or uses the network, so that `--quick` skips it. */
+  isSlow?: true;
 }
 
 const PROBLEM_EXIT = 3;
+
+export interface ChecksOptions {
+  /** Skip slow checks. */
+  quick: boolean;
+  /** Called with the name of each check when it begins. */
+  onCheck?: ((name: string) => void) | undefined;
+}
 
 /** The results of the checks so far. */
 export class Checks {
   readonly all: Check[] = [];
   /** The exit code of the first failed check in the public contract; 0 if none has failed. */
   exit = 0;
-  readonly #onCheck: ((name: string) => void) | undefined;
+  readonly #options: ChecksOptions;
 
-  /** @param onCheck called with the name of each check when it begins */
-  constructor(onCheck?: (name: string) => void) {
-    this.#onCheck = onCheck;
+  constructor(options: ChecksOptions) {
+    this.#options = options;
   }
 
   /** Runs checks, one after the other. A check that throws has failed. */
   async run<Context>(rows: readonly Row<Context>[], context: Context): Promise<void> {
-    for (const { name, look } of rows) {
-      this.#onCheck?.(name);
-      let finding: Finding;
-      let exit = PROBLEM_EXIT;
-      try {
-        finding = await look(context);
-      } catch (error) {
-        finding = failed(error instanceof Error ? error.message : String(error));
-        if (isFleetError(error)) {
-          exit = error.exit;
-          finding.fix = adviceOf(error.suggestions);
-        }
+    for (const { name, look, isSlow = false } of rows) {
+      if (isSlow && this.#options.quick) {
+        this.#add(name, skipped("--quick skips checks that start a server or use the network"));
+        continue;
       }
-      const { level, detail, fix = null, fixed = false } = finding;
-      this.all.push({ name, ok: level !== "failed", level, detail, fix: level === "ok" ? null : fix, fixed });
-      if (level === "failed" && this.exit === 0) this.exit = exit;
+      this.#options.onCheck?.(name);
+      try {
+        this.#add(name, await look(context));
+      } catch (error) {
+        const finding = failed(error instanceof Error ? error.message : String(error));
+        if (isFleetError(error)) finding.fix = adviceOf(error.suggestions);
+        this.#add(name, finding, isFleetError(error) ? error.exit : PROBLEM_EXIT);
+      }
     }
   }
 
   /** Lists checks as skipped, because the check `because` failed. */
   skip(rows: readonly { name: string }[], because: string): void {
-    const detail = `not checked, because the check "${because}" failed`;
-    for (const { name } of rows) this.all.push({ name, ok: false, level: "skipped", detail, fix: null, fixed: false });
+    for (const { name } of rows) this.#add(name, skipped(`the check "${because}" failed`));
   }
 
   /** Whether the check was run and has not failed, possibly with a warning. */
   passed(name: string): boolean {
     return this.all.some((check) => check.name === name && check.ok);
+  }
+
+  #add(name: string, { level, detail, items = [], fix, fixed = false }: Finding, exit = PROBLEM_EXIT): void {
+    const isOk = level === "ok" || level === "warning";
+    this.all.push({ name, ok: isOk, level, detail, items, fix: level === "ok" ? null : (fix ?? null), fixed });
+    if (level === "failed" && this.exit === 0) this.exit = exit;
   }
 }
 

@@ -2,11 +2,15 @@ import { ignoredVariables, unknownVariables } from "../../config/load/environmen
 import { type LoadedConfig, loadConfig } from "../../config/load/load.js";
 import { Fleet } from "../fleet.js";
 import { type Check, Checks, type Finding, ok, warning } from "./checks.js";
+import { INSTALLATION, RUNTIME } from "./installation.js";
+import { HOSTS, OPERATION, STORE } from "./operation.js";
+import { PERMISSIONS } from "./permissions.js";
 import { RECORDS, REGISTRY } from "./records.js";
 import { SETTINGS } from "./settings.js";
 import { DISK_SPACE, STATE_FOLDER, sharedStorage } from "./storage.js";
 
 export interface DoctorResult {
+  /** Whether no check has failed. Warnings, and checks that `quick` skips, do not count. */
   ok: boolean;
   checks: Check[];
   /** The exit code of the first remaining problem in the public contract; 0 if there is none. */
@@ -20,13 +24,16 @@ export interface DoctorOptions {
   configFile?: string;
   /** Repair what can be repaired without losing anything. */
   fix: boolean;
+  /** Skip checks that start a server or use the network, except for the store. */
+  quick: boolean;
   /** Called with the name of each check when it begins. */
   onCheck?: (name: string) => void;
 }
 
 /** Checks everything that the fleet depends on, one check after the other. Changes nothing without `fix`. */
 export async function examine(options: DoctorOptions): Promise<DoctorResult> {
-  const checks = new Checks(options.onCheck);
+  const { env, fix, quick } = options;
+  const checks = new Checks(options);
   let loaded: LoadedConfig | undefined;
   const configuration = () => {
     loaded = loadConfig(options);
@@ -34,27 +41,32 @@ export async function examine(options: DoctorOptions): Promise<DoctorResult> {
   };
   await checks.run(
     [
-      { name: "node", look: () => ok(`Node.js ${process.versions.node} on ${process.platform}-${process.arch}`) },
+      ...INSTALLATION,
       { name: "configuration", look: configuration },
-      { name: "environment", look: () => unknownSettings(options.env) },
+      { name: "environment", look: () => unknownSettings(env) },
     ],
     undefined,
   );
+  const local = [...SETTINGS, RUNTIME, STATE_FOLDER, PERMISSIONS, DISK_SPACE];
+  const records = [...RECORDS, ...OPERATION];
   if (loaded === undefined) {
-    checks.skip([...SETTINGS, STATE_FOLDER, DISK_SPACE, REGISTRY, ...RECORDS], "configuration");
+    checks.skip([...local, STORE, REGISTRY, ...records], "configuration");
   } else {
-    await checks.run([...SETTINGS, STATE_FOLDER, DISK_SPACE], { ...loaded, env: options.env });
-    const { shared } = loaded.config.storage;
-    const records = shared === null ? RECORDS : [...RECORDS, sharedStorage(shared)];
+    await checks.run(local, { ...loaded, env, fix, quick });
+    const { storage, store } = loaded.config;
+    if (store.kind !== "file") records.push(HOSTS);
+    if (storage.shared !== null) records.push(sharedStorage(storage.shared));
     if (checks.passed(STATE_FOLDER.name)) {
       await using fleet = await Fleet.open(options);
-      const context = { fleet, fix: options.fix };
-      await checks.run([REGISTRY], context);
+      const context = { fleet, fix, quick };
+      await checks.run([STORE], context);
+      if (checks.passed(STORE.name)) await checks.run([REGISTRY], context);
+      else checks.skip([REGISTRY], STORE.name);
       if (checks.passed(REGISTRY.name)) await checks.run(records, context);
-      else checks.skip(records, REGISTRY.name);
-    } else checks.skip([REGISTRY, ...records], STATE_FOLDER.name);
+      else checks.skip(records, checks.passed(STORE.name) ? REGISTRY.name : STORE.name);
+    } else checks.skip([STORE, REGISTRY, ...records], STATE_FOLDER.name);
   }
-  return { ok: checks.all.every((check) => check.ok), checks: checks.all, exit: checks.exit };
+  return { ok: checks.exit === 0, checks: checks.all, exit: checks.exit };
 }
 
 function unknownSettings(env: NodeJS.ProcessEnv): Finding {

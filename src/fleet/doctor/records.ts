@@ -1,98 +1,93 @@
-import { isBindable } from "../../pool/start/ports.js";
-import { ADDRESS } from "../../pool/start/start.js";
+import type { Suggestion } from "../../errors.js";
 import { endStrays, findStrays } from "../../sessions/gc/broken-servers.js";
 import { DAMAGE_ADVICE } from "../../store/file/commit/damage.js";
 import type { Fleet } from "../fleet.js";
-import { type Finding, ok, type Row, warning } from "./checks.js";
+import { CLOCK_ADVICE, type Finding, failed, ok, type Row, warning } from "./checks.js";
 
 export interface RecordsContext {
   fleet: Fleet;
   fix: boolean;
+  /** Do not use the network, except for the store. */
+  quick: boolean;
 }
-
-/** The check warns if fewer ports than this are free, or in a small range, fewer than a tenth of the range. */
-const FEW_PORTS = 10;
 
 /** The check that all other checks of the recorded state depend on. */
 export const REGISTRY: Row<RecordsContext> = {
   name: "registry",
-  look: async ({ fleet, fix }) => {
-    const count = await fleet.records.servers();
-    return await recorded(`${count} servers recorded`, fleet, fix, () => fleet.records.repairRegistry());
-  },
+  look: async ({ fleet }) => ok(`servers recorded: ${await fleet.records.servers()}`),
 };
 
 export const RECORDS: readonly Row<RecordsContext>[] = [
-  {
-    name: "session records",
-    look: async ({ fleet, fix }) => {
-      const count = await fleet.records.sessions();
-      return await recorded(`${count} sessions recorded`, fleet, fix, () => fleet.records.repairSessions());
-    },
-  },
+  { name: "session records", look: async ({ fleet }) => ok(`sessions recorded: ${await fleet.records.sessions()}`) },
+  { name: "damage", look: damage },
+  { name: "sessions", look: sessionsAreUsable },
   { name: "servers", look: runningServers },
-  { name: "pool", look: poolAdmits },
-  { name: "serve", look: supervision },
-  { name: "ports", look: freePorts },
   { name: "stray processes", look: strayProcesses },
 ];
 
-/** Adds the store's warnings to the count of one kind of record. With `fix`, repairs damaged records. */
-async function recorded(count: string, fleet: Fleet, fix: boolean, repair: () => Promise<void>): Promise<Finding> {
-  const warnings = fleet.takeWarnings();
-  if (warnings.length === 0) return ok(count);
-  const isDamaged = warnings.some((text) => text.endsWith(DAMAGE_ADVICE));
-  const fixed = fix && isDamaged;
-  if (fixed) await repair();
-  const texts = warnings.map((text) => text.replace(DAMAGE_ADVICE, "").trim());
-  const advice = "Check the disk. Add --fix to write the records again; the damaged files are kept as corrupt-*.";
-  const detail = `${count}; ${texts.join(" ")}`;
-  return { level: fixed ? "ok" : "warning", detail, fix: isDamaged ? advice : undefined, fixed };
+/** Reports damaged records that the fleet replaced by older ones, each with the changes that were lost. */
+async function damage({ fleet, fix }: RecordsContext): Promise<Finding> {
+  await fleet.tokens.list();
+  await fleet.records.readRest();
+  const texts = fleet.takeWarnings();
+  const items = texts.filter(isDamage).map((text) => text.replace(DAMAGE_ADVICE, "").trim());
+  const others = texts.filter((text) => !isDamage(text));
+  if (items.length === 0) {
+    return others.length === 0 ? ok("none") : { ...warning("none; but the store reports a problem"), items: others };
+  }
+  const count = `damaged records: ${items.length}`;
+  if (!fix) {
+    const advice = "Check the disk. Add --fix to write the records again; the damaged files are kept as corrupt-*.";
+    return { ...warning(`${count}; the fleet uses older revisions or copies`, advice), items };
+  }
+  await fleet.records.repairRegistry();
+  await fleet.records.repairSessions();
+  return {
+    level: "ok",
+    detail: `${count}, written again; the damaged files are kept as corrupt-*`,
+    items,
+    fixed: true,
+  };
+}
+
+function isDamage(warning: string): boolean {
+  return warning.endsWith(DAMAGE_ADVICE);
+}
+
+async function sessionsAreUsable({ fleet }: RecordsContext): Promise<Finding> {
+  const { lost, stranded, future } = await fleet.records.sessionTroubles();
+  const items = [
+    ...stranded.map(({ id, host }) => `${id}: on the disk of host ${host}, which does not serve`),
+    ...lost.map((id) => `${id}: its history is no longer on disk`),
+  ];
+  if (items.length > 0) {
+    const fix: Suggestion =
+      stranded.length > 0
+        ? `copilotfleet serve  # on host ${stranded[0]?.host}`
+        : "Restore the histories from a backup. Delete a session only to give its history up.";
+    return { ...failed(`sessions that cannot be used: ${items.length}`, fix), items };
+  }
+  if (future.length === 0) return ok("every recorded session can be used");
+  const detail =
+    "the clock of this machine was set back: these sessions were last used in the future, so gc keeps them too long";
+  return { ...warning(detail, CLOCK_ADVICE), items: future };
 }
 
 async function runningServers({ fleet, fix }: RecordsContext): Promise<Finding> {
   const broken = await fleet.records.brokenServers();
-  if (broken.length === 0) return ok("every server is in its recorded state");
-  if (fix) await fleet.servers.list();
-  const detail = `${broken.join(", ")}: recorded as running, but not running`;
-  return { level: fix ? "ok" : "failed", detail, fix: "copilotfleet ps", fixed: fix };
-}
-
-async function poolAdmits({ fleet }: RecordsContext): Promise<Finding> {
-  const { state, reason, drainedAt } = await fleet.pool.state();
-  if (state === "open") return ok("open");
-  const fix = drainedAt === null ? undefined : "copilotfleet drain --undo";
-  return warning(`${reason}: it takes no new servers or turns`, fix);
-}
-
-async function supervision({ fleet }: RecordsContext): Promise<Finding> {
-  const pid = await fleet.pool.supervisorPid();
-  if (pid !== null) return ok(`running as process ${pid}`);
-  const detail = "not running: nothing restarts crashed servers, deletes expired sessions or opens the front door";
-  return warning(detail, "copilotfleet serve");
-}
-
-/** Tries ports only until enough free ones are found, because a range may have tens of thousands. */
-async function freePorts({ fleet }: RecordsContext): Promise<Finding> {
-  const { from, to } = fleet.config.ports;
-  const held = await fleet.records.heldPorts();
-  const size = to - from + 1;
-  const enough = Math.min(FEW_PORTS, Math.ceil(size / 10));
-  let free = 0;
-  let foreign = 0;
-  for (let port = from; port <= to && free < enough; port++) {
-    if (held.has(port)) continue;
-    if (await isBindable(ADDRESS, port)) free++;
-    else foreign++;
+  const notRunning = broken.map((id) => `${id}: recorded as running, but not running`);
+  if (broken.length > 0 && !fix) {
+    return { ...failed(`servers that do not run as recorded: ${broken.length}`, "copilotfleet ps"), items: notRunning };
   }
-  const own = [...held].filter((port) => port >= from && port <= to).length;
-  if (free >= enough) return ok(`${own} of the ${size} ports from ${from} to ${to} are used by servers`);
-  const count = free === 0 ? "none" : `only ${free}`;
-  const used = `${own} are used by servers, ${foreign} by other programs`;
-  return warning(
-    `${count} of the ${size} ports from ${from} to ${to} ${free === 1 ? "is" : "are"} free; ${used}`,
-    "Widen ports.from and ports.to in the configuration.",
-  );
+  if (broken.length > 0) {
+    await fleet.servers.list(); // repairs their records
+    return { level: "ok", detail: "repaired the records of servers", items: notRunning, fixed: true };
+  }
+  const troubled = await fleet.records.troubledServers();
+  if (troubled.length === 0) return ok("every server is in its recorded state");
+  const items = troubled.map(({ id, state, failure }) => `${id}: ${state}${failure === null ? "" : `: ${failure}`}`);
+  const detail = `servers that have failed or do not answer: ${troubled.length}; the next prompt starts a failed one again`;
+  return { ...warning(detail, `copilotfleet restart ${troubled.map(({ id }) => id).join(" ")}`), items };
 }
 
 async function strayProcesses({ fleet, fix }: RecordsContext): Promise<Finding> {
@@ -100,6 +95,7 @@ async function strayProcesses({ fleet, fix }: RecordsContext): Promise<Finding> 
   if (strays.size === 0) return ok("none");
   if (fix) await endStrays(strays);
   const pids = [...strays.values()].flat().map(({ identity }) => identity.pid);
-  const detail = `processes of this fleet that are not in any record: pid ${pids.join(", ")}`;
-  return { level: fix ? "ok" : "failed", detail, fix: "Add --fix to end these processes.", fixed: fix };
+  const found = `processes of this fleet that are not in any record: pid ${pids.join(", ")}`;
+  if (fix) return { level: "ok", detail: `ended ${found}`, fixed: true };
+  return failed(found, "Add --fix to end these processes.");
 }

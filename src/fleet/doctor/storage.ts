@@ -12,6 +12,7 @@ import { type Finding, failed, ok, type Row, warning } from "./checks.js";
 import type { RecordsContext } from "./records.js";
 
 const LITTLE_SPACE_BYTES = 1_000_000_000;
+const FEW_FILES = 10_000;
 
 export const STATE_FOLDER: Row<LoadedConfig> = {
   name: "state folder",
@@ -34,9 +35,12 @@ export function sharedStorage(shared: string): Row<RecordsContext> {
 async function diskSpace({ config, stateRoot }: LoadedConfig): Promise<Finding> {
   const { shared } = config.storage;
   const spaces = await Promise.all([stateRoot, ...(shared === null ? [] : [shared])].map(freeSpace));
-  const little = spaces.filter(({ bytes }) => bytes < LITTLE_SPACE_BYTES);
+  const little = spaces.filter(({ bytes, files }) => bytes < LITTLE_SPACE_BYTES || files < FEW_FILES);
   const detail = (little.length === 0 ? spaces : little)
-    .map(({ path, bytes }) => `${megabytes(bytes)} free at ${path}`)
+    .map(
+      ({ path, bytes, files }) =>
+        `${megabytes(bytes)}${files < FEW_FILES ? ` and ${files} files` : ""} free at ${path}`,
+    )
     .join(", ");
   if (little.length === 0) return ok(detail);
   return warning(
@@ -45,14 +49,21 @@ async function diskSpace({ config, stateRoot }: LoadedConfig): Promise<Finding> 
   );
 }
 
+interface Space {
+  path: string;
+  bytes: number;
+  /** How many more files the disk can hold. Infinite if it has no fixed number. */
+  files: number;
+}
+
 /** The space that this user can still write at the path, or at the nearest existing folder above it. */
-async function freeSpace(path: string): Promise<{ path: string; bytes: number }> {
+async function freeSpace(path: string): Promise<Space> {
   try {
-    const { bavail, bsize } = await statfs(path);
-    return { path, bytes: bavail * bsize };
+    const { bavail, bsize, files, ffree } = await statfs(path);
+    return { path, bytes: bavail * bsize, files: files === 0 ? Number.POSITIVE_INFINITY : ffree };
   } catch (error) {
     if (systemCode(error) !== "ENOENT" || dirname(path) === path) throw error;
-    return { path, bytes: (await freeSpace(dirname(path))).bytes };
+    return { ...(await freeSpace(dirname(path))), path };
   }
 }
 

@@ -8,6 +8,20 @@ import type { FleetParts } from "../parts.js";
 import type { DoorGroup } from "./doors.js";
 import { Group } from "./group.js";
 
+/** The `serve` of this host. */
+export interface SupervisorView {
+  pid: number;
+  /** The version of copilotfleet that it runs. Null if that version did not record it. */
+  version: string | null;
+  state: "serving" | "draining";
+  /** ISO 8601, UTC. */
+  startedAt: string;
+  /** `host:port` of its metrics and health endpoints; null while it starts. */
+  metrics: string | null;
+  /** `host:port` of its front door; null if it has none. */
+  door: string | null;
+}
+
 /** All servers of this host together. */
 export class PoolGroup extends Group {
   readonly #doors: DoorGroup;
@@ -61,7 +75,15 @@ export class PoolGroup extends Group {
 
   /** Returns the PID of the `serve` that supervises this host; null if none runs. */
   async supervisorPid(): Promise<number | null> {
-    return liveSupervisor(await this.parts.store.registry.read())?.process.pid ?? null;
+    return (await this.supervisor())?.pid ?? null;
+  }
+
+  /** Returns the `serve` that supervises this host; null if none runs. */
+  async supervisor(): Promise<SupervisorView | null> {
+    const record = liveSupervisor(await this.parts.store.registry.read());
+    if (record === undefined) return null;
+    const { process, version = null, state, startedAt, metrics, door = null } = record;
+    return { pid: process.pid, version, state, startedAt, metrics, door };
   }
 
   static {
@@ -71,6 +93,7 @@ export class PoolGroup extends Group {
       undrain: [],
       supervise: [["options", arg.options({ log: arg.required(arg.callback), ...arg.LISTEN, ...arg.SIGNAL })]],
       supervisorPid: [],
+      supervisor: [],
     });
   }
 }

@@ -1,8 +1,32 @@
 import { isFleetError } from "../../errors.js";
+import type { ServerState } from "../../model/server.js";
 import { launchesOf } from "../../pool/admission.js";
 import { isBroken } from "../../pool/server.js";
 import { heldPorts } from "../../pool/start/ports.js";
+import { readSessionFolder } from "../../runtime/history/session-state.js";
+import type { StoreProbe } from "../../store/ports.js";
 import { Group } from "./group.js";
+
+/** The sessions that somebody cannot use, or that have impossible times. */
+export interface SessionTroubles {
+  /** Sessions of this host that had turns and whose history is not on disk. */
+  lost: string[];
+  /** Sessions on the disk of a host that is away. */
+  stranded: { id: string; host: string }[];
+  /** Sessions whose last use is in the future, by this machine's clock. */
+  future: string[];
+}
+
+/** A server that needs attention. */
+export interface TroubledServer {
+  id: string;
+  state: ServerState;
+  /** The reason, if it is known. */
+  failure: string | null;
+}
+
+/** Clocks of one machine may differ by this much between two looks, in milliseconds. */
+const CLOCK_TOLERANCE_MS = 60_000;
 
 /** The recorded state, for the checks and repairs of `doctor`. Except for sessions, only the state of this host. */
 export class RecordGroup extends Group {
@@ -14,6 +38,37 @@ export class RecordGroup extends Group {
   /** Returns the number of recorded sessions of all hosts. A damaged record adds a warning (`fleet.takeWarnings`). */
   async sessions(): Promise<number> {
     return (await this.parts.store.sessions.list()).length;
+  }
+
+  /** Measures how quickly the store answers, and how its clock differs from this machine's. */
+  async probeStore(): Promise<StoreProbe> {
+    return await this.parts.store.probe();
+  }
+
+  /** Reads all records that no other check reads, so that damage in them adds a warning. */
+  async readRest(): Promise<void> {
+    const { store } = this.parts;
+    await store.placements.list();
+    for (const { id } of await store.sessions.list()) await store.leases.read(id);
+  }
+
+  /** Finds sessions that somebody cannot use. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+  async sessionTroubles(): Promise<SessionTroubles> {
+    const { store, directory } = this.parts;
+    await directory.assertStorage(); // otherwise all histories look deleted
+    const { servers } = await store.registry.read();
+    const isHere = await directory.holds();
+    const latest = Date.now() + CLOCK_TOLERANCE_MS;
+    const troubles: SessionTroubles = { lost: [], stranded: [], future: [] };
+    for (const record of await store.sessions.list()) {
+      const { id, host = "", serverId, turns, lastUsedAt } = record;
+      const home = servers[serverId]?.home;
+      const isLost = () => home === undefined || readSessionFolder(home, id)?.hasHistory !== true;
+      if (await directory.isStranded(record)) troubles.stranded.push({ id, host });
+      else if (isHere(record) && turns > 0 && isLost()) troubles.lost.push(id);
+      if (Date.parse(lastUsedAt) > latest) troubles.future.push(id);
+    }
+    return troubles;
   }
 
   /** Writes the registry again if one of its files is damaged. */
@@ -44,6 +99,14 @@ export class RecordGroup extends Group {
       .map(({ id }) => id);
   }
 
+  /** Returns this host's servers that nobody can use until somebody does something: failed and unhealthy ones. */
+  async troubledServers(): Promise<TroubledServer[]> {
+    const { servers } = await this.parts.store.registry.read();
+    return Object.values(servers)
+      .filter(({ state }) => state === "failed" || state === "unhealthy")
+      .map(({ id, state, failure }) => ({ id, state, failure }));
+  }
+
   /** Returns the launch ids of this host's servers. A process of this fleet with another launch id has no record. */
   async launchIds(): Promise<Set<string>> {
     return launchesOf(await this.parts.store.registry.read());
@@ -58,6 +121,10 @@ export class RecordGroup extends Group {
     Group.guard(RecordGroup.prototype, {
       servers: [],
       sessions: [],
+      probeStore: [],
+      readRest: [],
+      sessionTroubles: [],
+      troubledServers: [],
       repairRegistry: [],
       repairSessions: [],
       brokenServers: [],

@@ -1,8 +1,13 @@
-import type { Store } from "../ports.js";
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import { systemCode } from "../../errors.js";
+import type { Store, StoreProbe } from "../ports.js";
 import { Writes } from "../update-queue.js";
 import type { StepHook } from "./commit/commit.js";
+import { scratchName, writeNewFile } from "./commit/durable.js";
 import { sweepFolder } from "./commit/sweep.js";
 import type { StoreContext } from "./context.js";
+import { writing } from "./failures.js";
 import { type Instant, now } from "./records/lease-clock.js";
 import { LeaseRecords } from "./records/lease-records.js";
 import { PlacementRecords } from "./records/placement-records.js";
@@ -59,6 +64,25 @@ export class FileStore implements Store {
 
   async now(): Promise<number> {
     return Date.now();
+  }
+
+  async probe(): Promise<StoreProbe> {
+    const { root, checkRoot } = this.#context;
+    checkRoot();
+    const path = join(root, scratchName("tmp"));
+    const begun = performance.now();
+    try {
+      const handle = await writing(root, async () => await writeNewFile(path, Buffer.from("{}")));
+      const durationMs = performance.now() - begun;
+      await handle.close();
+      return { durationMs, clockAheadMs: 0 };
+    } catch (error) {
+      const isNew = error instanceof Error && systemCode(error.cause) === "ENOENT";
+      if (isNew) return { durationMs: null, clockAheadMs: 0 };
+      throw error;
+    } finally {
+      await rm(path, { force: true });
+    }
   }
 
   takeWarnings(): string[] {

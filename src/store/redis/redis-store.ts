@@ -1,5 +1,5 @@
 import { type RedisUrl, showRedisUrl } from "../../config/values/redis-url.js";
-import type { Store } from "../ports.js";
+import type { Store, StoreProbe } from "../ports.js";
 import { Writes } from "../update-queue.js";
 import { Connection } from "./link/connection.js";
 import { Epoch } from "./link/epoch.js";
@@ -79,6 +79,15 @@ export class RedisStore implements Store {
   async now(): Promise<number> {
     const [, now] = await this.#connection.run(TELL_TIME, [], []);
     return Number(now);
+  }
+
+  async probe(): Promise<StoreProbe> {
+    await this.now(); // connects
+    const begun = performance.now();
+    const theirs = await this.now();
+    const durationMs = performance.now() - begun;
+    // Redis read its clock about half way between the request and the answer.
+    return { durationMs, clockAheadMs: theirs - (Date.now() - durationMs / 2) };
   }
 
   /** There is nothing to sweep: every write is one script, and commit keys and leases expire. */

@@ -1,0 +1,82 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { isFleetError } from "../../errors.js";
+import { findRuntime } from "../../runtime/launch/find.js";
+import { SUPPORTED_VERSIONS } from "../../runtime/launch/protocol.js";
+import { ownVersion, packageVersion, sdkVersion } from "../../runtime/launch/versions.js";
+import { Fleet } from "../fleet.js";
+import { type Finding, failed, ok, type Row, warning } from "./checks.js";
+import type { SettingsContext } from "./settings.js";
+
+/** The last day on which each version of Node.js gets security fixes: https://github.com/nodejs/Release. */
+const END_OF_LIFE: Readonly<Record<number, string>> = {
+  20: "2026-04-30",
+  22: "2027-04-30",
+  23: "2025-06-01",
+  24: "2028-04-30",
+  25: "2026-06-01",
+  26: "2029-04-30",
+};
+
+/** The checks that need no configuration. */
+export const INSTALLATION: readonly Row<unknown>[] = [
+  { name: "node", look: () => nodeIsSupported(process.versions.node, new Date()) },
+  { name: "versions", look: versionsFit },
+];
+
+export const RUNTIME: Row<SettingsContext> = { name: "runtime", look: runtimeStarts, isSlow: true };
+
+export function nodeIsSupported(version: string, now: Date): Finding {
+  const detail = `Node.js ${version} on ${process.platform}-${process.arch}`;
+  const end = END_OF_LIFE[Number.parseInt(version, 10)];
+  if (end === undefined || now.toISOString().slice(0, 10) <= end) return ok(detail);
+  const fix = "Install Node.js 22.12 or later, or 24, and then restart serve.";
+  return warning(`${detail}; this version has had no security fixes since ${end}`, fix);
+}
+
+/** Reports the versions of everything that has one. The runtime comes with the SDK, so their versions must be the same. */
+function versionsFit(): Finding {
+  const sdk = sdkVersion();
+  const detail = `copilotfleet ${ownVersion()}, SDK ${sdk ?? "not installed"}, protocol ${[...SUPPORTED_VERSIONS].join(" or ")}`;
+  if (sdk === null) return failed(detail, "npm install --include=optional");
+  const bundled = bundledVersion();
+  if (bundled === null || bundled === sdk) return ok(detail);
+  return warning(`${detail}; the bundled runtime comes from version ${bundled}`, "npm install --include=optional");
+}
+
+/** The version of the package with the bundled runtime. Null if it is missing: another runtime may be configured. */
+function bundledVersion(): string | null {
+  try {
+    return packageVersion(findRuntime(null, {}).path);
+  } catch (error) {
+    if (isFleetError(error, "FLEET_RUNTIME_MISSING")) return null;
+    throw error;
+  }
+}
+
+/** Starts the runtime in a temporary folder and asks for its version, because a file that exists may still not run. */
+async function runtimeStarts({ config, env }: SettingsContext): Promise<Finding> {
+  const runtime = findRuntime(config.runtime.path, env);
+  const folder = await mkdtemp(join(tmpdir(), "copilotfleet-doctor-"));
+  try {
+    await using trial = await Fleet.open({
+      cwd: folder,
+      env: { ...env, COPILOTFLEET_HOME: join(folder, "state") },
+      config: {
+        runtime: { path: runtime.path },
+        // The trial must not touch the fleet's store, storage or tokens.
+        store: "file",
+        storage: { shared: null },
+        auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
+      },
+    });
+    const { server } = await trial.servers.spawn("doctor");
+    await trial.servers.stop([server.id], { force: true });
+    const version = packageVersion(runtime.path);
+    const from = version === null ? runtime.origin : `${runtime.origin}, package ${version}`;
+    return ok(`${runtime.path} (${from}) starts and answers as version ${server.version}`);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}

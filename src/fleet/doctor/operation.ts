@@ -1,0 +1,187 @@
+import { type Suggestion, systemCode } from "../../errors.js";
+import type { HostRecord } from "../../model/host.js";
+import { isBindable } from "../../pool/start/ports.js";
+import { ADDRESS } from "../../pool/start/start.js";
+import { connectProblem } from "../../runtime/launch/reach.js";
+import { ownVersion } from "../../runtime/launch/versions.js";
+import type { SupervisorView } from "../groups/pool.js";
+import { CLOCK_ADVICE, type Finding, failed, ok, type Row, skipped, warning } from "./checks.js";
+import type { RecordsContext } from "./records.js";
+
+/** The check warns if fewer ports than this are free, or in a small range, fewer than a tenth of the range. */
+const FEW_PORTS = 10;
+/** A store is slow if a small use takes longer than this, in milliseconds. Each change of the state takes several. */
+const SLOW_STORE_MS = { file: 500, redis: 50 };
+/** Tokens and leases expire by the store's clock, and sessions by this machine's. A difference below this does not matter. */
+const CLOCK_DIFFERENCE_MS = 5_000;
+const ANSWER_MS = 2_000;
+
+/** The store must answer before anything in it can be checked. */
+export const STORE: Row<RecordsContext> = { name: "store", look: storeAnswers };
+
+/** How the fleet operates, as far as the state shows it. */
+export const OPERATION: readonly Row<RecordsContext>[] = [
+  { name: "pool", look: poolAdmits },
+  { name: "serve", look: supervision },
+  { name: "front door", look: frontDoor, isSlow: true },
+  { name: "tokens", look: tokens },
+  { name: "ports", look: freePorts },
+];
+
+/** The check of the other hosts, in a fleet of several. */
+export const HOSTS: Row<RecordsContext> = { name: "hosts", look: hosts };
+
+async function storeAnswers({ fleet }: RecordsContext): Promise<Finding> {
+  const { kind } = fleet.config.store;
+  const { durationMs, clockAheadMs } = await fleet.records.probeStore();
+  const items = fleet.takeWarnings();
+  const what = kind === "file" ? "a write takes" : "an answer takes";
+  const detail = `${kind}: ${durationMs === null ? "nothing is stored so far" : `${what} ${durationMs.toFixed(1)} ms`}`;
+  if (Math.abs(clockAheadMs) > CLOCK_DIFFERENCE_MS) {
+    const seconds = Math.round(Math.abs(clockAheadMs) / 1000);
+    const clock = `its clock is ${seconds} s ${clockAheadMs > 0 ? "ahead of" : "behind"} this machine's`;
+    return {
+      ...warning(`${detail}; ${clock}, so tokens and sessions expire at wrong times`, CLOCK_ADVICE),
+      items,
+    };
+  }
+  if (durationMs !== null && durationMs > SLOW_STORE_MS[kind]) {
+    const fix: Suggestion = kind === "file" ? `df -h ${fleet.stateRoot}` : "redis-cli -u URL --latency";
+    return { ...warning(`${detail}, which makes every command slow`, fix), items };
+  }
+  return items.length === 0 ? ok(detail) : { ...warning(`${detail}; it is not as safe as it should be`), items };
+}
+
+async function poolAdmits({ fleet }: RecordsContext): Promise<Finding> {
+  const { state, reason, drainedAt } = await fleet.pool.state();
+  if (state === "open") return ok("open");
+  const fix = drainedAt === null ? undefined : "copilotfleet drain --undo";
+  return warning(`${reason}: it takes no new servers or turns`, fix);
+}
+
+/** Checks that `serve` runs, has our version, and finds itself healthy and ready. */
+async function supervision({ fleet, quick }: RecordsContext): Promise<Finding> {
+  const supervisor = await fleet.pool.supervisor();
+  if (supervisor === null) {
+    const detail = "not running: nothing restarts crashed servers, deletes expired sessions or opens the front door";
+    return warning(detail, "copilotfleet serve");
+  }
+  const { pid, version } = supervisor;
+  const running = `running as process ${pid}`;
+  const problem = quick ? null : await problemOf(supervisor);
+  if (problem !== null) return { ...problem, detail: `${running}; ${problem.detail}` };
+  if (version === ownVersion()) return ok(`${running}, version ${version}`);
+  const fix = "Restart serve, so that it has the version of this command.";
+  return warning(`${running}, version ${version ?? "unknown"}; this command is version ${ownVersion()}`, fix);
+}
+
+async function problemOf({ metrics, pid }: SupervisorView): Promise<Finding | null> {
+  if (metrics === null) return null; // still starting
+  for (const [path, level] of [
+    ["healthz", failed],
+    ["readyz", warning],
+  ] as const) {
+    const url = `http://${metrics}/${path}`;
+    try {
+      const response = await fetch(url, { signal: AbortSignal.timeout(ANSWER_MS) });
+      const { reasons = [] } = (await response.json()) as { reasons?: string[] };
+      if (!response.ok) return { ...level(`/${path} answers ${response.status}`, `curl ${url}`), items: reasons };
+    } catch (error) {
+      const isLate = error instanceof Error && error.name === "TimeoutError";
+      const code = systemCode(error instanceof Error ? error.cause : undefined);
+      const why = isLate ? `within ${ANSWER_MS / 1000} s` : `(${code ?? String(error)})`;
+      const fix: Suggestion = `kill -KILL ${pid}; copilotfleet serve  # the servers keep running`;
+      return failed(`it does not answer at ${url} ${why}`, fix);
+    }
+  }
+  return null;
+}
+
+async function frontDoor({ fleet }: RecordsContext): Promise<Finding> {
+  const supervisor = await fleet.pool.supervisor();
+  if (supervisor === null) return skipped("serve is not running");
+  const { door } = supervisor;
+  if (door === null) return ok("none");
+  const problem = await problemAt(door);
+  if (problem === null) return ok(`${door} accepts connections`);
+  return failed(`${door} accepts no connections: ${problem}`, `ss -ltnp 'sport = :${portOf(door)}'`);
+}
+
+async function problemAt(address: string): Promise<string | null> {
+  const host = address.slice(0, address.lastIndexOf(":")).replace(/^\[|\]$/g, "");
+  return await connectProblem({ host, port: portOf(address) }, ANSWER_MS);
+}
+
+function portOf(address: string): number {
+  return Number(address.slice(address.lastIndexOf(":") + 1));
+}
+
+/** Warns of tokens that never expire, because nobody notices when they are stolen. Expired tokens are of no use. */
+async function tokens({ fleet, fix }: RecordsContext): Promise<Finding> {
+  const all = await fleet.tokens.list();
+  const expired = all.filter((token) => token.expired);
+  const endless = all.filter(({ expiresAt }) => expiresAt === null);
+  const items = [
+    ...expired.map(({ id, user, expiresAt }) => `${id} of ${user}: expired at ${expiresAt}`),
+    ...endless.map(({ id, user, createdAt }) => `${id} of ${user}: issued at ${createdAt}, never expires`),
+  ];
+  if (fix) await fleet.tokens.revoke({ ids: expired.map(({ id }) => id) });
+  const left = fix ? endless : [...expired, ...endless];
+  const counts = `issued: ${all.length}, expired: ${expired.length}, without an end: ${endless.length}`;
+  if (left.length === 0) {
+    if (expired.length === 0) return ok(`issued: ${all.length}`);
+    return { level: "ok", detail: `issued: ${all.length}; deleted the expired ones`, items, fixed: true };
+  }
+  const done = fix && expired.length > 0 ? "; deleted the expired ones" : "";
+  const advice: Suggestion =
+    endless[0] === undefined
+      ? "Add --fix to delete the expired tokens."
+      : `copilotfleet token issue --user ${endless[0].user} --ttl 90d  # then give it to the client, and revoke the old one`;
+  return { ...warning(`${counts}${done}`, advice), items, fixed: done !== "" };
+}
+
+/** Tries ports only until enough free ones are found, because a range may have tens of thousands. */
+async function freePorts({ fleet }: RecordsContext): Promise<Finding> {
+  const { from, to } = fleet.config.ports;
+  const held = await fleet.records.heldPorts();
+  const size = to - from + 1;
+  const enough = Math.min(FEW_PORTS, Math.ceil(size / 10));
+  let free = 0;
+  let foreign = 0;
+  for (let port = from; port <= to && free < enough; port++) {
+    if (held.has(port)) continue;
+    if (await isBindable(ADDRESS, port)) free++;
+    else foreign++;
+  }
+  const own = [...held].filter((port) => port >= from && port <= to).length;
+  if (free >= enough) return ok(`${own} of the ${size} ports from ${from} to ${to} are used by servers`);
+  const count = free === 0 ? "none" : `only ${free}`;
+  const used = `${own} are used by servers, ${foreign} by other programs`;
+  return warning(
+    `${count} of the ${size} ports from ${from} to ${to} ${free === 1 ? "is" : "are"} free; ${used}`,
+    "Widen ports.from and ports.to in the configuration.",
+  );
+}
+
+/** Checks that every host serves, has our version, and accepts connections. */
+async function hosts({ fleet, quick }: RecordsContext): Promise<Finding> {
+  const all = await fleet.hosts.list();
+  const found = await Promise.all(all.map(async (host) => await troubleOf(host, quick)));
+  const items = found.filter((trouble) => trouble !== null);
+  const names = all.map(({ name }) => name).join(", ");
+  if (items.length === 0) return ok(all.length === 0 ? "no host has served so far" : `all serve: ${names}`);
+  return {
+    ...warning(`hosts that need attention: ${items.length} of ${all.length}`, "copilotfleet top --once"),
+    items,
+  };
+}
+
+async function troubleOf({ name, gone, state, door, version }: HostRecord, quick: boolean): Promise<string | null> {
+  if (gone) return `${name}: does not serve`;
+  if (state === "draining") return `${name}: drains, and takes no more users`;
+  if (door === null) return `${name}: has no front door, so other hosts cannot reach it`;
+  const problem = quick ? null : await problemAt(door);
+  if (problem !== null) return `${name}: its front door ${door} cannot be reached: ${problem}`;
+  if (version === undefined || version === ownVersion()) return null;
+  return `${name}: runs version ${version}, and this command is version ${ownVersion()}`;
+}

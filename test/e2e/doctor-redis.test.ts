@@ -1,0 +1,89 @@
+import { once } from "node:events";
+import { type AddressInfo, createConnection, createServer, type Server } from "node:net";
+import { Transform } from "node:stream";
+import { setTimeout as delay } from "node:timers/promises";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
+import { TestFleet } from "../fixtures/commands/cli.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`doctor on Redis is not tested: ${problem}`);
+
+describe.skipIf(problem !== undefined)("doctor on Redis", () => {
+  let redis: RedisServer;
+  let fleet: TestFleet;
+
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+    fleet = new TestFleet({ COPILOTFLEET_STORE: redis.url("f") });
+  });
+  afterAll(async () => {
+    await fleet.end();
+    await redis.end();
+  });
+
+  async function storeCheck(url: string) {
+    const ran = await fleet.run(["doctor", "--quick", "--json"], { env: { COPILOTFLEET_STORE: url } });
+    return { code: ran.code, check: ran.json<DoctorResult>().checks.find(({ name }) => name === "store") };
+  }
+
+  /** The URL of a proxy that changes what Redis answers. */
+  async function altered(change: (answer: Buffer) => Buffer | Promise<Buffer>): Promise<string> {
+    const proxy: Server = createServer((client) => {
+      const transform = (answer: Buffer, _: BufferEncoding, done: (error: null, changed: Buffer) => void) =>
+        void Promise.resolve(change(answer)).then((changed) => done(null, changed));
+      const server = createConnection(redis.port, "127.0.0.1");
+      client.pipe(server).pipe(new Transform({ transform })).pipe(client);
+      for (const socket of [client, server]) socket.on("error", () => undefined);
+    }).listen(0, "127.0.0.1");
+    onTestFinished(() => void proxy.close());
+    await once(proxy, "listening");
+    return redis.url("f").replace(String(redis.port), String((proxy.address() as AddressInfo).port));
+  }
+
+  it("doctor measures how long Redis takes to answer, and warns when Redis is slow", async () => {
+    expect(await storeCheck(redis.url("f"))).toMatchObject({
+      code: 0,
+      check: { ok: true, detail: expect.stringMatching(/^redis: an answer takes \d+\.\d ms/) },
+    });
+    const slow = await altered(async (answer) => await delay(120, answer));
+    expect(await storeCheck(slow)).toMatchObject({
+      code: 0,
+      check: {
+        level: "warning",
+        detail: expect.stringMatching(/^redis: an answer takes \d{3,}\.\d ms, which makes every command slow$/),
+        fix: "redis-cli -u URL --latency",
+      },
+    });
+  });
+
+  it("doctor warns when the clock of Redis differs from the clock of this machine", async () => {
+    // The proxy sets the clock of Redis: it changes each time of today that Redis answers.
+    const ahead = await altered((answer) =>
+      Buffer.from(
+        answer.toString("latin1").replace(/\b1\d{12}\b/g, (ms) => String(Number(ms) + 90_000)),
+        "latin1",
+      ),
+    );
+    expect(await storeCheck(ahead)).toMatchObject({
+      code: 0,
+      check: {
+        level: "warning",
+        detail: expect.stringMatching(
+          /; its clock is (89|90|91) s ahead of this machine's, so tokens and sessions expire at wrong times$/,
+        ),
+        fix: expect.stringMatching(/^date {2}#/),
+      },
+    });
+  });
+
+  it("doctor warns of a Redis that keeps nothing on disk", async () => {
+    const forgetful = await RedisServer.start(["--appendonly", "no", "--save", ""]);
+    onTestFinished(() => forgetful.end());
+    expect(await storeCheck(forgetful.url())).toMatchObject({
+      code: 0,
+      check: { level: "warning", items: [expect.stringContaining("keeps nothing on disk")] },
+    });
+  });
+});

@@ -1,0 +1,196 @@
+import { chmodSync, chownSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import type { Check } from "../../src/fleet/doctor/checks.js";
+import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
+import { nodeIsSupported } from "../../src/fleet/doctor/installation.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { killed, sleeper } from "../fixtures/processes.js";
+import { straceProblem } from "../fixtures/store/store-strace.js";
+
+const fleet = testFleet();
+
+/** Runs `doctor --quick`, and returns its exit code and one of its checks. */
+async function check(name: string, { args = [] as string[], under = undefined as string[] | undefined } = {}) {
+  const ran = await fleet.run(["doctor", "--quick", ...args, "--json"], under === undefined ? {} : { under });
+  const found = ran.json<DoctorResult>().checks.find((each) => each.name === name);
+  return { code: ran.code, check: found as Check };
+}
+
+const fixed = async (name: string) => await check(name, { args: ["--fix"] });
+
+describe("node", () => {
+  it("doctor warns about a version of Node.js after the end of its life, and not before", () => {
+    expect(nodeIsSupported("20.20.2", new Date("2026-04-30T12:00:00Z"))).toMatchObject({ level: "ok" });
+    expect(nodeIsSupported("20.20.2", new Date("2026-05-01T12:00:00Z"))).toMatchObject({
+      level: "warning",
+      detail: expect.stringMatching(
+        /^Node\.js 20\.20\.2 on linux-\w+; this version has had no security fixes since 2026-04-30$/,
+      ),
+    });
+    expect(nodeIsSupported("22.12.0", new Date("2026-05-01T12:00:00Z"))).toMatchObject({ level: "ok" });
+    expect(nodeIsSupported("99.0.0", new Date("2026-05-01T12:00:00Z"))).toMatchObject({ level: "ok" });
+  });
+});
+
+describe("permissions", () => {
+  it("doctor warns when other users may read the state folder, and --fix makes it private again", async () => {
+    await fleet.spawn("alice");
+    expect((await check("permissions")).check).toMatchObject({ level: "ok" });
+    chmodSync(fleet.root, 0o755);
+    expect((await check("permissions")).check).toMatchObject({
+      level: "warning",
+      detail: "other users may read the state folder (mode 0755), which shows the ids of users and sessions",
+      fix: `chmod go-rwx ${fleet.root}`,
+    });
+    expect((await fixed("permissions")).check).toMatchObject({ level: "ok", fixed: true });
+    expect(statSync(fleet.root).mode & 0o777).toBe(0o700);
+  });
+
+  const isRoot = process.getuid?.() === 0;
+  if (!isRoot) console.log("doctor on files of another user: skipped, since only root can make some");
+  it.skipIf(!isRoot)("doctor fails when files of the state belong to another user, and names them", async () => {
+    const { id } = await fleet.spawn("alice");
+    const path = join(fleet.root, "servers", id, "connection-token");
+    chownSync(path, 12_345, 0);
+    const { code, check: found } = await check("permissions");
+    expect({ code, found }).toMatchObject({
+      code: 3,
+      found: { level: "failed", items: [path], fix: `sudo chown -R 0 ${fleet.root}` },
+    });
+    chownSync(path, 0, 0);
+  });
+});
+
+describe("servers and processes", () => {
+  it("doctor fails for a server that does not run as recorded, --fix repairs the record, and then warns until the user is back", async () => {
+    const { id, pid } = await fleet.spawn("crashed");
+    await killed(pid);
+    expect(await check("servers")).toMatchObject({
+      code: 3,
+      check: {
+        level: "failed",
+        detail: "servers that do not run as recorded: 1",
+        items: [`${id}: recorded as running, but not running`],
+        fix: "copilotfleet ps",
+      },
+    });
+    expect(await fixed("servers")).toMatchObject({ code: 0, check: { level: "ok", fixed: true } });
+    expect(await check("servers")).toMatchObject({
+      code: 0,
+      check: {
+        level: "warning",
+        items: [expect.stringMatching(new RegExp(`^${id}: failed: `))],
+        fix: `copilotfleet restart ${id}`,
+      },
+    });
+    await fleet.spawn("crashed");
+    expect((await check("servers")).check).toMatchObject({ level: "ok", items: [] });
+  });
+
+  it("doctor fails for a process that has no record, and --fix ends the process", async () => {
+    const pid = sleeper({ COPILOTFLEET_OWNER: fleet.root, COPILOTFLEET_LAUNCH_ID: "unknown" });
+    expect(await check("stray processes")).toMatchObject({
+      code: 3,
+      check: {
+        level: "failed",
+        detail: expect.stringContaining(`pid ${pid}`),
+        fix: "Add --fix to end these processes.",
+      },
+    });
+    expect(await fixed("stray processes")).toMatchObject({
+      code: 0,
+      check: { level: "ok", fixed: true, detail: expect.stringMatching(new RegExp(`^ended .*pid ${pid}$`)) },
+    });
+    expect((await check("stray processes")).check).toMatchObject({ level: "ok", detail: "none" });
+  });
+});
+
+describe("sessions", () => {
+  it("doctor fails for a session whose history is no longer on disk, and names it", async () => {
+    const { home } = await fleet.spawn("alice");
+    await fleet.create("alice", "kept");
+    await fleet.create("alice", "gone");
+    await fleet.send("alice", "kept", "hi");
+    await fleet.send("alice", "gone", "hi");
+    expect((await check("sessions")).check).toMatchObject({ level: "ok" });
+    rmSync(join(home, "session-state", "gone"), { recursive: true });
+    expect(await check("sessions")).toMatchObject({
+      code: 3,
+      check: {
+        level: "failed",
+        detail: "sessions that cannot be used: 1",
+        items: ["gone: its history is no longer on disk"],
+      },
+    });
+    await fleet.ok(["delete", "gone", "kept"]);
+    expect((await check("sessions")).check).toMatchObject({ level: "ok" });
+  });
+
+  it("doctor warns when sessions were last used in the future, because the clock was set back since then", async () => {
+    await fleet.create("alice", "later");
+    const store = openFileStore(fleet.root);
+    await store.sessions.update("later", (record) => {
+      record.lastUsedAt = new Date(Date.now() + 3_600_000).toISOString();
+    });
+    expect(await check("sessions")).toMatchObject({
+      code: 0,
+      check: { level: "warning", detail: expect.stringMatching(/clock .* was set back/), items: ["later"] },
+    });
+    await fleet.ok(["delete", "later"]);
+  });
+});
+
+describe("tokens", () => {
+  it("doctor warns of expired tokens and of tokens that never expire, and --fix deletes only the expired ones", async () => {
+    expect((await check("tokens")).check).toMatchObject({ level: "ok" });
+    const issue = async (user: string, ...ttl: string[]) =>
+      await fleet.json<{ id: string }>(["token", "issue", "--user", user, ...ttl]);
+    const [good, endless] = [await issue("good", "--ttl", "30d"), await issue("endless")];
+    const over = await issue("over", "--ttl", "1s");
+    await openFileStore(fleet.root).tokens.delete(over.id);
+    await openFileStore(fleet.root).tokens.create({
+      id: over.id,
+      user: "over",
+      sha256: "0".repeat(64),
+      createdAt: "2026-01-01T00:00:00.000Z",
+      expiresAt: "2026-01-02T00:00:00.000Z",
+    });
+    const items = [
+      `${over.id} of over: expired at 2026-01-02T00:00:00.000Z`,
+      expect.stringMatching(`^${endless.id} of endless: issued at \\S+, never expires$`),
+    ];
+    const fix =
+      "copilotfleet token issue --user endless --ttl 90d  # then give it to the client, and revoke the old one";
+    expect((await check("tokens")).check).toMatchObject({
+      level: "warning",
+      detail: "issued: 3, expired: 1, without an end: 1",
+      items,
+      fix,
+      fixed: false,
+    });
+    expect((await fixed("tokens")).check).toMatchObject({ level: "warning", items, fix, fixed: true });
+    const { tokens } = await fleet.json<{ tokens: { id: string }[] }>(["token", "list"]);
+    expect(tokens.map(({ id }) => id).toSorted()).toEqual([good.id, endless.id].toSorted());
+    await fleet.ok(["token", "revoke", endless.id]);
+    expect((await check("tokens")).check).toMatchObject({ level: "ok", detail: "issued: 1" });
+  });
+});
+
+describe("store", () => {
+  const problem = straceProblem();
+  if (problem !== undefined) console.log(`doctor on a slow disk: skipped, since ${problem}`);
+  it.skipIf(problem !== undefined)("doctor warns when a write to the state takes long", async () => {
+    await fleet.spawn("alice");
+    expect((await check("store")).check).toMatchObject({
+      detail: expect.stringMatching(/^file: a write takes \S+ ms/),
+    });
+    const slow = "strace -f -qq -o /dev/null -e trace=fsync -e inject=fsync:delay_enter=600000".split(" ");
+    expect((await check("store", { under: slow })).check).toMatchObject({
+      level: "warning",
+      detail: expect.stringMatching(/^file: a write takes \d{3,}\.\d ms, which makes every command slow$/),
+      fix: `df -h ${fleet.root}`,
+    });
+  });
+});
