@@ -31,6 +31,7 @@ export type { DeprecatedNames } from "./fleet/deprecated.js";
 export { Fleet, type Groups } from "./fleet/fleet.js";
 export type { Callable } from "./fleet/groups/callable.js";
 export type { ClientGroup } from "./fleet/groups/clients.js";
+export type { DescriptionGroup } from "./fleet/groups/descriptions.js";
 export type { DoorGroup } from "./fleet/groups/doors.js";
 export type { Group } from "./fleet/groups/group.js";
 export type { HostGroup } from "./fleet/groups/hosts.js";
@@ -72,9 +73,17 @@ export type { ClearedRemain } from "./hosts/remains.js";
 export type { IssuedToken, TokenView } from "./identity/tokens.js";
 export type { HostEntry, HostRecord } from "./model/host.js";
 export type { Lease } from "./model/lease.js";
+export type { Placement } from "./model/placement.js";
 export type { AwaitedTurns, OnProgress, Progress } from "./model/progress.js";
 export type { Isolation, ServerState, TokenSource } from "./model/server.js";
 export type { SessionState } from "./model/session.js";
+export type {
+  Description,
+  ServerDescription,
+  ServerFacts,
+  SessionDescription,
+  UserDescription,
+} from "./peers/descriptions.js";
 export type { HostView, Overview } from "./peers/overview.js";
 export type { PoolState } from "./pool/admission.js";
 export type { ClientOptions } from "./pool/clients.js";

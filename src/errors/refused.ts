@@ -28,6 +28,19 @@ export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
     ],
     fixes: ["copilotfleet list --user USER"],
   },
+  FLEET_USER_NOT_FOUND: {
+    title: "The fleet knows nothing about this user.",
+    causes: [
+      "The id is misspelled. Upper and lower case differ.",
+      "The user has no server, session, token or place, or does not have them any more.",
+    ],
+    fixes: ["copilotfleet list", "copilotfleet ps"],
+  },
+  FLEET_NAME_NOT_FOUND: {
+    title: "No server, session or user has this id.",
+    causes: ["The id is misspelled. Upper and lower case differ.", "The server, session or user was deleted."],
+    fixes: ["copilotfleet ps", "copilotfleet list"],
+  },
 });
 
 /** The call conflicts with another use, with a rule, or with the current state. */

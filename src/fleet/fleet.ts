@@ -7,6 +7,7 @@ import { readFleetOptions } from "./arguments.js";
 import { type DeprecatedNames, defineDeprecated } from "./deprecated.js";
 import { type Callable, callable } from "./groups/callable.js";
 import { ClientGroup } from "./groups/clients.js";
+import { DescriptionGroup } from "./groups/descriptions.js";
 import { DoorGroup } from "./groups/doors.js";
 import { HostGroup } from "./groups/hosts.js";
 import { LeaseGroup } from "./groups/leases.js";
@@ -29,6 +30,7 @@ export interface Groups {
   readonly pool: PoolGroup;
   readonly hosts: HostGroup;
   readonly records: RecordGroup;
+  readonly descriptions: DescriptionGroup;
 }
 
 /**
@@ -57,6 +59,7 @@ export class Fleet implements Groups, AsyncDisposable {
   readonly pool: PoolGroup;
   readonly hosts: Callable<HostGroup, [], Promise<HostRecord[]>>;
   readonly records: RecordGroup;
+  readonly descriptions: DescriptionGroup;
   readonly #parts: FleetParts;
 
   private constructor(parts: FleetParts) {
@@ -71,6 +74,7 @@ export class Fleet implements Groups, AsyncDisposable {
     this.pool = new PoolGroup(parts, this.doors);
     this.hosts = callable(new HostGroup(parts), (hosts) => hosts.list());
     this.records = new RecordGroup(parts);
+    this.descriptions = new DescriptionGroup(parts);
     this.#parts = parts;
   }
 

@@ -70,9 +70,14 @@ export class FleetHosts {
    * @throws FleetError `FLEET_SERVER_NOT_FOUND` when none or several match; `FLEET_HOST_AWAY` when its host is gone.
    */
   async find(reference: string): Promise<FoundServer> {
+    return await this.#reach(onlyServer(await this.matching(reference), reference));
+  }
+
+  /** The servers that {@link find} chooses from, on any host, even if it is gone. */
+  async matching(reference: string): Promise<RecordedServer[]> {
     const at = reference.lastIndexOf("@");
     const [id, host] = at === -1 ? [reference, undefined] : [reference.slice(0, at), reference.slice(at + 1)];
-    const all = await this.#recorded();
+    const all = await this.recorded();
     const there = all.filter(({ hostName }) => host === undefined || hostName === host);
     const readings = [
       there.filter(({ server }) => server.id === id),
@@ -81,9 +86,7 @@ export class FleetHosts {
       there.filter(({ server }) => isOfUser(server, id)),
       there.filter(({ server }) => server.id.startsWith(id)),
     ];
-    const candidates = id === "" ? [] : (readings.find((reading) => reading.length > 0) ?? []);
-    if (candidates.length === 0) throw serverNotFound(`server ${quote(reference)}`);
-    return await this.#only(candidates, reference);
+    return id === "" ? [] : (readings.find((reading) => reading.length > 0) ?? []);
   }
 
   /**
@@ -93,25 +96,22 @@ export class FleetHosts {
    */
   async findOf(user: string): Promise<FoundServer> {
     const id = serverIdOf(user);
-    const having = (await this.#recorded()).filter(({ server }) => server.id === id);
+    const having = (await this.recorded()).filter(({ server }) => server.id === id);
     if (having.length === 0) throw serverNotFound(`server of user ${quote(user)}`);
-    if (having.length === 1) return await this.#only(having, id);
-    const placed = await this.#context.store.placements.read(user);
+    const placed = having.length === 1 ? null : await this.#context.store.placements.read(user);
     const there = having.filter(({ hostName }) => hostName === placed?.host);
-    return await this.#only(there.length === 1 ? there : having, id);
+    return await this.#reach(onlyServer(there.length === 1 ? there : having, id));
   }
 
-  /** @param reference the text that the candidates match */
-  async #only(candidates: readonly RecordedServer[], reference: string): Promise<FoundServer> {
-    const [found] = candidates;
-    if (found === undefined || candidates.length > 1) {
-      const ids = candidates.map(({ server: { id }, hostName }) => referenceOf({ id, hostName }));
-      throw serverUnclear(reference, ids);
-    }
-    const { server, hostName } = found;
-    const host = hostName === null ? this.#context.own : await this.thereUnder(hostName);
+  async #reach({ server, hostName }: RecordedServer): Promise<FoundServer> {
+    const host = await this.hostOf({ hostName });
     if (host === null) throw hostAway(hostName ?? "");
     return { host, server };
+  }
+
+  /** The host of a recorded server; null if it is gone. */
+  async hostOf({ hostName }: Pick<RecordedServer, "hostName">): Promise<Host | null> {
+    return hostName === null ? this.#context.own : await this.thereUnder(hostName);
   }
 
   /** The other live hosts that have the user's own server. */
@@ -146,7 +146,7 @@ export class FleetHosts {
   }
 
   /** The servers in the registries of all hosts, including gone ones. */
-  async #recorded(): Promise<RecordedServer[]> {
+  async recorded(): Promise<RecordedServer[]> {
     const { store, own } = this.#context;
     const [here, { there, gone }] = await Promise.all([store.registry.read(), this.#others()]);
     const others = [...there, ...gone].map(async ({ name }) => serversOf(name, await this.registryOf(name)));
@@ -178,10 +178,19 @@ export class FleetHosts {
   }
 }
 
-interface RecordedServer {
-  /** Null if the fleet is on one host. */
+export interface RecordedServer {
+  /** The name of its host. Null if the fleet is on one host. */
   hostName: string | null;
   server: ServerRecord;
+}
+
+/** @throws FleetError `FLEET_SERVER_NOT_FOUND` when no server matches the text, or several do. */
+export function onlyServer(matching: readonly RecordedServer[], text: string): RecordedServer {
+  const [found] = matching;
+  if (found === undefined) throw serverNotFound(`server ${quote(text)}`);
+  if (matching.length === 1) return found;
+  const ids = matching.map(({ server: { id }, hostName }) => referenceOf({ id, hostName }));
+  throw serverUnclear(text, ids);
 }
 
 function serversOf(hostName: string | null, { servers }: Registry): RecordedServer[] {

@@ -203,6 +203,31 @@ describe.skipIf(problem !== undefined).each([
     await h1.json(["delete", talk]);
   });
 
+  it("describe on one host shows a server, a session and a user of another host", async () => {
+    const [dan, plan] = [fresh("dan"), fresh("plan")];
+    await hosts.place(dan, "h2");
+    await h1.json(["create", "--user", dan, "--id", plan, "--prompt", "one"]);
+    const { servers } = await h1.json<{ servers: ServerView[] }>(["ps", "--user", dan]);
+    const [server] = servers;
+    expect(await h1.json(["describe", `server/${dan}`])).toMatchObject({
+      server: { id: server?.id, hostName: "h2", state: "ready", pid: server?.pid, sessions: 1 },
+      sessions: [{ id: plan, host: "h2" }],
+      logLines: [`CLI server listening on port ${server?.port}`],
+    });
+    expect(await h1.json(["describe", plan])).toMatchObject({
+      session: { id: plan, owner: dan, host: "h2" },
+      turns: 1,
+      folder: expect.stringMatching(new RegExp(`^${server?.home}/session-state/${plan}$`)),
+      server: { id: server?.id, state: "ready" },
+    });
+    expect(await h1.json(["describe", dan])).toMatchObject({
+      placement: { host: "h2" },
+      servers: [{ id: server?.id, hostName: "h2" }],
+      sessions: [{ id: plan }],
+    });
+    await h1.json(["stop", "--user", dan]);
+  });
+
   it("members and the lease holder take turns in a session from either host, wherever the lease was taken", async () => {
     const team = fresh("team");
     await h1.json(["create", "--user", "bob", "--id", team, "--collaborative", "--member", "alice"]);
@@ -423,6 +448,9 @@ describe.skipIf(problem !== undefined).each([
       message: expect.stringContaining(`${server.id}@h1`),
     });
     expect(error.message).toContain(`${server.id}@h2`);
+    expect(await h1.refusal(4, ["describe", server.id])).toMatchObject({ message: error.message });
+    for (const hostName of ["h1", "h2"])
+      expect(await h1.json(["describe", `${server.id}@${hostName}`])).toMatchObject({ server: { hostName } });
     expect(await h1.json(["stop", `${server.id}@h1`])).toMatchObject({
       stopped: [{ hostName: "h1", outcome: "drained" }],
     });
@@ -482,6 +510,9 @@ describe.skipIf(problem !== undefined).each([
     expect(ps).toMatchObject({ code: 0, stderr: "Warning: Host h2 cannot be reached.\n" });
     const bens = ps.json<{ servers: ServerView[] }>().servers.find(({ user }) => user === ben);
     expect(bens).toMatchObject({ hostName: "h2", away: true, pid: null, state: "unhealthy" });
+    const described = await h1.run(["describe", `${bens?.id}@h2`, "--json"]);
+    expect(described).toMatchObject({ code: 0, stderr: "Warning: Host h2 cannot be reached.\n" });
+    expect(described.json()).toMatchObject({ kind: "server", server: { away: true, user: ben }, logLines: [] });
     expect(await h1.refusal(7, ["stop", `${bens?.id}@h2`])).toMatchObject({ code: "FLEET_HOST_AWAY" });
     expect(await h1.refusal(7, ["logs", `${bens?.id}@h2`])).toMatchObject({ code: "FLEET_HOST_AWAY" });
     for (const command of ["stop", "restart"]) {

@@ -138,7 +138,6 @@ describe("a caller in JavaScript", () => {
       }
     }
     expect(takesNothing.filter((method) => !method.startsWith("records."))).toEqual([
-      "servers.list",
       "pool.state",
       "pool.undrain",
       "pool.supervisorPid",

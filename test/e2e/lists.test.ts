@@ -113,7 +113,7 @@ describe("the format of a list", () => {
     const ran = await fleet.run(["ps", ...flags]);
     const shown = flags.includes("--json")
       ? ran.json<{ error: { message: string } }>().error.message
-      : (/^Error: (.*)$/m.exec(ran.stderr)?.[1] ?? ran.stderr);
+      : (/^Error: (.*) \[FLEET_USAGE_INVALID\]$/m.exec(ran.stderr)?.[1] ?? ran.stderr);
     expect({ code: ran.code, shown }).toEqual({ code: 2, shown: message });
   });
 });

@@ -41,6 +41,7 @@ const EXAMPLES: Record<string, Example> = {
   send: { args: () => ["send", "s", "more", ...ALICE], stdout: /^\[turn 2\] more\n$/ },
   resume: { args: () => ["resume", "s", ...ALICE, "--prompt", "on"], stdout: /^\[turn 3\] on\n$/ },
   list: { args: () => ["list"], stdout: /^SESSION .*\ns +alice +alice-\w+ +(idle|active) .*\n$/ },
+  describe: { args: () => ["describe", "s"], stdout: /^Session s\n.* Owner: +alice\n.*\nNext:\n.*\n$/s },
   evict: { args: () => ["evict", "s"], stdout: /^SESSION .*\ns +(unloaded|skipped: not active)\n$/ },
   lock: { args: () => ["lock", "s", ...ALICE], stdout: /^[0-9a-f]{64}\n$/ },
   unlock: { args: () => ["unlock", "s", "--token", word("lock")], stdout: /^s\n$/ },

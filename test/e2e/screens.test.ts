@@ -8,7 +8,7 @@ import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js"
 
 /**
  * The screens of the commands that print lists, as files in `test/cli/screens`. If a change of a screen is intended, update
- * the files with `npx vitest run -u test/e2e/screens.test.ts` and read them.
+ * the files with `npx vitest run test/e2e/screens.test.ts -u` and read them.
  */
 
 const fleet = testFleet();
@@ -103,6 +103,18 @@ function uncoloured(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: colours are control sequences
   return text.replace(/\x1b\[\d+m/g, "");
 }
+
+describe("the screens of describe", () => {
+  it("describe shows a server, a session and a user in sections, and ends with the next commands", async () => {
+    const names = ["user-1bd806c97f0e", "0ba2d2f0-6ab5-4a2c-9d3a-5c58452b9ddf", "李雷"];
+    const shown = await Promise.all(names.map(async (name) => (await screenOf(["describe", name])).text));
+    const stable = shown
+      .join("\n")
+      .replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, "2026-01-01T00:00:00.000Z")
+      .replace(/\(\d+d ago\)/g, "(1d ago)");
+    await expect(stable).toMatchFileSnapshot("../cli/screens/describe.txt");
+  });
+});
 
 describe("the screen of a server that runs", () => {
   const running = new TestFleet();

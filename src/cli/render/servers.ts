@@ -11,7 +11,7 @@ export function renderServers(servers: readonly ServerView[], hosts: readonly st
 }
 
 /** Returns the column that a table does not need if the fleet is on one host. */
-export function withoutHost(hosts: readonly string[]): string[] {
+export function withoutHost(hosts: readonly unknown[]): string[] {
   return hosts.length > 1 ? [] : ["host"];
 }
 

@@ -32,7 +32,7 @@ export function sessionStatePath(home: string): string {
   return join(home, "session-state");
 }
 
-function sessionFolderPath(home: string, sessionId: string): string {
+export function sessionFolderPath(home: string, sessionId: string): string {
   return join(sessionStatePath(home), sessionId);
 }
 

@@ -1,0 +1,161 @@
+import { isFleetError } from "../errors.js";
+import { listTokens, type TokenView } from "../identity/tokens.js";
+import type { Placement } from "../model/placement.js";
+import type { ServerRecord, TokenSource } from "../model/server.js";
+import { type ServerView, viewServerOf } from "../pool/server.js";
+import { sessionFolderPath } from "../runtime/history/session-state.js";
+import type { SessionFinder } from "../sessions/find.js";
+import { expiryOf, type SessionView } from "../sessions/view.js";
+import type { RecordedServer } from "./fleet-hosts.js";
+import { type GatherSessionsContext, gatherSessions, viewSessionOf } from "./gather.js";
+import type { Host } from "./host.js";
+
+/** How many lines of the end of its log a server's description has. */
+const LOG_LINES = 10;
+
+/** Everything about one server. It contains no secret, such as the connection token. */
+export interface ServerDescription {
+  kind: "server";
+  server: ServerView;
+  record: ServerFacts;
+  sessions: SessionView[];
+  /** The end of its log; empty if its host cannot be asked. */
+  logLines: string[];
+}
+
+/** The parts of a server's record that are not in its view. Times are ISO 8601 in UTC. */
+export interface ServerFacts {
+  createdAt: string;
+  /** Whether it should run; null until it has run once. */
+  desired: "running" | "stopped" | null;
+  /** The port that it listened on last. `restart` uses it again if it is free. */
+  lastPort: number | null;
+  /** Names the last start of its process. */
+  launchId: string | null;
+  runtimePath: string;
+  /** Where its GitHub token comes from; null: from `auth` of the configuration, or it has none. */
+  gitHubToken: { from: TokenSource["from"]; name: string | null } | null;
+  /** Whether a new process is about to take over from its present one. */
+  isBeingReplaced: boolean;
+}
+
+/** Everything about one session. */
+export interface SessionDescription {
+  kind: "session";
+  session: SessionView;
+  /** The model of its next turn: its own, or else `session.model` of the configuration. */
+  effectiveModel: string | null;
+  /** The number of turns that went through the fleet; null if the fleet has no record of the session. */
+  turns: number | null;
+  /** When gc may delete it, if nobody uses it until then (ISO 8601, UTC); null if that is not known. */
+  expiresAt: string | null;
+  /** The path of its folder, on its host; null if the fleet does not know its server. */
+  folder: string | null;
+  server: ServerView | null;
+}
+
+/** Everything about one user. It contains no token. */
+export interface UserDescription {
+  kind: "user";
+  user: string;
+  /** The host and the shared server that the user's sessions are created on; null if the user was never placed. */
+  placement: Placement | null;
+  /** The user's own server; one for each host that has one. */
+  servers: ServerView[];
+  /** The sessions that the user owns or is a member of. */
+  sessions: SessionView[];
+  tokens: TokenView[];
+}
+
+export type Description = ServerDescription | SessionDescription | UserDescription;
+
+export interface DescribeContext extends GatherSessionsContext {
+  finder: SessionFinder;
+  config: { session: { model: string | null } };
+}
+
+export async function describeServer(context: DescribeContext, found: RecordedServer): Promise<ServerDescription> {
+  const { server } = found;
+  const { view, host } = await viewRecorded(context, found);
+  const [all, log] = await Promise.all([
+    gatherSessions(context, undefined),
+    host?.logEnd({ id: server.id, lines: LOG_LINES }),
+  ]);
+  const sessions = all.filter(({ serverId, host: at }) => serverId === server.id && at === found.hostName);
+  return {
+    kind: "server",
+    server: { ...view, sessions: sessions.length },
+    record: factsOf(server),
+    sessions,
+    logLines: log?.lines ?? [],
+  };
+}
+
+/** The command of a token source may contain a secret, so the description leaves it out. */
+function factsOf(server: ServerRecord): ServerFacts {
+  const { createdAt, desired = null, lastPort, launchId, runtimePath, token, replacement = null } = server;
+  const name = token?.from === "env" ? token.name : token?.from === "file" ? token.path : null;
+  const gitHubToken = token && { from: token.from, name };
+  return { createdAt, desired, lastPort, launchId, runtimePath, gitHubToken, isBeingReplaced: replacement !== null };
+}
+
+/** Null if there is no record of a session with this id. */
+export async function describeRecorded(context: DescribeContext, id: string): Promise<SessionDescription | null> {
+  const record = await context.store.sessions.read(id);
+  if (record === null) return null;
+  return await describeSession(context, await viewSessionOf(context, id, record.owner), record.turns);
+}
+
+/** The sessions with this id that users' clients created without the fleet. Reads the list of all sessions. */
+export async function describeUnrecorded(context: DescribeContext, id: string): Promise<SessionDescription[]> {
+  const sessions = (await gatherSessions(context, undefined)).filter((session) => session.id === id);
+  return await Promise.all(sessions.map(async (session) => await describeSession(context, session, null)));
+}
+
+async function describeSession(
+  context: DescribeContext,
+  session: SessionView,
+  turns: number | null,
+): Promise<SessionDescription> {
+  const servers = await context.hosts.recorded();
+  const found = servers.find(({ server, hostName }) => server.id === session.serverId && hostName === session.host);
+  return {
+    kind: "session",
+    session,
+    effectiveModel: session.model ?? context.config.session.model,
+    turns,
+    expiresAt: expiryOf(session),
+    folder: found === undefined ? null : sessionFolderPath(found.server.home, session.id),
+    server: found === undefined ? null : (await viewRecorded(context, found)).view,
+  };
+}
+
+/** Null if the fleet knows nothing about the user. */
+export async function describeUser(context: DescribeContext, user: string): Promise<UserDescription | null> {
+  const { store, hosts } = context;
+  const [placement, recorded, sessions, tokens] = await Promise.all([
+    store.placements.read(user),
+    hosts.recorded(),
+    gatherSessions(context, user),
+    listTokens(store, user),
+  ]);
+  const own = recorded.filter(({ server }) => server.user === user);
+  if (placement === null && own.length + sessions.length + tokens.length === 0) return null;
+  const servers = await Promise.all(own.map(async (found) => (await viewRecorded(context, found)).view));
+  return { kind: "user", user, placement, servers, sessions, tokens };
+}
+
+/** The view of a server as its host has it. If the host cannot be asked, the view of the record, and no host. */
+async function viewRecorded(
+  { hosts }: DescribeContext,
+  found: RecordedServer,
+): Promise<{ view: ServerView; host: Host | null }> {
+  const { server, hostName } = found;
+  const host = await hosts.hostOf(found);
+  try {
+    if (host !== null) return { host, view: await host.server({ id: server.id }) };
+  } catch (error) {
+    if (host === hosts.own || !isFleetError(error)) throw error;
+  }
+  return { host: null, view: viewServerOf(hostName ?? "", server) };
+}
