@@ -1,6 +1,6 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { renderDescription } from "../cli/render/describe.js";
+import { renderDescription } from "../cli/render/lists/describe.js";
 import type { Description } from "../peers/descriptions.js";
 
 export default class Describe extends FleetCommand {

@@ -2,8 +2,8 @@ import { Flags } from "@oclif/core";
 import { choiceFlag, userFlag } from "../cli/flags/flags.js";
 import { listFlags } from "../cli/flags/list.js";
 import { ListCommand } from "../cli/list-command.js";
+import { withoutHost } from "../cli/render/lists/servers.js";
 import { SESSIONS } from "../cli/render/lists/sessions.js";
-import { withoutHost } from "../cli/render/servers.js";
 import { SESSION_STATES } from "../model/session.js";
 import type { SessionView } from "../sessions/view.js";
 

@@ -2,7 +2,7 @@ import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { integerFlag, usage } from "../cli/flags/flags.js";
 import { leftOut, selectionArgs, selectionFlags, selectServers, stopRequest } from "../cli/flags/select-servers.js";
-import { renderServers } from "../cli/render/servers.js";
+import { renderServers } from "../cli/render/lists/servers.js";
 import { exitCodeOf } from "../cli/render/stopped.js";
 import type { ServerView } from "../pool/server.js";
 import type { Stopped } from "../pool/stop/stop.js";

@@ -1,8 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { choiceFlag, durationFlag, given, usage, userFlag } from "../cli/flags/flags.js";
+import { warnOfClosedPool } from "../cli/render/lists/servers.js";
 import { renderPlan, renderRebalanced, renderRoute } from "../cli/render/route.js";
-import { warnOfClosedPool } from "../cli/render/servers.js";
 import type { Rebalanced, RouteView } from "../fleet/options.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
 

@@ -2,7 +2,7 @@ import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { durationFlag, folderFlag, given, integerFlag, usage, userFlag } from "../cli/flags/flags.js";
 import { tokenSourceFromFlags } from "../cli/flags/token.js";
-import { renderServers } from "../cli/render/servers.js";
+import { renderServers } from "../cli/render/lists/servers.js";
 import type { ServerView } from "../pool/server.js";
 
 interface Spawned {

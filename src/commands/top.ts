@@ -1,7 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
+import { warnOfClosedPool } from "../cli/render/lists/servers.js";
 import { renderOverview, viewOverview } from "../cli/render/overview.js";
-import { warnOfClosedPool } from "../cli/render/servers.js";
 import { REFRESH_MS, showLive } from "../cli/run/live.js";
 import type { Overview } from "../peers/overview.js";
 

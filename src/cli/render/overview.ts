@@ -1,6 +1,6 @@
 import type { HostView, Overview } from "../../peers/overview.js";
 import type { LiveView } from "../run/live.js";
-import { describeClosedPool, renderServers } from "./servers.js";
+import { describeClosedPool, renderServers } from "./lists/servers.js";
 import { renderAge, renderBytes, renderState, renderTable } from "./table.js";
 
 export function renderOverview(overview: Overview): string {

@@ -1,19 +1,18 @@
-import { printable } from "../../config/values/text.js";
+import { printable } from "../../../config/values/text.js";
 import type {
   Description,
   ServerDescription,
   ServerFacts,
   SessionDescription,
   UserDescription,
-} from "../../peers/descriptions.js";
-import { referenceOf, type ServerView } from "../../pool/server.js";
-import { colour } from "./colour.js";
-import { type List, renderList } from "./lists/list.js";
-import { SERVERS } from "./lists/servers.js";
-import { SESSIONS, shownState } from "./lists/sessions.js";
-import { TOKENS } from "./lists/tokens.js";
-import { withoutHost } from "./servers.js";
-import { type Cell, renderAge, renderBytes, renderSince, renderState, renderUntil } from "./table.js";
+} from "../../../peers/descriptions.js";
+import { referenceOf, type ServerView } from "../../../pool/server.js";
+import { colour } from "../colour.js";
+import { type Cell, renderAge, renderBytes, renderSince, renderState, renderUntil } from "../table.js";
+import { type List, renderList } from "./list.js";
+import { SERVERS, withoutHost } from "./servers.js";
+import { SESSIONS, shownState } from "./sessions.js";
+import { TOKENS } from "./tokens.js";
 
 /** A line with a label. A line without a value is left out. */
 type Fact = readonly [label: string, value: Cell];
