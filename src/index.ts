@@ -84,7 +84,7 @@ export type {
   SessionDescription,
   UserDescription,
 } from "./peers/descriptions.js";
-export type { HostView, Overview } from "./peers/overview.js";
+export type { BusyServer, HostView, Overview, UserView } from "./peers/overview.js";
 export type { PoolState } from "./pool/admission.js";
 export type { ClientOptions } from "./pool/clients.js";
 export type { Strategy } from "./pool/placement.js";

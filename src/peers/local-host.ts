@@ -14,6 +14,7 @@ import { awaitMore, followLog, type LogEnd, type LogPosition, lastLogLines } fro
 import type { SessionsContext } from "../sessions/context.js";
 import { collectGarbage, type GcResult } from "../sessions/gc/collect.js";
 import { readHistory } from "../sessions/history.js";
+import { askActivity, type ServerActivity } from "../sessions/memory/activity.js";
 import { allLoaded, type EvictionResult, evict, type LoadedSession } from "../sessions/memory/eviction.js";
 import { type Released, releaseSessionsOf } from "../sessions/memory/release.js";
 import type { Sessions } from "../sessions/sessions.js";
@@ -150,6 +151,10 @@ export class LocalHost implements Host {
 
   async loaded(): Promise<LoadedSession[]> {
     return allLoaded(await this.#records()).map(({ id, usedMs }) => ({ id, usedMs }));
+  }
+
+  async activity(): Promise<ServerActivity[]> {
+    return await askActivity(await this.#records(), this.#context.config.health.timeoutMs);
   }
 
   async evict({ ids }: ParamsOf<"evict">, { onProgress }: Call = {}): Promise<EvictionResult> {

@@ -2,9 +2,12 @@ import type { Config } from "../config/schema.js";
 import { compareText } from "../config/values/text.js";
 import type { HostRecord } from "../model/host.js";
 import type { Registry, SupervisorRecord } from "../model/registry.js";
+import type { SessionRecord } from "../model/session.js";
 import { liveSupervisor, type PoolState, poolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 import { ownHostName } from "../runtime/files/host-note.js";
+import type { ServerActivity } from "../sessions/memory/activity.js";
+import type { Gathered } from "./fleet-hosts.js";
 import { gatherServers, type SessionPlaces, withSessionCounts } from "./gather.js";
 
 export interface HostView {
@@ -25,13 +28,41 @@ export interface HostView {
   memoryBytes: number;
 }
 
+/** A server with its activity at this moment. Both fields are null if it does not run or does not answer. */
+export interface BusyServer extends ServerView {
+  /** The number of its sessions that are in a turn. */
+  turns: number | null;
+  /** The time from a ping to its answer, in milliseconds. */
+  latencyMs: number | null;
+}
+
+/** One user with everything that belongs to the user in the whole fleet. */
+export interface UserView {
+  user: string;
+  /** The state of the user's own server; null if the user has none. With several hosts, the state of one that runs. */
+  state: ServerView["state"] | null;
+  sessions: number;
+  /** How many of the sessions are in a server's memory. */
+  active: number;
+  /** How many of the sessions are in a turn. */
+  turns: number;
+  /** Private memory of the user's own servers, in bytes. */
+  memoryBytes: number;
+  /** When one of the sessions was last used; null if the user has none. */
+  lastUsedAt: string | null;
+}
+
 export interface Overview {
   /** The state of this host's pool. */
   pool: PoolState;
   hosts: HostView[];
-  servers: ServerView[];
+  servers: BusyServer[];
   /** `active`: in a server's memory; `idle`: all other recorded sessions. */
   sessions: { active: number; idle: number };
+  /** Everybody who has a server or a session, by id. */
+  users: UserView[];
+  /** The ids of the sessions that are in a turn. */
+  turns: string[];
 }
 
 export interface OverviewContext extends SessionPlaces {
@@ -42,20 +73,63 @@ export interface OverviewContext extends SessionPlaces {
 export async function lookAtAll(context: OverviewContext): Promise<Overview> {
   const { store, hosts } = context;
   const registry = await store.registry.read();
-  const [entries, servers, loaded, records] = await Promise.all([
+  const [entries, views, loaded, asked, records] = await Promise.all([
     hostEntries(context, registry),
     gatherServers(hosts),
     hosts.everywhere(async (host) => await host.loaded({})),
+    hosts.everywhere(async (host) => await host.activity({})),
     store.sessions.list(),
   ]);
+  const counted = withSessionCounts(views, records, context.directory.own);
+  const servers = counted.map((server) => withActivity(server, asked.answers));
+  const turns = asked.answers.flatMap(({ answer }) => answer.flatMap((each) => each.turns ?? [])).sort(compareText);
   const active = new Set(loaded.answers.flatMap(({ answer }) => answer.map(({ id }) => id)));
   const idle = records.filter(({ id }) => !active.has(id)).length;
   return {
     pool: poolState(registry),
     hosts: entries.map((entry) => ({ ...entry, ...sumOf(servers, entry.name, entries.length === 1) })),
-    servers: withSessionCounts(servers, records, context.directory.own),
+    servers,
     sessions: { active: active.size, idle },
+    users: usersOf(servers, records, { active, turns: new Set(turns) }),
+    turns,
   };
+}
+
+function withActivity(server: ServerView, answers: Gathered<ServerActivity[]>["answers"]): BusyServer {
+  const onHost = answers.find(({ host }) => host.name === server.hostName);
+  const { latencyMs = null, turns = null } = onHost?.answer.find(({ id }) => id === server.id) ?? {};
+  return { ...server, turns: turns === null ? null : turns.length, latencyMs };
+}
+
+function usersOf(
+  servers: readonly ServerView[],
+  records: readonly SessionRecord[],
+  { active, turns }: { active: ReadonlySet<string>; turns: ReadonlySet<string> },
+): UserView[] {
+  const owned = new Map<string, SessionRecord[]>();
+  for (const record of records) {
+    const ofOwner = owned.get(record.owner) ?? [];
+    ofOwner.push(record);
+    owned.set(record.owner, ofOwner);
+  }
+  const names = new Set([...servers.flatMap(({ user }) => user ?? []), ...owned.keys()]);
+  return [...names].sort(compareText).map((user) => {
+    const own = servers.filter((server) => server.user === user);
+    const sessions = owned.get(user) ?? [];
+    return {
+      user,
+      state: (own.find(({ pid }) => pid !== null) ?? own[0])?.state ?? null,
+      sessions: sessions.length,
+      active: sessions.filter(({ id }) => active.has(id)).length,
+      turns: sessions.filter(({ id }) => turns.has(id)).length,
+      memoryBytes: own.reduce((sum, { memoryBytes }) => sum + (memoryBytes ?? 0), 0),
+      lastUsedAt:
+        sessions
+          .map(({ lastUsedAt }) => lastUsedAt)
+          .sort()
+          .at(-1) ?? null,
+    };
+  });
 }
 
 type Entry = Omit<HostView, "servers" | "sessions" | "memoryBytes">;

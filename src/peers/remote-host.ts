@@ -35,6 +35,7 @@ export class RemoteHost implements Host {
   readonly sessionOf = this.#asks("sessionOf");
   readonly history = this.#asks("history");
   readonly loaded = this.#asks("loaded");
+  readonly activity = this.#asks("activity");
   readonly evict = this.#asks("evict");
   readonly deleteSessions = this.#asks("deleteSessions");
   readonly gc = this.#asks("gc");

@@ -13,7 +13,7 @@ import { openStore } from "../../src/store/open.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
-/** The parameters that version 0.1.0 sends for each call. */
+/** The parameters that the first version with a call sends for it. */
 const SENT: Record<keyof Calls, object> = {
   spawn: { user: "alice", request: { token: { from: "env", name: "TOKEN" }, cwd: "/x", waitMs: 5 } },
   spawnMany: { users: ["alice", "bob"], request: {} },
@@ -29,6 +29,7 @@ const SENT: Record<keyof Calls, object> = {
   sessionOf: { id: "s-1", user: "alice" },
   history: { id: "s-1", user: "alice", from: { ino: 2 ** 60, offset: 5, mark: "AAAA" } },
   loaded: {},
+  activity: {},
   evict: { ids: ["s-1"] },
   deleteSessions: { ids: ["s-1"], user: "alice" },
   gc: { ttlMs: 5, dryRun: true },
@@ -93,6 +94,7 @@ const ANSWERED: Record<keyof Calls, unknown> = {
   sessionOf: SESSION,
   history: { bytes: "", at: { ino: 2 ** 60, offset: 5, mark: "AAAA" }, atEnd: true, fate: "there" },
   loaded: [{ id: "s-1", usedMs: 5 }],
+  activity: [{ id: "a-1", latencyMs: 1.5, turns: ["s-1"] }],
   evict: { evicted: ["s-1"], skipped: [{ id: "s-2", reason: "leased" }] },
   deleteSessions: ["s-1"],
   gc: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [] },
@@ -235,7 +237,7 @@ describe("a remote host", () => {
     return { host, calls };
   }
 
-  it("sends for each call the same parameters as version 0.1.0, and returns the answer", async () => {
+  it("sends for each call the same parameters as the first version that had it, and returns the answer", async () => {
     const { host, calls } = await door();
     for (const method of METHODS) {
       const ask = host[method] as (params: object) => Promise<unknown>;
@@ -257,6 +259,7 @@ describe("a remote host", () => {
       sessionOf: 10_000,
       history: 10_000,
       loaded: 10_000,
+      activity: 10_000,
       evict: 30_000,
       deleteSessions: 30_000,
       gc: 600_000,

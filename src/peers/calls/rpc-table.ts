@@ -52,6 +52,7 @@ const calls = {
   sessionOf: call({ id: s.sessionId, user: s.user }, s.sessionView, toLook),
   history: call({ id: s.sessionId, user: s.user, from: v.optional(s.historyPosition) }, s.historyPart, toLook),
   loaded: call({}, s.list(s.loadedSession), toLook),
+  activity: call({}, s.list(s.serverActivity), toLook),
   evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),
   deleteSessions: call({ ids: s.sessionIds, user: v.optional(s.user) }, s.deletedIds, toWork),
   gc: call(

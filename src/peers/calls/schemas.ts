@@ -12,6 +12,7 @@ import type { RemainKind } from "../../runtime/files/storage-remains.js";
 import type { HistoryFate, HistoryPart, HistoryPosition } from "../../runtime/history/part.js";
 import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
+import type { ServerActivity } from "../../sessions/memory/activity.js";
 import type { EvictionResult, KeptReason } from "../../sessions/memory/eviction.js";
 import type { Released } from "../../sessions/memory/release.js";
 import type { SessionView } from "../../sessions/view.js";
@@ -189,6 +190,12 @@ export const historyPart: Schema<Omit<HistoryPart, "bytes"> & { bytes: string }>
 });
 
 export const loadedSession = object({ id: string, usedMs: number });
+
+export const serverActivity: Schema<ServerActivity> = object({
+  id: string,
+  latencyMs: v.nullable(number),
+  turns: v.nullable(strings),
+});
 
 const kept = list(object({ id: string, reason: word<KeptReason>() }));
 

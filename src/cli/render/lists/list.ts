@@ -44,6 +44,8 @@ export interface Layout {
   headless?: boolean;
   /** The names of columns that `table` leaves out. */
   without?: readonly string[];
+  /** The number of characters on a line of `table`. Default: that of the terminal. */
+  width?: number;
 }
 
 /** The name of a column for `--sort`. */
@@ -93,7 +95,7 @@ export function renderList<Row>(list: List<Row>, rows: readonly Row[], layout: L
     case "table": {
       const { without = [] } = layout;
       const shown = columns.filter((column) => column.wide === undefined && !without.includes(nameOf(column)));
-      return table(shown, rows, layout);
+      return table(shown, rows, layout, layout.width);
     }
   }
 }

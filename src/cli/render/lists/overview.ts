@@ -1,0 +1,60 @@
+import type { BusyServer, HostView, UserView } from "../../../peers/overview.js";
+import { renderAge, renderBytes, renderSince, renderState, USER } from "../table.js";
+import type { List } from "./list.js";
+import { SERVERS } from "./servers.js";
+
+/** Memory matters more here than in `ps`, and the number of sessions less. */
+const YIELDS: Readonly<Record<string, number>> = { memoryBytes: 1, sessions: 5 };
+const [server, host, user, url, pid, state, ...rest] = SERVERS.columns.map((column) => ({
+  ...column,
+  yields: YIELDS[column.field] ?? column.yields ?? 0,
+}));
+
+/** The servers as `ps` shows them, with what they do at the moment. */
+export const BUSY_SERVERS: List<BusyServer> = {
+  ...SERVERS,
+  columns: [
+    ...[server, host, user, url, pid, state].filter((column) => column !== undefined),
+    { heading: "TURNS", field: "turns" },
+    {
+      ...{ heading: "LATENCY", field: "latencyMs", yields: 1 },
+      cell: ({ latencyMs }) => (latencyMs === null ? null : `${Math.ceil(latencyMs)} ms`),
+    },
+    ...rest,
+  ],
+};
+
+export const HOSTS: List<HostView> = {
+  kind: "host",
+  idOf: ({ name }) => name,
+  columns: [
+    { heading: "HOST", field: "name", cut: "middle" },
+    { heading: "STATE", field: "state", cell: (row) => renderState(row.state) },
+    { heading: "TERM", field: "term", yields: 6 },
+    {
+      ...{ heading: "HEARTBEAT", field: "heartbeatAgeMs", yields: 4 },
+      cell: ({ heartbeatAgeMs }) => renderAge(heartbeatAgeMs),
+    },
+    { heading: "FRONT DOOR", field: "door", yields: 5 },
+    { heading: "SERVERS", field: "servers" },
+    { heading: "LOADED", field: "sessions", yields: 2 },
+    { heading: "MEMORY", field: "memoryBytes", yields: 3, cell: ({ memoryBytes }) => renderBytes(memoryBytes) },
+  ],
+};
+
+export const USERS: List<UserView> = {
+  kind: "user",
+  idOf: (row) => row.user,
+  columns: [
+    { ...USER, field: "user" },
+    { heading: "SERVER", field: "state", cell: (row) => (row.state === null ? null : renderState(row.state)) },
+    { heading: "TURNS", field: "turns" },
+    { heading: "SESSIONS", field: "sessions", yields: 1 },
+    { heading: "LOADED", field: "active", yields: 3 },
+    { heading: "MEMORY", field: "memoryBytes", yields: 4, cell: ({ memoryBytes }) => renderBytes(memoryBytes) },
+    {
+      ...{ heading: "LAST USE", field: "lastUsedAt", yields: 2, isAge: true },
+      cell: ({ lastUsedAt }) => (lastUsedAt === null ? null : renderSince(lastUsedAt)),
+    },
+  ],
+};

@@ -1,0 +1,59 @@
+import { EventEmitter } from "node:events";
+import { emitKeypressEvents } from "node:readline";
+
+/** Switches to the alternate screen, hides the cursor and turns line wrapping off. */
+const ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+const LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+const HOME = "\x1b[H";
+const CLEAR_LINE = "\x1b[K";
+const CLEAR_BELOW = "\x1b[J";
+
+/** A key as `node:readline` reports it. */
+export interface Key {
+  /** The text that the key types; undefined for keys such as the arrows. */
+  text: string | undefined;
+  name: string | undefined;
+}
+
+export interface ScreenSize {
+  rows: number;
+  columns: number;
+}
+
+/** The whole terminal. Emits `key` and `resize`. Dispose it to give the terminal back as it was. */
+export class FullScreen extends EventEmitter<{ key: [Key]; resize: [] }> implements Disposable {
+  readonly #onKeypress = (text: string | undefined, { name, ctrl }: { name?: string; ctrl?: boolean }) => {
+    // In raw mode, Ctrl-C arrives as a key and not as a signal.
+    if (ctrl === true && name === "c") process.kill(process.pid, "SIGINT");
+    else this.emit("key", { text, name });
+  };
+  readonly #onResize = () => void this.emit("resize");
+
+  constructor() {
+    super();
+    emitKeypressEvents(process.stdin);
+    process.stdin.on("keypress", this.#onKeypress);
+    process.stdout.on("resize", this.#onResize);
+    process.stdin.setRawMode(true);
+    process.stdin.resume();
+    process.stdout.write(ENTER);
+  }
+
+  /** Some terminals report 0 rows or columns, so those become 24 and 80. */
+  get size(): ScreenSize {
+    const { rows, columns } = process.stdout;
+    return { rows: rows > 0 ? rows : 24, columns: columns > 0 ? columns : 80 };
+  }
+
+  draw(lines: readonly string[]): void {
+    process.stdout.write(`${HOME}${lines.map((line) => `${line}${CLEAR_LINE}`).join("\r\n")}${CLEAR_BELOW}`);
+  }
+
+  [Symbol.dispose](): void {
+    process.stdout.write(LEAVE);
+    process.stdin.off("keypress", this.#onKeypress);
+    process.stdout.off("resize", this.#onResize);
+    process.stdin.setRawMode(false);
+    process.stdin.pause();
+  }
+}

@@ -1,0 +1,76 @@
+import { printable } from "../../config/values/text.js";
+import { isFleetError } from "../../errors.js";
+import type { Fleet } from "../../fleet/fleet.js";
+import { PlainTranscript } from "../render/transcript/transcript.js";
+import type { Action } from "./keys.js";
+import type { TopModel } from "./model.js";
+
+/** The last lines of a log that a page shows. */
+const LOG_LINES = 1_000;
+
+/** The last turns of a conversation that a page shows. */
+const TRANSCRIPT_TURNS = 50;
+
+const PROGRESS: Readonly<Record<Action, string>> = {
+  drain: "Draining",
+  restart: "Restarting",
+  evict: "Evicting",
+  logs: "Reading the log of",
+  transcript: "Reading the transcript of",
+};
+
+interface Act {
+  action: Action;
+  target: string;
+}
+
+/** Performs an action, and shows its progress and its outcome in the model. An error is an outcome, too. */
+export async function perform(fleet: Fleet, model: TopModel, act: Act, signal: AbortSignal): Promise<void> {
+  model.message = `${PROGRESS[act.action]} ${act.target} …`;
+  try {
+    model.message = await run(fleet, model, act, signal);
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    model.message = isFleetError(error) ? `${message} [${error.code}]` : message;
+  }
+}
+
+/** Resolves with the outcome; null if a page shows it. */
+async function run(
+  { servers, sessions, config }: Fleet,
+  model: TopModel,
+  { action, target }: Act,
+  signal: AbortSignal,
+): Promise<string | null> {
+  const request = { drainTimeoutMs: config.drain.timeoutMs, signal };
+  switch (action) {
+    case "drain": {
+      const { stopped } = await servers.stop([target], request);
+      return stopped.map(({ id, outcome }) => `Server ${id}: ${outcome}.`).join(" ");
+    }
+    case "restart": {
+      const restarted = await servers.restart([target], request);
+      return restarted.servers.map(({ id, state }) => `Server ${id}: ${state}.`).join(" ");
+    }
+    case "evict": {
+      const { evicted, skipped } = await sessions.evict({ ids: [target] });
+      if (evicted.length > 0) return `Session ${target}: evicted.`;
+      return skipped.map(({ id, reason }) => `Session ${id}: not evicted (${reason}).`).join(" ");
+    }
+    case "logs": {
+      const { lines, log } = await servers.logEnd(target, { lines: LOG_LINES });
+      model.open(`Log of ${target}: ${log}`, lines.length === 0 ? ["The log is empty."] : lines.map(printable));
+      return null;
+    }
+    case "transcript": {
+      // The operator reads as the owner: top is for people who control the whole fleet.
+      const owner = (await sessions.list()).find(({ id }) => id === target)?.owner;
+      if (owner === undefined) return `Session ${target} does not exist any more.`;
+      const { entries } = await sessions.transcript(target, { user: owner, turns: TRANSCRIPT_TURNS, signal });
+      const text = new PlainTranscript();
+      const lines = entries.flatMap((entry) => text.entry(entry).trimEnd().split("\n"));
+      model.open(`Transcript of ${target}`, lines.length === 0 ? ["The session has had no turn."] : lines);
+      return null;
+    }
+  }
+}

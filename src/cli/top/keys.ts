@@ -1,0 +1,55 @@
+import type { Key } from "../run/screen.js";
+import type { ViewName } from "./views.js";
+
+/** Something that `top` does for a row. */
+export type Action = "drain" | "restart" | "evict" | "logs" | "transcript";
+
+interface ActionKey {
+  action: Action;
+  /** The views whose rows the action is for. */
+  views: readonly ViewName[];
+  label: string;
+  /** The question before an action that interrupts somebody; undefined for an action that only reads. */
+  question?: (target: string) => string;
+}
+
+const ACTIONS: Readonly<Record<string, ActionKey>> = {
+  D: {
+    action: "drain",
+    views: ["servers"],
+    label: "drain",
+    question: (target) => `Drain server ${target}? It finishes its turns, then stops.`,
+  },
+  R: {
+    action: "restart",
+    views: ["servers"],
+    label: "restart",
+    question: (target) => `Restart server ${target}? It finishes its turns first.`,
+  },
+  E: {
+    action: "evict",
+    views: ["sessions"],
+    label: "evict",
+    question: (target) => `Evict session ${target}? Its server unloads it; its history stays.`,
+  },
+  l: { action: "logs", views: ["servers"], label: "logs" },
+  t: { action: "transcript", views: ["sessions"], label: "transcript" },
+};
+
+export function actionOf({ text = "" }: Key, view: ViewName): ActionKey | undefined {
+  const found = Object.hasOwn(ACTIONS, text) ? ACTIONS[text] : undefined;
+  return found?.views.includes(view) === true ? found : undefined;
+}
+
+/** The last line of the screen. */
+export function hintsOf(view: ViewName): string {
+  const actions = Object.entries(ACTIONS).filter(([, { views }]) => views.includes(view));
+  return [
+    "q: quit",
+    "Tab: view",
+    "/: filter",
+    "s S: sort",
+    ...actions.map(([key, { label }]) => `${key}: ${label}`),
+    "↑↓: select",
+  ].join("  ");
+}

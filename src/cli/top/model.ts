@@ -1,0 +1,164 @@
+import { printable } from "../../config/values/text.js";
+import type { SortKey } from "../render/lists/list.js";
+import type { Key } from "../run/screen.js";
+import { type Action, actionOf } from "./keys.js";
+import { columnsOf, type Selection, VIEWS, type ViewName, type ViewTable } from "./views.js";
+
+/** A request of a key that goes beyond a change of the screen. */
+export type Request = { kind: "quit" } | { kind: "look" } | { kind: "act"; action: Action; target: string };
+
+/** A text that covers the view until Esc, such as a log. */
+export interface Page {
+  title: string;
+  lines: readonly string[];
+  /** The first line that is shown. */
+  first: number;
+}
+
+/** The user types a filter, or answers a question. */
+export type Input = { kind: "filter" } | { kind: "confirm"; question: string; action: Action; target: string };
+
+interface ViewState extends Selection {
+  /** The id of the selected row. The selection follows the row when the order changes. */
+  selected: string | null;
+  /** The index of the first row that is shown. */
+  first: number;
+}
+
+/** The state of the screen of `top`, and how keys change it. It reads and writes nothing itself. */
+export class TopModel {
+  view: ViewName = "servers";
+  page: Page | null = null;
+  input: Input | null = null;
+  /** The outcome of the last action. */
+  message: string | null = null;
+  readonly #views = Object.fromEntries(VIEWS.map((view) => [view, newState()])) as Record<ViewName, ViewState>;
+
+  get current(): ViewState {
+    return this.#views[this.view];
+  }
+
+  /** @param table the rows that the screen shows, so that a key can select one of them */
+  press(key: Key, table: ViewTable, pageRows: number): Request | null {
+    if (this.input?.kind === "confirm") return this.#answer(key, this.input);
+    if (this.input?.kind === "filter") return this.#typeFilter(key);
+    if (this.page !== null) return this.#readPage(key, this.page, pageRows);
+    if (key.text === "q") return { kind: "quit" };
+    this.message = null;
+    const steps = stepsOf(key, pageRows, table.ids.length);
+    if (steps !== 0) return this.#select(this.#indexIn(table) + steps, table);
+    return this.#command(key, table);
+  }
+
+  /** The index of the selected row. The first row is selected if the selected one is gone. */
+  selectedIn(table: ViewTable): number {
+    return this.#indexIn(table);
+  }
+
+  /** Shows a printable text, beginning with its end, because the newest lines matter most. */
+  open(title: string, lines: readonly string[]): void {
+    this.page = { title, lines, first: Number.MAX_SAFE_INTEGER };
+  }
+
+  /** Scrolls so that the selected row is one of the `rows` that fit. Returns the index of the first row to show. */
+  scroll(table: ViewTable, rows: number): number {
+    const index = this.#indexIn(table);
+    const state = this.current;
+    const lowest = Math.max(0, Math.min(index, table.ids.length - rows));
+    state.first = Math.max(Math.min(state.first, index, lowest), index - rows + 1, 0);
+    return state.first;
+  }
+
+  #command(key: Key, table: ViewTable): Request | null {
+    const { text = "", name } = key;
+    const number = VIEWS[Number(text) - 1];
+    if (name === "tab") return this.#show(VIEWS[(VIEWS.indexOf(this.view) + 1) % VIEWS.length] ?? "servers");
+    if (number !== undefined) return this.#show(number);
+    if (text === "/") this.input = { kind: "filter" };
+    else if (name === "escape") this.current.filter = "";
+    else if (text === "s") this.current.sort = nextSort(this.view, this.current.sort);
+    else if (text === "S") this.current.sort = reversed(this.view, this.current.sort);
+    else return this.#act(key, table);
+    return null;
+  }
+
+  #act(key: Key, table: ViewTable): Request | null {
+    const found = actionOf(key, this.view);
+    const target = table.ids[this.#indexIn(table)];
+    if (found === undefined || target === undefined) return null;
+    const { action, question } = found;
+    if (question === undefined) return { kind: "act", action, target };
+    this.input = { kind: "confirm", question: question(printable(target)), action, target };
+    return null;
+  }
+
+  #answer({ text }: Key, { action, target }: Input & { kind: "confirm" }): Request | null {
+    this.input = null;
+    if (text === "y" || text === "Y") return { kind: "act", action, target };
+    this.message = "Nothing done, because you did not answer y.";
+    return null;
+  }
+
+  #typeFilter({ text, name }: Key): null {
+    const state = this.current;
+    if (name === "return" || name === "enter") this.input = null;
+    else if (name === "escape") {
+      this.input = null;
+      state.filter = "";
+    } else if (name === "backspace") state.filter = Array.from(state.filter).slice(0, -1).join("");
+    else if (text !== undefined && printable(text) === text) state.filter += text;
+    return null;
+  }
+
+  #readPage(key: Key, page: Page, rows: number): null {
+    if (key.text === "q" || key.name === "escape") this.page = null;
+    else {
+      page.first = firstOf(page, rows, stepsOf(key, rows, page.lines.length));
+    }
+    return null;
+  }
+
+  #show(view: ViewName): Request {
+    this.view = view;
+    return { kind: "look" };
+  }
+
+  #select(index: number, table: ViewTable): null {
+    const within = Math.max(0, Math.min(table.ids.length - 1, index));
+    this.current.selected = table.ids[within] ?? null;
+    return null;
+  }
+
+  #indexIn({ ids }: ViewTable): number {
+    const { selected } = this.current;
+    return selected === null ? 0 : Math.max(0, ids.indexOf(selected));
+  }
+}
+
+/** The first line of a page that `rows` lines show after `steps` lines down. */
+export function firstOf({ lines, first }: Page, rows: number, steps = 0): number {
+  const last = Math.max(0, lines.length - rows);
+  return Math.max(0, Math.min(last, Math.min(last, first) + steps));
+}
+
+function newState(): ViewState {
+  return { sort: null, filter: "", selected: null, first: 0 };
+}
+
+function nextSort(view: ViewName, sort: SortKey | null): SortKey | null {
+  const columns = columnsOf(view);
+  const next = columns[sort === null ? 0 : columns.indexOf(sort.column) + 1];
+  return next === undefined ? null : { column: next, descending: false };
+}
+
+function reversed(view: ViewName, sort: SortKey | null): SortKey | null {
+  const column = sort?.column ?? columnsOf(view)[0];
+  return column === undefined ? null : { column, descending: sort?.descending !== true };
+}
+
+/** The number of rows that a key moves down. */
+function stepsOf({ name = "" }: Key, pageRows: number, all: number): number {
+  const steps: Record<string, number> = { down: 1, j: 1, up: -1, k: -1, home: -all, end: all };
+  const pages: Record<string, number> = { pagedown: pageRows, space: pageRows, pageup: -pageRows };
+  return steps[name] ?? pages[name] ?? 0;
+}

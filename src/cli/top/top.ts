@@ -1,0 +1,86 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { Fleet } from "../../fleet/fleet.js";
+import type { Overview } from "../../peers/overview.js";
+import { either } from "../../runtime/deadline.js";
+import { REFRESH_MS } from "../run/live.js";
+import { FullScreen, type Key } from "../run/screen.js";
+import { perform } from "./actions.js";
+import { layOutTop } from "./layout.js";
+import { TopModel } from "./model.js";
+import type { Snapshot, ViewName } from "./views.js";
+
+/**
+ * Shows the fleet on the whole terminal until q, the signal, or an error. Resolves with what it showed last. An action that
+ * still runs then is cancelled: a drain leaves its server running.
+ */
+export async function showTop(fleet: Fleet, signal: AbortSignal): Promise<Overview> {
+  await using top = new Top(fleet, signal);
+  return await top.run();
+}
+
+class Top implements AsyncDisposable {
+  readonly #fleet: Fleet;
+  readonly #model = new TopModel();
+  readonly #screen = new FullScreen();
+  readonly #quit = new AbortController();
+  readonly #end: ReturnType<typeof either>;
+  readonly #actions = new Set<Promise<void>>();
+  /** Aborts when a key makes the content of the screen old. */
+  #changed = new AbortController();
+  #snapshot: Snapshot | undefined;
+
+  constructor(fleet: Fleet, signal: AbortSignal) {
+    this.#fleet = fleet;
+    this.#end = either(this.#quit.signal, signal);
+    this.#screen.on("resize", () => this.#draw()).on("key", (key) => this.#press(key));
+  }
+
+  async run(): Promise<Overview> {
+    for (;;) {
+      this.#changed = new AbortController();
+      this.#snapshot = await look(this.#fleet, this.#model.view);
+      this.#draw();
+      using pause = either(this.#changed.signal, this.#end.signal);
+      await delay(REFRESH_MS, undefined, { signal: pause.signal }).catch(() => "cut short");
+      if (this.#end.signal.aborted) return this.#snapshot.overview;
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#quit.abort();
+    this.#screen[Symbol.dispose]();
+    await Promise.all(this.#actions);
+    this.#end[Symbol.dispose]();
+  }
+
+  #draw(): void {
+    if (this.#snapshot === undefined || this.#end.signal.aborted) return;
+    this.#screen.draw(layOutTop(this.#model, this.#snapshot, this.#screen.size).lines);
+  }
+
+  #press(key: Key): void {
+    if (this.#snapshot === undefined) {
+      if (key.text === "q") this.#quit.abort();
+      return;
+    }
+    const { table, room } = layOutTop(this.#model, this.#snapshot, this.#screen.size);
+    const request = this.#model.press(key, table, room);
+    if (request?.kind === "quit") this.#quit.abort();
+    if (request?.kind === "look") this.#changed.abort();
+    if (request?.kind === "act") {
+      const acting = perform(this.#fleet, this.#model, request, this.#end.signal).then(() => this.#changed.abort());
+      this.#actions.add(acting);
+      void acting.finally(() => this.#actions.delete(acting));
+    }
+    this.#draw();
+  }
+}
+
+async function look(fleet: Fleet, view: ViewName): Promise<Snapshot> {
+  const [overview, sessions] = await Promise.all([
+    fleet.hosts.overview(),
+    view === "sessions" ? fleet.sessions.list() : [],
+  ]);
+  // Standard error would overwrite the screen, so the warnings are part of it.
+  return { overview, sessions, warnings: fleet.takeWarnings() };
+}
