@@ -162,9 +162,9 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       });
       closeSync(held);
       onTestFinished(() => void stays.kill("SIGKILL"));
-      for (let i = 0; i < 3; i++) shell("while :; do sleep 0.005 > /dev/null; done");
+      for (let i = 0; i < 2; i++) shell("while :; do sleep 0.005 > /dev/null; done");
       await eventually("the program", () => processes.withVariable(VARIABLE, "stays").length === 1);
-      for (let look = 0; look < 20; look++) {
+      for (let look = 0; look < 8; look++) {
         expect(pidsOf(processes.withVariable(VARIABLE, "stays"))).toEqual([stays.pid]);
         expect(pidsOf(processes.writersOf(log))).toEqual([stays.pid]);
         expect(pidsOf(processes.inSession(stays.pid ?? 0))).toEqual(exact ? [] : [stays.pid]);
@@ -172,7 +172,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
     });
 
     it("answers about a process that is killed during the looks, first as alive and then as gone", async () => {
-      for (let round = 0; round < 10; round++) {
+      for (let round = 0; round < 5; round++) {
         const pid = sleeper({ [VARIABLE]: "killed" });
         const started = processes.find(pid)?.started;
         expect(started).toBeDefined();
