@@ -1,4 +1,4 @@
-import { FleetError } from "../errors.js";
+import { FleetError, quote } from "../errors.js";
 import { linux } from "./linux/linux.js";
 import { posix } from "./posix/posix.js";
 
@@ -99,14 +99,22 @@ const VARIABLE = "COPILOTFLEET_SYSTEM";
 
 let chosen: System | undefined;
 
-/** @throws FleetError `FLEET_PLATFORM_UNSUPPORTED` on any system but Linux, unless the variable selects an implementation. */
+/**
+ * @throws FleetError `FLEET_PLATFORM_UNSUPPORTED` on any system but Linux, unless the variable selects an implementation;
+ *   `FLEET_CONFIG_INVALID` for another value of the variable
+ */
 export function system(): System {
   chosen ??= choose(process.env[VARIABLE], process.platform);
   return chosen;
 }
 
 export function choose(variable: string | undefined, platform: NodeJS.Platform): System {
-  if (variable === "posix") return posix(platform);
+  if (variable !== undefined && variable !== "" && variable !== "posix") {
+    throw new FleetError("FLEET_CONFIG_INVALID", `${VARIABLE} is ${quote(variable)}. Allowed: "posix".`, {
+      suggestions: [`unset ${VARIABLE}`],
+    });
+  }
+  if (variable === "posix" && platform !== "win32") return posix(platform);
   if (platform === "linux") return linux;
   throw new FleetError("FLEET_PLATFORM_UNSUPPORTED", `This version runs on Linux only, not on ${platform}.`, {
     suggestions: ["Run it in a Linux container or virtual machine."],

@@ -90,6 +90,13 @@ it("the system is chosen by the platform, and the variable chooses ps and lsof",
       expect.objectContaining({ code: "FLEET_PLATFORM_UNSUPPORTED", message: expect.stringContaining(platform) }),
     );
   expect(choose("posix", "darwin").processes.namespace()).toBe("none");
+  expect(() => choose("proc", "linux")).toThrow(
+    expect.objectContaining({
+      code: "FLEET_CONFIG_INVALID",
+      message: 'COPILOTFLEET_SYSTEM is "proc". Allowed: "posix".',
+      suggestions: ["unset COPILOTFLEET_SYSTEM"],
+    }),
+  );
   expect(() => choose("posix", "darwin").files.pathOf(3)).toThrow(
     expect.objectContaining({ code: "FLEET_PLATFORM_UNSUPPORTED" }),
   );
