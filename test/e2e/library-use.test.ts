@@ -53,7 +53,7 @@ async function call(method: string, ...args: unknown[]): Promise<FleetError> {
   const object = methods().get(method);
   return await refusal(async () => {
     const given = object?.[name]?.apply(object, args);
-    if (name === "followLog") for await (const _ of given as AsyncIterable<unknown>);
+    if (name.startsWith("follow")) for await (const _ of given as AsyncIterable<unknown>);
     await given;
   });
 }

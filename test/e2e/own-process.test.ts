@@ -27,7 +27,10 @@ interface Example {
 const EXAMPLES: Record<string, Example> = {
   spawn: { args: () => ["spawn", ...ALICE], stdout: /^SERVER .*\nalice-\w+ +alice +127\.0\.0\.1:\d+ .*\n$/ },
   ps: { args: () => ["ps"], stdout: /^SERVER .*\nalice-\w+ .* ready .*\n$/ },
-  top: { args: () => ["top"], stdout: /^HOST .*\n\nSERVER .*\nalice-\w+ .*\n\nSessions: 0 active, 0 idle\n$/s },
+  top: {
+    args: () => ["top"],
+    stdout: /^HOST .*\n\nSERVER .*\nalice-\w+ .*\n\nSessions: 0 active, 0 idle.*\nUsers: 1 .*\n$/s,
+  },
   logs: {
     args: () => ["logs", /alice-\w+/.exec(word("spawn"))?.[0] ?? "", "--lines", "1"],
     stdout: /^CLI server listening on port \d+\n$/,
