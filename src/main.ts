@@ -13,7 +13,9 @@ export async function main(given: string[]): Promise<void> {
     process.exit(0);
   });
   nameShell();
-  const config = await Config.load({ root: fileURLToPath(new URL("..", import.meta.url)) });
+  const root = fileURLToPath(new URL("..", import.meta.url));
+  // The command has no plug-ins of users. Looking for them prints a warning if the home folder cannot be read.
+  const config = await Config.load({ root, userPlugins: false });
   const args = withJsonFlag(given, config);
   const report = (error: unknown) => {
     process.exitCode = reportError(error, { args, config });

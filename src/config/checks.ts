@@ -3,7 +3,9 @@ import { quote } from "../errors.js";
 import type { Layer } from "./load/layers.js";
 import { attempt, conflict, invalidValue, type Origin, throwProblem } from "./problem.js";
 import type { Config } from "./schema.js";
+import { writeDuration } from "./values/duration.js";
 import { isLoopback, readRedisUrl } from "./values/redis-url.js";
+import { countOf } from "./values/text.js";
 import { reachesFiles } from "./values/tool-names.js";
 
 const FIRST_FREE_PORT = 1024;
@@ -66,7 +68,7 @@ function checkPorts({ ports, pool }: Config, origins: Map<string, Origin>, { uid
   checkPrivilege("ports.from", ports.from, origins, uid);
   const size = ports.to - ports.from + 1;
   if (pool.servers > size) {
-    const message = `The port range ${ports.from}-${ports.to} has ${size} ports for ${pool.servers} servers. Allowed: at least one port for each server`;
+    const message = `The port range ${ports.from}-${ports.to} has ${countOf(size, "port")} for ${countOf(pool.servers, "server")}. Allowed: at least one port for each server`;
     throw conflict(["ports.from", "ports.to", "pool.servers"], message, origins);
   }
 }
@@ -100,7 +102,7 @@ function checkHealth({ health }: Config, origins: Map<string, Origin>): void {
   // With a longer timeout, the first missed probe alone would take longer than all allowed failures together.
   const limitMs = health.intervalMs * health.failures;
   if (health.timeoutMs <= limitMs) return;
-  const message = `health.timeout is ${health.timeoutMs} ms. Allowed: at most health.interval × health.failures, which is ${limitMs} ms`;
+  const message = `health.timeout is ${writeDuration(health.timeoutMs)}. Allowed: at most health.interval × health.failures, which is ${writeDuration(limitMs)}`;
   throw conflict(["health.timeout", "health.interval", "health.failures"], message, origins);
 }
 

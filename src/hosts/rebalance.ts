@@ -1,3 +1,4 @@
+import { countOf } from "../config/values/text.js";
 import { admitting, type HostRecord } from "../model/host.js";
 import type { UserPlacement } from "../model/placement.js";
 import type { SessionRecord } from "../model/session.js";
@@ -51,7 +52,11 @@ export function planRebalance({ hosts, placements, sessions, isShared }: PlanInp
       count(after, from);
       if (isShared && targets.includes(from)) plan.moves.push(...leftBehind(user, from, counted.get(user), there));
     } else if (move.sessions > 0 && !isShared && there.has(from)) {
-      plan.stays.push({ user, host: from, reason: `${move.sessions} sessions are on the disk of ${from}` });
+      plan.stays.push({
+        user,
+        host: from,
+        reason: `the disk of ${from} has ${countOf(move.sessions, "session")} of this user`,
+      });
       count(after, from);
     } else {
       plan.moves.push(move);

@@ -55,8 +55,10 @@ export class Pool {
     });
     const [first] = failures;
     if (first === undefined) return results.filter((result) => result !== null);
+    if (users.length === 1) throw first.error;
     const each = failures.map(({ user, error }) => `${user}: ${error.message}`).join(" ");
-    const message = `${failures.length} of ${users.length} servers could not be started. The others run. ${each}`;
+    const others = failures.length === users.length ? "" : " The others run.";
+    const message = `${failures.length} of ${users.length} servers could not be started.${others} ${each}`;
     throw first.error.reworded(() => ({ message }));
   }
 

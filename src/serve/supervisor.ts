@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
+import { countOf } from "../config/values/text.js";
 import { option } from "../errors.js";
 import { SEEN_MS } from "../hosts/directory.js";
 import { forgetServing, noteServing } from "../hosts/serving-note.js";
@@ -176,7 +177,7 @@ export class Supervisor {
     const ids = Object.values((await store.registry.read()).servers)
       .filter(({ state, process }) => state !== "stopped" && (state !== "failed" || process !== null))
       .map(({ id }) => id);
-    log("info", `draining ${ids.length} servers`, { servers: ids.length, drainTimeoutMs });
+    log("info", `draining ${countOf(ids.length, "server")}`, { servers: ids.length, drainTimeoutMs });
     const drained: Drained = { stopped: [], failed: [] };
     await Promise.all(
       ids.map(async (id) => {

@@ -1,3 +1,4 @@
+import { countOf } from "../config/values/text.js";
 import { FleetError, type FleetErrorCode, isFleetError, option, quote } from "../errors.js";
 import type { Lease } from "../model/lease.js";
 import type { SessionRecord } from "../model/session.js";
@@ -29,7 +30,7 @@ export function sessionsNotFound(ids: readonly string[], outcome: Readonly<Recor
 export function sessionLost(record: SessionRecord): FleetError {
   return new FleetError(
     "FLEET_SESSION_LOST",
-    `Session ${quote(record.id)} had ${record.turns} turns, and its history is no longer on disk.`,
+    `Session ${quote(record.id)} had ${countOf(record.turns, "turn")}, and its history is no longer on disk.`,
     { suggestions: [`copilotfleet delete ${record.id}`] },
   );
 }

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { LONGEST_MS, LONGEST_TIMER_MS, parseDuration } from "../../src/config/values/duration.js";
+import { LONGEST_MS, LONGEST_TIMER_MS, parseDuration, writeDuration } from "../../src/config/values/duration.js";
 import { quote } from "../../src/errors.js";
 import { refusalOf } from "./folder.js";
 
@@ -78,6 +78,15 @@ describe("parseDuration", () => {
         expect(parseDuration(text, { name: "--ttl" })).toBe(ms);
       }),
     );
+  });
+
+  it("parseDuration reads what writeDuration writes, to the millisecond", () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: LONGEST_MS }), (ms) => {
+        expect(parseDuration(writeDuration(ms), { name: "--ttl" })).toBe(ms);
+      }),
+    );
+    expect([0, 1500, 90_000, 86_400_000].map(writeDuration)).toEqual(["0s", "1s500ms", "1m30s", "1d"]);
   });
 
   it("parseDuration returns whole milliseconds within the limits for any text, or refuses the text", () => {

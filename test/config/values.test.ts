@@ -304,7 +304,7 @@ describe("values that do not go together", () => {
     [
       "a health timeout that is longer than all allowed failures",
       { health: { interval: "1s", timeout: "4s" } },
-      "health.timeout is 4000 ms",
+      "health.timeout is 4s",
       "at most health.interval",
     ],
     [

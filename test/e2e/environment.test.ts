@@ -93,6 +93,11 @@ describe("the configuration", () => {
     expect(error.message).not.toMatch(RAW);
   });
 
+  it("a command prints nothing about a HOME that it cannot read", async () => {
+    // A home inside of a file cannot be read, not even by root.
+    await fleet.ok(["ps"], { env: { HOME: "/dev/null" }, ownProcess: true });
+  });
+
   it("the error for a Redis store that cannot be reached does not show its password", async () => {
     const env = { COPILOTFLEET_STORE: "redis://user:hunter2@127.0.0.1:1/0" };
     const error = await fleet.refusal(7, ["ps"], { env });

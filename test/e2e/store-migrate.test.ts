@@ -95,7 +95,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
 
     const there = await contents(url);
     const text = await fleet.ok(["store", "migrate", "--to-env", "TARGET"], { env: { ...env, TARGET: "file" } });
-    expect(text).toMatch(/^Copied 1 servers and 1 sessions from redis:.* to file\.\n/);
+    expect(text).toMatch(/^Copied 1 server and 1 session from redis:.* to file\.\n/);
     expect(text).toContain('Set "store": "file"');
     expect(await contents(url)).toEqual(there);
     expect(await fleet.ok(["send", "notes", "three", "--user", "alice"])).toBe("[turn 3] three\n");

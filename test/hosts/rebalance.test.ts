@@ -90,7 +90,7 @@ it("planRebalance keeps a user on the host whose own disk has their sessions, un
   const input = { hosts: [host("a"), old], placements, sessions };
   expect(planRebalance({ ...input, isShared: false })).toMatchObject({
     moves: [{ user: "bob", from: "old", to: "a", sessions: 0 }],
-    stays: [{ user: "alice", host: "old", reason: "1 sessions are on the disk of old" }],
+    stays: [{ user: "alice", host: "old", reason: "the disk of old has 1 session of this user" }],
   });
   const gone = [host("a"), host("old", { gone: true })];
   expect(planRebalance({ ...input, hosts: gone, isShared: false })).toMatchObject({ moves: [{}, {}], stays: [] });

@@ -1,4 +1,4 @@
-import { printable } from "../../config/values/text.js";
+import { countOf, printable } from "../../config/values/text.js";
 
 interface Owned {
   id: string;
@@ -27,7 +27,7 @@ function named(noun: string, things: readonly Owned[], [ofOne, ofMany]: readonly
   const groups = [...byOwner];
   const [[owner = "", ids = []] = []] = groups;
   if (things.length === 1) return `the ${noun} ${ids[0]} of ${owner} ${ofOne}`;
-  if (groups.length === 1) return `${things.length} ${noun}s of ${owner} ${ofMany}: ${ids.join(", ")}`;
+  if (groups.length === 1) return `${countOf(things.length, noun)} of ${owner} ${ofMany}: ${ids.join(", ")}`;
   const lists = groups.map(([each, theirs]) => `${each}: ${theirs.join(", ")}`);
-  return `${things.length} ${noun}s ${ofMany} (${lists.join("; ")})`;
+  return `${countOf(things.length, noun)} ${ofMany} (${lists.join("; ")})`;
 }

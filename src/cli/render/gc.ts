@@ -1,3 +1,4 @@
+import { countOf } from "../../config/values/text.js";
 import { ERRORS } from "../../errors.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 import { type Column, renderAge, renderBytes, renderTable, SESSION } from "./table.js";
@@ -20,12 +21,12 @@ export function renderGc(result: GcResult): string {
 function summarize({ deleted, skipped, freedBytes, dryRun, servers, remains }: GcResult): string {
   const verb = dryRun ? "would delete" : "deleted";
   const parts = [
-    `${verb} ${deleted.length} ${deleted.length === 1 ? "session" : "sessions"} (${renderBytes(freedBytes)})`,
+    `${verb} ${countOf(deleted.length, "session")} (${renderBytes(freedBytes)})`,
     `skipped ${skipped.length}${counts(skipped.map(({ reason }) => reason))}`,
-    `${dryRun ? "would clear" : "cleared"} ${servers.length} ${servers.length === 1 ? "server" : "servers"}${counts(servers.map(({ action }) => action))}`,
+    `${dryRun ? "would clear" : "cleared"} ${countOf(servers.length, "server")}${counts(servers.map(({ action }) => action))}`,
   ];
   if (remains.length > 0) {
-    const what = `${remains.length} ${remains.length === 1 ? "remain" : "remains"} of takeovers`;
+    const what = `${countOf(remains.length, "remain")} of takeovers`;
     parts.push(`${dryRun ? "would clear" : "cleared"} ${what}${counts(remains.map(({ kind }) => kind))}`);
   }
   return `gc: ${parts.join(", ")}`;

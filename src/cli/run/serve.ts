@@ -1,5 +1,6 @@
 import { setFlagsFromString } from "node:v8";
 import { ignoredVariables } from "../../config/load/environment.js";
+import { countOf } from "../../config/values/text.js";
 import { ERRORS, FleetError } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { Stopped } from "../../pool/stop/stop.js";
@@ -36,7 +37,9 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
   const { watched, metricsAddress, doorAddress } = supervisor;
   log("info", "serving", { servers: watched, metrics: metricsAddress, door: doorAddress });
   const door = doorAddress === null ? "" : ` Front door: ${doorAddress}.`;
-  options.ready(`Supervising ${watched} servers.${door} Metrics and health: http://${metricsAddress}/metrics`);
+  options.ready(
+    `Supervising ${countOf(watched, "server")}.${door} Metrics and health: http://${metricsAddress}/metrics`,
+  );
   await Promise.race([aborted(signals.first), aborted(supervisor.lost)]);
   if (supervisor.lost.aborted) {
     await supervisor.leave();

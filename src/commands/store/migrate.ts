@@ -2,6 +2,7 @@ import { Flags } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
 import { usage, variableName } from "../../cli/flags/flags.js";
 import type { Origin } from "../../config/problem.js";
+import { countOf } from "../../config/values/text.js";
 import { quote } from "../../errors.js";
 import { type MigrateResult, migrateStore } from "../../fleet/migrate.js";
 
@@ -36,7 +37,7 @@ export default class StoreMigrate extends FleetCommand {
     });
     for (const warning of result.warnings) process.stderr.write(`Warning: ${warning}\n`);
     this.log(
-      `Copied ${result.servers} servers and ${result.sessions} sessions from ${result.from} to ${result.to}.\n` +
+      `Copied ${countOf(result.servers, "server")} and ${countOf(result.sessions, "session")} from ${result.from} to ${result.to}.\n` +
         `Nothing uses the copy yet. Set "store": "${result.to}" in the configuration of every host, or COPILOTFLEET_STORE,\n` +
         "with user and password if it has any.",
     );

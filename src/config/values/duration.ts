@@ -36,6 +36,25 @@ export function readDuration(text: string, maxMs: number): number | null {
   return ms >= 1 && ms <= maxMs ? ms : null;
 }
 
+const UNITS = [
+  ["d", DAY_MS],
+  ["h", 60 * 60 * 1000],
+  ["m", 60 * 1000],
+  ["s", 1000],
+  ["ms", 1],
+] as const;
+
+/** Writes a duration as {@link readDuration} reads it, such as "1m30s". */
+export function writeDuration(ms: number): string {
+  let left = Math.round(ms);
+  const parts = UNITS.map(([unit, size]) => {
+    const count = Math.floor(left / size);
+    left -= count * size;
+    return count === 0 ? "" : `${count}${unit}`;
+  });
+  return parts.join("") || "0s";
+}
+
 export function readLeaseTtl(text: string): number | null {
   const ms = readDuration(text, LONGEST_TIMER_MS);
   return ms !== null && ms >= SHORTEST_LEASE_MS ? ms : null;

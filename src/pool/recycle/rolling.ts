@@ -1,3 +1,4 @@
+import { countOf } from "../../config/values/text.js";
 import { FleetError } from "../../errors.js";
 import { addUp, counted } from "../../model/progress.js";
 import { mapConcurrently } from "../concurrency.js";
@@ -54,7 +55,7 @@ export async function restartRolling(
 
 function halted({ id, error }: { id: string; error: unknown }, done: RollingResult, all: number): unknown {
   if (!(error instanceof FleetError)) return error;
-  const halt = `Server ${id} could not be replaced and keeps running as before. ${done.servers.length} of ${all} servers were replaced, and the others are unchanged.`;
+  const halt = `Server ${id} could not be replaced and keeps running as before. ${done.servers.length} of ${countOf(all, "server")} ${done.servers.length === 1 ? "was" : "were"} replaced, and the others are unchanged.`;
   return error.reworded(({ message, suggestions }) => ({
     message: `${halt} ${message}`,
     suggestions: [...suggestions, "copilotfleet ps"],

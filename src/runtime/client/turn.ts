@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { AssistantMessageEvent, CopilotSession, MessageOptions, SessionEvent } from "@github/copilot-sdk";
+import { writeDuration } from "../../config/values/duration.js";
 import { FleetError, option } from "../../errors.js";
 import { type Clock, systemClock } from "../clock.js";
 import { abortable, deadline } from "../deadline.js";
@@ -184,8 +185,9 @@ function serverLost(sessionId: string, cause?: unknown): FleetError {
   });
 }
 
-function turnTimeout(sessionId: string, timeoutMs: number | undefined): FleetError {
-  return new FleetError("FLEET_TURN_TIMEOUT", `Session ${sessionId} did not finish its turn within ${timeoutMs} ms.`, {
+function turnTimeout(sessionId: string, timeoutMs = 0): FleetError {
+  const message = `Session ${sessionId} did not finish its turn within ${writeDuration(timeoutMs)}.`;
+  return new FleetError("FLEET_TURN_TIMEOUT", message, {
     suggestions: [
       `Give it longer with ${option("timeout", "10m")}.`,
       `copilotfleet send ${sessionId} TEXT --user USER`,

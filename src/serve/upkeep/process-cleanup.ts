@@ -62,11 +62,15 @@ export class ProcessCleanup {
     await endProcesses(identities, GRACE_MS);
     const sessions = [...new Set(left.flatMap(({ sessionId }) => sessionId ?? []))];
     const pids = identities.map(({ pid }) => pid);
-    this.#context.log("info", `server ${server.id}: ended ${left.length} processes of unloaded sessions`, {
-      server: server.id,
-      pids,
-      sessions,
-    });
+    this.#context.log(
+      "info",
+      `server ${server.id}: ended ${left.length === 1 ? "1 process" : `${left.length} processes`} of unloaded sessions`,
+      {
+        server: server.id,
+        pids,
+        sessions,
+      },
+    );
   }
 }
 

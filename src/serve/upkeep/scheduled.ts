@@ -1,3 +1,4 @@
+import { countOf } from "../../config/values/text.js";
 import { isFleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
@@ -26,7 +27,11 @@ export async function collectPeriodically(context: GcContext, stopping: AbortSig
       metrics.gcRan(result);
       const { deleted, skipped, freedBytes, servers } = result;
       const counts = { deleted: deleted.length, skipped: skipped.length, freedBytes, servers: servers.length };
-      log(deleted.length + servers.length > 0 ? "info" : "debug", `gc deleted ${deleted.length} sessions`, counts);
+      log(
+        deleted.length + servers.length > 0 ? "info" : "debug",
+        `gc deleted ${countOf(deleted.length, "session")}`,
+        counts,
+      );
     } catch (error) {
       if (stopping.aborted) return;
       metrics.gcFailed();
@@ -46,7 +51,7 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
     const { evicted } = await unloadOldest(server, excess, new Set(), options);
     metrics.evicted(evicted.length);
     if (evicted.length > 0)
-      log("info", `server ${id} had ${excess} sessions too many`, { server: id, evicted: evicted.length });
+      log("info", `server ${id} had ${countOf(excess, "session")} too many`, { server: id, evicted: evicted.length });
   } catch (error) {
     // Only log the error, because the monitor acts if the server does not answer.
     if (!isFleetError(error)) throw error;

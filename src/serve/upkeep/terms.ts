@@ -1,3 +1,4 @@
+import { countOf } from "../../config/values/text.js";
 import { isSessionId } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
@@ -62,8 +63,12 @@ async function unloadTaken(server: ServerRecord, context: ServeContext): Promise
   for (let start = 0; start < taken.length; start += AT_ONCE) {
     await unloadAtOnce(server, taken.slice(start, start + AT_ONCE), config.health.timeoutMs);
   }
-  log("warn", `server ${server.id} may have had ${taken.length} sessions in memory that are now on other hosts`, {
-    server: server.id,
-    sessions: taken,
-  });
+  log(
+    "warn",
+    `server ${server.id} may have had ${countOf(taken.length, "session")} in memory that other hosts have now`,
+    {
+      server: server.id,
+      sessions: taken,
+    },
+  );
 }

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { ALLOWED_LEASE_TTL, LONGEST_TIMER_MS, SHORTEST_LEASE_MS } from "../../config/values/duration.js";
+import { ALLOWED_LEASE_TTL, LONGEST_TIMER_MS, SHORTEST_LEASE_MS, writeDuration } from "../../config/values/duration.js";
 import { FleetError, option, quote } from "../../errors.js";
 import type { Lease, LeaseAnswer } from "../../model/lease.js";
 import { type Clock, systemClock } from "../../runtime/clock.js";
@@ -178,7 +178,7 @@ export class Leases {
 
 function assertTtl(ttlMs: number): void {
   if (ttlMs >= SHORTEST_LEASE_MS && ttlMs <= LONGEST_TIMER_MS) return;
-  throw new FleetError("FLEET_DURATION_INVALID", `The TTL is ${ttlMs} ms. Allowed: ${ALLOWED_LEASE_TTL}`);
+  throw new FleetError("FLEET_DURATION_INVALID", `The TTL is ${writeDuration(ttlMs)}. Allowed: ${ALLOWED_LEASE_TTL}`);
 }
 
 /**

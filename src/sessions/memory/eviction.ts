@@ -1,5 +1,6 @@
 import { closeSync, mkdirSync, openSync, readdirSync, rmSync, statSync, utimesSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { countOf } from "../../config/values/text.js";
 import { FleetError, option, systemCode } from "../../errors.js";
 import type { OnProgress } from "../../model/progress.js";
 import type { ServerRecord } from "../../model/server.js";
@@ -150,7 +151,7 @@ export async function unloadIdle(
 }
 
 export function exhausted(server: ServerRecord, maxActive: number): FleetError {
-  const message = `Server ${server.id} has ${maxActive} sessions in memory (session.maxActive), and none of them is idle.`;
+  const message = `Server ${server.id} has ${countOf(maxActive, "session")} in memory (session.maxActive), and none of them is idle.`;
   return new FleetError("FLEET_SESSIONS_EXHAUSTED", message, {
     suggestions: [
       "copilotfleet list --state active",
