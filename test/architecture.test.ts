@@ -13,7 +13,7 @@ const LAYERS: RegExp[][] = [
   [/^main\.ts$/],
   [/^commands\//],
   [/^cli\//],
-  [/^fleet\/(smoke|doctor\/\w+|migrate|trust)\.ts$/, /^index\.ts$/],
+  [/^fleet\/(smoke|doctor\/\w+|init\/\w+|migrate|trial|trust)\.ts$/, /^index\.ts$/],
   [/^fleet\/(fleet|deprecated|groups\/\w+)\.ts$/],
   [/^fleet\/(parts|state)\.ts$/],
   [/^peers\//],
@@ -200,7 +200,7 @@ describe("the source", () => {
     expect(importers(/^kubernetes-models\//, { types: false })).toEqual([]);
     expect(importers(/^parse-duration$/, { types: true })).toEqual(["config/values/duration.ts"]);
     for (const file of importers(/^execa$/, { types: true }))
-      expect(file).toMatch(/^(runtime\/launch\/launch|models\/token-command)\.ts$/);
+      expect(file).toMatch(/^(runtime\/launch\/launch|models\/(token-command|detect))\.ts$/);
     for (const file of importers(/^node:child_process$/, { types: true }))
       expect(file).toMatch(/^(runtime\/|system\/posix\/|cli\/run\/under-lease\.ts$)/);
   });

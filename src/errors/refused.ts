@@ -50,6 +50,11 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     causes: ["The id was used before, by this user or by another one."],
     fixes: ["Choose another id, or leave it out.", "copilotfleet resume SESSION --user USER"],
   },
+  FLEET_CONFIG_EXISTS: {
+    title: "There is already a configuration file.",
+    causes: ["init does not replace a file that somebody may need."],
+    fixes: ["copilotfleet config show --changed # shows its values", "copilotfleet init --force # replaces the file"],
+  },
   FLEET_SESSION_LOST: {
     title: "The session is recorded, but its history is no longer on disk.",
     data: "The history of this session is missing. Other sessions are not affected.",

@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { CopilotSession } from "@github/copilot-sdk";
+import { withoutSettings } from "../config/load/environment.js";
 import { isFleetError } from "../errors.js";
 import { Fleet } from "./fleet.js";
 
@@ -32,7 +33,7 @@ export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) =>
   const open = () =>
     Fleet.open({
       cwd: stateRoot,
-      env: { ...withoutFleetSettings(env), COPILOTFLEET_HOME: join(stateRoot, "state"), COPILOT_OFFLINE: "true" },
+      env: { ...withoutSettings(env), COPILOTFLEET_HOME: join(stateRoot, "state"), COPILOT_OFFLINE: "true" },
       config: {
         provider: { type: "echo" },
         isolation: "per-user",
@@ -66,14 +67,6 @@ export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) =>
     await rm(stateRoot, { recursive: true, force: true });
   }
   return { ok: steps.every(({ ok }) => ok), steps };
-}
-
-/** Removes the user's settings, except those for the runtime and the ports, which a run may need. */
-function withoutFleetSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-  const kept = /^COPILOTFLEET_(RUNTIME|PORTS)_/;
-  return Object.fromEntries(
-    Object.entries(env).filter(([name]) => !name.startsWith("COPILOTFLEET_") || kept.test(name)),
-  );
 }
 
 function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>> {

@@ -55,6 +55,10 @@ const EXAMPLES: Record<string, Example> = {
     stdout: /^(ok|WARN) +node .*\nok +stray processes +none\n.*\n\n\d+ checks: \d+ ok.*\n$/s,
   },
   explain: { args: () => ["explain", "FLEET_INTERNAL"], stdout: /^FLEET_INTERNAL: .*\nPossible causes:\n.*\n$/s },
+  init: {
+    args: () => ["init", "--provider", "echo", "--user-config"],
+    stdout: /^The model replied: \[turn 1\] .*\nWrote \/.*\/config\.json\nCOPILOTFLEET_PROVIDER_TYPE .*\nNext: .*\n$/,
+  },
   "config show": { args: () => ["config", "show"], stdout: /^KEY +VALUE +ORIGIN\n.*\nstore +file +default\n.*\n$/s },
   "config get": { args: () => ["config", "get", "session.ttl"], stdout: /^24h\n$/ },
   "config path": { args: () => ["config", "path"], stdout: /^FILE +KIND +STATE\n.* project .*\n.* user .*\n$/ },

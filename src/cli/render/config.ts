@@ -1,6 +1,7 @@
 import type { ConfigView, ValueOrigin, ValueView } from "../../config/load/inspect.js";
 import { printable } from "../../config/values/text.js";
 import type { FleetError } from "../../errors.js";
+import type { Written } from "../../fleet/init/init.js";
 import { errorText } from "../report.js";
 import { colour } from "./colour.js";
 import { renderTable } from "./table.js";
@@ -42,4 +43,16 @@ export function renderValues(values: readonly (readonly [string, ValueView])[]):
 function renderOrigin({ from, name, line }: ValueOrigin): string {
   if (name === null) return colour.dim(from);
   return `${from} ${printable(name)}${line === null ? "" : `:${line}`}`;
+}
+
+/** Reports what `init` did, and the next step. */
+export function renderWritten({ path, trusted, overriddenBy, replaces }: Written, reply: string | null): string {
+  return [
+    ...(reply === null ? [] : [`The model replied: ${printable(reply)}`]),
+    `Wrote ${printable(path)}`,
+    ...(trusted === null ? [] : ["You trust this file until its content changes (copilotfleet trust)."]),
+    ...(replaces === null ? [] : [`Here, it takes the place of ${printable(replaces)}`]),
+    ...overriddenBy.map((name) => `${name} is set, and takes precedence over the file.`),
+    "Next: copilotfleet create --user alice --prompt hello",
+  ].join("\n");
 }

@@ -50,6 +50,12 @@ export function environmentLayer(
   return layer;
 }
 
+/** Removes the settings, except those for the runtime and the ports, which any fleet on this machine may need. */
+export function withoutSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const kept = /^COPILOTFLEET_(RUNTIME|PORTS)_/;
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith(PREFIX) || kept.test(name)));
+}
+
 /** Text that is not a number or boolean stays text, so that the schema refuses it with its own message. */
 function read(text: string, key: Key): unknown {
   if (text === "null" && key.nullable) return null;

@@ -2,13 +2,13 @@ import { join, resolve } from "node:path";
 import * as v from "valibot";
 import type { FleetError } from "../../errors.js";
 import { checkTogether } from "../checks.js";
-import { attempt, invalidValue, type Report, throwProblem, unusableFile } from "../problem.js";
+import { attempt, invalidValue, type Origin, type Report, throwProblem, unusableFile } from "../problem.js";
 import { type Config, type ConfigInput, ConfigSchema } from "../schema.js";
 import { printable, shellQuote } from "../values/text.js";
 import { environmentLayer } from "./environment.js";
 import { findProjectFile, PROJECT_FILE, readConfigFile } from "./files.js";
 import { guardedKeys } from "./guarded.js";
-import { fileSource, flatten, type Layer, merge, unflatten } from "./layers.js";
+import { fileSource, flatten, type Layer, merge, type Source, unflatten } from "./layers.js";
 import { type Environment, homeFolder, stateRoot, userConfigFile } from "./paths.js";
 import { untrusted } from "./trust.js";
 
@@ -90,22 +90,26 @@ export function gather(options: LoadOptions, report: Report): Gathered {
     ["user", userConfigFile(env, { home })],
   ];
   const read = places.map(([kind, path]) => readFile(kind, path, { uid, home, stateRoot: root, report }));
-  const flagNames = options.flagNames ?? {};
-  const flags = flatten(
-    options.flags ?? {},
-    {
-      originOf: (name) => {
-        const flag = flagNames[name];
-        return flag === undefined ? { from: "option", name: `config.${name}` } : { from: "flag", name: flag };
-      },
-      folder: cwd,
-      home,
-    },
-    report,
-  );
+  const flags = flatten(options.flags ?? {}, flagSource(options.flagNames, { folder: cwd, home }), report);
   const variables = environmentLayer(env, { folder: cwd, home }, report);
   const layers = [...read.map(({ layer }) => layer).reverse(), variables, flags];
   return { files: read.map(({ file }) => file), layers, given: merge(layers), stateRoot: root, uid };
+}
+
+function flagSource(
+  flagNames: LoadOptions["flagNames"] = {},
+  { folder, home }: { folder: string; home: string },
+): Source {
+  const originOf = (name: string): Origin => {
+    const flag = flagNames[name];
+    return flag === undefined ? { from: "option", name: `config.${name}` } : { from: "flag", name: flag };
+  };
+  return { originOf, folder, home };
+}
+
+/** Refuses settings that are not allowed, without regard to other sources. */
+export function checkFlags(flags: PartialConfig, flagNames: Readonly<Record<string, string>>): void {
+  resolveConfig(flatten(flags, flagSource(flagNames, { folder: "/", home: "/" })));
 }
 
 interface Reading {

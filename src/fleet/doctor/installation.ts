@@ -1,11 +1,8 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { isFleetError } from "../../errors.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { SUPPORTED_VERSIONS } from "../../runtime/launch/protocol.js";
 import { ownVersion, packageVersion, sdkVersion } from "../../runtime/launch/versions.js";
-import { Fleet } from "../fleet.js";
+import { withTrialFleet } from "../trial.js";
 import { type Finding, failed, ok, type Row, warning } from "./checks.js";
 import type { SettingsContext } from "./settings.js";
 
@@ -58,25 +55,12 @@ function bundledVersion(): string | null {
 /** Starts the runtime in a temporary folder and asks for its version, because a file that exists may still not run. */
 async function runtimeStarts({ config, env }: SettingsContext): Promise<Finding> {
   const runtime = findRuntime(config.runtime.path, env);
-  const folder = await mkdtemp(join(tmpdir(), "copilotfleet-doctor-"));
-  try {
-    await using trial = await Fleet.open({
-      cwd: folder,
-      env: { ...env, COPILOTFLEET_HOME: join(folder, "state") },
-      config: {
-        runtime: { path: runtime.path },
-        // The trial must not touch the fleet's store, storage or tokens.
-        store: "file",
-        storage: { shared: null },
-        auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
-      },
-    });
+  // The trial must not use the fleet's tokens.
+  const auth = { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null };
+  return await withTrialFleet({ env, config: { runtime: { path: runtime.path }, auth } }, async (trial) => {
     const { server } = await trial.servers.spawn("doctor");
-    await trial.servers.stop([server.id], { force: true });
     const version = packageVersion(runtime.path);
     const from = version === null ? runtime.origin : `${runtime.origin}, package ${version}`;
     return ok(`${runtime.path} (${from}) starts and answers as version ${server.version}`);
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
+  });
 }

@@ -1,0 +1,102 @@
+import { isFleetError } from "../../errors.js";
+import {
+  type Answers,
+  FIELD_FLAGS,
+  FIELDS,
+  type Field,
+  nextQuestion,
+  offers,
+  type Question,
+  type Source,
+  settingsOf,
+  usualSource,
+} from "../../fleet/init/answers.js";
+import { checkSettings } from "../../fleet/init/init.js";
+import type { Isolation } from "../../model/server.js";
+import { type Detected, detectModels } from "../../models/detect.js";
+import { usage } from "../flags/flags.js";
+import type { Interview } from "../prompt/interview.js";
+
+/** The answers that the flags give. */
+export interface InitFlags {
+  source: Source | undefined;
+  isolation: Isolation | undefined;
+  fields: Partial<Record<Field, string>>;
+  /** Take the usual answers instead of asking. */
+  yes: boolean;
+}
+
+/** Completes the answers of the flags by questions, or without a terminal by the usual answers. */
+export async function answersFor(
+  flags: InitFlags,
+  env: NodeJS.ProcessEnv,
+  interview: Interview | null,
+): Promise<Answers> {
+  if (flags.source === undefined && interview === null && !flags.yes) {
+    throw usage("--provider is missing, and this is not a terminal where init could ask for it.", [
+      "copilotfleet init --provider echo",
+      "copilotfleet init --yes # takes the first source of models that is found",
+    ]);
+  }
+  const isComplete =
+    flags.source !== undefined && FIELDS[flags.source].every((field) => flags.fields[field] !== undefined);
+  const detected = isComplete ? NOTHING : await detectModels(env);
+  const source = flags.source ?? (await interview?.choose(...sourceQuestion(detected))) ?? usualSource(detected);
+  refuseOthers(source, flags.fields);
+  const answers: Answers = { source, isolation: flags.isolation ?? "per-user", ...flags.fields };
+  const missing: string[] = [];
+  for (let next = nextQuestion(answers, detected); next !== undefined; next = nextQuestion(answers, detected)) {
+    answers[next.field] = interview === null ? (next.initial ?? null) : await ask(next, answers, interview);
+    if (interview === null && next.initial === undefined) missing.push(next.flag);
+  }
+  if (missing.length > 0) {
+    const are = missing.length === 1 ? "is" : "are";
+    throw usage(`${missing.join(" and ")} ${are} missing for --provider ${source}.`, ["copilotfleet init --help"]);
+  }
+  checkSettings(settingsOf(answers));
+  if (interview !== null && flags.isolation === undefined) answers.isolation = await interview.choose(...ISOLATION);
+  return answers;
+}
+
+const NOTHING: Detected = { tokenVariable: null, hasGhLogin: false, keyVariables: [], ollama: null };
+
+const ISOLATION: Parameters<typeof Interview.prototype.choose<Isolation>> = [
+  "How do users get servers?",
+  [
+    { value: "per-user", title: "each user gets their own server" },
+    { value: "shared", title: "users share servers" },
+  ],
+];
+
+function sourceQuestion(detected: Detected): Parameters<typeof Interview.prototype.choose<Source>> {
+  const choices = offers(detected).map(({ source, title, found }) => ({
+    value: source,
+    title: found === null ? title : `${title} (${found})`,
+  }));
+  return ["Which models do you want to use?", choices];
+}
+
+function refuseOthers(source: Source, fields: InitFlags["fields"]): void {
+  const known: readonly string[] = FIELDS[source];
+  const others = Object.keys(fields).filter((field) => !known.includes(field));
+  const flags = others.map((field) => FIELD_FLAGS[field as Field]);
+  if (flags.length > 0) throw usage(`${flags.join(" and ")} cannot be used with --provider ${source}.`);
+}
+
+async function ask({ field, text, initial }: Question, answers: Answers, interview: Interview): Promise<string | null> {
+  const answer = await interview.ask(text, initial ?? undefined, (given) => {
+    if (given === "") return initial === null ? null : "An answer is needed.";
+    return problemWith({ ...answers, [field]: given });
+  });
+  return answer === "" ? null : answer;
+}
+
+function problemWith(answers: Answers): string | null {
+  try {
+    checkSettings(settingsOf(answers));
+    return null;
+  } catch (error) {
+    if (isFleetError(error)) return error.message;
+    throw error;
+  }
+}

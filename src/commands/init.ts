@@ -1,0 +1,66 @@
+import { FleetCommand } from "../cli/base-command.js";
+import { fieldsIn, initFlags } from "../cli/flags/init.js";
+import { confirm, isAsked } from "../cli/prompt/confirm.js";
+import { Interview } from "../cli/prompt/interview.js";
+import { renderWritten } from "../cli/render/config.js";
+import { errorText } from "../cli/report.js";
+import { answersFor, type InitFlags } from "../cli/run/init.js";
+import type { PartialConfig } from "../config/load/load.js";
+import { isFleetError } from "../errors.js";
+import { settingsOf } from "../fleet/init/answers.js";
+import { initTarget, schemaAddress, tryPrompt, type Written, withoutFile, writeSettings } from "../fleet/init/init.js";
+
+interface Initialized extends Written {
+  /** The reply to the trial prompt; null if none was tried, or if it failed and the person wanted the file anyway. */
+  reply: string | null;
+}
+
+export default class Init extends FleetCommand {
+  static override summary = "Choose the models, try a prompt, and write the configuration file.";
+  static override description =
+    "Asks on a terminal. Elsewhere, or with --yes, takes the flags and the usual answers. Looks for a login of gh, for " +
+    "keys by the names of their variables, and for Ollama. Writes no key or token, and nothing if the prompt fails.";
+  static override examples = [
+    "<%= config.bin %> init",
+    "<%= config.bin %> init --provider echo",
+    "<%= config.bin %> init --provider openai --base-url https://models.example/v1 --api-key-env MODELS_KEY --model m-1",
+  ];
+  // This command writes a configuration, so it does not take `--config`.
+  static override baseFlags = {};
+  static override flags = initFlags;
+
+  async run(): Promise<Initialized> {
+    const { flags } = await this.parse(Init);
+    const { yes, force, provider: source, isolation } = flags;
+    const options = { env: process.env, cwd: process.cwd(), userConfig: flags["user-config"], force };
+    const target = initTarget(options);
+    const asks = isAsked({ json: this.jsonEnabled(), yes });
+    const settings = await this.#ask({ source, isolation, fields: fieldsIn(flags), yes }, asks);
+    const reply = flags["no-try"] ? null : await this.#try(settings, asks);
+    const schema = schemaAddress(options.cwd, this.config.version);
+    const written = writeSettings(target, settings, schema, options);
+    this.log(renderWritten(written, reply));
+    return { ...written, reply };
+  }
+
+  async #ask(flags: InitFlags, asks: boolean): Promise<PartialConfig> {
+    // While the interview is open, the terminal sends no signal for Ctrl-C. So it ends before the prompt is tried.
+    using interview = asks ? new Interview() : null;
+    return settingsOf(await answersFor(flags, process.env, interview));
+  }
+
+  /** Tries one prompt. If it fails, a person may want the file nevertheless. */
+  async #try(settings: PartialConfig, asks: boolean): Promise<string | null> {
+    try {
+      const signal = this.interruptSignal();
+      using _ = this.progress("Trying a prompt", signal);
+      return await tryPrompt(settings, process.env, signal);
+    } catch (error) {
+      if (!isFleetError(error)) throw error;
+      if (!asks) throw withoutFile(error);
+      process.stderr.write(`${errorText(error)}\n`);
+      await confirm("The prompt failed. Write the file anyway?");
+      return null;
+    }
+  }
+}

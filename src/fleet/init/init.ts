@@ -1,0 +1,141 @@
+import { randomUUID } from "node:crypto";
+import { existsSync, linkSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { environmentLayer, withoutSettings } from "../../config/load/environment.js";
+import { findProjectFile, PROJECT_FILE } from "../../config/load/files.js";
+import { checkFlags, type PartialConfig } from "../../config/load/load.js";
+import { homeFolder, userConfigFile } from "../../config/load/paths.js";
+import { unusableFile } from "../../config/problem.js";
+import { printable, shellQuote } from "../../config/values/text.js";
+import { FleetError, systemCode } from "../../errors.js";
+import { withTrialFleet } from "../trial.js";
+import { readProjectFile, type TrustView, trustFile } from "../trust.js";
+import { FIELD_FLAGS } from "./answers.js";
+
+export interface InitOptions {
+  env: NodeJS.ProcessEnv;
+  cwd: string;
+  /** Write the user's own file instead of the project's. */
+  userConfig: boolean;
+  /** Replace an existing file. */
+  force: boolean;
+}
+
+export interface InitTarget {
+  path: string;
+  kind: "project" | "user";
+  force: boolean;
+}
+
+export interface Written {
+  path: string;
+  /** The trust in the file; null if it needs none. */
+  trusted: TrustView | null;
+  /** Variables that take precedence over a value in the file. */
+  overriddenBy: string[];
+  /** The project's file above, which the new one replaces here; null if there is none. */
+  replaces: string | null;
+}
+
+const PROMPT = "Say hello in one short sentence.";
+const TRIAL_MS = 60_000;
+const FLAG_NAMES = {
+  "auth.githubTokenEnv": FIELD_FLAGS.tokenEnv,
+  "provider.baseUrl": FIELD_FLAGS.baseUrl,
+  "provider.apiKeyEnv": FIELD_FLAGS.apiKeyEnv,
+  "session.model": FIELD_FLAGS.model,
+};
+
+/** Returns the file to write. Refuses one that exists, unless the caller wants to replace it. */
+export function initTarget({ env, cwd, userConfig, force }: InitOptions): InitTarget {
+  const path = userConfig ? userConfigFile(env) : join(cwd, PROJECT_FILE);
+  if (!force && existsSync(path)) throw exists(path);
+  return { path, kind: userConfig ? "user" : "project", force };
+}
+
+/** Refuses settings that are not allowed. The message names the flag. */
+export function checkSettings(settings: PartialConfig): void {
+  checkFlags(settings, FLAG_NAMES);
+}
+
+/** Sends one prompt on a temporary fleet with these settings, and returns the reply. */
+export async function tryPrompt(settings: PartialConfig, env: NodeJS.ProcessEnv, signal: AbortSignal): Promise<string> {
+  return await withTrialFleet({ env: withoutSettings(env), config: settings }, async (fleet) => {
+    const session = await fleet.sessions.create({ user: "init", ephemeral: true });
+    const { text } = await fleet.sessions.send(session, PROMPT, { timeoutMs: TRIAL_MS, signal });
+    return text;
+  });
+}
+
+/** Writes the file as a whole, and trusts it if it is a project's file with guarded keys. */
+export function writeSettings(
+  target: InitTarget,
+  settings: PartialConfig,
+  schema: string,
+  options: InitOptions,
+): Written {
+  const { path, kind } = target;
+  const { env, cwd } = options;
+  const above = kind === "project" ? findProjectFile(dirname(cwd)) : null;
+  writeWhole(target, `${JSON.stringify({ $schema: schema, ...settings }, null, 2)}\n`);
+  const given = [...environmentLayer(env, { folder: cwd, home: homeFolder(env) })];
+  const sections = Object.keys(settings);
+  const overriding = given.filter(([name]) => sections.includes(name.split(".")[0] ?? ""));
+  return {
+    path,
+    trusted: kind === "project" ? trust(path, options) : null,
+    overriddenBy: overriding.map(([, { origin }]) => origin.name),
+    replaces: above,
+  };
+}
+
+function trust(path: string, options: InitOptions): TrustView | null {
+  const file = readProjectFile(path, options);
+  return Object.keys(file.sets).length === 0 ? null : trustFile(file, options);
+}
+
+/**
+ * Writes a new file under another name and then gives it its name, so that no reader sees half of it. A user's own file may
+ * later contain a store's password, so only the user can read it.
+ */
+function writeWhole({ path, kind, force }: InitTarget, text: string): void {
+  const temporary = `${path}.${randomUUID().slice(0, 8)}.tmp`;
+  try {
+    if (kind === "user") mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    writeFileSync(temporary, text, { mode: kind === "user" ? 0o600 : 0o644, flag: "wx" });
+    if (force) renameSync(temporary, path);
+    // A link fails if somebody else has written the file by now.
+    else linkSync(temporary, path);
+  } catch (error) {
+    if (systemCode(error) === "EEXIST") throw exists(path);
+    const reason = systemCode(error);
+    if (reason === undefined) throw error;
+    throw unusableFile(path, `cannot be written: ${reason}`, [`ls -ld ${shellQuote(printable(dirname(path)))}`], error);
+  } finally {
+    rmSync(temporary, { force: true });
+  }
+}
+
+/** The error of a failed prompt, with the consequence. Leaves out advice about the temporary session and server. */
+export function withoutFile(error: FleetError): FleetError {
+  return error.reworded(({ message, suggestions }) => ({
+    message: `${message} No file was written.`,
+    suggestions: [
+      ...suggestions.filter((suggestion) => !suggestion.startsWith("copilotfleet ")),
+      "Add --no-try to write the file without trying a prompt.",
+    ],
+  }));
+}
+
+function exists(path: string): FleetError {
+  return new FleetError("FLEET_CONFIG_EXISTS", `${printable(path)} already exists, so nothing was written.`, {
+    suggestions: [`cat ${shellQuote(printable(path))}`, "copilotfleet init --force # replaces it"],
+  });
+}
+
+/** The address of the JSON Schema, for editors: in the project if copilotfleet is installed there, or else on the web. */
+export function schemaAddress(folder: string, version: string): string {
+  const installed = "node_modules/copilotfleet/schemas/config.json";
+  if (existsSync(join(folder, installed))) return `./${installed}`;
+  return `https://unpkg.com/copilotfleet@${version}/schemas/config.json`;
+}

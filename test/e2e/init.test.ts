@@ -1,0 +1,353 @@
+import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { createServer, request as forward, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { Terminal } from "../fixtures/commands/terminal.js";
+import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
+import { processesWith } from "../fixtures/processes.js";
+
+const fleet = testFleet({ COPILOTFLEET_PROVIDER_TYPE: undefined, OLLAMA_HOST: "127.0.0.1:1" });
+const programs = join(fleet.folder, "programs");
+let model: ScriptedModel;
+/** Accepts requests and never answers. */
+let silent: Server;
+/** Refuses the key of every request. */
+let refusing: Server;
+let count = 0;
+
+/** A new folder for one project. */
+function project(): string {
+  const folder = join(fleet.folder, `project-${count++}`);
+  mkdirSync(folder);
+  return folder;
+}
+
+const fileIn = (cwd: string) => join(cwd, ".copilotfleet.json");
+const contentOf = (cwd: string) => JSON.parse(readFileSync(fileIn(cwd), "utf8")) as Record<string, unknown>;
+const addressOf = (server: Server) => `127.0.0.1:${(server.address() as AddressInfo).port}`;
+const ourOwn = () => [
+  ...["--provider", "openai", "--base-url", model.baseUrl, "--model", "m-1", "--api-key-env", "MODEL_KEY"],
+];
+
+beforeAll(async () => {
+  model = await startScriptedModel();
+  silent = createServer(() => undefined);
+  refusing = createServer((_, response) => response.writeHead(401).end('{"error": {"message": "bad key"}}'));
+  for (const server of [silent, refusing]) await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  mkdirSync(programs);
+  writeFileSync(join(programs, "gh"), '#!/bin/sh\n[ "$2" = status ] || echo gho_canary\n', { mode: 0o755 });
+});
+
+afterAll(async () => {
+  for (const server of [silent, refusing]) {
+    server.closeAllConnections();
+    server.close();
+  }
+  await model[Symbol.asyncDispose]();
+});
+
+describe("init with flags", () => {
+  it("init writes a file that names its schema, needs no trust for the echo model, and works at once", async () => {
+    const cwd = project();
+    const shown = await fleet.ok(["init", "--provider", "echo"], { cwd });
+    expect(shown).toBe(
+      [
+        "The model replied: [turn 1] Say hello in one short sentence.",
+        `Wrote ${fileIn(cwd)}`,
+        "Next: copilotfleet create --user alice --prompt hello\n",
+      ].join("\n"),
+    );
+    expect(contentOf(cwd)).toEqual({
+      $schema: expect.stringMatching(/^https:\/\/.*\/schemas\/config\.json$/),
+      provider: { type: "echo" },
+    });
+    expect(statSync(fileIn(cwd)).mode & 0o777).toBe(0o644);
+    expect(readdirSync(cwd)).toEqual([".copilotfleet.json"]);
+    const created = await fleet.ok(["create", "--user", "alice", "--id", `echo-${count}`, "--prompt", "hi"], { cwd });
+    expect(created).toContain("[turn 1] hi");
+  });
+
+  it("init tries a prompt on the given service with the key from the variable, and trusts the file that it wrote", async () => {
+    const cwd = project();
+    const env = { MODEL_KEY: "key-1" };
+    const result = await fleet.json<{ reply: string; trusted: object }>(["init", ...ourOwn()], { cwd, env });
+    expect(result).toMatchObject({
+      path: fileIn(cwd),
+      reply: expect.stringContaining("Say hello"),
+      trusted: { path: fileIn(cwd), state: "trusted" },
+    });
+    expect(model.keys).toContain("Bearer key-1");
+    expect(contentOf(cwd)).toMatchObject({
+      provider: { type: "openai", baseUrl: model.baseUrl, apiKeyEnv: "MODEL_KEY" },
+      session: { model: "m-1" },
+    });
+    expect(await fleet.ok(["config", "get", "provider.baseUrl"], { cwd })).toBe(`${model.baseUrl}\n`);
+    expect(await fleet.json(["trust", "--list"])).toMatchObject({
+      trusted: expect.arrayContaining([expect.objectContaining({ path: fileIn(cwd), state: "trusted" })]),
+    });
+  });
+
+  it("init writes nothing if the prompt fails, and the error names the reason", async () => {
+    const cwd = project();
+    const error = await fleet.refusal(3, ["init", ...ourOwn()], { cwd });
+    expect(error.code).toBe("FLEET_MODEL_UNCONFIGURED");
+    expect(error.message).toMatch(/MODEL_KEY.* is not set\.? No file was written\.$/s);
+    expect(error.suggestions).toContain("Add --no-try to write the file without trying a prompt.");
+    const flags = ["--base-url", `http://${addressOf(refusing)}/v1`, "--model", "m"];
+    const refused = await fleet.refusal(7, ["init", "--provider", "openai", ...flags], { cwd });
+    expect(refused.message).toMatch(/401.*No file was written\.$/s);
+    expect(refused.suggestions.join()).not.toContain("copilotfleet send");
+    expect(readdirSync(cwd)).toEqual([]);
+  });
+
+  it("init --no-try writes the file without a prompt", async () => {
+    const cwd = project();
+    expect(await fleet.json(["init", ...ourOwn(), "--no-try"], { cwd })).toMatchObject({ reply: null });
+    expect(contentOf(cwd)).toMatchObject({ session: { model: "m-1" } });
+  });
+
+  it("init never replaces a file without --force, and leaves out no part of the old file by mistake", async () => {
+    const cwd = project();
+    writeFileSync(fileIn(cwd), "mine");
+    const error = await fleet.refusal(5, ["init", "--provider", "echo"], { cwd });
+    expect(error).toMatchObject({ code: "FLEET_CONFIG_EXISTS" });
+    expect(readFileSync(fileIn(cwd), "utf8")).toBe("mine");
+    await fleet.ok(["init", "--provider", "echo", "--force", "--no-try"], { cwd });
+    expect(contentOf(cwd)).toMatchObject({ provider: { type: "echo" } });
+  });
+
+  it("init does not write through a link without --force", async () => {
+    const cwd = project();
+    symlinkSync(join(cwd, "elsewhere.json"), fileIn(cwd));
+    expect(await fleet.refusal(5, ["init", "--provider", "echo", "--no-try"], { cwd })).toMatchObject({
+      code: "FLEET_CONFIG_EXISTS",
+    });
+    expect(readdirSync(cwd)).toEqual([".copilotfleet.json"]);
+  });
+
+  it("init in a folder that it cannot write exits with 3 and names the folder", async () => {
+    const cwd = join(project(), "gone");
+    mkdirSync(cwd);
+    chmodSync(cwd, 0o555);
+    // Root may write anywhere, so use a folder in which nobody can create a file.
+    const at = process.geteuid?.() === 0 ? "/proc" : cwd;
+    const error = await fleet.refusal(3, ["init", "--provider", "echo", "--no-try"], { cwd: at });
+    expect(error.message).toContain(`${at}/.copilotfleet.json cannot be written`);
+  });
+
+  it("init --user-config writes the user's own file, readable only by the user, which needs no trust", async () => {
+    const cwd = project();
+    const path = join(fleet.folder, "home", ".config", "copilotfleet", "config.json");
+    const result = await fleet.json(["init", ...ourOwn(), "--user-config", "--no-try"], { cwd });
+    expect(result).toMatchObject({ path, trusted: null });
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+    expect(await fleet.ok(["config", "get", "session.model"], { cwd })).toBe("m-1\n");
+    const echo = ["init", "--provider", "echo", "--user-config", "--no-try"];
+    expect(await fleet.refusal(5, echo, { cwd })).toMatchObject({ code: "FLEET_CONFIG_EXISTS" });
+    await fleet.ok([...echo, "--force"], { cwd });
+  });
+
+  it("init reports variables that take precedence over its file, and the project's file that it hides", async () => {
+    const cwd = project();
+    await fleet.ok(["init", "--provider", "echo", "--no-try"], { cwd });
+    const below = join(cwd, "below");
+    mkdirSync(below);
+    const env = { COPILOTFLEET_PROVIDER_TYPE: "echo", COPILOTFLEET_SESSION_TTL: "1h" };
+    expect(await fleet.json(["init", "--provider", "echo", "--no-try"], { cwd: below, env })).toMatchObject({
+      overriddenBy: ["COPILOTFLEET_PROVIDER_TYPE"],
+      replaces: fileIn(cwd),
+    });
+  });
+
+  it("init names the schema of a copilotfleet that is installed in the project", async () => {
+    const cwd = project();
+    const schemas = join(cwd, "node_modules", "copilotfleet", "schemas");
+    mkdirSync(schemas, { recursive: true });
+    writeFileSync(join(schemas, "config.json"), "{}");
+    await fleet.ok(["init", "--provider", "echo", "--no-try"], { cwd });
+    expect(contentOf(cwd).$schema).toBe("./node_modules/copilotfleet/schemas/config.json");
+  });
+
+  it.each([
+    [[], "--provider is missing"],
+    [["--provider", "azure"], "--base-url and --model are missing for --provider azure."],
+    [["--provider", "openai", "--base-url", "http://a.example/v1"], "--model is missing for --provider openai."],
+    [["--provider", "ollama"], "--model is missing for --provider ollama."],
+    [["--provider", "github"], "--token-env is missing for --provider github."],
+    [["--provider", "echo", "--model", "m", "--base-url", "http://a.example"], "--base-url and --model cannot be used"],
+    [["--provider", "github", "--api-key-env", "K"], "--api-key-env cannot be used with --provider github."],
+    [["--provider", "gemini"], '--provider "gemini" is not a provider.'],
+    [["--provider", "azure", "--base-url", "ftp://a", "--model", "m"], '--base-url (provider.baseUrl) is "ftp://a".'],
+    [
+      ["--provider", "openai", "--api-key-env", "sk-canary", "--model", "m"],
+      "--api-key-env (provider.apiKeyEnv) is a v",
+    ],
+    [
+      ["--provider", "github", "--token-env", "ghp_canary01"],
+      "--token-env (auth.githubTokenEnv) is a value that is not",
+    ],
+    [["--provider", "openai", "--model", "a b"], '--model (session.model) is "a b".'],
+  ])("init without a terminal and with the flags %j is refused: %s", async (flags, message) => {
+    const cwd = project();
+    const error = await fleet.refusal(2, ["init", ...flags], { cwd });
+    expect(error.message).toContain(message);
+    expect(JSON.stringify(error)).not.toContain("canary");
+    expect(readdirSync(cwd)).toEqual([]);
+  });
+});
+
+describe("init --yes", () => {
+  it("init --yes takes the echo model when it finds nothing else", async () => {
+    const cwd = project();
+    await fleet.ok(["init", "--yes", "--no-try"], { cwd });
+    expect(contentOf(cwd).provider).toEqual({ type: "echo" });
+  });
+
+  it("init --yes takes the login of gh, and writes no token", async () => {
+    const cwd = project();
+    const env = { PATH: `${programs}:${fleet.env.PATH}` };
+    await fleet.ok(["init", "--yes", "--no-try"], { cwd, env });
+    expect(contentOf(cwd)).toMatchObject({ auth: { githubTokenCommand: "gh auth token" }, provider: null });
+    expect(readFileSync(fileIn(cwd), "utf8")).not.toContain("canary");
+    const token = project();
+    await fleet.ok(["init", "--yes", "--no-try"], { cwd: token, env: { ...env, GH_TOKEN: "ghp_canary" } });
+    expect(contentOf(token)).toMatchObject({ auth: { githubTokenEnv: "GH_TOKEN" }, provider: null });
+    expect(readFileSync(fileIn(token), "utf8")).not.toContain("canary");
+  });
+
+  it("init --yes takes the key of OpenAI only for OpenAI's own address", async () => {
+    const cwd = project();
+    const env = { OPENAI_API_KEY: "canary" };
+    await fleet.ok(["init", "--yes", "--no-try"], { cwd, env });
+    expect(contentOf(cwd)).toMatchObject({
+      provider: { type: "openai", baseUrl: "https://api.openai.com/v1", apiKeyEnv: "OPENAI_API_KEY" },
+      session: { model: "gpt-5" },
+    });
+    const other = project();
+    const flags = ["--provider", "openai", "--base-url", "http://a.example/v1", "--model", "m"];
+    await fleet.ok(["init", "--yes", "--no-try", ...flags], { cwd: other, env });
+    expect(contentOf(other).provider).toEqual({ type: "openai", baseUrl: "http://a.example/v1" });
+  });
+
+  it("init --yes takes an Ollama that answers, and tries its first model", async () => {
+    const cwd = project();
+    const ollama = createServer((request, response) => {
+      if (request.url === "/api/tags") response.end('{"models": [{"name": "llama3.2:latest"}]}');
+      else {
+        const { host: _, ...headers } = request.headers;
+        const url = `${model.baseUrl}${request.url?.replace(/^\/v1/, "")}`;
+        const passed = forward(url, { method: request.method, headers, agent: false }, (reply) => {
+          response.writeHead(reply.statusCode ?? 500, reply.headers);
+          reply.pipe(response);
+        });
+        request.pipe(passed);
+      }
+    });
+    await new Promise<void>((resolve) => ollama.listen(0, "127.0.0.1", resolve));
+    try {
+      const env = { OLLAMA_HOST: addressOf(ollama) };
+      const result = await fleet.json<{ reply: string }>(["init", "--yes"], { cwd, env });
+      expect(result.reply).toContain("Say hello");
+      expect(contentOf(cwd)).toMatchObject({
+        provider: { type: "openai", baseUrl: `http://${addressOf(ollama)}/v1` },
+        session: { model: "llama3.2:latest" },
+      });
+    } finally {
+      ollama.closeAllConnections();
+      ollama.close();
+    }
+  });
+});
+
+describe("init on a terminal", () => {
+  it("init asks for what the flags do not give, asks again after a wrong answer, and shows the reply", async () => {
+    const cwd = project();
+    await using terminal = new Terminal(fleet, ["init", "--api-key-env", "MODEL_KEY"], {
+      cwd,
+      env: { MODEL_KEY: "key-2" },
+    });
+    let at = await terminal.shows(/6\. echo .*\nNumber or name \[github\]: /s);
+    terminal.type("9\r");
+    at = await terminal.shows(/Answer with a number from 1 to 6, or with a name\.\nNumber or name/, at);
+    terminal.type("openai\r");
+    at = await terminal.shows(/URL of the service \[https:\/\/api\.openai\.com\/v1\]: /, at);
+    terminal.type("ftp://a\r");
+    at = await terminal.shows(/Allowed: an http.*\n?.*\n?URL of the service/s, at);
+    terminal.type(`${model.baseUrl}\r`);
+    at = await terminal.shows(/Model: /, at);
+    terminal.type("\r");
+    at = await terminal.shows(/An answer is needed\.\nModel: /, at);
+    terminal.type("m-2\r");
+    at = await terminal.shows(/1\. per-user .*\n.*2\. shared .*\nNumber or name \[per-user\]: /, at);
+    terminal.type("2\r");
+    await terminal.shows(/The model replied: .*Say hello.*\nWrote .*\nYou trust this file/s, at);
+    expect(await terminal.done).toBe(0);
+    expect(contentOf(cwd)).toMatchObject({
+      isolation: "shared",
+      provider: { type: "openai", baseUrl: model.baseUrl, apiKeyEnv: "MODEL_KEY" },
+      session: { model: "m-2" },
+    });
+  });
+
+  it("init offers first what it found, and after a failed prompt writes the file only if the person wants it", async () => {
+    const [no, yes] = [project(), project()];
+    const env = { ANTHROPIC_API_KEY: "canary" };
+    for (const [cwd, answer] of [
+      [no, "n"],
+      [yes, "y"],
+    ] as const) {
+      const url = `http://${addressOf(refusing)}`;
+      const args = ["init", "--base-url", url, "--isolation", "per-user", "--model", "m"];
+      await using terminal = new Terminal(fleet, args, { cwd, env });
+      const at = await terminal.shows(
+        /1\. anthropic +Anthropic \(ANTHROPIC_API_KEY is set\)\n.*Number or name \[anthropic\]: /s,
+      );
+      terminal.type("\r");
+      // The key of the vendor is not the usual answer for another address.
+      const next = await terminal.shows(/variable that contains the service's key: /, at);
+      terminal.type("\r");
+      await terminal.shows(/The prompt failed\. Write the file anyway\? \[y\/N\] /, next);
+      terminal.type(`${answer}\r`);
+      expect(await terminal.done).toBe(answer === "y" ? 0 : 130);
+      expect(terminal.text).not.toContain("canary");
+    }
+    expect(readdirSync(no)).toEqual([]);
+    expect(contentOf(yes).provider).toEqual({ type: "anthropic", baseUrl: `http://${addressOf(refusing)}` });
+  });
+
+  it("Ctrl-C at a question and Ctrl-D end init, and nothing is written", async () => {
+    const cwd = project();
+    await using first = new Terminal(fleet, ["init"], { cwd });
+    await first.shows(/Number or name/);
+    first.type("\x03");
+    expect(await first.done).toBe(130);
+    await using second = new Terminal(fleet, ["init"], { cwd });
+    await second.shows(/Number or name/);
+    second.type("\x04");
+    expect(await second.done).toBe(2);
+    expect(second.text).toContain("The input ended before all questions were answered. Nothing was written.");
+    expect(readdirSync(cwd)).toEqual([]);
+  });
+
+  it("Ctrl-C during the prompt ends init, its server and its temporary folder", async () => {
+    const cwd = project();
+    const temporary = join(cwd, "temporary");
+    mkdirSync(temporary);
+    const args = ["init", "--provider", "openai", "--base-url", `http://${addressOf(silent)}/v1`, "--model", "m"];
+    const asked = new Promise<void>((resolve) => silent.once("request", () => resolve()));
+    await using terminal = new Terminal(fleet, [...args, "--api-key-env", "MODEL_KEY", "--isolation", "per-user"], {
+      cwd,
+      env: { MODEL_KEY: "k", TMPDIR: temporary },
+    });
+    await asked;
+    const [trial = ""] = readdirSync(temporary);
+    expect(processesWith(`COPILOTFLEET_OWNER=${join(temporary, trial, "state")}`).length).toBe(1);
+    terminal.type("\x03");
+    expect(await terminal.done).toBe(130);
+    expect(readdirSync(cwd)).toEqual(["temporary"]);
+    expect(readdirSync(temporary)).toEqual([]);
+    expect(processesWith(`COPILOTFLEET_OWNER=${join(temporary, trial, "state")}`)).toEqual([]);
+  });
+});
