@@ -484,7 +484,7 @@ describe.skipIf(problem !== undefined).each([
     expect(seen.sessions).toEqual({ active: expect.any(Number), idle: expect.any(Number) });
     const text = await h1.ok(["top", "--once"]);
     expect(text).toMatch(/^HOST +STATE +TERM +HEARTBEAT +FRONT DOOR/);
-    expect(text).toMatch(/^Sessions: \d+ active, \d+ idle$/m);
+    expect(text).toMatch(/^Sessions: \d+ active, \d+ idle {3}Turns: \d+$/m);
   });
 
   it("commands that reach another host leave no token in the store, and print none", async () => {
