@@ -1,5 +1,6 @@
 import { execFile, spawnSync } from "node:child_process";
-import { promisify } from "node:util";
+import { once } from "node:events";
+
 import { expect, it } from "vitest";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { COMMAND } from "../fixtures/commands/command.js";
@@ -11,8 +12,12 @@ const TIMEOUT_MS = 150_000;
 it("every feature works when the fleet asks ps and lsof instead of /proc", async (ctx) => {
   if (spawnSync("lsof", ["-v"]).error !== undefined) return ctx.skip("needs lsof");
   const env = { ...fleet.env, COPILOTFLEET_SYSTEM: "posix" };
-  const args = [COMMAND, "smoke", "--json"];
-  const { stdout } = await promisify(execFile)(process.execPath, args, { env, timeout: TIMEOUT_MS });
+  const child = execFile(process.execPath, [COMMAND, "smoke", "--json"], { env, timeout: TIMEOUT_MS });
+  let stdout = "";
+  child.stdout?.on("data", (text: string) => {
+    stdout += text;
+  });
+  await once(child, "close");
   const { steps } = JSON.parse(stdout) as { steps: { name: string; ok: boolean }[] };
   expect(steps.filter(({ ok }) => !ok)).toEqual([]);
   expect(steps.map(({ name }) => name)).toEqual(expect.arrayContaining(["spawn", "crash", "supervise", "gc", "stop"]));
