@@ -15,16 +15,60 @@ interface Package {
 interface LockedPackage {
   os?: string[];
   cpu?: string[];
+  dependencies?: Record<string, string>;
   optionalDependencies?: Record<string, string>;
 }
+
+const LARGEST_BYTES = 2_000_000;
+const MOST_PACKAGES = 110;
+const SDK = "@github/copilot-sdk";
 
 const manifest = JSON.parse(read("package.json")) as Package;
 const locked = (JSON.parse(read("package-lock.json")) as { packages: Record<string, LockedPackage> }).packages;
 
+interface Tarball {
+  size: number;
+  files: { path: string }[];
+}
+
+function pack(): Tarball {
+  const listing = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: root });
+  const [tarball] = JSON.parse(listing.toString()) as [Tarball];
+  return tarball;
+}
+
+/** The paths of the packages that npm installs for these names on Linux x64, with all that they need. */
+function installed(names: Iterable<string>, from = "", found = new Set<string>()): Set<string> {
+  for (const name of names) {
+    // npm looks in the folder of the package, and then in the folders above it.
+    let at = from;
+    while (at !== "" && !(`${at}/node_modules/${name}` in locked))
+      at = at.slice(0, Math.max(0, at.lastIndexOf("/node_modules/")));
+    const path = `${at === "" ? "" : `${at}/`}node_modules/${name}`;
+    const { os = ["linux"], cpu = ["x64"], ...entry } = locked[path] ?? {};
+    if (found.has(path) || !(path in locked) || !os.includes("linux") || !cpu.includes("x64")) continue;
+    found.add(path);
+    installed(Object.keys({ ...entry.dependencies, ...entry.optionalDependencies }), path, found);
+  }
+  return found;
+}
+
 describe("the published package", () => {
+  it("the published package has at most 2 MB", () => {
+    expect(pack().size).toBeLessThanOrEqual(LARGEST_BYTES);
+  });
+
+  it("an installation has at most 110 packages, without those that only the SDK needs", () => {
+    const others = Object.keys(manifest.dependencies).filter((name) => name !== SDK);
+    const own = installed(others);
+    expect(own.size).toBeGreaterThan(others.length);
+    expect(own.size).toBeLessThanOrEqual(MOST_PACKAGES);
+    const all = installed(Object.keys(manifest.dependencies));
+    expect([...all].filter((path) => !own.has(path))).toContain(`node_modules/${SDK}-linux-x64`);
+  });
+
   it("the published package holds every file that its README and its docs link to", () => {
-    const listing = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: root });
-    const [{ files }] = JSON.parse(listing.toString()) as [{ files: { path: string }[] }];
+    const { files } = pack();
     const paths = files.map(({ path }) => path);
     const pages = paths.filter((path) => /^(README|CONTRIBUTING|docs\/.*)\.?(md)$/.test(path));
     expect(pages).toEqual(expect.arrayContaining(["README.md", "CONTRIBUTING.md", "docs/guide.md"]));
