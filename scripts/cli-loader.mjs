@@ -42,7 +42,8 @@ export const { COMMANDS } = module.exports;
 export async function main(args) {
   // After help or the version, the cache would lack most of the code that other commands use.
   const [first = "help"] = args;
-  if (first !== "help" && !first.startsWith("-") && !args.includes("--help")) process.once("exit", addCache);
+  const isHelp = first === "help" || first.startsWith("-") || args.some((arg) => arg === "-h" || arg === "--help");
+  if (!isHelp) process.once("exit", addCache);
   await module.exports.main(args);
 }
 

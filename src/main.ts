@@ -1,9 +1,11 @@
 import { userInfo } from "node:os";
 import { fileURLToPath } from "node:url";
-import { Config, flush, run } from "@oclif/core";
+import { Config, flush } from "@oclif/core";
 import { commandOf } from "./cli/command-id.js";
 import { withJsonFlag } from "./cli/json-flag.js";
 import { reportError } from "./cli/report.js";
+import { standardCommand } from "./cli/standard-flags.js";
+import { unknownCommand } from "./cli/usage-error.js";
 
 /** Runs one command of the command line and sets the exit code. */
 export async function main(given: string[]): Promise<void> {
@@ -48,13 +50,14 @@ function nameShell(): void {
   }
 }
 
-/** Runs a plain command directly, because oclif's `run` first loads the code for help and version, which takes time. */
 async function dispatch(args: string[], config: Config): Promise<void> {
-  const command = commandOf(args, config);
-  const options = command?.rest ?? [];
-  const own = options.includes("--") ? options.slice(0, options.indexOf("--")) : options;
-  if (command !== undefined && !own.includes("--help")) await config.runCommand(command.id, command.rest);
-  // A topic alone, such as `token`, shows the help of its commands.
-  else if (args.length === 1 && config.findTopic(args[0] ?? "") !== undefined) await run([...args, "--help"], config);
-  else await run([...args], config);
+  const standard = standardCommand(args, config);
+  if (standard === "one line") {
+    process.stdout.write(`${config.userAgent}\n`);
+    return;
+  }
+  // Do not use oclif's `run`, because it first loads its code for help and version, which takes time.
+  const command = standard ?? commandOf(args, config);
+  if (command === undefined) throw unknownCommand(args, config);
+  await config.runCommand(command.id, command.rest);
 }

@@ -13,7 +13,7 @@ const LAYERS: RegExp[][] = [
   [/^main\.ts$/],
   [/^commands\//],
   [/^cli\//],
-  [/^fleet\/(smoke|doctor\/\w+|init\/\w+|migrate|trial|trust)\.ts$/, /^index\.ts$/],
+  [/^fleet\/(smoke|doctor\/\w+|init\/\w+|migrate|trial|trust|versions)\.ts$/, /^index\.ts$/],
   [/^fleet\/(fleet|deprecated|groups\/\w+)\.ts$/],
   [/^fleet\/(parts|state)\.ts$/],
   [/^peers\//],
@@ -206,8 +206,9 @@ describe("the source", () => {
   });
 
   it("only one part reads /proc or asks which platform this is", () => {
-    // Names of packages and of the folder for the state depend on the platform, too. Errors and doctor name it.
-    const others = /^(system\/|errors\/|(runtime\/launch\/find|config\/load\/paths|fleet\/doctor\/installation)\.ts$)/;
+    // Names of packages and of the folder for the state depend on the platform, too. Errors, doctor and version name it.
+    const others =
+      /^(system\/|errors\/|(runtime\/launch\/find|config\/load\/paths|fleet\/(doctor\/installation|versions))\.ts$)/;
     for (const file of files.filter((name) => !others.test(name))) {
       const source = readFileSync(join(SRC, file), "utf8").replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, "");
       expect(source, file).not.toMatch(/["'`]\/proc\b|process\.platform/);

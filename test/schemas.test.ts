@@ -66,8 +66,12 @@ describe("the list of promises", () => {
   it.each<[string, Parameters<typeof effectOf>[0], string]>([
     ["field", ({ server }) => (server.properties.sandbox = { type: "string" }), "ps --json servers[].sandbox?: string"],
     ["state", ({ server }) => server.properties.state?.enum?.push("lost"), 'ps --json servers[].state may be "lost"'],
-    ["flag", ({ ps }) => (ps.flags.user = { type: "option", char: "u" }), "ps --user is also -u"],
-    ["second name of a command", ({ list }) => (list.aliases = ["ls"]), "list is also ls"],
+    ["flag", ({ ps }) => (ps.flags.host = { type: "option", char: "H" }), "ps --host is also -H"],
+    [
+      "second name of a command",
+      ({ list }) => (list.aliases = [...(list.aliases ?? []), "catalogue"]),
+      "list is also catalogue",
+    ],
   ])("keeps all lines when a change adds a %s", (_, change, line) => {
     expect(effectOf(change)).toEqual({ removed: [], added: expect.arrayContaining([line]) });
   });

@@ -7,6 +7,12 @@ import { ProgressLine } from "./progress.js";
 import { Interrupted, onSignals } from "./prompt/interrupted.js";
 import { usageError } from "./usage-error.js";
 
+/** The base flags of a command that does not read the configuration. */
+export const FLAGS_WITHOUT_CONFIG: Interfaces.FlagInput = {
+  // `colour.ts` reads this flag before flags are parsed, so that parse errors have no colour either.
+  "no-color": Flags.boolean({ description: "print without colours", helpGroup: "GLOBAL" }),
+};
+
 /**
  * The base of all commands. A command parses its input, calls the fleet and renders the result. The value that `run`
  * returns is its `--json` output. `report.ts` shows every error.
@@ -18,8 +24,7 @@ export abstract class FleetCommand extends Command {
       description: "configuration file to read instead of the project's .copilotfleet.json",
       helpValue: "FILE",
     }),
-    // `colour.ts` reads this flag before flags are parsed, so that parse errors have no colour either.
-    "no-color": Flags.boolean({ description: "print without colours", helpGroup: "GLOBAL" }),
+    ...FLAGS_WITHOUT_CONFIG,
   };
 
   protected configSource: { configFile?: string } = {};

@@ -1,6 +1,9 @@
-import type { Config } from "@oclif/core";
+import type { Command, Config } from "@oclif/core";
 
 const MOST_WORDS = 2;
+
+/** Flags that an alias stands for, in addition to the command that lists it in `static aliases`. */
+const ALIAS_FLAGS: Readonly<Record<string, readonly string[]>> = { status: ["--once"] };
 
 /** Turns oclif's id "store:migrate" into the words that a user types: "store migrate". */
 export function spoken(id: string): string {
@@ -10,10 +13,27 @@ export function spoken(id: string): string {
 /** The id of the command that the first words name, and the words after it. Undefined if they do not name a command. */
 export function commandOf(args: readonly string[], config: Config): { id: string; rest: string[] } | undefined {
   for (let words = MOST_WORDS; words > 0; words--) {
-    const id = args.slice(0, words).join(":");
+    const name = args.slice(0, words).join(":");
     // Do not accept "store:migrate": a typed ":" does not separate words.
     if (args.length < words || args.slice(0, words).some((word) => word.includes(":"))) continue;
-    if (config.findCommand(id) !== undefined) return { id, rest: args.slice(words) };
+    const command = config.findCommand(name);
+    if (command === undefined) continue;
+    const id = isAlias(command) ? ownCommands(config).find(({ aliases }) => aliases.includes(name))?.id : name;
+    return { id: id ?? name, rest: [...(ALIAS_FLAGS[name] ?? []), ...args.slice(words)] };
   }
   return undefined;
+}
+
+/** All commands under their own names. oclif also lists each of them under its aliases. */
+export function ownCommands(config: Config): Command.Loadable[] {
+  return config.commands.filter((command) => !isAlias(command));
+}
+
+function isAlias({ id, aliases }: Command.Loadable): boolean {
+  return aliases.includes(id);
+}
+
+/** The topic of this name, such as `token`, whose commands have two words. */
+export function topicOf(name: string, config: Config): { name: string; description?: string | undefined } | undefined {
+  return name.includes(":") ? undefined : config.findTopic(name);
 }

@@ -6,6 +6,7 @@ import { askToDelete } from "../cli/prompt/questions.js";
 import { isFleetError } from "../errors.js";
 
 export default class Delete extends FleetCommand {
+  static override aliases = ["rm"];
   static override summary = "Delete sessions permanently, with their history.";
   static override description =
     "Asks for confirmation on a terminal. With --user, a session of another user counts as not found. Exits with 4 when a " +

@@ -1,6 +1,6 @@
 import { Args } from "@oclif/core";
 import { closest } from "fastest-levenshtein";
-import { FleetCommand } from "../cli/base-command.js";
+import { FLAGS_WITHOUT_CONFIG, FleetCommand } from "../cli/base-command.js";
 import { usage } from "../cli/flags/flags.js";
 import { renderErrorGroups, renderExplanation } from "../cli/render/explanation.js";
 import { type ErrorGroup, type Explanation, errorGroups, explain } from "../errors/explanation.js";
@@ -15,7 +15,7 @@ export default class Explain extends FleetCommand {
     "Show what an error code means, what causes it and what to do. Without a code, list all codes.";
   static override examples = ["<%= config.bin %> explain FLEET_SESSION_LOCKED", "<%= config.bin %> explain"];
   // This command reads no configuration, so it does not take `--config`.
-  static override baseFlags = {};
+  static override baseFlags = FLAGS_WITHOUT_CONFIG;
   static override args = {
     code: Args.string({ description: "the code of the error, such as FLEET_SESSION_LOCKED" }),
   };

@@ -8,6 +8,7 @@ import { SESSION_STATES } from "../model/session.js";
 import type { SessionView } from "../sessions/view.js";
 
 export default class List extends ListCommand {
+  static override aliases = ["ls", "sessions"];
   static override summary = "Show sessions, most recently used first.";
   static override examples = [
     "<%= config.bin %> list",

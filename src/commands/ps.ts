@@ -8,6 +8,7 @@ import type { PoolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 
 export default class Ps extends ListCommand {
+  static override aliases = ["servers"];
   static override summary = "Show servers: running, stopped and dead.";
   static override examples = [
     "<%= config.bin %> ps",

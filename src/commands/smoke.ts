@@ -1,4 +1,4 @@
-import { FleetCommand } from "../cli/base-command.js";
+import { FLAGS_WITHOUT_CONFIG, FleetCommand } from "../cli/base-command.js";
 import { colour } from "../cli/render/colour.js";
 import { type SmokeResult, smoke } from "../fleet/smoke.js";
 
@@ -6,7 +6,7 @@ export default class Smoke extends FleetCommand {
   static override summary = "Run the whole workflow once, offline, with a built-in echo model. Needs no account.";
   static override description = "Exits with 0 only if each step did what it reports. Leaves nothing behind.";
   // The command uses its own configuration, so it does not take `--config`.
-  static override baseFlags = {};
+  static override baseFlags = FLAGS_WITHOUT_CONFIG;
 
   async run(): Promise<SmokeResult> {
     await this.parse(Smoke);

@@ -16,6 +16,7 @@ interface SpawnedMany {
 }
 
 export default class Spawn extends FleetCommand {
+  static override aliases = ["start"];
   static override summary = "Start a user's own Copilot server, or show it if it is already running.";
   static override examples = [
     "<%= config.bin %> spawn --user alice",

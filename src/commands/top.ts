@@ -5,6 +5,8 @@ import { renderOverview } from "../cli/render/overview.js";
 import type { Overview } from "../peers/overview.js";
 
 export default class Top extends FleetCommand {
+  /** `command-id.ts` adds --once to this alias. */
+  static override aliases = ["status"];
   static override summary = "Show hosts, servers, sessions and users, live on a terminal.";
   static override description =
     "The last line of the screen shows the keys: they sort, filter, drain, restart, evict, and open logs and " +

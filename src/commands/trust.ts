@@ -1,5 +1,5 @@
 import { Args, Flags } from "@oclif/core";
-import { FleetCommand } from "../cli/base-command.js";
+import { FLAGS_WITHOUT_CONFIG, FleetCommand } from "../cli/base-command.js";
 import { usage } from "../cli/flags/flags.js";
 import { renderTable } from "../cli/render/table.js";
 import { printable, redact } from "../config/values/text.js";
@@ -27,7 +27,7 @@ export default class Trust extends FleetCommand {
     "<%= config.bin %> trust --revoke ~/work/app",
   ];
   // This command reads only the project file that the user wants to trust, so it does not take `--config`.
-  static override baseFlags = {};
+  static override baseFlags = FLAGS_WITHOUT_CONFIG;
   static override args = {
     path: Args.string({
       description: "the file or its folder (default: the nearest file, searching upward from the working folder)",

@@ -6,37 +6,6 @@ import { RAW, TIME, testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 
 const fleet = testFleet();
-const COMMANDS = [
-  "connect",
-  "create",
-  "delete",
-  "deploy compose",
-  "deploy kubernetes",
-  "deploy systemd",
-  "doctor",
-  "drain",
-  "evict",
-  "explain",
-  "gc",
-  "list",
-  "lock",
-  "logs",
-  "ps",
-  "restart",
-  "resume",
-  "route",
-  "send",
-  "serve",
-  "smoke",
-  "spawn",
-  "stop",
-  "token issue",
-  "token list",
-  "token revoke",
-  "top",
-  "store migrate",
-  "unlock",
-];
 
 const ID = /^alice-[0-9a-f]{12}$/;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
@@ -424,14 +393,6 @@ describe("output", () => {
     }
   });
 
-  it.each(COMMANDS)("%s --help shows its usage, the flag --json and an example", async (command) => {
-    const help = await fleet.ok([...command.split(" "), "--help"]);
-    expect(help).toMatch(new RegExp(`^USAGE\\n {2}\\$ copilotfleet ${command}`, "m"));
-    expect(help).toMatch(/--json/);
-    if (command !== "smoke") expect(help).toMatch(new RegExp(`^EXAMPLES\\n.*copilotfleet ${command}`, "m"));
-    expect(help).not.toMatch(/undefined|<%/);
-  });
-
   it("explain shows the row of an error code, lists all codes without one, and suggests codes for another word", async () => {
     const text = await fleet.ok(["explain", "FLEET_SESSION_LOCKED"]);
     expect(text).toMatch(/^FLEET_SESSION_LOCKED: Somebody else holds the lease/);
@@ -465,16 +426,6 @@ describe("output", () => {
       expect(message).toBe(`"${word}" is not an error code.`);
       expect(suggestions).toEqual([...near.map((code) => `copilotfleet explain ${code}`), "copilotfleet explain"]);
     }
-  });
-
-  it("--help lists every command, and --version prints the version", async () => {
-    const help = await fleet.ok(["--help"]);
-    // The list shows only the topic of a command that belongs to one. The topic's help lists the command.
-    for (const command of COMMANDS) expect(help).toMatch(new RegExp(`^ {2}${command.split(" ")[0]} +\\S`, "m"));
-    for (const args of [["store"], ["store", "--help"]])
-      expect(await fleet.ok(args)).toMatch(/^ {2}store migrate +\S/m);
-    expect(await fleet.ok([])).toBe(help);
-    expect(await fleet.ok(["--version"])).toMatch(/^copilotfleet\/\d+\.\d+\.\d+ /);
   });
 
   it("logs exits with 0 and without a message when the reader of its pipe has gone", async () => {

@@ -141,6 +141,7 @@ describe("a caller in JavaScript", () => {
       "pool.state",
       "pool.undrain",
       "pool.supervisorPid",
+      "pool.supervisor",
       "hosts.list",
       "hosts.names",
       "hosts.overview",

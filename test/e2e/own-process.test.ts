@@ -44,6 +44,7 @@ const EXAMPLES: Record<string, Example> = {
   send: { args: () => ["send", "s", "more", ...ALICE], stdout: /^\[turn 2\] more\n$/ },
   resume: { args: () => ["resume", "s", ...ALICE, "--prompt", "on"], stdout: /^\[turn 3\] on\n$/ },
   list: { args: () => ["list"], stdout: /^SESSION .*\ns +alice +alice-\w+ +(idle|active) .*\n$/ },
+  transcript: { args: () => ["transcript", "s", ...ALICE], stdout: /hi\n.*\[turn 1\] hi\n/s },
   describe: { args: () => ["describe", "s"], stdout: /^Session s\n.* Owner: +alice\n.*\nNext:\n.*\n$/s },
   evict: { args: () => ["evict", "s"], stdout: /^SESSION .*\ns +(unloaded|skipped: not active)\n$/ },
   lock: { args: () => ["lock", "s", ...ALICE], stdout: /^[0-9a-f]{64}\n$/ },
@@ -64,6 +65,8 @@ const EXAMPLES: Record<string, Example> = {
   "config path": { args: () => ["config", "path"], stdout: /^FILE +KIND +STATE\n.* project .*\n.* user .*\n$/ },
   "config check": { args: () => ["config", "check"], stdout: /^ok +The configuration is valid\. .*\n$/ },
   "config schema": { args: () => ["config", "schema"], stdout: /^\{\n.*"session": \{.*\n\}\n$/s },
+  version: { args: () => ["version"], stdout: /^copilotfleet +\d+\.\d+\.\d+\n.*runtime +\S+, protocol \d .*\n$/s },
+  help: { args: () => ["help", "help"], stdout: /^Show all commands.*\n$/s },
   "token issue": { args: () => ["token", "issue", ...ALICE], stdout: /^cft_[0-9a-f]{16}_\S+\n$/ },
   "token list": { args: () => ["token", "list"], stdout: /^TOKEN .*\n[0-9a-f]{16} +alice .*\n$/ },
   "token revoke": {

@@ -104,6 +104,7 @@ export function choiceFlag<Value extends string>(
 ) {
   return Flags.custom<Value, { kind: string }>({
     description,
+    helpValue: kind.toUpperCase(),
     options: [...values],
     ...(char === undefined ? {} : { char }),
   })({ kind });

@@ -2,7 +2,7 @@ import { isFleetError } from "../../errors.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { SUPPORTED_VERSIONS } from "../../runtime/launch/protocol.js";
 import { ownVersion, packageVersion, sdkVersion } from "../../runtime/launch/versions.js";
-import { withTrialFleet } from "../trial.js";
+import { askRuntime } from "../versions.js";
 import { type Finding, failed, ok, type Row, warning } from "./checks.js";
 import type { SettingsContext } from "./settings.js";
 
@@ -52,15 +52,11 @@ function bundledVersion(): string | null {
   }
 }
 
-/** Starts the runtime in a temporary folder and asks for its version, because a file that exists may still not run. */
+/** Starts the runtime, because a file that exists may still not run. */
 async function runtimeStarts({ config, env }: SettingsContext): Promise<Finding> {
-  const runtime = findRuntime(config.runtime.path, env);
-  // The trial must not use the fleet's tokens.
-  const auth = { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null };
-  return await withTrialFleet({ env, config: { runtime: { path: runtime.path }, auth } }, async (trial) => {
-    const { server } = await trial.servers.spawn("doctor");
-    const version = packageVersion(runtime.path);
-    const from = version === null ? runtime.origin : `${runtime.origin}, package ${version}`;
-    return ok(`${runtime.path} (${from}) starts and answers as version ${server.version}`);
-  });
+  const { path, origin } = findRuntime(config.runtime.path, env);
+  const answer = await askRuntime(path, env);
+  const version = packageVersion(path);
+  const from = version === null ? origin : `${origin}, package ${version}`;
+  return ok(`${path} (${from}) starts and answers as version ${answer.version}`);
 }

@@ -1,0 +1,11 @@
+/** The commands in the order in which help lists them. A topic stands for its commands. */
+export const GROUPS: readonly { title: string; commands: readonly string[] }[] = [
+  { title: "SERVERS", commands: ["spawn", "ps", "logs", "stop", "restart", "drain", "route", "connect"] },
+  {
+    title: "SESSIONS",
+    commands: ["create", "send", "resume", "list", "transcript", "delete", "evict", "lock", "unlock"],
+  },
+  { title: "USERS", commands: ["token"] },
+  { title: "OPERATION", commands: ["serve", "top", "describe", "doctor", "gc", "store"] },
+  { title: "SET-UP", commands: ["init", "smoke", "config", "trust", "deploy", "explain", "version", "help"] },
+];

@@ -1,0 +1,93 @@
+import { type LoadedConfig, loadConfig } from "../config/load/load.js";
+import { type FleetError, isFleetError } from "../errors.js";
+import { RawConnection } from "../runtime/client/raw-connection.js";
+import { findRuntime } from "../runtime/launch/find.js";
+import { ownVersion, sdkVersion } from "../runtime/launch/versions.js";
+import { Fleet } from "./fleet.js";
+import { withTrialFleet } from "./trial.js";
+
+const ANSWER_MS = 10_000;
+const TRIAL_USER = "trial";
+
+/** The versions of everything that has one. */
+export interface Versions {
+  copilotfleet: string;
+  node: string;
+  /** Null if `@github/copilot-sdk` is not installed. */
+  sdk: string | null;
+  runtime: {
+    /** Null if the runtime does not start. */
+    version: string | null;
+    /** Null if there is no runtime. */
+    path: string | null;
+    /** The version of the Copilot protocol; null if the runtime does not start. */
+    protocol: number | null;
+  };
+  /** The platform and the processor: `linux-x64`. */
+  platform: string;
+  /** The version of the `serve` that supervises this host; null if none runs, "unknown" if it did not record one. */
+  serve: string | null;
+}
+
+export interface VersionsOptions {
+  env: NodeJS.ProcessEnv;
+  cwd: string;
+  configFile?: string;
+}
+
+/** Finds out the versions. Does not fail, because a report of a problem needs them. `problems` explain missing ones. */
+export async function findVersions(options: VersionsOptions): Promise<{ versions: Versions; problems: FleetError[] }> {
+  const problems: FleetError[] = [];
+  const attempt = async <T>(look: () => T | Promise<T>): Promise<T | null> => {
+    try {
+      return await look();
+    } catch (error) {
+      if (!isFleetError(error)) throw error;
+      problems.push(error);
+      return null;
+    }
+  };
+  const loaded = await attempt(() => loadConfig(options));
+  const [runtime, serve] = await Promise.all([
+    loaded === null ? null : runtimeOf(loaded, options.env, attempt),
+    loaded === null ? null : attempt(async () => await versionOfServe(options)),
+  ]);
+  const versions = {
+    copilotfleet: ownVersion(),
+    node: process.versions.node,
+    sdk: sdkVersion(),
+    runtime: runtime ?? { version: null, path: null, protocol: null },
+    platform: `${process.platform}-${process.arch}`,
+    serve,
+  };
+  return { versions, problems };
+}
+
+async function runtimeOf(
+  { config }: LoadedConfig,
+  env: NodeJS.ProcessEnv,
+  attempt: <T>(look: () => T | Promise<T>) => Promise<T | null>,
+): Promise<Versions["runtime"]> {
+  const found = await attempt(() => findRuntime(config.runtime.path, env));
+  const answer = found === null ? null : await attempt(async () => await askRuntime(found.path, env));
+  return { version: answer?.version ?? null, path: found?.path ?? null, protocol: answer?.protocol ?? null };
+}
+
+async function versionOfServe(options: VersionsOptions): Promise<string | null> {
+  await using fleet = await Fleet.open(options);
+  const supervisor = await fleet.pool.supervisor();
+  return supervisor === null ? null : (supervisor.version ?? "unknown");
+}
+
+/** Starts the runtime and asks for its version and its protocol, because a file that exists may still not run. */
+export async function askRuntime(path: string, env: NodeJS.ProcessEnv): Promise<{ version: string; protocol: number }> {
+  // The trial must not use the fleet's tokens.
+  const auth = { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null };
+  return await withTrialFleet({ env, config: { runtime: { path }, auth } }, async (trial) => {
+    const { server } = await trial.servers.spawn(TRIAL_USER);
+    const { token } = await trial.clients.connectInfo(TRIAL_USER);
+    const endpoint = { address: server.host, port: server.port ?? 0, token };
+    await using connection = await RawConnection.open(endpoint, AbortSignal.timeout(ANSWER_MS));
+    return { version: connection.version, protocol: connection.protocolVersion };
+  });
+}
