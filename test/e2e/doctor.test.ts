@@ -243,7 +243,7 @@ describe("doctor", () => {
     }
     {
       await using top = new Terminal(fleet, ["top"], { columns: 160 });
-      await top.shows(/The pool is closed by .*HOST +STATE/s);
+      await top.shows(/The pool is closed by .*\[servers\]/s);
       top.type("q");
       expect(await top.done).toBe(0);
     }
