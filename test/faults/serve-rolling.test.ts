@@ -142,7 +142,7 @@ it("a rolling restart stops at the first replacement that does not start", async
   });
   expect(result.code).toBe(7);
   expect(errorOf(result).message).toMatch(
-    /could not be replaced .*1 of 3 servers were replaced, and the others are unchanged/,
+    /could not be replaced .*1 of 3 servers was replaced, and the others are unchanged/,
   );
   const after = await pidsNow(fleet);
   const changed = [...before].filter(([user, pid]) => after.get(user) !== pid).map(([user]) => user);
