@@ -50,7 +50,7 @@ describe.skipIf(problem !== undefined)("a Redis that goes away while serve drain
     const turn = fleet.start(["send", "notes", "!hold two", "--user", "alice"]);
     await eventually("the turn", () => model.held() === 1);
     serving.kill("SIGTERM");
-    await serving.logged("draining 1 servers");
+    await serving.logged("draining 1 server");
     await redis.kill();
     model.release();
     using watch = new Stopwatch();
