@@ -208,7 +208,7 @@ describe("a command that waits for a reply", () => {
 describe("a command that waits for an answer of a server", () => {
   it.each([
     ["evict", ["evict", "notes", "team"], /^\S Unloading sessions: 0 of 2 \(\d+ s\)$/],
-    ["gc", ["gc", "--ttl", "1s", "--user", "alice"], /^\S Deleting unused sessions: 0 of \d \(\d+ s\)$/],
+    ["gc", ["gc", "--ttl", "1s", "--user", "alice", "--yes"], /^\S Deleting unused sessions: 0 of \d \(\d+ s\)$/],
   ])("%s on a terminal shows how many sessions it has done", async (_, args, progress) => {
     const sending = await heldTurn();
     const { pid, home } = await fleet.server("alice");
