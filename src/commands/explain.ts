@@ -17,7 +17,7 @@ export default class Explain extends FleetCommand {
   // This command reads no configuration, so it does not take `--config`.
   static override baseFlags = FLAGS_WITHOUT_CONFIG;
   static override args = {
-    code: Args.string({ description: "the code of the error, such as FLEET_SESSION_LOCKED" }),
+    code: Args.string({ description: "the code of the error, such as FLEET_SESSION_LOCKED", ignoreStdin: true }),
   };
 
   async run(): Promise<Explanation | ErrorList> {

@@ -1,4 +1,4 @@
-import { FleetCommand } from "../cli/base-command.js";
+import { FLAGS_WITHOUT_CONFIG, FleetCommand } from "../cli/base-command.js";
 import { fieldsIn, initFlags } from "../cli/flags/init.js";
 import { confirm, isAsked } from "../cli/prompt/confirm.js";
 import { Interview } from "../cli/prompt/interview.js";
@@ -18,15 +18,16 @@ interface Initialized extends Written {
 export default class Init extends FleetCommand {
   static override summary = "Choose the models, try a prompt, and write the configuration file.";
   static override description =
-    "Asks on a terminal. Elsewhere, or with --yes, takes the flags and the usual answers. Looks for a login of gh, for " +
-    "keys by the names of their variables, and for Ollama. Writes no key or token, and nothing if the prompt fails.";
+    "Asks on a terminal. Elsewhere, needs --provider or --yes, and takes the usual answers for the rest. Looks for a login " +
+    "of gh, for keys by the names of their variables, and for Ollama. Writes no key or token. If the prompt fails, writes " +
+    "the file only if you agree.";
   static override examples = [
     "<%= config.bin %> init",
     "<%= config.bin %> init --provider echo",
     "<%= config.bin %> init --provider openai --base-url https://models.example/v1 --api-key-env MODELS_KEY --model m-1",
   ];
   // This command writes a configuration, so it does not take `--config`.
-  static override baseFlags = {};
+  static override baseFlags = FLAGS_WITHOUT_CONFIG;
   static override flags = initFlags;
 
   async run(): Promise<Initialized> {

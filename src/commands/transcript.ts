@@ -35,7 +35,7 @@ export default class Transcript extends FleetCommand {
         isEmpty = false;
       }
       options.signal.throwIfAborted();
-      if (isEmpty) process.stderr.write("The session has had no turn.\n");
+      if (isEmpty && flags.turns !== 0) process.stderr.write("The session has had no turn.\n");
       return { session, entries: [] };
     });
   }

@@ -32,7 +32,7 @@ export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
     title: "The fleet knows nothing about this user.",
     causes: [
       "The id is misspelled. Upper and lower case differ.",
-      "The user has no server, session, token or place, or does not have them any more.",
+      "The user has no server, session, token or placement, or no longer has one.",
     ],
     fixes: ["copilotfleet list", "copilotfleet ps"],
   },

@@ -114,7 +114,7 @@ async function refuseOtherHosts({ sessions }: Contents, { hosts }: Store): Promi
   const list = names.map(quote).join(", ");
   const message = `The fleet is also on other hosts (${list}). Only a fleet on one host can be copied.`;
   const advice = "Move their users to this host, and then run copilotfleet drain on the other hosts.";
-  throw new FleetError("FLEET_SERVER_CONFLICT", message, { suggestions: ["copilotfleet top", advice] });
+  throw new FleetError("FLEET_SERVER_CONFLICT", message, { suggestions: ["copilotfleet top --once", advice] });
 }
 
 function refuseMoving({ registry }: Contents): void {

@@ -5,13 +5,16 @@ import type { SessionRecord } from "../model/session.js";
 /** The error when this host does not serve. It must open no session then, because other hosts may take them over. */
 export function ownHostAway(own: string, cause?: unknown): FleetError {
   const message = `This host, ${quote(own)}, does not serve, so other hosts may take over its sessions in the shared storage.`;
-  return new FleetError("FLEET_HOST_AWAY", message, { suggestions: ["copilotfleet serve", "copilotfleet top"], cause });
+  return new FleetError("FLEET_HOST_AWAY", message, {
+    suggestions: ["copilotfleet serve", "copilotfleet top --once"],
+    cause,
+  });
 }
 
 export function hostAway(name: string, cause?: unknown): FleetError {
   return new FleetError("FLEET_HOST_AWAY", `Host ${quote(name)} cannot be reached.`, {
     suggestions: [
-      "copilotfleet top",
+      "copilotfleet top --once",
       "Try again: with shared storage, another host takes over if this one does not come back.",
     ],
     cause,
@@ -21,14 +24,14 @@ export function hostAway(name: string, cause?: unknown): FleetError {
 export function sessionStranded({ id, host = "" }: SessionRecord): FleetError {
   const message = `Session ${quote(id)} is on the disk of host ${quote(host)}, which does not serve.`;
   return new FleetError("FLEET_SESSION_STRANDED", message, {
-    suggestions: [`copilotfleet serve  # on host ${host}`, "copilotfleet top"],
+    suggestions: [`copilotfleet serve  # on host ${host}`, "copilotfleet top --once"],
   });
 }
 
 /** The error when the user is placed on another host. The front door then relays the client to that host. */
 export function userMoved(user: string, to: Pick<HostRecord, "name">): FleetError {
   return new FleetError("FLEET_SESSION_MOVED", `User ${quote(user)} is now placed on host ${quote(to.name)}.`, {
-    suggestions: ["Try again: you are relayed to the host that has the user's sessions.", "copilotfleet top"],
+    suggestions: ["Try again: you are relayed to the host that has the user's sessions.", "copilotfleet top --once"],
   });
 }
 
@@ -36,6 +39,6 @@ export function userMoved(user: string, to: Pick<HostRecord, "name">): FleetErro
 export function sessionMoved({ id }: Pick<SessionRecord, "id">, to: Pick<HostRecord, "name"> | null): FleetError {
   const where = to === null ? "is about to move to another host" : `is now on host ${quote(to.name)}`;
   return new FleetError("FLEET_SESSION_MOVED", `Session ${quote(id)} ${where}.`, {
-    suggestions: ["Try again: you are relayed to the host that has it.", "copilotfleet top"],
+    suggestions: ["Try again: you are relayed to the host that has it.", "copilotfleet top --once"],
   });
 }

@@ -168,6 +168,7 @@ export class Supervisor {
   async #closePool(): Promise<void> {
     await this.#hostLock.closePool();
     this.#context.state.phase = "draining";
+    this.#context.metrics.drains();
     const failure = "the drain could not be announced to the other hosts";
     await attempt(this.#context, failure, () => this.#heartbeat?.closeToUsers());
   }

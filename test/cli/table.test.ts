@@ -1,6 +1,6 @@
 import stringWidth from "string-width";
 import { describe, expect, it } from "vitest";
-import { type Column, renderTable, shorten } from "../../src/cli/render/table.js";
+import { type Column, renderTable, shorten, wrap } from "../../src/cli/render/table.js";
 import { layOut } from "../../src/cli/run/live.js";
 
 const COLUMNS: Column[] = [
@@ -48,6 +48,18 @@ describe("a shortened text", () => {
     ["李雷韩梅梅", 4, "end", "李…"],
   ] as const)("shorten cuts %j to %i columns (cut: %s) and returns %j", (text, width, cut, short) => {
     expect(shorten(text, width, cut)).toBe(short);
+  });
+});
+
+describe("wrap", () => {
+  it.each([
+    ["", 5, [""]],
+    ["abcdef", 3, ["abc", "def"]],
+    ["abcdefg", 3, ["abc", "def", "g"]],
+    ["李雷韩梅", 5, ["李雷", "韩梅"]],
+    ["李雷", 1, ["李", "雷"]],
+  ])("wrap breaks %j at %i columns, and never within a character", (text, width, lines) => {
+    expect(wrap(text, width)).toEqual(lines);
   });
 });
 

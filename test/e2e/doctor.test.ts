@@ -212,7 +212,7 @@ describe("doctor", () => {
     expect(checks.get("serve")).toMatchObject({
       level: "failed",
       detail: `running as process ${serving.pid}; it does not answer at http://${serving.address}/healthz within 2 s`,
-      fix: `kill -KILL ${serving.pid}; copilotfleet serve  # the servers keep running`,
+      fix: `kill -KILL ${serving.pid}  # then start serve again, unless systemd or an orchestrator does`,
     });
     serving.kill("SIGKILL");
     await serving.done;

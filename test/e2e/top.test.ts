@@ -150,6 +150,18 @@ describe("top on a terminal", () => {
     await top.until(/> notes/);
   });
 
+  it("top breaks the long lines of a transcript, so that all of their text is on the screen", async () => {
+    await fleet.send("王小明", "draft", `${"long ".repeat(40)}end`);
+    await using top = new TopScreen({ columns: 60 });
+    await top.until(/> alice-/);
+    top.type("2/draft\r");
+    await top.until(/> draft/);
+    top.type("t");
+    const page = (await top.until(/\[turn 1\]/)).join("");
+    expect(page.match(/long/g)?.length).toBeGreaterThanOrEqual(70);
+    expect(page.match(/end/g)?.length).toBe(2);
+  });
+
   it("Ctrl-C ends top with 130 and gives the terminal back", async () => {
     await using top = new TopScreen();
     await top.until(/> alice-/);

@@ -44,6 +44,7 @@ it("a draining serve lets the turns of commands, library and clients end, and ad
   await serving.logged("draining 2 servers");
   expect(await serving.readyz()).toEqual({ status: 503, ok: false, reasons: ["the pool is being drained"] });
   expect(await serving.healthz()).toMatchObject({ status: 200, ok: true });
+  expect(await serving.metric("draining")).toBe(1);
   const refused = await Promise.all([
     fleet.run(["spawn", "--user", "carol", "--json"]),
     fleet.run(["create", "--user", "alice", "--json"]),

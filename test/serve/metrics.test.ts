@@ -10,7 +10,6 @@ const SNAPSHOT: MetricsSnapshot = {
   leases: 14,
   memoryBytes: 15,
   diskFreeBytes: 16,
-  draining: true,
   doorClients: 0,
   doorTurns: 0,
 };
@@ -95,14 +94,14 @@ describe("the metrics", () => {
       leases: 14,
       servers_memory_bytes: 15,
       state_disk_free_bytes: 16,
-      draining: 1,
     });
-    const next = { ...SNAPSHOT, draining: false, serversByState: { ...SNAPSHOT.serversByState, ready: 0 } };
-    expect(await changed(metrics, () => metrics.observe(next))).toEqual({ draining: 0, 'servers{state="ready"}': 0 });
+    const next = { ...SNAPSHOT, serversByState: { ...SNAPSHOT.serversByState, ready: 0 } };
+    expect(await changed(metrics, () => metrics.observe(next))).toEqual({ 'servers{state="ready"}': 0 });
   });
 
   it.each<[string, (metrics: FleetMetrics) => void, Record<string, number>]>([
     ["a restart", (m) => m.restarted("hang"), { 'server_restarts_total{reason="hang"}': 1 }],
+    ["a drain", (m) => m.drains(), { draining: 1 }],
     ["a recycling", (m) => m.recycled("memory"), { 'server_recycles_total{reason="memory"}': 1 }],
     ["a crash loop", (m) => m.crashLooped(), { server_crash_loops_total: 1 }],
     ["evictions", (m) => m.evicted(3), { evictions_total: 3 }],

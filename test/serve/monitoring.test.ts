@@ -70,7 +70,6 @@ async function supervisor(): Promise<{ endpoint: HealthEndpoint; metrics: FleetM
     leases: 1,
     memoryBytes: 300_000_000,
     diskFreeBytes: 50_000_000_000,
-    draining: false,
     doorClients: 0,
     doorTurns: 0,
   });

@@ -11,7 +11,10 @@ export const initFlags = {
   "token-env": text("variable that contains the GitHub token (default: the login of gh)", "VAR"),
   model: text("model of sessions that name none", "MODEL"),
   isolation: choiceFlag("isolation", "whether users share servers (default: per-user)", ["per-user", "shared"]),
-  yes: Flags.boolean({ description: "ask nothing: take the first source that is found, and the usual answers" }),
+  yes: Flags.boolean({
+    char: "y",
+    description: "ask nothing: take the first source that is found, and the usual answers",
+  }),
   force: Flags.boolean({ description: "replace an existing file" }),
   "user-config": Flags.boolean({ description: "write your own configuration file instead of the project's" }),
   "no-try": Flags.boolean({ description: "do not try a prompt before writing" }),

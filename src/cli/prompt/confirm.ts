@@ -3,8 +3,8 @@ import { createInterface } from "node:readline";
 import { Interrupted, onSignals } from "./interrupted.js";
 
 /**
- * Whether a command asks before it removes something. A command asks if no other command can bring this back: the history of
- * sessions, or tokens. It never asks in a script, where nobody may be there to answer.
+ * Whether a command may ask questions: not with `--yes`, and not in a script, where nobody may be there to answer. Commands
+ * ask before they delete what no other command can bring back: histories of sessions, and tokens.
  */
 export function isAsked({ json, yes = false }: { json: boolean; yes?: boolean | undefined }): boolean {
   const { stdin, stdout, env } = process;

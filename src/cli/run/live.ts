@@ -21,7 +21,7 @@ export async function showLive(look: () => Promise<LiveView>, everyMs: number, s
   };
   screen.on("resize", draw).on("key", ({ text, name }) => {
     if (text === "q") return stop.abort();
-    offset += scrollSteps(name, screen.size);
+    offset += scrollSteps(name, Math.max(1, Math.floor(screen.size.rows / 2)));
     draw();
   });
   using end = either(stop.signal, signal);
@@ -32,9 +32,8 @@ export async function showLive(look: () => Promise<LiveView>, everyMs: number, s
   }
 }
 
-/** The number of lines that a key scrolls: positive is down, and 0 means another key. */
-export function scrollSteps(name: string | undefined, { rows }: ScreenSize): number {
-  const page = Math.max(1, Math.floor(rows / 2));
+/** The number of lines that a key scrolls: positive is down, and 0 means another key. `page` is that of PgDn. */
+export function scrollSteps(name: string | undefined, page: number): number {
   const steps: Record<string, number> = { down: 1, j: 1, up: -1, k: -1, pagedown: page, space: page, pageup: -page };
   return steps[name ?? ""] ?? 0;
 }

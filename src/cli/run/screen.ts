@@ -28,6 +28,7 @@ export class FullScreen extends EventEmitter<{ key: [Key]; resize: [] }> impleme
     else this.emit("key", { text, name });
   };
   readonly #onResize = () => void this.emit("resize");
+  readonly #leave = () => void process.stdout.write(LEAVE);
 
   constructor() {
     super();
@@ -36,6 +37,8 @@ export class FullScreen extends EventEmitter<{ key: [Key]; resize: [] }> impleme
     process.stdout.on("resize", this.#onResize);
     process.stdin.setRawMode(true);
     process.stdin.resume();
+    // The second Ctrl-C ends the process at once.
+    process.once("exit", this.#leave);
     process.stdout.write(ENTER);
   }
 
@@ -50,7 +53,8 @@ export class FullScreen extends EventEmitter<{ key: [Key]; resize: [] }> impleme
   }
 
   [Symbol.dispose](): void {
-    process.stdout.write(LEAVE);
+    process.off("exit", this.#leave);
+    this.#leave();
     process.stdin.off("keypress", this.#onKeypress);
     process.stdout.off("resize", this.#onResize);
     process.stdin.setRawMode(false);

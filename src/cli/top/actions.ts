@@ -1,6 +1,9 @@
-import { printable } from "../../config/values/text.js";
+import { stripVTControlCharacters } from "node:util";
+import { countOf, printable } from "../../config/values/text.js";
 import { isFleetError } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
+import type { Stopped } from "../../pool/stop/stop.js";
+import { wrap } from "../render/table.js";
 import { PlainTranscript } from "../render/transcript/transcript.js";
 import type { Action } from "./keys.js";
 import type { TopModel } from "./model.js";
@@ -22,6 +25,10 @@ const PROGRESS: Readonly<Record<Action, string>> = {
 interface Act {
   action: Action;
   target: string;
+  /** The owner of the target; undefined if the target is not a session. */
+  owner: string | undefined;
+  /** The width of the screen. */
+  columns: number;
 }
 
 /** Performs an action, and shows its progress and its outcome in the model. An error is an outcome, too. */
@@ -35,18 +42,27 @@ export async function perform(fleet: Fleet, model: TopModel, act: Act, signal: A
   }
 }
 
+function describeStop({ id, outcome, cut }: Stopped): string {
+  const cutTurns = cut.length === 0 ? "" : ` It cut ${countOf(cut.length, "turn")}: ${cut.join(", ")}.`;
+  return `Server ${id}: ${outcome}.${cutTurns}`;
+}
+
+function logLines(lines: readonly string[], columns: number): string[] {
+  return lines.length === 0 ? ["The log is empty."] : lines.flatMap((line) => wrap(printable(line), columns));
+}
+
 /** Resolves with the outcome; null if a page shows it. */
 async function run(
   { servers, sessions, config }: Fleet,
   model: TopModel,
-  { action, target }: Act,
+  { action, target, owner, columns }: Act,
   signal: AbortSignal,
 ): Promise<string | null> {
   const request = { drainTimeoutMs: config.drain.timeoutMs, signal };
   switch (action) {
     case "drain": {
       const { stopped } = await servers.stop([target], request);
-      return stopped.map(({ id, outcome }) => `Server ${id}: ${outcome}.`).join(" ");
+      return stopped.map(describeStop).join(" ");
     }
     case "restart": {
       const restarted = await servers.restart([target], request);
@@ -59,17 +75,17 @@ async function run(
     }
     case "logs": {
       const { lines, log } = await servers.logEnd(target, { lines: LOG_LINES });
-      model.open(`Log of ${target}: ${log}`, lines.length === 0 ? ["The log is empty."] : lines.map(printable));
+      model.open(`Log of ${target}: ${log}`, logLines(lines, columns));
       return null;
     }
     case "transcript": {
-      // The operator reads as the owner: top is for people who control the whole fleet.
-      const owner = (await sessions.list()).find(({ id }) => id === target)?.owner;
+      // The operator reads as the owner, because top is for people who control the whole fleet.
       if (owner === undefined) return `Session ${target} does not exist any more.`;
       const { entries } = await sessions.transcript(target, { user: owner, turns: TRANSCRIPT_TURNS, signal });
       const text = new PlainTranscript();
-      const lines = entries.flatMap((entry) => text.entry(entry).trimEnd().split("\n"));
-      model.open(`Transcript of ${target}`, lines.length === 0 ? ["The session has had no turn."] : lines);
+      const lines = entries.flatMap((entry) => stripVTControlCharacters(text.entry(entry)).trimEnd().split("\n"));
+      const wrapped = lines.flatMap((line) => wrap(line, columns));
+      model.open(`Transcript of ${target}`, wrapped.length === 0 ? ["The session has had no turn."] : wrapped);
       return null;
     }
   }

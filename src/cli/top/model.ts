@@ -1,5 +1,6 @@
 import { printable } from "../../config/values/text.js";
 import type { SortKey } from "../render/lists/list.js";
+import { scrollSteps } from "../run/live.js";
 import type { Key } from "../run/screen.js";
 import { type Action, actionOf } from "./keys.js";
 import { columnsOf, type Selection, VIEWS, type ViewName, type ViewTable } from "./views.js";
@@ -46,13 +47,14 @@ export class TopModel {
     if (key.text === "q") return { kind: "quit" };
     this.message = null;
     const steps = stepsOf(key, pageRows, table.ids.length);
-    if (steps !== 0) return this.#select(this.#indexIn(table) + steps, table);
+    if (steps !== 0) return this.#select(this.selectedIn(table) + steps, table);
     return this.#command(key, table);
   }
 
   /** The index of the selected row. The first row is selected if the selected one is gone. */
-  selectedIn(table: ViewTable): number {
-    return this.#indexIn(table);
+  selectedIn({ ids }: ViewTable): number {
+    const { selected } = this.current;
+    return selected === null ? 0 : Math.max(0, ids.indexOf(selected));
   }
 
   /** Shows a printable text, beginning with its end, because the newest lines matter most. */
@@ -62,10 +64,10 @@ export class TopModel {
 
   /** Scrolls so that the selected row is one of the `rows` that fit. Returns the index of the first row to show. */
   scroll(table: ViewTable, rows: number): number {
-    const index = this.#indexIn(table);
+    const index = this.selectedIn(table);
     const state = this.current;
-    const lowest = Math.max(0, Math.min(index, table.ids.length - rows));
-    state.first = Math.max(Math.min(state.first, index, lowest), index - rows + 1, 0);
+    const last = Math.max(0, table.ids.length - rows);
+    state.first = Math.max(Math.min(state.first, index, last), index - rows + 1);
     return state.first;
   }
 
@@ -84,7 +86,7 @@ export class TopModel {
 
   #act(key: Key, table: ViewTable): Request | null {
     const found = actionOf(key, this.view);
-    const target = table.ids[this.#indexIn(table)];
+    const target = table.ids[this.selectedIn(table)];
     if (found === undefined || target === undefined) return null;
     const { action, question } = found;
     if (question === undefined) return { kind: "act", action, target };
@@ -128,11 +130,6 @@ export class TopModel {
     this.current.selected = table.ids[within] ?? null;
     return null;
   }
-
-  #indexIn({ ids }: ViewTable): number {
-    const { selected } = this.current;
-    return selected === null ? 0 : Math.max(0, ids.indexOf(selected));
-  }
 }
 
 /** The first line of a page that `rows` lines show after `steps` lines down. */
@@ -158,7 +155,6 @@ function reversed(view: ViewName, sort: SortKey | null): SortKey | null {
 
 /** The number of rows that a key moves down. */
 function stepsOf({ name = "" }: Key, pageRows: number, all: number): number {
-  const steps: Record<string, number> = { down: 1, j: 1, up: -1, k: -1, home: -all, end: all };
-  const pages: Record<string, number> = { pagedown: pageRows, space: pageRows, pageup: -pageRows };
-  return steps[name] ?? pages[name] ?? 0;
+  const ends: Record<string, number> = { home: -all, end: all };
+  return ends[name] ?? scrollSteps(name, pageRows);
 }

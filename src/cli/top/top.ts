@@ -5,7 +5,7 @@ import { either } from "../../runtime/deadline.js";
 import { REFRESH_MS } from "../run/live.js";
 import { FullScreen, type Key } from "../run/screen.js";
 import { perform } from "./actions.js";
-import { layOutTop } from "./layout.js";
+import { layOutTop, type Screenful } from "./layout.js";
 import { TopModel } from "./model.js";
 import type { Snapshot, ViewName } from "./views.js";
 
@@ -25,9 +25,11 @@ class Top implements AsyncDisposable {
   readonly #quit = new AbortController();
   readonly #end: ReturnType<typeof either>;
   readonly #actions = new Set<Promise<void>>();
-  /** Aborts when a key makes the content of the screen old. */
+  /** Aborts when a key or an action makes the content of the screen old. */
   #changed = new AbortController();
   #snapshot: Snapshot | undefined;
+  /** The content of the screen; undefined before the first reading. */
+  #shown: Screenful | undefined;
 
   constructor(fleet: Fleet, signal: AbortSignal) {
     this.#fleet = fleet;
@@ -55,20 +57,23 @@ class Top implements AsyncDisposable {
 
   #draw(): void {
     if (this.#snapshot === undefined || this.#end.signal.aborted) return;
-    this.#screen.draw(layOutTop(this.#model, this.#snapshot, this.#screen.size).lines);
+    this.#shown = layOutTop(this.#model, this.#snapshot, this.#screen.size);
+    this.#screen.draw(this.#shown.lines);
   }
 
   #press(key: Key): void {
-    if (this.#snapshot === undefined) {
+    if (this.#shown === undefined) {
       if (key.text === "q") this.#quit.abort();
       return;
     }
-    const { table, room } = layOutTop(this.#model, this.#snapshot, this.#screen.size);
+    const { table, room } = this.#shown;
     const request = this.#model.press(key, table, room);
     if (request?.kind === "quit") this.#quit.abort();
     if (request?.kind === "look") this.#changed.abort();
     if (request?.kind === "act") {
-      const acting = perform(this.#fleet, this.#model, request, this.#end.signal).then(() => this.#changed.abort());
+      const owner = this.#snapshot?.sessions.find(({ id }) => id === request.target)?.owner;
+      const act = { ...request, owner, columns: this.#screen.size.columns };
+      const acting = perform(this.#fleet, this.#model, act, this.#end.signal).then(() => this.#changed.abort());
       this.#actions.add(acting);
       void acting.finally(() => this.#actions.delete(acting));
     }

@@ -3,7 +3,7 @@ import type { SessionView } from "../../sessions/view.js";
 import { arrange, type List, nameOf, renderList, type SortKey, valueIn } from "../render/lists/list.js";
 import { BUSY_SERVERS, HOSTS, USERS } from "../render/lists/overview.js";
 import { describeClosedPool, withoutHost } from "../render/lists/servers.js";
-import { SESSIONS } from "../render/lists/sessions.js";
+import { SESSIONS, shownState } from "../render/lists/sessions.js";
 
 export const VIEWS = ["servers", "sessions", "users", "hosts"] as const;
 export type ViewName = (typeof VIEWS)[number];
@@ -62,12 +62,16 @@ export function noticesOf({ overview, warnings }: Snapshot): string[] {
 function sessionsIn({ turns }: Overview): List<SessionView> {
   const busy = new Set(turns);
   const columns = SESSIONS.columns.map((column) =>
-    column.field !== "state" ? column : { ...column, cell: stateOf(column.cell, busy) },
+    column.field !== "state" ? column : { ...column, value: stateOf(busy), cell: cellOf(column.cell, busy) },
   );
   return { ...SESSIONS, columns };
 }
 
-function stateOf(cell: List<SessionView>["columns"][number]["cell"], busy: ReadonlySet<string>) {
+function stateOf(busy: ReadonlySet<string>) {
+  return (session: SessionView) => (busy.has(session.id) ? "in turn" : shownState(session));
+}
+
+function cellOf(cell: List<SessionView>["columns"][number]["cell"], busy: ReadonlySet<string>) {
   return (session: SessionView) => (busy.has(session.id) ? "in turn" : (cell?.(session) ?? null));
 }
 

@@ -90,7 +90,7 @@ async function problemOf({ metrics, pid }: SupervisorView): Promise<Finding | nu
       const isLate = error instanceof Error && error.name === "TimeoutError";
       const code = systemCode(error instanceof Error ? error.cause : undefined);
       const why = isLate ? `within ${ANSWER_MS / 1000} s` : `(${code ?? String(error)})`;
-      const fix: Suggestion = `kill -KILL ${pid}; copilotfleet serve  # the servers keep running`;
+      const fix: Suggestion = `kill -KILL ${pid}  # then start serve again, unless systemd or an orchestrator does`;
       return failed(`it does not answer at ${url} ${why}`, fix);
     }
   }

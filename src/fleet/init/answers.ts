@@ -1,4 +1,5 @@
 import type { PartialConfig } from "../../config/load/load.js";
+import { DEFAULT_MODEL } from "../../config/schema.js";
 import { type Detected, KEY_VARIABLES } from "../../models/detect.js";
 
 export const SOURCES = ["github", "openai", "azure", "anthropic", "ollama", "echo"] as const;
@@ -73,7 +74,7 @@ function initialOf(field: Field, { source, baseUrl }: Answers, detected: Detecte
       // Without a model, the runtime chooses one of the account's.
       if (source === "github") return null;
       if (source === "ollama") return detected.ollama?.models[0];
-      return source === "openai" && baseUrl === OPENAI_URL ? "gpt-5" : undefined;
+      return source === "openai" && baseUrl === OPENAI_URL ? DEFAULT_MODEL : undefined;
   }
 }
 

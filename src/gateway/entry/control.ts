@@ -118,7 +118,7 @@ interface Call {
 /** The error for a call that takes too long here. Its code is that of a call without an answer: the work may be done. */
 function tooSlow({ method, limitMs }: Call, cause: unknown): FleetError {
   return new FleetError("FLEET_HOST_AWAY", `The other host did not finish ${quote(method)} within ${limitMs} ms.`, {
-    suggestions: ["copilotfleet top", "Try again in a moment."],
+    suggestions: ["copilotfleet top --once", "Try again in a moment."],
     cause,
   });
 }

@@ -96,7 +96,7 @@ class LastTurns {
   add(added: Iterable<TranscriptEntry>): this {
     for (const entry of added) {
       this.entries.push(entry);
-      while ((this.entries[0]?.turn ?? entry.turn) <= entry.turn - this.#turns) this.entries.shift();
+      while (this.entries[0] !== undefined && this.entries[0].turn <= entry.turn - this.#turns) this.entries.shift();
     }
     return this;
   }

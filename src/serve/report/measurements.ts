@@ -44,7 +44,6 @@ export class Measurements {
       leases: leases.filter((lease) => lease !== null).length,
       memoryBytes: memory.reduce((sum, bytes) => sum + bytes, 0),
       diskFreeBytes: await this.#disks.checkState(),
-      draining: state.phase === "draining",
       doorClients: state.door?.clients ?? 0,
       doorTurns: state.door?.turns ?? 0,
     });
@@ -57,7 +56,13 @@ export class Measurements {
       lately(server).map((sessionId) => ({ serverId: server.id, sessionId, home: server.home })),
     );
     const look = this.#turns.look(sessions, nowMs);
-    for (const { outcome, durationMs } of look.ended) metrics.turnEnded(outcome, durationMs / 1000);
+    for (const { outcome, durationMs, serverId, sessionId } of look.ended) {
+      metrics.turnEnded(outcome, durationMs / 1000);
+      // The metrics name nobody, so the log has to.
+      const fields = { server: serverId, session: sessionId };
+      if (outcome === "cut") log("warn", `the turn in session ${sessionId} was cut`, fields);
+      if (outcome === "failed") log("info", `the turn in session ${sessionId} failed`, fields);
+    }
     for (const { serverId, sessionId, error } of look.unreadable)
       logFailure(this.#context, "a session's history could not be read", error, {
         server: serverId,

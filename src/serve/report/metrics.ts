@@ -29,7 +29,6 @@ export interface MetricsSnapshot {
   memoryBytes: number;
   /** The free space that this process may use on the disk that holds the state. Null if it is not known. */
   diskFreeBytes: number | null;
-  draining: boolean;
   doorClients: number;
   /** Turns in progress or waiting at the front door. */
   doorTurns: number;
@@ -63,13 +62,17 @@ export class FleetMetrics {
     for (const unknown of [diskFreeBytes, healthy, ready]) unknown.remove();
   }
 
-  /** Sets the gauges. Except for the first three values, each value has the name of its series. */
-  observe({ serversByState, diskFreeBytes, draining, ...gauges }: MetricsSnapshot): void {
+  /** Sets the gauges. Except for the first two values, each value has the name of its series. */
+  observe({ serversByState, diskFreeBytes, ...gauges }: MetricsSnapshot): void {
     for (const state of SERVER_STATES) this.#series.servers.set({ state }, serversByState[state]);
     if (diskFreeBytes === null) this.#series.diskFreeBytes.remove();
     else this.#series.diskFreeBytes.set(diskFreeBytes);
-    this.#series.draining.set(draining ? 1 : 0);
     for (const [name, value] of Object.entries(gauges)) this.#series[name as keyof typeof gauges].set(value);
+  }
+
+  /** Shows that the supervisor drains. It takes no more snapshots then. */
+  drains(): void {
+    this.#series.draining.set(1);
   }
 
   /** Sets the result of the health endpoint's checks. */

@@ -29,7 +29,7 @@ interface ColumnOptions<Row> {
   cell?: (row: Row) => Cell;
   /** The column is in `wide`, but not in `table`. */
   wide?: true;
-  /** `--sort` puts the highest value first, because the column shows the time since then. */
+  /** The value is a time, and the table shows the time since then. So `--sort` puts the newest first. */
   isAge?: true;
 }
 

@@ -5,22 +5,20 @@ import { SERVERS } from "./servers.js";
 
 /** Memory matters more here than in `ps`, and the number of sessions less. */
 const YIELDS: Readonly<Record<string, number>> = { memoryBytes: 1, sessions: 5 };
-const [server, host, user, url, pid, state, ...rest] = SERVERS.columns.map((column) => ({
-  ...column,
-  yields: YIELDS[column.field] ?? column.yields ?? 0,
-}));
+const columns = SERVERS.columns.map((column) => ({ ...column, yields: YIELDS[column.field] ?? column.yields ?? 0 }));
+const afterState = columns.findIndex(({ field }) => field === "state") + 1;
 
 /** The servers as `ps` shows them, with what they do at the moment. */
 export const BUSY_SERVERS: List<BusyServer> = {
   ...SERVERS,
   columns: [
-    ...[server, host, user, url, pid, state].filter((column) => column !== undefined),
+    ...columns.slice(0, afterState),
     { heading: "TURNS", field: "turns" },
     {
       ...{ heading: "LATENCY", field: "latencyMs", yields: 1 },
       cell: ({ latencyMs }) => (latencyMs === null ? null : `${Math.ceil(latencyMs)} ms`),
     },
-    ...rest,
+    ...columns.slice(afterState),
   ],
 };
 

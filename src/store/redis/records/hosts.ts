@@ -117,6 +117,6 @@ function taken(name: string, { startedAt, door }: Pick<HostEntry, "startedAt" | 
   const where = door === null ? "" : `, and its front door is at ${door}`;
   const message = `Another host of this fleet is called ${quote(name)}. It has served since ${startedAt}${where}.`;
   return new FleetError("FLEET_HOST_TAKEN", message, {
-    suggestions: ["export COPILOTFLEET_HOST_NAME=NAME", "copilotfleet top"],
+    suggestions: ["export COPILOTFLEET_HOST_NAME=NAME", "copilotfleet top --once"],
   });
 }
