@@ -3,6 +3,7 @@ import { closest, distance } from "fastest-levenshtein";
 import { printable, redact } from "../config/values/text.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
 import { spoken } from "./command-id.js";
+import { DEFAULT_USER } from "./flags/user.js";
 import { unmarked } from "./prompt/prompt.js";
 
 /** Turns oclif's error about a command line into a FleetError. Suggests the flag that the user probably meant. */
@@ -17,6 +18,7 @@ export function usageError(error: Error, command: typeof Command): FleetError {
       ...unknown
         .slice(0, "text" in command.args ? 1 : 0)
         .map((flag): Suggestion => `If ${quoteSafely(flag)} is the prompt, put -- before it.`),
+      ...(missingFlag(error) === "user" ? [DEFAULT_USER] : []),
       `copilotfleet ${spoken(command.id)} --help`,
     ],
   });
@@ -52,10 +54,15 @@ function describe(error: Error, known: Readonly<Record<string, object>>): string
     const { kind = "value" }: { kind?: string } = known[flag.slice(2)] ?? {};
     return `${flag} ${quoteSafely(value)} is not a ${kind}. Use ${allowed?.replace(/, (?=[^,]*$)/, " or ")}.`;
   }
-  const required = /^\s*Missing required flag (\S+)$/m.exec(error.message)?.[1];
+  const required = missingFlag(error);
   if (required !== undefined) return `--${required} is missing.`;
   const lines = error.message.split("\n").filter((line) => !/^(See more help with --help|USAGE)/.test(line.trim()));
   return printable(redact(lines.join(" ").replace(/\s+/g, " ").trim()));
+}
+
+/** The name of the required flag that the user did not give. */
+function missingFlag({ message }: Error): string | undefined {
+  return /^\s*Missing required flag (\S+)$/m.exec(message)?.[1];
 }
 
 function quoteSafely(value: string): string {

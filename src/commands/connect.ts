@@ -1,5 +1,5 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { requiredUserFlag } from "../cli/flags/flags.js";
+import { actingUserFlag } from "../cli/flags/user.js";
 import type { ConnectInfo } from "../fleet/options.js";
 
 export default class Connect extends FleetCommand {
@@ -11,7 +11,7 @@ export default class Connect extends FleetCommand {
     'eval "$(<%= config.bin %> connect --user alice)"',
     "<%= config.bin %> connect --user alice --json",
   ];
-  static override flags = { user: requiredUserFlag };
+  static override flags = { user: actingUserFlag };
 
   async run(): Promise<ConnectInfo> {
     const { flags } = await this.parse(Connect);

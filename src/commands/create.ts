@@ -1,15 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import {
-  durationFlag,
-  given,
-  modelFlag,
-  promptFlag,
-  requiredUserFlag,
-  sessionIdFlag,
-  ttlFlag,
-  usage,
-} from "../cli/flags/flags.js";
+import { durationFlag, given, modelFlag, promptFlag, sessionIdFlag, ttlFlag, usage } from "../cli/flags/flags.js";
+import { actingUserFlag } from "../cli/flags/user.js";
 import { afterPrompt, whatBecameOf, withoutSession } from "../cli/prompt/failed-prompt.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
 import { printTurn } from "../cli/prompt/turn.js";
@@ -23,7 +15,7 @@ export default class Create extends FleetCommand {
     '<%= config.bin %> create --user alice --purpose review --prompt "Hello"',
   ];
   static override flags = {
-    user: requiredUserFlag,
+    user: actingUserFlag,
     id: sessionIdFlag,
     purpose: Flags.string({ description: "purpose of the session; a random id begins with it", helpValue: "TEXT" }),
     model: modelFlag,

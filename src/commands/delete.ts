@@ -1,6 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given, sessionArg, userFlag, yesFlag } from "../cli/flags/flags.js";
+import { given, sessionArg, yesFlag } from "../cli/flags/flags.js";
+import { userFilter } from "../cli/flags/user.js";
 import { confirm, isAsked } from "../cli/prompt/confirm.js";
 import { askToDelete } from "../cli/prompt/questions.js";
 import { isFleetError } from "../errors.js";
@@ -15,7 +16,7 @@ export default class Delete extends FleetCommand {
   static override strict = false;
   static override args = { session: sessionArg };
   static override flags = {
-    user: userFlag,
+    user: userFilter("refuse sessions of other users"),
     yes: yesFlag,
     "ignore-not-found": Flags.boolean({ description: "exit with 0 when a session is not found" }),
   };

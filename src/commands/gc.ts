@@ -1,6 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given, lifetimeFlag, userFlag, yesFlag } from "../cli/flags/flags.js";
+import { given, lifetimeFlag, yesFlag } from "../cli/flags/flags.js";
+import { userFilter } from "../cli/flags/user.js";
 import { confirm, isAsked } from "../cli/prompt/confirm.js";
 import { askToDelete } from "../cli/prompt/questions.js";
 import { exitCodeOfGc, renderGc } from "../cli/render/gc.js";
@@ -20,7 +21,7 @@ export default class Gc extends FleetCommand {
       "delete sessions that were not used for this long (default: session.ttl); a session's own TTL wins",
     ),
     "dry-run": Flags.boolean({ description: "show what would be deleted without changing anything" }),
-    user: userFlag,
+    user: userFilter("delete only sessions of this user"),
     yes: yesFlag,
   };
 

@@ -1,6 +1,7 @@
 import { Flags } from "@oclif/core";
-import { choiceFlag, userFlag } from "../cli/flags/flags.js";
+import { choiceFlag } from "../cli/flags/flags.js";
 import { listFlags } from "../cli/flags/list.js";
+import { userFilter } from "../cli/flags/user.js";
 import { ListCommand } from "../cli/list-command.js";
 import { withoutHost } from "../cli/render/lists/servers.js";
 import { SESSIONS } from "../cli/render/lists/sessions.js";
@@ -16,7 +17,7 @@ export default class List extends ListCommand {
     "<%= config.bin %> list --purpose review --sort size:desc --limit 10",
   ];
   static override flags = {
-    user: userFlag,
+    user: userFilter("show only sessions of this user"),
     state: choiceFlag("state", "show only sessions in this state", SESSION_STATES),
     purpose: Flags.string({ description: "show only sessions with this purpose", helpValue: "TEXT" }),
     host: Flags.string({ description: "show only sessions on this host", helpValue: "HOST" }),

@@ -1,6 +1,7 @@
 import { Args, Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { integerFlag, usage, userFlag } from "../cli/flags/flags.js";
+import { integerFlag, usage } from "../cli/flags/flags.js";
+import { userFilter } from "../cli/flags/user.js";
 import { referenceOf } from "../pool/server.js";
 
 export default class Logs extends FleetCommand {
@@ -16,7 +17,7 @@ export default class Logs extends FleetCommand {
     }),
   };
   static override flags = {
-    user: userFlag,
+    user: userFilter("show the log of this user's server"),
     follow: Flags.boolean({ char: "f", description: "keep printing new lines until interrupted" }),
     lines: integerFlag("lines", "how many of the last lines to print first (default: 100)", [0, 1_000_000], "n"),
   };

@@ -1,6 +1,7 @@
 import { Flags } from "@oclif/core";
-import { choiceFlag, userFlag } from "../cli/flags/flags.js";
+import { choiceFlag } from "../cli/flags/flags.js";
 import { listFlags } from "../cli/flags/list.js";
+import { userFilter } from "../cli/flags/user.js";
 import { ListCommand } from "../cli/list-command.js";
 import { describeClosedPool, describeFailures, SERVERS, withoutHost } from "../cli/render/lists/servers.js";
 import { SERVER_STATES } from "../model/server.js";
@@ -16,7 +17,7 @@ export default class Ps extends ListCommand {
     "<%= config.bin %> ps -q --host h1 --sort uptime:desc",
   ];
   static override flags = {
-    user: userFlag,
+    user: userFilter("show only the server of this user"),
     state: choiceFlag("state", "show only servers in this state", SERVER_STATES),
     host: Flags.string({ description: "show only servers on this host", helpValue: "HOST" }),
     ...listFlags(SERVERS),

@@ -1,5 +1,6 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { leaseWaitFlag, promptFlag, requiredUserFlag, sessionArg } from "../cli/flags/flags.js";
+import { leaseWaitFlag, promptFlag, sessionArg } from "../cli/flags/flags.js";
+import { actingUserFlag } from "../cli/flags/user.js";
 import { chat } from "../cli/prompt/chat.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
 import { useOnce } from "../cli/prompt/turn.js";
@@ -13,7 +14,7 @@ export default class Resume extends FleetCommand {
   ];
   static override args = { session: sessionArg };
   static override flags = {
-    user: requiredUserFlag,
+    user: actingUserFlag,
     prompt: promptFlag("prompt to send; prints its reply"),
     wait: leaseWaitFlag,
   };

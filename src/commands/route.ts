@@ -1,6 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { choiceFlag, durationFlag, given, usage, userFlag } from "../cli/flags/flags.js";
+import { choiceFlag, durationFlag, given, usage } from "../cli/flags/flags.js";
+import { actingUserFlagUnless } from "../cli/flags/user.js";
 import { warnOfClosedPool } from "../cli/render/lists/servers.js";
 import { renderPlan, renderRebalanced, renderRoute } from "../cli/render/route.js";
 import type { Rebalanced, RouteView } from "../fleet/options.js";
@@ -17,7 +18,7 @@ export default class Route extends FleetCommand {
     "<%= config.bin %> route --rebalance --wait 60s",
   ];
   static override flags = {
-    user: userFlag,
+    user: actingUserFlagUnless(["plan", "rebalance"]),
     strategy: choiceFlag("strategy", "how to choose among shared servers (default: pool.strategy)", [
       "sticky",
       "round-robin",

@@ -1,6 +1,7 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, leaseWaitFlag, requiredUserFlag, sessionArg } from "../cli/flags/flags.js";
+import { durationFlag, leaseWaitFlag, sessionArg } from "../cli/flags/flags.js";
+import { actingUserFlag } from "../cli/flags/user.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
 import { useOnce } from "../cli/prompt/turn.js";
 import type { SessionView } from "../sessions/view.js";
@@ -21,7 +22,7 @@ export default class Send extends FleetCommand {
     }),
   };
   static override flags = {
-    user: requiredUserFlag,
+    user: actingUserFlag,
     timeout: durationFlag("timeout", "abort the turn after this long (default: never)"),
     wait: leaseWaitFlag,
   };

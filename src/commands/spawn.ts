@@ -1,7 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, folderFlag, given, integerFlag, usage, userFlag } from "../cli/flags/flags.js";
+import { durationFlag, folderFlag, given, integerFlag, usage } from "../cli/flags/flags.js";
 import { tokenSourceFromFlags } from "../cli/flags/token.js";
+import { actingUserFlagUnless } from "../cli/flags/user.js";
 import { renderServers } from "../cli/render/lists/servers.js";
 import type { ServerView } from "../pool/server.js";
 
@@ -24,7 +25,7 @@ export default class Spawn extends FleetCommand {
     "<%= config.bin %> spawn --user alice --token-env ALICE_GITHUB_TOKEN --json",
   ];
   static override flags = {
-    user: userFlag,
+    user: actingUserFlagUnless(["shared", "count"]),
     count: integerFlag(
       "count",
       "start the servers of the users USER-1 to USER-N; 1 starts the server of USER",
@@ -39,13 +40,13 @@ export default class Spawn extends FleetCommand {
 
   async run(): Promise<Spawned | SpawnedMany> {
     const { flags } = await this.parse(Spawn);
+    if (flags.count !== undefined && (flags.shared || flags.user === undefined))
+      throw usage("--count needs --user USER.", [`copilotfleet spawn --user USER --count ${flags.count}`]);
     if ((flags.user === undefined) === !flags.shared)
       throw usage("Give either --user USER or --shared.", [
         "copilotfleet spawn --user USER",
         "copilotfleet spawn --shared",
       ]);
-    if (flags.count !== undefined && flags.shared)
-      throw usage("--count needs --user USER. It cannot be combined with --shared.");
     const token = tokenSourceFromFlags(flags["token-env"], flags["token-file"]);
     const request = given({ token, cwd: flags.cwd, waitMs: flags.wait });
     return await this.withFleet(async (fleet) => {

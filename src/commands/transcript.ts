@@ -1,7 +1,8 @@
 import { once } from "node:events";
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given, integerFlag, requiredUserFlag, sessionArg } from "../cli/flags/flags.js";
+import { given, integerFlag, sessionArg } from "../cli/flags/flags.js";
+import { actingUserFlag } from "../cli/flags/user.js";
 import { MarkdownTranscript, PlainTranscript } from "../cli/render/transcript/transcript.js";
 import type { Transcript as Conversation } from "../fleet/options.js";
 
@@ -15,7 +16,7 @@ export default class Transcript extends FleetCommand {
   ];
   static override args = { session: sessionArg };
   static override flags = {
-    user: requiredUserFlag,
+    user: actingUserFlag,
     markdown: Flags.boolean({ description: "print a Markdown document" }),
     turns: integerFlag("turns", "how many of the last turns to print (default: all)", [0, 1_000_000], "n"),
     follow: Flags.boolean({ char: "f", description: "keep printing what is added until interrupted" }),

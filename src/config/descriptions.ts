@@ -257,4 +257,11 @@ export const DESCRIPTIONS: Readonly<Record<Names<ConfigInput>["value"], KeyDescr
     meaning: "The folder that all hosts mount for session state. `null`: each host uses its own disk.",
     examples: ["/mnt/fleet", null],
   },
+
+  user: {
+    meaning:
+      "The default for `--user` in commands that act as a user. It does not limit commands such as `list`, `stop` and " +
+      "`delete`. The library does not read it.",
+    examples: ["alice"],
+  },
 };

@@ -4,6 +4,7 @@ import * as duration from "./values/duration.js";
 import { ALLOWED_REDIS_URL, readRedisUrl } from "./values/redis-url.js";
 import { ALLOWED_SIZE, readSize, SIZE_PATTERN } from "./values/size.js";
 import { holdsGitHubToken } from "./values/text.js";
+import { ALLOWED_USER, readUser } from "./values/user-id.js";
 
 /**
  * The metadata of a key's value that the loader needs. The functions below create one schema for each kind of value.
@@ -141,6 +142,9 @@ export const httpUrl = () =>
     },
     { kind: "URL" },
   );
+
+export const userId = () =>
+  text(ALLOWED_USER, readUser, { flagCode: "FLEET_USER_INVALID", kind: "id of a user", harmless: true });
 
 /** A host's name is part of the names of folders and keys, and in many installations it is a DNS label. */
 export const isHostName = (name: string) =>

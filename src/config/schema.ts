@@ -224,6 +224,8 @@ const keys = v.strictObject({
   storeOptions: v.optional(storeOptions, {}),
   host: v.optional(host, {}),
   storage: v.optional(storage, {}),
+  // As whom the commands act that need a user. The library does not read it.
+  user: v.optional(v.nullable(rules.userId()), null),
 });
 
 export const DEFAULT_MODEL = "gpt-5";

@@ -49,6 +49,8 @@ export const STORE_VARIABLE = "COPILOTFLEET_STORE";
 /** Splits the configuration into the file, the secrets and the token files. */
 export function settingsOf(config: Config, given: Layer, options: SettingsOptions): Settings {
   const values = new Map<string, { value: unknown }>(given);
+  // The default user belongs to the person who renders the manifests, not to the fleet.
+  values.delete("user");
   const secrets = new Map<string, SecretVariable>();
   const conceal = (key: string, variable: string) => {
     values.delete(key);

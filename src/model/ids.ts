@@ -1,30 +1,14 @@
 import { randomUUID } from "node:crypto";
 import { sha256 } from "../config/values/text.js";
+import { ALLOWED_USER, isReserved, readUser } from "../config/values/user-id.js";
 import { FleetError, option, quote } from "../errors.js";
 
-/** Properties that every object has. A plain object with users or sessions as keys must not get one of these as a key. */
-const RESERVED = new Set(Object.getOwnPropertyNames(Object.prototype).concat("prototype"));
-
-/**
- * Checks that a user id consists of letters and digits of any script plus `. _ @ + -`, has 1 to 128 bytes of UTF-8, and
- * does not start with `.` or `-`. Returns it in Unicode normal form C, so that each name has one spelling.
- */
+/** Checks a user id. Returns it in Unicode normal form C. */
 export function validateUser(value: string, name = option("user")): string {
-  const user = typeof value === "string" ? value.normalize("NFC") : "";
-  const bytes = Buffer.byteLength(user);
-  if (bytes < 1 || bytes > 128 || !isUserName(user) || /^[.-]/.test(user) || RESERVED.has(user)) {
-    const why = RESERVED.has(user) ? "is a reserved word" : "is not a user id";
-    throw new FleetError(
-      "FLEET_USER_INVALID",
-      `${name} ${quote(value)} ${why}. Allowed: 1 to 128 bytes of letters, digits and . _ @ + -, not starting with . or -`,
-    );
-  }
-  return user;
-}
-
-/** Tries an ASCII pattern first, because Node.js 20 takes a millisecond to build a pattern with Unicode properties. */
-function isUserName(user: string): boolean {
-  return /^[A-Za-z0-9._@+-]+$/.test(user) || (/^[\p{L}\p{M}\p{Nd}._@+-]+$/u.test(user) && !/^\p{M}/u.test(user));
+  const user = typeof value === "string" ? readUser(value) : null;
+  if (user !== null) return user;
+  const why = isReserved(value) ? "is a reserved word" : "is not a user id";
+  throw new FleetError("FLEET_USER_INVALID", `${name} ${quote(value)} ${why}. Allowed: ${ALLOWED_USER}`);
 }
 
 /** A digest for names of files, so that two users whose ids differ only in case have two files on any disk. */
@@ -50,8 +34,8 @@ export function assertSessionId(id: string): void {
 
 /** Checks an id from a caller. It must not look like an option, or be a property that every object has. */
 export function validateSessionId(value: string, name = option("sessionId")): string {
-  if (typeof value !== "string" || !isSessionId(value) || value.startsWith("-") || RESERVED.has(value)) {
-    const why = RESERVED.has(value) ? "is a reserved word" : "is not a session id";
+  if (typeof value !== "string" || !isSessionId(value) || value.startsWith("-") || isReserved(value)) {
+    const why = isReserved(value) ? "is a reserved word" : "is not a session id";
     throw new FleetError(
       "FLEET_SESSION_ID_INVALID",
       `${name} ${quote(value)} ${why}. Allowed: 1 to 128 characters of A-Z a-z 0-9 . _ -, not starting with -, and not . or ..`,

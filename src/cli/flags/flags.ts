@@ -4,19 +4,9 @@ import { Args, Flags } from "@oclif/core";
 import { isModelName } from "../../config/rules.js";
 import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js";
 import { FleetError, quote, type Suggestion } from "../../errors.js";
-import { validateSessionId, validateUser } from "../../model/ids.js";
+import { validateSessionId } from "../../model/ids.js";
 
 // The fleet checks these values, too. The checks here come first, so that the error message names the flag.
-
-const user = {
-  description: "id of the user",
-  helpValue: "USER",
-  parse: async (value: string) => validateUser(value, "--user"),
-};
-
-export const userFlag = Flags.string(user);
-
-export const requiredUserFlag = Flags.string({ ...user, required: true });
 
 export const yesFlag = Flags.boolean({ char: "y", description: "do not ask for confirmation" });
 

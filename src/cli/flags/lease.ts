@@ -3,10 +3,11 @@ import { redact } from "../../config/values/text.js";
 import { FleetError, quote } from "../../errors.js";
 import { type LockOptions, parseLeaseTtl, parseReason, parseWait } from "../../sessions/leases/options.js";
 
-import { given, textFlag, usage, userFlag } from "./flags.js";
+import { given, textFlag, usage } from "./flags.js";
+import { actingUserFlagUnless, missingUser } from "./user.js";
 
 export const lockFlags = {
-  user: userFlag,
+  user: actingUserFlagUnless(["show"]),
   ttl: textFlag("ttl", "how long the lease lasts unless it is renewed (default: lock.ttl)", "DURATION", parseLeaseTtl),
   wait: textFlag("wait", "how long to wait for the lease; 0 tries once (default: 30s)", "DURATION", parseWait),
   show: Flags.boolean({ description: "show who holds the lease without taking it" }),
@@ -25,7 +26,7 @@ export function splitCommand(argv: string[]): { own: string[]; command: string[]
 type LockFlags = Interfaces.InferredFlags<typeof lockFlags>;
 
 export function lockOptions({ user, ttl, wait, steal, reason }: LockFlags): LockOptions {
-  if (user === undefined) throw usage("--user is missing.", ["copilotfleet lock --help"]);
+  if (user === undefined) throw missingUser("copilotfleet lock --help");
   if (steal && reason === undefined) {
     throw usage("--steal needs --reason. Say why the lease is taken over.", [
       'copilotfleet lock SESSION --user USER --steal --reason "WHY"',

@@ -2,7 +2,8 @@ import { Args, Flags, type Interfaces } from "@oclif/core";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { StopRequest } from "../../fleet/options.js";
 import { referenceOf } from "../../pool/server.js";
-import { durationFlag, usage, userFlag } from "./flags.js";
+import { durationFlag, usage } from "./flags.js";
+import { userFilter } from "./user.js";
 
 /** The arguments and flags with which `stop` and `restart` select servers and wait for turns. */
 export const selectionArgs = {
@@ -13,7 +14,7 @@ export const selectionArgs = {
 };
 
 export const selectionFlags = {
-  user: userFlag,
+  user: userFilter("select the server of this user"),
   all: Flags.boolean({ description: "select all servers" }),
   "drain-timeout": durationFlag("drain-timeout", "how long to wait for turns in flight (default: drain.timeout)"),
   force: Flags.boolean({ description: "kill the servers at once, even during a turn" }),

@@ -1,5 +1,6 @@
 import { FleetCommand } from "../../cli/base-command.js";
-import { given, lifetimeFlag, requiredUserFlag } from "../../cli/flags/flags.js";
+import { given, lifetimeFlag } from "../../cli/flags/flags.js";
+import { actingUserFlag } from "../../cli/flags/user.js";
 import type { IssuedToken } from "../../identity/tokens.js";
 
 export default class TokenIssue extends FleetCommand {
@@ -12,7 +13,7 @@ export default class TokenIssue extends FleetCommand {
     "<%= config.bin %> token issue --user alice --json",
   ];
   static override flags = {
-    user: requiredUserFlag,
+    user: actingUserFlag,
     ttl: lifetimeFlag("how long the token is valid, such as 30d (default: until it is revoked)"),
   };
 

@@ -1,5 +1,5 @@
-import { userFlag } from "../../cli/flags/flags.js";
 import { listFlags } from "../../cli/flags/list.js";
+import { userFilter } from "../../cli/flags/user.js";
 import { ListCommand } from "../../cli/list-command.js";
 import { TOKENS } from "../../cli/render/lists/tokens.js";
 import type { TokenView } from "../../identity/tokens.js";
@@ -7,7 +7,7 @@ import type { TokenView } from "../../identity/tokens.js";
 export default class TokenList extends ListCommand {
   static override summary = "Show the tokens that were issued and not revoked, without their secrets.";
   static override examples = ["<%= config.bin %> token list", "<%= config.bin %> token list --user alice --json"];
-  static override flags = { user: userFlag, ...listFlags(TOKENS) };
+  static override flags = { user: userFilter("show only tokens of this user"), ...listFlags(TOKENS) };
 
   async run(): Promise<{ tokens: TokenView[] }> {
     const { flags } = await this.parse(TokenList);

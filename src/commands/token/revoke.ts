@@ -1,6 +1,7 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
-import { given, usage, userFlag, yesFlag } from "../../cli/flags/flags.js";
+import { given, usage, yesFlag } from "../../cli/flags/flags.js";
+import { userFilter } from "../../cli/flags/user.js";
 import { confirm, isAsked } from "../../cli/prompt/confirm.js";
 import { askToRevoke } from "../../cli/prompt/questions.js";
 
@@ -16,7 +17,7 @@ export default class TokenRevoke extends FleetCommand {
   static override strict = false;
   /** Without `ignoreStdin`, oclif reads a missing argument from standard input. */
   static override args = { token: Args.string({ description: "ids of tokens", ignoreStdin: true }) };
-  static override flags = { user: userFlag, yes: yesFlag };
+  static override flags = { user: userFilter("revoke all tokens of this user"), yes: yesFlag };
 
   async run(): Promise<{ revoked: string[] }> {
     const { argv, flags } = await this.parse(TokenRevoke);

@@ -24,7 +24,8 @@ const OPEN = `
 /**
  * Programs, variables, addresses, stores, tokens, folders, approvals, and limits that protect others. `isolation` is here
  * because it decides which users share a server. `provider` is here because null would send prompts to GitHub's models
- * and not to the user's own provider.
+ * and not to the user's own provider. `user` is here because prompts would go into the sessions of another user, who can
+ * read them.
  */
 const GUARDED = `
   isolation
@@ -37,7 +38,8 @@ const GUARDED = `
   limits.total.connections limits.total.sessions limits.total.requestsInFlight limits.total.unreadBytes
   store storeOptions.insecure
   host.name host.advertise host.ttl
-  storage.shared`;
+  storage.shared
+  user`;
 
 const classed = (keys: string, found: Class) =>
   keys

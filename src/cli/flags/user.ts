@@ -1,0 +1,57 @@
+import { Flags } from "@oclif/core";
+import { loadConfig } from "../../config/load/load.js";
+import type { FleetError, Suggestion } from "../../errors.js";
+import { validateUser } from "../../model/ids.js";
+import { usage } from "./flags.js";
+
+/*
+ * The rule for the default user (the configuration key `user`, the variable COPILOTFLEET_USER): it answers the question as
+ * whom a command acts, and nothing else. A command that cannot work without a user takes it: create, send, resume,
+ * transcript, lock, connect, spawn, route and token issue. The default never chooses what a command shows, stops, revokes
+ * or deletes, because nobody sees a variable on the command line: without --user, list shows all sessions, and stop needs
+ * a server.
+ */
+
+const user = {
+  char: "u",
+  helpValue: "USER",
+  parse: async (value: string) => validateUser(value, "--user"),
+} as const;
+
+/** A user to whom the command limits itself. The default user has no influence. */
+export function userFilter(description: string) {
+  return Flags.string({ ...user, description });
+}
+
+const acting = {
+  ...user,
+  description: "id of the user (default: user)",
+  // The value depends on the person who runs the command, so the manifest must not contain it.
+  noCacheDefault: true,
+};
+
+/** The user as whom the command acts. */
+export const actingUserFlag = Flags.string({
+  ...acting,
+  required: true,
+  default: async ({ flags }) => defaultUser(flags),
+});
+
+/** The user as whom the command acts, except beside the flags `unless`. */
+export function actingUserFlagUnless(unless: readonly string[]) {
+  return Flags.string({
+    ...acting,
+    default: async ({ flags }) => (unless.some((name) => flags[name]) ? undefined : defaultUser(flags)),
+  });
+}
+
+export const DEFAULT_USER: Suggestion = "export COPILOTFLEET_USER=USER # the default for --user";
+
+/** The error of a command that needs a user and has none. `help` shows the command's flags. */
+export function missingUser(help: `copilotfleet ${string}`): FleetError {
+  return usage("--user is missing.", [DEFAULT_USER, help]);
+}
+
+function defaultUser({ config: configFile }: Readonly<Record<string, unknown>>): string | undefined {
+  return loadConfig(typeof configFile === "string" ? { configFile } : {}).config.user ?? undefined;
+}

@@ -1,0 +1,26 @@
+/** Properties that every object has. A plain object with users or sessions as keys must not get one of these as a key. */
+const RESERVED = new Set(Object.getOwnPropertyNames(Object.prototype).concat("prototype"));
+
+export const ALLOWED_USER = "1 to 128 bytes of letters, digits and . _ @ + -, not starting with . or -";
+
+/** Whether the text is reserved, so that it cannot be an id. */
+export function isReserved(text: string): boolean {
+  return RESERVED.has(text);
+}
+
+/**
+ * Returns a user id in Unicode normal form C, so that each name has one spelling; null if the text is not a user id. A user
+ * id consists of letters and digits of any script plus `. _ @ + -`, has 1 to 128 bytes of UTF-8, and does not start with
+ * `.` or `-`.
+ */
+export function readUser(text: string): string | null {
+  const user = text.normalize("NFC");
+  const bytes = Buffer.byteLength(user);
+  const isUser = bytes >= 1 && bytes <= 128 && isUserName(user) && !/^[.-]/.test(user) && !isReserved(user);
+  return isUser ? user : null;
+}
+
+/** Tries an ASCII pattern first, because Node.js 20 takes a millisecond to build a pattern with Unicode properties. */
+function isUserName(user: string): boolean {
+  return /^[A-Za-z0-9._@+-]+$/.test(user) || (/^[\p{L}\p{M}\p{Nd}._@+-]+$/u.test(user) && !/^\p{M}/u.test(user));
+}

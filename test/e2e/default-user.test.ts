@@ -1,0 +1,96 @@
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import type { ServerView } from "../../src/pool/server.js";
+import type { SessionView } from "../../src/sessions/view.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+
+const fleet = testFleet();
+const ALICE = { env: { COPILOTFLEET_USER: "alice" } };
+
+beforeAll(async () => {
+  await fleet.create("alice", "hers");
+  await fleet.create("bob", "his");
+});
+
+describe("the default user", () => {
+  it("the default user is the user of each command that cannot work without one", async () => {
+    const created = await fleet.json<{ session: SessionView }>(["create", "--id", "new"], ALICE);
+    expect(created.session.owner).toBe("alice");
+    expect(await fleet.ok(["send", "hers", "hi"], ALICE)).toBe("[turn 1] hi\n");
+    expect(await fleet.ok(["resume", "hers", "--prompt", "on"], ALICE)).toBe("[turn 2] on\n");
+    expect(await fleet.ok(["transcript", "hers"], ALICE)).toContain("[turn 2] on");
+    expect(await fleet.json(["connect"], ALICE)).toMatchObject({ user: "alice" });
+    expect(await fleet.json(["spawn"], ALICE)).toMatchObject({ server: { user: "alice" }, created: false });
+    expect(await fleet.json(["route"], ALICE)).toMatchObject({ user: "alice" });
+    expect(await fleet.json(["token", "issue", "--ttl", "1h"], ALICE)).toMatchObject({ user: "alice" });
+    const { lease } = await fleet.json<{ lease: { holder: string; token: string } }>(["lock", "hers"], ALICE);
+    expect(lease.holder).toBe("alice");
+    await fleet.ok(["unlock", "hers", "--token", lease.token]);
+  });
+
+  it("--user and -u win over the default user", async () => {
+    expect(await fleet.ok(["send", "his", "hi", "-u", "bob"], ALICE)).toBe("[turn 1] hi\n");
+    expect(await fleet.json(["route", "--user=bob"], ALICE)).toMatchObject({ user: "bob" });
+  });
+
+  it("the default user does not narrow what a command shows", async () => {
+    const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list"], ALICE);
+    expect(sessions.map(({ owner }) => owner)).toEqual(expect.arrayContaining(["alice", "bob"]));
+    const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"], ALICE);
+    expect(servers.map(({ user }) => user)).toEqual(["alice", "bob"]);
+    await fleet.ok(["token", "issue", "-u", "bob"]);
+    expect((await fleet.json<{ tokens: { user: string }[] }>(["token", "list"], ALICE)).tokens).toContainEqual(
+      expect.objectContaining({ user: "bob" }),
+    );
+    expect(await fleet.json(["lock", "his", "--show"], ALICE)).toEqual({ lease: null });
+  });
+
+  it("the default user does not choose what a command stops, revokes, deletes or unloads", async () => {
+    for (const args of [["stop"], ["restart"], ["logs"], ["token", "revoke"], ["evict"]])
+      expect((await fleet.refusal(2, args, ALICE)).message, args.join(" ")).toMatch(/^Give /);
+    await fleet.create("bob", "over");
+    expect(await fleet.ok(["delete", "over"], ALICE)).toBe("over\n");
+    expect(await fleet.json(["gc", "--ttl", "1s", "--dry-run"], ALICE)).toMatchObject({ dryRun: true });
+    expect((await fleet.refusal(2, ["spawn", "--count", "2"], ALICE)).message).toBe("--count needs --user USER.");
+    expect(
+      await fleet.json(["spawn", "--shared"], { env: { ...ALICE.env, COPILOTFLEET_ISOLATION: "shared" } }),
+    ).toMatchObject({ server: { user: null } });
+  });
+
+  it("a command without any user suggests --help and the variable for the default", async () => {
+    for (const args of [["create"], ["send", "hers", "hi"], ["lock", "hers"], ["token", "issue"], ["connect"]]) {
+      const { message, suggestions } = await fleet.refusal(2, args);
+      expect(message).toBe("--user is missing.");
+      const words = args[0] === "token" ? args : args.slice(0, 1);
+      expect(suggestions).toEqual([
+        "export COPILOTFLEET_USER=USER # the default for --user",
+        `copilotfleet ${words.join(" ")} --help`,
+      ]);
+    }
+  });
+
+  it("a default user that is not a user id is refused, and the error names the variable or the key in its file", async () => {
+    const { code, message } = await fleet.refusal(3, ["create"], { env: { COPILOTFLEET_USER: "a b" } });
+    expect(code).toBe("FLEET_CONFIG_INVALID");
+    expect(message).toMatch(/^COPILOTFLEET_USER \(user\) is "a b"\. Allowed: 1 to 128 bytes of letters/);
+    const file = join(fleet.folder, "user.json");
+    writeFileSync(file, '{"user": "-x"}');
+    const wrong = await fleet.refusal(3, ["create", "--config", file]);
+    expect(wrong.message).toContain(`user in ${file}, line 1, is "-x". Allowed: 1 to 128 bytes`);
+  });
+
+  it("the user comes from the file of --config, and from a project's file only if it is trusted", async () => {
+    const file = join(fleet.folder, "bob.json");
+    writeFileSync(file, '{"user": "bob"}');
+    expect(await fleet.json(["route", "--config", file])).toMatchObject({ user: "bob" });
+    const project = join(fleet.folder, ".copilotfleet.json");
+    writeFileSync(project, '{"user": "bob"}');
+    const { code, message } = await fleet.refusal(3, ["route"]);
+    expect(code).toBe("FLEET_CONFIG_UNTRUSTED");
+    expect(message).toContain(`user in ${project} counts only when you trust this file.`);
+    await fleet.ok(["trust", project]);
+    expect(await fleet.json(["route"])).toMatchObject({ user: "bob" });
+    writeFileSync(project, "{}");
+  });
+});
