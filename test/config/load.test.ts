@@ -66,6 +66,7 @@ describe("defaults", () => {
         storeOptions: { insecure: false },
         host: { name: null, advertise: null, ttlMs: 15_000 },
         storage: { shared: null },
+        user: null,
       },
     });
   });
