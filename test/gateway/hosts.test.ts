@@ -303,8 +303,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         const raw = await at.raw(ann, "h1");
         await raw.request("session.create", { sessionId: busy });
         await raw.request("session.send", { sessionId: busy, prompt: "!delay 60000 never" });
-        // A client gets the end of a turn only if it has seen the turn begin.
-        await eventually("the turn", () => JSON.stringify(raw.received).includes("!delay 60000 never"));
+        await eventually("the turn", () => raw.events(busy).includes("user.message"));
         const waiting = raw.request("session.tasks.waitForPending", { sessionId: busy });
         await raw.request("ping");
         await at.hosts.host("h2").die();
@@ -444,6 +443,22 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         await at.hosts.back("h1");
       });
     });
+  });
+
+  it("ends the turn of a relayed prompt that its dead host had taken and not begun", async () => {
+    const notes = fresh("notes");
+    const env = { COPILOTFLEET_RUNTIME_PATH: fake("obedient.mjs") };
+    await using at = await HostDoors.open({ redis, storage: "local", names: ["h1", "h2"], env });
+    await at.place(fresh("ann"), "h2");
+    const client = await at.raw(fresh("ann"), "h1");
+    await client.request("session.create", { sessionId: notes });
+    // The fake server takes this prompt, counts as busy, and does not begin it.
+    const { result } = await client.request("session.send", { sessionId: notes, prompt: "behind" });
+    expect(result).toMatchObject({ messageId: expect.any(String) });
+    expect(client.events(notes)).toEqual([]);
+    await at.hosts.lose("h2");
+    await eventually("the end of the turn", () => client.events(notes).includes("session.idle"));
+    expect(client.events(notes)).toEqual(["session.error", "session.idle"]);
   });
 
   it("relays waiting prompts to a moved session's new host in order and before later prompts", async () => {

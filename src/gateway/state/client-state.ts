@@ -149,10 +149,8 @@ export class ClientState implements Fellow {
   cut(attachment: Attachment, message: string): void {
     const { sessionId, inTurn } = attachment;
     const turn = this.turns.get(sessionId);
-    // If another turn runs and a prompt of this client waits, the client would take the end for that of its own turn.
-    // So `cutOther` holds the end back.
     if (turn?.active === true) this.ends.cut(sessionId, message);
-    else if (inTurn) this.ends.cutOther(sessionId, message);
+    else if (inTurn) this.ends.lost(sessionId, message);
     attachment.inTurn = false;
     if (turn?.active === true) turn.end("lost");
   }

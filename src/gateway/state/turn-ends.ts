@@ -200,6 +200,19 @@ export class TurnEnds {
     this.over(sessionId);
   }
 
+  /**
+   * Sends the client the end of a turn, because the server or its host is gone for this client. The prompts that it took will
+   * not begin. A prompt without an answer is not there, and may still run elsewhere, so the end is held back until its answer.
+   */
+  lost(sessionId: string, message: string): void {
+    const own = this.#own.get(sessionId);
+    if (own === undefined || own.open === 0) this.cut(sessionId, message);
+    else {
+      own.taken.clear();
+      this.cutOther(sessionId, message);
+    }
+  }
+
   /** Like {@link cut}, for a turn of somebody else. Holds the end back if {@link idle} would. */
   cutOther(sessionId: string, message: string): void {
     for (const frame of brokenTurnFrames(sessionId, message)) {
