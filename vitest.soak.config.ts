@@ -1,10 +1,10 @@
 import { defineConfig } from "vitest/config";
 
-/** The same torture tests as `npm test`, at full length: each reads `SOAK` for its size. */
+/** The same torture tests and trials of runbooks as `npm test`, at full length: each reads `SOAK` for its size. */
 export default defineConfig({
   resolve: { alias: { copilotfleet: new URL("./src/index.ts", import.meta.url).pathname } },
   test: {
-    include: ["test/faults/**/*.test.ts", "test/gateway/{fuzz,survival}.test.ts"],
+    include: ["test/faults/**/*.test.ts", "test/gateway/{fuzz,survival}.test.ts", "test/e2e/runbooks.test.ts"],
     env: { SOAK: "1" },
     testTimeout: 30 * 60_000,
     hookTimeout: 180_000,

@@ -47,6 +47,7 @@ export default withMermaid({
         page("Keeping servers healthy", "/serve"),
         page("Deployment", "/deploy"),
         page("Monitoring", "/monitoring"),
+        page("Runbooks", "/runbooks"),
       ]),
       group("Secure", [page("Security", "/security")]),
       group("Scale", [

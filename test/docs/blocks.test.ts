@@ -174,8 +174,20 @@ describe("the code blocks of the documents", () => {
   });
 
   it("each code block names a language that these tests run, compile or parse", () => {
+    // test/e2e/runbooks.test.ts types the lines of console blocks.
     const languages = new Set(BLOCKS.map(({ language }) => language));
-    expect([...languages].sort()).toEqual(["", "conf", "json", "jsonc", "mermaid", "redis", "sh", "ts", "yaml"]);
+    expect([...languages].sort()).toEqual([
+      "",
+      "conf",
+      "console",
+      "json",
+      "jsonc",
+      "mermaid",
+      "redis",
+      "sh",
+      "ts",
+      "yaml",
+    ]);
     // A block without a language is a tree of files.
     for (const { page, line, text: tree } of ofLanguage(""))
       expect(tree, `${page}:${line}`).toMatch(/^\S+\.[jt]s\b|\//m);

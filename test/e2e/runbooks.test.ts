@@ -1,0 +1,472 @@
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { chmodSync, mkdirSync, readdirSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Readable } from "node:stream";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { eventually } from "../fixtures/eventually.js";
+import { FAST_HEALTH } from "../fixtures/fleets/serve.js";
+import { type FailingModel, startFailingModel } from "../fixtures/models/failing-model.js";
+import { metric, Operator } from "../fixtures/monitoring/operator.js";
+import { firing, type Scale, type Scene, type Scrape } from "../fixtures/monitoring/replay.js";
+import {
+  filledIn,
+  missingLine,
+  type Runbook,
+  runbooks,
+  type Step,
+  type Values,
+} from "../fixtures/monitoring/runbooks.js";
+
+/** `npm test` tries two runbooks. `npm run soak` tries all, which takes about ten minutes. */
+const SOAK = process.env.SOAK !== undefined;
+const long = it.skipIf(!SOAK);
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const FAULTS = join(ROOT, "test/fixtures/programs/faulty-serve.cjs");
+const BOOKS = new Map(runbooks().map((book) => [book.alert, book]));
+const missing = (program: string) => spawnSync(program, ["--version"]).error !== undefined;
+const noPromtool = missing("promtool");
+if (noPromtool) console.log("the runbooks are not tried: promtool is not installed");
+
+interface Scenario {
+  /** Brings the fleet into the condition. Resolves with the values for the words in capitals. */
+  cause: () => Values | Promise<Values>;
+  /** The condition holds while this is above 0. */
+  value: (scrape: Scrape) => number;
+  /** `counter`: the condition holds once the value has grown, and only time ends it. `past`: the same, and it has grown. */
+  kind?: "gauge" | "counter" | "past";
+  /** Whether the condition has ended. Default: the value is 0, or the kind needs only time. */
+  isOver?: (after: Scrape, during: Scrape) => boolean;
+  /** Ends the condition together with the commands: a disk is repaired, or the reader types a cure that was printed. */
+  cure?: (printed: string) => void | Promise<void>;
+  /** How long the condition lasts in the replay. Default: an hour. */
+  minutes?: number;
+  scale?: (before: Scrape, during: Scrape) => Scale;
+  /** The scenes until the condition holds, instead of the scrape before it. */
+  story?: () => Scene[];
+}
+
+/** Types the steps. Each must print what the page promises. Resolves with everything that they print. */
+async function follow(
+  operator: Operator,
+  steps: readonly Step[],
+  values: Values,
+  mustSucceed: boolean,
+): Promise<string> {
+  let printed = "";
+  for (const step of steps) {
+    const command = filledIn(step.command, values);
+    const { output, code } = await operator.type(command);
+    expect(missingLine(output, step.output, values), `${command} printed:\n${output}`).toBeNull();
+    // 8: a restart with --force has cut a turn, as the page announces.
+    if (mustSucceed)
+      expect(command.endsWith("--force") ? [0, 8] : [0], `${command} printed:\n${output}`).toContain(code);
+    printed += output;
+  }
+  return printed;
+}
+
+/** Makes the condition of an alert, checks that the alert fires, follows its runbook, and checks that the alert ends. */
+async function tried(operator: Operator, alert: string, scenario: Scenario): Promise<void> {
+  const { cause, value, kind = "gauge", cure, minutes = 60, story } = scenario;
+  const book = BOOKS.get(alert) as Runbook;
+  const before = await operator.scrape();
+  const values = await cause();
+  const least = kind === "counter" ? value(before) : 0;
+  const during = await operator.scrapeThat(alert, (scrape) => value(scrape) > least);
+  const scale = scenario.scale?.(before, during) ?? [];
+  const scenes = [...(story?.() ?? [{ scrape: before, minutes: 10 }]), { scrape: during, minutes }];
+  expect((await firing(alert, scenes, scale)).at(-1), `${alert} fires`).toBe(true);
+
+  const printed = await follow(operator, book.confirm, values, false);
+  await cure?.(printed);
+  await follow(operator, book.mend, values, true);
+  const isOver = scenario.isOver ?? ((after: Scrape) => kind !== "gauge" || value(after) === 0);
+  const after = await operator.scrapeThat(
+    `the end of ${alert}`,
+    (scrape) => scrape.text !== null && isOver(scrape, during),
+  );
+  expect((await firing(alert, [...scenes, { scrape: after, minutes: 180 }], scale)).at(-1), `${alert} ends`).toBe(
+    false,
+  );
+}
+
+/** The command behind `Try:` below the failed check of doctor. */
+function adviceIn(printed: string): string {
+  const [, advice] = /^FAIL {3}.*\n(?: {24}-.*\n)* {24}Try: (.*)$/m.exec(printed) ?? [];
+  if (advice === undefined) throw new Error(`doctor gave no advice:\n${printed}`);
+  return advice;
+}
+
+const noAnswer = ({ text }: Scrape) => (text === null ? 1 : 0);
+const gauge =
+  (name: string, label = "") =>
+  (scrape: Scrape) =>
+    metric(scrape, name, label);
+
+describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
+  let model: FailingModel;
+  let operator: Operator;
+  const fleet = testFleet({
+    ...FAST_HEALTH,
+    // A server that hangs stays as it is, so that there is one to find.
+    COPILOTFLEET_HEALTH_FAILURES: "1000",
+    COPILOTFLEET_HEALTH_RESTARTS: "2",
+    COPILOTFLEET_HEALTH_STALLED_TURN: "1s",
+    COPILOTFLEET_SERVE_GC_INTERVAL: "1s",
+  });
+  const faultFile = join(fleet.folder, "fault");
+  const fault = (name: string) => writeFileSync(faultFile, name);
+  /** One scrape after each start of serve. */
+  const starts: Scrape[] = [];
+  const others: ChildProcess[] = [];
+
+  beforeAll(async () => {
+    model = await startFailingModel();
+    Object.assign(fleet.env, model.env);
+    operator = new Operator(fleet);
+    operator.serveEnv = {
+      NODE_OPTIONS: `--require=${FAULTS}`,
+      FAULT_FILE: faultFile,
+      COPILOTFLEET_DRAIN_TIMEOUT: "10m",
+    };
+  });
+  afterAll(async () => {
+    for (const child of others) child.kill("SIGKILL");
+    model.held.release();
+    await operator.end();
+    await model[Symbol.asyncDispose]();
+  });
+
+  const attempt = async (alert: string, scenario: Scenario) => await tried(operator, alert, scenario);
+  const noteStart = async () => void starts.push(await operator.scrape());
+
+  it("the runbook of CopilotfleetAbsent works as printed", async () => {
+    await attempt("CopilotfleetAbsent", { cause: () => ({}), value: noAnswer });
+    await noteStart();
+  });
+
+  it("the runbook of CopilotfleetNotReady works as printed", async () => {
+    const cause = async () => {
+      await fleet.ok(["drain"]);
+      return {};
+    };
+    await attempt("CopilotfleetNotReady", { cause, value: (scrape) => 1 - metric(scrape, "ready") });
+  });
+
+  long("the runbook of CopilotfleetDown works as printed", async () => {
+    await fleet.spawn("sixth");
+    const cause = () => {
+      process.kill(operator.servePid, "SIGKILL");
+      return {};
+    };
+    await attempt("CopilotfleetDown", { cause, value: noAnswer });
+    await noteStart();
+  });
+
+  long("the runbook of CopilotfleetStateErrors works as printed", async () => {
+    const cause = () => {
+      chmodSync(fleet.root, 0o777);
+      return {};
+    };
+    const cure = async (printed: string) => void (await operator.type(adviceIn(printed)));
+    await attempt("CopilotfleetStateErrors", {
+      cause,
+      value: gauge("errors_total", "FLEET_STATE_UNSAFE"),
+      kind: "counter",
+      minutes: 8,
+      cure,
+    });
+  });
+
+  long("the runbook of CopilotfleetInternalErrors works as printed", async () => {
+    const cause = () => {
+      fault("throw");
+      return {};
+    };
+    const value = gauge("errors_total", "FLEET_INTERNAL");
+    await attempt("CopilotfleetInternalErrors", { cause, value, kind: "counter", minutes: 12, cure: () => fault("") });
+  });
+
+  long("the runbook of CopilotfleetUnhealthy works as printed", async () => {
+    const cause = () => {
+      fault("hang");
+      return {};
+    };
+    const value = (scrape: Scrape) => 1 - metric(scrape, "healthy");
+    await attempt("CopilotfleetUnhealthy", { cause, value, cure: () => fault("") });
+    await noteStart();
+  });
+
+  long("the runbook of CopilotfleetSupervisorMemoryGrowing works as printed", async () => {
+    const scenes: Scene[] = [];
+    const large = 256 * 1024 * 1024;
+    const cause = async () => {
+      fault("leak");
+      // serve grows within seconds. The replay makes hours of them.
+      for (let last = 0; last < large * 1.4; ) {
+        const scrape = await operator.scrape();
+        last = metric(scrape, "supervisor_memory_bytes");
+        scenes.push({ scrape, minutes: 15 });
+      }
+      return {};
+    };
+    const value = (scrape: Scrape) => Math.max(0, metric(scrape, "supervisor_memory_bytes") - large);
+    // Few scrapes are enough, but the last hour must be above the limit, too.
+    const story = () => [...spread(scenes, 8), { scrape: scenes.at(-1)?.scrape as Scrape, minutes: 5 }];
+    const cure = () => fault("");
+    await attempt("CopilotfleetSupervisorMemoryGrowing", { cause, value, story, minutes: 30, cure });
+    await noteStart();
+  });
+
+  long("the runbook of CopilotfleetGcOverdue works as printed", async () => {
+    await fleet.create("alice", "unreadable");
+    const folder = join(fleet.root, "sessions", "unreadable");
+    const cause = () => {
+      for (const name of readdirSync(folder)) {
+        chmodSync(join(folder, name), 0o600);
+        truncateSync(join(folder, name), 0);
+      }
+      return {};
+    };
+    const value = gauge("gc_runs_total", 'outcome="failed"');
+    const cure = async (printed: string) => void (await operator.type(adviceIn(printed)));
+    const lastSuccess = gauge("gc_last_success_timestamp_seconds");
+    const isOver = (after: Scrape, during: Scrape) => lastSuccess(after) > lastSuccess(during);
+    await attempt("CopilotfleetGcOverdue", { cause, value, kind: "counter", minutes: 7 * 60, cure, isOver });
+  });
+
+  describe.skipIf(!SOAK)("the runbooks, followed after crashes", () => {
+    const ids = new Map<string, string>();
+    let before: Scrape;
+
+    beforeAll(async () => {
+      for (const user of ["first", "second", "third"]) ids.set(user, (await fleet.spawn(user)).id);
+      await fleet.create("third", "cut");
+      before = await operator.scrape();
+      const turn = fleet.start(["send", "cut", "!hold", "--user", "third"]);
+      await eventually("a held turn", () => model.held.held() > 0);
+      // serve must have seen the turn, or it cannot know that it was cut.
+      await operator.scrapeThat("the turn", (scrape) => metric(scrape, "turns_in_flight") > 0);
+      await Promise.all([crashes("first", 3), crashes("second", 3), crashes("third", 2)]);
+      await turn.done;
+      await operator.scrapeThat(
+        "six restarts",
+        (scrape) => metric(scrape, "server_restarts_total") - metric(before, "server_restarts_total") > 5,
+      );
+    });
+
+    /** Kills the server of a user, again each time when it is back. */
+    async function crashes(user: string, times: number): Promise<void> {
+      let last: number | null = null;
+      for (let count = 0; count < times; count++) {
+        const { pid } = await eventually(`the server of ${user}`, async () => {
+          const server = (await fleet.record(user)).process;
+          return server !== null && server.pid !== last ? server : null;
+        });
+        last = pid;
+        process.kill(pid, "SIGKILL");
+      }
+    }
+
+    const condition = (user: string, rest: Omit<Scenario, "cause">): Scenario => ({
+      cause: () => ({ SERVER: ids.get(user) ?? "", USER: user, SESSION: "cut" }),
+      story: () => [{ scrape: before, minutes: 10 }],
+      minutes: 12,
+      kind: "past",
+      ...rest,
+    });
+    /** Like a counter that has grown since the crashes. */
+    const grown =
+      (name: string, label = "") =>
+      (scrape: Scrape) =>
+        metric(scrape, name, label) - metric(before, name, label);
+
+    long("the runbook of CopilotfleetCrashLoop works as printed", async () => {
+      await attempt("CopilotfleetCrashLoop", condition("first", { value: grown("server_crash_loops_total") }));
+    });
+
+    long("the runbook of CopilotfleetServerFailed works as printed", async () => {
+      const value = gauge("servers", 'state="failed"');
+      await attempt("CopilotfleetServerFailed", condition("second", { value, kind: "gauge" }));
+    });
+
+    long("the runbook of CopilotfleetManyRestarts works as printed", async () => {
+      await attempt("CopilotfleetManyRestarts", condition("third", { value: grown("server_restarts_total") }));
+    });
+
+    long("the runbook of CopilotfleetTurnsCut works as printed", async () => {
+      await attempt("CopilotfleetTurnsCut", condition("third", { value: grown("turns_total", 'outcome="cut"') }));
+    });
+  });
+
+  describe.skipIf(!SOAK)("the runbooks, followed with servers that hang", () => {
+    const ids = new Map<string, string>();
+    let before: Scrape;
+
+    beforeAll(async () => {
+      before = await operator.scrape();
+      for (const user of ["fourth", "fifth"]) {
+        const { id, pid } = await fleet.spawn(user);
+        ids.set(user, id);
+        process.kill(pid ?? 0, "SIGSTOP");
+      }
+    });
+
+    const values = (user: string) => ({ SERVER: ids.get(user) ?? "", USER: user });
+
+    long("the runbook of CopilotfleetProbesFailing works as printed", async () => {
+      await operator.scrapeThat("two sick servers", (scrape) => metric(scrape, "servers", 'state="unhealthy"') === 2);
+      // The probes go on failing, as Prometheus sees it in several scrapes.
+      const scenes: Scene[] = [{ scrape: before, minutes: 10 }];
+      const value = gauge("probes_total", 'outcome="failed"');
+      for (let last = value(before); scenes.length < 5; ) {
+        const scrape = await operator.scrapeThat("another failed probe", (each) => value(each) > last);
+        last = value(scrape);
+        scenes.push({ scrape, minutes: 5 });
+      }
+      const scenario = { cause: () => values("fourth"), value, kind: "past", story: () => scenes, minutes: 5 } as const;
+      await attempt("CopilotfleetProbesFailing", scenario);
+    });
+
+    long("the runbook of CopilotfleetServerUnhealthy works as printed", async () => {
+      const value = gauge("servers", 'state="unhealthy"');
+      await attempt("CopilotfleetServerUnhealthy", { cause: () => values("fifth"), value });
+    });
+  });
+
+  long("the runbook of CopilotfleetTurnsStalled works as printed", async () => {
+    const { id } = await fleet.spawn("sixth");
+    await fleet.create("sixth", "stalled");
+    const turn = fleet.start(["send", "stalled", "!hold", "--user", "sixth"]);
+    await attempt("CopilotfleetTurnsStalled", {
+      cause: () => ({ SERVER: id, SESSION: "stalled" }),
+      value: gauge("turns_stalled"),
+    });
+    await turn.done;
+  });
+
+  long("the runbook of CopilotfleetTurnsFailing works as printed", async () => {
+    await fleet.create("sixth", "refused");
+    const cause = async () => {
+      model.key = "another";
+      await fleet.run(["send", "refused", "hello", "--user", "sixth"]);
+      return { USER: "sixth", SESSION: "refused" };
+    };
+    const value = gauge("turns_total", 'outcome="failed"');
+    const cure = () => {
+      model.key = "good";
+    };
+    await attempt("CopilotfleetTurnsFailing", { cause, value, kind: "counter", cure, minutes: 13 });
+  });
+
+  long("the runbook of CopilotfleetServerMemoryHigh works as printed", async () => {
+    const { id } = await fleet.spawn("sixth");
+    const cause = async () => {
+      const { launchId } = await fleet.record("sixth");
+      // As a tool that a session of this server has started.
+      const script = "globalThis.taken = Buffer.alloc(400e6, 1); setInterval(() => {}, 1e6)";
+      const env = { PATH: process.env.PATH, COPILOTFLEET_OWNER: fleet.root, COPILOTFLEET_LAUNCH_ID: launchId ?? "" };
+      others.push(spawn(process.execPath, ["-e", script], { env, stdio: "ignore" }));
+      return { SERVER: id, USER: "sixth" };
+    };
+    const value = (scrape: Scrape) => Math.max(0, metric(scrape, "servers_memory_bytes") - 400e6);
+    const each = (scrape: Scrape) => metric(scrape, "servers_memory_bytes") / metric(scrape, "servers", "ready");
+    // A limit between the memory without and with the tool.
+    const scale = (before: Scrape, during: Scrape) =>
+      [["> 1024 * 1024 * 1024", `> ${Math.round((each(before) + each(during)) / 2)}`]] as const;
+    await attempt("CopilotfleetServerMemoryHigh", { cause, value, scale });
+  });
+
+  long("the runbook of CopilotfleetDrainingLong works as printed", async () => {
+    await fleet.create("sixth", "long");
+    const turn = fleet.start(["send", "long", "!hold", "--user", "sixth"]);
+    await eventually("a held turn", () => model.held.held() > 0);
+    const cause = () => {
+      process.kill(operator.servePid, "SIGTERM");
+      return { SESSION: "long" };
+    };
+    await attempt("CopilotfleetDrainingLong", { cause, value: gauge("draining") });
+    await turn.done;
+    await noteStart();
+  });
+
+  long("the runbook of CopilotfleetSupervisorRestarting works as printed", async () => {
+    expect(starts.length).toBeGreaterThan(4);
+    const story = () => starts.map((scrape) => ({ scrape, minutes: 5 }));
+    await attempt("CopilotfleetSupervisorRestarting", {
+      cause: () => ({}),
+      value: () => 1,
+      kind: "past",
+      story,
+      minutes: 5,
+    });
+  });
+});
+
+const canMount =
+  process.getuid?.() === 0 && spawnSync("unshare", ["--mount", "mount", "-t", "tmpfs", "t", "/tmp"]).status === 0;
+if (SOAK && !canMount) console.log("the runbooks for full disks are not tried: only root can mount a small disk");
+
+describe.skipIf(noPromtool || !canMount || !SOAK)("the runbooks, followed on a disk of 64 MB", () => {
+  const fleet = testFleet({ ...FAST_HEALTH });
+  let operator: Operator;
+  let holder: ChildProcess;
+
+  beforeAll(async () => {
+    mkdirSync(fleet.root, { mode: 0o700 });
+    const script = 'mount -t tmpfs -o size=64m,mode=0700 tmpfs "$1"; echo mounted; exec sleep 1000';
+    holder = spawn("unshare", ["--mount", "sh", "-ec", script, "sh", fleet.root], {
+      stdio: ["ignore", "pipe", "ignore"],
+    });
+    await once(holder.stdout as Readable, "data");
+    operator = new Operator(fleet, ["nsenter", `--target=${holder.pid}`, "--mount", `--wd=${fleet.folder}`]);
+    operator.serveEnv = {};
+    await operator.type("systemctl start copilotfleet");
+    await operator.scrapeThat("serve", ({ text }) => text !== null);
+  });
+  afterAll(async () => {
+    await operator.type("copilotfleet stop --all --force");
+    await operator.end();
+    holder.kill("SIGKILL");
+  });
+
+  /** Fills the disk with files of a session that is due for gc, until this many MB are free. */
+  async function filled(session: string, free: number): Promise<Values> {
+    await operator.type(`copilotfleet create --user alice --id ${session} --ttl 1s --prompt hello`);
+    const at = '$(copilotfleet ps -o json | sed -n \'s/.*"home": "\\(.*\\)".*/\\1/p\')';
+    const kilobytes = `$(( $(df --output=avail "$COPILOTFLEET_HOME" | tail -1) - ${free * 1024} ))`;
+    const { output, code } = await operator.type(
+      `head -c "${kilobytes}K" /dev/zero > "${at}/session-state/${session}/large"`,
+    );
+    expect({ output, code }).toEqual({ output: "", code: 0 });
+    await eventually("a session that is due", async () => {
+      const { output: preview } = await operator.type("copilotfleet gc --ttl 1h --dry-run");
+      return preview.includes(session);
+    });
+    return { SESSION: session };
+  }
+
+  const bytesBelow = (limit: number) => (scrape: Scrape) =>
+    Math.max(0, limit - metric(scrape, "state_disk_free_bytes"));
+
+  long("the runbook of CopilotfleetDiskLow works as printed", async () => {
+    const scale = () => [["2 * 1024 * 1024 * 1024", "40 * 1024 * 1024"]] as const;
+    const cause = async () => await filled("low", 30);
+    await tried(operator, "CopilotfleetDiskLow", { cause, value: bytesBelow(40 * 1024 * 1024), scale });
+  });
+
+  long("the runbook of CopilotfleetDiskFull works as printed", async () => {
+    const scale = () => [["256 * 1024 * 1024", "8 * 1024 * 1024"]] as const;
+    const cause = async () => await filled("full", 2);
+    await tried(operator, "CopilotfleetDiskFull", { cause, value: bytesBelow(8 * 1024 * 1024), scale });
+  });
+});
+
+/** Up to `count` of the items, at equal distances, with the last one. */
+function spread<T>(items: readonly T[], count: number): T[] {
+  const step = Math.max(1, items.length / count);
+  return Array.from({ length: Math.min(count, items.length) }, (_, index) => items[Math.floor(index * step)] as T);
+}
