@@ -42,7 +42,11 @@ export default withMermaid({
         page("Comparison", "/compare"),
       ]),
       group("Concepts", [page("How it works", "/concepts"), page("Sessions of many users", "/sessions")]),
-      group("Guides", [page("The front door", "/front-door"), page("The library", "/library")]),
+      group("Guides", [
+        page("The chat", "/chat"),
+        page("The front door", "/front-door"),
+        page("The library", "/library"),
+      ]),
       group("Operate", [
         page("Keeping servers healthy", "/serve"),
         page("Deployment", "/deploy"),

@@ -63,15 +63,17 @@ export function reportError(error: unknown, invocation: Invocation): number {
   return exit;
 }
 
-/** Reports an error that does not end the chat. */
-export function reportInChat(error: FleetError, given: Given): void {
-  process.stderr.write(`${errorText(withGiven(error, given))}\n`);
-}
-
 /** The message, the code and the next steps. */
 export function errorText(error: FleetError): string {
   const { message, suggestions } = error.describe(asFlag);
   return [`${message} [${error.code}]`, ...suggestions.map(asAdvice)].join("\n");
+}
+
+/** The text of an error that does not end a chat. Leaves out commands that do what the next prompt does. */
+export function inChat(error: FleetError, given: Given): { message: string; advice: string[] } {
+  const { message, suggestions } = withGiven(error, given).describe(asFlag);
+  const others = suggestions.filter((suggestion) => !/copilotfleet (?:send|resume) /.test(suggestion));
+  return { message: `${message} [${error.code}]`, advice: others.map(asAdvice) };
 }
 
 function asAdvice(suggestion: string): string {

@@ -1,8 +1,8 @@
 import { FleetCommand } from "../cli/base-command.js";
 import { leaseWaitFlag, promptFlag, sessionArg } from "../cli/flags/flags.js";
 import { actingUserFlag } from "../cli/flags/user.js";
-import { chat } from "../cli/prompt/chat.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
+import { canChat } from "../cli/prompt/terminal.js";
 import { useOnce } from "../cli/prompt/turn.js";
 import type { SessionView } from "../sessions/view.js";
 
@@ -27,10 +27,13 @@ export default class Resume extends FleetCommand {
       if (prompt !== undefined) {
         return await useOnce(fleet, args.session, prompt, { user: flags.user, waitMs: flags.wait, output });
       }
+      if (!output.json && canChat()) {
+        const { chatAs } = await import("../cli/chat/start.js");
+        await chatAs(flags.user, fleet, { sessionId: args.session, signal: output.signal });
+        return { session: await fleet.sessions.get(args.session, { user: flags.user }), reply: null };
+      }
       const session = await fleet.sessions.resume(args.session, { user: flags.user });
-      if (!output.json && process.stdin.isTTY === true && process.stdout.isTTY === true) {
-        await chat(fleet, session, { user: flags.user, signal: output.signal });
-      } else this.log(session.sessionId);
+      this.log(session.sessionId);
       return { session: await fleet.sessions.leave(session, { park: true }), reply: null };
     });
   }

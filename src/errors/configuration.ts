@@ -140,9 +140,9 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     fixes: ["Set the variable, or correct auth.githubTokenFile or auth.githubTokenCommand.", "copilotfleet doctor"],
   },
   FLEET_TOKEN_INVALID: {
-    title: "The source of the GitHub token did not give a valid token.",
+    title: "The source of the token did not give a valid token.",
     causes: ["It has more than one line, other characters, or is too long.", "Others may read the file."],
-    fixes: ["Put one GitHub token, and nothing else, into the source.", "chmod 600 FILE"],
+    fixes: ["Put one token, and nothing else, into the source.", "chmod 600 FILE"],
   },
   FLEET_MODEL_UNCONFIGURED: {
     title: "The server has no model to answer with.",

@@ -1,3 +1,4 @@
+import type { SessionEvent } from "@github/copilot-sdk";
 import type { PartialConfig } from "../config/load/load.js";
 import type { Address } from "../config/rules.js";
 import type { Duration } from "../config/values/duration.js";
@@ -118,6 +119,8 @@ export interface SendOptions {
   onWait?: (wait: LeaseWait) => void;
   /** Called with each piece of the reply as it arrives. Iterating over the reply yields the same pieces. */
   onDelta?: (text: string) => void;
+  /** Called with each event of the turn, such as tool calls and usage. Those of sub-agents have an `agentId`. */
+  onEvent?: (event: SessionEvent) => void;
   /** Aborts the turn. */
   signal?: AbortSignal;
 }

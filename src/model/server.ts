@@ -5,7 +5,7 @@ export type Isolation = "per-user" | "shared";
 export const SERVER_STATES = ["starting", "ready", "unhealthy", "draining", "stopped", "failed"] as const;
 export type ServerState = (typeof SERVER_STATES)[number];
 
-/** Where a GitHub token comes from. The token itself is never recorded. */
+/** Where a token comes from. The token itself is never recorded. */
 export type TokenSource =
   | { from: "env"; name: string }
   | { from: "file"; path: string }

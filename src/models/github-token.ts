@@ -15,8 +15,8 @@ export function tokenSourceFromConfig(auth: Config["auth"], user: string | null)
   return source === null ? null : fillIn(source, user);
 }
 
-/** Reads a user's GitHub token. No message quotes the token. */
-export async function resolveGitHubToken(given: TokenSource, context: TokenContext): Promise<string> {
+/** Reads a token, such as a user's GitHub token or one for a front door. No message quotes the token. */
+export async function resolveToken(given: TokenSource, context: TokenContext): Promise<string> {
   context.signal?.throwIfAborted();
   const source = fillIn(given, context.user);
   const raw = await read(source, context);
@@ -30,7 +30,7 @@ async function read(source: TokenSource, context: TokenContext): Promise<string>
       const value = context.env[source.name];
       if (value !== undefined) return value;
       throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The environment variable ${source.name} is not set`, {
-        suggestions: [`Set ${source.name} to a GitHub token.`],
+        suggestions: [`Set ${source.name} to the token.`],
       });
     }
     case "file":
@@ -57,7 +57,7 @@ function checkToken(token: string, source: string): string {
           : "contains blanks, line breaks or other characters that no token has";
   if (fault === null) return token;
   throw new FleetError("FLEET_TOKEN_INVALID", `The token from ${source} ${fault}`, {
-    suggestions: [`Put one GitHub token, and nothing else, into ${source}.`],
+    suggestions: [`Put the token, and nothing else, into ${source}.`],
   });
 }
 

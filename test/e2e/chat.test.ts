@@ -1,132 +1,335 @@
 import { describe, expect, it } from "vitest";
+import type { SessionView } from "../../src/sessions/view.js";
+import { ChatTerminal, CTRL_C, CTRL_D, pasted } from "../fixtures/commands/chat.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
 
 const fleet = testFleet();
-const CTRL_C = "\x03";
-const CTRL_D = "\x04";
-/** A pasted text as a terminal in bracketed-paste mode sends it. */
-const pasted = (text: string) => `\x1b[200~${text}\x1b[201~`;
+const CHAT = ["chat", "--user", "alice"];
 
-/** Starts a chat on a terminal, and resolves when the chat waits for a prompt. */
-async function chat(session: string): Promise<Terminal> {
-  const terminal = new Terminal(fleet, ["resume", session, "--user", "alice"], { columns: 120 });
-  await terminal.shows(/Ctrl-C cancels a turn\. Ctrl-D ends the chat\.\n.*> $/s);
-  return terminal;
+async function sessionsOf(user: string): Promise<string[]> {
+  return (await fleet.json<{ sessions: SessionView[] }>(["list", "--user", user])).sessions.map(({ id }) => id);
 }
 
+/** The number of turns of a session, counted by one more. */
 async function turnsOf(session: string): Promise<number> {
   const reply = await fleet.send("alice", session, "count");
   return Number(/^\[turn (\d+)\]/.exec(reply)?.[1]) - 1;
 }
 
 describe("a chat on a terminal", () => {
+  it("chat begins a new session, renders replies, and shows at its end how to continue", async () => {
+    const before = await sessionsOf("alice");
+    await using chat = await ChatTerminal.open(fleet, CHAT);
+    await chat.send("hello **you**", /\[turn 1\] hello you/);
+    await chat.send("again", /\[turn 2\] again/);
+    chat.type(CTRL_D);
+    expect(await chat.done).toBe(0);
+    const [id] = (await sessionsOf("alice")).filter((each) => !before.includes(each));
+    expect((await chat.rows()).join("")).toContain(`Continue this session: copilotfleet chat ${id} --user alice`);
+    expect(await turnsOf(id ?? "")).toBe(2);
+  });
+
+  it("chat deletes its new session at the end if the user sent no prompt", async () => {
+    const before = await sessionsOf("alice");
+    await using chat = await ChatTerminal.open(fleet, CHAT);
+    expect(await sessionsOf("alice")).toHaveLength(before.length + 1);
+    chat.type("/exit\r");
+    expect(await chat.done).toBe(0);
+    expect(await sessionsOf("alice")).toEqual(before);
+  });
+
+  it.each([[["chat"]], [["resume"]]])(
+    "%j continues a session and shows its last three turns",
+    async ([command = ""]) => {
+      const id = `last-turns-${command}`;
+      await fleet.create("alice", id);
+      for (const prompt of ["one", "two", "three", "four"]) await fleet.send("alice", id, prompt);
+      await using chat = await ChatTerminal.open(fleet, [command, id, "--user", "alice"]);
+      const shown = await chat.waits(/1 earlier turn: \/history shows everything\..*> two.*\[turn 4\] four/);
+      expect(shown).not.toContain("[turn 1]");
+      await chat.send("/history", /\[turn 1\] one.*\[turn 4\] four/);
+      await chat.send("five", /\[turn 5\] five/);
+      chat.type(CTRL_D);
+      expect(await chat.done).toBe(0);
+    },
+  );
+
   it.each([
-    ["as a bracketed paste in pieces", ["\x1b[20", "0~one\r\n\r", "\ttwo(3);\rthree\x1b[2", "01~", "\r"]],
     ["as a bracketed paste", [pasted("one\n\n\ttwo(3);\nthree"), "\r"]],
     ["at once without paste markers", ["one\r\r\ttwo(3);\rthree\r"]],
   ])("a chat takes several lines that arrive %s as one prompt, and keeps the blank lines", async (how, pieces) => {
     const id = how.replaceAll(/\W+/g, "-");
     await fleet.create("alice", id);
-    await using terminal = await chat(id);
-    for (const piece of pieces) {
-      const shown = terminal.raw.length;
-      terminal.type(piece);
-      // Wait until the chat has read this piece, so that it gets the next piece separately.
-      if (/[a-z]/.test(piece)) await eventually("its echo", () => terminal.raw.length > shown);
-    }
-    await terminal.shows(/\[turn 1\] one\n\n\ttwo\(3\);\nthree\n.*> $/s);
-    terminal.type("next\r");
-    await terminal.shows(/\[turn 2\] next\n.*> $/s);
-    terminal.type(CTRL_D);
-    expect(await terminal.done).toBe(0);
+    await using chat = await ChatTerminal.open(fleet, ["chat", id, "--user", "alice"]);
+    for (const piece of pieces) chat.type(piece);
+    await chat.waits(/> one\n\n {6}two\(3\);\n {2}three\n\n\[turn 1\] one/);
+    await chat.send("next", /\[turn 2\] next/);
+    chat.type(CTRL_D);
+    expect(await chat.done).toBe(0);
     // The chat turns bracketed-paste mode on at its start and off at its end.
-    const [on, off] = ["\x1b[?2004h", "\x1b[?2004l"].map((mode) => terminal.raw.indexOf(mode));
-    expect(on).toBeGreaterThan(0);
+    const [on, off] = ["\x1b[?2004h", "\x1b[?2004l"].map((mode) => chat.raw.indexOf(mode));
+    expect(on).toBeGreaterThanOrEqual(0);
     expect(off).toBeGreaterThan(on ?? 0);
-    expect(await turnsOf(id)).toBe(2);
+    const history = await fleet.send("alice", id, "count");
+    expect(history).toContain("[turn 3]");
   });
 
-  it("Ctrl-C during a turn of a chat cancels only that turn, and the chat continues in the same session", async () => {
+  it("Alt-Enter, Ctrl-J and a backslash before Enter begin a new line of the prompt", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT);
+    let text = "";
+    for (const keys of ["one", "\x1b\r", "two", "\n", "three\\", "\r", "four"]) {
+      chat.type(keys);
+      text = keys === "\r" ? text.replace("\\", "\n  ") : `${text}${/^\w/.test(keys) ? keys : "\n  "}`;
+      // Wait for each key, because a program could type all of them at once.
+      await chat.screenShows(new RegExp(`> ${text.trimEnd().replace("\\", "\\\\")}$`));
+    }
+    await chat.screenShows(/> one\n {2}two\n {2}three\n {2}four$/);
+    chat.type("\r");
+    await chat.waits(/\[turn 1\] one\ntwo\nthree\nfour/);
+  });
+
+  it("Ctrl-C during a turn cancels only that turn, and the chat continues in the same session", async () => {
     await fleet.create("alice", "cancelled");
-    await using terminal = await chat("cancelled");
-    terminal.type("!delay 60000 never\r");
+    await using chat = await ChatTerminal.open(fleet, ["chat", "cancelled", "--user", "alice"]);
+    chat.type("!delay 60000 never\r");
     await eventually("the turn", async () => await fleet.inTurn("alice", "cancelled"));
-    terminal.type(CTRL_C);
-    const seen = await terminal.shows(/\nThe turn was cancelled\.\n.*> $/s);
-    terminal.type("still there\r");
-    await terminal.shows(/\[turn \d\] still there\n.*> $/s, seen);
-    expect(terminal.text).not.toContain("never\n[");
-    terminal.type(CTRL_D);
-    expect(await terminal.done).toBe(0);
+    await chat.screenShows(/Waiting for the model \(\d+ s\)\. Ctrl-C cancels\./);
+    chat.type(CTRL_C);
+    const cancelled = await chat.waits(/The turn was cancelled\./);
+    expect(cancelled).not.toContain("Waiting for the model");
+    await chat.send("still there", /\[turn \d\] still there/);
+    expect(await fleet.inTurn("alice", "cancelled")).toBe(false);
   });
 
-  it("Ctrl-C in a chat clears a half-typed line, and Ctrl-C twice on an empty line ends the chat", async () => {
-    await fleet.create("alice", "idle");
-    await using terminal = await chat("idle");
-    terminal.type("not this");
-    await terminal.shows(/not this/);
-    terminal.type(CTRL_C);
-    terminal.type("but this\r");
-    const seen = await terminal.shows(/\[turn 1\] but this\n.*> $/s);
-    terminal.type(CTRL_C);
-    const told = await terminal.shows(/Ctrl-C again, or Ctrl-D, ends the chat\.\n.*> $/s, seen);
-    terminal.type("on\r");
-    const later = await terminal.shows(/\[turn 2\] on\n.*> $/s, told);
-    terminal.type(CTRL_C);
-    await terminal.shows(/Ctrl-C again/, later);
-    terminal.type(CTRL_C);
-    expect(await terminal.done).toBe(0);
+  it("Ctrl-C clears a half-typed prompt, and Ctrl-C twice at an empty prompt ends the chat", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT);
+    chat.type("not this");
+    await chat.screenShows(/> not this/);
+    chat.type(CTRL_C);
+    await chat.waits(/./);
+    await chat.send("but this", /\[turn 1\] but this/);
+    chat.type(CTRL_C);
+    await chat.screenShows(/Ctrl-C again, or Ctrl-D, ends the chat\.$/);
+    await chat.send("on", /\[turn 2\] on/);
+    chat.type(CTRL_C);
+    await chat.screenShows(/Ctrl-C again, or Ctrl-D, ends the chat\.$/);
+    chat.type(CTRL_C);
+    expect(await chat.done).toBe(0);
   });
 
-  it("a chat takes a line that was typed during a turn as the next prompt", async () => {
+  it("a prompt that is typed during a turn is shown, and is sent after the turn", async () => {
     await fleet.create("alice", "early");
-    await using terminal = await chat("early");
-    terminal.type("!delay 1500 slow\r");
+    await using chat = await ChatTerminal.open(fleet, ["chat", "early", "--user", "alice"]);
+    chat.type("!delay 3000 slow\r");
     await eventually("the turn", async () => await fleet.inTurn("alice", "early"));
-    terminal.type("early\r");
-    await terminal.shows(/\[turn 1\].*slow\n.*\[turn 2\] early\n.*> $/s);
-    terminal.type(CTRL_D);
-    expect(await terminal.done).toBe(0);
+    chat.type("early\r");
+    await chat.screenShows(/cancels\.\n> early\n>$/);
+    await chat.waits(/\[turn 1\].*slow.*\[turn 2\] early/);
   });
 
-  it("a chat shows why a turn cannot begin in a locked session, and takes the next prompt after the unlock", async () => {
+  it("SIGTERM ends a chat in a turn with 143, and leaves the terminal as it was", async () => {
+    await fleet.create("alice", "terminated");
+    await using chat = await ChatTerminal.open(fleet, ["chat", "terminated", "--user", "alice"]);
+    chat.type("!delay 60000 never\r");
+    await eventually("the turn", async () => await fleet.inTurn("alice", "terminated"));
+    process.kill(chat.commandPid, "SIGTERM");
+    expect(await chat.done).toBe(143);
+    expect(chat.raw.lastIndexOf("\x1b[?2004l")).toBeGreaterThan(chat.raw.lastIndexOf("\x1b[?2004h"));
+    expect(chat.raw.lastIndexOf("\x1b[?25h")).toBeGreaterThan(chat.raw.lastIndexOf("\x1b[?25l"));
+    expect(await fleet.inTurn("alice", "terminated")).toBe(false);
+  });
+});
+
+describe("the commands of a chat", () => {
+  it("/help lists the commands and keys, and fits the terminal", async () => {
+    for (const columns of [60, 80, 140]) {
+      await using chat = await ChatTerminal.open(fleet, CHAT, { columns, rows: 40 });
+      await chat.send("/help", /ends the chat/);
+      await expect(await chat.stableRows()).toMatchFileSnapshot(`../cli/screens/chat-help-${columns}.txt`);
+    }
+  });
+
+  it("a command that does not exist is not sent to the model, and two slashes send a prompt that begins with one", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT);
+    chat.type("/modle\r");
+    await chat.screenShows(/There is no command \/modle\. Did you mean \/model\?.*write \/\/\.\s+> \/modle$/s);
+    chat.type(CTRL_C);
+    await chat.send("//modle", /\[turn 1\] \/modle/);
+  });
+
+  it("/new begins another session, and /resume goes back by the beginning of an id", async () => {
+    await fleet.create("alice", "first-of-two");
+    await fleet.send("alice", "first-of-two", "one");
+    await using chat = await ChatTerminal.open(fleet, ["chat", "first-of-two", "--user", "alice"]);
+    await chat.send("/new", /Continue this session: .*first-of-two.*\/help lists/);
+    await chat.send("in the new one", /\[turn 1\] in the new one/);
+    await chat.send("/resume", / {2}first-of-two {2}used \d+s ago/);
+    await chat.send("/resume first-of", /> one\n\n\[turn 1\] one/);
+    await chat.send("two", /\[turn 2\] two/);
+    await chat.send("/resume no-such", /There is no session "no-such"/);
+    await chat.send("three", /\[turn 3\] three/);
+  });
+
+  it("/model shows and changes the model, and the change outlives the server", async () => {
+    await fleet.create("alice", "model");
+    await using chat = await ChatTerminal.open(fleet, ["chat", "model", "--user", "alice"], { columns: 140 });
+    await chat.send("/model", /The model is gpt-5\./);
+    await chat.send("/model gpt-6-mini", /The model is gpt-6-mini\./);
+    await chat.send("one", /\[turn 1\] one/);
+    process.kill(await fleet.pidOf("alice"), "SIGKILL");
+    await chat.send("two", /\[turn 2\] two/);
+    await chat.send(
+      "/usage",
+      /gpt-6-mini: 2 requests, \d+ input tokens \(0 of them from the cache\), \d+ output tokens/,
+    );
+  });
+});
+
+describe("the history of prompts", () => {
+  it("Up shows prompts of earlier chats, also of one that still runs", async () => {
+    await using first = await ChatTerminal.open(fleet, ["chat", "--user", "hanna"]);
+    await first.send("first chat", /\[turn 1\]/);
+    await using second = await ChatTerminal.open(fleet, ["chat", "--user", "hanna"]);
+    await second.send("second chat", /\[turn 1\]/);
+    await first.send("first again", /\[turn 2\]/);
+    await using third = await ChatTerminal.open(fleet, ["chat", "--user", "hanna"]);
+    for (const prompt of ["first again", "second chat", "first chat"]) {
+      third.type("\x1b[A");
+      await third.screenShows(new RegExp(`> ${prompt}$`));
+    }
+    third.type("\x12second");
+    await third.screenShows(/search: second\n> second chat$/);
+    third.type("\r");
+    await third.screenShows(/\n\n> second chat$/);
+    await using other = await ChatTerminal.open(fleet, ["chat", "--user", "ivan"]);
+    other.type("\x1b[A");
+    await other.waits(/./);
+  });
+});
+
+describe("the screen of a chat", () => {
+  it.each([60, 80, 140])(
+    "a chat of several scripts on %i columns shows whole words and the cursor in its place",
+    async (columns) => {
+      await using chat = await ChatTerminal.open(fleet, CHAT, { columns, rows: 30 });
+      await chat.send(pasted("你好世界 — مرحبا بالعالم — 😀 e\u0301"), /\[turn 1\] 你好世界/);
+      await chat.send(
+        pasted("List:\n\n- **one** two\n- `three` four\n\n> five\n\n| a | b |\n|---|---|\n| 1 | 二 |"),
+        /1 +│ 二/,
+      );
+      chat.type("你好ab");
+      await chat.screenShows(/> 你好ab$/);
+      chat.type("\x1b[D\x1b[D\x1b[D|");
+      await chat.screenShows(/> 你\|好ab$/);
+      expect((await chat.cursor()).before).toBe("> 你|");
+      await expect(await chat.stableRows()).toMatchFileSnapshot(`../cli/screens/chat-${columns}.txt`);
+    },
+  );
+
+  it("after a resize during a turn, the prompt and the sign of life are on the screen once", async () => {
+    await fleet.create("alice", "resized");
+    await using chat = await ChatTerminal.open(fleet, ["chat", "resized", "--user", "alice"], { columns: 100 });
+    chat.type("!delay 60000 never\r");
+    await eventually("the turn", async () => await fleet.inTurn("alice", "resized"));
+    chat.type(`typed ${"word ".repeat(15)}`);
+    await chat.screenShows(/> typed/);
+    for (const columns of [60, 120, 45]) {
+      chat.resize(columns, 24);
+      const words = columns === 120 ? 15 : Math.floor(columns / 10);
+      await chat.screenShows(new RegExp(`Waiting for the model \\([^\\n]*\\n> typed( word){${words}}`));
+      const shown = (await chat.rows()).join("\n");
+      for (const once of [/> !delay 60000 never/g, /Waiting for the model/g, /> typed/g]) {
+        expect(shown.match(once), `${once} at ${columns} columns:\n${shown}`).toHaveLength(1);
+      }
+    }
+  });
+
+  it("NO_COLOR leaves out colours, and keeps the marks of Markdown as the only sign of emphasis", async () => {
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: colours are control sequences
+    const COLOUR = /\x1b\[[\d;]*m/;
+    await using plain = await ChatTerminal.open(fleet, CHAT, { env: { NO_COLOR: "1" } });
+    await plain.send("a **b** `c`", /\[turn 1\] a \*\*b\*\* `c`/);
+    expect(plain.raw).not.toMatch(COLOUR);
+    await using coloured = await ChatTerminal.open(fleet, CHAT);
+    await coloured.send("a **b** `c`", /\[turn 1\] a b c/);
+    expect(coloured.raw).toMatch(COLOUR);
+  });
+});
+
+describe("a chat whose session cannot run the turn", () => {
+  it("a chat reports that its server died in a turn, and runs the next prompt on a new server", async () => {
+    await fleet.create("alice", "killed");
+    await using chat = await ChatTerminal.open(fleet, ["chat", "killed", "--user", "alice"]);
+    await chat.send("one", /\[turn 1\] one/);
+    chat.type("!delay 8000 a b c d e f g h\r");
+    await chat.screenShows(/\[turn 2\]/);
+    process.kill(await fleet.pidOf("alice"), "SIGKILL");
+    await chat.waits(/\[turn 2\][^\n]*\nThe server ended while session killed was in a turn\..*Send the prompt again/);
+    await chat.send("three", /\[turn 3\] three/);
+    chat.type(CTRL_D);
+    expect(await chat.done).toBe(0);
+    expect(await turnsOf("killed")).toBe(3);
+  });
+
+  it("a chat goes on after its server was stopped or restarted between two turns", async () => {
+    await fleet.create("alice", "stopped");
+    await using chat = await ChatTerminal.open(fleet, ["chat", "stopped", "--user", "alice"]);
+    await chat.send("one", /\[turn 1\] one/);
+    await fleet.ok(["stop", "--user", "alice"]);
+    await chat.send("two", /\[turn 2\] two/);
+    await fleet.ok(["restart", "--user", "alice"]);
+    await chat.send("three", /\[turn 3\] three/);
+    expect(await turnsOf("stopped")).toBe(3);
+  });
+
+  it("a chat shows why a turn cannot begin in a locked session, and gives the prompt back", async () => {
     await fleet.create("alice", "locked");
     const { lease } = await fleet.json<{ lease: { token: string } }>(["lock", "locked", "--user", "alice"]);
-    await using terminal = await chat("locked");
-    terminal.type("hello\r");
-    const seen = await terminal.shows(
-      /Session "locked" is locked by "alice" .* \[FLEET_SESSION_LOCKED\]\n {2}Try: copilotfleet unlock.*> $/s,
-    );
+    await using chat = await ChatTerminal.open(fleet, ["chat", "locked", "--user", "alice"]);
+    chat.type("hello\r");
+    await chat.screenShows(/Session "locked" is locked by "alice".*Try: copilotfleet unlock locked.*\n\n> hello$/s);
     await fleet.ok(["unlock", "locked", "--token", lease.token]);
-    terminal.type("again\r");
-    await terminal.shows(/\[turn 1\] again\n.*> $/s, seen);
-    terminal.type(CTRL_D);
-    expect(await terminal.done).toBe(0);
+    chat.type("\r");
+    await chat.waits(/\[turn 1\] hello/);
+  });
+
+  it("a failed turn shows the reason, and does not end the chat", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT);
+    await chat.send("!fail on purpose", /The turn failed: .*on purpose/);
+    await chat.send("go on", /\[turn \d\] go on/);
+  });
+});
+
+describe("a chat without a terminal", () => {
+  it("chat in a pipe, on a terminal without a cursor, or with --json is refused, and names send", async () => {
+    const piped = await fleet.refusal(2, CHAT);
+    expect(piped.message).toBe("A chat has no JSON output.");
+    const { code, stderr, stdout } = await fleet.run(["chat", "notes", "--user", "alice"]);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+    expect(stderr).toContain("A chat needs a terminal.");
+    expect(stderr).toContain("Try: copilotfleet send notes TEXT --user alice");
+    const dumb = new Terminal(fleet, CHAT, { env: { TERM: "dumb" } });
+    expect(await dumb.done).toBe(2);
+    expect(dumb.text).toContain("A chat needs a terminal.");
+  });
+
+  it("chat needs a user or a front door, and exits with 4 for a session that does not exist", async () => {
+    expect((await fleet.run(["chat"])).stderr).toContain("Give either --user USER or --to HOST:PORT.");
+    const chat = new Terminal(fleet, ["chat", "no-such-session", "--user", "alice"]);
+    expect(await chat.done).toBe(4);
+    expect(chat.text).toContain('There is no session "no-such-session"');
   });
 });
 
 describe("an error after half a reply", () => {
-  it.each([
-    ["in a chat", ["resume", "SESSION", "--user", "alice"]],
-    ["of send", ["send", "SESSION", "!delay 8000 a b c d e f g h", "--user", "alice"]],
-  ])("an error %s after half a reply starts on a new line", async (where, args) => {
-    const id = where.replaceAll(" ", "-");
-    await fleet.create("alice", id);
-    const terminal = new Terminal(
-      fleet,
-      args.map((arg) => (arg === "SESSION" ? id : arg)),
-    );
-    await using _ = terminal;
-    if (args[0] === "resume") {
-      await terminal.shows(/> $/);
-      terminal.type("!delay 8000 a b c d e f g h\r");
-    }
+  it("an error of send after half a reply starts on a new line", async () => {
+    await fleet.create("alice", "half");
+    await using terminal = new Terminal(fleet, ["send", "half", "!delay 8000 a b c d e f g h", "--user", "alice"]);
     await terminal.shows(/\[turn 1\]/);
     process.kill(await fleet.pidOf("alice"), "SIGKILL");
-    await terminal.shows(/\[turn 1\][^\n]*\n(?:Error: )?The server ended/);
-    terminal.type(CTRL_D);
+    await terminal.shows(/\[turn 1\][^\n]*\nError: The server ended/);
     await terminal.done;
   });
 

@@ -19,6 +19,7 @@ describe("the default user", () => {
     expect(created.session.owner).toBe("alice");
     expect(await fleet.ok(["send", "hers", "hi"], ALICE)).toBe("[turn 1] hi\n");
     expect(await fleet.ok(["resume", "hers", "--prompt", "on"], ALICE)).toBe("[turn 2] on\n");
+    expect((await fleet.run(["chat"], ALICE)).stderr).toContain("copilotfleet send SESSION TEXT --user alice");
     expect(await fleet.ok(["transcript", "hers"], ALICE)).toContain("[turn 2] on");
     expect(await fleet.json(["connect"], ALICE)).toMatchObject({ user: "alice" });
     expect(await fleet.json(["spawn"], ALICE)).toMatchObject({ server: { user: "alice" }, created: false });

@@ -43,6 +43,13 @@ const EXAMPLES: Record<string, Example> = {
   create: { args: () => ["create", ...ALICE, "--id", "s", "--prompt", "hi"], stdout: /^s\n\[turn 1\] hi\n$/ },
   send: { args: () => ["send", "s", "more", ...ALICE], stdout: /^\[turn 2\] more\n$/ },
   resume: { args: () => ["resume", "s", ...ALICE, "--prompt", "on"], stdout: /^\[turn 3\] on\n$/ },
+  chat: {
+    args: () => ["chat", "s", ...ALICE],
+    stdout: /^$/,
+    stderr:
+      /^Error: A chat needs a terminal\. \[FLEET_USAGE_INVALID\]\n {2}Try: copilotfleet send s TEXT --user alice\n$/,
+    code: 2,
+  },
   list: { args: () => ["list"], stdout: /^SESSION .*\ns +alice +alice-\w+ +(idle|active) .*\n$/ },
   transcript: { args: () => ["transcript", "s", ...ALICE], stdout: /hi\n.*\[turn 1\] hi\n/s },
   describe: { args: () => ["describe", "s"], stdout: /^Session s\n.* Owner: +alice\n.*\nNext:\n.*\n$/s },

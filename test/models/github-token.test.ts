@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { FleetError } from "../../src/errors.js";
 import type { TokenSource } from "../../src/model/server.js";
-import { resolveGitHubToken, tokenSourceFromConfig } from "../../src/models/github-token.js";
+import { resolveToken, tokenSourceFromConfig } from "../../src/models/github-token.js";
 import { readTokenCommand } from "../../src/models/token-command.js";
 import { refusalOf } from "../config/folder.js";
 
@@ -22,7 +22,7 @@ async function refusal(
   source: TokenSource,
   context: { user?: string | null; env?: Record<string, string> } = {},
 ): Promise<FleetError> {
-  const error: unknown = await resolveGitHubToken(source, { user: "ann", env, ...context }).then(
+  const error: unknown = await resolveToken(source, { user: "ann", env, ...context }).then(
     () => new Error("nothing was refused"),
     (reason: unknown) => reason,
   );
@@ -77,8 +77,8 @@ describe("tokenSourceFromConfig", () => {
 
 describe("a token from a variable or a file", () => {
   it("a GitHub token is read from a variable or a file without the line break at its end", async () => {
-    expect(await resolveGitHubToken({ from: "env", name: "GH" }, { user: null, env: { GH: "gho_1" } })).toBe("gho_1");
-    expect(await resolveGitHubToken({ from: "file", path: await file("gho_2\n") }, { user: null, env })).toBe("gho_2");
+    expect(await resolveToken({ from: "env", name: "GH" }, { user: null, env: { GH: "gho_1" } })).toBe("gho_1");
+    expect(await resolveToken({ from: "file", path: await file("gho_2\n") }, { user: null, env })).toBe("gho_2");
   });
 
   it.each([
@@ -141,7 +141,7 @@ describe("a token from a variable or a file", () => {
 
 describe("a token from a command", () => {
   const run = (command: string, user: string | null = "ann") =>
-    resolveGitHubToken({ from: "command", command }, { user, env });
+    resolveToken({ from: "command", command }, { user, env });
 
   it("the token from a command is the first line that the command prints", async () => {
     expect(await run("echo gho_1; echo more")).toBe("gho_1");
@@ -199,10 +199,7 @@ describe("a token from a command", () => {
 
   it("a token command ends when the caller gives up, with the caller's reason", async () => {
     const abort = new AbortController();
-    const reading = resolveGitHubToken(
-      { from: "command", command: "sleep 300" },
-      { user: null, env, signal: abort.signal },
-    );
+    const reading = resolveToken({ from: "command", command: "sleep 300" }, { user: null, env, signal: abort.signal });
     const ended = expect(reading).rejects.toThrow("enough");
     setTimeout(() => abort.abort(new Error("enough")), 200);
     await ended;

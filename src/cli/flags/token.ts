@@ -2,8 +2,8 @@ import { resolve } from "node:path";
 import type { TokenSource } from "../../model/server.js";
 import { usage, variableName } from "./flags.js";
 
-/** Prefixes of GitHub's tokens (docs.github.com, "GitHub's token formats"). */
-const TOKEN = /^(gh[pousr]_|github_pat_)/;
+/** Prefixes of GitHub's tokens (docs.github.com, "GitHub's token formats"), and of the fleet's own. */
+const TOKEN = /^(gh[pousr]_|github_pat_|cft_)/;
 
 /** The flags never contain the token itself, because every user of the machine can read a command line. */
 export function tokenSourceFromFlags(variable: string | undefined, file: string | undefined): TokenSource | undefined {

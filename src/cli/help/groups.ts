@@ -3,7 +3,7 @@ export const GROUPS: readonly { title: string; commands: readonly string[] }[] =
   { title: "SERVERS", commands: ["spawn", "ps", "logs", "stop", "restart", "drain", "route", "connect"] },
   {
     title: "SESSIONS",
-    commands: ["create", "send", "resume", "list", "transcript", "delete", "evict", "lock", "unlock"],
+    commands: ["create", "send", "chat", "resume", "list", "transcript", "delete", "evict", "lock", "unlock"],
   },
   { title: "USERS", commands: ["token"] },
   { title: "OPERATION", commands: ["serve", "top", "describe", "doctor", "gc", "store"] },

@@ -10,10 +10,14 @@ export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, escapeCharacter);
 }
 
-/** As {@link printable}, for a text of several lines. Keeps newlines, tabs, and the joiners that scripts and emoji need. */
+/**
+ * As {@link printable}, for a text of several lines. Keeps newlines, tabs, soft hyphens, and the joiners and direction marks
+ * that scripts and emoji need.
+ */
 export function printableLines(text: string): string {
+  if (/^[\n\t\x20-\x7e]*$/.test(text)) return text;
   const lines = text.replaceAll("\r\n", "\n");
-  return lines.replace(/(?![\n\t\u200c\u200d])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, escapeCharacter);
+  return lines.replace(/(?![\n\t\u200c-\u200f\u00ad])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, escapeCharacter);
 }
 
 /** JSON for people and programs. Escapes the characters that a terminal interprets and that JSON allows as they are. */

@@ -1,6 +1,6 @@
 import type { LoadedConfig } from "../../config/load/load.js";
 import { isFleetError } from "../../errors.js";
-import { resolveGitHubToken, tokenSourceFromConfig } from "../../models/github-token.js";
+import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
 import { resolveProvider } from "../../models/provider.js";
 import { adviceOf, type Finding, ok, type Row, warning } from "./checks.js";
 import { serviceAnswers } from "./service.js";
@@ -51,7 +51,7 @@ async function modelAnswers({ config, env, quick }: SettingsContext): Promise<Fi
       );
     }
     const source = auth.githubTokenEnv?.includes("{user}") === false ? tokenSourceFromConfig(auth, null) : null;
-    if (source !== null) await resolveGitHubToken(source, { user: null, env });
+    if (source !== null) await resolveToken(source, { user: null, env });
     return ok(`GitHub token from auth.${setting}; only a prompt shows whether GitHub accepts it`);
   } catch (error) {
     if (!isFleetError(error)) throw error;

@@ -192,6 +192,7 @@ export class SessionGroup extends Group {
       ...arg.WAIT,
       ...arg.SIGNAL,
       onDelta: { check: arg.callback },
+      onEvent: { check: arg.callback },
       onWait: { check: arg.callback },
       lease: { check: arg.object },
     };

@@ -4,7 +4,7 @@ import type { Config } from "../../config/schema.js";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
 import type { Registry } from "../../model/registry.js";
 import type { Replacement, ServerRecord, TokenSource } from "../../model/server.js";
-import { resolveGitHubToken, tokenSourceFromConfig } from "../../models/github-token.js";
+import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
 import { ensureNote } from "../../runtime/files/host-note.js";
 import {
   createServerFolder,
@@ -254,7 +254,7 @@ export async function githubToken(
 ): Promise<string | null> {
   if (source === null) return null;
   if (tokenValue !== undefined) return tokenValue;
-  return await resolveGitHubToken(source, { user, env, signal });
+  return await resolveToken(source, { user, env, signal });
 }
 
 /** Refuses settings that differ from those of the running server. */

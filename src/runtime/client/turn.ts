@@ -11,6 +11,8 @@ export interface TurnOptions {
   signal?: AbortSignal;
   /** Receives each piece of the reply as it arrives. Needs a session with `streaming: true`. */
   onDelta?: (text: string) => void;
+  /** Receives each event of the turn, such as tool calls and usage. Those of sub-agents have an `agentId`. */
+  onEvent?: (event: SessionEvent) => void;
 }
 
 /** A reply of the model. The text is empty if the turn ended without one. */
@@ -44,7 +46,7 @@ export async function runTurn(
   options: TurnOptions = {},
   clock: Clock = systemClock,
 ): Promise<TurnReply> {
-  const prompt = new SentPrompt(session, options.onDelta, clock);
+  const prompt = new SentPrompt(session, options, clock);
   const { ended } = prompt;
   const unsubscribe = session.on((event) => prompt.push(event));
   using limit = deadline(options.timeoutMs, options.signal);
@@ -72,12 +74,12 @@ export async function runTurn(
   }
 }
 
-/** Follows one prompt through the events of its session. Ignores sub-agents, because their work is inside a turn. */
+/** Follows one prompt through the events of its session. */
 class SentPrompt {
   readonly reply: TurnReply = { text: "", event: undefined };
   readonly ended: Promise<Outcome>;
   readonly #session: CopilotSession;
-  readonly #onDelta: TurnOptions["onDelta"];
+  readonly #listeners: Pick<TurnOptions, "onDelta" | "onEvent">;
   readonly #clock: Clock;
   #end: (outcome: Outcome) => void = () => undefined;
   /** Events that arrived before the server's answer with the prompt's id. Null after that answer. */
@@ -86,9 +88,9 @@ class SentPrompt {
   #begun = false;
   #failure: FleetError | undefined;
 
-  constructor(session: CopilotSession, onDelta: TurnOptions["onDelta"], clock: Clock) {
+  constructor(session: CopilotSession, listeners: Pick<TurnOptions, "onDelta" | "onEvent">, clock: Clock) {
     this.#session = session;
-    this.#onDelta = onDelta;
+    this.#listeners = listeners;
     this.#clock = clock;
     this.ended = new Promise((resolve) => {
       this.#end = resolve;
@@ -96,7 +98,6 @@ class SentPrompt {
   }
 
   push(event: SessionEvent): void {
-    if ("agentId" in event && event.agentId !== undefined) return;
     if (this.#early === null) this.#follow(event);
     else this.#early.push(event);
   }
@@ -111,12 +112,14 @@ class SentPrompt {
   }
 
   #follow(event: SessionEvent): void {
+    const isOwn = event.type === "user.message" && event.data.messageId === this.#messageId;
+    if (!this.#begun && isOwn) this.#begin();
+    if (this.#begun) this.#listeners.onEvent?.(event);
+    // The work of sub-agents is inside of a turn, and does not end it.
+    if ("agentId" in event && event.agentId !== undefined) return;
     switch (event.type) {
-      case "user.message":
-        if (!this.#begun && event.data.messageId === this.#messageId) this.#begin();
-        break;
       case "assistant.message_delta":
-        if (this.#begun) this.#onDelta?.(event.data.deltaContent);
+        if (this.#begun) this.#listeners.onDelta?.(event.data.deltaContent);
         break;
       case "assistant.message":
         if (event.data.content === "") break;

@@ -26,10 +26,11 @@ export function callOf(data: Record<string, unknown>, startedAtMs: number): Tool
 export function toolLine(
   { name, argument }: ToolCall,
   result: Record<string, unknown> | null,
-): { text: string; outcome: ToolOutcome } {
+): { text: string; outcome: ToolOutcome; remark: string } {
   const outcome = outcomeOf(result);
   const call = argument === "" ? name : `${name}: ${argument}`;
-  return { text: `${call} (${remarkOn(outcome, result ?? {})})`, outcome };
+  const remark = remarkOn(outcome, result ?? {});
+  return { text: `${call} (${remark})`, outcome, remark };
 }
 
 function outcomeOf(result: Record<string, unknown> | null): ToolOutcome {

@@ -2,7 +2,7 @@ import type { ProviderConfig } from "@github/copilot-sdk";
 import { sessionMoved } from "../../hosts/problems.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
-import { resolveGitHubToken, tokenSourceFromConfig } from "../../models/github-token.js";
+import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import type { SessionsContext } from "../context.js";
 import { noteOpened } from "../memory/eviction.js";
@@ -95,6 +95,6 @@ async function modelAccess(
   const provider = await model.get();
   // The runtime accepts a token or a provider for a session, but not both.
   const source = isolation === "shared" && provider === null ? tokenSourceFromConfig(config.auth, owner) : null;
-  const gitHubToken = source === null ? null : await resolveGitHubToken(source, { user: owner, env, signal });
+  const gitHubToken = source === null ? null : await resolveToken(source, { user: owner, env, signal });
   return { provider, gitHubToken };
 }

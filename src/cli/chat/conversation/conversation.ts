@@ -1,0 +1,66 @@
+import type { CopilotSession, SessionConfig, SessionEvent } from "@github/copilot-sdk";
+import type { TranscriptEntry } from "../../../runtime/history/transcript.js";
+import type { LeaseWait } from "../../../sessions/leases/leases.js";
+
+/** The functions that answer the questions of the agent. */
+export type Answers = Pick<SessionConfig, "onPermissionRequest" | "onUserInputRequest" | "onElicitationRequest">;
+
+export interface PromptOptions {
+  /** Aborts the turn. */
+  signal: AbortSignal;
+  onEvent: (event: SessionEvent) => void;
+  /** Called once if the wait for a lease takes longer than a second. */
+  onWait: (wait: LeaseWait) => void;
+  /** Called when the connection has ended, before or during the turn, and is made again. */
+  onLost: () => void;
+}
+
+/** A session that the chat has open. It is opened again by itself when its server or its connection has ended. */
+export interface Conversation {
+  readonly id: string;
+  /** Runs one turn. @throws FleetError as `fleet.sessions.send`. */
+  send(prompt: string, options: PromptOptions): Promise<void>;
+  /** The model of the next turn; null if the server does not name it. */
+  model(): Promise<string | null>;
+  /** The models that the user may choose from; empty if the provider does not list them. */
+  models(): Promise<string[]>;
+  useModel(model: string): Promise<void>;
+  /** The conversation so far. @param turns how many of the last turns; by default all */
+  past(turns?: number): Promise<TranscriptEntry[]>;
+  /** Leaves the session. Its state stays. */
+  leave(): Promise<void>;
+}
+
+export interface SessionSummary {
+  id: string;
+  /** ISO 8601 in UTC. */
+  lastUsedAt: string;
+}
+
+/** The sessions of one user, through the user's own fleet or through a front door. */
+export interface Conversations {
+  /** Names the place for the user. */
+  readonly place: string;
+  /** The user, for suggestions; undefined if only the token names the user. */
+  readonly user: string | undefined;
+  create(model: string | undefined): Promise<Conversation>;
+  /** @throws FleetError `FLEET_SESSION_NOT_FOUND` and as `fleet.sessions.resume`. */
+  resume(id: string, model?: string): Promise<Conversation>;
+  /** The sessions, the most recently used first. */
+  list(): Promise<SessionSummary[]>;
+  delete(id: string): Promise<void>;
+  /** Returns the problems since the last call that were worked around. */
+  takeWarnings(): string[];
+  close(): Promise<void>;
+}
+
+/** @throws Error when the connection has ended. */
+export async function modelOf(session: CopilotSession): Promise<string | null> {
+  return (await session.rpc.model.getCurrent()).modelId ?? null;
+}
+
+/** @throws Error when the connection has ended. */
+export async function modelsOf(session: CopilotSession): Promise<string[]> {
+  const { list } = await session.rpc.model.list();
+  return list.flatMap((each) => (typeof each === "object" && each !== null && "id" in each ? [String(each.id)] : []));
+}

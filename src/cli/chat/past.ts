@@ -1,0 +1,61 @@
+import { setImmediate as yieldToOthers } from "node:timers/promises";
+import type { TranscriptEntry } from "../../runtime/history/transcript.js";
+import { colour } from "../render/colour.js";
+import { shorten } from "../render/table.js";
+import type { Conversation } from "./conversation/conversation.js";
+import type { MarkdownStream } from "./markdown/stream.js";
+import { onOneLine } from "./terminal/layout.js";
+import type { Window } from "./terminal/window.js";
+
+/** The turns that a resumed chat shows, and how much of each text, in characters. */
+const LAST_TURNS = 3;
+const LONGEST = 4_000;
+
+/** Shows the last turns of a session that is opened again. */
+export async function showLastTurns(window: Window, markdown: MarkdownStream, conversation: Conversation) {
+  const entries = await conversation.past(LAST_TURNS);
+  const hidden = (entries[0]?.turn ?? 1) - 1;
+  if (hidden > 0) {
+    window.say(`${hidden} earlier ${hidden === 1 ? "turn" : "turns"}: /history shows everything.`, colour.dim);
+  }
+  await show(window, markdown, entries.map(shortened));
+}
+
+/** Shows all turns of a session. */
+export async function showHistory(window: Window, markdown: MarkdownStream, conversation: Conversation) {
+  const entries = await conversation.past();
+  if (entries.length === 0) window.say("The session has no turns.");
+  await show(window, markdown, entries);
+}
+
+async function show(window: Window, markdown: MarkdownStream, entries: readonly TranscriptEntry[]): Promise<void> {
+  for (const [index, { role, text, attachments, failure }] of entries.entries()) {
+    if (role === "user") {
+      if (index > 0) window.print([""]);
+      window.printPrompt(text);
+      if (attachments.length > 0) window.say(`  attached: ${attachments.join(", ")}`, colour.dim);
+    } else if (role === "tool") {
+      if (entries[index - 1]?.role !== "tool") window.print([""]);
+      window.print([colour.dim(shorten(`⏺ ${onOneLine(text)}`, window.columns, "end"))]);
+    } else if (failure !== null) window.say(failure, colour.yellow);
+    else await showText(window, markdown, text);
+  }
+  if (entries.length > 0) window.print([""]);
+}
+
+async function showText(window: Window, markdown: MarkdownStream, text: string): Promise<void> {
+  window.print([""]);
+  markdown.add(text);
+  for (let more = true; more; ) {
+    const taken = markdown.take(window.columns);
+    window.print(taken.rows);
+    more = taken.more;
+    if (more) await yieldToOthers();
+  }
+  window.print(markdown.end(window.columns));
+}
+
+function shortened(entry: TranscriptEntry): TranscriptEntry {
+  if (entry.text.length <= LONGEST) return entry;
+  return { ...entry, text: `${entry.text.slice(0, LONGEST)}\n\n… /history shows the rest.` };
+}

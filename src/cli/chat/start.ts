@@ -1,0 +1,66 @@
+import { sha256 } from "../../config/values/text.js";
+import type { Fleet } from "../../fleet/fleet.js";
+import type { Door } from "../flags/door.js";
+import { Approvals } from "./answers/approvals.js";
+import { Questions } from "./answers/questions.js";
+import { Chat } from "./chat.js";
+import { CHAT_COMMANDS } from "./commands.js";
+import type { Answers, Conversations } from "./conversation/conversation.js";
+import { DoorConversations } from "./conversation/door.js";
+import { FleetConversations } from "./conversation/fleet.js";
+import { InputHistory } from "./input-history.js";
+import { MarkdownStream } from "./markdown/stream.js";
+import { PromptInput } from "./terminal/prompt-input.js";
+import { Window } from "./terminal/window.js";
+
+export interface ChatRequest {
+  /** Null for a new session. */
+  sessionId: string | null;
+  model?: string | undefined;
+  /** Ends the chat. */
+  signal: AbortSignal;
+}
+
+/** The differences between a chat through the fleet and a chat at a front door. */
+interface Place {
+  /** The user, or the front door, whose input history the chat has. */
+  owner: string;
+  connect: (answers: Answers) => Conversations;
+  /** The flags that continue a session there. */
+  flags: string;
+}
+
+/** Runs a chat of a user of this fleet until the user ends it. @throws the signal's reason if that ends it. */
+export async function chatAs(user: string, fleet: Fleet, request: ChatRequest): Promise<void> {
+  const connect = (answers: Answers) => new FleetConversations(fleet, user, answers);
+  await start({ owner: user, connect, flags: `--user ${user}` }, fleet, request);
+}
+
+/** Runs a chat at a front door, as {@link chatAs}. */
+export async function chatAt(door: Door, fleet: Fleet, request: ChatRequest): Promise<void> {
+  const connect = (answers: Answers) => new DoorConversations(door, answers);
+  await start({ owner: `${door.name} ${sha256(door.token)}`, connect, flags: door.flags }, fleet, request);
+}
+
+async function start({ owner, connect, flags }: Place, { stateRoot }: Fleet, request: ChatRequest): Promise<void> {
+  const { sessionId, model, signal } = request;
+  const markdown = await MarkdownStream.create();
+  const history = new InputHistory(stateRoot, owner);
+  const words = CHAT_COMMANDS.map(({ name }) => `/${name}`);
+  const resumeWith = (id: string) => `copilotfleet chat ${id} ${flags}`;
+  {
+    using window = new Window(new PromptInput(history.load(), words), signal);
+    const questions = new Questions(window);
+    const conversations = connect({
+      onPermissionRequest: new Approvals(window).handler,
+      onUserInputRequest: questions.onUserInput,
+      onElicitationRequest: questions.onElicitation,
+    });
+    try {
+      await Chat.run({ window, conversations, history, markdown, signal, resumeWith }, sessionId, model);
+    } finally {
+      await conversations.close();
+    }
+  }
+  signal.throwIfAborted();
+}

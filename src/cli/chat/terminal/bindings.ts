@@ -1,0 +1,37 @@
+import type { Editor } from "./editor.js";
+
+/** The keys that change the text or move the cursor, as in bash and in node:readline. */
+export const EDITING: Readonly<Record<string, (editor: Editor) => void>> = {
+  left: (editor) => editor.left(),
+  "ctrl-b": (editor) => editor.left(),
+  right: (editor) => editor.right(),
+  "ctrl-f": (editor) => editor.right(),
+  "ctrl-left": (editor) => editor.wordLeft(),
+  "meta-left": (editor) => editor.wordLeft(),
+  "meta-b": (editor) => editor.wordLeft(),
+  "ctrl-right": (editor) => editor.wordRight(),
+  "meta-right": (editor) => editor.wordRight(),
+  "meta-f": (editor) => editor.wordRight(),
+  home: (editor) => editor.lineStart(),
+  "ctrl-a": (editor) => editor.lineStart(),
+  end: (editor) => editor.lineEnd(),
+  "ctrl-e": (editor) => editor.lineEnd(),
+  "ctrl-home": (editor) => editor.start(),
+  "ctrl-end": (editor) => editor.end(),
+  backspace: (editor) => editor.backspace(),
+  "ctrl-h": (editor) => editor.backspace(),
+  delete: (editor) => editor.delete(),
+  "ctrl-w": (editor) => editor.deleteWordLeft(),
+  "ctrl-backspace": (editor) => editor.deleteWordLeft(),
+  "meta-backspace": (editor) => editor.deleteWordLeft(),
+  "meta-d": (editor) => editor.deleteWordRight(),
+  "meta-delete": (editor) => editor.deleteWordRight(),
+  "ctrl-u": (editor) => editor.deleteToLineStart(),
+  "ctrl-k": (editor) => editor.deleteToLineEnd(),
+  "ctrl-y": (editor) => editor.yank(),
+  "meta-return": (editor) => editor.insert("\n"),
+  "meta-enter": (editor) => editor.insert("\n"),
+  // Ctrl-J
+  enter: (editor) => editor.insert("\n"),
+  tab: (editor) => editor.insert("\t"),
+};

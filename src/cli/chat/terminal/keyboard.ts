@@ -1,0 +1,112 @@
+import { emitKeypressEvents } from "node:readline";
+import { Readable } from "node:stream";
+import { PastedText } from "./pasted.js";
+
+export interface Key {
+  /** The text of the key; empty for a key without text, such as an arrow. */
+  text: string;
+  /** The name that node:readline gives the key, with its modifiers: `ctrl-c`, `meta-return`, `up`. */
+  name: string;
+}
+
+export interface KeyListener {
+  onKey(key: Key): void;
+  onPaste(text: string): void;
+  /** The answer of the terminal to {@link Keyboard.expectPosition}: the column of the cursor, from 0. */
+  onPosition(column: number): void;
+  /** The terminal is gone. */
+  onEnd(): void;
+}
+
+/** Shift-Enter and Alt-Enter as terminals with kitty's keyboard protocol report them. */
+const MODIFIED_ENTER = new Set(["\x1b[13;2u", "\x1b[13;3u", "\x1b[13;4u"]);
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the answer of a terminal
+const POSITION = /\x1b\[\d+;(\d+)R/;
+const ON = "\x1b[?2004h";
+const OFF = "\x1b[?2004l";
+
+/** Reads keys and pasted text from a terminal until it is disposed. */
+export class Keyboard implements Disposable {
+  readonly #input: NodeJS.ReadStream;
+  readonly #output: NodeJS.WriteStream;
+  readonly #listener: KeyListener;
+  readonly #pasted = new PastedText();
+  #expectsPosition = false;
+  /** node:readline decodes the keys that this stream emits. */
+  readonly #keys = new Readable({ read: () => undefined });
+  readonly #onData = (chunk: string) => this.#receive(chunk);
+  readonly #onEnd = () => this.#listener.onEnd();
+  readonly #onContinue = () => this.#open();
+  readonly #onExit = () => this.#restore();
+
+  constructor(input: NodeJS.ReadStream, output: NodeJS.WriteStream, listener: KeyListener) {
+    this.#input = input;
+    this.#output = output;
+    this.#listener = listener;
+    emitKeypressEvents(this.#keys);
+    this.#keys.on("keypress", (text: string | undefined, key: NodeKey) => listener.onKey(named(text, key)));
+    input.setEncoding("utf8");
+    input.on("data", this.#onData);
+    input.once("end", this.#onEnd);
+    process.on("SIGCONT", this.#onContinue);
+    process.once("exit", this.#onExit);
+    this.#open();
+  }
+
+  /** Takes the next answer about the position of the cursor. Without this, it would look like a key. */
+  expectPosition(isExpected: boolean): void {
+    this.#expectsPosition = isExpected;
+  }
+
+  /** Stops the process as Ctrl-Z does in a shell. SIGCONT continues it. */
+  suspend(): void {
+    this.#restore();
+    process.kill(process.pid, "SIGTSTP");
+  }
+
+  #open(): void {
+    this.#input.setRawMode(true);
+    this.#input.resume();
+    this.#output.write(ON);
+    this.#listener.onKey({ text: "", name: "continue" });
+  }
+
+  #restore(): void {
+    this.#output.write(`${OFF}\x1b[?25h`);
+    this.#input.setRawMode(false);
+  }
+
+  #receive(given: string): void {
+    const [answer = "", column] = this.#expectsPosition ? (POSITION.exec(given) ?? []) : [];
+    const chunk = given.replace(answer, "");
+    for (const { isPasted, text } of this.#pasted.read(chunk)) {
+      if (isPasted) this.#listener.onPaste(text);
+      else this.#keys.emit("data", text);
+    }
+    if (column !== undefined) this.#listener.onPosition(Number(column) - 1);
+  }
+
+  [Symbol.dispose](): void {
+    this.#input.off("data", this.#onData);
+    this.#input.off("end", this.#onEnd);
+    process.off("SIGCONT", this.#onContinue);
+    process.off("exit", this.#onExit);
+    this.#restore();
+    this.#input.pause();
+  }
+}
+
+interface NodeKey {
+  name?: string;
+  sequence?: string;
+  ctrl?: boolean;
+  meta?: boolean;
+  shift?: boolean;
+}
+
+function named(text: string | undefined, { name, sequence = "", ctrl, meta }: NodeKey): Key {
+  if (MODIFIED_ENTER.has(sequence)) return { text: "", name: "meta-return" };
+  const isText = text !== undefined && ctrl !== true && meta !== true && !/\p{Cc}/u.test(text);
+  const modifier = ctrl === true ? "ctrl-" : meta === true ? "meta-" : "";
+  return { text: isText ? text : "", name: `${modifier}${name ?? ""}` };
+}

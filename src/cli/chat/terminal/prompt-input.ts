@@ -1,0 +1,137 @@
+import { colour } from "../../render/colour.js";
+import { EDITING } from "./bindings.js";
+import { Editor } from "./editor.js";
+import type { Key } from "./keyboard.js";
+import type { LiveRows } from "./screen.js";
+
+const PROMPT = "> ";
+
+interface Search {
+  query: string;
+  /** The position of the match in the history; the length of the history before the first match. */
+  at: number;
+  /** The text before the search. */
+  before: string;
+}
+
+/** The place where a person types prompts: an editor with a history and a search in it. */
+export class PromptInput {
+  readonly #editor = new Editor();
+  /** Earlier prompts, the oldest first. */
+  readonly #history: string[];
+  readonly #words: readonly string[];
+  /** The position in the history that the editor shows; the length of the history for a new prompt. */
+  #at: number;
+  /** The new prompt while the editor shows an earlier one. */
+  #draft = "";
+  #search: Search | null = null;
+
+  /** @param words the texts that the Tab key completes */
+  constructor(history: readonly string[], words: readonly string[]) {
+    this.#history = [...history];
+    this.#words = words;
+    this.#at = history.length;
+  }
+
+  get isSearching(): boolean {
+    return this.#search !== null;
+  }
+
+  get text(): string {
+    return this.#editor.text;
+  }
+
+  set text(text: string) {
+    this.#editor.text = text;
+    this.#search = null;
+    this.#at = this.#history.length;
+  }
+
+  paste(text: string): void {
+    this.#search = null;
+    this.#editor.insert(text);
+  }
+
+  /** Handles a key. Returns true if the key sends the prompt. */
+  key(key: Key): boolean {
+    if (this.#search !== null && this.#searchKey(this.#search, key)) return false;
+    this.#search = null;
+    if (key.name === "return") return this.#enter();
+    if (key.name === "ctrl-r") this.#search = { query: "", at: this.#history.length, before: this.text };
+    else if (key.name === "up" || key.name === "ctrl-p") this.#up();
+    else if (key.name === "down" || key.name === "ctrl-n") this.#down();
+    else if (key.name === "tab") this.#tab();
+    else if (key.text !== "") this.#editor.insert(key.text);
+    else EDITING[key.name]?.(this.#editor);
+    return false;
+  }
+
+  /** Returns the prompt, and begins an empty one. */
+  take(): string {
+    const { text } = this;
+    if (text.trim() !== "" && text !== this.#history.at(-1)) this.#history.push(text);
+    this.text = "";
+    this.#draft = "";
+    return text;
+  }
+
+  view(columns: number, height: number): LiveRows {
+    if (this.#search === null) return this.#editor.view(PROMPT, { columns, height });
+    const isFound = this.#search.query === "" || this.#search.at < this.#history.length;
+    const head = colour.dim(`${isFound ? "search" : "not found"}: ${this.#search.query}`);
+    const { rows, cursor } = this.#editor.view(PROMPT, { columns, height: Math.max(1, height - 1) });
+    return { rows: [head, ...rows], cursor: { ...cursor, row: cursor.row + 1 } };
+  }
+
+  /** A backslash before the Enter key makes it a line break. */
+  #enter(): boolean {
+    if (!this.#editor.isAtEnd || !this.text.endsWith("\\")) return true;
+    this.#editor.backspace();
+    this.#editor.insert("\n");
+    return false;
+  }
+
+  #up(): void {
+    if (this.#editor.up() || this.#at === 0) return;
+    if (this.#at === this.#history.length) this.#draft = this.text;
+    this.#show(this.#at - 1);
+  }
+
+  #down(): void {
+    if (this.#editor.down() || this.#at === this.#history.length) return;
+    this.#show(this.#at + 1);
+  }
+
+  #show(at: number): void {
+    this.#at = at;
+    this.#editor.text = this.#history[at] ?? this.#draft;
+  }
+
+  #tab(): void {
+    const { text } = this;
+    const [word, ...more] = text === "" ? [] : this.#words.filter((each) => each.startsWith(text));
+    if (word !== undefined && more.length === 0) this.#editor.text = `${word} `;
+    else if (word === undefined) this.#editor.insert("\t");
+  }
+
+  /** Returns false if the key ends the search and then does what it always does. */
+  #searchKey(search: Search, key: Key): boolean {
+    if (key.text !== "") this.#find(search, search.query + key.text, search.at);
+    else if (key.name === "backspace") this.#find(search, search.query.slice(0, -1), this.#history.length);
+    else if (key.name === "ctrl-r") this.#find(search, search.query, search.at - 1);
+    else if (key.name === "return") this.#search = null;
+    else if (key.name === "ctrl-g" || key.name === "ctrl-c" || key.name === "meta-escape") {
+      this.text = search.before;
+    } else return false;
+    return true;
+  }
+
+  /** Finds the newest prompt with the query at or before a position. */
+  #find(search: Search, query: string, from: number): void {
+    const start = Math.min(from, this.#history.length - 1);
+    const at = this.#history.findLastIndex((text, index) => index <= start && text.includes(query));
+    const isFound = query !== "" && at !== -1;
+    this.#search = { ...search, query, at: isFound ? at : this.#history.length };
+    if (isFound) this.#editor.text = this.#history[at] ?? "";
+  }
+}

@@ -1,0 +1,236 @@
+import { printableLines } from "../../../config/values/text.js";
+import { colour } from "../../render/colour.js";
+import { shorten } from "../../render/table.js";
+import type { Dialog } from "./dialogs.js";
+import { type Key, Keyboard, type KeyListener } from "./keyboard.js";
+import { onOneLine, type Style, wrap } from "./layout.js";
+import type { PromptInput } from "./prompt-input.js";
+import { type LiveRows, Screen } from "./screen.js";
+
+/** Something that changes above the prompt while a turn runs. */
+export interface LivePart {
+  /** Rows that will not change any more. */
+  take(columns: number): string[];
+  /** At most `height` rows that may still change. @param isAsked whether the turn waits for an answer of the user */
+  live(columns: number, height: number, isAsked: boolean): string[];
+}
+
+/** How often the window is drawn at most while text arrives, in milliseconds. */
+const DRAW_MS = 40;
+/** How often the window is drawn at least while a turn runs, so that the user sees that it is alive. */
+const TICK_MS = 120;
+/** How long a terminal may take to tell where the cursor is, in milliseconds. Some never do. */
+const LOCATE_MS = 300;
+const LEAVING = "Ctrl-C again, or Ctrl-D, ends the chat.";
+
+/** The window of a chat: the conversation, which scrolls away, and the prompt at its end, where the user can always type. */
+export class Window implements KeyListener, Disposable {
+  readonly #screen = new Screen(process.stdout);
+  readonly #input: PromptInput;
+  readonly #keyboard: Keyboard;
+  readonly #signal: AbortSignal;
+  /** Prompts that the user has sent and the chat has not taken yet. */
+  readonly #sent: string[] = [];
+  #above: string[] = [];
+  #part: LivePart | null = null;
+  #turn: AbortController | null = null;
+  #dialog: Dialog | null = null;
+  #isLeaving = false;
+  #hasEnded = false;
+  #wake: () => void = () => undefined;
+  #drawing: NodeJS.Timeout | null = null;
+  #ticking: NodeJS.Timeout | null = null;
+  readonly #onResize = () => this.#resized();
+  /** While the chat waits for the terminal to tell where the cursor is. */
+  #locating: NodeJS.Timeout | null = null;
+  readonly #onAbort = () => this.onEnd();
+
+  constructor(input: PromptInput, signal: AbortSignal) {
+    this.#input = input;
+    this.#signal = signal;
+    signal.addEventListener("abort", this.#onAbort, { once: true });
+    process.stdout.on("resize", this.#onResize);
+    this.#keyboard = new Keyboard(process.stdin, process.stdout, this);
+  }
+
+  get columns(): number {
+    return this.#screen.columns;
+  }
+
+  /** Adds rows above the prompt. */
+  print(rows: readonly string[]): void {
+    this.#above.push(...rows);
+    this.#drawSoon();
+  }
+
+  /** Adds a command that the user may copy. It is not broken into rows. */
+  sayCommand(text: string): void {
+    this.print([colour.dim(printableLines(text))]);
+  }
+
+  /** Adds a text above the prompt, in rows that fit. */
+  say(text: string, style?: Style): void {
+    this.print(wrap([{ text: printableLines(text), ...(style === undefined ? {} : { style }) }], this.columns));
+  }
+
+  printPrompt(prompt: string): void {
+    const spans = [
+      { text: "> ", style: colour.dim },
+      { text: printableLines(prompt), style: colour.bold },
+    ];
+    this.print(wrap(spans, this.columns, "  "));
+  }
+
+  /** Waits for the next prompt. Resolves with null when the user ends the chat. */
+  async next(): Promise<string | null> {
+    for (;;) {
+      const prompt = this.#sent.shift();
+      if (prompt !== undefined) {
+        this.printPrompt(prompt);
+        return prompt;
+      }
+      if (this.#hasEnded) return null;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+  }
+
+  /** Gives a prompt back, so that the user can change it and send it again. */
+  giveBack(prompt: string): void {
+    this.#input.text = [prompt, this.#input.text].filter((text) => text !== "").join("\n");
+    this.#drawSoon();
+  }
+
+  /** Shows a part above the prompt while `run` runs. Ctrl-C aborts the signal that `run` gets. */
+  async during<T>(part: LivePart, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const turn = new AbortController();
+    this.#turn = turn;
+    this.#part = part;
+    this.#ticking = setInterval(() => this.#draw(), TICK_MS);
+    try {
+      return await run(turn.signal);
+    } finally {
+      clearInterval(this.#ticking);
+      this.#dialog?.dismiss();
+      this.#turn = null;
+      this.#part = null;
+      this.#drawSoon();
+    }
+  }
+
+  /** Asks a question in place of the prompt. Resolves with null if nobody answers it before the turn ends. */
+  async ask(dialog: Dialog): Promise<string | null> {
+    if (this.#turn === null) return null;
+    this.#dialog = dialog;
+    this.#draw();
+    const answer = await dialog.answered;
+    this.#dialog = null;
+    this.#drawSoon();
+    return answer;
+  }
+
+  /** Shows changes of the part, but not more often than a person can see them. */
+  changed(): void {
+    this.#drawSoon();
+  }
+
+  onKey(key: Key): void {
+    const isLeaving = this.#isLeaving;
+    this.#isLeaving = false;
+    if (key.name === "ctrl-c" && !this.#input.isSearching) this.#interrupt(isLeaving);
+    else if (key.name === "ctrl-z") this.#keyboard.suspend();
+    else if (key.name === "continue") this.#screen.restart();
+    else if (key.name === "ctrl-l") this.#screen.clear();
+    else if (this.#dialog !== null) this.#dialog.key(key);
+    else if (key.name === "ctrl-d" && this.#input.text === "") this.onEnd();
+    else if (this.#input.key(key)) this.#send();
+    this.#draw();
+  }
+
+  onPaste(text: string): void {
+    this.#isLeaving = false;
+    if (this.#dialog === null) this.#input.paste(text);
+    else this.#dialog.paste(text);
+    this.#draw();
+  }
+
+  onPosition(column: number | undefined): void {
+    if (this.#locating === null) return;
+    clearTimeout(this.#locating);
+    this.#locating = null;
+    this.#keyboard.expectPosition(false);
+    this.#screen.locate(column);
+    this.#draw();
+  }
+
+  onEnd(): void {
+    this.#hasEnded = true;
+    this.#wake();
+  }
+
+  #send(): void {
+    if (this.#input.text.trim() === "") return;
+    this.#sent.push(this.#input.take());
+    this.#wake();
+  }
+
+  /** Ctrl-C ends the turn, or clears the prompt. At an empty prompt, the second one ends the chat. */
+  #interrupt(isLeaving: boolean): void {
+    if (this.#turn !== null) {
+      for (const prompt of this.#sent.splice(0).reverse()) this.giveBack(prompt);
+      this.#turn.abort(new TurnCancelled());
+    } else if (this.#input.text !== "") this.#input.text = "";
+    else if (isLeaving) this.onEnd();
+    else this.#isLeaving = true;
+  }
+
+  #resized(): void {
+    if (this.#locating !== null) clearTimeout(this.#locating);
+    this.#locating = null;
+    if (this.#screen.askAfterResize()) {
+      this.#keyboard.expectPosition(true);
+      this.#locating = setTimeout(() => this.onPosition(undefined), LOCATE_MS);
+    } else this.#draw();
+  }
+
+  #drawSoon(): void {
+    this.#drawing ??= setTimeout(() => this.#draw(), DRAW_MS);
+  }
+
+  #draw(): void {
+    if (this.#drawing !== null) clearTimeout(this.#drawing);
+    this.#drawing = null;
+    if (this.#locating !== null) return;
+    const { columns } = this.#screen;
+    const above = [...this.#above.splice(0), ...(this.#part?.take(columns) ?? [])];
+    this.#screen.draw(above, this.#live(columns, this.#screen.rows - 1));
+  }
+
+  #live(columns: number, height: number): LiveRows {
+    const waiting = this.#sent.map((text) =>
+      colour.dim(shorten(`> ${onOneLine(text.slice(0, 1_000))}`, columns, "end")),
+    );
+    const half = Math.max(1, Math.floor(height / 2));
+    const { rows, cursor } = (this.#dialog ?? this.#input).view(columns, half);
+    const hint = this.#isLeaving ? [colour.dim(LEAVING)] : [];
+    const room = Math.max(1, height - rows.length - waiting.length - hint.length);
+    const part = this.#part?.live(columns, room, this.#dialog !== null) ?? [];
+    const before = [...part, ...waiting];
+    return { rows: [...before, ...rows, ...hint], cursor: { ...cursor, row: before.length + cursor.row } };
+  }
+
+  /** Draws what is left and leaves the cursor below it. */
+  [Symbol.dispose](): void {
+    this.#signal.removeEventListener("abort", this.#onAbort);
+    process.stdout.off("resize", this.#onResize);
+    if (this.#ticking !== null) clearInterval(this.#ticking);
+    if (this.#drawing !== null) clearTimeout(this.#drawing);
+    if (this.#locating !== null) clearTimeout(this.#locating);
+    this.#screen.draw(this.#above, { rows: [""], cursor: { row: 0, column: 0 } });
+    this.#keyboard[Symbol.dispose]();
+  }
+}
+
+/** The user pressed Ctrl-C during a turn. */
+export class TurnCancelled extends Error {}

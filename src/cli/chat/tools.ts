@@ -1,0 +1,68 @@
+import type { SessionEvent } from "@github/copilot-sdk";
+import { printableLines } from "../../config/values/text.js";
+import { callOf, type ToolCall, toolLine } from "../../runtime/history/tool-call.js";
+import { colour } from "../render/colour.js";
+import { shorten } from "../render/table.js";
+import { onOneLine, widthOf, wrap } from "./terminal/layout.js";
+
+type Started = Extract<SessionEvent, { type: "tool.execution_start" }>["data"];
+type Completed = Extract<SessionEvent, { type: "tool.execution_complete" }>["data"];
+
+/** The result of a call; "runs" before it, and null if the turn ended without one. */
+type Result = Completed | "runs" | null;
+
+/** `/tools` shows so much of a result, in characters. */
+const LONGEST_RESULT = 20_000;
+
+/** A tool call of a turn. */
+export class ShownCall {
+  readonly #started: Started;
+  readonly #call: ToolCall;
+  #result: Result = "runs";
+
+  constructor(started: Started) {
+    this.#started = started;
+    this.#call = callOf({ ...started }, 0);
+  }
+
+  end(result: Completed | null): void {
+    this.#result = result;
+  }
+
+  /** The name, the main argument in short, and the outcome. */
+  row(columns: number): string {
+    const name = shorten(onOneLine(this.#call.name), 40, "end");
+    const { remark, isOk } = this.#remark();
+    const room = columns - widthOf(`⏺ ${name}  `);
+    const end = shorten(onOneLine(remark), Math.max(12, Math.floor(room / 2)), "end");
+    const argument = shorten(onOneLine(this.#call.argument), Math.max(4, room - widthOf(end) - 1), "end");
+    const style = this.#result === "runs" ? colour.dim : isOk ? colour.green : colour.yellow;
+    return [style("⏺"), colour.bold(name), ...(argument === "" ? [] : [argument]), style(end)].join(" ");
+  }
+
+  /** The whole call, for a user who asks for it. */
+  details(columns: number): string[] {
+    const { arguments: args } = this.#started;
+    const result = this.#result === "runs" || this.#result === null ? undefined : this.#result;
+    const text = result?.result?.content ?? result?.error?.message ?? "";
+    const rest = text.length > LONGEST_RESULT ? `\n… ${text.length - LONGEST_RESULT} more characters` : "";
+    const parts = [...named(args), ...(text === "" ? [] : [`→ ${text.slice(0, LONGEST_RESULT)}${rest}`])];
+    return [this.row(columns), ...parts.flatMap((part) => wrap([{ text: printableLines(part.trimEnd()) }], columns))];
+  }
+
+  #remark(): { remark: string; isOk: boolean } {
+    if (this.#result === "runs") return { remark: "…", isOk: true };
+    const { outcome, remark } = toolLine(this.#call, this.#result === null ? null : { ...this.#result });
+    // The user has just refused it.
+    if (outcome === "refused") return { remark: outcome, isOk: false };
+    return remark === "completed" ? { remark: "ok", isOk: true } : { remark, isOk: false };
+  }
+}
+
+/** The arguments of a call, each with its name. */
+function named(args: unknown): string[] {
+  if (typeof args !== "object" || args === null) return args === undefined ? [] : [String(args)];
+  return Object.entries(args).map(
+    ([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`,
+  );
+}

@@ -1,0 +1,44 @@
+import { Args } from "@oclif/core";
+import { FleetCommand } from "../cli/base-command.js";
+import { doorFlags, doorFromFlags } from "../cli/flags/door.js";
+import { modelFlag, usage } from "../cli/flags/flags.js";
+import { actingUserFlagUnless, DEFAULT_USER } from "../cli/flags/user.js";
+import { assertCanChat } from "../cli/prompt/terminal.js";
+import { validateSessionId } from "../model/ids.js";
+
+export default class Chat extends FleetCommand {
+  static override summary = "Chat with the agent on a terminal, in a new session or in SESSION.";
+  static override description =
+    "/help lists the commands and keys of the chat. Ctrl-C cancels a turn, and Ctrl-D ends the chat. With --to, the chat " +
+    "uses a front door, and the token identifies the user.";
+  static override examples = [
+    "<%= config.bin %> chat --user alice",
+    "<%= config.bin %> chat SESSION --user alice",
+    "<%= config.bin %> chat --to fleet.example:4300 --token-env FLEET_TOKEN",
+  ];
+  static override args = {
+    session: Args.string({
+      description: "id of the session (default: a new session)",
+      ignoreStdin: true,
+      parse: async (value) => validateSessionId(value, "SESSION"),
+    }),
+  };
+  static override flags = { user: actingUserFlagUnless(["to"]), model: modelFlag, ...doorFlags };
+
+  async run(): Promise<object> {
+    const { args, flags } = await this.parse(Chat);
+    const { user, model, to } = flags;
+    if ((user === undefined) === (to === undefined)) {
+      throw usage("Give either --user USER or --to HOST:PORT.", [DEFAULT_USER, "copilotfleet chat -h"]);
+    }
+    assertCanChat(this.jsonEnabled(), args.session, user);
+    const door = await doorFromFlags(flags);
+    const { chatAs, chatAt } = await import("../cli/chat/start.js");
+    await this.withFleet(async (fleet) => {
+      const request = { sessionId: args.session ?? null, model, signal: this.interruptSignal() };
+      if (user !== undefined) await chatAs(user, fleet, request);
+      else if (door !== undefined) await chatAt(door, fleet, request);
+    });
+    return {};
+  }
+}

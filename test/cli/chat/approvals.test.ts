@@ -1,0 +1,51 @@
+import { describe, expect, it } from "vitest";
+import { describe as describeRequest, type PermissionRequest } from "../../../src/cli/chat/answers/request.js";
+
+const shell = {
+  kind: "shell",
+  fullCommandText: "git status && ls",
+  intention: "looks around",
+  commands: [
+    { identifier: "git status", readOnly: true },
+    { identifier: "ls", readOnly: true },
+  ],
+  canOfferSessionApproval: true,
+  hasWriteFileRedirection: false,
+  possiblePaths: [],
+  possibleUrls: [],
+} satisfies PermissionRequest;
+
+describe("a permission request in words", () => {
+  it.each<[string, PermissionRequest, string | null]>([
+    ["the programs of a command", shell, "commands of: git status, ls"],
+    [
+      "one command, if its programs do not describe it",
+      { ...shell, canOfferSessionApproval: false },
+      "exactly this command",
+    ],
+    ["nothing, if managed settings require an answer each time", { ...shell, managedApprovalRequired: true }, null],
+    ["nothing, if the command would leave the sandbox", { ...shell, requestSandboxBypass: true }, null],
+    ["reading files", { kind: "read", path: "/etc/hosts", intention: "" }, "reading files"],
+    ["the host of an address", { kind: "url", url: "https://a.example/x", intention: "" }, "a.example"],
+    [
+      "the tool of an MCP server",
+      { kind: "mcp", serverName: "s", toolName: "t", toolTitle: "T", readOnly: false },
+      "s/t",
+    ],
+    ["nothing, if a hook asks", { kind: "hook", toolName: "bash" }, null],
+    ["nothing for a fact to remember", { kind: "memory", fact: "f" }, null],
+  ])("an answer for the session covers %s", (_, request, label) => {
+    expect(describeRequest(request).scope?.label ?? null).toBe(label);
+  });
+
+  it("a command that would leave the sandbox carries the reason as a warning", () => {
+    const request = { ...shell, requestSandboxBypass: true, requestSandboxBypassReason: "It needs the network." };
+    expect(describeRequest(request).notes).toContain("It asks to act outside of the sandbox. It needs the network.");
+  });
+
+  it("two commands share no approval unless the same programs are allowed", () => {
+    const keys = (request: PermissionRequest) => describeRequest(request).scope?.keys;
+    expect(keys({ ...shell, commands: [{ identifier: "git push", readOnly: false }] })).toEqual(["program git push"]);
+    expect(keys(shell)).toEqual(["program git status", "program ls"]);
+  });
+});

@@ -1,0 +1,17 @@
+import { describe, expect, it } from "vitest";
+import { parseEntered } from "../../../src/cli/chat/commands.js";
+
+describe("an entry of a user in a chat", () => {
+  it.each([
+    ["hello /help", { kind: "prompt", text: "hello /help" }],
+    ["/help", { kind: "command", name: "help", argument: "" }],
+    ["  /model  gpt-5 ", { kind: "command", name: "model", argument: "gpt-5" }],
+    ["/quit", { kind: "command", name: "exit", argument: "" }],
+    ["/modle", { kind: "unknown", word: "modle", nearest: "model" }],
+    ["/usr/bin/env", { kind: "unknown", word: "usr/bin/env", nearest: undefined }],
+    ["//help", { kind: "prompt", text: "/help" }],
+    ["/* a comment */\nint x;", { kind: "prompt", text: "/* a comment */\nint x;" }],
+  ])("%j is understood as %j", (text, entered) => {
+    expect(parseEntered(text)).toEqual(entered);
+  });
+});

@@ -1,0 +1,48 @@
+import type { SessionEvent } from "@github/copilot-sdk";
+import { describe, expect, it } from "vitest";
+import { FollowedTurn } from "../../../src/cli/chat/conversation/followed-turn.js";
+
+let number = 0;
+const event = (type: string, data: object) =>
+  ({ id: `e${++number}`, type, data, ephemeral: false }) as unknown as SessionEvent;
+const asked = (content: string) => event("user.message", { content });
+const answered = (content: string) => event("assistant.message", { messageId: content, content, toolRequests: [] });
+const called = (content: string) => event("assistant.message", { messageId: content, content, toolRequests: [{}] });
+
+describe("a turn whose connection ended", () => {
+  it("reports from the history what was missed, once and in its order", () => {
+    const seen: SessionEvent[] = [];
+    const [prompt, call, answer] = [asked("go"), called("step"), answered("done")];
+    const before = [asked("go"), answered("earlier")];
+    const turn = new FollowedTurn("go", before[1]?.id, (each) => seen.push(each));
+    turn.push(prompt);
+    turn.push(call);
+    turn.catchUp([...before, prompt, call, answer]);
+    expect(seen).toEqual([prompt, call, answer]);
+    expect(turn.lastId).toBe(answer.id);
+  });
+
+  it("finds its prompt in the history by its text if it saw no event, but not an earlier prompt with this text", () => {
+    const seen: SessionEvent[] = [];
+    const before = [asked("go"), answered("earlier")];
+    const later = [asked("go"), answered("later")];
+    new FollowedTurn("go", before[1]?.id, (each) => seen.push(each)).catchUp([...before, ...later]);
+    expect(seen).toEqual(later);
+  });
+
+  it("does not take the next turn of another client for its own", () => {
+    const seen: SessionEvent[] = [];
+    const prompt = asked("mine");
+    const turn = new FollowedTurn("mine", undefined, (each) => seen.push(each));
+    turn.push(prompt);
+    const history = [prompt, asked("theirs"), answered("for them")];
+    expect(() => turn.catchUp(history)).toThrow("the turn ended without an answer");
+    expect(seen).toEqual([prompt]);
+  });
+
+  it("reports that its prompt never arrived, also if an earlier turn had the same prompt", () => {
+    const before = [asked("go"), answered("earlier")];
+    const turn = new FollowedTurn("go", before[1]?.id, () => undefined);
+    expect(() => turn.catchUp(before)).toThrow("The history does not contain the prompt.");
+  });
+});

@@ -1,0 +1,88 @@
+import { mkdtempSync, readdirSync, readFileSync, realpathSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { InputHistory } from "../../../src/cli/chat/input-history.js";
+import { removeFolder } from "../../fixtures/remove-folder.js";
+
+let root: string;
+beforeEach(() => {
+  root = join(realpathSync(mkdtempSync(join(tmpdir(), "copilotfleet-history-"))), "state");
+});
+afterEach(async () => await removeFolder(join(root, "..")));
+
+const file = () => join(root, "chat", readdirSync(join(root, "chat"))[0] ?? "");
+
+describe("the prompts of earlier chats", () => {
+  it("a chat gets the prompts of earlier chats of the same user, with all their lines", () => {
+    const first = new InputHistory(root, "alice");
+    expect(first.load()).toEqual([]);
+    first.add("one\ntwo");
+    first.add("three\u2028 \x1b[31m");
+    expect(new InputHistory(root, "alice").load()).toEqual(["one\ntwo", "three\u2028 \x1b[31m"]);
+    expect(new InputHistory(root, "Alice").load()).toEqual([]);
+  });
+
+  it("only the user of the state folder can read the file, whatever the umask is", () => {
+    const before = process.umask(0);
+    try {
+      const history = new InputHistory(root, "alice");
+      history.load();
+      history.add("secret");
+      expect(statSync(file()).mode & 0o777).toBe(0o600);
+      expect(statSync(join(root, "chat")).mode & 0o777).toBe(0o700);
+    } finally {
+      process.umask(before);
+    }
+  });
+
+  it("two chats at once add to the same history", () => {
+    const [one, two] = [new InputHistory(root, "alice"), new InputHistory(root, "alice")];
+    one.load();
+    two.load();
+    one.add("a");
+    two.add("b");
+    one.add("c");
+    expect(new InputHistory(root, "alice").load()).toEqual(["a", "b", "c"]);
+  });
+
+  it("the history keeps the newest prompts, and its file does not grow without limit", () => {
+    const history = new InputHistory(root, "alice");
+    history.load();
+    for (let index = 0; index < 3_000; index++) history.add(`${index} ${"x".repeat(500)}`);
+    const prompts = new InputHistory(root, "alice").load();
+    expect(prompts.at(-1)).toMatch(/^2999 /);
+    expect(prompts.length).toBeLessThanOrEqual(1_000);
+    expect(statSync(file()).size).toBeLessThan(1_048_576);
+    expect(readdirSync(join(root, "chat"))).toHaveLength(1);
+  });
+
+  it("a prompt that is added while another chat makes the file shorter is kept", () => {
+    const history = new InputHistory(root, "alice");
+    history.load();
+    history.add("before");
+    // The other chat has read the file, and replaces it by a copy without the prompt that is added now.
+    const path = file();
+    writeFileSync(`${path}.new`, readFileSync(path));
+    const added = new InputHistory(root, "alice");
+    renameSync(`${path}.new`, path);
+    added.add("during");
+    expect(new InputHistory(root, "alice").load()).toEqual(["before", "during"]);
+  });
+
+  it("a line that a dying process left half-written loses no other line", () => {
+    const history = new InputHistory(root, "alice");
+    history.load();
+    history.add("one");
+    writeFileSync(file(), '\n"half of a li', { flag: "a" });
+    history.add("two");
+    expect(new InputHistory(root, "alice").load()).toEqual(["one", "two"]);
+  });
+
+  it("a prompt of more than 32 kB is not kept", () => {
+    const history = new InputHistory(root, "alice");
+    history.load();
+    history.add("x".repeat(40_000));
+    expect(history.load()).toEqual([]);
+  });
+});

@@ -1,0 +1,205 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { MarkdownStream } from "../../../src/cli/chat/markdown/stream.js";
+import { widthOf } from "../../../src/cli/chat/terminal/layout.js";
+
+const SAMPLE = `# Title **x**
+
+Some *text* with \`code\` and a [link](http://x.y/z) that is long enough to wrap over a line. &lt;tag&gt; <b>html</b>
+Second line.
+
+- one
+- two
+  - nested item that is long enough to wrap over the width of the line
+    \`\`\`sh
+    ls
+    \`\`\`
+- [x] done
+
+1. first
+2. second
+
+> quote
+> more **bold**
+
+| Name | Value | Description |
+|:-----|------:|:-----------:|
+| \`x\` | 12 | some long text that must wrap because it does not fit at sixty |
+| 你好 | 3 | y |
+
+\`\`\`ts
+const a = 1;\tfoo
+
+\`\`\`
+---
+The end, ~~not~~ at https://example.com
+`;
+
+/** Renders text that arrives in pieces of these lengths, over and over. */
+async function render(text: string, width: number, lengths: readonly number[]): Promise<string[]> {
+  const stream = await MarkdownStream.create();
+  const rows: string[] = [];
+  for (let at = 0, piece = 0; at < text.length; piece++) {
+    const length = lengths[piece % lengths.length] ?? 1;
+    stream.add(text.slice(at, at + length));
+    at += length;
+    for (let more = true; more; ) {
+      const taken = stream.take(width);
+      rows.push(...taken.rows);
+      more = taken.more;
+    }
+    stream.open(width);
+  }
+  return [...rows, ...stream.end(width)];
+}
+
+describe("Markdown that arrives in pieces", () => {
+  it("Markdown is rendered for terminals of 40, 60, 80 and 140 columns", async () => {
+    const screens = await Promise.all(
+      [40, 60, 80, 140].map(
+        async (width) => `--- ${width} columns ---\n${(await render(SAMPLE, width, [1])).join("\n")}`,
+      ),
+    );
+    await expect(screens.join("\n")).toMatchFileSnapshot("../screens/markdown.txt");
+  });
+
+  it("Markdown is rendered in the same way, whatever pieces it arrives in", async () => {
+    const expected = await render(SAMPLE, 60, [1]);
+    await fc.assert(
+      fc.asyncProperty(fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 20 }), async (lengths) => {
+        expect(await render(SAMPLE, 60, lengths)).toEqual(expected);
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  it("a finished block is rendered when the next one begins, and the open block is not", async () => {
+    const stream = await MarkdownStream.create();
+    stream.add("First paragraph.\n\nSecond para");
+    expect(stream.take(60).rows).toEqual(["First paragraph."]);
+    expect(stream.open(60)).toEqual(["", "Second para"]);
+    stream.add("graph.");
+    expect(stream.take(60).rows).toEqual([]);
+    expect(stream.end(60)).toEqual(["", "Second paragraph."]);
+  });
+
+  it("the lines of a code block are finished one by one, and are never broken", async () => {
+    const stream = await MarkdownStream.create();
+    const line = "x".repeat(200);
+    stream.add(`\`\`\`js\n${line}\nlast`);
+    expect(stream.take(60)).toEqual({ rows: ["```js"], more: true });
+    expect(stream.take(60).rows).toEqual([line]);
+    expect(stream.open(60)).toEqual(["last"]);
+    stream.add("\n```\nText");
+    expect(stream.take(60).rows).toEqual(["last", "```"]);
+    expect(stream.end(60)).toEqual(["", "Text"]);
+  });
+
+  it("a code block that the model did not end is closed at the end of the text", async () => {
+    expect(await render("```\ncode", 60, [3])).toEqual(["```", "code", "```"]);
+  });
+
+  it("an item of a list is finished when the next item begins", async () => {
+    const stream = await MarkdownStream.create();
+    stream.add("1. one\n2. two\n3. thr");
+    expect(stream.take(60).rows).toEqual(["1. one", "2. two"]);
+    stream.add("ee\n");
+    expect(stream.end(60)).toEqual(["3. three"]);
+  });
+
+  it("a table without room for its columns becomes one line for each cell", async () => {
+    const table = "| a | b | c | d |\n|-|-|-|-|\n| one | two words | three | four |\n";
+    expect(await render(table, 20, [7])).toEqual(["a: one", "b: two words", "c: three", "d: four"]);
+  });
+
+  it("no row of text is wider than the terminal, except code", async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 30, max: 100 }), async (width) => {
+        const rows = await render(SAMPLE.replace(/```ts.*?```/s, ""), width, [9]);
+        for (const row of rows) expect(widthOf(row), row).toBeLessThanOrEqual(width);
+      }),
+      { numRuns: 20 },
+    );
+  });
+});
+
+describe("Markdown of a model that means harm", () => {
+  const CONTROL = /(?![\n\t])\p{Cc}/u;
+
+  it.each([
+    ["a paragraph", "a \x1b[2J b"],
+    ["code", "```\n\x1b]52;c;AAAA\x07\n```"],
+    ["a code span", "`\x1b[31m`"],
+    ["the language of code", "```\x1b[31m\nx\n```"],
+    ["the address of a link", "[x](http://a/\x1b[31m)"],
+    ["an image", "![\x1b[1m](\x9b1m)"],
+    ["a heading", "# \x1b[1m"],
+    ["an item of a list", "- \x1b[1m\n- b"],
+    ["a cell of a table", "| \x1b[1m |\n|-|\n| \x07 |"],
+    ["HTML", "<b \x1b[1m>"],
+    ["an entity", "&#27;[31m &#x1b;[31m"],
+  ])("a control character in %s does not reach the terminal", async (_, text) => {
+    for (const lengths of [[1], [1_000]]) expect((await render(text, 60, lengths)).join("\n")).not.toMatch(CONTROL);
+  });
+
+  it("no control character reaches the terminal, wherever it is in the text", async () => {
+    const character = fc.constantFrom(
+      "\x1b[2J",
+      "\x07",
+      "\x9b",
+      "\r",
+      "#",
+      "*",
+      "_",
+      "`",
+      "```",
+      "[",
+      "](",
+      ")",
+      "|",
+      "-",
+      "\n",
+      " ",
+      "a",
+      ">",
+      "<",
+      "1.",
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.array(character, { maxLength: 60 }), async (parts) => {
+        expect((await render(parts.join(""), 40, [5])).join("\n")).not.toMatch(CONTROL);
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  it.each([
+    ["nested emphasis", "_a*"],
+    ["nested quotations", "> "],
+    ["nested lists", "- "],
+    ["brackets", "["],
+    ["items of a list", "- a\n"],
+    ["rows of a table", "|a|b|\n|-|-|\n"],
+    ["unclosed HTML", "<a "],
+    ["words", "lorem ipsum "],
+    ["one long word", "x"],
+  ])(
+    "the parser never gets more than a little of a text with many %s, so that it cannot stop the chat",
+    async (_, part) => {
+      const stream = await MarkdownStream.create();
+      const text = part.repeat(Math.ceil(100_000 / part.length));
+      stream.add(text);
+      let steps = 0;
+      const rows: string[] = [];
+      for (let more = true; more; steps++) {
+        const taken = stream.take(80);
+        rows.push(...taken.rows);
+        more = taken.more;
+      }
+      rows.push(...stream.end(80));
+      expect(steps).toBeGreaterThanOrEqual(Math.floor(text.length / 4_096));
+      const letters = (value: string) => value.replace(/[^a-wyz]/g, "").length;
+      expect(letters(rows.join(""))).toBe(letters(text));
+    },
+  );
+});

@@ -1,0 +1,145 @@
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ChatTerminal, CTRL_C } from "../fixtures/commands/chat.js";
+import { TestFleet } from "../fixtures/commands/cli.js";
+import { Terminal } from "../fixtures/commands/terminal.js";
+import { eventually } from "../fixtures/eventually.js";
+import { type Serving, serve } from "../fixtures/fleets/serve.js";
+import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
+
+let model: ScriptedModel;
+let fleet: TestFleet;
+let serving: Serving;
+let door: string;
+let token: string;
+/** A state folder as on a user's own machine, where no fleet runs. */
+let laptop: TestFleet;
+
+async function serveAgain(): Promise<void> {
+  serving = await serve(fleet, { env: { COPILOTFLEET_SERVE_LISTEN: door ?? "127.0.0.1:0" } });
+}
+
+beforeAll(async () => {
+  model = await startScriptedModel();
+  fleet = new TestFleet({
+    COPILOTFLEET_PROVIDER_TYPE: "openai",
+    COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
+    COPILOTFLEET_SESSION_APPROVE: "ask",
+  });
+  // The token names the user, so the default user must have no influence.
+  laptop = new TestFleet({ COPILOTFLEET_PROVIDER_TYPE: undefined, COPILOTFLEET_USER: "bob" });
+  door = `127.0.0.1:${fleet.ports.to}`;
+  await serveAgain();
+  ({ token } = await fleet.json<{ token: string }>(["token", "issue", "--user", "alice", "--ttl", "1h"]));
+});
+afterAll(async () => {
+  await serving.end();
+  await fleet.end();
+  await laptop.end();
+  await model[Symbol.asyncDispose]();
+});
+
+const arguments_ = (session: string[] = []) => ["chat", ...session, "--to", door, "--token-env", "FLEET_TOKEN"];
+
+async function chat(session: string[] = []): Promise<ChatTerminal> {
+  return await ChatTerminal.open(laptop, arguments_(session), { columns: 140, env: { FLEET_TOKEN: token } });
+}
+
+describe("a chat through a front door", () => {
+  it("chat --to creates and resumes sessions of the token's user, and asks about tools", async () => {
+    await using first = await chat();
+    const shown = await first.send("hello", /you said: hello/);
+    expect(shown).not.toContain(token);
+    const id = /session ([0-9a-f-]{36})/.exec((await first.rows()).join(" "))?.[1] ?? "";
+    expect(await fleet.json(["list", "--user", "alice"])).toMatchObject({ sessions: [{ id, owner: "alice" }] });
+    first.type('!tool bash {"command":"echo in; echo the fleet","description":"d"}\r');
+    await first.screenShows(/Run this command\?\necho in; echo the fleet/);
+    first.type("y");
+    await first.waits(/⏺ bash echo in; echo the fleet ok\n\ntool said: in/);
+    first.type("/exit\r");
+    expect(await first.done).toBe(0);
+    const command = `copilotfleet chat ${id} --to ${door} --token-env FLEET_TOKEN`;
+    expect((await first.rows()).join("")).toContain(command);
+
+    await using again = await chat([id]);
+    await again.waits(/> hello\n\nyou said: hello\n\n> !tool.*⏺ bash: echo in; echo the fleet \(completed\)/);
+    await again.send("/model other-model", /The model is other-model\./);
+    await again.send("/new", /Continue this session/);
+    await again.send("/resume", new RegExp(`${id} {2}used \\d+s ago`));
+    again.type("\x1b[A\x1b[A");
+    await again.screenShows(/> \/new$/);
+  });
+
+  it("the token of chat --to may come from a file, and never from the command line", async () => {
+    const file = join(laptop.folder, "token");
+    writeFileSync(file, `${token}\n`, { mode: 0o600 });
+    await using terminal = await ChatTerminal.open(laptop, ["chat", "--to", door, "--token-file", file]);
+    await terminal.send("hello", /you said: hello/);
+    const refusals: [string[], RegExp][] = [
+      [["--to", door, "--token-env", token], /--token-env takes the name of a variable/],
+      [["--to", door], /--to needs --token-env VAR or --token-file FILE\./],
+      [["--to", door, "--token-env", "T", "--user", "alice"], /Give either --user USER or --to HOST:PORT\./],
+      [["--to", "nowhere", "--token-env", "T"], /--to is "nowhere"\. Allowed: host:port/],
+    ];
+    for (const [flags, message] of refusals) {
+      const refused = new Terminal(laptop, ["chat", ...flags], { columns: 200, env: { T: token } });
+      expect(await refused.done).toBe(2);
+      expect(refused.text).toMatch(message);
+      expect(refused.text).not.toContain(token);
+    }
+  });
+
+  it("chat --to reports a token that is refused, and a front door that is not there", async () => {
+    const env = { FLEET_TOKEN: `${token.slice(0, -3)}abc` };
+    const refused = new Terminal(laptop, arguments_(), { columns: 200, env });
+    expect(await refused.done).toBe(5);
+    expect(refused.text).toMatch(/The front door at 127\.0\.0\.1:\d+ refused the token\. \[FLEET_TOKEN_REFUSED\]/);
+    expect(refused.text).not.toContain(env.FLEET_TOKEN);
+    const nowhere = ["chat", "--to", "127.0.0.1:9", "--token-env", "FLEET_TOKEN"];
+    const missing = new Terminal(laptop, nowhere, { columns: 200, env: { FLEET_TOKEN: token } });
+    expect(await missing.done).toBe(7);
+    expect(missing.text).toMatch(/The front door at 127\.0\.0\.1:9 cannot be used: .*\[FLEET_SERVER_UNREACHABLE\]/);
+  });
+
+  it("chat --to goes on after the user's server died in a turn", async () => {
+    await using terminal = await chat();
+    await terminal.send("one", /you said: one/);
+    terminal.type("!hold server-dies\r");
+    await eventually("the turn", () => model.shown("!hold server-dies") > 0);
+    process.kill(await fleet.pidOf("alice"), "SIGKILL");
+    await terminal.waits(/The turn failed: The server ended during the turn\./);
+    await terminal.send("two", /you said: two/);
+  });
+
+  it("chat --to connects again after the front door died in a turn, and reports that the turn has no answer", async () => {
+    await using terminal = await chat();
+    await terminal.send("one", /you said: one/);
+    terminal.type("!hold door-dies\r");
+    await eventually("the turn", () => model.shown("!hold door-dies") > 0);
+    serving.kill("SIGKILL");
+    await serving.done;
+    await terminal.screenShows(/the connection ended, and is made again/);
+    await serveAgain();
+    await terminal.waits(
+      /> !hold door-dies\nThe connection ended during the turn, and the turn ended without an answer\./,
+    );
+    await terminal.send("two", /you said: two/);
+    await terminal.send("/history", /> one.*> !hold door-dies.*> two/);
+    expect(model.shown("!hold door-dies")).toBe(1);
+  });
+
+  it("chat --to gives a prompt back that it could not send, and sends it when the front door is there again", async () => {
+    await using terminal = await chat();
+    await terminal.send("one", /you said: one/);
+    await serving.end();
+    terminal.type("later\r");
+    await terminal.screenShows(/the connection ended, and is made again/);
+    terminal.type(CTRL_C);
+    await terminal.screenShows(/The turn was cancelled\.\n\n> later$/);
+    await serveAgain();
+    terminal.type("\r");
+    await terminal.waits(/you said: later/);
+    expect(model.shown("later")).toBe(1);
+  });
+});

@@ -1,0 +1,177 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ChatTerminal, CTRL_C, CTRL_D } from "../fixtures/commands/chat.js";
+import { TestFleet } from "../fixtures/commands/cli.js";
+import { eventually } from "../fixtures/eventually.js";
+import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
+
+const CHAT = ["chat", "--user", "alice"];
+let model: ScriptedModel;
+let fleet: TestFleet;
+
+beforeAll(async () => {
+  model = await startScriptedModel();
+  fleet = new TestFleet({
+    COPILOTFLEET_PROVIDER_TYPE: "openai",
+    COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
+    COPILOTFLEET_SESSION_APPROVE: "ask",
+  });
+});
+afterAll(async () => {
+  await fleet.end();
+  await model[Symbol.asyncDispose]();
+});
+
+const tool = (name: string, args: object) => `!tool ${name} ${JSON.stringify(args)}`;
+const bash = (command: string) => tool("bash", { command, description: "does something" });
+const say = (text: string) => `!say ${Buffer.from(text).toString("base64")}`;
+
+describe("tool calls in a chat", () => {
+  it("a chat asks about a tool call, and runs the tool if the user allows it", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100, rows: 40 });
+    chat.type(`${bash("echo a; echo b")}\r`);
+    await chat.screenShows(
+      /Run this command\?\necho a; echo b\ndoes something\ny {2}yes, once\na .*exactly this command\nn {2}no$/,
+    );
+    await expect(await chat.stableRows()).toMatchFileSnapshot("../cli/screens/chat-permission.txt");
+    chat.type("y");
+    const shown = await chat.waits(/⏺ bash echo a; echo b ok\n\ntool said: a/);
+    expect(shown).not.toContain("Run this command?");
+    await chat.send(
+      "/tools",
+      /⏺ bash echo a; echo b ok\ncommand: echo a; echo b\ndescription: does something\n→ a\nb\n/,
+    );
+  });
+
+  it("a tool that the user does not allow does not run, and the model learns why", async () => {
+    const file = join(fleet.folder, "denied");
+    await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 140 });
+    chat.type(`${bash(`touch ${file}; exit 3`)}\r`);
+    await chat.screenShows(/n {2}no$/);
+    chat.type("x");
+    chat.type("n");
+    await chat.waits(/⏺ bash touch \S+; exit 3 refused\n\ntool said: The user rejected this tool call\./);
+    expect(existsSync(file)).toBe(false);
+    await chat.send("/tools", /The user does not allow this\./);
+  });
+
+  it("an answer for the session covers later calls of the same kind, and not those of the next session", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 120 });
+    const view = tool("view", { path: "/etc/hostname" });
+    chat.type(`${view}\r`);
+    await chat.screenShows(/Read \/etc\/hostname\?.*do not ask again about reading files/s);
+    chat.type("a");
+    await chat.waits(/⏺ view \/etc\/hostname ok/);
+    await chat.send(tool("view", { path: "/etc/hosts" }), /⏺ view \/etc\/hosts ok/);
+    chat.type(`${bash("id")}\r`);
+    await chat.screenShows(/Run this command\?\nid/);
+    chat.type("n");
+    await chat.waits(/⏺ bash id refused/);
+    await chat.send("/new", /\/help lists/);
+    const from = (await chat.rows()).length;
+    chat.type(`${view}\r`);
+    await eventually("the question", async () =>
+      (await chat.rows()).slice(from).join("\n").includes("Read /etc/hostname?"),
+    );
+    chat.type("n");
+    await chat.waits(/⏺ view \/etc\/hostname refused/, from);
+  });
+
+  it("a long command is shown whole above the question", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100 });
+    const lines = Array.from({ length: 40 }, (_, index) => `echo line-${index}`).join("\n");
+    chat.type(`${bash(lines)}\r`);
+    const shown = await chat.screenShows(/… all of it is above.*n {2}no$/s);
+    expect(shown).toContain("echo line-39");
+    chat.type("n");
+    await chat.waits(/⏺ bash echo line-0 echo line-1 .* refused/);
+  });
+
+  it("Ctrl-C during a question cancels the turn without running the tool", async () => {
+    const file = join(fleet.folder, "cancelled");
+    await using chat = await ChatTerminal.open(fleet, CHAT);
+    chat.type(`${bash(`touch ${file}; exit 3`)}\r`);
+    await chat.screenShows(/n {2}no$/);
+    chat.type(CTRL_C);
+    await chat.waits(/⏺ bash touch .* unfinished\nThe turn was cancelled\./);
+    await chat.send("go on", /you said: go on/);
+    expect(existsSync(file)).toBe(false);
+  });
+
+  it("a command that fails shows its exit code", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT);
+    chat.type(`${bash("exit 3")}\r`);
+    await chat.screenShows(/n {2}no$/);
+    chat.type("y");
+    await chat.waits(/⏺ bash exit 3 exit code 3/);
+  });
+
+  it.each([
+    ["all", / ok\n\ntool said: hi/],
+    ["none", / refused\n\ntool said: .*Tools are not allowed here \(session\.approve is "none"\)/],
+  ])("with session.approve %j a chat asks nothing", async (approve, outcome) => {
+    await using chat = await ChatTerminal.open(fleet, CHAT, {
+      env: { COPILOTFLEET_SESSION_APPROVE: approve },
+      columns: 140,
+    });
+    const shown = await chat.send(bash("echo hi; true"), outcome);
+    expect(shown).not.toContain("Run this command?");
+  });
+});
+
+describe("questions of the agent in a chat", () => {
+  it.each([
+    ["the number of a choice", "2", "User selected: blue"],
+    ["a choice", "blue", "User selected: blue"],
+    ["an answer of the user's own", "green", "green"],
+  ])("a chat asks the agent's question and takes %s", async (_, typed, answer) => {
+    await using chat = await ChatTerminal.open(fleet, CHAT);
+    chat.type(`${tool("ask_user", { question: "Which colour?", choices: ["red", "blue"] })}\r`);
+    await chat.screenShows(/Which colour\?\n1\. red\n2\. blue\nA number or your own answer:\n\?$/);
+    chat.type(typed);
+    await chat.screenShows(new RegExp(`\\? ${typed}$`));
+    chat.type("\r");
+    await chat.waits(new RegExp(`⏺ ask_user Which colour\\? ok\n\ntool said: .*${answer}`));
+  });
+});
+
+describe("output of a model that means harm", () => {
+  it("escape sequences in a reply, a tool's name and its arguments are shown as text, and change nothing", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100, rows: 40 });
+    const evil = "\x1b]52;c;ZXZpbA==\x07 \x1b[2J\x1b[H \x9b31m \x1b]0;title\x07 \x1b[?1049h a\u202eb";
+    await chat.send(
+      say(`Text ${evil}\n\n\`\`\`\n${evil}\n\`\`\`\n| ${evil} |\n|-|\n| x |`),
+      /Text \\u\{1b\}\]52;c;ZXZpbA==\\u\{7\}/,
+    );
+    chat.type(`${bash(`true # ${evil}`)}\r`);
+    await chat.screenShows(/Run this command\?\ntrue # \\u\{1b\}\]52/);
+    chat.type("n");
+    await chat.waits(/refused/);
+    await chat.send("/tools", /command: true # \\u\{1b\}/);
+    await chat.send("/history", /Text \\u\{1b\}/);
+    for (const sequence of ["\x1b]52", "\x1b]0", "\x1b[2J", "\x1b[?1049h", "\x9b", "\u202e"]) {
+      expect(chat.raw.includes(sequence), JSON.stringify(sequence)).toBe(false);
+    }
+  });
+
+  it("a reply of 1 MB is shown whole, and the chat goes on", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100 });
+    const words = 110_000;
+    const shown = await chat.send(`!words ${words}`, new RegExp(`word${words - 1}\\n`));
+    const found = new Set(shown.match(/\bword\d+\b/g));
+    expect(found.size).toBe(words);
+    await chat.send("go on", /you said: go on/);
+    chat.type(CTRL_D);
+    expect(await chat.done).toBe(0);
+  });
+
+  it("Ctrl-C works while a long reply arrives", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100 });
+    chat.type("!words 200000\r");
+    await chat.screenShows(/word100\b/);
+    chat.type(CTRL_C);
+    await chat.waits(/The turn was cancelled\./);
+    await chat.send("go on", /you said: go on/);
+  });
+});
