@@ -2,6 +2,7 @@ import type { Config } from "../config/schema.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
 import { endOfLog } from "../runtime/files/server-log.js";
+import { logStop } from "../runtime/process/server-end.js";
 import { stopServer } from "../runtime/process/stop.js";
 import type { Store } from "../store/ports.js";
 import { HeldClaim } from "./claims/held-claim.js";
@@ -35,7 +36,7 @@ export async function endHung(
     return { ...server };
   });
   if (claimed === null) return false;
-  await stopServer(claimed, { graceMs: 0, force: true });
+  logStop(claimed, await stopServer(claimed, { graceMs: 0, force: true }), `it hung (${reason})`);
   const words = endOfLog(claimed);
   await changeClaimed(store, claimed, (server) => {
     countCrash(server, Date.now(), config.health.stableMs);

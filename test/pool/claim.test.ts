@@ -52,7 +52,7 @@ describe("claimStart", () => {
     expect(decision.kind).toBe(kind);
     if (kind === "start") {
       expect(registry.servers.s).toMatchObject({ state: "starting", launchId: "new", claim: alive, process: null });
-      expect(decision).toMatchObject({ leftover: "old" });
+      expect(decision).toMatchObject({ leftover: { launchId: "old" } });
     }
     if (kind === "running") {
       expect(server.state).not.toBe("draining");

@@ -23,8 +23,8 @@ export type StartDecision =
   | { kind: "running"; server: ServerRecord }
   /** Another command holds the claim: try again in a moment. */
   | { kind: "busy"; server: ServerRecord }
-  /** The caller starts it, after ending all processes of its earlier launch `leftover`. */
-  | { kind: "start"; server: ServerRecord; leftover: string | null }
+  /** The caller starts it, after ending all processes of its earlier launch `leftover`, if that has left any. */
+  | { kind: "start"; server: ServerRecord; leftover: Pick<ServerRecord, "launchId" | "process"> }
   /** The command that was starting the server died. The caller adopts the server's process, or ends what is left of it. */
   | { kind: "adopt"; server: ServerRecord };
 
@@ -55,7 +55,7 @@ export function claimStart(registry: Registry, id: string, intent: StartIntent):
     return { kind: "adopt", server: found };
   }
   const server = found ?? intent.fresh;
-  const leftover = server.launchId;
+  const leftover = { launchId: server.launchId, process: server.process };
   Object.assign(server, intent.settings);
   server.logStart = logSize(server.home);
   server.port ??= choosePort(registry, intent.range, new Set(), server.lastPort);

@@ -8,6 +8,7 @@ import { readConnectionToken } from "../../runtime/files/server-folder.js";
 import { logSize } from "../../runtime/files/server-log.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { isAlive } from "../../runtime/process/process-table.js";
+import { logEnd, logStop } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { closedBy, poolDraining } from "../admission.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
@@ -53,6 +54,7 @@ export async function recycleServer(context: PoolContext, id: string, options: R
     claimReplacement(registry, id, { launchId, claim: held.claim }, context),
   );
   if (old === null) return { kind: "unavailable" };
+  const replacement: Pick<Replacement, "launchId" | "process"> = { launchId, process: null };
   try {
     const launched = await launchOnFreePort(
       context,
@@ -67,11 +69,12 @@ export async function recycleServer(context: PoolContext, id: string, options: R
       },
       options.signal,
     );
+    replacement.process = launched.identity;
     const draining = await store.registry.update((registry) => {
       ownReplacement(registry, id, launchId).process = launched.identity;
       return claimSwap(registry, id, old.launchId, held.claim);
     });
-    if (!draining) return await abandon(context, id, launchId, { kind: "unavailable" });
+    if (!draining) return await abandon(context, old, replacement, { kind: "unavailable" });
     const drained = await drainForGood(context, old, old.state, {
       timeoutMs: options.drainTimeoutMs,
       signal: options.signal,
@@ -81,9 +84,10 @@ export async function recycleServer(context: PoolContext, id: string, options: R
       onProgress: options.onProgress,
     });
     if (drained.cut.length > 0 && options.late === "leave") {
-      return await abandon(context, id, launchId, { kind: "busy", sessions: drained.cut });
+      return await abandon(context, old, replacement, { kind: "busy", sessions: drained.cut });
     }
     const outcome = await stopServer(old, { graceMs: TERMINATE_GRACE_MS });
+    logStop(old, outcome, `process ${launched.identity.pid} replaces it`);
     const server = await changeClaimed(store, old, (record) => {
       record.runtimePath = runtimePath;
       promote(record, launched.identity, launched.version);
@@ -96,7 +100,7 @@ export async function recycleServer(context: PoolContext, id: string, options: R
       stopped: { id, outcome: outcome === "terminated" && cut.length === 0 ? "drained" : "killed", cut },
     };
   } catch (error) {
-    await abandon(context, id, launchId, null);
+    await abandon(context, old, replacement, null);
     throw error;
   }
 }
@@ -130,8 +134,15 @@ function claimSwap(registry: Registry, id: string, launchId: string | null, clai
   return true;
 }
 
-async function abandon<T>({ store }: PoolContext, id: string, launchId: string, result: T): Promise<T> {
+/** Ends the process that should have replaced the running one. */
+async function abandon<T>(
+  { store }: PoolContext,
+  { id, home }: Pick<ServerRecord, "id" | "home">,
+  { launchId, process }: Pick<Replacement, "launchId" | "process">,
+  result: T,
+): Promise<T> {
   await stopServer({ process: null, launchId, home: null }, { graceMs: 0, force: true });
+  if (process !== null) logStop({ home, launchId, process }, "killed", "it does not replace the running process");
   await store.registry.update(({ servers }) => {
     const server = servers[id];
     if (server?.replacement?.launchId === launchId) server.replacement = null;
@@ -169,15 +180,16 @@ export async function finishReplacement(
 ): Promise<boolean> {
   const { replacement } = server;
   if (replacement == null) return false;
-  const { launchId, port, process } = replacement;
+  const { port, process } = replacement;
   if (!isRunning(server) && process !== null && isAlive(process)) {
     const version = await answerOf(server, port, signal);
     if (version !== null) {
       await stopServer({ process: null, launchId: server.launchId, home: null }, { graceMs: 0, force: true });
+      logEnd(server);
       await changeClaimed(context.store, server, (record) => promote(record, process, version));
       return true;
     }
   }
-  await abandon(context, server.id, launchId, null);
+  await abandon(context, server, replacement, null);
   return false;
 }

@@ -3,9 +3,11 @@ import { isFleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { deadline } from "../../runtime/deadline.js";
 import { logPath, readConnectionToken } from "../../runtime/files/server-folder.js";
+import { appendToLog } from "../../runtime/files/server-log.js";
 import { processesOfLaunch } from "../../runtime/process/launches.js";
 import { probe } from "../../runtime/process/probe.js";
 import { isAlive, writersOf } from "../../runtime/process/process-table.js";
+import { logEnd } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
 import { system } from "../../system/system.js";
@@ -33,6 +35,8 @@ export async function adoptServer(
     if (listener !== undefined && port !== null) {
       const version = await answerOf(server, port, limit.signal);
       if (version !== null && isAlive(listener)) {
+        const text = `Process ${listener.pid} answers on port ${port} (version ${version}).`;
+        appendToLog(server.home, `${text} Its starter had ended, so process ${process.pid} adopted it.`);
         return await changeClaimed(store, server, (record) => {
           recordReady(record, { process: listener, version });
           return record;
@@ -43,6 +47,7 @@ export async function adoptServer(
     await delay(BUSY_POLL_MS);
   }
   await stopServer({ process: null, launchId, home: server.home }, { graceMs: 0, force: true });
+  logEnd(server);
   const failure = "the command that started it ended before it was ready";
   await changeClaimed(store, server, (record) => recordEnd(record, "failed", failure));
   return null;

@@ -1,6 +1,6 @@
 import type { ServerRecord } from "../../model/server.js";
 import { endOfLog } from "../../runtime/files/server-log.js";
-import { describeEnd } from "../../runtime/process/server-end.js";
+import { describeEnd, logEnd } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
 import { changeClaimed, countCrash, giveUpStop, recordEnd } from "../claims/transitions.js";
@@ -42,6 +42,7 @@ async function repair(context: PoolContext, server: ServerRecord, signal: AbortS
 /** Ends the processes that are left of a dead server, and records its end. */
 async function reap({ store, config }: PoolContext, server: ServerRecord, state: "stopped" | "failed"): Promise<void> {
   await stopServer(server, { graceMs: TERMINATE_GRACE_MS });
+  logEnd(server);
   const failure = state === "failed" ? `${describeEnd(server)}${endOfLog(server)}` : null;
   await changeClaimed(store, server, (record) => {
     if (state === "failed") countCrash(record, Date.now(), config.health.stableMs);

@@ -17,11 +17,20 @@ import type { Launch } from "../../runtime/launch/environment.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { type LaunchedServer, launchServer, PortTakenError } from "../../runtime/launch/launch.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
+import { logEnd } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
 import { poolDraining } from "../admission.js";
 import { HeldClaim, untilUnclaimed } from "../claims/held-claim.js";
-import { claimStart, countCrash, holderOf, ownClaim, recordEnd, recordReady } from "../claims/transitions.js";
+import {
+  claimStart,
+  countCrash,
+  holderOf,
+  ownClaim,
+  recordEnd,
+  recordReady,
+  type StartDecision,
+} from "../claims/transitions.js";
 import { adoptServer } from "../repair/adopt.js";
 import { groupOfServer, isRunning } from "../server.js";
 import { choosePort, isBindable } from "./ports.js";
@@ -147,7 +156,7 @@ function newRecord(stateRoot: string, { id, user, isolation }: StartRequest): Se
 
 async function launchClaimed(
   context: PoolContext,
-  claimed: { server: ServerRecord; leftover: string | null },
+  claimed: Extract<StartDecision, { kind: "start" }>,
   { calledOff, signal }: StartRequest,
   readToken: () => Promise<string | null>,
 ): Promise<ServerRecord> {
@@ -156,8 +165,11 @@ async function launchClaimed(
   const { store } = context;
   let launched: LaunchedServer | undefined;
   try {
-    if (claimed.leftover !== null)
-      await stopServer({ process: null, launchId: claimed.leftover, home }, { graceMs: 0 });
+    const { leftover } = claimed;
+    if (leftover.launchId !== null) {
+      await stopServer({ process: null, launchId: leftover.launchId, home }, { graceMs: 0 });
+      logEnd({ home, ...leftover });
+    }
     const githubToken = await readToken();
     createServerFolder(home);
     await keepSessions(context, claimed.server);

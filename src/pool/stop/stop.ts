@@ -2,6 +2,7 @@ import { FleetError } from "../../errors.js";
 import type { OnProgress } from "../../model/progress.js";
 import type { ServerRecord } from "../../model/server.js";
 import { NEVER } from "../../runtime/deadline.js";
+import { logStop } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { HeldClaim, untilUnclaimed } from "../claims/held-claim.js";
 import { changeClaimed, claimStop, holderOf, recordEnd } from "../claims/transitions.js";
@@ -69,6 +70,7 @@ export async function stopRecorded(
         });
         const graceMs = drained.cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
         const outcome = await stopServer(server, { graceMs, force: options.force, hurry });
+        logStop(server, outcome);
         await changeClaimed(store, server, (record) => recordEnd(record, "stopped", null));
         if (outcome === "already-stopped") return { id, outcome, cut: [] };
         const cut = allCut(server, drained);

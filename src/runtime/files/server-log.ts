@@ -1,33 +1,116 @@
-import { closeSync, fstatSync, openSync, statSync } from "node:fs";
+import { closeSync, constants, fstatSync, futimesSync, openSync, statSync, writeSync } from "node:fs";
+import { printable } from "../../config/values/text.js";
+import { systemCode } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { ifThere, readAt } from "./if-there.js";
 import { logPath } from "./server-folder.js";
 
 const LAST_WORDS_BYTES = 2_000;
+const NEWLINE = 10;
+const { O_APPEND, O_NOFOLLOW, O_NONBLOCK, O_RDWR } = constants;
+
+/** A line that begins with its time. The runtime (1.0.85) prints no times, but another version may. */
+const TIMED_LINE = /^\[?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)\]? /;
+/** A line that the fleet wrote. */
+const FLEET_LINE = /^[\d-]+T[\d:.]+Z \[copilotfleet\] /;
+/** The first line of a launch. */
+const LAUNCH_LINE = new RegExp(`${FLEET_LINE.source}Launch `);
+/** Every healthy launch of the runtime prints this, so it explains nothing. */
+const ANNOUNCEMENT = /^CLI server listening on port \d+$/;
 
 /** The size of a server's log in bytes; 0 without a log. The output of the next launch begins there. */
 export function logSize(home: string): number {
   return statSync(logPath(home), { throwIfNoEntry: false })?.size ?? 0;
 }
 
-/** The end of a server's log after the first `from` bytes, as one line. A shorter log was rotated, so all of it counts. */
-export function lastWords(home: string, from = 0): string {
-  const fd = ifThere(() => openSync(logPath(home), "r"));
-  if (fd === null) return ""; // the server never wrote one
+/** Text for the first line of a launch. */
+export function launchText(port: number, runtimePath: string): string {
+  return `Launch on port ${port} by process ${process.pid} (${runtimePath}).`;
+}
+
+/**
+ * Adds a line of the fleet to an open log. Does not fail on a full disk, because a log must not stop a server.
+ *
+ * @param fd open for reading and for appending
+ */
+export function appendLine(fd: number, text: string, at = new Date()): void {
   try {
-    const size = fstatSync(fd).size;
-    const start = Math.max(from > size ? 0 : from, size - LAST_WORDS_BYTES);
-    return readAt(fd, start, Math.max(0, size - start))
+    const { size } = fstatSync(fd);
+    const gap = size > 0 && readAt(fd, size - 1, 1)[0] !== NEWLINE ? "\n" : "";
+    writeSync(fd, `${gap}${at.toISOString()} [copilotfleet] ${printable(text)}\n`);
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+  }
+}
+
+/**
+ * Adds a line of the fleet to the log of a server, if it has one. The caller must hold the claim on the server: a process
+ * that has the log open for writing counts as the server itself, and another holder of the claim could kill it.
+ *
+ * @param at when it happened. Null: before now, at an unknown time.
+ */
+export function appendToLog(home: string, text: string, at: Date | null = new Date()): void {
+  try {
+    const fd = openSync(logPath(home), O_RDWR | O_APPEND | O_NOFOLLOW | O_NONBLOCK);
+    try {
+      const before = fstatSync(fd);
+      if (!before.isFile()) return;
+      appendLine(fd, text, at ?? new Date());
+      // Keep the log's time: sessions/gc/unused-servers.ts takes it for the time when the server was last used.
+      futimesSync(fd, before.atime, new Date(Math.max(before.mtimeMs, at?.getTime() ?? 0)));
+    } finally {
+      closeSync(fd);
+    }
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+  }
+}
+
+/** The time at the beginning of a line, ISO 8601 in UTC. Null for a line without one, such as those of the runtime. */
+export function timeOfLine(line: string): string | null {
+  return TIMED_LINE.exec(line)?.[1] ?? null;
+}
+
+export function withoutTime(line: string): string {
+  return line.replace(TIMED_LINE, "");
+}
+
+export function isLaunchLine(line: string): boolean {
+  return LAUNCH_LINE.test(line);
+}
+
+/** The end of a server's output after the first `from` bytes, as one line. A shorter log was rotated, so all of it counts. */
+export function lastWords(home: string, from = 0): string {
+  return inOneLine(lastLines(home, from));
+}
+
+/** The end of the present launch's output, as the second half of a message. Empty if it explains nothing. */
+export function endOfLog({ home, logStart }: Pick<ServerRecord, "home" | "logStart">): string {
+  const words = inOneLine(lastLines(home, logStart ?? 0).filter((line) => !ANNOUNCEMENT.test(line)));
+  return words === "" ? "" : `; the end of its log: ${words}`;
+}
+
+function lastLines(home: string, from: number): string[] {
+  const fd = ifThere(() => openSync(logPath(home), "r"));
+  if (fd === null) return []; // the server never wrote one
+  try {
+    const { size } = fstatSync(fd);
+    const begin = from > size ? 0 : from;
+    const start = Math.max(begin, size - LAST_WORDS_BYTES);
+    const lines = readAt(fd, start, Math.max(0, size - start))
       .toString("utf8")
-      .trim()
-      .replace(/\p{Cc}+/gu, " | ");
+      .split("\n");
+    // The first line may be the rest of a line of the fleet.
+    const whole = start > begin && lines.length > 1 ? lines.slice(1) : lines;
+    return whole.filter((line) => !FLEET_LINE.test(line));
   } finally {
     closeSync(fd);
   }
 }
 
-/** The end of the present launch's output, as the second half of a message. Empty without output. */
-export function endOfLog({ home, logStart }: Pick<ServerRecord, "home" | "logStart">): string {
-  const words = lastWords(home, logStart);
-  return words === "" ? "" : `; the end of its log: ${words}`;
+function inOneLine(lines: readonly string[]): string {
+  return lines
+    .join("\n")
+    .trim()
+    .replace(/\p{Cc}+/gu, " | ");
 }

@@ -4,7 +4,7 @@ import { FleetError, isFleetError, option, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
 import { system } from "../../system/system.js";
 import { logPath, unwritable } from "../files/server-folder.js";
-import { lastWords } from "../files/server-log.js";
+import { appendLine, appendToLog, lastWords, launchText } from "../files/server-log.js";
 import { probe } from "../process/probe.js";
 import { identify } from "../process/process-table.js";
 import { noteEnd } from "../process/server-end.js";
@@ -61,6 +61,7 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
       if (due && system().processes.listensOn(pid, launch.port)) {
         const version = await Promise.race([firstAnswer(launch, signal), exit.then(() => null)]);
         if (version !== null) {
+          appendToLog(launch.server.home, `Process ${pid} answers on port ${launch.port} (version ${version}).`);
           // Unref the child only now, because this process must stay alive while it waits for a failed start to end.
           child.unref();
           void exit.then(({ signal: by = null, exitCode = null }) => {
@@ -76,7 +77,8 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
       // The child leads its own process group, which this process created, so its identity needs no check.
       sendSignal(-pid, "SIGKILL");
       await exit;
-    }
+      appendToLog(launch.server.home, `Process ${pid} was killed before it answered.`);
+    } else appendToLog(launch.server.home, `Process ${pid} ended before it answered: ${ended}.`);
     throw error;
   }
 }
@@ -85,6 +87,7 @@ async function start(launch: Launch) {
   const { execa } = await import("execa");
   const log = openLog(launch.server.home);
   try {
+    appendLine(log, launchText(launch.port, launch.runtimePath));
     const logStart = fstatSync(log).size;
     const output = log as 1; // execa accepts any open descriptor, but its types know only 1 and 2
     requireDescriptors(launch);

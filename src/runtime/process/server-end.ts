@@ -4,7 +4,9 @@ import { systemCode } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { ProcessExit } from "../../system/system.js";
 import { replaceServerFile } from "../files/server-folder.js";
+import { appendToLog } from "../files/server-log.js";
 import { exitOfZombie } from "./process-table.js";
+import type { StopOutcome } from "./stop.js";
 
 /** How one launch ended. The process that started the launch writes this. */
 interface EndNote extends ProcessExit {
@@ -29,16 +31,51 @@ export function noteEnd(home: string, launchId: string, exit: ProcessExit): void
   }
 }
 
-/** Describes how a launch ended, by the note of its starter or, for a zombie, by the kernel. */
-export function describeEnd({ home, launchId, process }: Pick<ServerRecord, "home" | "launchId" | "process">): string {
+/** A launch whose process is gone. */
+type Ended = Pick<ServerRecord, "home" | "launchId" | "process">;
+
+/** How a launch ended, by the note of its starter or, for a zombie, by the kernel. `how` is null if nobody knows. */
+function endOf({ home, launchId, process }: Ended): { how: string | null; at: string | null } {
   const note = readNote(home);
   const seen = note?.launchId === launchId ? note : null;
   const exit = seen ?? (process === null ? null : exitOfZombie(process));
-  if (exit === null) {
-    return "its process ended in an unknown way, because the process that started it had already exited";
-  }
+  if (exit === null) return { how: null, at: null };
   const how = exit.signal === null ? `exited with code ${exit.code}` : `killed by ${exit.signal}`;
-  return seen === null ? how : `${how} at ${seen.at}`;
+  return { how, at: seen?.at ?? null };
+}
+
+const UNKNOWN = "ended in an unknown way, because the process that started it had already exited";
+
+export function describeEnd(ended: Ended): string {
+  const { how, at } = endOf(ended);
+  if (how === null) return `its process ${UNKNOWN}`;
+  return at === null ? how : `${how} at ${at}`;
+}
+
+/** Notes in the log of a server how its process ended by itself. The caller holds the claim on the server. */
+export function logEnd(ended: Ended): void {
+  const { how, at } = endOf(ended);
+  if (ended.process === null) {
+    appendToLog(ended.home, "The launch ended before the server answered.", null);
+    return;
+  }
+  const text = how === null ? UNKNOWN : `ended: ${how}`;
+  appendToLog(ended.home, `Process ${ended.process.pid} ${text}.`, at === null ? null : new Date(at));
+}
+
+/**
+ * Notes in the log of a server that this process stopped it. The caller holds the claim on the server.
+ *
+ * @param because why it was stopped, as the second half of a sentence
+ */
+export function logStop(ended: Ended, outcome: StopOutcome, because?: string): void {
+  if (ended.process === null || outcome === "already-stopped") {
+    logEnd(ended);
+    return;
+  }
+  const how = outcome === "killed" ? "killed by SIGKILL" : "ended after SIGTERM";
+  const why = because === undefined ? "" : `, because ${because}`;
+  appendToLog(ended.home, `Process ${ended.process.pid} was stopped by process ${process.pid}${why}: ${how}.`);
 }
 
 function readNote(home: string): EndNote | null {
