@@ -16,6 +16,7 @@ export type { PartialConfig } from "./config/load/load.js";
 export type { Address } from "./config/rules.js";
 export type { Config } from "./config/schema.js";
 export type { Duration } from "./config/values/duration.js";
+export type { Moment } from "./config/values/moment.js";
 export {
   ERRORS,
   type ErrorEntry,
@@ -48,6 +49,7 @@ export type {
   Exchange,
   ExchangeOptions,
   FleetOptions,
+  LogEndOptions,
   MovedUser,
   OpenDoorOptions,
   Rebalanced,

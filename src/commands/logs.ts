@@ -1,14 +1,31 @@
 import { Args, Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { integerFlag, usage } from "../cli/flags/flags.js";
+import { given, integerFlag, momentFlag, usage } from "../cli/flags/flags.js";
+import { logReferences } from "../cli/flags/select-servers.js";
 import { userFilter } from "../cli/flags/user.js";
-import { referenceOf } from "../pool/server.js";
+import { linesOf, renderLogLine } from "../cli/render/logs.js";
+
+/** The log of one server. */
+export interface ServerLog {
+  server: string;
+  log: string;
+  lines: string[];
+}
+
+/** With `--all`: the logs of all servers. */
+export interface ServerLogs {
+  logs: ServerLog[];
+}
 
 export default class Logs extends FleetCommand {
-  static override summary = "Show the log of a server.";
+  static override summary = "Show the log of a server, or of all servers.";
+  static override description =
+    "The log has the output of the runtime, and a line with its time for each launch and each end of the server. The " +
+    "runtime prints no times.";
   static override examples = [
     "<%= config.bin %> logs alice-2bd806c97f0e -n 20",
     "<%= config.bin %> logs --user alice -f",
+    "<%= config.bin %> logs --all --since 10m",
   ];
   static override args = {
     server: Args.string({
@@ -18,26 +35,41 @@ export default class Logs extends FleetCommand {
   };
   static override flags = {
     user: userFilter("show the log of this user's server"),
+    all: Flags.boolean({ description: "show the logs of all servers, each line with the id of its server" }),
     follow: Flags.boolean({ char: "f", description: "keep printing new lines until interrupted" }),
     lines: integerFlag("lines", "how many of the last lines to print first (default: 100)", [0, 1_000_000], "n"),
+    since: momentFlag("since", "print only lines that may have been written since then: 10m, or a time in ISO 8601"),
+    timestamps: Flags.boolean({ char: "t", description: "begin each line with its time, or with - if it has none" }),
+    previous: Flags.boolean({ char: "p", description: "show the launch before the last one", exclusive: ["follow"] }),
   };
 
-  async run(): Promise<{ server: string; log: string; lines: string[] }> {
+  async run(): Promise<ServerLog | ServerLogs> {
     const { args, flags } = await this.parse(Logs);
-    if ((args.server === undefined) === (flags.user === undefined))
-      throw usage("Give the id of a server or --user USER.", ["copilotfleet ps"]);
+    const { user, all, previous, timestamps, lines = 100, since } = flags;
+    if ([args.server !== undefined, user !== undefined, all].filter(Boolean).length !== 1)
+      throw usage("Give the id of a server, or --user USER, or --all.", ["copilotfleet ps"]);
     return await this.withFleet(async (fleet) => {
-      const wanted =
-        flags.user === undefined ? (args.server ?? "") : referenceOf(await fleet.servers.ofUser(flags.user));
+      const references = await logReferences(fleet, { server: args.server, user, all });
       // Ask for the signal before printing the first line, because a user may interrupt from then on.
       const signal = flags.follow && !this.jsonEnabled() ? this.interruptSignal() : undefined;
-      const { server, log, lines, at } = await fleet.servers.logEnd(wanted, { lines: flags.lines ?? 100 });
-      if (lines.length > 0) this.log(lines.join("\n"));
+      const width = Math.max(0, ...references.map((reference) => reference.length));
+      const ends = await Promise.all(
+        references.map(async (reference) => {
+          const end = await fleet.servers.logEnd(reference, { lines, previous, ...given({ since }) });
+          return { ...end, reference, style: { timestamps, prefix: all ? { name: reference, width } : undefined } };
+        }),
+      );
+      for (const { lines, style } of ends) for (const line of lines) this.log(renderLogLine(line, style));
       if (signal !== undefined) {
-        for await (const bytes of fleet.servers.followLog(wanted, { at, signal })) process.stdout.write(bytes);
+        const follow = async ({ reference, at, style }: (typeof ends)[number]) => {
+          const added = fleet.servers.followLog(reference, { at, signal });
+          for await (const line of linesOf(added)) process.stdout.write(`${renderLogLine(line, style)}\n`);
+        };
+        await Promise.all(ends.map(follow));
         signal.throwIfAborted();
       }
-      return { server, log, lines };
+      const logs = ends.map(({ server, log, lines }) => ({ server, log, lines }));
+      return all ? { logs } : (logs[0] as ServerLog);
     });
   }
 }

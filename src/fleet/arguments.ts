@@ -58,6 +58,10 @@ export const span = kind(
   'a duration such as "30s", or a number of milliseconds',
   (value): value is string | number => isText(value) || typeof value === "number",
 );
+export const moment = kind(
+  'a Date, a time in ISO 8601, or how long ago, such as "10m"',
+  (value): value is string | Date => isText(value) || value instanceof Date,
+);
 const signal = kind(
   "an AbortSignal",
   (value): value is AbortSignal => isObject(value) && typeof value.aborted === "boolean" && "addEventListener" in value,

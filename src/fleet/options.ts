@@ -2,6 +2,7 @@ import type { SessionEvent } from "@github/copilot-sdk";
 import type { PartialConfig } from "../config/load/load.js";
 import type { Address } from "../config/rules.js";
 import type { Duration } from "../config/values/duration.js";
+import type { Moment } from "../config/values/moment.js";
 import type { DoorListeners } from "../gateway/state/door/report.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
 import type { OnProgress } from "../model/progress.js";
@@ -176,6 +177,15 @@ export interface StopRequest {
   /** Called when a server has stopped, and when the turns change that the call waits for. Other hosts report the end. */
   onProgress?: OnProgress;
   signal?: AbortSignal;
+}
+
+export interface LogEndOptions {
+  /** How many lines at most. */
+  lines: number;
+  /** Leaves out what was written before: a `Date`, a time in ISO 8601, or how long ago, such as `10m`. */
+  since?: Moment;
+  /** Takes the launch before the last one. */
+  previous?: boolean;
 }
 
 export interface RollingRequest extends Omit<StopRequest, "force"> {

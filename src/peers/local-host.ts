@@ -1,3 +1,4 @@
+import { isFleetError } from "../errors.js";
 import type { SpawnRequest, StopRequest } from "../fleet/options.js";
 import { forgetEmptyHosts } from "../hosts/directory.js";
 import { clearRemains } from "../hosts/remains.js";
@@ -5,12 +6,13 @@ import { sweepTokens } from "../identity/tokens.js";
 import { addUp, counted, type OnProgress } from "../model/progress.js";
 import type { ServerRecord } from "../model/server.js";
 import { type RollingResult, restartRolling } from "../pool/recycle/rolling.js";
-import { type ServerView, viewServer } from "../pool/server.js";
+import { isBroken, type ServerView, viewServer } from "../pool/server.js";
 import type { SpawnOptions } from "../pool/start/start.js";
 import type { StopOptions, Stopped } from "../pool/stop/stop.js";
 import { deadline, NEVER } from "../runtime/deadline.js";
 import { logPath } from "../runtime/files/server-folder.js";
-import { awaitMore, followLog, type LogEnd, type LogPosition, lastLogLines } from "../serve/logs/log-tail.js";
+import { lastLogLines } from "../serve/logs/log-end.js";
+import { awaitMore, followLog, type LogEnd, type LogPosition } from "../serve/logs/log-tail.js";
 import type { SessionsContext } from "../sessions/context.js";
 import { collectGarbage, type GcResult } from "../sessions/gc/collect.js";
 import { readHistory } from "../sessions/history.js";
@@ -116,9 +118,17 @@ export class LocalHost implements Host {
     return { stopped: stopped.map((each) => this.#named(each)), servers: servers.map((each) => this.#named(each)) };
   }
 
-  async logEnd({ id, lines }: ParamsOf<"logEnd">): Promise<LogEnd> {
-    const log = await this.#logOf(id);
-    return { server: id, log, ...lastLogLines(log, lines) };
+  async logEnd({ id, ...wish }: ParamsOf<"logEnd">, { signal = NEVER }: Call = {}): Promise<LogEnd> {
+    const { pool } = this.#context;
+    const server = await pool.find(id);
+    if (server.process !== null && isBroken(server)) {
+      // The repair notes in the log how the server ended. If that fails, show the log without it.
+      await pool.repair(signal, id).catch((error: unknown) => {
+        if (!isFleetError(error)) throw error;
+      });
+    }
+    const log = logPath(server.home);
+    return { server: id, log, ...lastLogLines(log, wish) };
   }
 
   async *followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {

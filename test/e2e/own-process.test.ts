@@ -33,7 +33,7 @@ const EXAMPLES: Record<string, Example> = {
   },
   logs: {
     args: () => ["logs", /alice-\w+/.exec(word("spawn"))?.[0] ?? "", "--lines", "1"],
-    stdout: /^CLI server listening on port \d+\n$/,
+    stdout: /^\S+Z \[copilotfleet\] Process \d+ answers on port \d+ \(version \S+\)\.\n$/,
   },
   route: { args: () => ["route", ...ALICE], stdout: /^USER .*\nalice +alice-\w+ .* ready .*\n$/ },
   connect: {

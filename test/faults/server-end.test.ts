@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { appendFileSync, readFileSync, rmSync } from "node:fs";
 import { expect, it, onTestFinished } from "vitest";
 import { logPath } from "../../src/runtime/files/server-folder.js";
-import { exitOfZombie, identify } from "../../src/runtime/process/process-table.js";
+import { exitOfZombie, identify, ownIdentity } from "../../src/runtime/process/process-table.js";
 import { describeEnd } from "../../src/runtime/process/server-end.js";
 import { eventually } from "../fixtures/eventually.js";
 import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
@@ -63,8 +63,13 @@ it("the reason of a failure quotes only what the last launch logged, even after 
     await eventually("the end", () => identify(pid ?? 0) === null);
     const [view] = await fleet.ps();
     expect(view?.id).toBe(id);
-    expect(view?.failure?.match(/CLI server listening/g)).toHaveLength(1);
+    expect(view?.failure).not.toContain("CLI server listening");
+    expect(view?.failure).not.toContain("[copilotfleet]");
     expect(view?.failure?.includes("the first launch was here")).toBe(launch === 1);
+    // `ps` prints how long ago the server ended, and the command that shows its log.
+    expect(await fleet.ok(["ps"])).toMatch(
+      /^alice-\w+: killed by SIGKILL \d+[sm] ago.* \(last log lines: copilotfleet logs alice\)$/m,
+    );
   }
   const { pid, home } = await fleet.spawn("alice");
   rmSync(logPath(home)); // like a rotation: the log becomes shorter than it was at the launch
@@ -91,9 +96,11 @@ it("a zombie process shows which signal ended it", async () => {
   expect(describeEnd({ home: NO_HOME, launchId: "l1", process: identity })).toBe("killed by SIGKILL");
 });
 
-it("the reason of a failure states that the cause is unknown when the process that started the server had exited", () => {
-  const gone = { host: "h", bootId: "b", pidNamespace: "n", pid: 2 ** 22, startTicks: "1" };
+it("the reason of a failure names a restart of the machine, and otherwise admits that it is unknown when the server's starter had exited", () => {
+  const gone = { ...ownIdentity(), pid: 2 ** 22, startTicks: "1" };
   expect(describeEnd({ home: NO_HOME, launchId: "l1", process: gone })).toBe(
     "its process ended in an unknown way, because the process that started it had already exited",
   );
+  const before = { ...gone, bootId: "of an earlier start of the machine" };
+  expect(describeEnd({ home: NO_HOME, launchId: "l1", process: before })).toBe("the machine was restarted");
 });

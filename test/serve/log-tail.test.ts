@@ -1,11 +1,12 @@
 import { statSync } from "node:fs";
-import { appendFile, copyFile, mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
+import { appendFile, copyFile, mkdtemp, rm, truncate, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { type LogWish, lastLogLines } from "../../src/serve/logs/log-end.js";
 import { rotateLog } from "../../src/serve/logs/log-rotation.js";
-import { awaitMore, followLog, lastLines, lastLogLines } from "../../src/serve/logs/log-tail.js";
+import { awaitMore, followLog } from "../../src/serve/logs/log-tail.js";
 
 let folder: string;
 let path: string;
@@ -15,8 +16,14 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-describe("lastLines", () => {
-  it("lastLines returns the same lines as splitting the whole file", async () => {
+/** The lines, and the offset after them. */
+function lastLines(at: string, lines: number) {
+  const end = lastLogLines(at, { lines });
+  return { lines: end.lines, offset: end.at.offset };
+}
+
+describe("lastLogLines", () => {
+  it("lastLogLines returns the same lines as splitting the whole file", async () => {
     const line = fc.string({ unit: fc.constantFrom("a", "\u00e9", "\u{1f600}", " "), maxLength: 30 });
     await fc.assert(
       fc.asyncProperty(fc.array(line, { maxLength: 30 }), fc.nat(35), fc.boolean(), async (lines, count, ended) => {
@@ -33,29 +40,76 @@ describe("lastLines", () => {
     );
   });
 
-  it("lastLines reads a file of many blocks without cutting a character in two", async () => {
+  it("lastLogLines reads a file of many blocks without cutting a character in two", async () => {
     const lines = Array.from({ length: 20_000 }, (_, index) => `line ${index} \u00e9\u{1f600}`);
     await writeFile(path, `${lines.join("\n")}\n`);
     expect(lastLines(path, 10_000).lines).toEqual(lines.slice(-10_000));
     expect(lastLines(path, 1_000_000).lines).toEqual(lines);
   });
 
-  it("lastLines returns no lines for a missing file", () => {
+  it("lastLogLines returns no lines for a missing file", () => {
     expect(lastLines(join(folder, "nowhere"), 10)).toEqual({ lines: [], offset: 0 });
   });
 });
 
-describe("lastLogLines", () => {
+describe("lastLogLines over rotated files", () => {
   it("lastLogLines reads rotated files as far back as needed, but not past a missing one", async () => {
     await writeFile(path, "seven\n");
     await writeFile(`${path}.1`, "five\nsix\n");
     await writeFile(`${path}.2`, "four\n");
     await writeFile(`${path}.4`, "one\n");
     const at = { offset: 6, rotated: statSync(`${path}.1`).ino };
-    expect(lastLogLines(path, 2)).toEqual({ lines: ["six", "seven"], at });
-    expect(lastLogLines(path, 100)).toEqual({ lines: ["four", "five", "six", "seven"], at });
-    expect(lastLogLines(path, 0).lines).toEqual([]);
+    expect(lastLogLines(path, { lines: 2 })).toEqual({ lines: ["six", "seven"], at });
+    expect(lastLogLines(path, { lines: 100 })).toEqual({ lines: ["four", "five", "six", "seven"], at });
+    expect(lastLogLines(path, { lines: 0 }).lines).toEqual([]);
     for (const number of [1, 2, 4]) await rm(`${path}.${number}`);
+  });
+});
+
+describe("lastLogLines by launch and time", () => {
+  const time = (minute: number) => `2026-01-01T00:${String(minute).padStart(2, "0")}:00.000Z`;
+  const note = (minute: number, text: string) => `${time(minute)} [copilotfleet] ${text}`;
+  const first = [note(1, "Launch on port 1"), "listening", "first panic", note(3, "Process 1 ended")];
+  const second = [note(5, "Launch on port 1"), "listening", note(6, "Process 2 answers"), "second says"];
+  const third = [note(20, "Launch on port 1"), "third listening"];
+
+  /** Writes the lines to two rotated files and the log, and sets the log's time to minute 21. */
+  async function write(...files: (readonly string[])[]): Promise<void> {
+    for (const [index, lines] of files.entries()) {
+      const number = files.length - 1 - index;
+      await writeFile(number === 0 ? path : `${path}.${number}`, lines.map((line) => `${line}\n`).join(""));
+    }
+    await utimes(path, new Date(time(21)), new Date(time(21)));
+  }
+
+  afterEach(async () => {
+    for (const number of [1, 2]) await rm(`${path}.${number}`, { force: true });
+  });
+
+  const read = (wish: Partial<LogWish>) => lastLogLines(path, { lines: 100, ...wish }).lines;
+
+  it("lastLogLines with previous returns the launch before the last one, over rotated files", async () => {
+    await write(first, second.slice(0, 2), [...second.slice(2), ...third]);
+    expect(read({})).toEqual([...first, ...second, ...third]);
+    expect(read({ previous: true })).toEqual(second);
+    expect(read({ previous: true, lines: 2 })).toEqual(second.slice(-2));
+  });
+
+  it("lastLogLines with previous returns nothing when the log has only one launch", async () => {
+    await write(third);
+    expect(read({ previous: true })).toEqual([]);
+  });
+
+  it("lastLogLines with sinceMs keeps each line that may have been written since then", async () => {
+    await write(first, second.slice(0, 2), [...second.slice(2), ...third]);
+    const since = (minute: number) => read({ sinceMs: Date.parse(time(minute)) });
+    expect(since(0)).toEqual([...first, ...second, ...third]);
+    // The panic came between the launch and the end, so it may have come after minute 2.
+    expect(since(2)).toEqual([...first.slice(1), ...second, ...third]);
+    expect(since(4)).toEqual([...second, ...third]);
+    expect(since(10)).toEqual(["second says", ...third]);
+    expect(since(21)).toEqual(["third listening"]);
+    expect(since(22)).toEqual([]);
   });
 });
 

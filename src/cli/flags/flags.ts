@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { Args, Flags } from "@oclif/core";
 import { isModelName } from "../../config/rules.js";
 import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js";
+import { parseMoment } from "../../config/values/moment.js";
 import { FleetError, quote, type Suggestion } from "../../errors.js";
 import { validateSessionId } from "../../model/ids.js";
 
@@ -68,6 +69,15 @@ export function durationFlag(name: string, description: string) {
     description,
     helpValue: "DURATION",
     parse: async (value) => parseDuration(value, { name: `--${name}`, maxMs: LONGEST_TIMER_MS }),
+  })();
+}
+
+/** A flag for a time in the past: how long ago, or a time in ISO 8601. */
+export function momentFlag(name: string, description: string) {
+  return Flags.custom<Date>({
+    description,
+    helpValue: "TIME",
+    parse: async (value) => new Date(parseMoment(value, `--${name}`)),
   })();
 }
 

@@ -54,6 +54,16 @@ export async function selectServers(
   return { ids: [...new Set(found)], away: [] };
 }
 
+/** Returns references of the servers whose logs are wanted. With `all`, leaves out servers on hosts that cannot be reached. */
+export async function logReferences(
+  fleet: Fleet,
+  { server, user, all }: { server: string | undefined; user: string | undefined; all: boolean },
+): Promise<string[]> {
+  if (user !== undefined) return [referenceOf(await fleet.servers.ofUser(user))];
+  if (!all) return [server ?? ""];
+  return (await fleet.servers.list()).filter(({ away }) => !away).map(referenceOf);
+}
+
 /** Warns about servers on hosts that cannot be reached. Returns the field of the `--json` output that lists them. */
 export function leftOut(away: readonly string[]): { away?: string[] } {
   if (away.length === 0) return {};

@@ -1,3 +1,5 @@
+import { parseMoment } from "../../config/values/moment.js";
+import { option } from "../../errors.js";
 import { hostAway } from "../../hosts/problems.js";
 import { addUp, counted } from "../../model/progress.js";
 import { SERVER_STATES } from "../../model/server.js";
@@ -12,6 +14,7 @@ import type { Stopped } from "../../pool/stop/stop.js";
 import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
 import * as arg from "../arguments.js";
 import type {
+  LogEndOptions,
   RollingRequest,
   RouteView,
   ServerFilter,
@@ -165,10 +168,14 @@ export class ServerGroup extends Group {
     return result;
   }
 
-  /** Returns the last lines of a server's log, and the position from which {@link followLog} continues. */
-  async logEnd(id: string, options: { lines: number }): Promise<LogEnd> {
+  /**
+   * Returns the last lines of a server's log, and the position from which {@link followLog} continues. Lines of the fleet
+   * begin with their time. The runtime prints no times, so `since` keeps each line that may be as young.
+   */
+  async logEnd(id: string, { lines, since, previous }: LogEndOptions): Promise<LogEnd> {
     const { host, server } = await this.parts.hosts.find(id);
-    return await host.logEnd({ id: server.id, lines: options.lines });
+    const sinceMs = since === undefined ? undefined : parseMoment(since, option("since"));
+    return await host.logEnd({ id: server.id, lines, sinceMs, previous });
   }
 
   /** Yields the bytes that are added to a server's log, until the signal aborts. */
@@ -192,6 +199,11 @@ export class ServerGroup extends Group {
     const id = ["id", arg.text] as const;
     const spawnOptions = { token: { check: arg.object }, cwd: { check: arg.text }, ...arg.WAIT };
     const [spawn, spawnMany] = [arg.optional(spawnOptions), arg.optional({ ...spawnOptions, ...arg.PROGRESS })];
+    const logEnd = {
+      lines: arg.required(arg.whole),
+      since: { check: arg.moment },
+      previous: { check: arg.flag },
+    };
     const log = arg.options({ at: arg.required(arg.object), signal: { ...arg.SIGNAL.signal, required: true } });
     Group.guard(ServerGroup.prototype, {
       spawn: [arg.user, spawn],
@@ -213,7 +225,7 @@ export class ServerGroup extends Group {
           ...arg.SIGNAL,
         }),
       ],
-      logEnd: [id, ["options", arg.options({ lines: arg.required(arg.whole) })]],
+      logEnd: [id, ["options", arg.options(logEnd)]],
       followLog: [id, ["options", log]],
     });
   }

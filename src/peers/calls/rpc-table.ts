@@ -45,7 +45,16 @@ const calls = {
     s.restarted,
     (params, config) => toStop(params, config) * params.ids.length,
   ),
-  logEnd: call({ id: s.text, lines: s.whole(MAX_LINES) }, s.logEnd, toLook),
+  logEnd: call(
+    {
+      id: s.text,
+      lines: s.whole(MAX_LINES),
+      sinceMs: v.optional(v.number("a time in milliseconds")),
+      previous: v.optional(s.flag),
+    },
+    s.logEnd,
+    toLook,
+  ),
   /** The bytes behind a position in a log, in base64. If there are none, the other host waits a few seconds for them. */
   moreLog: call({ id: s.text, at: s.logPosition }, s.moreLog, () => MORE_LOG_MS + LOOK_MS),
   sessions: call({ user: v.optional(s.user) }, s.list(s.sessionView), toLook),

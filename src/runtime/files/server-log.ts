@@ -57,7 +57,7 @@ export function appendToLog(home: string, text: string, at: Date | null = new Da
       if (!before.isFile()) return;
       appendLine(fd, text, at ?? new Date());
       // Keep the log's time: sessions/gc/unused-servers.ts takes it for the time when the server was last used.
-      futimesSync(fd, before.atime, new Date(Math.max(before.mtimeMs, at?.getTime() ?? 0)));
+      futimesSync(fd, before.atime, new Date(Math.round(Math.max(before.mtimeMs, at?.getTime() ?? 0))));
     } finally {
       closeSync(fd);
     }

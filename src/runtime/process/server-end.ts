@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
-import type { ProcessExit } from "../../system/system.js";
+import { type ProcessExit, system } from "../../system/system.js";
 import { replaceServerFile } from "../files/server-folder.js";
 import { appendToLog } from "../files/server-log.js";
 import { exitOfZombie } from "./process-table.js";
@@ -34,12 +34,18 @@ export function noteEnd(home: string, launchId: string, exit: ProcessExit): void
 /** A launch whose process is gone. */
 type Ended = Pick<ServerRecord, "home" | "launchId" | "process">;
 
-/** How a launch ended, by the note of its starter or, for a zombie, by the kernel. `how` is null if nobody knows. */
+/**
+ * How a launch ended: by the note of its starter, for a zombie by the kernel, or by a restart of the machine. `how` is null if
+ * nobody knows.
+ */
 function endOf({ home, launchId, process }: Ended): { how: string | null; at: string | null } {
   const note = readNote(home);
   const seen = note?.launchId === launchId ? note : null;
   const exit = seen ?? (process === null ? null : exitOfZombie(process));
-  if (exit === null) return { how: null, at: null };
+  if (exit === null) {
+    const isRestarted = process !== null && process.bootId !== system().clock.bootId();
+    return { how: isRestarted ? "the machine was restarted" : null, at: null };
+  }
   const how = exit.signal === null ? `exited with code ${exit.code}` : `killed by ${exit.signal}`;
   return { how, at: seen?.at ?? null };
 }

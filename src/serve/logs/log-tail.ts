@@ -3,26 +3,8 @@ import { setTimeout as delay, setImmediate as yieldToOthers } from "node:timers/
 import { ifThere, readAt } from "../../runtime/files/if-there.js";
 import { rotatedPath } from "./log-rotation.js";
 
-const BLOCK_BYTES = 64 * 1024;
 const FOLLOW_POLL_MS = 200;
 const COMPARED_BYTES = 4096;
-
-/** The last lines of a file, read from its end, and the offset after them. A missing file has no lines. */
-export function lastLines(path: string, count: number): { lines: string[]; offset: number } {
-  using file = openFile(path);
-  if (file === null) return { lines: [], offset: 0 };
-  const offset = file.size;
-  let start = offset;
-  let tail = Buffer.alloc(0);
-  while (start > 0 && countNewlines(tail) <= count) {
-    const from = Math.max(0, start - BLOCK_BYTES);
-    tail = Buffer.concat([file.read(from, start), tail]);
-    start = from;
-  }
-  const lines = tail.toString("utf8").split("\n");
-  if (lines.at(-1) === "") lines.pop();
-  return { lines: count === 0 ? [] : lines.slice(-count), offset };
-}
 
 /** How far a reader has read a log. The reader can continue from here even after the log was rotated. */
 export interface LogPosition {
@@ -39,17 +21,6 @@ export interface LogEnd {
   log: string;
   lines: string[];
   at: LogPosition;
-}
-
-export function lastLogLines(path: string, count: number): { lines: string[]; at: LogPosition } {
-  const rotatedBefore = inodeOf(rotatedPath(path, 1));
-  const { lines, offset } = lastLines(path, count);
-  for (let number = 1; lines.length < count; number++) {
-    const rotated = rotatedPath(path, number);
-    if (inodeOf(rotated) === null) break;
-    lines.unshift(...lastLines(rotated, count - lines.length).lines);
-  }
-  return { lines, at: { offset, rotated: rotatedBefore } };
 }
 
 /**
@@ -104,16 +75,16 @@ function beginsAlike(log: OpenFile, size: number, rotated: OpenFile): boolean {
   return bytes > 0 && log.read(0, bytes).equals(rotated.read(0, bytes));
 }
 
-function inodeOf(path: string): number | null {
+export function inodeOf(path: string): number | null {
   return statSync(path, { throwIfNoEntry: false })?.ino ?? null;
 }
 
-function openFile(path: string): OpenFile | null {
+export function openFile(path: string): OpenFile | null {
   const fd = ifThere(() => openSync(path, "r"));
   return fd === null ? null : new OpenFile(fd);
 }
 
-class OpenFile implements Disposable {
+export class OpenFile implements Disposable {
   readonly #fd: number;
 
   constructor(fd: number) {
@@ -124,6 +95,10 @@ class OpenFile implements Disposable {
     return fstatSync(this.#fd).size;
   }
 
+  get mtimeMs(): number {
+    return fstatSync(this.#fd).mtimeMs;
+  }
+
   /** Returns fewer bytes if the file ends before `to`. */
   read(from: number, to: number): Buffer {
     return readAt(this.#fd, from, Math.max(0, to - from));
@@ -132,10 +107,4 @@ class OpenFile implements Disposable {
   [Symbol.dispose](): void {
     closeSync(this.#fd);
   }
-}
-
-function countNewlines(buffer: Buffer): number {
-  let count = 0;
-  for (let index = buffer.indexOf(10); index !== -1; index = buffer.indexOf(10, index + 1)) count++;
-  return count;
 }

@@ -39,8 +39,21 @@ export function withoutHost(hosts: readonly unknown[]): string[] {
   return hosts.length > 1 ? [] : ["host"];
 }
 
+/** One line for each server with a failure, with the command that shows the log of a dead one. */
 export function describeFailures(servers: readonly ServerView[]): string[] {
-  return servers.flatMap(({ id, failure }) => (failure === null ? [] : [`${id}: ${printable(failure)}`]));
+  return servers.flatMap((server) => {
+    const { id, user, hostName, state, failure } = server;
+    if (failure === null) return [];
+    const named = hostName === null && user !== null ? user : referenceOf(server);
+    const hint = state === "failed" ? ` (last log lines: copilotfleet logs ${named})` : "";
+    return [`${id}: ${withAge(printable(failure))}${hint}`];
+  });
+}
+
+function withAge(failure: string): string {
+  return failure.replace(/ at (\d{4}-\d\d-\d\dT[\d:.]+Z)/, (_, at: string) => {
+    return ` ${renderAge(Math.max(0, Date.now() - Date.parse(at)))} ago`;
+  });
 }
 
 export function describeClosedPool({ state, reason, drainedAt }: PoolState): string | null {

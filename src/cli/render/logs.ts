@@ -1,0 +1,31 @@
+import { printableLines } from "../../config/values/text.js";
+import { timeOfLine, withoutTime } from "../../runtime/files/server-log.js";
+import { colour } from "./colour.js";
+
+const UNKNOWN_TIME = "-".padEnd("2026-01-01T00:00:00.000Z".length);
+
+export interface LogStyle {
+  /** Begins each line with the name of its server, padded to this width. */
+  prefix?: { name: string; width: number } | undefined;
+  /** Begins each line with its time, or with `-` if nobody knows it. */
+  timestamps: boolean;
+}
+
+export function renderLogLine(line: string, { prefix, timestamps }: LogStyle): string {
+  // In a pipe, the log stays as it is. A terminal must not interpret what an agent made the server print.
+  const text = process.stdout.isTTY === true ? printableLines(line) : line;
+  const timed = timestamps ? `${timeOfLine(text) ?? UNKNOWN_TIME} ${withoutTime(text)}` : text;
+  return prefix === undefined ? timed : `${colour.cyan(`${prefix.name.padEnd(prefix.width)} |`)} ${timed}`;
+}
+
+/** Splits the bytes of a log into lines, and keeps the last one back until it is complete. */
+export async function* linesOf(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<string> {
+  const decoder = new TextDecoder();
+  let rest = "";
+  for await (const piece of pieces) {
+    const lines = (rest + decoder.decode(piece, { stream: true })).split("\n");
+    rest = lines.pop() ?? "";
+    yield* lines;
+  }
+  if (rest !== "") yield rest;
+}

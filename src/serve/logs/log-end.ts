@@ -1,0 +1,76 @@
+import { isLaunchLine, timeOfLine } from "../../runtime/files/server-log.js";
+import { rotatedPath } from "./log-rotation.js";
+import { inodeOf, type LogPosition, type OpenFile, openFile } from "./log-tail.js";
+
+const BLOCK_BYTES = 64 * 1024;
+const NEWLINE = 10;
+
+export interface LogWish {
+  /** How many lines at most. */
+  lines: number;
+  /** Leaves out what was written before this time, in milliseconds since the epoch. */
+  sinceMs?: number | undefined;
+  /** Takes the launch before the last one. */
+  previous?: boolean | undefined;
+}
+
+/**
+ * The last lines of a log and of its rotated files, and the position after them. A missing log has no lines.
+ *
+ * A line without a time was written before the next line with one, and the last lines before the log's own time. So with
+ * `sinceMs` the result has every line that may have been written since then.
+ */
+export function lastLogLines(
+  path: string,
+  { lines: most, sinceMs, previous = false }: LogWish,
+): { lines: string[]; at: LogPosition } {
+  const rotated = inodeOf(rotatedPath(path, 1));
+  using log = openFile(path);
+  const at = { offset: log?.size ?? 0, rotated };
+  const lines: string[] = [];
+  let launches = previous ? 0 : 1;
+  let latestMs = log?.mtimeMs ?? Number.POSITIVE_INFINITY;
+  for (const line of most === 0 ? [] : linesFromEnd(path, log, at.offset)) {
+    const time = timeOfLine(line);
+    if (time !== null) latestMs = Date.parse(time);
+    if (sinceMs !== undefined && latestMs < sinceMs) break;
+    if (launches > 0) lines.push(line);
+    if (previous && isLaunchLine(line)) launches++;
+    if (lines.length === most || launches === 2) break;
+  }
+  return { lines: lines.reverse(), at };
+}
+
+/** The lines of a log and of its rotated files, the last one first. */
+function* linesFromEnd(path: string, log: OpenFile | null, size: number): Generator<string> {
+  if (log !== null) yield* linesOf(log, size);
+  for (let number = 1; ; number++) {
+    using rotated = openFile(rotatedPath(path, number));
+    if (rotated === null) return;
+    yield* linesOf(rotated, rotated.size);
+  }
+}
+
+function* linesOf(file: OpenFile, size: number): Generator<string> {
+  let start = size;
+  let rest = Buffer.alloc(0);
+  for (let block = BLOCK_BYTES; start > 0; ) {
+    const from = Math.max(0, start - block);
+    const bytes = Buffer.concat([file.read(from, start), rest]);
+    start = from;
+    let end = bytes.length;
+    for (let at = lastNewline(bytes, end); at !== -1; at = lastNewline(bytes, end)) {
+      // The newline at the end of the file begins no line.
+      if (at + 1 < size - start) yield bytes.toString("utf8", at + 1, end);
+      end = at;
+    }
+    // Copy it, because a slice would keep the block in memory. A long line needs larger blocks, or it is copied too often.
+    block = end === bytes.length ? 2 * block : BLOCK_BYTES;
+    rest = Buffer.from(bytes.subarray(0, end));
+  }
+  if (size > 0) yield rest.toString("utf8");
+}
+
+function lastNewline(bytes: Buffer, end: number): number {
+  return end === 0 ? -1 : bytes.lastIndexOf(NEWLINE, end - 1);
+}

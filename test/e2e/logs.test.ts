@@ -1,0 +1,177 @@
+import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import type { ServerLog, ServerLogs } from "../../src/commands/logs.js";
+import type { ServerView } from "../../src/pool/server.js";
+import { rotateLog } from "../../src/serve/logs/log-rotation.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { Terminal } from "../fixtures/commands/terminal.js";
+import { eventually } from "../fixtures/eventually.js";
+import { isRunning } from "../fixtures/processes.js";
+
+const fleet = testFleet();
+
+/** A line of a log without what differs from run to run. */
+function plain(line: string): string {
+  return line
+    .replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, "TIME")
+    .replace(/([Pp]rocess) \d+/g, "$1 N")
+    .replace(/port \d+/, "port P")
+    .replace(/\((?:\/|version).*\)/, "(X)");
+}
+
+const LAUNCH = [
+  "TIME [copilotfleet] Launch on port P by process N (X).",
+  "CLI server listening on port P",
+  "TIME [copilotfleet] Process N answers on port P (X).",
+];
+
+async function linesOf(user: string, ...flags: string[]): Promise<string[]> {
+  return (await fleet.json<ServerLog>(["logs", user, ...flags])).lines;
+}
+
+async function kill({ pid }: ServerView): Promise<void> {
+  process.kill(pid ?? 0, "SIGKILL");
+  await eventually("the server's death", () => !isRunning(pid ?? 0));
+}
+
+describe("the log of a server", () => {
+  it("has a line with its time for each launch and each end, and logs --previous shows the launch before the last one", async () => {
+    const server = await fleet.spawn("ann");
+    await fleet.ok(["stop", "--user", "ann"]);
+    await fleet.spawn("ann");
+    await fleet.ok(["stop", "--user", "ann", "--force"]);
+    await fleet.spawn("ann");
+    await fleet.ok(["restart", "--user", "ann", "--rolling"]);
+    const lines = await linesOf("ann");
+    const stopped = "TIME [copilotfleet] Process N was stopped by process N";
+    expect(lines.map(plain)).toEqual([
+      ...LAUNCH,
+      `${stopped}: ended after SIGTERM.`,
+      ...LAUNCH,
+      `${stopped}: killed by SIGKILL.`,
+      ...LAUNCH,
+      ...LAUNCH,
+      `${stopped}, because process N replaces it: ended after SIGTERM.`,
+    ]);
+    expect(lines[2]).toContain(`Process ${server.pid} answers on port ${server.port} (version ${server.version}).`);
+    const times = lines.flatMap((line) => /^\S+Z(?= \[copilotfleet\])/.exec(line)?.[0] ?? []);
+    expect(times).toEqual(times.toSorted());
+    expect(Math.abs(Date.now() - Date.parse(times.at(-1) ?? ""))).toBeLessThan(600_000);
+    expect(await linesOf("ann", "--previous")).toEqual(lines.slice(8, 11));
+    expect(await linesOf("ann", "-p", "-n", "1")).toEqual(lines.slice(10, 11));
+  });
+
+  it("shows that a server was killed as soon as logs is run, and only once", async () => {
+    const server = await fleet.spawn("bea");
+    await kill(server);
+    const lines = await linesOf("bea");
+    expect(lines.slice(0, 3).map(plain)).toEqual(LAUNCH);
+    expect(lines.slice(3)).toEqual([
+      expect.stringMatching(`Process ${server.pid} ended(: killed by SIGKILL\\.$| in an unknown way)`),
+    ]);
+    await fleet.ps();
+    await fleet.spawn("bea");
+    expect((await linesOf("bea")).slice(0, 4)).toEqual(lines);
+  });
+
+  it("shows a launch that failed, and begins a line of the fleet on a line of its own", async () => {
+    const server = await fleet.spawn("cat");
+    await fleet.ok(["stop", "--user", "cat"]);
+    appendFileSync(server.log, "half a line");
+    await fleet.refusal(7, ["spawn", "--user", "cat"], { env: { COPILOT_CLI_PATH: "/bin/false" } });
+    expect((await linesOf("cat")).slice(4).map(plain)).toEqual([
+      "half a line",
+      "TIME [copilotfleet] Launch on port P by process N (X).",
+      "TIME [copilotfleet] Process N ended before it answered: exit code 1.",
+    ]);
+  });
+
+  it("logs --since shows what may have been written since then, and -t the times that are known, over rotated files", async () => {
+    const server = await fleet.spawn("dan");
+    await fleet.ok(["stop", "--user", "dan"]);
+    const hourAgo = new Date(Date.now() - 3_600_000).toISOString();
+    const aged = readFileSync(server.log, "utf8").replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, hourAgo);
+    await fleet.ok(["logs", "dan"]);
+    await rotateLog(server.log, { maxBytes: 0, keep: 2 });
+    const rotated = `${server.log}.1`;
+    expect(readFileSync(rotated, "utf8").split("\n")).toHaveLength(5);
+    writeFileSync(rotated, aged);
+    await fleet.spawn("dan");
+    expect((await linesOf("dan")).map(plain)).toHaveLength(7);
+    expect((await linesOf("dan", "--since", "30m")).map(plain)).toEqual(LAUNCH);
+    expect(await linesOf("dan", "--since", hourAgo)).toHaveLength(7);
+    expect(await linesOf("dan", "--since", "2h", "-n", "5")).toHaveLength(5);
+    expect(await linesOf("dan", "--since", "2999-01-01")).toEqual([]);
+    const timed = (await fleet.ok(["logs", "dan", "-t", "-n", "3"])).trimEnd().split("\n");
+    expect(timed.map((line) => line.replace(/^\S+Z/, "TIME"))).toEqual([
+      expect.stringMatching(/^TIME \[copilotfleet\] Launch on port \d+ by process \d+ \(.*\)\.$/),
+      expect.stringMatching(/^- {24}CLI server listening on port \d+$/),
+      expect.stringMatching(/^TIME \[copilotfleet\] Process \d+ answers on port \d+ \(version .*\)\.$/),
+    ]);
+    for (const value of ["", "10", "yesterday", "2026-13-01", "-5m", "1 h"]) {
+      const error = await fleet.refusal(2, ["logs", "dan", `--since=${value}`]);
+      expect(error.message).toContain(`--since is "${value}". Allowed:`);
+    }
+    await fleet.refusal(2, ["logs", "dan", "--previous", "-f"]);
+  });
+
+  it("logs --all shows the logs of all servers with their ids, and follows them with -f", async () => {
+    const [eve, fay] = [await fleet.spawn("eve"), await fleet.spawn("fay-with-a-long-name")];
+    const { logs } = await fleet.json<ServerLogs>(["logs", "--all"]);
+    expect(logs.map(({ server }) => server)).toEqual((await fleet.ps()).map(({ id }) => id));
+    expect(logs.find(({ server }) => server === eve.id)?.lines.map(plain)).toEqual(LAUNCH);
+    const following = fleet.start(["logs", "--all", "-f", "-n", "1"]);
+    let printed = "";
+    following.child.stdout?.on("data", (piece: Buffer | string) => {
+      printed += String(piece);
+    });
+    const width = Math.max(...(await fleet.ps()).map(({ id }) => id.length));
+    const lineOf = ({ id }: ServerView, text: string) => `${id.padEnd(width)} | ${text}\n`;
+    const hasLineOf = ({ id }: ServerView) => printed.includes(`${id.padEnd(width)} | `);
+    await eventually("the last line of each log", () => hasLineOf(eve) && hasLineOf(fay));
+    appendFileSync(eve.log, "from é");
+    appendFileSync(fay.log, "from fay\n");
+    await eventually("the line of one log", () => printed.includes(lineOf(fay, "from fay")));
+    appendFileSync(eve.log, "ve\n");
+    await eventually("the line of the other log", () => printed.includes(lineOf(eve, "from éve")));
+    following.child.kill("SIGINT");
+    expect(await following.done).toMatchObject({ code: 130, stderr: "" });
+    await fleet.refusal(2, ["logs", "--all", "--user", "eve"]);
+    await fleet.refusal(2, ["logs", eve.id, "--all"]);
+  });
+
+  it("prints control characters as they are in a pipe, and harmless on a terminal", async () => {
+    const server = await fleet.spawn("gil");
+    appendFileSync(server.log, "a\x1b[2Jb\x9b\n");
+    expect(await fleet.ok(["logs", "gil", "-n", "1"])).toBe("a\x1b[2Jb\x9b\n");
+    await using terminal = new Terminal(fleet, ["logs", "gil", "-n", "1"]);
+    await terminal.done;
+    expect(terminal.raw).toBe("a\\u{1b}[2Jb\\u{9b}\r\n");
+  });
+});
+
+describe("the argument of logs and stop", () => {
+  it("an exact id of a user or of a server wins over the beginning of another id", async () => {
+    const [hal, hal2, upper] = [await fleet.spawn("hal"), await fleet.spawn("hal2"), await fleet.spawn("Hal")];
+    const logged = async (reference: string) => (await fleet.json<ServerLog>(["logs", reference])).server;
+    expect(await logged("hal")).toBe(hal.id);
+    expect(await logged("Hal")).toBe(upper.id);
+    expect(await logged(hal2.id)).toBe(hal2.id);
+    expect(await logged(hal2.id.slice(0, -1))).toBe(hal2.id);
+    await fleet.refusal(4, ["logs", "ha"]);
+    // The id of a server is a possible id of a user, too. The server that has it wins.
+    const tricky = await fleet.spawn(hal.id);
+    expect(await logged(hal.id)).toBe(hal.id);
+    expect(await logged(tricky.id)).toBe(tricky.id);
+    const stopped = async (reference: string) =>
+      (await fleet.json<{ stopped: { id: string }[] }>(["stop", reference])).stopped.map(({ id }) => id);
+    expect(await stopped("hal")).toEqual([hal.id]);
+    expect(await stopped("Hal")).toEqual([upper.id]);
+    await fleet.refusal(4, ["stop", "ha"]);
+    expect((await fleet.server("hal2")).state).toBe("ready");
+    const user = "Ünï";
+    const other = await fleet.spawn(user);
+    expect(await logged(user)).toBe(other.id);
+    expect(await fleet.json(["restart", user])).toMatchObject({ stopped: [{ id: other.id }] });
+  });
+});

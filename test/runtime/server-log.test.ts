@@ -1,0 +1,88 @@
+import {
+  appendFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { logPath } from "../../src/runtime/files/server-folder.js";
+import { appendToLog, endOfLog, isLaunchLine, launchText, timeOfLine } from "../../src/runtime/files/server-log.js";
+
+let home: string;
+let log: string;
+beforeEach(() => {
+  const folder = mkdtempSync(join(tmpdir(), "copilotfleet-log-"));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  home = join(folder, "home");
+  log = logPath(home);
+});
+
+const AT = new Date("2026-01-02T03:04:05.678Z");
+
+describe("a line of the fleet in the log of a server", () => {
+  it("has its time, stands on a line of its own, and cannot contain a second line", () => {
+    appendFileSync(log, "half");
+    appendToLog(home, "one\ntwo\x1b[2J", AT);
+    appendToLog(home, launchText(5000, "/x"), AT);
+    const lines = readFileSync(log, "utf8").split("\n");
+    expect(lines).toEqual([
+      "half",
+      "2026-01-02T03:04:05.678Z [copilotfleet] one\\u{a}two\\u{1b}[2J",
+      `2026-01-02T03:04:05.678Z [copilotfleet] Launch on port 5000 by process ${process.pid} (/x).`,
+      "",
+    ]);
+    expect(lines.map(isLaunchLine)).toEqual([false, false, true, false]);
+    expect(lines.map(timeOfLine)).toEqual([null, AT.toISOString(), AT.toISOString(), null]);
+    expect(isLaunchLine("Launch on port 5000")).toBe(false);
+  });
+
+  it("keeps the time of the log if nobody knows when it happened, because gc takes that for the last use", () => {
+    appendFileSync(log, "a\n");
+    utimesSync(log, AT, AT);
+    appendToLog(home, "ended", null);
+    expect(statSync(log).mtime).toEqual(AT);
+    appendToLog(home, "ended", new Date(AT.getTime() - 5_000));
+    expect(statSync(log).mtime).toEqual(AT);
+    const later = new Date(AT.getTime() + 5_000);
+    appendToLog(home, "ended", later);
+    expect(statSync(log).mtime).toEqual(later);
+  });
+
+  it("is left out, without an error, if the log is missing, a link, a folder or on a full disk", () => {
+    appendToLog(home, "x");
+    expect(() => statSync(log)).toThrow("ENOENT");
+    const other = `${log}.other`;
+    appendFileSync(other, "");
+    symlinkSync(other, log);
+    appendToLog(home, "x");
+    expect(readFileSync(other, "utf8")).toBe("");
+    rmSync(log);
+    mkdirSync(log);
+    appendToLog(home, "x");
+    rmSync(log, { recursive: true });
+    symlinkSync("/dev/full", log);
+    appendToLog(home, "x");
+  });
+});
+
+describe("the end of a log as the reason of a failure", () => {
+  it("has neither lines of the fleet nor the announcement that each launch prints", () => {
+    appendFileSync(log, "earlier\n");
+    const logStart = statSync(log).size;
+    appendToLog(home, launchText(5000, "/x"));
+    appendFileSync(log, "CLI server listening on port 5000\n");
+    appendToLog(home, "Process 5 answers");
+    expect(endOfLog({ home, logStart })).toBe("");
+    appendFileSync(log, "panic\tat x\n  line 2\n");
+    expect(endOfLog({ home, logStart })).toBe("; the end of its log: panic | at x |   line 2");
+    expect(endOfLog({ home })).toContain("earlier | panic");
+    appendFileSync(log, `${"y".repeat(1_990)}\n`);
+    expect(endOfLog({ home, logStart })).toBe(`; the end of its log: ${"y".repeat(1_990)}`);
+  });
+});
