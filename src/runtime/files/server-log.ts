@@ -12,9 +12,9 @@ const { O_APPEND, O_NOFOLLOW, O_NONBLOCK, O_RDWR } = constants;
 /** A line that begins with its time. The runtime (1.0.85) prints no times, but another version may. */
 const TIMED_LINE = /^\[?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)\]? /;
 /** A line that the fleet wrote. */
-const FLEET_LINE = /^[\d-]+T[\d:.]+Z \[copilotfleet\] /;
+const LINE_OF_FLEET = /^[\d-]+T[\d:.]+Z \[copilotfleet\] /;
 /** The first line of a launch. */
-const LAUNCH_LINE = new RegExp(`${FLEET_LINE.source}Launch `);
+const LAUNCH_LINE = new RegExp(`${LINE_OF_FLEET.source}Launch `);
 /** Every healthy launch of the runtime prints this, so it explains nothing. */
 const ANNOUNCEMENT = /^CLI server listening on port \d+$/;
 
@@ -102,7 +102,7 @@ function lastLines(home: string, from: number): string[] {
       .split("\n");
     // The first line may be the rest of a line of the fleet.
     const whole = start > begin && lines.length > 1 ? lines.slice(1) : lines;
-    return whole.filter((line) => !FLEET_LINE.test(line));
+    return whole.filter((line) => !LINE_OF_FLEET.test(line));
   } finally {
     closeSync(fd);
   }
