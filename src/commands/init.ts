@@ -52,12 +52,12 @@ export default class Init extends FleetCommand {
 
   /** Tries one prompt. If it fails, a person may want the file nevertheless. */
   async #try(settings: PartialConfig, asks: boolean): Promise<string | null> {
+    const signal = this.interruptSignal();
     try {
-      const signal = this.interruptSignal();
       using _ = this.progress("Trying a prompt", signal);
       return await tryPrompt(settings, process.env, signal);
     } catch (error) {
-      if (!isFleetError(error)) throw error;
+      if (!isFleetError(error) || signal.aborted) throw error;
       if (!asks) throw withoutFile(error);
       process.stderr.write(`${errorText(error)}\n`);
       await confirm("The prompt failed. Write the file anyway?");

@@ -3,6 +3,7 @@ import { loadConfig } from "../config/load/load.js";
 import { invalidValue, type Origin } from "../config/problem.js";
 import type { Config } from "../config/schema.js";
 import { ALLOWED_REDIS_URL, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
+import { shellQuote } from "../config/values/text.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
 import type { OnProgress } from "../model/progress.js";
 import type { ServerRecord } from "../model/server.js";
@@ -145,7 +146,7 @@ function occupied(to: string, stateRoot: string): FleetError {
   const target = readRedisUrl(to);
   const clear: Suggestion =
     target === null
-      ? `mkdir ${stateRoot}/before && cd ${stateRoot} && mv registry registry.json sessions leases before/`
+      ? `mkdir ${shellQuote(`${stateRoot}/before`)} && cd ${shellQuote(stateRoot)} && mv registry registry.json sessions leases before/`
       : `Use another database, or another fleet in it, such as ${showRedisUrl({ ...target, fleet: "NAME" })}.`;
   return new FleetError("FLEET_STORE_OCCUPIED", `The store ${quote(show(to))} is not empty: nothing was copied.`, {
     suggestions: [clear],

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { readFile, rename, rm, rmdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { shellQuote } from "../config/values/text.js";
 import { FleetError, quote, systemCode } from "../errors.js";
 import type { HostRecord } from "../model/host.js";
 import { makeHostFolder, usable } from "../runtime/files/shared-storage.js";
@@ -31,7 +32,7 @@ export async function writeBeacon(shared: string, host: string): Promise<string>
     await rm(`${path}.tmp`, { force: true }).catch(() => "the error below reports the storage");
     const why = cause instanceof Error ? cause.message : String(cause);
     throw new FleetError("FLEET_STORAGE_UNUSABLE", `The shared storage ${quote(shared)} cannot be written: ${why}.`, {
-      suggestions: ["copilotfleet doctor", `ls -ld ${shared}`],
+      suggestions: ["copilotfleet doctor", `ls -ld ${shellQuote(shared)}`],
       cause,
     });
   }

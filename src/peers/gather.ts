@@ -79,9 +79,12 @@ async function viewUnseen(
 
 export async function gatherGarbage(
   hosts: FleetHosts,
-  { signal, onProgress, ...request }: GcOptions,
+  { signal, onProgress, sessionIds, ...request }: GcOptions,
 ): Promise<GcResult> {
-  const { answers } = await hosts.everywhere(async (host) => await host.gc(request, { signal, onProgress }));
+  const call = { signal, onProgress };
+  const { answers } = await hosts.everywhere(async (host) =>
+    sessionIds === undefined ? await host.gc(request, call) : await host.gcSome({ ...request, sessionIds }, call),
+  );
   const results = answers.map(({ answer }) => answer);
   return {
     deleted: results.flatMap(({ deleted }) => deleted),

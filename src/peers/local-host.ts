@@ -176,8 +176,12 @@ export class LocalHost implements Host {
     return await this.#sessions.delete(ids, user);
   }
 
+  async gcSome(params: ParamsOf<"gcSome">, call?: Call): Promise<GcResult> {
+    return await this.gc(params, call);
+  }
+
   async gc(
-    { ttlMs, dryRun, user, sessionIds }: ParamsOf<"gc">,
+    { ttlMs, dryRun, user, sessionIds }: ParamsOf<"gc"> & Partial<ParamsOf<"gcSome">>,
     { signal = NEVER, onProgress }: Call = {},
   ): Promise<GcResult> {
     const { store, directory, config, warn } = this.#context;

@@ -39,6 +39,7 @@ export class RemoteHost implements Host {
   readonly evict = this.#asks("evict");
   readonly deleteSessions = this.#asks("deleteSessions");
   readonly gc = this.#asks("gc");
+  readonly gcSome = this.#asks("gcSome");
   readonly release = this.#asks("release");
 
   async *followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {

@@ -31,7 +31,12 @@ export function sessionLost(record: SessionRecord): FleetError {
   return new FleetError(
     "FLEET_SESSION_LOST",
     `Session ${quote(record.id)} had ${countOf(record.turns, "turn")}, and its history is no longer on disk.`,
-    { suggestions: [`copilotfleet delete ${record.id}`] },
+    {
+      suggestions: [
+        "Restore the folder from a backup.",
+        `copilotfleet delete ${record.id} # only if there is no backup: this gives the history up`,
+      ],
+    },
   );
 }
 

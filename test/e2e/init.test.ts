@@ -145,7 +145,9 @@ describe("init with flags", () => {
     expect(statSync(path).mode & 0o777).toBe(0o600);
     expect(await fleet.ok(["config", "get", "session.model"], { cwd })).toBe("m-1\n");
     const echo = ["init", "--provider", "echo", "--user-config", "--no-try"];
-    expect(await fleet.refusal(5, echo, { cwd })).toMatchObject({ code: "FLEET_CONFIG_EXISTS" });
+    const error = await fleet.refusal(5, echo, { cwd });
+    expect(error).toMatchObject({ code: "FLEET_CONFIG_EXISTS" });
+    expect(error.suggestions).toContain("copilotfleet init --user-config --force # replaces it");
     await fleet.ok([...echo, "--force"], { cwd });
   });
 
@@ -155,10 +157,18 @@ describe("init with flags", () => {
     const below = join(cwd, "below");
     mkdirSync(below);
     const env = { COPILOTFLEET_PROVIDER_TYPE: "echo", COPILOTFLEET_SESSION_TTL: "1h" };
-    expect(await fleet.json(["init", "--provider", "echo", "--no-try"], { cwd: below, env })).toMatchObject({
+    expect(await fleet.json(["init", ...ourOwn(), "--no-try"], { cwd: below, env })).toMatchObject({
       overriddenBy: ["COPILOTFLEET_PROVIDER_TYPE"],
       replaces: fileIn(cwd),
     });
+  });
+
+  it("init writes nothing if a variable is set that cannot be read", async () => {
+    const cwd = project();
+    const env = { COPILOTFLEET_PROVIDER: "echo" };
+    const error = await fleet.refusal(2, ["init", "--provider", "echo", "--no-try"], { cwd, env });
+    expect(error.message).toContain("COPILOTFLEET_PROVIDER");
+    expect(readdirSync(cwd)).toEqual([]);
   });
 
   it("init names the schema of a copilotfleet that is installed in the project", async () => {

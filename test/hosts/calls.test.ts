@@ -33,6 +33,7 @@ const SENT: Record<keyof Calls, object> = {
   evict: { ids: ["s-1"] },
   deleteSessions: { ids: ["s-1"], user: "alice" },
   gc: { ttlMs: 5, dryRun: true },
+  gcSome: { ttlMs: 5, dryRun: true, sessionIds: ["s-1"] },
   release: { user: "alice", waitMs: 5 },
 };
 
@@ -98,6 +99,7 @@ const ANSWERED: Record<keyof Calls, unknown> = {
   evict: { evicted: ["s-1"], skipped: [{ id: "s-2", reason: "leased" }] },
   deleteSessions: ["s-1"],
   gc: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [] },
+  gcSome: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [] },
   release: { released: ["s-1"], kept: [] },
 };
 const METHODS = Object.keys(SENT) as (keyof Calls)[];
@@ -263,6 +265,7 @@ describe("a remote host", () => {
       evict: 30_000,
       deleteSessions: 30_000,
       gc: 600_000,
+      gcSome: 600_000,
       release: 60_005,
     });
   });

@@ -1,3 +1,4 @@
+import { shellQuote } from "../../config/values/text.js";
 import { type Suggestion, systemCode } from "../../errors.js";
 import type { HostRecord } from "../../model/host.js";
 import { isBindable } from "../../pool/start/ports.js";
@@ -46,7 +47,7 @@ async function storeAnswers({ fleet }: RecordsContext): Promise<Finding> {
     };
   }
   if (durationMs !== null && durationMs > SLOW_STORE_MS[kind]) {
-    const fix: Suggestion = kind === "file" ? `df -h ${fleet.stateRoot}` : "redis-cli -u URL --latency";
+    const fix: Suggestion = kind === "file" ? `df -h ${shellQuote(fleet.stateRoot)}` : "redis-cli -u URL --latency";
     return { ...warning(`${detail}, which makes every command slow`, fix), items };
   }
   return items.length === 0 ? ok(detail) : { ...warning(`${detail}; it is not as safe as it should be`), items };

@@ -1,6 +1,7 @@
 import { statfs } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { LoadedConfig } from "../../config/load/load.js";
+import { shellQuote } from "../../config/values/text.js";
 import { systemCode } from "../../errors.js";
 import { missingBeacons } from "../../hosts/beacon.js";
 import type { HostRecord } from "../../model/host.js";
@@ -85,7 +86,7 @@ async function sharedFolder(shared: string, hosts: readonly HostRecord[]): Promi
   const missing = await missingBeacons(shared, there);
   if (missing.length > 0) {
     const detail = `${at} is not the folder that ${missing.join(", ")} shares`;
-    return failed(detail, `findmnt --target ${shared}  # on each host`);
+    return failed(detail, `findmnt --target ${shellQuote(shared)}  # on each host`);
   }
   const seen = there.filter(({ beacon }) => beacon != null).map(({ name }) => name);
   const proof =

@@ -49,8 +49,9 @@ const FLAG_NAMES = {
 /** Returns the file to write. Refuses one that exists, unless the caller wants to replace it. */
 export function initTarget({ env, cwd, userConfig, force }: InitOptions): InitTarget {
   const path = userConfig ? userConfigFile(env) : join(cwd, PROJECT_FILE);
-  if (!force && existsSync(path)) throw exists(path);
-  return { path, kind: userConfig ? "user" : "project", force };
+  const target: InitTarget = { path, kind: userConfig ? "user" : "project", force };
+  if (!force && existsSync(path)) throw exists(target);
+  return target;
 }
 
 /** Refuses settings that are not allowed. The message names the flag. */
@@ -61,7 +62,7 @@ export function checkSettings(settings: PartialConfig): void {
 /** Sends one prompt on a temporary fleet with these settings, and returns the reply. */
 export async function tryPrompt(settings: PartialConfig, env: NodeJS.ProcessEnv, signal: AbortSignal): Promise<string> {
   return await withTrialFleet({ env: withoutSettings(env), config: settings }, async (fleet) => {
-    const session = await fleet.sessions.create({ user: "init", ephemeral: true });
+    const session = await fleet.sessions.create({ user: "init", ephemeral: true, signal });
     const { text } = await fleet.sessions.send(session, PROMPT, { timeoutMs: TRIAL_MS, signal });
     return text;
   });
@@ -77,16 +78,27 @@ export function writeSettings(
   const { path, kind } = target;
   const { env, cwd } = options;
   const above = kind === "project" ? findProjectFile(dirname(cwd)) : null;
-  writeWhole(target, `${JSON.stringify({ $schema: schema, ...settings }, null, 2)}\n`);
+  // Read the variables first, because an invalid one is an error, and nothing must be written then.
   const given = [...environmentLayer(env, { folder: cwd, home: homeFolder(env) })];
-  const sections = Object.keys(settings);
-  const overriding = given.filter(([name]) => sections.includes(name.split(".")[0] ?? ""));
+  const overriding = given.filter(([name]) => isSet(settings, name));
+  writeWhole(target, `${JSON.stringify({ $schema: schema, ...settings }, null, 2)}\n`);
   return {
     path,
     trusted: kind === "project" ? trust(path, options) : null,
     overriddenBy: overriding.map(([, { origin }]) => origin.name),
     replaces: above,
   };
+}
+
+/** Whether the settings contain a key, or a section of which the key is a part, or a part of the section. */
+function isSet(settings: PartialConfig, name: string): boolean {
+  let value: unknown = settings;
+  for (const part of name.split(".")) {
+    if (typeof value !== "object" || value === null) return value === null;
+    value = (value as Record<string, unknown>)[part];
+    if (value === undefined) return false;
+  }
+  return true;
 }
 
 function trust(path: string, options: InitOptions): TrustView | null {
@@ -98,7 +110,8 @@ function trust(path: string, options: InitOptions): TrustView | null {
  * Writes a new file under another name and then gives it its name, so that no reader sees half of it. A user's own file may
  * later contain a store's password, so only the user can read it.
  */
-function writeWhole({ path, kind, force }: InitTarget, text: string): void {
+function writeWhole(target: InitTarget, text: string): void {
+  const { path, kind, force } = target;
   const temporary = `${path}.${randomUUID().slice(0, 8)}.tmp`;
   try {
     if (kind === "user") mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
@@ -107,7 +120,7 @@ function writeWhole({ path, kind, force }: InitTarget, text: string): void {
     // A link fails if somebody else has written the file by now.
     else linkSync(temporary, path);
   } catch (error) {
-    if (systemCode(error) === "EEXIST") throw exists(path);
+    if (systemCode(error) === "EEXIST") throw exists(target);
     const reason = systemCode(error);
     if (reason === undefined) throw error;
     throw unusableFile(path, `cannot be written: ${reason}`, [`ls -ld ${shellQuote(printable(dirname(path)))}`], error);
@@ -127,9 +140,10 @@ export function withoutFile(error: FleetError): FleetError {
   }));
 }
 
-function exists(path: string): FleetError {
+function exists({ path, kind }: InitTarget): FleetError {
+  const again = `copilotfleet init ${kind === "user" ? "--user-config " : ""}--force # replaces it` as const;
   return new FleetError("FLEET_CONFIG_EXISTS", `${printable(path)} already exists, so nothing was written.`, {
-    suggestions: [`cat ${shellQuote(printable(path))}`, "copilotfleet init --force # replaces it"],
+    suggestions: [`cat ${shellQuote(printable(path))}`, again],
   });
 }
 

@@ -32,6 +32,8 @@ const toStop = ({ request: { drainTimeoutMs } }: { request: StopRequest }, { dra
 
 const servers = s.list(s.serverView);
 
+const garbage = { ttlMs: s.whole(LONGEST_MS), dryRun: s.flag };
+
 const calls = {
   spawn: call({ user: s.user, request: s.spawnRequest }, s.spawned, toStart),
   spawnMany: call({ users: s.users, request: s.spawnRequest }, servers, toStart),
@@ -64,16 +66,9 @@ const calls = {
   activity: call({}, s.list(s.serverActivity), toLook),
   evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),
   deleteSessions: call({ ids: s.sessionIds, user: v.optional(s.user) }, s.deletedIds, toWork),
-  gc: call(
-    {
-      ttlMs: s.whole(LONGEST_MS),
-      dryRun: s.flag,
-      user: v.optional(s.user),
-      sessionIds: v.optional(s.sessionIds),
-    },
-    s.gcResult,
-    () => GC_MS,
-  ),
+  gc: call({ ...garbage, user: v.optional(s.user) }, s.gcResult, () => GC_MS),
+  /** A call of its own, because an older host would ignore the ids in `gc`, and collect all garbage. */
+  gcSome: call({ ...garbage, user: v.optional(s.user), sessionIds: s.sessionIds }, s.gcResult, () => GC_MS),
   /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */
   release: call({ user: s.user, waitMs: s.whole(LONGEST_TIMER_MS) }, s.released, toRelease),
 };

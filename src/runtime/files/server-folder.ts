@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
 import { makeFolder } from "./if-there.js";
 
@@ -76,7 +77,11 @@ export function unwritable(path: string, cause: unknown): FleetError {
   const code = systemCode(cause);
   const why = cause instanceof Error ? cause.message.replace(/, \w+ '.*$/s, "") : String(cause);
   return new FleetError("FLEET_STATE_UNWRITABLE", `${quote(path)} cannot be written: ${why}.`, {
-    suggestions: [code === "ENOSPC" || code === "EDQUOT" ? `df -h ${dirname(path)}` : `ls -ld ${dirname(path)}`],
+    suggestions: [
+      code === "ENOSPC" || code === "EDQUOT"
+        ? `df -h ${shellQuote(dirname(path))}`
+        : `ls -ld ${shellQuote(dirname(path))}`,
+    ],
     cause,
   });
 }

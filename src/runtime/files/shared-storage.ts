@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { Stats } from "node:fs";
 import { lstat, mkdir, readdir, readlink, rename, rm, symlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
+import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
 import { HISTORY, sessionStatePath } from "../history/session-state.js";
 import { copyInto } from "./copy-folder.js";
@@ -156,7 +157,7 @@ export async function usable<T>(shared: string, work: () => Promise<T>): Promise
     if (cause instanceof FleetError) throw cause;
     const why = cause instanceof Error ? cause.message : String(cause);
     throw new FleetError("FLEET_STORAGE_UNUSABLE", `The shared storage ${quote(shared)} cannot be used: ${why}.`, {
-      suggestions: ["copilotfleet doctor", `df -h ${shared}`],
+      suggestions: ["copilotfleet doctor", `df -h ${shellQuote(shared)}`],
       cause,
     });
   }

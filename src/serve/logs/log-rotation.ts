@@ -16,6 +16,7 @@ import {
 import { basename, dirname, join } from "node:path";
 import { setImmediate as nextRound } from "node:timers/promises";
 import { promisify } from "node:util";
+import { shellQuote } from "../../config/values/text.js";
 import { FleetError, isFleetError, quote, systemCode } from "../../errors.js";
 import { unwritable } from "../../runtime/files/server-folder.js";
 
@@ -135,7 +136,7 @@ function copyRest(log: number, copy: number, from: number, buffer: Buffer): numb
 
 function unsafe(path: string, what: string): FleetError {
   return new FleetError("FLEET_STATE_UNSAFE", `The log ${quote(path)} is ${what}, so it is not rotated.`, {
-    suggestions: [`ls -l ${path}`],
+    suggestions: [`ls -l ${shellQuote(path)}`],
   });
 }
 

@@ -1,4 +1,5 @@
 import { getSystemErrorMap } from "node:util";
+import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
 
 /**
@@ -10,7 +11,7 @@ export function mediumError(action: "read" | "write", path: string, error: unkno
   if (error instanceof FleetError || code === undefined) return error;
   const verb = action === "read" ? "read" : "written";
   return new FleetError("FLEET_STATE_UNWRITABLE", `The state in ${quote(path)} cannot be ${verb}: ${reason(error)}.`, {
-    suggestions: [code === "ENOSPC" || code === "EDQUOT" ? `df -h ${path}` : `ls -ld ${path}`],
+    suggestions: [code === "ENOSPC" || code === "EDQUOT" ? `df -h ${shellQuote(path)}` : `ls -ld ${shellQuote(path)}`],
     cause: error,
   });
 }

@@ -41,7 +41,7 @@ export function lines(
     const code = systemCode(error);
     const missing = code === "ENOENT";
     const why = missing ? `there is no program ${program}` : `${program} could not be run (${code})`;
-    throw unreadable(what, why, missing ? `Install ${program}.` : "ulimit -n -u", error);
+    throw unreadable(what, why, missing ? `Install ${program}.` : "ulimit -n; ulimit -u", error);
   }
   const found = stdout.split("\n").filter((line) => line !== "");
   const failed = status === null || (status !== 0 && (status !== 1 || stderr.trim() !== ""));

@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, readdirSync, renameSync } from "node:fs";
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
+import { shellQuote } from "../../../config/values/text.js";
 import { isFleetError, systemCode } from "../../../errors.js";
 import { assertSessionId, isSessionId } from "../../../model/ids.js";
 import { corruptError } from "../../failures.js";
@@ -205,7 +206,11 @@ export class RecordFolder<T extends object> {
     // A record's folder appears together with its first revision. So if no revision is readable, the record was lost.
     if (data === undefined) {
       const why = head.damaged.map(({ rev: each, reason }) => `revision ${each}: ${reason}`).join("; ");
-      throw corruptError(folder, why || "its folder is empty", `mv ${folder} ${this.#path}-corrupt-${id}`);
+      throw corruptError(
+        folder,
+        why || "its folder is empty",
+        `mv ${shellQuote(folder)} ${shellQuote(`${this.#path}-corrupt-${id}`)}`,
+      );
     }
     if (data === TOMBSTONE) return null;
     const record = JSON.parse(data) as T;

@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { shellQuote } from "../../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../../errors.js";
 import { SCHEMA } from "../../../model/registry.js";
 import { newerError } from "../../failures.js";
@@ -87,7 +88,7 @@ export class Epoch {
       suggestions: [
         "Restore a backup of the Redis database.",
         "To continue without the lost data and end the servers of this host, run the next command.",
-        `mv ${path} ${path}.lost && copilotfleet doctor --fix`,
+        `mv ${shellQuote(path)} ${shellQuote(`${path}.lost`)} && copilotfleet doctor --fix`,
       ],
     });
   }
