@@ -16,7 +16,9 @@ function readyToRelease(): string {
   onTestFinished(() => rmSync(folder, { recursive: true }));
   for (const file of NAMES_THE_VERSION) {
     cpSync(join(root, file), join(folder, file), { recursive: true });
-    edit(folder, file, (text) => text.replaceAll("REPLACE-ME", "example").replace("(unreleased)", "(2026-12-01)"));
+    edit(folder, file, (text) =>
+      text.replaceAll("REPLACE-ME", "example").replace(/^(## \S+) \(.*\)$/m, "$1 (2026-12-01)"),
+    );
   }
   git(folder, "init", "--quiet");
   git(folder, "add", ".");

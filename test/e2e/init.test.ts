@@ -166,7 +166,7 @@ describe("init with flags", () => {
   it("init writes nothing if a variable is set that cannot be read", async () => {
     const cwd = project();
     const env = { COPILOTFLEET_PROVIDER: "echo" };
-    const error = await fleet.refusal(2, ["init", "--provider", "echo", "--no-try"], { cwd, env });
+    const error = await fleet.refusal(3, ["init", "--provider", "echo", "--no-try"], { cwd, env });
     expect(error.message).toContain("COPILOTFLEET_PROVIDER");
     expect(readdirSync(cwd)).toEqual([]);
   });

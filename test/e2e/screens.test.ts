@@ -53,7 +53,7 @@ beforeAll(async () => {
       expiresAt: index === 0 ? null : ago(index === 1 ? 1 : -24 * index - 1),
     });
   }
-  const lease = { sessionId: "0ba2d2f0-6ab5-4a2c-9d3a-5c58452b9ddf", holder: LONG, token: "t", ttlMs: HOUR_MS };
+  const lease = { sessionId: "0ba2d2f0-6ab5-4a2c-9d3a-5c58452b9ddf", holder: LONG, token: "t", ttlMs: 10.5 * HOUR_MS };
   await store.leases.acquire({ ...lease, placeMs: 1_000, detached: true });
 });
 
