@@ -11,9 +11,12 @@ export function usageError(error: Error, command: typeof Command): FleetError {
   const unknown = "flags" in error ? flagNames(error.flags) : [];
   const known = { ...command.baseFlags, ...command.flags };
   const flags = ["json", ...Object.keys(known), "help"].map((name) => `--${name}`);
+  const [word, ...words] = unexpectedOf(error);
+  const isUser = word !== undefined && words.length === 0 && "user" in known && !redact(word).includes("***");
   return new FleetError("FLEET_USAGE_INVALID", describe(error, known), {
     cause: error,
     suggestions: [
+      ...(isUser ? [`Did you mean --user ${quoteSafely(word)}?` as const] : []),
       ...unknown.flatMap((flag) => nearest(flag, flags, (name) => `Did you mean ${name}?`)),
       ...unknown
         .slice(0, "text" in command.args ? 1 : 0)
@@ -45,9 +48,8 @@ function describe(error: Error, known: Readonly<Record<string, object>>): string
     const missing = Array.isArray(given) ? given.map(({ name }: { name: string }) => name.toUpperCase()) : [];
     return `${missing.join(" and ")} ${missing.length === 1 ? "is" : "are"} missing.`;
   }
-  if (/^Unexpected argument/.test(error.message)) {
-    return `Unexpected argument: ${textsOf(given).map(quoteSafely).join(", ")}.`;
-  }
+  const unexpected = unexpectedOf(error);
+  if (unexpected.length > 0) return `Unexpected argument: ${unexpected.map(quoteSafely).join(", ")}.`;
   if ("flags" in error) return `There is no flag ${flagNames(error.flags).map(quoteSafely).join(", ")}.`;
   const [, flag, value = "", allowed] = /^Expected (--\S+?)=(.*) to be one of: (.+?)\n/s.exec(error.message) ?? [];
   if (flag !== undefined) {
@@ -63,6 +65,10 @@ function describe(error: Error, known: Readonly<Record<string, object>>): string
 /** The name of the required flag that the user did not give. */
 function missingFlag({ message }: Error): string | undefined {
   return /^\s*Missing required flag (\S+)$/m.exec(message)?.[1];
+}
+
+function unexpectedOf(error: Error): string[] {
+  return "args" in error && error.message.startsWith("Unexpected argument") ? textsOf(error.args) : [];
 }
 
 function quoteSafely(value: string): string {

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { compareText } from "../config/values/text.js";
-import { FleetError, quote } from "../errors.js";
+import { FleetError, quote, type Suggestion } from "../errors.js";
 import { hashToken, isSameHash, isTokenId, type TokenRecord } from "../model/token.js";
 import type { Store } from "../store/ports.js";
 
@@ -136,12 +136,15 @@ export async function revokeTokens(store: Store, which: { ids: readonly string[]
 /** The message does not quote a value that may be a whole token. */
 export function validateTokenId(value: string): string {
   if (isTokenId(value)) return value;
-  const what = value.startsWith("cft_")
-    ? "This is a token and not its id. Revoke the token, because others can read it on the command line. The id of a token"
-    : `${quote(value)} is not the id of a token. An id`;
-  throw new FleetError("FLEET_USAGE_INVALID", `${what} consists of lower-case letters and digits.`, {
-    suggestions: ["copilotfleet token list"],
-  });
+  if (value.startsWith("cft_")) {
+    const id = TOKEN.exec(value)?.[1];
+    const message =
+      "This is a token and not its id. Revoke it, because others can read it on the command line. The id is the part between the two underscores.";
+    const revoke: Suggestion = id === undefined ? "copilotfleet token list" : `copilotfleet token revoke ${id}`;
+    throw new FleetError("FLEET_USAGE_INVALID", message, { suggestions: [revoke] });
+  }
+  const message = `${quote(value)} is not the id of a token. An id consists of lower-case letters and digits.`;
+  throw new FleetError("FLEET_USAGE_INVALID", message, { suggestions: ["copilotfleet token list"] });
 }
 
 /** Uses the store's clock, because the clocks of hosts differ. */

@@ -29,7 +29,7 @@ async function read(source: TokenSource, context: TokenContext): Promise<string>
     case "env": {
       const value = context.env[source.name];
       if (value !== undefined) return value;
-      throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The environment variable ${source.name} is not set`, {
+      throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The environment variable ${source.name} is not set.`, {
         suggestions: [`Set ${source.name} to the token.`],
       });
     }

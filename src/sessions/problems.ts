@@ -101,7 +101,7 @@ export function unseen(id: string, why: string): string {
 export function sessionLocked(id: string, lease: Lease): FleetError {
   return new FleetError(
     "FLEET_SESSION_LOCKED",
-    `Session ${quote(id)} is under a lease of ${quote(lease.holder)} for another ${Math.ceil(lease.remainingMs / 1_000)} s.`,
+    `Session ${quote(id)} is locked by ${quote(lease.holder)} for another ${Math.ceil(lease.remainingMs / 1_000)} s.`,
     { suggestions: [`copilotfleet lock ${id} --show`, "Try again when it is released."] },
   );
 }

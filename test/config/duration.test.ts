@@ -80,6 +80,12 @@ describe("parseDuration", () => {
     );
   });
 
+  it("the error for a number without a unit suggests the number with a unit", () => {
+    const suggestionsFor = (text: string) => refusalOf(() => parseDuration(text, { name: "--wait" })).suggestions;
+    expect(suggestionsFor("10")).toEqual(['Did you mean "10s"?']);
+    expect(suggestionsFor("soon")).toEqual(['Give --wait a unit, for example "24h".']);
+  });
+
   it("parseDuration reads what writeDuration writes, to the millisecond", () => {
     fc.assert(
       fc.property(fc.integer({ min: 1, max: LONGEST_MS }), (ms) => {

@@ -100,7 +100,7 @@ describe("config check", () => {
     const env = { ...STORE.env, COPILOTFLEET_SESION_TTL: "1h" };
     const shown = await fleet.ok(["config", "check"], { env });
     expect(shown).toContain(`The configuration is valid. Files: ${FILE}`);
-    expect(shown).toContain("COPILOTFLEET_SESION_TTL (nearest known: COPILOTFLEET_SESSION_TTL)");
+    expect(shown).toContain("COPILOTFLEET_SESION_TTL (did you mean COPILOTFLEET_SESSION_TTL?)");
     expect(await fleet.json(["config", "check"], { env })).toMatchObject({
       ok: true,
       problems: [],

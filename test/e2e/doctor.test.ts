@@ -74,7 +74,7 @@ describe("doctor", () => {
       "that the variable with the GitHub token is not set",
       { ...NO_MODEL, COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "NO_SUCH_TOKEN" },
       "model",
-      /^The environment variable NO_SUCH_TOKEN is not set$/,
+      /^The environment variable NO_SUCH_TOKEN is not set\.$/,
       /^Set NO_SUCH_TOKEN/,
     ],
     [
@@ -105,7 +105,7 @@ describe("doctor", () => {
       "about a variable that sets nothing",
       { COPILOTFLEET_PORTS_FORM: "1" },
       "environment",
-      /COPILOTFLEET_PORTS_FORM \(nearest known: COPILOTFLEET_PORTS_FROM\)/,
+      /^unknown variables are ignored: COPILOTFLEET_PORTS_FORM \(did you mean COPILOTFLEET_PORTS_FROM\?\)/,
       /^unset COPILOTFLEET_PORTS_FORM$/,
     ],
   ] as const)("doctor warns %s, and still exits with 0", async (_, env, name, detail, fix) => {

@@ -54,6 +54,7 @@ describe("a command line with a slip", () => {
     [["stop", "--drain", "3s"], 'There is no flag "--drain".', "Did you mean --drain-timeout?"],
     [["create", "--user=a", "--modle=x"], 'There is no flag "--modle".', "Did you mean --model?"],
     [["list", "--state", "idel"], '--state "idel" is not a state. Use active, idle, draining or gone.', "--help"],
+    [["spawn", "bob"], 'Unexpected argument: "bob".', 'Did you mean --user "bob"?'],
     [["ps", "x", "y"], 'Unexpected argument: "x", "y".', "copilotfleet ps --help"],
     [["send", "s", "t", "u", "--user", "a"], 'Unexpected argument: "u".', "copilotfleet send --help"],
     [["resume"], "SESSION is missing.", "copilotfleet resume --help"],
@@ -110,7 +111,6 @@ describe("a command line with a slip", () => {
     ],
     [["store", "migrate", "--to", "redis://10.0.0.1"], /Allowed: rediss:\/\/ \(TLS\)/],
     [["store", "migrate", "--to-env", "1X"], /--to-env is not the name of a variable/],
-    [["store", "migrate", "--to-env", "NOT_SET"], /--to-env "NOT_SET" is not set/],
     [["create", "--user", "a", "--model", ""], /--model is ""\. Allowed: the name of a model/],
     [["create", "--user", "a", "--model", "gpt\u001b[31m"], /--model is "gpt\\u\{1b\}\[31m"\. Allowed: /],
   ])("the command line %j is refused with the reason", async (args, message) => {
@@ -302,6 +302,15 @@ describe("a token on the command line", () => {
     expect(JSON.stringify(error)).not.toContain(TOKEN.slice(0, 12));
   });
 
+  it.each([
+    [["spawn", "--user", "a", "--token-env", "NOT_SET"], "FLEET_TOKEN_UNAVAILABLE"],
+    [["unlock", "s", "--token-env", "NOT_SET"], "FLEET_TOKEN_UNAVAILABLE"],
+    [["store", "migrate", "--to-env", "NOT_SET"], "FLEET_CONFIG_INVALID"],
+  ])("the command line %j is refused with exit code 3, because the variable is not set", async (args, code) => {
+    const message = expect.stringMatching(/^The environment variable NOT_SET(, which --\S+ names,)? is not set/);
+    expect(await refused(3, args)).toMatchObject({ code, message });
+  });
+
   it("the error for a token on the command line suggests using --token-env and revoking the token", async () => {
     const unknown = await refused(2, ["spawn", "--user", "a", `--token=${TOKEN}`]);
     expect(unknown.suggestions).toContain("Did you mean --token-env?");
@@ -311,6 +320,16 @@ describe("a token on the command line", () => {
       /name of a variable/,
     );
   });
+});
+
+it("token revoke refuses a whole token without repeating it, and suggests how to revoke it", async () => {
+  const secret = "s".repeat(43);
+  const error = await refused(2, ["token", "revoke", `cft_0123456789abcdef_${secret}`]);
+  expect(error).toMatchObject({
+    message: expect.stringMatching(/^This is a token and not its id\. Revoke it/),
+    suggestions: ["copilotfleet token revoke 0123456789abcdef"],
+  });
+  expect(JSON.stringify(error)).not.toContain(secret);
 });
 
 describe("a working folder", () => {

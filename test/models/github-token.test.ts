@@ -105,7 +105,7 @@ describe("a token from a variable or a file", () => {
   it("the error for a missing token variable names the variable", async () => {
     const error = await refusal({ from: "env", name: "GH_NONE" });
     expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
-    expect(error.message).toBe("The environment variable GH_NONE is not set");
+    expect(error.message).toBe("The environment variable GH_NONE is not set.");
   });
 
   it("the error for a missing token file names the file", async () => {

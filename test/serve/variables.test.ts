@@ -10,8 +10,8 @@ it("serve names all ignored variables in one warning before it serves", async ()
   expect(warnings).toMatchObject([
     {
       msg:
-        "variables are ignored, because no such setting exists: COPILOTFLEET_HOST_NMAE (nearest known: COPILOTFLEET_HOST_NAME), " +
-        "COPILOTFLEET_SESION_TTL (nearest known: COPILOTFLEET_SESSION_TTL)",
+        "unknown variables are ignored: COPILOTFLEET_HOST_NMAE (did you mean COPILOTFLEET_HOST_NAME?), " +
+        "COPILOTFLEET_SESION_TTL (did you mean COPILOTFLEET_SESSION_TTL?)",
     },
   ]);
   expect(serving.log()[0]).toEqual(warnings[0]);

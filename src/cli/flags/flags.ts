@@ -4,7 +4,8 @@ import { Args, Flags } from "@oclif/core";
 import { isModelName } from "../../config/rules.js";
 import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js";
 import { parseMoment } from "../../config/values/moment.js";
-import { FleetError, quote, type Suggestion } from "../../errors.js";
+import { redact } from "../../config/values/text.js";
+import { FleetError, type FleetErrorCode, quote, type Suggestion } from "../../errors.js";
 import { validateSessionId } from "../../model/ids.js";
 
 // The fleet checks these values, too. The checks here come first, so that the error message names the flag.
@@ -125,6 +126,18 @@ export function folderFlag(name: string, description: string) {
 export function variableName(flag: string, value: string): string {
   if (/^[A-Za-z_][A-Za-z0-9_]*$/.test(value)) return value;
   throw usage(`${flag} is not the name of a variable. Allowed: letters, digits and _, not starting with a digit`);
+}
+
+/** Returns the value of the variable that a flag names. @param code of the error if there is none */
+export function readVariable(flag: string, given: string, code: FleetErrorCode = "FLEET_TOKEN_UNAVAILABLE"): string {
+  const name = variableName(flag, given);
+  const value = process.env[name]?.trim() ?? "";
+  if (value !== "") return value;
+  // The given text may be the secret itself.
+  const message = `The environment variable ${redact(name)}, which ${flag} names, is not set or is empty.`;
+  throw new FleetError(code, message, {
+    suggestions: [`Set the variable that ${flag} names.`],
+  });
 }
 
 /** Returns the options that the user gave. oclif leaves a flag undefined if it was not given. */

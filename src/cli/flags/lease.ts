@@ -1,9 +1,7 @@
 import { Flags, type Interfaces } from "@oclif/core";
-import { redact } from "../../config/values/text.js";
-import { FleetError, quote } from "../../errors.js";
 import { type LockOptions, parseLeaseTtl, parseReason, parseWait } from "../../sessions/leases/options.js";
 
-import { given, textFlag, usage } from "./flags.js";
+import { given, readVariable, textFlag, usage } from "./flags.js";
 import { actingUserFlagUnless, missingUser } from "./user.js";
 
 export const lockFlags = {
@@ -60,13 +58,7 @@ export function leaseToken({ token, "token-env": variable }: Interfaces.Inferred
   if ((token === undefined) === (variable === undefined)) {
     throw usage("Give either --token TOKEN or --token-env VAR.", ["copilotfleet unlock --help"]);
   }
-  if (variable !== undefined) {
-    const value = process.env[variable];
-    if (value !== undefined && value.trim() !== "") return value.trim();
-    throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `--token-env ${quote(redact(variable))} is not set, or empty.`, {
-      suggestions: ['export VAR="$(copilotfleet lock SESSION --user USER)"'],
-    });
-  }
+  if (variable !== undefined) return readVariable("--token-env", variable);
   if (token === undefined || token.trim() === "") throw usage("--token is empty. Give the token that lock printed.");
   return token.trim();
 }

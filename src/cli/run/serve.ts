@@ -26,7 +26,7 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
   preferSmallHeap();
   const log = await openServeLog();
   const ignored = ignoredVariables(process.env);
-  if (ignored !== null) log("warn", `variables are ${ignored}`);
+  if (ignored !== null) log("warn", ignored);
   using signals = new ServeSignals();
   const inherited = inheritedListener(process.env, process.pid);
   const listen = inherited === null ? {} : { listen: inherited };

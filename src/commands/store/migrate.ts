@@ -1,9 +1,8 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
-import { usage, variableName } from "../../cli/flags/flags.js";
+import { readVariable, usage } from "../../cli/flags/flags.js";
 import type { Origin } from "../../config/problem.js";
 import { countOf } from "../../config/values/text.js";
-import { quote } from "../../errors.js";
 import { type MigrateResult, migrateStore } from "../../fleet/migrate.js";
 
 export default class StoreMigrate extends FleetCommand {
@@ -51,7 +50,8 @@ function storeTarget(to: string | undefined, variable: string | undefined): { to
   if (to !== undefined || variable === undefined) {
     throw usage("Give --to STORE or --to-env VAR.", ["copilotfleet store migrate --help"]);
   }
-  const value = process.env[variableName("--to-env", variable)];
-  if (value === undefined || value === "") throw usage(`--to-env ${quote(variable)} is not set, or empty.`);
-  return { to: value, origin: { from: "variable", name: variable } };
+  return {
+    to: readVariable("--to-env", variable, "FLEET_CONFIG_INVALID"),
+    origin: { from: "variable", name: variable },
+  };
 }

@@ -81,8 +81,8 @@ const FROM_KUBERNETES = /_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT(?:_\d+_(?:TCP|UD
 
 /** Describes the `COPILOTFLEET_*` variables that have no meaning. Null if there are none. */
 export function ignoredVariables(env: Environment): string | null {
-  const unknown = unknownVariables(env).map(({ name, nearest }) => `${name} (nearest known: ${nearest})`);
-  return unknown.length === 0 ? null : `ignored, because no such setting exists: ${unknown.join(", ")}`;
+  const unknown = unknownVariables(env).map(({ name, nearest }) => `${name} (did you mean ${nearest}?)`);
+  return unknown.length === 0 ? null : `unknown variables are ignored: ${unknown.join(", ")}`;
 }
 
 /** Lists the `COPILOTFLEET_*` variables that have no meaning, each with the nearest known variable. */

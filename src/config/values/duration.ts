@@ -1,5 +1,5 @@
 import parse from "parse-duration";
-import { FleetError, quote } from "../../errors.js";
+import { FleetError, quote, type Suggestion } from "../../errors.js";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 
@@ -79,8 +79,14 @@ export function parseDuration(given: Duration, { name, maxMs = LONGEST_MS, orZer
   throw new FleetError(
     "FLEET_DURATION_INVALID",
     `${name} is ${quote(given)}. Allowed: ${allowedDuration(maxMs)}${orZero ? ", or 0" : ""}`,
-    { suggestions: [`Give ${name} a unit, for example "24h".`] },
+    { suggestions: [adviceOnDuration(given, name, maxMs > LONGEST_TIMER_MS ? "24h" : "30s")] },
   );
+}
+
+/** The advice for a text that is not a duration. */
+export function adviceOnDuration(given: Duration, name: string, example: string): Suggestion {
+  const isBare = typeof given === "string" && /^[1-9]\d{0,8}$/.test(given);
+  return isBare ? `Did you mean "${given}s"?` : `Give ${name} a unit, for example "${example}".`;
 }
 
 function readMilliseconds(given: number, maxMs: number): number | null {

@@ -1,6 +1,7 @@
 import type { Config } from "../../config/schema.js";
 import {
   ALLOWED_LEASE_TTL,
+  adviceOnDuration,
   allowedDuration,
   type Duration,
   LONGEST_TIMER_MS,
@@ -75,6 +76,6 @@ function asText(given: Duration): string {
 
 function invalidDuration(given: Duration, name: string, allowed: string, example: string): FleetError {
   return new FleetError("FLEET_DURATION_INVALID", `${name} is ${quote(given)}. Allowed: ${allowed}`, {
-    suggestions: [`Give ${name} a unit, for example "${example}".`],
+    suggestions: [adviceOnDuration(given, name, example)],
   });
 }
