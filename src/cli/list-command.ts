@@ -44,10 +44,15 @@ export abstract class ListCommand extends FleetCommand {
         return { ...listing, list, rows, result: listing.resultOf(rows), format, headless: flags["no-headers"] };
       };
       if (flags.watch) return await this.#watch(fleet, look, format);
-      const shown = await look();
+      const shown = await this.#first(look);
       if (format !== "json") await print(shown);
       return shown.result;
     });
+  }
+
+  async #first<Result>(look: () => Promise<Result>): Promise<Result> {
+    using _ = this.progress("Reading the list");
+    return await look();
   }
 
   #formatOf({ output, quiet, watch }: ListFlags): Format | "id" {
@@ -65,7 +70,7 @@ export abstract class ListCommand extends FleetCommand {
     // Import the live view only here, because lists that are not watched start faster without it.
     const { REFRESH_MS, showLive } = await import("./run/live.js");
     const signal = this.interruptSignal();
-    let shown = await look();
+    let shown = await this.#first(look);
     if (isTable(format) && process.stdout.isTTY === true && process.stdin.isTTY === true) {
       const view = async () => {
         shown = await look();

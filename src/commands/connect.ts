@@ -16,6 +16,7 @@ export default class Connect extends FleetCommand {
   async run(): Promise<ConnectInfo> {
     const { flags } = await this.parse(Connect);
     return await this.withFleet(async (fleet) => {
+      using _ = this.progress("Looking for the server");
       const info = await fleet.clients.connectInfo(flags.user);
       // Both values contain only characters that no shell treats specially.
       this.log(`export COPILOT_CLI_URL=${info.url}\nexport COPILOT_CONNECTION_TOKEN=${info.token}`);

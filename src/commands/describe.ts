@@ -25,6 +25,7 @@ export default class Describe extends FleetCommand {
   async run(): Promise<Description> {
     const { args } = await this.parse(Describe);
     return await this.withFleet(async (fleet) => {
+      using _ = this.progress("Looking it up");
       const description = await fleet.descriptions.get(args.name);
       this.log(renderDescription(description));
       return description;

@@ -49,6 +49,7 @@ export default class Logs extends FleetCommand {
     if ([args.server !== undefined, user !== undefined, all].filter(Boolean).length !== 1)
       throw usage("Give the id of a server, or --user USER, or --all.", ["copilotfleet ps"]);
     return await this.withFleet(async (fleet) => {
+      using progress = this.progress("Reading the log");
       const references = await logReferences(fleet, { server: args.server, user, all });
       // Ask for the signal before printing the first line, because a user may interrupt from then on.
       const signal = flags.follow && !this.jsonEnabled() ? this.interruptSignal() : undefined;
@@ -59,6 +60,7 @@ export default class Logs extends FleetCommand {
           return { ...end, reference, style: { timestamps, prefix: all ? { name: reference, width } : undefined } };
         }),
       );
+      progress.end();
       for (const { lines, style } of ends) for (const line of lines) this.log(renderLogLine(line, style));
       if (signal !== undefined) {
         const follow = async ({ reference, at, style }: (typeof ends)[number]) => {

@@ -32,6 +32,7 @@ export default class Resume extends FleetCommand {
         await chatAs(flags.user, fleet, { sessionId: args.session, signal: output.signal });
         return { session: await fleet.sessions.get(args.session, { user: flags.user }), reply: null };
       }
+      using _ = this.progress("Opening the session");
       const session = await fleet.sessions.resume(args.session, { user: flags.user });
       this.log(session.sessionId);
       return { session: await fleet.sessions.leave(session, { park: true }), reply: null };

@@ -39,6 +39,7 @@ export default class Route extends FleetCommand {
     if (strategy !== undefined && user === undefined) throw usage("--strategy needs --user.");
     if (wait !== undefined && !rebalance) throw usage("--wait needs --rebalance.");
     return await this.withFleet(async (fleet) => {
+      using _ = this.progress(rebalance ? "Moving users" : "Asking all hosts");
       if (rebalance) return this.#show(await fleet.hosts.rebalance(given({ waitMs: wait })), renderRebalanced);
       if (plan) return this.#show(await fleet.hosts.planRebalance(), renderPlan);
       if (user === undefined) throw usage("--user is missing. Name a user, or use --plan or --rebalance.");

@@ -25,7 +25,9 @@ export default class Top extends FleetCommand {
         signal.throwIfAborted();
         return last;
       }
+      using progress = this.progress("Asking all hosts");
       const overview = await fleet.hosts.overview();
+      progress.end();
       if (!this.jsonEnabled()) warnOfClosedPool(overview.pool);
       this.log(renderOverview(overview));
       return overview;

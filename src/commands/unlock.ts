@@ -17,6 +17,7 @@ export default class Unlock extends FleetCommand {
     const { args, flags } = await this.parse(Unlock);
     const token = leaseToken(flags);
     return await this.withFleet(async (fleet) => {
+      using _ = this.progress("Releasing the lease");
       await fleet.leases.release(args.session, { token });
       this.log(args.session);
       return { unlocked: args.session };

@@ -8,6 +8,7 @@ import type { Lease } from "../../src/model/lease.js";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
+import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
@@ -174,6 +175,30 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     await eventually("the end of what nobody knows any more", () => fleet.processes().length === 0);
     expect(await json(["ps"])).toMatchObject({ servers: [] });
     expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });
+  });
+
+  it("each command on a terminal reports that it takes more than a second while Redis does not answer", async () => {
+    process.kill(redis.pid, "SIGSTOP");
+    try {
+      for (const [args, line] of [
+        [["ps"], /Reading the list \(\d+ s\)/],
+        [["top", "--once"], /Asking all hosts \(\d+ s\)/],
+        [["describe", "notes"], /Looking it up \(\d+ s\)/],
+        [["route", "--user", "alice"], /Asking all hosts \(\d+ s\)/],
+        [["resume", "notes", "--user", "alice"], /Opening the session \(\d+ s\)/],
+        [["logs", "alice"], /Reading the log \(\d+ s\)/],
+        [["connect", "--user", "alice"], /Looking for the server \(\d+ s\)/],
+        [["unlock", "notes", "--token", "0"], /Releasing the lease \(\d+ s\)/],
+        [["token", "issue", "--user", "alice"], /Issuing the token \(\d+ s\)/],
+        [["token", "revoke", "0", "--yes"], /Revoking tokens \(\d+ s\)/],
+        [["delete", "notes", "--yes"], /Deleting sessions \(\d+ s\)/],
+      ] as const) {
+        await using terminal = new Terminal(fleet, args);
+        await terminal.shows(line);
+      }
+    } finally {
+      process.kill(redis.pid, "SIGCONT");
+    }
   });
 
   it("the password of Redis is in no output and in no file", () => {

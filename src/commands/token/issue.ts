@@ -20,6 +20,7 @@ export default class TokenIssue extends FleetCommand {
   async run(): Promise<IssuedToken> {
     const { flags } = await this.parse(TokenIssue);
     return await this.withFleet(async (fleet) => {
+      using _ = this.progress("Issuing the token");
       const issued = await fleet.tokens.issue(flags.user, given({ ttl: flags.ttl }));
       this.log(issued.token);
       return issued;

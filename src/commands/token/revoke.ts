@@ -30,6 +30,7 @@ export default class TokenRevoke extends FleetCommand {
         const lost = tokens.filter(({ id }) => user !== undefined || ids.includes(id));
         if (lost.length > 0) await confirm(askToRevoke(lost));
       }
+      using _ = this.progress("Revoking tokens");
       const result = await fleet.tokens.revoke(user === undefined ? { ids } : { user });
       this.log(result.revoked.length === 0 ? "Nothing to revoke." : result.revoked.join("\n"));
       return result;
