@@ -1,3 +1,4 @@
+import { printableJson } from "../config/values/text.js";
 import type { Fleet } from "../fleet/fleet.js";
 import { pause } from "../runtime/deadline.js";
 import { FleetCommand } from "./base-command.js";
@@ -105,7 +106,7 @@ async function print<Row, Result>(shown: Shown<Row, Result>, before = ""): Promi
 /** Renders the list, with a line break at its end. */
 async function textOf<Row, Result>(shown: Shown<Row, Result>): Promise<string> {
   const { list, rows, result, format, headless, without = [], none, below = () => [] } = shown;
-  if (format === "json") return `${JSON.stringify(result)}\n`;
+  if (format === "json") return `${printableJson(result)}\n`;
   if (format === "yaml") {
     const { yamlStream } = await import("../deploy/yaml.js");
     return yamlStream([], [{ value: result as object }]);
