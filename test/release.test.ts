@@ -40,7 +40,7 @@ function check(cwd: string, ...args: string[]) {
 }
 
 describe("the release check", () => {
-  it("the release check accepts a checkout without placeholders whose places name one version", () => {
+  it("the release check accepts a checkout that has no placeholders and names the same version in all files", () => {
     expect(check(readyToRelease(), `v${version}`)).toEqual({
       status: 0,
       stdout: `Ready to release ${version}.\n`,

@@ -96,7 +96,7 @@ describe("the values in force", () => {
     );
   });
 
-  it("inspectConfig hides passwords and tokens, and keeps names that are only long", async () => {
+  it("inspectConfig hides passwords and tokens, but shows long names of variables and models", async () => {
     await using folder = new Folder();
     const env = {
       COPILOTFLEET_STORE: "rediss://user:canary@redis.example:6379/0",

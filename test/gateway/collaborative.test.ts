@@ -180,7 +180,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     });
 
     it.runIf(isolation === "per-user")(
-      "does not run a shell command on the owner's server that another member approves",
+      "refuses a member's approval of a shell command on the owner's server, so the command does not run",
       async () => {
         const id = await team("team-7");
         const client = await at.client("ben");

@@ -308,7 +308,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       expect((await alice.request("ping", { message: "x" })).error).toBeUndefined();
     });
 
-    it("does not answer a second request with the id of an open request, and answers the open request once", async () => {
+    it("does not answer a request whose id belongs to an unanswered request, and answers the first request once", async () => {
       await alice.request("session.send", { sessionId: secret, prompt: "!delay 60000 x" });
       const answers = () => alice.received.filter(({ id }) => id === 7);
       // The server answers this when the turn has ended.

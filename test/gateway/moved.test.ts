@@ -55,7 +55,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
     return turns.map(({ prompt }) => prompt);
   };
 
-  it("runs a member's waiting prompt where the session is after the lease's holder has moved it", async () => {
+  it("runs the waiting prompt of another member on that server", async () => {
     const id = await team("moved-1");
     const before = await serverIdOf(id);
     const lease = await at.fleet.lockSession(id, { user: "ann" });

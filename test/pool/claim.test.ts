@@ -103,7 +103,7 @@ describe("a claim", () => {
     expect(ownClaim(registry, "s", "old")).toBe(server);
   });
 
-  it("settle records a server as failed, ends its claim and frees its port", () => {
+  it("recordEnd marks a server as failed, ends its claim and frees its port", () => {
     const { server } = registryOf({ state: "draining", process: alive, claim: alive });
     recordEnd(server, "failed", "why");
     expect(server).toMatchObject({

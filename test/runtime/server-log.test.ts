@@ -42,7 +42,7 @@ describe("a line of the fleet in the log of a server", () => {
     expect(isLaunchLine("Launch on port 5000")).toBe(false);
   });
 
-  it("keeps the time of the log if nobody knows when it happened, because gc takes that for the last use", () => {
+  it("without a known time does not change the log's modification time, which gc takes for the server's last use", () => {
     appendFileSync(log, "a\n");
     utimesSync(log, AT, AT);
     appendToLog(home, "ended", null);

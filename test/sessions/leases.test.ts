@@ -359,7 +359,7 @@ describe("a lease that was taken elsewhere", () => {
     await outer.release();
   });
 
-  it("enter uses a lease from the environment variables, but only for the session of that lease", async () => {
+  it("enter() continues under the lease that the environment variables name, but only in the session of that lease", async () => {
     const { store, leases } = await setUp();
     const outer = await leases.acquire(wants("alice"));
     const env = { [LEASE_VARIABLES.session]: "s", [LEASE_VARIABLES.token]: outer.token };

@@ -84,7 +84,7 @@ it("a running turn can load its session again on a server that is being drained,
   }
 });
 
-it("a turn whose server ends loads its session again and ends before a waiting turn begins", async () => {
+it("when a turn's server dies, the turn loads its session again, and a waiting turn begins only after it has ended", async () => {
   const use = await turnIn("first");
   const { record, server } = use;
   let hasBegun = false;

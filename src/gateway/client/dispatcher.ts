@@ -97,7 +97,8 @@ export class Dispatcher {
   #limitReached({ method, bytes }: ClientRequest): FleetError | null {
     const { requests, share, protocol, door } = this.#state;
     const { maxFrameBytes } = door.config.serve;
-    // All unanswered requests together may be as long as one frame.
+    // Limit the bytes of the client's unanswered requests to the longest allowed frame. Always accept a request when no
+    // other one is unanswered, because a single frame may be that long.
     const isTooMuch = requests.openBytes > maxFrameBytes && requests.openBytes > bytes;
     if (isTooMuch && bytes > SHORT_BYTES) return requestsExhausted(maxFrameBytes);
     const handling = protocol.handlingOf(method);

@@ -88,7 +88,8 @@ export class SessionCalls {
     await directory.assertStorage();
     const link = await this.#opener.linkFor(record);
     const result = (await link.upstream.ask(method, { sessionId: id })) as { success?: unknown };
-    // If the client chose the session's folder, the runtime does not find and delete the session. Then keep its record.
+    // If the client chose the session's folder, the runtime may not find the session. Then it deletes nothing. Keep the
+    // record, because the session still exists.
     const goesOn = result.success !== true && hasOwnFolder(attachments.get(id)?.asked ?? {});
     if (!goesOn) {
       if (readSessionFolder(link.server.home, id) === null) await store.sessions.delete(id);
@@ -118,7 +119,7 @@ export class SessionCalls {
         const moved = saysMoved(answer);
         if (!answer.failed || moved) this.#state.left(record.id);
         if (!moved) return undefined;
-        // Where the session was before it moved, it is no longer open.
+        // Another front door answered that the session has moved. The session is no longer open there, so the client has left it.
         requests.reply(request, { success: true });
         return "hold";
       },

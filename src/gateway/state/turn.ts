@@ -229,7 +229,8 @@ export class Turn {
         return true;
       }
       idleBefore = idle;
-      // No other `session.idle` may follow. So ask again soon, and then less and less often.
+      // After a missed `session.idle` or an idle answer, the server possibly sends no further `session.idle`. So ask again
+      // soon. While the server is busy, double the pause each time.
       if (missed || idle) askAfterMs = ASK_BLIND_MS;
       else askAfterMs = Math.min(2 * askAfterMs, ASK_AFTER_MS);
     }

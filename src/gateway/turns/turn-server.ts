@@ -41,7 +41,9 @@ export function turnRequest(state: ClientState, { record, abort }: Turn): UseReq
   const { door, user, holder, attachments, links } = state;
   const { id, serverId } = record;
   const attachment = attachments.get(id);
-  // A client that never opened the session may send prompts to it. The front door does not load it for that client.
+  // A client may send prompts to a session that it never opened. Then `attachment` is undefined, and the turn uses the
+  // client's connection to the session's server, if there is one. Only a session that the client opened and that was
+  // unloaded must be loaded first.
   const isLoaded = attachment?.attached !== false;
   return {
     record,

@@ -63,7 +63,8 @@ export async function runTurn(
     return prompt.reply;
   } catch (error) {
     if (!stop.aborted) throw await asTurnError(error, session.sessionId, closed);
-    // Wait for the end of this turn, because the next turn would take it for its own. Ignore failures: the turn may be over.
+    // Wait until this turn has ended. Otherwise, the next turn would count the `session.idle` of this turn as its own end.
+    // Ignore failures, because this turn may already be over.
     const aborted = sent === undefined ? undefined : session.abort().then(() => ended);
     using patience = deadline(ABORT_WAIT_MS);
     await abortable(Promise.race([aborted, closed]), patience.signal).catch(() => undefined);

@@ -64,8 +64,9 @@ function* linesOf(file: OpenFile, size: number): Generator<string> {
       if (at + 1 < size - start) yield bytes.toString("utf8", at + 1, end);
       end = at;
     }
-    // Copy it, because a slice would keep the block in memory. A long line needs larger blocks, or it is copied too often.
+    // While no newline is found, double the block, because each round copies the part of the line that was read so far.
     block = end === bytes.length ? 2 * block : BLOCK_BYTES;
+    // Copy the rest, because a slice would keep the whole block in memory.
     rest = Buffer.from(bytes.subarray(0, end));
   }
   if (size > 0) yield rest.toString("utf8");

@@ -1,8 +1,8 @@
 import { lines } from "./run.js";
 
 /*
- * `lsof` prints with `-F` one field on a line, after a letter for its kind. `-n` and `-P` keep it from looking up names, and
- * `-w` from warnings. Without root, it shows only the processes of this user.
+ * With `-F`, `lsof` prints each field on its own line. The first letter of the line is the kind of the field. `-n` and `-P`
+ * turn off name lookups, and `-w` turns off warnings. Without root, `lsof` shows only the processes of this user.
  */
 
 const FIELDS = ["-nPw"];

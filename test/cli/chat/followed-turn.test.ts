@@ -9,8 +9,8 @@ const asked = (content: string) => event("user.message", { content });
 const answered = (content: string) => event("assistant.message", { messageId: content, content, toolRequests: [] });
 const called = (content: string) => event("assistant.message", { messageId: content, content, toolRequests: [{}] });
 
-describe("a turn whose connection ended", () => {
-  it("reports from the history what was missed, once and in its order", () => {
+describe("FollowedTurn, after its connection ended,", () => {
+  it("reports each missed event once, in the order of the history", () => {
     const seen: SessionEvent[] = [];
     const [prompt, call, answer] = [asked("go"), called("step"), answered("done")];
     const before = [asked("go"), answered("earlier")];
@@ -40,7 +40,7 @@ describe("a turn whose connection ended", () => {
     expect(seen).toEqual([prompt]);
   });
 
-  it("reports that its prompt never arrived, also if an earlier turn had the same prompt", () => {
+  it("reports that its prompt never arrived, even if an earlier turn had the same prompt", () => {
     const before = [asked("go"), answered("earlier")];
     const turn = new FollowedTurn("go", before[1]?.id, () => undefined);
     expect(() => turn.catchUp(before)).toThrow("The history does not contain the prompt.");

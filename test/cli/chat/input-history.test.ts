@@ -70,7 +70,7 @@ describe("the prompts of earlier chats", () => {
     expect(new InputHistory(root, "alice").load()).toEqual(["before", "during"]);
   });
 
-  it("a line that a dying process left half-written loses no other line", () => {
+  it("the history keeps all other prompts when a dying process has left half a line in the file", () => {
     const history = new InputHistory(root, "alice");
     history.load();
     history.add("one");
