@@ -1,5 +1,6 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { Ajv2020 } from "ajv/dist/2020.js";
 import { describe, expect, it } from "vitest";
 import type { CommandSnapshot } from "../scripts/schemas/commands.js";
 import { promisesOf } from "../scripts/schemas/contract.js";
@@ -106,4 +107,11 @@ describe("a test that reads the output of a command", () => {
   it("accepts anything from a command that was killed", async () => {
     await expect(print(revoke, { revo: 1 }, null)).resolves.toBeDefined();
   });
+});
+
+it("the schema of each command's output is a valid JSON Schema of draft 2020-12", () => {
+  const ajv = new Ajv2020();
+  const names = readdirSync(`${FOLDER}output`);
+  expect(names).toContain("ps.json");
+  for (const name of names) expect(ajv.validateSchema(read<JsonSchema>(`output/${name}`)), name).toBe(true);
 });

@@ -12,7 +12,7 @@ import { sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const WAITERS = 16;
-const ROUNDS = process.env.SOAK === undefined ? 6 : 200;
+const ROUNDS = process.env.SOAK === undefined ? 3 : 200;
 /** So long that a holder does not lose its lease when a loaded machine stalls it. */
 const TTL_MS = 4_000;
 

@@ -17,7 +17,7 @@ if (problem !== undefined) console.warn(`the torture of the Redis store is skipp
 const SOAK = process.env.SOAK !== undefined;
 const WORKERS = SOAK ? 8 : 4;
 /** Increments per worker: half of them in the registry, and half in one session record that all workers share. */
-const QUOTA = SOAK ? 2_000 : 100;
+const QUOTA = SOAK ? 2_000 : 60;
 const PAUSE_MS = SOAK ? 60 : 40;
 
 const program = problem === undefined ? bundleFixture("store-counter") : "";
