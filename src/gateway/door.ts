@@ -108,7 +108,8 @@ export class FrontDoor implements AsyncDisposable {
 
   /**
    * Closes the door. It takes no new connections or turns, refuses the prompts that wait, lets running turns end, and
-   * disconnects the clients. Sessions and servers stay, except servers that one of the clients has set up.
+   * disconnects the clients. Sessions and servers stay. Only a server whose model requests are answered by one of the
+   * clients (`requestHandler`) ends, because without this client no turn there can end.
    *
    * @returns how many turns were cut because the time was up
    * @throws FleetError `FLEET_DURATION_INVALID` when `timeout` is not a duration.

@@ -10,7 +10,7 @@ import type { RecordedServer } from "./fleet-hosts.js";
 import { type GatherSessionsContext, gatherSessions, viewSessionOf } from "./gather.js";
 import type { Host } from "./host.js";
 
-/** How many lines of the end of its log a server's description has. */
+/** A server's description contains this many lines from the end of the server's log. */
 const LOG_LINES = 10;
 
 /** Everything about one server. It contains no secret, such as the connection token. */

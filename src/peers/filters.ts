@@ -44,7 +44,7 @@ function isWanted(wanted: string | undefined, value: string | null): boolean {
   return wanted === undefined || wanted === value;
 }
 
-/** Returns a test of the name of a host, which is null in a fleet on one host. */
+/** Returns a function that checks the name of a session's host. In a fleet on one host, that name is null. */
 async function placeFilter({ hosts, config, stateRoot }: FilterContext, wanted: string | undefined) {
   if (wanted === undefined) return () => true;
   const own = hosts.own.name ?? ownHostName(config, stateRoot);

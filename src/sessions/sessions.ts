@@ -17,7 +17,9 @@ import { type SessionView, viewSession } from "./view.js";
 
 /** How many unrecorded sessions of one home `list` shows. */
 const MOST_UNRECORDED = 1_000;
-/** How long a takeover of a session may take that has to end before the deletion, in milliseconds. */
+/**
+ * An unfinished takeover of a session has to end before the session is deleted. This is the limit for it, in milliseconds.
+ */
 const TAKEOVER_MS = 30_000;
 
 interface Start extends Pick<SpawnOptions, "signal" | "sharedUntil"> {

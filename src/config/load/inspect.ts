@@ -107,8 +107,8 @@ function viewOf(origin: Origin | undefined): ValueOrigin {
 }
 
 /**
- * Returns the value of a key, or of a section as an object with the values in it. Undefined if the value is not allowed.
- * Null if the key is not in force, because the provider is null or the echo model.
+ * Returns the value of a key and its origin. For a section, the value is an object with the values in it. Returns undefined
+ * if the value is not allowed. `value` is null if the key has no effect, because the provider is null or is the echo model.
  */
 export function valueAt(
   { values, wrong }: ConfigView,

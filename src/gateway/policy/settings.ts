@@ -43,7 +43,10 @@ const HARMLESS = new Set(
   ),
 );
 
-/** More parameters that a client may set on the user's own server, even if it must not use files and programs. */
+/**
+ * In addition to `HARMLESS`: parameters that a client may set on the user's own server. They stay allowed if the
+ * configuration forbids the client to use files and programs there.
+ */
 const HARMLESS_ON_OWN = new Set(
   `canvases requestCanvasRenderer canvasProvider openCanvases provider providers capi models enableFileChangeTracking
   requestMcpApps enableGitHubTelemetryForwarding organizationCustomInstructions disabledSkills disabledMcpServers
@@ -70,7 +73,7 @@ const APART = {
   customAgentsLocalOnly: true,
 };
 
-/** More of these settings. The runtime accepts them only through `session.options.update`. */
+/** In addition to `APART`: settings that the runtime accepts only through `session.options.update`. */
 export const APART_OPTIONS: Params = {
   skipCustomInstructions: true,
   customAgentsLocalOnly: true,
@@ -86,7 +89,10 @@ const HARMLESS_OPTIONS = new Set(
   enableReasoningSummaries sessionLimits contextTier`.split(/\s+/),
 );
 
-/** More options that a client may change on the user's own server, even if it must not use files and programs. */
+/**
+ * In addition to `HARMLESS_OPTIONS`: options that a client may change on the user's own server. They stay allowed if the
+ * configuration forbids the client to use files and programs there.
+ */
 const HARMLESS_OPTIONS_ON_OWN = new Set(
   `modelCapabilitiesOverrides lspClientName integrationId isExperimentalMode provider capi availableTools
   includedBuiltinAgents excludedBuiltinAgents toolFilterPrecedence allowAllMcpServerInstructions includedBuiltinSkills

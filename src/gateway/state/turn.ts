@@ -200,8 +200,9 @@ export class Turn {
    *
    * @param isIdle asks the server whether the session is idle
    * @param isBlind whether this client does not get the session's events at the moment
-   * @param patienceMs how long the server must be idle, in milliseconds, until the turn is over although the server has not
-   * begun a prompt that it took. Not shorter, because a busy server begins a prompt late. 0 if it has begun all prompts.
+   * @param patienceMs how long the server must stay idle before the turn counts as over, in milliseconds. If the server has
+   * begun all prompts that it took, this is 0, and two idle answers (or one after a `session.idle`) are enough. If it has
+   * not, the time must be long, because a busy server begins a prompt late.
    * @returns true if the door found the end by asking and not by an event
    */
   async ended(isIdle: () => Promise<boolean>, isBlind: () => boolean, patienceMs: () => number): Promise<boolean> {

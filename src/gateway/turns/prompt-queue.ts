@@ -183,7 +183,9 @@ export class PromptQueue {
     await turn.sending;
   }
 
-  /** Gives the prompts that still wait another turn, because this one is over and has neither a lease nor a use marker. */
+  /**
+   * Moves the waiting prompts to a new turn, because this turn is over and has neither a lease nor a use marker any more.
+   */
   #moveOn({ waiting, record }: Turn): void {
     const { gone, door } = this.#state;
     for (const prompt of waiting.takeAll()) {

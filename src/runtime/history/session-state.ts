@@ -110,7 +110,10 @@ function loadedBy(entries: readonly Dirent[]): number[] {
   return entries.flatMap(({ name }) => IN_USE.exec(name)?.[1] ?? []).map(Number);
 }
 
-/** The PIDs of the servers that have loaded the session in this folder, which may be anywhere. */
+/**
+ * The PIDs of the servers that have loaded the session whose folder is `folder`. The folder need not be in a home, because
+ * gc moves a session before it deletes it.
+ */
 export function claimedBy(folder: string): number[] {
   using held = HeldFolder.open(folder);
   return held === null ? [] : loadedBy(held.entries(MOST_ENTRIES).entries);
@@ -164,7 +167,10 @@ export function openHistoryFile(home: string, sessionId: string): number | null 
   return folder?.file(HISTORY) ?? null;
 }
 
-/** As {@link openHistoryFile}, by the path of the folder of sessions, which must not be in a home. */
+/**
+ * Like {@link openHistoryFile}, but takes the path of the folder that contains the sessions' folders. Do not pass a folder
+ * in a home. This function does not check the path, so a user's agent could have replaced the folder there.
+ */
 export function openHistoryIn(sessionState: string, sessionId: string): number | null {
   using state = HeldFolder.open(sessionState);
   using folder = state?.folder(sessionId) ?? null;

@@ -41,8 +41,8 @@ export class LocalSession extends OpenSession<LocalAttached> {
   /** The record as it was read or written last. */
   #latest: SessionRecord;
   /**
-   * The write of the last turn, for which its reply does not wait. Resolves with the record after the write: null if the
-   * session was deleted by then, undefined if the write failed.
+   * The promise of the write that records the last turn. The turn's reply does not wait for it. Resolves with the new
+   * record. Resolves with null if the session was deleted first, and with undefined if the write failed.
    */
   #recording: Promise<SessionRecord | null | undefined> | undefined;
 
@@ -125,7 +125,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
     }
   }
 
-  /** The record after the last turn of this process, once it is written. As in {@link #recording}. */
+  /** Writes the last turn of this process now. Resolves like {@link #recording}. */
   async #recorded(): Promise<SessionRecord | null | undefined> {
     await this.#sessions.lastUses.flush(this.record.id);
     return await this.#recording;

@@ -71,7 +71,10 @@ export class SessionUse implements AsyncDisposable {
     this.#record = request.record;
   }
 
-  /** The record, as read under the use marker. An earlier one, if the caller has the session open and it cannot move. */
+  /**
+   * The record, as this use read it under the use marker. If the caller has the session open and the session cannot move,
+   * this is the caller's own, older record.
+   */
   get record(): SessionRecord {
     return this.#record;
   }

@@ -24,7 +24,7 @@ interface Row extends SeenProcess {
  * - The memory includes pages that other processes share.
  */
 export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
-  /** With `extra`, adds the command line; with `environment`, also the environment. */
+  /** With "command", each row has the command line. With "environment", the environment follows the command line. */
   function list(which: readonly string[], add: "nothing" | "command" | "environment" = "nothing"): Row[] {
     const columns = ["pid", "ppid", "pgid", "state", "lstart", ...(add === "nothing" ? [] : ["args"])];
     const environment = add === "environment" ? [platform === "darwin" ? "-E" : "e"] : [];

@@ -17,8 +17,9 @@ const MOST = 1_000;
 type Read = Pick<Head, "rev" | "top"> & { damaged: readonly unknown[] };
 
 interface Known<T> {
-  /** The states of the folder and of the file of its newest revision. */
+  /** The state of the document's folder: inode, change time and size, from `stateOf`. */
   folder: string;
+  /** The state of the file of the newest revision, like `folder`. */
   file: string;
   path: string;
   /** The path of the revision that the next commit or deletion creates. */
