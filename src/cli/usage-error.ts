@@ -4,6 +4,7 @@ import { printable, redact } from "../config/values/text.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
 import { spoken } from "./command-id.js";
 import { DEFAULT_USER } from "./flags/user.js";
+import { adviceOn, FOREIGN_COMMANDS, FOREIGN_FLAGS } from "./foreign-words.js";
 import { unmarked } from "./prompt/prompt.js";
 
 /** Turns oclif's error about a command line into a FleetError. Suggests the flag that the user probably meant. */
@@ -17,7 +18,7 @@ export function usageError(error: Error, command: typeof Command): FleetError {
     cause: error,
     suggestions: [
       ...(isUser ? [`Did you mean --user ${quoteSafely(word)}?` as const] : []),
-      ...unknown.flatMap((flag) => nearest(flag, flags, (name) => `Did you mean ${name}?`)),
+      ...unknown.flatMap((flag) => meant(flag, command, flags)),
       ...unknown
         .slice(0, "text" in command.args ? 1 : 0)
         .map((flag): Suggestion => `If ${quoteSafely(flag)} is the prompt, put -- before it.`),
@@ -33,9 +34,12 @@ export function unknownCommand(args: readonly string[], config: Config): FleetEr
   // If the first word is a topic, such as `token`, the second word is the unknown one.
   const inTopic = config.findTopic(topic) !== undefined && word !== undefined && !word.startsWith("-");
   const written = inTopic ? `${topic} ${word}` : topic;
+  const advice = adviceOn(topic, word);
   return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quoteSafely(written)}.`, {
     suggestions: [
-      ...nearest(written, config.commandIDs.map(spoken), (name) => `copilotfleet ${name}`),
+      ...(advice.length > 0
+        ? advice
+        : nearest(written, config.commandIDs.map(spoken), (name) => `copilotfleet ${name}`)),
       inTopic ? `copilotfleet ${topic} --help` : "copilotfleet --help",
     ],
   });
@@ -82,6 +86,15 @@ function flagNames(flags: unknown): string[] {
 
 function textsOf(value: unknown): string[] {
   return Array.isArray(value) ? value.map(String) : [];
+}
+
+/** The flag that the user probably meant: the one for which another tool has this name, or else the nearest one. */
+function meant(flag: string, command: typeof Command, known: readonly string[]): readonly Suggestion[] {
+  const advice = FOREIGN_COMMANDS.get(`${spoken(command.id)} ${flag}`);
+  if (advice !== undefined) return advice;
+  const own = FOREIGN_FLAGS.get(flag)?.find((name) => known.includes(`--${name}`));
+  const phrase = (name: string): Suggestion => `Did you mean ${name}?`;
+  return own === undefined ? nearest(flag, known, phrase) : [phrase(`--${own}`)];
 }
 
 function nearest(written: string, known: readonly string[], phrase: (name: string) => Suggestion): Suggestion[] {
