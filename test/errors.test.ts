@@ -117,7 +117,7 @@ describe("the table of errors", () => {
     }
   });
 
-  it("an advised command counts as wrong if it, a flag or a required flag does not exist", () => {
+  it("an advised command counts as wrong if the command or a flag does not exist, or a required flag is missing", () => {
     expect(faultsOf("copilotfleet pss")).toEqual(['there is no command "pss"']);
     expect(faultsOf("Then: copilotfleet gc --dry --ttl 1h")).toEqual(["gc has no flag --dry"]);
     expect(faultsOf("ls; copilotfleet token issue --ttl 30d # --nothing")).toEqual(["token issue needs --user"]);
@@ -128,7 +128,7 @@ describe("the table of errors", () => {
     await expect(errorsDocument()).toMatchFileSnapshot("../docs/errors.md");
   });
 
-  it("a FleetError names an option as in the library (ttl), and describe() as its caller asks (--ttl)", () => {
+  it("a FleetError names an option as the library does (ttl), and describe() names it as its caller asks (--ttl)", () => {
     const suggestions: Suggestion[] = [`Wait with ${option("wait", "5m")}.`];
     const error = new FleetError("FLEET_USAGE_INVALID", `${option("ttl")} is ${quote("x")}`, { suggestions });
     expect(error).toMatchObject({ message: 'ttl is "x"', suggestions: ['Wait with wait: "5m".'] });

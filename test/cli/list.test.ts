@@ -106,7 +106,7 @@ describe("a list in CSV", () => {
 describe("a list in other formats", () => {
   const rows = [row("a"), row("b", { note: "line\nbreak" })];
 
-  it("a table has the columns that are not only in wide, and wide has all of them", () => {
+  it("the format table leaves out the columns that only wide shows, and the format wide has all columns", () => {
     expect(renderList(LIST, rows, { format: "table" }).split("\n")[0]).toBe("THING   AGE   SIZE ON DISK");
     expect(renderList(LIST, rows, { format: "table", without: ["size-on-disk"] }).split("\n")[0]).toBe("THING   AGE");
     expect(renderList(LIST, rows, { format: "wide", without: ["size-on-disk"] }).split("\n")).toEqual([
@@ -117,7 +117,7 @@ describe("a list in other formats", () => {
     expect(renderList(LIST, [row("x")], { format: "table", headless: true })).toBe("x       1h    0");
   });
 
-  it("name prints the kind before each id, and id prints only the ids", () => {
+  it("the format name prints the kind before each id, and the format id prints only the ids", () => {
     expect(renderList(LIST, rows, { format: "name" })).toBe("thing/a\nthing/b");
     expect(renderList(LIST, rows, { format: "id" })).toBe("a\nb");
   });
@@ -126,7 +126,7 @@ describe("a list in other formats", () => {
     ["servers", SERVERS],
     ["sessions", SESSIONS],
     ["tokens", TOKENS],
-  ] as const)("the list of %s has different names for all of its columns and fields", (_, { columns }) => {
+  ] as const)("no two columns and no two fields of the list of %s have the same name", (_, { columns }) => {
     for (const names of [columns.map(({ heading }) => heading), columns.map(({ field }) => field)])
       expect(new Set(names).size).toBe(columns.length);
   });

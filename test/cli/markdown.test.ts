@@ -96,7 +96,7 @@ describe("a transcript in Markdown", () => {
     expect(html).toContain("Not &lt;b&gt;bold&lt;/b&gt;.");
   });
 
-  it("keeps the line breaks of a prompt, and not those of a reply", () => {
+  it("keeps the line breaks of a prompt, but not the line breaks of a reply", () => {
     expect(markdown.render(foreignMarkdown("a\nb\n\nc", { keepBreaks: true }).join("\n"))).toBe(
       "<p>a<br>\nb</p>\n<p>c</p>\n",
     );

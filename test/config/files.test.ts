@@ -92,7 +92,7 @@ describe("unknown keys", () => {
     );
   });
 
-  it("a file may name its schema, at its top only, and the schema has no effect", async () => {
+  it("a configuration file may name its schema, but only at the top level, and the schema has no effect", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { $schema: "./schema.json", session: { model: "m" } });
     const { config, given } = folder.load();

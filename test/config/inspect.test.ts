@@ -121,7 +121,7 @@ describe("the values in force", () => {
     expect(JSON.stringify(model)).not.toContain("canary");
   });
 
-  it("valueAt returns a value, a section as an object, and null for a key that is not in force", async () => {
+  it("valueAt returns a value, an object for a section, and null for a key that has no effect", async () => {
     await using folder = new Folder();
     const view = inspect(folder, { env: { COPILOTFLEET_PORTS_TO: "6000", COPILOTFLEET_POOL_SERVERS: "x" } });
     expect(valueAt(view, "ports")).toEqual({ value: { from: 5000, to: 6000 }, origin: null });
@@ -177,7 +177,7 @@ describe("a configuration with problems", () => {
     ]);
   });
 
-  it("inspectConfig reports one problem for a URL that is not allowed, and not also that it is missing", async () => {
+  it("inspectConfig reports one problem for a URL that is not allowed, and does not also report a missing URL", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { provider: { baseUrl: "ftp://a.example" } });
     expect(messages(inspect(folder))).toEqual([expect.stringContaining('is "ftp://a.example". Allowed')]);

@@ -39,15 +39,15 @@ describe("lineOfKey", () => {
     ["ttl", undefined],
     ["session.tools[2]", undefined],
     ["", undefined],
-  ])("lineOfKey finds the key %j in line %s", (name, line) => {
+  ])("lineOfKey returns for the key %j the line %s", (name, line) => {
     expect(lineOfKey(TEXT, name)).toBe(line);
   });
 
-  it("lineOfKey returns the line of the last key of two with the same name, because that value counts", () => {
+  it("lineOfKey returns the line of the second of two keys with the same name, because the second value counts", () => {
     expect(lineOfKey(TEXT, "lock.ttl")).toBe(17);
   });
 
-  it("lineOfKey finds each key of any object that is written with one key a line", () => {
+  it("lineOfKey finds each key of any object that is written with one key on each line", () => {
     const name = fc.string({ minLength: 1 }).filter((text) => !/[.[\]]/.test(text) && text !== "__proto__");
     fc.assert(
       fc.property(fc.dictionary(name, fc.jsonValue(), { maxKeys: 5 }), (object) => {

@@ -188,7 +188,7 @@ describe("precedence", () => {
     expect(folder.load({ flags: { provider: null } }).config.provider).toBeNull();
   });
 
-  it("a way to get GitHub tokens replaces the other ways from sources of lower precedence", async () => {
+  it("a setting for GitHub tokens replaces the other settings for them from sources of lower precedence", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { auth: { githubTokenEnv: "GH_{user}" } });
     const auth = folder.load({ env: { COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/t/{user}" } }).config.auth;
@@ -258,7 +258,7 @@ describe("environment", () => {
     expect(unknownVariables(env)).toEqual([{ name: "COPILOTFLEET_SESION_TTL", nearest: "COPILOTFLEET_SESSION_TTL" }]);
   });
 
-  it("each key has a variable of its own, and none has a name that Kubernetes generates", () => {
+  it("each key has its own variable, and no variable has a name that Kubernetes generates", () => {
     const names = [...keysBelow(keyTree())].map((key) => key.variable);
     expect(new Set(names).size).toBe(names.length);
     expect(names.filter((name) => /_SERVICE_(HOST|PORT)|_PORT(_|$)/.test(name))).toEqual([]);

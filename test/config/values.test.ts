@@ -99,7 +99,7 @@ describe("a value that is not allowed", () => {
     ["host.ttl", 15, "15s"],
     ["recycle.maxMemory", 512, "512mb"],
     ["serve.maxFrame", 8, "8mb"],
-  ])("the error for %s with the value %j, which has no unit, suggests to write %s", async (name, value, better) => {
+  ])("the error for %s with the value %j, which has no unit, suggests the value %s", async (name, value, better) => {
     await using folder = new Folder();
     folder.write(folder.userFile, JSON.stringify(at(name, value), null, 2));
     const error = folder.refusal();
@@ -117,7 +117,7 @@ describe("a value that is not allowed", () => {
     ["host.ttl", 1],
     ["serve.maxFrame", 1024],
     ["session.ttl", "1h30"],
-  ])("the error for %s with the value %j does not suggest a value that is not allowed either", async (name, value) => {
+  ])("the error for %s with the bad value %j does not suggest another bad value", async (name, value) => {
     await using folder = new Folder();
     folder.write(folder.userFile, at(name, value));
     expect(folder.refusal().suggestions).toEqual([`Correct ${name} in ${folder.userFile}, line 1.`]);
@@ -182,7 +182,7 @@ describe("a value that is not allowed", () => {
 describe("the folder that hosts share", () => {
   const STORE = { COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" };
 
-  it("storage.shared is refused when it is in the state folder or around it", async () => {
+  it("storage.shared is refused when it is inside the state folder or contains it", async () => {
     await using folder = new Folder();
     const state = `${folder.home}/fleet/state`;
     const env = { ...STORE, COPILOTFLEET_HOME: state };

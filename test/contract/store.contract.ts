@@ -105,7 +105,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await Promise.all(others.map((other) => other.close()));
       });
 
-      it("commits registry updates that run at the same time as a failing one, without the changes of the failing one", async () => {
+      it("commits the registry updates that run at the same time as a failing update, but not the failing update", async () => {
         const results = await Promise.allSettled([
           addServer(store, "s1"),
           store.registry.update((draft) => {
@@ -213,7 +213,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.sessions.update("a", (draft) => ++draft.turns)).toBe(1);
       });
 
-      it("deletes of many sessions only those that the caller's check accepts, and returns their ids", async () => {
+      it("deletes only those of many sessions that the caller's check accepts, and returns their ids", async () => {
         for (const [id, turns] of [
           ["a", 1],
           ["b", 2],
@@ -363,7 +363,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
       });
     });
 
-    it("finishes writes that have begun before close() returns", async () => {
+    it("does not return from close() before all running writes are finished", async () => {
       const writes = [addServer(store, "s1"), addServer(store, "s2")];
       await store.close();
       const other = await opened.reopen();

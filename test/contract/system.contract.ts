@@ -152,7 +152,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(pidsOf(processes.inSession(pid))).toEqual(sorted(all));
     });
 
-    it("finds what stays, and fails at nothing, while other processes start and end all the time", async () => {
+    it("finds a process that stays, without an error, while other processes start and end all the time", async () => {
       const folder = temporaryFolder();
       const log = join(folder, "log");
       const held = openSync(log, "a");
@@ -171,7 +171,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       }
     });
 
-    it("answers about a process that is killed during the looks, first as alive and then as gone", async () => {
+    it("finds a process that is being killed, with its start time, until the process is gone", async () => {
       for (let round = 0; round < 5; round++) {
         const pid = sleeper({ [VARIABLE]: "killed" });
         const started = processes.find(pid)?.started;
@@ -187,7 +187,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       }
     });
 
-    it("finds the processes that have a file open for writing, and none that only reads it", async () => {
+    it("finds the processes that have a file open for writing, but no process that only reads the file", async () => {
       const folder = temporaryFolder();
       const [log, link] = [join(folder, "日志 log"), join(folder, "link")];
       writeFileSync(log, "");
@@ -218,7 +218,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(processes.listensOn(1, port)).toBe(false);
     });
 
-    it("knows the ports to which a client is connected, except clients that were named", async () => {
+    it("knows the ports to which a client is connected, and ignores the clients that the caller names", async () => {
       const [quiet, busy] = [await listening("127.0.0.1"), await listening("127.0.0.1")];
       const accepted = new Promise<Socket>((resolve) => busy.server.once("connection", resolve));
       const client = connect(busy.port, "127.0.0.1");

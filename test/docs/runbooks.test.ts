@@ -27,7 +27,7 @@ describe("docs/runbooks.md", () => {
   });
 
   it.each(BOOKS.map((book) => [book.alert, book] as const))(
-    "the runbook of %s has all parts, and commands that confirm and mend",
+    "the runbook of %s has all parts, with commands that confirm the problem and commands that solve it",
     (_, { parts, confirm, mend }) => {
       expect(parts).toEqual(PARTS);
       expect(confirm.length).toBeGreaterThan(0);
@@ -70,7 +70,7 @@ describe("docs/runbooks.md", () => {
     for (const { alert, annotations } of RULES) expect(annotations.runbook_url).toBe(`${page}#${alert.toLowerCase()}`);
   });
 
-  it("a printed line is missing if the output does not have it, or not in this order", () => {
+  it("a printed line counts as missing if it is not in the output, or not behind the printed line before it", () => {
     const values = { SERVER: "alice-1" };
     const output = "SERVER   USER\nalice-1   alice   ready\n";
     expect(missingLine(output, ["SERVER …", "SERVER … ready …"], values)).toBeNull();

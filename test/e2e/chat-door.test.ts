@@ -129,7 +129,7 @@ describe("a chat through a front door", () => {
     expect(model.shown("!hold door-dies")).toBe(1);
   });
 
-  it("chat --to gives a prompt back that it could not send, and sends it when the front door is there again", async () => {
+  it("chat --to puts an unsent prompt back into the input, and sends it once the front door is back", async () => {
     await using terminal = await chat();
     await terminal.send("one", /you said: one/);
     await serving.end();

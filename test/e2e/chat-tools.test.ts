@@ -56,7 +56,7 @@ describe("tool calls in a chat", () => {
     await chat.send("/tools", /The user does not allow this\./);
   });
 
-  it("an answer for the session covers later calls of the same kind, and not those of the next session", async () => {
+  it("an answer for the session covers later calls of the same kind, but no calls of the next session", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 120 });
     const view = tool("view", { path: "/etc/hostname" });
     chat.type(`${view}\r`);

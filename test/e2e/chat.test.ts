@@ -151,7 +151,7 @@ describe("the commands of a chat", () => {
     }
   });
 
-  it("a command that does not exist is not sent to the model, and two slashes send a prompt that begins with one", async () => {
+  it("an unknown command is not sent to the model, and two slashes send a prompt that begins with one slash", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT);
     chat.type("/modle\r");
     await chat.screenShows(/There is no command \/modle\. Did you mean \/model\?.*write \/\/\.\s+> \/modle$/s);
@@ -159,7 +159,7 @@ describe("the commands of a chat", () => {
     await chat.send("//modle", /\[turn 1\] \/modle/);
   });
 
-  it("/new begins another session, and /resume goes back by the beginning of an id", async () => {
+  it("/new begins another session, and /resume with the beginning of an id goes back to the first session", async () => {
     await fleet.create("alice", "first-of-two");
     await fleet.send("alice", "first-of-two", "one");
     await using chat = await ChatTerminal.open(fleet, ["chat", "first-of-two", "--user", "alice"]);
@@ -188,7 +188,7 @@ describe("the commands of a chat", () => {
 });
 
 describe("the history of prompts", () => {
-  it("Up shows prompts of earlier chats, also of one that still runs", async () => {
+  it("Up shows prompts of earlier chats, including a chat that is still running", async () => {
     await using first = await ChatTerminal.open(fleet, ["chat", "--user", "hanna"]);
     await first.send("first chat", /\[turn 1\]/);
     await using second = await ChatTerminal.open(fleet, ["chat", "--user", "hanna"]);
@@ -284,7 +284,7 @@ describe("a chat whose session cannot run the turn", () => {
     expect(await turnsOf("stopped")).toBe(3);
   });
 
-  it("a chat shows why a turn cannot begin in a locked session, and gives the prompt back", async () => {
+  it("a chat shows why a turn cannot begin in a locked session, and puts the prompt back into the input", async () => {
     await fleet.create("alice", "locked");
     const { lease } = await fleet.json<{ lease: { token: string } }>(["lock", "locked", "--user", "alice"]);
     await using chat = await ChatTerminal.open(fleet, ["chat", "locked", "--user", "alice"]);

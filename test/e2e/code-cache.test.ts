@@ -25,7 +25,7 @@ function installation() {
 const CACHE = expect.stringMatching(new RegExp(`^cli\\.cjs\\.[0-9a-f]{8}-${process.version}-${process.arch}\\.cache$`));
 const NO_SERVERS = { stdout: expect.stringMatching(/^No servers\./), stderr: "", status: 0 };
 
-it("a command adds a code cache for a version of Node.js without one, but the version and help do not", () => {
+it("a command writes a code cache for a Node.js version that has none, but --version and --help write none", () => {
   const { dist, caches, run } = installation();
   expect(run("--version")).toMatchObject({ stderr: "", status: 0 });
   expect(run("ps", "--help")).toMatchObject({ stderr: "", status: 0 });

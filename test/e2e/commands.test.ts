@@ -199,7 +199,7 @@ describe("servers", () => {
     expect(await fleet.server("team-3")).toMatchObject({ state: "ready" });
   });
 
-  it("spawn --shared starts another server each time, which belongs to no user", async () => {
+  it("spawn --shared starts another server each time, and the server belongs to no user", async () => {
     const first = await fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--shared"]);
     expect(first).toMatchObject({ server: { user: null, isolation: "shared", state: "ready" }, created: true });
     const second = await fleet.json<{ server: ServerView }>(["spawn", "--shared"]);

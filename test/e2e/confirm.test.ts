@@ -84,7 +84,7 @@ describe("delete on a terminal", () => {
 });
 
 describe("gc on a terminal", () => {
-  it("gc on a terminal names the sessions that it deletes, and only deletes these after a yes", async () => {
+  it("gc on a terminal names the sessions that it would delete, and deletes exactly these after a yes", async () => {
     for (const id of ["old-1", "old-2"]) await fleet.ok(["create", "--user", "carol", "--id", id, "--ttl", "1ms"]);
     await fleet.ok(["create", "--user", "carol", "--id", "young", "--ttl", "1h"]);
     const gc = ["gc", "--user", "carol"];

@@ -81,7 +81,7 @@ describe("the default user", () => {
     expect(wrong.message).toContain(`user in ${file}, line 1, is "-x". Allowed: 1 to 128 bytes`);
   });
 
-  it("the user comes from the file of --config, and from a project's file only if it is trusted", async () => {
+  it("the default user comes from the file of --config, and from a project's file only if that file is trusted", async () => {
     const file = join(fleet.folder, "bob.json");
     writeFileSync(file, '{"user": "bob"}');
     expect(await fleet.json(["route", "--config", file])).toMatchObject({ user: "bob" });

@@ -21,7 +21,7 @@ async function check(name: string, { args = [] as string[], under = undefined as
 const fixed = async (name: string) => await check(name, { args: ["--fix"] });
 
 describe("node", () => {
-  it("doctor warns about a version of Node.js after the end of its life, and not before", () => {
+  it("doctor warns about a version of Node.js only after the end of life of that version", () => {
     expect(nodeIsSupported("20.20.2", new Date("2026-04-30T12:00:00Z"))).toMatchObject({ level: "ok" });
     expect(nodeIsSupported("20.20.2", new Date("2026-05-01T12:00:00Z"))).toMatchObject({
       level: "warning",
@@ -64,7 +64,7 @@ describe("permissions", () => {
 });
 
 describe("servers and processes", () => {
-  it("doctor fails for a server that does not run as recorded, --fix repairs the record, and then warns until the user is back", async () => {
+  it("doctor fails for a dead server that is recorded as running, and after --fix warns until the server runs again", async () => {
     const { id, pid } = await fleet.spawn("crashed");
     await killed(pid);
     expect(await check("servers")).toMatchObject({

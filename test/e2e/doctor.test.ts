@@ -158,7 +158,7 @@ describe("doctor", () => {
     );
   });
 
-  it("doctor warns while serve is not running, and names its process and its front door while it is", async () => {
+  it("doctor warns while serve is not running, and names the process and the front door of a running serve", async () => {
     expect((await findings()).get("serve")).toMatchObject({
       level: "warning",
       detail: expect.stringMatching(/^not running/),
@@ -195,7 +195,7 @@ describe("doctor", () => {
     expect((await serving.end()).code).toBe(0);
   });
 
-  it("doctor warns with serve's reasons while it is not ready, and fails when it does not answer", async () => {
+  it("doctor warns while serve is not ready, with serve's reasons, and fails when serve does not answer", async () => {
     const serving = await serve(fleet);
     await fleet.ok(["drain"]);
     await eventually("serve notices the closed pool", async () => (await serving.readyz()).status === 503);

@@ -218,7 +218,7 @@ describe("a GitHub token", () => {
     ["a variable that is not set", ["--token-env", "NOT_SET"], {}, "FLEET_TOKEN_UNAVAILABLE", /NOT_SET is not set/],
     ["a variable that is empty", ["--token-env", "EMPTY"], { EMPTY: "" }, "FLEET_TOKEN_INVALID", /is empty/],
     [
-      "a blank in a variable",
+      "a variable with a blank in its value",
       ["--token-env", "BLANK"],
       { BLANK: "gho_ab cd" },
       "FLEET_TOKEN_INVALID",

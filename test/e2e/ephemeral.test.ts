@@ -19,7 +19,7 @@ const sessionsOf = async (user: string) =>
 const foldersOf = async (user: string) => await readdir(join((await fleet.server(user)).home, "session-state"));
 
 describe("an ephemeral session", () => {
-  it("an ephemeral session that was created for a prompt is deleted after it, on disk, too", async () => {
+  it("an ephemeral session that was created for a prompt is deleted after that prompt, on disk too", async () => {
     const shown = await fleet.json<Shown>(["create", "--user", "eli", "--ephemeral", "--prompt", "hi"]);
     expect(shown).toMatchObject({ reply: "[turn 1] hi", session: { persistence: "ephemeral", state: "gone" } });
     expect(await sessionsOf("eli")).toEqual([]);

@@ -120,7 +120,7 @@ describe("help", () => {
     }
   });
 
-  it("help on a narrow terminal fits it", async () => {
+  it("help fits a narrow terminal", async () => {
     await using terminal = new Terminal(fleet, ["help", "create"], { columns: 60 });
     expect(await terminal.done).toBe(0);
     for (const line of terminal.text.split("\n")) expect(stringWidth(line)).toBeLessThanOrEqual(60);

@@ -108,7 +108,7 @@ describe("init with flags", () => {
     expect(contentOf(cwd)).toMatchObject({ session: { model: "m-1" } });
   });
 
-  it("init never replaces a file without --force, and leaves out no part of the old file by mistake", async () => {
+  it("init refuses to replace a file without --force, and replaces it with --force", async () => {
     const cwd = project();
     writeFileSync(fileIn(cwd), "mine");
     const error = await fleet.refusal(5, ["init", "--provider", "echo"], { cwd });
@@ -151,7 +151,7 @@ describe("init with flags", () => {
     await fleet.ok([...echo, "--force"], { cwd });
   });
 
-  it("init reports variables that take precedence over its file, and the project's file that it hides", async () => {
+  it("init reports the variables that override the file that it writes, and the project's file that its file hides", async () => {
     const cwd = project();
     await fleet.ok(["init", "--provider", "echo", "--no-try"], { cwd });
     const below = join(cwd, "below");
@@ -163,7 +163,7 @@ describe("init with flags", () => {
     });
   });
 
-  it("init writes nothing if a variable is set that cannot be read", async () => {
+  it("init writes nothing if a configuration variable has an invalid value", async () => {
     const cwd = project();
     const env = { COPILOTFLEET_PROVIDER: "echo" };
     const error = await fleet.refusal(3, ["init", "--provider", "echo", "--no-try"], { cwd, env });

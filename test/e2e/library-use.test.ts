@@ -234,7 +234,7 @@ describe("a reply", () => {
     expect(exchanged.reply.text).toBe(exchanged.text);
   });
 
-  it("a reply is an async iterable of its pieces, for several loops at once and after its end", async () => {
+  it("several loops at once can read the pieces of a reply, and so can a loop after the end of the reply", async () => {
     const session = await fleet.createSession({ user: "alice", sessionId: "pieces" });
     const collect = async (reply: AsyncIterable<string>) => {
       const pieces: string[] = [];

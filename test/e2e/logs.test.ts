@@ -35,7 +35,7 @@ async function kill({ pid }: ServerView): Promise<void> {
 }
 
 describe("the log of a server", () => {
-  it("has a line with its time for each launch and each end, and logs --previous shows the launch before the last one", async () => {
+  it("has a line with the time for each launch and each end, and logs --previous shows the launch before the last one", async () => {
     const server = await fleet.spawn("ann");
     await fleet.ok(["stop", "--user", "ann"]);
     await fleet.spawn("ann");
@@ -61,7 +61,7 @@ describe("the log of a server", () => {
     expect(await linesOf("ann", "-p", "-n", "1")).toEqual(lines.slice(10, 11));
   });
 
-  it("shows that a server was killed as soon as logs is run, and only once", async () => {
+  it("has one line for the kill of a server, which the next run of logs shows", async () => {
     const server = await fleet.spawn("bea");
     await kill(server);
     const lines = await linesOf("bea");
@@ -74,7 +74,7 @@ describe("the log of a server", () => {
     expect((await linesOf("bea")).slice(0, 4)).toEqual(lines);
   });
 
-  it("shows a launch that failed, and begins a line of the fleet on a line of its own", async () => {
+  it("shows a launch that failed, and has each line of the fleet on its own line", async () => {
     const server = await fleet.spawn("cat");
     await fleet.ok(["stop", "--user", "cat"]);
     appendFileSync(server.log, "half a line");
@@ -86,7 +86,7 @@ describe("the log of a server", () => {
     ]);
   });
 
-  it("logs --since shows what may have been written since then, and -t the times that are known, over rotated files", async () => {
+  it("logs --since shows all lines that may be new enough, and -t shows the known times, also in rotated files", async () => {
     const server = await fleet.spawn("dan");
     await fleet.ok(["stop", "--user", "dan"]);
     const hourAgo = new Date(Date.now() - 3_600_000).toISOString();
@@ -140,7 +140,7 @@ describe("the log of a server", () => {
     await fleet.refusal(2, ["logs", eve.id, "--all"]);
   });
 
-  it("prints control characters as they are in a pipe, and harmless on a terminal", async () => {
+  it("is printed with its control characters to a pipe, and with escaped ones to a terminal", async () => {
     const server = await fleet.spawn("gil");
     appendFileSync(server.log, "a\x1b[2Jb\x9b\n");
     expect(await fleet.ok(["logs", "gil", "-n", "1"])).toBe("a\x1b[2Jb\x9b\n");

@@ -119,7 +119,7 @@ describe("a command in its own process", { retry: 0 }, () => {
     },
   );
 
-  it("serve ends with SIGTERM, after it has started and with exit code 0", async () => {
+  it("serve ends with exit code 0 on a SIGTERM after its start", async () => {
     const env = { COPILOTFLEET_SERVE_LISTEN: "127.0.0.1:0", COPILOTFLEET_SERVE_METRICS: "127.0.0.1:0" };
     const { child, done } = fleet.start(["serve"], { env });
     let log = "";

@@ -85,7 +85,7 @@ describe("the screens of lists", () => {
   );
 
   it.each([[["ps"]], [["list"]], [["token", "list"]]])(
-    "the colours of %j are left out with NO_COLOR or --no-color, and are in a pipe with CLICOLOR_FORCE",
+    "%j prints no colours with NO_COLOR or --no-color, and prints colours to a pipe with CLICOLOR_FORCE",
     async (args) => {
       const coloured = (await screenOf(args)).raw;
       expect(coloured).toContain("\x1b[1m");

@@ -40,7 +40,7 @@ async function openFleet(): Promise<Fleet> {
 }
 
 describe("transcript", () => {
-  it("prints a conversation with tool calls and attachments, starts no server, and is the same after a compaction", async () => {
+  it("prints a conversation with tool calls and attachments, starts no server, and prints the same after a compaction", async () => {
     const opened = await openFleet();
     const session = await opened.sessions.create({ user: "alice", sessionId: "talk" });
     const say = async (prompt: string) => void (await opened.sessions.send(session, prompt));
@@ -125,7 +125,7 @@ describe("transcript", () => {
     );
   });
 
-  it("shows a turn that is in flight, and goes on with it with --follow", async () => {
+  it("shows a turn in flight, and with --follow prints the rest of the turn", async () => {
     await fleet.create("alice", "live");
     await fleet.send("alice", "live", "before");
     const turn = await fleet.turn("alice", "live", "!hold live-gate");
@@ -160,7 +160,7 @@ describe("transcript", () => {
     await fleet.refusal(4, ["transcript", "brief", ...ALICE]);
   });
 
-  it("is empty for a session that never had a turn, and fails if the history is gone, or is not a file", async () => {
+  it("is empty for a session that never had a turn, and fails if the history is gone or is not a file", async () => {
     await fleet.create("alice", "silent");
     expect((await transcript("silent")).entries).toEqual([]);
     const none = await fleet.run(["transcript", "silent", ...ALICE]);

@@ -7,7 +7,7 @@ import { RawClient } from "../gateway/raw-client.js";
 
 const DAY_MS = 24 * 60 * 60_000;
 
-it("gc keeps a session whose last turn no record has because serve was killed right after it", async () => {
+it("gc keeps a session whose last turn was not recorded because serve was killed right after that turn", async () => {
   const fleet = await faultFleet();
   const serving = await serve(fleet);
   const { door } = await serving.logged("serving");

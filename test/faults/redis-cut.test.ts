@@ -47,7 +47,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     return { store, direct, proxy };
   }
 
-  it("a registry change counts once when the connection to Redis breaks before the answer", async () => {
+  it("a registry change is made once when the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
     let runs = 0;
     proxy.loseAnswerTo(/:commit:/);

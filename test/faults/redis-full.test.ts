@@ -87,7 +87,7 @@ describe.skipIf(problem !== undefined)("a Redis that is full by the time that a 
     expect((await hosts.store.hosts.list()).filter(({ gone }) => !gone).map(({ name }) => name)).toEqual(["h1", "h2"]);
   });
 
-  it("a client at the front door gets its reply, and a fork of its session, when Redis is full, and the log has the failure", async () => {
+  it("a client at the front door gets its reply and can fork its session when Redis is full, and the log has the failures", async () => {
     const fleet = await open();
     const serving = await serve(fleet);
     const { token } = await fleet.json<{ token: string }>(["token", "issue", "--user", "alice"]);

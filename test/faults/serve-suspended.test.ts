@@ -34,7 +34,7 @@ async function away(forMs = AWAY_MS): Promise<void> {
   await eventually("the end of the pause", () => performance.now() > until);
 }
 
-describe("a serve that one failed probe makes end a server", () => {
+describe("a serve that ends a server after one failed probe", () => {
   const fleet = new FaultFleet(STRICT);
   let serving: Serving;
   beforeAll(async () => {

@@ -14,7 +14,7 @@ import { openLibrary } from "../fixtures/fleets/turns.js";
 const NO_HOME = "/nonexistent/copilotfleet/home";
 const KILLED = /^killed by SIGKILL at \d{4}-\d\d-\d\dT[\d:.]+Z/;
 
-it("ps names the signal that killed a server whose starter, another process, still runs", async () => {
+it("ps names the signal that killed a server while the process that started the server still runs", async () => {
   const fleet = await faultFleet();
   const library = await openLibrary(fleet);
   const { server } = await library.spawn("alice");
@@ -96,7 +96,7 @@ it("a zombie process shows which signal ended it", async () => {
   expect(describeEnd({ home: NO_HOME, launchId: "l1", process: identity })).toBe("killed by SIGKILL");
 });
 
-it("the reason of a failure names a restart of the machine, and otherwise admits that it is unknown when the server's starter had exited", () => {
+it("the reason of a failure names a restart of the machine, or is unknown if the server's starter had exited first", () => {
   const gone = { ...ownIdentity(), pid: 2 ** 22, startTicks: "1" };
   expect(describeEnd({ home: NO_HOME, launchId: "l1", process: gone })).toBe(
     "its process ended in an unknown way, because the process that started it had already exited",

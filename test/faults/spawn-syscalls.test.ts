@@ -28,7 +28,7 @@ const POINTS = [
 ] as const;
 
 it.for(POINTS)(
-  "ps clears away what a spawn leaves that is killed at its call of %s number %i, when %s",
+  "ps clears away what is left of a spawn that is killed in its %s call number %i, when %s",
   async ([call, when], ctx) => {
     if (problem !== undefined) return ctx.skip(problem);
     const fleet = await faultFleet({ UV_THREADPOOL_SIZE: "1" });

@@ -146,7 +146,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
     expect(Math.min(outcomes.old, outcomes.new)).toBeGreaterThan(0);
   });
 
-  it("a commit reports an error from a system call unless it did not need the call, and leaves no temp file", async () => {
+  it("a commit reports the error of each system call that it needs, and leaves no temp file", async () => {
     const outcomes: Record<string, number> = {};
     const committer = await start();
     // The code does not distinguish the errors. The test below injects both of them into the calls that matter.
@@ -171,7 +171,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
     ["fsync", 1, "the temp file"],
     ["link", 1, "the new revision"],
   ])(
-    "a commit whose call of %s number %d fails (on %s) is refused, keeps the old state, and removes its temp file",
+    "a commit whose %s call number %d fails (on %s) is refused, keeps the old state, and removes its temp file",
     async (call, when) => {
       for (const error of ERRORS) {
         const committer = await start();

@@ -148,7 +148,7 @@ describe("the older names of Fleet", () => {
   });
 
   it.each(aliases)(
-    "the older method fleet.%s calls the method that replaces it with the same arguments, and returns its result",
+    "the older method fleet.%s passes its arguments to the method that replaces it, and returns that method's result",
     (name, [group, method]) => {
       expect(groupOf(group)[method]).toBeTypeOf("function");
       const result = Symbol("the result");

@@ -239,7 +239,7 @@ describe("a remote host", () => {
     return { host, calls };
   }
 
-  it("sends for each call the same parameters as the first version that had it, and returns the answer", async () => {
+  it("sends each call with the same parameters as the first version that had the call, and returns the answer", async () => {
     const { host, calls } = await door();
     for (const method of METHODS) {
       const ask = host[method] as (params: object) => Promise<unknown>;

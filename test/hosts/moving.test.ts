@@ -127,7 +127,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
       expect(h1.processes()).toEqual([]);
     });
 
-    it("serves the users of a host that left on another host, deletes old sessions there with gc, and then forgets the first host", async () => {
+    it("serves the users of a host that left on another host, deletes their old sessions with gc, and forgets the first host", async () => {
       const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
       const [user = ""] = usersOf("h2", 1);
       const ids = [fresh("notes"), fresh("old"), fresh("unwanted"), fresh("young")] as const;

@@ -73,7 +73,7 @@ describe.skipIf(problem !== undefined)("the fleet, on the state folder of a host
     expect(existsSync(join(h1.root, "serving.json"))).toBe(false);
   });
 
-  it("ties a state folder to its host name as soon as it has a server, even if serve has never run on it", async () => {
+  it("ties a state folder to its host name as soon as the folder has a server, even if serve has never run there", async () => {
     await using hosts = new TestHosts({ redis, names: ["h1"], storage: "local" });
     const h1 = hosts.host("h1");
     await h1.spawn("ann");

@@ -13,7 +13,7 @@ if (problem !== undefined) console.warn(`shared storage is not tested with hosts
 const isRoot = process.getuid?.() === 0;
 if (!isRoot) console.warn("file systems without some properties are not tested: mounting them takes root");
 
-it("recognizes the types of file systems that only one machine can see", () => {
+it("isLocal recognizes the types of file systems that only one machine can see", () => {
   expect(isLocal({ type: "ext4", source: "", mountPoint: "/" })).toBe(true);
   expect(isLocal({ type: "nfs4", source: "", mountPoint: "/" })).toBe(false);
 });

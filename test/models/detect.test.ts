@@ -57,7 +57,7 @@ describe("detectModels", () => {
     expect(await detectModels(CLOSED)).toMatchObject({ hasGhLogin });
   });
 
-  it("detectModels finds Ollama where OLLAMA_HOST names it, with its models", async () => {
+  it("detectModels finds Ollama at the address in OLLAMA_HOST, with its models", async () => {
     const env = { PATH: folder, OLLAMA_HOST: ollamaHost() };
     answer = JSON.stringify({ models: [{ name: "llama3.2:latest" }, { name: "qwen3" }, {}, null] });
     expect((await detectModels(env)).ollama).toEqual({

@@ -43,7 +43,7 @@ describe("a permission request in words", () => {
     expect(describeRequest(request).notes).toContain("It asks to act outside of the sandbox. It needs the network.");
   });
 
-  it("two commands share no approval unless the same programs are allowed", () => {
+  it("the approvals of two commands have different keys if the commands run different programs", () => {
     const keys = (request: PermissionRequest) => describeRequest(request).scope?.keys;
     expect(keys({ ...shell, commands: [{ identifier: "git push", readOnly: false }] })).toEqual(["program git push"]);
     expect(keys(shell)).toEqual(["program git status", "program ls"]);

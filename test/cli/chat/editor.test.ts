@@ -53,7 +53,7 @@ describe("the editor of a prompt", () => {
     expect(new Typist().type(keys).shown).toBe(shown);
   });
 
-  it("the cursor moves over a character of several code points or columns in one step, and deletes it whole", () => {
+  it("an arrow key moves over a character of several code points or columns in one step, and Backspace deletes all of it", () => {
     for (const character of ["é", "e\u0301", "你", "👩‍💻", "🇬🇧", "مَ"]) {
       const typist = new Typist();
       typist.input.paste(`a${character}b`);
@@ -81,7 +81,7 @@ describe("the editor of a prompt", () => {
 });
 
 describe("the history of prompts", () => {
-  it("Up and Down go through earlier prompts, with the lines of a prompt in between, and back to the new prompt", () => {
+  it("Up and Down move through earlier prompts, line by line, and back to the new prompt", () => {
     const typist = new Typist(HISTORY).type("new");
     const seen = ["up", "up", "up", "up", "up", "down", "down", "down", "down"].map((key) => {
       typist.type(`<${key}>`);
@@ -97,7 +97,7 @@ describe("the history of prompts", () => {
     expect(seen.at(-1)).toBe("new");
   });
 
-  it("Ctrl-R finds the newest prompt with a text, and again the next older one", () => {
+  it("Ctrl-R finds the newest prompt with a text, and a second Ctrl-R finds the next older one", () => {
     const typist = new Typist(HISTORY).type("new<ctrl-r>prompt");
     expect(typist.input.text).toBe("third prompt");
     typist.type("<ctrl-r>");
@@ -107,19 +107,19 @@ describe("the history of prompts", () => {
     expect(typist.input.isSearching).toBe(false);
   });
 
-  it("Ctrl-C and Ctrl-G end a search with the text from before it", () => {
+  it("Ctrl-C and Ctrl-G end a search and bring back the text from before the search", () => {
     for (const key of ["ctrl-c", "ctrl-g"]) {
       const typist = new Typist(HISTORY).type(`new<ctrl-r>first<${key}>`);
       expect(typist.input.text).toBe("new");
     }
   });
 
-  it("a search without a match shows this, and keeps the text", () => {
+  it("a search without a match shows “not found”, and keeps the text", () => {
     const typist = new Typist(HISTORY).type("new<ctrl-r>zzz");
     expect(typist.input.view(40, 10).rows).toEqual(["not found: zzz", "> new"]);
   });
 
-  it("a sent prompt is the first that Up shows", () => {
+  it("Up shows the last sent prompt first", () => {
     const typist = new Typist(HISTORY).type("sent");
     expect(typist.input.take()).toBe("sent");
     expect(typist.type("<up>").input.text).toBe("sent");
@@ -138,7 +138,7 @@ describe("pasted text", () => {
     ["several lines at once", ["one\r\r\ttwo\rthree\r"], [pasted("one\n\n\ttwo\nthree"), keys("\r")]],
     ["several keys at once", ["\x1b[A\x1b[A\r"], [keys("\x1b[A\x1b[A\r")]],
     ["Ctrl-C after lines", ["one\rtwo\x03"], [keys("one\rtwo\x03")]],
-  ])("%s are told apart", (_, chunks, expected) => {
+  ])("PastedText splits input with %s into keys and pasted text", (_, chunks, expected) => {
     const reader = new PastedText();
     expect(chunks.flatMap((chunk) => reader.read(chunk))).toEqual(expected);
   });

@@ -24,7 +24,7 @@ describe("text in rows", () => {
     expect(wrap([{ text: "12345   67890" }], 7)).toEqual(["12345", "67890"]);
   });
 
-  it("wrap keeps the look of each part of a word that several parts make", () => {
+  it("wrap keeps the style of each part of a word", () => {
     const loud = (text: string) => text.toUpperCase();
     expect(wrap([{ text: "one tw" }, { text: "o th", style: loud }, { text: "ree" }], 6)).toEqual([
       "one",
@@ -57,7 +57,7 @@ describe("text in rows", () => {
     expect(widthOf(text)).toBe(width);
   });
 
-  it("graphemes divides a long text as it divides its parts", () => {
+  it("graphemes divides a long text in the same way as the parts of that text", () => {
     const text = "👨‍👩‍👧‍👦e\u0301🇬🇧क्षि한".repeat(100);
     expect(graphemes(text)).toEqual(
       Array.from({ length: 100 }, () => ["👨‍👩‍👧‍👦", "e\u0301", "🇬🇧", ...graphemes("क्षि"), "한"]).flat(),
