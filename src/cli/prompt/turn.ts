@@ -1,3 +1,4 @@
+import { printableLines } from "../../config/values/text.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { SendOptions } from "../../fleet/options.js";
 import type { SessionView } from "../../sessions/view.js";
@@ -18,7 +19,7 @@ export async function printTurn<Taken extends { text: string }>(
 ): Promise<Taken> {
   const stream = !output.json && process.stdout.isTTY === true;
   using progress = new ProgressLine("Waiting for the reply", output);
-  let streamed = "";
+  const shown = new ShownReply();
   const taken = await take({
     signal: output.signal,
     onWait: progress.report,
@@ -27,23 +28,62 @@ export async function printTurn<Taken extends { text: string }>(
       ? {
           onDelta: (delta: string) => {
             progress.end();
-            streamed += delta;
-            process.stdout.write(delta);
+            shown.add(delta);
           },
         }
       : {}),
   }).catch((error: unknown) => {
     const isLineRemoved = progress.end();
+    shown.end();
     // Start the error on a new line, because half a reply or the terminal's ^C may stand on this one.
-    const isLineOpen = streamed === "" ? output.signal.aborted && !isLineRemoved : !streamed.endsWith("\n");
+    const isLineOpen = shown.isEmpty ? output.signal.aborted && !isLineRemoved : shown.isLineOpen;
     if (stream && isLineOpen) process.stdout.write("\n");
     throw error;
   });
   progress.end();
-  // Also print the reply of a model that does not stream.
-  if (stream) process.stdout.write(streamed === "" ? `${taken.text}\n` : "\n");
-  else if (!output.json) process.stdout.write(`${taken.text}\n`);
+  if (stream) {
+    // Also show the reply of a model that does not stream.
+    if (shown.isEmpty) shown.add(taken.text);
+    shown.end();
+    process.stdout.write("\n");
+  }
+  if (!stream && !output.json) process.stdout.write(`${taken.text}\n`);
   return taken;
+}
+
+/** A reply on a terminal. It is made printable, because the text of a model must not act on the terminal. */
+class ShownReply {
+  #last = "";
+  /** The end of a piece that the next piece may continue: half a line break or half a character. */
+  #held = "";
+
+  add(piece: string): void {
+    const text = this.#held + piece;
+    const end = /[\r\ud800-\udbff]$/.test(text) ? text.length - 1 : text.length;
+    this.#held = text.slice(end);
+    this.#write(text.slice(0, end));
+  }
+
+  /** No other piece comes. */
+  end(): void {
+    this.#write(this.#held);
+    this.#held = "";
+  }
+
+  get isEmpty(): boolean {
+    return this.#last === "" && this.#held === "";
+  }
+
+  /** Whether the cursor is behind the last line of the reply, and not below it. */
+  get isLineOpen(): boolean {
+    return this.#last !== "\n";
+  }
+
+  #write(text: string): void {
+    if (text === "") return;
+    process.stdout.write(printableLines(text));
+    this.#last = text.slice(-1);
+  }
 }
 
 /** Sends one prompt for `send` and `resume --prompt`, prints the reply, and leaves the session. */
