@@ -90,6 +90,14 @@ describe("a chat on a terminal", () => {
     await chat.waits(/\[turn 1\] one\ntwo\nthree\nfour/);
   });
 
+  it("a chat shows the reply as rendered Markdown while it arrives", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT);
+    chat.type(`!delay 120000 **bold** \`code\` ${"word ".repeat(100)}\r`);
+    await chat.screenShows(/\[turn 1\] bold code word.* Waiting for the model \(\d+ s\)\. Ctrl-C cancels\./s);
+    chat.type(CTRL_C);
+    await chat.waits(/\[turn 1\] bold code word.*The turn was cancelled\./);
+  });
+
   it("Ctrl-C during a turn cancels only that turn, and the chat continues in the same session", async () => {
     await fleet.create("alice", "cancelled");
     await using chat = await ChatTerminal.open(fleet, ["chat", "cancelled", "--user", "alice"]);
@@ -184,6 +192,29 @@ describe("the commands of a chat", () => {
       "/usage",
       /gpt-6-mini: 2 requests, \d+ input tokens \(0 of them from the cache\), \d+ output tokens/,
     );
+  });
+});
+
+describe("the status line of a chat", () => {
+  it("the line above the prompt names the server, the model and the session, also after /model and /new", async () => {
+    await fleet.create("alice", "status");
+    const { id: server } = await fleet.server("alice");
+    await using chat = await ChatTerminal.open(fleet, ["chat", "status", "--user", "alice"]);
+    await chat.statusShows(new RegExp(`^server ${server} · model gpt-5 · session status$`));
+    await chat.send("/model gpt-6-mini", /The model is gpt-6-mini\./);
+    await chat.statusShows(new RegExp(`^server ${server} · model gpt-6-mini · session status$`));
+    await chat.send("/new", /\/help lists/);
+    await chat.statusShows(new RegExp(`^server ${server} · model gpt-5 · session [0-9a-f-]+…?$`));
+    chat.type("/exit\r");
+    expect(await chat.done).toBe(0);
+    expect(await chat.statusLines()).toBe(0);
+  });
+
+  it("the status line is cut to one row of a narrow terminal", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 40 });
+    await chat.statusShows(/^server alice-.*…$/);
+    await chat.send("hello", /\[turn 1\] hello/);
+    expect(await chat.statusLines()).toBe(1);
   });
 });
 
@@ -320,6 +351,29 @@ describe("a chat without a terminal", () => {
     const chat = new Terminal(fleet, ["chat", "no-such-session", "--user", "alice"]);
     expect(await chat.done).toBe(4);
     expect(chat.text).toContain('There is no session "no-such-session"');
+  });
+});
+
+describe("send on a terminal", () => {
+  const EVIL = "a \x1b]0;title\x07 \x1b[2J \x9b31m b\u202ec";
+
+  it("send shows what a terminal would act on as text, and prints the reply to a pipe as it is", async () => {
+    await fleet.create("alice", "evil");
+    const send = ["send", "evil", EVIL, "--user", "alice"];
+    await using terminal = new Terminal(fleet, send, { columns: 200 });
+    expect(await terminal.done).toBe(0);
+    expect(terminal.text).toContain("[turn 1] a \\u{1b}]0;title\\u{7} \\u{1b}[2J \\u{9b}31m b\\u{202e}c\n");
+    for (const sequence of ["\x1b]0", "\x1b[2J", "\x9b", "\u202e"]) expect(terminal.raw).not.toContain(sequence);
+    expect(await fleet.ok(send)).toBe(`[turn 2] ${EVIL}\n`);
+    expect(await fleet.json(send)).toMatchObject({ reply: `[turn 3] ${EVIL}` });
+  });
+
+  it("send shows lines, tabs, emoji and accents as they are, also if a piece of the reply ends inside of a character", async () => {
+    await fleet.create("alice", "kind");
+    const text = "one\r\n\ttwo 👩‍💻 e\u0301 می\u200cخواهم";
+    await using terminal = new Terminal(fleet, ["send", "kind", text, "--user", "alice"], { columns: 200 });
+    expect(await terminal.done).toBe(0);
+    expect(terminal.text).toContain(`[turn 1] ${text.replace("\r", "")}\n`);
   });
 });
 

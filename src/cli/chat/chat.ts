@@ -34,6 +34,7 @@ export class Chat {
   #conversation: Conversation;
   /** Whether this chat created the session and has sent no prompt to it. */
   #isUnused: boolean;
+  #modelName: string | null = null;
   #lastTurn: TurnView | null = null;
 
   private constructor(parts: ChatParts, conversation: Conversation, isUnused: boolean) {
@@ -56,7 +57,7 @@ export class Chat {
 
   async #loop(): Promise<void> {
     const { window } = this.#parts;
-    for (let text = await window.next(); text !== null; text = await window.next()) {
+    for (let text = await this.#next(); text !== null; text = await this.#next()) {
       this.#remember(text);
       const entered = parseEntered(text);
       try {
@@ -80,6 +81,14 @@ export class Chat {
       window.print([""]);
       if (this.#parts.signal.aborted) return;
     }
+  }
+
+  /** Shows above the prompt where it would go, and waits for it. */
+  async #next(): Promise<string | null> {
+    const { window, conversations } = this.#parts;
+    const server = await this.#conversation.server().catch(() => null);
+    window.status = this.#place(server === null ? conversations.place : `server ${server}`);
+    return await window.next();
   }
 
   async #turn(prompt: string): Promise<void> {
@@ -170,8 +179,8 @@ export class Chat {
   async #model(argument: string): Promise<void> {
     const { window } = this.#parts;
     if (argument !== "") await this.#conversation.useModel(argument);
-    const current = (await this.#conversation.model()) ?? "the provider's default";
-    window.say(`The model is ${current}.`);
+    this.#modelName = await this.#conversation.model();
+    window.say(`The model is ${this.#modelName ?? "the provider's default"}.`);
     const others = argument === "" ? await this.#conversation.models() : [];
     if (others.length > 0) window.say(`The provider offers: ${others.join(", ")}.`);
   }
@@ -187,12 +196,16 @@ export class Chat {
 
   async #begin(): Promise<void> {
     const { window, conversations, markdown } = this.#parts;
-    const model = await this.#conversation.model().catch(() => null);
-    const place = [conversations.place, ...(model === null ? [] : [`model ${model}`])].join(" · ");
-    window.say(`${place} · session ${this.#conversation.id}`, colour.bold);
+    this.#modelName = await this.#conversation.model().catch(() => null);
+    window.say(this.#place(conversations.place), colour.bold);
     window.say("/help lists the commands. Ctrl-C cancels a turn. Ctrl-D ends the chat.", colour.dim);
     window.print([""]);
     if (!this.#isUnused) await showLastTurns(window, markdown, this.#conversation);
+  }
+
+  #place(name: string): string {
+    const model = this.#modelName === null ? [] : [`model ${this.#modelName}`];
+    return [name, ...model, `session ${this.#conversation.id}`].join(" · ");
   }
 
   /** Leaves the session. Deletes it if nobody has used it. */

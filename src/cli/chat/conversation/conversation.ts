@@ -20,6 +20,8 @@ export interface Conversation {
   readonly id: string;
   /** Runs one turn. @throws FleetError as `fleet.sessions.send`. */
   send(prompt: string, options: PromptOptions): Promise<void>;
+  /** The id of the server that has the session; null if only the front door knows it. */
+  server(): Promise<string | null>;
   /** The model of the next turn; null if the server does not name it. */
   model(): Promise<string | null>;
   /** The models that the user may choose from; empty if the provider does not list them. */

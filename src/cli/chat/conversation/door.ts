@@ -192,6 +192,10 @@ class DoorConversation implements Conversation {
     }
   }
 
+  async server(): Promise<null> {
+    return null;
+  }
+
   async model(): Promise<string | null> {
     return await modelOf(await this.#opened());
   }

@@ -77,6 +77,10 @@ class FleetConversation implements Conversation {
     await this.#fleet.sessions.send(this.#session, prompt, options);
   }
 
+  async server(): Promise<string> {
+    return (await this.#fleet.sessions.get(this.id, { user: this.#options.user })).serverId;
+  }
+
   async model(): Promise<string | null> {
     return await this.#asked(modelOf);
   }

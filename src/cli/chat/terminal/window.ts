@@ -32,6 +32,7 @@ export class Window implements KeyListener, Disposable {
   /** Prompts that the user has sent and the chat has not taken yet. */
   readonly #sent: string[] = [];
   #above: string[] = [];
+  #status = "";
   #part: LivePart | null = null;
   #turn: AbortController | null = null;
   #dialog: Dialog | null = null;
@@ -55,6 +56,12 @@ export class Window implements KeyListener, Disposable {
 
   get columns(): number {
     return this.#screen.columns;
+  }
+
+  /** The row above the prompt. */
+  set status(text: string) {
+    this.#status = onOneLine(text);
+    this.#drawSoon();
   }
 
   /** Adds rows above the prompt. */
@@ -213,10 +220,12 @@ export class Window implements KeyListener, Disposable {
     );
     const half = Math.max(1, Math.floor(height / 2));
     const { rows, cursor } = (this.#dialog ?? this.#input).view(columns, half);
+    const status =
+      this.#status === "" || this.#dialog !== null ? [] : [colour.dim(shorten(this.#status, columns, "end"))];
     const hint = this.#isLeaving ? [colour.dim(LEAVING)] : [];
-    const room = Math.max(1, height - rows.length - waiting.length - hint.length);
+    const room = Math.max(1, height - rows.length - waiting.length - status.length - hint.length);
     const part = this.#part?.live(columns, room, this.#dialog !== null) ?? [];
-    const before = [...part, ...waiting];
+    const before = [...part, ...waiting, ...status];
     return { rows: [...before, ...rows, ...hint], cursor: { ...cursor, row: before.length + cursor.row } };
   }
 
