@@ -224,7 +224,7 @@ describe("the fleet", () => {
     await session.rpc.permissions.setApproveAll({ enabled: true });
   });
 
-  it("asks a program for the approval of a shell command (through the library) only while session.approve is ask", async () => {
+  it("asks a program that uses the library to approve a shell command only while session.approve is ask", async () => {
     for (const approve of ["ask", "none"] as const) {
       await using at = await DoorFleet.open({ config: { session: { approve } } });
       const asked: string[] = [];

@@ -155,7 +155,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       expect(await ann.turn(id, "again")).toMatchObject({ result: {} });
     });
 
-    it("gives a member of a session only the conversation, and a user who is not a member nothing", async () => {
+    it("gives a member of a session only the conversation, and gives nothing to a user who is not a member", async () => {
       const id = await team(`team-6-${isolation}`);
       const ben = await join("ben", id);
       for (const [method, params] of [

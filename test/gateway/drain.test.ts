@@ -35,7 +35,7 @@ it("a front door that closes lets running turns end, refuses new ones, and then 
   expect(JSON.stringify(client.received)).toContain("last words");
 });
 
-it("a front door that closes cuts a turn that is still running at the deadline, and counts it", async () => {
+it("a front door that closes cuts a turn that is still running at the deadline, and returns the number of cut turns", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
   await client.request("session.create", { sessionId: "s" });

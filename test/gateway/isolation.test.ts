@@ -289,7 +289,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
         "a fractional request id",
         `{"jsonrpc":"2.0","id":1.5,"method":"session.getMessages","params":{"sessionId":"${secret}"}}`,
       ],
-    ])("lets no frame that is forged with %s through to another user's session", async (_, text) => {
+    ])("keeps a frame that is forged with %s away from another user's session", async (_, text) => {
       const before = await state();
       const forger = await RawClient.as(at.url, tokens.mallory);
       const seen = at.events.length;

@@ -92,7 +92,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
     expect(await prompts(id)).not.toContain("a");
   });
 
-  it("continues a session that has moved for a library user and a client that had it open before", async () => {
+  it("continues a moved session for a library user and for a client that had opened the session before the move", async () => {
     const id = await team("moved-3");
     const mine = await at.fleet.resumeSession(id, { user: "ann" });
     const client = await RawClient.as(at.url, await at.token("ben"));

@@ -202,7 +202,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     expect(order(ben, 1)).toEqual(["idle", "idle", "answer"]);
   });
 
-  it("answers an aborted prompt with FLEET_TURN_FAILED if the client had not read the end of another client's turn when it sent the prompt", async () => {
+  it("fails an aborted prompt with FLEET_TURN_FAILED if its client had sent it before reading the end of another turn", async () => {
     const id = fresh(at, "aborted");
     const [ann, ben] = await pair(id);
     await ann.turn(id, "one");

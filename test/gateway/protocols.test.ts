@@ -30,13 +30,13 @@ it("the front door has tables for each protocol version that the fleet supports"
   for (const [version, protocol] of PROTOCOLS) expect(protocol.version).toBe(version);
 });
 
-it("the front door gives a client the protocol that it names in connect, and version 3 to one that names none", () => {
+it("the front door speaks the protocol version that a client names in connect, or version 3 if the client names none", () => {
   expect(clientProtocol(4, both)).toBe(four);
   expect(clientProtocol(3, both)).toBe(three);
   expect(clientProtocol(undefined, both)).toBe(three);
 });
 
-it("the front door names all supported versions when it refuses a client that names another one", () => {
+it("the front door names all supported versions when it refuses a client that names another version", () => {
   expect(() => clientProtocol(5, both)).toThrow(
     expect.objectContaining({
       code: "FLEET_PROTOCOL_UNSUPPORTED",

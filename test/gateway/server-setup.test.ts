@@ -37,7 +37,7 @@ it("the front door sends no model request to a client whose server was started w
     expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "credentials"));
 });
 
-it("the front door sends model requests to a client with its user's own GitHub token, but not with one for all users", async () => {
+it("a client may answer model requests if each user has their own GitHub token, but not if one token serves all users", async () => {
   const env = { TOKEN_alice: "gho_canary", TOKEN: "gho_canary" };
   for (const { name, expected } of [
     { name: "TOKEN_{user}", expected: { result: { success: true } } },
@@ -68,7 +68,7 @@ it("the front door refuses a client's request handler and plugins on a shared se
   expect(await client.request(...PLUGINS)).toMatchObject(denied("builtinPluginDirectories", "other users"));
 });
 
-it("the front door ends, together with a server, only the connections of clients that have changed that server's setup", async () => {
+it("when a server dies, the front door closes only the connections of clients that had changed the server's setup", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ config });
   const token = await at.token("alice");
@@ -91,7 +91,7 @@ it("the front door ends, together with a server, only the connections of clients
   );
 });
 
-it("the front door ends a server when the client that answers its model requests disconnects, and another client can then answer those of the next server", async () => {
+it("the front door ends a server when the client that answers its model requests leaves, and another client can take over", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ config });
   const token = await at.token("alice");
@@ -111,7 +111,7 @@ it("the front door ends a server when the client that answers its model requests
   expect(await other.request("ping", { message: "on" })).toMatchObject({ result: { message: "pong: on" } });
 });
 
-it("the front door ends the server of a client that answers its model requests before it has closed", async () => {
+it("a front door that closes first ends each server whose model requests a client answers", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ config });
   const client = await RawClient.as(at.url, await at.token("alice"));

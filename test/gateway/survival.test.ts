@@ -113,7 +113,7 @@ describe("the front door, when a session's server ends,", () => {
     expect((await other.request("ping")).error).toBeUndefined();
   });
 
-  it("reopens an evicted session for the next prompt, and for any other next request", async () => {
+  it("reopens an evicted session for the client's next request, whether or not that is a prompt", async () => {
     const client = await at.client("eve");
     const session = await client.createSession({ onPermissionRequest: approveAll });
     await say(session, "one");

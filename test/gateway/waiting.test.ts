@@ -168,7 +168,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     expect(ben.events("stuck")).toContain("abort");
   });
 
-  it("refuses a prompt when all waiting prompts together are longer than one frame may be", async () => {
+  it("refuses a prompt when all waiting prompts together exceed the length limit of one frame", async () => {
     const [ann, ben] = await team("long");
     await ann.request("session.send", { sessionId: "long", prompt: "!delay 60000 a" });
     const prompt = "x".repeat(300 * 1024);
@@ -248,7 +248,7 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
     expect(said(client)).toEqual(prompts);
   });
 
-  it("delivers a client's prompts that had not reached the lost server in their order in another turn", async () => {
+  it("delivers the prompts that a lost server did not get in their order, in another turn", async () => {
     const client = await session("lost");
     const lease = await at.fleet.lockSession("lost", { user: "ann" });
     const prompts = Array.from({ length: 200 }, (_, index) => (index === 0 ? "!no JSON" : `prompt ${index}`));

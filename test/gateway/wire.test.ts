@@ -165,7 +165,7 @@ describe("readClientFrame", () => {
     }
   });
 
-  it("refuses a client's frame with too many values if its id is behind more than a megabyte of them", () => {
+  it("refuses a client's frame with too many values if the frame's id follows more than a megabyte of values", () => {
     const many = `[${Array(400_000).fill("{}").join()}]`;
     expect(() => read(`{"jsonrpc":"2.0","method":"ping","params":{"a":${many}},"id":1}`)).toThrow(
       "The message has more than 50000 values.",

@@ -38,7 +38,7 @@ async function listening() {
 it.each([
   { isIdle: true, expected: ["ping"] },
   { isIdle: false, expected: ["$/ack", "ping"] },
-])("acknowledges what a server sends by itself unless nobody waits for it: isIdle $isIdle", async (at) => {
+])("RpcClient acknowledges a frame that the server sends unasked unless it is idle (isIdle: $isIdle)", async (at) => {
   await using server = await listening();
   let frames = 0;
   const listener = {

@@ -118,7 +118,7 @@ describe("the bundled runtime", () => {
     });
   });
 
-  it("the runtime refuses a wrong token, and every request before a correct one", async () => {
+  it("the runtime refuses a wrong token, and every request before a connect with the correct token", async () => {
     await expect(RawConnection.open({ address: "127.0.0.1", port, token: "wrong" }, signal())).rejects.toMatchObject({
       code: "FLEET_SERVER_UNREACHABLE",
       message: expect.stringMatching(/AUTHENTICATION_FAILED/i),

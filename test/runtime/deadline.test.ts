@@ -28,7 +28,7 @@ describe("deadline", () => {
     expect(signal.reason).toMatchObject({ message: "no answer within 300 ms" });
   });
 
-  it("a deadline aborts together with the outer signal and with its reason, even if that signal had aborted before", () => {
+  it("a deadline aborts with the outer signal and its reason, even if that signal had already aborted", () => {
     const reason = new Error("outer");
     const outer = new AbortController();
     using limit = deadline(undefined, outer.signal);

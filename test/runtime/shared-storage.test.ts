@@ -109,7 +109,7 @@ describe("taking over a session", () => {
     expect(historyAt(a)).toBe("history");
   });
 
-  it("a session id can be used again on the host from which the session was taken, once it was deleted", async () => {
+  it("a session id can be used again on the host from which the session was taken, once the session is deleted", async () => {
     plant(placePath(a), "s", "history");
     await take();
     await unblock("s", a);

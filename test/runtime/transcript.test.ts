@@ -135,7 +135,7 @@ describe("the end of a turn in a transcript", () => {
     ]);
   });
 
-  it("a reader that goes on gets no end of a turn that still runs, and the rest once it is written", () => {
+  it("a reader that follows a history gets no end of a running turn, and gets the rest once it is written", () => {
     const transcriber = new Transcriber(null);
     const text = Buffer.from(started() + prompt({ content: "a" }) + finalStep("b"));
     const first = [...transcriber.push(text.subarray(0, -300)), ...transcriber.pause(at() + LATER_MS)];
@@ -182,7 +182,7 @@ describe("a tool call in a transcript", () => {
     expect(outcome(given, result)).toEqual([text, { name: "bash", outcome: expected }]);
   });
 
-  it("has a long argument only in part", () => {
+  it("shows only part of a long argument", () => {
     const [text] = outcome({ command: `${"🙂".repeat(500)}` }, { success: true });
     expect(text).toBe(`bash: ${"🙂".repeat(199)}… (completed)`);
   });

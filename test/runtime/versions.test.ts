@@ -18,7 +18,7 @@ describe("versions", () => {
     expect(sdkVersion()).toBe(versionIn("node_modules/@github/copilot-sdk"));
   });
 
-  it("a file has the version of the nearest package with a name above it, and none outside a package", async () => {
+  it("packageVersion returns the version of the nearest named package above a file, and null outside of a package", async () => {
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-versions-"));
     onTestFinished(() => removeFolder(folder));
     mkdirSync(join(folder, "dist"));

@@ -47,7 +47,7 @@ describe("rotateLog", () => {
     expect(contents()).toEqual({ "server.log": "abc" });
   });
 
-  it("rotateLog moves the log to .1 and shifts the older files up, as many as it may keep", async () => {
+  it("rotateLog moves the log to .1, and shifts up as many older files as it may keep", async () => {
     for (const text of ["one", "two", "three", "four"]) {
       writeFileSync(log, text);
       expect(await rotateLog(log, { maxBytes: 2, keep: 3 })).toBe(text.length);

@@ -159,7 +159,7 @@ function expectSound({ servers }: Histories): void {
   }
 }
 
-it("a server whose start had died is not recorded as ready when a stop of it is given up", async () => {
+it("a server whose start died is not recorded as ready when a later stop of that server is given up", async () => {
   const histories = new Histories(ownIdentity());
   const dead = { id: "s1", stays: false, end: "dead" } as const;
   await histories.run({ kind: "start", ...dead });
@@ -168,7 +168,7 @@ it("a server whose start had died is not recorded as ready when a stop of it is 
   expectSound(histories);
 });
 
-it("a repair leaves every server ready, unhealthy, stopped or failed after any sequence of commands and crashes, and ends no running process", async () => {
+it("after any commands and crashes, a repair leaves each server ready, unhealthy, stopped or failed, and ends no running process", async () => {
   const pid = sleeper();
   const running = identify(pid);
   if (running === null) throw new Error("sleep has ended");

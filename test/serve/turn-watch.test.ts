@@ -366,7 +366,7 @@ describe("with the real runtime", () => {
     expect(await server.ends()).toMatchObject([{ sessionId: "told", outcome: "completed" }]);
   });
 
-  it("the turn watch counts a turn that starts a background sub-agent as one turn, which lasts until the sub-agent's report is answered", async () => {
+  it("the turn watch counts a turn with a background sub-agent as one turn, which lasts until the sub-agent's report is answered", async () => {
     await using model = await startToolModel();
     const server = await Watched.start(model);
     const session = await server.session("a");

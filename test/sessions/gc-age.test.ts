@@ -130,7 +130,7 @@ describe("the facts in a session's record", () => {
       ["an unknown host is neither in use nor abandoned", { ...dead, at: "h4" }, { used: false, abandoned: false }],
       ["this host is abandoned when the process is dead", { ...dead, at: "h1" }, { used: false, abandoned: true }],
       ["this host is in use while the process runs", { ...own, at: "h1" }, { used: true, abandoned: false }],
-    ])("an ephemeral session whose last user is a process on %s", (_, usedBy, { used, abandoned }) => {
+    ])("an ephemeral session that was last used by a process on %s", (_, usedBy, { used, abandoned }) => {
       const record = sessionRecord("a", { persistence: "ephemeral", usedBy });
       expect({ used: isInUse(record, hosts), abandoned: isAbandoned(record, hosts) }).toEqual({ used, abandoned });
     });

@@ -164,7 +164,7 @@ describe("sessions that gc skips with a reason", () => {
   it.each([
     ["skips a session as busy", `inuse.${PID}.lock`, "busy"], // the server has it in memory, perhaps in a turn
     ["deletes a session", "inuse.1.lock", null],
-  ])("gc %s with the lock file %s when the server does not answer", async (_, lock, reason) => {
+  ])("when the server does not answer, gc %s with the lock file %s", async (_, lock, reason) => {
     const state = await gcState();
     await state.server("s1", { running: true });
     const folder = state.plant("s1", "held");

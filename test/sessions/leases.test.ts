@@ -131,7 +131,7 @@ describe("holding a lease", () => {
     await expect(lease.release()).rejects.toMatchObject(LOST);
   });
 
-  it("the check of a held lease passes on an error of the store, and does not report the lease as lost", async () => {
+  it("the check of a held lease rejects with an error of the store, and does not report the lease as lost", async () => {
     const { store, clock } = await setUp();
     let down = false;
     const trouble = altered(store, {
@@ -243,7 +243,7 @@ describe("waiting", () => {
     expect(await store.leases.read("s")).toBeNull();
   });
 
-  it("a caller who may no longer use the session stops waiting for its lease and does not get it", async () => {
+  it("a caller who may no longer use a session stops waiting for the session's lease, and never gets the lease", async () => {
     const { store, leases } = await setUpInRealTime();
     const lease = await leases.acquire(wants("alice"));
     const refusal = new Error("no longer a member");

@@ -40,7 +40,7 @@ async function remembered({ read, loads }: Awaited<ReturnType<typeof document>>)
   });
 }
 
-it("reads a document again after each commit, however quickly they follow", async () => {
+it("HeadMemory reads a document again after each commit, however quickly the commits follow each other", async () => {
   const at = await document();
   for (let rev = 1; rev <= 500; rev++) {
     at.commit(rev, `${rev}`);
@@ -48,7 +48,7 @@ it("reads a document again after each commit, however quickly they follow", asyn
   }
 });
 
-it("reads a remembered document again after a commit, and after it was deleted", async () => {
+it("HeadMemory reads a remembered document again after a commit, and after the document was deleted", async () => {
   const at = await document();
   at.commit(1, "first");
   await remembered(at);
@@ -59,7 +59,7 @@ it("reads a remembered document again after a commit, and after it was deleted",
   expect(at.read()).toBeUndefined();
 });
 
-it("reads a remembered document again after a commit that left the time of its folder unchanged", async () => {
+it("HeadMemory reads a remembered document again after a commit that left the time of its folder unchanged", async () => {
   const at = await document(() => "unchanged");
   at.commit(1, "first");
   await remembered(at);
@@ -67,7 +67,7 @@ it("reads a remembered document again after a commit that left the time of its f
   expect(at.read()).toBe("second");
 });
 
-it("notices that the newest revision of a remembered document was damaged", async () => {
+it("HeadMemory notices that the newest revision of a remembered document was damaged", async () => {
   const at = await document();
   at.commit(1, "first");
   at.commit(2, "second");

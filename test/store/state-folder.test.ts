@@ -253,7 +253,7 @@ describe("the check of the state folder", () => {
   });
 });
 
-it("the file store writes a revision with mode 0600 even if the umask removes the write bit, because a missing write bit marks an accepted revision", async () => {
+it("the file store writes a revision with mode 0600 whatever the umask, because a missing write bit marks an accepted revision", async () => {
   const root = await temporaryRoot();
   const store = openFileStore(root);
   await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));

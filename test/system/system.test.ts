@@ -21,7 +21,7 @@ const missing = ["ps", "lsof", "sysctl", "df", "mount"].filter(
 if (missing.length > 0) console.warn(`the second implementation is not tested without ${missing.join(", ")}`);
 else describeSystem("ps and lsof", posix("linux"), { exact: false });
 
-it("a process that has the PID of an earlier one has another start time", (ctx) => {
+it("a process that has the PID of an earlier process has another start time", (ctx) => {
   const inside = ["-pf", "--mount-proc", "--kill-child"];
   const writable = ["sh", "-c", "echo 100 > /proc/sys/kernel/ns_last_pid"];
   if (spawnSync("unshare", [...inside, ...writable]).status !== 0 || missing.length > 0)
