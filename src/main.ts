@@ -16,7 +16,7 @@ export async function main(given: string[]): Promise<void> {
   });
   nameShell();
   const root = fileURLToPath(new URL("..", import.meta.url));
-  // The command has no plug-ins of users. Looking for them prints a warning if the home folder cannot be read.
+  // Users cannot add plug-ins. The search for them would print a warning if the home folder cannot be read.
   const config = await Config.load({ root, userPlugins: false });
   const args = withJsonFlag(given, config);
   const report = (error: unknown) => {

@@ -14,7 +14,7 @@ interface Parsed {
 /** Reads what a command was given. All commands use the same names for these flags and arguments. */
 export function givenIn({ flags, args, argv }: Parsed, { strict }: { strict: boolean }): Given {
   const { user, id, session = id, server }: Record<string, unknown> = { ...args, ...flags };
-  // An error may concern any of several sessions or servers.
+  // If the command was given several sessions or servers, the error may concern any of them.
   const isOne = strict || argv.length === 1;
   const values = Object.entries({ USER: user, ...(isOne ? { SESSION: session, SERVER: server } : {}) });
   return Object.fromEntries(

@@ -45,7 +45,7 @@ export default class Init extends FleetCommand {
   }
 
   async #ask(flags: InitFlags, asks: boolean): Promise<PartialConfig> {
-    // While the interview is open, the terminal sends no signal for Ctrl-C. So it ends before the prompt is tried.
+    // While the interview is open, the terminal sends no signal for Ctrl-C. So close the interview before trying the prompt.
     using interview = asks ? new Interview() : null;
     return settingsOf(await answersFor(flags, process.env, interview));
   }

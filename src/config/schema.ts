@@ -194,9 +194,9 @@ const host = v.pipe(
   v.strictObject({
     // If null, the host keeps its previous name or takes the machine's name.
     name: v.optional(v.nullable(rules.hostName()), null),
-    // The address at which other hosts reach the front door of this host. If null, the one at which it listens.
+    // The address at which other hosts reach the front door of this host. If null, the address at which the door listens.
     advertise: v.optional(v.nullable(rules.address()), null),
-    // How long after its last heartbeat the other hosts consider this host dead, and take over its users and sessions.
+    // The time from this host's last heartbeat until the other hosts consider it dead, and take over its users and sessions.
     ttl: v.optional(rules.hostTtl(), "15s"),
   }),
   v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
@@ -225,7 +225,7 @@ const keys = v.strictObject({
   storeOptions: v.optional(storeOptions, {}),
   host: v.optional(host, {}),
   storage: v.optional(storage, {}),
-  // As whom the commands act that need a user. The library does not read it.
+  // The user for commands that need a user and get none. The library does not read this key.
   user: v.optional(v.nullable(rules.userId()), null),
 });
 

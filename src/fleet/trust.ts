@@ -126,7 +126,7 @@ function stateOf(path: string, digest: string): TrustState {
     if (file === undefined) return "missing";
     return trustDigest(path, file.text) === digest ? "trusted" : "changed";
   } catch {
-    // The file is not usable, but it was when the user trusted it. So it has changed.
+    // The file is not usable now. It was usable when the user trusted it, so it has changed.
     return "changed";
   }
 }

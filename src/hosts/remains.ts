@@ -75,7 +75,7 @@ async function isDue(
       // Perhaps only the record was lost. So wait as long as for any other session without a record.
       if (record === null) return nowMs - changedMs >= ttlMs;
       if (record.from !== undefined) return false;
-      // The takeover is complete. If the copy has no history, this may be the only one.
+      // The takeover is complete. If the new copy of the session has no history, this may be the only history.
       if (!hasHistory) return true;
       return await hasHistoryIn({ shared, host: record.host ?? "", group: groupOfSession(record) }, record.id);
   }

@@ -39,7 +39,7 @@ export async function detectModels(env: Environment): Promise<Detected> {
 
 async function isLoggedIn(env: Environment): Promise<boolean> {
   const { execa } = await import("execa");
-  // Its output may contain a token, so it is not read.
+  // Do not read the output, because it may contain a token.
   const result = await execa("gh", ["auth", "status"], {
     stdio: "ignore",
     reject: false,

@@ -33,7 +33,7 @@ export interface EchoModel extends AsyncDisposable {
  */
 export async function startEchoModel(options: EchoModelOptions = {}): Promise<EchoModel> {
   let requests = 0;
-  // `noDelay`, because Nagle's algorithm would delay the small replies.
+  // Set `noDelay`, because Nagle's algorithm would delay the small replies.
   const server = createServer({ noDelay: true, keepAliveTimeout: KEEP_ALIVE_MS }, (request, response) => {
     const path = (request.url ?? "").split("?")[0];
     if (path !== "/v1/chat/completions" || request.method !== "POST") return answerOther(path, request, response);

@@ -117,7 +117,7 @@ export class Chat {
       this.#isUnused = false;
     } catch (error) {
       if (hasBegun) this.#isUnused = false;
-      // The session does not have the prompt. So the user may want to send it again.
+      // Put the prompt back into the input, because the session does not have it.
       else window.giveBack(prompt);
       throw error;
     }
@@ -168,7 +168,7 @@ export class Chat {
       if (sessions.length > MOST_SESSIONS) window.say(`… and ${sessions.length - MOST_SESSIONS} more`);
       return window.say("/resume ID continues one. The beginning of an ID is enough.", colour.dim);
     }
-    // The list has no sessions of other users, but the user may be a member of one.
+    // If no session matches, take the argument as the id, because the user may be a member of that session.
     const [id = argument, ...others] = matching(sessions, argument);
     if (others.length > 0)
       return window.say(`Several sessions begin with ${quote(argument)}: ${[id, ...others].join(", ")}.`);
@@ -239,7 +239,7 @@ export class Chat {
     try {
       this.#parts.history.add(text);
     } catch {
-      // The history is a convenience. A disk that is full shows elsewhere.
+      // Ignore the failure, because the history is only a convenience. Other errors report a full disk.
     }
   }
 }

@@ -42,7 +42,7 @@ export class TurnView implements LivePart {
         this.#addPiece(event.data);
         break;
       case "assistant.message":
-        // A model that does not stream sends only the whole message. The pieces may also have ended with a connection.
+        // Add what no piece had. A model that does not stream sends no pieces, and a connection that ended lost some.
         this.#addText(event.data.content.slice(this.#streamed.get(event.data.messageId) ?? 0));
         this.#arrived.push({ kind: "end" });
         break;
@@ -100,7 +100,7 @@ export class TurnView implements LivePart {
     this.#arrived.push({ kind: "end" });
     for (const id of [...this.#tools.keys()]) this.#endTool(id, null);
     const rows: string[] = [];
-    // The reply may be long. Let the user's keys and signals through.
+    // The reply may be long, so let the process handle keys and signals after each step.
     while (this.#step(this.#window.columns, rows)) {
       this.#window.print(rows.splice(0));
       await yieldToOthers();

@@ -37,7 +37,7 @@ export class FullScreen extends EventEmitter<{ key: [Key]; resize: [] }> impleme
     process.stdout.on("resize", this.#onResize);
     process.stdin.setRawMode(true);
     process.stdin.resume();
-    // The second Ctrl-C ends the process at once.
+    // A second Ctrl-C ends the process at once, so restore the terminal at its exit, too.
     process.once("exit", this.#leave);
     process.stdout.write(ENTER);
   }

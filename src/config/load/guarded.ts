@@ -54,7 +54,7 @@ export const KEY_CLASSES: ReadonlyMap<string, Class> = new Map<string, Class>([
   ["provider.type", ["echo"]],
   ["session.approve", ["none"]],
   ["session.host", ["none"]],
-  // Decides whether the fleet believes a proxy about a client's address.
+  // This key decides whether the fleet believes a proxy about a client's address.
   ["serve.proxyProtocol", [false]],
 ]);
 

@@ -25,7 +25,7 @@ export function fileSource(path: string, text: string, home: string): Source {
   const originOf = (key: string): Origin => ({
     from: "file",
     name: path,
-    // Only messages need it.
+    // Find the line only when a message needs it.
     get line() {
       return lineOfKey(text, key);
     },

@@ -106,7 +106,7 @@ export function statefulSet(plan: Plan, file: Record<string, unknown>): IStatefu
     : claim("ReadWriteOnce", size, undefined);
   return object(plan, "apps/v1", "StatefulSet", names.main, {
     serviceName: names.hosts,
-    // If there is an autoscaler, it sets the number. Applying the manifest again would reset it.
+    // An autoscaler sets the number of replicas. With this field, applying the manifest again would reset that number.
     ...(maxReplicas > replicas ? {} : { replicas }),
     // Hosts start and end independently of each other.
     podManagementPolicy: "Parallel",

@@ -120,7 +120,7 @@ export function settingsOf(answers: Answers): PartialConfig {
   return {
     ...(isolation === "shared" ? { isolation } : {}),
     ...(source === "github"
-      ? // A provider in the user's own file must not get these prompts.
+      ? // Set the provider to null, because a provider in the user's own file must not get these prompts.
         {
           auth: tokenEnv == null ? { githubTokenCommand: "gh auth token" } : { githubTokenEnv: tokenEnv },
           provider: null,

@@ -85,7 +85,7 @@ export class Client {
     const { door, report } = this.state;
     try {
       const server = (await door.store.registry.read()).servers[id];
-      // The launch may already have ended. It may even be the reason why the client has gone.
+      // The launch may already have ended. Its end may even be the reason why the client has gone.
       if (server === undefined || server.launchId !== launchId || !isRunning(server)) return;
       report.event({ event: "server-ended", detail: id });
       await door.pool.stop(id, { drainTimeoutMs: 0, force: false, signal: NEVER, stays: true });

@@ -73,7 +73,7 @@ export class Dispatcher {
         report.event({ event: "denied", detail: message.message });
         break;
       case "notification":
-        // Drop it. The protocol has no notifications from clients, and a server may take one for a request.
+        // Drop the message. The protocol has no notifications from clients, and a server may take one for a request.
         if (!message.method.startsWith("$/")) report.event({ event: "dropped", detail: "a notification" });
         break;
     }

@@ -45,7 +45,7 @@ export class PassedRequests {
     checkTools(this.#state, request, record);
     checkAnswer(this.#state, link, request, record);
     const allowed = handling.permits === true ? permitted(this.#state, link, request, record) : params;
-    // Only another client may approve its tool. Answer as the runtime does when another client has answered first.
+    // Only the client that provided the tool may approve it. Answer this client as if that client had answered first.
     if (allowed === null) requests.reply(request, { success: false });
     else this.#forward(handling, link, { ...request, params: allowed }, record);
   }

@@ -51,8 +51,8 @@ export class SessionCalls {
           attachment.attached = true;
           attachment.asked = request.params;
           answer = result;
-          // On the user's own server, reply now, so that the client gets the answer before the events behind it. On other
-          // servers, reply later, because the session is ready only when its options are set.
+          // On the user's own server, reply now, so that the client gets the answer before the events that follow it.
+          // On other servers, reply later, because the session is ready only when its options are set.
           if (own) requests.reply(request, result);
         },
       };
@@ -119,7 +119,7 @@ export class SessionCalls {
         const moved = saysMoved(answer);
         if (!answer.failed || moved) this.#state.left(record.id);
         if (!moved) return undefined;
-        // Another front door answered that the session has moved. The session is no longer open there, so the client has left it.
+        // Another front door answered that the session has moved. So the session is not open there any more.
         requests.reply(request, { success: true });
         return "hold";
       },

@@ -168,7 +168,7 @@ export class Connection {
       this.#admitted = { isSameToken: recognizer(String(token)), greeting };
       this.#open(id, greeting, { event: "connected", ...(isRelayed ? { detail: `relayed by host ${via}` } : {}) });
     } catch (error) {
-      // If the client has disconnected, the error only reports that we gave up the work for it, so do not log it.
+      // If the client has disconnected, do not log the error, because it only reports that the work was given up.
       if (!this.socket.closed) this.#report.event(refusal(error));
       this.#refuse(refusalFrame(id, error));
     }

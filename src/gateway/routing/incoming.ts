@@ -106,7 +106,7 @@ export class Incoming implements RpcListener {
         return;
       }
       case "session.deleted":
-        // A later session with the same id is another session.
+        // Forget the attachment, because a later session with the same id is another session.
         attachments.delete(sessionId);
         break;
       case "session.shutdown": {

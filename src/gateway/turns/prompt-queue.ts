@@ -152,7 +152,8 @@ export class PromptQueue {
         isBlind,
         patienceMs,
       );
-      // The client's SDK would take an idle for the end of its own turn, and another turn's message for the answer.
+      // If a prompt has not begun, send an error and not an idle. At an idle, the client's SDK would take the last message
+      // of another turn for the answer to its prompt.
       if (isFoundIdle && !isBlind() && !ends.hasBegunAll(id) && !ends.holdsError(id)) ends.cut(id, NEVER_BEGAN);
       else if (isFoundIdle) ends.over(id);
     } finally {

@@ -75,7 +75,8 @@ export async function linkToPlace(home: string, place: StatePlace): Promise<void
     if (old === target) return await assertThere(target);
     await makePlace(place);
     if (old !== null) {
-      // Do not move sessions from another folder in the storage: takeovers do this. Any other link is the agent's.
+      // Move only the sessions in this host's common folder. Takeovers move those in other folders of the storage, and
+      // the agent may have made a link to any other folder.
       const common = join(dirname(dirname(home)), SHARED_GROUP, "session-state");
       if (place.group === SHARED_GROUP && old === common && (await statOf(old)) !== null) await moveInto(old, target);
       await rm(link);

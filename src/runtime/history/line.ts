@@ -47,7 +47,7 @@ export class LineSplitter {
   }
 
   #keep(part: Buffer): void {
-    // Copy it, because a slice would keep the whole chunk in memory.
+    // Copy the part, because a slice would keep the whole chunk in memory.
     this.#parts.push(Buffer.from(part));
     this.#bytes += part.length;
     if (this.#bytes <= this.#wholeBytes) return;

@@ -42,7 +42,7 @@ export class ForegroundCommand {
   async end(graceMs: number): Promise<void> {
     const leader = this.#child.pid === undefined ? null : identify(this.#child.pid);
     if (leader === null) return;
-    // Look before the first signal, because nobody can find the processes that a dead leader had started.
+    // List the processes before the first signal, because nobody can find the children of a leader that has ended.
     const members = processesOfSession(leader);
     this.signal("SIGTERM");
     // A stopped process handles SIGTERM only when it continues.

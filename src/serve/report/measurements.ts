@@ -58,7 +58,7 @@ export class Measurements {
     const look = this.#turns.look(sessions, nowMs);
     for (const { outcome, durationMs, serverId, sessionId } of look.ended) {
       metrics.turnEnded(outcome, durationMs / 1000);
-      // The metrics name nobody, so the log has to.
+      // The metrics contain no names, so log the server and the session.
       const fields = { server: serverId, session: sessionId };
       if (outcome === "cut") log("warn", `the turn in session ${sessionId} was cut`, fields);
       if (outcome === "failed") log("info", `the turn in session ${sessionId} failed`, fields);

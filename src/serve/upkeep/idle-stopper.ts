@@ -38,7 +38,7 @@ export class IdleStopper {
       return now - (this.#used.get(launch) ?? now) > idleTimeoutMs;
     });
     if (due.length === 0) return;
-    // Read the kernel's table only for these, because it takes milliseconds.
+    // Look at connections only if a server is due, because reading the kernel's table takes milliseconds.
     const connections = system().processes.connectedPorts(new Set(due.map(({ port }) => port ?? 0)), ownPorts);
     for (const server of due) {
       if (connections.has(server.port ?? 0)) this.#used.set(server.launchId ?? "", now);

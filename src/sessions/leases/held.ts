@@ -82,7 +82,7 @@ export class HeldLease implements TurnLease {
       try {
         await this.check();
       } finally {
-        await this.detach(); // in any case: with renewals from here, it would outlive the process that took it
+        await this.detach(); // always, because renewals from here would keep the lease after its taker has died
       }
       return;
     }

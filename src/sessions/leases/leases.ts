@@ -156,7 +156,7 @@ export class Leases {
     try {
       result = await this.ambient.run(lease, work);
     } catch (error) {
-      // Throw the error of `work`, not the loss of the lease that it may come from.
+      // Throw the error of `work`. Ignore an error of the release, because the lease is lost then, or will expire.
       await lease.release().catch(() => "lost, or it expires");
       throw error;
     }

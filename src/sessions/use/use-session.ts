@@ -235,12 +235,12 @@ export class SessionUse implements AsyncDisposable {
       const { record, refusal } = await this.#check.check(this, { isOpen: known !== undefined, signal });
       this.#record = record;
       if (refusal === null) return marker;
-      // Others must not wait for this use while it waits itself.
+      // Remove the marker, because others must not wait for this use while this use waits.
       this.#unmark();
       const hurries = known !== undefined && refusal !== "draining";
       do await this.#check.pauseAfter(refusal, this, { untilMs, signal, hurries });
       while (refusal === "draining" && (await this.#check.isDraining(server)));
-      // Others may have moved the session in the meantime.
+      // Others may have moved the session during the pause.
       if (refusal === "draining" || refusal === "ended") this.#record = await recordFor(this.#context, id, user);
       if (refusal !== "draining" || this.#record.serverId !== server.id) known = undefined;
     }

@@ -28,7 +28,7 @@ export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
   function list(which: readonly string[], add: "nothing" | "command" | "environment" = "nothing"): Row[] {
     const columns = ["pid", "ppid", "pgid", "state", "lstart", ...(add === "nothing" ? [] : ["args"])];
     const environment = add === "environment" ? [platform === "darwin" ? "-E" : "e"] : [];
-    // A header ends with its argument, so each column needs one of its own.
+    // `ps` takes the whole rest of an argument as the header of a column, so each column needs its own `-o`.
     const args = ["-ww", ...environment, ...which, ...columns.flatMap((column) => ["-o", `${column}=`])];
     return lines(platform, "ps", args).flatMap(rowOf);
   }
@@ -41,7 +41,7 @@ export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
       const commands = new Map(list(["-A"], "command").map((row) => [row.pid, row]));
       const same = before.filter(({ pid, started }) => pid !== process.pid && commands.get(pid)?.started === started);
       const known = same.filter(({ pid, text }) => text.startsWith(commands.get(pid)?.text ?? ""));
-      // The others executed another program between the two lists.
+      // The other processes executed another program between the two lists.
       if (known.length < same.length && look < LOOKS) continue;
       return known.map(({ text, ...row }) => ({
         ...seenOf(row),

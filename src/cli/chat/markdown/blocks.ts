@@ -66,7 +66,7 @@ export function codeRow(line: string): string {
 function codeRows({ raw, text, lang }: Tokens.Code): string[] {
   const [, indent = "", fence] = /^( {0,3})(`{3,}|~{3,})/.exec(raw) ?? [];
   if (fence === undefined) return [fenceRow("```"), ...text.split("\n").map(codeRow), fenceRow("```")];
-  // The parser adds a line to the text of code that ends with an empty line (marked 18).
+  // If code ends with an empty line, the parser adds another line to its text (marked 18).
   const lines = raw.trimEnd().split("\n").slice(1);
   if (lines.at(-1)?.trim() === fence) lines.pop();
   const margin = new RegExp(`^ {0,${indent.length}}`);

@@ -59,7 +59,7 @@ export class Screen {
   locate(column: number | undefined): void {
     const { columns } = this;
     const { cursor } = this.#drawn;
-    // Without an answer, rather leave a row on the screen than delete one of the conversation.
+    // If the terminal does not answer, leave a row on the screen. Otherwise, a row of the conversation could be deleted.
     this.#moved = column === cursor.column % columns ? Math.floor(cursor.column / columns) : 0;
   }
 

@@ -49,7 +49,8 @@ export class HeadMemory<T extends Read> {
       return known.head;
     this.#known.delete(folder);
     const head = load();
-    // Each read must report the damage. A change after `state` was read gives the folder another state.
+    // Do not remember a damaged document, because each read must report the damage. If the folder changes after `state`
+    // was read, its state differs at the next read, and the memory is not used.
     if (state === null || head === null || head.damaged.length > 0 || head.rev !== head.top) return head;
     const path = join(folder, revisionName(head.rev));
     const file = this.#stateOf(path);

@@ -58,7 +58,7 @@ export class Link {
     const [time, epoch, info, save, appendOnly] = await Promise.all([
       client.time(),
       client.get(epochKey),
-      // Managed services often forbid the next three.
+      // Managed services often forbid the next three commands.
       permitted(client.info()),
       permitted(client.config("GET", "save")),
       permitted(client.config("GET", "appendonly")),
@@ -148,7 +148,7 @@ export async function within<T>(work: Promise<T>, until: number): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const over = new Promise<never>((_, reject) => {
     // Read the socket once more before giving up. On a busy machine, the answer may have arrived while this process could not
-    // run, and timers come before sockets then.
+    // run, and Node.js runs due timers before it reads sockets.
     timer = setTimeout(() => setImmediate(() => reject(new Interruption("no answer in time"))), ms);
   });
   try {
