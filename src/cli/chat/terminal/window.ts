@@ -40,6 +40,7 @@ export class Window implements KeyListener, Disposable {
   #hasEnded = false;
   #wake: () => void = () => undefined;
   #drawing: NodeJS.Timeout | null = null;
+  #next: NodeJS.Immediate | undefined;
   #ticking: NodeJS.Timeout | null = null;
   readonly #onResize = () => this.#resized();
   /** While the chat waits for the terminal to tell where the cursor is. */
@@ -114,7 +115,7 @@ export class Window implements KeyListener, Disposable {
     const turn = new AbortController();
     this.#turn = turn;
     this.#part = part;
-    this.#ticking = setInterval(() => this.#draw(), TICK_MS);
+    this.#ticking = setInterval(() => this.#drawNext(), TICK_MS);
     try {
       return await run(turn.signal);
     } finally {
@@ -202,12 +203,19 @@ export class Window implements KeyListener, Disposable {
   }
 
   #drawSoon(): void {
-    this.#drawing ??= setTimeout(() => this.#draw(), DRAW_MS);
+    this.#drawing ??= setTimeout(() => this.#drawNext(), DRAW_MS);
+  }
+
+  /** Draws after the signals that have arrived, because the terminal may have another size. */
+  #drawNext(): void {
+    this.#next ??= setImmediate(() => this.#draw());
   }
 
   #draw(): void {
     if (this.#drawing !== null) clearTimeout(this.#drawing);
     this.#drawing = null;
+    clearImmediate(this.#next);
+    this.#next = undefined;
     if (this.#locating !== null) return;
     const { columns } = this.#screen;
     const above = [...this.#above.splice(0), ...(this.#part?.take(columns) ?? [])];
@@ -235,6 +243,7 @@ export class Window implements KeyListener, Disposable {
     process.stdout.off("resize", this.#onResize);
     if (this.#ticking !== null) clearInterval(this.#ticking);
     if (this.#drawing !== null) clearTimeout(this.#drawing);
+    clearImmediate(this.#next);
     if (this.#locating !== null) clearTimeout(this.#locating);
     this.#screen.draw(this.#above, { rows: [""], cursor: { row: 0, column: 0 } });
     this.#keyboard[Symbol.dispose]();
