@@ -188,7 +188,7 @@ describe("precedence", () => {
     expect(folder.load({ flags: { provider: null } }).config.provider).toBeNull();
   });
 
-  it("a setting for GitHub tokens replaces the other settings for them from sources of lower precedence", async () => {
+  it("a setting for GitHub tokens replaces all other such settings from sources of lower precedence", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { auth: { githubTokenEnv: "GH_{user}" } });
     const auth = folder.load({ env: { COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/t/{user}" } }).config.auth;

@@ -138,7 +138,7 @@ describe("a project file that the user trusts", () => {
     expect(folder.refusal({ ...where, cwd: clone }).code).toBe("FLEET_CONFIG_UNTRUSTED");
   });
 
-  it("a trusted project file is trusted through a link to its folder, at which its relative paths then start", async () => {
+  it("a trusted project file is trusted through a link to its folder, and its relative paths then start at the link", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
     const link = join(folder.root, "link");

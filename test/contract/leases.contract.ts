@@ -156,7 +156,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.acquire(request("silent"))).toMatchObject({ granted: false, ahead: 0 });
   });
 
-  it("ends a lease at its TTL for its holder too, and grants it to the next waiter", async () => {
+  it("ends a lease at its TTL, even for its holder, and grants the lease to the next waiter", async () => {
     const first = await granted(store(), "t1", { ttlMs: SHORT_MS });
     const second = await waited(store(), "t2");
     expect(second.fence).toBeGreaterThan(first.fence);

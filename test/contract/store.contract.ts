@@ -33,7 +33,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(store.takeWarnings()).toEqual([]);
       });
 
-      it("measures one use of itself and leaves nothing behind", async () => {
+      it("measures one use of the store in probe(), and leaves nothing behind", async () => {
         const before = { registry: await store.registry.read(), tokens: await store.tokens.list() };
         await store.probe(); // nothing may be stored so far
         await store.registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
@@ -191,7 +191,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect((await store.sessions.read("a"))?.turns).toBe(0);
       });
 
-      it("rejects an update of a session that does not exist with FLEET_SESSION_NOT_FOUND", async () => {
+      it("rejects with FLEET_SESSION_NOT_FOUND when the session of an update does not exist", async () => {
         const update = store.sessions.update("nobody", (draft) => void draft.turns++);
         await expect(update).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
       });

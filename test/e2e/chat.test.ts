@@ -368,7 +368,7 @@ describe("send on a terminal", () => {
     expect(await fleet.json(send)).toMatchObject({ reply: `[turn 3] ${EVIL}` });
   });
 
-  it("send shows lines, tabs, emoji and accents as they are, also if a piece of the reply ends inside of a character", async () => {
+  it("send shows lines, tabs, emoji and accents as they are, even if a piece of the reply ends inside of a character", async () => {
     await fleet.create("alice", "kind");
     const text = "one\r\n\ttwo 👩‍💻 e\u0301 می\u200cخواهم";
     await using terminal = new Terminal(fleet, ["send", "kind", text, "--user", "alice"], { columns: 200 });

@@ -137,7 +137,7 @@ it("config path lists the files in order of precedence, whether they exist or no
   expect(shown).toMatch(new RegExp(`^${FILE} +project +read$`, "m"));
 });
 
-it("config schema prints schemas/config.json, also where the configuration is broken", async () => {
+it("config schema prints schemas/config.json, even if the configuration is invalid", async () => {
   write("{");
   const schema = readFileSync(new URL("../../schemas/config.json", import.meta.url), "utf8");
   expect(await fleet.ok(["config", "schema"])).toBe(schema);

@@ -57,7 +57,7 @@ describe("describe server", () => {
     expect(text).toMatch(new RegExp(`\nNext:\n {2}copilotfleet spawn --user mortal\n {2}copilotfleet logs ${id}\n$`));
   });
 
-  it("describe does not print the connection token of a server, or the command that gets its GitHub token", async () => {
+  it("describe prints neither the connection token of a server nor the command that gets the server's GitHub token", async () => {
     const { token } = await fleet.json<{ token: string }>(["connect", "--user", "alice"]);
     const stopped = { state: "stopped", process: null, port: null, startedAt: null, user: "secretive" } as const;
     await openFileStore(fleet.root).registry.update(({ servers }) => {

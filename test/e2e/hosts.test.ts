@@ -66,7 +66,7 @@ describe.skipIf(problem !== undefined).each([
     expect(warnings).toMatchObject([warning, warning]);
   });
 
-  it("spawn, ps and logs on one host start and show a server on the host of its user", async () => {
+  it("spawn starts a server on the host of the server's user, and ps and logs show the server on the other host, too", async () => {
     const [ann, ben] = [fresh("ann"), fresh("ben")];
     await hosts.place(ann, "h1");
     await hosts.place(ben, "h2");

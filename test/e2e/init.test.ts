@@ -137,7 +137,7 @@ describe("init with flags", () => {
     expect(error.message).toContain(`${at}/.copilotfleet.json cannot be written`);
   });
 
-  it("init --user-config writes the user's own file, readable only by the user, which needs no trust", async () => {
+  it("init --user-config writes the user's own file, which only the user can read and which needs no trust", async () => {
     const cwd = project();
     const path = join(fleet.folder, "home", ".config", "copilotfleet", "config.json");
     const result = await fleet.json(["init", ...ourOwn(), "--user-config", "--no-try"], { cwd });
@@ -301,7 +301,7 @@ describe("init on a terminal", () => {
     });
   });
 
-  it("init offers first what it found, and after a failed prompt writes the file only if the person wants it", async () => {
+  it("init offers first what it found, and writes the file after a failed prompt only if the user agrees", async () => {
     const [no, yes] = [project(), project()];
     const env = { ANTHROPIC_API_KEY: "canary" };
     for (const [cwd, answer] of [

@@ -211,7 +211,7 @@ describe("lock -- COMMAND", () => {
     expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
   });
 
-  it("lock -- COMMAND passes on standard input, and a token that is valid only while the command runs", async () => {
+  it("lock -- COMMAND gives the command standard input, and a token that is valid only while the command runs", async () => {
     const script = 'cat > "$1"; printf %s "$COPILOTFLEET_LEASE_TOKEN" > "$2"; grep -c . "$1"';
     const [input, token] = [join(fleet.folder, "input"), join(fleet.folder, "token")];
     const args = ["lock", "s", "--user", "alice", "--", "sh", "-c", script, "sh", input, token];

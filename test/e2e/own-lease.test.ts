@@ -122,7 +122,7 @@ describe("withSessionLock", () => {
     expect(await fleet.leaseOf(id)).toBeNull();
   });
 
-  it("withSessionLock runs turns that its work begins at the same time one after another", async () => {
+  it("withSessionLock runs turns one after another, even if its work begins them at the same time", async () => {
     const prompts = ["a", "b", "c", "d"];
     const replies = await fleet.withSessionLock("notes", alice, async () => {
       return await Promise.all(prompts.map(async (prompt) => await fleet.exchange("notes", prompt, alice)));

@@ -105,7 +105,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     await fleet.ok(["stop", "--all"]);
   });
 
-  it("ps and doctor report in time, and with the address, that Redis does not answer or refuses them", async () => {
+  it("ps and doctor report in time that Redis does not answer or refuses them, and name the address of Redis", async () => {
     redis.signal("SIGSTOP");
     using took = new Stopwatch();
     try {

@@ -55,7 +55,7 @@ describe("an error as text", () => {
     );
   });
 
-  it("an error about one of several sessions does not suggest a command for the first of them", async () => {
+  it("an error about one of several sessions does not suggest a command for the first session", async () => {
     const { error } = await failed(4, ["delete", "gone-1", "gone-2", "--user", "alice"]);
     expect(error.suggestions.join()).not.toContain("gone-1");
   });

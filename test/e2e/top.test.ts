@@ -97,7 +97,7 @@ describe("top on a terminal", () => {
     expect(await fleet.pidOf("bob")).not.toBe(before);
   });
 
-  it("top drains the selected server, whose user's next prompt starts it again", async () => {
+  it("top drains the selected server, and the next prompt of the server's user starts the server again", async () => {
     await using top = new TopScreen();
     await top.until(/> alice-/);
     top.type("/bob\r");
@@ -109,7 +109,7 @@ describe("top on a terminal", () => {
     expect(await fleet.send("bob", "plans", "again")).toMatch(/again$/);
   });
 
-  it("top shows a turn in flight, and evicts a session only after it", async () => {
+  it("top shows a turn in flight, and evicts the session only after that turn", async () => {
     const turn = await fleet.turn("alice", "notes", "!delay 60000 x");
     await using top = new TopScreen();
     await top.until(/Turns: 1/);

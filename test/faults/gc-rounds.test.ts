@@ -108,7 +108,7 @@ async function gc(fleet: FaultFleet, killAfterMs: number | null): Promise<GcResu
   return JSON.parse(finished.stdout) as GcResult;
 }
 
-it("gc deletes every expired session and none in use, though it is killed at any moment or runs twice at once", async () => {
+it("gc deletes every expired session and none in use, even if gc is killed at any moment or runs twice at once", async () => {
   const random = seededRandom("gc rounds");
   const at = await scene();
   const { fleet, library } = at;

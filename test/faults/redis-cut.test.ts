@@ -94,7 +94,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     expect((await direct.sessions.read("a"))?.turns).toBe(1);
   });
 
-  it("a deletion returns that it deleted the session even if the connection to Redis breaks before the answer", async () => {
+  it("a deletion reports that the session was deleted even if the connection to Redis breaks before the answer", async () => {
     const { store, direct, proxy } = await stores();
     for (const id of ["a", "b"]) await store.sessions.create(sessionRecord(id));
     proxy.loseAnswerTo(/:commit:/);

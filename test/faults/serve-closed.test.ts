@@ -124,7 +124,7 @@ it.each([false, true])(
   },
 );
 
-it("drain exits with 8 and names the session whose turn it cut when its deadline is over", async () => {
+it("drain cuts a turn at the drain deadline, names the turn's session, and exits with 8", async () => {
   const fleet = await faultFleet();
   const model = await echoModel();
   await fleet.spawn("alice");

@@ -184,7 +184,7 @@ it("serve backs off from a server that ends at each start, then gives up, and ha
   await serving.end();
 });
 
-it("serve gives a server that is starting the startup deadline, not the liveness deadline", async () => {
+it("serve applies the startup deadline, and not the liveness deadline, to a server that is starting", async () => {
   const gate = mkdtempSync(join(tmpdir(), "copilotfleet-gate-"));
   onTestFinished(() => rmSync(gate, { recursive: true }));
   const fleet = await faultFleet(FAST_HEALTH);

@@ -76,7 +76,7 @@ async function client(fleet: FaultFleet, user: string): Promise<CopilotClient> {
   return connected;
 }
 
-it("serve stops idle users' servers but not those with a client, and a stopped one starts on demand", async () => {
+it("serve stops the servers of idle users, but no server with a client, and a stopped server starts on demand", async () => {
   const fleet = await faultFleet(FAST_HEALTH);
   const model = await startEchoModel();
   onTestFinished(() => model.close());

@@ -101,7 +101,7 @@ it("serve --leave-running ends without touching servers or turns, and the next s
   await next.end();
 });
 
-it("serve still works when it cannot write serving.json, and logs that", async (ctx) => {
+it("serve still works when it cannot write serving.json, and logs the failure", async (ctx) => {
   const problem = straceProblem();
   if (problem !== undefined) return ctx.skip(problem);
   const fleet = await faultFleet();

@@ -30,7 +30,7 @@ async function suspend(fleet: FaultFleet, user: string): Promise<number> {
   return pid;
 }
 
-it("ps shows a killed server as failed, and the next user's server gets its port", async () => {
+it("ps shows a killed server as failed, and the next user's server gets the port of the killed one", async () => {
   const fleet = await faultFleet();
   await fleet.spawn("alice");
   await killed(await pidOf(fleet, "alice"));

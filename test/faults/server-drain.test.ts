@@ -38,7 +38,7 @@ it("restart waits for a turn that a client began without the fleet, and keeps th
   await expectConsistent(fleet);
 });
 
-it("stop cuts a turn when its deadline is over, names the session, and exits with 8", async () => {
+it("stop --drain-timeout cuts a turn that a client began without the fleet, names the session, and exits with 8", async () => {
   const fleet = await faultFleet();
   const model = await echoModel();
   await fleet.spawn("alice");

@@ -39,7 +39,7 @@ it("spawn succeeds right after another spawn was killed at any moment, without a
   await expectConsistent(fleet);
 });
 
-it("a waiting spawn still gets its server when the spawn that was starting it is killed", async () => {
+it("a waiting spawn still gets its server when the spawn that was starting the server is killed", async () => {
   const fleet = await faultFleet();
   const random = seededRandom("kill spawn beside others");
   for (let round = 0; round < rounds(3, 100); round++) {

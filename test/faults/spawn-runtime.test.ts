@@ -94,7 +94,7 @@ it("ps ends the processes that a killed server left behind, except a process tha
   expect(spared).toHaveLength(1);
 });
 
-it("spawn does not return a server that is already ending when the stop that ends it is killed", async () => {
+it("when a stop is killed, spawn does not return the server that is already ending", async () => {
   const fleet = await faultFleet({ COPILOT_CLI_PATH: fake("lingers.mjs") });
   const { pid, log } = await fleet.spawn("alice");
   const { child, done } = fleet.start(["stop", "--user", "alice"]);

@@ -117,7 +117,7 @@ describe("the front door, when a server is slow,", () => {
     await at[Symbol.asyncDispose]();
   });
 
-  it("sends a client no events of a session that it left while the front door was opening the session again", async () => {
+  it("sends a client no events of a session that the client left while the front door was opening the session again", async () => {
     const token = await at.token("ann");
     const client = await RawClient.as(at.url, token);
     await client.request("session.create", { sessionId: "left", model: "slow" });
@@ -136,7 +136,7 @@ describe("the front door, when a server is slow,", () => {
     expect(client.events("left").slice(before)).toEqual([]);
   });
 
-  it("frees the id of a session whose server died while it was creating the session", async () => {
+  it("frees the id of a session when the server dies while it creates the session", async () => {
     const client = await RawClient.as(at.url, await at.token("cid"));
     const { pid, home } = await at.serverOf("cid");
     client.send({ id: 1, method: "session.create", params: { sessionId: "again", model: "stuck" } });

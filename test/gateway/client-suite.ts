@@ -252,7 +252,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(called).toEqual(expect.arrayContaining(["prompt", "before bash"]));
     });
 
-    it("calls the client's hooks for a sub-agent's tools, and asks the client for permission for them", async () => {
+    it("calls the client's hooks for a sub-agent's tools, and asks the client for permission to run those tools", async () => {
       const called: string[] = [];
       const sessions = new Map<string, string>();
       const session = await create({
@@ -358,7 +358,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       ]);
     });
 
-    it("shares a session between two clients of the same user, and sends both all its events", async () => {
+    it("shares a session between two clients of the same user, and sends all events of the session to both", async () => {
       const session = await create();
       await say(session, "first");
       const other = await at.connect();
@@ -380,7 +380,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await say(session, "fourth")).toBe("you said: fourth");
     });
 
-    it("runs each tool at the client that provides it, and fails it when that client has disconnected", async () => {
+    it("runs each tool at the client that provides it, and fails the call when that client has disconnected", async () => {
       const tool = (name: string) => ({
         name,
         description: name,

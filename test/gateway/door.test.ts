@@ -43,7 +43,7 @@ describe("the front door, when a client connects,", () => {
     expect(early.received.filter(({ id }) => id === 2)).toEqual([]);
   });
 
-  it("answers requests that a client sends before the answer to its connect", async () => {
+  it("answers requests that a client sends before the front door has answered the client's connect", async () => {
     const client = await RawClient.open(at.url);
     client.send({ id: 1, method: "connect", params: { token } });
     client.send({ id: 2, method: "ping", params: { message: "early" } });

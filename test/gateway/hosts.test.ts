@@ -256,7 +256,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
     });
 
     if (storage === "local") {
-      it("refuses sessions on a dead host's own disk as stranded, and continues them when it is back", async () => {
+      it("refuses sessions on a dead host's own disk as stranded, and continues them when that host is back", async () => {
         const [notes, young] = [fresh("notes"), fresh("new")];
         await at.place(fresh("ann"), "h2");
         const client = await at.raw(fresh("ann"), "h1");
@@ -445,7 +445,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
     });
   });
 
-  it("ends the turn of a relayed prompt that its dead host had taken and not begun", async () => {
+  it("ends the turn of a relayed prompt that another host took, but had not begun when that host died", async () => {
     const notes = fresh("notes");
     const env = { COPILOTFLEET_RUNTIME_PATH: fake("obedient.mjs") };
     await using at = await HostDoors.open({ redis, storage: "local", names: ["h1", "h2"], env });

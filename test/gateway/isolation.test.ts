@@ -119,7 +119,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       await mallory.request("session.delete", { sessionId: "mallorys" });
     });
 
-    it("refuses all clients the methods that end or reconfigure a server, and methods that do not exist", async () => {
+    it("refuses every client the methods that end or reconfigure a server, and all unknown methods", async () => {
       for (const method of knownMethods().filter(
         (name) => name !== "connect" && handlingOf(name).handler === "refuse",
       )) {

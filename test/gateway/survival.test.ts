@@ -162,7 +162,7 @@ describe("the front door, when a session's server ends,", () => {
     expect(await client.turn("cut", "two")).toMatchObject({ result: {} });
   });
 
-  it("reopens a session that never had a turn after its server died or its client left", async () => {
+  it("reopens a session without turns after its server died or its client left", async () => {
     const client = await at.client("fay");
     const session = await client.createSession({ onPermissionRequest: approveAll });
     await killed((await at.serverOf("fay")).pid);

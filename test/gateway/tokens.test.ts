@@ -38,7 +38,7 @@ describe("the fleet, with a token,", () => {
     expect(await isTokenGood(store, holder)).toBe(false);
   });
 
-  it("refuses a token with any change, and every value that is not a token", async () => {
+  it("refuses a token that was changed in any way, and every value that is not a token", async () => {
     const { token, id } = await issueToken(store, "alice", null);
     const other = await issueToken(store, "bob", null);
     const secret = token.slice(token.lastIndexOf("_", 22) + 1);

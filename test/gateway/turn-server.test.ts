@@ -43,7 +43,7 @@ it.each([
   ).toBe(idle);
 });
 
-it("a turn does not count as over when the store does not answer, because the server may still run it", async () => {
+it("a turn does not count as over when the store does not answer, because the server may still run the turn", async () => {
   const away = new FleetError("FLEET_STORE_UNAVAILABLE", "The store does not answer.");
   expect(await isIdle(failing(away), turnOn(), 1_000)).toBe(false);
 });

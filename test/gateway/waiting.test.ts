@@ -195,7 +195,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     expect(course(ben, "detached")).toEqual(["!hold detached a", "idle", "b", "idle"]);
   });
 
-  it("refuses a prompt that the runtime would never answer, and does not hold the lease for it", async () => {
+  it("refuses a prompt that the runtime would never answer, and does not hold the lease for that prompt", async () => {
     const [ann, ben] = await team("cut");
     expect(await ann.request("session.send", { sessionId: "cut", prompt: "half an emoji: \ud83e" })).toMatchObject({
       error: { code: -32602 },
@@ -248,7 +248,7 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
     expect(said(client)).toEqual(prompts);
   });
 
-  it("delivers the prompts that a lost server did not get in their order, in another turn", async () => {
+  it("delivers in order, in another turn, the prompts that a lost server did not get", async () => {
     const client = await session("lost");
     const lease = await at.fleet.lockSession("lost", { user: "ann" });
     const prompts = Array.from({ length: 200 }, (_, index) => (index === 0 ? "!no JSON" : `prompt ${index}`));

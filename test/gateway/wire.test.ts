@@ -260,7 +260,7 @@ describe("readServerFrame", () => {
     expect(read({ method: "session.lifecycle", params: reversed, jsonrpc: "2.0" })).toEqual(expected);
   });
 
-  it("reads the same from the beginning of a server's frame as from the whole frame, whatever names it contains", () => {
+  it("reads the same from the beginning of a server's frame as from the whole frame, whatever names the frame contains", () => {
     const name = fc.oneof(fc.string({ unit: "binary" }), fc.string({ minLength: 190, maxLength: 410 }));
     fc.assert(
       fc.property(name, name, (sessionId, type) => {

@@ -33,7 +33,7 @@ describe.skipIf(problem !== undefined)("a host whose clock differs from the othe
   });
 
   it.each(["ahead", "behind"])(
-    "serves another host's calls and makes its own when its clock is %s by five minutes",
+    "serves another host's calls and makes its own calls when its clock is five minutes %s",
     async (name) => {
       const [right, skewed] = [hosts.host("right"), hosts.host(name)];
       await hosts.place(fresh("ann"), "right");

@@ -114,7 +114,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
       if (left.length > 0) await hosts.host("h1").ok(["delete", ...left]);
     });
 
-    it("relays a program's prompt to another host when its own host has left, and starts no server on that host", async () => {
+    it("relays a program's prompt to another host when the program's host has left, and starts no server on the host that left", async () => {
       const [h1, held] = [hosts.host("h1"), fresh("held")];
       const [user = ""] = usersOf("h1", 1);
       await using program = await h1.library();
@@ -127,7 +127,7 @@ describe.skipIf(problem !== undefined)("the fleet, when hosts join and leave,", 
       expect(h1.processes()).toEqual([]);
     });
 
-    it("serves the users of a host that left on another host, deletes their old sessions with gc, and forgets the first host", async () => {
+    it("after a host has left, serves its users on another host, deletes their old sessions with gc, and forgets the host", async () => {
       const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
       const [user = ""] = usersOf("h2", 1);
       const ids = [fresh("notes"), fresh("old"), fresh("unwanted"), fresh("young")] as const;

@@ -207,7 +207,7 @@ describe("closing", { timeout: 10_000 }, () => {
     await expect(fetch(url("/healthz"))).rejects.toThrow();
   });
 
-  it("the health endpoint finishes a running answer when it closes, and ends the connection with it", async () => {
+  it("the health endpoint finishes a running answer when it closes, and then ends that connection", async () => {
     let open: ((reasons: string[]) => void) | undefined;
     const unready = () => new Promise<string[]>((resolve) => (open = resolve));
     const { endpoint, url } = await opened({ unready });

@@ -122,7 +122,7 @@ describe("rotateLog", () => {
     await expect(rotateLog(log, { maxBytes: 0, keep: 2 })).rejects.toMatchObject({ code: "FLEET_STATE_UNSAFE" });
   });
 
-  it("rotateLog fails and keeps the log when a folder has the name that it needs", async () => {
+  it("rotateLog fails and keeps the log when a folder has the name that the rotation needs", async () => {
     writeFileSync(log, "abc");
     mkdirSync(`${log}.1`);
     await expect(rotateLog(log, { maxBytes: 1, keep: 1 })).rejects.toMatchObject({ code: "FLEET_STATE_UNWRITABLE" });
@@ -299,7 +299,7 @@ describe.skipIf(traceProblem !== undefined)("system calls of a rotation", () => 
   });
 });
 
-it("a server continues its log after a rotation without a hole and without repeating a line", async () => {
+it("after a rotation, a server continues its log without a hole and without repeating a line", async () => {
   const server = openSync(log, "a");
   onTestFinished(() => closeSync(server));
   appendFileSync(server, "first\n");

@@ -88,19 +88,19 @@ describe("lastLogLines by launch and time", () => {
 
   const read = (wish: Partial<LogWish>) => lastLogLines(path, { lines: 100, ...wish }).lines;
 
-  it("lastLogLines with previous returns the launch before the last one, over rotated files", async () => {
+  it("lastLogLines with the option previous returns the launch before the last one, even from rotated files", async () => {
     await write(first, second.slice(0, 2), [...second.slice(2), ...third]);
     expect(read({})).toEqual([...first, ...second, ...third]);
     expect(read({ previous: true })).toEqual(second);
     expect(read({ previous: true, lines: 2 })).toEqual(second.slice(-2));
   });
 
-  it("lastLogLines with previous returns nothing when the log has only one launch", async () => {
+  it("lastLogLines with the option previous returns nothing when the log has only one launch", async () => {
     await write(third);
     expect(read({ previous: true })).toEqual([]);
   });
 
-  it("lastLogLines with sinceMs keeps each line that may have been written since then", async () => {
+  it("lastLogLines with the option sinceMs keeps each line that may have been written since that time", async () => {
     await write(first, second.slice(0, 2), [...second.slice(2), ...third]);
     const since = (minute: number) => read({ sinceMs: Date.parse(time(minute)) });
     expect(since(0)).toEqual([...first, ...second, ...third]);

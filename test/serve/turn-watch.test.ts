@@ -142,7 +142,7 @@ describe("the turn watch", () => {
     expect(watch.look(loaded, at()).ended).toMatchObject([{ serverId: "s1" }]);
   });
 
-  it("TurnWatch.look reads from a history that replaced the earlier one how the turn in flight ended", () => {
+  it("TurnWatch.look finds in a replaced history how the turn in flight ended", () => {
     const watch = new TurnWatch();
     const [a, b, c] = [session("a", prompt()), session("b", prompt()), session("c", prompt() + stepStart())];
     watch.look([a, b, c], at());

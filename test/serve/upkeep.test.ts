@@ -110,7 +110,7 @@ describe("the recycler", () => {
     expect(done).toHaveLength(4);
   });
 
-  it("a server that is at its limits, or that has none, is not recycled", async () => {
+  it("a server that is at its limits, or that has no limits, is not recycled", async () => {
     const old = await server("s1");
     for (const id of ["one", "two"]) noteOpened(old, id);
     const limits = { maxMemoryBytes: MEMORY_BYTES, maxAgeMs: 3_700_000, maxSessions: 2 };

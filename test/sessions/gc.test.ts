@@ -43,7 +43,7 @@ describe("sessions that gc finds", () => {
     expect(await recorded(state)).toEqual(["young"]);
   });
 
-  it("gc does not mistake the folder of locks that the full CLI keeps beside its sessions for a session", async () => {
+  it("gc does not take the full CLI's folder of locks, which is beside the sessions, for a session", async () => {
     const state = await gcState();
     await state.server("s1");
     await state.session("s1", "young", {}, HOUR_MS);

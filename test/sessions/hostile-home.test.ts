@@ -68,7 +68,7 @@ describe("a home whose session-state is a link", () => {
     isUnharmed(state);
   });
 
-  it("gc does not touch a folder outside of the fleet to which a session-state links", async () => {
+  it("gc does not touch a folder outside of the fleet when a session-state links to that folder", async () => {
     const state = await twoUsers();
     const outside = join(state.root, "..", "outside");
     mkdirSync(join(outside, "project"), { recursive: true });
@@ -141,7 +141,7 @@ describe("a session's folder in a hostile home", () => {
     isUnharmed(state);
   });
 
-  it("gc leaves a session's folder that became a link after gc judged it, and the target of the link", async () => {
+  it("gc leaves alone a session's folder that became a link after gc judged it, and leaves alone the link's target", async () => {
     const state = await twoUsers();
     state.plant("alice-1", "due");
     const run = new Run(state.statePath("alice-1"));

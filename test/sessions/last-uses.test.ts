@@ -58,7 +58,7 @@ describe("LastUses", () => {
     expect(await second).toMatchObject({ turns: 3, lastUsedAt: at(1_900) });
   });
 
-  it("writes a turn that ends after a write with the next write two seconds later", async () => {
+  it("when a turn ends after a write, records the turn with the next write, two seconds later", async () => {
     const a = add(recent("a"));
     void uses.note(a);
     await vi.advanceTimersByTimeAsync(2_000);
@@ -96,7 +96,7 @@ describe("LastUses", () => {
     expect(sessions.writes).toEqual(["a", "b"]);
   });
 
-  it("waits for a write that has begun when it is flushed", async () => {
+  it("waits in a flush for a write that has already begun", async () => {
     void uses.note(add(sessionRecord("a", { lastUsedAt: at(0) })));
     await uses.flush();
     expect(sessions.records.get("a")).toMatchObject({ turns: 1 });

@@ -198,7 +198,7 @@ describe("waiting", () => {
     await lease.release();
   });
 
-  it("a released lease is granted to those who wait in the order in which they asked", async () => {
+  it("a released lease is granted to the waiters in the order of their requests", async () => {
     const { store, leases } = await setUpInRealTime();
     const order: string[] = [];
     const first = await leases.acquire(wants("first"));

@@ -84,7 +84,7 @@ it("a running turn can load its session again on a server that is being drained,
   }
 });
 
-it("when a turn's server dies, the turn loads its session again, and a waiting turn begins only after it has ended", async () => {
+it("when a turn's server dies, the turn loads its session again, and a waiting turn begins only after that turn", async () => {
   const use = await turnIn("first");
   const { record, server } = use;
   let hasBegun = false;

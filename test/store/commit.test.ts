@@ -112,7 +112,7 @@ describe("the registry, when a writer is suspended in its commit", () => {
     expect(await serverIds(root)).toEqual(ids.toSorted());
   });
 
-  it("keeps the update of a writer that was suspended in the first registry commit of all while others commit", async () => {
+  it("keeps the update of a writer that was suspended in the very first registry commit while others commit", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     const late = sleeper(root, "written", async () => void (await addServers(others, "other", MANY)));
@@ -280,7 +280,7 @@ describe("deleteSessions(), when it is suspended", () => {
     expect(await others.sessions.read("a")).toEqual(sessionRecord("a", { turns: 5 }));
   });
 
-  it("creates a session id again after deleteSessions() was killed when it had linked its tombstone", async () => {
+  it("creates a session id again after deleteSessions() was killed right after linking the tombstone", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));

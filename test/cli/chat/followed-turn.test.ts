@@ -22,7 +22,7 @@ describe("FollowedTurn, after its connection ended,", () => {
     expect(turn.lastId).toBe(answer.id);
   });
 
-  it("finds its prompt in the history by its text if it saw no event, but not an earlier prompt with this text", () => {
+  it("finds its prompt in the history by the prompt's text if it saw no event, and ignores an earlier prompt with the same text", () => {
     const seen: SessionEvent[] = [];
     const before = [asked("go"), answered("earlier")];
     const later = [asked("go"), answered("later")];
