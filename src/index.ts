@@ -104,6 +104,7 @@ export type { Drained, DrainRequest as SupervisorDrain, LeaveRequest, Supervisor
 export type { ServerAction } from "./sessions/gc/broken-servers.js";
 export type { GcRequest, GcResult } from "./sessions/gc/collect.js";
 export type { SkipReason } from "./sessions/gc/delete.js";
+export type { UnreadableRecord } from "./sessions/gc/survey.js";
 export type { HeldLease, LeaseWait } from "./sessions/leases/leases.js";
 export type { LockOptions } from "./sessions/leases/options.js";
 export type { TurnLease } from "./sessions/leases/seen.js";

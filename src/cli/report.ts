@@ -63,6 +63,11 @@ export function reportError(error: unknown, invocation: Invocation): number {
   return exit;
 }
 
+/** Reports an error of a command that did the rest of its work and prints its result. */
+export function reportBesides(error: FleetError): void {
+  process.stderr.write(`Error: ${errorText(error)}\n`);
+}
+
 /** The message, the code and the next steps. */
 export function errorText(error: FleetError): string {
   const { message, suggestions } = error.describe(asFlag);

@@ -4,7 +4,8 @@ import { given, lifetimeFlag, yesFlag } from "../cli/flags/flags.js";
 import { userFilter } from "../cli/flags/user.js";
 import { confirm, isAsked } from "../cli/prompt/confirm.js";
 import { askToDelete } from "../cli/prompt/questions.js";
-import { exitCodeOfGc, renderGc } from "../cli/render/gc.js";
+import { exitCodeOfGc, renderGc, unreadableErrors } from "../cli/render/gc.js";
+import { reportBesides } from "../cli/report.js";
 import type { Fleet } from "../fleet/fleet.js";
 import type { GcRequest, GcResult } from "../sessions/gc/collect.js";
 
@@ -37,6 +38,7 @@ export default class Gc extends FleetCommand {
       const { report: onProgress } = progress;
       const result = await fleet.sessions.gc({ ...request, ...given({ sessionIds }), dryRun, onProgress });
       this.log(renderGc(result));
+      if (!this.jsonEnabled()) for (const error of unreadableErrors(result)) reportBesides(error);
       process.exitCode = exitCodeOfGc(result);
       return result;
     });

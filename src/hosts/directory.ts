@@ -223,6 +223,9 @@ export async function forgetEmptyHosts(store: Store): Promise<void> {
   if (hosts === null) return;
   const gone = (await hosts.list()).filter((host) => host.gone);
   if (gone.length === 0) return;
-  const named = new Set((await store.sessions.list()).flatMap(({ host, from }) => [host, from?.host]));
+  const unreadable: string[] = [];
+  const records = await store.sessions.list((id) => void unreadable.push(id));
+  if (unreadable.length > 0) return; // such a record may name any host
+  const named = new Set(records.flatMap(({ host, from }) => [host, from?.host]));
   for (const { name } of gone) if (!named.has(name)) await hosts.forget(name);
 }

@@ -10,6 +10,7 @@ import {
   type RemainKind,
   removeRemain,
 } from "../runtime/files/storage-remains.js";
+import { isUnreadable } from "../store/failures.js";
 import type { Store } from "../store/ports.js";
 import { unloadFromGroup } from "./takeover.js";
 
@@ -52,12 +53,19 @@ export async function clearRemains(
     request.signal.throwIfAborted();
     if (request.nowMs - remain.changedMs < YOUNG_MS) continue;
     // Read the record only now, because records change while this loop runs.
-    const record = remain.session === null ? null : await store.sessions.read(remain.session);
-    if (!(await isDue(remain, record, shared, request))) continue;
+    const record = remain.session === null ? null : await readIfReadable(store, remain.session);
+    if (record === "unreadable" || !(await isDue(remain, record, shared, request))) continue;
     const isCleared = request.dryRun || (await clear(remain, shared, { store, config }));
     if (isCleared) cleared.push({ kind: remain.kind, session: remain.session, bytes: remain.bytes });
   }
   return cleared;
+}
+
+async function readIfReadable({ sessions }: Store, id: string): Promise<SessionRecord | null | "unreadable"> {
+  return await sessions.read(id).catch((error: unknown) => {
+    if (!isUnreadable(error)) throw error;
+    return "unreadable" as const;
+  });
 }
 
 async function isDue(

@@ -65,7 +65,8 @@ export class Takeover {
     const { store, directory } = this.#context;
     // A host that does not serve has no sessions and must not take any.
     if (!directory.isShared || !(await directory.isThere())) return;
-    for (const record of await store.sessions.list()) {
+    // gc reports the records that cannot be read.
+    for (const record of await store.sessions.list(() => undefined)) {
       if (Date.parse(record.lastUsedAt) >= dueMs(record) || (await directory.has(record))) continue;
       signal.throwIfAborted();
       try {

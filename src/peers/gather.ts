@@ -86,6 +86,8 @@ export async function gatherGarbage(
     sessionIds === undefined ? await host.gc(request, call) : await host.gcSome({ ...request, sessionIds }, call),
   );
   const results = answers.map(({ answer }) => answer);
+  // Each host reads all records, so each reports the same ones.
+  const unreadable = new Map(results.flatMap((result) => result.unreadable).map((record) => [record.id, record]));
   return {
     deleted: results.flatMap(({ deleted }) => deleted),
     skipped: results.flatMap(({ skipped }) => skipped),
@@ -93,6 +95,7 @@ export async function gatherGarbage(
     dryRun: request.dryRun,
     servers: results.flatMap(({ servers }) => servers),
     remains: results.flatMap(({ remains }) => remains),
+    unreadable: [...unreadable.values()],
   };
 }
 

@@ -1,4 +1,4 @@
-import { FleetError, quote, type Suggestion } from "../errors.js";
+import { FleetError, isFleetError, quote, type Suggestion } from "../errors.js";
 import { SCHEMA } from "../model/registry.js";
 
 /** @param where a path, a key or a database, here and below */
@@ -7,11 +7,21 @@ export function newerError(where: string, schema: number): FleetError {
   return new FleetError("FLEET_STATE_NEWER", message, { suggestions: ["npm install --global copilotfleet@latest"] });
 }
 
-export function corruptError(where: string, detail: string, mend: Suggestion, cause?: unknown): FleetError {
+export function corruptError(
+  where: string,
+  detail: string,
+  mend: Suggestion | readonly Suggestion[],
+  cause?: unknown,
+): FleetError {
   return new FleetError("FLEET_STATE_CORRUPT", `The state in ${quote(where)} is not readable: ${detail}.`, {
-    suggestions: ["copilotfleet doctor", mend],
+    suggestions: ["copilotfleet doctor", ...[mend].flat()],
     cause,
   });
+}
+
+/** Whether a read failed because of the one record that it read: the record is damaged, or its disk or mode refuses. */
+export function isUnreadable(error: unknown): error is FleetError {
+  return isFleetError(error, "FLEET_STATE_CORRUPT") || isFleetError(error, "FLEET_STATE_UNWRITABLE");
 }
 
 /** @param what the rest of a sentence about the state: `could not be changed …` */

@@ -1,3 +1,4 @@
+import type { FleetError } from "../errors.js";
 import type { HostEntry, HostRecord } from "../model/host.js";
 import type { Lease, LeaseAnswer, LeaseRequest } from "../model/lease.js";
 import type { Placement, UserPlacement } from "../model/placement.js";
@@ -71,6 +72,9 @@ export interface RegistryStore {
   update<T>(change: (draft: Registry) => T): Promise<T>;
 }
 
+/** Receives the id of a record that cannot be read, and the error that a read of it throws. */
+export type OnUnreadable = (id: string, error: FleetError) => void;
+
 /** The records of all sessions. The conversations themselves are in the homes of the servers. */
 export interface SessionStore {
   read(id: string): Promise<SessionRecord | null>;
@@ -102,7 +106,11 @@ export interface SessionStore {
    */
   count(owner: string | null, limit: number): Promise<number>;
 
-  list(): Promise<SessionRecord[]>;
+  /**
+   * @param onUnreadable receives each record that cannot be read, and the list leaves it out. Without it, such a record
+   * makes the call fail.
+   */
+  list(onUnreadable?: OnUnreadable): Promise<SessionRecord[]>;
 }
 
 export interface LeaseStore {

@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
-import { lstatSync, readdirSync, readFileSync } from "node:fs";
+import { chmodSync, existsSync, lstatSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { Fleet, type GcResult } from "../../src/index.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
@@ -207,6 +207,42 @@ describe("the command gc", () => {
     expect(await fleet.ok(["gc", "--ttl", "24h", "--user", user])).toBe(
       "gc: deleted 0 sessions (0 B), skipped 0, cleared 0 servers\n",
     );
+  });
+
+  it("gc deletes the sessions of all others when a record is unreadable, names the record and its repair, and exits with 7", async () => {
+    const [user, other] = [unused("dora"), unused("otto")];
+    const [damaged, old] = [unused("damaged"), unused("old")];
+    await createOld(user, damaged, "--prompt", "hi");
+    await createOld(other, old, "--prompt", "hi");
+    const record = join(fleet.root, "sessions", damaged);
+    const intact = readdirSync(record).map((name) => [join(record, name), readFileSync(join(record, name))] as const);
+    for (const [path] of intact) {
+      chmodSync(path, 0o600);
+      truncateSync(path, 0);
+    }
+    onTestFinished(() => {
+      for (const [path, bytes] of intact) if (existsSync(path)) writeFileSync(path, bytes);
+    });
+    const json = await fleet.run(["gc", "--ttl", "24h", "--user", other, "--dry-run", "--json"]);
+    expect(json).toMatchObject({ code: 7, stderr: "" });
+    expect(JSON.parse(json.stdout)).toMatchObject({
+      deleted: [{ id: old }],
+      unreadable: [{ id: damaged, code: "FLEET_STATE_CORRUPT", message: expect.stringContaining(record) }],
+    });
+    const { code, stdout, stderr } = await fleet.run(["gc", "--ttl", "24h", "--user", other]);
+    expect(stdout).toMatch(/^gc: deleted 1 session /);
+    expect(stderr.split("\n")).toEqual([
+      expect.stringMatching(
+        /^Error: gc left session "damaged-?\d*" alone, because its record cannot be read\. The state in ".*" is not readable: .* \[FLEET_STATE_CORRUPT\]$/,
+      ),
+      "  Try: copilotfleet doctor",
+      `  Try: mv ${record} ${fleet.root}/sessions-corrupt-${damaged}`,
+      `  Hint: If you have a backup, restore ${record} from it instead.`,
+      "",
+    ]);
+    expect(code).toBe(7);
+    for (const [path, bytes] of intact) writeFileSync(path, bytes);
+    expect(idsOf((await gc("--user", user)).deleted)).toEqual([damaged]);
   });
 
   it.each(["0", "0s", "-1h", "24", "", " ", "1x", "1.5.5h", "1e3s", "20y", "9999999999999999d", "h", "24h;rm"])(

@@ -252,7 +252,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       expect(new Set(Object.values(refused))).toEqual(new Set(["FLEET_STATE_NEWER"]));
     });
 
-    it("an unreadable session record in Redis can be deleted but not read, changed or listed", async () => {
+    it("an unreadable session record in Redis can be deleted but not read or changed, and a list fails unless its caller asks for the readable ones", async () => {
       const url = redis.url();
       const store = await open(url);
       await populate(store);
@@ -264,6 +264,10 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       ]) {
         await expect(call()).rejects.toMatchObject({ code: "FLEET_STATE_CORRUPT" });
       }
+      const unreadable: string[] = [];
+      const readable = await store.sessions.list((id, { code }) => void unreadable.push(`${id} ${code}`));
+      expect(readable.map(({ id }) => id).sort()).toEqual(["b", "c"]);
+      expect(unreadable).toEqual(["a FLEET_STATE_CORRUPT"]);
       expect(await store.sessions.delete("a")).toBe(true);
       expect((await store.sessions.list()).map(({ id }) => id).sort()).toEqual(["b", "c"]);
     });

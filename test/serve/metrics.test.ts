@@ -116,10 +116,20 @@ describe("the metrics", () => {
   it("the metrics count a gc run with what it deleted and when it succeeded", async () => {
     const metrics = await open();
     const session = { id: "s", owner: "alice", ageMs: 1, bytes: 21 };
-    const seen = await changed(metrics, () => metrics.gcRan({ deleted: [session, session], freedBytes: 42 }));
+    const seen = await changed(metrics, () =>
+      metrics.gcRan({ deleted: [session, session], freedBytes: 42, unreadable: [] }),
+    );
     const { gc_last_success_timestamp_seconds: at, ...rest } = seen;
     expect(rest).toEqual({ 'gc_runs_total{outcome="ok"}': 1, gc_deleted_sessions_total: 2, gc_freed_bytes_total: 42 });
     expect(at).toBeCloseTo(Date.now() / 1000, -1);
+  });
+
+  it("the metrics count a gc run that had to leave a session alone as failed, with what it deleted", async () => {
+    const metrics = await open();
+    const damaged = { id: "s", code: "FLEET_STATE_CORRUPT", message: "", suggestions: [] } as const;
+    const result = { deleted: [], freedBytes: 42, unreadable: [{ ...damaged, suggestions: [] }] };
+    const seen = await changed(metrics, () => metrics.gcRan(result));
+    expect(seen).toEqual({ 'gc_runs_total{outcome="failed"}': 1, gc_freed_bytes_total: 42 });
   });
 
   it("the metrics count turns and probes in the histogram buckets that match their durations", async () => {

@@ -219,14 +219,9 @@ describe(`a real Prometheus ${NEEDS}`, { timeout: 120_000 }, () => {
       const server = await prometheus({ target: showAddress(endpoint.address), rules: RULES });
       await eventually("the target is up", () => targetIsUp(server), 30_000);
       const scrapedAtMs = Date.now();
-      const judged = await eventually(
-        "every rule has been evaluated since",
-        () => evaluatedSince(server, scrapedAtMs),
-        30_000,
-      );
-      // A quiet supervisor triggers no alert, not even a pending one.
+      // A quiet supervisor triggers no alert, and soon not even a pending one.
       const fine = rules.map(({ alert }) => ({ name: alert, health: "ok", state: "inactive" }));
-      expect(judged.map(({ name, health, state }) => ({ name, health, state }))).toEqual(fine);
+      await expect.poll(() => judgedSince(server, scrapedAtMs), { timeout: 30_000 }).toEqual(fine);
 
       // Prometheus has seen these counters at zero before, so it now sees an increase.
       oneOfEverything(metrics);
@@ -250,14 +245,13 @@ function oneOfEverything(metrics: FleetMetrics): void {
   metrics.probed("ok", 0.01);
   metrics.turnEnded("completed", 2);
   metrics.evicted(1);
-  metrics.gcRan({ deleted: [], freedBytes: 1 });
+  metrics.gcRan({ deleted: [], freedBytes: 1, unreadable: [] });
   metrics.failed("FLEET_INTERNAL");
 }
 
-/** Prometheus finds its targets some seconds after its start. */
+/** Prometheus finds its targets some seconds after its start. On a busy machine, a scrape may fail, and the next one not. */
 async function targetIsUp(server: Prometheus): Promise<boolean> {
-  const { activeTargets } = await server.api<{ activeTargets: { health: string; lastError: string }[] }>("targets");
-  for (const { lastError } of activeTargets) expect(lastError).toBe("");
+  const { activeTargets } = await server.api<{ activeTargets: { health: string }[] }>("targets");
   return activeTargets[0]?.health === "up";
 }
 
@@ -265,12 +259,18 @@ interface JudgedRule {
   name: string;
   health: string;
   state: string;
-  lastEvaluation: string;
 }
 
-/** The rules as Prometheus reports them, once it has evaluated every rule after that time. Null until then. */
-async function evaluatedSince(server: Prometheus, sinceMs: number): Promise<JudgedRule[] | null> {
-  const { groups } = await server.api<{ groups: { rules: JudgedRule[] }[] }>("rules");
-  const judged = groups.flatMap((group) => group.rules);
-  return judged.every(({ lastEvaluation }) => Date.parse(lastEvaluation) > sinceMs) ? judged : null;
+/**
+ * The rules as Prometheus reports them, without those that it has not evaluated after that time.
+ *
+ * Poll this. An evaluation works with the samples up to its scheduled time. On a busy machine it runs later, so it may
+ * start after a scrape and still miss the samples of it. Then `absent` and `up == 0` make alerts pending for a moment.
+ */
+async function judgedSince(server: Prometheus, sinceMs: number): Promise<JudgedRule[]> {
+  const { groups } = await server.api<{ groups: { rules: (JudgedRule & { lastEvaluation: string })[] }[] }>("rules");
+  return groups
+    .flatMap((group) => group.rules)
+    .filter(({ lastEvaluation }) => Date.parse(lastEvaluation) > sinceMs)
+    .map(({ name, health, state }) => ({ name, health, state }));
 }

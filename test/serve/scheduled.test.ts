@@ -5,7 +5,15 @@ import type { GcResult } from "../../src/sessions/gc/collect.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 
 const MINUTE_MS = 60_000;
-const NOTHING: GcResult = { dryRun: false, deleted: [], skipped: [], servers: [], remains: [], freedBytes: 0 };
+const NOTHING: GcResult = {
+  dryRun: false,
+  deleted: [],
+  skipped: [],
+  servers: [],
+  remains: [],
+  unreadable: [],
+  freedBytes: 0,
+};
 
 /** Scheduled gc, with the times at which it ran in minutes. */
 function schedule(gcIntervalMs: number, gc: () => Promise<GcResult>) {
@@ -42,6 +50,18 @@ it("serve runs the first gc at its interval if that is shorter than a minute", a
   const { clock, ranAt, stop, ended } = schedule(MINUTE_MS / 2, async () => NOTHING);
   await clock.advance(MINUTE_MS);
   expect(ranAt).toEqual([0.5, 1]);
+  stop.abort();
+  await ended;
+});
+
+it("serve reports each session that gc left alone, because its record cannot be read", async () => {
+  const damaged = { id: "a", code: "FLEET_STATE_CORRUPT" as const, message: "The state is damaged.", suggestions: [] };
+  const { clock, failures, stop, ended } = schedule(10 * MINUTE_MS, async () => ({
+    ...NOTHING,
+    unreadable: [damaged],
+  }));
+  await clock.advance(MINUTE_MS);
+  expect(failures).toEqual(["gc left session a alone: The state is damaged."]);
   stop.abort();
   await ended;
 });

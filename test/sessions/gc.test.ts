@@ -5,6 +5,7 @@ import {
   readFileSync,
   renameSync,
   symlinkSync,
+  truncateSync,
   utimesSync,
   writeFileSync,
 } from "node:fs";
@@ -64,6 +65,35 @@ describe("sessions that gc finds", () => {
     await state.session("s1", "used", { lastUsedAt: new Date().toISOString() });
     expect((await state.gc()).deleted).toEqual([]);
     expect(await recorded(state)).toEqual(["used", "written"]);
+  });
+
+  it("gc deletes all other sessions when a session's record is unreadable, and reports that record and keeps its history", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    await state.server("s2");
+    await state.session("s1", "damaged");
+    await state.session("s1", "old");
+    await state.session("s2", "older", { owner: "bob" });
+    const record = join(state.root, "sessions", "damaged");
+    for (const name of readdirSync(record)) truncateSync(join(record, name), 0);
+    const unreadable = {
+      id: "damaged",
+      code: "FLEET_STATE_CORRUPT",
+      message: expect.stringContaining(`"${record}" is not readable`),
+      suggestions: [
+        "copilotfleet doctor",
+        `mv ${record} ${state.root}/sessions-corrupt-damaged`,
+        `If you have a backup, restore ${record} from it instead.`,
+      ],
+    };
+    for (const dryRun of [true, false]) {
+      const result = await state.gc({ dryRun });
+      expect(idsOf(result.deleted)).toEqual(["old", "older"]);
+      expect(result.unreadable).toEqual([unreadable]);
+    }
+    expect(readdirSync(state.statePath("s1"))).toEqual(["damaged"]);
+    expect(readdirSync(join(state.root, "servers"))).toEqual(["s1", "s2"]);
+    expect(idsOf(await state.store.sessions.list(() => undefined))).toEqual([]);
   });
 
   it("gc prefers a session's own TTL to the TTL that was given to gc", async () => {

@@ -1,5 +1,5 @@
 import { countOf } from "../../config/values/text.js";
-import { ERRORS } from "../../errors.js";
+import { ERRORS, FleetError, quote, type Suggestion } from "../../errors.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 import { type Column, renderAge, renderBytes, renderTable, SESSION } from "./table.js";
 
@@ -38,7 +38,19 @@ function counts(words: readonly string[]): string {
   return each.length === 0 ? "" : ` (${each.join(", ")})`;
 }
 
-/** Reports by the exit code that a session could not be deleted, because cron may run `gc` and nobody may read its output. */
-export function exitCodeOfGc({ skipped }: GcResult): number {
+/** One error for each record that cannot be read. Its session stays, whatever its age. */
+export function unreadableErrors({ unreadable }: GcResult): FleetError[] {
+  return unreadable.map(
+    ({ id, code, message, suggestions }) =>
+      new FleetError(code, `gc left session ${quote(id)} alone, because its record cannot be read. ${message}`, {
+        suggestions: suggestions as Suggestion[],
+      }),
+  );
+}
+
+/** Reports by the exit code that a session could not be judged or deleted, because cron may run `gc` and nobody may read its output. */
+export function exitCodeOfGc({ skipped, unreadable }: GcResult): number {
+  const [first] = unreadable;
+  if (first !== undefined) return ERRORS[first.code].exit;
   return skipped.some(({ reason }) => reason === "failed") ? ERRORS.FLEET_STATE_UNWRITABLE.exit : 0;
 }

@@ -1,6 +1,7 @@
 import * as v from "valibot";
 import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import { isObject } from "../../config/values/json.js";
+import type { FleetErrorCode } from "../../errors.js";
 import type { RollingRequest, SpawnRequest, StopRequest } from "../../fleet/options.js";
 import { validateSessionId, validateUser } from "../../model/ids.js";
 import type { Lease } from "../../model/lease.js";
@@ -215,4 +216,8 @@ export const gcResult: Schema<GcResult> = object({
   servers: list(object({ id: string, action: word<GcResult["servers"][number]["action"]>() })),
   // A host with an earlier version of copilotfleet leaves these out.
   remains: v.optional(list(remain), []),
+  unreadable: v.optional(
+    list(object({ id: string, code: word<FleetErrorCode>(), message: string, suggestions: strings })),
+    [],
+  ),
 });

@@ -119,11 +119,12 @@ export class FleetMetrics {
     this.#series.evictions.inc(count);
   }
 
-  gcRan(result: Pick<GcResult, "deleted" | "freedBytes">): void {
-    this.#series.gcRuns.inc({ outcome: "ok" });
-    this.#series.gcDeleted.inc(result.deleted.length);
-    this.#series.gcFreedBytes.inc(result.freedBytes);
-    this.#series.gcLastSuccess.set(Date.now() / 1000);
+  /** Counts a run that has ended. A run that had to leave sessions alone has failed, so that somebody repairs them. */
+  gcRan({ deleted, freedBytes, unreadable }: Pick<GcResult, "deleted" | "freedBytes" | "unreadable">): void {
+    this.#series.gcDeleted.inc(deleted.length);
+    this.#series.gcFreedBytes.inc(freedBytes);
+    this.#series.gcRuns.inc({ outcome: unreadable.length > 0 ? "failed" : "ok" });
+    if (unreadable.length === 0) this.#series.gcLastSuccess.set(Date.now() / 1000);
   }
 
   gcFailed(): void {

@@ -1,5 +1,5 @@
 import { countOf } from "../../config/values/text.js";
-import { isFleetError } from "../../errors.js";
+import { FleetError, isFleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
 import type { Clock } from "../../runtime/clock.js";
@@ -25,7 +25,9 @@ export async function collectPeriodically(context: GcContext, stopping: AbortSig
     try {
       const result = await context.host.gc({ ttlMs: config.session.ttlMs, dryRun: false }, { signal: stopping });
       metrics.gcRan(result);
-      const { deleted, skipped, freedBytes, servers } = result;
+      const { deleted, skipped, freedBytes, servers, unreadable } = result;
+      for (const { id, code, message } of unreadable)
+        logFailure(context, `gc left session ${id} alone`, new FleetError(code, message), { session: id });
       const counts = { deleted: deleted.length, skipped: skipped.length, freedBytes, servers: servers.length };
       log(
         deleted.length + servers.length > 0 ? "info" : "debug",

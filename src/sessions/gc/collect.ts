@@ -20,7 +20,7 @@ import {
 } from "./delete.js";
 import { leftovers } from "./journal.js";
 import { Run } from "./run.js";
-import { type Candidate, type Survey, survey } from "./survey.js";
+import { type Candidate, type Survey, survey, type UnreadableRecord } from "./survey.js";
 import { findUnused } from "./unused-servers.js";
 
 export interface GcContext extends Pick<SessionsContext, "store" | "pool" | "directory"> {
@@ -64,6 +64,8 @@ export interface GcResult {
   servers: { id: string; action: ServerAction }[];
   /** The files that takeovers between hosts had left in the shared storage. */
   remains: ClearedRemain[];
+  /** The records that cannot be read. gc leaves these sessions alone. */
+  unreadable: UnreadableRecord[];
 }
 
 /** How many sessions are deleted together. A user who comes back at this moment waits until all of them are deleted. */
@@ -108,6 +110,7 @@ export async function collectGarbage(context: GcContext, options: GcOptions): Pr
     dryRun,
     servers,
     remains: [],
+    unreadable: found.unreadable,
   };
 }
 

@@ -2,7 +2,7 @@ import { readdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { printable } from "../../config/values/text.js";
-import { quote, systemCode } from "../../errors.js";
+import { type FleetErrorCode, quote, systemCode } from "../../errors.js";
 import { isSessionId } from "../../model/ids.js";
 import type { Registry } from "../../model/registry.js";
 import type { ServerRecord } from "../../model/server.js";
@@ -46,11 +46,23 @@ export interface Candidate {
 
 const MOST_UNRECORDED = 1_000;
 
+/** A record that cannot be read. gc leaves the session alone, because nothing shows whether it is due. */
+export interface UnreadableRecord {
+  /** The id of the session. */
+  id: string;
+  code: FleetErrorCode;
+  /** Names the place of the record. */
+  message: string;
+  /** How to restore the record, or to give it up. */
+  suggestions: string[];
+}
+
 export interface Survey {
   /** Messages about state folders that this gc handles only in part. */
   warnings: string[];
   states: StateFolder[];
   records: SessionRecord[];
+  unreadable: UnreadableRecord[];
   candidates: Candidate[];
   business: ReadonlyMap<StateFolder, Business>;
 }
@@ -73,7 +85,11 @@ const LOOKS_AT_ONCE = 50;
 export async function survey(store: Store, stateRoot: string, options: SurveyOptions): Promise<Survey> {
   // A session that is created after these reads looks unrecorded below, but it is too young to be due.
   const registry = await store.registry.read();
-  const all = await store.sessions.list();
+  const unreadable: UnreadableRecord[] = [];
+  const all = await store.sessions.list((id, { code, message, suggestions }) => {
+    unreadable.push({ id, code, message, suggestions: [...suggestions] });
+  });
+  const unjudged = new Set(unreadable.map(({ id }) => id));
   const records = all.filter(options.isOwn);
   const foreign = new Map(all.filter((record) => !options.isOwn(record)).map((record) => [record.id, record]));
   const warnings: string[] = [];
@@ -92,6 +108,7 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
     for (const record of recorded.values())
       if (!folders.has(record.id)) found.push(recordOnly(record, state, registry));
     for (const id of folders) {
+      if (unjudged.has(id)) continue;
       // Leave this folder. It may be on its way to the host that the record names, or a copy that the move left here.
       const elsewhere = foreign.get(id);
       if (elsewhere !== undefined && (state.owner === null || state.owner === elsewhere.owner)) continue;
@@ -125,7 +142,7 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
         `${nameOf(state)} has ${number} sessions to delete that the fleet did not make. This gc deletes ${MOST_UNRECORDED} of them.`,
       );
   }
-  return { states, records, candidates, business, warnings };
+  return { states, records, unreadable, candidates, business, warnings };
 }
 
 /**

@@ -86,7 +86,7 @@ class UnusedServers {
     );
     const removed = new Set<string>();
     try {
-      const records = await sessionsOfThisHost(this.#store);
+      const records = await this.#readableRecords();
       for (const { id, home } of claimed) {
         if (holdsSessions(id, home, records)) continue;
         // The fleet creates homes only in the usual place. Do not delete any other.
@@ -110,7 +110,7 @@ class UnusedServers {
   async #removeOrphans(): Promise<Cleared[]> {
     const removed: Cleared[] = [];
     for (const id of this.#orphans) {
-      if (holdsSessions(id, homeOf(this.#stateRoot, id), await sessionsOfThisHost(this.#store))) continue;
+      if (holdsSessions(id, homeOf(this.#stateRoot, id), await this.#readableRecords())) continue;
       const moved = this.#moveAway(id);
       if (moved === null) continue;
       // A start records its server before it uses the folder. So if the server is recorded by now, put the folder back.
@@ -122,6 +122,11 @@ class UnusedServers {
       removed.push({ id, action: "orphan-removed" });
     }
     return removed;
+  }
+
+  /** Without unreadable ones. If such a session has a history, its folder keeps its server, and gc reports it. */
+  async #readableRecords(): Promise<SessionRecord[]> {
+    return await sessionsOfThisHost(this.#store, () => undefined);
   }
 
   /** Moves a folder away by one rename, so that it exists completely or not at all. @returns null if there was none. */

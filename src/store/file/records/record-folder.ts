@@ -5,7 +5,8 @@ import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { shellQuote } from "../../../config/values/text.js";
 import { isFleetError, systemCode } from "../../../errors.js";
 import { assertSessionId, isSessionId } from "../../../model/ids.js";
-import { corruptError } from "../../failures.js";
+import { corruptError, isUnreadable } from "../../failures.js";
+import type { OnUnreadable } from "../../ports.js";
 import { type UpdateQueue, UpdateQueues } from "../../update-queue.js";
 import { createDocument, discard, raiseTombstone } from "../commit/create-delete.js";
 import { damageWarning, describeDamage } from "../commit/damage.js";
@@ -172,12 +173,18 @@ export class RecordFolder<T extends object> {
     return join(this.#context.root, scratchName("trash"));
   }
 
-  async list(): Promise<T[]> {
+  /** As `SessionStore.list`. */
+  async list(onUnreadable?: OnUnreadable): Promise<T[]> {
     const records: T[] = [];
     for (const [index, id] of this.ids().entries()) {
       if (index % RECORDS_AT_ONCE === RECORDS_AT_ONCE - 1) await yieldToOthers();
-      const head = this.#load(id);
-      if (head !== null) records.push(head.record);
+      try {
+        const head = this.#load(id);
+        if (head !== null) records.push(head.record);
+      } catch (error) {
+        if (onUnreadable === undefined || !isUnreadable(error)) throw error;
+        onUnreadable(id, error);
+      }
     }
     return records;
   }
@@ -206,11 +213,10 @@ export class RecordFolder<T extends object> {
     // A record's folder appears together with its first revision. So if no revision is readable, the record was lost.
     if (data === undefined) {
       const why = head.damaged.map(({ rev: each, reason }) => `revision ${each}: ${reason}`).join("; ");
-      throw corruptError(
-        folder,
-        why || "its folder is empty",
+      throw corruptError(folder, why || "its folder is empty", [
         `mv ${shellQuote(folder)} ${shellQuote(`${this.#path}-corrupt-${id}`)}`,
-      );
+        `If you have a backup, restore ${folder} from it instead.`,
+      ]);
     }
     if (data === TOMBSTONE) return null;
     const record = JSON.parse(data) as T;

@@ -1,6 +1,6 @@
 import { FleetError, quote } from "../../../errors.js";
 import type { SessionRecord } from "../../../model/session.js";
-import type { SessionStore } from "../../ports.js";
+import type { OnUnreadable, SessionStore } from "../../ports.js";
 import type { StoreContext } from "../context.js";
 import type { LeaseRecords } from "./lease-records.js";
 import { OwnedSessions } from "./owned-sessions.js";
@@ -74,9 +74,9 @@ export class SessionRecords implements SessionStore {
     return deleted;
   }
 
-  async list(): Promise<SessionRecord[]> {
+  async list(onUnreadable?: OnUnreadable): Promise<SessionRecord[]> {
     this.#context.checkRoot();
-    return await this.records.list();
+    return await this.records.list(onUnreadable);
   }
 
   async count(owner: string | null, limit: number): Promise<number> {

@@ -1,4 +1,5 @@
 import { isFleetError } from "../../../errors.js";
+import type { OnUnreadable } from "../../ports.js";
 import { type Documents, type Listed, parseObject, type Stored } from "./documents.js";
 
 export const AT_ONCE = 200;
@@ -46,17 +47,31 @@ export class RecordSet<T extends object> {
     );
   }
 
-  async list(): Promise<Map<string, T>> {
+  /** As `SessionStore.list`. */
+  async list(onUnreadable?: OnUnreadable): Promise<Map<string, T>> {
     const records = new Map<string, T>();
     for await (const names of this.#documents.connection.membersOf(this.#set, AT_ONCE)) {
       // Read even if there are no names, because a read detects whether the database has lost its data.
-      const found = await this.findAll(names);
+      const found = await (onUnreadable ? this.#findReadable(names, onUnreadable) : this.findAll(names));
       for (const [index, name] of names.entries()) {
         const record = found[index]?.record;
         if (record !== undefined) records.set(name, record); // undefined: deleted after the scan
       }
     }
     return records;
+  }
+
+  /** As {@link findAll}. Reads the records one by one if one of them cannot be read, to find out which one. */
+  async #findReadable(names: readonly string[], onUnreadable: OnUnreadable): Promise<(Found<T> | null)[]> {
+    const unlessUnreadable = (name: string) => (error: unknown) => {
+      if (!isFleetError(error, "FLEET_STATE_CORRUPT")) throw error;
+      onUnreadable(name, error);
+      return null;
+    };
+    return await this.findAll(names).catch(async (error: unknown) => {
+      if (!isFleetError(error, "FLEET_STATE_CORRUPT")) throw error;
+      return await Promise.all(names.map((name) => this.find(name).catch(unlessUnreadable(name))));
+    });
   }
 
   /** As {@link Documents.commit}. @param also a second set that lists the record */

@@ -1,7 +1,7 @@
 import { FleetError, quote } from "../../../errors.js";
 import { assertSessionId } from "../../../model/ids.js";
 import type { SessionRecord } from "../../../model/session.js";
-import type { SessionStore } from "../../ports.js";
+import type { OnUnreadable, SessionStore } from "../../ports.js";
 import { UpdateQueue, UpdateQueues, type Writes } from "../../update-queue.js";
 import { type Documents, parseObject, type Stored } from "./documents.js";
 import { AT_ONCE, RecordSet } from "./record-set.js";
@@ -73,8 +73,8 @@ export class SessionDocuments implements SessionStore {
     );
   }
 
-  async list(): Promise<SessionRecord[]> {
-    return [...(await this.#records.list()).values()];
+  async list(onUnreadable?: OnUnreadable): Promise<SessionRecord[]> {
+    return [...(await this.#records.list(onUnreadable)).values()];
   }
 
   async count(owner: string | null): Promise<number> {
