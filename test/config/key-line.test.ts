@@ -39,7 +39,7 @@ describe("lineOfKey", () => {
     ["ttl", undefined],
     ["session.tools[2]", undefined],
     ["", undefined],
-  ])("lineOfKey returns for the key %j the line %s", (name, line) => {
+  ])("for the key %j, lineOfKey returns line %s", (name, line) => {
     expect(lineOfKey(TEXT, name)).toBe(line);
   });
 

@@ -129,7 +129,7 @@ export class PassedRequests {
       case "recordFork": {
         const forkId = String((result as { sessionId?: unknown }).sessionId);
         await this.#recordFork(forkId, server).catch((error: unknown) => {
-          // The fork exists. It is recorded when somebody first uses it here.
+          // Only log a failure of the store. The fork exists, and it is recorded when somebody first uses it here.
           if (!isStoreTrouble(error)) throw error;
           this.#state.report.event({ event: "failed", method, sessionId: forkId, ...failure(error) });
         });

@@ -64,8 +64,8 @@ export function belongsTo(turn: Turn, { delivery, interactionId }: Record<string
 }
 
 export function noteMessage(step: Step, { content, toolRequests, abridged }: Record<string, unknown>): void {
-  // We do not read a long message, so we do not know whether it has text. Assume that it has. If it asked for tools, their
-  // start shows this.
+  // We do not read a long message, so we do not know whether it has text or asks for tools. Assume that it has text. If it
+  // asks for tools, the events of those tools follow.
   step.answered = abridged === true || (typeof content === "string" && content !== "") || step.answered === true;
   for (const request of Array.isArray(toolRequests) ? toolRequests : []) {
     step.wantsTools = true;

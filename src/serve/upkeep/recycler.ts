@@ -69,7 +69,7 @@ export class Recycler {
     const launch = server.launchId ?? "";
     const seen = this.#seen.get(launch) ?? new Set<string>();
     this.#seen.set(launch, seen);
-    // A session that a command opened is often unloaded again before we look. Its note stays for a while.
+    // Count the notes, too. A session that a command opened is often unloaded again before we look, but its note stays.
     for (const id of [...notedSessions(server), ...knownLoaded(server)]) seen.add(id);
     return seen.size;
   }

@@ -54,7 +54,7 @@ export class Terms {
 async function unloadTaken(server: ServerRecord, context: ServeContext): Promise<void> {
   const { store, config, directory, log } = context;
   const taken: string[] = [];
-  // Once another host has copied a session, nothing on this host shows whether the session is loaded. So include these.
+  // Once another host has copied a session, nothing on this host shows whether the session is loaded. So include taken sessions.
   for (const id of new Set([...loadedSessions(server), ...listTakenSessions(server.home)])) {
     const record = isSessionId(id) ? await store.sessions.read(id) : null;
     if (record?.host !== undefined && record.host !== directory.own) taken.push(id);

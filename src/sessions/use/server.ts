@@ -75,7 +75,8 @@ export async function serverUnderLease(
   const { servers } = await store.registry.read();
   const holder = Object.values(servers).find((server) => server.isolation === "shared" && isLoaded(server, id));
   const last = servers[record.serverId];
-  // Both are undefined if the old server is no longer recorded and no other one has the session. Start the old one again.
+  // If the old server is no longer recorded and no server has loaded the session, both are undefined. Then start the old
+  // server again.
   if (last === holder) return await pool.shared(record.serverId, { signal });
   // Check this first, because the choice of another server starts that server.
   if (holder === undefined && last !== undefined && isUsed(last, id))

@@ -13,7 +13,7 @@ function of(path: string): FileSystem {
     const mountPoint = withoutEscapes(before.split(" ")[4] ?? "");
     const [type = "", source = ""] = after.split(" ");
     const holds = mountPoint === "/" || real === mountPoint || real.startsWith(`${mountPoint}/`);
-    // If two are mounted at one place, the later one covers the earlier one.
+    // If two file systems are mounted at one place, the later one covers the earlier one.
     if (mountPoint !== "" && holds && mountPoint.length >= found.mountPoint.length) {
       found = { type, source: withoutEscapes(source), mountPoint };
     }

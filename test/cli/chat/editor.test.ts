@@ -49,7 +49,7 @@ describe("the editor of a prompt", () => {
     ["/he<tab>x", "> /help x|"],
     ["/h<tab>", "> /h|"],
     ["a<tab>b", "> a    b|"],
-  ])("%s gives %j", (keys, shown) => {
+  ])("typing %s gives %j", (keys, shown) => {
     expect(new Typist().type(keys).shown).toBe(shown);
   });
 
@@ -138,7 +138,7 @@ describe("pasted text", () => {
     ["several lines at once", ["one\r\r\ttwo\rthree\r"], [pasted("one\n\n\ttwo\nthree"), keys("\r")]],
     ["several keys at once", ["\x1b[A\x1b[A\r"], [keys("\x1b[A\x1b[A\r")]],
     ["Ctrl-C after lines", ["one\rtwo\x03"], [keys("one\rtwo\x03")]],
-  ])("PastedText splits input with %s into keys and pasted text", (_, chunks, expected) => {
+  ])("PastedText separates keys from pasted text (%s)", (_, chunks, expected) => {
     const reader = new PastedText();
     expect(chunks.flatMap((chunk) => reader.read(chunk))).toEqual(expected);
   });
