@@ -49,7 +49,7 @@ async function chat(session: string[] = []): Promise<ChatTerminal> {
 describe("a chat through a front door", () => {
   it("chat --to creates and resumes sessions of the token's user, and asks about tools", async () => {
     await using first = await chat();
-    await first.statusShows(new RegExp(`^front door ${door} · model \\S+ · session [0-9a-f-]{36}$`));
+    await first.statusShows(new RegExp(`^model \\S+ · front door ${door} · session [0-9a-f-]{36}$`));
     const shown = await first.send("hello", /you said: hello/);
     expect(shown).not.toContain(token);
     const id = /session ([0-9a-f-]{36})/.exec((await first.rows()).join(" "))?.[1] ?? "";

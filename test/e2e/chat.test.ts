@@ -196,15 +196,15 @@ describe("the commands of a chat", () => {
 });
 
 describe("the status line of a chat", () => {
-  it("the line above the prompt names the server, the model and the session, also after /model and /new", async () => {
+  it("the line above the prompt names the model, the server and the session, also after /model and /new", async () => {
     await fleet.create("alice", "status");
     const { id: server } = await fleet.server("alice");
     await using chat = await ChatTerminal.open(fleet, ["chat", "status", "--user", "alice"]);
-    await chat.statusShows(new RegExp(`^server ${server} · model gpt-5 · session status$`));
+    await chat.statusShows(new RegExp(`^model gpt-5 · server ${server} · session status$`));
     await chat.send("/model gpt-6-mini", /The model is gpt-6-mini\./);
-    await chat.statusShows(new RegExp(`^server ${server} · model gpt-6-mini · session status$`));
+    await chat.statusShows(new RegExp(`^model gpt-6-mini · server ${server} · session status$`));
     await chat.send("/new", /\/help lists/);
-    await chat.statusShows(new RegExp(`^server ${server} · model gpt-5 · session [0-9a-f-]+…?$`));
+    await chat.statusShows(new RegExp(`^model gpt-5 · server ${server} · session [0-9a-f-]+…?$`));
     chat.type("/exit\r");
     expect(await chat.done).toBe(0);
     expect(await chat.statusLines()).toBe(0);
@@ -212,7 +212,7 @@ describe("the status line of a chat", () => {
 
   it("the status line is cut to one row of a narrow terminal", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 40 });
-    await chat.statusShows(/^server alice-.*…$/);
+    await chat.statusShows(/^model gpt-5 · server alice-.*…$/);
     await chat.send("hello", /\[turn 1\] hello/);
     expect(await chat.statusLines()).toBe(1);
   });

@@ -87,7 +87,8 @@ export class Chat {
   async #next(): Promise<string | null> {
     const { window, conversations } = this.#parts;
     const server = await this.#conversation.server().catch(() => null);
-    window.status = this.#place(server === null ? conversations.place : `server ${server}`);
+    const place = server === null ? conversations.place : `server ${server}`;
+    window.status = [...this.#modelPart(), place, this.#sessionPart()].join(" · ");
     return await window.next();
   }
 
@@ -197,15 +198,18 @@ export class Chat {
   async #begin(): Promise<void> {
     const { window, conversations, markdown } = this.#parts;
     this.#modelName = await this.#conversation.model().catch(() => null);
-    window.say(this.#place(conversations.place), colour.bold);
+    window.say([conversations.place, ...this.#modelPart(), this.#sessionPart()].join(" · "), colour.bold);
     window.say("/help lists the commands. Ctrl-C cancels a turn. Ctrl-D ends the chat.", colour.dim);
     window.print([""]);
     if (!this.#isUnused) await showLastTurns(window, markdown, this.#conversation);
   }
 
-  #place(name: string): string {
-    const model = this.#modelName === null ? [] : [`model ${this.#modelName}`];
-    return [name, ...model, `session ${this.#conversation.id}`].join(" · ");
+  #modelPart(): string[] {
+    return this.#modelName === null ? [] : [`model ${this.#modelName}`];
+  }
+
+  #sessionPart(): string {
+    return `session ${this.#conversation.id}`;
   }
 
   /** Leaves the session. Deletes it if nobody has used it. */
