@@ -31,10 +31,14 @@ interface Tarball {
   files: { path: string }[];
 }
 
+let packed: Tarball | undefined;
+
 function pack(): Tarball {
-  const listing = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: root });
-  const [tarball] = JSON.parse(listing.toString()) as [Tarball];
-  return tarball;
+  if (packed === undefined) {
+    const listing = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: root });
+    [packed] = JSON.parse(listing.toString()) as [Tarball];
+  }
+  return packed;
 }
 
 /** The paths of the packages that npm installs for these names on Linux x64, with all that they need. */

@@ -17,7 +17,7 @@ async function killAtRandom(fleet: FaultFleet, random: () => number, args: reado
 it("ps clears away what a spawn killed at any moment leaves behind", async () => {
   const fleet = await faultFleet();
   const random = seededRandom("kill spawn");
-  for (let round = 0; round < rounds(8, 300); round++) {
+  for (let round = 0; round < rounds(5, 300); round++) {
     await killAtRandom(fleet, random, ["spawn", "--user", "alice"]);
     await expectConsistent(fleet);
     if (random() < 0.5) expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });
@@ -30,7 +30,7 @@ it("ps clears away what a spawn killed at any moment leaves behind", async () =>
 it("spawn succeeds right after another spawn was killed at any moment, without a ps in between", async () => {
   const fleet = await faultFleet();
   const random = seededRandom("kill spawn, spawn again");
-  for (let round = 0; round < rounds(8, 300); round++) {
+  for (let round = 0; round < rounds(5, 300); round++) {
     await killAtRandom(fleet, random, ["spawn", "--user", "alice"]);
     const server = await fleet.spawn("alice");
     expect(fleet.processes()).toEqual([server.pid]);
@@ -57,7 +57,7 @@ it("ps clears away what a create, stop, restart or spawn killed at any moment le
   const fleet = await faultFleet();
   const random = seededRandom("kill the others");
   await fleet.spawn("alice");
-  for (let round = 0; round < rounds(12, 400); round++) {
+  for (let round = 0; round < rounds(8, 400); round++) {
     const commands = [
       ["create", "--user", "alice", "--prompt", "hi"],
       ["stop", "--user", "alice"],
