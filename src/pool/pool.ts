@@ -33,11 +33,15 @@ export class Pool {
     this.placer = new ServerPlacer(context.store, context.config);
   }
 
+  /** The user's own server. Starts it if it does not run. */
   async serverOf(user: string, options: SpawnOptions): Promise<StartResult> {
     return await this.#start({ ...options, id: serverIdOf(user), user, isolation: "per-user" });
   }
 
-  /** The servers of many users, which are started at the same time. If some cannot be started, the others still run. */
+  /**
+   * The own servers of many users. Starts those that do not run, several at a time. If some cannot be started, the others
+   * still run.
+   */
   async serversOf(
     users: readonly string[],
     { onProgress, ...options }: SpawnOptions & { onProgress?: OnProgress | undefined },
@@ -70,11 +74,14 @@ export class Pool {
     }
   }
 
-  /** The shared server for a user's next session, by the configured strategy. It is started if it does not run. */
+  /**
+   * The shared server for a user's next session, by the configured strategy (`pool.strategy`). Starts it if it does not run.
+   */
   async sharedServerFor(user: string, options: SpawnOptions): Promise<StartResult> {
     return await this.#startShared(await this.placer.place(user), options);
   }
 
+  /** The shared server with this id. Starts it if it does not run. */
   async shared(id: string, options: SpawnOptions): Promise<ServerRecord> {
     return (await this.#startShared(id, options)).server;
   }
@@ -119,7 +126,7 @@ export class Pool {
     }
   }
 
-  /** The server if it runs. So most calls cost one read, because most servers run. */
+  /** The server if it runs, otherwise null. Most servers run, so most calls cost only this one read. */
   async #running({ id, token, cwd }: StartRequest): Promise<ServerRecord | null> {
     // `startServer` compares these settings with those of the running server.
     if (token !== undefined || cwd !== undefined) return null;

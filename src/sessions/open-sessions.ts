@@ -31,7 +31,10 @@ export interface CreateOptions extends ResumeOptions {
   ephemeral?: boolean | undefined;
 }
 
-/** The sessions of other hosts. `peers/` implements this. */
+/**
+ * Creates and opens sessions on other hosts. `RemoteSessions` in `peers/sessions/` implements this, because `sessions/` may
+ * not call other hosts itself.
+ */
 export interface SessionsElsewhere {
   create(host: HostRecord, options: CreateOptions): Promise<OpenSession>;
   open(
@@ -41,7 +44,11 @@ export interface SessionsElsewhere {
   ): Promise<OpenSession>;
 }
 
-/** The sessions that this process has open, on this host or on others. Programs create and use sessions through this. */
+/**
+ * The sessions that this process has open, on this host or on others. `SessionGroup` in `fleet/` creates and uses sessions
+ * through this class. `SessionFinder` finds the host of a session. On this host, {@link useSession} and {@link LocalSession}
+ * then do the work, and on another one {@link SessionsElsewhere}.
+ */
 export class OpenSessions {
   readonly #sessions: Sessions;
   readonly #finder: SessionFinder;
@@ -85,7 +92,7 @@ export class OpenSessions {
   }
 
   /**
-   * Opens a session again that the user owns or is a member of, even if its server was stopped or killed.
+   * Opens an existing session, even if its server was stopped or killed. The user must be its owner or a member.
    *
    * @throws FleetError `FLEET_SESSION_NOT_FOUND` when it does not exist or belongs to somebody else; `FLEET_SESSION_LOST`
    * when it had turns and its history is gone; `FLEET_SESSIONS_EXHAUSTED`, `FLEET_HOST_AWAY`.
@@ -110,8 +117,8 @@ export class OpenSessions {
   }
 
   /**
-   * Opens a session for a single prompt and resolves with the reply. A collaborative session is under a lease all this time,
-   * so each member gets the answer to their own prompt.
+   * Opens a session for a single prompt, leaves it, and resolves with the reply. A collaborative session is under a lease
+   * from the opening to the end, so each member gets the answer to their own prompt.
    */
   async use(id: string, prompt: string, options: ResumeOptions & SendOptions): Promise<Used> {
     return await this.#finder.whereItIs(id, options.user, async (record, host) => {

@@ -26,7 +26,13 @@ interface Start extends Pick<SpawnOptions, "signal" | "sharedUntil"> {
   user: string;
 }
 
-/** The sessions of this host and their owners. The store decides who owns a session, never the text of its id. */
+/**
+ * The sessions of this host, open or not: creates, lists, views and deletes them. The store decides who owns a session, never
+ * the text of its id.
+ *
+ * This class sends no prompts. `useSession` opens sessions and takes turns. `OpenSessions` has the sessions that this
+ * process has open, on any host. `SessionGroup` in `fleet/` is the public interface to all of them.
+ */
 export class Sessions {
   readonly context: SessionsContext;
   /** Records the turns that end in this process. The views of this class include all of them. */
@@ -40,8 +46,8 @@ export class Sessions {
   }
 
   /**
-   * Records a new session on a server of this host, which is started if it does not run. The record reserves the id, so
-   * this comes before everything else that uses the id.
+   * Records a new session on a server of this host, and starts that server if it does not run. The record reserves the id,
+   * so call this before anything else uses the id.
    *
    * @throws FleetError `FLEET_SESSION_EXISTS` when any user has the id; `FLEET_LIMIT_REACHED`; as `Pool.serverOf`.
    */
@@ -115,7 +121,7 @@ export class Sessions {
     );
   }
 
-  /** Ids of the unrecorded sessions in a user's home. */
+  /** The ids of the unrecorded sessions in a user's home. */
   #unrecorded(server: ServerRecord, recorded: ReadonlySet<string>): string[] {
     const whose = `user ${quote(server.user ?? server.id)}`;
     let ids: string[];
@@ -171,7 +177,7 @@ export class Sessions {
     return deleted;
   }
 
-  /** Resolves with whether there was such a session. */
+  /** Resolves with true if the session existed. */
   async #deleteOne(id: string, user: string | undefined, servers: Registry["servers"]): Promise<boolean> {
     const { store, config, takeover, directory } = this.context;
     const recorded = await store.sessions.read(id);
@@ -185,7 +191,10 @@ export class Sessions {
     return recorded !== null || having.length > 0;
   }
 
-  /** The server for a user's next session, which is started if it does not run. */
+  /**
+   * The server of this host for a user's next session: the user's own one or a shared one, by `isolation`. Starts it if it
+   * does not run.
+   */
   async serverForNew({ user, ...start }: Start): Promise<ServerRecord> {
     const { pool, config, directory } = this.context;
     await directory.assertStorage();

@@ -15,7 +15,10 @@ import { type Opening, upstreamTransport } from "./upstream-transport.js";
 /** How long a server may take to start, and how long it may take to open a session, in milliseconds. */
 export const OPEN_MS = 30_000;
 
-/** Finds or starts the servers of one client, and opens its sessions there. */
+/**
+ * Finds or starts the servers of one client on this host, and opens its sessions there. {@link Router} shows the order of
+ * the steps.
+ */
 export class Opener {
   readonly #state: ClientState;
   readonly #connector: Connector;
@@ -73,7 +76,7 @@ export class Opener {
     });
   }
 
-  /** Loads a session during a turn of this client. The loading belongs to the turn's own use of the session. */
+  /** Loads a session again during a turn of this client, as a part of the turn's own use of the session. */
   async reopen(use: SessionUse, opening: Opening): Promise<ServerLink> {
     const transport = upstreamTransport(this.#state, this.#connector, opening);
     return await translated(use.record.id, async () => await use.reopen(transport));

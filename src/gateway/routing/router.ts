@@ -17,7 +17,23 @@ const PEER_MS = 35_000;
 const MOVED =
   "The session moved to another server or host during the turn. It still works there: send the prompt again.";
 
-/** Chooses the link for each request of one client: to a server of this host, or to the front door of another host. */
+/**
+ * Chooses the link for each request of one client: to a server of this host, or to the front door of another host.
+ *
+ * A session that the client opened is lost when it is unloaded or moves, or when its link ends. Its {@link Attachment} is
+ * then not `attached`. `reattach` and every request that needs the session open it again:
+ *
+ * 1. `hostOf` finds the host that has the session now.
+ * 2. `linkHere` (this host) or `linkThere` (another host) returns the live link, or opens the session. All callers that need
+ *    the session at the same time share one opening. `linkThere` sends `session.resume` to the other front door, which does
+ *    the rest.
+ * 3. `Opener.open` begins a use of the session. During a turn, `Opener.reopen` continues the turn's own use instead.
+ * 4. The use (`SessionUse`) finds the server, and `load` chooses between `session.create` and `session.resume`.
+ * 5. `upstreamTransport` connects to the server by `Connector.to`, and sends that request. The server then has the session
+ *    in memory, and sends its events to the client.
+ *
+ * `Connector` and `Opener.linkFor` only connect. They never open a session.
+ */
 export class Router {
   readonly #state: ClientState;
   readonly #connector: Connector;
@@ -31,11 +47,11 @@ export class Router {
   }
 
   /**
-   * The other host that has the session; null if this host has it, or has to take it over.
+   * The other host that has the session. Null if this host has the session, or has to take it over.
    *
    * @param record read just now, because the session may move
-   * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the session is not here; and
-   * the errors of `HostDirectory.whereIs`.
+   * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the session is not here; and the
+   * errors of `HostDirectory.whereIs`.
    */
   async hostOf(record: SessionRecord): Promise<HostRecord | null> {
     const { door, isRelayed, attachments } = this.#state;
@@ -55,10 +71,10 @@ export class Router {
   }
 
   /**
-   * The other host for the user's new sessions and for requests without a session; null if that is this host.
+   * The other host for the user's new sessions and for requests without a session. Null if this host handles them.
    *
-   * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the user is not placed here;
-   * and the errors of `HostDirectory.place`.
+   * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the user is not placed here; and
+   * the errors of `HostDirectory.place`.
    */
   async homeHost(): Promise<HostRecord | null> {
     const { door, user, isRelayed } = this.#state;
@@ -93,8 +109,9 @@ export class Router {
   }
 
   /**
-   * The link to the session's server on this host. If the client has opened the session and the server does not have it in
-   * memory, loads it there: during a turn as a part of the turn's use, else in a use of its own.
+   * The link to the session's server on this host. If the client opened the session and lost it, opens it again there:
+   * during a turn as a part of the turn's use, otherwise in a use of its own. If the client never opened the session, only
+   * connects.
    *
    * @throws FleetError `FLEET_SESSION_MOVED` when another host has the session; and the errors of `Opener.open`.
    */
@@ -111,7 +128,7 @@ export class Router {
   }
 
   /**
-   * The link to the front door of the session's host. If the client has opened the session, it is also open there.
+   * The link to the front door of the session's host. If the client opened the session and lost it, opens it again there.
    *
    * @throws the errors of {@link peer}; `RpcError` when that front door refuses the client.
    */

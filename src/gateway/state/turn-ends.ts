@@ -30,18 +30,20 @@ interface HeldEnd {
  * | has no answer                         | > 0    |         | false   | ends another turn: goes to `held`       |
  * | was taken by the server, waits there  | 0      | its id  | false   | ends another turn: goes to `held`       |
  * | runs                                  |        |         | true    | ends the client's turn: passes          |
- * | (there is none: the entry is deleted) | 0      | empty   | false   | passes                                  |
+ * | (no prompt: the entry is deleted)      | 0      | empty   | false   | passes                                  |
  */
 interface Own {
-  /** How many prompts have arrived here and have no answer. */
+  /** How many prompts have arrived at this door and have no answer. */
   open: number;
   /** The message ids of prompts that the server took and has not begun. */
   readonly taken: Set<string>;
-  /** The message ids of all prompts, also of other clients, that began while `open` was not 0. */
+  /** The message ids of all prompts that began while `open` was not 0, including those of other clients. */
   readonly seen: Set<string>;
   /** Whether one of the client's prompts has begun, and the session has not been idle since. */
   begun: boolean;
-  /** The error that replaces the answers in `late`, because the running turn has no reply; null once it has one. */
+  /**
+   * The error that replaces the answers in `late` if the running turn ends without a reply. Null once the turn has a reply.
+   */
   failure: string | null;
   /** Whether the client got a `session.error`. It may then send a prompt before it reads the `session.idle`. */
   hasFailed: boolean;
@@ -55,7 +57,11 @@ const NO_ANSWER = "The turn ended without an answer.";
 
 /**
  * Decides which ends of turns one client gets, and when, so that the SDK's `sendAndWait` returns the answer to its own
- * prompt (measured with 1.0.14). "Ends of other turns" in docs/architecture.md has the rules and the reasons.
+ * prompt (measured with 1.0.14). "Ends of other turns" in docs/architecture.md has the rules and the reasons. {@link Turn}
+ * shows how the end of a turn gets here.
+ *
+ * `answer`, `takenAgain`, `idle`, `error`, `cut`, `lost`, `cutOther` and `over` may send frames to the client. The other
+ * methods only record something, or answer a question.
  */
 export class TurnEnds {
   readonly #client: ClientSocket;
@@ -158,7 +164,7 @@ export class TurnEnds {
   /**
    * Sends a `session.idle`, or holds it back.
    *
-   * @param isLast whether it ends the turn
+   * @param isLast whether the event ends the turn
    * @param isJudged whether another front door sent it. That door already holds back the ends that the client must not get.
    * So this door holds an end back only while a prompt has no answer, because such a prompt may not have reached the other
    * door.

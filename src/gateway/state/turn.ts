@@ -7,12 +7,23 @@ import type { ServerLink } from "./links.js";
 
 /** How long a turn may last before the door asks the server whether it is over, in milliseconds. */
 const ASK_AFTER_MS = 15_000;
-/** The same for a client that does not get the session's events. The door sees the end of its turn only by asking. */
+/**
+ * The same as `ASK_AFTER_MS`, for a client that does not get the session's events. The door finds the end of its turn only
+ * by asking.
+ */
 const ASK_BLIND_MS = 250;
 /** How long the door waits for the answer to a prompt before it asks whether the turn is over, in milliseconds. */
 const UNANSWERED_MS = 30_000;
 
-/** A prompt of the client that was not refused. */
+/**
+ * A prompt of the client that was not refused. Until it is answered, it waits in one of three places:
+ *
+ * - in its line (`RequestLines`), until the dispatcher gives it to `PromptQueue`. `OpenRequests.refuse` puts it back there
+ *   if its session has moved to another host.
+ * - in {@link Turn.waiting}, until the turn has begun and the earlier prompts have been sent. If the turn is over before
+ *   that, `PromptQueue` moves the prompt to a new turn.
+ * - in `OpenRequests`, after it was sent to the server.
+ */
 export interface Prompt {
   readonly request: ClientRequest;
   /** Its position in the order in which the client's requests came. Prompts reach the server in this order. */
@@ -55,6 +66,16 @@ export type TurnEnd = "idle" | "refused" | "lost" | "unloaded" | "closed";
  * One client's turn in a session. It lasts from the client's first prompt until the session is idle. Prompts that the client
  * sends during the turn belong to it, as they do on a bare server.
  *
+ * Four parts share the work at the end of a turn:
+ *
+ * - `Incoming` receives `session.idle`, `session.error` and `session.shutdown` from the server. It reports an end first to
+ *   `Turn`, and then to `TurnEnds`. `loseLink` does this when the link itself ends.
+ * - `Turn` decides when this client's turn is over. If no event shows the end, it asks the server ({@link ended}). It sends
+ *   nothing to the client.
+ * - `TurnEnds` decides which ends the client gets, and when. This includes the ends of other clients' turns.
+ * - `PromptQueue` waits in `#hold` until the turn is over. Then it records the use, and removes the use marker and releases
+ *   the lease.
+ *
  * | state                                 | `waits` | `active` | `isInDoubt` | `over` | prompts in `waiting`             |
  * | ------------------------------------- | ------- | -------- | ----------- | ------ | -------------------------------- |
  * | waits for other turns                 | true    | false    | false       | null   | stay, and can be cancelled       |
@@ -65,9 +86,13 @@ export type TurnEnd = "idle" | "refused" | "lost" | "unloaded" | "closed";
 export class Turn {
   /** The session's record. {@link enter} replaces it, because the session may move while the turn waits. */
   record: SessionRecord;
-  /** Prompts to be sent, in order, once the turn has begun and the prompts before them have been sent. */
+  /** The prompts to send, in order. Each is sent once the turn has begun and the prompts before it have been sent. */
   readonly waiting = new Line<Prompt>();
-  /** Resolves once the waiting prompts have been sent or refused; null when no prompt is being sent. */
+  /**
+   * Resolves once the waiting prompts have been sent or refused. Null while no prompt is being sent. If the turn ends while
+   * a prompt is being sent, this stays set until that prompt is done. `PromptQueue` then moves the other waiting prompts to
+   * a new turn.
+   */
   sending: Promise<void> | null = null;
   /** Prompts that were sent in this turn and not refused. */
   readonly sent = new Set<Prompt>();
@@ -118,7 +143,7 @@ export class Turn {
     this.#started = true;
   }
 
-  /** Whether a prompt was sent and not refused, so that the server may be working on it. */
+  /** Whether a prompt was sent and not refused. The server may then be working on it. */
   get begun(): boolean {
     return this.#accepted + this.#unanswered > 0;
   }
@@ -165,8 +190,8 @@ export class Turn {
   }
 
   /**
-   * A `session.idle` has arrived. Before this turn has started, it ends another turn, so it is ignored. While a prompt of
-   * this turn has no answer or has not begun, it may end earlier work, so the door asks the server.
+   * A `session.idle` has arrived. If this turn has not started, the event ends another turn, so this method ignores it. If a
+   * prompt of this turn has no answer or has not begun, the event may end earlier work, so the door asks the server.
    *
    * @param hasBegunAll whether the server has begun all prompts that it took from this client
    */

@@ -15,16 +15,20 @@ import { abandonedTurnOver } from "./abandoned-turn.js";
 import { settleDoubt } from "./resend.js";
 import { abortTurn, assertHere, follow, isIdle, linkOnceEnded, noteSent, noteUse, turnRequest } from "./turn-server.js";
 
-/** A turn is over although the server has not begun a prompt that it took, once the server is idle for this long. */
+/**
+ * If the server took a prompt and does not begin it, the turn is over once the server has been idle for this long, in
+ * milliseconds.
+ */
 const NEVER_BEGINS_MS = 5_000;
-/** The same after a `session.error`, which often is the reason why the prompt does not begin. */
+/** The same after a `session.error`, because this error often is the reason why the prompt does not begin. */
 const FAILED_MS = 1_000;
 
 /**
  * The prompts of one client, and their turns. `useSession` lets only one turn at a time into a session.
  *
- * A prompt goes through `send`, `#queue`, `#begin` (a new turn), `#run` (the whole turn, in the background), `#hold`,
- * `#sendWaiting`, `#forward` and `#write`. `Incoming` ends the turn when the server sends its end.
+ * A prompt passes through `send`, `#queue`, `#begin` (a new turn), `#run` (the whole turn, in the background), `#hold`,
+ * `#sendWaiting`, `#forward` and `#write`. {@link Turn} shows which parts end the turn, and {@link Prompt} where a prompt
+ * waits.
  */
 export class PromptQueue {
   readonly #state: ClientState;

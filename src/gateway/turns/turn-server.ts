@@ -59,8 +59,9 @@ export function turnRequest(state: ClientState, { record, abort }: Turn): UseReq
 }
 
 /**
- * Connects the client to the server of its turn. If the client has the session open, loads the session there. This is
- * necessary after the session was unloaded or has moved, or its server was restarted.
+ * Connects the client to the server of its turn, by {@link linkOnceEnded}. If the client has the session open, also loads
+ * the session there. Call it when the turn's server is not the one that the client is connected to: the session was unloaded
+ * or moved, or its server was restarted.
  */
 export async function follow(state: ClientState, router: Router, { server, record }: SessionUse): Promise<void> {
   const { attachments, links } = state;

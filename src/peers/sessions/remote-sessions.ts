@@ -10,7 +10,10 @@ import type { FleetHosts } from "../fleet-hosts.js";
 import { RemoteHost } from "../remote-host.js";
 import { type RemoteOpenOptions, RemoteSession } from "./remote-session.js";
 
-/** Sessions on other hosts, used through the front doors of these hosts. */
+/**
+ * Creates and opens sessions on other hosts, through the front doors of these hosts. `OpenSessions` and `SessionFinder` call
+ * it by the interfaces that they define.
+ */
 export class RemoteSessions implements SessionsElsewhere {
   readonly #sessions: Sessions;
   readonly #hosts: FleetHosts;

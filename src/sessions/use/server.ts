@@ -28,9 +28,21 @@ export interface Chooser extends Pick<SpawnOptions, "sharedUntil"> {
 
 /**
  * The server on which to open a recorded session: its owner's own server, or the shared server that the record names. Only
- * the holder of its lease may move it. Brings a session that no host has to this host, if it belongs here.
+ * the holder of the session's lease may move the session. If no host has the session and this host should have it, takes it
+ * over.
  *
- * @param asked the present record; an earlier one may name a server that no longer has the session
+ * These functions choose a server. Each starts the server if it does not run:
+ *
+ * | function                | server                                                         | also changes                       |
+ * | ----------------------- | -------------------------------------------------------------- | ---------------------------------- |
+ * | `serverFor`             | for a recorded session, by one of the other functions          | the session's host, after takeover |
+ * | `serverUnderLease`      | for a recorded session on shared servers, for the lease holder | the session's server in its record |
+ * | `Sessions.serverForNew` | for a user's new session, by `isolation`                       |                                    |
+ * | `Pool.serverOf`         | the user's own server                                          |                                    |
+ * | `Pool.shared`           | the shared server with the given id                            |                                    |
+ * | `Pool.sharedServerFor`  | the shared server for the user, by `pool.strategy`             | the user's placement               |
+ *
+ * @param asked the present record, because an earlier one may name a server that no longer has the session
  */
 export async function serverFor(
   { pool, store, takeover, directory }: Pick<SessionsContext, "pool" | "store" | "takeover" | "directory">,
@@ -55,16 +67,16 @@ export interface Move {
 }
 
 /**
- * The shared server on which the holder of a session's lease opens the session: the server that has it in memory, or else
- * the server on which the holder is placed. Changes the record to name this server.
+ * The shared server on which the holder of a session's lease opens the session: the server that has the session in memory,
+ * or else the server on which the holder is placed. Changes the record to name this server.
  *
  * Two servers must never have the same session in memory. A process that uses a session without a lease first sets its use
  * marker, and then checks that the record still names the server. This function first sets an eviction marker on the old
- * server, and then changes the record. If both do this at once, at least one of them sees the other's marker or change. A
- * session that is in use stays where it is.
+ * server, and then changes the record. If both processes do this at once, at least one of them sees the other's marker or
+ * change. A session that is in use stays where it is.
  *
- * @param record if somebody has moved the session since this was read, the result may be wrong. The caller notices this,
- * because it reads the record again under its use marker.
+ * @param record if somebody has moved the session since the caller read the record, the result may be wrong. The caller
+ * notices the move, because it reads the record again under its use marker.
  * @throws FleetError `FLEET_LEASE_LOST`, and as `Pool.shared`.
  */
 export async function serverUnderLease(
@@ -133,11 +145,11 @@ export class UseCheck {
   }
 
   /**
-   * Whether the session may be used there, and its present record. A drain, a move, a release and gc first change a record
-   * or set an eviction marker, and then look for use markers. So either this call notices the other process, or the other
-   * process notices the use marker.
+   * Returns the session's present record, and the reason why the session cannot be used on the server, or null. A drain, a
+   * move, a release and gc first change a record or set an eviction marker, and then look for use markers. So either this
+   * call notices the other process, or the other process notices the use marker.
    *
-   * @param isOpen whether the caller has the session open there, so that it needs no room in the server's memory
+   * @param isOpen whether the caller has the session open on the server. It then needs no more room in the server's memory.
    */
   async check(
     { record, server }: SessionAt,
@@ -162,8 +174,8 @@ export class UseCheck {
   }
 
   /**
-   * Reads the record again on purpose, now that the use marker is set. Since the caller read it, the session may have been
-   * moved or deleted, and another user may have its id.
+   * Reads the record again on purpose, now that the use marker is set. After the caller's first read, the session may have
+   * been moved or deleted, and another user may have its id.
    */
   async recordOn({ record: { id }, server }: SessionAt, signal: AbortSignal | undefined): Promise<SessionRecord> {
     const record = await markedRecord(this.#context.store, server, id, signal);
@@ -177,7 +189,7 @@ export class UseCheck {
     return closedBy(registry) === null && isBeingDrained(registry, server);
   }
 
-  /** Makes room for the session in the server's memory. @returns the reason if there is none */
+  /** Makes room for the session in the server's memory. @returns null, or the reason why there is no room */
   async room({ record, server }: SessionAt): Promise<Refusal | null> {
     const { store, config } = this.#context;
     const eviction = { store, answerMs: config.health.timeoutMs };
@@ -209,7 +221,10 @@ export class UseCheck {
   }
 }
 
-/** False if the process that drains the server has died, because the next start of the server undoes that drain. */
+/**
+ * Whether a live process drains this launch of the server. If that process has died, the next start of the server undoes the
+ * drain.
+ */
 function isBeingDrained({ servers }: Registry, server: ServerRecord): boolean {
   const now = servers[server.id];
   return now?.launchId === server.launchId && now.state === "draining" && isRunning(server) && isClaimed(now);

@@ -218,7 +218,20 @@ export class SessionUse implements AsyncDisposable {
     }
   }
 
-  /** Sets the use marker on the session's server. If that server refuses, goes on as the table of {@link Refusal} shows. */
+  /**
+   * Sets the use marker on the session's server, and checks the session there. Tries again, as the table of {@link Refusal}
+   * shows, until the check passes or `waitMs` is over.
+   *
+   * - The first try uses `at`, the server on which the caller has the session open. Without `at`, and on each later try,
+   *   `serverFor` finds the server by the record. The one exception: if `at` was drained and the record still names it, the
+   *   next try uses `at` again.
+   * - A use has at most one marker. It is kept only if it is already on the right server. It is removed during each pause,
+   *   because others must not wait for this use while it waits itself.
+   * - After a refusal at `at`, the next try follows at once, except after `draining`.
+   *
+   * @throws FleetError `FLEET_SESSION_BUSY` when an eviction keeps the session until `waitMs` is over; as
+   * `UseCheck.pauseAfter`.
+   */
   async #mark(at: ServerRecord | undefined): Promise<UseMarker> {
     const { signal, user } = this.#request;
     const { id } = this.#record;
