@@ -16,8 +16,7 @@ import { settleDoubt } from "./resend.js";
 import { abortTurn, assertHere, follow, isIdle, linkOnceEnded, noteSent, noteUse, turnRequest } from "./turn-server.js";
 
 /**
- * If the server took a prompt and does not begin it, the turn is over once the server has been idle for this long, in
- * milliseconds.
+ * If the server does not begin a prompt that it took, the turn is over after this idle time of the server, in milliseconds.
  */
 const NEVER_BEGINS_MS = 5_000;
 /** The same after a `session.error`, because this error often is the reason why the prompt does not begin. */
@@ -26,9 +25,8 @@ const FAILED_MS = 1_000;
 /**
  * The prompts of one client, and their turns. `useSession` lets only one turn at a time into a session.
  *
- * A prompt passes through `send`, `#queue`, `#begin` (a new turn), `#run` (the whole turn, in the background), `#hold`,
- * `#sendWaiting`, `#forward` and `#write`. {@link Turn} shows which parts end the turn, and {@link Prompt} where a prompt
- * waits.
+ * A prompt passes through `send`, `#queue`, `#begin` (a new turn), `#run` (the whole turn), `#hold`, `#sendWaiting`,
+ * `#forward` and `#write`. {@link Turn} shows which parts end the turn.
  */
 export class PromptQueue {
   readonly #state: ClientState;
