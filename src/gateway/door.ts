@@ -15,7 +15,7 @@ import { type DoorContext, DoorState } from "./state/door/door-state.js";
 import type { DoorListeners } from "./state/door/report.js";
 import { doorDraining } from "./wire/refusals.js";
 
-/** How many connections without a good token may be open. When another one arrives, the door closes the oldest. */
+/** How many connections without a good token may be open. When another one arrives, the door closes the oldest of them. */
 const MAX_STRANGERS = 2_048;
 /** How long a connection outlives its token, in milliseconds. */
 const RECHECK_MS = 2_000;
@@ -26,12 +26,12 @@ export interface DoorOptions extends DoorListeners {
    * doors refuses no connection.
    */
   listen: Address | InheritedListener;
-  /** Gives the opening up as long as the door does not listen, for example while a host name is looked up. */
+  /** If it aborts before the door listens, for example during the lookup of a host name, the opening fails. */
   signal?: AbortSignal;
 }
 
 export interface DoorDrain {
-  /** How long turns may take to end: a text such as `30s`, or milliseconds. Default: 0, which cuts them at once. */
+  /** How long turns may take to end: a text such as `30s`, or milliseconds. Default: 0, which cuts all turns at once. */
   timeout?: Duration;
   /** @deprecated The same as `timeout`, in milliseconds. */
   timeoutMs?: number;
@@ -143,8 +143,8 @@ export class FrontDoor implements AsyncDisposable {
 
   /**
    * Disconnects from the servers of this host, but not from the clients. Call this when other hosts may take over this
-   * host's sessions. Once this host may have sessions again, the door reopens the clients' sessions, each on the host
-   * that has it by then.
+   * host's sessions. Once this host may have sessions again, the door reopens the clients' sessions, each on the host that
+   * has the session by then.
    */
   leaveServers(): void {
     this.#revival.leaveServers();

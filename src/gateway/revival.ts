@@ -10,7 +10,9 @@ const HOSTS_POLL_MS = 1_000;
 /** Opens the sessions of a door's clients again after servers and hosts have ended. */
 export class Revival {
   readonly #state: DoorState;
-  /** Whether the door has disconnected from the servers of this host. True until this host may have sessions again. */
+  /**
+   * True from the moment when the door disconnects from the servers of this host until this host may have sessions again.
+   */
   #hasLeft = false;
 
   constructor(state: DoorState) {
@@ -22,7 +24,7 @@ export class Revival {
     if (this.#state.store.hosts !== null) void this.#watchHosts();
   }
 
-  /** As `FrontDoor.leaveServers`. */
+  /** See `FrontDoor.leaveServers`. */
   leaveServers(): void {
     for (const { links } of this.#state.clients) links.leaveServers();
     if (!this.#hasLeft) void this.#awaitTerm();
@@ -44,7 +46,7 @@ export class Revival {
     for (const client of clients) client.reopen();
   }
 
-  /** Reopens the sessions that clients had open on a lost server, once it runs again. Never rejects. */
+  /** Reopens the sessions that clients had open on a lost server, once that server runs again. Never rejects. */
   async #watchServers(): Promise<void> {
     const { closed, lostServers, store } = this.#state;
     const read = async () => (await store.registry.read()).servers;
@@ -59,8 +61,8 @@ export class Revival {
   }
 
   /**
-   * Reopens the sessions of lost hosts once they are available. Also disconnects from hosts that the directory counts as
-   * gone, because a host that falls silent does not close its connections. Never rejects.
+   * Reopens the sessions of lost hosts once these sessions are available again. Also disconnects from hosts that the
+   * directory counts as gone, because a host that falls silent does not close its connections. Never rejects.
    */
   async #watchHosts(): Promise<void> {
     const { closed, directory, lostHosts } = this.#state;
@@ -78,7 +80,7 @@ export class Revival {
     }
   }
 
-  /** Resolves earlier when the door closes. */
+  /** Resolves after `ms` milliseconds, or earlier when the door closes. */
   async #pause(ms: number): Promise<void> {
     await delay(ms, undefined, { signal: this.#state.closed, ref: false }).catch(() => "closed");
   }

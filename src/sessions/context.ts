@@ -17,6 +17,6 @@ export interface SessionsContext {
   directory: HostDirectory;
   takeover: Takeover;
   provider: Pick<ModelProvider, "get">;
-  /** Reports a problem that was worked around. */
+  /** Reports a problem that did not stop the work. */
   warn: (message: string) => void;
 }

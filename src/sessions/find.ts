@@ -17,7 +17,9 @@ interface FindContext {
 
 /** Finds sessions that clients created on other hosts without the fleet. `peers/` implements this. */
 interface UnrecordedSessions {
-  /** Makes the host that has such a session record it. Resolves with false if no host has one. */
+  /**
+   * Makes the host that has the user's unrecorded session record it. Resolves with false if no other host has the session.
+   */
   record(id: string, user: string): Promise<boolean>;
 }
 
@@ -29,7 +31,7 @@ const PAUSE_MS = 300;
 const PUT_BACK_MS = 5_000;
 const PUT_BACK_POLL_MS = 10;
 
-/** Finds sessions by their ids, on whichever host they are. */
+/** Finds sessions by their ids, on all hosts. */
 export class SessionFinder {
   readonly #context: FindContext;
   readonly #elsewhere: UnrecordedSessions;
@@ -57,7 +59,8 @@ export class SessionFinder {
   }
 
   /**
-   * Does `work` with the session's host, which is null for this host. If the session has just moved, looks for it again.
+   * Calls `work` with the session's record and host. The host is null for this host. If the session has just moved, finds it
+   * again and repeats `work`.
    *
    * @throws whatever `work` throws; FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_STRANDED`, `FLEET_HOST_AWAY`.
    */
@@ -80,10 +83,11 @@ export class SessionFinder {
 }
 
 /**
- * The record, if the user may use the session. Records a session without a record that is on the user's own server here.
+ * The session's record, if the user may use the session. If the session is on the user's own server on this host and has no
+ * record, records it.
  *
- * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use it, or when it does not exist; `FLEET_STATE_BUSY`
- * when a gc takes too long to decide about it.
+ * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the session does not exist or the user may not use it;
+ * `FLEET_STATE_BUSY` when a gc takes too long to decide about the session.
  */
 export async function recordFor(context: FindContext, id: string, user: string): Promise<SessionRecord> {
   const { store, directory } = context;
@@ -110,7 +114,8 @@ export async function recordFor(context: FindContext, id: string, user: string):
 
 /**
  * The present record of a session for which the caller has set a use marker. If the record is missing but the session's
- * folder exists, waits for the record: gc deletes a record before it looks for markers, and restores it if it finds one.
+ * folder exists, waits for the record, because gc deletes a record before it looks for markers, and restores the record if
+ * it finds a marker.
  *
  * @throws the signal's own reason when it aborts.
  */
@@ -128,7 +133,8 @@ export async function markedRecord(
 
 /**
  * The record of a session in the home of its user's own server, or null if there is none. If gc has just deleted the record,
- * waits until gc restores it or deletes the session. A new record at that time would begin a new, empty history.
+ * waits until gc restores it or deletes the session. If the fleet recorded the session again at that time, it would begin a
+ * new, empty history.
  *
  * @throws FleetError `FLEET_STATE_BUSY` when gc takes longer than 5 s to decide.
  */

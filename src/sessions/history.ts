@@ -15,13 +15,13 @@ export interface HistoryRequest {
   id: string;
   /** Must be the owner or a member. */
   user: string;
-  /** Where the last part ended. Left out: the beginning. */
+  /** Where the last part ended. Default: the beginning of the history. */
   from?: HistoryPosition | undefined;
 }
 
 /**
- * Reads a part of a session's history on this host, up to a megabyte. Starts no server. Takes the session over if this
- * host should have it, as `resume` does.
+ * Reads a part of a session's history on this host, up to a megabyte. Starts no server. Like `resume`, takes the session
+ * over if this host should have it.
  *
  * @throws FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_LOST`, `FLEET_SESSION_MOVED`, `FLEET_STORAGE_UNUSABLE`.
  */
@@ -42,7 +42,7 @@ export async function readHistory(
   }
 }
 
-/** Null if there is no history, because the session had no turn or was deleted. */
+/** Opens the history. Returns a descriptor; null if there is no history, because the session had no turn or was deleted. */
 async function open({ store, directory }: SessionsContext, record: SessionRecord): Promise<number | null> {
   const { id, serverId } = record;
   const server = (await store.registry.read()).servers[serverId];

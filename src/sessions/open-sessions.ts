@@ -23,11 +23,17 @@ export interface CreateOptions extends ResumeOptions {
   id?: string | undefined;
   purpose?: string | undefined;
   model?: string | undefined;
-  /** How long after its last use gc may delete it, in milliseconds. Default: the TTL that is configured when gc runs. */
+  /**
+   * How long after its last use gc may delete the session, in milliseconds. Default: the TTL that is configured when gc
+   * runs.
+   */
   ttlMs?: number | undefined;
-  /** Other users who may use it. With a list, even an empty one, the session is collaborative. Default: it is private. */
+  /**
+   * Other users who may use the session. With a list, even an empty one, the session is collaborative. Default: it is
+   * private.
+   */
   members?: readonly string[] | undefined;
-  /** Whether to delete it when its use ends. */
+  /** Whether to delete the session when its use ends. */
   ephemeral?: boolean | undefined;
 }
 

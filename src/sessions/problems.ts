@@ -41,9 +41,9 @@ export function sessionLost(record: SessionRecord): FleetError {
 }
 
 /**
- * Replaces errors of the runtime whose messages do not show how to fix the problem in a fleet.
+ * Replaces an error of the runtime by one of the fleet if its message does not show how to fix the problem in a fleet.
  *
- * @throws FleetError `FLEET_SESSION_ID_INVALID`, `FLEET_MODEL_UNCONFIGURED`; any other error as it is.
+ * @throws FleetError `FLEET_SESSION_ID_INVALID`, `FLEET_MODEL_UNCONFIGURED`; or `error` itself.
  */
 export function explained(error: unknown): never {
   const message = error instanceof Error ? error.message : "";

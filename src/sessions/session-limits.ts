@@ -11,7 +11,7 @@ import type { Store } from "../store/ports.js";
 export class SessionLimits {
   readonly #store: Store;
   readonly #limits: Config["limits"];
-  /** The records that are being written, by owner. */
+  /** The promises of the records that are being written, by owner. */
   readonly #pending = new Map<string, Set<Promise<void>>>();
   #written = 0;
 
@@ -20,7 +20,7 @@ export class SessionLimits {
     this.#limits = config.limits;
   }
 
-  /** @throws FleetError `FLEET_LIMIT_REACHED` when the user can have no more sessions. */
+  /** @throws FleetError `FLEET_LIMIT_REACHED` when the user may have no more sessions. */
   async assertRoom(owner: string): Promise<void> {
     const reached = this.#reached(await this.#count(owner), 0);
     if (reached !== null) throw reached;
@@ -64,7 +64,9 @@ export class SessionLimits {
     return this.#pending.get(owner) ?? new Set();
   }
 
-  /** Counts sessions only where there is a limit. */
+  /**
+   * Counts the sessions of the owner and of all users. A count without a limit is 0, because it would cost time for nothing.
+   */
   async #count(owner: string): Promise<Counts> {
     const { default: own, total } = this.#limits;
     return {

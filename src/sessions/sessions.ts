@@ -35,7 +35,7 @@ interface Start extends Pick<SpawnOptions, "signal" | "sharedUntil"> {
  */
 export class Sessions {
   readonly context: SessionsContext;
-  /** Records the turns that end in this process. The views of this class include all of them. */
+  /** Records the turns that end in this process. The views that this class returns include these turns. */
   readonly lastUses: LastUses;
   readonly limits: SessionLimits;
 
@@ -147,7 +147,7 @@ export class Sessions {
     return await this.view(record, (await this.context.store.registry.read()).servers[record.serverId]);
   }
 
-  /** The view of the session with this record. `server` is the server that should have it. */
+  /** The view of the session with this record. `server` is the server that should have the session. */
   async view(record: SessionRecord, server: ServerRecord | undefined): Promise<SessionView> {
     return this.viewBeside(record, server, await this.context.store.leases.read(record.id));
   }
@@ -159,8 +159,8 @@ export class Sessions {
   }
 
   /**
-   * Deletes sessions for good, one after the other, on disk and in the store. Resolves with those that existed. With `user`,
-   * only that owner's sessions count as existing.
+   * Deletes sessions for good, one after the other, on disk and in the store. Resolves with the ids of the sessions that
+   * existed. With `user`, only that owner's sessions count as existing.
    *
    * @throws FleetError `FLEET_SESSION_BUSY` when a session is in a turn, `FLEET_SESSION_LOCKED` when it is under a lease,
    * `FLEET_SESSION_AMBIGUOUS` when several users have an unrecorded session with its id. The sessions before it are deleted.

@@ -12,16 +12,16 @@ export interface SessionView {
   members: string[];
   persistence: SessionRecord["persistence"];
   serverId: string;
-  /** The host that has it, or had it last; null in a fleet on one host. */
+  /** The host that has the session, or had it last; null in a fleet on one host. */
   host: string | null;
-  /** Whether it is on the disk of a host that is away, so that nobody can use it until that host is back. */
+  /** Whether the session is on the disk of a host that is away. Nobody can use it until that host is back. */
   stranded: boolean;
   state: SessionState;
   model: string | null;
   createdAt: string;
   lastUsedAt: string;
   ttlMs: number | null;
-  /** The size of its state on disk, in bytes. */
+  /** The size of the session's state on disk, in bytes. */
   sizeBytes: number;
   /** The lease in force, without its token. */
   lease: Lease | null;
@@ -31,13 +31,13 @@ export interface SessionSurroundings {
   server: ServerRecord | undefined;
   pid: number | null;
   lease: Lease | null;
-  /** The configured TTL, for a session without its own, in milliseconds. */
+  /** The configured TTL, in milliseconds. It counts for a session without its own TTL. */
   ttlMs: number;
   /** The name of this host; null in a fleet on one host. */
   own: string | null;
 }
 
-/** Builds a view from the record, the session's folder and the server that should have it. */
+/** Builds a view from the record, the session's folder, and the server that should have the session. */
 export function viewSession(
   record: SessionRecord,
   { server, pid, lease, ttlMs, own }: SessionSurroundings,
@@ -63,7 +63,7 @@ export function viewSession(
   };
 }
 
-/** When gc may delete the session, if nobody uses it until then (ISO 8601, UTC). Null if that is not known. */
+/** When gc may delete the session if nobody uses it until then (ISO 8601, UTC). Null if the time is not known. */
 export function expiryOf({ lastUsedAt, ttlMs }: Pick<SessionView, "lastUsedAt" | "ttlMs">): string | null {
   const at = Date.parse(lastUsedAt) + (ttlMs ?? Number.NaN);
   return Number.isNaN(at) ? null : new Date(at).toISOString();

@@ -15,7 +15,7 @@ const INTERNAL_ERROR = -32603;
 
 /**
  * Deletes many sessions of a user in one request. The door handles each session like a `session.delete`, because the server
- * neither checks who may delete a session nor deletes its record. The answers have the shape of a bare server's.
+ * neither checks who may delete a session nor deletes its record. The answers have the shape of a bare server's answers.
  */
 export class BulkDeletion {
   readonly #state: ClientState;
@@ -28,7 +28,7 @@ export class BulkDeletion {
     this.#sessionCalls = sessionCalls;
   }
 
-  /** `sessions.bulkDelete`. The answer omits the sessions that could not be deleted, like that of a bare server. */
+  /** `sessions.bulkDelete`. Like a bare server's answer, the answer omits the sessions that could not be deleted. */
   async delete(link: ServerLink, request: ClientRequest): Promise<void> {
     const { sessionIds } = request.params;
     if (!Array.isArray(sessionIds)) throw invalid(request, "missing or non-array parameter 'sessionIds'");

@@ -23,7 +23,7 @@ export class Client {
 
   /**
    * @param hello the client's parameters of `connect`, without `token` and `fleet`
-   * @param peers null if the client is not relayed any further
+   * @param peers null if the door must not relay the client to other hosts
    */
   constructor(door: DoorState, socket: ClientSocket, origin: ClientOrigin, hello: Params, peers: PeerDialer | null) {
     this.state = new ClientState(door, socket, origin);
@@ -36,7 +36,7 @@ export class Client {
     void this.#reopenSessions();
   }
 
-  /** Connects to the user's home server, on whichever host it is. @returns that server's answer to `connect` */
+  /** Connects to the user's home server, on this host or another one. @returns that server's answer to `connect` */
   async greet(): Promise<Params> {
     const { door, user, isRelayed, protocol } = this.state;
     // If another host relayed the client here only for a session, do not start a home server for its user here.

@@ -29,7 +29,7 @@ import { PassedRequests } from "./passed-requests.js";
 import { SessionCalls } from "./session-calls.js";
 import { checkTools } from "./session-tools.js";
 
-/** Limits on bytes do not refuse requests up to this size, so that a client can always cancel its work. */
+/** Limits on bytes do not refuse requests up to this size, so that a client can always cancel its work. In bytes. */
 const SHORT_BYTES = 4 * 1024;
 /** The most unanswered requests of a client. A client that sends more and reads no answers would fill the memory. */
 const MAX_OPEN_REQUESTS = 10_000;
@@ -179,7 +179,7 @@ export class Dispatcher {
     }
   }
 
-  /** Passes on a request that sets up the whole server. The client's connection then ends with the server. */
+  /** Passes on a request that sets up the whole server. From then on, the client's connection ends when the server ends. */
   #setUp(link: ServerLink, request: ClientRequest): void {
     const state = this.#state;
     checkSetup(request.method, link.server, link.own, state.door.config);
@@ -222,7 +222,10 @@ export class Dispatcher {
     }
   }
 
-  /** @returns the record of a session that the user may use; null if there is none and the client has its answer */
+  /**
+   * @returns the record of a session that the user may use. Null if there is no such session and the client already has its
+   * answer.
+   */
   async #recordFor({ missing }: SessionHandling, request: ClientRequest): Promise<SessionRecord | null> {
     const { door, user, requests, report } = this.#state;
     const { method, params } = request;

@@ -130,7 +130,10 @@ export class SessionCalls {
     });
   }
 
-  /** Waits until no other request is reopening the session, because it would be open again after the client leaves it. */
+  /**
+   * Waits until no other request is reopening the session. Otherwise the session would be open again after the client has
+   * left it.
+   */
   async #reopened(sessionId: string): Promise<void> {
     const { attachments } = this.#state;
     for (let under = attachments.get(sessionId)?.reopening; under; under = attachments.get(sessionId)?.reopening) {
@@ -153,8 +156,8 @@ export class SessionCalls {
   }
 
   /**
-   * The user's sessions on other hosts, as their records describe them. As on a bare server, sessions without a turn
-   * are left out.
+   * The user's sessions on other hosts, as their records describe them. Leaves out sessions without a turn, as a bare server
+   * does.
    */
   async #elsewhere(visible: readonly SessionRecord[], listed: readonly { sessionId?: string }[]): Promise<object[]> {
     const { door, user } = this.#state;

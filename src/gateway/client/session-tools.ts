@@ -39,7 +39,9 @@ export function checkAnswer(
     throw methodDenied(method, "only the client that provides a tool may answer its calls");
 }
 
-/** Asks {@link decide} which parameters the server gets for this client's answer. Reports an answer that is changed. */
+/**
+ * Asks {@link decide} which parameters the server gets for this client's answer. Reports an answer that `decide` changes.
+ */
 export function permitted(
   state: ClientState,
   { own }: ServerLink,
@@ -62,8 +64,8 @@ export function permitted(
 
 /**
  * Whether this client may answer for a tool of a collaborative session. It may if it brought the tool, unless a client of
- * the owner brought it too. If no client has the tool now, the owner's clients may, because its client may have connected
- * again.
+ * the owner brought the tool too. If no client has the tool now, the owner's clients may answer, because the client that
+ * brought it may have connected again.
  */
 function answersFor(state: ClientState, tool: string, { id, owner }: SessionRecord): boolean {
   const { user, door } = state;

@@ -1,13 +1,16 @@
 import type { Clock } from "../../runtime/clock.js";
 
-/** How long to delay the answer to the first wrong token with an id, in milliseconds. Each further one doubles the delay. */
+/**
+ * How long to delay the answer to the first wrong token with an id, in milliseconds. Each further wrong token doubles the
+ * delay.
+ */
 const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 8_000;
 /** The count of an id's failures falls by one in this time, in milliseconds. */
 const FORGIVEN_MS = 10_000;
-/** How many ids are remembered. One more makes the door forget the oldest, so that nobody can fill the memory. */
+/** How many ids the door remembers. For one more id, it forgets the oldest, so that nobody can fill the memory. */
 const MAX_IDS = 10_000;
-/** How many answers are delayed at the same time. One more makes the door give the oldest answer at once. */
+/** How many answers the door delays at the same time. For one more, it sends the oldest of them at once. */
 const MAX_DELAYED = 256;
 
 interface Failures {

@@ -184,7 +184,9 @@ export class Connection {
     this.socket.letGo(this);
   }
 
-  /** Answers a second `connect` like a bare server. Looks no other token up, so that nobody can try tokens this way. */
+  /**
+   * Answers a second `connect` like a bare server. Does not look another token up, so that nobody can try tokens this way.
+   */
   #greetAgain({ id, params }: ClientRequest, { isSameToken, greeting }: Admission): void {
     if (isSameToken(params.token)) {
       this.socket.send(encodeMessage({ id, result: greeting }));
@@ -221,7 +223,7 @@ export class Connection {
     this.socket.end(frame);
   }
 
-  /** Ends this connection, because a frame broke the protocol or the door failed to handle it. */
+  /** Ends this connection, because a frame broke the protocol or the door failed to handle the frame. */
   #fault(error: unknown): void {
     const isFault = error instanceof ProtocolError;
     const fault = isFault ? error : new ProtocolError("A frame cannot be read.", -32700);

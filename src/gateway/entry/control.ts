@@ -16,7 +16,7 @@ import { errorFrame, methodDenied, REFUSED } from "../wire/refusals.js";
 const MAX_OPEN_CALLS = 100;
 
 export interface HostCalls {
-  /** Makes a call that another host asks for. @returns the result, which must be JSON */
+  /** Carries out a call for another host. @returns the result, which must be JSON */
   answer(method: string, params: Params, signal: AbortSignal): Promise<unknown>;
 }
 
@@ -115,7 +115,10 @@ interface Call {
   limitMs: number;
 }
 
-/** The error for a call that takes too long here. Its code is that of a call without an answer: the work may be done. */
+/**
+ * The error for a call that takes too long here. It has the same code as a call without an answer, because in both cases the
+ * work may be done.
+ */
 function tooSlow({ method, limitMs }: Call, cause: unknown): FleetError {
   return new FleetError("FLEET_HOST_AWAY", `The other host did not finish ${quote(method)} within ${limitMs} ms.`, {
     suggestions: ["copilotfleet top --once", "Try again in a moment."],

@@ -2,8 +2,8 @@ import { lstatSync, realpathSync } from "node:fs";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 
 /**
- * Whether a path that a client named lies in the home of the server once all links are resolved. All servers run as the
- * same user of the operating system, so only this check keeps a server out of the homes of other servers.
+ * Whether a path that a client named lies in the server's home after all links are resolved. All servers run as the same
+ * user of the operating system, so only this check keeps a server out of the homes of other servers.
  */
 export function isBelowHome(path: unknown, home: string): boolean {
   // Refuse "..": if a link comes before it, the runtime follows the link first and ends up in another folder.
@@ -25,7 +25,7 @@ function realPath(path: string): string | null {
   }
 }
 
-/** Whether something with this name exists, or may exist where we cannot look. */
+/** Whether something exists at this path. True if we cannot look there. */
 function isThere(path: string): boolean {
   try {
     return lstatSync(path, { throwIfNoEntry: false }) !== undefined;

@@ -6,7 +6,9 @@ export type Handling = DoorHandling | UserHandling | SessionHandling;
 interface Columns {
   /** Begins a turn or opens a session. The door lets only a few of these begin in each round of the event loop. */
   readonly paced?: true;
-  /** Allowed only on the user's own server, because the method reaches past the conversation, into the server or its home. */
+  /**
+   * Allowed only on the user's own server, because the method reaches beyond the conversation, into the server or its home.
+   */
   readonly own?: true;
   /**
    * Allowed only if `session.host` is "owner", because the method reads or writes files, starts programs, or sends
@@ -21,7 +23,8 @@ interface DoorHandling extends Columns {
   /** Needs neither a server nor a session. */
   readonly about: "nothing";
   /**
-   * - `refuse`: no client may use it: see `refused-methods.ts`. `connection.ts` answers a valid `connect` before this.
+   * - `refuse`: no client may use the method: see `refused-methods.ts`. A valid `connect` does not get here, because
+   *   `connection.ts` answers it.
    * - `foreground`: the front door answers like a headless server, which has no foreground session
    */
   readonly handler: "refuse" | "foreground";
@@ -49,13 +52,14 @@ export interface SessionHandling extends Columns {
    */
   readonly handler: "send" | "open" | "delete" | "detach" | "pass";
   /**
-   * When it is allowed in a collaborative session:
+   * When the method is allowed in a collaborative session:
    *
    * - `free`: not during somebody else's turn or lease
    * - `steer`: like `free`. The method ends or steers the turn, so the client's earlier prompts are sent first, in any
    *   session.
-   * - `own turn`: only during the client's own turn. It queues prompts, which begin a turn when none is running.
-   * - `never`: it makes the model work, or changes the history, outside a turn.
+   * - `own turn`: only during the client's own turn, because the method queues prompts, and these begin a turn when no turn
+   *   is running
+   * - `never`: the method makes the model work, or changes the history, outside a turn
    */
   readonly collaborative?: "free" | "steer" | "own turn" | "never";
   /** Gives up the client's prompts that wait for their turn. A user who has reached a limit may still use the method. */
@@ -66,7 +70,10 @@ export interface SessionHandling extends Columns {
   readonly permits?: true;
   /** The work that the door still has to do when the server has answered: see `passed-requests.ts`. */
   readonly finish?: "unload" | "keepTools" | "recordFork";
-  /** The answer for a session that does not exist. Only for methods that a bare server does not answer with an error. */
+  /**
+   * The answer for a session that does not exist. Set only for methods for which a bare server does not answer with an
+   * error.
+   */
   readonly missing?: (sessionId: string) => object;
 }
 

@@ -10,7 +10,7 @@ export interface Protocol {
   readonly isKnownMethod: typeof isKnownMethod;
   readonly whyRefused: typeof whyRefused;
   readonly sessionParams: typeof sessionParams;
-  /** The parameters of the `session.options.update` that follows on a shared server. */
+  /** On a shared server, the door sends a `session.options.update` with these parameters after it has opened a session. */
   readonly apartOptions: typeof APART_OPTIONS;
   readonly checkOptions: typeof checkOptions;
 }

@@ -12,7 +12,7 @@ import type { Handling } from "./methods.js";
 /** The facts that decide how far a request may reach. */
 export interface Reach {
   config: Config;
-  /** Whether it is the user's own server, with no other user's sessions on it. */
+  /** Whether the server is the user's own, with no other user's sessions on it. */
   own: boolean;
 }
 
@@ -30,8 +30,8 @@ export function decidesOnTools({ own, config: { session } }: Reach): boolean {
 const ASKING_MODES = ["interactive", "plan"];
 
 /**
- * Refuses what the configuration does not allow on this server: methods that use its machine or approve tools, attachments
- * that it would read from its disk, and modes in which the runtime does not ask the user.
+ * Refuses what the configuration does not allow on this server: methods that use the server's machine or approve tools,
+ * attachments that the server would read from its disk, and modes in which the runtime does not ask the user.
  */
 export function checkReach(
   { method, params }: Pick<ClientRequest, "method" | "params">,
@@ -72,10 +72,12 @@ function attachmentsIn(value: unknown): unknown[] {
   );
 }
 
-/** A question that a server asks by an event to the clients of one session. They answer it by its `requestId`. */
+/**
+ * A question that a server asks the clients of one session by an event. A client's answer names the question's `requestId`.
+ */
 export interface ServerQuestion {
   kind: string | undefined;
-  /** The name of the tool, if the request is about a client's tool. */
+  /** The name of the tool, if the question is about a client's tool. */
   tool: string | undefined;
 }
 
@@ -89,10 +91,10 @@ export interface Permission {
 }
 
 /**
- * The parameters that the server gets for a client's answer to a permission request. A client that may not approve tools
- * may still approve its own tools, because those run in the client. Any other approval becomes a refusal.
+ * The parameters that the server gets for a client's answer to a permission request. A client that may not approve tools may
+ * still approve its own tools, because those run in the client. Any other approval becomes a refusal.
  *
- * @returns null if the request is about another client's tool, because only that client may answer
+ * @returns the parameters; null if the request is about another client's tool, because only that client may answer
  */
 export function decide(params: Params, { asked, isOwnTool, isCollaborative }: Permission, reach: Reach): Params | null {
   const { kind: decision } = (params.result ?? {}) as { kind?: unknown };
@@ -105,7 +107,10 @@ export function decide(params: Params, { asked, isOwnTool, isCollaborative }: Pe
   return { sessionId: params.sessionId, requestId: params.requestId, result: { kind: "reject", feedback } };
 }
 
-/** Removes approvals from a client's answer to a hook, so that a client that may not approve tools cannot do it this way. */
+/**
+ * Removes approvals from a client's answer to a hook, so that a client that may not approve tools cannot approve them by a
+ * hook.
+ */
 export function withoutApproval(result: unknown): unknown {
   if (Array.isArray(result)) return result.map(withoutApproval);
   if (!isObject(result)) return result;

@@ -14,7 +14,9 @@ import { reachesHost } from "./reach.js";
  *   and no other client can answer (measured with 1.0.85). So the server ends with the connection of this client.
  */
 
-/** The SDK's option that sends each method. A refusal names the option, because users do not know the method. */
+/**
+ * For each method, the option of the SDK that sends it. A refusal names the option, because users do not know the method.
+ */
 const OPTIONS: Record<string, string> = {
   "plugins.builtin.set": "builtinPluginDirectories",
   "llmInference.setProvider": "requestHandler",

@@ -8,10 +8,10 @@ import { isBelowHome } from "./below-home.js";
 import { decidesOnTools, reachesHost } from "./reach.js";
 import { hasCredentials } from "./server-setup.js";
 
-/** The facts that decide which settings a client may make on its session, and which ones the fleet adds. */
+/** The facts that decide which settings a client may make on its session, and which settings the fleet adds. */
 export interface Surroundings {
   config: Config;
-  /** Whether it is the user's own server, with no other user's sessions on it. */
+  /** Whether the server is the user's own, with no other user's sessions on it. */
   own: boolean;
   /** Whether the session belongs to another user, who made this user a member. */
   member: boolean;

@@ -24,7 +24,7 @@ export class Connector {
 
   /**
    * @param hello the client's parameters of `connect`, without `token` and `fleet`
-   * @param peers null if the client must not be relayed to other hosts
+   * @param peers null if the door must not relay the client to other hosts
    */
   constructor(state: ClientState, hello: Params, peers: PeerDialer | null) {
     this.#state = state;
@@ -52,9 +52,9 @@ export class Connector {
   /**
    * Connects to the front door of another host.
    *
-   * @throws FleetError `FLEET_SERVER_LOST` and `FLEET_PROTOCOL_UNSUPPORTED` as {@link to}; `FLEET_HOST_AWAY` when the
-   * host cannot be reached; `FLEET_TOKEN_REFUSED` when the client's token has expired; `FLEET_INTERNAL` when another
-   * host relayed the client to this one; `RpcError` when the other front door refuses the client.
+   * @throws FleetError `FLEET_SERVER_LOST` and `FLEET_PROTOCOL_UNSUPPORTED` as in {@link to}; `FLEET_HOST_AWAY` when the
+   * host cannot be reached; `FLEET_TOKEN_REFUSED` when the client's token has expired; `FLEET_INTERNAL` when another host
+   * relayed the client to this one; `RpcError` when the other front door refuses the client.
    */
   async toPeer(host: HostRecord, signal: AbortSignal): Promise<PeerLink> {
     const { links } = this.#state;

@@ -11,7 +11,7 @@ import { endsTurn, eventIn, promptIn } from "../wire/events.js";
 
 /** Takes the messages that arrive over one link, and passes on those that the client may see. */
 export class Incoming implements RpcListener {
-  /** Set once the other end has answered `connect`. It sends nothing before that. */
+  /** Set once the other end has answered `connect`. The other end sends nothing before that. */
   link: Link | undefined;
   readonly #state: ClientState;
 
@@ -71,13 +71,13 @@ export class Incoming implements RpcListener {
     else this.#pass(link, here, message.eventType, frame);
   }
 
-  /** The filter for the client's answer. Undefined if the server gets the answer unchanged. */
+  /** The filter for the client's answer to a server's request. Undefined if the server gets the answer unchanged. */
   #filterFor({ own }: Link, method: string): ((result: unknown) => unknown) | undefined {
     const { config } = this.#state.door;
     return method === "hooks.invoke" && !decidesOnTools({ own, config }) ? withoutApproval : undefined;
   }
 
-  /** Passes on a session event, and records its effect on what the client has open. */
+  /** Passes on a session event, and records its effect on the client's attachments and turns. */
   #pass(link: Link, attachment: Attachment, eventType: string, { raw, body }: Frame): void {
     const { socket, ends, turns, attachments, door } = this.#state;
     const { sessionId } = attachment;

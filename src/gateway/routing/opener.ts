@@ -38,7 +38,7 @@ export class Opener {
     return await this.#connector.to(await serverFor(door.sessions.context, record, options));
   }
 
-  /** The server for requests without a session: the user's own, or the shared one that the user is placed on. */
+  /** The server for requests without a session: the user's own server, or the shared server that the user is placed on. */
   async homeServer(): Promise<ServerRecord> {
     const { door, user, gone } = this.#state;
     return await door.sessions.serverForNew({ user, signal: gone, sharedUntil: door.closed });
@@ -60,10 +60,10 @@ export class Opener {
   /**
    * Loads a session into its server's memory for this client, if `session.maxActive` allows one more session there.
    *
-   * @param isNew whether the session was just recorded, so that no disk can have its state
-   * @throws FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_LOST`, `FLEET_SESSIONS_EXHAUSTED`,
-   * `FLEET_METHOD_DENIED`; `FLEET_SERVER_UNREACHABLE` when the server takes too long; the errors of `Pool.serverOf`;
-   * and `RpcError` with the server's refusal.
+   * @param isNew whether the session was just recorded. No disk can then have its state.
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_LOST`, `FLEET_SESSIONS_EXHAUSTED`, `FLEET_METHOD_DENIED`;
+   * `FLEET_SERVER_UNREACHABLE` when the server takes too long; the errors of `Pool.serverOf`; and `RpcError` with the
+   * server's refusal.
    */
   async open(record: SessionRecord, opening: Opening, isNew = false): Promise<ServerLink> {
     const { door, user, gone } = this.#state;

@@ -17,8 +17,8 @@ const CONNECT_MS = 2_000;
 const ANSWER_MS = 30_000;
 
 /**
- * Connects one client to the front doors of other hosts, and names this host to them as the one that relays the client.
- * Only this object keeps the client's token, and only in memory, while the client is connected.
+ * Connects one client to the front doors of other hosts. In its `connect`, it names this host as the host that relays the
+ * client. Only this object keeps the client's token, and only in memory, while the client is connected.
  */
 export class PeerDialer {
   readonly #own: string;
@@ -61,8 +61,8 @@ export class PeerDialer {
 }
 
 /**
- * Reads the `fleet` parameter of `connect`, in which a front door names its host when it relays a client. Any client may
- * send it without proof, because a relayed client has fewer rights.
+ * Reads the `fleet` parameter of `connect`. In it, a front door that relays a client names its own host. Any client may send
+ * this parameter without proof, because a relayed client has fewer rights.
  *
  * @returns the name of that host, for the log; undefined if the client is not relayed.
  */

@@ -8,13 +8,13 @@ import type { Connector } from "./connector.js";
 export interface Opening {
   /** The parameters of the client's request. */
   asked: Params;
-  /** Whether the client has the session open already. If opening fails, the client still has it open. */
+  /** Whether the client already has the session open. Then the client still has it open if this opening fails. */
   isOpen?: boolean;
-  /** Called before the request is sent, because events may arrive before the answer. */
+  /** Called before the request to the server is sent, because events may arrive before the answer. */
   onLink: (link: ServerLink) => void;
   /**
-   * Called with the server's answer, before any frame that follows it. On a shared server, the session gets more settings
-   * after this.
+   * Called with the server's answer, before the frames that arrive after it are handled. On a shared server, the session
+   * gets more settings after this call.
    */
   onResult: (result: unknown, link: ServerLink) => void;
 }

@@ -6,8 +6,9 @@ import type { OpenUpstream } from "../state/links.js";
 /**
  * Opens one client's connection to a server or to another front door.
  *
- * @param endpoint a server whose identity was proved, with its connection token; or a front door, with the client's token
- * @param dial its `hello` has the client's own parameters of `connect`, without its token
+ * @param endpoint a server whose identity was proved, with the server's connection token; or a front door, with the client's
+ * token
+ * @param dial `hello` has the client's own parameters of `connect`, without its token
  * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_TOO_OLD`, `FLEET_RUNTIME_TOO_NEW`.
  */
 export async function openUpstream(endpoint: Endpoint, dial: RpcDial, signal: AbortSignal): Promise<OpenUpstream> {

@@ -20,7 +20,10 @@ import { TurnEnds } from "./turn-ends.js";
 /** How often to check whether turns on other hosts are over, in milliseconds. */
 const SETTLED_POLL_MS = 50;
 
-/** A session that this client opened, here or on another host, with all that is needed to open it again. */
+/**
+ * A session that this client opened, on this host or on another one. It has everything that is needed to open the session
+ * again.
+ */
 export interface Attachment {
   readonly sessionId: string;
   /** The id of the link on which the session was last opened: to a server, or to another host's front door. */
@@ -30,13 +33,13 @@ export interface Attachment {
   /** Whether the other end of that link has the session open for this client, as far as we know. */
   attached: boolean;
   /**
-   * Whether `session.lifecycle` events with this id are about this session. False once the session is unloaded, because
-   * then another user's session may get its id. A server sends these events to all clients.
+   * Whether `session.lifecycle` events with this session id are about this session. False once the session is unloaded,
+   * because another user's session may then get the id, and a server sends these events to all clients.
    */
   heard: boolean;
   /** Whether the session's events show that a turn runs in it, whoever began the turn. */
   inTurn: boolean;
-  /** Set while the first request that needs the session reopens it. Other requests wait for this promise. */
+  /** Set while a request reopens the session. Other requests that need the session wait for this promise. */
   reopening: Promise<Link> | null;
 }
 
@@ -53,13 +56,17 @@ export function hasOwnFolder({ configDir }: Params): boolean {
 export interface ClientOrigin {
   holder: TokenHolder;
   protocol: Protocol;
-  /** The part of its user's limits that this client takes up. */
+  /** The part of the user's limits that this client takes up. */
   share: Share;
   report: Reporter;
   /** Whether another front door relays the client. The client then gets only sessions of this host. */
   isRelayed: boolean;
 }
 
+/**
+ * The state of one client: its connections, sessions, turns and requests. The parts of the door that work for the client
+ * share it.
+ */
 export class ClientState implements Fellow {
   readonly door: DoorState;
   readonly socket: ClientSocket;
@@ -78,7 +85,10 @@ export class ClientState implements Fellow {
   readonly receipts: ReadReceipts;
   /** Sessions to open again, so that the client gets their events. */
   readonly unopened = new Mailbox<readonly Attachment[]>();
-  /** The server that this client has set up. The client's connection ends with that server: see `server-setup.ts`. */
+  /**
+   * The link to the server that this client has set up. The client's connection ends with that server: see
+   * `server-setup.ts`.
+   */
   boundTo: Link | undefined;
   /** The server whose model requests this client answers. The server ends with the client. */
   needing: ServerRecord | undefined;
@@ -145,7 +155,7 @@ export class ClientState implements Fellow {
     return hasOwnFolder(asked) ? String(asked.configDir) : home;
   }
 
-  /** Sends the client the end of the session's turn, because the server sends no more events of it. */
+  /** Sends the client the end of the session's turn, because the server will send no more events of this turn. */
   cut(attachment: Attachment, message: string): void {
     const { sessionId, inTurn } = attachment;
     const turn = this.turns.get(sessionId);

@@ -8,7 +8,7 @@ const LOOK_AGAIN_MS = [100, 1_000];
 
 const MOVED = "FLEET_SESSION_MOVED";
 
-/** A queue in the order in which the client sent the requests. An item that is put back gets its old position. */
+/** A queue in the order in which the client sent its requests. An item that is put back gets its old position. */
 export class Line<T extends { readonly place: number }> {
   readonly #items: T[] = [];
 
@@ -40,7 +40,10 @@ export class Line<T extends { readonly place: number }> {
   }
 }
 
-/** A queue between two parts of the door: one puts work in, the other takes it out. Only one taker may wait. */
+/**
+ * A queue between two parts of the door. One part puts work in, and the other takes it out. Only one call of `take` may wait
+ * at a time.
+ */
 export class Mailbox<T> {
   readonly #items: T[] = [];
   #closed = false;
@@ -61,7 +64,7 @@ export class Mailbox<T> {
     return this.#items.shift();
   }
 
-  /** The taker gets what is left, and then undefined. */
+  /** After this, `take` resolves with the items that are left, and then with undefined. */
   close(): void {
     this.#closed = true;
     this.#wake?.();
@@ -72,15 +75,15 @@ export class Mailbox<T> {
 export interface Visit {
   readonly request: ClientRequest;
   readonly name: string;
-  /** Its position in the order in which the client's requests came. */
+  /** The request's position in the order in which the client's requests came. */
   readonly place: number;
-  /** How often the door has put it back to look again for the host of its session or user. */
+  /** How often the door has put the request back to look again for the host of its session or user. */
   looks: number;
   /** The earliest time for the next look, by `performance.now()`. */
   notBefore: number;
 }
 
-/** Keeps one client's requests in order, in a line for each session and one for requests without a session. */
+/** Keeps one client's requests in order. There is one line for each session, and one line for requests without a session. */
 export class RequestLines {
   /** The names of new lines. The dispatcher takes each of them and serves the line until it is empty. */
   readonly unserved = new Mailbox<string>();
@@ -119,7 +122,7 @@ export class RequestLines {
     return next;
   }
 
-  /** Whether an earlier request has come back to the line. If so, puts this request back behind that one. */
+  /** Whether an earlier request has come back to the line. If so, puts this request back behind the earlier one. */
   isOvertaking(request: ClientRequest): boolean {
     const visit = this.#visits.get(request);
     if (visit === undefined || this.#lines.get(visit.name)?.hasBefore(visit) !== true) return false;

@@ -5,7 +5,7 @@ import type { RpcClient } from "../../runtime/wire/rpc-client.js";
 import type { Protocol } from "../policy/protocols.js";
 import type { Params } from "../wire/client-message.js";
 
-/** An open connection, with the other end's answer to `connect` and the protocol that the other end speaks. */
+/** An open connection, the other end's answer to `connect`, and the protocol that the other end speaks. */
 export interface OpenUpstream {
   readonly upstream: RpcClient;
   readonly greeting: Params;
@@ -64,8 +64,8 @@ export class Links {
   }
 
   /**
-   * The connection to this server, if there is one and the server is alive. Checks the process, too. The kernel may know
-   * about its exit before our socket does, and we would lose anything that we send in between.
+   * The connection to this server, if there is one and the server is alive. Checks the server's process, too. The kernel may
+   * know about its exit before our socket does, and we would lose anything that we send in between.
    */
   server(serverId: string): ServerLink | undefined {
     const link = this.connected(serverId);
@@ -89,7 +89,7 @@ export class Links {
     return [...this.#live.values()];
   }
 
-  /** Whether the client is connected to another host, or about to be. */
+  /** Whether the client has a connection to another host, or is opening one. */
   get hasPeers(): boolean {
     return [...this.#live.keys(), ...this.#opening.keys()].some(isPeerLinkId);
   }
@@ -116,7 +116,7 @@ export class Links {
     this.#live.set(link.id, link);
   }
 
-  /** Closes the link with this id, if there is one. */
+  /** Closes the link with this id, if it exists. */
   drop(id: string): void {
     this.#live.get(id)?.upstream.destroy();
   }

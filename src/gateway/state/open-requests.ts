@@ -25,9 +25,12 @@ export interface ForwardOptions {
   /** The method and parameters that the server gets in place of the client's. */
   method?: string;
   params?: Params;
-  /** Called with the server's answer. After `hold`, the client does not get this answer, and the caller must answer. */
+  /**
+   * Called with the server's answer. If it returns `hold`, the client does not get this answer, and the caller must answer
+   * the client.
+   */
   onAnswer?: (answer: Answer) => "hold" | undefined;
-  /** Called when the server ends without an answer. After `hold`, the caller must answer the client. */
+  /** Called when the server ends without an answer. If it returns `hold`, the caller must answer the client. */
   onLost?: () => "hold" | undefined;
 }
 
@@ -43,7 +46,9 @@ interface Pending {
   options: ForwardOptions;
 }
 
-/** A server's request to the client. The client gets it under an id of ours, because two servers may use the same id. */
+/**
+ * A server's request to the client. The door sends it to the client under a new id, because two servers may use the same id.
+ */
 interface Asked {
   link: Link;
   id: RpcId;
@@ -81,12 +86,14 @@ export class OpenRequests {
     return this.#open.size;
   }
 
-  /** The length of these requests together, in bytes. The door keeps each in memory until it is answered. */
+  /**
+   * The length of all unanswered requests together, in bytes. The door keeps each of them in memory until it is answered.
+   */
   get openBytes(): number {
     return this.#openBytes;
   }
 
-  /** @returns false when another request with this id has no answer, because an answer could belong to either of them */
+  /** @returns false when another unanswered request has this id, because an answer could belong to either of them */
   begin({ id, method, params, bytes }: ClientRequest): boolean {
     if (this.#open.has(id)) return false;
     const { protocol, receipts, ends, share } = this.#client;
@@ -158,7 +165,7 @@ export class OpenRequests {
     this.#client.socket.send(replaceId(body, idAt, own));
   }
 
-  /** Passes the client's answer on to the server that asked. @returns false when no server asked */
+  /** Passes the client's answer on to the server that asked. @returns false if no server asked for it */
   answered({ id, withId }: { id: RpcId; withId: WithId }): boolean {
     const asked = typeof id === "number" ? this.#asked.get(id) : undefined;
     if (asked === undefined) return false;
@@ -178,7 +185,7 @@ export class OpenRequests {
     for (const id of [...this.#open.keys()]) this.#end({ id }, "abandoned");
   }
 
-  /** Refuses a server's request that no client here can answer. */
+  /** Refuses a server's request that this client must not answer. */
   static decline({ upstream }: Link, id: RpcId): void {
     upstream.send(errorFrame(id, REFUSED, "There is no such session on this connection."));
   }

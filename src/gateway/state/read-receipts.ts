@@ -14,12 +14,18 @@ export class ReadReceipts {
   readonly #isRelayed: boolean;
   /** How many questions the front door has asked the client. */
   #asked = 0;
-  /** The number of the last question that the client has answered. 0 if it has never answered: perhaps it never does. */
+  /**
+   * The number of the last question that the client has answered. 0 if the client has never answered. Perhaps it never
+   * answers.
+   */
   #answered = 0;
-  /** By session, the number of the question behind the last end of another client's turn. Its answer proves that end read. */
+  /**
+   * By session, the number of the question behind the last end of another client's turn. The answer proves that the client
+   * has read that end.
+   */
   readonly #unread = new Map<string, number>();
 
-  /** @param isRelayed whether another front door relays the client, and asks it these questions */
+  /** @param isRelayed whether another front door relays the client. That door then asks the questions. */
   constructor(client: ClientSocket, { isRelayed }: { isRelayed: boolean }) {
     this.#client = client;
     this.#isRelayed = isRelayed;

@@ -45,9 +45,12 @@ interface Own {
    * The error that replaces the answers in `late` if the running turn ends without a reply. Null once the turn has a reply.
    */
   failure: string | null;
-  /** Whether the client got a `session.error`. It may then send a prompt before it reads the `session.idle`. */
+  /**
+   * Whether the client got a `session.error` of its own turn. The client may then send a prompt before it reads the
+   * `session.idle`.
+   */
   hasFailed: boolean;
-  /** Ends of other turns, kept back so that the client does not take them for the end of its own turn. */
+  /** Ends of other turns. The door holds them back, so that the client does not take them for the end of its own turn. */
   held: HeldEnd[];
   /** Answers to raced prompts. The client gets them when the prompt's turn is over. */
   late: LateAnswer[];
@@ -84,7 +87,8 @@ export class TurnEnds {
   /**
    * Sends the answer to a request.
    *
-   * @param messageIds the ids of the prompts that the server took with it; null if it was refused, or is not a prompt
+   * @param messageIds the ids of the prompts that the server took with this request. Null if the server refused the request,
+   * or if it is not a prompt.
    */
   answer(id: RpcId, frame: Buffer, messageIds: readonly string[] | null = null): void {
     const prompt = this.#open.get(id);
@@ -142,7 +146,10 @@ export class TurnEnds {
     own.open++;
   }
 
-  /** The server took a prompt that was sent again, or refused it (null). The client already has the first answer. */
+  /**
+   * The server took a prompt that was sent again, or refused it (`messageIds` is null). The client already has the first
+   * answer.
+   */
   takenAgain(sessionId: string, messageIds: readonly string[] | null): void {
     const own = this.#own.get(sessionId);
     if (own === undefined) return;
@@ -207,8 +214,9 @@ export class TurnEnds {
   }
 
   /**
-   * Sends the client the end of a turn, because the server or its host is gone for this client. The prompts that it took will
-   * not begin. A prompt without an answer is not there, and may still run elsewhere, so the end is held back until its answer.
+   * Sends the client the end of a turn, because the server or its host is gone for this client. The prompts that the server
+   * took will not begin. A prompt without an answer may not have reached that server and may still run elsewhere. So if
+   * there is one, holds the end back until the prompt is answered.
    */
   lost(sessionId: string, message: string): void {
     const own = this.#own.get(sessionId);
@@ -219,7 +227,7 @@ export class TurnEnds {
     }
   }
 
-  /** Like {@link cut}, for a turn of somebody else. Holds the end back if {@link idle} would. */
+  /** Like {@link cut}, for the turn of another client. Holds the end back in the same cases as {@link idle}. */
   cutOther(sessionId: string, message: string): void {
     for (const frame of brokenTurnFrames(sessionId, message)) {
       this.idle(sessionId, frame, { isLast: true, isJudged: false });

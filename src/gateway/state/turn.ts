@@ -30,7 +30,7 @@ export interface Prompt {
   readonly place: number;
   /** The turn whose prompts include this one. */
   turn: Turn | undefined;
-  /** Whether the server has already answered once that it does not have the session. */
+  /** Whether the server has already answered this prompt once with the error that it does not have the session. */
   again: boolean;
   sent: SentPrompt | undefined;
   /** Whether the door has sent the prompt again because its server ended. It does so only once. */
@@ -107,9 +107,9 @@ export class Turn {
   #end: TurnEnd | null = null;
   #unanswered = 0;
   #accepted = 0;
-  /** When the last prompt was sent, by the clock. */
+  /** The clock's time when the last prompt was sent. */
   #sentAt = 0;
-  /** Whether a `session.idle` came that may have ended earlier work, so the server has to be asked. */
+  /** Whether a `session.idle` came that may have ended earlier work. The door then has to ask the server. */
   #idleMissed = false;
   #wake: (() => void) | undefined;
   /** This turn's use of the session. Undefined while the turn waits for others. */
@@ -181,7 +181,7 @@ export class Turn {
     this.#doubtful = this.#doubtful.filter((prompt) => !prompts.includes(prompt));
   }
 
-  /** The server took the prompt, or refused it. */
+  /** The server has answered a prompt. @param taken false if it refused the prompt */
   answered(taken: boolean): void {
     this.#unanswered--;
     if (taken) this.#accepted++;

@@ -16,7 +16,8 @@ const ASK_MS = 250;
  * Resolves when a turn whose client has disconnected is over. The turn continues if other clients have the session open. The
  * door asks about it over a new connection, because the client's connections are closed.
  *
- * Aborts the turn when its lease is lost, or after `lock.ttl`, because the turn may wait for an answer of its client.
+ * Aborts the turn when its lease is lost, or after `lock.ttl`, because the turn may be waiting for an answer of the client
+ * that has gone.
  *
  * @param use the turn's use of the session
  * @throws the last error, when the time is up and the server runs but does not answer.

@@ -38,7 +38,7 @@ export class PromptQueue {
   }
 
   /**
-   * Takes a prompt. Resolves once it has been sent or refused, or has to wait.
+   * Takes a prompt. Resolves once the prompt has been sent or refused, or has to wait for a turn.
    *
    * @throws FleetError `FLEET_TURN_FAILED` when the client has gone; `FLEET_DOOR_DRAINING` when the door is about to close.
    */
@@ -62,11 +62,7 @@ export class PromptQueue {
     await this.#state.turns.get(sessionId)?.sending;
   }
 
-  /**
-   * Gives up the prompts that wait for their turn.
-   *
-   * @returns false when there are none.
-   */
+  /** Gives up the prompts that wait for their turn. @returns false if no prompt waits */
   cancel(sessionId: string): boolean {
     const turn = this.#state.turns.get(sessionId);
     if (turn?.waits !== true) return false;
@@ -79,7 +75,7 @@ export class PromptQueue {
     for (const turn of this.#state.turns.values()) if (turn.waits) this.#giveUp(turn, error);
   }
 
-  /** Refuses the waiting prompts now, and not when the wait ends, because later prompts may wait by then. */
+  /** Refuses the waiting prompts at once. When the wait for the turn ends, later prompts may be waiting. */
   #giveUp(turn: Turn, error: FleetError): void {
     for (const prompt of turn.waiting.takeAll()) this.#refuse(prompt, turn.record, error);
     turn.end("refused");

@@ -13,7 +13,7 @@ import { SERVER_ENDED, serverLost } from "../wire/refusals.js";
  * | ------------------------------------------- | ------------------------ | --------------------------------- |
  * | yes: its turn is cut                        | gets the turn's end      | gets the message id, and that end |
  * | no: it waits to be sent again, once         | gets no other answer     | gets the next server's answer     |
- * | not known, it was sent again, or no turn    | gets the turn's end      | gets `FLEET_SERVER_LOST`          |
+ * | not known, sent again before, or turn over    | gets the turn's end      | gets `FLEET_SERVER_LOST`          |
  */
 export async function settleDoubt(state: ClientState, turn: Turn, doubt: Doubt): Promise<void> {
   const { requests, ends, report } = state;
@@ -53,7 +53,7 @@ export async function settleDoubt(state: ClientState, turn: Turn, doubt: Doubt):
   if (waiting.isEmpty) turn.end("lost");
 }
 
-/** Returns the prompts that are in the session's history, with their message ids there. */
+/** Returns the prompts that are in the session's history, each with its message id there. */
 function begunPrompts(state: ClientState, turn: Turn, { prompts, link }: Doubt): Map<Prompt, string> {
   const { id } = turn.record;
   const fromBytes = Math.min(...prompts.map(({ sent }) => sent?.historyBytes ?? 0));

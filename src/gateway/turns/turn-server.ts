@@ -36,7 +36,7 @@ export async function linkOnceEnded(state: ClientState, router: Router, record: 
   }
 }
 
-/** The request for a turn of this client. It names the server on which the client has the session open. */
+/** The arguments of `useSession` for a turn of this client. `at` is the server on which the client has the session open. */
 export function turnRequest(state: ClientState, { record, abort }: Turn): UseRequest {
   const { door, user, holder, attachments, links } = state;
   const { id, serverId } = record;

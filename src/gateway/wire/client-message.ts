@@ -18,13 +18,13 @@ export interface ClientRequest {
 }
 
 /**
- * A client's message. The door reads each frame once, and checks this value. The server gets a new message, which the
- * door builds from this value.
+ * A client's message. The door reads each frame once into this value, and checks the value. The server gets a new message,
+ * which the door builds from the value.
  */
 export type ClientMessage =
   | ClientRequest
   | { kind: "notification"; method: string }
-  /** A request that the door answers with this error, because it is malformed. Its id could be read. */
+  /** A malformed request whose id could be read. The door answers it with this error. */
   | { kind: "unfit"; id: RpcId; rpcCode: number; message: string }
   | { kind: "response"; id: RpcId; withId: WithId };
 
@@ -32,7 +32,7 @@ export type ClientMessage =
 export type WithId = (id: RpcId, filter?: (result: unknown) => unknown) => Buffer;
 
 /**
- * How much one message may hold.
+ * The limits for one message.
  *
  * - depth: the runtime's JSON parser fails at 128 levels (measured with 1.0.85).
  * - values: many small values take long to parse, and the door serves nobody else in that time. Parsing and writing a
@@ -43,7 +43,7 @@ const OVER: Record<keyof ScanLimits, string> = {
   depth: `The message is nested more than ${LIMITS.depth} levels deep.`,
   values: `The message has more than ${LIMITS.values} values. A long text may be one string.`,
 };
-/** The longest message over the limits that we still search for its id, in bytes. */
+/** If a message over the limits is longer than this, in bytes, we do not search it for its id. */
 const SEARCHED_BYTES = 1024 * 1024;
 const BACKSLASH = 0x5c;
 const LETTER_U = 0x75;
@@ -102,7 +102,7 @@ function refuseOver(body: Buffer, seen: ReadonlyMap<string, Member>, message: st
 }
 
 /**
- * Makes an error of a message that the runtime would drop silently, so that nobody waits in vain. If the message is a
+ * Turns a message that the runtime would drop silently into an error, so that nobody waits in vain. If the message is a
  * client's request, the client gets the error. If it is a client's answer, the server gets the error as that answer.
  */
 function unanswerable(body: Buffer, members: ReadonlyMap<string, Member>, message: string): ClientMessage {
@@ -170,7 +170,7 @@ function unfit(id: RpcId, message: string): ClientMessage {
   return { kind: "unfit", id, rpcCode: INVALID_PARAMS, message };
 }
 
-/** A client's answer may be large and contain anything, so the server gets all of it unchanged except the id. */
+/** A client's answer may be large and contain anything. So the server gets it unchanged, except for the id. */
 function readResponse(body: Buffer, members: ReadonlyMap<string, Member>): ClientMessage {
   const member = members.get("id");
   if (member === undefined || members.has("result") === members.has("error")) {

@@ -4,20 +4,26 @@ import { type Frame, FrameSplitter, type ProtocolError } from "../../runtime/wir
 import { readProxyHeader } from "./proxy-protocol.js";
 
 const STALL_MS = 60_000;
-/** How long a whole frame may take to arrive: this many milliseconds, plus one for every 64 bytes of it (64 kB/s). */
+/**
+ * How long a whole frame may take to arrive: this many milliseconds, plus one millisecond for every 64 bytes of the frame
+ * (64 kB/s).
+ */
 const FRAME_MS = 30_000;
 const FRAME_BYTES_PER_MS = 64;
 const KEEP_ALIVE_MS = 30_000;
 /** How long a client may take to read the last frame before the door cuts it off, in milliseconds. */
 const END_MS = 1_000;
-/** While a client has more unread bytes than this, the door does not read from it, because answers would add to them. */
+/**
+ * While a client has not read more bytes than this, the door does not read from the client, because each answer would add
+ * unread bytes.
+ */
 const MAX_UNREAD_BYTES = 8 * 1024 * 1024;
 
-/** If all frames of one write are shorter than this together, they are copied into one buffer. */
+/** If the frames of one write together are shorter than this, they are copied into one buffer. In bytes. */
 const COPIED_BYTES = 64 * 1024;
 
 export interface ClientSocketOptions {
-  /** How long a client with unread data may read none of it before the door cuts it off, in milliseconds. */
+  /** If a client with unread data reads nothing for this long, the door cuts it off. In milliseconds. */
   stallMs?: number;
   /** Whether the connection begins with a proxy's header: see {@link readProxyHeader}. */
   proxyProtocol?: boolean;
@@ -26,7 +32,10 @@ export interface ClientSocketOptions {
 export interface ClientSocketListener {
   onFrames(frames: readonly Frame[]): void;
   onProtocolError(error: unknown): void;
-  /** The buffers now hold `bytes`: the `arriving` bytes of an unfinished frame, and those that the client has not read. */
+  /**
+   * The buffers now hold `bytes` bytes. `arriving` of them belong to an unfinished frame of the client. The client has not
+   * read the others.
+   */
   onBuffered(bytes: number, of: { arriving: number }): void;
   /** The client reads more slowly than the door sends. */
   onFull(): void;
@@ -46,7 +55,7 @@ export class ClientSocket {
   readonly #splitter: FrameSplitter;
   #listener: ClientSocketListener | undefined;
   readonly #stallMs: number;
-  /** The reasons not to read from the client now. Reading continues when all are gone. */
+  /** The reasons not to read from the client now. The door reads again when all reasons are gone. */
   readonly #holds = new Set<unknown>();
   /** The frames of this round of the event loop, which are sent together at its end. */
   #batch: Run[] = [];
@@ -75,7 +84,7 @@ export class ClientSocket {
     socket.on("error", () => undefined); // `close` follows, and we handle that
   }
 
-  /** Begins to read. Call it once, in the same round of the event loop in which the socket was made. */
+  /** Begins to read. Call this once, in the same round of the event loop in which the socket was made. */
   listen(listener: ClientSocketListener): void {
     const socket = this.#socket;
     this.#listener = listener;
@@ -187,7 +196,10 @@ export class ClientSocket {
     this.#listener?.onBuffered(pendingBytes + this.#socket.writableLength, { arriving: pendingBytes });
   }
 
-  /** @returns the bytes behind the header; null until it is complete. @throws ProtocolError as {@link readProxyHeader}. */
+  /**
+   * @returns the bytes behind the header; null until the header is complete. @throws ProtocolError as {@link
+   * readProxyHeader}.
+   */
   #behindProxyHeader(chunk: Buffer): Buffer | null {
     if (this.#proxyHeader === null) return chunk;
     const bytes = Buffer.concat([this.#proxyHeader, chunk]);
@@ -248,7 +260,7 @@ interface ArrivingFrame {
 /** Frames that are adjacent in memory, so that one write can send all of them. */
 interface Run {
   first: Buffer;
-  /** The length of all of them together. */
+  /** The length of all these frames together. */
   bytes: number;
 }
 

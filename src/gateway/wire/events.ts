@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { encodeMessage } from "../../runtime/wire/frames.js";
 import { parse } from "../../runtime/wire/server-message.js";
 
-/** A session event, as far as the front door reads it. Events of a sub-agent have its `agentId`. */
+/** A session event, with the fields that the front door reads. Events of a sub-agent have its `agentId`. */
 interface SessionEvent {
   agentId?: string;
   data?: Record<string, unknown>;
@@ -15,7 +15,7 @@ export function eventIn(body: Buffer): SessionEvent {
 
 /**
  * The `session.error` and `session.idle` that the door sends to a client when the server does not send the end of a turn
- * (shapes: `session-events.d.ts` of the SDK). The session's history contains neither.
+ * (shapes: `session-events.d.ts` of the SDK). The session's history contains neither event.
  */
 export function brokenTurnFrames(sessionId: string, message: string): Buffer[] {
   const error = { type: "session.error", data: { errorType: "server_lost", message } };

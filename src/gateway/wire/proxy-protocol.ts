@@ -1,7 +1,7 @@
 import { PARSE_ERROR, ProtocolError } from "../../runtime/wire/frames.js";
 
 /**
- * The first bytes of a PROXY protocol header, version 2. With this header, a proxy names the client that it connects for
+ * The first bytes of a PROXY protocol header, version 2. In this header, a proxy names the client for which it connects
  * (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, section 2.2).
  */
 const SIGNATURE = Buffer.from("\r\n\r\n\0\r\nQUIT\n", "latin1");
@@ -15,7 +15,7 @@ const [TCP4, TCP6] = [0x11, 0x21];
 const [TCP4_BYTES, TCP6_BYTES] = [2 * (4 + 2), 2 * (16 + 2)];
 
 export interface ProxyHeader {
-  /** Its length, in bytes. */
+  /** The header's length, in bytes. */
   length: number;
   /** The client's address. Null if the proxy connects on its own behalf, for example to check that the port is open. */
   address: string | null;

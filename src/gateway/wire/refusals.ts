@@ -5,7 +5,7 @@ import type { RpcId } from "../../runtime/wire/server-message.js";
 
 /** The JSON-RPC code of the fleet's own refusals. `data.code` names the refusal. */
 export const REFUSED = -32003;
-/** The JSON-RPC code for an unknown method. It shows clients which methods a server supports. */
+/** The JSON-RPC code for an unknown method. Clients use it to find out which methods a server supports. */
 const METHOD_NOT_FOUND = -32601;
 /** The runtime's code for a wrong token (measured with 1.0.85). */
 export const AUTHENTICATION_FAILED = -32002;
@@ -53,8 +53,9 @@ export function approvalDenied(method: string, setting?: string): FleetError {
 }
 
 /**
- * The refusal for a session that does not exist or that belongs to another user. A client cannot tell the two apart, so
- * it does not learn which ids others use. The message begins like the runtime's own, because clients check for that.
+ * The refusal for a session that does not exist or that belongs to another user. A client cannot tell the two cases apart,
+ * so it does not learn which ids other users have. The message begins like the runtime's own message, because clients check
+ * for that text.
  */
 export function noSuchSession(sessionId: string): FleetError {
   const message = `Session not found for sessionId: ${quote(sessionId)}, or it belongs to another user.`;
@@ -70,7 +71,7 @@ export function tokenEnded(): FleetError {
   return new FleetError("FLEET_TOKEN_REFUSED", "The token of this connection was revoked or has expired.");
 }
 
-/** @param limitBytes the most bytes that all unanswered requests of a client together may have */
+/** @param limitBytes the longest that all unanswered requests of a client may be together, in bytes */
 export function requestsExhausted(limitBytes: number): FleetError {
   return new FleetError(
     "FLEET_REQUESTS_EXHAUSTED",
@@ -79,7 +80,7 @@ export function requestsExhausted(limitBytes: number): FleetError {
   );
 }
 
-/** Ends the work for a client that has gone. No client gets this error. */
+/** The error that ends the work for a client that has gone. No client gets it. */
 export function clientGone(): FleetError {
   return new FleetError("FLEET_TURN_FAILED", "The client has disconnected.");
 }

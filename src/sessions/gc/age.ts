@@ -6,7 +6,10 @@ import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 
 export interface Measured {
   bytes: number;
-  /** When a file in the folder was last written (Unix time in ms). Without files, when the folder itself last changed. */
+  /**
+   * When a file in the folder was last written (Unix time in ms). For a folder without files, when the folder itself last
+   * changed.
+   */
   newestMs: number;
 }
 
@@ -14,8 +17,8 @@ const MOST_ENTRIES = 10_000;
 
 /**
  * Measures the size and age of a session's folder in one walk. A file that was written after `youngAfterMs` makes the folder
- * `young` and ends the walk. Links are not followed. In a very full folder, only the history and the first files count, so
- * that a user cannot keep a session for ever by filling its folder.
+ * `young` and ends the walk. Does not follow links. In a folder with more than `MOST_ENTRIES` entries, only the history and
+ * the first files count, so that a user cannot keep a session for ever by filling its folder.
  */
 export function measureFolder(path: string, youngAfterMs: number): Measured | "young" | "gone" {
   using folder = HeldFolder.open(path);
@@ -38,7 +41,10 @@ export function ttlOf(record: SessionRecord | null, ttlMs: number): number {
   return record?.ttlMs ?? ttlMs;
 }
 
-/** When the session was last used. If the date is damaged, `nowMs`, because such a date must not lead to a deletion. */
+/**
+ * When the session was last used (Unix time in ms). If the recorded date is damaged, returns `nowMs`, because such a date
+ * must not lead to a deletion.
+ */
 export function lastUseOf(record: SessionRecord, nowMs: number): number {
   const used = Date.parse(record.lastUsedAt);
   return Number.isNaN(used) ? nowMs : used;
@@ -52,14 +58,17 @@ export interface HostsSeen {
   there: ReadonlyMap<string, boolean>;
 }
 
-/** Whether the process that used an ephemeral session has ended. Such a session is due at any age. */
+/** Whether the process that used an ephemeral session has ended. gc then deletes the session at any age. */
 export function isAbandoned(record: SessionRecord | null, hosts: HostsSeen): boolean {
   const usedBy = record?.usedBy ?? null;
   if (record?.persistence !== "ephemeral" || usedBy === null) return false;
   return isElsewhere(usedBy, hosts) ? hosts.there.get(usedBy.at ?? "") === false : isOver(usedBy);
 }
 
-/** Whether the process that uses an ephemeral session is alive. On another host, it counts as alive while its host is. */
+/**
+ * Whether the process that uses an ephemeral session is alive. A process on another host counts as alive while its host is
+ * alive.
+ */
 export function isInUse({ usedBy }: SessionRecord, hosts: HostsSeen): boolean {
   if (usedBy === null) return false;
   return isElsewhere(usedBy, hosts) ? hosts.there.get(usedBy.at ?? "") === true : isAlive(usedBy);

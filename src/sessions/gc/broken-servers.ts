@@ -8,11 +8,11 @@ import type { Store } from "../../store/ports.js";
 
 /**
  * The action of gc for a server:
- * - `failed`: its process was gone. gc ended its other processes and recorded it as failed.
+ * - `failed`: its main process had ended. gc ended its other processes and recorded it as failed.
  * - `stopped`: the command that was stopping it had died. gc stopped it.
  * - `adopted`: the command that was starting it had died. It runs, and gc recorded it as running.
  * - `removed`: it had no sessions and was unused for longer than the TTL. gc deleted its record and its folder.
- * - `orphan-removed`: the same for a folder without a record.
+ * - `orphan-removed`: like `removed`, for a server's folder without a record.
  * - `stray-killed`: gc killed a process of this fleet that has no record. The id is that of its launch.
  */
 export type ServerAction = "failed" | "stopped" | "adopted" | "removed" | "orphan-removed" | "stray-killed";
@@ -22,7 +22,10 @@ export interface Cleared {
   action: ServerAction;
 }
 
-/** Repairs every record that a crash left broken, as `ps` does. With `dryRun`, only resolves with what is broken. */
+/**
+ * Repairs every record that a crash left broken, as `ps` does. With `dryRun`, changes nothing and resolves with the broken
+ * records.
+ */
 export async function repairServers(
   store: Store,
   pool: Pool,
@@ -45,7 +48,7 @@ export async function repairServers(
   });
 }
 
-/** Ends the processes of this fleet that have no record. With `dryRun`, only resolves with them. */
+/** Ends the processes of this fleet that have no record. With `dryRun`, ends nothing and resolves with these processes. */
 export async function killStrays(store: Store, stateRoot: string, dryRun: boolean): Promise<Cleared[]> {
   const strays = await findStrays(stateRoot, async () => launchesOf(await store.registry.read()));
   if (!dryRun) await endStrays(strays);

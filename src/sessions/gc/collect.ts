@@ -42,7 +42,7 @@ export interface GcRequest {
   sessionIds?: readonly string[];
   /** Called as this host deletes its sessions. */
   onProgress?: OnProgress;
-  /** If it aborts, gc ends after the present step. Nothing is left half done. */
+  /** If it aborts, gc ends after the present step and leaves nothing half done. */
   signal?: AbortSignal;
 }
 
@@ -55,14 +55,14 @@ export interface GcOptions extends Required<Pick<GcRequest, "dryRun" | "signal">
 }
 
 export interface GcResult {
-  /** With the owners, because sessions of two users may have the same id if the fleet did not create them. */
+  /** Contains the owners, because sessions of two users may have the same id if the fleet did not create them. */
   deleted: { id: string; owner: string | null; ageMs: number; bytes: number }[];
   skipped: { id: string; reason: SkipReason }[];
   /** Bytes of the deleted sessions' files. */
   freedBytes: number;
   dryRun: boolean;
   servers: { id: string; action: ServerAction }[];
-  /** The files that takeovers between hosts had left in the shared storage. */
+  /** The files that takeovers between hosts had left in the shared storage and gc has removed. */
   remains: ClearedRemain[];
   /** The records that cannot be read. gc leaves these sessions alone. */
   unreadable: UnreadableRecord[];
@@ -176,7 +176,7 @@ async function foresee(
   return await tellTurns(context, [...outcomes, ...begun]);
 }
 
-/** Changes `active` to `busy` for sessions that are in a turn. */
+/** Asks the servers which of the `active` sessions are in a turn, and changes the reason of these to `busy`. */
 async function tellTurns(context: GcContext, outcomes: Outcome[]): Promise<Outcome[]> {
   const active = new Set(outcomes.filter(({ skipped }) => skipped === "active").map(({ session }) => session.id));
   if (active.size === 0) return outcomes;

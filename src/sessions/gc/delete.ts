@@ -28,18 +28,21 @@ export interface Outcome {
 }
 
 /**
- * How long a runtime takes from its first look at a session's folder until it makes its lock there (measured: 3 to 10 ms).
- * If the folder is moved in between, the lock appears within this time.
+ * A longer time, in milliseconds, than a runtime needs from its first look at a session's folder until it makes its lock
+ * there (measured: 3 to 10 ms). If the folder is moved in between, the lock appears within this time.
  */
 const OPENING_MS = 25;
-/** Node uses four threads for the disk (measured: four removals at once take half as long as one after the other). */
+/**
+ * Four, because Node uses four threads for the disk (measured: four removals at once take half as long as one after the
+ * other).
+ */
 const REMOVED_AT_ONCE = 4;
 
 export function runningPids({ servers }: Registry): Set<number> {
   return new Set(Object.values(servers).flatMap((server) => (isRunning(server) ? (server.process?.pid ?? []) : [])));
 }
 
-/** Why this session must not be deleted; null if its locks, its lease and its record allow it. */
+/** Why the session must not be deleted. Null if its locks, its lease and its record allow the deletion. */
 export async function findUse(
   store: Store,
   { id, path, record }: Candidate,
@@ -52,8 +55,9 @@ export async function findUse(
 }
 
 /**
- * Deletes sessions of one state folder together, unless they are in use. Leaves sessions that another process deletes first
- * out of the outcomes. Decision 5 (docs/decisions/0005-gc-moves-folders.md) gives the reasons for the order of the steps.
+ * Deletes sessions of one state folder together, except those that are in use. The outcomes do not contain sessions that
+ * another process deleted first. Decision 5 (docs/decisions/0005-gc-moves-folders.md) gives the reasons for the order of the
+ * steps.
  *
  * @param run null for sessions without a folder
  */
@@ -91,7 +95,7 @@ export async function deleteSessions(
   return outcomes;
 }
 
-/** Reads the use markers of each server once. The result tells whether a session has one. */
+/** Reads the use markers of each server once. Returns a function that checks whether a session has a use marker. */
 function markedIn(sessions: readonly Candidate[]): (session: Candidate) => boolean {
   const servers = new Set(sessions.flatMap(({ server }) => server ?? []));
   const used = new Map([...servers].map((server) => [server, usedSessions(server)]));
@@ -126,7 +130,7 @@ async function deleteRecords(
   return going;
 }
 
-/** Removes the moved folders, or moves back those of sessions that a server has just opened. */
+/** Removes the moved folders. Moves the folder back if a server has just opened its session. */
 async function removeMoved(
   store: Store,
   run: Run,
@@ -153,7 +157,10 @@ async function isRecorded(store: Store, { id, state }: Candidate): Promise<boole
   return record !== null && state?.servers.some((server) => server.id === record.serverId) === true;
 }
 
-/** Removes the sessions that a gc had moved away before it was killed. Moves back those that a server has opened since. */
+/**
+ * Removes the sessions that a gc had moved away before it was killed. Moves a session back if a server has opened it since
+ * then.
+ */
 export async function finishLeftovers(store: Store, run: Run, left: readonly Leftover[]): Promise<Outcome[]> {
   const pids = runningPids(await store.registry.read());
   return await mapConcurrently(left, REMOVED_AT_ONCE, async ({ note, path }): Promise<Outcome> => {

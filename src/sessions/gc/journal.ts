@@ -37,15 +37,15 @@ interface FoundRun {
 export interface Business {
   /** Ids of the sessions that a running gc is deleting. */
   taken: Set<string>;
-  /** The sessions that a killed gc was about to delete, by id. They are due. */
+  /** The sessions that a killed gc was about to delete, by id. This gc may delete them at any age. */
   noted: Map<string, Note>;
   /** The folders of gc runs that were killed. */
   killed: Set<string>;
 }
 
 /**
- * The folder for the runs of gc. For the sessions in a home, it is beside that home: on the same disk, and where the user's
- * agent cannot write.
+ * The folder for the runs of gc. For the sessions in a home, it is beside that home, because it must be on the same disk and
+ * the user's agent must not be able to write there.
  */
 export function gcFolder(statePath: string): string {
   const parent = dirname(statePath);
@@ -63,8 +63,8 @@ export function unfinishedBusiness(statePath: string): Business {
 }
 
 /**
- * Whether a running gc has noted the session and not decided. Gc notes a session before it deletes the record. The session
- * is deleted once its folder is in neither the home nor gc's folder.
+ * Whether a running gc has noted the session and has not decided whether to delete it. Gc notes a session before it deletes
+ * the record. The session is deleted once its folder is neither in the home nor in gc's folder.
  */
 export function isBeingDeleted(home: string, sessionId: string): boolean {
   using state = openSessionState(home);

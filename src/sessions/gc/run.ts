@@ -9,17 +9,21 @@ import { claimedBy, HISTORY } from "../../runtime/history/session-state.js";
 import { ownIdentity } from "../../runtime/process/process-table.js";
 import { gcFolder, JOURNAL, type Leftover, leftover, MOVED, type Note, readRun, runsBeside } from "./journal.js";
 
-/** In a folder's name in place of a process: the next gc may take the folder over. No process has the PID 0. */
+/**
+ * Stands in a folder's name in place of a process, and means that the next gc may take the folder over. No process has the
+ * PID 0.
+ */
 const NOBODY = "0-0";
 /** How many files and folders one gc removes from a state folder at most. */
 const MOST_REMOVED = 100_000;
 const MOST_MERGED = 10_000;
 const DEEPEST_MERGED = 32;
 
+/** One run of gc in one state folder. It has a folder of its own, to which it moves the sessions that it deletes. */
 export class Run {
   readonly #statePath: string;
   readonly #path: string;
-  /** Folders taken over from killed gcs. They stay until the work in their journals is done. */
+  /** The folders that this run took over from killed gcs. They stay until the work in their journals is done. */
   readonly #inherited: string[] = [];
   #made = false;
   readonly #budget: Budget = { left: MOST_REMOVED };
@@ -61,7 +65,10 @@ export class Run {
     }
   }
 
-  /** Moves a session into this gc's folder, where nobody else finds it. @returns null if it is no longer there. */
+  /**
+   * Moves a session into this gc's folder, where no other process finds it. @returns the new path; null if the session no
+   * longer exists
+   */
   take(id: string): string | null {
     const moved = join(this.#path, MOVED, id);
     using state = this.#openState();
@@ -69,7 +76,10 @@ export class Run {
     return renameIfThere(state.at(id), moved) ? moved : null;
   }
 
-  /** Null if a folder in the path was replaced after the survey, perhaps by a link to another user's sessions. */
+  /**
+   * Opens the state folder. Returns null if a folder in its path was replaced after the survey, perhaps by a link to another
+   * user's sessions.
+   */
   #openState(): HeldFolder | null {
     const state = HeldFolder.open(this.#statePath);
     if (state === null || state.realPath === this.#statePath) return state;
@@ -92,7 +102,7 @@ export class Run {
     return [...claimedBy(moved), ...(isNew ? [] : claimedBy(original))].some((pid) => pids.has(pid));
   }
 
-  /** Moves a session back. If the runtime has made its folder again, merges the session into that. */
+  /** Moves a session back. If the runtime has made the session's folder again, merges the moved session into that folder. */
   async giveBack(id: string, moved: string): Promise<void> {
     using state = this.#openState();
     if (state === null) return; // the next gc tries again
@@ -107,7 +117,10 @@ export class Run {
     await this.remove(moved);
   }
 
-  /** Removes this gc's folders if it has `finished`, except those that still contain sessions. */
+  /**
+   * Ends the run. If it has `finished`, removes its folders. Folders that still contain sessions, and all folders of an
+   * unfinished run, stay for the next gc.
+   */
   end(finished: boolean): void {
     for (const path of [...this.#inherited, this.#path]) {
       if (finished && readRun(path).moved.length === 0) rmSync(path, { recursive: true, force: true });
@@ -127,7 +140,7 @@ function renameIfThere(from: string, to: string): boolean {
   return ifThere(() => renameSync(from, to)) !== null;
 }
 
-/** Retries, because another gc removes the parent folder when it ends and the folder is empty. */
+/** Tries again if the parent folder is missing, because another gc removes the empty parent folder when it ends. */
 function makeRunFolder(path: string): void {
   for (let attempt = 0; ; attempt++) {
     try {
@@ -140,8 +153,9 @@ function makeRunFolder(path: string): void {
 }
 
 /**
- * Merges the moved folder of a session into the one that a runtime has made since. If both have a file, the new one stays.
- * But the new history is appended to the old one. Reads only regular files, because the user's agent can write both folders.
+ * Merges the moved folder of a session into the folder that a runtime has made since then. If both have a file of the same
+ * name, the file of the runtime's folder stays. Only for the history, the new one is appended to the old one. Reads only
+ * regular files, because the user's agent can write both folders.
  */
 function mergeInto(target: HeldFolder, source: HeldFolder, depth = 0): void {
   for (const entry of source.entries(MOST_MERGED).entries) {

@@ -27,7 +27,7 @@ export interface StateFolder {
   /** With all links resolved. */
   path: string;
   servers: ServerRecord[];
-  /** The owner of the unrecorded sessions in it; null if nobody knows. */
+  /** The owner of the unrecorded sessions in this folder; null if that is not known. */
   owner: string | null;
 }
 
@@ -35,10 +35,10 @@ export interface Candidate {
   id: string;
   owner: string | null;
   record: SessionRecord | null;
-  /** The state folder that it should be in; null if there is none. */
+  /** The state folder in which the session should be; null if this host has no such folder. */
   state: StateFolder | null;
   path: string | null;
-  /** The server on which its use markers are. */
+  /** The server whose folder has the session's use markers. */
   server: ServerRecord | null;
   ageMs: number;
   bytes: number;
@@ -75,7 +75,7 @@ export interface SurveyOptions extends UnusedOptions {
   places: ReadonlyMap<string, string>;
 }
 
-/** The measurement is synchronous. After this many sessions, other work in the process may run. */
+/** gc measures folders synchronously. After this many sessions, it lets other work in the process run. */
 const LOOKS_AT_ONCE = 50;
 
 /**
@@ -146,8 +146,8 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
 }
 
 /**
- * The ids of the sessions that have a folder. In a very full state folder: all recorded ones, and the unrecorded ones among
- * the first entries. Null if the state folder cannot be read.
+ * The ids of the sessions that have a folder. If the state folder has more than `MOST_FOLDERS` entries, these are all
+ * recorded sessions, and the unrecorded sessions among the first entries. Null if the state folder cannot be read.
  */
 function sessionFolders(
   state: StateFolder,
@@ -201,9 +201,9 @@ function recordOnly(record: SessionRecord, state: StateFolder | null, { servers 
 }
 
 /**
- * All folders with sessions: of recorded servers, of server folders that no record names, and in the shared storage, which
- * may have sessions of a server that never ran here. `stateOf` finds the folder of a session by its
- * server's id, even if that server is not recorded.
+ * All state folders: those of recorded servers, those in server folders that no record names, and those in the shared
+ * storage, because there may be sessions of a server that never ran on this host. `stateOf` finds the folder of a session by
+ * its server's id, even if that server is not recorded.
  */
 function stateFolders(
   { servers }: Registry,
@@ -247,8 +247,8 @@ function stateFolders(
 }
 
 /**
- * @param known the real paths of this host's folders in the shared storage. A link in a home may lead only to one of these,
- * or to the folder that all shared servers use.
+ * @param known the real paths of this host's folders in the shared storage. A link in a home may lead only to one of these
+ * paths, or to the folder that all shared servers use.
  */
 function stateOfHome(home: string, stateRoot: string, known: ReadonlySet<string>): string | null {
   const own = realPathIfThere(home);

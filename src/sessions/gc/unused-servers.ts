@@ -21,11 +21,17 @@ export interface UnusedOptions {
   user: string | undefined;
 }
 
-/** Each start, each use through the fleet, and each new or deleted session changes the time of one of these. */
+/**
+ * Each start of the server, each use through the fleet, and each new or deleted session changes the time of one of these
+ * files and folders.
+ */
 const SIGNS_OF_USE = ["server.log", "connection-token", "uses", "open", "home", join("home", "session-state")];
 const REMOVED = /^\.removed-(\d+)-(\d+)-[0-9a-f]+$/;
 
-/** Finds the servers that were unused for longer than the TTL. A deletion of a session counts as a use, so call this first. */
+/**
+ * Finds the servers that were unused for longer than the TTL. Call this before gc deletes sessions, because the deletion of
+ * a session counts as a use.
+ */
 export async function findUnused(store: Store, stateRoot: string, options: UnusedOptions): Promise<UnusedServers> {
   const { servers } = await store.registry.read();
   const isOld = (id: string) => lastUse(stateRoot, id, servers[id]) <= options.nowMs - options.ttlMs;
@@ -42,7 +48,7 @@ class UnusedServers {
   readonly #stateRoot: string;
   readonly #unused: readonly ServerRecord[];
   readonly #orphans: readonly string[];
-  /** Whether gc works for all users, and so also removes what killed commands left. */
+  /** Whether gc works for all users. It then also removes the folders that killed commands left. */
   readonly #all: boolean;
 
   constructor(store: Store, stateRoot: string, unused: ServerRecord[], orphans: string[], all: boolean) {
@@ -71,7 +77,7 @@ class UnusedServers {
     return [...(await this.#removeUnused()), ...(await this.#removeOrphans())];
   }
 
-  /** Claims the servers first, so that a command that wants to start one of them waits, and then creates it again. */
+  /** Claims the servers first. So a command that wants to start one of them waits, and then creates the server again. */
   async #removeUnused(): Promise<Cleared[]> {
     if (this.#unused.length === 0) return [];
     using held = new HeldClaim();
@@ -163,8 +169,8 @@ function lastUse(stateRoot: string, id: string, server: ServerRecord | undefined
 }
 
 /**
- * Whether a server has sessions, by the records, and for a user's own server also by its folder. All shared servers use
- * one folder, so that folder does not show whose sessions it contains.
+ * Whether a server has sessions. The records decide, and for a user's own server also its folder. All shared servers use one
+ * folder, so that folder does not show whose sessions it contains.
  */
 function holdsSessions(
   id: string,

@@ -11,11 +11,13 @@ interface Ambient {
   outer: Ambient | undefined;
 }
 
-/** Finds the lease of the work that the caller is part of, by Node's `AsyncLocalStorage`. */
+/**
+ * Finds the lease under which the calling code runs, by Node's `AsyncLocalStorage`. `Leases.hold` runs work under a lease.
+ */
 export class AmbientLeases {
   readonly #current = new AsyncLocalStorage<Ambient | undefined>();
 
-  /** Runs `work`. Calls that are part of it find the lease until `work` has ended. */
+  /** Runs `work`. Calls that `work` makes find the lease until `work` has ended. */
   async run<T>(lease: HeldLease, work: (lease: HeldLease) => Promise<T>): Promise<T> {
     const { sessionId, holder } = lease.lease;
     const turns = this.#find(sessionId, holder)?.turns ?? new TurnQueue();
@@ -32,8 +34,8 @@ export class AmbientLeases {
   }
 
   /**
-   * The caller's lease for one turn, after the earlier turns under it. Its release lets the next turn begin. Null if the
-   * caller does not run under a lease of this holder on this session.
+   * Waits for the earlier turns under the caller's lease, and returns the lease for one turn. Its release lets the next turn
+   * begin. Null if the caller does not run under a lease of this holder on this session.
    *
    * @throws FleetError `FLEET_SESSION_BUSY` when the earlier turns take longer than `waitMs` milliseconds.
    */
@@ -54,7 +56,7 @@ export class AmbientLeases {
     };
   }
 
-  /** Calls `start`, which begins work for others. That work does not find the caller's lease. */
+  /** Calls `start`, which begins work for other users. That work does not find the caller's lease. */
   outside<T>(start: () => T): T {
     return this.#current.run(undefined, start);
   }
@@ -68,11 +70,11 @@ export class AmbientLeases {
   }
 }
 
-/** Runs the turns under one lease one after the other, because two at once would take each other's answers. */
+/** Runs the turns under one lease one after the other, because two turns at once would take each other's answers. */
 class TurnQueue {
   #last: Promise<void> = Promise.resolve();
 
-  /** Waits for the earlier turns. Resolves with a function that ends this one. */
+  /** Waits for the earlier turns. Resolves with a function that ends this turn. */
   async enter(sessionId: string, waitMs: number, signal: AbortSignal | undefined): Promise<() => void> {
     const before = this.#last;
     let leave = (): void => undefined;

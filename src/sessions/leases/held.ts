@@ -6,7 +6,9 @@ import type { Store } from "../../store/ports.js";
 import { leaseLost, leaseOver } from "../problems.js";
 import type { TurnLease } from "./seen.js";
 
-/** How often a holder checks whether the lease was taken from it, in milliseconds. Each check costs one read. */
+/**
+ * How often a holder checks whether another process has taken the lease from it, in milliseconds. Each check costs one read.
+ */
 const LOOK_MS = 1_000;
 
 export interface Holding {
@@ -16,16 +18,16 @@ export interface Holding {
   lease: Lease;
   /** The clock's time right before the request to the store. */
   asked: number;
-  /** Whether another process took the lease and will release it. */
+  /** Whether the lease belongs to another process, which will release it. */
   adopted: boolean;
 }
 
 /**
- * A lease that this process holds. It is checked each second, and renewed after each third of its TTL, until it is released.
+ * A lease that this process holds. Until its release, it is checked each second and renewed after each third of its TTL.
  *
  * It is lost if another process takes it over by force. It also ends if this process is suspended, its event loop is blocked
  * or the store is unreachable for too long. Then `signal` aborts, and every later {@link check} throws `FLEET_LEASE_LOST`.
- * The signal comes late after a suspension. So call {@link check} right before anything that must not happen without the
+ * After a suspension, `signal` aborts late. So call {@link check} right before anything that must not happen without the
  * lease, or let the receiver compare the fence.
  */
 export class HeldLease implements TurnLease {
@@ -37,7 +39,7 @@ export class HeldLease implements TurnLease {
   readonly #over = new AbortController();
   readonly #watching: Promise<void>;
   #lease: Lease;
-  /** The clock's time at which it may have ended. Never later than its end in the store. */
+  /** The clock's time at which the lease may have ended. Never later than the lease's end in the store. */
   #end: number;
   #cancelExpiry = (): void => undefined;
 
@@ -76,7 +78,10 @@ export class HeldLease implements TurnLease {
     this.#refuseIfOver(); // the lease may have ended during the read
   }
 
-  /** Gives the lease back. If it was adopted, only ends the renewals, because the process that took it releases it. */
+  /**
+   * Gives the lease back. If the lease was adopted, only ends the renewals, because the process that took the lease releases
+   * it.
+   */
   async release(): Promise<void> {
     if (this.#adopted) {
       try {
@@ -115,7 +120,10 @@ export class HeldLease implements TurnLease {
     }
   }
 
-  /** @returns false if the store did not answer. The next look may succeed. If none does, the timer ends the lease. */
+  /**
+   * Checks or renews the lease. @returns false if the store did not answer. The next call may succeed. If no call succeeds,
+   * the timer ends the lease.
+   */
   async #look(renew: boolean): Promise<boolean> {
     const { sessionId, ttlMs } = this.#lease;
     const asked = this.#clock.now();
@@ -145,7 +153,7 @@ export class HeldLease implements TurnLease {
     this.#cancelExpiry = this.#clock.after(Math.max(1, this.#end - this.#clock.now()), tick);
   }
 
-  /** Compares the time, too, because the timer is late after the event loop was blocked. */
+  /** Whether the lease is over. Also compares the time, because the timer is late after the event loop was blocked. */
   #isOver(): boolean {
     if (!this.#over.signal.aborted && this.#clock.now() >= this.#end) {
       this.#lose(leaseLost(this.#lease, "it was not renewed in time"));
@@ -177,7 +185,10 @@ export class HeldLease implements TurnLease {
   }
 }
 
-/** The lease's time began between `asked` and now. Count from `asked`, so that the end is never too late. */
+/**
+ * The clock's time at which the lease ends. The lease's time began between `asked` and now. Count from `asked`, so that the
+ * end is never too late.
+ */
 function endOf({ remainingMs, ttlMs }: Lease, asked: number): number {
   return asked + Math.min(remainingMs, ttlMs);
 }

@@ -17,7 +17,10 @@ export const LEASE_VARIABLES = {
   fence: "COPILOTFLEET_LEASE_FENCE",
 } as const;
 
-/** After this time without a request, a waiter loses its place in the queue. A dead one delays the next by this much. */
+/**
+ * After this time without a request, in milliseconds, a waiter loses its place in the queue. A dead waiter delays the next
+ * one by this time.
+ */
 const PLACE_MS = 3_000;
 /** How long a wait lasts before `onWait` is called, in milliseconds. */
 export const NOTICE_MS = 1_000;
@@ -34,26 +37,29 @@ export interface AcquireOptions {
   /** How long to wait for others, in milliseconds; 0 tries once. */
   waitMs: number;
   signal?: AbortSignal;
-  /** Take it at once, even if others hold it or wait for it. The reason is shown to everybody. */
+  /** Take the lease at once, even if others hold it or wait for it. Everybody can see the reason. */
   steal?: { reason: string };
-  /** Do not renew it. It lasts until it is released with its token, or until its end. */
+  /** Do not renew the lease. It lasts until somebody releases it with its token, or until its end. */
   detached?: true;
-  /** Fail at once if this same holder has a detached lease that outlasts `waitMs`: only the holder could release it. */
+  /**
+   * Fail at once if the same holder has a detached lease that outlasts `waitMs`, because only the holder could release that
+   * lease.
+   */
   refuseOwn?: boolean;
   onWait?: (wait: LeaseWait) => void;
 }
 
 export interface LeaseWait {
   sessionId: string;
-  /** The lease in force; null if an earlier waiter is about to take it, or if a turn runs without a lease. */
+  /** The lease in force. Null if an earlier waiter is about to take the lease, or if a turn runs without a lease. */
   lease: Lease | null;
-  /** How many waiters come first. */
+  /** How many other waiters come before this one. */
   ahead: number;
 }
 
 /** Leases on sessions. Processes get them in the order in which they asked. */
 export class Leases {
-  /** The leases of the work that {@link hold} runs. */
+  /** The leases under which {@link hold} runs work. */
   readonly ambient = new AmbientLeases();
   readonly #store: Store;
   readonly #clock: Clock;
@@ -64,9 +70,9 @@ export class Leases {
   }
 
   /**
-   * Takes the lease on a session, after all who asked before.
+   * Takes the lease on a session, after all waiters who asked before.
    *
-   * @throws FleetError `FLEET_SESSION_LOCKED` when it was not available within `waitMs`.
+   * @throws FleetError `FLEET_SESSION_LOCKED` when the lease was not available within `waitMs`.
    */
   async acquire(options: AcquireOptions): Promise<HeldLease> {
     const { sessionId, holder, ttlMs, waitMs, signal, steal, detached, refuseOwn = false } = options;
@@ -107,9 +113,10 @@ export class Leases {
   }
 
   /**
-   * Continues under a lease that another process took, by its token. Its release here leaves it to that process.
+   * Continues under a lease that another process took, by its token. A release here does not release the lease for that
+   * process.
    *
-   * @param holder the user who must hold it. Default: any user.
+   * @param holder the user who must hold the lease. Default: any user.
    * @throws FleetError `FLEET_LEASE_LOST` for a wrong or expired token, or when another user holds the lease.
    */
   async adopt(sessionId: string, token: string, holder?: string): Promise<HeldLease> {
@@ -128,8 +135,8 @@ export class Leases {
   }
 
   /**
-   * Adopts the lease under which this process runs (`copilotfleet lock SESSION -- COMMAND`), because it must not wait for
-   * that lease. If there is none on this session, acquires one.
+   * Adopts the lease under which this process runs (`copilotfleet lock SESSION -- COMMAND`), because the process must not
+   * wait for that lease. If it does not run under a lease on this session, acquires one.
    */
   async enter(options: AcquireOptions, env: NodeJS.ProcessEnv): Promise<HeldLease> {
     return (await this.outer(options.sessionId, options.holder, env)) ?? (await this.acquire(options));
@@ -143,8 +150,8 @@ export class Leases {
   }
 
   /**
-   * Runs `work` under a lease and then releases the lease. Calls of `work` for the same holder on the same session run under
-   * the same lease.
+   * Runs `work` under a lease and then releases the lease. Turns that `work` takes for the same holder in the same session
+   * run under the same lease.
    *
    * @throws FleetError `FLEET_LEASE_LOST` when the lease was lost during the work, even if `work` succeeded.
    */
@@ -168,7 +175,10 @@ export class Leases {
     return new HeldLease({ store: this.#store, clock: this.#clock, token, lease, ...how });
   }
 
-  /** Gives up the place in the queue, and the lease if it was granted to this caller after all. */
+  /**
+   * Gives up the place in the queue. Also releases the lease, because the store may have granted it to this caller after
+   * all.
+   */
   async #withdraw(sessionId: string, token: string): Promise<void> {
     const ended = [this.#store.leases.leave(sessionId, token), this.#store.leases.release(sessionId, token)];
     // Ignore failures, because the place in the queue and the lease also expire.
@@ -182,8 +192,8 @@ function assertTtl(ttlMs: number): void {
 }
 
 /**
- * How long to wait before the next request, in milliseconds. Short at first, for leases that last only a moment. The first
- * waiter asks at the latest when the lease in force ends.
+ * How long to wait before the next request, in milliseconds. The first pauses are short, because some leases last only a
+ * moment. The first waiter in the queue asks at the latest when the lease in force ends.
  */
 function pauseMs(attempt: number, answer: LeaseAnswer & { granted: false }): number {
   const pause = Math.min(FIRST_PAUSE_MS * 1.5 ** attempt, LONGEST_PAUSE_MS) * (0.75 + Math.random() / 2);
@@ -191,7 +201,7 @@ function pauseMs(attempt: number, answer: LeaseAnswer & { granted: false }): num
   return isNext ? Math.min(pause, Math.ceil(answer.lease?.remainingMs ?? 0) + 1) : pause;
 }
 
-/** The error if the user who asks is the one who holds the lease. */
+/** The error if the user who asks for the lease already holds it. */
 function ownLock({ sessionId, holder, remainingMs }: Lease): FleetError {
   const { session, token } = LEASE_VARIABLES;
   const message =

@@ -14,15 +14,18 @@ import type { AcquireOptions, LeaseWait } from "./leases.js";
 
 /** Options for taking the lease on a session, from a program or a command. */
 export interface LockOptions {
-  /** The user who will hold it: the owner of the session, or a member. */
+  /** The user who will hold the lease: the owner of the session, or a member. */
   user: string;
-  /** How long it outlives a holder that died: 1s to 24d, such as `300s`, or in milliseconds. Default: `lock.ttl`. */
+  /** How long the lease outlives a holder that died: 1s to 24d, such as `300s`, or in milliseconds. Default: `lock.ttl`. */
   ttl?: Duration;
   /** How long to wait for others, such as `30s`, or in milliseconds. `0` tries once. Default: `30s`. */
   wait?: Duration;
-  /** Take it at once, even if somebody else holds it. The reason must not be empty, and is shown to everybody. */
+  /** Take the lease at once, even if somebody else holds it. The reason must not be empty. Everybody can see it. */
   steal?: { reason: string };
-  /** Take it for another process, which gets its token. It is not renewed, and lasts for `ttl` unless it is released. */
+  /**
+   * Take the lease for another process, which gets its token. The lease is not renewed. It lasts for `ttl` unless somebody
+   * releases it.
+   */
   detached?: true;
   /** Called if the wait takes longer than a second, and again when the lease or the number of earlier waiters changes. */
   onWait?: (wait: LeaseWait) => void;

@@ -4,7 +4,7 @@ import type { Clock } from "../../runtime/clock.js";
 import type { Store } from "../../store/ports.js";
 import { leaseOver } from "../problems.js";
 
-/** A lease under which turns run. This process or another one holds it. */
+/** A lease under which turns run. This process or another process holds it. */
 export interface TurnLease {
   readonly fence: number;
   /** Aborts with `FLEET_LEASE_LOST` when the lease is lost, but not when it is released. */
@@ -34,7 +34,7 @@ export class SeenLease implements TurnLease {
   readonly #over = new AbortController();
   readonly #watching: Promise<void>;
   readonly #lease: Lease;
-  /** The clock's time at which it may have ended. Never later than its end in the store. */
+  /** The clock's time at which the lease may have ended. Never later than the lease's end in the store. */
   #end: number;
   #cancelExpiry = (): void => undefined;
 
@@ -47,7 +47,9 @@ export class SeenLease implements TurnLease {
     this.#watching = this.#watch();
   }
 
-  /** Finds the lease with this fence and this holder. @throws FleetError `FLEET_LEASE_LOST` when it is not in force. */
+  /**
+   * Finds the lease with this fence and this holder. @throws FleetError `FLEET_LEASE_LOST` when that lease is not in force.
+   */
   static async see(context: SeenLeaseContext, sessionId: string, { fence, holder }: { fence: number; holder: string }) {
     const asked = context.clock.now();
     const lease = await context.store.leases.read(sessionId);

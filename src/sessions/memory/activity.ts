@@ -6,7 +6,7 @@ import { RawConnection } from "../../runtime/client/raw-connection.js";
 import { deadline } from "../../runtime/deadline.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 
-/** The activity of a server at one moment. Both values are null if it does not answer in time. */
+/** The activity of a server at one moment. Both values are null if the server does not answer in time. */
 export interface ServerActivity {
   id: string;
   /** The time from a ping to its answer, in milliseconds. */
@@ -16,7 +16,7 @@ export interface ServerActivity {
 }
 
 /**
- * Asks each server that should answer for its activity, over a connection of its own.
+ * Asks each server that should be running for its activity, each over a separate connection.
  * @param answerMs how long one server may take, in milliseconds
  */
 export async function askActivity(servers: readonly ServerRecord[], answerMs: number): Promise<ServerActivity[]> {

@@ -31,9 +31,9 @@ export interface EvictionResult {
 }
 
 /**
- * Makes room for one more session in a server's memory. If that has `maxActive` sessions, unloads the least recently used
- * one that is neither in use nor under a lease. The caller must have set the session's use marker. If two callers come at
- * once, the later one then counts both sessions.
+ * Makes room for one more session in a server's memory. If the server already has `maxActive` sessions in memory, unloads
+ * the least recently used session that is neither in use nor under a lease. The caller must have set the use marker of the
+ * new session. So if two callers come at once, the later one counts both sessions.
  *
  * @returns false if not enough sessions could be unloaded
  */
@@ -67,7 +67,7 @@ export async function unloadOldest(
 
 export interface LoadedSession {
   id: string;
-  /** When it was last written to, in milliseconds since the epoch. */
+  /** When the session's history was last written, in milliseconds since the epoch. */
   usedMs: number;
 }
 
@@ -79,7 +79,7 @@ export function allLoaded(servers: readonly ServerRecord[]): (LoadedSession & { 
     .sort((a, b) => a.usedMs - b.usedMs);
 }
 
-/** Unloads sessions from each of these servers that has them in memory. Any process may do this at any time. */
+/** Unloads the sessions with these ids from every server that has them in memory. Any process may do this at any time. */
 export async function evict(
   servers: readonly ServerRecord[],
   ids: readonly string[],
@@ -134,7 +134,10 @@ async function unloadOne(
   return await unloadIdle(id, connection);
 }
 
-/** Unloads a session unless it is in a turn. The caller holds its eviction marker. @returns why it stays, or null. */
+/**
+ * Unloads a session unless it is in a turn. The caller holds its eviction marker. @returns why the session stays, or null if
+ * it was unloaded
+ */
 export async function unloadIdle(
   id: string,
   connection: RawConnection,
@@ -167,9 +170,12 @@ export function exhausted(server: ServerRecord, maxActive: number): FleetError {
  * full scan, at most once a minute, finds the sessions that clients loaded without the fleet.
  */
 const SCAN_EVERY_MS = 60_000;
-/** How long a note stays although its session is not loaded: the server may be just loading it. */
+/**
+ * A note younger than this, in milliseconds, stays although its session is not loaded, because the server may be loading the
+ * session just now.
+ */
 const LOADING_MS = 60_000;
-/** The file whose time is that of the last scan. Session ids cannot contain a tilde. */
+/** The name of the file whose time is the time of the last scan. Session ids cannot contain a tilde. */
 const SCANNED = "~scanned";
 
 function notesFolder(server: ServerRecord): string {
@@ -207,7 +213,9 @@ export function lately(server: ServerRecord): string[] {
   return [...new Set([...knownLoaded(server), ...notes(notesFolder(server))])];
 }
 
-/** The sessions with a note since this launch. Some of them may have been unloaded within the last minute. */
+/**
+ * The sessions that were noted since this launch of the server. Some of them may have been unloaded within the last minute.
+ */
 export function notedSessions(server: ServerRecord): string[] {
   const folder = notesFolder(server);
   const started = Date.parse(server.startedAt ?? "");

@@ -66,7 +66,7 @@ async function release(
   return await letGo(record, store);
 }
 
-/** @returns false while it is in a turn. */
+/** Unloads a session. @returns false if it stays, because it is in a turn */
 async function unload({ id }: SessionRecord, server: ServerRecord, answerMs: number): Promise<boolean> {
   const pid = isRunning(server) ? server.process?.pid : undefined;
   if (pid === undefined || !isLoadedBy(server.home, id, pid)) return true;
@@ -74,7 +74,10 @@ async function unload({ id }: SessionRecord, server: ServerRecord, answerMs: num
   return (await unloadIdle(id, connection)) !== "in a turn";
 }
 
-/** Records that the session is released, unless it is on its way between hosts. @returns why it stays, or null. */
+/**
+ * Records that the session is released, unless it is on its way between hosts. @returns why the session stays on this host,
+ * or null
+ */
 async function letGo(record: SessionRecord, store: Store): Promise<KeptReason | null> {
   return await store.sessions.update(record.id, (draft) => {
     if (draft.host !== record.host || draft.term !== record.term || draft.from !== undefined) return "in use";

@@ -14,14 +14,14 @@ interface Batch {
   /** When the last of them ended (Unix time in milliseconds). */
   endedMs: number;
   write(): void;
-  /** Resolves with the record after the write; null if the session was deleted by then. */
+  /** Resolves with the record after the write; with null if the session was deleted first. */
   readonly written: Promise<SessionRecord | null>;
 }
 
 /**
  * Records the turns that end in this process. A write costs the front door as much as the rest of a turn. So the turns of a
- * session that end within two seconds share one write. If the process is killed before the write, their count is lost. Gc
- * still sees their time, because it also looks when the session's history was written.
+ * session that end within two seconds share one write. If the process is killed before the write, the count of these turns
+ * is lost. Gc still sees their time, because it also looks when the session's history was written.
  *
  * Two kinds of turns are written at once. One is the first turn of a session, because its record decides whether the session
  * is created or resumed. The other is a turn after a longer pause, because gc cannot see the history of a session whose
@@ -29,7 +29,7 @@ interface Batch {
  */
 export class LastUses {
   readonly #store: Pick<Store, "sessions">;
-  /** By session: the batch that the next turn joins. */
+  /** By session id, the batch that the session's next turn joins. */
   readonly #waiting = new Map<string, Batch>();
   /** All batches that are not written. */
   readonly #unwritten = new Set<Batch>();
@@ -39,8 +39,8 @@ export class LastUses {
   }
 
   /**
-   * Notes that a turn has just ended. Resolves once it is recorded, with the record after that; null if the session was
-   * deleted by then.
+   * Notes that a turn has just ended. Resolves with the new record once the turn is recorded; with null if the session was
+   * deleted first.
    *
    * @param record the session's record, as this process read it last
    */
@@ -55,7 +55,7 @@ export class LastUses {
     return await batch.written;
   }
 
-  /** Writes the turns that wait, of one session or of all. Never rejects: if the write fails, {@link note} rejects. */
+  /** Writes the waiting turns of one session or of all sessions. Never rejects. If the write fails, {@link note} rejects. */
   async flush(sessionId?: string): Promise<void> {
     const batches = [...this.#unwritten].filter(({ record }) => sessionId === undefined || record.id === sessionId);
     for (const batch of batches) batch.write();

@@ -18,26 +18,29 @@ interface ModelAccess {
 }
 
 export interface Loading {
-  /** A session that never had a turn is created: the runtime can resume it only while a client has it open. */
+  /**
+   * Whether to create or to resume the session. A session that never had a turn is created, because the runtime can resume
+   * it only while a client has it open.
+   */
   how: "create" | "resume";
   record: SessionRecord;
   server: ServerRecord;
   access: ModelAccess;
 }
 
-/** How a process talks to the server of a session: with the SDK's client, or over a connection of the front door. */
+/** How a process opens a session on its server: with the SDK's client, or over a connection of the front door. */
 export interface Transport<Opened> {
-  /** Whether a client chose the session's folder. Only the server then knows where it is. */
+  /** Whether a client chose the session's folder. Only the server then knows where the folder is. */
   readonly hasOwnFolder?: boolean;
   /** Makes the server load the session, and attaches to it. */
   load(loading: Loading, signal: AbortSignal): Promise<Opened>;
 }
 
 /**
- * Makes a server load a session, and attaches to it. This is the only place that decides whether to create or to resume it.
- * The caller has set the use marker, made room, and read the record under the marker.
+ * Makes a server load a session, and attaches to it. This is the only place that decides whether to create or to resume the
+ * session. The caller has set the use marker, made room, and read the record under the marker.
  *
- * @param isNew whether the session was recorded a moment ago, and so cannot be on a disk
+ * @param isNew whether the session was recorded a moment ago. No disk can then have it.
  * @throws FleetError `FLEET_SESSION_MOVED`, `FLEET_SESSION_LOST`, `FLEET_STORAGE_UNUSABLE`, `FLEET_MODEL_UNCONFIGURED`; the
  * errors of the transport.
  */
@@ -68,7 +71,7 @@ export async function load<T>(
   }
 }
 
-/** Whether the runtime refused a request because it does not have the session in memory, or does not find it. */
+/** Whether the runtime refused a request because it does not have the session in memory, or does not find the session. */
 export function isUnloaded(error: unknown): boolean {
   return error instanceof Error && /session not found/i.test(error.message);
 }

@@ -38,7 +38,7 @@ const REOPEN_MS = 30_000;
 export class LocalSession extends OpenSession<LocalAttached> {
   readonly #sessions: Sessions;
   readonly #options: OpenOptions;
-  /** The record as it was read or written last. */
+  /** The record as this object read or wrote it last. */
   #latest: SessionRecord;
   /**
    * The promise of the write that records the last turn. The turn's reply does not wait for it. Resolves with the new
@@ -209,14 +209,17 @@ export type SessionOptions = Omit<SessionConfig, "sessionId">;
 interface Surroundings {
   config: Config;
   isolation: Isolation;
-  /** Whether it is the user's own server. */
+  /** Whether the server is the user's own. */
   own: boolean;
   provider: ProviderConfig | null;
   /** The user's own GitHub token, on a server that is not the user's own. */
   gitHubToken: string | null;
 }
 
-/** The settings of a session. `resume` sends all of them again, because the runtime never stores a provider and its key. */
+/**
+ * The settings of a session for the SDK. `resumeSession` gets all of them again, because the runtime never stores a provider
+ * and its key.
+ */
 function sessionConfig(
   { config, isolation, own, provider, gitHubToken }: Surroundings,
   record: SessionRecord,
@@ -238,8 +241,8 @@ function sessionConfig(
 }
 
 /**
- * The handler for a session's requests to use a tool. The caller's own handler is asked if `session.approve` permits this.
- * It is always asked about the tools that the caller brings, because those run in the caller's process.
+ * The handler for a session's requests to use a tool. Asks the caller's own handler if `session.approve` permits this.
+ * Always asks it about the tools that the caller brings, because those run in the caller's process.
  */
 export function permissions(
   { session: { approve } }: Pick<Config, "session">,

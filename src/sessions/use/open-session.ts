@@ -10,7 +10,7 @@ import { isStoreTrouble, unseen } from "../problems.js";
 import type { SessionView } from "../view.js";
 import type { PermitRequest } from "./permit.js";
 
-/** A listener of the caller. `stop` removes it from the SDK's present session object. */
+/** A listener of the caller. `stop` removes it from the SDK's current session object. */
 interface Listener {
   listener: SessionEventHandler;
   stop: () => void;
@@ -52,7 +52,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     this.#watch(attached);
   }
 
-  /** The SDK's session. When the connection has ended, the next turn replaces it with a new one. */
+  /** The SDK's session object. When the connection has ended, the next turn replaces it with a new one. */
   get session(): CopilotSession {
     return this.#attached.session;
   }
@@ -65,16 +65,16 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     return this.#isLost;
   }
 
-  /** Takes a turn, after the turns that others have begun. */
+  /** Takes a turn, after the turns that other users or processes have begun. */
   abstract send(message: Prompt, options?: SendOptions): Promise<TurnReply>;
 
   /** The session's present state. @param isAnswered whether a turn has just ended */
   protected abstract view(isAnswered: boolean): Promise<SessionView>;
 
-  /** The view that this process can make if neither the store nor the other host answers. */
+  /** The view that this process can make when the store or the other host does not answer. */
   protected abstract viewUnseen(): SessionView;
 
-  /** Deletes the session, whose use has ended. */
+  /** Deletes an ephemeral session after its use has ended. */
   protected abstract delete(): Promise<void>;
 
   protected replace(attached: A): void {
@@ -94,7 +94,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     });
   }
 
-  /** Keeps the caller's listeners for the next session object, because the SDK forgets them when the connection ends. */
+  /** Remembers the caller's listeners for the next session object, because the SDK forgets them when the connection ends. */
   #keepListeners(session: CopilotSession): void {
     // A program may also add listeners to the first session object after that object was replaced.
     this.#listen = session.on.bind(session);
@@ -131,7 +131,10 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     return { reply, session: await this.#leaveAnswered() };
   }
 
-  /** After an answered turn, trouble with the store or the other host must not keep the reply from the caller. */
+  /**
+   * Leaves the session after an answered turn. If the store or the other host fails, only warns, because the caller must get
+   * the reply.
+   */
   async #leaveAnswered(): Promise<SessionView> {
     try {
       return await this.leave({ isAnswered: true });
@@ -185,7 +188,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
   }
 }
 
-/** This process, as a record names the user of a session. */
+/** The identity of this process, in the form in which a session's record names the process that uses the session. */
 export function ownUse({ own }: HostDirectory): SessionUser {
   return own === null ? ownIdentity() : { ...ownIdentity(), at: own };
 }

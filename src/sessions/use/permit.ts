@@ -34,7 +34,7 @@ export interface Permit {
 
 export const WAIT_MS = 30_000;
 
-/** The permit for a turn. Null if the turn needs no lease, which is never so with `always`. */
+/** Gets the permit for a turn. Returns null if the turn needs no lease. With `always`, the turn always needs one. */
 export async function permitFor(
   context: SessionsContext,
   record: SessionRecord,
@@ -53,7 +53,7 @@ export async function permitFor(
   return isFree ? null : await takeLease(context, record, request);
 }
 
-/** Takes the lease for a turn, or continues under the one that an outer `lock SESSION -- COMMAND` took. */
+/** Takes the lease for a turn, or continues under the lease that an outer `lock SESSION -- COMMAND` took. */
 async function takeLease(
   context: SessionsContext,
   known: SessionRecord,

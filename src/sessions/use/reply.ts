@@ -7,8 +7,9 @@ import type { TurnReply } from "../../runtime/client/turn.js";
  * for await (const piece of fleet.sessions.send(session, "Hello")) show(piece);
  * ```
  *
- * A loop gets the whole reply, even if it begins late. One piece has everything that arrived since the last one. If the turn
- * fails, the loop throws its error. To end the turn, use `signal`; to leave the loop does not end it.
+ * A loop gets the whole reply, even if the loop begins late. Each piece contains everything that arrived since the last
+ * piece. If the turn fails, the loop throws the turn's error. To end the turn, abort `signal`. The turn continues if the
+ * program leaves the loop.
  */
 export class PendingReply<T extends TurnReply> extends Promise<T> implements AsyncIterable<string> {
   static override get [Symbol.species](): PromiseConstructor {
@@ -33,7 +34,7 @@ export class PendingReply<T extends TurnReply> extends Promise<T> implements Asy
   }
 }
 
-/** The text that has arrived so far, for any number of readers, each at its own pace. */
+/** The text that has arrived so far. Any number of readers can read it, each at its own pace. */
 class Pieces {
   #text = "";
   #ended = false;

@@ -21,7 +21,10 @@ import { serverDraining, sessionNotFound } from "../problems.js";
 
 export interface Chooser extends Pick<SpawnOptions, "sharedUntil"> {
   user: string;
-  /** The caller's lease on the session. Its holder may move the session to the shared server of the user's placement. */
+  /**
+   * The caller's lease on the session. With it, the caller may move the session to the shared server of the user's
+   * placement.
+   */
   lease?: TurnLease | undefined;
   signal: AbortSignal;
 }
@@ -134,7 +137,7 @@ interface SessionAt {
 const DRAIN_POLL_MS = 20;
 const ROOM_POLL_MS = 50;
 
-/** Checks whether a user may use a session on a server. The caller has set the use marker there. */
+/** Checks whether a user may use a session on a server. The caller must have set the use marker there before. */
 export class UseCheck {
   readonly #context: SessionsContext;
   readonly #user: string;
@@ -183,7 +186,10 @@ export class UseCheck {
     return record;
   }
 
-  /** Whether to wait for the drain of the server. If the pool is closed, the server does not come back. */
+  /**
+   * Whether to wait until the drain of the server ends. False if the pool is closed, because the server then does not come
+   * back.
+   */
   async isDraining(server: ServerRecord): Promise<boolean> {
     const registry = await this.#context.store.registry.read();
     return closedBy(registry) === null && isBeingDrained(registry, server);
@@ -204,9 +210,9 @@ export class UseCheck {
   /**
    * Waits before the next try.
    *
-   * @param options.untilMs the time of `performance.now()` after which the caller gives up
+   * @param options.untilMs the time, by `performance.now()`, after which the caller gives up
    * @param options.hurries whether to try again at once
-   * @throws the error for this refusal when it is too late; the signal's reason.
+   * @throws the error for this refusal after `untilMs`; the signal's reason when it aborts.
    */
   async pauseAfter(
     refusal: Refusal,

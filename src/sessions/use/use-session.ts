@@ -15,15 +15,18 @@ import { type Permit, type PermitRequest, permitFor, WAIT_MS } from "./permit.js
 import { isEndOf, serverFor, UseCheck } from "./server.js";
 
 export interface UseRequest extends PermitRequest, Pick<SpawnOptions, "sharedUntil"> {
-  /** The session's record, of which the caller has checked that the user may use the session. */
+  /** The session's record. The caller has checked that the user may use the session. */
   record: SessionRecord;
   /** Whether the use takes a turn. Otherwise it only opens the session, which others may do at the same time. */
   isTurn: boolean;
-  /** The server on which the caller has the session open. It is used if it still takes turns and has the session. */
+  /**
+   * The server on which the caller has the session open. The use stays on this server if it still takes turns and has the
+   * session.
+   */
   at?: ServerRecord | undefined;
   /** Whether the holder of the lease may move the session to the shared server of the user's placement. */
   mayMove?: boolean;
-  /** How long the server may take to start, and how long to open the session, in milliseconds. Default: no limit. */
+  /** How long the server may take to start, and then to open the session, in milliseconds each. Default: no limit. */
   openMs?: number;
 }
 
@@ -33,8 +36,9 @@ const SHARED_POLL_MS = 5;
  * Begins to use a session: gets the permit for a turn, finds the server, sets the use marker there, and checks that the
  * session may be used there. The command, the library and the front door open sessions and take turns only through here.
  *
- * Two turns must not run at once, because both would take the later one's answer. A turn that finds a private session
- * unused needs no lease. A turn that finds it in use takes the lease, and so waits in its queue.
+ * Two turns must not run in a session at once, because both would take the later one's answer. A turn that finds a private
+ * session unused needs no lease. A turn that finds the session in use takes its lease, and so waits in the queue for the
+ * lease.
  *
  * @throws FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_SESSIONS_EXHAUSTED`, `FLEET_SESSION_NOT_FOUND`,
  * `FLEET_SESSION_MOVED`, `FLEET_SERVER_DRAINING`, `FLEET_POOL_DRAINING`; as `Pool.serverOf`; the signal's own reason when it
@@ -60,7 +64,7 @@ export class SessionUse implements AsyncDisposable {
   #permit: Permit | null = null;
   #server: ServerRecord | undefined;
   #marker: UseMarker | undefined;
-  /** How many calls of `reopen` are under way. The marker stays until they end, even if the turn ends before. */
+  /** How many calls of `reopen` are under way. The use marker stays until they end, even if the turn ends earlier. */
   #reopening = 0;
   #isOver = false;
 
@@ -79,7 +83,7 @@ export class SessionUse implements AsyncDisposable {
     return this.#record;
   }
 
-  /** The server on which the use marker is set. A drain of that server waits for it. */
+  /** The server on which the use marker is set. A drain of that server waits for the marker. */
   get server(): ServerRecord {
     if (this.#server === undefined) throw new Error("The use of the session has not begun.");
     return this.#server;
@@ -97,10 +101,10 @@ export class SessionUse implements AsyncDisposable {
   }
 
   /**
-   * Loads the session into the server's memory, and attaches to it. If the server ends before it answers, tries once more
-   * on its successor. That is safe, because the first load ended with its server.
+   * Loads the session into the server's memory, and attaches to it. If the server ends before it answers, tries once more on
+   * the server that takes its place. That is safe, because the first load ended with its server.
    *
-   * @param options.isNew whether the session was recorded a moment ago, and so cannot be on a disk
+   * @param options.isNew whether the session was recorded a moment ago. No disk can then have it.
    * @param options.isOnce whether to try only once, because the caller discards the session after a failure
    */
   async open<T>(transport: Transport<T>, { isNew = false, isOnce = false } = {}): Promise<T> {
@@ -115,8 +119,8 @@ export class SessionUse implements AsyncDisposable {
   }
 
   /**
-   * Loads the session again during a turn, after it was unloaded or after its server ended. Uses a server that still runs
-   * even while it is drained: the drain waits for this turn, so the turn must not wait for the drain.
+   * Loads the session again during a turn, after it was unloaded or after its server ended. If the server still runs, uses
+   * it even during its drain. The drain waits for this turn, so the turn must not wait for the drain.
    */
   async reopen<T>(transport: Transport<T>): Promise<T> {
     this.#reopening++;
@@ -147,7 +151,7 @@ export class SessionUse implements AsyncDisposable {
   /**
    * Ends the use and gives the lease back.
    *
-   * @returns the store's failure to take the lease back, if it fails. The lease then ends by itself.
+   * @returns null, or the store's error if the store could not take the lease back. The lease then ends by itself.
    * @throws FleetError `FLEET_LEASE_LOST` when the lease was lost before.
    */
   async end(): Promise<FleetError | null> {
@@ -156,18 +160,20 @@ export class SessionUse implements AsyncDisposable {
     throw failure;
   }
 
-  /** As {@link end}. If the store does not take the lease back, this only warns. */
+  /** Like {@link end}, but only warns if the store does not take the lease back. */
   async endOrWarn(): Promise<void> {
     const failure = await this.end();
     if (failure !== null) this.#context.warn(unreleased(this.#record.id, failure.message));
   }
 
-  /** Ends the use after a failure. Does not throw the loss of the lease, because the failure may be its cause. */
+  /**
+   * Ends the use after a failure. Does not throw if the lease was lost, because that loss may be the cause of the failure.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#release();
   }
 
-  /** @returns the failure to give the lease back, or null */
+  /** @returns null, or the error of giving the lease back */
   async #release(): Promise<unknown> {
     this.#isOver = true;
     if (this.#reopening === 0) this.#unmark();

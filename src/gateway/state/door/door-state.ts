@@ -20,7 +20,7 @@ export interface DoorContext {
   clock: Clock;
 }
 
-/** How many prompts and openings may begin in one round of the event loop. */
+/** How many prompts and openings of sessions may begin in one round of the event loop. */
 const AT_ONCE = 8;
 
 /** The parts of a client that the door and other clients use. */
@@ -29,12 +29,12 @@ export interface Fellow {
   readonly links: Links;
   /** Whether the client has the session open, and brought a tool with that name to it. */
   brings(sessionId: string, tool: string): boolean;
-  /** Another client has loaded the session. If this client had it open, it gets the session's events again. */
+  /** Another client has loaded the session. If this client had the session open, it gets the session's events again. */
   follow(sessionId: string): void;
   /**
-   * Reopens the sessions that the client lost, so that it gets their events again.
+   * Reopens the sessions that the client lost, so that the client gets their events again.
    *
-   * @param linkId the link on which the client had the sessions open; undefined: any server of this host
+   * @param linkId the link on which the client had the sessions open. Undefined means any server of this host.
    */
   reopen(linkId?: string): void;
 }
@@ -50,16 +50,16 @@ export class DoorState implements DoorContext {
   readonly listeners: DoorListeners;
   /** How many connections, requests and bytes each user has at this door. */
   readonly shares: Shares;
-  /** Lets prompts and openings begin, a few at a time. */
+  /** Lets prompts and openings of sessions begin, a few at a time. */
   readonly pace = new Pace();
-  /** The requests that servers made in the sessions that clients have open. */
+  /** The questions that servers asked in the sessions that clients have open. */
   readonly questions = new ServerQuestions();
   readonly clients = new Set<Fellow>();
   readonly lostServers = new LostServers<Fellow>();
   readonly lostHosts: LostHosts<Fellow>;
-  /** Resolve when servers have ended that end with their clients. */
+  /** One promise for each server that is ending because its client has gone. It resolves when the server has ended. */
   readonly endings = new Set<Promise<void>>();
-  /** Whether the door lets no new turns begin. */
+  /** While true, no new turns begin. */
   draining = false;
   readonly #closed = new AbortController();
 

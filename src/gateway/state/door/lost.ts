@@ -4,9 +4,9 @@ import type { ServerRecord } from "../../../model/server.js";
 import { isRunning } from "../../../pool/server.js";
 import type { Clock } from "../../../runtime/clock.js";
 
-/** How long the door waits for a lost server or host to come back, in milliseconds. After that, it forgets it. */
+/** How long the door waits for a lost server or host to come back, in milliseconds. After that, the door forgets it. */
 const REVIVAL_MS = 60_000;
-/** A server whose process still runs this long after the loss, in milliseconds, has lost only its connection. */
+/** If a server's process still runs this long after the loss, in milliseconds, only the connection was lost. */
 const ENDING_MS = 1_000;
 
 interface Lost<Peer, Client> {
@@ -65,7 +65,7 @@ export class LostServers<Client> extends LostPeers<ServerRecord, Client> {
   }
 
   /**
-   * Removes and returns the servers that run again, in another launch or still in the same one.
+   * Removes and returns the servers that run again, in another launch or still in the same launch.
    *
    * @param servers null if the registry could not be read
    */

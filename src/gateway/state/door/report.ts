@@ -4,7 +4,7 @@ import { RpcError } from "../../../runtime/wire/rpc-client.js";
 /** One completed request of a client, for metrics and access logs. It contains nothing of the conversation. */
 export interface RequestReport {
   user: string;
-  /** A method of the table, or `unknown`, so that a client cannot make up labels. */
+  /** A method of the table of methods, or `unknown`, so that a client cannot make up labels of metrics. */
   method: string;
   /** `lost`: the server ended before it answered; `abandoned`: the client disconnected before the answer. */
   outcome: "answered" | "failed" | "denied" | "lost" | "abandoned";
@@ -54,7 +54,7 @@ export class Reporter {
   /** The connection's user, once it has shown a good token. */
   user: string | undefined;
 
-  /** @param connection its address changes when a proxy names the client */
+  /** @param connection its `address` changes when a proxy names the client */
   constructor(listeners: DoorListeners, connection: { readonly address: string }) {
     this.#listeners = listeners;
     this.#connection = connection;
@@ -70,13 +70,18 @@ export class Reporter {
   }
 }
 
-/** The text of an error for the log. Errors other than those of the fleet and of servers are bugs, and get their stack. */
+/**
+ * The text of an error for the log. All errors except those of the fleet and of servers are bugs, so their text includes the
+ * stack.
+ */
 export function describe(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   return isFleetError(error) || error instanceof RpcError ? String(error) : (error.stack ?? String(error));
 }
 
-/** The fields of an event that describe a failure. @param what put before the error, for people who read the log */
+/**
+ * The fields of an event that describe a failure. @param what a text to put before the error, for people who read the log
+ */
 export function failure(error: unknown, what?: string): Pick<DoorEvent, "code" | "detail"> {
   const detail = what === undefined ? describe(error) : `${what}: ${describe(error)}`;
   return isFleetError(error) ? { code: error.code, detail } : { detail };

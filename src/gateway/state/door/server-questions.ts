@@ -23,8 +23,8 @@ const ANSWERED_BY = new Map(
 const ANSWERS = new Set<string>([...ANSWERED_BY.values()].flat());
 
 /**
- * Whether a method answers a server's question that the runtime finds by its id alone. The runtime would accept such an
- * answer from a client of any session.
+ * Whether a method answers a server's question and the runtime finds that question by its id alone. The runtime would accept
+ * such an answer from a client of any session.
  */
 export function isAnswer(method: string): boolean {
   return ANSWERS.has(method);
@@ -35,7 +35,7 @@ const MAX_SESSIONS = 10_000;
 
 /**
  * The questions that servers asked in sessions that this door's clients have open. The door keeps them because only the
- * event shows the session of a question. It keeps them when a client disconnects, because its user may connect again and
+ * event shows which session asked. It keeps them when a client disconnects, because the client's user may connect again and
  * answer.
  */
 export class ServerQuestions {

@@ -1,7 +1,7 @@
 import { type Limited, type LimitName, type Limits, limitReached } from "../../../config/limits.js";
 import type { FleetError } from "../../../errors.js";
 
-/** The quantities that a front door counts itself. Sessions are counted in the store. */
+/** The limited quantities that a front door counts itself. The store counts sessions. */
 type Counted = Exclude<Limited, "sessions">;
 type Use = Record<Counted, number>;
 /** The limits of each user, and those of all users together. */
@@ -22,8 +22,8 @@ export class Shares {
   /**
    * Counts one more connection of a user.
    *
-   * @param relayed whether the client claims that another front door relays it. Such connections count in an account of
-   * their own, because the client also counts at the other door, and because nothing proves the claim.
+   * @param relayed whether the client claims that another front door relays it. Such connections count in a separate account
+   * of the user, because the client also counts at the other door, and because nothing proves the claim.
    */
   admit(user: string, relayed: boolean): Share {
     // A user id cannot contain a colon, so this name is never that of another user.
@@ -78,7 +78,7 @@ class Account {
   }
 }
 
-/** The part of its user's limits that one connection takes up. */
+/** The part of the user's limits that one connection takes up. */
 export class Share {
   readonly #account: Account;
   #requests = 0;
@@ -90,7 +90,7 @@ export class Share {
     this.#account = account;
   }
 
-  /** Counts a request that has arrived. Its content is kept in memory until it is answered. */
+  /** Counts a request that has arrived. The door keeps the request in memory until it is answered. */
   begin(bytes: number): void {
     this.#count(1, bytes, 0);
   }
