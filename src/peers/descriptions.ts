@@ -19,23 +19,26 @@ export interface ServerDescription {
   server: ServerView;
   record: ServerFacts;
   sessions: SessionView[];
-  /** The end of its log; empty if its host cannot be asked. */
+  /** The last lines of the server's log; empty if the server's host does not answer. */
   logLines: string[];
 }
 
 /** The parts of a server's record that are not in its view. Times are ISO 8601 in UTC. */
 export interface ServerFacts {
   createdAt: string;
-  /** Whether it should run; null until it has run once. */
+  /** Whether the server should run; null until it has run once. */
   desired: "running" | "stopped" | null;
-  /** The port that it listened on last. `restart` uses it again if it is free. */
+  /** The port that the server listened on last. `restart` uses this port again if it is free. */
   lastPort: number | null;
-  /** Names the last start of its process. */
+  /** The id of the last start of the server's process. */
   launchId: string | null;
   runtimePath: string;
-  /** Where its GitHub token comes from; null: from `auth` of the configuration, or it has none. */
+  /**
+   * The source of the server's GitHub token. Null if the source is `auth` of the configuration, or if the server has no
+   * token.
+   */
   gitHubToken: { from: TokenSource["from"]; name: string | null } | null;
-  /** Whether a new process is about to take over from its present one. */
+  /** Whether a new process is about to replace the server's present process. */
   isBeingReplaced: boolean;
 }
 
@@ -43,13 +46,13 @@ export interface ServerFacts {
 export interface SessionDescription {
   kind: "session";
   session: SessionView;
-  /** The model of its next turn: its own, or else `session.model` of the configuration. */
+  /** The model of the session's next turn: the session's own model, or else `session.model` of the configuration. */
   effectiveModel: string | null;
   /** The number of turns that went through the fleet; null if the fleet has no record of the session. */
   turns: number | null;
-  /** When gc may delete it, if nobody uses it until then (ISO 8601, UTC); null if that is not known. */
+  /** When gc may delete the session if nobody uses it until then (ISO 8601, UTC); null if the time is not known. */
   expiresAt: string | null;
-  /** The path of its folder, on its host; null if the fleet does not know its server. */
+  /** The path of the session's folder on its host; null if the fleet does not know the session's server. */
   folder: string | null;
   server: ServerView | null;
 }
@@ -58,9 +61,9 @@ export interface SessionDescription {
 export interface UserDescription {
   kind: "user";
   user: string;
-  /** The host and the shared server that the user's sessions are created on; null if the user was never placed. */
+  /** The host and the shared server on which the user's sessions are created; null if the user was never placed. */
   placement: Placement | null;
-  /** The user's own server; one for each host that has one. */
+  /** The user's own servers. Each host may have one. */
   servers: ServerView[];
   /** The sessions that the user owns or is a member of. */
   sessions: SessionView[];
@@ -91,7 +94,7 @@ export async function describeServer(context: DescribeContext, found: RecordedSe
   };
 }
 
-/** The command of a token source may contain a secret, so the description leaves it out. */
+/** The facts from a server's record. Leaves out the command of a token source, because it may contain a secret. */
 function factsOf(server: ServerRecord): ServerFacts {
   const { createdAt, desired = null, lastPort, launchId, runtimePath, token, replacement = null } = server;
   const name = token?.from === "env" ? token.name : token?.from === "file" ? token.path : null;
@@ -99,14 +102,17 @@ function factsOf(server: ServerRecord): ServerFacts {
   return { createdAt, desired, lastPort, launchId, runtimePath, gitHubToken, isBeingReplaced: replacement !== null };
 }
 
-/** Null if there is no record of a session with this id. */
+/** Describes the recorded session with this id. Null if no record has this id. */
 export async function describeRecorded(context: DescribeContext, id: string): Promise<SessionDescription | null> {
   const record = await context.store.sessions.read(id);
   if (record === null) return null;
   return await describeSession(context, await viewSessionOf(context, id, record.owner), record.turns);
 }
 
-/** The sessions with this id that users' clients created without the fleet. Reads the list of all sessions. */
+/**
+ * Describes the sessions with this id that users' clients created without the fleet. Reads the list of all sessions for
+ * that.
+ */
 export async function describeUnrecorded(context: DescribeContext, id: string): Promise<SessionDescription[]> {
   const sessions = (await gatherSessions(context, undefined)).filter((session) => session.id === id);
   return await Promise.all(sessions.map(async (session) => await describeSession(context, session, null)));
@@ -130,7 +136,7 @@ async function describeSession(
   };
 }
 
-/** Null if the fleet knows nothing about the user. */
+/** Describes a user. Null if the fleet knows nothing about the user. */
 export async function describeUser(context: DescribeContext, user: string): Promise<UserDescription | null> {
   const { store, hosts } = context;
   const [placement, recorded, sessions, tokens] = await Promise.all([
@@ -145,7 +151,10 @@ export async function describeUser(context: DescribeContext, user: string): Prom
   return { kind: "user", user, placement, servers, sessions, tokens };
 }
 
-/** The view of a server as its host has it. If the host cannot be asked, the view of the record, and no host. */
+/**
+ * Returns a server's host, and the view that the host has of the server. If the host does not answer, the view comes from
+ * the record, and `host` is null.
+ */
 async function viewRecorded(
   { hosts }: DescribeContext,
   found: RecordedServer,

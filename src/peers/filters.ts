@@ -24,7 +24,9 @@ export async function filterServers(
   );
 }
 
-/** `user` has selected the sessions before. @throws as {@link filterServers}. */
+/**
+ * The filter `user` is missing here, because the caller lists only that user's sessions. @throws as {@link filterServers}.
+ */
 export async function filterSessions(
   context: FilterContext,
   sessions: readonly SessionView[],

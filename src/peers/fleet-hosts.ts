@@ -14,7 +14,7 @@ import { RemoteHost, type RemoteHostContext } from "./remote-host.js";
 
 export interface FleetHostsContext extends RemoteHostContext {
   own: LocalHost;
-  /** Reports each host that does not answer. */
+  /** Called with a message for each host that does not answer. */
   warn: (message: string) => void;
 }
 
@@ -64,16 +64,17 @@ export class FleetHosts {
   }
 
   /**
-   * Finds the server with this id, or else the server of the user with this id, or else the only server whose id begins
-   * with this text. If a user has servers with the same id on several hosts, `ID@HOST` names one of them.
+   * Finds the server whose id is `reference`, or else the server of the user with this id, or else the only server whose id
+   * begins with this text. If a user has servers with the same id on several hosts, `ID@HOST` names one of them.
    *
-   * @throws FleetError `FLEET_SERVER_NOT_FOUND` when none or several match; `FLEET_HOST_AWAY` when its host is gone.
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND` when no server matches, or several do; `FLEET_HOST_AWAY` when the server's
+   * host is gone.
    */
   async find(reference: string): Promise<FoundServer> {
     return await this.#reach(onlyServer(await this.matching(reference), reference));
   }
 
-  /** The servers that {@link find} chooses from, on any host, even if it is gone. */
+  /** The servers from which {@link find} chooses, on all hosts, including hosts that are gone. */
   async matching(reference: string): Promise<RecordedServer[]> {
     const at = reference.lastIndexOf("@");
     const [id, host] = at === -1 ? [reference, undefined] : [reference.slice(0, at), reference.slice(at + 1)];
@@ -90,7 +91,8 @@ export class FleetHosts {
   }
 
   /**
-   * Finds the recorded server of a user. If several hosts have one, prefers the host on which the user is placed.
+   * Finds the recorded server of a user. If several hosts have a server of the user, prefers the host on which the user is
+   * placed.
    *
    * @throws FleetError as {@link find}.
    */
@@ -109,7 +111,7 @@ export class FleetHosts {
     return { host, server };
   }
 
-  /** The host of a recorded server; null if it is gone. */
+  /** The host of a recorded server; null if the host is gone. */
   async hostOf({ hostName }: Pick<RecordedServer, "hostName">): Promise<Host | null> {
     return hostName === null ? this.#context.own : await this.thereUnder(hostName);
   }
@@ -145,7 +147,7 @@ export class FleetHosts {
     return { answers: answers.flat(), missing };
   }
 
-  /** The servers in the registries of all hosts, including gone ones. */
+  /** The servers in the registries of all hosts, including hosts that are gone. */
   async recorded(): Promise<RecordedServer[]> {
     const { store, own } = this.#context;
     const [here, { there, gone }] = await Promise.all([store.registry.read(), this.#others()]);
@@ -179,7 +181,7 @@ export class FleetHosts {
 }
 
 export interface RecordedServer {
-  /** The name of its host. Null if the fleet is on one host. */
+  /** The name of the server's host. Null if the fleet is on one host. */
   hostName: string | null;
   server: ServerRecord;
 }
@@ -218,9 +220,9 @@ export function groupByHost(placed: readonly Placed[]): { host: Host; ids: strin
 }
 
 /**
- * Calls `work` once for each host, for all at the same time. Adds up their progress.
+ * Calls `work` once for each host, for all hosts at the same time. Adds up the progress of all calls.
  *
- * @throws the first failure, after all have finished
+ * @throws the first failure, after all calls have ended
  */
 export async function onEachHost<T>(
   placed: readonly Placed[],

@@ -13,7 +13,7 @@ import { type SessionView, viewRecord } from "../sessions/view.js";
 import type { LinkContext } from "./calls/control-link.js";
 import { type FleetHosts, onEachHost, type Placed } from "./fleet-hosts.js";
 
-/** The servers of all hosts. For a host that does not answer, returns the servers that it recorded last. */
+/** The servers of all hosts. For a host that does not answer, returns the servers that this host recorded last. */
 export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
   const { answers, missing } = await hosts.everywhere(async (host) => await host.servers({}));
   const recorded = missing.map(async ({ host }) =>
@@ -50,7 +50,7 @@ export interface GatherSessionsContext extends SessionPlaces {
   ttlMs: number;
 }
 
-/** The sessions of all hosts, the most recently used first. If no host lists a session, shows it as recorded. */
+/** The sessions of all hosts, the most recently used first. If no host lists a recorded session, shows it by its record. */
 export async function gatherSessions(
   { store, directory, hosts, ttlMs }: GatherSessionsContext,
   user: string | undefined,
@@ -102,7 +102,8 @@ export async function gatherGarbage(
 /**
  * Unloads these sessions on the hosts that have them in memory.
  *
- * @throws FleetError when a host does not answer and may have one of them in memory. Others may be unloaded by then.
+ * @throws FleetError when a host does not answer and may have one of the sessions in memory. Other sessions may be unloaded
+ * by then.
  */
 export async function evictEverywhere(
   context: SessionPlaces,
@@ -128,7 +129,7 @@ export async function evictEverywhere(
   return { evicted, skipped: [...kept, ...absent.map((id) => ({ id, reason: reasonOf(id) }))] };
 }
 
-/** @returns those of the ids that no session of any user on any host has */
+/** @returns the ids that belong to no session of any user on any host */
 export async function unknownOf({ store, directory, hosts }: SessionPlaces, ids: readonly string[]): Promise<string[]> {
   const records = await Promise.all(ids.map(async (id) => await store.sessions.read(id)));
   const unrecorded = ids.filter((_, at) => records[at] === null);
@@ -156,7 +157,7 @@ export async function evictDownTo(hosts: FleetHosts, max: number, onProgress?: O
   return result;
 }
 
-/** Starts the server of each user on the user's host. A failure does not keep the other servers from starting. */
+/** Starts the server of each user on the user's host. If one server fails to start, the others still start. */
 export async function spawnEverywhere(
   hosts: FleetHosts,
   users: readonly string[],
@@ -173,7 +174,7 @@ export async function spawnEverywhere(
   return users.flatMap((user) => servers.get(user) ?? []);
 }
 
-/** One session of a user, as its host shows it. If the host does not answer, shows the session as recorded. */
+/** The view of one session, from the session's host. If the host does not answer, the view comes from the record. */
 export async function viewSessionOf(
   context: GatherSessionsContext & { finder: SessionFinder },
   id: string,

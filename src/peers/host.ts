@@ -2,9 +2,9 @@ import type { LogPosition } from "../serve/logs/log-tail.js";
 import type { Calls } from "./calls/rpc-table.js";
 
 /**
- * One host of the fleet, with the operations on its own servers and sessions. `LocalHost` performs them, and
- * `RemoteHost` asks another host to perform them. `Calls` lists the operations: one for each row of the table in
- * `rpc-table.ts`. They name servers by their full ids.
+ * One host of the fleet, with the operations on its own servers and sessions. `LocalHost` performs them, and `RemoteHost`
+ * asks another host to perform them. `Calls` lists the operations: one for each row of the table in `rpc-table.ts`. Their
+ * parameters contain full server ids.
  */
 export interface Host extends Calls {
   /** Null if the fleet is on one host. */

@@ -25,9 +25,10 @@ import type { AnswerOf, Call, ParamsOf } from "./calls/rpc-table.js";
 import type { Host } from "./host.js";
 
 const START_WAIT_MS = 30_000;
-/** How long a host waits for new bytes in a log before it answers that there are none, in milliseconds. */
+/** How long a host waits for new bytes in a log before it answers without bytes, in milliseconds. */
 export const MORE_LOG_MS = 5_000;
 
+/** This host of the fleet. Performs the operations itself. Another host's call gets here through `answerCall`. */
 export class LocalHost implements Host {
   readonly #sessions: Sessions;
   readonly #context: SessionsContext;

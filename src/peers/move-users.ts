@@ -8,10 +8,11 @@ import type { FleetHosts } from "./fleet-hosts.js";
 const AT_ONCE = 8;
 
 /**
- * Moves users between hosts, each session between two of its turns. Also moves a user whose host does not answer. The
- * other hosts then still relay requests for the user's sessions to that host, until it releases them or is gone.
+ * Moves users between hosts, each session between two of its turns. Also moves a user whose old host does not answer. The
+ * other hosts then still relay requests for the user's sessions to the old host, until it releases the sessions or counts as
+ * gone.
  *
- * @param waitMs how long to wait until no session of one user is in a turn, in milliseconds
+ * @param waitMs for each user, how long to wait until no session of the user is in a turn, in milliseconds
  */
 export async function moveUsers(
   moves: readonly Move[],

@@ -12,23 +12,25 @@ import { gatherServers, type SessionPlaces, withSessionCounts } from "./gather.j
 
 export interface HostView {
   name: string;
-  /** `unattended`: no `serve` runs there. `gone`: its heartbeats have ended. */
+  /** `unattended`: no `serve` runs on the host. `gone`: its heartbeats have ended. */
   state: "serving" | "draining" | "unattended" | "gone";
   /** Null if the fleet is on one host. */
   term: number | null;
-  /** The time since its last heartbeat, in milliseconds. Null in a fleet on one host, or if the host is gone. */
+  /** The time since the host's last heartbeat, in milliseconds. Null in a fleet on one host, or if the host is gone. */
   heartbeatAgeMs: number | null;
   /** `host:port` of its front door. */
   door: string | null;
   startedAt: string | null;
-  /** How many of its servers run. */
+  /** How many of the host's servers run. */
   servers: number;
   /** How many sessions are in the memory of these servers. */
   sessions: number;
   memoryBytes: number;
 }
 
-/** A server with its activity at this moment. Both fields are null if it does not run or does not answer. */
+/**
+ * A server with its activity at this moment. `turns` and `latencyMs` are null if the server does not run or does not answer.
+ */
 export interface BusyServer extends ServerView {
   /** The number of its sessions that are in a turn. */
   turns: number | null;
@@ -39,7 +41,10 @@ export interface BusyServer extends ServerView {
 /** One user with everything that belongs to the user in the whole fleet. */
 export interface UserView {
   user: string;
-  /** The state of the user's own server; null if the user has none. With several hosts, the state of one that runs. */
+  /**
+   * The state of the user's own server; null if the user has none. If the user has servers on several hosts, prefers the
+   * state of one that runs.
+   */
   state: ServerView["state"] | null;
   sessions: number;
   /** How many of the sessions are in a server's memory. */

@@ -21,9 +21,12 @@ export function closedBy(registry: Registry): string | null {
 /** Whether the pool of a host accepts new servers and turns. */
 export interface PoolState {
   state: "open" | "closed";
-  /** Why it is closed. Null while it is open. */
+  /** Why the pool is closed. Null while it is open. */
   reason: string | null;
-  /** When `drain` closed it (ISO 8601, UTC); `drain --undo` opens it again. Null if it is open, or if `serve` closed it. */
+  /**
+   * When `drain` closed the pool (ISO 8601, UTC); `drain --undo` opens it again. Null if the pool is open, or if `serve`
+   * closed it.
+   */
   drainedAt: string | null;
 }
 
@@ -58,7 +61,7 @@ export function poolDraining(by: string): FleetError {
   });
 }
 
-/** Closes the pool: from then on, nobody starts a server or begins a turn. */
+/** Closes the pool. From then on, nobody can start a server or begin a turn. */
 export async function closePool(store: Store): Promise<void> {
   await store.registry.update((registry) => {
     registry.drainedAt ??= new Date().toISOString();

@@ -5,7 +5,7 @@ import { type ConnectedClient, connectClient } from "../runtime/client/connect.j
 import { abortable, deadline } from "../runtime/deadline.js";
 import { provenEndpoint } from "../runtime/process/probe.js";
 
-/** The options that a caller of the library may set on its client. The fleet decides where it connects. */
+/** The options that a caller of the library may set on its SDK client. The fleet decides where the client connects. */
 export type ClientOptions = Omit<CopilotClientOptions, "connection">;
 
 const CONNECT_MS = 10_000;
@@ -16,7 +16,7 @@ interface Known {
   connecting: Promise<ConnectedClient>;
 }
 
-/** This process's connections, one for each server. Each is made when it is first needed. */
+/** This process's connections, one for each server. A connection is made when it is first needed. */
 export class Clients {
   readonly #clients = new Map<string, Known>();
   #closed = false;
@@ -25,7 +25,7 @@ export class Clients {
     if (this.#closed) throw fleetClosed();
   }
 
-  /** The connection to this launch of the server, whose identity is checked before the token is sent. */
+  /** The connection to this launch of the server. Checks the identity of the server's process before it sends the token. */
   async to(server: ServerRecord, options: ClientOptions, signal: AbortSignal): Promise<ConnectedClient> {
     this.assertOpen();
     const key = server.id;

@@ -1,6 +1,9 @@
 import { availableParallelism } from "node:os";
 
-/** How many servers may start at once. With more, each start takes longer, because it mostly needs the processor. */
+/**
+ * How many servers may start at once. If more start at once, each start takes longer, because a start mostly needs the
+ * processor.
+ */
 export const STARTS_AT_ONCE = Math.max(4, availableParallelism() * 4);
 
 /** Runs `work` on every item, at most `limit` at once. Throws the first failure, but only after all calls have ended. */

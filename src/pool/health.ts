@@ -10,7 +10,10 @@ import { changeClaimed, countCrash, isServing, recordEnd } from "./claims/transi
 
 const CRASH_LOOP = "crash loop: ";
 
-/** Records why this launch does not answer, or with null that it answers again. Does nothing during a claim. */
+/**
+ * Records why this launch of the server does not answer. With null, records that it answers again. Does nothing while a
+ * command has a claim on the server.
+ */
 export async function recordHealth(store: Store, { id, launchId }: ServerRecord, reason: string | null): Promise<void> {
   await store.registry.update((registry) => {
     const server = idle(registry, id, launchId);
@@ -21,7 +24,7 @@ export async function recordHealth(store: Store, { id, launchId }: ServerRecord,
   });
 }
 
-/** Kills a server that hangs. This counts as a crash. Resolves with whether this call ended the server. */
+/** Kills a server that hangs. This counts as a crash. Resolves with true if this call ended the server. */
 export async function endHung(
   { store, config }: { store: Store; config: Config },
   { id, launchId }: ServerRecord,

@@ -11,9 +11,9 @@ export type Strategy = Config["pool"]["strategy"];
 
 export interface Route {
   serverId: string;
-  /** Null with isolation `per-user`, where there is nothing to choose. */
+  /** Null with isolation `per-user`, because no strategy is needed then. */
   strategy: Strategy | null;
-  /** For people: the end of a sentence after "because". */
+  /** The reason for the choice, for people: the end of a sentence after "because". */
   reason: string;
 }
 
@@ -49,7 +49,7 @@ export class ServerPlacer {
   /**
    * Chooses the server without recording anything.
    *
-   * @param options.strategy default: the configured one
+   * @param options.strategy default: the configured strategy
    * @param options.on another host and its registry; default: this host
    */
   async foresee(
@@ -92,7 +92,7 @@ export class ServerPlacer {
     }
   }
 
-  /** The server that a placement names on a host (by default this one). */
+  /** The server that a placement names on a host. Default: on this host. */
   #serverOn(placement: Placement | null, host?: string): string | null {
     return this.#isOn(placement, host) ? (placement?.serverId ?? null) : null;
   }
@@ -106,7 +106,7 @@ export function sharedServerId(index: number): string {
   return `shared-${index}`;
 }
 
-/** The ids of all shared servers: as many as are configured, and those that were added by hand. */
+/** The ids of all shared servers: the configured number of servers, and the servers that were added by hand. */
 function sharedServerIds(registry: Registry, configured: number): string[] {
   const ids = new Set(Array.from({ length: configured }, (_, index) => sharedServerId(index + 1)));
   for (const server of Object.values(registry.servers)) if (server.isolation === "shared") ids.add(server.id);
@@ -124,7 +124,7 @@ function inTurn(ids: readonly string[], turn: number): string {
   return ids[turn % ids.length] ?? sharedServerId(1);
 }
 
-/** The id of the first server with the fewest sessions in memory. A server that does not run has none. */
+/** The id of the first server with the fewest sessions in memory. A server that does not run has no sessions in memory. */
 function leastLoadedServer(registry: Registry, ids: readonly string[]): string {
   const loads = ids.map((id) => {
     const server = registry.servers[id];

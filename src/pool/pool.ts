@@ -25,7 +25,7 @@ const SHARED_START_MS = 30_000;
 export class Pool {
   readonly placer: ServerPlacer;
   readonly #context: PoolContext;
-  /** The starts that callers share, by server. */
+  /** The starts that callers share, by server id. */
   readonly #starting = new Map<string, Promise<StartResult>>();
 
   constructor(context: PoolContext) {
@@ -150,7 +150,10 @@ export class Pool {
       .map(viewServer);
   }
 
-  /** Repairs every record that a crash left broken, or only one. Safe to run beside itself and any other command. */
+  /**
+   * Repairs every record that a crash left broken, or only the record of the server `only`. Several repairs and other
+   * commands may run at the same time.
+   */
   async repair(signal: AbortSignal, only?: string): Promise<string[]> {
     return await repairRecords(this.#context, signal, only);
   }

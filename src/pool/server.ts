@@ -15,21 +15,27 @@ export interface ServerView {
   /** The owner; null for a shared server. */
   user: string | null;
   isolation: Isolation;
-  /** The name of its host; null in a fleet on one host. */
+  /** The name of the server's host; null in a fleet on one host. */
   hostName: string | null;
-  /** Whether its host cannot be asked. The view then shows the last record, and nobody knows whether the server runs. */
+  /**
+   * True if the server's host does not answer. The view then shows the last record, and nobody knows whether the server
+   * runs.
+   */
   away: boolean;
-  /** The address that it listens on. */
+  /** The address on which the server listens. */
   host: string;
-  /** Null, like `url` and `pid`, when nothing runs. A starting server has only a port. */
+  /**
+   * Null if the server has no process. `url` and `pid` are then null, too. A starting server has a port, but no `url` and no
+   * `pid`.
+   */
   port: number | null;
   /** `host:port`, as the SDK's `RuntimeConnection.forUri` takes it. */
   url: string | null;
   pid: number | null;
   state: ServerState;
-  /** Why it is `failed` or `unhealthy`. */
+  /** Why the server is `failed` or `unhealthy`. */
   failure: string | null;
-  /** How many times in a row it ended by itself or did not start. */
+  /** How many times in a row the server ended by itself or did not start. */
   crashes: number;
   /** Its `COPILOT_HOME`. */
   home: string;
@@ -37,9 +43,9 @@ export interface ServerView {
   log: string;
   startedAt: string | null;
   uptimeMs: number | null;
-  /** Private memory of its process, without the processes that its sessions started. */
+  /** The private memory of the server's process, in bytes, without the processes that its sessions started. */
   memoryBytes: number | null;
-  /** The number of its sessions, loaded or not; null if they were not counted. */
+  /** The number of the server's sessions, in memory or not; null if they were not counted. */
   sessions: number | null;
   /** The number of sessions in its memory. */
   activeSessions: number;
@@ -52,12 +58,12 @@ export function referenceOf({ id, hostName }: { id: string; hostName: string | n
   return hostName === null ? id : `${id}@${hostName}`;
 }
 
-/** The folder of a server's sessions in its host's part of the shared storage. */
+/** The name of the folder with a server's sessions, in its host's part of the shared storage. */
 export function groupOfServer({ id, isolation }: Pick<ServerRecord, "id" | "isolation">): string {
   return isolation === "shared" ? SHARED_GROUP : id;
 }
 
-/** The same for the server of a session. */
+/** Like {@link groupOfServer}, for the server of a session. */
 export function groupOfSession({ serverId, owner }: Pick<SessionRecord, "serverId" | "owner">): string {
   return serverId === serverIdOf(owner) ? serverId : SHARED_GROUP;
 }
@@ -67,20 +73,26 @@ export function isRunning(server: ServerRecord): boolean {
   return server.process !== null && isAlive(server.process);
 }
 
-/** How long a process may take to end after its sockets have closed. */
+/** How long a process may take to end after its sockets have closed, in milliseconds. */
 const ENDING_MS = 2_000;
 
-/** Whether a server whose connection broke has ended. Waits a moment, because its sockets close before it ends. */
+/**
+ * Whether a server has ended after its connection broke. Waits up to two seconds, because a server's sockets close before
+ * its process ends.
+ */
 export async function hasEnded({ process }: ServerRecord): Promise<boolean> {
   return process === null || (await allGone([process], ENDING_MS));
 }
 
-/** Whether it should run, regardless of its present state. */
+/** Whether the server should run, regardless of its present state. */
 export function isDesired({ desired, state }: ServerRecord): boolean {
   return desired === undefined ? state !== "stopped" && state !== "failed" : desired === "running";
 }
 
-/** Whether the record needs repair: its process is gone, or the process that was moving it to another state died. */
+/**
+ * Whether the record needs repair: the server's process is gone, or the command that was moving the server to another state
+ * died.
+ */
 export function isBroken(server: ServerRecord): boolean {
   if (server.replacement != null && !isHeld(server.replacement.claim)) return true;
   switch (server.state) {
@@ -96,7 +108,7 @@ export function isBroken(server: ServerRecord): boolean {
   }
 }
 
-/** Makes a view from the record and a check of its process. Does not ask the server. */
+/** Makes a view from the record and a check of the server's process. Does not ask the server. */
 export function viewServer(server: ServerRecord): ServerView {
   const running = isRunning(server);
   const pid = running ? (server.process?.pid ?? null) : null;
@@ -127,7 +139,10 @@ export function viewServer(server: ServerRecord): ServerView {
   };
 }
 
-/** A server of a host that cannot be asked, as that host last recorded it. Nothing is known about its process. */
+/**
+ * The view of a server on a host that does not answer, from the last record of that host. Nobody knows whether the server's
+ * process runs.
+ */
 export function viewServerOf(hostName: string, server: ServerRecord): ServerView {
   const view = viewServer({ ...server, process: null, port: null });
   const isUnknown = server.state !== "stopped" && server.state !== "failed";

@@ -29,8 +29,8 @@ export interface UseMarker extends Disposable {
 }
 
 /**
- * Sets a use marker, which stays until it is disposed. Waits for the end of an eviction. Resolves with null if that takes
- * longer than `waitMs` milliseconds.
+ * Sets a use marker, which stays until it is disposed. If the session is being evicted, waits for the end of the eviction.
+ * Resolves with null if the eviction takes longer than `waitMs` milliseconds.
  */
 export async function setUseMarker(
   server: ServerRecord,
@@ -78,14 +78,17 @@ export function isUsed(server: ServerRecord, sessionId: string): boolean {
   return hasMarker(server, sessionId, "use");
 }
 
-/** The sessions that have a use marker: they are being opened or in a turn. */
+/** The sessions that have a use marker, because they are being opened or are in a turn. */
 export function usedSessions(server: ServerRecord): Set<string> {
   // Look at all markers, because this removes those of dead processes.
   const markers = [...liveMarkers(server, () => true)];
   return new Set(markers.filter(({ kind }) => kind === "use").map(({ sessionId }) => sessionId));
 }
 
-/** Does not check the processes of other sessions' markers. */
+/**
+ * Whether the session has a marker of this kind from a live process. Does not check the processes of other sessions'
+ * markers.
+ */
 function hasMarker(server: ServerRecord, sessionId: string, wanted: Kind, except?: string): boolean {
   const markers = liveMarkers(server, (id, kind, name) => id === sessionId && kind === wanted && name !== except);
   return markers.next().done !== true;
@@ -126,7 +129,7 @@ function* liveMarkers(
   }
 }
 
-/** Every turn removes its marker, and `rmSync` costs many times as much. */
+/** Deletes a file by `unlinkSync`, because every turn removes its marker, and `rmSync` costs many times as much. */
 function remove(path: string): void {
   try {
     unlinkSync(path);

@@ -10,8 +10,8 @@ import type { Store } from "./ports.js";
 const AT_ONCE = 50;
 
 /**
- * Everything that is copied from one store to another. It does not include leases, because nobody may hold one during
- * the copy. It does not include placements, because the fleet places users again.
+ * Everything that is copied from one store to another. Leases are not copied, because nobody may hold a lease during the
+ * copy. Placements are not copied, because the fleet places users again.
  */
 export interface Contents {
   registry: Registry;
@@ -32,7 +32,10 @@ export function isEmpty({ registry, sessions, tokens }: Contents): boolean {
   return Object.keys(registry.servers).length === 0 && sessions.length === 0 && tokens.length === 0;
 }
 
-/** Writes the contents to an empty store and verifies them. Removes them if that fails or is interrupted. */
+/**
+ * Writes the contents to an empty store and verifies them. If this fails or is interrupted, removes the contents from that
+ * store.
+ */
 export async function copyContents(
   contents: Contents,
   from: Store,
@@ -100,7 +103,7 @@ async function verify(contents: Contents, from: Store, to: Store): Promise<void>
   }
 }
 
-/** The session's record for the other store. It names this host if that store has hosts. It never names a term. */
+/** The session's record for the target store. It names this host if the target has hosts. It never names a term. */
 function adapted({ host: _, term: __, ...record }: SessionRecord, { hosts }: Store): SessionRecord {
   return hosts === null ? record : { ...record, host: hosts.own };
 }
@@ -109,7 +112,10 @@ function records({ registry, sessions, tokens }: Contents): unknown {
   return { registry, sessions, tokens };
 }
 
-/** Removes the copied records, but not those of other writers. The fences stay raised, which is harmless. */
+/**
+ * Removes the copied records from the target, but not the records of other writers. The fences stay raised, which is
+ * harmless.
+ */
 async function takeBack(
   { registry, sessions, tokens }: Contents,
   written: { ids: readonly string[]; tokens: readonly string[] },

@@ -1,7 +1,7 @@
 import { FleetError, isFleetError, quote, type Suggestion } from "../errors.js";
 import { SCHEMA } from "../model/registry.js";
 
-/** @param where a path, a key or a database, here and below */
+/** @param where a path, a key or a database. The same for `where` in the other functions of this file. */
 export function newerError(where: string, schema: number): FleetError {
   const message = `${quote(where)} has schema ${schema}, written by a newer copilotfleet; this one knows ${SCHEMA}. Nothing was changed.`;
   return new FleetError("FLEET_STATE_NEWER", message, { suggestions: ["npm install --global copilotfleet@latest"] });

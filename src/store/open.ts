@@ -4,7 +4,10 @@ import { openFileStore } from "./file/file-store.js";
 import type { Store } from "./ports.js";
 import { openRedisStore } from "./redis/redis-store.js";
 
-/** Opens the store "file", or the one with a Redis URL. The other parameters are those of {@link openRedisStore}. */
+/**
+ * Opens the file store if `url` is "file", or the store at a Redis URL. The other parameters are those of {@link
+ * openRedisStore}.
+ */
 export function openStore(url: string, root: string, host?: string, instance?: () => string | null): Store {
   if (url === "file") return openFileStore(root);
   const target = readRedisUrl(url);

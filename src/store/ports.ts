@@ -39,18 +39,26 @@ export interface Store {
   /** Measures one small use of the store, for `doctor`. Leaves nothing behind. @throws like every other method */
   probe(): Promise<StoreProbe>;
 
-  /** Removes what killed writers left behind, in all places. A write does this only in the place where it writes. */
+  /**
+   * Removes the scratch files of killed writers everywhere in the store. A write removes them only in the folder where it
+   * writes.
+   */
   sweep(): Promise<void>;
 
-  /** Returns, once, the problems that reads have found. The store has repaired each one or worked around it. */
+  /**
+   * Returns the problems that reads have found since the last call. The store has repaired each problem or worked around it.
+   */
   takeWarnings(): string[];
 
-  /** Finishes the writes under way, then releases everything that the adapter holds open. */
+  /** Waits for the writes under way, and then closes everything that the adapter has open. */
   close(): Promise<void>;
 }
 
 export interface StoreProbe {
-  /** How long it took, in milliseconds. In files, it is a write up to the disk. Null if nothing was stored so far. */
+  /**
+   * How long the use took, in milliseconds. In the file store, the use is a write that is synced to disk. Null if nothing
+   * was stored so far.
+   */
   durationMs: number | null;
   /** How far the store's clock is ahead of this machine's, in milliseconds; 0 if they are the same clock. */
   clockAheadMs: number;
@@ -58,7 +66,7 @@ export interface StoreProbe {
 
 /** The servers of this host. */
 export interface RegistryStore {
-  /** The newest committed registry of this host, or an empty one. An unreadable store throws instead. */
+  /** The newest committed registry of this host. It is empty before the first commit. An unreadable store throws instead. */
   read(): Promise<Registry>;
 
   /**
@@ -79,7 +87,7 @@ export type OnUnreadable = (id: string, error: FleetError) => void;
 export interface SessionStore {
   read(id: string): Promise<SessionRecord | null>;
 
-  /** @throws FleetError `FLEET_SESSION_EXISTS` when there is a record with that id, whoever owns it. */
+  /** @throws FleetError `FLEET_SESSION_EXISTS` when any user has a session with that id. */
   create(record: SessionRecord): Promise<void>;
 
   /**
@@ -89,18 +97,18 @@ export interface SessionStore {
    */
   update<T>(id: string, change: (draft: SessionRecord) => T): Promise<T>;
 
-  /** Deletes a record. Resolves with whether there was one. */
+  /** Deletes a record. Resolves with true if it existed. */
   delete(id: string): Promise<boolean>;
 
   /**
-   * Deletes those of the records for which `agree` returns true, each atomically. `agree` always gets the newest state.
-   * It may run more than once for a record, so it must be free of side effects. Resolves with the deleted ids.
+   * Deletes the records for which `agree` returns true, each atomically. `agree` always gets the newest state. It may run
+   * more than once for a record, so it must be free of side effects. Resolves with the deleted ids.
    */
   deleteMany(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]>;
 
   /**
-   * Counts the sessions of a user, or of all users if `owner` is null. The cost depends only on the user's own
-   * sessions. A session that an earlier version of copilotfleet recorded does not count before its next change.
+   * Counts the sessions of a user, or of all users if `owner` is null. The cost does not depend on the sessions of other
+   * users. A session that an earlier version of copilotfleet recorded counts only after its next change.
    *
    * @param limit a count of at least this number is exact; a smaller one may be too high after a crash
    */
@@ -121,7 +129,7 @@ export interface LeaseStore {
    */
   acquire(request: LeaseRequest): Promise<LeaseAnswer>;
 
-  /** Gives up a place in the queue. Succeeds if there is none. */
+  /** Gives up a place in the queue. Succeeds even if the token has no place. */
   leave(sessionId: string, token: string): Promise<void>;
 
   /** Makes the lease end `ttlMs` from now. @throws as {@link check}. */
@@ -136,11 +144,11 @@ export interface LeaseStore {
   /**
    * Returns the lease in force.
    *
-   * @throws FleetError `FLEET_LEASE_LOST` when it does not belong to the token, has ended or never existed.
+   * @throws FleetError `FLEET_LEASE_LOST` when the token does not hold a lease in force on the session.
    */
   check(sessionId: string, token: string): Promise<Lease>;
 
-  /** No fence so far is higher than this; 0 if there were none. */
+  /** A number that no fence so far exceeds; 0 if there were no fences. */
   highestFence(): Promise<number>;
 
   /**
@@ -153,7 +161,7 @@ export interface LeaseStore {
 
 export interface TokenStore {
   /**
-   * Records a token. Once the promise resolves, every process that uses this store accepts it.
+   * Records a token. Once the promise resolves, every process that uses this store accepts the token.
    *
    * @throws FleetError `FLEET_INTERNAL` when the id is taken.
    */
@@ -162,7 +170,7 @@ export interface TokenStore {
   /** The record of a token, or null. Costs one read, however many tokens there are. */
   read(id: string): Promise<TokenRecord | null>;
 
-  /** Revokes a token. Once the promise resolves, no reader finds it. Resolves with whether there was one. */
+  /** Revokes a token. Once the promise resolves, no process finds the token. Resolves with true if it existed. */
   delete(id: string): Promise<boolean>;
 
   list(): Promise<TokenRecord[]>;
@@ -199,7 +207,7 @@ export interface Hosts {
   /** Makes this host count as gone at once. Call it when no server runs on this host. */
   leave(instance: string): Promise<void>;
 
-  /** Removes a host from the directory if it is gone. Resolves with whether it removed one. */
+  /** Removes a host from the directory if it is gone. Resolves with true if the host was removed. */
   forget(name: string): Promise<boolean>;
 
   /** All hosts, including those that are gone, sorted by name. Costs one read per host. */

@@ -9,7 +9,7 @@ export interface Base {
   mend?: boolean;
 }
 
-/** Counts the writes of a store, so that `close` can wait for them. */
+/** Keeps track of the writes of a store, so that `close` can wait for them. */
 export class Writes {
   readonly #underWay = new Set<Promise<unknown>>();
 
@@ -30,10 +30,10 @@ export class Writes {
 /** The operations in which the stores differ. */
 export interface UpdateTries<T, B extends Base> {
   readonly where: string;
-  /** How long an update competes with other writers before `FLEET_STATE_BUSY`, in milliseconds. */
+  /** How long an update competes with other writers before it fails with `FLEET_STATE_BUSY`, in milliseconds. */
   readonly deadlineMs: number;
   /**
-   * Waits for other writers, for a bounded time. Resolves with a release function that never rejects. If it rejects,
+   * Waits for other writers, for a bounded time. Resolves with a release function that never rejects. If `enter` rejects,
    * all updates in the queue fail. Without this method, updates do not wait.
    */
   enter?(): Promise<() => Promise<void>>;
@@ -41,7 +41,7 @@ export interface UpdateTries<T, B extends Base> {
   load(): B | Promise<B>;
   /** Turns the data into the value that callers see. Every call returns a private copy. */
   parse(data: string): T;
-  /** Replaces `base`. @returns false when another writer was first. The update then runs again. */
+  /** Replaces `base`. @returns false if another writer was first. The update then runs again. */
   commit(base: B, data: string): Promise<boolean>;
   /** Converts the error of a failed attempt into the error that callers get. */
   failure?(error: unknown): unknown;
@@ -96,7 +96,7 @@ export class UpdateQueue<T, B extends Base = Base> {
     this.#isWorking = false;
   }
 
-  /** @returns a function that settles the promises of the callers. Call it after the release. */
+  /** @returns a function that settles the promises of the callers. Call it after the release function of `enter`. */
   async #commit(batch: Pending<T>[]): Promise<() => void> {
     let waiting = batch;
     try {

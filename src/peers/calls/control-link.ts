@@ -23,7 +23,7 @@ export interface CallOptions {
 const CONNECT_MS = 5_000;
 /** How often to check, during a call, that the other host still counts as alive, in milliseconds. */
 const LOOK_MS = 1_000;
-/** How long the network may take in addition to the other host's limit, in milliseconds. */
+/** How long the network may take, in milliseconds. Added to the limit for the other host. */
 const WAY_MS = 2_000;
 
 /** A connection to the front door of another host, for calls to that host. Closing the connection cancels the calls. */
@@ -59,7 +59,7 @@ export class ControlLink implements AsyncDisposable {
   /**
    * Calls one method on the host.
    *
-   * @throws FleetError as the other host reports it; `FLEET_HOST_AWAY` when it is gone or does not answer in time.
+   * @throws FleetError as the other host reports it; `FLEET_HOST_AWAY` when that host is gone or does not answer in time.
    */
   async call(method: string, params: object, { limitMs: wantedMs, signal }: CallOptions): Promise<unknown> {
     const limitMs = Math.min(wantedMs, LONGEST_TIMER_MS);
@@ -80,7 +80,7 @@ export class ControlLink implements AsyncDisposable {
   }
 }
 
-/** The promise resolves when the host counts as gone. Polls the store until the result is disposed. */
+/** Returns a promise that resolves when the host counts as gone. Polls the store until the returned object is disposed. */
 export function whenGone(directory: HostDirectory, name: string): { promise: Promise<void> } & Disposable {
   const over = new AbortController();
   return { promise: watch(directory, name, over.signal), [Symbol.dispose]: () => over.abort() };

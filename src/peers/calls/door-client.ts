@@ -11,7 +11,10 @@ import type { LinkContext } from "./control-link.js";
 
 const CONNECT_MS = 10_000;
 const GOODBYE_MS = 2_000;
-/** How long the token of a connection is valid, in milliseconds. It ends even if this process is killed. */
+/**
+ * How long the token of a connection is valid, in milliseconds. After this time it is invalid even if this process was
+ * killed and could not revoke it.
+ */
 const TOKEN_MS = 24 * 3_600_000;
 
 /** An SDK client at the front door of another host, connected as the user. */
@@ -26,7 +29,8 @@ export interface DoorClient {
 /**
  * Connects as the user to the front door of another host.
  *
- * @param lease the lease that covers the user's turns in a session; this process or the one that started it holds it
+ * @param lease the lease that covers the user's turns in a session. This process holds it, or the process that started this
+ * one.
  */
 export async function connectToDoor(
   { store }: Pick<LinkContext, "store">,

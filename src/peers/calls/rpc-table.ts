@@ -10,7 +10,7 @@ import * as s from "./schemas.js";
 interface Row<Params, Answer> {
   params: v.GenericSchema<unknown, Params>;
   answer: v.GenericSchema<unknown, Answer>;
-  /** How long the other host may take, in milliseconds. The configuration is that of the host that asks. */
+  /** How long the other host may take, in milliseconds. `config` is the configuration of the host that asks. */
   limitMs: (params: Params, config: Config) => number;
 }
 
@@ -57,7 +57,10 @@ const calls = {
     s.logEnd,
     toLook,
   ),
-  /** The bytes behind a position in a log, in base64. If there are none, the other host waits a few seconds for them. */
+  /**
+   * The bytes behind a position in a log, in base64. If the log has no more bytes, the other host waits a few seconds for
+   * them.
+   */
   moreLog: call({ id: s.text, at: s.logPosition }, s.moreLog, () => MORE_LOG_MS + LOOK_MS),
   sessions: call({ user: v.optional(s.user) }, s.list(s.sessionView), toLook),
   sessionOf: call({ id: s.sessionId, user: s.user }, s.sessionView, toLook),
@@ -67,7 +70,10 @@ const calls = {
   evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),
   deleteSessions: call({ ids: s.sessionIds, user: v.optional(s.user) }, s.deletedIds, toWork),
   gc: call({ ...garbage, user: v.optional(s.user) }, s.gcResult, () => GC_MS),
-  /** A call of its own, because an older host would ignore the ids in `gc`, and collect all garbage. */
+  /**
+   * Separate from `gc`, because a host with an older version would ignore `sessionIds` there and delete all sessions past
+   * their TTL.
+   */
   gcSome: call({ ...garbage, user: v.optional(s.user), sessionIds: s.sessionIds }, s.gcResult, () => GC_MS),
   /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */
   release: call({ user: s.user, waitMs: s.whole(LONGEST_TIMER_MS) }, s.released, toRelease),
@@ -82,11 +88,11 @@ const CALLS: { readonly [M in Method]: Row<ParamsOf<M>, AnswerOf<M>> } = calls;
 export interface Call {
   /** Cancels the call, for example when the host that asked closes its connection. */
   signal?: AbortSignal | undefined;
-  /** Another host does not report progress. */
+  /** Only a call on this host reports progress. */
   onProgress?: OnProgress | undefined;
 }
 
-/** Everything that one host can ask of another. */
+/** All calls that one host can make to another. */
 export type Calls = {
   readonly [M in Method]: (params: ParamsOf<M>, call?: Call) => Promise<AnswerOf<M>>;
 };
@@ -114,7 +120,7 @@ export function readAnswer<M extends Method>(method: M, given: unknown, host: st
   throw new FleetError("FLEET_PROTOCOL_UNSUPPORTED", message, { suggestions: [SAME_VERSION] });
 }
 
-/** Checks a call from another host and performs it on this one. */
+/** Checks a call from another host and performs it on this host. */
 export async function answerCall(own: Calls, method: string, given: object, signal: AbortSignal): Promise<unknown> {
   if (Object.hasOwn(CALLS, method)) return await run(own, method as Method, given, signal);
   throw new FleetError("FLEET_METHOD_DENIED", `This host does not know the method ${quote(method)}.`, {
@@ -132,14 +138,14 @@ async function run<M extends Method>(own: Calls, method: M, given: object, signa
 
 const SAME_VERSION = "Use the same version of copilotfleet on all hosts.";
 
-/** Removes parameters that are null, because null means that the caller left the parameter out. */
+/** Removes parameters that are null, because a caller may send null for a parameter that it leaves out. */
 function withoutNulls(value: unknown): unknown {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
   const given = Object.entries(value).filter(([, each]) => each !== null);
   return Object.fromEntries(given.map(([name, each]) => [name, withoutNulls(each)]));
 }
 
-/** @returns the first problem as a sentence without its full stop. `whole` names the whole value. */
+/** @returns the first problem, as a sentence without its full stop. @param whole the name of the whole value */
 function problemOf([issue]: [v.BaseIssue<unknown>, ...unknown[]], whole: string, where = ""): string {
   const name = issue.path?.map(({ key }) => key).findLast((key) => typeof key === "string");
   const subject = name === undefined ? whole : quote(name);

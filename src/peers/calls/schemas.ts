@@ -25,7 +25,7 @@ import type { SessionView } from "../../sessions/view.js";
 
 type Schema<T> = v.GenericSchema<unknown, T>;
 
-/** Unlike `v.object`, this refuses a list. */
+/** Unlike `v.object`, refuses a list. */
 const record = v.custom<object>(isObject, "an object");
 
 const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.pipe(record, v.object(entries));
@@ -90,7 +90,7 @@ export const logPosition: Schema<LogPosition> = object({
   rotated: v.nullish(whole(Number.MAX_SAFE_INTEGER), null),
 });
 
-/** An inode number may be larger than the largest exact integer. */
+/** `ino` may be any number, because an inode number may be larger than the largest exact integer. */
 export const historyPosition: Schema<HistoryPosition> = object({
   ino: v.number("a number"),
   offset: whole(Number.MAX_SAFE_INTEGER),
@@ -182,7 +182,7 @@ export const sessionView: Schema<SessionView> = object({
   lease: v.nullable(lease),
 });
 
-/** The bytes in base64. */
+/** A part of a history, with its bytes in base64. */
 export const historyPart: Schema<Omit<HistoryPart, "bytes"> & { bytes: string }> = object({
   bytes: string,
   at: v.nullable(historyPosition),

@@ -3,10 +3,11 @@ import type { SessionPlaces } from "../gather.js";
 import type { Host } from "../host.js";
 
 /**
- * Deletes sessions permanently, one after another, each on the host that has it. Continues after a session that is
- * missing or belongs to another user.
+ * Deletes sessions permanently, one after another, each on the host that has it. Continues after a session that is missing
+ * or belongs to another user.
  *
- * @throws FleetError whose `outcome` has the form of the result, for the sessions before the failed one.
+ * @throws the FleetError of the first session that could not be deleted. Its `outcome` is the result for the sessions before
+ * that one.
  */
 export async function deleteEverywhere(
   context: SessionPlaces,
@@ -27,7 +28,7 @@ export async function deleteEverywhere(
   return outcome;
 }
 
-/** @returns whether there was such a session */
+/** @returns whether the session existed */
 async function deleteWhereItIs(context: SessionPlaces, id: string, user: string | undefined): Promise<boolean> {
   const { store, directory, hosts } = context;
   const record = await store.sessions.read(id);

@@ -36,7 +36,7 @@ const REOPEN_MS = 30_000;
 /** A session that this process uses through the front door of another host. */
 export class RemoteSession extends OpenSession<RemoteAttached> {
   readonly #options: OpenOptions;
-  /** A lease that the process which started this one holds. */
+  /** The lease under which this process runs, if the process that started it holds one on this session. */
   readonly #outer: HeldLease | null;
 
   private constructor(
@@ -95,7 +95,7 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
     }
   }
 
-  /** Opens the session again, because the connection has ended or the lease is another one. */
+  /** Opens the session again, because the connection has ended or the turn has another lease than the connection. */
   async #reopen(lease: TurnLease | undefined): Promise<void> {
     const { directory } = this.context;
     await this.attached.door.end();

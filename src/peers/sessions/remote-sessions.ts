@@ -24,8 +24,8 @@ export class RemoteSessions implements SessionsElsewhere {
   }
 
   /**
-   * Creates a session for a user who is placed on another host. First records it, and then opens it at the front door
-   * of that host, which creates a recorded session that never had a turn.
+   * Creates a session for a user who is placed on another host. First records the session. Then opens it at the front door
+   * of that host, which creates it, because it never had a turn.
    */
   async create(host: HostRecord, options: CreateOptions): Promise<RemoteSession> {
     const { store, config, directory } = this.#sessions.context;
@@ -54,7 +54,7 @@ export class RemoteSessions implements SessionsElsewhere {
     return await RemoteSession.open(this.#sessions.context, record, host, options);
   }
 
-  /** Makes the host that has an unrecorded session of the user record it. @returns false if no host has it */
+  /** Makes the host that has the user's unrecorded session record it. @returns false if no other host has the session */
   async record(id: string, user: string): Promise<boolean> {
     for (const host of await this.#hosts.othersOf(user)) {
       // If a host does not answer, let the error pass, because that host may have the session.

@@ -14,23 +14,23 @@ export interface TranscriptContext {
 
 export interface TranscriptRequest {
   user: string;
-  /** Leaves out all but the last turns. */
+  /** Yields only this many turns, the last ones. Default: all turns. */
   turns?: number | undefined;
-  /** Goes on with what is added to the conversation, until the signal aborts. */
+  /** Also yields the entries that are added later, until the signal aborts. */
   follow?: boolean | undefined;
   signal?: AbortSignal | undefined;
 }
 
 const FOLLOW_POLL_MS = 250;
-/** For a session on another host, because each look opens a connection to that host. */
+/** Longer for a session on another host, because each look opens a connection to that host. */
 const FOLLOW_ELSEWHERE_POLL_MS = 1_000;
 
 /**
- * Yields the conversation of a session, on whichever host it is. Reads the history a part at a time, so a long one does not
- * fill the memory. Warns about lines that cannot be read.
+ * Yields the conversation of a session on any host. Reads the history a part at a time, so a long history does not fill the
+ * memory. Warns about lines that cannot be read.
  *
- * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use the session; `FLEET_SESSION_LOST`; and the error
- * of a host that cannot be reached.
+ * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use the session; `FLEET_SESSION_LOST`; and the error of
+ * a host that cannot be reached.
  */
 export async function* readTranscript(
   context: TranscriptContext,
@@ -84,7 +84,7 @@ async function readPart({ hosts, finder }: TranscriptContext, { signal, ...reque
   });
 }
 
-/** The entries of the last turns so far. */
+/** Keeps the entries of the last `turns` turns. */
 class LastTurns {
   readonly entries: TranscriptEntry[] = [];
   readonly #turns: number;

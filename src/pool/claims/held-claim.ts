@@ -7,9 +7,9 @@ import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 import type { Store } from "../../store/ports.js";
 
 /**
- * The moves of this thread: changes of a server's state that it has begun and not ended. The set is global, because a program
- * may load this package twice. Each worker thread has its own set. So each entry names its
- * thread, and a thread does not take another thread's move for ended.
+ * The moves of this thread. A move is a change of a server's state that has begun and not ended. The set is global, because
+ * a program may load this package twice. Each worker thread has its own set. So each entry names its thread, because a
+ * thread must not take another thread's move for ended.
  */
 const KEY = Symbol.for("copilotfleet.moves");
 const shared = globalThis as { [KEY]?: Set<string> };
@@ -17,9 +17,9 @@ shared[KEY] ??= new Set();
 const moves = shared[KEY];
 
 /**
- * A claim of this process, which counts until it is disposed. `serve` keeps running even if it cannot record a failure, for
- * example on a full disk, and its claim would block the server for ever. So each claim names the move that it was taken for,
- * and counts only during that move.
+ * A claim of this process. It counts until it is disposed. `serve` keeps running even if it cannot record a failure, for
+ * example on a full disk, and its claim would block the server for ever. So each claim names the move for which it was
+ * taken, and counts only during that move.
  */
 export class HeldClaim implements Disposable {
   readonly claim: Claim;

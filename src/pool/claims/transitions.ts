@@ -23,7 +23,7 @@ export type StartDecision =
   | { kind: "running"; server: ServerRecord }
   /** Another command holds the claim: try again in a moment. */
   | { kind: "busy"; server: ServerRecord }
-  /** The caller starts it, after ending all processes of its earlier launch `leftover`, if that has left any. */
+  /** The caller starts the server. First it ends all processes that the earlier launch `leftover` has left. */
   | { kind: "start"; server: ServerRecord; leftover: Pick<ServerRecord, "launchId" | "process"> }
   /** The command that was starting the server died. The caller adopts the server's process, or ends what is left of it. */
   | { kind: "adopt"; server: ServerRecord };
@@ -32,7 +32,7 @@ export interface StartIntent {
   launchId: string;
   range: Config["ports"];
   now: string;
-  /** The record to begin with if there is none. */
+  /** The record to begin with if the server has no record. */
   fresh: ServerRecord;
   /** The fields that the caller changes in the record of a server that is about to start. */
   settings: Partial<Pick<ServerRecord, "token" | "runtimePath" | "cwd">>;
@@ -80,12 +80,12 @@ export type StopDecision =
   | { kind: "absent" }
   | { kind: "stopped"; server: ServerRecord }
   | { kind: "busy"; server: ServerRecord }
-  /** The caller stops it; `from` is the state that it was in. */
+  /** The caller stops the server; `from` is the state before the stop. */
   | { kind: "stop"; server: ServerRecord; from: ServerState };
 
 /**
- * Claims a server for a stop, unless that is unnecessary or another command has a claim. The port stays reserved until the
- * process is gone.
+ * Claims a server for a stop, unless the stop is unnecessary or another command has a claim. The port stays reserved until
+ * the process is gone.
  *
  * @param options.stays whether the server should still run, because it will be started again
  */
@@ -113,7 +113,7 @@ export function claimStop(
 
 /**
  * Undoes a stop that a signal cancelled, or whose command died during its wait for turns. The server keeps running, because
- * to finish the stop would cut those turns. @param from the state before the stop
+ * the end of the server would cut those turns. @param from the state before the stop
  */
 export function giveUpStop(server: ServerRecord, from: ServerState): void {
   // Without a process, the server was never ready, so the next command treats it as an interrupted start.
@@ -159,7 +159,7 @@ function isSelf(claim: ProcessIdentity | null): boolean {
   return claim !== null && claim.pid === self.pid && claim.startTicks === self.startTicks && isAlive(claim);
 }
 
-/** Ends a successful start: the server runs, and should run. */
+/** Records the end of a successful start: the server runs, and should run. */
 export function recordReady(server: ServerRecord, running: { process: ProcessIdentity; version: string }): void {
   server.state = "ready";
   server.process = running.process;
@@ -175,7 +175,7 @@ export function countCrash(server: ServerRecord, nowMs: number, stableMs: number
   server.crashes = (healthyMs >= stableMs ? 0 : (server.crashes ?? 0)) + 1;
 }
 
-/** Ends a transition after which nothing of the server runs: frees the port and removes the claim. */
+/** Records the end of a transition after which no process of the server runs. Frees the port and removes the claim. */
 export function recordEnd(server: ServerRecord, state: "stopped" | "failed", failure: string | null): void {
   server.state = state;
   server.failure = failure;

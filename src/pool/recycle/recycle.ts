@@ -23,24 +23,24 @@ import { type Stopped, TERMINATE_GRACE_MS } from "../stop/stop.js";
 export interface RecycleOptions {
   /** How long turns in flight may take to end, in milliseconds. */
   drainTimeoutMs: number;
-  /** If turns take longer: `cut` them, or `leave` the server as it was. */
+  /** The handling of turns that take longer: `cut` them, or `leave` the server as it was. */
   late: "cut" | "leave";
-  /** If it aborts before the old process is stopped, everything stays as it was. */
+  /** If it aborts before the old process is stopped, the server stays as it was. */
   signal: AbortSignal;
   onProgress?: OnProgress | undefined;
 }
 
 export type Recycled =
   | { kind: "replaced"; server: ServerRecord; stopped: Stopped }
-  /** Turns outlasted the time, and `late` was `leave`. */
+  /** Turns took longer than `drainTimeoutMs`, and `late` was `leave`. */
   | { kind: "busy"; sessions: string[] }
   /** The server does not run, or another command is moving it. */
   | { kind: "unavailable" };
 
 /**
  * Replaces a running server by a new process on the same home. Starts the new process on another port. Once the new process
- * answers, drains and stops the old one. If the new process does not answer, the old one stays as it was. No session is
- * open in both, because the fleet sends nobody to the new process before the old one has stopped.
+ * answers, drains and stops the old one. If the new process does not answer, the old one keeps running. No session is open
+ * in both processes, because the fleet connects no client to the new process before the old one has stopped.
  */
 export async function recycleServer(context: PoolContext, id: string, options: RecycleOptions): Promise<Recycled> {
   const { store, config } = context;
@@ -170,8 +170,8 @@ function promote(server: ServerRecord, process: NonNullable<ServerRecord["proces
 }
 
 /**
- * Finishes a replacement whose command died. If the old process is gone and the new one answers, the new one becomes the
- * server. Otherwise ends the new one. The caller holds the claim. @returns whether the new process is the server
+ * Finishes a replacement whose command died. If the old process is gone and the new process answers, the new process becomes
+ * the server. Otherwise ends the new process. The caller holds the claim. @returns whether the new process is the server
  */
 export async function finishReplacement(
   context: PoolContext,

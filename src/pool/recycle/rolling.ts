@@ -18,7 +18,7 @@ export interface RollingResult {
 }
 
 /**
- * Replaces running servers: first one alone (the canary), then at most `maxUnavailable` at once. Stops at the first
+ * Replaces running servers: first a single one (the canary), then at most `maxUnavailable` at once. Stops at the first
  * server whose new process does not start. Skips servers that do not run.
  */
 export async function restartRolling(

@@ -17,8 +17,8 @@ const BUSY_POLL_MS = 20;
 const ADOPT_WAIT_MS = 5_000;
 
 /**
- * Adopts a server whose starter died. If its process does not answer, ends all of its processes, records the server as
- * failed and resolves with null. The caller holds the claim.
+ * Adopts a server after the command that was starting it has died. If the server's process does not answer, ends all of its
+ * processes, records the server as failed and resolves with null. The caller holds the claim.
  */
 export async function adoptServer(
   store: Store,
@@ -53,7 +53,10 @@ export async function adoptServer(
   return null;
 }
 
-/** The version that the process on this port reports. Null if it does not answer, or if its token is gone. */
+/**
+ * The version that the process on this port reports. Null if the process does not answer, or if the file with the server's
+ * connection token is gone.
+ */
 export async function answerOf(
   { address, home }: ServerRecord,
   port: number,

@@ -11,7 +11,10 @@ import type { PoolContext } from "../start/start.js";
 import { TERMINATE_GRACE_MS } from "../stop/stop.js";
 import { adoptServer } from "./adopt.js";
 
-/** Repairs every record that a crash left broken, or only that of one server. Resolves with the ids of these servers. */
+/**
+ * Repairs every record that a crash left broken, or only the record of the server `only`. Resolves with the ids of the
+ * repaired servers.
+ */
 export async function repairRecords(context: PoolContext, signal: AbortSignal, only?: string): Promise<string[]> {
   using held = new HeldClaim();
   const claimed = await context.store.registry.update((registry) =>
@@ -39,7 +42,7 @@ async function repair(context: PoolContext, server: ServerRecord, signal: AbortS
   } else await reap(context, server, server.state === "draining" ? "stopped" : "failed");
 }
 
-/** Ends the processes that are left of a dead server, and records its end. */
+/** Ends the processes that a dead server has left, and records the server's end. */
 async function reap({ store, config }: PoolContext, server: ServerRecord, state: "stopped" | "failed"): Promise<void> {
   await stopServer(server, { graceMs: TERMINATE_GRACE_MS });
   logEnd(server);

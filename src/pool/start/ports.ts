@@ -4,8 +4,8 @@ import { FleetError, systemCode } from "../../errors.js";
 import type { Registry } from "../../model/registry.js";
 
 /**
- * The preferred port if it is free, or else the lowest free port of the range. A port is free if no recorded server holds
- * it and `skip` does not have it. The caller reserves the port by recording it in the same registry update.
+ * The preferred port if it is free, or else the lowest free port of the range. A port is free if no recorded server holds it
+ * and `skip` does not contain it. The caller reserves the port by recording it in the same registry update.
  */
 export function choosePort(
   registry: Registry,
@@ -41,7 +41,10 @@ export function heldPorts(registry: Registry): Set<number> {
   );
 }
 
-/** Whether this process can listen on the port now. The answer may be stale at once, so a later bind may still fail. */
+/**
+ * Whether this process can listen on the port now. A later attempt may still fail, because another program may take the port
+ * in between.
+ */
 export function isBindable(address: string, port: number): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const server = createServer();

@@ -48,24 +48,27 @@ export interface SpawnOptions {
   /** The token itself, passed in memory with `token: {from: "caller"}`. Never recorded. */
   tokenValue?: string | undefined;
   cwd?: string | undefined;
-  /** Aborts, as `signal` does, once nobody needs the server. A start that ends for this reason does not count as a crash. */
+  /**
+   * Aborts, together with `signal`, when the caller no longer needs the server. A start that ends for this reason does not
+   * count as a crash.
+   */
   calledOff?: AbortSignal | undefined;
   /**
-   * Shares the start with the other callers of this process that pass this option. The start then ignores `signal`. It ends
-   * when this signal of the first caller aborts, and after 30 s.
+   * Shares the start with the other callers in this process that pass this option. The start then ignores `signal`. It ends
+   * when the first caller's `sharedUntil` aborts, or after 30 s.
    */
   sharedUntil?: AbortSignal | undefined;
   signal: AbortSignal;
 }
 
 export interface StartRequest extends SpawnOptions, Pick<ServerRecord, "id" | "user" | "isolation"> {
-  /** Whether `serve` starts it to keep it running. Its earlier crashes then still count. */
+  /** Whether `serve` starts the server to keep it running. The server's earlier crashes then still count. */
   supervised?: boolean;
 }
 
 export interface StartResult {
   server: ServerRecord;
-  /** False if it was already running, or was adopted. */
+  /** False if the server was already running, or was adopted. */
   created: boolean;
 }
 
@@ -244,13 +247,15 @@ export async function launchOnFreePort(
   });
 }
 
-/** The replacement that this launch starts, or else the server that it starts. */
+/** The record that this launch belongs to: a server's replacement, or else the server. */
 function recordOfLaunch(registry: Registry, id: string, launchId: string): ServerRecord | Replacement {
   const replacement = registry.servers[id]?.replacement;
   return replacement?.launchId === launchId ? replacement : ownClaim(registry, id, launchId);
 }
 
-/** Links the home to the folder of its sessions, if that is on shared storage or common to all shared servers. */
+/**
+ * If the sessions of the server are on shared storage or in the folder of all shared servers, links the home to that folder.
+ */
 async function keepSessions({ store, config, stateRoot }: PoolContext, server: ServerRecord): Promise<void> {
   const { shared } = config.storage;
   if (shared !== null && store.hosts !== null) {

@@ -16,7 +16,10 @@ import { usedSessions } from "../use-markers.js";
 const POLL_MS = 50;
 /** How many times in a row a server may fail to answer before it counts as hung. */
 const FAILURES = 3;
-/** How long a server may take, when the time is up, to report the turns that are about to be cut, in milliseconds. */
+/**
+ * When the time for turns is up, the server may take this long to report the turns that are about to be cut. In
+ * milliseconds.
+ */
 const LAST_ANSWER_MS = 500;
 
 export interface DrainOptions {
@@ -26,21 +29,21 @@ export interface DrainOptions {
   signal: AbortSignal;
   /** If it aborts, the time for turns is up at once. */
   hurry: AbortSignal;
-  /** Called whenever the turns change that the drain waits for. */
+  /** Called whenever the list of turns changes for which the drain waits. */
   onProgress?: OnProgress | undefined;
 }
 
 export interface LastDrainOptions extends Omit<DrainOptions, "answerMs"> {
   /** Turns that outlast the deadline: `cut` them, or `leave` the server running and record nothing. */
   late: "cut" | "leave";
-  /** Whether the server should still run and will be started again. */
+  /** Whether the server will be started again after the drain, because it should still run. */
   stays: boolean;
 }
 
 export interface DrainResult {
   /** Sessions that were still in a turn when the time was up. */
   cut: string[];
-  /** Sessions that were unloaded. {@link allCut} finds those in which a turn had begun after all. */
+  /** Sessions that were unloaded. {@link allCut} finds the sessions among them in which a turn had begun after all. */
   unloaded: string[];
 }
 
@@ -50,7 +53,7 @@ export interface DrainResult {
  * server does not answer, every session that it has loaded counts as cut.
  *
  * While the record is `draining`, no user of the fleet begins a turn unnoticed (see `use-markers.ts`). A client that
- * connects directly may still begin one right after the server has answered that the session is idle.
+ * connects to the server directly may still begin a turn right after the server has answered that the session is idle.
  */
 async function drainServer(server: ServerRecord, options: DrainOptions): Promise<DrainResult> {
   const until = performance.now() + options.timeoutMs;
@@ -83,7 +86,7 @@ async function drainServer(server: ServerRecord, options: DrainOptions): Promise
   }
 }
 
-/** Reports the sessions in whose turns the server is, if they have changed. */
+/** Returns a function that reports the sessions that are in a turn, if they have changed since its last call. */
 function turnReporter({ id: serverId }: ServerRecord, onProgress: OnProgress | undefined) {
   let reported = "";
   return (sessionIds: string[], remainingMs: number): void => {
@@ -95,14 +98,14 @@ function turnReporter({ id: serverId }: ServerRecord, onProgress: OnProgress | u
 }
 
 /**
- * Drains a server that this process has claimed, and records that the server is ending. The caller must then stop the
- * server at once. If this process dies first, the record shows the next command that the server was to end.
+ * Drains a server that this process has claimed, and records that the server is ending. The caller must then stop the server
+ * at once. If this process dies first, the record shows the next command that the server was to end.
  *
  * If the drain is cancelled, or if turns outlast it and `late` is `leave`, the server returns to the state that it had
  * before the claim (`from`).
  *
- * Recording takes milliseconds. If a client that connects directly has begun a turn in this time, this restores the record
- * and drains again while there is time.
+ * The write of the record takes milliseconds. If a client that connects to the server directly has begun a turn in this
+ * time, restores the record and drains again while there is time.
  */
 export async function drainForGood(
   { store, config }: Pick<PoolContext, "store" | "config">,
@@ -152,20 +155,20 @@ async function drainAndRecord(
   }
 }
 
-/** All sessions whose turn the end of a drained server has cut. Call this after its process has exited. */
+/** All sessions whose turn was cut by the end of a drained server. Call this after the server's process has exited. */
 export function allCut({ home, startedAt }: ServerRecord, { cut, unloaded }: DrainResult): string[] {
   const sinceMs = Date.parse(startedAt ?? "");
   const behind = unloaded.filter((id) => endsInsideTurn(home, id, Number.isNaN(sinceMs) ? 0 : sinceMs));
   return [...new Set([...cut, ...behind])];
 }
 
-/** The sessions that are in a turn or being loaded. If the server does not answer, all sessions that it has loaded. */
+/** The sessions that are in a turn or being loaded. If the server does not answer, all sessions in its memory. */
 export async function sessionsInTurn(server: ServerRecord, answerMs: number): Promise<string[]> {
   await using asked = new AskedServer(server);
   return (await asked.sessionsInTurn(answerMs)) ?? loadedSessions(server);
 }
 
-/** Asks a server questions over one connection. Each answer is null if it does not come in time. */
+/** Asks a server questions over one connection. Each method resolves with null if the server does not answer in time. */
 class AskedServer implements AsyncDisposable {
   readonly #server: ServerRecord;
   #connection: RawConnection | null = null;
@@ -189,7 +192,7 @@ class AskedServer implements AsyncDisposable {
     });
   }
 
-  /** Saves and unloads idle sessions. Resolves with those that are in a turn after all. */
+  /** Saves and unloads idle sessions. Resolves with the sessions that are in a turn after all. */
   async unloadIdle(unloaded: Set<string>, answerMs: number, hurry: AbortSignal): Promise<string[] | null> {
     const loaded = loadedSessions(this.#server);
     if (loaded.length === 0) return [];
@@ -235,8 +238,8 @@ async function isBusy(connection: RawConnection, sessionId: string, signal: Abor
 }
 
 /**
- * Unloads sessions from a running server's memory at once, even if they are in use or contain unsaved changes, because
- * they belong to another host by now.
+ * Unloads sessions from a running server's memory at once, because they now belong to another host. Unloads them even if
+ * they are in use or have unsaved changes.
  */
 export async function unloadAtOnce(server: ServerRecord, ids: readonly string[], answerMs: number): Promise<void> {
   if (ids.length === 0) return;
@@ -247,7 +250,7 @@ export async function unloadAtOnce(server: ServerRecord, ids: readonly string[],
   }
 }
 
-/** The sessions that the recorded process has in memory. It has a lock in the folder of each. */
+/** The sessions that the recorded process has in memory. The process has a lock in the folder of each of them. */
 export function loadedSessions(server: ServerRecord): string[] {
   const pid = server.process?.pid;
   if (pid === undefined) return [];

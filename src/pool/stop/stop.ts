@@ -16,9 +16,9 @@ export interface StopOptions {
   force: boolean;
   /** If it aborts during the wait for turns, the server keeps running. */
   signal: AbortSignal;
-  /** Once it aborts, the stop continues as with `force`. */
+  /** Once this signal aborts, the stop continues as with `force`. */
   hurry?: AbortSignal;
-  /** Whether the server should still run and will be started again, by a restart or by the next `serve`. */
+  /** Whether a restart or the next `serve` will start the server again, because it should still run. */
   stays?: boolean;
   onProgress?: OnProgress | undefined;
 }
@@ -33,9 +33,14 @@ export interface Stopped {
 }
 
 export const TERMINATE_GRACE_MS = 5_000;
-/** The shorter grace period if turns outlasted the drain, because the caller has waited for a long time already. */
+/**
+ * The grace period if turns outlasted the drain, in milliseconds. It is shorter, because the caller has already waited for a
+ * long time.
+ */
 const LATE_GRACE_MS = 2_000;
-/** How much longer than the drain to wait for the claim of another command, such as a start. */
+/**
+ * How much longer than the drain timeout to wait until another command, such as a start, ends its claim. In milliseconds.
+ */
 const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
 
 /** Drains and stops one server and frees its port. Its home stays. */

@@ -3,7 +3,7 @@ import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
 
 /**
- * Converts a system error of a read or a write into `FLEET_STATE_UNWRITABLE`. Returns other errors, such as those of
+ * Converts a system error of a read or a write into `FLEET_STATE_UNWRITABLE`. Returns other errors, such as errors from
  * bugs, unchanged.
  */
 export function mediumError(action: "read" | "write", path: string, error: unknown): unknown {
@@ -35,7 +35,7 @@ export function readIfThere<T>(path: string, read: () => T): T | undefined {
   }
 }
 
-/** @returns whether a system call fails with one of these errors. @throws any other error. */
+/** @returns whether a system call fails with one of these error codes. @throws any other error. */
 export async function failsWith(codes: readonly string[], call: () => Promise<unknown>): Promise<boolean> {
   try {
     await call();

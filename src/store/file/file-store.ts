@@ -19,7 +19,7 @@ import { ensureStateFolder, stateFolderCheck } from "./state-folder.js";
 const DEADLINE_MS = 30_000;
 
 export interface FileStoreOptions {
-  /** How long one update is tried before `FLEET_STATE_BUSY`, in milliseconds. */
+  /** How long one update may try again before it fails with `FLEET_STATE_BUSY`, in milliseconds. */
   deadlineMs?: number;
   /** Called between the steps of every commit, so that tests can let other writers run there. */
   onStep?: StepHook;
@@ -27,7 +27,7 @@ export interface FileStoreOptions {
   leaseNow?: () => Instant;
 }
 
-/** The first use checks the state folder, and the first write creates it. */
+/** Opens the store in the state folder `root`. The first use checks the folder, and the first write creates it. */
 export function openFileStore(root: string, options: FileStoreOptions = {}): FileStore {
   return new FileStore(root, options);
 }

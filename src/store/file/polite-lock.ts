@@ -7,8 +7,8 @@ const MAX_WAIT_MS = 80;
 type Release = () => Promise<void>;
 
 /**
- * Lets writers commit one after another, which saves them retries. A writer waits only briefly and then continues
- * without the lock, because correctness does not depend on it (decision 1).
+ * Lets writers commit one after another, because this saves retries. A writer waits only briefly and then continues without
+ * the lock, because correctness does not depend on it (decision 1).
  */
 export async function enterPolitely(folder: string): Promise<Release> {
   const until = performance.now() + MAX_WAIT_MS;

@@ -17,7 +17,7 @@ import { mediumError, readIfThere } from "./failures.js";
 
 const ALLOW_NETWORK = "COPILOTFLEET_ALLOW_NETWORK_FS";
 const ALLOW_PARENTS = "COPILOTFLEET_ALLOW_UNSAFE_PARENTS";
-/** The kernel follows this many links in one path (path_resolution(7)). */
+/** The kernel follows at most this many links in one path (path_resolution(7)). */
 const MOST_LINKS = 40;
 
 export interface StateFolderOptions {
@@ -43,8 +43,8 @@ export function checkStateFolder(path: string, options: StateFolderOptions = {})
 const PARENTS_VALID_MS = 1_000;
 
 /**
- * Like {@link checkStateFolder}, but checks the folders above the state folder at most once a second. That is safe,
- * because only root and we can change them once a check has passed.
+ * Like {@link checkStateFolder}, but checks the folders above the state folder at most once a second. That is safe, because
+ * once a check has passed, only root and we can change these folders.
  */
 export function stateFolderCheck(path: string): () => void {
   let checkedAt = Number.NEGATIVE_INFINITY;
@@ -129,8 +129,8 @@ function namesOf(path: string): string[] {
 }
 
 /**
- * Whether the group has no members other than root and us, according to the system's files. Such a group may often
- * write to a safe folder: many systems give each user their own group and a umask of 002. In Kubernetes, the pod's
+ * Whether the group has no members other than root and us, according to the system's files. Such a group can often write to
+ * a folder that is safe, because many systems give each user their own group and a umask of 002. In Kubernetes, the pod's
  * group may write to the root of a volume.
  */
 function isPrivateGroup(gid: number): boolean {

@@ -21,9 +21,9 @@ export interface RedisStoreOptions {
   host?: string | undefined;
   /** Reads the random id of this host's state folder. With it, the store refuses another host of the same name. */
   instance?: (() => string | null) | undefined;
-  /** How long an update competes with other writers before `FLEET_STATE_BUSY`, in milliseconds. */
+  /** How long an update competes with other writers before it fails with `FLEET_STATE_BUSY`, in milliseconds. */
   deadlineMs?: number;
-  /** How long one operation waits for Redis before `FLEET_STORE_UNAVAILABLE`, in milliseconds. */
+  /** How long one operation waits for Redis before it fails with `FLEET_STORE_UNAVAILABLE`, in milliseconds. */
   operationMs?: number;
 }
 
@@ -90,7 +90,9 @@ export class RedisStore implements Store {
     return { durationMs, clockAheadMs: theirs - (Date.now() - durationMs / 2) };
   }
 
-  /** There is nothing to sweep: every write is one script, and commit keys and leases expire. */
+  /**
+   * Does nothing, because killed writers leave nothing behind: every write is one script, and commit keys and leases expire.
+   */
   async sweep(): Promise<void> {
     return undefined;
   }

@@ -22,7 +22,7 @@ import { sweepNames } from "./sweep.js";
 const WRITABLE = 0o600;
 const READ_ONLY = 0o400;
 
-/** The points between two steps at which a test may let other writers run. */
+/** The points between two steps of a commit at which a test may let other writers run. */
 export type CommitStep = "read" | "checked" | "accepted" | "written" | "linked";
 export type StepHook = (step: CommitStep) => void | Promise<void>;
 
@@ -40,7 +40,10 @@ export interface Commit {
   parent: Parent;
   data: string;
   keep: number;
-  /** Whether the revision must survive a loss of power. Its content is synced to disk in any case. */
+  /**
+   * Whether the revision must survive a loss of power. If not, only the content of its file is synced to disk, and not its
+   * name.
+   */
   durable: boolean;
   onStep?: StepHook | undefined;
 }
@@ -71,7 +74,7 @@ export async function commitRevision({ folder, parent, data, keep, durable, onSt
   return true;
 }
 
-/** Makes the parent's file read-only. @returns false if it is not the head any longer */
+/** Makes the parent's file read-only. @returns false if the parent is no longer the head */
 async function acceptParent(folder: string, parent: Parent, onStep: StepHook | undefined): Promise<boolean> {
   if (parent.rev === 0) return true; // there is no parent, so the link alone decides
   const handle = await unlessMissing(open(join(folder, revisionName(parent.rev)), "r"));
@@ -112,8 +115,8 @@ function highest(folder: string): number | undefined {
 }
 
 /**
- * Removes every number up to `last`, because a suspended writer may have linked any of them again. A failure does not
- * matter, because the next commit tries again.
+ * Removes every revision up to the number `last`. There may be more than one, because a suspended writer may have linked an
+ * old number again. Ignores failures, because the next commit tries again.
  */
 async function prune(folder: string, last: number): Promise<void> {
   let listing: Listing | undefined;

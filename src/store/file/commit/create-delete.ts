@@ -10,11 +10,11 @@ import { listFolder } from "./head.js";
 import { encodeRevision, revisionName } from "./revision.js";
 
 /**
- * Creates a document's folder. One rename makes it appear with its first revision.
+ * Creates a document's folder. One rename makes the folder appear together with its first revision.
  *
  * Revision numbers begin at the current time in microseconds and grow by one with each commit, so they stay behind the
- * clock. If a document is deleted and created again, the new one begins above all old numbers. A writer that was
- * suspended since before the deletion can link only an old number, which has no effect.
+ * clock. If a document is deleted and created again, the numbers of the new document begin above all old numbers. A writer
+ * that was suspended before the deletion can link only an old number, which has no effect.
  *
  * @returns false when the document exists. On a file system that ignores case, its name may differ in case.
  */
@@ -64,11 +64,11 @@ export async function discard(path: string): Promise<void> {
 }
 
 /**
- * Deletes a document with a tombstone: a symbolic link to nowhere that has the next number. Like the `link()` of a
+ * Deletes a document with a tombstone: a dangling symbolic link whose name is the next number. Like the `link()` of a
  * commit, this fails if another writer was first. The caller makes the deletion durable.
  *
- * Unlike a commit, a tombstone does not make the previous revision read-only. So the writer of that revision may
- * conclude that its commit failed. It then tries again and finds that the document does not exist.
+ * Unlike a commit, a tombstone does not make the previous revision read-only. So the writer of that revision may conclude
+ * that its commit failed. That writer then tries again and finds that the document does not exist.
  *
  * @returns false when another writer was first or the folder disappeared. The caller then reads again.
  */

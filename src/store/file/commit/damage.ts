@@ -8,7 +8,7 @@ interface Damaged {
   reason: string;
 }
 
-/** Describes the damaged revisions of a document, which are always its newest. */
+/** Describes the damaged revisions of a document. They are always its newest revisions. */
 export function describeDamage(what: string, folder: string, damaged: readonly Damaged[]): string {
   const [newest] = damaged;
   if (newest === undefined) return `all revisions of ${what} are missing from ${quote(folder)}`;
@@ -27,21 +27,21 @@ export function damageWarning(damage: string, consequence: string): string {
 
 const QUARANTINED = /^(?:corrupt-\d{16}\.json|registry\.json\.corrupt-.+)$/;
 
-/** Whether the name is that of a copy of a damaged file, which shows that there was state before. */
+/** Whether a file has the name of a copy of a damaged file. Such a copy shows that there was state before. */
 export function isQuarantined(name: string): boolean {
   return QUARANTINED.test(name);
 }
 
 /**
- * Gives damaged revisions a second name, so that people can still examine them after their numbers have been pruned.
- * The first name stays, because a suspended writer could otherwise take the number. Ignores failures.
+ * Gives damaged revisions a second name, so that people can still examine them after their numbers have been pruned. The
+ * numbered name stays, because a suspended writer could otherwise take the number. Ignores failures.
  */
 export async function keepEvidence(folder: string, damaged: readonly number[]): Promise<void> {
   const names = damaged.map(revisionName);
   await Promise.allSettled(names.map((name) => link(join(folder, name), join(folder, `corrupt-${name}`))));
 }
 
-/** Like {@link keepEvidence}, for a damaged file beside the revisions that is about to be replaced. */
+/** Like {@link keepEvidence}, for `registry.json` before it is replaced because it is damaged. */
 export async function keepCopy(path: string, stillDamaged: (copy: string) => boolean): Promise<void> {
   const copy = `${path}.corrupt-${new Date().toISOString().replaceAll(/[:.]/g, "-")}`;
   try {

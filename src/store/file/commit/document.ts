@@ -4,7 +4,7 @@ import { mediumError } from "../failures.js";
 import { type Commit, commitRevision, type Parent } from "./commit.js";
 import { keepEvidence } from "./damage.js";
 
-/** The newest state, which is the parent of the next revision. */
+/** The newest state of a document. It is the parent of the next revision. */
 export interface Base extends Parent, AnyBase {
   /** Unreadable revisions above `rev`. */
   damaged: readonly number[];
@@ -17,9 +17,9 @@ export interface DocumentSpec<T> extends Pick<Commit, "folder" | "durable"> {
   readonly parse: (data: string) => T;
   /** Runs before each attempt. Checks the state folder, and may create missing folders. */
   prepare(): void;
-  /** Reads the newest state. Throws if there is none or if it is unreadable. */
+  /** Reads the newest state. Throws if the document does not exist or is unreadable. */
   load(): Base;
-  /** As `UpdateTries.enter`. */
+  /** See `UpdateTries.enter`. */
   enter?(): Promise<() => Promise<void>>;
   /** Runs after each commit, before the updates resolve. It must not reject, because the commit has succeeded. */
   committed?(rev: number, data: string): Promise<void>;

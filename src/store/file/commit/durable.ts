@@ -8,7 +8,7 @@ export function scratchName(kind: "tmp" | "trash"): string {
   return `.${kind}-${process.pid}-${randomBytes(6).toString("hex")}`;
 }
 
-/** Writes a new file and syncs it to disk, or removes it if it cannot be written completely. */
+/** Writes a new file and syncs it to disk. If it cannot be written completely, removes it. */
 export async function writeNewFile(path: string, bytes: Buffer): Promise<FileHandle> {
   const handle = await open(path, "wx", 0o600);
   try {
@@ -24,7 +24,10 @@ export async function writeNewFile(path: string, bytes: Buffer): Promise<FileHan
   }
 }
 
-/** Writes all bytes. On a nearly full disk, one call may write only the first part of them without an error. */
+/**
+ * Writes all bytes, in several calls if necessary. On a nearly full disk, one call may write only the first bytes without an
+ * error.
+ */
 async function writeWhole(handle: FileHandle, bytes: Buffer): Promise<void> {
   for (let done = 0; done < bytes.length; ) {
     const { bytesWritten } = await handle.write(bytes, done, bytes.length - done, done);
@@ -57,7 +60,7 @@ export function makeFolder(path: string): void {
   }
 }
 
-/** Closes a handle whose bytes are already synced or not needed, so that a failure loses nothing. */
+/** Closes a handle and ignores failures. Call it only if the written bytes are already synced or not needed. */
 export async function closeQuietly(handle: FileHandle): Promise<void> {
   await handle.close().catch(() => "harmless");
 }

@@ -13,7 +13,7 @@ const SETTLED_MS = 100;
 const SETTLED_SECONDS_MS = 2_100;
 const MOST = 1_000;
 
-/** The parts of a document's state that decide whether it may be kept. */
+/** The parts of a document's state that decide whether it may be kept in memory. */
 type Read = Pick<Head, "rev" | "top"> & { damaged: readonly unknown[] };
 
 interface Known<T> {
@@ -29,8 +29,8 @@ interface Known<T> {
 
 /**
  * Keeps the newest revisions of documents in memory, because every turn reads several. A remembered revision is still the
- * newest if the document's folder has not changed and does not contain the next revision. The second look does not depend
- * on a clock. A look at the file finds out that somebody damaged it.
+ * newest if the document's folder has not changed and does not contain the next revision. The check for the next revision
+ * does not depend on a clock. A check of the revision's file finds out if somebody has damaged it.
  */
 export class HeadMemory<T extends Read> {
   readonly #stateOf: typeof stateOf;
@@ -62,7 +62,10 @@ export class HeadMemory<T extends Read> {
   }
 }
 
-/** Null if there is nothing, or if it changed so recently that another change could go unnoticed. */
+/**
+ * The state of a file or folder. Null if it does not exist, or if it changed so recently that another change could go
+ * unnoticed.
+ */
 function stateOf(path: string): string | null {
   const stats = readIfThere(path, () => lstatSync(path, { throwIfNoEntry: false }));
   if (stats === undefined) return null;

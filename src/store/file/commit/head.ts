@@ -14,7 +14,7 @@ export interface Listing {
 export interface Head {
   /** The newest undamaged revision, or 0. */
   rev: number;
-  /** Its data, or undefined when `rev` is 0. */
+  /** The data of the revision `rev`, or undefined when `rev` is 0. */
   data: string | undefined;
   /** The highest number in the folder, including damaged revisions, or 0. */
   top: number;
@@ -27,7 +27,7 @@ export interface Head {
 /** The data of a deleted document. Its newest revision is a tombstone: see `raiseTombstone`. */
 export const TOMBSTONE = "null";
 
-/** How often to read again because a file disappeared between listing and reading. */
+/** How many times to list and read the folder, because a file may disappear between the two. */
 const MAX_ATTEMPTS = 100;
 
 /** @returns undefined when the folder does not exist */
@@ -45,8 +45,8 @@ export function listFolder(folder: string): Listing | undefined {
 }
 
 /**
- * Finds the newest undamaged revision among the newest `keep` numbers. It never reads lower ones, because a suspended
- * writer may have linked them after they were pruned. Such a revision was never current.
+ * Finds the newest undamaged revision among the newest `keep` numbers. It never reads lower numbers, because a suspended
+ * writer may have linked them after they were pruned. Such a revision was never the head.
  *
  * @returns undefined when the folder does not exist
  */

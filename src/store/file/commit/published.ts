@@ -54,8 +54,8 @@ interface Revision {
 }
 
 /**
- * Writes the copy. Writes it again if there is a newer revision afterwards, because we may have overwritten the newer
- * copy. The rounds are limited, because new revisions may keep coming, and their writers write copies, too.
+ * Writes the copy. If a newer revision exists afterwards, writes that one, too, because we may have overwritten a newer
+ * copy. The rounds are limited, because new revisions may keep coming, and their writers also write copies.
  */
 export async function publish(
   root: string,

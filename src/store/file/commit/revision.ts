@@ -14,13 +14,15 @@ export function revisionName(rev: number): string {
   return `${String(rev).padStart(16, "0")}.json`;
 }
 
-/** @returns undefined if the name is not that of a revision */
+/** @returns the number; undefined if the name is not the name of a revision */
 export function revisionNumber(name: string): number | undefined {
   const digits = NAME.exec(name)?.[1];
   return digits === undefined ? undefined : Number(digits);
 }
 
-/** A revision has two lines: a header, and the data that the header's checksum covers. `commit` is only for people. */
+/**
+ * A revision has two lines: a header with a checksum of the data, and the data. `commit` in the header is only for people.
+ */
 export function encodeRevision(rev: number, commit: string, data: string): Buffer {
   return Buffer.from(`${JSON.stringify({ schema: SCHEMA, rev, commit, sha256: sha256(data) })}\n${data}\n`);
 }

@@ -4,7 +4,7 @@ import { systemCode } from "../../../errors.js";
 
 const SCRATCH = /^\.(?:tmp|trash)-(\d+)-[0-9a-f]+$/;
 
-/** No write takes this many milliseconds. So an older file is a left-over, even if its writer's PID is in use. */
+/** No write takes this many milliseconds. So an older file is a left-over, even if a process has its writer's PID. */
 const MAX_AGE_MS = 10 * 60_000;
 
 /** Removes the left-overs of killed writers in `folder`. Does nothing if the folder does not exist. */
@@ -19,8 +19,8 @@ export async function sweepFolder(folder: string): Promise<void> {
 }
 
 /**
- * Like {@link sweepFolder}, for names that are already listed. It may remove the file of a live writer, for example of
- * one in another PID namespace. That writer then cannot link its file, and tries again.
+ * Like {@link sweepFolder}, for names that the caller has listed. It may remove the file of a live writer, for example of a
+ * writer in another PID namespace. That writer then cannot link its file, and tries again.
  */
 export async function sweepNames(folder: string, names: readonly string[]): Promise<void> {
   for (const name of names) {

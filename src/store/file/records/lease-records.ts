@@ -18,7 +18,10 @@ import {
 } from "./lease-state.js";
 import { RecordFolder } from "./record-folder.js";
 
-/** How far the clock behind the fences of another store may be ahead of this one, in milliseconds. */
+/**
+ * When fences come from another store, that store's clock may be ahead of this machine's clock by this much, in
+ * milliseconds.
+ */
 const LONGEST_WAIT_MS = 10_000;
 
 /** The records of leases. The first request for a lease creates its record, which lasts until the session is deleted. */
@@ -97,7 +100,10 @@ export class LeaseRecords implements LeaseStore {
     return this.#view(sessionId, held(state, hashToken(token), this.#now()));
   }
 
-  /** For an unreadable record, uses the current time, because fences come from the clock: see {@link raiseFences}. */
+  /**
+   * For an unreadable record, counts the current time as its fence, because fences come from the clock: see {@link
+   * raiseFences}.
+   */
   async highestFence(): Promise<number> {
     this.#context.checkRoot();
     return this.records.ids().reduce((highest, id) => {
@@ -107,8 +113,9 @@ export class LeaseRecords implements LeaseStore {
   }
 
   /**
-   * Records nothing, because every new fence is at least the current time. If `fence` is above the current time, it
-   * came from a clock that is ahead of this machine's. Then this method waits a short time.
+   * Records nothing, because every new fence is at least the current time. If `fence` is above the current time, it came
+   * from a clock that is ahead of this machine's clock. This method then waits until the current time is higher, but at most
+   * `LONGEST_WAIT_MS`.
    */
   async raiseFences(fence: number): Promise<void> {
     const aheadMs = fence + 1 - this.#now().wallMs;
@@ -143,7 +150,7 @@ export class LeaseRecords implements LeaseStore {
     return state !== null && state.fence >= this.#now().wallMs;
   }
 
-  /** Removes the records of sessions that do not exist, unless somebody still holds the lease. */
+  /** Removes the lease records of sessions that do not exist, unless somebody still holds the lease. */
   async sweepOrphans(isRecorded: (sessionId: string) => boolean): Promise<void> {
     for (const id of this.records.ids()) {
       if (isRecorded(id)) continue;
@@ -153,7 +160,7 @@ export class LeaseRecords implements LeaseStore {
     }
   }
 
-  /** The lease for callers. Its remaining time counts from now, not from the commit. */
+  /** The lease in the form that callers get. Its remaining time counts from now, not from the commit. */
   #view(sessionId: string, { tokenHash: _, end, ...lease }: Granted): Lease {
     return { sessionId, ...lease, remainingMs: Math.floor(remaining(end, this.#now())) };
   }

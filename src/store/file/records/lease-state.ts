@@ -11,7 +11,7 @@ export interface LeaseState {
   sessionId: string;
   /** The highest fence of this session's leases so far. */
   fence: number;
-  /** The last lease granted, even if it has ended. Only {@link inForce} decides whether it counts. */
+  /** The last lease that was granted, even if it has ended. Only {@link inForce} decides whether it counts. */
   lease: Granted | null;
   /** The waiters, in the order of their first request. */
   queue: Place[];
@@ -36,7 +36,7 @@ export type Request = Pick<LeaseRequest, "holder" | "ttlMs" | "placeMs" | "detac
 export type Answer = { granted: Granted } | { granted: null; current: Granted | null; ahead: number };
 
 /**
- * The state before the first lease. Its fence is the current time, so it is above the fences of a deleted session with
+ * The state before the first lease. Its fence is the current time, so later fences are above those of a deleted session with
  * the same id. `LeaseRecords` keeps the record of a deleted session if its last fence is higher.
  */
 export function emptyState(sessionId: string, wallMs: number): LeaseState {
@@ -63,7 +63,7 @@ export function acquire(state: LeaseState, request: Request, now: Instant): Answ
   return { granted: null, current, ahead };
 }
 
-/** To save writes, renews a place only after a third of its time has passed. */
+/** Renews the waiter's place, or adds one. To save writes, renews a place only after a third of its time has passed. */
 function keepPlace(state: LeaseState, found: number, request: Request, now: Instant): void {
   const end = after(now, request.placeMs);
   const place = state.queue[found];

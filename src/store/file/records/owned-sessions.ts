@@ -6,12 +6,15 @@ import { makeFolder } from "../commit/durable.js";
 import type { StoreContext } from "../context.js";
 import { mediumError, readIfThere } from "../failures.js";
 
-/** How long a verified count stays valid, in milliseconds, so that no user can make us read the records all the time. */
+/**
+ * How long a verified count stays valid, in milliseconds. This limit keeps a user from making us read the records all the
+ * time.
+ */
 const CHECKED_MS = 5_000;
 
 /**
- * One folder for each user, with an empty file for each session. So the cost of counting a user's sessions does not
- * depend on the sessions of others. A crash may leave a file without a record, so {@link count} also reads records.
+ * One folder for each user, with an empty file for each session. So the cost of counting a user's sessions does not depend
+ * on the sessions of other users. A crash may leave a file without a record, so {@link count} also reads records.
  */
 export class OwnedSessions {
   readonly #root: string;
@@ -24,7 +27,7 @@ export class OwnedSessions {
     this.#root = join(root, "owned");
   }
 
-  /** A failure is only a warning, because the file matters only for the limit on sessions. */
+  /** Adds the file of a session. A failure is only a warning, because the file matters only for the limit on sessions. */
   add(owner: string, id: string): void {
     const folder = this.#folderOf(owner);
     const write = () => writeFileSync(join(folder, id), "", { flag: "a", mode: 0o600 });
@@ -40,7 +43,7 @@ export class OwnedSessions {
     });
   }
 
-  /** As {@link add}. */
+  /** Removes the file of a session. Warns like {@link add}. */
   remove(owner: string, id: string): void {
     const folder = this.#folderOf(owner);
     this.#tolerant(folder, () => rmSync(join(folder, id), { force: true }));
@@ -56,7 +59,7 @@ export class OwnedSessions {
   }
 
   /**
-   * @param limit from this number on, the records are read
+   * @param limit if the user has at least this many files, reads the records, too
    * @param isOwned whether the record of a session names the user as its owner
    */
   count(owner: string, limit: number, isOwned: (id: string) => boolean): number {

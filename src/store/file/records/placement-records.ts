@@ -5,7 +5,7 @@ import type { PlacementStore } from "../../ports.js";
 import type { StoreContext } from "../context.js";
 import { RecordFiles } from "./record-files.js";
 
-/** One file for each user. If a file is damaged, the user is placed again. */
+/** The placements, in one file for each user. If a file is damaged, the fleet places the user again. */
 export class PlacementRecords implements PlacementStore {
   readonly #files: RecordFiles<{ user: string } & Placement>;
 

@@ -12,13 +12,16 @@ import { failsWith, readIfThere, writing } from "../failures.js";
 const REVISION = 1;
 const FILE = /^([a-z0-9]{1,64})\.json$/;
 
-/** The records of one kind, each in one file. Names consist of 1 to 64 lower-case letters and digits. */
+/** The records of one kind, each in one file. A record's name consists of 1 to 64 lower-case letters and digits. */
 export class RecordFiles<T> {
   readonly #context: StoreContext;
   readonly #folder: string;
   readonly #remedy: ((name: string) => Suggestion) | null;
 
-  /** @param remedy returns the command that deletes a damaged record; null: a damaged record counts as missing */
+  /**
+   * @param remedy returns the command that deletes a damaged record. If `remedy` is null, a damaged record counts as
+   * missing.
+   */
   constructor(context: StoreContext, folder: "tokens" | "placements", remedy: ((name: string) => Suggestion) | null) {
     this.#context = context;
     this.#folder = join(context.root, folder);
@@ -61,7 +64,7 @@ export class RecordFiles<T> {
     await writing(this.#folder, () => this.#write(name, record, rename));
   }
 
-  /** @param publish gives the complete temporary file its name */
+  /** @param publish gives the complete temporary file its final name */
   async #write(name: string, record: T, publish: (temp: string, path: string) => Promise<void>): Promise<void> {
     const { root, ensureRoot } = this.#context;
     ensureRoot();
@@ -77,7 +80,7 @@ export class RecordFiles<T> {
     }
   }
 
-  /** @returns whether there was a record */
+  /** @returns whether the record existed */
   async delete(name: string): Promise<boolean> {
     this.#context.checkRoot();
     return await writing(this.#folder, async () => {

@@ -18,30 +18,30 @@ import type { StoreContext } from "../context.js";
 import { failsWith, readIfThere, writing } from "../failures.js";
 
 const KEEP = 2;
-/** Reads are synchronous, so yield to the rest of the process after this many records. */
+/** Reads are synchronous. After this many records, the rest of the process may run. */
 const RECORDS_AT_ONCE = 100;
 
 /** The properties in which kinds of records differ. */
 export interface RecordSpec<T> {
   name: "sessions" | "leases";
-  /** The record in warnings: `the lease on session "a"`. */
+  /** The words for a record in warnings, such as `the lease on "a"`. */
   title: (id: string) => string;
-  /** Whether a change must survive a loss of power. Otherwise the record may have its older state after that. */
+  /** Whether a change must survive a loss of power. Otherwise the record may return to an older state after the loss. */
   durable: boolean;
   /** The consequence when the newest revision is damaged, as a sentence for warnings. */
   ifDamaged: string;
   /**
-   * Whether a record belongs to the id. On a file system that ignores case, two ids have the same folder. Without this
+   * Whether a record belongs to the id. On a file system that ignores case, two ids may have the same folder. Without this
    * method, they share a record.
    */
   belongsTo?: (record: T, id: string) => boolean;
 }
 
 /**
- * One document for each session, in its own folder, so that the cost of a record does not depend on their number.
+ * One document for each session, in its own folder. So the cost of a record does not depend on the number of records.
  *
- * Unfinished creations and deletions are in the state folder itself. In this folder, an id could look like one of their
- * names, and a sweep would have to list 10,000 names.
+ * The scratch folders of unfinished creations and deletions are in the state folder, not here. Here, a session's id could
+ * look like the name of a scratch folder, and a sweep would have to list 10,000 names.
  */
 export class RecordFolder<T extends object> {
   readonly #path: string;
@@ -71,7 +71,7 @@ export class RecordFolder<T extends object> {
     }
   }
 
-  /** Whether there is a record, even an unreadable one. */
+  /** Whether the record exists, even if it is unreadable. */
   has(id: string): boolean {
     return existsSync(this.#folderOf(id));
   }
@@ -82,7 +82,10 @@ export class RecordFolder<T extends object> {
     return (await make()) || ((await this.#makeRoom(id)) && (await make()));
   }
 
-  /** Removes the folder of a deleted record, which is still there if the process that deleted the record died. */
+  /**
+   * Removes the folder of a deleted record, if a process died after it had deleted the record and left the folder. @returns
+   * whether it removed a folder
+   */
   async #makeRoom(id: string): Promise<boolean> {
     if (!isDeleted(this.#folderOf(id))) return false;
     const trash = this.#newTrash();
@@ -92,7 +95,7 @@ export class RecordFolder<T extends object> {
     return true;
   }
 
-  /** @returns undefined when there is no record */
+  /** @returns undefined if the record does not exist */
   async update<R>(id: string, change: (draft: T) => R): Promise<R | undefined> {
     try {
       return await this.#context.writes.track(this.#updates.update(id, change));
@@ -102,7 +105,7 @@ export class RecordFolder<T extends object> {
     }
   }
 
-  /** Deletes a record, even an unreadable one. Resolves with whether there was one. */
+  /** Deletes a record, even if it is unreadable. Resolves with true if the record existed. */
   async delete(id: string): Promise<boolean> {
     const folder = this.#folderOf(id);
     const trash = this.#newTrash();
@@ -114,9 +117,7 @@ export class RecordFolder<T extends object> {
     });
   }
 
-  /**
-   * Deletes those of the records for which `agree` returns true, each atomically. Syncs to disk once for all of them.
-   */
+  /** Deletes the records for which `agree` returns true, each atomically. Syncs to disk once for all of them. */
   async deleteMany(
     ids: readonly string[],
     agree: (record: T) => boolean,
@@ -143,7 +144,9 @@ export class RecordFolder<T extends object> {
     });
   }
 
-  /** Deletes a record by its tombstone. Moving the folder away later only makes room for a new record. */
+  /**
+   * Deletes a record by a tombstone, if `agree` returns true. The later move of the folder only makes room for a new record.
+   */
   async #deleteIf(id: string, agree: (record: T) => boolean): Promise<T | null> {
     for (;;) {
       const base = this.#load(id);
@@ -204,7 +207,7 @@ export class RecordFolder<T extends object> {
     return join(this.#path, id);
   }
 
-  /** The newest state with its record; null if there is none. */
+  /** The newest state of a record; null if the record does not exist. */
   #load(id: string): (Base & { record: T }) | null {
     const folder = this.#folderOf(id);
     const head = readHead(folder, KEEP);
@@ -251,5 +254,5 @@ function isDeleted(folder: string): boolean {
   return readHead(folder, KEEP)?.data === TOMBSTONE;
 }
 
-/** There is no record. Only this file uses this error. */
+/** The error for a record that does not exist. Only this file uses it. */
 class Missing extends Error {}

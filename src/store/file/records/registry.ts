@@ -89,9 +89,9 @@ export class RegistryRecord implements RegistryStore {
   }
 
   /**
-   * The newest registry. It is empty only if there has never been one.
+   * The newest registry. It is empty only if there has never been a registry.
    *
-   * @throws FleetError `FLEET_STATE_CORRUPT` when there was one and neither a revision nor the copy is readable.
+   * @throws FleetError `FLEET_STATE_CORRUPT` when there was a registry, and neither a revision nor the copy is readable.
    */
   #load(): Base {
     const { root, warn } = this.#context;
@@ -128,8 +128,8 @@ export class RegistryRecord implements RegistryStore {
   }
 
   /**
-   * Refuses to start with an empty registry if there are traces of an earlier one. A folder without revisions is not
-   * such a trace, because an interrupted first commit leaves it.
+   * Refuses to start with an empty registry if there are traces of an earlier registry. A folder without revisions is not
+   * such a trace, because an interrupted first commit also leaves an empty folder.
    */
   #refuseIfLost(head: Head, published: Published): void {
     const { root } = this.#context;

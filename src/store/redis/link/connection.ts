@@ -9,7 +9,7 @@ import type { Keys } from "./keys.js";
 import { ANSWER_MS, Link, placeOf, within } from "./link.js";
 import { isReplica, judge } from "./surroundings.js";
 
-/** How long one operation may take, including connecting, before Redis counts as unavailable. */
+/** How long one operation may take, including the time to connect, before Redis counts as unavailable. In milliseconds. */
 const OPERATION_MS = 5_000;
 const LONGEST_PAUSE_MS = 200;
 
@@ -22,13 +22,13 @@ export interface ConnectionOptions {
   keys: Keys;
   epoch: Epoch;
   warn: (message: string) => void;
-  /** Milliseconds; replaced in tests. */
+  /** How long one operation may take, in milliseconds. Tests set it. */
   operationMs: number | undefined;
 }
 
 /**
- * Access to the Redis server over one {@link Link} at a time. An operation opens a link if there is none. A failed
- * operation runs again until its time is up. So run only reads, and scripts that may run twice.
+ * Access to the Redis server over one {@link Link} at a time. An operation opens a link if there is none. If an operation
+ * fails, it runs again until its time is up. So pass only reads, and scripts that may run twice.
  *
  * The connection keeps the process alive only while somebody waits for an answer.
  */
@@ -41,7 +41,7 @@ export class Connection {
   #open: Link | undefined;
   #opening: Link | undefined;
   #wasOpen = false;
-  /** Whether any link so far led to a server that is not a replica. */
+  /** Whether any link so far connected to a server that is not a replica. */
   #metPrimary = false;
 
   constructor(options: ConnectionOptions) {
@@ -55,7 +55,7 @@ export class Connection {
     return showRedisUrl(this.#options.target);
   }
 
-  /** Reads several keys at one moment, and verifies the epoch. */
+  /** Reads several keys as they are at one moment, and verifies the epoch. */
   async read(keys: readonly string[]): Promise<(string | null)[]> {
     return await this.#operate(async (link) => {
       const { epoch, keys: names } = this.#options;
@@ -66,7 +66,7 @@ export class Connection {
     });
   }
 
-  /** Reads the registry under this key; null if it was never written. */
+  /** Reads the registry under this key. Null if it was never written. */
   async readRegistry(key: string): Promise<string | null> {
     return await this.#operate(async (link) => {
       const { epoch, keys } = this.#options;
@@ -89,12 +89,12 @@ export class Connection {
     } while (cursor !== "0");
   }
 
-  /** As {@link Link.listen}. */
+  /** See {@link Link.listen}. */
   async listen(channel: string, onMessage: (message: string) => void): Promise<boolean> {
     return await this.#operate((link) => link.listen(channel, onMessage));
   }
 
-  /** Runs a script. `keys` and `args` follow the common ones. */
+  /** Runs a script. Appends `keys` and `args` to the keys and arguments that all scripts have. */
   async run(script: Script, keys: readonly string[], args: readonly (string | number)[]): Promise<unknown[]> {
     const { epoch, keys: names } = this.#options;
     return await this.#operate(async (link, until) => {
@@ -117,7 +117,7 @@ export class Connection {
     });
   }
 
-  /** Closes the connection once nothing is under way. The next operation opens a new one. */
+  /** Closes the connection once no operation is under way. The next operation opens a new connection. */
   async close(): Promise<void> {
     while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
     const link = this.#open;
@@ -212,7 +212,7 @@ export class Connection {
     return corruptError(this.database, "it has a registry, but no epoch");
   }
 
-  /** Drops a link, unless a newer one has replaced it already. */
+  /** Forgets a link, unless a newer link has already replaced it. */
   #forget(link: Link | undefined): Link | undefined {
     if (link === undefined || link !== this.#open) return undefined;
     this.#open = undefined;

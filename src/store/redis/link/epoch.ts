@@ -20,7 +20,10 @@ export class Epoch {
   readonly #where: string;
   readonly #root: string;
   readonly #warn: (message: string) => void;
-  /** A file with the epoch that this host found last, for the next command. The fleet also works without it. */
+  /**
+   * The path of a file with the epoch that this host found last. The next command compares it. The fleet also works without
+   * the file.
+   */
   readonly #notePath: string;
   #known: string | undefined;
   #noted: string | undefined;
@@ -38,14 +41,14 @@ export class Epoch {
   }
 
   /**
-   * The epoch that the database must have, or undefined if none is known. Get it before you send a request, because it
-   * may change during the request.
+   * The epoch that the database must have, or undefined if no epoch is known. Read this before you send a request, because
+   * it may change during the request.
    */
   get expected(): string | undefined {
     return this.#known ?? this.#noted;
   }
 
-  /** Reads the note. Call this before you open a connection. */
+  /** Reads the epoch from the file. Call this before you open a connection. */
   recall(): void {
     if (this.#noted !== undefined) return;
     try {

@@ -6,7 +6,7 @@ import { corruptError as corrupt } from "../../failures.js";
 /** Redis cannot answer at the moment. Trying again may help. Callers of the store never see this error. */
 export class Interruption extends Error {
   override readonly name = "Interruption";
-  /** Whether there seems to be no server at the address, or none that we can trust. */
+  /** Whether the address seems to have no server, or only a server that we cannot trust. */
   readonly nobody: boolean;
 
   constructor(message: string, code?: string) {
@@ -29,10 +29,10 @@ export class Demotion extends Interruption {
   }
 }
 
-/** System errors that occur only if there is a server, or was a moment ago. */
+/** System errors that occur only if the address has a server, or had one a moment ago. */
 const PASSING: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "ETIMEDOUT"]);
 
-/** Answers of a Redis that did not run the command, but may do so later. */
+/** Answers of a Redis that did not run the command, but may run it later. */
 const NOT_NOW = /^(?:(?:LOADING|BUSY|TRYAGAIN|MASTERDOWN) |ERR max number of clients)/;
 /** In the error of a script, the code is not at the beginning. */
 const NO_WRITES = /\b(OOM command not allowed|MISCONF|NOREPLICAS)/;
@@ -43,8 +43,8 @@ const NO_DATABASE = /^ERR (?:DB index is out of range|invalid DB index|SELECT is
 const ELSEWHERE = /\b(?:MOVED \d|CLUSTERDOWN|CROSSSLOT)/;
 
 /**
- * Converts the error of a command into an error that callers of the store know. Keeps only the message, because the
- * library attaches the command with its arguments, which may include a password.
+ * Converts the error of a command into an error that callers of the store know. Keeps only the error's message, because the
+ * library attaches the command and its arguments to the error, and these may include a password.
  */
 export function explain(error: unknown, where: string): Error {
   if (error instanceof FleetError || error instanceof Interruption) return error;
@@ -66,7 +66,7 @@ export function explain(error: unknown, where: string): Error {
   return new FleetError("FLEET_INTERNAL", `Redis at ${where} refused a command: ${message}`, { cause });
 }
 
-/** Like {@link explain}, for the handshake. It may also find that the database number does not exist. */
+/** Like {@link explain}, for the handshake. There, Redis may also answer that the database number does not exist. */
 export function explainOpening(error: unknown, target: RedisUrl, where: string): Error {
   const text = error instanceof Error ? error.message : String(error);
   if (!NO_DATABASE.test(text)) return explain(error, where);
@@ -116,7 +116,7 @@ export function corruptError(where: string, detail: string, cause?: unknown): Fl
   return corrupt(where, detail, "Restore a backup of the Redis database.", cause);
 }
 
-/** The beginning of a command for people to type. */
+/** The beginning of a `redis-cli` command for people to type. */
 export function cli(where: string): `redis-cli ${string}` {
   const [, host = "", port = ""] = /^\[?(.*?)\]?:(\d+)$/.exec(where) ?? [];
   return `redis-cli -h ${host} -p ${port}`;

@@ -2,7 +2,8 @@
  * The names of all keys. The braces put them into one hash slot (Redis Cluster specification), so that a script may use
  * several of them.
  *
- * @param fleet from the database's URL alone, so that everybody with the same URL uses the same fleet
+ * @param fleet the name of the fleet. It comes only from the database's URL, so that everybody with the same URL uses the
+ * same fleet.
  * @param host the host that owns the registry; null for a fleet without named hosts
  */
 export function keysOf(fleet: string, host: string | null) {
@@ -10,13 +11,14 @@ export function keysOf(fleet: string, host: string | null) {
   const ofHost = (name: string, owner: string | null) => key(owner === null ? name : `${name}:${owner}`);
   const lock = {
     /**
-     * The token of the writer that holds the writer lock of the registry. With `:<token>` at its end, this is also the
-     * name of the channel that a writer subscribes to. Its keys have `turn` in their names as in earlier versions.
+     * The token of the writer that holds the writer lock of the registry. With `:<token>` at its end, this is also the name
+     * of the channel to which a writer subscribes. The names of the keys contain `turn` because earlier versions used these
+     * names.
      */
     writerLock: ofHost("turn", host),
     /** The writers that wait for the lock, in the order of their arrival. */
     writerQueue: ofHost("turn-queue", host),
-    /** The same writers, each with the time at which it loses its place. */
+    /** The same writers as in `writerQueue`, each with the time at which it loses its place. */
     writerPlaces: ofHost("turn-places", host),
   };
   return {
@@ -40,11 +42,11 @@ export function keysOf(fleet: string, host: string | null) {
     host: (name: string) => key(`host:${name}`),
     /** The highest fence so far. Never expires. */
     fence: key("fence"),
-    /** A hash that expires with the lease. */
+    /** A Redis hash with the lease. It expires together with the lease. */
     lease: (sessionId: string) => key(`lease:${sessionId}`),
     /** The hashes of waiting tokens, in the order of their first request. */
     queue: (sessionId: string) => key(`queue:${sessionId}`),
-    /** The same hashes, by the time at which each loses its place. */
+    /** The same hashes as in `queue`, each with the time at which it loses its place. */
     places: (sessionId: string) => key(`places:${sessionId}`),
     /** The commit key, which exists for a while after a commit: see document-scripts.ts. */
     commit: (id: string) => key(`commit:${id}`),

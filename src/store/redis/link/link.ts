@@ -4,7 +4,10 @@ import { COMMON_KEYS, type Script } from "../scripts/scripts.js";
 import { explain, explainOpening, Interruption } from "./failures.js";
 import type { Surroundings } from "./surroundings.js";
 
-/** How long Redis may take for one answer, in milliseconds. Then we try a new connection. This one may be dead. */
+/**
+ * How long Redis may take for one answer, in milliseconds. After that, we try a new connection, because this one may be
+ * dead.
+ */
 export const ANSWER_MS = 2_000;
 
 type Answer = [word: string, ...rest: unknown[]];
@@ -81,12 +84,12 @@ export class Link {
     return await this.#answered(this.#client.mget(...keys));
   }
 
-  /** Reads some members of a set, and the cursor for the next ones. That cursor is "0" after the last ones. */
+  /** Reads some members of a set, and the cursor for the next members. The cursor is "0" after the last members. */
   async scan(set: string, cursor: string, count: number): Promise<[cursor: string, members: string[]]> {
     return await this.#answered(this.#client.sscan(set, cursor, "COUNT", count));
   }
 
-  /** Subscribes to a channel until the connection ends. @returns false when it was already subscribed */
+  /** Subscribes to a channel until the connection ends. @returns false if this link was already subscribed to the channel */
   async listen(channel: string, onMessage: (message: string) => void): Promise<boolean> {
     if (this.#channels.has(channel)) return false;
     this.#channels.add(channel);
@@ -117,7 +120,7 @@ export class Link {
     else stream.unref();
   }
 
-  /** Closes the connection properly. Call it when nothing is under way. */
+  /** Closes the connection properly. Call this when no operation is under way. */
   async quit(until: number): Promise<void> {
     await within(this.#client.quit(), until).catch(() => "cut then");
     this.cut();
@@ -217,7 +220,7 @@ async function permitted<T>(answer: Promise<T>): Promise<T | null> {
   }
 }
 
-/** @param answer to CONFIG GET: a pair of name and value */
+/** @param answer the answer to CONFIG GET: a pair of name and value */
 function secondOf(answer: unknown): string | null {
   return Array.isArray(answer) && typeof answer[1] === "string" ? answer[1] : null;
 }

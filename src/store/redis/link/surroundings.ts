@@ -1,14 +1,14 @@
 import { FleetError } from "../../../errors.js";
 import { cli, Interruption } from "./failures.js";
 
-/** The properties of the server. A field is null if the server forbids the command that reads it. */
+/** Some properties of the Redis server. A field is null if the server forbids the command that reads it. */
 export interface Surroundings {
   info: string | null;
   save: string | null;
   appendOnly: string | null;
 }
 
-/** The first version of Redis that has everything that we use. */
+/** The first version of Redis that has all features that we use. */
 const OLDEST = [6, 2] as const;
 
 /**

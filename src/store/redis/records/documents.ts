@@ -8,11 +8,11 @@ import type { Keys } from "../link/keys.js";
 import { COMMIT, COUNT, REMOVE } from "../scripts/document-scripts.js";
 import { HOLD_MS } from "./writer-lock.js";
 
-/** How long a commit key lasts, in milliseconds. Redis refuses late commands of the same writer long before that. */
+/** How long a commit key lasts, in milliseconds. Long before its end, Redis refuses late commands of the same writer. */
 export const COMMIT_KEY_MS = 60_000;
 
 export interface Stored {
-  /** The first line with its newline: schema, revision, and id of the commit. */
+  /** The first line of the document, with its newline. It contains schema, revision, and id of the commit. */
   head: string;
   /** Grows by one with each commit. */
   revision: number;
@@ -22,9 +22,9 @@ export interface Stored {
 /** The sets that list a document. */
 export interface Listed {
   set: string;
-  /** The document's name in both sets. */
+  /** The document's name in `set` and `also`. */
   member: string;
-  /** The second set, or null. */
+  /** A second set that lists the document, or null. */
   also: string | null;
 }
 
@@ -50,8 +50,8 @@ export function parseObject<T>(key: string, data: string): T {
 }
 
 /**
- * Documents, each under its own key. A commit replaces a document only if nobody has changed it since it was read. It
- * happens exactly once even if its answer is lost (document-scripts.ts).
+ * Documents, each under its own key. A commit replaces a document only if nobody has changed it since the writer read it.
+ * The commit happens exactly once, even if its answer is lost (document-scripts.ts).
  */
 export class Documents {
   readonly connection: Connection;
@@ -68,9 +68,9 @@ export class Documents {
   }
 
   /**
-   * @param from the document to replace, or null if there must be none
-   * @param beside `listed`: the sets that list a new document. `writer`: the token of the writer lock that a commit of
-   * the registry releases
+   * @param from the document to replace, or null if the document must not exist
+   * @param beside `listed`: the sets that list a new document. `writer`: the token of the writer lock that a commit of the
+   * registry releases
    * @returns false when another writer was first
    */
   async commit(
@@ -91,8 +91,8 @@ export class Documents {
   /**
    * Deletes a document and removes it from its sets.
    *
-   * @param from the document as it must be now, or null to delete it as it is
-   * @param besides other keys to delete, even if there is no document
+   * @param from the document as it must be now, or null to delete any version
+   * @param besides other keys to delete, even if the document does not exist
    */
   async remove(
     key: string,

@@ -10,7 +10,7 @@ import { readForeignRegistry } from "./registry.js";
 
 /** How many values {@link LOOK_AT_HOSTS} returns for each host. */
 const FIELDS = 4;
-/** How many names to read at once. A fleet has far fewer hosts. */
+/** How many names of hosts to read at once. A fleet has far fewer hosts. */
 const AT_ONCE = 1_000;
 
 /** The directory of hosts. Redis's own clock decides which hosts are alive. */
@@ -34,7 +34,7 @@ export class RedisHosts implements Hosts {
 
   /**
    * Verifies once that no other machine uses this host's name, for example because somebody copied the configuration.
-   * This machine would take the registry of the other one for its own, and all servers in it for dead.
+   * Otherwise this machine would take the other machine's registry for its own, and would count all servers in it as dead.
    */
   async assertOwn(): Promise<void> {
     if (this.#instance === undefined) return;

@@ -97,7 +97,7 @@ export class RedisLeases implements LeaseStore {
     return result;
   }
 
-  /** @returns the parsed result of `answer` in lease-scripts.ts. `lease` is the one that is in force, or null. */
+  /** @returns the parsed result of `answer` in lease-scripts.ts. `lease` is the lease in force, or null. */
   async #ask(
     sessionId: string,
     script: typeof ACQUIRE,
@@ -134,7 +134,7 @@ function bit(given: unknown): "0" | "1" {
   return given === undefined ? "0" : "1";
 }
 
-/** Whether a holder may rely on the lease. For others, the lease is in force as long as Redis has it. */
+/** Whether a holder may rely on the lease. For other processes, the lease is in force as long as Redis has it. */
 function isLeft(lease: Lease | null): lease is Lease {
   return lease !== null && lease.remainingMs > 0;
 }

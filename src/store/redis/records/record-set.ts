@@ -9,7 +9,7 @@ export interface Found<T> {
   record: T;
 }
 
-/** Records of one kind: a document for each of them, and a set of all names for `list`. */
+/** The records of one kind: a document for each record, and a set with the names of all records for `list`. */
 export class RecordSet<T extends object> {
   readonly #documents: Documents;
   readonly #set: string;
@@ -79,7 +79,7 @@ export class RecordSet<T extends object> {
     return await this.#documents.commit(this.#keyOf(name), from, data, { listed: this.#listed(name, also) });
   }
 
-  /** As {@link Documents.remove}. */
+  /** Like {@link Documents.remove}. */
   async remove(
     name: string,
     from: Stored | null,

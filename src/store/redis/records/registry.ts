@@ -27,7 +27,7 @@ export class RegistryDocument implements RegistryStore {
   readonly #updates: UpdateQueue<Registry, Stored>;
   /** The writer lock that this process holds, until a commit releases it. */
   #lock: (TakenLock & { highest: number }) | undefined;
-  /** The highest revision so far. A lower one in Redis shows that Redis has lost changes. */
+  /** The highest revision so far. If Redis has a lower revision, it has lost changes. */
   #highest = 0;
 
   constructor(options: RegistryOptions) {
@@ -70,7 +70,10 @@ export class RegistryDocument implements RegistryStore {
     };
   }
 
-  /** Uses the registry that came with the writer lock, but only for one attempt. */
+  /**
+   * Returns the registry that came with the writer lock, but only for the first attempt. Reads it from Redis for later
+   * attempts.
+   */
   async #load(): Promise<Stored> {
     const { registry, highest = this.#highest } = this.#lock ?? {};
     if (this.#lock !== undefined) this.#lock.registry = undefined;
@@ -118,7 +121,7 @@ function parseRegistryAt(key: string, data: string): Registry {
   return withoutPrototype(registry);
 }
 
-/** Reads the registry of another host. It is empty if there is none. */
+/** Reads the registry of another host. The result is empty if that host has no registry. */
 export async function readForeignRegistry(key: string, connection: Connection): Promise<Registry> {
   const text = await connection.readRegistry(key);
   return parseRegistryAt(key, text === null ? EMPTY_REGISTRY : decode(key, text).data);

@@ -40,7 +40,7 @@ export class SessionDocuments implements SessionStore {
     return await this.#writes.track(update);
   }
 
-  /** Deletes the lease and its queue too. */
+  /** Also deletes the session's lease and the queue for it. */
   async delete(id: string): Promise<boolean> {
     const { keys } = this.#documents;
     // Delete even an unreadable record, because nothing else would. Its owner is not known.
@@ -49,7 +49,7 @@ export class SessionDocuments implements SessionStore {
     return (await this.#records.remove(id, null, { also: record && this.#ownedBy(record), besides })) === "ok";
   }
 
-  /** Does not delete the leases, because their holder may be the one who deletes the sessions. The leases expire. */
+  /** Does not delete the sessions' leases, because the caller may hold them. The leases expire. */
   async deleteMany(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
     const deleted: string[] = [];
     for (let at = 0; at < ids.length; at += AT_ONCE) {

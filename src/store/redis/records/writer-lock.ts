@@ -8,24 +8,27 @@ export const HOLD_MS = 250;
 const PLACE_MS = 1_000;
 /** After this time a writer continues without the lock, in milliseconds. */
 const PATIENCE_MS = 2_000;
-/** How often waiting writers poll if no message arrives, in milliseconds: the first in the queue, and the others. */
+/**
+ * How often a waiting writer polls if no message arrives, in milliseconds: the first writer in the queue, and the other
+ * writers.
+ */
 const NEXT_ASKS_MS = 25;
 const OTHERS_ASK_MS = 150;
 
 export interface TakenLock {
-  /** The current registry; null if there is none, undefined if the writer continues without the lock. */
+  /** The current registry. Null if no registry exists, undefined if the writer continues without the lock. */
   registry: string | null | undefined;
 }
 
 /**
- * Lets the writers of the registry commit one after another, in the order of their arrival. This only saves time,
- * because without it all writers but one would fail and try again in each round.
+ * Lets the writers of the registry commit one after another, in the order of their arrival. This only saves time. Without
+ * it, all writers but one would fail in each round and try again.
  */
 export class WriterLock {
   readonly #connection: Connection;
   readonly #keys: readonly string[];
   readonly #channel: string;
-  /** Identifies this store among the writers. A store holds the lock at most once at a time. */
+  /** Identifies this store object among the writers. A store object holds the lock at most once at a time. */
   readonly token: string;
   #listens = true;
   #heard: string | undefined;

@@ -11,10 +11,10 @@ import { foundingScript, script } from "./scripts.js";
  */
 
 /**
- * ARGV[5] header line that the document must have, or empty if there must be no document, [6] new document, [7]
- * lifetime of the commit key (ms), [8] member to add to the set KEYS[5], or empty, [9] token of the writer that
- * releases the writer lock, or empty, [10] lifetime of the next writer's lock (ms). KEYS[6] to [8] are the keys of the
- * writer lock, as in writer-lock-scripts.ts. KEYS[9] is optional, a second set that gets the member.
+ * ARGV[5] header line that the document must have, or empty if there must be no document, [6] new document, [7] lifetime of
+ * the commit key (ms), [8] member to add to the set KEYS[5], or empty, [9] token of the writer that releases the writer
+ * lock, or empty, [10] lifetime of the next writer's lock (ms). KEYS[6] to [8] are the keys of the writer lock, as in
+ * writer-lock-scripts.ts. KEYS[9] is optional. It is a second set that gets the member.
  */
 export const COMMIT = foundingScript(`${PASS_ON}
 local done = redis.call('GET', KEYS[4])

@@ -16,13 +16,12 @@ end
 `;
 
 /**
- * KEYS[3] entry, [4] set of all hosts, [5] fence. ARGV[5] name, [6] instance, [7] entry as JSON, [8] TTL (ms), [9]
- * process that writes, [10] number of its message. Answers `ok` with the term, or `taken` with the entry of the other
- * instance.
+ * KEYS[3] entry, [4] set of all hosts, [5] fence. ARGV[5] name, [6] instance, [7] entry as JSON, [8] TTL (ms), [9] process
+ * that writes, [10] number of its message. Answers `ok` with the term, or `taken` with the entry of the other instance.
  *
- * Terms come from the counter for fences, so they grow even if Redis loses all data. The script first deletes a field
- * that never exists, because a full Redis refuses a script whose first write needs memory. The hosts would then all
- * count as gone.
+ * Terms come from the counter for fences, so they grow even if Redis loses all data. The script first deletes a field that
+ * never exists, because a full Redis refuses a script whose first write needs memory. Without this deletion, all hosts would
+ * count as gone when Redis is full.
  */
 export const BEAT = foundingScript(`${OVERTAKEN}
 local seen = redis.call('HMGET', KEYS[3], 'instance', 'until', 'term', 'entry')

@@ -16,12 +16,12 @@ end
 `;
 
 /**
- * KEYS[3] fence, [4] lease, [5] queue, [6] places. ARGV[5] hash of the token, [6] holder, [7] TTL (ms), [8] how long a
- * place is kept (ms), [9] '1' to take the lease from its holder, [10] the reason for that, [11] '1' if no process holds
- * it.
+ * KEYS[3] fence, [4] lease, [5] queue, [6] places. ARGV[5] hash of the token, [6] holder, [7] TTL (ms), [8] how long a place
+ * is kept (ms), [9] '1' to take the lease from its holder, [10] the reason for taking it, [11] '1' if the new lease is
+ * detached.
  *
- * The fence is higher than the last one and at least the current time, so that it grows even if Redis loses all data.
- * Redis writes numbers with 17 digits, which is enough for a time in milliseconds.
+ * The fence is higher than the last one and at least the current time, so that it grows even if Redis loses all data. Redis
+ * writes numbers with 17 digits, which is enough for a time in milliseconds.
  */
 export const ACQUIRE = foundingScript(`${ANSWER}${QUEUE}
 local lease, queue, places, token = KEYS[4], KEYS[5], KEYS[6], ARGV[5]
@@ -59,7 +59,9 @@ leave_queue(KEYS[3], KEYS[4], ARGV[5])
 return {'ok'}
 `);
 
-/** KEYS[3] lease. ARGV[5] hash of the token, [6] TTL (ms). Sets the expiry first, because that works on a full Redis. */
+/**
+ * KEYS[3] lease. ARGV[5] hash of the token, [6] TTL (ms). Sets the expiry first, because a full Redis permits this write.
+ */
 export const RENEW = script(`${ANSWER}
 if redis.call('HGET', KEYS[3], 'token') ~= ARGV[5] then return {'lost'} end
 redis.call('PEXPIRE', KEYS[3], ARGV[6])

@@ -13,10 +13,10 @@ export interface Script {
 export const COMMON_KEYS = 2;
 
 /**
- * The beginning of every script. `ARGV[1]` is the expected epoch. `ARGV[2]` is the time at which the caller gives up,
- * by the clock of Redis. After that time a script does nothing, because the caller has already reported its failure.
+ * The beginning of every script. `ARGV[1]` is the expected epoch. `ARGV[2]` is the time at which the caller gives up, by the
+ * clock of Redis. After that time a script does nothing, because the caller has already reported its failure.
  *
- * Every answer is an array that begins with a word. This part answers `late` with the time, `epoch` with the epoch in
+ * Every answer is an array that begins with a word. The beginning answers `late` with the time, `epoch` with the epoch in
  * the database, `orphan` for a registry without an epoch, or `gone` for an epoch without a registry.
  */
 const PRELUDE = `
@@ -42,7 +42,7 @@ export function script(body: string): Script {
   return make(PRELUDE + body, false);
 }
 
-/** For scripts that may make the first write to a database. */
+/** Makes a script that may be the first to write to a database. */
 export function foundingScript(body: string): Script {
   return make(PRELUDE + FOUND + body, true);
 }

@@ -2,8 +2,8 @@ import { PASS_ON, QUEUE } from "./queue-lua.js";
 import { script } from "./scripts.js";
 
 /**
- * KEYS[3] writer lock, [4] queue, [5] places, [6] registry. ARGV[5] token, [6] lifetime of the lock (ms), [7] how long
- * a place is kept (ms). Answers `taken` with the registry, or `wait` with the number of writers that come first.
+ * KEYS[3] writer lock, [4] queue, [5] places, [6] registry. ARGV[5] token, [6] lifetime of the lock (ms), [7] how long a
+ * place is kept (ms). Answers `taken` with the registry, or `wait` with the number of writers before this one.
  */
 export const TAKE_WRITER_LOCK = script(`${QUEUE}
 local holder, token = redis.call('GET', KEYS[3]), ARGV[5]
