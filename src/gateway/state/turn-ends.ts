@@ -41,14 +41,9 @@ interface Own {
   readonly seen: Set<string>;
   /** Whether one of the client's prompts has begun, and the session has not been idle since. */
   begun: boolean;
-  /**
-   * The error that replaces the answers in `late` if the running turn ends without a reply. Null once the turn has a reply.
-   */
+  /** The error that replaces `late` if the running turn ends without a reply. Null once the turn has a reply. */
   failure: string | null;
-  /**
-   * Whether the client got a `session.error` of its own turn. The client may then send a prompt before it reads the
-   * `session.idle`.
-   */
+  /** Whether its own turn had a `session.error`. The client may then send a prompt before it reads the `session.idle`. */
   hasFailed: boolean;
   /** Ends of other turns. The door holds them back, so that the client does not take them for the end of its own turn. */
   held: HeldEnd[];
@@ -60,8 +55,7 @@ const NO_ANSWER = "The turn ended without an answer.";
 
 /**
  * Decides which ends of turns one client gets, and when, so that the SDK's `sendAndWait` returns the answer to its own
- * prompt (measured with 1.0.14). "Ends of other turns" in docs/architecture.md has the rules and the reasons. {@link Turn}
- * shows how the end of a turn gets here.
+ * prompt (measured with 1.0.14). "Ends of other turns" in docs/architecture.md has the rules and the reasons.
  *
  * `answer`, `takenAgain`, `idle`, `error`, `cut`, `lost`, `cutOther` and `over` may send frames to the client. The other
  * methods only record something, or answer a question.
@@ -146,10 +140,7 @@ export class TurnEnds {
     own.open++;
   }
 
-  /**
-   * The server took a prompt that was sent again, or refused it (`messageIds` is null). The client already has the first
-   * answer.
-   */
+  /** The server took a prompt that was sent again, or refused it (null). The client already has the first answer. */
   takenAgain(sessionId: string, messageIds: readonly string[] | null): void {
     const own = this.#own.get(sessionId);
     if (own === undefined) return;
