@@ -137,7 +137,8 @@ async function writeCodeCache() {
   const warm = `
     import { main } from "./dist/cli.js";
     await main(["ps"]);
-    await main(["ps", "--json"]);`;
+    await main(["ps", "--json"]);
+    await main(["autocomplete", "bash", "--", "copilotfleet describe "]);`;
   const env = { ...process.env, COPILOTFLEET_HOME: state };
   await run(process.execPath, ["--input-type=module", "-e", warm], { cwd: root, env });
   await rm(state, { recursive: true });

@@ -40,9 +40,12 @@ script.runInThisContext()(
 export const { COMMANDS } = module.exports;
 
 export async function main(args) {
-  // After help or the version, the cache would lack most of the code that other commands use.
+  // After help, the version or a completion, the cache would lack most of the code that other commands use.
   const [first = "help"] = args;
-  const isHelp = first === "help" || first.startsWith("-") || args.some((arg) => arg === "-h" || arg === "--help");
+  const isHelp =
+    ["help", "autocomplete", "completion"].includes(first) ||
+    first.startsWith("-") ||
+    args.some((arg) => arg === "-h" || arg === "--help");
   if (!isHelp) process.once("exit", addCache);
   await module.exports.main(args);
 }

@@ -114,6 +114,9 @@ export interface SessionStore {
    */
   count(owner: string | null, limit: number): Promise<number>;
 
+  /** The ids of the sessions that {@link count} counts. Reads no records, so some may be of sessions deleted in a crash. */
+  ids(owner: string | null): Promise<string[]>;
+
   /**
    * @param onUnreadable receives each record that cannot be read, and the list leaves it out. Without it, such a record
    * makes the call fail.

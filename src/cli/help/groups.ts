@@ -7,5 +7,5 @@ export const GROUPS: readonly { title: string; commands: readonly string[] }[] =
   },
   { title: "USERS", commands: ["token"] },
   { title: "OPERATION", commands: ["serve", "top", "describe", "doctor", "gc", "store"] },
-  { title: "SET-UP", commands: ["init", "smoke", "config", "trust", "deploy", "explain", "version", "help"] },
+  { title: "SET-UP", commands: ["init", "smoke", "config", "trust", "deploy", "explain", "autocomplete", "version", "help"] },
 ];

@@ -58,13 +58,18 @@ export class OwnedSessions {
     }
   }
 
+  /** A crash may leave an id without a record. */
+  ids(owner: string): string[] {
+    const folder = this.#folderOf(owner);
+    return readIfThere(folder, () => readdirSync(folder)) ?? [];
+  }
+
   /**
    * @param limit if the user has at least this many files, reads the records, too
    * @param isOwned whether the record of a session names the user as its owner
    */
   count(owner: string, limit: number, isOwned: (id: string) => boolean): number {
-    const folder = this.#folderOf(owner);
-    const ids = readIfThere(folder, () => readdirSync(folder)) ?? [];
+    const ids = this.ids(owner);
     const now = performance.now();
     const checkedAt = this.#checked.get(owner);
     if (ids.length < limit || (checkedAt !== undefined && now - checkedAt < CHECKED_MS)) return ids.length;

@@ -79,6 +79,11 @@ export class SessionRecords implements SessionStore {
     return await this.records.list(onUnreadable);
   }
 
+  async ids(owner: string | null): Promise<string[]> {
+    this.#context.checkRoot();
+    return owner === null ? this.records.ids() : this.#owned.ids(owner);
+  }
+
   async count(owner: string | null, limit: number): Promise<number> {
     this.#context.checkRoot();
     if (owner === null) return this.records.ids().length;

@@ -78,8 +78,19 @@ export class SessionDocuments implements SessionStore {
   }
 
   async count(owner: string | null): Promise<number> {
+    return await this.#documents.count(this.#setOf(owner));
+  }
+
+  async ids(owner: string | null): Promise<string[]> {
+    const ids = new Set<string>();
+    for await (const some of this.#documents.connection.membersOf(this.#setOf(owner), AT_ONCE))
+      for (const id of some) ids.add(id);
+    return [...ids];
+  }
+
+  #setOf(owner: string | null): string {
     const { keys } = this.#documents;
-    return await this.#documents.count(owner === null ? keys.sessions : keys.ownedBy(owner));
+    return owner === null ? keys.sessions : keys.ownedBy(owner);
   }
 
   #updatesOf(id: string): UpdateQueue<SessionRecord, Stored> {

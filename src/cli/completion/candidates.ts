@@ -1,0 +1,51 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { Config } from "@oclif/core";
+import { printable } from "../../config/values/text.js";
+import { recordedIds } from "../../fleet/recorded-ids.js";
+import { type Candidate, type Place, placeAt } from "./place.js";
+
+/** How long the fleet may take to answer. A user waits for the prompt during this time. */
+const ANSWER_MS = 1_000;
+
+/**
+ * Text that no shell interprets. All ids are such texts, but a project's configuration file may name a model `$(command)`,
+ * and each user chooses the names of variables.
+ */
+const HARMLESS = /^[\p{L}\p{M}\p{N}_.@+:/][\p{L}\p{M}\p{N}_.@+:/-]*$/u;
+
+export interface Found {
+  candidates: Candidate[];
+  /** The shell should offer names of files. */
+  files: boolean;
+  /** The fleet did not answer in time, and may still keep this process alive. */
+  isLate: boolean;
+}
+
+/** Finds the candidates for the last of the words. Never fails, because its caller is a prompt. */
+export async function findCandidates(words: readonly string[], config: Config): Promise<Found> {
+  const place = placeAt(words, config);
+  const ids = await idsAt(place);
+  const values = [...place.fixed, ...(ids ?? []).map((value) => ({ value, description: null }))];
+  const current = words.at(-1) ?? "";
+  const given = new Set(place.prefix === "" ? words.slice(0, -1) : []);
+  const candidates = values
+    .filter(({ value }) => value.startsWith("--") || (HARMLESS.test(value) && !given.has(value)))
+    .map(({ value, description }) => ({
+      value: place.prefix + value,
+      description: description === null ? null : printable(description),
+    }))
+    .filter(({ value }) => value.startsWith(current));
+  return { candidates, files: place.files, isLate: ids === null };
+}
+
+/** The ids that may stand there, or null if the fleet does not answer in time. */
+async function idsAt({ ids, user, configFile }: Place): Promise<string[] | null> {
+  if (ids.length === 0) return [];
+  try {
+    const options = { env: process.env, cwd: process.cwd(), user, configFile };
+    return await Promise.race([recordedIds(ids, options), delay(ANSWER_MS, null, { ref: false })]);
+  } catch {
+    // For example, the configuration is wrong, or Redis is away. The command that the user is about to run reports this.
+    return [];
+  }
+}

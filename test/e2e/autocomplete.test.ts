@@ -1,0 +1,220 @@
+import { mkdirSync, readdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { delimiter, join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { has } from "../deploy/render.js";
+import { TestFleet } from "../fixtures/commands/cli.js";
+import { COMMAND } from "../fixtures/commands/command.js";
+import { Terminal } from "../fixtures/commands/terminal.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+
+const EMILE = "émile.dupont@example.org";
+const TOKEN = "0123456789abcdef";
+
+const fleet = new TestFleet();
+
+beforeAll(async () => {
+  const store = openFileStore(fleet.root);
+  await store.registry.update((registry) => {
+    for (const [id, user] of [
+      ["alice-2bd806c97f0e", "alice"],
+      ["user-1bd806c97f0e", EMILE],
+    ] as const)
+      registry.servers[id] = serverRecord(id, { user, state: "stopped", process: null, launchId: null });
+  });
+  for (const [id, owner] of [
+    ["notes", "alice"],
+    ["novel", "alice"],
+    ["review", EMILE],
+  ] as const)
+    await store.sessions.create(sessionRecord(id, { owner }));
+  const createdAt = "2026-01-01T00:00:00.000Z";
+  await store.tokens.create({ id: TOKEN, user: "alice", sha256: "0".repeat(64), createdAt, expiresAt: null });
+  await store.close();
+  mkdirSync(join(fleet.folder, "bin"));
+  symlinkSync(COMMAND, join(fleet.folder, "bin", "copilotfleet"));
+  fleet.env.PATH = [join(fleet.folder, "bin"), process.env.PATH].join(delimiter);
+  writeFileSync(join(fleet.folder, "settings-of-tests.json"), "{}");
+});
+afterAll(async () => await fleet.end());
+
+/** The candidates for the last word. */
+async function candidates(words: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<string[]> {
+  const text = await fleet.ok(["autocomplete", "zsh", "--", ...words], { env });
+  return text
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => line.replace(/\t.*/, ""));
+}
+
+describe("autocomplete", () => {
+  it.each([
+    [["tok"], ["token"]],
+    [
+      ["token", ""],
+      ["issue", "list", "revoke"],
+    ],
+    [["s"], ["sessions", "send", "serve", "servers", "smoke", "spawn", "start", "status", "stop", "store"]],
+    [
+      ["autocomplete", ""],
+      ["bash", "fish", "zsh"],
+    ],
+    [["help", "token", "i"], ["issue"]],
+    [["-"], ["--help", "--version"]],
+    [["ps", "--st"], ["--state"]],
+    [
+      ["ps", "--state", "st"],
+      ["starting", "stopped"],
+    ],
+    [
+      ["ps", "--state=st"],
+      ["--state=starting", "--state=stopped"],
+    ],
+    [["list", "--user", "alice", "--us"], []],
+    [["config", "get", "session.tt"], ["session.ttl"]],
+    [["explain", "FLEET_INT"], ["FLEET_INTERNAL"]],
+    [
+      ["logs", ""],
+      ["alice-2bd806c97f0e", "user-1bd806c97f0e"],
+    ],
+    [["stop", "alice-2bd806c97f0e", ""], ["user-1bd806c97f0e"]],
+    [
+      ["create", "--user", ""],
+      ["alice", EMILE],
+    ],
+    [["create", "--user=ém"], [`--user=${EMILE}`]],
+    [
+      ["send", ""],
+      ["notes", "novel", "review"],
+    ],
+    [
+      ["send", "no"],
+      ["notes", "novel"],
+    ],
+    [["send", "--user", EMILE, ""], ["review"]],
+    [
+      ["send", "--user", "carol", ""],
+      ["notes", "novel", "review"],
+    ],
+    [["delete", "notes", "no"], ["novel"]],
+    [
+      ["describe", "al"],
+      ["alice", "alice-2bd806c97f0e"],
+    ],
+    [["token", "revoke", ""], [TOKEN]],
+    [["create", "--model", ""], ["gpt-5"]],
+    [["ps", "--host", ""], []],
+    [["create", "--id", ""], []],
+    [["ps", "--config", ""], [":files"]],
+    [[""], expect.arrayContaining(["ps", "ls", "token", "completion"])],
+  ])("offers for %j the words that the command accepts there", async (words, expected) => {
+    expect((await candidates(words)).toSorted()).toEqual(expected);
+  });
+
+  it("describes commands and flags to zsh and fish, and not to bash", async () => {
+    const help = "show flags and examples";
+    for (const shell of ["zsh", "fish"])
+      expect(await fleet.ok(["autocomplete", shell, "--", "ps", "--he"])).toBe(`--help\t${help}\n`);
+    expect(await fleet.ok(["completion", "bash", "--", "copilotfleet ps --he"])).toBe("--help\n");
+    expect(await fleet.json(["autocomplete", "bash", "--json", "--", "copilotfleet ps --he"])).toMatchObject({});
+  });
+
+  it("changes nothing on the disk and starts no server", async () => {
+    const look = () =>
+      readdirSync(fleet.root, { recursive: true, encoding: "utf8" })
+        .toSorted()
+        .map((name) => `${name} ${statSync(join(fleet.root, name)).mtimeMs}`);
+    const before = look();
+    for (const words of [
+      ["describe", ""],
+      ["send", ""],
+      ["token", "revoke", ""],
+      ["send", "--user", "alice", ""],
+    ])
+      await candidates(words);
+    expect(look()).toEqual(before);
+    expect(fleet.processes()).toEqual([]);
+    const empty = join(fleet.folder, "nothing-yet");
+    expect(await candidates(["describe", ""], { COPILOTFLEET_HOME: empty })).toEqual([]);
+    expect(readdirSync(fleet.folder)).not.toContain("nothing-yet");
+  });
+
+  it("offers nothing that a shell would interpret", async () => {
+    const model = { COPILOTFLEET_SESSION_MODEL: "$(touch<made)" };
+    expect(await candidates(["create", "--model", ""], model)).toEqual([]);
+    expect(await candidates(["create", "--model", ""], { COPILOTFLEET_SESSION_MODEL: "ollama/llama3:8b" })).toEqual([
+      "ollama/llama3:8b",
+    ]);
+    const variables = { MY_TOKEN_A: "secret", "MY_TOKEN_`id`": "", "MY_TOKEN a": "" };
+    expect(await candidates(["spawn", "--token-env", "MY_TOKEN"], variables)).toEqual(["MY_TOKEN_A"]);
+  });
+
+  it.each<[string, NodeJS.ProcessEnv]>([
+    ["the configuration is wrong", { COPILOTFLEET_SESSION_TTL: "soon" }],
+    ["Redis is not there", { COPILOTFLEET_STORE: "redis://127.0.0.1:1/0" }],
+    ["the state folder is not safe", { COPILOTFLEET_HOME: "/dev/null/state" }],
+  ])("offers no ids and prints no error if %s", async (_, env) => {
+    expect(await candidates(["describe", ""], env)).toEqual([]);
+    expect(await candidates(["ps", "--state", "re"], env)).toEqual(["ready"]);
+  });
+
+  it("offers ids of the fleet that --config on the line names", async () => {
+    const words = ["create", "--config", "models.json", "--model", ""];
+    writeFileSync(join(fleet.folder, "models.json"), '{ "session": { "model": "mine" } }');
+    expect(await candidates(words)).toEqual(["mine"]);
+    expect(await candidates(words.with(2, "missing.json"))).toEqual([]);
+  });
+
+  it("refuses another shell and a missing one", async () => {
+    expect((await fleet.refusal(2, ["autocomplete", "tcsh"])).message).toContain("bash, zsh, fish");
+    expect((await fleet.refusal(2, ["autocomplete"])).message).toBe("SHELL is missing.");
+  });
+});
+
+/** How to start each shell without anybody's settings, and the line that turns the completion on. */
+const SHELLS = {
+  bash: { args: ["--norc", "--noprofile", "-i"], on: "source <(copilotfleet autocomplete bash)" },
+  zsh: { args: ["-f", "-i"], on: "source <(copilotfleet autocomplete zsh)" },
+  fish: { args: ["--no-config", "-i"], on: "copilotfleet autocomplete fish | source" },
+};
+
+describe.each(Object.entries(SHELLS))("on a terminal, %s", (shell, { args, on }) => {
+  async function start(env: NodeJS.ProcessEnv = {}): Promise<Terminal> {
+    // Some shells wait for the answer of a terminal, which this one does not give.
+    const terminal = new Terminal(fleet, args, {
+      ...{ program: shell, columns: 140 },
+      env: { TERM: "dumb", LC_ALL: "C.UTF-8", HOME: fleet.folder, HISTFILE: "", ...env },
+    });
+    terminal.type(`PS1='> '\n${on}\necho rea''dy\n`.replace("PS1='> '\n", shell === "fish" ? "" : "PS1='> '\n"));
+    await terminal.shows(/^ready/m);
+    return terminal;
+  }
+
+  it.skipIf(!has(shell)).each([
+    ["copilotfleet tok\tiss\t--us\tali\t", "token issue --user alice"],
+    ["copilotfleet logs ali\t", "logs alice-2bd806c97f0e"],
+    ["copilotfleet send rev\t--user=al\t", "send review --user=alice"],
+    ["copilotfleet create --user émile.dupont@ex\t", `create --user ${EMILE}`],
+    ["copilotfleet ps --config settings-of\t", "ps --config settings-of-tests.json"],
+  ])("completes %j with Tab", async (keys, line) => {
+    await using terminal = await start();
+    // Type the rest after a Tab only when its completion is there, as a person does.
+    let typed = "";
+    for (const part of keys.split("\t").slice(0, -1)) {
+      typed = `${typed}${part}`;
+      const from = terminal.text.length;
+      terminal.type(`${part}\t`);
+      await expect.poll(() => terminal.text.length, { timeout: 20_000 }).toBeGreaterThan(from + part.length);
+    }
+    await terminal.shows(new RegExp(`copilotfleet ${line.replace(/[.]/g, "\\.")}`));
+    expect(terminal.text).not.toMatch(/Error|not found|at .*:\d+/);
+  });
+
+  it.skipIf(!has(shell))("shows no error at the prompt if the configuration is wrong", async () => {
+    await using terminal = await start({ COPILOTFLEET_SESSION_TTL: "soon" });
+    terminal.type("copilotfleet logs al\t");
+    terminal.type("\x03copilotfleet ps --sta\t");
+    await terminal.shows(/copilotfleet ps --state/);
+    expect(terminal.text).not.toMatch(/Error|FLEET_|at .*:\d+/);
+  });
+});
