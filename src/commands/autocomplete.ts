@@ -1,6 +1,6 @@
 import { Args } from "@oclif/core";
 import { FLAGS_WITHOUT_CONFIG, FleetCommand } from "../cli/base-command.js";
-import { type Found, findCandidates } from "../cli/completion/candidates.js";
+import { endAtOnce, type Found, findCandidates } from "../cli/completion/candidates.js";
 import { FILES, SCRIPTS, SHELLS, type Shell } from "../cli/completion/scripts.js";
 import { splitLine } from "../cli/completion/words.js";
 
@@ -57,8 +57,7 @@ export default class Autocomplete extends FleetCommand {
     );
     const answer = files ? [FILES] : lines;
     if (answer.length > 0) this.log(answer.join("\n"));
-    // A store that does not answer would keep the process alive, and the user waits at the prompt.
-    if (isLate) process.exit(0);
+    if (isLate) endAtOnce();
     return { candidates, files };
   }
 }

@@ -51,7 +51,7 @@ describe("placeAt", () => {
     ["ps --config", { files: true }],
     ["spawn --cwd", { files: true }],
     ["trust", { files: true }],
-    ["lock s --user a --", { files: true }],
+    ["lock s --user a --", { files: true, user: "a" }],
     // A new id, free text, and the secret of a lease are nothing that could be completed.
     ["create --id", {}],
     ["create --purpose", {}],
@@ -60,7 +60,6 @@ describe("placeAt", () => {
     ["send s --", {}],
     ["deploy systemd --run-as", {}],
     ["nonsense", {}],
-    ["ps --nonsense=", {}],
   ])("after %j, it offers what that command accepts there", (line, expected) => {
     const { fixed, ids, files, prefix, user, configFile } = placeAt([...line.split(" "), ""], config);
     expect(fixed).toEqual([]);

@@ -289,6 +289,21 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
+      it("lists the ids of the sessions of each owner and of all owners through creations and deletions", async () => {
+        const ids = async (owner: string | null) => (await store.sessions.ids(owner)).toSorted();
+        expect(await ids(null)).toEqual([]);
+        for (const id of ["a", "b", "c"]) await store.sessions.create(sessionRecord(id));
+        await store.sessions.create(sessionRecord("d", { owner: "bob", members: ["alice"] }));
+        await store.sessions.delete("a");
+        await store.sessions.deleteMany(["b"], () => true);
+        expect([await ids(null), await ids("alice"), await ids("bob"), await ids("carol")]).toEqual([
+          ["c", "d"],
+          ["c"],
+          ["d"],
+          [],
+        ]);
+      });
+
       it("treats session ids that differ only in case as different, or refuses the second one", async () => {
         await store.sessions.create(sessionRecord("Abc"));
         const second = await store.sessions.create(sessionRecord("abc", { owner: "bob" })).then(

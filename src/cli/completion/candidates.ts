@@ -17,7 +17,7 @@ export interface Found {
   candidates: Candidate[];
   /** The shell should offer names of files. */
   files: boolean;
-  /** The fleet did not answer in time, and may still keep this process alive. */
+  /** The fleet did not answer in time. Then call {@link endAtOnce} after printing. */
   isLate: boolean;
 }
 
@@ -48,4 +48,9 @@ async function idsAt({ ids, user, configFile }: Place): Promise<string[] | null>
     // For example, the configuration is wrong, or Redis is away. The command that the user is about to run reports this.
     return [];
   }
+}
+
+/** Ends the process, because a store that does not answer would keep it alive while the user waits at the prompt. */
+export function endAtOnce(): never {
+  process.exit(0);
 }

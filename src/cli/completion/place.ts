@@ -9,7 +9,7 @@ export interface Candidate {
   description: string | null;
 }
 
-/** What a user may write at the cursor. */
+/** The place of the cursor: the words that a user may write there. */
 export interface Place {
   /** Candidates that do not depend on the fleet. */
   fixed: Candidate[];
@@ -69,7 +69,7 @@ function placeOf({ fixed = [], ids = [], files = false }: Values, rest: Partial<
   return { fixed, ids, files, prefix: "", ...rest };
 }
 
-/** What the words after a command are. */
+/** The meaning of the words after a command. */
 interface Typed {
   used: Set<string>;
   values: Map<string, string>;
