@@ -55,7 +55,7 @@ fi`,
 #   copilotfleet autocomplete fish | source
 function __copilotfleet_candidates
     set -l before (commandline -opc)
-    set -l current (commandline -ct)
+    set -l current (commandline -ct | string replace -r '^["\']' '')
     set -l found (command copilotfleet autocomplete fish -- $before[2..] "$current" 2>/dev/null </dev/null)
     or return
     if test "$found" = ${FILES}
