@@ -7,5 +7,8 @@ export const GROUPS: readonly { title: string; commands: readonly string[] }[] =
   },
   { title: "USERS", commands: ["token"] },
   { title: "OPERATION", commands: ["serve", "top", "describe", "doctor", "gc", "store"] },
-  { title: "SET-UP", commands: ["init", "smoke", "config", "trust", "deploy", "explain", "autocomplete", "version", "help"] },
+  {
+    title: "SET-UP",
+    commands: ["init", "smoke", "config", "trust", "deploy", "explain", "autocomplete", "version", "help"],
+  },
 ];
