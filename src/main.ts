@@ -17,7 +17,11 @@ export async function main(given: string[]): Promise<void> {
   nameShell();
   const root = fileURLToPath(new URL("..", import.meta.url));
   // Users cannot add plug-ins. The search for them would print a warning if the home folder cannot be read.
-  const config = await Config.load({ root, userPlugins: false });
+  const config = await Config.load({ root, userPlugins: false }).catch((error: unknown) => {
+    process.exitCode = reportError(error, { args: given, config: null });
+    return null;
+  });
+  if (config === null) return;
   const args = withJsonFlag(given, config);
   const report = (error: unknown) => {
     process.exitCode = reportError(error, { args, config });

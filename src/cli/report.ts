@@ -3,6 +3,7 @@ import { printableJson } from "../config/values/text.js";
 import { FleetError, type FleetErrorCode, isFleetError } from "../errors.js";
 import type { EvictionResult } from "../sessions/memory/eviction.js";
 import type { SessionView } from "../sessions/view.js";
+import { filesExhausted, lacksFiles, mayLackFiles } from "./few-files.js";
 import { type Given, withGiven } from "./given.js";
 import { Interrupted } from "./prompt/interrupted.js";
 import { renderSuggestion } from "./render/explanation.js";
@@ -10,7 +11,8 @@ import { unknownCommand } from "./usage-error.js";
 
 interface Invocation {
   args: readonly string[];
-  config: Config;
+  /** Null if it could not be loaded. */
+  config: Config | null;
 }
 
 /** The `--json` output of a failed command. The fields beside `error` report what the command did before it failed. */
@@ -87,7 +89,10 @@ function asAdvice(suggestion: string): string {
 
 function toFleetError(error: unknown, invocation: Invocation): FleetError {
   if (isFleetError(error)) return error;
-  if (error instanceof Errors.CLIError) return unknownCommand(invocation.args, invocation.config);
+  const { args, config } = invocation;
+  if (config === null && mayLackFiles()) return filesExhausted(error);
+  if (config !== null && error instanceof Errors.CLIError) return unknownCommand(args, config);
+  if (lacksFiles(error)) return filesExhausted(error);
   const message = error instanceof Error ? error.message : String(error);
   return new FleetError("FLEET_INTERNAL", `${message} (this is a bug in copilotfleet)`, { cause: error });
 }

@@ -121,6 +121,12 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
     ],
     fixes: ["ulimit -n", "findmnt /proc"],
   },
+  FLEET_FILES_EXHAUSTED: {
+    title: "This process may open too few files.",
+    data: "Nothing was changed, except for what the command had finished before.",
+    causes: ["The limit of open files is too low (ulimit -n).", "A program started the command with few files left."],
+    fixes: ["ulimit -n 1024", "Set LimitNOFILE= in the systemd unit, or nofile in /etc/security/limits.conf."],
+  },
   FLEET_STATE_LOST: {
     title: "Redis lost the fleet's data.",
     data: "The histories are on the hosts' disks or in the shared storage. Redis no longer records whose they are, nor any tokens and leases.",

@@ -125,6 +125,26 @@ it("a server that cannot write its log because its disk is full keeps serving an
   expect(statSync(logPath(home)).mode & 0o777).toBe(0o600);
 });
 
+it("a command that may open too few files reports the limit in one line, and what to type", async (ctx) => {
+  if (spawnSync("prlimit", ["--nofile=64", "true"]).status !== 0) return ctx.skip("needs prlimit");
+  const fleet = await faultFleet();
+  const refused: number[] = [];
+  for (let files = 18; ; files++) {
+    const { code, stderr } = await fleet.run(["ps"], { under: ["prlimit", `--nofile=${files}`] });
+    if (code === 0) break;
+    // With fewer files, Node.js cannot read any of our code.
+    if (/^node:|Node\.js v/m.test(stderr) && !stderr.includes("oclif")) continue;
+    const [first, ...steps] = stderr.trimEnd().split("\n");
+    expect(first).toBe(
+      `Error: This process may open only ${files} files at once, which is too few. [FLEET_FILES_EXHAUSTED]`,
+    );
+    expect(steps).toEqual(["  Try: ulimit -n 1024", expect.stringMatching(/^ {2}Hint: .*LimitNOFILE=/)]);
+    expect(code).toBe(7);
+    refused.push(files);
+  }
+  expect(refused.length).toBeGreaterThan(0);
+});
+
 it("spawn reports that it or its server cannot open more files, and leaves no partial record", async (ctx) => {
   if (spawnSync("prlimit", ["--nofile=64", "true"]).status !== 0) return ctx.skip("needs prlimit");
   const fleet = await faultFleet();
