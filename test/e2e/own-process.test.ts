@@ -67,6 +67,10 @@ const EXAMPLES: Record<string, Example> = {
     args: () => ["init", "--provider", "echo", "--user-config"],
     stdout: /^The model replied: \[turn 1\] .*\nWrote \/.*\/config\.json\nCOPILOTFLEET_PROVIDER_TYPE .*\nNext: .*\n$/,
   },
+  autocomplete: {
+    args: () => ["autocomplete", "bash"],
+    stdout: /^# Completion .*\ncomplete -F _copilotfleet copilotfleet\n$/s,
+  },
   "config show": { args: () => ["config", "show"], stdout: /^KEY +VALUE +ORIGIN\n.*\nstore +file +default\n.*\n$/s },
   "config get": { args: () => ["config", "get", "session.ttl"], stdout: /^24h\n$/ },
   "config path": { args: () => ["config", "path"], stdout: /^FILE +KIND +STATE\n.* project .*\n.* user .*\n$/ },
