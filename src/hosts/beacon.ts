@@ -51,7 +51,7 @@ export async function removeBeacon(shared: string, host: string, number: string 
   }
 }
 
-/** The names of the live hosts whose beacon is not in this folder, because they mount another folder. */
+/** The names of the live hosts whose beacon is not in this folder. Such a host mounts another folder. */
 export async function missingBeacons(shared: string, hosts: readonly HostRecord[]): Promise<string[]> {
   const there = hosts.filter(({ gone, beacon }) => !gone && beacon != null);
   const until = performance.now() + PATIENCE_MS;

@@ -8,7 +8,7 @@ import type { Hosts, Store } from "../store/ports.js";
 import { hasOwnBeacon, notMounted } from "./beacon.js";
 import { ownHostAway, sessionStranded } from "./problems.js";
 
-/** The host that has a user or a session: this one, or another live host. */
+/** The host that has a user or a session: this host, or another live host. */
 export type Whereabouts = { here: true } | { here: false; host: HostRecord };
 
 const HERE: Whereabouts = { here: true };
@@ -54,7 +54,7 @@ export class HostDirectory {
   }
 
   /**
-   * The host and term that the records of this host's sessions name. Undefined if the store serves a single host.
+   * The host and term that the records of this host's sessions name. Undefined in a fleet on one host.
    *
    * @throws FleetError `FLEET_HOST_AWAY` when hosts share storage and this host does not serve.
    */
@@ -73,21 +73,22 @@ export class HostDirectory {
     return fresh.term;
   }
 
-  /** A host as the last read showed it, unless that read is too old. */
+  /** A host as the last read of the hosts showed it. Undefined if that read is too old. */
   #recent(isMeant: (host: HostRecord) => boolean): { host: HostRecord; ageMs: number } | undefined {
     const ageMs = performance.now() - (this.#seen?.at ?? Number.NEGATIVE_INFINITY);
     const host = ageMs < SEEN_MS ? this.#seen?.hosts.find(isMeant) : undefined;
     return host && { host, ageMs };
   }
 
-  /** Whether this host has the session now, so that it may open it. @throws as {@link ownership}. */
+  /** Whether this host has the session now, and so may open it. @throws as {@link ownership}. */
   async has(record: SessionRecord): Promise<boolean> {
     return isOwnedBy(record, await this.ownership());
   }
 
   /**
-   * Verifies that the shared storage is mounted. Call it before you create files there, and before you take a missing
-   * file for a deleted one. The check passes on a host that has never served, because it has no files there.
+   * Verifies that the shared storage is mounted. Call this before you create files in the storage, and before you take a
+   * missing file for a deleted one. The check passes on a host that has never served, because it has no files in the
+   * storage.
    */
   async assertStorage(): Promise<void> {
     const shared = this.#shared;
@@ -118,7 +119,7 @@ export class HostDirectory {
     return (await this.#ownershipIfThere()) !== null;
   }
 
-  /** As {@link ownership}, but null when this host does not serve. */
+  /** Like {@link ownership}, but null if this host does not serve. */
   async #ownershipIfThere(): Promise<Ownership | undefined | null> {
     try {
       return await this.ownership();
@@ -129,7 +130,7 @@ export class HostDirectory {
   }
 
   /**
-   * The host that has a session. If no host has it, the host that its owner is placed on.
+   * The host that has a session. If no host has the session, the host on which its owner is placed.
    *
    * @throws FleetError `FLEET_HOST_AWAY`; `FLEET_SESSION_STRANDED` as {@link isStranded}.
    */
@@ -162,7 +163,7 @@ export class HostDirectory {
     return (await this.#find(host)) === undefined;
   }
 
-  /** The host, if it is alive. Reads the hosts again unless the last read shows that it is alive. */
+  /** The host with this name, if it is alive. Reads the hosts again unless the last read shows that it is alive. */
   async #find(name: string, term?: number): Promise<HostRecord | undefined> {
     const isMeant = (host: HostRecord) =>
       host.name === name && !host.gone && (term === undefined || host.term === term);
@@ -172,7 +173,10 @@ export class HostDirectory {
     return isEnough ? known : (await this.list()).find(isMeant);
   }
 
-  /** The live host on which the user is placed. If there is none, places the user on the host with the highest score. */
+  /**
+   * The live host on which the user is placed. If the user has no placement on a live host, places the user on the host with
+   * the highest score.
+   */
   async place(user: string): Promise<Whereabouts> {
     if (this.#hosts === null) return HERE;
     const { own } = this.#hosts;

@@ -74,7 +74,9 @@ export function planRebalance({ hosts, placements, sessions, isShared }: PlanInp
   return plan;
 }
 
-/** Moves the sessions that are still on other live hosts. The sessions of gone hosts move when somebody uses them. */
+/**
+ * The moves for sessions that are still on other live hosts. Sessions of hosts that are gone move when somebody uses them.
+ */
 function leftBehind(
   user: string,
   to: string,

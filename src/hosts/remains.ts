@@ -89,7 +89,7 @@ async function isDue(
   }
 }
 
-/** @returns false when the left-over stays, or somebody else has removed it */
+/** @returns false if the left-over stays, or if another process has removed it */
 async function clear(
   remain: Remain,
   shared: string,

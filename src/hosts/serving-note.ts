@@ -18,7 +18,7 @@ interface Settings {
   "storage.shared": string | null;
 }
 
-/** Written by `serve` into its state folder. */
+/** The note that `serve` writes into its state folder. */
 interface ServingNote {
   process: ProcessIdentity;
   settings: Settings;
@@ -56,8 +56,8 @@ export function forgetServing(stateRoot: string): void {
 }
 
 /**
- * Refuses settings that differ from those of the `serve` that runs on this state folder. With another store, this
- * process would not see the servers of that `serve`, and would start others with the same homes.
+ * Refuses settings that differ from those of the `serve` that runs on this state folder. With another store, this process
+ * would not see the servers of that `serve`, and would start other servers with the same homes.
  */
 export function refuseOtherSettings(config: Config, stateRoot: string): void {
   const note = readNote(stateRoot);

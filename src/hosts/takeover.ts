@@ -24,9 +24,9 @@ export interface TakeoverContext {
 const POLL_MS = 50;
 
 /**
- * Takes over sessions that no host has any longer, as decision 10 describes
- * (docs/decisions/0010-hosts-by-terms-and-copies.md). If the process is killed, the next process that wants the
- * session, on any host, continues from the same source.
+ * Takes over sessions that no host has any more, as decision 10 describes
+ * (docs/decisions/0010-hosts-by-terms-and-copies.md). If the process is killed, the next process that wants the session, on
+ * any host, continues from the same source.
  */
 export class Takeover {
   readonly #context: TakeoverContext;
@@ -37,7 +37,7 @@ export class Takeover {
   }
 
   /**
-   * Takes a session over if this host does not have it already. Resolves with its record.
+   * Takes a session over if this host does not have it already. Resolves with the session's record.
    *
    * @throws FleetError `FLEET_SESSION_MOVED` when another host has it; as `HostDirectory.whereIs`.
    */
@@ -78,7 +78,7 @@ export class Takeover {
     }
   }
 
-  /** Removes the block that was left here when another host took a session with this id from the group's folder. */
+  /** Removes the block that stayed on this host when another host took a session with this id from the group's folder. */
   async clearPlace(id: string, group: string): Promise<void> {
     const { shared } = this.#context.config.storage;
     const { own } = this.#context.directory;

@@ -11,13 +11,13 @@ export interface Clock {
    * @throws the signal's reason when the signal aborts. (Node's timers throw an `AbortError`.)
    */
   wait(ms: number, options?: WaitOptions): Promise<void>;
-  /** Calls `action` after `ms` milliseconds. @returns a function that cancels this. */
+  /** Calls `action` after `ms` milliseconds. @returns a function that cancels the call. */
   after(ms: number, action: () => void, options?: Pick<WaitOptions, "ref">): () => void;
 }
 
 export interface WaitOptions {
   signal?: AbortSignal | undefined;
-  /** Whether this keeps the process alive. Default: true for `wait`, false for `after`. */
+  /** Whether the timer keeps the process alive. Default: true for `wait`, false for `after`. */
   ref?: boolean;
 }
 

@@ -19,7 +19,7 @@ export function deadline(ms: number | undefined, ...others: (AbortSignal | undef
   return deadlineOn(systemClock, ms, ...others);
 }
 
-/** As {@link deadline}, by another clock. */
+/** Like {@link deadline}, but measures the time with `clock`. */
 export function deadlineOn(clock: Clock, ms: number | undefined, ...others: (AbortSignal | undefined)[]): Deadline {
   const controller = new AbortController();
   const end = () => controller.abort(new TimeIsUp(`no answer within ${ms} ms`));

@@ -16,9 +16,9 @@ export interface ServedFleet extends Pick<SessionsContext, "store" | "config" | 
   stateRoot: string;
   clock: Clock;
   log: ServeLog;
-  /** Opens the front door. `fleet/` provides it, because it is above `serve/`. */
+  /** Opens the front door. `fleet/` provides this object, because `fleet/` is above `serve/`. */
   doors: { open(options: DoorOptions): Promise<FrontDoor> };
-  /** The address of the front door. Null when this host has none. */
+  /** The address on which to open the front door. Null if this host has no front door. */
   listen: Address | InheritedListener | null;
   /** The host itself, which runs gc on its own sessions. */
   host: { gc(request: { ttlMs: number; dryRun: boolean }, call: { signal: AbortSignal }): Promise<GcResult> };

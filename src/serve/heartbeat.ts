@@ -19,7 +19,7 @@ const RETRY_MS = 500;
 
 type HeartbeatContext = Pick<ServeContext, "clock" | "config" | "log" | "metrics" | "stateRoot">;
 
-/** Shows the other hosts that this host is alive. This host never notices the end of its term later than they do. */
+/** Shows the other hosts that this host is alive. This host never notices the end of its term later than the other hosts. */
 export class Heartbeat {
   readonly #context: HeartbeatContext;
   readonly #hosts: Hosts;
@@ -32,7 +32,7 @@ export class Heartbeat {
   #cancelBeat = (): void => undefined;
   #cancelExpiry = (): void => undefined;
   #beat: Promise<unknown> = Promise.resolve();
-  /** The number of the last heartbeat that we sent, and of the latest one that was answered. */
+  /** The number of the last heartbeat that we sent. `#answered` is the number of the latest heartbeat that was answered. */
   #sent = 0;
   #answered = 0;
   #isOver = false;
@@ -115,8 +115,8 @@ export class Heartbeat {
   /**
    * Ends the heartbeat.
    *
-   * @param how.gone true: this host has no servers left, so it counts as gone at once. false: its servers keep running.
-   * The next `serve` on this host adopts them, in the same term if it starts in time.
+   * @param how.gone true: this host has no servers left, so it counts as gone at once. false: the servers of this host keep
+   * running. The next `serve` on this host adopts them. If it starts in time, the term continues.
    */
   async leave({ gone }: { gone: boolean }): Promise<void> {
     this.#left = true;
@@ -177,7 +177,7 @@ export class Heartbeat {
   }
 }
 
-/** The address with this host's name instead of `0.0.0.0` and `::`, to which other machines cannot connect. */
+/** The address that other machines can connect to. Replaces `0.0.0.0` and `::` by this host's name. */
 function reachable({ host, port }: Address): Address {
   return host === "0.0.0.0" || host === "::" ? { host: hostname(), port } : { host, port };
 }

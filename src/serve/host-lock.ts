@@ -5,8 +5,8 @@ import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import type { Store } from "../store/ports.js";
 
 /**
- * The lock that allows one supervisor on this host. The registry records the process identity of its holder. So the
- * lock is free when the holder has died, even if another process has the same PID now.
+ * The lock that allows one supervisor on this host. The registry records the process identity of its holder. So the lock is
+ * free once its holder has died, even if another process now has the same PID.
  */
 export class HostLock {
   readonly #store: Store;

@@ -16,7 +16,7 @@ import { collectPeriodically, enforceCap, rotatePeriodically } from "./upkeep/sc
 
 /** How often we look at the registry and the process table when nothing happens, in milliseconds. */
 const TICK_MS = 1_000;
-/** If the last check of the servers is older than this, the supervisor counts as unhealthy, in milliseconds. */
+/** If the last check of the servers is older than this, in milliseconds, the supervisor counts as unhealthy. */
 const STUCK_MS = 30_000;
 
 /** Does the regular work of a supervisor: every second, every health interval, and on a schedule. */

@@ -50,7 +50,7 @@ export class Supervisor {
   readonly #hostLock: HostLock;
   readonly #loop: SupervisorLoop;
   #endpoint: HealthEndpoint | undefined;
-  /** Only for a fleet on several hosts. */
+  /** Set only in a fleet on several hosts. */
   #heartbeat: Heartbeat | undefined;
   #closing: Promise<void> | undefined;
 
@@ -61,7 +61,8 @@ export class Supervisor {
   }
 
   /**
-   * Takes the host lock, opens the endpoints, and adopts the servers that run. Resolves after the first probe of each.
+   * Takes the host lock, opens the endpoints, and adopts the servers that run. Resolves after the first probe of each
+   * server.
    */
   static async start(fleet: ServedFleet, signal: AbortSignal): Promise<Supervisor> {
     const metrics = await FleetMetrics.open({ version: ownVersion() });
@@ -112,7 +113,7 @@ export class Supervisor {
     return this.#endpoint === undefined ? "" : showAddress(this.#endpoint.address);
   }
 
-  /** `host:port` of the front door. Null when there is none. */
+  /** `host:port` of the front door. Null if this host has no front door. */
   get doorAddress(): string | null {
     const { door } = this.#context.state;
     return door === undefined ? null : showAddress(door.address);
@@ -129,7 +130,7 @@ export class Supervisor {
   }
 
   /**
-   * Admits nothing new, waits for turns in flight, unloads sessions, stops every server, and leaves. The next
+   * Admits no new servers and turns, waits for turns in flight, unloads sessions, stops every server, and leaves. The next
    * supervisor starts the servers that should run again.
    *
    * @throws FleetError when the store fails. The next supervisor then takes care of what is still running.
@@ -145,7 +146,7 @@ export class Supervisor {
   }
 
   /**
-   * The command `drain` takes only the first and the fourth step, because another process may supervise the host.
+   * Drains in five steps. The command `drain` takes only steps 1 and 4, because another process may supervise the host.
    *
    * 1. Close the pool. From here on, nobody on this host starts a server or begins a turn.
    * 2. Close the front door. It refuses the prompts that wait, lets running turns end, and hangs up.
@@ -197,8 +198,8 @@ export class Supervisor {
   }
 
   /**
-   * Leaves the servers to the next supervisor as they are. Turns that came through the front door may end first,
-   * because they depend on this process.
+   * Ends the supervisor. The servers keep running for the next supervisor. Turns that came through the front door may end
+   * first, because they depend on this process.
    */
   async leave({ doorTimeout, doorTimeoutMs = 0 }: LeaveRequest = {}): Promise<void> {
     await this.#context.state.door?.close({ timeout: doorTimeout ?? doorTimeoutMs });
@@ -211,7 +212,7 @@ export class Supervisor {
     await this.#closing;
   }
 
-  /** @param how.gone whether this host has no servers left, so that other hosts may take over its sessions at once */
+  /** @param how.gone whether this host has no servers left. Other hosts may then take over its sessions at once. */
   async #closeOnce({ gone }: { gone: boolean }): Promise<void> {
     try {
       await this.#heartbeat?.leave({ gone });

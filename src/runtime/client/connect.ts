@@ -18,7 +18,7 @@ export interface ConnectedClient {
 
 /**
  * Connects the SDK's client to a server whose identity was checked. Avoids the SDK's Nagle delays through its socket, which
- * is a private field. If that is missing, the client works, only more slowly.
+ * is a private field. If the SDK no longer has that field, the client still works, but more slowly.
  */
 export async function connectClient(
   endpoint: Endpoint,
@@ -60,7 +60,10 @@ export interface PromptWatch extends Disposable {
   readonly hasBegun: boolean;
 }
 
-/** Searches for the text of the event, so it depends on the order in which the runtime writes fields (as of 1.0.85). */
+/**
+ * Watches for the prompt's `user.message` event in the bytes of the socket. Depends on the order in which the runtime writes
+ * the event's fields (as of 1.0.85).
+ */
 function watchPrompt(socket: Socket | undefined, sessionId: string): PromptWatch {
   const wanted = Buffer.from(`"sessionId":${JSON.stringify(sessionId)},"event":{"type":"user.message"`);
   // Without the socket we see nothing, so we must assume that the prompt has begun.
@@ -93,8 +96,8 @@ async function refuseClosed(): Promise<never> {
 }
 
 /**
- * Prevents a crash of this process. After a server's death, vscode-jsonrpc 8 rejects a second promise for each request, which
- * nobody can catch. The SDK prevents this only for servers that it started itself.
+ * Prevents a crash of this process. After a server's death, vscode-jsonrpc 8 rejects a second promise for each request, and
+ * nobody can catch that rejection. The SDK prevents this only for servers that it started itself.
  */
 function quietWriteErrors(client: CopilotClient): void {
   const { messageWriter } = client as unknown as { messageWriter?: unknown };

@@ -70,7 +70,7 @@ function refused(where: string, refusal: RpcError): FleetError {
   return unreachable(where, `refused the connection: ${refusal.message}`, refusal);
 }
 
-/** The error for a request whose connection ended; any other error as it is. */
+/** Returns the error for a request whose connection ended. Returns any other error unchanged. */
 function whyEnded(where: string, error: unknown): unknown {
   if (!isFleetError(error, "FLEET_SERVER_LOST")) return error;
   const { cause } = error;

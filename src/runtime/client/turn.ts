@@ -11,11 +11,11 @@ export interface TurnOptions {
   signal?: AbortSignal;
   /** Receives each piece of the reply as it arrives. Needs a session with `streaming: true`. */
   onDelta?: (text: string) => void;
-  /** Receives each event of the turn, such as tool calls and usage. Those of sub-agents have an `agentId`. */
+  /** Receives each event of the turn, such as tool calls and usage. Events of sub-agents have an `agentId`. */
   onEvent?: (event: SessionEvent) => void;
 }
 
-/** A reply of the model. The text is empty if the turn ended without one. */
+/** A reply of the model. The text is empty if the turn ended without a reply. */
 export interface TurnReply {
   text: string;
   event: AssistantMessageEvent | undefined;
@@ -27,15 +27,18 @@ type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
 export const NEVER_BEGAN =
   "The server took the prompt, but reported no turn for it. Check the session's history before you send the prompt again.";
 const ABORT_WAIT_MS = 2_000;
-/** The pauses before each question whether a prompt has begun. A busy server begins late, and a failed prompt never. */
+/**
+ * The pauses before each question whether a prompt has begun, in milliseconds. A busy server begins a prompt late. A failed
+ * prompt never begins.
+ */
 const ASKED_AFTER_ERROR_MS = [0, 250];
 const ASKED_MS = [0, 250, 500, 1_000, 2_000, 4_000];
 
 /**
- * Runs one turn: sends the prompt and waits for `session.idle`, the end of everything that the prompt started. Events
- * that arrive before the prompt has begun belong to another turn. The wait ends at once when the connection ends, unlike
- * that of the SDK's `sendAndWait` (measured with SDK 1.0.14). At the timeout, and when the signal aborts, aborts the turn,
- * so that the session is free for the next one.
+ * Runs one turn: sends the prompt and waits for `session.idle`, the end of everything that the prompt started. Events that
+ * arrive before the prompt has begun belong to another turn. When the connection ends, the wait ends at once, unlike the
+ * wait of the SDK's `sendAndWait` (measured with SDK 1.0.14). At the timeout, and when the signal aborts, this function
+ * aborts the turn, so that the session is free for the next turn.
  *
  * @param clock replaced in tests
  */
@@ -103,7 +106,7 @@ class SentPrompt {
     else this.#early.push(event);
   }
 
-  /** The server accepted the prompt. @param messageId undefined if the server does not name it */
+  /** The server took the prompt. @param messageId undefined if the server's answer contains no id */
   taken(messageId: string | undefined): void {
     const early = this.#early ?? [];
     this.#early = null;
@@ -146,7 +149,10 @@ class SentPrompt {
     this.#failure = undefined;
   }
 
-  /** The prompt may have failed before its turn began, or the server may have lost it. Never rejects. */
+  /**
+   * Ends the wait if the server is not at work, because the prompt may have failed before its turn began, or the server may
+   * have lost it. Never rejects.
+   */
   async #endUnlessAtWork(): Promise<void> {
     for (const pauseMs of this.#failure === undefined ? ASKED_MS : ASKED_AFTER_ERROR_MS) {
       await this.#clock.wait(pauseMs);

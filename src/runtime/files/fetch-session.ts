@@ -4,16 +4,16 @@ import { systemCode } from "../../errors.js";
 import { assertCopyable, copyBeside, sync } from "./copy-folder.js";
 import { placePath, removeIfThere, type StatePlace, statOf, takenPath, usable } from "./shared-storage.js";
 
-/** How often to try to make a block while a runtime keeps making the session's folder there again. */
+/** How many times to try to make a block, because a runtime may keep making the session's folder in its place. */
 const BLOCK_TRIES = 20;
 
 export interface Fetch {
   id: string;
-  /** Unique, so that this takeover never uses files that an earlier one left. */
+  /** A unique id of this takeover, so that it never uses files that an earlier takeover left. */
   mark: string;
   from: StatePlace;
   to: StatePlace;
-  /** Whether the session has a history. If so, its state must exist in `from`. */
+  /** Whether the session has a history. Its state must then exist in `from`. */
   hasHistory: boolean;
   /** Runs before each step that cannot be undone. Throws if this takeover may no longer fetch the session. */
   check: () => Promise<void>;
@@ -21,7 +21,8 @@ export interface Fetch {
 
 /**
  * Moves a session's state from one folder to another. If a runtime still has the session loaded at `from`, its next write
- * fails. A call after a crash continues where the last one stopped. The last step replaces anything that is at `to`.
+ * fails. A call after a crash continues where the last call stopped. The last step replaces any state of the session in
+ * `to`.
  *
  * @throws FleetError `FLEET_STORAGE_UNUSABLE` also when a session with a history has no files at `from`, because then the
  * storage may not be mounted.
@@ -78,7 +79,10 @@ async function block(path: string, taken: string): Promise<void> {
   throw new Error(`another process keeps creating ${path}`);
 }
 
-/** Moves the session to `taken`. If an earlier call did so, a runtime has made the folder since: then removes it. */
+/**
+ * Moves the session's folder from `path` to `taken`. If `taken` exists, an earlier call has moved the session and a runtime
+ * has then made the folder again. In that case, removes the folder.
+ */
 async function setAside(path: string, taken: string): Promise<void> {
   await mkdir(dirname(taken), { recursive: true, mode: 0o700 });
   if ((await statOf(taken)) === null) await rename(path, taken);

@@ -44,7 +44,7 @@ export class HeldFolder implements Disposable {
     this.#fd = fd;
   }
 
-  /** Null when there is no folder, or a link. */
+  /** Opens a folder. Null if the path does not exist, or is a link or a file. */
   static open(path: string): HeldFolder | null {
     return HeldFolder.#open(path, FOLDER);
   }
@@ -72,7 +72,7 @@ export class HeldFolder implements Disposable {
     return through(this.#fd, name);
   }
 
-  /** Opens a folder in this one. Null when there is none, when it is a link, or when we may not read it. */
+  /** Opens a folder in this folder. Null if it does not exist, if it is a link or a file, or if we may not read it. */
   folder(name: string): HeldFolder | null {
     try {
       return HeldFolder.open(this.at(name));
@@ -82,7 +82,10 @@ export class HeldFolder implements Disposable {
     }
   }
 
-  /** Opens a regular file and returns its descriptor, or null. Anything but a regular file fails with EINVAL. */
+  /**
+   * Opens a regular file and returns its descriptor. Returns null if the file does not exist. Fails with EINVAL for anything
+   * but a regular file.
+   */
   file(name: string): number | null {
     let fd: number;
     try {
@@ -151,7 +154,10 @@ export function walk(
   return result;
 }
 
-/** Removes a folder in a folder of ours, without following links. Returns false when the budget ran out first. */
+/**
+ * Removes a folder without following links. Only the fleet may write in the folder above it. Returns false if the budget ran
+ * out first.
+ */
 export async function removeTree(path: string, budget: Budget): Promise<boolean> {
   const top = await open(path, FOLDER);
   try {

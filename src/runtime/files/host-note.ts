@@ -22,8 +22,8 @@ function pathOf(stateRoot: string): string {
 }
 
 /**
- * The name of this host: from the configuration, else from the note in this state folder, else the machine's name. The first
- * `serve` or server writes the note, so that the host keeps its name when the machine is renamed.
+ * The name of this host: from the configuration, or else from the note in this state folder, or else the machine's name. The
+ * first `serve` or server writes the note, so that the host keeps its name when the machine is renamed.
  */
 export function ownHostName({ host }: Pick<Config, "host">, stateRoot: string): string {
   const name = host.name ?? readNote(stateRoot)?.name ?? hostname().toLowerCase();
@@ -75,7 +75,7 @@ export function instanceOf(stateRoot: string): string | null {
   return readNote(stateRoot)?.instance ?? null;
 }
 
-/** Returns the note of this state folder under this name, and writes it if necessary. */
+/** Returns the note of this state folder, and writes it if it is missing or names the host differently. */
 export function ensureNote(stateRoot: string, name: string): HostNote {
   const before = readNote(stateRoot);
   if (before?.name === name) return before;

@@ -1,7 +1,10 @@
 import { mkdirSync, readSync } from "node:fs";
 import { systemCode } from "../../errors.js";
 
-/** Codes of the system errors that mean that there is nothing at a path. An agent can make paths that are too long. */
+/**
+ * The codes of system errors that mean that nothing exists at a path. ENAMETOOLONG is one of them, because an agent can make
+ * paths that are too long.
+ */
 const MISSING = new Set(["ENOENT", "ENOTDIR", "ENAMETOOLONG"]);
 
 /** The result of `work`, or null if the file or folder that it needs is missing. */
@@ -34,7 +37,10 @@ export function readAt(fd: number, position: number, length: number): Buffer {
   return buffer.subarray(0, filled);
 }
 
-/** Makes one folder with mode 0700, unless it exists. Not `recursive`: on a read-only disk, Node 20 then reports ENOENT. */
+/**
+ * Makes one folder with mode 0700, unless it exists. Does not use `recursive`, because on a read-only disk Node 20 then
+ * reports ENOENT.
+ */
 export function makeFolder(path: string): void {
   try {
     mkdirSync(path, { mode: 0o700 });

@@ -39,8 +39,8 @@ export function createServerFolder(home: string): void {
 }
 
 /**
- * Links a shared server's session state to one folder, so that each shared server can open any session. The rest of their
- * homes stays separate, because servers cannot write to the same home.
+ * Links a shared server's session state to the folder of all shared servers, so that each of them can open any session. The
+ * rest of each home stays separate, because two servers cannot write to the same home.
  */
 export function shareSessionState(stateRoot: string, home: string): void {
   const common = join(stateRoot, "servers", SHARED_STATE, "session-state");
@@ -52,7 +52,10 @@ export function shareSessionState(stateRoot: string, home: string): void {
   }
 }
 
-/** Replaces the token. Does not sync it to disk, because the token is of no use after the machine went down. */
+/**
+ * Replaces the connection token and returns the new one. Does not sync it to disk, because after a crash of the machine
+ * nobody needs it.
+ */
 export function writeConnectionToken(home: string): string {
   const token = randomBytes(32).toString("base64url");
   const path = tokenPath(home);

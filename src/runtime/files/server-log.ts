@@ -9,7 +9,7 @@ const LAST_WORDS_BYTES = 2_000;
 const NEWLINE = 10;
 const { O_APPEND, O_NOFOLLOW, O_NONBLOCK, O_RDWR } = constants;
 
-/** A line that begins with its time. The runtime (1.0.85) prints no times, but another version may. */
+/** A line that begins with its time. The runtime (1.0.85) prints no times, but other versions may print them. */
 const TIMED_LINE = /^\[?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)\]? /;
 /** A line that the fleet wrote. */
 const LINE_OF_FLEET = /^[\d-]+T[\d:.]+Z \[copilotfleet\] /;
@@ -47,7 +47,7 @@ export function appendLine(fd: number, text: string, at = new Date()): void {
  * Adds a line of the fleet to the log of a server, if it has one. The caller must hold the claim on the server: a process
  * that has the log open for writing counts as the server itself, and another holder of the claim could kill it.
  *
- * @param at when it happened. Null: before now, at an unknown time.
+ * @param at when the event happened. Null for an unknown time in the past.
  */
 export function appendToLog(home: string, text: string, at: Date | null = new Date()): void {
   try {
@@ -66,7 +66,9 @@ export function appendToLog(home: string, text: string, at: Date | null = new Da
   }
 }
 
-/** The time at the beginning of a line, ISO 8601 in UTC. Null for a line without one, such as those of the runtime. */
+/**
+ * The time at the beginning of a line, ISO 8601 in UTC. Null for a line without a time, such as the lines of the runtime.
+ */
 export function timeOfLine(line: string): string | null {
   return TIMED_LINE.exec(line)?.[1] ?? null;
 }
@@ -79,7 +81,10 @@ export function isLaunchLine(line: string): boolean {
   return LAUNCH_LINE.test(line);
 }
 
-/** The end of a server's output after the first `from` bytes, as one line. A shorter log was rotated, so all of it counts. */
+/**
+ * The end of a server's output after the first `from` bytes, as one line. If the log is shorter than that, it was rotated,
+ * and all of it counts.
+ */
 export function lastWords(home: string, from = 0): string {
   return inOneLine(lastLines(home, from));
 }

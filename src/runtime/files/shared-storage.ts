@@ -22,9 +22,9 @@ import { ifThereLater } from "./if-there.js";
  * A session moves to another host by a copy. A runtime may have opened a history before the move and write to it afterwards.
  * After a copy, it writes to the old file. After a rename, it would write to the new one (measured with runtime 1.0.85).
  *
- * A plain file, the block, stays where the session was. A runtime that still has the session loaded then cannot make its
- * folder again, and its turns fail. Without a block, its turns would be answered and lost (measured: `session.error` of
- * type `persistence`).
+ * A plain file, the block, stays where the session was. A runtime that still has the session loaded then cannot make the
+ * session's folder again, and its turns fail. Without a block, these turns would be answered and then lost (measured:
+ * `session.error` of type `persistence`).
  */
 export interface StatePlace {
   shared: string;
@@ -62,8 +62,8 @@ export async function makeHostFolder(shared: string, host: string): Promise<stri
 }
 
 /**
- * Links a home to its folder in the shared storage, before the home's server starts. Moves the home's sessions there from
- * this host's own disk. If the home already has the link, that folder must exist, because a new one would hide that the
+ * Links a home to its folder in the shared storage, before the home's server starts. Moves the home's sessions from this
+ * host's own disk to that folder. If the home already has the link, the folder must exist. A new folder would hide that the
  * storage is not mounted.
  */
 export async function linkToPlace(home: string, place: StatePlace): Promise<void> {
@@ -115,7 +115,7 @@ async function assertThere(folder: string): Promise<void> {
   if ((await statOf(folder))?.isDirectory() !== true) throw new Error(`the folder ${folder} does not exist`);
 }
 
-/** Moves the sessions one by one, except those that are in `target`, because those are newer. */
+/** Moves the sessions one by one. Leaves out sessions that `target` already has, because those are newer. */
 async function moveInto(folder: string, target: string): Promise<void> {
   for (const entry of await readdir(folder, { withFileTypes: true })) {
     const { name } = entry;
@@ -133,7 +133,7 @@ export async function removeState(id: string, place: StatePlace): Promise<void> 
   });
 }
 
-/** The host's folders by group, also those without a server. */
+/** The host's folders by group, including groups without a recorded server. */
 export async function placesOf(shared: string, host: string): Promise<Map<string, string>> {
   return await usable(shared, async () => {
     const groups = await ifThereLater(async () => await readdir(join(shared, "hosts", host)));
@@ -141,7 +141,7 @@ export async function placesOf(shared: string, host: string): Promise<Map<string
   });
 }
 
-/** Removes a folder, even one that an agent may still write in. */
+/** Removes a folder, even if an agent may still write in it. */
 export async function removeIfThere(path: string): Promise<void> {
   await ifThereLater(async () => await removeTree(path, { left: Number.POSITIVE_INFINITY }));
 }

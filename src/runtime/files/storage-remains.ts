@@ -27,7 +27,7 @@ export interface Remain {
   path: string;
   hasHistory: boolean;
   bytes: number;
-  /** When any part of it was last written or moved, by the file system's clock (Unix time in milliseconds). */
+  /** When any part of the remain was last written or moved, by the file system's clock (Unix time in milliseconds). */
   changedMs: number;
 }
 
@@ -67,7 +67,7 @@ export async function findRemains(shared: string, host: string): Promise<Remain[
   });
 }
 
-/** Removes a remain. Returns false when it is gone, or when a session has replaced the block. */
+/** Removes a remain. Returns false if it no longer exists, or if a session has replaced the block. */
 export async function removeRemain(shared: string, { kind, path }: Remain): Promise<boolean> {
   return await usable(shared, async () => {
     if (kind !== "block") {

@@ -1,4 +1,7 @@
-/** Lines above this size are usually not kept whole, because a tool's output may be megabytes, and nobody needs it. */
+/**
+ * Lines above this size, in bytes, are reduced to their ends by default. A tool's output may be megabytes, and nobody needs
+ * it.
+ */
 const WHOLE_BYTES = 1024 * 1024;
 const END_BYTES = 4096;
 const NEWLINE = 10;
@@ -33,7 +36,10 @@ export class LineSplitter {
     if (!this.#skipping && from < chunk.length) this.#keep(chunk.subarray(from));
   }
 
-  /** The rest after the last newline, which is cut short or still being written. Null if there is none. */
+  /**
+   * The text after the last newline. It is a line that is cut short or still being written. Null if no text follows the last
+   * newline.
+   */
   end(): Line | null {
     return this.#bytes === 0 || this.#skipping ? null : this.#line(Buffer.alloc(0));
   }

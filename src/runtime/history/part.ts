@@ -12,12 +12,12 @@ export interface HistoryPosition {
   mark: string;
 }
 
-/** `replaced`: it is another file now, or it was cut short, so nobody can read on. */
+/** `replaced`: the path now has another file, or the file was cut short, so nobody can read on. */
 export type HistoryFate = "there" | "gone" | "replaced";
 
 export interface HistoryPart {
   bytes: Buffer;
-  /** Where the next part begins. Null if there is no history. */
+  /** Where the next part begins. Null if the session has no history. */
   at: HistoryPosition | null;
   atEnd: boolean;
   fate: HistoryFate;
@@ -27,7 +27,7 @@ export function markOf(bytes: Buffer): string {
   return bytes.subarray(-MARK_BYTES).toString("base64");
 }
 
-/** Whether the file still is the one that was read up to this position. */
+/** Whether this is still the file that was read up to this position. */
 export function isContinued(fd: number, { ino, offset, mark }: HistoryPosition, stat: Stats): boolean {
   if (stat.ino !== ino || stat.size < offset) return false;
   const before = Buffer.from(mark, "base64");
@@ -45,7 +45,7 @@ export function readNext(fd: number, position: HistoryPosition, maxBytes: number
 /**
  * Reads the next part of a history.
  *
- * @param fd the open history; null if there is none
+ * @param fd the open history; null if the session has no history
  * @param from where the last part ended; null for the beginning
  */
 export function readPart(fd: number | null, from: HistoryPosition | null, maxBytes: number): HistoryPart {

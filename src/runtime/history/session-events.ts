@@ -8,7 +8,10 @@ import type { EndedTurn } from "./turn-state.js";
 import { TurnTracker } from "./turn-tracker.js";
 
 const CHUNK_BYTES = 256 * 1024;
-/** How much of the end of a history we read: the next size if one does not show whether the session is in a turn. */
+/**
+ * How much of the end of a history we read, in bytes. If one size does not show whether the session is in a turn, we read
+ * the next size.
+ */
 const WINDOWS_BYTES = [4 * 1024, 64 * 1024, 1024 * 1024];
 const LONGEST_END_BYTES = 4 * 1024 * 1024;
 
@@ -81,7 +84,7 @@ export class SessionEvents {
 
 /**
  * Reads the end of a session's history: as much as shows whether the session is in a turn and since when, but at most
- * `maxBytes`. A turn that began before that part counts from the first event in it.
+ * `maxBytes`. If a turn began before the part that was read, it counts from the first event in that part.
  */
 export function openHistory(home: string, sessionId: string, maxBytes: number) {
   const fd = openHistoryFile(home, sessionId);
@@ -148,7 +151,9 @@ export function promptsSince(home: string, sessionId: string, fromBytes: number)
 
 const PROMPT_LINE = '{"type":"user.message"';
 
-/** Null for a prompt inside a turn: that of a sub-agent, or one with which autopilot continues. */
+/**
+ * The prompt in a line. Null for a prompt inside a turn: a sub-agent's prompt, or a prompt with which autopilot continues.
+ */
 function readPrompt(line: string): RecordedPrompt | null {
   const event = readEvent({ whole: Buffer.from(line) });
   if (event?.agentId != null || event?.data.isAutopilotContinuation === true) return null;
@@ -174,7 +179,10 @@ function readEnd(fd: number, size: number, bytes: number): ReadEnd {
   return { history: follow(new TurnTracker(), read), read, splitter, mark: markOf(chunk), bytes: chunk.length };
 }
 
-/** If no turn begins in the longest end that we may read, all of it is inside one turn, because nothing else is so long. */
+/**
+ * If no turn begins in the longest end that we may read, all of that end belongs to one turn, because nothing else is so
+ * long.
+ */
 function certain({ history, read }: ReadEnd, stat: Stats): ReadEnd["history"] {
   if (history.tracker.open !== null || history.tracker.isCertain) return history;
   return follow(TurnTracker.within(read[0]?.atMs ?? stat.mtimeMs), read);

@@ -20,7 +20,10 @@ export interface SessionFolder {
   path: string;
   /** False before the first turn. The runtime can then only create the session, not resume it. */
   hasHistory: boolean;
-  /** The PIDs of the servers that have it loaded. A PID may be stale, because a killed server leaves its file behind. */
+  /**
+   * The PIDs of the servers that have the session loaded. A PID may be stale, because a killed server leaves its lock file
+   * behind.
+   */
   loadedBy: number[];
   createdAt: Date;
   /** When an entry of the folder itself was last added or removed. Files inside may be newer. */
@@ -36,7 +39,7 @@ export function sessionFolderPath(home: string, sessionId: string): string {
   return join(sessionStatePath(home), sessionId);
 }
 
-/** How many entries of one home's session state we read. Only an agent makes more. */
+/** How many entries of one home's session state we read at most. Only an agent makes more entries. */
 export const MOST_FOLDERS = 10_000;
 /** How many entries of one session's folder we read. */
 const MOST_ENTRIES = 10_000;
@@ -44,9 +47,9 @@ const MOST_ENTRIES = 10_000;
 const SHARED_SERVER = /^shared-\d{1,9}$/;
 
 /**
- * Opens the folder of a home's sessions; null when there is none. It may be a link that the fleet made: to the common folder
- * of this host's shared servers, or to this home's folder in the shared storage. We follow no other link, because the user
- * made it.
+ * Opens the folder of a home's sessions. Null if it does not exist. The folder may be a link that the fleet made: to the
+ * common folder of this host's shared servers, or to this home's folder in the shared storage. We do not follow any other
+ * link, because the user may have made it.
  */
 export function openSessionState(home: string): HeldFolder | null {
   const folder = HeldFolder.follow(sessionStatePath(home));
@@ -78,7 +81,10 @@ function openSession(home: string, sessionId: string): HeldFolder | null {
   return state?.folder(sessionId) ?? null;
 }
 
-/** Null also when the user has made the folder unreadable, because one user must not make the whole listing fail. */
+/**
+ * Like {@link openSessionState}, but also null if the user has made the folder unreadable, because one user must not make
+ * the whole listing fail.
+ */
 function openReadable(home: string): HeldFolder | null {
   try {
     return openSessionState(home);
@@ -177,16 +183,16 @@ export function openHistoryIn(sessionState: string, sessionId: string): number |
   return folder?.file(HISTORY) ?? null;
 }
 
-/** Unix time in milliseconds; 0 when there is no history. */
+/** When the session's history was last written (Unix time in milliseconds). 0 if the session has no history. */
 export function lastWrite(home: string, sessionId: string): number {
   using folder = openSession(home, sessionId);
   return folder?.lstat(HISTORY)?.mtimeMs ?? 0;
 }
 
 /**
- * The length of a session's history. Every turn asks this, so it does not hold the folders on the way. Unlike in other reads
- * of a home, the agent could replace the session's folder by a link between the two looks. It would only falsify the number,
- * which it can do by writing to the history, too.
+ * The length of a session's history, in bytes. Every turn calls this, so it does not open the folders in the path, as other
+ * reads of a home do. The agent could replace the session's folder by a link between the two checks. That would only falsify
+ * the length, and the agent can also falsify it by writing to the history.
  */
 export function historyBytes(home: string, sessionId: string): number {
   try {
@@ -199,7 +205,7 @@ export function historyBytes(home: string, sessionId: string): number {
   }
 }
 
-/** Counts the first 10,000 entries only. */
+/** The size of the files in the session's folder, in bytes. Counts only the first 10,000 entries. */
 export function sessionBytes(home: string, sessionId: string): number {
   using folder = openSession(home, sessionId);
   let bytes = 0;

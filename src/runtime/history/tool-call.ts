@@ -5,7 +5,7 @@ export type ToolOutcome = "completed" | "failed" | "refused" | "unfinished";
 
 export interface ToolCall {
   name: string;
-  /** The first argument that is a text: a command, a path, a pattern. Empty if there is none. */
+  /** The first argument that is a text, such as a command, a path or a pattern. Empty if no argument is a text. */
   argument: string;
   startedAtMs: number;
 }
@@ -14,7 +14,7 @@ export interface ToolCall {
 const MOST_CHARACTERS = 200;
 const REFUSED = new Set<unknown>(["rejected", "denied"]);
 
-/** @param data the data of its `tool.execution_start` */
+/** @param data the data of the call's `tool.execution_start` */
 export function callOf(data: Record<string, unknown>, startedAtMs: number): ToolCall {
   const given = isObject(data.arguments) ? Object.values(data.arguments) : [data.arguments];
   const argument = given.find((value): value is string => typeof value === "string") ?? "";
@@ -22,7 +22,7 @@ export function callOf(data: Record<string, unknown>, startedAtMs: number): Tool
   return { name: folded(name), argument: folded(argument), startedAtMs };
 }
 
-/** @param result the data of its `tool.execution_complete`; null if there is none */
+/** @param result the data of the call's `tool.execution_complete`; null if the history does not contain this event */
 export function toolLine(
   { name, argument }: ToolCall,
   result: Record<string, unknown> | null,
@@ -48,7 +48,7 @@ function remarkOn(outcome: ToolOutcome, { error, shellExecution, abridged }: Rec
   return message === "" || outcome === "completed" || outcome === "unfinished" ? outcome : `${outcome}: ${message}`;
 }
 
-/** Text in one line, cut after {@link MOST_CHARACTERS}. */
+/** The text in one line, cut after {@link MOST_CHARACTERS} characters. */
 function folded(text: string): string {
   const line = text
     .slice(0, 4 * MOST_CHARACTERS)

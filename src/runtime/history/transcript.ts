@@ -68,13 +68,15 @@ export class Transcriber {
     for (const line of this.#splitter.push(bytes)) yield* this.#takeLine(line);
   }
 
-  /** The history was read to its end, and may continue later. @returns the end of a turn that seems to be over */
+  /**
+   * Call this when the history was read to its end and may continue later. Yields the end of a turn that seems to be over.
+   */
   *pause(nowMs: number): Generator<TranscriptEntry> {
     const ended = this.#tracker.endIfQuiet(nowMs);
     if (ended !== null) yield* this.#endTurn(ended, this.#turn);
   }
 
-  /** The history was read to its end, and nobody reads on. */
+  /** Call this when the history was read to its end and nobody reads on. Yields the last entries. */
   *end(nowMs: number): Generator<TranscriptEntry> {
     const rest = this.#splitter.end();
     if (rest !== null) yield* this.#takeLine(rest);
@@ -178,7 +180,10 @@ function textOf(value: unknown): string | null {
   return typeof value === "string" ? value : null;
 }
 
-/** Autopilot continues with prompts of its own, and a skill brings its text as one. Their `source` names the part that made them. */
+/**
+ * Whether the runtime itself made a prompt: autopilot continues with such prompts, and a skill's text is one. Its `source`
+ * names the part of the runtime that made it.
+ */
 function isMadeByRuntime({ isAutopilotContinuation, source }: Record<string, unknown>): boolean {
   return isAutopilotContinuation === true || (typeof source === "string" && source !== "user");
 }

@@ -16,7 +16,7 @@ export interface OpenTurn {
 }
 
 export interface Step {
-  /** Whether the answer has text. Null when we saw nothing of the answer. */
+  /** Whether the model's answer has text. Null if we saw nothing of the answer. */
   answered: boolean | null;
   wantsTools: boolean;
   /** Tools that the model asked for and that have not ended. */
@@ -25,7 +25,7 @@ export interface Step {
 }
 
 export interface Turn extends OpenTurn {
-  /** Whether we saw its prompt, and so its beginning. */
+  /** Whether we saw the turn's prompt, and so the turn's beginning. */
   fromPrompt: boolean;
   interactionId: unknown;
   step: Step | null;
@@ -33,7 +33,7 @@ export interface Turn extends OpenTurn {
   failed: boolean;
   /** When the model answered while sub-agents still worked in the background. Null otherwise. */
   answeredAtMs: number | null;
-  /** How the turn ended, if no more events of it follow. */
+  /** How the turn ended if no more events of this turn follow. */
   presumed: { outcome: TurnOutcome; endedAtMs: number } | null;
 }
 

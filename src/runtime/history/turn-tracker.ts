@@ -46,7 +46,10 @@ export class TurnTracker {
   #anchored = false;
   readonly #agents = new Set<string>();
 
-  /** For a history that is read from inside a turn. @param atMs a time at which that turn was in flight */
+  /**
+   * Makes a tracker for a history that is read from the middle of a turn. @param atMs a time at which that turn was in
+   * flight
+   */
   static within(atMs: number): TurnTracker {
     const tracker = new TurnTracker();
     tracker.#turn = newTurn(atMs, undefined, false);
@@ -110,14 +113,14 @@ export class TurnTracker {
     }
   }
 
-  /** Ends a turn that seems to be over, after two quiet seconds. Call this once the history was read to its end. */
+  /** Ends a turn that seems to be over, after two seconds without events. Call this once the history was read to its end. */
   endIfQuiet(nowMs: number): EndedTurn | null {
     const turn = this.#turn;
     if (turn === null || turn.presumed === null || nowMs - turn.lastEventAtMs < QUIET_MS) return null;
     return this.#end(turn.presumed.outcome, turn.presumed.endedAtMs);
   }
 
-  /** Call this when the session was unloaded. @returns the turn that this has cut, unless it seemed to be over */
+  /** Call this when the session was unloaded. @returns the turn that the unloading ended, or null */
   close(atMs: number): EndedTurn | null {
     this.#agents.clear();
     const turn = this.#turn;

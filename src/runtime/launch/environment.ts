@@ -3,8 +3,9 @@ import type { ServerRecord } from "../../model/server.js";
 import { FLEET_VARIABLE, LAUNCH_VARIABLE } from "../process/launches.js";
 
 /**
- * The variable that passes the GitHub token to a server; argv has only its name (`--auth-token-env`). The runtime removes
- * this variable from the environment of tools and MCP servers, but would not remove another one (measured with 1.0.85).
+ * The variable that passes the GitHub token to a server. The command line contains only the variable's name
+ * (`--auth-token-env`). The runtime removes this variable from the environment of tools and MCP servers, but does not remove
+ * other variables (measured with 1.0.85).
  */
 export const GITHUB_TOKEN_VARIABLE = "COPILOT_GITHUB_TOKEN";
 
@@ -13,8 +14,8 @@ const ALLOWED = `PATH LANG LANGUAGE LC_ALL LC_CTYPE LC_MESSAGES TZ TMPDIR SHELL 
   NODE_EXTRA_CA_CERTS COPILOT_OFFLINE COPILOT_API_URL COPILOT_DEBUG_GITHUB_API_URL`.split(/\s+/);
 
 /**
- * Offline, the full CLI (1.0.102) exits unless the environment names a provider and a model. It never uses these, because
- * the fleet sends the real provider with each session.
+ * Offline, the full CLI (1.0.102) exits unless the environment names a provider and a model. The CLI never uses these two
+ * values, because the fleet sends the real provider with each session.
  */
 const OFFLINE_PROVIDER = { COPILOT_PROVIDER_BASE_URL: "http://127.0.0.1:9/v1", COPILOT_MODEL: "none" };
 
@@ -33,8 +34,8 @@ export interface Launch {
 }
 
 /**
- * The complete environment of a server. `HOME` is the server's home, so that tools do not use the operator's files. `HOME` in
- * `runtime.env` restores the operator's.
+ * The complete environment of a server. `HOME` is the server's home, so that tools do not use the operator's files. To give
+ * servers the operator's `HOME`, list `HOME` in `runtime.env`.
  */
 export function serverEnvironment(launch: Launch): Record<string, string> {
   const { server, launchId, connectionToken, githubToken, settings, stateRoot, env } = launch;

@@ -10,9 +10,9 @@ export interface Runtime {
 }
 
 /**
- * Finds the native runtime: the configured path, else `COPILOT_CLI_PATH`, else the one that `@github/copilot-sdk` brings.
- * Instead of the npm wrapper of the full CLI (`npm-loader.js`), returns the program that it runs, because a signal to the
- * wrapper does not reach that program.
+ * Finds the native runtime: the configured path, or else `COPILOT_CLI_PATH`, or else the program that `@github/copilot-sdk`
+ * brings. Instead of the npm wrapper of the full CLI (`npm-loader.js`), returns the program that it runs, because a signal
+ * to the wrapper does not reach that program.
  */
 export function findRuntime(configuredPath: string | null, env: NodeJS.ProcessEnv): Runtime {
   if (configuredPath !== null) return { path: usable(configuredPath, "runtime.path"), origin: "config" };
@@ -59,7 +59,10 @@ function unusable(message: string, suggestions: Suggestion[], cause?: unknown): 
   return new FleetError("FLEET_RUNTIME_UNUSABLE", message, { cause, suggestions });
 }
 
-/** The wrapper runs the program in the package for this platform, which `@github/copilot` installs beside itself. */
+/**
+ * The native program that the npm wrapper runs. It is in the package for this platform, which `@github/copilot` installs
+ * beside itself.
+ */
 function nativeBesideWrapper(wrapper: string): string | null {
   const require = createRequire(wrapper);
   for (const platform of platforms()) {
@@ -86,7 +89,10 @@ function bundledRuntime(): string {
   );
 }
 
-/** npm installs the package that fits the machine's C library, so at most one of the two Linux names exists. */
+/**
+ * The names of this platform in packages. On Linux there are two, and npm installs only the package that fits the machine's
+ * C library.
+ */
 function platforms(): string[] {
   const native = `${process.platform}-${process.arch}`;
   return process.platform === "linux" ? [native, `linuxmusl-${process.arch}`] : [native];

@@ -5,7 +5,9 @@ import { identify, isAlive, processesOfSession } from "../process/process-table.
 import { allGone, sendSignal } from "../process/stop.js";
 
 export interface Ended {
-  /** 128 plus the signal's number if a signal ended it; 127 if there is no such command, 126 if it cannot be run. */
+  /**
+   * 128 plus the signal's number if a signal ended the command; 127 if the command does not exist, 126 if it cannot be run.
+   */
   exitCode: number;
   problem: string | null;
 }
@@ -38,7 +40,9 @@ export class ForegroundCommand {
     if (pid !== undefined && exitCode === null && signalCode === null) sendSignal(-pid, name);
   }
 
-  /** Ends the command and everything that it started. Resolves when all of it is gone, or 5 seconds after SIGKILL. */
+  /**
+   * Ends the command and everything that it started. Resolves when all these processes are gone, or 5 seconds after SIGKILL.
+   */
   async end(graceMs: number): Promise<void> {
     const leader = this.#child.pid === undefined ? null : identify(this.#child.pid);
     if (leader === null) return;

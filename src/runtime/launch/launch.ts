@@ -32,8 +32,8 @@ const ANNOUNCEMENT = /listening on port/i;
 
 /**
  * Starts one server, detached so that it outlives this process. Waits until the server answers an authenticated ping. Fails
- * if the server exits or the signal aborts; then nothing of it is left running. Sends the token only after the kernel has
- * shown that the new process itself has the listening socket.
+ * if the server exits or the signal aborts. In both cases, no process of the server keeps running. Sends the token only
+ * after the kernel has shown that the new process itself has the listening socket.
  */
 export async function launchServer(launch: Launch, signal: AbortSignal): Promise<LaunchedServer> {
   const { child, logStart } = await start(launch);

@@ -2,7 +2,10 @@ import { systemCode } from "../../errors.js";
 
 const CODES = new Set("EMFILE ENFILE EAGAIN ENOBUFS ENOMEM EADDRNOTAVAIL ENOSPC EDQUOT EROFS".split(" "));
 
-/** The code of a system error among the causes that shows a limit of this process, its user or its machine. */
+/**
+ * Searches an error and its causes for a system error that shows a limit of this process, its user or its machine. Returns
+ * that error's code.
+ */
 export function ownLimit(error: unknown): string | undefined {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
     const code = systemCode(cause);

@@ -9,7 +9,7 @@ const RELEASES: Readonly<Record<number, { sdk: number; names: string }>> = {
   4: { sdk: 2, names: "SDK 2.x and CLI 1.0.113 or later" },
 };
 
-/** `version` is what the runtime answered; undefined when it gave none. */
+/** `version` is the version in the runtime's answer; undefined if the answer has no version. */
 export function runtimeMismatch(where: string, version: unknown, cause?: unknown): FleetError {
   const supported = [...SUPPORTED_VERSIONS];
   const isNewer = typeof version === "number" && version > Math.max(...supported);

@@ -1,7 +1,7 @@
 import { connect } from "node:net";
 import { systemCode } from "../../errors.js";
 
-/** Why nobody accepts connections at the address, or null if somebody does. Sends nothing. */
+/** Why no program accepts connections at the address, or null if one does. Sends no data. */
 export function connectProblem(address: { host: string; port: number }, timeoutMs: number): Promise<string | null> {
   return new Promise((resolve) => {
     const socket = connect(address);

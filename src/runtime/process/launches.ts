@@ -11,18 +11,24 @@ export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
 /** The variable in which the runtime gives tools and MCP servers the session's id (seen with 1.0.85 and 1.0.102). */
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 
-/** The server and everything that it started. Looks at every process of this user, so do not call it often. */
+/**
+ * The processes of a launch: the server and everything that it started. Looks at every process of this user, so do not call
+ * this often.
+ */
 export function processesOfLaunch(launchId: string): ProcessIdentity[] {
   return system().processes.withVariable(LAUNCH_VARIABLE, launchId).map(identityOf);
 }
 
 export interface LaunchedProcess {
   identity: ProcessIdentity;
-  /** The session that the process names in its environment, or its nearest ancestor in the launch. Null when none does. */
+  /**
+   * The session in the environment of the process, or else in that of its nearest ancestor in the launch. Null if neither
+   * names a session.
+   */
   sessionId: string | null;
 }
 
-/** The live processes of this fleet, by launch id. Includes those that no longer have the variables above. */
+/** The live processes of this fleet, by launch id. Includes processes that no longer have the variables above. */
 export function processesByLaunch(stateRoot: string): Map<string, LaunchedProcess[]> {
   const names = [LAUNCH_VARIABLE, FLEET_VARIABLE, SESSION_VARIABLE];
   const known = new Map(
@@ -41,8 +47,8 @@ export function processesByLaunch(stateRoot: string): Map<string, LaunchedProces
 }
 
 /**
- * Finds the launch and the session of a process: those in its environment, or in that of its nearest ancestor. Does not look
- * beyond the launch, because the fleet itself may run inside a session of another fleet or of any Copilot CLI.
+ * Finds the launch and the session of a process in its environment, or else in the environment of its nearest ancestor. Does
+ * not look beyond the launch, because the fleet itself may run inside a session of another fleet or of any Copilot CLI.
  */
 function attribute(
   found: ProcessVariables,

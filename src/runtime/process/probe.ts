@@ -6,7 +6,9 @@ import { readConnectionToken } from "../files/server-folder.js";
 import type { Endpoint } from "../wire/rpc-client.js";
 import { isAlive } from "./process-table.js";
 
-/** The endpoint of a server, once the kernel shows that the recorded process itself listens on its port. */
+/**
+ * The endpoint of a server. Throws unless the kernel shows that the recorded process itself listens on the server's port.
+ */
 export function provenEndpoint(server: ServerRecord): Endpoint {
   const { process: identity, port } = server;
   if (identity === null || port === null || !isAlive(identity)) {

@@ -23,7 +23,9 @@ export function identify(pid: number): ProcessIdentity | null {
   return found === null ? null : identityOf(found);
 }
 
-/** How a zombie ended: a process whose parent has not yet asked for its exit status. Null for any other process. */
+/**
+ * How a zombie ended. A zombie is a process whose parent has not yet asked for its exit status. Null for any other process.
+ */
 export function exitOfZombie({ pid, startTicks }: ProcessIdentity): ProcessExit | null {
   return system().processes.exitOfZombie(pid, startTicks);
 }
@@ -53,15 +55,17 @@ export function isAlive(identity: ProcessIdentity): boolean {
   );
 }
 
-/** All live processes of a leader's process session. Empty when the leader is dead, because its PID may be reused. */
+/**
+ * All live processes of a leader's process session. Empty if the leader is dead, because another process may have its PID.
+ */
 export function processesOfSession(leader: ProcessIdentity): ProcessIdentity[] {
   const members = system().processes.inSession(leader.pid).map(identityOf);
   return isAlive(leader) ? members : [];
 }
 
 /**
- * All live processes that have the file open for writing. With its log, this finds a server even between fork and exec, when
- * it still has the environment of its parent.
+ * All live processes that have the file open for writing. With the path of its log, this finds a server even between fork
+ * and exec, when it still has the environment of its parent.
  */
 export function writersOf(path: string): ProcessIdentity[] {
   return system().processes.writersOf(path).map(identityOf);

@@ -35,8 +35,8 @@ export function noteEnd(home: string, launchId: string, exit: ProcessExit): void
 type Ended = Pick<ServerRecord, "home" | "launchId" | "process">;
 
 /**
- * How a launch ended: by the note of its starter, for a zombie by the kernel, or by a restart of the machine. `how` is null if
- * nobody knows.
+ * How a launch ended. The answer comes from the note of the process that started it, or from the kernel if the server's
+ * process is a zombie, or from a restart of the machine. `how` is null if the end is not known.
  */
 function endOf({ home, launchId, process }: Ended): { how: string | null; at: string | null } {
   const note = readNote(home);
@@ -72,7 +72,7 @@ export function logEnd(ended: Ended): void {
 /**
  * Notes in the log of a server that this process stopped it. The caller holds the claim on the server.
  *
- * @param because why it was stopped, as the second half of a sentence
+ * @param because why the server was stopped, as the second half of a sentence
  */
 export function logStop(ended: Ended, outcome: StopOutcome, because?: string): void {
   if (ended.process === null || outcome === "already-stopped") {

@@ -9,10 +9,10 @@ export type StopOutcome = "terminated" | "killed" | "already-stopped";
 
 /** Identifies a server to stop. Each part may be unknown. */
 export interface StopTarget {
-  /** Null when the process is dead or was never ready. The other two parts then find what is left. */
+  /** Null if the process is dead or was never ready. The other two parts then find the processes that are left. */
   process: ProcessIdentity | null;
   launchId: string | null;
-  /** Finds a child between fork and exec by its open log. Null when there cannot be one. */
+  /** With it, the stop finds a child between fork and exec by its open log. Null if such a child cannot exist. */
   home: string | null;
 }
 
@@ -59,7 +59,9 @@ export async function endProcesses(processes: ProcessIdentity[], graceMs: number
   if (!(await signalAndWait(processes, "SIGTERM", graceMs))) await kill(processes);
 }
 
-/** Kills all processes of a launch. Repeats until there are none, because a process may start others before it is killed. */
+/**
+ * Kills all processes of a launch. Repeats until no process is left, because a process may start others before it is killed.
+ */
 async function killLaunch(launchId: string): Promise<void> {
   const deadline = performance.now() + KILL_WAIT_MS;
   for (let left = processesOfLaunch(launchId); left.length > 0; left = processesOfLaunch(launchId)) {
@@ -90,7 +92,7 @@ async function signalAndWait(
   return await allGone(processes, waitMs, hurry);
 }
 
-/** Resolves with false if some still run after `waitMs` milliseconds. */
+/** Waits until all processes have ended. Resolves with false if some of them still run after `waitMs` milliseconds. */
 export async function allGone(
   processes: readonly ProcessIdentity[],
   waitMs: number,
@@ -104,7 +106,7 @@ export async function allGone(
   return true;
 }
 
-/** Signals a process, or with a negative number a process group. Ignores one that has already ended. */
+/** Signals a process, or with a negative number a process group. Ignores a process that has already ended. */
 export function sendSignal(pid: number, signal: NodeJS.Signals): void {
   try {
     process.kill(pid, signal);

@@ -27,7 +27,7 @@ const TYPE = /^content-type: ?[\x20-\x7e]{1,200}$/i;
 /** JSON-RPC 2.0's code for text that is not JSON. Also used for bytes that are not a frame. */
 export const PARSE_ERROR = -32700;
 
-/** A message with its header in one buffer, because Nagle's algorithm delays a second write. */
+/** A message with its header, in one buffer, because Nagle's algorithm would delay a second write. */
 export function encodeBody(body: Buffer): Buffer {
   return Buffer.concat([Buffer.from(`Content-Length: ${body.length}\r\n\r\n`), body]);
 }
@@ -36,7 +36,10 @@ export function encodeMessage(message: object): Buffer {
   return encodeBody(Buffer.from(JSON.stringify({ jsonrpc: "2.0", ...message })));
 }
 
-/** Cuts a byte stream into frames without reading their bodies. Refuses a frame over the limit by its header. */
+/**
+ * Cuts a byte stream into frames without reading their bodies. Refuses a frame over the limit as soon as its header has
+ * arrived.
+ */
 export class FrameSplitter {
   limitBytes: number;
   #pending: Buffer[] = [];

@@ -13,7 +13,7 @@ export interface Endpoint {
   token: string;
 }
 
-/** Far above what a server sends, and far below what would exhaust memory. */
+/** Far longer than any frame that a server sends, and far shorter than a frame that would exhaust the memory. */
 const MAX_FRAME_BYTES = 256 * 1024 * 1024;
 
 const KEEP_ALIVE_MS = 30_000;
@@ -24,8 +24,9 @@ const ASK_MS = 30_000;
 /** Receives everything of a connection except the answers to its own requests. */
 export interface RpcListener {
   /**
-   * Whether nobody waits for what comes. Chunks are then not acknowledged, and may come 40 ms later: see `acknowledge.ts`. A
-   * shared server sends the lifecycle events of all its sessions to every connection, and most clients are idle.
+   * True while nobody waits for data of this connection. Its chunks are then not acknowledged, and may arrive 40 ms later:
+   * see `acknowledge.ts`. A shared server sends the lifecycle events of all its sessions to every connection, and most
+   * clients are idle.
    */
   readonly isIdle: boolean;
   onFrame(message: ServerMessage, frame: Frame): void;
@@ -39,7 +40,7 @@ export interface RpcListener {
 export interface RpcDial {
   /** The parameters of `connect`, without the token. */
   hello: object;
-  /** Without it, everything but the answers to requests is ignored. */
+  /** Without a listener, everything but the answers to requests is ignored. */
   listener?: RpcListener;
   /** How long the other end may take to accept the connection, in milliseconds. */
   connectMs?: number | undefined;
@@ -60,7 +61,10 @@ export class RpcClient {
   readonly #splitter = new FrameSplitter(MAX_FRAME_BYTES);
   readonly #listener: RpcListener | undefined;
   readonly #clock: Clock;
-  /** Random, so that a client of the front door cannot guess it and use an id of ours. */
+  /**
+   * The beginning of the ids of our own requests. It is random, so that a client of the front door cannot guess it and use
+   * one of these ids.
+   */
   readonly #prefix = `fleet-${randomBytes(9).toString("base64url")}-`;
   readonly #waiting = new Map<RpcId, Waiting>();
   #sequence = 0;
@@ -131,7 +135,7 @@ export class RpcClient {
    * Makes a request of our own. Fails with {@link RpcError}, or with `FLEET_SERVER_LOST` if the connection ends.
    *
    * @param onResult called with the result before the next frame is handled
-   * @param signal gives up the wait; a later answer is dropped, and the connection stays open
+   * @param signal ends the wait. A later answer is dropped, and the connection stays open.
    */
   async request(
     method: string,
@@ -155,8 +159,8 @@ export class RpcClient {
   }
 
   /**
-   * Makes a request of the fleet's own. It has a time limit, because others wait behind it, and the runtime may never
-   * answer one of many simultaneous requests about a session (seen with 1.0.85).
+   * Makes a request of the fleet's own. The request has a time limit, because other requests wait behind it, and the runtime
+   * may never answer one of many simultaneous requests about a session (seen with 1.0.85).
    */
   async ask(method: string, params: unknown): Promise<unknown> {
     using limit = deadlineOn(this.#clock, ASK_MS);

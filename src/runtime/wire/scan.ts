@@ -33,8 +33,8 @@ export function scanObject(text: Buffer, from = 0): Member[] | null {
 }
 
 /**
- * As {@link scanObject}, but stops at the first value over a limit, so a hostile text costs no more than a legal one. `over`
- * names that limit. The last member is then the one that exceeds it, and its `end` is wrong.
+ * Like {@link scanObject}, but stops at the first value over a limit, so a hostile text costs no more than a legal one.
+ * `over` names that limit. The last member is then the member that exceeds the limit, and its `end` is wrong.
  */
 export function scanWithin(
   text: Buffer,
@@ -144,8 +144,8 @@ function skipBlanks(text: Buffer, from: number): number {
 }
 
 /**
- * Skips a string with one search for a quote, so megabytes cost little. After the first escaped quote, checks each byte,
- * because searches for quotes that are close together are slow.
+ * Returns the offset after a string. Finds its end with one search for a quote, so megabytes cost little. After the first
+ * escaped quote, checks each byte, because searches for quotes that are close together are slow.
  */
 function skipString(text: Buffer, from: number): number {
   const quote = text.indexOf(QUOTE, from + 1);

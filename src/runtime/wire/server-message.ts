@@ -28,7 +28,10 @@ const DIFFERS_AT = EVENT.findIndex((byte, at) => byte !== LIFECYCLE[at]);
 const LONGEST_NAME = 200;
 const MAX_ID_LENGTH = 256;
 
-/** Null for a body that is not a JSON-RPC message, or has an id that no message of ours could have. */
+/**
+ * Reads the parts that the front door needs. Null if the body is not a JSON-RPC message, or has an id that no message of
+ * ours could have.
+ */
 export function readServerFrame(body: Buffer): ServerMessage | null {
   // JSON writers do not write a key twice, so the beginning is enough to know the message.
   if (body[DIFFERS_AT] === EVENT[DIFFERS_AT]) {

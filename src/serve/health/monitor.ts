@@ -14,16 +14,16 @@ import type { Restarts } from "./restarts.js";
 
 /** After this many pings we open a new connection, because a server that accepts no connections is not healthy. */
 const PINGS_PER_CONNECTION = 12;
-/** If we notice a deadline this many milliseconds too late, this process did not run for a while. */
+/** If we notice a deadline more than this many milliseconds too late, this process was suspended for a while. */
 const LATE_MS = 500;
 /** The longest wait after a failed probe, in milliseconds, because a server in trouble is probed more often. */
 const RETRY_MS = 1_000;
-/** How long after a server closed its connection we look at its process again, in milliseconds. */
+/** The times after a server closed its connection at which we look at its process again, in milliseconds. */
 const STILL_ENDING_MS = [20, 60, 200];
 
 type Probed =
   | { kind: "ok"; seconds: number }
-  /** The server gave no answer or a wrong one. `hangs`: it did not answer the ping, so it cannot report turns either. */
+  /** The server gave no answer or a wrong answer. `hangs`: it did not answer the ping, so it cannot report turns either. */
   | { kind: "failed"; reason: string; seconds: number; hangs: boolean }
   | { kind: "gone" }
   /** We learned nothing about the server: this process was suspended during the probe, or has reached a limit. */
@@ -241,7 +241,8 @@ class NoSessionError extends Error {
 
 /**
  * Creates a session and deletes it again, to prove that the server can do so and can write its home. Nothing calls the
- * provider. It is there because the runtime refuses a session that has neither a provider nor a GitHub token.
+ * provider in the request. The request names one because the runtime refuses a session that has neither a provider nor a
+ * GitHub token.
  */
 async function tryASession(connection: RawConnection, server: ServerRecord, signal: AbortSignal): Promise<void> {
   const sessionId = `copilotfleet-probe-${server.launchId ?? server.id}`;

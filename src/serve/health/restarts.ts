@@ -14,9 +14,13 @@ export class Restarts {
   readonly #due = new Map<string, number>();
   /** Why a server that we are about to start again has ended, for the metrics. */
   readonly #reasons = new Map<string, RestartReason>();
-  /** How many starts in a row failed. The record does not count a start that failed before anything was recorded. */
+  /**
+   * How many starts in a row failed. The server's record does not count a start that failed before anything was recorded.
+   */
   readonly #refused = new Map<string, number>();
-  /** How many starts in a row failed because of a limit of this machine. They are not a reason to give a server up. */
+  /**
+   * How many starts in a row failed because of a limit of this machine. Such starts are not a reason to give a server up.
+   */
   readonly #starved = new Map<string, number>();
   readonly #givenUp = new Set<string>();
 
@@ -75,7 +79,7 @@ export class Restarts {
     this.#starved.delete(id);
   }
 
-  /** Schedules the next start after one that failed. @param isStarved whether a limit of this machine was the reason */
+  /** Schedules the next start after a failed one. @param isStarved whether a limit of this machine was the reason */
   failed({ id, crashes }: ServerRecord, isStarved: boolean): void {
     const count = isStarved ? (this.#starved.get(id) ?? 0) + 1 : (this.#refused.get(id) ?? crashes ?? 0) + 1;
     (isStarved ? this.#starved : this.#refused).set(id, count);

@@ -6,7 +6,7 @@ const BLOCK_BYTES = 64 * 1024;
 const NEWLINE = 10;
 
 export interface LogWish {
-  /** How many lines at most. */
+  /** How many lines to return at most. */
   lines: number;
   /** Leaves out what was written before this time, in milliseconds since the epoch. */
   sinceMs?: number | undefined;
@@ -17,8 +17,8 @@ export interface LogWish {
 /**
  * The last lines of a log and of its rotated files, and the position after them. A missing log has no lines.
  *
- * A line without a time was written before the next line with one, and the last lines before the log's own time. So with
- * `sinceMs` the result has every line that may have been written since then.
+ * A line without a time was written before the next line that has a time. The last lines were written before the
+ * modification time of the log. So with `sinceMs`, the result has every line that may have been written since then.
  */
 export function lastLogLines(
   path: string,

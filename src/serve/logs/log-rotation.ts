@@ -32,16 +32,16 @@ export interface RotationOptions {
 }
 
 /**
- * Moves the contents of a log to `LOG.1` once the log is too large, those of `LOG.1` to `LOG.2`, and so on. Servers
- * keep their log open for appending, so we copy it and then empty it. We lose the bytes that a server writes between
- * our last read of the log and the emptying, two system calls later. Run only one rotation of a log at a time.
+ * Once a log is too large, moves its contents to `LOG.1`, the contents of `LOG.1` to `LOG.2`, and so on. Servers keep their
+ * log open for appending, so we copy it and then empty it. We lose the bytes that a server writes between our last read of
+ * the log and the emptying, two system calls later. Run only one rotation of a log at a time.
  *
- * If this process is killed, each rotated file is still whole. If the log was not emptied by then, the next rotation
- * copies the same contents again. Do not rotate the log of a server that is starting, because the start reads that log.
+ * If this process is killed, each rotated file is still whole. If the log was not emptied by then, the next rotation copies
+ * the same contents again. Do not rotate the log of a server that is starting, because the start reads that log.
  *
  * @returns how many bytes were moved: 0 when the log is small enough or does not exist
- * @throws FleetError `FLEET_STATE_UNWRITABLE` when the disk is full even without the oldest rotated file. The log then
- * stays as it was.
+ * @throws FleetError `FLEET_STATE_UNWRITABLE` when the disk is full even without the oldest rotated file. The log then stays
+ * as it was.
  */
 export async function rotateLog(path: string, options: RotationOptions): Promise<number> {
   const log = openLog(path);
@@ -114,7 +114,10 @@ function openLog(path: string): number | null {
   throw unsafe(path, "not a file");
 }
 
-/** Empties a log without opening it for writing, for the same reason. On Linux, `O_TRUNC` alone empties a file. */
+/**
+ * Empties a log without opening it for writing, because a process that has a log open for writing counts as its server. On
+ * Linux, `O_TRUNC` alone empties a file.
+ */
 function empty(path: string): void {
   closeSync(openSync(path, O_RDONLY | O_TRUNC | O_NOFOLLOW | O_NONBLOCK));
 }
@@ -169,7 +172,7 @@ function makeRoom(log: string, keep: number): void {
   }
 }
 
-/** Removes the oldest rotated file. @returns whether there was one. */
+/** Removes the oldest rotated file. @returns false if no rotated file exists */
 function dropOldest(log: string): boolean {
   const numbers = rotatedNumbers(log);
   if (numbers.length === 0) return false;

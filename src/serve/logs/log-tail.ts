@@ -10,7 +10,7 @@ const COMPARED_BYTES = 4096;
 export interface LogPosition {
   /** The offset after the last byte that was read. */
   offset: number;
-  /** The inode of the newest rotated file at that time. Null when there was none. */
+  /** The inode of the newest rotated file at that time. Null if no rotated file existed. */
   rotated: number | null;
 }
 
@@ -56,7 +56,7 @@ export async function* followLog(path: string, at: LogPosition, signal: AbortSig
   }
 }
 
-/** Waits until there are bytes behind a position in a log. The bytes are empty when the signal aborts first. */
+/** Waits until the log has bytes behind a position. The result has no bytes if the signal aborts first. */
 export async function awaitMore(
   path: string,
   at: LogPosition,
@@ -69,7 +69,7 @@ export async function awaitMore(
   }
 }
 
-/** Whether the log begins like its rotated file, because it was copied there and is not emptied yet. */
+/** Whether the log begins like its rotated file. Then it was copied to that file and is not emptied yet. */
 function beginsAlike(log: OpenFile, size: number, rotated: OpenFile): boolean {
   const bytes = Math.min(size, rotated.size, COMPARED_BYTES);
   return bytes > 0 && log.read(0, bytes).equals(rotated.read(0, bytes));

@@ -12,7 +12,7 @@ const LOW_DISK_SHARE = 0.02;
 /** A disk with less free space is full, because not even the registry of a small fleet can be written to it. */
 const FULL_DISK_BYTES = 16 * 1024;
 
-/** Checks the disk that holds the state, and those of the servers' logs. Logs each problem once. */
+/** Checks the disk that holds the state, and the disks of the servers' logs. Logs each problem once. */
 export class Disks {
   readonly #context: ServeContext;
   #isLow = false;
@@ -24,7 +24,9 @@ export class Disks {
     this.#context = context;
   }
 
-  /** Why nothing can be written to the disk that holds the state, as of the last check. Null when it can. */
+  /**
+   * Why the last check found that nothing can be written to the disk that holds the state. Null if the disk can be written.
+   */
   get problem(): string | null {
     return this.#problem;
   }
@@ -76,7 +78,7 @@ function diskIdOf(path: string): number | undefined {
   return statSync(path, { throwIfNoEntry: false })?.dev;
 }
 
-/** @returns `problem`: why nothing can be written, in words that follow "the disk"; null if it can */
+/** @returns `problem`: why the disk cannot be written, in words that follow "the disk"; null if it can be written */
 async function diskOf(path: string): Promise<{ freeBytes: number; low: boolean; problem: string | null }> {
   const { bsize, bavail, blocks, files, ffree } = await statfs(path);
   const freeBytes = bsize * bavail;
@@ -90,8 +92,8 @@ async function diskOf(path: string): Promise<{ freeBytes: number; low: boolean; 
 }
 
 /**
- * Why the path cannot be written, in words that follow "the disk"; null if it can. The kernel makes a disk read-only after
- * an error, for example.
+ * Why the path cannot be written, in words that follow "the disk"; null if it can be written. For example, the kernel makes
+ * a disk read-only after an error.
  */
 async function unwritable(path: string): Promise<string | null> {
   try {

@@ -11,7 +11,7 @@ type Reasons = readonly string[] | Promise<readonly string[]>;
 
 /** The part of the supervisor that knows its own state. */
 export interface Health {
-  /** Reasons to replace this process (`/healthz`). The trouble of a single server is not one of them. */
+  /** Reasons to replace this process (`/healthz`). Trouble with a single server is not such a reason. */
   unhealthy(): Reasons;
   /** Reasons to send no new work to this host at the moment (`/readyz`). */
   unready(): Reasons;
@@ -39,7 +39,7 @@ interface Answer {
 
 /** The limit on open connections, because the supervisor needs file descriptors for other work, too. */
 const MAX_CONNECTIONS = 512;
-/** How long answers in progress may take when the endpoint closes. */
+/** How long answers in progress may take when the endpoint closes, in milliseconds. */
 const CLOSE_GRACE_MS = 500;
 const TEXT = "text/plain; charset=utf-8";
 

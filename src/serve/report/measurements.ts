@@ -22,7 +22,7 @@ export class Measurements {
     this.#disks = new Disks(context);
   }
 
-  /** As {@link Disks.problem}. */
+  /** See {@link Disks.problem}. */
   get diskProblem(): string | null {
     return this.#disks.problem;
   }

@@ -27,7 +27,7 @@ export interface MetricsSnapshot {
   turnsStalled: number;
   leases: number;
   memoryBytes: number;
-  /** The free space that this process may use on the disk that holds the state. Null if it is not known. */
+  /** The free space that this process may use on the disk that holds the state, in bytes. Null if it is not known. */
   diskFreeBytes: number | null;
   doorClients: number;
   /** Turns in progress or waiting at the front door. */
@@ -37,9 +37,9 @@ export interface MetricsSnapshot {
 /**
  * The metrics of one supervisor, in the text format of Prometheus. `docs/monitoring.md` explains each of them.
  *
- * Every series exists from the start, so that an alert on an increase also sees the first increase. So all values of
- * labels are known in advance. Ids of users, sessions or servers are never among them, because everybody who may scrape
- * would see who works here, and the number of series would grow without end.
+ * Every series exists from the start, so that an alert on an increase also sees the first increase. So all values of labels
+ * are known in advance. Ids of users, sessions or servers are never labels, because everybody who reads the metrics would
+ * see who works here, and the number of series would grow without end.
  */
 export class FleetMetrics {
   readonly contentType: string;

@@ -3,8 +3,8 @@ import { type LaunchedProcess, processesByLaunch } from "../../runtime/process/l
 import { system } from "../../system/system.js";
 
 /**
- * All processes of the servers: the runtimes, and everything that their sessions started. To find them, this class
- * reads two files of every process on this machine. So it uses what it found for `intervalMs`.
+ * All processes of the servers: the runtimes, and everything that their sessions started. To find them, this class reads two
+ * files of every process on this machine. So it uses each result for `intervalMs` milliseconds.
  */
 export class ServerProcesses {
   readonly #stateRoot: string;

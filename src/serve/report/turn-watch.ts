@@ -36,13 +36,14 @@ interface Watched {
 }
 
 /**
- * Watches the turns of sessions, no matter who sends the prompts, by reading the histories that the runtime writes.
- * {@link TurnTracker} has the rules. In a session that is new to it, it ignores turns that ended before its last look.
+ * Watches the turns of sessions, no matter who sends the prompts, by reading the histories that the runtime writes. {@link
+ * TurnTracker} has the rules. When a session is new to this class, it ignores the session's turns that ended before its last
+ * look.
  */
 export class TurnWatch {
   readonly #watched = new Map<string, Watched>();
   readonly #lookBytes: number;
-  /** Sessions that the last look did not read to the end. The ones that it did not read at all come first. */
+  /** Sessions that the last look did not read to the end. Sessions that it did not read at all come first. */
   #behind: string[] = [];
   /** The time of the last look. Infinite before the first look, so that turns that are already over do not count. */
   #lookedAtMs = Number.POSITIVE_INFINITY;
@@ -52,8 +53,8 @@ export class TurnWatch {
   }
 
   /**
-   * @param sessions the sessions that are loaded now, or were loaded since the last look. If a session is missing from
-   * them, this reads its history one last time. A turn that is still in flight there was cut.
+   * @param sessions the sessions that are loaded now, or were loaded since the last look. If a watched session is missing
+   * here, its history is read one last time. If a turn is then still in flight, it was cut.
    * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on
    */
   look(sessions: Iterable<LoadedSession>, nowMs: number): Look {
@@ -112,7 +113,7 @@ export class TurnWatch {
     return { bytes, atEnd };
   }
 
-  /** Reads a history that has replaced the one before. It may show how the turn that was in flight has ended. */
+  /** Reads a history that has replaced the earlier one. It may show how the turn that was in flight has ended. */
   #startOver(watched: Watched, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
     const { session, tracker } = watched;
     const before = tracker.open;

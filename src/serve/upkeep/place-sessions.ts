@@ -8,7 +8,7 @@ import { sessionStatePath } from "../../runtime/history/session-state.js";
 import type { ServeContext } from "../context.js";
 import { refuseUnlike } from "../heartbeat.js";
 
-/** Moves this host's sessions to the shared storage. Call it before other hosts count this host as alive. */
+/** Moves this host's sessions to the shared storage. Call this before other hosts count this host as alive. */
 export async function placeSessions({ store, config }: Pick<ServeContext, "store" | "config">): Promise<void> {
   const { shared } = config.storage;
   if (shared === null || store.hosts === null) return;

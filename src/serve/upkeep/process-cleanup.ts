@@ -20,7 +20,7 @@ export class ProcessCleanup {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   readonly #processes: ServerProcesses;
-  /** When each process was first seen without a loaded session, by the clock. */
+  /** By process, the clock's time when the process was first seen without a loaded session. */
   readonly #since = new Map<string, number>();
   #lookedAt = Number.NEGATIVE_INFINITY;
 

@@ -16,8 +16,8 @@ interface Overdue {
 }
 
 /**
- * Replaces servers that are too big, too old, or have had too many sessions, because the runtime never gives memory
- * back. It replaces one server at a time, in a moment without turns if there is one. It never cuts a turn.
+ * Replaces servers that are too big, too old, or have had too many sessions, because the runtime never gives memory back. It
+ * replaces one server at a time, in a moment without turns if such a moment comes in time. It never cuts a turn.
  */
 export class Recycler {
   readonly #context: ServeContext;

@@ -11,6 +11,7 @@ import { attempt } from "../failures.js";
 /** How many sessions to unload over one connection. A connection has a time limit. */
 const AT_ONCE = 100;
 
+/** Does the work that the beginning and the end of a term of this host require. */
 export class Terms {
   readonly #context: ServeContext;
 
@@ -31,7 +32,7 @@ export class Terms {
     }
   }
 
-  /** Acts when a term is over: other hosts may count this host as gone and take over its sessions. */
+  /** Call this when a term is over. Other hosts may then count this host as gone and take over its sessions. */
   over(): void {
     const { config, state } = this.#context;
     // Without shared storage, other hosts cannot take what is on this host's own disk.
@@ -39,9 +40,9 @@ export class Terms {
   }
 
   /**
-   * Acts when the host has a new term after a gap: unloads the sessions that are still in the memory of its servers
-   * although another host has taken them. Does so even while somebody uses them, because nothing that a server writes
-   * to this host's copy is kept. Never rejects.
+   * Acts when the host has a new term after a gap: unloads the sessions that are still in the memory of its servers although
+   * another host has taken them. Unloads them even while somebody uses them, because nothing that a server writes to this
+   * host's copy is kept. Never rejects.
    */
   async begun(): Promise<void> {
     await attempt(this.#context, "the sessions that other hosts took over could not be unloaded", async () => {
