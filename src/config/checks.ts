@@ -32,7 +32,7 @@ export function checkTogether(config: Config, given: Layer, machine: Machine, re
   for (const check of CHECKS) attempt(() => check(config, origins, machine), report);
 }
 
-/** The state folder belongs to one host, so a folder that all hosts mount must be outside of it. */
+/** Refuses a shared folder that is in the state folder or contains it, because the state folder belongs to one host. */
 function checkSharedFolder({ storage }: Config, origins: Map<string, Origin>, { stateRoot }: Machine): void {
   if (storage.shared === null) return;
   const shared = resolve(storage.shared);
@@ -86,7 +86,10 @@ function checkAuth({ auth }: Config, origins: Map<string, Origin>): void {
   throw conflict(names, `${names.join(" and ")} are both set. Allowed: one source for the token`, origins);
 }
 
-/** On a shared server, a tool that reaches files reaches the histories of all users. */
+/**
+ * Refuses tools that reach files on shared servers if every use is approved, because such a tool reaches the histories of
+ * all users.
+ */
 function checkTools({ isolation, session }: Config, origins: Map<string, Origin>): void {
   if (isolation !== "shared" || session.approve !== "all") return;
   const reaching = session.tools?.filter(reachesFiles) ?? [];
@@ -116,7 +119,10 @@ function checkServe({ serve }: Config, origins: Map<string, Origin>, { uid }: Ma
   throw conflict(["serve.listen", "serve.metrics"], message, origins);
 }
 
-/** Every user of the machine can read flags in the process table, but not a private file or a variable. */
+/**
+ * Refuses a password in a flag, because every user of the machine can read flags in the process table, but not a private
+ * file or a variable. Also refuses a Redis without TLS on another host.
+ */
 function checkStore({ store, storeOptions }: Config, origins: Map<string, Origin>): void {
   const origin = origins.get("store");
   if (store.kind !== "redis") return;

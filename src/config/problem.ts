@@ -17,7 +17,7 @@ export const throwProblem: Report = (problem) => {
   throw problem;
 };
 
-/** Reports the problem that `run` throws. Returns undefined if there was one. */
+/** Returns the result of `run`. If `run` throws a problem, reports it and returns undefined. */
 export function attempt<T>(run: () => T, report: Report): T | undefined {
   try {
     return run();

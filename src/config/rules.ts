@@ -23,7 +23,7 @@ export interface Rule {
   kind?: string;
   /** A regular expression that all allowed values match, for editors. */
   pattern?: string;
-  /** No value contains a secret, so a long one is not taken for one. */
+  /** No value of this key contains a secret, so messages show long values, too. */
   harmless?: boolean;
 }
 

@@ -42,7 +42,7 @@ export interface RemoteProvider {
   baseUrl: string;
   /** The variable that contains the key; null for services that do not need one. */
   apiKeyEnv: string | null;
-  /** Only "openai" and "azure" use it. */
+  /** Only the types "openai" and "azure" use this. */
   wireApi: "completions" | "responses";
 }
 

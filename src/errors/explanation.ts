@@ -27,7 +27,7 @@ const GROUPS: Readonly<Record<ErrorEntry["exit"], string>> = {
   8: "A turn had to be cut",
 };
 
-/** Explains a code. Accepts lower case, and a code without `FLEET_`. Null if there is no such code. */
+/** Explains a code. Accepts lower case, and a code without `FLEET_`. Null if the code does not exist. */
 export function explain(text: string): Explanation | null {
   const word = text.toUpperCase();
   const code = [word, `FLEET_${word}`].find((name): name is FleetErrorCode => Object.hasOwn(ERRORS, name));

@@ -52,7 +52,7 @@ export interface SessionFilter {
   purpose?: string | undefined;
   /** The name of a host of the fleet. */
   host?: string | undefined;
-  /** The model of the session. For a session without its own, that is `session.model` of the configuration. */
+  /** The model of the session. For a session without its own model, `session.model` of the configuration counts. */
   model?: string | undefined;
 }
 
@@ -120,7 +120,7 @@ export interface SendOptions {
   onWait?: (wait: LeaseWait) => void;
   /** Called with each piece of the reply as it arrives. Iterating over the reply yields the same pieces. */
   onDelta?: (text: string) => void;
-  /** Called with each event of the turn, such as tool calls and usage. Those of sub-agents have an `agentId`. */
+  /** Called with each event of the turn, such as tool calls and usage. Events of sub-agents have an `agentId`. */
   onEvent?: (event: SessionEvent) => void;
   /** Aborts the turn. */
   signal?: AbortSignal;
@@ -153,7 +153,7 @@ export type ExchangeOptions = UseOptions;
 export type Exchange = SessionReply;
 
 export interface SpawnRequest {
-  /** The source of the server's GitHub token. Default: the recorded one, or `auth` of the configuration. */
+  /** The source of the server's GitHub token. Default: the recorded source, or `auth` of the configuration. */
   token?: TokenSource;
   cwd?: string;
   /** How long to wait until the server answers. Default: `30s`. */
@@ -163,7 +163,7 @@ export interface SpawnRequest {
 }
 
 export interface SpawnManyRequest extends SpawnRequest {
-  /** Called whenever another server has started on this host, or all of them on another host. */
+  /** Called whenever another server has started on this host, and when all servers have started on another host. */
   onProgress?: OnProgress;
 }
 
@@ -174,17 +174,20 @@ export interface StopRequest {
   drainTimeoutMs?: number;
   /** Whether to kill the servers at once, even during a turn. */
   force?: boolean;
-  /** Called when a server has stopped, and when the turns change that the call waits for. Other hosts report the end. */
+  /**
+   * Called when a server has stopped, and when the list of turns changes for which the call waits. Other hosts report only
+   * the end of their work.
+   */
   onProgress?: OnProgress;
   signal?: AbortSignal;
 }
 
 export interface LogEndOptions {
-  /** How many lines at most. */
+  /** How many lines to return at most. */
   lines: number;
-  /** Leaves out what was written before: a `Date`, a time in ISO 8601, or how long ago, such as `10m`. */
+  /** Leaves out lines that were written before this time: a `Date`, a time in ISO 8601, or how long ago, such as `10m`. */
   since?: Moment;
-  /** Takes the launch before the last one. */
+  /** Returns lines of the launch before the last one. */
   previous?: boolean;
 }
 
@@ -194,7 +197,7 @@ export interface RollingRequest extends Omit<StopRequest, "force"> {
 }
 
 export interface RebalanceRequest {
-  /** How long to wait until no session of one user is in a turn. Default: `drain.timeout`. */
+  /** For each user, how long to wait until no session of the user is in a turn. Default: `drain.timeout`. */
   wait?: Duration;
   /** @deprecated The same as `wait`, in milliseconds. */
   waitMs?: number;
@@ -221,7 +224,7 @@ export interface DrainRequest extends StopRequest {
 export interface SuperviseOptions {
   /** Called with each log entry of the supervisor. */
   log: ServeLog;
-  /** The address of the front door, as in {@link OpenDoorOptions}. Without it and `serve.listen`, there is no door. */
+  /** The address of the front door, as in {@link OpenDoorOptions}. Without this and `serve.listen`, no front door opens. */
   listen?: string | Address | InheritedListener;
   /** Cancels the start. */
   signal?: AbortSignal;

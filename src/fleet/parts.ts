@@ -52,7 +52,10 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const elsewhere = new RemoteSessions(sessions, hosts);
   const finder = new SessionFinder(base, elsewhere);
   const open = new OpenSessions(sessions, finder, elsewhere);
-  /** Functions that close the supervisors and front doors of this process. A supervisor's comes before its door's. */
+  /**
+   * Functions that close the supervisors and front doors of this process. The function of a supervisor comes before the
+   * function of its door.
+   */
   const endings: (() => Promise<unknown>)[] = [];
 
   const close = async (): Promise<void> => {
@@ -75,7 +78,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   return {
     config,
     stateRoot,
-    /** The TTL of sessions that have none of their own, in milliseconds. */
+    /** The TTL of sessions without their own TTL, in milliseconds. */
     ttlMs: config.session.ttlMs,
     store,
     directory,

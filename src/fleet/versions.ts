@@ -18,7 +18,7 @@ export interface Versions {
   runtime: {
     /** Null if the runtime does not start. */
     version: string | null;
-    /** Null if there is no runtime. */
+    /** Null if no runtime was found. */
     path: string | null;
     /** The version of the Copilot protocol; null if the runtime does not start. */
     protocol: number | null;
@@ -35,7 +35,10 @@ export interface VersionsOptions {
   configFile?: string;
 }
 
-/** Finds out the versions. Does not fail, because a report of a problem needs them. `problems` explain missing ones. */
+/**
+ * Finds out the versions. Does not fail, because a report of a problem needs them. `problems` explains why a version is
+ * missing.
+ */
 export async function findVersions(options: VersionsOptions): Promise<{ versions: Versions; problems: FleetError[] }> {
   const problems: FleetError[] = [];
   const attempt = async <T>(look: () => T | Promise<T>): Promise<T | null> => {

@@ -8,7 +8,10 @@ import type { Store } from "../store/ports.js";
 const TOKEN = /^cft_([a-z0-9]{16})_[A-Za-z0-9_-]{43}$/;
 const ID_BYTES = 8;
 const SECRET_BYTES = 32;
-/** Compared if there is no such token, so that the time of a check does not show whether there is one. */
+/**
+ * If a token does not exist, this hash is compared in place of its hash, so that the time of a check does not show whether
+ * the token exists.
+ */
 const NO_HASH = "0".repeat(64);
 
 /** A token without its secret, which only `tokens.issue` returns. Times are ISO 8601 in UTC. */
@@ -21,7 +24,7 @@ export interface TokenView {
 }
 
 export interface IssuedToken {
-  /** The token itself, which cannot be read again. */
+  /** The token itself. Nobody can read it again later. */
   token: string;
   id: string;
   user: string;
@@ -36,7 +39,7 @@ export interface TokenHolder {
   lease?: TokenRecord["lease"] | undefined;
 }
 
-/** A host that connects to the front door of another one. */
+/** A host that connects to the front door of another host. */
 export interface HostHolder {
   role: "host";
   tokenId: string;
@@ -133,7 +136,7 @@ export async function revokeTokens(store: Store, which: { ids: readonly string[]
   return [...ids];
 }
 
-/** The message does not quote a value that may be a whole token. */
+/** Checks a token id. The error message does not quote a value that may be a whole token. */
 export function validateTokenId(value: string): string {
   if (isTokenId(value)) return value;
   if (value.startsWith("cft_")) {
@@ -147,7 +150,7 @@ export function validateTokenId(value: string): string {
   throw new FleetError("FLEET_USAGE_INVALID", message, { suggestions: ["copilotfleet token list"] });
 }
 
-/** Uses the store's clock, because the clocks of hosts differ. */
+/** Whether a token has expired, by the store's clock, because the clocks of hosts differ. */
 async function isExpired(store: Store, record: TokenRecord): Promise<boolean> {
   return record.expiresAt !== null && isOver(record, await store.now());
 }

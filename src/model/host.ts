@@ -1,8 +1,8 @@
 /** The facts that a host publishes about itself. */
 export interface HostEntry {
-  /** `host:port` at which other hosts reach its front door; null if it has none. */
+  /** `host:port` at which other hosts reach the host's front door; null if the host has none. */
   door: string | null;
-  /** `draining`: the fleet places no more users there. */
+  /** `draining`: the fleet places no more users on the host. */
   state: "serving" | "draining";
   /** When its `serve` started (ISO 8601, UTC). */
   startedAt: string;
@@ -10,14 +10,17 @@ export interface HostEntry {
   version?: string;
   /** The folder for session state that all hosts mount; null if the host uses its own disk. */
   storage: string | null;
-  /** The number that the host wrote into that folder, so that others can verify that they mount the same folder. */
+  /**
+   * The number that the host wrote into the `storage` folder, so that other hosts can verify that they mount the same
+   * folder.
+   */
   beacon?: string | null;
 }
 
 export interface HostRecord extends HostEntry {
   name: string;
   instance: string;
-  /** The number of its present term. Other hosts may have taken the sessions that it had in an earlier term. */
+  /** The number of the host's present term. Other hosts may have taken the sessions that the host had in an earlier term. */
   term: number;
   gone: boolean;
   /** How long the host still counts as alive, in milliseconds; 0 if it is gone. */

@@ -11,7 +11,7 @@ export function validateUser(value: string, name = option("user")): string {
   throw new FleetError("FLEET_USER_INVALID", `${name} ${quote(value)} ${why}. Allowed: ${ALLOWED_USER}`);
 }
 
-/** A digest for names of files, so that two users whose ids differ only in case have two files on any disk. */
+/** A digest of a user id for names of files. With it, two users whose ids differ only in case have two files on any disk. */
 export function userDigest(user: string): string {
   return sha256(user).slice(0, 32);
 }
@@ -32,7 +32,7 @@ export function assertSessionId(id: string): void {
   );
 }
 
-/** Checks an id from a caller. It must not look like an option, or be a property that every object has. */
+/** Checks an id from a caller. The id must not look like an option, or be the name of a property that every object has. */
 export function validateSessionId(value: string, name = option("sessionId")): string {
   if (typeof value !== "string" || !isSessionId(value) || value.startsWith("-") || isReserved(value)) {
     const why = isReserved(value) ? "is a reserved word" : "is not a session id";
@@ -44,15 +44,15 @@ export function validateSessionId(value: string, name = option("sessionId")): st
   return value;
 }
 
-/** Makes an id that nobody can guess. It begins with the purpose for people; the fleet does not read that. */
+/** Makes an id that nobody can guess. It begins with the purpose, which is only for people. The fleet does not read it. */
 export function newSessionId(purpose: string | null): string {
   const label = labelOf(purpose ?? "", 40);
   return label === "" ? randomUUID() : `${label}-${randomUUID()}`;
 }
 
 /**
- * The id of a user's own server, which is always the same, so that the user keeps the same home. Because of the digest, two
- * users whose ids differ only in case have two homes on any disk.
+ * The id of a user's own server. It is always the same, so the user keeps the same home. Because of the digest, two users
+ * whose ids differ only in case have two homes on any disk.
  */
 export function serverIdOf(user: string): string {
   return `${labelOf(user, 24) || "user"}-${sha256(user).slice(0, 12)}`;

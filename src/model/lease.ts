@@ -3,7 +3,7 @@ import { FleetError, quote } from "../errors.js";
 /** A time-bounded right to use one session. It outlives the process that took it. */
 export interface Lease {
   sessionId: string;
-  /** The user who holds it. */
+  /** The user who holds the lease. */
   holder: string;
   /**
    * Grows with each lease on this id, even if the session is deleted and created again. The fleet refuses a holder with an
@@ -15,9 +15,12 @@ export interface Lease {
   expiresAt: string;
   remainingMs: number;
   ttlMs: number;
-  /** Why it was taken from the previous holder; null if nobody held it. */
+  /** Why the lease was taken from the previous holder; null if nobody held it. */
   stealReason: string | null;
-  /** `lock` took it without a command to run. No process holds it, so it lasts until `unlock` or its end. */
+  /**
+   * Set if `lock` took the lease without a command to run. No process holds the lease, so it lasts until `unlock` or its
+   * end.
+   */
   detached?: true;
 }
 
@@ -37,12 +40,12 @@ export interface LeaseRequest {
 
 export type LeaseAnswer =
   | { granted: true; lease: Lease }
-  /** `lease` is the lease in force, if any. `ahead` is the number of waiters that come first. */
+  /** `lease` is the lease in force, or null. `ahead` is the number of waiters before this one. */
   | { granted: false; lease: Lease | null; ahead: number };
 
 /**
- * The error for a token that does not hold the lease. It is the same for a wrong token, an expired lease and a session
- * that does not exist, so that a stranger learns nothing from it.
+ * The error for a token that does not hold the lease. It is the same for a wrong token, an expired lease and a session that
+ * does not exist, so that a stranger learns nothing from the error.
  */
 export function notHeld(sessionId: string, cause?: unknown): FleetError {
   return new FleetError(

@@ -1,4 +1,4 @@
-/** The host and the shared server that a user's sessions are created on. */
+/** The host and the shared server on which a user's sessions are created. */
 export interface Placement {
   /** Absent if the store serves a single host. */
   host?: string;

@@ -1,6 +1,6 @@
 /**
- * Identifies a process beyond its PID. A PID is reused, but a start time within one boot and one PID namespace is not.
- * `system/` reads these facts.
+ * Identifies a process beyond its PID. PIDs are reused, but within one boot and one PID namespace no two processes have the
+ * same PID and start time. `system/` reads these facts.
  */
 export interface ProcessIdentity {
   host: string;
@@ -11,7 +11,7 @@ export interface ProcessIdentity {
   startTicks: string;
 }
 
-/** A process, and the operation that it made the claim for. */
+/** A process, and the operation for which it made the claim. */
 export interface Claim extends ProcessIdentity {
   /** Absent in records of earlier versions. */
   move?: string;

@@ -1,9 +1,9 @@
-/** How far an operation is that handles several servers, sessions or records. */
+/** The progress of an operation that handles several servers, sessions or records. */
 export interface Progress {
-  /** How many of them it has finished. */
+  /** How many of the servers, sessions or records the operation has finished. */
   done: number;
   total: number;
-  /** The turns that it waits for now. */
+  /** The turns for which the operation waits now. */
   turns: AwaitedTurns[];
 }
 
@@ -11,7 +11,7 @@ export interface Progress {
 export interface AwaitedTurns {
   serverId: string;
   sessionIds: string[];
-  /** How long the operation still waits for them, in milliseconds, when it reports this. */
+  /** How long the operation still waits for these turns at the time of the report, in milliseconds. */
   remainingMs: number;
 }
 
@@ -22,7 +22,7 @@ export type OnProgress = (progress: Progress) => void;
  * Adds up the progress of the parts of an operation, and reports the sum.
  *
  * @param total the total of all parts. Default: the sum of the totals that they have reported.
- * @returns the listener of the part with this name
+ * @returns a function that returns the listener for the part with a given name
  */
 export function addUp(onProgress: OnProgress | undefined, total?: number): (part: string) => OnProgress {
   const parts = new Map<string, Progress>();

@@ -6,7 +6,7 @@ export const SCHEMA = 1;
 
 export interface Registry {
   servers: Record<string, ServerRecord>;
-  /** How many users were placed by `round-robin` so far. Absent: none. */
+  /** How many placements `round-robin` has made so far. Absent if it has made none. */
   placed?: number;
   /** The supervisors of the hosts. An entry whose process has died counts as absent. */
   supervisors?: SupervisorRecord[];
@@ -21,9 +21,9 @@ export interface SupervisorRecord {
   startedAt: string;
   /** The version of copilotfleet that it runs. Absent in records of earlier versions. */
   version?: string;
-  /** `host:port` of its metrics and health endpoints; null if it has none. */
+  /** `host:port` of the supervisor's metrics and health endpoints; null if it has none. */
   metrics: string | null;
-  /** `host:port` of its front door; absent or null if it has none. */
+  /** `host:port` of the supervisor's front door; absent or null if it has none. */
   door?: string | null;
 }
 

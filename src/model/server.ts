@@ -21,17 +21,17 @@ export interface ServerRecord {
   state: ServerState;
   /** ISO 8601, UTC. */
   createdAt: string;
-  /** When the running process was launched; null when there is none. */
+  /** When the running process was launched; null if no process runs. */
   startedAt: string | null;
   address: string;
-  /** The port that is reserved for this server; null when it needs none. */
+  /** The port that is reserved for this server; null if it needs no port. */
   port: number | null;
-  /** The port that it listened on last. `restart` uses it again if it is free. */
+  /** The port that the server listened on last. `restart` uses this port again if it is free. */
   lastPort: number | null;
-  /** Names one launch; the process carries it in its environment (`COPILOTFLEET_LAUNCH_ID`). */
+  /** The id of one launch. The process has it in its environment (`COPILOTFLEET_LAUNCH_ID`). */
   launchId: string | null;
   process: ProcessIdentity | null;
-  /** The size of its log in bytes when the launch began. Absent: not known. */
+  /** The size of the server's log in bytes when the launch began. Absent if it is not known. */
   logStart?: number;
   /** The process that moves this server to its next state. If that process died, any command may repair the server. */
   claim: Claim | null;
@@ -43,13 +43,13 @@ export interface ServerRecord {
   runtimePath: string;
   /** The version that the server reported; null before its first answer. */
   version: string | null;
-  /** Why it is `failed` or `unhealthy`; null in other states. */
+  /** Why the server is `failed` or `unhealthy`; null in other states. */
   failure: string | null;
   /** Whether the server should run. Absent in records of earlier versions and until the server has run once. */
   desired?: "running" | "stopped";
-  /** How many times in a row it exited by itself or failed to start, without a healthy period in between. */
+  /** How many times in a row the server exited by itself or failed to start, without a healthy period in between. */
   crashes?: number;
-  /** The process that will take over from this one, on the same home. */
+  /** The process that will replace the present process, on the same home. */
   replacement?: Replacement | null;
 }
 
@@ -59,7 +59,10 @@ export interface Replacement {
   port: number;
   /** Null until the process has answered. */
   process: ProcessIdentity | null;
-  /** The process that does the replacement. If it died before it finished, the replacement is ended or takes over. */
+  /**
+   * The process that does the replacement. If it died before it finished, the next repair ends the replacement or makes it
+   * the server.
+   */
   claim: Claim;
   startedAt: string;
   /** As in {@link ServerRecord}. */

@@ -18,12 +18,12 @@ export interface SessionRecord {
   persistence: "persistent" | "ephemeral";
   /** The server that has the session, or had it last. No other server may open it. */
   serverId: string;
-  /** The host of that server, and the host's term when it took the session. Absent if there is a single host. */
+  /** The host of that server. `term` is the host's term when it took the session. Both are absent in a fleet on one host. */
   host?: string;
   term?: number;
-  /** The host has unloaded the session. Any host with the same storage may take it. */
+  /** Set if the host has unloaded the session. Any host with the same storage may then take it. */
   released?: boolean;
-  /** Where `host` has to fetch the state from. Absent once the state is on `host`. */
+  /** The place from which `host` has to fetch the session's state. Absent once the state is on `host`. */
   from?: { host: string; group: string; mark: string; taker: Claim | null };
   model: string | null;
   /** ISO 8601, UTC. */
@@ -33,7 +33,7 @@ export interface SessionRecord {
   ttlMs: number | null;
   /** The process that uses an ephemeral session now. When it exits, the session is due for deletion. */
   usedBy: SessionUser | null;
-  /** The number of turns that went through the fleet. A session with at least one must have a history on disk. */
+  /** The number of turns that went through the fleet. A session with at least one such turn must have a history on disk. */
   turns: number;
 }
 
@@ -42,11 +42,11 @@ export interface NewSession {
   id: string;
   owner: string;
   purpose?: string | undefined;
-  /** Other users who may use it. With a list, even an empty one, the session is collaborative. */
+  /** Other users who may use the session. With a list, even an empty one, the session is collaborative. */
   members?: readonly string[] | undefined;
   model?: string | null | undefined;
   ttlMs?: number | undefined;
-  /** The process that uses it, if it is deleted when that use ends. */
+  /** The process that uses the session. Set if the session is deleted when that use ends. */
   ephemeralUse?: SessionUser | undefined;
 }
 
@@ -83,7 +83,7 @@ export interface Ownership {
   term?: number;
 }
 
-/** Whether the host has the session now. Always true without an `owner`, in a fleet on one host. */
+/** Whether the host has the session now. Always true if `owner` is undefined, because the fleet then has only one host. */
 export function isOwnedBy(record: SessionRecord, owner: Ownership | undefined): boolean {
   if (owner === undefined) return true;
   // A host that keeps sessions on its own disk ignores `released` and `from`, because the state never leaves that disk.

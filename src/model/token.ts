@@ -4,11 +4,17 @@ import { FleetError, quote } from "../errors.js";
 
 /** The record of a token that a client presents at the front door. It never contains the token itself. */
 export interface TokenRecord {
-  /** `host`: it identifies another host of the fleet and is valid for one connection. Absent: it identifies a user. */
+  /**
+   * `host`: the token identifies another host of the fleet and is valid for one connection. Absent: the token identifies a
+   * user.
+   */
   role?: "host";
   /** For a host's token: the only host whose front door accepts it. */
   door?: string;
-  /** The fleet made the token for one connection, and deletes it when that ends. After a crash, it expires. */
+  /**
+   * Set if the fleet made the token for one connection. The fleet deletes the token when that connection ends. After a
+   * crash, the token expires.
+   */
   passing?: true;
   /**
    * For a passing token: the user's turns in this session run under the lease with this fence. The process that made this

@@ -19,7 +19,7 @@ export const KEY_VARIABLES = {
   anthropic: "ANTHROPIC_API_KEY",
 } as const;
 
-/** In the order in which the Copilot CLI looks for a token. */
+/** The variables with a GitHub token, in the order in which the Copilot CLI looks for them. */
 const TOKEN_VARIABLES = ["COPILOT_GITHUB_TOKEN", "GH_TOKEN", "GITHUB_TOKEN"];
 const GH_MS = 5_000;
 const OLLAMA_MS = 1_000;

@@ -6,7 +6,10 @@ import { completion, completionChunks, type EchoTurn, readTurn } from "./echo-tu
 
 const LARGEST_BODY_BYTES = 32 * 1024 * 1024;
 
-/** Longer than usual pauses between turns, because a request on a connection that is just being closed fails. */
+/**
+ * How long an unused connection stays open, in milliseconds. It is longer than usual pauses between turns, because a request
+ * on a connection that is just being closed fails.
+ */
 const KEEP_ALIVE_MS = 10 * 60 * 1000;
 
 export interface EchoModelOptions {

@@ -9,7 +9,7 @@ import { readTokenCommand, type TokenContext } from "./token-command.js";
 const LONGEST_TOKEN = 4096;
 const LARGEST_FILE_BYTES = 64 * 1024;
 
-/** The configured source of the user's token, with the user's id for `{user}`. Null if none is configured. */
+/** The configured source of the user's token, with the user's id for `{user}`. Null if no source is configured. */
 export function tokenSourceFromConfig(auth: Config["auth"], user: string | null): TokenSource | null {
   const source = configuredSource(auth);
   return source === null ? null : fillIn(source, user);

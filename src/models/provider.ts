@@ -19,7 +19,7 @@ export class ModelProvider implements AsyncDisposable {
   /**
    * The provider as `session.create` and `session.resume` take it. Null for GitHub's own models.
    *
-   * @throws FleetError `FLEET_MODEL_UNCONFIGURED` when its key is missing; `FLEET_CLOSED`.
+   * @throws FleetError `FLEET_MODEL_UNCONFIGURED` when the provider's key is missing; `FLEET_CLOSED`.
    */
   async get(): Promise<ProviderConfig | null> {
     if (this.#isClosed) throw fleetClosed();

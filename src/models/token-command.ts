@@ -7,7 +7,7 @@ const LARGEST_OUTPUT_CHARACTERS = 64 * 1024;
 const SHOWN_CHARACTERS = 300;
 
 export interface TokenContext {
-  /** The user whose token it is, which replaces `{user}`; null for a shared server. */
+  /** The user whose token the command prints. This id replaces `{user}`. Null for a shared server. */
   user: string | null;
   env: Environment;
   signal?: AbortSignal;

@@ -43,18 +43,21 @@ export interface ProcessTable {
   /** Names the processes among which a PID means one process. */
   namespace(): string;
   find(pid: number): SeenProcess | null;
-  /** How a zombie ended: a process whose parent has not yet asked for its exit status. Null for any other process. */
+  /**
+   * How a zombie ended. A zombie is a process whose parent has not yet asked for its exit status. Null for any other
+   * process.
+   */
   exitOfZombie(pid: number, started: string): ProcessExit | null;
   /** The members of the process session with this leader. */
   inSession(leader: number): SeenProcess[];
   withVariable(name: string, value: string): SeenProcess[];
-  /** All processes of this user, with those of the variables that they have. */
+  /** All processes of this user, each with the values of these variables that it has. */
   withEnvironment(names: readonly string[]): ProcessVariables[];
   /** The processes that have the file open for writing. */
   writersOf(path: string): SeenProcess[];
   /** Whether the process itself holds a TCP socket that listens on the port. */
   listensOn(pid: number, port: number): boolean;
-  /** Those of the ports to which a client is connected, except clients at a port in `except`. */
+  /** Returns the ports to which a client is connected. Ignores clients whose own port is in `except`. */
   connectedPorts(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number>;
   /** Memory that is freed when the process ends. Null when the process is gone. */
   privateMemoryBytes(pid: number): number | null;

@@ -4,7 +4,7 @@ export type Subject = "processes" | "file systems";
 
 const OWN_LIMITS = new Set(["EMFILE", "ENFILE", "ENOMEM", "EAGAIN"]);
 
-/** Whether the error shows a limit of this process. Then the look has no answer. */
+/** Whether the error shows a limit of this process. Then the system gave no answer to our question. */
 export function isOwnLimit(error: unknown): boolean {
   return OWN_LIMITS.has(systemCode(error) ?? "");
 }

@@ -34,7 +34,10 @@ export interface ConfigView {
   files: ConfigFile[];
 }
 
-/** Reads the whole configuration for a person. Goes on after a problem, and also finds those that a higher source hides. */
+/**
+ * Reads the whole configuration for a person. Goes on after a problem, and also finds problems in values that a higher
+ * source hides.
+ */
 export function inspectConfig(options: LoadOptions = {}): ConfigView {
   const found: FleetError[] = [];
   const report = (problem: FleetError) => void found.push(problem);
@@ -74,7 +77,7 @@ function* valuesOf(given: Layer): Generator<[string, ValueView]> {
   }
 }
 
-/** A section has no value of its own, unless it is null. */
+/** Whether the key has a value in force. A section has no value of its own, unless it is null. */
 function isInForce(key: Key, given: Layer): boolean {
   const has = (section: string) => [...given.keys()].some((name) => name.startsWith(`${section}.`));
   const [, section] = /^(provider)\./.exec(key.name) ?? [];

@@ -25,7 +25,7 @@ export const RECORDS: readonly Row<RecordsContext>[] = [
   { name: "stray processes", look: strayProcesses },
 ];
 
-/** Reports damaged records that the fleet replaced by older ones, each with the changes that were lost. */
+/** Reports damaged records that the fleet replaced by older revisions, each with the changes that were lost. */
 async function damage({ fleet, fix }: RecordsContext): Promise<Finding> {
   await fleet.tokens.list();
   await fleet.records.readRest();

@@ -6,7 +6,7 @@ import { type Finding, ok, warning } from "./checks.js";
 
 export interface ServiceRequest {
   provider: RemoteProvider;
-  /** Null for a service that needs none. */
+  /** Null for a service that needs no key. */
   apiKey: string | null;
   /** The model that sessions use by default. */
   model: string | null;

@@ -7,7 +7,7 @@ import { readSessionFolder } from "../../runtime/history/session-state.js";
 import type { StoreProbe } from "../../store/ports.js";
 import { Group } from "./group.js";
 
-/** The sessions that somebody cannot use, or that have impossible times. */
+/** The sessions that their users cannot use, or that have impossible times. */
 export interface SessionTroubles {
   /** Sessions of this host that had turns and whose history is not on disk. */
   lost: string[];
@@ -52,7 +52,7 @@ export class RecordGroup extends Group {
     for (const { id } of await store.sessions.list()) await store.leases.read(id);
   }
 
-  /** Finds sessions that somebody cannot use. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
+  /** Finds sessions that their users cannot use. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
   async sessionTroubles(): Promise<SessionTroubles> {
     const { store, directory } = this.parts;
     await directory.assertStorage(); // otherwise all histories look deleted
@@ -99,7 +99,7 @@ export class RecordGroup extends Group {
       .map(({ id }) => id);
   }
 
-  /** Returns this host's servers that nobody can use until somebody does something: failed and unhealthy ones. */
+  /** Returns this host's failed and unhealthy servers. Nobody can use them until an operator does something. */
   async troubledServers(): Promise<TroubledServer[]> {
     const { servers } = await this.parts.store.registry.read();
     return Object.values(servers)

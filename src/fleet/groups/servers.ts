@@ -130,7 +130,8 @@ export class ServerGroup extends Group {
   }
 
   /**
-   * Stops the servers as {@link stop} does, and starts them again with the same homes. They keep ports that are free.
+   * Stops the servers as {@link stop} does, and starts them again with the same homes. A server keeps its port if the port
+   * is still free.
    */
   async restart(
     ids: readonly string[],
@@ -146,12 +147,12 @@ export class ServerGroup extends Group {
   }
 
   /**
-   * Replaces running servers with new processes on the same homes, for example to use a new version of the runtime.
-   * Replaces the first server alone, and then at most `maxUnavailable` at a time, one host after the other. Drains an
-   * old process only after its new process answers.
+   * Replaces running servers with new processes on the same homes, for example to use a new version of the runtime. Replaces
+   * the first server alone, and then at most `maxUnavailable` at a time, one host after the other. Drains an old process
+   * only after its new process answers.
    *
    * @throws FleetError when a new process does not start. The old process and all remaining servers keep running. The
-   * message contains the number of servers replaced before.
+   * message contains the number of servers that were replaced before.
    */
   async restartRolling(ids: readonly string[], options: RollingRequest = {}): Promise<RollingResult> {
     const { signal, onProgress, ...request } = options;
@@ -170,7 +171,8 @@ export class ServerGroup extends Group {
 
   /**
    * Returns the last lines of a server's log, and the position from which {@link followLog} continues. Lines of the fleet
-   * begin with their time. The runtime prints no times, so `since` keeps each line that may be as young.
+   * begin with their time. The runtime prints no times, so with `since` the result has every line that may have been written
+   * since then.
    */
   async logEnd(id: string, { lines, since, previous }: LogEndOptions): Promise<LogEnd> {
     const { host, server } = await this.parts.hosts.find(id);

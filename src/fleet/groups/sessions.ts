@@ -77,8 +77,8 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Opens a session, runs one turn in it, and leaves it. In a collaborative session, holds the lease during all of
-   * this, so that members on different servers do not disturb each other.
+   * Opens a session, runs one turn in it, and leaves it. In a collaborative session, holds the lease from the opening to the
+   * end, so that members on different servers do not disturb each other.
    *
    * @throws FleetError like {@link resume} and {@link send}; `FLEET_SESSION_LOCKED` when the lease is not free in time.
    */
@@ -131,7 +131,8 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Yields the entries of {@link transcript} one by one. With `follow`, goes on with what is added, until the signal aborts.
+   * Yields the entries of {@link transcript} one by one. With `follow`, also yields the entries that are added later, until
+   * the signal aborts.
    */
   async *followTranscript(
     id: string,

@@ -20,7 +20,7 @@ export interface Question {
   /** The name of the flag that answers it. */
   flag: string;
   text: string;
-  /** The usual answer. Null: none is needed. Undefined: the person has to give one. */
+  /** The usual answer. Null if no answer is needed. Undefined if the person has to give an answer. */
   initial: string | null | undefined;
 }
 
@@ -44,7 +44,7 @@ export const FIELDS: Readonly<Record<Source, readonly Field[]>> = {
   echo: [],
 };
 
-/** The next question that has no answer; undefined if there is none. */
+/** The next question that has no answer; undefined if all questions have answers. */
 export function nextQuestion(answers: Answers, detected: Detected): Question | undefined {
   const field = FIELDS[answers.source].find((each) => answers[each] === undefined);
   if (field === undefined) return undefined;
@@ -81,7 +81,7 @@ function initialOf(field: Field, { source, baseUrl }: Answers, detected: Detecte
 export interface SourceOffer {
   source: Source;
   title: string;
-  /** The reason to expect that it works here; null if there is none. */
+  /** The reason to expect that the source works on this machine; null if nothing suggests that. */
   found: string | null;
 }
 

@@ -29,11 +29,11 @@ export interface InitTarget {
 
 export interface Written {
   path: string;
-  /** The trust in the file; null if it needs none. */
+  /** The trust in the file; null if the file needs no trust. */
   trusted: TrustView | null;
   /** Variables that take precedence over a value in the file. */
   overriddenBy: string[];
-  /** The project's file above, which the new one replaces here; null if there is none. */
+  /** The project file in a folder above, which the new file replaces in this folder; null if no such file exists. */
   replaces: string | null;
 }
 
@@ -46,7 +46,7 @@ const FLAG_NAMES = {
   "session.model": FIELD_FLAGS.model,
 };
 
-/** Returns the file to write. Refuses one that exists, unless the caller wants to replace it. */
+/** Returns the file to write. Refuses a file that exists, unless the caller wants to replace it. */
 export function initTarget({ env, cwd, userConfig, force }: InitOptions): InitTarget {
   const path = userConfig ? userConfigFile(env) : join(cwd, PROJECT_FILE);
   const target: InitTarget = { path, kind: userConfig ? "user" : "project", force };

@@ -3,7 +3,7 @@ import type { FileSystem, FileSystems, UnfitFileSystem } from "../system.js";
 
 export const linuxFiles: FileSystems = { of, unfit, pathOf: (fd) => `/proc/self/fd/${fd}` };
 
-/** Reads `/proc/self/mountinfo` (proc(5)). */
+/** The file system of a path, from `/proc/self/mountinfo` (proc(5)). */
 function of(path: string): FileSystem {
   const real = realpathSync(path);
   let found: FileSystem = { type: "unknown", source: "unknown", mountPoint: "/" };
@@ -55,7 +55,10 @@ const KERNEL: ReadonlyMap<number, string> = new Map([
   [0x958458f6, "hugetlbfs"],
 ]);
 
-/** Asks for the type number, because every command does so, and `mountinfo` may be long. */
+/**
+ * Asks for the number of the type and does not read `mountinfo`, because every command calls this, and `mountinfo` may be
+ * long.
+ */
 function unfit(folder: string): UnfitFileSystem | null {
   return unfitType(statfsSync(folder).type);
 }

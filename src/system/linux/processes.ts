@@ -28,7 +28,10 @@ interface Stat extends SeenProcess {
   waitStatus: number;
 }
 
-/** Reads `/proc/<pid>/stat`. Null when there is no such process. The name in it may contain spaces and parentheses. */
+/**
+ * Reads `/proc/<pid>/stat`. Null if the process does not exist. The program's name in the file may contain spaces and
+ * parentheses.
+ */
 function readStat(pid: number): Stat | null {
   const text = seen(() => readFileSync(`/proc/${pid}/stat`, "utf8"));
   if (text === null) return null;
@@ -45,8 +48,8 @@ function readStat(pid: number): Stat | null {
 }
 
 /**
- * Null for a zombie. When a process with several threads ends, its first thread may be a zombie while the others still hold
- * its sockets. Such a process counts as alive.
+ * The process if it is alive. Null for a zombie. When a process with several threads ends, its first thread may be a zombie
+ * while other threads still hold its sockets. Such a process counts as alive.
  */
 function alive(stat: Stat | null): SeenProcess | null {
   if (stat === null || ((stat.state === "Z" || stat.state === "X") && stat.threads <= 1)) return null;
@@ -70,7 +73,7 @@ function exitOfZombie(pid: number, started: string): ProcessExit | null {
   return signal === undefined ? null : { signal, code: null };
 }
 
-/** The other processes, also those that we may not look at. */
+/** The PIDs of all other processes, including processes that we may not look at. */
 function others(): number[] {
   return (seen(() => readdirSync("/proc")) ?? [])
     .map(Number)
@@ -121,7 +124,7 @@ function writes(pid: number, fd: string, path: string): boolean {
   return (Number.parseInt(flags, 8) & (constants.O_WRONLY | constants.O_RDWR)) !== 0;
 }
 
-/** `RssAnon`. */
+/** The value of `RssAnon` in `/proc/<pid>/status`, in bytes. */
 function privateMemoryBytes(pid: number): number | null {
   const status = seen(() => readFileSync(`/proc/${pid}/status`, "utf8")) ?? "";
   const kilobytes = /^RssAnon:\s+(\d+) kB$/m.exec(status)?.[1];

@@ -24,7 +24,7 @@ function socketInodes(pid: number): Set<string> {
   return inodes;
 }
 
-/** Empty when the process is gone or another user's. */
+/** The numbers of a process's open descriptors, as text. Empty if the process is gone or belongs to another user. */
 export function openFiles(pid: number): string[] {
   return seen(() => readdirSync(`/proc/${pid}/fd`)) ?? [];
 }
@@ -62,7 +62,7 @@ function* listeners(table: string): Generator<{ port: number; inode: string }> {
   }
 }
 
-/** Takes milliseconds. */
+/** The ports with connected clients. Reads the kernel's whole table of sockets, which takes milliseconds. */
 export function connectedPorts(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number> {
   const found = new Set<number>();
   for (const table of ["tcp", "tcp6"]) {

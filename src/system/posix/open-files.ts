@@ -23,7 +23,10 @@ export function writers(platform: NodeJS.Platform, path: string): number[] {
   return found;
 }
 
-/** Finds a connection by its end in a process of this user, so not before the server has accepted it. */
+/**
+ * The ports with connected clients. Finds a connection only after the server has accepted it, because `lsof` shows the
+ * server's end of it.
+ */
 export function connectedPorts(
   platform: NodeJS.Platform,
   ports: ReadonlySet<number>,

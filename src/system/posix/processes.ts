@@ -4,7 +4,7 @@ import type { ProcessTable, ProcessVariables, SeenProcess } from "../system.js";
 import { connectedPorts, listensOn, writers } from "./open-files.js";
 import { lines } from "./run.js";
 
-/** How often we look at the environments before we leave out processes that execute one program after another. */
+/** How many times we read the environments before we leave out processes that execute one program after another. */
 const LOOKS = 3;
 
 interface Row extends SeenProcess {
@@ -96,7 +96,10 @@ export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
   };
 }
 
-/** Asks the kernel directly, because most questions are about processes that have ended. */
+/**
+ * Whether the process exists. Asks the kernel and does not run `ps`, because most questions are about processes that have
+ * ended.
+ */
 function exists(pid: number): boolean {
   if (!Number.isSafeInteger(pid) || pid <= 0) return false;
   try {
@@ -112,7 +115,7 @@ function isGone(state: string): boolean {
   return state.startsWith("Z") || state.startsWith("X");
 }
 
-/** Nothing for a zombie. */
+/** The row of a line. Empty for a zombie. */
 function rowOf(line: string): Row[] {
   const found = /^ *(\d+) +(\d+) +(\d+) +(\S+) +(\w+ +\w+ +\d+ +[\d:]+ +\d+) ?(.*)$/.exec(line);
   if (found === null) throw new Error(`ps printed a line of an unknown form: ${JSON.stringify(line)}`);

@@ -2,13 +2,13 @@ import { spawnSync } from "node:child_process";
 import { systemCode } from "../../errors.js";
 import { type Subject, unreadable } from "../unreadable.js";
 
-/** A program such as `lsof` waits for a network file system that hangs. */
+/** How long a program may take, in milliseconds. A program such as `lsof` waits if a network file system hangs. */
 const TIMEOUT_MS = 15_000;
 const MOST_OUTPUT_BYTES = 256 * 1024 * 1024;
 /** macOS has `lsof` and `sysctl` in folders that are not on every PATH. */
 const FOLDERS = "/usr/bin:/bin:/usr/sbin:/sbin";
 
-/** The language and the time zone of the output do not depend on those of the user. */
+/** The environment of the program. With it, the output does not depend on the user's language and time zone. */
 function environment(platform: NodeJS.Platform): NodeJS.ProcessEnv {
   return {
     PATH: `${process.env.PATH ?? ""}:${FOLDERS}`,
