@@ -1,7 +1,8 @@
 import { Command, Errors, Flags, type Interfaces } from "@oclif/core";
 import { printableJson } from "../config/values/text.js";
-import { isFleetError } from "../errors.js";
+import { type FleetError, isFleetError } from "../errors.js";
 import { Fleet } from "../fleet/fleet.js";
+import { spoken } from "./command-id.js";
 import { type Given, givenIn, withGiven } from "./given.js";
 import { ProgressLine } from "./progress.js";
 import { Interrupted, onSignals } from "./prompt/interrupted.js";
@@ -97,6 +98,12 @@ export abstract class FleetCommand extends Command {
     if (this.#interrupt?.signal.aborted === true) throw this.#interrupt.signal.reason;
     const isOfOclif = error instanceof Errors.CLIError && !(error instanceof Errors.ExitError);
     if (isOfOclif) throw usageError(error, this.ctor);
-    throw isFleetError(error) ? withGiven(error, this.given) : error;
+    throw isFleetError(error) ? this.#withHelp(withGiven(error, this.given)) : error;
+  }
+
+  /** Suggests the help of this command if an error about its input suggests nothing else. */
+  #withHelp(error: FleetError): FleetError {
+    if (error.exit !== 2 || error.suggestions.length > 0) return error;
+    return error.reworded(() => ({ suggestions: [`copilotfleet ${spoken(this.ctor.id)} --help`] }));
   }
 }

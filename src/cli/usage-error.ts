@@ -58,12 +58,23 @@ function describe(error: Error, known: Readonly<Record<string, object>>): string
   const [, flag, value = "", allowed] = /^Expected (--\S+?)=(.*) to be one of: (.+?)\n/s.exec(error.message) ?? [];
   if (flag !== undefined) {
     const { kind = "value" }: { kind?: string } = known[flag.slice(2)] ?? {};
-    return `${flag} ${quoteSafely(value)} is not a ${kind}. Use ${allowed?.replace(/, (?=[^,]*$)/, " or ")}.`;
+    return `${flag} ${quoteSafely(value)} is not ${/^[aeiou]/.test(kind) ? "an" : "a"} ${kind}. Use ${oneOf(allowed ?? "")}.`;
   }
+  const [, valueless, values] =
+    /^Flag (--\S+) expects (?:a value|one of these values: (.+))$/.exec(error.message) ?? [];
+  if (valueless !== undefined)
+    return `${valueless} needs a value.${values === undefined ? "" : ` Use ${oneOf(values)}.`}`;
+  const [, repeated] = /^Flag (--\S+) can only be specified once$/.exec(error.message) ?? [];
+  if (repeated !== undefined) return `${repeated} was given more than once. Give it once.`;
   const required = missingFlag(error);
   if (required !== undefined) return `--${required} is missing.`;
   const lines = error.message.split("\n").filter((line) => !/^(See more help with --help|USAGE)/.test(line.trim()));
   return printable(redact(lines.join(" ").replace(/\s+/g, " ").trim()));
+}
+
+/** Turns "a, b, c" into "a, b or c". */
+function oneOf(values: string): string {
+  return values.replace(/, (?=[^,]*$)/, " or ");
 }
 
 /** The name of the required flag that the user did not give. */

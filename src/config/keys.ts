@@ -88,6 +88,12 @@ export function nearestKeys(name: string): string[] {
   return ranked.filter(({ cost }) => cost === least).map(({ name: known }) => known);
 }
 
+/** Whether two names of keys are so similar that one of them may be a slip for the other. */
+export function isSimilarKey(written: string, known: string): boolean {
+  const [word, other] = [written, known].map((name) => name.slice(name.lastIndexOf(".") + 1).toLowerCase());
+  return word !== undefined && other !== undefined && distance(word, other) < Math.min(word.length, other.length);
+}
+
 export function nearestVariable(name: string): string {
   return closest(
     name,
