@@ -67,7 +67,11 @@ describe("a command line with a slip", () => {
     [["store", "migrate", "--too", "x"], 'There is no flag "--too".', "Did you mean --to?"],
     [["store", "migrate", "x"], 'Unexpected argument: "x".', "copilotfleet store migrate --help"],
     [["list", "--user"], "--user needs a value.", "copilotfleet list --help"],
-    [["list", "--user", "a", "--user", "b"], "--user was given more than once. Give it once.", "copilotfleet list --help"],
+    [
+      ["list", "--user", "a", "--user", "b"],
+      "--user was given more than once. Give it once.",
+      "copilotfleet list --help",
+    ],
   ])("the command line %j is refused with a suggestion of what was meant", async (args, message, suggestion) => {
     const error = await refused(2, args);
     expect(error).toMatchObject({ code: "FLEET_USAGE_INVALID", message });
