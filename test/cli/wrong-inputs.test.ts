@@ -293,7 +293,7 @@ it("the table has at least 200 wrong inputs", () => {
   expect(Object.values(WRONG).flat().length).toBeGreaterThanOrEqual(200);
 });
 
-/** What the command line would refuse of a suggestion. Beside `--help`, it needs no other flag. */
+/** Returns the parts of a suggestion that the command line would refuse. Beside `--help`, it needs no other flag. */
 function refusedParts(suggestion: string): string[] {
   const command = suggestion.replace(/ (--help|-h)$/, "");
   return faultsOf(command).filter((fault) => command === suggestion || !fault.includes(" needs "));
