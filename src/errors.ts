@@ -56,7 +56,7 @@ export class FleetError extends Error {
   readonly code: FleetErrorCode;
   readonly suggestions: readonly Suggestion[];
   readonly #text: ErrorText;
-  /** Work that was done although the call failed, such as `{ deleted: ["a"] }`; empty if there is none. */
+  /** Work that was done although the call failed, such as `{ deleted: ["a"] }`; empty if no work was done. */
   readonly outcome: Readonly<Record<string, unknown>>;
   /** The limit that was reached; undefined for other errors. */
   readonly limit: string | undefined;

@@ -19,7 +19,7 @@ export function lacksFiles(error: unknown): boolean {
   return systemCode(error) === "EMFILE";
 }
 
-/** Whether the limit may be the cause of an error that does not name its own cause, as those of oclif do. */
+/** Whether the limit may be the cause of an error. Used for errors that do not name their cause, such as those of oclif. */
 export function mayLackFiles(): boolean {
   return (openFiles() ?? FEW) < FEW;
 }

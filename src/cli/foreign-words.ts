@@ -166,7 +166,7 @@ export const FOREIGN_COMMANDS: ReadonlyMap<string, Advice> = new Map(
   } satisfies Record<string, Advice>),
 );
 
-/** Finds what to type here instead of these words. An empty list stands for nothing. */
+/** Finds the command to type here instead of these words. An empty list means that no command matches. */
 export function adviceOn(first: string, second = ""): Advice {
   return FOREIGN_COMMANDS.get(`${first} ${second}`) ?? FOREIGN_COMMANDS.get(first) ?? [];
 }

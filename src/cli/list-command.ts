@@ -9,7 +9,7 @@ import { arrange, type Format, type List, renderList } from "./render/lists/list
 /** The current content of a list. */
 export interface Listing<Row, Result> {
   rows: readonly Row[];
-  /** Makes the `--json` output of the rows that `--limit` leaves, in the order of `--sort`. */
+  /** Makes the `--json` output from the rows that `--limit` leaves, in the order of `--sort`. */
   resultOf: (rows: Row[]) => Result;
   /** The text of a table without rows. */
   none: string;
@@ -96,7 +96,7 @@ function isTable(format: string): boolean {
   return format === "table" || format === "wide";
 }
 
-/** Waits until the text is written, so that a slow reader does not make the text pile up in memory. */
+/** Prints the list and waits until it is written. Otherwise, the text would pile up in memory if the reader is slow. */
 async function print<Row, Result>(shown: Shown<Row, Result>, before = ""): Promise<void> {
   if (shown.notice != null && shown.format !== "json") process.stderr.write(`${shown.notice}\n`);
   const text = before + (await textOf(shown));

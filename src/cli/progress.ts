@@ -8,7 +8,10 @@ import { shorten } from "./render/table.js";
 const AFTER_MS = 1_000;
 /** How often to render the times in the line again, in milliseconds. */
 const EVERY_MS = 500;
-/** The spinner with its space, and the `^C` that a terminal adds to the line. If the line wrapped, a part of it would stay. */
+/**
+ * The columns for the spinner with its space, and for the `^C` that a terminal adds to the line. If the line wrapped, a part
+ * of it would stay on the screen.
+ */
 const RESERVED_WIDTH = 4;
 
 export interface ProgressOptions {
@@ -78,7 +81,7 @@ export class ProgressLine implements Disposable {
     this.#timers.push(setInterval(update, EVERY_MS).unref());
   }
 
-  /** Makes an end of the process leave an empty line and a visible cursor. */
+  /** If the process ends, leaves an empty line and a visible cursor. */
   #clearAtEnd(): void {
     const end = () => void this.end();
     process.once("exit", end);

@@ -76,7 +76,7 @@ export function errorText(error: FleetError): string {
   return [`${message} [${error.code}]`, ...suggestions.map(asAdvice)].join("\n");
 }
 
-/** The text of an error that does not end a chat. Leaves out commands that do what the next prompt does. */
+/** The text of an error that does not end a chat. Leaves out suggested commands with the same effect as the next prompt. */
 export function inChat(error: FleetError, given: Given): { message: string; advice: string[] } {
   const { message, suggestions } = withGiven(error, given).describe(asFlag);
   const others = suggestions.filter((suggestion) => !/copilotfleet (?:send|resume) /.test(suggestion));

@@ -15,8 +15,9 @@ const FLAGS: Readonly<Record<string, "help" | "version" | "json">> = {
 };
 
 /**
- * Finds the command that answers `--help` or `--version`, which work beside every command, and the list of all commands if
- * none is named. Returns "one line" for `--version` alone, and undefined for any other command line.
+ * Finds the command that answers `--help` or `--version`. These flags work with every command. If the user names no command,
+ * they answer with the list of all commands. Returns "one line" for `--version` alone, and undefined for any other command
+ * line.
  */
 export function standardCommand(args: readonly string[], config: Config): Words | "one line" | undefined {
   const command = commandOf(args, config);

@@ -99,7 +99,10 @@ function textsOf(value: unknown): string[] {
   return Array.isArray(value) ? value.map(String) : [];
 }
 
-/** The flag that the user probably meant: the one for which another tool has this name, or else the nearest one. */
+/**
+ * Suggests the flag that the user probably meant: the flag for which another tool has this name, or else the flags with the
+ * nearest names.
+ */
 function meant(flag: string, command: typeof Command, known: readonly string[]): readonly Suggestion[] {
   const advice = FOREIGN_COMMANDS.get(`${spoken(command.id)} ${flag}`);
   if (advice !== undefined) return advice;

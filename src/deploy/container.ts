@@ -33,8 +33,8 @@ export const CONFIG_FILE = "config.json";
 export const TOKENS_FOLDER = "/run/secrets/copilotfleet";
 
 /**
- * The only other folder that the container writes to (checked with strace on `serve`, servers and commands, runtime
- * 1.0.85). `HOME` is here for files that oclif and tools may write. Servers have their own homes.
+ * Besides the volumes, the only folder to which the container writes (checked with strace on `serve`, servers and commands,
+ * runtime 1.0.85). `HOME` is here for files that oclif and tools may write. Servers have their own homes.
  */
 export const SCRATCH = "/tmp";
 

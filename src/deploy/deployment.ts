@@ -76,7 +76,7 @@ export function describe(
     /** Null if the fleet uses the file store. The port is null if the URL of Redis is a secret. */
     redis: hasRedis ? { port: own || options.secretStore ? null : (url?.port ?? null) } : null,
     stopGraceSeconds: stopGraceSeconds(config.drain.timeoutMs),
-    /** TCP ports outside of the deployment that hosts must reach, except that of Redis. */
+    /** TCP ports outside of the deployment that hosts must reach, except the port of Redis. */
     modelPorts: modelPorts(config),
     /** Sentences for the reader of the manifests: facts to know and things to do. */
     notices: noticesOf(config, given, settings),

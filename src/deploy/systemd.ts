@@ -115,7 +115,10 @@ const GC_TIMER = lines([
   "WantedBy=timers.target",
 ]);
 
-/** Null if there is no front door, or if `serve` must listen itself: a socket unit needs an IP address and a port. */
+/**
+ * The address for a socket unit. Null without a front door, and if `serve` must listen itself, because a socket unit needs
+ * an IP address and a port.
+ */
 function streamOf(listen: Config["serve"]["listen"]): string | null {
   if (listen === null || listen.port === 0) return null;
   const host = listen.host === "localhost" ? "127.0.0.1" : listen.host;
@@ -123,7 +126,10 @@ function streamOf(listen: Config["serve"]["listen"]): string | null {
   return `${isIP(host) === 6 ? `[${host}]` : host}:${listen.port}`;
 }
 
-/** systemd keeps the listening socket open, so the connections of clients wait in it while `serve` restarts. */
+/**
+ * Renders the socket unit. systemd keeps the listening socket open, so the connections of clients wait in it while `serve`
+ * restarts.
+ */
 function socket(stream: string): string {
   return lines([
     "[Unit]",

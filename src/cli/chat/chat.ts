@@ -83,7 +83,7 @@ export class Chat {
     }
   }
 
-  /** Shows above the prompt where it would go, and waits for it. */
+  /** Shows the model, the place and the session above the prompt, and waits for the user's next prompt. */
   async #next(): Promise<string | null> {
     const { window, conversations } = this.#parts;
     const server = await this.#conversation.server().catch(() => null);
@@ -222,7 +222,7 @@ export class Chat {
     else window.sayCommand(`Continue this session: ${resumeWith(id)}`);
   }
 
-  /** Another client may have used the session. */
+  /** Whether the session has no turn. Asks, because another client may have used the session. */
   async #isEmpty(): Promise<boolean> {
     try {
       return (await this.#conversation.past(1)).length === 0;

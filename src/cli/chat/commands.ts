@@ -29,7 +29,7 @@ export type Entered =
   | { kind: "command"; name: CommandName; argument: string }
   | { kind: "unknown"; word: string; nearest: CommandName | undefined };
 
-/** A line that begins with a slash is a command. Two slashes begin a prompt that begins with one. */
+/** A line that begins with a slash is a command. Two slashes begin a prompt that begins with one slash. */
 export function parseEntered(text: string): Entered {
   const trimmed = text.trim();
   if (trimmed.includes("\n")) return { kind: "prompt", text };

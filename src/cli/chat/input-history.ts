@@ -18,9 +18,9 @@ import { ensureStateFolder } from "../../store/file/state-folder.js";
 const MOST_PROMPTS = 1_000;
 /** The file is made shorter when it is longer than this, in bytes. */
 const LARGEST = 1_048_576;
-/** A longer prompt is not kept, in characters. */
+/** The longest prompt that is kept, in characters. */
 const LONGEST_PROMPT = 32_768;
-/** After this time, the process that was making the file shorter must have died, in milliseconds. */
+/** If a process has been making the file shorter for longer than this, in milliseconds, it must have died. */
 const STALE_MS = 60_000;
 
 /**

@@ -8,10 +8,10 @@ import { onOneLine, widthOf, wrap } from "./terminal/layout.js";
 type Started = Extract<SessionEvent, { type: "tool.execution_start" }>["data"];
 type Completed = Extract<SessionEvent, { type: "tool.execution_complete" }>["data"];
 
-/** The result of a call; "runs" before it, and null if the turn ended without one. */
+/** The result of a call. "runs" until the call has a result, and null if the turn ended without a result. */
 type Result = Completed | "runs" | null;
 
-/** `/tools` shows so much of a result, in characters. */
+/** `/tools` shows at most this much of a result, in characters. */
 const LONGEST_RESULT = 20_000;
 
 /** A tool call of a turn. */

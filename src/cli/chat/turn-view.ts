@@ -70,7 +70,7 @@ export class TurnView implements LivePart {
     return this.#calls;
   }
 
-  /** Shows what the turn waits for. */
+  /** Shows the reason why the turn waits. */
   report(report: Report): void {
     this.#reported = { report, at: performance.now() };
     this.#window.changed();
@@ -95,7 +95,7 @@ export class TurnView implements LivePart {
     return [...[...gap, ...open].slice(-Math.max(1, height - below.length)), ...below].slice(-height);
   }
 
-  /** The turn is over. Prints everything that is left. */
+  /** Call this when the turn is over. Prints everything that is left. */
   async finish(): Promise<void> {
     this.#arrived.push({ kind: "end" });
     for (const id of [...this.#tools.keys()]) this.#endTool(id, null);

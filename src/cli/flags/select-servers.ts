@@ -32,8 +32,8 @@ export function stopRequest(
 }
 
 /**
- * Returns references of the selected servers. `ids` has the servers that the command can reach. With `all`, `away` has
- * the servers on hosts that cannot be reached, if they may be running.
+ * Returns references of the selected servers. `ids` contains the servers that the command can reach. With `all`, `away`
+ * contains the servers on hosts that cannot be reached and that may be running.
  */
 export async function selectServers(
   fleet: Fleet,

@@ -2,7 +2,7 @@ import { resolve } from "node:path";
 import type { TokenSource } from "../../model/server.js";
 import { usage, variableName } from "./flags.js";
 
-/** Prefixes of GitHub's tokens (docs.github.com, "GitHub's token formats"), and of the fleet's own. */
+/** The prefixes of GitHub's tokens (docs.github.com, "GitHub's token formats"), and of the fleet's own tokens. */
 const TOKEN = /^(gh[pousr]_|github_pat_|cft_)/;
 
 /** The flags never contain the token itself, because every user of the machine can read a command line. */

@@ -8,7 +8,7 @@ type Flag = Command.Flag.Cached;
 /** Flags of all commands. They are listed last, and USAGE leaves them out. */
 const EVERYWHERE = ["config", "json", "no-color", "help", "version"];
 
-/** oclif describes this flag in other words. */
+/** The description of `--json`. It replaces oclif's own description. */
 const JSON_TEXT = "print the result or the error as JSON";
 const HELP: Flag = { name: "help", char: "h", type: "boolean", description: "show this help", allowNo: false };
 

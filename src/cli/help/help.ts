@@ -10,7 +10,7 @@ import { renderTerms, type Term, wrap } from "./layout.js";
 
 /** The width of help that is not read on a terminal. */
 const PLAIN_WIDTH = 80;
-/** Longer lines are hard to read. */
+/** The greatest width of help, because longer lines are hard to read. */
 const WIDEST = 120;
 
 /**

@@ -34,9 +34,9 @@ export class Interview implements Disposable {
   }
 
   /**
-   * Asks until the answer is allowed. An empty answer is the usual one.
+   * Asks until the answer is allowed. An empty answer means the usual answer.
    *
-   * @param initial the usual answer; undefined if there is none
+   * @param initial the usual answer; undefined if the question has no usual answer
    * @param problemOf returns why an answer is not allowed, or null
    */
   async ask(text: string, initial: string | undefined, problemOf: (answer: string) => string | null): Promise<string> {

@@ -64,7 +64,7 @@ class ShownReply {
     this.#write(text.slice(0, end));
   }
 
-  /** No other piece comes. */
+  /** Call this after the last piece. */
   end(): void {
     this.#write(this.#held);
     this.#held = "";

@@ -4,7 +4,7 @@ import { type HeldLease, LEASE_VARIABLES } from "../../sessions/leases/leases.js
 import { Interrupted, onSignals } from "../prompt/interrupted.js";
 
 const FORWARDED = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
-/** The time that a command gets to end after SIGTERM when its lease is lost. */
+/** When its lease is lost, a command may take this long to end after SIGTERM, in milliseconds. */
 const GRACE_MS = 5_000;
 
 /**
@@ -41,7 +41,9 @@ export async function runUnderLease(
   }
 }
 
-/** Until COMMAND runs, a signal ends the wait for the lease. From then on, COMMAND gets it and decides how to react. */
+/**
+ * Until COMMAND runs, a signal ends the wait for the lease. From then on, COMMAND gets the signal and decides how to react.
+ */
 export class LeaseSignals implements Disposable {
   readonly #interrupt = new AbortController();
   readonly #handler = onSignals(FORWARDED, (name) => this.#receive(name));

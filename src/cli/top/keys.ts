@@ -6,7 +6,7 @@ export type Action = "drain" | "restart" | "evict" | "logs" | "transcript";
 
 interface ActionKey {
   action: Action;
-  /** The views whose rows the action is for. */
+  /** The views in whose rows the action is possible. */
   views: readonly ViewName[];
   label: string;
   /** The question before an action that interrupts somebody; undefined for an action that only reads. */

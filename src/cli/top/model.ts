@@ -5,7 +5,7 @@ import type { Key } from "../run/screen.js";
 import { type Action, actionOf } from "./keys.js";
 import { columnsOf, type Selection, VIEWS, type ViewName, type ViewTable } from "./views.js";
 
-/** A request of a key that goes beyond a change of the screen. */
+/** A request of a key for more than a change of the screen. */
 export type Request = { kind: "quit" } | { kind: "look" } | { kind: "act"; action: Action; target: string };
 
 /** A text that covers the view until Esc, such as a log. */

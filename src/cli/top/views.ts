@@ -11,14 +11,14 @@ export type ViewName = (typeof VIEWS)[number];
 /** Everything that `top` shows, read at one time. */
 export interface Snapshot {
   overview: Overview;
-  /** Empty unless the view shows sessions, because reading them takes longer than the rest. */
+  /** Empty unless the view shows sessions, because reading sessions takes longer than reading the rest. */
   sessions: readonly SessionView[];
   warnings: readonly string[];
 }
 
 export interface Selection {
   sort: SortKey | null;
-  /** Rows that contain this text in any column, in any case. */
+  /** The view shows only rows that contain this text in any column. Upper and lower case do not matter. */
   filter: string;
 }
 
@@ -27,7 +27,7 @@ export interface ViewTable {
   heading: string;
   ids: string[];
   lines: string[];
-  /** How many rows there are without the filter. */
+  /** The number of rows without the filter. */
   total: number;
 }
 

@@ -79,7 +79,9 @@ export function sharedClaim(plan: Plan): IPersistentVolumeClaim {
   );
 }
 
-/** The size that is enough for the sessions when the autoscaler has started the highest number of hosts. */
+/**
+ * The size of the shared volume. It is enough for the sessions when the autoscaler has started the highest number of hosts.
+ */
 function sharedSize({ deployment }: Plan): string {
   return `${deployment.maxReplicas * diskGib({ servers: 0, sessions: deployment.capacity.sessions }, true)}Gi`;
 }
@@ -127,7 +129,10 @@ export function statefulSet(plan: Plan, file: Record<string, unknown>): IStatefu
   });
 }
 
-/** Kubernetes evicts one host at a time from its nodes. A host that is not ready can always be evicted. */
+/**
+ * Renders the budget by which Kubernetes evicts one host at a time from its nodes. A host that is not ready can always be
+ * evicted.
+ */
 export function disruptionBudget(plan: Plan): IPodDisruptionBudget {
   return object(plan, "policy/v1", "PodDisruptionBudget", plan.names.main, {
     maxUnavailable: 1,

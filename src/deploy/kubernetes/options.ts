@@ -12,7 +12,7 @@ export interface KubernetesOptions extends DeployOptions {
   storageClass?: string | undefined;
   /** The namespace whose pods may read the metrics. */
   monitoringNamespace: string;
-  /** The namespaces whose pods may connect to the front door. If empty, all may. */
+  /** The namespaces whose pods may connect to the front door. If the list is empty, all pods may connect. */
   clientNamespaces: readonly string[];
   /** Additional TCP ports that hosts may reach. */
   egressPorts: readonly number[];

@@ -8,7 +8,7 @@ import { type Described, describe, type PermissionRequest } from "./request.js";
 
 type Decision = "once" | "session" | "no" | null;
 
-/** A longer text is printed above the question, where the user can scroll. */
+/** A text with more rows than this is printed above the question, where the user can scroll. */
 const MOST_ROWS = 8;
 
 /** Asks the user about the tool calls of a turn, and remembers the answers that are given for a whole session. */

@@ -9,7 +9,7 @@ export interface Described {
   body: string;
   /** Reasons and warnings. */
   notes: string[];
-  /** The requests that an answer for the rest of the session covers; null if each one needs its own answer. */
+  /** The requests that an answer for the rest of the session covers; null if each request needs its own answer. */
   scope: Scope | null;
 }
 

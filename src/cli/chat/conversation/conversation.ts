@@ -11,14 +11,14 @@ export interface PromptOptions {
   onEvent: (event: SessionEvent) => void;
   /** Called once if the wait for a lease takes longer than a second. */
   onWait: (wait: LeaseWait) => void;
-  /** Called when the connection has ended, before or during the turn, and is made again. */
+  /** Called when the connection has ended before or during the turn and the chat connects again. */
   onLost: () => void;
 }
 
-/** A session that the chat has open. It is opened again by itself when its server or its connection has ended. */
+/** A session that the chat has open. If its server or its connection has ended, it is opened again automatically. */
 export interface Conversation {
   readonly id: string;
-  /** Runs one turn. @throws FleetError as `fleet.sessions.send`. */
+  /** Runs one turn. @throws the errors of `fleet.sessions.send`. */
   send(prompt: string, options: PromptOptions): Promise<void>;
   /** The id of the server that has the session; null if only the front door knows it. */
   server(): Promise<string | null>;

@@ -11,7 +11,7 @@ export class FollowedTurn {
   #own: string | undefined;
   #lastId: string | undefined;
 
-  /** @param known the id of the last event before the turn that is known; undefined if none is */
+  /** @param known the id of the last event before the turn that is known; undefined if no event is known */
   constructor(prompt: string, known: string | undefined, onEvent: (event: SessionEvent) => void) {
     this.#prompt = prompt;
     this.#known = known;

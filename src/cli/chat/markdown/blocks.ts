@@ -5,7 +5,7 @@ import { type Span, widthOf, wrap } from "../terminal/layout.js";
 import { inlineSpans, plainSpans } from "./inline.js";
 import { tableRows } from "./table.js";
 
-/** Deeper blocks of quotations and lists are not made narrower. */
+/** The least width of a block, in columns. Deeper blocks of quotations and lists are not made narrower. */
 const NARROWEST = 10;
 
 /** Renders the blocks of parsed Markdown as rows of at most `width` columns, except for code, which is never broken. */

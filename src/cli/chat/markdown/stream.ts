@@ -6,7 +6,7 @@ import { plainSpans } from "./inline.js";
 /** The parser takes quadratic or cubic time for some texts. So it gets little text at once, and few marks in one block. */
 const MOST_AT_ONCE = 4_096;
 const MOST_MARKS = 300;
-/** The parser calls itself for each of these. */
+/** A line with 30 nested quotation and list marks, because the parser calls itself for each mark. */
 const TOO_DEEP = /^(?:[ \t]*(?:>|[*+-][ \t]|\d{1,9}[.)][ \t])){30}/m;
 const FENCE = /^( {0,3})(`{3,}|~{3,})([^\n`]*)\n/;
 
@@ -16,8 +16,9 @@ interface Fence {
 }
 
 /**
- * Renders Markdown that arrives in pieces. A block is finished when the next one begins or the text ends, and is rendered
- * once. The last block is open, and is rendered with each piece. The lines of a code block are finished one by one.
+ * Renders Markdown that arrives in pieces. A block is finished when the next block begins or the text ends. A finished block
+ * is rendered once. The last block is open and is rendered again with each piece. The lines of a code block are finished one
+ * by one.
  */
 export class MarkdownStream {
   readonly #lexer: typeof Lexer;
@@ -149,7 +150,10 @@ export class MarkdownStream {
   }
 }
 
-/** The tokens before the last block, and the last block if nothing can be added to it. All items but the last of a list. */
+/**
+ * The tokens that are finished: those before the last block, and the last block if nothing can be added to it. If the last
+ * block is a list, all its items but the last are finished.
+ */
 function finished(tokens: readonly Token[]): Token[] {
   const at = tokens.findLastIndex(({ type }) => type !== "space");
   const last = tokens[at];

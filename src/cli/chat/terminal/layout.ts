@@ -24,7 +24,9 @@ const JOINING = /[\p{M}\p{Cf}\p{Emoji_Modifier}\p{Regional_Indicator}\u1100-\u11
 const PIECES =
   /.{1,100}(?<![\u200d\p{Regional_Indicator}])(?![\p{M}\p{Cf}\p{Emoji_Modifier}\p{Regional_Indicator}\u1100-\u11ff])|.{1,100}/gsu;
 
-/** The characters as a person counts them. A letter with its accents, or an emoji of several code points, is one. */
+/**
+ * The characters as a person counts them. A letter with its accents, or an emoji of several code points, is one character.
+ */
 export function graphemes(text: string): string[] {
   if (!JOINING.test(text)) return [...text];
   const pieces = text.match(PIECES) ?? [];

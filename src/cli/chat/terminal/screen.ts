@@ -1,7 +1,7 @@
 import { stripVTControlCharacters } from "node:util";
 import { widthOf } from "./layout.js";
 
-/** Terminals that know it show everything between these two at once. Others ignore them. */
+/** Terminals that know these two sequences show everything between them at once. Other terminals ignore them. */
 const BEGIN = "\x1b[?2026h\x1b[?25l";
 const END = "\x1b[?25h\x1b[?2026l";
 const CLEAR_BELOW = "\x1b[J";
@@ -36,7 +36,7 @@ export class Screen {
     this.#out = out;
   }
 
-  /** Some terminals report 0 columns or rows. */
+  /** The width of the terminal. Some terminals report 0 columns or rows. */
   get columns(): number {
     return this.#out.columns > 0 ? this.#out.columns : 80;
   }

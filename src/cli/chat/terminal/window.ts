@@ -19,7 +19,7 @@ export interface LivePart {
 const DRAW_MS = 40;
 /** How often the window is drawn at least while a turn runs, so that the user sees that it is alive. */
 const TICK_MS = 120;
-/** How long a terminal may take to tell where the cursor is, in milliseconds. Some never do. */
+/** How long a terminal may take to report the position of the cursor, in milliseconds. Some terminals never report it. */
 const LOCATE_MS = 300;
 const LEAVING = "Ctrl-C again, or Ctrl-D, ends the chat.";
 
@@ -43,7 +43,7 @@ export class Window implements KeyListener, Disposable {
   #next: NodeJS.Immediate | undefined;
   #ticking: NodeJS.Timeout | null = null;
   readonly #onResize = () => this.#resized();
-  /** While the chat waits for the terminal to tell where the cursor is. */
+  /** Set while the chat waits for the terminal to report the position of the cursor. */
   #locating: NodeJS.Timeout | null = null;
   readonly #onAbort = () => this.onEnd();
 
@@ -206,7 +206,7 @@ export class Window implements KeyListener, Disposable {
     this.#drawing ??= setTimeout(() => this.#drawNext(), DRAW_MS);
   }
 
-  /** Draws after the signals that have arrived, because the terminal may have another size. */
+  /** Draws after Node has handled the signals that have arrived, because the terminal may have another size. */
   #drawNext(): void {
     this.#next ??= setImmediate(() => this.#draw());
   }

@@ -3,7 +3,10 @@ import { renderAge, renderBytes, renderSince, renderState, USER } from "../table
 import type { List } from "./list.js";
 import { SERVERS } from "./servers.js";
 
-/** Memory matters more here than in `ps`, and the number of sessions less. */
+/**
+ * Which columns yield first if the table is too wide. Memory matters more here than in `ps`, and the number of sessions
+ * less.
+ */
 const YIELDS: Readonly<Record<string, number>> = { memoryBytes: 1, sessions: 5 };
 const columns = SERVERS.columns.map((column) => ({ ...column, yields: YIELDS[column.field] ?? column.yields ?? 0 }));
 const afterState = columns.findIndex(({ field }) => field === "state") + 1;

@@ -9,7 +9,7 @@
 /**
  * Lines of Markdown that do no harm in a list item. Headings become two levels lower.
  *
- * @param options.keepBreaks whether a line break in a paragraph stays one
+ * @param options.keepBreaks whether a line break in a paragraph stays a line break
  */
 export function foreignMarkdown(text: string, { keepBreaks = false } = {}): string[] {
   const lines: string[] = [];
@@ -45,13 +45,16 @@ export function codeSpan(text: string): string {
   return `${mark}${pad}${line}${pad}${mark}`;
 }
 
-/** Escapes what has a meaning in Markdown, in one line. */
+/** One line of text in which all characters with a meaning in Markdown are escaped. */
 export function plainMarkdown(text: string): string {
   return text.replace(/[\\`*_~<>[\]#|&]/g, "\\$&");
 }
 
 interface Fence {
-  /** If it is 0, we know where the block ends. If not, the fence may be in a list item, and then the block ends with that. */
+  /**
+   * If the indent is 0, we know where the block ends. Otherwise, the fence may be in a list item, and the block then ends
+   * with that item.
+   */
   indent: number;
   mark: string;
 }
@@ -80,7 +83,7 @@ function withoutComments(line: string): string {
 
 /**
  * @param knowsCode false if a backtick before this line may belong to one in it
- * @returns the line, and the same for the next one
+ * @returns the line, and `knowsCode` for the next line
  */
 function withoutHtml(line: string, knowsCode: boolean): { line: string; knowsCode: boolean } {
   if (!knowsCode || line.includes("\\`")) return { line: asText(line), knowsCode: false };

@@ -13,7 +13,7 @@ export interface TranscriptText {
 
 /**
  * For people. The text of an entry is indented, so that no text can pass for the heading of another entry. On a terminal, a
- * tool call fits on one line; in a pipe it is whole.
+ * tool call is shortened to one line. In a pipe, it is whole.
  */
 export class PlainTranscript implements TranscriptText {
   #before: TranscriptEntry["role"] | null = null;
@@ -40,7 +40,7 @@ export class PlainTranscript implements TranscriptText {
   }
 }
 
-/** For a file. Each entry is a list item, so that Markdown in it ends with it. */
+/** For a file. Each entry is a list item, so that Markdown in the entry ends with the entry. */
 export class MarkdownTranscript implements TranscriptText {
   #turn = 0;
 
