@@ -293,10 +293,9 @@ it("the table has at least 200 wrong inputs", () => {
   expect(Object.values(WRONG).flat().length).toBeGreaterThanOrEqual(200);
 });
 
-/** Returns the parts of a suggestion that the command line would refuse. Beside `--help`, it needs no other flag. */
+/** Returns the parts of a suggestion that the command line would refuse. A suggestion may name the command alone. */
 function refusedParts(suggestion: string): string[] {
-  const command = suggestion.replace(/ (--help|-h)$/, "");
-  return faultsOf(command).filter((fault) => command === suggestion || !fault.includes(" needs "));
+  return faultsOf(suggestion.replace(/ (--help|-h)$/, "")).filter((fault) => !fault.includes(" needs "));
 }
 
 function readText(error: string, advice: readonly string[]): { message: string; suggestions: string[] } {
