@@ -90,7 +90,7 @@ export abstract class FleetCommand extends Command {
   }
 
   protected override logJson(json: unknown): void {
-    process.stdout.write(`${printableJson(json)}\n`);
+    process.stdout.write(`${printableJson(json, 2)}\n`);
   }
 
   protected override async catch(error: Error): Promise<never> {

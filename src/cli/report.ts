@@ -56,7 +56,7 @@ export function reportError(error: unknown, invocation: Invocation): number {
   const flags = end === -1 ? invocation.args : invocation.args.slice(0, end);
   if (flags.includes("--json")) {
     const failure: Failure = { error: { code, message, suggestions, retryable, retryAfterMs, limit }, ...outcome };
-    process.stdout.write(`${printableJson(failure)}\n`);
+    process.stdout.write(`${printableJson(failure, 2)}\n`);
     return exit;
   }
   const lines = [`Error: ${message} [${code}]`, ...suggestions.map(asAdvice)];

@@ -21,8 +21,8 @@ export function printableLines(text: string): string {
 }
 
 /** JSON for people and programs. Escapes the characters that a terminal interprets and that JSON allows as they are. */
-export function printableJson(value: unknown): string {
-  const json = JSON.stringify(value, null, 2);
+export function printableJson(value: unknown, indent?: number): string {
+  const json = JSON.stringify(value, null, indent);
   return json.replace(/(?!\n)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => {
     const units = character.split("").map((unit) => unit.charCodeAt(0).toString(16).padStart(4, "0"));
     return units.map((unit) => `\\u${unit}`).join("");
