@@ -2,9 +2,14 @@ import type { Suggestion } from "../errors.js";
 
 type Advice = readonly Suggestion[];
 
+const allServers: Suggestion = "copilotfleet ps # lists all servers, also those that do not run";
+const allSessions: Suggestion = "copilotfleet list # lists all sessions, also those that are not in memory";
 const chat: Suggestion = "copilotfleet chat --user USER # talks to the agent";
+const compose: Suggestion = "copilotfleet deploy compose # prints a file for docker compose";
+const configPath: Suggestion = "copilotfleet config path # lists the files in which you write KEY: VALUE as JSON";
 const create: Suggestion = "copilotfleet create --user USER --prompt TEXT # creates a session and sends a prompt";
 const deletion: Suggestion = "copilotfleet delete SESSION # deletes a session with its history";
+const defaultUser: Suggestion = "copilotfleet config get user # prints the user as whom commands act by default";
 const describe: Suggestion = "copilotfleet describe NAME # shows everything about a server, session or user";
 const doctor: Suggestion = "copilotfleet doctor # checks everything that the fleet depends on";
 const drain: Suggestion = "copilotfleet drain # refuses new turns, and stops all servers";
@@ -13,6 +18,7 @@ const help: Suggestion = "copilotfleet help # lists all commands";
 const init: Suggestion = "copilotfleet init # chooses the model and writes the configuration";
 const kubernetes: Suggestion = "copilotfleet deploy kubernetes # prints manifests for kubectl";
 const list: Suggestion = "copilotfleet list # lists sessions";
+const otherVersion: Suggestion = "copilotfleet version # shows what is installed; npm installs another version";
 const ps: Suggestion = "copilotfleet ps # lists servers";
 const restart: Suggestion = "copilotfleet restart SERVER # starts a server again with its sessions";
 const send: Suggestion = "copilotfleet send SESSION TEXT --user USER # sends a prompt to a session";
@@ -63,10 +69,17 @@ export const FOREIGN_COMMANDS: ReadonlyMap<string, Advice> = new Map(
     port: ["copilotfleet connect --user USER # prints the address and the token of a server", ps],
     up: [serve, spawn],
     down: [stopAll],
-    compose: ["copilotfleet deploy compose # prints a file for docker compose"],
+    compose: [compose],
 
-    "ps -a": ["copilotfleet ps # lists all servers, also those that do not run"],
-    "ps --all": ["copilotfleet ps # lists all servers, also those that do not run"],
+    "ps -a": [allServers],
+    "ps --all": [allServers],
+    "ps --format": ["copilotfleet ps -o json # other formats: wide, yaml, csv, name"],
+    "list -a": [allSessions],
+    "list --all": [allSessions],
+    "list --format": ["copilotfleet list -o json # other formats: wide, yaml, csv, name"],
+    whoami: [defaultUser, list],
+    update: [otherVersion],
+    upgrade: [otherVersion],
 
     // kubectl
     get: [ps, list, tokens],
@@ -156,8 +169,13 @@ export const FOREIGN_COMMANDS: ReadonlyMap<string, Advice> = new Map(
     "config view": [settings],
     "config list": [settings],
     "config ls": [settings],
-    "config set": [init, settings],
-    "config edit": [init, settings],
+    "config set": [configPath, settings],
+    "config edit": [configPath, settings],
+    "config unset": [configPath, settings],
+    "deploy docker": [compose],
+    "deploy docker-compose": [compose],
+    "deploy k8s": [kubernetes],
+    "deploy helm": [kubernetes],
     env: [settings],
     test: [smoke],
     demo: [smoke],
@@ -180,7 +198,8 @@ export const FOREIGN_FLAGS: ReadonlyMap<string, readonly string[]> = new Map(
     "--all-namespaces": ["all"],
     "-a": ["all"],
     "-A": ["all"],
-    "--tail": ["lines"],
+    "--tail": ["turns"],
+    "--lines": ["turns"],
     "-t": ["drain-timeout", "timeout", "ttl"],
     "--time": ["drain-timeout"],
     "--grace-period": ["drain-timeout", "timeout"],

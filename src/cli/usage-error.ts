@@ -1,10 +1,11 @@
 import type { Command, Config } from "@oclif/core";
-import { closest, distance } from "fastest-levenshtein";
+import { nearestOf } from "../config/values/nearest.js";
 import { printable, redact } from "../config/values/text.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
 import { spoken } from "./command-id.js";
 import { DEFAULT_USER } from "./flags/user.js";
 import { adviceOn, FOREIGN_COMMANDS, FOREIGN_FLAGS } from "./foreign-words.js";
+import { meantArguments, typedIn } from "./meant-arguments.js";
 import { unmarked } from "./prompt/prompt.js";
 
 /** Turns oclif's error about a command line into a FleetError. Suggests the flag that the user probably meant. */
@@ -13,10 +14,16 @@ export function usageError(error: Error, command: typeof Command): FleetError {
   const known = { ...command.baseFlags, ...command.flags };
   const flags = ["json", ...Object.keys(known), "help"].map((name) => `--${name}`);
   const [word, ...words] = unexpectedOf(error);
-  const isUser = word !== undefined && words.length === 0 && "user" in known && !redact(word).includes("***");
+  const typed = typedIn(error);
+  const isMissing = error.message.startsWith("Missing");
+  const isMisplaced = word !== undefined || isMissing;
+  const meantLines = isMisplaced ? meantArguments(spoken(command.id), { ...typed, isMissing }) : [];
+  const lacksUser = "user" in known && !typed.flags.has("user") && meantLines.length === 0;
+  const isUser = word !== undefined && words.length === 0 && lacksUser && !redact(word).includes("***");
   return new FleetError("FLEET_USAGE_INVALID", describe(error, known), {
     cause: error,
     suggestions: [
+      ...meantLines,
       ...(isUser ? [`Did you mean --user ${quoteSafely(word)}?` as const] : []),
       ...unknown.flatMap((flag) => meant(flag, command, flags)),
       ...unknown
@@ -37,12 +44,16 @@ export function unknownCommand(args: readonly string[], config: Config): FleetEr
   const advice = adviceOn(topic, word);
   return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quoteSafely(written)}.`, {
     suggestions: [
-      ...(advice.length > 0
-        ? advice
-        : nearest(written, config.commandIDs.map(spoken), (name) => `copilotfleet ${name}`)),
+      ...(advice.length > 0 ? advice : nearest(written, namesLike(written, config), (name) => `copilotfleet ${name}`)),
       inTopic ? `copilotfleet ${topic} --help` : "copilotfleet --help",
     ],
   });
+}
+
+/** The commands whose names have as many words. */
+function namesLike(written: string, config: Config): string[] {
+  const count = written.split(" ").length;
+  return config.commandIDs.map(spoken).filter((name) => name.split(" ").length === count);
 }
 
 /** Turns oclif's message into ours. Redacts the values that it quotes, because a user may have typed a token. */
@@ -111,12 +122,12 @@ function meant(flag: string, command: typeof Command, known: readonly string[]):
   return own === undefined ? nearest(flag, known, phrase) : [phrase(`--${own}`)];
 }
 
+/** A slip must never lead to a command that deletes. */
+const DELETING = /^(?:rm|delete|gc|token revoke)$/;
+
+/** Suggests the nearest name, unless it is too far. */
 function nearest(written: string, known: readonly string[], phrase: (name: string) => Suggestion): Suggestion[] {
-  if (known.length === 0) return [];
-  const name = closest(written, known);
-  const near =
-    distance(written, name) <= Math.min(2, written.length - 1)
-      ? name
-      : known.find((candidate) => candidate.startsWith(`${written}-`));
+  const harmless = known.filter((name) => !DELETING.test(name));
+  const [near = harmless.find((name) => name.startsWith(`${written}-`))] = nearestOf(written, harmless, (name) => name);
   return near === undefined ? [] : [phrase(near)];
 }

@@ -2,9 +2,9 @@ import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { doorFlags, doorFromFlags } from "../cli/flags/door.js";
 import { modelFlag, usage } from "../cli/flags/flags.js";
+import { sessionReference, wholeId } from "../cli/flags/session.js";
 import { actingUserFlagUnless, DEFAULT_USER } from "../cli/flags/user.js";
 import { assertCanChat } from "../cli/prompt/terminal.js";
-import { validateSessionId } from "../model/ids.js";
 
 export default class Chat extends FleetCommand {
   static override summary = "Chat with the agent on a terminal, in a new session or in SESSION.";
@@ -18,9 +18,9 @@ export default class Chat extends FleetCommand {
   ];
   static override args = {
     session: Args.string({
-      description: "id of the session (default: a new session)",
+      description: "id of the session, or an unambiguous beginning of it (default: a new session)",
       ignoreStdin: true,
-      parse: async (value) => validateSessionId(value, "SESSION"),
+      parse: async (value) => sessionReference(value),
     }),
   };
   static override flags = { user: actingUserFlagUnless(["to"]), model: modelFlag, ...doorFlags };
@@ -35,9 +35,12 @@ export default class Chat extends FleetCommand {
     const door = await doorFromFlags(flags);
     const { chatAs, chatAt } = await import("../cli/chat/start.js");
     await this.withFleet(async (fleet) => {
-      const request = { sessionId: args.session ?? null, model, signal: this.interruptSignal() };
-      if (user !== undefined) await chatAs(user, fleet, request);
-      else if (door !== undefined) await chatAt(door, fleet, request);
+      const { session = null } = args;
+      const request = { sessionId: session, model, signal: this.interruptSignal() };
+      if (door !== undefined) return await chatAt(door, fleet, request);
+      if (user === undefined) return;
+      const sessionId = session === null ? null : await wholeId(fleet, session, { user, json: false });
+      await chatAs(user, fleet, { ...request, sessionId });
     });
     return {};
   }

@@ -1,6 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given, sessionArg, yesFlag } from "../cli/flags/flags.js";
+import { given, yesFlag } from "../cli/flags/flags.js";
+import { meantAmong, sessionArg, withWholeIds } from "../cli/flags/session.js";
 import { userFilter } from "../cli/flags/user.js";
 import { confirm, isAsked } from "../cli/prompt/confirm.js";
 import { askToDelete } from "../cli/prompt/questions.js";
@@ -10,8 +11,9 @@ export default class Delete extends FleetCommand {
   static override aliases = ["rm"];
   static override summary = "Delete sessions permanently, with their history.";
   static override description =
-    "Asks for confirmation on a terminal. With --user, a session of another user counts as not found. Exits with 4 when a " +
-    "session is not found, but still deletes the others.";
+    "Asks for confirmation on a terminal. The beginning of an id is enough there; a script and --yes need whole ids. With " +
+    "--user, a session of another user counts as not found. Exits with 4 when a session is not found, but still deletes " +
+    "the others.";
   static override examples = ["<%= config.bin %> delete SESSION", "<%= config.bin %> delete SESSION --user alice"];
   static override strict = false;
   static override args = { session: sessionArg };
@@ -24,12 +26,14 @@ export default class Delete extends FleetCommand {
   async run(): Promise<{ deleted: string[] }> {
     const { argv, flags } = await this.parse(Delete);
     const options = { user: flags.user, ignoreNotFound: flags["ignore-not-found"] === true };
-    const ids = argv as string[];
+    let ids = argv as string[];
     return await this.withFleet(async (fleet) => {
       if (isAsked({ json: this.jsonEnabled(), yes: flags.yes })) {
-        const sessions = (await fleet.sessions.list(given({ user: flags.user }))).filter(
-          ({ id, owner }) => ids.includes(id) && (flags.user === undefined || owner === flags.user),
+        const all = (await fleet.sessions.list(given({ user: flags.user }))).filter(
+          ({ owner }) => flags.user === undefined || owner === flags.user,
         );
+        ids = meantAmong(all, ids);
+        const sessions = all.filter(({ id }) => ids.includes(id));
         if (sessions.length > 0) await confirm(askToDelete(sessions));
       }
       using _ = this.progress("Deleting sessions");
@@ -38,8 +42,9 @@ export default class Delete extends FleetCommand {
         this.#print(result.deleted);
         return result;
       } catch (error) {
-        if (isFleetError(error)) this.#print((error.outcome.deleted ?? []) as string[]);
-        throw error;
+        if (!isFleetError(error)) throw error;
+        this.#print((error.outcome.deleted ?? []) as string[]);
+        throw await withWholeIds(error, fleet, { ids, user: flags.user });
       }
     });
   }

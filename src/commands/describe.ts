@@ -16,7 +16,7 @@ export default class Describe extends FleetCommand {
   ];
   static override args = {
     name: Args.string({
-      description: "id of a server, session or user, or the beginning of a server's id",
+      description: "id of a server, session or user, or the beginning of a server's or session's id",
       required: true,
       ignoreStdin: true,
     }),

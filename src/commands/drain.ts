@@ -41,6 +41,7 @@ export default class Drain extends FleetCommand {
           ? await fleet.pool.drain(request)
           : await fleet.servers.stop((await selectServers(fleet, names)).ids, request);
       this.log(renderStopped(result.stopped));
+      if (names.length === 0) this.log("The pool is closed. Open it again: copilotfleet drain --undo");
       process.exitCode = exitCodeOf(result.stopped);
       return result;
     });

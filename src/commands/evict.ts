@@ -1,5 +1,6 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { integerFlag, optionalSessionArg, usage } from "../cli/flags/flags.js";
+import { integerFlag, usage } from "../cli/flags/flags.js";
+import { optionalSessionArg, wholeId } from "../cli/flags/session.js";
 import { renderTable, SESSION } from "../cli/render/table.js";
 import type { EvictionResult } from "../sessions/memory/eviction.js";
 import { sessionsNotFound } from "../sessions/problems.js";
@@ -18,10 +19,12 @@ export default class Evict extends FleetCommand {
 
   async run(): Promise<EvictionResult> {
     const { argv, flags } = await this.parse(Evict);
-    const ids = argv as string[];
-    if (ids.length > 0 === (flags.max !== undefined)) throw usage("Give ids of sessions, or --max N.");
+    const given = argv as string[];
+    if (given.length > 0 === (flags.max !== undefined)) throw usage("Give ids of sessions, or --max N.");
     return await this.withFleet(async (fleet) => {
       using progress = this.progress("Unloading sessions");
+      const json = this.jsonEnabled();
+      const ids = await Promise.all(given.map(async (text) => await wholeId(fleet, text, { json })));
       const what = flags.max === undefined ? { ids } : { max: flags.max };
       const result = await fleet.sessions.evict(what, { onProgress: progress.report });
       const rows = [

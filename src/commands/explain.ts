@@ -1,8 +1,8 @@
 import { Args } from "@oclif/core";
-import { closest } from "fastest-levenshtein";
 import { FLAGS_WITHOUT_CONFIG, FleetCommand } from "../cli/base-command.js";
 import { usage } from "../cli/flags/flags.js";
 import { renderErrorGroups, renderExplanation } from "../cli/render/explanation.js";
+import { nearestOf } from "../config/values/nearest.js";
 import { type ErrorGroup, type Explanation, errorGroups, explain } from "../errors/explanation.js";
 import { quote, type Suggestion } from "../errors.js";
 
@@ -12,12 +12,20 @@ interface ErrorList {
 
 export default class Explain extends FleetCommand {
   static override summary =
-    "Show what an error code means, what causes it and what to do. Without a code, list all codes.";
-  static override examples = ["<%= config.bin %> explain FLEET_SESSION_LOCKED", "<%= config.bin %> explain"];
+    "Show what an error code means, what causes it and what to do. Without a code, list all codes. " +
+    "With an exit code, list the codes that have it.";
+  static override examples = [
+    "<%= config.bin %> explain FLEET_SESSION_LOCKED",
+    "<%= config.bin %> explain 5",
+    "<%= config.bin %> explain",
+  ];
   // This command reads no configuration, so it does not take `--config`.
   static override baseFlags = FLAGS_WITHOUT_CONFIG;
   static override args = {
-    code: Args.string({ description: "the code of the error, such as FLEET_SESSION_LOCKED", ignoreStdin: true }),
+    code: Args.string({
+      description: "the code of the error, such as FLEET_SESSION_LOCKED, or an exit code, such as 5",
+      ignoreStdin: true,
+    }),
   };
 
   async run(): Promise<Explanation | ErrorList> {
@@ -27,6 +35,11 @@ export default class Explain extends FleetCommand {
       this.log(renderErrorGroups(groups));
       return { groups };
     }
+    const group = errorGroups().find(({ exit }) => String(exit) === args.code);
+    if (group !== undefined) {
+      this.log(renderErrorGroups([group]));
+      return { groups: [group] };
+    }
     const explanation = explain(args.code);
     if (explanation === null) throw unknownCode(args.code);
     this.log(renderExplanation(explanation));
@@ -34,12 +47,13 @@ export default class Explain extends FleetCommand {
   }
 }
 
-/** Suggests the codes that contain the given text, or else the nearest code. */
+/** Suggests the codes that contain the given text, or else those with a similar name. */
 function unknownCode(given: string) {
   const word = given.toUpperCase().slice(0, 80);
   const codes = errorGroups().flatMap(({ errors }) => errors.map(({ code }) => code));
-  const alike = word.length < 3 ? [] : codes.filter((code) => code.includes(word));
-  const near = alike.length > 0 ? alike : [closest(word, codes)];
+  const name = word.replace(/^FLEET_?/, "");
+  const alike = name.length < 3 ? [] : codes.filter((code) => code.includes(word));
+  const near = alike.length > 0 ? alike : nearestOf(name, codes, (code) => code.replace(/^FLEET_/, ""));
   return usage(`${quote(given)} is not an error code.`, [
     ...near.map((code): Suggestion => `copilotfleet explain ${code}`),
     "copilotfleet explain",

@@ -1,6 +1,6 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { sessionArg } from "../cli/flags/flags.js";
 import { lockFlags, lockOptions, refuseBesideShow, splitCommand } from "../cli/flags/lease.js";
+import { sessionArg, wholeId } from "../cli/flags/session.js";
 import { renderLease } from "../cli/render/lease.js";
 import { LeaseSignals, runUnderLease } from "../cli/run/under-lease.js";
 import type { Lease } from "../model/lease.js";
@@ -35,10 +35,11 @@ export default class Lock extends FleetCommand {
   async run(): Promise<LockResult> {
     const { own, command } = splitCommand(this.argv);
     const { args, flags } = await this.parse(Lock, own);
-    const { session } = args;
+    const resolving = { user: flags.user, json: this.jsonEnabled() };
     if (flags.show) {
       refuseBesideShow(flags, command);
       return await this.withFleet(async (fleet) => {
+        const session = await wholeId(fleet, args.session, resolving);
         const lease = await fleet.leases.get(session, { user: flags.user });
         this.log(renderLease(lease));
         return { lease };
@@ -46,6 +47,7 @@ export default class Lock extends FleetCommand {
     }
     const options = lockOptions(flags);
     return await this.withFleet(async (fleet): Promise<LockResult> => {
+      const session = await wholeId(fleet, args.session, resolving);
       if (command === undefined) {
         const signal = this.interruptSignal();
         using progress = this.progress("Waiting for the lease", signal);

@@ -1,5 +1,6 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { leaseWaitFlag, promptFlag, sessionArg } from "../cli/flags/flags.js";
+import { leaseWaitFlag, promptFlag } from "../cli/flags/flags.js";
+import { sessionArg, wholeId } from "../cli/flags/session.js";
 import { actingUserFlag } from "../cli/flags/user.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
 import { canChat } from "../cli/prompt/terminal.js";
@@ -24,16 +25,17 @@ export default class Resume extends FleetCommand {
     const prompt = flags.prompt === undefined ? undefined : await readPrompt(flags.prompt);
     return await this.withFleet(async (fleet) => {
       const output = { json: this.jsonEnabled(), signal: this.interruptSignal() };
+      const id = await wholeId(fleet, args.session, { user: flags.user, json: output.json });
       if (prompt !== undefined) {
-        return await useOnce(fleet, args.session, prompt, { user: flags.user, waitMs: flags.wait, output });
+        return await useOnce(fleet, id, prompt, { user: flags.user, waitMs: flags.wait, output });
       }
       if (!output.json && canChat()) {
         const { chatAs } = await import("../cli/chat/start.js");
-        await chatAs(flags.user, fleet, { sessionId: args.session, signal: output.signal });
-        return { session: await fleet.sessions.get(args.session, { user: flags.user }), reply: null };
+        await chatAs(flags.user, fleet, { sessionId: id, signal: output.signal });
+        return { session: await fleet.sessions.get(id, { user: flags.user }), reply: null };
       }
       using _ = this.progress("Opening the session");
-      const session = await fleet.sessions.resume(args.session, { user: flags.user });
+      const session = await fleet.sessions.resume(id, { user: flags.user });
       this.log(session.sessionId);
       return { session: await fleet.sessions.leave(session, { park: true }), reply: null };
     });

@@ -1,6 +1,7 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, leaseWaitFlag, sessionArg } from "../cli/flags/flags.js";
+import { durationFlag, leaseWaitFlag } from "../cli/flags/flags.js";
+import { sessionArg, wholeId } from "../cli/flags/session.js";
 import { actingUserFlag } from "../cli/flags/user.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
 import { useOnce } from "../cli/prompt/turn.js";
@@ -32,7 +33,8 @@ export default class Send extends FleetCommand {
     const prompt = await readPrompt(args.text);
     return await this.withFleet(async (fleet) => {
       const output = { json: this.jsonEnabled(), signal: this.interruptSignal(), timeoutMs: flags.timeout };
-      return await useOnce(fleet, args.session, prompt, { user: flags.user, waitMs: flags.wait, output });
+      const id = await wholeId(fleet, args.session, { user: flags.user, json: output.json });
+      return await useOnce(fleet, id, prompt, { user: flags.user, waitMs: flags.wait, output });
     });
   }
 }

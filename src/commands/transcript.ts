@@ -1,7 +1,8 @@
 import { once } from "node:events";
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given, integerFlag, sessionArg } from "../cli/flags/flags.js";
+import { given, integerFlag } from "../cli/flags/flags.js";
+import { sessionArg, wholeId } from "../cli/flags/session.js";
 import { actingUserFlag } from "../cli/flags/user.js";
 import { MarkdownTranscript, PlainTranscript } from "../cli/render/transcript/transcript.js";
 import type { Transcript as Conversation } from "../fleet/options.js";
@@ -27,11 +28,13 @@ export default class Transcript extends FleetCommand {
     const { user, follow } = flags;
     const options = { user, ...given({ turns: flags.turns }), signal: this.interruptSignal() };
     return await this.withFleet(async (fleet) => {
-      if (this.jsonEnabled()) return await fleet.sessions.transcript(args.session, options);
-      const session = await fleet.sessions.get(args.session, { user });
+      const json = this.jsonEnabled();
+      const id = await wholeId(fleet, args.session, { user, json });
+      if (json) return await fleet.sessions.transcript(id, options);
+      const session = await fleet.sessions.get(id, { user });
       const render = flags.markdown ? new MarkdownTranscript() : new PlainTranscript();
       let isEmpty = true;
-      for await (const entry of fleet.sessions.followTranscript(args.session, { ...options, follow })) {
+      for await (const entry of fleet.sessions.followTranscript(id, { ...options, follow })) {
         await print((isEmpty ? render.heading(session) : "") + render.entry(entry), options.signal);
         isEmpty = false;
       }

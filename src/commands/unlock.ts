@@ -1,6 +1,6 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { sessionArg } from "../cli/flags/flags.js";
 import { leaseToken, unlockFlags } from "../cli/flags/lease.js";
+import { sessionArg, wholeId } from "../cli/flags/session.js";
 
 export default class Unlock extends FleetCommand {
   static override summary = "Release the lease on a session. Needs the token that lock printed.";
@@ -18,9 +18,10 @@ export default class Unlock extends FleetCommand {
     const token = leaseToken(flags);
     return await this.withFleet(async (fleet) => {
       using _ = this.progress("Releasing the lease");
-      await fleet.leases.release(args.session, { token });
-      this.log(args.session);
-      return { unlocked: args.session };
+      const id = await wholeId(fleet, args.session, { json: this.jsonEnabled() });
+      await fleet.leases.release(id, { token });
+      this.log(id);
+      return { unlocked: id };
     });
   }
 }

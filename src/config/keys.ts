@@ -1,7 +1,8 @@
-import { closest, distance } from "fastest-levenshtein";
+import { distance } from "fastest-levenshtein";
 import * as v from "valibot";
 import type { Rule } from "./rules.js";
 import { ConfigSchema } from "./schema.js";
+import { mostSlips, nearestOf, slips } from "./values/nearest.js";
 
 /** A configuration key. The keys are derived from the schema, so that there is only one list of them. */
 export interface Key {
@@ -71,8 +72,8 @@ export function findKey(name: string): Key | undefined {
 }
 
 /**
- * Returns the known keys that are nearest to an unknown dotted name. Compares the whole name and the last part alone,
- * because a user who writes "ttl" at the top level means one of the keys in the sections.
+ * Returns the known keys for which an unknown dotted name may be a slip, those with the least slips. Compares the whole
+ * name and the last part alone, because a user who writes "ttl" at the top level means one of the keys in the sections.
  */
 export function nearestKeys(name: string): string[] {
   const written = name.toLowerCase();
@@ -85,18 +86,17 @@ export function nearestKeys(name: string): string[] {
     return { name: key.name, cost: Math.min(whole, part + 1) };
   });
   const least = Math.min(...ranked.map(({ cost }) => cost));
-  return ranked.filter(({ cost }) => cost === least).map(({ name: known }) => known);
+  return ranked.filter(({ name: known, cost }) => cost === least && isSlip(written, known)).map((key) => key.name);
 }
 
-/** Whether two names of keys are so similar that one of them may be a slip for the other. */
-export function isSimilarKey(written: string, known: string): boolean {
-  const [word, other] = [written, known].map((name) => name.slice(name.lastIndexOf(".") + 1).toLowerCase());
-  return word !== undefined && other !== undefined && distance(word, other) < Math.min(word.length, other.length);
+/** Whether the last part of an unknown name may be a slip for the last part of a known one, or the beginning of it. */
+function isSlip(written: string, known: string): boolean {
+  const [word = "", other = ""] = [written, known].map((name) => name.slice(name.lastIndexOf(".") + 1).toLowerCase());
+  return slips(word, other) <= mostSlips(word) || (word.length > 2 && other.startsWith(word));
 }
 
-export function nearestVariable(name: string): string {
-  return closest(
-    name,
-    [...keysBelow(keyTree())].map((key) => key.variable),
-  );
+/** The known variable for which this one may be a slip; null if there is none. */
+export function nearestVariable(name: string): string | null {
+  const known = [...keysBelow(keyTree())].map((key) => key.variable);
+  return nearestOf(name, known, (variable) => variable)[0] ?? null;
 }

@@ -1,5 +1,5 @@
 import { FleetError, type FleetErrorCode, isFleetError, quote, type Suggestion } from "../errors.js";
-import { findKey, isSimilarKey, nearestKeys } from "./keys.js";
+import { findKey, nearestKeys } from "./keys.js";
 import { printable, redact } from "./values/text.js";
 
 /** The source of a value. `name` is a flag ("--ttl"), an option ("config.session.ttl"), a variable, or a path. */
@@ -57,12 +57,11 @@ export function conflict(names: string[], message: string, origins: ReadonlyMap<
 
 /** The error for a key that does not exist. Does not show the value, which may be a secret. */
 export function unknownKey(name: string, origin: Origin): FleetError {
-  const nearest = nearestKeys(name);
-  const similar = nearest.filter((key) => isSimilarKey(name, key)).map((key) => `"${key}"`);
+  const [nearest, ...others] = nearestKeys(name).map((key) => `"${key}"`);
   const suggestions: Suggestion[] = [
-    similar.length === 0
+    nearest === undefined
       ? "copilotfleet config show # lists all keys"
-      : `Did you mean ${similar.slice(0, 3).join(" or ")}?`,
+      : `Did you mean ${[nearest, ...others].slice(0, 3).join(" or ")}?`,
   ];
   if (/key|token|secret|password|bearer/i.test(name)) {
     suggestions.push(
@@ -71,7 +70,8 @@ export function unknownKey(name: string, origin: Origin): FleetError {
         : "Keys are given by reference: provider.apiKeyEnv names the environment variable that holds one.",
     );
   }
-  const message = `${quote(name)} is not a key of the configuration (${whence(origin)}); the nearest is "${nearest[0]}"`;
+  const known = nearest === undefined ? "" : `; the nearest is ${nearest}`;
+  const message = `${quote(name)} is not a key of the configuration (${whence(origin)})${known}`;
   return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions });
 }
 

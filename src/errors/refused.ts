@@ -74,9 +74,12 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     fixes: ["Try again when the turn has ended.", "copilotfleet list --state active"],
   },
   FLEET_SESSION_AMBIGUOUS: {
-    title: "Several users have a session with this id.",
-    causes: ["The fleet has no record of these sessions. It found their folders in the homes of several servers."],
-    fixes: ["copilotfleet list", "copilotfleet delete SESSION --user USER"],
+    title: "Several sessions match.",
+    causes: [
+      "The ids of several sessions begin with the given text.",
+      "Several users have a session with this id. The fleet has no record of these sessions. It found their folders in the homes of several servers.",
+    ],
+    fixes: ["copilotfleet list -q # prints whole ids", "copilotfleet delete SESSION --user USER"],
   },
   FLEET_SESSION_LOCKED: {
     retryable: true,

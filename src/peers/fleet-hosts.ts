@@ -1,9 +1,10 @@
-import { type FleetError, isFleetError, quote } from "../errors.js";
+import { FleetError, isFleetError, quote } from "../errors.js";
 import type { Whereabouts } from "../hosts/directory.js";
 import { hostAway } from "../hosts/problems.js";
 import type { HostRecord } from "../model/host.js";
-import { serverIdOf } from "../model/ids.js";
+import { isSessionId, serverIdOf } from "../model/ids.js";
 import { addUp, counted, type OnProgress } from "../model/progress.js";
+import { mayMean } from "../model/reference.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
 import { serverNotFound, serverUnclear } from "../pool/pool.js";
@@ -65,13 +66,23 @@ export class FleetHosts {
 
   /**
    * Finds the server whose id is `reference`, or else the server of the user with this id, or else the only server whose id
-   * begins with this text. If a user has servers with the same id on several hosts, `ID@HOST` names one of them.
+   * begins with this text ({@link mayMean}). If a user has servers with the same id on several hosts, `ID@HOST` names one of them.
    *
    * @throws FleetError `FLEET_SERVER_NOT_FOUND` when no server matches, or several do; `FLEET_HOST_AWAY` when the server's
    * host is gone.
    */
   async find(reference: string): Promise<FoundServer> {
-    return await this.#reach(onlyServer(await this.matching(reference), reference));
+    const matching = await this.matching(reference);
+    if (matching.length === 0 && isSessionId(reference)) await this.#refuseSession(reference);
+    return await this.#reach(onlyServer(matching, reference));
+  }
+
+  /** @throws FleetError `FLEET_SERVER_NOT_FOUND` when this is the id of a session */
+  async #refuseSession(id: string): Promise<void> {
+    if ((await this.#context.store.sessions.read(id)) === null) return;
+    throw new FleetError("FLEET_SERVER_NOT_FOUND", `${quote(id)} is the id of a session, not of a server.`, {
+      suggestions: [`copilotfleet describe session/${id} # shows the session and its server`, "copilotfleet ps"],
+    });
   }
 
   /** The servers from which {@link find} chooses, on all hosts, including hosts that are gone. */
@@ -85,7 +96,7 @@ export class FleetHosts {
       // In this reading, the "@" is part of the user's id.
       all.filter(({ server }) => isOfUser(server, reference)),
       there.filter(({ server }) => isOfUser(server, id)),
-      there.filter(({ server }) => server.id.startsWith(id)),
+      there.filter(({ server }) => mayMean(id, server.id)),
     ];
     return id === "" ? [] : (readings.find((reading) => reading.length > 0) ?? []);
   }
@@ -99,7 +110,7 @@ export class FleetHosts {
   async findOf(user: string): Promise<FoundServer> {
     const id = serverIdOf(user);
     const having = (await this.recorded()).filter(({ server }) => server.id === id);
-    if (having.length === 0) throw serverNotFound(`server of user ${quote(user)}`);
+    if (having.length === 0) throw serverNotFound(`server of user ${quote(user)}`, "copilotfleet spawn --user USER");
     const placed = having.length === 1 ? null : await this.#context.store.placements.read(user);
     const there = having.filter(({ hostName }) => hostName === placed?.host);
     return await this.#reach(onlyServer(there.length === 1 ? there : having, id));

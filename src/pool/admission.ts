@@ -57,7 +57,7 @@ export function launchesOf({ servers }: Registry): Set<string> {
 
 export function poolDraining(by: string): FleetError {
   return new FleetError("FLEET_POOL_DRAINING", `The pool takes no new servers or turns. It was closed by ${by}.`, {
-    suggestions: ["Try again in a moment, when it serves again.", "copilotfleet drain --undo"],
+    suggestions: ["copilotfleet drain --undo # opens the pool", "Or wait until serve runs again."],
   });
 }
 

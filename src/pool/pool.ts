@@ -1,5 +1,5 @@
 import { compareText } from "../config/values/text.js";
-import { FleetError, isFleetError, quote } from "../errors.js";
+import { FleetError, isFleetError, quote, type Suggestion } from "../errors.js";
 import { serverIdOf } from "../model/ids.js";
 import { addUp, counted, type OnProgress } from "../model/progress.js";
 import type { ServerRecord } from "../model/server.js";
@@ -194,9 +194,10 @@ function notStarted(id: string, cause: unknown): FleetError {
   });
 }
 
-export function serverNotFound(what: string): FleetError {
+/** @param start suggests to start it */
+export function serverNotFound(what: string, start?: Suggestion): FleetError {
   return new FleetError("FLEET_SERVER_NOT_FOUND", `There is no ${what}.`, {
-    suggestions: ["copilotfleet ps", "copilotfleet spawn --user USER"],
+    suggestions: ["copilotfleet ps", ...(start === undefined ? [] : [start])],
   });
 }
 

@@ -1,5 +1,6 @@
 import { countOf } from "../config/values/text.js";
 import { FleetError, type FleetErrorCode, isFleetError, option, quote } from "../errors.js";
+import { isSessionId } from "../model/ids.js";
 import type { Lease } from "../model/lease.js";
 import type { SessionRecord } from "../model/session.js";
 
@@ -22,7 +23,7 @@ export function sessionNotFound(id: string): FleetError {
 export function sessionsNotFound(ids: readonly string[], outcome: Readonly<Record<string, unknown>> = {}): FleetError {
   const subject = `${ids.length === 1 ? "Session" : "Sessions"} ${ids.map(quote).join(", ")}`;
   return new FleetError("FLEET_SESSION_NOT_FOUND", `${subject} not found.`, {
-    suggestions: ["copilotfleet list"],
+    suggestions: [ids.every(isSessionId) ? "copilotfleet list" : "copilotfleet list -q # prints whole ids"],
     outcome,
   });
 }

@@ -38,13 +38,45 @@ describe("a word that users of other tools type", () => {
     [["help", "exec"], "copilotfleet send SESSION TEXT"],
     [["ps", "-a"], "copilotfleet ps #"],
     [["rm", "-f", "s"], "Did you mean --yes?"],
-    [["logs", "--tail", "5", "alice"], "Did you mean --lines?"],
+    [["transcript", "s", "--user", "a", "--tail", "5"], "Did you mean --turns?"],
+    [["list", "--all"], "copilotfleet list #"],
+    [["deploy", "docker"], "copilotfleet deploy compose"],
+    [["config", "set", "isolation", "shared"], "copilotfleet config path"],
+    [["whoami"], "copilotfleet config get user"],
+    [["update"], "copilotfleet version"],
+    [["describe", "session", "team"], "copilotfleet describe session/team"],
+    [["describe", "pods", "x"], "copilotfleet describe server/x"],
+    [["send", "zz", "and", "now", "--user", "a"], "copilotfleet send zz 'and now' --user a #"],
+    [["send", "zz", "--user", "a"], "copilotfleet send zz - --user a #"],
+    [["create", "--user", "a", "--prompt", "and", "now"], "Put the whole prompt in quotes."],
+    [["unlock", "team", "4f1d"], "copilotfleet unlock team --token TOKEN"],
     [["stop", "-t", "10", "alice"], "Did you mean --drain-timeout?"],
     [["stop", "-f", "alice"], "Did you mean --force?"],
-    [["ps", "--format", "json"], "Did you mean --output?"],
+    [["ps", "--format", "json"], "copilotfleet ps -o json"],
+    [["explain", "FLEET_NOPE"], "copilotfleet explain"],
   ])("the command line %j is refused, and the error suggests first what does the same here", async (args, expected) => {
     const { suggestions } = await fleet.refusal(2, args);
     expect(suggestions[0]).toContain(expected);
+  });
+
+  it("logs takes --tail for --lines", async () => {
+    expect(await fleet.refusal(4, ["logs", "nobody", "--tail", "3"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
+  });
+
+  it.each(["rn", "rmm", "gx", "gcc", "delte", "deleet", "gc2"])(
+    "%j does not lead to a command that deletes, although only that command is near",
+    async (word) => {
+      const { suggestions } = await fleet.refusal(2, [word]);
+      expect(suggestions.join("\n")).not.toMatch(/copilotfleet (rm|delete|gc)\b/);
+    },
+  );
+
+  it.each([
+    [["type"], ["copilotfleet --help"]],
+    [["explain", "FLEET_NOPE"], ["copilotfleet explain"]],
+    [["config", "get", "gc"], ["copilotfleet config show # lists all keys"]],
+  ])("%j resembles nothing, so the error makes no guess", async (args, expected) => {
+    expect((await fleet.refusal(2, args)).suggestions).toEqual(expected);
   });
 
   it("each flag of another tool stands for a flag that exists", () => {

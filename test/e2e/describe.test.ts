@@ -170,7 +170,7 @@ describe("the name that describe takes", () => {
 
   it.each([
     ["alcie", "FLEET_NAME_NOT_FOUND", 'There is no server, session or user "alcie".', "user/alice"],
-    ["session/note", "FLEET_SESSION_NOT_FOUND", 'There is no session "note".', "session/notes"],
+    ["session/nites", "FLEET_SESSION_NOT_FOUND", 'There is no session "nites".', "session/notes"],
     ["server/secretive-2", "FLEET_SERVER_NOT_FOUND", 'There is no server "secretive-2".', "server/secretive-1"],
     ["user/bop", "FLEET_USER_NOT_FOUND", 'There is no user "bop".', "user/bob"],
   ])(

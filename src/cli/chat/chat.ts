@@ -1,11 +1,12 @@
 import { type FleetError, isFleetError, quote } from "../../errors.js";
+import { meantIds } from "../../model/reference.js";
 import { abortable, either } from "../../runtime/deadline.js";
 import { given } from "../flags/flags.js";
 import { colour } from "../render/colour.js";
 import { renderAge } from "../render/table.js";
 import { inChat } from "../report.js";
 import { CHAT_COMMANDS, type CommandName, KEYS, parseEntered } from "./commands.js";
-import type { Conversation, Conversations, SessionSummary } from "./conversation/conversation.js";
+import type { Conversation, Conversations } from "./conversation/conversation.js";
 import type { InputHistory } from "./input-history.js";
 import type { MarkdownStream } from "./markdown/stream.js";
 import { showHistory, showLastTurns } from "./past.js";
@@ -170,7 +171,10 @@ export class Chat {
       return window.say("/resume ID continues one. The beginning of an ID is enough.", colour.dim);
     }
     // If no session matches, take the argument as the id, because the user may be a member of that session.
-    const [id = argument, ...others] = matching(sessions, argument);
+    const [id = argument, ...others] = meantIds(
+      argument,
+      sessions.map((session) => session.id),
+    );
     if (others.length > 0)
       return window.say(`Several sessions begin with ${quote(argument)}: ${[id, ...others].join(", ")}.`);
     if (id === this.#conversation.id) return window.say("This session is already open.");
@@ -246,10 +250,4 @@ export class Chat {
       // Ignore the failure, because the history is only a convenience. Other errors report a full disk.
     }
   }
-}
-
-/** The sessions whose id is the text, or else begins with it. */
-function matching(sessions: readonly SessionSummary[], text: string): string[] {
-  const ids = sessions.map(({ id }) => id);
-  return ids.includes(text) ? [text] : ids.filter((id) => id.startsWith(text));
 }

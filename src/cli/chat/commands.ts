@@ -1,4 +1,4 @@
-import { closest, distance } from "fastest-levenshtein";
+import { nearestOf } from "../../config/values/nearest.js";
 
 /** The commands of the chat, as `/help` lists them. */
 export const CHAT_COMMANDS = [
@@ -39,6 +39,6 @@ export function parseEntered(text: string): Entered {
   const names = CHAT_COMMANDS.map(({ name }) => name);
   const name = names.find((each) => each === word) ?? (word === "quit" ? "exit" : undefined);
   if (name !== undefined) return { kind: "command", name, argument };
-  const near = closest(word, [...names]);
-  return { kind: "unknown", word, nearest: names.find((each) => each === near && distance(word, each) <= 2) };
+  const [nearest] = nearestOf(word, names, (each) => each);
+  return { kind: "unknown", word, nearest };
 }

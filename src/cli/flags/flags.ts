@@ -1,6 +1,6 @@
 import { statSync } from "node:fs";
 import { resolve } from "node:path";
-import { Args, Flags } from "@oclif/core";
+import { Flags } from "@oclif/core";
 import { isModelName } from "../../config/rules.js";
 import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js";
 import { parseMoment } from "../../config/values/moment.js";
@@ -11,17 +11,6 @@ import { validateSessionId } from "../../model/ids.js";
 // The fleet checks these values, too. The checks here come first, so that the error message names the flag.
 
 export const yesFlag = Flags.boolean({ char: "y", description: "do not ask for confirmation" });
-
-// Without `ignoreStdin`, oclif reads a missing argument from standard input. A loop in a shell would lose its input.
-
-export const optionalSessionArg = Args.string({ description: "ids of the sessions", ignoreStdin: true });
-
-export const sessionArg = Args.string({
-  description: "id of the session",
-  required: true,
-  ignoreStdin: true,
-  parse: async (value) => validateSessionId(value, "SESSION"),
-});
 
 export const sessionIdFlag = Flags.string({
   description: "id of the session (default: a random id)",
@@ -83,10 +72,17 @@ export function momentFlag(name: string, description: string) {
 }
 
 /** A flag for a whole number within bounds, written in plain digits. */
-export function integerFlag(name: string, description: string, [min, max]: [number, number], char?: "n") {
+export function integerFlag(
+  name: string,
+  description: string,
+  [min, max]: [number, number],
+  char?: "n",
+  aliases: string[] = [],
+) {
   return Flags.custom<number>({
     description,
     helpValue: "N",
+    aliases,
     ...(char === undefined ? {} : { char }),
     parse: async (value) => {
       const number = /^\d{1,9}$/.test(value) ? Number(value) : Number.NaN;

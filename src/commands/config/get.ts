@@ -31,7 +31,9 @@ export default class ConfigGet extends FleetCommand {
       const near = nearestKeys(args.key).slice(0, 3);
       throw usage(
         `${quote(redact(args.key))} is not a key of the configuration.`,
-        near.map((key): `copilotfleet ${string}` => `copilotfleet config get ${key}`),
+        near.length === 0
+          ? ["copilotfleet config show # lists all keys"]
+          : near.map((key): `copilotfleet ${string}` => `copilotfleet config get ${key}`),
       );
     }
     const view = inspectConfig(this.configSource);

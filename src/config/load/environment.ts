@@ -81,12 +81,14 @@ const FROM_KUBERNETES = /_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT(?:_\d+_(?:TCP|UD
 
 /** Describes the `COPILOTFLEET_*` variables that have no meaning. Null if there are none. */
 export function ignoredVariables(env: Environment): string | null {
-  const unknown = unknownVariables(env).map(({ name, nearest }) => `${name} (did you mean ${nearest}?)`);
+  const unknown = unknownVariables(env).map(({ name, nearest }) =>
+    nearest === null ? name : `${name} (did you mean ${nearest}?)`,
+  );
   return unknown.length === 0 ? null : `unknown variables are ignored: ${unknown.join(", ")}`;
 }
 
-/** Lists the `COPILOTFLEET_*` variables that have no meaning, each with the nearest known variable. */
-export function unknownVariables(env: Environment): { name: string; nearest: string }[] {
+/** Lists the `COPILOTFLEET_*` variables that have no meaning, each with the variable that was probably meant. */
+export function unknownVariables(env: Environment): { name: string; nearest: string | null }[] {
   const known = new Set([...keysBelow(keyTree())].filter(isVariable).map((key) => key.variable));
   return Object.keys(env)
     .filter((name) => name.startsWith(PREFIX) && !known.has(name))

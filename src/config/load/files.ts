@@ -64,8 +64,9 @@ function readText(path: string, uid: number | undefined): string {
 
 function checkFile(path: string, stats: Stats, uid: number | undefined): void {
   if (!stats.isFile()) {
+    // Do not suggest to move a folder or a device away, because the system may need it there.
     throw unusableFile(path, "is not a regular file. Allowed: a file that contains JSON", [
-      `mv ${shellQuote(printable(path))} ${shellQuote(`${printable(path)}.old`)}`,
+      "copilotfleet config path # lists the configuration files that are read",
     ]);
   }
   if (stats.size > LARGEST_BYTES) {

@@ -2,7 +2,7 @@ import { distance } from "fastest-levenshtein";
 
 /** The items whose text a misspelled one could mean, at most three, the nearest first. */
 export function nearestOf<Item>(written: string, items: Iterable<Item>, textOf: (item: Item) => string): Item[] {
-  const most = Math.min(2, written.length - 1);
+  const most = mostSlips(written);
   const ranked = Array.from(items, (item) => ({
     item,
     cost: costOf(written.toLowerCase(), textOf(item).toLowerCase()),
@@ -14,9 +14,23 @@ export function nearestOf<Item>(written: string, items: Iterable<Item>, textOf: 
     .map(({ item }) => item);
 }
 
+/** The number of letters that are wrong, missing or too many. Two exchanged letters count once. */
+export function slips(written: string, text: string): number {
+  const count = distance(written, text);
+  return count === 2 && lettersOf(written) === lettersOf(text) ? 1 : count;
+}
+
+/** How many slips a word can have and still be recognized. With more, a suggestion is a guess. */
+export function mostSlips({ length }: string): number {
+  if (length < 2) return 0;
+  return length < 6 ? 1 : 2;
+}
+
 /** The rest of a word costs as much as one wrong letter. */
 function costOf(written: string, text: string): number {
-  return text.startsWith(written) && written !== ""
-    ? Math.min(1, text.length - written.length)
-    : distance(written, text);
+  return text.startsWith(written) && written !== "" ? Math.min(1, text.length - written.length) : slips(written, text);
+}
+
+function lettersOf(text: string): string {
+  return [...text].sort().join("");
 }

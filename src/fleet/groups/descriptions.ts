@@ -12,6 +12,7 @@ import {
   type UserDescription,
 } from "../../peers/descriptions.js";
 import { onlyServer } from "../../peers/fleet-hosts.js";
+import { meantSessions, onlyMeant } from "../../peers/sessions/meant.js";
 import { referenceOf } from "../../pool/server.js";
 import * as arg from "../arguments.js";
 import { Group } from "./group.js";
@@ -30,7 +31,7 @@ export class DescriptionGroup extends Group {
    * Describes one server, session or user of any host. If several have the same id, `server/ID`, `session/ID` or
    * `user/ID` names one of them.
    *
-   * @param name an id; for a server also a unique prefix of its id, or `ID@HOST`
+   * @param name an id; for a server or a session also a unique prefix of its id; for a server also `ID@HOST`
    * @throws FleetError `FLEET_NAME_NOT_FOUND` when nothing has this id, and `FLEET_SERVER_NOT_FOUND`,
    * `FLEET_SESSION_NOT_FOUND` or `FLEET_USER_NOT_FOUND` when `name` begins with a kind; `FLEET_USAGE_INVALID` when
    * several kinds have this id.
@@ -43,7 +44,7 @@ export class DescriptionGroup extends Group {
   }
 
   async #one(kind: Kind, id: string): Promise<Description | null> {
-    if (kind === "session") return (await this.#recorded(id)) ?? (await this.#unrecorded(id));
+    if (kind === "session") return (await this.#recorded(id)) ?? (await this.#session(id));
     if (kind === "user") return await this.#user(id);
     const matching = await this.parts.hosts.matching(id);
     return matching.length === 0 ? null : await describeServer(this.parts, onlyServer(matching, id));
@@ -58,12 +59,18 @@ export class DescriptionGroup extends Group {
     if (kinds.length > 1) throw ambiguous(name, kinds);
     const server = async () => await describeServer(this.parts, onlyServer(matching, name));
     if (isWhole) return await server();
-    // Look for the beginning of a server's id, and for sessions without a record, only if nothing has exactly this id.
-    return found[0] ?? (matching.length > 0 ? await server() : await this.#unrecorded(name));
+    // Look for the beginning of an id, and for sessions without a record, only if nothing has exactly this id.
+    return found[0] ?? (matching.length > 0 ? await server() : await this.#session(name));
   }
 
   async #recorded(id: string): Promise<SessionDescription | null> {
     return isSessionId(id) ? await describeRecorded(this.parts, id) : null;
+  }
+
+  /** Describes the only session whose id begins with the text, and sessions without a record. */
+  async #session(text: string): Promise<SessionDescription | null> {
+    const id = onlyMeant(text, await meantSessions(this.parts, text, undefined));
+    return id === undefined ? null : ((await this.#recorded(id)) ?? (await this.#unrecorded(id)));
   }
 
   async #unrecorded(id: string): Promise<SessionDescription | null> {

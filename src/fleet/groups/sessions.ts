@@ -1,12 +1,13 @@
 import type { CopilotSession } from "@github/copilot-sdk";
 import { parseDuration } from "../../config/values/duration.js";
 import { FleetError, option, quote } from "../../errors.js";
-import { validateUser } from "../../model/ids.js";
+import { isSessionId, validateUser } from "../../model/ids.js";
 import type { OnProgress } from "../../model/progress.js";
 import { SESSION_STATES } from "../../model/session.js";
 import { filterSessions } from "../../peers/filters.js";
 import { evictDownTo, evictEverywhere, gatherGarbage, gatherSessions, viewSessionOf } from "../../peers/gather.js";
 import { deleteEverywhere } from "../../peers/sessions/delete.js";
+import { meantSessions, onlyMeant } from "../../peers/sessions/meant.js";
 import { readTranscript } from "../../peers/sessions/transcript.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
 import { NEVER } from "../../runtime/deadline.js";
@@ -107,6 +108,22 @@ export class SessionGroup extends Group {
   async list(filter: SessionFilter = {}): Promise<SessionView[]> {
     const { user, ...others } = filter;
     return await filterSessions(this.parts, await gatherSessions(this.parts, user), others);
+  }
+
+  /**
+   * Returns the id of the session that a person means by a text: the session with this id, or else the only one whose id
+   * begins with the text. An id with its middle replaced by `…` matches, too, because tables on a terminal cut ids in this
+   * way. Returns an id that no session has as it is. Without `user`, looks among the sessions of all users.
+   *
+   * No other method does this, because an id in a program is always whole.
+   *
+   * @throws FleetError `FLEET_SESSION_AMBIGUOUS` when several sessions match; `FLEET_SESSION_NOT_FOUND` when no session
+   * matches and the text cannot be an id.
+   */
+  async find(text: string, { user }: { user?: string } = {}): Promise<string> {
+    const id = onlyMeant(text, await meantSessions(this.parts, text, user));
+    if (id === undefined && !isSessionId(text)) throw sessionsNotFound([text]);
+    return id ?? text;
   }
 
   /** Returns one session of a user. */
@@ -223,6 +240,7 @@ export class SessionGroup extends Group {
       use: [id, prompt, ["options", arg.options({ ...arg.OWN_USER, session: { check: arg.object }, ...turn })]],
       leave: [open, arg.optional({ park: { check: arg.flag } })],
       list: [arg.optional(filter)],
+      find: [["text", arg.text], arg.optional(arg.USER)],
       get: [id, ["options", arg.options(arg.OWN_USER)]],
       transcript: [id, ["options", arg.options({ ...arg.OWN_USER, turns: { check: arg.whole }, ...arg.SIGNAL })]],
       followTranscript: [id, ["options", arg.options({ ...arg.OWN_USER, ...following })]],

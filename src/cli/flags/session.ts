@@ -1,0 +1,75 @@
+import { Args } from "@oclif/core";
+import { type FleetError, isFleetError, type Suggestion } from "../../errors.js";
+import type { Fleet } from "../../fleet/fleet.js";
+import { isSessionId, validateSessionId } from "../../model/ids.js";
+import { meantIds, withoutCut } from "../../model/reference.js";
+import { onlyMeant } from "../../peers/sessions/meant.js";
+import { given } from "./flags.js";
+
+// Without `ignoreStdin`, oclif reads a missing argument from standard input. A loop in a shell would lose its input.
+
+export const optionalSessionArg = Args.string({
+  description: "ids of the sessions, or unambiguous beginnings of ids",
+  ignoreStdin: true,
+});
+
+export const sessionArg = Args.string({
+  description: "id of the session, or an unambiguous beginning of it",
+  required: true,
+  ignoreStdin: true,
+  parse: async (value) => sessionReference(value),
+});
+
+/** Checks the id of a session, or a part of one. This comes first, so that the error message names the argument. */
+export function sessionReference(value: string): string {
+  const isCut = value !== withoutCut(value) && isSessionId(withoutCut(value));
+  return isCut ? value : validateSessionId(value, "SESSION");
+}
+
+/**
+ * The whole id of the session that the user means. If the user did not give the whole id, names the session on standard
+ * error, because the user may mean another one. Without `user`, looks among the sessions of all users.
+ */
+export async function wholeId(
+  fleet: Fleet,
+  text: string,
+  { user, json }: { user?: string | undefined; json: boolean },
+): Promise<string> {
+  const id = await fleet.sessions.find(text, given({ user }));
+  if (id !== text && !json) process.stderr.write(`Session: ${id}\n`);
+  return id;
+}
+
+/** The whole ids that the user means among these sessions. A text that matches none stays as it is. */
+export function meantAmong(sessions: readonly { id: string }[], texts: readonly string[]): string[] {
+  const ids = sessions.map(({ id }) => id);
+  return texts.map((text) => onlyMeant(text, meantIds(text, ids)) ?? text);
+}
+
+/** Adds the whole ids of the sessions that the user may have meant to the error of `delete`, which needs whole ids. */
+export async function withWholeIds(
+  error: FleetError,
+  fleet: Fleet,
+  { ids, user }: { ids: readonly string[]; user: string | undefined },
+): Promise<FleetError> {
+  if (!["FLEET_SESSION_NOT_FOUND", "FLEET_SESSION_ID_INVALID"].includes(error.code)) return error;
+  const missing = ids.filter((id) => !((error.outcome.deleted ?? []) as string[]).includes(id));
+  const found = await Promise.all(
+    missing.map(async (text) => {
+      try {
+        const id = await fleet.sessions.find(text, given({ user }));
+        return id === text ? [] : [id];
+      } catch (failure) {
+        if (isFleetError(failure)) return [];
+        throw failure;
+      }
+    }),
+  );
+  const whole = found.flat();
+  if (whole.length === 0) return error;
+  const advice: Suggestion[] = [
+    "A script and --yes need whole ids, because nobody is asked.",
+    `copilotfleet delete ${whole.join(" ")}${user === undefined ? "" : ` --user ${user}`}`,
+  ];
+  return error.reworded(({ suggestions }) => ({ suggestions: [...advice, ...suggestions] }));
+}

@@ -1,0 +1,72 @@
+import { printable, redact, shellQuote } from "../config/values/text.js";
+import type { Suggestion } from "../errors.js";
+import { unmarked } from "./prompt/prompt.js";
+
+/** The words of a refused command line. */
+export interface Typed {
+  args: readonly string[];
+  /** The values of the flags by their names. */
+  flags: ReadonlyMap<string, string>;
+  /** Whether arguments are missing. If not, there are too many. */
+  isMissing: boolean;
+}
+
+/** Reads the words from an error of oclif. */
+export function typedIn(error: Error): Pick<Typed, "args" | "flags"> {
+  const { raw = [] } = (error as { parse?: { output?: { raw?: readonly Token[] } } }).parse?.output ?? {};
+  const ofType = (type: Token["type"]) => raw.filter((token) => token.type === type);
+  return {
+    args: ofType("arg").map(({ input }) => unmarked(input)),
+    flags: new Map(ofType("flag").map(({ flag = "", input }) => [flag, input])),
+  };
+}
+
+interface Token {
+  type: "arg" | "flag";
+  flag?: string;
+  input: string;
+}
+
+/** Suggests a command line with the same words at the right places. `command` is the name of the command. */
+export function meantArguments(command: string, typed: Typed): Suggestion[] {
+  const advice = ADVICE[command]?.(typed) ?? [];
+  // The words may contain a token, and may be long.
+  return advice.filter((line) => redact(line) === line && line.length <= 200);
+}
+
+const ADVICE: Readonly<Record<string, (typed: Typed) => Suggestion[]>> = {
+  send: ({ args: [session = "SESSION", ...words], flags, isMissing }) => {
+    const user = word(flags.get("user") ?? "USER");
+    return isMissing
+      ? [`copilotfleet send ${word(session)} - --user ${user} # reads the prompt from standard input`]
+      : [
+          `copilotfleet send ${word(session)} ${word(words.join(" "))} --user ${user} # quotes make the text one argument`,
+        ];
+  },
+  create: inQuotes,
+  resume: inQuotes,
+  describe: ({ args: [kind = "", name] }) => {
+    const known = KINDS[kind.toLowerCase().replace(/s$/, "")];
+    return known === undefined || name === undefined ? [] : [`copilotfleet describe ${known}/${word(name)}`];
+  },
+  unlock: ({ args: [session = "SESSION"], isMissing }) =>
+    isMissing ? [] : [`copilotfleet unlock ${word(session)} --token TOKEN`],
+};
+
+/** The names that tools give to what `describe` shows. */
+const KINDS: Readonly<Partial<Record<string, string>>> = {
+  session: "session",
+  server: "server",
+  pod: "server",
+  po: "server",
+  container: "server",
+  user: "user",
+};
+
+function inQuotes({ flags }: Typed): Suggestion[] {
+  return flags.has("prompt") ? ["Put the whole prompt in quotes."] : [];
+}
+
+function word(text: string): string {
+  return shellQuote(printable(text));
+}

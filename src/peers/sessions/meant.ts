@@ -1,0 +1,38 @@
+import { FleetError, quote } from "../../errors.js";
+import { isSessionId } from "../../model/ids.js";
+import { meantIds } from "../../model/reference.js";
+import { type GatherSessionsContext, gatherSessions } from "../gather.js";
+
+/** How many ids the message about an ambiguous text shows. */
+const MOST_SHOWN = 5;
+
+/**
+ * The ids of the sessions that a person may mean by a text, among those that the user may use. Without `user`, among all.
+ * A whole id costs one read of a record. Only for other texts, this reads the list of sessions.
+ */
+export async function meantSessions(
+  context: GatherSessionsContext,
+  text: string,
+  user: string | undefined,
+): Promise<string[]> {
+  if (isSessionId(text) && (await context.store.sessions.read(text)) !== null) return [text];
+  const sessions = await gatherSessions(context, user);
+  return meantIds(
+    text,
+    sessions.map(({ id }) => id),
+  );
+}
+
+/**
+ * The only one of these ids; undefined if there are none.
+ *
+ * @throws FleetError `FLEET_SESSION_AMBIGUOUS` when there are several
+ */
+export function onlyMeant(text: string, [id, ...others]: readonly string[]): string | undefined {
+  if (id === undefined || others.length === 0) return id;
+  const all = [id, ...others];
+  const shown = all.slice(0, MOST_SHOWN).join(", ") + (all.length > MOST_SHOWN ? ", …" : "");
+  throw new FleetError("FLEET_SESSION_AMBIGUOUS", `${quote(text)} matches ${all.length} sessions: ${shown}.`, {
+    suggestions: ["Give more of the id.", "copilotfleet list -q # prints whole ids"],
+  });
+}

@@ -1,0 +1,115 @@
+import { beforeAll, describe, expect, it } from "vitest";
+import { ERRORS } from "../../src/errors.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { Terminal } from "../fixtures/commands/terminal.js";
+
+/** Tests that a person can name a session by a part of its id, and that no command then takes another session. */
+
+const fleet = testFleet();
+const ID = "605decd7-aa91-4c1e-8f27-9a42a5f35dae";
+const START = "605decd7";
+const ALICE = ["--user", "alice"];
+
+beforeAll(async () => {
+  await fleet.create("alice", ID);
+  for (const id of ["ab", "abc-1", "abc-2"]) await fleet.create("alice", id);
+  await fleet.create("bob", "605-of-bob");
+});
+
+describe("the beginning of a session's id", () => {
+  it.each<[args: string[], stdout: RegExp]>([
+    [["send", START, "hello", ...ALICE], /hello\n$/],
+    [["resume", START, "--prompt", "again", ...ALICE], /again\n$/],
+    [["transcript", START, ...ALICE], /hello/],
+    [["lock", START, "--show"], /./],
+    [["evict", START], new RegExp(ID)],
+  ])("%j takes the session whose id begins so, and names it on standard error", async (args, stdout) => {
+    const ran = await fleet.run(args);
+    expect(ran).toMatchObject({ code: 0, stderr: `Session: ${ID}\n`, stdout: expect.stringMatching(stdout) });
+  });
+
+  it("lock and unlock take the beginning of an id", async () => {
+    const { lease } = await fleet.json<{ lease: { sessionId: string; token: string } }>(["lock", START, ...ALICE]);
+    expect(lease.sessionId).toBe(ID);
+    expect(await fleet.json(["unlock", START, "--token", lease.token])).toEqual({ unlocked: ID });
+  });
+
+  it("describe takes the beginning of a session's id, with and without session/", async () => {
+    const described = { kind: "session", session: { id: ID } };
+    expect(await fleet.json(["describe", START])).toMatchObject(described);
+    expect(await fleet.json(["describe", `session/${START}`])).toMatchObject(described);
+  });
+
+  it("does not match a session that the user may not use", async () => {
+    const args = ["transcript", "605d", "--user", "bob"];
+    expect(await fleet.refusal(4, args)).toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
+    const own = await fleet.run(["transcript", "605", "--user", "bob"]);
+    expect(own).toMatchObject({ code: 0, stderr: expect.stringContaining("Session: 605-of-bob\n") });
+  });
+
+  it("does not win over a whole id", async () => {
+    expect(await fleet.send("alice", "ab", "to ab")).toContain("to ab");
+    expect(await fleet.json(["transcript", "ab", ...ALICE])).toMatchObject({ session: { id: "ab" } });
+  });
+
+  it("is refused with the ids of all sessions that match when there are several", async () => {
+    const error = await fleet.refusal(5, ["send", "abc", "hello", ...ALICE]);
+    expect(error).toMatchObject({
+      code: "FLEET_SESSION_AMBIGUOUS",
+      message: expect.stringMatching(/^"abc" matches 2 sessions: (abc-1, abc-2|abc-2, abc-1)\.$/),
+    });
+    expect(error.suggestions).toContainEqual(expect.stringContaining("copilotfleet list -q"));
+    expect(await fleet.refusal(5, ["describe", "abc"])).toMatchObject({ code: "FLEET_SESSION_AMBIGUOUS" });
+  });
+});
+
+describe("an id that a table has cut", () => {
+  it("names the session when it is pasted from the table of list at 80 columns", async () => {
+    await using terminal = new Terminal(fleet, ["list", ...ALICE], { columns: 80 });
+    await terminal.done;
+    const [cut = ""] = /605\S*…\S*/.exec(terminal.screen.lines.join("\n")) ?? [];
+    expect(cut).not.toBe("");
+    expect(await fleet.json(["transcript", cut, ...ALICE])).toMatchObject({ session: { id: ID } });
+    expect(await fleet.json(["describe", cut])).toMatchObject({ session: { id: ID } });
+  });
+
+  it("exits with 4 and suggests the list of whole ids when no session matches", async () => {
+    const error = await fleet.refusal(4, ["send", "605…zzz", "hello", ...ALICE]);
+    expect(error.code).toBe("FLEET_SESSION_NOT_FOUND");
+    expect(error.suggestions).toContainEqual(expect.stringContaining("copilotfleet list -q"));
+  });
+});
+
+describe("delete with the beginning of an id", () => {
+  it.each([
+    [["--yes"], 4, START],
+    [[], 4, START],
+    [["--yes"], 2, `${START}…`],
+  ])(
+    "delete in a script with %j deletes nothing, exits with %i, and shows the whole id of %s",
+    async (flags, exit, id) => {
+      const error = await fleet.refusal(exit, ["delete", id, ...flags]);
+      expect(error.suggestions).toContain(`copilotfleet delete ${ID}`);
+      expect(fleet.sessionIds()).toContain(ID);
+    },
+  );
+
+  it("delete on a terminal asks with the whole id, and deletes that session after a yes", async () => {
+    await fleet.create("alice", "victim-of-delete");
+    await using terminal = new Terminal(fleet, ["delete", "victim"], { columns: 120 });
+    await terminal.line(/ \[y\/N\]$/);
+    terminal.type("y\r");
+    expect(await terminal.done).toBe(0);
+    expect(terminal.screen.lines).toEqual([
+      "Delete the session victim-of-delete of alice with its history? [y/N] y",
+      "victim-of-delete",
+    ]);
+    expect(fleet.sessionIds()).not.toContain("victim-of-delete");
+  });
+
+  it("delete on a terminal deletes nothing when the beginning matches several sessions", async () => {
+    await using terminal = new Terminal(fleet, ["delete", "abc"]);
+    expect(await terminal.done).toBe(ERRORS.FLEET_SESSION_AMBIGUOUS.exit);
+    expect(fleet.sessionIds()).toEqual(expect.arrayContaining(["abc-1", "abc-2"]));
+  });
+});
