@@ -185,13 +185,13 @@ describe("sessions that gc keeps", () => {
   it("gc --dry-run reports what it would delete, and changes nothing on disk", async () => {
     await createOld("dee", "would-go", "--prompt", "hi");
     const before = picture(fleet.root);
-    const result = await gc("--dry-run");
+    const result = await gc("--dry-run", "--user", "dee");
     expect(result).toMatchObject({ dryRun: true, deleted: [{ id: "would-go", owner: "dee" }] });
     expect(result.freedBytes).toBeGreaterThan(100);
     expect(picture(fleet.root)).toEqual(before);
-    const text = await fleet.ok(["gc", "--ttl", "24h", "--dry-run"]);
+    const text = await fleet.ok(["gc", "--ttl", "24h", "--dry-run", "--user", "dee"]);
     expect(text).toMatch(
-      /^SESSION +OWNER +AGE +SIZE\nwould-go +dee +2d +\d.*\ngc: would delete 1 session \(.*\), skipped \d/,
+      /^SESSION +OWNER +AGE +SIZE\nwould-go +dee +2d +\d.*\ngc: would delete 1 session \(.*\), skipped 0/,
     );
     expect(picture(fleet.root)).toEqual(before);
   });
