@@ -184,6 +184,8 @@ describe("sessions that gc keeps", () => {
 
   it("gc --dry-run reports what it would delete, and changes nothing on disk", async () => {
     await createOld("dee", "would-go", "--prompt", "hi");
+    // Running servers write files at any time.
+    await fleet.ok(["stop", "--all"]);
     const before = picture(fleet.root);
     const result = await gc("--dry-run", "--user", "dee");
     expect(result).toMatchObject({ dryRun: true, deleted: [{ id: "would-go", owner: "dee" }] });

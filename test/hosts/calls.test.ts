@@ -98,8 +98,8 @@ const ANSWERED: Record<keyof Calls, unknown> = {
   activity: [{ id: "a-1", latencyMs: 1.5, turns: ["s-1"] }],
   evict: { evicted: ["s-1"], skipped: [{ id: "s-2", reason: "leased" }] },
   deleteSessions: ["s-1"],
-  gc: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [] },
-  gcSome: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [] },
+  gc: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [], unreadable: [] },
+  gcSome: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [], unreadable: [] },
   release: { released: ["s-1"], kept: [] },
 };
 const METHODS = Object.keys(SENT) as (keyof Calls)[];
@@ -181,8 +181,8 @@ describe("the answer of another host", () => {
   });
 
   it("is accepted without the fields that earlier versions do not send", () => {
-    const { remains, ...gc } = ANSWERED.gc as { remains: [] };
-    expect(readAnswer("gc", gc, "h1")).toEqual({ ...gc, remains });
+    const { remains, unreadable, ...gc } = ANSWERED.gc as { remains: []; unreadable: [] };
+    expect(readAnswer("gc", gc, "h1")).toEqual({ ...gc, remains, unreadable });
     const { hostName: _, ...stopped } = STOPPED;
     expect(readAnswer("stop", [stopped], "h1")).toEqual([stopped]);
   });
