@@ -1,6 +1,6 @@
 import { type Config, Errors } from "@oclif/core";
 import { printableJson } from "../config/values/text.js";
-import { FleetError, type FleetErrorCode, isFleetError } from "../errors.js";
+import { FleetError, type FleetErrorCode, isFleetError, withoutComment } from "../errors.js";
 import type { EvictionResult } from "../sessions/memory/eviction.js";
 import type { SessionView } from "../sessions/view.js";
 import { filesExhausted, lacksFiles, mayLackFiles } from "./few-files.js";
@@ -55,11 +55,21 @@ export function reportError(error: unknown, invocation: Invocation): number {
   const end = invocation.args.indexOf("--");
   const flags = end === -1 ? invocation.args : invocation.args.slice(0, end);
   if (flags.includes("--json")) {
-    const failure: Failure = { error: { code, message, suggestions, retryable, retryAfterMs, limit }, ...outcome };
+    const failure: Failure = {
+      error: {
+        code,
+        message,
+        suggestions: suggestions.map((text) => withoutComment(text).line),
+        retryable,
+        retryAfterMs,
+        limit,
+      },
+      ...outcome,
+    };
     process.stdout.write(`${printableJson(failure, 2)}\n`);
     return exit;
   }
-  const lines = [`Error: ${message} [${code}]`, ...suggestions.map(asAdvice)];
+  const lines = [`Error: ${sentence(message)} [${code}]`, ...suggestions.map(asAdvice)];
   if (code === "FLEET_INTERNAL" || process.env.DEBUG !== undefined) lines.push(causes(error, stack));
   process.stderr.write(`${lines.join("\n")}\n`);
   return exit;
@@ -73,14 +83,19 @@ export function reportBesides(error: FleetError): void {
 /** The message, the code and the next steps. */
 export function errorText(error: FleetError): string {
   const { message, suggestions } = error.describe(asFlag);
-  return [`${message} [${error.code}]`, ...suggestions.map(asAdvice)].join("\n");
+  return [`${sentence(message)} [${error.code}]`, ...suggestions.map(asAdvice)].join("\n");
 }
 
 /** The text of an error that does not end a chat. Leaves out suggested commands with the same effect as the next prompt. */
 export function inChat(error: FleetError, given: Given): { message: string; advice: string[] } {
   const { message, suggestions } = withGiven(error, given).describe(asFlag);
   const others = suggestions.filter((suggestion) => !/copilotfleet (?:send|resume) /.test(suggestion));
-  return { message: `${message} [${error.code}]`, advice: others.map(asAdvice) };
+  return { message: `${sentence(message)} [${error.code}]`, advice: others.map(asAdvice) };
+}
+
+/** Ends a message with a full stop, so that the code after it does not look like a part of the message. */
+function sentence(message: string): string {
+  return /[.?!…]$/.test(message) ? message : `${message}.`;
 }
 
 function asAdvice(suggestion: string): string {

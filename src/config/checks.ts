@@ -62,8 +62,9 @@ function checkStorage({ storage, store, host }: Config, origins: Map<string, Ori
 
 function checkPorts({ ports, pool }: Config, origins: Map<string, Origin>, { uid }: Machine): void {
   if (ports.from > ports.to) {
-    const message = `The port range ${ports.from}-${ports.to} runs backwards. Allowed: a ports.from that is not above ports.to`;
-    throw conflict(["ports.from", "ports.to"], message, origins);
+    const message = `ports.from (${ports.from}) is greater than ports.to (${ports.to}). Allowed: a ports.from of at most ports.to`;
+    const advice = `For example, set ports.from to ${ports.to} and ports.to to ${ports.from}.` as const;
+    throw conflict(["ports.from", "ports.to"], message, origins, advice);
   }
   checkPrivilege("ports.from", ports.from, origins, uid);
   const size = ports.to - ports.from + 1;

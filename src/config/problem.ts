@@ -35,44 +35,60 @@ export function attempt<T>(run: () => T, report: Report): T | undefined {
  * @param allowed the text after "Allowed:"
  */
 export function invalidValue(name: string, value: unknown, allowed: string, origin: Origin | undefined): FleetError {
-  const what = name === "" ? "the configuration" : name;
+  const what = name === "" ? "The configuration" : name;
   const rule = findKey(name.replace(/\[.*/, ""))?.rule ?? {};
   const subject =
     origin === undefined ? `${what} is not set` : `${locate(what, origin)} is ${show(value, origin, rule.concealed)}`;
-  const better = typeof value === "number" || typeof value === "string" ? rule.withUnit?.(String(value)) : undefined;
-  return new FleetError(invalidCode([origin], rule.flagCode), `${subject}. Allowed: ${allowed}`, {
-    suggestions: [origin === undefined || better == null ? correction(what, origin) : replacement(better, origin)],
+  const isText = typeof value === "number" || typeof value === "string";
+  const fault = origin === undefined ? undefined : rule.fault?.(isText ? String(value) : "");
+  const problem = fault === undefined || !isText ? subject : `${subject}, ${fault.problem}`;
+  return new FleetError(invalidCode([origin], rule.flagCode), `${problem}. Allowed: ${allowed}`, {
+    suggestions: [fault?.advice ?? correction(what, origin, exampleFor(name, allowed))],
   });
 }
 
 /** Creates the error for values that are allowed alone but do not fit together. `names` are their keys. */
-export function conflict(names: string[], message: string, origins: ReadonlyMap<string, Origin>): FleetError {
+export function conflict(
+  names: string[],
+  message: string,
+  origins: ReadonlyMap<string, Origin>,
+  advice: Suggestion = `Change ${names.join(" or ")}.`,
+): FleetError {
   const given = names.map((name) => origins.get(name));
   const code = names.map((name) => findKey(name)?.rule.flagCode).find((flagCode) => flagCode !== undefined);
-  const where = names.map((name, at) => `${name}: ${whence(given[at])}`).join("; ");
+  const places = new Set(given.map(whence));
+  const where =
+    places.size === 1 ? [...places].join() : names.map((name, at) => `${name}: ${whence(given[at])}`).join("; ");
   return new FleetError(invalidCode(given, code), `${message} (${where})`, {
-    suggestions: [`Change ${names.join(" or ")}.`],
+    suggestions: [advice],
   });
 }
 
 /** The error for a key that does not exist. Does not show the value, which may be a secret. */
 export function unknownKey(name: string, origin: Origin): FleetError {
+  if (SECRET.test(name)) return secretInPlace(name, origin);
   const [nearest, ...others] = nearestKeys(name).map((key) => `"${key}"`);
   const suggestions: Suggestion[] = [
     nearest === undefined
       ? "copilotfleet config show # lists all keys"
       : `Did you mean ${[nearest, ...others].slice(0, 3).join(" or ")}?`,
   ];
-  if (/key|token|secret|password|bearer/i.test(name)) {
-    suggestions.push(
-      /^auth/.test(name)
-        ? "Tokens are given by reference: auth.githubTokenEnv names the environment variable that holds one."
-        : "Keys are given by reference: provider.apiKeyEnv names the environment variable that holds one.",
-    );
-  }
   const known = nearest === undefined ? "" : `; the nearest is ${nearest}`;
   const message = `${quote(name)} is not a key of the configuration (${whence(origin)})${known}`;
   return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions });
+}
+
+/** The name of a setting that would contain a secret. */
+const SECRET = /(?:key|token|secret|password|bearer)$/i;
+
+/** The error for a secret in the configuration, which may only name the variable that contains the secret. */
+function secretInPlace(name: string, origin: Origin): FleetError {
+  const isToken = /^auth|token$/i.test(name);
+  const [key, content] = isToken ? ["auth.githubTokenEnv", "the token"] : ["provider.apiKeyEnv", "the API key"];
+  const message = `${quote(name)} is not a setting, and the configuration must not contain secrets (${whence(origin)})`;
+  return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, {
+    suggestions: [`Remove ${name}, and set ${key} to the name of the environment variable that contains ${content}.`],
+  });
 }
 
 export function unusableFile(path: string, reason: string, suggestions: Suggestion[], cause?: unknown): FleetError {
@@ -93,8 +109,9 @@ function invalidCode(
 
 function locate(name: string, origin: Origin): string {
   if (origin.from === "option") return origin.name;
-  if (origin.from !== "file") return `${origin.name} (${name})`;
-  return `${name} in ${place(origin)}${origin.line === undefined ? "" : ","}`;
+  if (origin.from === "flag") return origin.name;
+  if (origin.from === "variable") return `${origin.name} (${name})`;
+  return `${name.includes(".") || name === "The configuration" ? name : `"${name}"`} in ${place(origin)}${origin.line === undefined ? "" : ","}`;
 }
 
 /** A path, with the line if it is known. */
@@ -109,18 +126,33 @@ function whence(origin: Origin | undefined): string {
   return `the ${origin.from} ${origin.name}`;
 }
 
-function correction(name: string, origin: Origin | undefined): Suggestion {
+/** The next step for a value that is not allowed. `example` is an allowed value, or undefined if none is known. */
+function correction(name: string, origin: Origin | undefined, example: unknown): Suggestion {
   if (origin === undefined) return `Set ${name}.`;
-  if (origin.from === "file") return `Correct ${name} in ${place(origin)}.`;
-  return origin.from === "variable" ? `Correct or unset ${origin.name}.` : `Correct ${origin.name}.`;
+  const json = JSON.stringify(example);
+  if (origin.from === "file") {
+    const entry = example === undefined ? "" : `, for example ${quoteKey(name)}: ${json}`;
+    return `Correct ${name.toLowerCase() === "the configuration" ? "it" : name} in ${place(origin)}${entry}.`;
+  }
+  if (origin.from === "option") return `Correct ${origin.name}${example === undefined ? "" : `, for example ${json}`}.`;
+  const text = Array.isArray(example) ? example.join() : String(example);
+  const value = example === undefined ? "" : `, for example ${origin.name}${origin.from === "flag" ? " " : "="}${text}`;
+  return origin.from === "variable" ? `Correct or unset ${origin.name}${value}.` : `Correct ${origin.name}${value}.`;
 }
 
-/** Tells the user to write `text` in place of the given value. */
-function replacement(text: string, origin: Origin): Suggestion {
-  const { from, name } = origin;
-  if (from === "file") return `Write "${text}" in ${place(origin)}.`;
-  if (from === "option") return `Write ${name}: "${text}".`;
-  return from === "variable" ? `export ${name}=${text}` : `Write ${name} ${text}.`;
+/** The last part of a dotted name, as a file contains it. */
+function quoteKey(name: string): string {
+  return JSON.stringify(name.slice(name.lastIndexOf(".") + 1).replace(/\[.*/, ""));
+}
+
+/** A value that the key allows: its default, or else one that the text after "Allowed:" names. */
+function exampleFor(name: string, allowed: string): unknown {
+  const initial = findKey(name.replace(/\[.*/, ""))?.initial;
+  if (typeof initial === "string" || typeof initial === "number" || typeof initial === "boolean") return initial;
+  const [, json] = /(?:such as |^)(\[.*?\]|"[^"]*"|\d+\.\d+)/.exec(allowed) ?? [];
+  if (json !== undefined) return JSON.parse(json);
+  const [, least] = /^a whole number from (\d+)/.exec(allowed) ?? [];
+  return least === undefined ? undefined : Math.max(Number(least), 1);
 }
 
 /** Shows a value in a message as it was given, without secrets. Shows only the kind of a list or object. */

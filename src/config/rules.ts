@@ -1,8 +1,9 @@
 import * as v from "valibot";
 import type { FleetErrorCode } from "../errors.js";
 import * as duration from "./values/duration.js";
+import type { Fault } from "./values/measure.js";
 import { ALLOWED_REDIS_URL, readRedisUrl } from "./values/redis-url.js";
-import { ALLOWED_SIZE, readSize, SIZE_PATTERN } from "./values/size.js";
+import { ALLOWED_SIZE, readSize, SIZE_PATTERN, sizeFault } from "./values/size.js";
 import { holdsGitHubToken } from "./values/text.js";
 import { ALLOWED_USER, readUser } from "./values/user-id.js";
 
@@ -17,8 +18,8 @@ export interface Rule {
   concealed?: boolean;
   /** The value is a path. A relative path is resolved against the folder of the file that sets it. */
   path?: "always" | "with-slash";
-  /** Adds the usual unit to a number. Null for other values, and if the result is not allowed either. */
-  withUnit?: (given: string) => string | null;
+  /** States why a value is refused. */
+  fault?: (given: string) => Fault;
   /** The kind of text, for the reference of all keys: "duration", "URL". */
   kind?: string;
   /** A regular expression that all allowed values match, for editors. */
@@ -28,7 +29,8 @@ export interface Rule {
 }
 
 const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
-const ALLOWED_VARIABLE = "the name of an environment variable (letters, digits, _), never a token or key itself";
+const ALLOWED_VARIABLE =
+  'the name of an environment variable (letters, digits, _), such as "GITHUB_TOKEN", never a token or key itself';
 const MAX_COUNT = 1_000_000;
 const LARGEST_PORT = 65_535;
 
@@ -51,12 +53,17 @@ const textThat = (allowed: string, isAllowed: (text: string) => boolean, rule?: 
   text(allowed, (given) => (isAllowed(given) ? given : null), rule);
 
 /** A duration or a size: a text with a unit, which `read` converts to a number. */
-const measure = (allowed: string, read: (text: string) => number | null, unit: "s" | "mb") =>
+const measure = (
+  allowed: string,
+  read: (text: string) => number | null,
+  unit: "s" | "mb",
+  maxMs = duration.LONGEST_MS,
+) =>
   text(allowed, read, {
     ...(unit === "s"
       ? { flagCode: "FLEET_DURATION_INVALID", kind: "duration", pattern: duration.DURATION_PATTERN }
       : { flagCode: "FLEET_SIZE_INVALID", kind: "size", pattern: SIZE_PATTERN }),
-    withUnit: (given) => (/^[\d.]+$/.test(given) && read(given + unit) !== null ? given + unit : null),
+    fault: unit === "s" ? (given) => duration.durationFault(given, maxMs) : sizeFault,
   });
 
 const within =
@@ -89,18 +96,19 @@ export const countOrNone = () => whole(0, MAX_COUNT, {});
 export const port = () => whole(1, LARGEST_PORT, { flagCode: "FLEET_PORT_INVALID" });
 
 export const share = () => {
-  const allowed = "a number above 0 and at most 1";
+  const allowed = "a number above 0 and at most 1, such as 0.8";
   return v.pipe(v.number(allowed), v.gtValue(0, allowed), v.maxValue(1, allowed));
 };
 
 const span = (maxMs: number) =>
-  measure(duration.allowedDuration(maxMs), (given) => duration.readDuration(given, maxMs), "s");
+  measure(duration.allowedDuration(maxMs), (given) => duration.readDuration(given, maxMs), "s", maxMs);
 
 /** The age at which something expires. */
 export const age = () => span(duration.LONGEST_MS);
 /** A duration that a timer can wait for. */
 export const wait = () => span(duration.LONGEST_TIMER_MS);
-export const leaseTtl = () => measure(duration.ALLOWED_LEASE_TTL, duration.readLeaseTtl, "s");
+export const leaseTtl = () =>
+  measure(duration.ALLOWED_LEASE_TTL, duration.readLeaseTtl, "s", duration.LONGEST_TIMER_MS);
 export const size = () => measure(ALLOWED_SIZE, readSize, "mb");
 
 /** The size of the largest message. Several copies of a message must fit in memory, as text. */
@@ -117,8 +125,13 @@ export const modelName = () =>
 
 const isFilled = (given: string) => given.trim() !== "" && !given.includes("\0");
 export const path = (kind: "always" | "with-slash") =>
-  textThat("the path of a file", isFilled, { path: kind, kind: "path", harmless: true });
-export const command = () => textThat("a command for the shell", isFilled, { kind: "command" });
+  textThat('the path of a file, such as "/etc/copilotfleet/token"', isFilled, {
+    path: kind,
+    kind: "path",
+    harmless: true,
+  });
+export const command = () =>
+  textThat('a command for the shell, such as "gh auth token"', isFilled, { kind: "command" });
 
 const NAME_OF_VARIABLE: Rule = { concealed: true, kind: "name of a variable" };
 export const variable = () => textThat(ALLOWED_VARIABLE, isVariable, NAME_OF_VARIABLE);
@@ -126,14 +139,14 @@ export const variable = () => textThat(ALLOWED_VARIABLE, isVariable, NAME_OF_VAR
 /** The name of a variable. "{user}" in it is replaced by the user's id. */
 export const userVariable = () =>
   textThat(
-    `${ALLOWED_VARIABLE}; "{user}" is filled in`,
+    `${ALLOWED_VARIABLE}; "{user}" in it stands for the user's id`,
     (name) => isVariable(name.replaceAll("{user}", "u")),
     NAME_OF_VARIABLE,
   );
 
 export const httpUrl = () =>
   textThat(
-    "an http:// or https:// URL without a user, a password or a key in it",
+    'an http:// or https:// URL without a user, a password or a key in it, such as "https://api.openai.com/v1"',
     (given) => {
       if (/[\s\p{Cc}]/u.test(given) || !URL.canParse(given)) return false;
       const { protocol, username, password } = new URL(given);
@@ -160,11 +173,13 @@ export const hostName = () =>
  * of the host.
  */
 const SHORTEST_HOST_TTL_MS = 3_000;
+const LONGEST_HOST_TTL_MS = 600_000;
 export const hostTtl = () =>
   measure(
     'a duration with a unit (s, m), such as "15s", from 3s to 10m',
-    within([SHORTEST_HOST_TTL_MS, 600_000], (given) => duration.readDuration(given, duration.LONGEST_MS)),
+    within([SHORTEST_HOST_TTL_MS, LONGEST_HOST_TTL_MS], (given) => duration.readDuration(given, duration.LONGEST_MS)),
     "s",
+    LONGEST_HOST_TTL_MS,
   );
 
 /** An address to listen on. Port 0 asks the system for a free port. */
@@ -200,7 +215,7 @@ export const store = () =>
 
 /** Flags that the fleet passes to every server. A second value would break the pool, or put a token on the command line. */
 const OWN_FLAGS = ["--headless", "--port", "--host", "--stdio", "--auth-token-env", "--no-auto-login"];
-const ALLOWED_ARGS = `a list of flags for the runtime, without tokens and without the flags that the fleet sets (${OWN_FLAGS.join(", ")})`;
+const ALLOWED_ARGS = `a list of flags for the runtime, without tokens and without the flags that the fleet sets (${OWN_FLAGS.join(", ")}), such as ["--log-level", "debug"]`;
 
 /**
  * Variables that the fleet sets for each server. A server that inherited the fleet's own values would get the identity
@@ -208,7 +223,7 @@ const ALLOWED_ARGS = `a list of flags for the runtime, without tokens and withou
  */
 const OWN_VARIABLE = /^(?:COPILOT_CONNECTION_TOKEN|COPILOT_HOME|COPILOTFLEET_.*)$/;
 const ALLOWED_ENV =
-  "a list of the names of environment variables (letters, digits, _), without COPILOT_HOME, COPILOT_CONNECTION_TOKEN and COPILOTFLEET_*";
+  'a list of the names of environment variables (letters, digits, _), such as ["HTTPS_PROXY", "NO_PROXY"], without COPILOT_HOME, COPILOT_CONNECTION_TOKEN and COPILOTFLEET_*';
 
 const isForeignFlag = (arg: string) => !OWN_FLAGS.some((flag) => arg === flag || arg.startsWith(`${flag}=`));
 
@@ -219,7 +234,7 @@ export const runtimeArgs = () => list(ALLOWED_ARGS, (arg) => isForeignFlag(arg) 
 export const runtimeEnv = () => list(ALLOWED_ENV, (name) => VARIABLE.test(name) && !OWN_VARIABLE.test(name));
 
 /** Names or patterns of tools, in the format of the SDK's `availableTools`. */
-export const toolNames = () => list('an array of tool names or patterns, such as ["builtin:view"]', () => true);
+export const toolNames = () => list('a list of tool names or patterns, such as ["builtin:view"]', () => true);
 
 function list(allowed: string, isAllowed: (item: string) => boolean) {
   const item = v.pipe(

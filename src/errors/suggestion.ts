@@ -26,7 +26,8 @@ const PROGRAMS = [
 
 /**
  * A line for the shell that the user can type as it is, or with words in capitals replaced: `copilotfleet stop SERVER`. A
- * comment may follow after `#`.
+ * comment may follow after `#`. {@link withoutComment} removes it before a user sees the command, because an interactive
+ * zsh would pass it on as arguments.
  */
 type SuggestedCommand =
   `${"" | "DEBUG=1 " | `COPILOTFLEET_${string}=${string} `}${(typeof PROGRAMS)[number]} ${string}`;
@@ -42,6 +43,12 @@ const COMMAND = new RegExp(`^(?:DEBUG=1 |COPILOTFLEET_\\w+=\\S* )*(?:${PROGRAMS.
 /** Whether a suggestion is a command. Suggestions arrive as plain text from other hosts, so the text decides. */
 export function isCommand(suggestion: string): boolean {
   return COMMAND.test(suggestion);
+}
+
+/** Separates a suggested command from its comment, which is empty if there is none. */
+export function withoutComment(suggestion: string): { line: string; comment: string } {
+  const [, line = suggestion, comment = ""] = /^(.*?) +# (.*)$/s.exec(isCommand(suggestion) ? suggestion : "") ?? [];
+  return { line, comment };
 }
 
 /** The words that stand for a value of the failed command in a suggested command. */

@@ -107,8 +107,10 @@ function projectFileAt(given: string, cwd: string): string {
   if (basename(path) === PROJECT_FILE) return path;
   if (given.trim() !== "" && statSync(path, { throwIfNoEntry: false })?.isDirectory() === true)
     return join(path, PROJECT_FILE);
-  throw new FleetError("FLEET_USAGE_INVALID", `${quote(given)} is not a ${PROJECT_FILE}, nor a folder with one.`, {
-    suggestions: [`copilotfleet COMMAND --config ${shellQuote(printable(given))}`],
+  const exists = statSync(path, { throwIfNoEntry: false }) !== undefined;
+  const why = `${quote(given)} ${exists && given.trim() !== "" ? `is not a file named ${PROJECT_FILE}` : "does not exist"}`;
+  throw new FleetError("FLEET_USAGE_INVALID", `${why}. Allowed: a ${PROJECT_FILE}, or a folder that contains one`, {
+    suggestions: ["copilotfleet trust . # the file in the working folder", "copilotfleet trust --list"],
   });
 }
 

@@ -1,14 +1,21 @@
 import { randomUUID } from "node:crypto";
 import { sha256 } from "../config/values/text.js";
-import { ALLOWED_USER, isReserved, readUser } from "../config/values/user-id.js";
+import { ALLOWED_USER, idFault, isReserved, readUser, similarId } from "../config/values/user-id.js";
 import { FleetError, option, quote } from "../errors.js";
 
 /** Checks a user id. Returns it in Unicode normal form C. */
 export function validateUser(value: string, name = option("user")): string {
   const user = typeof value === "string" ? readUser(value) : null;
   if (user !== null) return user;
-  const why = isReserved(value) ? "is a reserved word" : "is not a user id";
-  throw new FleetError("FLEET_USER_INVALID", `${name} ${quote(value)} ${why}. Allowed: ${ALLOWED_USER}`);
+  const text = String(value);
+  const why = idFault(text, /[\p{L}\p{M}\p{Nd}._@+-]/u, `has ${Buffer.byteLength(text)} bytes`);
+  throw new FleetError(
+    "FLEET_USER_INVALID",
+    `${name} ${quote(value)} is not a user id: it ${why}. Allowed: ${ALLOWED_USER}`,
+    {
+      suggestions: [`Use an id such as "${similarId(text)}".`],
+    },
+  );
 }
 
 /** A digest of a user id for names of files. With it, two users whose ids differ only in case have two files on any disk. */
@@ -16,6 +23,8 @@ export function userDigest(user: string): string {
   return sha256(user).slice(0, 32);
 }
 
+const ALLOWED_SESSION =
+  'up to 128 characters of A-Z, a-z, 0-9, ".", "_" and "-", but not "-" first, such as "review-1"';
 const SESSION = /^[A-Za-z0-9._-]{1,128}$/;
 
 /** Whether the text may be the id of a session, and so the name of its folder. */
@@ -35,11 +44,13 @@ export function assertSessionId(id: string): void {
 /** Checks an id from a caller. The id must not look like an option, or be the name of a property that every object has. */
 export function validateSessionId(value: string, name = option("sessionId")): string {
   if (typeof value !== "string" || !isSessionId(value) || value.startsWith("-") || isReserved(value)) {
-    const why = isReserved(value) ? "is a reserved word" : "is not a session id";
-    throw new FleetError(
-      "FLEET_SESSION_ID_INVALID",
-      `${name} ${quote(value)} ${why}. Allowed: 1 to 128 characters of A-Z a-z 0-9 . _ -, not starting with -, and not . or ..`,
-    );
+    const text = String(value);
+    const why = idFault(text, /[A-Za-z0-9._-]/, `has ${text.length} characters`);
+    const message = `${name} ${quote(value)} is not a session id: it ${why}. Allowed: ${ALLOWED_SESSION}`;
+    const isNew = name === "--id";
+    throw new FleetError("FLEET_SESSION_ID_INVALID", message, {
+      suggestions: [isNew ? `Use an id such as "${similarId(text)}", or leave it out.` : "copilotfleet list"],
+    });
   }
   return value;
 }

@@ -1,5 +1,6 @@
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
+import { dirname } from "node:path";
 import type { Config } from "../config/schema.js";
 import { printable, redact, shellQuote } from "../config/values/text.js";
 import { FleetError, option, quote, systemCode } from "../errors.js";
@@ -127,6 +128,15 @@ async function readTokenFile(path: string): Promise<string> {
     // Without O_NONBLOCK, opening a named pipe would wait for a writer indefinitely.
     file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
+    if (systemCode(error) === "ENOENT") {
+      throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The token file ${name} does not exist.`, {
+        suggestions: [
+          "Give the path of an existing file that contains the token and that only you can read.",
+          `ls -l ${shellQuote(dirname(name))}`,
+        ],
+        cause: error,
+      });
+    }
     const reason = systemCode(error) ?? "unknown reason";
     throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The token file ${name} cannot be read: ${reason}`, {
       suggestions: [`Put the token into ${name}.`, `chmod 600 ${shellQuote(name)}`],

@@ -299,10 +299,10 @@ function refusedParts(suggestion: string): string[] {
 }
 
 function readText(error: string, advice: readonly string[]): { message: string; suggestions: string[] } {
-  const [, message = ""] = /^Error: (.*) \[FLEET_[A-Z_]+\]$/.exec(error) ?? [];
-  const suggestions = advice.map((text) => /^ {2}(?:Try|Hint): (.+)$/.exec(text)?.[1]);
+  const [, message = ""] = /^Error: (.*[.?!…]) \[FLEET_[A-Z_]+\]$/.exec(error) ?? [];
+  const suggestions = advice.map((text) => /^ {2}(?:Try(?: \([^()]+\))?|Hint): ([^#]+)$/.exec(text)?.[1]);
   expect({ error, advice, suggestions }).toEqual({
-    error: expect.stringMatching(/^Error: .+ \[FLEET_[A-Z_]+\]$/),
+    error: expect.stringMatching(/^Error: .+[.?!…] \[FLEET_[A-Z_]+\]$/),
     advice,
     suggestions: suggestions.map(() => expect.any(String)),
   });

@@ -145,13 +145,13 @@ describe("a configuration with problems", () => {
     folder.write(folder.projectFile, '{\n  "ports": 3,\n  "session": {"ttl": 3600, "model": "m"}\n}');
     const view = inspect(folder, { env: { COPILOTFLEET_POOL_SERVERS: "2", COPILOTFLEET_HEALTH_INTERVAL: "x" } });
     expect(messages(view).map((message) => message.replace(/\. Allowed.*|; the nearest.*/, ""))).toEqual([
-      `ports in ${folder.projectFile}, line 2, is 3`,
+      `"ports" in ${folder.projectFile}, line 2, is 3`,
       `"sesion" is not a key of the configuration (in ${folder.userFile}, line 2)`,
       // pool.servers of the user's file has no effect, because the variable takes precedence.
       `pool.servers in ${folder.userFile}, line 4, is 0`,
-      `lock.ttl in ${folder.userFile}, line 3, is 5`,
-      `session.ttl in ${folder.projectFile}, line 3, is 3600`,
-      `COPILOTFLEET_HEALTH_INTERVAL (health.interval) is "x"`,
+      `lock.ttl in ${folder.userFile}, line 3, is 5, which has no unit`,
+      `session.ttl in ${folder.projectFile}, line 3, is 3600, which has no unit`,
+      `COPILOTFLEET_HEALTH_INTERVAL (health.interval) is "x", which is not a number with a unit`,
     ]);
     expect(view.values["session.model"]?.value).toBe("m");
     expect(view.values["pool.servers"]?.value).toBe(2);
@@ -172,7 +172,7 @@ describe("a configuration with problems", () => {
       auth: { githubTokenEnv: "A", githubTokenCommand: "b" },
     });
     expect(messages(inspect(folder))).toEqual([
-      expect.stringContaining("runs backwards"),
+      expect.stringContaining("is greater than ports.to"),
       expect.stringContaining("are both set"),
     ]);
   });

@@ -64,21 +64,18 @@ describe("the default user", () => {
       const { message, suggestions } = await fleet.refusal(2, args);
       expect(message).toBe("--user is missing.");
       const words = args[0] === "token" ? args : args.slice(0, 1);
-      expect(suggestions).toEqual([
-        "export COPILOTFLEET_USER=USER # the default for --user",
-        `copilotfleet ${words.join(" ")} --help`,
-      ]);
+      expect(suggestions).toEqual(["export COPILOTFLEET_USER=USER", `copilotfleet ${words.join(" ")} --help`]);
     }
   });
 
   it("a default user that is not a user id is refused, and the error names the variable or the key in its file", async () => {
     const { code, message } = await fleet.refusal(3, ["create"], { env: { COPILOTFLEET_USER: "a b" } });
     expect(code).toBe("FLEET_CONFIG_INVALID");
-    expect(message).toMatch(/^COPILOTFLEET_USER \(user\) is "a b"\. Allowed: 1 to 128 bytes of letters/);
+    expect(message).toMatch(/^COPILOTFLEET_USER \(user\) is "a b"\. Allowed: up to 128 bytes of letters/);
     const file = join(fleet.folder, "user.json");
     writeFileSync(file, '{"user": "-x"}');
     const wrong = await fleet.refusal(3, ["create", "--config", file]);
-    expect(wrong.message).toContain(`user in ${file}, line 1, is "-x". Allowed: 1 to 128 bytes`);
+    expect(wrong.message).toContain(`"user" in ${file}, line 1, is "-x". Allowed: up to 128 bytes`);
   });
 
   it("the default user comes from the file of --config, and from a project's file only if that file is trusted", async () => {

@@ -112,7 +112,7 @@ describe("a token from a variable or a file", () => {
     const path = join(folder, "none");
     const error = await refusal({ from: "file", path });
     expect(error).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE", exit: 3 });
-    expect(error.message).toContain(`${path} cannot be read: ENOENT`);
+    expect(error.message).toContain(`${path} does not exist.`);
   });
 
   it.each(["640", "604", "644", "660", "620"])("a token file of mode 0%s is refused", async (mode) => {

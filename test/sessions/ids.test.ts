@@ -38,7 +38,7 @@ describe("a user id", () => {
       fc.property(fc.string({ unit: "binary", maxLength: 140 }), (value) => {
         const { taken, refused } = outcome(validateUser, value);
         if (taken === undefined) {
-          expect(refused).toContain("Allowed: 1 to 128 bytes");
+          expect(refused).toContain("Allowed: up to 128 bytes");
           expect(refused).not.toMatch(RAW);
           return;
         }

@@ -4,7 +4,7 @@ import { Flags } from "@oclif/core";
 import { isModelName } from "../../config/rules.js";
 import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js";
 import { parseMoment } from "../../config/values/moment.js";
-import { redact } from "../../config/values/text.js";
+import { printable, redact, shellQuote } from "../../config/values/text.js";
 import { FleetError, type FleetErrorCode, quote, type Suggestion } from "../../errors.js";
 import { validateSessionId } from "../../model/ids.js";
 
@@ -87,7 +87,9 @@ export function integerFlag(
     parse: async (value) => {
       const number = /^\d{1,9}$/.test(value) ? Number(value) : Number.NaN;
       if (number >= min && number <= max) return number;
-      throw usage(`--${name} is ${quote(value)}. Allowed: a whole number from ${min} to ${max}`);
+      throw usage(`--${name} is ${quote(value)}. Allowed: a whole number from ${min} to ${max}`, [
+        `Write a number in digits, such as --${name} ${Math.max(min, 1)}.`,
+      ]);
     },
   })();
 }
@@ -114,14 +116,22 @@ export function folderFlag(name: string, description: string) {
     helpValue: "DIR",
     parse: async (value) => {
       if (statSync(value, { throwIfNoEntry: false })?.isDirectory() === true) return resolve(value);
-      throw usage(`--${name} ${quote(value)} is not an existing folder.`);
+      const found = statSync(value, { throwIfNoEntry: false }) !== undefined;
+      const why = found ? "is a file, not a folder" : `does not exist (${printable(resolve(value))})`;
+      throw usage(`--${name} ${quote(value)} ${why}. Allowed: an existing folder`, [
+        found || value === ""
+          ? `Give an existing folder, such as --${name} /tmp.`
+          : `mkdir -p ${shellQuote(printable(value))}`,
+      ]);
     },
   });
 }
 
 export function variableName(flag: string, value: string): string {
   if (/^[A-Za-z_][A-Za-z0-9_]*$/.test(value)) return value;
-  throw usage(`${flag} is not the name of a variable. Allowed: letters, digits and _, not starting with a digit`);
+  const allowed = "Allowed: letters, digits and _, not starting with a digit, such as GITHUB_TOKEN";
+  const message = `${flag} is not the name of a variable. Its value is not shown, because it may be a secret. ${allowed}`;
+  throw usage(message, [`Give the name of the variable, not its value: ${flag} GITHUB_TOKEN.`]);
 }
 
 /** Returns the value of the variable that a flag names. @param code of the error if there is none */
@@ -132,7 +142,7 @@ export function readVariable(flag: string, given: string, code: FleetErrorCode =
   // The given text may be the secret itself.
   const message = `The environment variable ${redact(name)}, which ${flag} names, is not set or is empty.`;
   throw new FleetError(code, message, {
-    suggestions: [`Set the variable that ${flag} names.`],
+    suggestions: [`Set ${redact(name)} in the environment, or give ${flag} the name of another variable.`],
   });
 }
 

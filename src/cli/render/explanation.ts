@@ -1,9 +1,15 @@
 import type { ErrorGroup, Explanation } from "../../errors/explanation.js";
-import { isCommand } from "../../errors.js";
+import { isCommand, withoutComment } from "../../errors.js";
 
-/** Renders a next step. The label shows whether the user can type it. */
+/** Renders a next step. The label shows whether the user can type it, and the line ends with nothing but the command. */
 export function renderSuggestion(suggestion: string): string {
-  return `${isCommand(suggestion) ? "Try" : "Hint"}: ${suggestion}`;
+  const { line, comment } = withoutComment(suggestion);
+  return `${isCommand(line) ? "Try" : "Hint"}${comment === "" ? "" : ` (${comment})`}: ${line}`;
+}
+
+function renderFix(suggestion: string): string {
+  const { line, comment } = withoutComment(suggestion);
+  return comment === "" ? line : `${line}\n    (${comment})`;
 }
 
 export function renderExplanation(explanation: Explanation): string {
@@ -15,7 +21,7 @@ export function renderExplanation(explanation: Explanation): string {
     `${code}: ${title}`,
     list("Users' data", [data]),
     list("Possible causes", causes),
-    list("Next steps", fixes),
+    list("Next steps", fixes.map(renderFix)),
     `\nExit code ${exit}, HTTP status ${httpStatus}. Worth another try: ${again}.`,
   ].join("\n");
 }

@@ -24,6 +24,11 @@ export function findProjectFile(folder: string): string | null {
 export function readConfigFile(path: string, uid: number | undefined): { text: string; content: unknown } | undefined {
   if (!exists(path)) return undefined;
   const text = readText(path, uid).replace(/^\uFEFF/, "");
+  if (text.trim() === "") {
+    throw unusableFile(path, "is empty. Allowed: a JSON object", [
+      `Write {} into ${printable(path)}, or remove the file.`,
+    ]);
+  }
   try {
     return { text, content: JSON.parse(text) as unknown };
   } catch {
@@ -63,6 +68,11 @@ function readText(path: string, uid: number | undefined): string {
 }
 
 function checkFile(path: string, stats: Stats, uid: number | undefined): void {
+  if (stats.isDirectory()) {
+    throw unusableFile(path, "is a folder, not a regular file. Allowed: a file that contains JSON", [
+      `Give the path of a file, such as ${printable(join(path, PROJECT_FILE))}.`,
+    ]);
+  }
   if (!stats.isFile()) {
     // Do not suggest to move a folder or a device away, because the system may need it there.
     throw unusableFile(path, "is not a regular file. Allowed: a file that contains JSON", [

@@ -4,7 +4,6 @@ import type { FleetError } from "../../errors.js";
 import { checkTogether } from "../checks.js";
 import { attempt, invalidValue, type Origin, type Report, throwProblem, unusableFile } from "../problem.js";
 import { type Config, type ConfigInput, ConfigSchema } from "../schema.js";
-import { printable, shellQuote } from "../values/text.js";
 import { environmentLayer } from "./environment.js";
 import { findProjectFile, PROJECT_FILE, readConfigFile } from "./files.js";
 import { guardedKeys } from "./guarded.js";
@@ -128,7 +127,10 @@ function readFile(
   const content = attempt(() => readConfigFile(path, uid) ?? null, report);
   if (content === undefined) return without("unusable");
   if (content === null) {
-    if (kind === "named") report(unusableFile(path, "does not exist", [`ls ${shellQuote(printable(path))}`]));
+    if (kind === "named") {
+      const reason = "does not exist. Allowed: the path of an existing file";
+      report(unusableFile(path, reason, ["copilotfleet init # writes a configuration", "copilotfleet config path"]));
+    }
     return without("missing");
   }
   const layer = flatten(content.content, fileSource(path, content.text, home), report);

@@ -1,5 +1,6 @@
 import parse from "parse-duration";
-import { FleetError, quote, type Suggestion } from "../../errors.js";
+import { FleetError, quote } from "../../errors.js";
+import { type Fault, measureFault } from "./measure.js";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 
@@ -25,7 +26,7 @@ export const DURATION_PATTERN: string = GRAMMAR.source;
 
 /** The text after "Allowed:" in a message about a duration. */
 export function allowedDuration(maxMs: number): string {
-  const longest = maxMs >= LONGEST_MS ? "10 years" : `${Math.floor(maxMs / DAY_MS)}d`;
+  const longest = `${Math.floor(maxMs / DAY_MS)}d`;
   return `a number with a unit (ms, s, m, h, d, w), such as "30s" or "1h30m", above 0 and at most ${longest}`;
 }
 
@@ -76,17 +77,28 @@ export function parseDuration(given: Duration, { name, maxMs = LONGEST_MS, orZer
   if (orZero && (given === 0 || given === "0" || given === "0s")) return 0;
   const ms = typeof given === "number" ? readMilliseconds(given, maxMs) : readDuration(given, maxMs);
   if (ms !== null) return ms;
-  throw new FleetError(
-    "FLEET_DURATION_INVALID",
-    `${name} is ${quote(given)}. Allowed: ${allowedDuration(maxMs)}${orZero ? ", or 0" : ""}`,
-    { suggestions: [adviceOnDuration(given, name, maxMs > LONGEST_TIMER_MS ? "24h" : "30s")] },
-  );
+  throw invalidDuration(given, name, `${allowedDuration(maxMs)}${orZero ? ", or 0" : ""}`, maxMs);
 }
 
-/** The advice for a text that is not a duration. */
-export function adviceOnDuration(given: Duration, name: string, example: string): Suggestion {
-  const isBare = typeof given === "string" && /^[1-9]\d{0,8}$/.test(given);
-  return isBare ? `Did you mean "${given}s"?` : `Give ${name} a unit, for example "${example}".`;
+/** The error for a value that is not a duration, or not in the range. */
+export function invalidDuration(given: Duration, name: string, allowed: string, maxMs: number): FleetError {
+  const { problem, advice } = durationFault(given, maxMs);
+  return new FleetError("FLEET_DURATION_INVALID", `${name} is ${quote(given)}, ${problem}. Allowed: ${allowed}`, {
+    suggestions: [advice],
+  });
+}
+
+/** States why a value is not a duration of at most `maxMs`. */
+export function durationFault(given: Duration, maxMs: number): Fault {
+  const example = maxMs > LONGEST_TIMER_MS ? "24h" : "30s";
+  const outOfRange = (ms: number) =>
+    ms > maxMs ? `which is longer than ${writeDuration(maxMs)}` : "which is too short";
+  if (typeof given === "string") {
+    const read = (text: string) => outOfRange(parse(text) ?? 0);
+    return measureFault(given, { units: ["s", "m", "h", "d", "w", "ms"], example, outOfRange: read });
+  }
+  const problem = Number.isNaN(given) ? "which is not a number" : outOfRange(given);
+  return { problem, advice: `Write a number with a unit, such as ${example}.` };
 }
 
 function readMilliseconds(given: number, maxMs: number): number | null {

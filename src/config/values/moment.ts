@@ -14,6 +14,7 @@ export function parseMoment(given: Moment, name: string, nowMs = Date.now()): nu
   throw new FleetError(
     "FLEET_USAGE_INVALID",
     `${name} is ${quote(given)}. Allowed: ${allowedDuration(LONGEST_MS)}, or a time such as "2026-01-31T12:00:00Z"`,
+    { suggestions: [`Write how long ago, such as ${name} 10m, or a time, such as ${name} 2026-01-31T12:00:00Z.`] },
   );
 }
 

@@ -11,7 +11,7 @@ export interface RedisUrl {
 }
 
 export const ALLOWED_REDIS_URL =
-  'a redis:// or rediss:// URL such as "redis://127.0.0.1:6379/0", where "?fleet=NAME" keeps several fleets apart';
+  'a redis:// or rediss:// URL such as "redis://127.0.0.1:6379/0", with "?fleet=NAME" at the end if several fleets share the database';
 
 const DEFAULT_PORT = 6379;
 const FLEET = /^[A-Za-z0-9._-]{1,64}$/;

@@ -1,3 +1,5 @@
+import { type Fault, measureFault } from "./measure.js";
+
 const BYTES = { kb: 1024, mb: 1024 ** 2, gb: 1024 ** 3 };
 const LARGEST_BYTES = 1024 * BYTES.gb;
 const GRAMMAR = /^(\d{1,15}(?:\.\d{1,9})?)([kmgKMG][bB])$/;
@@ -7,6 +9,15 @@ export const SIZE_PATTERN: string = GRAMMAR.source;
 
 /** The text after "Allowed:" in a message about a size. */
 export const ALLOWED_SIZE = 'a number with a unit (kb, mb, gb), such as "512mb", above 0 and at most 1024gb';
+
+/** States why a text is not a size. */
+export function sizeFault(given: string): Fault {
+  return measureFault(given, {
+    units: ["kb", "mb", "gb", "KB", "MB", "GB"],
+    example: "512mb",
+    outOfRange: () => "which is out of range",
+  });
+}
 
 /** Returns whole bytes from 1 to 1024 gb, or null if `text` is anything else. Units are powers of 1024. */
 export function readSize(text: string): number | null {

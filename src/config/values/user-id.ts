@@ -1,7 +1,30 @@
+import { quote } from "../../errors.js";
+
 /** Properties that every object has. A plain object with users or sessions as keys must not get one of these as a key. */
 const RESERVED = new Set(Object.getOwnPropertyNames(Object.prototype).concat("prototype"));
 
-export const ALLOWED_USER = "1 to 128 bytes of letters, digits and . _ @ + -, not starting with . or -";
+export const ALLOWED_USER =
+  'up to 128 bytes of letters, digits and the characters "._@+-", but neither "." nor "-" first, such as "alice"';
+
+/** States why a text is not the id of a user or of a session. `allowed` matches each character that may be in it. */
+export function idFault(text: string, allowed: RegExp, length: string): string {
+  if (text === "") return "is empty";
+  if (isReserved(text)) return "is a reserved word";
+  const wrong = [...text].find((character) => !allowed.test(character));
+  if (wrong !== undefined) return `contains ${/\s/.test(wrong) ? "a blank" : quote(wrong)}`;
+  if (text === "." || text === "..") return "is the name of a folder";
+  return /^(?:[.-]|\p{M})/u.test(text) ? `starts with ${quote(text[0])}` : length;
+}
+
+/** An id that is similar to a text that is not an id. */
+export function similarId(text: string): string {
+  const plain = text
+    .slice(0, 40)
+    .replace(/[^A-Za-z0-9_]+/g, "-")
+    .replace(/^-+|-+$/g, "");
+  if (plain === "") return "alice";
+  return isReserved(text) ? `${plain}-1` : plain;
+}
 
 /** Whether the text is reserved, so that it cannot be an id. */
 export function isReserved(text: string): boolean {

@@ -1,9 +1,9 @@
 import type { Config } from "../../config/schema.js";
 import {
   ALLOWED_LEASE_TTL,
-  adviceOnDuration,
   allowedDuration,
   type Duration,
+  invalidDuration,
   LONGEST_TIMER_MS,
   readDuration,
   readLeaseTtl,
@@ -55,7 +55,7 @@ export function acquireOptions(sessionId: string, options: LockOptions, { lock }
 export function parseLeaseTtl(given: Duration, name: string): number {
   const ms = readLeaseTtl(asText(given));
   if (ms !== null) return ms;
-  throw invalidDuration(given, name, ALLOWED_LEASE_TTL, "300s");
+  throw invalidDuration(given, name, ALLOWED_LEASE_TTL, LONGEST_TIMER_MS);
 }
 
 /** The wait in milliseconds; 0 for "0" and "0s". */
@@ -63,7 +63,7 @@ export function parseWait(given: Duration, name: string): number {
   const text = asText(given);
   const ms = /^0(?:m?s)?$/.test(text) ? 0 : readDuration(text, LONGEST_TIMER_MS);
   if (ms !== null) return ms;
-  throw invalidDuration(given, name, `${allowedDuration(LONGEST_TIMER_MS)}, or 0 to try only once`, "30s");
+  throw invalidDuration(given, name, `${allowedDuration(LONGEST_TIMER_MS)}, or 0 to try only once`, LONGEST_TIMER_MS);
 }
 
 export function parseReason(text: string, name: string): string {
@@ -75,10 +75,4 @@ export function parseReason(text: string, name: string): string {
 
 function asText(given: Duration): string {
   return typeof given === "number" ? `${given}ms` : given;
-}
-
-function invalidDuration(given: Duration, name: string, allowed: string, example: string): FleetError {
-  return new FleetError("FLEET_DURATION_INVALID", `${name} is ${quote(given)}. Allowed: ${allowed}`, {
-    suggestions: [adviceOnDuration(given, name, example)],
-  });
 }
