@@ -153,7 +153,11 @@ describe("a caller in JavaScript", () => {
   it.each([
     ["sessions.create", [{}], /^user must be a string \(got undefined\)\.$/],
     ["sessions.create", [], /^options must be an object \(got undefined\)\.$/],
-    ["sessions.create", [{ user: "a", wait: "soon" }], /^wait is "soon", which is not a number with a unit\. Allowed: a number with a unit/],
+    [
+      "sessions.create",
+      [{ user: "a", wait: "soon" }],
+      /^wait is "soon", which is not a number with a unit\. Allowed: a number with a unit/,
+    ],
     ["servers.stop", ["x"], /^ids must be a list of strings \(got "x"\)\.$/],
     ["servers.spawn", ["a", { cwd: 5 }], /^cwd must be a string \(got 5\)\.$/],
     ["sessions.evict", [{}], /^what must be an object with either ids or max/],
