@@ -11,7 +11,7 @@ interface Notation {
   units: readonly string[];
   /** A usual value, such as "24h". */
   example: string;
-  /** What is wrong with a text of the right form. */
+  /** States why a text of the right form is refused. */
   outOfRange: (text: string) => string;
 }
 
