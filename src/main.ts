@@ -3,16 +3,17 @@ import { fileURLToPath } from "node:url";
 import { Config, flush } from "@oclif/core";
 import { commandOf } from "./cli/command-id.js";
 import { withJsonFlag } from "./cli/json-flag.js";
+import { outputClosed } from "./cli/prompt/interrupted.js";
 import { reportError } from "./cli/report.js";
 import { standardCommand } from "./cli/standard-flags.js";
 import { unknownCommand } from "./cli/usage-error.js";
 
 /** Runs one command of the command line and sets the exit code. */
 export async function main(given: string[]): Promise<void> {
-  // A reader of our output, such as `head`, may close the pipe early. This is not an error, and the command ends.
+  // A reader of our output, such as `head`, may close the pipe early.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     if (error.code !== "EPIPE") throw error;
-    process.exit(0);
+    outputClosed();
   });
   nameShell();
   const root = fileURLToPath(new URL("..", import.meta.url));

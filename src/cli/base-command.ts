@@ -5,7 +5,7 @@ import { Fleet } from "../fleet/fleet.js";
 import { spoken } from "./command-id.js";
 import { type Given, givenIn, withGiven } from "./given.js";
 import { ProgressLine } from "./progress.js";
-import { Interrupted, onSignals } from "./prompt/interrupted.js";
+import { handleClosedOutput, Interrupted, onSignals } from "./prompt/interrupted.js";
 import { usageError } from "./usage-error.js";
 
 /** The base flags of a command that does not read the configuration. */
@@ -59,8 +59,11 @@ export abstract class FleetCommand extends Command {
   /**
    * Returns a signal that the first SIGINT or SIGTERM aborts, so that the command can finish what it began. The second
    * SIGINT or SIGTERM ends the process at once. If a command never calls this method, the first one ends the process.
+   *
+   * @param cleansUp whether the command must clean up before it ends. Then a reader of the output that closes the pipe counts
+   * as the first signal. Otherwise it ends the process at once.
    */
-  protected interruptSignal(): AbortSignal {
+  protected interruptSignal({ cleansUp = false } = {}): AbortSignal {
     if (this.#interrupt !== undefined) return this.#interrupt.signal;
     const controller = new AbortController();
     this.#interrupt = controller;
@@ -69,6 +72,7 @@ export abstract class FleetCommand extends Command {
       if (controller.signal.aborted) process.exit(interrupted.exitCode);
       controller.abort(interrupted);
     });
+    if (cleansUp) handleClosedOutput(() => controller.abort(new Interrupted("SIGPIPE")));
     return controller.signal;
   }
 

@@ -10,7 +10,8 @@ export default class Smoke extends FleetCommand {
 
   async run(): Promise<SmokeResult> {
     await this.parse(Smoke);
-    const result = await smoke(process.env, ({ name, ok, ms, detail }) => {
+    const signal = this.interruptSignal({ cleansUp: true });
+    const result = await smoke({ env: process.env, signal }, ({ name, ok, ms, detail }) => {
       this.log(
         `${ok ? colour.green("ok  ") : colour.red("FAIL")} ${name.padEnd(10)} ${String(ms).padStart(5)} ms  ${detail}`,
       );

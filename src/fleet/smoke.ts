@@ -24,11 +24,17 @@ const USER = "smoke";
 const SESSION = "smoke-session";
 const RESTART_MS = 5_000;
 
+export interface SmokeOptions {
+  env: NodeJS.ProcessEnv;
+  /** Ends the trial: within a step that waits, or before the next step. */
+  signal: AbortSignal;
+}
+
 /**
  * Tries every kind of work once on the real runtime, offline, in a temporary state folder. Stops at the first step that
  * fails. The built-in echo model counts the turns that it receives, so its replies prove that no history is lost.
  */
-export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) => void): Promise<SmokeResult> {
+export async function smoke({ env, signal }: SmokeOptions, onStep: (step: SmokeStep) => void): Promise<SmokeResult> {
   const stateRoot = await mkdtemp(join(tmpdir(), "copilotfleet-smoke-"));
   const open = () =>
     Fleet.open({
@@ -46,12 +52,14 @@ export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) =>
   const second = await open();
   const steps: SmokeStep[] = [];
   try {
-    for (const [name, run] of Object.entries(walk(first, second))) {
+    for (const [name, run] of Object.entries(walk(first, second, signal))) {
+      signal.throwIfAborted();
       const start = performance.now();
       const result = await run().then(
         (detail) => ({ ok: true, detail }),
         (error: unknown) => ({ ok: false, detail: error instanceof Error ? error.message : String(error) }),
       );
+      if (!result.ok) signal.throwIfAborted();
       const step = { name, ok: result.ok, ms: Math.round(performance.now() - start), detail: result.detail };
       steps.push(step);
       onStep(step);
@@ -69,11 +77,11 @@ export async function smoke(env: NodeJS.ProcessEnv, onStep: (step: SmokeStep) =>
   return { ok: steps.every(({ ok }) => ok), steps };
 }
 
-function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>> {
+function walk(first: Fleet, second: Fleet, signal: AbortSignal): Record<string, () => Promise<string>> {
   let session: CopilotSession | undefined;
   const ask = async (fleet: Fleet, open: CopilotSession | undefined, prompt: string, expected: string) => {
     if (open === undefined) throw new Error("no session is open");
-    const { text } = await fleet.sessions.send(open, prompt, { timeoutMs: 30_000 });
+    const { text } = await fleet.sessions.send(open, prompt, { timeoutMs: 30_000, signal });
     if (text !== expected)
       throw new Error(`the reply was ${JSON.stringify(text)} instead of ${JSON.stringify(expected)}`);
     return text;
@@ -105,7 +113,7 @@ function walk(first: Fleet, second: Fleet): Record<string, () => Promise<string>
       const { pid } = await second.servers.ofUser(USER);
       check(pid !== null, "no server runs");
       process.kill(pid, "SIGKILL");
-      while ((await first.servers.ofUser(USER)).pid !== null) await delay(5);
+      while ((await first.servers.ofUser(USER)).pid !== null) await delay(5, undefined, { signal });
       session = await first.sessions.resume(SESSION, { user: USER });
       return await ask(first, session, "still there?", "[turn 3] still there?");
     },

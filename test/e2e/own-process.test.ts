@@ -1,8 +1,10 @@
-import { readFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { testFleet } from "../fixtures/commands/cli.js";
 import type { Ran } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
+import { isRunning } from "../fixtures/processes.js";
 
 /**
  * Most tests run a command in the process of the test, because that is ten times as fast. Here each command runs as a user
@@ -136,6 +138,39 @@ describe("a command in its own process", { retry: 0 }, () => {
       code: 0,
       signal: null,
       stdout: expect.stringMatching(/^Supervising 0 servers\. Front door: .*\nNothing to stop\.\n$/),
+    });
+  });
+
+  describe("smoke that ends early", () => {
+    const TMPDIR = join(fleet.folder, "temporary");
+    mkdirSync(TMPDIR, { recursive: true });
+    const expectNothingLeft = ({ stdout }: Ran) => {
+      expect(stdout).not.toContain("stop ");
+      expect(isRunning(Number(/, pid (\d+)/.exec(stdout)?.[1]))).toBe(false);
+      expect(readdirSync(TMPDIR).filter((name) => name.startsWith("copilotfleet-"))).toEqual([]);
+    };
+
+    it.each([
+      ["SIGINT", 130],
+      ["SIGTERM", 143],
+    ] as const)("smoke stops its server and removes its folder after %s, and exits with %s", async (signal, code) => {
+      const { child, done } = fleet.start(["smoke"], { env: { TMPDIR } });
+      let shown = "";
+      child.stdout?.on("data", (piece) => {
+        shown += String(piece);
+      });
+      await eventually("the third step", () => shown.includes("send "));
+      child.kill(signal);
+      const ran = await done;
+      expect(ran).toMatchObject({ code, signal: null });
+      expectNothingLeft(ran);
+    });
+
+    it("smoke stops its server and removes its folder when its reader closes the pipe, and does not exit with 0", async () => {
+      const under = ["bash", "-o", "pipefail", "-c", '"$@" | head -2', "bash"];
+      const ran = await fleet.run(["smoke"], { env: { TMPDIR }, under });
+      expect(ran).toMatchObject({ code: 141, stdout: expect.stringMatching(/^ok +spawn .*\nok +create .*\n$/) });
+      expectNothingLeft(ran);
     });
   });
 

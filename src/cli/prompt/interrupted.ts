@@ -11,6 +11,19 @@ export class Interrupted extends Error {
   }
 }
 
+let onOutputClosed: (() => void) | undefined;
+
+/** Sets the handler for a reader of the output, such as `head`, that has closed the pipe. Without one, the process ends. */
+export function handleClosedOutput(handle: () => void): void {
+  onOutputClosed = handle;
+}
+
+/** Ends the command, because nobody reads its output. This is an error only if the command could not finish its work. */
+export function outputClosed(): void {
+  if (onOutputClosed === undefined) process.exit(0);
+  onOutputClosed();
+}
+
 /** Calls `handle` for these signals until the returned object is disposed. */
 export function onSignals(names: readonly NodeJS.Signals[], handle: (name: NodeJS.Signals) => void): Disposable {
   for (const name of names) process.on(name, handle);
