@@ -37,6 +37,8 @@ export default class Init extends FleetCommand {
     const target = initTarget(options);
     const asks = isAsked({ json: this.jsonEnabled(), yes });
     const settings = await this.#ask({ source, isolation, fields: fieldsIn(flags), yes }, asks);
+    if (source === undefined && !asks && settings.provider?.type === "echo")
+      this.log("No key or login was found, so this is the built-in echo model.");
     const reply = flags["no-try"] ? null : await this.#try(settings, asks);
     const schema = schemaAddress(options.cwd, this.config.version);
     const written = writeSettings(target, settings, schema, options);
@@ -52,7 +54,7 @@ export default class Init extends FleetCommand {
 
   /** Tries one prompt. If it fails, a person may want the file nevertheless. */
   async #try(settings: PartialConfig, asks: boolean): Promise<string | null> {
-    const signal = this.interruptSignal();
+    const signal = this.interruptSignal({ cleansUp: true });
     try {
       using _ = this.progress("Trying a prompt", signal);
       return await tryPrompt(settings, process.env, signal);

@@ -93,7 +93,7 @@ describe("init with flags", () => {
     const cwd = project();
     const error = await fleet.refusal(3, ["init", ...ourOwn()], { cwd });
     expect(error.code).toBe("FLEET_MODEL_UNCONFIGURED");
-    expect(error.message).toMatch(/MODEL_KEY.* is not set\.? No file was written\.$/s);
+    expect(error.message).toMatch(/MODEL_KEY.* is not set\. No file was written\.$/s);
     expect(error.suggestions).toContain("Add --no-try to write the file without trying a prompt.");
     const flags = ["--base-url", `http://${addressOf(refusing)}/v1`, "--model", "m"];
     const refused = await fleet.refusal(7, ["init", "--provider", "openai", ...flags], { cwd });
@@ -209,9 +209,10 @@ describe("init with flags", () => {
 });
 
 describe("init --yes", () => {
-  it("init --yes takes the echo model when it finds nothing else", async () => {
+  it("init --yes takes the echo model and says so when it finds nothing else", async () => {
     const cwd = project();
-    await fleet.ok(["init", "--yes", "--no-try"], { cwd });
+    const shown = await fleet.ok(["init", "--yes", "--no-try"], { cwd });
+    expect(shown).toMatch(/^No key or login was found, so this is the built-in echo model\.\nWrote /);
     expect(contentOf(cwd).provider).toEqual({ type: "echo" });
   });
 
@@ -316,7 +317,7 @@ describe("init on a terminal", () => {
       );
       terminal.type("\r");
       // The key of the vendor is not the usual answer for another address.
-      const next = await terminal.shows(/variable that contains the service's key: /, at);
+      const next = await terminal.shows(/variable that contains the service's key \[no key\]: /, at);
       terminal.type("\r");
       await terminal.shows(/The prompt failed\. Write the file anyway\? \[y\/N\] /, next);
       terminal.type(`${answer}\r`);
@@ -325,6 +326,22 @@ describe("init on a terminal", () => {
     }
     expect(readdirSync(no)).toEqual([]);
     expect(contentOf(yes).provider).toEqual({ type: "anthropic", baseUrl: `http://${addressOf(refusing)}` });
+  });
+
+  it("init warns at once about a variable that is not set, names no flag for a wrong answer, and shows the usual model", async () => {
+    const cwd = project();
+    await using terminal = new Terminal(fleet, ["init", "--provider", "github", "--no-try"], { cwd });
+    let at = await terminal.shows(/variable that contains your GitHub token: /);
+    terminal.type("not a name\r");
+    at = await terminal.shows(/Your answer \(auth\.githubTokenEnv\) is .*Allowed: .*GitHub token: /s, at);
+    terminal.type("MY_TOKEN\r");
+    at = await terminal.shows(/MY_TOKEN is not set in this shell\.\nModel \[chosen by the account\]: /, at);
+    terminal.type("\r");
+    await terminal.shows(/Number or name \[per-user\]: /, at);
+    terminal.type("\r");
+    expect(await terminal.done).toBe(0);
+    expect(terminal.text).not.toContain("--token-env");
+    expect(contentOf(cwd)).toMatchObject({ auth: { githubTokenEnv: "MY_TOKEN" } });
   });
 
   it("Ctrl-C at a question and Ctrl-D end init, and nothing is written", async () => {

@@ -1,3 +1,4 @@
+import { asSentence } from "../../config/values/text.js";
 import { type ErrorText, type FleetError, isFleetError, quote, type Suggestion } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import { isStoreTrouble } from "../../sessions/problems.js";
@@ -30,7 +31,7 @@ export function afterPrompt(error: FleetError, session: SessionView | null): Fle
   const goOn: Suggestion[] =
     state === "gone" ? [] : [`copilotfleet send ${id} TEXT --user ${owner}`, `copilotfleet delete ${id}`];
   const change = ({ message, suggestions }: ErrorText) => ({
-    message: `${message} ${remains}`,
+    message: `${asSentence(message)} ${remains}`,
     suggestions: [...suggestions.filter((suggestion) => !suggestion.includes(id)), ...goOn],
   });
   return error.reworded(change, { session });
@@ -42,7 +43,7 @@ export function withoutSession(error: unknown): never {
   const isUnknown: boolean = isStoreTrouble(error);
   if (isUnknown || !isFleetError(error)) throw error;
   const change = ({ message }: ErrorText) => ({
-    message: `${message} No session was created, and the prompt was not sent.`,
+    message: `${asSentence(message)} No session was created, and the prompt was not sent.`,
   });
   throw error.reworded(change, { session: null });
 }

@@ -60,6 +60,10 @@ export class Interview implements Disposable {
     return (find(answer) ?? choices[0])?.value as Value;
   }
 
+  note(text: string): void {
+    process.stdout.write(`${text}\n`);
+  }
+
   [Symbol.dispose](): void {
     this.#lines.removeAllListeners("close");
     this.#lines.close();

@@ -46,7 +46,7 @@ export async function answersFor(
   const answers: Answers = { source, isolation: flags.isolation ?? "per-user", ...flags.fields };
   const missing: string[] = [];
   for (let next = nextQuestion(answers, detected); next !== undefined; next = nextQuestion(answers, detected)) {
-    answers[next.field] = interview === null ? (next.initial ?? null) : await ask(next, answers, interview);
+    answers[next.field] = interview === null ? (next.initial ?? null) : await ask(next, { answers, env, interview });
     if (interview === null && next.initial === undefined) missing.push(next.flag);
   }
   if (missing.length > 0) {
@@ -83,17 +83,30 @@ function refuseOthers(source: Source, fields: InitFlags["fields"]): void {
   if (flags.length > 0) throw usage(`${flags.join(" and ")} cannot be used with --provider ${source}.`);
 }
 
-async function ask({ field, text, initial }: Question, answers: Answers, interview: Interview): Promise<string | null> {
+interface Asking {
+  answers: Answers;
+  env: NodeJS.ProcessEnv;
+  interview: Interview;
+}
+
+async function ask({ field, text, initial }: Question, { answers, env, interview }: Asking): Promise<string | null> {
   const answer = await interview.ask(text, initial ?? undefined, (given) => {
     if (given === "") return initial === null ? null : "An answer is needed.";
-    return problemWith({ ...answers, [field]: given });
+    return problemWith({ ...answers, [field]: given }, field);
   });
+  if (isUnsetVariable(field, answer, env)) interview.note(`${answer} is not set in this shell.`);
   return answer === "" ? null : answer;
 }
 
-function problemWith(answers: Answers): string | null {
+/** Whether the answer names a variable that is not set. A name with `{user}` stands for many variables. */
+function isUnsetVariable(field: Field, answer: string, env: NodeJS.ProcessEnv): boolean {
+  if (field !== "apiKeyEnv" && field !== "tokenEnv") return false;
+  return answer !== "" && !answer.includes("{user}") && (env[answer] ?? "") === "";
+}
+
+function problemWith(answers: Answers, asked: Field): string | null {
   try {
-    checkSettings(settingsOf(answers));
+    checkSettings(settingsOf(answers), asked);
     return null;
   } catch (error) {
     if (isFleetError(error)) return error.message;

@@ -48,7 +48,9 @@ export const FIELDS: Readonly<Record<Source, readonly Field[]>> = {
 export function nextQuestion(answers: Answers, detected: Detected): Question | undefined {
   const field = FIELDS[answers.source].find((each) => answers[each] === undefined);
   if (field === undefined) return undefined;
-  return { field, flag: FIELD_FLAGS[field], text: TEXTS[field], initial: initialOf(field, answers, detected) };
+  const initial = initialOf(field, answers, detected);
+  const text = initial === null ? `${TEXTS[field]} [${NO_ANSWER[field]}]` : TEXTS[field];
+  return { field, flag: FIELD_FLAGS[field], text, initial };
 }
 
 const TEXTS: Readonly<Record<Field, string>> = {
@@ -56,6 +58,14 @@ const TEXTS: Readonly<Record<Field, string>> = {
   apiKeyEnv: "Name of the variable that contains the service's key",
   model: "Model",
   tokenEnv: "Name of the variable that contains your GitHub token",
+};
+
+/** The meaning of no answer. */
+const NO_ANSWER: Readonly<Record<Field, string>> = {
+  baseUrl: "none",
+  apiKeyEnv: "no key",
+  model: "chosen by the account",
+  tokenEnv: "the login of gh",
 };
 
 function initialOf(field: Field, { source, baseUrl }: Answers, detected: Detected): string | null | undefined {

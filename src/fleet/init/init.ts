@@ -6,11 +6,11 @@ import { findProjectFile, PROJECT_FILE } from "../../config/load/files.js";
 import { checkFlags, type PartialConfig } from "../../config/load/load.js";
 import { homeFolder, userConfigFile } from "../../config/load/paths.js";
 import { unusableFile } from "../../config/problem.js";
-import { printable, shellQuote } from "../../config/values/text.js";
+import { asSentence, printable, shellQuote } from "../../config/values/text.js";
 import { FleetError, systemCode } from "../../errors.js";
 import { withTrialFleet } from "../trial.js";
 import { readProjectFile, type TrustView, trustFile } from "../trust.js";
-import { FIELD_FLAGS } from "./answers.js";
+import { FIELD_FLAGS, type Field } from "./answers.js";
 
 export interface InitOptions {
   env: NodeJS.ProcessEnv;
@@ -54,9 +54,15 @@ export function initTarget({ env, cwd, userConfig, force }: InitOptions): InitTa
   return target;
 }
 
-/** Refuses settings that are not allowed. The message names the flag. */
-export function checkSettings(settings: PartialConfig): void {
-  checkFlags(settings, FLAG_NAMES);
+/**
+ * Refuses settings that are not allowed. The message names the flag.
+ *
+ * @param asked the field that a person was asked for, if the settings are from an interview
+ */
+export function checkSettings(settings: PartialConfig, asked?: Field): void {
+  const isAsked = (flag: string) => asked !== undefined && flag === FIELD_FLAGS[asked];
+  const names = Object.entries(FLAG_NAMES).map(([key, flag]) => [key, isAsked(flag) ? "Your answer" : flag]);
+  checkFlags(settings, Object.fromEntries(names) as Record<string, string>);
 }
 
 /** Sends one prompt on a temporary fleet with these settings, and returns the reply. */
@@ -132,7 +138,7 @@ function writeWhole(target: InitTarget, text: string): void {
 /** The error of a failed prompt, with the consequence. Leaves out advice about the temporary session and server. */
 export function withoutFile(error: FleetError): FleetError {
   return error.reworded(({ message, suggestions }) => ({
-    message: `${message} No file was written.`,
+    message: `${asSentence(message)} No file was written.`,
     suggestions: [
       ...suggestions.filter((suggestion) => !suggestion.startsWith("copilotfleet ")),
       "Add --no-try to write the file without trying a prompt.",
