@@ -95,8 +95,14 @@ function isSlip(written: string, known: string): boolean {
   return slips(word, other) <= mostSlips(word) || (word.length > 2 && other.startsWith(word));
 }
 
-/** The known variable for which this one may be a slip; null if there is none. */
+/** The variables of all keys. A section has a variable only if it can be null. */
+export function keyVariables(): string[] {
+  return [...keysBelow(keyTree())]
+    .filter(({ kind, nullable }) => kind !== "section" || nullable)
+    .map((key) => key.variable);
+}
+
+/** The known variable for which this one may be a slip, or the beginning of it; null if there is none. */
 export function nearestVariable(name: string): string | null {
-  const known = [...keysBelow(keyTree())].map((key) => key.variable);
-  return nearestOf(name, known, (variable) => variable)[0] ?? null;
+  return nearestOf(name, keyVariables(), (variable) => variable)[0] ?? null;
 }

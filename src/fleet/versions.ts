@@ -1,4 +1,4 @@
-import { type LoadedConfig, loadConfig } from "../config/load/load.js";
+import { loadConfig } from "../config/load/load.js";
 import { type FleetError, isFleetError } from "../errors.js";
 import { RawConnection } from "../runtime/client/raw-connection.js";
 import { findRuntime } from "../runtime/launch/find.js";
@@ -46,20 +46,21 @@ export async function findVersions(options: VersionsOptions): Promise<{ versions
       return await look();
     } catch (error) {
       if (!isFleetError(error)) throw error;
-      problems.push(error);
+      if (problems.every(({ message }) => message !== error.message)) problems.push(error);
       return null;
     }
   };
   const loaded = await attempt(() => loadConfig(options));
   const [runtime, serve] = await Promise.all([
-    loaded === null ? null : runtimeOf(loaded, options.env, attempt),
+    // If the configuration cannot be used, show the runtime that the fleet uses without one.
+    runtimeOf(loaded?.config.runtime.path ?? null, options.env, attempt),
     loaded === null ? null : attempt(async () => await versionOfServe(options)),
   ]);
   const versions = {
     copilotfleet: ownVersion(),
     node: process.versions.node,
     sdk: sdkVersion(),
-    runtime: runtime ?? { version: null, path: null, protocol: null },
+    runtime,
     platform: `${process.platform}-${process.arch}`,
     serve,
   };
@@ -67,11 +68,11 @@ export async function findVersions(options: VersionsOptions): Promise<{ versions
 }
 
 async function runtimeOf(
-  { config }: LoadedConfig,
+  configuredPath: string | null,
   env: NodeJS.ProcessEnv,
   attempt: <T>(look: () => T | Promise<T>) => Promise<T | null>,
 ): Promise<Versions["runtime"]> {
-  const found = await attempt(() => findRuntime(config.runtime.path, env));
+  const found = await attempt(() => findRuntime(configuredPath, env));
   const answer = found === null ? null : await attempt(async () => await askRuntime(found.path, env));
   return { version: answer?.version ?? null, path: found?.path ?? null, protocol: answer?.protocol ?? null };
 }

@@ -209,6 +209,19 @@ describe("a configuration with problems", () => {
     expect(view.files[0]?.state).toBe("untrusted");
   });
 
+  it("inspectConfig reports wrong values of guarded keys in a file that the user does not trust", async () => {
+    await using folder = new Folder();
+    folder.write(folder.projectFile, '{\n"session": { "approve": "always" },\n"provider": { "type": "openia" }\n}');
+    const view = inspect(folder);
+    expect(messages(view)).toEqual([
+      expect.stringContaining("count only when you trust this file"),
+      expect.stringContaining(`provider.type in ${folder.projectFile}, line 3, is "openia". Allowed: `),
+      expect.stringContaining(`session.approve in ${folder.projectFile}, line 2, is "always". Allowed: `),
+    ]);
+    expect(view.values["session.approve"]).toMatchObject({ value: "none", origin: { from: "default" } });
+    expect(view.values.provider?.value).toBeNull();
+  });
+
   it("inspectConfig goes on with an empty COPILOTFLEET_HOME", async () => {
     await using folder = new Folder();
     const view = inspect(folder, { env: { COPILOTFLEET_HOME: "" } });

@@ -258,6 +258,12 @@ describe("environment", () => {
     expect(unknownVariables(env)).toEqual([{ name: "COPILOTFLEET_SESION_TTL", nearest: "COPILOTFLEET_SESSION_TTL" }]);
   });
 
+  it("a variable with the name of a section is named with a variable in that section", () => {
+    expect(unknownVariables({ COPILOTFLEET_AUTH: "x", COPILOTFLEET_PROVIDER: "null" })).toEqual([
+      { name: "COPILOTFLEET_AUTH", nearest: "COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV" },
+    ]);
+  });
+
   it("each key has its own variable, and no variable has a name that Kubernetes generates", () => {
     const names = [...keysBelow(keyTree())].map((key) => key.variable);
     expect(new Set(names).size).toBe(names.length);

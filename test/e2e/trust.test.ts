@@ -68,7 +68,7 @@ describe("in the clone of a hostile repository", () => {
       expect(error, args.join(" ")).toMatchObject({
         code: "FLEET_CONFIG_UNTRUSTED",
         message: expect.stringContaining(`runtime.path, runtime.env, auth.githubTokenCommand, provider.type`),
-        suggestions: expect.arrayContaining([`copilotfleet trust ${file}`]),
+        suggestions: [`cat ${file}`, `copilotfleet trust ${file}`, expect.any(String)],
       });
       expect(error.message).toContain(`in ${file} count only`);
     }
@@ -92,6 +92,10 @@ describe("in the clone of a hostile repository", () => {
     expect(await fleet.ok(["--help"], { cwd })).toContain("trust");
     expect(await fleet.ok(["ps", "--help"], { cwd })).toContain("--config");
     expect(await fleet.ok(["--version"], { cwd })).toMatch(/copilotfleet/);
+    const version = await fleet.run(["version"], { cwd });
+    expect(version).toMatchObject({ code: 0, stdout: expect.stringMatching(/^runtime +\d+\.\d+\.\d+, protocol /m) });
+    expect(version.stderr).toMatch(new RegExp(`^Warning: runtime\\.path.* in ${file} count only .*\\n$`));
+    expect(readdirSync(traces)).toEqual([]);
     expect(await fleet.ok(["trust", "--list"], { cwd })).toBe("You do not trust any project file.\n");
   });
 });

@@ -48,7 +48,7 @@ it("version shows the version of a serve that runs", async () => {
   await done;
 });
 
-it("version shows what it can when the configuration or the runtime is wrong, and warns", async () => {
+it("version shows the bundled runtime when the configuration is wrong, shows what it can of a wrong runtime, and warns", async () => {
   const file = join(fleet.folder, "wrong.json");
   writeFileSync(file, '{"sesion": {}}');
   const wrong = await fleet.run(["version", "--json", "--config", file]);
@@ -56,7 +56,9 @@ it("version shows what it can when the configuration or the runtime is wrong, an
     code: 0,
     stderr: expect.stringMatching(/^Warning: .*\[FLEET_CONFIG_KEY_UNKNOWN\]\n$/),
   });
-  expect(wrong.json()).toEqual({ ...VERSIONS, runtime: { version: null, path: null, protocol: null } });
+  expect(wrong.json()).toEqual(VERSIONS);
+  const variable = await fleet.run(["version", "--json"], { env: { COPILOTFLEET_PORTS_FROM: "x" } });
+  expect(variable.stderr).toMatch(/^Warning: COPILOTFLEET_PORTS_FROM .*\[FLEET_CONFIG_INVALID\]\n$/);
   const broken = await fleet.run(["version", "--json"], { env: { COPILOT_CLI_PATH: "/bin/false" } });
   expect(broken).toMatchObject({ code: 0, stderr: expect.stringMatching(/^Warning: .*\[FLEET_\w+\]\n$/) });
   expect(broken.json()).toEqual({

@@ -1,4 +1,4 @@
-import { type Key, keysBelow, keyTree, nearestVariable } from "../keys.js";
+import { type Key, keysBelow, keyTree, keyVariables, nearestVariable } from "../keys.js";
 import { invalidValue, type Origin, throwProblem } from "../problem.js";
 import { absolute, type Given, type Layer } from "./layers.js";
 import type { Environment } from "./paths.js";
@@ -89,15 +89,10 @@ export function ignoredVariables(env: Environment): string | null {
 
 /** Lists the `COPILOTFLEET_*` variables that have no meaning, each with the variable that was probably meant. */
 export function unknownVariables(env: Environment): { name: string; nearest: string | null }[] {
-  const known = new Set([...keysBelow(keyTree())].filter(isVariable).map((key) => key.variable));
+  const known = new Set(keyVariables());
   return Object.keys(env)
     .filter((name) => name.startsWith(PREFIX) && !known.has(name))
     .filter((name) => !OTHER_VARIABLES.has(name) && !FROM_KUBERNETES.test(name))
     .sort()
     .map((name) => ({ name, nearest: nearestVariable(name) }));
-}
-
-/** A section has a variable only if it can be null. */
-function isVariable(key: Key): boolean {
-  return key.kind !== "section" || key.nullable;
 }

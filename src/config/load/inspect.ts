@@ -41,7 +41,7 @@ export interface ConfigView {
 export function inspectConfig(options: LoadOptions = {}): ConfigView {
   const found: FleetError[] = [];
   const report = (problem: FleetError) => void found.push(problem);
-  const { files, layers, given, stateRoot, uid } = gather(options, report);
+  const { files, layers, untrusted, given, stateRoot, uid } = gather(options, report);
   const refused = new Set<Given>();
   for (const layer of layers) {
     for (const { name, problem } of issuesOf(layer)) {
@@ -52,6 +52,7 @@ export function inspectConfig(options: LoadOptions = {}): ConfigView {
       report(problem);
     }
   }
+  for (const layer of untrusted) for (const { name, problem } of issuesOf(layer)) if (layer.has(name)) report(problem);
   const allowed = new Map([...given].filter(([, value]) => !refused.has(value)));
   const wrong = [...given.keys()].filter((name) => !allowed.has(name));
   for (const { name, problem } of issuesOf(allowed)) if (!wrong.includes(name)) report(problem);

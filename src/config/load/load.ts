@@ -9,7 +9,7 @@ import { findProjectFile, PROJECT_FILE, readConfigFile } from "./files.js";
 import { guardedKeys } from "./guarded.js";
 import { fileSource, flatten, type Layer, merge, type Source, unflatten } from "./layers.js";
 import { type Environment, homeFolder, stateRoot, userConfigFile } from "./paths.js";
-import { untrusted } from "./trust.js";
+import { untrustedProblem } from "./trust.js";
 
 /** A part of the configuration. A value of undefined counts as not given. */
 export type PartialConfig = DeepPartial<ConfigInput>;
@@ -56,6 +56,8 @@ export interface Gathered {
   files: ConfigFile[];
   /** The values of each source. The last one takes precedence. */
   layers: Layer[];
+  /** The values of files that the user does not trust. Some of them do not count, so use these only for messages. */
+  untrusted: Layer[];
   given: Layer;
   stateRoot: string;
   uid: number | undefined;
@@ -92,7 +94,8 @@ export function gather(options: LoadOptions, report: Report): Gathered {
   const flags = flatten(options.flags ?? {}, flagSource(options.flagNames, { folder: cwd, home }), report);
   const variables = environmentLayer(env, { folder: cwd, home }, report);
   const layers = [...read.map(({ layer }) => layer).reverse(), variables, flags];
-  return { files: read.map(({ file }) => file), layers, given: merge(layers), stateRoot: root, uid };
+  const untrusted = read.flatMap(({ whole }) => whole ?? []);
+  return { files: read.map(({ file }) => file), layers, untrusted, given: merge(layers), stateRoot: root, uid };
 }
 
 function flagSource(
@@ -122,7 +125,7 @@ function readFile(
   kind: ConfigFile["kind"],
   path: string,
   { uid, home, stateRoot: root, report }: Reading,
-): { file: ConfigFile; layer: Layer } {
+): { file: ConfigFile; layer: Layer; whole?: Layer } {
   const without = (state: ConfigFile["state"]) => ({ file: { path, kind, state }, layer: new Map() });
   const content = attempt(() => readConfigFile(path, uid) ?? null, report);
   if (content === undefined) return without("unusable");
@@ -135,11 +138,11 @@ function readFile(
   }
   const layer = flatten(content.content, fileSource(path, content.text, home), report);
   const guarded = kind === "project" ? guardedKeys(layer) : [];
-  const problem = untrusted(path, content.text, guarded, root);
+  const problem = untrustedProblem(path, content.text, guarded, root);
   if (problem === null) return { file: { path, kind, state: "read" }, layer };
   report(problem);
   const open = new Map([...layer].filter(([name]) => !guarded.includes(name)));
-  return { file: { path, kind, state: "untrusted" }, layer: open };
+  return { file: { path, kind, state: "untrusted" }, layer: open, whole: layer };
 }
 
 function resolveConfig(given: Layer): Config {

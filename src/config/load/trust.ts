@@ -43,7 +43,12 @@ export function trustedName(path: string): string {
  *
  * @param keys the guarded keys in the file
  */
-export function untrusted(path: string, text: string, keys: readonly string[], stateRoot: string): FleetError | null {
+export function untrustedProblem(
+  path: string,
+  text: string,
+  keys: readonly string[],
+  stateRoot: string,
+): FleetError | null {
   if (keys.length === 0) return null;
   const name = trustedName(path);
   const digest = readTrust(stateRoot, name)?.digest;
@@ -58,8 +63,8 @@ export function untrusted(path: string, text: string, keys: readonly string[], s
     `${keys.join(", ")} in ${printable(path)} ${verb} only when you trust this file. ${why}`,
     {
       suggestions: [
-        `copilotfleet trust ${shellQuote(printable(path))}`,
         `cat ${shellQuote(printable(path))}`,
+        `copilotfleet trust ${shellQuote(printable(path))}`,
         `Set ${keys[0]} in your own configuration file or by a variable instead.`,
       ],
     },

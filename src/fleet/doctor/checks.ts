@@ -97,5 +97,5 @@ export class Checks {
 
 /** Returns the first suggestion that does not send the user back to this command. */
 export function adviceOf(suggestions: readonly Suggestion[]): Suggestion | undefined {
-  return suggestions.find((suggestion) => !suggestion.includes("copilotfleet doctor"));
+  return suggestions.find((suggestion) => !/^cat |copilotfleet doctor/.test(suggestion));
 }
