@@ -149,9 +149,9 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     data: "Sessions and their histories are untouched. If create fails with this, the session that it has created stays.",
     causes: ["Neither a GitHub token nor a model provider is configured, or the provider's key is not set."],
     fixes: [
-      "copilotfleet spawn --user USER --token-env GITHUB_TOKEN",
-      'Set "provider" or "auth" in .copilotfleet.json.',
+      "copilotfleet init # asks for the models to use, and writes the configuration",
       "COPILOTFLEET_PROVIDER_TYPE=echo copilotfleet create --user USER --prompt hello # needs no account",
+      "copilotfleet spawn --user USER --token-env GITHUB_TOKEN # for a user without a server",
     ],
   },
 });

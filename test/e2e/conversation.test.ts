@@ -146,8 +146,15 @@ describe("create", () => {
     const error = await fleet.refusal(3, ["create", ...ALICE, "--id", "dumb", "--prompt", "hi"], { env });
     expect(error).toMatchObject({
       code: "FLEET_MODEL_UNCONFIGURED",
-      suggestions: expect.arrayContaining([expect.stringContaining("--token-env")]),
+      suggestions: [
+        expect.stringMatching(/^copilotfleet init #/),
+        "COPILOTFLEET_PROVIDER_TYPE=echo copilotfleet create --user alice --prompt hello # needs no account",
+        "copilotfleet send dumb TEXT --user alice",
+        "copilotfleet delete dumb",
+      ],
     });
+    // The session works as soon as there is a model.
+    expect(await fleet.send("alice", "dumb", "hi")).toMatch(/ hi$/);
   });
 });
 

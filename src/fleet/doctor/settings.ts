@@ -47,7 +47,7 @@ async function modelAnswers({ config, env, quick }: SettingsContext): Promise<Fi
     if (setting === undefined) {
       return warning(
         "none: neither provider nor auth is set, so only servers that were started with a GitHub token answer prompts",
-        "Set provider or auth in .copilotfleet.json, or give a server a token with spawn --token-env VAR.",
+        "copilotfleet init # or give one server a token with spawn --token-env VAR",
       );
     }
     const source = auth.githubTokenEnv?.includes("{user}") === false ? tokenSourceFromConfig(auth, null) : null;
