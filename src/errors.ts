@@ -107,7 +107,10 @@ export class FleetError extends Error {
 }
 
 /** Whether `error` is a {@link FleetError}. With `code`, it must have that code. */
-export function isFleetError(error: unknown, code?: FleetErrorCode): error is FleetError {
+export function isFleetError<Code extends FleetErrorCode>(
+  error: unknown,
+  code?: Code,
+): error is FleetError & { readonly code: Code } {
   return error instanceof FleetError && (code === undefined || error.code === code);
 }
 

@@ -34,8 +34,9 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const assertOpen = () => {
     if (closed) throw fleetClosed();
   };
-  const warnings: string[] = [];
-  const warn = (message: string) => void warnings.push(message);
+  // A set, because a process that serves for weeks may repeat a warning, and nobody takes it.
+  const warnings = new Set<string>();
+  const warn = (message: string) => void warnings.add(message);
 
   const store = openState(config, stateRoot);
   const clients = new Clients();
@@ -96,7 +97,11 @@ export function openParts(options: FleetOptions, clock = systemClock) {
     warn,
     clock,
     assertOpen,
-    takeWarnings: () => [...new Set([...store.takeWarnings(), ...warnings.splice(0)])],
+    takeWarnings: () => {
+      const taken = new Set([...store.takeWarnings(), ...warnings]);
+      warnings.clear();
+      return [...taken];
+    },
     close,
   };
 }

@@ -9,6 +9,7 @@ import { listSessionFolders } from "../runtime/history/session-state.js";
 import type { SessionFinder } from "../sessions/find.js";
 import type { GcOptions, GcResult } from "../sessions/gc/collect.js";
 import type { EvictionResult, KeptReason } from "../sessions/memory/eviction.js";
+import { warnOfUnreadable } from "../sessions/problems.js";
 import { type SessionView, viewRecord } from "../sessions/view.js";
 import type { LinkContext } from "./calls/control-link.js";
 import { type FleetHosts, onEachHost, type Placed } from "./fleet-hosts.js";
@@ -44,6 +45,8 @@ export function withSessionCounts(
 
 export interface SessionPlaces extends LinkContext {
   hosts: FleetHosts;
+  /** Reports a problem that did not stop the work. */
+  warn: (message: string) => void;
 }
 
 export interface GatherSessionsContext extends SessionPlaces {
@@ -52,13 +55,14 @@ export interface GatherSessionsContext extends SessionPlaces {
 
 /** The sessions of all hosts, the most recently used first. If no host lists a recorded session, shows it by its record. */
 export async function gatherSessions(
-  { store, directory, hosts, ttlMs }: GatherSessionsContext,
+  { store, directory, hosts, ttlMs, warn }: GatherSessionsContext,
   user: string | undefined,
 ): Promise<SessionView[]> {
   const { answers } = await hosts.everywhere(async (host) => await host.sessions({ user }));
   const views = answers.flatMap(({ answer }) => answer);
   if (hosts.own.name === null) return views;
-  const records = (await store.sessions.list()).filter((record) => user === undefined || mayUse(record, user));
+  const all = await store.sessions.list(warnOfUnreadable(warn));
+  const records = all.filter((record) => user === undefined || mayUse(record, user));
   const hostOf = new Map(records.map(({ id, host }) => [id, host]));
   // Two hosts list a session that moved between their answers. Keep the view of the host in the record.
   const shown = views.filter(({ id, host }) => !hostOf.has(id) || hostOf.get(id) === host);
@@ -130,12 +134,13 @@ export async function evictEverywhere(
 }
 
 /** @returns the ids that belong to no session of any user on any host */
-export async function unknownOf({ store, directory, hosts }: SessionPlaces, ids: readonly string[]): Promise<string[]> {
+export async function unknownOf(context: SessionPlaces, ids: readonly string[]): Promise<string[]> {
+  const { store } = context;
   const records = await Promise.all(ids.map(async (id) => await store.sessions.read(id)));
   const unrecorded = ids.filter((_, at) => records[at] === null);
   if (unrecorded.length === 0) return [];
   // A client that connects to its server directly makes sessions without a record.
-  const views = await gatherSessions({ store, directory, hosts, ttlMs: 0 }, undefined);
+  const views = await gatherSessions({ ...context, ttlMs: 0 }, undefined);
   const known = new Set(views.map(({ id }) => id));
   return unrecorded.filter((id) => !known.has(id));
 }

@@ -7,6 +7,7 @@ import { liveSupervisor, type PoolState, poolState } from "../pool/admission.js"
 import type { ServerView } from "../pool/server.js";
 import { ownHostName } from "../runtime/files/host-note.js";
 import type { ServerActivity } from "../sessions/memory/activity.js";
+import { warnOfUnreadable } from "../sessions/problems.js";
 import type { Gathered } from "./fleet-hosts.js";
 import { gatherServers, type SessionPlaces, withSessionCounts } from "./gather.js";
 
@@ -76,14 +77,14 @@ export interface OverviewContext extends SessionPlaces {
 }
 
 export async function lookAtAll(context: OverviewContext): Promise<Overview> {
-  const { store, hosts } = context;
+  const { store, hosts, warn } = context;
   const registry = await store.registry.read();
   const [entries, views, loaded, asked, records] = await Promise.all([
     hostEntries(context, registry),
     gatherServers(hosts),
     hosts.everywhere(async (host) => await host.loaded({})),
     hosts.everywhere(async (host) => await host.activity({})),
-    store.sessions.list(),
+    store.sessions.list(warnOfUnreadable(warn)),
   ]);
   const counted = withSessionCounts(views, records, context.directory.own);
   const servers = counted.map((server) => withActivity(server, asked.answers));

@@ -1,8 +1,9 @@
 import { countOf } from "../config/values/text.js";
-import { FleetError, type FleetErrorCode, isFleetError, option, quote } from "../errors.js";
+import { FleetError, type FleetErrorCode, isCommand, isFleetError, option, quote } from "../errors.js";
 import { isSessionId } from "../model/ids.js";
 import type { Lease } from "../model/lease.js";
 import type { SessionRecord } from "../model/session.js";
+import type { OnUnreadable } from "../store/ports.js";
 
 export function sessionExists(id: string): FleetError {
   return new FleetError("FLEET_SESSION_EXISTS", `Session ${quote(id)} exists already.`, {
@@ -65,14 +66,21 @@ export function explained(error: unknown): never {
       {
         cause: error,
         suggestions: [
-          "copilotfleet spawn --user USER --token-env GITHUB_TOKEN",
-          'Set "provider" or "auth" in .copilotfleet.json.',
-          "COPILOTFLEET_PROVIDER_TYPE=echo tries everything without an account.",
+          "copilotfleet init # asks for the models to use, and writes the configuration",
+          "COPILOTFLEET_PROVIDER_TYPE=echo copilotfleet create --user USER --prompt hello # needs no account",
         ],
       },
     );
   }
   throw error;
+}
+
+/** Warns of each record that a list leaves out, because one damaged record must not make the list fail for everybody. */
+export function warnOfUnreadable(warn: (message: string) => void): OnUnreadable {
+  return (id, { message, suggestions }) => {
+    const steps = suggestions.filter(isCommand).join("; ");
+    warn(`Session ${quote(id)} is left out, because its record cannot be read. ${message} Next steps: ${steps}`);
+  };
 }
 
 const STORE_TROUBLE: ReadonlySet<FleetErrorCode> = new Set([

@@ -10,7 +10,7 @@ import { listSessionFolders, readSessionFolder } from "../runtime/history/sessio
 import type { SessionsContext } from "./context.js";
 import { deleteSessionState } from "./delete.js";
 import { foundRecord, recordFor } from "./find.js";
-import { sessionExists, sessionLocked } from "./problems.js";
+import { sessionExists, sessionLocked, warnOfUnreadable } from "./problems.js";
 import { SessionLimits } from "./session-limits.js";
 import { LastUses } from "./use/last-uses.js";
 import { type SessionView, viewSession } from "./view.js";
@@ -105,11 +105,19 @@ export class Sessions {
    * their user's own server without the fleet.
    */
   async list(user?: string): Promise<SessionView[]> {
-    const { store, directory } = this.context;
+    const { store, directory, warn } = this.context;
     await directory.assertStorage();
     await this.lastUses.flush();
-    const [{ servers }, records] = await Promise.all([store.registry.read(), store.sessions.list()]);
-    const recorded = new Set(records.map(({ id }) => id));
+    const recorded = new Set<string>();
+    const warnOf = warnOfUnreadable(warn);
+    const [{ servers }, records] = await Promise.all([
+      store.registry.read(),
+      store.sessions.list((id, error) => {
+        recorded.add(id);
+        warnOf(id, error);
+      }),
+    ]);
+    for (const { id } of records) recorded.add(id);
     const unrecorded = Object.values(servers)
       .filter((server) => server.user !== null && (user === undefined || server.user === user))
       .flatMap((server) => this.#unrecorded(server, recorded).map((id) => foundRecord(server, id)));

@@ -1,10 +1,10 @@
-import type { FleetError } from "../errors.js";
 import type { HostEntry, HostRecord } from "../model/host.js";
 import type { Lease, LeaseAnswer, LeaseRequest } from "../model/lease.js";
 import type { Placement, UserPlacement } from "../model/placement.js";
 import type { Registry } from "../model/registry.js";
 import type { SessionRecord } from "../model/session.js";
 import type { TokenRecord } from "../model/token.js";
+import type { UnreadableError } from "./failures.js";
 
 /**
  * The contract between the fleet and the adapters that keep its state. `file/` is the embedded default. `redis/` serves
@@ -81,7 +81,7 @@ export interface RegistryStore {
 }
 
 /** Receives the id of a record that cannot be read, and the error that a read of it throws. */
-export type OnUnreadable = (id: string, error: FleetError) => void;
+export type OnUnreadable = (id: string, error: UnreadableError) => void;
 
 /** The records of all sessions. The conversations themselves are in the homes of the servers. */
 export interface SessionStore {

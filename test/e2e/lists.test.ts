@@ -1,5 +1,7 @@
+import { chmodSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
-import { beforeAll, describe, expect, it } from "vitest";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { parse } from "yaml";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
@@ -115,6 +117,36 @@ describe("the format of a list", () => {
       ? ran.json<{ error: { message: string } }>().error.message
       : (/^Error: (.*) \[FLEET_USAGE_INVALID\]$/m.exec(ran.stderr)?.[1] ?? ran.stderr);
     expect({ code: ran.code, shown }).toEqual({ code: 2, shown: message });
+  });
+});
+
+describe("an unreadable session record", () => {
+  const record = join(fleet.root, "sessions", "old");
+
+  it("ps, list, top and stop --all leave out an unreadable record of one user, and warn with its path and its repair", async () => {
+    const intact = readdirSync(record).map((name) => [join(record, name), readFileSync(join(record, name))] as const);
+    onTestFinished(() => {
+      for (const [path, bytes] of intact) writeFileSync(path, bytes);
+    });
+    for (const [path] of intact) {
+      chmodSync(path, 0o600);
+      truncateSync(path, 0);
+    }
+    const shown = [
+      [["ps", "-q"], /^bob-1\nalice-1\n$/],
+      [["list", "-q"], /^new\nmid\n$/],
+      [["list", "-q", "--user", "alice"], /^$/],
+      [["top", "--once"], /Sessions: 0 active, 2 idle/],
+      [["stop", "--all"], /^Nothing to stop\.\n$/],
+    ] as const;
+    for (const [args, stdout] of shown) {
+      const ran = await fleet.run(args);
+      expect(ran, args.join(" ")).toMatchObject({ code: 0, stdout: expect.stringMatching(stdout) });
+      expect(ran.stderr).toMatch(/^Warning: Session "old" is left out, because its record cannot be read\. [^\n]*\n$/);
+      expect(ran.stderr).toContain(
+        `Next steps: copilotfleet doctor; mv ${record} ${fleet.root}/sessions-corrupt-old\n`,
+      );
+    }
   });
 });
 

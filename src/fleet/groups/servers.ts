@@ -12,6 +12,7 @@ import type { RollingResult } from "../../pool/recycle/rolling.js";
 import { type ServerView, viewServer } from "../../pool/server.js";
 import type { Stopped } from "../../pool/stop/stop.js";
 import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
+import { warnOfUnreadable } from "../../sessions/problems.js";
 import * as arg from "../arguments.js";
 import type {
   LogEndOptions,
@@ -64,8 +65,8 @@ export class ServerGroup extends Group {
    * @throws FleetError `FLEET_USAGE_INVALID` when the fleet does not have the host of the filter.
    */
   async list(filter: ServerFilter = {}): Promise<ServerView[]> {
-    const { hosts, store, directory } = this.parts;
-    const [servers, records] = await Promise.all([gatherServers(hosts), store.sessions.list()]);
+    const { hosts, store, directory, warn } = this.parts;
+    const [servers, records] = await Promise.all([gatherServers(hosts), store.sessions.list(warnOfUnreadable(warn))]);
     return withSessionCounts(await filterServers(this.parts, servers, filter), records, directory.own);
   }
 

@@ -1,7 +1,6 @@
 import * as v from "valibot";
 import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import { isObject } from "../../config/values/json.js";
-import type { FleetErrorCode } from "../../errors.js";
 import type { RollingRequest, SpawnRequest, StopRequest } from "../../fleet/options.js";
 import { validateSessionId, validateUser } from "../../model/ids.js";
 import type { Lease } from "../../model/lease.js";
@@ -17,6 +16,7 @@ import type { ServerActivity } from "../../sessions/memory/activity.js";
 import type { EvictionResult, KeptReason } from "../../sessions/memory/eviction.js";
 import type { Released } from "../../sessions/memory/release.js";
 import type { SessionView } from "../../sessions/view.js";
+import type { UnreadableError } from "../../store/failures.js";
 
 /*
  * The schemas of the calls between hosts and of their answers. Hosts may have different versions of copilotfleet. So
@@ -217,7 +217,7 @@ export const gcResult: Schema<GcResult> = object({
   // A host with an earlier version of copilotfleet leaves these out.
   remains: v.optional(list(remain), []),
   unreadable: v.optional(
-    list(object({ id: string, code: word<FleetErrorCode>(), message: string, suggestions: strings })),
+    list(object({ id: string, code: word<UnreadableError["code"]>(), message: string, suggestions: strings })),
     [],
   ),
 });

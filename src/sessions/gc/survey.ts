@@ -2,7 +2,7 @@ import { readdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { printable } from "../../config/values/text.js";
-import { type FleetErrorCode, quote, systemCode } from "../../errors.js";
+import { quote, systemCode } from "../../errors.js";
 import { isSessionId } from "../../model/ids.js";
 import type { Registry } from "../../model/registry.js";
 import type { ServerRecord } from "../../model/server.js";
@@ -17,6 +17,7 @@ import {
   openSessionState,
   sessionStatePath,
 } from "../../runtime/history/session-state.js";
+import type { UnreadableError } from "../../store/failures.js";
 import type { Store } from "../../store/ports.js";
 import { type HostsSeen, isAbandoned, lastUseOf, measureFolder, ttlOf } from "./age.js";
 import { type Business, type Note, unfinishedBusiness } from "./journal.js";
@@ -50,7 +51,7 @@ const MOST_UNRECORDED = 1_000;
 export interface UnreadableRecord {
   /** The id of the session. */
   id: string;
-  code: FleetErrorCode;
+  code: UnreadableError["code"];
   /** Names the place of the record. */
   message: string;
   /** How to restore the record, or to give it up. */
