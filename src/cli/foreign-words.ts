@@ -70,6 +70,7 @@ export const FOREIGN_COMMANDS: ReadonlyMap<string, Advice> = new Map(
     up: [serve, spawn],
     down: [stopAll],
     compose: [compose],
+    tail: ["copilotfleet logs SERVER --follow # follows a log"],
 
     "ps -a": [allServers],
     "ps --all": [allServers],

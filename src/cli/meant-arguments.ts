@@ -46,7 +46,7 @@ const ADVICE: Readonly<Record<string, (typed: Typed) => Suggestion[]>> = {
   create: inQuotes,
   resume: inQuotes,
   describe: ({ args: [kind = "", name] }) => {
-    const known = KINDS[kind.toLowerCase().replace(/s$/, "")];
+    const known = kindNamed(kind);
     return known === undefined || name === undefined ? [] : [`copilotfleet describe ${known}/${word(name)}`];
   },
   unlock: ({ args: [session = "SESSION"], isMissing }) =>
@@ -62,6 +62,11 @@ const KINDS: Readonly<Partial<Record<string, string>>> = {
   container: "server",
   user: "user",
 };
+
+/** The kind of thing that a word names in another tool, such as `pods` in kubectl. */
+export function kindNamed(kind: string): string | undefined {
+  return KINDS[kind.toLowerCase().replace(/s$/, "")];
+}
 
 function inQuotes({ flags }: Typed): Suggestion[] {
   return flags.has("prompt") ? ["Put the whole prompt in quotes."] : [];

@@ -59,6 +59,13 @@ describe("a word that users of other tools type", () => {
     expect(suggestions[0]).toContain(expected);
   });
 
+  it("explain with an exit code lists the codes that have it", async () => {
+    const { groups } = await fleet.json<{ groups: { exit: number; errors: { code: string }[] }[] }>(["explain", "5"]);
+    expect(groups.map(({ exit }) => exit)).toEqual([5]);
+    expect(groups[0]?.errors.map(({ code }) => code)).toContain("FLEET_SESSION_LOCKED");
+    expect(await fleet.ok(["explain", "5"])).toMatch(/^A conflict \(exit code 5\):\n/);
+  });
+
   it("logs takes --tail for --lines", async () => {
     expect(await fleet.refusal(4, ["logs", "nobody", "--tail", "3"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
   });
@@ -74,6 +81,7 @@ describe("a word that users of other tools type", () => {
   it.each([
     [["type"], ["copilotfleet --help"]],
     [["explain", "FLEET_NOPE"], ["copilotfleet explain"]],
+    [["explain", "FLEET_"], ["copilotfleet explain"]],
     [["config", "get", "gc"], ["copilotfleet config show # lists all keys"]],
   ])("%j resembles nothing, so the error makes no guess", async (args, expected) => {
     expect((await fleet.refusal(2, args)).suggestions).toEqual(expected);

@@ -138,7 +138,8 @@ describe("servers", () => {
     expect(await fleet.ok(["logs", "alice"])).toBe(text);
     expect(await fleet.ok(["logs", "alice", "-n", "1"])).toBe(`${lines.at(-1)}\n`);
     expect(await fleet.ok(["logs", "alice", "-n", "0"])).toBe("");
-    expect(await fleet.refusal(4, ["logs", "nobody"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND" });
+    const suggestions = ["copilotfleet ps"];
+    expect(await fleet.refusal(4, ["logs", "nobody"])).toMatchObject({ code: "FLEET_SERVER_NOT_FOUND", suggestions });
   });
 
   it("logs -f runs until Ctrl-C, and then exits with 130", async () => {

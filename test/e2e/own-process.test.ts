@@ -104,7 +104,10 @@ const EXAMPLES: Record<string, Example> = {
   "deploy kubernetes": { args: () => ["deploy", "kubernetes"], stdout: /^.*kind: StatefulSet\n.*\n$/s },
   restart: { args: () => ["restart", ...ALICE], stdout: /^SERVER .*\nalice-\w+ .* ready .*\n$/ },
   stop: { args: () => ["stop", ...ALICE], stdout: /^SERVER .*\nalice-\w+ +drained +-\n$/ },
-  drain: { args: () => ["drain"], stdout: /^Nothing to stop\.\n$/ },
+  drain: {
+    args: () => ["drain"],
+    stdout: /^Nothing to stop\.\nThe pool is closed\. Open it again: copilotfleet drain --undo\n$/,
+  },
   smoke: { args: () => ["smoke"], stdout: /^ok +spawn .*\nok +stop .*\n$/s },
 };
 

@@ -4,6 +4,7 @@ import type { Fleet } from "../../fleet/fleet.js";
 import { isSessionId, validateSessionId } from "../../model/ids.js";
 import { meantIds, withoutCut } from "../../model/reference.js";
 import { onlyMeant } from "../../peers/sessions/meant.js";
+import { kindNamed } from "../meant-arguments.js";
 import { given } from "./flags.js";
 
 // Without `ignoreStdin`, oclif reads a missing argument from standard input. A loop in a shell would lose its input.
@@ -66,10 +67,14 @@ export async function withWholeIds(
     }),
   );
   const whole = found.flat();
-  if (whole.length === 0) return error;
-  const advice: Suggestion[] = [
-    "A script and --yes need whole ids, because nobody is asked.",
-    `copilotfleet delete ${whole.join(" ")}${user === undefined ? "" : ` --user ${user}`}`,
-  ];
+  const [kind = "", name] = missing;
+  const advice: Suggestion[] = [];
+  if (whole.length > 0) {
+    const only = user === undefined ? "" : ` --user ${user}`;
+    advice.push("A script and --yes need whole ids, because nobody is asked.");
+    advice.push(`copilotfleet delete ${whole.join(" ")}${only}`);
+  } else if (kindNamed(kind) === "server" && name !== undefined && isSessionId(name)) {
+    advice.push(`copilotfleet stop ${name} # stops a server and keeps its sessions`);
+  }
   return error.reworded(({ suggestions }) => ({ suggestions: [...advice, ...suggestions] }));
 }
