@@ -81,6 +81,14 @@ export class Sessions {
     }
   }
 
+  /** Records the model that a client chose when it opened a session, so that the session keeps it for later openings. */
+  async recordModel({ id, createdAt, model }: SessionRecord, chosen: unknown): Promise<void> {
+    if (typeof chosen !== "string" || chosen === model) return;
+    await this.context.store.sessions.update(id, (draft) => {
+      if (draft.createdAt === createdAt) draft.model = chosen;
+    });
+  }
+
   /**
    * Frees the id of a session whose creation failed. Also deletes what the server has left on disk, because that would block
    * the next session with this id.

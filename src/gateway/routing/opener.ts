@@ -72,7 +72,10 @@ export class Opener {
     return await translated(record.id, async () => {
       await using use = await useSession(door.sessions.context, request);
       // Do not repeat a creation that failed: the id is free again, and the client may create the session itself.
-      return await use.open(upstreamTransport(this.#state, this.#connector, opening), { isNew, isOnce: isNew });
+      const transport = upstreamTransport(this.#state, this.#connector, opening);
+      const link = await use.open(transport, { isNew, isOnce: isNew });
+      await door.sessions.recordModel(record, opening.asked.model);
+      return link;
     });
   }
 

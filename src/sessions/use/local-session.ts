@@ -56,6 +56,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
   /** @param isNew whether the session was recorded a moment ago */
   static async open(sessions: Sessions, use: SessionUse, options: OpenOptions, isNew = false): Promise<LocalSession> {
     const attached = await use.open(new SdkTransport(sessions, options), { isNew });
+    await sessions.recordModel(use.record, options.session?.model);
     return new LocalSession(sessions, use, options, attached);
   }
 
