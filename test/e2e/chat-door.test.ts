@@ -66,6 +66,8 @@ describe("a chat through a front door", () => {
     await using again = await chat([id]);
     await again.waits(/> hello\n\nyou said: hello\n\n> !tool.*⏺ bash: echo in; echo the fleet \(completed\)/);
     await again.send("/model other-model", /The model is other-model\./);
+    await again.statusShows(/^model other-model · front door /);
+    expect(await fleet.json(["list", "--user", "alice"])).toMatchObject({ sessions: [{ id, model: "other-model" }] });
     await again.send("/new", /Continue this session/);
     await again.send("/resume", new RegExp(`${id} {2}used \\d+s ago`));
     again.type("\x1b[A\x1b[A");

@@ -37,6 +37,7 @@ describe("a chat on a terminal", () => {
     expect(await sessionsOf("alice")).toHaveLength(before.length + 1);
     chat.type("/exit\r");
     expect(await chat.done).toBe(0);
+    expect((await chat.rows()).join("\n")).toMatch(/The session had no prompt, so it is deleted\.$/);
     expect(await sessionsOf("alice")).toEqual(before);
   });
 
@@ -162,7 +163,9 @@ describe("the commands of a chat", () => {
   it("an unknown command is not sent to the model, and two slashes send a prompt that begins with one slash", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT);
     chat.type("/modle\r");
-    await chat.screenShows(/There is no command \/modle\. Did you mean \/model\?.*write \/\/\.\s+> \/modle$/s);
+    await chat.screenShows(/There is no command \/modle\. Did you mean \/model\?.*write \/\/\.\s+>$/s);
+    chat.type("\x1b[A");
+    await chat.screenShows(/> \/modle$/);
     chat.type(CTRL_C);
     await chat.send("//modle", /\[turn 1\] \/modle/);
   });
@@ -193,6 +196,26 @@ describe("the commands of a chat", () => {
       /gpt-6-mini: 2 requests, \d+ input tokens \(0 of them from the cache\), \d+ output tokens/,
     );
   });
+
+  it("a session keeps the model that /model chose, in a later chat and in the list", async () => {
+    await fleet.create("alice", "kept-model");
+    await using chat = await ChatTerminal.open(fleet, ["chat", "kept-model", "--user", "alice"], { columns: 140 });
+    await chat.send("one", /\[turn 1\] one/);
+    await chat.send("/model gpt-6-mini", /The model is gpt-6-mini\./);
+    chat.type("/exit\r");
+    expect(await chat.done).toBe(0);
+    expect(await fleet.json(["list", "--model", "gpt-6-mini"])).toMatchObject({ sessions: [{ id: "kept-model" }] });
+    await using later = await ChatTerminal.open(fleet, ["chat", "kept-model", "--user", "alice"], { columns: 140 });
+    await later.send("/model", /The model is gpt-6-mini\./);
+  });
+
+  it("one blank row follows the output of /history, /new and /resume", async () => {
+    await fleet.create("alice", "blank-rows");
+    await using chat = await ChatTerminal.open(fleet, ["chat", "blank-rows", "--user", "alice"], { rows: 50 });
+    await chat.send("one", /\[turn 1\] one/);
+    for (const command of ["/history", "/new", "/resume blank-rows"]) await chat.send(command, /one|\/help lists/);
+    expect((await chat.rows()).join("\n")).not.toContain("\n\n\n");
+  });
 });
 
 describe("the status line of a chat", () => {
@@ -200,11 +223,11 @@ describe("the status line of a chat", () => {
     await fleet.create("alice", "status");
     const { id: server } = await fleet.server("alice");
     await using chat = await ChatTerminal.open(fleet, ["chat", "status", "--user", "alice"]);
-    await chat.statusShows(new RegExp(`^model gpt-5 · server ${server} · session status$`));
+    await chat.statusShows(new RegExp(`^model echo · server ${server} · session status$`));
     await chat.send("/model gpt-6-mini", /The model is gpt-6-mini\./);
-    await chat.statusShows(new RegExp(`^model gpt-6-mini · server ${server} · session status$`));
+    await chat.statusShows(new RegExp(`^model echo · server ${server} · session status$`));
     await chat.send("/new", /\/help lists/);
-    await chat.statusShows(new RegExp(`^model gpt-5 · server ${server} · session [0-9a-f-]+…?$`));
+    await chat.statusShows(new RegExp(`^model echo · server ${server} · session [0-9a-f-]+…?$`));
     chat.type("/exit\r");
     expect(await chat.done).toBe(0);
     expect(await chat.statusLines()).toBe(0);
@@ -212,7 +235,7 @@ describe("the status line of a chat", () => {
 
   it("the status line is cut to one row of a narrow terminal", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 40 });
-    await chat.statusShows(/^model gpt-5 · server alice-.*…$/);
+    await chat.statusShows(/^model echo · server alice-.*…$/);
     await chat.send("hello", /\[turn 1\] hello/);
     expect(await chat.statusLines()).toBe(1);
   });

@@ -50,6 +50,7 @@ export class Chat {
     const chat = new Chat(parts, await abortable(opening, signal), sessionId === null);
     try {
       await chat.#begin();
+      parts.window.print([""]);
       await chat.#loop();
     } finally {
       await chat.#leave();
@@ -71,7 +72,6 @@ export class Chat {
           window.say(
             `There is no command /${entered.word}.${meant} /help lists all. To send this as a prompt, write //.`,
           );
-          window.giveBack(text);
         }
       } catch (error) {
         if (error instanceof TurnCancelled) window.say("The turn was cancelled.", colour.yellow);
@@ -186,6 +186,7 @@ export class Chat {
     if (argument !== "") await this.#conversation.useModel(argument);
     this.#modelName = await this.#conversation.model();
     window.say(`The model is ${this.#modelName ?? "the provider's default"}.`);
+    if (this.#parts.conversations.isEcho) window.say("The echo model answers in its place.", colour.dim);
     const others = argument === "" ? await this.#conversation.models() : [];
     if (others.length > 0) window.say(`The provider offers: ${others.join(", ")}.`);
   }
@@ -204,11 +205,11 @@ export class Chat {
     this.#modelName = await this.#conversation.model().catch(() => null);
     window.say([conversations.place, ...this.#modelPart(), this.#sessionPart()].join(" · "), colour.bold);
     window.say("/help lists the commands. Ctrl-C cancels a turn. Ctrl-D ends the chat.", colour.dim);
-    window.print([""]);
     if (!this.#isUnused) await showLastTurns(window, markdown, this.#conversation);
   }
 
   #modelPart(): string[] {
+    if (this.#parts.conversations.isEcho) return ["model echo"];
     return this.#modelName === null ? [] : [`model ${this.#modelName}`];
   }
 
@@ -222,8 +223,10 @@ export class Chat {
     const { id } = this.#conversation;
     const isEmpty = this.#isUnused && (await this.#isEmpty());
     await this.#conversation.leave();
-    if (isEmpty) await conversations.delete(id);
-    else window.sayCommand(`Continue this session: ${resumeWith(id)}`);
+    if (isEmpty) {
+      await conversations.delete(id);
+      window.say("The session had no prompt, so it is deleted.", colour.dim);
+    } else window.sayCommand(`Continue this session: ${resumeWith(id)}`);
   }
 
   /** Whether the session has no turn. Asks, because another client may have used the session. */

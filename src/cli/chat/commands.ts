@@ -5,7 +5,7 @@ export const CHAT_COMMANDS = [
   { name: "help", argument: "", purpose: "shows the commands and the keys" },
   { name: "new", argument: "", purpose: "begins a new session" },
   { name: "resume", argument: "[ID]", purpose: "lists your sessions, or continues one" },
-  { name: "model", argument: "[NAME]", purpose: "shows the model, or changes it for this chat" },
+  { name: "model", argument: "[NAME]", purpose: "shows the model, or changes it for this session" },
   { name: "history", argument: "", purpose: "shows the whole conversation" },
   { name: "tools", argument: "", purpose: "shows the tool calls of the last turn with their results" },
   { name: "usage", argument: "", purpose: "shows the tokens that this chat has used" },

@@ -14,6 +14,7 @@ const LONGEST = 4_000;
 /** Shows the last turns of a session that is opened again. */
 export async function showLastTurns(window: Window, markdown: MarkdownStream, conversation: Conversation) {
   const entries = await conversation.past(LAST_TURNS);
+  if (entries.length > 0) window.print([""]);
   const hidden = (entries[0]?.turn ?? 1) - 1;
   if (hidden > 0) {
     window.say(`${hidden} earlier ${hidden === 1 ? "turn" : "turns"}: /history shows everything.`, colour.dim);
@@ -40,7 +41,6 @@ async function show(window: Window, markdown: MarkdownStream, entries: readonly 
     } else if (failure !== null) window.say(failure, colour.yellow);
     else await showText(window, markdown, text);
   }
-  if (entries.length > 0) window.print([""]);
 }
 
 async function showText(window: Window, markdown: MarkdownStream, text: string): Promise<void> {

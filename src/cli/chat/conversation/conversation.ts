@@ -45,6 +45,8 @@ export interface Conversations {
   readonly place: string;
   /** The user, for suggestions; undefined if only the token names the user. */
   readonly user: string | undefined;
+  /** Whether the echo model answers. False if the chat does not know it. */
+  readonly isEcho: boolean;
   create(model: string | undefined): Promise<Conversation>;
   /** @throws FleetError `FLEET_SESSION_NOT_FOUND` and as `fleet.sessions.resume`. */
   resume(id: string, model?: string): Promise<Conversation>;

@@ -29,6 +29,8 @@ const RETRY_MS = 500;
 export class DoorConversations implements Conversations {
   readonly place: string;
   readonly user = undefined;
+  /** The front door does not name the provider. */
+  readonly isEcho = false;
   readonly #door: DoorLink;
   readonly #answers: Answers;
 

@@ -18,12 +18,14 @@ export class FleetConversations implements Conversations {
   readonly place: string;
   readonly #fleet: Fleet;
   readonly user: string;
+  readonly isEcho: boolean;
   readonly #answers: Answers;
 
   constructor(fleet: Fleet, user: string, { onPermissionRequest, ...answers }: Answers) {
     this.#fleet = fleet;
     this.user = user;
     this.place = `user ${user}`;
+    this.isEcho = fleet.config.provider?.type === "echo";
     // With "all" and "none", nobody is asked.
     const asks = fleet.config.session.approve === "ask" && onPermissionRequest !== undefined;
     this.#answers = asks ? { ...answers, onPermissionRequest } : answers;
