@@ -109,7 +109,7 @@ describe("the turns of a transcript", () => {
 describe("the end of a turn in a transcript", () => {
   it.each([
     ["a turn that failed has the model's error", failed(), "500"],
-    ["a turn that was stopped shows that", aborted(), "The turn was stopped."],
+    ["a turn that was cancelled shows that", aborted(), "The turn was cancelled."],
     ["a turn that was cut shows that", shutdown(), "The server ended, or unloaded the session, during the turn."],
     [
       "a turn that was cut by SIGKILL shows that once the session is loaded again",

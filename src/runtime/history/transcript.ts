@@ -144,7 +144,7 @@ export class Transcriber {
     const failure = {
       completed: null,
       failed: this.#lastError ?? "The turn failed.",
-      aborted: "The turn was stopped.",
+      aborted: "The turn was cancelled.",
       cut: "The server ended, or unloaded the session, during the turn.",
     }[outcome];
     if (failure !== null) yield this.#entry("assistant", endedAtMs, turn, { failure });

@@ -112,7 +112,7 @@ function partsOfSession({ session, server, ...more }: SessionDescription): Parts
       ["Host", session.host],
       ["Folder", text(more.folder)],
       ["Size", renderBytes(session.sizeBytes)],
-      ["Turns", more.turns],
+      ["Turns", more.turns === null ? null : `${more.turns} completed`],
       ["Lease", lease === null ? "none" : `held by ${lease.holder}, ends in ${renderAge(lease.remainingMs)}`],
       ["Lease ends", lease === null ? null : lease.expiresAt],
       ["Taken over", lease?.stealReason == null ? null : text(lease.stealReason)],

@@ -34,7 +34,7 @@ export class PlainTranscript implements TranscriptText {
       `${gap}${colour.bold(who)}  ${colour.dim(role === "user" ? `${shortTime(at)}  turn ${turn}` : shortTime(at))}`,
       ...(text === "" ? [] : indented(printableLines(text).split("\n"))),
       ...(attachments.length === 0 ? [] : [`  [attached] ${attachments.map(printable).join(", ")}`]),
-      ...(failure === null ? [] : [`  ${colour.yellow(`[failed] ${printable(failure)}`)}`]),
+      ...(failure === null ? [] : [`  ${colour.yellow(`[incomplete] ${printable(failure)}`)}`]),
     ];
     return `${lines.join("\n")}\n`;
   }
@@ -56,7 +56,7 @@ export class MarkdownTranscript implements TranscriptText {
     const blocks = [
       foreignMarkdown(printableLines(text), { keepBreaks: role === "user" }),
       attachments.length === 0 ? [] : [`Attached: ${attachments.map((name) => codeSpan(printable(name))).join(", ")}`],
-      failure === null ? [] : [`Failed: ${codeSpan(printable(failure))}`],
+      failure === null ? [] : [`Incomplete: ${codeSpan(printable(failure))}`],
     ];
     const lines = blocks.filter((block) => block.join("") !== "").map((block) => indented(block).join("\n"));
     return `${[`${heading}\n- **${plainMarkdown(who)}**, ${shortTime(at)}`, ...lines].join("\n\n")}\n`;
