@@ -47,7 +47,7 @@ describe("top on a terminal", () => {
         top.type(key);
         const frame = await top.until(heading);
         expect(frame).toHaveLength(24);
-        expect(frame.at(-1)).toMatch(/^q: quit {2}Tab: view/);
+        expect(frame.at(-1)).toMatch(/^q: quit {2}\?: keys {2}Tab: view/);
         for (const line of frame) expect(stringWidth(line), line).toBeLessThanOrEqual(columns);
       }
       top.type("q");
@@ -79,6 +79,22 @@ describe("top on a terminal", () => {
     await top.until(/> bob-/);
     top.type("S");
     await top.until(/sort: server descending[\s\S]*> bob-/);
+  });
+
+  it.each(["?", "h"])("top shows all keys after %s, and returns to the view after q", async (key) => {
+    await using top = new TopScreen({ columns: 60 });
+    await top.until(/> alice-/);
+    top.type(key);
+    const page = await top.until(/^Keys$/m);
+    for (const line of [
+      /^q +ends top/m,
+      /^\/ +filters/m,
+      /^D +drain \(in servers\)$/m,
+      /^t +transcript \(in sessions\)$/m,
+    ])
+      expect(page.join("\n")).toMatch(line);
+    top.type("q");
+    await top.until(/> alice-/);
   });
 
   it("top asks before it restarts a server, and does nothing without a yes", async () => {

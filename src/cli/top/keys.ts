@@ -41,11 +41,28 @@ export function actionOf({ text = "" }: Key, view: ViewName): ActionKey | undefi
   return found?.views.includes(view) === true ? found : undefined;
 }
 
+/** All keys, for a page. */
+export function keyLines(): string[] {
+  const actions = Object.entries(ACTIONS).map(([key, { views, label }]) => [key, `${label} (in ${views.join(", ")})`]);
+  const keys = [
+    ["q", "ends top, or closes a page"],
+    ["? h", "shows this page"],
+    ["Tab", "shows the next view"],
+    ["1 to 4", "shows servers, sessions, users or hosts"],
+    ["↑ ↓", "selects a row, as do PgUp, PgDn, Home and End"],
+    ["/", "filters the rows; Esc shows all again"],
+    ["s S", "sorts by the next column; reverses the order"],
+    ...actions,
+  ];
+  return keys.map(([key = "", effect = ""]) => `${key.padEnd(8)}${effect}`);
+}
+
 /** The last line of the screen. */
 export function hintsOf(view: ViewName): string {
   const actions = Object.entries(ACTIONS).filter(([, { views }]) => views.includes(view));
   return [
     "q: quit",
+    "?: keys",
     "Tab: view",
     "/: filter",
     "s S: sort",

@@ -2,7 +2,7 @@ import { printable } from "../../config/values/text.js";
 import type { SortKey } from "../render/lists/list.js";
 import { scrollSteps } from "../run/live.js";
 import type { Key } from "../run/screen.js";
-import { type Action, actionOf } from "./keys.js";
+import { type Action, actionOf, keyLines } from "./keys.js";
 import { columnsOf, type Selection, VIEWS, type ViewName, type ViewTable } from "./views.js";
 
 /** A request of a key for more than a change of the screen. */
@@ -78,6 +78,7 @@ export class TopModel {
     if (number !== undefined) return this.#show(number);
     if (text === "/") this.input = { kind: "filter" };
     else if (name === "escape") this.current.filter = "";
+    else if (text === "?" || text === "h") this.page = { title: "Keys", lines: keyLines(), first: 0 };
     else if (text === "s") this.current.sort = nextSort(this.view, this.current.sort);
     else if (text === "S") this.current.sort = reversed(this.view, this.current.sort);
     else return this.#act(key, table);
