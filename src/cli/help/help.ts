@@ -75,8 +75,13 @@ function renderRoot(config: Config, width: number): string {
       ],
       width,
     ),
-    ...(typeof homepage === "string" ? ["  Documentation:", `    ${homepage}`] : []),
+    ...(isRealAddress(homepage) ? ["  Documentation:", `    ${homepage}`] : []),
   ].join("\n");
+}
+
+/** Whether package.json names a real address. Before the first release, it has a placeholder in capital letters. */
+function isRealAddress(homepage: unknown): homepage is string {
+  return typeof homepage === "string" && !/REPLACE/.test(homepage);
 }
 
 function termOf({ id, summary = "" }: Command.Loadable): Term {
