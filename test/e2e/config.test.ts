@@ -43,8 +43,8 @@ describe("config show", () => {
     expect(ran.code).toBe(3);
     expect(ran.stdout).toMatch(/^session\.model +m /m);
     expect(ran.stdout).not.toMatch(/^session\.ttl /m);
-    expect(ran.stderr).toContain(`Error: session.ttl in ${FILE}, line 2, is 3600. Allowed: `);
-    expect(ran.stderr).toContain(`  Hint: Write "3600s" in ${FILE}, line 2.\n`);
+    expect(ran.stderr).toContain(`Error: session.ttl in ${FILE}, line 2, is 3600, which has no unit. Allowed: `);
+    expect(ran.stderr).toContain("  Hint: Add a unit: s, m, h, d, w or ms, such as 24h.\n");
     expect(ran.stderr).toContain(`Error: "pol" is not a key of the configuration (in ${FILE}, line 3)`);
     const json = await fleet.run(["config", "show", "--json"]);
     expect(json).toMatchObject({ code: 3, stderr: "" });
@@ -115,8 +115,8 @@ describe("config check", () => {
     const heads = ran.stdout.split("\n").filter((line) => line.startsWith("FAIL "));
     expect(heads).toEqual([
       expect.stringContaining(`"pol" is not a key of the configuration (in ${FILE}, line 3)`),
-      expect.stringContaining(`session.ttl in ${FILE}, line 2, is 3600.`),
-      expect.stringContaining(`lock.ttl in ${FILE}, line 4, is "1y".`),
+      expect.stringContaining(`session.ttl in ${FILE}, line 2, is 3600, which has no unit.`),
+      expect.stringContaining(`lock.ttl in ${FILE}, line 4, is "1y", and "y" is not a unit.`),
       expect.stringContaining(`COPILOTFLEET_PORTS_FROM (ports.from) is "x".`),
     ]);
     write("{\n");

@@ -62,7 +62,13 @@ async function listen(port = 0): Promise<Server> {
 
 describe("doctor", () => {
   it.each([
-    ["that no model is configured", NO_MODEL, "model", /^none: neither provider nor auth is set/, /provider or auth/],
+    [
+      "that no model is configured",
+      NO_MODEL,
+      "model",
+      /^none: neither provider nor auth is set/,
+      /^copilotfleet init /,
+    ],
     [
       "that the variable with the model's key is not set",
       { ...OWN_MODEL, COPILOTFLEET_PROVIDER_API_KEY_ENV: "NO_SUCH_KEY" },
