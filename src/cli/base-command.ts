@@ -101,7 +101,7 @@ export abstract class FleetCommand extends Command {
     // If the user interrupted the command, report that, because the error is only a consequence.
     if (this.#interrupt?.signal.aborted === true) throw this.#interrupt.signal.reason;
     const isOfOclif = error instanceof Errors.CLIError && !(error instanceof Errors.ExitError);
-    if (isOfOclif) throw usageError(error, this.ctor);
+    if (isOfOclif) throw await usageError(error, this.ctor);
     throw isFleetError(error) ? this.#withHelp(withGiven(error, this.given)) : error;
   }
 

@@ -3,13 +3,14 @@ import { nearestOf } from "../config/values/nearest.js";
 import { printable, redact } from "../config/values/text.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
 import { spoken } from "./command-id.js";
+import { missingValue } from "./flags/missing-value.js";
 import { DEFAULT_USER } from "./flags/user.js";
 import { adviceOn, FOREIGN_COMMANDS, FOREIGN_FLAGS } from "./foreign-words.js";
 import { meantArguments, typedIn } from "./meant-arguments.js";
 import { unmarked } from "./prompt/prompt.js";
 
 /** Turns oclif's error about a command line into a FleetError. Suggests the flag that the user probably meant. */
-export function usageError(error: Error, command: typeof Command): FleetError {
+export async function usageError(error: Error, command: typeof Command): Promise<FleetError> {
   const unknown = "flags" in error ? flagNames(error.flags) : [];
   const known = { ...command.baseFlags, ...command.flags };
   const flags = ["json", ...Object.keys(known), "help"].map((name) => `--${name}`);
@@ -19,12 +20,22 @@ export function usageError(error: Error, command: typeof Command): FleetError {
   const isMisplaced = word !== undefined || isMissing;
   const meantLines = isMisplaced ? meantArguments(spoken(command.id), { ...typed, isMissing }) : [];
   const lacksUser = "user" in known && !typed.flags.has("user") && meantLines.length === 0;
-  const isUser = word !== undefined && words.length === 0 && lacksUser && !redact(word).includes("***");
-  return new FleetError("FLEET_USAGE_INVALID", describe(error, known), {
+  // A slip must not lead to a command that deletes.
+  const isHarmless = !("dry-run" in known);
+  const isUser = isHarmless && word !== undefined && words.length === 0 && lacksUser && !redact(word).includes("***");
+  const [, valueless] = /^Flag (--\S+) expects /.exec(error.message) ?? [];
+  const { message, advice } =
+    valueless === undefined
+      ? { message: describe(error, known), advice: exampleOf(error) }
+      : await missingValue(valueless, known[valueless.slice("--".length)]);
+  const takesNone = word !== undefined && Object.keys(command.args ?? {}).length === 0;
+  return new FleetError("FLEET_USAGE_INVALID", takesNone ? refuseArguments(command, error) : message, {
     cause: error,
     suggestions: [
+      ...advice,
       ...meantLines,
       ...(isUser ? [`Did you mean --user ${quoteSafely(word)}?` as const] : []),
+      ...(takesNone && !isUser ? plainCommand(command) : []),
       ...unknown.flatMap((flag) => meant(flag, command, flags)),
       ...unknown
         .slice(0, "text" in command.args ? 1 : 0)
@@ -71,16 +82,29 @@ function describe(error: Error, known: Readonly<Record<string, object>>): string
     const { kind = "value" }: { kind?: string } = known[flag.slice(2)] ?? {};
     return `${flag} ${quoteSafely(value)} is not ${/^[aeiou]/.test(kind) ? "an" : "a"} ${kind}. Use ${oneOf(allowed ?? "")}.`;
   }
-  const [, valueless, values] =
-    /^Flag (--\S+) expects (?:a value|one of these values: (.+))$/.exec(error.message) ?? [];
-  if (valueless !== undefined)
-    return `${valueless} needs a value.${values === undefined ? "" : ` Use ${oneOf(values)}.`}`;
   const [, repeated] = /^Flag (--\S+) can only be specified once$/.exec(error.message) ?? [];
   if (repeated !== undefined) return `${repeated} was given more than once. Give it once.`;
   const required = missingFlag(error);
   if (required !== undefined) return `--${required} is missing.`;
   const lines = error.message.split("\n").filter((line) => !/^(See more help with --help|USAGE)/.test(line.trim()));
   return printable(redact(lines.join(" ").replace(/\s+/g, " ").trim()));
+}
+
+/** The first allowed value of a flag that takes one of a few values. */
+function exampleOf({ message }: Error): Suggestion[] {
+  const [, flag, example] = /^Expected (--\S+?)=.* to be one of: ([^,\n]+)/s.exec(message) ?? [];
+  return flag === undefined ? [] : [`For example, write ${flag} ${example}.`];
+}
+
+function refuseArguments({ id }: typeof Command, error: Error): string {
+  return `"${spoken(id)}" takes no arguments, but was given ${unexpectedOf(error).map(quoteSafely).join(", ")}.`;
+}
+
+/** Suggests the command without arguments, which for a command that deletes is the dry run. */
+function plainCommand({ id, flags }: { id: string; flags?: object }): Suggestion[] {
+  const name = spoken(id);
+  if (name === "store migrate") return ["copilotfleet store migrate --to STORE"];
+  return name === "drain" ? [] : [`copilotfleet ${name}${"dry-run" in (flags ?? {}) ? " --dry-run" : ""}`];
 }
 
 /** Turns "a, b, c" into "a, b or c". */

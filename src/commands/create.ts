@@ -35,7 +35,10 @@ export default class Create extends FleetCommand {
 
   async run(): Promise<{ session: SessionView; reply: string | null }> {
     const { flags } = await this.parse(Create, markPrompts(this.argv));
-    if (flags.member !== undefined && !flags.collaborative) throw usage("--member needs --collaborative.");
+    if (flags.member !== undefined && !flags.collaborative)
+      throw usage("--member needs --collaborative.", [
+        `copilotfleet create --user USER --collaborative${flags.member.map((id) => ` --member ${id}`).join("")}`,
+      ]);
     const { purpose, model, ttl } = flags;
     const members = flags.collaborative ? (flags.member ?? []) : undefined;
     const prompt = flags.prompt === undefined ? undefined : await readPrompt(flags.prompt);

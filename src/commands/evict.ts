@@ -20,7 +20,12 @@ export default class Evict extends FleetCommand {
   async run(): Promise<EvictionResult> {
     const { argv, flags } = await this.parse(Evict);
     const given = argv as string[];
-    if (given.length > 0 === (flags.max !== undefined)) throw usage("Give ids of sessions, or --max N.");
+    if (given.length > 0 === (flags.max !== undefined)) {
+      throw usage(
+        given.length > 0 ? "Ids of sessions and --max cannot be used together." : "SESSION or --max is missing.",
+        ["copilotfleet evict SESSION", "copilotfleet evict --max N"],
+      );
+    }
     return await this.withFleet(async (fleet) => {
       using progress = this.progress("Unloading sessions");
       const json = this.jsonEnabled();

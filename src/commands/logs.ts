@@ -1,7 +1,7 @@
 import { Args, Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { given, integerFlag, momentFlag, usage } from "../cli/flags/flags.js";
-import { logReferences } from "../cli/flags/select-servers.js";
+import { given, integerFlag, momentFlag } from "../cli/flags/flags.js";
+import { checkSelection, logReferences } from "../cli/flags/select-servers.js";
 import { userFilter } from "../cli/flags/user.js";
 import { linesOf, renderLogLine } from "../cli/render/logs.js";
 
@@ -46,8 +46,7 @@ export default class Logs extends FleetCommand {
   async run(): Promise<ServerLog | ServerLogs> {
     const { args, flags } = await this.parse(Logs);
     const { user, all, previous, timestamps, lines = 100, since } = flags;
-    if ([args.server !== undefined, user !== undefined, all].filter(Boolean).length !== 1)
-      throw usage("Give the id of a server, or --user USER, or --all.", ["copilotfleet ps"]);
+    checkSelection(args.server === undefined ? [] : [args.server], { user, all }, "logs");
     return await this.withFleet(async (fleet) => {
       using progress = this.progress("Reading the log");
       const references = await logReferences(fleet, { server: args.server, user, all });

@@ -35,14 +35,24 @@ export default class Route extends FleetCommand {
   async run(): Promise<RouteView | RebalancePlan | Rebalanced> {
     const { user, strategy, plan, rebalance, wait } = (await this.parse(Route)).flags;
     const asked = [user === undefined ? [] : "--user", plan ? "--plan" : [], rebalance ? "--rebalance" : []].flat();
-    if (asked.length > 1) throw usage(`${asked.join(" and ")} cannot be used together. Give one of them.`);
-    if (strategy !== undefined && user === undefined) throw usage("--strategy needs --user.");
-    if (wait !== undefined && !rebalance) throw usage("--wait needs --rebalance.");
+    if (asked.length > 1)
+      throw usage(`${asked.join(" and ")} cannot be used together. Give one of them.`, [
+        "copilotfleet route --user USER",
+        "copilotfleet route --plan",
+      ]);
+    if (strategy !== undefined && user === undefined)
+      throw usage("--strategy needs --user.", [`copilotfleet route --user USER --strategy ${strategy}`]);
+    if (wait !== undefined && !rebalance)
+      throw usage("--wait needs --rebalance.", ["copilotfleet route --rebalance --wait 30s"]);
     return await this.withFleet(async (fleet) => {
       using _ = this.progress(rebalance ? "Moving users" : "Asking all hosts");
       if (rebalance) return this.#show(await fleet.hosts.rebalance(given({ waitMs: wait })), renderRebalanced);
       if (plan) return this.#show(await fleet.hosts.planRebalance(), renderPlan);
-      if (user === undefined) throw usage("--user is missing. Name a user, or use --plan or --rebalance.");
+      if (user === undefined)
+        throw usage("--user is missing. Name a user, or use --plan or --rebalance.", [
+          "copilotfleet route --user USER",
+          "copilotfleet route --plan",
+        ]);
       const route = this.#show(await fleet.servers.route(user, given({ strategy })), renderRoute);
       if (!this.jsonEnabled()) warnOfClosedPool(route.pool);
       return route;

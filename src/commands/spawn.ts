@@ -43,7 +43,7 @@ export default class Spawn extends FleetCommand {
     if (flags.count !== undefined && (flags.shared || flags.user === undefined))
       throw usage("--count needs --user USER.", [`copilotfleet spawn --user USER --count ${flags.count}`]);
     if ((flags.user === undefined) === !flags.shared)
-      throw usage("Give either --user USER or --shared.", [
+      throw usage(flags.shared ? "--user and --shared cannot be used together." : "--user or --shared is missing.", [
         "copilotfleet spawn --user USER",
         "copilotfleet spawn --shared",
       ]);

@@ -41,8 +41,16 @@ export default class Trust extends FleetCommand {
 
   async run(): Promise<Trusted | Revoked> {
     const { args, flags } = await this.parse(Trust);
-    if ([args.path, flags.revoke, flags.list || undefined].filter((given) => given !== undefined).length > 1)
-      throw usage("Give PATH, or --list, or --revoke PATH.", ["copilotfleet trust --help"]);
+    const ways = [
+      args.path === undefined ? [] : "PATH",
+      flags.list ? "--list" : [],
+      flags.revoke === undefined ? [] : "--revoke",
+    ].flat();
+    if (ways.length > 1)
+      throw usage(`${ways.join(" and ")} cannot be used together. Give one of them.`, [
+        "copilotfleet trust --list",
+        "copilotfleet trust --revoke PATH",
+      ]);
     const options = { env: process.env, cwd: process.cwd() };
     if (flags.list) return this.#list(listTrusted(options));
     if (flags.revoke !== undefined) return this.#revoke(revokeTrust(flags.revoke, options));

@@ -89,8 +89,10 @@ function replicasOf({ replicas }: DeployOptions, hasRedis: boolean): number {
   throw badFlag(
     "replicas",
     replicas,
-    '1 with "store": "file", because that store belongs to one host. More hosts need a Redis',
-    ["Set store to a Redis that all hosts reach, or name the Secret that holds its URL, with --redis-secret NAME."],
+    '1 with "store": "file", because that store belongs to one host. Several hosts need a store in Redis',
+    [
+      "Set store to a Redis that all hosts reach. For Kubernetes, --redis-secret NAME may name the Secret with its URL.",
+    ],
   );
 }
 

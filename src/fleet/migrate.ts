@@ -52,7 +52,9 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
   const [from, to] = [show(storeUrl(config)), show(options.to)];
   if (from === to) {
     const message = `The store ${quote(to)} is already in use, so there is nothing to copy.`;
-    throw new FleetError("FLEET_USAGE_INVALID", message);
+    throw new FleetError("FLEET_USAGE_INVALID", message, {
+      suggestions: ["copilotfleet store migrate --to redis://HOST:6379/0"],
+    });
   }
   const [origin, target] = [openState(config, stateRoot), openState(config, stateRoot, options.to)];
   try {

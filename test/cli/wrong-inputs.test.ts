@@ -263,7 +263,7 @@ const WRONG: Readonly<Record<string, readonly Wrong[]>> = {
 
 /** How a message states what is allowed, or what is wrong if nothing else is possible. */
 const STATES =
-  /Allowed: |There is no |\bUse |\bGive |\bSay |\bneeds |missing|cannot be |needs a value|Unexpected argument|nearest is|not found|no server|not (an existing|set|the id|found|JSON|exist)|does not exist|must|empty|already|only|is not a|counts/;
+  /Allowed: |There is no |\bUse |\bGive |\bSay |\bneeds |missing|cannot be |needs a value|Unexpected argument|nearest is|not found|no server|not (an existing|set|the id|found|JSON|exist)|does not exist|must|empty|already|only|is not a|counts|takes no arguments/;
 
 describe.each(Object.entries(WRONG))("wrong input: %s", (group, inputs) => {
   it.each(inputs.map((input) => [describeInput(input), input] as const))(
@@ -281,6 +281,12 @@ describe.each(Object.entries(WRONG))("wrong input: %s", (group, inputs) => {
       if (value !== undefined) expect(message).toContain(quote(value));
       expect([message, ...suggestions].join("\n")).toMatch(STATES);
       expect(suggestions.length, `suggestions: ${message}`).toBeGreaterThan(0);
+      // The help alone is enough only if there is no such flag or command.
+      if (!group.endsWith("that does not exist"))
+        expect(suggestions.filter((text: string) => !text.endsWith(" --help"))).not.toEqual([]);
+      if (group === "a flag without its value") expect(message).toContain("needs a value. Allowed: ");
+      if (group === "a duration") expect(message).toMatch(/", (?:which is |which has no unit|and "\w+" is not a unit)/);
+      expect(suggestions.join("\n")).not.toMatch(/Did you mean "?\d|#/);
       expect(suggestions.flatMap(refusedParts)).toEqual([]);
       expect(advice.length).toBeLessThan(MOST_LINES);
       expect(ran.stdout + ran.stderr).not.toMatch(/^ +at |node:internal|canary/m);

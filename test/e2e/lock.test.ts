@@ -347,11 +347,11 @@ describe("usage errors of lock and unlock", () => {
       ["lock", "s", "--show", "--ttl", "3s", "--", "x"],
       "--show only shows the lease",
     ],
-    ["unlock without a token", ["unlock", "s"], "Give either --token TOKEN or --token-env VAR"],
+    ["unlock without a token", ["unlock", "s"], "--token or --token-env is missing."],
     [
       "unlock with two tokens",
       ["unlock", "s", "--token", "x", "--token-env", "Y"],
-      "Give either --token TOKEN or --token-env VAR",
+      "--token and --token-env cannot be used together.",
     ],
     ["unlock with an empty token", ["unlock", "s", "--token", ""], "--token is empty"],
     [

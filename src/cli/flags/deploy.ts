@@ -25,7 +25,9 @@ function checked(name: string, description: string, helpValue: string, pattern: 
     helpValue,
     parse: async (value: string) => {
       if (pattern.test(value)) return value;
-      throw usage(`--${name} is ${quote(value)}. Allowed: ${allowed}`);
+      throw usage(`--${name} is ${quote(value)}. Allowed: ${allowed}`, [
+        `Write a value such as --${name} ${/such as (\S+)$/.exec(allowed)?.[1] ?? "copilotfleet"}.`,
+      ]);
     },
   };
 }
@@ -104,7 +106,9 @@ export const kubernetesFlags = {
     parse: async (value) => {
       const port = /^[1-9]\d{0,4}$/.test(value) ? Number(value) : Number.NaN;
       if (port <= 65_535) return port;
-      throw usage(`--egress-port is ${quote(value)}. Allowed: a port from 1 to 65535`);
+      throw usage(`--egress-port is ${quote(value)}. Allowed: a port from 1 to 65535`, [
+        "Write a port, such as --egress-port 8443.",
+      ]);
     },
   })(),
 };
@@ -116,12 +120,18 @@ export const systemdFlags = {
       "path of the installed command",
       "PATH",
       PROGRAM,
-      "an absolute path of letters, digits and . _ + -",
+      "a path that starts with / and has only letters, digits and the characters /._+-, such as /usr/local/bin/copilotfleet",
     ),
     default: "/usr/local/bin/copilotfleet",
   }),
   "run-as": Flags.string({
-    ...checked("run-as", "account that the units run as", "USER", ACCOUNT, "the name of an account"),
+    ...checked(
+      "run-as",
+      "account that the units run as",
+      "USER",
+      ACCOUNT,
+      "the name of a Linux account (lower-case letters, digits, _ and -), such as copilotfleet",
+    ),
     default: "copilotfleet",
   }),
   output: Flags.string({
@@ -129,7 +139,9 @@ export const systemdFlags = {
     helpValue: "DIR",
     parse: async (value) => {
       if (value.trim() !== "" && !value.includes("\0")) return value;
-      throw usage(`--output is ${quote(value)}. Allowed: the path of a folder`);
+      throw usage(`--output is ${quote(value)}. Allowed: the path of a folder`, [
+        "Write a folder, such as --output ./deploy.",
+      ]);
     },
   }),
 };

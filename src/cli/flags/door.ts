@@ -51,5 +51,7 @@ export async function doorFromFlags(given: DoorFlags): Promise<Door | undefined>
 function address(text: string, name: string): Address {
   const parsed = parseAddress(text);
   if (parsed !== null && parsed.port !== 0) return parsed;
-  throw usage(`${name} is ${quote(text)}. Allowed: host:port, such as fleet.example:4300 or [::1]:4300`);
+  throw usage(`${name} is ${quote(text)}. Allowed: host:port, such as fleet.example:4300 or [::1]:4300`, [
+    `Write an address, such as ${name} fleet.example:4300.`,
+  ]);
 }

@@ -36,7 +36,11 @@ export function textFlag(
 }
 
 export const modelFlag = textFlag("model", "model to use (default: session.model)", "MODEL", (text, name) => {
-  if (!isModelName(text)) throw usage(`${name} is ${quote(text)}. Allowed: the name of a model, such as gpt-5`);
+  if (!isModelName(text)) {
+    throw usage(`${name} is ${quote(text)}. Allowed: the name of a model, such as gpt-5`, [
+      `For example, write ${name} gpt-5.`,
+    ]);
+  }
 });
 
 export const ttlFlag = lifetimeFlag("how long gc keeps the session after its last use (default: session.ttl)");
@@ -49,7 +53,10 @@ export function lifetimeFlag(description: string) {
 /** A `--prompt` flag: any text that is not blank, or "-". See `prompt.ts`. */
 export function promptFlag(description: string) {
   return textFlag("prompt", `${description}; - reads it from standard input`, "TEXT", (text, name) => {
-    if (text.trim() === "") throw usage(`${name} ${quote(text)} is empty. Give a text.`);
+    if (text.trim() === "")
+      throw usage(`${name} ${quote(text)} is empty. Give a text.`, [
+        `Write a text in quotes after ${name}, or - to read it from standard input.`,
+      ]);
   });
 }
 

@@ -17,7 +17,8 @@ export const lockFlags = {
 export function splitCommand(argv: string[]): { own: string[]; command: string[] | undefined } {
   const end = argv.indexOf("--");
   if (end === -1) return { own: argv, command: undefined };
-  if (end === argv.length - 1) throw usage("COMMAND is missing after --.", ["copilotfleet lock --help"]);
+  if (end === argv.length - 1)
+    throw usage("COMMAND is missing after --.", ["copilotfleet lock SESSION --user USER -- COMMAND"]);
   return { own: argv.slice(0, end), command: argv.slice(end + 1) };
 }
 
@@ -30,7 +31,8 @@ export function lockOptions({ user, ttl, wait, steal, reason }: LockFlags): Lock
       'copilotfleet lock SESSION --user USER --steal --reason "WHY"',
     ]);
   }
-  if (!steal && reason !== undefined) throw usage("--reason needs --steal.");
+  if (!steal && reason !== undefined)
+    throw usage("--reason needs --steal.", ['copilotfleet lock SESSION --user USER --steal --reason "WHY"']);
   return {
     user,
     ...given({ ttl, wait, steal: reason === undefined ? undefined : { reason } }),
@@ -45,7 +47,11 @@ export function refuseBesideShow({ ttl, wait, steal, reason }: LockFlags, comman
     reason === undefined ? [] : "--reason",
     command === undefined ? [] : "a COMMAND",
   ].flat();
-  if (given.length > 0) throw usage(`--show only shows the lease. It cannot be combined with ${given.join(" and ")}.`);
+  if (given.length > 0) {
+    throw usage(`--show and ${given.join(" and ")} cannot be used together, because --show only shows the lease.`, [
+      "copilotfleet lock SESSION --show",
+    ]);
+  }
 }
 
 export const unlockFlags = {
@@ -56,9 +62,13 @@ export const unlockFlags = {
 /** A token is a secret while its lease lasts, so no message shows it. */
 export function leaseToken({ token, "token-env": variable }: Interfaces.InferredFlags<typeof unlockFlags>): string {
   if ((token === undefined) === (variable === undefined)) {
-    throw usage("Give either --token TOKEN or --token-env VAR.", ["copilotfleet unlock --help"]);
+    throw usage(
+      token === undefined ? "--token or --token-env is missing." : "--token and --token-env cannot be used together.",
+      ["copilotfleet unlock SESSION --token TOKEN", "copilotfleet unlock SESSION --token-env VAR"],
+    );
   }
   if (variable !== undefined) return readVariable("--token-env", variable);
-  if (token === undefined || token.trim() === "") throw usage("--token is empty. Give the token that lock printed.");
+  if (token === undefined || token.trim() === "")
+    throw usage("--token is empty. Give the token that lock printed.", ["copilotfleet unlock SESSION --token TOKEN"]);
   return token.trim();
 }

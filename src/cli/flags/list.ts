@@ -32,6 +32,7 @@ function sortFlag(columns: readonly string[]) {
       if (columns.includes(column) && isOrder) return { column, descending: order === "desc" };
       throw usage(
         `--sort ${quote(value)} is not a column. Use ${columns.join(", ").replace(/, (?=[^,]*$)/, " or ")}, and :desc after it for descending order.`,
+        [`For example, write --sort ${columns[0]} or --sort ${columns[0]}:desc.`],
       );
     },
   })();

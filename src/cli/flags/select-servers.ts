@@ -1,4 +1,5 @@
 import { Args, Flags, type Interfaces } from "@oclif/core";
+import { quote } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { StopRequest } from "../../fleet/options.js";
 import { referenceOf } from "../../pool/server.js";
@@ -27,7 +28,10 @@ export function stopRequest(
 ): Pick<StopRequest, "force" | "drainTimeoutMs"> {
   const { force = false, "drain-timeout": drainTimeoutMs } = flags;
   if (drainTimeoutMs === undefined) return { force };
-  if (force) throw usage("--force and --drain-timeout cannot be used together: --force does not wait for turns.");
+  if (force)
+    throw usage("--force and --drain-timeout cannot be used together: --force does not wait for turns.", [
+      "Leave out --force to wait for turns, or leave out --drain-timeout.",
+    ]);
   return { force, drainTimeoutMs };
 }
 
@@ -40,8 +44,7 @@ export async function selectServers(
   servers: readonly string[],
   { user, all }: Partial<SelectionFlags> = {},
 ): Promise<{ ids: string[]; away: string[] }> {
-  const ways = [servers.length > 0, user !== undefined, all].filter(Boolean);
-  if (ways.length !== 1) throw usage("Give ids of servers, or --user USER, or --all.", ["copilotfleet ps"]);
+  checkSelection(servers, { user, all });
   if (user !== undefined) return { ids: [referenceOf(await fleet.servers.ofUser(user))], away: [] };
   if (all) {
     const unstopped = (await fleet.servers.list()).filter(({ state }) => state !== "stopped");
@@ -52,6 +55,28 @@ export async function selectServers(
   }
   const found = await Promise.all(servers.map(async (id) => referenceOf(await fleet.servers.get(id))));
   return { ids: [...new Set(found)], away: [] };
+}
+
+/** Refuses a command that selects servers in two ways, or in none. `command` is what to suggest for the given servers. */
+export function checkSelection(
+  servers: readonly string[],
+  { user, all = false }: { user: string | undefined; all: boolean | undefined },
+  command?: "logs",
+): void {
+  const ways = [
+    servers.length > 0 ? servers.map((id) => quote(id)).join(" ") : [],
+    user === undefined ? [] : "--user",
+    all ? "--all" : [],
+  ].flat();
+  if (ways.length === 1) return;
+  const what = command === "logs" ? "the id of a server" : "ids of servers";
+  if (ways.length === 0) throw usage(`SERVER is missing. Give ${what}, or --user USER, or --all.`, ["copilotfleet ps"]);
+  const only =
+    servers.length === 0 ? [] : ([`Leave out ${ways.slice(1).join(" and ")}, or leave out the id.`] as const);
+  throw usage(`${ways.join(" and ")} cannot be used together. Give ${what}, or --user USER, or --all.`, [
+    ...only,
+    "copilotfleet ps",
+  ]);
 }
 
 /** Returns references of the servers whose logs are wanted. With `all`, leaves out servers on hosts that cannot be reached. */

@@ -7,7 +7,8 @@ const TOKEN = /^(gh[pousr]_|github_pat_|cft_)/;
 
 /** The flags never contain the token itself, because every user of the machine can read a command line. */
 export function tokenSourceFromFlags(variable: string | undefined, file: string | undefined): TokenSource | undefined {
-  if (variable !== undefined && file !== undefined) throw usage("Give --token-env or --token-file, not both.");
+  if (variable !== undefined && file !== undefined)
+    throw usage("--token-env and --token-file cannot be used together.", ["Leave out --token-env or --token-file."]);
   if (TOKEN.test(variable ?? file ?? "")) {
     throw usage(
       "--token-env takes the name of a variable and --token-file the path of a file, not the token itself. Revoke " +

@@ -31,7 +31,9 @@ export async function readPrompt(given: string): Promise<string> {
   const prompt = given === "-" ? await readStandardInput() : unmarked(given);
   if (prompt.trim() !== "") return prompt;
   const message = "The prompt is empty. Give a text as an argument, or on standard input with -.";
-  throw new FleetError("FLEET_USAGE_INVALID", message);
+  throw new FleetError("FLEET_USAGE_INVALID", message, {
+    suggestions: ["Write the text in quotes, or - and the text on standard input."],
+  });
 }
 
 async function readStandardInput(): Promise<string> {

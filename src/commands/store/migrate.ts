@@ -48,7 +48,10 @@ export default class StoreMigrate extends FleetCommand {
 function storeTarget(to: string | undefined, variable: string | undefined): { to: string; origin: Origin } {
   if (to !== undefined && variable === undefined) return { to, origin: { from: "flag", name: "--to" } };
   if (to !== undefined || variable === undefined) {
-    throw usage("Give --to STORE or --to-env VAR.", ["copilotfleet store migrate --help"]);
+    throw usage(to === undefined ? "--to or --to-env is missing." : "--to and --to-env cannot be used together.", [
+      "copilotfleet store migrate --to redis://HOST:6379/0",
+      "copilotfleet store migrate --to-env VAR",
+    ]);
   }
   return {
     to: readVariable("--to-env", variable, "FLEET_CONFIG_INVALID"),

@@ -23,7 +23,11 @@ export default class TokenRevoke extends FleetCommand {
     const { argv, flags } = await this.parse(TokenRevoke);
     const ids = argv as string[];
     const { user } = flags;
-    if ((ids.length === 0) === (user === undefined)) throw usage("Give the ids of tokens or --user, not both.");
+    if ((ids.length === 0) === (user === undefined)) {
+      throw usage(ids.length === 0 ? "ID or --user is missing." : "Ids of tokens and --user cannot be used together.", [
+        "copilotfleet token list",
+      ]);
+    }
     return await this.withFleet(async (fleet) => {
       if (isAsked({ json: this.jsonEnabled(), yes: flags.yes })) {
         const tokens = await fleet.tokens.list(given({ user }));

@@ -70,7 +70,9 @@ export function parseReason(text: string, name: string): string {
   if (text.trim() !== "" && text.length <= LONGEST_REASON) return text;
   const why = text.length > LONGEST_REASON ? `is ${text.length} characters long` : "is empty";
   const allowed = `Say why the lease is taken over, in 1 to ${LONGEST_REASON} characters`;
-  throw new FleetError("FLEET_USAGE_INVALID", `${name} ${quote(text)} ${why}. ${allowed}.`);
+  throw new FleetError("FLEET_USAGE_INVALID", `${name} ${quote(text)} ${why}. ${allowed}.`, {
+    suggestions: [`Give a reason such as "maintenance".`],
+  });
 }
 
 function asText(given: Duration): string {

@@ -1,0 +1,59 @@
+import type { Interfaces } from "@oclif/core";
+import { isFleetError, type Suggestion } from "../../errors.js";
+
+/** A flag as a command defines it. */
+type Definition = Partial<Pick<Interfaces.OptionFlag<unknown>, "helpValue" | "options">> & { parse?: unknown };
+
+/** The allowed values of flags that take any text, by the word for the value in the help. */
+const KINDS: Readonly<Record<string, string>> = {
+  DIR: "the path of a folder, such as ./deploy",
+  FILE: "the path of a file, such as ./NAME",
+  HOST: 'the name of a host, such as "host-1" ("copilotfleet ps --output wide" shows the names)',
+  MODEL: "the name of a model, such as gpt-5",
+  PATH: "the path of a file, such as ./.copilotfleet.json",
+  STORE: 'the store "file", or the URL of a Redis, such as redis://127.0.0.1:6379/0',
+  TEXT: 'a text, in quotes if it has blanks, such as "review"',
+  TOKEN: 'the token that "copilotfleet lock" printed',
+  USER: "the id of a user, such as alice",
+  URL: "a URL, such as https://api.openai.com/v1",
+  VAR: "the name of an environment variable, such as GITHUB_TOKEN",
+};
+
+/** Describes the values of a flag that was given without one, in the same words as the error for a wrong value. */
+export async function missingValue(
+  flag: string,
+  definition: Definition = {},
+): Promise<{ message: string; advice: Suggestion[] }> {
+  const options = definition.options?.join(", ");
+  const { allowed, advice } = options === undefined ? await refusedBy(definition) : { allowed: options, advice: "" };
+  const message = `${flag} needs a value.${allowed === "" ? "" : ` Allowed: ${allowed}`}`;
+  const [, advised] = /such as (?:--\S+ )?"?([^\s"]+?)"?\.$/.exec(advice) ?? [];
+  const example = advised ?? exampleIn(allowed);
+  const { helpValue = "VALUE" } = definition;
+  return {
+    message,
+    advice: [example === undefined ? `Write ${flag} ${helpValue}.` : `For example, write ${flag} ${example}.`],
+  };
+}
+
+/** Lets the flag refuse an empty value, because that error states what is allowed. */
+async function refusedBy({ parse, helpValue = "" }: Definition): Promise<{ allowed: string; advice: string }> {
+  try {
+    if (typeof parse === "function") await parse("", {}, {});
+  } catch (error) {
+    if (!isFleetError(error)) throw error;
+    const { message, suggestions } = error.describe((name) => name);
+    const [, allowed] = /\b(?:Allowed: |Use |Say )(.+?)\.?$/s.exec(message) ?? [];
+    if (allowed !== undefined) return { allowed, advice: suggestions[0] ?? "" };
+  }
+  return { allowed: KINDS[String(helpValue)] ?? "", advice: "" };
+}
+
+/** A value that the text after "Allowed:" names. */
+function exampleIn(allowed: string): string | undefined {
+  const [, named] = /such as "?([^\s",]+)/.exec(allowed) ?? [];
+  if (named !== undefined) return named.replace(/[.)]+$/, "");
+  const [, least] = /from (\d+) to/.exec(allowed) ?? [];
+  if (least !== undefined) return String(Math.max(Number(least), 1));
+  return /^([\w-]+)(?:, | or )/.exec(allowed)?.[1];
+}
