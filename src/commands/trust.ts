@@ -41,11 +41,8 @@ export default class Trust extends FleetCommand {
 
   async run(): Promise<Trusted | Revoked> {
     const { args, flags } = await this.parse(Trust);
-    const ways = [
-      args.path === undefined ? [] : "PATH",
-      flags.list ? "--list" : [],
-      flags.revoke === undefined ? [] : "--revoke",
-    ].flat();
+    const { list, revoke } = flags;
+    const ways = [args.path && "PATH", list && "--list", revoke !== undefined && "--revoke"].filter(Boolean);
     if (ways.length > 1)
       throw usage(`${ways.join(" and ")} cannot be used together. Give one of them.`, [
         "copilotfleet trust --list",
