@@ -166,6 +166,17 @@ describe("top on a terminal", () => {
     await top.until(/> notes/);
   });
 
+  it("top shows the whole heading of a table that is as wide as the terminal", async () => {
+    await fleet.create("bob", `wide-${"x".repeat(80)}`);
+    await using top = new TopScreen({ columns: 100 });
+    await top.until(/> alice-/);
+    top.type("2");
+    await top.until(/^ {2}SESSION .{84} LEASE$/m);
+    // After the last column, the cursor stays on the last character, and xterm would erase that.
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what a terminal interprets
+    expect(top.raw).not.toMatch(/LEASE(?:\x1b\[\d+m)*\x1b\[[JK]/);
+  });
+
   it("top breaks the long lines of a transcript, so that all of their text is on the screen", async () => {
     await fleet.send("王小明", "draft", `${"long ".repeat(40)}end`);
     await using top = new TopScreen({ columns: 60 });

@@ -7,6 +7,7 @@ const LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 const HOME = "\x1b[H";
 const CLEAR_LINE = "\x1b[K";
 const CLEAR_BELOW = "\x1b[J";
+const NEXT_LINE = "\x1b[E";
 
 /** A key as `node:readline` reports it. */
 export interface Key {
@@ -49,7 +50,9 @@ export class FullScreen extends EventEmitter<{ key: [Key]; resize: [] }> impleme
   }
 
   draw(lines: readonly string[]): void {
-    process.stdout.write(`${HOME}${lines.map((line) => `${line}${CLEAR_LINE}`).join("\r\n")}${CLEAR_BELOW}`);
+    // Clear before the text, because after a line as wide as the terminal the cursor is on the line's last character.
+    const below = lines.length < this.size.rows ? `${NEXT_LINE}${CLEAR_BELOW}` : "";
+    process.stdout.write(`${HOME}${lines.map((line) => `${CLEAR_LINE}${line}`).join("\r\n")}${below}`);
   }
 
   [Symbol.dispose](): void {
