@@ -36,7 +36,7 @@ export async function wholeId(
   text: string,
   { user, json }: { user?: string | undefined; json: boolean },
 ): Promise<string> {
-  const id = await fleet.sessions.find(text, given({ user }));
+  const id = await fleet.sessions.find(sessionReference(text), given({ user }));
   if (id !== text && !json) process.stderr.write(`Session: ${id}\n`);
   return id;
 }
