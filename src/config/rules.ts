@@ -130,6 +130,12 @@ export const path = (kind: "always" | "with-slash") =>
     kind: "path",
     harmless: true,
   });
+export const folder = () =>
+  textThat('the path of a folder, such as "/mnt/copilotfleet"', isFilled, {
+    path: "always",
+    kind: "path",
+    harmless: true,
+  });
 export const command = () =>
   textThat('a command for the shell, such as "gh auth token"', isFilled, { kind: "command" });
 

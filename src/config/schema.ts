@@ -204,7 +204,7 @@ const host = v.pipe(
 
 const storage = v.strictObject({
   // A folder that all hosts mount, for the state of sessions. If null, each host stores the state on its own disk.
-  shared: v.optional(v.nullable(rules.path("always")), null),
+  shared: v.optional(v.nullable(rules.folder()), null),
 });
 
 const keys = v.strictObject({
