@@ -33,21 +33,21 @@ describe("a word that users of other tools type", () => {
 
   it.each([
     [["run", "-it", "ubuntu"], "copilotfleet create --user USER --prompt TEXT"],
-    [["get", "pods", "-o", "wide"], "copilotfleet ps #"],
-    [["login"], "copilotfleet init #"],
+    [["get", "pods", "-o", "wide"], "copilotfleet ps"],
+    [["login"], "copilotfleet init"],
     [["help", "exec"], "copilotfleet send SESSION TEXT"],
-    [["ps", "-a"], "copilotfleet ps #"],
+    [["ps", "-a"], "copilotfleet ps"],
     [["rm", "-f", "s"], "Did you mean --yes?"],
     [["transcript", "s", "--user", "a", "--tail", "5"], "Did you mean --turns?"],
-    [["list", "--all"], "copilotfleet list #"],
+    [["list", "--all"], "copilotfleet list"],
     [["deploy", "docker"], "copilotfleet deploy compose"],
     [["config", "set", "isolation", "shared"], "copilotfleet config path"],
     [["whoami"], "copilotfleet config get user"],
     [["update"], "copilotfleet version"],
     [["describe", "session", "team"], "copilotfleet describe session/team"],
     [["describe", "pods", "x"], "copilotfleet describe server/x"],
-    [["send", "zz", "and", "now", "--user", "a"], "copilotfleet send zz 'and now' --user a #"],
-    [["send", "zz", "--user", "a"], "copilotfleet send zz - --user a #"],
+    [["send", "zz", "and", "now", "--user", "a"], "copilotfleet send zz 'and now' --user a"],
+    [["send", "zz", "--user", "a"], "copilotfleet send zz - --user a"],
     [["create", "--user", "a", "--prompt", "and", "now"], "Put the whole prompt in quotes."],
     [["unlock", "team", "4f1d"], "copilotfleet unlock team --token TOKEN"],
     [["stop", "-t", "10", "alice"], "Did you mean --drain-timeout?"],
@@ -82,7 +82,7 @@ describe("a word that users of other tools type", () => {
     [["type"], ["copilotfleet --help"]],
     [["explain", "FLEET_NOPE"], ["copilotfleet explain"]],
     [["explain", "FLEET_"], ["copilotfleet explain"]],
-    [["config", "get", "gc"], ["copilotfleet config show # lists all keys"]],
+    [["config", "get", "gc"], ["copilotfleet config show"]],
   ])("%j resembles nothing, so the error makes no guess", async (args, expected) => {
     expect((await fleet.refusal(2, args)).suggestions).toEqual(expected);
   });

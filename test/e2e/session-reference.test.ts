@@ -125,7 +125,7 @@ describe("delete with the beginning of an id", () => {
 
   it("delete pod NAME suggests to stop the server", async () => {
     const { suggestions } = await fleet.refusal(4, ["delete", "pod", "x"]);
-    expect(suggestions[0]).toContain("copilotfleet stop x #");
+    expect(suggestions[0]).toContain("copilotfleet stop x");
   });
 
   it("delete on a terminal deletes nothing when the beginning matches several sessions", async () => {
