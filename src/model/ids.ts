@@ -13,7 +13,7 @@ export function validateUser(value: string, name = option("user")): string {
     "FLEET_USER_INVALID",
     `${name} ${quote(value)} is not a user id: it ${why}. Allowed: ${ALLOWED_USER}`,
     {
-      suggestions: [`Use an id such as "${similarId(text)}".`],
+      suggestions: [`Use an id such as "${similarId(text, "alice")}".`],
     },
   );
 }
@@ -49,7 +49,9 @@ export function validateSessionId(value: string, name = option("sessionId")): st
     const message = `${name} ${quote(value)} is not a session id: it ${why}. Allowed: ${ALLOWED_SESSION}`;
     const isNew = name === "--id";
     throw new FleetError("FLEET_SESSION_ID_INVALID", message, {
-      suggestions: [isNew ? `Use an id such as "${similarId(text)}", or leave it out.` : "copilotfleet list"],
+      suggestions: [
+        isNew ? `Use an id such as "${similarId(text, "review-1")}", or leave it out.` : "copilotfleet list",
+      ],
     });
   }
   return value;

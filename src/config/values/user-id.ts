@@ -16,13 +16,13 @@ export function idFault(text: string, allowed: RegExp, length: string): string {
   return /^(?:[.-]|\p{M})/u.test(text) ? `starts with ${quote(text[0])}` : length;
 }
 
-/** An id that is similar to a text that is not an id. */
-export function similarId(text: string): string {
+/** An id that is similar to a text that is not an id, or else the usual example. */
+export function similarId(text: string, usual: string): string {
   const plain = text
     .slice(0, 40)
     .replace(/[^A-Za-z0-9_]+/g, "-")
     .replace(/^-+|-+$/g, "");
-  if (plain === "") return "alice";
+  if (plain === "") return usual;
   return isReserved(text) ? `${plain}-1` : plain;
 }
 
