@@ -50,7 +50,7 @@ describe("a session that one command creates and the next one continues", () => 
     rmSync(join(home, "session-state", "lost"), { recursive: true });
     expect(await fleet.refusal(5, ["send", "lost", "two", ...ALICE])).toMatchObject({
       code: "FLEET_SESSION_LOST",
-      suggestions: [expect.stringContaining("backup"), expect.stringMatching(/^copilotfleet delete lost #/)],
+      suggestions: [expect.stringContaining("backup"), "copilotfleet delete lost"],
     });
     expect(existsSync(join(home, "session-state", "lost"))).toBe(false);
     const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list", "--state", "gone"]);
@@ -147,8 +147,8 @@ describe("create", () => {
     expect(error).toMatchObject({
       code: "FLEET_MODEL_UNCONFIGURED",
       suggestions: [
-        expect.stringMatching(/^copilotfleet init #/),
-        "COPILOTFLEET_PROVIDER_TYPE=echo copilotfleet create --user alice --prompt hello # needs no account",
+        "copilotfleet init",
+        "COPILOTFLEET_PROVIDER_TYPE=echo copilotfleet create --user alice --prompt hello",
         "copilotfleet send dumb TEXT --user alice",
         "copilotfleet delete dumb",
       ],
