@@ -144,8 +144,9 @@ describe("autocomplete", () => {
   });
 
   it("offers nothing that a shell would interpret", async () => {
-    const model = { COPILOTFLEET_SESSION_MODEL: "$(touch<made)" };
-    expect(await candidates(["create", "--model", ""], model)).toEqual([]);
+    for (const model of ["$(touch<made)", "--x;touch<made"]) {
+      expect(await candidates(["create", "--model", ""], { COPILOTFLEET_SESSION_MODEL: model })).toEqual([]);
+    }
     expect(await candidates(["create", "--model", ""], { COPILOTFLEET_SESSION_MODEL: "ollama/llama3:8b" })).toEqual([
       "ollama/llama3:8b",
     ]);

@@ -11,7 +11,7 @@ const ANSWER_MS = 1_000;
  * Text that no shell interprets. All ids are such texts, but a project's configuration file may name a model `$(command)`,
  * and each user chooses the names of variables.
  */
-const HARMLESS = /^[\p{L}\p{M}\p{N}_.@+:/][\p{L}\p{M}\p{N}_.@+:/-]*$/u;
+const HARMLESS = /^(?:--)?[\p{L}\p{M}\p{N}_.@+:/][\p{L}\p{M}\p{N}_.@+:/-]*$/u;
 
 export interface Found {
   candidates: Candidate[];
@@ -29,7 +29,7 @@ export async function findCandidates(words: readonly string[], config: Config): 
   const current = words.at(-1) ?? "";
   const given = new Set(place.prefix === "" ? words.slice(0, -1) : []);
   const candidates = values
-    .filter(({ value }) => value.startsWith("--") || (HARMLESS.test(value) && !given.has(value)))
+    .filter(({ value }) => HARMLESS.test(value) && (value.startsWith("--") || !given.has(value)))
     .map(({ value, description }) => ({
       value: place.prefix + value,
       description: description === null ? null : printable(description),
