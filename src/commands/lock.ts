@@ -39,7 +39,7 @@ export default class Lock extends FleetCommand {
     if (flags.show) {
       refuseBesideShow(flags, command);
       return await this.withFleet(async (fleet) => {
-        const session = await wholeId(fleet, args.session, resolving);
+        const session = await wholeId(fleet, args.session, { ...resolving, reads: true });
         const lease = await fleet.leases.get(session, { user: flags.user });
         this.log(renderLease(lease));
         return { lease };

@@ -29,7 +29,7 @@ export default class Transcript extends FleetCommand {
     const options = { user, ...given({ turns: flags.turns }), signal: this.interruptSignal() };
     return await this.withFleet(async (fleet) => {
       const json = this.jsonEnabled();
-      const id = await wholeId(fleet, args.session, { user, json });
+      const id = await wholeId(fleet, args.session, { user, json, reads: true });
       if (json) return await fleet.sessions.transcript(id, options);
       const session = await fleet.sessions.get(id, { user });
       const render = flags.markdown ? new MarkdownTranscript() : new PlainTranscript();

@@ -10,6 +10,13 @@ const ID = "605decd7-aa91-4c1e-8f27-9a42a5f35dae";
 const START = "605decd7";
 const ALICE = ["--user", "alice"];
 
+/** Runs a command on a terminal. Resolves with its output. */
+async function onTerminal(args: readonly string[]): Promise<string> {
+  await using terminal = new Terminal(fleet, args, { columns: 120 });
+  expect(await terminal.done, terminal.text).toBe(0);
+  return terminal.text;
+}
+
 beforeAll(async () => {
   await fleet.create("alice", ID);
   for (const id of ["ab", "abc-1", "abc-2"]) await fleet.create("alice", id);
@@ -17,21 +24,38 @@ beforeAll(async () => {
 });
 
 describe("the beginning of a session's id", () => {
-  it.each<[args: string[], stdout: RegExp]>([
+  it.each<[args: string[], shown: RegExp]>([
     [["send", START, "hello", ...ALICE], /hello\n$/],
     [["resume", START, "--prompt", "again", ...ALICE], /again\n$/],
+    [["evict", START], new RegExp(`\\n${ID} +(evicted|skipped: not active)\\n`)],
+  ])("%j on a terminal takes the session whose id begins so, and names it", async (args, shown) => {
+    const text = await onTerminal(args);
+    expect(text).toContain(`Session: ${ID}\n`);
+    expect(text).toMatch(shown);
+  });
+
+  it.each<[args: string[], stdout: RegExp]>([
     [["transcript", START, ...ALICE], /hello/],
     [["lock", START, "--show"], /./],
-    [["evict", START], new RegExp(ID)],
   ])("%j takes the session whose id begins so, and names it on standard error", async (args, stdout) => {
     const ran = await fleet.run(args);
     expect(ran).toMatchObject({ code: 0, stderr: `Session: ${ID}\n`, stdout: expect.stringMatching(stdout) });
   });
 
-  it("lock and unlock take the beginning of an id", async () => {
-    const { lease } = await fleet.json<{ lease: { sessionId: string; token: string } }>(["lock", START, ...ALICE]);
-    expect(lease.sessionId).toBe(ID);
-    expect(await fleet.json(["unlock", START, "--token", lease.token])).toEqual({ unlocked: ID });
+  it.each([
+    [["send", START, "to nobody", ...ALICE]],
+    [["resume", START, "--prompt", "to nobody", ...ALICE]],
+    [["evict", START]],
+    [["lock", START, ...ALICE]],
+  ])("%j in a script is refused, because the beginning of a deleted id could name another session", async (args) => {
+    expect(await fleet.refusal(4, args)).toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
+    expect(await fleet.ok(["transcript", ID, ...ALICE])).not.toContain("to nobody");
+  });
+
+  it("lock and unlock on a terminal take the beginning of an id", async () => {
+    const token = (await onTerminal(["lock", START, ...ALICE])).trim().split("\n").at(-1) ?? "";
+    expect(await fleet.json(["lock", ID, "--show"])).toMatchObject({ lease: { sessionId: ID } });
+    expect(await onTerminal(["unlock", START, "--token", token])).toBe(`Session: ${ID}\n${ID}\n`);
   });
 
   it("describe takes the beginning of a session's id, with and without session/", async () => {
@@ -53,7 +77,7 @@ describe("the beginning of a session's id", () => {
   });
 
   it("is refused with the ids of all sessions that match when there are several", async () => {
-    const error = await fleet.refusal(5, ["send", "abc", "hello", ...ALICE]);
+    const error = await fleet.refusal(5, ["transcript", "abc", ...ALICE]);
     expect(error).toMatchObject({
       code: "FLEET_SESSION_AMBIGUOUS",
       message: expect.stringMatching(/^"abc" matches 2 sessions: (abc-1, abc-2|abc-2, abc-1)\.$/),

@@ -5,6 +5,7 @@ import { isSessionId, validateSessionId } from "../../model/ids.js";
 import { meantIds, withoutCut } from "../../model/reference.js";
 import { onlyMeant } from "../../peers/sessions/meant.js";
 import { kindNamed } from "../meant-arguments.js";
+import { isAsked } from "../prompt/confirm.js";
 import { given } from "./flags.js";
 
 // Without `ignoreStdin`, oclif reads a missing argument from standard input. A loop in a shell would lose its input.
@@ -30,12 +31,16 @@ export function sessionReference(value: string): string {
 /**
  * The whole id of the session that the user means. If the user did not give the whole id, names the session on standard
  * error, because the user may mean another one. Without `user`, looks among the sessions of all users.
+ *
+ * @param reads the command changes nothing. Other commands take the beginning of an id only from a person at a terminal,
+ * because in a script the beginning of a deleted id could name another session.
  */
 export async function wholeId(
   fleet: Fleet,
   text: string,
-  { user, json }: { user?: string | undefined; json: boolean },
+  { user, json, reads = false }: { user?: string | undefined; json: boolean; reads?: boolean },
 ): Promise<string> {
+  if (!reads && !isAsked({ json }) && !text.includes("…")) return text;
   const id = await fleet.sessions.find(sessionReference(text), given({ user }));
   if (id !== text && !json) process.stderr.write(`Session: ${id}\n`);
   return id;
