@@ -131,8 +131,8 @@ describe("the token commands", () => {
     [["token", "issue", "--user", "../x"], '--user "../x"'],
     [["token", "issue", "--user", "a", "--ttl", "10"], '--ttl is "10"'],
     [["token", "issue", "--user", "a", "--ttl", "0s"], '--ttl is "0s"'],
-    [["token", "revoke"], "ids of tokens or --user"],
-    [["token", "revoke", "x", "--user", "a"], "ids of tokens or --user"],
+    [["token", "revoke"], "ID or --user is missing."],
+    [["token", "revoke", "x", "--user", "a"], "Ids of tokens and --user cannot be used together."],
     [["token", "revoke", "A B"], '"A B" is not the id of a token'],
     [["token", "bogus"], 'There is no command "token bogus"'],
   ])("refuse the command %j with exit code 2, and issue no token", async (args, message) => {
