@@ -25,7 +25,16 @@ describe("a permission request in words", () => {
     ],
     ["nothing, if managed settings require an answer each time", { ...shell, managedApprovalRequired: true }, null],
     ["nothing, if the command would leave the sandbox", { ...shell, requestSandboxBypass: true }, null],
-    ["reading files", { kind: "read", path: "/etc/hosts", intention: "" }, "reading files"],
+    [
+      "one command, if it writes to a file by redirection",
+      { ...shell, hasWriteFileRedirection: true },
+      "exactly this command",
+    ],
+    [
+      "the folder of a file",
+      { kind: "read", path: "/etc/ssh/../hosts", intention: "" },
+      "reading files directly in /etc",
+    ],
     ["the host of an address", { kind: "url", url: "https://a.example/x", intention: "" }, "a.example"],
     [
       "the tool of an MCP server",
@@ -41,6 +50,12 @@ describe("a permission request in words", () => {
   it("a command that would leave the sandbox carries the reason as a warning", () => {
     const request = { ...shell, requestSandboxBypass: true, requestSandboxBypassReason: "It needs the network." };
     expect(describeRequest(request).notes).toContain("It asks to act outside of the sandbox. It needs the network.");
+  });
+
+  it("the approvals of reading files in two folders have different keys", () => {
+    const keys = (path: string) => describeRequest({ kind: "read", path, intention: "" }).scope?.keys;
+    expect(keys("/etc/hosts")).toEqual(keys("/etc/passwd"));
+    expect(keys("/etc/hosts")).not.toEqual(keys("/etc/ssh/key"));
   });
 
   it("the approvals of two commands have different keys if the commands run different programs", () => {

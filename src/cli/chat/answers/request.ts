@@ -1,3 +1,4 @@
+import { dirname, normalize } from "node:path";
 import type { PermissionHandler } from "@github/copilot-sdk";
 
 export type PermissionRequest = Parameters<PermissionHandler>[0];
@@ -27,7 +28,7 @@ export function describe(request: PermissionRequest): Described {
   const notes = bypass ? [`It asks to act outside of the sandbox. ${reason ?? ""}`.trim()] : [];
   return {
     ...described,
-    notes: [...described.notes, ...notes].filter((note) => note !== ""),
+    notes: [...notes, ...described.notes].filter((note) => note !== ""),
     scope: bypass || managed ? null : described.scope,
   };
 }
@@ -36,7 +37,7 @@ function describeKind(request: PermissionRequest): Described {
   switch (request.kind) {
     case "shell": {
       const { fullCommandText: body, intention, warning = "" } = request;
-      return { question: "Run this command?", body, notes: [intention, warning], scope: scopeOfShell(request) };
+      return { question: "Run this command?", body, notes: [warning, intention], scope: scopeOfShell(request) };
     }
     case "write": {
       const { fileName, intention, diff, newFileContents, canOfferSessionApproval } = request;
@@ -50,7 +51,7 @@ function describeKind(request: PermissionRequest): Described {
         question: `Read ${path}?`,
         body: "",
         notes: [intention],
-        scope: { keys: ["read"], label: "reading files" },
+        scope: scopeOfRead(path),
       };
     }
     case "mcp": {
@@ -86,13 +87,22 @@ function describeKind(request: PermissionRequest): Described {
 
 type Shell = Extract<PermissionRequest, { kind: "shell" }>;
 
-/** The runtime decides whether names of programs describe the command well enough. If not, only this command is allowed. */
-function scopeOfShell({ canOfferSessionApproval, commands, fullCommandText }: Shell): Scope {
-  if (!canOfferSessionApproval || commands.length === 0) {
+/**
+ * The runtime decides whether names of programs describe the command well enough. If not, or if the command writes to a
+ * file by redirection, only this command is allowed.
+ */
+function scopeOfShell(request: Shell): Scope {
+  const { canOfferSessionApproval, commands, fullCommandText, hasWriteFileRedirection } = request;
+  if (!canOfferSessionApproval || hasWriteFileRedirection || commands.length === 0) {
     return { keys: [`command ${fullCommandText}`], label: "exactly this command" };
   }
   const names = [...new Set(commands.map(({ identifier }) => identifier))];
   return { keys: names.map((name) => `program ${name}`), label: `commands of: ${names.join(", ")}` };
+}
+
+function scopeOfRead(path: string): Scope {
+  const folder = dirname(normalize(path));
+  return { keys: [`read ${folder}`], label: `reading files directly in ${folder}` };
 }
 
 function scopeOf(kind: string, name: string): Scope {
