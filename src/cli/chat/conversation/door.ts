@@ -207,9 +207,17 @@ class DoorConversation implements Conversation {
   }
 
   async useModel(model: string): Promise<void> {
-    this.#settings = { ...this.#settings, model };
+    const before = this.#settings;
+    this.#settings = { ...before, model };
     await this.leave();
-    await this.#reopen(NEVER);
+    // If opening the session again fails, the next request opens it with the model that it had.
+    this.#isLost = true;
+    try {
+      await this.#reopen(NEVER);
+    } catch (error) {
+      this.#settings = before;
+      throw error;
+    }
   }
 
   async past(turns = Number.POSITIVE_INFINITY): Promise<TranscriptEntry[]> {

@@ -63,6 +63,8 @@ class FleetConversation implements Conversation {
   readonly #fleet: Fleet;
   #options: ResumeSessionOptions;
   #session: CopilotSession;
+  /** False after the session was left and could not be opened again. */
+  #isOpen = true;
 
   /** @param options with which the session is opened again */
   constructor(fleet: Fleet, options: ResumeSessionOptions, session: CopilotSession) {
@@ -76,7 +78,7 @@ class FleetConversation implements Conversation {
   }
 
   async send(prompt: string, options: PromptOptions): Promise<void> {
-    await this.#fleet.sessions.send(this.#session, prompt, options);
+    await this.#fleet.sessions.send(await this.#opened(), prompt, options);
   }
 
   async server(): Promise<string> {
@@ -93,8 +95,14 @@ class FleetConversation implements Conversation {
 
   /** Opens the session again with the model, so that the model stays when its server is replaced. */
   async useModel(model: string): Promise<void> {
-    this.#options = { ...this.#options, model };
-    await this.#reopen();
+    const before = this.#options;
+    this.#options = { ...before, model };
+    try {
+      await this.#reopen();
+    } catch (error) {
+      this.#options = before;
+      throw error;
+    }
   }
 
   async past(turns?: number): Promise<TranscriptEntry[]> {
@@ -103,22 +111,31 @@ class FleetConversation implements Conversation {
   }
 
   async leave(): Promise<void> {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
     await this.#fleet.sessions.leave(this.#session, { park: true });
   }
 
   /** Asks the server. Opens the session again if its server has ended since the last turn. */
   async #asked<T>(ask: (session: CopilotSession) => Promise<T>): Promise<T> {
+    const session = await this.#opened();
     try {
-      return await ask(this.#session);
+      return await ask(session);
     } catch {
       await this.#reopen();
       return await ask(this.#session);
     }
   }
 
+  async #opened(): Promise<CopilotSession> {
+    if (!this.#isOpen) await this.#reopen();
+    return this.#session;
+  }
+
   async #reopen(): Promise<void> {
     const { id } = this;
     await this.leave();
     this.#session = await this.#fleet.sessions.resume(id, this.#options);
+    this.#isOpen = true;
   }
 }
