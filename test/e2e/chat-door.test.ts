@@ -56,7 +56,7 @@ describe("a chat through a front door", () => {
     expect(await fleet.json(["list", "--user", "alice"])).toMatchObject({ sessions: [{ id, owner: "alice" }] });
     first.type('!tool bash {"command":"echo in; echo the fleet","description":"d"}\r');
     await first.screenShows(/Run this command\?\necho in; echo the fleet/);
-    first.type("y");
+    await first.answer("y");
     await first.waits(/⏺ bash echo in; echo the fleet ok\n\ntool said: in/);
     first.type("/exit\r");
     expect(await first.done).toBe(0);

@@ -49,11 +49,25 @@ describe("tool calls in a chat", () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 140 });
     chat.type(`${bash(`touch ${file}; exit 3`)}\r`);
     await chat.screenShows(/n {2}no$/);
-    chat.type("x");
     chat.type("n");
     await chat.waits(/⏺ bash touch \S+; exit 3 refused\n\ntool said: The user rejected this tool call\./);
     expect(existsSync(file)).toBe(false);
     await chat.send("/tools", /The user does not allow this\./);
+  });
+
+  it("a key that the user types for the next prompt does not answer a question", async () => {
+    const file = join(fleet.folder, "typed");
+    await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100 });
+    chat.type(`${bash(`touch ${file}; exit 3`)}\r`);
+    await chat.screenShows(/n {2}no$/);
+    // No choice has the first key. So the next ones belong to the same text.
+    for (const key of "can you also") chat.type(key);
+    await chat.screenShows(/n {2}no\nKeys go to the prompt until you stop typing\.$/);
+    await chat.screenShows(/n {2}no$/);
+    expect(existsSync(file)).toBe(false);
+    chat.type("n");
+    await chat.screenShows(/refused.*\n> can you also$/s);
+    expect(existsSync(file)).toBe(false);
   });
 
   it("an answer for the session covers later calls of the same kind, but no calls of the next session", async () => {
@@ -61,12 +75,12 @@ describe("tool calls in a chat", () => {
     const view = tool("view", { path: "/etc/hostname" });
     chat.type(`${view}\r`);
     await chat.screenShows(/Read \/etc\/hostname\?.*do not ask again about reading files/s);
-    chat.type("a");
+    await chat.answer("a");
     await chat.waits(/⏺ view \/etc\/hostname ok/);
     await chat.send(tool("view", { path: "/etc/hosts" }), /⏺ view \/etc\/hosts ok/);
     chat.type(`${bash("id")}\r`);
     await chat.screenShows(/Run this command\?\nid/);
-    chat.type("n");
+    await chat.answer("n");
     await chat.waits(/⏺ bash id refused/);
     await chat.send("/new", /\/help lists/);
     const from = (await chat.rows()).length;
@@ -74,7 +88,7 @@ describe("tool calls in a chat", () => {
     await eventually("the question", async () =>
       (await chat.rows()).slice(from).join("\n").includes("Read /etc/hostname?"),
     );
-    chat.type("n");
+    await chat.answer("n");
     await chat.waits(/⏺ view \/etc\/hostname refused/, from);
   });
 
@@ -146,7 +160,7 @@ describe("output of a model that means harm", () => {
     );
     chat.type(`${bash(`true # ${evil}`)}\r`);
     await chat.screenShows(/Run this command\?\ntrue # \\u\{1b\}\]52/);
-    chat.type("n");
+    await chat.answer("n");
     await chat.waits(/refused/);
     await chat.send("/tools", /command: true # \\u\{1b\}/);
     await chat.send("/history", /Text \\u\{1b\}/);

@@ -1,34 +1,52 @@
 import type { PermissionHandler } from "@github/copilot-sdk";
 import { printableLines } from "../../../config/values/text.js";
 import { colour } from "../../render/colour.js";
-import { ChoiceDialog } from "../terminal/dialogs.js";
-import { onOneLine, type Span, wrap } from "../terminal/layout.js";
+import { ChoiceDialog, type Line } from "../terminal/dialogs.js";
+import { onOneLine } from "../terminal/layout.js";
 import type { Window } from "../terminal/window.js";
 import { type Described, describe, type PermissionRequest } from "./request.js";
 
 type Decision = "once" | "session" | "no" | null;
 
-/** A text with more rows than this is printed above the question, where the user can scroll. */
-const MOST_ROWS = 8;
+/** A permission request, and the turn and the time in which it arrived. */
+interface Asked {
+  request: PermissionRequest;
+  sessionId: string;
+  turn: AbortSignal;
+  at: number;
+}
+
+/** The most rows of a reason. The model may have written it, so it must not push the command away. */
+const MOST_NOTE_ROWS = 2;
+/** The runtime asks twice about some calls (measured with 1.0.85). It asks again within this time, in milliseconds. */
+const AGAIN_MS = 1_000;
 
 /** Asks the user about the tool calls of a turn, and remembers the answers that are given for a whole session. */
 export class Approvals {
-  readonly #window: Window;
+  readonly #window: Pick<Window, "ask" | "turn">;
+  readonly #now: () => number;
   /** The kinds of calls that the user has allowed in each session of this chat. */
   readonly #allowed = new Map<string, Set<string>>();
-  /** The answers about the present calls. The runtime asks twice about some calls (measured with 1.0.85). */
-  readonly #answered = new Map<string, Decision>();
-  /** Resolves when no question is on the screen. */
-  #free: Promise<unknown> = Promise.resolve();
+  /** The answers about calls of the present turn that the runtime may ask about again. */
+  readonly #answered = new Map<string, { decision: Decision; at: number }>();
+  #turn: AbortSignal | null = null;
+  /** Resolves when the requests so far have their answers, because an answer may cover the next request. */
+  #free: Promise<Decision> = Promise.resolve(null);
 
-  constructor(window: Window) {
+  /** @param now replaced in tests */
+  constructor(window: Pick<Window, "ask" | "turn">, now = () => performance.now()) {
     this.#window = window;
+    this.#now = now;
   }
 
   readonly handler: PermissionHandler = async (request, { sessionId }) => {
-    const decision = this.#free.then(async () => await this.#decide(request, sessionId));
-    this.#free = decision;
-    switch (await decision) {
+    const { turn } = this.#window;
+    // All clients of the session get the request. Let the client whose turn it is answer.
+    if (turn === null) return { kind: "no-result" };
+    const asked = { request, sessionId, turn, at: this.#now() };
+    // Refuse a request that cannot be shown. It must not keep later requests from the user.
+    this.#free = this.#free.then(async () => await this.#decide(asked)).catch(() => null);
+    switch (await this.#free) {
       case "once":
       case "session":
         return { kind: "approve-once" };
@@ -39,29 +57,29 @@ export class Approvals {
     }
   };
 
-  async #decide(request: PermissionRequest, sessionId: string): Promise<Decision> {
-    const call = JSON.stringify(request);
+  async #decide({ request, sessionId, turn, at }: Asked): Promise<Decision> {
+    if (turn !== this.#window.turn) return null;
+    if (turn !== this.#turn) this.#answered.clear();
+    this.#turn = turn;
     const described = describe(request);
     const allowed = this.#allowed.get(sessionId) ?? new Set();
     if (described.scope?.keys.every((key) => allowed.has(key)) === true) return "session";
-    const known = request.toolCallId === undefined ? undefined : this.#answered.get(call);
-    if (known !== undefined) return known;
+    const call = JSON.stringify([sessionId, request]);
+    const known = this.#answered.get(call);
+    this.#answered.delete(call);
+    if (known !== undefined && at - known.at < AGAIN_MS) return known.decision;
     const decision = await this.#ask(described);
-    this.#answered.set(call, decision);
+    if (request.toolCallId !== undefined) this.#answered.set(call, { decision, at: this.#now() });
     if (decision !== "session") return decision;
     this.#allowed.set(sessionId, new Set([...allowed, ...(described.scope?.keys ?? [])]));
     return decision;
   }
 
   async #ask({ question, body, notes, scope }: Described): Promise<Decision> {
-    const rows = body === "" ? [] : wrap([{ text: printableLines(body) }], this.#window.columns);
-    const isLong = rows.length > MOST_ROWS;
-    if (isLong) this.#window.print(["", ...rows]);
-    const lines: Span[] = [
+    const lines: Line[] = [
       { text: onOneLine(question), style: colour.bold },
-      ...rows.slice(0, MOST_ROWS).map((text) => ({ text })),
-      ...(isLong ? [{ text: "… all of it is above", style: colour.dim }] : []),
-      ...notes.map((note) => ({ text: onOneLine(note), style: colour.dim })),
+      ...(body === "" ? [] : [{ text: printableLines(body) }]),
+      ...notes.map((note) => ({ text: onOneLine(note), style: colour.dim, most: MOST_NOTE_ROWS })),
     ];
     const choices = [
       { key: "y", label: "yes, once" },

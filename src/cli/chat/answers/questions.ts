@@ -13,9 +13,9 @@ type Value = string | number | boolean | string[];
 
 /** Asks the user the questions of the agent. */
 export class Questions {
-  readonly #window: Window;
+  readonly #window: Pick<Window, "ask" | "turn">;
 
-  constructor(window: Window) {
+  constructor(window: Pick<Window, "ask" | "turn">) {
     this.#window = window;
   }
 
@@ -31,18 +31,17 @@ export class Questions {
   };
 
   readonly onElicitation: ElicitationHandler = async ({ message, requestedSchema, mode, url, elicitationSource }) => {
+    // The SDK sends any result as the answer. So never resolve, and let the client whose turn it is answer.
+    if (this.#window.turn === null) return await new Promise<never>(() => undefined);
     const source = elicitationSource === undefined ? [] : [`${elicitationSource} asks:`];
     if (mode === "url") {
       const lines = [...source, message, `Open this address in your browser: ${url ?? ""}`];
-      const choices = [
-        { key: "y", label: "done" },
-        { key: "n", label: "no" },
-      ];
-      const answer = await this.#window.ask(new ChoiceDialog(lines.map(plain), choices));
-      return { action: answer === "y" ? "accept" : answer === null ? "cancel" : "decline" };
+      return { action: await this.#confirm(lines, "done") };
     }
+    const fields = Object.entries(requestedSchema?.properties ?? {});
+    if (fields.length === 0) return { action: await this.#confirm([...source, message], "yes") };
     const content: Record<string, Value> = {};
-    for (const [name, field] of Object.entries(requestedSchema?.properties ?? {})) {
+    for (const [name, field] of fields) {
       const isRequired = requestedSchema?.required?.includes(name) ?? false;
       const value = await this.#field([...source, message], name, field, isRequired);
       if (value === null) return { action: "cancel" };
@@ -50,6 +49,15 @@ export class Questions {
     }
     return { action: "accept", content };
   };
+
+  async #confirm(lines: readonly string[], yes: string): Promise<"accept" | "decline" | "cancel"> {
+    const choices = [
+      { key: "y", label: yes },
+      { key: "n", label: "no" },
+    ];
+    const answer = await this.#window.ask(new ChoiceDialog(lines.map(plain), choices));
+    return answer === "y" ? "accept" : answer === null ? "cancel" : "decline";
+  }
 
   /** Asks until the answer is allowed. Resolves with undefined if the user leaves an optional field empty. */
   async #field(intro: string[], name: string, field: Field, isRequired: boolean): Promise<Value | null | undefined> {

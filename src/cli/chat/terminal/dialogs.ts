@@ -5,22 +5,68 @@ import type { Key } from "./keyboard.js";
 import { type Span, wrap } from "./layout.js";
 import type { LiveRows } from "./screen.js";
 
+/** A text of a question. */
+export interface Line extends Span {
+  /** The most rows that it takes in the question. */
+  most?: number;
+}
+
 /** A question that takes the place of the prompt until it is answered. */
 export interface Dialog {
   /** Resolves with the answer. Never rejects. */
   readonly answered: Promise<string | null>;
-  key(key: Key): void;
-  paste(text: string): void;
+  /** Returns whether the question takes the key. Otherwise, the key belongs to the prompt. */
+  key(key: Key): boolean;
+  /** As {@link key}, for a pasted text. */
+  paste(text: string): boolean;
+  /** Returns the whole question once if its view cannot show all of it. Call this before each view. */
+  take(columns: number, height: number): string[];
   view(columns: number, height: number): LiveRows;
   /** Ends the question without an answer. */
   dismiss(): void;
 }
 
+/** The questions that wait for an answer. The oldest one is on the screen. */
+export class DialogQueue {
+  readonly #waiting: Dialog[] = [];
+
+  get first(): Dialog | null {
+    return this.#waiting[0] ?? null;
+  }
+
+  async ask(dialog: Dialog): Promise<string | null> {
+    this.#waiting.push(dialog);
+    const answer = await dialog.answered;
+    this.#waiting.splice(this.#waiting.indexOf(dialog), 1);
+    return answer;
+  }
+
+  /** Ends all questions without an answer. */
+  dismiss(): void {
+    for (const dialog of this.#waiting) dialog.dismiss();
+  }
+}
+
+/** A text with more rows than this is only printed above the question, where the user can scroll. */
+const MOST_ROWS = 8;
+const CUT = "… all of it is above";
+/** The most rows of a choice. */
+const MOST_CHOICE_ROWS = 2;
+/** How long the user must not have typed before a key answers a question, in milliseconds. */
+const QUIET_MS = 500;
+const NOT_QUIET = "Keys go to the prompt until you stop typing.";
+
 abstract class Answerable {
   readonly answered: Promise<string | null>;
   protected answer!: (value: string | null) => void;
+  readonly #lines: readonly Line[];
+  #columns = 0;
+  /** The rows of each line. They are kept, because a line may be a long file and the question is drawn often. */
+  #wrapped: string[][] = [];
+  #isPrinted = false;
 
-  constructor() {
+  constructor(lines: readonly Line[]) {
+    this.#lines = lines;
     this.answered = new Promise((resolve) => {
       this.answer = resolve;
     });
@@ -28,6 +74,45 @@ abstract class Answerable {
 
   dismiss(): void {
     this.answer(null);
+  }
+
+  /** The rows below the question, in full. */
+  protected below(_columns: number): string[][] {
+    return [];
+  }
+
+  /** How many rows of the question fit. */
+  protected abstract room(columns: number, height: number): number;
+
+  take(columns: number, height: number): string[] {
+    if (this.#isPrinted || !this.#isCut(columns, height)) return [];
+    this.#isPrinted = true;
+    return ["", ...this.#rows(columns).flat(), ...this.below(columns).flat()];
+  }
+
+  /** The beginning of the question, because the text after it may come from the model and be long. */
+  protected question(columns: number, height: number): string[] {
+    const rows = this.#shown(columns);
+    if (!this.#isCut(columns, height)) return rows;
+    return [...rows.slice(0, Math.max(1, this.room(columns, height) - 1)), colour.dim(CUT)];
+  }
+
+  #isCut(columns: number, height: number): boolean {
+    return (
+      this.#shown(columns).length > this.room(columns, height) ||
+      this.#rows(columns).flat().length > this.#shown(columns).length ||
+      this.below(columns).some((rows) => rows.length > MOST_CHOICE_ROWS)
+    );
+  }
+
+  #shown(columns: number): string[] {
+    return this.#rows(columns).flatMap((rows, index) => rows.slice(0, this.#lines[index]?.most ?? MOST_ROWS));
+  }
+
+  #rows(columns: number): string[][] {
+    if (columns !== this.#columns) this.#wrapped = this.#lines.map((line) => wrap([line], columns));
+    this.#columns = columns;
+    return this.#wrapped;
   }
 }
 
@@ -37,60 +122,85 @@ export interface Choice {
   label: string;
 }
 
-/** A question that one key answers. */
+/** A question that one key answers. Only a key after a pause does, because the user may be typing the next prompt. */
 export class ChoiceDialog extends Answerable implements Dialog {
-  readonly #lines: readonly Span[];
   readonly #choices: readonly Choice[];
+  readonly #now: () => number;
+  /** The time of the last key, or when the question appeared. */
+  #quietSince = Number.POSITIVE_INFINITY;
 
-  constructor(lines: readonly Span[], choices: readonly Choice[]) {
-    super();
-    this.#lines = lines;
+  /** @param now replaced in tests */
+  constructor(lines: readonly Line[], choices: readonly Choice[], now = () => performance.now()) {
+    super(lines);
     this.#choices = choices;
+    this.#now = now;
   }
 
-  key({ text }: Key): void {
-    const chosen = this.#choices.find(({ key }) => key === text.toLowerCase());
-    if (chosen !== undefined) this.answer(chosen.key);
+  key({ text }: Key): boolean {
+    const chosen = this.#isQuiet ? this.#choices.find(({ key }) => key === text.toLowerCase()) : undefined;
+    this.#quietSince = this.#now();
+    if (chosen === undefined) return false;
+    this.answer(chosen.key);
+    return true;
   }
 
-  paste(): void {
-    // A pasted text must not answer the question.
+  paste(): boolean {
+    this.#quietSince = this.#now();
+    return false;
   }
 
-  view(columns: number): LiveRows {
-    const question = this.#lines.flatMap((line) => wrap([line], columns));
-    const choices = this.#choices.flatMap(({ key, label }) =>
+  override take(columns: number, height: number): string[] {
+    this.#quietSince = Math.min(this.#quietSince, this.#now());
+    return super.take(columns, height);
+  }
+
+  view(columns: number, height: number): LiveRows {
+    const choices = this.below(columns).flatMap((rows) => rows.slice(0, MOST_CHOICE_ROWS));
+    const hint = this.#isQuiet ? [] : wrap([{ text: NOT_QUIET, style: colour.dim }], columns);
+    const rows = [...this.question(columns, height), ...choices, ...hint];
+    return { rows, cursor: { row: rows.length - 1, column: 0 } };
+  }
+
+  protected override below(columns: number): string[][] {
+    return this.#choices.map(({ key, label }) =>
       wrap([{ text: key, style: colour.bold }, { text: `  ${label}` }], columns, "   "),
     );
-    const rows = [...question, ...choices];
-    return { rows, cursor: { row: rows.length - 1, column: 0 } };
+  }
+
+  protected override room(columns: number, height: number): number {
+    const choices = this.below(columns).reduce((sum, { length }) => sum + Math.min(length, MOST_CHOICE_ROWS), 0);
+    return Math.max(2, height - choices - wrap([{ text: NOT_QUIET }], columns).length);
+  }
+
+  get #isQuiet(): boolean {
+    return this.#now() - this.#quietSince >= QUIET_MS;
   }
 }
 
 /** A question that a line of text answers. */
 export class TextDialog extends Answerable implements Dialog {
-  readonly #lines: readonly Span[];
   readonly #editor = new Editor();
 
-  constructor(lines: readonly Span[]) {
-    super();
-    this.#lines = lines;
-  }
-
-  key(key: Key): void {
+  key(key: Key): boolean {
     if (key.name === "return") this.answer(this.#editor.text);
     else if (key.name === "ctrl-d" && this.#editor.text === "") this.dismiss();
     else if (key.text !== "") this.paste(key.text);
     else EDITING[key.name]?.(this.#editor);
+    return true;
   }
 
-  paste(text: string): void {
+  paste(text: string): boolean {
     this.#editor.insert(text);
+    return true;
   }
 
   view(columns: number, height: number): LiveRows {
-    const question = this.#lines.flatMap((line) => wrap([line], columns));
+    const question = this.question(columns, height);
     const { rows, cursor } = this.#editor.view("? ", { columns, height: Math.max(1, height - question.length) });
     return { rows: [...question, ...rows], cursor: { ...cursor, row: cursor.row + question.length } };
+  }
+
+  protected override room(_columns: number, height: number): number {
+    return Math.max(2, height - 1);
   }
 }

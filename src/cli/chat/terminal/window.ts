@@ -1,7 +1,7 @@
 import { printableLines } from "../../../config/values/text.js";
 import { colour } from "../../render/colour.js";
 import { shorten } from "../../render/table.js";
-import type { Dialog } from "./dialogs.js";
+import { type Dialog, DialogQueue } from "./dialogs.js";
 import { type Key, Keyboard, type KeyListener } from "./keyboard.js";
 import { onOneLine, type Style, wrap } from "./layout.js";
 import type { PromptInput } from "./prompt-input.js";
@@ -35,7 +35,7 @@ export class Window implements KeyListener, Disposable {
   #status = "";
   #part: LivePart | null = null;
   #turn: AbortController | null = null;
-  #dialog: Dialog | null = null;
+  readonly #dialogs = new DialogQueue();
   #isLeaving = false;
   #hasEnded = false;
   #wake: () => void = () => undefined;
@@ -57,6 +57,11 @@ export class Window implements KeyListener, Disposable {
 
   get columns(): number {
     return this.#screen.columns;
+  }
+
+  /** The turn that runs, as the signal that aborts it; null between two turns. */
+  get turn(): AbortSignal | null {
+    return this.#turn?.signal ?? null;
   }
 
   /** The row above the prompt. */
@@ -120,22 +125,24 @@ export class Window implements KeyListener, Disposable {
       return await run(turn.signal);
     } finally {
       clearInterval(this.#ticking);
-      this.#dialog?.dismiss();
+      this.#dialogs.dismiss();
       this.#turn = null;
       this.#part = null;
       this.#drawSoon();
     }
   }
 
-  /** Asks a question in place of the prompt. Resolves with null if nobody answers it before the turn ends. */
+  /**
+   * Asks a question in place of the prompt, after the questions before it. Resolves with null if nobody answers it before
+   * the turn ends.
+   */
   async ask(dialog: Dialog): Promise<string | null> {
-    if (this.#turn === null) return null;
-    this.#dialog = dialog;
+    if (this.turn?.aborted !== false) return null;
+    const answer = this.#dialogs.ask(dialog);
     this.#draw();
-    const answer = await dialog.answered;
-    this.#dialog = null;
+    await answer;
     this.#drawSoon();
-    return answer;
+    return await answer;
   }
 
   /** Shows changes of the part, but not more often than a person can see them. */
@@ -146,20 +153,19 @@ export class Window implements KeyListener, Disposable {
   onKey(key: Key): void {
     const isLeaving = this.#isLeaving;
     this.#isLeaving = false;
-    if (key.name === "ctrl-c" && !this.#input.isSearching) this.#interrupt(isLeaving);
+    const dialog = this.#dialogs.first;
+    if (key.name === "ctrl-c" && (dialog !== null || !this.#input.isSearching)) this.#interrupt(isLeaving);
     else if (key.name === "ctrl-z") this.#keyboard.suspend();
     else if (key.name === "continue") this.#screen.restart();
     else if (key.name === "ctrl-l") this.#screen.clear();
-    else if (this.#dialog !== null) this.#dialog.key(key);
-    else if (key.name === "ctrl-d" && this.#input.text === "") this.onEnd();
-    else if (this.#input.key(key)) this.#send();
+    else if (dialog === null && key.name === "ctrl-d" && this.#input.text === "") this.onEnd();
+    else if (dialog?.key(key) !== true && this.#input.key(key)) this.#send();
     this.#draw();
   }
 
   onPaste(text: string): void {
     this.#isLeaving = false;
-    if (this.#dialog === null) this.#input.paste(text);
-    else this.#dialog.paste(text);
+    if (this.#dialogs.first?.paste(text) !== true) this.#input.paste(text);
     this.#draw();
   }
 
@@ -187,6 +193,7 @@ export class Window implements KeyListener, Disposable {
   #interrupt(isLeaving: boolean): void {
     if (this.#turn !== null) {
       for (const prompt of this.#sent.splice(0).reverse()) this.giveBack(prompt);
+      this.#dialogs.dismiss();
       this.#turn.abort(new TurnCancelled());
     } else if (this.#input.text !== "") this.#input.text = "";
     else if (isLeaving) this.onEnd();
@@ -218,8 +225,10 @@ export class Window implements KeyListener, Disposable {
     this.#next = undefined;
     if (this.#locating !== null) return;
     const { columns } = this.#screen;
-    const above = [...this.#above.splice(0), ...(this.#part?.take(columns) ?? [])];
-    this.#screen.draw(above, this.#live(columns, this.#screen.rows - 1));
+    const height = this.#screen.rows - 1;
+    const question = this.#dialogs.first?.take(columns, height - 1) ?? [];
+    const above = [...this.#above.splice(0), ...(this.#part?.take(columns) ?? []), ...question];
+    this.#screen.draw(above, this.#live(columns, height));
   }
 
   #live(columns: number, height: number): LiveRows {
@@ -227,12 +236,12 @@ export class Window implements KeyListener, Disposable {
       colour.dim(shorten(`> ${onOneLine(text.slice(0, 1_000))}`, columns, "end")),
     );
     const half = Math.max(1, Math.floor(height / 2));
-    const { rows, cursor } = (this.#dialog ?? this.#input).view(columns, half);
-    const status =
-      this.#status === "" || this.#dialog !== null ? [] : [colour.dim(shorten(this.#status, columns, "end"))];
+    const dialog = this.#dialogs.first;
+    const { rows, cursor } = dialog?.view(columns, height - 1) ?? this.#input.view(columns, half);
+    const status = this.#status === "" || dialog !== null ? [] : [colour.dim(shorten(this.#status, columns, "end"))];
     const hint = this.#isLeaving ? [colour.dim(LEAVING)] : [];
     const room = Math.max(1, height - rows.length - waiting.length - status.length - hint.length);
-    const part = this.#part?.live(columns, room, this.#dialog !== null) ?? [];
+    const part = this.#part?.live(columns, room, dialog !== null) ?? [];
     const before = [...part, ...waiting, ...status];
     return { rows: [...before, ...rows, ...hint], cursor: { ...cursor, row: before.length + cursor.row } };
   }

@@ -1,0 +1,200 @@
+import { describe, expect, it } from "vitest";
+import { Approvals } from "../../../src/cli/chat/answers/approvals.js";
+import { Questions } from "../../../src/cli/chat/answers/questions.js";
+import type { PermissionRequest } from "../../../src/cli/chat/answers/request.js";
+import { ChoiceDialog, type Dialog, DialogQueue, TextDialog } from "../../../src/cli/chat/terminal/dialogs.js";
+import { eventually } from "../../fixtures/eventually.js";
+
+const COLUMNS = 60;
+const HEIGHT = 22;
+
+/** A window in which the questions of the chat wait, without a terminal. */
+class WindowDouble {
+  turn: AbortSignal | null = new AbortController().signal;
+  readonly asked: string[] = [];
+  readonly queue = new DialogQueue();
+  readonly ask = async (dialog: Dialog) => {
+    this.asked.push(shown(dialog).join("\n"));
+    return await this.queue.ask(dialog);
+  };
+
+  /** Answers the question on the screen as soon as there is one. */
+  async answer(key: string): Promise<void> {
+    const dialog = await eventually("a question", () => this.queue.first ?? undefined);
+    await eventually("the end of the pause", () => !shown(dialog).at(-1)?.includes("stop typing"));
+    dialog.key({ text: key, name: key });
+    await dialog.answered;
+  }
+}
+
+function shown(dialog: Dialog, columns = COLUMNS, height = HEIGHT): string[] {
+  dialog.take(columns, height);
+  return [...dialog.view(columns, height).rows];
+}
+
+const shell = (command: string, intention = "", toolCallId = "call_1"): PermissionRequest => ({
+  kind: "shell",
+  toolCallId,
+  fullCommandText: command,
+  intention,
+  commands: [{ identifier: command, readOnly: false }],
+  canOfferSessionApproval: true,
+  hasWriteFileRedirection: false,
+  possiblePaths: [],
+  possibleUrls: [],
+});
+const SESSION = { sessionId: "one", managedSettingsEnabled: false };
+
+describe("a permission request", () => {
+  it("a request that arrives between two turns of this chat is left to the other clients", async () => {
+    const window = new WindowDouble();
+    window.turn = null;
+    expect(await new Approvals(window).handler(shell("ls"), SESSION)).toEqual({ kind: "no-result" });
+    expect(window.asked).toEqual([]);
+  });
+
+  it("a request that cannot be shown is refused, and the next request is asked", async () => {
+    const window = new WindowDouble();
+    const { handler } = new Approvals(window);
+    const broken = { kind: "shell", fullCommandText: "ls" } as unknown as PermissionRequest;
+    expect(await handler(broken, SESSION)).toEqual({ kind: "user-not-available" });
+    const next = handler(shell("ls"), SESSION);
+    await window.answer("y");
+    expect(await next).toEqual({ kind: "approve-once" });
+  });
+
+  it("an answer for the session covers a request that waits behind the question", async () => {
+    const window = new WindowDouble();
+    const { handler } = new Approvals(window);
+    const both = [handler(shell("ls"), SESSION), handler(shell("ls", "", "call_2"), SESSION)];
+    await window.answer("a");
+    expect(await Promise.all(both)).toEqual([{ kind: "approve-once" }, { kind: "approve-once" }]);
+    expect(window.asked).toHaveLength(1);
+  });
+
+  it("yes, once covers the second request of the runtime about one call, but no later call with the same id", async () => {
+    const window = new WindowDouble();
+    let now = 0;
+    const { handler } = new Approvals(window, () => now);
+    const push = async () => await handler(shell("git push"), SESSION);
+    const answered = async (request: ReturnType<typeof push>) => {
+      await window.answer("y");
+      return await request;
+    };
+    await answered(push());
+    expect(await push()).toEqual({ kind: "approve-once" });
+    expect(window.asked).toHaveLength(1);
+    await answered(push()); // the runtime had its second answer
+    now += 2_000;
+    await answered(push()); // a later call of the same turn
+    window.turn = new AbortController().signal;
+    await answered(push()); // the next turn
+    await answered(handler(shell("git push"), { ...SESSION, sessionId: "two" }) as ReturnType<typeof push>);
+    expect(window.asked).toHaveLength(5);
+  });
+
+  it("a long reason of the model does not push the question and the command off the screen", async () => {
+    const window = new WindowDouble();
+    const request = new Approvals(window).handler(shell("rm -rf x", "Run this command? ls ".repeat(100)), SESSION);
+    const [question = ""] = await eventually("the question", () => window.asked.length > 0 && window.asked);
+    expect(question.split("\n").slice(0, 2)).toEqual(["Run this command?", "rm -rf x"]);
+    expect(question.match(/ls/g)?.length).toBeLessThan(10);
+    expect(question).toMatch(/… all of it is above\ny {2}yes, once\na .*\n? *n {2}no/s);
+    await window.answer("n");
+    await request;
+  });
+});
+
+describe("a form of the agent", () => {
+  it.each([
+    ["y", "accept"],
+    ["n", "decline"],
+  ])("a form without fields is shown, and the key %s is the answer %s", async (key, action) => {
+    for (const requestedSchema of [undefined, { type: "object" as const, properties: {} }]) {
+      const window = new WindowDouble();
+      const answer = new Questions(window).onElicitation({
+        sessionId: "one",
+        message: "Delete the database?",
+        ...(requestedSchema === undefined ? {} : { requestedSchema }),
+      });
+      await window.answer(key);
+      expect(await answer).toEqual({ action });
+      expect(window.asked).toEqual([expect.stringContaining("Delete the database?")]);
+    }
+  });
+
+  it("a form that arrives between two turns of this chat is left to the other clients", async () => {
+    const window = new WindowDouble();
+    window.turn = null;
+    const answer = new Questions(window).onElicitation({ sessionId: "one", message: "Delete the database?" });
+    const nothing = new Promise((resolve) => setImmediate(resolve, "no answer"));
+    expect(await Promise.race([answer, nothing])).toBe("no answer");
+    expect(window.asked).toEqual([]);
+  });
+});
+
+describe("the questions of a chat", () => {
+  const choices = [
+    { key: "y", label: "yes" },
+    { key: "n", label: "no" },
+  ];
+
+  it("two questions at once are shown one after the other, and the end of the turn ends both", async () => {
+    const queue = new DialogQueue();
+    const [first, second, third] = ["one", "two", "three"].map((text) => new TextDialog([{ text }]));
+    if (first === undefined || second === undefined || third === undefined) throw new Error("no question");
+    const answers = [first, second, third].map(async (dialog) => await queue.ask(dialog));
+    expect(queue.first).toBe(first);
+    first.paste("1");
+    first.key({ text: "", name: "return" });
+    expect(await answers[0]).toBe("1");
+    expect(queue.first).toBe(second);
+    queue.dismiss();
+    expect(await Promise.all(answers)).toEqual(["1", null, null]);
+    expect(queue.first).toBeNull();
+  });
+
+  it("a key answers a question only after half a second without a key, and earlier keys are left to the prompt", () => {
+    let now = 0;
+    const dialog = new ChoiceDialog([{ text: "Run it?" }], choices, () => now);
+    const press = (text: string) => dialog.key({ text, name: text });
+    expect(shown(dialog).at(-1)).toContain("stop typing");
+    for (const key of "maybe n") {
+      now += 400;
+      expect(press(key), key).toBe(false);
+    }
+    expect(dialog.paste()).toBe(false);
+    now += 500;
+    expect(shown(dialog).at(-1)).toBe("n  no");
+    expect(press("y")).toBe(true);
+  });
+
+  it("a question that is too long for the terminal is printed above once, and its beginning and its choices stay", () => {
+    const lines = Array.from({ length: 9 }, (_, index) => ({ text: `line ${index}` }));
+    const dialog = new ChoiceDialog(lines, choices);
+    const printed = dialog.take(COLUMNS, 8);
+    expect(printed).toEqual(["", ...lines.map(({ text }) => text), "y  yes", "n  no"]);
+    expect(dialog.take(COLUMNS, 8)).toEqual([]);
+    const { rows } = dialog.view(COLUMNS, 8);
+    expect(rows.slice(0, -1)).toEqual([
+      "line 0",
+      "line 1",
+      "line 2",
+      "line 3",
+      "… all of it is above",
+      "y  yes",
+      "n  no",
+    ]);
+    expect(rows).toHaveLength(8);
+  });
+
+  it("a question that a text answers keeps its beginning and the answer on a small terminal", () => {
+    const lines = Array.from({ length: 20 }, (_, index) => ({ text: `line ${index}` }));
+    const dialog = new TextDialog(lines);
+    expect(dialog.take(COLUMNS, 6)).toHaveLength(21);
+    const { rows } = dialog.view(COLUMNS, 6);
+    expect(rows[0]).toBe("line 0");
+    expect(rows.slice(-2)).toEqual(["… all of it is above", "? "]);
+    expect(rows).toHaveLength(6);
+  });
+});
