@@ -207,17 +207,9 @@ class DoorConversation implements Conversation {
   }
 
   async useModel(model: string): Promise<void> {
-    const before = this.#settings;
-    this.#settings = { ...before, model };
     await this.leave();
-    // If opening the session again fails, the next request opens it with the model that it had.
-    this.#isLost = true;
-    try {
-      await this.#reopen(NEVER);
-    } catch (error) {
-      this.#settings = before;
-      throw error;
-    }
+    this.#isLost = true; // If this cannot reopen the session, the next request reopens it with its former model.
+    await this.#reopen(NEVER, { ...this.#settings, model });
   }
 
   async past(turns = Number.POSITIVE_INFINITY): Promise<TranscriptEntry[]> {
@@ -260,8 +252,9 @@ class DoorConversation implements Conversation {
     return this.#attached.session;
   }
 
-  async #reopen(signal: AbortSignal): Promise<void> {
-    this.#attached = await this.#door.resume(this.id, this.#settings, signal);
+  async #reopen(signal: AbortSignal, settings = this.#settings): Promise<void> {
+    this.#attached = await this.#door.resume(this.id, settings, signal);
+    this.#settings = settings;
     this.#isLost = false;
     this.#watch(this.#attached);
   }
