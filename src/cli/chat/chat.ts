@@ -1,4 +1,4 @@
-import { type FleetError, isFleetError, quote } from "../../errors.js";
+import { isFleetError, quote } from "../../errors.js";
 import { meantIds } from "../../model/reference.js";
 import { abortable, either } from "../../runtime/deadline.js";
 import { given } from "../flags/flags.js";
@@ -33,7 +33,7 @@ export class Chat {
   readonly #parts: ChatParts;
   readonly #usage = new ChatUsage();
   #conversation: Conversation;
-  /** Whether this chat created the session and has sent no prompt to it. */
+  /** Whether this chat created the session and has tried to send no prompt to it. */
   #isUnused: boolean;
   #modelName: string | null = null;
   #lastTurn: TurnView | null = null;
@@ -74,9 +74,8 @@ export class Chat {
           );
         }
       } catch (error) {
-        if (error instanceof TurnCancelled) window.say("The turn was cancelled.", colour.yellow);
-        else if (isFleetError(error)) this.#report(error);
-        else throw error;
+        if (this.#parts.signal.aborted) return;
+        this.#report(error);
       }
       for (const warning of this.#parts.conversations.takeWarnings()) window.say(`Warning: ${warning}`, colour.yellow);
       window.print([""]);
@@ -98,6 +97,8 @@ export class Chat {
     const view = new TurnView(window, markdown);
     this.#lastTurn = view;
     let hasBegun = false;
+    // A prompt may be in the session even if sending it fails, and then the session must not be deleted.
+    this.#isUnused = false;
     try {
       await window.during(view, async (cancelled) => {
         using stop = either(signal, cancelled);
@@ -116,11 +117,9 @@ export class Chat {
           await view.finish();
         }
       });
-      this.#isUnused = false;
     } catch (error) {
-      if (hasBegun) this.#isUnused = false;
-      // Put the prompt back into the input, because the session does not have it.
-      else window.giveBack(prompt);
+      // Let the user decide about the prompt, because nothing shows that the session has it.
+      if (!hasBegun) window.giveBack(prompt);
       throw error;
     }
   }
@@ -238,8 +237,14 @@ export class Chat {
     }
   }
 
-  #report(error: FleetError): void {
+  /** Reports any error, because the server, the front door and the SDK also throw errors that are not a FleetError. */
+  #report(error: unknown): void {
     const { window, conversations } = this.#parts;
+    if (!isFleetError(error)) {
+      const text = error instanceof Error ? error.message : String(error);
+      window.say(error instanceof TurnCancelled ? "The turn was cancelled." : text, colour.yellow);
+      return;
+    }
     const { user } = conversations;
     const { message, advice } = inChat(error, { SESSION: this.#conversation.id, ...given({ USER: user }) });
     window.say(message, colour.yellow);
