@@ -40,6 +40,40 @@ describe("FollowedTurn, after its connection ended,", () => {
     expect(seen).toEqual([prompt]);
   });
 
+  it("shows the answer that follows a skill's text and the messages of a sub-agent", () => {
+    const seen: SessionEvent[] = [];
+    const ofAgent = (each: SessionEvent) => ({ ...each, agentId: "agent" }) as SessionEvent;
+    const history = [
+      event("user.message", { content: "go", interactionId: "i1" }),
+      event("assistant.turn_start", { interactionId: "i1" }),
+      event("assistant.message", { messageId: "m1", content: "", toolRequests: [{ toolCallId: "c1" }] }),
+      ofAgent(asked("a task")),
+      ofAgent(answered("its result")),
+      event("tool.execution_complete", { toolCallId: "c1" }),
+      event("assistant.turn_end", {}),
+      event("user.message", { content: "the skill", source: "skill-x", interactionId: "i1" }),
+      event("assistant.turn_start", { interactionId: "i1" }),
+      answered("done"),
+      event("assistant.turn_end", {}),
+    ];
+    new FollowedTurn("go", undefined, (each) => seen.push(each)).catchUp([
+      ...history,
+      asked("next"),
+      answered("other"),
+    ]);
+    expect(seen).toEqual(history);
+  });
+
+  it("does not take a sub-agent's message for the answer, and reports the error that ended the turn", () => {
+    const start = [asked("go"), event("assistant.turn_start", {})];
+    const agent = { ...answered("its result"), agentId: "agent" } as SessionEvent;
+    const turn = () => new FollowedTurn("go", undefined, () => undefined);
+    expect(() => turn().catchUp([...start, agent])).toThrow("the turn ended without an answer");
+    const failed = event("session.error", { message: "quota" });
+    const history = [...start, agent, event("assistant.turn_end", {}), failed];
+    expect(() => turn().catchUp(history)).toThrow("The turn failed: quota");
+  });
+
   it("reports that its prompt never arrived, even if an earlier turn had the same prompt", () => {
     const before = [asked("go"), answered("earlier")];
     const turn = new FollowedTurn("go", before[1]?.id, () => undefined);

@@ -1,5 +1,7 @@
 import type { SessionEvent } from "@github/copilot-sdk";
 import { FleetError } from "../../../errors.js";
+import type { HistoryEvent } from "../../../runtime/history/event.js";
+import { TurnTracker } from "../../../runtime/history/turn-tracker.js";
 
 /** A turn whose connection may end before the turn does. The rest of it then comes from the session's history. */
 export class FollowedTurn {
@@ -24,7 +26,7 @@ export class FollowedTurn {
   }
 
   push(event: SessionEvent): void {
-    if (event.type === "user.message") this.#own ??= event.id;
+    if (event.type === "user.message" && isOfMainAgent(event)) this.#own ??= event.id;
     if (event.ephemeral !== true) {
       this.#seen.add(event.id);
       this.#lastId = event.id;
@@ -45,21 +47,48 @@ export class FollowedTurn {
         "The connection ended before the prompt reached the session. The history does not contain the prompt.",
       );
     }
-    const next = history.findIndex(({ type }, index) => index > at && type === "user.message");
-    const turn = history.slice(at, next === -1 ? undefined : next);
+    const turn = turnAt(history, at);
     for (const event of turn) if (!this.#seen.has(event.id)) this.push(event);
-    if (!turn.some(isAnswer)) throw lost("The connection ended during the turn, and the turn ended without an answer.");
+    if (turn.some(isAnswer)) return;
+    const failure = turn.findLast((event) => event.type === "session.error" && isOfMainAgent(event));
+    if (failure?.type === "session.error") {
+      throw new FleetError("FLEET_TURN_FAILED", `The turn failed: ${failure.data.message}`);
+    }
+    throw lost("The connection ended during the turn, and the turn ended without an answer.");
   }
 
   #isOwn(event: SessionEvent): boolean {
-    if (event.type !== "user.message") return false;
+    if (event.type !== "user.message" || !isOfMainAgent(event)) return false;
     return this.#own === undefined ? event.data.content === this.#prompt : event.id === this.#own;
   }
 }
 
+/** The events of the turn whose prompt is at this place of the history. */
+function turnAt(history: readonly SessionEvent[], at: number): SessionEvent[] {
+  const tracker = new TurnTracker();
+  const turn: SessionEvent[] = [];
+  for (const event of history.slice(at)) {
+    const ended = tracker.push(historyEvent(event));
+    const isNextPrompt = ended !== null && event.type === "user.message";
+    if (!isNextPrompt) turn.push(event);
+    if (ended !== null) break;
+  }
+  return turn;
+}
+
 /** Whether the event is the last message of a turn. Earlier messages call tools. */
 function isAnswer(event: SessionEvent): boolean {
-  return event.type === "assistant.message" && (event.data.toolRequests ?? []).length === 0;
+  return event.type === "assistant.message" && isOfMainAgent(event) && (event.data.toolRequests ?? []).length === 0;
+}
+
+function isOfMainAgent(event: SessionEvent): boolean {
+  return !("agentId" in event) || event.agentId === undefined;
+}
+
+/** The event as the fleet reads it from a history on its disk. */
+function historyEvent(event: SessionEvent): HistoryEvent {
+  const agentId = "agentId" in event && event.agentId !== undefined ? event.agentId : null;
+  return { type: event.type, agentId, data: { ...event.data }, atMs: Date.parse(event.timestamp) };
 }
 
 function lost(message: string): FleetError {
