@@ -109,9 +109,10 @@ export class Window implements KeyListener, Disposable {
     }
   }
 
-  /** Gives a prompt back, so that the user can change it and send it again. */
-  giveBack(prompt: string): void {
-    this.#input.text = [prompt, this.#input.text].filter((text) => text !== "").join("\n");
+  /** Gives a prompt back with all prompts that wait behind it, so that the user can change them and send them again. */
+  giveBack(...prompt: [] | [string]): void {
+    const texts = [...prompt, ...this.#sent.splice(0), this.#input.text];
+    this.#input.text = texts.filter((text) => text !== "").join("\n");
     this.#drawSoon();
   }
 
@@ -192,7 +193,7 @@ export class Window implements KeyListener, Disposable {
   /** Ctrl-C ends the turn, or clears the prompt. At an empty prompt, the second one ends the chat. */
   #interrupt(isLeaving: boolean): void {
     if (this.#turn !== null) {
-      for (const prompt of this.#sent.splice(0).reverse()) this.giveBack(prompt);
+      this.giveBack();
       this.#dialogs.dismiss();
       this.#turn.abort(new TurnCancelled());
     } else if (this.#input.text !== "") this.#input.text = "";
