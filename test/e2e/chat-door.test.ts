@@ -7,6 +7,7 @@ import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type Serving, serve } from "../fixtures/fleets/serve.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
+import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";
 
 let model: ScriptedModel;
 let fleet: TestFleet;
@@ -130,6 +131,27 @@ describe("a chat through a front door", () => {
     await terminal.send("two", /you said: two/);
     await terminal.send("/history", /> one.*> !hold door-dies.*> two/);
     expect(model.shown("!hold door-dies")).toBe(1);
+  });
+
+  it("Ctrl-C in a turn that goes on after the connection to the front door was cut cancels that turn", async () => {
+    const proxy = await CuttingProxy.start(Number(door.split(":")[1]));
+    const args = ["chat", "--to", `127.0.0.1:${proxy.port}`, "--token-env", "FLEET_TOKEN"];
+    await using terminal = await ChatTerminal.open(laptop, args, { columns: 140, env: { FLEET_TOKEN: token } });
+    const id = /session ([0-9a-f-]{36})/.exec((await terminal.rows()).join(" "))?.[1] ?? "";
+    await terminal.send("one", /you said: one/);
+    // The front door ends the turn of a session that no client has open.
+    await using _other = await chat([id]);
+    terminal.type("!hold cut-in-turn\r");
+    await eventually("the turn", () => model.shown("!hold cut-in-turn") > 0);
+    const isAsked = proxy.passes(/session\.metadata\.activity/);
+    proxy.cutAll();
+    await terminal.screenShows(/the connection ended, and is made again/);
+    await isAsked;
+    expect(await fleet.inTurn("alice", id)).toBe(true);
+    terminal.type(CTRL_C);
+    await terminal.waits(/The turn was cancelled\.|Nobody knows/);
+    await eventually("the end of the turn", async () => !(await fleet.inTurn("alice", id)));
+    await proxy.end();
   });
 
   it("chat --to puts an unsent prompt back into the input, and sends it once the front door is back", async () => {

@@ -3,7 +3,7 @@ import { FleetError, isFleetError } from "../../../errors.js";
 import { errorOfDoor } from "../../../peers/calls/control-link.js";
 import { type ConnectedClient, connectClient } from "../../../runtime/client/connect.js";
 import { runTurn } from "../../../runtime/client/turn.js";
-import { abortable, deadline, NEVER, pause } from "../../../runtime/deadline.js";
+import { abortable, deadline, isTimeout, NEVER, pause } from "../../../runtime/deadline.js";
 import { Transcriber, type TranscriptEntry } from "../../../runtime/history/transcript.js";
 import type { Door } from "../../flags/door.js";
 import { given } from "../../flags/flags.js";
@@ -122,8 +122,13 @@ class DoorLink {
   async resume(id: string, settings: ResumeSessionConfig, signal: AbortSignal): Promise<Attached> {
     const { client, closed } = await this.reconnected(signal);
     using limit = deadline(OPEN_MS, signal);
-    const session = await abortable(answered(client.resumeSession(id, settings), closed), limit.signal);
-    return { session, closed };
+    try {
+      return { session: await abortable(answered(client.resumeSession(id, settings), closed), limit.signal), closed };
+    } catch (error) {
+      if (!isTimeout(error)) throw error;
+      const message = `The front door at ${this.name} did not open the session in time.`;
+      throw new FleetError("FLEET_SERVER_UNREACHABLE", message, { cause: error });
+    }
   }
 
   async close(): Promise<void> {
@@ -199,11 +204,11 @@ class DoorConversation implements Conversation {
   }
 
   async model(): Promise<string | null> {
-    return await modelOf(await this.#opened());
+    return await answered(modelOf(await this.#opened()), this.#attached.closed);
   }
 
   async models(): Promise<string[]> {
-    return await modelsOf(await this.#opened());
+    return await answered(modelsOf(await this.#opened()), this.#attached.closed);
   }
 
   async useModel(model: string): Promise<void> {
@@ -222,9 +227,13 @@ class DoorConversation implements Conversation {
   }
 
   async leave(): Promise<void> {
-    const { session, closed } = this.#attached;
+    await this.#briefly(this.#attached.session.disconnect());
+  }
+
+  /** Waits for a last request, but not long and not without a connection. Ignores its failure. */
+  async #briefly(request: Promise<void>): Promise<void> {
     using limit = deadline(GOODBYE_MS);
-    await abortable(Promise.race([session.disconnect(), closed]), limit.signal).catch(() => undefined);
+    await abortable(Promise.race([request, this.#attached.closed]), limit.signal).catch(() => undefined);
   }
 
   /** The server may have worked on while this chat had no connection. Waits for the turn, and reports what was missed. */
@@ -234,11 +243,17 @@ class DoorConversation implements Conversation {
     try {
       await this.#reopen(signal);
       const { session } = this.#attached;
-      while ((await session.rpc.metadata.activity()).hasActiveWork) await pause(RETRY_MS, signal);
-      events = await session.getEvents();
+      const isAtWork = async () => (await abortable(session.rpc.metadata.activity(), signal)).hasActiveWork;
+      while (await isAtWork()) await pause(RETRY_MS, signal);
+      events = await abortable(session.getEvents(), signal);
     } catch (cause) {
-      signal.throwIfAborted();
-      const message = `The connection to the front door at ${this.#door.name} ended during the turn. Nobody knows whether the prompt arrived.`;
+      // Without a connection, the chat cannot cancel the turn, so it must not report that it did.
+      if (signal.aborted && !this.#isLost) {
+        await this.#briefly(this.#attached.session.abort());
+        throw signal.reason;
+      }
+      const reason = signal.aborted || !(cause instanceof Error) ? "" : ` ${cause.message}`;
+      const message = `The connection to the front door at ${this.#door.name} ended during the turn. Nobody knows whether the prompt arrived.${reason}`;
       throw new FleetError("FLEET_SERVER_LOST", message, {
         cause,
         suggestions: ["Look with /history when it is back."],
