@@ -1,9 +1,12 @@
+import { randomUUID } from "node:crypto";
 import { describe, expect, it } from "vitest";
 import type { SessionView } from "../../src/sessions/view.js";
 import { ChatTerminal, CTRL_C, CTRL_D, pasted } from "../fixtures/commands/chat.js";
 import { testFleet } from "../fixtures/commands/cli.js";
+import { COMMAND } from "../fixtures/commands/command.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
+import { isRunning } from "../fixtures/processes.js";
 
 const fleet = testFleet();
 const CHAT = ["chat", "--user", "alice"];
@@ -151,6 +154,51 @@ describe("a chat on a terminal", () => {
   });
 });
 
+describe("a chat whose terminal is stopped or gone", () => {
+  const CTRL_Z = "\x1a";
+
+  it("Ctrl-Z has no effect on a chat that no shell can continue", async () => {
+    await using chat = await ChatTerminal.open(fleet, CHAT);
+    chat.type(CTRL_Z);
+    await chat.send("still here", /\[turn 1\] still here/);
+  });
+
+  it("Ctrl-Z stops the chat, and the shell's fg shows the prompt again, once, below the shell's output", async () => {
+    const script = `set -m; "$0" "$@"; echo the shell; read line; fg`;
+    const args = ["-c", script, process.execPath, COMMAND, ...CHAT];
+    await using chat = await ChatTerminal.open(fleet, args, { program: "bash" });
+    chat.type(CTRL_Z);
+    await chat.screenShows(/the shell/);
+    chat.type("\r");
+    await chat.send("back again", /\[turn 1\] back again/);
+    expect((await chat.rows()).join("\n")).toContain("the shell");
+    // One status line is from before, and one is from after.
+    expect(await chat.statusLines()).toBe(2);
+  });
+
+  it("a chat whose terminal is closed cancels its turn, sends no waiting prompt, and leaves", async () => {
+    await fleet.create("alice", "closed");
+    const chat = await ChatTerminal.open(fleet, ["chat", "closed", "--user", "alice"]);
+    chat.type("!delay 60000 never\r");
+    await eventually("the turn", async () => await fleet.inTurn("alice", "closed"));
+    chat.type("waiting\r");
+    await chat.screenShows(/cancels\.\n> waiting\n>$/);
+    const pid = chat.commandPid;
+    await chat[Symbol.asyncDispose]();
+    await eventually("the end of the chat", () => !isRunning(pid));
+    expect(await fleet.inTurn("alice", "closed")).toBe(false);
+    expect(await turnsOf("closed")).toBe(1);
+  });
+
+  it("a chat whose terminal is closed deletes its new session without a prompt", async () => {
+    const before = await sessionsOf("alice");
+    const chat = await ChatTerminal.open(fleet, CHAT);
+    expect(await sessionsOf("alice")).toHaveLength(before.length + 1);
+    await chat[Symbol.asyncDispose]();
+    await eventually("the end of the session", async () => (await sessionsOf("alice")).length === before.length);
+  });
+});
+
 describe("the commands of a chat", () => {
   it("/help lists the commands and keys, and fits the terminal", async () => {
     for (const columns of [60, 80, 140]) {
@@ -201,13 +249,13 @@ describe("the commands of a chat", () => {
     await fleet.create("alice", "kept-model");
     await using chat = await ChatTerminal.open(fleet, ["chat", "kept-model", "--user", "alice"], { columns: 140 });
     await chat.send("one", /\[turn 1\] one/);
-    await chat.send("/model gpt-6-mini", /The model is gpt-6-mini\./);
+    await chat.send("/model gpt-6-nano", /The model is gpt-6-nano\./);
     chat.type("/exit\r");
     expect(await chat.done).toBe(0);
-    const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list", "--model", "gpt-6-mini"]);
+    const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list", "--model", "gpt-6-nano"]);
     expect(sessions.map(({ id }) => id)).toContain("kept-model");
     await using later = await ChatTerminal.open(fleet, ["chat", "kept-model", "--user", "alice"], { columns: 140 });
-    await later.send("/model", /The model is gpt-6-mini\./);
+    await later.send("/model", /The model is gpt-6-nano\./);
   });
 
   it("one blank row follows the output of /history, /new and /resume", async () => {
@@ -284,10 +332,11 @@ describe("the screen of a chat", () => {
   );
 
   it("after a resize during a turn, the prompt and the sign of life are on the screen once", async () => {
-    await fleet.create("alice", "resized");
-    await using chat = await ChatTerminal.open(fleet, ["chat", "resized", "--user", "alice"], { columns: 100 });
+    const id = randomUUID(); // a long id makes the status line as wide as the terminal
+    await fleet.create("alice", id);
+    await using chat = await ChatTerminal.open(fleet, ["chat", id, "--user", "alice"], { columns: 100 });
     chat.type("!delay 60000 never\r");
-    await eventually("the turn", async () => await fleet.inTurn("alice", "resized"));
+    await eventually("the turn", async () => await fleet.inTurn("alice", id));
     chat.type(`typed ${"word ".repeat(15)}`);
     await chat.screenShows(/> typed/);
     for (const columns of [60, 120, 45]) {

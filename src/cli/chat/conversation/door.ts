@@ -18,9 +18,7 @@ import {
 } from "./conversation.js";
 import { FollowedTurn } from "./followed-turn.js";
 
-const CONNECT_MS = 10_000;
-const OPEN_MS = 30_000;
-const GOODBYE_MS = 2_000;
+const [CONNECT_MS, OPEN_MS, GOODBYE_MS] = [10_000, 30_000, 2_000];
 /** How long to try to connect again, and the pause between two tries, in milliseconds. */
 const RECONNECT_MS = 20_000;
 const RETRY_MS = 500;

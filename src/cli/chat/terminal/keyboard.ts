@@ -1,6 +1,7 @@
 import { emitKeypressEvents } from "node:readline";
 import { Readable } from "node:stream";
 import { PastedText } from "./pasted.js";
+import { Positions } from "./positions.js";
 
 export interface Key {
   /** The text of the key; empty for a key without text, such as an arrow. */
@@ -12,16 +13,14 @@ export interface Key {
 export interface KeyListener {
   onKey(key: Key): void;
   onPaste(text: string): void;
-  /** The answer of the terminal to {@link Keyboard.expectPosition}: the column of the cursor, from 0. */
+  /** The answer of the terminal to the last {@link Keyboard.expectPosition}: the column of the cursor, from 0. */
   onPosition(column: number): void;
-  /** The terminal is gone. */
-  onEnd(): void;
+  /** The terminal is gone. May be called more than once. */
+  onGone(): void;
 }
 
 /** Shift-Enter and Alt-Enter as terminals with kitty's keyboard protocol report them. */
 const MODIFIED_ENTER = new Set(["\x1b[13;2u", "\x1b[13;3u", "\x1b[13;4u"]);
-// biome-ignore lint/suspicious/noControlCharactersInRegex: the answer of a terminal
-const POSITION = /\x1b\[\d+;(\d+)R/;
 const ON = "\x1b[?2004h";
 const OFF = "\x1b[?2004l";
 
@@ -31,11 +30,15 @@ export class Keyboard implements Disposable {
   readonly #output: NodeJS.WriteStream;
   readonly #listener: KeyListener;
   readonly #pasted = new PastedText();
-  #expectsPosition = false;
+  readonly #positions = new Positions();
   /** node:readline decodes the keys that this stream emits. */
   readonly #keys = new Readable({ read: () => undefined });
   readonly #onData = (chunk: string) => this.#receive(chunk);
-  readonly #onEnd = () => this.#listener.onEnd();
+  readonly #onGone = () => {
+    this.#listener.onGone();
+    // Node.js 20 aborts with a core dump at its exit if it cannot restore a terminal that is gone, so end it by the signal.
+    process.once("exit", () => process.kill(process.pid, "SIGHUP"));
+  };
   readonly #onContinue = () => this.#open();
   readonly #onExit = () => this.#restore();
 
@@ -47,24 +50,37 @@ export class Keyboard implements Disposable {
     this.#keys.on("keypress", (text: string | undefined, key: NodeKey) => listener.onKey(named(text, key)));
     input.setEncoding("utf8");
     input.on("data", this.#onData);
-    input.once("end", this.#onEnd);
+    input.once("end", this.#onGone);
+    // Never remove this one, because a terminal that is gone refuses to leave the raw mode, too.
+    input.on("error", this.#onGone);
+    process.on("SIGHUP", this.#onGone);
+    // The listeners of oclif and of the command line throw the error of a terminal that is gone, which would end the chat.
+    output.removeAllListeners("error").on("error", this.#onGone);
     process.on("SIGCONT", this.#onContinue);
     process.once("exit", this.#onExit);
     this.#open();
   }
 
   /** Takes the next answer about the position of the cursor. Without this, it would look like a key. */
-  expectPosition(isExpected: boolean): void {
-    this.#expectsPosition = isExpected;
+  expectPosition(): void {
+    this.#positions.expect();
   }
 
-  /** Stops the process as Ctrl-Z does in a shell. SIGCONT continues it. */
+  /**
+   * Stops the program as Ctrl-Z does in a shell, with all of its process group. Returns when the shell continues it, or at
+   * once if there is no shell that could.
+   */
   suspend(): void {
     this.#restore();
-    process.kill(process.pid, "SIGTSTP");
+    process.off("SIGCONT", this.#onContinue);
+    process.kill(0, "SIGTSTP");
+    process.on("SIGCONT", this.#onContinue);
+    this.#open();
   }
 
   #open(): void {
+    // Node.js sets the raw mode only if it believes that it is off, but the shell may have changed it.
+    this.#input.setRawMode(false);
     this.#input.setRawMode(true);
     this.#input.resume();
     this.#output.write(ON);
@@ -77,18 +93,18 @@ export class Keyboard implements Disposable {
   }
 
   #receive(given: string): void {
-    const [answer = "", column] = this.#expectsPosition ? (POSITION.exec(given) ?? []) : [];
-    const chunk = given.replace(answer, "");
-    for (const { isPasted, text } of this.#pasted.read(chunk)) {
+    const { keys, column } = this.#positions.read(given);
+    for (const { isPasted, text } of this.#pasted.read(keys)) {
       if (isPasted) this.#listener.onPaste(text);
       else this.#keys.emit("data", text);
     }
-    if (column !== undefined) this.#listener.onPosition(Number(column) - 1);
+    if (column !== undefined) this.#listener.onPosition(column);
   }
 
   [Symbol.dispose](): void {
     this.#input.off("data", this.#onData);
-    this.#input.off("end", this.#onEnd);
+    this.#input.off("end", this.#onGone);
+    process.off("SIGHUP", this.#onGone);
     process.off("SIGCONT", this.#onContinue);
     process.off("exit", this.#onExit);
     this.#restore();

@@ -161,27 +161,35 @@ export class Window implements KeyListener, Disposable {
     else if (key.name === "ctrl-l") this.#screen.clear();
     else if (dialog === null && key.name === "ctrl-d" && this.#input.text === "") this.onEnd();
     else if (dialog?.key(key) !== true && this.#input.key(key)) this.#send();
-    this.#draw();
+    this.#drawNext();
   }
 
   onPaste(text: string): void {
     this.#isLeaving = false;
     if (this.#dialogs.first?.paste(text) !== true) this.#input.paste(text);
-    this.#draw();
+    this.#drawNext();
   }
 
   onPosition(column: number | undefined): void {
     if (this.#locating === null) return;
     clearTimeout(this.#locating);
     this.#locating = null;
-    this.#keyboard.expectPosition(false);
     this.#screen.locate(column);
     this.#draw();
   }
 
+  /** The user ends the chat. A turn that runs, and prompts that wait, still get their replies. */
   onEnd(): void {
     this.#hasEnded = true;
     this.#wake();
+  }
+
+  /** Nobody sees the chat any more, so nothing of it goes on. */
+  onGone(): void {
+    this.#sent.length = 0;
+    this.#dialog?.dismiss();
+    this.#turn?.abort(new TurnCancelled());
+    this.onEnd();
   }
 
   #send(): void {
@@ -205,7 +213,7 @@ export class Window implements KeyListener, Disposable {
     if (this.#locating !== null) clearTimeout(this.#locating);
     this.#locating = null;
     if (this.#screen.askAfterResize()) {
-      this.#keyboard.expectPosition(true);
+      this.#keyboard.expectPosition();
       this.#locating = setTimeout(() => this.onPosition(undefined), LOCATE_MS);
     } else this.#draw();
   }
