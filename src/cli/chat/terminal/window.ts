@@ -187,7 +187,7 @@ export class Window implements KeyListener, Disposable {
   /** Nobody sees the chat any more, so nothing of it goes on. */
   onGone(): void {
     this.#sent.length = 0;
-    this.#dialog?.dismiss();
+    this.#dialogs.dismiss();
     this.#turn?.abort(new TurnCancelled());
     this.onEnd();
   }
