@@ -1,8 +1,8 @@
 /**
  * Measures the costs and the benefits of the front door. It compares the latency of the unmodified SDK through the door
- * and directly at the server, and of the best direct client. It counts the turns of many clients and streams to many
- * clients at once, both through the door and directly, and it measures the memory of idle clients. The door and the
- * model run as separate processes. The benchmark and its servers end within 20 minutes.
+ * and directly at the server, and of the best direct client. Through the door and directly, it also measures the turns
+ * of many clients, and streams to many clients at once. It measures the memory of idle clients. The door and the model
+ * run as separate processes. The benchmark and its servers end within 20 minutes.
  *
  * Run: npx tsx bench/gateway.ts [all|latency|throughput|streaming|memory] [clients sessions words rounds]
  */

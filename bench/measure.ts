@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { Fleet } from "../src/index.js";
 
-/** Helpers for all benchmarks. The contenders take turns in one run, and only ratios of medians are checked. */
+/** Helpers for all benchmarks. The contenders run alternately in one run, and only ratios of medians are checked. */
 
 export const COMMAND = fileURLToPath(new URL("../bin/run.js", import.meta.url));
 const run = promisify(execFile);
@@ -17,7 +17,7 @@ const TICKS_PER_SECOND = 100;
 
 export interface Contender {
   name: string;
-  /** Runs one round. It counts the wall time of the round, or the returned number of milliseconds. */
+  /** Runs one round. Resolves with the milliseconds that count; undefined stands for the wall time of the round. */
   round: () => Promise<number | undefined>;
 }
 

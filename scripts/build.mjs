@@ -25,7 +25,7 @@ const FOR_DEPLOY = ["yaml"];
 /**
  * Makes `@oclif/core` load its parts on first use. It normally requires all of them at once, including help and plug-in
  * discovery, and this takes a large part of a short command's time. TypeScript emits each require as
- * `const name_1 = require("x")` and each use as `name_1.y`, so we can replace each with a getter.
+ * `const name_1 = require("x")` and each use as `name_1.y`, so we can replace each require with a getter.
  */
 const lazyOclif = {
   name: "lazy-oclif",
@@ -114,7 +114,8 @@ async function buildCommandLine() {
   // Dynamic import does not work in a script from the code cache, so the loader passes an import function to it.
   let source = await readFile(`${root}/dist/cli.cjs`, "utf8");
   for (const name of AT_RUN_TIME) source = source.replaceAll(`import("${name}")`, `__import("${name}")`);
-  // The loader reads ASCII. The bundler escapes everything else already, except inside of regular expressions.
+  // The loader reads ASCII. The bundler escapes all other characters, except in regular expressions, so escape those
+  // here.
   source = source.replace(/[^\0-\x7f]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
   await writeFile(`${root}/dist/cli.cjs`, source);
   const digest = createHash("sha256").update(source).digest("hex").slice(0, 8);

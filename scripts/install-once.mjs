@@ -7,8 +7,8 @@ const TIMEOUT_MS = 10 * 60_000;
 const CACHE = join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "copilotfleet");
 
 /**
- * Installs one version of a package into a folder of the cache, unless it is there, because it is too large for a dependency.
- * Ends this process if that fails. Returns the package's own folder.
+ * Installs one version of a package into a folder of the cache, unless it is already there. For packages that are too
+ * large for a dependency. Ends this process if the installation fails. Returns the package's own folder.
  */
 export function installOnce(name, version, folderName) {
   const folder = join(CACHE, `${folderName}-${version}`);

@@ -1,10 +1,10 @@
-// Runs a command on another version of Node.js: node scripts/with-node.mjs 22 COMMAND… If the command begins with a hyphen or
-// is missing, it consists of arguments for `vitest run`. npm installs each version once into a cache folder. Every `node` and
-// every `process.execPath` of the command is that version.
+// Runs a command on another version of Node.js: node scripts/with-node.mjs 22 COMMAND… Without a command, or with one
+// that begins with a hyphen, runs `vitest run COMMAND…`. npm installs each version once into a cache folder. Every
+// `node` and every `process.execPath` of the command is that version.
 import { delimiter, join } from "node:path";
 import { installOnce, runWith } from "./install-once.mjs";
 
-/** The package `node-<platform>-<arch>` has one version for each release of Node.js. These can be tried by their number alone. */
+/** The versions that a major number stands for. npm has each as a version of the package `node-<platform>-<arch>`. */
 const VERSIONS = { 20: "20.20.2", 22: "22.23.3", 24: "24.21.0" };
 
 const [wanted = "", ...rest] = process.argv.slice(2);

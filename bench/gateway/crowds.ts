@@ -7,8 +7,8 @@ import { type PartProcess, startPart } from "./processes.js";
 import { RawClient } from "./raw-client.js";
 
 /**
- * A server accepts 128 connections at a time (measured with runtime 1.0.85), and the clients of both sides stay
- * connected.
+ * Enough servers for the clients of both sides, which stay connected. A server accepts 128 connections at a time
+ * (measured with runtime 1.0.85).
  */
 const SERVERS = 4;
 

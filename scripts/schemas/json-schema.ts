@@ -101,7 +101,7 @@ class Deriver {
   }
 }
 
-/** JSON leaves out a property that is undefined. */
+/** Whether a property of this type is always in the JSON, which leaves out a property that is undefined. */
 function isPresent(type: ts.Type): boolean {
   const parts = type.isUnion() ? type.types : [type];
   return parts.every(({ flags }) => !(flags & ts.TypeFlags.Undefined));

@@ -88,8 +88,8 @@ function checkAuth({ auth }: Config, origins: Map<string, Origin>): void {
 }
 
 /**
- * Refuses tools that reach files on shared servers if every use is approved, because such a tool reaches the histories of
- * all users.
+ * On shared servers, refuses tools that reach files if every use is approved, because such a tool reaches the histories
+ * of all users.
  */
 function checkTools({ isolation, session }: Config, origins: Map<string, Origin>): void {
   if (isolation !== "shared" || session.approve !== "all") return;

@@ -72,8 +72,9 @@ export function findKey(name: string): Key | undefined {
 }
 
 /**
- * Returns the known keys for which an unknown dotted name may be a slip, those with the least slips. Compares the whole
- * name and the last part alone, because a user who writes "ttl" at the top level means one of the keys in the sections.
+ * Returns the known keys that a user may have meant by an unknown dotted name, namely those with the fewest
+ * differences. Compares the whole name and the last part alone, because a user who writes "ttl" at the top level means
+ * one of the keys in the sections.
  */
 export function nearestKeys(name: string): string[] {
   const written = name.toLowerCase();
@@ -82,14 +83,14 @@ export function nearestKeys(name: string): string[] {
     const known = key.name.toLowerCase();
     const whole = distance(written, known);
     const part = distance(last, known.slice(known.lastIndexOf(".") + 1));
-    // A key in a different section than the written one costs one more.
+    // A match of the last part alone costs one more, because the section differs.
     return { name: key.name, cost: Math.min(whole, part + 1) };
   });
   const least = Math.min(...ranked.map(({ cost }) => cost));
   return ranked.filter(({ name: known, cost }) => cost === least && isSlip(written, known)).map((key) => key.name);
 }
 
-/** Whether the last part of an unknown name may be a slip for the last part of a known one, or the beginning of it. */
+/** Whether the last part of an unknown name may be a misspelling or the beginning of the last part of a known one. */
 function isSlip(written: string, known: string): boolean {
   const [word = "", other = ""] = [written, known].map((name) => name.slice(name.lastIndexOf(".") + 1).toLowerCase());
   return slips(word, other) <= mostSlips(word) || (word.length > 2 && other.startsWith(word));
@@ -102,7 +103,7 @@ export function keyVariables(): string[] {
     .map((key) => key.variable);
 }
 
-/** The known variable for which this one may be a slip, or the beginning of it; null if there is none. */
+/** The known variable that a user may have misspelled or written only in part; null if there is none. */
 export function nearestVariable(name: string): string | null {
   return nearestOf(name, keyVariables(), (variable) => variable)[0] ?? null;
 }

@@ -27,7 +27,7 @@ export const limits = v.strictObject({
   total: v.optional(limitsOf({ connections: 1024, sessions: null, requestsInFlight: 20_000, bytes: "512mb" }), {}),
 });
 
-/** The things that are limited, for each user and for all users together. These are the keys below `limits.default`. */
+/** The limited things: the keys below `limits.default` (for each user) and `limits.total` (for all users together). */
 export const LIMITED = ["connections", "sessions", "requestsInFlight", "unreadBytes"] as const;
 export type Limited = (typeof LIMITED)[number];
 

@@ -10,7 +10,7 @@ export interface Origin {
   line?: number | undefined;
 }
 
-/** Receives a problem with the configuration. It throws the problem, unless the caller goes on without the value. */
+/** Receives a problem with the configuration. Throws it, or returns if the caller goes on without the value. */
 export type Report = (problem: FleetError) => void;
 
 export const throwProblem: Report = (problem) => {

@@ -24,7 +24,7 @@ export interface Rule {
   kind?: string;
   /** A regular expression that all allowed values match, for editors. */
   pattern?: string;
-  /** No value of this key contains a secret, so messages show long values, too. */
+  /** Values of this key are never secret, so `config` also shows long ones, which it hides for other keys. */
   harmless?: boolean;
 }
 

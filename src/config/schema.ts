@@ -232,8 +232,8 @@ const keys = v.strictObject({
 export const DEFAULT_MODEL = "gpt-5";
 
 /**
- * Fills in the default model. A provider needs one. GitHub's models differ from account to account, so the runtime
- * chooses one of them.
+ * Fills in the default model if there is a provider, because a provider needs one. Without a provider, the model stays
+ * null, and the runtime chooses one of GitHub's models, which differ from account to account.
  */
 function withModel({ session, ...rest }: v.InferOutput<typeof keys>) {
   const { model = rest.provider === null ? null : DEFAULT_MODEL, ...others } = session;

@@ -110,11 +110,11 @@ export interface SessionStore {
    * Counts the sessions of a user, or of all users if `owner` is null. The cost does not depend on the sessions of other
    * users. A session that an earlier version of copilotfleet recorded counts only after its next change.
    *
-   * @param limit a count of at least this number is exact; a smaller one may be too high after a crash
+   * @param limit a count of at least this number is exact; a smaller count may be too high after a crash
    */
   count(owner: string | null, limit: number): Promise<number>;
 
-  /** The ids of the sessions that {@link count} counts. Reads no records, so some may be of sessions deleted in a crash. */
+  /** The ids of the sessions that {@link count} counts. Reads no records, so some may not exist after a crash. */
   ids(owner: string | null): Promise<string[]>;
 
   /**

@@ -68,7 +68,7 @@ export class UpdateQueue<T, B extends Base = Base> {
 
   update<R>(change: (draft: T) => R): Promise<R> {
     return new Promise<R>((resolve, reject) => {
-      const settled = (value: unknown) => resolve(value as R); // exactly what `change` returned
+      const settled = (value: unknown) => resolve(value as R); // `value` is what `change` returned
       this.#queue.push({ change, resolve: settled, reject, since: performance.now() });
       if (!this.#isWorking) void this.#work();
     });

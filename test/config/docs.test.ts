@@ -45,7 +45,7 @@ describe("schemas/config.json", () => {
   });
 
   it.each(KEYS)(
-    "the fleet accepts the default of the key $name in schemas/config.json, with the same effect",
+    "a configuration file that sets the key $name to its default in schemas/config.json has no effect",
     async ({ name }) => {
       await using folder = new Folder();
       const schema = schemaOf(name);
@@ -58,7 +58,7 @@ describe("schemas/config.json", () => {
 
   it.each(KEYS)("the fleet accepts the examples of the key $name in schemas/config.json", async ({ name }) => {
     await using folder = new Folder();
-    // Some values are allowed only beside others.
+    // Some values are allowed only together with another key.
     const others = {
       ...(name.startsWith("provider.") && name !== "provider.baseUrl"
         ? { provider: { baseUrl: "http://m.example" } }

@@ -34,7 +34,7 @@ describe("configuration files that cannot be used", () => {
     execFileSync("sh", ["-c", 'mkfifo "$1"', "sh", folder.userFile]);
     const { message, suggestions } = folder.refusal({ cwd: folder.home });
     expect(message).toContain("is not a regular file");
-    // The system may need it where it is, as /dev/null.
+    // The error does not suggest moving the file, because the system may need it in its place, as with /dev/null.
     expect(suggestions.join()).not.toContain("mv ");
   });
 

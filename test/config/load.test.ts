@@ -258,7 +258,7 @@ describe("environment", () => {
     expect(unknownVariables(env)).toEqual([{ name: "COPILOTFLEET_SESION_TTL", nearest: "COPILOTFLEET_SESSION_TTL" }]);
   });
 
-  it("a variable with the name of a section is named with a variable in that section", () => {
+  it("unknownVariables reports a variable that names only a section, and suggests the variable of a key in that section", () => {
     expect(unknownVariables({ COPILOTFLEET_AUTH: "x", COPILOTFLEET_PROVIDER: "null" })).toEqual([
       { name: "COPILOTFLEET_AUTH", nearest: "COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV" },
     ]);

@@ -46,7 +46,7 @@ describe("the keys of the configuration", () => {
   });
 
   it.each(guarded)(
-    "a project file that sets %s without the user's trust is refused with the key and the file",
+    "a project file that sets %s without the user's trust is refused, and the error names the key and the file",
     async (name) => {
       await using folder = new Folder();
       const content = at(name, name in VALUES ? VALUES[name] : "x");

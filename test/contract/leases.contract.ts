@@ -11,7 +11,7 @@ import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const LONG_MS = 600_000;
 const SHORT_MS = 150;
-/** More steals than milliseconds pass while they run, so that their fences cannot all come from the clock. */
+/** The number of steals exceeds the milliseconds that they take. So some of their fences must be ahead of the clock. */
 const STEALS = 60;
 
 const LOST = { code: "FLEET_LEASE_LOST", exit: 5 };
@@ -70,8 +70,8 @@ export function describeLeases(stores: () => Stores): void {
     const passedMs = performance.now() - since;
     const seen = await other.leases.read("a");
     expect(seen).toEqual({ ...lease, remainingMs: expect.any(Number) });
-    // Less by the time that has passed. (Do not compare with the first answer, because each answer also lacks the time
-    // that it took itself.)
+    // The remaining time has shrunk by at least the time that has passed. Compare with the TTL, because the remaining
+    // time in `lease` already lacks the time that its answer took.
     expect(seen?.remainingMs).toBeLessThanOrEqual(LONG_MS - passedMs + 1);
     expect(await other.leases.check("a", "t1")).toMatchObject({ fence: lease.fence });
     await other.close();
@@ -88,7 +88,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.read("a")).not.toHaveProperty("detached");
   });
 
-  it("gives the holder and a waiter the same answer when they repeat their lease request", async () => {
+  it("answers a repeated lease request of the holder or of a waiter in the same way as the first request", async () => {
     const lease = await granted(store(), "t1");
     expect(await granted(store(), "t1")).toMatchObject({ fence: lease.fence, acquiredAt: lease.acquiredAt });
     await store().leases.acquire(request("t2"));
@@ -97,7 +97,7 @@ export function describeLeases(stores: () => Stores): void {
     expect(await store().leases.acquire(request("t3"))).toMatchObject(second);
   });
 
-  it("shows each waiter the lease in force and the number of waiters ahead of it", async () => {
+  it("shows each waiter the lease in force and the number of waiters ahead of this one", async () => {
     const lease = await granted(store(), "t1");
     for (const [ahead, token] of ["t2", "t3", "t4"].entries()) {
       expect(await store().leases.acquire(request(token))).toEqual({

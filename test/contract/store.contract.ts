@@ -269,7 +269,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         expect(await store.sessions.read("a")).toEqual(sessionRecord("a"));
       });
 
-      it("counts the sessions of each owner and of all owners through creations and deletions", async () => {
+      it("counts the sessions of each owner and of all owners correctly while sessions are created and deleted", async () => {
         const other = await opened.reopen();
         const count = async () =>
           await Promise.all(["alice", "bob", "carol", null].map((user) => other.sessions.count(user, 2)));
@@ -289,7 +289,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("lists the ids of the sessions of each owner and of all owners through creations and deletions", async () => {
+      it("lists the session ids of each owner and of all owners correctly while sessions are created and deleted", async () => {
         const ids = async (owner: string | null) => (await store.sessions.ids(owner)).toSorted();
         expect(await ids(null)).toEqual([]);
         for (const id of ["a", "b", "c"]) await store.sessions.create(sessionRecord(id));

@@ -131,7 +131,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
     it("returns variables with blanks and Chinese characters, whatever the command line contains", async () => {
       const variables = { [VARIABLE]: "/状态 文件夹/器", OTHER: "second" };
       const lines = `\n    1     0     0 S Thu Nov 26 14:32:39 2026 ${VARIABLE}=forged`;
-      // In the one line of `ps`, a variable may look like another one.
+      // On the one line of `ps`, the end of TEXT would look like the variable. So only an exact implementation gets TEXT.
       const env = exact ? { ...variables, TEXT: lines } : variables;
       const { pid } = shell(`exec -a '服务器 ) Z 1${lines}' sleep 1000`, env);
       await eventually("the program", () => readFileSync(`/proc/${pid}/comm`, "utf8") === "sleep\n");
@@ -213,7 +213,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       const { port } = await listening(host);
       expect(processes.listensOn(process.pid, port)).toBe(true);
       expect(processes.listensOn(process.pid, port === 65_535 ? port - 1 : port + 1)).toBe(false);
-      // Started after the server. Node.js does not pass its sockets on.
+      // This process started after the server, but does not listen, because Node.js does not pass its sockets on.
       expect(processes.listensOn(sleeper(), port)).toBe(false);
       expect(processes.listensOn(1, port)).toBe(false);
     });
@@ -299,7 +299,7 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
       expect(other).toBeLessThan(after);
     });
 
-    it("names the boot of the machine", () => {
+    it("returns the kernel's id for the current boot of the machine", () => {
       expect(clock.bootId()).toBe(readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim());
     });
   });

@@ -47,7 +47,7 @@ describe("ModelProvider", () => {
     await expect(model.get()).rejects.toMatchObject({ code: "FLEET_CLOSED" });
   });
 
-  it("ModelProvider starts nothing for another provider or for none", async () => {
+  it("ModelProvider starts nothing for a provider other than the echo model, or without a provider", async () => {
     await using other = new ModelProvider(remote, { A_KEY: "k" });
     expect(await other.get()).toMatchObject({ apiKey: "k" });
     await using none = new ModelProvider(null, {});

@@ -35,7 +35,8 @@ describe("a gc that was killed", () => {
   it("gc leaves a session to the next gc if another gc that listed it for deletion is killed during this run", async () => {
     const state = await gcState();
     await state.server("s1");
-    // The other gc deletes this record first. Only after that does it see that the first gc was killed.
+    // This run first deletes this session's record. Right after that (see `meddling`), it looks as if the other gc was
+    // killed.
     await state.session("s1", "record-only");
     rmSync(state.folder("s1", "record-only"), { recursive: true });
     state.plant("s1", "begun", HOUR_MS);
@@ -176,12 +177,12 @@ describe("a session whose record a running gc has deleted", () => {
     };
     const counting = altered(state.store, { sessions: { read } });
     const answer = restoredRecord(counting, { home: state.home("s1") }, "due");
-    // The answer waits: it has looked for the record more than once.
+    // `answer` is still waiting: restoredRecord has looked for the record several times.
     await expect.poll(() => reads).toBeGreaterThan(2);
     return { state, run, record, answer };
   }
 
-  it("a session whose folder gc restores gets its old record back and not a new one", async () => {
+  it("restoredRecord resolves with a session's old record, and not a new one, when gc has restored the session's folder", async () => {
     const { state, run, record, answer } = await undecided();
     const moved = run.take("due") ?? "";
     await run.giveBack("due", moved);
@@ -189,7 +190,7 @@ describe("a session whose record a running gc has deleted", () => {
     expect(await answer).toEqual(record);
   });
 
-  it("a session has no record when gc has removed its folder", async () => {
+  it("restoredRecord resolves with null when gc has removed the session's folder", async () => {
     const { run, answer } = await undecided();
     expect(await run.remove(run.take("due") ?? "")).toBe(true);
     expect(await answer).toBeNull();

@@ -194,13 +194,13 @@ describe("sessions that gc skips with a reason", () => {
   it.each([
     ["skips a session as busy", `inuse.${PID}.lock`, "busy"], // the server has it in memory, perhaps in a turn
     ["deletes a session", "inuse.1.lock", null],
-  ])("when the server does not answer, gc %s with the lock file %s", async (_, lock, reason) => {
+  ])("when the server does not answer, gc %s if the session has the lock file %s", async (_, lock, reason) => {
     const state = await gcState();
     await state.server("s1", { running: true });
     const folder = state.plant("s1", "held");
     writeFileSync(join(folder, lock), "");
     state.plant("s1", "held", OLD_MS);
-    // Only a process that is proved to be the recorded server holds a session in memory. Its number alone is not enough.
+    // A lock counts only if its PID is that of the recorded server. PID 1 also runs, but is not that server.
     const { skipped, deleted } = await state.gc();
     expect(skipped).toEqual(reason === null ? [] : [{ id: "held", reason }]);
     expect(idsOf(deleted)).toEqual(reason === null ? ["held"] : []);

@@ -180,7 +180,7 @@ describe("a session's folder in a hostile home", () => {
   });
 });
 
-it("a folder for gc that an agent makes in its own home has no effect", async () => {
+it("a fake folder of a gc run has no effect when an agent creates it in its own home", async () => {
   const state = await twoUsers();
   const planted = join(state.home("alice-1"), ".copilotfleet-gc", "0-0-ab");
   mkdirSync(planted, { recursive: true });
@@ -198,7 +198,7 @@ describe("a home with very many folders of sessions", () => {
     for (let index = 0; index < folders; index++) mkdirSync(join(state.statePath("alice-1"), `x${index}`));
     expect(listSessionFolders(state.home("alice-1"))).toHaveLength(MOST_FOLDERS);
     const { deleted } = await state.gc();
-    // gc finds them by their records, wherever they are among the other folders.
+    // gc finds these two sessions by their records, however many other folders there are.
     expect(deleted.map(({ id }) => id).sort()).toEqual(["of-bob", "zzz-recorded"]);
     expect(existsSync(state.folder("alice-1", "zzz-recorded"))).toBe(false);
     expect(state.warnings).toEqual([expect.stringContaining('The home of user "alice"')]);

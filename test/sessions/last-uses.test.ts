@@ -16,7 +16,7 @@ class Sessions {
   readonly writes: string[] = [];
   failure: Error | undefined;
 
-  /** The part of the store that records uses. */
+  /** The part of the store that LastUses needs. */
   get store(): Pick<Store, "sessions"> {
     return { sessions: { update: this.#update } } as unknown as Pick<Store, "sessions">;
   }

@@ -18,7 +18,7 @@ async function setUp(): Promise<{ store: FileStore; leases: Leases; clock: TestC
   return { store, leases: new Leases(store, clock), clock };
 }
 
-/** Leases in real time, for waiters: a moment decides in which order they asked. */
+/** Leases in real time, for tests of waiters, because a test clock does not control in which order waiters ask. */
 async function setUpInRealTime(): Promise<{ store: FileStore; leases: Leases }> {
   const store = openFileStore(await temporaryRoot());
   return { store, leases: new Leases(store) };
@@ -289,7 +289,7 @@ describe("work under a lease", () => {
     expect(await store.leases.read("s")).toBeNull();
   });
 
-  it("hold rejects when the work outlives its lease, and does not touch the lease of the next holder", async () => {
+  it("hold rejects when the work outlives its lease, and another hold can steal the lease of the next holder", async () => {
     const { store, leases, clock } = await setUp();
     const work = leases.hold(wants("alice", { ttlMs: TTL_MS }), async () => clock.jump(TTL_MS + 100));
     await expect(work).rejects.toMatchObject(LOST);

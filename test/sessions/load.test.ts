@@ -23,7 +23,7 @@ interface Case {
   isUnknown?: boolean;
 }
 
-/** Loads the session `one` with a transport that only notes how, in order. */
+/** Loads the session `one`, and returns what the transport was asked to do, in order: "create" or "resume". */
 async function loading({ record, folder, isNew = false, hasOwnFolder = false, isUnknown = false }: Case) {
   const home = join(await temporaryRoot(), "servers", "s1", "home");
   const path = join(home, "session-state", "one");
@@ -55,7 +55,7 @@ it.each<[string, Case, Loading["how"][]]>([
   ["resumes a session that never had a turn while a client has it open", { folder: [LOCK] }, ["resume"]],
   ["resumes a session that only the server's memory has", { record: { turns: 1 }, folder: [LOCK] }, ["resume"]],
   [
-    "creates a session that never had a turn when its last client leaves it at that moment",
+    "creates a session that never had a turn when its last client leaves it just before it is resumed",
     { folder: [LOCK], isUnknown: true },
     ["resume", "create"],
   ],

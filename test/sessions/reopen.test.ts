@@ -46,7 +46,7 @@ async function turnIn(id: string) {
   return await useSession(parts.sessions.context, { record, user: "ann", isTurn: true });
 }
 
-it("a session keeps its use marker while it is being loaded, even if the turn that loads it ends first", async () => {
+it("a session keeps its use marker while it is being loaded, even if the turn that began to load it has ended", async () => {
   const use = await turnIn("loading");
   const { server } = use;
   const [begun, answer] = [gate(), gate()];

@@ -9,8 +9,8 @@ import { temporaryRoot } from "../fixtures/store/store-root.js";
 const HERE: Partial<SessionRecord> = { host: "h1", term: 7, serverId: "shared-1" };
 
 /**
- * Asks for the server of the session `team` under its lease, while `change` changes the record, and returns the record.
- * Shared servers have the same ids on all hosts.
+ * Calls `serverUnderLease` for the session `team`. During the call, `change` changes the session's record. Resolves
+ * with the record after the call. Shared servers have the same ids on all hosts.
  */
 async function moving(change: (draft: SessionRecord) => void): Promise<SessionRecord | null> {
   const root = await temporaryRoot();
@@ -42,7 +42,7 @@ it("serverUnderLease moves a session to the shared server of the lease's holder 
   expect(await moving(() => undefined)).toMatchObject({ ...HERE, serverId: "shared-2" });
 });
 
-// Otherwise, two servers could have the session in memory.
+// If it moved such a session, two servers could have the session in memory.
 it.each<[string, (draft: SessionRecord) => void]>([
   ["another host has taken", (draft) => Object.assign(draft, { host: "h2", term: 9 })],
   ["this host has taken again in another term", (draft) => Object.assign(draft, { term: 9 })],

@@ -36,7 +36,7 @@ afterAll(async () => {
   await removeFolder(folder);
 });
 
-/** A fleet with a session `ID` that nobody has open. */
+/** A fleet with a session `id` that nobody has open. */
 async function fleetWith(id: string, isolation: "per-user" | "shared", members?: readonly string[]): Promise<Fleet> {
   const fleet = await openFleet(folder, isolation);
   fleets.push(fleet);
@@ -57,7 +57,7 @@ it.each<[string, "per-user" | "shared", readonly string[] | undefined]>([
   read.mockClear();
   const { text } = await fleet.sessions.use(id, "second", { user: "ann" });
   expect(text).toBe("[turn 2] second");
-  // The first read finds the session. The second is under the use marker, on purpose.
+  // The first read finds the session. The second read is under the use marker, on purpose.
   expect(reads()).toEqual([id, id]);
 });
 

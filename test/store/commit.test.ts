@@ -73,7 +73,8 @@ describe("the registry, when a writer is suspended in its commit", () => {
         draft.servers.late = serverRecord("late");
       });
       expect(await serverIds(root)).toEqual([...ids, "late"].toSorted());
-      // After "linked", the suspended attempt is the commit. After any other step it fails, and the change runs again.
+      // A writer that is suspended after "linked" has already committed. After any other step, the commits of the
+      // others make its attempt fail, and the change runs again.
       expect(runs).toBe(step === "linked" ? 1 : 2);
     });
   });
@@ -226,10 +227,10 @@ describe("the file store, with concurrent updates of one instance,", () => {
   });
 });
 
-describe("deleteSessions(), when it is suspended", () => {
+describe("deleteMany() of sessions, when it is suspended", () => {
   const unchanged = ({ turns }: { turns: number }) => turns === 0;
 
-  it("does not delete a session that changed while deleteSessions() was suspended after it read the record", async () => {
+  it("does not delete a session that changed while deleteMany() was suspended after it read the record", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));
@@ -238,7 +239,7 @@ describe("deleteSessions(), when it is suspended", () => {
     expect(await others.sessions.read("a")).toMatchObject({ turns: 1 });
   });
 
-  it("rejects a session update after deleteSessions() has linked a tombstone for the session", async () => {
+  it("rejects a session update after deleteMany() has linked a tombstone for the session", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));
@@ -268,7 +269,7 @@ describe("deleteSessions(), when it is suspended", () => {
   it.each<[string, CommitStep]>([
     ["reading the record", "read"],
     ["linking its tombstone", "linked"],
-  ])("keeps a session that was created again while deleteSessions() was suspended after %s", async (_, step) => {
+  ])("keeps a session that was created again while deleteMany() was suspended after %s", async (_, step) => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));
@@ -280,7 +281,7 @@ describe("deleteSessions(), when it is suspended", () => {
     expect(await others.sessions.read("a")).toEqual(sessionRecord("a", { turns: 5 }));
   });
 
-  it("creates a session id again after deleteSessions() was killed right after linking the tombstone", async () => {
+  it("creates a session id again after deleteMany() was killed right after linking the tombstone", async () => {
     const root = await temporaryRoot();
     const others = openFileStore(root);
     await others.sessions.create(sessionRecord("a"));

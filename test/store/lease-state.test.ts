@@ -27,7 +27,7 @@ function asks(state: LeaseState, token: string, now: Instant, stealReason: strin
 }
 
 describe("the lease state", () => {
-  it("ends a lease to the millisecond", () => {
+  it("ends a lease at its TTL, to the millisecond", () => {
     const state = emptyState("s", BORN);
     asks(state, "a", at(0));
     expect(inForce(state, at(TTL_MS - 1))).toMatchObject({ holder: "a" });
@@ -62,7 +62,7 @@ describe("the lease state", () => {
 });
 
 describe("the lease state, with its queue,", () => {
-  it("records a waiter's repeated request only after a third of the waiter's time in the queue has passed", () => {
+  it("renews a waiter's place in the queue only after a third of the place's time (placeMs) has passed", () => {
     const state = emptyState("s", BORN);
     asks(state, "a", at(0));
     asks(state, "b", at(0));
@@ -115,7 +115,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   },
 );
 
-/** The same rules in the simplest form: who holds the lease until when, and who waits until when. */
+/** The rules of the lease state in their simplest form: who holds the lease until when, and who waits until when. */
 class Model {
   holder: { who: number; end: number } | null = null;
   queue: { who: number; end: number }[] = [];

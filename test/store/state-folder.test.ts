@@ -33,7 +33,7 @@ async function makeWithMode(path: string, mode: number): Promise<void> {
 
 describe("the check of the state folder", () => {
   it.each(UNSAFE)(
-    "refuses a state folder that is %s, for reading and for writing",
+    "refuses to read and to write in a state folder that is %s",
     async (_, make, message, wayOut) => {
       const root = await temporaryRoot();
       await make(root);
@@ -229,7 +229,7 @@ describe("the check of the state folder", () => {
     }
   });
 
-  it("refuses a state folder that became writable for others after the last read, and soon after also a folder above it", async () => {
+  it("refuses a state folder as soon as others can write to it, and a moment after others can write to a folder above it", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await store.sessions.create(sessionRecord("a"));

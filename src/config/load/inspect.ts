@@ -46,7 +46,7 @@ export function inspectConfig(options: LoadOptions = {}): ConfigView {
   for (const layer of layers) {
     for (const { name, problem } of issuesOf(layer)) {
       const value = layer.get(name);
-      // Other sources may provide what is missing here.
+      // Ignore a value that is missing here, because another source may provide it.
       if (value === undefined) continue;
       refused.add(value);
       report(problem);

@@ -1,6 +1,6 @@
 /**
- * The position at which a text stops being JSON. We scan a text that `JSON.parse` refused once more, because V8's error
- * messages often lack the position and may quote a secret from the text.
+ * The position at which a text stops being JSON. When `JSON.parse` has refused a text, we scan it ourselves, because
+ * V8's error messages often lack the position and may quote a secret from the text.
  */
 export interface JsonFault {
   line: number;

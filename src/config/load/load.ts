@@ -56,7 +56,7 @@ export interface Gathered {
   files: ConfigFile[];
   /** The values of each source. The last one takes precedence. */
   layers: Layer[];
-  /** The values of files that the user does not trust. Some of them do not count, so use these only for messages. */
+  /** All values of files that the user does not trust. Only for messages, because the guarded keys do not count. */
   untrusted: Layer[];
   given: Layer;
   stateRoot: string;

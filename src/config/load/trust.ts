@@ -85,7 +85,10 @@ export function parseTrust(text: string): TrustRecord | undefined {
   return { path, digest, trustedAt };
 }
 
-/** Reads a file, or returns undefined if anybody else could have written it. The state folder is not checked by then. */
+/**
+ * Reads a file, or returns undefined if anybody else could have written it. Checks the file itself, because the state
+ * folder is checked only later.
+ */
 export function readOwn(path: string): string | undefined {
   let handle: number;
   try {

@@ -1,6 +1,6 @@
 import { distance } from "fastest-levenshtein";
 
-/** The items whose text a misspelled one could mean, at most three, the nearest first. */
+/** The items that a user may have meant by the misspelled text `written`: at most three, the nearest first. */
 export function nearestOf<Item>(written: string, items: Iterable<Item>, textOf: (item: Item) => string): Item[] {
   const most = mostSlips(written);
   const ranked = Array.from(items, (item) => ({
@@ -26,7 +26,7 @@ export function mostSlips({ length }: string): number {
   return length < 6 ? 1 : 2;
 }
 
-/** The rest of a word costs as much as one wrong letter. */
+/** The cost of a match. If `written` is the beginning of `text`, the whole missing rest counts as one slip. */
 function costOf(written: string, text: string): number {
   return text.startsWith(written) && written !== "" ? Math.min(1, text.length - written.length) : slips(written, text);
 }

@@ -6,7 +6,10 @@ const RESERVED = new Set(Object.getOwnPropertyNames(Object.prototype).concat("pr
 export const ALLOWED_USER =
   'up to 128 bytes of letters, digits and the characters "._@+-", but neither "." nor "-" first, such as "alice"';
 
-/** States why a text is not the id of a user or of a session. `allowed` matches each character that may be in it. */
+/**
+ * States why a text is not the id of a user or of a session. `allowed` matches each character that may be in it.
+ * `length` is the reason if only the length is wrong.
+ */
 export function idFault(text: string, allowed: RegExp, length: string): string {
   if (text === "") return "is empty";
   if (isReserved(text)) return "is a reserved word";
@@ -16,7 +19,7 @@ export function idFault(text: string, allowed: RegExp, length: string): string {
   return /^(?:[.-]|\p{M})/u.test(text) ? `starts with ${quote(text[0])}` : length;
 }
 
-/** An id that is similar to a text that is not an id, or else the usual example. */
+/** An id that is similar to `text`, which is not an id; `usual` if there is none. */
 export function similarId(text: string, usual: string): string {
   const plain = text
     .slice(0, 40)

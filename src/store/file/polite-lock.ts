@@ -16,7 +16,8 @@ export async function enterPolitely(folder: string): Promise<Release> {
     try {
       return await acquire(folder);
     } catch (error) {
-      // An error other than ELOCKED means that this folder cannot be locked. If the commit fails, too, it reports why.
+      // Continue without the lock when the time is up, or when the folder cannot be locked (an error other than
+      // ELOCKED). In that case the commit probably fails, too, and its error gives the reason.
       if (systemCode(error) !== "ELOCKED" || performance.now() >= until) return async () => undefined;
     }
     await sleep(4 + Math.random() * 8);

@@ -8,9 +8,10 @@ import { encodeRevision, revisionName } from "./revision.js";
 import { sweepNames } from "./sweep.js";
 
 /*
- * How a document changes: decision 1 (docs/decisions/0001-commit-by-link.md). In short, `link()` to the next number is
- * the commit. If other writers have committed since then, the mode of a writer's own file shows whether its commit
- * counts.
+ * How a document changes: decision 1 (docs/decisions/0001-commit-by-link.md). In short, a writer makes the file of the
+ * newest revision read-only, and then links its own file under the next number. This `link()` is the commit. If other
+ * writers have committed since then, the mode of the writer's own file shows whether its commit counts: the file is
+ * read-only if another writer has built on it.
  *
  * The mode is suitable because it belongs to the file and not to its name. So a suspended writer can read it even after
  * its file has lost its name. It is only a mark, so it does not matter that root may write to a read-only file. It need
@@ -68,7 +69,7 @@ export async function commitRevision({ folder, parent, data, keep, durable, onSt
     await closeQuietly(handle);
     await unlinkQuietly(temp);
   }
-  // If the record was deleted right after the commit, the caller tries again and finds that it does not exist.
+  // ENOENT: the record was deleted right after the commit. The caller tries again and finds no record.
   if (durable && (await failsWith(["ENOENT"], () => syncFolder(folder)))) return false;
   await prune(folder, parent.next - keep);
   return true;

@@ -16,7 +16,7 @@ import { encodeRevision, revisionName } from "./revision.js";
  * clock. If a document is deleted and created again, the numbers of the new document begin above all old numbers. A writer
  * that was suspended before the deletion can link only an old number, which has no effect.
  *
- * @returns false when the document exists. On a file system that ignores case, its name may differ in case.
+ * @returns false when the document exists. On a file system that ignores case, the existing name may differ in case.
  */
 export async function createDocument(
   context: StoreContext,
@@ -80,6 +80,6 @@ export function raiseTombstone(folder: string, next: number): boolean {
     if (code === "EEXIST" || code === "ENOENT") return false;
     throw error;
   }
-  // If this process was suspended, others may have used and removed this number. Then the tombstone has no effect.
+  // Others may have used and pruned this number while this process was suspended. Then the tombstone has no effect.
   return listFolder(folder)?.revisions[0] === next;
 }

@@ -27,7 +27,7 @@ export function damageWarning(damage: string, consequence: string): string {
 
 const QUARANTINED = /^(?:corrupt-\d{16}\.json|registry\.json\.corrupt-.+)$/;
 
-/** Whether a file has the name of a copy of a damaged file. Such a copy shows that there was state before. */
+/** Whether `keepEvidence` or `keepCopy` gave a file this name. Such a file shows that there was state before. */
 export function isQuarantined(name: string): boolean {
   return QUARANTINED.test(name);
 }

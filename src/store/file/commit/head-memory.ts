@@ -5,9 +5,9 @@ import type { Head } from "./head.js";
 import { revisionName } from "./revision.js";
 
 /**
- * How long ago a folder must have changed before it is remembered, in milliseconds. The kernel's clock for files may stand
- * still for 10 ms, and two changes within that time give a folder the same time. Some file systems, such as ext3, keep only
- * whole seconds.
+ * A file or folder is remembered only if its last change is at least this many milliseconds ago. The kernel's clock for
+ * files may stand still for 10 ms, and two changes within that time give a folder the same time. Some file systems,
+ * such as ext3, keep only whole seconds.
  */
 const SETTLED_MS = 100;
 const SETTLED_SECONDS_MS = 2_100;

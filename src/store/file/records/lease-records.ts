@@ -18,10 +18,7 @@ import {
 } from "./lease-state.js";
 import { RecordFolder } from "./record-folder.js";
 
-/**
- * When fences come from another store, that store's clock may be ahead of this machine's clock by this much, in
- * milliseconds.
- */
+/** Fences that come from another store may be ahead of this machine's clock by at most this much, in milliseconds. */
 const LONGEST_WAIT_MS = 10_000;
 
 /** The records of leases. The first request for a lease creates its record, which lasts until the session is deleted. */
@@ -36,8 +33,8 @@ export class LeaseRecords implements LeaseStore {
     this.records = new RecordFolder(context, {
       name: "leases",
       title: (id) => `the lease on ${quote(id)}`,
-      // A lease need not survive a loss of power, because its holder does not. Fences grow without the record, because they
-      // come from the clock.
+      // A lease need not survive a loss of power, because its holder does not. Fences keep growing even if the record
+      // is lost, because they come from the clock.
       durable: false,
       ifDamaged: "The fleet uses the previous revision.",
     });
@@ -86,7 +83,7 @@ export class LeaseRecords implements LeaseStore {
 
   async read(sessionId: string): Promise<Lease | null> {
     this.#context.checkRoot();
-    // This runs before each turn, and most sessions never had a lease. This check is cheaper than a failed read.
+    // This method runs before each turn, and most sessions never had a lease. `has` is cheaper than a failed read.
     if (!this.records.has(sessionId)) return null;
     const state = this.records.read(sessionId);
     const lease = state && inForce(state, this.#now());
@@ -128,7 +125,7 @@ export class LeaseRecords implements LeaseStore {
     if (aheadMs > 0) await sleep(aheadMs);
   }
 
-  /** Ends the lease and drops the queue of a deleted session. */
+  /** Deletes the record of a deleted session's lease. If fences could decrease without the record, only empties it. */
   async delete(sessionId: string): Promise<void> {
     if (this.#mayGoBack(sessionId)) {
       await this.records.update(sessionId, (state) => {
@@ -143,7 +140,7 @@ export class LeaseRecords implements LeaseStore {
   /**
    * Whether fences would decrease if the record were deleted now. The fences of a new record start at the current time
    * in milliseconds. The last fence can be higher if the clock was set back, or if the lease changed hands more than
-   * once a millisecond. An unreadable record does not count, because nothing else would delete it.
+   * once a millisecond. For an unreadable record the answer is false, because nothing else would delete that record.
    */
   #mayGoBack(sessionId: string): boolean {
     const state = this.records.readOr(sessionId, null);

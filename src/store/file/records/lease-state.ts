@@ -36,8 +36,8 @@ export type Request = Pick<LeaseRequest, "holder" | "ttlMs" | "placeMs" | "detac
 export type Answer = { granted: Granted } | { granted: null; current: Granted | null; ahead: number };
 
 /**
- * The state before the first lease. Its fence is the current time, so later fences are above those of a deleted session with
- * the same id. `LeaseRecords` keeps the record of a deleted session if its last fence is higher.
+ * The state before the first lease. Its fence is the current time, so later fences are above those of a deleted session
+ * with the same id. If the last fence of a deleted session is higher than that, `LeaseRecords` keeps the record.
  */
 export function emptyState(sessionId: string, wallMs: number): LeaseState {
   return { sessionId, fence: wallMs, lease: null, queue: [] };
@@ -63,7 +63,7 @@ export function acquire(state: LeaseState, request: Request, now: Instant): Answ
   return { granted: null, current, ahead };
 }
 
-/** Renews the waiter's place, or adds one. To save writes, renews a place only after a third of its time has passed. */
+/** Adds a place for the waiter, or renews it. To save writes, renews it only after a third of `placeMs` has passed. */
 function keepPlace(state: LeaseState, found: number, request: Request, now: Instant): void {
   const end = after(now, request.placeMs);
   const place = state.queue[found];

@@ -58,7 +58,7 @@ export class OwnedSessions {
     }
   }
 
-  /** A crash may leave an id without a record. */
+  /** The sessions that have a file. After a crash, this may include the id of a session that has no record. */
   ids(owner: string): string[] {
     const folder = this.#folderOf(owner);
     return readIfThere(folder, () => readdirSync(folder)) ?? [];

@@ -83,8 +83,9 @@ export class RecordFolder<T extends object> {
   }
 
   /**
-   * Removes the folder of a deleted record, if a process died after it had deleted the record and left the folder. @returns
-   * whether it removed a folder
+   * A process may have died after it deleted a record, and may have left the record's folder. Removes such a folder.
+   *
+   * @returns whether it removed a folder
    */
   async #makeRoom(id: string): Promise<boolean> {
     if (!isDeleted(this.#folderOf(id))) return false;
@@ -145,7 +146,8 @@ export class RecordFolder<T extends object> {
   }
 
   /**
-   * Deletes a record by a tombstone, if `agree` returns true. The later move of the folder only makes room for a new record.
+   * Deletes a record by a tombstone, if `agree` returns true. The caller then moves the folder away, but only to make
+   * room for a new record.
    */
   async #deleteIf(id: string, agree: (record: T) => boolean): Promise<T | null> {
     for (;;) {

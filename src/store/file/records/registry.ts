@@ -111,7 +111,7 @@ export class RegistryRecord implements RegistryStore {
       return { ...ownTop, rev: head.rev, next: head.top + 1, data: head.data, mend: isCopyDamaged };
     }
     const damage = describeDamage("the registry", this.folder, head.damaged);
-    // The copy may be newer than the newest undamaged revision, because it may come from a damaged revision.
+    // The copy may be newer than the newest undamaged revision: it may be the copy of a revision that is damaged now.
     if (published.kind === "good" && published.rev > head.rev) {
       const recovered = `The fleet recovered revision ${published.rev} from its copy ${quote(publishedPath(root))}`;
       warn(damageWarning(damage, `${recovered}${lost(head.top - published.rev)}.`));

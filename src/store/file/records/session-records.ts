@@ -8,7 +8,7 @@ import { RecordFolder } from "./record-folder.js";
 
 const UNREADABLE = Symbol();
 
-/** The records of sessions, and their number for each owner. A session's lease is deleted together with its record. */
+/** The records of sessions, and their number for each owner. `delete` also deletes the session's lease. */
 export class SessionRecords implements SessionStore {
   readonly #context: StoreContext;
   readonly #leases: LeaseRecords;

@@ -27,8 +27,8 @@ export interface ConnectionOptions {
 }
 
 /**
- * Access to the Redis server over one {@link Link} at a time. An operation opens a link if there is none. If an operation
- * fails, it runs again until its time is up. So pass only reads, and scripts that may run twice.
+ * Access to the Redis server over one {@link Link} at a time. An operation opens a link if there is none. An operation
+ * that is interrupted runs again until its time is up. So pass only reads, and scripts that may run twice.
  *
  * The connection keeps the process alive only while somebody waits for an answer.
  */
@@ -141,7 +141,7 @@ export class Connection {
     }
   }
 
-  /** Runs `work` again until it returns a value that is not undefined. */
+  /** Runs `work` until it returns a value other than undefined, or until the time is up. */
   async #tryUntil<T>(until: number, work: (link: Link, until: number) => Promise<T | undefined>): Promise<T> {
     let refusal: FleetError | undefined;
     for (let attempt = 0; ; attempt++) {
@@ -153,11 +153,11 @@ export class Connection {
       } catch (error) {
         if (!(error instanceof Interruption)) throw error;
         if (link !== undefined) this.#forget(link)?.cut();
-        // If there never was a server at the address, the address is probably wrong, so do not wait.
+        // If no link was ever open, the address is probably wrong, so do not wait.
         if (error.nobody && !this.#wasOpen) throw unavailable(this.#where, error.message, error);
         if (error instanceof Demotion) {
           ({ refusal } = error);
-          // If there never was a primary at the address, this is not a failover, and trying again does not help.
+          // If no link so far reached a primary, this is not a failover, and trying again does not help.
           if (!this.#metPrimary) throw refusal;
         }
         const pauseMs = Math.random() * Math.min(10 * 2 ** attempt, LONGEST_PAUSE_MS);

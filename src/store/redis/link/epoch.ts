@@ -21,8 +21,8 @@ export class Epoch {
   readonly #root: string;
   readonly #warn: (message: string) => void;
   /**
-   * The path of a file with the epoch that this host found last. The next command compares it. The fleet also works without
-   * the file.
+   * The path of a file with the epoch that this host found last. The next process compares the epoch with that of the
+   * database. The fleet also works without the file.
    */
   readonly #notePath: string;
   #known: string | undefined;
@@ -41,8 +41,8 @@ export class Epoch {
   }
 
   /**
-   * The epoch that the database must have, or undefined if no epoch is known. Read this before you send a request, because
-   * it may change during the request.
+   * The epoch that the database must have, or undefined if no epoch is known. Read this property before you send a
+   * request, because its value may change during the request.
    */
   get expected(): string | undefined {
     return this.#known ?? this.#noted;

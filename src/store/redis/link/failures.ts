@@ -29,12 +29,12 @@ export class Demotion extends Interruption {
   }
 }
 
-/** System errors that occur only if the address has a server, or had one a moment ago. */
+/** System errors that do not show that the address is wrong: a slow or restarting Redis may be there. */
 const PASSING: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "ETIMEDOUT"]);
 
 /** Answers of a Redis that did not run the command, but may run it later. */
 const NOT_NOW = /^(?:(?:LOADING|BUSY|TRYAGAIN|MASTERDOWN) |ERR max number of clients)/;
-/** In the error of a script, the code is not at the beginning. */
+/** The error of a script does not begin with the code, so this and the next pattern match anywhere. */
 const NO_WRITES = /\b(OOM command not allowed|MISCONF|NOREPLICAS)/;
 const DEMOTED = /\bREADONLY You can't write/;
 const NO_ENTRY = /^(?:NOAUTH|WRONGPASS|NOPERM|DENIED|ERR invalid password|ERR AUTH)/;

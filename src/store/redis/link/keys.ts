@@ -11,9 +11,8 @@ export function keysOf(fleet: string, host: string | null) {
   const ofHost = (name: string, owner: string | null) => key(owner === null ? name : `${name}:${owner}`);
   const lock = {
     /**
-     * The token of the writer that holds the writer lock of the registry. With `:<token>` at its end, this is also the name
-     * of the channel to which a writer subscribes. The names of the keys contain `turn` because earlier versions used these
-     * names.
+     * The token of the writer that holds the writer lock of the registry. This name followed by `:<token>` is the
+     * channel to which a writer subscribes. The names of these keys contain `turn` because earlier versions used them.
      */
     writerLock: ofHost("turn", host),
     /** The writers that wait for the lock, in the order of their arrival. */

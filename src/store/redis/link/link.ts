@@ -184,7 +184,7 @@ async function makeClient({ host, port, db, username, password, tls }: RedisUrl)
     maxRetriesPerRequest: 0,
     enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false,
-    // The handshake reads INFO itself.
+    // `#greet` reads INFO, so the library need not do it.
     enableReadyCheck: false,
     disableClientInfo: true,
     connectionName: "copilotfleet",

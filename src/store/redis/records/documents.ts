@@ -8,7 +8,10 @@ import type { Keys } from "../link/keys.js";
 import { COMMIT, COUNT, REMOVE } from "../scripts/document-scripts.js";
 import { HOLD_MS } from "./writer-lock.js";
 
-/** How long a commit key lasts, in milliseconds. Long before its end, Redis refuses late commands of the same writer. */
+/**
+ * How long a commit key lasts, in milliseconds. A repeated command always finds the key, because Redis refuses it if it
+ * arrives more than a few seconds late.
+ */
 export const COMMIT_KEY_MS = 60_000;
 
 export interface Stored {
@@ -69,8 +72,8 @@ export class Documents {
 
   /**
    * @param from the document to replace, or null if the document must not exist
-   * @param beside `listed`: the sets that list a new document. `writer`: the token of the writer lock that a commit of the
-   * registry releases
+   * @param listed the sets that list a new document
+   * @param writer the token of the writer lock that a commit of the registry releases
    * @returns false when another writer was first
    */
   async commit(

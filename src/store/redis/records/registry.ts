@@ -71,8 +71,8 @@ export class RegistryDocument implements RegistryStore {
   }
 
   /**
-   * Returns the registry that came with the writer lock, but only for the first attempt. Reads it from Redis for later
-   * attempts.
+   * For the first attempt, returns the registry that came with the writer lock, if one came. For later attempts, reads
+   * the registry from Redis.
    */
   async #load(): Promise<Stored> {
     const { registry, highest = this.#highest } = this.#lock ?? {};

@@ -8,11 +8,9 @@ export const HOLD_MS = 250;
 const PLACE_MS = 1_000;
 /** After this time a writer continues without the lock, in milliseconds. */
 const PATIENCE_MS = 2_000;
-/**
- * How often a waiting writer polls if no message arrives, in milliseconds: the first writer in the queue, and the other
- * writers.
- */
+/** How often the first writer in the queue asks for the lock if no message arrives, in milliseconds. */
 const NEXT_ASKS_MS = 25;
+/** The same for the other writers in the queue. */
 const OTHERS_ASK_MS = 150;
 
 export interface TakenLock {
