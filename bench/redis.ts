@@ -45,7 +45,7 @@ try {
 
 /**
  * Each client behaves like a command: it reads the registry, changes the record of its server, and then does other work
- * for a while. A bare PING at the same pace shows how much of the time the load of the machine adds.
+ * for a while. A bare PING at the same pace shows how much time is due to the load of the machine.
  */
 async function registryOperations(): Promise<void> {
   const url = redis.url();

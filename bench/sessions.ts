@@ -1,7 +1,7 @@
 /**
- * Compares the costs of a session with 10,000 recorded sessions to those with 100: creating the record, updating it,
- * and taking and releasing the lease. Then does the same for a whole `create` through the fleet, with as many session
- * folders in the home.
+ * Compares the costs of one session when 10,000 sessions are recorded with the costs when 100 are: creating the record,
+ * updating it, and taking and releasing the lease. Then does the same for a whole `create` through the fleet, with as
+ * many session folders in the home.
  *
  * Run: npx tsx bench/sessions.ts
  */

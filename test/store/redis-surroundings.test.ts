@@ -118,7 +118,7 @@ describe("the explanation of a Redis error", () => {
     ["ENOTFOUND", true],
     ["ECONNRESET", false],
     ["EPIPE", false],
-  ])("sets nobody for the connection error %s to %s: whether no Redis seems to be there", (code, nobody) => {
+  ])("for the connection error %s, nobody is %s (whether no Redis seems to be at the address)", (code, nobody) => {
     expect(explain(Object.assign(new Error(`connect ${code}`), { code }), WHERE)).toMatchObject({ nobody });
     expect(explain(new Error("Connection is closed."), WHERE)).toMatchObject({ nobody: false });
   });

@@ -91,8 +91,8 @@ export function merge(layers: readonly Layer[]): Layer {
 
 /**
  * Drops values that a higher layer replaces as a group. A provider of another type replaces the whole lower provider,
- * because the old URL and key must not be used for a different service. The ways to get a token are one choice, so
- * naming one drops the others.
+ * because the old URL and key must not be used for a different service. Only one way to get a token may be set, so a
+ * layer that sets one drops those of lower layers.
  */
 function dropReplaced(merged: Map<string, Given>, layer: Layer): void {
   const type = layer.get("provider.type")?.value;

@@ -11,7 +11,7 @@ import { sweepNames } from "./sweep.js";
  * How a document changes: decision 1 (docs/decisions/0001-commit-by-link.md). In short, a writer makes the file of the
  * newest revision read-only, and then links its own file under the next number. This `link()` is the commit. If other
  * writers have committed since then, the mode of the writer's own file shows whether its commit counts: the file is
- * read-only if another writer has built on it.
+ * read-only if another writer accepted it as the newest revision.
  *
  * The mode is suitable because it belongs to the file and not to its name. So a suspended writer can read it even after
  * its file has lost its name. It is only a mark, so it does not matter that root may write to a read-only file. It need

@@ -13,8 +13,8 @@ import { encodeRevision, revisionName } from "./revision.js";
  * Creates a document's folder. One rename makes the folder appear together with its first revision.
  *
  * Revision numbers begin at the current time in microseconds and grow by one with each commit, so they stay behind the
- * clock. If a document is deleted and created again, the numbers of the new document begin above all old numbers. A writer
- * that was suspended before the deletion can link only an old number, which has no effect.
+ * clock. If a document is deleted and created again, the new numbers begin above all numbers of the deleted document. A
+ * writer that was suspended before the deletion can link only an old number, which has no effect.
  *
  * @returns false when the document exists. On a file system that ignores case, the existing name may differ in case.
  */

@@ -11,7 +11,8 @@ import { closeQuietly, scratchName, unlinkQuietly, writeNewFile } from "./durabl
 /*
  * `registry.json`: a copy of the newest registry, formatted for people and scripts. The fleet uses it only if the
  * newest revisions are damaged or missing. A writer that was suspended may replace a newer copy with an old one. That
- * writer then writes the newer one again. If it is killed before that, the next commit writes a new copy.
+ * writer then finds the newer revision and copies it again. If the writer is killed before that, the next commit writes
+ * a new copy.
  */
 
 const MAX_ROUNDS = 3;

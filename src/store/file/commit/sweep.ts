@@ -4,7 +4,7 @@ import { systemCode } from "../../../errors.js";
 
 const SCRATCH = /^\.(?:tmp|trash)-(\d+)-[0-9a-f]+$/;
 
-/** No write takes this many milliseconds. So an older file is a left-over, even if its PID belongs to some process. */
+/** No write takes this many milliseconds. So an older file is a left-over, even if the PID in its name is in use. */
 const MAX_AGE_MS = 10 * 60_000;
 
 /** Removes the left-overs of killed writers in `folder`. Does nothing if the folder does not exist. */

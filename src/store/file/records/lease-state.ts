@@ -47,7 +47,7 @@ export function inForce({ lease }: LeaseState, now: Instant): Granted | null {
   return lease !== null && remaining(lease.end, now) > 0 ? lease : null;
 }
 
-/** Grants the lease, or gives a place in the queue. Repeating the same request returns the same answer. */
+/** Grants the lease, or gives a place in the queue. A repeated request keeps the lease or the place. */
 export function acquire(state: LeaseState, request: Request, now: Instant): Answer {
   const current = inForce(state, now);
   if (current !== null && isSame(current.tokenHash, request.tokenHash)) return { granted: current };

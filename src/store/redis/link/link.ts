@@ -106,7 +106,7 @@ export class Link {
     try {
       return (await this.#answered(this.#client.evalsha(script.sha, ...rest))) as Answer;
     } catch (error) {
-      // Redis did not run the script, because it does not have it.
+      // Redis did not run the script, because it has not stored this script.
       if (!(error instanceof Error && error.message.includes("NOSCRIPT"))) throw error;
       return (await this.#answered(this.#client.eval(script.lua, ...rest))) as Answer;
     }

@@ -4,7 +4,7 @@ import { foundingScript, script } from "./scripts.js";
 /*
  * The rules of file/records/lease-state.ts, by the clock of Redis, which all hosts share. The key of a lease expires.
  *
- * All scripts without a commit key have the same effect if they run twice.
+ * A script without a commit key has the same effect whether it runs once or twice.
  */
 
 /** Builds an answer with the lease in force. `lease` is the key of the lease. */

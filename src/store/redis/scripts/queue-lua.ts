@@ -1,6 +1,6 @@
 /**
  * A queue of waiting tokens in two sorted sets: by arrival, and by the time at which a token loses its place. To keep
- * its place, a waiter asks again. To save writes, the script stores the new time only after a third of the time has
+ * its place, a waiter asks again. To save writes, the script stores the new time only after a third of `keep_ms` has
  * passed.
  */
 export const QUEUE = `

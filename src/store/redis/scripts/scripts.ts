@@ -9,7 +9,7 @@ export interface Script {
   founds: boolean;
 }
 
-/** Every script begins with these keys: epoch and registry. */
+/** The number of keys with which every script begins: the epoch and the registry. */
 export const COMMON_KEYS = 2;
 
 /**
