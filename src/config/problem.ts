@@ -140,7 +140,7 @@ function correction(name: string, origin: Origin | undefined, example: unknown):
   return origin.from === "variable" ? `Correct or unset ${origin.name}${value}.` : `Correct ${origin.name}${value}.`;
 }
 
-/** The last part of a dotted name, as a file contains it. */
+/** The last part of a dotted name, in quotes as in a JSON file. */
 function quoteKey(name: string): string {
   return JSON.stringify(name.slice(name.lastIndexOf(".") + 1).replace(/\[.*/, ""));
 }

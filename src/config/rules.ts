@@ -14,7 +14,7 @@ import { ALLOWED_USER, readUser } from "./values/user-id.js";
 export interface Rule {
   /** The error code when the value came from a flag. A value from a file or a variable gets `FLEET_CONFIG_INVALID`. */
   flagCode?: FleetErrorCode;
-  /** The value may be a secret that the user put in place of its name, so messages never show it. */
+  /** Users may put a secret here in place of the name of its variable, so messages never show the value. */
   concealed?: boolean;
   /** The value is a path. A relative path is resolved against the folder of the file that sets it. */
   path?: "always" | "with-slash";

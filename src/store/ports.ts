@@ -151,7 +151,7 @@ export interface LeaseStore {
    */
   check(sessionId: string, token: string): Promise<Lease>;
 
-  /** A number that no fence so far exceeds; 0 if there were no fences. */
+  /** The highest fence so far, or a higher number; 0 if there were no fences. */
   highestFence(): Promise<number>;
 
   /**

@@ -87,7 +87,7 @@ describe("the explanation of a Redis error", () => {
   ])("maps the Redis reply “%s” to %s", (message, code) => {
     const error = explain(reply(message), WHERE);
     expect(error).toMatchObject({ code, cause: expect.any(Error) });
-    // ioredis attaches the command with its arguments to its errors.
+    // ioredis attaches the failed command to its errors, and the command's arguments may include a password.
     expect(Object.keys(Object(error.cause))).not.toContain("command");
   });
 

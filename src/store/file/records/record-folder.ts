@@ -40,8 +40,8 @@ export interface RecordSpec<T> {
 /**
  * One document for each session, in its own folder. So the cost of a record does not depend on the number of records.
  *
- * The scratch folders of unfinished creations and deletions are in the state folder, not here. Here, a session's id could
- * look like the name of a scratch folder, and a sweep would have to list 10,000 names.
+ * The scratch folders of unfinished creations and deletions are in the state folder, not here. If they
+ * were here, a session's id could look like the name of a scratch folder, and a sweep would have to list 10,000 names.
  */
 export class RecordFolder<T extends object> {
   readonly #path: string;
