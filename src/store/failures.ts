@@ -22,7 +22,7 @@ export function corruptError(
 /** The error of a record that cannot be read. */
 export type UnreadableError = FleetError & { readonly code: "FLEET_STATE_CORRUPT" | "FLEET_STATE_UNWRITABLE" };
 
-/** Whether a read failed because of the one record that it read: it is damaged, or its disk or mode forbids the read. */
+/** Whether a read failed because of its one record: the record is damaged, or its disk or mode forbids the read. */
 export function isUnreadable(error: unknown): error is UnreadableError {
   return isFleetError(error, "FLEET_STATE_CORRUPT") || isFleetError(error, "FLEET_STATE_UNWRITABLE");
 }

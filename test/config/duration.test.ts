@@ -91,7 +91,7 @@ describe("parseDuration", () => {
     ["3651d", "which is longer than 3650d", "Write a number with a unit, such as 24h."],
     ["0s", "which is too short", "Write a number with a unit, such as 24h."],
   ])(
-    "the error for the duration %j contains “%s”, and never guesses the unit",
+    "the error for the duration %j describes the fault with “%s”, and never guesses the unit",
     (text, problem, advice) => {
       const error = refusalOf(() => parseDuration(text, { name: "--ttl" }));
       expect(error.message).toContain(`${quote(text)}, ${problem}. Allowed: `);

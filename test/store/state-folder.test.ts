@@ -33,7 +33,7 @@ async function makeWithMode(path: string, mode: number): Promise<void> {
 
 describe("the check of the state folder", () => {
   it.each(UNSAFE)(
-    "refuses to read and to write in a state folder that is %s",
+    "refuses a state folder that is %s, for reading and for writing",
     async (_, make, message, wayOut) => {
       const root = await temporaryRoot();
       await make(root);
