@@ -12,7 +12,7 @@ export interface FleetErrorOptions {
   cause?: unknown;
   /** Work that was done although the call failed, under the names that it would have in the result. */
   outcome?: Readonly<Record<string, unknown>>;
-  /** The limit that was reached, under its name below `limits`: `connections`, `total.connections`. */
+  /** The limit that was reached, by its key in `limits` of the configuration: `connections`, `total.connections`. */
   limit?: string;
   /** The number of milliseconds after which the same call may succeed, if it is known. */
   retryAfterMs?: number;
@@ -95,7 +95,7 @@ export class FleetError extends Error {
     return error;
   }
 
-  /** The exit code of the process in the public contract. */
+  /** The exit code of the process, as the public contract defines it. */
   get exit(): number {
     return ERRORS[this.code].exit;
   }

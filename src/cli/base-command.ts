@@ -58,10 +58,10 @@ export abstract class FleetCommand extends Command {
 
   /**
    * Returns a signal that the first SIGINT or SIGTERM aborts, so that the command can finish what it began. The second
-   * SIGINT or SIGTERM ends the process at once. If a command never calls this method, the first one ends the process.
+   * SIGINT or SIGTERM ends the process at once. If a command never calls this method, the first one already does.
    *
-   * @param cleansUp whether the command must clean up before it ends. Then a reader of the output that closes the pipe counts
-   * as the first signal. Otherwise it ends the process at once.
+   * @param cleansUp whether the command must clean up before it ends. If so, a closed output pipe aborts the signal. If
+   * not, a closed output pipe ends the process at once.
    */
   protected interruptSignal({ cleansUp = false } = {}): AbortSignal {
     if (this.#interrupt !== undefined) return this.#interrupt.signal;
@@ -77,8 +77,8 @@ export abstract class FleetCommand extends Command {
   }
 
   /**
-   * Reports on a terminal that the operation `what` takes more than a second, until the result is disposed or the
-   * command prints its own result. Pass its `report` to the operation.
+   * Shows a line on a terminal if the operation `what` takes more than a second. The line disappears when it is
+   * disposed, or when the command prints its result. Pass the line's `report` to the operation.
    *
    * @param signal the signal that Ctrl-C aborts. Without it, Ctrl-C ends the process at once.
    */

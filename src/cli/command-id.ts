@@ -2,7 +2,7 @@ import type { Command, Config } from "@oclif/core";
 
 const MOST_WORDS = 2;
 
-/** Flags that an alias stands for, in addition to the command that lists it in `static aliases`. */
+/** The flags that an alias adds to its command: "status" means "top --once". */
 const ALIAS_FLAGS: Readonly<Record<string, readonly string[]>> = { status: ["--once"] };
 
 /** Turns oclif's id "store:migrate" into the words that a user types: "store migrate". */
@@ -10,7 +10,7 @@ export function spoken(id: string): string {
   return id.replaceAll(":", " ");
 }
 
-/** The id of the command that the first words name, and the words after it. Undefined if they do not name a command. */
+/** The id of the command that the first words name, and the remaining words. Undefined if they do not name a command. */
 export function commandOf(args: readonly string[], config: Config): { id: string; rest: string[] } | undefined {
   for (let words = MOST_WORDS; words > 0; words--) {
     const name = args.slice(0, words).join(":");
@@ -33,7 +33,7 @@ function isAlias({ id, aliases }: Command.Loadable): boolean {
   return aliases.includes(id);
 }
 
-/** The topic of this name, such as `token`, whose commands have two words. */
+/** The topic with this name, such as `token`. The names of its commands have two words, such as `token issue`. */
 export function topicOf(name: string, config: Config): { name: string; description?: string | undefined } | undefined {
   return name.includes(":") ? undefined : config.findTopic(name);
 }

@@ -1,6 +1,6 @@
 import { FleetError, systemCode } from "../errors.js";
 
-/** A process with a lower limit may have too few files even to load the command. */
+/** A process that may open fewer files than this may fail even to load the command. */
 const FEW = 64;
 
 /** The error of a process that may open no more files. */
@@ -19,12 +19,12 @@ export function lacksFiles(error: unknown): boolean {
   return systemCode(error) === "EMFILE";
 }
 
-/** Whether the limit may be the cause of an error. Used for errors that do not name their cause, such as those of oclif. */
+/** Whether an error that does not name its cause, such as one of oclif, may come from the limit of open files. */
 export function mayLackFiles(): boolean {
   return (openFiles() ?? FEW) < FEW;
 }
 
-/** The number of files that this process may have open at once. Undefined if there is no limit. Opens no file. */
+/** The number of files that this process may have open at once. Undefined if there is no limit. Does not open a file. */
 function openFiles(): number | undefined {
   const { userLimits } = process.report.getReport() as { userLimits?: { open_files?: { soft: unknown } } };
   const soft = userLimits?.open_files?.soft;

@@ -190,7 +190,7 @@ export function adviceOn(first: string, second = ""): Advice {
   return FOREIGN_COMMANDS.get(`${first} ${second}`) ?? FOREIGN_COMMANDS.get(first) ?? [];
 }
 
-/** The flags that users of those tools type by habit, with the flags that have their place here, if the command has them. */
+/** The flags that users of these tools type by habit, with our flags for each. The first that the command has counts. */
 export const FOREIGN_FLAGS: ReadonlyMap<string, readonly string[]> = new Map(
   Object.entries({
     "-f": ["yes", "force", "follow"],

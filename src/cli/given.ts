@@ -7,14 +7,14 @@ export type Given = Readonly<Partial<Record<Placeholder, string>>>;
 interface Parsed {
   flags: object;
   args: object;
-  /** The arguments, of which `args` has only those with a name. */
+  /** All arguments. `args` has only those with a name. */
   argv: readonly unknown[];
 }
 
-/** Reads what a command was given. All commands use the same names for these flags and arguments. */
+/** Reads the user, the session and the server from flags and arguments, which have the same names in all commands. */
 export function givenIn({ flags, args, argv }: Parsed, { strict }: { strict: boolean }): Given {
   const { user, id, session = id, server }: Record<string, unknown> = { ...args, ...flags };
-  // If the command was given several sessions or servers, the error may concern any of them.
+  // If the command was given several sessions or servers, leave them out, because an error may concern any of them.
   const isOne = strict || argv.length === 1;
   const values = Object.entries({ USER: user, ...(isOne ? { SESSION: session, SERVER: server } : {}) });
   return Object.fromEntries(
@@ -22,7 +22,7 @@ export function givenIn({ flags, args, argv }: Parsed, { strict }: { strict: boo
   );
 }
 
-/** Fills in the values in the suggestions of an error. */
+/** Puts the given values into the suggestions of an error. */
 export function withGiven(error: FleetError, given: Given): FleetError {
   return error.reworded(({ suggestions }) => ({ suggestions: suggestions.map((text) => fillIn(text, given)) }));
 }

@@ -30,7 +30,7 @@ interface Token {
 /** Suggests a command line with the same words at the right places. `command` is the name of the command. */
 export function meantArguments(command: string, typed: Typed): Suggestion[] {
   const advice = ADVICE[command]?.(typed) ?? [];
-  // The words may contain a token, and may be long.
+  // Do not print words that may contain a secret, which redact() changes, and no very long words.
   return advice.filter((line) => redact(line) === line && line.length <= 200);
 }
 
@@ -53,7 +53,7 @@ const ADVICE: Readonly<Record<string, (typed: Typed) => Suggestion[]>> = {
     isMissing ? [] : [`copilotfleet unlock ${word(session)} --token TOKEN`],
 };
 
-/** The names that tools give to what `describe` shows. */
+/** The kinds of things that `describe` shows, by the names that users of other tools may type for them. */
 const KINDS: Readonly<Partial<Record<string, string>>> = {
   session: "session",
   server: "server",

@@ -22,8 +22,8 @@ export interface ProgressOptions {
 }
 
 /**
- * Reports on a terminal, on standard error, that an operation takes more than a second, and how far it is. The line
- * disappears when the operation ends. Elsewhere, reports nothing.
+ * Shows on standard error that an operation takes more than a second, and how far it is. The line disappears when the
+ * operation ends. Shows nothing if standard error is not a terminal.
  */
 export class ProgressLine implements Disposable {
   readonly #what: string;
@@ -57,7 +57,7 @@ export class ProgressLine implements Disposable {
     this.#isOver = true;
     for (const timer of this.#timers) clearTimeout(timer);
     for (const cleanUp of this.#cleanups.splice(0)) cleanUp();
-    // A second call would move the cursor to the beginning of a line that the command has written to.
+    // Stop a spinner only once. Otherwise, the cursor would move to the beginning of a line that the command has written.
     const spinner = this.#spinner?.stop();
     this.#spinner = undefined;
     return spinner !== undefined;
@@ -81,7 +81,7 @@ export class ProgressLine implements Disposable {
     this.#timers.push(setInterval(update, EVERY_MS).unref());
   }
 
-  /** If the process ends, leaves an empty line and a visible cursor. */
+  /** Sees to it that the process removes the line and shows the cursor again if it ends before the operation. */
   #clearAtEnd(): void {
     const end = () => void this.end();
     process.once("exit", end);

@@ -86,7 +86,7 @@ export function errorText(error: FleetError): string {
   return [`${sentence(message)} [${error.code}]`, ...suggestions.map(asAdvice)].join("\n");
 }
 
-/** The text of an error that does not end a chat. Leaves out suggested commands with the same effect as the next prompt. */
+/** The text of an error that does not end a chat. Does not advise `send` or `resume`: the next prompt has that effect. */
 export function inChat(error: FleetError, given: Given): { message: string; advice: string[] } {
   const { message, suggestions } = withGiven(error, given).describe(asFlag);
   const others = suggestions.filter((suggestion) => !/copilotfleet (?:send|resume) /.test(suggestion));

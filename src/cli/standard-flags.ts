@@ -15,9 +15,8 @@ const FLAGS: Readonly<Record<string, "help" | "version" | "json">> = {
 };
 
 /**
- * Finds the command that answers `--help` or `--version`. These flags work with every command. If the user names no command,
- * they answer with the list of all commands. Returns "one line" for `--version` alone, and undefined for any other command
- * line.
+ * Finds the command that answers `--help` or `--version`, which work with every command. An empty command line, too, shows
+ * the help. Returns "one line" for a version without `--json`, and undefined for any other command line.
  */
 export function standardCommand(args: readonly string[], config: Config): Words | "one line" | undefined {
   const command = commandOf(args, config);

@@ -20,7 +20,7 @@ export async function usageError(error: Error, command: typeof Command): Promise
   const isMisplaced = word !== undefined || isMissing;
   const meantLines = isMisplaced ? meantArguments(spoken(command.id), { ...typed, isMissing }) : [];
   const lacksUser = "user" in known && !typed.flags.has("user") && meantLines.length === 0;
-  // A slip must not lead to a command that deletes.
+  // Only gc has --dry-run. Do not suggest "gc --user alice" for "gc alice", which may be a mistake, because gc deletes.
   const isHarmless = !("dry-run" in known);
   const isUser = isHarmless && word !== undefined && words.length === 0 && lacksUser && !redact(word).includes("***");
   const [, valueless] = /^Flag (--\S+) expects /.exec(error.message) ?? [];
@@ -61,7 +61,7 @@ export function unknownCommand(args: readonly string[], config: Config): FleetEr
   });
 }
 
-/** The commands whose names have as many words. */
+/** The commands whose names have as many words as `written`. */
 function namesLike(written: string, config: Config): string[] {
   const count = written.split(" ").length;
   return config.commandIDs.map(spoken).filter((name) => name.split(" ").length === count);
@@ -100,7 +100,7 @@ function refuseArguments({ id }: typeof Command, error: Error): string {
   return `"${spoken(id)}" takes no arguments, but was given ${unexpectedOf(error).map(quoteSafely).join(", ")}.`;
 }
 
-/** Suggests the command without arguments, which for a command that deletes is the dry run. */
+/** Suggests the command without arguments, and with `--dry-run` if it has this flag. */
 function plainCommand({ id, flags }: { id: string; flags?: object }): Suggestion[] {
   const name = spoken(id);
   if (name === "store migrate") return ["copilotfleet store migrate --to STORE"];
@@ -135,8 +135,8 @@ function textsOf(value: unknown): string[] {
 }
 
 /**
- * Suggests the flag that the user probably meant: the flag for which another tool has this name, or else the flags with the
- * nearest names.
+ * Suggests the flag that the user probably meant. If the name comes from another tool, suggests what does the same here.
+ * If not, suggests the flag with the most similar name.
  */
 function meant(flag: string, command: typeof Command, known: readonly string[]): readonly Suggestion[] {
   const advice = FOREIGN_COMMANDS.get(`${spoken(command.id)} ${flag}`);
@@ -146,10 +146,10 @@ function meant(flag: string, command: typeof Command, known: readonly string[]):
   return own === undefined ? nearest(flag, known, phrase) : [phrase(`--${own}`)];
 }
 
-/** A slip must never lead to a command that deletes. */
+/** Commands that delete. They are never suggested for a mistyped name. */
 const DELETING = /^(?:rm|delete|gc|token revoke)$/;
 
-/** Suggests the nearest name, unless it is too far. */
+/** Suggests the most similar name, unless even that is too different. */
 function nearest(written: string, known: readonly string[], phrase: (name: string) => Suggestion): Suggestion[] {
   const harmless = known.filter((name) => !DELETING.test(name));
   const [near = harmless.find((name) => name.startsWith(`${written}-`))] = nearestOf(written, harmless, (name) => name);

@@ -9,7 +9,7 @@ interface Script {
   script: string;
 }
 
-/** With words after `--`. */
+/** The result if words follow `--`. */
 interface Candidates {
   /** The words that may stand at the cursor. */
   candidates: Found["candidates"];

@@ -11,13 +11,13 @@ import { yamlStream } from "./yaml.js";
 const OWN_REDIS = "redis://redis:6379/0";
 const REDIS_IMAGE = "redis:7-bookworm";
 
-/** The health check: Node exits with 1 if the promise rejects. The code has no blanks, because Podman 5.4 splits there. */
+/** The health check: Node exits with 1 if the promise rejects. Has no blanks, because Podman 5.4 would split it there. */
 const READY = `fetch("http://127.0.0.1:${layout.METRICS_PORT}/readyz").then((r)=>{if(!r.ok)throw(r.status)})`;
 
 /**
  * Renders the fleet as a Compose file. Needs Compose 2.23.1 or later, because the file contains the configuration. Each
- * host is a separate service, because each has its own name and volume. The file includes a Redis unless the
- * configuration names one on another machine.
+ * host is a separate service, because each has its own name and volume. The file includes a Redis if the hosts need one
+ * and the configuration does not name one that they can reach.
  */
 export function renderCompose(
   loaded: { config: Config; given: Layer },
@@ -62,7 +62,7 @@ function hostService(deployment: Deployment, host: string, index: number, ownRed
     image,
     hostname: host,
     restart: "unless-stopped",
-    // Docker's init replaces the image's, because PID 1 has to reap orphaned processes.
+    // PID 1 has to reap orphaned processes. `entrypoint` leaves out the image's init, so use Docker's.
     init: true,
     entrypoint: [layout.COMMAND],
     command: ["serve"],

@@ -20,7 +20,7 @@ export const VOLUME = "/var/lib/copilotfleet";
  */
 export const STATE_FOLDER = `${VOLUME}/state`;
 
-/** The mount point of the folder that all hosts share, and the folder that the fleet creates inside for the same reason. */
+/** The mount point of the folder that all hosts share, and the fleet's own folder in it (as for {@link STATE_FOLDER}). */
 export const SHARED_VOLUME = "/var/lib/copilotfleet-shared";
 export const SHARED_FOLDER = `${SHARED_VOLUME}/fleet`;
 

@@ -23,7 +23,7 @@ export interface DeployOptions {
   servers?: number | undefined;
   /** The number of sessions to plan for in the memory of each host. Default: 50. */
   sessions?: number | undefined;
-  /** The Redis URL comes from a secret and overrides the one in the configuration. */
+  /** Whether the Redis URL comes from a secret, which overrides the configuration. */
   secretStore: boolean;
 }
 

@@ -38,9 +38,9 @@ export interface SettingsOptions {
   without: readonly string[];
   /** Keys to set in addition to the given ones. */
   with?: Readonly<Record<string, unknown>>;
-  /** The store's URL comes from a secret and overrides the configuration. */
+  /** Whether the store's URL comes from a secret, which overrides the configuration. */
   secretStore: boolean;
-  /** Token files are mounted at another path, so the renderer sets their key. */
+  /** Whether token files are mounted at another path. The renderer then sets their key itself. */
   moveTokenFiles: boolean;
 }
 

@@ -25,7 +25,7 @@ export interface UnitFile {
 const NAME = "copilotfleet";
 const UNITS = "/etc/systemd/system";
 const SECRETS_FILE = `/etc/${NAME}/secrets.env`;
-/** Exit codes 2 and 3, for usage and configuration errors, because such an error would repeat at the next start. */
+/** The exit codes of usage and configuration errors. systemd does not restart after them, because they would repeat. */
 const NO_RESTART_STATUS = "2 3";
 
 /**

@@ -91,8 +91,8 @@ export class Fleet implements Groups, AsyncDisposable {
   }
 
   /**
-   * Returns the problems since the last call that the fleet worked around: damaged records, hosts that did not answer,
-   * and turns that were answered but could not be recorded.
+   * Returns the problems that the fleet has worked around since the last call: damaged records, hosts that did not
+   * answer, and turns that were answered but could not be recorded.
    */
   takeWarnings(): string[] {
     return this.#parts.takeWarnings();

@@ -175,8 +175,8 @@ export interface StopRequest {
   /** Whether to kill the servers at once, even during a turn. */
   force?: boolean;
   /**
-   * Called when a server has stopped, and when the list of turns changes for which the call waits. Other hosts report only
-   * the end of their work.
+   * Called when a server has stopped, and when the list of the awaited turns changes. Other hosts report only the end of
+   * their work.
    */
   onProgress?: OnProgress;
   signal?: AbortSignal;

@@ -34,7 +34,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const assertOpen = () => {
     if (closed) throw fleetClosed();
   };
-  // A set, because a process that serves for weeks may repeat a warning, and nobody takes it.
+  // A set, because a process that serves for weeks may add a warning many times, and does not take the warnings.
   const warnings = new Set<string>();
   const warn = (message: string) => void warnings.add(message);
 
@@ -88,7 +88,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
     doorClients,
     leases,
     sessions,
-    /** This host alone, and all hosts of the fleet. */
+    /** `own` is this host alone. `hosts` are all hosts of the fleet. */
     own,
     hosts,
     finder,

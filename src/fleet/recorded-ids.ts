@@ -32,7 +32,7 @@ export async function recordedIds(kinds: readonly IdKind[], options: RecordedIds
 const READERS: Record<IdKind, (parts: FleetParts, user: string | null) => Promise<string[]>> = {
   server: async ({ hosts }) =>
     (await hosts.recorded()).map(({ server, hostName }) => referenceOf({ id: server.id, hostName })),
-  // A member may have no session of their own. Then offer all.
+  // If the user has no sessions of their own, offer all sessions, because the user may be a member of some.
   session: async ({ store }, user) => await ownOr(user, async (owner) => await store.sessions.ids(owner)),
   user: async ({ hosts, store }) => {
     const [servers, placements, tokens] = await Promise.all([

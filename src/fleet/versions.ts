@@ -9,7 +9,7 @@ import { withTrialFleet } from "./trial.js";
 const ANSWER_MS = 10_000;
 const TRIAL_USER = "trial";
 
-/** The versions of everything that has one. */
+/** The versions of copilotfleet and of everything that it runs with. */
 export interface Versions {
   copilotfleet: string;
   node: string;
@@ -36,8 +36,8 @@ export interface VersionsOptions {
 }
 
 /**
- * Finds out the versions. Does not fail, because a report of a problem needs them. `problems` explains why a version is
- * missing.
+ * Finds out the versions. Does not fail, because people need the versions to report a problem. `problems` explains why a
+ * version is missing.
  */
 export async function findVersions(options: VersionsOptions): Promise<{ versions: Versions; problems: FleetError[] }> {
   const problems: FleetError[] = [];

@@ -33,7 +33,7 @@ export class Chat {
   readonly #parts: ChatParts;
   readonly #usage = new ChatUsage();
   #conversation: Conversation;
-  /** Whether this chat created the session and has tried to send no prompt to it. */
+  /** Whether this chat created the session and has not tried to send a prompt to it. */
   #isUnused: boolean;
   #modelName: string | null = null;
   #lastTurn: TurnView | null = null;
@@ -169,7 +169,7 @@ export class Chat {
       if (sessions.length > MOST_SESSIONS) window.say(`… and ${sessions.length - MOST_SESSIONS} more`);
       return window.say("/resume ID continues one. The beginning of an ID is enough.", colour.dim);
     }
-    // If no session matches, take the argument as the id, because the user may be a member of that session.
+    // If no session matches, take the argument as an id. If no such session exists, resume() reports it.
     const [id = argument, ...others] = meantIds(
       argument,
       sessions.map((session) => session.id),
@@ -228,7 +228,7 @@ export class Chat {
     } else window.sayCommand(`Continue this session: ${resumeWith(id)}`);
   }
 
-  /** Whether the session has no turn. Asks, because another client may have used the session. */
+  /** Whether the session has no turn. Asks the server, because another client may have used the session. */
   async #isEmpty(): Promise<boolean> {
     try {
       return (await this.#conversation.past(1)).length === 0;
@@ -255,7 +255,7 @@ export class Chat {
     try {
       this.#parts.history.add(text);
     } catch {
-      // Ignore the failure, because the history is only a convenience. Other errors report a full disk.
+      // Ignore the failure, because the history is only a convenience. A full disk causes other errors, too.
     }
   }
 }

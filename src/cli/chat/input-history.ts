@@ -51,7 +51,7 @@ export class InputHistory {
     if (prompt.length > LONGEST_PROMPT) return;
     // The line break in front keeps this line whole, even if another process died in the middle of its line.
     const line = `\n${JSON.stringify(prompt)}\n`;
-    // Another chat may replace the file by a shorter one. Then add the line to that one, too.
+    // Another chat may have replaced the file by a shorter one. Then add the line to the new file, too.
     for (let tries = 0; tries < 3; tries++) {
       const file = openSync(this.#path, "a", 0o600);
       try {
@@ -79,7 +79,7 @@ export class InputHistory {
       const kept = newest(promptsIn(readFileSync(file, "utf8")));
       writeFileSync(`${this.#path}.new`, kept.map((prompt) => `${JSON.stringify(prompt)}\n`).join(""), { mode: 0o600 });
       renameSync(`${this.#path}.new`, this.#path);
-      // Take over what another chat has added to the old file since it was read.
+      // Copy the prompts that other chats have added to the old file since it was read.
       for (const prompt of promptsIn(readFileSync(file, "utf8"))) this.add(prompt);
     } finally {
       closeSync(file);

@@ -7,7 +7,7 @@ import type { MarkdownStream } from "./markdown/stream.js";
 import { onOneLine } from "./terminal/layout.js";
 import type { Window } from "./terminal/window.js";
 
-/** The turns that a resumed chat shows, and how much of each text, in characters. */
+/** How many turns a resumed chat shows, and how much of each text, in characters. */
 const LAST_TURNS = 3;
 const LONGEST = 4_000;
 

@@ -23,14 +23,14 @@ export interface ChatRequest {
 
 /** The differences between a chat through the fleet and a chat at a front door. */
 interface Place {
-  /** The user, or the front door, whose input history the chat has. */
+  /** The user, or the front door with the token. Each of them has its own input history. */
   owner: string;
   connect: (answers: Answers) => Conversations;
   /** The flags that continue a session there. */
   flags: string;
 }
 
-/** Runs a chat of a user of this fleet until the user ends it. @throws the signal's reason if that ends it. */
+/** Runs a chat of a user of this fleet until the user ends it. @throws the signal's reason if the signal ends it. */
 export async function chatAs(user: string, fleet: Fleet, request: ChatRequest): Promise<void> {
   const connect = (answers: Answers) => new FleetConversations(fleet, user, answers);
   await start({ owner: user, connect, flags: `--user ${user}` }, fleet, request);

@@ -53,7 +53,7 @@ export class ShownCall {
   #remark(): { remark: string; isOk: boolean } {
     if (this.#result === "runs") return { remark: "…", isOk: true };
     const { outcome, remark } = toolLine(this.#call, this.#result === null ? null : { ...this.#result });
-    // The user has just refused the tool call.
+    // Do not show the reason of a refusal, because the user has just refused the tool call.
     if (outcome === "refused") return { remark: outcome, isOk: false };
     return remark === "completed" ? { remark: "ok", isOk: true } : { remark, isOk: false };
   }

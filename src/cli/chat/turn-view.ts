@@ -21,7 +21,7 @@ export class TurnView implements LivePart {
   readonly #markdown: MarkdownStream;
   readonly #startedAt = performance.now();
   readonly #tools = new Map<string, ShownCall>();
-  /** How much of each message has come in pieces. */
+  /** How many characters of each message have arrived in pieces. */
   readonly #streamed = new Map<string, number>();
   readonly #arrived: Arrived[] = [];
   #activity = WAITING;
@@ -42,7 +42,7 @@ export class TurnView implements LivePart {
         this.#addPiece(event.data);
         break;
       case "assistant.message":
-        // Add what no piece had. A model that does not stream sends no pieces, and a connection that ended lost some.
+        // Add the text that did not come in pieces. Some models send no pieces, and a lost connection may have lost some.
         this.#addText(event.data.content.slice(this.#streamed.get(event.data.messageId) ?? 0));
         this.#arrived.push({ kind: "end" });
         break;

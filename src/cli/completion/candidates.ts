@@ -15,13 +15,13 @@ const HARMLESS = /^(?:--)?[\p{L}\p{M}\p{N}_.@+:/][\p{L}\p{M}\p{N}_.@+:/-]*$/u;
 
 export interface Found {
   candidates: Candidate[];
-  /** The shell should offer names of files. */
+  /** Whether the shell should offer names of files. */
   files: boolean;
-  /** The fleet did not answer in time. Then call {@link endAtOnce} after printing. */
+  /** Whether the fleet did not answer in time. If so, call {@link endAtOnce} after printing. */
   isLate: boolean;
 }
 
-/** Finds the candidates for the last of the words. Never fails, because its caller is a prompt. */
+/** Finds the candidates for the last of the words. Never fails, because an error would disturb the user's prompt. */
 export async function findCandidates(words: readonly string[], config: Config): Promise<Found> {
   const place = placeAt(words, config);
   const ids = await idsAt(place);
@@ -38,7 +38,7 @@ export async function findCandidates(words: readonly string[], config: Config): 
   return { candidates, files: place.files, isLate: ids === null };
 }
 
-/** The ids that may stand there, or null if the fleet does not answer in time. */
+/** The ids that may stand at this place, or null if the fleet does not answer in time. */
 async function idsAt({ ids, user, configFile }: Place): Promise<string[] | null> {
   if (ids.length === 0) return [];
   try {

@@ -15,9 +15,9 @@ export interface Place {
   fixed: Candidate[];
   /** The kinds of ids that may stand here. */
   ids: readonly IdKind[];
-  /** The name of a file or folder may stand here. */
+  /** Whether the name of a file or folder may stand here. */
   files: boolean;
-  /** The beginning of the word that is not a part of the value: `--user=`. */
+  /** The part of the word before the value, such as `--user=`. */
   prefix: string;
   /** The value of `--user` on the line. */
   user?: string | undefined;
@@ -42,7 +42,7 @@ const ARGUMENT_IDS: Readonly<Record<string, readonly IdKind[]>> = {
   name: ["server", "session", "user"],
 };
 
-/** Finds out what may stand at the cursor. The last of the words is the one at the cursor, up to the cursor. */
+/** Finds out what may stand at the cursor. The last of the words ends at the cursor. */
 export function placeAt(words: readonly string[], config: Config): Place {
   const before = words.slice(0, -1);
   const current = words.at(-1) ?? "";
@@ -61,7 +61,7 @@ export function placeAt(words: readonly string[], config: Config): Place {
   if (current.startsWith("-") && !typed.isClosed) return placeOf(flags, rest);
   const argument = argumentAt(typed.count, command);
   if (argument !== undefined) return placeOf(valuesOfArgument(argument, named.rest, config), rest);
-  // The words of another command may follow `--`.
+  // The command line of any program may follow `--`, so offer the names of files.
   return placeOf(typed.isClosed ? { files: true } : flags, rest);
 }
 
@@ -137,7 +137,7 @@ function valuesOfArgument(argument: Command.Arg.Cached, words: readonly string[]
   return name === "path" ? { files: true } : { ids: ARGUMENT_IDS[name] ?? [] };
 }
 
-/** The words that make the words before the cursor a command, or a part of one. */
+/** The words that continue the words before the cursor to the name of a command, or to a part of its name. */
 function firstWords(before: readonly string[], current: string, config: Config): Candidate[] {
   if (before.length === 0 && current.startsWith("-")) return plain(["--help", "--version"]);
   const found = new Map<string, string | null>();

@@ -12,7 +12,7 @@ export interface Door {
   token: string;
   /** The address as the user wrote it. */
   name: string;
-  /** The flags that name it and its token. */
+  /** The flags that name this front door and its token. */
   flags: string;
 }
 

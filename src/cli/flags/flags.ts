@@ -146,7 +146,7 @@ export function readVariable(flag: string, given: string, code: FleetErrorCode =
   const name = variableName(flag, given);
   const value = process.env[name]?.trim() ?? "";
   if (value !== "") return value;
-  // The given text may be the secret itself.
+  // Redact the name, because the user may have given the secret itself instead.
   const message = `The environment variable ${redact(name)}, which ${flag} names, is not set or is empty.`;
   throw new FleetError(code, message, {
     suggestions: [`Set ${redact(name)} in the environment, or give ${flag} the name of another variable.`],

@@ -19,7 +19,7 @@ const KINDS: Readonly<Record<string, string>> = {
   VAR: "the name of an environment variable, such as GITHUB_TOKEN",
 };
 
-/** Describes the values of a flag that was given without one, in the same words as the error for a wrong value. */
+/** The message and advice for a flag without its value. Names the allowed values as the error for a wrong value does. */
 export async function missingValue(
   flag: string,
   definition: Definition = {},

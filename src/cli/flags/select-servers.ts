@@ -37,7 +37,7 @@ export function stopRequest(
 
 /**
  * Returns references of the selected servers. `ids` contains the servers that the command can reach. With `all`, `away`
- * contains the servers on hosts that cannot be reached and that may be running.
+ * contains the servers that may be running on hosts that cannot be reached.
  */
 export async function selectServers(
   fleet: Fleet,
@@ -57,7 +57,7 @@ export async function selectServers(
   return { ids: [...new Set(found)], away: [] };
 }
 
-/** Refuses a command that selects servers in two ways, or in none. `command` is what to suggest for the given servers. */
+/** Refuses a command line that selects servers in several ways, or not at all. `logs` takes only one server. */
 export function checkSelection(
   servers: readonly string[],
   { user, all = false }: { user: string | undefined; all: boolean | undefined },

@@ -22,7 +22,7 @@ export const sessionArg = Args.string({
   parse: async (value) => sessionReference(value),
 });
 
-/** Checks the id of a session, or a part of one. This comes first, so that the error message names the argument. */
+/** Checks the id of a session, or a part of one, before the fleet does, so that the error message names the argument. */
 export function sessionReference(value: string): string {
   const isCut = value !== withoutCut(value) && isSessionId(withoutCut(value));
   return isCut ? value : validateSessionId(value, "SESSION");
@@ -32,8 +32,8 @@ export function sessionReference(value: string): string {
  * The whole id of the session that the user means. If the user did not give the whole id, names the session on standard
  * error, because the user may mean another one. Without `user`, looks among the sessions of all users.
  *
- * @param reads the command changes nothing. Other commands take the beginning of an id only from a person at a terminal,
- * because in a script the beginning of a deleted id could name another session.
+ * @param reads whether the command changes nothing. Other commands take the beginning of an id only from a person at a
+ * terminal, because in a script the beginning of a deleted id could name another session.
  */
 export async function wholeId(
   fleet: Fleet,
@@ -52,7 +52,7 @@ export function meantAmong(sessions: readonly { id: string }[], texts: readonly 
   return texts.map((text) => onlyMeant(text, meantIds(text, ids)) ?? text);
 }
 
-/** Adds the whole ids of the sessions that the user may have meant to the error of `delete`, which needs whole ids. */
+/** Completes the error of `delete`, which needs whole ids, by the whole ids that the user may have meant. */
 export async function withWholeIds(
   error: FleetError,
   fleet: Fleet,

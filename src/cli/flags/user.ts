@@ -37,7 +37,7 @@ export const actingUserFlag = Flags.string({
   default: async ({ flags }) => defaultUser(flags),
 });
 
-/** The user as whom the command acts, except beside the flags `unless`. */
+/** As {@link actingUserFlag}, but neither required nor with a default if one of the flags `unless` is given. */
 export function actingUserFlagUnless(unless: readonly string[]) {
   return Flags.string({
     ...acting,

@@ -47,7 +47,7 @@ export function renderUsage(usage: string, width: number): string[] {
 
 /** Renders a line for a shell. A long line is broken so that it can still be pasted. */
 export function renderShellLine(line: string, width: number): string[] {
-  // Two characters are for the backslash.
+  // The indent takes up to 4 columns, and the space with the backslash takes 2.
   const lines = wrap(unbroken(line, /"[^"]*"|'[^']*'/g), width - 6);
   return indent(lines.map((part, at) => (at === lines.length - 1 ? part : `${part} \\`)));
 }

@@ -13,12 +13,12 @@ export class Interrupted extends Error {
 
 let onOutputClosed: (() => void) | undefined;
 
-/** Sets the handler for a reader of the output, such as `head`, that has closed the pipe. Without one, the process ends. */
+/** Sets a handler for the case that the reader of the output, such as `head`, has closed the pipe. */
 export function handleClosedOutput(handle: () => void): void {
   onOutputClosed = handle;
 }
 
-/** Ends the command, because nobody reads its output. This is an error only if the command could not finish its work. */
+/** Handles a closed output. Calls the handler of {@link handleClosedOutput}. Without a handler, exits with 0. */
 export function outputClosed(): void {
   if (onOutputClosed === undefined) process.exit(0);
   onOutputClosed();

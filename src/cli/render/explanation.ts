@@ -1,7 +1,7 @@
 import type { ErrorGroup, Explanation } from "../../errors/explanation.js";
 import { isCommand, withoutComment } from "../../errors.js";
 
-/** Renders a next step. The label shows whether the user can type it, and the line ends with nothing but the command. */
+/** Renders a next step. The label shows whether it is a command. A comment stands before the command, not after it. */
 export function renderSuggestion(suggestion: string): string {
   const { line, comment } = withoutComment(suggestion);
   return `${isCommand(line) ? "Try" : "Hint"}${comment === "" ? "" : ` (${comment})`}: ${line}`;

@@ -48,7 +48,7 @@ export function unreadableErrors({ unreadable }: GcResult): FleetError[] {
   );
 }
 
-/** Reports by the exit code that a session could not be judged or deleted, because cron may run `gc` and nobody may read its output. */
+/** The exit code shows that a record was unreadable or a deletion failed, because cron may run `gc` without any reader. */
 export function exitCodeOfGc({ skipped, unreadable }: GcResult): number {
   const [first] = unreadable;
   if (first !== undefined) return ERRORS[first.code].exit;

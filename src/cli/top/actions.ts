@@ -8,10 +8,10 @@ import { PlainTranscript } from "../render/transcript/transcript.js";
 import type { Action } from "./keys.js";
 import type { TopModel } from "./model.js";
 
-/** The last lines of a log that a page shows. */
+/** How many of the last lines of a log a page shows. */
 const LOG_LINES = 1_000;
 
-/** The last turns of a conversation that a page shows. */
+/** How many of the last turns of a conversation a page shows. */
 const TRANSCRIPT_TURNS = 50;
 
 const PROGRESS: Readonly<Record<Action, string>> = {

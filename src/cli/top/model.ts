@@ -5,7 +5,7 @@ import type { Key } from "../run/screen.js";
 import { type Action, actionOf, keyLines } from "./keys.js";
 import { columnsOf, type Selection, VIEWS, type ViewName, type ViewTable } from "./views.js";
 
-/** A request of a key for more than a change of the screen. */
+/** The effect of a key beyond the screen: end, read the fleet again, or perform an action. */
 export type Request = { kind: "quit" } | { kind: "look" } | { kind: "act"; action: Action; target: string };
 
 /** A text that covers the view until Esc, such as a log. */
@@ -133,7 +133,7 @@ export class TopModel {
   }
 }
 
-/** The first line of a page that `rows` lines show after `steps` lines down. */
+/** The index of the first line that a page shows after scrolling `steps` lines down, if `rows` lines fit. */
 export function firstOf({ lines, first }: Page, rows: number, steps = 0): number {
   const last = Math.max(0, lines.length - rows);
   return Math.max(0, Math.min(last, Math.min(last, first) + steps));

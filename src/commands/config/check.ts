@@ -9,7 +9,7 @@ import { printable } from "../../config/values/text.js";
 
 interface Checked {
   ok: boolean;
-  /** Everything that makes commands refuse the configuration, and wrong values that a source with precedence hides. */
+  /** Everything that makes commands refuse the configuration, and wrong values that another source overrides. */
   problems: ConfigProblem[];
   /** Variables that look like settings, but have no effect. */
   warnings: string[];

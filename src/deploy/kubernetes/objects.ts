@@ -108,7 +108,7 @@ export function statefulSet(plan: Plan, file: Record<string, unknown>): IStatefu
     : claim("ReadWriteOnce", size, undefined);
   return object(plan, "apps/v1", "StatefulSet", names.main, {
     serviceName: names.hosts,
-    // An autoscaler sets the number of replicas. With this field, applying the manifest again would reset that number.
+    // If an autoscaler sets the number of replicas, leave it out, because applying the manifest again would reset it.
     ...(maxReplicas > replicas ? {} : { replicas }),
     // Hosts start and end independently of each other.
     podManagementPolicy: "Parallel",
@@ -117,7 +117,7 @@ export function statefulSet(plan: Plan, file: Record<string, unknown>): IStatefu
     template: {
       metadata: {
         labels: selector(plan, HOST),
-        // The configuration is read at the start, so a changed configuration must change the template.
+        // A host reads the configuration only at its start. A change of this template makes Kubernetes restart the hosts.
         annotations: {
           "copilotfleet/config-sha256": sha256(configText(file)),
         },

@@ -5,7 +5,7 @@ export interface KubernetesOptions extends DeployOptions {
   namespace: string;
   /** The Secret that contains all secret variables. Default: the deployment's name. */
   secret?: string | undefined;
-  /** The Secret whose key `COPILOTFLEET_STORE` is the Redis URL. Default: the same Secret. */
+  /** The Secret whose key `COPILOTFLEET_STORE` is the Redis URL. Default: the same as `secret`. */
   redisSecret?: string | undefined;
   /** The size of the claims for sessions. Default: the size that the capacity needs. */
   storageSize?: string | undefined;

@@ -15,7 +15,7 @@ export interface Check {
   items: readonly string[];
   /** The repair, as a command or a sentence. Null if nothing needs repair, or if there is no general advice. */
   fix: string | null;
-  /** Whether `--fix` has just repaired it. */
+  /** Whether `--fix` has just repaired the problem. */
   fixed: boolean;
 }
 
@@ -52,7 +52,7 @@ export interface ChecksOptions {
 /** The results of the checks so far. */
 export class Checks {
   readonly all: Check[] = [];
-  /** The exit code of the first failed check in the public contract; 0 if none has failed. */
+  /** The exit code for the first failed check, as the public contract defines it; 0 if none has failed. */
   exit = 0;
   readonly #options: ChecksOptions;
 
@@ -95,7 +95,7 @@ export class Checks {
   }
 }
 
-/** Returns the first suggestion that does not send the user back to this command. */
+/** Returns the first suggestion that is neither `doctor` again nor a look at a file with `cat`. */
 export function adviceOf(suggestions: readonly Suggestion[]): Suggestion | undefined {
   return suggestions.find((suggestion) => !/^cat |copilotfleet doctor/.test(suggestion));
 }

@@ -13,7 +13,7 @@ export interface DoctorResult {
   /** Whether no check has failed. Warnings, and checks that `quick` skips, do not count. */
   ok: boolean;
   checks: Check[];
-  /** The exit code of the first remaining problem in the public contract; 0 if there is none. */
+  /** The exit code for the first check that still fails, as the public contract defines it; 0 if none fails. */
   exit: number;
 }
 

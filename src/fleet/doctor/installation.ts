@@ -32,7 +32,7 @@ export function nodeIsSupported(version: string, now: Date): Finding {
   return warning(`${detail}; this version has had no security fixes since ${end}`, fix);
 }
 
-/** Reports the versions of everything that has one. The runtime comes with the SDK, so their versions must be the same. */
+/** Reports the versions. The bundled runtime comes with the SDK, so it must have the SDK's version. */
 function versionsFit(): Finding {
   const sdk = sdkVersion();
   const detail = `copilotfleet ${ownVersion()}, SDK ${sdk ?? "not installed"}, protocol ${[...SUPPORTED_VERSIONS].join(" or ")}`;
@@ -42,7 +42,7 @@ function versionsFit(): Finding {
   return warning(`${detail}; the bundled runtime comes from version ${bundled}`, "npm install --include=optional");
 }
 
-/** The version of the package with the bundled runtime. Null if it is missing: another runtime may be configured. */
+/** The version of the package with the bundled runtime. Null without this package, because it may not be needed. */
 function bundledVersion(): string | null {
   try {
     return packageVersion(findRuntime(null, {}).path);

@@ -9,9 +9,9 @@ import type { SupervisorView } from "../groups/pool.js";
 import { CLOCK_ADVICE, type Finding, failed, ok, type Row, skipped, warning } from "./checks.js";
 import type { RecordsContext } from "./records.js";
 
-/** The check warns if fewer ports than this are free, or in a small range, fewer than a tenth of the range. */
+/** The check warns if fewer ports than this are free. In a small range, it warns only below a tenth of the range. */
 const FEW_PORTS = 10;
-/** A store is slow if a small use takes longer than this, in milliseconds. Each change of the state takes several. */
+/** A store is slow if a small operation takes longer, in milliseconds. A change of the state takes several operations. */
 const SLOW_STORE_MS = { file: 500, redis: 50 };
 /** Tokens and leases expire by the store's clock, and sessions by this machine's. A difference below this does not matter. */
 const CLOCK_DIFFERENCE_MS = 5_000;
@@ -20,7 +20,7 @@ const ANSWER_MS = 2_000;
 /** The store must answer before anything in it can be checked. */
 export const STORE: Row<RecordsContext> = { name: "store", look: storeAnswers };
 
-/** How the fleet operates, as far as the state shows it. */
+/** The checks of the fleet's operation, as far as the state shows it. */
 export const OPERATION: readonly Row<RecordsContext>[] = [
   { name: "pool", look: poolAdmits },
   { name: "serve", look: supervision },
@@ -29,7 +29,7 @@ export const OPERATION: readonly Row<RecordsContext>[] = [
   { name: "ports", look: freePorts },
 ];
 
-/** The check of the other hosts, in a fleet of several. */
+/** The check of all hosts, in a fleet with several hosts. */
 export const HOSTS: Row<RecordsContext> = { name: "hosts", look: hosts };
 
 async function storeAnswers({ fleet }: RecordsContext): Promise<Finding> {
@@ -117,7 +117,7 @@ function portOf(address: string): number {
   return Number(address.slice(address.lastIndexOf(":") + 1));
 }
 
-/** Warns of tokens that never expire, because nobody notices when they are stolen. Expired tokens are of no use. */
+/** Warns of tokens that never expire, because nobody notices when they are stolen, and of expired tokens. */
 async function tokens({ fleet, fix }: RecordsContext): Promise<Finding> {
   const all = await fleet.tokens.list();
   const expired = all.filter((token) => token.expired);

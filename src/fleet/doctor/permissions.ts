@@ -9,12 +9,12 @@ export interface StateContext extends SettingsContext {
   fix: boolean;
 }
 
-/** How many files to look at. A folder with more of them takes long, and its first ones show a mistake, too. */
+/** How many files to check. More would take long, and usually the first ones already show a mistake. */
 const MOST_FILES = 20_000;
-/** Agents write below these folders, so the fleet reads nothing there that it need not read. */
+/** Agents write below these folders. The check does not enter them, because the fleet reads as little there as it can. */
 const OF_AGENTS = new Set(["home", "session-state"]);
 
-/** Checks that only the fleet's account can read the state, and that it can read everything. */
+/** Checks that the files of the state belong to the fleet's account, and that no other account can read them. */
 export const PERMISSIONS: Row<StateContext> = { name: "permissions", look: stateIsPrivate };
 
 async function stateIsPrivate({ stateRoot, fix }: StateContext): Promise<Finding> {

@@ -70,7 +70,7 @@ type ModelList = { status: number; models: string[] | null } | { status: null; w
 
 async function listModels({ type, baseUrl }: RemoteProvider, apiKey: string | null): Promise<ModelList> {
   const base = baseUrl.replace(/\/+$/, "");
-  // For these two types, the base URL is only the host, and the runtime adds the path.
+  // For azure and anthropic, the base URL is only the host, and the runtime adds the path.
   const path = { openai: "/models", azure: "/openai/v1/models", anthropic: "/v1/models" }[type];
   const headers = {
     openai: { authorization: `Bearer ${apiKey}` },

@@ -33,7 +33,7 @@ export class ClientGroup extends Group {
     return (await clients.to(server, client, signal)).client;
   }
 
-  /** Ends the use of {@link connect}: waits for all turns, stops the user's server and closes the client. */
+  /** Undoes {@link connect}: waits for all turns, stops the user's server and closes the client. */
   async release(user: string, { signal, ...request }: StopRequest = {}): Promise<{ stopped: [Stopped] }> {
     const { host, server } = await this.parts.hosts.findOf(user);
     const [stopped = { id: server.id, outcome: "already-stopped", cut: [] }] = await host.stop(

@@ -67,7 +67,7 @@ export class DescriptionGroup extends Group {
     return isSessionId(id) ? await describeRecorded(this.parts, id) : null;
   }
 
-  /** Describes the only session whose id begins with the text, and sessions without a record. */
+  /** Describes the only session whose id begins with the text, with or without a record. */
   async #session(text: string): Promise<SessionDescription | null> {
     const id = onlyMeant(text, await meantSessions(this.parts, text, undefined));
     return id === undefined ? null : ((await this.#recorded(id)) ?? (await this.#unrecorded(id)));
@@ -104,7 +104,7 @@ export class DescriptionGroup extends Group {
     });
   }
 
-  /** Everything recorded that has a name, each once. */
+  /** The names of all recorded users, sessions and servers, each once. */
   async #names(): Promise<{ kind: Kind; id: string }[]> {
     const { hosts, store } = this.parts;
     const [servers, sessions, tokens] = await Promise.all([hosts.recorded(), store.sessions.list(), listTokens(store)]);

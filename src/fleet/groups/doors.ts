@@ -10,8 +10,8 @@ const ANY_ADDRESS: Address = { host: "127.0.0.1", port: 0 };
 /** The front doors of this process. */
 export class DoorGroup extends Group {
   /**
-   * Opens a front door. It is one address at which any Copilot SDK with a user's token reaches the fleet as if it were
-   * that user's own server. Close the door before the fleet.
+   * Opens a front door: one address at which any Copilot SDK that presents a user's token can use the fleet like that
+   * user's own server. Close the door before the fleet.
    *
    * @param options.listen an address such as "127.0.0.1:4300", port 0 for any free port, or an inherited descriptor
    * that is already listening; if left out, `serve.listen` of the configuration

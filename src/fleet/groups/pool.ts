@@ -11,7 +11,7 @@ import { Group } from "./group.js";
 /** The `serve` of this host. */
 export interface SupervisorView {
   pid: number;
-  /** The version of copilotfleet that it runs. Null if that version did not record it. */
+  /** The version of copilotfleet that runs this `serve`. Null if that version is too old to record itself. */
   version: string | null;
   state: "serving" | "draining";
   /** ISO 8601, UTC. */
@@ -38,7 +38,7 @@ export class PoolGroup extends Group {
 
   /**
    * Closes the pool to new servers and turns, for every process. Waits for turns in flight, and stops all servers.
-   * {@link undrain} opens the pool again. The next supervisor does so, too, and starts the stopped servers.
+   * {@link undrain} opens the pool again. The next supervisor also opens the pool, and starts the stopped servers.
    *
    * @throws FleetError `FLEET_DURATION_INVALID` when a timeout is malformed or out of bounds.
    */

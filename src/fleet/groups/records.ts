@@ -25,7 +25,7 @@ export interface TroubledServer {
   failure: string | null;
 }
 
-/** Clocks of one machine may differ by this much between two looks, in milliseconds. */
+/** A last use may be this far in the future, in milliseconds, because a clock may have been set back since then. */
 const CLOCK_TOLERANCE_MS = 60_000;
 
 /** The recorded state, for the checks and repairs of `doctor`. Except for sessions, only the state of this host. */
@@ -99,7 +99,7 @@ export class RecordGroup extends Group {
       .map(({ id }) => id);
   }
 
-  /** Returns this host's failed and unhealthy servers. Nobody can use them until an operator does something. */
+  /** Returns this host's servers that have failed or do not answer. */
   async troubledServers(): Promise<TroubledServer[]> {
     const { servers } = await this.parts.store.registry.read();
     return Object.values(servers)

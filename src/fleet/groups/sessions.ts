@@ -113,7 +113,7 @@ export class SessionGroup extends Group {
   /**
    * Returns the id of the session that a person means by a text: the session with this id, or else the only one whose id
    * begins with the text. An id with its middle replaced by `…` matches, too, because tables on a terminal cut ids in this
-   * way. Returns an id that no session has as it is. Without `user`, looks among the sessions of all users.
+   * way. Returns the text unchanged if no session matches. Without `user`, looks among the sessions of all users.
    *
    * No other method does this, because an id in a program is always whole.
    *

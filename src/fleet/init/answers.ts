@@ -60,7 +60,7 @@ const TEXTS: Readonly<Record<Field, string>> = {
   tokenEnv: "Name of the variable that contains your GitHub token",
 };
 
-/** The meaning of no answer. */
+/** The meaning of an empty answer. */
 const NO_ANSWER: Readonly<Record<Field, string>> = {
   baseUrl: "none",
   apiKeyEnv: "no key",
@@ -81,7 +81,7 @@ function initialOf(field: Field, { source, baseUrl }: Answers, detected: Detecte
       if (source === "openai" && baseUrl === OPENAI_URL) return KEY_VARIABLES.openai;
       return source === "anthropic" && baseUrl === ANTHROPIC_URL ? KEY_VARIABLES.anthropic : null;
     case "model":
-      // Without a model, the runtime chooses one of the account's.
+      // Without a model in the settings, the runtime chooses one of the account's models.
       if (source === "github") return null;
       if (source === "ollama") return detected.ollama?.models[0];
       return source === "openai" && baseUrl === OPENAI_URL ? DEFAULT_MODEL : undefined;

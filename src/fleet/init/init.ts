@@ -96,7 +96,7 @@ export function writeSettings(
   };
 }
 
-/** Whether the settings contain a key, or a section of which the key is a part, or a part of the section. */
+/** Whether the settings have a value under this dotted name, or null for a section that contains it. */
 function isSet(settings: PartialConfig, name: string): boolean {
   let value: unknown = settings;
   for (const part of name.split(".")) {
@@ -135,7 +135,7 @@ function writeWhole(target: InitTarget, text: string): void {
   }
 }
 
-/** The error of a failed prompt, with the consequence. Leaves out advice about the temporary session and server. */
+/** Adds to the error of a failed prompt that no file was written. Leaves out advice about the temporary fleet. */
 export function withoutFile(error: FleetError): FleetError {
   return error.reworded(({ message, suggestions }) => ({
     message: `${asSentence(message)} No file was written.`,

@@ -16,7 +16,7 @@ interface Asked {
   at: number;
 }
 
-/** The most rows of a reason. The model may have written it, so it must not push the command away. */
+/** The most rows of a reason. The model may have written a long one, which must not push the command off the screen. */
 const MOST_NOTE_ROWS = 2;
 /** The runtime asks twice about some calls (measured with 1.0.85). It asks again within this time, in milliseconds. */
 const AGAIN_MS = 1_000;
@@ -41,10 +41,10 @@ export class Approvals {
 
   readonly handler: PermissionHandler = async (request, { sessionId }) => {
     const { turn } = this.#window;
-    // All clients of the session get the request. Let the client whose turn it is answer.
+    // All clients of the session get the request. Let the client that runs the turn answer.
     if (turn === null) return { kind: "no-result" };
     const asked = { request, sessionId, turn, at: this.#now() };
-    // Refuse a request that cannot be shown. It must not keep later requests from the user.
+    // Give up a request that cannot be shown, so that later requests still reach the user.
     this.#free = this.#free.then(async () => await this.#decide(asked)).catch(() => null);
     switch (await this.#free) {
       case "once":

@@ -31,7 +31,7 @@ export class Questions {
   };
 
   readonly onElicitation: ElicitationHandler = async ({ message, requestedSchema, mode, url, elicitationSource }) => {
-    // The SDK sends any result as the answer. So never resolve, and let the client whose turn it is answer.
+    // The SDK sends any result as the answer. So never resolve, and let the client that runs the turn answer.
     if (this.#window.turn === null) return await new Promise<never>(() => undefined);
     const source = elicitationSource === undefined ? [] : [`${elicitationSource} asks:`];
     if (mode === "url") {
@@ -59,7 +59,10 @@ export class Questions {
     return answer === "y" ? "accept" : answer === null ? "cancel" : "decline";
   }
 
-  /** Asks until the answer is allowed. Resolves with undefined if the user leaves an optional field empty. */
+  /**
+   * Asks until the answer is allowed. Resolves with undefined if the user leaves an optional field empty, and with null if
+   * the question ends without an answer.
+   */
   async #field(intro: string[], name: string, field: Field, isRequired: boolean): Promise<Value | null | undefined> {
     const options = optionsOf(field);
     const title = `${field.title ?? name}${isRequired ? "" : " (optional)"}:`;

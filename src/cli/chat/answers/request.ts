@@ -15,7 +15,7 @@ export interface Described {
 }
 
 export interface Scope {
-  /** All of these must be allowed. */
+  /** A request needs no question if the user has allowed all of its keys. */
   keys: string[];
   label: string;
 }

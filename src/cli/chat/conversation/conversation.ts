@@ -41,11 +41,11 @@ export interface SessionSummary {
 
 /** The sessions of one user, through the user's own fleet or through a front door. */
 export interface Conversations {
-  /** Names the place for the user. */
+  /** The fleet's user or the front door, as the chat shows it: `user alice`. */
   readonly place: string;
   /** The user, for suggestions; undefined if only the token names the user. */
   readonly user: string | undefined;
-  /** Whether the echo model answers. False if the chat does not know it. */
+  /** Whether the echo model answers. False if the chat cannot find out which model answers. */
   readonly isEcho: boolean;
   create(model: string | undefined): Promise<Conversation>;
   /** @throws FleetError `FLEET_SESSION_NOT_FOUND` and as `fleet.sessions.resume`. */
@@ -53,7 +53,7 @@ export interface Conversations {
   /** The sessions, the most recently used first. */
   list(): Promise<SessionSummary[]>;
   delete(id: string): Promise<void>;
-  /** Returns the problems since the last call that were worked around. */
+  /** Returns the problems that were worked around since the last call. */
   takeWarnings(): string[];
   close(): Promise<void>;
 }

@@ -211,7 +211,7 @@ class DoorConversation implements Conversation {
 
   async useModel(model: string): Promise<void> {
     await this.leave();
-    this.#isLost = true; // If this cannot reopen the session, the next request reopens it with its former model.
+    this.#isLost = true; // If #reopen fails, the next request reopens the session with its former model.
     await this.#reopen(NEVER, { ...this.#settings, model });
   }
 
@@ -234,7 +234,7 @@ class DoorConversation implements Conversation {
     await abortable(Promise.race([request, this.#attached.closed]), limit.signal).catch(() => undefined);
   }
 
-  /** The server may have worked on while this chat had no connection. Waits for the turn, and reports what was missed. */
+  /** Waits for the end of a turn that may go on without this chat's connection. Reports the events that the chat missed. */
   async #recover(turn: FollowedTurn, { signal, onLost }: PromptOptions): Promise<void> {
     onLost();
     let events: SessionEvent[];

@@ -26,7 +26,7 @@ export class FleetConversations implements Conversations {
     this.user = user;
     this.place = `user ${user}`;
     this.isEcho = fleet.config.provider?.type === "echo";
-    // With "all" and "none", nobody is asked.
+    // With the values "all" and "none" of session.approve, nobody is asked.
     const asks = fleet.config.session.approve === "ask" && onPermissionRequest !== undefined;
     this.#answers = asks ? { ...answers, onPermissionRequest } : answers;
   }

@@ -13,14 +13,14 @@ export class FollowedTurn {
   #own: string | undefined;
   #lastId: string | undefined;
 
-  /** @param known the id of the last event before the turn that is known; undefined if no event is known */
+  /** @param known the id of the last known event before the turn; undefined if no event is known */
   constructor(prompt: string, known: string | undefined, onEvent: (event: SessionEvent) => void) {
     this.#prompt = prompt;
     this.#known = known;
     this.#onEvent = onEvent;
   }
 
-  /** The id of the last event of the turn that is in the history. */
+  /** The id of the turn's last event so far, without events that the history does not keep. */
   get lastId(): string | undefined {
     return this.#lastId;
   }

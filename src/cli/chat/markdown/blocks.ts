@@ -5,7 +5,7 @@ import { type Span, widthOf, wrap } from "../terminal/layout.js";
 import { inlineSpans, plainSpans } from "./inline.js";
 import { tableRows } from "./table.js";
 
-/** The least width of a block, in columns. Deeper blocks of quotations and lists are not made narrower. */
+/** The least width of a block, in columns, however deep the block is nested in quotations and lists. */
 const NARROWEST = 10;
 
 /** Renders the blocks of parsed Markdown as rows of at most `width` columns, except for code, which is never broken. */
@@ -49,7 +49,7 @@ function rowsOf(token: Tokens.Generic, width: number): string[] {
   }
 }
 
-/** The text of a paragraph. Line breaks stay, because models use them as such. */
+/** The text of a paragraph. Line breaks stay, unlike in Markdown, because models write them on purpose. */
 function lines(token: Tokens.Generic): Span[] {
   return token.tokens === undefined ? plainSpans(token.text) : inlineSpans(token.tokens);
 }
@@ -66,7 +66,7 @@ export function codeRow(line: string): string {
 function codeRows({ raw, text, lang }: Tokens.Code): string[] {
   const [, indent = "", fence] = /^( {0,3})(`{3,}|~{3,})/.exec(raw) ?? [];
   if (fence === undefined) return [fenceRow("```"), ...text.split("\n").map(codeRow), fenceRow("```")];
-  // If code ends with an empty line, the parser adds another line to its text (marked 18).
+  // Use raw. If the code ends with an empty line, the parser (the package marked, version 18) adds another line to text.
   const lines = raw.trimEnd().split("\n").slice(1);
   if (lines.at(-1)?.trim() === fence) lines.pop();
   const margin = new RegExp(`^ {0,${indent.length}}`);

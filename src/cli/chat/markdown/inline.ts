@@ -18,7 +18,7 @@ const ENTITIES: Readonly<Record<string, string>> = {
   "&nbsp;": " ",
 };
 
-/** Turns the inline elements of a block into text with looks. */
+/** Turns the inline elements of a block into styled text. */
 export function inlineSpans(tokens: readonly Token[] | undefined, style: Style = plain): Span[] {
   return (tokens ?? []).flatMap((token) => spansOf(token as Tokens.Generic, style));
 }
@@ -58,11 +58,11 @@ function spansOf(token: Tokens.Generic, style: Style): Span[] {
     case "escape":
       return plainSpans(token.text, style);
     default:
-      return plainSpans(token.raw, style); // HTML and everything that a later version of the parser knows
+      return plainSpans(token.raw, style); // HTML, and elements that only a later version of the parser knows
   }
 }
 
-/** The address of a link, unless the link's text shows it. A terminal's own links could hide where they lead. */
+/** The address of a link, unless the link's text shows it. A terminal's own links would hide where they lead. */
 function address({ href, text }: Tokens.Link, style: Style): Span[] {
   if (href === text || href === `mailto:${text}` || href === "") return [];
   return plainSpans(` (${href})`, (address) => colour.dim(style(address)));

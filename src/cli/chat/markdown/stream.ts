@@ -26,10 +26,10 @@ export class MarkdownStream {
   #fence: Fence | null = null;
   /** Whether something is rendered already, so that a blank row comes before the next block. */
   #hasBefore = false;
-  /** Whether the next block continues the last one, such as a list. */
+  /** Whether the next block continues the last one, such as the further items of a list. */
   #continues = false;
 
-  /** Loads the parser, which nothing else needs. */
+  /** Loads the parser only now, because nothing else needs it. */
   static async create(): Promise<MarkdownStream> {
     const { Lexer } = await import("marked");
     return new MarkdownStream(Lexer);
@@ -65,7 +65,7 @@ export class MarkdownStream {
     return { rows, more: isLong || FENCE.test(this.#text) };
   }
 
-  /** Returns the rows of the open block as it is so far. A longer block shows its end as plain text. */
+  /** Returns the rows of the open block so far; of code, and of a very long block, only the end and as plain text. */
   open(width: number): string[] {
     if (this.#text === "") return [];
     if (this.#fence !== null || this.#text.length > MOST_AT_ONCE) {
@@ -75,7 +75,7 @@ export class MarkdownStream {
     return this.#hasBefore && !this.#continues && rows.length > 0 ? ["", ...rows] : rows;
   }
 
-  /** The text has ended. Returns the remaining rows, and begins again. */
+  /** Ends the text. Returns its remaining rows. After that, the stream takes a new text. */
   end(width: number): string[] {
     const rows: string[] = [];
     for (let more = true; more; ) {

@@ -7,7 +7,7 @@ import { inlineSpans } from "./inline.js";
 const GAP = 3;
 const NARROWEST = 6;
 
-/** Renders a table with columns that fit into `width`, or one line for each cell if there is no room for that. */
+/** Renders a table with columns that fit into `width`, or one line for each cell if there is no room for columns. */
 export function tableRows({ header, rows, align }: Tokens.Table, width: number): string[] {
   const heads = header.map(({ tokens }) => inlineSpans(tokens, colour.bold));
   const body = rows.map((row) => row.map(({ tokens }) => inlineSpans(tokens)));

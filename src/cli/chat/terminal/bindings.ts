@@ -31,7 +31,7 @@ export const EDITING: Readonly<Record<string, (editor: Editor) => void>> = {
   "ctrl-y": (editor) => editor.yank(),
   "meta-return": (editor) => editor.insert("\n"),
   "meta-enter": (editor) => editor.insert("\n"),
-  // Ctrl-J
+  // node:readline gives the name "enter" to Ctrl-J, and "return" to the Enter key.
   enter: (editor) => editor.insert("\n"),
   tab: (editor) => editor.insert("\t"),
 };

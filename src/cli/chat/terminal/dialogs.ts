@@ -13,13 +13,13 @@ export interface Line extends Span {
 
 /** A question that takes the place of the prompt until it is answered. */
 export interface Dialog {
-  /** Resolves with the answer. Never rejects. */
+  /** Resolves with the answer; null if the question ends without one. Never rejects. */
   readonly answered: Promise<string | null>;
   /** Returns whether the question takes the key. Otherwise, the key belongs to the prompt. */
   key(key: Key): boolean;
   /** As {@link key}, for a pasted text. */
   paste(text: string): boolean;
-  /** Returns the whole question once if its view cannot show all of it. Call this before each view. */
+  /** Returns the whole question if `view` cannot show all of it, but only once. Call this before each `view`. */
   take(columns: number, height: number): string[];
   view(columns: number, height: number): LiveRows;
   /** Ends the question without an answer. */
@@ -47,12 +47,12 @@ export class DialogQueue {
   }
 }
 
-/** A text with more rows than this is only printed above the question, where the user can scroll. */
+/** The most rows of a text in a question. A longer text is also printed above the question, where the user can scroll. */
 const MOST_ROWS = 8;
 const CUT = "… all of it is above";
 /** The most rows of a choice. */
 const MOST_CHOICE_ROWS = 2;
-/** How long the user must not have typed before a key answers a question, in milliseconds. */
+/** How long the user must have paused before a key answers a question, in milliseconds. */
 const QUIET_MS = 500;
 const NOT_QUIET = "Keys go to the prompt until you stop typing.";
 
@@ -90,7 +90,7 @@ abstract class Answerable {
     return ["", ...this.#rows(columns).flat(), ...this.below(columns).flat()];
   }
 
-  /** The beginning of the question, because the text after it may come from the model and be long. */
+  /** The rows of the question; only the first ones if not all fit, because the model may have written a long text. */
   protected question(columns: number, height: number): string[] {
     const rows = this.#shown(columns);
     if (!this.#isCut(columns, height)) return rows;
@@ -122,7 +122,7 @@ export interface Choice {
   label: string;
 }
 
-/** A question that one key answers. Only a key after a pause does, because the user may be typing the next prompt. */
+/** A question that one key answers. Only a key after a pause counts, because the user may be typing the next prompt. */
 export class ChoiceDialog extends Answerable implements Dialog {
   readonly #choices: readonly Choice[];
   readonly #now: () => number;

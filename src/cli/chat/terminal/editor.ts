@@ -93,7 +93,7 @@ export class Editor {
 
   deleteToLineStart(): void {
     const start = this.#before.lastIndexOf("\n") + 1;
-    // At the start of a line, delete its line break.
+    // At the start of a line, delete the line break before it.
     this.#kill(start === this.#before.length ? Math.max(0, start - 1) : start, this.#before.length);
   }
 
@@ -198,7 +198,7 @@ function lastOf(text: string): string {
   return graphemes(text.slice(-100)).at(-1) ?? "";
 }
 
-/** Breaks a line after any character. `at` is the position of the cursor in it, or -1. */
+/** Breaks a line into rows, after any character. `at` is the position of the cursor; -1 if it is in another line. */
 function cells(line: string, at: number, room: number): { rows: string[]; cursor: LiveRows["cursor"] | null } {
   const rows: string[] = [];
   let row = "";

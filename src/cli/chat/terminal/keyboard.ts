@@ -31,12 +31,12 @@ export class Keyboard implements Disposable {
   readonly #listener: KeyListener;
   readonly #pasted = new PastedText();
   readonly #positions = new Positions();
-  /** node:readline decodes the keys that this stream emits. */
+  /** node:readline reads the keys from this stream and decodes them. */
   readonly #keys = new Readable({ read: () => undefined });
   readonly #onData = (chunk: string) => this.#receive(chunk);
   readonly #onGone = () => {
     this.#listener.onGone();
-    // Node.js 20 aborts with a core dump at its exit if it cannot restore a terminal that is gone, so end it by the signal.
+    // Node.js 20 restores the terminal at its exit, and dumps its core if the terminal is gone. So end by SIGHUP before.
     process.once("exit", () => process.kill(process.pid, "SIGHUP"));
   };
   readonly #onContinue = () => this.#open();
@@ -51,7 +51,7 @@ export class Keyboard implements Disposable {
     input.setEncoding("utf8");
     input.on("data", this.#onData);
     input.once("end", this.#onGone);
-    // Never remove this one, because a terminal that is gone refuses to leave the raw mode, too.
+    // Never remove this listener, because leaving the raw mode of a terminal that is gone also causes an error.
     input.on("error", this.#onGone);
     process.on("SIGHUP", this.#onGone);
     // The listeners of oclif and of the command line throw the error of a terminal that is gone, which would end the chat.
@@ -61,14 +61,14 @@ export class Keyboard implements Disposable {
     this.#open();
   }
 
-  /** Takes the next answer about the position of the cursor. Without this, it would look like a key. */
+  /** Announces an answer about the position of the cursor. Without this, the answer would look like keys. */
   expectPosition(): void {
     this.#positions.expect();
   }
 
   /**
-   * Stops the program as Ctrl-Z does in a shell, with all of its process group. Returns when the shell continues it, or at
-   * once if there is no shell that could.
+   * Stops the whole process group, as Ctrl-Z does in a shell. Returns when the shell continues it, or at once if there is
+   * no shell that could continue it.
    */
   suspend(): void {
     this.#restore();
@@ -79,7 +79,7 @@ export class Keyboard implements Disposable {
   }
 
   #open(): void {
-    // Node.js sets the raw mode only if it believes that it is off, but the shell may have changed it.
+    // Leave the raw mode first. Node.js does nothing if it believes that the mode is on, but the shell may have left it.
     this.#input.setRawMode(false);
     this.#input.setRawMode(true);
     this.#input.resume();

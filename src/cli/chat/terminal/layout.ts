@@ -20,7 +20,7 @@ const segmenter = new Intl.Segmenter(undefined, { granularity: "grapheme" });
 
 /** Characters that join their neighbours. Text without them has one character for each code point. */
 const JOINING = /[\p{M}\p{Cf}\p{Emoji_Modifier}\p{Regional_Indicator}\u1100-\u11ff]/u;
-/** Pieces that do not end inside of a character. The segmenter of Node.js 20 takes quadratic time for long text. */
+/** Cuts a text into short pieces, between characters, because the segmenter of Node.js 20 takes quadratic time. */
 const PIECES =
   /.{1,100}(?<![\u200d\p{Regional_Indicator}])(?![\p{M}\p{Cf}\p{Emoji_Modifier}\p{Regional_Indicator}\u1100-\u11ff])|.{1,100}/gsu;
 

@@ -58,7 +58,7 @@ function cleaned(text: string): string {
   return text.replace(/\r\n?/g, "\n").replace(CONTROLS, "");
 }
 
-/** The number of characters at the end of `text` that may begin a paste marker. */
+/** The number of characters at the end of `text` that may begin the marker `mark`; 0 if they are fewer than `least`. */
 function heldBack(text: string, mark: string, least: number): number {
   for (let length = Math.min(mark.length - 1, text.length); length >= least; length--) {
     if (text.endsWith(mark.slice(0, length))) return length;

@@ -83,7 +83,7 @@ export class PromptInput {
     return { rows: [head, ...rows], cursor: { ...cursor, row: cursor.row + 1 } };
   }
 
-  /** A backslash before the Enter key makes it a line break. */
+  /** Returns true if the Enter key sends the prompt. After a backslash, it replaces the backslash by a line break. */
   #enter(): boolean {
     if (!this.#editor.isAtEnd || !this.text.endsWith("\\")) return true;
     this.#editor.backspace();
@@ -114,7 +114,7 @@ export class PromptInput {
     else if (word === undefined) this.#editor.insert("\t");
   }
 
-  /** Returns false if the key ends the search and then does what it always does. */
+  /** Returns false for a key that ends the search and then has its usual effect. */
   #searchKey(search: Search, key: Key): boolean {
     if (key.text !== "") this.#find(search, search.query + key.text, search.at);
     else if (key.name === "backspace") this.#find(search, search.query.slice(0, -1), this.#history.length);

@@ -46,8 +46,9 @@ export class Screen {
   }
 
   /**
-   * Whether the terminal became so narrow that the cursor is in another place. Some terminals break the row with the
-   * cursor, and others cut it. If so, asks the terminal for the column of the cursor. Call {@link locate} with the answer.
+   * Returns true if the terminal became so narrow that the cursor may have moved: some terminals break the row with the
+   * cursor, and others cut it. This method then asks the terminal for the column of the cursor. Call {@link locate} with
+   * the answer.
    */
   askAfterResize(): boolean {
     if (this.#drawn.cursor.column < this.columns) return false;
@@ -59,7 +60,8 @@ export class Screen {
   locate(column: number | undefined): void {
     const { columns } = this;
     const { cursor } = this.#drawn;
-    // If the terminal does not answer, leave a row on the screen. Otherwise, a row of the conversation could be deleted.
+    // Without an answer, assume that the cursor is on the same row. If that is wrong, an old row stays on the screen. The
+    // opposite mistake would delete a row of the conversation.
     this.#moved = column === cursor.column % columns ? Math.floor(cursor.column / columns) : 0;
   }
 
@@ -95,7 +97,7 @@ export class Screen {
     this.#drawn = NOTHING;
   }
 
-  /** Moves to the first live row. After the terminal became narrower, it shows a long row on several of its rows. */
+  /** Moves to the first live row. A terminal that became narrower may show one of them as several rows. */
   #toTop(): string {
     const { widths, cursor } = this.#drawn;
     const columns = this.columns;

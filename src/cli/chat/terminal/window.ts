@@ -15,9 +15,9 @@ export interface LivePart {
   live(columns: number, height: number, isAsked: boolean): string[];
 }
 
-/** How often the window is drawn at most while text arrives, in milliseconds. */
+/** The least time between two drawings while text arrives, in milliseconds. */
 const DRAW_MS = 40;
-/** How often the window is drawn at least while a turn runs, so that the user sees that it is alive. */
+/** The longest time between two drawings while a turn runs, so that the user sees that it is alive, in milliseconds. */
 const TICK_MS = 120;
 /** How long a terminal may take to report the position of the cursor, in milliseconds. Some terminals never report it. */
 const LOCATE_MS = 300;
@@ -109,7 +109,7 @@ export class Window implements KeyListener, Disposable {
     }
   }
 
-  /** Gives a prompt back with all prompts that wait behind it, so that the user can change them and send them again. */
+  /** Puts a prompt and all that wait behind it back into the input, where the user can change them and send them again. */
   giveBack(...prompt: [] | [string]): void {
     const texts = [...prompt, ...this.#sent.splice(0), this.#input.text];
     this.#input.text = texts.filter((text) => text !== "").join("\n");
@@ -184,7 +184,7 @@ export class Window implements KeyListener, Disposable {
     this.#wake();
   }
 
-  /** Nobody sees the chat any more, so nothing of it goes on. */
+  /** The terminal is gone. Drops prompts and questions that wait, cancels the turn, and ends the chat. */
   onGone(): void {
     this.#sent.length = 0;
     this.#dialogs.dismiss();
@@ -198,7 +198,7 @@ export class Window implements KeyListener, Disposable {
     this.#wake();
   }
 
-  /** Ctrl-C ends the turn, or clears the prompt. At an empty prompt, the second one ends the chat. */
+  /** Ctrl-C ends the turn, or clears the prompt. At an empty prompt, the second Ctrl-C ends the chat. */
   #interrupt(isLeaving: boolean): void {
     if (this.#turn !== null) {
       this.giveBack();
@@ -222,7 +222,7 @@ export class Window implements KeyListener, Disposable {
     this.#drawing ??= setTimeout(() => this.#drawNext(), DRAW_MS);
   }
 
-  /** Draws after Node has handled the signals that have arrived, because the terminal may have another size. */
+  /** Draws after Node.js has handled the signals that have arrived, because one may report a new size of the terminal. */
   #drawNext(): void {
     this.#next ??= setImmediate(() => this.#draw());
   }

@@ -19,7 +19,7 @@ export interface List<Row> {
 
 export type ListColumn<Row> = FittingColumn & ValueOf<Row> & ColumnOptions<Row>;
 
-/** A column shows the field of the same name, or a value that it computes from the row. */
+/** A column shows the field of the row that `field` names, or the result of `value`. */
 type ValueOf<Row> = { field: PlainField<Row>; value?: undefined } | { field: string; value: (row: Row) => Value };
 
 type PlainField<Row> = { [Name in keyof Row & string]: Row[Name] extends Value ? Name : never }[keyof Row & string];

@@ -4,8 +4,8 @@ import type { List } from "./list.js";
 import { SERVERS } from "./servers.js";
 
 /**
- * Which columns yield first if the table is too wide. Memory matters more here than in `ps`, and the number of sessions
- * less.
+ * If the table is too wide, the columns with the highest numbers are left out first. Here, memory matters more than in
+ * `ps`, and the number of sessions less.
  */
 const YIELDS: Readonly<Record<string, number>> = { memoryBytes: 1, sessions: 5 };
 const columns = SERVERS.columns.map((column) => ({ ...column, yields: YIELDS[column.field] ?? column.yields ?? 0 }));

@@ -39,7 +39,7 @@ export function withoutHost(hosts: readonly unknown[]): string[] {
   return hosts.length > 1 ? [] : ["host"];
 }
 
-/** One line for each server with a failure, with the command that shows the log of a dead one. */
+/** One line for each server with a failure. If the server has the state `failed`, the line has the command for its log. */
 export function describeFailures(servers: readonly ServerView[]): string[] {
   return servers.flatMap((server) => {
     const { id, user, hostName, state, failure } = server;

@@ -3,7 +3,7 @@
  * item. Everything that a line opens, such as a code block, then ends with the item. Only HTML could reach beyond it,
  * because a comment without an end hides all that follows. So we make HTML visible text. In code, it is text already.
  *
- * In doubt, a line is not code. An escape in code is ugly, and HTML outside of code is harmful.
+ * In doubt, treat a line as text outside of code. An escape in code is only ugly, but HTML outside of code is harmful.
  */
 
 /**
@@ -82,7 +82,7 @@ function withoutComments(line: string): string {
 }
 
 /**
- * @param knowsCode false if a backtick before this line may belong to one in it
+ * @param knowsCode false if a backtick before this line may begin code that ends in this line
  * @returns the line, and `knowsCode` for the next line
  */
 function withoutHtml(line: string, knowsCode: boolean): { line: string; knowsCode: boolean } {
