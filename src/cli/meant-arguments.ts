@@ -30,7 +30,7 @@ interface Token {
 /** Suggests a command line with the same words at the right places. `command` is the name of the command. */
 export function meantArguments(command: string, typed: Typed): Suggestion[] {
   const advice = ADVICE[command]?.(typed) ?? [];
-  // Do not print words that may contain a secret, which redact() changes, and no very long words.
+  // Leave out lines that may contain a secret, because redact() changes them. Leave out very long lines, too.
   return advice.filter((line) => redact(line) === line && line.length <= 200);
 }
 

@@ -20,7 +20,7 @@ export async function usageError(error: Error, command: typeof Command): Promise
   const isMisplaced = word !== undefined || isMissing;
   const meantLines = isMisplaced ? meantArguments(spoken(command.id), { ...typed, isMissing }) : [];
   const lacksUser = "user" in known && !typed.flags.has("user") && meantLines.length === 0;
-  // Only gc has --dry-run. Do not suggest "gc --user alice" for "gc alice", which may be a mistake, because gc deletes.
+  // Only gc has --dry-run. gc deletes, so do not suggest "gc --user alice" to somebody who typed "gc alice" by mistake.
   const isHarmless = !("dry-run" in known);
   const isUser = isHarmless && word !== undefined && words.length === 0 && lacksUser && !redact(word).includes("***");
   const [, valueless] = /^Flag (--\S+) expects /.exec(error.message) ?? [];

@@ -29,7 +29,7 @@ export default class Autocomplete extends FleetCommand {
     "source <(<%= config.bin %> autocomplete zsh)",
     "<%= config.bin %> autocomplete fish | source",
   ];
-  // The configuration file is one of the words after `--`, so this command does not take `--config`.
+  // This command does not take `--config` itself, because it finds that flag among the words after `--`.
   static override baseFlags = FLAGS_WITHOUT_CONFIG;
   static override args = {
     shell: Args.custom<Shell>({ options: [...SHELLS] })({

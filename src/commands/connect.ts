@@ -18,7 +18,7 @@ export default class Connect extends FleetCommand {
     return await this.withFleet(async (fleet) => {
       using _ = this.progress("Looking for the server");
       const info = await fleet.clients.connectInfo(flags.user);
-      // Both values contain only characters that no shell treats specially.
+      // The address and the token contain only characters that no shell treats specially.
       this.log(`export COPILOT_CLI_URL=${info.url}\nexport COPILOT_CONNECTION_TOKEN=${info.token}`);
       return info;
     });

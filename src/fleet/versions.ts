@@ -52,7 +52,7 @@ export async function findVersions(options: VersionsOptions): Promise<{ versions
   };
   const loaded = await attempt(() => loadConfig(options));
   const [runtime, serve] = await Promise.all([
-    // If the configuration cannot be used, show the runtime that the fleet uses without one.
+    // If the configuration cannot be used, show the runtime that the fleet uses without a configuration.
     runtimeOf(loaded?.config.runtime.path ?? null, options.env, attempt),
     loaded === null ? null : attempt(async () => await versionOfServe(options)),
   ]);

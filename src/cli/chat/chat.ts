@@ -118,7 +118,7 @@ export class Chat {
         }
       });
     } catch (error) {
-      // Let the user decide about the prompt, because nothing shows that the session has it.
+      // Nothing shows that the session has the prompt, so let the user decide whether to send it again.
       if (!hasBegun) window.giveBack(prompt);
       throw error;
     }

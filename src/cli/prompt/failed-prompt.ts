@@ -12,7 +12,7 @@ export async function whatBecameOf(
 ): Promise<SessionView | null> {
   try {
     const view = await fleet.sessions.get(id, { user });
-    // The failed prompt was the only use of an ephemeral session, and closing the fleet deletes it.
+    // The failed prompt was the only use of an ephemeral session, so closing the fleet deletes the session.
     return ephemeral ? { ...view, state: "gone", sizeBytes: 0 } : view;
   } catch (error) {
     if (isFleetError(error)) return null;
@@ -39,7 +39,7 @@ export function afterPrompt(error: FleetError, session: SessionView | null): Fle
 
 /** Rethrows the error of a failed `create --prompt`. Adds that there is no session and that the prompt was not sent. */
 export function withoutSession(error: unknown): never {
-  // If the store failed, nobody knows whether it recorded the session.
+  // If the store failed, nobody knows whether it recorded the session, so add nothing.
   const isUnknown: boolean = isStoreTrouble(error);
   if (isUnknown || !isFleetError(error)) throw error;
   const change = ({ message }: ErrorText) => ({

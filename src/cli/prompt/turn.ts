@@ -35,7 +35,7 @@ export async function printTurn<Taken extends { text: string }>(
   }).catch((error: unknown) => {
     const isLineRemoved = progress.end();
     shown.end();
-    // Start the error on a new line, because half a reply or the terminal's ^C may stand on this one.
+    // Start the error on a new line, because the cursor may be behind half a reply or behind the terminal's ^C.
     const isLineOpen = shown.isEmpty ? output.signal.aborted && !isLineRemoved : shown.isLineOpen;
     if (stream && isLineOpen) process.stdout.write("\n");
     throw error;

@@ -12,7 +12,7 @@ export interface LogStyle {
 }
 
 export function renderLogLine(line: string, { prefix, timestamps }: LogStyle): string {
-  // In a pipe, the log stays as it is. A terminal must not interpret what an agent made the server print.
+  // A terminal must not interpret control characters that an agent made the server print. A pipe gets the log unchanged.
   const text = process.stdout.isTTY === true ? printableLines(line) : line;
   const timed = timestamps ? `${timeOfLine(text) ?? UNKNOWN_TIME} ${withoutTime(text)}` : text;
   return prefix === undefined ? timed : `${colour.cyan(`${prefix.name.padEnd(prefix.width)} |`)} ${timed}`;

@@ -50,7 +50,8 @@ export class FullScreen extends EventEmitter<{ key: [Key]; resize: [] }> impleme
   }
 
   draw(lines: readonly string[]): void {
-    // Clear before the text, because after a line as wide as the terminal the cursor is on the line's last character.
+    // Clear each line before its text. After a text as wide as the terminal, the cursor is on the last character, and
+    // clearing would remove that character.
     const below = lines.length < this.size.rows ? `${NEXT_LINE}${CLEAR_BELOW}` : "";
     process.stdout.write(`${HOME}${lines.map((line) => `${CLEAR_LINE}${line}`).join("\r\n")}${below}`);
   }

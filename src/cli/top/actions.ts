@@ -79,7 +79,7 @@ async function run(
       return null;
     }
     case "transcript": {
-      // The operator reads as the owner, because top is for people who control the whole fleet.
+      // Read as the owner, because top is for people who control the whole fleet.
       if (owner === undefined) return `Session ${target} does not exist any more.`;
       const { entries } = await sessions.transcript(target, { user: owner, turns: TRANSCRIPT_TURNS, signal });
       const text = new PlainTranscript();

@@ -22,7 +22,7 @@ export function layOutTop(model: TopModel, snapshot: Snapshot, { rows, columns }
   const table = tableOf(model.view, snapshot, model.current, columns - MARK.length);
   const above = [...sumsOf(snapshot.overview), ...noticesOf(snapshot), titleOf(model, table)];
   const below = [bottomOf(model)];
-  // The heading takes one line.
+  // The last 1 is for the table's heading.
   const room = Math.max(1, rows - above.length - below.length - 1);
   const middle = model.page === null ? rowsOf(model, table, room) : pageOf(model.page, room);
   const padding = Array.from({ length: Math.max(0, room + 1 - middle.length) }, () => "");

@@ -53,7 +53,7 @@ export function gcPod(plan: Plan): IIoK8sApiCoreV1PodSpec {
 
 function pod(plan: Plan, main: IIoK8sApiCoreV1Container): IIoK8sApiCoreV1PodSpec {
   return {
-    // If a Service has this name, Kubernetes would otherwise set COPILOTFLEET_PORT and similar variables in the pod.
+    // Otherwise, a Service named copilotfleet makes Kubernetes set COPILOTFLEET_PORT and similar variables in the pod.
     enableServiceLinks: false,
     // The pod does not use the API of Kubernetes.
     automountServiceAccountToken: false,

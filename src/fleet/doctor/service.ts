@@ -56,7 +56,7 @@ export async function serviceAnswers({ provider, apiKey, model, proxy, quick }: 
     return ok(`${service} answers; it does not list its models (status ${status}), so the key was not checked`);
   }
   const accepts = apiKeyEnv === null ? "answers" : `accepts the key in ${apiKeyEnv}`;
-  // On Azure, sessions name a deployment, and the list has the names of models.
+  // On Azure, the names cannot be compared: sessions name a deployment, and the list has the names of models.
   if (type === "azure" || model === null || models.includes(model)) return ok(`${service} ${accepts}`);
   const some = models.slice(0, 5).map(quote).join(", ");
   const has = models.length > 5 ? `${some} and ${models.length - 5} more` : some;

@@ -55,7 +55,7 @@ export class RecordGroup extends Group {
   /** Finds sessions that their users cannot use. @throws FleetError `FLEET_STORAGE_UNUSABLE`. */
   async sessionTroubles(): Promise<SessionTroubles> {
     const { store, directory } = this.parts;
-    await directory.assertStorage(); // otherwise all histories look deleted
+    await directory.assertStorage(); // while the shared storage is missing, all histories look deleted
     const { servers } = await store.registry.read();
     const isHere = await directory.holds();
     const latest = Date.now() + CLOCK_TOLERANCE_MS;

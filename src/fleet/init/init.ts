@@ -84,7 +84,7 @@ export function writeSettings(
   const { path, kind } = target;
   const { env, cwd } = options;
   const above = kind === "project" ? findProjectFile(dirname(cwd)) : null;
-  // Read the variables first, because an invalid one is an error, and nothing must be written then.
+  // Read the variables before writing, because an invalid variable is an error.
   const given = [...environmentLayer(env, { folder: cwd, home: homeFolder(env) })];
   const overriding = given.filter(([name]) => isSet(settings, name));
   writeWhole(target, `${JSON.stringify({ $schema: schema, ...settings }, null, 2)}\n`);

@@ -55,7 +55,7 @@ export class FleetConversations implements Conversations {
   }
 
   async close(): Promise<void> {
-    // The command closes the fleet.
+    // There is nothing to do, because the command closes the fleet.
   }
 }
 

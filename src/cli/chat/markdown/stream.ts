@@ -60,7 +60,7 @@ export class MarkdownStream {
     this.#text = this.#text.slice(done.reduce((length, token) => length + token.raw.length, 0));
     const rows = this.#rowsOf(done, width);
     const last = done.at(-1);
-    // More items of this list follow.
+    // The last item of this list is not finished, so the next block continues the list.
     if (last?.type === "list") this.#continues = !last.loose;
     return { rows, more: isLong || FENCE.test(this.#text) };
   }

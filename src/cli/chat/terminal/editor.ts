@@ -121,7 +121,7 @@ export class Editor {
     const room = Math.max(2, columns - indent - 1);
     const lines = this.text.split("\n");
     const cursorLine = this.#before.split("\n").length - 1;
-    // A long text is laid out only around the cursor.
+    // Lay out only the lines around the cursor, because the text may be long.
     const first = Math.max(0, cursorLine - height);
     const rows: string[] = [];
     let cursor = { row: 0, column: 0 };

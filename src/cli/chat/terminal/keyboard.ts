@@ -36,7 +36,7 @@ export class Keyboard implements Disposable {
   readonly #onData = (chunk: string) => this.#receive(chunk);
   readonly #onGone = () => {
     this.#listener.onGone();
-    // Node.js 20 restores the terminal at its exit, and dumps its core if the terminal is gone. So end by SIGHUP before.
+    // At its exit, Node.js 20 restores the terminal, and dumps its core if that fails. So end by SIGHUP before that.
     process.once("exit", () => process.kill(process.pid, "SIGHUP"));
   };
   readonly #onContinue = () => this.#open();

@@ -54,7 +54,7 @@ export function nameOf({ heading }: { heading: string }): string {
 }
 
 export function valueIn<Row>(column: ListColumn<Row>, row: Row): Value {
-  // The type of `field` allows only fields with such a value.
+  // `PlainField` allows only fields whose value is a `Value`.
   return column.value === undefined ? (row[column.field as keyof Row] as Value) : column.value(row);
 }
 

@@ -94,7 +94,7 @@ function withoutHtml(line: string, knowsCode: boolean): { line: string; knowsCod
     const [mark] = open;
     const inside = open.index + mark.length;
     const length = new RegExp(`(?<!\`)${mark}(?!\`)`).exec(rest.slice(inside))?.index;
-    // In a table, a bar ends the cell and the code in it.
+    // The line may be in a table. Then a bar ends the cell, and with the cell the code.
     if (length === undefined || rest.slice(inside, inside + length).includes("|")) {
       return { line: [...parts, asText(rest)].join(""), knowsCode: false };
     }
