@@ -6,7 +6,7 @@ import { shorten } from "./render/table.js";
 
 /** Commands that take less time report nothing. */
 const AFTER_MS = 1_000;
-/** How often to render the times in the line again, in milliseconds. */
+/** How often the line is rendered again to update its times, in milliseconds. */
 const EVERY_MS = 500;
 /**
  * The columns for the spinner with its space, and for the `^C` that a terminal adds to the line. If the line wrapped, a part

@@ -26,7 +26,7 @@ export interface Failure {
     retryable: boolean;
     /** The time after which the same call may succeed, if it is known. */
     retryAfterMs?: number | undefined;
-    /** The limit that was reached, under its name below `limits`. */
+    /** The limit that was reached, by its key in `limits` of the configuration. */
     limit?: string | undefined;
   };
   /** The session that `create` created; null if it created none. */

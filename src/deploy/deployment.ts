@@ -40,7 +40,7 @@ const HTTPS_PORT = 443;
  * Describes the fleet of this configuration as hosts in containers.
  *
  * @param ownRedis the URL of a Redis that the orchestrator starts if the configuration does not name one that all hosts
- * can reach; null if it cannot start one
+ * can reach; null if the orchestrator cannot start a Redis
  */
 export function describe(
   { config, given }: { config: Config; given: Layer },

@@ -116,8 +116,8 @@ const GC_TIMER = lines([
 ]);
 
 /**
- * The address for a socket unit. Null without a front door, and if `serve` must listen itself, because a socket unit needs
- * an IP address and a port.
+ * The address for a socket unit. Null without a front door. Also null if the address has a host name or any free port,
+ * because a socket unit needs an IP address and a port. Then `serve` listens itself.
  */
 function streamOf(listen: Config["serve"]["listen"]): string | null {
   if (listen === null || listen.port === 0) return null;
@@ -217,7 +217,7 @@ function noticesOf(config: Config, { secrets }: Settings, { user }: SystemdOptio
   ].flat();
 }
 
-/** Gives a command that is run by hand the settings of the unit, including the secrets (systemd-run(1)). */
+/** The beginning of a command line that is typed by hand. It sets the unit's settings and secrets (systemd-run(1)). */
 function byHand(user: string, hasSecrets: boolean): string {
   const settings = [`COPILOTFLEET_HOME=/var/lib/${NAME}/state`, "XDG_CONFIG_HOME=/etc"];
   if (!hasSecrets) return `sudo -u ${user} env ${settings.join(" ")}`;

@@ -4,7 +4,7 @@ import type { DrainRequest, SpawnRequest, StopRequest } from "./options.js";
 
 /** The group and the method that an older name of `Fleet` stands for. */
 type Alias = { [Group in keyof Groups]: readonly [Group, keyof Groups[Group]] }[keyof Groups];
-/** For an older name whose arguments or result differ from those of the group's method. */
+/** The function for an older name whose arguments or result differ from those of the group's method. */
 type Adapter = (fleet: Groups, ...args: never[]) => unknown;
 
 /** The older names of `Fleet`. They keep working until 1.0. */

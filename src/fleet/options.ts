@@ -185,9 +185,9 @@ export interface StopRequest {
 export interface LogEndOptions {
   /** How many lines to return at most. */
   lines: number;
-  /** Leaves out lines that were written before this time: a `Date`, a time in ISO 8601, or how long ago, such as `10m`. */
+  /** Leaves out lines from before this time: a `Date`, a time in ISO 8601, or how long ago, such as `10m`. */
   since?: Moment;
-  /** Returns lines of the launch before the last one. */
+  /** Whether to return lines of the launch before the last one. */
   previous?: boolean;
 }
 

@@ -87,7 +87,7 @@ export function listTrusted({ env, cwd }: TrustOptions): TrustView[] {
     .sort((a, b) => (a.path < b.path ? -1 : 1));
 }
 
-/** Revokes the trust in a file. @returns its path, or an empty list if the file was not trusted */
+/** Revokes the trust in a file. @returns a list with its path, or an empty list if the file was not trusted */
 export function revokeTrust(given: string, { env, cwd }: TrustOptions): string[] {
   const root = stateRoot(env, { cwd });
   checkStateFolder(root);

@@ -25,7 +25,7 @@ export interface Versions {
   };
   /** The platform and the processor: `linux-x64`. */
   platform: string;
-  /** The version of the `serve` that supervises this host; null if none runs, "unknown" if it did not record one. */
+  /** The version of the `serve` that supervises this host; null if none runs, "unknown" if it recorded no version. */
   serve: string | null;
 }
 

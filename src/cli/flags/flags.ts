@@ -141,7 +141,7 @@ export function variableName(flag: string, value: string): string {
   throw usage(message, [`Give the name of the variable, not its value: ${flag} GITHUB_TOKEN.`]);
 }
 
-/** Returns the value of the variable that a flag names. @param code of the error if there is none */
+/** Returns the value of the variable that a flag names. @param code the code of the error if the variable has no value */
 export function readVariable(flag: string, given: string, code: FleetErrorCode = "FLEET_TOKEN_UNAVAILABLE"): string {
   const name = variableName(flag, given);
   const value = process.env[name]?.trim() ?? "";

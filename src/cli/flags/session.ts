@@ -46,7 +46,7 @@ export async function wholeId(
   return id;
 }
 
-/** The whole ids that the user means among these sessions. A text that matches none stays as it is. */
+/** Replaces each text by the whole id of the session that it means. A text that means no session stays as it is. */
 export function meantAmong(sessions: readonly { id: string }[], texts: readonly string[]): string[] {
   const ids = sessions.map(({ id }) => id);
   return texts.map((text) => onlyMeant(text, meantIds(text, ids)) ?? text);

@@ -17,7 +17,7 @@ export function problemView({ code, message, suggestions }: FleetError): ConfigP
   return { code, message, suggestions: [...suggestions] };
 }
 
-/** Sets exit code 3 if the configuration has problems. Reports them on standard error unless the `--json` result has them. */
+/** Sets exit code 3 if the configuration has problems. Reports them on standard error; with `--json`, the result has them. */
 export function reportProblems({ problems }: ConfigView, isJson: boolean): void {
   if (problems.length === 0) return;
   process.exitCode = 3;

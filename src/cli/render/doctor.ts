@@ -11,7 +11,7 @@ const MARKS = {
 } as const;
 
 const INDENT = 24;
-/** `--json` lists all items. */
+/** How many items of a check are shown. `--json` lists all items. */
 const MOST_ITEMS = 20;
 
 /** Renders a check: its result, a line for each thing that it found, and the repair. */

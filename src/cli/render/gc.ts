@@ -38,7 +38,7 @@ function counts(words: readonly string[]): string {
   return each.length === 0 ? "" : ` (${each.join(", ")})`;
 }
 
-/** One error for each record that cannot be read. Its session stays, whatever its age. */
+/** One error for each session whose record cannot be read. Such a session stays, however old it is. */
 export function unreadableErrors({ unreadable }: GcResult): FleetError[] {
   return unreadable.map(
     ({ id, code, message, suggestions }) =>

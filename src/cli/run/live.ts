@@ -32,7 +32,7 @@ export async function showLive(look: () => Promise<LiveView>, everyMs: number, s
   }
 }
 
-/** The number of lines that a key scrolls: positive is down, and 0 means another key. `page` is that of PgDn. */
+/** How many lines a key scrolls down; negative for up, 0 for a key that does not scroll. `page` is the number for PgDn. */
 export function scrollSteps(name: string | undefined, page: number): number {
   const steps: Record<string, number> = { down: 1, j: 1, up: -1, k: -1, pagedown: page, space: page, pageup: -page };
   return steps[name ?? ""] ?? 0;

@@ -16,7 +16,7 @@ export interface Page {
   first: number;
 }
 
-/** The user types a filter, or answers a question. */
+/** The present input of the user: a filter, or the answer to a question. */
 export type Input = { kind: "filter" } | { kind: "confirm"; question: string; action: Action; target: string };
 
 interface ViewState extends Selection {
@@ -57,7 +57,7 @@ export class TopModel {
     return selected === null ? 0 : Math.max(0, ids.indexOf(selected));
   }
 
-  /** Shows a printable text, beginning with its end, because the newest lines matter most. */
+  /** Shows a printable text on a page. The page begins at the end of the text, because the newest lines matter most. */
   open(title: string, lines: readonly string[]): void {
     this.page = { title, lines, first: Number.MAX_SAFE_INTEGER };
   }

@@ -263,7 +263,7 @@ export class SessionGroup extends Group {
   }
 }
 
-/** Adds a listener for the pieces of the reply to the options of a turn. */
+/** Returns the options of a turn with one more listener for the pieces of the reply. */
 function alsoTo<T extends SendOptions>(onDelta: (text: string) => void, options: T): T {
   return {
     ...options,

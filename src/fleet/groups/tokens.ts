@@ -24,7 +24,7 @@ export class TokenGroup extends Group {
     return await issueToken(this.parts.store, user, ttlMs);
   }
 
-  /** Lists the tokens of all users or of one user that were issued and not revoked. */
+  /** Lists the tokens that were issued and not revoked, of all users or of one user. */
   async list(options: { user?: string | undefined } = {}): Promise<TokenView[]> {
     return await listTokens(this.parts.store, options.user);
   }

@@ -17,7 +17,7 @@ export interface Answers extends Partial<Record<Field, string | null | undefined
 
 export interface Question {
   field: Field;
-  /** The name of the flag that answers it. */
+  /** The name of the flag that answers the question. */
   flag: string;
   text: string;
   /** The usual answer. Null if no answer is needed. Undefined if the person has to give an answer. */
@@ -95,7 +95,7 @@ export interface SourceOffer {
   found: string | null;
 }
 
-/** The sources, with those first that were found on this machine. */
+/** The sources. Those that were found on this machine come first. */
 export function offers({ tokenVariable, hasGhLogin, keyVariables, ollama }: Detected): SourceOffer[] {
   const key = (name: string) => (keyVariables.includes(name) ? `${name} is set` : null);
   const login = hasGhLogin ? "gh is logged in" : null;

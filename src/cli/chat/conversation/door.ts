@@ -164,7 +164,7 @@ class DoorConversation implements Conversation {
   #settings: ResumeSessionConfig;
   #attached: Attached;
   #isLost = false;
-  /** The id of the last event of the history that this chat knows. */
+  /** The id of the last event that this chat knows from the history. */
   #lastKnown: string | undefined;
 
   /** @param settings with which the session is opened again */
@@ -228,7 +228,7 @@ class DoorConversation implements Conversation {
     await this.#briefly(this.#attached.session.disconnect());
   }
 
-  /** Waits for a last request, but not long and not without a connection. Ignores its failure. */
+  /** Waits for a last request until it ends, the connection ends, or `GOODBYE_MS` is over. Never rejects. */
   async #briefly(request: Promise<void>): Promise<void> {
     using limit = deadline(GOODBYE_MS);
     await abortable(Promise.race([request, this.#attached.closed]), limit.signal).catch(() => undefined);

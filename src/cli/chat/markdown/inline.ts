@@ -8,7 +8,7 @@ const isPlain = colour.level === 0;
 
 const plain: Style = (text) => text;
 
-/** The entities that models write. A terminal shows the characters themselves. */
+/** The HTML entities that models write, with the characters to show for them. */
 const ENTITIES: Readonly<Record<string, string>> = {
   "&lt;": "<",
   "&gt;": ">",

@@ -6,7 +6,7 @@ import { plainSpans } from "./inline.js";
 /** The parser takes quadratic or cubic time for some texts. So it gets little text at once, and few marks in one block. */
 const MOST_AT_ONCE = 4_096;
 const MOST_MARKS = 300;
-/** A line with 30 nested quotation and list marks, because the parser calls itself for each mark. */
+/** A line with 30 nested quotation and list marks. It is not parsed, because the parser calls itself for each mark. */
 const TOO_DEEP = /^(?:[ \t]*(?:>|[*+-][ \t]|\d{1,9}[.)][ \t])){30}/m;
 const FENCE = /^( {0,3})(`{3,}|~{3,})([^\n`]*)\n/;
 

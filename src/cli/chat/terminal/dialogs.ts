@@ -7,7 +7,7 @@ import type { LiveRows } from "./screen.js";
 
 /** A text of a question. */
 export interface Line extends Span {
-  /** The most rows that it takes in the question. */
+  /** The most rows that the text takes in the question. */
   most?: number;
 }
 
@@ -76,7 +76,7 @@ abstract class Answerable {
     this.answer(null);
   }
 
-  /** The rows below the question, in full. */
+  /** All rows of each text below the question. */
   protected below(_columns: number): string[][] {
     return [];
   }
@@ -126,7 +126,7 @@ export interface Choice {
 export class ChoiceDialog extends Answerable implements Dialog {
   readonly #choices: readonly Choice[];
   readonly #now: () => number;
-  /** The time of the last key, or when the question appeared. */
+  /** The time of the last key. Before the first key, the time at which the question appeared. */
   #quietSince = Number.POSITIVE_INFINITY;
 
   /** @param now replaced in tests */

@@ -8,7 +8,7 @@ const WORD = /[\p{L}\p{M}\p{N}_]/u;
 export class Editor {
   #before = "";
   #after = "";
-  /** The text that was deleted last by a key that deletes more than a character. */
+  /** The text that was last deleted by a key such as Ctrl-K. Ctrl-Y inserts it again. */
   #killed = "";
 
   get text(): string {

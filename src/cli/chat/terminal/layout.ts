@@ -11,7 +11,7 @@ export interface Span {
 
 const TAB = 4;
 
-/** A printable text on one line. */
+/** Makes a text printable, and puts it on one line. */
 export function onOneLine(text: string): string {
   return printableLines(text).replace(/\s+/g, " ").trim();
 }

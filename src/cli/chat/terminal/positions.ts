@@ -8,12 +8,12 @@ const BEGUN = /\x1b\[[\d;]*$/;
  * An answer may come late, or in two pieces, and several answers may come at once.
  */
 export class Positions {
-  /** How many questions have no answer. */
+  /** How many questions to the terminal are still without an answer. */
   #open = 0;
   /** The beginning of an answer that has not fully arrived. */
   #rest = "";
 
-  /** The chat has asked the terminal. */
+  /** Call this when the chat has asked the terminal. */
   expect(): void {
     this.#open++;
   }

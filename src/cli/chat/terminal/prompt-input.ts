@@ -10,7 +10,7 @@ interface Search {
   query: string;
   /** The position of the match in the history; the length of the history before the first match. */
   at: number;
-  /** The text before the search. */
+  /** The editor's text before the search began. */
   before: string;
 }
 
