@@ -81,7 +81,7 @@ export class ProgressLine implements Disposable {
     this.#timers.push(setInterval(update, EVERY_MS).unref());
   }
 
-  /** Sees to it that the process removes the line and shows the cursor again if it ends before the operation. */
+  /** Removes the line and shows the cursor again if the process ends before the operation. */
   #clearAtEnd(): void {
     const end = () => void this.end();
     process.once("exit", end);

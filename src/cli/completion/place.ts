@@ -137,7 +137,7 @@ function valuesOfArgument(argument: Command.Arg.Cached, words: readonly string[]
   return name === "path" ? { files: true } : { ids: ARGUMENT_IDS[name] ?? [] };
 }
 
-/** The words that continue the words before the cursor to the name of a command, or to a part of its name. */
+/** The next words of all commands whose names begin with the words before the cursor. */
 function firstWords(before: readonly string[], current: string, config: Config): Candidate[] {
   if (before.length === 0 && current.startsWith("-")) return plain(["--help", "--version"]);
   const found = new Map<string, string | null>();

@@ -37,7 +37,7 @@ export const actingUserFlag = Flags.string({
   default: async ({ flags }) => defaultUser(flags),
 });
 
-/** As {@link actingUserFlag}, but neither required nor with a default if one of the flags `unless` is given. */
+/** As {@link actingUserFlag}, but not required. Has no default if one of the flags `unless` is given. */
 export function actingUserFlagUnless(unless: readonly string[]) {
   return Flags.string({
     ...acting,
