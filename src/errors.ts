@@ -12,7 +12,7 @@ export interface FleetErrorOptions {
   cause?: unknown;
   /** Work that was done although the call failed, under the names that it would have in the result. */
   outcome?: Readonly<Record<string, unknown>>;
-  /** The limit that was reached, by its key in `limits` of the configuration: `connections`, `total.connections`. */
+  /** The limit that was reached: `connections` for the limit of one user, `total.connections` for that of all users. */
   limit?: string;
   /** The number of milliseconds after which the same call may succeed, if it is known. */
   retryAfterMs?: number;

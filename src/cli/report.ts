@@ -26,7 +26,7 @@ export interface Failure {
     retryable: boolean;
     /** The time after which the same call may succeed, if it is known. */
     retryAfterMs?: number | undefined;
-    /** The limit that was reached, by its key in `limits` of the configuration. */
+    /** The limit that was reached: `connections` for the limit of one user, `total.connections` for that of all users. */
     limit?: string | undefined;
   };
   /** The session that `create` created; null if it created none. */
