@@ -79,15 +79,16 @@ function layerOf(file: string): number {
   return layer;
 }
 
-/** Files that import `to`. Imports of types count only with `types`, and `import()` not without `lazy`. */
+/** Files that import `to`. Imports of types count only with `types`, and `import()` counts only with `lazy`. */
 function importers(to: RegExp, { types, lazy = true }: { types: boolean; lazy?: boolean }): string[] {
   const found = imports.filter((entry) => to.test(entry.to) && (types || !entry.typeOnly) && (lazy || !entry.lazy));
   return [...new Set(found.map(({ from }) => from))].sort();
 }
 
 /**
- * The parameters of constructors that are functions, or that have a property with a function, at any depth of the interfaces
- * in that part. Methods of an interface do not count, because they make it a collaborator.
+ * The parameters of a part's constructors that are functions, or whose type has a property that is a function. Looks
+ * into all interfaces and type aliases of the part except `exempt`. Methods of an interface do not count, because they
+ * make it a collaborator.
  */
 function callbacksInConstructors(part: string, exempt: string): string[] {
   const sources = files
@@ -152,7 +153,7 @@ describe("the source", () => {
 
   it("the constructors of the front door take no callbacks, except the listeners for its events", () => {
     expect(callbacksInConstructors("gateway/", "DoorListeners")).toEqual([]);
-    // The check would find those of another part.
+    // This shows that the check works: the constructors of serve/ do take callbacks.
     expect(callbacksInConstructors("serve/", "nothing").length).toBeGreaterThan(0);
   });
 
@@ -206,7 +207,8 @@ describe("the source", () => {
   });
 
   it("only one part reads /proc or asks which platform this is", () => {
-    // Names of packages and of the folder for the state depend on the platform, too. Errors, doctor and version name it.
+    // These parts may also ask for the platform: the names of packages and of the state folder depend on it, and
+    // errors, doctor and version print it.
     const others =
       /^(system\/|errors\/|(runtime\/launch\/find|config\/load\/paths|fleet\/(doctor\/installation|versions))\.ts$)/;
     for (const file of files.filter((name) => !others.test(name))) {

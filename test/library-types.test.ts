@@ -26,7 +26,8 @@ function unexported(): string[] {
   const missing = new Set<string>();
 
   const visit = (node: ts.Node, owner: string): void => {
-    // Bodies and private members are in no signature. The type of a record's field, `Record["field"]`, needs no name.
+    // Skip bodies and private members, because no signature shows them. Skip types like TokenRecord["lease"], too: a
+    // program gets the field's type, and does not need the name TokenRecord.
     if (ts.isBlock(node) || isPrivate(node) || ts.isIndexedAccessTypeNode(node)) return;
     if (isOfClass(node) && !constructible.has(checker.getSymbolAtLocation(className(node)) as ts.Symbol)) return;
     if (ts.isTypeReferenceNode(node) || ts.isExpressionWithTypeArguments(node)) {

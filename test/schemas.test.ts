@@ -100,11 +100,11 @@ describe("a test that reads the output of a command", () => {
     ["a result with a field that the schema lacks", revoke, { revoked: [], left: [] }],
     ["an error with a code that does not exist", revoke, { error: { ...error, code: "FLEET_UNKNOWN" } }],
     ["an error with a field that the schema lacks", revoke, { error, revoked: [] }],
-  ])("refuses %s", async (_, args, output) => {
+  ])("the check of a command's output refuses %s", async (_, args, output) => {
     await expect(print(args, output)).rejects.toThrow("schemas/ does not describe the output of token revoke");
   });
 
-  it("accepts anything from a command that was killed", async () => {
+  it("the check of a command's output accepts anything from a command that was killed", async () => {
     await expect(print(revoke, { revo: 1 }, null)).resolves.toBeDefined();
   });
 });

@@ -52,7 +52,7 @@ describe("placeAt", () => {
     ["spawn --cwd", { files: true }],
     ["trust", { files: true }],
     ["lock s --user a --", { files: true, user: "a" }],
-    // A new id, free text, and the secret of a lease are nothing that could be completed.
+    // The fleet has no candidates for a new id, a free text, or the secret of a lease.
     ["create --id", {}],
     ["create --purpose", {}],
     ["unlock s --token", {}],

@@ -11,7 +11,7 @@ import { faultsOf } from "../fixtures/commands/typed-commands.js";
 
 /** To read all messages, set this variable to the file that they are added to. */
 const OUTPUT = process.env.WRONG_INPUTS_OUTPUT;
-/** The message and its next steps. */
+/** The most lines that an error may have: its message and the next steps. */
 const MOST_LINES = 8;
 
 interface Wrong {
@@ -59,7 +59,7 @@ function tree(): string {
 }
 
 const KEYS = [...keysBelow(keyTree())];
-/** The keys whose variable allows only some texts. The other keys are sections, paths, commands, and lists of any texts. */
+/** The keys that do not accept every text. The other keys are sections, paths, commands, and lists of any texts. */
 const STRICT_KEYS = KEYS.filter(
   ({ name, kind, rule }) =>
     kind !== "section" && rule?.path === undefined && !/Command$|^runtime.args$|^session.tools$/.test(name),
@@ -74,7 +74,7 @@ function nested([first = "", ...rest]: readonly string[], value: unknown): objec
 }
 
 const USER = ["--user", "alice"];
-/** A word that no kind of value allows: ids, durations, sizes, numbers, choices and addresses. */
+/** A word that is not a valid id, duration, size, number, choice or address. */
 const NONSENSE = "no/such value";
 
 const BAD_USERS = ["", "a b", "../x", "-x", ".x", "a:b", "__proto__", "a".repeat(129)];
@@ -261,7 +261,7 @@ const WRONG: Readonly<Record<string, readonly Wrong[]>> = {
   ],
 };
 
-/** How a message states what is allowed, or what is wrong if nothing else is possible. */
+/** The words with which an error states what is allowed, or what is wrong if no other value would help. */
 const STATES =
   /Allowed: |There is no |\bUse |\bGive |\bSay |\bneeds |missing|cannot be |needs a value|Unexpected argument|nearest is|not found|no server|not (an existing|set|the id|found|JSON|exist)|does not exist|must|empty|already|only|is not a|counts|takes no arguments/;
 
@@ -281,7 +281,7 @@ describe.each(Object.entries(WRONG))("wrong input: %s", (group, inputs) => {
       if (value !== undefined) expect(message).toContain(quote(value));
       expect([message, ...suggestions].join("\n")).toMatch(STATES);
       expect(suggestions.length, `suggestions: ${message}`).toBeGreaterThan(0);
-      // The help alone is enough only if there is no such flag or command.
+      // A suggestion of --help alone is enough only if the flag or command does not exist.
       if (!group.endsWith("that does not exist"))
         expect(suggestions.filter((text: string) => !text.endsWith(" --help"))).not.toEqual([]);
       if (group === "a flag without its value") expect(message).toContain("needs a value. Allowed: ");
@@ -299,7 +299,7 @@ it("the table has at least 200 wrong inputs", () => {
   expect(Object.values(WRONG).flat().length).toBeGreaterThanOrEqual(200);
 });
 
-/** Returns the parts of a suggestion that the command line would refuse. A suggestion may name the command alone. */
+/** Returns the parts of a suggestion that the command line would refuse. Missing arguments and flags do not count. */
 function refusedParts(suggestion: string): string[] {
   return faultsOf(suggestion.replace(/ (--help|-h)$/, "")).filter((fault) => !fault.includes(" needs "));
 }

@@ -67,7 +67,7 @@ function modelOf(manifest: Manifest): { validate(): void } {
 
 export const REDIS = { COPILOTFLEET_STORE: "rediss://redis.example:6380/0", COPILOTFLEET_PROVIDER_TYPE: "echo" };
 
-/** The parts of a manifest that tests read. A wrong path fails. */
+/** A manifest for tests to read, with any path. A test that reads a path that does not exist fails. */
 export interface Parts {
   [key: string]: Parts;
 }

@@ -96,7 +96,7 @@ describe("the code blocks of the documents", () => {
     "the shell blocks of %s run in their order, and print what their comments promise",
     async (page) => {
       const fleet = shellFleet(page === "CONTRIBUTING.md" ? { ...STAND_INS, node: NODE_STAND_IN } : STAND_INS);
-      // The blocks of these pages are for a checkout.
+      // The pages outside docs/ are for people with a checkout, so their commands run in its root.
       const cwd = page.startsWith("docs/") ? fleet.folder : ROOT;
       const commands = blocksOf(page)
         .filter(({ language }) => language === "sh")
@@ -153,7 +153,7 @@ describe("the code blocks of the documents", () => {
     mkdirSync(folder, { recursive: true });
     const files = ofLanguage("ts").map(({ page, line, text: source }) => {
       const file = join(folder, `${page.replaceAll(/\W/g, "-")}-${line}.mts`);
-      // A block without an import would share its variables with the others.
+      // The export makes each block a module. Otherwise blocks without an import would share their variables.
       writeFileSync(file, `${source}\nexport {};\n`);
       return file;
     });

@@ -5,9 +5,9 @@ import { fileURLToPath } from "node:url";
 export const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 
 export interface Block {
-  /** The page below the repository, such as "docs/start.md". */
+  /** The path of the page in the repository, such as "docs/start.md". */
   page: string;
-  /** The line of its first line of content. */
+  /** The number of the block's first line of content in the page. The first line of a page is 1. */
   line: number;
   /** The word after the fence, such as "sh"; empty if there is none. */
   language: string;
@@ -22,7 +22,7 @@ export function pages(): string[] {
   return ["README.md", "CONTRIBUTING.md", "SECURITY.md", ...inDocs].sort();
 }
 
-/** The code blocks of a page, in the order in which they stand there. */
+/** The code blocks of a page, in their order. */
 export function blocksOf(page: string): Block[] {
   const text = readFileSync(join(ROOT, page), "utf8");
   return [...text.matchAll(/^( *)```([a-z]*)\n([\s\S]*?)^\1```$/gm)].map((match) => ({

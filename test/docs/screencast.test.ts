@@ -5,7 +5,7 @@ import { renderScreencast, type Step } from "./screencast.js";
 const PID = "4711";
 const fleet = testFleet();
 
-/** Runs a command that shows nothing that differs each time. */
+/** Runs a command whose output is the same each time. */
 async function step(words: string, args: readonly string[]): Promise<Step> {
   return { command: `copilotfleet ${words}`, output: lines(await fleet.ok(args)) };
 }
@@ -14,7 +14,7 @@ function lines(text: string): string[] {
   return text.trimEnd().split("\n");
 }
 
-/** The table of `ps`, with fixed values for those that differ each time. */
+/** The table of `ps`, with fixed values in the columns that differ each time. */
 async function ps(): Promise<Step> {
   const [heading = "", row = ""] = lines(await fleet.ok(["ps"]));
   const fixed: Record<string, string> = { URL: "127.0.0.1:40123", PID, UPTIME: "5s", MEMORY: "52.1 MB" };

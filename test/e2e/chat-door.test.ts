@@ -133,13 +133,13 @@ describe("a chat through a front door", () => {
     expect(model.shown("!hold door-dies")).toBe(1);
   });
 
-  it("Ctrl-C in a turn that goes on after the connection to the front door was cut cancels that turn", async () => {
+  it("Ctrl-C cancels a turn that goes on after the connection to the front door was cut", async () => {
     const proxy = await CuttingProxy.start(Number(door.split(":")[1]));
     const args = ["chat", "--to", `127.0.0.1:${proxy.port}`, "--token-env", "FLEET_TOKEN"];
     await using terminal = await ChatTerminal.open(laptop, args, { columns: 140, env: { FLEET_TOKEN: token } });
     const id = /session ([0-9a-f-]{36})/.exec((await terminal.rows()).join(" "))?.[1] ?? "";
     await terminal.send("one", /you said: one/);
-    // The front door ends the turn of a session that no client has open.
+    // Without this second client, the front door would end the turn, because no client would have the session open.
     await using _other = await chat([id]);
     terminal.type("!hold cut-in-turn\r");
     await eventually("the turn", () => model.shown("!hold cut-in-turn") > 0);

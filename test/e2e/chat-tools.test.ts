@@ -60,7 +60,7 @@ describe("tool calls in a chat", () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100 });
     chat.type(`${bash(`touch ${file}; exit 3`)}\r`);
     await chat.screenShows(/n {2}no$/);
-    // No choice has the first key. So the next ones belong to the same text.
+    // No choice has the key "c". So the keys that follow soon after it belong to the prompt, too.
     for (const key of "can you also") chat.type(key);
     await chat.screenShows(/n {2}no\nKeys go to the prompt until you stop typing\.$/);
     await chat.screenShows(/n {2}no$/);

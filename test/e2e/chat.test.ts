@@ -15,7 +15,7 @@ async function sessionsOf(user: string): Promise<string[]> {
   return (await fleet.json<{ sessions: SessionView[] }>(["list", "--user", user])).sessions.map(({ id }) => id);
 }
 
-/** The number of turns of a session, counted by one more. */
+/** The number of turns that a session has had. Takes one more turn, because its reply has the number. */
 async function turnsOf(session: string): Promise<number> {
   const reply = await fleet.send("alice", session, "count");
   return Number(/^\[turn (\d+)\]/.exec(reply)?.[1]) - 1;
@@ -172,11 +172,11 @@ describe("a chat whose terminal is stopped or gone", () => {
     chat.type("\r");
     await chat.send("back again", /\[turn 1\] back again/);
     expect((await chat.rows()).join("\n")).toContain("the shell");
-    // One status line is from before, and one is from after.
+    // One status line is from before the stop, and one is from after it.
     expect(await chat.statusLines()).toBe(2);
   });
 
-  it("a chat whose terminal is closed cancels its turn, sends no waiting prompt, and leaves", async () => {
+  it("a chat whose terminal is closed cancels its turn, sends no waiting prompt, and ends", async () => {
     await fleet.create("alice", "closed");
     const chat = await ChatTerminal.open(fleet, ["chat", "closed", "--user", "alice"]);
     chat.type("!delay 60000 never\r");
@@ -190,7 +190,7 @@ describe("a chat whose terminal is stopped or gone", () => {
     expect(await turnsOf("closed")).toBe(1);
   });
 
-  it("a chat whose terminal is closed deletes its new session without a prompt", async () => {
+  it("a chat whose terminal is closed deletes its new session if the user sent no prompt", async () => {
     const before = await sessionsOf("alice");
     const chat = await ChatTerminal.open(fleet, CHAT);
     expect(await sessionsOf("alice")).toHaveLength(before.length + 1);
@@ -314,7 +314,7 @@ describe("the history of prompts", () => {
 
 describe("the screen of a chat", () => {
   it.each([60, 80, 140])(
-    "a chat of several scripts on %i columns shows whole words and the cursor in its place",
+    "a chat with text in several scripts on %i columns shows whole words and the cursor in its place",
     async (columns) => {
       await using chat = await ChatTerminal.open(fleet, CHAT, { columns, rows: 30 });
       await chat.send(pasted("你好世界 — مرحبا بالعالم — 😀 e\u0301"), /\[turn 1\] 你好世界/);
@@ -407,7 +407,7 @@ describe("a chat whose session cannot run the turn", () => {
 });
 
 describe("a chat without a terminal", () => {
-  it("chat in a pipe, on a terminal without a cursor, or with --json is refused, and names send", async () => {
+  it("chat is refused in a pipe (with a hint to use send), on a terminal without a cursor, and with --json", async () => {
     const piped = await fleet.refusal(2, CHAT);
     expect(piped.message).toBe("A chat has no JSON output.");
     const { code, stderr, stdout } = await fleet.run(["chat", "notes", "--user", "alice"]);
@@ -466,7 +466,7 @@ describe("an error after half a reply", () => {
     await eventually("the turn", async () => await fleet.inTurn("alice", "interrupted"));
     terminal.type(CTRL_C);
     expect(await terminal.done).toBe(130);
-    // If the turn has taken less than a second, there is no progress line to remove, and the terminal's echo stays.
+    // The progress line appears after a second. Without it, the terminal's echo of Ctrl-C is not erased.
     expect(["", "^C"]).toContain(terminal.screen.lines.join("\n"));
     expect(terminal.screen).toMatchObject({ column: 0, isCursorVisible: true });
   });

@@ -6,7 +6,7 @@ import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 
 const fleet = testFleet();
-/** Nothing listens there, and none of these commands may open the store. */
+/** Nothing listens at this address, so a command that opened the store would fail. */
 const STORE = { env: { COPILOTFLEET_STORE: "rediss://user:canary@127.0.0.1:1/0" } };
 const FILE = join(fleet.folder, ".copilotfleet.json");
 const write = (text: string) => writeFileSync(FILE, text, { mode: 0o644 });

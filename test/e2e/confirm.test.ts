@@ -27,7 +27,7 @@ async function answered(args: readonly string[], answer: string): Promise<Termin
   return terminal;
 }
 
-/** Runs a command on a terminal that must not ask. Resolves with its exit code. */
+/** Runs a command on a terminal, and checks that it asks for no confirmation. Resolves with its exit code. */
 async function unasked(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<number | null> {
   await using terminal = new Terminal(fleet, args, { env });
   const code = await terminal.done;

@@ -182,7 +182,7 @@ describe("doctor", () => {
     });
     const { door } = (await supervisorOf()) ?? {};
     expect(seen.get("front door")).toMatchObject({ level: "ok", detail: `${door} accepts connections` });
-    // Another version, and a front door that is gone.
+    // Make the record of serve name another version, and a front door that does not exist.
     await store().registry.update(({ supervisors: [supervisor] = [] }) => {
       if (supervisor !== undefined) Object.assign(supervisor, { version: "0.0.1", door: "127.0.0.1:1" });
     });
@@ -344,7 +344,7 @@ describe("doctor", () => {
       detail: "damaged records: 2; the fleet uses older revisions or copies",
       fixed: false,
     });
-    // Each has its own line, with what was lost.
+    // Each damaged record has its own line, which also describes what was lost.
     expect(check?.items.toSorted()).toEqual([
       expect.stringMatching(
         /^The newest revision of the record of session "damaged" is damaged \(it is empty: .*\)\. The fleet uses the previous revision and lost the last change, such as the time of last use\. The conversation is kept elsewhere\.$/,

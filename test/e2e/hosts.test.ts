@@ -26,9 +26,9 @@ interface Turn {
   reply: string;
 }
 
-/** The number of tests and second tries so far. */
+/** The number of tests that have begun, including repetitions of a failed test. */
 let tries = 0;
-/** A user or session that no other test and no other try has. */
+/** A name for a user or session that no earlier test and no earlier try of this test has used. */
 const fresh = (name: string) => `${name}-${tries}`;
 
 /** Most commands run on h1 and concern a user whose server is on h2. */
@@ -42,7 +42,7 @@ describe.skipIf(problem !== undefined).each([
   let h2: TestHost;
   beforeAll(async () => {
     redis = await RedisServer.start();
-    // Long enough for a busy machine, because a host whose heartbeat is late counts as gone.
+    // This time is long enough for a busy machine. A host whose heartbeat is late would count as gone.
     const env = { COPILOTFLEET_HOST_TTL: "5s" };
     hosts = new TestHosts({ redis, names: ["h1", "h2"], storage, env });
     [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
@@ -56,7 +56,7 @@ describe.skipIf(problem !== undefined).each([
   });
   beforeEach(async () => {
     tries++;
-    await hosts.serve(); // the test before this one may have killed one
+    await hosts.serve(); // the test before this one may have killed a serve
   });
 
   it("serve on each of two hosts warns that other machines cannot reach a front door on loopback", () => {
@@ -233,7 +233,7 @@ describe.skipIf(problem !== undefined).each([
     await h1.json(["create", "--user", "bob", "--id", team, "--collaborative", "--member", "alice"]);
     expect(await h1.json(["send", team, "a", "--user", "alice"])).toMatchObject({ reply: "[turn 1] a" });
     expect(await h1.json(["send", team, "b", "--user", "bob"])).toMatchObject({ reply: "[turn 2] b" });
-    // The send runs under the lease that the first `lock` holds for it. So its turn does not wait for the lease.
+    // `lock` holds the lease while it runs `send`, which uses the same lease. So the turn does not wait.
     const send = [process.execPath, COMMAND, "send", team, "c", "--user", "bob"];
     const ran = await h1.run(["lock", team, "--user", "bob", "--", ...send]);
     expect(ran).toMatchObject({ code: 0, stdout: "[turn 3] c\n", stderr: "" });
@@ -286,7 +286,7 @@ describe.skipIf(problem !== undefined).each([
     expect(await fleet.exchange(held, "seven", { user: "bob", lease: next })).toMatchObject({
       reply: { text: expect.stringContaining("seven") },
     });
-    // The turn also ends if the other host notices the loss of the lease first.
+    // The signal of this lease never aborts. The turn still ends, because the other host notices the loss of the lease.
     const unheard = { fence: next.fence, signal: new AbortController().signal, check: async () => await next.check() };
     const late = fleet.send(session, "!delay 20000 eight", { lease: { ...unheard, release: async () => undefined } });
     const ended = expect(late).rejects.toMatchObject({ code: "FLEET_LEASE_LOST" });

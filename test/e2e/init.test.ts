@@ -151,7 +151,7 @@ describe("init with flags", () => {
     await fleet.ok([...echo, "--force"], { cwd });
   });
 
-  it("init reports the variables that override the file that it writes, and the project's file that its file hides", async () => {
+  it("init reports the variables that override its new file, and the file in a parent folder that its new file hides", async () => {
     const cwd = project();
     await fleet.ok(["init", "--provider", "echo", "--no-try"], { cwd });
     const below = join(cwd, "below");
@@ -313,7 +313,7 @@ describe("init on a terminal", () => {
         /1\. anthropic +Anthropic \(ANTHROPIC_API_KEY is set\)\n.*Number or name \[anthropic\]: /s,
       );
       terminal.type("\r");
-      // The key of the vendor is not the usual answer for another address.
+      // The key in ANTHROPIC_API_KEY is for the vendor's own address, so init does not suggest it for another address.
       const next = await terminal.shows(/variable that contains the service's key \[no key\]: /, at);
       terminal.type("\r");
       await terminal.shows(/The prompt failed\. Write the file anyway\? \[y\/N\] /, next);

@@ -21,7 +21,7 @@ const LEASE = {
   ttlMs: 300_000,
   stealReason: null,
 };
-/** A lease that no process holds. */
+/** A lease that no process renews. */
 const DETACHED = { ...LEASE, detached: true };
 const TOKEN = expect.stringMatching(/^[0-9a-f]{64}$/);
 

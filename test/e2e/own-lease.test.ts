@@ -162,7 +162,7 @@ describe("withSessionLock", () => {
     await next.release();
   });
 
-  it("nested withSessionLock calls keep their leases apart, and share the lease of the same session", async () => {
+  it("nested withSessionLock calls have one lease for each session, and share it if they lock the same session", async () => {
     await fleet.withSessionLock("notes", alice, async (outer) => {
       await fleet.withSessionLock("team", alice, async () => {
         for (const id of ["notes", "team"]) {

@@ -62,7 +62,7 @@ describe("create --id", () => {
     const args = (user: string) => ["create", "--user", user, "--id", "hers"];
     const [own, foreign] = await Promise.all([fleet.run(args("mary-jane")), fleet.run(args("mary"))]);
     expect(own).toMatchObject({ code: 5, stdout: "", stderr: expect.stringContaining('"hers"') });
-    // The next step has the user who asked.
+    // The next step names the user who asked. Replace that name, because only it may differ.
     const asOwn = foreign.stderr.replace(/--user mary(?!-)/g, "--user mary-jane");
     expect({ ...foreign, stderr: asOwn, json: undefined, ms: 0 }).toEqual({ ...own, json: undefined, ms: 0 });
     expect(await fleet.send("mary-jane", "hers", "intact")).toBe("[turn 3] intact");

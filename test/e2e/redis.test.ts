@@ -13,14 +13,14 @@ import { eventually } from "../fixtures/eventually.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
-/** 5 seconds by the contract, plus the start of the command and a busy machine's delay. The command must have ended then. */
+/** A command must have ended by then: 5 s by the contract, plus its start and the delay of a busy machine. */
 const BOUND_MS = 6_900;
 /** The checks that doctor cannot make without the store. */
 const SKIPPED =
   "registry,session records,damage,sessions,servers,stray processes,pool,serve,front door,tokens,ports,hosts".split(
     ",",
   );
-/** The time that `doctor` may take in addition to try the runtime. */
+/** How much longer `doctor` may take, because it also tries the runtime. */
 const TRIAL_MS = 2_500;
 const PASSWORD = "canary-of-redis";
 const problem = redisProblem();
@@ -139,7 +139,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
       env: { COPILOTFLEET_STORE: `redis://:${PASSWORD}@127.0.0.1:1/0` },
     });
     expect(nobody).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE", message: expect.stringContaining("127.0.0.1:1 ") });
-    // Less than the limit for a call that waits for an answer.
+    // Nothing listens at this address, so ps fails before the time limit for an answer.
     expect(before.ms).toBeLessThan(4_900);
     const stranger = await fleet.refusal(3, ["ps"], { env: { COPILOTFLEET_STORE: redis.url("f") } });
     expect(stranger).toMatchObject({ code: "FLEET_STORE_DENIED" });

@@ -31,20 +31,23 @@ const noPromtool = missing("promtool");
 if (noPromtool) console.log("the runbooks are not tried: promtool is not installed");
 
 interface Scenario {
-  /** Brings the fleet into the condition. Resolves with the values for the words in capitals. */
+  /** Brings the fleet into the condition. Resolves with the values for the placeholders of the page. */
   cause: () => Values | Promise<Values>;
-  /** The condition holds while this is above 0. */
+  /** Measures the condition: see `kind`. */
   value: (scrape: Scrape) => number;
-  /** `counter`: the condition holds once the value has grown, and only time ends it. `past`: the same, and it has grown. */
+  /**
+   * When the condition holds. `gauge`, the default: while the value is above 0. `counter`: once `cause` has made the
+   * value grow. `past`: at once, because the value grew before `cause`. Only time ends the last two.
+   */
   kind?: "gauge" | "counter" | "past";
-  /** Whether the condition has ended. Default: the value is 0, or the kind needs only time. */
+  /** Whether the condition has ended. Default: a gauge has ended at 0, and the other kinds need only time. */
   isOver?: (after: Scrape, during: Scrape) => boolean;
-  /** Ends the condition together with the commands: a disk is repaired, or the reader types a cure that was printed. */
+  /** Does what the page leaves to the reader before its last steps, such as typing a command that doctor printed. */
   cure?: (printed: string) => void | Promise<void>;
   /** How long the condition lasts in the replay. Default: an hour. */
   minutes?: number;
   scale?: (before: Scrape, during: Scrape) => Scale;
-  /** The scenes until the condition holds, instead of the scrape before it. */
+  /** The scenes of the replay before the condition holds. Default: ten minutes of the scrape before `cause`. */
   story?: () => Scene[];
 }
 
@@ -60,7 +63,7 @@ async function follow(
     const command = filledIn(step.command, values);
     const { output, code } = await operator.type(command);
     expect(missingLine(output, step.output, values), `${command} printed:\n${output}`).toBeNull();
-    // 8: a restart with --force has cut a turn, as the page announces.
+    // Exit code 8 means that a restart with --force has cut a turn, as the page announces.
     if (mustSucceed)
       expect(command.endsWith("--force") ? [0, 8] : [0], `${command} printed:\n${output}`).toContain(code);
     printed += output;
@@ -111,7 +114,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
   let operator: Operator;
   const fleet = testFleet({
     ...FAST_HEALTH,
-    // A server that hangs stays as it is, so that there is one to find.
+    // serve must not end a server that hangs, because the runbooks have to find one.
     COPILOTFLEET_HEALTH_FAILURES: "1000",
     COPILOTFLEET_HEALTH_RESTARTS: "2",
     COPILOTFLEET_HEALTH_STALLED_TURN: "1s",
@@ -205,7 +208,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
     const large = 256 * 1024 * 1024;
     const cause = async () => {
       fault("leak");
-      // serve grows within seconds. The replay makes hours of them.
+      // The memory of serve grows within seconds. The replay stretches them to hours.
       for (let last = 0; last < large * 1.4; ) {
         const scrape = await operator.scrape();
         last = metric(scrape, "supervisor_memory_bytes");
@@ -214,7 +217,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
       return {};
     };
     const value = (scrape: Scrape) => Math.max(0, metric(scrape, "supervisor_memory_bytes") - large);
-    // Few scrapes are enough, but the last hour must be above the limit, too.
+    // A few of the scrapes are enough. The last one must be among them, because the memory has to end above the limit.
     const story = () => [...spread(scenes, 8), { scrape: scenes.at(-1)?.scrape as Scrape, minutes: 5 }];
     const cure = () => fault("");
     await attempt("CopilotfleetSupervisorMemoryGrowing", { cause, value, story, minutes: 30, cure });
@@ -258,7 +261,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
       );
     });
 
-    /** Kills the server of a user, again each time when it is back. */
+    /** Kills the server of a user this many times. Waits each time until serve has started it again. */
     async function crashes(user: string, times: number): Promise<void> {
       let last: number | null = null;
       for (let count = 0; count < times; count++) {
@@ -278,7 +281,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
       kind: "past",
       ...rest,
     });
-    /** Like a counter that has grown since the crashes. */
+    /** How much the counter has grown since the scrape before the crashes. */
     const grown =
       (name: string, label = "") =>
       (scrape: Scrape) =>
@@ -319,7 +322,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
 
     long("the runbook of CopilotfleetProbesFailing works as printed", async () => {
       await operator.scrapeThat("two sick servers", (scrape) => metric(scrape, "servers", 'state="unhealthy"') === 2);
-      // The probes go on failing, as Prometheus sees it in several scrapes.
+      // The alert needs several scrapes, each with more failed probes than the one before it.
       const scenes: Scene[] = [{ scrape: before, minutes: 10 }];
       const value = gauge("probes_total", 'outcome="failed"');
       for (let last = value(before); scenes.length < 5; ) {
@@ -366,7 +369,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
     const { id } = await fleet.spawn("sixth");
     const cause = async () => {
       const { launchId } = await fleet.record("sixth");
-      // As a tool that a session of this server has started.
+      // With these variables, the process looks like a tool that a session of this server has started.
       const script = "globalThis.taken = Buffer.alloc(400e6, 1); setInterval(() => {}, 1e6)";
       const env = { PATH: process.env.PATH, COPILOTFLEET_OWNER: fleet.root, COPILOTFLEET_LAUNCH_ID: launchId ?? "" };
       others.push(spawn(process.execPath, ["-e", script], { env, stdio: "ignore" }));
@@ -374,7 +377,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
     };
     const value = (scrape: Scrape) => Math.max(0, metric(scrape, "servers_memory_bytes") - 400e6);
     const each = (scrape: Scrape) => metric(scrape, "servers_memory_bytes") / metric(scrape, "servers", "ready");
-    // A limit between the memory without and with the tool.
+    // Replace the limit by one between the memory without the tool and the memory with it.
     const scale = (before: Scrape, during: Scrape) =>
       [["> 1024 * 1024 * 1024", `> ${Math.round((each(before) + each(during)) / 2)}`]] as const;
     await attempt("CopilotfleetServerMemoryHigh", { cause, value, scale });
@@ -465,7 +468,7 @@ describe.skipIf(noPromtool || !canMount || !SOAK)("the runbooks, followed on a d
   });
 });
 
-/** Up to `count` of the items, at equal distances, with the last one. */
+/** Up to `count` of the items, at equal distances, beginning with the first one. */
 function spread<T>(items: readonly T[], count: number): T[] {
   const step = Math.max(1, items.length / count);
   return Array.from({ length: Math.min(count, items.length) }, (_, index) => items[Math.floor(index * step)] as T);

@@ -114,7 +114,7 @@ function planted(): [string, string][] {
 }
 
 describe("secrets", () => {
-  it("secrets reach the servers that they are for, which shows that the other tests can fail", async () => {
+  it("secrets reach the servers that they are for (otherwise, the tests below could not find a leak)", async () => {
     expect(environmentOf(await fleet.pidOf("var"))).toContain(`COPILOT_GITHUB_TOKEN=${secrets.fromVariable}`);
     expect(environmentOf(await fleet.pidOf("file"))).toContain(`COPILOT_GITHUB_TOKEN=${secrets.fromFile}`);
     expect(environmentOf(await fleet.pidOf("cmd"))).toContain(`COPILOT_GITHUB_TOKEN=${secrets.fromCommand}`);

@@ -97,7 +97,7 @@ describe("an id that a table has cut", () => {
     expect(await fleet.json(["describe", cut])).toMatchObject({ session: { id: ID } });
   });
 
-  it("exits with 4 and suggests the list of whole ids when no session matches", async () => {
+  it("is refused with exit code 4 and a hint to list whole ids when no session matches", async () => {
     const error = await fleet.refusal(4, ["send", "605…zzz", "hello", ...ALICE]);
     expect(error.code).toBe("FLEET_SESSION_NOT_FOUND");
     expect(error.suggestions).toContainEqual(expect.stringContaining("copilotfleet list -q"));
@@ -112,7 +112,7 @@ it("logs and stop suggest describe when they are given the id of a session", asy
   }
 });
 
-it("drain prints how to open the pool, and the error of a closed pool names that first", async () => {
+it("drain prints the command that opens the pool again, and the error of a closed pool suggests that command first", async () => {
   expect(await fleet.ok(["drain"])).toContain("Open it again: copilotfleet drain --undo\n");
   const { code, suggestions } = await fleet.refusal(ERRORS.FLEET_POOL_DRAINING.exit, ["send", "ab", "hello", ...ALICE]);
   expect(code).toBe("FLEET_POOL_DRAINING");

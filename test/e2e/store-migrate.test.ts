@@ -25,7 +25,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     fleet = new TestFleet({ COPILOTFLEET_HOST_NAME: HOST });
   });
   afterAll(async () => {
-    // end() stops the servers that the fleet's store knows. That is the file store, in which the server was recorded.
+    // end() stops only the servers that the file store records. The migration back has recorded the server there again.
     try {
       await fleet.end();
     } finally {

@@ -44,7 +44,7 @@ it.each([
   expect(text.stderr).not.toMatch(RAW);
 });
 
-describe("a command line with a slip", () => {
+describe("a command line with a mistake", () => {
   it.each([
     [["spwan"], 'There is no command "spwan".', "copilotfleet spawn"],
     [["lst", "--user", "a"], 'There is no command "lst".', "copilotfleet list"],

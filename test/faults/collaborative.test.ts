@@ -73,7 +73,7 @@ async function history(session: string): Promise<Event[]> {
     .map((line) => JSON.parse(line) as Event);
 }
 
-/** Events whose parent already has a child. Each of them starts a second branch of the history. */
+/** The number of events whose parent already has a child. Each of them starts another branch of the history. */
 function forks(events: Event[]): number {
   const parents = events.map(({ parentId }) => parentId).filter((id) => id !== null);
   return parents.length - new Set(parents).size;
@@ -106,12 +106,12 @@ describe("a session whose members work in separate processes on two servers that
     expect(turns.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 2 * COUNT }, (_, index) => index + 2));
   });
 
-  it("two members of one session damage its history without the lease, so the test with the lease can fail", async () => {
+  it("without the lease, two members of one session damage its history (so the test above, with the lease, proves something)", async () => {
     const id = await sharedSession();
     const { servers } = await openStore("file", join(folder, "state")).registry.read();
     const [one, two] = Object.values(servers).filter(({ process: running }) => running !== null);
     if (one === undefined || two === undefined) throw new Error("two servers should run");
-    // Both servers load the session before either of them continues it.
+    // The members wait for each other in this folder, so that both servers load the session before one continues it.
     const meet = join(folder, `meet-${id}`);
     await mkdir(meet);
     const direct = (server: typeof one) => {

@@ -10,7 +10,7 @@ import { seededRandom } from "../fixtures/random.js";
 import { historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
 
 const DOOR = "127.0.0.1:28190";
-/** A call that takes longer hangs. A turn takes at most a second, and a prompt waits at most 30 s for its turn. */
+/** A call counts as hung after this time. A turn takes a second at most, and a prompt waits 30 s at most. */
 const HANGS_MS = 90_000;
 
 /** Two SDK clients and a command of one user share each private session. Three users share the collaborative one. */
@@ -29,7 +29,7 @@ interface Sent {
 /** The scripted model's reply to a prompt. */
 const replyTo = (prompt: string) => `you said: ${prompt}`;
 
-/** The front door across all `serve` processes that open it one after another. */
+/** The front door. Several `serve` processes open it one after another. */
 class Door {
   #serving: Serving;
   #closed = new AbortController();
@@ -106,7 +106,7 @@ class Sender {
   /** Aborts when the front door at which the session is open closes. */
   #openUntil: AbortSignal | undefined;
   #count = 0;
-  /** The last events that it saw, to explain an answer that belongs to another prompt. */
+  /** The last events that the client got, to explain an answer that belongs to another prompt. */
   readonly #seen: string[] = [];
 
   constructor(caller: Caller, door: Door, sent: Sent[]) {
@@ -200,7 +200,7 @@ class Sender {
       return session;
     } catch (error) {
       expect(String(error), "a session that is there").not.toMatch(/session not found/i);
-      // A real application also tries again when its front door closes or its server is being replaced.
+      // The front door has closed, or the server is being replaced. Try again later, as a real application does.
       await this.close();
       await delay(50);
       return "gone";
@@ -220,20 +220,19 @@ async function commandOn(fleet: FaultFleet, user: string, sent: Sent[], until: A
     entry.outcome = code === 0 ? "answered" : "refused";
     if (code !== 0) entry.reason = errorOf({ stdout }).message;
     if (code === 0) expect((JSON.parse(stdout) as { reply: string }).reply).toBe(replyTo(prompt));
-    // It may be locked, out of time, or have lost its server, but it never reports a missing session or a bug.
+    // The session may be locked, the time may be over, and the server may be lost. All other errors are bugs.
     else expect([5, 6, 7, 8], stdout).toContain(code);
     await delay(200);
   }
 }
 
-/** The accidents, of which the test picks one at a time. */
+/** The accidents. The test picks one of them at a time. */
 function accidents(fleet: FaultFleet, door: Door, random: () => number): (() => Promise<unknown>)[] {
   const someone = () => TEAM[Math.floor(random() * TEAM.length)] ?? "alice";
   const command = async (...args: string[]) => {
     const { code, stdout, stderr } = await fleet.start(args).done;
-    // When two commands want the same server at the same time, one of them is refused. A drain exits with 8 if it finds a
-    // cut turn in the history, whoever cut it.
-    // The user's server may not have started before the first accident.
+    // 4: before the first accident, the user may not have a server. 5 and 6: two commands want the same server at once,
+    // and one of them is refused or waits too long. 8: a drain finds a cut turn in the history, whoever cut it.
     const allowed = stderr.includes("There is no server of user") ? [4] : [0, 5, 6, 8];
     expect(allowed, `${args.join(" ")}: ${stderr}${stdout}`).toContain(code);
   };

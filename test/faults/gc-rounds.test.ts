@@ -18,7 +18,10 @@ import { sessionRecord } from "../fixtures/store/store-records.js";
 const HOUR_MS = 3_600_000;
 const OLD_MS = 48 * HOUR_MS;
 const EXPIRED = 60;
-/** Node alone needs the first 60 ms to start. On an idle machine the whole command ends within this time. */
+/**
+ * gc is killed at a random moment of its first 700 ms. Node alone needs the first 60 ms to start. On an idle machine,
+ * the whole command ends within the 700 ms.
+ */
 const KILLED_WITHIN_MS = 700;
 const TURN_MS = 400;
 

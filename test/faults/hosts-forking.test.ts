@@ -61,7 +61,7 @@ async function open(isolation: string): Promise<Place> {
 }
 
 async function begin(door: string, token: string, sessionId: string): Promise<void> {
-  // The term is short, so on a busy machine a host may count as gone for a moment before the test does anything to it.
+  // The term is short. So on a busy machine, a host may count as gone for a moment, even before the first fault.
   await eventually(
     `the beginning of ${sessionId}`,
     async () => {
@@ -126,7 +126,7 @@ async function askEverywhere({ pods, tokens }: Place, round: number): Promise<Ma
   return new Map(await Promise.all(asked));
 }
 
-/** The history that the next turn continues, found by the prompt of that turn, compared with every other copy. */
+/** Runs one more turn, finds the history that this turn has continued, and compares it with all other copies. */
 async function surviving({ pods, tokens }: Place, user: string, round: number): Promise<HistoryReport> {
   const sessionId = sessionOf(user);
   const doors = await Promise.all(pods.hosts.map(async (host) => await host.reach()));

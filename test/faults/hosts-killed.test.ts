@@ -12,14 +12,14 @@ if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${p
 const USERS = rounds(4, 50);
 const HOST_TTL_MS = rounds(5_000, 15_000);
 /**
- * How long after the end of the lost host's term a try may still fail, in milliseconds. How long the successful try takes
- * depends on the machine, which starts the servers of many users at the same time.
+ * How long after the end of the lost host's term a try may still fail, in milliseconds. The try that succeeds may take
+ * longer, because the machine starts the servers of many users at the same time.
  */
 const BEYOND_MS = 5_000;
 /** How long an answer may take on a busy machine before the test counts it as missing, in milliseconds. */
 const WITHIN_MS = 90_000;
 const TIMEOUT_MS = rounds(240_000, 30 * 60_000);
-/** The number of users whose histories begin at the same time, because each user first needs a server. */
+/** How many users begin at the same time. The number is small, because each of them starts a server. */
 const AT_ONCE = 4;
 
 interface User {
@@ -28,7 +28,7 @@ interface User {
   sessionId: string;
   /** The connection that was open when the host was killed. */
   client: RawClient;
-  /** The number of the host that it is connected to. */
+  /** The index of the host to which the client is connected. */
   at: number;
 }
 

@@ -95,6 +95,6 @@ it("a killed lock leaves its command running, and its lease ends when the TTL is
   expect(isRunning(lock.command)).toBe(true);
   process.kill(-lock.command, "SIGKILL");
   await eventually("the command is gone", () => !isRunning(lock.command) && !isRunning(lock.started));
-  // The command held lock's pipes open.
+  // The command inherited the pipes of lock. lock.done waits until they close, so it resolves only now.
   await lock.done;
 });

@@ -13,12 +13,12 @@ import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const WAITERS = 16;
 const ROUNDS = process.env.SOAK === undefined ? 3 : 200;
-/** So long that a holder does not lose its lease when a loaded machine stalls it. */
+/** So long that a holder does not lose its lease when a busy machine stalls the holder. */
 const TTL_MS = 4_000;
 
 const program = bundleFixture("lease-waiter");
 
-it(`one of ${WAITERS} waiters alone gets the lease within two TTLs of the holder's death (${ROUNDS} kills)`, async () => {
+it(`exactly one of ${WAITERS} waiters gets the lease within two TTLs of the holder's death (${ROUNDS} kills)`, async () => {
   const random = seededRandom("lease herd");
   const root = await temporaryRoot();
   await openFileStore(root).sessions.create(sessionRecord("shared"));

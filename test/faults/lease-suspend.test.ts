@@ -20,7 +20,7 @@ const TTL_MS = 3_000;
 
 const program = bundleFixture("lease-waiter");
 
-/** The resource that a lease protects, if it knows only fences: it refuses every fence but the newest. */
+/** A resource that a lease protects. It knows only fences, and refuses each that is older than one that it has seen. */
 class FencedResource {
   #newest = 0;
 
@@ -131,7 +131,7 @@ describe("lease holders that stall", () => {
     const entries = log.read();
     const last = holders.at(-1)?.fence;
     expect(entries.filter(({ what }) => what === "told")).toHaveLength(SUSPENDED);
-    // As above, each holder may do at most one write, right after it resumes.
+    // A holder may have been suspended between its check and its write. So it may do one write after it resumes.
     for (const { fence } of holders) {
       expect(overlaps(entries).filter((entry) => entry.fence === fence).length).toBeLessThanOrEqual(1);
     }

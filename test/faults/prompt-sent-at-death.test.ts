@@ -6,7 +6,7 @@ import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { DoorFleet } from "../gateway/harness.js";
 
 const KILLS = rounds(7, 500);
-/** At most how long before or after the prompt the server is killed, in milliseconds. A turn takes about 30 ms. */
+/** The prompt is sent within this time, and the server is killed within twice this time. A turn takes about 30 ms. */
 const AROUND_MS = 25;
 
 let at: DoorFleet;

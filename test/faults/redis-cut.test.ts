@@ -164,7 +164,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     if (hosts === null || watcher === null) throw new Error("the store knows no hosts");
     const entry: HostEntry = { door: null, state: "serving", startedAt: "2026-01-01T00:00:00.000Z", storage: null };
     const { term } = await hosts.beat("i1", entry, 60_000);
-    // An operation that was cut off waits half a second before it is sent again. New ones reconnect at once.
+    // With this number, an operation that was cut off waits half a second before it is sent again. Others do not wait.
     const random = vi.spyOn(Math, "random").mockReturnValue(50);
     onTestFinished(() => random.mockRestore());
 

@@ -38,7 +38,7 @@ it.skipIf(problem !== undefined)(
     onTestFinished(() => store.close());
     await store.sessions.create(sessionRecord("shared"));
 
-    // A host's note about a database depends on the address, so the workers behind the proxy have another note.
+    // A host keeps a note for each address of a database. So the workers behind the proxy and `store` use two notes.
     const url = direct.replace(String(redis.port), String(proxy.port));
     const options = { program, url, root, ackFolder, quota: QUOTA / 2 };
     const workers = Array.from({ length: WORKERS }, (_, index) => new Worker(options, index));

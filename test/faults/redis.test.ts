@@ -35,7 +35,7 @@ function request(token: string, over: Partial<LeaseRequest> = {}): LeaseRequest 
   return { sessionId: "a", holder: token, token, ttlMs: 600_000, placeMs: 600_000, ...over };
 }
 
-/** Calls every method as a caller would, on a fleet with a session "a" on which "t1" holds the lease. */
+/** Calls every method. The fleet must have the sessions, the server and the lease that `populate` creates. */
 function everything(store: Store): Record<string, Promise<unknown>> {
   return {
     readRegistry: store.registry.read(),
@@ -121,7 +121,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       } finally {
         redis.signal("SIGCONT");
       }
-      // Once it resumes, Redis reads the old commands before any new one, and refuses all of them as too late.
+      // After the stall, Redis first reads the commands that were sent during it, and refuses all of them as too late.
       expect(await store.leases.check("a", "t1")).toMatchObject({ fence });
       expect(await contents(redis, "still")).toEqual(before);
       expect(await codes(everything(store))).toEqual(
@@ -175,7 +175,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
         }
         expect(await redis.client.dbsize()).toBe(0);
 
-        // A host that never used this database starts with an empty pool. Earlier leases still do not hold.
+        // A host that never used this database starts with an empty pool. The leases from before the loss stay invalid.
         const stranger = await open(url);
         const answer = await stranger.leases.acquire(request("t9"));
         expect(answer).toMatchObject({ granted: true });
@@ -411,7 +411,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       onTestFinished(() => void child.kill("SIGKILL"));
       child.stdout.resume();
       const code = await new Promise((resolve) => child.once("close", resolve));
-      expect(code).toBe(0); // otherwise it would not end at all
+      expect(code).toBe(0); // a connection that kept the process alive would keep it from ending at all
     });
   });
 

@@ -163,7 +163,7 @@ it("serve backs off from a server that ends at each start, then gives up, and ha
   expect(await serving.metric("server_crash_loops_total")).toBe(1);
   expect((await fleet.ps())[1]).toMatchObject({ user: "bob", state: "ready", pid: bob.pid, crashes: 0 });
 
-  // The next supervisor does not try either, and records the crash loop only once.
+  // The next supervisor does not start the server either, and does not record the crash loop again.
   serving.kill("SIGKILL");
   await serving.done;
   serving = await serve(fleet, broken);
@@ -172,7 +172,7 @@ it("serve backs off from a server that ends at each start, then gives up, and ha
   const { failure } = await fleet.record("alice");
   expect(failure?.match(/crash loop/g)).toHaveLength(1);
 
-  // When a user starts it with a working runtime, it comes back and its crash count starts again from 0.
+  // A user starts the server with a working runtime. The server then runs again, and its crashes count from 0.
   const again = await fleet.spawn("alice");
   expect(again).toMatchObject({ state: "ready", port: alice.port, crashes: 0, failure: null });
   await eventually("the monitor", () => serving.log().find(({ serverPid }) => serverPid === again.pid));

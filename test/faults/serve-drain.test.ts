@@ -185,7 +185,7 @@ it("serve ends on a signal at any moment of its own start", async () => {
     const timer = setTimeout(() => starting.kill("SIGTERM"), ms);
     const { code, signal, stderr } = await starting.done;
     clearTimeout(timer);
-    // The signal comes before serve handles signals, before it serves, or while it serves.
+    // The three outcomes: the signal came before serve handled signals, before it served, or while it served.
     expect(["SIGTERM null", "null 143", "null 0"], stderr).toContain(`${signal} ${code}`);
     expect(stderr).not.toContain('"level":"error"');
     await expectConsistent(fleet);

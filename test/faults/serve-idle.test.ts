@@ -54,7 +54,7 @@ it("serve does not restart a warm server that a user stopped, and never exceeds 
   const serving = await serve(fleet);
   await eventually("the warm server", async () => Object.keys(await warm(fleet)).length === 1);
   await fleet.json(["stop", "shared-1"]);
-  // One probe may still be running.
+  // Count the probes only after serve has seen the stop, because until then a probe may still be running.
   await eventually("the stop is seen", async () => (await serving.metric("servers", { state: "stopped" })) === 1);
   const looks = await serving.metric("probes_total");
   const until = performance.now() + 2_500;
@@ -95,7 +95,7 @@ it("serve stops the servers of idle users, but no server with a client, and a st
   await eventually("the sleep of the one that nobody uses", () => asleep(fleet, "away"), 15_000);
   expect(await serving.logged(/was idle and was stopped/)).toMatchObject({ server: before.id, outcome: "drained" });
   expect(isRunning(before.process?.pid ?? 0)).toBe(false);
-  // The wait is longer than the first server needed to be stopped.
+  // Wait longer than it took until the server of "away" was stopped.
   const until = performance.now() + 3_500;
   await eventually("some more time", async () => {
     expect(await asleep(fleet, "connected")).toBe(false);

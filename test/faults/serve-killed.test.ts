@@ -9,7 +9,7 @@ import { directSession, directTurn, echoModel, openLibrary, turnsBefore } from "
 import { isRunning } from "../fixtures/processes.js";
 import { seededRandom } from "../fixtures/random.js";
 
-/** The start of serve itself takes about 300 of these milliseconds. */
+/** serve is killed at a random moment of this time, in milliseconds. Its start takes about 300 of them. */
 const LATEST_MS = 2_500;
 
 /** A disturbance while serve works: a server dies, serve gets the signal to drain, or nothing happens. */
@@ -51,7 +51,7 @@ it(
       const disturbing = disturb(fleet, random, () => serving.kill("SIGTERM"));
       for (let over = false; !over; ) {
         over = (await Promise.race([serving.done, null])) !== null;
-        // The turn is either answered or not admitted.
+        // serve may refuse the turn, but must not cut it.
         const text = await library.send(open, "!delay 100 done").then(
           (sent) => sent.text,
           (error: unknown) => (isFleetError(error, "FLEET_POOL_DRAINING") ? null : Promise.reject(error)),
@@ -93,7 +93,7 @@ it("ps finishes a rolling restart that was killed while the old process was endi
   const fleet = await faultFleet(runtime);
   const { pid, home } = await fleet.spawn("alice");
   const { child, done } = fleet.start(["restart", "--user", "alice", "--rolling"]);
-  // The old process still answers for two seconds.
+  // After the signal to end, the old process still answers for two seconds.
   await eventually("the signal", () => readFileSync(logPath(home), "utf8").includes("ending"));
   child.kill("SIGKILL");
   await done;

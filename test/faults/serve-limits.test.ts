@@ -131,7 +131,7 @@ it("no server keeps a stale claim when the disk fills up while serve restarts th
   for (let round = 0; round < rounds(4, 40); round++) {
     const pid = (await fleet.record("alice")).process?.pid ?? 0;
     const from = serving.log().length;
-    // serve can record its claim, but the disk has no room to record the end of the claim.
+    // The disk fills up during the restart. serve has then recorded its claim, but cannot always record the claim's end.
     await killed(pid);
     const stages = ["failed", "starting", "ready"];
     const stage = stages[round % stages.length] ?? "failed";
@@ -193,7 +193,7 @@ it("serve leaves healthy servers alone while it cannot open more files, and work
   const open = Number(spawnSync("sh", ["-c", `ls /proc/${serving.pid}/fd | wc -l`], { encoding: "utf8" }).stdout);
   for (const files of [0, open - 2, open + 1]) {
     execFileSync("prlimit", [`--nofile=${files}:4096`, "--pid", String(serving.pid)]);
-    // Long enough for every prober to open a new connection.
+    // During this time, the probe of each server opens a new connection.
     await stays(async () => pids.every(isRunning) && (await fleet.registry()).supervisors?.length === 1, 3_000);
   }
   expect(
@@ -261,13 +261,13 @@ it("serve reports that no more processes can be created, and retries with backof
   );
   const at = tries.map(({ time }) => Date.parse(String(time)));
   const gaps = at.slice(1).map((time, index) => time - (at[index] ?? 0));
-  // Each wait is half to all of the base, which doubles each time. Other work can only lengthen it.
+  // Each wait is half to all of the base of 100 ms, which doubles each time. A busy machine can only lengthen the gaps.
   for (const [index, gap] of gaps.entries()) {
     expect(gap, `gaps ${gaps.join(", ")} ms`).toBeGreaterThanOrEqual(50 * 2 ** index);
   }
   const shown = () => fleet.json<{ servers: { state: string; pid: number | null }[] }>(["ps"], { under });
   expect(await serving.metric("servers", { state: "ready" })).toBe(0);
-  // While serve tries again, the server is starting.
+  // Poll, because the server counts as starting while serve tries again.
   await expect.poll(shown).toMatchObject({ servers: [{ state: "failed", port: null }] });
   limit(500);
   const { servers } = await eventually(

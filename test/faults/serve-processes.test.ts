@@ -131,7 +131,7 @@ it("serve treats a zombie server as dead and starts it again", async (ctx) => {
   const again = await startedAgain(fleet, "alice", server.pid);
   expect(inside(`cat /proc/${server.pid}/stat`).stdout.toString()).toMatch(/\) Z /);
   expect(again).toMatchObject({ crashes: 1 });
-  // The metric shows the last look of serve, which may be older than the start.
+  // The metric shows what serve saw last. That may have been before the server was ready.
   await expect.poll(async () => await serving.metric("servers", { state: "ready" })).toBe(1);
   await fleet.json(["stop", "--all"], { under });
   inside(`kill -TERM ${(await fleet.registry()).supervisors?.[0]?.process.pid}`);
@@ -188,7 +188,7 @@ it("serve restarts a server on another port when a stranger took its port, and s
   const again = await startedAgain(fleet, "alice", pid);
   expect(again.port).toBeGreaterThan(fleet.ports.from);
   expect(await fleet.json(["send", "talk", "again", "--user", "alice"])).toMatchObject({ reply: "[turn 2] again" });
-  // Wait for more probes. After a failed probe, the next one opens a new connection.
+  // Wait for more probes. A probe that went to the stranger would fail, and the next would open a new connection.
   const probes = await serving.metric("probes_total");
   await eventually("more probes", async () => (await serving.metric("probes_total")) >= probes + 5);
   await expectConsistent(fleet);
@@ -201,7 +201,7 @@ it("serve kills a server that ignores SIGTERM once the grace period is over, and
   const fleet = await faultFleet({ ...FAST_HEALTH, COPILOT_CLI_PATH: fake("deaf.mjs") });
   const { pid } = await fleet.spawn("alice");
   const serving = await serve(fleet, { args: ["--json"] });
-  // The metric shows the last look of serve, which may be older than the start.
+  // The metric shows what serve saw last. That may have been before the server was ready.
   await expect.poll(async () => await serving.metric("servers", { state: "ready" })).toBe(1);
   const begun = performance.now();
   const ended = await serving.end();

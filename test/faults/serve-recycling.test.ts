@@ -21,7 +21,8 @@ async function recycled(serving: Serving, reason: string): Promise<void> {
   expect(await serving.logged(/ was recycled$/, { withinMs: 20_000 })).toMatchObject({ reason });
 }
 
-// test/serve/upkeep.test.ts has the other limits, and test/faults/serve-session-processes.test.ts has the memory of real processes.
+// test/serve/upkeep.test.ts tests the other limits. The limit of memory is also tested with real processes, in
+// test/faults/serve-session-processes.test.ts.
 it("serve recycles a server once when it exceeds its limit of sessions", async () => {
   const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_RECYCLE_MAX_SESSIONS: "1" });
   const before = await withTalks(fleet);
@@ -90,7 +91,7 @@ it("the old process keeps serving when its replacement does not start during a r
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 
-it("each server has exactly one process, and the right one, after serve is killed during a recycle", async () => {
+it("a server has exactly one process, the old one or its replacement, after serve is killed during a recycle", async () => {
   const fleet = await faultFleet(FAST_HEALTH);
   await withTalks(fleet);
   for (let round = 0; round < rounds(4, 100); round++) {

@@ -105,7 +105,7 @@ it("serve still works when it cannot write serving.json, and logs the failure", 
   const problem = straceProblem();
   if (problem !== undefined) return ctx.skip(problem);
   const fleet = await faultFleet();
-  // Only a write of this file calls chmod. With -D, the traced program is the child of this process and gets its signals.
+  // Only the write of serving.json calls chmod. With -D, serve is a child of this process and gets the test's signals.
   const under = ["strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=chmod", "-e", "inject=chmod:error=ENOSPC"];
   const serving = await serve(fleet, { under });
   const [trouble] = serving.log();

@@ -45,7 +45,7 @@ function commandLine(pid: number): string | null {
   }
 }
 
-it("serve ends processes of an unloaded session, but none of sessions that are loaded or were loaded again", async () => {
+it("serve ends processes of an unloaded session, but not those of a session that is still loaded or loaded again", async () => {
   const fleet = await faultFleet(FAST);
   const model = await toolModel();
   const { pid } = await fleet.spawn("alice");

@@ -136,7 +136,7 @@ it("the library's stop and close end within 30 s when their server hangs", async
   }
   const { id } = await opened.serverOf("alice");
   using watch = new Stopwatch();
-  // The fleet could not ask whether the loaded session was in a turn, so it counts as cut.
+  // The fleet could not ask whether the loaded session was in a turn, so the session counts as cut.
   expect(await opened.stop([id])).toMatchObject([{ outcome: "killed", cut: ["of-alice"] }]);
   expect(watch.ms).toBeLessThan(BOUND_MS);
   using closing = new Stopwatch();

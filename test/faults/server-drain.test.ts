@@ -13,7 +13,7 @@ it("stop waits for a turn that a client began without the fleet", async () => {
   let stopped = false;
   const stopping = fleet.json(["stop", "--user", "alice"]).finally(() => (stopped = true));
   await eventually("the drain", async () => (await fleet.record("alice")).state === "draining");
-  // The stop waits for at least as long as another command takes.
+  // Run another command. The stop must still wait when that command has ended.
   expect(await fleet.ps()).toMatchObject([{ state: "draining" }]);
   expect(stopped).toBe(false);
   model.release();
@@ -70,7 +70,7 @@ it("spawn and ps do not cut a turn when the stop that waited for the turn was ki
   await expectConsistent(fleet);
 });
 
-it("a spawn that comes while stop drains the server starts the server again afterwards", async () => {
+it("a spawn during the drain of a stop waits for the end of the stop, and then starts the server again", async () => {
   const fleet = await faultFleet();
   const model = await heldModel();
   const { pid, port } = await fleet.spawn("alice");

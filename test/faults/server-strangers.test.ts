@@ -167,7 +167,7 @@ it("only the owner can read the files and folders of the state, whatever the uma
   const modes = new Map<string, string>();
   for (const entry of await readdir(fleet.root, { recursive: true, withFileTypes: true })) {
     const path = join(entry.parentPath, entry.name);
-    // The runtime sets the modes inside its home, and the home itself is closed to others.
+    // Skip the content of the home. The runtime sets its modes, and others cannot open the home itself.
     if (path.startsWith(`${server.home}/`)) continue;
     modes.set(relative(fleet.root, path), ((await stat(path)).mode & 0o777).toString(8));
   }

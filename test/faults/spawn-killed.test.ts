@@ -2,7 +2,10 @@ import { expect, it } from "vitest";
 import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
 import { seededRandom } from "../fixtures/random.js";
 
-/** The start of Node alone takes about 60 ms. The whole command usually ends before the longest of these times. */
+/**
+ * A command is killed at a random moment of this time, in milliseconds. Node alone takes about 60 ms to start. The
+ * whole command usually ends before this time is over.
+ */
 const LATEST_MS = 300;
 
 async function killAtRandom(fleet: FaultFleet, random: () => number, args: readonly string[]): Promise<void> {
@@ -10,11 +13,11 @@ async function killAtRandom(fleet: FaultFleet, random: () => number, args: reado
   const timer = setTimeout(() => child.kill("SIGKILL"), random() * LATEST_MS);
   const { code, stderr } = await done;
   clearTimeout(timer);
-  // The command was killed, or had ended before.
+  // The command was killed, or had ended with exit code 0 before the kill.
   expect({ args, code, stderr }).toMatchObject({ code: code === null ? null : 0, stderr: "" });
 }
 
-it("ps clears away what a spawn killed at any moment leaves behind", async () => {
+it("ps clears away everything that a spawn leaves behind when it is killed at any moment", async () => {
   const fleet = await faultFleet();
   const random = seededRandom("kill spawn");
   for (let round = 0; round < rounds(5, 300); round++) {
@@ -53,7 +56,7 @@ it("a waiting spawn still gets its server when the spawn that was starting the s
   await expectConsistent(fleet);
 });
 
-it("ps clears away what a create, stop, restart or spawn killed at any moment leaves behind", async () => {
+it("ps clears away everything that a create, stop, restart or spawn leaves behind when it is killed at any moment", async () => {
   const fleet = await faultFleet();
   const random = seededRandom("kill the others");
   await fleet.spawn("alice");

@@ -90,7 +90,7 @@ it("a suspended spawn whose claim was taken over harms nothing when it resumes",
   const fleet = await faultFleet();
   const stuck = await stuckSpawn(fleet, () => fleet.processes().length > 0);
   const [pid] = fleet.processes();
-  // A process in another PID namespace would do this, because it cannot see the claim's process.
+  // Take the claim over as a process in another PID namespace would, because it cannot see the claim's process.
   await fleet.tamper("alice", (record) => {
     record.claim = null;
   });

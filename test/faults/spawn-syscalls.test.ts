@@ -14,7 +14,7 @@ const problem = straceProblem();
 
 const SLOW_EXEC = ["-e", "trace=execve", "-e", "inject=execve:delay_enter=3000000:when=1"];
 
-/** Each visible effect of a spawn, with the system call that makes it and which call of its kind it is in its thread. */
+/** Where a spawn is killed: a system call, its number among the calls of this kind in its thread, and its effect. */
 const POINTS = [
   ["link", 1, "the planned start is committed to the registry"],
   ["rename", 1, "registry.json is replaced"],
@@ -58,9 +58,10 @@ function traceSpawn(fleet: FaultFleet, options: readonly string[]): Running {
   return fleet.start(["spawn", "--user", "alice"], { under: ["strace", "-f", "-q", "-o", traceOf(fleet), ...options] });
 }
 
-/** Waits until a traced command is killed. strace keeps running for the server, so it has to be ended by hand. */
+/** Waits until a traced command is killed, and then ends strace, which still traces the server. */
 async function killedUnder(fleet: FaultFleet, traced: Running): Promise<void> {
-  // The command may be gone before we see it. It is strace's own child, and strace reaps it when all of it has ended.
+  // Read the trace, because the command may be gone before we see its process. The command is strace's only child, and
+  // strace reaps it when all of its threads have ended.
   const isKilled = () => {
     const trace = existsSync(traceOf(fleet)) ? readFileSync(traceOf(fleet), "utf8") : "";
     return trace.includes("killed by SIGKILL") && childrenOf(traced.pid).length === 0;

@@ -20,7 +20,8 @@ async function installed(native: boolean): Promise<{ wrapper: string; command: s
   symlinkSync("../@github/copilot/npm-loader.js", command);
   if (native) {
     writeFileSync(join(dirname(program), "package.json"), JSON.stringify({ name: PLATFORM, version: "1.0.0" }));
-    // Only its path identifies the program. The runtime.node that it needs must be next to it.
+    // A copy of the bundled runtime can be the native program, because only the path matters. It needs runtime.node in
+    // its folder.
     const bundled = findRuntime(null, {}).path;
     copyFileSync(bundled, program);
     symlinkSync(join(dirname(bundled), "runtime.node"), join(dirname(program), "runtime.node"));

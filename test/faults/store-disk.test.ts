@@ -6,7 +6,7 @@ import { bundleFixture } from "../fixtures/bundle.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
-/** Runs a command in its own mount namespace. Its mounts disappear when it ends, and it needs no root. */
+/** Runs a script in its own mount namespace. The script's mounts disappear when it ends. Needs no root. */
 function inNamespace(script: string, ...argv: string[]) {
   return spawnSync("unshare", ["--map-root-user", "--mount", "sh", "-ec", script, "sh", ...argv], { encoding: "utf8" });
 }

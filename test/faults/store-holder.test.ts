@@ -40,7 +40,7 @@ describe("the lock of the file store", () => {
       took.push(passed.ms);
       expect(await scratchNames(root)).toEqual([]);
       expect(Object.keys((await openFileStore(root).registry.read()).servers)).toHaveLength(trial + 1);
-      // Delete the lock, because the next holder needs it at once and not only when it is stale.
+      // Delete the killed holder's lock. Otherwise the next holder would wait until that lock is stale.
       await rm(join(root, "registry.lock"), { recursive: true, force: true });
     }
     took.sort((a, b) => a - b);

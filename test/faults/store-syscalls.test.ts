@@ -37,7 +37,7 @@ class Committer {
     this.#lines = createInterface(child.stdout)[Symbol.asyncIterator]();
   }
 
-  /** Its next line, or undefined if it died first. */
+  /** The next line that the process prints, or undefined if the process dies first. */
   async answer(): Promise<string | undefined> {
     const { value, done } = await this.#lines.next();
     return done ? undefined : value;
@@ -74,7 +74,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
       child.kill("SIGKILL");
       await exited;
     }
-    // Files that an injected error left behind stay for as long as their writer lives.
+    // An injected error may leave files behind. sweep() deletes them only now, because their writer has ended.
     await openFileStore(root).sweep();
     expect(await scratchNames()).toEqual([]);
   });
@@ -91,8 +91,8 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
   }
 
   /**
-   * Makes one update by the victim under `injection`, next to a writer that never pauses. If the victim did not need the
-   * call, because the other writer had already done its work, makes the update again without the other writer.
+   * Lets the victim make one update under `injection`, while another writer makes updates without a pause. The victim
+   * makes another update alone if it did not make the call, because the other writer had done that work.
    */
   async function tamper(committer: Committer, call: string, injection: string, hit: string) {
     const crowded = await tamperOnce(committer, call, injection, true);
@@ -103,7 +103,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
 
   async function tamperOnce(committer: Committer, call: string, injection: string, crowded: boolean) {
     const key = `key${number++}`;
-    // Otherwise each case would wait for the lock of a holder that was killed before.
+    // Delete the lock, because an earlier case may have killed its holder, and this one would then wait for the lock.
     await rm(join(root, "registry.lock"), { recursive: true, force: true });
     const other = openFileStore(root);
     const expressions = [`trace=${CALLS.join(",")}`, `inject=${call}:${injection}`];
@@ -142,7 +142,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
       expect(await scratchNames(), at).toEqual([]);
     }
     console.log(`store system calls: killed ${JSON.stringify(outcomes)}`);
-    // Both must occur. Otherwise the kills did not hit where they should.
+    // Both outcomes must occur. Otherwise the kills did not hit the calls before and after the commit.
     expect(Math.min(outcomes.old, outcomes.new)).toBeGreaterThan(0);
   });
 

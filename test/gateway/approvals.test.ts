@@ -15,7 +15,7 @@ interface Answers {
 interface Attack {
   settings?: object;
   answers?: Answers;
-  /** Requests before the prompt. Whether they are refused does not matter. */
+  /** Requests that the client sends before the prompt. They may be refused. */
   before?: [method: string, params: object][];
   send?: object;
   prompt?: string;

@@ -44,8 +44,8 @@ describe("the front door, when a server breaks the protocol,", () => {
       const before = at.events.length;
       expect(await client.request("session.send", { sessionId, prompt: `!${frame}` })).toMatchObject(lost);
       const told = at.events.slice(before).filter(({ event }) => event !== "closed");
-      // The front door refuses the prompt only when it knows that the server is alive. By then the session may be open
-      // again, so later events may follow.
+      // Check only the first two events. The front door refuses the prompt only once it knows that the server is alive,
+      // and it may have opened the session again by then.
       expect(told.slice(0, 2)).toMatchObject([
         { event: "protocol-error", user, detail: expect.stringMatching(/^from of-[^:]+: A frame is not JSON\.$/) },
         { event: "server-lost", user },
@@ -63,7 +63,7 @@ describe("the front door, when a server breaks the protocol,", () => {
     const other = await RawClient.as(at.url, await at.token("listens"));
     await other.request("session.resume", { sessionId: "heard" });
     expect(await client.request("session.send", { sessionId: "faulty", prompt: "!no JSON" })).toMatchObject(lost);
-    // The client need not send a request for this.
+    // The front door opens the session again without a request of the client.
     await eventually("that it is open again", () =>
       at.events.some(({ event, sessionId }) => event === "session-reopened" && sessionId === "heard"),
     );
@@ -124,7 +124,7 @@ describe("the front door, when a server is slow,", () => {
     await killed((await at.serverOf("ann")).pid);
     client.send({ id: 1, method: "session.send", params: { sessionId: "left", prompt: "one" } });
     await eventually("it is needed", () => at.door.turns === 1);
-    // The replacement server answers this. It is opening the session at that time.
+    // The replacement server answers this ping while it is still opening the session.
     expect(await client.request("ping")).toMatchObject({ result: {} });
     expect(await client.request("session.detach", { sessionId: "left" })).toMatchObject({ result: { success: true } });
     expect((await client.answerTo(1)).error).toBeUndefined();

@@ -368,7 +368,8 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
         ...at.settings,
       });
       watching.on("assistant.message", ({ data }) => void seen.push(data.content));
-      // The SDK waits only for the event, so a prompt would take the end of the turn before it for its own end.
+      // sendAndWait takes the next session.idle for the end of its own turn. So each client waits for the end of the
+      // other client's turn before it sends a prompt.
       const over = new Promise((resolve) => watching.on("session.idle", resolve));
       expect(await say(session, "second")).toBe("you said: second");
       await over;

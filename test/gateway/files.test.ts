@@ -15,7 +15,7 @@ it("a turn through the front door runs the code of at most 43 source files", asy
       await client.turn("s", prompt);
       await eventually("the end of the turn", () => at.door.turns === 0);
     });
-  // Only files that every turn passes through count, because the door's regular work may run during one of them.
+  // Count only the files that all three turns use, because the door's regular work may run during one of the turns.
   const [second = [], third = [], fourth = []] = [
     await filesOf("second"),
     await filesOf("third"),

@@ -54,7 +54,7 @@ const bytes = fc.oneof(
 );
 const stream = fc.array(bytes, { minLength: 1, maxLength: rounds(20, 400), size: "max" });
 
-/** How many frames to send in total. Each client sends one stream, so that the test tries a good client in between. */
+/** How many frames to send in total, in many streams. Between the streams, the test checks a good client. */
 const FRAMES = rounds(3_000, 1_000_000);
 const BATCH = 100;
 
@@ -81,7 +81,7 @@ describe("a front door that receives random frames", () => {
       let samples: Buffer[][] = [];
       for (let round = 0; sent < FRAMES; round++) {
         if (round === BATCH) {
-          samples = []; // do not count the frames themselves
+          samples = []; // free the frames, so that the first measurement does not count them
           heapAtStart = heap();
         }
         // Generate the frames in batches, because a million frames would fill the memory that this test measures.

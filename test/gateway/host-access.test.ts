@@ -117,7 +117,7 @@ describe("the front door, for a client on its user's own server with the default
       provider: { type: "openai", baseUrl: at.model.baseUrl, wireApi: "completions" },
       model: "own-model",
       tools: [{ name: "weather", description: "w", parameters: { type: "object" } }],
-      // These values leave the settings as they are.
+      // These values are allowed, because they add nothing to the session.
       mcpServers: {},
       skillDirectories: [],
       requestExtensions: false,

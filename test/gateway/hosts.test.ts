@@ -12,9 +12,9 @@ if (problem !== undefined) console.warn(`front doors of several hosts are not te
 
 const ROUNDS = 10;
 
-/** The number of tests and second tries so far. */
+/** The number of tests that have begun, including repetitions of a failed test. */
 let tries = 0;
-/** A user or session that no other test and no other try has. */
+/** A name for a user or session that no earlier test and no earlier try of this test has used. */
 const fresh = (name: string) => `${name}-${tries}`;
 /** A user who belongs on the first of these hosts when only these hosts are there. */
 function freshUser(host: string, ...others: string[]): string {
@@ -188,7 +188,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
           error: { code: -32003, data: { code: "FLEET_SESSION_MOVED", retryable: true } },
         });
       }
-      // The value of `fleet` does not matter.
+      // Any value of `fleet` marks the client as relayed.
       for (const fleet of [null, 1, "x", {}, { via: "../h2" }, { via: 'h2"\n', hops: -1 }]) {
         const odd = await RawClient.open(at.url("h1"));
         await odd.request("connect", { ...hello, fleet });
@@ -424,10 +424,11 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         await at.hosts.expire("h1");
         await eventually("the cut", () => idles(client, notes) === 2);
         expect(client.events(notes).slice(-2)).toEqual(["session.error", "session.idle"]);
-        // The listener need not send a request for this.
+        // The front door opens the session again for the listener, which sends no request.
         const resumed = () => listener.events(notes).filter((type) => type === "session.resume").length;
         await eventually("the listener's way back", () => resumed() >= 2);
-        // The front door may consider the old term current for as long as that term would have lasted.
+        // The front door trusts its last read of the hosts for up to SEEN_MS. Until then, turns may still run under the
+        // old term.
         const isTaken = async () => (await at.session(notes)).term !== before.term;
         for (let turns = 0; !(await isTaken()); turns++) {
           await insist("a prompt", async () => await client.turn(notes, `round ${turns}`));
@@ -445,7 +446,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
     });
   });
 
-  it("ends the turn of a relayed prompt that another host took, but had not begun when that host died", async () => {
+  it("ends the turn of a relayed prompt that another host had taken but not begun when it died", async () => {
     const notes = fresh("notes");
     const env = { COPILOTFLEET_RUNTIME_PATH: fake("obedient.mjs") };
     await using at = await HostDoors.open({ redis, storage: "local", names: ["h1", "h2"], env });

@@ -27,7 +27,7 @@ it("a fleet of the library has recorded every turn when it is closed", async () 
   expect(await at.store.sessions.read("s")).toMatchObject({ turns: 3 });
 });
 
-it("when it is closed, a fleet of the library has recorded every turn of a session that the program left earlier", async () => {
+it("a closed fleet of the library has recorded all turns of a session, even those after the program left the session", async () => {
   await using at = await DoorFleet.open();
   const config = { ports: at.ports, provider: { type: "echo" as const } };
   const library = await Fleet.open({ env: at.env, cwd: at.folder, config });

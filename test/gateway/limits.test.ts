@@ -93,7 +93,7 @@ describe("the front door, with one user's requests and bytes,", () => {
     expect(abort.error?.data?.code).toBe("FLEET_SESSION_NOT_FOUND");
   });
 
-  it("refuses a user's long request, but not a short one, while an unfinished frame takes the unread bytes", async () => {
+  it("refuses a user's long request, but not a short one, while an unfinished frame takes up most of the unread bytes", async () => {
     const first = await unfinished("bob", MB - 20_000);
     const second = await RawClient.as(at.url, await at.token("bob"));
     const message = "y".repeat(40_000);

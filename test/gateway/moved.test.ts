@@ -39,7 +39,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
       return (await serverIdOf(sessionId)) !== before;
     });
   };
-  /** The number of waiters for the lease, which is the number ahead of one more request. */
+  /** The number of requests that wait for the lease. A further request learns how many are ahead of it. */
   const waiters = async (sessionId: string): Promise<number> => {
     const asked = { sessionId, holder: "ann", token: "who asks", ttlMs: 1_000, placeMs: 1_000 };
     const answer = await at.store.leases.acquire(asked);
@@ -77,7 +77,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
     const lease = await at.fleet.lockSession(id, { user: "ann" });
     {
       using _used = await setUseMarker(before, id, NO_WAIT);
-      // The refused turns ask for no placement either, because that would change the placement of others.
+      // A refused turn must not ask for a placement. With round-robin, that would change the placement of others.
       const next = (await at.fleet.route("cid")).serverId;
       // Try twice, because the placement alternates, and one of two turns would go to the other server.
       const waits = { user: "ann", lease, waitMs: 300 };

@@ -27,7 +27,7 @@ async function asked(client: RawClient, sessionId: string, type: string): Promis
 
 async function reply(client: RawClient, sessionId: string): Promise<string | undefined> {
   const last = (wanted: string) => eventsOf(client, sessionId).findLastIndex(({ type }) => type === wanted);
-  // More events may follow, such as that of a new title.
+  // session.idle need not be the last event, because others may follow, such as that of a new title.
   await eventually("the end of the turn", () => last("session.idle") > last("assistant.message"));
   return eventsOf(client, sessionId).findLast(({ type }) => type === "assistant.message")?.data.content;
 }

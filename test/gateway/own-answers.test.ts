@@ -161,7 +161,8 @@ describe("the front door, with a client whose prompt waits,", () => {
     expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });
     expect(order(ben, 1)).toEqual(["idle", "answer"]);
     await lease.release();
-    // The next prompt may cross the messages that were sent before the refusal.
+    // Ben has not shown that it has read the end of the other turn. So the door answers ben's next prompt only after
+    // that prompt's own turn.
     ben.send({ id: 2, method: "session.send", params: { sessionId: id, prompt: "c" } });
     await ben.answerTo(2);
     expect(order(ben, 2)).toEqual(["idle", "idle", "answer"]);
@@ -171,7 +172,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     const id = fresh(at, "crossed");
     const [ann, ben] = await pair(id);
     await ann.turn(id, "one");
-    // The client answers, so the front door knows that it can.
+    // Answer the first question. From then on, the front door knows that this client answers questions.
     await eventually("the first question", () => questions(ben).length > 0);
     read(ben);
     await ben.request("ping");
@@ -180,7 +181,8 @@ describe("the front door, with a client whose prompt waits,", () => {
     ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "three" } });
     await ben.answerTo(1);
     expect(order(ben, 1)).toEqual(["idle", "idle", "idle", "answer"]);
-    // When the client has read that answer, its next prompt cannot cross the end of another turn.
+    // Now the client shows that it has read everything. Its next prompt cannot have crossed the end of another turn, so
+    // the door answers it at once.
     read(ben);
     await ben.request("session.send", { sessionId: id, prompt: `!hold ${id} four` });
     at.model.letGo(id);

@@ -83,7 +83,7 @@ it("when a server dies, the front door closes only the connections of clients th
   await setter.end();
   await plugger.end();
   expect(await other.request("ping", { message: "on" })).toMatchObject({ result: { message: "pong: on" } });
-  // No client has set up the new server, so it accepts one.
+  // No client has changed the setup of the new server, so this client may change it.
   const again = await RawClient.as(at.url, token);
   await eventually(
     "the new server",
@@ -111,7 +111,7 @@ it("the front door ends a server when the client that answers its model requests
   expect(await other.request("ping", { message: "on" })).toMatchObject({ result: { message: "pong: on" } });
 });
 
-it("a front door that closes first ends each server whose model requests a client answers", async () => {
+it("closing the front door ends a server if a client that is still connected answers the server's model requests", async () => {
   const config = { provider: null, session: OPEN_TO_CLIENTS };
   await using at = await DoorFleet.open({ config });
   const client = await RawClient.as(at.url, await at.token("alice"));

@@ -13,7 +13,7 @@ it("a turn stays active when the client sends a prompt while the front door asks
     () => false,
     () => 0,
   );
-  // This idle event may end an earlier turn, because the prompt has not begun. So the server is asked.
+  // This idle event may end an earlier turn, because the prompt has not begun. So the front door asks the server.
   turn.idle(false);
   await expect.poll(() => questions.length).toBe(1);
   turn.sends();

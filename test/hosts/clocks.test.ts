@@ -8,9 +8,9 @@ if (problem !== undefined) console.warn(`hosts whose clocks differ are not teste
 const skewedBy = (ms: number) =>
   `--import=data:text/javascript,const%20now=Date.now;Date.now=()=>now()+(${ms})`.replaceAll("+", "%2B");
 
-/** The number of tests and second tries so far. */
+/** The number of tests that have begun, including repetitions of a failed test. */
 let tries = 0;
-/** A user or session that no other test and no other try has. */
+/** A name for a user or session that no earlier test and no earlier try of this test has used. */
 const fresh = (name: string) => `${name}-${tries}`;
 
 describe.skipIf(problem !== undefined)("a host whose clock differs from the others'", () => {

@@ -14,9 +14,9 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`moving users between hosts is not tested: ${problem}`);
 
-/** The number of tests and second tries so far. */
+/** The number of tests that have begun, including repetitions of a failed test. */
 let tries = 0;
-/** A user or session that no other test and no other try has. */
+/** A name for a user or session that no earlier test and no earlier try of this test has used. */
 const fresh = (name: string) => `${name}-${tries}`;
 
 /** Users who belong on this host when both h1 and h2 are alive. */

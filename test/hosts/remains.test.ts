@@ -107,11 +107,11 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
       ];
       expect(await clear(2 * HOUR_MS, true)).toEqual(due);
       expect(all.filter((path) => !existsSync(path))).toEqual([]);
-      // Two runs at the same time delete each left-over that is due once, and no other one.
+      // Two runs at the same time together delete every left-over that is due, and nothing else.
       const both = await Promise.all([clear(2 * HOUR_MS), clear(2 * HOUR_MS)]);
       for (const entry of due) expect(both.flat()).toContainEqual(entry);
       expect(all.filter((path) => !existsSync(path))).toEqual([deleted, copied, incoming]);
-      // A left-over whose session has no record stays as long as any session without a record.
+      // A left-over whose session has no record stays until the TTL has passed, as a session without a record does.
       expect(await clear(DAY_MS + HOUR_MS)).toEqual([{ kind: "taken", session: "deleted", bytes: 7 }]);
       expect(await clear(9 * DAY_MS)).toEqual([]);
     });

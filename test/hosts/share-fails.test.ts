@@ -16,9 +16,9 @@ if (!isRoot) console.warn("shared storage that is read-only is not tested: that 
 const UNUSABLE = "FLEET_STORAGE_UNUSABLE";
 const AWAY = "the shared storage is not available";
 
-/** The number of tests and second tries so far. */
+/** The number of tests that have begun, including repetitions of a failed test. */
 let tries = 0;
-/** A user or session that no due test and no due try has. */
+/** A name for a user or session that no earlier test and no earlier try of this test has used. */
 const fresh = (name: string) => `${name}-${tries}`;
 
 /** Moves a folder away, and leaves an empty folder or nothing in its place, until `back` is called. */

@@ -3,14 +3,14 @@ import { describe, expect, it } from "vitest";
 import { systemClock } from "../../src/runtime/clock.js";
 
 describe("the system's clock", () => {
-  it("waits at least the time that was asked for", async () => {
+  it("the system's clock waits at least the time that was asked for", async () => {
     const began = systemClock.now();
     await systemClock.wait(20);
     // A timer of Node may fire up to a millisecond early.
     expect(systemClock.now() - began).toBeGreaterThanOrEqual(19);
   });
 
-  it("ends a wait with the signal's own reason when the signal aborts before or during the wait", async () => {
+  it("the system's clock ends a wait with the signal's own reason when the signal aborts before or during the wait", async () => {
     const reason = new Error("enough");
     const stop = new AbortController();
     const waiting = systemClock.wait(600_000, { signal: stop.signal });
@@ -19,7 +19,7 @@ describe("the system's clock", () => {
     await expect(systemClock.wait(600_000, { signal: stop.signal, ref: false })).rejects.toBe(reason);
   });
 
-  it("calls an action once its time has come, unless the action was cancelled", async () => {
+  it("the system's clock calls an action once its time has come, unless the action was cancelled", async () => {
     const called: string[] = [];
     const cancel = systemClock.after(1, () => called.push("cancelled"));
     cancel();
@@ -28,7 +28,7 @@ describe("the system's clock", () => {
         called.push("due");
         resolve();
       });
-      // The action does not keep the process alive, and this does.
+      // Keep the process alive, because the waiting action does not.
       void delay(100);
     });
     expect(called).toEqual(["due"]);

@@ -25,7 +25,7 @@ it("connectClient leaves no unhandled rejection behind when the server resets th
   await once(server, "listening");
   onTestFinished(() => void server.close());
   const { port } = server.address() as AddressInfo;
-  // The reset has to arrive between two events of one turn of the event loop, so a real server cannot time it.
+  // The reset has to arrive within one turn of the event loop. A real server cannot time that, so imitate the reset.
   const write = vi.spyOn(Socket.prototype, "write").mockImplementation(function (this: Socket, ...args: unknown[]) {
     const reset = Object.assign(new Error("write ECONNRESET"), { code: "ECONNRESET" });
     this.destroy(reset);

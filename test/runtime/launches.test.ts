@@ -11,11 +11,11 @@ import { eventually } from "../fixtures/eventually.js";
 
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 
-/** Starts shells inside each other. Each has only the variables in its entry. */
+/** Starts shells inside each other, one for each entry. Each has only the variables in its entry. */
 function nested(environments: readonly Record<string, string>[]): void {
   const command = environments.reduceRight((inner, environment) => {
     const variables = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
-    // The second command keeps the shell from replacing itself with the first one.
+    // The command "true" at the end keeps the shell from replacing itself with the command before it.
     return `env -i PATH="$PATH" ${variables.join(" ")} sh -c '${inner.replaceAll("'", `'\\''`)}; true'`;
   }, "sleep 60");
   const child = spawn("sh", ["-c", `${command}; true`], { stdio: "ignore", detached: true });
@@ -31,7 +31,8 @@ it.each([
     const [launchId, stateRoot] = [randomUUID(), `/fleet-${randomUUID()}`];
     const own = { [LAUNCH_VARIABLE]: launchId, [FLEET_VARIABLE]: stateRoot };
     nested([outer, own, { ...own, [SESSION_VARIABLE]: "inner" }, {}]);
-    // The shell of the launch names no session. Below it are the shell of the session, one without variables, and sleep.
+    // The launch has four processes: its own shell, which names no session, the shell of the session "inner", and below
+    // that a shell and sleep, which have no variables.
     const found = await eventually("the processes", () => {
       const processes = processesByLaunch(stateRoot).get(launchId) ?? [];
       return processes.length === 4 ? processes : null;

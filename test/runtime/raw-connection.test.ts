@@ -82,7 +82,7 @@ describe("a request that waits for its answer", () => {
       await arrived(2);
       if (side === "this side") upstream.destroy();
       else hangUp();
-      // Add one more request while the connection is about to end.
+      // This request is made after one side has closed the connection. It must not wait forever either.
       requests.push(upstream.request("ping", {}));
       expect(await outcomes(requests)).toEqual(["FLEET_SERVER_LOST", "FLEET_SERVER_LOST", "FLEET_SERVER_LOST"]);
     },
@@ -105,14 +105,14 @@ describe("a raw connection", () => {
     ["closes the connection", null, "closed the connection."],
     ["answers with another protocol", "HTTP/1.1 200 OK\r\n\r\n", "does not speak the Copilot protocol."],
     ["answers with text that is not JSON", "Content-Length: 3\r\n\r\n{x}", "does not speak the Copilot protocol."],
-  ])("fails to open with the reason when the server %s", async (_, bytes, reason) => {
+  ])("RawConnection.open rejects with the reason when the server %s", async (_, bytes, reason) => {
     await expect(RawConnection.open(await answering(bytes), never)).rejects.toMatchObject({
       code: "FLEET_SERVER_UNREACHABLE",
       message: expect.stringContaining(reason),
     });
   });
 
-  it("fails to open with the reason when nothing listens, and when no answer comes in time", async () => {
+  it("RawConnection.open rejects with the reason when nothing listens, and when no answer comes in time", async () => {
     const nobody = { address: "127.0.0.1", port: 1, token: "t" };
     await expect(RawConnection.open(nobody, never)).rejects.toMatchObject({
       code: "FLEET_SERVER_UNREACHABLE",
@@ -126,7 +126,7 @@ describe("a raw connection", () => {
       });
   });
 
-  it("rejects its requests when the signal that it was opened with aborts, unless it was opened as lasting", async () => {
+  it("a raw connection rejects its requests when its signal aborts, unless the connection was opened as lasting", async () => {
     const { endpoint, arrived } = await silentServer();
     const stop = new AbortController();
     const connection = await RawConnection.open(endpoint, stop.signal);

@@ -26,7 +26,7 @@ beforeEach(() => {
 const AT = new Date("2026-01-02T03:04:05.678Z");
 
 describe("a line of the fleet in the log of a server", () => {
-  it("has its time, stands on a line of its own, and cannot contain a second line", () => {
+  it("a text that the fleet logs has its time, begins on a new line, and never becomes several lines", () => {
     appendFileSync(log, "half");
     appendToLog(home, "one\ntwo\x1b[2J", AT);
     appendToLog(home, launchText(5000, "/x"), AT);
@@ -42,7 +42,7 @@ describe("a line of the fleet in the log of a server", () => {
     expect(isLaunchLine("Launch on port 5000")).toBe(false);
   });
 
-  it("without a known time does not change the log's modification time, which gc takes for the server's last use", () => {
+  it("a text without a known time keeps the log's modification time, because gc takes that for the server's last use", () => {
     appendFileSync(log, "a\n");
     utimesSync(log, AT, AT);
     appendToLog(home, "ended", null);
@@ -54,7 +54,7 @@ describe("a line of the fleet in the log of a server", () => {
     expect(statSync(log).mtime).toEqual(later);
   });
 
-  it("is left out, without an error, if the log is missing, a link, a folder or on a full disk", () => {
+  it("a text for a log that is missing, a link, a folder or on a full disk is left out without an error", () => {
     appendToLog(home, "x");
     expect(() => statSync(log)).toThrow("ENOENT");
     const other = `${log}.other`;
@@ -72,7 +72,7 @@ describe("a line of the fleet in the log of a server", () => {
 });
 
 describe("the end of a log as the reason of a failure", () => {
-  it("has neither lines of the fleet nor the announcement that each launch prints", () => {
+  it("the end of a log, as the reason of a failure, has no lines of the fleet and no announcement of a launch", () => {
     appendFileSync(log, "earlier\n");
     const logStart = statSync(log).size;
     appendToLog(home, launchText(5000, "/x"));

@@ -248,7 +248,7 @@ describe("SessionEvents", () => {
     writeFileSync(path, prompt() + finalStep() + prompt());
     expect(anew.read(ENOUGH).fate).toBe("replaced");
     const same = open();
-    // The text has the same length but certainly another end, because ids are random.
+    // Write other ids of the same length, so that the size of the file does not show that it was rewritten.
     writeFileSync(
       path,
       text.replace(/[0-9a-f]/g, (digit) => (digit === "0" ? "1" : "0")),
@@ -333,7 +333,7 @@ describe("endsInsideTurn", () => {
     expect(endsInsideTurn(home, "s")).toBe(expected);
   });
 
-  it("endsInsideTurn ignores a turn that an earlier server's end cut, and a session without a history", () => {
+  it("endsInsideTurn ignores a turn that began before the server started, and a session without a history", () => {
     writeFileSync(path, prompt());
     const startedAtMs = at();
     appendFileSync(path, stepStart());

@@ -93,7 +93,7 @@ describe("taking over a session", () => {
     expect(historyAt(b)).toBe("old and new");
   });
 
-  it("a takeover fails when the session should have a history and its folder is missing", async () => {
+  it("a takeover fails when the folder of a session that has had turns is missing", async () => {
     plant(placePath(b), "s", "of an earlier time");
     await expect(take()).rejects.toMatchObject({ code: "FLEET_STORAGE_UNUSABLE" });
     expect(historyAt(b)).toBe("of an earlier time");
@@ -109,7 +109,7 @@ describe("taking over a session", () => {
     expect(historyAt(a)).toBe("history");
   });
 
-  it("a session id can be used again on the host from which the session was taken, once the session is deleted", async () => {
+  it("after a session was taken over and deleted, its id can be used again on its earlier host", async () => {
     plant(placePath(a), "s", "history");
     await take();
     await unblock("s", a);

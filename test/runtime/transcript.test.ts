@@ -29,7 +29,7 @@ function read(text: string | Buffer, { chunkBytes = 1_000, user = null as string
   return { entries, damage: transcriber.damage };
 }
 
-/** Each entry in a few words. */
+/** Each entry of the transcript of this history, as its turn, its role, and its text or failure. */
 function told(text: string): string[] {
   return read(text).entries.map(({ role, text, turn, failure }) => {
     return `${turn} ${role} ${failure === null ? text : `[${failure}]`}`;
@@ -178,25 +178,25 @@ describe("a tool call in a transcript", () => {
       "refused",
     ],
     ["has a result of another shape", { n: 1 }, { error: 5 }, "bash (unfinished)", "unfinished"],
-  ])("that %s is one line", (_, given, result, text, expected) => {
+  ])("a tool call that %s is one line", (_, given, result, text, expected) => {
     expect(outcome(given, result)).toEqual([text, { name: "bash", outcome: expected }]);
   });
 
-  it("shows only part of a long argument", () => {
+  it("a tool call in a transcript shows only the beginning of a long argument", () => {
     const [text] = outcome({ command: `${"🙂".repeat(500)}` }, { success: true });
     expect(text).toBe(`bash: ${"🙂".repeat(199)}… (completed)`);
   });
 });
 
 describe("a damaged history", () => {
-  it("its readable lines are shown, and the number of the first unreadable one is kept", () => {
+  it("a transcript of a damaged history has the readable lines, and reports the number of the first unreadable line", () => {
     const good = started() + prompt({ content: "a" });
     const { entries, damage } = read(`${good}{"type":\n\0\0\0\n\n${finalStep("b")}nonsense\n`);
     expect(entries.map(({ text }) => text)).toEqual(["a", "b"]);
     expect(damage).toEqual({ lines: 3, firstLine: 3 });
   });
 
-  it("a last line that is cut short counts as unreadable, and one that only lacks its newline is read", () => {
+  it("a last line that is cut short counts as unreadable, but a last line that lacks only its newline is read", () => {
     const text = started() + prompt({ content: "a" }) + stepStart() + answer("b");
     expect(read(text.slice(0, -1))).toMatchObject({ entries: [{ text: "a" }, { text: "b" }, {}], damage: null });
     expect(read(text.slice(0, -10))).toMatchObject({
@@ -205,7 +205,7 @@ describe("a damaged history", () => {
     });
   });
 
-  it("fields of other types than expected do no harm", () => {
+  it("a transcript treats a field of an unexpected type as missing", () => {
     const odd = [
       line("user.message", { content: 5, attachments: { a: 1 } }),
       line("assistant.message", { content: ["x"], toolRequests: "x" }),
@@ -221,7 +221,7 @@ describe("a damaged history", () => {
     ]);
   });
 
-  it("a reply of 5 MB is whole, and one of more than 16 MB is left out without filling the memory", () => {
+  it("a transcript has a reply of 5 MB whole, and leaves out a reply of more than 16 MB without filling the memory", () => {
     const long = "x".repeat(5 * 1024 * 1024);
     const longer = "y".repeat(17 * 1024 * 1024);
     const text = started() + prompt({ content: "a" }) + finalStep(long) + prompt({ content: "b" }) + finalStep(longer);

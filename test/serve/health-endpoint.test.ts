@@ -183,7 +183,7 @@ describe("slow clients", { timeout: 10_000 }, () => {
     const socket = connect(endpoint.address);
     onTestFinished(() => void socket.destroy());
     socket.write("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
-    // The client reads nothing until the endpoint has given up, so it then gets only what the buffers hold.
+    // The client reads only after the endpoint has given up, so it gets only the part that the buffers hold.
     await eventually("the connection is open", () => establishedAt(endpoint.address.port) === 1);
     await eventually("the connection is given up", () => establishedAt(endpoint.address.port) === 0);
     const received = await text(socket).catch((error: Error) => error.message);
@@ -301,7 +301,7 @@ describe("the address", () => {
     const opening = listenOn(server, "serve.metrics", { host: "localhost", port: 36003 }, controller.signal);
     controller.abort(new Error("enough"));
     await expect(opening).rejects.toThrow("enough");
-    await lookup("localhost"); // this lookup began after the other one
+    await lookup("localhost"); // this lookup began after that of listenOn, so both have ended
     await eventually("the server is closed", () => events.includes("close"));
     expect([events, server.listening]).toEqual([["close"], false]);
     await expect(opened({ signal: controller.signal })).rejects.toThrow("enough");

@@ -10,7 +10,7 @@ import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const TTL_MS = 15_000;
 
-/** A host in a directory whose answers the test controls. */
+/** Enters a host in a directory of hosts. The test controls the answers of the directory and the time. */
 async function enter() {
   const clock = new TestClock();
   const said: string[] = [];
@@ -69,9 +69,9 @@ it("a host ends its term one TTL after it sent the last heartbeat that was answe
   await heartbeat.leave({ gone: false });
 });
 
-it("a host begins another term when its heartbeat is answered after other hosts considered it gone", async () => {
+it("a host begins another term when its next answered heartbeat comes after other hosts considered the host gone", async () => {
   const { clock, directory, heartbeat, said } = await enter();
-  // A process that was suspended has not noticed the time.
+  // The clock of a suspended process goes on, but its timers do not run.
   clock.jump(2 * TTL_MS);
   directory.term = 8;
   clock.runDue();

@@ -158,7 +158,7 @@ describe("rotateLog", () => {
     writer.stderr?.on("data", (text) => (count += String(text)));
     const begun = performance.now();
     let rotations = 0;
-    // On a busy machine, the writer may begin only after the two seconds.
+    // Go on after two seconds if there were few rotations, because on a busy machine the writer may begin late.
     while (performance.now() - begun < 2_000 || rotations <= 10) {
       if ((await rotateLog(log, { maxBytes: 20_000, keep: 1_000 })) > 0) rotations++;
     }
@@ -169,13 +169,13 @@ describe("rotateLog", () => {
     const texts = [];
     for (let number = rotations; number >= 1; number--) texts.push(readFileSync(`${log}.${number}`, "utf8"));
     const all = [...texts, readFileSync(log, "utf8")].join("");
-    // A line that was torn by a loss counts as lost, too.
+    // A line of which only a part is left counts as lost.
     const lines = all.split("\n").filter((line) => /^\d+\.+$/.test(line) && line.length === 120);
     const numbers = lines.map(Number.parseFloat);
     expect(all).not.toContain("\0");
     expect(rotations).toBeGreaterThan(10);
     expect(numbers).toEqual([...new Set(numbers)].toSorted((a, b) => a - b));
-    // We check the median, because a busy machine sometimes takes the processor away between two calls.
+    // We check the median, because a busy machine may suspend the test between two system calls of a rotation.
     const gaps = numbers.map((number, index) => number - (numbers[index - 1] ?? -1) - 1).filter((gap) => gap > 0);
     expect(gaps.length).toBeLessThanOrEqual(rotations);
     const lostMs = [...gaps, ...Array.from({ length: rotations - gaps.length }, () => 0)].map((gap) => gap / perMs);

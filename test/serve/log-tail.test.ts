@@ -16,7 +16,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-/** The lines, and the offset after them. */
+/** The last lines of the log, at most `lines`, and the offset of the end of the log. */
 function lastLines(at: string, lines: number) {
   const end = lastLogLines(at, { lines });
   return { lines: end.lines, offset: end.at.offset };
@@ -153,7 +153,7 @@ describe("followLog", () => {
     };
     for (let round = 0; round < 6; round++) {
       await write(`${round} before: \u00e9 ${"x".repeat(200 * round)}\n`);
-      // In every second round the follower sees the first line before the rotation.
+      // In every second round, the follower sees the round's first line before the rotation.
       if (round % 2 === 0) await expect.poll(() => seen.text).toBe(written);
       await write(`${round} last\n`);
       expect(await rotateLog(path, { maxBytes: 0, keep: 2 })).toBeGreaterThan(0);

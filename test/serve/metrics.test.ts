@@ -124,7 +124,7 @@ describe("the metrics", () => {
     expect(at).toBeCloseTo(Date.now() / 1000, -1);
   });
 
-  it("the metrics count a gc run that had to leave a session alone as failed, with what it deleted", async () => {
+  it("the metrics count a gc run as failed if gc had to leave a session alone, and still count the bytes that gc freed", async () => {
     const metrics = await open();
     const damaged = { id: "s", code: "FLEET_STATE_CORRUPT", message: "", suggestions: [] } as const;
     const result = { deleted: [], freedBytes: 42, unreadable: [{ ...damaged, suggestions: [] }] };

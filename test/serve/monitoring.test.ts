@@ -219,7 +219,7 @@ describe(`a real Prometheus ${NEEDS}`, { timeout: 120_000 }, () => {
       const server = await prometheus({ target: showAddress(endpoint.address), rules: RULES });
       await eventually("the target is up", () => targetIsUp(server), 30_000);
       const scrapedAtMs = Date.now();
-      // A quiet supervisor triggers no alert, and soon not even a pending one.
+      // While nothing happens at the supervisor, no alert fires. The alerts that are pending after its start end soon.
       const fine = rules.map(({ alert }) => ({ name: alert, health: "ok", state: "inactive" }));
       await expect.poll(() => judgedSince(server, scrapedAtMs), { timeout: 30_000 }).toEqual(fine);
 
@@ -249,7 +249,7 @@ function oneOfEverything(metrics: FleetMetrics): void {
   metrics.failed("FLEET_INTERNAL");
 }
 
-/** Prometheus finds its targets some seconds after its start. On a busy machine, a scrape may fail, and the next one not. */
+/** Poll this: Prometheus finds its target seconds after its start, and on a busy machine the first scrapes may fail. */
 async function targetIsUp(server: Prometheus): Promise<boolean> {
   const { activeTargets } = await server.api<{ activeTargets: { health: string }[] }>("targets");
   return activeTargets[0]?.health === "up";
@@ -264,8 +264,8 @@ interface JudgedRule {
 /**
  * The rules as Prometheus reports them, without those that it has not evaluated after that time.
  *
- * Poll this. An evaluation works with the samples up to its scheduled time. On a busy machine it runs later, so it may
- * start after a scrape and still miss the samples of it. Then `absent` and `up == 0` make alerts pending for a moment.
+ * Poll this. An evaluation uses only the samples up to its scheduled time. On a busy machine, it may run later, and so
+ * miss the samples of a scrape that has ended. Then `absent` and `up == 0` make alerts pending for a moment.
  */
 async function judgedSince(server: Prometheus, sinceMs: number): Promise<JudgedRule[]> {
   const { groups } = await server.api<{ groups: { rules: (JudgedRule & { lastEvaluation: string })[] }[] }>("rules");

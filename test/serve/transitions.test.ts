@@ -18,9 +18,9 @@ import { sleeper } from "../fixtures/processes.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
 
 /**
- * Runs random histories of a few servers. Commands begin something and then finish it, give it up or die. Server processes
- * die. Repairs fix the records that they find. A command that died is a claim that was disposed of, or the claim of a
- * process that no longer exists.
+ * Runs random histories of a few servers. Commands begin something and then finish it, give it up or die. Server
+ * processes die. Repairs fix the records that they find. No process of a command really dies: its claim is disposed of,
+ * or names a process that does not exist.
  */
 
 const IDS = ["s1", "s2", "s3"] as const;
@@ -138,7 +138,7 @@ class Histories {
     return held;
   }
 
-  /** After `stuck`, the command still holds its claim when the next step begins. */
+  /** Ends the command's claim. A command that is `stuck` keeps its claim until all steps are done. */
   #leave(held: HeldClaim, end: string): void {
     if (end === "stuck") this.held.push(held);
     else held[Symbol.dispose]();
@@ -180,7 +180,7 @@ it("after any commands and crashes, a repair leaves each server ready, unhealthy
         expectSound(histories);
       }
       const alive = histories.servers.filter(isRunning).map(({ id }) => id);
-      // All commands have died by now, and one repair has to fix all records.
+      // Now the stuck commands die, too. One repair has to fix all records.
       for (const held of histories.held) held[Symbol.dispose]();
       await histories.run({ kind: "repair" });
       expectSound(histories);
@@ -192,7 +192,7 @@ it("after any commands and crashes, a repair leaves each server ready, unhealthy
         expect(isRunning(server), server.id).toBe(alive.includes(server.id));
       }
       expect(identify(pid)).toEqual(running);
-      // The next commands are not blocked.
+      // Nothing that is left blocks the next commands.
       for (const server of IDS) {
         await histories.run({ kind: "start", id: server, stays: false, end: "done" });
         expect(histories.registry.servers[server]).toMatchObject({ state: expect.stringMatching(/ready|unhealthy/) });
@@ -207,7 +207,7 @@ it("after any commands and crashes, a repair leaves each server ready, unhealthy
 it("a claim of this process stays in force until the operation that made the claim is over", () => {
   const held = new HeldClaim();
   expect(isHeld(held.claim)).toBe(true);
-  // The claim as the registry returns it, and as an earlier version wrote it.
+  // The registry returns a copy of the claim. Earlier versions wrote claims without `move`.
   expect(isHeld(structuredClone(held.claim))).toBe(true);
   expect(isHeld(ownIdentity())).toBe(true);
   // We know nothing about other threads of this process, so their claims count as held.

@@ -92,7 +92,7 @@ describe("the turn watch", () => {
     expect(summary(watch.look([a, b], at()))).toEqual([]);
   });
 
-  it("the first TurnWatch.look counts a turn in flight from its prompt, and ignores turns that had ended", () => {
+  it("the first TurnWatch.look counts a turn in flight from its prompt, and ignores turns that had ended before", () => {
     const watch = new TurnWatch();
     const text = prompt() + finalStep() + prompt();
     const startedAtMs = at();
@@ -207,7 +207,7 @@ describe("the turn watch", () => {
   });
 });
 
-/** A real runtime with one client. A watch looks at it whenever a test asks for something. */
+/** A real runtime with one client, and a TurnWatch. Each method looks at the runtime's sessions through the watch. */
 class Watched {
   readonly #watch = new TurnWatch();
   readonly #ended: WatchedTurn[] = [];
@@ -355,7 +355,7 @@ describe("with the real runtime", () => {
     expect(endsInsideTurn(home, "b", Date.now())).toBe(false);
   });
 
-  it("the turn watch sees a turn end when the user refuses a tool, and continue when a reason is given", async () => {
+  it("the turn watch sees a turn end when the user refuses a tool, and continue when the user refuses it with a reason", async () => {
     await using model = await startToolModel();
     const server = await Watched.start(model);
     const refused = await server.session("refused", { onPermissionRequest: () => ({ kind: "reject" }) });

@@ -31,16 +31,16 @@ async function server(id: string, over: Partial<ServerRecord> = {}): Promise<Ser
   const home = join(await temporaryRoot(), "servers", id, "home");
   await mkdir(home, { recursive: true });
   const startedAt = new Date(Date.now() - 3_600_000).toISOString();
-  // The launch id decides how far a server may exceed its age: with these digits, not at all.
+  // The digits of the launch id decide how far this server may exceed the maximum age. Zeros stand for not at all.
   return serverRecord(id, { home, startedAt, launchId: `0000-${id}`, ...over });
 }
 
-/** The record after the server was replaced: another launch, which exceeds the same limits. */
+/** The record of the server after it was recycled: another launch, which exceeds the same limits. */
 function replaced(old: ServerRecord): ServerRecord {
   return { ...old, launchId: `${old.launchId}-next` };
 }
 
-/** The surroundings of the upkeep. `done` lists what it did to servers. The pool does nothing to real servers. */
+/** The collaborators of the upkeep. Their pool recycles and stops no real server. `done` lists the calls to them. */
 function upkeep(recycle: Partial<Config["recycle"]> = {}) {
   const clock = new TestClock();
   const done: string[] = [];
@@ -120,7 +120,7 @@ describe("the recycler", () => {
     }
   });
 
-  it("a server in a turn is recycled when the turn has ended and a health interval is over", async () => {
+  it("a server in a turn is recycled when the turn has ended and a health interval has passed since the last look", async () => {
     const { clock, done, look } = make({ maxAgeMs: 1 });
     const old = await server("s1");
     const turn = await used(old, "talk");
@@ -134,7 +134,7 @@ describe("the recycler", () => {
     expect(done).toEqual(["recycle s1", "count age"]);
   });
 
-  it("a server that is never without turns is recycled after five minutes", async () => {
+  it("a server that is always in a turn is recycled after five minutes", async () => {
     const { clock, done, look } = make({ maxAgeMs: 1 });
     const old = await server("s1");
     using _turn = await used(old, "talk");
@@ -202,7 +202,7 @@ describe("the idle stopper", () => {
     await expectStop(on);
   });
 
-  it("a server with a connected client is not stopped, and the connections of serve do not count", async () => {
+  it("a server with a connected client is not stopped, but the connections of serve itself do not count as clients", async () => {
     const { clock, done, look } = make();
     const listener = await listening();
     const { port } = listener.address() as { port: number };
@@ -272,7 +272,7 @@ describe("the process cleanup", () => {
     await eventually("their end", () => ![left, unknown].some(isRunning));
   });
 
-  it("a process of a session in use is spared, and gets the whole time again when the use ends", async () => {
+  it("a process of a session in use is spared, and is ended twelve health intervals after the use has ended", async () => {
     const { clock, look, child } = make();
     const on = await server("s1");
     const [own, unknown] = [child("talk"), child(null)];

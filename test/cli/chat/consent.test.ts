@@ -72,7 +72,7 @@ describe("a permission request", () => {
     expect(window.asked).toHaveLength(1);
   });
 
-  it("yes, once covers the second request of the runtime about one call, but no later call with the same id", async () => {
+  it('the answer "yes, once" covers a second request about the same call, but no later call with the same id', async () => {
     const window = new WindowDouble();
     let now = 0;
     const { handler } = new Approvals(window, () => now);
@@ -84,7 +84,7 @@ describe("a permission request", () => {
     await answered(push());
     expect(await push()).toEqual({ kind: "approve-once" });
     expect(window.asked).toHaveLength(1);
-    await answered(push()); // the runtime had its second answer
+    await answered(push()); // the call has had its two answers, so this is another call
     now += 2_000;
     await answered(push()); // a later call of the same turn
     window.turn = new AbortController().signal;
@@ -154,7 +154,7 @@ describe("the questions of a chat", () => {
     expect(queue.first).toBeNull();
   });
 
-  it("a key answers a question only after half a second without a key, and earlier keys are left to the prompt", () => {
+  it("a key answers a question only after half a second without a key, and all keys before that are left to the prompt", () => {
     let now = 0;
     const dialog = new ChoiceDialog([{ text: "Run it?" }], choices, () => now);
     const press = (text: string) => dialog.key({ text, name: text });
@@ -188,7 +188,7 @@ describe("the questions of a chat", () => {
     expect(rows).toHaveLength(8);
   });
 
-  it("a question that a text answers keeps its beginning and the answer on a small terminal", () => {
+  it("a question with a text as its answer shows its beginning and the answer on a small terminal", () => {
     const lines = Array.from({ length: 20 }, (_, index) => ({ text: `line ${index}` }));
     const dialog = new TextDialog(lines);
     expect(dialog.take(COLUMNS, 6)).toHaveLength(21);

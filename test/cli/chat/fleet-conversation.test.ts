@@ -6,7 +6,7 @@ import type { Fleet } from "../../../src/fleet/fleet.js";
 /** The sessions of a fleet that refuses to open any while it drains. It knows which session is open, as a fleet does. */
 class DrainingSessions {
   isDraining = false;
-  /** The model of each opening, and each prompt. */
+  /** The calls so far, in order: the model of each `resume`, and the prompt of each `send`. */
   readonly calls: (string | undefined)[] = [];
   #isOpen = false;
 
@@ -45,7 +45,7 @@ describe("a session of a chat that could not be opened again with another model"
   const ignore = () => undefined;
   const options = { signal: new AbortController().signal, onEvent: ignore, onWait: ignore, onLost: ignore };
 
-  it("the next prompt opens the session with the model that it had, as soon as that is possible", async () => {
+  it("after a failed change of the model, prompts open the session with its earlier model", async () => {
     const { sessions, conversation } = await opened();
     await expect(conversation.send("hello", options)).rejects.toMatchObject({ code: "FLEET_POOL_DRAINING" });
     sessions.isDraining = false;
@@ -54,7 +54,7 @@ describe("a session of a chat that could not be opened again with another model"
     expect(sessions.calls).toEqual(["small", "large", "small", "small", "hello"]);
   });
 
-  it("the chat can leave the session without an error", async () => {
+  it("after a failed change of the model, the chat can leave the session without an error", async () => {
     const { conversation } = await opened();
     await conversation.leave();
   });

@@ -57,11 +57,11 @@ describe("the prompts of earlier chats", () => {
     expect(readdirSync(join(root, "chat"))).toHaveLength(1);
   });
 
-  it("a prompt that is added while another chat makes the file shorter is kept", () => {
+  it("the history keeps a prompt that is added while another chat shortens the file", () => {
     const history = new InputHistory(root, "alice");
     history.load();
     history.add("before");
-    // The other chat has read the file, and replaces it by a copy without the prompt that is added now.
+    // Imitate another chat that shortens the file. Its copy, made before "during" is added, replaces the file.
     const path = file();
     writeFileSync(`${path}.new`, readFileSync(path));
     const added = new InputHistory(root, "alice");

@@ -84,7 +84,7 @@ describe("the loop of a chat", () => {
     expect(said).not.toContain("interrupted");
   });
 
-  it("a chat deletes its new session only if the user sent no prompt, even if the prompt may not have arrived", async () => {
+  it("a chat deletes its new session if the user sent no prompt, and keeps it if a sent prompt may not have arrived", async () => {
     expect((await chatOf([], {})).deleted).toEqual(["session"]);
     const lost = new FleetError("FLEET_SERVER_LOST", "Nobody knows whether the prompt arrived.");
     const { said, deleted } = await chatOf(["one"], { send: () => Promise.reject(lost) });

@@ -35,7 +35,7 @@ const a = 1;\tfoo
 The end, ~~not~~ at https://example.com
 `;
 
-/** Renders text that arrives in pieces of these lengths, over and over. */
+/** Renders text that arrives in pieces. The lengths of the pieces repeat until the text is complete. */
 async function render(text: string, width: number, lengths: readonly number[]): Promise<string[]> {
   const stream = await MarkdownStream.create();
   const rows: string[] = [];

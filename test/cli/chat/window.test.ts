@@ -19,7 +19,7 @@ afterEach(() => {
 });
 
 describe("the window of a chat", () => {
-  it("a prompt that comes back takes the prompts that wait behind it along, in the order in which the user sent them", async () => {
+  it("a prompt that is given back to the input takes along the prompts that wait behind it, in their order", async () => {
     using window = testWindow();
     type(window, "first");
     expect(await window.next()).toBe("first");
