@@ -51,7 +51,7 @@ export function withoutComment(suggestion: string): { line: string; comment: str
   return { line, comment };
 }
 
-/** The words that stand for a value of the failed command in a suggested command. */
+/** The words in a suggested command that stand for a value of the failed command. */
 export type Placeholder = "USER" | "SESSION" | "SERVER";
 
 /** Replaces the placeholders whose values are known. */

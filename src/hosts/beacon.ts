@@ -12,7 +12,7 @@ import { makeHostFolder, usable } from "../runtime/files/shared-storage.js";
  * and publishes the number in its record in the store. The other hosts then look for that number in their own mount.
  */
 
-/** How long to wait, in milliseconds, because a network file system may show the files of other hosts late. */
+/** How long to wait for a beacon, in milliseconds. A network file system may show the files of other hosts late. */
 const PATIENCE_MS = 3_000;
 const POLL_MS = 250;
 
@@ -68,7 +68,7 @@ export async function hasOwnBeacon(shared: string, { name, beacon }: HostRecord)
   return beacon == null || (await readBeacon(shared, name)) === beacon;
 }
 
-/** The error when the folder does not contain the beacon of this host, for example because it is no longer mounted. */
+/** The error when the folder does not contain the beacon of this host, for example because nothing is mounted there. */
 export function notMounted(shared: string, host: Pick<HostRecord, "name">): FleetError {
   const message = `The folder ${quote(shared)} is not the folder that host ${quote(host.name)} shares with other hosts, or it is not mounted.`;
   return new FleetError("FLEET_STORAGE_UNUSABLE", message, {

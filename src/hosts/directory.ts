@@ -13,9 +13,9 @@ export type Whereabouts = { here: true } | { here: false; host: HostRecord };
 
 const HERE: Whereabouts = { here: true };
 
-/** How long the last read of the hosts stays valid, in milliseconds. Even this host may have left since then. */
+/** How long a read of the hosts stays valid, in milliseconds. It is short, because any host, even this one, may leave. */
 export const SEEN_MS = 1_000;
-/** How long before the possible end of its term this host stops relying on the term, in milliseconds. */
+/** This host stops relying on its term this many milliseconds before the term may end. */
 const MARGIN_MS = 200;
 
 /**
@@ -73,7 +73,7 @@ export class HostDirectory {
     return fresh.term;
   }
 
-  /** A host as the last read of the hosts showed it. Undefined if that read is too old. */
+  /** The host for which `isMeant` is true, from the last read of the hosts. Undefined if that read is too old. */
   #recent(isMeant: (host: HostRecord) => boolean): { host: HostRecord; ageMs: number } | undefined {
     const ageMs = performance.now() - (this.#seen?.at ?? Number.NEGATIVE_INFINITY);
     const host = ageMs < SEEN_MS ? this.#seen?.hosts.find(isMeant) : undefined;
@@ -97,7 +97,7 @@ export class HostDirectory {
     const isOwn = ({ name }: HostRecord) => name === own;
     const known = this.#recent(isOwn);
     if (known !== undefined && (await hasOwnBeacon(shared, known.host))) return;
-    // A `serve` that started a moment ago may have written a new beacon.
+    // A `serve` that started a moment ago may have written a new beacon, so read the hosts again.
     const fresh = (await this.list()).find(isOwn);
     if (fresh !== undefined && !(await hasOwnBeacon(shared, fresh))) throw notMounted(shared, fresh);
   }
@@ -132,7 +132,8 @@ export class HostDirectory {
   /**
    * The host that has a session. If no host has the session, the host on which its owner is placed.
    *
-   * @throws FleetError `FLEET_HOST_AWAY`; `FLEET_SESSION_STRANDED` as {@link isStranded}.
+   * @throws FleetError `FLEET_SESSION_STRANDED` when the session is on the disk of another host, which is not alive;
+   *   `FLEET_HOST_AWAY` when hosts share storage and no live host can have the session.
    */
   async whereIs(record: SessionRecord): Promise<Whereabouts> {
     if (this.#hosts === null) return HERE;
@@ -163,7 +164,7 @@ export class HostDirectory {
     return (await this.#find(host)) === undefined;
   }
 
-  /** The host with this name, if it is alive. Reads the hosts again unless the last read shows that it is alive. */
+  /** The live host with this name and term. Reads the hosts again if the last read does not show that host. */
   async #find(name: string, term?: number): Promise<HostRecord | undefined> {
     const isMeant = (host: HostRecord) =>
       host.name === name && !host.gone && (term === undefined || host.term === term);

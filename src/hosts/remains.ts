@@ -30,8 +30,8 @@ export interface RemainsRequest {
 }
 
 /**
- * How long a left-over stays at least after its last change, in milliseconds. Correctness does not depend on this time,
- * because the record of a session contains the id of a takeover that may still continue.
+ * A left-over stays at least this many milliseconds after its last change. Correctness does not depend on this time,
+ * because the session's record contains the takeover's id for as long as the takeover may continue.
  */
 const YOUNG_MS = 3_600_000;
 

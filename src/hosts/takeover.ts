@@ -39,7 +39,7 @@ export class Takeover {
   /**
    * Takes a session over if this host does not have it already. Resolves with the session's record.
    *
-   * @throws FleetError `FLEET_SESSION_MOVED` when another host has it; as `HostDirectory.whereIs`.
+   * @throws FleetError `FLEET_SESSION_MOVED` when another host has it; the errors of `HostDirectory.whereIs`.
    */
   async settle(record: SessionRecord, signal: AbortSignal): Promise<SessionRecord> {
     const { store, directory } = this.#context;

@@ -9,8 +9,8 @@ const TOKEN = /^cft_([a-z0-9]{16})_[A-Za-z0-9_-]{43}$/;
 const ID_BYTES = 8;
 const SECRET_BYTES = 32;
 /**
- * If a token does not exist, this hash is compared in place of its hash, so that the time of a check does not show whether
- * the token exists.
+ * If a token does not exist, `verifyToken` compares with this hash, so that the time of a check does not show whether the
+ * token exists.
  */
 const NO_HASH = "0".repeat(64);
 
@@ -78,7 +78,7 @@ export async function issueHostToken(store: Store, from: string, to: string): Pr
   return await issueToken(store, `${HOST_PREFIX}${from}`, HOST_TOKEN_MS, { role: "host", door: to, passing: true });
 }
 
-/** Deletes expired tokens of the fleet's own connections, which a crash has left. */
+/** Deletes expired tokens that the fleet made for its own connections and did not delete, for example after a crash. */
 export async function sweepTokens(store: Store): Promise<void> {
   for (const record of await store.tokens.list()) {
     if (record.passing === true && (await isExpired(store, record))) await store.tokens.delete(record.id);

@@ -38,7 +38,7 @@ export function addUp(onProgress: OnProgress | undefined, total?: number): (part
   };
 }
 
-/** Runs the work on `total` things. Reports all of them as finished when it has succeeded. */
+/** Runs the work on `total` things. Reports all of them as finished when the work has succeeded. */
 export async function counted<Result>(
   onProgress: OnProgress,
   total: number,

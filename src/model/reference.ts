@@ -13,7 +13,7 @@ export function mayMean(text: string, id: string): boolean {
   return start !== "" && isLongEnough && id.startsWith(start) && id.endsWith(end);
 }
 
-/** The ids that a person may mean: the id that is the text, or else all for which {@link mayMean} is true. */
+/** The ids that a person may mean: the id that equals the text, or else all ids for which {@link mayMean} is true. */
 export function meantIds(text: string, ids: readonly string[]): string[] {
   return ids.includes(text) ? [text] : [...new Set(ids)].filter((id) => mayMean(text, id));
 }

@@ -10,7 +10,7 @@ export type TokenSource =
   | { from: "env"; name: string }
   | { from: "file"; path: string }
   | { from: "command"; command: string }
-  /** A program passed it to the library in memory. Only that program can restart the server. */
+  /** A program passed the token to the library in memory. Only that program can restart the server. */
   | { from: "caller" };
 
 export interface ServerRecord {
@@ -53,15 +53,15 @@ export interface ServerRecord {
   replacement?: Replacement | null;
 }
 
-/** A process that was started beside the running one. Once the running one is drained, this one becomes the server. */
+/** A new process beside the server's running process. Once the running process is drained, the new one takes its place. */
 export interface Replacement {
   launchId: string;
   port: number;
   /** Null until the process has answered. */
   process: ProcessIdentity | null;
   /**
-   * The process that does the replacement. If it died before it finished, the next repair ends the replacement or makes it
-   * the server.
+   * The process of the command that makes the replacement. If that command died too early, the next repair makes the new
+   * process the server, or ends it.
    */
   claim: Claim;
   startedAt: string;

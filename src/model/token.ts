@@ -37,7 +37,7 @@ export function isTokenId(text: string): boolean {
   return /^[a-z0-9]{1,64}$/.test(text);
 }
 
-/** @throws FleetError `FLEET_INTERNAL` when it is not a token id, which is a bug, because callers make the ids themselves. */
+/** @throws FleetError `FLEET_INTERNAL` when the text is not a token id. That is a bug, because callers make the ids. */
 export function assertTokenId(id: string): void {
   if (!isTokenId(id)) throw new FleetError("FLEET_INTERNAL", `${quote(id)} is not the id of a token.`);
 }

@@ -68,7 +68,7 @@ async function findOllama(env: Environment): Promise<Detected["ollama"]> {
 
 /**
  * Returns the address of Ollama, for a value of OLLAMA_HOST as Ollama itself reads it: scheme and port may be missing, and
- * an address at which a server listens on all interfaces stands for this machine.
+ * an address for all interfaces, such as 0.0.0.0, stands for this machine.
  */
 export function ollamaAddress(host: string): string | null {
   const hasScheme = /^https?:\/\//.test(host);

@@ -11,7 +11,7 @@ export function liveSupervisor({ supervisors = [] }: Registry): SupervisorRecord
 /** The command that closed the pool, for messages. Null while the pool is open. */
 export function closedBy(registry: Registry): string | null {
   if (registry.drainedAt !== undefined) return `"copilotfleet drain" at ${registry.drainedAt}`;
-  // Every turn asks this, so look only at the process of a supervisor that would close the pool.
+  // Every turn calls this function, so check a supervisor's process only if that supervisor is draining.
   const draining = registry.supervisors?.find(({ state, process }) => state === "draining" && isAlive(process));
   return draining === undefined
     ? null

@@ -40,7 +40,7 @@ export class ServerPlacer {
     const registry = await this.#store.registry.read();
     const before = strategy === "sticky" ? await this.#store.placements.read(user) : null;
     const { serverId } = this.#choose(user, strategy, registry, this.#serverOn(before));
-    // Record the choice, so that the user stays on this server when others are added.
+    // Record the choice, so that the user stays on this server when servers are added.
     if (strategy === "sticky" && this.#isOn(before) && before?.serverId !== serverId)
       await this.#store.placements.record(user, before, { ...before, serverId });
     return serverId;

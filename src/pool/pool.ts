@@ -70,7 +70,7 @@ export class Pool {
     for (;;) {
       const id = nextSharedServer(await this.#context.store.registry.read());
       const result = await this.#startShared(id, options);
-      if (result.created) return result; // otherwise another command has just added this one
+      if (result.created) return result; // otherwise another command has just added this server
     }
   }
 
@@ -128,7 +128,7 @@ export class Pool {
 
   /** The server if it runs, otherwise null. Most servers run, so most calls cost only this one read. */
   async #running({ id, token, cwd }: StartRequest): Promise<ServerRecord | null> {
-    // `startServer` compares these settings with those of the running server.
+    // Leave these settings to `startServer`, which compares them with those of the running server.
     if (token !== undefined || cwd !== undefined) return null;
     const registry = await this.#context.store.registry.read();
     const server = registry.servers[id];
@@ -194,7 +194,7 @@ function notStarted(id: string, cause: unknown): FleetError {
   });
 }
 
-/** @param start suggests to start it */
+/** @param start how to start it, as a further suggestion */
 export function serverNotFound(what: string, start?: Suggestion): FleetError {
   return new FleetError("FLEET_SERVER_NOT_FOUND", `There is no ${what}.`, {
     suggestions: ["copilotfleet ps", ...(start === undefined ? [] : [start])],

@@ -42,7 +42,7 @@ export async function setUseMarker(
   try {
     for (;;) {
       const kinds = new Set<string | undefined>();
-      // Every turn passes here, so list the folder once for both kinds.
+      // Every turn passes here, so list the folder once for both kinds of markers.
       const others = liveMarkers(server, (id, _kind, name) => id === sessionId && name !== marker.name);
       for (const { kind } of others) kinds.add(kind);
       if (!kinds.has("evict")) {
@@ -80,7 +80,7 @@ export function isUsed(server: ServerRecord, sessionId: string): boolean {
 
 /** The sessions that have a use marker, because they are being opened or are in a turn. */
 export function usedSessions(server: ServerRecord): Set<string> {
-  // Look at all markers, because this removes those of dead processes.
+  // Look at all markers, because `liveMarkers` then removes the markers of all dead processes.
   const markers = [...liveMarkers(server, () => true)];
   return new Set(markers.filter(({ kind }) => kind === "use").map(({ sessionId }) => sessionId));
 }

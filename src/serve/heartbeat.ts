@@ -12,7 +12,7 @@ import type { ServeContext } from "./context.js";
 import { attempt, logFailure } from "./failures.js";
 import type { Terms } from "./upkeep/terms.js";
 
-/** How many heartbeats a host sends during the time for which one of them counts. */
+/** How many heartbeats a host sends within `host.ttl`. That is how long one heartbeat keeps the host alive. */
 const BEATS = 3;
 /** The shortest wait after a heartbeat that failed, in milliseconds. */
 const RETRY_MS = 500;
@@ -51,7 +51,7 @@ export class Heartbeat {
   /**
    * Registers this host. Other hosts send users here only after {@link announce}.
    *
-   * @throws FleetError `FLEET_HOST_TAKEN` when another host is alive under this name; also as {@link refuseUnlike}.
+   * @throws FleetError `FLEET_HOST_TAKEN` when another host is alive under this name; the errors of {@link refuseUnlike}.
    */
   static async enter(context: HeartbeatContext, hosts: Hosts, terms: Terms): Promise<Heartbeat> {
     const { stateRoot } = context;
@@ -62,7 +62,7 @@ export class Heartbeat {
     const { instance } = ensureNote(stateRoot, hosts.own);
     const heartbeat = new Heartbeat(context, hosts, instance, terms);
     try {
-      // The order matters: if another host has this name, its beacon must stay as it is.
+      // Send a heartbeat first. It fails if another host has this name, and the beacon of that host must not change.
       await heartbeat.#send();
       if (shared !== null) heartbeat.#entry = { ...heartbeat.#entry, beacon: await writeBeacon(shared, hosts.own) };
       await heartbeat.#send();
@@ -187,7 +187,7 @@ export async function refuseUnlike(hosts: Hosts, shared: string | null): Promise
   const others = (await hosts.list()).filter(({ name }) => name !== hosts.own);
   refuseMixed(others, shared);
   if (shared === null) return;
-  // Refuse a folder other than that of the other hosts, because they would never see the files of this host.
+  // Refuse a folder that the other hosts do not use, because they would never see the files of this host.
   const missing = await missingBeacons(shared, others);
   if (missing.length === 0) return;
   const message = `The folder ${quote(shared)} is not the folder that host ${missing.map(quote).join(", ")} uses, because it has no files of that host.`;

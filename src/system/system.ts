@@ -17,7 +17,7 @@ export interface System {
 export interface SeenProcess {
   pid: number;
   parent: number;
-  /** The time of its start, in the system's own form. With this, a reused PID is a different process. */
+  /** The time of its start, in the system's own form. It distinguishes two processes with the same PID. */
   started: string;
 }
 
@@ -40,7 +40,7 @@ export interface ProcessExit {
  * must not count as dead.
  */
 export interface ProcessTable {
-  /** Names the processes among which a PID means one process. */
+  /** The PID namespace of this process. Within a namespace, no two processes have the same PID at the same time. */
   namespace(): string;
   find(pid: number): SeenProcess | null;
   /**
@@ -51,7 +51,7 @@ export interface ProcessTable {
   /** The members of the process session with this leader. */
   inSession(leader: number): SeenProcess[];
   withVariable(name: string, value: string): SeenProcess[];
-  /** All processes of this user, each with the values of these variables that it has. */
+  /** All processes, each with those of the named variables that it has. Another user's process may show none. */
   withEnvironment(names: readonly string[]): ProcessVariables[];
   /** The processes that have the file open for writing. */
   writersOf(path: string): SeenProcess[];
@@ -74,7 +74,7 @@ export interface FileSystem {
 export interface FileSystems {
   /** The file system that a path is on. */
   of(path: string): FileSystem;
-  /** The reason why the folder cannot hold the state, if its file system is one that we know. @throws a system error. */
+  /** Why the folder's file system cannot hold the state. Null if it can, or is unknown. @throws a system error. */
   unfit(folder: string): UnfitFileSystem | null;
   /**
    * The path of an open folder or file. An entry below it belongs to that very folder, even if somebody has replaced the

@@ -8,8 +8,8 @@ import type { Store } from "../../store/ports.js";
 
 /**
  * The moves of this thread. A move is a change of a server's state that has begun and not ended. The set is global, because
- * a program may load this package twice. Each worker thread has its own set. So each entry names its thread, because a
- * thread must not take another thread's move for ended.
+ * a program may load this package twice. A thread cannot see the set of another thread. So each entry names its thread, and
+ * no thread takes another thread's move for ended.
  */
 const KEY = Symbol.for("copilotfleet.moves");
 const shared = globalThis as { [KEY]?: Set<string> };
@@ -17,15 +17,15 @@ shared[KEY] ??= new Set();
 const moves = shared[KEY];
 
 /**
- * A claim of this process. It counts until it is disposed. `serve` keeps running even if it cannot record a failure, for
- * example on a full disk, and its claim would block the server for ever. So each claim names the move for which it was
- * taken, and counts only during that move.
+ * A claim of this process. It counts until it is disposed. If `serve` cannot record a failure, for example on a full disk,
+ * its claim stays in the record. Because `serve` keeps running, this claim would block the server for ever. So each claim
+ * names the move for which it was taken, and counts only during that move.
  */
 export class HeldClaim implements Disposable {
   readonly claim: Claim;
   readonly #move = `${threadId}:${randomUUID()}`;
 
-  /** Adds the move before the claim is recorded, because a recorded claim without a move does not count. */
+  /** Adds the move before the claim is recorded, because a recorded claim whose move is not in the set does not count. */
   constructor() {
     moves.add(this.#move);
     this.claim = { ...ownIdentity(), move: this.#move };

@@ -122,7 +122,7 @@ function claimReplacement(
   const logStart = logSize(server.home);
   const replacement = { launchId, port, process: null, claim, startedAt: new Date().toISOString(), logStart };
   server.replacement = replacement;
-  server.claim = null; // a process that died may have left one
+  server.claim = null; // a process that died may have left a claim
   return { ...server, replacement };
 }
 

@@ -28,7 +28,8 @@ export async function adoptServer(
   const { launchId, port } = server;
   using limit = deadline(ADOPT_WAIT_MS, signal);
   for (;;) {
-    // Look for writers of the log first: between fork and exec, a child still shows its parent's environment.
+    // Look for writers of the log first. Until a child calls exec, processesOfLaunch does not find it, because it still has
+    // its parent's environment. But it already has the log open.
     const writers = writersOf(logPath(server.home));
     const processes = launchId === null ? [] : processesOfLaunch(launchId);
     const listener = port === null ? undefined : processes.find(({ pid }) => system().processes.listensOn(pid, port));

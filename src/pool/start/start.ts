@@ -81,8 +81,8 @@ export const ADDRESS = "127.0.0.1";
 export async function startServer(context: PoolContext, request: StartRequest): Promise<StartResult> {
   const { store, config, env } = context;
   const { signal } = request;
-  // On a shared server, each session brings its owner's GitHub token. The server has one only if the request or its
-  // record names a source.
+  // On a shared server, each session brings its owner's GitHub token. The server itself has a token only if the request or
+  // the server's record names a source.
   const configured = request.isolation === "shared" ? null : tokenSourceFromConfig(config.auth, request.user);
   const known = (await store.registry.read()).servers[request.id];
   // Refuse everything that can be refused before recording anything.
@@ -236,7 +236,7 @@ export async function launchOnFreePort(
     tried.add(port);
     port = await store.registry.update((registry) => {
       const record = recordOfLaunch(registry, server.id, launchId);
-      record.port = null; // its own port is one of those that were tried
+      record.port = null; // do not count this port as held by a server: `tried` has it
       record.port = choosePort(registry, config.ports, tried, null);
       if ("lastPort" in record) record.lastPort = record.port;
       return record.port;

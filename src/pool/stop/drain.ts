@@ -29,7 +29,7 @@ export interface DrainOptions {
   signal: AbortSignal;
   /** If it aborts, the time for turns is up at once. */
   hurry: AbortSignal;
-  /** Called whenever the list of turns changes for which the drain waits. */
+  /** Called whenever the set of awaited turns changes. */
   onProgress?: OnProgress | undefined;
 }
 
@@ -73,7 +73,7 @@ async function drainServer(server: ServerRecord, options: DrainOptions): Promise
       return { cut: loadedSessions(server), unloaded: [...unloaded] };
     if (busy !== null && busy.length === 0) {
       const late = await asked.unloadIdle(unloaded, options.answerMs, options.hurry);
-      // Null means that there were too many to unload within `answerMs`. Continue with the rest while there is time.
+      // Null: the server did not unload all sessions within `answerMs`. Continue with the rest while there is time.
       if (late === null ? over : late.length === 0) return { cut: [], unloaded: [...unloaded] };
     } else if (busy !== null && over) {
       // A session that has only a use marker is not in the server's memory, so it has no turn to cut.
@@ -192,7 +192,7 @@ class AskedServer implements AsyncDisposable {
     });
   }
 
-  /** Saves and unloads idle sessions. Resolves with the sessions that are in a turn after all. */
+  /** Saves and unloads idle sessions. Resolves with those in a turn after all; null if the server does not answer. */
   async unloadIdle(unloaded: Set<string>, answerMs: number, hurry: AbortSignal): Promise<string[] | null> {
     const loaded = loadedSessions(this.#server);
     if (loaded.length === 0) return [];

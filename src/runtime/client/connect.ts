@@ -17,8 +17,9 @@ export interface ConnectedClient {
 }
 
 /**
- * Connects the SDK's client to a server whose identity was checked. Avoids the SDK's Nagle delays through its socket, which
- * is a private field. If the SDK no longer has that field, the client still works, but more slowly.
+ * Connects the SDK's client to a server whose identity was checked. Changes the client's socket to avoid Nagle delays (see
+ * `acknowledge.ts`). The socket is a private field. If the SDK no longer has that field, the client still works, but more
+ * slowly.
  */
 export async function connectClient(
   endpoint: Endpoint,
@@ -35,7 +36,7 @@ export async function connectClient(
   // `start()` makes the socket before its first await. Tune it now, so that the handshake is fast, too.
   const socket = socketOf(client);
   if (socket !== undefined) acknowledgePromptly(socket);
-  // The SDK's own "connect" listener, which runs before this one, makes the writer.
+  // `quietWriteErrors` needs the client's writer. The SDK's own "connect" listener makes it, and runs before this one.
   socket?.once("connect", () => quietWriteErrors(client));
   const closed = endOf(socket);
   try {

@@ -28,8 +28,8 @@ export const NEVER_BEGAN =
   "The server took the prompt, but reported no turn for it. Check the session's history before you send the prompt again.";
 const ABORT_WAIT_MS = 2_000;
 /**
- * The pauses before each question whether a prompt has begun, in milliseconds. A busy server begins a prompt late. A failed
- * prompt never begins.
+ * The pauses before we ask again whether the server is at work on a prompt, in milliseconds. A busy server begins a prompt
+ * late, so we ask for several seconds. After an error, two questions are enough, because a failed prompt never begins.
  */
 const ASKED_AFTER_ERROR_MS = [0, 250];
 const ASKED_MS = [0, 250, 500, 1_000, 2_000, 4_000];

@@ -24,8 +24,8 @@ export interface Fetch {
  * fails. A call after a crash continues where the last call stopped. The last step replaces any state of the session in
  * `to`.
  *
- * @throws FleetError `FLEET_STORAGE_UNUSABLE` also when a session with a history has no files at `from`, because then the
- * storage may not be mounted.
+ * @throws FleetError `FLEET_STORAGE_UNUSABLE` when the storage fails. Also when a session with a history has no files at
+ * `from`, because then the storage may not be mounted.
  */
 export async function fetchSession({ id, mark, from, to, hasHistory, check }: Fetch): Promise<void> {
   await usable(to.shared, async () => {

@@ -8,7 +8,7 @@ import { makeFolder } from "./if-there.js";
 /** The name of a server's `COPILOT_HOME`. The token and the log are beside it. */
 export const HOME = "home";
 
-/** The folder that all shared servers use. No server has this id. */
+/** The name of the folder that all shared servers use. It is not the id of any server. */
 const SHARED_STATE = "shared";
 
 /** The folder for everything that the fleet keeps for one server outside the registry. */

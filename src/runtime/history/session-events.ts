@@ -132,7 +132,7 @@ export interface RecordedPrompt {
 
 /**
  * The prompts after the first `fromBytes` bytes of the history. Ignores a line that is cut short, because the runtime
- * removes it when it loads the session (measured with 1.0.85).
+ * removes such a line when it loads the session (measured with 1.0.85).
  *
  * The runtime writes a prompt up to 0.1 s after it has sent it to the model (measured with 1.0.85). So if the server was
  * killed, a prompt may have begun although it is missing here. Its `user.message` event shows this.

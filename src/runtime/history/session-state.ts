@@ -190,9 +190,9 @@ export function lastWrite(home: string, sessionId: string): number {
 }
 
 /**
- * The length of a session's history, in bytes. Every turn calls this, so it does not open the folders in the path, as other
- * reads of a home do. The agent could replace the session's folder by a link between the two checks. That would only falsify
- * the length, and the agent can also falsify it by writing to the history.
+ * The length of a session's history, in bytes. Other reads of a home open each folder in the path. This function does not,
+ * because every turn calls it. So the agent could replace the session's folder by a link between the two checks. That would
+ * only falsify the length, and the agent can also falsify it by writing to the history.
  */
 export function historyBytes(home: string, sessionId: string): number {
   try {

@@ -31,7 +31,8 @@ const QUIET_MS = 2_000;
  *   `tool.execution_complete`.
  * - Turn cut by SIGKILL or SIGTERM: nothing more is written.
  * - Turn cut because its clients left, by `sessions.close` or by `runtime.shutdown`: `session.shutdown` is written, but no
- *   end. `session.resume` is written late, with the next turn. When a client joins a turn, it has `sessionWasActive`.
+ *   end. `session.resume` is written late, with the next turn. If a client joined a running turn, `session.resume` has
+ *   `sessionWasActive: true`.
  * - Queued prompts (`delivery: queued`) are separate turns. Each is written when its turn begins.
  * - Steering prompts (`delivery: steering`) belong to the turn that is in flight.
  * - Sub-agents write all these kinds of events with their `agentId`. Background sub-agents outlive the step, and the turn
@@ -138,7 +139,7 @@ export class TurnTracker {
   #prompt(data: Record<string, unknown>, atMs: number): EndedTurn | null {
     const turn = this.#turn;
     if (turn !== null && belongsTo(turn, data)) return null;
-    // If the user sends a prompt while sub-agents still work, the model has already answered the last prompt.
+    // If the model has answered the last prompt and only sub-agents still work, the new prompt completes that turn.
     const ended = turn?.answeredAtMs == null ? this.close(atMs) : this.#end("completed", turn.answeredAtMs);
     this.#agents.clear();
     this.#anchored = true;
@@ -163,7 +164,7 @@ export class TurnTracker {
     turn.step = null;
     if (turn.aborted) return this.#end("aborted", atMs);
     if (step === null) {
-      turn.presumed = { outcome: "completed", endedAtMs: atMs }; // we have not read its beginning
+      turn.presumed = { outcome: "completed", endedAtMs: atMs }; // we have not read the beginning of the step
     } else if (step.wantsTools) {
       if (step.pending.size > 0 || step.refused) turn.presumed = { outcome: "aborted", endedAtMs: atMs };
     } else if (step.answered === true) {

@@ -10,7 +10,7 @@ export const ACKNOWLEDGEMENT = encodeMessage({ method: ACKNOWLEDGE });
  * do not set TCP_NODELAY. So the body waits for the other side's acknowledgement, which the kernel delays by about 40 ms.
  *
  * For our direction, this sets TCP_NODELAY. For the server's direction, it sends a notification for each chunk that arrives,
- * because its packet carries the acknowledgement at once. It sends no notification while the send buffer is not empty.
+ * because the notification's packet carries the acknowledgement at once. It sends none while the send buffer is not empty.
  *
  * @param isWanted whether to acknowledge the chunk that has just arrived. Default: always.
  */

@@ -21,7 +21,7 @@ const KEEP_ALIVE_MS = 30_000;
 /** How long a server may take to answer a request that holds up other requests, in milliseconds. */
 const ASK_MS = 30_000;
 
-/** Receives everything of a connection except the answers to its own requests. */
+/** Receives everything of a connection except the answers to our own requests. */
 export interface RpcListener {
   /**
    * True while nobody waits for data of this connection. Its chunks are then not acknowledged, and may arrive 40 ms later:
@@ -159,8 +159,8 @@ export class RpcClient {
   }
 
   /**
-   * Makes a request of the fleet's own. The request has a time limit, because other requests wait behind it, and the runtime
-   * may never answer one of many simultaneous requests about a session (seen with 1.0.85).
+   * Like {@link request}, but fails with `FLEET_SERVER_UNREACHABLE` after 30 s, because other requests wait behind this one.
+   * The runtime may never answer one of many simultaneous requests about a session (seen with 1.0.85).
    */
   async ask(method: string, params: unknown): Promise<unknown> {
     using limit = deadlineOn(this.#clock, ASK_MS);

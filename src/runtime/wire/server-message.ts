@@ -18,12 +18,12 @@ export type ServerMessage =
 const EVENT = Buffer.from('{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"');
 const EVENT_NAMES = /^([\x20\x21\x23-\x5b\x5d-\x7e]*)","event":\{"type":"([\x20\x21\x23-\x5b\x5d-\x7e]*)"/;
 /**
- * On a server with several users, these are most of the frames, because every client gets the lifecycle events of every
- * session.
+ * The beginning of a lifecycle notification. On a server with several users, these are most of the frames, because every
+ * client gets the lifecycle events of every session.
  */
 const LIFECYCLE = Buffer.from('{"jsonrpc":"2.0","method":"session.lifecycle","params":{"type":"');
 const LIFECYCLE_NAMES = /^([\x20\x21\x23-\x5b\x5d-\x7e]*)","sessionId":"([\x20\x21\x23-\x5b\x5d-\x7e]*)"/;
-/** The first byte in which the two beginnings differ. */
+/** The offset of the first byte in which the two beginnings differ. */
 const DIFFERS_AT = EVENT.findIndex((byte, at) => byte !== LIFECYCLE[at]);
 const LONGEST_NAME = 200;
 const MAX_ID_LENGTH = 256;

@@ -12,13 +12,13 @@ import type { LoopTimer } from "../loop-timer.js";
 import type { Operations } from "../operations.js";
 import type { Restarts } from "./restarts.js";
 
-/** After this many pings we open a new connection, because a server that accepts no connections is not healthy. */
+/** After this many pings we open a new connection, to check that the server still accepts connections. */
 const PINGS_PER_CONNECTION = 12;
 /** If we notice a deadline more than this many milliseconds too late, this process was suspended for a while. */
 const LATE_MS = 500;
-/** The longest wait after a failed probe, in milliseconds, because a server in trouble is probed more often. */
+/** The longest wait after a failed probe, in milliseconds. It is short, because we probe a server in trouble more often. */
 const RETRY_MS = 1_000;
-/** The times after a server closed its connection at which we look at its process again, in milliseconds. */
+/** After a server has closed our connection, we check its process again after each of these times, in milliseconds. */
 const STILL_ENDING_MS = [20, 60, 200];
 
 type Probed =
@@ -29,7 +29,7 @@ type Probed =
   /** We learned nothing about the server: this process was suspended during the probe, or has reached a limit. */
   | { kind: "unknown"; reason: string };
 
-/** Watches one launch of one server until it is closed: records whether it answers, and ends it if it hangs. */
+/** Watches one launch of one server until {@link close}: records whether the server answers, and ends it if it hangs. */
 export class ServerMonitor {
   readonly server: ServerRecord;
   readonly #context: ServeContext;
@@ -79,7 +79,7 @@ export class ServerMonitor {
     // Spread the probes over the interval, so that those of many servers do not come at the same time.
     for (let pauseMs = Math.random() * intervalMs; !signal.aborted; pauseMs = intervalMs) {
       const waitMs = this.#failures > 0 ? Math.min(intervalMs, RETRY_MS) : pauseMs;
-      await delay(waitMs, undefined, { signal }).catch(() => undefined); // closed: the loop's condition ends it
+      await delay(waitMs, undefined, { signal }).catch(() => undefined); // after close(), the condition ends the loop
       if (!signal.aborted) await this.#probe();
     }
   }
@@ -135,7 +135,7 @@ export class ServerMonitor {
     });
   }
 
-  /** Records why the server does not answer, or with null that it answers. */
+  /** Records why the server does not answer. Null records that it answers. */
   record(reason: string | null): void {
     this.#operations.begin("its health could not be recorded", this.server.id, async () => {
       await recordHealth(this.#context.store, this.server, reason);
@@ -149,7 +149,7 @@ export class ServerMonitor {
   }
 }
 
-/** Looks at the servers now and again soon, because a process closes its connections before it counts as dead. */
+/** Checks the servers at once and a few times soon after, because a process closes its connections before it is dead. */
 function wakeUntilEnded(timer: LoopTimer): void {
   timer.wake();
   for (const ms of STILL_ENDING_MS) timer.wakeAfter(ms);
@@ -240,9 +240,9 @@ class NoSessionError extends Error {
 }
 
 /**
- * Creates a session and deletes it again, to prove that the server can do so and can write its home. Nothing calls the
- * provider in the request. The request names one because the runtime refuses a session that has neither a provider nor a
- * GitHub token.
+ * Creates a session and deletes it again, to prove that the server can do so and can write its home. The request names a
+ * provider, because the runtime refuses a session that has neither a provider nor a GitHub token. Nothing calls this
+ * provider.
  */
 async function tryASession(connection: RawConnection, server: ServerRecord, signal: AbortSignal): Promise<void> {
   const sessionId = `copilotfleet-probe-${server.launchId ?? server.id}`;

@@ -45,7 +45,7 @@ export class Reconciler {
   async reconcile(): Promise<Registry> {
     const registry = await this.#context.store.registry.read();
     const servers = Object.values(registry.servers);
-    // Look at each process only once, because with many servers these looks are much of the work of an idle `serve`.
+    // Check each process only once, because with many servers these checks are most of the work of an idle `serve`.
     const broken = new Set(servers.filter(isBroken));
     for (const server of broken) if (!isClaimed(server)) this.#repair(server);
     await this.#watch(servers.filter((server) => isUp(server) && !broken.has(server)));

@@ -10,7 +10,7 @@ export interface LogWish {
   lines: number;
   /** Leaves out what was written before this time, in milliseconds since the epoch. */
   sinceMs?: number | undefined;
-  /** Takes the launch before the last one. */
+  /** Returns lines of the launch before the last one. */
   previous?: boolean | undefined;
 }
 

@@ -159,8 +159,8 @@ function removeLeftOvers(log: string): void {
 }
 
 /**
- * Frees the number 1: moves each file up to the first unused number by one. Removes files so that at most `keep` files
- * exist together with the new one.
+ * Frees the number 1: gives each file below the first unused number the next number. Removes old files, so that at most
+ * `keep` files exist once the new one is there.
  */
 function makeRoom(log: string, keep: number): void {
   const numbers = new Set(rotatedNumbers(log));

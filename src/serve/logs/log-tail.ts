@@ -31,7 +31,7 @@ export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogP
   using log = openFile(path);
   if (log === null) return { bytes: Buffer.alloc(0), at };
   const newestRotated = rotatedPath(path, 1);
-  // Read the size first: when a log has been emptied, its rotated file already exists.
+  // Read the size before you look for a new rotated file. If the log is already empty now, its rotated file exists.
   const { size } = log;
   const isNew = inodeOf(newestRotated) !== at.rotated;
   using file = isNew ? openFile(newestRotated) : null;

@@ -82,7 +82,7 @@ function diskIdOf(path: string): number | undefined {
 async function diskOf(path: string): Promise<{ freeBytes: number; low: boolean; problem: string | null }> {
   const { bsize, bavail, blocks, files, ffree } = await statfs(path);
   const freeBytes = bsize * bavail;
-  // Some file systems have no fixed number of files, and report 0 for both.
+  // A file system without a fixed number of files may report 0 for both `files` and `ffree`.
   const full = freeBytes < FULL_DISK_BYTES || (files > 0 && ffree === 0);
   return {
     freeBytes,

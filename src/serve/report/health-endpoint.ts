@@ -152,7 +152,10 @@ function verdict(reasons: readonly string[]): Answer {
   return { status: ok ? 200 : 503, type: "application/json", body: `${JSON.stringify({ ok, reasons })}\n` };
 }
 
-/** Adds a reason if the check itself fails or hangs. Its error is only logged, because it may name users. */
+/**
+ * The reasons that a check gives. If the check itself fails or hangs, that is the only reason. Its error is only logged,
+ * because the error may name users.
+ */
 async function reasonsOf(check: keyof Health, options: HealthEndpointOptions): Promise<readonly string[]> {
   using limit = deadline(options.checkMs ?? 1000);
   try {

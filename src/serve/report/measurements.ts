@@ -7,7 +7,7 @@ import { Disks } from "./disks.js";
 import type { ServerProcesses } from "./server-processes.js";
 import { TurnWatch } from "./turn-watch.js";
 
-/** Measures everything that the metrics show as of now, once per health interval. */
+/** Takes the measurements that the metrics show as present values, once per health interval. */
 export class Measurements {
   readonly #context: ServeContext;
   readonly #processes: ServerProcesses;

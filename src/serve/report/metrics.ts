@@ -70,7 +70,7 @@ export class FleetMetrics {
     for (const [name, value] of Object.entries(gauges)) this.#series[name as keyof typeof gauges].set(value);
   }
 
-  /** Shows that the supervisor drains. It takes no more snapshots then. */
+  /** Shows that the supervisor drains. */
   drains(): void {
     this.#series.draining.set(1);
   }
@@ -119,7 +119,7 @@ export class FleetMetrics {
     this.#series.evictions.inc(count);
   }
 
-  /** Counts a run that has ended. A run that had to leave sessions alone has failed, so that somebody repairs them. */
+  /** Counts a run of gc that has ended. A run with unreadable sessions counts as failed, so that somebody repairs them. */
   gcRan({ deleted, freedBytes, unreadable }: Pick<GcResult, "deleted" | "freedBytes" | "unreadable">): void {
     this.#series.gcDeleted.inc(deleted.length);
     this.#series.gcFreedBytes.inc(freedBytes);

@@ -12,7 +12,7 @@ type SessionName = Pick<LoadedSession, "serverId" | "sessionId">;
 
 export interface WatchedTurn extends SessionName {
   outcome: TurnOutcome;
-  /** From the prompt to the end of the last step, in milliseconds. A cut turn ends at the latest when we notice it. */
+  /** From the prompt to the end of the last step, in milliseconds. A cut turn counts at most until we notice the cut. */
   durationMs: number;
 }
 
@@ -37,8 +37,8 @@ interface Watched {
 
 /**
  * Watches the turns of sessions, no matter who sends the prompts, by reading the histories that the runtime writes. {@link
- * TurnTracker} has the rules. When a session is new to this class, it ignores the session's turns that ended before its last
- * look.
+ * TurnTracker} has the rules. When a session is seen for the first time, its turns count only if they ended after the
+ * previous look.
  */
 export class TurnWatch {
   readonly #watched = new Map<string, Watched>();
@@ -96,7 +96,7 @@ export class TurnWatch {
 
   #open(key: string, session: LoadedSession, look: Look): { bytes: number; atEnd: boolean } {
     const { events, tracker, ended, bytes } = openHistory(session.home, session.sessionId, SESSION_BYTES);
-    // The session may have been loaded since the last look and may have ended turns since then. Count only those.
+    // Count only turns that ended since the last look. The session may have been loaded since then, too.
     for (const turn of ended) if (turn.endedAtMs >= this.#lookedAtMs) noteEnd(look, session, turn);
     this.#watched.set(key, { session, events, tracker });
     return { bytes, atEnd: true };

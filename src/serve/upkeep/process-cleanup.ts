@@ -10,7 +10,7 @@ import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 import type { ServerProcesses } from "../report/server-processes.js";
 
-/** How many health intervals the processes of a session stay, so that a client can reconnect and find them. */
+/** How many health intervals the processes of an unloaded session stay. A client can then reconnect and find them. */
 const INTERVALS = 12;
 /** How long a process may take to end after SIGTERM, in milliseconds. */
 const GRACE_MS = 2_000;

@@ -8,7 +8,7 @@ import { sessionsOfThisHost } from "../../store/of-this-host.js";
 import type { ServeContext } from "../context.js";
 import { attempt } from "../failures.js";
 
-/** How many sessions to unload over one connection. A connection has a time limit. */
+/** How many sessions to unload over one connection, because a connection has a time limit. */
 const AT_ONCE = 100;
 
 /** Does the work that the beginning and the end of a term of this host require. */

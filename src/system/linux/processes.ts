@@ -83,7 +83,7 @@ function others(): number[] {
 function withVariable(name: string, value: string): SeenProcess[] {
   const needle = Buffer.from(`\0${name}=${value}\0`);
   const has = (pid: number) => {
-    const environment = seen(() => readFileSync(`/proc/${pid}/environ`)); // null: it has ended, or is another user's
+    const environment = seen(() => readFileSync(`/proc/${pid}/environ`)); // null: it ended, or is another user's process
     return environment !== null && (environment.includes(needle) || environment.indexOf(needle.subarray(1)) === 0);
   };
   return others().flatMap((pid) => {
@@ -98,7 +98,7 @@ function withEnvironment(names: readonly string[]): ProcessVariables[] {
   return others().flatMap((pid) => {
     const found = linuxProcesses.find(pid);
     if (found === null) return [];
-    const text = seen(() => readFileSync(`/proc/${pid}/environ`, "utf8")) ?? ""; // it has ended, or is another user's
+    const text = seen(() => readFileSync(`/proc/${pid}/environ`, "utf8")) ?? ""; // "": it ended, or is another user's
     const entries = text.split("\0");
     const variables: Record<string, string> = {};
     for (const name of names) {
@@ -119,7 +119,7 @@ function writersOf(path: string): SeenProcess[] {
 
 function writes(pid: number, fd: string, path: string): boolean {
   if (seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) !== path) return false;
-  const info = seen(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")) ?? ""; // it was just closed
+  const info = seen(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")) ?? ""; // "": the descriptor was just closed
   const flags = /^flags:\s+(\d+)$/m.exec(info)?.[1] ?? "0";
   return (Number.parseInt(flags, 8) & (constants.O_WRONLY | constants.O_RDWR)) !== 0;
 }

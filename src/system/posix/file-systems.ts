@@ -7,7 +7,7 @@ const KERNEL =
   /^(?:proc|procfs|sysfs|cgroup2?|debugfs|tracefs|securityfs|configfs|bpf|devpts|devfs|efivarfs|pstore|selinuxfs|smackfs|binfmt_misc|mqueue|hugetlbfs|autofs)$/;
 const NETWORK = /^(?:nfs\d*|smbfs|smb\d*|cifs|afpfs|webdav)$/;
 
-/** Runs `df` for the mount point and `mount` for its type, because no option of `stat` for it is on both systems. */
+/** Runs `df` for the mount point and `mount` for the type, because the options of `stat` differ between the systems. */
 export function posixFiles(platform: NodeJS.Platform): FileSystems {
   function of(path: string): FileSystem {
     const real = realpathSync(path);

@@ -14,11 +14,12 @@ interface Row extends SeenProcess {
 }
 
 /**
- * Runs `ps` and `lsof`, with options that macOS and Linux (procps) have. It differs from `/proc`:
+ * Runs `ps` and `lsof`, with options that macOS and Linux (procps) have. Their answers differ from those of `/proc`:
  *
  * - A start time has whole seconds, so a PID that is reused within a second goes unnoticed.
- * - There is one namespace. A zombie does not show how it ended. On Linux, a process whose first thread has ended is gone.
- * - The members of a process session are the leader's group and all descendants of both.
+ * - There is one namespace. A zombie does not show how it ended. On Linux, a process counts as gone once its first thread
+ *   has ended.
+ * - The members of a process session are the leader's group, and all descendants of its members.
  * - `ps` prints an environment as one line, so a value ends before the next word that looks like a variable. On macOS,
  *   Apple's own programs, such as `/bin/sh`, show no environment.
  * - The memory includes pages that other processes share.
@@ -35,13 +36,13 @@ export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
 
   function withEnvironment(names: readonly string[]): ProcessVariables[] {
     for (let look = 1; ; look++) {
-      // `ps` appends the environment to the command line. So we need the command line alone, too. The environment comes
-      // first, because the second list then has all processes that still run.
+      // `ps` appends the environment to the command line. So we need the command line alone, too. List the environments
+      // first. Each of these processes that still runs is then in the second list.
       const before = list(["-A"], "environment");
       const commands = new Map(list(["-A"], "command").map((row) => [row.pid, row]));
       const same = before.filter(({ pid, started }) => pid !== process.pid && commands.get(pid)?.started === started);
       const known = same.filter(({ pid, text }) => text.startsWith(commands.get(pid)?.text ?? ""));
-      // The other processes executed another program between the two lists.
+      // The other processes executed another program between the two lists, so look again.
       if (known.length < same.length && look < LOOKS) continue;
       return known.map(({ text, ...row }) => ({
         ...seenOf(row),
@@ -106,11 +107,11 @@ function exists(pid: number): boolean {
     process.kill(pid, 0);
     return true;
   } catch (error) {
-    return systemCode(error) === "EPERM"; // another user's
+    return systemCode(error) === "EPERM"; // it exists, and belongs to another user
   }
 }
 
-/** A zombie, or a process that is just ending. On macOS, further letters follow. */
+/** Whether `ps` shows a zombie, or a process that is just ending. On macOS, the state may have more letters. */
 function isGone(state: string): boolean {
   return state.startsWith("Z") || state.startsWith("X");
 }
