@@ -230,7 +230,7 @@ describe("a configuration with problems", () => {
   });
 });
 
-it("inspectConfig names the project file that it would read if there is none", async () => {
+it("when there is no project file, inspectConfig names the path at which it would read one", async () => {
   await using folder = new Folder();
   mkdirSync(dirname(folder.userFile), { recursive: true });
   expect(inspect(folder).files).toEqual([

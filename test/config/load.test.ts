@@ -71,7 +71,7 @@ describe("defaults", () => {
     });
   });
 
-  it("the example file names every key, and its values equal the defaults", async () => {
+  it("the example file names every key, and sets every key outside of the provider to its default", async () => {
     await using folder = new Folder();
     const text = readFileSync(EXAMPLE, "utf8");
     const defaults = folder.load().config;
@@ -102,7 +102,7 @@ describe("defaults", () => {
     expect(model({ session: { model: "of-flag" } })).toBe("of-flag");
   });
 
-  it("the default health.timeout is shortened to a shorter health.interval", async () => {
+  it("the default of health.timeout is the value of health.interval if that is shorter than 2 s", async () => {
     await using folder = new Folder();
     expect(folder.load({ flags: { health: { interval: "200ms" } } }).config.health.timeoutMs).toBe(200);
   });
@@ -195,7 +195,7 @@ describe("precedence", () => {
     expect(auth).toEqual({ githubTokenEnv: null, githubTokenFile: "/t/{user}", githubTokenCommand: null });
   });
 
-  it("relative paths in a file start at that file, and those in a variable at the working folder", async () => {
+  it("relative paths in a file start at the folder of that file, and those in a variable at the working folder", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { runtime: { path: "./bin/copilot" }, auth: { githubTokenFile: "~/t" } });
     const { runtime, auth } = folder.load({ configFile: folder.projectFile }).config;
@@ -239,7 +239,7 @@ describe("environment", () => {
     });
   });
 
-  it("variables of a Kubernetes Service called copilotfleet are ignored, and a misspelled variable is named", async () => {
+  it("variables of a Kubernetes Service called copilotfleet are ignored, and a misspelled variable is reported", async () => {
     await using folder = new Folder();
     const env = {
       COPILOTFLEET_SERVICE_HOST: "10.0.0.1",

@@ -189,7 +189,7 @@ describe("a value that is not allowed", () => {
 describe("the folder that hosts share", () => {
   const STORE = { COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" };
 
-  it("storage.shared is refused when it is inside the state folder or contains it", async () => {
+  it("storage.shared is refused when it is in the state folder or contains the state folder", async () => {
     await using folder = new Folder();
     const state = `${folder.home}/fleet/state`;
     const env = { ...STORE, COPILOTFLEET_HOME: state };

@@ -147,7 +147,7 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         await other.close();
       });
 
-      it("creates one session and keeps its record when several owners create the same id at once", async () => {
+      it("creates exactly one session, and keeps its record, when several owners create the same id at once", async () => {
         const owners = Array.from({ length: 8 }, (_, index) => `user${index}`);
         const results = await Promise.allSettled(
           owners.map((owner) => store.sessions.create(sessionRecord("a", { owner }))),

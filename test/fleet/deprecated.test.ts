@@ -193,7 +193,7 @@ describe("the older names of Fleet", () => {
     ["revokeTokens", ["tokens", "revoke"], [{ ids: ["a"] }], [{ ids: ["a"] }], { revoked: ["a"] }, ["a"]],
     ["drain", ["pool", "drain"], [{ timeout: "1s" }], [{ timeout: "1s" }], { stopped: [STOPPED] }, [STOPPED]],
   ] as const)(
-    "the older method fleet.%s translates its arguments and its result for the method that replaces it",
+    "the older method fleet.%s converts its arguments for the method that replaces it, and converts that method's result",
     async (name, [group, method], given, passed, returned, result) => {
       const spy = fake(group, method, returned);
       expect(await (fleet as unknown as Calls)[name]?.(...given)).toEqual(result);

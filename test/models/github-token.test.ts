@@ -38,7 +38,7 @@ async function file(content: string, mode = 0o600): Promise<string> {
 }
 
 describe("tokenSourceFromConfig", () => {
-  it("tokenSourceFromConfig fills the user into the name of a variable, a file or a command", () => {
+  it("tokenSourceFromConfig fills the user's id into the name of a variable, the path of a file, or a command", () => {
     expect(tokenSourceFromConfig(NONE, "ann")).toBeNull();
     expect(tokenSourceFromConfig({ ...NONE, githubTokenEnv: "GH_{user}" }, "ann")).toEqual({
       from: "env",

@@ -192,7 +192,7 @@ describe("the file store, with its registry.json,", () => {
     expect(await serverIds(root)).toEqual(["s1", "s2", "s3", "s4"]);
   });
 
-  it("refuses a store in which only a damaged registry.json is left, instead of treating it as empty", async () => {
+  it("refuses a store in which only a kept copy of a damaged registry.json is left, instead of treating it as empty", async () => {
     const root = await filled(1);
     await rm(join(root, "registry"), { recursive: true });
     await rename(join(root, "registry.json"), join(root, "registry.json.corrupt-2026-01-01T00-00-00-000Z"));
@@ -276,7 +276,7 @@ describe("the file store, with a newer schema,", () => {
 });
 
 describe.each(DAMAGES)("the file store, with a session record that is %s,", (_, damage) => {
-  it("goes back one revision of a session record whose newest one is damaged, and warns", async () => {
+  it("goes back to the previous revision of a session record when the newest revision is damaged, and warns", async () => {
     const root = await temporaryRoot();
     const store = openFileStore(root);
     await store.sessions.create(sessionRecord("a"));

@@ -125,7 +125,7 @@ describe("the file store, with leases,", () => {
     expect(now().monotonicMs).toBeLessThan(there + 30_000);
   });
 
-  it("goes back one revision when a lease's newest one is damaged, and never gives out an old fence again", async () => {
+  it("goes back to the previous revision when a lease's newest revision is damaged, and never gives out an old fence again", async () => {
     await store.leases.acquire(request("t1"));
     const before = await store.leases.read("a");
     await store.leases.release("a", "t1");

@@ -61,7 +61,7 @@ it("a process of another user is alive, but shows no variable, file or socket", 
 });
 
 it.skipIf(missing.length > 0)(
-  "a process counts as unreadable, and not as gone, when ps or lsof is missing or fails",
+  "a process counts as unreadable, and not as gone, when the programs ps and lsof fail or are killed",
   () => {
     const { PATH } = process.env;
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-no-ps-"));
@@ -82,7 +82,7 @@ it.skipIf(missing.length > 0)(
   },
 );
 
-it("the system is chosen by the platform, and the variable chooses ps and lsof", () => {
+it("the platform chooses the implementation of the system, and COPILOTFLEET_SYSTEM=posix chooses ps and lsof", () => {
   expect(choose(undefined, "linux")).toBe(linux);
   expect(choose("", "linux")).toBe(linux);
   for (const platform of ["darwin", "win32"] as const)
