@@ -11,7 +11,7 @@ import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./
 
 const run = promisify(execFile);
 const count = Number(process.argv[2] ?? 1000);
-/** The servers, sessions and users of the whole fleet, and the sessions of one user. */
+/** The lines to complete: with servers, sessions and users of the whole fleet, and with the sessions of one user. */
 const LINES = ["copilotfleet describe ", "copilotfleet send --user user-7 "];
 
 printMachine();

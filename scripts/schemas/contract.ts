@@ -3,7 +3,7 @@ import type { JsonSchema } from "./json-schema.js";
 
 /**
  * Lists what scripts rely on, one promise per line. An addition to the commands or to their output adds lines and keeps
- * all others. A removal, another name or another type removes a line. So a break is a line that is missing.
+ * all others. A removal, another name or another type removes a line. So each break shows as a missing line.
  */
 export function promisesOf(
   commands: Readonly<Record<string, CommandSnapshot>>,

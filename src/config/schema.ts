@@ -124,7 +124,7 @@ const health = v.pipe(
     stable: v.optional(rules.wait(), "60s"),
     stalledTurn: v.optional(rules.wait(), "10m"),
   }),
-  // If only the interval is set, and it is short, the timeout is shortened to fit.
+  // The default of the timeout is never longer than the interval.
   v.transform(({ interval, timeout, startup, backoff, stable, stalledTurn, ...rest }) => ({
     ...rest,
     intervalMs: interval,
@@ -232,8 +232,8 @@ const keys = v.strictObject({
 export const DEFAULT_MODEL = "gpt-5";
 
 /**
- * Fills in the default model if there is a provider, because a provider needs one. Without a provider, the model stays
- * null, and the runtime chooses one of GitHub's models, which differ from account to account.
+ * Fills in the model if none is given. A provider needs one. Without a provider, the default is null, and the runtime
+ * chooses one of GitHub's models, because these differ from account to account.
  */
 function withModel({ session, ...rest }: v.InferOutput<typeof keys>) {
   const { model = rest.provider === null ? null : DEFAULT_MODEL, ...others } = session;

@@ -96,7 +96,7 @@ describe("the keys of the configuration", () => {
 });
 
 describe("a project file that the user trusts", () => {
-  /** Writes a project file with a guarded key, and returns the environment and folder in which the user trusts it. */
+  /** Writes a project file with a guarded key. Returns the environment and the working folder for loading the file. */
   function hostile(folder: Folder) {
     folder.write(folder.projectFile, { runtime: { path: "./x" }, session: { model: "m" } });
     return { env: { COPILOTFLEET_HOME: join(folder.root, "state"), HOME: folder.home }, cwd: folder.cwd };
