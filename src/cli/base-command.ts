@@ -58,7 +58,7 @@ export abstract class FleetCommand extends Command {
 
   /**
    * Returns a signal that the first SIGINT or SIGTERM aborts, so that the command can finish what it began. The second
-   * SIGINT or SIGTERM ends the process at once. If a command never calls this method, already the first one does so.
+   * SIGINT or SIGTERM ends the process at once. Without a call of this method, the first one ends the process at once.
    *
    * @param cleansUp whether the command must clean up before it ends. If so, a closed output pipe aborts the signal. If
    * not, a closed output pipe ends the process at once.

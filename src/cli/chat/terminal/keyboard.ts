@@ -36,7 +36,8 @@ export class Keyboard implements Disposable {
   readonly #onData = (chunk: string) => this.#receive(chunk);
   readonly #onGone = () => {
     this.#listener.onGone();
-    // At its exit, Node.js 20 restores the terminal, and dumps its core if that fails. So end by SIGHUP before that.
+    // At its exit, Node.js 20 tries to restore the terminal, and aborts with a core dump if the terminal is gone. So end
+    // the process by SIGHUP before that.
     process.once("exit", () => process.kill(process.pid, "SIGHUP"));
   };
   readonly #onContinue = () => this.#open();

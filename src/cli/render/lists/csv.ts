@@ -10,7 +10,7 @@ const FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20";
  */
 const BEFORE_FORMULA = new RegExp(`(^|[,;|])(?=\\s*[${FORMULA}])`, "g");
 
-/** Renders records as RFC 4180 defines them. Each ends with a line break. Null becomes an empty field. */
+/** Renders records as RFC 4180 defines them. Each record ends with a line break. Null becomes an empty field. */
 export function renderCsv(records: readonly (readonly Value[])[]): string {
   return records.map((record) => `${record.map(renderField).join(",")}\r\n`).join("");
 }

@@ -1,7 +1,8 @@
 /*
  * Puts Markdown that somebody else wrote into a document of ours. The caller indents the lines, so that they are in a list
- * item. Everything that a line opens, such as a code block, then ends with the item. Only HTML could reach beyond it,
- * because a comment without an end hides all that follows. So we make HTML visible text. In code, it is text already.
+ * item. Everything that a line opens, such as a code block, then ends with the item. Only HTML could reach beyond the item,
+ * because an HTML comment without an end hides all that follows. So we turn HTML into visible text. In code, HTML is text
+ * already.
  *
  * In doubt, treat a line as text outside of code. An escape in code is only ugly, but HTML outside of code is harmful.
  */
