@@ -26,7 +26,7 @@ export interface DoorOptions extends DoorListeners {
    * doors refuses no connection.
    */
   listen: Address | InheritedListener;
-  /** If it aborts before the door listens, for example during the lookup of a host name, the opening fails. */
+  /** If this signal aborts before the door listens, for example during the lookup of a host name, the opening fails. */
   signal?: AbortSignal;
 }
 

@@ -65,11 +65,11 @@ export class FleetHosts {
   }
 
   /**
-   * Finds the server whose id is `reference`, or else the server of the user with this id, or else the only server whose id
-   * begins with this text ({@link mayMean}). If a user has servers with the same id on several hosts, `ID@HOST` names one of them.
+   * Finds the server that `reference` names: by its id, or else by the id of its user, or else by the beginning of its
+   * id ({@link mayMean}). If a user has servers with the same id on several hosts, `ID@HOST` names one of them.
    *
-   * @throws FleetError `FLEET_SERVER_NOT_FOUND` when no server matches, or several do; `FLEET_HOST_AWAY` when the server's
-   * host is gone.
+   * @throws FleetError `FLEET_SERVER_NOT_FOUND` when no server matches, or several do; `FLEET_HOST_AWAY` when the
+   * server's host is gone.
    */
   async find(reference: string): Promise<FoundServer> {
     const matching = await this.matching(reference);

@@ -90,7 +90,7 @@ export async function gatherGarbage(
     sessionIds === undefined ? await host.gc(request, call) : await host.gcSome({ ...request, sessionIds }, call),
   );
   const results = answers.map(({ answer }) => answer);
-  // Each host reads all records, so each reports the same ones.
+  // Each host reads all records, so all hosts report the same unreadable ones.
   const unreadable = new Map(results.flatMap((result) => result.unreadable).map((record) => [record.id, record]));
   return {
     deleted: results.flatMap(({ deleted }) => deleted),

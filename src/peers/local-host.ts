@@ -94,7 +94,7 @@ export class LocalHost implements Host {
   async restart({ ids, request }: ParamsOf<"restart">, call: Call = {}): Promise<RollingResult> {
     const { pool } = this.#context;
     const progressOf = addUp(call.onProgress, ids.length);
-    // A server counts as finished when it has started again.
+    // For the stops, report only the turns. A server counts as done only when it has started again.
     const onProgress: OnProgress = ({ turns }) => progressOf("stop")({ done: 0, total: 0, turns });
     const options = { ...this.#stopOptions(request, call), stays: true, onProgress };
     const stopped = await this.stopAll(ids, options);
@@ -123,7 +123,7 @@ export class LocalHost implements Host {
     const { pool } = this.#context;
     const server = await pool.find(id);
     if (server.process !== null && isBroken(server)) {
-      // The repair notes in the log how the server ended. If that fails, show the log without it.
+      // The repair notes in the log how the server ended. If the repair fails, show the log without that note.
       await pool.repair(signal, id).catch((error: unknown) => {
         if (!isFleetError(error)) throw error;
       });

@@ -132,9 +132,9 @@ export async function markedRecord(
 }
 
 /**
- * The record of a session in the home of its user's own server, or null if there is none. If gc has just deleted the record,
- * waits until gc restores it or deletes the session. If the fleet recorded the session again at that time, it would begin a
- * new, empty history.
+ * The record of a session in the home of its user's own server, or null if there is none. If gc has just deleted the
+ * record, waits until gc restores it or deletes the session. If the fleet recorded the session again at that time, the
+ * session would begin with a new, empty history.
  *
  * @throws FleetError `FLEET_STATE_BUSY` when gc takes longer than 5 s to decide.
  */

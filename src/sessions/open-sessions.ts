@@ -85,7 +85,7 @@ export class OpenSessions {
     const { directory, provider } = this.#context;
     const { user, signal } = options;
     const id = options.id ?? newSessionId(options.purpose ?? null);
-    // Refuse a model that cannot be used before anything is started.
+    // Before anything is started, refuse a model that cannot be used.
     await provider.get();
     const ephemeralUse = options.ephemeral === true ? ownUse(directory) : undefined;
     const record = await this.#sessions.recordNew({ ...options, id, owner: user, ephemeralUse }, { signal });
@@ -112,7 +112,8 @@ export class OpenSessions {
   }
 
   async #openHere(record: SessionRecord, options: ResumeOptions, isNew = false): Promise<LocalSession> {
-    await this.#context.provider.get(); // before anything is started
+    // Before anything is started, refuse a model that cannot be used.
+    await this.#context.provider.get();
     await using use = await useSession(this.#context, { ...options, record, isTurn: false });
     return await LocalSession.open(this.#sessions, use, options, isNew);
   }

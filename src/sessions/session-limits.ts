@@ -65,7 +65,8 @@ export class SessionLimits {
   }
 
   /**
-   * Counts the sessions of the owner and of all users. A count without a limit is 0, because it would cost time for nothing.
+   * Counts the sessions of the owner and of all users. If there is no limit, the count is 0, because counting would
+   * cost time for nothing.
    */
   async #count(owner: string): Promise<Counts> {
     const { default: own, total } = this.#limits;

@@ -54,7 +54,7 @@ export class Sessions {
   async recordNew(wanted: NewSession, start: Omit<Start, "user">): Promise<SessionRecord> {
     const { store, directory, takeover } = this.context;
     const { id, owner } = wanted;
-    // Refuse an id that is taken before a server is started.
+    // Before a server is started, refuse an id that is taken.
     if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
     await this.limits.assertRoom(owner);
     const server = await this.serverForNew({ ...start, user: owner });

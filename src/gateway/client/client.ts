@@ -59,8 +59,8 @@ export class Client {
       try {
         await this.#router.reattach(attachment);
       } catch (error) {
-        // If the session was deleted, forget it, because another user may take its id. Keep a session with the same id
-        // that the client has opened since.
+        // If the session was deleted, forget it, because another user may take its id. If the client has opened another
+        // session with this id since, keep that one.
         const isDeleted = isFleetError(error, "FLEET_SESSION_NOT_FOUND");
         if (isDeleted && attachments.get(sessionId) === attachment) attachments.delete(sessionId);
         // Only log the error. The client's next request for the session gets it as the answer.

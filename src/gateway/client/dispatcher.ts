@@ -29,7 +29,7 @@ import { PassedRequests } from "./passed-requests.js";
 import { SessionCalls } from "./session-calls.js";
 import { checkTools } from "./session-tools.js";
 
-/** Limits on bytes do not refuse requests up to this size, so that a client can always cancel its work. In bytes. */
+/** Limits on bytes never refuse a request of up to this size, in bytes. So a client can always cancel its work. */
 const SHORT_BYTES = 4 * 1024;
 /** The most unanswered requests of a client. A client that sends more and reads no answers would fill the memory. */
 const MAX_OPEN_REQUESTS = 10_000;
@@ -199,13 +199,14 @@ export class Dispatcher {
     if (record === null) return;
     if (handler === "detach") return await this.#sessionCalls.detach(request, record);
     if (handler === "send" && door.draining) throw doorDraining();
-    // If earlier prompts of the client wait, queue this one behind them before looking for the session's host. So they
-    // stay in order even if the session moves.
+    // If earlier prompts of the client wait, put this one behind them. Do not look for the session's host first,
+    // because then a move of the session could change the order of the prompts.
     if (handler === "send" && this.#prompts.waits(record.id)) return await this.#prompts.send(request, record);
     if (cancels === true && this.#prompts.cancel(record.id)) return requests.reply(request, { success: true });
     const host = await this.#router.hostOf(record);
-    // Wait until the prompts of a turn that has begun here are sent. If the session has moved, those prompts come back to
-    // the line, before this request.
+    // If the session is on another host, wait until a turn on this host has sent or refused the client's earlier
+    // prompts. Refused prompts go back to their places in the line, ahead of this request, and `isOvertaking` finds
+    // them there.
     if (host !== null) await this.#prompts.sent(record.id);
     if (lines.isOvertaking(request)) return;
     if (host !== null) return await this.#relay.session(handling, host, request, record);

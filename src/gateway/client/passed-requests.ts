@@ -15,7 +15,7 @@ import { resultIn, saysUnloaded } from "../wire/events.js";
 import { methodDenied } from "../wire/refusals.js";
 import { checkAnswer, checkTools, permitted } from "./session-tools.js";
 
-/** Passes requests about a session on to its server here, after the checks that the table of methods requires. */
+/** Passes requests about a session to its server on this host, after the checks that the table of methods requires. */
 export class PassedRequests {
   readonly #state: ClientState;
   readonly #router: Router;
@@ -45,7 +45,8 @@ export class PassedRequests {
     checkTools(this.#state, request, record);
     checkAnswer(this.#state, link, request, record);
     const allowed = handling.permits === true ? permitted(this.#state, link, request, record) : params;
-    // Only the client that provided the tool may approve it. Answer this client as if that client had answered first.
+    // Only the client that provided the tool may approve it. Give this client the reply for an answer that comes too
+    // late.
     if (allowed === null) requests.reply(request, { success: false });
     else this.#forward(handling, link, { ...request, params: allowed }, record);
   }
@@ -113,9 +114,9 @@ export class PassedRequests {
   ): Promise<unknown> {
     const { sessionId, tools } = params;
     switch (finish) {
-      // The runtime keeps a session that was shut down in memory until every client has left it. Such a session accepts
-      // prompts but never answers them, and cannot be resumed (measured with 1.0.85). Close it, so that the next client
-      // can open it.
+      // After a shutdown, the runtime keeps the session in memory until every client has left it. Such a session
+      // accepts prompts but never answers them, and cannot be resumed (measured with 1.0.85). Close the session, so
+      // that the next client can open it.
       case "unload":
         await upstream.ask("sessions.close", { sessionId });
         break;
@@ -143,7 +144,8 @@ export class PassedRequests {
     const { door, user } = this.#state;
     const { id } = await recordFor(door, sessionId, user);
     if (readSessionFolder(server.home, id)?.hasHistory !== true) return;
-    // Count a turn, because a session without turns counts as one without a history.
+    // The fork has a history, but a session whose record has no turns counts as a session without a history. So record
+    // one turn.
     await door.store.sessions.update(id, (draft) => {
       draft.turns ||= 1;
     });

@@ -1,8 +1,8 @@
 import type { Clock } from "../../runtime/clock.js";
 
 /**
- * How long to delay the answer to the first wrong token with an id, in milliseconds. Each further wrong token doubles the
- * delay.
+ * How long to delay the answer to the first wrong token, in milliseconds. Each further wrong token with the same id
+ * doubles the delay.
  */
 const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 8_000;

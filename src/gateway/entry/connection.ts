@@ -27,7 +27,7 @@ interface Admission {
 }
 
 /**
- * One connection to the front door. A good token makes it the connection of a client or of another host.
+ * One connection to the front door. A good token makes it the connection of a client or of another host. Its states:
  *
  * | state            | the other side                    | the next message                          |
  * | ---------------- | --------------------------------- | ----------------------------------------- |

@@ -4,7 +4,7 @@ import { REFUSED_METHODS } from "./refused-methods.js";
 export type Handling = DoorHandling | UserHandling | SessionHandling;
 
 interface Columns {
-  /** Begins a turn or opens a session. The door lets only a few of these begin in each round of the event loop. */
+  /** Begins a turn or opens a session. The door starts only a few such requests in each round of the event loop. */
   readonly paced?: true;
   /**
    * Allowed only on the user's own server, because the method reaches beyond the conversation, into the server or its home.
@@ -15,7 +15,10 @@ interface Columns {
    * credentials elsewhere.
    */
   readonly host?: true;
-  /** Allowed only by `session.approve`, because the method may approve tools without asking the client. */
+  /**
+   * Allowed only if `session.approve` lets the client approve all tools, because the method may approve tools without
+   * asking.
+   */
   readonly approves?: true;
 }
 
@@ -52,17 +55,17 @@ export interface SessionHandling extends Columns {
    */
   readonly handler: "send" | "open" | "delete" | "detach" | "pass";
   /**
-   * When the method is allowed in a collaborative session:
+   * When the method is allowed in a collaborative session. Undefined means always.
    *
    * - `free`: not during somebody else's turn or lease
-   * - `steer`: like `free`. The method ends or steers the turn, so the client's earlier prompts are sent first, in any
-   *   session.
-   * - `own turn`: only during the client's own turn, because the method queues prompts, and these begin a turn when no turn
-   *   is running
+   * - `steer`: like `free`. The method ends or steers the turn, so the client's earlier prompts are sent first, even in
+   *   a private session.
+   * - `own turn`: only during the client's own turn, because the method queues prompts, and these begin a turn when no
+   *   turn is running
    * - `never`: the method makes the model work, or changes the history, outside a turn
    */
   readonly collaborative?: "free" | "steer" | "own turn" | "never";
-  /** Gives up the client's prompts that wait for their turn. A user who has reached a limit may still use the method. */
+  /** Cancels the client's waiting prompts. A user who has reached a limit may still use the method. */
   readonly cancels?: true;
   /** Sets options of the session. The door checks each of them: see `settings.ts`. */
   readonly checksOptions?: true;

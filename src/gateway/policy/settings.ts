@@ -44,8 +44,8 @@ const HARMLESS = new Set(
 );
 
 /**
- * In addition to `HARMLESS`: parameters that a client may set on the user's own server. They stay allowed if the
- * configuration forbids the client to use files and programs there.
+ * In addition to `HARMLESS`: parameters that a client may set on the user's own server, even if the configuration
+ * forbids the client to use files and programs there.
  */
 const HARMLESS_ON_OWN = new Set(
   `canvases requestCanvasRenderer canvasProvider openCanvases provider providers capi models enableFileChangeTracking
@@ -90,7 +90,7 @@ const HARMLESS_OPTIONS = new Set(
 );
 
 /**
- * In addition to `HARMLESS_OPTIONS`: options that a client may change on the user's own server. They stay allowed if the
+ * In addition to `HARMLESS_OPTIONS`: options that a client may change on the user's own server, even if the
  * configuration forbids the client to use files and programs there.
  */
 const HARMLESS_OPTIONS_ON_OWN = new Set(
@@ -164,8 +164,8 @@ export function checkOptions(
     throw methodDenied(method, 'only the owner of a session sets "excludedTools"');
   for (const [name, value] of Object.entries(asked)) {
     if (HARMLESS_OPTIONS.has(name)) continue;
-    // The SDK sends these values by itself. On a shared server, each session already has them. On another user's own
-    // server, only that user may choose them.
+    // The SDK sends the values of `APART_OPTIONS` by itself. They are harmless on a shared server, where each session
+    // already has them, and on the user's own server. On another user's own server, only that user may choose them.
     if ((own || isolation === "shared") && JSON.stringify(APART_OPTIONS[name]) === JSON.stringify(value)) continue;
     if (!own || !(HARMLESS_OPTIONS_ON_OWN.has(name) || isAbsent(value))) throw settingDenied(method, name, own);
   }

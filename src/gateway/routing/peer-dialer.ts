@@ -44,8 +44,8 @@ export class PeerDialer {
    */
   async open(host: HostRecord, listener: RpcListener, signal: AbortSignal): Promise<OpenUpstream> {
     const door = doorOf(host);
-    // Check the token again, because it may have ended since the client connected. The other front door would count it as
-    // a wrong token of this host, and answer late.
+    // Check the token again, because it may have expired or been revoked since the client connected. The other front
+    // door would count it as a wrong token from this host, and delay its answer.
     if (!(await isTokenGood(this.#store, this.#holder))) throw tokenEnded();
     const endpoint = { ...door, token: this.#token };
     const hello = { ...this.#hello, fleet: { via: this.#own, hops: 1 } };

@@ -89,7 +89,7 @@ export class Router {
     return host === null ? await this.homeHere() : await this.peer(host);
   }
 
-  /** The link to the server here for requests without a session. */
+  /** The link to the server of this host that handles the client's requests without a session. */
   async homeHere(): Promise<ServerLink> {
     const live = this.#home && this.#state.links.server(this.#home.id);
     if (live !== undefined) return live;

@@ -8,7 +8,7 @@ import type { Connector } from "./connector.js";
 export interface Opening {
   /** The parameters of the client's request. */
   asked: Params;
-  /** Whether the client already has the session open. Then the client still has it open if this opening fails. */
+  /** Whether the client already has the session open. If this opening fails, the session then stays open. */
   isOpen?: boolean;
   /** Called before the request to the server is sent, because events may arrive before the answer. */
   onLink: (link: ServerLink) => void;

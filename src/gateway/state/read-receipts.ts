@@ -15,13 +15,12 @@ export class ReadReceipts {
   /** How many questions the front door has asked the client. */
   #asked = 0;
   /**
-   * The number of the last question that the client has answered. 0 if the client has never answered. Perhaps it never
-   * answers.
+   * The number of the last question that the client has answered. 0 if it has answered none. Some clients never answer.
    */
   #answered = 0;
   /**
-   * By session, the number of the question behind the last end of another client's turn. The answer proves that the client
-   * has read that end.
+   * For each session, the number of the question that followed the last end of a turn (see {@link askBehind}). The
+   * client's answer proves that it has read that end.
    */
   readonly #unread = new Map<string, number>();
 
@@ -42,7 +41,10 @@ export class ReadReceipts {
     this.#unread.set(sessionId, this.#asked);
   }
 
-  /** Whether the last end of another client's turn may be unread. False for a client that has never answered a question. */
+  /**
+   * Whether the client may not have read the end of a turn that {@link askBehind} asked about last. False for a client
+   * that has never answered a question.
+   */
   isUnread(sessionId: string): boolean {
     return this.#answered > 0 && (this.#unread.get(sessionId) ?? 0) > this.#answered;
   }

@@ -23,14 +23,14 @@ interface HeldEnd {
 }
 
 /**
- * The client's own prompts in one session.
+ * The client's own prompts in one session, and what happens to an end of a turn now. An empty cell means any value.
  *
  * | a prompt of the client                | `open` | `taken` | `begun` | an end of a turn that arrives now       |
  * | ------------------------------------- | ------ | ------- | ------- | --------------------------------------- |
  * | has no answer                         | > 0    |         | false   | ends another turn: goes to `held`       |
- * | was taken by the server, waits there  | 0      | its id  | false   | ends another turn: goes to `held`       |
+ * | was taken by the server, waits there  | 0      | its id  | false   | the same, unless another door sent it   |
  * | runs                                  |        |         | true    | ends the client's turn: passes          |
- * | (no prompt: the entry is deleted)      | 0      | empty   | false   | passes                                  |
+ * | none: the entry is deleted            |        |         |         | passes                                  |
  */
 interface Own {
   /** How many prompts have arrived at this door and have no answer. */
@@ -41,9 +41,9 @@ interface Own {
   readonly seen: Set<string>;
   /** Whether one of the client's prompts has begun, and the session has not been idle since. */
   begun: boolean;
-  /** The error that replaces `late` if the running turn ends without a reply. Null once the turn has a reply. */
+  /** The error that replaces the answers in `late` if the turn ends without a reply. Null once it has a reply. */
   failure: string | null;
-  /** Whether its own turn had a `session.error`. The client may then send a prompt before it reads the `session.idle`. */
+  /** Whether the client's own turn had a `session.error`. A prompt may then arrive before the client reads the idle. */
   hasFailed: boolean;
   /** Ends of other turns. The door holds them back, so that the client does not take them for the end of its own turn. */
   held: HeldEnd[];
@@ -205,9 +205,9 @@ export class TurnEnds {
   }
 
   /**
-   * Sends the client the end of a turn, because the server or its host is gone for this client. The prompts that the server
-   * took will not begin. A prompt without an answer may not have reached that server and may still run elsewhere. So if
-   * there is one, holds the end back until the prompt is answered.
+   * Sends the client the end of a turn, because the server or its host is gone for this client. The prompts that the
+   * server took will not begin. A prompt without an answer may not have reached that server and may still run
+   * elsewhere. If there is such a prompt, holds the end back until that prompt is answered.
    */
   lost(sessionId: string, message: string): void {
     const own = this.#own.get(sessionId);

@@ -28,7 +28,9 @@ export interface Prompt {
   readonly request: ClientRequest;
   /** Its position in the order in which the client's requests came. Prompts reach the server in this order. */
   readonly place: number;
-  /** The turn whose prompts include this one. */
+  /**
+   * The turn that has counted this prompt as its own. A prompt that is moved to another turn is counted there again.
+   */
   turn: Turn | undefined;
   /** Whether the server has already answered this prompt once with the error that it does not have the session. */
   again: boolean;
@@ -63,18 +65,20 @@ export interface Doubt {
 export type TurnEnd = "idle" | "refused" | "lost" | "unloaded" | "closed";
 
 /**
- * One client's turn in a session. It lasts from the client's first prompt until the session is idle. Prompts that the client
- * sends during the turn belong to it, as they do on a bare server.
+ * One client's turn in a session. It lasts from the client's first prompt until the session is idle. Prompts that the
+ * client sends during the turn belong to it, as they do on a bare server.
  *
  * Four parts share the work at the end of a turn:
  *
- * - `Incoming` receives `session.idle`, `session.error` and `session.shutdown` from the server. It reports an end first to
- *   `Turn`, and then to `TurnEnds`. `loseLink` does this when the link itself ends.
- * - `Turn` decides when this client's turn is over. If no event shows the end, it asks the server ({@link ended}). It sends
- *   nothing to the client.
+ * - `Incoming` receives `session.idle`, `session.error` and `session.shutdown` from the server. It reports an end first
+ *   to `Turn`, and then to `TurnEnds`. `loseLink` does this when the link itself ends.
+ * - `Turn` decides when this client's turn is over. If no event shows the end, it asks the server ({@link ended}). It
+ *   sends nothing to the client.
  * - `TurnEnds` decides which ends the client gets, and when. This includes the ends of other clients' turns.
- * - `PromptQueue` waits in `#hold` until the turn is over. Then it records the use, and removes the use marker and releases
+ * - `PromptQueue` waits in `#hold` until the turn is over. Then it records the use, removes the use marker and releases
  *   the lease.
+ *
+ * The states of a turn. An empty cell means any value.
  *
  * | state                                 | `waits` | `active` | `isInDoubt` | `over` | prompts in `waiting`             |
  * | ------------------------------------- | ------- | -------- | ----------- | ------ | -------------------------------- |
@@ -109,7 +113,10 @@ export class Turn {
   #accepted = 0;
   /** The clock's time when the last prompt was sent. */
   #sentAt = 0;
-  /** Whether a `session.idle` came that may have ended earlier work. The door then has to ask the server. */
+  /**
+   * Whether a `session.idle` came that may belong to work before this turn's last prompt. If so, the door has to ask
+   * the server.
+   */
   #idleMissed = false;
   #wake: (() => void) | undefined;
   /** This turn's use of the session. Undefined while the turn waits for others. */
@@ -255,8 +262,8 @@ export class Turn {
         return true;
       }
       idleBefore = idle;
-      // After a missed `session.idle` or an idle answer, the server possibly sends no further `session.idle`. So ask again
-      // soon. While the server is busy, double the pause each time.
+      // After a missed `session.idle` or an idle answer, there may be no further `session.idle`. So ask again soon.
+      // While the server is busy, double the pause each time.
       if (missed || idle) askAfterMs = ASK_BLIND_MS;
       else askAfterMs = Math.min(2 * askAfterMs, ASK_AFTER_MS);
     }
@@ -264,7 +271,7 @@ export class Turn {
   }
 
   async #pause(ms: number): Promise<void> {
-    // Every turn waits here. An AbortSignal and its error cost many times as much as this timer.
+    // Use a plain timer, because every turn waits here. An AbortSignal and its error would cost many times as much.
     await new Promise<void>((resolve) => {
       const cancel = this.#clock.after(ms, resolve);
       this.#wake = () => {

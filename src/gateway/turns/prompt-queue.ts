@@ -15,11 +15,9 @@ import { abandonedTurnOver } from "./abandoned-turn.js";
 import { settleDoubt } from "./resend.js";
 import { abortTurn, assertHere, follow, isIdle, linkOnceEnded, noteSent, noteUse, turnRequest } from "./turn-server.js";
 
-/**
- * If the server does not begin a prompt that it took, the turn is over after this idle time of the server, in milliseconds.
- */
+/** How long a server may be idle without beginning a prompt that it took. Then the turn is over. In milliseconds. */
 const NEVER_BEGINS_MS = 5_000;
-/** The same after a `session.error`, because this error often is the reason why the prompt does not begin. */
+/** Like `NEVER_BEGINS_MS`, after a `session.error`, which is often the reason why the prompt does not begin. */
 const FAILED_MS = 1_000;
 
 /**
@@ -62,7 +60,7 @@ export class PromptQueue {
     await this.#state.turns.get(sessionId)?.sending;
   }
 
-  /** Gives up the prompts that wait for their turn. @returns false if no prompt waits */
+  /** Gives up the session's prompts that wait for a turn. @returns false if no prompt waits */
   cancel(sessionId: string): boolean {
     const turn = this.#state.turns.get(sessionId);
     if (turn?.waits !== true) return false;
@@ -75,7 +73,7 @@ export class PromptQueue {
     for (const turn of this.#state.turns.values()) if (turn.waits) this.#giveUp(turn, error);
   }
 
-  /** Refuses the waiting prompts at once. When the wait for the turn ends, later prompts may be waiting. */
+  /** Refuses the waiting prompts, and ends the turn at once, so that a later prompt begins a new turn. */
   #giveUp(turn: Turn, error: FleetError): void {
     for (const prompt of turn.waiting.takeAll()) this.#refuse(prompt, turn.record, error);
     turn.end("refused");
@@ -262,7 +260,7 @@ export class PromptQueue {
     });
   }
 
-  /** Sends a prompt again after its server has ended. Keeps the new answer, because the client already has the first one. */
+  /** Sends a prompt again after its server ended. The client does not get this answer, because it has the first one. */
   #writeAgain(turn: Turn, prompt: Prompt, link: ServerLink): void {
     const { ends } = this.#state;
     const { record, sent } = turn;

@@ -65,7 +65,7 @@ function begunPrompts(state: ClientState, turn: Turn, { prompts, link }: Doubt):
     const isThere = recorded.find(({ messageId = "" }) => prompt.sent?.messageIds?.includes(messageId));
     if (isThere?.messageId !== undefined) found.set(prompt, isThere.messageId);
   }
-  // The server gave these prompts their ids, but ended before it answered.
+  // These records have ids that no answer contained. They belong to prompts that the server began but did not answer.
   const unknown = recorded.filter(({ messageId = "" }) => !known.has(messageId));
   const unanswered = prompts.filter(({ sent }) => sent?.messageIds === null);
   const take = (prompt: Prompt, at: number) => {

@@ -63,7 +63,7 @@ const INVALID_PARAMS = -32602;
  * @throws ProtocolError when the frame is not a JSON-RPC message.
  */
 export function readClientFrame(body: Buffer): ClientMessage {
-  // Check this first, because clients of the fleet acknowledge chunks that they receive.
+  // Check this first, because it is frequent: clients of the fleet acknowledge the chunks that they receive.
   if (body.equals(ACKNOWLEDGEMENT_BODY)) return ACKNOWLEDGEMENT;
   if (!isUtf8(body)) throw new ProtocolError("A frame is not UTF-8.", PARSE_ERROR);
   const scan = scanWithin(body, LIMITS);
@@ -94,7 +94,8 @@ function assertVersion(body: Buffer, members: ReadonlyMap<string, Member>): void
 /** @param seen the members up to the one that exceeds a limit */
 function refuseOver(body: Buffer, seen: ReadonlyMap<string, Member>, message: string): ClientMessage {
   const isKnown = seen.has("jsonrpc") && seen.has("id") && (seen.has("method") || !seen.has("params"));
-  // Some writers put the id last. Without the id we cannot answer the request, and have to end the connection.
+  // Some writers put the id last. If the message is too long to search for it, end the connection, because we cannot
+  // answer a request without its id.
   if (!isKnown && body.length > SEARCHED_BYTES) throw new ProtocolError(message, INVALID_REQUEST);
   const members = isKnown ? seen : membersByKey(scanObject(body) ?? []);
   assertVersion(body, members);

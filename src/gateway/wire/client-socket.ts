@@ -33,8 +33,8 @@ export interface ClientSocketListener {
   onFrames(frames: readonly Frame[]): void;
   onProtocolError(error: unknown): void;
   /**
-   * The buffers now hold `bytes` bytes. `arriving` of them belong to an unfinished frame of the client. The client has not
-   * read the others.
+   * The buffers now hold `bytes` bytes. `arriving` of them belong to an unfinished frame of the client. The rest is
+   * output that the client has not read.
    */
   onBuffered(bytes: number, of: { arriving: number }): void;
   /** The client reads more slowly than the door sends. */
@@ -133,7 +133,8 @@ export class ClientSocket {
 
   #write(bytes: Buffer): void {
     if (this.closed || this.#socket.write(bytes)) return;
-    // This time restarts whenever the client reads something, even a part of a frame. So a client may be slow.
+    // The socket restarts this time limit whenever the client reads something, even a part of a frame. So a client may
+    // be slow.
     this.#socket.setTimeout(this.#stallMs);
     this.#tellBuffered();
     if (this.#socket.writableLength > MAX_UNREAD_BYTES) this.hold(this);

@@ -71,7 +71,7 @@ export function tokenEnded(): FleetError {
   return new FleetError("FLEET_TOKEN_REFUSED", "The token of this connection was revoked or has expired.");
 }
 
-/** @param limitBytes the longest that all unanswered requests of a client may be together, in bytes */
+/** @param limitBytes how many bytes all unanswered requests of a client may have together */
 export function requestsExhausted(limitBytes: number): FleetError {
   return new FleetError(
     "FLEET_REQUESTS_EXHAUSTED",

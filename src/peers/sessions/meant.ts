@@ -7,8 +7,9 @@ import { type GatherSessionsContext, gatherSessions } from "../gather.js";
 const MOST_SHOWN = 5;
 
 /**
- * The ids of the sessions that a person may mean by a text, among those that the user may use. Without `user`, among all.
- * A whole id costs one read of a record. Only for other texts, this reads the list of sessions.
+ * The ids of the sessions that a person may mean by a text. The whole id of a recorded session costs one read, and is
+ * returned whoever may use the session. For any other text, looks in the list of the sessions that `user` may use, or
+ * of all sessions if `user` is undefined.
  */
 export async function meantSessions(
   context: GatherSessionsContext,

@@ -24,8 +24,8 @@ export class RemoteSessions implements SessionsElsewhere {
   }
 
   /**
-   * Creates a session for a user who is placed on another host. First records the session. Then opens it at the front door
-   * of that host, which creates it, because it never had a turn.
+   * Creates a session for a user who is placed on another host. First records the session. Then opens it at that host's
+   * front door. The front door creates it, because it never had a turn.
    */
   async create(host: HostRecord, options: CreateOptions): Promise<RemoteSession> {
     const { store, config, directory } = this.#sessions.context;
@@ -57,7 +57,7 @@ export class RemoteSessions implements SessionsElsewhere {
   /** Makes the host that has the user's unrecorded session record it. @returns false if no other host has the session */
   async record(id: string, user: string): Promise<boolean> {
     for (const host of await this.#hosts.othersOf(user)) {
-      // If a host does not answer, let the error pass, because that host may have the session.
+      // If a host does not answer, fail with its error, because that host may have the session.
       if (await isThere(host, id, user)) return true;
     }
     return false;

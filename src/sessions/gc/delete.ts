@@ -28,8 +28,8 @@ export interface Outcome {
 }
 
 /**
- * A longer time, in milliseconds, than a runtime needs from its first look at a session's folder until it makes its lock
- * there (measured: 3 to 10 ms). If the folder is moved in between, the lock appears within this time.
+ * How long to wait, after a session's folder was moved, for the lock of a runtime that is just opening the session. In
+ * milliseconds. A runtime makes its lock 3 to 10 ms after its first look at the folder (measured).
  */
 const OPENING_MS = 25;
 /**
@@ -55,11 +55,11 @@ export async function findUse(
 }
 
 /**
- * Deletes sessions of one state folder together, except those that are in use. The outcomes do not contain sessions that
- * another process deleted first. Decision 5 (docs/decisions/0005-gc-moves-folders.md) gives the reasons for the order of the
- * steps.
+ * Deletes the given sessions together, except those that are in use. Their folders are in one session-state folder. The
+ * outcomes do not contain sessions that another process deleted first. Decision 5
+ * (docs/decisions/0005-gc-moves-folders.md) gives the reasons for the order of the steps.
  *
- * @param run null for sessions without a folder
+ * @param run this gc's run in that folder; null if the sessions have no folders
  */
 export async function deleteSessions(
   store: Store,
@@ -83,7 +83,7 @@ export async function deleteSessions(
     try {
       const path = session.path === null ? null : (run?.take(session.id) ?? null);
       if (path !== null) moved.push({ session, path });
-      // Without a folder and a record, another process deleted the session, and reports it.
+      // If there is no folder and there was no record, another process has deleted the session and reports it.
       else if (session.record !== null) outcomes.push({ session, skipped: null });
     } catch (error) {
       if (systemCode(error) === undefined) throw error;
@@ -102,7 +102,10 @@ function markedIn(sessions: readonly Candidate[]): (session: Candidate) => boole
   return ({ server, id }) => server !== null && used.get(server)?.has(id) === true;
 }
 
-/** Deletes the records first (see `markedRecord`). Resolves with the sessions that may now be deleted from disk. */
+/**
+ * Deletes the records, before the folders (see `markedRecord`). Resolves with the sessions that may now be deleted from
+ * disk.
+ */
 async function deleteRecords(
   store: Store,
   sessions: readonly Candidate[],
@@ -130,7 +133,7 @@ async function deleteRecords(
   return going;
 }
 
-/** Removes the moved folders. Moves the folder back if a server has just opened its session. */
+/** Removes the moved folders. If a server has just opened one of the sessions, moves its folder back. */
 async function removeMoved(
   store: Store,
   run: Run,

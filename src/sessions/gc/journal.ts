@@ -7,9 +7,9 @@ import { openSessionState } from "../../runtime/history/session-state.js";
 import { identify } from "../../runtime/process/process-table.js";
 
 /*
- * Each run of gc moves the sessions that it deletes into a folder of its own, near their state folder. The folder is named
- * after gc's process and contains a journal of the sessions that are about to be deleted. If gc is killed, the next gc finds
- * both and finishes the work.
+ * Each run of gc moves the sessions that it deletes into a folder of its own, near their session-state folder. The
+ * folder is named after gc's process and contains a journal of the sessions that are about to be deleted. If gc is
+ * killed, the next gc finds this folder and finishes the work.
  */
 const GC_FOLDER = ".copilotfleet-gc";
 export const JOURNAL = "journal.json";
@@ -33,7 +33,7 @@ interface FoundRun {
   moved: string[];
 }
 
-/** The unfinished work of other gcs in a state folder. */
+/** The unfinished work of other gcs in a session-state folder. */
 export interface Business {
   /** Ids of the sessions that a running gc is deleting. */
   taken: Set<string>;

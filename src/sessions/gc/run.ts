@@ -14,12 +14,15 @@ import { gcFolder, JOURNAL, type Leftover, leftover, MOVED, type Note, readRun, 
  * PID 0.
  */
 const NOBODY = "0-0";
-/** How many files and folders one gc removes from a state folder at most. */
+/** How many files and folders one gc removes from a session-state folder at most. */
 const MOST_REMOVED = 100_000;
 const MOST_MERGED = 10_000;
 const DEEPEST_MERGED = 32;
 
-/** One run of gc in one state folder. It has a folder of its own, to which it moves the sessions that it deletes. */
+/**
+ * One run of gc in one session-state folder. The run has its own folder, to which it moves the sessions that it
+ * deletes.
+ */
 export class Run {
   readonly #statePath: string;
   readonly #path: string;
@@ -28,7 +31,7 @@ export class Run {
   #made = false;
   readonly #budget: Budget = { left: MOST_REMOVED };
 
-  /** @param statePath the state folder, with all links resolved */
+  /** @param statePath the session-state folder, with all links resolved */
   constructor(statePath: string) {
     const { pid, startTicks } = ownIdentity();
     this.#statePath = statePath;
@@ -77,8 +80,8 @@ export class Run {
   }
 
   /**
-   * Opens the state folder. Returns null if a folder in its path was replaced after the survey, perhaps by a link to another
-   * user's sessions.
+   * Opens the session-state folder. Returns null if a folder in its path was replaced after the survey, perhaps by a
+   * link to another user's sessions.
    */
   #openState(): HeldFolder | null {
     const state = HeldFolder.open(this.#statePath);
@@ -93,8 +96,9 @@ export class Run {
   }
 
   /**
-   * Whether a server opened the session just as it was moved. The runtime then creates the folder again, with its lock. If
-   * that folder has a description (`workspace.yaml`), it belongs to a new session with this id.
+   * Whether a server opened the session just as it was moved. The runtime then creates the folder again, with its lock.
+   * But if that folder has a description (`workspace.yaml`), it belongs to a new session with this id, which does not
+   * count.
    */
   isOpened(id: string, moved: string, pids: ReadonlySet<number>): boolean {
     const original = join(this.#statePath, id);
@@ -153,9 +157,9 @@ function makeRunFolder(path: string): void {
 }
 
 /**
- * Merges the moved folder of a session into the folder that a runtime has made since then. If both have a file of the same
- * name, the file of the runtime's folder stays. Only for the history, the new one is appended to the old one. Reads only
- * regular files, because the user's agent can write both folders.
+ * Merges the moved folder of a session into the folder that a runtime has made since then. If both have a file of the
+ * same name, the file of the runtime's folder stays. The history is the exception: the runtime's new history is
+ * appended to the moved one. Reads only regular files, because the user's agent can write both folders.
  */
 function mergeInto(target: HeldFolder, source: HeldFolder, depth = 0): void {
   for (const entry of source.entries(MOST_MERGED).entries) {

@@ -23,7 +23,7 @@ import { type HostsSeen, isAbandoned, lastUseOf, measureFolder, ttlOf } from "./
 import { type Business, type Note, unfinishedBusiness } from "./journal.js";
 import type { UnusedOptions } from "./unused-servers.js";
 
-/** A folder that contains the folders of sessions. Several shared servers have the same one. */
+/** A session-state folder: it contains the folders of sessions. All shared servers of a host may use the same one. */
 export interface StateFolder {
   /** With all links resolved. */
   path: string;
@@ -36,7 +36,7 @@ export interface Candidate {
   id: string;
   owner: string | null;
   record: SessionRecord | null;
-  /** The state folder in which the session should be; null if this host has no such folder. */
+  /** The session-state folder in which the session should be; null if this host has no such folder. */
   state: StateFolder | null;
   path: string | null;
   /** The server whose folder has the session's use markers. */
@@ -59,7 +59,7 @@ export interface UnreadableRecord {
 }
 
 export interface Survey {
-  /** Messages about state folders that this gc handles only in part. */
+  /** Messages about session-state folders that this gc handles only in part. */
   warnings: string[];
   states: StateFolder[];
   records: SessionRecord[];
@@ -72,7 +72,7 @@ export interface SurveyOptions extends UnusedOptions {
   hosts: HostsSeen;
   /** Whether a session belongs to this host. Other hosts delete their own sessions. */
   isOwn: (record: SessionRecord) => boolean;
-  /** The state folders of this host in the shared storage, by group of servers. */
+  /** The session-state folders of this host in the shared storage, by group of servers. */
   places: ReadonlyMap<string, string>;
 }
 
@@ -147,8 +147,8 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
 }
 
 /**
- * The ids of the sessions that have a folder. If the state folder has more than `MOST_FOLDERS` entries, these are all
- * recorded sessions, and the unrecorded sessions among the first entries. Null if the state folder cannot be read.
+ * The ids of the sessions that have a folder. If the session-state folder has more than `MOST_FOLDERS` entries, leaves
+ * out unrecorded sessions beyond that number. Null if the session-state folder cannot be read.
  */
 function sessionFolders(
   state: StateFolder,
@@ -202,9 +202,9 @@ function recordOnly(record: SessionRecord, state: StateFolder | null, { servers 
 }
 
 /**
- * All state folders: those of recorded servers, those in server folders that no record names, and those in the shared
- * storage, because there may be sessions of a server that never ran on this host. `stateOf` finds the folder of a session by
- * its server's id, even if that server is not recorded.
+ * All session-state folders: those of recorded servers, those in server folders that no record names, and those in the
+ * shared storage, because there may be sessions of a server that never ran on this host. `stateOf` finds the folder of
+ * a session by its server's id, even if that server is not recorded.
  */
 function stateFolders(
   { servers }: Registry,
@@ -236,7 +236,9 @@ function stateFolders(
     const { name } = entry;
     if (!entry.isDirectory() || servers[name] !== undefined || name.startsWith(".")) continue;
     add(stateOfHome(join(folder, name, "home"), stateRoot, known), name, undefined);
-    using common = HeldFolder.open(sessionStatePath(join(folder, name))); // only all shared servers together have this
+    // The shared servers have one session-state folder together. It is directly in the folder of their group, which has
+    // no home.
+    using common = HeldFolder.open(sessionStatePath(join(folder, name)));
     add(common?.realPath ?? null, name, undefined);
   }
   for (const state of byPath.values()) {

@@ -95,7 +95,7 @@ class UnusedServers {
       const records = await this.#readableRecords();
       for (const { id, home } of claimed) {
         if (holdsSessions(id, home, records)) continue;
-        // The fleet creates homes only in the usual place. Do not delete any other.
+        // The fleet creates homes only in the usual place. Do not delete a home elsewhere.
         const moved = home === homeOf(this.#stateRoot, id) ? this.#moveAway(id) : null;
         if (moved !== null) rmSync(moved, { recursive: true, force: true });
         removed.add(id);
@@ -130,7 +130,10 @@ class UnusedServers {
     return removed;
   }
 
-  /** Without unreadable ones. If such a session has a history, its folder keeps its server, and gc reports it. */
+  /**
+   * The records that can be read. A session whose record cannot be read still keeps its user's own server, by its
+   * folder. gc reports such records.
+   */
   async #readableRecords(): Promise<SessionRecord[]> {
     return await sessionsOfThisHost(this.#store, () => undefined);
   }

@@ -175,7 +175,10 @@ export class HeldLease implements TurnLease {
     this.#lost.abort(reason);
   }
 
-  /** If the store refused the token, returns an error with the present holder and the reason. Aborts `signal` with it. */
+  /**
+   * If the store refused the token, aborts `signal` with an error that names the present holder and the reason, and
+   * returns this error. Returns any other error unchanged.
+   */
   async #explained(error: unknown): Promise<unknown> {
     if (!isFleetError(error, "FLEET_LEASE_LOST")) return error;
     const successor = await this.#store.leases.read(this.#lease.sessionId).catch(() => null);

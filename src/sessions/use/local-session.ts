@@ -104,7 +104,8 @@ export class LocalSession extends OpenSession<LocalAttached> {
     const reopen = async () => this.replace(await use.reopen(new SdkTransport(this.#sessions, this.#options)));
     if (this.isLost || this.attached.server !== use.server) await reopen();
     const reply = await take().catch(async (error: unknown) => {
-      // Send the prompt again if the session was evicted after the last turn, or its server ended before this turn began.
+      // Send the prompt again if the session was evicted after the last turn, or if its server ended before it began
+      // the prompt.
       if (!isUnloaded(error) && !(await isUntouched(error))) throw error;
       await reopen();
       return await take();
@@ -242,8 +243,8 @@ function sessionConfig(
 }
 
 /**
- * The handler for a session's requests to use a tool. Asks the caller's own handler if `session.approve` permits this.
- * Always asks it about the tools that the caller brings, because those run in the caller's process.
+ * The handler for a session's requests to use a tool. Calls the caller's own handler where `session.approve` permits
+ * this, and always for the tools that the caller brings, because those run in the caller's process.
  */
 export function permissions(
   { session: { approve } }: Pick<Config, "session">,

@@ -96,7 +96,8 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
 
   /** Remembers the caller's listeners for the next session object, because the SDK forgets them when the connection ends. */
   #keepListeners(session: CopilotSession): void {
-    // A program may also add listeners to the first session object after that object was replaced.
+    // A program may keep an earlier session object and call its `on`. That call, too, has to add the listener to the
+    // newest object.
     this.#listen = session.on.bind(session);
     const listeners = this.#listeners;
     session.on = (first: string | SessionEventHandler, handler?: SessionEventHandler) => {

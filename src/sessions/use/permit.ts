@@ -72,8 +72,8 @@ async function takeLease(
     },
     ttlMs: turnLeaseMs(config, store),
     waitMs: waitMs ?? WAIT_MS,
-    // Wait for the user's own `copilotfleet lock` only if the caller sets a wait, because it may know that another process
-    // will release the lease.
+    // Wait for the user's own `copilotfleet lock` only if the caller sets a wait. Such a caller may know that another
+    // process will release the lease.
     refuseOwn: waitMs === undefined,
     ...(onWait === undefined ? {} : { onWait }),
     ...(signal === undefined ? {} : { signal }),

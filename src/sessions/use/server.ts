@@ -90,8 +90,8 @@ export async function serverUnderLease(
   const { servers } = await store.registry.read();
   const holder = Object.values(servers).find((server) => server.isolation === "shared" && isLoaded(server, id));
   const last = servers[record.serverId];
-  // If the old server is no longer recorded and no server has loaded the session, both are undefined. Then start the old
-  // server again.
+  // Stay on the server that the record names if it has the session in memory. Also stay if `last` and `holder` are both
+  // undefined: the registry no longer has that server, and no server has the session. Then start that server again.
   if (last === holder) return await pool.shared(record.serverId, { signal });
   // Check this first, because the choice of another server starts that server.
   if (holder === undefined && last !== undefined && isUsed(last, id))

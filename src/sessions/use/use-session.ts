@@ -20,8 +20,8 @@ export interface UseRequest extends PermitRequest, Pick<SpawnOptions, "sharedUnt
   /** Whether the use takes a turn. Otherwise it only opens the session, which others may do at the same time. */
   isTurn: boolean;
   /**
-   * The server on which the caller has the session open. The use stays on this server if it still takes turns and has the
-   * session.
+   * The server on which the caller has the session open. The use stays on this server if the server still takes turns
+   * and has the session.
    */
   at?: ServerRecord | undefined;
   /** Whether the holder of the lease may move the session to the shared server of the user's placement. */
@@ -196,7 +196,8 @@ export class SessionUse implements AsyncDisposable {
     const { isTurn } = this.#request;
     const held = this.#marker;
     let marker = await this.#mark(at);
-    // If the old marker was never removed, no other turn has begun, because the others wait for this marker.
+    // If `#mark` kept the marker that this use already had, no other turn has begun since. Other turns wait for that
+    // marker.
     if (marker === held) return;
     if (isTurn && this.#permit === null && marker.foundOthers) {
       this.#unmark();

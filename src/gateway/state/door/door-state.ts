@@ -97,8 +97,8 @@ export class DoorState implements DoorContext {
 
 /**
  * Lets a few callers pass in each round of the event loop. The others pass in later rounds, in order. Beginning a turn
- * blocks the event loop for a moment. Without this limit, a thousand prompts that arrive together would keep the door from
- * passing on frames of servers for seconds.
+ * blocks the event loop for a moment. Without this limit, a thousand prompts that arrive together would block the
+ * frames of servers for seconds.
  */
 class Pace {
   readonly #waiting: (() => void)[] = [];

@@ -71,8 +71,8 @@ export class Reporter {
 }
 
 /**
- * The text of an error for the log. All errors except those of the fleet and of servers are bugs, so their text includes the
- * stack.
+ * The text of an error for the log. An error that is neither a `FleetError` nor a server's `RpcError` is a bug, so its
+ * text includes the stack.
  */
 export function describe(error: unknown): string {
   if (!(error instanceof Error)) return String(error);

@@ -35,8 +35,8 @@ const MAX_SESSIONS = 10_000;
 
 /**
  * The questions that servers asked in sessions that this door's clients have open. The door keeps them because only the
- * event shows which session asked. It keeps them when a client disconnects, because the client's user may connect again and
- * answer.
+ * event shows which session asked. It keeps them even after a client disconnects, because the client's user may connect
+ * again and answer.
  */
 export class ServerQuestions {
   readonly #sessions = new Map<string, Map<string, ServerQuestion>>();
