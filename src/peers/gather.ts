@@ -14,7 +14,7 @@ import { type SessionView, viewRecord } from "../sessions/view.js";
 import type { LinkContext } from "./calls/control-link.js";
 import { type FleetHosts, onEachHost, type Placed } from "./fleet-hosts.js";
 
-/** The servers of all hosts. For a host that does not answer, returns the servers that this host recorded last. */
+/** The servers of all hosts. For a host that does not answer, returns the servers that it recorded last. */
 export async function gatherServers(hosts: FleetHosts): Promise<ServerView[]> {
   const { answers, missing } = await hosts.everywhere(async (host) => await host.servers({}));
   const recorded = missing.map(async ({ host }) =>

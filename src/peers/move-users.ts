@@ -8,9 +8,9 @@ import type { FleetHosts } from "./fleet-hosts.js";
 const AT_ONCE = 8;
 
 /**
- * Moves users between hosts, each session between two of its turns. Also moves a user whose old host does not answer. The
- * other hosts then still relay requests for the user's sessions to the old host, until it releases the sessions or counts as
- * gone.
+ * Moves users between hosts, each session between two of its turns. Also moves a user whose old host does not answer.
+ * The other hosts then still relay requests for the user's sessions to the old host, until the old host releases the
+ * sessions or counts as gone.
  *
  * @param waitMs for each user, how long to wait until no session of the user is in a turn, in milliseconds
  */

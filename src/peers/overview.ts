@@ -65,7 +65,7 @@ export interface Overview {
   servers: BusyServer[];
   /** `active`: in a server's memory; `idle`: all other recorded sessions. */
   sessions: { active: number; idle: number };
-  /** Everybody who has a server or a session, by id. */
+  /** Everybody who has a server or a session, ordered by id. */
   users: UserView[];
   /** The ids of the sessions that are in a turn. */
   turns: string[];

@@ -27,7 +27,7 @@ export async function deleteSessionState(server: ServerRecord, id: string, answe
     if (isLoaded && (await isInTurn(connection, id)) === true) throw sessionBusy(id);
     await connection.request("session.delete", { sessionId: id });
   }
-  // The server is gone or has unloaded the session, but the user's agent may still write there.
+  // The server is gone or has unloaded the session, but the user's agent may still write into its folder.
   using state = openSessionState(server.home);
   if (state === null) return;
   try {

@@ -15,7 +15,7 @@ export interface HistoryRequest {
   id: string;
   /** Must be the owner or a member. */
   user: string;
-  /** Where the last part ended. Default: the beginning of the history. */
+  /** Where the part before this one ended. Default: the beginning of the history. */
   from?: HistoryPosition | undefined;
 }
 

@@ -45,7 +45,7 @@ export class SessionLimits {
     for (;;) {
       const written = this.#written;
       const counts = await this.#count(owner);
-      // A record that was written during the count may be neither counted nor pending.
+      // A record that was written during the count may be neither counted nor pending. So count again.
       if (written !== this.#written) continue;
       // Do not await anything before the record is pending, because another call could come in between.
       const pending = this.#pendingOf(owner);

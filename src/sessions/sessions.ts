@@ -17,9 +17,7 @@ import { type SessionView, viewSession } from "./view.js";
 
 /** How many unrecorded sessions of one home `list` shows. */
 const MOST_UNRECORDED = 1_000;
-/**
- * An unfinished takeover of a session has to end before the session is deleted. This is the limit for it, in milliseconds.
- */
+/** How long to wait for an unfinished takeover, which has to end before the session can be deleted. In milliseconds. */
 const TAKEOVER_MS = 30_000;
 
 interface Start extends Pick<SpawnOptions, "signal" | "sharedUntil"> {

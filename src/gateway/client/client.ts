@@ -63,7 +63,8 @@ export class Client {
         // session with this id since, keep that one.
         const isDeleted = isFleetError(error, "FLEET_SESSION_NOT_FOUND");
         if (isDeleted && attachments.get(sessionId) === attachment) attachments.delete(sessionId);
-        // Only log the error. The client's next request for the session gets it as the answer.
+        // Only log the error. The client's next request for the session tries again, and gets the error if that fails,
+        // too.
         if (!isDeleted && !gone.aborted) report.event({ event: "failed", sessionId, ...failure(error) });
       }
     }

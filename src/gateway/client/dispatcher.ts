@@ -97,8 +97,8 @@ export class Dispatcher {
   #limitReached({ method, bytes }: ClientRequest): FleetError | null {
     const { requests, share, protocol, door } = this.#state;
     const { maxFrameBytes } = door.config.serve;
-    // Limit the bytes of the client's unanswered requests to the longest allowed frame. Always accept a request when no
-    // other one is unanswered, because a single frame may be that long.
+    // Limit the bytes of the client's unanswered requests to the length of the longest allowed frame. Always accept a
+    // request when no other one is unanswered, because a single frame may be that long.
     const isTooMuch = requests.openBytes > maxFrameBytes && requests.openBytes > bytes;
     if (isTooMuch && bytes > SHORT_BYTES) return requestsExhausted(maxFrameBytes);
     const handling = protocol.handlingOf(method);
@@ -157,7 +157,7 @@ export class Dispatcher {
     if (host !== null && handler === "setUp") refuseSetupElsewhere(method);
     if (host !== null) return this.#relay.home(await this.#router.peer(host), request);
     if (handler === "create") return await this.#sessionCalls.create(request);
-    // Only now start the home server. Requests for another host do not need it, and a refused `create` does not either.
+    // Start the home server only now, because requests for another host and refused `create` requests do not need it.
     const link = await this.#router.homeHere();
     if (handling.own === true) {
       if (!link.own) throw methodDenied(method, "it affects the whole server, which other users share");

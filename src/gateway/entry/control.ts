@@ -101,8 +101,8 @@ export class ControlConnection {
     const unexpected = "The other host failed to handle the call. See its log.";
     const refusal = isFleetError(error) ? error : new FleetError("FLEET_INTERNAL", unexpected);
     const { code, retryAfterMs, limit } = refusal;
-    // Keep the placeholders for names of options. A program and a command name them differently, and only the other host
-    // knows which of the two will show this error.
+    // Keep the placeholders for names of options, because a program and a command name options differently. Only the
+    // other host knows which of the two will show this error.
     const { message, suggestions } = refusal.describe(option);
     const data = { code, suggestions, retryAfterMs, limit };
     this.#socket.send(encodeMessage({ id, error: { code: REFUSED, message, data } }));

@@ -130,7 +130,8 @@ export class Incoming implements RpcListener {
 
 /**
  * Whether a `session.lifecycle` event may be about another user's session with the same id. While `heard` is false, the
- * client's session may be deleted without notice, and another user may reuse its id. `session.deleted` is harmless.
+ * client's session may be deleted without notice, and another user may reuse its id. A `session.deleted` is harmless,
+ * so it passes.
  */
 function isOfAnother(message: ServerMessage & { kind: "request" | "notification" }, { heard }: Attachment): boolean {
   if (heard || message.kind === "request" || message.method !== "session.lifecycle") return false;

@@ -65,7 +65,7 @@ export class Relay {
     this.#send(link, request, {
       params,
       onAnswer: ({ failed }): undefined => {
-        // If another turn was running before, its events clear the flag.
+        // If a turn was already running before this prompt, the events of that turn clear `inTurn`.
         if (failed && !before && attachment !== undefined) attachment.inTurn = false;
       },
     });
@@ -77,7 +77,7 @@ export class Relay {
     const before = attachments.get(id);
     if (before !== undefined && before.linkId !== link.id) this.#router.leave(before);
     const attachment = before ?? newAttachment(id, link.id, request.params);
-    // Record the session before the answer comes, because its events may arrive first.
+    // Add the attachment before the answer comes, because the session's events may arrive first.
     attachment.linkId = link.id;
     attachments.set(id, attachment);
     const onLost = (): undefined => {

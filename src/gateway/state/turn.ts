@@ -197,8 +197,9 @@ export class Turn {
   }
 
   /**
-   * A `session.idle` has arrived. If this turn has not started, the event ends another turn, so this method ignores it. If a
-   * prompt of this turn has no answer or has not begun, the event may end earlier work, so the door asks the server.
+   * A `session.idle` has arrived. If this turn has not started, the event ends another turn, so this method ignores it.
+   * If a prompt of this turn has no answer or has not begun, the event may belong to earlier work, so the door asks the
+   * server.
    *
    * @param hasBegunAll whether the server has begun all prompts that it took from this client
    */

@@ -114,7 +114,8 @@ export class PromptQueue {
       turn.enter(use);
       if (use.server !== request.at) await follow(this.#state, this.#router, use);
       await this.#hold(turn, use);
-      // Do this before the release of the lease, because the front door may close while the store answers.
+      // Do this before the release of the lease. If the front door closes during the release, a later record of the use
+      // could be lost.
       noteUse(this.#state, turn);
       const unreleased = await use.end();
       if (unreleased !== null) report.event({ event: "failed", sessionId: id, ...failure(unreleased) });

@@ -7,13 +7,14 @@ import type { Doubt, Prompt, Turn } from "../state/turn.js";
 import { SERVER_ENDED, serverLost } from "../wire/refusals.js";
 
 /**
- * Decides what happens to prompts whose server has ended. Never rejects.
+ * Decides what happens to prompts whose server has ended. The door does not send a prompt again if it did so before, or
+ * if the turn is over. Never rejects.
  *
  * | had the server begun the prompt?            | the client has an answer | the client has no answer          |
  * | ------------------------------------------- | ------------------------ | --------------------------------- |
  * | yes: its turn is cut                        | gets the turn's end      | gets the message id, and that end |
  * | no: it waits to be sent again, once         | gets no other answer     | gets the next server's answer     |
- * | not known, sent again before, or turn over    | gets the turn's end      | gets `FLEET_SERVER_LOST`          |
+ * | not known, or no, but it is not sent again  | gets the turn's end      | gets `FLEET_SERVER_LOST`          |
  */
 export async function settleDoubt(state: ClientState, turn: Turn, doubt: Doubt): Promise<void> {
   const { requests, ends, report } = state;
@@ -65,7 +66,8 @@ function begunPrompts(state: ClientState, turn: Turn, { prompts, link }: Doubt):
     const isThere = recorded.find(({ messageId = "" }) => prompt.sent?.messageIds?.includes(messageId));
     if (isThere?.messageId !== undefined) found.set(prompt, isThere.messageId);
   }
-  // These records have ids that no answer contained. They belong to prompts that the server began but did not answer.
+  // `unknown` has the records whose ids were in no answer. They belong to prompts that the server began but did not
+  // answer.
   const unknown = recorded.filter(({ messageId = "" }) => !known.has(messageId));
   const unanswered = prompts.filter(({ sent }) => sent?.messageIds === null);
   const take = (prompt: Prompt, at: number) => {

@@ -113,7 +113,7 @@ export async function isIdle(router: Pick<Router, "linkHere">, turn: Turn, answe
       await upstream.request(method, params, undefined, limit.signal);
     return (await isInTurn({ request }, turn.record.id)) !== true;
   } catch (error) {
-    // Other errors, such as a timeout or a store that does not answer, do not prove that the turn is over.
+    // Only these errors prove that the turn is over. A timeout, for example, proves nothing.
     return error instanceof RpcError || NOT_HERE.some((code) => isFleetError(error, code)) || hasGone(turn);
   }
 }

@@ -207,7 +207,7 @@ function parseId(text: string): RpcId | undefined {
     const id: unknown = JSON.parse(text);
     return isId(id) ? id : undefined;
   } catch {
-    return undefined; // not JSON either
+    return undefined; // not JSON
   }
 }
 

@@ -49,7 +49,8 @@ export class ControlLink implements AsyncDisposable {
       const connection = await RawConnection.open(endpoint, limit.signal, { lasting: true });
       return new ControlLink(connection, context, host.name);
     } catch (error) {
-      // A front door that accepts the token deletes it. If neither side deletes it, it expires after a minute.
+      // The other front door deletes a token only when it accepts the token. If this deletion fails, the token expires
+      // after a minute.
       await store.tokens.delete(issued.id).catch(() => "the error below explains more");
       if (signal?.aborted === true) throw signal.reason;
       throw hostAway(host.name, error);
@@ -94,7 +95,7 @@ async function watch(directory: HostDirectory, name: string, signal: AbortSignal
     } catch {
       return await new Promise(() => undefined); // the watch was disposed
     }
-    // If the store does not answer, we know nothing about the host.
+    // If the store does not answer, we know nothing about the host, so look again.
     const hosts = await directory.list().catch(() => null);
     if (hosts !== null && !hosts.some((host) => host.name === name && !host.gone)) return;
   }

@@ -214,7 +214,7 @@ export const gcResult: Schema<GcResult> = object({
   freedBytes: number,
   dryRun: flag,
   servers: list(object({ id: string, action: word<GcResult["servers"][number]["action"]>() })),
-  // A host with an earlier version of copilotfleet leaves these out.
+  // A host with an earlier version of copilotfleet leaves out `remains` and `unreadable`.
   remains: v.optional(list(remain), []),
   unreadable: v.optional(
     list(object({ id: string, code: word<UnreadableError["code"]>(), message: string, suggestions: strings })),

@@ -33,7 +33,8 @@ export class RemoteSessions implements SessionsElsewhere {
     const there = new RemoteHost(host, this.#sessions.context);
     const id = options.id ?? newSessionId(options.purpose ?? null);
     if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
-    // If the other host's disk has a session with this id, the runtime would silently continue it. A random id is new.
+    // If the other host's disk has a session with this id, the runtime would silently continue it. A random id cannot
+    // be there.
     if (options.id !== undefined && (await isThere(there, id, user, signal))) throw sessionExists(id);
     const serverId =
       config.isolation === "shared" ? (await there.serverFor({ user, request: {} }, { signal })).id : serverIdOf(user);

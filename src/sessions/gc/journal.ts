@@ -109,7 +109,10 @@ export function readRun(path: string): Pick<FoundRun, "notes" | "moved"> {
   return { notes: readJournal(join(path, JOURNAL)), moved: moved.map(({ name }) => name) };
 }
 
-/** The notes in a journal. An incomplete journal counts as empty, because its gc had not yet changed any session. */
+/**
+ * The notes in a journal. An incomplete journal counts as empty, because its gc had not changed any of the sessions in
+ * it.
+ */
 function readJournal(path: string): Note[] {
   try {
     const notes: unknown = JSON.parse(readFileSync(path, "utf8"));

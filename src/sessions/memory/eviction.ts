@@ -31,9 +31,9 @@ export interface EvictionResult {
 }
 
 /**
- * Makes room for one more session in a server's memory. If the server already has `maxActive` sessions in memory, unloads
- * the least recently used session that is neither in use nor under a lease. The caller must have set the use marker of the
- * new session. So if two callers come at once, the later one counts both sessions.
+ * Makes room for one more session in a server's memory. If the server already has `maxActive` sessions in memory,
+ * unloads the least recently used sessions that are neither in use nor under a lease, until there is room. The caller
+ * must have set the use marker of the new session. So if two callers come at once, the later one counts both sessions.
  *
  * @returns false if not enough sessions could be unloaded
  */

@@ -46,7 +46,7 @@ export class LastUses {
    */
   async note(record: SessionRecord): Promise<SessionRecord | null> {
     const waiting = this.#waiting.get(record.id);
-    // The session may have been deleted, and another one may have its id now.
+    // The session may have been deleted, and a new session may have its id now.
     const batch = waiting?.record.createdAt === record.createdAt ? waiting : this.#begin(record);
     batch.turns += 1;
     batch.endedMs = Date.now();

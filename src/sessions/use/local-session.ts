@@ -80,7 +80,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
     const { id } = this.record;
     const prompt = typeof message === "string" ? { prompt: message } : message;
     const { lease } = use;
-    // If the lease is lost, abort the turn, because the next holder may begin one.
+    // If the lease is lost, abort the turn, because the next holder of the lease may begin another turn.
     using stop = either(options.signal, lease?.signal);
     let hasBegun = false;
     let bytesBefore = 0;

@@ -151,7 +151,7 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     const { park = false, isAnswered = false } = options;
     if (this.#isKept(park)) {
       await this.close({ park });
-      // Nobody uses a parked session. So its TTL ends it, and not the end of this process.
+      // Nobody uses a parked session. So gc deletes it after its TTL, and not when this process ends.
       await this.#setUser(null);
       return await this.view(isAnswered);
     }

@@ -99,7 +99,8 @@ export class LostHosts<Client> extends LostPeers<HostRecord, Client> {
     return this.takeBack((host, lostMs) => {
       const now = hosts.find(({ name }) => name === host.name);
       if (now === undefined || now.gone) return takenOver;
-      // A host within its TTL may already be dead. It is back if it restarted, or if it is alive a whole TTL later.
+      // The directory lists a dead host as alive until the host's TTL has passed. So a host is back only if it
+      // restarted, or if it is still alive a whole TTL after the loss.
       return now.startedAt !== host.startedAt || lostMs > ttlMs;
     });
   }
