@@ -17,7 +17,7 @@ const RULES = (
     groups: { rules: { alert: string; annotations: Record<string, string> }[] }[];
   }
 ).groups.flatMap(({ rules }) => rules);
-/** Every host with systemd has these. */
+/** The programs that a runbook may use, because every host with systemd has them. */
 const PROGRAMS = ["copilotfleet", "curl", "df", "grep", "journalctl", "systemctl", "uptime"];
 
 // test/e2e/runbooks.test.ts follows the runbooks on a real fleet.

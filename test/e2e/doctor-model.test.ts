@@ -81,7 +81,7 @@ describe("the model check of doctor", () => {
       });
       expect(seen).toMatchObject([{ method: "GET", last: "models", key: expect.stringContaining(KEY) }]);
       const [{ base, key } = { base: "none", key: "none" }] = seen;
-      // The runtime itself now sends a prompt there.
+      // The runtime sends a prompt to the same address, with the same key.
       expect((await fleet.run(["create", "--user", type, "--prompt", "hello"], { env })).code).toBe(7);
       expect(seen.at(-1)).toMatchObject({ method: "POST", base, key });
     },

@@ -127,7 +127,7 @@ describe("a caller in JavaScript", () => {
   it("every method that takes arguments refuses arguments of the wrong type with a usage error", async () => {
     const takesNothing: string[] = [];
     for (const [method, object] of methods()) {
-      // An older method takes the same arguments as the method that replaces it.
+      // Skip the older methods of the fleet, because each takes the same arguments as the method that replaces it.
       if (object === (fleet as unknown)) continue;
       if (object[method.split(".").at(-1) ?? ""]?.length === 0) takesNothing.push(method);
       else {

@@ -58,7 +58,7 @@ describe("the format of a list", () => {
   });
 
   it("deploy systemd --output json writes to the folder json, because its --output does not name a format", async () => {
-    // Its own process writes below the folder of the fleet.
+    // Run the command in its own process, so that it writes below the folder of the fleet.
     expect(await fleet.ok(["deploy", "systemd", "--output", "json"], { ownProcess: true })).toMatch(/^json\//);
   });
 

@@ -24,7 +24,7 @@ const fleet = testFleet({
   AWS_SECRET_ACCESS_KEY: secrets.unlisted,
   COPILOTFLEET_PROVIDER_TYPE: undefined,
   COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
-  // No server listens at this address. Without it, a runtime with a token would connect to GitHub.
+  // Without this address, at which no server listens, a runtime with a token would connect to GitHub.
   COPILOT_API_URL: "http://127.0.0.1:9",
   COPILOT_DEBUG_GITHUB_API_URL: "http://127.0.0.1:9",
 });

@@ -125,7 +125,7 @@ describe("collaborative sessions", () => {
     expect((await fleet.refusal(4, ["send", "team", "hi", "--user", "mallory"])).code).toBe("FLEET_SESSION_NOT_FOUND");
     const bobs = await fleet.json<{ sessions: SessionView[] }>(["list", "--user", "bob"]);
     expect(bobs.sessions.map(({ id }) => id)).toEqual(["team"]);
-    // A member may use it. Only the owner may delete it.
+    // A member may use the session. Only the owner may delete the session.
     expect((await fleet.refusal(4, ["delete", "team", "--user", "bob"])).code).toBe("FLEET_SESSION_NOT_FOUND");
     expect((await fleet.json<{ sessions: SessionView[] }>(["list", "--user", "alice"])).sessions).toHaveLength(1);
   });

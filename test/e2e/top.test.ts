@@ -9,7 +9,7 @@ const fleet = testFleet();
 const [DOWN, PAGE_DOWN, ESCAPE] = ["\x1b[B", "\x1b[6~", "\x1b"];
 
 beforeAll(async () => {
-  // One after the other, because ps lists servers in the order of their creation.
+  // Create the sessions one after the other, because ps lists servers in the order of their creation.
   await fleet.create("alice", "notes");
   await fleet.create("bob", "plans");
   await fleet.create("王小明", "draft");

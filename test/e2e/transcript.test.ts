@@ -227,7 +227,7 @@ describe("a transcript of hostile texts", () => {
 
     await using terminal = new Terminal(fleet, ["transcript", "hostile", ...ALICE], { columns: 60 });
     expect(await terminal.done).toBe(0);
-    // Without the fleet's own colours, which the terminal's output may have.
+    // Remove the fleet's own colours, which the output on a terminal may have.
     // biome-ignore lint/suspicious/noControlCharactersInRegex: these are the colours
     isSafe(terminal.raw.replaceAll("\r\n", "\n").replace(/\x1b\[[0-9;]*m/g, ""));
     expect(terminal.raw).not.toContain("\x1b[5m");

@@ -334,7 +334,7 @@ it("no client gets another's answer and no history forks while servers and the f
     ...PRIVATE.map(async (user) => await commandOn(fleet, user, sent, stop.signal)),
   ]);
 
-  // Once the accidents stop, every client gets an answer, all at the same time.
+  // When the accidents have stopped, all clients send a prompt at the same time, and each gets an answer.
   await Promise.all(
     senders.map(async (sender, index) => {
       const before = sent.length;

@@ -20,7 +20,7 @@ it("gc keeps a session whose last turn was not recorded because serve was killed
   await client.turn("notes", "two");
   serving.kill("SIGKILL");
   await serving.done;
-  // Now the record knows only an old use, and gc has to find the last one in the history.
+  // Now the record has only an old use, so gc has to find the last use in the history.
   await sessions.update("notes", (draft) => {
     draft.lastUsedAt = new Date(Date.now() - DAY_MS).toISOString();
   });

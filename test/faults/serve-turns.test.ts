@@ -82,7 +82,7 @@ it("serve loses no turn and fails none when it recycles servers under load", asy
 it("a rolling restart under load loses no turn and fails none", async () => {
   const fleet = await faultFleet();
   const serving = await serve(fleet);
-  // Without pauses in the long form, so that each server always has a turn.
+  // In the long form, the clients send without pauses, so that each server always has a turn.
   await underLoad(fleet, rounds(300, 0), async () => {
     for (let round = 0; round < rounds(2, 20); round++) {
       const before = new Set((await fleet.ps()).map(({ pid }) => pid));

@@ -324,7 +324,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
           await raw.turn(notes, "y");
           return heard.includes("you said: y");
         });
-        // `sendAndWait` takes the next `session.idle` for the end of its own turn. So wait for the one of the turn before it.
+        // `sendAndWait` takes the next `session.idle` for the end of its own turn. So wait until the turn before it has ended.
         await eventually("the end of that turn", () =>
           heard.slice(heard.lastIndexOf("you said: y")).includes("session.idle"),
         );

@@ -93,8 +93,7 @@ describe("the front door, when a session's server ends,", () => {
     await client.request("session.send", { sessionId: "drained", prompt: "!hold drained" });
     const restarted = at.fleet.restart([id]);
     await eventually("the drain", async () => (await at.fleet.server(id)).state === "draining");
-    // It does not matter whether this client is admitted at once or waits for the new process. It connects before the
-    // turn ends.
+    // This client connects before the turn ends. It may be admitted at once, or wait for the new process.
     const other = await RawClient.open(at.url);
     other.send({ id: 1, method: "connect", params: { token: await at.token("ida"), supportedTaskKinds: [] } });
     await client.request("ping");

@@ -13,7 +13,7 @@ import { openStore } from "../../src/store/open.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
-/** The parameters that the first version with a call sends for it. */
+/** For each call, the parameters that the first version with this call sends. */
 const SENT: Record<keyof Calls, object> = {
   spawn: { user: "alice", request: { token: { from: "env", name: "TOKEN" }, cwd: "/x", waitMs: 5 } },
   spawnMany: { users: ["alice", "bob"], request: {} },
