@@ -304,7 +304,7 @@ describe.skipIf(problem !== undefined).each([
     const { id, token } = await issueToken(store, "bob", 60_000, { lease: { sessionId: late, fence: lease.fence } });
     const door = (await store.hosts.list()).find(({ name }) => name === h2.name)?.door ?? "";
     const client = await RawClient.as(door, token);
-    await client.request("session.resume", { sessionId: late });
+    await client.requestOk("session.resume", { sessionId: late });
     const send = async (prompt: string) => await client.request("session.send", { sessionId: late, prompt });
     expect((await send("two")).error).toBeUndefined();
     await h1.json(["unlock", late, "--token", lease.token]);

@@ -20,7 +20,7 @@ it.skipIf(problem !== undefined)(
     expect((await first.request("session.create", { sessionId: "queued" }, 30_000)).error).toBeUndefined();
     await turn(first, "queued", "begin");
     const second = await RawClient.as(door, token);
-    await second.request("session.resume", { sessionId: "queued" });
+    await second.requestOk("session.resume", { sessionId: "queued" });
     first.send({ id: "slow", method: "session.send", params: { sessionId: "queued", prompt: "!delay 60000 slow" } });
     await first.answerTo("slow");
     second.send({ id: "waits", method: "session.send", params: { sessionId: "queued", prompt: "waits" } });

@@ -13,11 +13,11 @@ it("gc keeps a session whose last turn was not recorded because serve was killed
   const { door } = await serving.logged("serving");
   const { token } = await fleet.json<{ token: string }>(["token", "issue", "--user", "ann"]);
   const client = await RawClient.as(String(door), token);
-  await client.request("session.create", { sessionId: "notes" });
-  await client.turn("notes", "one");
+  await client.requestOk("session.create", { sessionId: "notes" });
+  await client.turnOk("notes", "one");
   const { sessions } = openFileStore(fleet.root);
   await eventually("the record of the first turn", async () => (await sessions.read("notes"))?.turns === 1);
-  await client.turn("notes", "two");
+  await client.turnOk("notes", "two");
   serving.kill("SIGKILL");
   await serving.done;
   // Now the record has only an old use, so gc has to find the last use in the history.

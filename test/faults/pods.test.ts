@@ -31,8 +31,8 @@ it.skipIf(problem !== undefined)(
       const serving = [await a.serve(), await b.serve()];
       const { token } = await a.json<{ token: string }>(["token", "issue", "--user", "alice"]);
       const client = await RawClient.as(await a.reach(), token);
-      await client.request("session.create", { sessionId: "talk", model: "gpt-5" });
-      await client.turn("talk", "hello");
+      await client.requestOk("session.create", { sessionId: "talk", model: "gpt-5" });
+      await client.turnOk("talk", "hello");
       expect(JSON.stringify(client.received)).toContain("[turn 1] hello");
       // Both hosts use one Redis, so each knows the tokens that the other issued.
       const { tokens } = await b.json<{ tokens: { user: string }[] }>(["token", "list"]);

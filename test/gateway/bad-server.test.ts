@@ -59,15 +59,15 @@ describe("the front door, when a server breaks the protocol,", () => {
 
   it("opens a client's sessions again after it closed the connection to the faulty server", async () => {
     const client = await session("listens", "faulty");
-    await client.request("session.create", { sessionId: "heard" });
+    await client.requestOk("session.create", { sessionId: "heard" });
     const other = await RawClient.as(at.url, await at.token("listens"));
-    await other.request("session.resume", { sessionId: "heard" });
+    await other.requestOk("session.resume", { sessionId: "heard" });
     expect(await client.request("session.send", { sessionId: "faulty", prompt: "!no JSON" })).toMatchObject(lost);
     // The front door opens the session again without a request of the client.
     await eventually("that it is open again", () =>
       at.events.some(({ event, sessionId }) => event === "session-reopened" && sessionId === "heard"),
     );
-    await other.turn("heard", "next");
+    await other.turnOk("heard", "next");
     await eventually("what the other said", () => client.events("heard").includes("session.idle"));
   });
 
@@ -120,7 +120,7 @@ describe("the front door, when a server is slow,", () => {
   it("sends a client no events of a session that the client left while the front door was opening the session again", async () => {
     const token = await at.token("ann");
     const client = await RawClient.as(at.url, token);
-    await client.request("session.create", { sessionId: "left", model: "slow" });
+    await client.requestOk("session.create", { sessionId: "left", model: "slow" });
     await killed((await at.serverOf("ann")).pid);
     client.send({ id: 1, method: "session.send", params: { sessionId: "left", prompt: "one" } });
     await eventually("it is needed", () => at.door.turns === 1);
@@ -130,8 +130,8 @@ describe("the front door, when a server is slow,", () => {
     expect((await client.answerTo(1)).error).toBeUndefined();
     const before = client.events("left").length;
     const other = await RawClient.as(at.url, token);
-    await other.request("session.resume", { sessionId: "left" });
-    await other.turn("left", "two");
+    await other.requestOk("session.resume", { sessionId: "left" });
+    await other.turnOk("left", "two");
     await client.request("ping");
     expect(client.events("left").slice(before)).toEqual([]);
   });
@@ -180,7 +180,7 @@ describe("the front door, when a server does not answer,", () => {
 
   it("keeps a client's session open when the server does not answer the client's second resume", async () => {
     const client = await RawClient.as(at.url, await at.token("eve"));
-    await client.request("session.create", { sessionId: "kept" });
+    await client.requestOk("session.create", { sessionId: "kept" });
     client.send({ id: 1, method: "session.resume", params: { sessionId: "kept", model: "stuck" } });
     await unanswered("eve", "kept");
     await clock.advance(30_000, 0);
@@ -205,8 +205,8 @@ describe("the front door, when a server does not answer,", () => {
 
   it("keeps a session and answers FLEET_SERVER_UNREACHABLE when the server does not delete it", async () => {
     const client = await RawClient.as(at.url, await at.token("fay"));
-    await client.request("session.create", { sessionId: "lasting" });
-    await client.request("session.create", { sessionId: "other" });
+    await client.requestOk("session.create", { sessionId: "lasting" });
+    await client.requestOk("session.create", { sessionId: "other" });
     client.send({ id: 1, method: "session.delete", params: { sessionId: "lasting" } });
     client.send({ id: 2, method: "session.getMessages", params: { sessionId: "lasting" } });
     expect(await client.turn("other", "during the deletion")).toMatchObject({ result: {} });
@@ -222,9 +222,9 @@ describe("the front door, when a server does not answer,", () => {
 
   it("does not end a turn when the server sends the session.idle of the turn before it", async () => {
     const client = await RawClient.as(at.url, await at.token("gil"));
-    await client.request("session.create", { sessionId: "behind" });
+    await client.requestOk("session.create", { sessionId: "behind" });
     const listener = await RawClient.as(at.url, await at.token("gil"));
-    await listener.request("session.resume", { sessionId: "behind" });
+    await listener.requestOk("session.resume", { sessionId: "behind" });
     expect((await client.request("session.send", { sessionId: "behind", prompt: "behind" })).error).toBeUndefined();
     await eventually("the end of what was before", () => listener.events("behind").length > 0);
     for (let look = 0; look < 20; look++) {
@@ -239,7 +239,7 @@ describe("the front door, when a server does not answer,", () => {
 
   it("ends a turn with an error when the server is idle and never begins the prompt that it took", async () => {
     const client = await RawClient.as(at.url, await at.token("ida"));
-    await client.request("session.create", { sessionId: "forgotten" });
+    await client.requestOk("session.create", { sessionId: "forgotten" });
     expect(await client.request("session.send", { sessionId: "forgotten", prompt: "forgotten" })).toMatchObject({
       result: {},
     });
@@ -255,7 +255,7 @@ describe("the front door, when a server does not answer,", () => {
 
   it("ends a turn 30 s after its prompt if the server never answers the prompt", async () => {
     const client = await RawClient.as(at.url, await at.token("hal"));
-    await client.request("session.create", { sessionId: "swallowed" });
+    await client.requestOk("session.create", { sessionId: "swallowed" });
     const params = { sessionId: "swallowed", event: { type: "session.idle", data: {} } };
     const frame = JSON.stringify({ jsonrpc: "2.0", method: "session.event", params });
     client.send({ id: 1, method: "session.send", params: { sessionId: "swallowed", prompt: `!${frame}` } });
@@ -272,7 +272,7 @@ describe("the front door, when a server does not answer,", () => {
 
   it("ends a turn at session.idle even if the server never answers whether the turn still runs", async () => {
     const client = await RawClient.as(at.url, await at.token("dan"));
-    await client.request("session.create", { sessionId: "mute" });
+    await client.requestOk("session.create", { sessionId: "mute" });
     expect((await client.request("session.send", { sessionId: "mute", prompt: "mute" })).error).toBeUndefined();
     await eventually("the wait for the end of the turn", () => clock.isDueIn(15_000));
     await clock.advance(15_000, 0);

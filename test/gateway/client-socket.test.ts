@@ -164,8 +164,8 @@ function standstill(at: DoorFleet): () => boolean {
 it("the front door closes promptly although a client reads nothing", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
-  await client.request("session.create", { sessionId: "s" });
-  await client.turn("s", `${"x ".repeat(100_000)}`);
+  await client.requestOk("session.create", { sessionId: "s" });
+  await client.turnOk("s", `${"x ".repeat(100_000)}`);
   client.socket.pause();
   for (let id = 0; id < 100; id++) client.send({ id, method: "session.getMessages", params: { sessionId: "s" } });
   // The front door takes requests until the buffers in between are full.

@@ -62,7 +62,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     it("holds a member's lease until its turn ends, and refuses another member's prompt after the turn wait", async () => {
       const id = await team(`team-2-${isolation}`);
       const [ann, ben] = [await join("ann", id), await join("ben", id)];
-      await ann.request("session.send", { sessionId: id, prompt: "!delay 60000 long" });
+      await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 60000 long" });
       expect(await at.store.leases.read(id)).toMatchObject({ holder: "ann" });
       const began = performance.now();
       using watch = new Stopwatch();
@@ -85,7 +85,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     it("lets a member take back a waiting prompt without ending the other member's turn", async () => {
       const id = await team(`team-3-${isolation}`);
       const [ann, ben] = [await join("ann", id), await join("ben", id)];
-      await ann.request("session.send", { sessionId: id, prompt: "!hold taken-back" });
+      await ann.requestOk("session.send", { sessionId: id, prompt: "!hold taken-back" });
       const waiting = ben.request("session.send", { sessionId: id, prompt: "never mind" });
       await ben.request("ping");
       expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });
@@ -101,7 +101,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       const queued = { sessionId: id, position: 0, message: { prompt: "sneaked in" } };
       const denied = { error: { data: { code: "FLEET_METHOD_DENIED" } } };
       expect(await ben.request("session.queue.insertAt", queued)).toMatchObject(denied);
-      await ann.request("session.send", { sessionId: id, prompt: "!hold queue" });
+      await ann.requestOk("session.send", { sessionId: id, prompt: "!hold queue" });
       expect(await ben.request("session.queue.insertAt", queued)).toMatchObject(denied);
       expect((await ann.request("session.queue.clear", { sessionId: id })).error).toBeUndefined();
       at.model.letGo("queue");
@@ -143,7 +143,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     it("ends a member's turn when its lease is stolen, and refuses that member's late prompts", async () => {
       const id = await team(`team-5-${isolation}`);
       const ann = await join("ann", id);
-      await ann.request("session.send", { sessionId: id, prompt: "!delay 20000 x" });
+      await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 20000 x" });
       const { fence } = (await at.store.leases.read(id)) ?? { fence: 0 };
       const stolen = await at.fleet.lockSession(id, { user: "ben", steal: { reason: "test" } });
       expect(stolen.fence).toBeGreaterThan(fence);

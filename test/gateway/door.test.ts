@@ -119,8 +119,8 @@ describe("the front door, while a client is connected,", () => {
   it("unloads a client's session from the server when the client's connection ends", async () => {
     await using at = await DoorFleet.open();
     const client = await RawClient.as(at.url, await at.token("alice"));
-    await client.request("session.create", { sessionId: "s" });
-    await client.turn("s", "hi");
+    await client.requestOk("session.create", { sessionId: "s" });
+    await client.turnOk("s", "hi");
     const active = async () => (await at.fleet.serverOf("alice")).activeSessions;
     expect(await active()).toBe(1);
     client.socket.destroy();
@@ -131,8 +131,8 @@ describe("the front door, while a client is connected,", () => {
   it("stops reading from a server while the server's client does not read, so that the memory does not grow much", async () => {
     await using at = await DoorFleet.open();
     const client = await RawClient.as(at.url, await at.token("alice"));
-    await client.request("session.create", { sessionId: "s", streaming: true });
-    await client.turn("s", "!words 2000");
+    await client.requestOk("session.create", { sessionId: "s", streaming: true });
+    await client.turnOk("s", "!words 2000");
     client.socket.pause();
     const before = process.memoryUsage().rss;
     for (let id = 0; id < 400; id++) client.send({ id, method: "session.getMessages", params: { sessionId: "s" } });
@@ -147,8 +147,8 @@ describe("the front door, while a client is connected,", () => {
 it("the front door records a fork as a private session of the client's user, and counts one turn for it", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"), true);
-  await client.request("session.create", { sessionId: "trunk" });
-  await client.turn("trunk", "hi");
+  await client.requestOk("session.create", { sessionId: "trunk" });
+  await client.turnOk("trunk", "hi");
   const { result } = await client.request("sessions.fork", { sessionId: "trunk" });
   const { sessionId } = result as { sessionId: string };
   expect(await at.store.sessions.read(sessionId)).toMatchObject({ owner: "alice", kind: "private", turns: 1 });
@@ -158,7 +158,7 @@ it("the front door records a fork as a private session of the client's user, and
 it("the front door resumes a session without turns that the server has just unloaded but whose folder still looks loaded", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"), true);
-  await client.request("session.create", { sessionId: "bare" });
+  await client.requestOk("session.create", { sessionId: "bare" });
   await client.request("session.detach", { sessionId: "bare" });
   const { home, pid } = await at.serverOf("alice");
   const folder = join(home, "session-state", "bare");
@@ -175,8 +175,8 @@ it("the front door resumes a session without turns that the server has just unlo
 it("the front door reports no failure when a session is deleted before its last turn is recorded", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"));
-  await client.request("session.create", { sessionId: "deleted" });
-  await client.request("session.send", { sessionId: "deleted", prompt: "!hold deleted" });
+  await client.requestOk("session.create", { sessionId: "deleted" });
+  await client.requestOk("session.send", { sessionId: "deleted", prompt: "!hold deleted" });
   // Delete the record during the turn, as a client's own `session.delete` may do.
   expect(await at.store.sessions.delete("deleted")).toBe(true);
   at.model.letGo("deleted");

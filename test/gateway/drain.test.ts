@@ -18,9 +18,9 @@ const refuses = async (port: number) =>
 it("a front door that closes lets running turns end, refuses new ones, and then hangs up", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
-  await client.request("session.create", { sessionId: "s" });
-  await client.request("session.create", { sessionId: "t" });
-  await client.request("session.send", { sessionId: "s", prompt: "!hold door last words" });
+  await client.requestOk("session.create", { sessionId: "s" });
+  await client.requestOk("session.create", { sessionId: "t" });
+  await client.requestOk("session.send", { sessionId: "s", prompt: "!hold door last words" });
   const { port } = at.door.address;
   const closing = at.door.close({ timeoutMs: 40_000 });
   expect(await refuses(port)).toBe(true);
@@ -38,8 +38,8 @@ it("a front door that closes lets running turns end, refuses new ones, and then 
 it("a front door that closes cuts a turn that is still running at the deadline, and returns the number of cut turns", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
-  await client.request("session.create", { sessionId: "s" });
-  await client.request("session.send", { sessionId: "s", prompt: "!delay 30000 x" });
+  await client.requestOk("session.create", { sessionId: "s" });
+  await client.requestOk("session.send", { sessionId: "s", prompt: "!delay 30000 x" });
   using watch = new Stopwatch();
   expect(await at.door.close({ timeoutMs: 300 })).toEqual({ cut: 1 });
   expect(watch.ms).toBeLessThan(2_000);
@@ -49,7 +49,7 @@ it("a front door that closes cuts a turn that is still running at the deadline, 
 it("a front door that closes refuses a waiting prompt, and does not wait for the prompt's turn", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
-  await client.request("session.create", { sessionId: "s" });
+  await client.requestOk("session.create", { sessionId: "s" });
   const lease = await at.fleet.lockSession("s", { user: "ann" });
   client.send({ id: 1, method: "session.send", params: { sessionId: "s", prompt: "waits" } });
   await client.request("ping");
@@ -68,8 +68,8 @@ it("a new front door opens on the port of a closed one, with the same sessions",
   await using at = await DoorFleet.open();
   const token = await at.token("ann");
   const client = await RawClient.as(at.url, token);
-  await client.request("session.create", { sessionId: "s" });
-  await client.turn("s", "one");
+  await client.requestOk("session.create", { sessionId: "s" });
+  await client.turnOk("s", "one");
   const { host, port } = at.door.address;
   await at.door.close({ timeoutMs: 5_000 });
   await using next = await at.fleet.openFrontDoor({ listen: { host, port } });
@@ -90,8 +90,8 @@ it("opening a front door rejects with FLEET_ADDRESS_TAKEN when another process l
 it("the front door reports the method and the outcome of each request, without its content", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
-  await client.request("session.create", { sessionId: "s" });
-  await client.turn("s", "unspeakable");
+  await client.requestOk("session.create", { sessionId: "s" });
+  await client.turnOk("s", "unspeakable");
   await client.request("made.up/label", {});
   await client.request("runtime.shutdown", {});
   await client.request("session.abort", { sessionId: "other" });
@@ -112,7 +112,7 @@ it("the front door reports the method and the outcome of each request, without i
 it("the front door reports a request exactly once when its client hangs up before the answer", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
-  await client.request("session.create", { sessionId: "s" });
+  await client.requestOk("session.create", { sessionId: "s" });
   const lease = await at.fleet.lockSession("s", { user: "ann" });
   client.send({ id: 1, method: "session.send", params: { sessionId: "s", prompt: "x" } });
   await eventually("the prompt waits", () => at.door.turns === 1);

@@ -7,12 +7,12 @@ import { RawClient } from "./raw-client.js";
 it("a turn through the front door runs the code of at most 43 source files", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
-  await client.request("session.create", { sessionId: "s" });
-  await client.turn("s", "first");
+  await client.requestOk("session.create", { sessionId: "s" });
+  await client.turnOk("s", "first");
   await eventually("the end of the turn", () => at.door.turns === 0);
   const filesOf = async (prompt: string) =>
     await filesUsed(async () => {
-      await client.turn("s", prompt);
+      await client.turnOk("s", prompt);
       await eventually("the end of the turn", () => at.door.turns === 0);
     });
   // Count only the files that all three turns use, because the door's regular work may run during one of the turns.

@@ -72,8 +72,8 @@ describe("a front door that receives random frames", () => {
     async () => {
       const token = await at.token("mallory");
       const good = await RawClient.as(at.url, await at.token("alice"));
-      await good.request("session.create", { sessionId: "alices" });
-      await good.turn("alices", "before");
+      await good.requestOk("session.create", { sessionId: "alices" });
+      await good.turnOk("alices", "before");
       const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31);
       let sent = 0;
       let ended = 0;
@@ -115,7 +115,7 @@ describe("a front door that receives random frames", () => {
         }
       }
       expect(ended, `seed ${seed}`).toBeGreaterThan(0);
-      await good.turn("alices", "after");
+      await good.turnOk("alices", "after");
       await eventually("the ends of the others", () => at.door.clients < 10);
       samples = [];
       expect(heapAtStart).toBeGreaterThan(0);

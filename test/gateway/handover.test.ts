@@ -52,9 +52,9 @@ it("a front door hands its port to its successor without a refused connection or
   await new Promise((resolve) => holder.close(resolve));
   await first.open();
   const client = await RawClient.as(url, token);
-  await client.request("session.create", { sessionId: "s" });
-  await client.turn("s", "one");
-  await client.request("session.send", { sessionId: "s", prompt: "!hold door last" });
+  await client.requestOk("session.create", { sessionId: "s" });
+  await client.turnOk("s", "one");
+  await client.requestOk("session.send", { sessionId: "s", prompt: "!hold door last" });
 
   await second.open();
   let going = true;

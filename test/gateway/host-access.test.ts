@@ -47,7 +47,7 @@ describe("the front door, for a client on its user's own server with the default
     at = await DoorFleet.open();
     client = await RawClient.as(at.url, await at.token("alice"), true);
     expect(await client.request("session.create", { sessionId })).toMatchObject({ result: { sessionId } });
-    await client.turn(sessionId, "hello");
+    await client.turnOk(sessionId, "hello");
   });
   afterAll(async () => {
     client.socket.destroy();
@@ -125,7 +125,7 @@ describe("the front door, for a client on its user's own server with the default
     expect(await client.request("session.create", { sessionId: "harmless", ...settings })).toMatchObject({
       result: {},
     });
-    await client.turn("harmless", "one");
+    await client.turnOk("harmless", "one");
     for (const [method, params] of [
       ["sessions.fork", { sessionId: "harmless" }],
       ["session.history.rewind", { sessionId: "harmless", eventId: "none" }],

@@ -71,7 +71,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       const annsSession = fresh("ann-1");
       await at.place(fresh("ann"), "h2");
       const ann = await at.raw(fresh("ann"), "h1");
-      await ann.request("session.create", { sessionId: annsSession });
+      await ann.requestOk("session.create", { sessionId: annsSession });
       expect(await ann.turn(annsSession, "one")).toMatchObject({ result: {} });
       expect(JSON.stringify(ann.received)).toContain("you said: one");
       expect(await at.session(annsSession)).toMatchObject({ owner: fresh("ann"), host: "h2" });
@@ -90,7 +90,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       expect(await ann.request("session.create", { sessionId: annsSession })).toMatchObject({ result: {} });
       await at.place(fresh("eve"), "h2");
       const eve = await at.raw(fresh("eve"), "h1");
-      await eve.request("session.create", { sessionId: evesSession });
+      await eve.requestOk("session.create", { sessionId: evesSession });
       expect(await eve.request("session.create", { sessionId: evesSession })).toMatchObject({
         error: { code: -32003, data: { code: "FLEET_SESSION_EXISTS" } },
       });
@@ -120,14 +120,14 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       for (const client of [ola, mia]) {
         expect(await client.request("session.resume", { sessionId: team })).toMatchObject({ result: {} });
       }
-      await mia.request("session.send", { sessionId: team, prompt: "!delay 60000 mine" });
+      await mia.requestOk("session.send", { sessionId: team, prompt: "!delay 60000 mine" });
       expect(await at.store.leases.read(team)).toMatchObject({ holder: fresh("mia") });
       expect(await ola.request("session.send", { sessionId: team, prompt: "too early" })).toMatchObject({
         error: { data: { code: "FLEET_SESSION_LOCKED" } },
       });
       expect(await mia.request("session.abort", { sessionId: team })).toMatchObject({ result: {} });
       await eventually("the lease is given back", async () => (await at.store.leases.read(team)) === null);
-      await ola.turn(team, "from ola");
+      await ola.turnOk(team, "from ola");
       await eventually("the reply at mia's", () => JSON.stringify(mia.received).includes("you said: from ola"));
       // mia gets only the conversation, and no server on ola's host.
       expect(await mia.request("session.shell.exec", { sessionId: team, command: "id" })).toMatchObject({
@@ -173,7 +173,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       await at.place(fresh("una"), "h2");
       const token = await at.token(fresh("una"));
       const una = await RawClient.as(at.url("h1"), token);
-      await una.request("session.create", { sessionId: unasSession });
+      await una.requestOk("session.create", { sessionId: unasSession });
       const carried = await RawClient.open(at.url("h1"));
       const hello = { token, supportedTaskKinds: [], fleet: { via: "h2", hops: 1 } };
       expect(await carried.request("connect", hello)).toMatchObject({ result: { protocolVersion: 3 } });
@@ -202,8 +202,8 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       const ball = fresh("ball");
       await at.place(fresh("ivo"), "h1");
       const ivo = await at.raw(fresh("ivo"), "h1");
-      await ivo.request("session.create", { sessionId: ball });
-      await ivo.turn(ball, "one");
+      await ivo.requestOk("session.create", { sessionId: ball });
+      await ivo.turnOk(ball, "one");
       const hosts = await at.store.hosts.list();
       const termOf = (name: string) => hosts.find((host) => host.name === name)?.term ?? 0;
       let throwing = true;
@@ -240,7 +240,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       const raesSession = fresh("rae-1");
       await at.place(fresh("rae"), "h2");
       const rae = await at.raw(fresh("rae"), "h1");
-      await rae.request("session.create", { sessionId: raesSession });
+      await rae.requestOk("session.create", { sessionId: raesSession });
       const token = at.tokens.at(-1) ?? "";
       await at.store.tokens.delete(token.split("_")[1] ?? "");
       await rae.end();
@@ -260,8 +260,8 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         const [notes, young] = [fresh("notes"), fresh("new")];
         await at.place(fresh("ann"), "h2");
         const client = await at.raw(fresh("ann"), "h1");
-        await client.request("session.create", { sessionId: notes });
-        await client.turn(notes, "one");
+        await client.requestOk("session.create", { sessionId: notes });
+        await client.turnOk(notes, "one");
         await eventually("the turn is recorded", async () => (await at.session(notes)).turns === 1);
         await at.hosts.lose("h2");
         const stranded = { error: { data: { code: "FLEET_SESSION_STRANDED" } } };
@@ -301,8 +301,8 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         await session.sendAndWait("one");
         await eventually("the turn is recorded", async () => (await at.session(notes)).turns === 1);
         const raw = await at.raw(ann, "h1");
-        await raw.request("session.create", { sessionId: busy });
-        await raw.request("session.send", { sessionId: busy, prompt: "!delay 60000 never" });
+        await raw.requestOk("session.create", { sessionId: busy });
+        await raw.requestOk("session.send", { sessionId: busy, prompt: "!delay 60000 never" });
         await eventually("the turn", () => raw.events(busy).includes("user.message"));
         const waiting = raw.request("session.tasks.waitForPending", { sessionId: busy });
         await raw.request("ping");
@@ -321,7 +321,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         const heard: string[] = [];
         session.on((event) => void heard.push(event.type === "assistant.message" ? event.data.content : event.type));
         await eventually("the way back of who only listens", async () => {
-          await raw.turn(notes, "y");
+          await raw.turnOk(notes, "y");
           return heard.includes("you said: y");
         });
         // `sendAndWait` takes the next `session.idle` for the end of its own turn. So wait until the turn before it has ended.
@@ -341,11 +341,11 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         const ann = freshUser("h1", "h3");
         await at.place(ann, "h2");
         const [far, near] = [await at.raw(ann, "h1"), await at.raw(ann, "h2")];
-        await far.request("session.create", { sessionId: notes });
-        await far.turn(notes, "one");
-        await near.request("session.resume", { sessionId: notes });
+        await far.requestOk("session.create", { sessionId: notes });
+        await far.turnOk(notes, "one");
+        await near.requestOk("session.resume", { sessionId: notes });
         await eventually("the turn is recorded", async () => (await at.session(notes)).turns === 1);
-        await far.request("session.send", { sessionId: notes, prompt: "!delay 60000 never" });
+        await far.requestOk("session.send", { sessionId: notes, prompt: "!delay 60000 never" });
         // A client gets the end of a turn only if it has seen the turn begin.
         await eventually("the turn at both", () =>
           [near, far].every(({ received }) => JSON.stringify(received).includes("!delay 60000 never")),
@@ -378,8 +378,8 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         const ann = freshUser("h3", "h1");
         await at.place(ann, "h2");
         const client = await at.raw(ann, "h1");
-        await client.request("session.create", { sessionId: notes });
-        await client.turn(notes, "one");
+        await client.requestOk("session.create", { sessionId: notes });
+        await client.turnOk(notes, "one");
         await eventually("the turn is recorded", async () => (await at.session(notes)).turns === 1);
         await at.hosts.host("h2").die();
         await at.hosts.expire("h2");
@@ -394,8 +394,8 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         const notes = fresh("notes");
         await at.place(fresh("ann"), "h1");
         const client = await at.raw(fresh("ann"), "h1");
-        await client.request("session.create", { sessionId: notes });
-        await client.turn(notes, "one");
+        await client.requestOk("session.create", { sessionId: notes });
+        await client.turnOk(notes, "one");
         await eventually("the turn is recorded", async () => (await at.session(notes)).turns === 1);
         await client.request("sessions.close", { sessionId: notes });
         await at.place(fresh("ann"), "h2");
@@ -414,11 +414,11 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         await at.place(fresh("ann"), "h1");
         const token = await at.token(fresh("ann"));
         const [client, listener] = [await RawClient.as(at.url("h1"), token), await RawClient.as(at.url("h1"), token)];
-        await client.request("session.create", { sessionId: notes });
-        await client.turn(notes, "one");
+        await client.requestOk("session.create", { sessionId: notes });
+        await client.turnOk(notes, "one");
         await eventually("the turn is recorded", async () => (await at.session(notes)).turns === 1);
-        await listener.request("session.resume", { sessionId: notes });
-        await client.request("session.send", { sessionId: notes, prompt: "!delay 60000 never" });
+        await listener.requestOk("session.resume", { sessionId: notes });
+        await client.requestOk("session.send", { sessionId: notes, prompt: "!delay 60000 never" });
         const before = await at.session(notes);
         // This is the effect of a late heartbeat: the host gets a new term.
         await at.hosts.expire("h1");
@@ -433,7 +433,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         for (let turns = 0; !(await isTaken()); turns++) {
           await insist("a prompt", async () => await client.turn(notes, `round ${turns}`));
         }
-        await client.turn(notes, "two");
+        await client.turnOk(notes, "two");
         await eventually("the reply at who only listens", () =>
           JSON.stringify(listener.received).includes("you said: two"),
         );
@@ -452,7 +452,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
     await using at = await HostDoors.open({ redis, storage: "local", names: ["h1", "h2"], env });
     await at.place(fresh("ann"), "h2");
     const client = await at.raw(fresh("ann"), "h1");
-    await client.request("session.create", { sessionId: notes });
+    await client.requestOk("session.create", { sessionId: notes });
     // The fake server takes this prompt, counts as busy, and does not begin it.
     const { result } = await client.request("session.send", { sessionId: notes, prompt: "behind" });
     expect(result).toMatchObject({ messageId: expect.any(String) });
@@ -468,7 +468,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
     await using at = await HostDoors.open({ redis, storage: "shared", env });
     await at.place(fresh("ann"), "h1");
     const client = await at.raw(fresh("ann"), "h1");
-    await client.request("session.create", { sessionId: notes });
+    await client.requestOk("session.create", { sessionId: notes });
     const lease = { sessionId: notes, holder: fresh("ann"), ttlMs: 30_000, placeMs: 30_000 };
     expect(await at.store.leases.acquire({ ...lease, token: "the test's" })).toMatchObject({ granted: true });
     const prompts = Array.from({ length: 100 }, (_, index) => `prompt ${index}`);

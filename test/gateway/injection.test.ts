@@ -103,7 +103,7 @@ describe.each(["per-user", "shared"] as const)("the front door, with the model's
     const client = await RawClient.as(at.url, await at.token("alice"), true);
     const create = { sessionId: "s", streaming: true, requestPermission: true };
     expect((await client.request("session.create", create)).error).toBeUndefined();
-    await client.turn("s", "hello");
+    await client.turnOk("s", "hello");
     expect(at.model.keys).toEqual(new Set([`Bearer ${MODEL_KEY}`]));
     // No method may reveal the key, whatever it does with these parameters. The methods that end the session come last.
     // Send one request at a time. If all are open at once, the runtime may never answer those that end the session (seen
@@ -120,7 +120,7 @@ describe.each(["per-user", "shared"] as const)("the front door, with the model's
 
   it("refuses the methods with which a client could ask for the model's key or redirect it", async () => {
     const client = await RawClient.as(at.url, await at.token("bob"));
-    await client.request("session.create", { sessionId: "b" });
+    await client.requestOk("session.create", { sessionId: "b" });
     for (const [method, params] of [
       ["session.options.update", { provider: { baseUrl: "http://127.0.0.1:9" } }],
       ["session.options.update", { copilotUrl: "http://127.0.0.1:9" }],

@@ -30,7 +30,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       expect(await alice.request("session.create", { sessionId: secret })).toMatchObject({
         result: { sessionId: secret },
       });
-      await alice.turn(secret, "the secret word is xyzzy");
+      await alice.turnOk(secret, "the secret word is xyzzy");
       await eventually("the record of the turn", async () => (await at.store.sessions.read(secret))?.turns === 1);
     });
     afterAll(async () => {
@@ -309,7 +309,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     });
 
     it("does not answer a request whose id belongs to an unanswered request, and answers the first request once", async () => {
-      await alice.request("session.send", { sessionId: secret, prompt: "!delay 60000 x" });
+      await alice.requestOk("session.send", { sessionId: secret, prompt: "!delay 60000 x" });
       const answers = () => alice.received.filter(({ id }) => id === 7);
       // The server answers this when the turn has ended.
       alice.send({ id: 7, method: "session.tasks.waitForPending", params: { sessionId: secret } });

@@ -6,11 +6,11 @@ import { RawClient } from "./raw-client.js";
 it("the front door has recorded every turn of its clients when it is closed", async () => {
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("ann"));
-  await client.request("session.create", { sessionId: "s" });
-  await client.turn("s", "one");
-  await client.turn("s", "two");
+  await client.requestOk("session.create", { sessionId: "s" });
+  await client.turnOk("s", "one");
+  await client.turnOk("s", "two");
   const beforeLastMs = Date.now();
-  await client.turn("s", "three");
+  await client.turnOk("s", "three");
   await at.door.close({ timeoutMs: 20_000 });
   const record = await at.store.sessions.read("s");
   expect(record).toMatchObject({ turns: 3 });

@@ -35,7 +35,7 @@ describe("the front door, with one user's connections,", () => {
 
     const { client, answer } = await tryToConnect(at, alice);
     expect(answer.error).toBeUndefined();
-    await client.request("session.create", { sessionId: "alices" });
+    await client.requestOk("session.create", { sessionId: "alices" });
     expect(await client.turn("alices", "hi")).toMatchObject({ result: {} });
 
     letIn[0]?.client.socket.destroy();
@@ -141,7 +141,7 @@ describe("the fleet, with one user's sessions,", () => {
     expect(at.events.filter(({ limit }) => limit === "sessions")).toHaveLength(3);
 
     const [{ id = "" } = {}] = await at.store.sessions.list();
-    await client.turn(id, "hi");
+    await client.turnOk(id, "hi");
     expect((await client.request("sessions.fork", { sessionId: id })).error).toEqual(reached("sessions"));
     await expect(at.fleet.createSession({ user: "alice" })).rejects.toMatchObject({
       code: "FLEET_LIMIT_REACHED",

@@ -24,8 +24,8 @@ describe("the front door, for a client of a shared server whose session was dele
     "sends the client no event of another user's session that now has the old session's id ($how)",
     async ({ how, id }) => {
       const listener = await RawClient.as(at.url, await at.token("ann"));
-      await listener.request("session.create", { sessionId: id });
-      await listener.turn(id, "hello");
+      await listener.requestOk("session.create", { sessionId: id });
+      await listener.turnOk(id, "hello");
       if (how === "evicted") {
         await eventually("the eviction", async () => (await at.fleet.evict({ ids: [id] })).evicted.length > 0);
       }
@@ -36,7 +36,7 @@ describe("the front door, for a client of a shared server whose session was dele
       const before = listener.received.length;
       const other = await RawClient.as(at.url, await at.token("bob"));
       expect(await other.request("session.create", { sessionId: id })).toMatchObject({ result: { sessionId: id } });
-      await other.turn(id, "a secret");
+      await other.turnOk(id, "a secret");
       // Everything that the server sends to all clients has arrived when this is answered.
       await listener.request("ping");
       expect(listener.received.slice(before).filter(({ params }) => params?.sessionId === id)).toEqual([]);
@@ -46,11 +46,11 @@ describe("the front door, for a client of a shared server whose session was dele
 
   it("sends the client new lifecycle events of its evicted session once the client has opened it again", async () => {
     const client = await RawClient.as(at.url, await at.token("ann"));
-    await client.request("session.create", { sessionId: "own" });
-    await client.turn("own", "one");
+    await client.requestOk("session.create", { sessionId: "own" });
+    await client.turnOk("own", "one");
     await eventually("the eviction", async () => (await at.fleet.evict({ ids: ["own"] })).evicted.length > 0);
     const before = lives(client, "own").length;
-    await client.turn("own", "two");
+    await client.turnOk("own", "two");
     await eventually("its life goes on", () => lives(client, "own").slice(before).includes("session.updated"));
   });
 });

@@ -60,7 +60,7 @@ describe("the front door, with the questions of a shared server in one session,"
   it("refuses an answer to a tool call that comes from another session", async () => {
     const alice = await open("alice", "a-tool", { tools: [SECRET] });
     const bob = await open("bob", "b-tool");
-    await alice.request("session.send", { sessionId: "a-tool", prompt: "!tool secret {}" });
+    await alice.requestOk("session.send", { sessionId: "a-tool", prompt: "!tool secret {}" });
     const requestId = await asked(alice, "a-tool", "external_tool.requested");
     denied(await bob.request(CALL, toolResult("b-tool", requestId, "from bob")));
     expect(await alice.request(CALL, toolResult("a-tool", requestId, "from alice"))).toMatchObject({
@@ -90,7 +90,7 @@ describe("the front door, with the questions of a shared server in one session,"
 
   it("accepts the answer to a tool call from another connection of the same user", async () => {
     const alice = await open("alice", "a-again", { tools: [SECRET] });
-    await alice.request("session.send", { sessionId: "a-again", prompt: "!tool secret {}" });
+    await alice.requestOk("session.send", { sessionId: "a-again", prompt: "!tool secret {}" });
     const requestId = await asked(alice, "a-again", "external_tool.requested");
     const second = await RawClient.as(at.url, tokens.alice);
     expect(await second.request("session.resume", { sessionId: "a-again" })).toMatchObject({ result: {} });
@@ -132,7 +132,7 @@ describe.each([
       const id = await team();
       const ann = await join("ann", id, { tools: [SECRET] });
       const ben = await join("ben", id);
-      await ben.request("session.send", { sessionId: id, prompt: "!tool secret {}" });
+      await ben.requestOk("session.send", { sessionId: id, prompt: "!tool secret {}" });
       const requestId = await asked(ann, id, "external_tool.requested");
       denied(await ben.request(CALL, toolResult(id, requestId, "from ben")));
       const second = await join("ann", id);
@@ -147,7 +147,7 @@ describe.each([
       const id = await team();
       const ann = await join("ann", id, { tools: [GUARDED] });
       const ben = await join("ben", id);
-      await ben.request("session.send", { sessionId: id, prompt: "!tool guarded {}" });
+      await ben.requestOk("session.send", { sessionId: id, prompt: "!tool guarded {}" });
       const requestId = await asked(ben, id, "permission.requested");
       for (const kind of ["approve-once", "reject"]) {
         const answer = await ben.request(PERMIT, { sessionId: id, requestId, result: { kind } });
@@ -165,7 +165,7 @@ describe.each([
       const id = await team();
       const ann = await join("ann", id);
       const ben = await join("ben", id, { tools: [SECRET] });
-      await ann.request("session.send", { sessionId: id, prompt: "!tool secret {}" });
+      await ann.requestOk("session.send", { sessionId: id, prompt: "!tool secret {}" });
       const requestId = await asked(ben, id, "external_tool.requested");
       denied(await ann.request(CALL, toolResult(id, requestId, "from ann")));
       await ben.request(CALL, toolResult(id, requestId, "from ben"));

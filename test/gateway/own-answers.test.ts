@@ -146,7 +146,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     const id = fresh(at, "refused");
     const [ann, ben] = await pair(id);
     read(ben);
-    await ann.request("session.send", { sessionId: id, prompt: `!hold ${id} a` });
+    await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id} a` });
     await eventually("the first turn", () => ann.events(id).includes("user.message"));
     // Because of this lease, the prompt still waits when the turn is over.
     const lease = await at.fleet.lockSession(id, { user: "ann" });
@@ -171,12 +171,12 @@ describe("the front door, with a client whose prompt waits,", () => {
   it("answers a prompt only after its own turn if the client sent it just as another client's turn ended", async () => {
     const id = fresh(at, "crossed");
     const [ann, ben] = await pair(id);
-    await ann.turn(id, "one");
+    await ann.turnOk(id, "one");
     // Answer the first question. From then on, the front door knows that this client answers questions.
     await eventually("the first question", () => questions(ben).length > 0);
     read(ben);
     await ben.request("ping");
-    await ann.turn(id, "two");
+    await ann.turnOk(id, "two");
     await eventually("its end at the other client", () => ben.events(id).filter(isEnd).length === 2);
     ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "three" } });
     await ben.answerTo(1);
@@ -184,7 +184,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     // Now the client shows that it has read everything. Its next prompt cannot have crossed the end of another turn, so
     // the door answers it at once.
     read(ben);
-    await ben.request("session.send", { sessionId: id, prompt: `!hold ${id} four` });
+    await ben.requestOk("session.send", { sessionId: id, prompt: `!hold ${id} four` });
     at.model.letGo(id);
     await eventually("the end of the last turn", () => at.door.turns === 0);
   });
@@ -192,7 +192,7 @@ describe("the front door, with a client whose prompt waits,", () => {
   it("answers the first prompt of a client only after the turn of that prompt if another turn has just ended", async () => {
     const id = fresh(at, "first");
     const [ann] = await pair(id);
-    await ann.request("session.send", { sessionId: id, prompt: `!hold ${id} one` });
+    await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id} one` });
     await eventually("the turn", () => ann.events(id).includes("user.message"));
     const ben = await joined(id);
     read(ben);
@@ -207,11 +207,11 @@ describe("the front door, with a client whose prompt waits,", () => {
   it("fails an aborted prompt with FLEET_TURN_FAILED if its client had sent it before reading the end of another turn", async () => {
     const id = fresh(at, "aborted");
     const [ann, ben] = await pair(id);
-    await ann.turn(id, "one");
+    await ann.turnOk(id, "one");
     await eventually("the first question", () => questions(ben).length > 0);
     read(ben);
     await ben.request("ping");
-    await ann.turn(id, "two");
+    await ann.turnOk(id, "two");
     await eventually("its end at the other client", () => ben.events(id).filter(isEnd).length === 2);
     ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: `!hold ${id} three` } });
     await eventually("its turn", () => ben.events(id).filter((type) => type === "user.message").length === 3);

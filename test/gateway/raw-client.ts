@@ -68,6 +68,11 @@ export class RawClient {
     return await this.answerTo(id, method, withinMs);
   }
 
+  /** Sends a request that has to succeed. Throws if the answer is an error. */
+  async requestOk(method: string, params: object = {}): Promise<RawMessage> {
+    return succeeded(method, await this.request(method, params));
+  }
+
   async answerTo(id: string | number | null, what = String(id), withinMs?: number): Promise<RawMessage> {
     const look = () => {
       const answer = this.received.find((message) => message.id === id && message.method === undefined);
@@ -108,4 +113,14 @@ export class RawClient {
     });
     return answer;
   }
+
+  /** Sends a prompt that has to succeed, and waits for the end of its turn. Throws if the answer is an error. */
+  async turnOk(sessionId: string, prompt: string): Promise<RawMessage> {
+    return succeeded("session.send", await this.turn(sessionId, prompt));
+  }
+}
+
+function succeeded(method: string, answer: RawMessage): RawMessage {
+  if (answer.error !== undefined) throw new Error(`${method}: ${answer.error.message}`);
+  return answer;
 }

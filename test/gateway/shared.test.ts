@@ -54,12 +54,12 @@ describe("the front door, with sessions on several shared servers,", () => {
     await eventually("the unloading of what others left", async () => (await loaded()) === 0);
     const token = await at.token("ben");
     const first = await RawClient.as(at.url, token);
-    await first.request("session.create", { sessionId: "once" });
-    await first.turn("once", "one");
+    await first.requestOk("session.create", { sessionId: "once" });
+    await first.turnOk("once", "one");
     const others = await Promise.all([1, 2, 3].map(async () => await RawClient.as(at.url, token)));
     for (const other of others) {
       expect(await other.request("session.resume", { sessionId: "once" })).toMatchObject({ result: {} });
-      await other.turn("once", "more");
+      await other.turnOk("once", "more");
     }
     // Shared servers have one folder of sessions, but each server counts only those that its own process has loaded.
     expect(await loaded()).toBe(1);
@@ -71,13 +71,13 @@ describe("the front door, with sessions on several shared servers,", () => {
 
   it("continues a session whose shared server died, and does not disturb a turn on another server", async () => {
     const client = await RawClient.as(at.url, await at.token("cid"));
-    await client.request("session.create", { sessionId: "left" });
-    await client.request("session.create", { sessionId: "right" });
+    await client.requestOk("session.create", { sessionId: "left" });
+    await client.requestOk("session.create", { sessionId: "right" });
     const [left, right] = [await serverIdOf("left"), await serverIdOf("right")];
     expect(left).not.toBe(right);
-    await client.turn("left", "one");
-    await client.turn("right", "one");
-    await client.request("session.send", { sessionId: "right", prompt: "!hold right" });
+    await client.turnOk("left", "one");
+    await client.turnOk("right", "one");
+    await client.requestOk("session.send", { sessionId: "right", prompt: "!hold right" });
     await killed((await at.fleet.server(left ?? "")).pid);
     expect(await client.turn("left", "two")).toMatchObject({ result: {} });
     at.model.letGo("right");

@@ -54,8 +54,8 @@ describe("the front door, when a session's server ends,", () => {
 
   it("answers open requests with a retryable FLEET_SERVER_LOST when their server dies", async () => {
     const client = await RawClient.as(at.url, await at.token("cid"));
-    await client.request("session.create", { sessionId: "waiting" });
-    await client.request("session.send", { sessionId: "waiting", prompt: "!delay 30000 never" });
+    await client.requestOk("session.create", { sessionId: "waiting" });
+    await client.requestOk("session.send", { sessionId: "waiting", prompt: "!delay 30000 never" });
     const waiting = client.request("session.tasks.waitForPending", { sessionId: "waiting" });
     await client.request("ping");
     process.kill((await at.serverOf("cid")).pid, "SIGKILL");
@@ -70,27 +70,27 @@ describe("the front door, when a session's server ends,", () => {
   it("reopens a session for a listener when another client's prompt has restarted its server", async () => {
     const token = await at.token("dan");
     const [talker, listener] = [await RawClient.as(at.url, token), await RawClient.as(at.url, token)];
-    await talker.request("session.create", { sessionId: "heard" });
-    await talker.turn("heard", "one");
-    await listener.request("session.resume", { sessionId: "heard" });
+    await talker.requestOk("session.create", { sessionId: "heard" });
+    await talker.turnOk("heard", "one");
+    await listener.requestOk("session.resume", { sessionId: "heard" });
     await killed((await at.serverOf("dan")).pid);
-    await talker.turn("heard", "two");
+    await talker.turnOk("heard", "two");
     await eventually(
       "the listener is back",
       () =>
         at.events.filter(({ event, sessionId }) => event === "session-reopened" && sessionId === "heard").length >= 2,
     );
     const before = listener.events("heard").length;
-    await talker.turn("heard", "three");
+    await talker.turnOk("heard", "three");
     await eventually("the event", () => listener.events("heard").slice(before).includes("session.idle"));
   });
 
   it("lets a running turn end before the server is restarted, and sends the next prompt to the new process", async () => {
     const client = await RawClient.as(at.url, await at.token("ida"));
-    await client.request("session.create", { sessionId: "drained" });
-    await client.turn("drained", "one");
+    await client.requestOk("session.create", { sessionId: "drained" });
+    await client.turnOk("drained", "one");
     const { id, pid } = await at.serverOf("ida");
-    await client.request("session.send", { sessionId: "drained", prompt: "!hold drained" });
+    await client.requestOk("session.send", { sessionId: "drained", prompt: "!hold drained" });
     const restarted = at.fleet.restart([id]);
     await eventually("the drain", async () => (await at.fleet.server(id)).state === "draining");
     // This client connects before the turn ends. It may be admitted at once, or wait for the new process.
@@ -129,9 +129,9 @@ describe("the front door, when a session's server ends,", () => {
   it("sends a listener the events of an evicted session again when another client continues it", async () => {
     const token = await at.token("jon");
     const [talker, listener] = [await RawClient.as(at.url, token), await RawClient.as(at.url, token)];
-    await talker.request("session.create", { sessionId: "shown" });
-    await talker.turn("shown", "one");
-    await listener.request("session.resume", { sessionId: "shown" });
+    await talker.requestOk("session.create", { sessionId: "shown" });
+    await talker.turnOk("shown", "one");
+    await listener.requestOk("session.resume", { sessionId: "shown" });
     await eventually("the eviction", async () => (await at.fleet.evict({ ids: ["shown"] })).evicted.length > 0);
     await eventually("both know", () =>
       [talker, listener].every((client) => client.events("shown").includes("session.shutdown")),
@@ -139,7 +139,7 @@ describe("the front door, when a session's server ends,", () => {
     const before = listener.events("shown").length;
     // The listener is attached again during the first of these turns, and may miss the events of that turn.
     await eventually("the events of a turn", async () => {
-      await talker.turn("shown", "on");
+      await talker.turnOk("shown", "on");
       return listener.events("shown").slice(before).includes("user.message");
     });
   });
@@ -147,9 +147,9 @@ describe("the front door, when a session's server ends,", () => {
   it("ends a turn with an error when another client unloads the session during the turn", async () => {
     const token = await at.token("hal");
     const client = await RawClient.as(at.url, token);
-    await client.request("session.create", { sessionId: "cut" });
-    await client.turn("cut", "one");
-    await client.request("session.send", { sessionId: "cut", prompt: "!delay 30000 x" });
+    await client.requestOk("session.create", { sessionId: "cut" });
+    await client.turnOk("cut", "one");
+    await client.requestOk("session.send", { sessionId: "cut", prompt: "!delay 30000 x" });
     const other = await RawClient.as(at.url, token);
     const idles = () => client.events("cut").filter((type) => type === "session.idle").length;
     await other.request("sessions.close", { sessionId: "cut" });
@@ -196,8 +196,8 @@ describe("the front door, when a server with many clients is killed,", () => {
       Array.from({ length: clients }, async (_, index) => {
         const client = await RawClient.as(at.url, await at.token(`user-${index}`));
         const id = `session-${index}`;
-        await client.request("session.create", { sessionId: id });
-        await client.turn(id, "one");
+        await client.requestOk("session.create", { sessionId: id });
+        await client.turnOk(id, "one");
         return { client, id };
       }),
     );
@@ -207,7 +207,7 @@ describe("the front door, when a server with many clients is killed,", () => {
     expect(answers.filter(({ error }) => error !== undefined)).toEqual([]);
 
     for (const { client, id } of connected)
-      await client.request("session.send", { sessionId: id, prompt: "!delay 60000 x" });
+      await client.requestOk("session.send", { sessionId: id, prompt: "!delay 60000 x" });
     // Wait until all turns have begun, because the front door sends a prompt again if its turn has not begun.
     const prompts = ({ client, id }: { client: RawClient; id: string }) =>
       client.events(id).filter((type) => type === "user.message").length;

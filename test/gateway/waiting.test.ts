@@ -46,8 +46,8 @@ describe("the front door, with a prompt that waits in a collaborative session,",
   it("gives a waiting prompt its own turn, and does not send its client the end of the turn before it", async () => {
     const [ann, ben] = await team("own-turn");
     const listener = await join("ann", "own-turn");
-    await ann.request("session.send", { sessionId: "own-turn", prompt: "!delay 500 a" });
-    await ben.request("session.send", { sessionId: "own-turn", prompt: "!hold own b" });
+    await ann.requestOk("session.send", { sessionId: "own-turn", prompt: "!delay 500 a" });
+    await ben.requestOk("session.send", { sessionId: "own-turn", prompt: "!hold own b" });
     expect(await holder("own-turn")).toBe("ben");
     const turn = ann.turn("own-turn", "c");
     await eventually("it waits", () => at.door.turns === 2);
@@ -60,8 +60,8 @@ describe("the front door, with a prompt that waits in a collaborative session,",
 
   it("gives a waiting prompt its own turn when the server dies during the turn before it", async () => {
     const [ann, ben] = await team("lost-turn");
-    await ann.turn("lost-turn", "one");
-    await ann.request("session.send", { sessionId: "lost-turn", prompt: "!delay 60000 a" });
+    await ann.turnOk("lost-turn", "one");
+    await ann.requestOk("session.send", { sessionId: "lost-turn", prompt: "!delay 60000 a" });
     const sent = ben.request("session.send", { sessionId: "lost-turn", prompt: "!hold lost b" });
     await ben.request("ping");
     await killed((await at.fleet.servers()).find(({ state }) => state === "ready")?.pid ?? null);
@@ -74,7 +74,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
 
   it("runs a prompt that comes right after its client has taken back a waiting prompt", async () => {
     const [ann, ben] = await team("taken-back");
-    await ann.request("session.send", { sessionId: "taken-back", prompt: "!hold back a" });
+    await ann.requestOk("session.send", { sessionId: "taken-back", prompt: "!hold back a" });
     ben.send({ id: 1, method: "session.send", params: { sessionId: "taken-back", prompt: "b" } });
     await eventually("it waits", () => at.door.turns === 2);
     ben.send({ id: 2, method: "session.abort", params: { sessionId: "taken-back" } });
@@ -89,7 +89,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
 
   it("gives a waiting prompt its own lease and use marker when the prompt before it is refused", async () => {
     const [ann, ben] = await team("behind-refused");
-    await ann.request("session.send", { sessionId: "behind-refused", prompt: "!hold refused a" });
+    await ann.requestOk("session.send", { sessionId: "behind-refused", prompt: "!hold refused a" });
     const attachments = [{ type: "file", path: "/etc/passwd" }];
     ben.send({ id: 1, method: "session.send", params: { sessionId: "behind-refused", prompt: "b", attachments } });
     ben.send({ id: 2, method: "session.send", params: { sessionId: "behind-refused", prompt: "!delay 60000 c" } });
@@ -107,7 +107,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
       result: { success: true },
     });
     await eventually("the end of that turn", () => course(ann, "behind-refused").length === 4);
-    await ann.turn("behind-refused", "d");
+    await ann.turnOk("behind-refused", "d");
     expect(course(ann, "behind-refused")).toEqual(["!hold refused a", "idle", "!delay 60000 c", "idle", "d", "idle"]);
     await eventually("neither is kept", async () => {
       return (await holder("behind-refused")) === undefined && !(await marks()).includes("behind-refused");
@@ -117,7 +117,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
   it("removes a waiting prompt from the lease queue when its client hangs up, even right after sending the prompt", async () => {
     const [ann, ben] = await team("hung-up");
     const late = await RawClient.as(at.url, await at.token("ben"));
-    await ann.request("session.send", { sessionId: "hung-up", prompt: "!delay 60000 a" });
+    await ann.requestOk("session.send", { sessionId: "hung-up", prompt: "!delay 60000 a" });
     ben.send({ id: 1, method: "session.send", params: { sessionId: "hung-up", prompt: "b" } });
     await eventually("it waits", () => at.door.turns === 2);
     ben.socket.destroy();
@@ -139,7 +139,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
   it("lets a waiting prompt wait for the end of a turn whose client has hung up", async () => {
     const [ann, ben] = await team("left");
     const listener = await join("ben", "left");
-    await ann.request("session.send", { sessionId: "left", prompt: "!hold left a" });
+    await ann.requestOk("session.send", { sessionId: "left", prompt: "!hold left a" });
     await eventually("it has begun", () => course(ben, "left").length === 1);
     ann.socket.destroy();
     await eventually("she has gone", () => at.door.turns === 0);
@@ -157,7 +157,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
   it("aborts an endless turn one lease TTL after its client has hung up, and runs the waiting prompt", async () => {
     const [ann, ben] = await team("stuck");
     const listener = await join("ben", "stuck");
-    await ann.request("session.send", { sessionId: "stuck", prompt: "!delay 60000 a" });
+    await ann.requestOk("session.send", { sessionId: "stuck", prompt: "!delay 60000 a" });
     await eventually("it has begun", () => course(ben, "stuck").length === 1);
     ann.socket.destroy();
     await eventually("she has gone", () => at.door.turns === 0);
@@ -170,7 +170,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
 
   it("refuses a prompt when all waiting prompts together exceed the length limit of one frame", async () => {
     const [ann, ben] = await team("long");
-    await ann.request("session.send", { sessionId: "long", prompt: "!delay 60000 a" });
+    await ann.requestOk("session.send", { sessionId: "long", prompt: "!delay 60000 a" });
     const prompt = "x".repeat(300 * 1024);
     for (const id of [1, 2, 3]) ben.send({ id, method: "session.send", params: { sessionId: "long", prompt } });
     ben.send({ id: 4, method: "session.send", params: { sessionId: "long", prompt } });
@@ -185,12 +185,12 @@ describe("the front door, with a prompt that waits in a collaborative session,",
 
   it("runs a member's prompt soon after the end of a turn whose client has left the session", async () => {
     const [ann, ben] = await team("detached");
-    await ann.request("session.send", { sessionId: "detached", prompt: "!hold detached a" });
+    await ann.requestOk("session.send", { sessionId: "detached", prompt: "!hold detached a" });
     expect((await ann.request("session.detach", { sessionId: "detached" })).error).toBeUndefined();
     at.model.letGo("detached");
     await eventually("the end of her turn", () => course(ben, "detached").includes("idle"));
     using watch = new Stopwatch();
-    await ben.turn("detached", "b");
+    await ben.turnOk("detached", "b");
     expect(watch.ms).toBeLessThan(4_000);
     expect(course(ben, "detached")).toEqual(["!hold detached a", "idle", "b", "idle"]);
   });
@@ -201,8 +201,8 @@ describe("the front door, with a prompt that waits in a collaborative session,",
       error: { code: -32602 },
     });
     expect(await holder("cut")).toBeUndefined();
-    await ben.turn("cut", "b");
-    await ann.turn("cut", "a");
+    await ben.turnOk("cut", "b");
+    await ann.turnOk("cut", "a");
     await eventually("the end of the last turn at the other client", () => course(ben, "cut").length === 4);
     expect(course(ben, "cut")).toEqual(["b", "idle", "a", "idle"]);
   });
@@ -224,7 +224,7 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
 
   const session = async (sessionId: string) => {
     const client = await RawClient.as(at.url, await at.token("ann"));
-    await client.request("session.create", { sessionId });
+    await client.requestOk("session.create", { sessionId });
     return client;
   };
   const said = ({ received }: RawClient) =>
