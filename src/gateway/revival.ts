@@ -7,7 +7,10 @@ const SERVERS_POLL_MS = 250;
 /** How often the door checks whether the other hosts that clients are connected to are still there, in milliseconds. */
 const HOSTS_POLL_MS = 1_000;
 
-/** Opens the sessions of a door's clients again after servers and hosts have ended. */
+/** How often the door checks whether the servers still have its clients' sessions in memory, in milliseconds. */
+const UNLOADS_POLL_MS = 2_000;
+
+/** Opens the sessions of a door's clients again after servers and hosts have ended, or have unloaded sessions. */
 export class Revival {
   readonly #state: DoorState;
   /**
@@ -21,6 +24,7 @@ export class Revival {
 
   start(): void {
     void this.#watchServers();
+    void this.#watchUnloads();
     if (this.#state.store.hosts !== null) void this.#watchHosts();
   }
 
@@ -57,6 +61,14 @@ export class Revival {
       // now, the next round tries again.
       const servers = this.#hasLeft ? null : await read().catch(() => null);
       for (const { peer, clients } of lostServers.back(servers)) for (const client of clients) client.reopen(peer.id);
+    }
+  }
+
+  async #watchUnloads(): Promise<void> {
+    const { closed, clients } = this.#state;
+    while (!closed.aborted) {
+      await this.#pause(UNLOADS_POLL_MS);
+      for (const client of clients) client.noticeUnloads();
     }
   }
 

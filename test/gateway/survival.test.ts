@@ -1,8 +1,12 @@
+import { renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
 import { approveAll, type CopilotSession, type SessionEvent } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { sessionFolderPath } from "../../src/runtime/history/session-state.js";
 import { eventually } from "../fixtures/eventually.js";
 import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { killed } from "../fixtures/processes.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
@@ -159,6 +163,49 @@ describe("the front door, when a session's server ends,", () => {
       "session.shutdown",
     ]);
     expect(await client.turn("cut", "two")).toMatchObject({ result: {} });
+  });
+
+  // The runtime loses the event of some unloads on a busy machine. These tests make a loaded session look like that.
+  const lockOf = async (user: string, sessionId: string) => {
+    const { home, pid } = await at.serverOf(user);
+    return join(sessionFolderPath(home, sessionId), `inuse.${pid}.lock`);
+  };
+  const unloads = (sessionId: string) =>
+    at.events.filter((event) => event.event === "session-unloaded" && event.sessionId === sessionId).length;
+
+  it("ends a turn with an error when its server unloads the session without sending session.shutdown", async () => {
+    const [client, id] = [await RawClient.as(at.url, await at.token("kim")), unused("silent")];
+    await client.requestOk("session.create", { sessionId: id });
+    await client.turnOk(id, "one");
+    await client.requestOk("session.send", { sessionId: id, prompt: "!hold silent" });
+    rmSync(await lockOf("kim", id));
+    await eventually("the unloading", () => client.events(id).includes("session.shutdown"));
+    expect(client.events(id).slice(-3)).toEqual(["session.error", "session.idle", "session.shutdown"]);
+    expect(unloads(id)).toBe(1);
+    at.model.letGo("silent");
+    expect(await client.turn(id, "two")).toMatchObject({ result: {} });
+  });
+
+  it("sends a listener the events again when its server sent no session.shutdown and has loaded the session again", async () => {
+    const [token, id] = [await at.token("lou"), unused("again")];
+    const [talker, listener] = [await RawClient.as(at.url, token), await RawClient.as(at.url, token)];
+    await talker.requestOk("session.create", { sessionId: id });
+    await talker.turnOk(id, "one");
+    await listener.requestOk("session.resume", { sessionId: id });
+    const lock = await lockOf("lou", id);
+    renameSync(lock, `${lock}.away`);
+    renameSync(`${lock}.away`, lock); // this changes the time that identifies the load
+    await eventually("both know", () =>
+      [talker, listener].every((client) => client.events(id).includes("session.shutdown")),
+    );
+    await eventually("both are attached again", () => {
+      const reopened = at.events.filter(({ event, sessionId }) => event === "session-reopened" && sessionId === id);
+      return reopened.length === 2;
+    });
+    const before = listener.events(id).length;
+    await talker.turnOk(id, "two");
+    await eventually("the events of a turn", () => listener.events(id).slice(before).includes("session.idle"));
+    expect(unloads(id)).toBe(2);
   });
 
   it("reopens a session without turns after its server died or its client left", async () => {

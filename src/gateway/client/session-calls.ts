@@ -47,13 +47,13 @@ export class SessionCalls {
           attachment.heard = true;
           attachments.set(record.id, attachment);
         },
-        onResult: (result, { own }) => {
-          attachment.attached = true;
+        onResult: (result, link) => {
           attachment.asked = request.params;
+          this.#state.attach(attachment, link);
           answer = result;
           // On the user's own server, reply now, so that the client gets the answer before the events that follow it.
           // On other servers, reply later, because the session is ready only when its options are set.
-          if (own) requests.reply(request, result);
+          if (link.own) requests.reply(request, result);
         },
       };
       await this.#opener.open(record, opening, isNew);

@@ -109,18 +109,9 @@ export class Incoming implements RpcListener {
         // Forget the attachment, because a later session with the same id is another session.
         attachments.delete(sessionId);
         break;
-      case "session.shutdown": {
-        const turn = turns.get(sessionId);
-        attachment.attached = false;
-        attachment.heard = false;
-        // When the runtime unloads a session, it sends no end of the running turn, so the door sends one. If the server took
-        // the prompt (`accepted`), the turn may have begun although no event of it has arrived.
-        if (turn?.active === true && turn.accepted) ends.cut(sessionId, UNLOADED);
-        else if (attachment.inTurn) ends.cutOther(sessionId, UNLOADED);
-        attachment.inTurn = false;
-        turn?.interrupted("unloaded");
+      case "session.shutdown":
+        this.#state.shutDown(attachment);
         break;
-      }
       default:
         door.questions.note(sessionId, eventType, body);
     }
@@ -137,5 +128,3 @@ function isOfAnother(message: ServerMessage & { kind: "request" | "notification"
   if (heard || message.kind === "request" || message.method !== "session.lifecycle") return false;
   return message.eventType !== "session.deleted";
 }
-
-const UNLOADED = "The session was unloaded during the turn. The session still works: send the prompt again.";

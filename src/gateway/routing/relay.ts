@@ -85,7 +85,7 @@ export class Relay {
     };
     const onAnswer = ({ failed }: Answer): undefined => {
       if (failed) return onLost();
-      attachment.attached = true;
+      this.#state.attach(attachment, link);
       attachment.asked = request.params;
     };
     this.#send(link, request, { params: { ...request.params, sessionId: id }, onAnswer, onLost });

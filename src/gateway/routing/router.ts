@@ -188,9 +188,7 @@ export class Router {
         attachment.linkId = id;
         attachment.heard = true;
       },
-      onResult: () => {
-        attachment.attached = true;
-      },
+      onResult: (_, link) => this.#state.attach(attachment, link),
     };
     let link: ServerLink;
     try {
@@ -214,9 +212,7 @@ export class Router {
     const link = await this.peer(host);
     attachment.linkId = link.id;
     const params = { ...askedAgain(attachment), sessionId };
-    await link.upstream.request("session.resume", params, () => {
-      attachment.attached = true;
-    });
+    await link.upstream.request("session.resume", params, () => this.#state.attach(attachment, link));
     if (link.upstream.closed) throw serverLost("the session was opened");
     this.#state.report.event({ event: "session-reopened", sessionId, detail: `on host ${host.name}` });
     return link;

@@ -20,15 +20,22 @@ export function eventIn(body: Buffer): SessionEvent {
 export function brokenTurnFrames(sessionId: string, message: string): Buffer[] {
   const error = { type: "session.error", data: { errorType: "server_lost", message } };
   const idle = { type: "session.idle", data: { aborted: true } };
-  return [error, idle].map((event) =>
-    encodeMessage({
-      method: "session.event",
-      params: {
-        sessionId,
-        event: { ...event, ephemeral: true, id: randomUUID(), timestamp: new Date().toISOString(), parentId: null },
-      },
-    }),
-  );
+  return [error, idle].map((event) => eventFrame(sessionId, event));
+}
+
+/** The `session.shutdown` that the door sends to a client when the server does not send it. */
+export function shutdownFrame(sessionId: string): Buffer {
+  return eventFrame(sessionId, { type: "session.shutdown", data: { shutdownType: "routine" } });
+}
+
+function eventFrame(sessionId: string, event: { type: string; data: object }): Buffer {
+  return encodeMessage({
+    method: "session.event",
+    params: {
+      sessionId,
+      event: { ...event, ephemeral: true, id: randomUUID(), timestamp: new Date().toISOString(), parentId: null },
+    },
+  });
 }
 
 /** Whether a `session.idle` ends the turn that a prompt started. */

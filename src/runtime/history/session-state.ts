@@ -151,6 +151,19 @@ export function isLoadedBy(home: string, sessionId: string, pid: number): boolea
   return state !== null && isLoadedIn(state, sessionId, pid);
 }
 
+/**
+ * Identifies the load of a session by the server with this PID: the server creates the file each time that it loads the
+ * session. Null if the server does not have the session loaded. One system call, because the front door asks this often.
+ */
+export function loadMark(home: string, sessionId: string, pid: number): string | null {
+  try {
+    const { ino, ctimeNs } = lstatSync(join(sessionFolderPath(home, sessionId), `inuse.${pid}.lock`), { bigint: true });
+    return `${ino}:${ctimeNs}`;
+  } catch {
+    return null; // the session is not loaded, or the user's agent has replaced its folder
+  }
+}
+
 function isLoadedIn(state: HeldFolder, sessionId: string, pid: number): boolean {
   return existsSync(state.at(`${sessionId}/inuse.${pid}.lock`)) && state.lstat(sessionId)?.isDirectory() === true;
 }

@@ -14,6 +14,7 @@ const LEVELS: Record<DoorEvent["event"], LogLevel> = {
   "server-ended": "info",
   "host-lost": "info",
   "session-reopened": "info",
+  "session-unloaded": "info",
   failed: "error",
 };
 

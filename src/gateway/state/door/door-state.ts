@@ -37,6 +37,8 @@ export interface Fellow {
    * @param linkId the link on which the client had the sessions open. Undefined means any server of this host.
    */
   reopen(linkId?: string): void;
+  /** Notices the sessions that servers have unloaded without an event. The door calls this every few seconds. */
+  noticeUnloads(): void;
 }
 
 /** The state that all clients of one front door share. */

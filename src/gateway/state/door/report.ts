@@ -28,6 +28,7 @@ export interface DoorEvent {
     | "server-ended"
     | "host-lost"
     | "session-reopened"
+    | "session-unloaded"
     | "failed";
   /** The client's address, without its port. */
   address: string;
