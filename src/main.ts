@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import { userInfo } from "node:os";
 import { fileURLToPath } from "node:url";
 import { Config, flush } from "@oclif/core";
@@ -33,7 +34,8 @@ export async function main(given: string[]): Promise<void> {
   process.once("beforeExit", onIdle);
   try {
     await dispatch(args, config);
-    await flush();
+    // A terminal that is gone never takes the output. It reports an error instead.
+    await Promise.race([flush(), once(process.stdout, "error")]);
   } catch (error) {
     report(error);
   } finally {

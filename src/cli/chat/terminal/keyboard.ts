@@ -36,9 +36,7 @@ export class Keyboard implements Disposable {
   readonly #onData = (chunk: string) => this.#receive(chunk);
   readonly #onGone = () => {
     this.#listener.onGone();
-    // At its exit, Node.js 20 tries to restore the terminal, and aborts with a core dump if the terminal is gone. So end
-    // the process by SIGHUP before that.
-    process.once("exit", () => process.kill(process.pid, "SIGHUP"));
+    process.off("exit", endBySignal).once("exit", endBySignal);
   };
   readonly #onContinue = () => this.#open();
   readonly #onExit = () => this.#restore();
@@ -111,6 +109,15 @@ export class Keyboard implements Disposable {
     this.#restore();
     this.#input.pause();
   }
+}
+
+/**
+ * At its exit, Node.js 20 tries to restore the terminal, and aborts with a core dump if the terminal is gone. So end the
+ * process by SIGHUP before that.
+ */
+function endBySignal(): void {
+  process.removeAllListeners("SIGHUP"); // with a listener, the signal would not end the process
+  process.kill(process.pid, "SIGHUP");
 }
 
 interface NodeKey {
