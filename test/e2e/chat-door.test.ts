@@ -1,8 +1,10 @@
-import { writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ChatTerminal, CTRL_C } from "../fixtures/commands/chat.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
+import { ScreenTerminal } from "../fixtures/commands/emulator.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type Serving, serve } from "../fixtures/fleets/serve.js";
@@ -166,5 +168,33 @@ describe("a chat through a front door", () => {
     terminal.type("\r");
     await terminal.waits(/you said: later/);
     expect(model.shown("later")).toBe(1);
+  });
+
+  it("Ctrl-C ends a chat that waits for the connection to its front door with 130", async () => {
+    const proxy = await CuttingProxy.start(Number(door.split(":")[1]));
+    const open = proxy.hold();
+    const args = ["chat", "--to", `127.0.0.1:${proxy.port}`, "--token-env", "FLEET_TOKEN"];
+    await using terminal = new ScreenTerminal(laptop, args, { columns: 140, env: { FLEET_TOKEN: token } });
+    await terminal.screenShows(/Opening the session \(\d+ s\)\. Ctrl-C cancels\./);
+    terminal.type(CTRL_C);
+    expect(await terminal.done).toBe(130);
+    open();
+    await proxy.end();
+  });
+
+  it("all tokens of a front door share one history of prompts, and its file has nothing of a token", async () => {
+    await using first = await chat();
+    await first.send("the same history", /you said: the same history/);
+    const next = await fleet.json<{ token: string }>(["token", "issue", "--user", "alice", "--ttl", "1h"]);
+    const env = { FLEET_TOKEN: next.token };
+    await using second = await ChatTerminal.open(laptop, arguments_(), { columns: 140, env });
+    second.type("\x1b[A");
+    await second.screenShows(/> the same history$/);
+    const digests = [token, next.token].map((each) => createHash("sha256").update(each).digest("hex").slice(0, 16));
+    const folder = join(laptop.root, "chat");
+    for (const name of readdirSync(folder)) {
+      const text = `${name}\n${readFileSync(join(folder, name), "utf8")}`;
+      for (const secret of [token, next.token, ...digests]) expect(text).not.toContain(secret);
+    }
   });
 });

@@ -1,4 +1,3 @@
-import { sha256 } from "../../config/values/text.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { Door } from "../flags/door.js";
 import { Approvals } from "./answers/approvals.js";
@@ -39,7 +38,9 @@ export async function chatAs(user: string, fleet: Fleet, request: ChatRequest): 
 /** Runs a chat at a front door, as {@link chatAs}. */
 export async function chatAt(door: Door, fleet: Fleet, request: ChatRequest): Promise<void> {
   const connect = (answers: Answers) => new DoorConversations(door, answers);
-  await start({ owner: `${door.name} ${sha256(door.token)}`, connect, flags: door.flags }, fleet, request);
+  // Only the front door knows the token's user. A user id has no space, so no user has the same history.
+  const owner = `front door ${door.address.host}:${door.address.port}`;
+  await start({ owner, connect, flags: door.flags }, fleet, request);
 }
 
 async function start({ owner, connect, flags }: Place, { stateRoot }: Fleet, request: ChatRequest): Promise<void> {
