@@ -1,9 +1,12 @@
 import { randomUUID } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { SessionView } from "../../src/sessions/view.js";
 import { ChatTerminal, CTRL_C, CTRL_D, pasted } from "../fixtures/commands/chat.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { COMMAND } from "../fixtures/commands/command.js";
+import { ScreenTerminal } from "../fixtures/commands/emulator.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
 import { isRunning } from "../fixtures/processes.js";
@@ -154,6 +157,40 @@ describe("a chat on a terminal", () => {
   });
 });
 
+describe("Ctrl-C while a chat works on something other than a turn", () => {
+  it("Ctrl-C cancels a command that waits for a stopped server, and the chat goes on in the same session", async () => {
+    await fleet.create("alice", "cancelled-command");
+    await using chat = await ChatTerminal.open(fleet, ["chat", "cancelled-command", "--user", "alice"]);
+    await chat.send("one", /\[turn 1\] one/);
+    const server = await fleet.pidOf("alice");
+    process.kill(server, "SIGSTOP");
+    try {
+      chat.type("/model\r");
+      await chat.screenShows(/Asking for the models \(\d+ s\)\. Ctrl-C cancels\./);
+      chat.type(CTRL_C);
+      await chat.waits(/> \/model\nThe command was cancelled\./);
+    } finally {
+      process.kill(server, "SIGCONT");
+    }
+    await chat.send("two", /\[turn 2\] two/);
+  });
+
+  it("Ctrl-C while the first session is opened ends the chat with 130, and leaves no session behind", async () => {
+    const before = await sessionsOf("alice");
+    const server = await fleet.pidOf("alice");
+    process.kill(server, "SIGSTOP");
+    try {
+      await using chat = new ScreenTerminal(fleet, CHAT);
+      await chat.screenShows(/Opening the session \(\d+ s\)\. Ctrl-C cancels\./);
+      chat.type(CTRL_C);
+      expect(await chat.done).toBe(130);
+    } finally {
+      process.kill(server, "SIGCONT");
+    }
+    expect(await sessionsOf("alice")).toEqual(before);
+  });
+});
+
 describe("a chat whose terminal is stopped or gone", () => {
   const CTRL_Z = "\x1a";
 
@@ -190,7 +227,22 @@ describe("a chat whose terminal is stopped or gone", () => {
     expect(await turnsOf("closed")).toBe(1);
   });
 
-  it("a chat whose terminal is closed deletes its new session if the user sent no prompt", async () => {
+  it("a chat whose terminal is closed ends by SIGHUP without a report of an error", async () => {
+    const [errors, code] = ["errors", "code"].map((name) => join(fleet.folder, name));
+    // The shell has its own handler of SIGHUP, so that it outlives its terminal.
+    const script = `trap : HUP; "$0" "$@" 2>'${errors}'; echo $? >'${code}'`;
+    const args = ["-c", script, process.execPath, COMMAND, ...CHAT];
+    const chat = await ChatTerminal.open(fleet, args, { program: "bash" });
+    await chat.send("hello", /\[turn 1\] hello/);
+    await chat[Symbol.asyncDispose]();
+    const ended = await eventually(
+      "the end of the chat",
+      () => existsSync(code ?? "") && readFileSync(code ?? "", "utf8"),
+    );
+    expect({ ended, errors: readFileSync(errors ?? "", "utf8") }).toEqual({ ended: "129\n", errors: "" });
+  });
+
+  it("a chat whose terminal is closed deletes its new session without a prompt", async () => {
     const before = await sessionsOf("alice");
     const chat = await ChatTerminal.open(fleet, CHAT);
     expect(await sessionsOf("alice")).toHaveLength(before.length + 1);
@@ -335,18 +387,16 @@ describe("the screen of a chat", () => {
     const id = randomUUID(); // a long id makes the status line as wide as the terminal
     await fleet.create("alice", id);
     await using chat = await ChatTerminal.open(fleet, ["chat", id, "--user", "alice"], { columns: 100 });
-    chat.type("!delay 60000 never\r");
+    chat.type("!delay 600000 never\r");
     await eventually("the turn", async () => await fleet.inTurn("alice", id));
     chat.type(`typed ${"word ".repeat(15)}`);
     await chat.screenShows(/> typed/);
     for (const columns of [60, 120, 45]) {
       chat.resize(columns, 24);
       const words = columns === 120 ? 15 : Math.floor(columns / 10);
-      await chat.screenShows(new RegExp(`Waiting for the model \\([^\\n]*\\n> typed( word){${words}}`));
-      const shown = (await chat.rows()).join("\n");
-      for (const once of [/> !delay 60000 never/g, /Waiting for the model/g, /> typed/g]) {
-        expect(shown.match(once), `${once} at ${columns} columns:\n${shown}`).toHaveLength(1);
-      }
+      const input = new RegExp(`Waiting for the model \\([^\\n]*\\n> typed( word){${words}}`);
+      // Before the chat draws again, the rows are as the terminal broke them. A row that is left behind stays.
+      await chat.screenShowsOnce(input, [/> !delay 600000 never/g, /Waiting for the model/g, /> typed/g]);
     }
   });
 

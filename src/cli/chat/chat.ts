@@ -1,29 +1,31 @@
 import { isFleetError, quote } from "../../errors.js";
 import { meantIds } from "../../model/reference.js";
-import { abortable, either } from "../../runtime/deadline.js";
+import { either } from "../../runtime/deadline.js";
 import { given } from "../flags/flags.js";
+import { Interrupted } from "../prompt/interrupted.js";
 import { colour } from "../render/colour.js";
 import { renderAge } from "../render/table.js";
 import { inChat } from "../report.js";
 import { CHAT_COMMANDS, type CommandName, KEYS, parseEntered } from "./commands.js";
 import type { Conversation, Conversations } from "./conversation/conversation.js";
 import type { InputHistory } from "./input-history.js";
+import { leaveSession } from "./leave.js";
 import type { MarkdownStream } from "./markdown/stream.js";
+import { chooseModel } from "./model-command.js";
 import { showHistory, showLastTurns } from "./past.js";
 import { wrap } from "./terminal/layout.js";
-import { TurnCancelled, type Window } from "./terminal/window.js";
+import { Cancelled } from "./terminal/window.js";
 import { TurnView } from "./turn-view.js";
 import { ChatUsage } from "./usage.js";
+import { type Workplace, work } from "./work.js";
 
 const MOST_SESSIONS = 20;
+const OPENING = "Opening the session";
 
-export interface ChatParts {
-  window: Window;
+export interface ChatParts extends Workplace {
   conversations: Conversations;
   history: InputHistory;
   markdown: MarkdownStream;
-  /** Ends the chat. */
-  signal: AbortSignal;
   /** The command that continues a session. */
   resumeWith: (id: string) => string;
 }
@@ -45,9 +47,17 @@ export class Chat {
   }
 
   static async run(parts: ChatParts, sessionId: string | null, model: string | undefined): Promise<void> {
-    const { conversations, signal } = parts;
-    const opening = sessionId === null ? conversations.create(model) : conversations.resume(sessionId, model);
-    const chat = new Chat(parts, await abortable(opening, signal), sessionId === null);
+    const { conversations } = parts;
+    const opening = work(parts, OPENING, async (signal) =>
+      sessionId === null
+        ? await conversations.create(model, signal)
+        : await conversations.resume(sessionId, model, signal),
+    );
+    const opened = await opening.catch((error: unknown) => {
+      // There is no session to go on in.
+      throw error instanceof Cancelled ? new Interrupted("SIGINT") : error;
+    });
+    const chat = new Chat(parts, opened, sessionId === null);
     try {
       await chat.#begin();
       parts.window.print([""]);
@@ -69,13 +79,15 @@ export class Chat {
           await this.#command(entered.name, entered.argument);
         } else {
           const meant = entered.nearest === undefined ? "" : ` Did you mean /${entered.nearest}?`;
-          window.say(
+          throw new Error(
             `There is no command /${entered.word}.${meant} /help lists all. To send this as a prompt, write //.`,
           );
         }
       } catch (error) {
         if (this.#parts.signal.aborted) return;
         this.#report(error);
+        // The prompts behind a command may be meant for another session or model.
+        if (entered.kind !== "prompt") window.giveBack();
       }
       for (const warning of this.#parts.conversations.takeWarnings()) window.say(`Warning: ${warning}`, colour.yellow);
       window.print([""]);
@@ -100,18 +112,20 @@ export class Chat {
     // A prompt may be in the session even if sending it fails, and then the session must not be deleted.
     this.#isUnused = false;
     try {
-      await window.during(view, async (cancelled) => {
-        using stop = either(signal, cancelled);
+      await window.during(view, async (turn) => {
+        using stop = either(signal, turn.signal);
         try {
           await this.#conversation.send(prompt, {
             signal: stop.signal,
             onEvent: (event) => {
               hasBegun = true;
+              turn.begin();
               this.#usage.push(event);
               if (!("agentId" in event) || event.agentId === undefined) view.push(event);
             },
             onWait: (wait) => view.report(wait),
             onLost: () => view.report("the connection ended, and is made again"),
+            onFound: () => turn.find(),
           });
         } finally {
           await view.finish();
@@ -125,18 +139,24 @@ export class Chat {
   }
 
   async #command(name: Exclude<CommandName, "exit">, argument: string): Promise<void> {
-    const { window, markdown } = this.#parts;
+    const { window, markdown, conversations } = this.#parts;
     switch (name) {
       case "help":
         return this.#help();
       case "new":
-        return await this.#switch(await this.#parts.conversations.create(undefined), true);
+        return await this.#switch(
+          await work(this.#parts, OPENING, async (signal) => await conversations.create(undefined, signal)),
+          true,
+        );
       case "resume":
         return await this.#resume(argument);
       case "model":
-        return await this.#model(argument);
+        this.#modelName = await chooseModel(this.#parts, this.#conversation, argument);
+        return;
       case "history":
-        return await showHistory(window, markdown, this.#conversation);
+        return await work(this.#parts, "Reading the history", async (signal) => {
+          await showHistory(window, markdown, { conversation: this.#conversation, signal });
+        });
       case "tools": {
         const calls = this.#lastTurn?.calls ?? [];
         if (calls.length === 0) window.say("The last turn called no tool.");
@@ -160,7 +180,11 @@ export class Chat {
 
   async #resume(argument: string): Promise<void> {
     const { window, conversations } = this.#parts;
-    const sessions = await conversations.list();
+    const sessions = await work(
+      this.#parts,
+      "Listing the sessions",
+      async (signal) => await conversations.list(signal),
+    );
     if (argument === "") {
       for (const { id, lastUsedAt } of sessions.slice(0, MOST_SESSIONS)) {
         const age = renderAge(Date.now() - Date.parse(lastUsedAt));
@@ -174,37 +198,41 @@ export class Chat {
       argument,
       sessions.map((session) => session.id),
     );
-    if (others.length > 0)
-      return window.say(`Several sessions begin with ${quote(argument)}: ${[id, ...others].join(", ")}.`);
+    if (others.length > 0) {
+      throw new Error(`Several sessions begin with ${quote(argument)}: ${[id, ...others].join(", ")}.`);
+    }
     if (id === this.#conversation.id) return window.say("This session is already open.");
-    await this.#switch(await conversations.resume(id), false);
-  }
-
-  async #model(argument: string): Promise<void> {
-    const { window } = this.#parts;
-    if (argument !== "") await this.#conversation.useModel(argument);
-    this.#modelName = await this.#conversation.model();
-    window.say(`The model is ${this.#modelName ?? "the provider's default"}.`);
-    if (this.#parts.conversations.isEcho) window.say("The echo model answers in its place.", colour.dim);
-    const others = argument === "" ? await this.#conversation.models() : [];
-    if (others.length > 0) window.say(`The provider offers: ${others.join(", ")}.`);
+    const opening = async (signal: AbortSignal) => await conversations.resume(id, undefined, signal);
+    await this.#switch(await work(this.#parts, OPENING, opening), false);
   }
 
   /** Leaves the present session only after the next one is open. */
   async #switch(next: Conversation, isUnused: boolean): Promise<void> {
-    await this.#leave();
+    await this.#leave().catch((error: unknown) => this.#report(error));
     this.#conversation = next;
     this.#isUnused = isUnused;
     this.#lastTurn = null;
     await this.#begin();
   }
 
+  async #leave(): Promise<void> {
+    await leaveSession(this.#parts, this.#conversation, this.#isUnused);
+  }
+
   async #begin(): Promise<void> {
     const { window, conversations, markdown } = this.#parts;
-    this.#modelName = await this.#conversation.model().catch(() => null);
-    window.say([conversations.place, ...this.#modelPart(), this.#sessionPart()].join(" · "), colour.bold);
-    window.say("/help lists the commands. Ctrl-C cancels a turn. Ctrl-D ends the chat.", colour.dim);
-    if (!this.#isUnused) await showLastTurns(window, markdown, this.#conversation);
+    const conversation = this.#conversation;
+    try {
+      await work(this.#parts, "Reading the session", async (signal) => {
+        this.#modelName = await conversation.model(signal).catch(() => null);
+        window.say([conversations.place, ...this.#modelPart(), this.#sessionPart()].join(" · "), colour.bold);
+        window.say("/help lists the commands. Ctrl-C cancels a turn. Ctrl-D ends the chat.", colour.dim);
+        if (!this.#isUnused) await showLastTurns(window, markdown, { conversation, signal });
+      });
+    } catch (error) {
+      if (!(error instanceof Cancelled)) throw error;
+      window.say("The history was left out.", colour.yellow);
+    }
   }
 
   #modelPart(): string[] {
@@ -216,33 +244,12 @@ export class Chat {
     return `session ${this.#conversation.id}`;
   }
 
-  /** Leaves the session. Deletes it if nobody has used it. */
-  async #leave(): Promise<void> {
-    const { conversations, window, resumeWith } = this.#parts;
-    const { id } = this.#conversation;
-    const isEmpty = this.#isUnused && (await this.#isEmpty());
-    await this.#conversation.leave();
-    if (isEmpty) {
-      await conversations.delete(id);
-      window.say("The session had no prompt, so it is deleted.", colour.dim);
-    } else window.sayCommand(`Continue this session: ${resumeWith(id)}`);
-  }
-
-  /** Whether the session has no turn. Asks the server, because another client may have used the session. */
-  async #isEmpty(): Promise<boolean> {
-    try {
-      return (await this.#conversation.past(1)).length === 0;
-    } catch {
-      return false; // a session that cannot be read is not deleted
-    }
-  }
-
   /** Reports any error, because the server, the front door and the SDK also throw errors that are not a FleetError. */
   #report(error: unknown): void {
     const { window, conversations } = this.#parts;
     if (!isFleetError(error)) {
       const text = error instanceof Error ? error.message : String(error);
-      window.say(error instanceof TurnCancelled ? "The turn was cancelled." : text, colour.yellow);
+      window.say(text, colour.yellow);
       return;
     }
     const { user } = conversations;

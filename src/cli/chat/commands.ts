@@ -19,7 +19,7 @@ export const KEYS = [
   ["Alt-Enter", "begins a new line, as do Ctrl-J, and a \\ before Enter"],
   ["Up, Down", "move between lines and earlier prompts"],
   ["Ctrl-R", "searches earlier prompts"],
-  ["Ctrl-C", "cancels the turn, or clears the prompt; twice at an empty prompt, ends the chat"],
+  ["Ctrl-C", "cancels what runs, or clears the prompt; twice at an empty prompt, ends the chat"],
   ["Ctrl-D", "ends the chat at an empty prompt"],
   ["//text", "sends a prompt that begins with a slash"],
 ] as const;

@@ -11,25 +11,36 @@ import type { Window } from "./terminal/window.js";
 const LAST_TURNS = 3;
 const LONGEST = 4_000;
 
+interface Shown {
+  conversation: Conversation;
+  /** Ends the reading and the rendering. */
+  signal: AbortSignal;
+}
+
 /** Shows the last turns of a session that is opened again. */
-export async function showLastTurns(window: Window, markdown: MarkdownStream, conversation: Conversation) {
-  const entries = await conversation.past(LAST_TURNS);
+export async function showLastTurns(window: Window, markdown: MarkdownStream, { conversation, signal }: Shown) {
+  const entries = await conversation.past(signal, LAST_TURNS);
   if (entries.length > 0) window.print([""]);
   const hidden = (entries[0]?.turn ?? 1) - 1;
   if (hidden > 0) {
     window.say(`${hidden} earlier ${hidden === 1 ? "turn" : "turns"}: /history shows everything.`, colour.dim);
   }
-  await show(window, markdown, entries.map(shortened));
+  await show(window, markdown, { entries: entries.map(shortened), signal });
 }
 
 /** Shows all turns of a session. */
-export async function showHistory(window: Window, markdown: MarkdownStream, conversation: Conversation) {
-  const entries = await conversation.past();
+export async function showHistory(window: Window, markdown: MarkdownStream, { conversation, signal }: Shown) {
+  const entries = await conversation.past(signal);
   if (entries.length === 0) window.say("The session has no turns.");
-  await show(window, markdown, entries);
+  await show(window, markdown, { entries, signal });
 }
 
-async function show(window: Window, markdown: MarkdownStream, entries: readonly TranscriptEntry[]): Promise<void> {
+interface Read {
+  entries: readonly TranscriptEntry[];
+  signal: AbortSignal;
+}
+
+async function show(window: Window, markdown: MarkdownStream, { entries, signal }: Read): Promise<void> {
   for (const [index, { role, text, attachments, failure }] of entries.entries()) {
     if (role === "user") {
       if (index > 0) window.print([""]);
@@ -39,20 +50,26 @@ async function show(window: Window, markdown: MarkdownStream, entries: readonly 
       if (entries[index - 1]?.role !== "tool") window.print([""]);
       window.print([colour.dim(shorten(`⏺ ${onOneLine(text)}`, window.columns, "end"))]);
     } else if (failure !== null) window.say(failure, colour.yellow);
-    else await showText(window, markdown, text);
+    else await showText(window, markdown, { text, signal });
   }
 }
 
-async function showText(window: Window, markdown: MarkdownStream, text: string): Promise<void> {
+async function showText(
+  window: Window,
+  markdown: MarkdownStream,
+  { text, signal }: { text: string; signal: AbortSignal },
+): Promise<void> {
   window.print([""]);
   markdown.add(text);
-  for (let more = true; more; ) {
+  for (let more = true; more && !signal.aborted; ) {
     const taken = markdown.take(window.columns);
     window.print(taken.rows);
     more = taken.more;
     if (more) await yieldToOthers();
   }
-  window.print(markdown.end(window.columns));
+  const rest = markdown.end(window.columns);
+  signal.throwIfAborted();
+  window.print(rest);
 }
 
 function shortened(entry: TranscriptEntry): TranscriptEntry {

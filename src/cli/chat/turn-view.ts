@@ -1,13 +1,11 @@
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import type { SessionEvent } from "@github/copilot-sdk";
-import { colour } from "../render/colour.js";
-import { type Report, renderProgress } from "../render/progress.js";
-import { shorten } from "../render/table.js";
+import type { Report } from "../render/progress.js";
 import type { MarkdownStream } from "./markdown/stream.js";
+import { SignOfLife } from "./sign-of-life.js";
 import type { LivePart, Window } from "./terminal/window.js";
 import { ShownCall } from "./tools.js";
 
-const FRAMES = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 const WAITING = "Waiting for the model";
 /** How long one drawing may render text, in milliseconds. Keys that the user presses wait for it. */
 const RENDER_MS = 25;
@@ -19,13 +17,12 @@ type Arrived = { kind: "text"; text: string } | { kind: "end" } | { kind: "tool"
 export class TurnView implements LivePart {
   readonly #window: Window;
   readonly #markdown: MarkdownStream;
-  readonly #startedAt = performance.now();
+  readonly #sign = new SignOfLife();
   readonly #tools = new Map<string, ShownCall>();
   /** How many characters of each message have arrived in pieces. */
   readonly #streamed = new Map<string, number>();
   readonly #arrived: Arrived[] = [];
   #activity = WAITING;
-  #reported: { report: Report; at: number } | null = null;
   readonly #calls: ShownCall[] = [];
   /** The kind of the last finished row. */
   #last: "text" | "tool" | null = null;
@@ -36,7 +33,7 @@ export class TurnView implements LivePart {
   }
 
   push(event: SessionEvent): void {
-    this.#reported = null;
+    this.#sign.reason = null;
     switch (event.type) {
       case "assistant.message_delta":
         this.#addPiece(event.data);
@@ -72,7 +69,7 @@ export class TurnView implements LivePart {
 
   /** Shows the reason why the turn waits. */
   report(report: Report): void {
-    this.#reported = { report, at: performance.now() };
+    this.#sign.reason = report;
     this.#window.changed();
   }
 
@@ -91,7 +88,7 @@ export class TurnView implements LivePart {
     const open = this.#markdown.open(columns);
     const gap = open.length > 0 && this.#last !== "text" ? [""] : [];
     const tools = [...this.#tools.values()].map((call) => call.row(columns));
-    const below = ["", ...tools, isAsked ? "" : colour.dim(this.#status(columns))];
+    const below = ["", ...tools, isAsked ? "" : this.#sign.row(this.#activity, columns)];
     return [...[...gap, ...open].slice(-Math.max(1, height - below.length)), ...below].slice(-height);
   }
 
@@ -106,14 +103,6 @@ export class TurnView implements LivePart {
       await yieldToOthers();
     }
     this.#window.print(rows);
-  }
-
-  #status(columns: number): string {
-    const now = performance.now();
-    const { report = null, at = now } = this.#reported ?? {};
-    const text = renderProgress(this.#activity, report, { begunMs: now - this.#startedAt, reportedMs: now - at });
-    const frame = FRAMES[Math.floor(now / 100) % FRAMES.length];
-    return shorten(`${frame} ${text.includes("Ctrl-C") ? text : `${text}. Ctrl-C cancels.`}`, columns, "end");
   }
 
   #addPiece({ messageId, deltaContent }: { messageId: string; deltaContent: string }): void {

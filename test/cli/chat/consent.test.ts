@@ -3,14 +3,21 @@ import { Approvals } from "../../../src/cli/chat/answers/approvals.js";
 import { Questions } from "../../../src/cli/chat/answers/questions.js";
 import type { PermissionRequest } from "../../../src/cli/chat/answers/request.js";
 import { ChoiceDialog, type Dialog, DialogQueue, TextDialog } from "../../../src/cli/chat/terminal/dialogs.js";
+import { OwnTurn } from "../../../src/cli/chat/terminal/own-turn.js";
 import { eventually } from "../../fixtures/eventually.js";
 
 const COLUMNS = 60;
 const HEIGHT = 22;
 
+function begun(): OwnTurn {
+  const turn = new OwnTurn();
+  turn.begin();
+  return turn;
+}
+
 /** A window in which the questions of the chat wait, without a terminal. */
 class WindowDouble {
-  turn: AbortSignal | null = new AbortController().signal;
+  turn: OwnTurn | null = begun();
   readonly asked: string[] = [];
   readonly queue = new DialogQueue();
   readonly ask = async (dialog: Dialog) => {
@@ -53,6 +60,26 @@ describe("a permission request", () => {
     expect(window.asked).toEqual([]);
   });
 
+  it("a request that arrives before the server has begun this chat's prompt belongs to another client's turn", async () => {
+    const window = new WindowDouble();
+    const turn = new OwnTurn();
+    window.turn = turn;
+    const answer = new Approvals(window).handler(shell("ls"), SESSION);
+    turn.begin();
+    expect(await answer).toEqual({ kind: "no-result" });
+    expect(window.asked).toEqual([]);
+  });
+
+  it("a request that arrives before the chat finds its own turn after a reconnection is asked", async () => {
+    const window = new WindowDouble();
+    const turn = new OwnTurn();
+    window.turn = turn;
+    const answer = new Approvals(window).handler(shell("ls"), SESSION);
+    turn.find();
+    await window.answer("y");
+    expect(await answer).toEqual({ kind: "approve-once" });
+  });
+
   it("a request that cannot be shown is refused, and the next request is asked", async () => {
     const window = new WindowDouble();
     const { handler } = new Approvals(window);
@@ -87,7 +114,7 @@ describe("a permission request", () => {
     await answered(push()); // the call has had its two answers, so this is another call
     now += 2_000;
     await answered(push()); // a later call of the same turn
-    window.turn = new AbortController().signal;
+    window.turn = begun();
     await answered(push()); // the next turn
     await answered(handler(shell("git push"), { ...SESSION, sessionId: "two" }) as ReturnType<typeof push>);
     expect(window.asked).toHaveLength(5);
@@ -130,6 +157,20 @@ describe("a form of the agent", () => {
     const nothing = new Promise((resolve) => setImmediate(resolve, "no answer"));
     expect(await Promise.race([answer, nothing])).toBe("no answer");
     expect(window.asked).toEqual([]);
+  });
+});
+
+describe("a question of the agent", () => {
+  it("a question that arrives between two turns of this chat, or before its turn begins, is left to the other clients", async () => {
+    for (const turn of [null, new OwnTurn()]) {
+      const window = new WindowDouble();
+      window.turn = turn;
+      const answer = new Questions(window).onUserInput({ question: "Which colour?" }, SESSION);
+      turn?.begin();
+      const nothing = new Promise((resolve) => setImmediate(resolve, "no answer"));
+      expect(await Promise.race([answer, nothing])).toBe("no answer");
+      expect(window.asked).toEqual([]);
+    }
   });
 });
 

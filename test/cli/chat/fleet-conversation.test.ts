@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { FleetConversations } from "../../../src/cli/chat/conversation/fleet.js";
 import { FleetError } from "../../../src/errors.js";
 import type { Fleet } from "../../../src/fleet/fleet.js";
+import { NEVER } from "../../../src/runtime/deadline.js";
 
 /** The sessions of a fleet that refuses to open any while it drains. It knows which session is open, as a fleet does. */
 class DrainingSessions {
@@ -35,27 +36,72 @@ class DrainingSessions {
 async function opened() {
   const sessions = new DrainingSessions();
   const fleet = { sessions, config: { provider: null, session: { approve: "all" } } } as unknown as Fleet;
-  const conversation = await new FleetConversations(fleet, "alice", {}).resume("one", "small");
+  const conversation = await new FleetConversations(fleet, "alice", {}).resume("one", "small", NEVER);
   sessions.isDraining = true;
-  await expect(conversation.useModel("large")).rejects.toMatchObject({ code: "FLEET_POOL_DRAINING" });
+  await expect(conversation.useModel("large", NEVER)).rejects.toMatchObject({ code: "FLEET_POOL_DRAINING" });
   return { sessions, conversation };
 }
 
 describe("a session of a chat that could not be opened again with another model", () => {
   const ignore = () => undefined;
-  const options = { signal: new AbortController().signal, onEvent: ignore, onWait: ignore, onLost: ignore };
+  const options = { signal: NEVER, onEvent: ignore, onWait: ignore, onLost: ignore, onFound: ignore };
 
   it("after a failed change of the model, prompts open the session with its earlier model", async () => {
     const { sessions, conversation } = await opened();
     await expect(conversation.send("hello", options)).rejects.toMatchObject({ code: "FLEET_POOL_DRAINING" });
     sessions.isDraining = false;
     await conversation.send("hello", options);
-    expect(await conversation.model()).toBe("small");
+    expect(await conversation.model(NEVER)).toBe("small");
     expect(sessions.calls).toEqual(["small", "large", "small", "small", "hello"]);
   });
 
   it("after a failed change of the model, the chat can leave the session without an error", async () => {
     const { conversation } = await opened();
     await conversation.leave();
+  });
+});
+
+describe("a question of a chat to its server", () => {
+  /** A fleet whose server answers the questions about the model in this way, one after the other. */
+  async function asking(...answers: (Error | string)[]) {
+    let openings = 0;
+    const getCurrent = async () => {
+      const answer = answers.shift();
+      if (answer instanceof Error) throw answer;
+      return { modelId: answer };
+    };
+    const sessions = {
+      resume: async () => {
+        openings++;
+        return { sessionId: "one", rpc: { model: { getCurrent } } };
+      },
+      leave: async () => undefined,
+    };
+    const fleet = { sessions, config: { provider: null, session: { approve: "all" } } } as unknown as Fleet;
+    const conversation = await new FleetConversations(fleet, "alice", {}).resume("one", undefined, NEVER);
+    return { conversation, openings: () => openings };
+  }
+  const rpcError = (code: number, message: string) => Object.assign(new Error(message), { code });
+
+  it("an error with which the server answers is reported, and the session is not opened again", async () => {
+    const { conversation, openings } = await asking(rpcError(-32_603, "The model service is down."), "small");
+    await expect(conversation.model(NEVER)).rejects.toThrow("The model service is down.");
+    expect(openings()).toBe(1);
+  });
+
+  it.each([
+    ["the connection ended before the answer", rpcError(-32_097, "Pending response rejected")],
+    ["the connection had ended before", rpcError(2, "Connection is disposed.")],
+    ["the server had unloaded the session", rpcError(-32_603, "Session not found: one")],
+  ])("the session is opened again and the server asked again if %s", async (_, error) => {
+    const { conversation, openings } = await asking(error, "small");
+    expect(await conversation.model(NEVER)).toBe("small");
+    expect(openings()).toBe(2);
+  });
+
+  it("the session is not opened again after the user has cancelled the question", async () => {
+    const { conversation, openings } = await asking("small");
+    await expect(conversation.model(AbortSignal.abort(new Error("cancelled")))).rejects.toThrow("cancelled");
+    expect(openings()).toBe(1);
   });
 });

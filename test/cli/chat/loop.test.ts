@@ -2,11 +2,18 @@ import { describe, expect, it } from "vitest";
 import { Chat, type ChatParts } from "../../../src/cli/chat/chat.js";
 import type { Conversation, Conversations } from "../../../src/cli/chat/conversation/conversation.js";
 import { MarkdownStream } from "../../../src/cli/chat/markdown/stream.js";
-import type { Window } from "../../../src/cli/chat/terminal/window.js";
+import { OwnTurn } from "../../../src/cli/chat/terminal/own-turn.js";
+import { Cancelled, type Window } from "../../../src/cli/chat/terminal/window.js";
 import { FleetError } from "../../../src/errors.js";
+import { NEVER } from "../../../src/runtime/deadline.js";
 
 /** Runs a chat in a new session in which the user types these prompts, without a terminal. */
-async function chatOf(prompts: string[], conversation: Partial<Conversation>, signal = new AbortController().signal) {
+async function chatOf(
+  prompts: string[],
+  conversation: Partial<Conversation>,
+  signal = new AbortController().signal,
+  others: Partial<Conversations> = {},
+) {
   const said: string[] = [];
   const deleted: string[] = [];
   const left = [...prompts];
@@ -31,6 +38,7 @@ async function chatOf(prompts: string[], conversation: Partial<Conversation>, si
     delete: async (id) => void deleted.push(id),
     takeWarnings: () => [],
     close: async () => undefined,
+    ...others,
   };
   const note = (text: string) => void said.push(text);
   const window = {
@@ -40,9 +48,10 @@ async function chatOf(prompts: string[], conversation: Partial<Conversation>, si
     say: note,
     sayCommand: note,
     changed: () => undefined,
-    giveBack: (prompt: string) => note(`given back: ${prompt}`),
+    giveBack: (prompt = "the prompts that wait") => note(`given back: ${prompt}`),
     next: async () => left.shift() ?? null,
-    during: async (_: unknown, run: (signal: AbortSignal) => Promise<unknown>) => await run(signal),
+    during: async (_: unknown, run: (turn: OwnTurn) => Promise<unknown>) => await run(new OwnTurn()),
+    working: async (_: unknown, run: (signal: AbortSignal) => Promise<unknown>) => await run(NEVER),
   } as unknown as Window;
   const parts: ChatParts = {
     window,
@@ -90,5 +99,50 @@ describe("the loop of a chat", () => {
     const { said, deleted } = await chatOf(["one"], { send: () => Promise.reject(lost) });
     expect(said).toContain("given back: one");
     expect(deleted).toEqual([]);
+  });
+
+  it("a command that fails gives back the prompts behind it, because they may be meant for another session", async () => {
+    const resume = () => Promise.reject(new FleetError("FLEET_SESSION_NOT_FOUND", "There is no such session."));
+    for (const command of ["/resume other", "/nwe", "/model huge"]) {
+      const models = async () => ["large", "small"];
+      const { said } = await chatOf([command], { models }, NEVER, { resume });
+      expect(said).toContain("given back: the prompts that wait");
+    }
+  });
+
+  it("a chat whose first session the user does not wait for ends like a command that SIGINT ends", async () => {
+    const create = () => Promise.reject(new Cancelled("The command was cancelled."));
+    await expect(chatOf([], {}, NEVER, { create })).rejects.toMatchObject({ exitCode: 130 });
+  });
+});
+
+describe("the command /model of a chat", () => {
+  const withModels = async (wanted: string, conversation: Partial<Conversation>) => {
+    const used: string[] = [];
+    const useModel = async (model: string) => void used.push(model);
+    const { said } = await chatOf([`/model ${wanted}`], { useModel, ...conversation });
+    return { said: said.join("\n"), used };
+  };
+
+  it("refuses a model that the provider does not offer, and names some that it offers", async () => {
+    const offered = Array.from({ length: 20 }, (_, index) => `model-${index}`);
+    const { said, used } = await withModels("modl-1", { models: async () => offered });
+    expect(used).toEqual([]);
+    expect(said).toContain(
+      'The provider does not offer the model "modl-1". Did you mean model-1? It offers: model-0, ',
+    );
+    expect(said).toContain(", and more, which /model lists.");
+    expect((await withModels("model-19", { models: async () => offered })).used).toEqual(["model-19"]);
+  });
+
+  it("takes any model if the provider does not list its models, and shows the error of a server that refuses it", async () => {
+    const fails = () => Promise.reject(new Error("no list"));
+    for (const models of [async () => [], fails]) {
+      expect((await withModels("any", { models })).used).toEqual(["any"]);
+      const useModel = () => Promise.reject(new Error("The model is not supported."));
+      const { said } = await withModels("any", { models, useModel });
+      expect(said).toContain("The model is not supported.");
+      expect(said).not.toContain("The model is any");
+    }
   });
 });

@@ -3,6 +3,7 @@ import { printableLines } from "../../../config/values/text.js";
 import { colour } from "../../render/colour.js";
 import { ChoiceDialog, type Line } from "../terminal/dialogs.js";
 import { onOneLine } from "../terminal/layout.js";
+import type { OwnTurn } from "../terminal/own-turn.js";
 import type { Window } from "../terminal/window.js";
 import { type Described, describe, type PermissionRequest } from "./request.js";
 
@@ -12,7 +13,7 @@ type Decision = "once" | "session" | "no" | null;
 interface Asked {
   request: PermissionRequest;
   sessionId: string;
-  turn: AbortSignal;
+  turn: OwnTurn;
   at: number;
 }
 
@@ -29,7 +30,7 @@ export class Approvals {
   readonly #allowed = new Map<string, Set<string>>();
   /** The answers about calls of the present turn that the runtime may ask about again. */
   readonly #answered = new Map<string, { decision: Decision; at: number }>();
-  #turn: AbortSignal | null = null;
+  #turn: OwnTurn | null = null;
   /** Resolves when the requests so far have their answers, because an answer may cover the next request. */
   #free: Promise<Decision> = Promise.resolve(null);
 
@@ -41,9 +42,10 @@ export class Approvals {
 
   readonly handler: PermissionHandler = async (request, { sessionId }) => {
     const { turn } = this.#window;
+    const at = this.#now();
     // All clients of the session get the request. Let the client that runs the turn answer.
-    if (turn === null) return { kind: "no-result" };
-    const asked = { request, sessionId, turn, at: this.#now() };
+    if (turn === null || !(await turn.asks())) return { kind: "no-result" };
+    const asked = { request, sessionId, turn, at };
     // Give up a request that cannot be shown, so that later requests still reach the user.
     this.#free = this.#free.then(async () => await this.#decide(asked)).catch(() => null);
     switch (await this.#free) {

@@ -20,6 +20,7 @@ export class Questions {
   }
 
   readonly onUserInput: UserInputHandler = async ({ question, choices = [], allowFreeform = true }) => {
+    await this.#ownQuestion();
     for (;;) {
       const hint = choices.length === 0 ? [] : [allowFreeform ? "A number or your own answer:" : "A number:"];
       const answer = await this.#ask([question], [...numbered(choices), ...hint]);
@@ -31,8 +32,7 @@ export class Questions {
   };
 
   readonly onElicitation: ElicitationHandler = async ({ message, requestedSchema, mode, url, elicitationSource }) => {
-    // The SDK sends any result as the answer. So never resolve, and let the client that runs the turn answer.
-    if (this.#window.turn === null) return await new Promise<never>(() => undefined);
+    await this.#ownQuestion();
     const source = elicitationSource === undefined ? [] : [`${elicitationSource} asks:`];
     if (mode === "url") {
       const lines = [...source, message, `Open this address in your browser: ${url ?? ""}`];
@@ -49,6 +49,14 @@ export class Questions {
     }
     return { action: "accept", content };
   };
+
+  /**
+   * Resolves if the question belongs to a turn of this chat. Otherwise, never resolves. The SDK sends any result, and any
+   * error, as the answer, but the client that runs the turn has to answer.
+   */
+  async #ownQuestion(): Promise<void> {
+    if ((await this.#window.turn?.asks()) !== true) await new Promise<never>(() => undefined);
+  }
 
   async #confirm(lines: readonly string[], yes: string): Promise<"accept" | "decline" | "cancel"> {
     const choices = [

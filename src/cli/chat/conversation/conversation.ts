@@ -1,6 +1,7 @@
 import type { CopilotSession, SessionConfig, SessionEvent } from "@github/copilot-sdk";
 import type { TranscriptEntry } from "../../../runtime/history/transcript.js";
 import type { LeaseWait } from "../../../sessions/leases/leases.js";
+import { isUnloaded } from "../../../sessions/use/load.js";
 
 /** The functions that answer the questions of the agent. */
 export type Answers = Pick<SessionConfig, "onPermissionRequest" | "onUserInputRequest" | "onElicitationRequest">;
@@ -13,9 +14,14 @@ export interface PromptOptions {
   onWait: (wait: LeaseWait) => void;
   /** Called when the connection has ended before or during the turn and the chat connects again. */
   onLost: () => void;
+  /** Called when the turn began while the chat had no connection. */
+  onFound: () => void;
 }
 
-/** A session that the chat has open. If its server or its connection has ended, it is opened again automatically. */
+/**
+ * A session that the chat has open. If its server or its connection has ended, it is opened again automatically. If a signal
+ * aborts, the call rejects with the signal's reason, and the session can still be used.
+ */
 export interface Conversation {
   readonly id: string;
   /** Runs one turn. @throws the errors of `fleet.sessions.send`. */
@@ -23,12 +29,12 @@ export interface Conversation {
   /** The id of the server that has the session; null if only the front door knows it. */
   server(): Promise<string | null>;
   /** The model of the next turn; null if the server does not name it. */
-  model(): Promise<string | null>;
+  model(signal: AbortSignal): Promise<string | null>;
   /** The models that the user may choose from; empty if the provider does not list them. */
-  models(): Promise<string[]>;
-  useModel(model: string): Promise<void>;
+  models(signal: AbortSignal): Promise<string[]>;
+  useModel(model: string, signal: AbortSignal): Promise<void>;
   /** The conversation so far. @param turns how many of the last turns; by default all */
-  past(turns?: number): Promise<TranscriptEntry[]>;
+  past(signal: AbortSignal, turns?: number): Promise<TranscriptEntry[]>;
   /** Leaves the session. Its state stays. */
   leave(): Promise<void>;
 }
@@ -39,7 +45,10 @@ export interface SessionSummary {
   lastUsedAt: string;
 }
 
-/** The sessions of one user, through the user's own fleet or through a front door. */
+/**
+ * The sessions of one user, through the user's own fleet or through a front door. If a signal aborts, the call rejects with
+ * the signal's reason, and leaves no new session behind.
+ */
 export interface Conversations {
   /** The fleet's user or the front door, as the chat shows it: `user alice`. */
   readonly place: string;
@@ -47,12 +56,12 @@ export interface Conversations {
   readonly user: string | undefined;
   /** Whether the echo model answers. False if the chat cannot find out which model answers. */
   readonly isEcho: boolean;
-  create(model: string | undefined): Promise<Conversation>;
+  create(model: string | undefined, signal: AbortSignal): Promise<Conversation>;
   /** @throws FleetError `FLEET_SESSION_NOT_FOUND` and as `fleet.sessions.resume`. */
-  resume(id: string, model?: string): Promise<Conversation>;
+  resume(id: string, model: string | undefined, signal: AbortSignal): Promise<Conversation>;
   /** The sessions, the most recently used first. */
-  list(): Promise<SessionSummary[]>;
-  delete(id: string): Promise<void>;
+  list(signal: AbortSignal): Promise<SessionSummary[]>;
+  delete(id: string, signal: AbortSignal): Promise<void>;
   /** Returns the problems that were worked around since the last call. */
   takeWarnings(): string[];
   close(): Promise<void>;
@@ -67,4 +76,16 @@ export async function modelOf(session: CopilotSession): Promise<string | null> {
 export async function modelsOf(session: CopilotSession): Promise<string[]> {
   const { list } = await session.rpc.model.list();
   return list.flatMap((each) => (typeof each === "object" && each !== null && "id" in each ? [String(each.id)] : []));
+}
+
+/** The errors with which vscode-jsonrpc rejects a request whose connection has ended. */
+const UNANSWERED: ReadonlySet<unknown> = new Set([-32_099, -32_098, -32_097, -32_096]);
+
+/**
+ * Whether the server has refused a request of the SDK. Asking again cannot help then. It can help if the connection has
+ * ended, or if the server does not have the session in memory.
+ */
+export function isRefusal(error: unknown): boolean {
+  if (!(error instanceof Error) || !("code" in error) || isUnloaded(error)) return false;
+  return typeof error.code === "number" && error.code < 0 && !UNANSWERED.has(error.code);
 }

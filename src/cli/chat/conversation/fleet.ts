@@ -1,17 +1,22 @@
 import type { CopilotSession } from "@github/copilot-sdk";
 import type { Fleet } from "../../../fleet/fleet.js";
 import type { ResumeSessionOptions } from "../../../fleet/options.js";
+import { abortable, deadline } from "../../../runtime/deadline.js";
 import type { TranscriptEntry } from "../../../runtime/history/transcript.js";
 import { given } from "../../flags/flags.js";
 import {
   type Answers,
   type Conversation,
   type Conversations,
+  isRefusal,
   modelOf,
   modelsOf,
   type PromptOptions,
   type SessionSummary,
 } from "./conversation.js";
+
+/** How long a server may take to start and to open a session, in milliseconds. */
+const OPEN_MS = 30_000;
 
 /** The sessions of a user of this fleet. */
 export class FleetConversations implements Conversations {
@@ -31,23 +36,27 @@ export class FleetConversations implements Conversations {
     this.#answers = asks ? { ...answers, onPermissionRequest } : answers;
   }
 
-  async create(model: string | undefined): Promise<Conversation> {
+  async create(model: string | undefined, signal: AbortSignal): Promise<Conversation> {
     const { sessions } = this.#fleet;
-    const session = await sessions.create({ user: this.user, ...this.#answers, ...given({ model }) });
-    return new FleetConversation(this.#fleet, { user: this.user, ...this.#answers }, session);
+    using limit = deadline(OPEN_MS, signal);
+    const options = { user: this.user, ...this.#answers };
+    const session = await sessions.create({ ...options, ...given({ model }), signal: limit.signal });
+    return new FleetConversation(this.#fleet, options, session);
   }
 
-  async resume(id: string, model?: string): Promise<Conversation> {
+  async resume(id: string, model: string | undefined, signal: AbortSignal): Promise<Conversation> {
     const options = { user: this.user, ...this.#answers, ...given({ model }) };
-    return new FleetConversation(this.#fleet, options, await this.#fleet.sessions.resume(id, options));
+    using limit = deadline(OPEN_MS, signal);
+    const session = await this.#fleet.sessions.resume(id, { ...options, signal: limit.signal });
+    return new FleetConversation(this.#fleet, options, session);
   }
 
-  async list(): Promise<SessionSummary[]> {
-    return await this.#fleet.sessions.list({ user: this.user });
+  async list(signal: AbortSignal): Promise<SessionSummary[]> {
+    return await abortable(this.#fleet.sessions.list({ user: this.user }), signal);
   }
 
-  async delete(id: string): Promise<void> {
-    await this.#fleet.sessions.delete([id], { user: this.user, ignoreNotFound: true });
+  async delete(id: string, signal: AbortSignal): Promise<void> {
+    await abortable(this.#fleet.sessions.delete([id], { user: this.user, ignoreNotFound: true }), signal);
   }
 
   takeWarnings(): string[] {
@@ -78,36 +87,37 @@ class FleetConversation implements Conversation {
   }
 
   async send(prompt: string, options: PromptOptions): Promise<void> {
-    await this.#fleet.sessions.send(await this.#opened(), prompt, options);
+    await this.#fleet.sessions.send(await this.#opened(options.signal), prompt, options);
   }
 
   async server(): Promise<string> {
     return (await this.#fleet.sessions.get(this.id, { user: this.#options.user })).serverId;
   }
 
-  async model(): Promise<string | null> {
-    return await this.#asked(modelOf);
+  async model(signal: AbortSignal): Promise<string | null> {
+    return await this.#asked(modelOf, signal);
   }
 
-  async models(): Promise<string[]> {
-    return await this.#asked(modelsOf);
+  async models(signal: AbortSignal): Promise<string[]> {
+    return await this.#asked(modelsOf, signal);
   }
 
   /** Opens the session again with the model, so that the model stays when its server is replaced. */
-  async useModel(model: string): Promise<void> {
+  async useModel(model: string, signal: AbortSignal): Promise<void> {
     const before = this.#options;
     this.#options = { ...before, model };
     try {
-      await this.#reopen();
+      await this.#reopen(signal);
     } catch (error) {
       this.#options = before;
       throw error;
     }
   }
 
-  async past(turns?: number): Promise<TranscriptEntry[]> {
+  async past(signal: AbortSignal, turns?: number): Promise<TranscriptEntry[]> {
     const { user } = this.#options;
-    return (await this.#fleet.sessions.transcript(this.id, { user, ...given({ turns }) })).entries;
+    const transcript = this.#fleet.sessions.transcript(this.id, { user, signal, ...given({ turns }) });
+    return (await abortable(transcript, signal)).entries;
   }
 
   async leave(): Promise<void> {
@@ -116,26 +126,28 @@ class FleetConversation implements Conversation {
     await this.#fleet.sessions.leave(this.#session, { park: true });
   }
 
-  /** Asks the server. Opens the session again if its server has ended since the last turn. */
-  async #asked<T>(ask: (session: CopilotSession) => Promise<T>): Promise<T> {
-    const session = await this.#opened();
+  /** Asks the server. Opens the session again if the server could not answer, because it has ended since the last turn. */
+  async #asked<T>(ask: (session: CopilotSession) => Promise<T>, signal: AbortSignal): Promise<T> {
+    const session = await this.#opened(signal);
     try {
-      return await ask(session);
-    } catch {
-      await this.#reopen();
-      return await ask(this.#session);
+      return await abortable(ask(session), signal);
+    } catch (error) {
+      if (signal.aborted || isRefusal(error)) throw error;
+      await this.#reopen(signal);
+      return await abortable(ask(this.#session), signal);
     }
   }
 
-  async #opened(): Promise<CopilotSession> {
-    if (!this.#isOpen) await this.#reopen();
+  async #opened(signal: AbortSignal): Promise<CopilotSession> {
+    if (!this.#isOpen) await this.#reopen(signal);
     return this.#session;
   }
 
-  async #reopen(): Promise<void> {
+  async #reopen(signal: AbortSignal): Promise<void> {
     const { id } = this;
     await this.leave();
-    this.#session = await this.#fleet.sessions.resume(id, this.#options);
+    using limit = deadline(OPEN_MS, signal);
+    this.#session = await this.#fleet.sessions.resume(id, { ...this.#options, signal: limit.signal });
     this.#isOpen = true;
   }
 }

@@ -40,8 +40,7 @@ export class FollowedTurn {
    * @throws FleetError `FLEET_SERVER_LOST` when the history does not have the prompt, or not the end of the turn.
    */
   catchUp(history: readonly SessionEvent[]): void {
-    const after = history.findIndex(({ id }) => id === this.#known) + 1;
-    const at = history.findIndex((event, index) => index >= after && this.#isOwn(event));
+    const at = this.#placeIn(history);
     if (at === -1) {
       throw lost(
         "The connection ended before the prompt reached the session. The history does not contain the prompt.",
@@ -55,6 +54,16 @@ export class FollowedTurn {
       throw new FleetError("FLEET_TURN_FAILED", `The turn failed: ${failure.data.message}`);
     }
     throw lost("The connection ended during the turn, and the turn ended without an answer.");
+  }
+
+  /** Whether the history has the prompt. */
+  isIn(history: readonly SessionEvent[]): boolean {
+    return this.#placeIn(history) !== -1;
+  }
+
+  #placeIn(history: readonly SessionEvent[]): number {
+    const after = history.findIndex(({ id }) => id === this.#known) + 1;
+    return history.findIndex((event, index) => index >= after && this.#isOwn(event));
   }
 
   #isOwn(event: SessionEvent): boolean {

@@ -4,10 +4,11 @@ import { shorten } from "../../render/table.js";
 import { type Dialog, DialogQueue } from "./dialogs.js";
 import { type Key, Keyboard, type KeyListener } from "./keyboard.js";
 import { onOneLine, type Style, wrap } from "./layout.js";
+import { OwnTurn } from "./own-turn.js";
 import type { PromptInput } from "./prompt-input.js";
 import { type LiveRows, Screen } from "./screen.js";
 
-/** Something that changes above the prompt while a turn runs. */
+/** Something that changes above the prompt while the chat works. */
 export interface LivePart {
   /** Rows that will not change any more. */
   take(columns: number): string[];
@@ -34,14 +35,16 @@ export class Window implements KeyListener, Disposable {
   #above: string[] = [];
   #status = "";
   #part: LivePart | null = null;
-  #turn: AbortController | null = null;
+  #turn: OwnTurn | null = null;
+  /** Cancels what the chat works on. */
+  #cancel: (() => void) | null = null;
   readonly #dialogs = new DialogQueue();
   #isLeaving = false;
   #hasEnded = false;
+  #isGone = false;
   #wake: () => void = () => undefined;
   #drawing: NodeJS.Timeout | null = null;
   #next: NodeJS.Immediate | undefined;
-  #ticking: NodeJS.Timeout | null = null;
   readonly #onResize = () => this.#resized();
   /** Set while the chat waits for the terminal to report the position of the cursor. */
   #locating: NodeJS.Timeout | null = null;
@@ -59,9 +62,9 @@ export class Window implements KeyListener, Disposable {
     return this.#screen.columns;
   }
 
-  /** The turn that runs, as the signal that aborts it; null between two turns. */
-  get turn(): AbortSignal | null {
-    return this.#turn?.signal ?? null;
+  /** The present turn of this chat; null between two turns. */
+  get turn(): OwnTurn | null {
+    return this.#turn;
   }
 
   /** The row above the prompt. */
@@ -116,18 +119,36 @@ export class Window implements KeyListener, Disposable {
     this.#drawSoon();
   }
 
-  /** Shows a part above the prompt while `run` runs. Ctrl-C aborts the signal that `run` gets. */
-  async during<T>(part: LivePart, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const turn = new AbortController();
+  /** Shows a part above the prompt during a turn. Ctrl-C cancels the turn. */
+  async during<T>(part: LivePart, run: (turn: OwnTurn) => Promise<T>): Promise<T> {
+    const turn = new OwnTurn();
     this.#turn = turn;
-    this.#part = part;
-    this.#ticking = setInterval(() => this.#drawNext(), TICK_MS);
     try {
-      return await run(turn.signal);
+      const cancel = () => turn.cancel(new Cancelled("The turn was cancelled."));
+      return await this.#show(part, cancel, async () => await run(turn));
     } finally {
-      clearInterval(this.#ticking);
-      this.#dialogs.dismiss();
+      turn.end();
       this.#turn = null;
+      this.#dialogs.dismiss();
+    }
+  }
+
+  /** Shows a part above the prompt while the chat works on something other than a turn. Ctrl-C aborts the signal. */
+  async working<T>(part: LivePart, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const work = new AbortController();
+    const cancel = () => work.abort(new Cancelled("The command was cancelled."));
+    return await this.#show(part, cancel, async () => await run(work.signal));
+  }
+
+  async #show<T>(part: LivePart, cancel: () => void, run: () => Promise<T>): Promise<T> {
+    this.#cancel = cancel;
+    this.#part = part;
+    const ticking = setInterval(() => this.#drawNext(), TICK_MS);
+    try {
+      return await run();
+    } finally {
+      clearInterval(ticking);
+      this.#cancel = null;
       this.#part = null;
       this.#drawSoon();
     }
@@ -138,7 +159,7 @@ export class Window implements KeyListener, Disposable {
    * the turn ends.
    */
   async ask(dialog: Dialog): Promise<string | null> {
-    if (this.turn?.aborted !== false) return null;
+    if (this.#turn?.takesAnswers !== true) return null;
     const answer = this.#dialogs.ask(dialog);
     this.#draw();
     await answer;
@@ -186,9 +207,11 @@ export class Window implements KeyListener, Disposable {
 
   /** The terminal is gone. Drops prompts and questions that wait, cancels the turn, and ends the chat. */
   onGone(): void {
+    if (this.#isGone) return;
+    this.#isGone = true;
     this.#sent.length = 0;
     this.#dialogs.dismiss();
-    this.#turn?.abort(new TurnCancelled());
+    this.#cancel?.();
     this.onEnd();
   }
 
@@ -198,12 +221,12 @@ export class Window implements KeyListener, Disposable {
     this.#wake();
   }
 
-  /** Ctrl-C ends the turn, or clears the prompt. At an empty prompt, the second Ctrl-C ends the chat. */
+  /** Ctrl-C cancels what the chat works on, or clears the prompt. At an empty prompt, the second Ctrl-C ends the chat. */
   #interrupt(isLeaving: boolean): void {
-    if (this.#turn !== null) {
+    if (this.#cancel !== null || this.#sent.length > 0) {
       this.giveBack();
       this.#dialogs.dismiss();
-      this.#turn.abort(new TurnCancelled());
+      this.#cancel?.();
     } else if (this.#input.text !== "") this.#input.text = "";
     else if (isLeaving) this.onEnd();
     else this.#isLeaving = true;
@@ -259,7 +282,6 @@ export class Window implements KeyListener, Disposable {
   [Symbol.dispose](): void {
     this.#signal.removeEventListener("abort", this.#onAbort);
     process.stdout.off("resize", this.#onResize);
-    if (this.#ticking !== null) clearInterval(this.#ticking);
     if (this.#drawing !== null) clearTimeout(this.#drawing);
     clearImmediate(this.#next);
     if (this.#locating !== null) clearTimeout(this.#locating);
@@ -268,5 +290,5 @@ export class Window implements KeyListener, Disposable {
   }
 }
 
-/** The user pressed Ctrl-C during a turn. */
-export class TurnCancelled extends Error {}
+/** The user pressed Ctrl-C, or the terminal is gone. */
+export class Cancelled extends Error {}

@@ -1,0 +1,48 @@
+import { either } from "../../runtime/deadline.js";
+import { SignOfLife } from "./sign-of-life.js";
+import type { LivePart, Window } from "./terminal/window.js";
+
+/** Work that takes less time shows nothing, in milliseconds. */
+const AFTER_MS = 1_000;
+
+/** Shows that the chat works on something other than a turn, and for how long. */
+export class WorkView implements LivePart {
+  readonly #what: string;
+  readonly #sign = new SignOfLife();
+
+  constructor(what: string) {
+    this.#what = what;
+  }
+
+  take(): string[] {
+    return [];
+  }
+
+  live(columns: number, height: number): string[] {
+    return this.#sign.ageMs < AFTER_MS ? [] : ["", this.#sign.row(this.#what, columns)].slice(-height);
+  }
+}
+
+/** Where the chat works: the user can cancel the work in the window, and the signal ends the chat. */
+export interface Workplace {
+  window: Window;
+  signal: AbortSignal;
+}
+
+/** Runs something other than a turn. @throws Cancelled if the user cancels it, and the signal's reason if the chat ends. */
+export async function work<T>(
+  { window, signal }: Workplace,
+  what: string,
+  run: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  return await window.working(new WorkView(what), async (cancelled) => {
+    using stop = either(signal, cancelled);
+    try {
+      stop.signal.throwIfAborted();
+      return await run(stop.signal);
+    } catch (error) {
+      // An operation that is cancelled may fail with an error of its own.
+      throw stop.signal.aborted ? stop.signal.reason : error;
+    }
+  });
+}
