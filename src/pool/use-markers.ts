@@ -1,4 +1,4 @@
-import { closeSync, mkdirSync, openSync, readdirSync, unlinkSync } from "node:fs";
+import { closeSync, linkSync, mkdirSync, openSync, readdirSync, unlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../model/process.js";
@@ -16,6 +16,16 @@ type Kind = "use" | "evict";
 const SEPARATOR = "~"; // not in the alphabet of session ids
 const EVICTION_POLL_MS = 2;
 let sequence = 0;
+
+/**
+ * The kind of a process's source, which is a file that stays in the folder. From its second marker on, a process makes its
+ * markers as hard links to its source. If it created and deleted a file for each marker, ext4 would take many times as
+ * long, because ext4 does not use an inode again within five seconds of its deletion, and looks for another one. The name
+ * of a source has no session, so `usedSessions` removes the sources of dead processes.
+ */
+const SOURCE = "source";
+/** The folders in which this process has set a marker. */
+const markedFolders = new Set<string>();
 
 function folderOf(server: ServerRecord): string {
   return join(dirname(server.home), "uses");
@@ -96,17 +106,42 @@ function hasMarker(server: ServerRecord, sessionId: string, wanted: Kind, except
 
 function writeMarker(server: ServerRecord, sessionId: string, kind: Kind): Disposable & { name: string } {
   const folder = folderOf(server);
-  const { pid, startTicks, bootId } = ownIdentity();
-  const name = [sessionId, kind, pid, startTicks, bootId, sequence++].join(SEPARATOR);
+  const name = nameOf(sessionId, kind, sequence++);
   const path = join(folder, name);
+  const source = join(folder, nameOf("", SOURCE, 0));
+  const isFirst = !markedFolders.has(folder);
+  if (isFirst || !link(source, path)) {
+    create(folder, path);
+    markedFolders.add(folder);
+    if (!isFirst) link(path, source);
+  }
+  return { name, [Symbol.dispose]: () => remove(path) };
+}
+
+function nameOf(sessionId: string, kind: string, number: number): string {
+  const { pid, startTicks, bootId } = ownIdentity();
+  return [sessionId, kind, pid, startTicks, bootId, number].join(SEPARATOR);
+}
+
+function create(folder: string, path: string): void {
+  const write = () => closeSync(openSync(path, "wx", 0o600));
   try {
-    closeSync(openSync(path, "wx", 0o600));
+    write();
   } catch (error) {
     if (systemCode(error) !== "ENOENT") throw error;
     mkdirSync(folder, { recursive: true, mode: 0o700 });
-    closeSync(openSync(path, "wx", 0o600));
+    write();
   }
-  return { name, [Symbol.dispose]: () => remove(path) };
+}
+
+/** @returns false if `path` cannot become a link to `file`, for example because `file` does not exist yet */
+function link(file: string, path: string): boolean {
+  try {
+    linkSync(file, path);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Yields the wanted markers of live processes. Removes the wanted markers of dead processes. */

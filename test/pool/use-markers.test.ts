@@ -1,7 +1,7 @@
-import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { existsSync, lstatSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { setEvictionMarker, setUseMarker } from "../../src/pool/use-markers.js";
+import { setEvictionMarker, setUseMarker, usedSessions } from "../../src/pool/use-markers.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
@@ -11,9 +11,13 @@ async function server() {
   return serverRecord("s1", { home });
 }
 
-function markers({ home }: { home: string }): string[] {
+function filesIn({ home }: { home: string }): string[] {
   const folder = join(dirname(home), "uses");
   return existsSync(folder) ? readdirSync(folder) : [];
+}
+
+function markers(on: { home: string }): string[] {
+  return filesIn(on).filter((name) => !name.startsWith("~source~"));
 }
 
 describe("use markers", () => {
@@ -49,6 +53,34 @@ describe("use markers", () => {
     giveUp.abort(reason);
     await expect(waiting).rejects.toBe(reason);
     expect(markers(on)).toEqual(before);
+  });
+
+  it("a process makes its later markers in a folder as links to one file, also after the folder was deleted", async () => {
+    const on = await server();
+    const folder = join(dirname(on.home), "uses");
+    const inodeOfNext = async () => {
+      using _marker = await setUseMarker(on, "held", { waitMs: 0, signal: undefined });
+      expect([...usedSessions(on)]).toEqual(["held"]);
+      const [name = ""] = markers(on);
+      return lstatSync(join(folder, name)).ino;
+    };
+    await inodeOfNext();
+    expect(filesIn(on)).toEqual([]); // a process that sets only one marker leaves nothing
+    const second = await inodeOfNext();
+    expect(await inodeOfNext()).toBe(second);
+    rmSync(folder, { recursive: true });
+    await inodeOfNext();
+    expect([...usedSessions(on)]).toEqual([]);
+    expect(filesIn(on)).toHaveLength(1);
+  });
+
+  it("a search for used sessions removes what dead processes left in the folder", async () => {
+    const on = await server();
+    using _use = await setUseMarker(on, "held", { waitMs: 0, signal: undefined });
+    const folder = join(dirname(on.home), "uses");
+    for (const left of ["~source~0~0~0~0", "other~use~0~0~0~0"]) writeFileSync(join(folder, left), "");
+    expect([...usedSessions(on)]).toEqual(["held"]);
+    expect(filesIn(on)).toHaveLength(1);
   });
 
   it("an eviction that cannot check for uses fails and leaves no eviction marker", async () => {
