@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { keysBelow, keyTree } from "../../src/config/keys.js";
-import { unknownVariables } from "../../src/config/load/environment.js";
+import { keysBelow, keyTree, keyVariables } from "../../src/config/keys.js";
+import { environmentLayer, unknownVariables } from "../../src/config/load/environment.js";
 import type { PartialConfig } from "../../src/config/load/load.js";
 import { Folder } from "./folder.js";
 
@@ -256,6 +256,16 @@ describe("environment", () => {
     };
     expect(folder.load({ env }).stateRoot).toBe(join(folder.root, "state"));
     expect(unknownVariables(env)).toEqual([{ name: "COPILOTFLEET_SESION_TTL", nearest: "COPILOTFLEET_SESSION_TTL" }]);
+  });
+
+  it("the variable of each key counts when it is the only variable of the fleet in the environment", async () => {
+    await using folder = new Folder();
+    for (const variable of keyVariables()) {
+      const layer = environmentLayer({ [variable]: "null" }, { folder: folder.cwd, home: folder.home });
+      expect([...layer.values()].map(({ origin }) => origin.name)).toEqual([variable]);
+    }
+    expect(folder.load({ env: { COPILOTFLEET_USER: "alice" } }).config.user).toBe("alice");
+    expect(folder.refusal({ env: { COPILOTFLEET_USER: "a b" } }).message).toContain("COPILOTFLEET_USER (user) is");
   });
 
   it("unknownVariables reports a variable that names only a section, and suggests the variable of a key in that section", () => {

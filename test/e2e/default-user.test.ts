@@ -4,6 +4,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { testFleet } from "../fixtures/commands/cli.js";
+import { runCommand } from "../fixtures/commands/command.js";
 
 const fleet = testFleet();
 const ALICE = { env: { COPILOTFLEET_USER: "alice" } };
@@ -28,6 +29,15 @@ describe("the default user", () => {
     const { lease } = await fleet.json<{ lease: { holder: string; token: string } }>(["lock", "hers"], ALICE);
     expect(lease.holder).toBe("alice");
     await fleet.ok(["unlock", "hers", "--token", lease.token]);
+  });
+
+  it("the default user counts when its variable is the only setting in the environment", async () => {
+    const alone = { PATH: process.env.PATH, HOME: fleet.env.HOME, COPILOTFLEET_HOME: fleet.root };
+    const place = (user: string) => ({ env: { ...alone, COPILOTFLEET_USER: user }, cwd: fleet.folder });
+    const ran = await runCommand(["lock", "nosuch", "--json"], place("alice"));
+    expect(JSON.parse(ran.stdout).error).toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
+    const refused = await runCommand(["lock", "nosuch", "--json"], place("a b"));
+    expect(JSON.parse(refused.stdout).error).toMatchObject({ code: "FLEET_CONFIG_INVALID" });
   });
 
   it("--user and -u win over the default user", async () => {
