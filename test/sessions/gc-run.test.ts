@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { SessionRecord } from "../../src/model/session.js";
@@ -89,7 +89,53 @@ describe("a gc that was killed", () => {
     expect(await state.store.sessions.read("open")).toEqual(record);
   });
 
-  it("gc ignores and removes the half-written list of sessions that a killed gc left", async () => {
+  it("gc restores the record and reports the owner of a session that a killed gc had moved before it listed more sessions", async () => {
+    const state = await gcState();
+    await state.server("s1", { running: true });
+    const record = await state.session("s1", "open");
+    await state.store.sessions.delete("open");
+    state.plant("s1", "removed");
+    state.plant("s1", "listed-later");
+    const run = new Run(state.statePath("s1"));
+    run.note([note("open", record), note("removed"), note("skipped")]);
+    const moved = run.take("open") ?? "";
+    writeFileSync(join(moved, `inuse.${process.pid}.lock`), "");
+    await run.remove(run.take("removed") ?? "");
+    run.note([note("listed-later")]);
+    kill(state);
+    const [name = ""] = readdirSync(gcFolder(state));
+    const listed = JSON.parse(readFileSync(join(gcFolder(state), name, "journal.json"), "utf8"));
+    expect(idsOf(listed)).toEqual(["listed-later", "open"]);
+    const due = [
+      { id: "listed-later", owner: "bob" },
+      { id: "open", owner: "bob" },
+    ];
+    const foreseen = (await state.gc({ dryRun: true })).deleted.map(({ id, owner }) => ({ id, owner }));
+    expect(foreseen.toSorted((a, b) => a.id.localeCompare(b.id))).toEqual(due);
+    expect(await state.gc()).toMatchObject({
+      deleted: [{ id: "listed-later", owner: "bob" }],
+      skipped: [{ id: "open", reason: "in-use" }],
+    });
+    expect(await state.store.sessions.read("open")).toEqual(record);
+  });
+
+  it("a gc that is killed while it lists more sessions leaves its first list whole", async () => {
+    const state = await gcState();
+    await state.server("s1");
+    const run = new Run(state.statePath("s1"));
+    run.note([note("first")]);
+    const [name = ""] = readdirSync(gcFolder(state));
+    const journal = join(gcFolder(state), name, "journal.json");
+    const before = readFileSync(journal, "utf8");
+    // The second name of the file shows whether the gc writes into the old list or replaces it.
+    linkSync(journal, join(state.root, "first-list"));
+    run.note([note("second")]);
+    expect(readFileSync(join(state.root, "first-list"), "utf8")).toBe(before);
+    expect(idsOf(JSON.parse(readFileSync(journal, "utf8")))).toEqual(["second"]);
+    expect(readdirSync(join(journal, "..")).toSorted()).toEqual(["journal.json", "sessions"]);
+  });
+
+  it("gc ignores and removes the half-written list of sessions that a killed gc of an earlier version left", async () => {
     const state = await gcState();
     await state.server("s1");
     state.plant("s1", "young", HOUR_MS);

@@ -110,8 +110,8 @@ export function readRun(path: string): Pick<FoundRun, "notes" | "moved"> {
 }
 
 /**
- * The notes in a journal. An incomplete journal counts as empty, because its gc had not changed any of the sessions in
- * it.
+ * The notes in a journal. Gc writes a whole journal before it changes any of the sessions in it. So a missing journal
+ * counts as empty, and so does an incomplete one, which an earlier version of copilotfleet may have left.
  */
 function readJournal(path: string): Note[] {
   try {

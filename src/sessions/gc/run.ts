@@ -1,5 +1,15 @@
 import { randomBytes } from "node:crypto";
-import { closeSync, existsSync, readFileSync, renameSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import { type Budget, HeldFolder, removeTree } from "../../runtime/files/held-folder.js";
@@ -29,6 +39,7 @@ export class Run {
   /** The folders that this run took over from killed gcs. They stay until the work in their journals is done. */
   readonly #inherited: string[] = [];
   #made = false;
+  #notes: readonly Note[] = [];
   readonly #budget: Budget = { left: MOST_REMOVED };
 
   /** @param statePath the session-state folder, with all links resolved */
@@ -57,12 +68,18 @@ export class Run {
     });
   }
 
-  /** Records which sessions are about to be deleted. Replaces the earlier notes. */
+  /**
+   * Records which sessions are about to be deleted. Keeps the earlier notes of the sessions that are still in this gc's
+   * folder, because the next gc needs their owners and records. When this returns, the notes survive a power failure.
+   */
   note(notes: readonly Note[]): void {
     try {
       if (!this.#made) makeRunFolder(this.#path);
+      const moved = new Set(this.#made ? readRun(this.#path).moved : []);
       this.#made = true;
-      writeFileSync(join(this.#path, JOURNAL), JSON.stringify(notes), { mode: 0o600 });
+      const kept = this.#notes.filter(({ id }) => moved.has(id));
+      this.#notes = [...kept, ...notes];
+      replaceFile(join(this.#path, JOURNAL), JSON.stringify(this.#notes));
     } catch (error) {
       throw unwritable(this.#statePath, error);
     }
@@ -149,10 +166,29 @@ function makeRunFolder(path: string): void {
   for (let attempt = 0; ; attempt++) {
     try {
       for (const folder of [dirname(path), path, join(path, MOVED)]) makeFolder(folder);
+      for (const folder of [dirname(dirname(path)), dirname(path)]) sync(folder);
       return;
     } catch (error) {
       if (systemCode(error) !== "ENOENT" || attempt > 100) throw error;
     }
+  }
+}
+
+/** Replaces a file by a rename, so that a kill leaves either the old or the new content. Syncs the new content to the disk. */
+function replaceFile(path: string, text: string): void {
+  const next = `${path}.next`;
+  writeFileSync(next, text, { mode: 0o600 });
+  sync(next);
+  renameSync(next, path);
+  sync(dirname(path));
+}
+
+function sync(path: string): void {
+  const fd = openSync(path, "r");
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
   }
 }
 
