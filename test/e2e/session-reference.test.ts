@@ -71,6 +71,17 @@ describe("the beginning of a session's id", () => {
     expect(own).toMatchObject({ code: 0, stderr: expect.stringContaining("Session: 605-of-bob\n") });
   });
 
+  it("takes the user's own session when the text is also the whole id of another user's session", async () => {
+    await fleet.create("alice", "plan-of-alice");
+    await fleet.create("bob", "plan");
+    const own = await fleet.run(["transcript", "plan", ...ALICE]);
+    expect(own).toMatchObject({ code: 0, stderr: expect.stringContaining("Session: plan-of-alice\n") });
+    expect(await fleet.json(["transcript", "plan", "--user", "bob"])).toMatchObject({ session: { id: "plan" } });
+    expect(await fleet.refusal(4, ["transcript", "plan", "--user", "carol"])).toMatchObject({
+      code: "FLEET_SESSION_NOT_FOUND",
+    });
+  });
+
   it("does not win over a whole id", async () => {
     expect(await fleet.send("alice", "ab", "to ab")).toContain("to ab");
     expect(await fleet.json(["transcript", "ab", ...ALICE])).toMatchObject({ session: { id: "ab" } });

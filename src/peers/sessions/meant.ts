@@ -1,22 +1,23 @@
 import { FleetError, quote } from "../../errors.js";
 import { isSessionId } from "../../model/ids.js";
 import { meantIds } from "../../model/reference.js";
+import { mayUse } from "../../model/session.js";
 import { type GatherSessionsContext, gatherSessions } from "../gather.js";
 
 /** How many ids the message about an ambiguous text shows. */
 const MOST_SHOWN = 5;
 
 /**
- * The ids of the sessions that a person may mean by a text. The whole id of a recorded session costs one read, and is
- * returned whoever may use the session. For any other text, looks in the list of the sessions that `user` may use, or
- * of all sessions if `user` is undefined.
+ * The ids of the sessions that a person may mean by a text, among the sessions that `user` may use, or among all sessions
+ * if `user` is undefined. The whole id of a recorded session costs one read. For any other text, lists the sessions.
  */
 export async function meantSessions(
   context: GatherSessionsContext,
   text: string,
   user: string | undefined,
 ): Promise<string[]> {
-  if (isSessionId(text) && (await context.store.sessions.read(text)) !== null) return [text];
+  const record = isSessionId(text) ? await context.store.sessions.read(text) : null;
+  if (record !== null && (user === undefined || mayUse(record, user))) return [text];
   const sessions = await gatherSessions(context, user);
   return meantIds(
     text,
