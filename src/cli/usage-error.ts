@@ -20,9 +20,12 @@ export async function usageError(error: Error, command: typeof Command): Promise
   const isMisplaced = word !== undefined || isMissing;
   const meantLines = isMisplaced ? meantArguments(spoken(command.id), { ...typed, isMissing }) : [];
   const lacksUser = "user" in known && !typed.flags.has("user") && meantLines.length === 0;
-  // Only gc has --dry-run. gc deletes, so do not suggest "gc --user alice" to somebody who typed "gc alice" by mistake.
-  const isHarmless = !("dry-run" in known);
-  const isUser = isHarmless && word !== undefined && words.length === 0 && lacksUser && !redact(word).includes("***");
+  const isUser =
+    !deletes(spoken(command.id)) &&
+    word !== undefined &&
+    words.length === 0 &&
+    lacksUser &&
+    !redact(word).includes("***");
   const [, valueless] = /^Flag (--\S+) expects /.exec(error.message) ?? [];
   const { message, advice } =
     valueless === undefined
@@ -146,12 +149,17 @@ function meant(flag: string, command: typeof Command, known: readonly string[]):
   return own === undefined ? nearest(flag, known, phrase) : [phrase(`--${own}`)];
 }
 
-/** Commands that delete. They are never suggested for a mistyped name. */
-const DELETING = /^(?:rm|delete|gc|token revoke)$/;
+/**
+ * Whether the command deletes what no other command can bring back. Such a command is never suggested for a mistyped name.
+ * It is not suggested with `--user` either: somebody who typed "gc alice" may not want to delete alice's sessions.
+ */
+function deletes(name: string): boolean {
+  return /^(?:rm|delete|gc|token revoke)$/.test(name);
+}
 
 /** Suggests the most similar name, unless even that is too different. */
 function nearest(written: string, known: readonly string[], phrase: (name: string) => Suggestion): Suggestion[] {
-  const harmless = known.filter((name) => !DELETING.test(name));
+  const harmless = known.filter((name) => !deletes(name));
   const [near = harmless.find((name) => name.startsWith(`${written}-`))] = nearestOf(written, harmless, (name) => name);
   return near === undefined ? [] : [phrase(near)];
 }

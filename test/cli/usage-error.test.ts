@@ -1,0 +1,21 @@
+import type { Command } from "@oclif/core";
+import { expect, it } from "vitest";
+import { usageError } from "../../src/cli/usage-error.js";
+
+/** The suggestions of a command that has --user and takes no arguments, when somebody types the argument alice. */
+async function suggestionsOf(id: string): Promise<readonly string[]> {
+  const command = { id, args: {}, baseFlags: {}, flags: { user: {} } } as unknown as typeof Command;
+  const error = Object.assign(new Error("Unexpected argument: alice\nSee more help with --help"), { args: ["alice"] });
+  return (await usageError(error, command)).suggestions;
+}
+
+it("a command that shows something suggests --user when it is given an argument instead", async () => {
+  expect(await suggestionsOf("ps")).toContain('Did you mean --user "alice"?');
+});
+
+it.each(["gc", "delete", "rm", "token:revoke"])(
+  "the command %s, which deletes, never suggests --user when it is given an argument by mistake",
+  async (id) => {
+    expect((await suggestionsOf(id)).join("\n")).not.toContain("alice");
+  },
+);
