@@ -108,9 +108,11 @@ export interface SessionStore {
 
   /**
    * Counts the sessions of a user, or of all users if `owner` is null. The cost does not depend on the sessions of other
-   * users. A session that an earlier version of copilotfleet recorded counts only after its next change.
+   * users. A session counts only after its next change if an earlier version of copilotfleet recorded it, or if its process
+   * was killed right after it recorded the session.
    *
-   * @param limit a count of at least this number is exact; a smaller count may be too high after a crash
+   * @param limit If a process was killed while it deleted a session, the count may be too high: for at most 5 s if it is at
+   * least this number, and without an end if it is smaller.
    */
   count(owner: string | null, limit: number): Promise<number>;
 

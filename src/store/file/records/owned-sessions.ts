@@ -7,8 +7,8 @@ import type { StoreContext } from "../context.js";
 import { mediumError, readIfThere } from "../failures.js";
 
 /**
- * How long a verified count stays valid, in milliseconds. This limit keeps a user from making us read the records all the
- * time.
+ * After the files were compared with the records, count only the files for this time, in milliseconds. This keeps a user at
+ * the limit from making us read the records all the time.
  */
 const CHECKED_MS = 5_000;
 
@@ -65,7 +65,7 @@ export class OwnedSessions {
   }
 
   /**
-   * @param limit if the user has at least this many files, reads the records, too
+   * @param limit if the user has at least this many files, compares them with the records, at most once in `CHECKED_MS`
    * @param isOwned whether the record of a session names the user as its owner
    */
   count(owner: string, limit: number, isOwned: (id: string) => boolean): number {
