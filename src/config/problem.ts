@@ -1,6 +1,7 @@
 import { FleetError, type FleetErrorCode, isFleetError, quote, type Suggestion } from "../errors.js";
 import { findKey, nearestKeys } from "./keys.js";
-import { printable, redact } from "./values/text.js";
+import type { Rule } from "./rules.js";
+import { printable, redact, redactTokens } from "./values/text.js";
 
 /** The source of a value. `name` is a flag ("--ttl"), an option ("config.session.ttl"), a variable, or a path. */
 export interface Origin {
@@ -38,7 +39,7 @@ export function invalidValue(name: string, value: unknown, allowed: string, orig
   const what = name === "" ? "The configuration" : name;
   const rule = findKey(name.replace(/\[.*/, ""))?.rule ?? {};
   const subject =
-    origin === undefined ? `${what} is not set` : `${locate(what, origin)} is ${show(value, origin, rule.concealed)}`;
+    origin === undefined ? `${what} is not set` : `${locate(what, origin)} is ${show(value, origin, rule)}`;
   const isText = typeof value === "number" || typeof value === "string";
   const fault = origin === undefined ? undefined : rule.fault?.(isText ? String(value) : "");
   const problem = fault === undefined || !isText ? subject : `${subject}, ${fault.problem}`;
@@ -155,11 +156,16 @@ function exampleFor(name: string, allowed: string): unknown {
   return least === undefined ? undefined : Math.max(Number(least), 1);
 }
 
+/** A text value of a key without what may be a secret. Long values stay if values of the key are never secret. */
+export function withoutSecret(text: string, { harmless = false }: Pick<Rule, "harmless">): string {
+  return harmless ? redactTokens(text) : redact(text);
+}
+
 /** Shows a value in a message as it was given, without secrets. Shows only the kind of a list or object. */
-function show(value: unknown, { from }: Origin, concealed = false): string {
+function show(value: unknown, { from }: Origin, rule: Rule): string {
   if (Array.isArray(value)) return "a list";
   if (typeof value === "object" && value !== null) return "an object";
   // Flags and variables are always text.
   if (typeof value !== "string") return from === "flag" || from === "variable" ? quote(value) : String(value);
-  return concealed ? "a value that is not shown, because it may be a secret" : quote(redact(value));
+  return rule.concealed ? "a value that is not shown, because it may be a secret" : quote(withoutSecret(value, rule));
 }

@@ -24,7 +24,7 @@ export interface Rule {
   kind?: string;
   /** A regular expression that all allowed values match, for editors. */
   pattern?: string;
-  /** Values of this key are never secret, so `config` also shows long ones, which it hides for other keys. */
+  /** Values of this key are never secret, so `config` and messages also show long ones, which they hide for other keys. */
   harmless?: boolean;
 }
 

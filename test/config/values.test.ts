@@ -262,6 +262,20 @@ describe("secrets", () => {
     );
   });
 
+  it("a message shows a long value of a key that is never secret, and hides such a value of other keys and a token", async () => {
+    await using folder = new Folder();
+    const long = "claude-sonnet-4-20250514";
+    const token = `ghp_canary${"0".repeat(30)}`;
+    const messageOf = (name: string, value: string) => {
+      folder.write(folder.userFile, at(name, value));
+      return folder.refusal().message;
+    };
+    expect(messageOf("session.model", `${long} latest`)).toContain(`is "${long} latest". Allowed: the name of a model`);
+    expect(messageOf("host.name", `${long}_1`)).toContain(`is "${long}_1". Allowed`);
+    expect(messageOf("session.model", `${token} latest`)).toContain('is "*** latest". Allowed');
+    expect(messageOf("provider.baseUrl", long)).toContain('is "***". Allowed');
+  });
+
   it("a store's password is refused in a flag, where others could read it, and allowed in a variable", async () => {
     await using folder = new Folder();
     const store = "rediss://user:canary@a.example:6379/0";

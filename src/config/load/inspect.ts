@@ -2,10 +2,10 @@ import * as v from "valibot";
 import type { FleetError } from "../../errors.js";
 import { checkTogether } from "../checks.js";
 import { type Key, keysBelow, keyTree } from "../keys.js";
-import type { Origin } from "../problem.js";
+import { type Origin, withoutSecret } from "../problem.js";
 import { ConfigSchema, DEFAULT_MODEL, LONGEST_DEFAULT_PROBE_MS } from "../schema.js";
 import { LONGEST_TIMER_MS, readDuration } from "../values/duration.js";
-import { redact, redactTokens } from "../values/text.js";
+import { redactTokens } from "../values/text.js";
 import { type Given, type Layer, unflatten } from "./layers.js";
 import { type ConfigFile, gather, type LoadOptions, problemOf } from "./load.js";
 
@@ -102,7 +102,7 @@ function withoutSecrets(value: unknown, key: Key): unknown {
   if (typeof value !== "string") return value;
   // A name such as OPENAI_API_KEY_2 is not a token. Tokens of capital letters have no "_".
   const isName = /^[A-Z][A-Z0-9]*(?:_(?:[A-Z0-9]+|\{user\}))+$/.test(value);
-  return isName || key.rule.harmless === true ? redactTokens(value) : redact(value);
+  return isName ? redactTokens(value) : withoutSecret(value, key.rule);
 }
 
 function viewOf(origin: Origin | undefined): ValueOrigin {
