@@ -116,6 +116,14 @@ describe("the model check of doctor", () => {
     expect(seen).toHaveLength(1);
   });
 
+  it("the model check of Azure states that it did not check the model, because Azure lists models and not deployments", async () => {
+    answers(200, list("gpt-4", "llama3"));
+    expect(await modelCheck(environment("azure", ""))).toMatchObject({
+      level: "ok",
+      detail: `provider of type azure at ${address} accepts the key in MODEL_KEY; it does not list its deployments, so session.model "gpt-5" was not checked`,
+    });
+  });
+
   it("the model check gives up on a service that accepts the request and never answers", async () => {
     answer = () => undefined;
     const check = await modelCheck(environment());

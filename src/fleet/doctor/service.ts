@@ -57,7 +57,12 @@ export async function serviceAnswers({ provider, apiKey, model, proxy, quick }: 
   }
   const accepts = apiKeyEnv === null ? "answers" : `accepts the key in ${apiKeyEnv}`;
   // On Azure, the names cannot be compared: sessions name a deployment, and the list has the names of models.
-  if (type === "azure" || model === null || models.includes(model)) return ok(`${service} ${accepts}`);
+  if (type === "azure" && model !== null) {
+    return ok(
+      `${service} ${accepts}; it does not list its deployments, so session.model ${quote(model)} was not checked`,
+    );
+  }
+  if (model === null || models.includes(model)) return ok(`${service} ${accepts}`);
   const some = models.slice(0, 5).map(quote).join(", ");
   const has = models.length > 5 ? `${some} and ${models.length - 5} more` : some;
   return warning(
