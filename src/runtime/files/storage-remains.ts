@@ -67,7 +67,10 @@ export async function findRemains(shared: string, host: string): Promise<Remain[
   });
 }
 
-/** Removes a remain. Returns false if it no longer exists, or if a session has replaced the block. */
+/**
+ * Removes a remain. Returns false if it no longer exists, or if a session has replaced the block. If two processes remove
+ * the same `taken` remain at the same time, both may return true.
+ */
 export async function removeRemain(shared: string, { kind, path }: Remain): Promise<boolean> {
   return await usable(shared, async () => {
     if (kind !== "block") {
