@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { linux } from "../../src/system/linux/linux.js";
 import { posix } from "../../src/system/posix/posix.js";
+import { lines } from "../../src/system/posix/run.js";
 import { choose } from "../../src/system/system.js";
 import { describeSystem } from "../contract/system.contract.js";
 import { bundleFixture } from "../fixtures/bundle.js";
@@ -79,6 +80,23 @@ it.skipIf(missing.length > 0)(
       expect(() => processes.withVariable("A", "b"), body).toThrow(unreadable);
       expect(() => processes.listensOn(process.pid, 80), body).toThrow(unreadable);
     }
+  },
+);
+
+// Programs are also looked for in /usr/bin, so a test cannot hide ps and lsof. They run by this function.
+it.each([
+  ["processes", "The processes"],
+  ["file systems", "The file systems"],
+] as const)(
+  "the %s count as unreadable, with the advice to install the program, when a program is missing",
+  (what, they) => {
+    expect(() => lines("linux", "copilotfleet-no-ps", ["-o", "pid="], what)).toThrow(
+      expect.objectContaining({
+        code: "FLEET_PROCESSES_UNREADABLE",
+        message: `${they} of this machine cannot be listed, because there is no program copilotfleet-no-ps.`,
+        suggestions: ["Install copilotfleet-no-ps."],
+      }),
+    );
   },
 );
 
