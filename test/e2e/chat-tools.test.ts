@@ -150,6 +150,36 @@ describe("questions of the agent in a chat", () => {
   });
 });
 
+describe("two chats in one session", () => {
+  it("only the chat whose turn it is shows the questions of the turn, and its answers count", async () => {
+    const id = "two-chats";
+    await fleet.create("alice", id);
+    const open = async () => await ChatTerminal.open(fleet, ["chat", id, "--user", "alice"], { columns: 100 });
+    await using first = await open();
+    await using second = await open();
+    first.type(`${tool("ask_user", { question: "Which colour?", choices: ["red", "blue"] })}\r`);
+    await first.screenShows(/A number or your own answer:\n\?$/);
+    first.type("2");
+    await first.screenShows(/\? 2$/);
+    first.type("\r");
+    await first.waits(/⏺ ask_user Which colour\? ok\n\ntool said: .*User selected: blue/);
+    // The prompt of the second chat waits for the turn of the first one.
+    first.type(`!hold first ${bash("echo a; echo b")}\r`);
+    await eventually("the turn", () => model.shown("!hold first") > 0);
+    second.type("!hold second\r");
+    await second.screenShows(/Waiting for "two-chats"/);
+    model.letGo("first");
+    await first.answer("y");
+    await first.waits(/⏺ bash echo a; echo b ok/);
+    await eventually("the turn", () => model.shown("!hold second") > 0);
+    // A question would hide this row until the end of the turn.
+    const shown = await second.screenShows(/Waiting for the model/);
+    expect(shown).not.toMatch(/Which colour|Run this command/);
+    model.letGo("second");
+    await second.waits(/you said: !hold second/);
+  });
+});
+
 describe("output of a model that means harm", () => {
   it("escape sequences in a reply, a tool's name and its arguments are shown as text, and change nothing", async () => {
     await using chat = await ChatTerminal.open(fleet, CHAT, { columns: 100, rows: 40 });

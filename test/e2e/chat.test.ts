@@ -242,7 +242,7 @@ describe("a chat whose terminal is stopped or gone", () => {
     expect({ ended, errors: readFileSync(errors ?? "", "utf8") }).toEqual({ ended: "129\n", errors: "" });
   });
 
-  it("a chat whose terminal is closed deletes its new session without a prompt", async () => {
+  it("a chat whose terminal is closed deletes its new session if the user sent no prompt", async () => {
     const before = await sessionsOf("alice");
     const chat = await ChatTerminal.open(fleet, CHAT);
     expect(await sessionsOf("alice")).toHaveLength(before.length + 1);

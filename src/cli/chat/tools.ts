@@ -11,6 +11,8 @@ type Completed = Extract<SessionEvent, { type: "tool.execution_complete" }>["dat
 /** The result of a call. "runs" until the call has a result, and null if the turn ended without a result. */
 type Result = Completed | "runs" | null;
 
+/** A row shows at most this much of an argument, in characters, because longer texts take long to measure. */
+const LONGEST_ROW = 1_000;
 /** `/tools` shows at most this much of a result, in characters. */
 const LONGEST_RESULT = 20_000;
 
@@ -31,11 +33,16 @@ export class ShownCall {
 
   /** The name, the main argument in short, and the outcome. */
   row(columns: number): string {
-    const name = shorten(onOneLine(this.#call.name), 40, "end");
+    const name = shorten(onOneLine(this.#call.name), Math.min(40, Math.floor(columns / 2)), "end");
     const { remark, isOk } = this.#remark();
     const room = columns - widthOf(`⏺ ${name}  `);
-    const end = shorten(onOneLine(remark), Math.max(12, Math.floor(room / 2)), "end");
-    const argument = shorten(onOneLine(this.#call.argument), Math.max(4, room - widthOf(end) - 1), "end");
+    const least = Math.max(4, Math.min(12, room - 5));
+    const end = shorten(onOneLine(remark.slice(0, LONGEST_ROW)), Math.max(least, Math.floor(room / 2)), "end");
+    const argument = shorten(
+      onOneLine(this.#call.argument.slice(0, LONGEST_ROW)),
+      Math.max(1, room - widthOf(end) - 1),
+      "end",
+    );
     const style = this.#result === "runs" ? colour.dim : isOk ? colour.green : colour.yellow;
     return [style("⏺"), colour.bold(name), ...(argument === "" ? [] : [argument]), style(end)].join(" ");
   }

@@ -15,6 +15,8 @@ function begun(): OwnTurn {
   return turn;
 }
 
+type Form = NonNullable<Parameters<Questions["onElicitation"]>[0]["requestedSchema"]>;
+
 /** A window in which the questions of the chat wait, without a terminal. */
 class WindowDouble {
   turn: OwnTurn | null = begun();
@@ -160,6 +162,40 @@ describe("a form of the agent", () => {
   });
 });
 
+describe("the fields of a form", () => {
+  /** Types these answers into the fields of a form, one after the other. */
+  async function fill(properties: Form["properties"], answers: string[]) {
+    const left = [...answers];
+    const shownLines: string[] = [];
+    const window = {
+      turn: begun(),
+      ask: async (dialog: Dialog) => {
+        shownLines.push(...shown(dialog));
+        return left.shift() ?? null;
+      },
+    };
+    const requestedSchema: Form = { type: "object", properties, required: Object.keys(properties) };
+    const answer = await new Questions(window).onElicitation({
+      sessionId: "one",
+      message: "Fill in.",
+      requestedSchema,
+    });
+    return { answer, shownLines };
+  }
+
+  it("an empty answer is not the number 0", async () => {
+    const { answer } = await fill({ count: { type: "number" } }, ["", " ", "7"]);
+    expect(answer).toEqual({ action: "accept", content: { count: 7 } });
+  });
+
+  it("the value that an empty answer sends is shown", async () => {
+    const colour = { type: "string" as const, enum: ["r", "b"], enumNames: ["red", "blue"], default: "b" };
+    const { answer, shownLines } = await fill({ colour }, [""]);
+    expect(answer).toEqual({ action: "accept", content: { colour: "b" } });
+    expect(shownLines).toContain("An empty answer means: blue");
+  });
+});
+
 describe("a question of the agent", () => {
   it("a question that arrives between two turns of this chat, or before its turn begins, is left to the other clients", async () => {
     for (const turn of [null, new OwnTurn()]) {
@@ -182,10 +218,13 @@ describe("the questions of a chat", () => {
 
   it("two questions at once are shown one after the other, and the end of the turn ends both", async () => {
     const queue = new DialogQueue();
-    const [first, second, third] = ["one", "two", "three"].map((text) => new TextDialog([{ text }]));
+    let now = 0;
+    const [first, second, third] = ["one", "two", "three"].map((text) => new TextDialog([{ text }], () => now));
     if (first === undefined || second === undefined || third === undefined) throw new Error("no question");
     const answers = [first, second, third].map(async (dialog) => await queue.ask(dialog));
     expect(queue.first).toBe(first);
+    first.take(COLUMNS, HEIGHT);
+    now += 500;
     first.paste("1");
     first.key({ text: "", name: "return" });
     expect(await answers[0]).toBe("1");
@@ -231,11 +270,50 @@ describe("the questions of a chat", () => {
 
   it("a question with a text as its answer shows its beginning and the answer on a small terminal", () => {
     const lines = Array.from({ length: 20 }, (_, index) => ({ text: `line ${index}` }));
-    const dialog = new TextDialog(lines);
+    let now = 0;
+    const dialog = new TextDialog(lines, () => now);
     expect(dialog.take(COLUMNS, 6)).toHaveLength(21);
+    expect(dialog.view(COLUMNS, 6).rows.at(-1)).toContain("stop typing");
+    now += 500;
     const { rows } = dialog.view(COLUMNS, 6);
     expect(rows[0]).toBe("line 0");
     expect(rows.slice(-2)).toEqual(["… all of it is above", "? "]);
     expect(rows).toHaveLength(6);
+  });
+
+  it("text that the user types for the next prompt does not answer a question that a text answers", () => {
+    let now = 0;
+    const dialog = new TextDialog([{ text: "Which database do you want to delete?" }], () => now);
+    const press = (text: string, name = text) => dialog.key({ text, name });
+    shown(dialog);
+    for (const key of "prod") {
+      now += 400;
+      expect(press(key), key).toBe(false);
+    }
+    expect(dialog.paste("prod")).toBe(false);
+    expect(press("", "return")).toBe(false);
+    now += 500;
+    // The keys of an answer may follow one another quickly.
+    for (const key of "test") expect(press(key), key).toBe(true);
+    expect(shown(dialog).at(-1)).toBe("? test");
+    press("", "return");
+    return expect(dialog.answered).resolves.toBe("test");
+  });
+
+  it("a question that has no room at all on a tiny terminal is printed above", () => {
+    const lines = ["Run this command?", "rm -rf /"].map((text) => ({ text }));
+    for (const height of [1, 2, 3, 4, 5]) {
+      const dialog = new ChoiceDialog(lines, choices);
+      const seen = [...dialog.take(COLUMNS, height), ...dialog.view(COLUMNS, height).rows.slice(-height)];
+      expect(seen, `${height} rows`).toContain("rm -rf /");
+    }
+  });
+
+  it("a question that is printed above is printed again after the user has cleared the screen", () => {
+    const dialog = new ChoiceDialog([{ text: "line\n".repeat(30) }], choices);
+    const printed = dialog.take(COLUMNS, 8);
+    expect(dialog.take(COLUMNS, 8)).toEqual([]);
+    dialog.clear();
+    expect(dialog.take(COLUMNS, 8)).toEqual(printed);
   });
 });

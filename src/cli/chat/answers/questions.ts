@@ -74,7 +74,7 @@ export class Questions {
   async #field(intro: string[], name: string, field: Field, isRequired: boolean): Promise<Value | null | undefined> {
     const options = optionsOf(field);
     const title = `${field.title ?? name}${isRequired ? "" : " (optional)"}:`;
-    const about = field.description === undefined ? [] : [field.description];
+    const about = [...(field.description === undefined ? [] : [field.description]), ...defaultOf(field, options)];
     for (let problem: string[] = []; ; ) {
       const answer = await this.#ask(intro, [
         title,
@@ -121,6 +121,13 @@ function optionsOf(field: Field): Option[] {
   return titled.map(({ const: value, title }) => ({ value, title }));
 }
 
+/** Names the value that an empty answer sends, because the user must know it. */
+function defaultOf({ default: value }: Field, options: readonly Option[]): string[] {
+  if (value === undefined) return [];
+  const titles = [value].flat().map((each) => options.find((option) => option.value === each)?.title ?? String(each));
+  return [`An empty answer means: ${titles.join(", ")}`];
+}
+
 /** Returns null if the answer is not allowed. */
 function parsed(answer: string, field: Field, options: readonly Option[]): Value | null {
   const pick = (text: string) => options[Number(text) - 1]?.value ?? options.find(({ value }) => value === text)?.value;
@@ -132,7 +139,7 @@ function parsed(answer: string, field: Field, options: readonly Option[]): Value
       const number = Number(answer);
       const { minimum = Number.NEGATIVE_INFINITY, maximum = Number.POSITIVE_INFINITY } = field;
       const isNumber = field.type === "integer" ? Number.isInteger(number) : Number.isFinite(number);
-      return isNumber && number >= minimum && number <= maximum ? number : null;
+      return answer !== "" && isNumber && number >= minimum && number <= maximum ? number : null;
     }
     case "array": {
       const values = answer.split(/[\s,]+/).map(pick);

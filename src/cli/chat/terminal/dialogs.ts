@@ -1,4 +1,5 @@
 import { colour } from "../../render/colour.js";
+import { shorten } from "../../render/table.js";
 import { EDITING } from "./bindings.js";
 import { Editor } from "./editor.js";
 import type { Key } from "./keyboard.js";
@@ -22,6 +23,8 @@ export interface Dialog {
   /** Returns the whole question if `view` cannot show all of it, but only once. Call this before each `view`. */
   take(columns: number, height: number): string[];
   view(columns: number, height: number): LiveRows;
+  /** The rows above the question were cleared. */
+  clear(): void;
   /** Ends the question without an answer. */
   dismiss(): void;
 }
@@ -56,20 +59,44 @@ const MOST_CHOICE_ROWS = 2;
 const QUIET_MS = 500;
 const NOT_QUIET = "Keys go to the prompt until you stop typing.";
 
+/** A question that takes keys only after a pause, because the user may be typing the next prompt when it appears. */
 abstract class Answerable {
   readonly answered: Promise<string | null>;
   protected answer!: (value: string | null) => void;
   readonly #lines: readonly Line[];
+  readonly #now: () => number;
+  /** The time of the last key that the question did not take, or when the question appeared. */
+  #quietSince = Number.POSITIVE_INFINITY;
   #columns = 0;
   /** The rows of each line. They are kept, because a line may be a long file and the question is drawn often. */
   #wrapped: string[][] = [];
   #isPrinted = false;
 
-  constructor(lines: readonly Line[]) {
+  /** @param now replaced in tests */
+  constructor(lines: readonly Line[], now = () => performance.now()) {
     this.#lines = lines;
+    this.#now = now;
     this.answered = new Promise((resolve) => {
       this.answer = resolve;
     });
+  }
+
+  /** The user has typed something that may belong to the prompt. */
+  protected stir(): void {
+    this.#quietSince = this.#now();
+  }
+
+  protected get isQuiet(): boolean {
+    return this.#now() - this.#quietSince >= QUIET_MS;
+  }
+
+  /** The reason why the question takes no key; no rows if it does. */
+  protected hint(columns: number): string[] {
+    return this.isQuiet ? [] : wrap([{ text: NOT_QUIET, style: colour.dim }], columns);
+  }
+
+  clear(): void {
+    this.#isPrinted = false;
   }
 
   dismiss(): void {
@@ -81,10 +108,11 @@ abstract class Answerable {
     return [];
   }
 
-  /** How many rows of the question fit. */
+  /** How many rows of the question fit. May be negative. */
   protected abstract room(columns: number, height: number): number;
 
   take(columns: number, height: number): string[] {
+    this.#quietSince = Math.min(this.#quietSince, this.#now());
     if (this.#isPrinted || !this.#isCut(columns, height)) return [];
     this.#isPrinted = true;
     return ["", ...this.#rows(columns).flat(), ...this.below(columns).flat()];
@@ -94,7 +122,8 @@ abstract class Answerable {
   protected question(columns: number, height: number): string[] {
     const rows = this.#shown(columns);
     if (!this.#isCut(columns, height)) return rows;
-    return [...rows.slice(0, Math.max(1, this.room(columns, height) - 1)), colour.dim(CUT)];
+    const room = Math.max(1, this.room(columns, height) - 1);
+    return [...rows.slice(0, room), colour.dim(shorten(CUT, columns, "end"))];
   }
 
   #isCut(columns: number, height: number): boolean {
@@ -122,42 +151,32 @@ export interface Choice {
   label: string;
 }
 
-/** A question that one key answers. Only a key after a pause counts, because the user may be typing the next prompt. */
+/** A question that one key answers. */
 export class ChoiceDialog extends Answerable implements Dialog {
   readonly #choices: readonly Choice[];
-  readonly #now: () => number;
-  /** The time of the last key. Before the first key, the time at which the question appeared. */
-  #quietSince = Number.POSITIVE_INFINITY;
 
   /** @param now replaced in tests */
-  constructor(lines: readonly Line[], choices: readonly Choice[], now = () => performance.now()) {
-    super(lines);
+  constructor(lines: readonly Line[], choices: readonly Choice[], now?: () => number) {
+    super(lines, now);
     this.#choices = choices;
-    this.#now = now;
   }
 
   key({ text }: Key): boolean {
-    const chosen = this.#isQuiet ? this.#choices.find(({ key }) => key === text.toLowerCase()) : undefined;
-    this.#quietSince = this.#now();
+    const chosen = this.isQuiet ? this.#choices.find(({ key }) => key === text.toLowerCase()) : undefined;
+    this.stir();
     if (chosen === undefined) return false;
     this.answer(chosen.key);
     return true;
   }
 
   paste(): boolean {
-    this.#quietSince = this.#now();
+    this.stir();
     return false;
-  }
-
-  override take(columns: number, height: number): string[] {
-    this.#quietSince = Math.min(this.#quietSince, this.#now());
-    return super.take(columns, height);
   }
 
   view(columns: number, height: number): LiveRows {
     const choices = this.below(columns).flatMap((rows) => rows.slice(0, MOST_CHOICE_ROWS));
-    const hint = this.#isQuiet ? [] : wrap([{ text: NOT_QUIET, style: colour.dim }], columns);
-    const rows = [...this.question(columns, height), ...choices, ...hint];
+    const rows = [...this.question(columns, height), ...choices, ...this.hint(columns)];
     return { rows, cursor: { row: rows.length - 1, column: 0 } };
   }
 
@@ -169,38 +188,48 @@ export class ChoiceDialog extends Answerable implements Dialog {
 
   protected override room(columns: number, height: number): number {
     const choices = this.below(columns).reduce((sum, { length }) => sum + Math.min(length, MOST_CHOICE_ROWS), 0);
-    return Math.max(2, height - choices - wrap([{ text: NOT_QUIET }], columns).length);
-  }
-
-  get #isQuiet(): boolean {
-    return this.#now() - this.#quietSince >= QUIET_MS;
+    return height - choices - wrap([{ text: NOT_QUIET }], columns).length;
   }
 }
 
-/** A question that a line of text answers. */
+/** A question that a line of text answers. The first key of the answer comes after a pause. */
 export class TextDialog extends Answerable implements Dialog {
   readonly #editor = new Editor();
+  #isAnswering = false;
 
   key(key: Key): boolean {
+    if (!this.#takes()) return false;
     if (key.name === "return") this.answer(this.#editor.text);
     else if (key.name === "ctrl-d" && this.#editor.text === "") this.dismiss();
-    else if (key.text !== "") this.paste(key.text);
+    else if (key.text !== "") this.#editor.insert(key.text);
     else EDITING[key.name]?.(this.#editor);
     return true;
   }
 
   paste(text: string): boolean {
+    if (!this.#takes()) return false;
     this.#editor.insert(text);
     return true;
   }
 
   view(columns: number, height: number): LiveRows {
     const question = this.question(columns, height);
+    const hint = this.#isAnswering ? [] : this.hint(columns);
+    if (hint.length > 0) {
+      const rows = [...question, ...hint];
+      return { rows, cursor: { row: rows.length - 1, column: 0 } };
+    }
     const { rows, cursor } = this.#editor.view("? ", { columns, height: Math.max(1, height - question.length) });
     return { rows: [...question, ...rows], cursor: { ...cursor, row: cursor.row + question.length } };
   }
 
-  protected override room(_columns: number, height: number): number {
-    return Math.max(2, height - 1);
+  protected override room(columns: number, height: number): number {
+    return height - wrap([{ text: NOT_QUIET }], columns).length;
+  }
+
+  #takes(): boolean {
+    this.#isAnswering ||= this.isQuiet;
+    if (!this.#isAnswering) this.stir();
+    return this.#isAnswering;
   }
 }

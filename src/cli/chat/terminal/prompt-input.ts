@@ -1,4 +1,6 @@
+import { printableLines } from "../../../config/values/text.js";
 import { colour } from "../../render/colour.js";
+import { shorten } from "../../render/table.js";
 import { EDITING } from "./bindings.js";
 import { Editor } from "./editor.js";
 import type { Key } from "./keyboard.js";
@@ -78,9 +80,9 @@ export class PromptInput {
   view(columns: number, height: number): LiveRows {
     if (this.#search === null) return this.#editor.view(PROMPT, { columns, height });
     const isFound = this.#search.query === "" || this.#search.at < this.#history.length;
-    const head = colour.dim(`${isFound ? "search" : "not found"}: ${this.#search.query}`);
+    const head = `${isFound ? "search" : "not found"}: ${printableLines(this.#search.query)}`;
     const { rows, cursor } = this.#editor.view(PROMPT, { columns, height: Math.max(1, height - 1) });
-    return { rows: [head, ...rows], cursor: { ...cursor, row: cursor.row + 1 } };
+    return { rows: [colour.dim(shorten(head, columns, "end")), ...rows], cursor: { ...cursor, row: cursor.row + 1 } };
   }
 
   /** Returns true if the Enter key sends the prompt. After a backslash, it replaces the backslash by a line break. */

@@ -1,6 +1,7 @@
 import { printableLines } from "../../../config/values/text.js";
 import { colour } from "../../render/colour.js";
 import { shorten } from "../../render/table.js";
+import { CursorReport } from "./cursor-report.js";
 import { type Dialog, DialogQueue } from "./dialogs.js";
 import { type Key, Keyboard, type KeyListener } from "./keyboard.js";
 import { onOneLine, type Style, wrap } from "./layout.js";
@@ -20,8 +21,6 @@ export interface LivePart {
 const DRAW_MS = 40;
 /** The longest time between two drawings while a turn runs, so that the user sees that it is alive, in milliseconds. */
 const TICK_MS = 120;
-/** How long a terminal may take to report the position of the cursor, in milliseconds. Some terminals never report it. */
-const LOCATE_MS = 300;
 const LEAVING = "Ctrl-C again, or Ctrl-D, ends the chat.";
 
 /** The window of a chat: the conversation, which scrolls away, and the prompt at its end, where the user can always type. */
@@ -46,8 +45,7 @@ export class Window implements KeyListener, Disposable {
   #drawing: NodeJS.Timeout | null = null;
   #next: NodeJS.Immediate | undefined;
   readonly #onResize = () => this.#resized();
-  /** Set while the chat waits for the terminal to report the position of the cursor. */
-  #locating: NodeJS.Timeout | null = null;
+  readonly #cursor = new CursorReport();
   readonly #onAbort = () => this.onEnd();
 
   constructor(input: PromptInput, signal: AbortSignal) {
@@ -179,7 +177,7 @@ export class Window implements KeyListener, Disposable {
     if (key.name === "ctrl-c" && (dialog !== null || !this.#input.isSearching)) this.#interrupt(isLeaving);
     else if (key.name === "ctrl-z") this.#keyboard.suspend();
     else if (key.name === "continue") this.#screen.restart();
-    else if (key.name === "ctrl-l") this.#screen.clear();
+    else if (key.name === "ctrl-l") this.#clear();
     else if (dialog === null && key.name === "ctrl-d" && this.#input.text === "") this.onEnd();
     else if (dialog?.key(key) !== true && this.#input.key(key)) this.#send();
     this.#drawNext();
@@ -191,12 +189,8 @@ export class Window implements KeyListener, Disposable {
     this.#drawNext();
   }
 
-  onPosition(column: number | undefined): void {
-    if (this.#locating === null) return;
-    clearTimeout(this.#locating);
-    this.#locating = null;
-    this.#screen.locate(column);
-    this.#draw();
+  onPosition(column: number): void {
+    this.#cursor.arrived(column);
   }
 
   /** The user ends the chat. A turn that runs, and prompts that wait, still get their replies. */
@@ -232,13 +226,21 @@ export class Window implements KeyListener, Disposable {
     else this.#isLeaving = true;
   }
 
+  #clear(): void {
+    this.#dialogs.first?.clear();
+    this.#screen.clear();
+  }
+
   #resized(): void {
-    if (this.#locating !== null) clearTimeout(this.#locating);
-    this.#locating = null;
-    if (this.#screen.askAfterResize()) {
-      this.#keyboard.expectPosition();
-      this.#locating = setTimeout(() => this.onPosition(undefined), LOCATE_MS);
-    } else this.#draw();
+    this.#cursor.cancel();
+    if (this.#screen.askAfterResize()) void this.#drawAtCursor();
+    else this.#draw();
+  }
+
+  async #drawAtCursor(): Promise<void> {
+    this.#keyboard.expectPosition();
+    this.#screen.locate(await this.#cursor.next());
+    this.#draw();
   }
 
   #drawSoon(): void {
@@ -255,7 +257,7 @@ export class Window implements KeyListener, Disposable {
     this.#drawing = null;
     clearImmediate(this.#next);
     this.#next = undefined;
-    if (this.#locating !== null) return;
+    if (this.#cursor.isAwaited) return;
     const { columns } = this.#screen;
     const height = this.#screen.rows - 1;
     const question = this.#dialogs.first?.take(columns, height - 1) ?? [];
@@ -271,7 +273,7 @@ export class Window implements KeyListener, Disposable {
     const dialog = this.#dialogs.first;
     const { rows, cursor } = dialog?.view(columns, height - 1) ?? this.#input.view(columns, half);
     const status = this.#status === "" || dialog !== null ? [] : [colour.dim(shorten(this.#status, columns, "end"))];
-    const hint = this.#isLeaving ? [colour.dim(LEAVING)] : [];
+    const hint = this.#isLeaving ? [colour.dim(shorten(LEAVING, columns, "end"))] : [];
     const room = Math.max(1, height - rows.length - waiting.length - status.length - hint.length);
     const part = this.#part?.live(columns, room, dialog !== null) ?? [];
     const before = [...part, ...waiting, ...status];
@@ -284,7 +286,7 @@ export class Window implements KeyListener, Disposable {
     process.stdout.off("resize", this.#onResize);
     if (this.#drawing !== null) clearTimeout(this.#drawing);
     clearImmediate(this.#next);
-    if (this.#locating !== null) clearTimeout(this.#locating);
+    this.#cursor[Symbol.dispose]();
     this.#screen.draw(this.#above, { rows: [""], cursor: { row: 0, column: 0 } });
     this.#keyboard[Symbol.dispose]();
   }
