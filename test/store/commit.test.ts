@@ -1,3 +1,4 @@
+import { createHook } from "node:async_hooks";
 import { readdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -293,4 +294,19 @@ describe("deleteMany() of sessions, when it is suspended", () => {
     await others.sessions.create(sessionRecord("a", { owner: "bob" }));
     expect(await others.sessions.read("a")).toMatchObject({ owner: "bob" });
   });
+});
+
+it("a commit gives Node's thread pool only the two syncs to disk, because other calls cost more there than they take", async () => {
+  const store = openFileStore(await temporaryRoot());
+  await store.sessions.create(sessionRecord("a"));
+  const addTurn = async () =>
+    await store.sessions.update("a", (draft) => {
+      draft.turns++;
+    });
+  await addTurn();
+  const given: string[] = [];
+  const hook = createHook({ init: (_id, type) => void given.push(type) }).enable();
+  await addTurn();
+  hook.disable();
+  expect(given.filter((type) => type.startsWith("FSREQ"))).toHaveLength(2);
 });

@@ -36,7 +36,7 @@ export function readIfThere<T>(path: string, read: () => T): T | undefined {
 }
 
 /** @returns whether a system call fails with one of these error codes. @throws any other error. */
-export async function failsWith(codes: readonly string[], call: () => Promise<unknown>): Promise<boolean> {
+export async function failsWith(codes: readonly string[], call: () => unknown): Promise<boolean> {
   try {
     await call();
     return false;

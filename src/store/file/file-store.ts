@@ -4,7 +4,7 @@ import { systemCode } from "../../errors.js";
 import type { Store, StoreProbe } from "../ports.js";
 import { Writes } from "../update-queue.js";
 import type { StepHook } from "./commit/commit.js";
-import { scratchName, writeNewFile } from "./commit/durable.js";
+import { closeQuietly, scratchName, writeNewFile } from "./commit/durable.js";
 import { sweepFolder } from "./commit/sweep.js";
 import type { StoreContext } from "./context.js";
 import { writing } from "./failures.js";
@@ -72,9 +72,9 @@ export class FileStore implements Store {
     const path = join(root, scratchName("tmp"));
     const begun = performance.now();
     try {
-      const handle = await writing(root, async () => await writeNewFile(path, Buffer.from("{}")));
+      const fd = await writing(root, async () => await writeNewFile(path, Buffer.from("{}")));
       const durationMs = performance.now() - begun;
-      await handle.close();
+      closeQuietly(fd);
       return { durationMs, clockAheadMs: 0 };
     } catch (error) {
       const isNew = error instanceof Error && systemCode(error.cause) === "ENOENT";

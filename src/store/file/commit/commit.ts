@@ -1,4 +1,4 @@
-import { type FileHandle, link, open, unlink } from "node:fs/promises";
+import { fchmodSync, fstatSync, linkSync, openSync } from "node:fs";
 import { basename, join } from "node:path";
 import { FleetError, quote, systemCode } from "../../../errors.js";
 import { failsWith } from "../failures.js";
@@ -56,18 +56,18 @@ export async function commitRevision({ folder, parent, data, keep, durable, onSt
   await onStep?.("accepted");
 
   const temp = join(folder, scratchName("tmp"));
-  const handle = await writeTemp(temp, encodeRevision(parent.next, basename(temp), data));
-  if (handle === undefined) return false;
+  const fd = await writeTemp(temp, encodeRevision(parent.next, basename(temp), data));
+  if (fd === undefined) return false;
   try {
     await onStep?.("written");
     // ENOENT means that a sweep removed the temporary file, or that the folder disappeared.
     const target = join(folder, revisionName(parent.next));
-    if (await failsWith(["EEXIST", "ENOENT"], () => link(temp, target))) return false;
+    if (await failsWith(["EEXIST", "ENOENT"], () => linkSync(temp, target))) return false;
     await onStep?.("linked");
-    if (!(await isCommitted(folder, parent.next, handle))) return false;
+    if (!isCommitted(folder, parent.next, fd)) return false;
   } finally {
-    await closeQuietly(handle);
-    await unlinkQuietly(temp);
+    closeQuietly(fd);
+    unlinkQuietly(temp);
   }
   // ENOENT: the record was deleted right after the commit. The caller tries again and finds no record.
   if (durable && (await failsWith(["ENOENT"], () => syncFolder(folder)))) return false;
@@ -78,36 +78,39 @@ export async function commitRevision({ folder, parent, data, keep, durable, onSt
 /** Makes the parent's file read-only. @returns false if the parent is no longer the head */
 async function acceptParent(folder: string, parent: Parent, onStep: StepHook | undefined): Promise<boolean> {
   if (parent.rev === 0) return true; // there is no parent, so the link alone decides
-  const handle = await unlessMissing(open(join(folder, revisionName(parent.rev)), "r"));
-  if (handle === undefined) return false;
+  const fd = await unlessMissing(() => openSync(join(folder, revisionName(parent.rev)), "r"));
+  if (fd === undefined) return false;
   try {
     // List the folder only after the parent's file is open. If the highest revision is still the same, the open file is
     // the head.
     if (highest(folder) !== parent.top) return false;
     await onStep?.("checked");
-    await handle.chmod(READ_ONLY);
+    fchmodSync(fd, READ_ONLY);
     return true;
   } finally {
-    await closeQuietly(handle);
+    closeQuietly(fd);
   }
 }
 
-async function writeTemp(path: string, bytes: Buffer): Promise<FileHandle | undefined> {
-  const handle = await unlessMissing(writeNewFile(path, bytes));
-  if (handle === undefined) return undefined;
-  const mode = (await handle.stat()).mode & 0o777;
-  if (mode === WRITABLE) return handle;
-  await closeQuietly(handle);
-  await unlinkQuietly(path);
+async function writeTemp(path: string, bytes: Buffer): Promise<number | undefined> {
+  const fd = await unlessMissing(async () => await writeNewFile(path, bytes));
+  if (fd === undefined) return undefined;
+  const mode = modeOf(fd);
+  if (mode === WRITABLE) return fd;
+  closeQuietly(fd);
+  unlinkQuietly(path);
   const message = `${quote(path)} was created with mode 0600 but has 0${mode.toString(8)}, because its file system does not keep permissions.`;
   throw new FleetError("FLEET_STATE_UNWRITABLE", message, {
     suggestions: ["Put the state folder (COPILOTFLEET_HOME) on a local file system."],
   });
 }
 
-async function isCommitted(folder: string, rev: number, handle: FileHandle): Promise<boolean> {
-  if (highest(folder) === rev) return true;
-  return ((await handle.stat()).mode & 0o777) === READ_ONLY;
+function isCommitted(folder: string, rev: number, fd: number): boolean {
+  return highest(folder) === rev || modeOf(fd) === READ_ONLY;
+}
+
+function modeOf(fd: number): number {
+  return fstatSync(fd).mode & 0o777;
 }
 
 function highest(folder: string): number | undefined {
@@ -127,13 +130,13 @@ async function prune(folder: string, last: number): Promise<void> {
     return;
   }
   const old = listing?.revisions.filter((rev) => rev <= last) ?? [];
-  await Promise.allSettled(old.map((rev) => unlink(join(folder, revisionName(rev)))));
+  for (const rev of old) unlinkQuietly(join(folder, revisionName(rev)));
   await sweepNames(folder, listing?.others ?? []);
 }
 
-async function unlessMissing(opening: Promise<FileHandle>): Promise<FileHandle | undefined> {
+async function unlessMissing(open: () => number | Promise<number>): Promise<number | undefined> {
   try {
-    return await opening;
+    return await open();
   } catch (error) {
     if (systemCode(error) === "ENOENT") return undefined;
     throw error;

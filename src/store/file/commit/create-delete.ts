@@ -45,7 +45,7 @@ async function tryCreate(context: StoreContext, target: string, data: string): P
     mkdirSync(temp, { mode: 0o700 });
     const rev = Date.now() * 1000;
     const bytes = encodeRevision(rev, scratchName("tmp"), data);
-    await closeQuietly(await writeNewFile(join(temp, revisionName(rev)), bytes));
+    closeQuietly(await writeNewFile(join(temp, revisionName(rev)), bytes));
     await syncFolder(temp);
     await rename(temp, target);
   } catch (error) {

@@ -1,25 +1,35 @@
 import { randomBytes } from "node:crypto";
-import { closeSync, fsyncSync, mkdirSync, openSync } from "node:fs";
-import { type FileHandle, open, unlink } from "node:fs/promises";
+import { closeSync, fchmodSync, fsync, fsyncSync, mkdirSync, openSync, unlinkSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
+import { promisify } from "node:util";
+
+/*
+ * Only `fsync` waits for the disk, so only `fsync` goes to Node's thread pool. The other calls take microseconds, and the way
+ * to the thread pool and back takes several times as much processor time.
+ */
+const syncToDisk = promisify(fsync);
 
 /** A name that no other write uses. It contains the PID, so that a later sweep knows whose file it is. */
 export function scratchName(kind: "tmp" | "trash"): string {
   return `.${kind}-${process.pid}-${randomBytes(6).toString("hex")}`;
 }
 
-/** Writes a new file and syncs it to disk. If it cannot be written completely, removes it. */
-export async function writeNewFile(path: string, bytes: Buffer): Promise<FileHandle> {
-  const handle = await open(path, "wx", 0o600);
+/**
+ * Writes a new file and syncs it to disk. If it cannot be written completely, removes it.
+ *
+ * @returns its descriptor, which the caller closes
+ */
+export async function writeNewFile(path: string, bytes: Buffer): Promise<number> {
+  const fd = openSync(path, "wx", 0o600);
   try {
     // The umask may have removed bits from the mode above, and commit.ts depends on the exact mode.
-    await handle.chmod(0o600);
-    await writeWhole(handle, bytes);
-    await handle.sync();
-    return handle;
+    fchmodSync(fd, 0o600);
+    writeWhole(fd, bytes);
+    await syncToDisk(fd);
+    return fd;
   } catch (error) {
-    await closeQuietly(handle);
-    await unlinkQuietly(path);
+    closeQuietly(fd);
+    unlinkQuietly(path);
     throw error;
   }
 }
@@ -28,20 +38,20 @@ export async function writeNewFile(path: string, bytes: Buffer): Promise<FileHan
  * Writes all bytes, in several calls if necessary. On a nearly full disk, one call may write only the first bytes without an
  * error.
  */
-async function writeWhole(handle: FileHandle, bytes: Buffer): Promise<void> {
+function writeWhole(fd: number, bytes: Buffer): void {
   for (let done = 0; done < bytes.length; ) {
-    const { bytesWritten } = await handle.write(bytes, done, bytes.length - done, done);
+    const bytesWritten = writeSync(fd, bytes, done, bytes.length - done, done);
     if (bytesWritten === 0) throw Object.assign(new Error("write() made no progress"), { code: "EIO" });
     done += bytesWritten;
   }
 }
 
 export async function syncFolder(path: string): Promise<void> {
-  const handle = await open(path, "r");
+  const fd = openSync(path, "r");
   try {
-    await handle.sync();
+    await syncToDisk(fd);
   } finally {
-    await closeQuietly(handle);
+    closeQuietly(fd);
   }
 }
 
@@ -60,12 +70,20 @@ export function makeFolder(path: string): void {
   }
 }
 
-/** Closes a handle and ignores failures. Call it only if the written bytes are already synced or not needed. */
-export async function closeQuietly(handle: FileHandle): Promise<void> {
-  await handle.close().catch(() => "harmless");
+/** Closes a file and ignores failures. Call it only if the written bytes are already synced or not needed. */
+export function closeQuietly(fd: number): void {
+  try {
+    closeSync(fd);
+  } catch {
+    // harmless
+  }
 }
 
 /** Removes a temporary file. If that fails, a later write sweeps it. */
-export async function unlinkQuietly(path: string): Promise<void> {
-  await unlink(path).catch(() => "harmless");
+export function unlinkQuietly(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch {
+    // swept later
+  }
 }

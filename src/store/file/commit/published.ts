@@ -74,12 +74,12 @@ async function replaceCopy(root: string, { rev, data }: Revision): Promise<void>
   const path = publishedPath(root);
   const temp = join(root, scratchName("tmp"));
   const text = JSON.stringify({ schema: SCHEMA, rev, ...(JSON.parse(data) as object) }, null, 2);
-  await closeQuietly(await writeNewFile(temp, Buffer.from(`${text}\n`)));
+  closeQuietly(await writeNewFile(temp, Buffer.from(`${text}\n`)));
   try {
     if (isDamaged(path)) await keepCopy(path, isDamaged);
     await rename(temp, path);
   } catch (error) {
-    await unlinkQuietly(temp);
+    unlinkQuietly(temp);
     throw error;
   }
 }

@@ -72,11 +72,11 @@ export class RecordFiles<T> {
     try {
       makeFolder(this.#folder);
       const bytes = encodeRevision(REVISION, scratchName("tmp"), JSON.stringify(record));
-      await closeQuietly(await writeNewFile(temp, bytes));
+      closeQuietly(await writeNewFile(temp, bytes));
       await publish(temp, this.#pathOf(name));
       await syncFolder(this.#folder);
     } finally {
-      await unlinkQuietly(temp);
+      unlinkQuietly(temp);
     }
   }
 
