@@ -1,11 +1,12 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { appendFileSync, chownSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { appendFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { logPath } from "../../src/runtime/files/server-folder.js";
 import { eventually } from "../fixtures/eventually.js";
 import { expectConsistent, type FaultFleet, faultFleet, openFolder, rounds } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, type LogEntry, type Serving, serve } from "../fixtures/fleets/serve.js";
+import { userFleet } from "../fixtures/fleets/user-fleet.js";
 import { isRunning, killed, statusOf } from "../fixtures/processes.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
@@ -231,14 +232,7 @@ async function stays(look: () => Promise<boolean>, forMs: number): Promise<void>
 
 it("serve reports that no more processes can be created, and retries with backoff until they can", async (ctx) => {
   if (process.getuid?.() !== 0) return ctx.skip("needs root, to become a user with few processes");
-  const folder = await openFolder();
-  const uid = 65_533;
-  for (const path of [folder, dirname(folder)]) chownSync(path, uid, uid);
-  mkdirSync(join(folder, "home"));
-  chownSync(join(folder, "home"), uid, uid);
-  const fleet = await faultFleet({ ...FAST_HEALTH, HOME: join(folder, "home") }, { at: folder });
-  onTestFinished(() => void execFileSync("chown", ["-R", "0:0", dirname(folder)]));
-  const under = ["setpriv", "--reuid", String(uid), "--regid", String(uid), "--clear-groups"];
+  const { fleet, uid, under } = await userFleet(FAST_HEALTH);
   const { server } = await fleet.json<{ server: { pid: number } }>(["spawn", "--user", "alice"], { under });
   const serving = await serve(fleet, { under });
   const threads = statusOf(serving.pid).threads;
