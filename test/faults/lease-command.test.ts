@@ -1,27 +1,27 @@
 import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { describe, expect, it, onTestFinished } from "vitest";
 import { Leases } from "../../src/sessions/leases/leases.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { isRunning, processesWith } from "../fixtures/processes.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const fleet = testFleet();
 const leases = new Leases(openFileStore(fleet.root));
 
-/** The sessions have no server, because a lease needs none. */
-beforeAll(async () => {
-  for (const id of ["stopped", "stubborn", "stolen", "killed"]) {
-    await openFileStore(fleet.root).sessions.create(sessionRecord(id));
-  }
-});
-
-/** Starts `lock SESSION -- sh -c SCRIPT`. Resolves when the script has written its PID and that of its background child. */
-async function lockRunning(session: string, script: string, flags: string[] = []) {
+/**
+ * Starts `lock SESSION -- sh -c SCRIPT` on a new session. Resolves when the script has written its PID and that of its
+ * background child.
+ */
+async function lockRunning(script: string, flags: string[] = []) {
+  const session = unused("notes");
+  // The session has no server, because a lease needs none.
+  await openFileStore(fleet.root).sessions.create(sessionRecord(session));
   const pids = join(fleet.folder, `${session}.pids`);
   onTestFinished(() => {
     for (const pid of processesWith(`PIDS=${pids}`)) process.kill(pid, "SIGKILL");
@@ -33,7 +33,7 @@ async function lockRunning(session: string, script: string, flags: string[] = []
   await eventually("the command runs", () => existsSync(pids) && readFileSync(pids, "utf8").endsWith("\n"));
   const [command = 0, child = 0] = readFileSync(pids, "utf8").trim().split(" ").map(Number);
   expect([command, child].map(isRunning)).toEqual([true, true]);
-  return { ...running, command, started: child };
+  return { ...running, session, command, started: child };
 }
 
 const WAITS = 'echo "$$ $!" > "$PIDS"; wait';
@@ -44,15 +44,15 @@ function next(sessionId: string) {
 
 describe("a command whose lease is lost", () => {
   it("a lock that was suspended past its TTL ends its command with all children, and exits with 5", async () => {
-    const lock = await lockRunning("stopped", WAITS, ["--ttl", "5s"]);
+    const lock = await lockRunning(WAITS, ["--ttl", "5s"]);
     lock.child.kill("SIGSTOP");
-    const lease = await next("stopped");
+    const lease = await next(lock.session);
     expect(isRunning(lock.command)).toBe(true);
     lock.child.kill("SIGCONT");
     const { code, stderr, stdout } = await lock.done;
     expect({ code, stdout }).toEqual({ code: 5, stdout: "" });
-    expect(stderr).toMatch(
-      /^Error: The lease of "alice" on session "stopped" is lost: it was not renewed in time\. \[FLEET_LEASE_LOST\]\n/,
+    expect(stderr.split("\n")[0]).toBe(
+      `Error: The lease of "alice" on session "${lock.session}" is lost: it was not renewed in time. [FLEET_LEASE_LOST]`,
     );
     expect([lock.command, lock.started].map(isRunning)).toEqual([false, false]);
     await lease.check();
@@ -60,21 +60,21 @@ describe("a command whose lease is lost", () => {
   });
 
   it("stealing a lease ends the command and its children, and the error of lock names the thief and the reason", async () => {
-    const lock = await lockRunning("stolen", WAITS, ["--json"]);
-    const token = await fleet.ok(["lock", "stolen", "--user", "alice", "--steal", "--reason", "it hangs"]);
+    const lock = await lockRunning(WAITS, ["--json"]);
+    const token = await fleet.ok(["lock", lock.session, "--user", "alice", "--steal", "--reason", "it hangs"]);
     const { code, json } = await lock.done;
     expect(code).toBe(5);
     expect(json()).toMatchObject({
       error: { code: "FLEET_LEASE_LOST", message: expect.stringContaining('"alice" took it over ("it hangs")') },
     });
     expect([lock.command, lock.started].map(isRunning)).toEqual([false, false]);
-    await fleet.ok(["unlock", "stolen", "--token", token.trim()]);
+    await fleet.ok(["unlock", lock.session, "--token", token.trim()]);
   });
 
   it("a command under lock that ignores SIGTERM is killed 5 seconds after the lease is lost", async () => {
-    const lock = await lockRunning("stubborn", `trap "" TERM; (trap "" TERM; sleep 1000) & ${WAITS}`);
+    const lock = await lockRunning(`trap "" TERM; (trap "" TERM; sleep 1000) & ${WAITS}`);
     const began = performance.now();
-    await fleet.ok(["lock", "stubborn", "--user", "alice", "--steal", "--reason", "enough"]);
+    await fleet.ok(["lock", lock.session, "--user", "alice", "--steal", "--reason", "enough"]);
     const { code } = await lock.done;
     expect(code).toBe(5);
     expect(performance.now() - began).toBeGreaterThan(5_000);
@@ -83,12 +83,12 @@ describe("a command whose lease is lost", () => {
 });
 
 it("a killed lock leaves its command running, and its lease ends when the TTL is over", async () => {
-  const lock = await lockRunning("killed", WAITS, ["--ttl", "5s"]);
+  const lock = await lockRunning(WAITS, ["--ttl", "5s"]);
   const exited = once(lock.child, "exit");
   lock.child.kill("SIGKILL");
   await exited;
   using waited = new Stopwatch();
-  const lease = await next("killed");
+  const lease = await next(lock.session);
   expect(waited.ms).toBeLessThan(5_000 + 5_000);
   await lease.release();
   // lock made the command the leader of its own process group, so the command has survived.

@@ -9,6 +9,7 @@ import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { portVariables } from "../fixtures/fleets/ports.js";
 import { converse, crossed, idlesOf, messagesOf, type Said, type Speaker } from "../fixtures/sessions/conversations.js";
 import { historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { DoorFleet } from "../gateway/harness.js";
 import { HostDoors } from "../gateway/hosts-harness.js";
@@ -75,7 +76,7 @@ describe.each([
         );
         const listening = await at.client("user0");
         for (let conversation = 0; conversation < CONVERSATIONS; conversation++) {
-          const sessionId = `own-${streaming}-${conversation}`;
+          const sessionId = unused("own");
           await at.fleet.leaveSession(
             await at.fleet.createSession({ user: "user0", members: users.slice(1), sessionId }),
           );

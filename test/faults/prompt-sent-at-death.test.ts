@@ -3,6 +3,7 @@ import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { rounds } from "../fixtures/fleets/fault-fleet.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "../gateway/harness.js";
 
 const KILLS = rounds(7, 500);
@@ -48,11 +49,12 @@ function expectOnce(prompt: string, { reply, error }: { reply?: string | undefin
 
 it(`a prompt sent through the front door while the server dies begins at most one turn (${KILLS} kills)`, async () => {
   const client = await at.client("ann");
-  const session = await client.createSession({ onPermissionRequest: approveAll, sessionId: "door" });
+  const sessionId = unused("door");
+  const session = await client.createSession({ onPermissionRequest: approveAll, sessionId });
   await session.sendAndWait("first", 30_000);
   let cut = 0;
   for (let kill = 0; kill < KILLS; kill++) {
-    const prompt = `door-${kill}.`;
+    const prompt = `${sessionId}-${kill}.`;
     const outcome = await around(async () => (await session.sendAndWait(prompt, 30_000))?.data.content);
     if (outcome.error !== undefined) cut++;
     expectOnce(prompt, outcome);
@@ -62,11 +64,12 @@ it(`a prompt sent through the front door while the server dies begins at most on
 });
 
 it(`a prompt sent by the library while the server dies begins at most one turn (${KILLS} kills)`, async () => {
-  const session = await at.fleet.createSession({ user: "ann", sessionId: "library" });
+  const sessionId = unused("library");
+  const session = await at.fleet.createSession({ user: "ann", sessionId });
   await session.sendAndWait("first");
   let cut = 0;
   for (let kill = 0; kill < KILLS; kill++) {
-    const prompt = `library-${kill}.`;
+    const prompt = `${sessionId}-${kill}.`;
     const outcome = await around(async () => (await session.sendAndWait(prompt))?.data.content);
     if (outcome.error !== undefined) cut++;
     expectOnce(prompt, outcome);
@@ -77,27 +80,31 @@ it(`a prompt sent by the library while the server dies begins at most one turn (
 });
 
 it("a prompt at the front door is answered although its server dies before it reads the prompt", async () => {
-  const client = await at.client("ann");
-  const session = await client.createSession({ onPermissionRequest: approveAll, sessionId: "unread" });
+  const [user, sessionId] = [unused("ben"), unused("unread")];
+  const client = await at.client(user);
+  const prompt = `${sessionId}.`;
+  const session = await client.createSession({ onPermissionRequest: approveAll, sessionId });
   await session.sendAndWait("first", 30_000);
-  const { pid } = await at.serverOf("ann");
+  const { pid } = await at.serverOf(user);
   process.kill(pid, "SIGSTOP");
-  const reply = session.sendAndWait("unread.", 30_000);
+  const reply = session.sendAndWait(prompt, 30_000);
   await eventually("the prompt at the front door", () => at.door.turns === 1);
   process.kill(pid, "SIGKILL");
-  expect((await reply)?.data.content).toBe("you said: unread.");
-  expect(at.model.shown("unread.")).toBe(1);
+  expect((await reply)?.data.content).toBe(`you said: ${prompt}`);
+  expect(at.model.shown(prompt)).toBe(1);
 });
 
 it("a prompt at the front door ends with an error, and is not sent again, when its server dies during the turn", async () => {
   const client = await at.client("ann");
-  const session = await client.createSession({ onPermissionRequest: approveAll, sessionId: "begun" });
+  const sessionId = unused("begun");
+  const prompt = `!hold ${sessionId}.`;
+  const session = await client.createSession({ onPermissionRequest: approveAll, sessionId });
   await session.sendAndWait("first", 30_000);
-  const reply = session.sendAndWait("!hold begun", 30_000);
+  const reply = session.sendAndWait(prompt, 30_000);
   const failed = expect(reply).rejects.toThrow(/ended during the turn/);
-  await eventually("the model", () => at.model.shown("!hold begun") === 1);
+  await eventually("the model", () => at.model.shown(prompt) === 1);
   process.kill((await at.serverOf("ann")).pid, "SIGKILL");
   await failed;
   expect((await session.sendAndWait("next.", 30_000))?.data.content).toBe("you said: next.");
-  expect(at.model.shown("!hold begun")).toBe(1);
+  expect(at.model.shown(prompt)).toBe(1);
 });

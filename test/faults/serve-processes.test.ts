@@ -12,6 +12,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { expectConsistent, type FaultFleet, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { childrenOf, isRunning, killed, processesWith, sleeper, statusOf } from "../fixtures/processes.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 /** The full identity of a process, for a record that is to name it. */
 function identityOf(pid: number): ProcessIdentity {
@@ -213,12 +214,13 @@ it("serve kills a server that ignores SIGTERM once the grace period is over, and
 });
 
 it.each(["hang", "drain"] as const)("serve leaves no grandchild of a server behind after a %s", async (how) => {
-  const mark = `FORKED_BY=${how}-${process.pid}`;
+  const forkedBy = unused(`${how}-${process.pid}`);
+  const mark = `FORKED_BY=${forkedBy}`;
   const fleet = await faultFleet({
     ...FAST_HEALTH,
     COPILOT_CLI_PATH: fake("forks.mjs"),
     COPILOTFLEET_RUNTIME_ENV: "FORKED_BY",
-    FORKED_BY: `${how}-${process.pid}`,
+    FORKED_BY: forkedBy,
   });
   const serving = await serve(fleet);
   const { pid } = await fleet.spawn("alice");

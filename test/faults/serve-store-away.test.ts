@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { describe, expect, it, onTestFinished } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { serve } from "../fixtures/fleets/serve.js";
@@ -13,13 +13,14 @@ const problem = redisProblem();
 if (problem !== undefined) console.warn(`the end of serve without its store is not tested: ${problem}`);
 
 describe.skipIf(problem !== undefined)("a Redis that goes away while serve drains", () => {
-  let redis: RedisServer;
-  beforeAll(async () => {
-    redis = await RedisServer.start();
-  });
-  afterAll(() => redis.end());
+  async function startRedis(): Promise<RedisServer> {
+    const redis = await RedisServer.start();
+    onTestFinished(() => redis.end());
+    return redis;
+  }
 
   it("serve exits with 7 and leaves its servers to the next one when Redis goes away early in a drain", async () => {
+    const redis = await startRedis();
     const url = redis.url();
     const fleet = await faultFleet({ COPILOTFLEET_STORE: url });
     const { pid } = await fleet.spawn("alice");
@@ -39,9 +40,10 @@ describe.skipIf(problem !== undefined)("a Redis that goes away while serve drain
     const next = await serve(fleet);
     expect(await fleet.ps()).toMatchObject([{ pid, state: "ready" }]);
     expect((await next.end()).code).toBe(0);
-  }, 120_000);
+  });
 
   it("a turn is still answered, and serve exits with 7, when Redis goes away while serve drains", async () => {
+    const redis = await startRedis();
     const model = await heldModel();
     const fleet = await faultFleet({ COPILOTFLEET_STORE: redis.url(), ...model.env });
     await fleet.json(["create", "--user", "alice", "--id", "notes", "--prompt", "one"]);
@@ -67,5 +69,5 @@ describe.skipIf(problem !== undefined)("a Redis that goes away while serve drain
     const next = await serve(fleet);
     expect(await fleet.json(["send", "notes", "three", "--user", "alice"])).toMatchObject({ reply: "[turn 3] three" });
     expect((await next.end()).code).toBe(0);
-  }, 120_000);
+  });
 });
