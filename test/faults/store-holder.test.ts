@@ -25,28 +25,32 @@ async function startHolder(root: string) {
 }
 
 describe("the lock of the file store", () => {
-  it("a writer commits within 200 ms after the lock's holder was killed, and deletes the holder's temp file", async () => {
+  it("a killed holder of the lock delays the next writer by less than 200 ms, and that writer deletes the holder's temp file", async () => {
     const root = await temporaryRoot();
     const took: number[] = [];
+    const usual: number[] = [];
+    const commit = async (trial: number) => {
+      using passed = new Stopwatch();
+      await openFileStore(root).registry.update(
+        (draft) => void Object.assign(draft.servers, { [trial]: server(trial) }),
+      );
+      return passed.ms;
+    };
     for (let trial = 0; trial < TRIALS; trial++) {
       const { child, exited } = await startHolder(root);
       child.kill("SIGKILL");
       await exited;
       expect(await scratchNames(root)).toHaveLength(1);
-      using passed = new Stopwatch();
-      await openFileStore(root).registry.update(
-        (draft) => void Object.assign(draft.servers, { [trial]: server(trial) }),
-      );
-      took.push(passed.ms);
+      took.push(await commit(trial));
       expect(await scratchNames(root)).toEqual([]);
       expect(Object.keys((await openFileStore(root).registry.read()).servers)).toHaveLength(trial + 1);
       // Delete the killed holder's lock. Otherwise the next holder would wait until that lock is stale.
       await rm(join(root, "registry.lock"), { recursive: true, force: true });
+      usual.push(await commit(trial));
     }
-    took.sort((a, b) => a - b);
     console.log(`after a killed holder: ${took.map((ms) => `${ms.toFixed(0)} ms`).join(", ")}`);
-    // We check the median, because a busy machine delays single writes.
-    expect(took[Math.floor(TRIALS / 2)]).toBeLessThan(200);
+    // We compare medians, because a busy machine delays single writes, and its disk delays all of them.
+    expect(median(took) - median(usual)).toBeLessThan(200);
   });
 
   it("a writer does not wait for a suspended holder of the lock", async () => {
@@ -74,14 +78,19 @@ describe("the lock of the file store", () => {
           );
           return existsSync(join(root, "registry.lock"));
         },
-        { timeout: 10_000, interval: 100 },
+        { interval: 100 },
       )
       .toBe(false);
   });
 });
 
+function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
+}
+
+/** A server's record that differs each time, so that each update has to commit. */
 function server(trial: number) {
-  return serverRecord(String(trial));
+  return serverRecord(String(trial), { cwd: `/${Math.random()}` });
 }
 
 async function scratchNames(root: string): Promise<string[]> {
