@@ -92,7 +92,7 @@ it("serve stops the servers of idle users, but no server with a client, and a st
   });
   const before = await fleet.record("away");
   const serving = await serve(fleet, { env: SLEEPY });
-  await eventually("the sleep of the one that nobody uses", () => asleep(fleet, "away"), 15_000);
+  await eventually("the sleep of the one that nobody uses", () => asleep(fleet, "away"));
   expect(await serving.logged(/was idle and was stopped/)).toMatchObject({ server: before.id, outcome: "drained" });
   expect(isRunning(before.process?.pid ?? 0)).toBe(false);
   // Wait longer than it took until the server of "away" was stopped.
@@ -130,7 +130,7 @@ it("serve does not stop an idle server during a turn, however long the turn take
   const serving = await serve(fleet, { env: SLEEPY });
   expect(await turn).toMatchObject({ reply: "[turn 1] done" });
   expect((await fleet.record("alice")).process).toEqual(before);
-  await eventually("the sleep", () => asleep(fleet, "alice"), 15_000);
+  await eventually("the sleep", () => asleep(fleet, "alice"));
   expect(await serving.end()).toMatchObject({ code: 0 });
 });
 

@@ -117,15 +117,11 @@ it("serve ends a server that hangs even after serve itself was suspended", async
   await stop([serving.pid, pids[0] ?? 0]);
   await away();
   serving.kill("SIGCONT");
-  await serving.logged(/ hung and was ended/, { withinMs: 15_000 });
-  const again = await eventually(
-    "another process",
-    async () => {
-      const { state, process: found } = await fleet.record("alice");
-      return state === "ready" && found?.pid !== pids[0] ? found : undefined;
-    },
-    15_000,
-  );
+  await serving.logged(/ hung and was ended/);
+  const again = await eventually("another process", async () => {
+    const { state, process: found } = await fleet.record("alice");
+    return state === "ready" && found?.pid !== pids[0] ? found : undefined;
+  });
   expect(again.pid).not.toBe(pids[0]);
   expect(await serving.metric("server_restarts_total", { reason: "hang" })).toBe(1);
   expect(await serving.metric("server_restarts_total")).toBe(1);
