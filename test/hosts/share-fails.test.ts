@@ -84,7 +84,7 @@ describe.skipIf(problem !== undefined)("the fleet, with shared storage that fail
       await h1.ok(["create", "--user", ann, "--id", due, "--ttl", "1ms", "--prompt", "one"]);
       await h1.ok(["create", "--user", ann, "--id", unused]);
       const client = await doors.raw(ann, "h1");
-      await client.request("session.create", { sessionId: opened });
+      await client.requestOk("session.create", { sessionId: opened });
 
       using gone = takeAway(shared, empty);
       for (const [method, params] of [
@@ -189,7 +189,7 @@ describe.skipIf(problem !== undefined)("the fleet, with shared storage that fail
       await h1.ok(["create", "--user", bob, "--id", stopped, "--prompt", "one"]);
       await h1.ok(["stop", "--user", bob]);
       const client = await doors.raw(ann, "h1");
-      await client.request("session.resume", { sessionId: opened });
+      await client.requestOk("session.resume", { sessionId: opened });
       await delay(1_100);
       {
         using _ = readOnly(hosts.shared);
