@@ -31,6 +31,11 @@ export interface ServerRecord {
   /** The id of one launch. The process has it in its environment (`COPILOTFLEET_LAUNCH_ID`). */
   launchId: string | null;
   process: ProcessIdentity | null;
+  /**
+   * The process that a command was about to end when it set `process` to null. If that command dies, the one that finishes
+   * its work still knows the process. Absent in records of earlier versions.
+   */
+  ending?: ProcessIdentity;
   /** The size of the server's log in bytes when the launch began. Absent if it is not known. */
   logStart?: number;
   /** The process that moves this server to its next state. If that process died, any command may repair the server. */

@@ -39,7 +39,7 @@ export async function endHung(
     return { ...server };
   });
   if (claimed === null) return false;
-  logStop(claimed, await stopServer(claimed, { graceMs: 0, force: true }), `it hung (${reason})`);
+  logStop(claimed, await stopServer(claimed, { graceMs: 0, force: true }), { because: `it hung (${reason})` });
   const words = endOfLog(claimed);
   await changeClaimed(store, claimed, (server) => {
     countCrash(server, Date.now(), config.health.stableMs);

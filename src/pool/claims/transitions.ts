@@ -24,9 +24,14 @@ export type StartDecision =
   /** Another command holds the claim: try again in a moment. */
   | { kind: "busy"; server: ServerRecord }
   /** The caller starts the server. First it ends all processes that the earlier launch `leftover` has left. */
-  | { kind: "start"; server: ServerRecord; leftover: Pick<ServerRecord, "launchId" | "process"> }
+  | { kind: "start"; server: ServerRecord; leftover: Leftover }
   /** The command that was starting the server died. The caller adopts the server's process, or ends what is left of it. */
   | { kind: "adopt"; server: ServerRecord };
+
+/** What an earlier launch has left, and whether a stop of that launch was interrupted. */
+export interface Leftover extends Pick<ServerRecord, "launchId" | "process"> {
+  stopping: boolean;
+}
 
 export interface StartIntent {
   launchId: string;
@@ -55,7 +60,8 @@ export function claimStart(registry: Registry, id: string, intent: StartIntent):
     return { kind: "adopt", server: found };
   }
   const server = found ?? intent.fresh;
-  const leftover = { launchId: server.launchId, process: server.process };
+  const stopping = server.state === "draining";
+  const leftover = { launchId: server.launchId, process: endingProcess(server), stopping };
   Object.assign(server, intent.settings);
   server.logStart = logSize(server.home);
   server.port ??= choosePort(registry, intent.range, new Set(), server.lastPort);
@@ -64,6 +70,7 @@ export function claimStart(registry: Registry, id: string, intent: StartIntent):
   server.startedAt = intent.now;
   server.launchId = intent.launchId;
   server.process = null;
+  delete server.ending;
   server.failure = null;
   if (!intent.supervised) delete server.crashes;
   server.claim = intent.claim;
@@ -106,9 +113,16 @@ export function claimStop(
     return { kind: "stopped", server };
   }
   const from = server.state;
+  server.process = endingProcess(server);
+  delete server.ending;
   server.state = "draining";
   server.claim = claim;
   return { kind: "stop", server, from };
+}
+
+/** The process of the record, or the process that an interrupted stop was about to end. */
+export function endingProcess({ process, ending }: Pick<ServerRecord, "process" | "ending">): ProcessIdentity | null {
+  return process ?? ending ?? null;
 }
 
 /**
@@ -116,10 +130,16 @@ export function claimStop(
  * the end of the server would cut those turns. @param from the state before the stop
  */
 export function giveUpStop(server: ServerRecord, from: ServerState): void {
-  // Without a process, the server was never ready, so the next command treats it as an interrupted start.
-  const before = server.process === null ? "starting" : "ready";
-  server.state = from === "draining" ? before : from;
+  server.process = endingProcess(server);
+  delete server.ending;
   server.claim = null;
+  // An earlier stop that was interrupted may have recorded that the server should not run.
+  if (isRunning(server) && server.desired === "stopped") server.desired = "running";
+  if (from !== "draining") server.state = from;
+  else if (isRunning(server)) server.state = "ready";
+  // Without a process, the server was never ready, so the next command treats it as an interrupted start. A process that has
+  // ended was stopped, so the state stays, and the next command records the end.
+  else if (server.process === null) server.state = "starting";
 }
 
 /**
@@ -167,6 +187,7 @@ export function recordReady(server: ServerRecord, running: { process: ProcessIde
   server.failure = null;
   server.desired = "running";
   server.claim = null;
+  delete server.ending;
 }
 
 /** Counts a crash. If the server was healthy for `stableMs` milliseconds, its earlier crashes no longer count. */
@@ -181,6 +202,7 @@ export function recordEnd(server: ServerRecord, state: "stopped" | "failed", fai
   server.failure = failure;
   server.port = null;
   server.process = null;
+  delete server.ending;
   server.launchId = null;
   server.startedAt = null;
   server.claim = null;

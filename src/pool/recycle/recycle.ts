@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import type { Claim } from "../../model/process.js";
+import type { Claim, ProcessIdentity } from "../../model/process.js";
 import type { OnProgress } from "../../model/progress.js";
 import type { Registry } from "../../model/registry.js";
 import type { Replacement, ServerRecord } from "../../model/server.js";
@@ -8,11 +8,11 @@ import { readConnectionToken } from "../../runtime/files/server-folder.js";
 import { logSize } from "../../runtime/files/server-log.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { isAlive } from "../../runtime/process/process-table.js";
-import { logEnd, logStop } from "../../runtime/process/server-end.js";
+import { logStop } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { closedBy, poolDraining } from "../admission.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
-import { changeClaimed, isServing, recordReady, serverTaken } from "../claims/transitions.js";
+import { changeClaimed, endingProcess, isServing, recordReady, serverTaken } from "../claims/transitions.js";
 import { answerOf } from "../repair/adopt.js";
 import { isRunning } from "../server.js";
 import { choosePort } from "../start/ports.js";
@@ -87,7 +87,7 @@ export async function recycleServer(context: PoolContext, id: string, options: R
       return await abandon(context, old, replacement, { kind: "busy", sessions: drained.cut });
     }
     const outcome = await stopServer(old, { graceMs: TERMINATE_GRACE_MS });
-    logStop(old, outcome, `process ${launched.identity.pid} replaces it`);
+    logStop(old, outcome, { because: replacedBy(launched.identity) });
     const server = await changeClaimed(store, old, (record) => {
       record.runtimePath = runtimePath;
       promote(record, launched.identity, launched.version);
@@ -140,9 +140,10 @@ async function abandon<T>(
   { id, home }: Pick<ServerRecord, "id" | "home">,
   { launchId, process }: Pick<Replacement, "launchId" | "process">,
   result: T,
+  because = "it does not replace the running process",
 ): Promise<T> {
-  await stopServer({ process: null, launchId, home: null }, { graceMs: 0, force: true });
-  if (process !== null) logStop({ home, launchId, process }, "killed", "it does not replace the running process");
+  const outcome = await stopServer({ process, launchId, home: null }, { graceMs: 0, force: true });
+  if (process !== null) logStop({ home, launchId, process }, outcome, { because });
   await store.registry.update(({ servers }) => {
     const server = servers[id];
     if (server?.replacement?.launchId === launchId) server.replacement = null;
@@ -184,12 +185,17 @@ export async function finishReplacement(
   if (!isRunning(server) && process !== null && isAlive(process)) {
     const version = await answerOf(server, port, signal);
     if (version !== null) {
-      await stopServer({ process: null, launchId: server.launchId, home: null }, { graceMs: 0, force: true });
-      logEnd(server);
+      const old = { ...server, process: endingProcess(server) };
+      const outcome = await stopServer({ ...old, home: null }, { graceMs: 0, force: true });
+      logStop(old, outcome, { because: replacedBy(process), stopping: server.state === "draining" });
       await changeClaimed(context.store, server, (record) => promote(record, process, version));
       return true;
     }
   }
-  await abandon(context, server, replacement, null);
+  await abandon(context, server, replacement, null, "the command that started it had ended");
   return false;
+}
+
+function replacedBy({ pid }: ProcessIdentity): string {
+  return `process ${pid} replaces it`;
 }

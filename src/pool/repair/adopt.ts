@@ -7,11 +7,11 @@ import { appendToLog } from "../../runtime/files/server-log.js";
 import { processesOfLaunch } from "../../runtime/process/launches.js";
 import { probe } from "../../runtime/process/probe.js";
 import { isAlive, writersOf } from "../../runtime/process/process-table.js";
-import { logEnd } from "../../runtime/process/server-end.js";
+import { logEnd, logStop, UNFINISHED } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
 import { system } from "../../system/system.js";
-import { changeClaimed, recordEnd, recordReady } from "../claims/transitions.js";
+import { changeClaimed, type Leftover, recordEnd, recordReady } from "../claims/transitions.js";
 
 const BUSY_POLL_MS = 20;
 const ADOPT_WAIT_MS = 5_000;
@@ -52,6 +52,14 @@ export async function adoptServer(
   const failure = "the command that started it ended before it was ready";
   await changeClaimed(store, server, (record) => recordEnd(record, "failed", failure));
   return null;
+}
+
+/** Ends all processes of an earlier launch, and notes its end in the log. The caller holds the claim. */
+export async function endLeftover(home: string, { launchId, process, stopping }: Leftover): Promise<void> {
+  if (launchId === null) return;
+  const outcome = process !== null && isAlive(process) ? "killed" : "already-stopped";
+  await stopServer({ process: null, launchId, home }, { graceMs: 0 });
+  logStop({ home, launchId, process }, outcome, { because: UNFINISHED, stopping });
 }
 
 /**

@@ -1,9 +1,9 @@
 import type { ServerRecord } from "../../model/server.js";
 import { endOfLog } from "../../runtime/files/server-log.js";
-import { describeEnd, logEnd } from "../../runtime/process/server-end.js";
+import { describeEnd, logStop, UNFINISHED } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
-import { changeClaimed, countCrash, giveUpStop, recordEnd } from "../claims/transitions.js";
+import { changeClaimed, countCrash, endingProcess, giveUpStop, recordEnd } from "../claims/transitions.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "../concurrency.js";
 import { finishReplacement } from "../recycle/recycle.js";
 import { isBroken, isRunning } from "../server.js";
@@ -44,8 +44,9 @@ async function repair(context: PoolContext, server: ServerRecord, signal: AbortS
 
 /** Ends the processes that a dead server has left, and records the server's end. */
 async function reap({ store, config }: PoolContext, server: ServerRecord, state: "stopped" | "failed"): Promise<void> {
-  await stopServer(server, { graceMs: TERMINATE_GRACE_MS });
-  logEnd(server);
+  const ended = { ...server, process: endingProcess(server) };
+  const outcome = await stopServer(ended, { graceMs: TERMINATE_GRACE_MS });
+  logStop(ended, outcome, { because: UNFINISHED, stopping: state === "stopped" });
   const failure = state === "failed" ? `${describeEnd(server)}${endOfLog(server)}` : null;
   await changeClaimed(store, server, (record) => {
     if (state === "failed") countCrash(record, Date.now(), config.health.stableMs);

@@ -17,7 +17,6 @@ import type { Launch } from "../../runtime/launch/environment.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { type LaunchedServer, launchServer, PortTakenError } from "../../runtime/launch/launch.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
-import { logEnd } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
 import { poolDraining } from "../admission.js";
@@ -31,7 +30,7 @@ import {
   recordReady,
   type StartDecision,
 } from "../claims/transitions.js";
-import { adoptServer } from "../repair/adopt.js";
+import { adoptServer, endLeftover } from "../repair/adopt.js";
 import { groupOfServer, isRunning } from "../server.js";
 import { choosePort, isBindable } from "./ports.js";
 
@@ -168,11 +167,7 @@ async function launchClaimed(
   const { store } = context;
   let launched: LaunchedServer | undefined;
   try {
-    const { leftover } = claimed;
-    if (leftover.launchId !== null) {
-      await stopServer({ process: null, launchId: leftover.launchId, home }, { graceMs: 0 });
-      logEnd({ home, ...leftover });
-    }
+    await endLeftover(home, claimed.leftover);
     const githubToken = await readToken();
     createServerFolder(home);
     await keepSessions(context, claimed.server);

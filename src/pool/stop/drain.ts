@@ -139,6 +139,7 @@ async function drainAndRecord(
     const result = { cut: drained.cut, unloaded: [...unloaded] };
     if (drained.cut.length > 0 && late === "leave") return result;
     await changeClaimed(store, server, (record) => {
+      if (server.process !== null) record.ending = server.process;
       record.process = null;
       if (!stays) record.desired = "stopped";
     });
@@ -149,6 +150,7 @@ async function drainAndRecord(
     if (underWay.length === 0) return result;
     await changeClaimed(store, server, (record) => {
       record.process = server.process;
+      delete record.ending;
       if (server.desired === undefined) delete record.desired;
       else record.desired = server.desired;
     });

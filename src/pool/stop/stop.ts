@@ -75,7 +75,7 @@ export async function stopRecorded(
         });
         const graceMs = drained.cut.length > 0 ? LATE_GRACE_MS : TERMINATE_GRACE_MS;
         const outcome = await stopServer(server, { graceMs, force: options.force, hurry });
-        logStop(server, outcome);
+        logStop(server, outcome, { stopping: from === "draining" });
         await changeClaimed(store, server, (record) => recordEnd(record, "stopped", null));
         if (outcome === "already-stopped") return { id, outcome, cut: [] };
         const cut = allCut(server, drained);

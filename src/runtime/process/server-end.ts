@@ -58,25 +58,40 @@ export function describeEnd(ended: Ended): string {
   return at === null ? how : `${how} at ${at}`;
 }
 
-/** Notes in the log of a server how its process ended by itself. The caller holds the claim on the server. */
-export function logEnd(ended: Ended): void {
-  const { how, at } = endOf(ended);
-  if (ended.process === null) {
-    appendToLog(ended.home, "The launch ended before the server answered.", null);
-    return;
-  }
-  const text = how === null ? UNKNOWN : `ended: ${how}`;
-  appendToLog(ended.home, `Process ${ended.process.pid} ${text}.`, at === null ? null : new Date(at));
+interface EndOptions {
+  /** Whether a command was stopping the server, and died before it could note the end. */
+  stopping?: boolean;
 }
 
 /**
- * Notes in the log of a server that this process stopped it. The caller holds the claim on the server.
- *
- * @param because why the server was stopped, as the second half of a sentence
+ * Notes in the log of a server that its process had ended before this process could stop it. The caller holds the claim on
+ * the server.
  */
-export function logStop(ended: Ended, outcome: StopOutcome, because?: string): void {
+export function logEnd(ended: Ended, { stopping = false }: EndOptions = {}): void {
+  const { how, at } = endOf(ended);
+  if (ended.process === null) {
+    const text = stopping ? "while a command was stopping the server" : "before the server answered";
+    appendToLog(ended.home, `The launch ended ${text}.`, null);
+    return;
+  }
+  const stopped = `ended while a command was stopping it${how === null ? "" : `: ${how}`}`;
+  const alone = how === null ? UNKNOWN : `ended: ${how}`;
+  const text = stopping ? stopped : alone;
+  appendToLog(ended.home, `Process ${ended.process.pid} ${text}.`, at === null ? null : new Date(at));
+}
+
+interface StopNote extends EndOptions {
+  /** Why the server was stopped, as the second half of a sentence. */
+  because?: string;
+}
+
+/** Because of this, a command ends a server that another command had begun to stop. */
+export const UNFINISHED = "the command that was stopping it had ended";
+
+/** Notes in the log of a server that this process stopped it. The caller holds the claim on the server. */
+export function logStop(ended: Ended, outcome: StopOutcome, { because, stopping = false }: StopNote = {}): void {
   if (ended.process === null || outcome === "already-stopped") {
-    logEnd(ended);
+    logEnd(ended, { stopping });
     return;
   }
   const how = outcome === "killed" ? "killed by SIGKILL" : "ended after SIGTERM";
