@@ -3,7 +3,8 @@ import { FleetCommand } from "../cli/base-command.js";
 import { given, integerFlag, momentFlag } from "../cli/flags/flags.js";
 import { checkSelection, logReferences } from "../cli/flags/select-servers.js";
 import { userFilter } from "../cli/flags/user.js";
-import { linesOf, renderLogLine } from "../cli/render/logs.js";
+import { renderLogLine } from "../cli/render/logs.js";
+import { LogReader } from "../cli/run/logs.js";
 
 /** The log of one server. */
 export interface ServerLog {
@@ -16,6 +17,9 @@ export interface ServerLog {
 export interface ServerLogs {
   logs: ServerLog[];
 }
+
+const MOST_LINES = 1_000_000;
+const LINES = "how many last lines to print first (default: 100, or with --since all)";
 
 export default class Logs extends FleetCommand {
   static override summary = "Show the log of a server, or of all servers.";
@@ -37,7 +41,7 @@ export default class Logs extends FleetCommand {
     user: userFilter("show the log of this user's server"),
     all: Flags.boolean({ description: "show the logs of all servers, each line with the id of its server" }),
     follow: Flags.boolean({ char: "f", description: "keep printing new lines until interrupted" }),
-    lines: integerFlag("lines", "how many last lines to print first (default: 100)", [0, 1_000_000], "n", ["tail"]),
+    lines: integerFlag("lines", LINES, [0, MOST_LINES], "n", ["tail"]),
     since: momentFlag("since", "print only lines that may have been written since then: 10m, or a time in ISO 8601"),
     timestamps: Flags.boolean({ char: "t", description: "begin each line with its time, or with - if it has none" }),
     previous: Flags.boolean({ char: "p", description: "show the launch before the last one", exclusive: ["follow"] }),
@@ -45,7 +49,7 @@ export default class Logs extends FleetCommand {
 
   async run(): Promise<ServerLog | ServerLogs> {
     const { args, flags } = await this.parse(Logs);
-    const { user, all, previous, timestamps, lines = 100, since } = flags;
+    const { user, all, previous, timestamps, since, lines = since === undefined ? 100 : MOST_LINES } = flags;
     checkSelection(args.server === undefined ? [] : [args.server], { user, all }, "logs");
     return await this.withFleet(async (fleet) => {
       using progress = this.progress("Reading the log");
@@ -53,22 +57,14 @@ export default class Logs extends FleetCommand {
       // Ask for the signal before printing the first line, because a user may interrupt from then on.
       const signal = flags.follow && !this.jsonEnabled() ? this.interruptSignal() : undefined;
       const width = Math.max(0, ...references.map((reference) => reference.length));
-      const ends = await Promise.all(
-        references.map(async (reference) => {
-          const end = await fleet.servers.logEnd(reference, { lines, previous, ...given({ since }) });
-          return { ...end, reference, style: { timestamps, prefix: all ? { name: reference, width } : undefined } };
-        }),
-      );
+      const render = (name: string, line: string) =>
+        renderLogLine(line, { timestamps, prefix: all ? { name, width } : undefined });
+      const reader = new LogReader(fleet, all);
+      const ends = await reader.ends(references, { lines, previous, ...given({ since }) });
       progress.end();
-      for (const { lines, style } of ends) for (const line of lines) this.log(renderLogLine(line, style));
-      if (signal !== undefined) {
-        const follow = async ({ reference, at, style }: (typeof ends)[number]) => {
-          const added = fleet.servers.followLog(reference, { at, signal });
-          for await (const line of linesOf(added)) process.stdout.write(`${renderLogLine(line, style)}\n`);
-        };
-        await Promise.all(ends.map(follow));
-        signal.throwIfAborted();
-      }
+      for (const { reference, lines } of ends) for (const line of lines) this.log(render(reference, line));
+      const print = (name: string, line: string) => void process.stdout.write(`${render(name, line)}\n`);
+      if (signal !== undefined) await reader.follow(ends, signal, ({ reference }, line) => print(reference, line));
       const logs = ends.map(({ server, log, lines }) => ({ server, log, lines }));
       return all ? { logs } : (logs[0] as ServerLog);
     });

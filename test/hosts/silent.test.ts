@@ -1,6 +1,8 @@
+import { appendFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { RouteView } from "../../src/fleet/options.js";
 import type { EvictionResult } from "../../src/sessions/memory/eviction.js";
+import { eventually } from "../fixtures/eventually.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
@@ -60,5 +62,46 @@ describe.skipIf(problem !== undefined)("a command that needs an answer from anot
     await h2.stopServing("SIGTERM");
     await hosts.gone("h2");
     expect(await refused(["evict", "notes"])).toMatchObject({ exit: 7, code: "FLEET_SESSION_STRANDED" });
+  });
+
+  it("logs --all -f names a host that falls silent, and goes on with the logs of the other host", async () => {
+    await using hosts = new TestHosts({
+      redis,
+      names: ["h1", "h2"],
+      storage: "local",
+      env: { COPILOTFLEET_HOST_TTL: "60s" },
+    });
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    await hosts.serve();
+    const users = { ann: "h1", bob: "h2", amy: "h1", ben: "h2" };
+    for (const [user, host] of Object.entries(users)) {
+      await hosts.place(user, host);
+      await hosts.host(host).spawn(user);
+    }
+    const { log } = await h1.server("ann");
+    const shown = (await h1.ok(["logs", "--all", "-n", "1"]))
+      .split("\n")
+      .flatMap((line) => /@(h\d)/.exec(line)?.[1] ?? []);
+    expect(shown).toEqual(["h1", "h1", "h2", "h2"]);
+
+    const following = h1.start(["logs", "--all", "-f", "-n", "1"]);
+    const printed = { stdout: "", stderr: "" };
+    for (const name of ["stdout", "stderr"] as const) {
+      following.child[name]?.on("data", (piece: Buffer | string) => {
+        printed[name] += String(piece);
+      });
+    }
+    await eventually("a line of each log", () => printed.stdout.split("\n").length > 4);
+    const frozen = h2.suspend();
+    await eventually("the warning", () => printed.stderr !== "", 60_000);
+    appendFileSync(log, "still followed\n");
+    await eventually("the log of the other host", () => printed.stdout.includes("| still followed\n"));
+    following.child.kill("SIGINT");
+    const { code, stderr } = await following.done;
+    frozen.resume();
+    expect({ code, stderr }).toEqual({
+      code: 130,
+      stderr: 'Warning: Host "h2" cannot be reached. The logs of its servers are left out.\n',
+    });
   });
 });

@@ -111,6 +111,13 @@ describe("lastLogLines by launch and time", () => {
     expect(since(21)).toEqual(["third listening"]);
     expect(since(22)).toEqual([]);
   });
+
+  it("lastLogLines with the option sinceMs ignores the time in a line that the fleet did not write", async () => {
+    const foreign = ["2001-01-01T00:00:00.000Z an old line of another log", "[2001-01-01T00:00:00Z] the same"];
+    const fourth = [note(20, "Launch on port 1"), "before", ...foreign, "after"];
+    await write(first, fourth);
+    expect(read({ sinceMs: Date.parse(time(10)) })).toEqual(fourth);
+  });
 });
 
 /** Collects everything that is appended after `offset`. */

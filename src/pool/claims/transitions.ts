@@ -28,7 +28,7 @@ export type StartDecision =
   /** The command that was starting the server died. The caller adopts the server's process, or ends what is left of it. */
   | { kind: "adopt"; server: ServerRecord };
 
-/** What an earlier launch has left, and whether a stop of that launch was interrupted. */
+/** The remains of an earlier launch, and whether a stop of that launch was interrupted. */
 export interface Leftover extends Pick<ServerRecord, "launchId" | "process"> {
   stopping: boolean;
 }

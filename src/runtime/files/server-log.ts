@@ -73,6 +73,14 @@ export function timeOfLine(line: string): string | null {
   return TIMED_LINE.exec(line)?.[1] ?? null;
 }
 
+/**
+ * The time of a line that the fleet wrote. Null for every other line, because a program may print a line that begins with the
+ * time of something else.
+ */
+export function timeOfFleetLine(line: string): string | null {
+  return LINE_OF_FLEET.test(line) ? timeOfLine(line) : null;
+}
+
 export function withoutTime(line: string): string {
   return line.replace(TIMED_LINE, "");
 }

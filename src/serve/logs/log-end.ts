@@ -1,4 +1,4 @@
-import { isLaunchLine, timeOfLine } from "../../runtime/files/server-log.js";
+import { isLaunchLine, timeOfFleetLine } from "../../runtime/files/server-log.js";
 import { rotatedPath } from "./log-rotation.js";
 import { inodeOf, type LogPosition, type OpenFile, openFile } from "./log-tail.js";
 
@@ -17,8 +17,8 @@ export interface LogWish {
 /**
  * The last lines of a log and of its rotated files, and the position after them. A missing log has no lines.
  *
- * A line without a time was written before the next line that has a time. The last lines were written before the
- * modification time of the log. So with `sinceMs`, the result has every line that may have been written since then.
+ * Only the times in lines of the fleet count. Every other line was written before the next line of the fleet. The last lines
+ * were written before the modification time of the log. So with `sinceMs`, the result has every line that may have been written since then.
  */
 export function lastLogLines(
   path: string,
@@ -31,7 +31,7 @@ export function lastLogLines(
   let launches = previous ? 0 : 1;
   let latestMs = log?.mtimeMs ?? Number.POSITIVE_INFINITY;
   for (const line of most === 0 ? [] : linesFromEnd(path, log, at.offset)) {
-    const time = timeOfLine(line);
+    const time = timeOfFleetLine(line);
     if (time !== null) latestMs = Date.parse(time);
     if (sinceMs !== undefined && latestMs < sinceMs) break;
     if (launches > 0) lines.push(line);
