@@ -19,8 +19,9 @@ export default class Doctor extends FleetCommand {
   async run(): Promise<{ ok: boolean; checks: Check[] }> {
     const { flags } = await this.parse(Doctor);
     const { fix, quick } = flags;
-    using progress = this.progress("Checking");
-    const options = { env: process.env, cwd: process.cwd(), ...this.configSource, fix, quick };
+    const signal = this.interruptSignal({ cleansUp: true });
+    using progress = this.progress("Checking", signal);
+    const options = { env: process.env, cwd: process.cwd(), ...this.configSource, fix, quick, signal };
     const { ok, checks, exit } = await examine({ ...options, onCheck: progress.report });
     for (const check of checks) this.log(renderCheck(check));
     this.log(`\n${renderSummary(checks)}`);

@@ -10,8 +10,10 @@ export default class Version extends FleetCommand {
 
   async run(): Promise<Versions> {
     await this.parse(Version);
-    using _ = this.progress("Asking the runtime for its version");
-    const { versions, problems } = await findVersions({ env: process.env, cwd: process.cwd(), ...this.configSource });
+    const signal = this.interruptSignal({ cleansUp: true });
+    using _ = this.progress("Asking the runtime for its version", signal);
+    const options = { env: process.env, cwd: process.cwd(), ...this.configSource, signal };
+    const { versions, problems } = await findVersions(options);
     this.log(renderVersions(versions));
     for (const { message, code } of problems) process.stderr.write(`Warning: ${message} [${code}]\n`);
     return versions;

@@ -1,6 +1,7 @@
 import { loadConfig } from "../config/load/load.js";
 import { type FleetError, isFleetError } from "../errors.js";
 import { RawConnection } from "../runtime/client/raw-connection.js";
+import { deadline } from "../runtime/deadline.js";
 import { findRuntime } from "../runtime/launch/find.js";
 import { ownVersion, sdkVersion } from "../runtime/launch/versions.js";
 import { Fleet } from "./fleet.js";
@@ -33,6 +34,8 @@ export interface VersionsOptions {
   env: NodeJS.ProcessEnv;
   cwd: string;
   configFile?: string;
+  /** When it aborts, the trial server ends, and the call fails with the signal's reason. */
+  signal: AbortSignal;
 }
 
 /**
@@ -53,9 +56,10 @@ export async function findVersions(options: VersionsOptions): Promise<{ versions
   const loaded = await attempt(() => loadConfig(options));
   const [runtime, serve] = await Promise.all([
     // If the configuration cannot be used, show the runtime that the fleet uses without a configuration.
-    runtimeOf(loaded?.config.runtime.path ?? null, options.env, attempt),
+    runtimeOf(loaded?.config.runtime.path ?? null, options, attempt),
     loaded === null ? null : attempt(async () => await versionOfServe(options)),
   ]);
+  options.signal.throwIfAborted();
   const versions = {
     copilotfleet: ownVersion(),
     node: process.versions.node,
@@ -69,11 +73,11 @@ export async function findVersions(options: VersionsOptions): Promise<{ versions
 
 async function runtimeOf(
   configuredPath: string | null,
-  env: NodeJS.ProcessEnv,
+  { env, signal }: Pick<VersionsOptions, "env" | "signal">,
   attempt: <T>(look: () => T | Promise<T>) => Promise<T | null>,
 ): Promise<Versions["runtime"]> {
   const found = await attempt(() => findRuntime(configuredPath, env));
-  const answer = found === null ? null : await attempt(async () => await askRuntime(found.path, env));
+  const answer = found === null ? null : await attempt(async () => await askRuntime(found.path, env, signal));
   return { version: answer?.version ?? null, path: found?.path ?? null, protocol: answer?.protocol ?? null };
 }
 
@@ -83,15 +87,23 @@ async function versionOfServe(options: VersionsOptions): Promise<string | null> 
   return supervisor === null ? null : (supervisor.version ?? "unknown");
 }
 
-/** Starts the runtime and asks for its version and its protocol, because a file that exists may still not run. */
-export async function askRuntime(path: string, env: NodeJS.ProcessEnv): Promise<{ version: string; protocol: number }> {
+/**
+ * Starts the runtime and asks for its version and its protocol, because a file that exists may still not run. When the signal
+ * aborts, ends the runtime first, and then fails.
+ */
+export async function askRuntime(
+  path: string,
+  env: NodeJS.ProcessEnv,
+  signal: AbortSignal,
+): Promise<{ version: string; protocol: number }> {
   // The trial must not use the fleet's tokens.
   const auth = { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null };
   return await withTrialFleet({ env, config: { runtime: { path }, auth } }, async (trial) => {
-    const { server } = await trial.servers.spawn(TRIAL_USER);
+    const { server } = await trial.servers.spawn(TRIAL_USER, { signal });
     const { token } = await trial.clients.connectInfo(TRIAL_USER);
     const endpoint = { address: server.host, port: server.port ?? 0, token };
-    await using connection = await RawConnection.open(endpoint, AbortSignal.timeout(ANSWER_MS));
+    using limit = deadline(ANSWER_MS, signal);
+    await using connection = await RawConnection.open(endpoint, limit.signal);
     return { version: connection.version, protocol: connection.protocolVersion };
   });
 }

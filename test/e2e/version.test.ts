@@ -1,9 +1,11 @@
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { expect, it } from "vitest";
+import { expect, it, onTestFinished } from "vitest";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
+import { fake } from "../fixtures/fleets/fault-fleet.js";
+import { isRunning, processesWith } from "../fixtures/processes.js";
 
 const fleet = testFleet();
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
@@ -37,6 +39,27 @@ it("version shows the versions of everything, and changes nothing", async () => 
     expect(text).toMatch(new RegExp(`^${name} +\\S`, "m"));
   expect(text).toContain("serve         not running");
   expect(existsSync(fleet.root)).toBe(false);
+});
+
+it.each(["version", "doctor"])("Ctrl-C ends %s, its trial server and its temporary folder", async (command) => {
+  const temporary = join(fleet.folder, `temporary-of-${command}`);
+  mkdirSync(temporary);
+  const trialServers = () =>
+    readdirSync(temporary).flatMap((trial) => processesWith(`COPILOTFLEET_OWNER=${join(temporary, trial, "state")}`));
+  const { child, done } = fleet.start([command], {
+    env: { TMPDIR: temporary, COPILOT_CLI_PATH: fake("silent.mjs") },
+  });
+  const [pid = 0] = await eventually("the trial server", () => {
+    const pids = trialServers();
+    return pids.length > 0 && pids;
+  });
+  onTestFinished(() => {
+    if (isRunning(pid)) process.kill(pid, "SIGKILL");
+  });
+  child.kill("SIGINT");
+  expect(await done).toMatchObject({ code: 130, stdout: "" });
+  expect(isRunning(pid)).toBe(false);
+  expect(readdirSync(temporary)).toEqual([]);
 });
 
 it("version shows the version of a serve that runs", async () => {

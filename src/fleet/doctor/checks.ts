@@ -1,4 +1,5 @@
 import { isFleetError, type Suggestion } from "../../errors.js";
+import { abortable } from "../../runtime/deadline.js";
 
 /** `warning`: there may be trouble later. `skipped`: this check was not made; its detail has the reason. */
 export type CheckLevel = "ok" | "warning" | "failed" | "skipped";
@@ -38,6 +39,8 @@ export interface Row<Context> {
   look: (context: Context) => Finding | Promise<Finding>;
   /** Whether the check starts a server or uses the network, so that `--quick` skips it. */
   isSlow?: true;
+  /** Whether the check starts something that it ends when the signal aborts. */
+  cleansUp?: true;
 }
 
 const PROBLEM_EXIT = 3;
@@ -45,6 +48,8 @@ const PROBLEM_EXIT = 3;
 export interface ChecksOptions {
   /** Skip slow checks. */
   quick: boolean;
+  /** When it aborts, the present check ends, and the checks fail with the signal's reason. */
+  signal: AbortSignal;
   /** Called with the name of each check when it begins. */
   onCheck?: ((name: string) => void) | undefined;
 }
@@ -62,15 +67,19 @@ export class Checks {
 
   /** Runs checks, one after the other. A check that throws has failed. */
   async run<Context>(rows: readonly Row<Context>[], context: Context): Promise<void> {
-    for (const { name, look, isSlow = false } of rows) {
+    const { signal } = this.#options;
+    for (const { name, look, isSlow = false, cleansUp = false } of rows) {
+      signal.throwIfAborted();
       if (isSlow && this.#options.quick) {
         this.#add(name, skipped("--quick skips checks that start a server or use the network"));
         continue;
       }
       this.#options.onCheck?.(name);
       try {
-        this.#add(name, await look(context));
+        const finding = (async () => await look(context))();
+        this.#add(name, await (cleansUp ? finding : abortable(finding, signal)));
       } catch (error) {
+        signal.throwIfAborted();
         const finding = failed(error instanceof Error ? error.message : String(error));
         if (isFleetError(error)) finding.fix = adviceOf(error.suggestions);
         this.#add(name, finding, isFleetError(error) ? error.exit : PROBLEM_EXIT);

@@ -26,13 +26,15 @@ export interface DoctorOptions {
   fix: boolean;
   /** Skip checks that start a server or use the network, except for the store. */
   quick: boolean;
+  /** When it aborts, the present check ends, and the call fails with the signal's reason. */
+  signal: AbortSignal;
   /** Called with the name of each check when it begins. */
   onCheck?: (name: string) => void;
 }
 
 /** Checks everything that the fleet depends on, one check after the other. Changes nothing without `fix`. */
 export async function examine(options: DoctorOptions): Promise<DoctorResult> {
-  const { env, fix, quick } = options;
+  const { env, fix, quick, signal } = options;
   const checks = new Checks(options);
   let loaded: LoadedConfig | undefined;
   const configuration = () => {
@@ -52,7 +54,7 @@ export async function examine(options: DoctorOptions): Promise<DoctorResult> {
   if (loaded === undefined) {
     checks.skip([...local, STORE, REGISTRY, ...records], "configuration");
   } else {
-    await checks.run(local, { ...loaded, env, fix, quick });
+    await checks.run(local, { ...loaded, env, fix, quick, signal });
     const { storage, store } = loaded.config;
     if (store.kind !== "file") records.push(HOSTS);
     if (storage.shared !== null) records.push(sharedStorage(storage.shared));

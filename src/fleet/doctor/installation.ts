@@ -22,7 +22,7 @@ export const INSTALLATION: readonly Row<unknown>[] = [
   { name: "versions", look: versionsFit },
 ];
 
-export const RUNTIME: Row<SettingsContext> = { name: "runtime", look: runtimeStarts, isSlow: true };
+export const RUNTIME: Row<SettingsContext> = { name: "runtime", look: runtimeStarts, isSlow: true, cleansUp: true };
 
 export function nodeIsSupported(version: string, now: Date): Finding {
   const detail = `Node.js ${version} on ${process.platform}-${process.arch}`;
@@ -53,9 +53,9 @@ function bundledVersion(): string | null {
 }
 
 /** Starts the runtime, because a file that exists may still not run. */
-async function runtimeStarts({ config, env }: SettingsContext): Promise<Finding> {
+async function runtimeStarts({ config, env, signal }: SettingsContext): Promise<Finding> {
   const { path, origin } = findRuntime(config.runtime.path, env);
-  const answer = await askRuntime(path, env);
+  const answer = await askRuntime(path, env, signal);
   const version = packageVersion(path);
   const from = version === null ? origin : `${origin}, package ${version}`;
   return ok(`${path} (${from}) starts and answers as version ${answer.version}`);

@@ -9,6 +9,7 @@ export interface SettingsContext extends LoadedConfig {
   env: NodeJS.ProcessEnv;
   /** Do not use the network. */
   quick: boolean;
+  signal: AbortSignal;
 }
 
 /** The checks of the configuration, without the fleet's state. */

@@ -39,9 +39,12 @@ export class ServerGroup extends Group {
    * @throws FleetError such as `FLEET_USER_INVALID`, `FLEET_PORTS_EXHAUSTED`, `FLEET_SERVER_START_TIMEOUT`,
    * `FLEET_SERVER_EXITED` or `FLEET_RUNTIME_MISSING`.
    */
-  async spawn(user: string, options: SpawnRequest = {}): Promise<{ server: ServerView; created: boolean }> {
+  async spawn(
+    user: string,
+    { signal, ...request }: SpawnRequest & { signal?: AbortSignal } = {},
+  ): Promise<{ server: ServerView; created: boolean }> {
     const host = await this.parts.hosts.ofUser(user);
-    return await host.spawn({ user, request: options });
+    return await host.spawn({ user, request }, { signal });
   }
 
   /**
@@ -209,7 +212,7 @@ export class ServerGroup extends Group {
     };
     const log = arg.options({ at: arg.required(arg.object), signal: { ...arg.SIGNAL.signal, required: true } });
     Group.guard(ServerGroup.prototype, {
-      spawn: [arg.user, spawn],
+      spawn: [arg.user, arg.optional({ ...spawnOptions, ...arg.SIGNAL })],
       spawnMany: [["users", arg.userIds], spawnMany],
       spawnShared: [spawn],
       list: [arg.optional({ ...arg.USER, state: { check: arg.choice(SERVER_STATES) }, host: { check: arg.text } })],
