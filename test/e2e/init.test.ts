@@ -341,6 +341,21 @@ describe("init on a terminal", () => {
     expect(contentOf(cwd)).toMatchObject({ auth: { githubTokenEnv: "MY_TOKEN" } });
   });
 
+  it.each([
+    ["--api-key-env", "a b", []],
+    ["--api-key-env", "a b", ["--provider", "openai"]],
+    ["--base-url", "nowhere", []],
+    ["--token-env", "a b", []],
+    ["--model", "a b", ["--provider", "github"]],
+  ])("init %s %j on a terminal is refused before the first question, with %j", async (flag, value, others) => {
+    const cwd = project();
+    await using terminal = new Terminal(fleet, ["init", flag, value, ...others], { cwd });
+    expect(await terminal.done).toBe(2);
+    expect(terminal.text).toContain(`Error: ${flag} is `);
+    expect(terminal.text).not.toMatch(/Which models|URL of the service|Name of the variable|Model\b/);
+    expect(readdirSync(cwd)).toEqual([]);
+  });
+
   it("Ctrl-C at a question and Ctrl-D end init, and nothing is written", async () => {
     const cwd = project();
     await using first = new Terminal(fleet, ["init"], { cwd });

@@ -38,6 +38,8 @@ export async function answersFor(
       "copilotfleet init --yes # takes the first source of models that is found",
     ]);
   }
+  if (flags.source !== undefined) refuseOthers(flags.source, flags.fields);
+  refuseWrong(flags);
   const isComplete =
     flags.source !== undefined && FIELDS[flags.source].every((field) => flags.fields[field] !== undefined);
   const detected = isComplete ? NOTHING : await detectModels(env);
@@ -74,6 +76,17 @@ function sourceQuestion(detected: Detected): Parameters<typeof Interview.prototy
     title: found === null ? title : `${title} (${found})`,
   }));
   return ["Which models do you want to use?", choices];
+}
+
+/** Stands for the URL of the service while nobody has given one. */
+const SOME_URL = "https://models.example/v1";
+
+/** Refuses wrong values of flags before the first question. Otherwise each answer would be refused because of them. */
+function refuseWrong({ source, fields: { tokenEnv, ...service } }: InitFlags): void {
+  const isolation = "per-user";
+  if (tokenEnv !== undefined) checkSettings(settingsOf({ source: "github", isolation, tokenEnv }));
+  const takesUrl = source !== undefined && FIELDS[source].includes("baseUrl");
+  checkSettings(settingsOf({ source: takesUrl ? source : "openai", isolation, baseUrl: SOME_URL, ...service }));
 }
 
 function refuseOthers(source: Source, fields: InitFlags["fields"]): void {
