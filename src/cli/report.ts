@@ -3,7 +3,7 @@ import { printableJson } from "../config/values/text.js";
 import { FleetError, type FleetErrorCode, isFleetError, withoutComment } from "../errors.js";
 import type { EvictionResult } from "../sessions/memory/eviction.js";
 import type { SessionView } from "../sessions/view.js";
-import { filesExhausted, lacksFiles, mayLackFiles } from "./few-files.js";
+import { filesExhausted, lacksFiles, mayLackFiles } from "../system/few-files.js";
 import { type Given, withGiven } from "./given.js";
 import { Interrupted } from "./prompt/interrupted.js";
 import { renderSuggestion } from "./render/explanation.js";

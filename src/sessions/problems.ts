@@ -85,6 +85,7 @@ export function warnOfUnreadable(warn: (message: string) => void): OnUnreadable 
 
 const STORE_TROUBLE: ReadonlySet<FleetErrorCode> = new Set([
   "FLEET_STATE_UNWRITABLE",
+  "FLEET_FILES_EXHAUSTED",
   "FLEET_STATE_BUSY",
   "FLEET_STATE_LOST",
   "FLEET_STORE_UNAVAILABLE",

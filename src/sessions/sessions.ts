@@ -7,6 +7,9 @@ import { mayUse, type NewSession, newSessionRecord, type SessionRecord } from ".
 import { groupOfServer, hasEnded, isRunning } from "../pool/server.js";
 import type { SpawnOptions } from "../pool/start/start.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/history/session-state.js";
+import { isUnreadable } from "../store/failures.js";
+import { filesExhausted, lacksFiles } from "../system/few-files.js";
+import { isOwnLimit } from "../system/unreadable.js";
 import type { SessionsContext } from "./context.js";
 import { deleteSessionState } from "./delete.js";
 import { foundRecord, recordFor } from "./find.js";
@@ -135,6 +138,32 @@ export class Sessions {
     );
   }
 
+  /**
+   * The ids of the sessions in {@link list} for which `isWanted` returns true. Reads only their records, so it costs little
+   * if these are few.
+   */
+  async idsThat(isWanted: (id: string) => boolean, user: string | undefined): Promise<string[]> {
+    const { store, directory, warn } = this.context;
+    await directory.assertStorage();
+    const [{ servers }, all] = await Promise.all([store.registry.read(), store.sessions.ids(null)]);
+    const recorded = new Set(all);
+    const found: string[] = [];
+    for (const id of all.filter(isWanted)) {
+      try {
+        const record = await store.sessions.read(id);
+        if (record !== null && (user === undefined || mayUse(record, user))) found.push(id);
+      } catch (error) {
+        if (!isUnreadable(error)) throw error;
+        warnOfUnreadable(warn)(id, error);
+      }
+    }
+    for (const server of Object.values(servers)) {
+      const isSeen = server.user !== null && (user === undefined || server.user === user);
+      if (isSeen) found.push(...this.#unrecorded(server, recorded).filter(isWanted));
+    }
+    return found;
+  }
+
   /** The ids of the unrecorded sessions in a user's home. */
   #unrecorded(server: ServerRecord, recorded: ReadonlySet<string>): string[] {
     const whose = `user ${quote(server.user ?? server.id)}`;
@@ -144,6 +173,8 @@ export class Sessions {
     } catch (error) {
       const code = systemCode(error);
       if (code === undefined) throw error;
+      // Another home may be unreadable for the same reason, so a warning about this one would hide the rest.
+      if (isOwnLimit(error)) throw lacksFiles(error) ? filesExhausted(error) : error;
       this.context.warn(`The sessions in the home of ${whose} cannot be read (${code}).`);
       return [];
     }

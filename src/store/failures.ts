@@ -1,5 +1,6 @@
 import { FleetError, isFleetError, quote, type Suggestion } from "../errors.js";
 import { SCHEMA } from "../model/registry.js";
+import { isOwnLimit } from "../system/unreadable.js";
 
 /** @param where a path, a key or a database. The same for `where` in the other functions of this file. */
 export function newerError(where: string, schema: number): FleetError {
@@ -22,9 +23,13 @@ export function corruptError(
 /** The error of a record that cannot be read. */
 export type UnreadableError = FleetError & { readonly code: "FLEET_STATE_CORRUPT" | "FLEET_STATE_UNWRITABLE" };
 
-/** Whether a read failed because of its one record: the record is damaged, or its disk or mode forbids the read. */
+/**
+ * Whether a read failed because of its one record: the record is damaged, or its disk or mode forbids the read. A limit of
+ * this process or machine does not count, because it may keep this process from reading any record.
+ */
 export function isUnreadable(error: unknown): error is UnreadableError {
-  return isFleetError(error, "FLEET_STATE_CORRUPT") || isFleetError(error, "FLEET_STATE_UNWRITABLE");
+  if (isFleetError(error, "FLEET_STATE_UNWRITABLE")) return !isOwnLimit(error.cause);
+  return isFleetError(error, "FLEET_STATE_CORRUPT");
 }
 
 /** @param what the rest of a sentence about the state: `could not be changed …` */

@@ -159,7 +159,7 @@ it("spawn reports that it or its server cannot open more files, and leaves no pa
     const result = await fleet.run(["spawn", "--user", `with-${files}`], under(files));
     results.push(result);
     if (result.stderr.startsWith("Error:"))
-      expect(result.stderr, `${files} files`).toMatch(/too many open files|EMFILE/);
+      expect(result.stderr, `${files} files`).toMatch(/too many open files|EMFILE|FLEET_FILES_EXHAUSTED/);
     expect(result.stderr, `${files} files`).not.toMatch(/Unhandled|TypeError|bug in copilotfleet/);
     await expectConsistent(fleet);
   }

@@ -1,14 +1,16 @@
 import { getSystemErrorMap } from "node:util";
 import { shellQuote } from "../../config/values/text.js";
 import { FleetError, quote, systemCode } from "../../errors.js";
+import { filesExhausted, lacksFiles } from "../../system/few-files.js";
 
 /**
- * Converts a system error of a read or a write into `FLEET_STATE_UNWRITABLE`. Returns other errors, such as errors from
- * bugs, unchanged.
+ * Converts a system error of a read or a write into `FLEET_STATE_UNWRITABLE`, or into `FLEET_FILES_EXHAUSTED` if this process
+ * may open no more files. Returns other errors, such as errors from bugs, unchanged.
  */
 export function mediumError(action: "read" | "write", path: string, error: unknown): unknown {
   const code = systemCode(error);
   if (error instanceof FleetError || code === undefined) return error;
+  if (lacksFiles(error)) return filesExhausted(error);
   const verb = action === "read" ? "read" : "written";
   return new FleetError("FLEET_STATE_UNWRITABLE", `The state in ${quote(path)} cannot be ${verb}: ${reason(error)}.`, {
     suggestions: [code === "ENOSPC" || code === "EDQUOT" ? `df -h ${shellQuote(path)}` : `ls -ld ${shellQuote(path)}`],

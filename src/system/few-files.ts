@@ -15,6 +15,7 @@ export function filesExhausted(cause: unknown): FleetError {
   });
 }
 
+/** Whether the error shows that this process may open no more files. */
 export function lacksFiles(error: unknown): boolean {
   return systemCode(error) === "EMFILE";
 }
