@@ -1,10 +1,11 @@
 import { isDeepStrictEqual } from "node:util";
 import { compareText } from "../config/values/text.js";
-import { FleetError } from "../errors.js";
+import { FleetError, quote } from "../errors.js";
 import type { OnProgress } from "../model/progress.js";
 import type { Registry } from "../model/registry.js";
 import type { SessionRecord } from "../model/session.js";
 import type { TokenRecord } from "../model/token.js";
+import type { UnreadableError } from "./failures.js";
 import type { Store } from "./ports.js";
 
 const AT_ONCE = 50;
@@ -20,12 +21,32 @@ export interface Contents {
   highestFence: number;
 }
 
+/** @throws FleetError that names all sessions whose records cannot be read, because a copy without them would lose them */
 export async function readContents(store: Store): Promise<Contents> {
   const registry = await store.registry.read();
   const byId = (a: { id: string }, b: { id: string }) => compareText(a.id, b.id);
-  const sessions = (await store.sessions.list()).sort(byId);
+  const unreadable: Unreadable[] = [];
+  const sessions = (await store.sessions.list((id, error) => void unreadable.push({ id, error }))).sort(byId);
+  refuseUnreadable(unreadable);
   const tokens = (await store.tokens.list()).sort(byId);
   return { registry, sessions, tokens, highestFence: await store.leases.highestFence() };
+}
+
+interface Unreadable {
+  id: string;
+  error: UnreadableError;
+}
+
+function refuseUnreadable(unreadable: readonly Unreadable[]): void {
+  const [first] = unreadable;
+  if (first === undefined) return;
+  const names = unreadable.map(({ id }) => quote(id)).sort(compareText);
+  const whose = names.length === 1 ? `record of session ${names[0]}` : `records of sessions ${names.join(", ")}`;
+  const suggestions = [...new Set(unreadable.flatMap(({ error }) => error.suggestions))];
+  throw first.error.reworded(({ message }) => ({
+    message: `Nothing was copied, because the ${whose} cannot be read. ${message}`,
+    suggestions,
+  }));
 }
 
 export function isEmpty({ registry, sessions, tokens }: Contents): boolean {

@@ -123,7 +123,7 @@ describe("the format of a list", () => {
 describe("an unreadable session record", () => {
   const record = join(fleet.root, "sessions", "old");
 
-  it("ps, list, top and stop --all leave out an unreadable record of one user, and warn with its path and its repair", async () => {
+  it("ps, list, top, stop --all and describe leave out an unreadable record and warn, and store migrate copies nothing", async () => {
     const intact = readdirSync(record).map((name) => [join(record, name), readFileSync(join(record, name))] as const);
     onTestFinished(() => {
       for (const [path, bytes] of intact) writeFileSync(path, bytes);
@@ -147,6 +147,16 @@ describe("an unreadable session record", () => {
         `Next steps: copilotfleet doctor; mv ${record} ${fleet.root}/sessions-corrupt-old\n`,
       );
     }
+    const unknown = await fleet.run(["describe", "zzz"]);
+    expect(unknown.code).toBe(4);
+    expect(unknown.stderr).toMatch(/^Warning: Session "old" is left out, /);
+    expect(unknown.stderr).toContain('Error: There is no server, session or user "zzz". [FLEET_NAME_NOT_FOUND]\n');
+    const copy = await fleet.refusal(7, ["store", "migrate", "--to", "redis://127.0.0.1:1/0"]);
+    expect(copy).toMatchObject({
+      code: "FLEET_STATE_CORRUPT",
+      message: expect.stringContaining('Nothing was copied, because the record of session "old" cannot be read. '),
+    });
+    expect(copy.suggestions).toContain(`mv ${record} ${fleet.root}/sessions-corrupt-old`);
   });
 });
 

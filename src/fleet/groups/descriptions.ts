@@ -14,6 +14,7 @@ import {
 import { onlyServer } from "../../peers/fleet-hosts.js";
 import { meantSessions, onlyMeant } from "../../peers/sessions/meant.js";
 import { referenceOf } from "../../pool/server.js";
+import { warnOfUnreadable } from "../../sessions/problems.js";
 import * as arg from "../arguments.js";
 import { Group } from "./group.js";
 
@@ -69,7 +70,8 @@ export class DescriptionGroup extends Group {
 
   /** Describes the only session whose id begins with the text, with or without a record. */
   async #session(text: string): Promise<SessionDescription | null> {
-    const id = onlyMeant(text, await meantSessions(this.parts, text, undefined));
+    const [ids = []] = await meantSessions(this.parts, [text], undefined);
+    const id = onlyMeant(text, ids);
     return id === undefined ? null : ((await this.#recorded(id)) ?? (await this.#unrecorded(id)));
   }
 
@@ -106,8 +108,12 @@ export class DescriptionGroup extends Group {
 
   /** The names of all recorded users, sessions and servers, each once. */
   async #names(): Promise<{ kind: Kind; id: string }[]> {
-    const { hosts, store } = this.parts;
-    const [servers, sessions, tokens] = await Promise.all([hosts.recorded(), store.sessions.list(), listTokens(store)]);
+    const { hosts, store, warn } = this.parts;
+    const [servers, sessions, tokens] = await Promise.all([
+      hosts.recorded(),
+      store.sessions.list(warnOfUnreadable(warn)),
+      listTokens(store),
+    ]);
     const users = new Set([
       ...servers.flatMap(({ server }) => server.user ?? []),
       ...sessions.flatMap(({ owner, members }) => [owner, ...members]),

@@ -2,7 +2,7 @@ import { compareText } from "../../config/values/text.js";
 import { FleetError, quote } from "../../errors.js";
 import { mayUse, type SessionRecord } from "../../model/session.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
-import { sessionLocked } from "../../sessions/problems.js";
+import { sessionLocked, warnOfUnreadable } from "../../sessions/problems.js";
 import type { Opener } from "../routing/opener.js";
 import type { Opening } from "../routing/upstream-transport.js";
 import { type ClientState, hasOwnFolder, newAttachment } from "../state/client-state.js";
@@ -183,7 +183,8 @@ export class SessionCalls {
   async #visible(): Promise<SessionRecord[]> {
     const { door, user } = this.#state;
     await door.sessions.lastUses.flush();
-    return (await door.store.sessions.list()).filter((record) => mayUse(record, user));
+    const { warn } = door.sessions.context;
+    return (await door.store.sessions.list(warnOfUnreadable(warn))).filter((record) => mayUse(record, user));
   }
 }
 
