@@ -28,7 +28,8 @@ export default class Delete extends FleetCommand {
     const options = { user: flags.user, ignoreNotFound: flags["ignore-not-found"] === true };
     let ids = argv as string[];
     return await this.withFleet(async (fleet) => {
-      if (isAsked({ json: this.jsonEnabled(), yes: flags.yes })) {
+      const asks = isAsked({ json: this.jsonEnabled(), yes: flags.yes });
+      if (asks) {
         const all = (await fleet.sessions.list(given({ user: flags.user }))).filter(
           ({ owner }) => flags.user === undefined || owner === flags.user,
         );
@@ -44,7 +45,7 @@ export default class Delete extends FleetCommand {
       } catch (error) {
         if (!isFleetError(error)) throw error;
         this.#print((error.outcome.deleted ?? []) as string[]);
-        throw await withWholeIds(error, fleet, { ids, user: flags.user });
+        throw await withWholeIds(error, fleet, { ids, user: flags.user, isWhole: asks });
       }
     });
   }

@@ -1,6 +1,6 @@
 import { FleetCommand } from "../cli/base-command.js";
 import { integerFlag, usage } from "../cli/flags/flags.js";
-import { optionalSessionArg, wholeId } from "../cli/flags/session.js";
+import { optionalSessionArg, wholeIds } from "../cli/flags/session.js";
 import { renderTable, SESSION } from "../cli/render/table.js";
 import type { EvictionResult } from "../sessions/memory/eviction.js";
 import { sessionsNotFound } from "../sessions/problems.js";
@@ -29,9 +29,11 @@ export default class Evict extends FleetCommand {
     return await this.withFleet(async (fleet) => {
       using progress = this.progress("Unloading sessions");
       const json = this.jsonEnabled();
-      const ids = await Promise.all(given.map(async (text) => await wholeId(fleet, text, { json })));
+      const { ids, unknown } = await wholeIds(fleet, given, { json });
       const what = flags.max === undefined ? { ids } : { max: flags.max };
-      const result = await fleet.sessions.evict(what, { onProgress: progress.report });
+      const { evicted, skipped } = await fleet.sessions.evict(what, { onProgress: progress.report });
+      const missing = unknown.map((id) => ({ id, reason: "not found" as const }));
+      const result: EvictionResult = { evicted, skipped: [...skipped, ...missing] };
       const rows = [
         ...result.evicted.map((id) => [id, "evicted"]),
         ...result.skipped.map(({ id, reason }) => [id, `skipped: ${reason}`]),

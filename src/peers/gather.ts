@@ -140,8 +140,12 @@ export async function unknownOf(context: SessionPlaces, ids: readonly string[]):
   const unrecorded = ids.filter((_, at) => records[at] === null);
   if (unrecorded.length === 0) return [];
   // A client that connects to its server directly makes sessions without a record.
-  const views = await gatherSessions({ ...context, ttlMs: 0 }, undefined);
-  const known = new Set(views.map(({ id }) => id));
+  const { own } = context.hosts;
+  const known = new Set(
+    own.name === null
+      ? await own.sessionIds((id) => unrecorded.includes(id), undefined)
+      : (await gatherSessions({ ...context, ttlMs: 0 }, undefined)).map(({ id }) => id),
+  );
   return unrecorded.filter((id) => !known.has(id));
 }
 

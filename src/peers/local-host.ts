@@ -151,6 +151,11 @@ export class LocalHost implements Host {
     return await this.#sessions.list(user);
   }
 
+  /** As {@link Sessions.idsThat}. */
+  async sessionIds(isWanted: (id: string) => boolean, user: string | undefined): Promise<string[]> {
+    return await this.#sessions.idsThat(isWanted, user);
+  }
+
   async sessionOf({ id, user }: ParamsOf<"sessionOf">): Promise<SessionView> {
     return await this.#sessions.get(id, user);
   }

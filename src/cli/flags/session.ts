@@ -1,5 +1,5 @@
 import { Args } from "@oclif/core";
-import { type FleetError, isFleetError, type Suggestion } from "../../errors.js";
+import type { FleetError, Suggestion } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import { isSessionId, validateSessionId } from "../../model/ids.js";
 import { meantIds, withoutCut } from "../../model/reference.js";
@@ -46,32 +46,52 @@ export async function wholeId(
   return id;
 }
 
+/**
+ * Like {@link wholeId} for a command that changes sessions of all users. `unknown` are the texts that match no session, as far
+ * as this had to look.
+ */
+export async function wholeIds(
+  fleet: Fleet,
+  texts: readonly string[],
+  { json }: { json: boolean },
+): Promise<{ ids: string[]; unknown: string[] }> {
+  const looks = isAsked({ json }) ? texts : texts.filter((text) => text.includes("…"));
+  const meant = new Map<string, string | undefined>();
+  if (looks.length > 0) {
+    const found = await fleet.sessions.matching(looks.map(sessionReference));
+    for (const [at, text] of looks.entries()) meant.set(text, onlyMeant(text, found[at] ?? []));
+  }
+  const ids: string[] = [];
+  const unknown: string[] = [];
+  for (const text of texts) {
+    const id = meant.has(text) ? meant.get(text) : text;
+    if (id !== undefined && id !== text && !json) process.stderr.write(`Session: ${id}\n`);
+    if (id === undefined) unknown.push(text);
+    else ids.push(id);
+  }
+  return { ids, unknown };
+}
+
 /** Replaces each text by the whole id of the session that it means. A text that means no session stays as it is. */
 export function meantAmong(sessions: readonly { id: string }[], texts: readonly string[]): string[] {
   const ids = sessions.map(({ id }) => id);
   return texts.map((text) => onlyMeant(text, meantIds(text, ids)) ?? text);
 }
 
-/** Completes the error of `delete`, which needs whole ids, by the whole ids that the user may have meant. */
+/**
+ * Completes the error of `delete`, which needs whole ids, by the whole ids that the user may have meant.
+ *
+ * @param isWhole whether the caller has already looked for whole ids
+ */
 export async function withWholeIds(
   error: FleetError,
   fleet: Fleet,
-  { ids, user }: { ids: readonly string[]; user: string | undefined },
+  { ids, user, isWhole }: { ids: readonly string[]; user: string | undefined; isWhole: boolean },
 ): Promise<FleetError> {
   if (!["FLEET_SESSION_NOT_FOUND", "FLEET_SESSION_ID_INVALID"].includes(error.code)) return error;
   const missing = ids.filter((id) => !((error.outcome.deleted ?? []) as string[]).includes(id));
-  const found = await Promise.all(
-    missing.map(async (text) => {
-      try {
-        const id = await fleet.sessions.find(text, given({ user }));
-        return id === text ? [] : [id];
-      } catch (failure) {
-        if (isFleetError(failure)) return [];
-        throw failure;
-      }
-    }),
-  );
-  const whole = found.flat();
+  const found = isWhole ? [] : await fleet.sessions.matching(missing, given({ user }));
+  const whole = found.flatMap((meant, at) => (meant.length === 1 && meant[0] !== missing[at] ? meant : []));
   const [kind = "", name] = missing;
   const advice: Suggestion[] = [];
   if (whole.length > 0) {

@@ -120,10 +120,18 @@ export class SessionGroup extends Group {
    * @throws FleetError `FLEET_SESSION_AMBIGUOUS` when several sessions match; `FLEET_SESSION_NOT_FOUND` when no session
    * matches and the text cannot be an id.
    */
-  async find(text: string, { user }: { user?: string } = {}): Promise<string> {
-    const id = onlyMeant(text, await meantSessions(this.parts, text, user));
+  async find(text: string, { user }: { user?: string | undefined } = {}): Promise<string> {
+    const [ids = []] = await this.matching([text], { user });
+    const id = onlyMeant(text, ids);
     if (id === undefined && !isSessionId(text)) throw sessionsNotFound([text]);
     return id ?? text;
+  }
+
+  /**
+   * Returns for each text the ids of all sessions from which {@link find} chooses. Reads the list of sessions at most once.
+   */
+  async matching(texts: readonly string[], { user }: { user?: string | undefined } = {}): Promise<string[][]> {
+    return await meantSessions(this.parts, texts, user);
   }
 
   /** Returns one session of a user. */
@@ -241,6 +249,7 @@ export class SessionGroup extends Group {
       leave: [open, arg.optional({ park: { check: arg.flag } })],
       list: [arg.optional(filter)],
       find: [["text", arg.text], arg.optional(arg.USER)],
+      matching: [["texts", arg.texts], arg.optional(arg.USER)],
       get: [id, ["options", arg.options(arg.OWN_USER)]],
       transcript: [id, ["options", arg.options({ ...arg.OWN_USER, turns: { check: arg.whole }, ...arg.SIGNAL })]],
       followTranscript: [id, ["options", arg.options({ ...arg.OWN_USER, ...following })]],

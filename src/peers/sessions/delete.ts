@@ -15,9 +15,14 @@ export async function deleteEverywhere(
   user: string | undefined,
 ): Promise<{ deleted: string[]; notFound: string[] }> {
   const outcome = { deleted: [] as string[], notFound: [] as string[] };
+  let listed: ReturnType<typeof listEverywhere> | undefined;
+  const list = async () => {
+    listed ??= listEverywhere(context, user);
+    return await listed;
+  };
   for (const id of new Set(ids)) {
     try {
-      const wasDeleted = await deleteWhereItIs(context, id, user);
+      const wasDeleted = await deleteWhereItIs(context, id, user, list);
       (wasDeleted ? outcome.deleted : outcome.notFound).push(id);
     } catch (error) {
       const isFirst = outcome.deleted.length + outcome.notFound.length === 0;
@@ -29,21 +34,35 @@ export async function deleteEverywhere(
 }
 
 /** @returns whether the session existed */
-async function deleteWhereItIs(context: SessionPlaces, id: string, user: string | undefined): Promise<boolean> {
+async function deleteWhereItIs(
+  context: SessionPlaces,
+  id: string,
+  user: string | undefined,
+  list: () => ReturnType<typeof listEverywhere>,
+): Promise<boolean> {
   const { store, directory, hosts } = context;
   const record = await store.sessions.read(id);
   if (record !== null && user !== undefined && record.owner !== user) return false;
-  const holders = record === null ? await holdersOf(context, id, user) : [hosts.at(await directory.whereIs(record))];
+  const holders = record === null ? await holdersOf(context, id, list) : [hosts.at(await directory.whereIs(record))];
   const deleted: string[] = [];
   for (const host of holders) deleted.push(...(await host.deleteSessions({ ids: [id], user })));
   return deleted.length > 0;
 }
 
-async function holdersOf({ hosts }: SessionPlaces, id: string, user: string | undefined): Promise<Host[]> {
+/** The sessions of all hosts, by host. */
+async function listEverywhere({ hosts }: SessionPlaces, user: string | undefined) {
+  return (await hosts.everywhere(async (host) => await host.sessions({ user }))).answers;
+}
+
+/** @param list reads the list of all sessions, once for all ids that have no record */
+async function holdersOf(
+  { hosts }: SessionPlaces,
+  id: string,
+  list: () => ReturnType<typeof listEverywhere>,
+): Promise<Host[]> {
   const { own } = hosts;
   if (own.name === null) return [own];
-  const { answers } = await hosts.everywhere(async (host) => await host.sessions({ user }));
-  const found = answers.flatMap(({ host, answer }) =>
+  const found = (await list()).flatMap(({ host, answer }) =>
     answer.filter((view) => view.id === id).map(({ owner }) => ({ host, owner })),
   );
   const owners = [...new Set(found.map(({ owner }) => owner))];

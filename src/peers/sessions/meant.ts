@@ -1,6 +1,6 @@
 import { FleetError, quote } from "../../errors.js";
 import { isSessionId } from "../../model/ids.js";
-import { meantIds } from "../../model/reference.js";
+import { mayMean, meantIds } from "../../model/reference.js";
 import { mayUse } from "../../model/session.js";
 import { type GatherSessionsContext, gatherSessions } from "../gather.js";
 
@@ -8,21 +8,29 @@ import { type GatherSessionsContext, gatherSessions } from "../gather.js";
 const MOST_SHOWN = 5;
 
 /**
- * The ids of the sessions that a person may mean by a text, among the sessions that `user` may use, or among all sessions
- * if `user` is undefined. The whole id of a recorded session costs one read. For any other text, lists the sessions.
+ * For each text, the ids of the sessions that a person may mean by it, among those that the user may use. Without `user`,
+ * among all. A whole id costs one read of a record. For other texts, this looks at the ids of all sessions. A fleet on
+ * several hosts must read the list of all sessions for that, but only once for all texts.
  */
 export async function meantSessions(
   context: GatherSessionsContext,
-  text: string,
+  texts: readonly string[],
   user: string | undefined,
-): Promise<string[]> {
-  const record = isSessionId(text) ? await context.store.sessions.read(text) : null;
-  if (record !== null && (user === undefined || mayUse(record, user))) return [text];
-  const sessions = await gatherSessions(context, user);
-  return meantIds(
-    text,
-    sessions.map(({ id }) => id),
-  );
+): Promise<string[][]> {
+  const { store, hosts } = context;
+  const isWhole = async (text: string) => {
+    const record = isSessionId(text) ? await store.sessions.read(text) : null;
+    return record !== null && (user === undefined || mayUse(record, user));
+  };
+  const whole = await Promise.all(texts.map(isWhole));
+  const others = texts.filter((_, at) => !whole[at]);
+  if (others.length === 0) return texts.map((text) => [text]);
+  const isMeant = (id: string) => others.some((text) => mayMean(text, id));
+  const ids =
+    hosts.own.name === null
+      ? await hosts.own.sessionIds(isMeant, user)
+      : (await gatherSessions(context, user)).map(({ id }) => id);
+  return texts.map((text, at) => (whole[at] ? [text] : meantIds(text, ids)));
 }
 
 /**

@@ -1,0 +1,50 @@
+import { mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, it, onTestFinished, vi } from "vitest";
+import { Fleet } from "../../src/fleet/fleet.js";
+import { openParts } from "../../src/fleet/parts.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
+
+/** A fleet with the sessions of one user, and how often it has read the list of all sessions. */
+async function opened(ids: readonly string[]) {
+  const folder = mkdtempSync(join(tmpdir(), "copilotfleet-unknown-"));
+  const parts = openParts({ env: { HOME: folder, COPILOTFLEET_HOME: join(folder, "state") }, cwd: folder });
+  // The constructor is private, because a program has no parts of a fleet.
+  const fleet = Reflect.construct(Fleet, [parts]) as Fleet;
+  const list = vi.spyOn(parts.store.sessions, "list");
+  onTestFinished(async () => {
+    list.mockRestore();
+    await fleet.close();
+    await removeFolder(folder);
+  });
+  for (const id of ids) await parts.store.sessions.create(sessionRecord(id, { owner: "alice" }));
+  return { fleet, lists: () => list.mock.calls.length };
+}
+
+it("evict, delete and locks refuse unknown ids without the list of all sessions", async () => {
+  const { fleet, lists } = await opened(["notes"]);
+  const { skipped } = await fleet.sessions.evict({ ids: ["a", "b", "notes"] });
+  expect(skipped).toEqual([
+    { id: "a", reason: "not found" },
+    { id: "b", reason: "not found" },
+    { id: "notes", reason: "not active" },
+  ]);
+  await expect(fleet.sessions.delete(["a", "b"])).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
+  await expect(fleet.leases.get("a")).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
+  expect(lists()).toBe(0);
+});
+
+it("the beginnings of several ids are completed without the list of all sessions, and only for users of the sessions", async () => {
+  const { fleet, lists } = await opened(["notes-1", "notes-2", "novel"]);
+  expect(await fleet.sessions.matching(["nov", "notes", "novel", "zzz"])).toEqual([
+    ["novel"],
+    expect.arrayContaining(["notes-1", "notes-2"]),
+    ["novel"],
+    [],
+  ]);
+  expect(await fleet.sessions.matching(["nov"], { user: "alice" })).toEqual([["novel"]]);
+  expect(await fleet.sessions.matching(["nov"], { user: "bob" })).toEqual([[]]);
+  expect(lists()).toBe(0);
+});
