@@ -1,18 +1,18 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { linux } from "../../src/system/linux/linux.js";
 import { posix } from "../../src/system/posix/posix.js";
-import { lines } from "../../src/system/posix/run.js";
 import { choose } from "../../src/system/system.js";
 import { describeSystem } from "../contract/system.contract.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 
 const reuser = bundleFixture("pid-reuser");
 const stranger = bundleFixture("stranger");
+const without = bundleFixture("missing-programs");
 
 describeSystem("/proc", linux, { exact: true });
 
@@ -83,22 +83,27 @@ it.skipIf(missing.length > 0)(
   },
 );
 
-// Programs are also looked for in /usr/bin, so a test cannot hide ps and lsof. They run by this function.
-it.each([
-  ["processes", "The processes"],
-  ["file systems", "The file systems"],
-] as const)(
-  "the %s count as unreadable, with the advice to install the program, when a program is missing",
-  (what, they) => {
-    expect(() => lines("linux", "copilotfleet-no-ps", ["-o", "pid="], what)).toThrow(
-      expect.objectContaining({
-        code: "FLEET_PROCESSES_UNREADABLE",
-        message: `${they} of this machine cannot be listed, because there is no program copilotfleet-no-ps.`,
-        suggestions: ["Install copilotfleet-no-ps."],
-      }),
-    );
-  },
-);
+it("a process counts as unreadable, with the advice to install the program, when ps and lsof are missing", (ctx) => {
+  const folder = mkdtempSync(join(tmpdir(), "copilotfleet-nothing-"));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  writeFileSync(join(folder, "node"), "");
+  // The fleet always looks in /usr/bin, too. So give the program a namespace in which only Node.js is there.
+  const script = 'mount --bind "$1" "$0/node" && mount --rbind "$0" /usr/bin && exec /usr/bin/node "$2"';
+  const args = ["-m", "sh", "-c", script, folder, process.execPath, without];
+  const isElsewhere = ["/bin", "/usr/sbin", "/sbin"].some(
+    (at) => realpathSync(at) !== "/usr/bin" && ["ps", "lsof"].some((program) => existsSync(join(at, program))),
+  );
+  if (isElsewhere || spawnSync("unshare", ["-m", "true"]).status !== 0)
+    return ctx.skip("needs root, unshare, and ps and lsof in no folder but /usr/bin");
+  const { stdout, stderr } = spawnSync("unshare", args, { encoding: "utf8" });
+  expect(stderr).toBe("");
+  const error = (program: string) => ({
+    code: "FLEET_PROCESSES_UNREADABLE",
+    message: `The processes of this machine cannot be listed, because there is no program ${program}.`,
+    suggestions: [`Install ${program}.`],
+  });
+  expect(JSON.parse(stdout)).toEqual([error("ps"), error("ps"), error("lsof")]);
+});
 
 it("the platform chooses the implementation of the system, and COPILOTFLEET_SYSTEM=posix chooses ps and lsof", () => {
   expect(choose(undefined, "linux")).toBe(linux);
