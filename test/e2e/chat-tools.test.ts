@@ -178,6 +178,17 @@ describe("two chats in one session", () => {
     model.letGo("second");
     await second.waits(/you said: !hold second/);
   });
+
+  it("the chat of a member leaves the questions of the owner's turn to the owner", async () => {
+    const id = "owner-and-member";
+    await fleet.ok(["create", "--user", "alice", "--id", id, "--collaborative", "--member", "bob"]);
+    await using owner = await ChatTerminal.open(fleet, ["chat", id, "--user", "alice"], { columns: 100 });
+    await using _member = await ChatTerminal.open(fleet, ["chat", id, "--user", "bob"], { columns: 100 });
+    owner.type(`${bash("echo a; echo b")}\r`);
+    await owner.screenShows(/Run this command\?/);
+    await owner.answer("y");
+    await owner.waits(/⏺ bash echo a; echo b ok/);
+  });
 });
 
 describe("output of a model that means harm", () => {

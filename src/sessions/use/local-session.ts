@@ -46,18 +46,26 @@ export class LocalSession extends OpenSession<LocalAttached> {
    */
   #recording: Promise<SessionRecord | null | undefined> | undefined;
 
-  private constructor(sessions: Sessions, use: SessionUse, options: OpenOptions, attached: LocalAttached) {
+  readonly #transport: SdkTransport;
+
+  private constructor(
+    sessions: Sessions,
+    use: SessionUse,
+    { options, transport, attached }: { options: OpenOptions; transport: SdkTransport; attached: LocalAttached },
+  ) {
     super(sessions.context, use.record, attached);
     this.#sessions = sessions;
     this.#options = options;
+    this.#transport = transport;
     this.#latest = use.record;
   }
 
   /** @param isNew whether the session was recorded a moment ago */
   static async open(sessions: Sessions, use: SessionUse, options: OpenOptions, isNew = false): Promise<LocalSession> {
-    const attached = await use.open(new SdkTransport(sessions, options), { isNew });
+    const transport = new SdkTransport(sessions, options);
+    const attached = await use.open(transport, { isNew });
     await sessions.recordModel(use.record, options.session?.model);
-    return new LocalSession(sessions, use, options, attached);
+    return new LocalSession(sessions, use, { options, transport, attached });
   }
 
   /** @throws FleetError as {@link runTurn} and {@link useSession}; `FLEET_LEASE_LOST`. */
@@ -89,9 +97,11 @@ export class LocalSession extends OpenSession<LocalAttached> {
       await lease?.check();
       bytesBefore = historyBytes(server.home, id);
       using watch = connection.watchPrompt(id);
+      this.#transport.isInTurn = true;
       try {
         return await runTurn(session, connection.closed, prompt, { ...options, signal: stop.signal }).catch(explained);
       } finally {
+        this.#transport.isInTurn = false;
         hasBegun = watch.hasBegun;
       }
     };
@@ -101,7 +111,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
       if (!isFleetError(error, "FLEET_SERVER_LOST") || hasBegun || !(await hasEnded(server))) return false;
       return promptsSince(server.home, id, bytesBefore).length === 0;
     };
-    const reopen = async () => this.replace(await use.reopen(new SdkTransport(this.#sessions, this.#options)));
+    const reopen = async () => this.replace(await use.reopen(this.#transport));
     if (this.isLost || this.attached.server !== use.server) await reopen();
     const reply = await take().catch(async (error: unknown) => {
       // Send the prompt again if the session was evicted after the last turn, or if its server ended before it began
@@ -157,6 +167,8 @@ export class LocalSession extends OpenSession<LocalAttached> {
 
 /** Opens sessions with the SDK's client. */
 class SdkTransport implements Transport<LocalAttached> {
+  /** Whether this process runs a turn in the session. */
+  isInTurn = false;
   readonly #sessions: Sessions;
   readonly #options: OpenOptions;
 
@@ -172,7 +184,9 @@ class SdkTransport implements Transport<LocalAttached> {
     const empty = isolation === "shared" ? { mode: "empty" as const, baseDirectory: server.home } : {};
     const connection = await clients.to(server, empty, signal);
     const own = isolation === "per-user" && user === record.owner;
-    const settings = sessionConfig({ config, isolation, own, ...access }, record, session);
+    const isMember = user !== record.owner;
+    const surroundings = { config, isolation, own, decides: () => !isMember || this.isInTurn, ...access };
+    const settings = sessionConfig(surroundings, record, session);
     const request =
       how === "resume"
         ? connection.client.resumeSession(record.id, settings)
@@ -213,6 +227,8 @@ interface Surroundings {
   isolation: Isolation;
   /** Whether the server is the user's own. */
   own: boolean;
+  /** Whether this client refuses tools now. All clients of a session get each request, also in the turns of others. */
+  decides: () => boolean;
   provider: ProviderConfig | null;
   /** The user's own GitHub token, on a server that is not the user's own. */
   gitHubToken: string | null;
@@ -223,7 +239,7 @@ interface Surroundings {
  * and its key.
  */
 function sessionConfig(
-  { config, isolation, own, provider, gitHubToken }: Surroundings,
+  { config, isolation, own, decides, provider, gitHubToken }: Surroundings,
   record: SessionRecord,
   overrides: SessionOptions = {},
 ): SessionOptions {
@@ -238,24 +254,28 @@ function sessionConfig(
     ...(provider === null ? {} : { provider }),
     ...(gitHubToken === null ? {} : { gitHubToken }),
     ...overrides,
-    onPermissionRequest: permissions(config, own, overrides),
+    onPermissionRequest: permissions(config, own, overrides, decides),
   };
 }
 
 /**
  * The handler for a session's requests to use a tool. Calls the caller's own handler where `session.approve` permits
  * this, and always for the tools that the caller brings, because those run in the caller's process.
+ *
+ * @param decides whether this client decides now. A member leaves the requests of other turns to the owner.
  */
 export function permissions(
   { session: { approve } }: Pick<Config, "session">,
   own: boolean,
   { onPermissionRequest: asked, tools = [] }: Pick<SessionOptions, "onPermissionRequest" | "tools"> = {},
+  decides = (): boolean => true,
 ): PermissionHandler {
   if (approve === "all") return asked ?? (() => ({ kind: "approve-once" }));
   const names = new Set(tools.map(({ name }) => name));
   return (request, invocation) => {
     const isOwnTool = request.kind === "custom-tool" && names.has(request.toolName);
     if (asked !== undefined && (isOwnTool || (own && approve === "ask"))) return asked(request, invocation);
+    if (approve === "ask" && !own && !decides()) return { kind: "no-result" };
     return { kind: "reject", feedback: `Tools are not allowed here (session.approve is "${approve}").` };
   };
 }
