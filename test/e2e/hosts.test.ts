@@ -10,6 +10,7 @@ import type { ServerView } from "../../src/pool/server.js";
 import type { Stopped } from "../../src/pool/stop/stop.js";
 import { historyPath } from "../../src/runtime/history/session-state.js";
 import type { GcResult } from "../../src/sessions/gc/collect.js";
+import type { EvictionResult } from "../../src/sessions/memory/eviction.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { COMMAND } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -389,12 +390,20 @@ describe.skipIf(problem !== undefined).each([
     const others = async () =>
       (await hosts.store.sessions.list()).map(({ id }) => id).filter((id) => !id.startsWith("old-"));
     const before = await others();
-    // A server unloads a session some time after its last client has left.
-    await eventually("a gc that would delete both", async () => {
-      const { deleted } = await h2.json<GcResult>(["gc", "--ttl", "24h", "--dry-run"]);
-      const ids = deleted.map(({ id }) => id);
-      return ids.includes(first) && ids.includes(second);
+    // A server unloads a session some time after its last client has left. Unload both now, because gc keeps them until then.
+    await eventually("the sessions' absence from memory", async () => {
+      const { evicted, skipped } = await h1.json<EvictionResult>(["evict", first, second]);
+      return evicted.length === 0 && skipped.every(({ reason }) => reason === "not active");
     });
+    await eventually(
+      "a gc that would delete both",
+      async () => {
+        const { deleted } = await h2.json<GcResult>(["gc", "--ttl", "24h", "--dry-run"]);
+        const ids = deleted.map(({ id }) => id);
+        return ids.includes(first) && ids.includes(second);
+      },
+      120_000,
+    );
     for (const id of [first, second]) expect(await hosts.store.sessions.read(id)).not.toBeNull();
     const result = await h1.json<GcResult>(["gc", "--ttl", "24h"]);
     expect(result.deleted.map(({ id }) => id).toSorted()).toEqual([first, second]);
