@@ -134,7 +134,7 @@ it.each(["SIGTERM", "SIGINT"] as const)(
     process.kill(hung, "SIGSTOP");
     serving.kill("SIGTERM");
     await serving.logged(/^draining \d servers$/);
-    using took = new Stopwatch();
+    using took = new Stopwatch(serving.pid);
     serving.kill(second);
     const { code, stdout } = await serving.done;
     expect(took.ms).toBeLessThan(2_000);
@@ -166,7 +166,7 @@ it("serve ends within seconds of a signal that comes during the slow start of a 
   await killed(pid);
   await serving.logged(`starting server ${id}`);
   await eventually("the start", () => fleet.processes().length > 0);
-  using took = new Stopwatch();
+  using took = new Stopwatch(serving.pid);
   const { code } = await serving.end();
   expect(took.ms).toBeLessThan(3_000);
   expect(code).toBe(0);
