@@ -6,6 +6,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { killed } from "../fixtures/processes.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -33,16 +34,19 @@ describe("the front door, when a server breaks the protocol,", () => {
     [
       "an invalid event",
       "bad-event",
-      '{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"bad-event","event":{"type":"session.idle",+}}}',
+      '{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"SESSION","event":{"type":"session.idle",+}}}',
     ],
   ])(
     "closes only the server connection that delivered %s, fails the prompt that was sent on it, and keeps the clients",
-    async (_, sessionId, frame) => {
+    async (_, name, frame) => {
+      const sessionId = unused(name);
       const user = `of-${sessionId}`;
       const [client, other] = [await session(user, sessionId), await RawClient.as(at.url, await at.token(user))];
       const { pid } = await at.serverOf(user);
       const before = at.events.length;
-      expect(await client.request("session.send", { sessionId, prompt: `!${frame}` })).toMatchObject(lost);
+      expect(
+        await client.request("session.send", { sessionId, prompt: `!${frame.replace("SESSION", sessionId)}` }),
+      ).toMatchObject(lost);
       const told = at.events.slice(before).filter(({ event }) => event !== "closed");
       // Check only the first two events. The front door refuses the prompt only once it knows that the server is alive,
       // and it may have opened the session again by then.
@@ -58,35 +62,38 @@ describe("the front door, when a server breaks the protocol,", () => {
   );
 
   it("opens a client's sessions again after it closed the connection to the faulty server", async () => {
-    const client = await session("listens", "faulty");
-    await client.requestOk("session.create", { sessionId: "heard" });
+    const [faulty, heard] = [unused("faulty"), unused("heard")];
+    const client = await session("listens", faulty);
+    await client.requestOk("session.create", { sessionId: heard });
     const other = await RawClient.as(at.url, await at.token("listens"));
-    await other.requestOk("session.resume", { sessionId: "heard" });
-    expect(await client.request("session.send", { sessionId: "faulty", prompt: "!no JSON" })).toMatchObject(lost);
+    await other.requestOk("session.resume", { sessionId: heard });
+    expect(await client.request("session.send", { sessionId: faulty, prompt: "!no JSON" })).toMatchObject(lost);
     // The front door opens the session again without a request of the client.
     await eventually("that it is open again", () =>
-      at.events.some(({ event, sessionId }) => event === "session-reopened" && sessionId === "heard"),
+      at.events.some(({ event, sessionId }) => event === "session-reopened" && sessionId === heard),
     );
-    await other.turnOk("heard", "next");
-    await eventually("what the other said", () => client.events("heard").includes("session.idle"));
+    await other.turnOk(heard, "next");
+    await eventually("what the other said", () => client.events(heard).includes("session.idle"));
   });
 
   it("ends a turn for the client when the server unloads the session without ending the turn", async () => {
-    const client = await session("unloaded", "brief");
-    expect(await client.request("session.send", { sessionId: "brief", prompt: "unload" })).toMatchObject({
+    const id = unused("brief");
+    const client = await session("unloaded", id);
+    expect(await client.request("session.send", { sessionId: id, prompt: "unload" })).toMatchObject({
       result: {},
     });
     const ended = ["session.error", "session.idle", "session.shutdown"];
-    await eventually("the end of the turn", () => client.events("brief").length === ended.length);
-    expect(client.events("brief")).toEqual(ended);
+    await eventually("the end of the turn", () => client.events(id).length === ended.length);
+    expect(client.events(id)).toEqual(ended);
   });
 
   it("logs the stack of an exception that a server's frame causes", async () => {
-    const client = await session("stacked", "stacked");
-    const frame =
-      '{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"stacked","event":{"type":"session.idle"}},"params":null}';
-    expect(await client.request("session.send", { sessionId: "stacked", prompt: `!${frame}` })).toMatchObject(lost);
-    const failed = await eventually("the log", () => at.events.find(({ event }) => event === "failed"));
+    const id = unused("stacked");
+    const client = await session("stacked", id);
+    const frame = `{"jsonrpc":"2.0","method":"session.event","params":{"sessionId":"${id}","event":{"type":"session.idle"}},"params":null}`;
+    const before = at.events.length;
+    expect(await client.request("session.send", { sessionId: id, prompt: `!${frame}` })).toMatchObject(lost);
+    const failed = await eventually("the log", () => at.events.slice(before).find(({ event }) => event === "failed"));
     expect(failed.detail).toMatch(
       /^while handling a frame from stacked-.*: TypeError: .*\n +at endsTurn .*events\.ts/s,
     );
@@ -118,33 +125,35 @@ describe("the front door, when a server is slow,", () => {
   });
 
   it("sends a client no events of a session that the client left while the front door was opening the session again", async () => {
+    const id = unused("left");
     const token = await at.token("ann");
     const client = await RawClient.as(at.url, token);
-    await client.requestOk("session.create", { sessionId: "left", model: "slow" });
+    await client.requestOk("session.create", { sessionId: id, model: "slow" });
     await killed((await at.serverOf("ann")).pid);
-    client.send({ id: 1, method: "session.send", params: { sessionId: "left", prompt: "one" } });
+    client.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "one" } });
     await eventually("it is needed", () => at.door.turns === 1);
     // The replacement server answers this ping while it is still opening the session.
     expect(await client.request("ping")).toMatchObject({ result: {} });
-    expect(await client.request("session.detach", { sessionId: "left" })).toMatchObject({ result: { success: true } });
+    expect(await client.request("session.detach", { sessionId: id })).toMatchObject({ result: { success: true } });
     expect((await client.answerTo(1)).error).toBeUndefined();
-    const before = client.events("left").length;
+    const before = client.events(id).length;
     const other = await RawClient.as(at.url, token);
-    await other.requestOk("session.resume", { sessionId: "left" });
-    await other.turnOk("left", "two");
-    await client.request("ping");
-    expect(client.events("left").slice(before)).toEqual([]);
+    await other.requestOk("session.resume", { sessionId: id });
+    await other.turnOk(id, "two");
+    await client.requestOk("ping");
+    expect(client.events(id).slice(before)).toEqual([]);
   });
 
   it("frees the id of a session when the server dies while it creates the session", async () => {
+    const id = unused("again");
     const client = await RawClient.as(at.url, await at.token("cid"));
     const { pid, home } = await at.serverOf("cid");
-    client.send({ id: 1, method: "session.create", params: { sessionId: "again", model: "stuck" } });
-    await eventually("its folder", () => existsSync(join(home, "session-state", "again")));
+    client.send({ id: 1, method: "session.create", params: { sessionId: id, model: "stuck" } });
+    await eventually("its folder", () => existsSync(join(home, "session-state", id)));
     await killed(pid);
     expect(await client.answerTo(1)).toMatchObject({ error: { data: { code: "FLEET_SERVER_LOST" } } });
-    expect(existsSync(join(home, "session-state", "again"))).toBe(false);
-    expect(await client.request("session.create", { sessionId: "again" })).toMatchObject({ result: {} });
+    expect(existsSync(join(home, "session-state", id))).toBe(false);
+    expect(await client.request("session.create", { sessionId: id })).toMatchObject({ result: {} });
   });
 });
 
@@ -175,41 +184,44 @@ describe("the front door, when a server does not answer,", () => {
   /** Moves the door's clock on by one second, and lets the door and the client's server handle what they have. */
   const second = async (client: RawClient) => {
     await clock.advance(1_000, 0);
-    await client.request("ping");
+    await client.requestOk("ping");
   };
 
   it("keeps a client's session open when the server does not answer the client's second resume", async () => {
+    const id = unused("kept");
     const client = await RawClient.as(at.url, await at.token("eve"));
-    await client.requestOk("session.create", { sessionId: "kept" });
-    client.send({ id: 1, method: "session.resume", params: { sessionId: "kept", model: "stuck" } });
-    await unanswered("eve", "kept");
+    await client.requestOk("session.create", { sessionId: id });
+    client.send({ id: 1, method: "session.resume", params: { sessionId: id, model: "stuck" } });
+    await unanswered("eve", id);
     await clock.advance(30_000, 0);
     expect(await client.answerTo(1)).toMatchObject(UNREACHABLE);
-    const before = client.events("kept").length;
-    expect(await client.turn("kept", "next")).toMatchObject({ result: {} });
-    expect(client.events("kept").slice(before)).toEqual(["user.message", "session.idle"]);
+    const before = client.events(id).length;
+    expect(await client.turn(id, "next")).toMatchObject({ result: {} });
+    expect(client.events(id).slice(before)).toEqual(["user.message", "session.idle"]);
   });
 
   it("answers FLEET_SERVER_UNREACHABLE when a server does not create a session within 30 s", async () => {
+    const sessionId = unused("stuck");
     const client = await RawClient.as(at.url, await at.token("ben"));
-    client.send({ id: 1, method: "session.create", params: { sessionId: "stuck", model: "stuck" } });
-    await unanswered("ben", "stuck");
+    client.send({ id: 1, method: "session.create", params: { sessionId, model: "stuck" } });
+    await unanswered("ben", sessionId);
     await clock.advance(29_999, 0);
-    await client.request("ping");
+    await client.requestOk("ping");
     expect(client.received.some(({ id }) => id === 1)).toBe(false);
     await clock.advance(1, 0);
     expect(await client.answerTo(1)).toMatchObject(UNREACHABLE);
     // The half-created session does not block a new one with the same id.
-    expect(await client.request("session.create", { sessionId: "stuck" })).toMatchObject({ result: {} });
+    expect(await client.request("session.create", { sessionId })).toMatchObject({ result: {} });
   });
 
   it("keeps a session and answers FLEET_SERVER_UNREACHABLE when the server does not delete it", async () => {
+    const [lasting, other] = [unused("lasting"), unused("other")];
     const client = await RawClient.as(at.url, await at.token("fay"));
-    await client.requestOk("session.create", { sessionId: "lasting" });
-    await client.requestOk("session.create", { sessionId: "other" });
-    client.send({ id: 1, method: "session.delete", params: { sessionId: "lasting" } });
-    client.send({ id: 2, method: "session.getMessages", params: { sessionId: "lasting" } });
-    expect(await client.turn("other", "during the deletion")).toMatchObject({ result: {} });
+    await client.requestOk("session.create", { sessionId: lasting });
+    await client.requestOk("session.create", { sessionId: other });
+    client.send({ id: 1, method: "session.delete", params: { sessionId: lasting } });
+    client.send({ id: 2, method: "session.getMessages", params: { sessionId: lasting } });
+    expect(await client.turn(other, "during the deletion")).toMatchObject({ result: {} });
     await eventually("the time limit of the deletion", () => clock.isDueIn(30_000));
     await clock.advance(30_000, 0);
     expect(await client.answerTo(1)).toMatchObject({
@@ -217,71 +229,75 @@ describe("the front door, when a server does not answer,", () => {
     });
     // The session still exists, and the request behind the deletion is answered.
     expect(await client.answerTo(2)).toMatchObject({ result: {} });
-    expect(await client.turn("lasting", "next")).toMatchObject({ result: {} });
+    expect(await client.turn(lasting, "next")).toMatchObject({ result: {} });
   });
 
   it("does not end a turn when the server sends the session.idle of the turn before it", async () => {
+    const id = unused("behind");
     const client = await RawClient.as(at.url, await at.token("gil"));
-    await client.requestOk("session.create", { sessionId: "behind" });
+    await client.requestOk("session.create", { sessionId: id });
     const listener = await RawClient.as(at.url, await at.token("gil"));
-    await listener.requestOk("session.resume", { sessionId: "behind" });
-    expect((await client.request("session.send", { sessionId: "behind", prompt: "behind" })).error).toBeUndefined();
-    await eventually("the end of what was before", () => listener.events("behind").length > 0);
-    for (let look = 0; look < 20; look++) {
-      expect(at.door.turns).toBe(1);
-      await new Promise((resolve) => setTimeout(resolve, 25));
-    }
-    await client.request("session.log", { sessionId: "behind" });
+    await listener.requestOk("session.resume", { sessionId: id });
+    expect((await client.request("session.send", { sessionId: id, prompt: "behind" })).error).toBeUndefined();
+    await eventually("the end of what was before", () => listener.events(id).length > 0);
+    // The door has asked the server whether the turn still runs, and will ask again after this pause.
+    await eventually("the door's next question", () => clock.isDueIn(250));
+    expect(at.door.turns).toBe(1);
+    await client.requestOk("session.log", { sessionId: id });
     await eventually("the end of the turn", () => at.door.turns === 0);
-    expect(listener.events("behind")).toEqual(["session.idle", "user.message", "session.idle"]);
-    expect(client.events("behind")).toEqual(["user.message", "session.idle"]);
+    await eventually("its end at both", () => listener.events(id).length > 2 && client.events(id).length > 1);
+    expect(listener.events(id)).toEqual(["session.idle", "user.message", "session.idle"]);
+    expect(client.events(id)).toEqual(["user.message", "session.idle"]);
   });
 
   it("ends a turn with an error when the server is idle and never begins the prompt that it took", async () => {
+    const id = unused("forgotten");
     const client = await RawClient.as(at.url, await at.token("ida"));
-    await client.requestOk("session.create", { sessionId: "forgotten" });
-    expect(await client.request("session.send", { sessionId: "forgotten", prompt: "forgotten" })).toMatchObject({
+    await client.requestOk("session.create", { sessionId: id });
+    expect(await client.request("session.send", { sessionId: id, prompt: "forgotten" })).toMatchObject({
       result: {},
     });
     await eventually("the wait for the end of the turn", () => clock.isDueIn(15_000));
     await eventually("the end of the turn", async () => {
       await second(client);
-      return client.events("forgotten").includes("session.idle");
+      return client.events(id).includes("session.idle");
     });
     // With session.idle alone, the SDK's sendAndWait would return the answer of an earlier turn.
-    expect(client.events("forgotten")).toEqual(["session.error", "session.idle"]);
-    expect(await client.turn("forgotten", "next")).toMatchObject({ result: {} });
+    expect(client.events(id)).toEqual(["session.error", "session.idle"]);
+    expect(await client.turn(id, "next")).toMatchObject({ result: {} });
   });
 
   it("ends a turn 30 s after its prompt if the server never answers the prompt", async () => {
+    const id = unused("swallowed");
     const client = await RawClient.as(at.url, await at.token("hal"));
-    await client.requestOk("session.create", { sessionId: "swallowed" });
-    const params = { sessionId: "swallowed", event: { type: "session.idle", data: {} } };
+    await client.requestOk("session.create", { sessionId: id });
+    const params = { sessionId: id, event: { type: "session.idle", data: {} } };
     const frame = JSON.stringify({ jsonrpc: "2.0", method: "session.event", params });
-    client.send({ id: 1, method: "session.send", params: { sessionId: "swallowed", prompt: `!${frame}` } });
+    client.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: `!${frame}` } });
     await eventually("the wait for the end of the turn", () => clock.isDueIn(15_000));
     for (let passed = 0; passed < 29; passed++) await second(client);
-    expect(await isUsed("swallowed")).toBe(true);
+    expect(await isUsed(id)).toBe(true);
     await eventually("the end of the turn", async () => {
       await second(client);
-      return !(await isUsed("swallowed"));
+      return !(await isUsed(id));
     });
-    await eventually("its end at the client", () => client.events("swallowed").length > 0);
-    expect(client.events("swallowed")).toEqual(["session.idle"]);
+    await eventually("its end at the client", () => client.events(id).length > 0);
+    expect(client.events(id)).toEqual(["session.idle"]);
   });
 
   it("ends a turn at session.idle even if the server never answers whether the turn still runs", async () => {
+    const id = unused("mute");
     const client = await RawClient.as(at.url, await at.token("dan"));
-    await client.requestOk("session.create", { sessionId: "mute" });
-    expect((await client.request("session.send", { sessionId: "mute", prompt: "mute" })).error).toBeUndefined();
+    await client.requestOk("session.create", { sessionId: id });
+    expect((await client.request("session.send", { sessionId: id, prompt: "mute" })).error).toBeUndefined();
     await eventually("the wait for the end of the turn", () => clock.isDueIn(15_000));
     await clock.advance(15_000, 0);
-    await unanswered("dan", "mute");
-    expect(await isUsed("mute")).toBe(true);
-    await client.request("session.log", { sessionId: "mute" });
-    await eventually("the end of the turn", async () => !(await isUsed("mute")));
-    await eventually("its end at the client", () => client.events("mute").includes("session.idle"));
-    expect(client.events("mute")).toEqual(["user.message", "session.idle"]);
-    expect(await client.turn("mute", "next")).toMatchObject({ result: {} });
+    await unanswered("dan", id);
+    expect(await isUsed(id)).toBe(true);
+    await client.requestOk("session.log", { sessionId: id });
+    await eventually("the end of the turn", async () => !(await isUsed(id)));
+    await eventually("its end at the client", () => client.events(id).includes("session.idle"));
+    expect(client.events(id)).toEqual(["user.message", "session.idle"]);
+    expect(await client.turn(id, "next")).toMatchObject({ result: {} });
   });
 });
