@@ -14,6 +14,7 @@ import {
 } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 export interface Connected {
   /** A new client of the same user. */
@@ -70,8 +71,9 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
     });
 
     it("creates a session with the id that the client asks for", async () => {
-      const session = await create({ sessionId: `wanted-${name}` });
-      expect(session.sessionId).toBe(`wanted-${name}`);
+      const sessionId = unused("wanted");
+      const session = await create({ sessionId });
+      expect(session.sessionId).toBe(sessionId);
       expect(await say(session, "hi")).toBe("you said: hi");
     });
 
@@ -299,7 +301,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
 
     it("runs the MCP server of a plugin that the client names", async () => {
       const { workspacePath } = await create();
-      const plugin = resolve(workspacePath ?? "", "../../plugin");
+      const plugin = resolve(workspacePath ?? "", "../..", unused("plugin"));
       await mkdir(plugin);
       await writeFile(join(plugin, "plugin.json"), JSON.stringify({ name: "echo-plugin", version: "1.0.0" }));
       const program = join(import.meta.dirname, "../fixtures/sessions/mcp-server.mjs");
@@ -651,11 +653,11 @@ export function describeRequestHandler(
 
     it("cancels the model request at the client's handler when the client aborts the turn", async () => {
       const session = await create({ apiKey: "own-key" });
-      const before = handler.asked.length;
+      const [asked, calledOff] = [handler.asked.length, handler.calledOff];
       await session.send("please wait");
-      await eventually("the model's request", () => handler.asked.length > before);
+      await eventually("the model's request", () => handler.asked.length > asked);
       await session.abort();
-      await eventually("the end of the request", () => handler.calledOff > 0);
+      await eventually("the end of the request", () => handler.calledOff > calledOff);
     });
 
     it("does not accept a client's answer to a model request that does not exist", async () => {

@@ -2,6 +2,7 @@ import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { issueToken } from "../../src/identity/tokens.js";
 import { eventually } from "../fixtures/eventually.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
@@ -19,8 +20,9 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
       await at[Symbol.asyncDispose]();
     });
 
-    /** Creates a session of ann's with ben as a member, and leaves it. */
-    const team = async (sessionId: string, { fleet } = at) => {
+    /** Creates a session of ann's with ben as a member, leaves it, and returns its id. */
+    const team = async ({ fleet } = at) => {
+      const sessionId = unused("team");
       const session = await fleet.createSession({ user: "ann", members: ["ben"], sessionId });
       await fleet.leaveSession(session);
       return sessionId;
@@ -41,7 +43,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     it("runs the prompts of two members of a session one at a time, and sends all replies to both", async () => {
       // This fleet has the default turn wait, so that no prompt times out on a slow machine.
       await using patient = await DoorFleet.open({ config: { isolation } });
-      const id = await team(`team-1-${isolation}`, patient);
+      const id = await team(patient);
       const [ann, ben] = [
         await join("ann", id, patient.url, await patient.token("ann")),
         await join("ben", id, patient.url, await patient.token("ben")),
@@ -60,7 +62,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     });
 
     it("holds a member's lease until its turn ends, and refuses another member's prompt after the turn wait", async () => {
-      const id = await team(`team-2-${isolation}`);
+      const id = await team();
       const [ann, ben] = [await join("ann", id), await join("ben", id)];
       await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 60000 long" });
       expect(await at.store.leases.read(id)).toMatchObject({ holder: "ann" });
@@ -83,34 +85,34 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     });
 
     it("lets a member take back a waiting prompt without ending the other member's turn", async () => {
-      const id = await team(`team-3-${isolation}`);
+      const id = await team();
       const [ann, ben] = [await join("ann", id), await join("ben", id)];
-      await ann.requestOk("session.send", { sessionId: id, prompt: "!hold taken-back" });
+      await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id}` });
       const waiting = ben.request("session.send", { sessionId: id, prompt: "never mind" });
-      await ben.request("ping");
+      await ben.requestOk("ping");
       expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });
       expect(await waiting).toMatchObject({ error: { data: { code: "FLEET_TURN_FAILED" } } });
-      at.model.letGo("taken-back");
+      at.model.letGo(id);
       await eventually("ann's turn ends", () => ann.events(id).includes("session.idle"));
       expect(ann.events(id)).not.toContain("abort");
     });
 
     it("refuses a prompt that a member inserts into a session's queue, because it would bypass the lease", async () => {
-      const id = await team(`team-8-${isolation}`);
+      const id = await team();
       const [ann, ben] = [await join("ann", id), await join("ben", id)];
       const queued = { sessionId: id, position: 0, message: { prompt: "sneaked in" } };
       const denied = { error: { data: { code: "FLEET_METHOD_DENIED" } } };
       expect(await ben.request("session.queue.insertAt", queued)).toMatchObject(denied);
-      await ann.requestOk("session.send", { sessionId: id, prompt: "!hold queue" });
+      await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id}` });
       expect(await ben.request("session.queue.insertAt", queued)).toMatchObject(denied);
       expect((await ann.request("session.queue.clear", { sessionId: id })).error).toBeUndefined();
-      at.model.letGo("queue");
+      at.model.letGo(id);
       await eventually("ann's turn ends", () => ann.events(id).includes("session.idle"));
       expect(JSON.stringify(ann.received)).not.toContain("sneaked in");
     });
 
     it("refuses a member's prompt while another member has locked the session", async () => {
-      const id = await team(`team-4-${isolation}`);
+      const id = await team();
       const ben = await join("ben", id);
       const lease = await at.fleet.lockSession(id, { user: "ann" });
       expect(await ben.request("session.send", { sessionId: id, prompt: "x" })).toMatchObject({
@@ -121,7 +123,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     });
 
     it("accepts session.abort during a lease only from clients that connected under that lease", async () => {
-      const id = await team(`team-9-${isolation}`);
+      const id = await team();
       const ben = await join("ben", id);
       const lease = await at.fleet.lockSession(id, { user: "ann" });
       const under = { lease: { sessionId: id, fence: lease.fence } };
@@ -141,7 +143,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     });
 
     it("ends a member's turn when its lease is stolen, and refuses that member's late prompts", async () => {
-      const id = await team(`team-5-${isolation}`);
+      const id = await team();
       const ann = await join("ann", id);
       await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 20000 x" });
       const { fence } = (await at.store.leases.read(id)) ?? { fence: 0 };
@@ -156,7 +158,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     });
 
     it("gives a member of a session only the conversation, and gives nothing to a user who is not a member", async () => {
-      const id = await team(`team-6-${isolation}`);
+      const id = await team();
       const ben = await join("ben", id);
       for (const [method, params] of [
         ["session.shell.exec", { command: "id" }],
@@ -182,7 +184,7 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     it.runIf(isolation === "per-user")(
       "refuses a member's approval of a shell command on the owner's server, so the command does not run",
       async () => {
-        const id = await team("team-7");
+        const id = await team();
         const client = await at.client("ben");
         const session = await client.resumeSession(id, { onPermissionRequest: approveAll });
         const reply = await session.sendAndWait(

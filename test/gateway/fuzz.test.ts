@@ -6,6 +6,7 @@ import { knownMethods } from "../../src/gateway/policy/methods.js";
 import { encodeBody } from "../../src/runtime/wire/frames.js";
 import { eventually } from "../fixtures/eventually.js";
 import { rounds } from "../fixtures/fleets/fault-fleet.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
@@ -70,10 +71,11 @@ describe("a front door that receives random frames", () => {
   it(
     "closes connections that send broken frames, goes on serving a good client, and does not need more memory",
     async () => {
+      const alices = unused("alices");
       const token = await at.token("mallory");
       const good = await RawClient.as(at.url, await at.token("alice"));
-      await good.requestOk("session.create", { sessionId: "alices" });
-      await good.turnOk("alices", "before");
+      await good.requestOk("session.create", { sessionId: alices });
+      await good.turnOk(alices, "before");
       const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31);
       let sent = 0;
       let ended = 0;
@@ -115,7 +117,7 @@ describe("a front door that receives random frames", () => {
         }
       }
       expect(ended, `seed ${seed}`).toBeGreaterThan(0);
-      await good.turnOk("alices", "after");
+      await good.turnOk(alices, "after");
       await eventually("the ends of the others", () => at.door.clients < 10);
       samples = [];
       expect(heapAtStart).toBeGreaterThan(0);

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { BUILTIN_TOOLS } from "../../src/config/values/tool-names.js";
 import { handlingOf, knownMethods } from "../../src/gateway/policy/methods.js";
 import { eventually } from "../fixtures/eventually.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -100,17 +101,17 @@ describe("the front door, for a client on its user's own server with the default
       const { error } = await client.request(method, { sessionId, ...params });
       expect(error?.message).toContain(HOW_TO_ALLOW);
     }
+    const idles = () => client.events(sessionId).filter((type) => type === "session.idle").length;
+    const before = idles();
     const blob = { type: "blob", data: "aGk=", mimeType: "text/plain", displayName: "hi.txt" };
     expect((await client.request("session.send", { sessionId, prompt: "look", attachments: [blob] })).error).toBe(
       undefined,
     );
-    await eventually(
-      "the end of the turn",
-      () => client.events(sessionId).filter((t) => t === "session.idle").length > 1,
-    );
+    await eventually("the end of the turn", () => idles() > before);
   });
 
   it("allows a client settings and methods that affect only the conversation and the user's home", async () => {
+    const harmless = unused("harmless");
     const settings = {
       systemMessage: { mode: "append", content: "be brief" },
       organizationCustomInstructions: "be kind",
@@ -122,16 +123,16 @@ describe("the front door, for a client on its user's own server with the default
       skillDirectories: [],
       requestExtensions: false,
     };
-    expect(await client.request("session.create", { sessionId: "harmless", ...settings })).toMatchObject({
+    expect(await client.request("session.create", { sessionId: harmless, ...settings })).toMatchObject({
       result: {},
     });
-    await client.turnOk("harmless", "one");
+    await client.turnOk(harmless, "one");
     for (const [method, params] of [
-      ["sessions.fork", { sessionId: "harmless" }],
-      ["session.history.rewind", { sessionId: "harmless", eventId: "none" }],
-      ["session.model.setAllowedModels", { sessionId: "harmless" }],
-      ["session.options.update", { sessionId: "harmless", organizationCustomInstructions: "be kinder" }],
-      ["session.instructions.getSources", { sessionId: "harmless" }],
+      ["sessions.fork", { sessionId: harmless }],
+      ["session.history.rewind", { sessionId: harmless, eventId: "none" }],
+      ["session.model.setAllowedModels", { sessionId: harmless }],
+      ["session.options.update", { sessionId: harmless, organizationCustomInstructions: "be kinder" }],
+      ["session.instructions.getSources", { sessionId: harmless }],
       ["sessions.getSizes", {}],
       ["plugins.list", {}],
       ["mcp.config.list", {}],
@@ -159,7 +160,7 @@ describe("the front door, for a client on its user's own server with session.hos
   });
 
   it("runs the client's shell command", async () => {
-    const out = join(at.folder, "out");
+    const out = join(at.folder, unused("out"));
     const asked = await client.request("session.shell.exec", { sessionId: "mine", command: `echo run > ${out}` });
     expect(asked.error).toBeUndefined();
     await eventually("what the command wrote", () => {
@@ -173,22 +174,25 @@ describe("the front door, for a client on its user's own server with session.hos
 
   it("lets the client create a session in another folder of the user's home", async () => {
     const configDir = join(homes.alice, "elsewhere");
-    expect(await client.request("session.create", { sessionId: "apart", configDir })).toMatchObject({ result: {} });
+    expect(await client.request("session.create", { sessionId: unused("apart"), configDir })).toMatchObject({
+      result: {},
+    });
   });
 
   it("refuses a session folder outside the user's home, whatever path leads there", async () => {
-    symlinkSync(homes.bob, join(homes.alice, "link"));
-    symlinkSync(join(homes.bob, "planned"), join(homes.alice, "dangling"));
-    mkdirSync(join(homes.alice, "folder"));
+    const [link, dangling] = [join(homes.alice, unused("link")), join(homes.alice, unused("dangling"))];
+    symlinkSync(homes.bob, link);
+    symlinkSync(join(homes.bob, "planned"), dangling);
+    mkdirSync(join(homes.alice, "folder"), { recursive: true });
     for (const configDir of [
       homes.bob,
       `${homes.alice}-x`,
-      `${homes.alice}/link`,
-      `${homes.alice}/link/sub`,
-      `${homes.alice}/dangling`,
-      `${homes.alice}/dangling/sub`,
+      link,
+      `${link}/sub`,
+      dangling,
+      `${dangling}/sub`,
       `${homes.alice}/../x`,
-      `${homes.alice}/link/../y`,
+      `${link}/../y`,
       `${homes.alice}/`,
       "folder",
       "",

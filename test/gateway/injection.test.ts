@@ -2,6 +2,7 @@ import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { knownMethods } from "../../src/gateway/policy/methods.js";
 import { sessionParams } from "../../src/gateway/policy/settings.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 import { DoorFleet, MODEL_KEY } from "./harness.js";
 import { RawClient } from "./raw-client.js";
@@ -100,10 +101,11 @@ describe.each(["per-user", "shared"] as const)("the front door, with the model's
   });
 
   it("uses the model's key, and reveals it to a client through no method", async () => {
-    const client = await RawClient.as(at.url, await at.token("alice"), true);
-    const create = { sessionId: "s", streaming: true, requestPermission: true };
+    const sessionId = unused("s");
+    const client = await RawClient.as(at.url, await at.token("alice"));
+    const create = { sessionId, streaming: true, requestPermission: true };
     expect((await client.request("session.create", create)).error).toBeUndefined();
-    await client.turnOk("s", "hello");
+    await client.turnOk(sessionId, "hello");
     expect(at.model.keys).toEqual(new Set([`Bearer ${MODEL_KEY}`]));
     // No method may reveal the key, whatever it does with these parameters. The methods that end the session come last.
     // Send one request at a time. If all are open at once, the runtime may never answer those that end the session (seen
@@ -111,16 +113,16 @@ describe.each(["per-user", "shared"] as const)("the front door, with the model's
     const ending = /delete|destroy|shutdown|suspend|close|detach|abort|send|create|resume/;
     const methods = knownMethods().sort((a, b) => Number(ending.test(a)) - Number(ending.test(b)));
     const asked = methods.filter((name) => !WAITS_FOR_CLIENT.includes(name));
-    for (const method of asked) await client.request(method, { sessionId: "s", name: "x", modelId: "gpt-5" });
+    for (const method of asked) await client.request(method, { sessionId, name: "x", modelId: "gpt-5" });
     expect(client.received.length).toBeGreaterThan(methods.length);
     expect(JSON.stringify(client.received)).not.toContain(MODEL_KEY);
     expect(JSON.stringify(at.events)).not.toContain(MODEL_KEY);
-    client.socket.destroy();
   });
 
   it("refuses the methods with which a client could ask for the model's key or redirect it", async () => {
+    const sessionId = unused("b");
     const client = await RawClient.as(at.url, await at.token("bob"));
-    await client.requestOk("session.create", { sessionId: "b" });
+    await client.requestOk("session.create", { sessionId });
     for (const [method, params] of [
       ["session.options.update", { provider: { baseUrl: "http://127.0.0.1:9" } }],
       ["session.options.update", { copilotUrl: "http://127.0.0.1:9" }],
@@ -129,7 +131,7 @@ describe.each(["per-user", "shared"] as const)("the front door, with the model's
       ["account.getCurrentAuth", {}],
       ["session.gitHubAuth.getCurrentAuthInfo", {}],
     ] as const) {
-      expect(await client.request(method, { sessionId: "b", ...params }), method).toMatchObject({
+      expect(await client.request(method, { sessionId, ...params }), method).toMatchObject({
         error: { data: { code: "FLEET_METHOD_DENIED" } },
       });
     }

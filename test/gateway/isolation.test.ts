@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { handlingOf, knownMethods } from "../../src/gateway/policy/methods.js";
 import { eventually } from "../fixtures/eventually.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -101,22 +102,30 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     });
 
     it("keeps other users' sessions out of a client's lists and events", async () => {
-      const [alices, mallorys] = [alice.received.length, mallory.received.length];
+      const mallorys = unused("mallorys");
+      const before = {
+        alice: alice.received.length,
+        mallory: mallory.received.length,
+        turns: (await state()).record?.turns ?? 0,
+      };
       for (const method of ["session.list", "sessions.list"]) {
         expect(JSON.stringify(await mallory.request(method))).not.toContain(secret);
         expect(JSON.stringify(await alice.request(method))).toContain(secret);
       }
       expect((await mallory.request("session.getLastId")).result).not.toMatchObject({ sessionId: secret });
       expect((await alice.request("session.getLastId")).result).toMatchObject({ sessionId: secret });
-      expect(await mallory.request("session.create", { sessionId: "mallorys" })).toMatchObject({ result: {} });
-      await Promise.all([alice.turn(secret, "more of it"), mallory.turn("mallorys", "hello")]);
+      expect(await mallory.request("session.create", { sessionId: mallorys })).toMatchObject({ result: {} });
+      await Promise.all([alice.turnOk(secret, "more of it"), mallory.turnOk(mallorys, "hello")]);
       // Wait for this change, so that the later tests that look for changes do not see it.
-      await eventually("the record of the turn", async () => (await at.store.sessions.read(secret))?.turns === 2);
-      expect(mallory.events("mallorys")).toContain("session.idle");
-      expect(mallory.received.length).toBeGreaterThan(mallorys + 10);
-      expect(JSON.stringify(mallory.received.slice(mallorys))).not.toContain(secret);
-      expect(JSON.stringify(alice.received.slice(alices))).not.toContain("mallorys");
-      await mallory.request("session.delete", { sessionId: "mallorys" });
+      await eventually(
+        "the record of the turn",
+        async () => ((await at.store.sessions.read(secret))?.turns ?? 0) > before.turns,
+      );
+      expect(mallory.events(mallorys)).toContain("session.idle");
+      expect(mallory.received.length).toBeGreaterThan(before.mallory + 10);
+      expect(JSON.stringify(mallory.received.slice(before.mallory))).not.toContain(secret);
+      expect(JSON.stringify(alice.received.slice(before.alice))).not.toContain(mallorys);
+      await mallory.requestOk("session.delete", { sessionId: mallorys });
     });
 
     it("refuses every client the methods that end or reconfigure a server, and all unknown methods", async () => {
@@ -309,17 +318,23 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
     });
 
     it("does not answer a request whose id belongs to an unanswered request, and answers the first request once", async () => {
-      await alice.requestOk("session.send", { sessionId: secret, prompt: "!delay 60000 x" });
-      const answers = () => alice.received.filter(({ id }) => id === 7);
+      const sessionId = unused("busy");
+      const client = await RawClient.as(at.url, tokens.alice);
+      const seen = at.events.length;
+      await client.requestOk("session.create", { sessionId });
+      await client.requestOk("session.send", { sessionId, prompt: "!delay 60000 x" });
+      const answers = () => client.received.filter(({ id }) => id === 7);
       // The server answers this when the turn has ended.
-      alice.send({ id: 7, method: "session.tasks.waitForPending", params: { sessionId: secret } });
-      alice.send({ id: 7, method: "ping", params: { message: "the same id" } });
-      await eventually("the refusal", () => at.events.some(({ detail }) => detail === "an id that is in use"));
-      await alice.request("ping", { message: "behind" });
+      client.send({ id: 7, method: "session.tasks.waitForPending", params: { sessionId } });
+      client.send({ id: 7, method: "ping", params: { message: "the same id" } });
+      await eventually("the refusal", () =>
+        at.events.slice(seen).some(({ detail }) => detail === "an id that is in use"),
+      );
+      await client.requestOk("ping", { message: "behind" });
       expect(answers()).toEqual([]);
-      await alice.request("session.abort", { sessionId: secret });
+      await client.requestOk("session.abort", { sessionId });
       await eventually("the answer", () => answers().length > 0);
-      await alice.request("ping", { message: "behind both" });
+      await client.requestOk("ping", { message: "behind both" });
       expect(answers()).toHaveLength(1);
       expect(answers()[0]).not.toMatchObject({ result: { message: expect.anything() } });
     });

@@ -3,6 +3,7 @@ import { unloadAtOnce } from "../../src/pool/stop/drain.js";
 import { setUseMarker } from "../../src/pool/use-markers.js";
 import { eventually } from "../fixtures/eventually.js";
 import { historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -19,7 +20,8 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
     await at[Symbol.asyncDispose]();
   });
 
-  const team = async (sessionId: string) => {
+  const team = async () => {
+    const sessionId = unused("moved");
     const session = await at.fleet.createSession({ user: "ann", members: ["ben"], sessionId });
     await at.fleet.send(session, "first");
     await at.fleet.leaveSession(session);
@@ -56,7 +58,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
   };
 
   it("runs the waiting prompt of another member on that server", async () => {
-    const id = await team("moved-1");
+    const id = await team();
     const before = await serverIdOf(id);
     const lease = await at.fleet.lockSession(id, { user: "ann" });
     const waiting = at.fleet.exchange(id, "mine", { user: "ben" });
@@ -72,7 +74,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
   });
 
   it("keeps a session on its server while another process has a use marker on the session", async () => {
-    const id = await team("moved-2");
+    const id = await team();
     const before = await serverOf(id);
     const lease = await at.fleet.lockSession(id, { user: "ann" });
     {
@@ -93,7 +95,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
   });
 
   it("continues a moved session for a library user and for a client that had opened the session before the move", async () => {
-    const id = await team("moved-3");
+    const id = await team();
     const mine = await at.fleet.resumeSession(id, { user: "ann" });
     const client = await RawClient.as(at.url, await at.token("ben"));
     expect((await client.request("session.resume", { sessionId: id })).error).toBeUndefined();
@@ -107,7 +109,7 @@ describe("the fleet, when a lease's holder takes a session to another shared ser
   });
 
   it("runs a client's waiting prompt at the front door after the lease's holder has moved the session", async () => {
-    const id = await team("moved-4");
+    const id = await team();
     const client = await RawClient.as(at.url, await at.token("ben"));
     expect((await client.request("session.resume", { sessionId: id })).error).toBeUndefined();
     const lease = await at.fleet.lockSession(id, { user: "ann" });

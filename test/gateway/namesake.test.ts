@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -17,12 +18,10 @@ describe("the front door, for a client of a shared server whose session was dele
       method === "session.lifecycle" && params?.sessionId === id ? [String(params.type)] : [],
     );
 
-  it.each([
-    { how: "loaded", id: "namesake-1" },
-    { how: "evicted", id: "namesake-2" },
-  ])(
-    "sends the client no event of another user's session that now has the old session's id ($how)",
-    async ({ how, id }) => {
+  it.each(["loaded", "evicted"])(
+    "sends the client no event of another user's session that now has the old session's id (%s)",
+    async (how) => {
+      const id = unused("namesake");
       const listener = await RawClient.as(at.url, await at.token("ann"));
       await listener.requestOk("session.create", { sessionId: id });
       await listener.turnOk(id, "hello");
@@ -32,25 +31,26 @@ describe("the front door, for a client of a shared server whose session was dele
       await at.fleet.deleteSessions([id]);
       await eventually("it is told", () => lives(listener, id).includes("session.deleted"));
       // Everything else about the deletion has arrived when this is answered.
-      await listener.request("ping");
+      await listener.requestOk("ping");
       const before = listener.received.length;
       const other = await RawClient.as(at.url, await at.token("bob"));
       expect(await other.request("session.create", { sessionId: id })).toMatchObject({ result: { sessionId: id } });
       await other.turnOk(id, "a secret");
       // Everything that the server sends to all clients has arrived when this is answered.
-      await listener.request("ping");
+      await listener.requestOk("ping");
       expect(listener.received.slice(before).filter(({ params }) => params?.sessionId === id)).toEqual([]);
       expect(lives(other, id)).toContain("session.created");
     },
   );
 
   it("sends the client new lifecycle events of its evicted session once the client has opened it again", async () => {
+    const id = unused("own");
     const client = await RawClient.as(at.url, await at.token("ann"));
-    await client.requestOk("session.create", { sessionId: "own" });
-    await client.turnOk("own", "one");
-    await eventually("the eviction", async () => (await at.fleet.evict({ ids: ["own"] })).evicted.length > 0);
-    const before = lives(client, "own").length;
-    await client.turnOk("own", "two");
-    await eventually("its life goes on", () => lives(client, "own").slice(before).includes("session.updated"));
+    await client.requestOk("session.create", { sessionId: id });
+    await client.turnOk(id, "one");
+    await eventually("the eviction", async () => (await at.fleet.evict({ ids: [id] })).evicted.length > 0);
+    const before = lives(client, id).length;
+    await client.turnOk(id, "two");
+    await eventually("its life goes on", () => lives(client, id).slice(before).includes("session.updated"));
   });
 });

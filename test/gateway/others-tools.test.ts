@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient, type RawMessage } from "./raw-client.js";
 
@@ -58,19 +59,21 @@ describe("the front door, with the questions of a shared server in one session,"
   };
 
   it("refuses an answer to a tool call that comes from another session", async () => {
-    const alice = await open("alice", "a-tool", { tools: [SECRET] });
-    const bob = await open("bob", "b-tool");
-    await alice.requestOk("session.send", { sessionId: "a-tool", prompt: "!tool secret {}" });
-    const requestId = await asked(alice, "a-tool", "external_tool.requested");
-    denied(await bob.request(CALL, toolResult("b-tool", requestId, "from bob")));
-    expect(await alice.request(CALL, toolResult("a-tool", requestId, "from alice"))).toMatchObject({
+    const [alices, bobs] = [unused("a-tool"), unused("b-tool")];
+    const alice = await open("alice", alices, { tools: [SECRET] });
+    const bob = await open("bob", bobs);
+    await alice.requestOk("session.send", { sessionId: alices, prompt: "!tool secret {}" });
+    const requestId = await asked(alice, alices, "external_tool.requested");
+    denied(await bob.request(CALL, toolResult(bobs, requestId, "from bob")));
+    expect(await alice.request(CALL, toolResult(alices, requestId, "from alice"))).toMatchObject({
       result: { success: true },
     });
-    expect(await reply(alice, "a-tool")).toBe("tool said: from alice");
+    expect(await reply(alice, alices)).toBe("tool said: from alice");
   });
 
   it("refuses an answer to a question that its session did not ask, for every method that answers", async () => {
-    const bob = await open("bob", "b-ask");
+    const sessionId = unused("b-ask");
+    const bob = await open("bob", sessionId);
     for (const method of [
       "session.ui.handlePendingUserInput",
       "session.ui.handlePendingElicitation",
@@ -84,19 +87,20 @@ describe("the front door, with the questions of a shared server in one session,"
       "session.mcp.headers.handlePendingHeadersRefreshRequest",
       CALL,
     ]) {
-      denied(await bob.request(method, { sessionId: "b-ask", requestId: "5a4a1c1a-0000-4000-8000-000000000000" }));
+      denied(await bob.request(method, { sessionId, requestId: "5a4a1c1a-0000-4000-8000-000000000000" }));
     }
   });
 
   it("accepts the answer to a tool call from another connection of the same user", async () => {
-    const alice = await open("alice", "a-again", { tools: [SECRET] });
-    await alice.requestOk("session.send", { sessionId: "a-again", prompt: "!tool secret {}" });
-    const requestId = await asked(alice, "a-again", "external_tool.requested");
+    const sessionId = unused("a-again");
+    const alice = await open("alice", sessionId, { tools: [SECRET] });
+    await alice.requestOk("session.send", { sessionId, prompt: "!tool secret {}" });
+    const requestId = await asked(alice, sessionId, "external_tool.requested");
     const second = await RawClient.as(at.url, tokens.alice);
-    expect(await second.request("session.resume", { sessionId: "a-again" })).toMatchObject({ result: {} });
-    const answered = await second.request(CALL, toolResult("a-again", requestId, "from the second"));
+    expect(await second.request("session.resume", { sessionId })).toMatchObject({ result: {} });
+    const answered = await second.request(CALL, toolResult(sessionId, requestId, "from the second"));
     expect(answered).toMatchObject({ result: { success: true } });
-    expect(await reply(alice, "a-again")).toBe("tool said: from the second");
+    expect(await reply(alice, sessionId)).toBe("tool said: from the second");
   });
 });
 
@@ -109,7 +113,6 @@ describe.each([
   ({ isolation, approve }) => {
     let at: DoorFleet;
     let tokens: Record<"ann" | "ben", string>;
-    let sequence = 0;
     beforeAll(async () => {
       at = await DoorFleet.open({ config: { isolation, session: { approve } } });
       tokens = { ann: await at.token("ann"), ben: await at.token("ben") };
@@ -117,7 +120,7 @@ describe.each([
     afterAll(async () => await at[Symbol.asyncDispose]());
 
     const team = async () => {
-      const sessionId = `team-${sequence++}`;
+      const sessionId = unused("team");
       await at.fleet.leaveSession(await at.fleet.createSession({ user: "ann", members: ["ben"], sessionId }));
       return sessionId;
     };
@@ -157,7 +160,7 @@ describe.each([
       const approved = await ann.request(PERMIT, { sessionId: id, requestId, result: { kind: "approve-once" } });
       expect(approved).toMatchObject({ result: { success: true } });
       const call = await asked(ann, id, "external_tool.requested");
-      await ann.request(CALL, toolResult(id, call, "allowed"));
+      await ann.requestOk(CALL, toolResult(id, call, "allowed"));
       expect(await reply(ann, id)).toBe("tool said: allowed");
     });
 
@@ -168,7 +171,7 @@ describe.each([
       await ann.requestOk("session.send", { sessionId: id, prompt: "!tool secret {}" });
       const requestId = await asked(ben, id, "external_tool.requested");
       denied(await ann.request(CALL, toolResult(id, requestId, "from ann")));
-      await ben.request(CALL, toolResult(id, requestId, "from ben"));
+      await ben.requestOk(CALL, toolResult(id, requestId, "from ben"));
       expect(await reply(ann, id)).toBe("tool said: from ben");
     });
 

@@ -4,6 +4,7 @@ import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { killed } from "../fixtures/processes.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
@@ -36,12 +37,13 @@ describe("the front door, with sessions on several shared servers,", () => {
   });
 
   it("serves one client's sessions on several shared servers, each with its own tools and hooks", async () => {
-    const client = await at.client("ann");
+    const client = await at.client(unused("ann"));
+    onTestFinished(async () => await client.forceStop());
     const prompts: string[] = [];
     const sessions = await Promise.all(
       Array.from({ length: 4 }, async (_, index) =>
         client.createSession({
-          sessionId: `spread-${index}`,
+          sessionId: unused("spread"),
           onPermissionRequest: approveAll,
           hooks: { onUserPromptSubmitted: ({ prompt }) => void prompts.push(prompt) },
           tools: [
@@ -60,10 +62,10 @@ describe("the front door, with sessions on several shared servers,", () => {
     expect((await client.listSessions()).map(({ sessionId }) => sessionId).toSorted()).toEqual(
       sessions.map(({ sessionId }) => sessionId).toSorted(),
     );
-    await client.stop();
   });
 
   it("loads a session on only one of several shared servers, no matter how many clients open it", async () => {
+    const sessionId = unused("once");
     const loaded = async () => {
       const ids = Object.keys((await at.store.registry.read()).servers);
       const counts = await Promise.all(ids.map(async (id) => (await at.fleet.server(id)).activeSessions));
@@ -72,36 +74,37 @@ describe("the front door, with sessions on several shared servers,", () => {
     await eventually("the unloading of what others left", async () => (await loaded()) === 0);
     const token = await at.token("ben");
     const first = await RawClient.as(at.url, token);
-    await first.requestOk("session.create", { sessionId: "once" });
-    await first.turnOk("once", "one");
+    await first.requestOk("session.create", { sessionId });
+    await first.turnOk(sessionId, "one");
     const others = await Promise.all([1, 2, 3].map(async () => await RawClient.as(at.url, token)));
     for (const other of others) {
-      expect(await other.request("session.resume", { sessionId: "once" })).toMatchObject({ result: {} });
-      await other.turnOk("once", "more");
+      expect(await other.request("session.resume", { sessionId })).toMatchObject({ result: {} });
+      await other.turnOk(sessionId, "more");
     }
     // Shared servers have one folder of sessions, but each server counts only those that its own process has loaded.
     expect(await loaded()).toBe(1);
     await eventually(
       "the event at the first client",
-      () => first.events("once").filter((type) => type === "session.idle").length === 4,
+      () => first.events(sessionId).filter((type) => type === "session.idle").length === 4,
     );
   });
 
   it("continues a session whose shared server died, and does not disturb a turn on another server", async () => {
+    const [left, right] = [unused("left"), unused("right")];
     const client = await RawClient.as(at.url, await at.token("cid"));
-    await client.requestOk("session.create", { sessionId: "left" });
-    await client.requestOk("session.create", { sessionId: "right" });
-    const [left, right] = [await serverIdOf("left"), await serverIdOf("right")];
-    expect(left).not.toBe(right);
-    await client.turnOk("left", "one");
-    await client.turnOk("right", "one");
-    await client.requestOk("session.send", { sessionId: "right", prompt: "!hold right" });
-    await killed((await at.fleet.server(left ?? "")).pid);
-    expect(await client.turn("left", "two")).toMatchObject({ result: {} });
-    at.model.letGo("right");
+    await client.requestOk("session.create", { sessionId: left });
+    await client.requestOk("session.create", { sessionId: right });
+    const leftServer = (await serverIdOf(left)) ?? "";
+    expect(await serverIdOf(right)).not.toBe(leftServer);
+    await client.turnOk(left, "one");
+    await client.turnOk(right, "one");
+    await client.requestOk("session.send", { sessionId: right, prompt: `!hold ${right}` });
+    await killed((await at.fleet.server(leftServer)).pid);
+    expect(await client.turn(left, "two")).toMatchObject({ result: {} });
+    at.model.letGo(right);
     await eventually("the end of the other turn", () =>
-      JSON.stringify(client.received).includes("you said: !hold right"),
+      JSON.stringify(client.received).includes(`you said: !hold ${right}`),
     );
-    expect(client.events("right")).not.toContain("session.error");
+    expect(client.events(right)).not.toContain("session.error");
   });
 });

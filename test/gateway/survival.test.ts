@@ -32,11 +32,12 @@ describe("the front door, when a session's server ends,", () => {
       ],
     });
     expect(await say(session, "one")).toBe("you said: one");
+    const before = at.events.length;
     await killed((await at.serverOf("ann")).pid);
     expect(await say(session, "!tool mine {}")).toBe("tool said: from the client");
     const said = (await session.getEvents()).filter(({ type }) => type === "user.message");
     expect(said).toHaveLength(2);
-    expect(at.events.filter(({ event }) => event === "closed")).toEqual([]);
+    expect(at.events.slice(before).filter(({ event }) => event === "closed")).toEqual([]);
   });
 
   it("ends a turn with an error within 2 s when its server dies, and accepts the next prompt", async () => {
@@ -57,60 +58,63 @@ describe("the front door, when a session's server ends,", () => {
   });
 
   it("answers open requests with a retryable FLEET_SERVER_LOST when their server dies", async () => {
+    const id = unused("waiting");
+    const before = at.requests.length;
     const client = await RawClient.as(at.url, await at.token("cid"));
-    await client.requestOk("session.create", { sessionId: "waiting" });
-    await client.requestOk("session.send", { sessionId: "waiting", prompt: "!delay 30000 never" });
-    const waiting = client.request("session.tasks.waitForPending", { sessionId: "waiting" });
-    await client.request("ping");
+    await client.requestOk("session.create", { sessionId: id });
+    await client.requestOk("session.send", { sessionId: id, prompt: "!delay 30000 never" });
+    const waiting = client.request("session.tasks.waitForPending", { sessionId: id });
+    await client.requestOk("ping");
     process.kill((await at.serverOf("cid")).pid, "SIGKILL");
     expect(await waiting).toMatchObject({
       error: { code: -32003, data: { code: "FLEET_SERVER_LOST", retryable: true } },
     });
-    expect(at.requests).toContainEqual(
+    expect(at.requests.slice(before)).toContainEqual(
       expect.objectContaining({ method: "session.tasks.waitForPending", outcome: "lost" }),
     );
   });
 
   it("reopens a session for a listener when another client's prompt has restarted its server", async () => {
+    const id = unused("heard");
     const token = await at.token("dan");
     const [talker, listener] = [await RawClient.as(at.url, token), await RawClient.as(at.url, token)];
-    await talker.requestOk("session.create", { sessionId: "heard" });
-    await talker.turnOk("heard", "one");
-    await listener.requestOk("session.resume", { sessionId: "heard" });
+    await talker.requestOk("session.create", { sessionId: id });
+    await talker.turnOk(id, "one");
+    await listener.requestOk("session.resume", { sessionId: id });
     await killed((await at.serverOf("dan")).pid);
-    await talker.turnOk("heard", "two");
+    await talker.turnOk(id, "two");
     await eventually(
       "the listener is back",
-      () =>
-        at.events.filter(({ event, sessionId }) => event === "session-reopened" && sessionId === "heard").length >= 2,
+      () => at.events.filter(({ event, sessionId }) => event === "session-reopened" && sessionId === id).length >= 2,
     );
-    const before = listener.events("heard").length;
-    await talker.turnOk("heard", "three");
-    await eventually("the event", () => listener.events("heard").slice(before).includes("session.idle"));
+    const before = listener.events(id).length;
+    await talker.turnOk(id, "three");
+    await eventually("the event", () => listener.events(id).slice(before).includes("session.idle"));
   });
 
   it("lets a running turn end before the server is restarted, and sends the next prompt to the new process", async () => {
-    const client = await RawClient.as(at.url, await at.token("ida"));
-    await client.requestOk("session.create", { sessionId: "drained" });
-    await client.turnOk("drained", "one");
-    const { id, pid } = await at.serverOf("ida");
-    await client.requestOk("session.send", { sessionId: "drained", prompt: "!hold drained" });
+    const [user, sessionId] = [unused("ida"), unused("drained")];
+    const client = await RawClient.as(at.url, await at.token(user));
+    await client.requestOk("session.create", { sessionId });
+    await client.turnOk(sessionId, "one");
+    const { id, pid } = await at.serverOf(user);
+    await client.requestOk("session.send", { sessionId, prompt: `!hold ${sessionId}` });
     const restarted = at.fleet.restart([id]);
     await eventually("the drain", async () => (await at.fleet.server(id)).state === "draining");
     // This client connects before the turn ends. It may be admitted at once, or wait for the new process.
     const other = await RawClient.open(at.url);
-    other.send({ id: 1, method: "connect", params: { token: await at.token("ida"), supportedTaskKinds: [] } });
-    await client.request("ping");
-    at.model.letGo("drained");
+    other.send({ id: 1, method: "connect", params: { token: await at.token(user), supportedTaskKinds: [] } });
+    await client.requestOk("ping");
+    at.model.letGo(sessionId);
     await eventually(
       "the end of the turn",
-      () => client.events("drained").filter((type) => type === "session.idle").length === 2,
+      () => client.events(sessionId).filter((type) => type === "session.idle").length === 2,
     );
-    const next = client.turn("drained", "next");
+    const next = client.turn(sessionId, "next");
     expect((await restarted).stopped).toEqual([{ id, outcome: "drained", cut: [] }]);
     expect(await next).toMatchObject({ result: {} });
-    expect((await at.serverOf("ida")).pid).not.toBe(pid);
-    expect(client.events("drained")).not.toContain("session.error");
+    expect((await at.serverOf(user)).pid).not.toBe(pid);
+    expect(client.events(sessionId)).not.toContain("session.error");
     expect(JSON.stringify(client.received)).toContain("you said: next");
     expect((await other.answerTo(1)).error).toBeUndefined();
     expect((await other.request("ping")).error).toBeUndefined();
@@ -131,38 +135,40 @@ describe("the front door, when a session's server ends,", () => {
   });
 
   it("sends a listener the events of an evicted session again when another client continues it", async () => {
+    const id = unused("shown");
     const token = await at.token("jon");
     const [talker, listener] = [await RawClient.as(at.url, token), await RawClient.as(at.url, token)];
-    await talker.requestOk("session.create", { sessionId: "shown" });
-    await talker.turnOk("shown", "one");
-    await listener.requestOk("session.resume", { sessionId: "shown" });
-    await eventually("the eviction", async () => (await at.fleet.evict({ ids: ["shown"] })).evicted.length > 0);
+    await talker.requestOk("session.create", { sessionId: id });
+    await talker.turnOk(id, "one");
+    await listener.requestOk("session.resume", { sessionId: id });
+    await eventually("the eviction", async () => (await at.fleet.evict({ ids: [id] })).evicted.length > 0);
     await eventually("both know", () =>
-      [talker, listener].every((client) => client.events("shown").includes("session.shutdown")),
+      [talker, listener].every((client) => client.events(id).includes("session.shutdown")),
     );
-    const before = listener.events("shown").length;
+    const before = listener.events(id).length;
     // The listener is attached again during the first of these turns, and may miss the events of that turn.
     await eventually("the events of a turn", async () => {
-      await talker.turnOk("shown", "on");
-      return listener.events("shown").slice(before).includes("user.message");
+      await talker.turnOk(id, "on");
+      return listener.events(id).slice(before).includes("user.message");
     });
   });
 
   it("ends a turn with an error when another client unloads the session during the turn", async () => {
+    const id = unused("cut");
     const token = await at.token("hal");
     const client = await RawClient.as(at.url, token);
-    await client.requestOk("session.create", { sessionId: "cut" });
-    await client.turnOk("cut", "one");
-    await client.requestOk("session.send", { sessionId: "cut", prompt: "!delay 30000 x" });
+    await client.requestOk("session.create", { sessionId: id });
+    await client.turnOk(id, "one");
+    await client.requestOk("session.send", { sessionId: id, prompt: "!delay 30000 x" });
     const other = await RawClient.as(at.url, token);
-    const idles = () => client.events("cut").filter((type) => type === "session.idle").length;
-    await other.request("sessions.close", { sessionId: "cut" });
-    await eventually("the end of the turn", () => idles() === 2 && client.events("cut").includes("session.shutdown"));
-    expect(client.events("cut").filter((type) => /error|shutdown/.test(type))).toEqual([
+    const idles = () => client.events(id).filter((type) => type === "session.idle").length;
+    await other.requestOk("sessions.close", { sessionId: id });
+    await eventually("the end of the turn", () => idles() === 2 && client.events(id).includes("session.shutdown"));
+    expect(client.events(id).filter((type) => /error|shutdown/.test(type))).toEqual([
       "session.error",
       "session.shutdown",
     ]);
-    expect(await client.turn("cut", "two")).toMatchObject({ result: {} });
+    expect(await client.turn(id, "two")).toMatchObject({ result: {} });
   });
 
   // The runtime loses the event of some unloads on a busy machine. These tests make a loaded session look like that.
@@ -177,12 +183,12 @@ describe("the front door, when a session's server ends,", () => {
     const [client, id] = [await RawClient.as(at.url, await at.token("kim")), unused("silent")];
     await client.requestOk("session.create", { sessionId: id });
     await client.turnOk(id, "one");
-    await client.requestOk("session.send", { sessionId: id, prompt: "!hold silent" });
+    await client.requestOk("session.send", { sessionId: id, prompt: `!hold ${id}` });
     rmSync(await lockOf("kim", id));
     await eventually("the unloading", () => client.events(id).includes("session.shutdown"));
     expect(client.events(id).slice(-3)).toEqual(["session.error", "session.idle", "session.shutdown"]);
     expect(unloads(id)).toBe(1);
-    at.model.letGo("silent");
+    at.model.letGo(id);
     expect(await client.turn(id, "two")).toMatchObject({ result: {} });
   });
 

@@ -3,6 +3,7 @@ import { usedSessions } from "../../src/pool/use-markers.js";
 import { eventually } from "../fixtures/eventually.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { killed } from "../fixtures/processes.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { DoorFleet } from "./harness.js";
@@ -19,10 +20,13 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     await at[Symbol.asyncDispose]();
   });
 
-  const team = async (sessionId: string) => {
+  /** Creates a session of ann's with ben as a member, and opens it for a client of each. */
+  const team = async () => {
+    await eventually("the end of what an earlier try left", () => at.door.turns === 0);
+    const sessionId = unused("team");
     const session = await at.fleet.createSession({ user: "ann", members: ["ben"], sessionId });
     await at.fleet.leaveSession(session);
-    return [await join("ann", sessionId), await join("ben", sessionId)] as const;
+    return [sessionId, await join("ann", sessionId), await join("ben", sessionId)] as const;
   };
   const join = async (user: string, sessionId: string) => {
     const client = await RawClient.as(at.url, await at.token(user));
@@ -44,167 +48,172 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     });
 
   it("gives a waiting prompt its own turn, and does not send its client the end of the turn before it", async () => {
-    const [ann, ben] = await team("own-turn");
-    const listener = await join("ann", "own-turn");
-    await ann.requestOk("session.send", { sessionId: "own-turn", prompt: "!delay 500 a" });
-    await ben.requestOk("session.send", { sessionId: "own-turn", prompt: "!hold own b" });
-    expect(await holder("own-turn")).toBe("ben");
-    const turn = ann.turn("own-turn", "c");
+    const [id, ann, ben] = await team();
+    const listener = await join("ann", id);
+    await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 500 a" });
+    await ben.requestOk("session.send", { sessionId: id, prompt: `!hold ${id} b` });
+    expect(await holder(id)).toBe("ben");
+    const turn = ann.turn(id, "c");
     await eventually("it waits", () => at.door.turns === 2);
-    at.model.letGo("own");
+    at.model.letGo(id);
     await turn;
-    expect(course(ann, "own-turn")).toEqual(["!delay 500 a", "idle", "!hold own b", "c", "idle"]);
-    await eventually("the last end at the listener", () => course(listener, "own-turn").length === 6);
-    expect(course(listener, "own-turn")).toEqual(["!delay 500 a", "idle", "!hold own b", "idle", "c", "idle"]);
+    expect(course(ann, id)).toEqual(["!delay 500 a", "idle", `!hold ${id} b`, "c", "idle"]);
+    await eventually("the last end at the listener", () => course(listener, id).length === 6);
+    expect(course(listener, id)).toEqual(["!delay 500 a", "idle", `!hold ${id} b`, "idle", "c", "idle"]);
   });
 
   it("gives a waiting prompt its own turn when the server dies during the turn before it", async () => {
-    const [ann, ben] = await team("lost-turn");
-    await ann.turnOk("lost-turn", "one");
-    await ann.requestOk("session.send", { sessionId: "lost-turn", prompt: "!delay 60000 a" });
-    const sent = ben.request("session.send", { sessionId: "lost-turn", prompt: "!hold lost b" });
-    await ben.request("ping");
+    const [id, ann, ben] = await team();
+    await ann.turnOk(id, "one");
+    await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 60000 a" });
+    const sent = ben.request("session.send", { sessionId: id, prompt: `!hold ${id} b` });
+    await ben.requestOk("ping");
     await killed((await at.fleet.servers()).find(({ state }) => state === "ready")?.pid ?? null);
     expect(await sent).toMatchObject({ result: {} });
-    expect(await holder("lost-turn")).toBe("ben");
-    at.model.letGo("lost");
-    await eventually("the end of the turn", async () => (await holder("lost-turn")) === undefined);
-    expect(course(ben, "lost-turn").slice(-2)).toEqual(["!hold lost b", "idle"]);
+    expect(await holder(id)).toBe("ben");
+    at.model.letGo(id);
+    await eventually("the end of the turn", async () => (await holder(id)) === undefined);
+    expect(course(ben, id).slice(-2)).toEqual([`!hold ${id} b`, "idle"]);
   });
 
   it("runs a prompt that comes right after its client has taken back a waiting prompt", async () => {
-    const [ann, ben] = await team("taken-back");
-    await ann.requestOk("session.send", { sessionId: "taken-back", prompt: "!hold back a" });
-    ben.send({ id: 1, method: "session.send", params: { sessionId: "taken-back", prompt: "b" } });
+    const [id, ann, ben] = await team();
+    await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id} a` });
+    ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "b" } });
     await eventually("it waits", () => at.door.turns === 2);
-    ben.send({ id: 2, method: "session.abort", params: { sessionId: "taken-back" } });
-    ben.send({ id: 3, method: "session.send", params: { sessionId: "taken-back", prompt: "c" } });
+    ben.send({ id: 2, method: "session.abort", params: { sessionId: id } });
+    ben.send({ id: 3, method: "session.send", params: { sessionId: id, prompt: "c" } });
     expect(await ben.answerTo(1)).toMatchObject({ error: { data: { code: "FLEET_TURN_FAILED" } } });
     expect(await ben.answerTo(2)).toMatchObject({ result: { success: true } });
-    at.model.letGo("back");
+    at.model.letGo(id);
     expect((await ben.answerTo(3)).error).toBeUndefined();
-    await eventually("its turn", () => course(ann, "taken-back").length === 4);
-    expect(course(ann, "taken-back")).toEqual(["!hold back a", "idle", "c", "idle"]);
+    await eventually("its turn", () => course(ann, id).length === 4);
+    expect(course(ann, id)).toEqual([`!hold ${id} a`, "idle", "c", "idle"]);
   });
 
   it("gives a waiting prompt its own lease and use marker when the prompt before it is refused", async () => {
-    const [ann, ben] = await team("behind-refused");
-    await ann.requestOk("session.send", { sessionId: "behind-refused", prompt: "!hold refused a" });
+    const [id, ann, ben] = await team();
+    await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id} a` });
     const attachments = [{ type: "file", path: "/etc/passwd" }];
-    ben.send({ id: 1, method: "session.send", params: { sessionId: "behind-refused", prompt: "b", attachments } });
-    ben.send({ id: 2, method: "session.send", params: { sessionId: "behind-refused", prompt: "!delay 60000 c" } });
+    ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "b", attachments } });
+    ben.send({ id: 2, method: "session.send", params: { sessionId: id, prompt: "!delay 60000 c" } });
     await eventually("they wait", () => at.door.turns === 2);
-    at.model.letGo("refused");
+    at.model.letGo(id);
     expect(await ben.answerTo(1)).toMatchObject({ error: { data: { code: "FLEET_METHOD_DENIED" } } });
     expect(await ben.answerTo(2)).toMatchObject({ result: {} });
     // This turn ends only when it is aborted. The lease and the use marker must stay until then.
     for (let look = 0; look < 20; look += 1) {
-      expect(await holder("behind-refused")).toBe("ben");
-      expect(await marks()).toContain("behind-refused");
+      expect(await holder(id)).toBe("ben");
+      expect(await marks()).toContain(id);
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
-    expect(await ben.request("session.abort", { sessionId: "behind-refused" })).toMatchObject({
+    expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({
       result: { success: true },
     });
-    await eventually("the end of that turn", () => course(ann, "behind-refused").length === 4);
-    await ann.turnOk("behind-refused", "d");
-    expect(course(ann, "behind-refused")).toEqual(["!hold refused a", "idle", "!delay 60000 c", "idle", "d", "idle"]);
+    await eventually("the end of that turn", () => course(ann, id).length === 4);
+    await ann.turnOk(id, "d");
+    expect(course(ann, id)).toEqual([`!hold ${id} a`, "idle", "!delay 60000 c", "idle", "d", "idle"]);
     await eventually("neither is kept", async () => {
-      return (await holder("behind-refused")) === undefined && !(await marks()).includes("behind-refused");
+      return (await holder(id)) === undefined && !(await marks()).includes(id);
     });
   });
 
   it("removes a waiting prompt from the lease queue when its client hangs up, even right after sending the prompt", async () => {
-    const [ann, ben] = await team("hung-up");
+    const [id, ann, ben] = await team();
     const late = await RawClient.as(at.url, await at.token("ben"));
-    await ann.requestOk("session.send", { sessionId: "hung-up", prompt: "!delay 60000 a" });
-    ben.send({ id: 1, method: "session.send", params: { sessionId: "hung-up", prompt: "b" } });
+    await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 60000 a" });
+    ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "b" } });
     await eventually("it waits", () => at.door.turns === 2);
     ben.socket.destroy();
-    late.send({ id: 1, method: "session.resume", params: { sessionId: "hung-up" } });
-    late.send({ id: 2, method: "session.send", params: { sessionId: "hung-up", prompt: "b" } });
+    late.send({ id: 1, method: "session.resume", params: { sessionId: id } });
+    late.send({ id: 2, method: "session.send", params: { sessionId: id, prompt: "b" } });
     late.socket.destroy();
+    using watch = new Stopwatch();
     await eventually("they have gone", () => late.closed && ben.closed && at.door.turns === 1);
-    const place = { sessionId: "hung-up", holder: "ann", token: "looks", ttlMs: 5_000, placeMs: 3_000 };
+    const place = { sessionId: id, holder: "ann", token: "looks", ttlMs: 5_000, placeMs: 3_000 };
     const isNext = async () => {
       const answer = await at.store.leases.acquire(place);
       return !answer.granted && answer.ahead === 0;
     };
-    await eventually("nobody is before us", isNext, 3_000);
-    await at.store.leases.leave("hung-up", "looks");
-    expect(course(ann, "hung-up")).toEqual(["!delay 60000 a"]);
-    await ann.request("session.abort", { sessionId: "hung-up" });
+    await eventually("nobody is before us", isNext);
+    expect(watch.ms).toBeLessThan(3_000);
+    await at.store.leases.leave(id, "looks");
+    expect(course(ann, id)).toEqual(["!delay 60000 a"]);
+    await ann.requestOk("session.abort", { sessionId: id });
   });
 
   it("lets a waiting prompt wait for the end of a turn whose client has hung up", async () => {
-    const [ann, ben] = await team("left");
-    const listener = await join("ben", "left");
-    await ann.requestOk("session.send", { sessionId: "left", prompt: "!hold left a" });
-    await eventually("it has begun", () => course(ben, "left").length === 1);
+    const [id, ann, ben] = await team();
+    const listener = await join("ben", id);
+    await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id} a` });
+    await eventually("it has begun", () => course(ben, id).length === 1);
     ann.socket.destroy();
     await eventually("she has gone", () => at.door.turns === 0);
-    expect(await holder("left")).toBe("ann");
-    const turn = ben.turn("left", "b");
+    expect(await holder(id)).toBe("ann");
+    const turn = ben.turn(id, "b");
     await eventually("he waits", () => at.door.turns === 1);
-    at.model.letGo("left");
+    at.model.letGo(id);
     await turn;
-    expect(course(ben, "left")).toEqual(["!hold left a", "b", "idle"]);
-    await eventually("the last end at the listener", () => course(listener, "left").length === 4);
-    expect(course(listener, "left")).toEqual(["!hold left a", "idle", "b", "idle"]);
-    await eventually("the lease is given back", async () => (await holder("left")) === undefined);
+    expect(course(ben, id)).toEqual([`!hold ${id} a`, "b", "idle"]);
+    await eventually("the last end at the listener", () => course(listener, id).length === 4);
+    expect(course(listener, id)).toEqual([`!hold ${id} a`, "idle", "b", "idle"]);
+    await eventually("the lease is given back", async () => (await holder(id)) === undefined);
   });
 
   it("aborts an endless turn one lease TTL after its client has hung up, and runs the waiting prompt", async () => {
-    const [ann, ben] = await team("stuck");
-    const listener = await join("ben", "stuck");
-    await ann.requestOk("session.send", { sessionId: "stuck", prompt: "!delay 60000 a" });
-    await eventually("it has begun", () => course(ben, "stuck").length === 1);
+    const [id, ann, ben] = await team();
+    const listener = await join("ben", id);
+    await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 60000 a" });
+    await eventually("it has begun", () => course(ben, id).length === 1);
     ann.socket.destroy();
     await eventually("she has gone", () => at.door.turns === 0);
-    expect((await ben.turn("stuck", "b")).error).toBeUndefined();
-    expect(course(ben, "stuck")).toEqual(["!delay 60000 a", "b", "idle"]);
-    await eventually("the last end at the listener", () => course(listener, "stuck").length === 4);
-    expect(course(listener, "stuck")).toEqual(["!delay 60000 a", "idle", "b", "idle"]);
-    expect(ben.events("stuck")).toContain("abort");
+    expect((await ben.turn(id, "b")).error).toBeUndefined();
+    expect(course(ben, id)).toEqual(["!delay 60000 a", "b", "idle"]);
+    await eventually("the last end at the listener", () => course(listener, id).length === 4);
+    expect(course(listener, id)).toEqual(["!delay 60000 a", "idle", "b", "idle"]);
+    expect(ben.events(id)).toContain("abort");
   });
 
   it("refuses a prompt when all waiting prompts together exceed the length limit of one frame", async () => {
-    const [ann, ben] = await team("long");
-    await ann.requestOk("session.send", { sessionId: "long", prompt: "!delay 60000 a" });
+    const [id, ann, ben] = await team();
+    await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 60000 a" });
     const prompt = "x".repeat(300 * 1024);
-    for (const id of [1, 2, 3]) ben.send({ id, method: "session.send", params: { sessionId: "long", prompt } });
-    ben.send({ id: 4, method: "session.send", params: { sessionId: "long", prompt } });
+    for (const request of [1, 2, 3, 4]) {
+      ben.send({ id: request, method: "session.send", params: { sessionId: id, prompt } });
+    }
     const refused = { error: { code: -32003, data: { code: "FLEET_REQUESTS_EXHAUSTED", retryable: true } } };
     expect(await ben.answerTo(4)).toMatchObject(refused);
     // Short requests are still accepted.
-    expect(await ben.request("session.abort", { sessionId: "long" })).toMatchObject({ result: { success: true } });
-    for (const id of [1, 2, 3]) expect((await ben.answerTo(id)).error?.data?.code).toBe("FLEET_TURN_FAILED");
-    await ann.request("session.abort", { sessionId: "long" });
-    expect((await ben.request("session.send", { sessionId: "long", prompt })).error).toBeUndefined();
+    expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });
+    for (const request of [1, 2, 3]) {
+      expect((await ben.answerTo(request)).error?.data?.code).toBe("FLEET_TURN_FAILED");
+    }
+    await ann.requestOk("session.abort", { sessionId: id });
+    expect((await ben.request("session.send", { sessionId: id, prompt })).error).toBeUndefined();
   });
 
   it("runs a member's prompt soon after the end of a turn whose client has left the session", async () => {
-    const [ann, ben] = await team("detached");
-    await ann.requestOk("session.send", { sessionId: "detached", prompt: "!hold detached a" });
-    expect((await ann.request("session.detach", { sessionId: "detached" })).error).toBeUndefined();
-    at.model.letGo("detached");
-    await eventually("the end of her turn", () => course(ben, "detached").includes("idle"));
+    const [id, ann, ben] = await team();
+    await ann.requestOk("session.send", { sessionId: id, prompt: `!hold ${id} a` });
+    expect((await ann.request("session.detach", { sessionId: id })).error).toBeUndefined();
+    at.model.letGo(id);
+    await eventually("the end of her turn", () => course(ben, id).includes("idle"));
     using watch = new Stopwatch();
-    await ben.turnOk("detached", "b");
+    await ben.turnOk(id, "b");
     expect(watch.ms).toBeLessThan(4_000);
-    expect(course(ben, "detached")).toEqual(["!hold detached a", "idle", "b", "idle"]);
+    expect(course(ben, id)).toEqual([`!hold ${id} a`, "idle", "b", "idle"]);
   });
 
   it("refuses a prompt that the runtime would never answer, and does not hold the lease for that prompt", async () => {
-    const [ann, ben] = await team("cut");
-    expect(await ann.request("session.send", { sessionId: "cut", prompt: "half an emoji: \ud83e" })).toMatchObject({
+    const [id, ann, ben] = await team();
+    expect(await ann.request("session.send", { sessionId: id, prompt: "half an emoji: \ud83e" })).toMatchObject({
       error: { code: -32602 },
     });
-    expect(await holder("cut")).toBeUndefined();
-    await ben.turnOk("cut", "b");
-    await ann.turnOk("cut", "a");
-    await eventually("the end of the last turn at the other client", () => course(ben, "cut").length === 4);
-    expect(course(ben, "cut")).toEqual(["b", "idle", "a", "idle"]);
+    expect(await holder(id)).toBeUndefined();
+    await ben.turnOk(id, "b");
+    await ann.turnOk(id, "a");
+    await eventually("the end of the last turn at the other client", () => course(ben, id).length === 4);
+    expect(course(ben, id)).toEqual(["b", "idle", "a", "idle"]);
   });
 });
 
@@ -222,10 +231,10 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
     await redis.end();
   });
 
-  const session = async (sessionId: string) => {
-    const client = await RawClient.as(at.url, await at.token("ann"));
+  const session = async () => {
+    const [client, sessionId] = [await RawClient.as(at.url, await at.token("ann")), unused("s")];
     await client.requestOk("session.create", { sessionId });
-    return client;
+    return [client, sessionId] as const;
   };
   const said = ({ received }: RawClient) =>
     received.flatMap(({ params }) => {
@@ -234,12 +243,12 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
     });
 
   it("delivers a client's prompts in the order in which they were sent, even if the first ones had to wait", async () => {
-    const client = await session("in-order");
-    const lease = await at.fleet.lockSession("in-order", { user: "ann" });
+    const [client, sessionId] = await session();
+    const lease = await at.fleet.lockSession(sessionId, { user: "ann" });
     const prompts = Array.from({ length: 200 }, (_, index) => `prompt ${index}`);
     const sent: ReturnType<RawClient["request"]>[] = [];
     for (const prompt of prompts) {
-      sent.push(client.request("session.send", { sessionId: "in-order", prompt }));
+      sent.push(client.request("session.send", { sessionId, prompt }));
       if (sent.length === 100) void lease.release();
       await new Promise((resolve) => setTimeout(resolve, 2));
     }
@@ -249,10 +258,10 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
   });
 
   it("delivers in order, in another turn, the prompts that a lost server did not get", async () => {
-    const client = await session("lost");
-    const lease = await at.fleet.lockSession("lost", { user: "ann" });
+    const [client, sessionId] = await session();
+    const lease = await at.fleet.lockSession(sessionId, { user: "ann" });
     const prompts = Array.from({ length: 200 }, (_, index) => (index === 0 ? "!no JSON" : `prompt ${index}`));
-    const send = async (prompt: string) => await client.request("session.send", { sessionId: "lost", prompt });
+    const send = async (prompt: string) => await client.request("session.send", { sessionId, prompt });
     const sent = prompts.map(send);
     await eventually("they wait", () => at.door.turns === 1);
     await lease.release();
@@ -267,6 +276,6 @@ describe.skipIf(redisProblem())("the front door, with prompts that a client send
     await eventually("word of it", () => said(client).includes("the last one"));
     expect(said(client)).toEqual(prompts.filter((_, index) => answers[index]?.error === undefined));
     await eventually("the end of the turn", () => at.door.turns === 0);
-    await eventually("the lease is given back", async () => (await at.fleet.leaseOf("lost")) === null);
+    await eventually("the lease is given back", async () => (await at.fleet.leaseOf(sessionId)) === null);
   });
 });
