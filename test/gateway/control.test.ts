@@ -2,7 +2,7 @@ import { mkdtemp, realpath } from "node:fs/promises";
 import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { LONGEST_TIMER_MS } from "../../src/config/values/duration.js";
 import { FleetError } from "../../src/errors.js";
 import { Fleet } from "../../src/fleet/fleet.js";
@@ -74,6 +74,10 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     await store.close();
     await redis.end();
     await removeFolder(folder);
+  });
+
+  afterEach(async () => {
+    for (const { id } of await store.tokens.list()) await store.tokens.delete(id);
   });
 
   const url = () => `127.0.0.1:${door.address.port}`;
@@ -271,11 +275,12 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       for (const socket of callers) socket.destroy();
       relay.close();
     }
-    for (const { id } of await store.tokens.list()) await store.tokens.delete(id);
   });
 
   it("rejects a waiting call when the other host leaves the directory during the call", async () => {
-    const { server: id, at } = await fleet.logEnd("bob", 0);
+    await beat();
+    const { id } = (await fleet.spawn("bob")).server;
+    const { at } = await fleet.logEnd(id, 0);
     await using link = await ControlLink.open({ store, directory }, host());
     const waiting = link.call("moreLog", { id, at }, { limitMs: 60_000 });
     const outcome = expect(waiting).rejects.toMatchObject({ code: "FLEET_HOST_AWAY" });

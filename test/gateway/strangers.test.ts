@@ -1,4 +1,4 @@
-import { describe, expect, it, vi } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { Attempts } from "../../src/gateway/entry/attempts.js";
 import { eventually } from "../fixtures/eventually.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
@@ -60,6 +60,10 @@ describe("a good token", () => {
 });
 
 describe("the front door, for a wrong token,", () => {
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
   const answered = async (attempts: Attempts, id: string | undefined, ms: number) => {
     let isAnswered = false;
     void attempts.failed(id).then(() => {
@@ -84,7 +88,6 @@ describe("the front door, for a wrong token,", () => {
     for (const ms of [250, 500, 1_000]) expect(await answered(forgiving, "a", ms)).toEqual(ON_TIME);
     now += 20_000;
     expect(await answered(forgiving, "a", 500)).toEqual(ON_TIME);
-    vi.useRealTimers();
   });
 
   it("answers the longest-waiting wrong token at once when 256 wrong tokens wait", async () => {
@@ -95,6 +98,5 @@ describe("the front door, for a wrong token,", () => {
     for (let index = 0; index < 258; index++) failed(index);
     await vi.advanceTimersByTimeAsync(0);
     expect(given).toEqual([0, 1]);
-    vi.useRealTimers();
   });
 });
