@@ -159,7 +159,7 @@ it("the front door resumes a session without turns that the server has just unlo
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"), true);
   await client.requestOk("session.create", { sessionId: "bare" });
-  await client.request("session.detach", { sessionId: "bare" });
+  await client.requestOk("session.detach", { sessionId: "bare" });
   const { home, pid } = await at.serverOf("alice");
   const folder = join(home, "session-state", "bare");
   // The session looks loaded on disk, but the server can no longer open it.

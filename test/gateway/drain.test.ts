@@ -52,7 +52,7 @@ it("a front door that closes refuses a waiting prompt, and does not wait for the
   await client.requestOk("session.create", { sessionId: "s" });
   const lease = await at.fleet.lockSession("s", { user: "ann" });
   client.send({ id: 1, method: "session.send", params: { sessionId: "s", prompt: "waits" } });
-  await client.request("ping");
+  await client.requestOk("ping");
   await eventually("it waits", () => at.door.turns === 1);
   using watch = new Stopwatch();
   expect(await at.door.close({ timeoutMs: 20_000 })).toEqual({ cut: 0 });

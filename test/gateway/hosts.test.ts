@@ -305,7 +305,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         await raw.requestOk("session.send", { sessionId: busy, prompt: "!delay 60000 never" });
         await eventually("the turn", () => raw.events(busy).includes("user.message"));
         const waiting = raw.request("session.tasks.waitForPending", { sessionId: busy });
-        await raw.request("ping");
+        await raw.requestOk("ping");
         await at.hosts.host("h2").die();
         expect(await waiting).toMatchObject({ error: { data: { code: "FLEET_SERVER_LOST", retryable: true } } });
         await eventually("the end of the turn", () => raw.events(busy).includes("session.idle"));
@@ -397,7 +397,7 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
         await client.requestOk("session.create", { sessionId: notes });
         await client.turnOk(notes, "one");
         await eventually("the turn is recorded", async () => (await at.session(notes)).turns === 1);
-        await client.request("sessions.close", { sessionId: notes });
+        await client.requestOk("sessions.close", { sessionId: notes });
         await at.place(fresh("ann"), "h2");
         await at.store.sessions.update(notes, (draft) => {
           draft.released = true;

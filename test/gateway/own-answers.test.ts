@@ -156,7 +156,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     await eventually("the end of the first turn", () => ann.events(id).includes("session.idle"));
     // The server has sent that end on the connection of each client. On ben's connection, the answer to this ping comes
     // after the end, so the door has received the end and held it back.
-    await ben.request("ping");
+    await ben.requestOk("ping");
     expect(order(ben, 1)).toEqual([]);
     expect(await ben.request("session.abort", { sessionId: id })).toMatchObject({ result: { success: true } });
     expect(order(ben, 1)).toEqual(["idle", "answer"]);
@@ -175,7 +175,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     // Answer the first question. From then on, the front door knows that this client answers questions.
     await eventually("the first question", () => questions(ben).length > 0);
     read(ben);
-    await ben.request("ping");
+    await ben.requestOk("ping");
     await ann.turnOk(id, "two");
     await eventually("its end at the other client", () => ben.events(id).filter(isEnd).length === 2);
     ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "three" } });
@@ -196,7 +196,7 @@ describe("the front door, with a client whose prompt waits,", () => {
     await eventually("the turn", () => ann.events(id).includes("user.message"));
     const ben = await joined(id);
     read(ben);
-    await ben.request("ping");
+    await ben.requestOk("ping");
     at.model.letGo(id);
     await eventually("its end at the other client", () => ben.events(id).includes("session.idle"));
     ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "two" } });
@@ -210,12 +210,12 @@ describe("the front door, with a client whose prompt waits,", () => {
     await ann.turnOk(id, "one");
     await eventually("the first question", () => questions(ben).length > 0);
     read(ben);
-    await ben.request("ping");
+    await ben.requestOk("ping");
     await ann.turnOk(id, "two");
     await eventually("its end at the other client", () => ben.events(id).filter(isEnd).length === 2);
     ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: `!hold ${id} three` } });
     await eventually("its turn", () => ben.events(id).filter((type) => type === "user.message").length === 3);
-    await ben.request("session.abort", { sessionId: id });
+    await ben.requestOk("session.abort", { sessionId: id });
     // The client's SDK would take the last message for the answer, but that message answers another prompt.
     expect(await ben.answerTo(1)).toMatchObject({ error: { data: { code: "FLEET_TURN_FAILED" } } });
   });
