@@ -31,15 +31,17 @@ export async function usageError(error: Error, command: typeof Command): Promise
     valueless === undefined
       ? { message: describe(error, known), advice: exampleOf(error) }
       : await missingValue(valueless, known[valueless.slice("--".length)]);
+  const meantFlags = unknown.flatMap((flag) => meant(flag, command, flags));
+  const listed = unknown.length > 0 && meantFlags.length === 0 ? allowedOf(flags) : "";
   const takesNone = word !== undefined && Object.keys(command.args ?? {}).length === 0;
-  return new FleetError("FLEET_USAGE_INVALID", takesNone ? refuseArguments(command, error) : message, {
+  return new FleetError("FLEET_USAGE_INVALID", takesNone ? refuseArguments(command, error) : `${message}${listed}`, {
     cause: error,
     suggestions: [
       ...advice,
       ...meantLines,
       ...(isUser ? [`Did you mean --user ${quoteSafely(word)}?` as const] : []),
       ...(takesNone && !isUser ? plainCommand(command) : []),
-      ...unknown.flatMap((flag) => meant(flag, command, flags)),
+      ...meantFlags,
       ...unknown
         .slice(0, "text" in command.args ? 1 : 0)
         .map((flag): Suggestion => `If ${quoteSafely(flag)} is the prompt, put -- before it.`),
@@ -56,12 +58,30 @@ export function unknownCommand(args: readonly string[], config: Config): FleetEr
   const inTopic = config.findTopic(topic) !== undefined && word !== undefined && !word.startsWith("-");
   const written = inTopic ? `${topic} ${word}` : topic;
   const advice = adviceOn(topic, word);
-  return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quoteSafely(written)}.`, {
+  const near = nearest(written, namesLike(written, config), (name) => `copilotfleet ${name}`);
+  const spaced = config.findCommand(topic) !== undefined && topic.includes(":") ? [spoken(topic)] : [];
+  const others = inTopic && advice.length + near.length === 0 ? commandsIn(topic, config) : [];
+  const only = [...spaced, ...others.filter((_, __, { length }) => length === 1)];
+  const listed = others.length > 1 ? allowedOf(others) : "";
+  return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quoteSafely(written)}.${listed}`, {
     suggestions: [
-      ...(advice.length > 0 ? advice : nearest(written, namesLike(written, config), (name) => `copilotfleet ${name}`)),
+      ...(advice.length > 0 ? advice : near),
+      ...only.map((name): Suggestion => `copilotfleet ${name}`),
       inTopic ? `copilotfleet ${topic} --help` : "copilotfleet --help",
     ],
   });
+}
+
+/** The commands whose names begin with a topic, such as `token`. */
+function commandsIn(topic: string, config: Config): string[] {
+  return config.commandIDs.map(spoken).filter((name) => name.startsWith(`${topic} `));
+}
+
+const MOST_LISTED = 8;
+
+/** States the allowed words, unless there are too many to read. */
+function allowedOf(words: readonly string[]): string {
+  return words.length > MOST_LISTED ? "" : ` Allowed: ${oneOf(words.join(", "))}.`;
 }
 
 /** The commands whose names have as many words as `written`. */
@@ -83,7 +103,7 @@ function describe(error: Error, known: Readonly<Record<string, object>>): string
   const [, flag, value = "", allowed] = /^Expected (--\S+?)=(.*) to be one of: (.+?)\n/s.exec(error.message) ?? [];
   if (flag !== undefined) {
     const { kind = "value" }: { kind?: string } = known[flag.slice(2)] ?? {};
-    return `${flag} ${quoteSafely(value)} is not ${/^[aeiou]/.test(kind) ? "an" : "a"} ${kind}. Use ${oneOf(allowed ?? "")}.`;
+    return `${flag} ${quoteSafely(value)} is not ${/^[aeiou]/.test(kind) ? "an" : "a"} ${kind}. Allowed: ${oneOf(allowed ?? "")}.`;
   }
   const [, repeated] = /^Flag (--\S+) can only be specified once$/.exec(error.message) ?? [];
   if (repeated !== undefined) return `${repeated} was given more than once. Give it once.`;

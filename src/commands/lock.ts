@@ -1,5 +1,5 @@
 import { FleetCommand } from "../cli/base-command.js";
-import { lockFlags, lockOptions, refuseBesideShow, splitCommand } from "../cli/flags/lease.js";
+import { lockFlags, lockOptions, refuseBesideShow, refuseNoCommand, splitCommand } from "../cli/flags/lease.js";
 import { sessionArg, wholeId } from "../cli/flags/session.js";
 import { renderLease } from "../cli/render/lease.js";
 import { LeaseSignals, runUnderLease } from "../cli/run/under-lease.js";
@@ -35,6 +35,7 @@ export default class Lock extends FleetCommand {
   async run(): Promise<LockResult> {
     const { own, command } = splitCommand(this.argv);
     const { args, flags } = await this.parse(Lock, own);
+    refuseNoCommand(command);
     const resolving = { user: flags.user, json: this.jsonEnabled() };
     if (flags.show) {
       refuseBesideShow(flags, command);

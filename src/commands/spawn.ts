@@ -1,6 +1,6 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, folderFlag, given, integerFlag, usage } from "../cli/flags/flags.js";
+import { durationFlag, folderFlag, given, integerFlag, usage, variableFlag } from "../cli/flags/flags.js";
 import { tokenSourceFromFlags } from "../cli/flags/token.js";
 import { actingUserFlagUnless } from "../cli/flags/user.js";
 import { renderServers } from "../cli/render/lists/servers.js";
@@ -32,7 +32,7 @@ export default class Spawn extends FleetCommand {
       [1, 1_000],
     ),
     shared: Flags.boolean({ description: "start one more shared server" }),
-    "token-env": Flags.string({ description: "environment variable that holds the GitHub token", helpValue: "VAR" }),
+    "token-env": variableFlag("environment variable that holds the GitHub token", "GITHUB_TOKEN"),
     "token-file": Flags.string({ description: "file (mode 0600) that holds the GitHub token", helpValue: "FILE" }),
     cwd: folderFlag("cwd", "working folder of the server"),
     wait: durationFlag("wait", "how long to wait until the server answers (default: 30s)"),

@@ -53,7 +53,7 @@ function checkStorage({ storage, store, host }: Config, origins: Map<string, Ori
     const given = `${name.includes(":") ? `[${name}]` : name}:${port}`;
     throw invalidValue("host.advertise", given, allowed, origins.get("host.advertise"));
   };
-  if (port === 0) refuse("the port at which other hosts reach this one, which is not 0");
+  if (port === 0) refuse('host:port, as other hosts reach this one, with a port other than 0, such as "10.0.0.1:4300"');
   // A host that connects to an unspecified address reaches itself.
   if (/^[0.]+$/.test(name) || /^[0:]+$/.test(name)) {
     refuse('the address at which other hosts reach this one, such as "10.0.0.1:4300"');

@@ -1,5 +1,5 @@
 import { FleetError, type FleetErrorCode, isFleetError, quote, type Suggestion } from "../errors.js";
-import { findKey, nearestKeys } from "./keys.js";
+import { findKey, type Key, nearestKeys } from "./keys.js";
 import type { Rule } from "./rules.js";
 import { printable, redact, redactTokens } from "./values/text.js";
 
@@ -37,15 +37,42 @@ export function attempt<T>(run: () => T, report: Report): T | undefined {
  */
 export function invalidValue(name: string, value: unknown, allowed: string, origin: Origin | undefined): FleetError {
   const what = name === "" ? "The configuration" : name;
-  const rule = findKey(name.replace(/\[.*/, ""))?.rule ?? {};
-  const subject =
-    origin === undefined ? `${what} is not set` : `${locate(what, origin)} is ${show(value, origin, rule)}`;
-  const isText = typeof value === "number" || typeof value === "string";
-  const fault = origin === undefined ? undefined : rule.fault?.(isText ? String(value) : "");
-  const problem = fault === undefined || !isText ? subject : `${subject}, ${fault.problem}`;
-  return new FleetError(invalidCode([origin], rule.flagCode), `${problem}. Allowed: ${allowed}`, {
-    suggestions: [fault?.advice ?? correction(what, origin, exampleFor(name, allowed))],
+  const key = findKey(name.replace(/\[.*/, ""));
+  // Otherwise, the value follows the rule of the key, but fails a check together with other values.
+  const isOfRule = key?.rule.allowed === allowed || key?.rule.allowed === undefined;
+  const problem =
+    origin === undefined
+      ? `${what} is not set`
+      : `${locate(what, origin)} is ${describeValue(value, origin, { key, isOfRule })}`;
+  const mayBeNull = isOfRule && key?.nullable === true && key.name === name;
+  const orNull = mayBeNull && origin?.from !== "flag" ? nullOf(name) : "";
+  return new FleetError(invalidCode([origin], key?.rule.flagCode), `${problem}. Allowed: ${allowed}${orNull}`, {
+    suggestions: [correction(what, origin, exampleFor(name, allowed))],
   });
+}
+
+/** A value as it was given, and why it is refused. */
+function describeValue(
+  value: unknown,
+  origin: Origin,
+  { key, isOfRule }: { key: Key | undefined; isOfRule: boolean },
+): string {
+  const { concealed, fault } = key?.rule ?? {};
+  if (concealed && typeof value === "string")
+    return "not the name of a variable. Its value is not shown, because it may be a secret";
+  const shown = show(value, origin, key?.rule ?? {});
+  if (!isOfRule || (typeof value !== "number" && typeof value !== "string")) return shown;
+  // Variables are always text.
+  const otherKind = origin.from === "variable" ? "which is not a number" : "which is a text";
+  const isText = key?.kind === "number" && typeof value === "string";
+  const problem = fault?.(String(value)) ?? (isText ? otherKind : null);
+  return problem === null ? shown : `${shown}, ${problem}`;
+}
+
+/** The meaning of null for a key that may be null. */
+function nullOf(name: string): string {
+  if (name === "serve.listen") return ", or null for no front door";
+  return /^(?:limits|recycle)\.|^pool\.idleTimeout$/.test(name) ? ", or null for no limit" : ", or null";
 }
 
 /** Creates the error for values that are allowed alone but do not fit together. `names` are their keys. */
@@ -74,10 +101,19 @@ export function unknownKey(name: string, origin: Origin): FleetError {
       ? "copilotfleet config show # lists all keys"
       : `Did you mean ${[nearest, ...others].slice(0, 3).join(" or ")}?`,
   ];
-  const known = nearest === undefined ? "" : `; the nearest is ${nearest}`;
+  const known = nearest === undefined ? siblingsOf(name) : `; the nearest is ${nearest}`;
   const message = `${quote(name)} is not a key of the configuration (${whence(origin)})${known}`;
   return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions });
 }
+
+/** Lists the keys of the section of an unknown key, unless there are too many to read. */
+function siblingsOf(name: string): string {
+  const section = name.slice(0, Math.max(0, name.lastIndexOf(".")));
+  const keys = [...(findKey(section)?.children.keys() ?? [])];
+  return keys.length === 0 || keys.length > MOST_LISTED ? "" : `. Allowed in ${section}: ${keys.join(", ")}`;
+}
+
+const MOST_LISTED = 10;
 
 /** The name of a setting that would contain a secret. */
 const SECRET = /(?:key|token|secret|password|bearer)$/i;
@@ -131,9 +167,11 @@ function whence(origin: Origin | undefined): string {
 function correction(name: string, origin: Origin | undefined, example: unknown): Suggestion {
   if (origin === undefined) return `Set ${name}.`;
   const json = JSON.stringify(example);
+  if (origin.from === "file" && name === "The configuration")
+    return 'Put the settings between { and }, for example {"isolation": "per-user"}.';
   if (origin.from === "file") {
     const entry = example === undefined ? "" : `, for example ${quoteKey(name)}: ${json}`;
-    return `Correct ${name.toLowerCase() === "the configuration" ? "it" : name} in ${place(origin)}${entry}.`;
+    return `Correct ${name} in ${place(origin)}${entry}.`;
   }
   if (origin.from === "option") return `Correct ${origin.name}${example === undefined ? "" : `, for example ${json}`}.`;
   const text = Array.isArray(example) ? example.join() : String(example);
@@ -148,7 +186,8 @@ function quoteKey(name: string): string {
 
 /** A value that the key allows: its default, or else one that the text after "Allowed:" names. */
 function exampleFor(name: string, allowed: string): unknown {
-  const initial = findKey(name.replace(/\[.*/, ""))?.initial;
+  const key = findKey(name.replace(/\[.*/, ""));
+  const initial = key?.rule.example ?? key?.initial;
   if (typeof initial === "string" || typeof initial === "number" || typeof initial === "boolean") return initial;
   const [, json] = /(?:such as |^)(\[.*?\]|"[^"]*"|\d+\.\d+)/.exec(allowed) ?? [];
   if (json !== undefined) return JSON.parse(json);
@@ -167,5 +206,5 @@ function show(value: unknown, { from }: Origin, rule: Rule): string {
   if (typeof value === "object" && value !== null) return "an object";
   // Flags and variables are always text.
   if (typeof value !== "string") return from === "flag" || from === "variable" ? quote(value) : String(value);
-  return rule.concealed ? "a value that is not shown, because it may be a secret" : quote(withoutSecret(value, rule));
+  return quote(withoutSecret(value, rule));
 }

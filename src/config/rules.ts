@@ -1,11 +1,11 @@
 import * as v from "valibot";
 import type { FleetErrorCode } from "../errors.js";
 import * as duration from "./values/duration.js";
-import type { Fault } from "./values/measure.js";
 import { ALLOWED_REDIS_URL, readRedisUrl } from "./values/redis-url.js";
 import { ALLOWED_SIZE, readSize, SIZE_PATTERN, sizeFault } from "./values/size.js";
 import { holdsGitHubToken } from "./values/text.js";
-import { ALLOWED_USER, readUser } from "./values/user-id.js";
+import { addressFault, blankFault, storeFault, textFault, urlFault, wholeNumberFault } from "./values/text-fault.js";
+import { ALLOWED_USER, readUser, userFault } from "./values/user-id.js";
 
 /**
  * The metadata of a key's value that the loader needs. The functions below create one schema for each kind of value.
@@ -18,8 +18,12 @@ export interface Rule {
   concealed?: boolean;
   /** The value is a path. A relative path is resolved against the folder of the file that sets it. */
   path?: "always" | "with-slash";
-  /** States why a value is refused. */
-  fault?: (given: string) => Fault;
+  /** States why a value, or an item of a list, is refused: "which has no unit". Null if it knows no reason. */
+  fault?: (given: string) => string | null;
+  /** An allowed value, for a key whose default depends on other keys. */
+  example?: string;
+  /** The text after "Allowed:" for a value that breaks this rule. */
+  allowed?: string;
   /** The kind of text, for the reference of all keys: "duration", "URL". */
   kind?: string;
   /** A regular expression that all allowed values match, for editors. */
@@ -29,8 +33,8 @@ export interface Rule {
 }
 
 const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
-const ALLOWED_VARIABLE =
-  'the name of an environment variable (letters, digits, _), such as "GITHUB_TOKEN", never a token or key itself';
+const allowedVariable = (example: string, characters = "letters, digits, _") =>
+  `the name of an environment variable, never a token or key itself (${characters}), such as "${example}"`;
 const MAX_COUNT = 1_000_000;
 const LARGEST_PORT = 65_535;
 
@@ -44,7 +48,7 @@ function text<T>(allowed: string, read: (text: string) => T | null, rule: Rule =
       addIssue({ message: allowed });
       return NEVER;
     }),
-    v.metadata(rule as Record<string, unknown>),
+    v.metadata({ ...rule, allowed } as Record<string, unknown>),
   );
 }
 
@@ -58,12 +62,15 @@ const measure = (
   read: (text: string) => number | null,
   unit: "s" | "mb",
   maxMs = duration.LONGEST_MS,
+  rule: Rule = {},
 ) =>
   text(allowed, read, {
+    ...rule,
     ...(unit === "s"
       ? { flagCode: "FLEET_DURATION_INVALID", kind: "duration", pattern: duration.DURATION_PATTERN }
       : { flagCode: "FLEET_SIZE_INVALID", kind: "size", pattern: SIZE_PATTERN }),
-    fault: unit === "s" ? (given) => duration.durationFault(given, maxMs) : sizeFault,
+    fault: (given) =>
+      unit === "s" ? duration.durationFault(given, maxMs).problem : sizeFault(given, / to (\d+mb)$/.exec(allowed)?.[1]),
   });
 
 const within =
@@ -76,7 +83,13 @@ const within =
 const isVariable = (name: string) => VARIABLE.test(name) && !holdsGitHubToken(name);
 
 export const choice = <const T extends readonly [string, ...string[]]>(options: T) =>
-  v.picklist(options, options.map((option) => `"${option}"`).join(" or "));
+  v.picklist(
+    options,
+    options
+      .map((option) => `"${option}"`)
+      .join(", ")
+      .replace(/, (?=[^,]*$)/, " or "),
+  );
 
 export const flag = () => v.boolean("true or false");
 
@@ -87,7 +100,7 @@ const whole = (min: number, max: number, rule: Rule) => {
     v.integer(allowed),
     v.minValue(min, allowed),
     v.maxValue(max, allowed),
-    v.metadata(rule as Record<string, unknown>),
+    v.metadata({ ...rule, allowed, fault: (given: string) => wholeNumberFault(given, [min, max]) }),
   );
 };
 
@@ -100,13 +113,13 @@ export const share = () => {
   return v.pipe(v.number(allowed), v.gtValue(0, allowed), v.maxValue(1, allowed));
 };
 
-const span = (maxMs: number) =>
-  measure(duration.allowedDuration(maxMs), (given) => duration.readDuration(given, maxMs), "s", maxMs);
+const span = (maxMs: number, rule?: Rule) =>
+  measure(duration.allowedDuration(maxMs), (given) => duration.readDuration(given, maxMs), "s", maxMs, rule);
 
 /** The age at which something expires. */
 export const age = () => span(duration.LONGEST_MS);
 /** A duration that a timer can wait for. */
-export const wait = () => span(duration.LONGEST_TIMER_MS);
+export const wait = (rule?: Rule) => span(duration.LONGEST_TIMER_MS, rule);
 export const leaseTtl = () =>
   measure(duration.ALLOWED_LEASE_TTL, duration.readLeaseTtl, "s", duration.LONGEST_TIMER_MS);
 export const size = () => measure(ALLOWED_SIZE, readSize, "mb");
@@ -119,33 +132,31 @@ export const frameSize = () =>
     "mb",
   );
 
-export const isModelName = (name: string) => /^[\x21-\x7e]{1,200}$/.test(name);
+export const ALLOWED_MODEL = 'the name of a model (1 to 200 ASCII characters without blanks), such as "gpt-5"';
+export const modelFault = (name: string) => textFault(name, { characters: /[\x21-\x7e]/, longest: 200 });
 export const modelName = () =>
-  textThat('the name of a model, such as "gpt-5"', isModelName, { kind: "name of a model", harmless: true });
+  textThat(ALLOWED_MODEL, (name) => modelFault(name) === null, {
+    fault: modelFault,
+    kind: "name of a model",
+    harmless: true,
+  });
 
 const isFilled = (given: string) => given.trim() !== "" && !given.includes("\0");
-export const path = (kind: "always" | "with-slash") =>
-  textThat('the path of a file, such as "/etc/copilotfleet/token"', isFilled, {
-    path: kind,
-    kind: "path",
-    harmless: true,
-  });
-export const folder = () =>
-  textThat('the path of a folder, such as "/mnt/copilotfleet"', isFilled, {
-    path: "always",
-    kind: "path",
-    harmless: true,
-  });
+const aPath = (allowed: string, path: "always" | "with-slash") =>
+  textThat(allowed, isFilled, { fault: blankFault, path, kind: "path", harmless: true });
+export const file = () => aPath('the path of a file, such as "/etc/copilotfleet/token"', "always");
+export const program = () => aPath('the path or the name of a program, such as "/usr/local/bin/copilot"', "with-slash");
+export const folder = () => aPath('the path of a folder, such as "/mnt/copilotfleet"', "always");
 export const command = () =>
-  textThat('a command for the shell, such as "gh auth token"', isFilled, { kind: "command" });
+  textThat('a command for the shell, such as "gh auth token"', isFilled, { fault: blankFault, kind: "command" });
 
 const NAME_OF_VARIABLE: Rule = { concealed: true, kind: "name of a variable" };
-export const variable = () => textThat(ALLOWED_VARIABLE, isVariable, NAME_OF_VARIABLE);
+export const variable = () => textThat(allowedVariable("OPENAI_API_KEY"), isVariable, NAME_OF_VARIABLE);
 
 /** The name of a variable. "{user}" in it is replaced by the user's id. */
 export const userVariable = () =>
   textThat(
-    `${ALLOWED_VARIABLE}; "{user}" in it stands for the user's id`,
+    allowedVariable("GITHUB_TOKEN", 'letters, digits, _, and "{user}" for the id of the user'),
     (name) => isVariable(name.replaceAll("{user}", "u")),
     NAME_OF_VARIABLE,
   );
@@ -159,17 +170,25 @@ export const httpUrl = () =>
       if (protocol !== "http:" && protocol !== "https:") return false;
       return username === "" && password === "" && !holdsGitHubToken(given);
     },
-    { kind: "URL" },
+    { fault: urlFault, kind: "URL" },
   );
 
 export const userId = () =>
-  text(ALLOWED_USER, readUser, { flagCode: "FLEET_USER_INVALID", kind: "id of a user", harmless: true });
+  text(ALLOWED_USER, readUser, {
+    flagCode: "FLEET_USER_INVALID",
+    fault: (given) => (readUser(given) === null ? `which ${userFault(given)}` : null),
+    kind: "id of a user",
+    harmless: true,
+  });
 
 /** A host's name is part of the names of folders and keys, and in many installations it is a DNS label. */
 export const isHostName = (name: string) =>
   /^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$/.test(name) && !name.includes("..");
 export const hostName = () =>
   textThat('1 to 63 lower-case letters, digits, dots and hyphens, such as "host-1"', isHostName, {
+    fault: (name) =>
+      textFault(name, { characters: /[a-z0-9.-]/, first: /[a-z0-9]/, last: /[a-z0-9]/, longest: 63 }) ??
+      (name.includes("..") ? 'which contains ".."' : null),
     kind: "name of a host",
     harmless: true,
   });
@@ -194,10 +213,14 @@ export interface Address {
   port: number;
 }
 
-export const address = () =>
-  text('host:port, such as "127.0.0.1:4300" or "[::1]:4300" (port 0: any free one)', parseAddress, {
+const addressThat = (allowed: string) =>
+  text(allowed, parseAddress, {
+    fault: (given) => (parseAddress(given) === null ? addressFault(given) : null),
     kind: "host:port",
   });
+export const address = () => addressThat('host:port, such as "127.0.0.1:4300" or "[::1]:4300" (port 0: any free one)');
+/** The address at which other hosts reach this one. */
+export const advertised = () => addressThat('host:port, as other hosts reach this one, such as "10.0.0.1:4300"');
 
 export function parseAddress(given: string): Address | null {
   const [, ipv6, name, digits = ""] = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):(0|[1-9]\d{0,4})$/.exec(given) ?? [];
@@ -216,7 +239,7 @@ export const store = () =>
       if (given === "file") return { kind: "file" };
       return readRedisUrl(given) === null ? null : { kind: "redis", url: given };
     },
-    { kind: '`"file"` or a Redis URL' },
+    { fault: storeFault, kind: '`"file"` or a Redis URL' },
   );
 
 /** Flags that the fleet passes to every server. A second value would break the pool, or put a token on the command line. */
@@ -234,18 +257,28 @@ const ALLOWED_ENV =
 const isForeignFlag = (arg: string) => !OWN_FLAGS.some((flag) => arg === flag || arg.startsWith(`${flag}=`));
 
 /** Flags for the runtime. Everybody can read them in the process table, so they must not contain a token. */
-export const runtimeArgs = () => list(ALLOWED_ARGS, (arg) => isForeignFlag(arg) && !holdsGitHubToken(arg));
+export const runtimeArgs = () =>
+  list(ALLOWED_ARGS, (arg) => {
+    if (holdsGitHubToken(arg)) return "which contains a token";
+    return isForeignFlag(arg) ? null : "which the fleet sets";
+  });
 
 /** Names of the variables that a server gets in addition to the fleet's own allow-list. */
-export const runtimeEnv = () => list(ALLOWED_ENV, (name) => VARIABLE.test(name) && !OWN_VARIABLE.test(name));
+export const runtimeEnv = () =>
+  list(ALLOWED_ENV, (name) => {
+    if (OWN_VARIABLE.test(name)) return "which the fleet sets";
+    return textFault(name, { characters: /[A-Za-z0-9_]/, first: /[A-Za-z_]/ });
+  });
 
 /** Names or patterns of tools, in the format of the SDK's `availableTools`. */
-export const toolNames = () => list('a list of tool names or patterns, such as ["builtin:view"]', () => true);
+export const toolNames = () => list('a list of tool names or patterns, such as ["builtin:view"]', () => null);
 
-function list(allowed: string, isAllowed: (item: string) => boolean) {
+/** A list of texts. `faultOf` states why an item is refused. */
+function list(allowed: string, faultOf: (item: string) => string | null) {
+  const fault = (item: string) => textFault(item, { characters: /[^\0]/ }) ?? faultOf(item);
   const item = v.pipe(
     v.string(allowed),
-    v.check((text) => text !== "" && !text.includes("\0") && isAllowed(text), allowed),
+    v.check((text) => fault(text) === null, allowed),
   );
-  return v.array(item, allowed);
+  return v.pipe(v.array(item, allowed), v.metadata({ fault, allowed }));
 }

@@ -22,7 +22,7 @@ const pool = v.pipe(
 
 const runtime = v.pipe(
   v.strictObject({
-    path: v.optional(v.nullable(rules.path("with-slash")), null),
+    path: v.optional(v.nullable(rules.program()), null),
     args: v.optional(rules.runtimeArgs(), []),
     env: v.optional(rules.runtimeEnv(), ["HTTPS_PROXY"]),
     idleTimeout: v.optional(v.nullable(rules.age()), null),
@@ -32,7 +32,7 @@ const runtime = v.pipe(
 
 const auth = v.strictObject({
   githubTokenEnv: v.optional(v.nullable(rules.userVariable()), null),
-  githubTokenFile: v.optional(v.nullable(rules.path("always")), null),
+  githubTokenFile: v.optional(v.nullable(rules.file()), null),
   githubTokenCommand: v.optional(v.nullable(rules.command()), null),
 });
 
@@ -114,7 +114,7 @@ export const LONGEST_DEFAULT_PROBE_MS = 2000;
 const health = v.pipe(
   v.strictObject({
     interval: v.optional(rules.wait(), "5s"),
-    timeout: v.optional(rules.wait()),
+    timeout: v.optional(rules.wait({ example: "2s" })),
     failures: v.optional(rules.count(), 3),
     // Whether to check, in addition to the ping, that a session can be created.
     session: v.optional(rules.flag(), false),
@@ -195,7 +195,7 @@ const host = v.pipe(
     // If null, the host keeps its previous name or takes the machine's name.
     name: v.optional(v.nullable(rules.hostName()), null),
     // The address at which other hosts reach the front door of this host. If null, the address at which the door listens.
-    advertise: v.optional(v.nullable(rules.address()), null),
+    advertise: v.optional(v.nullable(rules.advertised()), null),
     // The time from this host's last heartbeat until the other hosts consider it dead, and take over its users and sessions.
     ttl: v.optional(rules.hostTtl(), "15s"),
   }),

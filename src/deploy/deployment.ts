@@ -1,7 +1,7 @@
 import type { Layer } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
 import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/redis-url.js";
-import { quote } from "../errors.js";
+import { FleetError, quote } from "../errors.js";
 import { stopGraceSeconds } from "./grace.js";
 import { badFlag, unfit } from "./problem.js";
 import { type Settings, settingsOf } from "./settings.js";
@@ -86,14 +86,13 @@ export function describe(
 function replicasOf({ replicas }: DeployOptions, hasRedis: boolean): number {
   if (hasRedis || replicas === undefined) return replicas ?? (hasRedis ? 2 : 1);
   if (replicas === 1) return 1;
-  throw badFlag(
-    "replicas",
-    replicas,
-    '1 with "store": "file", because that store belongs to one host. Several hosts need a store in Redis',
-    [
-      "Set store to a Redis that all hosts reach. For Kubernetes, --redis-secret NAME may name the Secret with its URL.",
+  const message = `--replicas ${replicas} needs a store in Redis, and the store is "file", which belongs to one host.`;
+  throw new FleetError("FLEET_USAGE_INVALID", message, {
+    suggestions: [
+      `copilotfleet deploy kubernetes --replicas ${replicas} --redis-secret NAME # if a Secret has the URL of the Redis`,
+      "Set store to a Redis that all hosts reach.",
     ],
-  );
+  });
 }
 
 function maxReplicasOf({ maxReplicas }: DeployOptions, replicas: number): number {

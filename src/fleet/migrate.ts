@@ -83,7 +83,13 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
 function assertTarget({ to, origin }: MigrateOptions, config: Config): void {
   const target = readRedisUrl(to);
   if (to === "file") return;
-  if (target === null) throw invalidValue("store", to, `"file", or ${ALLOWED_REDIS_URL}`, origin);
+  if (target === null) {
+    const error = invalidValue("store", to, `"file", or ${ALLOWED_REDIS_URL}`, origin);
+    if (origin.from !== "flag") throw error;
+    // The store in use is not a target.
+    const example = config.store.kind === "file" ? "redis://127.0.0.1:6379/0" : "file";
+    throw error.reworded(() => ({ suggestions: [`For example, write ${origin.name} ${example}.`] }));
+  }
   if (origin.from === "flag" && target.password !== null) {
     const allowed =
       "a URL without a password, because other users can read flags. To use a password, put the URL into a variable and name it with --to-env";

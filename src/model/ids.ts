@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { sha256 } from "../config/values/text.js";
-import { ALLOWED_USER, idFault, isReserved, readUser, similarId } from "../config/values/user-id.js";
+import { ALLOWED_USER, idFault, isReserved, readUser, similarId, userFault } from "../config/values/user-id.js";
 import { FleetError, option, quote } from "../errors.js";
 
 /** Checks a user id. Returns it in Unicode normal form C. */
@@ -8,10 +8,9 @@ export function validateUser(value: string, name = option("user")): string {
   const user = typeof value === "string" ? readUser(value) : null;
   if (user !== null) return user;
   const text = String(value);
-  const why = idFault(text, /[\p{L}\p{M}\p{Nd}._@+-]/u, `has ${Buffer.byteLength(text)} bytes`);
   throw new FleetError(
     "FLEET_USER_INVALID",
-    `${name} ${quote(value)} is not a user id: it ${why}. Allowed: ${ALLOWED_USER}`,
+    `${name} ${quote(value)} is not a user id: it ${userFault(text)}. Allowed: ${ALLOWED_USER}`,
     {
       suggestions: [`Use an id such as "${similarId(text, "alice")}".`],
     },

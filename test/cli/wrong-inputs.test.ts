@@ -218,7 +218,7 @@ const WRONG: Readonly<Record<string, readonly Wrong[]>> = {
     { args: ["store", "migrate", "--to", "file"], names: "store" },
     { args: ["token", "revoke"], names: "--user" },
     { args: ["token", "revoke", "Not-An-Id"], names: "token", value: "Not-An-Id" },
-    { args: ["deploy", "kubernetes", "--replicas", "3"], names: "--replicas", value: "3" },
+    { args: ["deploy", "kubernetes", "--replicas", "3"], names: "--replicas 3" },
     { args: ["chat", ...USER, "--to", "localhost"], names: "--to" },
     { args: ["trust", "--list", "--revoke", "x"], names: "--list" },
     { args: ["explain", "FLEET_NOTHING"], names: "error code", value: "FLEET_NOTHING" },
@@ -263,7 +263,7 @@ const WRONG: Readonly<Record<string, readonly Wrong[]>> = {
 
 /** The words with which an error states what is allowed, or what is wrong if no other value would help. */
 const STATES =
-  /Allowed: |There is no |\bUse |\bGive |\bSay |\bneeds |missing|cannot be |needs a value|Unexpected argument|nearest is|not found|no server|not (an existing|set|the id|found|JSON|exist)|does not exist|must|empty|already|only|is not a|counts|takes no arguments/;
+  /Allowed: |There is no |\bGive |\bSay |\bneeds |missing|cannot be |needs a value|Unexpected argument|nearest is|not found|no server|not (an existing|set|the id|found|JSON|exist)|does not exist|must|empty|already|only|is not a|counts|takes no arguments/;
 
 describe.each(Object.entries(WRONG))("wrong input: %s", (group, inputs) => {
   it.each(inputs.map((input) => [describeInput(input), input] as const))(
@@ -285,6 +285,8 @@ describe.each(Object.entries(WRONG))("wrong input: %s", (group, inputs) => {
       if (!group.endsWith("that does not exist"))
         expect(suggestions.filter((text: string) => !text.endsWith(" --help"))).not.toEqual([]);
       if (group === "a flag without its value") expect(message).toContain("needs a value. Allowed: ");
+      if (group === "a number")
+        expect(message).toMatch(/", which is (?:empty|less|more|not) .*\. Allowed: |", which is empty/);
       if (group === "a duration") expect(message).toMatch(/", (?:which is |which has no unit|and "\w+" is not a unit)/);
       expect(suggestions.join("\n")).not.toMatch(/Did you mean "?\d|#/);
       expect(suggestions.flatMap(refusedParts)).toEqual([]);

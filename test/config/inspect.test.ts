@@ -148,7 +148,7 @@ describe("a configuration with problems", () => {
       `"ports" in ${folder.projectFile}, line 2, is 3`,
       `"sesion" is not a key of the configuration (in ${folder.userFile}, line 2)`,
       // pool.servers of the user's file has no effect, because the variable takes precedence.
-      `pool.servers in ${folder.userFile}, line 4, is 0`,
+      `pool.servers in ${folder.userFile}, line 4, is 0, which is less than 1`,
       `lock.ttl in ${folder.userFile}, line 3, is 5, which has no unit`,
       `session.ttl in ${folder.projectFile}, line 3, is 3600, which has no unit`,
       `COPILOTFLEET_HEALTH_INTERVAL (health.interval) is "x", which is not a number with a unit`,
@@ -180,7 +180,9 @@ describe("a configuration with problems", () => {
   it("inspectConfig reports one problem for a URL that is not allowed, and does not also report a missing URL", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { provider: { baseUrl: "ftp://a.example" } });
-    expect(messages(inspect(folder))).toEqual([expect.stringContaining('is "ftp://a.example". Allowed')]);
+    expect(messages(inspect(folder))).toEqual([
+      expect.stringContaining('is "ftp://a.example", which does not start with http:// or https://. Allowed'),
+    ]);
   });
 
   it("inspectConfig goes on after a file that is not JSON, and after a file that does not exist", async () => {

@@ -44,7 +44,7 @@ describe("config show", () => {
     expect(ran.stdout).toMatch(/^session\.model +m /m);
     expect(ran.stdout).not.toMatch(/^session\.ttl /m);
     expect(ran.stderr).toContain(`Error: session.ttl in ${FILE}, line 2, is 3600, which has no unit. Allowed: `);
-    expect(ran.stderr).toContain("  Hint: Add a unit: s, m, h, d, w or ms, such as 24h.\n");
+    expect(ran.stderr).toContain(`  Hint: Correct session.ttl in ${FILE}, line 2, for example "ttl": "24h".\n`);
     expect(ran.stderr).toContain(`Error: "pol" is not a key of the configuration (in ${FILE}, line 3)`);
     const json = await fleet.run(["config", "show", "--json"]);
     expect(json).toMatchObject({ code: 3, stderr: "" });
@@ -117,7 +117,7 @@ describe("config check", () => {
       expect.stringContaining(`"pol" is not a key of the configuration (in ${FILE}, line 3)`),
       expect.stringContaining(`session.ttl in ${FILE}, line 2, is 3600, which has no unit.`),
       expect.stringContaining(`lock.ttl in ${FILE}, line 4, is "1y", and "y" is not a unit.`),
-      expect.stringContaining(`COPILOTFLEET_PORTS_FROM (ports.from) is "x".`),
+      expect.stringContaining(`COPILOTFLEET_PORTS_FROM (ports.from) is "x", which is not a number.`),
     ]);
     write("{\n");
     const broken = await fleet.run(["config", "check", "--json"]);

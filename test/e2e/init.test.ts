@@ -189,13 +189,16 @@ describe("init with flags", () => {
     [["--provider", "echo", "--model", "m", "--base-url", "http://a.example"], "--base-url and --model cannot be used"],
     [["--provider", "github", "--api-key-env", "K"], "--api-key-env cannot be used with --provider github."],
     [["--provider", "gemini"], '--provider "gemini" is not a provider.'],
-    [["--provider", "azure", "--base-url", "ftp://a", "--model", "m"], '--base-url is "ftp://a".'],
+    [
+      ["--provider", "azure", "--base-url", "ftp://a", "--model", "m"],
+      '--base-url is "ftp://a", which does not start with',
+    ],
     [
       ["--provider", "openai", "--api-key-env", "sk-canary", "--model", "m"],
-      "--api-key-env is a value that is not shown",
+      "--api-key-env is not the name of a variable",
     ],
-    [["--provider", "github", "--token-env", "ghp_canary01"], "--token-env is a value that is not shown"],
-    [["--provider", "openai", "--model", "a b"], '--model is "a b".'],
+    [["--provider", "github", "--token-env", "ghp_canary01"], "--token-env is not the name of a variable"],
+    [["--provider", "openai", "--model", "a b"], '--model is "a b", which contains a blank.'],
   ])("init without a terminal and with the flags %j is refused: %s", async (flags, message) => {
     const cwd = project();
     const error = await fleet.refusal(2, ["init", ...flags], { cwd });

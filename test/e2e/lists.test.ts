@@ -100,10 +100,16 @@ describe("the format of a list", () => {
   });
 
   it.each([
-    [["-o", "jsn"], '--output "jsn" is not a format. Use table, wide, json, yaml, name or csv.'],
-    [["--sort", "age"], expect.stringMatching(/^--sort "age" is not a column\. Use server, .* or failure, and :desc /)],
-    [["--sort", "user:up"], expect.stringMatching(/^--sort "user:up" is not a column\. Use server, /)],
-    [["--limit", "-1"], expect.stringMatching(/^--limit is "-1"\. Allowed: a whole number from 1 to /)],
+    [["-o", "jsn"], '--output "jsn" is not a format. Allowed: table, wide, json, yaml, name or csv.'],
+    [
+      ["--sort", "age"],
+      expect.stringMatching(/^--sort "age" is not a column\. Allowed: server, .* or failure, and :desc /),
+    ],
+    [["--sort", "user:up"], expect.stringMatching(/^--sort "user:up" is not a column\. Allowed: server, /)],
+    [
+      ["--limit", "-1"],
+      expect.stringMatching(/^--limit is "-1", which is less than 1\. Allowed: a whole number from 1 to /),
+    ],
     [["-q", "-o", "csv"], "--quiet prints only ids, so it cannot be used with --output csv."],
     [["-q", "--json"], "--quiet prints only ids, so it cannot be used with --json."],
     [["--json", "-o", "csv"], "--json and --output csv cannot be used together."],
@@ -185,8 +191,8 @@ describe("the filters of a list", () => {
   });
 
   it.each([
-    [["ps", "--state", "idel"], /^--state "idel" is not a state\. Use starting, ready, .* or failed\.$/],
-    [["list", "--state", "ready"], /^--state "ready" is not a state\. Use active, idle, draining or gone\.$/],
+    [["ps", "--state", "idel"], /^--state "idel" is not a state\. Allowed: starting, ready, .* or failed\.$/],
+    [["list", "--state", "ready"], /^--state "ready" is not a state\. Allowed: active, idle, draining or gone\.$/],
     [["ps", "--host", "h9"], /^--host "h9" is not a host of this fleet\. Use \S+\.$/],
     [["list", "--host", "h9"], /^--host "h9" is not a host of this fleet\. Use \S+\.$/],
   ])("%j is refused with the values that are allowed", async (args, message) => {

@@ -353,7 +353,7 @@ describe("usage errors of lock and unlock", () => {
       ["unlock", "s", "--token", "x", "--token-env", "Y"],
       "--token and --token-env cannot be used together.",
     ],
-    ["unlock with an empty token", ["unlock", "s", "--token", ""], "--token is empty"],
+    ["unlock with an empty token", ["unlock", "s", "--token", ""], '--token is "", which is empty'],
     [
       "lock with an unknown flag before --",
       ["lock", "s", "--user", "alice", "--stael", "--", "x"],

@@ -1,4 +1,5 @@
 import { Flags } from "@oclif/core";
+import { blankFault, type TextRule, textFault, wholeNumberFault } from "../../config/values/text-fault.js";
 import { quote } from "../../errors.js";
 import { choiceFlag, integerFlag, usage } from "./flags.js";
 
@@ -18,39 +19,69 @@ const QUANTITY = /^[1-9]\d{0,5}(?:Mi|Gi|Ti)$/;
 const ACCOUNT = /^[a-z_][a-z0-9_-]{0,30}$/;
 /** systemd gives blanks, quotes, "%" and "$" in a command line a special meaning, so the path must not contain them. */
 const PROGRAM = /^\/[\w.+/-]+$/;
+const ALPHANUMERIC = /[a-z0-9]/;
 
-function checked(name: string, description: string, helpValue: string, pattern: RegExp, allowed: string) {
+/** The rule for the value of a flag. */
+interface ValueRule {
+  pattern: RegExp;
+  /** The text after "Allowed:". */
+  allowed: string;
+  example: string;
+  /** For a reason in the message; the pattern decides. */
+  text?: TextRule;
+}
+
+function checked(
+  name: string,
+  description: string,
+  helpValue: string,
+  { pattern, allowed, example, text = { characters: /\S/ } }: ValueRule,
+) {
   return {
     description,
     helpValue,
     parse: async (value: string) => {
       if (pattern.test(value)) return value;
-      throw usage(`--${name} is ${quote(value)}. Allowed: ${allowed}`, [
-        `Write a value such as --${name} ${/such as (\S+)$/.exec(allowed)?.[1] ?? "copilotfleet"}.`,
-      ]);
+      const fault = textFault(value, text);
+      const given = `--${name} is ${quote(value)}${fault === null ? "" : `, ${fault}`}`;
+      throw usage(`${given}. Allowed: ${allowed}`, [`For example, write --${name} ${example}.`]);
     },
   };
 }
 
-const label = (name: string, description: string) => checked(name, description, "NAME", LABEL, LABEL_ALLOWED);
-const subdomain = (name: string, description: string) =>
-  checked(name, description, "NAME", SUBDOMAIN, SUBDOMAIN_ALLOWED);
+const label = (name: string, description: string, example: string) =>
+  checked(name, description, "NAME", {
+    pattern: LABEL,
+    allowed: LABEL_ALLOWED,
+    example,
+    text: { characters: /[a-z0-9-]/, first: ALPHANUMERIC, last: ALPHANUMERIC, longest: 63 },
+  });
+const subdomain = (name: string, description: string, example: string) =>
+  checked(name, description, "NAME", {
+    pattern: SUBDOMAIN,
+    allowed: SUBDOMAIN_ALLOWED,
+    example,
+    text: { characters: /[a-z0-9.-]/, first: ALPHANUMERIC, last: ALPHANUMERIC, longest: 200 },
+  });
 const number = (name: string, description: string, max: number) => integerFlag(name, description, [1, max]);
 
 /** Flags that Kubernetes and Compose share. */
 export const containerFlags = {
   name: Flags.string({
-    ...checked("name", "name of all objects", "NAME", NAME, NAME_ALLOWED),
+    ...checked("name", "name of all objects", "NAME", {
+      pattern: NAME,
+      allowed: NAME_ALLOWED,
+      example: "copilotfleet",
+      text: { characters: /[a-z0-9-]/, first: /[a-z]/, last: ALPHANUMERIC, longest: 40 },
+    }),
     default: "copilotfleet",
   }),
   image: Flags.string(
-    checked(
-      "image",
-      "image to run (default: copilotfleet:VERSION with the version of this command)",
-      "IMAGE",
-      IMAGE,
-      "the name of an image, such as registry/path:tag",
-    ),
+    checked("image", "image to run (default: copilotfleet:VERSION with the version of this command)", "IMAGE", {
+      pattern: IMAGE,
+      allowed: "the name of an image, such as registry/path:tag",
+      example: "registry/path:tag",
+    }),
   ),
   replicas: number("replicas", "number of hosts (default: 1 with the file store, otherwise 2)", 100),
   storage: choiceFlag(
@@ -68,34 +99,45 @@ export const containerFlags = {
 
 export const kubernetesFlags = {
   ...containerFlags,
-  namespace: Flags.string({ ...label("namespace", "namespace of all objects"), default: "copilotfleet" }),
+  namespace: Flags.string({
+    ...label("namespace", "namespace of all objects", "copilotfleet"),
+    default: "copilotfleet",
+  }),
   "max-replicas": number(
     "max-replicas",
     "highest number of hosts when scaling by active sessions (default: twice --replicas)",
     200,
   ),
-  secret: Flags.string(subdomain("secret", "Secret that holds keys and tokens (default: the value of --name)")),
-  "redis-secret": Flags.string(
-    subdomain("redis-secret", "Secret whose key COPILOTFLEET_STORE holds the Redis URL; overrides store"),
+  secret: Flags.string(
+    subdomain("secret", "Secret that holds keys and tokens (default: the value of --name)", "copilotfleet"),
   ),
-  "storage-size": Flags.string(
-    checked(
-      "storage-size",
-      "size of the volume claims for sessions",
-      "SIZE",
-      QUANTITY,
-      "a number with Mi, Gi or Ti, such as 10Gi",
+  "redis-secret": Flags.string(
+    subdomain(
+      "redis-secret",
+      "Secret whose key COPILOTFLEET_STORE holds the Redis URL; overrides store",
+      "copilotfleet-redis",
     ),
   ),
+  "storage-size": Flags.string(
+    checked("storage-size", "size of the volume claims for sessions", "SIZE", {
+      pattern: QUANTITY,
+      allowed: "a number with Mi, Gi or Ti, such as 10Gi",
+      example: "10Gi",
+    }),
+  ),
   "storage-class": Flags.string(
-    subdomain("storage-class", "storage class of the volume claims (default: the cluster's)"),
+    subdomain("storage-class", "storage class of the volume claims (default: the cluster's)", "standard"),
   ),
   "monitoring-namespace": Flags.string({
-    ...label("monitoring-namespace", "namespace whose pods may read the metrics"),
+    ...label("monitoring-namespace", "namespace whose pods may read the metrics", "monitoring"),
     default: "monitoring",
   }),
   "client-namespace": Flags.string({
-    ...label("client-namespace", "namespace whose pods may connect to the front door; may be repeated (default: all)"),
+    ...label(
+      "client-namespace",
+      "namespace whose pods may connect to the front door; may be repeated (default: all)",
+      "default",
+    ),
     multiple: true,
     default: [],
   }),
@@ -106,8 +148,9 @@ export const kubernetesFlags = {
     parse: async (value) => {
       const port = /^[1-9]\d{0,4}$/.test(value) ? Number(value) : Number.NaN;
       if (port <= 65_535) return port;
-      throw usage(`--egress-port is ${quote(value)}. Allowed: a port from 1 to 65535`, [
-        "Write a port, such as --egress-port 8443.",
+      const fault = wholeNumberFault(value, [1, 65_535]) ?? "which is not written in digits alone";
+      throw usage(`--egress-port is ${quote(value)}, ${fault}. Allowed: a port from 1 to 65535`, [
+        "For example, write --egress-port 8443.",
       ]);
     },
   })(),
@@ -115,23 +158,22 @@ export const kubernetesFlags = {
 
 export const systemdFlags = {
   command: Flags.string({
-    ...checked(
-      "command",
-      "path of the installed command",
-      "PATH",
-      PROGRAM,
-      "a path that starts with / and has only letters, digits and the characters /._+-, such as /usr/local/bin/copilotfleet",
-    ),
+    ...checked("command", "path of the installed command", "PATH", {
+      pattern: PROGRAM,
+      allowed:
+        "a path that starts with / and has only letters, digits and the characters /._+-, such as /usr/local/bin/copilotfleet",
+      example: "/usr/local/bin/copilotfleet",
+      text: { characters: /[\w.+/-]/, first: /\// },
+    }),
     default: "/usr/local/bin/copilotfleet",
   }),
   "run-as": Flags.string({
-    ...checked(
-      "run-as",
-      "account that the units run as",
-      "USER",
-      ACCOUNT,
-      "the name of a Linux account (lower-case letters, digits, _ and -), such as copilotfleet",
-    ),
+    ...checked("run-as", "account that the units run as", "USER", {
+      pattern: ACCOUNT,
+      allowed: "the name of a Linux account (lower-case letters, digits, _ and -), such as copilotfleet",
+      example: "copilotfleet",
+      text: { characters: /[a-z0-9_-]/, first: /[a-z_]/, longest: 31 },
+    }),
     default: "copilotfleet",
   }),
   output: Flags.string({
@@ -139,8 +181,9 @@ export const systemdFlags = {
     helpValue: "DIR",
     parse: async (value) => {
       if (value.trim() !== "" && !value.includes("\0")) return value;
-      throw usage(`--output is ${quote(value)}. Allowed: the path of a folder`, [
-        "Write a folder, such as --output ./deploy.",
+      const fault = blankFault(value) ?? "which is not a path";
+      throw usage(`--output is ${quote(value)}, ${fault}. Allowed: the path of a folder`, [
+        "For example, write --output ./deploy.",
       ]);
     },
   }),

@@ -1,9 +1,10 @@
 import { Flags } from "@oclif/core";
 import { type Address, parseAddress } from "../../config/rules.js";
 import { shellQuote } from "../../config/values/text.js";
+import { addressFault } from "../../config/values/text-fault.js";
 import { quote } from "../../errors.js";
 import { resolveToken } from "../../models/github-token.js";
-import { textFlag, usage } from "./flags.js";
+import { textFlag, usage, variableFlag } from "./flags.js";
 import { tokenSourceFromFlags } from "./token.js";
 
 /** A front door to connect to. */
@@ -16,14 +17,13 @@ export interface Door {
   flags: string;
 }
 
+const TOKEN_VARIABLE = "FLEET_TOKEN";
+
 export const doorFlags = {
   to: textFlag("to", "address of a front door", "HOST:PORT", (text, name) => {
     address(text, name);
   }),
-  "token-env": Flags.string({
-    description: "environment variable that holds the token for the front door",
-    helpValue: "VAR",
-  }),
+  "token-env": variableFlag("environment variable that holds the token for the front door", TOKEN_VARIABLE),
   "token-file": Flags.string({
     description: "file (mode 0600) that holds the token for the front door",
     helpValue: "FILE",
@@ -39,7 +39,7 @@ interface DoorFlags {
 /** Reads the token from its source. Returns undefined if the user named no front door. */
 export async function doorFromFlags(given: DoorFlags): Promise<Door | undefined> {
   const { to, "token-env": variable, "token-file": file } = given;
-  const source = tokenSourceFromFlags(variable, file);
+  const source = tokenSourceFromFlags(variable, file, TOKEN_VARIABLE);
   if (to === undefined && source === undefined) return undefined;
   if (to === undefined) throw usage("--token-env and --token-file need --to HOST:PORT.");
   if (source === undefined) throw usage("--to needs --token-env VAR or --token-file FILE.");
@@ -51,7 +51,9 @@ export async function doorFromFlags(given: DoorFlags): Promise<Door | undefined>
 function address(text: string, name: string): Address {
   const parsed = parseAddress(text);
   if (parsed !== null && parsed.port !== 0) return parsed;
-  throw usage(`${name} is ${quote(text)}. Allowed: host:port, such as fleet.example:4300 or [::1]:4300`, [
-    `Write an address, such as ${name} fleet.example:4300.`,
+  const fault = parsed === null ? addressFault(text) : "which has the port 0";
+  const allowed = "host:port, such as fleet.example:4300 or [::1]:4300";
+  throw usage(`${name} is ${quote(text)}, ${fault}. Allowed: ${allowed}`, [
+    `For example, write ${name} fleet.example:4300.`,
   ]);
 }

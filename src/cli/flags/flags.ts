@@ -1,10 +1,11 @@
 import { statSync } from "node:fs";
 import { resolve } from "node:path";
 import { Flags } from "@oclif/core";
-import { isModelName } from "../../config/rules.js";
+import { ALLOWED_MODEL, modelFault } from "../../config/rules.js";
 import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js";
 import { parseMoment } from "../../config/values/moment.js";
 import { printable, redact, shellQuote } from "../../config/values/text.js";
+import { blankFault, wholeNumberFault } from "../../config/values/text-fault.js";
 import { FleetError, type FleetErrorCode, quote, type Suggestion } from "../../errors.js";
 import { validateSessionId } from "../../model/ids.js";
 
@@ -36,11 +37,9 @@ export function textFlag(
 }
 
 export const modelFlag = textFlag("model", "model to use (default: session.model)", "MODEL", (text, name) => {
-  if (!isModelName(text)) {
-    throw usage(`${name} is ${quote(text)}. Allowed: the name of a model, such as gpt-5`, [
-      `For example, write ${name} gpt-5.`,
-    ]);
-  }
+  const fault = modelFault(text);
+  if (fault === null) return;
+  throw usage(`${name} is ${quote(text)}, ${fault}. Allowed: ${ALLOWED_MODEL}`, [`For example, write ${name} gpt-5.`]);
 });
 
 export const ttlFlag = lifetimeFlag("how long gc keeps the session after its last use (default: session.ttl)");
@@ -53,8 +52,9 @@ export function lifetimeFlag(description: string) {
 /** A `--prompt` flag: any text that is not blank, or "-". See `prompt.ts`. */
 export function promptFlag(description: string) {
   return textFlag("prompt", `${description}; - reads it from standard input`, "TEXT", (text, name) => {
-    if (text.trim() === "")
-      throw usage(`${name} ${quote(text)} is empty. Give a text.`, [
+    const fault = blankFault(text);
+    if (fault !== null)
+      throw usage(`${name} is ${quote(text)}, ${fault}. Give a text.`, [
         `Write a text in quotes after ${name}, or - to read it from standard input.`,
       ]);
   });
@@ -94,8 +94,10 @@ export function integerFlag(
     parse: async (value) => {
       const number = /^\d{1,9}$/.test(value) ? Number(value) : Number.NaN;
       if (number >= min && number <= max) return number;
-      throw usage(`--${name} is ${quote(value)}. Allowed: a whole number from ${min} to ${max}`, [
-        `Write a number in digits, such as --${name} ${Math.max(min, 1)}.`,
+      const fault = wholeNumberFault(value, [min, max]) ?? "which is too long";
+      const example = fault.startsWith("which is more") ? max : Math.max(min, 1);
+      throw usage(`--${name} is ${quote(value)}, ${fault}. Allowed: a whole number from ${min} to ${max}`, [
+        `For example, write --${name} ${example}.`,
       ]);
     },
   })();
@@ -134,16 +136,29 @@ export function folderFlag(name: string, description: string) {
   });
 }
 
-export function variableName(flag: string, value: string): string {
+/** A flag for the name of an environment variable. `example` is a usual name of that variable. */
+export function variableFlag(description: string, example: string) {
+  return Flags.custom<string, { example: string }>({
+    description,
+    helpValue: "VAR",
+    parse: async (value) => value,
+  })({ example });
+}
+
+export function variableName(flag: string, value: string, example: string): string {
   if (/^[A-Za-z_][A-Za-z0-9_]*$/.test(value)) return value;
-  const allowed = "Allowed: letters, digits and _, not starting with a digit, such as GITHUB_TOKEN";
-  const message = `${flag} is not the name of a variable. Its value is not shown, because it may be a secret. ${allowed}`;
-  throw usage(message, [`Give the name of the variable, not its value: ${flag} GITHUB_TOKEN.`]);
+  const allowed = `Allowed: letters, digits and _, not starting with a digit, such as ${example}`;
+  const message = `The value of ${flag} is not the name of a variable, and is not shown, because it may be a secret. ${allowed}`;
+  throw usage(message, [`Give the name of the variable, not its value: ${flag} ${example}.`]);
 }
 
 /** Returns the value of the variable that a flag names. @param code the code of the error if the variable has no value */
-export function readVariable(flag: string, given: string, code: FleetErrorCode = "FLEET_TOKEN_UNAVAILABLE"): string {
-  const name = variableName(flag, given);
+export function readVariable(
+  flag: string,
+  given: string,
+  { example, code = "FLEET_TOKEN_UNAVAILABLE" }: { example: string; code?: FleetErrorCode },
+): string {
+  const name = variableName(flag, given, example);
   const value = process.env[name]?.trim() ?? "";
   if (value !== "") return value;
   // Redact the name, because the user may have given the secret itself instead.

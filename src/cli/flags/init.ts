@@ -1,14 +1,14 @@
 import { Flags } from "@oclif/core";
 import { FIELD_FLAGS, type Field, SOURCES } from "../../fleet/init/answers.js";
-import { choiceFlag } from "./flags.js";
+import { choiceFlag, variableFlag } from "./flags.js";
 
 const text = (description: string, helpValue: string) => Flags.string({ description, helpValue });
 
 export const initFlags = {
   provider: choiceFlag("provider", "source of the models", SOURCES),
   "base-url": text("URL of the model service", "URL"),
-  "api-key-env": text("variable that contains the key of the model service", "VAR"),
-  "token-env": text("variable that contains the GitHub token (default: the login of gh)", "VAR"),
+  "api-key-env": variableFlag("variable that contains the key of the model service", "OPENAI_API_KEY"),
+  "token-env": variableFlag("variable that contains the GitHub token (default: the login of gh)", "GITHUB_TOKEN"),
   model: text("model of sessions that name none", "MODEL"),
   isolation: choiceFlag("isolation", "whether users share servers (default: per-user)", ["per-user", "shared"]),
   yes: Flags.boolean({

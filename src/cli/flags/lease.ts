@@ -1,7 +1,8 @@
 import { Flags, type Interfaces } from "@oclif/core";
+import { blankFault } from "../../config/values/text-fault.js";
+import { quote } from "../../errors.js";
 import { type LockOptions, parseLeaseTtl, parseReason, parseWait } from "../../sessions/leases/options.js";
-
-import { given, readVariable, textFlag, usage } from "./flags.js";
+import { given, readVariable, textFlag, usage, variableFlag } from "./flags.js";
 import { actingUserFlagUnless, missingUser } from "./user.js";
 
 export const lockFlags = {
@@ -17,9 +18,13 @@ export const lockFlags = {
 export function splitCommand(argv: string[]): { own: string[]; command: string[] | undefined } {
   const end = argv.indexOf("--");
   if (end === -1) return { own: argv, command: undefined };
-  if (end === argv.length - 1)
-    throw usage("COMMAND is missing after --.", ["copilotfleet lock SESSION --user USER -- COMMAND"]);
   return { own: argv.slice(0, end), command: argv.slice(end + 1) };
+}
+
+/** Called after the command line is parsed, so that the suggestion names the session and the user that were given. */
+export function refuseNoCommand(command: readonly string[] | undefined): void {
+  if (command?.length === 0)
+    throw usage("COMMAND is missing after --.", ["copilotfleet lock SESSION --user USER -- COMMAND"]);
 }
 
 type LockFlags = Interfaces.InferredFlags<typeof lockFlags>;
@@ -56,7 +61,7 @@ export function refuseBesideShow({ ttl, wait, steal, reason }: LockFlags, comman
 
 export const unlockFlags = {
   token: Flags.string({ description: "lease token that lock printed", helpValue: "TOKEN" }),
-  "token-env": Flags.string({ description: "environment variable that holds the lease token", helpValue: "VAR" }),
+  "token-env": variableFlag("environment variable that holds the lease token", "LEASE_TOKEN"),
 };
 
 /** A token is a secret while its lease lasts, so no message shows it. */
@@ -67,8 +72,11 @@ export function leaseToken({ token, "token-env": variable }: Interfaces.Inferred
       ["copilotfleet unlock SESSION --token TOKEN", "copilotfleet unlock SESSION --token-env VAR"],
     );
   }
-  if (variable !== undefined) return readVariable("--token-env", variable);
-  if (token === undefined || token.trim() === "")
-    throw usage("--token is empty. Give the token that lock printed.", ["copilotfleet unlock SESSION --token TOKEN"]);
+  if (variable !== undefined) return readVariable("--token-env", variable, { example: "LEASE_TOKEN" });
+  const fault = blankFault(token ?? "");
+  if (token === undefined || fault !== null)
+    throw usage(`--token is ${quote(token)}, ${fault}. Give the token that lock printed.`, [
+      "copilotfleet unlock SESSION --token TOKEN",
+    ]);
   return token.trim();
 }

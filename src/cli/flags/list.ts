@@ -31,7 +31,7 @@ function sortFlag(columns: readonly string[]) {
       const isOrder = rest.length === 0 && (order === "asc" || order === "desc");
       if (columns.includes(column) && isOrder) return { column, descending: order === "desc" };
       throw usage(
-        `--sort ${quote(value)} is not a column. Use ${columns.join(", ").replace(/, (?=[^,]*$)/, " or ")}, and :desc after it for descending order.`,
+        `--sort ${quote(value)} is not a column. Allowed: ${columns.join(", ").replace(/, (?=[^,]*$)/, " or ")}, and :desc after it for descending order.`,
         [`For example, write --sort ${columns[0]} or --sort ${columns[0]}:desc.`],
       );
     },

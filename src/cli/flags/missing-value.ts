@@ -2,12 +2,15 @@ import type { Interfaces } from "@oclif/core";
 import { isFleetError, type Suggestion } from "../../errors.js";
 
 /** A flag as a command defines it. */
-type Definition = Partial<Pick<Interfaces.OptionFlag<unknown>, "helpValue" | "options">> & { parse?: unknown };
+type Definition = Partial<Pick<Interfaces.OptionFlag<unknown>, "helpValue" | "options">> & {
+  parse?: unknown;
+  /** A usual value. */
+  example?: string;
+};
 
 /** The allowed values of flags that take any text, by the word for the value in the help. */
 const KINDS: Readonly<Record<string, string>> = {
   DIR: "the path of a folder, such as ./deploy",
-  FILE: "the path of a file, such as ./NAME",
   HOST: 'the name of a host, such as "host-1" ("copilotfleet ps --output wide" shows the names)',
   MODEL: "the name of a model, such as gpt-5",
   PATH: "the path of a file, such as ./.copilotfleet.json",
@@ -16,7 +19,13 @@ const KINDS: Readonly<Record<string, string>> = {
   TOKEN: 'the token that "copilotfleet lock" printed',
   USER: "the id of a user, such as alice",
   URL: "a URL, such as https://api.openai.com/v1",
-  VAR: "the name of an environment variable, such as GITHUB_TOKEN",
+  VAR: "the name of an environment variable",
+};
+
+/** The files that flags take. */
+const FILES: Readonly<Record<string, string>> = {
+  "--config": "the path of a configuration file, such as ./.copilotfleet.json",
+  "--token-file": "the path of a file that only you can read, such as ./token",
 };
 
 /** The message and advice for a flag without its value. Names the allowed values as the error for a wrong value does. */
@@ -24,11 +33,13 @@ export async function missingValue(
   flag: string,
   definition: Definition = {},
 ): Promise<{ message: string; advice: Suggestion[] }> {
-  const options = definition.options?.join(", ");
-  const { allowed, advice } = options === undefined ? await refusedBy(definition) : { allowed: options, advice: "" };
+  const options = definition.options?.join(", ").replace(/, (?=[^,]*$)/, " or ");
+  const found = options === undefined ? await refusedBy(flag, definition) : { allowed: options, advice: "" };
+  const { example: usual } = definition;
+  const allowed = usual === undefined ? found.allowed : `${found.allowed}, such as ${usual}`;
   const message = `${flag} needs a value.${allowed === "" ? "" : ` Allowed: ${allowed}`}`;
-  const [, advised] = /such as (?:--\S+ )?"?([^\s"]+?)"?\.$/.exec(advice) ?? [];
-  const example = advised ?? exampleIn(allowed);
+  const [, advised] = /(?:such as|write) (?:--\S+ )?"?([^\s"]+?)"?\.$/.exec(found.advice) ?? [];
+  const example = usual ?? advised ?? exampleIn(allowed);
   const { helpValue = "VALUE" } = definition;
   return {
     message,
@@ -37,16 +48,19 @@ export async function missingValue(
 }
 
 /** Lets the flag refuse an empty value, because that error states what is allowed. */
-async function refusedBy({ parse, helpValue = "" }: Definition): Promise<{ allowed: string; advice: string }> {
+async function refusedBy(
+  flag: string,
+  { parse, helpValue = "" }: Definition,
+): Promise<{ allowed: string; advice: string }> {
   try {
     if (typeof parse === "function") await parse("", {}, {});
   } catch (error) {
     if (!isFleetError(error)) throw error;
     const { message, suggestions } = error.describe((name) => name);
-    const [, allowed] = /\b(?:Allowed: |Use |Say )(.+?)\.?$/s.exec(message) ?? [];
+    const [, allowed] = /\bAllowed: (.+?)\.?$/s.exec(message) ?? [];
     if (allowed !== undefined) return { allowed, advice: suggestions[0] ?? "" };
   }
-  return { allowed: KINDS[String(helpValue)] ?? "", advice: "" };
+  return { allowed: FILES[flag] ?? KINDS[String(helpValue)] ?? "", advice: "" };
 }
 
 /** A value that the text after "Allowed:" names. */

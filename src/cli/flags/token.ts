@@ -6,7 +6,11 @@ import { usage, variableName } from "./flags.js";
 const TOKEN = /^(gh[pousr]_|github_pat_|cft_)/;
 
 /** The flags never contain the token itself, because every user of the machine can read a command line. */
-export function tokenSourceFromFlags(variable: string | undefined, file: string | undefined): TokenSource | undefined {
+export function tokenSourceFromFlags(
+  variable: string | undefined,
+  file: string | undefined,
+  example = "GITHUB_TOKEN",
+): TokenSource | undefined {
   if (variable !== undefined && file !== undefined)
     throw usage("--token-env and --token-file cannot be used together.", ["Leave out --token-env or --token-file."]);
   if (TOKEN.test(variable ?? file ?? "")) {
@@ -20,5 +24,5 @@ export function tokenSourceFromFlags(variable: string | undefined, file: string 
     return { from: "file", path: resolve(file) };
   }
   if (variable === undefined) return undefined;
-  return { from: "env", name: variableName("--token-env", variable) };
+  return { from: "env", name: variableName("--token-env", variable, example) };
 }

@@ -32,7 +32,7 @@ export async function readPrompt(given: string): Promise<string> {
   if (prompt.trim() !== "") return prompt;
   const message = "The prompt is empty. Give a text as an argument, or on standard input with -.";
   throw new FleetError("FLEET_USAGE_INVALID", message, {
-    suggestions: ["Write the text in quotes, or - and the text on standard input."],
+    suggestions: ["Write the text in quotes, or write - and give the text on standard input."],
   });
 }
 

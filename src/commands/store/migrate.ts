@@ -1,6 +1,6 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
-import { readVariable, usage } from "../../cli/flags/flags.js";
+import { readVariable, usage, variableFlag } from "../../cli/flags/flags.js";
 import type { Origin } from "../../config/problem.js";
 import { countOf } from "../../config/values/text.js";
 import { type MigrateResult, migrateStore } from "../../fleet/migrate.js";
@@ -19,7 +19,7 @@ export default class StoreMigrate extends FleetCommand {
   ];
   static override flags = {
     to: Flags.string({ description: '"file", or a Redis URL without a password', helpValue: "STORE" }),
-    "to-env": Flags.string({ description: "environment variable that holds the Redis URL", helpValue: "VAR" }),
+    "to-env": variableFlag("environment variable that holds the Redis URL", "REDIS_URL"),
   };
 
   async run(): Promise<MigrateResult> {
@@ -54,7 +54,7 @@ function storeTarget(to: string | undefined, variable: string | undefined): { to
     ]);
   }
   return {
-    to: readVariable("--to-env", variable, "FLEET_CONFIG_INVALID"),
+    to: readVariable("--to-env", variable, { example: "REDIS_URL", code: "FLEET_CONFIG_INVALID" }),
     origin: { from: "variable", name: variable },
   };
 }

@@ -1,4 +1,4 @@
-import { type Fault, measureFault } from "./measure.js";
+import { measureFault } from "./measure.js";
 
 const BYTES = { kb: 1024, mb: 1024 ** 2, gb: 1024 ** 3 };
 const LARGEST_BYTES = 1024 * BYTES.gb;
@@ -10,20 +10,24 @@ export const SIZE_PATTERN: string = GRAMMAR.source;
 /** The text after "Allowed:" in a message about a size. */
 export const ALLOWED_SIZE = 'a number with a unit (kb, mb, gb), such as "512mb", above 0 and at most 1024gb';
 
-/** States why a text is not a size. */
-export function sizeFault(given: string): Fault {
-  return measureFault(given, {
-    units: ["kb", "mb", "gb", "KB", "MB", "GB"],
-    example: "512mb",
-    outOfRange: () => "which is out of range",
-  });
+/** States why a text is not a size of at most `most`, such as "256mb". */
+export function sizeFault(given: string, most = `${LARGEST_BYTES / BYTES.gb}gb`): string {
+  const outOfRange = (text: string) => {
+    const bytes = bytesOf(text);
+    if (bytes === null) return "which is not a number with a unit";
+    return bytes > (bytesOf(most) ?? 0) ? `which is more than ${most}` : "which is too small";
+  };
+  return measureFault(given, { units: ["kb", "mb", "gb", "KB", "MB", "GB"], example: most, outOfRange }).problem;
 }
 
 /** Returns whole bytes from 1 to 1024 gb, or null if `text` is anything else. Units are powers of 1024. */
 export function readSize(text: string): number | null {
+  const bytes = bytesOf(text);
+  return bytes !== null && bytes >= 1 && bytes <= LARGEST_BYTES ? bytes : null;
+}
+
+function bytesOf(text: string): number | null {
   const [, amount = "", unit = ""] = GRAMMAR.exec(text) ?? [];
   const factor = BYTES[unit.toLowerCase() as keyof typeof BYTES] as number | undefined;
-  if (factor === undefined) return null;
-  const bytes = Math.round(Number(amount) * factor);
-  return bytes >= 1 && bytes <= LARGEST_BYTES ? bytes : null;
+  return factor === undefined ? null : Math.round(Number(amount) * factor);
 }

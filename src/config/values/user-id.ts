@@ -19,6 +19,11 @@ export function idFault(text: string, allowed: RegExp, length: string): string {
   return /^(?:[.-]|\p{M})/u.test(text) ? `starts with ${quote(text[0])}` : length;
 }
 
+/** States why a text is not the id of a user: "is empty", "contains a blank". */
+export function userFault(text: string): string {
+  return idFault(text, /[\p{L}\p{M}\p{Nd}._@+-]/u, `has ${Buffer.byteLength(text)} bytes`);
+}
+
 /** An id that is similar to `text`, which is not an id; `usual` if there is none. */
 export function similarId(text: string, usual: string): string {
   const plain = text

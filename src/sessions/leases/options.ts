@@ -69,7 +69,7 @@ export function parseWait(given: Duration, name: string): number {
 export function parseReason(text: string, name: string): string {
   if (text.trim() !== "" && text.length <= LONGEST_REASON) return text;
   const why = text.length > LONGEST_REASON ? `is ${text.length} characters long` : "is empty";
-  const allowed = `Say why the lease is taken over, in 1 to ${LONGEST_REASON} characters`;
+  const allowed = `Allowed: why the lease is taken over, in 1 to ${LONGEST_REASON} characters`;
   throw new FleetError("FLEET_USAGE_INVALID", `${name} ${quote(text)} ${why}. ${allowed}.`, {
     suggestions: [`Give a reason such as "maintenance".`],
   });

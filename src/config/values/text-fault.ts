@@ -1,0 +1,61 @@
+import { quote } from "../../errors.js";
+
+/*
+ * Each function states why a text is refused, as a part of a sentence: "which contains a blank". It returns null if it
+ * knows no reason.
+ */
+
+/** The rule for a text: the characters that it may have at each place, and its length. */
+export interface TextRule {
+  characters: RegExp;
+  first?: RegExp;
+  last?: RegExp;
+  /** The length, in characters. */
+  longest?: number;
+}
+
+export function textFault(text: string, { characters, first, last, longest = Infinity }: TextRule): string | null {
+  if (text === "") return "which is empty";
+  const wrong = [...text].find((character) => !characters.test(character));
+  if (wrong !== undefined) return `which contains ${/\s/.test(wrong) ? "a blank" : quote(wrong)}`;
+  const [begin, end] = [text.slice(0, 1), text.slice(-1)];
+  if (first?.test(begin) === false) return `which starts with ${quote(begin)}`;
+  if (last?.test(end) === false) return `which ends with ${quote(end)}`;
+  return text.length > longest ? `which has ${text.length} characters` : null;
+}
+
+/** For a text that must not be blank. */
+export function blankFault(text: string): string | null {
+  if (text === "") return "which is empty";
+  return text.trim() === "" ? "which contains only blanks" : null;
+}
+
+export function wholeNumberFault(text: string, [min, max]: readonly [number, number]): string | null {
+  if (/^-?\d+$/.test(text)) {
+    if (Number(text) > max) return `which is more than ${max}`;
+    return Number(text) < min ? `which is less than ${min}` : null;
+  }
+  if (/^-?\d+\.\d+$/.test(text)) return "which is not a whole number";
+  const isOtherNotation = text.trim() !== "" && !Number.isNaN(Number(text));
+  return isOtherNotation ? "which is not written in digits alone" : (blankFault(text) ?? "which is not a number");
+}
+
+/** For host:port. */
+export function addressFault(text: string): string | null {
+  const fault = textFault(text, { characters: /\S/ });
+  if (fault !== null) return fault;
+  if (!/:[^:\]]*$/.test(text)) return "which has no port";
+  return text.startsWith(":") ? "which has no host" : "which is not host:port";
+}
+
+export function urlFault(text: string): string | null {
+  const fault = textFault(text, { characters: /\S/ });
+  if (fault !== null) return fault;
+  if (!/^https?:\/\//.test(text)) return "which does not start with http:// or https://";
+  return /^[^/]*\/\/[^/]*@/.test(text) ? "which contains a user or a password" : null;
+}
+
+export function storeFault(text: string): string | null {
+  const fault = textFault(text, { characters: /\S/ });
+  return fault ?? (/^rediss?:\/\//.test(text) ? null : 'which is neither "file" nor the URL of a Redis');
+}

@@ -1,0 +1,75 @@
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { Command, Interfaces } from "@oclif/core";
+import { describe, expect, it } from "vitest";
+import { missingValue } from "../../src/cli/flags/missing-value.js";
+import { httpUrl, modelFault } from "../../src/config/rules.js";
+import { readRedisUrl } from "../../src/config/values/redis-url.js";
+import { readUser } from "../../src/config/values/user-id.js";
+import { isFleetError } from "../../src/errors.js";
+
+type Option = Interfaces.OptionFlag<unknown> & { parse: (text: string, context: object, flag: object) => unknown };
+
+const COMMANDS = fileURLToPath(new URL("../../src/commands/", import.meta.url));
+const FILES = readdirSync(COMMANDS, { recursive: true, encoding: "utf8" }).filter((file) => file.endsWith(".ts"));
+const OPTIONS = (await Promise.all(FILES.map(optionsIn))).flat();
+
+/** The flags with a value of the command in this file. */
+async function optionsIn(file: string): Promise<{ command: string; name: string; definition: Option }[]> {
+  const { default: command } = (await import(join(COMMANDS, file))) as { default: typeof Command };
+  return Object.entries({ ...command.baseFlags, ...command.flags } as Record<string, Option>)
+    .filter(([, { type }]) => type === "option")
+    .map(([name, definition]) => ({ command: file.replace(".ts", ""), name, definition }));
+}
+
+/** The rules for flags that are checked only after the command line is parsed, by the word for the value. */
+const RULES: Readonly<Record<string, (text: string) => boolean>> = {
+  MODEL: (text) => modelFault(text) === null,
+  STORE: (text) => readRedisUrl(text) !== null,
+  USER: (text) => readUser(text) !== null,
+  URL: (text) => httpUrl()["~run"]({ value: text }, {}).issues === undefined,
+  VAR: (text) => /^[A-Z_]+$/.test(text),
+};
+
+async function accepts({ parse, options, helpValue = "" }: Option, text: string): Promise<boolean> {
+  if (options !== undefined && !options.includes(text)) return false;
+  await parse(text, {}, {});
+  return RULES[String(helpValue)]?.(text) ?? true;
+}
+
+describe("the example for a flag", () => {
+  it.each(OPTIONS)("$command --$name accepts the example in the error for a missing value", async (option) => {
+    const { name, definition } = option;
+    const { message, advice } = await missingValue(`--${name}`, definition);
+    const [, example] = new RegExp(`^For example, write --${name} (\\S+)\\.$`).exec(advice[0] ?? "") ?? [];
+    // Nobody can write the token of a lease without having one.
+    expect(example === undefined, message).toBe(name === "token");
+    if (example !== undefined) expect(await accepts(definition, example)).toBe(true);
+  });
+
+  it.each(OPTIONS)("$command --$name accepts the example in the error for a wrong value", async (option) => {
+    const { definition } = option;
+    try {
+      await definition.parse("", {}, {});
+    } catch (error) {
+      if (!isFleetError(error)) throw error;
+      const [advice = ""] = error.describe((flag) => flag).suggestions;
+      const [, example] = / (?:such as|write) (?:--\S+ )?"?([^\s"]+?)"?(?:\.|, or.*)$/.exec(advice) ?? [];
+      if (example !== undefined) expect(await accepts(definition, example), advice).toBe(true);
+    }
+  });
+
+  it.each([
+    ["store/migrate", "to-env", "REDIS_URL"],
+    ["unlock", "token-env", "LEASE_TOKEN"],
+    ["chat", "token-env", "FLEET_TOKEN"],
+    ["spawn", "token-env", "GITHUB_TOKEN"],
+    ["init", "api-key-env", "OPENAI_API_KEY"],
+    ["deploy/kubernetes", "storage-class", "standard"],
+  ])("%s --%s gets the example %s, which fits its purpose", async (command, name, example) => {
+    const { definition } = OPTIONS.find((option) => option.command === command && option.name === name) ?? {};
+    const { advice } = await missingValue(`--${name}`, definition);
+    expect(advice).toEqual([`For example, write --${name} ${example}.`]);
+  });
+});
