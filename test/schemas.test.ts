@@ -20,7 +20,7 @@ function contract() {
   return { ps, list, output, server: output.$defs.ServerView, exit: 4 };
 }
 
-/** The promises that a change of the source removes and adds. */
+/** The promises that disappear and appear when `change` changes the contract. */
 function effectOf(change: (changed: ReturnType<typeof contract>) => void): { removed: string[]; added: string[] } {
   const changed = contract();
   change(changed);

@@ -86,11 +86,15 @@ describe("the default user", () => {
   it("a default user that is not a user id is refused, and the error names the variable or the key in its file", async () => {
     const { code, message } = await fleet.refusal(3, ["create"], { env: { COPILOTFLEET_USER: "a b" } });
     expect(code).toBe("FLEET_CONFIG_INVALID");
-    expect(message).toMatch(/^COPILOTFLEET_USER \(user\) is "a b", which contains a blank\. Allowed: up to 128 bytes of letters/);
+    expect(message).toMatch(
+      /^COPILOTFLEET_USER \(user\) is "a b", which contains a blank\. Allowed: up to 128 bytes of letters/,
+    );
     const file = join(fleet.folder, "user.json");
     writeFileSync(file, '{"user": "-x"}');
     const wrong = await fleet.refusal(3, ["create", "--config", file]);
-    expect(wrong.message).toContain(`"user" in ${file}, line 1, is "-x", which starts with "-". Allowed: up to 128 bytes`);
+    expect(wrong.message).toContain(
+      `"user" in ${file}, line 1, is "-x", which starts with "-". Allowed: up to 128 bytes`,
+    );
   });
 
   it("the default user comes from the file of --config, and from a project's file only if that file is trusted", async () => {

@@ -111,7 +111,7 @@ describe("a stop that is given up", () => {
   });
 
   it.each(["ps", "create", "stop"])("a killed stop cuts no turn, even if %s runs next", async (next) => {
-    // In an earlier version, the next command finished the stop of the dead process during the turn.
+    // In an earlier version, the next command carried on what the killed stop had begun, and so cut the turn.
     const sending = await turn();
     const { pid } = await fleet.server("alice");
     const stopping = await waitingStop();

@@ -99,27 +99,54 @@ describe("a command line with a mistake", () => {
     [["create", "--user", "a", "--prompt", ""], /--prompt is "", which is empty/],
     [["resume", "s", "--user", "a", "--prompt", " "], /--prompt is " ", which contains only blanks/],
     [["deploy", "kubernetes", "--replicas", "3"], /^--replicas 3 needs a store in Redis, and the store is "file"/],
-    [["deploy", "kubernetes", "--replicas", "0"], /--replicas is "0", which is less than 1\. Allowed: a whole number from 1 to 100$/],
+    [
+      ["deploy", "kubernetes", "--replicas", "0"],
+      /--replicas is "0", which is less than 1\. Allowed: a whole number from 1 to 100$/,
+    ],
     [
       ["deploy", "kubernetes", "--namespace", "Chat_1"],
       /--namespace is "Chat_1", which contains "C"\. Allowed: 1 to 63 lower-case letters/,
     ],
-    [["deploy", "kubernetes", "--name", "x".repeat(41)], /--name is "x{41}", which has 41 characters\. Allowed: 1 to 40/],
-    [["deploy", "kubernetes", "--image", "a b"], /--image is "a b", which contains a blank\. Allowed: the name of an image/],
-    [["deploy", "kubernetes", "--storage", "nfs"], /--storage "nfs" is not a kind of storage\. Allowed: local or shared\./],
+    [
+      ["deploy", "kubernetes", "--name", "x".repeat(41)],
+      /--name is "x{41}", which has 41 characters\. Allowed: 1 to 40/,
+    ],
+    [
+      ["deploy", "kubernetes", "--image", "a b"],
+      /--image is "a b", which contains a blank\. Allowed: the name of an image/,
+    ],
+    [
+      ["deploy", "kubernetes", "--storage", "nfs"],
+      /--storage "nfs" is not a kind of storage\. Allowed: local or shared\./,
+    ],
     [["deploy", "kubernetes", "--storage-size", "10GB"], /--storage-size is "10GB"\. Allowed: a number with Mi, Gi/],
-    [["deploy", "kubernetes", "--egress-port", "65536"], /--egress-port is "65536", which is more than 65535\. Allowed: a port from 1/],
-    [["deploy", "compose", "--servers", "many"], /--servers is "many", which is not a number\. Allowed: a whole number/],
+    [
+      ["deploy", "kubernetes", "--egress-port", "65536"],
+      /--egress-port is "65536", which is more than 65535\. Allowed: a port from 1/,
+    ],
+    [
+      ["deploy", "compose", "--servers", "many"],
+      /--servers is "many", which is not a number\. Allowed: a whole number/,
+    ],
     [
       ["deploy", "systemd", "--command", "copilotfleet"],
       /--command is "copilotfleet", which starts with "c"\. Allowed: a path that starts with/,
     ],
-    [["deploy", "systemd", "--run-as", "a b"], /--run-as is "a b", which contains a blank\. Allowed: the name of a Linux account/],
-    [["deploy", "systemd", "--output", " "], /--output is " ", which contains only blanks\. Allowed: the path of a folder/],
+    [
+      ["deploy", "systemd", "--run-as", "a b"],
+      /--run-as is "a b", which contains a blank\. Allowed: the name of a Linux account/,
+    ],
+    [
+      ["deploy", "systemd", "--output", " "],
+      /--output is " ", which contains only blanks\. Allowed: the path of a folder/,
+    ],
     [["store", "migrate"], /--to or --to-env is missing/],
     [["store", "migrate", "--to", "file", "--to-env", "X"], /--to and --to-env cannot be used together/],
     [["store", "migrate", "--to", "file"], /is already in use/],
-    [["store", "migrate", "--to", "http://127.0.0.1"], /--to is "http:\/\/127.0.0.1", which is neither "file" nor the URL of a Redis\. Allowed: "file", or/],
+    [
+      ["store", "migrate", "--to", "http://127.0.0.1"],
+      /--to is "http:\/\/127.0.0.1", which is neither "file" nor the URL of a Redis\. Allowed: "file", or/,
+    ],
     [
       ["store", "migrate", "--to", "redis://:canary@127.0.0.1"],
       /"redis:\/\/\*\*\*@127.0.0.1"\. Allowed: a URL without/,
@@ -127,7 +154,10 @@ describe("a command line with a mistake", () => {
     [["store", "migrate", "--to", "redis://10.0.0.1"], /Allowed: rediss:\/\/ \(TLS\)/],
     [["store", "migrate", "--to-env", "1X"], /The value of --to-env is not the name of a variable/],
     [["create", "--user", "a", "--model", ""], /--model is "", which is empty\. Allowed: the name of a model/],
-    [["create", "--user", "a", "--model", "gpt\u001b[31m"], /--model is "gpt\\u\{1b\}\[31m", which contains "\\u\{1b\}"\. Allowed: /],
+    [
+      ["create", "--user", "a", "--model", "gpt\u001b[31m"],
+      /--model is "gpt\\u\{1b\}\[31m", which contains "\\u\{1b\}"\. Allowed: /,
+    ],
   ])("the command line %j is refused with the reason", async (args, message) => {
     expect(await refused(2, args)).toMatchObject({
       code: "FLEET_USAGE_INVALID",
@@ -300,7 +330,9 @@ describe("durations and counts", () => {
       const error = await fleet.refusal(2, [...args, `${flag}=${value}`]);
       expect(error).toMatchObject({
         code: "FLEET_USAGE_INVALID",
-        message: expect.stringMatching(new RegExp(`^${flag} is ".*", which is .*\\. Allowed: a whole number from \\d+ to \\d+$`)),
+        message: expect.stringMatching(
+          new RegExp(`^${flag} is ".*", which is .*\\. Allowed: a whole number from \\d+ to \\d+$`),
+        ),
       });
     }
   });

@@ -255,7 +255,8 @@ it("serve reports that no more processes can be created, and retries with backof
   );
   const at = tries.map(({ time }) => Date.parse(String(time)));
   const gaps = at.slice(1).map((time, index) => time - (at[index] ?? 0));
-  // Each wait is half to all of the base of 100 ms, which doubles each time. A busy machine can only lengthen the gaps.
+  // The full waits are 100 ms, 200 ms, 400 ms and so on. Each real wait is a random part of that, at least half. A busy
+  // machine can only lengthen the gaps.
   for (const [index, gap] of gaps.entries()) {
     expect(gap, `gaps ${gaps.join(", ")} ms`).toBeGreaterThanOrEqual(50 * 2 ** index);
   }

@@ -89,7 +89,7 @@ it.for([
   async ([what, options, message], ctx) => {
     if (noMounts !== undefined) return ctx.skip(noMounts);
     const fleet = await faultFleet();
-    // The registry is on another disk, which has room for the intent.
+    // The registry is not on the full disk, so the start is recorded before it fails.
     const folder = what === "home" ? join(fleet.root, "servers") : serverFolder(fleet.root, serverIdOf("alice"));
     mkdirSync(fleet.root, { mode: 0o700 });
     mkdirSync(folder, { recursive: true, mode: 0o700 });

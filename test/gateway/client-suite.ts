@@ -591,12 +591,12 @@ function citing(): Response {
   return new Response(body, { headers: { "content-type": "text/event-stream" } });
 }
 
-/** Tests a client that answers the model's requests itself, at a server without credentials. */
+/** Tests a client whose `requestHandler` answers requests to the model, at a server without credentials. */
 export function describeRequestHandler(
   name: string,
   open: () => Promise<{ connect: (options: CopilotClientOptions) => Promise<CopilotClient> } & AsyncDisposable>,
 ): void {
-  describe(`the fleet, for a client connected ${name} that answers the model's requests,`, () => {
+  describe(`the fleet, for a client connected ${name} that answers requests to the model,`, () => {
     const handler = new Handler();
     let at: Awaited<ReturnType<typeof open>>;
     let client: CopilotClient;

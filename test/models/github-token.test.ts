@@ -61,7 +61,7 @@ describe("tokenSourceFromConfig", () => {
     expect(error.message).toContain('"GH_ann@x" cannot be an environment variable. Allowed: letters');
   });
 
-  it("tokenSourceFromConfig refuses a shared server, which has no user to fill in", () => {
+  it("tokenSourceFromConfig refuses a source with {user} for a shared server, because it has no user", () => {
     const error = refusalOf(() => tokenSourceFromConfig({ ...NONE, githubTokenCommand: "pass {user}" }, null));
     expect(error.message).toContain('no user to fill into "pass {user}"');
   });

@@ -52,7 +52,7 @@ it("runTurn ignores the last events of another client's turn that arrive after r
   expect(pieces).toEqual(["own"]);
 });
 
-it("runTurn does not return the answer of another client's turn for a prompt without an answer", async () => {
+it("runTurn returns an empty text for a prompt that got no answer, not the answer to another client's prompt", async () => {
   const session = new FakeSession();
   const turn = run(session);
   session.emit("assistant.message", { content: "another's" });

@@ -219,7 +219,8 @@ describe(`a real Prometheus ${NEEDS}`, { timeout: 120_000 }, () => {
       const server = await prometheus({ target: showAddress(endpoint.address), rules: RULES });
       await eventually("the target is up", () => targetIsUp(server), 30_000);
       const scrapedAtMs = Date.now();
-      // While nothing happens at the supervisor, no alert fires. The alerts that are pending after its start end soon.
+      // While nothing happens at the supervisor, no alert fires. Some alerts are
+      // pending right after the supervisor's start, and become inactive soon.
       const fine = rules.map(({ alert }) => ({ name: alert, health: "ok", state: "inactive" }));
       await expect.poll(() => judgedSince(server, scrapedAtMs), { timeout: 30_000 }).toEqual(fine);
 

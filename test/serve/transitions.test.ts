@@ -159,7 +159,7 @@ function expectSound({ servers }: Histories): void {
   }
 }
 
-it("a server whose start died is not recorded as ready when a later stop of that server is given up", async () => {
+it("a stop that is given up does not record a server as ready if its start and an earlier stop had died", async () => {
   const histories = new Histories(ownIdentity());
   const dead = { id: "s1", stays: false, end: "dead" } as const;
   await histories.run({ kind: "start", ...dead });

@@ -35,8 +35,8 @@ describe("a gc that was killed", () => {
   it("gc leaves a session to the next gc if another gc that listed it for deletion is killed during this run", async () => {
     const state = await gcState();
     await state.server("s1");
-    // This run first deletes this session's record. Right after that (see `meddling`), it looks as if the other gc was
-    // killed.
+    // This run first deletes the record of `record-only`. Right after that, `kill` makes the run of the other gc look like
+    // that of a killed process.
     await state.session("s1", "record-only");
     rmSync(state.folder("s1", "record-only"), { recursive: true });
     state.plant("s1", "begun", HOUR_MS);

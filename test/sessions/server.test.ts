@@ -42,7 +42,7 @@ it("serverUnderLease moves a session to the shared server of the lease's holder 
   expect(await moving(() => undefined)).toMatchObject({ ...HERE, serverId: "shared-2" });
 });
 
-// If serverUnderLease moved such a session, two servers could have the session in memory.
+// In each of these cases, moving the session could put it into the memory of two servers.
 it.each<[string, (draft: SessionRecord) => void]>([
   ["another host has taken", (draft) => Object.assign(draft, { host: "h2", term: 9 })],
   ["this host has taken again in another term", (draft) => Object.assign(draft, { term: 9 })],

@@ -95,7 +95,8 @@ describe("the registry, when a writer is suspended in its commit", () => {
     });
     const reader = openFileStore(root, { onStep: async (step) => void (step === "read" && (await read.wait())) });
 
-    // The late writer is about to link its revision 2. The reader has read another revision 2, which is then pruned.
+    // Two writers make a revision 2. `late` has written its own, and is suspended before it links it. `reader` has read the
+    // one of `others`. Many later commits prune that one, so the number 2 is free again.
     const lateUpdate = addServers(late, "late", 1);
     await written.reached;
     ids.push(...(await addServers(others, "first", 1)));

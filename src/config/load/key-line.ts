@@ -32,7 +32,7 @@ export function lineOfKey(text: string, name: string): number | undefined {
         const part = JSON.parse(token) as string;
         next = inside === undefined || inside.name === "" ? part : `${inside.name}.${part}`;
       }
-      // The line of a key is that of its name. An item of a list has no name.
+      // A key is on the line of its name. An item of a list has no name, so it is on the line of its value.
       if ((expectsName || inside?.index != null) && next === name) found = at;
       if (expectsName) expectsName = false;
       else if (token === "{") {

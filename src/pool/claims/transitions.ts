@@ -45,7 +45,7 @@ export interface StartIntent {
   claim: Claim;
 }
 
-/** Records the intent to start a server: the state `starting`, a reserved port, a launch id, and the caller's claim. */
+/** Records that a server is about to start: the state `starting`, a reserved port, a launch id, and the caller's claim. */
 export function claimStart(registry: Registry, id: string, intent: StartIntent): StartDecision {
   const by = closedBy(registry);
   if (by !== null) return { kind: "closed", by };

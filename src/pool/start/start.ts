@@ -74,8 +74,8 @@ export interface StartResult {
 export const ADDRESS = "127.0.0.1";
 
 /**
- * Starts the requested server, or returns it if it runs. Records the intent first. After a crash at any point, the next
- * command finds the intent, and adopts the server or ends what is left of it.
+ * Starts the requested server, or returns it if it runs. Records the start first. After a crash at any point, the next
+ * command finds that record, and adopts the server or ends what is left of it.
  */
 export async function startServer(context: PoolContext, request: StartRequest): Promise<StartResult> {
   const { store, config, env } = context;

@@ -9,7 +9,7 @@ import type { FleetMetrics } from "./metrics.js";
 /** Each reason is a sentence for people. An empty list means that all is well. */
 type Reasons = readonly string[] | Promise<readonly string[]>;
 
-/** The part of the supervisor that knows its own state. */
+/** The questions of the endpoint to the supervisor: whether to replace it, and whether to send it work. */
 export interface Health {
   /** Reasons to replace this process (`/healthz`). Trouble with a single server is not such a reason. */
   unhealthy(): Reasons;

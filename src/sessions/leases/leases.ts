@@ -129,7 +129,10 @@ export class Leases {
     return this.#held(token, lease, { asked, adopted: true });
   }
 
-  /** Continues under a lease that a process of another host holds, by its fence. That host has already checked the token. */
+  /**
+   * Continues under the lease with this fence and holder, which a process of another host holds. That host has already
+   * checked the token.
+   */
   async see(sessionId: string, fence: number, holder: string): Promise<TurnLease> {
     return await SeenLease.see({ store: this.#store, clock: this.#clock }, sessionId, { fence, holder });
   }
