@@ -22,7 +22,8 @@ export interface SmokeResult {
 
 const USER = "smoke";
 const SESSION = "smoke-session";
-const RESTART_MS = 5_000;
+/** Long, because a busy machine takes several times as long as an idle one. */
+const RESTART_MS = 30_000;
 
 export interface SmokeOptions {
   env: NodeJS.ProcessEnv;
