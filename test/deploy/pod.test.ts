@@ -68,5 +68,4 @@ it.skipIf(!POSSIBLE)(
     expect(end.stderr).toContain('"msg":"drained"');
     expect(pod.processes()).toEqual([]);
   },
-  120_000,
 );

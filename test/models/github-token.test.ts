@@ -1,13 +1,15 @@
 import { execFileSync } from "node:child_process";
-import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { FleetError } from "../../src/errors.js";
 import type { TokenSource } from "../../src/model/server.js";
 import { resolveToken, tokenSourceFromConfig } from "../../src/models/github-token.js";
 import { readTokenCommand } from "../../src/models/token-command.js";
 import { refusalOf } from "../config/folder.js";
+import { processesWith, signalAll } from "../fixtures/processes.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const NONE = { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null };
 const env = { PATH: process.env.PATH };
@@ -123,9 +125,9 @@ describe("a token from a variable or a file", () => {
   });
 
   it("a token file that is a folder, a pipe or very large is refused at once", async () => {
-    const pipe = join(folder, "pipe");
+    const pipe = join(folder, unused("pipe"));
     execFileSync("sh", ["-c", 'mkfifo -m 600 "$1"', "sh", pipe]);
-    const sub = join(folder, "sub");
+    const sub = join(folder, unused("sub"));
     await mkdir(sub, { mode: 0o700 });
     for (const path of [pipe, sub, await file("x".repeat(70_000))]) {
       expect((await refusal({ from: "file", path })).message).toContain(
@@ -174,26 +176,27 @@ describe("a token from a command", () => {
   });
 
   it.runIf(process.platform === "linux")("a token command ends at its deadline and leaves no process", async () => {
-    const pidFile = join(folder, "pid");
-    const command = `sleep 300 & echo $! > ${pidFile}; wait`;
-    const error: unknown = await readTokenCommand(command, { user: null, env }, 300).catch((reason: unknown) => reason);
+    const user = unused("sleeper");
+    const command = "sleep 300 & wait";
+    const error: unknown = await readTokenCommand(command, { user, env }, 300).catch((reason: unknown) => reason);
     expect(error).toMatchObject({
       code: "FLEET_TOKEN_UNAVAILABLE",
       message: expect.stringContaining("has not finished after 0.3 s"),
     });
-    await expectGone(Number(await readFile(pidFile, "utf8")));
+    await expect.poll(() => processesWith(`COPILOTFLEET_USER=${user}`)).toEqual([]);
   });
 
   it.runIf(process.platform === "linux")(
     "a token command ends at its deadline even if its child left the process group and keeps the output open",
     async () => {
-      const pidFile = join(folder, "pid-of-setsid");
-      const command = `setsid sleep 300 & echo $! > ${pidFile}`;
-      const error: unknown = await readTokenCommand(command, { user: null, env }, 500).catch(
+      const user = unused("setsid");
+      const children = () => processesWith(`COPILOTFLEET_USER=${user}`);
+      onTestFinished(() => signalAll(children(), "SIGKILL"));
+      const error: unknown = await readTokenCommand("setsid sleep 300 &", { user, env }, 1_000).catch(
         (reason: unknown) => reason,
       );
-      expect(error).toMatchObject({ message: expect.stringContaining("has not finished after 0.5 s") });
-      process.kill(Number(await readFile(pidFile, "utf8")));
+      expect(error).toMatchObject({ message: expect.stringContaining("has not finished after 1 s") });
+      expect(children()).toHaveLength(1);
     },
   );
 
@@ -205,13 +208,3 @@ describe("a token from a command", () => {
     await ended;
   });
 });
-
-async function expectGone(pid: number): Promise<void> {
-  await expect.poll(() => isAlive(pid)).toBe(false);
-}
-
-/** A zombie counts as dead, because nobody may have reaped an orphan in a container without an init. */
-async function isAlive(pid: number): Promise<boolean> {
-  const stat = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => "");
-  return stat !== "" && !/\) [ZX] /.test(stat);
-}

@@ -8,7 +8,7 @@ it("Clients connects to the new process of a replaced server while the connectio
   const [earlier, other] = [await fleet.record("u-1"), await fleet.record("u-2")];
   const clients = new Clients();
   onTestFinished(() => clients.closeAll());
-  const signal = AbortSignal.timeout(10_000);
+  const signal = AbortSignal.timeout(60_000);
   const first = await clients.to(earlier, {}, signal);
   onTestFinished(() => first.destroy());
   expect(await clients.to(earlier, {}, signal)).toBe(first);

@@ -1,6 +1,7 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
 
 const fleet = testFleet({ COPILOTFLEET_ISOLATION: "shared", COPILOTFLEET_POOL_SERVERS: "3" });
@@ -43,13 +44,19 @@ describe("route", () => {
   });
 
   it("route places a user on the same server as before when servers are added, until that server is gone", async () => {
-    await fleet.ok(["create", "--user", "ben"]);
-    const placed = await route("--user", "ben");
+    const user = unused("ben");
+    await fleet.ok(["create", "--user", user]);
+    const placed = await route("--user", user);
     expect(placed).toMatchObject({ reason: "the user was placed there before", server: { state: "ready" } });
     const store = openFileStore(fleet.root);
+    const added = Array.from({ length: 30 }, (_, index) => `shared-${10 + index}`);
+    onTestFinished(async () => {
+      await store.registry.update(({ servers }) => {
+        for (const id of added) delete servers[id];
+      });
+    });
     await store.registry.update(({ servers }) => {
-      for (let index = 10; index < 40; index++) {
-        const id = `shared-${index}`;
+      for (const id of added) {
         servers[id] = {
           ...serverRecord(id),
           isolation: "shared",
@@ -60,13 +67,13 @@ describe("route", () => {
         };
       }
     });
-    expect(await route("--user", "ben")).toMatchObject({ serverId: placed.serverId });
+    expect(await route("--user", user)).toMatchObject({ serverId: placed.serverId });
     const fresh = await Promise.all(
-      ["c1", "c2", "c3", "c4", "c5", "c6"].map(async (user) => await route("--user", user)),
+      ["c1", "c2", "c3", "c4", "c5", "c6"].map(async (each) => await route("--user", each)),
     );
     expect(fresh.some(({ serverId }) => /-\d\d$/.test(String(serverId)))).toBe(true);
-    await store.placements.record("ben", await store.placements.read("ben"), { serverId: "shared-99" });
-    expect(await route("--user", "ben")).toMatchObject({ reason: expect.stringContaining("highest score") });
+    await store.placements.record(user, await store.placements.read(user), { serverId: "shared-99" });
+    expect(await route("--user", user)).toMatchObject({ reason: expect.stringContaining("highest score") });
   });
 
   it.each([

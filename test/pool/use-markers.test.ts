@@ -26,7 +26,7 @@ describe("use markers", () => {
     using other = setEvictionMarker(on, "other");
     const evicted = setEvictionMarker(on, "held");
     expect([other, evicted]).not.toContain(null);
-    const waiting = setUseMarker(on, "held", { waitMs: 10_000, signal: undefined });
+    const waiting = setUseMarker(on, "held", { waitMs: 60_000, signal: undefined });
     const first = await Promise.race([waiting.then(() => "set"), new Promise((resolve) => setTimeout(resolve, 50))]);
     expect(first).toBeUndefined();
     evicted?.[Symbol.dispose]();
@@ -49,7 +49,7 @@ describe("use markers", () => {
     const before = markers(on);
     const reason = new Error("hung up");
     const giveUp = new AbortController();
-    const waiting = setUseMarker(on, "held", { waitMs: 10_000, signal: giveUp.signal });
+    const waiting = setUseMarker(on, "held", { waitMs: 60_000, signal: giveUp.signal });
     giveUp.abort(reason);
     await expect(waiting).rejects.toBe(reason);
     expect(markers(on)).toEqual(before);

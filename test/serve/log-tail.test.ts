@@ -3,18 +3,18 @@ import { appendFile, copyFile, mkdtemp, rm, truncate, utimes, writeFile } from "
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { type LogWish, lastLogLines } from "../../src/serve/logs/log-end.js";
 import { rotateLog } from "../../src/serve/logs/log-rotation.js";
 import { awaitMore, followLog } from "../../src/serve/logs/log-tail.js";
 
 let folder: string;
 let path: string;
-beforeAll(async () => {
+beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), "copilotfleet-tail-"));
   path = join(folder, "log");
 });
-afterAll(() => rm(folder, { recursive: true, force: true }));
+afterEach(() => rm(folder, { recursive: true, force: true }));
 
 /** The last lines of the log, at most `lines`, and the offset of the end of the log. */
 function lastLines(at: string, lines: number) {
@@ -62,7 +62,6 @@ describe("lastLogLines over rotated files", () => {
     expect(lastLogLines(path, { lines: 2 })).toEqual({ lines: ["six", "seven"], at });
     expect(lastLogLines(path, { lines: 100 })).toEqual({ lines: ["four", "five", "six", "seven"], at });
     expect(lastLogLines(path, { lines: 0 }).lines).toEqual([]);
-    for (const number of [1, 2, 4]) await rm(`${path}.${number}`);
   });
 });
 
@@ -81,10 +80,6 @@ describe("lastLogLines by launch and time", () => {
     }
     await utimes(path, new Date(time(21)), new Date(time(21)));
   }
-
-  afterEach(async () => {
-    for (const number of [1, 2]) await rm(`${path}.${number}`, { force: true });
-  });
 
   const read = (wish: Partial<LogWish>) => lastLogLines(path, { lines: 100, ...wish }).lines;
 
@@ -173,7 +168,6 @@ describe("followLog", () => {
   });
 
   it("followLog repeats no line while a rotation has copied the log but has not emptied it", async () => {
-    await rm(`${path}.1`, { force: true });
     await writeFile(path, "one\n");
     const stop = new AbortController();
     const { seen, done } = follow(0, stop.signal);
@@ -192,7 +186,6 @@ describe("followLog", () => {
 
 describe("awaitMore", () => {
   it("awaitMore returns present bytes at once, waits for more, and returns nothing when its signal aborts", async () => {
-    await rm(`${path}.1`, { force: true });
     await writeFile(path, "one\n");
     const start = { offset: 0, rotated: null };
     const first = await awaitMore(path, start, new AbortController().signal);

@@ -78,7 +78,7 @@ async function supervisor(): Promise<{ endpoint: HealthEndpoint; metrics: FleetM
     metrics,
     health: { unhealthy: () => [], unready: () => [] },
     log: (_level, message) => expect.fail(message),
-    signal: AbortSignal.timeout(10_000),
+    signal: AbortSignal.timeout(60_000),
   });
   return { endpoint, metrics };
 }
@@ -210,7 +210,7 @@ describe(`promtool ${NEEDS}`, () => {
   });
 });
 
-describe(`a real Prometheus ${NEEDS}`, { timeout: 120_000 }, () => {
+describe(`a real Prometheus ${NEEDS}`, () => {
   it.skipIf(noPrometheus)(
     "a real Prometheus scrapes the endpoint, evaluates the rules, and answers every query of the dashboard",
     async () => {

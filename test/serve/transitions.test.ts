@@ -71,7 +71,7 @@ class Histories {
 
   async run(each: Step): Promise<void> {
     if (each.kind === "repair") {
-      await repairRecords(this.context, AbortSignal.timeout(5_000));
+      await repairRecords(this.context, AbortSignal.timeout(60_000));
       return;
     }
     const { store } = this.context;

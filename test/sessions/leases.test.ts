@@ -29,7 +29,7 @@ function wants(holder: string, over: Partial<AcquireOptions> = {}): AcquireOptio
 }
 
 async function aborted({ signal }: HeldLease): Promise<unknown> {
-  await expect.poll(() => signal.aborted, { timeout: 15_000, interval: 20 }).toBe(true);
+  await expect.poll(() => signal.aborted, { interval: 20 }).toBe(true);
   return signal.reason;
 }
 
@@ -39,7 +39,7 @@ const PROBE = { sessionId: "s", holder: "carol", token: "probe", ttlMs: 1, place
 /** Resolves when `count` callers wait for the lease. */
 async function waiters(store: Store, count: number): Promise<void> {
   await expect
-    .poll(() => store.leases.acquire(PROBE), { timeout: 15_000, interval: 20 })
+    .poll(() => store.leases.acquire(PROBE), { interval: 20 })
     .toMatchObject({ granted: false, ahead: count });
 }
 

@@ -8,6 +8,7 @@ import { testPorts } from "../fixtures/fleets/ports.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { killed } from "../fixtures/processes.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 let folder: string;
 let model: ScriptedModel;
@@ -46,16 +47,17 @@ const whoAmI = (name: string): Tool => ({
 
 it("a session object keeps its own options when another user opens the same session and the server loads it again", async () => {
   const members = ["ben"];
-  const ann = await fleet.sessions.create({ user: "ann", sessionId: "both", members, tools: [whoAmI("ann's")] });
+  const id = unused("both");
+  const ann = await fleet.sessions.create({ user: "ann", sessionId: id, members, tools: [whoAmI("ann's")] });
   await ann.sendAndWait("first");
-  await fleet.sessions.resume("both", { user: "ben", tools: [whoAmI("ben's")] });
-  expect(await fleet.sessions.evict({ ids: ["both"] })).toMatchObject({ evicted: ["both"] });
+  await fleet.sessions.resume(id, { user: "ben", tools: [whoAmI("ben's")] });
+  expect(await fleet.sessions.evict({ ids: [id] })).toMatchObject({ evicted: [id] });
   const reply = await ann.sendAndWait("!tool who_am_i {}");
   expect(reply?.data.content).toContain("ann's");
 });
 
 it("listeners of a session object get the events of a turn for which the session was loaded again after its server was killed", async () => {
-  const session = await fleet.sessions.create({ user: "cleo", sessionId: "listened" });
+  const session = await fleet.sessions.create({ user: "cleo", sessionId: unused("listened") });
   const all: string[] = [];
   const replies: string[] = [];
   session.on(({ type }) => void all.push(type));

@@ -14,6 +14,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
 import { killed } from "../fixtures/processes.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 let folder: string;
 let parts: FleetParts;
@@ -47,7 +48,8 @@ async function turnIn(id: string) {
 }
 
 it("a session keeps its use marker while it is being loaded, even if the turn that began to load it has ended", async () => {
-  const use = await turnIn("loading");
+  const id = unused("loading");
+  const use = await turnIn(id);
   const { server } = use;
   const [begun, answer] = [gate(), gate()];
   const slow: Transport<string> = {
@@ -60,14 +62,14 @@ it("a session keeps its use marker while it is being loaded, even if the turn th
   const loading = use.reopen(slow);
   await begun.opened;
   expect(await use.end()).toBeNull();
-  expect(usedSessions(server)).toContain("loading");
+  expect(usedSessions(server)).toContain(id);
   answer.open();
   expect(await loading).toBe("loaded");
-  expect(usedSessions(server)).not.toContain("loading");
+  expect(usedSessions(server)).not.toContain(id);
 });
 
 it("a running turn can load its session again on a server that is being drained, because the drain waits for the turn", async () => {
-  const use = await turnIn("drained");
+  const use = await turnIn(unused("drained"));
   await parts.store.registry.update((registry) => {
     const server = registry.servers[use.server.id];
     if (server !== undefined) server.state = "draining";
@@ -85,16 +87,17 @@ it("a running turn can load its session again on a server that is being drained,
 });
 
 it("when a turn's server dies, the turn loads its session again, and a waiting turn begins only after that turn", async () => {
-  const use = await turnIn("first");
+  const id = unused("first");
+  const use = await turnIn(id);
   const { record, server } = use;
   let hasBegun = false;
   const waiting = useSession(parts.sessions.context, { record, user: "ann", isTurn: true }).then((next) => {
     hasBegun = true;
     return next;
   });
-  await eventually("the lease of the turn that waits", async () => (await parts.store.leases.read("first")) !== null);
+  await eventually("the lease of the turn that waits", async () => (await parts.store.leases.read(id)) !== null);
   await killed(server.process?.pid ?? null);
-  const loaded: Transport<string> = { load: async ({ server: { id } }) => id };
+  const loaded: Transport<string> = { load: async (on) => on.server.id };
   expect(await use.reopen(loaded)).toBe(server.id);
   expect(use.lease).toBeUndefined();
   expect(hasBegun).toBe(false);
@@ -103,21 +106,22 @@ it("when a turn's server dies, the turn loads its session again, and a waiting t
 });
 
 it("a turn begins at once on a server that is recorded as draining when the process that drained it has died", async () => {
-  const before = await turnIn("left");
+  const before = await turnIn(unused("left"));
   const { record, server } = before;
   await before.end();
   await parts.store.registry.update(({ servers }) => {
     const recorded = servers[server.id];
     if (recorded !== undefined) recorded.state = "draining";
   });
-  const request = { record, user: "ann", isTurn: true, at: server, waitMs: 5_000 };
+  const request = { record, user: "ann", isTurn: true, at: server, waitMs: 30_000 };
   const use = await useSession(parts.sessions.context, request);
   expect(use.server).toMatchObject({ id: server.id, process: server.process });
   await use.end();
 });
 
 it("a turn that waits for the end of a drain has no use marker, because the drain would wait for the turn", async () => {
-  const before = await turnIn("patient");
+  const id = unused("patient");
+  const before = await turnIn(id);
   const { record, server } = before;
   await before.end();
   using held = new HeldClaim();
@@ -131,7 +135,7 @@ it("a turn that waits for the end of a drain has no use marker, because the drai
   const read = registry.read.bind(registry);
   const marked: boolean[] = [];
   const looks = vi.spyOn(registry, "read").mockImplementation(async () => {
-    marked.push(usedSessions(server).has("patient"));
+    marked.push(usedSessions(server).has(id));
     return await read();
   });
   try {

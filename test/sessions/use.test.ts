@@ -7,6 +7,7 @@ import { SessionRecords } from "../../src/store/file/records/session-records.js"
 import { filesUsed } from "../fixtures/files-used.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const read = vi.spyOn(SessionRecords.prototype, "read");
 
@@ -52,7 +53,7 @@ it.each<[string, "per-user" | "shared", readonly string[] | undefined]>([
   ["private", "shared", undefined],
   ["collaborative", "shared", ["ben"]],
 ])("a send reads the record of a %s session exactly twice (isolation %s)", async (_, isolation, members) => {
-  const id = `reads-${members === undefined ? "alone" : "team"}`;
+  const id = unused(members === undefined ? "alone" : "team");
   const fleet = await fleetWith(id, isolation, members);
   read.mockClear();
   const { text } = await fleet.sessions.use(id, "second", { user: "ann" });
@@ -62,8 +63,9 @@ it.each<[string, "per-user" | "shared", readonly string[] | undefined]>([
 });
 
 it("a turn in a session that the process has open on its user's own server does not read the record", async () => {
-  const fleet = await fleetWith("open", "per-user");
-  const session = await fleet.sessions.resume("open", { user: "ann" });
+  const id = unused("open");
+  const fleet = await fleetWith(id, "per-user");
+  const session = await fleet.sessions.resume(id, { user: "ann" });
   read.mockClear();
   await fleet.sessions.send(session, "second");
   expect(reads()).toEqual([]);
@@ -71,8 +73,9 @@ it("a turn in a session that the process has open on its user's own server does 
 });
 
 it("a send runs the code of at most 35 source files", async () => {
-  const fleet = await fleetWith("files", "per-user");
-  const files = await filesUsed(async () => await fleet.sessions.use("files", "second", { user: "ann" }));
+  const id = unused("files");
+  const fleet = await fleetWith(id, "per-user");
+  const files = await filesUsed(async () => await fleet.sessions.use(id, "second", { user: "ann" }));
   expect(files).toContain("sessions/use/use-session.ts");
   expect(files.length, files.join("\n")).toBeLessThanOrEqual(35);
 });

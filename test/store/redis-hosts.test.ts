@@ -1,8 +1,8 @@
-import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { HostEntry } from "../../src/model/host.js";
 import { openStore } from "../../src/store/open.js";
 import type { Hosts, Store } from "../../src/store/ports.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -58,18 +58,19 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     const first = await store.hosts.beat("one", ENTRY, TTL_MS);
     expect((await store.hosts.beat("one", { ...ENTRY, state: "draining" }, 80)).term).toBe(first.term);
     expect(await store.hosts.list()).toMatchObject([{ state: "draining", term: first.term }]);
-    await delay(120);
-    expect(await store.hosts.list()).toMatchObject([{ name: "a", gone: true, remainingMs: 0, term: first.term }]);
+    await expect
+      .poll(() => store.hosts.list())
+      .toMatchObject([{ name: "a", gone: true, remainingMs: 0, term: first.term }]);
     expect((await store.hosts.beat("one", ENTRY, TTL_MS)).term).toBeGreaterThan(first.term);
   });
 
   it("gives a host a higher term when another instance takes its name, and when its entry was lost", async () => {
-    const url = redis.url("terms");
-    const store = await open(url, "a");
+    const fleet = unused("terms");
+    const store = await open(redis.url(fleet), "a");
     const terms: number[] = [(await store.hosts.beat("one", ENTRY, TTL_MS)).term];
     await store.hosts.leave("one");
     terms.push((await store.hosts.beat("two", ENTRY, TTL_MS)).term);
-    await redis.client.del("copilotfleet:{terms}:host:a");
+    await redis.client.del(`copilotfleet:{${fleet}}:host:a`);
     terms.push((await store.hosts.beat("two", ENTRY, TTL_MS)).term);
     expect(terms).toEqual([...new Set(terms)].sort((x, y) => x - y));
   });
