@@ -4,6 +4,7 @@ import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { RAW, TIME, testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
 
@@ -164,6 +165,7 @@ describe("servers", () => {
   });
 
   it("stop reports drained, then already-stopped when it is repeated, and exits with 4 for an unknown server", async () => {
+    await fleet.spawn("alice");
     expect(await fleet.json(["stop", "--user", "alice"])).toEqual({
       stopped: [{ id: server.id, outcome: "drained", cut: [] }],
     });
@@ -255,21 +257,24 @@ describe("sessions", () => {
   });
 
   it("send and resume print the session and the reply", async () => {
-    expect(await fleet.json(["send", "two", "again", "--user", "alice"])).toMatchObject({
-      session: { ...SESSION, id: "two" },
-      reply: "[turn 2] again",
+    const id = unused("talk");
+    await fleet.create("alice", id);
+    expect(await fleet.json(["send", id, "again", "--user", "alice"])).toMatchObject({
+      session: { ...SESSION, id },
+      reply: "[turn 1] again",
     });
-    expect(await fleet.json(["resume", "two", "--user", "alice", "--prompt", "more"])).toMatchObject({
-      session: { ...SESSION, id: "two" },
-      reply: "[turn 3] more",
+    expect(await fleet.json(["resume", id, "--user", "alice", "--prompt", "more"])).toMatchObject({
+      session: { ...SESSION, id },
+      reply: "[turn 2] more",
     });
-    expect(await fleet.json(["resume", "two", "--user", "alice"])).toMatchObject({
-      session: { id: "two" },
+    expect(await fleet.json(["resume", id, "--user", "alice"])).toMatchObject({
+      session: { id },
       reply: null,
     });
-    expect(await fleet.ok(["send", "two", "x", "--user", "alice"])).toBe("[turn 4] x\n");
-    expect(await fleet.ok(["resume", "two", "--user", "alice", "--prompt", "y"])).toBe("[turn 5] y\n");
-    expect(await fleet.ok(["resume", "two", "--user", "alice"])).toBe("two\n");
+    expect(await fleet.ok(["send", id, "x", "--user", "alice"])).toBe("[turn 3] x\n");
+    expect(await fleet.ok(["resume", id, "--user", "alice", "--prompt", "y"])).toBe("[turn 4] y\n");
+    expect(await fleet.ok(["resume", id, "--user", "alice"])).toBe(`${id}\n`);
+    await fleet.ok(["delete", id]);
   });
 
   it("list shows the most recently used session first, and filters by user and state", async () => {
@@ -300,12 +305,16 @@ describe("sessions", () => {
   });
 
   it("delete removes several sessions at once, from the list and from disk", async () => {
-    expect(await fleet.json(["delete", "two", "A-b_c-1"])).toEqual({ deleted: ["two", "A-b_c-1"] });
+    const ids = [unused("a"), unused("b")];
+    for (const id of ids) await fleet.create("alice", id);
+    expect(await fleet.json(["delete", ...ids])).toEqual({ deleted: ids });
     const { sessions } = await fleet.json<{ sessions: SessionView[] }>(["list"]);
-    expect(sessions.map(({ id }) => id)).not.toContain("two");
     const { home } = await fleet.server("alice");
-    expect(existsSync(`${home}/session-state/two`)).toBe(false);
-    expect(await fleet.refusal(4, ["resume", "two", "--user", "alice"])).toMatchObject({
+    for (const id of ids) {
+      expect(sessions.map((session) => session.id)).not.toContain(id);
+      expect(existsSync(`${home}/session-state/${id}`)).toBe(false);
+    }
+    expect(await fleet.refusal(4, ["resume", ...ids.slice(0, 1), "--user", "alice"])).toMatchObject({
       code: "FLEET_SESSION_NOT_FOUND",
     });
   });

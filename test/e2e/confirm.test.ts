@@ -1,6 +1,7 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 /** Tests that commands on a terminal ask before they remove something that no other command can bring back. */
 
@@ -9,13 +10,7 @@ const CTRL_C = "\x03";
 const CTRL_D = "\x04";
 
 beforeAll(async () => {
-  for (const [user, id] of [
-    ["alice", "kept"],
-    ["alice", "a"],
-    ["alice", "b"],
-    ["bob", "c"],
-  ] as const)
-    await fleet.create(user, id);
+  await fleet.create("alice", "kept");
 });
 
 /** Runs a command on a terminal, waits for its question, and answers it. */
@@ -51,6 +46,8 @@ describe("delete on a terminal", () => {
   });
 
   it("delete on a terminal names the owners of all sessions, and deletes them after a yes", async () => {
+    for (const id of ["a", "b"]) await fleet.create("alice", id);
+    await fleet.create("bob", "c");
     await using terminal = await answered(["delete", "b", "c", "a", "unknown", "--ignore-not-found"], "Yes\r");
     expect(await terminal.done).toBe(0);
     expect(terminal.screen.lines).toEqual([
@@ -116,21 +113,23 @@ describe("gc on a terminal", () => {
 
 describe("token revoke on a terminal", () => {
   it("token revoke on a terminal names the tokens and revokes them only after a yes", async () => {
-    const issue = async () => (await fleet.json<{ id: string }>(["token", "issue", "--user", "alice"])).id;
+    const user = unused("tess");
+    const issue = async () => (await fleet.json<{ id: string }>(["token", "issue", "--user", user])).id;
     const [first, second] = [await issue(), await issue()];
     const ids = async () => {
-      const { tokens } = await fleet.json<{ tokens: { id: string }[] }>(["token", "list"]);
-      return tokens.map(({ id }) => id).toSorted();
+      const { tokens } = await fleet.json<{ tokens: { id: string; user: string }[] }>(["token", "list"]);
+      const own = tokens.filter((token) => token.user === user);
+      return own.map(({ id }) => id).toSorted();
     };
-    await using refused = await answered(["token", "revoke", "--user", "alice"], "n\r");
+    await using refused = await answered(["token", "revoke", "--user", user], "n\r");
     expect(await refused.done).toBe(130);
     expect(refused.screen.lines[0]).toMatch(
-      /^Revoke 2 tokens of alice and disconnect their clients: \w{16}, \w{16}\? \[y\/N\] n$/,
+      /^Revoke 2 tokens of tess-\d+ and disconnect their clients: \w{16}, \w{16}\? \[y\/N\] n$/,
     );
     expect(await ids()).toEqual([first, second].toSorted());
     await using agreed = await answered(["token", "revoke", first], "y\r");
     expect(agreed.screen.lines).toEqual([
-      `Revoke the token ${first} of alice and disconnect its clients? [y/N] y`,
+      `Revoke the token ${first} of ${user} and disconnect its clients? [y/N] y`,
       first,
     ]);
     expect(await ids()).toEqual([second]);

@@ -4,7 +4,9 @@ import { beforeAll, describe, expect, it } from "vitest";
 import type { SessionView } from "../../src/sessions/view.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
+import { startHeldModel } from "../fixtures/models/held-model.js";
 import { isRunning } from "../fixtures/processes.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
 const ALICE = ["--user", "alice"];
@@ -160,11 +162,15 @@ describe("create", () => {
 
 describe("delete", () => {
   it("delete exits with code 5 for a session that is in a turn, and deletes it after the turn", async () => {
-    await fleet.create("alice", "busy");
-    const turn = await fleet.turn("alice", "busy", "!delay 1500 done");
-    expect(await fleet.refusal(5, ["delete", "busy"])).toMatchObject({ code: "FLEET_SESSION_BUSY" });
+    await using model = await startHeldModel();
+    const id = unused("busy");
+    await fleet.create("alice", id, { env: model.env });
+    const turn = fleet.start(["send", id, "!hold done", ...ALICE], { env: model.env });
+    await eventually("the turn", () => model.held() === 1);
+    expect(await fleet.refusal(5, ["delete", id])).toMatchObject({ code: "FLEET_SESSION_BUSY" });
+    model.release();
     expect(await turn.done).toMatchObject({ code: 0, stdout: "[turn 1] done\n", stderr: "" });
-    expect(await fleet.ok(["delete", "busy"])).toBe("busy\n");
+    expect(await fleet.ok(["delete", id])).toBe(`${id}\n`);
   });
 
   it("delete works while the server is stopped, and create can use the id again", async () => {

@@ -1,4 +1,4 @@
-import { writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
@@ -6,6 +6,7 @@ import type { GcResult } from "../../src/sessions/gc/collect.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { runCommand } from "../fixtures/commands/command.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
 const ALICE = { env: { COPILOTFLEET_USER: "alice" } };
@@ -17,19 +18,20 @@ beforeAll(async () => {
 
 describe("the default user", () => {
   it("the default user is the user of each command that cannot work without one", async () => {
-    const created = await fleet.json<{ session: SessionView }>(["create", "--id", "new"], ALICE);
+    const id = unused("new");
+    const created = await fleet.json<{ session: SessionView }>(["create", "--id", id], ALICE);
     expect(created.session.owner).toBe("alice");
-    expect(await fleet.ok(["send", "hers", "hi"], ALICE)).toBe("[turn 1] hi\n");
-    expect(await fleet.ok(["resume", "hers", "--prompt", "on"], ALICE)).toBe("[turn 2] on\n");
+    expect(await fleet.ok(["send", id, "hi"], ALICE)).toBe("[turn 1] hi\n");
+    expect(await fleet.ok(["resume", id, "--prompt", "on"], ALICE)).toBe("[turn 2] on\n");
     expect((await fleet.run(["chat"], ALICE)).stderr).toContain("copilotfleet send SESSION TEXT --user alice");
-    expect(await fleet.ok(["transcript", "hers"], ALICE)).toContain("[turn 2] on");
+    expect(await fleet.ok(["transcript", id], ALICE)).toContain("[turn 2] on");
     expect(await fleet.json(["connect"], ALICE)).toMatchObject({ user: "alice" });
     expect(await fleet.json(["spawn"], ALICE)).toMatchObject({ server: { user: "alice" }, created: false });
     expect(await fleet.json(["route"], ALICE)).toMatchObject({ user: "alice" });
     expect(await fleet.json(["token", "issue", "--ttl", "1h"], ALICE)).toMatchObject({ user: "alice" });
-    const { lease } = await fleet.json<{ lease: { holder: string; token: string } }>(["lock", "hers"], ALICE);
+    const { lease } = await fleet.json<{ lease: { holder: string; token: string } }>(["lock", id], ALICE);
     expect(lease.holder).toBe("alice");
-    await fleet.ok(["unlock", "hers", "--token", lease.token]);
+    await fleet.ok(["unlock", id, "--token", lease.token]);
   });
 
   it("the default user counts when its variable is the only setting in the environment", async () => {
@@ -42,7 +44,9 @@ describe("the default user", () => {
   });
 
   it("--user and -u win over the default user", async () => {
-    expect(await fleet.ok(["send", "his", "hi", "-u", "bob"], ALICE)).toBe("[turn 1] hi\n");
+    const id = unused("new");
+    await fleet.create("bob", id);
+    expect(await fleet.ok(["send", id, "hi", "-u", "bob"], ALICE)).toBe("[turn 1] hi\n");
     expect(await fleet.json(["route", "--user=bob"], ALICE)).toMatchObject({ user: "bob" });
   });
 
@@ -101,13 +105,14 @@ describe("the default user", () => {
     const file = join(fleet.folder, "bob.json");
     writeFileSync(file, '{"user": "bob"}');
     expect(await fleet.json(["route", "--config", file])).toMatchObject({ user: "bob" });
-    const project = join(fleet.folder, ".copilotfleet.json");
-    writeFileSync(project, '{"user": "bob"}');
-    const { code, message } = await fleet.refusal(3, ["route"]);
+    const cwd = join(fleet.folder, unused("project"));
+    mkdirSync(cwd);
+    const project = join(cwd, ".copilotfleet.json");
+    writeFileSync(project, '{"user": "bob"}', { mode: 0o644 });
+    const { code, message } = await fleet.refusal(3, ["route"], { cwd });
     expect(code).toBe("FLEET_CONFIG_UNTRUSTED");
     expect(message).toContain(`user in ${project} counts only when you trust this file.`);
     await fleet.ok(["trust", project]);
-    expect(await fleet.json(["route"])).toMatchObject({ user: "bob" });
-    writeFileSync(project, "{}");
+    expect(await fleet.json(["route"], { cwd })).toMatchObject({ user: "bob" });
   });
 });

@@ -1,6 +1,6 @@
-import { mkdirSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import type { IssuedToken } from "../../src/identity/tokens.js";
 import type { ServerDescription, SessionDescription, UserDescription } from "../../src/peers/descriptions.js";
 import type { ServerView } from "../../src/pool/server.js";
@@ -96,6 +96,7 @@ describe("describe session", () => {
   });
 
   it("describe shows the members of a session and the holder of its lease", async () => {
+    onTestFinished(() => rmSync(join(fleet.root, "leases"), { recursive: true, force: true }));
     await fleet.ok(["lock", "team", "--user", "bob", "--ttl", "300s"]);
     const text = await fleet.ok(["describe", "team"]);
     expect(text).toMatch(/^ {2}Kind: +collaborative, persistent\n {2}Members: +bob$/m);
@@ -104,7 +105,7 @@ describe("describe session", () => {
   });
 
   it("describe finds a session that a client created without the fleet", async () => {
-    mkdirSync(join(server.home, "session-state", "direct"));
+    mkdirSync(join(server.home, "session-state", "direct"), { recursive: true });
     expect(await fleet.json(["describe", "direct"])).toMatchObject({
       kind: "session",
       session: { id: "direct", owner: "alice" },

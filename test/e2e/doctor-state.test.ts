@@ -1,6 +1,6 @@
 import { chmodSync, chownSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished } from "vitest";
 import type { Check } from "../../src/fleet/doctor/checks.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { nodeIsSupported } from "../../src/fleet/doctor/installation.js";
@@ -144,13 +144,17 @@ describe("sessions", () => {
 
 describe("tokens", () => {
   it("doctor warns of expired tokens and of tokens that never expire, and --fix deletes only the expired ones", async () => {
+    const store = openFileStore(fleet.root).tokens;
+    onTestFinished(async () => {
+      for (const { id } of await store.list()) await store.delete(id);
+    });
     expect((await check("tokens")).check).toMatchObject({ level: "ok" });
     const issue = async (user: string, ...ttl: string[]) =>
       await fleet.json<{ id: string }>(["token", "issue", "--user", user, ...ttl]);
     const [good, endless] = [await issue("good", "--ttl", "30d"), await issue("endless")];
     const over = await issue("over", "--ttl", "1s");
-    await openFileStore(fleet.root).tokens.delete(over.id);
-    await openFileStore(fleet.root).tokens.create({
+    await store.delete(over.id);
+    await store.create({
       id: over.id,
       user: "over",
       sha256: "0".repeat(64),

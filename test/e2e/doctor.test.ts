@@ -17,6 +17,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
 import { serve } from "../fixtures/fleets/serve.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
 
@@ -284,7 +285,7 @@ describe("doctor", () => {
     ["few files are", "nr_inodes=500", /^only \S+ GB and \d{3} files free at \S+\/small\d\/state; on a full disk/],
   ])("doctor warns when %s left for the state folder", (_, size, detail) => {
     const folder = join(fleet.folder, `small${size.startsWith("size") ? 1 : 2}`);
-    mkdirSync(folder);
+    mkdirSync(folder, { recursive: true });
     const script = `mount -t tmpfs -o ${size},mode=0700 tmpfs "$1"; exec "$2" "$3" doctor --quick --json`;
     const argv = ["--map-root-user", "--mount", "sh", "-ec", script, "sh", folder, process.execPath, COMMAND];
     const env = { ...fleet.env, COPILOTFLEET_HOME: join(folder, "state") };
@@ -324,18 +325,22 @@ describe("doctor", () => {
   });
 
   it("doctor warns of damaged records, and doctor --fix writes them again", async () => {
+    const id = unused("damaged");
     await fleet.spawn("alice");
-    await fleet.create("alice", "damaged");
-    await fleet.send("alice", "damaged", "hi");
+    await fleet.create("alice", id);
+    await fleet.send("alice", id, "hi");
     await fleet.ok(["stop", "--user", "alice"]);
-    const folders = [join(fleet.root, "registry"), join(fleet.root, "sessions", "damaged")];
+    const folders = [join(fleet.root, "registry"), join(fleet.root, "sessions", id)];
+    const kept = () =>
+      folders.map((folder) => readdirSync(folder).filter((name) => name.startsWith("corrupt-")).length);
+    const keptBefore = kept();
     for (const folder of folders) truncateSync(join(folder, newest(folder)), 0);
 
     const listed = await fleet.run(["ps"]);
     expect(listed.code).toBe(0);
     // `ps` counts sessions. Therefore it reads their records, too.
     expect(listed.stderr).toMatch(
-      /^Warning: The newest revision of the record of session "damaged" [^\n]+\nWarning: The newest revision of the registry is damaged \(it is empty: "[^"]+"\)\. The fleet recovered revision \d+ from its copy "[^"]+registry\.json"; nothing is lost\. Check the disk, then run: copilotfleet doctor --fix\n$/,
+      /^Warning: The newest revision of the record of session "damaged-\d+" [^\n]+\nWarning: The newest revision of the registry is damaged \(it is empty: "[^"]+"\)\. The fleet recovered revision \d+ from its copy "[^"]+registry\.json"; nothing is lost\. Check the disk, then run: copilotfleet doctor --fix\n$/,
     );
 
     const check = (await findings()).get("damage");
@@ -347,7 +352,7 @@ describe("doctor", () => {
     // Each damaged record has its own line, which also describes what was lost.
     expect(check?.items.toSorted()).toEqual([
       expect.stringMatching(
-        /^The newest revision of the record of session "damaged" is damaged \(it is empty: .*\)\. The fleet uses the previous revision and lost the last change, such as the time of last use\. The conversation is kept elsewhere\.$/,
+        /^The newest revision of the record of session "damaged-\d+" is damaged \(it is empty: .*\)\. The fleet uses the previous revision and lost the last change, such as the time of last use\. The conversation is kept elsewhere\.$/,
       ),
       expect.stringMatching(/^The newest revision of the registry is damaged .*; nothing is lost\.$/),
     ]);
@@ -363,11 +368,9 @@ describe("doctor", () => {
       detail: "damaged records: 2, written again; the damaged files are kept as corrupt-*",
       items: check?.items,
     });
-    for (const folder of folders) {
-      expect(readdirSync(folder).filter((name) => name.startsWith("corrupt-"))).toHaveLength(1);
-    }
+    expect(kept()).toEqual(keptBefore.map((count) => count + 1));
     expect((await findings()).get("damage")).toMatchObject({ level: "ok", detail: "none", items: [] });
-    expect(await fleet.ok(["list", "--user", "alice"])).toContain("damaged");
+    expect(await fleet.ok(["list", "--user", "alice"])).toContain(id);
   });
 
   it("doctor does not suggest itself as the next step when the runtime is missing or exits at once", async () => {

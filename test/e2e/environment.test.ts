@@ -6,6 +6,7 @@ import { describe, expect, it } from "vitest";
 import { type ErrorShape, RAW, TestFleet, testFleet } from "../fixtures/commands/cli.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { processesWith } from "../fixtures/processes.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
 
@@ -47,7 +48,7 @@ describe("a state folder", () => {
     ],
     ["below a file", () => undefined, /below something that is not a folder/, null],
   ] as const)("every command refuses a state folder that is %s", async (what, make, message, wayOut) => {
-    const name = what.replaceAll(" ", "-");
+    const name = unused(what.replaceAll(" ", "-"));
     const path = what === "below a file" ? "/etc/hostname/state" : join(fleet.folder, name);
     make(path);
     const before = readdirSync(fleet.folder, { recursive: true }).sort();
@@ -106,7 +107,7 @@ describe("the configuration", () => {
   });
 
   it("every command finds a faulty configuration file in a parent folder, and names the exact fault", async () => {
-    const project = join(fleet.folder, "project");
+    const project = join(fleet.folder, unused("project"));
     const cwd = join(project, "a", "b");
     mkdirSync(cwd, { recursive: true });
     const file = join(project, ".copilotfleet.json");
@@ -178,15 +179,16 @@ describe("a runtime", () => {
   });
 
   it("create shows the message of a runtime that exits at once, without control characters", async () => {
+    const [user, id] = [unused("early"), unused("early")];
     const env = { COPILOT_CLI_PATH: fake("exits.mjs") };
-    const error = await fleet.refusal(7, ["create", "--user", "early", "--id", "early"], { env });
+    const error = await fleet.refusal(7, ["create", "--user", user, "--id", id], { env });
     expect(error).toMatchObject({
       code: "FLEET_SERVER_EXITED",
       message: expect.stringMatching(/ended at once \(exit code 1\).*frobnicator/),
     });
     expect(error.message).not.toMatch(RAW);
     // The session id is free again, because its creation failed.
-    await fleet.create("early", "early");
+    await fleet.create(user, id);
   });
 
   it("spawn refuses and ends a runtime with a newer protocol, and names the versions that fit", async () => {

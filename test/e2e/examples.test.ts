@@ -13,6 +13,7 @@ import { Fleet } from "../../src/index.js";
 import { PendingReply } from "../../src/sessions/use/reply.js";
 import { portVariables, testPorts } from "../fixtures/fleets/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 /**
  * Tests the example applications, which are the guide's applications rewritten. Where several copies of a service run, they
@@ -31,12 +32,13 @@ let folder: string;
 const fleets: Fleet[] = [];
 const servers: Server[] = [];
 
-async function openFleet(): Promise<Fleet> {
+/** @param home the state folder, below the folder of this file's tests */
+async function openFleet(home = "state"): Promise<Fleet> {
   const fleet = await Fleet.open({
     cwd: folder,
     env: {
       ...process.env,
-      COPILOTFLEET_HOME: join(folder, "state"),
+      COPILOTFLEET_HOME: join(folder, home),
       COPILOTFLEET_PROVIDER_TYPE: "echo",
       ...portVariables(testPorts()),
       COPILOT_OFFLINE: "true",
@@ -73,8 +75,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   for (const server of servers) server.close();
-  const [fleet] = fleets;
-  if (fleet !== undefined) {
+  for (const fleet of new Map(fleets.map((each) => [each.stateRoot, each])).values()) {
     const running = (await fleet.servers()).filter(({ pid }) => pid !== null);
     await fleet.stop(
       running.map(({ id }) => id),
@@ -88,9 +89,10 @@ afterAll(async () => {
 describe("/chat", () => {
   it("/chat keeps one conversation for each user across two copies of the service", async () => {
     const [one, two] = [await start(chatApp(await openFleet())), await start(chatApp(await openFleet()))];
-    expect((await post(`${one}/chat`, "alice", { message: "hi" })).body).toEqual({ content: "[turn 1] hi" });
-    expect((await post(`${two}/chat`, "alice", { message: "more" })).body).toEqual({ content: "[turn 2] more" });
-    expect((await post(`${two}/chat`, "bob", { message: "hi" })).body).toEqual({ content: "[turn 1] hi" });
+    const [alice, bob] = [unused("alice"), unused("bob")];
+    expect((await post(`${one}/chat`, alice, { message: "hi" })).body).toEqual({ content: "[turn 1] hi" });
+    expect((await post(`${two}/chat`, alice, { message: "more" })).body).toEqual({ content: "[turn 2] more" });
+    expect((await post(`${two}/chat`, bob, { message: "hi" })).body).toEqual({ content: "[turn 1] hi" });
   });
 
   it("/chat answers 400 to an invalid user id", async () => {
@@ -174,7 +176,7 @@ describe("/chat as server-sent events", () => {
 
   it("/chat streams the pieces of a reply, and they add up to the whole reply at the end", async () => {
     const url = await start(chatApp(await openFleet()));
-    const response = await ask(url, "streamer", "one two three");
+    const response = await ask(url, unused("streamer"), "one two three");
     expect(response.headers.get("content-type")).toBe("text/event-stream");
     const events = (await response.text())
       .trim()
@@ -226,7 +228,8 @@ describe("/chat as server-sent events", () => {
 describe("/team-chat", () => {
   it("/team-chat answers each member's own message, keeps one history for all, and answers a stranger with 404", async () => {
     const team = ["alice", "bob", "carol"];
-    const urls = await Promise.all(team.map(async () => await start(teamChatApp(await openFleet(), team))));
+    const home = unused("team");
+    const urls = await Promise.all(team.map(async () => await start(teamChatApp(await openFleet(home), team))));
     const asked = team.flatMap((user, index) => [0, 1, 2].map((round) => ({ user, index, text: `${user} ${round}` })));
     const replies = await Promise.all(
       asked.map(async ({ user, index, text }) => ({

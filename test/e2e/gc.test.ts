@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { chmodSync, existsSync, lstatSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { Fleet, type GcResult } from "../../src/index.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
@@ -14,6 +14,8 @@ import { unused } from "../fixtures/sessions/unused.js";
 
 const model = await startHeldModel();
 afterAll(() => model.close());
+/** A test that fails must not leave a session in a turn. */
+afterEach(() => model.release());
 const fleet = testFleet(model.env);
 const store = openFileStore(fleet.root);
 const OLD_MS = 48 * 3_600_000;

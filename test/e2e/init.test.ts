@@ -7,6 +7,7 @@ import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { processesWith } from "../fixtures/processes.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet({ COPILOTFLEET_PROVIDER_TYPE: undefined, OLLAMA_HOST: "127.0.0.1:1" });
 const programs = join(fleet.folder, "programs");
@@ -139,16 +140,17 @@ describe("init with flags", () => {
 
   it("init --user-config writes the user's own file, which only the user can read and which needs no trust", async () => {
     const cwd = project();
-    const path = join(fleet.folder, "home", ".config", "copilotfleet", "config.json");
-    const result = await fleet.json(["init", ...ourOwn(), "--user-config", "--no-try"], { cwd });
+    const env = { HOME: join(fleet.folder, unused("home")) };
+    const path = join(env.HOME, ".config", "copilotfleet", "config.json");
+    const result = await fleet.json(["init", ...ourOwn(), "--user-config", "--no-try"], { cwd, env });
     expect(result).toMatchObject({ path, trusted: null });
     expect(statSync(path).mode & 0o777).toBe(0o600);
-    expect(await fleet.ok(["config", "get", "session.model"], { cwd })).toBe("m-1\n");
+    expect(await fleet.ok(["config", "get", "session.model"], { cwd, env })).toBe("m-1\n");
     const echo = ["init", "--provider", "echo", "--user-config", "--no-try"];
-    const error = await fleet.refusal(5, echo, { cwd });
+    const error = await fleet.refusal(5, echo, { cwd, env });
     expect(error).toMatchObject({ code: "FLEET_CONFIG_EXISTS" });
     expect(error.suggestions).toContain("copilotfleet init --user-config --force");
-    await fleet.ok([...echo, "--force"], { cwd });
+    await fleet.ok([...echo, "--force"], { cwd, env });
   });
 
   it("init reports the variables that override its new file, and the file in a parent folder that its new file hides", async () => {

@@ -203,19 +203,19 @@ describe("durations", () => {
   it("duration options take a string or milliseconds, and the older names that end in Ms still work", async () => {
     const ttls = await Promise.all(
       ["1h", 3_600_000].map(async (ttl) => {
-        const session = await fleet.createSession({ user: "time", ttl, wait: "10s" });
+        const session = await fleet.createSession({ user: "time", ttl, wait: "1m" });
         return (await fleet.leaveSession(session)).ttlMs;
       }),
     );
     expect(ttls).toEqual([3_600_000, 3_600_000]);
-    const session = await fleet.createSession({ user: "time", waitMs: 10_000 });
+    const session = await fleet.createSession({ user: "time", waitMs: 60_000 });
     for (const options of [{ timeout: "50ms" }, { timeout: 50 }, { timeoutMs: 50 }]) {
       const error = await refusal(() => fleet.send(session, "!delay 60000 x", options));
       expect(error).toMatchObject({ code: "FLEET_TURN_TIMEOUT", suggestions: expect.arrayContaining([]) });
       expect(error.suggestions).toContain('Give it longer with timeout: "10m".');
     }
     await fleet.leaveSession(session);
-    const { id } = await fleet.spawn("time", { wait: 10_000 }).then(({ server }) => server);
+    const { id } = await fleet.spawn("time", { wait: 60_000 }).then(({ server }) => server);
     for (const options of [{ drainTimeout: "5s" }, { drainTimeout: 5_000 }, { drainTimeoutMs: 5_000 }]) {
       expect(await fleet.stop([id], options)).toMatchObject([{ id }]);
     }
@@ -314,7 +314,7 @@ async function run(source: string) {
     env: command.env,
     stdio: ["ignore", "pipe", "pipe"],
   });
-  const timer = setTimeout(() => child.kill("SIGKILL"), 60_000);
+  const timer = setTimeout(() => child.kill("SIGKILL"), 150_000);
   const [stdout, stderr, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, "close")]);
   clearTimeout(timer);
   return { code: code as number | null, stdout, stderr };

@@ -5,11 +5,12 @@ import { Fleet, FleetError, isFleetError } from "../../src/index.js";
 import { ACKNOWLEDGE } from "../../src/runtime/wire/acknowledge.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
+import { startHeldModel } from "../fixtures/models/held-model.js";
 import { isRunning } from "../fixtures/processes.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 
 const command = testFleet();
-const open = () => Fleet.open({ env: command.env, cwd: command.folder });
+const open = (env: NodeJS.ProcessEnv = {}) => Fleet.open({ env: { ...command.env, ...env }, cwd: command.folder });
 
 let fleet: Fleet;
 beforeEach(async () => {
@@ -87,13 +88,17 @@ describe("clientForUser", () => {
   });
 
   it("releaseUser stops the user's server only after all turns are done", async () => {
-    await fleet.clientForUser("alice");
-    const session = await fleet.createSession({ user: "alice" });
-    const { sessionId } = session;
-    const reply = fleet.send(session, "!delay 1000 in time");
-    await eventually("the turn", async () => await command.inTurn("alice", sessionId));
+    await using model = await startHeldModel();
+    await using own = await open(model.env);
+    await own.clientForUser("alice");
+    const session = await own.createSession({ user: "alice" });
+    const reply = own.send(session, "!hold in time");
+    await eventually("the turn", () => model.held() === 1);
     // An earlier version closed the client first, and so cut the turns of this very process.
-    expect(await fleet.releaseUser("alice")).toMatchObject({ outcome: "drained", cut: [] });
+    const released = own.releaseUser("alice");
+    await eventually("the drain", async () => (await command.record("alice")).state === "draining");
+    model.release();
+    expect(await released).toMatchObject({ outcome: "drained", cut: [] });
     expect((await reply).text).toBe("[turn 1] in time");
     expect(await fleet.serverOf("alice")).toMatchObject({ state: "stopped", pid: null });
     expect((await refusal(fleet.releaseUser("never"))).code).toBe("FLEET_SERVER_NOT_FOUND");

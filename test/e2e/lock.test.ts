@@ -146,7 +146,7 @@ describe("waiting", () => {
     const waiting = fleet.start(["lock", "s", "--user", "bob", "--json"]);
     const queued = () => openFileStore(fleet.root).leases.acquire(probe);
     const probe = { sessionId: "s", holder: "p", token: "p", ttlMs: 1, placeMs: 1 };
-    await expect.poll(queued, { timeout: 10_000 }).toMatchObject({ granted: false, ahead: 1 });
+    await expect.poll(queued).toMatchObject({ granted: false, ahead: 1 });
     await unlock(locked);
     const next = (await waiting.done).json<Locked>();
     expect(next.lease).toMatchObject({ holder: "bob" });
@@ -163,9 +163,7 @@ describe("waiting", () => {
       const waiting = fleet.start(["lock", "s", "--user", "bob", ...args]);
       const probe = { sessionId: "s", holder: "p", token: "p", ttlMs: 1, placeMs: 1 };
       const ahead = (n: number) => ({ granted: false, ahead: n });
-      await expect
-        .poll(() => openFileStore(fleet.root).leases.acquire(probe), { timeout: 10_000 })
-        .toMatchObject(ahead(1));
+      await expect.poll(() => openFileStore(fleet.root).leases.acquire(probe)).toMatchObject(ahead(1));
       waiting.child.kill(signal);
       expect(await waiting.done).toMatchObject({ code, stdout: "" });
       expect(await openFileStore(fleet.root).leases.acquire(probe)).toMatchObject(ahead(0));

@@ -7,6 +7,7 @@ import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
 import { isRunning } from "../fixtures/processes.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
 
@@ -36,13 +37,14 @@ async function kill({ pid }: ServerView): Promise<void> {
 
 describe("the log of a server", () => {
   it("has a line with the time for each launch and each end, and logs --previous shows the launch before the last one", async () => {
-    const server = await fleet.spawn("ann");
-    await fleet.ok(["stop", "--user", "ann"]);
-    await fleet.spawn("ann");
-    await fleet.ok(["stop", "--user", "ann", "--force"]);
-    await fleet.spawn("ann");
-    await fleet.ok(["restart", "--user", "ann", "--rolling"]);
-    const lines = await linesOf("ann");
+    const user = unused("ann");
+    const server = await fleet.spawn(user);
+    await fleet.ok(["stop", "--user", user]);
+    await fleet.spawn(user);
+    await fleet.ok(["stop", "--user", user, "--force"]);
+    await fleet.spawn(user);
+    await fleet.ok(["restart", "--user", user, "--rolling"]);
+    const lines = await linesOf(user);
     const stopped = "TIME [copilotfleet] Process N was stopped by process N";
     expect(lines.map(plain)).toEqual([
       ...LAUNCH,
@@ -57,29 +59,31 @@ describe("the log of a server", () => {
     const times = lines.flatMap((line) => /^\S+Z(?= \[copilotfleet\])/.exec(line)?.[0] ?? []);
     expect(times).toEqual(times.toSorted());
     expect(Math.abs(Date.now() - Date.parse(times.at(-1) ?? ""))).toBeLessThan(600_000);
-    expect(await linesOf("ann", "--previous")).toEqual(lines.slice(8, 11));
-    expect(await linesOf("ann", "-p", "-n", "1")).toEqual(lines.slice(10, 11));
+    expect(await linesOf(user, "--previous")).toEqual(lines.slice(8, 11));
+    expect(await linesOf(user, "-p", "-n", "1")).toEqual(lines.slice(10, 11));
   });
 
   it("has one line for the kill of a server, which the next run of logs shows", async () => {
-    const server = await fleet.spawn("bea");
+    const user = unused("bea");
+    const server = await fleet.spawn(user);
     await kill(server);
-    const lines = await linesOf("bea");
+    const lines = await linesOf(user);
     expect(lines.slice(0, 3).map(plain)).toEqual(LAUNCH);
     expect(lines.slice(3)).toEqual([
       expect.stringMatching(`Process ${server.pid} ended(: killed by SIGKILL\\.$| in an unknown way)`),
     ]);
     await fleet.ps();
-    await fleet.spawn("bea");
-    expect((await linesOf("bea")).slice(0, 4)).toEqual(lines);
+    await fleet.spawn(user);
+    expect((await linesOf(user)).slice(0, 4)).toEqual(lines);
   });
 
   it("shows a launch that failed, and has each line of the fleet on its own line", async () => {
-    const server = await fleet.spawn("cat");
-    await fleet.ok(["stop", "--user", "cat"]);
+    const user = unused("cat");
+    const server = await fleet.spawn(user);
+    await fleet.ok(["stop", "--user", user]);
     appendFileSync(server.log, "half a line");
-    await fleet.refusal(7, ["spawn", "--user", "cat"], { env: { COPILOT_CLI_PATH: "/bin/false" } });
-    expect((await linesOf("cat")).slice(4).map(plain)).toEqual([
+    await fleet.refusal(7, ["spawn", "--user", user], { env: { COPILOT_CLI_PATH: "/bin/false" } });
+    expect((await linesOf(user)).slice(4).map(plain)).toEqual([
       "half a line",
       "TIME [copilotfleet] Launch on port P by process N (X).",
       "TIME [copilotfleet] Process N ended before it answered: exit code 1.",
@@ -87,22 +91,23 @@ describe("the log of a server", () => {
   });
 
   it("logs --since shows all lines that may be new enough, and -t shows the known times, also in rotated files", async () => {
-    const server = await fleet.spawn("dan");
-    await fleet.ok(["stop", "--user", "dan"]);
+    const user = unused("dan");
+    const server = await fleet.spawn(user);
+    await fleet.ok(["stop", "--user", user]);
     const hourAgo = new Date(Date.now() - 3_600_000).toISOString();
     const aged = readFileSync(server.log, "utf8").replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, hourAgo);
-    await fleet.ok(["logs", "dan"]);
+    await fleet.ok(["logs", user]);
     await rotateLog(server.log, { maxBytes: 0, keep: 2 });
     const rotated = `${server.log}.1`;
     expect(readFileSync(rotated, "utf8").split("\n")).toHaveLength(5);
     writeFileSync(rotated, aged);
-    await fleet.spawn("dan");
-    expect((await linesOf("dan")).map(plain)).toHaveLength(7);
-    expect((await linesOf("dan", "--since", "30m")).map(plain)).toEqual(LAUNCH);
-    expect(await linesOf("dan", "--since", hourAgo)).toHaveLength(7);
-    expect(await linesOf("dan", "--since", "2h", "-n", "5")).toHaveLength(5);
-    expect(await linesOf("dan", "--since", "2999-01-01")).toEqual([]);
-    const timed = (await fleet.ok(["logs", "dan", "-t", "-n", "3"])).trimEnd().split("\n");
+    await fleet.spawn(user);
+    expect((await linesOf(user)).map(plain)).toHaveLength(7);
+    expect((await linesOf(user, "--since", "30m")).map(plain)).toEqual(LAUNCH);
+    expect(await linesOf(user, "--since", hourAgo)).toHaveLength(7);
+    expect(await linesOf(user, "--since", "2h", "-n", "5")).toHaveLength(5);
+    expect(await linesOf(user, "--since", "2999-01-01")).toEqual([]);
+    const timed = (await fleet.ok(["logs", user, "-t", "-n", "3"])).trimEnd().split("\n");
     expect(timed.map((line) => line.replace(/^\S+Z/, "TIME"))).toEqual([
       expect.stringMatching(/^TIME \[copilotfleet\] Launch on port \d+ by process \d+ \(.*\)\.$/),
       expect.stringMatching(/^- {24}CLI server listening on port \d+$/),
@@ -113,16 +118,17 @@ describe("the log of a server", () => {
     expect((await linesOf("dan", "--since", "30m")).slice(LAUNCH.length)).toEqual(many);
     expect(await linesOf("dan")).toEqual(many.slice(-100));
     for (const value of ["", "10", "yesterday", "2026-13-01", "-5m", "1 h"]) {
-      const error = await fleet.refusal(2, ["logs", "dan", `--since=${value}`]);
+      const error = await fleet.refusal(2, ["logs", user, `--since=${value}`]);
       expect(error.message).toContain(`--since is "${value}". Allowed:`);
     }
-    await fleet.refusal(2, ["logs", "dan", "--previous", "-f"]);
+    await fleet.refusal(2, ["logs", user, "--previous", "-f"]);
   });
 
   it("logs --all shows the logs of all servers with their ids, and follows them with -f", async () => {
-    const [eve, fay] = [await fleet.spawn("eve"), await fleet.spawn("fay-with-a-long-name")];
+    const [eve, fay] = [await fleet.spawn(unused("eve")), await fleet.spawn(unused("fay-with-a-long-name"))];
     const { logs } = await fleet.json<ServerLogs>(["logs", "--all"]);
-    expect(logs.map(({ server }) => server)).toEqual((await fleet.ps()).map(({ id }) => id));
+    const ids = (await fleet.ps()).map(({ id }) => id);
+    expect(logs.map(({ server }) => server).toSorted()).toEqual(ids.toSorted());
     expect(logs.find(({ server }) => server === eve.id)?.lines.map(plain)).toEqual(LAUNCH);
     const following = fleet.start(["logs", "--all", "-f", "-n", "1"]);
     let printed = "";

@@ -23,6 +23,8 @@ interface Example {
   stdout: RegExp;
   stderr?: RegExp;
   code?: number;
+  /** Whether the command has another result when it runs again. Then the test has no second try. */
+  once?: true;
 }
 
 /** One example of each command. The order matters, because a command may need what an earlier one created. */
@@ -43,8 +45,8 @@ const EXAMPLES: Record<string, Example> = {
     stdout: /^export COPILOT_CLI_URL=127\.0\.0\.1:\d+\nexport COPILOT_CONNECTION_TOKEN=\S+\n$/,
   },
   create: { args: () => ["create", ...ALICE, "--id", "s", "--prompt", "hi"], stdout: /^s\n\[turn 1\] hi\n$/ },
-  send: { args: () => ["send", "s", "more", ...ALICE], stdout: /^\[turn 2\] more\n$/ },
-  resume: { args: () => ["resume", "s", ...ALICE, "--prompt", "on"], stdout: /^\[turn 3\] on\n$/ },
+  send: { args: () => ["send", "s", "more", ...ALICE], stdout: /^\[turn \d\] more\n$/ },
+  resume: { args: () => ["resume", "s", ...ALICE, "--prompt", "on"], stdout: /^\[turn \d\] on\n$/ },
   chat: {
     args: () => ["chat", "s", ...ALICE],
     stdout: /^$/,
@@ -56,9 +58,9 @@ const EXAMPLES: Record<string, Example> = {
   transcript: { args: () => ["transcript", "s", ...ALICE], stdout: /hi\n.*\[turn 1\] hi\n/s },
   describe: { args: () => ["describe", "s"], stdout: /^Session s\n.* Owner: +alice\n.*\nNext:\n.*\n$/s },
   evict: { args: () => ["evict", "s"], stdout: /^SESSION .*\ns +(unloaded|skipped: not active)\n$/ },
-  lock: { args: () => ["lock", "s", ...ALICE], stdout: /^[0-9a-f]{64}\n$/ },
-  unlock: { args: () => ["unlock", "s", "--token", word("lock")], stdout: /^s\n$/ },
-  delete: { args: () => ["delete", "s"], stdout: /^s\n$/ },
+  lock: { args: () => ["lock", "s", ...ALICE], stdout: /^[0-9a-f]{64}\n$/, once: true },
+  unlock: { args: () => ["unlock", "s", "--token", word("lock")], stdout: /^s\n$/, once: true },
+  delete: { args: () => ["delete", "s"], stdout: /^s\n$/, once: true },
   gc: { args: () => ["gc"], stdout: /^gc: deleted 0 sessions \(0 B\), skipped 0, cleared 0 servers\n$/ },
   doctor: {
     args: () => ["doctor"],
@@ -68,6 +70,7 @@ const EXAMPLES: Record<string, Example> = {
   init: {
     args: () => ["init", "--provider", "echo", "--user-config"],
     stdout: /^The model replied: \[turn 1\] .*\nWrote \/.*\/config\.json\nCOPILOTFLEET_PROVIDER_TYPE .*\nNext: .*\n$/,
+    once: true,
   },
   autocomplete: {
     args: () => ["autocomplete", "bash"],
@@ -80,11 +83,12 @@ const EXAMPLES: Record<string, Example> = {
   "config schema": { args: () => ["config", "schema"], stdout: /^\{\n.*"session": \{.*\n\}\n$/s },
   version: { args: () => ["version"], stdout: /^copilotfleet +\d+\.\d+\.\d+\n.*runtime +\S+, protocol \d .*\n$/s },
   help: { args: () => ["help", "help"], stdout: /^Show all commands.*\n$/s },
-  "token issue": { args: () => ["token", "issue", ...ALICE], stdout: /^cft_[0-9a-f]{16}_\S+\n$/ },
+  "token issue": { args: () => ["token", "issue", ...ALICE], stdout: /^cft_[0-9a-f]{16}_\S+\n$/, once: true },
   "token list": { args: () => ["token", "list"], stdout: /^TOKEN .*\n[0-9a-f]{16} +alice .*\n$/ },
   "token revoke": {
     args: () => ["token", "revoke", word("token issue").split("_")[1] ?? ""],
     stdout: /^[0-9a-f]{16}\n$/,
+    once: true,
   },
   trust: {
     args: () => ["trust"],
@@ -103,7 +107,7 @@ const EXAMPLES: Record<string, Example> = {
   "deploy compose": { args: () => ["deploy", "compose"], stdout: /^.*services:\n.*\n$/s },
   "deploy kubernetes": { args: () => ["deploy", "kubernetes"], stdout: /^.*kind: StatefulSet\n.*\n$/s },
   restart: { args: () => ["restart", ...ALICE], stdout: /^SERVER .*\nalice-\w+ .* ready .*\n$/ },
-  stop: { args: () => ["stop", ...ALICE], stdout: /^SERVER .*\nalice-\w+ +drained +-\n$/ },
+  stop: { args: () => ["stop", ...ALICE], stdout: /^SERVER .*\nalice-\w+ +drained +-\n$/, once: true },
   drain: {
     args: () => ["drain"],
     stdout: /^Nothing to stop\.\nThe pool is closed\. Open it again: copilotfleet drain --undo\n$/,
@@ -111,12 +115,10 @@ const EXAMPLES: Record<string, Example> = {
   smoke: { args: () => ["smoke"], stdout: /^ok +spawn .*\nok +stop .*\n$/s },
 };
 
-// The test is not repeated, because a second try would find the sessions and servers of the first.
-describe("a command in its own process", { retry: 0 }, () => {
-  it.each(Object.entries(EXAMPLES))(
-    "%s prints its result, sets its exit code and ends by itself",
-    async (name, row) => {
-      const { args, stdout, stderr = /^$/, code = 0 } = row;
+describe("a command in its own process", () => {
+  for (const [name, { args, stdout, stderr = /^$/, code = 0, once = false }] of Object.entries(EXAMPLES)) {
+    const options = once ? { retry: 0 } : {};
+    it(`${name} prints its result, sets its exit code and ends by itself`, options, async () => {
       const ran = await fleet.start(args()).done;
       printed.set(name, ran.stdout);
       expect(outcome(ran)).toEqual({
@@ -125,8 +127,8 @@ describe("a command in its own process", { retry: 0 }, () => {
         stdout: expect.stringMatching(stdout),
         stderr: expect.stringMatching(stderr),
       });
-    },
-  );
+    });
+  }
 
   it("serve ends with exit code 0 on a SIGTERM after its start", async () => {
     const env = { COPILOTFLEET_SERVE_LISTEN: "127.0.0.1:0", COPILOTFLEET_SERVE_METRICS: "127.0.0.1:0" };

@@ -5,6 +5,7 @@ import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import type { Ran } from "../fixtures/commands/command.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
 
@@ -47,25 +48,29 @@ describe("somebody else's session", () => {
   });
 
   it("delete answers for another user's session as for an unknown one, and leaves the session intact", async () => {
+    const id = unused("intact");
+    await fleet.ok(["create", "--user", "mary-jane", "--id", id, "--prompt", "secret"]);
     const [foreign, unknown] = await Promise.all([
-      fleet.run(["delete", "hers", "--user", "mary"]),
+      fleet.run(["delete", id, "--user", "mary"]),
       fleet.run(["delete", "nobodys", "--user", "mary"]),
     ]);
     expect(foreign).toMatchObject({ code: 4, stdout: "" });
-    expect(without("hers", foreign)).toEqual(without("nobodys", unknown));
-    expect(await fleet.send("mary-jane", "hers", "still")).toBe("[turn 2] still");
+    expect(without(id, foreign)).toEqual(without("nobodys", unknown));
+    expect(await fleet.send("mary-jane", id, "still")).toBe("[turn 2] still");
   });
 });
 
 describe("create --id", () => {
   it("create --id refuses an existing id with exit code 5 and the same answer, whoever owns the session", async () => {
-    const args = (user: string) => ["create", "--user", user, "--id", "hers"];
+    const id = unused("taken");
+    await fleet.ok(["create", "--user", "mary-jane", "--id", id, "--prompt", "secret"]);
+    const args = (user: string) => ["create", "--user", user, "--id", id];
     const [own, foreign] = await Promise.all([fleet.run(args("mary-jane")), fleet.run(args("mary"))]);
-    expect(own).toMatchObject({ code: 5, stdout: "", stderr: expect.stringContaining('"hers"') });
+    expect(own).toMatchObject({ code: 5, stdout: "", stderr: expect.stringContaining(`"${id}"`) });
     // The next step names the user who asked. Replace that name, because only it may differ.
     const asOwn = foreign.stderr.replace(/--user mary(?!-)/g, "--user mary-jane");
     expect({ ...foreign, stderr: asOwn, json: undefined, ms: 0 }).toEqual({ ...own, json: undefined, ms: 0 });
-    expect(await fleet.send("mary-jane", "hers", "intact")).toBe("[turn 3] intact");
+    expect(await fleet.send("mary-jane", id, "intact")).toBe("[turn 2] intact");
   });
 
   it("create --id gives an id to one of three users who ask at the same time, and refuses the others", async () => {

@@ -11,6 +11,7 @@ import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 /** Tests that commands report on a terminal that they take more than a second. Gates decide how long they take. */
 
@@ -66,8 +67,7 @@ describe("a command that waits for a turn", () => {
     await fleet.spawn("bob");
     const sending = await heldTurn();
     await using terminal = new Terminal(fleet, args, { columns: 120 });
-    const line = await terminal.line(/Waiting/);
-    expect(line).toMatch(progress);
+    const line = await terminal.line(progress);
     expect(line).toMatch(/Waiting up to (5\d\d|600) s for a turn in "notes" \(alice-2bd806c97f0e\)$/);
     expect(terminal.screen.isCursorVisible).toBe(false);
     model.release();
@@ -79,11 +79,12 @@ describe("a command that waits for a turn", () => {
 
   it("restart --rolling on a terminal shows how many servers it has replaced and which turn it waits for", async () => {
     const bob = await fleet.spawn("bob");
-    const { serverId } = await fleet.create("alice", "rolling");
-    const sending = await heldTurn("rolling");
+    const id = unused("rolling");
+    const { serverId } = await fleet.create("alice", id);
+    const sending = await heldTurn(id);
     await using terminal = new Terminal(fleet, ["restart", "--rolling", bob.id, serverId], { columns: 120 });
     await terminal.line(
-      /Replacing servers: 1 of 2\. Waiting up to \d+ s for a turn in "rolling" \(alice-2bd806c97f0e\)$/,
+      /Replacing servers: 1 of 2\. Waiting up to \d+ s for a turn in "rolling-\d+" \(alice-2bd806c97f0e\)$/,
     );
     model.release();
     expect(await terminal.done).toBe(0);
@@ -110,7 +111,7 @@ describe("a command that waits for a turn", () => {
     await using json = new Terminal(fleet, ["stop", "--user", "alice", "--json"]);
     // This terminal starts last. When it shows its line, the other two commands have taken more than a second, too.
     await using terminal = new Terminal(fleet, ["stop", "--user", "alice"]);
-    await terminal.line(/Stopping servers \(\d s\)/);
+    await terminal.line(/Stopping servers \(\d+ s\)/);
     model.release();
     await sending.done;
     expect(await piped.done).toMatchObject({ code: 0, stderr: "" });
@@ -141,8 +142,9 @@ it("the methods of the library report how many servers they have done and which 
 
 describe("a command that starts a server", () => {
   it("spawn --count on a terminal shows how many servers have started", async () => {
-    await fleet.spawn("many-1");
-    await using terminal = new Terminal(fleet, ["spawn", "--user", "many", "--count", "3"], { env: GATED_STARTS });
+    const user = unused("many");
+    await fleet.spawn(`${user}-1`);
+    await using terminal = new Terminal(fleet, ["spawn", "--user", user, "--count", "3"], { env: GATED_STARTS });
     await terminal.line(/^\S Starting servers: 1 of 3 \(\d+ s\)$/);
     openGate();
     expect(await terminal.done).toBe(0);
@@ -150,15 +152,17 @@ describe("a command that starts a server", () => {
   });
 
   it("Ctrl-C while spawn waits on a terminal leaves a clean line and a visible cursor", async () => {
-    await using terminal = new Terminal(fleet, ["spawn", "--user", "carol"], { env: GATED_STARTS });
-    await terminal.line(/^\S Starting the server of carol \(\d+ s\)$/);
+    await using terminal = new Terminal(fleet, ["spawn", "--user", unused("carol")], { env: GATED_STARTS });
+    await terminal.line(/^\S Starting the server of carol-\d+ \(\d+ s\)$/);
     terminal.type(CTRL_C);
     expect(await terminal.done).toBe(130);
     expectClean(terminal, [""]);
   });
 
   it("create on a terminal shows that it waits for the server", async () => {
-    await using terminal = new Terminal(fleet, ["create", "--user", "dave", "--id", "first"], { env: GATED_STARTS });
+    await using terminal = new Terminal(fleet, ["create", "--user", unused("dave"), "--id", "first"], {
+      env: GATED_STARTS,
+    });
     await terminal.line(/^\S Creating the session \(\d+ s\)$/);
     openGate();
     expect(await terminal.done).toBe(0);
@@ -211,6 +215,8 @@ describe("a command that waits for an answer of a server", () => {
     ["evict", ["evict", "notes", "team"], /^\S Unloading sessions: 0 of 2 \(\d+ s\)$/],
     ["gc", ["gc", "--ttl", "1s", "--user", "alice", "--yes"], /^\S Deleting unused sessions: 0 of \d \(\d+ s\)$/],
   ])("%s on a terminal shows how many sessions it has done", async (_, args, progress) => {
+    // gc asks the server about this session. An earlier try may have deleted the others.
+    await fleet.create("alice", unused("idle"));
     const sending = await heldTurn();
     const { pid, home } = await fleet.server("alice");
     if (pid === null) throw new Error("the server of alice does not run");

@@ -2,7 +2,7 @@ import { execFile } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import type { Check } from "../../src/fleet/doctor/checks.js";
 import type { Lease } from "../../src/model/lease.js";
 import type { ServerView } from "../../src/pool/server.js";
@@ -10,6 +10,7 @@ import type { SessionView } from "../../src/sessions/view.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
@@ -33,18 +34,25 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
   const printed: string[] = [];
 
   beforeAll(async () => {
-    redis = await RedisServer.start();
-    await redis.client.config("SET", "requirepass", PASSWORD);
-    const store = redis.url("f").replace("redis://", `redis://:${PASSWORD}@`);
-    fleet = new TestFleet({ COPILOTFLEET_STORE: store });
+    [redis, fleet] = await started();
+    expect(await json(["ps"])).toMatchObject({ servers: [] });
   });
-  afterAll(async () => {
+  afterAll(() => ended(redis, fleet));
+
+  async function started(): Promise<[RedisServer, TestFleet]> {
+    const server = await RedisServer.start();
+    await server.client.config("SET", "requirepass", PASSWORD);
+    const store = server.url("f").replace("redis://", `redis://:${PASSWORD}@`);
+    return [server, new TestFleet({ COPILOTFLEET_STORE: store })];
+  }
+
+  async function ended(server: RedisServer, onIt: TestFleet): Promise<void> {
     try {
-      await fleet.end();
+      await onIt.end();
     } finally {
-      await redis.end();
+      await server.end();
     }
-  });
+  }
 
   async function json<T>(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<T> {
     const ran = await fleet.run([...args, "--json"], { env });
@@ -57,51 +65,60 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
   }
 
   it("a session on Redis continues after a crash of its server, and is refused to other users", async () => {
-    expect(await json(["ps"])).toMatchObject({ servers: [] });
+    const [user, id] = [unused("alice"), unused("notes")];
     const { session, reply } = await json<{ session: SessionView; reply: string }>([
-      ...["create", "--user", "alice", "--id", "notes", "--prompt", "one"],
+      ...["create", "--user", user, "--id", id, "--prompt", "one"],
     ]);
-    expect({ owner: session.owner, reply }).toEqual({ owner: "alice", reply: "[turn 1] one" });
+    expect({ owner: session.owner, reply }).toEqual({ owner: user, reply: "[turn 1] one" });
     const { servers } = await json<{ servers: ServerView[] }>(["ps"]);
-    expect(servers).toMatchObject([{ user: "alice", state: "ready" }]);
-    process.kill(servers[0]?.pid ?? 0, "SIGKILL");
-    await eventually("the death", async () => (await fleet.server("alice")).state === "failed");
-    expect(await json(["send", "notes", "two", "--user", "alice"])).toMatchObject({ reply: "[turn 2] two" });
-    expect(await fleet.refusal(4, ["send", "notes", "x", "--user", "mallory"])).toMatchObject({
+    const own = servers.filter((server) => server.user === user);
+    expect(own).toMatchObject([{ user, state: "ready" }]);
+    process.kill(own[0]?.pid ?? 0, "SIGKILL");
+    await eventually("the death", async () => (await fleet.server(user)).state === "failed");
+    expect(await json(["send", id, "two", "--user", user])).toMatchObject({ reply: "[turn 2] two" });
+    expect(await fleet.refusal(4, ["send", id, "x", "--user", "mallory"])).toMatchObject({
       code: "FLEET_SESSION_NOT_FOUND",
     });
   });
 
   it("lock, spawn --count, list, doctor, gc and stop work on Redis", async () => {
-    const { lease } = await json<{ lease: Lease & { token: string } }>(["lock", "notes", "--user", "alice"]);
-    expect(await json(["lock", "notes", "--show"])).toMatchObject({ lease: { holder: "alice", fence: lease.fence } });
-    await json(["unlock", "notes", "--token", lease.token]);
+    const [user, id, old] = [unused("alice"), unused("notes"), unused("old")];
+    await json(["create", "--user", user, "--id", id]);
+    const { lease } = await json<{ lease: Lease & { token: string } }>(["lock", id, "--user", user]);
+    expect(await json(["lock", id, "--show"])).toMatchObject({ lease: { holder: user, fence: lease.fence } });
+    await json(["unlock", id, "--token", lease.token]);
     const many = await json<{ servers: ServerView[] }>(["spawn", "--user", "team", "--count", "4"]);
     expect(new Set(many.servers.map(({ port }) => port)).size).toBe(4);
-    expect((await json<{ sessions: SessionView[] }>(["list"])).sessions.map(({ id }) => id)).toEqual(["notes"]);
+    const listed = await json<{ sessions: SessionView[] }>(["list", "--user", user]);
+    expect(listed.sessions.map((session) => session.id)).toEqual([id]);
+    const known = async () =>
+      (await json<{ servers: ServerView[] }>(["ps"])).servers.map((server) => [server.user, server.state]);
+    const before = await known();
+    const ready = before.filter(([, state]) => state === "ready");
+    expect(ready.map(([name]) => name)).toEqual(expect.arrayContaining([user, "team-1", "team-2", "team-3", "team-4"]));
     expect(await json<{ ok: boolean }>(["doctor"])).toMatchObject({ ok: true });
-    const known = (await json<{ servers: ServerView[] }>(["ps"])).servers.map(({ user }) => user);
-    expect(known.toSorted(), "doctor tries a server out, and leaves no record of it").toEqual([
-      ...["alice", "team-1", "team-2", "team-3", "team-4"],
-    ]);
-    await json(["create", "--user", "alice", "--id", "old", "--ttl", "1ms"]);
+    expect(await known(), "doctor tries a server out, and leaves no record of it").toEqual(before);
+    await json(["create", "--user", user, "--id", old, "--ttl", "1ms"]);
     const collected = await json<{ deleted: { id: string }[] }>(["gc", "--ttl", "24h"]);
-    expect(collected.deleted.map(({ id }) => id)).toEqual(["old"]);
+    expect(collected.deleted.map((session) => session.id)).toEqual([old]);
     const { stopped } = await json<{ stopped: unknown[] }>(["stop", "--all"]);
-    expect(stopped).toHaveLength(5);
+    expect(stopped).toHaveLength(ready.length);
   });
 
   it("a session on Redis takes 12 prompts at once from 12 processes, one turn at a time", async () => {
+    const id = unused("crowded");
+    await json(["create", "--user", "alice", "--id", id]);
     const prompts = Array.from({ length: 12 }, (_, index) => `p${index}`);
+    const args = ["--user", "alice", "--wait", "3m"];
     const replies = await Promise.all(
-      prompts.map((prompt) => fleet.send("alice", "notes", prompt, { ownProcess: true })),
+      prompts.map((prompt) => fleet.ok(["send", id, prompt, ...args], { ownProcess: true })),
     );
     const turns = replies.map((reply, index) => {
-      const [, turn, text] = /^\[turn (\d+)\] (.*)$/.exec(reply) ?? [];
+      const [, turn, text] = /^\[turn (\d+)\] (.*)\n$/.exec(reply) ?? [];
       expect(text).toBe(prompts[index]);
       return Number(turn);
     });
-    expect(turns.toSorted((a, b) => a - b)).toEqual(prompts.map((_, index) => index + 3));
+    expect(turns.toSorted((a, b) => a - b)).toEqual(prompts.map((_, index) => index + 1));
     await fleet.ok(["stop", "--all"]);
   });
 
@@ -153,28 +170,30 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
   });
 
   it("no command starts a second server on the same home after Redis lost its data, until an operator decides", async () => {
-    const { pid } = await fleet.spawn("alice");
-    await redis.client.flushall();
+    const [server, lost] = await started();
+    onTestFinished(() => ended(server, lost));
+    const { pid } = await lost.spawn("alice");
+    await server.client.flushall();
     const errors = await Promise.all(
       [["ps"], ["spawn", "--user", "alice"], ["send", "notes", "x", "--user", "alice"]].map((args) =>
-        fleet.refusal(7, args),
+        lost.refusal(7, args),
       ),
     );
     for (const error of errors) expect(error).toMatchObject({ code: "FLEET_STATE_LOST" });
     printed.push(JSON.stringify(errors));
-    expect(fleet.processes()).toEqual([pid]);
+    expect(lost.processes()).toEqual([pid]);
     const [, command = "false"] = /^(mv .*)$/m.exec(errors[0]?.suggestions.join("\n") ?? "") ?? [];
-    const bin = join(fleet.folder, "bin");
+    const bin = join(lost.folder, "bin");
     await promisify(execFile)("sh", [
       "-ec",
       `mkdir -p ${bin}; ln -s ${join(process.cwd(), "bin/run.js")} ${bin}/copilotfleet`,
     ]);
-    const env = { ...fleet.env, PATH: `${bin}:${fleet.env.PATH}` };
-    const { stdout } = await promisify(execFile)("sh", ["-ec", command], { env, cwd: fleet.folder });
+    const env = { ...lost.env, PATH: `${bin}:${lost.env.PATH}` };
+    const { stdout } = await promisify(execFile)("sh", ["-ec", command], { env, cwd: lost.folder });
     printed.push(stdout);
-    await eventually("the end of what nobody knows any more", () => fleet.processes().length === 0);
-    expect(await json(["ps"])).toMatchObject({ servers: [] });
-    expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });
+    await eventually("the end of what nobody knows any more", () => lost.processes().length === 0);
+    expect(await lost.json(["ps"])).toMatchObject({ servers: [] });
+    expect(await lost.spawn("alice")).toMatchObject({ state: "ready" });
   });
 
   it("commands on a terminal report that they take more than a second while Redis does not answer", async () => {

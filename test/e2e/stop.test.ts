@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { Stopped } from "../../src/pool/stop/stop.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import type { Running } from "../fixtures/commands/command.js";
@@ -16,6 +16,8 @@ const ALICE = ["--user", "alice"];
 beforeAll(async () => {
   await fleet.create("alice", "s");
 });
+/** A test that fails must not leave the session in a turn. */
+afterEach(() => model.release());
 
 /** Starts a `send` whose turn lasts until the model releases it. */
 async function turn(): Promise<Running> {

@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { MigrateResult } from "../../src/fleet/migrate.js";
 import type { Lease } from "../../src/model/lease.js";
 import type { ServerView } from "../../src/pool/server.js";
@@ -10,6 +10,7 @@ import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
@@ -22,16 +23,13 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
   let fleet: TestFleet;
   beforeAll(async () => {
     redis = await RedisServer.start();
+  });
+  afterAll(() => redis.end());
+  beforeEach(() => {
     fleet = new TestFleet({ COPILOTFLEET_HOST_NAME: HOST });
   });
-  afterAll(async () => {
-    // end() stops only the servers that the file store records. The migration back has recorded the server there again.
-    try {
-      await fleet.end();
-    } finally {
-      await redis.end();
-    }
-  });
+  // end() stops only the servers that the file store records. A migration back has recorded the server there again.
+  afterEach(() => fleet.end());
 
   async function contents(url: string) {
     return await using_(url, (store) => readContents(store));
@@ -47,7 +45,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
   }
 
   it("store migrate moves a fleet to Redis and back while its server runs", async () => {
-    const url = redis.url("there");
+    const url = redis.url();
     const server = await fleet.spawn("alice");
     expect(await fleet.ok(["create", "--user", "alice", "--id", "notes", "--prompt", "one"])).toBe(
       "notes\n[turn 1] one\n",
@@ -105,7 +103,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
   });
 
   it("store migrate refuses a target that is not empty, and does not change it", async () => {
-    const url = redis.url("occupied");
+    const url = redis.url();
     await using_(url, (store) => store.sessions.create(sessionRecord("somebody")));
     const before = await contents(url);
     const error = await fleet.refusal(5, ["store", "migrate", "--to", url]);
@@ -114,7 +112,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
   });
 
   it("store migrate on a terminal reports that it takes more than a second", async () => {
-    const url = redis.url("paused");
+    const url = redis.url();
     await using_(url, (store) => store.sessions.create(sessionRecord("somebody")));
     process.kill(redis.pid, "SIGSTOP");
     try {
@@ -130,7 +128,9 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
   });
 
   it("store migrate refuses while a process on this or another host changes the state of a server", async () => {
-    const url = redis.url("moving");
+    const target = unused("moving");
+    const url = redis.url(target);
+    await fleet.spawn("alice");
     const claim = (value: typeof ownIdentity extends () => infer T ? T | null : never) =>
       using_("file", (store) =>
         store.registry.update(({ servers }) => {
@@ -145,7 +145,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
       });
     }
     await claim(null);
-    expect(await redis.client.keys("copilotfleet:{moving}:*")).toEqual([]);
+    expect(await redis.client.keys(`copilotfleet:{${target}}:*`)).toEqual([]);
   });
 
   it("store migrate reports a Redis that refuses the user or cannot be reached, and shows no password", async () => {

@@ -4,6 +4,7 @@ import type { Overview } from "../../src/peers/overview.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal, type TerminalOptions } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
 const [DOWN, PAGE_DOWN, ESCAPE] = ["\x1b[B", "\x1b[6~", "\x1b"];
@@ -178,15 +179,18 @@ describe("top on a terminal", () => {
   });
 
   it("top breaks the long lines of a transcript, so that all of their text is on the screen", async () => {
-    await fleet.send("王小明", "draft", `${"long ".repeat(40)}end`);
+    const id = unused("lines");
+    await fleet.create("王小明", id);
+    await fleet.send("王小明", id, `${"long ".repeat(40)}end`);
     await using top = new TopScreen({ columns: 60 });
     await top.until(/> alice-/);
-    top.type("2/draft\r");
-    await top.until(/> draft/);
+    top.type(`2/${id}\r`);
+    await top.until(/> lines-/);
     top.type("t");
     const page = (await top.until(/\[turn 1\]/)).join("");
     expect(page.match(/long/g)?.length).toBeGreaterThanOrEqual(70);
     expect(page.match(/end/g)?.length).toBe(2);
+    await fleet.ok(["delete", id]);
   });
 
   it("Ctrl-C ends top with 130 and gives the terminal back", async () => {

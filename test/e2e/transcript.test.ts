@@ -8,6 +8,7 @@ import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
 import { startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { at, finalStep, prompt, started } from "../fixtures/sessions/history.js";
+import { unused } from "../fixtures/sessions/unused.js";
 
 const model = await startScriptedModel();
 const fleet = testFleet({
@@ -126,27 +127,28 @@ describe("transcript", () => {
   });
 
   it("shows a turn in flight, and with --follow prints the rest of the turn", async () => {
-    await fleet.create("alice", "live");
-    await fleet.send("alice", "live", "before");
-    const turn = await fleet.turn("alice", "live", "!hold live-gate");
-    await eventually("the prompt in the history", async () => (await transcript("live")).entries.length > 2);
-    const { session, entries } = await transcript("live");
+    const [id, gate] = [unused("live"), unused("gate")];
+    await fleet.create("alice", id);
+    await fleet.send("alice", id, "before");
+    const turn = await fleet.turn("alice", id, `!hold ${gate}`);
+    await eventually("the prompt in the history", async () => (await transcript(id)).entries.length > 2);
+    const { session, entries } = await transcript(id);
     expect(session.state).toBe("active");
     expect(entries.slice(2)).toMatchObject([
-      { role: "user", text: "!hold live-gate", turn: 2 },
+      { role: "user", text: `!hold ${gate}`, turn: 2 },
       { role: "assistant", text: "", turn: 2, failure: expect.stringContaining("no end of this turn") },
     ]);
-    const following = fleet.start(["transcript", "live", ...ALICE, "-n", "1", "-f"]);
+    const following = fleet.start(["transcript", id, ...ALICE, "-n", "1", "-f"]);
     let printed = "";
     following.child.stdout?.on("data", (piece: Buffer | string) => {
       printed += String(piece);
     });
-    await eventually("the prompt", () => printed.includes("!hold live-gate"));
+    await eventually("the prompt", () => printed.includes(`!hold ${gate}`));
     expect(printed).not.toContain("before");
     expect(printed).not.toContain("no end");
-    model.letGo("live-gate");
+    model.letGo(gate);
     await turn.done;
-    await eventually("the reply", () => printed.includes("you said: !hold live-gate"));
+    await eventually("the reply", () => printed.includes(`you said: !hold ${gate}`));
     following.child.kill("SIGINT");
     expect(await following.done).toMatchObject({ code: 130, stderr: "" });
   });

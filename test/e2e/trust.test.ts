@@ -121,6 +121,8 @@ describe("trust", () => {
   });
 
   it("trust in a project file ends when its content changes, and the error names that reason", async () => {
+    writeFileSync(file, hostile());
+    await fleet.json(["trust", file]);
     writeFileSync(file, `${hostile()}\n`);
     expect(await fleet.refusal(3, ["ps"], { cwd })).toMatchObject({
       code: "FLEET_CONFIG_UNTRUSTED",
@@ -134,6 +136,7 @@ describe("trust", () => {
   });
 
   it("trust --revoke ends the trust in a project file, and can be repeated", async () => {
+    await fleet.json(["trust", file]);
     expect(await fleet.json(["trust", "--revoke", file])).toEqual({ revoked: [file] });
     expect(await fleet.json(["trust", "--revoke", file])).toEqual({ revoked: [] });
     expect(await fleet.refusal(3, ["ps"], { cwd })).toMatchObject({ code: "FLEET_CONFIG_UNTRUSTED" });
@@ -162,7 +165,7 @@ describe("trust", () => {
 
   it("a project file without guarded keys needs no trust", async () => {
     const harmless = join(fleet.folder, "harmless");
-    mkdirSync(harmless);
+    mkdirSync(harmless, { recursive: true });
     writeFileSync(join(harmless, ".copilotfleet.json"), '{"provider":{"type":"echo"},"session":{"model":"m"}}');
     expect(await fleet.json(["ps"], { cwd: harmless })).toMatchObject({ servers: [] });
     expect(await fleet.json(["trust"], { cwd: harmless })).toEqual({ trusted: null });

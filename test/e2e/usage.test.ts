@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { type ErrorShape, RAW, testFleet } from "../fixtures/commands/cli.js";
@@ -384,7 +384,6 @@ it("token revoke refuses a whole token without repeating it, and suggests how to
 
 describe("a working folder", () => {
   it("spawn refuses a --cwd that does not exist or is not a folder", async () => {
-    mkdirSync(join(fleet.folder, "there"));
     for (const cwd of [join(fleet.folder, "nowhere"), "/etc/hostname", "", "\u001b[31m"]) {
       expect(await refused(2, ["spawn", "--user", "a", "--cwd", cwd])).toMatchObject({
         code: "FLEET_USAGE_INVALID",
