@@ -3,7 +3,7 @@ import { appendFile, copyFile, mkdtemp, rm, truncate, utimes, writeFile } from "
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { type LogWish, lastLogLines } from "../../src/serve/logs/log-end.js";
 import { rotateLog } from "../../src/serve/logs/log-rotation.js";
 import { awaitMore, followLog } from "../../src/serve/logs/log-tail.js";
@@ -165,6 +165,22 @@ describe("followLog", () => {
     }
     stop.abort();
     await done;
+  });
+
+  it("followLog of eleven logs with one signal causes no warning about too many listeners", async () => {
+    const warnings: Error[] = [];
+    const note = (warning: Error) => void warnings.push(warning);
+    process.on("warning", note);
+    onTestFinished(() => void process.off("warning", note));
+    await writeFile(path, "one\n");
+    const stop = new AbortController();
+    const followers = Array.from({ length: 11 }, () => follow(0, stop.signal));
+    await expect.poll(() => followers.map(({ seen }) => seen.text)).toEqual(followers.map(() => "one\n"));
+    await appendFile(path, "two\n");
+    await expect.poll(() => followers.map(({ seen }) => seen.text)).toEqual(followers.map(() => "one\ntwo\n"));
+    stop.abort();
+    await Promise.all(followers.map(({ done }) => done));
+    expect(warnings).toEqual([]);
   });
 
   it("followLog repeats no line while a rotation has copied the log but has not emptied it", async () => {

@@ -1,5 +1,6 @@
 import { closeSync, fstatSync, openSync, statSync } from "node:fs";
-import { setTimeout as delay, setImmediate as yieldToOthers } from "node:timers/promises";
+import { setImmediate as yieldToOthers } from "node:timers/promises";
+import { pause } from "../../runtime/deadline.js";
 import { ifThere, readAt } from "../../runtime/files/if-there.js";
 import { rotatedPath } from "./log-rotation.js";
 
@@ -65,7 +66,7 @@ export async function awaitMore(
   for (;;) {
     const read = readOn(path, at);
     if (read.bytes.length > 0 || signal.aborted) return read;
-    await delay(FOLLOW_POLL_MS, undefined, { signal }).catch(() => undefined); // aborted: read one last time
+    await pause(FOLLOW_POLL_MS, signal).catch(() => undefined); // aborted: read one last time
   }
 }
 
