@@ -212,6 +212,16 @@ describe("a value that is not allowed", () => {
     expect(error.message).toMatch(new RegExp(`^"?${name}"? in .*\\. Allowed: an object`));
   });
 
+  it("the error for a file that is not an object shows how to write one, and the error for an unknown key lists a short section", async () => {
+    await using folder = new Folder();
+    folder.write(folder.userFile, []);
+    expect(folder.refusal().suggestions).toEqual([
+      'Put the settings between { and }, for example {"isolation": "per-user"}.',
+    ]);
+    folder.write(folder.userFile, at("lock.a", 1));
+    expect(folder.refusal().message).toMatch(/\. Allowed in lock: ttl$/);
+  });
+
   it("a value that is nested too deep to be printed is refused", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, `{"store": ${"[".repeat(100_000)}${"]".repeat(100_000)}}`);
@@ -303,10 +313,14 @@ describe("secrets", () => {
       folder.write(folder.userFile, at(name, value));
       return folder.refusal().message;
     };
-    expect(messageOf("session.model", `${long} latest`)).toContain(`is "${long} latest". Allowed: the name of a model`);
-    expect(messageOf("host.name", `${long}_1`)).toContain(`is "${long}_1". Allowed`);
-    expect(messageOf("session.model", `${token} latest`)).toContain('is "*** latest". Allowed');
-    expect(messageOf("provider.baseUrl", long)).toContain('is "***". Allowed');
+    expect(messageOf("session.model", `${long} latest`)).toContain(
+      `is "${long} latest", which contains a blank. Allowed: the name`,
+    );
+    expect(messageOf("host.name", `${long}_1`)).toContain(`is "${long}_1", which contains "_". Allowed`);
+    expect(messageOf("session.model", `${token} latest`)).toContain('is "*** latest", which contains a blank. Allowed');
+    expect(messageOf("provider.baseUrl", long)).toContain(
+      'is "***", which does not start with http:// or https://. Allowed',
+    );
   });
 
   it("a store's password is refused in a flag, where others could read it, and allowed in a variable", async () => {

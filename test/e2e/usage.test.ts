@@ -165,6 +165,37 @@ describe("a command line with a mistake", () => {
     });
   });
 
+  it.each([
+    [["token:issue"], /^There is no command "token:issue"\.$/, "copilotfleet token issue"],
+    [["store", "x"], /^There is no command "store x"\.$/, "copilotfleet store migrate"],
+    [["token", "x"], / Allowed: token issue, token list or token revoke\.$/, "copilotfleet token --help"],
+    [
+      ["token", "revoke", "--nonsense"],
+      / Allowed: --json, .*--user, .* or --help\.$/,
+      "copilotfleet token revoke --help",
+    ],
+    [["create", "--nonsense"], /^There is no flag "--nonsense"\.$/, "copilotfleet create --help"],
+    [["lock", "s", "--user", "a", "--"], /^COMMAND is missing/, "copilotfleet lock s --user a -- COMMAND"],
+    [["deploy", "kubernetes", "--replicas", "3"], /^--replicas 3 needs/, "--replicas 3 --redis-secret NAME"],
+    [
+      ["store", "migrate", "--to", "x y"],
+      /which contains a blank/,
+      "For example, write --to redis://127.0.0.1:6379/0.",
+    ],
+    [["spawn", "--user", "a", "--count", "2000"], /which is more than 1000\./, "For example, write --count 1000."],
+  ])(
+    "the error for the command line %j lists what is allowed, if that is short, and gives the line to type",
+    async (args, message, advice) => {
+      const end = args.indexOf("--");
+      const ran = await fleet.run(
+        end === -1 ? [...args, "--json"] : [...args.slice(0, end), "--json", ...args.slice(end)],
+      );
+      const { error } = ran.json<{ error: ErrorShape }>();
+      expect(error.message).toMatch(message);
+      expect(error.suggestions).toContainEqual(expect.stringContaining(advice));
+    },
+  );
+
   it("the error for a command line with control characters shows them escaped", async () => {
     for (const args of [
       ["\u001b[31mps"],
