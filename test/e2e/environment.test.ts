@@ -1,8 +1,8 @@
-import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished } from "vitest";
 import { type ErrorShape, RAW, TestFleet, testFleet } from "../fixtures/commands/cli.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { processesWith } from "../fixtures/processes.js";
@@ -48,7 +48,8 @@ describe("a state folder", () => {
     ],
     ["below a file", () => undefined, /below something that is not a folder/, null],
   ] as const)("every command refuses a state folder that is %s", async (what, make, message, wayOut) => {
-    const name = unused(what.replaceAll(" ", "-"));
+    const name = what.replaceAll(" ", "-");
+    onTestFinished(() => rmSync(join(fleet.folder, name), { recursive: true, force: true }));
     const path = what === "below a file" ? "/etc/hostname/state" : join(fleet.folder, name);
     make(path);
     const before = readdirSync(fleet.folder, { recursive: true }).sort();
