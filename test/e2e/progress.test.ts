@@ -233,8 +233,8 @@ describe("a command that waits for an answer of a server", () => {
       expect(terminal.screen.lines.filter((line) => progress.test(line))).toEqual([]);
     } finally {
       process.kill(pid, "SIGCONT");
+      model.release();
+      await sending.done;
     }
-    model.release();
-    await sending.done;
   });
 });
