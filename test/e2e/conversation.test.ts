@@ -1,6 +1,7 @@
-import { existsSync, rmSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
+import { historyPath } from "../../src/runtime/history/session-state.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -115,7 +116,11 @@ describe("send", () => {
   });
 
   it("send fails at once with exit code 7 when the server is killed during the turn", async () => {
-    const turn = await fleet.turn("alice", "talk", "!delay 60000 x", ["--json"]);
+    const prompt = `!delay 60000 ${unused("x")}`;
+    const turn = await fleet.turn("alice", "talk", prompt, ["--json"]);
+    // A prompt that is not in the history of a dead server has not begun, so it would be sent again.
+    const history = historyPath((await fleet.record("alice")).home, "talk");
+    await eventually("the prompt", () => existsSync(history) && readFileSync(history, "utf8").includes(prompt));
     await kill("alice");
     const ran = await turn.done;
     expect(ran).toMatchObject({ code: 7, stderr: "" });
