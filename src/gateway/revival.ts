@@ -1,4 +1,4 @@
-import { setTimeout as delay } from "node:timers/promises";
+import { setTimeout as delay, setImmediate as immediate } from "node:timers/promises";
 import type { DoorState } from "./state/door/door-state.js";
 import { peerLinkId } from "./state/links.js";
 
@@ -68,6 +68,8 @@ export class Revival {
     const { closed, clients } = this.#state;
     while (!closed.aborted) {
       await this.#pause(UNLOADS_POLL_MS);
+      // If this process was suspended, read the events that have arrived meanwhile before concluding that none came.
+      await immediate();
       for (const client of clients) client.noticeUnloads();
     }
   }

@@ -24,7 +24,7 @@ export interface TakeoverContext {
 const POLL_MS = 50;
 
 /**
- * Takes over sessions that no host has any more, as decision 10 describes
+ * Takes over the sessions of hosts that are gone, as decision 10 describes
  * (docs/decisions/0010-hosts-by-terms-and-copies.md). If the process is killed, the next process that wants the session, on
  * any host, continues from the same source.
  */

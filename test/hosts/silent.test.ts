@@ -16,14 +16,12 @@ describe.skipIf(problem !== undefined)("a command that needs an answer from anot
   });
   afterAll(() => redis.end());
 
+  /** Two hosts with a long TTL, so that a host still counts as alive while it is suspended. */
+  const pair = () =>
+    new TestHosts({ redis, names: ["h1", "h2"], storage: "local", env: { COPILOTFLEET_HOST_TTL: "60s" } });
+
   it("gets the other host's answer in route and evict, and fails when that host is silent or gone", async () => {
-    await using hosts = new TestHosts({
-      redis,
-      names: ["h1", "h2"],
-      storage: "local",
-      // So h2 still counts as alive while it is suspended.
-      env: { COPILOTFLEET_HOST_TTL: "60s" },
-    });
+    await using hosts = pair();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await hosts.serve();
     await hosts.place("ann", "h1");
@@ -65,12 +63,7 @@ describe.skipIf(problem !== undefined)("a command that needs an answer from anot
   });
 
   it("logs --all -f names a host that falls silent, and goes on with the logs of the other host", async () => {
-    await using hosts = new TestHosts({
-      redis,
-      names: ["h1", "h2"],
-      storage: "local",
-      env: { COPILOTFLEET_HOST_TTL: "60s" },
-    });
+    await using hosts = pair();
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     await hosts.serve();
     const users = { ann: "h1", bob: "h2", amy: "h1", ben: "h2" };

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { TokenHolder } from "../../identity/tokens.js";
 import type { ServerRecord } from "../../model/server.js";
-import { loadMark } from "../../runtime/history/session-state.js";
+import { loadIdentity } from "../../runtime/history/session-state.js";
 import { toolsIn } from "../policy/members.js";
 import type { Protocol } from "../policy/protocols.js";
 import type { Params } from "../wire/client-message.js";
@@ -33,7 +33,7 @@ export interface Attachment {
   asked: Params;
   /** Whether the other end of that link has the session open for this client, as far as we know. */
   attached: boolean;
-  /** The server's load of the session that the client is attached to (see {@link loadMark}). Null if unknown. */
+  /** Identifies the server's load of the session that the client is attached to. Null if unknown. */
   load: string | null;
   /** The load that had already ended when {@link ClientState.noticeUnloads} last looked. Null if it had not ended. */
   endedLoad: string | null;
@@ -158,7 +158,7 @@ export class ClientState implements Fellow {
   }
 
   #loadNow({ sessionId }: Attachment, { server }: ServerLink): string | null {
-    return server.process && loadMark(this.homeOf(sessionId, server), sessionId, server.process.pid);
+    return server.process && loadIdentity(this.homeOf(sessionId, server), sessionId, server.process.pid);
   }
 
   /** The session is no longer in its server's memory. */

@@ -155,7 +155,7 @@ export function isLoadedBy(home: string, sessionId: string, pid: number): boolea
  * Identifies the load of a session by the server with this PID: the server creates the file each time that it loads the
  * session. Null if the server does not have the session loaded. One system call, because the front door asks this often.
  */
-export function loadMark(home: string, sessionId: string, pid: number): string | null {
+export function loadIdentity(home: string, sessionId: string, pid: number): string | null {
   try {
     const { ino, ctimeNs } = lstatSync(join(sessionFolderPath(home, sessionId), `inuse.${pid}.lock`), { bigint: true });
     return `${ino}:${ctimeNs}`;
