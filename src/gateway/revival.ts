@@ -68,7 +68,7 @@ export class Revival {
     const { closed, clients } = this.#state;
     while (!closed.aborted) {
       await this.#pause(UNLOADS_POLL_MS);
-      // If this process was suspended, read the events that have arrived meanwhile before concluding that none came.
+      // After a suspension of this process, read the events that have arrived before concluding that none came.
       await immediate();
       for (const client of clients) client.noticeUnloads();
     }
