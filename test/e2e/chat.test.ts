@@ -207,9 +207,11 @@ describe("a chat whose terminal is stopped or gone", () => {
     chat.type(CTRL_Z);
     await chat.screenShows(/the shell/);
     chat.type("\r");
+    // One status line is from before the stop, and one is from after it. Wait for it, because until then the terminal makes
+    // a newline of the Enter key.
+    await eventually("the prompt after fg", async () => (await chat.statusLines()) === 2);
     await chat.send("back again", /\[turn 1\] back again/);
     expect((await chat.rows()).join("\n")).toContain("the shell");
-    // One status line is from before the stop, and one is from after it.
     expect(await chat.statusLines()).toBe(2);
   });
 
