@@ -132,7 +132,7 @@ export const frameSize = () =>
     "mb",
   );
 
-export const ALLOWED_MODEL = 'the name of a model (1 to 200 ASCII characters without blanks), such as "gpt-5"';
+export const ALLOWED_MODEL = 'the name of a model (1 to 200 ASCII characters without spaces), such as "gpt-5"';
 export const modelFault = (name: string) => textFault(name, { characters: /[\x21-\x7e]/, longest: 200 });
 export const modelName = () =>
   textThat(ALLOWED_MODEL, (name) => modelFault(name) === null, {

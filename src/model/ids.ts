@@ -1,6 +1,14 @@
 import { randomUUID } from "node:crypto";
 import { sha256 } from "../config/values/text.js";
-import { ALLOWED_USER, idFault, isReserved, readUser, similarId, userFault } from "../config/values/user-id.js";
+import {
+  ALLOWED_USER,
+  allowedId,
+  idFault,
+  isReserved,
+  readUser,
+  similarId,
+  userFault,
+} from "../config/values/user-id.js";
 import { FleetError, option, quote } from "../errors.js";
 
 /** Checks a user id. Returns it in Unicode normal form C. */
@@ -10,7 +18,7 @@ export function validateUser(value: string, name = option("user")): string {
   const text = String(value);
   throw new FleetError(
     "FLEET_USER_INVALID",
-    `${name} ${quote(value)} is not a user id: it ${userFault(text)}. Allowed: ${ALLOWED_USER}`,
+    `${name} ${quote(value)} is not a user id: it ${userFault(text)}. Allowed: ${allowedId(text, ALLOWED_USER)}`,
     {
       suggestions: [`Use an id such as "${similarId(text, "alice")}".`],
     },
@@ -23,7 +31,7 @@ export function userDigest(user: string): string {
 }
 
 const ALLOWED_SESSION =
-  'up to 128 characters of A-Z, a-z, 0-9, ".", "_" and "-", but not "-" first, such as "review-1"';
+  'an id of A-Z, a-z, 0-9, ".", "_" and "-" (at most 128 characters), not starting with "-", such as "review-1"';
 const SESSION = /^[A-Za-z0-9._-]{1,128}$/;
 
 /** Whether the text may be the id of a session, and so the name of its folder. */
@@ -45,7 +53,7 @@ export function validateSessionId(value: string, name = option("sessionId")): st
   if (typeof value !== "string" || !isSessionId(value) || value.startsWith("-") || isReserved(value)) {
     const text = String(value);
     const why = idFault(text, /[A-Za-z0-9._-]/, `has ${text.length} characters`);
-    const message = `${name} ${quote(value)} is not a session id: it ${why}. Allowed: ${ALLOWED_SESSION}`;
+    const message = `${name} ${quote(value)} is not a session id: it ${why}. Allowed: ${allowedId(text, ALLOWED_SESSION)}`;
     const isNew = name === "--id";
     throw new FleetError("FLEET_SESSION_ID_INVALID", message, {
       suggestions: [

@@ -55,7 +55,7 @@ function checkToken(token: string, source: string): string {
         ? `has ${token.length} characters. Allowed: at most ${LONGEST_TOKEN}`
         : /^[\x21-\x7e]+$/.test(token)
           ? null
-          : "contains blanks, line breaks or other characters that no token has";
+          : "contains spaces, line breaks or other characters that no token has";
   if (fault === null) return token;
   throw new FleetError("FLEET_TOKEN_INVALID", `The token from ${source} ${fault}`, {
     suggestions: [`Put the token, and nothing else, into ${source}.`],

@@ -53,7 +53,7 @@ function readKey(name: string, env: Environment): string {
   const key = env[name];
   if (key !== undefined && /^[\x21-\x7e]+$/.test(key)) return key;
   const fault =
-    key === undefined ? "is not set" : key === "" ? "is empty" : "contains blanks or other characters that no key has";
+    key === undefined ? "is not set" : key === "" ? "is empty" : "contains spaces or other characters that no key has";
   throw new FleetError(
     "FLEET_MODEL_UNCONFIGURED",
     `${name}, which provider.apiKeyEnv names for the model's key, ${fault}`,

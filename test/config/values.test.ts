@@ -314,10 +314,10 @@ describe("secrets", () => {
       return folder.refusal().message;
     };
     expect(messageOf("session.model", `${long} latest`)).toContain(
-      `is "${long} latest", which contains a blank. Allowed: the name`,
+      `is "${long} latest", which contains a space. Allowed: the name`,
     );
     expect(messageOf("host.name", `${long}_1`)).toContain(`is "${long}_1", which contains "_". Allowed`);
-    expect(messageOf("session.model", `${token} latest`)).toContain('is "*** latest", which contains a blank. Allowed');
+    expect(messageOf("session.model", `${token} latest`)).toContain('is "*** latest", which contains a space. Allowed');
     expect(messageOf("provider.baseUrl", long)).toContain(
       'is "***", which does not start with http:// or https://. Allowed',
     );

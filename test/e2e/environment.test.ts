@@ -228,7 +228,7 @@ describe("a GitHub token", () => {
       ["--token-env", "BLANK"],
       { BLANK: "gho_ab cd" },
       "FLEET_TOKEN_INVALID",
-      /contains blanks/,
+      /contains spaces/,
     ],
     ["a file that is not there", ["--token-file", "/nowhere"], {}, "FLEET_TOKEN_UNAVAILABLE", /does not exist/],
     ["a file that everybody can read", ["--token-file", "/etc/hostname"], {}, "FLEET_TOKEN_INVALID", /mode 644/],

@@ -200,7 +200,7 @@ describe("init with flags", () => {
       "--api-key-env is not the name of a variable",
     ],
     [["--provider", "github", "--token-env", "ghp_canary01"], "--token-env is not the name of a variable"],
-    [["--provider", "openai", "--model", "a b"], '--model is "a b", which contains a blank.'],
+    [["--provider", "openai", "--model", "a b"], '--model is "a b", which contains a space.'],
   ])("init without a terminal and with the flags %j is refused: %s", async (flags, message) => {
     const cwd = project();
     const error = await fleet.refusal(2, ["init", ...flags], { cwd });

@@ -72,7 +72,7 @@ describe("a command line with a mistake", () => {
     ],
     [
       ["list", "--user"],
-      expect.stringMatching(/^--user needs a value\. Allowed: up to 128 bytes of letters/),
+      expect.stringMatching(/^--user needs a value\. Allowed: an id of letters/),
       "For example, write --user alice.",
     ],
     [
@@ -97,7 +97,7 @@ describe("a command line with a mistake", () => {
     [["restart", "a", "--user", "a"], /ids of servers, or --user USER, or --all/],
     [["send", "s", " ", "--user", "a"], /prompt is empty/],
     [["create", "--user", "a", "--prompt", ""], /--prompt is "", which is empty/],
-    [["resume", "s", "--user", "a", "--prompt", " "], /--prompt is " ", which contains only blanks/],
+    [["resume", "s", "--user", "a", "--prompt", " "], /--prompt is " ", which contains only spaces/],
     [["deploy", "kubernetes", "--replicas", "3"], /^--replicas 3 needs a store in Redis, and the store is "file"/],
     [
       ["deploy", "kubernetes", "--replicas", "0"],
@@ -113,7 +113,7 @@ describe("a command line with a mistake", () => {
     ],
     [
       ["deploy", "kubernetes", "--image", "a b"],
-      /--image is "a b", which contains a blank\. Allowed: the name of an image/,
+      /--image is "a b", which contains a space\. Allowed: the name of an image/,
     ],
     [
       ["deploy", "kubernetes", "--storage", "nfs"],
@@ -134,11 +134,11 @@ describe("a command line with a mistake", () => {
     ],
     [
       ["deploy", "systemd", "--run-as", "a b"],
-      /--run-as is "a b", which contains a blank\. Allowed: the name of a Linux account/,
+      /--run-as is "a b", which contains a space\. Allowed: the name of a Linux account/,
     ],
     [
       ["deploy", "systemd", "--output", " "],
-      /--output is " ", which contains only blanks\. Allowed: the path of a folder/,
+      /--output is " ", which contains only spaces\. Allowed: the path of a folder/,
     ],
     [["store", "migrate"], /--to or --to-env is missing/],
     [["store", "migrate", "--to", "file", "--to-env", "X"], /--to and --to-env cannot be used together/],
@@ -179,7 +179,7 @@ describe("a command line with a mistake", () => {
     [["deploy", "kubernetes", "--replicas", "3"], /^--replicas 3 needs/, "--replicas 3 --redis-secret NAME"],
     [
       ["store", "migrate", "--to", "x y"],
-      /which contains a blank/,
+      /which contains a space/,
       "For example, write --to redis://127.0.0.1:6379/0.",
     ],
     [["spawn", "--user", "a", "--count", "2000"], /which is more than 1000\./, "For example, write --count 1000."],

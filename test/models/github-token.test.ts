@@ -86,10 +86,10 @@ describe("a token from a variable or a file", () => {
   it.each([
     ["empty", "", "is empty"],
     ["a line break alone", "\n", "is empty"],
-    ["with a blank inside", "gho_can ary", "contains blanks"],
-    ["with a blank before", " gho_canary", "contains blanks"],
-    ["of two lines", "gho_canary\ngho_canary\n", "contains blanks"],
-    ["with a control character", "gho_canary\u0007", "contains blanks"],
+    ["with a blank inside", "gho_can ary", "contains spaces"],
+    ["with a blank before", " gho_canary", "contains spaces"],
+    ["of two lines", "gho_canary\ngho_canary\n", "contains spaces"],
+    ["with a control character", "gho_canary\u0007", "contains spaces"],
     ["longer than 4096 characters", "canary".repeat(700), "has 4200 characters. Allowed: at most 4096"],
   ])("a GitHub token (%s) is refused and not shown", async (_, token, fault) => {
     for (const source of [

@@ -25,8 +25,8 @@ describe("resolveProvider", () => {
   it.each([
     ["missing", undefined, "is not set"],
     ["empty", "", "is empty"],
-    ["with a blank", "sk canary", "contains blanks"],
-    ["with a line break", "sk-canary\nX-Evil: 1", "contains blanks"],
+    ["with a blank", "sk canary", "contains spaces"],
+    ["with a line break", "sk-canary\nX-Evil: 1", "contains spaces"],
   ])("resolveProvider refuses a model key (%s), and never shows the key", (_, key, fault) => {
     const error = refusalOf(() => resolveProvider(remote, { A_KEY: key }));
     expect(error).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED", exit: 3 });

@@ -38,7 +38,7 @@ describe("a user id", () => {
       fc.property(fc.string({ unit: "binary", maxLength: 140 }), (value) => {
         const { taken, refused } = outcome(validateUser, value);
         if (taken === undefined) {
-          expect(refused).toContain("Allowed: up to 128 bytes");
+          expect(refused).toContain("(at most 128 bytes)");
           expect(refused).not.toMatch(RAW);
           return;
         }
@@ -92,6 +92,25 @@ describe("a session id", () => {
       }),
       { numRuns: 500 },
     );
+  });
+
+  it.each([
+    ["constructor", "a reserved word"],
+    ["__proto__", "a reserved word"],
+    ["..", "stands for a folder"],
+  ])("the error for %j states why, and its rule does not admit this id", (id, why) => {
+    const { refused } = outcome(validateSessionId, id);
+    expect(refused).toContain(why);
+    expect(refused).toContain("Allowed: another id of ");
+  });
+
+  it.each([
+    ["a b", "it contains a space"],
+    ["a\tb", 'it contains "\\u{9}"'],
+    ["a/b", 'it contains "/"'],
+  ])("the error for %j names the character that an id cannot have", (id, why) => {
+    expect(outcome(validateSessionId, id).refused).toContain(why);
+    expect(outcome(validateUser, id).refused).toContain(why);
   });
 
   it("newSessionId makes a valid session id from any purpose text, and a different one at each call", () => {

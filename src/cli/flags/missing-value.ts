@@ -15,7 +15,7 @@ const KINDS: Readonly<Record<string, string>> = {
   MODEL: "the name of a model, such as gpt-5",
   PATH: "the path of a file, such as ./.copilotfleet.json",
   STORE: 'the store "file", or the URL of a Redis, such as redis://127.0.0.1:6379/0',
-  TEXT: 'a text, in quotes if it has blanks, such as "review"',
+  TEXT: 'a text, in quotes if it has spaces, such as "review"',
   TOKEN: 'the token that "copilotfleet lock" printed',
   USER: "the id of a user, such as alice",
   URL: "a URL, such as https://api.openai.com/v1",

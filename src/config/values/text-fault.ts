@@ -1,7 +1,7 @@
 import { quote } from "../../errors.js";
 
 /*
- * Each function states why a text is refused, as a part of a sentence: "which contains a blank". It returns null if it
+ * Each function states why a text is refused, as a part of a sentence: "which contains a space". It returns null if it
  * knows no reason.
  */
 
@@ -17,17 +17,23 @@ export interface TextRule {
 export function textFault(text: string, { characters, first, last, longest = Infinity }: TextRule): string | null {
   if (text === "") return "which is empty";
   const wrong = [...text].find((character) => !characters.test(character));
-  if (wrong !== undefined) return `which contains ${/\s/.test(wrong) ? "a blank" : quote(wrong)}`;
+  if (wrong !== undefined) return `which contains ${nameCharacter(wrong)}`;
   const [begin, end] = [text.slice(0, 1), text.slice(-1)];
   if (first?.test(begin) === false) return `which starts with ${quote(begin)}`;
   if (last?.test(end) === false) return `which ends with ${quote(end)}`;
   return text.length > longest ? `which has ${text.length} characters` : null;
 }
 
+/** A character in a message. */
+export function nameCharacter(character: string): string {
+  return character === " " ? "a space" : quote(character);
+}
+
 /** For a text that must not be blank. */
 export function blankFault(text: string): string | null {
   if (text === "") return "which is empty";
-  return text.trim() === "" ? "which contains only blanks" : null;
+  if (text.trim() !== "") return null;
+  return `which contains only ${/^ +$/.test(text) ? "spaces" : "white space"}`;
 }
 
 export function wholeNumberFault(text: string, [min, max]: readonly [number, number]): string | null {

@@ -1,10 +1,16 @@
 import { quote } from "../../errors.js";
+import { nameCharacter } from "./text-fault.js";
 
 /** Properties that every object has. A plain object with users or sessions as keys must not get one of these as a key. */
 const RESERVED = new Set(Object.getOwnPropertyNames(Object.prototype).concat("prototype"));
 
 export const ALLOWED_USER =
-  'up to 128 bytes of letters, digits and the characters "._@+-", but neither "." nor "-" first, such as "alice"';
+  'an id of letters, digits and . _ @ + - (at most 128 bytes), not starting with . or -, such as "alice"';
+
+/** The text after "Allowed:" in a message about an id. `rule` alone would admit a text that is refused as a whole. */
+export function allowedId(text: string, rule: string): string {
+  return isReserved(text) || isFolder(text) ? rule.replace(/^an id/, "another id") : rule;
+}
 
 /**
  * States why a text is not the id of a user or of a session. `allowed` matches each character that may be in it.
@@ -14,12 +20,12 @@ export function idFault(text: string, allowed: RegExp, length: string): string {
   if (text === "") return "is empty";
   if (isReserved(text)) return "is a reserved word";
   const wrong = [...text].find((character) => !allowed.test(character));
-  if (wrong !== undefined) return `contains ${/\s/.test(wrong) ? "a blank" : quote(wrong)}`;
-  if (text === "." || text === "..") return "is the name of a folder";
+  if (wrong !== undefined) return `contains ${nameCharacter(wrong)}`;
+  if (isFolder(text)) return "stands for a folder";
   return /^(?:[.-]|\p{M})/u.test(text) ? `starts with ${quote(text[0])}` : length;
 }
 
-/** States why a text is not the id of a user: "is empty", "contains a blank". */
+/** States why a text is not the id of a user: "is empty", "contains a space". */
 export function userFault(text: string): string {
   return idFault(text, /[\p{L}\p{M}\p{Nd}._@+-]/u, `has ${Buffer.byteLength(text)} bytes`);
 }
@@ -32,6 +38,10 @@ export function similarId(text: string, usual: string): string {
     .replace(/^-+|-+$/g, "");
   if (plain === "") return usual;
   return isReserved(text) ? `${plain}-1` : plain;
+}
+
+function isFolder(text: string): boolean {
+  return text === "." || text === "..";
 }
 
 /** Whether the text is reserved, so that it cannot be an id. */
