@@ -26,10 +26,11 @@ const serve: Suggestion = "copilotfleet serve # supervises the servers and opens
 const settings: Suggestion = "copilotfleet config show # shows every setting and its origin";
 const smoke: Suggestion = "copilotfleet smoke # tries each feature once, offline";
 const spawn: Suggestion = "copilotfleet spawn --user USER # starts the server of a user";
-const stop: Suggestion = "copilotfleet stop SERVER # waits for turns, then stops a server";
+const stop: Suggestion = "copilotfleet stop SERVER # waits for running turns, then stops a server";
 const stopAll: Suggestion = "copilotfleet stop --all # stops all servers and keeps the sessions";
 const systemd: Suggestion = "copilotfleet deploy systemd # prints units that start the fleet at boot";
-const token: Suggestion = "copilotfleet token issue --user USER # prints a token for the front door";
+const token: Suggestion =
+  "copilotfleet token issue --user USER # prints a token with which clients connect to the fleet";
 const tokens: Suggestion = "copilotfleet token list # lists the tokens of the front door";
 const top: Suggestion = "copilotfleet top # shows the fleet live";
 const transcript: Suggestion = "copilotfleet transcript SESSION --user USER # prints a conversation";

@@ -13,7 +13,9 @@ import { unmarked } from "./prompt/prompt.js";
 export async function usageError(error: Error, command: typeof Command): Promise<FleetError> {
   const unknown = "flags" in error ? flagNames(error.flags) : [];
   const known = { ...command.baseFlags, ...command.flags };
-  const flags = ["json", ...Object.keys(known), "help"].map((name) => `--${name}`);
+  // The flags of every command come last.
+  const names = [...Object.keys(command.flags ?? {}), ...Object.keys(command.baseFlags ?? {}), "json", "help"];
+  const flags = [...new Set(names)].map((name) => `--${name}`);
   const [word, ...words] = unexpectedOf(error);
   const typed = typedIn(error);
   const isMissing = error.message.startsWith("Missing");
@@ -62,14 +64,27 @@ export function unknownCommand(args: readonly string[], config: Config): FleetEr
   const spaced = config.findCommand(topic) !== undefined && topic.includes(":") ? [spoken(topic)] : [];
   const others = inTopic && advice.length + near.length === 0 ? commandsIn(topic, config) : [];
   const only = [...spaced, ...others.filter((_, __, { length }) => length === 1)];
-  const listed = others.length > 1 ? allowedOf(others) : "";
-  return new FleetError("FLEET_USAGE_INVALID", `There is no command ${quoteSafely(written)}.${listed}`, {
+  const listed = others.length > 1 && others.length <= MOST_COMMANDS ? allowedOf(others) : "";
+  const meantCommands = [
+    ...(advice.length > 0 ? advice : near),
+    ...only.map((name): Suggestion => `copilotfleet ${name}`),
+  ];
+  const usual = inTopic || meantCommands.length > 0 ? "" : ` ${USUAL_COMMANDS}`;
+  return new FleetError("FLEET_USAGE_INVALID", `${noCommand(written)}${listed}${usual}`, {
     suggestions: [
-      ...(advice.length > 0 ? advice : near),
-      ...only.map((name): Suggestion => `copilotfleet ${name}`),
-      inTopic ? `copilotfleet ${topic} --help` : "copilotfleet --help",
+      ...meantCommands,
+      inTopic ? `copilotfleet ${topic} --help` : "copilotfleet --help # lists all commands",
     ],
   });
+}
+
+const USUAL_COMMANDS = "Allowed: a command such as create, send, ps or stop.";
+
+/** States why a word is not a command. */
+function noCommand(word: string): string {
+  if (word === "") return 'The command "" is empty.';
+  if (word.startsWith("-")) return `The command is missing before the flag ${quoteSafely(word)}.`;
+  return `There is no command ${quoteSafely(word)}.`;
 }
 
 /** The commands whose names begin with a topic, such as `token`. */
@@ -77,11 +92,12 @@ function commandsIn(topic: string, config: Config): string[] {
   return config.commandIDs.map(spoken).filter((name) => name.startsWith(`${topic} `));
 }
 
-const MOST_LISTED = 8;
+/** The most commands that an error lists. */
+const MOST_COMMANDS = 8;
 
-/** States the allowed words, unless there are too many to read. */
+/** States the allowed words. */
 function allowedOf(words: readonly string[]): string {
-  return words.length > MOST_LISTED ? "" : ` Allowed: ${oneOf(words.join(", "))}.`;
+  return ` Allowed: ${oneOf(words.join(", "))}.`;
 }
 
 /** The commands whose names have as many words as `written`. */

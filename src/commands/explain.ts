@@ -54,8 +54,10 @@ function unknownCode(given: string) {
   const name = word.replace(/^FLEET_?/, "");
   const alike = name.length < 3 ? [] : codes.filter((code) => code.includes(word));
   const near = alike.length > 0 ? alike : nearestOf(name, codes, (code) => code.replace(/^FLEET_/, ""));
-  return usage(`${quote(given)} is not an error code.`, [
+  const allowed =
+    near.length > 0 ? "" : " Allowed: the code of an error, such as FLEET_SESSION_LOCKED, or an exit code.";
+  return usage(`${quote(given)} is not an error code.${allowed}`, [
     ...near.map((code): Suggestion => `copilotfleet explain ${code}`),
-    "copilotfleet explain",
+    "copilotfleet explain # lists all codes",
   ]);
 }

@@ -4,6 +4,7 @@ import { choiceFlag, durationFlag, given, usage } from "../cli/flags/flags.js";
 import { actingUserFlagUnless } from "../cli/flags/user.js";
 import { warnOfClosedPool } from "../cli/render/lists/servers.js";
 import { renderPlan, renderRebalanced, renderRoute } from "../cli/render/route.js";
+import { writeDuration } from "../config/values/duration.js";
 import type { Rebalanced, RouteView } from "../fleet/options.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
 
@@ -43,7 +44,13 @@ export default class Route extends FleetCommand {
     if (strategy !== undefined && user === undefined)
       throw usage("--strategy needs --user.", [`copilotfleet route --user USER --strategy ${strategy}`]);
     if (wait !== undefined && !rebalance)
-      throw usage("--wait needs --rebalance.", ["copilotfleet route --rebalance --wait 30s"]);
+      throw usage(
+        plan ? "--plan and --wait cannot be used together, because --plan moves nobody." : "--wait needs --rebalance.",
+        [
+          ...(plan ? (["copilotfleet route --plan # shows the plan"] as const) : []),
+          `copilotfleet route --rebalance --wait ${writeDuration(wait)} # moves users between hosts`,
+        ],
+      );
     return await this.withFleet(async (fleet) => {
       using _ = this.progress(rebalance ? "Moving users" : "Asking all hosts");
       if (rebalance) return this.#show(await fleet.hosts.rebalance(given({ waitMs: wait })), renderRebalanced);

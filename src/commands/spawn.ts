@@ -1,7 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
 import { durationFlag, folderFlag, given, integerFlag, usage, variableFlag } from "../cli/flags/flags.js";
-import { tokenSourceFromFlags } from "../cli/flags/token.js";
+import { namingTokenFlag, tokenSourceFromFlags } from "../cli/flags/token.js";
 import { actingUserFlagUnless } from "../cli/flags/user.js";
 import { renderServers } from "../cli/render/lists/servers.js";
 import type { ServerView } from "../pool/server.js";
@@ -30,6 +30,7 @@ export default class Spawn extends FleetCommand {
       "count",
       "start the servers of the users USER-1 to USER-N; 1 starts the server of USER",
       [1, 1_000],
+      { example: 2 },
     ),
     shared: Flags.boolean({ description: "start one more shared server" }),
     "token-env": variableFlag("environment variable that holds the GitHub token", "GITHUB_TOKEN"),
@@ -40,8 +41,13 @@ export default class Spawn extends FleetCommand {
 
   async run(): Promise<Spawned | SpawnedMany> {
     const { flags } = await this.parse(Spawn);
-    if (flags.count !== undefined && (flags.shared || flags.user === undefined))
-      throw usage("--count needs --user USER.", [`copilotfleet spawn --user USER --count ${flags.count}`]);
+    if (flags.count !== undefined && (flags.shared || flags.user === undefined)) {
+      const together = "--shared and --count cannot be used together, because --count starts the servers of users.";
+      throw usage(flags.shared ? together : "--count needs --user USER.", [
+        `copilotfleet spawn --user USER --count ${flags.count}`,
+        ...(flags.shared ? (["copilotfleet spawn --shared"] as const) : []),
+      ]);
+    }
     if ((flags.user === undefined) === !flags.shared)
       throw usage(flags.shared ? "--user and --shared cannot be used together." : "--user or --shared is missing.", [
         "copilotfleet spawn --user USER",
@@ -49,7 +55,7 @@ export default class Spawn extends FleetCommand {
       ]);
     const token = tokenSourceFromFlags(flags["token-env"], flags["token-file"]);
     const request = given({ token, cwd: flags.cwd, waitMs: flags.wait });
-    return await this.withFleet(async (fleet) => {
+    const spawn = this.withFleet(async (fleet) => {
       if (flags.count !== undefined) {
         const user = flags.user ?? "";
         const numbered = Array.from({ length: flags.count }, (_, index) => `${user}-${index + 1}`);
@@ -68,6 +74,10 @@ export default class Spawn extends FleetCommand {
           : await fleet.servers.spawn(flags.user, request);
       this.log(renderServers([result.server], await fleet.hosts.names()));
       return result;
+    });
+    return await namingTokenFlag(flags["token-env"], spawn, {
+      example: "GITHUB_TOKEN",
+      content: "the user's GitHub token",
     });
   }
 }

@@ -2,7 +2,7 @@ import { Args, Flags } from "@oclif/core";
 import { FLAGS_WITHOUT_CONFIG, FleetCommand } from "../cli/base-command.js";
 import { usage } from "../cli/flags/flags.js";
 import { renderTable } from "../cli/render/table.js";
-import { printable, redact } from "../config/values/text.js";
+import { printable, redact, shellQuote } from "../config/values/text.js";
 import { listTrusted, readProjectFile, revokeTrust, type TrustView, trustFile } from "../fleet/trust.js";
 
 interface Trusted {
@@ -46,7 +46,7 @@ export default class Trust extends FleetCommand {
     if (ways.length > 1)
       throw usage(`${ways.join(" and ")} cannot be used together. Give one of them.`, [
         "copilotfleet trust --list",
-        "copilotfleet trust --revoke PATH",
+        `copilotfleet trust --revoke ${revoke === undefined ? "PATH" : shellQuote(printable(redact(revoke)))}`,
       ]);
     const options = { env: process.env, cwd: process.cwd() };
     if (flags.list) return this.#list(listTrusted(options));

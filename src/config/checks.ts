@@ -44,8 +44,8 @@ function checkSharedFolder({ storage }: Config, origins: Map<string, Origin>, { 
 
 function checkStorage({ storage, store, host }: Config, origins: Map<string, Origin>): void {
   if (storage.shared !== null && store.kind === "file") {
-    const message = 'storage.shared is set, but the store "file" belongs to one host. Allowed: a Redis store';
-    throw conflict(["storage.shared", "store"], message, origins);
+    const problem = 'storage.shared is set, but the store "file" belongs to one host';
+    throw conflict(["storage.shared", "store"], [problem, "a Redis store"], origins);
   }
   if (host.advertise === null) return;
   const { host: name, port } = host.advertise;
@@ -53,7 +53,8 @@ function checkStorage({ storage, store, host }: Config, origins: Map<string, Ori
     const given = `${name.includes(":") ? `[${name}]` : name}:${port}`;
     throw invalidValue("host.advertise", given, allowed, origins.get("host.advertise"));
   };
-  if (port === 0) refuse('host:port, as other hosts reach this one, with a port other than 0, such as "10.0.0.1:4300"');
+  if (port === 0)
+    refuse('the host:port at which other hosts reach this one, with a port other than 0, such as "10.0.0.1:4300"');
   // A host that connects to an unspecified address reaches itself.
   if (/^[0.]+$/.test(name) || /^[0:]+$/.test(name)) {
     refuse('the address at which other hosts reach this one, such as "10.0.0.1:4300"');
@@ -62,15 +63,16 @@ function checkStorage({ storage, store, host }: Config, origins: Map<string, Ori
 
 function checkPorts({ ports, pool }: Config, origins: Map<string, Origin>, { uid }: Machine): void {
   if (ports.from > ports.to) {
-    const message = `ports.from (${ports.from}) is greater than ports.to (${ports.to}). Allowed: a ports.from of at most ports.to`;
-    const advice = `For example, set ports.from to ${ports.to} and ports.to to ${ports.from}.` as const;
-    throw conflict(["ports.from", "ports.to"], message, origins, advice);
+    const problem = `ports.from is ${ports.from}, which is more than ports.to, ${ports.to}`;
+    const advice = `For example, set ports.from=${ports.to} and ports.to=${ports.from}.` as const;
+    const allowed = `a ports.from of ${ports.to} or less, or a ports.to of ${ports.from} or more`;
+    throw conflict(["ports.from", "ports.to"], [problem, allowed], origins, advice);
   }
   checkPrivilege("ports.from", ports.from, origins, uid);
   const size = ports.to - ports.from + 1;
   if (pool.servers > size) {
-    const message = `The port range ${ports.from}-${ports.to} has ${countOf(size, "port")} for ${countOf(pool.servers, "server")}. Allowed: at least one port for each server`;
-    throw conflict(["ports.from", "ports.to", "pool.servers"], message, origins);
+    const problem = `The port range ${ports.from}-${ports.to} has ${countOf(size, "port")} for ${countOf(pool.servers, "server")}`;
+    throw conflict(["ports.from", "ports.to", "pool.servers"], [problem, "at least one port for each server"], origins);
   }
 }
 
@@ -84,7 +86,7 @@ function checkAuth({ auth }: Config, origins: Map<string, Origin>): void {
   const named = Object.entries(auth).filter(([, value]) => value !== null);
   if (named.length < 2) return;
   const names = named.map(([part]) => `auth.${part}`);
-  throw conflict(names, `${names.join(" and ")} are both set. Allowed: one source for the token`, origins);
+  throw conflict(names, [`${names.join(" and ")} are both set`, "one source for the token"], origins);
 }
 
 /**
@@ -96,18 +98,18 @@ function checkTools({ isolation, session }: Config, origins: Map<string, Origin>
   const reaching = session.tools?.filter(reachesFiles) ?? [];
   if (reaching.length === 0) return;
   const tools = reaching.map((name) => quote(name)).join(", ");
-  const message =
-    `session.approve is "all", and session.tools has ${tools}, which reach every user's history on a shared server. ` +
-    'Allowed: session.approve "none", or session.tools with "custom:*" and tools that do not reach files';
-  throw conflict(["session.approve", "session.tools", "isolation"], message, origins);
+  const problem = `session.approve is "all", and session.tools has ${tools}, which reach every user's history on a shared server`;
+  const allowed = 'session.approve "none", or session.tools with "custom:*" and tools that do not reach files';
+  throw conflict(["session.approve", "session.tools", "isolation"], [problem, allowed], origins);
 }
 
 function checkHealth({ health }: Config, origins: Map<string, Origin>): void {
   // With a longer timeout, the first missed probe alone would take longer than all allowed failures together.
   const limitMs = health.intervalMs * health.failures;
   if (health.timeoutMs <= limitMs) return;
-  const message = `health.timeout is ${writeDuration(health.timeoutMs)}. Allowed: at most health.interval × health.failures, which is ${writeDuration(limitMs)}`;
-  throw conflict(["health.timeout", "health.interval", "health.failures"], message, origins);
+  const problem = `health.timeout is ${writeDuration(health.timeoutMs)}`;
+  const allowed = `at most health.interval × health.failures, which is ${writeDuration(limitMs)}`;
+  throw conflict(["health.timeout", "health.interval", "health.failures"], [problem, allowed], origins);
 }
 
 function checkServe({ serve }: Config, origins: Map<string, Origin>, { uid }: Machine): void {
@@ -116,8 +118,8 @@ function checkServe({ serve }: Config, origins: Map<string, Origin>, { uid }: Ma
   checkPrivilege("serve.listen", serve.listen.port, origins, uid);
   const same = serve.listen.port === serve.metrics.port && serve.listen.host === serve.metrics.host;
   if (!same || serve.listen.port === 0) return;
-  const message = `serve.listen and serve.metrics both use port ${serve.listen.port}. Allowed: a different port for each`;
-  throw conflict(["serve.listen", "serve.metrics"], message, origins);
+  const problem = `serve.listen and serve.metrics both use port ${serve.listen.port}`;
+  throw conflict(["serve.listen", "serve.metrics"], [problem, "a different port for each"], origins);
 }
 
 /**

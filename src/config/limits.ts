@@ -12,7 +12,7 @@ const limitsOf = (defaults: {
     // Open connections to the front door.
     connections: v.optional(v.nullable(count()), defaults.connections),
     // Sessions in any state.
-    sessions: v.optional(v.nullable(count()), defaults.sessions),
+    sessions: v.optional(v.nullable(count({ example: defaults.sessions ?? 100_000 })), defaults.sessions),
     // Unanswered requests at the front door.
     requestsInFlight: v.optional(v.nullable(count()), defaults.requestsInFlight),
     // Bytes in the buffers of the front door: unfinished frames, unanswered requests, unread data.

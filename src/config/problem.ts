@@ -1,7 +1,8 @@
 import { FleetError, type FleetErrorCode, isFleetError, quote, type Suggestion } from "../errors.js";
-import { findKey, type Key, nearestKeys } from "./keys.js";
+import { findKey, type Key, keyTree, nearestKeys } from "./keys.js";
 import type { Rule } from "./rules.js";
 import { printable, redact, redactTokens } from "./values/text.js";
+import { NOT_A_VARIABLE } from "./values/text-fault.js";
 
 /** The source of a value. `name` is a flag ("--ttl"), an option ("config.session.ttl"), a variable, or a path. */
 export interface Origin {
@@ -40,14 +41,26 @@ export function invalidValue(name: string, value: unknown, allowed: string, orig
   const key = findKey(name.replace(/\[.*/, ""));
   // Otherwise, the value follows the rule of the key, but fails a check together with other values.
   const isOfRule = key?.rule.allowed === allowed || key?.rule.allowed === undefined;
+  const isConcealed = key?.rule.concealed === true && typeof value === "string";
   const problem =
     origin === undefined
       ? `${what} is not set`
-      : `${locate(what, origin)} is ${describeValue(value, origin, { key, isOfRule })}`;
+      : isConcealed
+        ? `The value of ${locate(what, origin)} ${NOT_A_VARIABLE}`
+        : `${locate(what, origin)} is ${describeValue(value, origin, { key, isOfRule })}`;
   const mayBeNull = isOfRule && key?.nullable === true && key.name === name;
-  const orNull = mayBeNull && origin?.from !== "flag" ? nullOf(name) : "";
-  return new FleetError(invalidCode([origin], key?.rule.flagCode), `${problem}. Allowed: ${allowed}${orNull}`, {
+  const orNull = mayBeNull && origin?.from !== "flag" ? orNullOf(name, origin) : "";
+  const rule = origin?.from === "variable" ? asVariable(allowed) : allowed;
+  return new FleetError(invalidCode([origin], key?.rule.flagCode), `${problem}. Allowed: ${rule}${orNull}`, {
     suggestions: [correction(what, origin, exampleFor(name, allowed))],
+  });
+}
+
+/** The text after "Allowed:" for a variable, in which a list has another form than in a file. */
+function asVariable(allowed: string): string {
+  return allowed.replace(/such as (\[.*?\])/, (_, json: string) => {
+    const items = JSON.parse(json) as string[];
+    return `separated by commas, such as ${items.join()}`;
   });
 }
 
@@ -57,9 +70,7 @@ function describeValue(
   origin: Origin,
   { key, isOfRule }: { key: Key | undefined; isOfRule: boolean },
 ): string {
-  const { concealed, fault } = key?.rule ?? {};
-  if (concealed && typeof value === "string")
-    return "not the name of a variable. Its value is not shown, because it may be a secret";
+  const { fault } = key?.rule ?? {};
   const shown = show(value, origin, key?.rule ?? {});
   if (!isOfRule || (typeof value !== "number" && typeof value !== "string")) return shown;
   // Variables are always text.
@@ -69,16 +80,37 @@ function describeValue(
   return problem === null ? shown : `${shown}, ${problem}`;
 }
 
-/** The meaning of null for a key that may be null. */
-function nullOf(name: string): string {
-  if (name === "serve.listen") return ", or null for no front door";
-  return /^(?:limits|recycle)\.|^pool\.idleTimeout$/.test(name) ? ", or null for no limit" : ", or null";
+/** The meaning of null, by key. In the other keys that may be null, it means "no limit". */
+const NULLS: Readonly<Record<string, string>> = {
+  "auth.githubTokenCommand": "none",
+  "auth.githubTokenEnv": "none",
+  "auth.githubTokenFile": "none",
+  "host.advertise": "the address of serve.listen",
+  "host.name": "its previous name or the machine's",
+  provider: "GitHub's own models",
+  "provider.apiKeyEnv": "a service that needs no key",
+  "provider.baseUrl": 'the type "echo"',
+  "runtime.idleTimeout": "the runtime's default",
+  "runtime.path": "the program that the SDK brings",
+  "serve.listen": "no front door (the address for clients)",
+  "session.model": "a model that the runtime chooses",
+  "session.tools": "all tools (none on a shared server)",
+  "storage.shared": "each host's own disk",
+  user: "no default user",
+};
+
+/** The part of "Allowed:" about null. In a variable, null is a word. */
+export function orNullOf(name: string, origin?: Origin): string {
+  return `, or ${origin?.from === "variable" ? "the word null" : "null"} for ${NULLS[name] ?? "no limit"}`;
 }
 
-/** Creates the error for values that are allowed alone but do not fit together. `names` are their keys. */
+/**
+ * Creates the error for values that are allowed alone but do not fit together. `names` are their keys. `allowed` is the
+ * text after "Allowed:".
+ */
 export function conflict(
   names: string[],
-  message: string,
+  [problem, allowed]: readonly [problem: string, allowed: string],
   origins: ReadonlyMap<string, Origin>,
   advice: Suggestion = `Change ${names.join(" or ")}.`,
 ): FleetError {
@@ -87,7 +119,7 @@ export function conflict(
   const places = new Set(given.map(whence));
   const where =
     places.size === 1 ? [...places].join() : names.map((name, at) => `${name}: ${whence(given[at])}`).join("; ");
-  return new FleetError(invalidCode(given, code), `${message} (${where})`, {
+  return new FleetError(invalidCode(given, code), `${problem} (${where}). Allowed: ${allowed}`, {
     suggestions: [advice],
   });
 }
@@ -96,24 +128,23 @@ export function conflict(
 export function unknownKey(name: string, origin: Origin): FleetError {
   if (SECRET.test(name)) return secretInPlace(name, origin);
   const [nearest, ...others] = nearestKeys(name).map((key) => `"${key}"`);
-  const suggestions: Suggestion[] = [
+  const at = origin.from === "file" ? ` in ${place(origin)}` : "";
+  const suggestions: Suggestion[] =
     nearest === undefined
-      ? "copilotfleet config show # lists all keys"
-      : `Did you mean ${[nearest, ...others].slice(0, 3).join(" or ")}?`,
-  ];
+      ? [`Remove ${quote(name)}${at}, or correct its name.`, "copilotfleet config show # lists all keys"]
+      : [`Did you mean ${[nearest, ...others].slice(0, 3).join(" or ")}?`];
   const known = nearest === undefined ? siblingsOf(name) : `; the nearest is ${nearest}`;
   const message = `${quote(name)} is not a key of the configuration (${whence(origin)})${known}`;
   return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions });
 }
 
-/** Lists the keys of the section of an unknown key, unless there are too many to read. */
+/** Lists the keys of the section of an unknown key. */
 function siblingsOf(name: string): string {
   const section = name.slice(0, Math.max(0, name.lastIndexOf(".")));
-  const keys = [...(findKey(section)?.children.keys() ?? [])];
-  return keys.length === 0 || keys.length > MOST_LISTED ? "" : `. Allowed in ${section}: ${keys.join(", ")}`;
+  const { children } = (section === "" ? keyTree() : findKey(section)) ?? { children: new Map() };
+  if (children.size === 0) return "";
+  return `. Allowed ${section === "" ? "at the top level" : `in ${section}`}: ${[...children.keys()].join(", ")}`;
 }
-
-const MOST_LISTED = 10;
 
 /** The name of a setting that would contain a secret. */
 const SECRET = /(?:key|token|secret|password|bearer)$/i;
@@ -147,8 +178,16 @@ function invalidCode(
 function locate(name: string, origin: Origin): string {
   if (origin.from === "option") return origin.name;
   if (origin.from === "flag") return origin.name;
-  if (origin.from === "variable") return `${origin.name} (${name})`;
-  return `${name.includes(".") || name === "The configuration" ? name : `"${name}"`} in ${place(origin)}${origin.line === undefined ? "" : ","}`;
+  if (origin.from === "variable") {
+    const [, key, index] = /^(.*)\[(\d+)\]$/.exec(name) ?? [];
+    return index === undefined ? `${origin.name} (${name})` : `Item ${Number(index) + 1} of ${origin.name} (${key})`;
+  }
+  return `${nameKey(name)} in ${place(origin)}${origin.line === undefined ? "" : ","}`;
+}
+
+/** The name of a key in a sentence. Quotes a name such as "user" that could be a word of the sentence. */
+function nameKey(name: string): string {
+  return name.includes(".") || name === "The configuration" ? name : `"${name}"`;
 }
 
 /** A path, with the line if it is known. */
@@ -171,7 +210,7 @@ function correction(name: string, origin: Origin | undefined, example: unknown):
     return 'Put the settings between { and }, for example {"isolation": "per-user"}.';
   if (origin.from === "file") {
     const entry = example === undefined ? "" : `, for example ${quoteKey(name)}: ${json}`;
-    return `Correct ${name} in ${place(origin)}${entry}.`;
+    return `Correct ${nameKey(name)} in ${place(origin)}${entry}.`;
   }
   if (origin.from === "option") return `Correct ${origin.name}${example === undefined ? "" : `, for example ${json}`}.`;
   const text = Array.isArray(example) ? example.join() : String(example);

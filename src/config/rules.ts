@@ -21,7 +21,7 @@ export interface Rule {
   /** States why a value, or an item of a list, is refused: "which has no unit". Null if it knows no reason. */
   fault?: (given: string) => string | null;
   /** An allowed value, for a key whose default depends on other keys. */
-  example?: string;
+  example?: string | number;
   /** The text after "Allowed:" for a value that breaks this rule. */
   allowed?: string;
   /** The kind of text, for the reference of all keys: "duration", "URL". */
@@ -33,8 +33,8 @@ export interface Rule {
 }
 
 const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
-const allowedVariable = (example: string, characters = "letters, digits, _") =>
-  `the name of an environment variable, never a token or key itself (${characters}), such as "${example}"`;
+const allowedVariable = (secret: string, example: string, characters = "letters, digits, _") =>
+  `the name (${characters}) of the environment variable that contains the ${secret}, such as "${example}"`;
 const MAX_COUNT = 1_000_000;
 const LARGEST_PORT = 65_535;
 
@@ -104,7 +104,7 @@ const whole = (min: number, max: number, rule: Rule) => {
   );
 };
 
-export const count = () => whole(1, MAX_COUNT, {});
+export const count = (rule: Rule = {}) => whole(1, MAX_COUNT, rule);
 export const countOrNone = () => whole(0, MAX_COUNT, {});
 export const port = () => whole(1, LARGEST_PORT, { flagCode: "FLEET_PORT_INVALID" });
 
@@ -151,12 +151,12 @@ export const command = () =>
   textThat('a command for the shell, such as "gh auth token"', isFilled, { fault: blankFault, kind: "command" });
 
 const NAME_OF_VARIABLE: Rule = { concealed: true, kind: "name of a variable" };
-export const variable = () => textThat(allowedVariable("OPENAI_API_KEY"), isVariable, NAME_OF_VARIABLE);
+export const variable = () => textThat(allowedVariable("key", "OPENAI_API_KEY"), isVariable, NAME_OF_VARIABLE);
 
 /** The name of a variable. "{user}" in it is replaced by the user's id. */
 export const userVariable = () =>
   textThat(
-    allowedVariable("GITHUB_TOKEN", 'letters, digits, _, and "{user}" for the id of the user'),
+    allowedVariable("token", "GITHUB_TOKEN", 'letters, digits, _, and "{user}" for the id of the user'),
     (name) => isVariable(name.replaceAll("{user}", "u")),
     NAME_OF_VARIABLE,
   );
@@ -220,7 +220,8 @@ const addressThat = (allowed: string) =>
   });
 export const address = () => addressThat('host:port, such as "127.0.0.1:4300" or "[::1]:4300" (port 0: any free one)');
 /** The address at which other hosts reach this one. */
-export const advertised = () => addressThat('host:port, as other hosts reach this one, such as "10.0.0.1:4300"');
+export const advertised = () =>
+  addressThat('the host:port at which other hosts reach this one, such as "10.0.0.1:4300"');
 
 export function parseAddress(given: string): Address | null {
   const [, ipv6, name, digits = ""] = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):(0|[1-9]\d{0,4})$/.exec(given) ?? [];

@@ -140,7 +140,7 @@ const recycle = v.pipe(
   v.strictObject({
     maxMemory: v.optional(v.nullable(rules.size()), "1gb"),
     maxAge: v.optional(v.nullable(rules.age()), "24h"),
-    maxSessions: v.optional(v.nullable(rules.count()), null),
+    maxSessions: v.optional(v.nullable(rules.count({ example: 1000 })), null),
     // The shortest time between two attempts to recycle the same server.
     pause: v.optional(rules.wait(), "60s"),
   }),

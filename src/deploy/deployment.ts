@@ -86,11 +86,11 @@ export function describe(
 function replicasOf({ replicas }: DeployOptions, hasRedis: boolean): number {
   if (hasRedis || replicas === undefined) return replicas ?? (hasRedis ? 2 : 1);
   if (replicas === 1) return 1;
-  const message = `--replicas ${replicas} needs a store in Redis, and the store is "file", which belongs to one host.`;
+  const message = `--replicas ${replicas} needs a store in Redis, but the store is "file", which works on one host only.`;
   throw new FleetError("FLEET_USAGE_INVALID", message, {
     suggestions: [
-      `copilotfleet deploy kubernetes --replicas ${replicas} --redis-secret NAME # if a Secret has the URL of the Redis`,
-      "Set store to a Redis that all hosts reach.",
+      `copilotfleet deploy kubernetes --replicas ${replicas} --redis-secret NAME # if a Kubernetes Secret contains the Redis URL`,
+      'Or set "store" to a Redis that all hosts reach, such as "redis://HOST:6379/0".',
     ],
   });
 }

@@ -51,9 +51,9 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
   assertTarget(options, config);
   const [from, to] = [show(storeUrl(config)), show(options.to)];
   if (from === to) {
-    const message = `The store ${quote(to)} is already in use, so there is nothing to copy.`;
+    const message = `${options.origin.name} is ${quote(to)}, the store that the fleet uses now, so there is nothing to copy. Allowed: another store`;
     throw new FleetError("FLEET_USAGE_INVALID", message, {
-      suggestions: ["copilotfleet store migrate --to redis://HOST:6379/0"],
+      suggestions: [`copilotfleet store migrate --to ${to === "file" ? "redis://HOST:6379/0" : "file"}`],
     });
   }
   const [origin, target] = [openState(config, stateRoot), openState(config, stateRoot, options.to)];

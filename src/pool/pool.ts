@@ -197,7 +197,7 @@ function notStarted(id: string, cause: unknown): FleetError {
 /** @param start how to start it, as a further suggestion */
 export function serverNotFound(what: string, start?: Suggestion): FleetError {
   return new FleetError("FLEET_SERVER_NOT_FOUND", `There is no ${what}.`, {
-    suggestions: ["copilotfleet ps", ...(start === undefined ? [] : [start])],
+    suggestions: ["copilotfleet ps # lists servers", ...(start === undefined ? [] : [start])],
   });
 }
 

@@ -24,7 +24,9 @@ export function sessionNotFound(id: string): FleetError {
 export function sessionsNotFound(ids: readonly string[], outcome: Readonly<Record<string, unknown>> = {}): FleetError {
   const subject = `${ids.length === 1 ? "Session" : "Sessions"} ${ids.map(quote).join(", ")}`;
   return new FleetError("FLEET_SESSION_NOT_FOUND", `${subject} not found.`, {
-    suggestions: [ids.every(isSessionId) ? "copilotfleet list" : "copilotfleet list -q # prints whole ids"],
+    suggestions: [
+      ids.every(isSessionId) ? "copilotfleet list # lists sessions" : "copilotfleet list -q # prints whole ids",
+    ],
     outcome,
   });
 }

@@ -46,7 +46,7 @@ beforeAll(() => {
   writeFileSync(join(files, "empty.json"), "");
   writeFileSync(join(files, "comma.json"), '{"isolation": "shared",}');
   writeFileSync(join(files, "secret.json"), '{"provider": {"apiKey": "canary"}}');
-  writeFileSync(join(files, "ports.json"), '{"ports": {"from": 6000, "to": 5000}}');
+  writeFileSync(join(files, "order.json"), '{"ports": {"from": 6000, "to": 5000}}');
   writeFileSync(join(files, "unit.json"), '{"session": {"ttl": 3600}}');
   writeFileSync(join(files, "token"), "not-a-token\n", { mode: 0o644 });
   before = tree();
@@ -226,7 +226,7 @@ const WRONG: Readonly<Record<string, readonly Wrong[]>> = {
   ],
   "a file or a variable": [
     ...["missing.json", "folder"].map((name) => ({ args: ["ps", "--config", name], names: name, exit: 3 })),
-    ...["unknown", "far", "deep", "list", "empty", "comma", "secret", "ports", "unit"].map((name) => ({
+    ...["unknown", "far", "deep", "list", "empty", "comma", "secret", "order", "unit"].map((name) => ({
       args: ["ps", "--config", join(files, `${name}.json`)],
       names: `${name}.json`,
       exit: 3,
@@ -297,8 +297,10 @@ describe.each(Object.entries(WRONG))("wrong input: %s", (group, inputs) => {
   );
 });
 
-it("the table has at least 200 wrong inputs", () => {
-  expect(Object.values(WRONG).flat().length).toBeGreaterThanOrEqual(200);
+it("the table has at least 200 wrong inputs, and no two use the same files and words", () => {
+  const lines = Object.values(WRONG).flat().map(describeInput);
+  expect(lines.length).toBeGreaterThanOrEqual(200);
+  expect(lines.filter((line, at) => lines.indexOf(line) !== at)).toEqual([]);
 });
 
 /** Returns the parts of a suggestion that the command line would refuse. Missing arguments and flags do not count. */

@@ -82,16 +82,18 @@ describe("parseDuration", () => {
   });
 
   it.each([
-    ["5", "which has no unit", "Add a unit: s, m, h, d, w or ms, such as 24h."],
+    ["5", "which has no unit", "Add a unit: s, m, h, d, w or ms, such as 5h."],
+    ["0", "which has no unit", "Add a unit: s, m, h, d, w or ms, such as 24h."],
+    ["86400", "which has no unit", "Add a unit: s, m, h, d, w or ms, such as 24h."],
     ["", "which is empty", "Write a number with a unit, such as 24h."],
-    ["-1s", "which is negative", "Write a number with a unit, such as 24h."],
+    ["-1s", "which is negative", "Write a number above 0 with a unit, such as 24h."],
     ["soon", "which is not a number with a unit", "Write a number with a unit, such as 24h."],
     ["1y", 'and "y" is not a unit', "Use a unit: s, m, h, d, w or ms, such as 24h."],
     ["5 parsecs", 'and "parsecs" is not a unit', "Use a unit: s, m, h, d, w or ms, such as 24h."],
     ["3651d", "which is longer than 3650d", "Write a number with a unit, such as 24h."],
     ["0s", "which is too short", "Write a number with a unit, such as 24h."],
   ])(
-    "the error for the duration %j describes the fault with “%s”, and never guesses the unit",
+    "the error for the duration %j describes the fault with “%s”, and gives an example that is allowed",
     (text, problem, advice) => {
       const error = refusalOf(() => parseDuration(text, { name: "--ttl" }));
       expect(error.message).toContain(`${quote(text)}, ${problem}. Allowed: `);

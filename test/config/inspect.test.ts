@@ -172,7 +172,7 @@ describe("a configuration with problems", () => {
       auth: { githubTokenEnv: "A", githubTokenCommand: "b" },
     });
     expect(messages(inspect(folder))).toEqual([
-      expect.stringContaining("is greater than ports.to"),
+      expect.stringContaining("which is more than ports.to"),
       expect.stringContaining("are both set"),
     ]);
   });

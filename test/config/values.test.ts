@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { findKey, keysBelow, keyTree } from "../../src/config/keys.js";
 import type { PartialConfig } from "../../src/config/load/load.js";
+import { orNullOf } from "../../src/config/problem.js";
 import { quote } from "../../src/errors.js";
 import { at, Folder } from "./folder.js";
 
@@ -156,9 +157,36 @@ describe("a value that is not allowed", () => {
     async ({ name }) => {
       await using folder = new Folder();
       folder.write(folder.userFile, at(name, { a: 1 }));
-      expect(folder.refusal().message).toMatch(/, or null(?: for no (?:limit|front door))?$/);
+      expect(folder.refusal().message).toMatch(/, or null for (?:no limit$|(?!no limit))/);
+      expect(/^(?:limits|recycle)\.|^pool\.idleTimeout$/.test(name)).toBe(orNullOf(name).endsWith(" for no limit"));
     },
   );
+
+  it.each([
+    ["COPILOTFLEET_USER", "a b", ', such as "alice", or the word null for no default user'],
+    ["COPILOTFLEET_RUNTIME_ENV", "A,a/b", ", separated by commas, such as HTTPS_PROXY,NO_PROXY, without COPILOT_HOME"],
+  ])(
+    "the error for the variable %s=%j describes what is allowed as one writes it in a variable",
+    async (name, text, allowed) => {
+      await using folder = new Folder();
+      expect(folder.refusal({ env: { [name]: text } }).message).toContain(allowed);
+    },
+  );
+
+  it("the error for an item of a list in a variable names the item by its number", async () => {
+    await using folder = new Folder();
+    expect(folder.refusal({ env: { COPILOTFLEET_RUNTIME_ENV: "A,a/b" } }).message).toMatch(
+      /^Item 2 of COPILOTFLEET_RUNTIME_ENV \(runtime\.env\) is "a\/b", which contains "\/"\. Allowed: /,
+    );
+  });
+
+  it("the error for a value that may be a secret is about the value, not about its variable, which is the name of a variable", async () => {
+    await using folder = new Folder();
+    const { message } = folder.refusal({ env: { COPILOTFLEET_PROVIDER_API_KEY_ENV: "sk-canary" } });
+    expect(message).toMatch(
+      /^The value of COPILOTFLEET_PROVIDER_API_KEY_ENV \(provider\.apiKeyEnv\) is not the name of a variable, and is not shown/,
+    );
+  });
 
   it("the error for a duration without a unit in a variable asks for a unit", async () => {
     await using folder = new Folder();
@@ -212,7 +240,7 @@ describe("a value that is not allowed", () => {
     expect(error.message).toMatch(new RegExp(`^"?${name}"? in .*\\. Allowed: an object`));
   });
 
-  it("the error for a file that is not an object shows how to write one, and the error for an unknown key lists a short section", async () => {
+  it("the error for a file that is not an object shows how to write one, and the error for an unknown key lists the keys of its section", async () => {
     await using folder = new Folder();
     folder.write(folder.userFile, []);
     expect(folder.refusal().suggestions).toEqual([
@@ -220,6 +248,9 @@ describe("a value that is not allowed", () => {
     ]);
     folder.write(folder.userFile, at("lock.a", 1));
     expect(folder.refusal().message).toMatch(/\. Allowed in lock: ttl$/);
+    expect(folder.refusal().suggestions[0]).toBe(`Remove "lock.a" in ${folder.userFile}, line 1, or correct its name.`);
+    folder.write(folder.userFile, { a: 1 });
+    expect(folder.refusal().message).toMatch(/\. Allowed at the top level: isolation, ports, .*, storage, user$/);
   });
 
   it("a value that is nested too deep to be printed is refused", async () => {
@@ -352,8 +383,8 @@ describe("values that do not go together", () => {
     [
       "a first port above the last one",
       { ports: { from: 5000, to: 4000 } },
-      "ports.from (5000) is greater than ports.to (4000)",
-      "a ports.from of at most ports.to",
+      "ports.from is 5000, which is more than ports.to, 4000 (in ",
+      "a ports.from of 4000 or less, or a ports.to of 5000 or more$",
     ],
     [
       "a port range that is smaller than the pool",

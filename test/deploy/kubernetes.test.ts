@@ -214,7 +214,7 @@ describe("secrets", () => {
 
 describe("deployments that cannot run in Kubernetes", () => {
   it.each([
-    [{}, { replicas: 3 }, 2, /^--replicas 3 needs a store in Redis, and the store is "file"/],
+    [{}, { replicas: 3 }, 2, /^--replicas 3 needs a store in Redis, but the store is "file"/],
     [
       REDIS,
       { replicas: 3, maxReplicas: 2 },

@@ -126,7 +126,7 @@ describe("the configuration", () => {
     const env = { COPILOTFLEET_PORTS_FROM: undefined, COPILOTFLEET_PORTS_TO: undefined };
     expect(await refusedByAll(env, cwd)).toMatchObject({
       code: "FLEET_CONFIG_INVALID",
-      message: expect.stringMatching(/5000\) is greater than ports.to/),
+      message: expect.stringMatching(/5000, which is more than ports.to, 4000/),
     });
     chmodSync(file, 0o666);
     expect(await refusedByAll(env, cwd)).toMatchObject({
@@ -221,7 +221,13 @@ describe("a runtime", () => {
 
 describe("a GitHub token", () => {
   it.each([
-    ["a variable that is not set", ["--token-env", "NOT_SET"], {}, "FLEET_TOKEN_UNAVAILABLE", /NOT_SET is not set/],
+    [
+      "a variable that is not set",
+      ["--token-env", "NOT_SET"],
+      {},
+      "FLEET_TOKEN_UNAVAILABLE",
+      /NOT_SET, which --token-env names, is not set/,
+    ],
     ["a variable that is empty", ["--token-env", "EMPTY"], { EMPTY: "" }, "FLEET_TOKEN_INVALID", /is empty/],
     [
       "a variable with a blank in its value",

@@ -182,7 +182,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     await using link = await ControlLink.open({ store, directory }, host());
     await expect(link.call("logEnd", { id: "nobody", lines: 1 }, { limitMs: 5_000 })).rejects.toMatchObject({
       code: "FLEET_SERVER_NOT_FOUND",
-      suggestions: expect.arrayContaining(["copilotfleet ps"]),
+      suggestions: expect.arrayContaining(["copilotfleet ps # lists servers"]),
     });
   });
 

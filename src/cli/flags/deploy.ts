@@ -52,18 +52,20 @@ function checked(
 const label = (name: string, description: string, example: string) =>
   checked(name, description, "NAME", {
     pattern: LABEL,
-    allowed: LABEL_ALLOWED,
+    allowed: `the name of a namespace (${LABEL_ALLOWED})`,
     example,
     text: { characters: /[a-z0-9-]/, first: ALPHANUMERIC, last: ALPHANUMERIC, longest: 63 },
   });
-const subdomain = (name: string, description: string, example: string) =>
+/** @param thing the thing with this name, such as "a Kubernetes Secret" */
+const subdomain = (name: string, description: string, thing: string, example: string) =>
   checked(name, description, "NAME", {
     pattern: SUBDOMAIN,
-    allowed: SUBDOMAIN_ALLOWED,
+    allowed: `the name of ${thing} (${SUBDOMAIN_ALLOWED})`,
     example,
     text: { characters: /[a-z0-9.-]/, first: ALPHANUMERIC, last: ALPHANUMERIC, longest: 200 },
   });
-const number = (name: string, description: string, max: number) => integerFlag(name, description, [1, max]);
+const number = (name: string, description: string, max: number, example: number) =>
+  integerFlag(name, description, [1, max], { example });
 
 /** Flags that Kubernetes and Compose share. */
 export const containerFlags = {
@@ -79,11 +81,11 @@ export const containerFlags = {
   image: Flags.string(
     checked("image", "image to run (default: copilotfleet:VERSION with the version of this command)", "IMAGE", {
       pattern: IMAGE,
-      allowed: "the name of an image, such as registry/path:tag",
-      example: "registry/path:tag",
+      allowed: "the name of an image, such as registry.example/copilotfleet:1.0",
+      example: "registry.example/copilotfleet:1.0",
     }),
   ),
-  replicas: number("replicas", "number of hosts (default: 1 with the file store, otherwise 2)", 100),
+  replicas: number("replicas", "number of hosts (default: 1 with the file store, otherwise 2)", 100, 2),
   storage: choiceFlag(
     "kind of storage",
     "where sessions are stored: local, on a volume of each host; shared, in a folder that all hosts mount",
@@ -93,8 +95,9 @@ export const containerFlags = {
     "servers",
     "servers to plan for on each host (default: pool.servers if isolation is shared, otherwise 20)",
     1000,
+    20,
   ),
-  sessions: number("sessions", "sessions to plan for in the memory of each host (default: 50)", 100_000),
+  sessions: number("sessions", "sessions to plan for in the memory of each host (default: 50)", 100_000, 50),
 };
 
 export const kubernetesFlags = {
@@ -107,14 +110,21 @@ export const kubernetesFlags = {
     "max-replicas",
     "highest number of hosts when scaling by active sessions (default: twice --replicas)",
     200,
+    4,
   ),
   secret: Flags.string(
-    subdomain("secret", "Secret that holds keys and tokens (default: the value of --name)", "copilotfleet"),
+    subdomain(
+      "secret",
+      "Secret that holds keys and tokens (default: the value of --name)",
+      "a Kubernetes Secret",
+      "copilotfleet",
+    ),
   ),
   "redis-secret": Flags.string(
     subdomain(
       "redis-secret",
       "Secret whose key COPILOTFLEET_STORE holds the Redis URL; overrides store",
+      "a Kubernetes Secret that contains the Redis URL",
       "copilotfleet-redis",
     ),
   ),
@@ -126,7 +136,12 @@ export const kubernetesFlags = {
     }),
   ),
   "storage-class": Flags.string(
-    subdomain("storage-class", "storage class of the volume claims (default: the cluster's)", "standard"),
+    subdomain(
+      "storage-class",
+      "storage class of the volume claims (default: the cluster's)",
+      "a StorageClass of the cluster",
+      "standard",
+    ),
   ),
   "monitoring-namespace": Flags.string({
     ...label("monitoring-namespace", "namespace whose pods may read the metrics", "monitoring"),

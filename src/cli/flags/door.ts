@@ -5,7 +5,7 @@ import { addressFault } from "../../config/values/text-fault.js";
 import { quote } from "../../errors.js";
 import { resolveToken } from "../../models/github-token.js";
 import { textFlag, usage, variableFlag } from "./flags.js";
-import { tokenSourceFromFlags } from "./token.js";
+import { namingTokenFlag, tokenSourceFromFlags } from "./token.js";
 
 /** A front door to connect to. */
 export interface Door {
@@ -43,7 +43,10 @@ export async function doorFromFlags(given: DoorFlags): Promise<Door | undefined>
   if (to === undefined && source === undefined) return undefined;
   if (to === undefined) throw usage("--token-env and --token-file need --to HOST:PORT.");
   if (source === undefined) throw usage("--to needs --token-env VAR or --token-file FILE.");
-  const token = await resolveToken(source, { user: null, env: process.env });
+  const token = await namingTokenFlag(variable, resolveToken(source, { user: null, env: process.env }), {
+    example: TOKEN_VARIABLE,
+    content: "the token for the front door",
+  });
   const tokenFlag = file === undefined ? `--token-env ${variable}` : `--token-file ${shellQuote(file)}`;
   return { address: address(to, "--to"), token, name: to, flags: `--to ${to} ${tokenFlag}` };
 }
@@ -53,7 +56,6 @@ function address(text: string, name: string): Address {
   if (parsed !== null && parsed.port !== 0) return parsed;
   const fault = parsed === null ? addressFault(text) : "which has the port 0";
   const allowed = "host:port, such as fleet.example:4300 or [::1]:4300";
-  throw usage(`${name} is ${quote(text)}, ${fault}. Allowed: ${allowed}`, [
-    `For example, write ${name} fleet.example:4300.`,
-  ]);
+  const host = /^[\w.-]+$/.test(text) ? text : "fleet.example";
+  throw usage(`${name} is ${quote(text)}, ${fault}. Allowed: ${allowed}`, [`For example, write ${name} ${host}:4300.`]);
 }

@@ -5,7 +5,7 @@ import { ALLOWED_MODEL, modelFault } from "../../config/rules.js";
 import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js";
 import { parseMoment } from "../../config/values/moment.js";
 import { printable, redact, shellQuote } from "../../config/values/text.js";
-import { blankFault, wholeNumberFault } from "../../config/values/text-fault.js";
+import { blankFault, NOT_A_VARIABLE, wholeNumberFault } from "../../config/values/text-fault.js";
 import { FleetError, type FleetErrorCode, quote, type Suggestion } from "../../errors.js";
 import { validateSessionId } from "../../model/ids.js";
 
@@ -78,13 +78,12 @@ export function momentFlag(name: string, description: string) {
   })();
 }
 
-/** A flag for a whole number within bounds, written in plain digits. */
+/** A flag for a whole number within bounds, written in plain digits. `example` is a usual number. */
 export function integerFlag(
   name: string,
   description: string,
   [min, max]: [number, number],
-  char?: "n",
-  aliases: string[] = [],
+  { example = Math.max(min, 1), char, aliases = [] }: { example?: number; char?: "n"; aliases?: string[] } = {},
 ) {
   return Flags.custom<number>({
     description,
@@ -95,7 +94,6 @@ export function integerFlag(
       const number = /^\d{1,9}$/.test(value) ? Number(value) : Number.NaN;
       if (number >= min && number <= max) return number;
       const fault = wholeNumberFault(value, [min, max]) ?? "which is too long";
-      const example = fault.startsWith("which is more") ? max : Math.max(min, 1);
       throw usage(`--${name} is ${quote(value)}, ${fault}. Allowed: a whole number from ${min} to ${max}`, [
         `For example, write --${name} ${example}.`,
       ]);
@@ -128,9 +126,9 @@ export function folderFlag(name: string, description: string) {
       const found = statSync(value, { throwIfNoEntry: false }) !== undefined;
       const why = found ? "is a file, not a folder" : `does not exist (${printable(resolve(value))})`;
       throw usage(`--${name} ${quote(value)} ${why}. Allowed: an existing folder`, [
-        found || value === ""
-          ? `Give an existing folder, such as --${name} /tmp.`
-          : `mkdir -p ${shellQuote(printable(value))}`,
+        ...(found || value === ""
+          ? ([`Give an existing folder, such as --${name} /tmp.`] as const)
+          : (["Correct the path, or create the folder.", `mkdir -p ${shellQuote(printable(value))}`] as const)),
       ]);
     },
   });
@@ -148,15 +146,21 @@ export function variableFlag(description: string, example: string) {
 export function variableName(flag: string, value: string, example: string): string {
   if (/^[A-Za-z_][A-Za-z0-9_]*$/.test(value)) return value;
   const allowed = `Allowed: letters, digits and _, not starting with a digit, such as ${example}`;
-  const message = `The value of ${flag} is not the name of a variable, and is not shown, because it may be a secret. ${allowed}`;
-  throw usage(message, [`Give the name of the variable, not its value: ${flag} ${example}.`]);
+  throw usage(`The value of ${flag} ${NOT_A_VARIABLE}. ${allowed}`, [
+    `Give the name of the variable, not its value: ${flag} ${example}.`,
+  ]);
 }
 
-/** Returns the value of the variable that a flag names. @param code the code of the error if the variable has no value */
+/**
+ * Returns the value of the variable that a flag names.
+ *
+ * @param content the usual content of the variable, such as "the URL of a Redis"
+ * @param code the code of the error if the variable has no value
+ */
 export function readVariable(
   flag: string,
   given: string,
-  { example, code = "FLEET_TOKEN_UNAVAILABLE" }: { example: string; code?: FleetErrorCode },
+  { example, content, code = "FLEET_TOKEN_UNAVAILABLE" }: { example: string; content: string; code?: FleetErrorCode },
 ): string {
   const name = variableName(flag, given, example);
   const value = process.env[name]?.trim() ?? "";
@@ -164,7 +168,7 @@ export function readVariable(
   // Redact the name, because the user may have given the secret itself instead.
   const message = `The environment variable ${redact(name)}, which ${flag} names, is not set or is empty.`;
   throw new FleetError(code, message, {
-    suggestions: [`Set ${redact(name)} in the environment, or give ${flag} the name of another variable.`],
+    suggestions: [`Set ${redact(name)} to ${content}, or give ${flag} the name of another variable.`],
   });
 }
 

@@ -54,7 +54,8 @@ export function refuseBesideShow({ ttl, wait, steal, reason }: LockFlags, comman
   ].flat();
   if (given.length > 0) {
     throw usage(`--show and ${given.join(" and ")} cannot be used together, because --show only shows the lease.`, [
-      "copilotfleet lock SESSION --show",
+      "copilotfleet lock SESSION --show # only shows the lease",
+      ...(steal ? (['copilotfleet lock SESSION --user USER --steal --reason "WHY" # takes the lease'] as const) : []),
     ]);
   }
 }
@@ -72,7 +73,8 @@ export function leaseToken({ token, "token-env": variable }: Interfaces.Inferred
       ["copilotfleet unlock SESSION --token TOKEN", "copilotfleet unlock SESSION --token-env VAR"],
     );
   }
-  if (variable !== undefined) return readVariable("--token-env", variable, { example: "LEASE_TOKEN" });
+  if (variable !== undefined)
+    return readVariable("--token-env", variable, { example: "LEASE_TOKEN", content: "the token that lock printed" });
   const fault = blankFault(token ?? "");
   if (token === undefined || fault !== null)
     throw usage(`--token is ${quote(token)}, ${fault}. Give the token that lock printed.`, [

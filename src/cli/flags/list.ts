@@ -16,7 +16,7 @@ export function listFlags<Row>(list: List<Row>) {
       char: "w",
       description: "show the list until Ctrl-C, updated every 2 seconds; a pipe gets one list after the other",
     }),
-    limit: integerFlag("limit", "print at most N rows", [1, MOST_ROWS]),
+    limit: integerFlag("limit", "print at most N rows", [1, MOST_ROWS], { example: 20 }),
   });
 }
 
@@ -31,7 +31,7 @@ function sortFlag(columns: readonly string[]) {
       const isOrder = rest.length === 0 && (order === "asc" || order === "desc");
       if (columns.includes(column) && isOrder) return { column, descending: order === "desc" };
       throw usage(
-        `--sort ${quote(value)} is not a column. Allowed: ${columns.join(", ").replace(/, (?=[^,]*$)/, " or ")}, and :desc after it for descending order.`,
+        `--sort ${quote(value)} is not a column. Allowed: ${columns.join(", ").replace(/, (?=[^,]*$)/, " or ")}, with :desc after it for descending order.`,
         [`For example, write --sort ${columns[0]} or --sort ${columns[0]}:desc.`],
       );
     },

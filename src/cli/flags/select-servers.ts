@@ -29,9 +29,10 @@ export function stopRequest(
   const { force = false, "drain-timeout": drainTimeoutMs } = flags;
   if (drainTimeoutMs === undefined) return { force };
   if (force)
-    throw usage("--force and --drain-timeout cannot be used together: --force does not wait for turns.", [
-      "Leave out --force to wait for turns, or leave out --drain-timeout.",
-    ]);
+    throw usage(
+      "--force and --drain-timeout cannot be used together, because --force does not wait for running turns.",
+      ["Leave out --force to wait for running turns, or leave out --drain-timeout."],
+    );
   return { force, drainTimeoutMs };
 }
 
@@ -57,6 +58,8 @@ export async function selectServers(
   return { ids: [...new Set(found)], away: [] };
 }
 
+const LIST = "copilotfleet ps # lists servers";
+
 /** Refuses a command line that selects servers in several ways, or not at all. `logs` takes only one server. */
 export function checkSelection(
   servers: readonly string[],
@@ -70,12 +73,12 @@ export function checkSelection(
   ].flat();
   if (ways.length === 1) return;
   const what = command === "logs" ? "the id of a server" : "ids of servers";
-  if (ways.length === 0) throw usage(`SERVER is missing. Give ${what}, or --user USER, or --all.`, ["copilotfleet ps"]);
+  if (ways.length === 0) throw usage(`SERVER is missing. Give ${what}, or --user USER, or --all.`, [LIST]);
   const only =
     servers.length === 0 ? [] : ([`Leave out ${ways.slice(1).join(" and ")}, or leave out the id.`] as const);
   throw usage(`${ways.join(" and ")} cannot be used together. Give ${what}, or --user USER, or --all.`, [
     ...only,
-    "copilotfleet ps",
+    LIST,
   ]);
 }
 

@@ -1,9 +1,29 @@
 import { resolve } from "node:path";
+import { isFleetError } from "../../errors.js";
 import type { TokenSource } from "../../model/server.js";
-import { usage, variableName } from "./flags.js";
+import { readVariable, usage, variableName } from "./flags.js";
 
 /** The prefixes of GitHub's tokens (docs.github.com, "GitHub's token formats"), and of the fleet's own tokens. */
 const TOKEN = /^(gh[pousr]_|github_pat_|cft_)/;
+
+/**
+ * Waits for `work`, which reads a token. If it failed because the variable is not set, throws an error that names the flag.
+ *
+ * @param variable the value of `--token-env`
+ */
+export async function namingTokenFlag<Result>(
+  variable: string | undefined,
+  work: Promise<Result>,
+  about: Parameters<typeof readVariable>[2],
+): Promise<Result> {
+  try {
+    return await work;
+  } catch (error) {
+    const isUnset = variable !== undefined && process.env[variable] === undefined;
+    if (isUnset && isFleetError(error, "FLEET_TOKEN_UNAVAILABLE")) readVariable("--token-env", variable, about);
+    throw error;
+  }
+}
 
 /** The flags never contain the token itself, because every user of the machine can read a command line. */
 export function tokenSourceFromFlags(

@@ -1,4 +1,5 @@
-import { FleetError } from "../../errors.js";
+import { blankFault } from "../../config/values/text-fault.js";
+import { FleetError, quote } from "../../errors.js";
 
 /** The prefix that marks a word as prompt text. No word can already contain it, because process arguments have no NUL. */
 const MARK = "\0";
@@ -29,9 +30,10 @@ function marked(word: string): string {
 /** Returns the given text, or standard input if the text is "-". */
 export async function readPrompt(given: string): Promise<string> {
   const prompt = given === "-" ? await readStandardInput() : unmarked(given);
-  if (prompt.trim() !== "") return prompt;
-  const message = "The prompt is empty. Give a text as an argument, or on standard input with -.";
-  throw new FleetError("FLEET_USAGE_INVALID", message, {
+  const fault = blankFault(prompt);
+  if (fault === null) return prompt;
+  const where = given === "-" ? " on standard input" : "";
+  throw new FleetError("FLEET_USAGE_INVALID", `The prompt${where} is ${quote(prompt)}, ${fault}. Give a text.`, {
     suggestions: ["Write the text in quotes, or write - and give the text on standard input."],
   });
 }

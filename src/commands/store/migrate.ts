@@ -54,7 +54,11 @@ function storeTarget(to: string | undefined, variable: string | undefined): { to
     ]);
   }
   return {
-    to: readVariable("--to-env", variable, { example: "REDIS_URL", code: "FLEET_CONFIG_INVALID" }),
+    to: readVariable("--to-env", variable, {
+      example: "REDIS_URL",
+      content: "the URL of a Redis",
+      code: "FLEET_CONFIG_INVALID",
+    }),
     origin: { from: "variable", name: variable },
   };
 }

@@ -25,7 +25,9 @@ export default class TokenRevoke extends FleetCommand {
     const { user } = flags;
     if ((ids.length === 0) === (user === undefined)) {
       throw usage(ids.length === 0 ? "ID or --user is missing." : "Ids of tokens and --user cannot be used together.", [
-        "copilotfleet token list",
+        "copilotfleet token list # shows the ids",
+        "copilotfleet token revoke ID",
+        "copilotfleet token revoke --user USER",
       ]);
     }
     return await this.withFleet(async (fleet) => {

@@ -1,7 +1,7 @@
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { type Key, keyTree } from "../keys.js";
-import { invalidValue, type Origin, type Report, throwProblem, unknownKey } from "../problem.js";
+import { invalidValue, type Origin, orNullOf, type Report, throwProblem, unknownKey } from "../problem.js";
 import { isObject } from "../values/json.js";
 import { lineOfKey } from "./key-line.js";
 
@@ -57,7 +57,7 @@ function collect(key: Key, value: unknown, collection: Collection): void {
     return;
   }
   if (!isObject(value)) {
-    report(invalidValue(key.name, value, `an object${key.nullable ? " or null" : ""}`, origin));
+    report(invalidValue(key.name, value, `an object${key.nullable ? orNullOf(key.name) : ""}`, origin));
     return;
   }
   for (const [part, item] of Object.entries(value)) {

@@ -15,15 +15,21 @@ interface Notation {
   outOfRange: (text: string) => string;
 }
 
+/** A number that the advice repeats with a unit. A longer one could be out of range. */
+const USUAL_NUMBER = /^[1-9][\d.]{0,3}$/;
+
 /** Finds out why a text is not a duration or a size. Never guesses a unit: `gc --ttl 5` could delete everything. */
 export function measureFault(given: string, { units, example, outOfRange }: Notation): Fault {
   const text = given.trim();
   const write: Suggestion = `Write a number with a unit, such as ${example}.`;
   if (text === "") return { problem: "which is empty", advice: write };
   if (/^\d+(?:\.\d+)?$/.test(text)) {
-    return { problem: "which has no unit", advice: `Add a unit: ${listed(units)}, such as ${example}.` };
+    const unit = example.replace(/^\d+/, "");
+    const own = USUAL_NUMBER.test(text) ? `${text}${unit}` : example;
+    return { problem: "which has no unit", advice: `Add a unit: ${listed(units)}, such as ${own}.` };
   }
-  if (/^-\s*\d/.test(text)) return { problem: "which is negative", advice: write };
+  if (/^-\s*\d/.test(text))
+    return { problem: "which is negative", advice: `Write a number above 0 with a unit, such as ${example}.` };
   if (!/^\d+(?:\.\d+)?\s*\p{L}/u.test(text)) return { problem: "which is not a number with a unit", advice: write };
   const written = Array.from(text.matchAll(/\p{L}+/gu), ([unit]) => unit);
   const unknown = written.find((unit) => !units.includes(unit));

@@ -36,6 +36,9 @@ export function blankFault(text: string): string | null {
   return `which contains only ${/^ +$/.test(text) ? "spaces" : "white space"}`;
 }
 
+/** About a value where the name of a variable belongs. The value may be the secret itself. */
+export const NOT_A_VARIABLE = "is not the name of a variable, and is not shown, because it may be a secret";
+
 export function wholeNumberFault(text: string, [min, max]: readonly [number, number]): string | null {
   if (/^-?\d+$/.test(text)) {
     if (Number(text) > max) return `which is more than ${max}`;

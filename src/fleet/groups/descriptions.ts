@@ -100,8 +100,8 @@ export class DescriptionGroup extends Group {
     return new FleetError(kind === undefined ? "FLEET_NAME_NOT_FOUND" : CODES[kind], message, {
       suggestions: [
         ...near.map((name): Suggestion => `copilotfleet describe ${name.kind}/${name.id}`),
-        "copilotfleet ps",
-        "copilotfleet list",
+        "copilotfleet ps # lists servers and their users",
+        "copilotfleet list # lists sessions and their owners",
       ],
     });
   }
