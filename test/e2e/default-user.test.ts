@@ -95,7 +95,7 @@ describe("the default user", () => {
     writeFileSync(file, '{"user": "-x"}');
     const wrong = await fleet.refusal(3, ["create", "--config", file]);
     expect(wrong.message).toContain(
-      `"user" in ${file}, line 1, is "-x", which starts with "-". Allowed: up to 128 bytes`,
+      `"user" in ${file}, line 1, is "-x", which starts with "-". Allowed: an id of letters`,
     );
   });
 
