@@ -1,6 +1,7 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag, folderFlag, given, integerFlag, usage, variableFlag } from "../cli/flags/flags.js";
+import { durationFlag, folderFlag, given, integerFlag, variableFlag } from "../cli/flags/flags.js";
+import { checkSpawn } from "../cli/flags/select-servers.js";
 import { namingTokenFlag, tokenSourceFromFlags } from "../cli/flags/token.js";
 import { actingUserFlagUnless } from "../cli/flags/user.js";
 import { renderServers } from "../cli/render/lists/servers.js";
@@ -41,18 +42,7 @@ export default class Spawn extends FleetCommand {
 
   async run(): Promise<Spawned | SpawnedMany> {
     const { flags } = await this.parse(Spawn);
-    if (flags.count !== undefined && (flags.shared || flags.user === undefined)) {
-      const together = "--shared and --count cannot be used together, because --count starts the servers of users.";
-      throw usage(flags.shared ? together : "--count needs --user USER.", [
-        `copilotfleet spawn --user USER --count ${flags.count}`,
-        ...(flags.shared ? (["copilotfleet spawn --shared"] as const) : []),
-      ]);
-    }
-    if ((flags.user === undefined) === !flags.shared)
-      throw usage(flags.shared ? "--user and --shared cannot be used together." : "--user or --shared is missing.", [
-        "copilotfleet spawn --user USER",
-        "copilotfleet spawn --shared",
-      ]);
+    checkSpawn(flags);
     const token = tokenSourceFromFlags(flags["token-env"], flags["token-file"]);
     const request = given({ token, cwd: flags.cwd, waitMs: flags.wait });
     const spawn = this.withFleet(async (fleet) => {

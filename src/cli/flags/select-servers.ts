@@ -100,3 +100,27 @@ export function leftOut(away: readonly string[]): { away?: string[] } {
   );
   return { away: [...away] };
 }
+
+/** Refuses a `spawn` unless it is for one user, for a number of users, or for a shared server. */
+export function checkSpawn({
+  user,
+  count,
+  shared,
+}: {
+  user: string | undefined;
+  count: number | undefined;
+  shared: boolean;
+}): void {
+  if (count !== undefined && (shared || user === undefined)) {
+    const together = "--shared and --count cannot be used together, because --count starts the servers of users.";
+    throw usage(shared ? together : "--count needs --user USER.", [
+      `copilotfleet spawn --user USER --count ${count}`,
+      ...(shared ? (["copilotfleet spawn --shared"] as const) : []),
+    ]);
+  }
+  if ((user === undefined) === !shared)
+    throw usage(shared ? "--user and --shared cannot be used together." : "--user or --shared is missing.", [
+      "copilotfleet spawn --user USER",
+      "copilotfleet spawn --shared",
+    ]);
+}
