@@ -5,7 +5,7 @@ import type { Fleet } from "../../src/fleet/fleet.js";
 import { eventually } from "../fixtures/eventually.js";
 import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
-import { openLibrary } from "../fixtures/fleets/turns.js";
+import { heldModel, openLibrary } from "../fixtures/fleets/turns.js";
 import { killed } from "../fixtures/processes.js";
 
 const USERS = ["alice", "bob", "carol", "dave"];
@@ -94,6 +94,49 @@ it("a rolling restart under load loses no turn and fails none", async () => {
     }
   });
   await expectConsistent(fleet);
+  await serving.end();
+});
+
+it("serve counts the turn of a killed server once, soon after the kill, and the next serve does not count it", async () => {
+  const model = await heldModel();
+  const fleet = await faultFleet({ ...FAST_HEALTH, ...model.env });
+  let serving = await serve(fleet);
+  const cut = async () => await serving.metric("turns_total", { outcome: "cut" });
+  const cutTurn = async (prompt: string, end: () => Promise<unknown>) => {
+    const turn = fleet.run(["send", "s", `!hold ${prompt}`, "--user", "alice"]);
+    await eventually("the turn", () => model.held(prompt) === 1);
+    await eventually("the turn is seen", async () => (await serving.metric("turns_in_flight")) === 1);
+    await end();
+    expect((await turn).code).not.toBe(0);
+  };
+  await fleet.json(["create", "--user", "alice", "--id", "s", "--prompt", "hi"]);
+  await cutTurn("first", async () => await killed((await fleet.record("alice")).process?.pid ?? null));
+  await eventually("the cut is counted", async () => (await cut()) === 1);
+  expect(await serving.metric("turns_in_flight")).toBe(0);
+  await fleet.json(["send", "s", "back", "--user", "alice"]);
+  await cutTurn("second", async () => await fleet.run(["stop", "--all", "--force"]));
+  await eventually("the second cut is counted", async () => (await cut()) === 2);
+  await fleet.json(["send", "s", "back again", "--user", "alice"]);
+  const looks = async () => {
+    const probes = await serving.metric("probes_total");
+    await eventually("some rounds", async () => (await serving.metric("probes_total")) >= probes + 3);
+  };
+  await looks();
+  expect(await cut()).toBe(2);
+  await serving.end();
+
+  // While no serve runs, a turn is cut and the session is loaded again.
+  const turn = fleet.run(["send", "s", "!hold third", "--user", "alice"]);
+  await eventually("the turn", () => model.held("third") === 1);
+  await killed((await fleet.record("alice")).process?.pid ?? null);
+  await turn;
+  serving = await serve(fleet);
+  await looks();
+  expect(await serving.metric("turns_in_flight")).toBe(0);
+  await fleet.json(["send", "s", "and again", "--user", "alice"]);
+  await looks();
+  expect(await cut()).toBe(0);
+  expect(await serving.metric("turns_in_flight")).toBe(0);
   await serving.end();
 });
 

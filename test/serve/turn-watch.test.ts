@@ -35,6 +35,7 @@ import {
   failed,
   finalStep,
   prompt,
+  resumed,
   shutdown,
   started,
   stepEnd,
@@ -54,7 +55,7 @@ beforeEach(() => {
 function session(sessionId: string, text?: string): LoadedSession {
   mkdirSync(dirname(historyPath(home, sessionId)), { recursive: true });
   if (text !== undefined) writeFileSync(historyPath(home, sessionId), text);
-  return { serverId: "s1", sessionId, home };
+  return { serverId: "s1", sessionId, home, isLoaded: true, launchedAtMs: 0 };
 }
 
 const append = ({ sessionId }: LoadedSession, text: string) => appendFileSync(historyPath(home, sessionId), text);
@@ -118,6 +119,73 @@ describe("the turn watch", () => {
     expect(summary(watch.look([c], at()))).toEqual(["c in flight"]);
   });
 
+  it("TurnWatch.look counts the turn of a killed server once, at the first look after the restart", () => {
+    const watch = new TurnWatch();
+    const a = session("a", started() + prompt());
+    expect(summary(watch.look([a], at()))).toEqual(["a in flight"]);
+    const durationMs = 1_000;
+    const restarted = { ...a, launchedAtMs: at() + durationMs, isLoaded: false };
+    expect(watch.look([restarted], at() + 9_000)).toMatchObject({
+      ended: [{ outcome: "cut", durationMs }],
+      inFlight: [],
+    });
+    expect(summary(watch.look([restarted], at() + 10_000))).toEqual([]);
+    expect(summary(watch.look([], at() + 60_000))).toEqual([]);
+    // Later the user comes back.
+    for (let seconds = 0; seconds < 90; seconds++) prompt(); // time passes
+    expect(summary(watch.look([{ ...restarted, isLoaded: true }], at()))).toEqual([]);
+    append(a, resumed() + prompt());
+    expect(summary(watch.look([{ ...restarted, isLoaded: true }], at()))).toEqual(["a in flight"]);
+    append(a, finalStep());
+    expect(summary(watch.look([{ ...restarted, isLoaded: true }], at()))).toEqual(["a completed"]);
+  });
+
+  it.each([
+    ["restarted and loaded the session again", () => resumed(), true],
+    ["restarted and has not loaded the session again", () => "", false],
+  ])("TurnWatch.look ignores a turn that was cut before the first look, if the server has %s", (_, text, isLoaded) => {
+    const watch = new TurnWatch();
+    const a = session("a", started() + prompt());
+    const restarted = { ...a, launchedAtMs: at() + 500, isLoaded };
+    expect(summary(watch.look([restarted], at() + 600))).toEqual([]);
+    expect(summary(watch.look([restarted], at() + 800))).toEqual([]);
+    append(a, text() + prompt() + finalStep());
+    expect(summary(watch.look([{ ...restarted, isLoaded: true }], at()))).toEqual(["a completed"]);
+  });
+
+  it("TurnWatch.look ignores a turn that was cut before the first look, if the session is loaded again only later", () => {
+    const watch = new TurnWatch();
+    const a = session("a", started() + prompt());
+    const launchedAtMs = at() + 500;
+    watch.look([], at() + 700);
+    append(a, resumed() + prompt() + finalStep());
+    expect(summary(watch.look([{ ...a, launchedAtMs }], at()))).toEqual(["a completed"]);
+  });
+
+  it("TurnWatch.look counts a turn once that began and was cut between two looks", () => {
+    const watch = new TurnWatch();
+    watch.look([], at() + 500);
+    const a = session("a", started() + prompt());
+    const restarted = { ...a, launchedAtMs: at() + 100, isLoaded: false };
+    expect(summary(watch.look([restarted], at() + 200))).toEqual(["a cut"]);
+    expect(summary(watch.look([restarted], at() + 300))).toEqual([]);
+  });
+
+  it("TurnWatch.look counts a turn as cut when its server unloads the session, but not a turn that begins during the look", () => {
+    const watch = new TurnWatch();
+    const [a, b] = [session("a", prompt()), session("b", "")];
+    watch.look([a, b], at());
+    const nowMs = at() + 500;
+    append(b, prompt());
+    const look = watch.look(
+      [a, b].map((each) => ({ ...each, isLoaded: false })),
+      nowMs,
+    );
+    expect(summary(look)).toEqual(["a cut", "b in flight"]);
+    append(b, finalStep());
+    expect(summary(watch.look([a, b], at()))).toEqual(["b completed"]);
+  });
+
   it("TurnWatch.look counts a turn in a session that was loaded only between two looks, but no older turn", () => {
     const watch = new TurnWatch();
     const before = session("before", prompt() + finalStep());
@@ -136,7 +204,7 @@ describe("the turn watch", () => {
     const other = join(home, "other");
     mkdirSync(dirname(historyPath(other, "a")), { recursive: true });
     writeFileSync(historyPath(other, "a"), prompt() + finalStep());
-    const loaded = [a, { serverId: "s2", sessionId: "a", home: other }];
+    const loaded = [a, { ...a, serverId: "s2", home: other }];
     expect(watch.look(loaded, at()).inFlight).toMatchObject([{ serverId: "s1" }]);
     append(a, finalStep());
     expect(watch.look(loaded, at()).ended).toMatchObject([{ serverId: "s1" }]);
@@ -263,7 +331,7 @@ class Watched {
     const pid = this.child.pid ?? 0;
     const ids = isRunning(pid) ? listSessionFolders(home).filter((id) => isLoadedBy(home, id, pid)) : [];
     const look = this.#watch.look(
-      ids.map((sessionId) => ({ serverId: "s1", sessionId, home })),
+      ids.map((sessionId) => ({ serverId: "s1", sessionId, home, isLoaded: true, launchedAtMs: 0 })),
       Date.now(),
     );
     expect(look).toMatchObject({ unreadable: [], isBehind: false });

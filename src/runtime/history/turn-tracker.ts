@@ -80,6 +80,8 @@ export class TurnTracker {
   push(event: HistoryEvent): EndedTurn | null {
     const { type, data, atMs } = event;
     const turn = this.#turn;
+    const isLoad = (type === "session.start" || type === "session.resume") && data.sessionWasActive !== true;
+    if (isLoad) return this.#load(turn?.lastEventAtMs ?? atMs); // a turn of an earlier load ended before this event
     if (turn !== null) turn.lastEventAtMs = Math.max(turn.lastEventAtMs, atMs);
     if (event.agentId !== null) return this.#pushOfAgent(type, event.agentId, atMs);
     switch (type) {
@@ -106,9 +108,6 @@ export class TurnTracker {
         return turn === null ? null : this.#abort(turn, atMs);
       case "session.shutdown":
         return this.close(atMs);
-      case "session.start":
-      case "session.resume":
-        return data.sessionWasActive === true ? null : this.#load(atMs);
       default:
         return null;
     }

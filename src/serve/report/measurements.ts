@@ -53,7 +53,12 @@ export class Measurements {
     const { config, metrics, log } = this.#context;
     const nowMs = Date.now();
     const sessions = running.flatMap((server) =>
-      lately(server).map((sessionId) => ({ serverId: server.id, sessionId, home: server.home })),
+      lately(server).map((session) => ({
+        ...session,
+        serverId: server.id,
+        home: server.home,
+        launchedAtMs: Date.parse(server.startedAt ?? "") || 0,
+      })),
     );
     const look = this.#turns.look(sessions, nowMs);
     for (const { outcome, durationMs, serverId, sessionId } of look.ended) {

@@ -6,6 +6,10 @@ export interface LoadedSession {
   serverId: string;
   sessionId: string;
   home: string;
+  /** Whether the server has the session in its memory. If not, the session has no turn that began before the look. */
+  isLoaded: boolean;
+  /** When the server's process was launched (Unix time in milliseconds). Turns that began earlier ended with another process. */
+  launchedAtMs: number;
 }
 
 type SessionName = Pick<LoadedSession, "serverId" | "sessionId">;
@@ -55,7 +59,8 @@ export class TurnWatch {
   /**
    * @param sessions the sessions that are loaded now, or were loaded since the last look. If a watched session is missing
    * here, its history is read one last time. If a turn is then still in flight, it was cut.
-   * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on
+   * @param nowMs milliseconds since the epoch, by the clock of the machine that the servers run on. Read this clock before
+   * you find out which sessions are loaded.
    */
   look(sessions: Iterable<LoadedSession>, nowMs: number): Look {
     const loaded = new Map([...sessions].map((session) => [`${session.serverId}/${session.sessionId}`, session]));
@@ -86,7 +91,9 @@ export class TurnWatch {
   #read(key: string, session: LoadedSession, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
     try {
       const watched = this.#watched.get(key);
-      return watched === undefined ? this.#open(key, session, look) : this.#follow(watched, look, nowMs);
+      return watched === undefined
+        ? this.#open(key, session, look, nowMs)
+        : this.#follow(Object.assign(watched, { session }), look, nowMs);
     } catch (error) {
       this.#watched.delete(key);
       look.unreadable.push({ ...namesOf(session), error });
@@ -94,10 +101,14 @@ export class TurnWatch {
     }
   }
 
-  #open(key: string, session: LoadedSession, look: Look): { bytes: number; atEnd: boolean } {
+  #open(key: string, session: LoadedSession, look: Look, nowMs: number): { bytes: number; atEnd: boolean } {
     const { events, tracker, ended, bytes } = openHistory(session.home, session.sessionId, SESSION_BYTES);
     // Count only turns that ended since the last look. The session may have been loaded since then, too.
     for (const turn of ended) if (turn.endedAtMs >= this.#lookedAtMs) noteEnd(look, session, turn);
+    const { lastEventAtMs } = tracker.open ?? {};
+    const cut = closeIfCut(tracker, session, nowMs);
+    // The watch counted an older turn when it was cut, or the turn was cut while no supervisor ran.
+    if (lastEventAtMs !== undefined && lastEventAtMs >= this.#lookedAtMs) noteEnd(look, session, cut);
     this.#watched.set(key, { session, events, tracker });
     return { bytes, atEnd: true };
   }
@@ -109,7 +120,7 @@ export class TurnWatch {
     if (fate === "replaced") return this.#startOver(watched, look, nowMs);
     for (const event of events) note(tracker.push(event));
     if (fate === "gone") note(tracker.close(nowMs));
-    else if (atEnd) note(tracker.endIfQuiet(nowMs));
+    else if (atEnd) note(tracker.endIfQuiet(nowMs) ?? closeIfCut(tracker, session, nowMs));
     return { bytes, atEnd };
   }
 
@@ -124,6 +135,8 @@ export class TurnWatch {
       const end = opened.ended.find(({ startedAtMs }) => startedAtMs === before.startedAtMs) ?? tracker.close(nowMs);
       noteEnd(look, session, end);
     }
+    const cut = closeIfCut(opened.tracker, session, nowMs);
+    if (cut?.startedAtMs === before?.startedAtMs) noteEnd(look, session, cut);
     return { bytes: opened.bytes, atEnd: true };
   }
 
@@ -133,6 +146,15 @@ export class TurnWatch {
     this.#watched.delete(key);
     noteEnd(look, watched.session, watched.tracker.close(nowMs));
   }
+}
+
+/** Ends the turn in flight if its server process has ended or has unloaded the session. The history may have no sign of this. */
+function closeIfCut(tracker: TurnTracker, { isLoaded, launchedAtMs }: LoadedSession, nowMs: number): EndedTurn | null {
+  if (tracker.open === null) return null;
+  const { startedAtMs } = tracker.open;
+  if (startedAtMs < launchedAtMs) return tracker.close(Math.min(launchedAtMs, nowMs));
+  // The server may have loaded the session, and begun this turn, after we looked whether the session is loaded.
+  return isLoaded || startedAtMs >= nowMs ? null : tracker.close(nowMs);
 }
 
 function noteEnd(look: Look, session: LoadedSession, turn: EndedTurn | null): void {

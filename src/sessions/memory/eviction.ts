@@ -209,8 +209,10 @@ export function knownLoaded(server: ServerRecord): string[] {
 }
 
 /** The sessions in the server's memory, and those that the fleet loaded within the last minute. */
-export function lately(server: ServerRecord): string[] {
-  return [...new Set([...knownLoaded(server), ...notes(notesFolder(server))])];
+export function lately(server: ServerRecord): { sessionId: string; isLoaded: boolean }[] {
+  const loaded = new Set(knownLoaded(server));
+  const ids = new Set([...loaded, ...notes(notesFolder(server))]);
+  return [...ids].map((sessionId) => ({ sessionId, isLoaded: loaded.has(sessionId) }));
 }
 
 /**
