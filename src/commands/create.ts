@@ -47,6 +47,7 @@ export default class Create extends FleetCommand {
       const creating = fleet.sessions.create({
         user: flags.user,
         ephemeral: flags.ephemeral,
+        needsModel: prompt !== undefined,
         ...given({ sessionId: flags.id, purpose, model, ttl, members, waitMs: flags.wait }),
       });
       const session = await (prompt === undefined ? creating : creating.catch(withoutSession));

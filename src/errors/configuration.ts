@@ -146,7 +146,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
   },
   FLEET_MODEL_UNCONFIGURED: {
     title: "The server has no model to answer with.",
-    data: "Sessions and their histories are untouched. If create fails with this, the session that it has created stays.",
+    data: "Sessions and their histories are untouched. If create fails with this, its message states whether the session exists.",
     causes: ["Neither a GitHub token nor a model provider is configured, or the provider's key is not set."],
     fixes: [
       "copilotfleet init # asks for the models to use, and writes the configuration",

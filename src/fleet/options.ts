@@ -103,6 +103,11 @@ export interface CreateSessionOptions extends ResumeSessionOptions {
   members?: readonly string[];
   /** Whether to delete the session when it is left or the fleet is closed. After a crash, gc deletes it. */
   ephemeral?: boolean;
+  /**
+   * Whether to refuse with `FLEET_MODEL_UNCONFIGURED`, before anything is created, if neither a model provider nor a GitHub
+   * token is configured. Default: false. The first prompt then fails, and the session stays.
+   */
+  needsModel?: boolean;
 }
 
 export interface SendOptions {

@@ -9,6 +9,7 @@ import type { SessionFinder } from "./find.js";
 import type { Sessions } from "./sessions.js";
 import { LocalSession, type OpenOptions } from "./use/local-session.js";
 import { type OpenSession, ownUse, type SendOptions, type Used } from "./use/open-session.js";
+import { assertModel } from "./use/load.js";
 import { useSession } from "./use/use-session.js";
 import type { SessionView } from "./view.js";
 
@@ -35,6 +36,8 @@ export interface CreateOptions extends ResumeOptions {
   members?: readonly string[] | undefined;
   /** Whether to delete the session when its use ends. */
   ephemeral?: boolean | undefined;
+  /** Whether to refuse, before anything is started, if no model can answer. Only this host checks this. */
+  needsModel?: boolean | undefined;
 }
 
 /**
@@ -74,7 +77,7 @@ export class OpenSessions {
   /**
    * Creates a session on the host that its user is placed on.
    *
-   * @throws FleetError `FLEET_SESSIONS_EXHAUSTED`; as `Sessions.recordNew`.
+   * @throws FleetError `FLEET_SESSIONS_EXHAUSTED`, `FLEET_MODEL_UNCONFIGURED`; as `Sessions.recordNew`.
    */
   async create(options: CreateOptions): Promise<CopilotSession> {
     const where = await this.#context.directory.place(options.user);
@@ -87,6 +90,7 @@ export class OpenSessions {
     const id = options.id ?? newSessionId(options.purpose ?? null);
     // Before anything is started, refuse a model that cannot be used.
     await provider.get();
+    if (options.needsModel === true) await assertModel(this.#context, user);
     const ephemeralUse = options.ephemeral === true ? ownUse(directory) : undefined;
     const record = await this.#sessions.recordNew({ ...options, id, owner: user, ephemeralUse }, { signal });
     try {

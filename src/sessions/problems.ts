@@ -62,19 +62,24 @@ export function explained(error: unknown): never {
   if (
     /No GitHub OAuth token or Copilot HMAC key provided|Session was not created with authentication info/i.test(message)
   ) {
-    throw new FleetError(
-      "FLEET_MODEL_UNCONFIGURED",
-      "The server has no GitHub token and no model provider is configured.",
-      {
-        cause: error,
-        suggestions: [
-          "copilotfleet init # asks for the models to use, and writes the configuration",
-          "COPILOTFLEET_PROVIDER_TYPE=echo copilotfleet create --user USER --prompt hello # needs no account",
-        ],
-      },
-    );
+    throw modelUnconfigured(error);
   }
   throw error;
+}
+
+/** @param cause the refusal of a server, if a server was asked */
+export function modelUnconfigured(cause?: unknown): FleetError {
+  const message =
+    cause === undefined
+      ? "Neither a model provider nor a GitHub token is configured."
+      : "The server has no GitHub token and no model provider is configured.";
+  return new FleetError("FLEET_MODEL_UNCONFIGURED", message, {
+    cause,
+    suggestions: [
+      "copilotfleet init # asks for the models to use, and writes the configuration",
+      "COPILOTFLEET_PROVIDER_TYPE=echo copilotfleet create --user USER --prompt hello # needs no account",
+    ],
+  });
 }
 
 /** Warns of each record that a list leaves out, because one damaged record must not make the list fail for everybody. */

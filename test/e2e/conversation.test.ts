@@ -153,14 +153,18 @@ describe("create", () => {
     const error = await fleet.refusal(3, ["create", ...ALICE, "--id", "dumb", "--prompt", "hi"], { env });
     expect(error).toMatchObject({
       code: "FLEET_MODEL_UNCONFIGURED",
+      message: expect.stringMatching(/ No session was created, and the prompt was not sent\.$/),
       suggestions: [
         "copilotfleet init",
         "COPILOTFLEET_PROVIDER_TYPE=echo copilotfleet create --user alice --prompt hello",
-        "copilotfleet send dumb TEXT --user alice",
-        "copilotfleet delete dumb",
       ],
     });
-    // The session works as soon as there is a model.
+    expect(await fleet.refusal(4, ["describe", "dumb"])).toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
+    const nobody = ["--user", "nobody"];
+    await fleet.refusal(3, ["create", ...nobody, "--prompt", "hi"], { env });
+    expect(await fleet.json(["ps", ...nobody])).toMatchObject({ servers: [] });
+    // Without a prompt, create needs no model.
+    expect(await fleet.ok(["create", ...ALICE, "--id", "dumb"], { env })).toBe("dumb\n");
     expect(await fleet.send("alice", "dumb", "hi")).toMatch(/ hi$/);
   });
 });

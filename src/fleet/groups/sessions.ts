@@ -45,7 +45,7 @@ export class SessionGroup extends Group {
    * @throws FleetError `FLEET_SESSION_EXISTS` when a session has that id, even if it belongs to another user.
    */
   async create(options: CreateSessionOptions): Promise<CopilotSession> {
-    const { user, sessionId, purpose, ttl, signal, model, members, ephemeral, waitMs, ...session } = options;
+    const { user, sessionId, purpose, ttl, signal, model, members, ephemeral, needsModel, waitMs, ...session } = options;
     return await this.parts.open.create({
       user,
       id: sessionId,
@@ -53,6 +53,7 @@ export class SessionGroup extends Group {
       model,
       members: members === undefined ? undefined : validateMembers(members, user),
       ephemeral,
+      needsModel,
       waitMs,
       ttlMs: ttl === undefined ? undefined : parseDuration(ttl, { name: option("ttl") }),
       session,
@@ -237,6 +238,7 @@ export class SessionGroup extends Group {
       ttl: { check: arg.span },
       members: { check: arg.texts },
       ephemeral: { check: arg.flag },
+      needsModel: { check: arg.flag },
       ...arg.WAIT,
       ...arg.SIGNAL,
     };

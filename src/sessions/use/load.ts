@@ -6,7 +6,7 @@ import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.j
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import type { SessionsContext } from "../context.js";
 import { noteOpened } from "../memory/eviction.js";
-import { sessionLost } from "../problems.js";
+import { modelUnconfigured, sessionLost } from "../problems.js";
 
 type LoadContext = Pick<SessionsContext, "config" | "env" | "provider" | "directory">;
 
@@ -87,6 +87,27 @@ function howToLoad(record: SessionRecord, server: ServerRecord, { hasOwnFolder }
   if (folder?.hasHistory === true || isLoaded) return "resume";
   if (record.turns > 0) throw sessionLost(record);
   return "create";
+}
+
+/** Variables with which the runtime might find a model or an account of its own, if `runtime.env` passes them on. */
+const OWN_ACCESS = /^(COPILOT|GH|GITHUB)_/;
+
+/**
+ * Refuses if no model can answer, because there is neither a provider nor a token in the configuration or on a server of
+ * this user. Flags and variables that the configuration gives to the runtime might provide a model as well.
+ *
+ * @throws FleetError `FLEET_MODEL_UNCONFIGURED`
+ */
+export async function assertModel(
+  { config, store, provider }: Pick<SessionsContext, "config" | "store" | "provider">,
+  user: string,
+): Promise<void> {
+  const { auth, runtime } = config;
+  if ((await provider.get()) !== null || tokenSourceFromConfig(auth, user) !== null) return;
+  if (runtime.args.length > 0 || runtime.env.some((name) => OWN_ACCESS.test(name))) return;
+  const { servers } = await store.registry.read();
+  const hasToken = (server: ServerRecord) => server.token !== null && (server.user ?? user) === user;
+  if (!Object.values(servers).some(hasToken)) throw modelUnconfigured();
 }
 
 async function modelAccess(
