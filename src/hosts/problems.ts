@@ -13,10 +13,7 @@ export function ownHostAway(own: string, cause?: unknown): FleetError {
 
 export function hostAway(name: string, cause?: unknown): FleetError {
   return new FleetError("FLEET_HOST_AWAY", `Host ${quote(name)} cannot be reached.`, {
-    suggestions: [
-      "copilotfleet top --once",
-      "Try again: with shared storage, another host takes over if this one does not come back.",
-    ],
+    suggestions: ["copilotfleet top --once", `copilotfleet serve # on host ${name}`, "Try again in a minute."],
     cause,
   });
 }

@@ -1,3 +1,4 @@
+import type { Config } from "../config/schema.js";
 import { isFleetError } from "../errors.js";
 import { listTokens, type TokenView } from "../identity/tokens.js";
 import type { Placement } from "../model/placement.js";
@@ -46,7 +47,10 @@ export interface ServerFacts {
 export interface SessionDescription {
   kind: "session";
   session: SessionView;
-  /** The model of the session's next turn: the session's own model, or else `session.model` of the configuration. */
+  /**
+   * The model of the session's next turn: the session's own model, or else `session.model` of the configuration. `echo` if
+   * the echo model answers, which ignores both.
+   */
   effectiveModel: string | null;
   /** The number of turns that went through the fleet; null if the fleet has no record of the session. */
   turns: number | null;
@@ -74,7 +78,7 @@ export type Description = ServerDescription | SessionDescription | UserDescripti
 
 export interface DescribeContext extends GatherSessionsContext {
   finder: SessionFinder;
-  config: { session: { model: string | null } };
+  config: { session: { model: string | null }; provider: Config["provider"] };
 }
 
 export async function describeServer(context: DescribeContext, found: RecordedServer): Promise<ServerDescription> {
@@ -128,7 +132,7 @@ async function describeSession(
   return {
     kind: "session",
     session,
-    effectiveModel: session.model ?? context.config.session.model,
+    effectiveModel: context.config.provider?.type === "echo" ? "echo" : (session.model ?? context.config.session.model),
     turns,
     expiresAt: expiryOf(session),
     folder: found === undefined ? null : sessionFolderPath(found.server.home, session.id),

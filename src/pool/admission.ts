@@ -8,9 +8,11 @@ export function liveSupervisor({ supervisors = [] }: Registry): SupervisorRecord
   return supervisors.find(({ process }) => isAlive(process));
 }
 
+const DRAIN = '"copilotfleet drain"';
+
 /** The command that closed the pool, for messages. Null while the pool is open. */
 export function closedBy(registry: Registry): string | null {
-  if (registry.drainedAt !== undefined) return `"copilotfleet drain" at ${registry.drainedAt}`;
+  if (registry.drainedAt !== undefined) return `${DRAIN} at ${registry.drainedAt}`;
   // Every turn calls this function, so check a supervisor's process only if that supervisor is draining.
   const draining = registry.supervisors?.find(({ state, process }) => state === "draining" && isAlive(process));
   return draining === undefined
@@ -55,9 +57,11 @@ export function launchesOf({ servers }: Registry): Set<string> {
   );
 }
 
+/** @param by as {@link closedBy} returns it */
 export function poolDraining(by: string): FleetError {
+  const isDrained = by.startsWith(DRAIN);
   return new FleetError("FLEET_POOL_DRAINING", `The pool takes no new servers or turns. It was closed by ${by}.`, {
-    suggestions: ["copilotfleet drain --undo # opens the pool", "Or wait until serve runs again."],
+    suggestions: [isDrained ? "copilotfleet drain --undo # opens the pool" : "Wait until serve runs again."],
   });
 }
 

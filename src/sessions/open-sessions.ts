@@ -7,9 +7,9 @@ import type { TurnReply } from "../runtime/client/turn.js";
 import type { SessionsContext } from "./context.js";
 import type { SessionFinder } from "./find.js";
 import type { Sessions } from "./sessions.js";
+import { assertModel } from "./use/load.js";
 import { LocalSession, type OpenOptions } from "./use/local-session.js";
 import { type OpenSession, ownUse, type SendOptions, type Used } from "./use/open-session.js";
-import { assertModel } from "./use/load.js";
 import { useSession } from "./use/use-session.js";
 import type { SessionView } from "./view.js";
 

@@ -123,6 +123,14 @@ export function sessionLocked(id: string, lease: Lease): FleetError {
   );
 }
 
+/** The error for a turn that ended because a command stopped its server. */
+export function turnCut(id: string, cause: unknown): FleetError {
+  return new FleetError("FLEET_TURN_CUT", `The server of session ${quote(id)} was stopped during the turn.`, {
+    cause,
+    suggestions: [`copilotfleet send ${id} TEXT --user USER # the history up to the last finished step is kept`],
+  });
+}
+
 export function sessionBusy(id: string): FleetError {
   return new FleetError("FLEET_SESSION_BUSY", `Session ${quote(id)} is in a turn.`, {
     suggestions: ["Try again when the turn has ended.", "copilotfleet list --state active"],

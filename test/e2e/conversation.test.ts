@@ -159,7 +159,7 @@ describe("create", () => {
         "COPILOTFLEET_PROVIDER_TYPE=echo copilotfleet create --user alice --prompt hello",
       ],
     });
-    expect(await fleet.refusal(4, ["describe", "dumb"])).toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
+    expect(await fleet.refusal(4, ["describe", "dumb"])).toMatchObject({ code: "FLEET_NAME_NOT_FOUND" });
     const nobody = ["--user", "nobody"];
     await fleet.refusal(3, ["create", ...nobody, "--prompt", "hi"], { env });
     expect(await fleet.json(["ps", ...nobody])).toMatchObject({ servers: [] });

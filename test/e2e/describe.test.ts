@@ -82,7 +82,7 @@ describe("describe session", () => {
     expect(described).toMatchObject({
       kind: "session",
       session: { id: "notes", owner: "alice", purpose: "plan", model: null, state: "idle", lease: null },
-      effectiveModel: "gpt-5",
+      effectiveModel: "echo",
       turns: 1,
       folder: join(server.home, "session-state", "notes"),
       server: { id: server.id, state: "ready" },
@@ -90,7 +90,7 @@ describe("describe session", () => {
     const { lastUsedAt, ttlMs } = described.session;
     expect(Date.parse(described.expiresAt ?? "")).toBe(Date.parse(lastUsedAt) + (ttlMs ?? 0));
     const text = await fleet.ok(["describe", "session/notes"]);
-    expect(text).toMatch(/^ {2}Model: +gpt-5 \(session\.model\)$/m);
+    expect(text).toMatch(/^ {2}Model: +echo \(provider\.type\)$/m);
     expect(text).toMatch(/^ {2}Expires: +\S+ \(in 23h\), if nobody uses it$/m);
     expect(text).toContain("\nNext:\n  copilotfleet resume notes --user alice\n");
   });

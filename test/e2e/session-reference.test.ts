@@ -123,11 +123,11 @@ it("logs and stop suggest describe when they are given the id of a session", asy
   }
 });
 
-it("drain prints the command that opens the pool again, and the error of a closed pool suggests that command first", async () => {
+it("drain prints the command that opens the pool again, and the error of a closed pool suggests only that command", async () => {
   expect(await fleet.ok(["drain"])).toContain("Open it again: copilotfleet drain --undo\n");
   const { code, suggestions } = await fleet.refusal(ERRORS.FLEET_POOL_DRAINING.exit, ["send", "ab", "hello", ...ALICE]);
   expect(code).toBe("FLEET_POOL_DRAINING");
-  expect(suggestions[0]).toContain("copilotfleet drain --undo");
+  expect(suggestions).toEqual(["copilotfleet drain --undo"]);
   await fleet.ok(["drain", "--undo"]);
 });
 

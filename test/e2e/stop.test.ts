@@ -54,7 +54,13 @@ describe("stop during a turn", () => {
     expect(took.ms).toBeLessThan(5_000);
     expect(ran).toMatchObject({ code: 8, stderr: "" });
     expect(ran.json<{ stopped: Stopped[] }>().stopped).toMatchObject([{ outcome: "killed", cut: ["s"] }]);
-    expect(await sending.done).toMatchObject({ code: 7, stdout: "", stderr: expect.stringContaining("server ended") });
+    expect(await sending.done).toMatchObject({
+      code: 8,
+      stdout: "",
+      stderr: expect.stringMatching(
+        /^Error: The server of session "s" was stopped during the turn\. \[FLEET_TURN_CUT\]\n/,
+      ),
+    });
   });
 
   it("stop --force cuts a turn at once, and exits with 8", async () => {
@@ -63,7 +69,7 @@ describe("stop during a turn", () => {
     const ran = await fleet.run(["stop", "--all", "--force"]);
     expect(took.ms).toBeLessThan(3_000);
     expect(ran).toMatchObject({ code: 8, stdout: expect.stringMatching(/killed +s\n/), stderr: "" });
-    expect(await sending.done).toMatchObject({ code: 7 });
+    expect(await sending.done).toMatchObject({ code: 8, stderr: expect.stringContaining("FLEET_TURN_CUT") });
   });
 
   it("restart waits for a turn, and the client gets the reply", async () => {

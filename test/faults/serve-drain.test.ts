@@ -112,7 +112,7 @@ it("serve cuts only turns that outlast the drain deadline, lists their sessions,
     ["killed", ["long"]],
   ]);
   expect(serving.log().filter(({ level }) => level === "error")).toHaveLength(2);
-  expect(await cut).toBe("FLEET_SERVER_LOST");
+  expect(await cut).toBe("FLEET_TURN_CUT");
   expect(await answered).toMatchObject({ text: "[turn 1] done" });
   expect(fleet.processes()).toEqual([]);
 });
@@ -141,7 +141,7 @@ it.each(["SIGTERM", "SIGINT"] as const)(
     expect(code).toBe(8);
     const { stopped } = JSON.parse(stdout) as Served;
     expect(stopped.flatMap(({ cut }) => cut)).toEqual(["busy"]);
-    expect(await cut).toBe("FLEET_SERVER_LOST");
+    expect(await cut).toBe("FLEET_TURN_CUT");
     expect(fleet.processes()).toEqual([]);
   },
 );

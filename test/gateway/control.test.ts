@@ -208,6 +208,11 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     await expect(ControlLink.open({ store, directory }, host({ gone: true }))).rejects.toMatchObject({
       code: "FLEET_HOST_AWAY",
       exit: 7,
+      suggestions: [
+        expect.anything(),
+        expect.stringMatching(/^copilotfleet serve # on host /),
+        "Try again in a minute.",
+      ],
     });
     const sockets: Socket[] = [];
     const deaf = createServer((socket) => void sockets.push(socket)).listen(0, "127.0.0.1");

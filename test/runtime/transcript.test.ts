@@ -18,20 +18,20 @@ import {
 
 const LATER_MS = 60_000;
 
-function read(text: string | Buffer, { chunkBytes = 1_000, user = null as string | null } = {}) {
+function read(text: string | Buffer, { chunkBytes = 1_000, user = null as string | null, isLoaded = true } = {}) {
   const bytes = Buffer.from(text);
   const transcriber = new Transcriber(user);
   const entries: TranscriptEntry[] = [];
   for (let from = 0; from < bytes.length; from += chunkBytes) {
     entries.push(...transcriber.push(bytes.subarray(from, from + chunkBytes)));
   }
-  entries.push(...transcriber.end(at() + LATER_MS));
+  entries.push(...transcriber.end(at() + LATER_MS, isLoaded));
   return { entries, damage: transcriber.damage };
 }
 
 /** Each entry of the transcript of this history, as its turn, its role, and its text or failure. */
-function told(text: string): string[] {
-  return read(text).entries.map(({ role, text, turn, failure }) => {
+function told(text: string, options: { isLoaded?: boolean } = {}): string[] {
+  return read(text, options).entries.map(({ role, text, turn, failure }) => {
     return `${turn} ${role} ${failure === null ? text : `[${failure}]`}`;
   });
 }
@@ -133,6 +133,8 @@ describe("the end of a turn in a transcript", () => {
       "1 tool bash (unfinished)",
       "1 assistant [The history has no end of this turn: it still runs, or its server ended.]",
     ]);
+    const cut = "1 assistant [The server ended, or unloaded the session, during the turn.]";
+    expect(told(text, { isLoaded: false }).at(-1), "not loaded").toBe(cut);
   });
 
   it("a reader that follows a history gets no end of a running turn, and gets the rest once it is written", () => {

@@ -45,7 +45,8 @@ export class SessionGroup extends Group {
    * @throws FleetError `FLEET_SESSION_EXISTS` when a session has that id, even if it belongs to another user.
    */
   async create(options: CreateSessionOptions): Promise<CopilotSession> {
-    const { user, sessionId, purpose, ttl, signal, model, members, ephemeral, needsModel, waitMs, ...session } = options;
+    const { user, sessionId, purpose, ttl, signal, model, members, ephemeral, needsModel, waitMs, ...session } =
+      options;
     return await this.parts.open.create({
       user,
       id: sessionId,

@@ -4,12 +4,10 @@ import type { HistoryPosition } from "../../runtime/history/part.js";
 import { Transcriber, type TranscriptEntry } from "../../runtime/history/transcript.js";
 import type { SessionFinder } from "../../sessions/find.js";
 import { sessionNotFound } from "../../sessions/problems.js";
-import type { FleetHosts } from "../fleet-hosts.js";
+import { type GatherSessionsContext, viewSessionOf } from "../gather.js";
 
-export interface TranscriptContext {
-  hosts: FleetHosts;
+export interface TranscriptContext extends GatherSessionsContext {
   finder: SessionFinder;
-  warn: (message: string) => void;
 }
 
 export interface TranscriptRequest {
@@ -41,6 +39,7 @@ export async function* readTranscript(
   const { kind, owner } = await finder.find(id, user);
   // Any member may have sent a prompt to a collaborative session, and the history does not name the sender.
   const transcriber = new Transcriber(kind === "private" ? owner : null);
+  const isLoaded = async () => transcriber.isInTurn && (await mayBeLoaded(context, id, user));
   const kept = turns === undefined ? null : new LastTurns(turns);
   let from: HistoryPosition | undefined;
   for (let isFirstTime = true; ; ) {
@@ -51,7 +50,7 @@ export async function* readTranscript(
     if (isFirstTime && kept !== null) kept.add(added);
     else yield* added;
     if (!part.atEnd) continue;
-    const last = follow ? transcriber.pause(Date.now()) : transcriber.end(Date.now());
+    const last = follow ? transcriber.pause(Date.now()) : transcriber.end(Date.now(), await isLoaded());
     if (isFirstTime && kept !== null) yield* kept.add(last).entries;
     else yield* last;
     if (isFirstTime && transcriber.damage !== null) warn(damageOf(id, transcriber.damage));
@@ -60,6 +59,11 @@ export async function* readTranscript(
     await pause(part.isHere ? FOLLOW_POLL_MS : FOLLOW_ELSEWHERE_POLL_MS, signal).catch(() => undefined);
     if (signal.aborted) return;
   }
+}
+
+async function mayBeLoaded(context: TranscriptContext, id: string, user: string): Promise<boolean> {
+  const { state, stranded } = await viewSessionOf(context, id, user);
+  return state !== "idle" || stranded;
 }
 
 interface PartRequest {

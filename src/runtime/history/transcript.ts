@@ -35,6 +35,7 @@ export interface Damage {
 const LONGEST_BYTES = 16 * 1024 * 1024;
 const LEFT_OUT = "(longer than 16 MB, and left out)";
 const NO_END = "The history has no end of this turn: it still runs, or its server ended.";
+const CUT = "The server ended, or unloaded the session, during the turn.";
 
 /**
  * Makes a transcript from the bytes of a session's history. Leaves out what is not part of the conversation: the system
@@ -63,6 +64,11 @@ export class Transcriber {
     return this.#damage;
   }
 
+  /** Whether the last turn that was read has no end so far. */
+  get isInTurn(): boolean {
+    return this.#tracker.open !== null;
+  }
+
   /** Takes the next bytes of the history. */
   *push(bytes: Buffer): Generator<TranscriptEntry> {
     for (const line of this.#splitter.push(bytes)) yield* this.#takeLine(line);
@@ -76,14 +82,18 @@ export class Transcriber {
     if (ended !== null) yield* this.#endTurn(ended, this.#turn);
   }
 
-  /** Call this when the history was read to its end and nobody reads on. Yields the last entries. */
-  *end(nowMs: number): Generator<TranscriptEntry> {
+  /**
+   * Call this when the history was read to its end and nobody reads on. Yields the last entries.
+   *
+   * @param isLoaded whether a server has the session in its memory. If not, no turn can be in flight.
+   */
+  *end(nowMs: number, isLoaded: boolean): Generator<TranscriptEntry> {
     const rest = this.#splitter.end();
     if (rest !== null) yield* this.#takeLine(rest);
     yield* this.pause(nowMs);
     const { open } = this.#tracker;
     yield* this.#endCalls(this.#turn);
-    if (open !== null) yield this.#entry("assistant", this.#lastAtMs, this.#turn, { failure: NO_END });
+    if (open !== null) yield this.#entry("assistant", this.#lastAtMs, this.#turn, { failure: isLoaded ? NO_END : CUT });
   }
 
   *#takeLine(line: Line): Generator<TranscriptEntry> {
@@ -145,7 +155,7 @@ export class Transcriber {
       completed: null,
       failed: this.#lastError ?? "The turn failed.",
       aborted: "The turn was cancelled.",
-      cut: "The server ended, or unloaded the session, during the turn.",
+      cut: CUT,
     }[outcome];
     if (failure !== null) yield this.#entry("assistant", endedAtMs, turn, { failure });
   }

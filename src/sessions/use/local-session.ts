@@ -10,11 +10,12 @@ import { abortable, either, isTimeout } from "../../runtime/deadline.js";
 import { promptsSince } from "../../runtime/history/session-events.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { recordFor } from "../find.js";
-import { explained, sessionNotFound } from "../problems.js";
+import { explained, sessionNotFound, turnCut } from "../problems.js";
 import type { Sessions } from "../sessions.js";
 import type { SessionView } from "../view.js";
 import { isUnloaded, type Loading, type Transport } from "./load.js";
 import { type AttachedSession, OpenSession, type Prompt, type SendOptions } from "./open-session.js";
+import { isStopped } from "./server.js";
 import { type SessionUse, useSession } from "./use-session.js";
 
 interface LocalAttached extends AttachedSession {
@@ -116,12 +117,19 @@ export class LocalSession extends OpenSession<LocalAttached> {
     const reply = await take().catch(async (error: unknown) => {
       // Send the prompt again if the session was evicted after the last turn, or if its server ended before it began
       // the prompt.
-      if (!isUnloaded(error) && !(await isUntouched(error))) throw error;
+      if (!isUnloaded(error) && !(await isUntouched(error))) throw await this.#reasonFor(error);
       await reopen();
       return await take();
     });
     this.#recording = this.#recordTurn();
     return reply;
+  }
+
+  /** The error of a turn. A server that a command stops only closes its connections. */
+  async #reasonFor(error: unknown): Promise<unknown> {
+    if (!isFleetError(error, "FLEET_SERVER_LOST")) return error;
+    const isCut = await isStopped(this.context, this.attached.server).catch(() => false);
+    return isCut ? turnCut(this.record.id, error) : error;
   }
 
   /** Records a turn. If that fails, only warns, because the caller has the reply. */

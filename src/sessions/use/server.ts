@@ -242,6 +242,15 @@ export async function isEndOf(server: ServerRecord, error: unknown): Promise<boo
   return isLost && (await hasEnded(server));
 }
 
+/**
+ * Whether a command has stopped this launch of the server, or is stopping it. A server that ends by itself becomes `failed`,
+ * or keeps its state until somebody notices its end.
+ */
+export async function isStopped({ store }: Pick<SessionsContext, "store">, server: ServerRecord): Promise<boolean> {
+  const now = (await store.registry.read()).servers[server.id];
+  return now?.state === "stopped" || (now?.launchId === server.launchId && now.state === "draining");
+}
+
 function pauseMs(refusal: Refusal): number {
   return refusal === "full" ? ROOM_POLL_MS * (0.5 + Math.random()) : DRAIN_POLL_MS;
 }

@@ -137,5 +137,5 @@ export class DoorConversation implements Conversation {
 function transcribed(events: readonly SessionEvent[]): TranscriptEntry[] {
   const transcriber = new Transcriber(null);
   const entries = events.flatMap((event) => [...transcriber.push(Buffer.from(`${JSON.stringify(event)}\n`))]);
-  return [...entries, ...transcriber.end(Date.now())];
+  return [...entries, ...transcriber.end(Date.now(), true)];
 }

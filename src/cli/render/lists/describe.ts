@@ -98,7 +98,7 @@ function nextForServer(server: ServerView): string[] {
 
 function partsOfSession({ session, server, ...more }: SessionDescription): Parts {
   const { id, owner, lease, members, serverId, model } = session;
-  const ownModel = model ?? more.effectiveModel;
+  const usedModel = more.effectiveModel;
   return {
     title: `Session ${id}`,
     facts: [
@@ -106,7 +106,12 @@ function partsOfSession({ session, server, ...more }: SessionDescription): Parts
       ["Kind", `${session.kind}, ${session.persistence}`],
       ["Members", members.join(", ")],
       ["Purpose", text(session.purpose)],
-      ["Model", ownModel === model ? text(model) : `${text(ownModel)} (session.model)`],
+      [
+        "Model",
+        usedModel === model
+          ? text(model)
+          : `${text(usedModel)} (${usedModel === "echo" ? "provider.type" : "session.model"})`,
+      ],
       ["State", renderState(shownState(session))],
       ["Server", server === null ? serverId : `${serverId} (${renderState(server.state)})`],
       ["Host", session.host],
