@@ -47,14 +47,15 @@ export interface Failure {
  */
 export function reportError(error: unknown, invocation: Invocation): number {
   if (error instanceof Errors.ExitError) return error.oclif.exit ?? 0;
-  if (error instanceof Interrupted) return error.exitCode;
+  if (error instanceof Interrupted) {
+    if (error.note !== null && !isJson(invocation)) process.stderr.write(`${error.note}\n`);
+    return error.exitCode;
+  }
   const fleetError = toFleetError(error, invocation);
   const { code, exit, retryable, retryAfterMs, limit, outcome, stack } = fleetError;
   // Do not use `error.message`: oclif adds text around the message of an error that a flag's parser throws.
   const { message, suggestions } = fleetError.describe(asFlag);
-  const end = invocation.args.indexOf("--");
-  const flags = end === -1 ? invocation.args : invocation.args.slice(0, end);
-  if (flags.includes("--json")) {
+  if (isJson(invocation)) {
     const failure: Failure = {
       error: {
         code,
@@ -73,6 +74,11 @@ export function reportError(error: unknown, invocation: Invocation): number {
   if (code === "FLEET_INTERNAL" || process.env.DEBUG !== undefined) lines.push(causes(error, stack));
   process.stderr.write(`${lines.join("\n")}\n`);
   return exit;
+}
+
+function isJson({ args }: Invocation): boolean {
+  const end = args.indexOf("--");
+  return (end === -1 ? args : args.slice(0, end)).includes("--json");
 }
 
 /** Reports an error of a command that did the rest of its work and prints its result. */

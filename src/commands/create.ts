@@ -53,9 +53,12 @@ export default class Create extends FleetCommand {
       const session = await (prompt === undefined ? creating : creating.catch(withoutSession));
       this.log(session.sessionId);
       if (prompt === undefined) return { session: await fleet.sessions.leave(session, { park: true }), reply: null };
-      const output = { json: this.jsonEnabled(), signal: this.interruptSignal() };
+      const { ephemeral } = flags;
+      const output = { json: this.jsonEnabled(), signal: this.interruptSignal(), isEphemeral: ephemeral };
       try {
-        const { text } = await printTurn(output, (options) => fleet.sessions.send(session, prompt, options));
+        const { text } = await printTurn(output, session.sessionId, (options) =>
+          fleet.sessions.send(session, prompt, options),
+        );
         return { session: await fleet.sessions.leave(session), reply: text };
       } catch (error) {
         if (!isFleetError(error)) throw error;

@@ -108,12 +108,19 @@ describe("send", () => {
   it.each([
     ["SIGINT", 130],
     ["SIGTERM", 143],
-  ] as const)("send exits on %s with %i, and the session takes the next prompt at once", async (signal, exit) => {
-    const turn = await fleet.turn("alice", "talk", "!delay 60000 x");
-    turn.child.kill(signal);
-    expect(await turn.done).toMatchObject({ code: exit, stdout: "", stderr: "" });
-    expect(await fleet.send("alice", "talk", "next")).toMatch(/^\[turn \d+\] next$/);
-  });
+  ] as const)(
+    "send exits on %s with %i and reports the end of the turn, and the session takes the next prompt at once",
+    async (signal, exit) => {
+      const turn = await fleet.turn("alice", "talk", "!delay 60000 x");
+      turn.child.kill(signal);
+      expect(await turn.done).toMatchObject({
+        code: exit,
+        stdout: "",
+        stderr: 'Interrupted: the turn was cancelled. The session "talk" still exists.\n',
+      });
+      expect(await fleet.send("alice", "talk", "next")).toMatch(/^\[turn \d+\] next$/);
+    },
+  );
 
   it("send fails at once with exit code 7 when the server is killed during the turn", async () => {
     const prompt = `!delay 60000 ${unused("x")}`;
@@ -146,6 +153,24 @@ describe("create", () => {
     const error = await fleet.refusal(7, ["create", ...ALICE, "--purpose", "half", "--prompt", "!fail nope"]);
     const id = /half-[0-9a-f-]{36}/.exec(error.suggestions.join("\n"))?.[0] ?? "no id";
     expect(await fleet.send("alice", id, "on")).toMatch(/^\[turn \d+\] on$/);
+  });
+
+  it.each([
+    [[], 'The session "cancelled-0" still exists.'],
+    [["--ephemeral"], 'The ephemeral session "cancelled-1" was deleted.'],
+  ])("create with a prompt and %j reports on Ctrl-C whether the session exists", async (flags, remains) => {
+    const id = `cancelled-${flags.length}`;
+    const running = fleet.start(["create", ...ALICE, "--id", id, "--prompt", "!delay 60000 x", ...flags], {
+      ownProcess: true,
+    });
+    await eventually("the turn", async () => await fleet.inTurn("alice", id));
+    running.child.kill("SIGINT");
+    expect(await running.done).toMatchObject({
+      code: 130,
+      stderr: `Interrupted: the turn was cancelled. ${remains}\n`,
+    });
+    const { sessions } = await fleet.json<{ sessions: { id: string }[] }>(["list", ...ALICE]);
+    expect(sessions.some((session) => session.id === id)).toBe(flags.length === 0);
   });
 
   it("create exits with 3 and explains how to get a model when none is configured", async () => {

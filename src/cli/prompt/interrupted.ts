@@ -4,6 +4,8 @@ import { constants } from "node:os";
 export class Interrupted extends Error {
   override readonly name = "Interrupted";
   readonly exitCode: number;
+  /** A line for the user about the interrupted work. Null if there is nothing to report. */
+  note: string | null = null;
 
   constructor(signal: NodeJS.Signals) {
     super("interrupted");

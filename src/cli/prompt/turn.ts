@@ -1,20 +1,28 @@
 import { printableLines } from "../../config/values/text.js";
+import { quote } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { SendOptions } from "../../fleet/options.js";
 import type { SessionView } from "../../sessions/view.js";
 import { given } from "../flags/flags.js";
 import { ProgressLine } from "../progress.js";
+import { Interrupted } from "./interrupted.js";
 
 export interface TurnOutput {
   /** With `--json`, standard output contains only the result. */
   json: boolean;
   signal: AbortSignal;
   timeoutMs?: number | undefined;
+  /** Whether the session is deleted after this turn. */
+  isEphemeral?: boolean;
 }
 
-/** Runs one turn with `take`. Streams the reply to a terminal, or prints it whole to a pipe. */
+/**
+ * Runs one turn with `take`. Streams the reply to a terminal, or prints it whole to a pipe. If the user interrupts the turn,
+ * notes what became of it.
+ */
 export async function printTurn<Taken extends { text: string }>(
   output: TurnOutput,
+  sessionId: string,
   take: (options: SendOptions) => Promise<Taken>,
 ): Promise<Taken> {
   const stream = !output.json && process.stdout.isTTY === true;
@@ -38,6 +46,8 @@ export async function printTurn<Taken extends { text: string }>(
     // Start the error on a new line, because the cursor may be behind half a reply or behind the terminal's ^C.
     const isLineOpen = shown.isEmpty ? output.signal.aborted && !isLineRemoved : shown.isLineOpen;
     if (stream && isLineOpen) process.stdout.write("\n");
+    const { reason } = output.signal;
+    if (reason instanceof Interrupted) reason.note = noteOf(sessionId, output);
     throw error;
   });
   progress.end();
@@ -49,6 +59,13 @@ export async function printTurn<Taken extends { text: string }>(
   }
   if (!stream && !output.json) process.stdout.write(`${taken.text}\n`);
   return taken;
+}
+
+function noteOf(sessionId: string, { isEphemeral = false }: TurnOutput): string {
+  const session = isEphemeral
+    ? `The ephemeral session ${quote(sessionId)} was deleted.`
+    : `The session ${quote(sessionId)} still exists.`;
+  return `Interrupted: the turn was cancelled. ${session}`;
 }
 
 /** A reply on a terminal. It is made printable, because the text of a model must not act on the terminal. */
@@ -93,7 +110,7 @@ export async function useOnce(
   prompt: string,
   { user, waitMs, output }: { user: string; waitMs: number | undefined; output: TurnOutput },
 ): Promise<{ session: SessionView; reply: string }> {
-  const taken = await printTurn(output, async (options) => {
+  const taken = await printTurn(output, sessionId, async (options) => {
     return await fleet.sessions.use(sessionId, prompt, { ...options, ...given({ waitMs }), user });
   });
   return { session: taken.session, reply: taken.text };
