@@ -25,6 +25,7 @@ const LAYERS: RegExp[][] = [
   [/^hosts\//],
   [/^pool\//],
   [/^models\//, /^runtime\//],
+  [/^sandbox\//],
   [/^store\//],
   [/^system\//],
   [/^model\//],
@@ -203,7 +204,7 @@ describe("the source", () => {
     for (const file of importers(/^execa$/, { types: true }))
       expect(file).toMatch(/^(runtime\/launch\/launch|models\/(token-command|detect))\.ts$/);
     for (const file of importers(/^node:child_process$/, { types: true }))
-      expect(file).toMatch(/^(runtime\/|system\/posix\/|cli\/run\/under-lease\.ts$)/);
+      expect(file).toMatch(/^(runtime\/|sandbox\/landlock\.ts$|system\/posix\/|cli\/run\/under-lease\.ts$)/);
   });
 
   it("only one part reads /proc or asks which platform this is", () => {

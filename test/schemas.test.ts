@@ -65,7 +65,7 @@ describe("the list of promises", () => {
   });
 
   it.each<[string, Parameters<typeof effectOf>[0], string]>([
-    ["field", ({ server }) => (server.properties.sandbox = { type: "string" }), "ps --json servers[].sandbox?: string"],
+    ["field", ({ server }) => (server.properties.colour = { type: "string" }), "ps --json servers[].colour?: string"],
     ["state", ({ server }) => server.properties.state?.enum?.push("lost"), 'ps --json servers[].state may be "lost"'],
     ["flag", ({ ps }) => (ps.flags.host = { type: "option", char: "H" }), "ps --host is also -H"],
     [

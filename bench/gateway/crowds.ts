@@ -75,6 +75,7 @@ export async function withCrowds(
       const surroundings = {
         config: fleet.config,
         own: false,
+        sandbox: undefined,
         isolation: "shared" as const,
         member: false,
         home: "/",

@@ -35,6 +35,7 @@ export const SECTIONS: Readonly<Record<Names<ConfigInput>["section"], SectionDes
   "session.infinite": {
     meaning: "The SDK's `infiniteSessions`, which shortens a long history. It is always off for ephemeral sessions.",
   },
+  sandbox: { meaning: "The boundary that the operating system puts around each server." },
   lock: { meaning: "Leases on sessions." },
   health: { meaning: "How `serve` checks and restarts servers." },
   recycle: { meaning: "When `serve` replaces a server by a fresh process with the same home." },
@@ -137,6 +138,17 @@ export const DESCRIPTIONS: Readonly<Record<Names<ConfigInput>["value"], KeyDescr
   "session.infinite.backgroundCompactionThreshold": {
     meaning: "How full the model's context is when this begins, from 0 to 1.",
     examples: [0.8],
+  },
+
+  "sandbox.mode": {
+    meaning:
+      "How servers are restricted. `auto`: by the strongest sandbox that works on the machine. See [The sandbox](security.md#the-sandbox).",
+    examples: ["auto", "landlock"],
+  },
+  "sandbox.binds": {
+    meaning:
+      "Further folders that servers can change, or only read if `:ro` follows. `{user}` stands for the user's id.",
+    examples: [["/srv/work/{user}", "/opt/tools:ro"]],
   },
 
   "lock.ttl": { meaning: "How long a lease outlives its holder, from 1 s to 24 days.", examples: ["300s"] },

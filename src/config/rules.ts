@@ -274,6 +274,13 @@ export const runtimeEnv = () =>
 /** Names or patterns of tools, in the format of the SDK's `availableTools`. */
 export const toolNames = () => list('a list of tool names or patterns, such as ["builtin:view"]', () => null);
 
+/** Folders that servers reach in addition to their homes. */
+export const binds = () =>
+  list(
+    'a list of absolute paths of folders, each with ":ro" after it if servers must not change it, such as ["/srv/work/{user}", "/opt/tools:ro"]',
+    (path) => (path.startsWith("/") ? null : "which is not an absolute path"),
+  );
+
 /** A list of texts. `faultOf` states why an item is refused. */
 function list(allowed: string, faultOf: (item: string) => string | null) {
   const fault = (item: string) => textFault(item, { characters: /[^\0]/ }) ?? faultOf(item);

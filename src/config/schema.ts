@@ -103,6 +103,12 @@ const session = v.pipe(
   v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
 );
 
+const sandbox = v.strictObject({
+  mode: v.optional(rules.choice(["auto", "landlock", "none"]), "auto"),
+  // Further folders that servers can reach.
+  binds: v.optional(rules.binds(), []),
+});
+
 const lock = v.pipe(
   v.strictObject({ ttl: v.optional(rules.leaseTtl(), "300s") }),
   v.transform(({ ttl }) => ({ ttlMs: ttl })),
@@ -215,6 +221,7 @@ const keys = v.strictObject({
   auth: v.optional(auth, {}),
   provider: v.optional(v.nullable(provider), null),
   session: v.optional(session, {}),
+  sandbox: v.optional(sandbox, {}),
   lock: v.optional(lock, {}),
   health: v.optional(health, {}),
   recycle: v.optional(recycle, {}),

@@ -60,6 +60,25 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     ],
     fixes: ["copilotfleet doctor", "ulimit -n; ulimit -u; free -m"],
   },
+  FLEET_SANDBOX_UNUSABLE: {
+    title: "The sandbox that sandbox.mode names does not work on this machine.",
+    causes: [
+      "The kernel has no Landlock (it needs Linux 5.13 or later, with landlock in its list of security modules).",
+      "Neither the launcher in the package nor setpriv of util-linux 2.41 can run.",
+    ],
+    fixes: [
+      "copilotfleet doctor",
+      'Set sandbox.mode to "auto" for the best sandbox that works here.',
+      "cat /sys/kernel/security/lsm # must contain landlock",
+    ],
+  },
+  FLEET_SANDBOX_UNSAFE: {
+    title: "A folder for a server would expose secrets of the fleet or of other users.",
+    causes: [
+      "--cwd or sandbox.binds names a folder that contains the fleet's state, configuration or token files, or is in one of them.",
+    ],
+    fixes: ["Choose a folder that has only files for this user.", "copilotfleet config path"],
+  },
   FLEET_RUNTIME_TOO_OLD: {
     title: "The Copilot runtime speaks an older protocol than the fleet.",
     causes: ["runtime.path or COPILOT_CLI_PATH names an old Copilot program."],

@@ -1,4 +1,5 @@
 import type { Claim, ProcessIdentity } from "./process.js";
+import type { SandboxReport } from "./sandbox.js";
 
 export type Isolation = "per-user" | "shared";
 
@@ -46,6 +47,8 @@ export interface ServerRecord {
   cwd: string;
   token: TokenSource | null;
   runtimePath: string;
+  /** The sandbox of the last start. Absent in records of earlier versions, which had none. */
+  sandbox?: SandboxReport;
   /** The version that the server reported; null before its first answer. */
   version: string | null;
   /** Why the server is `failed` or `unhealthy`; null in other states. */

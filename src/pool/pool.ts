@@ -10,13 +10,8 @@ import { nextSharedServer, ServerPlacer } from "./placement.js";
 import { type Recycled, type RecycleOptions, recycleServer } from "./recycle/recycle.js";
 import { repairRecords } from "./repair/repair.js";
 import { isBroken, type ServerView, viewServer } from "./server.js";
-import {
-  type PoolContext,
-  type SpawnOptions,
-  type StartRequest,
-  type StartResult,
-  startServer,
-} from "./start/start.js";
+import { type SpawnOptions, type StartRequest, type StartResult, startServer } from "./start/start.js";
+import type { PoolContext } from "./start/surroundings.js";
 import { type StopOptions, type Stopped, stopRecorded } from "./stop/stop.js";
 
 const SHARED_START_MS = 30_000;

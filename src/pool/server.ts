@@ -1,4 +1,5 @@
 import { serverIdOf } from "../model/ids.js";
+import { NO_SANDBOX, type SandboxReport } from "../model/sandbox.js";
 import type { Isolation, ServerRecord, ServerState } from "../model/server.js";
 import type { SessionRecord } from "../model/session.js";
 import { logPath } from "../runtime/files/server-folder.js";
@@ -51,6 +52,8 @@ export interface ServerView {
   activeSessions: number;
   /** The version that the runtime reports. */
   version: string | null;
+  /** The sandbox that the server runs in, and the protections that this sandbox does not give. */
+  sandbox: SandboxReport;
 }
 
 /** Identifies a server among all hosts: by its id, and by its host if there are several. */
@@ -136,6 +139,7 @@ export function viewServer(server: ServerRecord): ServerView {
     sessions: null,
     activeSessions: pid === null ? 0 : listLoaded(server.home, pid).length,
     version: server.version,
+    sandbox: server.sandbox ?? NO_SANDBOX,
   };
 }
 

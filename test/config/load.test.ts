@@ -33,6 +33,7 @@ describe("defaults", () => {
           tools: null,
           infinite: { enabled: true, backgroundCompactionThreshold: 0.8 },
         },
+        sandbox: { mode: "auto", binds: [] },
         lock: { ttlMs: 300_000 },
         health: {
           intervalMs: 5000,

@@ -330,6 +330,7 @@ describe("doctor and smoke", () => {
       "configuration",
       "environment",
       "isolation",
+      "sandbox",
       "model",
       "runtime",
       "state folder",
@@ -349,7 +350,7 @@ describe("doctor and smoke", () => {
       "ports",
     ]);
     // The results of these depend on the machine, and on what other tests of this file have done.
-    const others = ["node", "disk space", "store", "servers", "serve", "front door", "tokens"];
+    const others = ["node", "disk space", "sandbox", "store", "servers", "serve", "front door", "tokens"];
     for (const check of shown.checks.filter(({ name }) => !others.includes(name))) {
       const { name } = check;
       const detail = expect.any(String);
@@ -362,9 +363,9 @@ describe("doctor and smoke", () => {
       .split("\n")
       .filter((line) => !line.startsWith(" "))
       .toReversed();
-    expect(lines).toHaveLength(22);
+    expect(lines).toHaveLength(23);
     for (const line of lines) expect(line).toMatch(/^(ok {5}|WARN {3}|SKIP {3})\S/);
-    expect([summary, empty]).toEqual([expect.stringMatching(/^22 checks: \d+ ok, /), ""]);
+    expect([summary, empty]).toEqual([expect.stringMatching(/^23 checks: \d+ ok, /), ""]);
   });
 
   it("smoke passes all its steps, from spawn to stop", async () => {

@@ -94,18 +94,20 @@ describe("doctor", () => {
     ...(["ask", "all"] as const).map(
       (approve) =>
         [
-          `that agents may get a shell beside others' state while session.approve is ${approve}`,
-          { COPILOTFLEET_SESSION_APPROVE: approve },
+          `that, without a sandbox, agents may get a shell beside others' state while session.approve is ${approve}`,
+          { COPILOTFLEET_SESSION_APPROVE: approve, COPILOTFLEET_SANDBOX_MODE: "none" },
           "isolation",
-          new RegExp(`all servers run as one operating-system user\\. .*\\. Here, session\\.approve is "${approve}"$`),
+          new RegExp(
+            `all servers run as one operating-system user, and no sandbox .*\\. Here, session\\.approve is "${approve}"$`,
+          ),
           /"session": \{"host": "none", "approve": "none"\}\.$/,
         ] as const,
     ),
     [
-      "that clients reach others' state while session.host is owner",
-      { COPILOTFLEET_SESSION_HOST: "owner" },
+      "that, without a sandbox, clients reach others' state while session.host is owner",
+      { COPILOTFLEET_SESSION_HOST: "owner", COPILOTFLEET_SANDBOX_MODE: "none" },
       "isolation",
-      /all servers run as one operating-system user\. .*\. Here, session\.host is "owner"$/,
+      /all servers run as one operating-system user, and no sandbox .*\. Here, session\.host is "owner"$/,
       /"session": \{"host": "none", "approve": "none"\}\.$/,
     ],
     [
@@ -124,6 +126,16 @@ describe("doctor", () => {
       items: [],
       fix: expect.stringMatching(fix),
       fixed: false,
+    });
+  });
+
+  it("doctor reports the sandbox and what an agent can do in it, and does not warn about shells", async () => {
+    const checks = await findings({ COPILOTFLEET_SESSION_APPROVE: "all", COPILOTFLEET_SESSION_HOST: "owner" });
+    expect(checks.get("isolation")).toMatchObject({ level: "ok", detail: expect.stringContaining("a sandbox keeps") });
+    expect(checks.get("sandbox")).toMatchObject({
+      level: "ok",
+      detail: "landlock works",
+      items: expect.arrayContaining(["an agent can connect to any address"]),
     });
   });
 
@@ -161,7 +173,7 @@ describe("doctor", () => {
     const { stdout, code } = await fleet.run(["doctor", "--quick"], { env: { COPILOTFLEET_PORTS_FROM: "abc" } });
     expect(code).toBe(3);
     expect(stdout).toMatch(
-      /\n\n\d+ checks: \d+ ok, 1 failed \(configuration\), .*\d+ skipped \(isolation, model, runtime, .*\)\n$/,
+      /\n\n\d+ checks: \d+ ok, 1 failed \(configuration\), .*\d+ skipped \(isolation, sandbox, model, runtime, .*\)\n$/,
     );
   });
 
@@ -304,7 +316,7 @@ describe("doctor", () => {
     expect(warned).toMatch(/^WARN {3}serve {12}not running: [^\n]+\n {24}Try: copilotfleet serve$/m);
     const env = { COPILOTFLEET_PORTS_FROM: "abc" };
     const { checks } = await shown(fleet.run(["doctor", "--json"], { env }));
-    const local = ["isolation", "model", "runtime", "state folder", "permissions", "disk space"];
+    const local = ["isolation", "sandbox", "model", "runtime", "state folder", "permissions", "disk space"];
     const skipped = [...local, "store", "registry", ...STATE_CHECKS];
     expect(checks.filter(({ level }) => level === "skipped")).toEqual(
       skipped.map((name) => ({

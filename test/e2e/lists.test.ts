@@ -103,7 +103,7 @@ describe("the format of a list", () => {
     [["-o", "jsn"], '--output "jsn" is not a format. Allowed: table, wide, json, yaml, name or csv.'],
     [
       ["--sort", "age"],
-      expect.stringMatching(/^--sort "age" is not a column\. Allowed: server, .* or failure, and :desc /),
+      expect.stringMatching(/^--sort "age" is not a column\. Allowed: server, .* or failure, with :desc /),
     ],
     [["--sort", "user:up"], expect.stringMatching(/^--sort "user:up" is not a column\. Allowed: server, /)],
     [

@@ -100,7 +100,7 @@ const EXAMPLES: Record<string, Example> = {
   "store migrate": {
     args: () => ["store", "migrate", "--to", "file"],
     stdout: /^$/,
-    stderr: /^Error: The store "file" is .*\. \[FLEET_USAGE_INVALID\]\n {2}Try: copilotfleet store migrate .*\n$/,
+    stderr: /^Error: --to is "file", .*\. \[FLEET_USAGE_INVALID\]\n {2}Try: copilotfleet store migrate .*\n$/,
     code: 2,
   },
   "deploy systemd": { args: () => ["deploy", "systemd"], stdout: /^# .*\n\[Unit\]\n.*\n$/s },

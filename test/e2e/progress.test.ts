@@ -4,24 +4,18 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
 import type { Progress } from "../../src/model/progress.js";
-import { findRuntime } from "../../src/runtime/launch/find.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import type { Running } from "../fixtures/commands/command.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
-import { fake } from "../fixtures/fleets/fault-fleet.js";
+import { lateServers } from "../fixtures/fleets/fault-fleet.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
 /** Tests that commands report on a terminal that they take more than a second. Gates decide how long they take. */
 
 const gate = mkdtempSync(join(tmpdir(), "copilotfleet-gate-"));
-const GATED_STARTS = {
-  COPILOTFLEET_RUNTIME_PATH: fake("late-port.sh"),
-  COPILOTFLEET_RUNTIME_ENV: "GATE_FOLDER,GATE_RUNTIME",
-  GATE_FOLDER: gate,
-  GATE_RUNTIME: findRuntime(null, {}).path,
-};
+const GATED_STARTS = lateServers(gate);
 const openGate = () => writeFileSync(join(gate, "open"), "");
 const model = await startHeldModel();
 const fleet = testFleet({

@@ -108,7 +108,8 @@ describe("trust", () => {
     expect(shown).not.toContain("ports.from");
     // Now ps connects to the store that the file names.
     expect(await fleet.refusal(7, ["ps"], { cwd })).toMatchObject({ code: "FLEET_STORE_UNAVAILABLE" });
-    await fleet.run(["doctor"], { cwd });
+    // In a sandbox, the program could not leave a trace.
+    await fleet.run(["doctor"], { cwd, env: { COPILOTFLEET_SANDBOX_MODE: "none" } });
     expect(readdirSync(traces)).toContain("runtime");
   });
 

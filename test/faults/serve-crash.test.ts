@@ -2,10 +2,9 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
-import { findRuntime } from "../../src/runtime/launch/find.js";
 import { probe, provenEndpoint } from "../../src/runtime/process/probe.js";
 import { eventually } from "../fixtures/eventually.js";
-import { expectConsistent, FaultFleet, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { expectConsistent, FaultFleet, fake, faultFleet, lateServers } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { openLibrary } from "../fixtures/fleets/turns.js";
 import { isRunning } from "../fixtures/processes.js";
@@ -190,13 +189,7 @@ it("serve applies the startup deadline, and not the liveness deadline, to a serv
   const fleet = await faultFleet(FAST_HEALTH);
   const { pid, port } = await fleet.spawn("alice");
   const serving = await serve(fleet, {
-    env: {
-      COPILOTFLEET_RUNTIME_PATH: fake("late-port.sh"),
-      COPILOTFLEET_RUNTIME_ENV: "GATE_FOLDER,GATE_RUNTIME",
-      GATE_FOLDER: gate,
-      GATE_RUNTIME: findRuntime(null, {}).path,
-      COPILOTFLEET_HEALTH_STARTUP: "3s",
-    },
+    env: { ...lateServers(gate), COPILOTFLEET_HEALTH_STARTUP: "3s" },
   });
   process.kill(pid ?? 0, "SIGKILL");
   await eventually("the start", async () => (await fleet.record("alice")).state === "starting");

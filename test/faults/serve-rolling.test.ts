@@ -138,7 +138,12 @@ it("a rolling restart stops at the first replacement that does not start", async
   const fleet = await faultFleet({ COPILOTFLEET_RUNTIME_ENV: "ONCE_FOLDER,ONCE_RUNTIME" });
   const before = await spawned(fleet, ["alice", "bob", "carol"]);
   const result = await fleet.run(["restart", "--all", "--rolling", "--json"], {
-    env: { COPILOT_CLI_PATH: fake("once.sh"), ONCE_FOLDER: gate, ONCE_RUNTIME: findRuntime(null, {}).path },
+    env: {
+      COPILOT_CLI_PATH: fake("once.sh"),
+      ONCE_FOLDER: gate,
+      ONCE_RUNTIME: findRuntime(null, {}).path,
+      COPILOTFLEET_SANDBOX_MODE: "none", // the fake needs the folder and the real runtime
+    },
   });
   expect(result.code).toBe(7);
   expect(errorOf(result).message).toMatch(

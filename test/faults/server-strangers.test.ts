@@ -6,15 +6,14 @@ import { createServer, type Server } from "node:net";
 import { join, relative } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
-import { findRuntime } from "../../src/runtime/launch/find.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
 import { eventually } from "../fixtures/eventually.js";
 import {
   errorOf,
   expectConsistent,
   type FaultFleet,
-  fake,
   faultFleet,
+  lateServers,
   openFolder,
 } from "../fixtures/fleets/fault-fleet.js";
 import { killed } from "../fixtures/processes.js";
@@ -70,12 +69,7 @@ it("spawn reports that strangers hold every port of the range", async () => {
 
 it("spawn takes the next port when a stranger takes the first one just before the runtime listens on it", async () => {
   const gate = await openFolder();
-  const fleet = await faultFleet({
-    COPILOT_CLI_PATH: fake("late-port.sh"),
-    COPILOTFLEET_RUNTIME_ENV: "GATE_FOLDER,GATE_RUNTIME",
-    GATE_FOLDER: gate,
-    GATE_RUNTIME: findRuntime(null, {}).path,
-  });
+  const fleet = await faultFleet(lateServers(gate));
   const { from } = fleet.ports;
   const { done } = fleet.start(["spawn", "--user", "alice", "--json"]);
   await eventually("the runtime", () => existsSync(join(gate, "started")));

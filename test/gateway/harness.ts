@@ -1,6 +1,7 @@
 import { mkdtemp, realpath } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { CopilotClient, type CopilotClientOptions, RuntimeConnection } from "@github/copilot-sdk";
 import { expect } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
@@ -17,6 +18,10 @@ import { removeFolder } from "../fixtures/remove-folder.js";
 
 /** A stand-in for the model's key. It must never reach a client. */
 export const MODEL_KEY = "canary-model-key-8f2a";
+
+const PROGRAMS = fileURLToPath(new URL("../fixtures/sessions", import.meta.url));
+/** `sandbox.binds` with which the plugins of tests can run their programs. */
+export const READABLE = [dirname(process.execPath), PROGRAMS].map((folder) => `${folder}:ro`);
 
 export interface DoorFleetOptions {
   env?: NodeJS.ProcessEnv;
@@ -57,7 +62,8 @@ export class DoorFleet implements AsyncDisposable {
     const provider = { type: "openai" as const, baseUrl: model.baseUrl, apiKeyEnv: "MODEL_KEY" };
     // A busy machine may pause for seconds. The fleet must not take a server for hung because of that.
     const health = { timeout: "10s" };
-    const fleetOptions = { env, cwd: folder, config: { ports, provider, health, ...options.config } };
+    const sandbox = { binds: READABLE };
+    const fleetOptions = { env, cwd: folder, config: { ports, provider, health, sandbox, ...options.config } };
     // The constructor is private, because a program has no parts of a fleet.
     const fleet = Reflect.construct(Fleet, [openParts(fleetOptions, options.clock)]) as Fleet;
     const events: DoorEvent[] = [];

@@ -160,7 +160,7 @@ describe("the front door, for a client on its user's own server with session.hos
   });
 
   it("runs the client's shell command", async () => {
-    const out = join(at.folder, unused("out"));
+    const out = join(homes.alice, unused("out"));
     const asked = await client.request("session.shell.exec", { sessionId: "mine", command: `echo run > ${out}` });
     expect(asked.error).toBeUndefined();
     await eventually("what the command wrote", () => {
@@ -209,4 +209,24 @@ describe("the front door, for a client on its user's own server with session.hos
       }
     }
   });
+});
+
+describe("the front door, for a client on its user's own server with session.host auto,", () => {
+  const CASES = [
+    { sandbox: "landlock", key: null, reaches: true, why: "a sandbox keeps everything else out of reach" },
+    { sandbox: "none", key: null, reaches: false, why: "without a sandbox, everything would be in reach" },
+    { sandbox: "landlock", key: "MODEL_KEY", reaches: false, why: "the provider's key is in the server's memory" },
+  ] as const;
+
+  it.each(CASES)(
+    "with the sandbox $sandbox and the key $key, lets it run a command: $reaches ($why)",
+    async (given) => {
+      const provider = { type: "openai" as const, baseUrl: "http://127.0.0.1:9/v1", apiKeyEnv: given.key };
+      await using at = await DoorFleet.open({ config: { sandbox: { mode: given.sandbox }, provider } });
+      const client = await RawClient.as(at.url, await at.token("alice"), true);
+      await client.requestOk("session.create", { sessionId: "mine" });
+      const { error } = await client.request("session.shell.exec", { sessionId: "mine", command: "true" });
+      expect(error?.data?.code).toBe(given.reaches ? undefined : "FLEET_METHOD_DENIED");
+    },
+  );
 });

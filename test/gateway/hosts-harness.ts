@@ -5,7 +5,7 @@ import type { LogEntry } from "../fixtures/fleets/serve.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
 import type { RedisServer } from "../fixtures/store/redis-server.js";
-import { MODEL_KEY } from "./harness.js";
+import { MODEL_KEY, READABLE } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
 export interface HostDoorsOptions {
@@ -37,6 +37,7 @@ export class HostDoors implements AsyncDisposable {
         COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
         COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
         COPILOTFLEET_SERVE_ACCESS_LOG: "true",
+        COPILOTFLEET_SANDBOX_BINDS: READABLE.join(","),
         MODEL_KEY,
         ...env,
       },

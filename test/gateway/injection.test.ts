@@ -26,6 +26,7 @@ describe("the front door, in the parameters of a session,", () => {
   const own = {
     config,
     own: true,
+    sandbox: undefined,
     member: false,
     isolation: "per-user" as const,
     home: "/",

@@ -50,8 +50,8 @@ it("a client may answer model requests if each user has their own GitHub token, 
   }
 });
 
-it("the front door refuses a client's request handler and plugins unless session.host is owner", async () => {
-  await using at = await DoorFleet.open({ config: { provider: null } });
+it("the front door refuses a client's request handler and plugins while session.host is none", async () => {
+  await using at = await DoorFleet.open({ config: { provider: null, session: { host: "none" } } });
   const client = await RawClient.as(at.url, await at.token("alice"));
   for (const method of MODEL) {
     expect(await client.request(method, {})).toMatchObject(denied("requestHandler", "session.host"));

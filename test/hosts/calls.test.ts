@@ -6,6 +6,7 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import type { Config } from "../../src/config/schema.js";
 import type { HostDirectory } from "../../src/hosts/directory.js";
 import type { HostRecord } from "../../src/model/host.js";
+import { NO_SANDBOX } from "../../src/model/sandbox.js";
 import { answerCall, CALL_NAMES, type Calls, readAnswer } from "../../src/peers/calls/rpc-table.js";
 import { RemoteHost } from "../../src/peers/remote-host.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
@@ -59,6 +60,7 @@ const SERVER = {
   sessions: null,
   activeSessions: 0,
   version: "1.0.85",
+  sandbox: { mode: "landlock", not: ["network"] },
 };
 const SESSION = {
   id: "s-1",
@@ -185,6 +187,8 @@ describe("the answer of another host", () => {
     expect(readAnswer("gc", gc, "h1")).toEqual({ ...gc, remains, unreadable });
     const { hostName: _, ...stopped } = STOPPED;
     expect(readAnswer("stop", [stopped], "h1")).toEqual([stopped]);
+    const { sandbox: __, ...server } = SERVER;
+    expect(readAnswer("server", server, "h1")).toEqual({ ...server, sandbox: NO_SANDBOX });
   });
 
   it.each([

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { NO_SANDBOX } from "../../src/model/sandbox.js";
 import { serverEnvironment } from "../../src/runtime/launch/environment.js";
 
 /** The environment of a server that a caller with these variables starts, where `pass` is `runtime.env`. */
@@ -12,6 +13,8 @@ function environmentOf(env: NodeJS.ProcessEnv, pass: string[] = []): Record<stri
     githubToken: null,
     settings: { path: null, args: [], env: pass, idleTimeoutMs: null },
     stateRoot: "/state",
+    sandbox: { ...NO_SANDBOX, wrap: (command) => command },
+    sessionState: null,
     env,
   });
 }

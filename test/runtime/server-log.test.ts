@@ -11,8 +11,11 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { NO_SANDBOX } from "../../src/model/sandbox.js";
 import { logPath } from "../../src/runtime/files/server-folder.js";
 import { appendToLog, endOfLog, isLaunchLine, launchText, timeOfLine } from "../../src/runtime/files/server-log.js";
+
+const LAUNCH = { port: 5000, runtimePath: "/x", sandbox: NO_SANDBOX };
 
 let home: string;
 let log: string;
@@ -29,12 +32,12 @@ describe("a line of the fleet in the log of a server", () => {
   it("a text that the fleet logs has its time, begins on a new line, and never becomes several lines", () => {
     appendFileSync(log, "half");
     appendToLog(home, "one\ntwo\x1b[2J", AT);
-    appendToLog(home, launchText(5000, "/x"), AT);
+    appendToLog(home, launchText(LAUNCH), AT);
     const lines = readFileSync(log, "utf8").split("\n");
     expect(lines).toEqual([
       "half",
       "2026-01-02T03:04:05.678Z [copilotfleet] one\\u{a}two\\u{1b}[2J",
-      `2026-01-02T03:04:05.678Z [copilotfleet] Launch on port 5000 by process ${process.pid} (/x).`,
+      `2026-01-02T03:04:05.678Z [copilotfleet] Launch on port 5000 by process ${process.pid} (/x, without a sandbox).`,
       "",
     ]);
     expect(lines.map(isLaunchLine)).toEqual([false, false, true, false]);
@@ -75,7 +78,7 @@ describe("the end of a log as the reason of a failure", () => {
   it("the end of a log, as the reason of a failure, has no lines of the fleet and no announcement of a launch", () => {
     appendFileSync(log, "earlier\n");
     const logStart = statSync(log).size;
-    appendToLog(home, launchText(5000, "/x"));
+    appendToLog(home, launchText(LAUNCH));
     appendFileSync(log, "CLI server listening on port 5000\n");
     appendToLog(home, "Process 5 answers");
     expect(endOfLog({ home, logStart })).toBe("");

@@ -11,7 +11,7 @@ import { claimStart, claimStop, giveUpStop, recordEnd, recordReady } from "../..
 import { recordCrashLoop, recordHealth } from "../../src/pool/health.js";
 import { repairRecords } from "../../src/pool/repair/repair.js";
 import { isBroken, isRunning } from "../../src/pool/server.js";
-import type { PoolContext } from "../../src/pool/start/start.js";
+import type { PoolContext } from "../../src/pool/start/surroundings.js";
 import { identify, ownIdentity } from "../../src/runtime/process/process-table.js";
 import type { Store } from "../../src/store/ports.js";
 import { sleeper } from "../fixtures/processes.js";

@@ -1,7 +1,9 @@
 import type { LoadedConfig } from "../../config/load/load.js";
 import { isFleetError } from "../../errors.js";
+import { PROTECTIONS, separates } from "../../model/sandbox.js";
 import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
 import { resolveProvider } from "../../models/provider.js";
+import { sandboxNow, tryMechanisms } from "../../sandbox/sandbox.js";
 import { adviceOf, type Finding, ok, type Row, warning } from "./checks.js";
 import { serviceAnswers } from "./service.js";
 
@@ -15,14 +17,19 @@ export interface SettingsContext extends LoadedConfig {
 /** The checks of the configuration, without the fleet's state. */
 export const SETTINGS: readonly Row<SettingsContext>[] = [
   { name: "isolation", look: isolationOf },
+  { name: "sandbox", look: sandboxWorks },
   { name: "model", look: modelAnswers },
 ];
 
 /** Reports how users are separated. Warns if a user's agent or client can run programs that read the state of others. */
-function isolationOf({ config: { isolation, session } }: LoadedConfig): Finding {
+async function isolationOf({ config }: LoadedConfig): Promise<Finding> {
+  const { isolation, session } = config;
   if (isolation === "shared") return ok("shared: clients of one server are separated by the front door's rules");
+  const own = "per-user: each server has its own home, history and token";
+  if (separates(await sandboxNow(config)))
+    return ok(`${own}, and a sandbox keeps those of other users out of its reach`);
   const detail =
-    "per-user: each server has its own home, history and token, but all servers run as one operating-system user. " +
+    `${own}, but all servers run as one operating-system user, and no sandbox separates them. ` +
     'An agent with a shell, or a client with session.host "owner", can read everything that the fleet\'s account can read, ' +
     "including other users' conversations and keys";
   const open = [
@@ -32,6 +39,21 @@ function isolationOf({ config: { isolation, session } }: LoadedConfig): Finding 
   if (open.length === 0) return ok(detail);
   const fix = 'If you do not trust all users and their agents, set "session": {"host": "none", "approve": "none"}.';
   return warning(`${detail}. Here, ${open.join(" and ")}`, fix);
+}
+
+/** Reports which sandbox servers get, and what an agent can still do in it. */
+async function sandboxWorks({ config }: LoadedConfig): Promise<Finding> {
+  const { mode } = config.sandbox;
+  if (mode === "none") return ok('none, because sandbox.mode is "none"');
+  const report = await sandboxNow(config);
+  const failures = (await tryMechanisms()).flatMap((attempt) => ("why" in attempt ? [attempt.why] : []));
+  if (report.mode !== "none") {
+    const items = [...failures, ...report.not.map((lacking) => `an agent can ${PROTECTIONS[lacking]}`)];
+    return { level: "ok", detail: `${report.mode} works`, items };
+  }
+  const fix = "cat /sys/kernel/security/lsm  # must contain landlock; then update the kernel to 6.12 or later";
+  const level = mode === "auto" ? "warning" : "failed";
+  return { level, detail: "no sandbox works on this machine", items: failures, fix };
 }
 
 /** Checks that prompts can reach a model. Runs no token command. */

@@ -6,7 +6,7 @@ import { ProtocolError } from "../../runtime/wire/frames.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import { recordFor } from "../../sessions/find.js";
 import type { SessionHandling, UserHandling } from "../policy/methods.js";
-import { checkReach } from "../policy/reach.js";
+import { checkReach, reachOf } from "../policy/reach.js";
 import { checkSetup, needsItsClient, refuseSetupElsewhere } from "../policy/server-setup.js";
 import type { Opener } from "../routing/opener.js";
 import { Relay } from "../routing/relay.js";
@@ -161,7 +161,7 @@ export class Dispatcher {
     const link = await this.#router.homeHere();
     if (handling.own === true) {
       if (!link.own) throw methodDenied(method, "it affects the whole server, which other users share");
-      checkReach(request, handling, { own: link.own, config: this.#state.door.config });
+      checkReach(request, handling, reachOf(link, this.#state.door.config));
     }
     switch (handler) {
       case "list":
@@ -182,7 +182,7 @@ export class Dispatcher {
   /** Passes on a request that sets up the whole server. From then on, the client's connection ends when the server ends. */
   #setUp(link: ServerLink, request: ClientRequest): void {
     const state = this.#state;
-    checkSetup(request.method, link.server, link.own, state.door.config);
+    checkSetup(request.method, link, state.door.config);
     state.requests.forward(link, request, {
       onAnswer: ({ failed }): undefined => {
         if (failed) return;

@@ -4,7 +4,7 @@ import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { recordFor } from "../../sessions/find.js";
 import { isStoreTrouble, sessionLocked } from "../../sessions/problems.js";
 import type { SessionHandling } from "../policy/methods.js";
-import { checkReach } from "../policy/reach.js";
+import { checkReach, reachOf } from "../policy/reach.js";
 import type { Router } from "../routing/router.js";
 import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";
@@ -39,9 +39,10 @@ export class PassedRequests {
       throw methodDenied(method, "it reaches beyond the session, on a server that other users share");
     if (handling.checksOptions === true) {
       const member = record.owner !== user;
-      link.protocol.checkOptions(method, params, { own, member, isolation: link.server.isolation, config });
+      const { isolation } = link.server;
+      link.protocol.checkOptions(method, params, { ...reachOf(link, config), member, isolation });
     }
-    checkReach(request, handling, { own, config });
+    checkReach(request, handling, reachOf(link, config));
     checkTools(this.#state, request, record);
     checkAnswer(this.#state, link, request, record);
     const allowed = handling.permits === true ? permitted(this.#state, link, request, record) : params;

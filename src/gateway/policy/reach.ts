@@ -1,5 +1,7 @@
 import type { Config } from "../../config/schema.js";
 import { isObject } from "../../config/values/json.js";
+import { holds, type SandboxReport } from "../../model/sandbox.js";
+import type { ServerRecord } from "../../model/server.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import type { Handling } from "./methods.js";
@@ -14,15 +16,29 @@ export interface Reach {
   config: Config;
   /** Whether the server is the user's own, with no other user's sessions on it. */
   own: boolean;
+  /** The server's sandbox; undefined if it has none. */
+  sandbox: SandboxReport | undefined;
 }
 
-/** Whether the client may use files and programs on the server's machine. The setting "auto" does not allow that. */
-export function reachesHost({ own, config: { session } }: Reach): boolean {
-  return own && session.host === "owner";
+/** How far a client's requests to this server may reach. */
+export function reachOf(
+  { own, server }: { own: boolean; server: Pick<ServerRecord, "sandbox"> },
+  config: Config,
+): Reach {
+  return { own, config, sandbox: server.sandbox };
+}
+
+/**
+ * Whether the client may use files and programs on the server's machine. The setting "auto" allows that where the server's
+ * sandbox keeps everything else out of reach.
+ */
+export function reachesHost({ own, config: { session }, sandbox }: Reach): boolean {
+  if (!own) return false;
+  return session.host === "owner" || (session.host === "auto" && sandbox !== undefined && holds(sandbox));
 }
 
 /** Whether the client may approve tools that it did not bring itself. */
-export function decidesOnTools({ own, config: { session } }: Reach): boolean {
+export function decidesOnTools({ own, config: { session } }: Pick<Reach, "own" | "config">): boolean {
   return session.approve === "all" || (own && session.approve === "ask");
 }
 
@@ -96,7 +112,11 @@ export interface Permission {
  *
  * @returns the parameters; null if the request is about another client's tool, because only that client may answer
  */
-export function decide(params: Params, { asked, isOwnTool, isCollaborative }: Permission, reach: Reach): Params | null {
+export function decide(
+  params: Params,
+  { asked, isOwnTool, isCollaborative }: Permission,
+  reach: Pick<Reach, "own" | "config">,
+): Params | null {
   const { kind: decision } = (params.result ?? {}) as { kind?: unknown };
   const decides = decidesOnTools(reach);
   if (asked?.kind === "custom-tool" && !isOwnTool && (isCollaborative || !decides)) return null;

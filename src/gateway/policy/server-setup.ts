@@ -3,7 +3,7 @@ import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
 import { tokenSourceFromConfig } from "../../models/github-token.js";
 import { hostDenied, methodDenied } from "../wire/refusals.js";
-import { reachesHost } from "./reach.js";
+import { reachesHost, reachOf } from "./reach.js";
 
 /*
  * Settings of a whole server that a client may make before its first session.
@@ -31,10 +31,15 @@ export function needsItsClient(method: string): boolean {
 
 type Credentialed = Pick<ServerRecord, "token" | "user">;
 
-export function checkSetup(method: string, server: Credentialed, own: boolean, config: Config): void {
+export function checkSetup(
+  method: string,
+  link: { own: boolean; server: Credentialed & Pick<ServerRecord, "sandbox"> },
+  config: Config,
+): void {
+  const { own, server } = link;
   const option = `the SDK's option "${OPTIONS[method]}"`;
   if (!own) throw methodDenied(method, `${option} affects the whole server, which other users share`);
-  if (!reachesHost({ own, config })) throw hostDenied(method, `${option} reaches files or programs`);
+  if (!reachesHost(reachOf(link, config))) throw hostDenied(method, `${option} reaches files or programs`);
   const sendsModelRequests = method !== "plugins.builtin.set";
   if (sendsModelRequests && isGivenCredentials(server, config)) {
     const harm = "would send all model requests of the server to this client, including the fleet's credentials";

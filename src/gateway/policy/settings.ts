@@ -1,18 +1,14 @@
-import type { Config } from "../../config/schema.js";
 import { type FleetError, quote } from "../../errors.js";
 import type { Isolation } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import type { Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import { isBelowHome } from "./below-home.js";
-import { decidesOnTools, reachesHost } from "./reach.js";
+import { decidesOnTools, type Reach, reachesHost } from "./reach.js";
 import { hasCredentials } from "./server-setup.js";
 
 /** The facts that decide which settings a client may make on its session, and which settings the fleet adds. */
-export interface Surroundings {
-  config: Config;
-  /** Whether the server is the user's own, with no other user's sessions on it. */
-  own: boolean;
+export interface Surroundings extends Reach {
   /** Whether the session belongs to another user, who made this user a member. */
   member: boolean;
   isolation: Isolation;
@@ -150,7 +146,7 @@ export function sessionParams(
 export function checkOptions(
   method: string,
   asked: Params,
-  { own, member, isolation, config }: Pick<Surroundings, "own" | "member" | "isolation" | "config">,
+  { own, member, isolation, config, sandbox }: Pick<Surroundings, keyof Reach | "member" | "isolation">,
 ): void {
   const rerouting = REROUTING.find((name) => !isAbsent(asked[name]));
   if (rerouting !== undefined && (hasCredentials(config) || !own)) {
@@ -159,7 +155,7 @@ export function checkOptions(
   if (own && config.session.tools !== null && !isAbsent(asked.availableTools)) {
     throw methodDenied(method, '"availableTools" is set by the fleet (session.tools)');
   }
-  if (reachesHost({ own, config })) return;
+  if (reachesHost({ own, config, sandbox })) return;
   if (member && !isAbsent(asked.excludedTools))
     throw methodDenied(method, 'only the owner of a session sets "excludedTools"');
   for (const [name, value] of Object.entries(asked)) {
@@ -191,10 +187,10 @@ function allowedTools({ availableTools }: Params, allowed: readonly string[]): s
   return names.filter((name) => name.startsWith("custom:") || allowed.includes(name));
 }
 
-function refuseReach(method: string, asked: Params, { own, config, home }: Surroundings): void {
+function refuseReach(method: string, asked: Params, { own, config, sandbox, home }: Surroundings): void {
   const approving = APPROVING.find((name) => isSet(asked[name]));
   if (approving !== undefined && !decidesOnTools({ own, config })) throw approvalDenied(method, approving);
-  if (reachesHost({ own, config })) {
+  if (reachesHost({ own, config, sandbox })) {
     if (isAbsent(asked.configDir) || isBelowHome(asked.configDir, home)) return;
     const allowed = `an absolute path in the home of the user's own server, ${quote(home)}`;
     throw methodDenied(method, `"configDir" (configDirectory in the SDK) must be ${allowed}`);

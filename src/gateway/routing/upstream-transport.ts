@@ -1,4 +1,5 @@
 import type { Loading, Transport } from "../../sessions/use/load.js";
+import { reachOf } from "../policy/reach.js";
 import { type ClientState, hasOwnFolder } from "../state/client-state.js";
 import type { ServerLink } from "../state/links.js";
 import type { Params } from "../wire/client-message.js";
@@ -28,11 +29,11 @@ export function upstreamTransport(
   const load = async ({ how, record, server, access }: Loading, signal: AbortSignal) => {
     const link = await connector.to(server);
     onLink(link);
-    const { own, protocol, upstream } = link;
+    const { protocol, upstream } = link;
     const { isolation, home } = server;
     const method = how === "create" ? "session.create" : "session.resume";
     const member = record.owner !== user;
-    const surroundings = { config: door.config, own, member, isolation, home, ...access };
+    const surroundings = { ...reachOf(link, door.config), member, isolation, home, ...access };
     const params = protocol.sessionParams(method, asked, record, surroundings);
     const sessionId = record.id;
     try {

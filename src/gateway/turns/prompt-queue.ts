@@ -2,7 +2,7 @@ import { FleetError } from "../../errors.js";
 import type { SessionRecord } from "../../model/session.js";
 import { NEVER_BEGAN } from "../../runtime/client/turn.js";
 import { type SessionUse, useSession } from "../../sessions/use/use-session.js";
-import { checkReach } from "../policy/reach.js";
+import { checkReach, reachOf } from "../policy/reach.js";
 import type { Router } from "../routing/router.js";
 import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";
@@ -213,7 +213,7 @@ export class PromptQueue {
     const { request } = prompt;
     try {
       const link = await linkOnceEnded(this.#state, this.#router, record);
-      checkReach(request, protocol.handlingOf(request.method), { own: link.own, config: door.config });
+      checkReach(request, protocol.handlingOf(request.method), reachOf(link, door.config));
       await assertHere(door, record);
       // Refuse a prompt whose lease was lost while it waited. Check this last, right before the write to the socket.
       await turn.use?.lease?.check();

@@ -4,6 +4,7 @@ import { isObject } from "../../config/values/json.js";
 import type { RollingRequest, SpawnRequest, StopRequest } from "../../fleet/options.js";
 import { validateSessionId, validateUser } from "../../model/ids.js";
 import type { Lease } from "../../model/lease.js";
+import { NO_SANDBOX, type Protection, type SandboxReport } from "../../model/sandbox.js";
 import type { TokenSource } from "../../model/server.js";
 import type { RollingResult } from "../../pool/recycle/rolling.js";
 import type { ServerView } from "../../pool/server.js";
@@ -112,6 +113,11 @@ export function list<T>(item: Schema<T>): Schema<T[]> {
   return v.array(item, "a list");
 }
 
+const sandboxReport: Schema<SandboxReport> = object({
+  mode: word<SandboxReport["mode"]>(),
+  not: list(word<Protection>()),
+});
+
 export const serverView: Schema<ServerView> = object({
   id: string,
   user: v.nullable(string),
@@ -134,6 +140,8 @@ export const serverView: Schema<ServerView> = object({
   sessions: v.nullable(number),
   activeSessions: number,
   version: v.nullable(string),
+  // Earlier versions, which do not send it, had no sandbox.
+  sandbox: v.optional(sandboxReport, NO_SANDBOX),
 });
 
 export const spawned = object({ server: serverView, created: flag });

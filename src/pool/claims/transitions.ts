@@ -40,7 +40,7 @@ export interface StartIntent {
   /** The record to begin with if the server has no record. */
   fresh: ServerRecord;
   /** The fields that the caller changes in the record of a server that is about to start. */
-  settings: Partial<Pick<ServerRecord, "token" | "runtimePath" | "cwd">>;
+  settings: Partial<Pick<ServerRecord, "token" | "runtimePath" | "sandbox" | "cwd">>;
   supervised: boolean;
   claim: Claim;
 }

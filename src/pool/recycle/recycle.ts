@@ -16,7 +16,8 @@ import { changeClaimed, endingProcess, isServing, recordReady, serverTaken } fro
 import { answerOf } from "../repair/adopt.js";
 import { isRunning } from "../server.js";
 import { choosePort } from "../start/ports.js";
-import { githubToken, launchOnFreePort, type PoolContext } from "../start/start.js";
+import { githubToken, launchOnFreePort } from "../start/start.js";
+import { type PoolContext, sandboxOf } from "../start/surroundings.js";
 import { allCut, drainForGood } from "../stop/drain.js";
 import { type Stopped, TERMINATE_GRACE_MS } from "../stop/stop.js";
 
@@ -48,6 +49,7 @@ export async function recycleServer(context: PoolContext, id: string, options: R
   const known = (await store.registry.read()).servers[id];
   if (known === undefined || !isRunning(known)) return { kind: "unavailable" };
   const token = await githubToken(context.env, known, known.token, options.signal);
+  const sandbox = await sandboxOf(context, known);
   const launchId = randomUUID();
   using held = new HeldClaim();
   const old = await store.registry.update((registry) =>
@@ -66,6 +68,7 @@ export async function recycleServer(context: PoolContext, id: string, options: R
         // Both processes have the same connection token, so that clients of the old one can connect to the new one.
         connectionToken: readConnectionToken(old.home),
         githubToken: token,
+        sandbox,
       },
       options.signal,
     );
@@ -90,6 +93,7 @@ export async function recycleServer(context: PoolContext, id: string, options: R
     logStop(old, outcome, { because: replacedBy(launched.identity) });
     const server = await changeClaimed(store, old, (record) => {
       record.runtimePath = runtimePath;
+      record.sandbox = { mode: sandbox.mode, not: sandbox.not };
       promote(record, launched.identity, launched.version);
       return record;
     });

@@ -7,7 +7,7 @@ import { changeClaimed, countCrash, endingProcess, giveUpStop, recordEnd } from 
 import { mapConcurrently, STARTS_AT_ONCE } from "../concurrency.js";
 import { finishReplacement } from "../recycle/recycle.js";
 import { isBroken, isRunning } from "../server.js";
-import type { PoolContext } from "../start/start.js";
+import type { PoolContext } from "../start/surroundings.js";
 import { TERMINATE_GRACE_MS } from "../stop/stop.js";
 import { adoptServer } from "./adopt.js";
 

@@ -1,24 +1,17 @@
 import { randomUUID } from "node:crypto";
 import { resolve } from "node:path";
-import type { Config } from "../../config/schema.js";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
 import type { Registry } from "../../model/registry.js";
 import type { Replacement, ServerRecord, TokenSource } from "../../model/server.js";
 import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
 import { ensureNote } from "../../runtime/files/host-note.js";
-import {
-  createServerFolder,
-  homeOf,
-  shareSessionState,
-  writeConnectionToken,
-} from "../../runtime/files/server-folder.js";
-import { linkToPlace } from "../../runtime/files/shared-storage.js";
+import { createServerFolder, homeOf, writeConnectionToken } from "../../runtime/files/server-folder.js";
 import type { Launch } from "../../runtime/launch/environment.js";
 import { findRuntime } from "../../runtime/launch/find.js";
 import { type LaunchedServer, launchServer, PortTakenError } from "../../runtime/launch/launch.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
 import { stopServer } from "../../runtime/process/stop.js";
-import type { Store } from "../../store/ports.js";
+import type { Sandbox } from "../../sandbox/sandbox.js";
 import { poolDraining } from "../admission.js";
 import { HeldClaim, untilUnclaimed } from "../claims/held-claim.js";
 import {
@@ -31,15 +24,9 @@ import {
   type StartDecision,
 } from "../claims/transitions.js";
 import { adoptServer, endLeftover } from "../repair/adopt.js";
-import { groupOfServer, isRunning } from "../server.js";
+import { isRunning } from "../server.js";
 import { choosePort, isBindable } from "./ports.js";
-
-export interface PoolContext {
-  store: Store;
-  config: Config;
-  stateRoot: string;
-  env: NodeJS.ProcessEnv;
-}
+import { keepSessions, type PoolContext, sandboxOf, sessionStateOf } from "./surroundings.js";
 
 export interface SpawnOptions {
   /** The source of the server's GitHub token. Default: the recorded source, or else the configured one. */
@@ -87,6 +74,8 @@ export async function startServer(context: PoolContext, request: StartRequest): 
   // Refuse everything that can be refused before recording anything.
   const runtime = findRuntime(config.runtime.path, env);
   const source = request.token ?? known?.token ?? configured;
+  const fresh = newRecord(context.stateRoot, request);
+  const sandbox = await sandboxOf(context, { ...fresh, cwd: request.cwd ?? known?.cwd ?? fresh.cwd });
   let token: Promise<string | null> | undefined;
   const readToken = () => (token ??= githubToken(env, request, source, signal));
   if (known === undefined || !isRunning(known)) await readToken();
@@ -102,10 +91,11 @@ export async function startServer(context: PoolContext, request: StartRequest): 
         now: new Date().toISOString(),
         supervised: request.supervised ?? false,
         claim: held.claim,
-        fresh: newRecord(context.stateRoot, request),
+        fresh,
         settings: {
           token: source,
           runtimePath: runtime.path,
+          sandbox: { mode: sandbox.mode, not: sandbox.not },
           ...(request.cwd === undefined ? {} : { cwd: request.cwd }),
         },
       }),
@@ -127,7 +117,7 @@ export async function startServer(context: PoolContext, request: StartRequest): 
         return { server: adopted, created: false };
       }
       case "start":
-        return { server: await launchClaimed(context, decision, request, readToken), created: true };
+        return { server: await launchClaimed(context, decision, request, { readToken, sandbox }), created: true };
     }
   }
 }
@@ -160,7 +150,7 @@ async function launchClaimed(
   context: PoolContext,
   claimed: Extract<StartDecision, { kind: "start" }>,
   { calledOff, signal }: StartRequest,
-  readToken: () => Promise<string | null>,
+  { readToken, sandbox }: { readToken: () => Promise<string | null>; sandbox: Sandbox },
 ): Promise<ServerRecord> {
   const { id, home } = claimed.server;
   const launchId = claimed.server.launchId ?? "";
@@ -180,6 +170,7 @@ async function launchClaimed(
         port: claimed.server.port ?? 0,
         connectionToken: writeConnectionToken(home),
         githubToken,
+        sandbox,
       },
       signal,
     );
@@ -213,17 +204,19 @@ const PORT_ATTEMPTS = 64;
 
 /** Launches on the reserved port. If a program outside the fleet holds that port, reserves the next free one. */
 export async function launchOnFreePort(
-  { store, config, env, stateRoot }: PoolContext,
-  launch: Omit<Launch, "settings" | "env" | "stateRoot"> & { server: ServerRecord },
+  context: PoolContext,
+  launch: Omit<Launch, "settings" | "env" | "stateRoot" | "sessionState"> & { server: ServerRecord },
   signal: AbortSignal,
 ): Promise<LaunchedServer> {
+  const { store, config, env, stateRoot } = context;
   const { server, launchId } = launch;
+  const sessionState = sessionStateOf(context, server);
   const tried = new Set<number>();
   let { port } = launch;
   while (tried.size < PORT_ATTEMPTS) {
     if (await isBindable(server.address, port)) {
       try {
-        return await launchServer({ ...launch, port, settings: config.runtime, env, stateRoot }, signal);
+        return await launchServer({ ...launch, port, settings: config.runtime, env, stateRoot, sessionState }, signal);
       } catch (error) {
         if (!(error instanceof PortTakenError)) throw error;
       }
@@ -246,16 +239,6 @@ export async function launchOnFreePort(
 function recordOfLaunch(registry: Registry, id: string, launchId: string): ServerRecord | Replacement {
   const replacement = registry.servers[id]?.replacement;
   return replacement?.launchId === launchId ? replacement : ownClaim(registry, id, launchId);
-}
-
-/**
- * If the sessions of the server are on shared storage or in the folder of all shared servers, links the home to that folder.
- */
-async function keepSessions({ store, config, stateRoot }: PoolContext, server: ServerRecord): Promise<void> {
-  const { shared } = config.storage;
-  if (shared !== null && store.hosts !== null) {
-    await linkToPlace(server.home, { shared, host: store.hosts.own, group: groupOfServer(server) });
-  } else if (server.isolation === "shared") shareSessionState(stateRoot, server.home);
 }
 
 export async function githubToken(

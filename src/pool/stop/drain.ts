@@ -10,7 +10,7 @@ import { listLoaded } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import type { Store } from "../../store/ports.js";
 import { changeClaimed, giveUpStop } from "../claims/transitions.js";
-import type { PoolContext } from "../start/start.js";
+import type { PoolContext } from "../start/surroundings.js";
 import { usedSessions } from "../use-markers.js";
 
 const POLL_MS = 50;

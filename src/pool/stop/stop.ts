@@ -6,7 +6,7 @@ import { logStop } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { HeldClaim, untilUnclaimed } from "../claims/held-claim.js";
 import { changeClaimed, claimStop, holderOf, recordEnd } from "../claims/transitions.js";
-import type { PoolContext } from "../start/start.js";
+import type { PoolContext } from "../start/surroundings.js";
 import { allCut, drainForGood } from "./drain.js";
 
 export interface StopOptions {

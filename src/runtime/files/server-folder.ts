@@ -38,12 +38,17 @@ export function createServerFolder(home: string): void {
   }
 }
 
+/** The folder of all shared servers for their session state. */
+export function sharedStatePath(stateRoot: string): string {
+  return join(stateRoot, "servers", SHARED_STATE, "session-state");
+}
+
 /**
  * Links a shared server's session state to the folder of all shared servers, so that each of them can open any session. The
  * rest of each home stays separate, because two servers cannot write to the same home.
  */
 export function shareSessionState(stateRoot: string, home: string): void {
-  const common = join(stateRoot, "servers", SHARED_STATE, "session-state");
+  const common = sharedStatePath(stateRoot);
   mkdirSync(common, { recursive: true, mode: 0o700 });
   try {
     symlinkSync(common, join(home, "session-state"));

@@ -1,6 +1,7 @@
 import { closeSync, constants, fstatSync, futimesSync, openSync, statSync, writeSync } from "node:fs";
 import { printable } from "../../config/values/text.js";
 import { systemCode } from "../../errors.js";
+import type { SandboxReport } from "../../model/sandbox.js";
 import type { ServerRecord } from "../../model/server.js";
 import { ifThere, readAt } from "./if-there.js";
 import { logPath } from "./server-folder.js";
@@ -23,9 +24,17 @@ export function logSize(home: string): number {
   return statSync(logPath(home), { throwIfNoEntry: false })?.size ?? 0;
 }
 
+interface LaunchFacts {
+  port: number;
+  runtimePath: string;
+  sandbox: SandboxReport;
+}
+
 /** Text for the first line of a launch. */
-export function launchText(port: number, runtimePath: string): string {
-  return `Launch on port ${port} by process ${process.pid} (${runtimePath}).`;
+export function launchText({ port, runtimePath, sandbox }: LaunchFacts): string {
+  const { mode, not } = sandbox;
+  const within = mode === "none" ? "without a sandbox" : `in the sandbox ${mode} without ${not.join(", ")}`;
+  return `Launch on port ${port} by process ${process.pid} (${runtimePath}, ${within}).`;
 }
 
 /**

@@ -1,5 +1,7 @@
+import { join } from "node:path";
 import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
+import type { Sandbox } from "../../sandbox/sandbox.js";
 import { FLEET_VARIABLE, LAUNCH_VARIABLE } from "../process/launches.js";
 
 /**
@@ -29,8 +31,16 @@ export interface Launch {
   githubToken: string | null;
   settings: Config["runtime"];
   stateRoot: string;
+  sandbox: Sandbox;
+  /** The folder outside of its home in which the server keeps its sessions, or null. */
+  sessionState: string | null;
   /** The caller's environment, of which a server gets only a part. */
   env: NodeJS.ProcessEnv;
+}
+
+/** The folder for temporary files of a server that cannot use the one of all users. */
+export function temporaryFolder(home: string): string {
+  return join(home, "tmp");
 }
 
 /**
@@ -38,7 +48,7 @@ export interface Launch {
  * servers the operator's `HOME`, list `HOME` in `runtime.env`.
  */
 export function serverEnvironment(launch: Launch): Record<string, string> {
-  const { server, launchId, connectionToken, githubToken, settings, stateRoot, env } = launch;
+  const { server, launchId, connectionToken, githubToken, settings, stateRoot, sandbox, env } = launch;
   const environment: Record<string, string> = { HOME: server.home };
   for (const name of [...ALLOWED, ...settings.env]) {
     const value = env[name];
@@ -48,6 +58,7 @@ export function serverEnvironment(launch: Launch): Record<string, string> {
     for (const [name, value] of Object.entries(OFFLINE_PROVIDER)) environment[name] ??= value;
   }
   environment.COPILOT_HOME = server.home;
+  if (sandbox.mode !== "none") environment.TMPDIR = temporaryFolder(server.home);
   environment.COPILOT_CONNECTION_TOKEN = connectionToken;
   environment[LAUNCH_VARIABLE] = launchId;
   environment[FLEET_VARIABLE] = stateRoot;

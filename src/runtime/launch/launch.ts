@@ -2,7 +2,9 @@ import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, isFleetError, option, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
+import type { Command } from "../../sandbox/sandbox.js";
 import { system } from "../../system/system.js";
+import { makeFolder } from "../files/if-there.js";
 import { logPath, unwritable } from "../files/server-folder.js";
 import { appendLine, appendToLog, lastWords, launchText } from "../files/server-log.js";
 import { probe } from "../process/probe.js";
@@ -10,7 +12,7 @@ import { identify } from "../process/process-table.js";
 import { noteEnd } from "../process/server-end.js";
 import { sendSignal } from "../process/stop.js";
 import { RpcError } from "../wire/rpc-client.js";
-import { GITHUB_TOKEN_VARIABLE, type Launch, serverEnvironment } from "./environment.js";
+import { GITHUB_TOKEN_VARIABLE, type Launch, serverEnvironment, temporaryFolder } from "./environment.js";
 
 export interface LaunchedServer {
   identity: ProcessIdentity;
@@ -87,11 +89,12 @@ async function start(launch: Launch) {
   const { execa } = await import("execa");
   const log = openLog(launch.server.home);
   try {
-    appendLine(log, launchText(launch.port, launch.runtimePath));
+    appendLine(log, launchText(launch));
     const logStart = fstatSync(log).size;
     const output = log as 1; // execa accepts any open descriptor, but its types know only 1 and 2
     requireDescriptors(launch);
-    const child = execa(launch.runtimePath, commandLine(launch), {
+    const [program, ...args] = sandboxed(launch);
+    const child = execa(program, args, {
       cwd: launch.server.cwd,
       env: serverEnvironment(launch),
       extendEnv: false,
@@ -105,6 +108,13 @@ async function start(launch: Launch) {
   } finally {
     closeSync(log);
   }
+}
+
+function sandboxed(launch: Launch): Command {
+  const { sandbox, server, runtimePath, sessionState } = launch;
+  if (sandbox.mode !== "none") makeFolder(temporaryFolder(server.home));
+  const own = [server.home, ...(sessionState === null ? [] : [sessionState])];
+  return sandbox.wrap([runtimePath, ...commandLine(launch)], own);
 }
 
 /** Refuses a start without two free file descriptors, because execa (9.6) then emits an error that ends this process. */

@@ -74,6 +74,8 @@ function partsOfServer({ server, record, sessions, logLines }: ServerDescription
       ["Started", when(startedAt)],
       ["Created", when(record.createdAt)],
       ["Isolation", server.isolation],
+      ["Sandbox", server.sandbox.mode],
+      ["Not restricted", server.sandbox.not.join(", ")],
       ["Version", version],
       ["Runtime", text(record.runtimePath)],
       ["GitHub token", tokenSource(record)],

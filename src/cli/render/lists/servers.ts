@@ -19,6 +19,7 @@ export const SERVERS: List<ServerView> = {
     { heading: "SESSIONS", field: "sessions", yields: 1 },
     { heading: "LOADED", field: "activeSessions", yields: 3 },
     { heading: "ISOLATION", field: "isolation", wide: true },
+    { heading: "SANDBOX", field: "sandbox", value: ({ sandbox }) => sandbox.mode, wide: true },
     { heading: "VERSION", field: "version", wide: true },
     { heading: "CRASHES", field: "crashes", wide: true },
     { heading: "HOME", field: "home", wide: true },

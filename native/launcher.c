@@ -1,0 +1,295 @@
+/*
+ * Puts this process into a sandbox and then runs a program in its place. The PID stays the same.
+ *
+ *   copilotfleet-sandbox [OPTION VALUE]... -- PROGRAM [ARGUMENT]...   runs PROGRAM, an absolute path
+ *   copilotfleet-sandbox [OPTION VALUE]... --try                     sets up the same sandbox, prints what it holds, ends
+ *
+ *   --read PATH       the program may read and execute what is at PATH or below it
+ *   --write PATH      the program may also change it
+ *   --device PATH     the program may read, write and control the device at PATH
+ *   --connect PORT    the program may connect to this TCP port, and to no port that is not listed
+ *   --bind PORT       the program may listen on this TCP port, and on no port that is not listed
+ *   --limit N=VALUE   the resource limit with the kernel's number N, soft and hard
+ *
+ * A PATH has no links in it; one that has them is refused, because somebody may have put the link there after the fleet had
+ * looked. A PATH that does not exist is left out. Everything else that fails ends the launcher with code 126 and a message.
+ *
+ * It needs no C library, so that one small static program runs on every distribution. native/build.sh makes it.
+ */
+#include <asm/unistd.h>
+#include <linux/audit.h>
+#include <linux/capability.h>
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/filter.h>
+#include <linux/landlock.h>
+#include <linux/openat2.h>
+#include <linux/prctl.h>
+#include <linux/resource.h>
+#include <linux/sched.h>
+#include <linux/seccomp.h>
+#include <linux/stat.h>
+#include <linux/time_types.h>
+
+typedef unsigned long word;
+typedef unsigned long long u64;
+
+/* --- System calls ------------------------------------------------------------------------------------------------- */
+
+#if defined(__x86_64__)
+#define OWN_ARCHITECTURE AUDIT_ARCH_X86_64
+__asm__(".globl _start\n_start: xor %ebp,%ebp\n mov %rsp,%rdi\n and $-16,%rsp\n call run\n hlt\n");
+
+static long call(long number, word a, word b, word c, word d, word e) {
+  long result;
+  register word r10 __asm__("r10") = d;
+  register word r8 __asm__("r8") = e;
+  __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+                   : "rcx", "r11", "memory");
+  return result;
+}
+#elif defined(__aarch64__)
+#define OWN_ARCHITECTURE AUDIT_ARCH_AARCH64
+__asm__(".globl _start\n_start: mov x29,#0\n mov x30,#0\n mov x0,sp\n bl run\n brk #0\n");
+
+static long call(long number, word a, word b, word c, word d, word e) {
+  register word x8 __asm__("x8") = number;
+  register word x0 __asm__("x0") = a;
+  register word x1 __asm__("x1") = b;
+  register word x2 __asm__("x2") = c;
+  register word x3 __asm__("x3") = d;
+  register word x4 __asm__("x4") = e;
+  __asm__ volatile("svc #0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
+  return x0;
+}
+#else
+#error "The launcher supports x86-64 and arm64."
+#endif
+
+/* --- Messages ----------------------------------------------------------------------------------------------------- */
+
+static word length(const char *text) {
+  word count = 0;
+  while (text[count] != 0) count++;
+  return count;
+}
+
+static int same(const char *a, const char *b) {
+  while (*a != 0 && *a == *b) a++, b++;
+  return *a == *b;
+}
+
+static void print(int descriptor, const char *text) { call(__NR_write, descriptor, (word)text, length(text), 0, 0); }
+
+static void print_number(int descriptor, u64 value) {
+  char digits[21];
+  char *at = digits + 20;
+  *at = 0;
+  do *--at = '0' + value % 10; while ((value /= 10) != 0);
+  print(descriptor, at);
+}
+
+static void leave(int code) {
+  call(__NR_exit_group, code, 0, 0, 0, 0);
+  __builtin_unreachable();
+}
+
+static void fail(const char *what, const char *about, long error) {
+  print(2, "copilotfleet-sandbox: ");
+  print(2, what);
+  if (about != 0) print(2, " "), print(2, about);
+  if (error != 0) print(2, ": error "), print_number(2, -error);
+  print(2, "\n");
+  leave(126);
+}
+
+static u64 number(const char *text, char end, const char **rest) {
+  u64 value = 0;
+  const char *at = text;
+  for (; *at >= '0' && *at <= '9'; at++) value = value * 10 + (*at - '0');
+  if (at == text || *at != end) fail("not a number:", text, 0);
+  if (rest != 0) *rest = at + 1;
+  return value;
+}
+
+/* --- Landlock ----------------------------------------------------------------------------------------------------- */
+
+/* From kernel 6.10 on. Older headers do not know the scopes (ABI 6). */
+struct ruleset {
+  u64 handled_access_fs, handled_access_net, scoped;
+};
+#define SCOPE_ABSTRACT_SOCKET (1ULL << 0)
+#define SCOPE_SIGNAL (1ULL << 1)
+
+#define READ (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
+/* What a rule may allow for a file that is not a folder. */
+#define OF_FILES                                                                                                     \
+  (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_READ_FILE |                       \
+   LANDLOCK_ACCESS_FS_TRUNCATE | LANDLOCK_ACCESS_FS_IOCTL_DEV)
+#define DEVICE (LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR | \
+                LANDLOCK_ACCESS_FS_TRUNCATE | LANDLOCK_ACCESS_FS_IOCTL_DEV)
+
+/* All accesses to files that the kernel of an ABI can restrict. */
+static u64 files_of(long abi) {
+  u64 all = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1;
+  if (abi >= 2) all |= LANDLOCK_ACCESS_FS_REFER;
+  if (abi >= 3) all |= LANDLOCK_ACCESS_FS_TRUNCATE;
+  if (abi >= 5) all |= LANDLOCK_ACCESS_FS_IOCTL_DEV;
+  return all;
+}
+
+static void allow_path(int ruleset, const char *path, u64 access) {
+  struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS};
+  long descriptor = call(__NR_openat2, AT_FDCWD, (word)path, (word)&how, sizeof(how), 0);
+  if (descriptor == -ENOENT || descriptor == -ENOTDIR || descriptor == -EACCES) return;
+  if (descriptor < 0) fail("cannot open", path, descriptor);
+  struct statx seen;
+  long error = call(__NR_statx, descriptor, (word) "", AT_EMPTY_PATH, STATX_TYPE, (word)&seen);
+  if (error < 0) fail("cannot look at", path, error);
+  if ((seen.stx_mode & S_IFMT) != S_IFDIR) access &= OF_FILES;
+  struct landlock_path_beneath_attr rule = {.allowed_access = access, .parent_fd = descriptor};
+  error = call(__NR_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, (word)&rule, 0, 0);
+  if (error < 0) fail("Landlock refuses a rule for", path, error);
+  call(__NR_close, descriptor, 0, 0, 0, 0);
+}
+
+static void allow_port(int ruleset, const char *text, u64 access) {
+  struct landlock_net_port_attr rule = {.allowed_access = access, .port = number(text, 0, 0)};
+  long error = call(__NR_landlock_add_rule, ruleset, LANDLOCK_RULE_NET_PORT, (word)&rule, 0, 0);
+  if (error < 0) fail("Landlock refuses a rule for port", text, error);
+}
+
+/* --- System calls that the program may not make -------------------------------------------------------------------- */
+
+/*
+ * They reach the kernel or the whole machine, and no tool of an agent needs them: modules, mounts, the clock, keys, tracing
+ * of the kernel, raw access to hardware, and io_uring, whose operations no filter sees.
+ */
+static const unsigned short FORBIDDEN[] = {
+    __NR_acct, __NR_add_key, __NR_adjtimex, __NR_bpf, __NR_clock_adjtime, __NR_clock_settime, __NR_delete_module,
+    __NR_fanotify_init, __NR_finit_module, __NR_fsconfig, __NR_fsmount, __NR_fsopen, __NR_fspick, __NR_init_module,
+    __NR_io_uring_enter, __NR_io_uring_register, __NR_io_uring_setup, __NR_kexec_file_load, __NR_kexec_load, __NR_keyctl,
+    __NR_lookup_dcookie, __NR_mount, __NR_mount_setattr, __NR_move_mount, __NR_name_to_handle_at, __NR_nfsservctl,
+    __NR_open_by_handle_at, __NR_open_tree, __NR_perf_event_open, __NR_personality, __NR_pivot_root, __NR_quotactl,
+    __NR_quotactl_fd, __NR_reboot, __NR_request_key, __NR_setdomainname, __NR_sethostname, __NR_setns, __NR_settimeofday,
+    __NR_swapoff, __NR_swapon, __NR_syslog, __NR_umount2, __NR_unshare, __NR_userfaultfd, __NR_vhangup,
+#if defined(__x86_64__)
+    __NR_ioperm, __NR_iopl, __NR_modify_ldt,
+#endif
+};
+#define COUNT(list) (sizeof(list) / sizeof(*(list)))
+#define NAMESPACES \
+  (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
+
+static struct sock_filter program[COUNT(FORBIDDEN) * 2 + 16];
+
+static void forbid_system_calls(void) {
+  unsigned short at = 0;
+#define ADD(...) program[at++] = (struct sock_filter)__VA_ARGS__
+  const struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+  const struct sock_filter refuse = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
+  const struct sock_filter unknown = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS);
+  /* Another architecture has other numbers, so the list below would not hold. */
+  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, arch)));
+  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OWN_ARCHITECTURE, 1, 0));
+  program[at++] = unknown;
+  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, nr)));
+#if defined(__x86_64__)
+  ADD(BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000, 0, 1)); /* the x32 numbers */
+  program[at++] = unknown;
+#endif
+  for (word index = 0; index < COUNT(FORBIDDEN); index++) {
+    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, FORBIDDEN[index], 0, 1));
+    program[at++] = refuse;
+  }
+  /* clone3 has its flags in memory, which a filter cannot read. Without clone3, C libraries use clone. */
+  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_clone3, 0, 1));
+  program[at++] = unknown;
+  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_clone, 0, 3));
+  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, args[0])));
+  ADD(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, NAMESPACES, 0, 1));
+  program[at++] = refuse;
+  program[at++] = allow;
+  struct sock_fprog filter = {.len = at, .filter = program};
+  long error = call(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, (word)&filter, 0, 0);
+  if (error < 0) fail("the kernel refuses the filter of system calls", 0, error);
+}
+
+/* --- Privileges ---------------------------------------------------------------------------------------------------- */
+
+/* A root that runs servers keeps only what it needs to work with its own files. */
+static const char KEPT[] = {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID};
+
+static void drop_capabilities(void) {
+  for (int capability = 0; call(__NR_prctl, PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++) {
+    int keep = 0;
+    for (word index = 0; index < COUNT(KEPT); index++) keep |= KEPT[index] == capability;
+    /* Fails with EPERM for an ordinary user, who gets no capability from a program either, because of no_new_privs. */
+    if (!keep) call(__NR_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0);
+  }
+  call(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+}
+
+/* --- The launcher -------------------------------------------------------------------------------------------------- */
+
+__attribute__((used)) static void run(word *stack) {
+  char **arguments = (char **)(stack + 1);
+  char **environment = arguments + stack[0] + 1;
+  long abi = call(__NR_landlock_create_ruleset, 0, 0, LANDLOCK_CREATE_RULESET_VERSION, 0, 0);
+  if (abi < 1) fail("this kernel has no Landlock", 0, abi);
+
+  int connects = 0, binds = 0;
+  char **at = arguments + 1;
+  for (; *at != 0 && !same(*at, "--") && !same(*at, "--try"); at += 2) {
+    if (at[1] == 0) fail("no value for", *at, 0);
+    connects |= same(*at, "--connect");
+    binds |= same(*at, "--bind");
+  }
+  if (*at == 0 || (same(*at, "--") && at[1] == 0)) fail("no program", 0, 0);
+
+  struct ruleset handled = {.handled_access_fs = files_of(abi)};
+  if (abi >= 4) {
+    if (connects) handled.handled_access_net |= LANDLOCK_ACCESS_NET_CONNECT_TCP;
+    if (binds) handled.handled_access_net |= LANDLOCK_ACCESS_NET_BIND_TCP;
+  }
+  if (abi >= 6) handled.scoped = SCOPE_ABSTRACT_SOCKET | SCOPE_SIGNAL;
+  word size = abi >= 6 ? sizeof(handled) : abi >= 4 ? sizeof(u64) * 2 : sizeof(u64);
+  long ruleset = call(__NR_landlock_create_ruleset, (word)&handled, size, 0, 0, 0);
+  if (ruleset < 0) fail("Landlock refuses the rules", 0, ruleset);
+
+  for (char **option = arguments + 1; option < at; option += 2) {
+    const char *value = option[1];
+    if (same(*option, "--read")) allow_path(ruleset, value, READ);
+    else if (same(*option, "--write")) allow_path(ruleset, value, handled.handled_access_fs);
+    else if (same(*option, "--device")) allow_path(ruleset, value, DEVICE & handled.handled_access_fs);
+    else if (same(*option, "--connect")) {
+      if (abi >= 4) allow_port(ruleset, value, LANDLOCK_ACCESS_NET_CONNECT_TCP);
+    } else if (same(*option, "--bind")) {
+      if (abi >= 4) allow_port(ruleset, value, LANDLOCK_ACCESS_NET_BIND_TCP);
+    } else if (same(*option, "--limit")) {
+      const char *rest;
+      word resource = number(value, '=', &rest);
+      word most = number(rest, 0, 0);
+      struct rlimit64 limit = {most, most};
+      long error = call(__NR_prlimit64, 0, resource, (word)&limit, 0, 0);
+      if (error < 0) fail("the kernel refuses the limit", value, error);
+    } else fail("unknown option", *option, 0);
+  }
+
+  drop_capabilities();
+  long error = call(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  if (error < 0) fail("the kernel refuses no_new_privs", 0, error);
+  error = call(__NR_landlock_restrict_self, ruleset, 0, 0, 0, 0);
+  if (error < 0) fail("Landlock refuses to restrict this process", 0, error);
+  forbid_system_calls();
+
+  if (same(*at, "--try")) {
+    print(1, "landlock ");
+    print_number(1, abi);
+    print(1, "\n");
+    leave(0);
+  }
+  call(__NR_close, ruleset, 0, 0, 0, 0);
+  error = call(__NR_execve, (word)at[1], (word)(at + 1), (word)environment, 0, 0);
+  fail("cannot run", at[1], error);
+}

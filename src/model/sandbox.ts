@@ -1,0 +1,38 @@
+/** Everything that a sandbox may restrict. A server without a sandbox lacks all of it. */
+export const PROTECTIONS = {
+  files: "read and write files of the fleet, of other users and of the machine, as far as the fleet's account can",
+  processes: "read the memory and the environment of other processes of the fleet's account",
+  signals: "send signals to other processes of the fleet's account",
+  "system-calls": "use system calls that reach the kernel or the whole machine",
+  "process-list": "see the names and the command lines of other processes",
+  "unix-sockets": "connect to the Unix sockets of other programs",
+  network: "connect to any address",
+  "provider-key": "read the key of the model provider in the memory of the user's own server",
+  resources: "use up the machine's memory, processes, processor time and disk",
+} as const;
+
+export type Protection = keyof typeof PROTECTIONS;
+
+export const ALL_PROTECTIONS = Object.keys(PROTECTIONS) as Protection[];
+
+export const SANDBOX_MODES = ["landlock", "none"] as const;
+export type SandboxMode = (typeof SANDBOX_MODES)[number];
+
+/** The sandbox that a server runs in. */
+export interface SandboxReport {
+  mode: SandboxMode;
+  /** The protections that it does not give. */
+  not: readonly Protection[];
+}
+
+export const NO_SANDBOX: SandboxReport = { mode: "none", not: ALL_PROTECTIONS };
+
+/** Whether an agent in this sandbox reaches no files and processes of other users and of the fleet. */
+export function separates({ not }: SandboxReport): boolean {
+  return (["files", "processes", "signals"] as const).every((protection) => !not.includes(protection));
+}
+
+/** Whether an agent in this sandbox reaches nothing that belongs to others, the provider's key included. */
+export function holds(report: SandboxReport): boolean {
+  return separates(report) && !report.not.includes("provider-key");
+}

@@ -1,0 +1,41 @@
+import type { Config } from "../../config/schema.js";
+import type { ServerRecord } from "../../model/server.js";
+import { sharedStatePath, shareSessionState } from "../../runtime/files/server-folder.js";
+import { linkToPlace, placePath } from "../../runtime/files/shared-storage.js";
+import { chooseSandbox, type Sandbox } from "../../sandbox/sandbox.js";
+import type { Store } from "../../store/ports.js";
+import { groupOfServer } from "../server.js";
+
+export interface PoolContext {
+  store: Store;
+  config: Config;
+  stateRoot: string;
+  env: NodeJS.ProcessEnv;
+}
+
+/**
+ * If the sessions of the server are on shared storage or in the folder of all shared servers, links the home to that folder.
+ */
+export async function keepSessions({ store, config, stateRoot }: PoolContext, server: ServerRecord): Promise<void> {
+  const { shared } = config.storage;
+  if (shared !== null && store.hosts !== null) {
+    await linkToPlace(server.home, { shared, host: store.hosts.own, group: groupOfServer(server) });
+  } else if (server.isolation === "shared") shareSessionState(stateRoot, server.home);
+}
+
+/** The folder outside of its home in which a server keeps its sessions; null if it keeps them in its home. */
+export function sessionStateOf({ store, config, stateRoot }: PoolContext, server: ServerRecord): string | null {
+  const { shared } = config.storage;
+  if (shared !== null && store.hosts !== null) {
+    return placePath({ shared, host: store.hosts.own, group: groupOfServer(server) });
+  }
+  return server.isolation === "shared" ? sharedStatePath(stateRoot) : null;
+}
+
+/** Chooses the sandbox of a server that is about to start. */
+export async function sandboxOf(
+  { config, stateRoot, env }: PoolContext,
+  server: Pick<ServerRecord, "user" | "home" | "cwd">,
+): Promise<Sandbox> {
+  return await chooseSandbox(config.sandbox, server, { stateRoot, config, env });
+}

@@ -1,0 +1,89 @@
+import { execFile } from "node:child_process";
+import { statSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import type { Protection } from "../model/sandbox.js";
+import type { Attempt } from "./sandbox.js";
+
+/*
+ * Landlock restricts the process that asks for it, and all processes that it starts. The process keeps its PID, so the rest
+ * of the fleet sees a server as it is without a sandbox. Source: the kernel's Documentation/userspace-api/landlock.rst.
+ */
+
+/** The time for a trial, in milliseconds. It takes a few milliseconds. */
+const TRIAL_MS = 10_000;
+
+/** Landlock never restricts these here. It closes Unix sockets only if they are abstract, that is, without a path. */
+const NEVER: readonly Protection[] = ["process-list", "unix-sockets", "network", "provider-key", "resources"];
+
+/** Our own launcher (`native/launcher.c`). */
+export async function tryLauncher(): Promise<Attempt> {
+  const launcher = launcherPath();
+  if (launcher === null) return { why: "the launcher of the sandbox is not beside this copy of the code" };
+  const { output, failure } = await run(launcher, ["--read", "/", "--try"]);
+  const abi = Number(/^landlock (\d+)$/m.exec(output)?.[1]);
+  if (failure !== null || Number.isNaN(abi))
+    return { why: `the launcher of the sandbox failed (${failure ?? output})` };
+  return {
+    mode: "landlock",
+    // Before ABI 3, Landlock does not restrict truncation, and before ABI 6, it does not restrict signals.
+    not: [...(abi < 3 ? (["files"] as const) : []), ...(abi < 6 ? (["signals"] as const) : []), ...NEVER],
+    wrap: (command, { read, write, devices }) => [
+      launcher,
+      ...read.flatMap((path) => ["--read", path]),
+      ...write.flatMap((path) => ["--write", path]),
+      ...devices.flatMap((path) => ["--device", path]),
+      "--",
+      ...command,
+    ],
+  };
+}
+
+/** Null if another package contains a copy of this code. */
+function launcherPath(): string | null {
+  let root: string;
+  try {
+    root = dirname(createRequire(import.meta.url).resolve("copilotfleet/package.json"));
+  } catch {
+    return null;
+  }
+  return join(root, "native", `linux-${process.arch}`, "copilotfleet-sandbox");
+}
+
+/** The program of util-linux (2.41 or later), for a machine on which the launcher cannot run. */
+export async function trySetpriv(): Promise<Attempt> {
+  const base = ["--no-new-privs", ...(process.getuid?.() === 0 ? CAPABILITIES : []), "--landlock-access", "fs"];
+  const { failure } = await run("setpriv", [...base, ...rule(READ_FOLDER, "/"), "true"]);
+  if (failure !== null) return { why: `setpriv with Landlock failed (${failure})` };
+  return {
+    mode: "landlock",
+    not: ["signals", "system-calls", ...NEVER],
+    wrap: (command, { read, write, devices }) => [
+      "setpriv",
+      ...base,
+      ...read.flatMap((path) => rule(statSync(path).isDirectory() ? READ_FOLDER : READ_FILE, path)),
+      ...write.flatMap((path) => rule("", path)), // no list means all accesses
+      ...devices.flatMap((path) => rule(statSync(path).isDirectory() ? "" : READ_AND_WRITE_FILE, path)),
+      ...command,
+    ],
+  };
+}
+
+// The kernel refuses a rule that allows accesses to folders for a file.
+const READ_FILE = "execute,read-file";
+const READ_FOLDER = `${READ_FILE},read-dir`;
+const READ_AND_WRITE_FILE = "read-file,write-file";
+const rule = (access: string, path: string) => ["--landlock-rule", `path-beneath:${access}:${path}`];
+
+/** The capabilities that root keeps in the sandbox, as in the launcher: those to work with its own files. */
+const CAPABILITIES = ["--bounding-set", "-all,+chown,+dac_override,+fowner,+fsetid", "--inh-caps", "-all"];
+
+/** Runs a program to its end. `failure` tells what went wrong; null if nothing did. */
+async function run(program: string, args: readonly string[]): Promise<{ output: string; failure: string | null }> {
+  return await new Promise((resolve) => {
+    execFile(program, args, { timeout: TRIAL_MS }, (error, stdout, stderr) => {
+      const said = stderr.trim().split("\n")[0] ?? "";
+      resolve({ output: stdout.trim(), failure: error === null ? null : said || error.message });
+    });
+  });
+}

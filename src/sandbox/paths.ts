@@ -1,0 +1,89 @@
+import { readdirSync, realpathSync } from "node:fs";
+import { dirname, join, sep } from "node:path";
+import { systemCode } from "../errors.js";
+
+/** Everything in the file system that a sandboxed program can reach. All paths are without links. */
+export interface Paths {
+  /** Files and folders that the program can read and execute. */
+  read: readonly string[];
+  /** Folders in which it can change everything. */
+  write: readonly string[];
+  devices: readonly string[];
+}
+
+/**
+ * The parts of the system that programs need: programs, libraries, certificates, and the facts about the machine
+ * below `/proc` and `/sys`. `/etc` is not there as a whole, because it contains secrets, such as keys of other services.
+ */
+const SYSTEM = `
+  /usr /bin /sbin /lib /lib32 /lib64 /libx32 /opt /nix/store /gnu/store
+  /etc/alternatives /etc/bash.bashrc /etc/ca-certificates /etc/crypto-policies /etc/debian_version /etc/environment
+  /etc/fonts /etc/gai.conf /etc/gitconfig /etc/group /etc/host.conf /etc/hostname /etc/hosts /etc/inputrc /etc/java
+  /etc/ld.so.cache /etc/ld.so.conf /etc/ld.so.conf.d /etc/ld.so.preload /etc/locale.conf /etc/localtime /etc/machine-id
+  /etc/magic /etc/mime.types /etc/nsswitch.conf /etc/os-release /etc/passwd /etc/pki/ca-trust /etc/pki/tls/certs
+  /etc/profile /etc/profile.d /etc/protocols /etc/python3 /etc/resolv.conf /etc/services /etc/shells /etc/ssl/certs
+  /etc/ssl/openssl.cnf /etc/terminfo /etc/timezone /etc/xdg
+  /run/systemd/resolve /run/resolvconf
+  /proc /sys/devices/system /sys/fs/cgroup /sys/kernel/mm`
+  .trim()
+  .split(/\s+/);
+
+const DEVICES = "null zero full random urandom tty ptmx pts".split(" ").map((name) => `/dev/${name}`);
+
+export interface PathsOptions {
+  /** Folders that must stay out of reach, except those in `write`. */
+  hidden: readonly string[];
+  runtimePath: string;
+  read: readonly string[];
+  write: readonly string[];
+}
+
+/**
+ * The paths that a server can reach. A folder of the system that contains a hidden folder is replaced by its other entries,
+ * because a sandbox can only add what is below a folder and not leave anything out.
+ */
+export function serverPaths({ hidden, runtimePath, read, write }: PathsOptions): Paths {
+  const secret = reals(hidden);
+  // The runtime loads further files from its own folder. One of them, runtime.node, may be a link to another folder.
+  const own = dirname(runtimePath);
+  const wide = reals([...SYSTEM, own, runtimePath, join(own, "runtime.node")]);
+  return {
+    read: [...new Set([...wide.flatMap((path) => without(path, secret)), ...reals(read)])],
+    write: reals(write),
+    devices: reals(DEVICES),
+  };
+}
+
+/** The entries of a folder that contain no hidden folder, or the path itself if it contains none. */
+function without(path: string, hidden: readonly string[]): string[] {
+  if (hidden.some((secret) => contains(secret, path))) return [];
+  if (!hidden.some((secret) => contains(path, secret))) return [path];
+  return entriesOf(path).flatMap((name) => reals([join(path, name)]).flatMap((entry) => without(entry, hidden)));
+}
+
+function entriesOf(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR", "EACCES"].includes(systemCode(error) ?? "")) return [];
+    throw error;
+  }
+}
+
+/** Whether `path` is `folder` or below it. */
+export function contains(folder: string, path: string): boolean {
+  return path === folder || path.startsWith(folder.endsWith(sep) ? folder : `${folder}${sep}`);
+}
+
+/** The paths without links. Leaves out those that do not exist or that this process cannot reach. */
+export function reals(paths: readonly string[]): string[] {
+  const found = paths.map((path) => {
+    try {
+      return realpathSync(path);
+    } catch (error) {
+      if (["ENOENT", "ENOTDIR", "EACCES", "ELOOP"].includes(systemCode(error) ?? "")) return null;
+      throw error;
+    }
+  });
+  return [...new Set(found.filter((path) => path !== null))];
+}

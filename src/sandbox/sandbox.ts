@@ -1,0 +1,94 @@
+import type { Config } from "../config/schema.js";
+import { FleetError } from "../errors.js";
+import { NO_SANDBOX, type SandboxReport } from "../model/sandbox.js";
+import { type Grantee, grantsOf, type Secrets } from "./grants.js";
+import { tryLauncher, trySetpriv } from "./landlock.js";
+import { type Paths, serverPaths } from "./paths.js";
+
+/** The sandbox of one server. */
+export interface Sandbox extends SandboxReport {
+  /**
+   * The command that starts a server inside the sandbox.
+   *
+   * @param command the program, as an absolute path, and its arguments
+   * @param own the folders of the server itself, which it can change
+   */
+  wrap(command: Command, own: readonly string[]): Command;
+}
+
+export type Command = readonly [program: string, ...args: string[]];
+
+/** A way to restrict programs on this machine. */
+export interface Mechanism extends SandboxReport {
+  wrap(command: Command, paths: Paths): Command;
+}
+
+/** A mechanism, or the reason why it does not work on this machine. */
+export type Attempt = Mechanism | { why: string };
+
+let attempts: Promise<readonly Attempt[]> | undefined;
+
+/**
+ * The results of the trials on this machine, from the strongest mechanism to the first one that works. Each process tries
+ * them once, because only a trial shows whether the kernel and its policies allow a mechanism.
+ */
+export async function tryMechanisms(): Promise<readonly Attempt[]> {
+  attempts ??= tryInOrder();
+  return await attempts;
+}
+
+async function tryInOrder(): Promise<Attempt[]> {
+  const tried: Attempt[] = [];
+  for (const attempt of [tryLauncher, trySetpriv]) {
+    const result = await attempt();
+    tried.push(result);
+    if ("wrap" in result) break;
+  }
+  return tried;
+}
+
+/**
+ * Chooses the sandbox of a server, and checks the folders that the server is to reach.
+ *
+ * @throws FLEET_SANDBOX_UNUSABLE if `sandbox.mode` names a sandbox that does not work on this machine
+ * @throws FLEET_SANDBOX_UNSAFE if a folder would expose the fleet's state or the secrets of its users
+ */
+export async function chooseSandbox(settings: Config["sandbox"], grantee: Grantee, secrets: Secrets): Promise<Sandbox> {
+  const mechanism = await chooseMechanism(settings);
+  if (mechanism === null) return { ...NO_SANDBOX, wrap: (command) => command };
+  const { hidden, read, write } = grantsOf(grantee, settings, secrets);
+  return {
+    ...reportOf(mechanism, secrets.config),
+    wrap: (command, own) =>
+      mechanism.wrap(command, serverPaths({ hidden, runtimePath: command[0], read, write: [...own, ...write] })),
+  };
+}
+
+/** The sandbox of a server that starts now with this configuration, as far as this machine allows it. */
+export async function sandboxNow(config: Pick<Config, "provider" | "sandbox">): Promise<SandboxReport> {
+  if (config.sandbox.mode === "none") return NO_SANDBOX;
+  const found = (await tryMechanisms()).find((attempt) => "wrap" in attempt);
+  return found === undefined ? NO_SANDBOX : reportOf(found, config);
+}
+
+/** A key in a server's memory is a risk only if there is one. */
+function reportOf({ mode, not }: Mechanism, config: Pick<Config, "provider">): SandboxReport {
+  return { mode, not: not.filter((lacking) => lacking !== "provider-key" || hasKey(config)) };
+}
+
+function hasKey({ provider }: Pick<Config, "provider">): boolean {
+  return provider !== null && provider.type !== "echo" && provider.apiKeyEnv !== null;
+}
+
+/** The mechanism that restricts servers; null if nothing does. */
+async function chooseMechanism({ mode }: Pick<Config["sandbox"], "mode">): Promise<Mechanism | null> {
+  if (mode === "none") return null;
+  const tried = await tryMechanisms();
+  const found = tried.find((attempt) => "wrap" in attempt);
+  if (found !== undefined) return found;
+  if (mode === "auto") return null;
+  const reasons = tried.flatMap((attempt) => ("why" in attempt ? [attempt.why] : []));
+  throw new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.mode is "${mode}", but ${reasons.join(", and ")}.`, {
+    suggestions: ["copilotfleet doctor", 'Set sandbox.mode to "auto" for the best sandbox that works here.'],
+  });
+}

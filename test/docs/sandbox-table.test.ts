@@ -1,0 +1,27 @@
+import { readFileSync } from "node:fs";
+import { expect, it } from "vitest";
+import { ALL_PROTECTIONS, PROTECTIONS } from "../../src/model/sandbox.js";
+import { tryLauncher, trySetpriv } from "../../src/sandbox/landlock.js";
+
+const text = readFileSync(new URL("../../docs/security.md", import.meta.url), "utf8");
+const rows = [...text.matchAll(/^\| `(landlock|none)`\s*\|([^|]*)\|([^|]*)\|$/gm)].map(([, mode, how, still]) => ({
+  mode,
+  how: how?.trim() ?? "",
+  still: still?.trim().split(", "),
+}));
+
+it("the table of sandboxes in docs/security.md says what each one restricts on this machine", async () => {
+  const launcher = await tryLauncher();
+  const setpriv = await trySetpriv();
+  const found = rows.map(({ mode, how, still }) => {
+    const attempt = how.startsWith("our launcher") ? launcher : how.startsWith("`setpriv`") ? setpriv : null;
+    if (attempt === null) return { mode, still, expected: { mode: "none", not: ALL_PROTECTIONS } };
+    if ("why" in attempt) throw new Error(attempt.why);
+    return { mode, still, expected: { mode: attempt.mode, not: [...attempt.not] } };
+  });
+  expect(found.map(({ mode, still }) => ({ mode, not: still }))).toEqual(found.map(({ expected }) => expected));
+});
+
+it("docs/security.md explains each word of the table", () => {
+  for (const [name, meaning] of Object.entries(PROTECTIONS)) expect(text).toContain(`- \`${name}\`: ${meaning}`);
+});

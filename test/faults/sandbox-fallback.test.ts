@@ -1,0 +1,59 @@
+import { expect, it } from "vitest";
+import { ALL_PROTECTIONS } from "../../src/model/sandbox.js";
+import type { ServerView } from "../../src/pool/server.js";
+import { errorOf, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { without } from "../fixtures/programs/seccomp.js";
+
+/** The fallbacks of `sandbox.mode`, with filters of system calls that make the machine look like a weaker one. */
+
+const isRoot = process.getuid?.() === 0 && process.arch === "x64";
+
+interface Doctor {
+  checks: { name: string; level: string; detail: string; items: string[] }[];
+}
+
+it.skipIf(!isRoot)(
+  "where the launcher cannot run, auto takes setpriv, and names what it does not restrict",
+  async () => {
+    const fleet = await faultFleet();
+    const under = without(["seccomp"], fleet.folder);
+    const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"], { under });
+    expect(server.sandbox.mode).toBe("landlock");
+    expect(server.sandbox.not).toEqual(expect.arrayContaining(["signals", "system-calls"]));
+    expect(server.sandbox.not).not.toContain("files");
+    await fleet.create("alice", "s", { under });
+    expect(await fleet.send("alice", "s", "hello", { under })).toBe("[turn 1] hello");
+  },
+);
+
+it.skipIf(!isRoot)(
+  "on a kernel without Landlock, auto starts servers without a sandbox, and doctor warns",
+  async () => {
+    const fleet = await faultFleet();
+    const under = without(["landlock_create_ruleset"], fleet.folder);
+    const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"], { under });
+    expect(server.sandbox).toEqual({ mode: "none", not: ALL_PROTECTIONS });
+    const { checks } = await fleet.json<Doctor>(["doctor", "--quick"], { under });
+    const check = checks.find(({ name }) => name === "sandbox");
+    expect(check).toMatchObject({ level: "warning", detail: "no sandbox works on this machine" });
+    expect(check?.items).toEqual([
+      expect.stringMatching(/^the launcher of the sandbox failed \(.*this kernel has no Landlock/),
+      expect.stringMatching(/^setpriv with Landlock failed \(/),
+    ]);
+  },
+);
+
+it.skipIf(!isRoot)(
+  "on a kernel without Landlock, the fleet refuses to start a server if sandbox.mode names it",
+  async () => {
+    const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "landlock" });
+    const under = without(["landlock_create_ruleset"], fleet.folder);
+    const result = await fleet.run(["spawn", "--user", "alice", "--json"], { under });
+    expect(result.code).toBe(3);
+    expect(errorOf(result)).toMatchObject({
+      code: "FLEET_SANDBOX_UNUSABLE",
+      message: expect.stringMatching(/^sandbox\.mode is "landlock", but the launcher of the sandbox failed/),
+    });
+    expect(await fleet.ps()).toEqual([]);
+  },
+);

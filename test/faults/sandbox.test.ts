@@ -1,0 +1,144 @@
+import { chownSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { expect, it, onTestFinished } from "vitest";
+import { serverIdOf } from "../../src/model/ids.js";
+import type { ServerView } from "../../src/pool/server.js";
+import { homeOf } from "../../src/runtime/files/server-folder.js";
+import type { RunOptions } from "../fixtures/commands/command.js";
+import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { serve } from "../fixtures/fleets/serve.js";
+import { userFleet } from "../fixtures/fleets/user-fleet.js";
+import { startToolModel } from "../fixtures/models/tool-model.js";
+
+/** Attacks that the agent of alice tries with its shell. Each line of bash succeeds only if the attack does. */
+const ATTACKS = {
+  "reads bob's conversations": 'cat "$bobHome"/session-state/*/events.jsonl | grep -q "a word of bob"',
+  "reads bob's connection token": 'cat "$bobHome/../connection-token"',
+  "reads the log of bob's server": 'cat "$bobHome/../server.log"',
+  "reads the registry": 'cat "$state/registry.json"',
+  "lists the state folder": 'ls "$state"',
+  "reads the environment of bob's server": 'grep -aq COPILOT_CONNECTION_TOKEN "/proc/$bob/environ"',
+  "reads the environment of serve": 'grep -aq COPILOTFLEET_HOME "/proc/$serve/environ"',
+  "opens the memory of bob's server": 'exec 3<"/proc/$bob/mem"',
+  "opens the memory of serve": 'exec 3<"/proc/$serve/mem"',
+  "sees the files of bob's server": 'ls -l "/proc/$bob/fd/1"',
+  "reads bob's GitHub token file": 'grep -q "token of bob" "$tokens/bob"',
+  "mints a token for bob": 'COPILOTFLEET_HOME="$state" "$node" "$command" token issue --user bob',
+  "writes to bob's home": 'echo attack > "$bobHome/attack"',
+  "writes to the home of the fleet's account": 'echo attack > "$account/.profile"',
+  "makes a link to bob's home and writes through it":
+    'ln -s "$bobHome" "$HOME/bob" && echo attack > "$HOME/bob/attack"',
+  "signals bob's server": 'kill -0 "$bob"',
+  "signals serve": 'kill -0 "$serve"',
+  "signals serve as the whole process group of bob": 'kill -0 -- "-$bob"',
+  "writes to a folder that it may only read": 'cat "$readable/file" && echo attack > "$readable/file"',
+  "overwrites the fleet's code": 'echo attack > "$code/attack"',
+} as const;
+type Attack = keyof typeof ATTACKS;
+const ALL = Object.keys(ATTACKS) as Attack[];
+
+/** Work that the agent may do in its own sandbox. */
+const NEEDS = {
+  "writes to its home": 'echo work > "$HOME/work"',
+  "writes to its temporary folder": 'echo work > "$(mktemp)"',
+  "runs programs of the system": "git --version && grep -q root /etc/passwd",
+  "signals its own processes": "sleep 60 & kill $!",
+  "writes to its working folder": 'echo work > "$PWD/work"',
+  "writes to the folder of sandbox.binds": 'echo work > "$bound/work"',
+  "uses devices": "head -c 1 /dev/urandom > /dev/null",
+} as const;
+
+/** Runs each attack in alice's agent, and returns those that succeeded. */
+async function succeeding(
+  fleet: FaultFleet,
+  scripts: Record<string, string>,
+  variables: Record<string, string>,
+  run: RunOptions,
+): Promise<string[]> {
+  const home = homeOf(fleet.root, serverIdOf("alice"));
+  const lines = Object.entries(variables).map(([name, value]) => `export ${name}='${value}'`);
+  const tries = Object.values(scripts).map(
+    (script, index) => `( ${script} ) >/dev/null 2>&1 && echo ${index} >> "$result"`,
+  );
+  writeFileSync(
+    join(home, "attack.sh"),
+    ['result="$HOME/result"; : > "$result"', ...lines, ...tries, "exit 0"].join("\n"),
+  );
+  const call = { command: `bash '${join(home, "attack.sh")}'`, description: "works" };
+  await fleet.ok(["send", "of-alice", `!tool bash ${JSON.stringify(call)}`, "--user", "alice"], run);
+  const indexes = readFileSync(join(home, "result"), "utf8").match(/\d+/g) ?? ([] as string[]);
+  return Object.keys(scripts).filter((_, index) => indexes.includes(String(index)));
+}
+
+interface Case {
+  mode: "landlock" | "none";
+  as: "root" | "an ordinary user";
+  succeed: readonly Attack[];
+}
+
+const ROOT = process.getuid?.() === 0;
+const CASES: Case[] = [
+  { mode: "landlock", as: "root", succeed: [] },
+  { mode: "landlock", as: "an ordinary user", succeed: [] },
+  { mode: "none", as: "root", succeed: ALL },
+];
+
+it.skipIf(!ROOT).each(CASES)(
+  "an agent with a shell in the sandbox $mode of $as does no damage, and without a sandbox all of it",
+  async ({ mode, as, succeed }) => {
+    await using model = await startToolModel();
+    const env: NodeJS.ProcessEnv = {
+      COPILOTFLEET_PROVIDER_TYPE: "openai",
+      COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
+      COPILOTFLEET_SESSION_APPROVE: "all",
+      COPILOTFLEET_SANDBOX_MODE: mode,
+    };
+    const user = as === "root" ? null : await userFleet(env);
+    const fleet = user?.fleet ?? (await faultFleet(env));
+    const run: RunOptions = user === null ? {} : { under: user.under };
+    const code = fileURLToPath(new URL("../../dist/", import.meta.url));
+    onTestFinished(() => rmSync(join(code, "attack"), { force: true }));
+    const tokens = join(fleet.folder, "tokens");
+    const work = join(fleet.folder, "work");
+    // Names as people give them: with a space, a colon and a newline.
+    const [bound, readable] = [join(fleet.folder, "for alice:\nhere"), join(fleet.folder, "tools of all")];
+    env.COPILOTFLEET_SANDBOX_BINDS = `${bound.replace("alice", "{user}")},${readable}:ro`;
+    Object.assign(fleet.env, env);
+    for (const folder of [tokens, work, bound, readable]) {
+      mkdirSync(folder);
+      if (user !== null) chownSync(folder, user.uid, user.uid);
+    }
+    for (const file of [join(tokens, "bob"), join(readable, "file")]) {
+      writeFileSync(file, "token of bob");
+      if (user !== null) chownSync(file, user.uid, user.uid);
+    }
+    mkdirSync(fleet.env.HOME ?? "", { recursive: true });
+    await fleet.ok(["spawn", "--user", "bob"], run);
+    await fleet.ok(["create", "--user", "bob", "--id", "of-bob", "--prompt", "a word of bob"], run);
+    await fleet.ok(["spawn", "--user", "alice", "--cwd", work], run);
+    await fleet.ok(["create", "--user", "alice", "--id", "of-alice"], run);
+    const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"], run);
+    const of = (user: string) => servers.find((server) => server.user === user);
+    const [alice, bob] = [of("alice"), of("bob")];
+    expect(alice?.sandbox.mode).toBe(mode);
+    const bobHome = bob?.home ?? "";
+    const serving = await serve(fleet, run);
+    const variables = {
+      state: fleet.root,
+      bobHome,
+      bob: String(bob?.pid),
+      serve: String(serving.pid),
+      tokens,
+      bound,
+      readable,
+      account: fleet.env.HOME ?? "",
+      node: process.execPath,
+      command: join(code, "..", "bin", "run.js"),
+      code,
+    };
+    expect(await succeeding(fleet, NEEDS, variables, run)).toEqual(Object.keys(NEEDS));
+    expect(await succeeding(fleet, ATTACKS, variables, run)).toEqual(succeed);
+    expect(existsSync(join(bobHome, "attack"))).toBe(mode === "none");
+  },
+);
