@@ -1,5 +1,6 @@
 import type { Config } from "../../config/schema.js";
 import { isObject } from "../../config/values/json.js";
+import { readRedisUrl } from "../../config/values/redis-url.js";
 import { holds, type SandboxReport } from "../../model/sandbox.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
@@ -30,11 +31,14 @@ export function reachOf(
 
 /**
  * Whether the client may use files and programs on the server's machine. The setting "auto" allows that where the server's
- * sandbox keeps everything else out of reach.
+ * sandbox keeps everything else out of reach. A Redis without a password is in reach, because sandboxes leave the network
+ * open.
  */
-export function reachesHost({ own, config: { session }, sandbox }: Reach): boolean {
+export function reachesHost({ own, config: { session, store }, sandbox }: Reach): boolean {
   if (!own) return false;
-  return session.host === "owner" || (session.host === "auto" && sandbox !== undefined && holds(sandbox));
+  if (session.host !== "auto") return session.host === "owner";
+  const isOpen = store.kind === "redis" && readRedisUrl(store.url)?.password == null;
+  return sandbox !== undefined && holds(sandbox) && !isOpen;
 }
 
 /** Whether the client may approve tools that it did not bring itself. */
