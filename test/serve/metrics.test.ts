@@ -4,6 +4,7 @@ import { FleetMetrics, type MetricsSnapshot } from "../../src/serve/report/metri
 
 const SNAPSHOT: MetricsSnapshot = {
   serversByState: { starting: 1, ready: 4, unhealthy: 2, draining: 3, stopped: 6, failed: 5 },
+  unrestricted: 10,
   activeSessions: 11,
   turnsInFlight: 12,
   turnsStalled: 13,
@@ -49,6 +50,7 @@ describe("the metrics", () => {
       ...["ok", "failed"].map((outcome) => `gc_runs_total{outcome="${outcome}"}`),
       ...Object.keys(ERRORS).map((code) => `errors_total{code="${code}"}`),
       ...["sessions_active", "turns_in_flight", "turns_stalled", "leases", "servers_memory_bytes", "draining"],
+      "servers_without_sandbox",
       ...["server_crash_loops_total", "evictions_total", "gc_deleted_sessions_total", "gc_freed_bytes_total"],
       ...["gc_last_success_timestamp_seconds", "turn_duration_seconds_count", "probe_duration_seconds_count"],
     ];
@@ -88,6 +90,7 @@ describe("the metrics", () => {
       'servers{state="draining"}': 3,
       'servers{state="stopped"}': 6,
       'servers{state="failed"}': 5,
+      servers_without_sandbox: 10,
       sessions_active: 11,
       turns_in_flight: 12,
       turns_stalled: 13,

@@ -64,6 +64,7 @@ async function supervisor(): Promise<{ endpoint: HealthEndpoint; metrics: FleetM
   const metrics = await FleetMetrics.open({ version: "1.2.3" });
   metrics.observe({
     serversByState: { starting: 0, ready: 3, unhealthy: 0, draining: 0, stopped: 2, failed: 0 },
+    unrestricted: 0,
     activeSessions: 5,
     turnsInFlight: 2,
     turnsStalled: 0,

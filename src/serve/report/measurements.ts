@@ -1,4 +1,5 @@
 import type { Registry } from "../../model/registry.js";
+import { NO_SANDBOX } from "../../model/sandbox.js";
 import { SERVER_STATES, type ServerRecord, type ServerState } from "../../model/server.js";
 import { knownLoaded, lately } from "../../sessions/memory/eviction.js";
 import type { ServeContext } from "../context.js";
@@ -38,6 +39,7 @@ export class Measurements {
     await this.#disks.checkLogs(running);
     metrics.observe({
       serversByState,
+      unrestricted: running.filter(({ sandbox = NO_SANDBOX }) => sandbox.mode === "none").length,
       activeSessions: loaded.length,
       turnsInFlight: inFlight,
       turnsStalled: stalled,

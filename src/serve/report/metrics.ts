@@ -20,6 +20,8 @@ const PROBE_BUCKETS_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 
 
 export interface MetricsSnapshot {
   serversByState: Record<ServerState, number>;
+  /** Running servers without a sandbox. */
+  unrestricted: number;
   /** Sessions that are loaded in a server's memory. */
   activeSessions: number;
   turnsInFlight: number;
@@ -169,6 +171,7 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
 
   return {
     servers: new library.Gauge({ ...named("servers", "Servers in the registry."), labelNames: ["state"] }),
+    unrestricted: gauge("servers_without_sandbox", "Running servers without a sandbox."),
     activeSessions: gauge("sessions_active", "Sessions loaded in a server's memory."),
     turnsInFlight: gauge("turns_in_flight", "Turns that have begun and not ended."),
     turnsStalled: gauge("turns_stalled", "Turns in flight without a sign of life for too long."),
