@@ -17,7 +17,10 @@ const gc: Suggestion = "copilotfleet gc --dry-run # shows which expired sessions
 const help: Suggestion = "copilotfleet help # lists all commands";
 const init: Suggestion = "copilotfleet init # chooses the model and writes the configuration";
 const kubernetes: Suggestion = "copilotfleet deploy kubernetes # prints manifests for kubectl";
+const listen: Suggestion = "copilotfleet config path # lists the files in which you set serve.listen, as HOST:PORT";
 const list: Suggestion = "copilotfleet list # lists sessions";
+const lostToken: Suggestion =
+  "copilotfleet lock SESSION --user USER --steal --reason lost -- true # if the token is lost";
 const otherVersion: Suggestion = "copilotfleet version # shows what is installed; npm installs another version";
 const ps: Suggestion = "copilotfleet ps # lists servers";
 const restart: Suggestion = "copilotfleet restart SERVER # starts a server again with its sessions";
@@ -75,6 +78,13 @@ export const FOREIGN_COMMANDS: ReadonlyMap<string, Advice> = new Map(
 
     "ps -a": [allServers],
     "ps --all": [allServers],
+    "ps -aq": ["copilotfleet ps -q # prints the ids of all servers, also of those that do not run"],
+    "ps -qa": ["copilotfleet ps -q # prints the ids of all servers, also of those that do not run"],
+    "serve --port": [listen],
+    "serve -p": [listen],
+    "serve --listen": [listen],
+    "serve --host": [listen],
+    "unlock --user": ["copilotfleet unlock SESSION --token TOKEN # the token that lock printed", lostToken],
     "ps --format": ["copilotfleet ps -o json # other formats: wide, yaml, csv, name"],
     "list -a": [allSessions],
     "list --all": [allSessions],

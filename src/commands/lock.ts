@@ -1,7 +1,7 @@
 import { FleetCommand } from "../cli/base-command.js";
 import { lockFlags, lockOptions, refuseBesideShow, refuseNoCommand, splitCommand } from "../cli/flags/lease.js";
 import { sessionArg, wholeId } from "../cli/flags/session.js";
-import { renderLease } from "../cli/render/lease.js";
+import { renderLease, waysToEnd } from "../cli/render/lease.js";
 import { LeaseSignals, runUnderLease } from "../cli/run/under-lease.js";
 import type { Lease } from "../model/lease.js";
 
@@ -56,6 +56,7 @@ export default class Lock extends FleetCommand {
         const held = await fleet.leases.acquire(session, wait);
         await held.detach();
         this.log(held.token);
+        if (process.stdout.isTTY === true && !resolving.json) process.stderr.write(`${waysToEnd(session)}\n`);
         return { lease: { ...held.lease, token: held.token } };
       }
       using signals = new LeaseSignals();

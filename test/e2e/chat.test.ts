@@ -191,6 +191,16 @@ describe("Ctrl-C while a chat works on something other than a turn", () => {
   });
 });
 
+describe("a chat that is starting", () => {
+  it("sends a prompt that was typed with Enter before the chat read any key", async () => {
+    await using chat = new ScreenTerminal(fleet, CHAT);
+    chat.type("early\r");
+    await chat.screenShows(/> early\n.*\[turn 1\] early/s);
+    chat.type("exit\r");
+    expect(await chat.done).toBe(0);
+  });
+});
+
 describe("a chat whose terminal is stopped or gone", () => {
   const CTRL_Z = "\x1a";
 

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { RAW, TIME, testFleet } from "../fixtures/commands/cli.js";
+import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
@@ -24,6 +25,11 @@ const LEASE = {
 /** A lease that no process renews. */
 const DETACHED = { ...LEASE, detached: true };
 const TOKEN = expect.stringMatching(/^[0-9a-f]{64}$/);
+
+const WAYS_TO_END = [
+  "Release the lease: copilotfleet unlock s --token TOKEN (the token that lock printed)",
+  "If the token is lost: copilotfleet lock s --user USER --steal --reason lost -- true",
+];
 
 interface Locked {
   lease: { token: string; fence: number; acquiredAt: string; expiresAt: string } | null;
@@ -61,6 +67,14 @@ describe("lock and unlock", () => {
     expect(await fleet.json(["unlock", "s", "--token", locked.lease?.token ?? ""])).toEqual({ unlocked: "s" });
   });
 
+  it("lock on a terminal also prints how to release the lease, also if the token is lost", async () => {
+    await using terminal = new Terminal(fleet, ["lock", "s", "--user", "alice"], { columns: 120 });
+    expect(await terminal.done).toBe(0);
+    expect(terminal.screen.lines).toEqual([TOKEN, ...WAYS_TO_END]);
+    await fleet.ok(["lock", "s", "--user", "alice", "--steal", "--reason", "lost", "--", "true"]);
+    expect(await fleet.ok(["lock", "s", "--show"])).toBe("No lease.\n");
+  });
+
   it("lock --show and list show a lease to the owner and members, but never its token, which is in no file", async () => {
     expect(await fleet.json(["lock", "s", "--show"])).toEqual({ lease: null });
     expect(await fleet.ok(["lock", "s", "--show"])).toBe("No lease.\n");
@@ -68,7 +82,8 @@ describe("lock and unlock", () => {
     for (const user of [[], ["--user", "alice"], ["--user", "bob"]]) {
       expect(await fleet.json(["lock", "s", "--show", ...user])).toEqual({ lease: { ...DETACHED, ttlMs: 3_600_000 } });
     }
-    const [heading = "", row = ""] = (await fleet.ok(["lock", "s", "--show"])).split("\n");
+    const [heading = "", row = "", ...notes] = (await fleet.ok(["lock", "s", "--show"])).split("\n");
+    expect(notes.slice(0, -1)).toEqual(["", ...WAYS_TO_END]);
     expect(heading.split(/ {2,}/)).toEqual(["SESSION", "HOLDER", "AGE", "ENDS IN", "FENCE", "TAKEN OVER SINCE"]);
     expect(row.split(/ {2,}/)).toEqual(["s", "alice", expect.stringMatching(/^\d+s$/), "59m", expect.anything(), "-"]);
     expect(await fleet.json(["list", "--user", "alice"])).toMatchObject({

@@ -34,6 +34,8 @@ export function parseEntered(text: string): Entered {
   const trimmed = text.trim();
   if (trimmed.includes("\n")) return { kind: "prompt", text };
   if (trimmed.startsWith("//")) return { kind: "prompt", text: trimmed.slice(1) };
+  // A user of a shell types this to leave. No one sends it to a model on purpose.
+  if (trimmed === "exit") return { kind: "command", name: "exit", argument: "" };
   if (!trimmed.startsWith("/")) return { kind: "prompt", text };
   const [, word = "", argument = ""] = /^\/(\S*)\s*(.*)$/s.exec(trimmed) ?? [];
   const names = CHAT_COMMANDS.map(({ name }) => name);

@@ -2,9 +2,17 @@ import { printable } from "../../config/values/text.js";
 import type { Lease } from "../../model/lease.js";
 import { renderAge, renderTable, SESSION } from "./table.js";
 
+/** How to end a lease that no process renews. The token is a secret, and the fleet does not keep it. */
+export function waysToEnd(sessionId: string): string {
+  return (
+    `Release the lease: copilotfleet unlock ${sessionId} --token TOKEN (the token that lock printed)\n` +
+    `If the token is lost: copilotfleet lock ${sessionId} --user USER --steal --reason lost -- true`
+  );
+}
+
 export function renderLease(lease: Lease | null): string {
   if (lease === null) return "No lease.";
-  return renderTable(
+  const table = renderTable(
     [
       SESSION,
       { heading: "HOLDER", cut: "middle" },
@@ -24,4 +32,5 @@ export function renderLease(lease: Lease | null): string {
       ],
     ],
   );
+  return lease.detached === true ? `${table}\n\n${waysToEnd(lease.sessionId)}` : table;
 }

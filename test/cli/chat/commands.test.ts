@@ -7,6 +7,8 @@ describe("an entry of a user in a chat", () => {
     ["/help", { kind: "command", name: "help", argument: "" }],
     ["  /model  gpt-5 ", { kind: "command", name: "model", argument: "gpt-5" }],
     ["/quit", { kind: "command", name: "exit", argument: "" }],
+    ["exit", { kind: "command", name: "exit", argument: "" }],
+    ["exit the loop", { kind: "prompt", text: "exit the loop" }],
     ["/modle", { kind: "unknown", word: "modle", nearest: "model" }],
     ["/usr/bin/env", { kind: "unknown", word: "usr/bin/env", nearest: undefined }],
     ["//help", { kind: "prompt", text: "/help" }],
