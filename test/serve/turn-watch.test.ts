@@ -186,6 +186,17 @@ describe("the turn watch", () => {
     expect(summary(watch.look([a, b], at()))).toEqual(["b completed"]);
   });
 
+  it("TurnWatch.look does not count a cut turn again when the same server loads the session whose shutdown is not recorded", () => {
+    const watch = new TurnWatch();
+    const a = session("a", prompt());
+    watch.look([a], at());
+    expect(summary(watch.look([{ ...a, isLoaded: false }], at() + 500))).toEqual(["a cut"]);
+    expect(summary(watch.look([], at() + 700))).toEqual([]);
+    expect(summary(watch.look([a], at() + 900))).toEqual([]);
+    append(a, resumed() + prompt() + finalStep());
+    expect(summary(watch.look([a], at()))).toEqual(["a completed"]);
+  });
+
   it("TurnWatch.look counts a turn in a session that was loaded only between two looks, but no older turn", () => {
     const watch = new TurnWatch();
     const before = session("before", prompt() + finalStep());

@@ -46,6 +46,11 @@ interface Watched {
  */
 export class TurnWatch {
   readonly #watched = new Map<string, Watched>();
+  /**
+   * When the last turn began that was cut in a session that we no longer watch. The runtime sometimes loses the event
+   * `session.shutdown`, and the turn then looks open when the session is loaded again.
+   */
+  readonly #cut = new Map<string, number>();
   readonly #lookBytes: number;
   /** Sessions that the last look did not read to the end. Sessions that it did not read at all come first. */
   #behind: string[] = [];
@@ -105,10 +110,12 @@ export class TurnWatch {
     const { events, tracker, ended, bytes } = openHistory(session.home, session.sessionId, SESSION_BYTES);
     // Count only turns that ended since the last look. The session may have been loaded since then, too.
     for (const turn of ended) if (turn.endedAtMs >= this.#lookedAtMs) noteEnd(look, session, turn);
-    const { lastEventAtMs } = tracker.open ?? {};
-    const cut = closeIfCut(tracker, session, nowMs);
+    const { startedAtMs, lastEventAtMs } = tracker.open ?? {};
+    const isCounted = startedAtMs !== undefined && startedAtMs === this.#cut.get(key);
+    this.#cut.delete(key);
+    const cut = isCounted ? tracker.close(nowMs) : closeIfCut(tracker, session, nowMs);
     // The watch counted an older turn when it was cut, or the turn was cut while no supervisor ran.
-    if (lastEventAtMs !== undefined && lastEventAtMs >= this.#lookedAtMs) noteEnd(look, session, cut);
+    if (!isCounted && lastEventAtMs !== undefined && lastEventAtMs >= this.#lookedAtMs) noteEnd(look, session, cut);
     this.#watched.set(key, { session, events, tracker });
     return { bytes, atEnd: true };
   }
@@ -145,6 +152,8 @@ export class TurnWatch {
     if (watched === undefined) return;
     this.#watched.delete(key);
     noteEnd(look, watched.session, watched.tracker.close(nowMs));
+    const { lastCut } = watched.tracker;
+    if (lastCut !== null) this.#cut.set(key, lastCut.startedAtMs);
   }
 }
 
