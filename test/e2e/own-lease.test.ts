@@ -73,15 +73,20 @@ describe("a user's own lock on a session", () => {
 
 describe("a wait for a session", () => {
   it.each([
-    ["send", ["send", "team", "x", "--user", "bob"]],
-    ["lock", ["lock", "team", "--user", "bob"]],
-  ])("%s on a terminal reports who holds the session and for how long, and ends with Ctrl-C", async (_, args) => {
+    [
+      "send",
+      ["send", "team", "x", "--user", "bob"],
+      'Interrupted: the turn was cancelled, if it had begun. The session "team" still exists.',
+    ],
+    ["lock", ["lock", "team", "--user", "bob"], ""],
+  ])("%s on a terminal reports who holds the session and for how long, and ends with Ctrl-C", async (_, args, left) => {
     const lease = await lock("team");
     await using terminal = new Terminal(command, args);
     await terminal.line(/^\S Waiting for "team": alice locked it for (2\d\d|300) s more\. Ctrl-C stops waiting\.$/);
     terminal.type("\x03");
     expect(await terminal.done).toBe(130);
-    expect(terminal.screen).toEqual({ lines: [""], column: 0, isCursorVisible: true });
+    expect(terminal.screen).toMatchObject({ column: 0, isCursorVisible: true });
+    expect(terminal.screen.lines.join("")).toBe(left);
     await unlock(lease);
   });
 

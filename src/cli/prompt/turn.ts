@@ -28,9 +28,13 @@ export async function printTurn<Taken extends { text: string }>(
   const stream = !output.json && process.stdout.isTTY === true;
   using progress = new ProgressLine("Waiting for the reply", output);
   const shown = new ShownReply();
+  let hasWaited = false;
   const taken = await take({
     signal: output.signal,
-    onWait: progress.report,
+    onWait: (wait) => {
+      hasWaited = true;
+      progress.report(wait);
+    },
     ...given({ timeoutMs: output.timeoutMs }),
     ...(stream
       ? {
@@ -47,7 +51,7 @@ export async function printTurn<Taken extends { text: string }>(
     const isLineOpen = shown.isEmpty ? output.signal.aborted && !isLineRemoved : shown.isLineOpen;
     if (stream && isLineOpen) process.stdout.write("\n");
     const { reason } = output.signal;
-    if (reason instanceof Interrupted) reason.note = noteOf(sessionId, output);
+    if (reason instanceof Interrupted) reason.note = noteOf(sessionId, output, hasWaited);
     throw error;
   });
   progress.end();
@@ -61,11 +65,12 @@ export async function printTurn<Taken extends { text: string }>(
   return taken;
 }
 
-function noteOf(sessionId: string, { isEphemeral = false }: TurnOutput): string {
+/** @param hasWaited whether the prompt waited for other users of the session. Nobody reports the end of that wait. */
+function noteOf(sessionId: string, { isEphemeral = false }: TurnOutput, hasWaited: boolean): string {
   const session = isEphemeral
     ? `The ephemeral session ${quote(sessionId)} was deleted.`
     : `The session ${quote(sessionId)} still exists.`;
-  return `Interrupted: the turn was cancelled. ${session}`;
+  return `Interrupted: the turn was cancelled${hasWaited ? ", if it had begun" : ""}. ${session}`;
 }
 
 /** A reply on a terminal. It is made printable, because the text of a model must not act on the terminal. */
