@@ -5,7 +5,7 @@
  *   copilotfleet-sandbox [OPTION VALUE]... --try                     sets up the same sandbox, prints what it holds, ends
  *
  *   --read PATH       the program may read and execute what is at PATH or below it
- *   --write PATH      the program may also change it
+ *   --write PATH      the program may also change it, but make no devices
  *   --device PATH     the program may read, write and control the device at PATH
  *   --connect PORT    the program may connect to this TCP port, and to no port that is not listed
  *   --bind PORT       the program may listen on this TCP port, and on no port that is not listed
@@ -181,7 +181,7 @@ static const unsigned short FORBIDDEN[] = {
 #define NAMESPACES \
   (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
 
-static struct sock_filter program[COUNT(FORBIDDEN) * 2 + 16];
+static struct sock_filter program[COUNT(FORBIDDEN) * 2 + 24];
 
 static void forbid_system_calls(void) {
   unsigned short at = 0;
@@ -209,6 +209,12 @@ static void forbid_system_calls(void) {
   ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, args[0])));
   ADD(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, NAMESPACES, 0, 1));
   program[at++] = refuse;
+  /* The limits of another process would be a way to kill it. */
+  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, nr)));
+  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_prlimit64, 0, 3));
+  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, args[0])));
+  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 0));
+  program[at++] = refuse;
   program[at++] = allow;
   struct sock_fprog filter = {.len = at, .filter = program};
   long error = call(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, (word)&filter, 0, 0);
@@ -220,14 +226,18 @@ static void forbid_system_calls(void) {
 /* A root that runs servers keeps only what it needs to work with its own files. */
 static const char KEPT[] = {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID};
 
-static void drop_capabilities(void) {
+/* Returns whether a root is left with more, because it may not drop capabilities. */
+static int drop_capabilities(void) {
+  int is_left = 0;
   for (int capability = 0; call(__NR_prctl, PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++) {
     int keep = 0;
     for (word index = 0; index < COUNT(KEPT); index++) keep |= KEPT[index] == capability;
+    if (keep || call(__NR_prctl, PR_CAPBSET_READ, capability, 0, 0, 0) == 0) continue;
     /* Fails with EPERM for an ordinary user, who gets no capability from a program either, because of no_new_privs. */
-    if (!keep) call(__NR_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0);
+    is_left |= call(__NR_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0) < 0;
   }
   call(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+  return is_left && call(__NR_geteuid, 0, 0, 0, 0, 0) == 0;
 }
 
 /* --- The launcher -------------------------------------------------------------------------------------------------- */
@@ -260,7 +270,8 @@ __attribute__((used)) static void run(word *stack) {
   for (char **option = arguments + 1; option < at; option += 2) {
     const char *value = option[1];
     if (same(*option, "--read")) allow_path(ruleset, value, READ);
-    else if (same(*option, "--write")) allow_path(ruleset, value, handled.handled_access_fs);
+    else if (same(*option, "--write"))
+      allow_path(ruleset, value, handled.handled_access_fs & ~(LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_BLOCK));
     else if (same(*option, "--device")) allow_path(ruleset, value, DEVICE & handled.handled_access_fs);
     else if (same(*option, "--connect")) {
       if (abi >= 4) allow_port(ruleset, value, LANDLOCK_ACCESS_NET_CONNECT_TCP);
@@ -276,7 +287,7 @@ __attribute__((used)) static void run(word *stack) {
     } else fail("unknown option", *option, 0);
   }
 
-  drop_capabilities();
+  int is_privileged = drop_capabilities();
   long error = call(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   if (error < 0) fail("the kernel refuses no_new_privs", 0, error);
   error = call(__NR_landlock_restrict_self, ruleset, 0, 0, 0, 0);
@@ -286,10 +297,12 @@ __attribute__((used)) static void run(word *stack) {
   if (same(*at, "--try")) {
     print(1, "landlock ");
     print_number(1, abi);
-    print(1, "\n");
+    print(1, is_privileged ? " privileged\n" : "\n");
     leave(0);
   }
-  call(__NR_close, ruleset, 0, 0, 0, 0);
+  /* The program gets only standard input, output and error. Other descriptors of the caller may be open by mistake. */
+  error = call(__NR_close_range, 3, ~0U, 0, 0, 0);
+  if (error < 0) fail("the kernel refuses to close descriptors", 0, error);
   error = call(__NR_execve, (word)at[1], (word)(at + 1), (word)environment, 0, 0);
   fail("cannot run", at[1], error);
 }

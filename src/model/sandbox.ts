@@ -4,8 +4,10 @@ export const PROTECTIONS = {
   processes: "read the memory and the environment of other processes of the fleet's account",
   signals: "send signals to other processes of the fleet's account",
   "system-calls": "use system calls that reach the kernel or the whole machine",
+  metadata: "see the names of all files, and change modes, times and attributes of files that the fleet's account owns",
   "process-list": "see the names and the command lines of other processes",
-  "unix-sockets": "connect to the Unix sockets of other programs",
+  ipc: "use System V and POSIX message queues and shared memory of the fleet's account",
+  "unix-sockets": "connect to the Unix sockets of other programs, and act through them, for example through Docker's",
   network: "connect to any address",
   "provider-key": "read the key of the model provider in the memory of the user's own server",
   resources: "use up the machine's memory, processes, processor time and disk",
@@ -27,12 +29,7 @@ export interface SandboxReport {
 
 export const NO_SANDBOX: SandboxReport = { mode: "none", not: ALL_PROTECTIONS };
 
-/** Whether an agent in this sandbox reaches no files and processes of other users and of the fleet. */
+/** Whether an agent in this sandbox can neither read nor write the files and the processes of other users and of the fleet. */
 export function separates({ not }: SandboxReport): boolean {
   return (["files", "processes", "signals"] as const).every((protection) => !not.includes(protection));
-}
-
-/** Whether an agent in this sandbox reaches nothing that belongs to others, the provider's key included. */
-export function holds(report: SandboxReport): boolean {
-  return separates(report) && !report.not.includes("provider-key");
 }

@@ -1,8 +1,9 @@
 import { dirname, resolve } from "node:path";
 import { userConfigFile } from "../config/load/paths.js";
 import type { Config } from "../config/schema.js";
+import { shellQuote } from "../config/values/text.js";
 import { FleetError, quote } from "../errors.js";
-import { contains, type PathsOptions, reals } from "./paths.js";
+import { contains, type PathsOptions, realPath } from "./paths.js";
 
 /** The server to which folders are granted. */
 export interface Grantee {
@@ -15,7 +16,7 @@ export interface Grantee {
 export interface Secrets {
   /** The fleet's state folder. */
   stateRoot: string;
-  config: Pick<Config, "auth" | "provider" | "storage">;
+  config: Pick<Config, "auth" | "storage">;
   env: NodeJS.ProcessEnv;
 }
 
@@ -30,22 +31,24 @@ export function grantsOf(
   { user, home, cwd }: Grantee,
   { binds }: Pick<Config["sandbox"], "binds">,
   secrets: Secrets,
-): Pick<PathsOptions, "hidden" | "read" | "write"> {
+): Omit<PathsOptions, "runtimePath" | "own"> {
   const hidden = hiddenFolders(secrets);
   const read: string[] = [];
   const write: string[] = [];
-  if (resolve(cwd) !== resolve(home)) {
-    refuseExposure(cwd, hidden, "--cwd");
-    write.push(cwd);
-  }
   for (const bind of binds) {
     if (user === null && bind.includes("{user}")) continue;
     const isReadOnly = bind.endsWith(READ_ONLY);
     const path = (isReadOnly ? bind.slice(0, -READ_ONLY.length) : bind).replaceAll("{user}", user ?? "");
-    refuseExposure(path, hidden, "sandbox.binds");
     (isReadOnly ? read : write).push(path);
   }
-  return { hidden, read, write };
+  const isHome = resolve(cwd) === resolve(home);
+  const folders = { hidden: hidden.map(realPath), own: [home, ...write].map(realPath) };
+  const checked = (path: string) => checkedPath(path, "sandbox.binds", folders);
+  return {
+    hidden,
+    read: read.map(checked),
+    write: [...write.map(checked), ...(isHome ? [] : [checkedPath(cwd, "--cwd", folders)])],
+  };
 }
 
 /** The fleet's state and configuration, the shared storage, and the folder with the users' token files. */
@@ -56,13 +59,40 @@ function hiddenFolders({ stateRoot, config: { auth, storage }, env }: Secrets): 
     .map((path) => resolve(path));
 }
 
-function refuseExposure(path: string, hidden: readonly string[], setting: string): void {
-  const [real] = reals([path]);
-  if (real === undefined) return;
-  const exposed = reals(hidden).find((secret) => contains(real, secret) || contains(secret, real));
-  if (exposed === undefined) return;
-  const problem = `${setting}: ${quote(path)} would give a server access to ${quote(exposed)}, which contains secrets of the fleet or of other users.`;
-  throw new FleetError("FLEET_SANDBOX_UNSAFE", `${problem} Allowed: a folder that neither contains it nor is in it.`, {
-    suggestions: ["Choose a folder that has only files for this user."],
-  });
+/** Folders without links in their paths. */
+interface Folders {
+  hidden: readonly string[];
+  /** The folders that the server can change. The first is its home. */
+  own: readonly string[];
+}
+
+/** The path without links, if it exposes nothing. */
+function checkedPath(path: string, setting: string, { hidden, own }: Folders): string {
+  const real = realPath(path);
+  if (contains(own[0] ?? "", real)) return real;
+  const exposed = hidden.find((secret) => contains(real, secret) || contains(secret, real));
+  if (exposed !== undefined) {
+    const problem = `${setting}: ${quote(path)} would give a server access to ${quote(exposed)}, which contains secrets of the fleet or of other users.`;
+    throw new FleetError(
+      "FLEET_SANDBOX_UNSAFE",
+      `${problem} Allowed: a folder that neither contains it nor is in it.`,
+      {
+        suggestions: ["Choose a folder that has only files for this user."],
+      },
+    );
+  }
+  // The agent can replace everything in these folders, so a path through them may be its own link to anywhere.
+  const through = own.find((folder) => isThrough(path, folder) && !contains(folder, real));
+  if (through === undefined) return real;
+  throw new FleetError(
+    "FLEET_SANDBOX_UNSAFE",
+    `${setting}: ${quote(path)} leads out of ${quote(through)} by a link that the server itself may have made. Allowed: a path without such a link.`,
+    { suggestions: [`ls -ld ${shellQuote(path)}`] },
+  );
+}
+
+/** Whether the way along a path enters a folder. */
+function isThrough(path: string, folder: string): boolean {
+  const parent = dirname(path);
+  return parent !== path && (contains(folder, realPath(parent)) || isThrough(parent, folder));
 }

@@ -14,20 +14,35 @@ import type { Attempt } from "./sandbox.js";
 const TRIAL_MS = 10_000;
 
 /** Landlock never restricts these here. It closes Unix sockets only if they are abstract, that is, without a path. */
-const NEVER: readonly Protection[] = ["process-list", "unix-sockets", "network", "provider-key", "resources"];
+const NEVER: readonly Protection[] = [
+  "metadata",
+  "process-list",
+  "ipc",
+  "unix-sockets",
+  "network",
+  "provider-key",
+  "resources",
+];
 
 /** Our own launcher (`native/launcher.c`). */
 export async function tryLauncher(): Promise<Attempt> {
   const launcher = launcherPath();
   if (launcher === null) return { why: "the launcher of the sandbox is not beside this copy of the code" };
   const { output, failure } = await run(launcher, ["--read", "/", "--try"]);
-  const abi = Number(/^landlock (\d+)$/m.exec(output)?.[1]);
+  const [, version, privileged] = /^landlock (\d+)( privileged)?$/m.exec(output) ?? [];
+  const abi = Number(version);
   if (failure !== null || Number.isNaN(abi))
     return { why: `the launcher of the sandbox failed (${failure ?? output})` };
   return {
     mode: "landlock",
     // Before ABI 3, Landlock does not restrict truncation, and before ABI 6, it does not restrict signals.
-    not: [...(abi < 3 ? (["files"] as const) : []), ...(abi < 6 ? (["signals"] as const) : []), ...NEVER],
+    // A root that may not drop its capabilities keeps what they allow.
+    not: [
+      ...(abi < 3 ? (["files"] as const) : []),
+      ...(abi < 6 ? (["signals"] as const) : []),
+      ...(privileged === undefined ? [] : (["system-calls"] as const)),
+      ...NEVER,
+    ],
     wrap: (command, { read, write, devices }) => [
       launcher,
       ...read.flatMap((path) => ["--read", path]),

@@ -1,5 +1,6 @@
-import { readdirSync, realpathSync } from "node:fs";
-import { dirname, join, sep } from "node:path";
+import { existsSync, readdirSync, realpathSync } from "node:fs";
+import { homedir } from "node:os";
+import { basename, dirname, join, sep } from "node:path";
 import { systemCode } from "../errors.js";
 
 /** Everything in the file system that a sandboxed program can reach. All paths are without links. */
@@ -28,12 +29,16 @@ const SYSTEM = `
   .trim()
   .split(/\s+/);
 
-const DEVICES = "null zero full random urandom tty ptmx pts".split(" ").map((name) => `/dev/${name}`);
+/** Without terminals: all terminals of the account are in `/dev/pts`. */
+const DEVICES = "null zero full random urandom tty".split(" ").map((name) => `/dev/${name}`);
 
 export interface PathsOptions {
-  /** Folders that must stay out of reach, except those in `write`. */
+  /** Folders that must stay out of reach, except those in `own`. */
   hidden: readonly string[];
   runtimePath: string;
+  /** The folders of the server itself. */
+  own: readonly string[];
+  /** Further paths, without links. They are not resolved again, because an agent may have replaced one by a link since. */
   read: readonly string[];
   write: readonly string[];
 }
@@ -42,14 +47,16 @@ export interface PathsOptions {
  * The paths that a server can reach. A folder of the system that contains a hidden folder is replaced by its other entries,
  * because a sandbox can only add what is below a folder and not leave anything out.
  */
-export function serverPaths({ hidden, runtimePath, read, write }: PathsOptions): Paths {
-  const secret = reals(hidden);
-  // The runtime loads further files from its own folder. One of them, runtime.node, may be a link to another folder.
-  const own = dirname(runtimePath);
-  const wide = reals([...SYSTEM, own, runtimePath, join(own, "runtime.node")]);
+export function serverPaths({ hidden, runtimePath, own, read, write }: PathsOptions): Paths {
+  const secret = hidden.map(realPath);
+  // The runtime loads further files from its own folder. One of them, runtime.node, may be a link to another folder. A
+  // program that is directly in somebody's home has no folder of its own.
+  const folder = dirname(runtimePath);
+  const isHome = contains(folder, homedir());
+  const wide = reals([...SYSTEM, ...(isHome ? [] : [folder]), runtimePath, join(folder, "runtime.node")]);
   return {
-    read: [...new Set([...wide.flatMap((path) => without(path, secret)), ...reals(read)])],
-    write: reals(write),
+    read: [...new Set([...wide.flatMap((path) => without(path, secret)), ...read.filter((path) => existsSync(path))])],
+    write: [...reals(own), ...write.filter((path) => existsSync(path))],
     devices: reals(DEVICES),
   };
 }
@@ -73,6 +80,14 @@ function entriesOf(folder: string): string[] {
 /** Whether `path` is `folder` or below it. */
 export function contains(folder: string, path: string): boolean {
   return path === folder || path.startsWith(folder.endsWith(sep) ? folder : `${folder}${sep}`);
+}
+
+/** The path without links, as far as it exists. */
+export function realPath(path: string): string {
+  const [real] = reals([path]);
+  if (real !== undefined) return real;
+  const parent = dirname(path);
+  return parent === path ? path : join(realPath(parent), basename(path));
 }
 
 /** The paths without links. Leaves out those that do not exist or that this process cannot reach. */

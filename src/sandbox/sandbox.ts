@@ -58,26 +58,17 @@ export async function chooseSandbox(settings: Config["sandbox"], grantee: Grante
   if (mechanism === null) return { ...NO_SANDBOX, wrap: (command) => command };
   const { hidden, read, write } = grantsOf(grantee, settings, secrets);
   return {
-    ...reportOf(mechanism, secrets.config),
-    wrap: (command, own) =>
-      mechanism.wrap(command, serverPaths({ hidden, runtimePath: command[0], read, write: [...own, ...write] })),
+    mode: mechanism.mode,
+    not: mechanism.not,
+    wrap: (command, own) => mechanism.wrap(command, serverPaths({ hidden, runtimePath: command[0], own, read, write })),
   };
 }
 
 /** The sandbox of a server that starts now with this configuration, as far as this machine allows it. */
-export async function sandboxNow(config: Pick<Config, "provider" | "sandbox">): Promise<SandboxReport> {
-  if (config.sandbox.mode === "none") return NO_SANDBOX;
+export async function sandboxNow({ mode }: Config["sandbox"]): Promise<SandboxReport> {
+  if (mode === "none") return NO_SANDBOX;
   const found = (await tryMechanisms()).find((attempt) => "wrap" in attempt);
-  return found === undefined ? NO_SANDBOX : reportOf(found, config);
-}
-
-/** A key in a server's memory is a risk only if there is one. */
-function reportOf({ mode, not }: Mechanism, config: Pick<Config, "provider">): SandboxReport {
-  return { mode, not: not.filter((lacking) => lacking !== "provider-key" || hasKey(config)) };
-}
-
-function hasKey({ provider }: Pick<Config, "provider">): boolean {
-  return provider !== null && provider.type !== "echo" && provider.apiKeyEnv !== null;
+  return found ?? NO_SANDBOX;
 }
 
 /** The mechanism that restricts servers; null if nothing does. */

@@ -1,4 +1,4 @@
-import { readFileSync, rmSync, symlinkSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { testFleet } from "../fixtures/commands/cli.js";
@@ -7,21 +7,31 @@ const fleet = testFleet();
 
 it("ps names the sandbox of each server, and the log of the server names what it does not restrict", async () => {
   const { sandbox, log } = await fleet.spawn("seen");
-  expect(sandbox).toEqual({ mode: "landlock", not: ["process-list", "unix-sockets", "network", "resources"] });
+  expect(sandbox).toEqual({
+    mode: "landlock",
+    not: ["metadata", "process-list", "ipc", "unix-sockets", "network", "provider-key", "resources"],
+  });
   expect(await fleet.ok(["ps", "-o", "wide", "--user", "seen"])).toMatch(/SANDBOX.*\blandlock\b/s);
   expect(readFileSync(log, "utf8")).toContain(
-    "in the sandbox landlock without process-list, unix-sockets, network, resources).",
+    "in the sandbox landlock without metadata, process-list, ipc, unix-sockets, network, provider-key, resources).",
   );
 });
 
-it("a server with the provider's key in its memory says so", async () => {
-  const env = {
-    COPILOTFLEET_PROVIDER_TYPE: "openai",
-    COPILOTFLEET_PROVIDER_BASE_URL: "http://127.0.0.1:9/v1",
-    COPILOTFLEET_PROVIDER_API_KEY_ENV: "KEY",
-    KEY: "k",
-  };
-  expect((await fleet.spawn("keyed", { env })).sandbox.not).toContain("provider-key");
+it("--cwd does not lead out of a bind by a link that the server may have made", async () => {
+  const work = join(fleet.folder, "work of linked");
+  mkdirSync(join(work, "inside"), { recursive: true });
+  const env = { COPILOTFLEET_SANDBOX_BINDS: join(fleet.folder, "work of {user}") };
+  const project = join(work, "project");
+  rmSync(project, { force: true });
+  symlinkSync(join(work, "inside"), project);
+  await fleet.ok(["spawn", "--user", "linked", "--cwd", project], { env });
+  await fleet.ok(["stop", "--user", "linked"]);
+  rmSync(project);
+  symlinkSync("/srv", project);
+  expect(await fleet.refusal(3, ["spawn", "--user", "linked"], { env })).toMatchObject({
+    code: "FLEET_SANDBOX_UNSAFE",
+    message: expect.stringContaining(`--cwd: "${project}" leads out of "${work}" by a link`),
+  });
 });
 
 it("after a restart with another sandbox.mode, the server has the new sandbox", async () => {
@@ -36,6 +46,14 @@ const EXPOSING: [string, () => string][] = [
   ["the state folder", () => fleet.root],
   ["a folder above the state folder", () => fleet.folder],
   ["another user's home", () => join(fleet.root, "servers")],
+  [
+    "the account's home, although it has no configuration so far",
+    () => {
+      const home = fleet.env.HOME ?? "";
+      mkdirSync(home, { recursive: true });
+      return home;
+    },
+  ],
   [
     "a link to the state folder",
     () => {
@@ -52,7 +70,7 @@ it.each(EXPOSING)("neither --cwd nor sandbox.binds gives a server %s", async (_,
   const cwd = await fleet.refusal(3, ["spawn", "--user", "refused", "--cwd", folder]);
   expect(cwd).toMatchObject({
     code: "FLEET_SANDBOX_UNSAFE",
-    message: expect.stringContaining(`--cwd: "${folder}" would give a server access to "${fleet.root}"`),
+    message: expect.stringContaining(`--cwd: "${folder}" would give a server access to "${fleet.folder}`),
   });
   const env = { COPILOTFLEET_SANDBOX_BINDS: folder };
   const bind = await fleet.refusal(3, ["spawn", "--user", "refused"], { env });

@@ -29,6 +29,9 @@ const ATTACKS = {
   "writes to the home of the fleet's account": 'echo attack > "$account/.profile"',
   "makes a link to bob's home and writes through it":
     'ln -s "$bobHome" "$HOME/bob" && echo attack > "$HOME/bob/attack"',
+  "changes a limit of bob's server": 'prlimit --pid "$bob" --core=0:0',
+  "opens a terminal": "exec 3<>/dev/ptmx",
+  "makes a device": 'mknod "$HOME/device-$$" c 1 3',
   "signals bob's server": 'kill -0 "$bob"',
   "signals serve": 'kill -0 "$serve"',
   "signals serve as the whole process group of bob": 'kill -0 -- "-$bob"',

@@ -5,7 +5,7 @@ import { NO_SANDBOX, type Protection, type SandboxReport } from "../../src/model
 
 const FILE = { kind: "file" };
 const without = (...not: Protection[]): SandboxReport => ({ mode: "landlock", not });
-const HOLDS = without("network", "process-list");
+const HOLDS = without("network", "process-list", "provider-key");
 
 it.each([
   ["owner", NO_SANDBOX, FILE, true],
@@ -17,12 +17,21 @@ it.each([
   ["auto", without("signals"), FILE, false],
   ["auto", without("files"), FILE, false],
   ["auto", without("processes"), FILE, false],
-  ["auto", without("provider-key"), FILE, false],
   ["auto", HOLDS, { kind: "redis", url: "redis://127.0.0.1:6379/0" }, false],
   ["auto", HOLDS, { kind: "redis", url: "redis://:secret@127.0.0.1:6379/0" }, true],
 ] as const)("with session.host %j, the sandbox %j and the store %j, a client reaches the host: %j", (...given) => {
   const [host, sandbox, store, reaches] = given;
-  const config = { session: { host }, store } as unknown as Config;
+  const config = { session: { host }, store, provider: null } as unknown as Config;
   expect(reachesHost({ own: true, config, sandbox })).toBe(reaches);
   expect(reachesHost({ own: false, config, sandbox })).toBe(false);
+});
+
+it.each([
+  [null, true],
+  [{ type: "echo" }, true],
+  [{ type: "openai", apiKeyEnv: null }, true],
+  [{ type: "openai", apiKeyEnv: "KEY" }, false],
+])("with session.host auto and the provider %j, a client reaches the host: %j", (provider, reaches) => {
+  const config = { session: { host: "auto" }, store: FILE, provider } as unknown as Config;
+  expect(reachesHost({ own: true, config, sandbox: HOLDS })).toBe(reaches);
 });

@@ -1,5 +1,5 @@
-import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, statSync } from "node:fs";
+import { execFileSync, spawnSync } from "node:child_process";
+import { closeSync, mkdtempSync, openSync, readFileSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -45,6 +45,17 @@ it.each([
   const [status, output] = launch(args);
   expect(output).toMatch(said);
   expect(status).toBe(code);
+});
+
+it("the launcher closes the caller's other descriptors", () => {
+  const secret = openSync("/etc/hostname", "r");
+  const run = (program: string, args: readonly string[]) =>
+    spawnSync(program, args, { stdio: ["ignore", "pipe", "pipe", secret], encoding: "utf8" });
+  const bare = run("/bin/sh", ["-c", "cat <&3"]);
+  const launched = run(programOf(NATIVE, process.arch), ["--read", "/", "--", "/bin/sh", "-c", "cat <&3"]);
+  closeSync(secret);
+  expect(bare.status).toBe(0);
+  expect({ failed: launched.status !== 0, stdout: launched.stdout }).toEqual({ failed: true, stdout: "" });
 });
 
 function launch(args: readonly string[]): [number | null, string] {

@@ -21,8 +21,9 @@ it("a runtime's folder that contains the state is readable except for the state"
   const { read, write } = serverPaths({
     hidden: [join(folder, "state")],
     runtimePath: join(folder, "program"),
+    own: [home],
     read: [],
-    write: [home],
+    write: [],
   });
   expect(read.filter((path) => path.startsWith(folder)).sort()).toEqual([
     join(folder, "library"),
@@ -32,7 +33,7 @@ it("a runtime's folder that contains the state is readable except for the state"
 });
 
 it("a server reads neither the secrets of the machine in /etc nor the homes of people", () => {
-  const { read } = serverPaths({ hidden: [], runtimePath: "/usr/bin/true", read: [], write: [] });
+  const { read } = serverPaths({ hidden: [], runtimePath: "/usr/bin/true", own: [], read: [], write: [] });
   for (const secret of [
     "/etc/shadow",
     "/etc/ssh",
@@ -53,6 +54,12 @@ it("a server reads neither the secrets of the machine in /etc nor the homes of p
 });
 
 it("a path that does not exist is left out", () => {
-  const { write } = serverPaths({ hidden: [], runtimePath: "/usr/bin/true", read: [], write: ["/nowhere/at/all"] });
+  const { write } = serverPaths({
+    hidden: [],
+    runtimePath: "/usr/bin/true",
+    own: ["/nowhere"],
+    read: [],
+    write: ["/nowhere/at/all"],
+  });
   expect(write).toEqual([]);
 });

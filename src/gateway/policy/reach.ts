@@ -1,7 +1,7 @@
 import type { Config } from "../../config/schema.js";
 import { isObject } from "../../config/values/json.js";
 import { readRedisUrl } from "../../config/values/redis-url.js";
-import { holds, type SandboxReport } from "../../model/sandbox.js";
+import { type SandboxReport, separates } from "../../model/sandbox.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
@@ -34,11 +34,19 @@ export function reachOf(
  * sandbox keeps everything else out of reach. A Redis without a password is in reach, because sandboxes leave the network
  * open.
  */
-export function reachesHost({ own, config: { session, store }, sandbox }: Reach): boolean {
-  if (!own) return false;
-  if (session.host !== "auto") return session.host === "owner";
-  const isOpen = store.kind === "redis" && readRedisUrl(store.url)?.password == null;
-  return sandbox !== undefined && holds(sandbox) && !isOpen;
+export function reachesHost({ own, config, sandbox }: Reach): boolean {
+  const { host } = config.session;
+  if (!own || host !== "auto") return own && host === "owner";
+  return sandbox !== undefined && separates(sandbox) && !hasOpenStore(config) && !hasProviderKey(config);
+}
+
+function hasOpenStore({ store }: Config): boolean {
+  return store.kind === "redis" && readRedisUrl(store.url)?.password == null;
+}
+
+/** The key is in the memory of each server that has a session. */
+function hasProviderKey({ provider }: Config): boolean {
+  return provider !== null && provider.type !== "echo" && provider.apiKeyEnv !== null;
 }
 
 /** Whether the client may approve tools that it did not bring itself. */

@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { Sandbox } from "../../sandbox/sandbox.js";
@@ -38,9 +38,12 @@ export interface Launch {
   env: NodeJS.ProcessEnv;
 }
 
-/** The folder for temporary files of a server that cannot use the one of all users. */
+/**
+ * The folder for temporary files of a server that cannot use the one of all users. It is beside the home, so that the server
+ * cannot remove it.
+ */
 export function temporaryFolder(home: string): string {
-  return join(home, "tmp");
+  return join(dirname(home), "tmp");
 }
 
 /**

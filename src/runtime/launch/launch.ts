@@ -112,8 +112,9 @@ async function start(launch: Launch) {
 
 function sandboxed(launch: Launch): Command {
   const { sandbox, server, runtimePath, sessionState } = launch;
-  if (sandbox.mode !== "none") makeFolder(temporaryFolder(server.home));
-  const own = [server.home, ...(sessionState === null ? [] : [sessionState])];
+  const temporary = temporaryFolder(server.home);
+  if (sandbox.mode !== "none") makeFolder(temporary);
+  const own = [server.home, temporary, ...(sessionState === null ? [] : [sessionState])];
   return sandbox.wrap([runtimePath, ...commandLine(launch)], own);
 }
 
