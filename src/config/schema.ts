@@ -87,8 +87,8 @@ const session = v.pipe(
     ttl: v.optional(rules.age(), "24h"),
     maxActive: v.optional(rules.count(), 50),
     approve: v.optional(rules.choice(["none", "ask", "all"]), "none"),
-    // Whether a user's clients may reach files and start programs on the user's own server. `auto` means `none` until
-    // servers have a sandbox.
+    // Whether a user's clients may reach files and start programs on the user's own server. `auto` depends on the
+    // server's sandbox.
     host: v.optional(rules.choice(["owner", "none", "auto"]), "auto"),
     // Null: all tools of the runtime on a user's own server, and none on a shared one.
     tools: v.optional(v.nullable(rules.toolNames()), null),

@@ -75,4 +75,5 @@ export interface Replacement {
   startedAt: string;
   /** As in {@link ServerRecord}. */
   logStart?: number;
+  sandbox?: SandboxReport;
 }

@@ -40,6 +40,9 @@ it("after a restart with another sandbox.mode, the server has the new sandbox", 
   expect((await fleet.server("changed")).sandbox.mode).toBe("none");
   await fleet.ok(["restart", "--user", "changed"]);
   expect((await fleet.server("changed")).sandbox.mode).toBe("landlock");
+  const { id } = await fleet.server("changed");
+  await fleet.ok(["restart", id, "--rolling"], { env: { COPILOTFLEET_SANDBOX_MODE: "none" } });
+  expect((await fleet.server("changed")).sandbox.mode).toBe("none");
 });
 
 const EXPOSING: [string, () => string][] = [

@@ -11,7 +11,7 @@ interface Columns {
    */
   readonly own?: true;
   /**
-   * Allowed only if `session.host` is "owner", because the method reads or writes files, starts programs, or sends
+   * Allowed only where `session.host` allows it, because the method reads or writes files, starts programs, or sends
    * credentials elsewhere.
    */
   readonly host?: true;

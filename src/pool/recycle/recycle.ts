@@ -53,7 +53,12 @@ export async function recycleServer(context: PoolContext, id: string, options: R
   const launchId = randomUUID();
   using held = new HeldClaim();
   const old = await store.registry.update((registry) =>
-    claimReplacement(registry, id, { launchId, claim: held.claim }, context),
+    claimReplacement(
+      registry,
+      id,
+      { launchId, claim: held.claim, sandbox: { mode: sandbox.mode, not: sandbox.not } },
+      context,
+    ),
   );
   if (old === null) return { kind: "unavailable" };
   const replacement: Pick<Replacement, "launchId" | "process"> = { launchId, process: null };
@@ -93,7 +98,6 @@ export async function recycleServer(context: PoolContext, id: string, options: R
     logStop(old, outcome, { because: replacedBy(launched.identity) });
     const server = await changeClaimed(store, old, (record) => {
       record.runtimePath = runtimePath;
-      record.sandbox = { mode: sandbox.mode, not: sandbox.not };
       promote(record, launched.identity, launched.version);
       return record;
     });
@@ -114,7 +118,7 @@ type Replaceable = ServerRecord & { replacement: Replacement };
 function claimReplacement(
   registry: Registry,
   id: string,
-  { launchId, claim }: Pick<Replacement, "launchId" | "claim">,
+  { launchId, claim, sandbox }: Required<Pick<Replacement, "launchId" | "claim" | "sandbox">>,
   { config }: PoolContext,
 ): Replaceable | null {
   const by = closedBy(registry);
@@ -124,7 +128,7 @@ function claimReplacement(
   if (server.replacement != null && isHeld(server.replacement.claim)) return null;
   const port = choosePort(registry, config.ports, new Set(), null);
   const logStart = logSize(server.home);
-  const replacement = { launchId, port, process: null, claim, startedAt: new Date().toISOString(), logStart };
+  const replacement = { launchId, port, process: null, claim, startedAt: new Date().toISOString(), logStart, sandbox };
   server.replacement = replacement;
   server.claim = null; // a process that died may have left a claim
   return { ...server, replacement };
@@ -170,6 +174,8 @@ function promote(server: ServerRecord, process: NonNullable<ServerRecord["proces
   server.startedAt = replacement.startedAt;
   if (replacement.logStart === undefined) delete server.logStart;
   else server.logStart = replacement.logStart;
+  if (replacement.sandbox === undefined) delete server.sandbox;
+  else server.sandbox = replacement.sandbox;
   server.replacement = null;
   recordReady(server, { process, version });
 }
