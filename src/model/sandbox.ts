@@ -10,7 +10,8 @@ export const PROTECTIONS = {
   "unix-sockets": "connect to the Unix sockets of other programs, and act through them, for example through Docker's",
   network: "connect to any address",
   "provider-key": "read the key of the model provider in the memory of the user's own server",
-  resources: "use up the machine's memory, processes, processor time and disk",
+  resources:
+    "use up the machine's memory, processes, processor time and disk, and slow down other processes of the account",
 } as const;
 
 export type Protection = keyof typeof PROTECTIONS;
