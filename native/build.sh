@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the launcher of the sandbox for each supported processor, into native/linux-<arch>/ or into the folder that the
-# first argument names. Needs gcc 14.2 for both processors, as the packages gcc and gcc-aarch64-linux-gnu of Debian 13 have
-# it. The same compiler always makes the same bytes.
+# first argument names. Needs gcc 14.2 for both processors, as the packages gcc-14 and gcc-14-aarch64-linux-gnu of Debian 13
+# have it. The same compiler always makes the same bytes.
 set -eu
 into=$(realpath "${1:-$(dirname "$0")}")
 cd "$(dirname "$0")"
@@ -14,5 +14,5 @@ build() {
   # shellcheck disable=SC2086
   "$2" $flags ${3:-} -o "$into/$1/copilotfleet-sandbox" launcher.c
 }
-build linux-x64 "${CC_X64:-x86_64-linux-gnu-gcc}" -fcf-protection=none
-build linux-arm64 "${CC_ARM64:-aarch64-linux-gnu-gcc}"
+build linux-x64 "${CC_X64:-x86_64-linux-gnu-gcc-14}" -fcf-protection=none
+build linux-arm64 "${CC_ARM64:-aarch64-linux-gnu-gcc-14}"

@@ -32,7 +32,7 @@ export function grantsOf(
   { binds }: Pick<Config["sandbox"], "binds">,
   secrets: Secrets,
 ): Omit<PathsOptions, "runtimePath" | "own"> {
-  const hidden = hiddenFolders(secrets);
+  const hidden = hiddenFolders(secrets).map(realPath);
   const read: string[] = [];
   const write: string[] = [];
   for (const bind of binds) {
@@ -42,7 +42,7 @@ export function grantsOf(
     (isReadOnly ? read : write).push(path);
   }
   const isHome = resolve(cwd) === resolve(home);
-  const folders = { hidden: hidden.map(realPath), own: [home, ...write].map(realPath) };
+  const folders = { hidden, own: [home, ...write].map(realPath) };
   const checked = (path: string) => checkedPath(path, "sandbox.binds", folders);
   return {
     hidden,

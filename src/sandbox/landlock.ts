@@ -76,9 +76,9 @@ export async function trySetpriv(): Promise<Attempt> {
     wrap: (command, { read, write, devices }) => [
       "setpriv",
       ...base,
-      ...read.flatMap((path) => rule(statSync(path).isDirectory() ? READ_FOLDER : READ_FILE, path)),
-      ...write.flatMap((path) => rule("", path)), // no list means all accesses
-      ...devices.flatMap((path) => rule(statSync(path).isDirectory() ? "" : READ_AND_WRITE_FILE, path)),
+      ...read.flatMap((path) => rule(isFolder(path) ? READ_FOLDER : READ_FILE, path)),
+      ...write.flatMap((path) => rule(isFolder(path) ? ALL : WRITE_FILE, path)),
+      ...devices.flatMap((path) => rule(WRITE_FILE, path)),
       ...command,
     ],
   };
@@ -87,7 +87,9 @@ export async function trySetpriv(): Promise<Attempt> {
 // The kernel refuses a rule that allows accesses to folders for a file.
 const READ_FILE = "execute,read-file";
 const READ_FOLDER = `${READ_FILE},read-dir`;
-const READ_AND_WRITE_FILE = "read-file,write-file";
+const WRITE_FILE = `${READ_FILE},write-file,truncate`;
+const ALL = "";
+const isFolder = (path: string) => statSync(path).isDirectory();
 const rule = (access: string, path: string) => ["--landlock-rule", `path-beneath:${access}:${path}`];
 
 /** The capabilities that root keeps in the sandbox, as in the launcher: those to work with its own files. */

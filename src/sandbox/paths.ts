@@ -33,7 +33,7 @@ const SYSTEM = `
 const DEVICES = "null zero full random urandom tty".split(" ").map((name) => `/dev/${name}`);
 
 export interface PathsOptions {
-  /** Folders that must stay out of reach, except those in `own`. */
+  /** Folders that must stay out of reach, except those in `own`. Their paths have no links. */
   hidden: readonly string[];
   runtimePath: string;
   /** The folders of the server itself. */
@@ -48,14 +48,13 @@ export interface PathsOptions {
  * because a sandbox can only add what is below a folder and not leave anything out.
  */
 export function serverPaths({ hidden, runtimePath, own, read, write }: PathsOptions): Paths {
-  const secret = hidden.map(realPath);
   // The runtime loads further files from its own folder. One of them, runtime.node, may be a link to another folder. A
   // program that is directly in somebody's home has no folder of its own.
   const folder = dirname(runtimePath);
   const isHome = contains(folder, homedir());
   const wide = reals([...SYSTEM, ...(isHome ? [] : [folder]), runtimePath, join(folder, "runtime.node")]);
   return {
-    read: [...new Set([...wide.flatMap((path) => without(path, secret)), ...read.filter((path) => existsSync(path))])],
+    read: [...new Set([...wide.flatMap((path) => without(path, hidden)), ...read.filter((path) => existsSync(path))])],
     write: [...reals(own), ...write.filter((path) => existsSync(path))],
     devices: reals(DEVICES),
   };

@@ -34,7 +34,7 @@ const ATTACKS = {
   "makes a device": 'mknod "$HOME/device-$$" c 1 3',
   "signals bob's server": 'kill -0 "$bob"',
   "signals serve": 'kill -0 "$serve"',
-  "signals serve as the whole process group of bob": 'kill -0 -- "-$bob"',
+  "signals the process group of bob's server": 'kill -0 -- "-$bob"',
   "writes to a folder that it may only read": 'cat "$readable/file" && echo attack > "$readable/file"',
   "overwrites the fleet's code": 'echo attack > "$code/attack"',
 } as const;

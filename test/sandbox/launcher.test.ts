@@ -1,5 +1,7 @@
 import { execFileSync, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { closeSync, mkdtempSync, openSync, readFileSync, statSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -12,7 +14,9 @@ const programOf = (folder: string, processor: string) => join(folder, `linux-${p
 /** The compilers of Debian 13, which made the programs in the package. */
 const hasCompilers = ["x86_64", "aarch64"].every((processor) => {
   try {
-    return execFileSync(`${processor}-linux-gnu-gcc`, ["-dumpfullversion"], { encoding: "utf8" }).startsWith("14.2.");
+    return execFileSync(`${processor}-linux-gnu-gcc-14`, ["-dumpfullversion"], { encoding: "utf8" }).startsWith(
+      "14.2.",
+    );
   } catch {
     return false;
   }
@@ -56,6 +60,31 @@ it("the launcher closes the caller's other descriptors", () => {
   closeSync(secret);
   expect(bare.status).toBe(0);
   expect({ failed: launched.status !== 0, stdout: launched.stdout }).toEqual({ failed: true, stdout: "" });
+});
+
+it("the launcher sets a resource limit", () => {
+  const [, output] = launch(["--read", "/", "--limit", "7=64", "--", "/bin/sh", "-c", "ulimit -n; ulimit -Hn"]);
+  expect(output).toBe("64\n64\n");
+});
+
+it("the launcher leaves only the listed ports to connect to and to listen on", async () => {
+  const listening = createServer().listen(0, "127.0.0.1");
+  await once(listening, "listening");
+  const { port } = listening.address() as AddressInfo;
+  const connect = ["--", "/bin/bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/${port} && echo connected`];
+  expect(launch(["--read", "/", "--connect", String(port), ...connect])).toEqual([0, "connected\n"]);
+  const [status, output] = launch(["--read", "/", "--connect", "1", ...connect]);
+  expect(status).not.toBe(0);
+  expect(output).toContain("Permission denied");
+  listening.close();
+  const listen = (at: number) => [
+    "--",
+    process.execPath,
+    "-e",
+    `require("net").createServer().listen(${at}, "127.0.0.1", () => process.exit(0)).on("error", (error) => { console.error(error.code); process.exit(1); })`,
+  ];
+  expect(launch(["--read", "/", "--bind", String(port), ...listen(port)])[0]).toBe(0);
+  expect(launch(["--read", "/", "--bind", "1", ...listen(port)])).toEqual([1, "EACCES\n"]);
 });
 
 function launch(args: readonly string[]): [number | null, string] {
