@@ -214,6 +214,9 @@ function correction(name: string, origin: Origin | undefined, example: unknown):
   }
   if (origin.from === "option") return `Correct ${origin.name}${example === undefined ? "" : `, for example ${json}`}.`;
   const text = Array.isArray(example) ? example.join() : String(example);
+  const variable = findKey(name.replace(/\[.*/, ""))?.variable;
+  if (origin.from === "variable" && variable !== undefined && origin.name !== variable)
+    return `Correct the content of the file that ${origin.name} names${example === undefined ? "" : `, for example ${text}`}.`;
   const value = example === undefined ? "" : `, for example ${origin.name}${origin.from === "flag" ? " " : "="}${text}`;
   return origin.from === "variable" ? `Correct or unset ${origin.name}${value}.` : `Correct ${origin.name}${value}.`;
 }

@@ -1,6 +1,7 @@
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { dirname } from "node:path";
+import { isExposed } from "../config/load/value-file.js";
 import type { Config } from "../config/schema.js";
 import { printable, redact, shellQuote } from "../config/values/text.js";
 import { FleetError, option, quote, systemCode } from "../errors.js";
@@ -150,7 +151,7 @@ async function readTokenFile(path: string): Promise<string> {
       const allowed = `Allowed: a regular file of at most ${LARGEST_FILE_BYTES} bytes`;
       throw new FleetError("FLEET_TOKEN_INVALID", `The token file ${name} cannot hold a token. ${allowed}`);
     }
-    if ((stats.mode & 0o077) !== 0) {
+    if (isExposed(stats)) {
       const mode = (stats.mode & 0o777).toString(8).padStart(3, "0");
       throw new FleetError(
         "FLEET_TOKEN_INVALID",

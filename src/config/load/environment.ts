@@ -1,9 +1,13 @@
+import { FleetError } from "../../errors.js";
 import { type Key, keysBelow, keyTree, keyVariables, nearestVariable } from "../keys.js";
-import { invalidValue, type Origin, throwProblem } from "../problem.js";
+import { attempt, invalidValue, type Origin, throwProblem } from "../problem.js";
 import { absolute, type Given, type Layer } from "./layers.js";
 import type { Environment } from "./paths.js";
+import { readValueFile } from "./value-file.js";
 
 const PREFIX = "COPILOTFLEET_";
+/** The end of the name of a variable that names a file with the value of a key. */
+const FILE = "_FILE";
 
 /** Variables of the fleet that are not configuration keys. */
 const OTHER_VARIABLES = new Set([
@@ -19,7 +23,8 @@ const OTHER_VARIABLES = new Set([
 
 /**
  * Reads the configuration from the environment. Each key has one variable: `session.maxActive` is
- * `COPILOTFLEET_SESSION_MAX_ACTIVE`. Commas separate the items of a list. "null" means null if the key allows it.
+ * `COPILOTFLEET_SESSION_MAX_ACTIVE`. Commas separate the items of a list. "null" means null if the key allows it. With
+ * `_FILE` at its end, the variable names a file with the value, so that a secret is in no environment.
  *
  * Unlike unknown keys in a file, other `COPILOTFLEET_*` variables are ignored on purpose. Kubernetes adds
  * `COPILOTFLEET_SERVICE_HOST`, `COPILOTFLEET_PORT` and more to every pod in the namespace of a Service named
@@ -34,9 +39,10 @@ export function environmentLayer(
   const layer = new Map<string, Given>();
   if (!Object.keys(env).some((name) => name.startsWith(PREFIX) && !OTHER_VARIABLES.has(name))) return layer;
   for (const key of keysBelow(keyTree())) {
-    const text = env[key.variable];
+    const name = env[key.variable] === undefined ? `${key.variable}${FILE}` : key.variable;
+    const text = attempt(() => textOf(key, env), report);
     if (text === undefined) continue;
-    const origin: Origin = { from: "variable", name: key.variable };
+    const origin: Origin = { from: "variable", name };
     if (key.kind !== "section")
       layer.set(key.name, { value: absolute(key, read(text, key), { folder, home }), origin });
     else if (key.nullable && text === "null") layer.set(key.name, { value: null, origin });
@@ -47,6 +53,17 @@ export function environmentLayer(
   // COPILOTFLEET_PROVIDER_TYPE, the variable of the key wins.
   if ([...layer.keys()].some((name) => name.startsWith("provider."))) layer.delete("provider");
   return layer;
+}
+
+/** The value of a key as text: that of its variable, or the content of the file that its second variable names. */
+function textOf({ variable }: Key, env: Environment): string | undefined {
+  const file = variable + FILE;
+  const path = env[file];
+  if (path === undefined || path === "") return env[variable];
+  if (env[variable] === undefined) return readValueFile(path, file);
+  throw new FleetError("FLEET_CONFIG_INVALID", `${variable} and ${file} are both set. Allowed: one of the two`, {
+    suggestions: [`Unset ${variable} or ${file}.`],
+  });
 }
 
 /** Removes the settings, except those for the runtime and the ports, which any fleet on this machine may need. */
@@ -90,7 +107,7 @@ export function ignoredVariables(env: Environment): string | null {
 export function unknownVariables(env: Environment): { name: string; nearest: string | null }[] {
   const known = new Set(keyVariables());
   return Object.keys(env)
-    .filter((name) => name.startsWith(PREFIX) && !known.has(name))
+    .filter((name) => name.startsWith(PREFIX) && !known.has(name) && !known.has(name.replace(/_FILE$/, "")))
     .filter((name) => !OTHER_VARIABLES.has(name) && !FROM_KUBERNETES.test(name))
     .sort()
     .map((name) => ({ name, nearest: nearestVariable(name) }));
