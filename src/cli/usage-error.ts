@@ -142,7 +142,7 @@ function refuseArguments({ id }: typeof Command, error: Error): string {
 /** Suggests the command without arguments, and with `--dry-run` if it has this flag. */
 function plainCommand({ id, flags }: { id: string; flags?: object }): Suggestion[] {
   const name = spoken(id);
-  if (name === "store migrate") return ["copilotfleet store migrate --to STORE"];
+  if (name === "store migrate") return ["copilotfleet store migrate --to redis://HOST:6379/0"];
   return name === "drain" ? [] : [`copilotfleet ${name}${"dry-run" in (flags ?? {}) ? " --dry-run" : ""}`];
 }
 

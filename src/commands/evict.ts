@@ -25,7 +25,11 @@ export default class Evict extends FleetCommand {
     if (given.length > 0 === (flags.max !== undefined)) {
       throw usage(
         given.length > 0 ? "Ids of sessions and --max cannot be used together." : "SESSION or --max is missing.",
-        ["copilotfleet evict SESSION", "copilotfleet evict --max N"],
+        [
+          "copilotfleet list # lists sessions",
+          "copilotfleet evict SESSION # unloads one session",
+          "copilotfleet evict --max N # unloads sessions until at most N are in memory",
+        ],
       );
     }
     return await this.withFleet(async (fleet) => {

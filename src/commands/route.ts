@@ -56,9 +56,10 @@ export default class Route extends FleetCommand {
       if (rebalance) return this.#show(await fleet.hosts.rebalance(given({ waitMs: wait })), renderRebalanced);
       if (plan) return this.#show(await fleet.hosts.planRebalance(), renderPlan);
       if (user === undefined)
-        throw usage("--user is missing. Name a user, or use --plan or --rebalance.", [
-          "copilotfleet route --user USER",
-          "copilotfleet route --plan",
+        throw usage("--user, --plan or --rebalance is missing.", [
+          "copilotfleet route --user USER # shows the user's server and host",
+          "copilotfleet route --plan # shows which users --rebalance would move",
+          "copilotfleet route --rebalance # moves users between hosts",
         ]);
       const route = this.#show(await fleet.servers.route(user, given({ strategy })), renderRoute);
       if (!this.jsonEnabled()) warnOfClosedPool(route.pool);

@@ -33,8 +33,8 @@ export interface Rule {
 }
 
 const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
-const allowedVariable = (secret: string, example: string, characters = "letters, digits, _") =>
-  `the name (${characters}) of the environment variable that contains the ${secret}, such as "${example}"`;
+const allowedVariable = (secret: string, example: string) =>
+  `the name (letters, digits, _) of the environment variable that contains the ${secret}, such as ${example}`;
 const MAX_COUNT = 1_000_000;
 const LARGEST_PORT = 65_535;
 
@@ -151,12 +151,12 @@ export const command = () =>
   textThat('a command for the shell, such as "gh auth token"', isFilled, { fault: blankFault, kind: "command" });
 
 const NAME_OF_VARIABLE: Rule = { concealed: true, kind: "name of a variable" };
-export const variable = () => textThat(allowedVariable("key", "OPENAI_API_KEY"), isVariable, NAME_OF_VARIABLE);
+export const variable = () => textThat(allowedVariable("key", '"OPENAI_API_KEY"'), isVariable, NAME_OF_VARIABLE);
 
 /** The name of a variable. "{user}" in it is replaced by the user's id. */
 export const userVariable = () =>
   textThat(
-    allowedVariable("token", "GITHUB_TOKEN", 'letters, digits, _, and "{user}" for the id of the user'),
+    allowedVariable("token", '"GITHUB_TOKEN", or "GITHUB_TOKEN_{user}" with the id of the user in place of {user}'),
     (name) => isVariable(name.replaceAll("{user}", "u")),
     NAME_OF_VARIABLE,
   );
@@ -277,7 +277,7 @@ export const toolNames = () => list('a list of tool names or patterns, such as [
 /** Folders that servers reach in addition to their homes. */
 export const binds = () =>
   list(
-    'a list of absolute paths of folders, each with ":ro" after it if servers must not change it, such as ["/srv/work/{user}", "/opt/tools:ro"]',
+    'a list of absolute paths of folders, with {user} where the id of the user belongs, and ":ro" at the end if servers must not change the folder, such as ["/srv/work/{user}", "/opt/tools:ro"]',
     (path) => (path.startsWith("/") ? null : "which is not an absolute path"),
   );
 

@@ -90,7 +90,8 @@ function replicasOf({ replicas }: DeployOptions, hasRedis: boolean): number {
   throw new FleetError("FLEET_USAGE_INVALID", message, {
     suggestions: [
       `copilotfleet deploy kubernetes --replicas ${replicas} --redis-secret NAME # if a Kubernetes Secret contains the Redis URL`,
-      'Or set "store" to a Redis that all hosts reach, such as "redis://HOST:6379/0".',
+      'Or set "store" in the configuration file to a Redis that all hosts reach, such as "redis://HOST:6379/0".',
+      "copilotfleet deploy kubernetes --replicas 1 # without Redis",
     ],
   });
 }

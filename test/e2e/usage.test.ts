@@ -68,7 +68,7 @@ describe("a command line with a mistake", () => {
     [
       ["store", "migrate", "x"],
       '"store migrate" takes no arguments, but was given "x".',
-      "copilotfleet store migrate --to STORE",
+      "copilotfleet store migrate --to redis://HOST:6379/0",
     ],
     [
       ["list", "--user"],
@@ -198,7 +198,7 @@ describe("a command line with a mistake", () => {
     ],
     [
       ["spawn", "--shared", "--count", "2"],
-      /because --count starts the servers of users/,
+      /because --count starts the servers of several users/,
       "copilotfleet spawn --shared",
     ],
     [["route", "--plan", "--wait", "1s"], /^--plan and --wait cannot be used together/, "copilotfleet route --plan"],

@@ -24,7 +24,10 @@ export function splitCommand(argv: string[]): { own: string[]; command: string[]
 /** Called after the command line is parsed, so that the suggestion names the session and the user that were given. */
 export function refuseNoCommand(command: readonly string[] | undefined): void {
   if (command?.length === 0)
-    throw usage("COMMAND is missing after --.", ["copilotfleet lock SESSION --user USER -- COMMAND"]);
+    throw usage("COMMAND is missing after --. Give a program that runs while you hold the lease.", [
+      "copilotfleet lock SESSION --user USER -- COMMAND # runs a program with the lease, then releases it",
+      "copilotfleet lock SESSION --user USER # takes the lease",
+    ]);
 }
 
 type LockFlags = Interfaces.InferredFlags<typeof lockFlags>;
@@ -69,7 +72,9 @@ export const unlockFlags = {
 export function leaseToken({ token, "token-env": variable }: Interfaces.InferredFlags<typeof unlockFlags>): string {
   if ((token === undefined) === (variable === undefined)) {
     throw usage(
-      token === undefined ? "--token or --token-env is missing." : "--token and --token-env cannot be used together.",
+      token === undefined
+        ? "--token or --token-env is missing. Give the token that lock printed."
+        : "--token and --token-env cannot be used together.",
       ["copilotfleet unlock SESSION --token TOKEN", "copilotfleet unlock SESSION --token-env VAR"],
     );
   }

@@ -112,15 +112,16 @@ export function checkSpawn({
   shared: boolean;
 }): void {
   if (count !== undefined && (shared || user === undefined)) {
-    const together = "--shared and --count cannot be used together, because --count starts the servers of users.";
+    const together =
+      "--shared and --count cannot be used together, because --count starts the servers of several users.";
     throw usage(shared ? together : "--count needs --user USER.", [
-      `copilotfleet spawn --user USER --count ${count}`,
-      ...(shared ? (["copilotfleet spawn --shared"] as const) : []),
+      `copilotfleet spawn --user USER --count ${count} # ${count === 1 ? "starts the server of USER" : `starts the servers of USER-1 to USER-${count}`}`,
+      ...(shared ? (["copilotfleet spawn --shared # starts one more shared server"] as const) : []),
     ]);
   }
   if ((user === undefined) === !shared)
     throw usage(shared ? "--user and --shared cannot be used together." : "--user or --shared is missing.", [
-      "copilotfleet spawn --user USER",
-      "copilotfleet spawn --shared",
+      "copilotfleet spawn --user USER # starts the server of a user",
+      "copilotfleet spawn --shared # starts one more shared server",
     ]);
 }
