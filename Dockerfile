@@ -1,7 +1,10 @@
 # The image of a host of the fleet: docker build --tag copilotfleet:0.2.0 .
 # `copilotfleet deploy kubernetes` and `deploy compose` rely on its paths and its user (src/deploy/container.ts).
 
-FROM node:20-bookworm-slim AS build
+# The digest fixes the content of the base image, for each processor. Dependabot proposes newer ones.
+FROM node:24.21.0-trixie-slim@sha256:8ec5d7557396cfe32d21c3f9c13072355ceab22b584578ca4bb28af31120cffe AS base
+
+FROM base AS build
 WORKDIR /src
 # The lock file decides the versions. It comes first, so that a change of the source does not install again.
 COPY package.json package-lock.json ./
@@ -9,19 +12,23 @@ RUN npm ci --ignore-scripts --no-audit --no-fund
 COPY . .
 RUN npm pack --pack-destination /tmp
 # The image holds only the published package and the dependencies that it needs to run.
-RUN mkdir /app && tar -xzf /tmp/copilotfleet-*.tgz -C /app --strip-components=1 && cp package-lock.json /app/
-RUN cd /app && npm ci --omit=dev --ignore-scripts --no-audit --no-fund && rm package-lock.json
+WORKDIR /opt/copilotfleet
+RUN tar -xzf /tmp/copilotfleet-*.tgz --strip-components=1 && cp /src/package-lock.json .
+RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
+# The list of all npm packages in the image. The release workflow adds one of the Debian packages.
+RUN npm sbom --omit=dev --sbom-format=cyclonedx > sbom.cdx.json && rm package-lock.json
 
-FROM node:20-bookworm-slim
-# tini reaps what servers and commands leave behind. Add what your sessions' tools need, such as git.
+FROM base
+# tini reaps what servers and commands leave behind. The sandbox uses setpriv (of util-linux) or bubblewrap where its own
+# launcher is not enough. Add what your sessions' tools need, such as git.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends ca-certificates tini \
+ && apt-get install --yes --no-install-recommends bubblewrap ca-certificates tini util-linux \
  && rm -rf /var/lib/apt/lists/*
 # Volumes take owner and mode of these folders when they are new.
 RUN groupadd --gid 10001 copilotfleet \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp copilotfleet \
  && install --directory --owner=10001 --group=10001 --mode=0750 /var/lib/copilotfleet /var/lib/copilotfleet-shared
-COPY --from=build /app /opt/copilotfleet
+COPY --from=build /opt/copilotfleet /opt/copilotfleet
 RUN ln -s /opt/copilotfleet/bin/run.js /usr/local/bin/copilotfleet
 ENV NODE_ENV=production \
     HOME=/tmp \

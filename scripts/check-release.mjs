@@ -1,6 +1,6 @@
 /**
- * Checks whether the checkout can be released, and lists each reason why not: a placeholder that nobody has filled in, or
- * places that name different versions. The release workflow passes the tag, such as v0.2.0.
+ * Checks whether the checkout can be released, and lists each reason why not: a placeholder that nobody has filled in,
+ * places that name different versions, or a base image without a digest. The release workflow passes the tag, such as v0.2.0.
  *
  * Run: node scripts/check-release.mjs [TAG]
  */
@@ -37,6 +37,12 @@ for (const file of ["Dockerfile", "docs/deploy.md"]) {
   for (const [, named] of read(file).matchAll(/copilotfleet:(\d+\.\d+\.\d+)/g)) {
     if (named !== version) problems.push(`${file} names the image copilotfleet:${named}, not ${version}`);
   }
+}
+
+const stages = [...read("Dockerfile").matchAll(/^FROM (\S+)(?: AS (\S+))?$/gim)];
+for (const [, image] of stages) {
+  const isStage = stages.some(([, , stage]) => stage === image);
+  if (!isStage && !/@sha256:[0-9a-f]{64}$/.test(image)) problems.push(`Dockerfile does not pin ${image} by its digest`);
 }
 
 if (tag !== undefined && tag !== `v${version}`) problems.push(`the tag is ${tag}, not v${version}`);

@@ -120,6 +120,17 @@ describe("the lock file", () => {
   });
 });
 
+it("the image is built from Debian 13 and Node.js 24, runs no install scripts, and lists its packages", () => {
+  const dockerfile = read("Dockerfile");
+  expect(dockerfile).toMatch(/^FROM node:24\.\d+\.\d+-trixie-slim@sha256:[0-9a-f]{64} AS base$/m);
+  const installs = dockerfile.match(/\bnpm ci\b.*/g) ?? [];
+  expect(installs).toHaveLength(2);
+  for (const install of installs) expect(install).toContain(" --ignore-scripts ");
+  expect(dockerfile).toContain("npm sbom --omit=dev --sbom-format=cyclonedx > sbom.cdx.json");
+  // The sandbox needs these programs.
+  for (const program of ["bubblewrap", "util-linux"]) expect(dockerfile).toContain(` ${program}`);
+});
+
 it("the image and the continuous integration install from the lock file alone", () => {
   for (const file of ["Dockerfile", ".ci/run"]) {
     expect(read(file)).toMatch(/^(RUN .*)?npm ci\b/m);

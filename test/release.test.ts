@@ -64,6 +64,12 @@ describe("the release check", () => {
       (text: string) => text.replace(version, "0.0.1"),
       "copilotfleet:0.0.1",
     ],
+    [
+      "a base image without a digest",
+      "Dockerfile",
+      (text: string) => text.replace(/@sha256:[0-9a-f]+/, ""),
+      "does not pin node:24.21.0-trixie-slim by its digest",
+    ],
   ])("the release check refuses %s, and names the place", (_, file, change, reason) => {
     const folder = readyToRelease();
     edit(folder, file, change);
