@@ -64,6 +64,16 @@ describe("claimStart", () => {
     const registry: Registry = { servers: { other: { ...serverRecord("other"), port: 5000 } } };
     expect(claimStart(registry, "s", intent)).toMatchObject({ kind: "start", server: { port: 5001 } });
   });
+
+  it("claimStart chooses another port at its second try if the writer that was first has recorded the same port", () => {
+    expect(claimStart({ servers: {} }, "s", intent)).toMatchObject({ kind: "start", server: { port: 5000 } });
+    // The store runs the same change again, on the registry that the other writer has committed.
+    const other = { ...serverRecord("other"), port: 5000 };
+    expect(claimStart({ servers: { other } }, "s", intent)).toMatchObject({ kind: "start", server: { port: 5001 } });
+    const full = { range: { from: 5000, to: 5000 } };
+    const again = () => claimStart({ servers: { other } }, "s", { ...intent, ...full });
+    expect(again).toThrow(expect.objectContaining({ code: "FLEET_PORTS_EXHAUSTED" }));
+  });
 });
 
 describe("claimStop", () => {

@@ -59,7 +59,8 @@ export function claimStart(registry: Registry, id: string, intent: StartIntent):
     found.claim = intent.claim;
     return { kind: "adopt", server: found };
   }
-  const server = found ?? intent.fresh;
+  // A copy, because the store runs this again if another writer commits first, and that writer may have taken the same port.
+  const server = found ?? { ...intent.fresh };
   const stopping = server.state === "draining";
   const leftover = { launchId: server.launchId, process: endingProcess(server), stopping };
   Object.assign(server, intent.settings);
