@@ -66,6 +66,8 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     const [id, ann, ben] = await team();
     await ann.turnOk(id, "one");
     await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 60000 a" });
+    // The front door sends a prompt again if its server dies before it begins the prompt.
+    await eventually("it has begun", () => course(ann, id).includes("!delay 60000 a"));
     const sent = ben.request("session.send", { sessionId: id, prompt: `!hold ${id} b` });
     await ben.requestOk("ping");
     await killed((await at.fleet.servers()).find(({ state }) => state === "ready")?.pid ?? null);
@@ -122,6 +124,7 @@ describe("the front door, with a prompt that waits in a collaborative session,",
     const [id, ann, ben] = await team();
     const late = await RawClient.as(at.url, await at.token("ben"));
     await ann.requestOk("session.send", { sessionId: id, prompt: "!delay 60000 a" });
+    await eventually("it has begun", () => course(ann, id).length === 1);
     ben.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "b" } });
     await eventually("it waits", () => at.door.turns === 2);
     ben.socket.destroy();
