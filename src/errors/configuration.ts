@@ -73,9 +73,10 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     ],
   },
   FLEET_SANDBOX_UNSAFE: {
-    title: "A folder for a server would expose secrets of the fleet or of other users.",
+    title: "A folder for a server would expose secrets, or let the server change programs outside of its sandbox.",
     causes: [
       "--cwd or sandbox.binds names a folder that contains the fleet's state, configuration or token files, or is in one of them.",
+      "The server could change programs or settings of the machine, such as /usr or /etc, or the code of the fleet.",
     ],
     fixes: ["Choose a folder that has only files for this user.", "copilotfleet config path"],
   },

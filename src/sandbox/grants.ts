@@ -4,6 +4,7 @@ import type { Config } from "../config/schema.js";
 import { shellQuote } from "../config/values/text.js";
 import { FleetError, quote } from "../errors.js";
 import { contains, type PathsOptions, realPath } from "./paths.js";
+import { type Programs, programsOf } from "./programs.js";
 
 /** The server to which folders are granted. */
 export interface Grantee {
@@ -11,6 +12,8 @@ export interface Grantee {
   user: string | null;
   home: string;
   cwd: string;
+  /** The Copilot program. */
+  runtimePath: string;
 }
 
 export interface Secrets {
@@ -25,10 +28,11 @@ const READ_ONLY = ":ro";
 /**
  * The folders outside of its home that a server can reach: its working folder and `sandbox.binds`.
  *
- * @throws FLEET_SANDBOX_UNSAFE if one of them would expose the fleet's state or the secrets of its users
+ * @throws FLEET_SANDBOX_UNSAFE if one of them would expose the fleet's state or the secrets of its users,
+ * or if the server could change a program of the fleet or of the machine
  */
 export function grantsOf(
-  { user, home, cwd }: Grantee,
+  { user, home, cwd, runtimePath }: Grantee,
   { binds }: Pick<Config["sandbox"], "binds">,
   secrets: Secrets,
 ): Omit<PathsOptions, "runtimePath" | "own"> {
@@ -44,10 +48,16 @@ export function grantsOf(
   const isHome = resolve(cwd) === resolve(home);
   const folders = { hidden, own: [home, ...write].map(realPath) };
   const checked = (path: string) => checkedPath(path, "sandbox.binds", folders);
+  const programs = programsOf(runtimePath);
+  const writable = (path: string, setting: string) => {
+    const real = checkedPath(path, setting, folders);
+    if (!contains(folders.own[0] ?? "", real)) refusePrograms(real, programs, { path, setting });
+    return real;
+  };
   return {
     hidden,
     read: read.map(checked),
-    write: [...write.map(checked), ...(isHome ? [] : [checkedPath(cwd, "--cwd", folders)])],
+    write: [...write.map((path) => writable(path, "sandbox.binds")), ...(isHome ? [] : [writable(cwd, "--cwd")])],
   };
 }
 
@@ -89,6 +99,15 @@ function checkedPath(path: string, setting: string, { hidden, own }: Folders): s
     `${setting}: ${quote(path)} leads out of ${quote(through)} by a link that the server itself may have made. Allowed: a path without such a link.`,
     { suggestions: [`ls -ld ${shellQuote(path)}`] },
   );
+}
+
+function refusePrograms(real: string, { folders, paths }: Programs, named: { path: string; setting: string }): void {
+  const exposed = folders.find((folder) => contains(folder, real)) ?? paths.find((program) => contains(real, program));
+  if (exposed === undefined) return;
+  const problem = `${named.setting}: ${quote(named.path)} would let a server change ${quote(exposed)}, which has programs or settings of the machine or of the fleet.`;
+  throw new FleetError("FLEET_SANDBOX_UNSAFE", `${problem} Allowed: a folder that neither contains it nor is in it.`, {
+    suggestions: ["Choose a folder that has only files for this user."],
+  });
 }
 
 /** Whether the way along a path enters a folder. */

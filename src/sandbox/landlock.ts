@@ -1,8 +1,8 @@
 import { execFile } from "node:child_process";
 import { statSync } from "node:fs";
-import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import type { Protection } from "../model/sandbox.js";
+import { packageFolder } from "./programs.js";
 import type { Attempt } from "./sandbox.js";
 
 /*
@@ -56,13 +56,8 @@ export async function tryLauncher(): Promise<Attempt> {
 
 /** Null if another package contains a copy of this code. */
 function launcherPath(): string | null {
-  let root: string;
-  try {
-    root = dirname(createRequire(import.meta.url).resolve("copilotfleet/package.json"));
-  } catch {
-    return null;
-  }
-  return join(root, "native", `linux-${process.arch}`, "copilotfleet-sandbox");
+  const root = packageFolder();
+  return root === null ? null : join(root, "native", `linux-${process.arch}`, "copilotfleet-sandbox");
 }
 
 /** The program of util-linux (2.41 or later), for a machine on which the launcher cannot run. */

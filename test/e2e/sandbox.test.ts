@@ -1,9 +1,11 @@
 import { mkdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
 import { testFleet } from "../fixtures/commands/cli.js";
 
 const fleet = testFleet();
+const CODE = fileURLToPath(new URL("../../dist", import.meta.url));
 
 it("ps names the sandbox of each server, and the log of the server names what it does not restrict", async () => {
   const { sandbox, log } = await fleet.spawn("seen");
@@ -83,6 +85,16 @@ it.each(EXPOSING)("neither --cwd nor sandbox.binds gives a server %s", async (_,
   });
   expect((await fleet.ps()).filter(({ user }) => user === "refused")).toEqual([]);
 });
+
+it.each(["/etc", "/usr/local", CODE])(
+  "spawn refuses %s as --cwd, because programs there run outside of the sandbox",
+  async (folder) => {
+    expect(await fleet.refusal(3, ["spawn", "--user", "refused", "--cwd", folder])).toMatchObject({
+      code: "FLEET_SANDBOX_UNSAFE",
+      message: expect.stringContaining(`--cwd: "${folder}" would let a server change`),
+    });
+  },
+);
 
 it("without a sandbox, --cwd may be any folder, because it protects nothing", async () => {
   const env = { COPILOTFLEET_SANDBOX_MODE: "none" };

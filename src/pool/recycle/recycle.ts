@@ -49,7 +49,7 @@ export async function recycleServer(context: PoolContext, id: string, options: R
   const known = (await store.registry.read()).servers[id];
   if (known === undefined || !isRunning(known)) return { kind: "unavailable" };
   const token = await githubToken(context.env, known, known.token, options.signal);
-  const sandbox = await sandboxOf(context, known);
+  const sandbox = await sandboxOf(context, { ...known, runtimePath });
   const launchId = randomUUID();
   using held = new HeldClaim();
   const old = await store.registry.update((registry) =>

@@ -75,7 +75,11 @@ export async function startServer(context: PoolContext, request: StartRequest): 
   const runtime = findRuntime(config.runtime.path, env);
   const source = request.token ?? known?.token ?? configured;
   const fresh = newRecord(context.stateRoot, request);
-  const sandbox = await sandboxOf(context, { ...fresh, cwd: request.cwd ?? known?.cwd ?? fresh.cwd });
+  const sandbox = await sandboxOf(context, {
+    ...fresh,
+    cwd: request.cwd ?? known?.cwd ?? fresh.cwd,
+    runtimePath: runtime.path,
+  });
   let token: Promise<string | null> | undefined;
   const readToken = () => (token ??= githubToken(env, request, source, signal));
   if (known === undefined || !isRunning(known)) await readToken();

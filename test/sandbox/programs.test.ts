@@ -1,0 +1,84 @@
+import { mkdirSync, mkdtempSync, realpathSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { expect, it, onTestFinished } from "vitest";
+import { grantsOf } from "../../src/sandbox/grants.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+
+const PACKAGE = fileURLToPath(new URL("../../", import.meta.url)).replace(/\/$/, "");
+
+function temporaryFolder(): string {
+  const folder = realpathSync(mkdtempSync(join(tmpdir(), "copilotfleet-programs-")));
+  onTestFinished(() => removeFolder(folder));
+  return folder;
+}
+
+/** Grants a folder to a server, as its working folder or as a bind. */
+function grant({ cwd, bind, runtimePath = "/nowhere/copilot" }: { cwd?: string; bind?: string; runtimePath?: string }) {
+  const state = temporaryFolder();
+  const home = join(state, "home");
+  const config = {
+    auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
+    storage: { shared: null },
+  };
+  return grantsOf(
+    { user: "alice", home, cwd: cwd ?? home, runtimePath },
+    { binds: bind === undefined ? [] : [bind] },
+    { stateRoot: state, config, env: { HOME: state } },
+  );
+}
+
+it.each([
+  "/",
+  "/etc",
+  "/etc/ssh",
+  "/usr",
+  "/usr/local/bin",
+  "/bin",
+  "/lib",
+  "/proc/self",
+  "/dev/shm",
+  "/sys",
+  "/boot",
+  "/opt",
+  "/run",
+  "/var",
+  "/var/spool/cron",
+  PACKAGE,
+  join(PACKAGE, "dist"),
+  join(PACKAGE, "node_modules"),
+  dirname(PACKAGE),
+  dirname(process.execPath),
+])(
+  "a server cannot get %s as a folder that it may change, because its programs run outside of the sandbox",
+  (folder) => {
+    for (const [setting, given] of [
+      ["--cwd", { cwd: folder }],
+      ["sandbox.binds", { bind: folder }],
+    ] as const) {
+      expect(() => grant(given), setting).toThrow(
+        expect.objectContaining({
+          code: "FLEET_SANDBOX_UNSAFE",
+          message: expect.stringContaining(`${setting}: "${folder}" would `),
+        }),
+      );
+    }
+  },
+);
+
+it("a server cannot get the folder of the Copilot program, also not by a link, and can get the folder beside it", () => {
+  const folder = temporaryFolder();
+  for (const name of ["copilot", "work"]) mkdirSync(join(folder, name));
+  symlinkSync(join(folder, "copilot"), join(folder, "link"));
+  const runtimePath = join(folder, "copilot", "copilot-runtime");
+  for (const name of ["copilot", "link", "."])
+    expect(() => grant({ cwd: join(folder, name), runtimePath }), name).toThrow(/would let a server change/);
+  expect(grant({ cwd: join(folder, "work"), runtimePath }).write).toEqual([join(folder, "work")]);
+});
+
+it("a server may read folders with programs, and change a folder of its user below /opt, /var or /srv", () => {
+  expect(grant({ bind: "/usr:ro" }).read).toEqual(["/usr"]);
+  for (const folder of ["/opt/work/alice", "/var/lib/work/alice", "/srv/work/alice"])
+    expect(grant({ bind: folder.replace("alice", "{user}") }).write).toEqual([folder]);
+});
