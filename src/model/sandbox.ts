@@ -30,6 +30,11 @@ export interface SandboxReport {
 
 export const NO_SANDBOX: SandboxReport = { mode: "none", not: ALL_PROTECTIONS };
 
+/** The protections that `other` gives and `sandbox` does not. */
+export function lackingIn(sandbox: SandboxReport, other: SandboxReport): Protection[] {
+  return sandbox.not.filter((protection) => !other.not.includes(protection));
+}
+
 /** Whether an agent in this sandbox can neither read nor write the files and the processes of other users and of the fleet. */
 export function separates({ not }: SandboxReport): boolean {
   return (["files", "processes", "signals"] as const).every((protection) => !not.includes(protection));

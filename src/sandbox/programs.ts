@@ -17,7 +17,7 @@ const OF_THE_MACHINE =
 /** These contain folders of many programs. A server may change one folder in them, but not the whole. */
 const OF_MANY = ["/opt", "/run", "/var"];
 
-/** What a server must not be able to change, because it decides what the fleet or the machine runs. Without links. */
+/** Programs that run outside of the sandbox, so that no server must be able to change them. The paths have no links. */
 export interface Programs {
   /** Neither these folders nor anything in them. */
   folders: readonly string[];

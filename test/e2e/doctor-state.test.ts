@@ -89,6 +89,19 @@ describe("servers and processes", () => {
     expect((await check("servers")).check).toMatchObject({ level: "ok", items: [] });
   });
 
+  it("doctor warns of a running server with a weaker sandbox than it would get now, until the server is restarted", async () => {
+    const { id } = await fleet.spawn("weak", { env: { COPILOTFLEET_SANDBOX_MODE: "none" } });
+    expect((await check("sandboxes")).check).toMatchObject({
+      level: "warning",
+      detail: "running servers with a weaker sandbox than they would get now: 1",
+      items: [`${id}: sandbox none; a restart would also restrict files, processes, signals, system-calls`],
+      fix: `copilotfleet restart ${id}`,
+    });
+    await fleet.ok(["restart", id]);
+    expect((await check("sandboxes")).check).toMatchObject({ level: "ok", items: [] });
+    await fleet.ok(["stop", id]);
+  });
+
   it("doctor fails for a process that has no record, and --fix ends the process", async () => {
     const pid = sleeper({ COPILOTFLEET_OWNER: fleet.root, COPILOTFLEET_LAUNCH_ID: "unknown" });
     expect(await check("stray processes")).toMatchObject({

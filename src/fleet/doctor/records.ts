@@ -22,6 +22,7 @@ export const RECORDS: readonly Row<RecordsContext>[] = [
   { name: "damage", look: damage },
   { name: "sessions", look: sessionsAreUsable },
   { name: "servers", look: runningServers },
+  { name: "sandboxes", look: sandboxesAreCurrent },
   { name: "stray processes", look: strayProcesses },
 ];
 
@@ -88,6 +89,17 @@ async function runningServers({ fleet, fix }: RecordsContext): Promise<Finding> 
   const items = troubled.map(({ id, state, failure }) => `${id}: ${state}${failure === null ? "" : `: ${failure}`}`);
   const detail = `servers that have failed or do not answer: ${troubled.length}; the next prompt starts a failed one again`;
   return { ...warning(detail, `copilotfleet restart ${troubled.map(({ id }) => id).join(" ")}`), items };
+}
+
+/** Warns of servers that keep a weaker sandbox, because a server gets its sandbox only when it starts. */
+async function sandboxesAreCurrent({ fleet }: RecordsContext): Promise<Finding> {
+  const weak = await fleet.records.weakServers();
+  if (weak.length === 0) return ok("no running server would get a stronger sandbox now");
+  const items = weak.map(
+    ({ id, mode, lacks }) => `${id}: sandbox ${mode}; a restart would also restrict ${lacks.join(", ")}`,
+  );
+  const detail = `running servers with a weaker sandbox than they would get now: ${weak.length}`;
+  return { ...warning(detail, `copilotfleet restart ${weak.map(({ id }) => id).join(" ")}`), items };
 }
 
 async function strayProcesses({ fleet, fix }: RecordsContext): Promise<Finding> {

@@ -1,9 +1,11 @@
 import { isFleetError } from "../../errors.js";
+import { lackingIn, NO_SANDBOX, type Protection, type SandboxMode } from "../../model/sandbox.js";
 import type { ServerState } from "../../model/server.js";
 import { launchesOf } from "../../pool/admission.js";
-import { isBroken } from "../../pool/server.js";
+import { isBroken, isRunning } from "../../pool/server.js";
 import { heldPorts } from "../../pool/start/ports.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
+import { sandboxNow } from "../../sandbox/sandbox.js";
 import type { StoreProbe } from "../../store/ports.js";
 import { Group } from "./group.js";
 
@@ -23,6 +25,15 @@ export interface TroubledServer {
   state: ServerState;
   /** The reason, if it is known. */
   failure: string | null;
+}
+
+/** A running server whose sandbox is weaker than the one that the server would get now. */
+export interface WeakServer {
+  id: string;
+  /** The mode of its sandbox. */
+  mode: SandboxMode;
+  /** The protections that only the new sandbox would give. */
+  lacks: Protection[];
 }
 
 /** A last use may be this far in the future, in milliseconds, because a clock may have been set back since then. */
@@ -107,6 +118,17 @@ export class RecordGroup extends Group {
       .map(({ id, state, failure }) => ({ id, state, failure }));
   }
 
+  /** Returns this host's running servers that would get a stronger sandbox from a restart with this configuration. */
+  async weakServers(): Promise<WeakServer[]> {
+    const { store, config } = this.parts;
+    const { servers } = await store.registry.read();
+    const now = await sandboxNow(config.sandbox);
+    return Object.values(servers)
+      .filter(isRunning)
+      .map(({ id, sandbox = NO_SANDBOX }) => ({ id, mode: sandbox.mode, lacks: lackingIn(sandbox, now) }))
+      .filter(({ lacks }) => lacks.length > 0);
+  }
+
   /** Returns the launch ids of this host's servers. A process of this fleet with another launch id has no record. */
   async launchIds(): Promise<Set<string>> {
     return launchesOf(await this.parts.store.registry.read());
@@ -125,6 +147,7 @@ export class RecordGroup extends Group {
       readRest: [],
       sessionTroubles: [],
       troubledServers: [],
+      weakServers: [],
       repairRegistry: [],
       repairSessions: [],
       brokenServers: [],
