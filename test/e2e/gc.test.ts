@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { chmodSync, existsSync, lstatSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
-import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { afterAll, afterEach, describe, expect, it, onTestFinished } from "vitest";
 import { Fleet, type GcResult } from "../../src/index.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
@@ -10,6 +10,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
 import { isRunning, sleeper } from "../fixtures/processes.js";
 import { makeOld } from "../fixtures/sessions/gc-sessions.js";
+import { stepInHistory } from "../fixtures/sessions/session-history.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
 const model = await startHeldModel();
@@ -158,13 +159,9 @@ describe("deletions by gc", () => {
 });
 
 describe("sessions that gc keeps", () => {
-  let library: Fleet;
-  beforeAll(async () => {
-    library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
-  });
-  afterAll(() => library.close());
-
   it("gc keeps old sessions that are loaded, in a turn or leased, and reports why", async () => {
+    // Closed at the end of this test, because it records turns two seconds late, and the next test expects no writes.
+    await using library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
     const user = unused("uma");
     const ids = { active: unused("active"), busy: unused("busy"), leased: unused("leased") };
     await library.createSession({ user, sessionId: ids.active });
@@ -173,6 +170,7 @@ describe("sessions that gc keeps", () => {
     await fleet.ok(["lock", ids.leased, "--user", user]);
     const turn = library.send(busy, "!hold done");
     await eventually("the turn", () => model.held() === 1);
+    await stepInHistory((await fleet.server(user)).home, ids.busy);
     for (const id of Object.values(ids)) await age(user, id);
     for (const args of [["--dry-run"], []]) {
       const result = await gc(...args, "--user", user);

@@ -10,6 +10,7 @@ import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
 import { lateServers } from "../fixtures/fleets/fault-fleet.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
+import { stepInHistory } from "../fixtures/sessions/session-history.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
 /** Tests that commands report on a terminal that they take more than a second. Gates decide how long they take. */
@@ -216,7 +217,8 @@ describe("a command that waits for an answer of a server", () => {
     const sending = await heldTurn();
     const { pid, home } = await fleet.server("alice");
     if (pid === null) throw new Error("the server of alice does not run");
-    // gc asks the server only about sessions past their TTL.
+    // gc asks the server only about sessions past their TTL. Nothing writes to the session until the turn is released.
+    await stepInHistory(home, "notes");
     const history = join(home, "session-state", "notes", "events.jsonl");
     await eventually("the age of the session", () => Date.now() - statSync(history).mtimeMs > 1_000);
     process.kill(pid, "SIGSTOP");
@@ -229,8 +231,8 @@ describe("a command that waits for an answer of a server", () => {
       expect(terminal.screen.lines.filter((line) => progress.test(line))).toEqual([]);
     } finally {
       process.kill(pid, "SIGCONT");
-      model.release();
-      await sending.done;
     }
+    model.release();
+    expect((await sending.done).code).toBe(0);
   });
 });
