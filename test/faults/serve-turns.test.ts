@@ -7,6 +7,7 @@ import { expectConsistent, type FaultFleet, faultFleet, rounds } from "../fixtur
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
 import { heldModel, openLibrary } from "../fixtures/fleets/turns.js";
 import { killed } from "../fixtures/processes.js";
+import { stepInHistory } from "../fixtures/sessions/session-history.js";
 
 const USERS = ["alice", "bob", "carol", "dave"];
 
@@ -106,8 +107,9 @@ it("serve counts the turn of a killed server once, soon after the kill, and the 
   const cutTurn = async (prompt: string, end: () => Promise<unknown>) => {
     const turn = fleet.run(["send", "s", `!hold ${prompt}`, "--user", "alice"]);
     await eventually("the turn", () => model.held(prompt) === 1);
-    // Until the prompt is in the history, the metric may be about the turn before.
-    await eventually("the turn is seen", async () => (await fleet.inTurn("alice", "s")) && (await inFlight()) === 1);
+    // Until the prompt is in the history, the metric may be about the turn before, and nothing would show the cut.
+    await stepInHistory((await fleet.record("alice")).home, "s");
+    await eventually("the turn is seen", async () => (await inFlight()) === 1);
     await end();
     expect((await turn).code).not.toBe(0);
   };
@@ -128,7 +130,8 @@ it("serve counts the turn of a killed server once, soon after the kill, and the 
 
   // While no serve runs, a turn is cut and the session is loaded again.
   const turn = fleet.run(["send", "s", "!hold third", "--user", "alice"]);
-  await eventually("the turn", async () => model.held("third") === 1 && (await fleet.inTurn("alice", "s")));
+  await eventually("the turn", () => model.held("third") === 1);
+  await stepInHistory((await fleet.record("alice")).home, "s");
   await killed((await fleet.record("alice")).process?.pid ?? null);
   await turn;
   serving = await serve(fleet);
