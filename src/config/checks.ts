@@ -13,6 +13,7 @@ const FIRST_FREE_PORT = 1024;
 const CHECKS = [
   checkPorts,
   checkAuth,
+  checkProvider,
   checkTools,
   checkHealth,
   checkServe,
@@ -87,6 +88,14 @@ function checkAuth({ auth }: Config, origins: Map<string, Origin>): void {
   if (named.length < 2) return;
   const names = named.map(([part]) => `auth.${part}`);
   throw conflict(names, [`${names.join(" and ")} are both set`, "one source for the token"], origins);
+}
+
+function checkProvider({ provider }: Config, origins: Map<string, Origin>): void {
+  if (provider === null || provider.type === "echo") return;
+  const named = (["apiKeyEnv", "apiKeyFile", "apiKeyCommand"] as const).filter((part) => provider[part] !== null);
+  if (named.length < 2) return;
+  const names = named.map((part) => `provider.${part}`);
+  throw conflict(names, [`${names.join(" and ")} are both set`, "one source for the key"], origins);
 }
 
 /**

@@ -109,6 +109,16 @@ export const DESCRIPTIONS: Readonly<Record<Names<ConfigInput>["value"], KeyDescr
     meaning: "The variable that contains the key of the model service. `null`: the service needs none.",
     examples: ["OPENAI_API_KEY", null],
   },
+  "provider.apiKeyFile": {
+    meaning:
+      "The file that contains the key of the model service. Only its owner may be able to use it. A new key in it needs no restart.",
+    examples: ["/run/secrets/model-key"],
+  },
+  "provider.apiKeyCommand": {
+    meaning:
+      "The command that prints the key of the model service. It has 10 s. The fleet runs it again after five minutes, and when the service refuses the key.",
+    examples: ["vault read -field=key models/openai"],
+  },
   "provider.wireApi": {
     meaning: "The API of the model service, for the types `openai` and `azure`.",
     examples: ["completions", "responses"],

@@ -40,8 +40,10 @@ const auth = v.strictObject({
 export interface RemoteProvider {
   type: "openai" | "azure" | "anthropic";
   baseUrl: string;
-  /** The variable that contains the key; null for services that do not need one. */
+  /** The variable, the file or the command with the key. At most one is set, and none for services that do not need one. */
   apiKeyEnv: string | null;
+  apiKeyFile: string | null;
+  apiKeyCommand: string | null;
   /** Only the types "openai" and "azure" use this. */
   wireApi: "completions" | "responses";
 }
@@ -57,6 +59,8 @@ const providerKeys = v.strictObject({
   type: v.optional(rules.choice(["openai", "azure", "anthropic", "echo"]), "openai"),
   baseUrl: v.optional(v.nullable(rules.httpUrl()), null),
   apiKeyEnv: v.optional(v.nullable(rules.variable()), null),
+  apiKeyFile: v.optional(v.nullable(rules.file()), null),
+  apiKeyCommand: v.optional(v.nullable(rules.command()), null),
   wireApi: v.optional(rules.choice(["completions", "responses"]), "completions"),
 });
 

@@ -60,6 +60,8 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
   if (options.secretStore || (store.kind === "redis" && hasCredentials(store.url))) conceal("store", STORE_VARIABLE);
   if (provider !== null && provider.type !== "echo") {
     if (provider.apiKeyEnv !== null) secrets.set(provider.apiKeyEnv, { name: provider.apiKeyEnv, required: true });
+    if (provider.apiKeyCommand !== null && redact(provider.apiKeyCommand) !== provider.apiKeyCommand)
+      conceal("provider.apiKeyCommand", "COPILOTFLEET_PROVIDER_API_KEY_COMMAND");
     // Some services expect the key in the query of the URL.
     if (new URL(provider.baseUrl).search !== "") conceal("provider.baseUrl", "COPILOTFLEET_PROVIDER_BASE_URL");
   }

@@ -167,7 +167,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
   FLEET_MODEL_UNCONFIGURED: {
     title: "The server has no model to answer with.",
     data: "Sessions and their histories are untouched. If create fails with this, its message states whether the session exists.",
-    causes: ["Neither a GitHub token nor a model provider is configured, or the provider's key is not set."],
+    causes: ["Neither a GitHub token nor a model provider is configured, or the provider's key cannot be read."],
     fixes: [
       "copilotfleet init # asks for the models to use, and writes the configuration",
       "COPILOTFLEET_PROVIDER_TYPE=echo copilotfleet create --user USER --prompt hello # needs no account",

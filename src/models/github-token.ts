@@ -1,15 +1,9 @@
-import { constants } from "node:fs";
-import { type FileHandle, open } from "node:fs/promises";
-import { dirname } from "node:path";
-import { isExposed } from "../config/load/value-file.js";
 import type { Config } from "../config/schema.js";
-import { printable, redact, shellQuote } from "../config/values/text.js";
-import { FleetError, option, quote, systemCode } from "../errors.js";
+import { redact } from "../config/values/text.js";
+import { FleetError, option, quote } from "../errors.js";
 import type { TokenSource } from "../model/server.js";
+import { readSecretFile, secretFault, TOKEN } from "./secret.js";
 import { readTokenCommand, type TokenContext } from "./token-command.js";
-
-const LONGEST_TOKEN = 4096;
-const LARGEST_FILE_BYTES = 64 * 1024;
 
 /** The configured source of the user's token, with the user's id for `{user}`. Null if no source is configured. */
 export function tokenSourceFromConfig(auth: Config["auth"], user: string | null): TokenSource | null {
@@ -36,7 +30,7 @@ async function read(source: TokenSource, context: TokenContext): Promise<string>
       });
     }
     case "file":
-      return readTokenFile(source.path);
+      return readSecretFile(source.path, TOKEN);
     case "command":
       return readTokenCommand(source.command, context);
     case "caller":
@@ -49,14 +43,7 @@ async function read(source: TokenSource, context: TokenContext): Promise<string>
 }
 
 function checkToken(token: string, source: string): string {
-  const fault =
-    token === ""
-      ? "is empty"
-      : token.length > LONGEST_TOKEN
-        ? `has ${token.length} characters. Allowed: at most ${LONGEST_TOKEN}`
-        : /^[\x21-\x7e]+$/.test(token)
-          ? null
-          : "contains spaces, line breaks or other characters that no token has";
+  const fault = secretFault(token, TOKEN);
   if (fault === null) return token;
   throw new FleetError("FLEET_TOKEN_INVALID", `The token from ${source} ${fault}`, {
     suggestions: [`Put the token, and nothing else, into ${source}.`],
@@ -119,48 +106,5 @@ function nameOf(source: TokenSource): string {
       return `the command ${quote(redact(source.command))}`;
     case "caller":
       return "the caller";
-  }
-}
-
-async function readTokenFile(path: string): Promise<string> {
-  const name = printable(path);
-  let file: FileHandle;
-  try {
-    // Without O_NONBLOCK, opening a named pipe would wait for a writer indefinitely.
-    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") {
-      throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The token file ${name} does not exist.`, {
-        suggestions: [
-          "Give the path of an existing file that contains the token and that only you can read.",
-          `ls -l ${shellQuote(dirname(name))}`,
-        ],
-        cause: error,
-      });
-    }
-    const reason = systemCode(error) ?? "unknown reason";
-    throw new FleetError("FLEET_TOKEN_UNAVAILABLE", `The token file ${name} cannot be read: ${reason}`, {
-      suggestions: [`Put the token into ${name}.`, `chmod 600 ${shellQuote(name)}`],
-      cause: error,
-    });
-  }
-  try {
-    // Check the open file, not the path, because another file may replace it at that path.
-    const stats = await file.stat();
-    if (!stats.isFile() || stats.size > LARGEST_FILE_BYTES) {
-      const allowed = `Allowed: a regular file of at most ${LARGEST_FILE_BYTES} bytes`;
-      throw new FleetError("FLEET_TOKEN_INVALID", `The token file ${name} cannot hold a token. ${allowed}`);
-    }
-    if (isExposed(stats)) {
-      const mode = (stats.mode & 0o777).toString(8).padStart(3, "0");
-      throw new FleetError(
-        "FLEET_TOKEN_INVALID",
-        `The token file ${name} has mode ${mode}, which lets others use it. Allowed: a file that only its owner can use`,
-        { suggestions: [`chmod 600 ${shellQuote(name)}`] },
-      );
-    }
-    return await file.readFile("utf8");
-  } finally {
-    await file.close();
   }
 }

@@ -1,19 +1,22 @@
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Environment } from "../config/load/paths.js";
 import type { Provider, RemoteProvider } from "../config/schema.js";
-import { FleetError, fleetClosed } from "../errors.js";
+import { fleetClosed } from "../errors.js";
 import type { EchoModel } from "./echo.js";
+import { keySourceOf, ProviderKey } from "./provider-key.js";
 
 /** The configured model provider of a fleet. Starts the echo model inside this process when it is first needed. */
 export class ModelProvider implements AsyncDisposable {
   readonly #config: Provider | null;
-  readonly #env: Environment;
+  /** Null if the model service needs no key. */
+  readonly #key: ProviderKey | null;
   #echo: Promise<EchoModel> | undefined;
   #isClosed = false;
 
   constructor(config: Provider | null, env: Environment) {
     this.#config = config;
-    this.#env = env;
+    const source = config === null || config.type === "echo" ? null : keySourceOf(config);
+    this.#key = source === null ? null : new ProviderKey(source, env);
   }
 
   /**
@@ -23,7 +26,10 @@ export class ModelProvider implements AsyncDisposable {
    */
   async get(): Promise<ProviderConfig | null> {
     if (this.#isClosed) throw fleetClosed();
-    if (this.#config?.type !== "echo") return resolveProvider(this.#config, this.#env);
+    const config = this.#config;
+    if (config === null) return null;
+    if (config.type !== "echo")
+      return { ...describeProvider(config), ...(this.#key === null ? {} : { apiKey: await this.#key.get() }) };
     // Load the echo model only here: node:http takes time to load, and most fleets never use it.
     this.#echo ??= import("./echo.js").then(async ({ startEchoModel }) => await startEchoModel());
     const { baseUrl } = await this.#echo;
@@ -37,26 +43,7 @@ export class ModelProvider implements AsyncDisposable {
   }
 }
 
-/** The SDK's form of a remote provider. No message contains the key. */
-export function resolveProvider(config: RemoteProvider | null, env: Environment): ProviderConfig | null {
-  if (config === null) return null;
-  const { type, baseUrl, apiKeyEnv, wireApi } = config;
-  return {
-    type,
-    baseUrl,
-    ...(type === "anthropic" ? {} : { wireApi }),
-    ...(apiKeyEnv === null ? {} : { apiKey: readKey(apiKeyEnv, env) }),
-  };
-}
-
-function readKey(name: string, env: Environment): string {
-  const key = env[name];
-  if (key !== undefined && /^[\x21-\x7e]+$/.test(key)) return key;
-  const fault =
-    key === undefined ? "is not set" : key === "" ? "is empty" : "contains spaces or other characters that no key has";
-  throw new FleetError(
-    "FLEET_MODEL_UNCONFIGURED",
-    `${name}, which provider.apiKeyEnv names for the model's key, ${fault}`,
-    { suggestions: [`Set ${name} to the key.`, "Set provider.apiKeyEnv to null for a service that needs none."] },
-  );
+/** The SDK's form of a remote provider, without its key. */
+function describeProvider({ type, baseUrl, wireApi }: RemoteProvider): ProviderConfig {
+  return { type, baseUrl, ...(type === "anthropic" ? {} : { wireApi }) };
 }

@@ -1,6 +1,7 @@
 import type { Environment } from "../config/load/paths.js";
 import { redact } from "../config/values/text.js";
 import { FleetError, quote } from "../errors.js";
+import { type SecretKind, TOKEN } from "./secret.js";
 
 const DEADLINE_MS = 10_000;
 const LARGEST_OUTPUT_CHARACTERS = 64 * 1024;
@@ -11,6 +12,8 @@ export interface TokenContext {
   user: string | null;
   env: Environment;
   signal?: AbortSignal;
+  /** Default: a token. */
+  kind?: SecretKind;
 }
 
 /**
@@ -19,7 +22,7 @@ export interface TokenContext {
  */
 export async function readTokenCommand(
   command: string,
-  { user, env, signal }: TokenContext,
+  { user, env, signal, kind = TOKEN }: TokenContext,
   deadlineMs = DEADLINE_MS,
 ): Promise<string> {
   const { execa } = await import("execa");
@@ -49,8 +52,8 @@ export async function readTokenCommand(
   try {
     const result = await child;
     signal?.throwIfAborted();
-    if (late) throw failed(command, `has not finished after ${deadlineMs / 1000} s`, result.stderr);
-    if (result.failed) throw failed(command, describeEnd(result), result.stderr);
+    if (late) throw failed(kind, command, `has not finished after ${deadlineMs / 1000} s`, result.stderr);
+    if (result.failed) throw failed(kind, command, describeEnd(result), result.stderr);
     return result.stdout.split(/\r?\n/, 1)[0] ?? "";
   } finally {
     clearTimeout(timer);
@@ -77,7 +80,7 @@ function killGroup(pid: number): void {
   }
 }
 
-function failed(command: string, what: string, stderr: string): FleetError {
+function failed({ word, unavailable }: SecretKind, command: string, what: string, stderr: string): FleetError {
   // Redact before shortening, because a token that is cut in two no longer looks like a token.
   const said = redact(stderr)
     .replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\s]+/gu, " ")
@@ -85,8 +88,8 @@ function failed(command: string, what: string, stderr: string): FleetError {
     .slice(0, SHOWN_CHARACTERS);
   // Do not keep execa's error as the cause, because it contains the standard output, and so perhaps the token.
   return new FleetError(
-    "FLEET_TOKEN_UNAVAILABLE",
-    `The token command ${quote(redact(command))} ${what}${said === "" ? "" : `: ${said}`}`,
-    { suggestions: ["Run the command by hand. It must print the token on its first line and exit with 0."] },
+    unavailable,
+    `The ${word} command ${quote(redact(command))} ${what}${said === "" ? "" : `: ${said}`}`,
+    { suggestions: [`Run the command by hand. It must print the ${word} on its first line and exit with 0.`] },
   );
 }

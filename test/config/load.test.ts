@@ -83,6 +83,8 @@ describe("defaults", () => {
       type: "openai",
       baseUrl: "http://127.0.0.1:11434/v1",
       apiKeyEnv: "OPENAI_API_KEY",
+      apiKeyFile: null,
+      apiKeyCommand: null,
       wireApi: "completions",
     });
     const example = JSON.parse(text) as Record<string, unknown>;

@@ -43,6 +43,8 @@ const VALUES: Record<string, unknown[]> = {
   "provider.type": ["gemini", null],
   "provider.baseUrl": ["127.0.0.1:8080", "ftp://a.example", "file:///etc/passwd", "", "http://", "https://a b/"],
   "provider.wireApi": ["chat"],
+  "provider.apiKeyFile": ["", 3],
+  "provider.apiKeyCommand": [" ", 3],
   "serve.listen": [
     "4300",
     ":4300",
@@ -82,7 +84,8 @@ const CASES = Object.entries(VALUES).flatMap(([name, values]) => values.map((val
 
 const EXAMPLES = [...keysBelow(keyTree())].filter(({ kind }) => kind !== "section");
 /** Keys that refuse only a blank text. */
-const ACCEPTS_ANY_TEXT = /^(?:runtime\.path|auth\.githubToken(?:File|Command)|storage\.shared)$/;
+const ACCEPTS_ANY_TEXT =
+  /^(?:runtime\.path|auth\.githubToken(?:File|Command)|provider\.apiKey(?:File|Command)|storage\.shared)$/;
 
 describe("a value that is not allowed", () => {
   it.each(CASES)("the error for the value $value of $name lists the allowed values", async ({ name, value }) => {
@@ -134,6 +137,8 @@ describe("a value that is not allowed", () => {
         "provider.baseUrl": {},
         "provider.type": { provider: { baseUrl: "http://m.example" } },
         "provider.apiKeyEnv": { provider: { baseUrl: "http://m.example" } },
+        "provider.apiKeyFile": { provider: { baseUrl: "http://m.example" } },
+        "provider.apiKeyCommand": { provider: { baseUrl: "http://m.example" } },
         "provider.wireApi": { provider: { baseUrl: "http://m.example" } },
         "storage.shared": { store: "redis://127.0.0.1:6379/0" },
       };
@@ -396,6 +401,12 @@ describe("values that do not go together", () => {
       "a second way to get a token",
       { auth: { githubTokenEnv: "A", githubTokenCommand: "b" } },
       "auth.githubTokenEnv and auth.githubTokenCommand are both set",
+      "one source",
+    ],
+    [
+      "a second source of the provider's key",
+      { provider: { baseUrl: "http://m.example", apiKeyEnv: "A", apiKeyFile: "/key" } },
+      "provider.apiKeyEnv and provider.apiKeyFile are both set",
       "one source",
     ],
     [

@@ -29,8 +29,10 @@ it.each([
 it.each([
   [null, true],
   [{ type: "echo" }, true],
-  [{ type: "openai", apiKeyEnv: null }, true],
+  [{ type: "openai", apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: null }, true],
   [{ type: "openai", apiKeyEnv: "KEY" }, false],
+  [{ type: "openai", apiKeyEnv: null, apiKeyFile: "/key" }, false],
+  [{ type: "openai", apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: "key" }, false],
 ])("with session.host auto and the provider %j, a client reaches the host: %j", (provider, reaches) => {
   const config = { session: { host: "auto" }, store: FILE, provider } as unknown as Config;
   expect(reachesHost({ own: true, config, sandbox: HOLDS })).toBe(reaches);

@@ -1,12 +1,34 @@
 import { describe, expect, it } from "vitest";
-import { ModelProvider, resolveProvider } from "../../src/models/provider.js";
-import { refusalOf } from "../config/folder.js";
+import type { Provider } from "../../src/config/schema.js";
+import { FleetError } from "../../src/errors.js";
+import { ModelProvider } from "../../src/models/provider.js";
 
-const remote = { type: "openai", baseUrl: "https://a.example/v1", apiKeyEnv: "A_KEY", wireApi: "responses" } as const;
+const remote = {
+  type: "openai",
+  baseUrl: "https://a.example/v1",
+  apiKeyEnv: "A_KEY",
+  apiKeyFile: null,
+  apiKeyCommand: null,
+  wireApi: "responses",
+} as const;
 
-describe("resolveProvider", () => {
-  it("resolveProvider reads the key from the variable that apiKeyEnv names", () => {
-    expect(resolveProvider(remote, { A_KEY: "sk-1" })).toEqual({
+async function refused(answer: Promise<unknown>): Promise<FleetError> {
+  const error: unknown = await answer.then(
+    () => new Error("nothing was refused"),
+    (reason: unknown) => reason,
+  );
+  if (!(error instanceof FleetError)) throw error;
+  return error;
+}
+
+const get = async (provider: Provider | null, env: Record<string, string | undefined>) => {
+  await using model = new ModelProvider(provider, env);
+  return await model.get();
+};
+
+describe("the key of a provider", () => {
+  it("ModelProvider reads the key from the variable that apiKeyEnv names", async () => {
+    expect(await get(remote, { A_KEY: "sk-1" })).toEqual({
       type: "openai",
       baseUrl: "https://a.example/v1",
       wireApi: "responses",
@@ -14,12 +36,12 @@ describe("resolveProvider", () => {
     });
   });
 
-  it("resolveProvider returns no key if apiKeyEnv is not set, and no wireApi for a provider type that has only one", () => {
-    expect(resolveProvider({ ...remote, type: "anthropic", apiKeyEnv: null }, {})).toEqual({
+  it("ModelProvider gives no key if no source is set, and no wireApi for a provider type that has only one", async () => {
+    expect(await get({ ...remote, type: "anthropic", apiKeyEnv: null }, {})).toEqual({
       type: "anthropic",
       baseUrl: "https://a.example/v1",
     });
-    expect(resolveProvider(null, {})).toBeNull();
+    expect(await get(null, {})).toBeNull();
   });
 
   it.each([
@@ -27,8 +49,8 @@ describe("resolveProvider", () => {
     ["empty", "", "is empty"],
     ["with a blank", "sk canary", "contains spaces"],
     ["with a line break", "sk-canary\nX-Evil: 1", "contains spaces"],
-  ])("resolveProvider refuses a model key (%s), and never shows the key", (_, key, fault) => {
-    const error = refusalOf(() => resolveProvider(remote, { A_KEY: key }));
+  ])("ModelProvider refuses a model key (%s), and never shows the key", async (_, key, fault) => {
+    const error = await refused(get(remote, { A_KEY: key }));
     expect(error).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED", exit: 3 });
     expect(error.message).toContain(`A_KEY, which provider.apiKeyEnv names for the model's key, ${fault}`);
     expect(error.message + error.suggestions.join()).not.toContain("canary");

@@ -31,7 +31,7 @@ const GUARDED = `
   isolation
   runtime.path runtime.args runtime.env
   auth.githubTokenEnv auth.githubTokenFile auth.githubTokenCommand
-  provider provider.baseUrl provider.apiKeyEnv
+  provider provider.baseUrl provider.apiKeyEnv provider.apiKeyFile provider.apiKeyCommand
   session.tools
   sandbox.mode sandbox.binds
   serve.listen serve.metrics serve.maxFrame

@@ -1,12 +1,15 @@
 import type { RemoteProvider } from "../../config/schema.js";
 import { parseObject } from "../../config/values/json.js";
 import { quote, type Suggestion } from "../../errors.js";
+import { type KeySource, nameOfKeySource } from "../../models/provider-key.js";
 import { connectProblem } from "../../runtime/launch/reach.js";
 import { type Finding, ok, warning } from "./checks.js";
 
 export interface ServiceRequest {
   provider: RemoteProvider;
   /** Null for a service that needs no key. */
+  key: KeySource | null;
+  /** Null if there is no key, or if a command would have to print it. */
   apiKey: string | null;
   /** The model that sessions use by default. */
   model: string | null;
@@ -24,12 +27,13 @@ const LARGEST_LIST = 4 * 1024 * 1024;
  * Asks the model service for its list of models. That costs nothing, and shows whether the service accepts the key. The
  * key is sent only to the address to which sessions send it.
  */
-export async function serviceAnswers({ provider, apiKey, model, proxy, quick }: ServiceRequest): Promise<Finding> {
-  const { type, baseUrl, apiKeyEnv } = provider;
+export async function serviceAnswers({ provider, key, apiKey, model, proxy, quick }: ServiceRequest): Promise<Finding> {
+  const { type, baseUrl } = provider;
   const url = new URL(baseUrl);
   const isSecure = url.protocol === "https:";
   const service = `provider of type ${type} at ${url.host}`;
   if (quick) return ok(`${service}; not tried, because of --quick`);
+  if (key?.from === "command") return ok(`${service}; not tried, because doctor does not run provider.apiKeyCommand`);
   if (isSecure && proxy !== undefined) return ok(`${service}; not tried, because servers reach it through ${proxy}`);
   const port = url.port === "" ? (isSecure ? 443 : 80) : Number(url.port);
   const problem = await connectProblem({ host: url.hostname.replace(/^\[|\]$/g, ""), port }, CONNECT_MS);
@@ -40,12 +44,12 @@ export async function serviceAnswers({ provider, apiKey, model, proxy, quick }: 
   if (list.status === null) return warning(`${service} accepts connections, but did not answer: ${list.why}`, correct);
   const { status, models } = list;
   if (status === 401 || status === 403) {
-    const key = apiKeyEnv === null ? "a request without a key" : `the key in ${apiKeyEnv}`;
+    const refused = key === null ? "a request without a key" : `the key in ${nameOfKeySource(key)}`;
     const fix: Suggestion =
-      apiKeyEnv === null
+      key === null
         ? "Name the variable with the key in provider.apiKeyEnv."
-        : `Put a valid key into ${apiKeyEnv}.`;
-    return warning(`${service} refuses ${key} (status ${status})`, fix);
+        : `Put a valid key into ${nameOfKeySource(key)}.`;
+    return warning(`${service} refuses ${refused} (status ${status})`, fix);
   }
   if (status === 429 || status >= 500) return warning(`${service} answers with status ${status}`);
   if (status === 404) {
@@ -55,7 +59,7 @@ export async function serviceAnswers({ provider, apiKey, model, proxy, quick }: 
   if (status !== 200 || models === null) {
     return ok(`${service} answers; it does not list its models (status ${status}), so the key was not checked`);
   }
-  const accepts = apiKeyEnv === null ? "answers" : `accepts the key in ${apiKeyEnv}`;
+  const accepts = key === null ? "answers" : `accepts the key in ${nameOfKeySource(key)}`;
   // On Azure, the names cannot be compared: sessions name a deployment, and the list has the names of models.
   if (type === "azure" && model !== null) {
     return ok(

@@ -2,7 +2,7 @@ import type { LoadedConfig } from "../../config/load/load.js";
 import { isFleetError } from "../../errors.js";
 import { PROTECTIONS, separates } from "../../model/sandbox.js";
 import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
-import { resolveProvider } from "../../models/provider.js";
+import { keySourceOf, ProviderKey } from "../../models/provider-key.js";
 import { sandboxNow, tryMechanisms } from "../../sandbox/sandbox.js";
 import { adviceOf, type Finding, ok, type Row, warning } from "./checks.js";
 import { serviceAnswers } from "./service.js";
@@ -62,9 +62,10 @@ async function modelAnswers({ config, env, quick }: SettingsContext): Promise<Fi
   try {
     if (provider?.type === "echo") return ok("the built-in echo model");
     if (provider !== null) {
-      const { apiKey = null } = resolveProvider(provider, env) ?? {};
+      const key = keySourceOf(provider);
+      const apiKey = key === null || key.from === "command" ? null : await new ProviderKey(key, env).get();
       const proxy = config.runtime.env.find((name) => /^https_proxy$/i.test(name) && (env[name] ?? "") !== "");
-      return await serviceAnswers({ provider, apiKey, model: config.session.model, proxy, quick });
+      return await serviceAnswers({ provider, key, apiKey, model: config.session.model, proxy, quick });
     }
     const [setting] = Object.entries(auth).find(([, value]) => value !== null) ?? [];
     if (setting === undefined) {

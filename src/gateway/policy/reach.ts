@@ -3,6 +3,7 @@ import { isObject } from "../../config/values/json.js";
 import { readRedisUrl } from "../../config/values/redis-url.js";
 import { type SandboxReport, separates } from "../../model/sandbox.js";
 import type { ServerRecord } from "../../model/server.js";
+import { keySourceOf } from "../../models/provider-key.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import type { Handling } from "./methods.js";
@@ -46,7 +47,7 @@ function hasOpenStore({ store }: Config): boolean {
 
 /** The key is in the memory of each server that has a session. */
 function hasProviderKey({ provider }: Config): boolean {
-  return provider !== null && provider.type !== "echo" && provider.apiKeyEnv !== null;
+  return provider !== null && provider.type !== "echo" && keySourceOf(provider) !== null;
 }
 
 /** Whether the client may approve tools that it did not bring itself. */
