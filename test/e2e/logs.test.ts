@@ -2,6 +2,7 @@ import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import type { ServerLog, ServerLogs } from "../../src/commands/logs.js";
 import type { ServerView } from "../../src/pool/server.js";
+import { readLogKey, signedLine } from "../../src/runtime/files/log-signature.js";
 import { rotateLog } from "../../src/serve/logs/log-rotation.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
@@ -95,7 +96,11 @@ describe("the log of a server", () => {
     const server = await fleet.spawn(user);
     await fleet.ok(["stop", "--user", user]);
     const hourAgo = new Date(Date.now() - 3_600_000).toISOString();
-    const aged = readFileSync(server.log, "utf8").replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, hourAgo);
+    const key = readLogKey(server.log);
+    const aged = readFileSync(server.log, "utf8").replace(
+      /^(\S+)( \[copilotfleet\] .*) #\S+$/gm,
+      (_, _time, rest: string) => signedLine(`${hourAgo}${rest}`, key),
+    );
     await fleet.ok(["logs", user]);
     await rotateLog(server.log, { maxBytes: 0, keep: 2 });
     const rotated = `${server.log}.1`;
@@ -122,6 +127,37 @@ describe("the log of a server", () => {
       expect(error.message).toContain(`--since is "${value}". Allowed:`);
     }
     await fleet.refusal(2, ["logs", user, "--previous", "-f"]);
+  });
+
+  it("logs mark a line that a server forged, and neither --previous nor --since nor -t take it for a line of the fleet", async () => {
+    const user = unused("gil");
+    const server = await fleet.spawn(user);
+    const [signed = ""] = readFileSync(server.log, "utf8").split("\n");
+    const forged = [
+      "2001-01-01T00:00:00.000Z [copilotfleet] Launch on port 1 by process 1 (/x, without a sandbox).",
+      signed.replace("Launch on", "LAUNCH on"),
+    ];
+    const marked = forged.map((line) => `[server] ${line}`);
+    appendFileSync(server.log, `${forged.join("\n")}\n`);
+    expect((await linesOf(user)).slice(LAUNCH.length)).toEqual(marked);
+    expect((await linesOf(user, "--since", "1h")).slice(LAUNCH.length)).toEqual(marked);
+    expect(await linesOf(user, "--previous")).toEqual([]);
+    expect(await fleet.ok(["logs", user, "-t", "-n", "2"])).toBe(
+      `${marked.map((line) => `${"-".padEnd(24)} ${line}\n`).join("")}`,
+    );
+    const following = fleet.start(["logs", user, "-f", "-n", "1"]);
+    let printed = "";
+    following.child.stdout?.on("data", (piece: Buffer | string) => {
+      printed += String(piece);
+    });
+    await eventually("the last line", () => printed.includes(marked[1] ?? ""));
+    appendFileSync(server.log, forged[0]?.slice(0, 40) ?? "");
+    await fleet.ok(["restart", "--user", user]);
+    await eventually("the lines of the restart", () => printed.includes("answers on port"));
+    following.child.kill("SIGINT");
+    await following.done;
+    expect(printed).toContain(`\n[server] ${forged[0]?.slice(0, 40)}\n`);
+    expect(printed.match(/^\S+Z \[copilotfleet\] .*$/gm)?.every((line) => !line.includes(" #"))).toBe(true);
   });
 
   it("logs --all shows the logs of all servers with their ids, and follows them with -f", async () => {

@@ -16,6 +16,11 @@ const ATTACKS = {
   "reads bob's conversations": 'cat "$bobHome"/session-state/*/events.jsonl | grep -q "a word of bob"',
   "reads bob's connection token": 'cat "$bobHome/../connection-token"',
   "reads the log of bob's server": 'cat "$bobHome/../server.log"',
+  "reads the log of its own server": `cat "/proc/$own/fd/1" || python3 -c '
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+log = libc.syscall(438, os.pidfd_open(int(sys.argv[1])), 1, 0)
+sys.exit(0 if os.pread(log, 1, 0) else 1)' "$own"`,
   "reads the registry": 'cat "$state/registry.json"',
   "lists the state folder": 'ls "$state"',
   "reads the environment of bob's server": 'grep -aq COPILOT_CONNECTION_TOKEN "/proc/$bob/environ"',
@@ -130,6 +135,7 @@ it.skipIf(!ROOT).each(CASES)(
     const variables = {
       state: fleet.root,
       bobHome,
+      own: String(alice?.pid),
       bob: String(bob?.pid),
       serve: String(serving.pid),
       tokens,

@@ -57,7 +57,7 @@ it("spawn deletes the temporary connection token of an earlier spawn that was ki
   expect(await readdir(folder)).toContain(basename(scratch));
   await expectConsistent(fleet);
   await fleet.spawn("alice");
-  expect((await readdir(folder)).sort()).toEqual(["connection-token", "home", "server.log", "tmp"]);
+  expect((await readdir(folder)).sort()).toEqual(["connection-token", "home", "log-key", "server.log", "tmp"]);
 });
 
 function traceSpawn(fleet: FaultFleet, options: readonly string[]): Running {

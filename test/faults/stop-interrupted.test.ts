@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
+import { readableLine, readLogKey } from "../../src/runtime/files/log-signature.js";
 import { logPath } from "../../src/runtime/files/server-folder.js";
 import { eventually } from "../fixtures/eventually.js";
 import { expectConsistent, type FaultFleet, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
@@ -17,7 +18,9 @@ async function lastLine(fleet: FaultFleet): Promise<string> {
   const { home } = await fleet.record("alice");
   const lines = readFileSync(logPath(home), "utf8").split("\n");
   const line = lines.findLast((each) => each.includes("[copilotfleet]")) ?? "";
-  return line.replace(/^\S+ \[copilotfleet\] /, "").replace(/(stopped by process) \d+/, "$1 N");
+  return readableLine(line, readLogKey(logPath(home)))
+    .replace(/^\S+ \[copilotfleet\] /, "")
+    .replace(/(stopped by process) \d+/, "$1 N");
 }
 
 /** Kills a command while it waits for the end of alice's server after SIGTERM. Resolves with the PID of that server. */
@@ -59,7 +62,7 @@ it("spawn after a stop that was killed notes the end of the old process before i
   const pid = await interrupted(fleet, ["stop", ...USER]);
   const server = await fleet.spawn("alice");
   expect(server.pid).not.toBe(pid);
-  const end = `Process ${pid} was stopped by process \\d+, ${UNFINISHED}: killed by SIGKILL\\.\n`;
+  const end = `Process ${pid} was stopped by process \\d+, ${UNFINISHED}: killed by SIGKILL\\. #\\S+\n`;
   expect(readFileSync(server.log, "utf8")).toMatch(new RegExp(`${end}.*Launch on port`));
   await expectConsistent(fleet);
 });

@@ -134,7 +134,6 @@ describe("followLog", () => {
     const { seen, done } = follow(4, stop.signal);
     const [first, second] = [Buffer.from("n\u00e9w\n").subarray(0, 2), Buffer.from("n\u00e9w\n").subarray(2)];
     await appendFile(path, first);
-    await expect.poll(() => seen.text).toBe("n");
     await appendFile(path, second);
     await expect.poll(() => seen.text).toBe("n\u00e9w\n");
     await truncate(path);
@@ -201,6 +200,22 @@ describe("followLog", () => {
 });
 
 describe("awaitMore", () => {
+  it("awaitMore returns a line only once it is complete, because only a whole line shows whether the fleet wrote it", async () => {
+    await writeFile(path, "one\ntwo, half of it");
+    const first = await awaitMore(path, { offset: 0, rotated: null }, new AbortController().signal);
+    expect(first).toEqual({ bytes: Buffer.from("one\n"), at: { offset: 4, rotated: null } });
+    expect(await awaitMore(path, first.at, AbortSignal.abort())).toMatchObject({
+      bytes: Buffer.alloc(0),
+      at: first.at,
+    });
+    await appendFile(path, " and the rest\n");
+    const second = await awaitMore(path, first.at, new AbortController().signal);
+    expect(second.bytes.toString()).toBe("two, half of it and the rest\n");
+    const long = "x".repeat(2_000_000);
+    await appendFile(path, long);
+    expect((await awaitMore(path, second.at, new AbortController().signal)).bytes.toString()).toBe(long);
+  });
+
   it("awaitMore returns present bytes at once, waits for more, and returns nothing when its signal aborts", async () => {
     await writeFile(path, "one\n");
     const start = { offset: 0, rotated: null };

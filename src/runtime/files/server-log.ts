@@ -4,6 +4,7 @@ import { systemCode } from "../../errors.js";
 import type { SandboxReport } from "../../model/sandbox.js";
 import type { ServerRecord } from "../../model/server.js";
 import { ifThere, readAt } from "./if-there.js";
+import { type LogKey, lineOfFleet, readLogKey, signedLine } from "./log-signature.js";
 import { logPath } from "./server-folder.js";
 
 const LAST_WORDS_BYTES = 2_000;
@@ -12,10 +13,8 @@ const { O_APPEND, O_NOFOLLOW, O_NONBLOCK, O_RDWR } = constants;
 
 /** A line that begins with its time. The runtime (1.0.85) prints no times, but other versions may print them. */
 const TIMED_LINE = /^\[?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)\]? /;
-/** A line that the fleet wrote. */
-const LINE_OF_FLEET = /^[\d-]+T[\d:.]+Z \[copilotfleet\] /;
 /** The first line of a launch. */
-const LAUNCH_LINE = new RegExp(`${LINE_OF_FLEET.source}Launch `);
+const LAUNCH_LINE = /^[\d-]+T[\d:.]+Z \[copilotfleet\] Launch /;
 /** Every healthy launch of the runtime prints this, so it explains nothing. */
 const ANNOUNCEMENT = /^CLI server listening on port \d+$/;
 
@@ -42,11 +41,12 @@ export function launchText({ port, runtimePath, sandbox }: LaunchFacts): string 
  *
  * @param fd open for reading and for appending
  */
-export function appendLine(fd: number, text: string, at = new Date()): void {
+export function appendLine(fd: number, text: string, key: LogKey | null, at = new Date()): void {
   try {
     const { size } = fstatSync(fd);
     const gap = size > 0 && readAt(fd, size - 1, 1)[0] !== NEWLINE ? "\n" : "";
-    writeSync(fd, `${gap}${at.toISOString()} [copilotfleet] ${printable(text)}\n`);
+    const line = signedLine(`${at.toISOString()} [copilotfleet] ${printable(text)}`, key);
+    writeSync(fd, `${gap}${line}\n`);
   } catch (error) {
     if (systemCode(error) === undefined) throw error;
   }
@@ -64,7 +64,7 @@ export function appendToLog(home: string, text: string, at: Date | null = new Da
     try {
       const before = fstatSync(fd);
       if (!before.isFile()) return;
-      appendLine(fd, text, at ?? new Date());
+      appendLine(fd, text, readLogKey(logPath(home)), at ?? new Date());
       // Keep the log's time: sessions/gc/unused-servers.ts takes it for the time when the server was last used.
       futimesSync(fd, before.atime, new Date(Math.round(Math.max(before.mtimeMs, at?.getTime() ?? 0))));
     } finally {
@@ -82,18 +82,11 @@ export function timeOfLine(line: string): string | null {
   return TIMED_LINE.exec(line)?.[1] ?? null;
 }
 
-/**
- * The time of a line that the fleet wrote. Null for every other line, because a program may print a line that begins with the
- * time of something else.
- */
-export function timeOfFleetLine(line: string): string | null {
-  return LINE_OF_FLEET.test(line) ? timeOfLine(line) : null;
-}
-
 export function withoutTime(line: string): string {
   return line.replace(TIMED_LINE, "");
 }
 
+/** Whether this line of the fleet is the first line of a launch. */
 export function isLaunchLine(line: string): boolean {
   return LAUNCH_LINE.test(line);
 }
@@ -124,7 +117,8 @@ function lastLines(home: string, from: number): string[] {
       .split("\n");
     // The first line may be the rest of a line of the fleet.
     const whole = start > begin && lines.length > 1 ? lines.slice(1) : lines;
-    return whole.filter((line) => !LINE_OF_FLEET.test(line));
+    const key = readLogKey(logPath(home));
+    return whole.filter((line) => lineOfFleet(line, key) === null);
   } finally {
     closeSync(fd);
   }

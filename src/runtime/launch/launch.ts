@@ -5,6 +5,7 @@ import type { ProcessIdentity } from "../../model/process.js";
 import type { Command } from "../../sandbox/sandbox.js";
 import { system } from "../../system/system.js";
 import { makeFolder } from "../files/if-there.js";
+import { makeLogKey, readLogKey } from "../files/log-signature.js";
 import { logPath, unwritable } from "../files/server-folder.js";
 import { appendLine, appendToLog, lastWords, launchText } from "../files/server-log.js";
 import { probe } from "../process/probe.js";
@@ -87,11 +88,13 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
 
 async function start(launch: Launch) {
   const { execa } = await import("execa");
-  const log = openLog(launch.server.home);
+  const path = logPath(launch.server.home);
+  makeLogKey(path);
+  const { O_RDWR, O_WRONLY } = constants;
+  const [log, output] = [openLog(path, O_RDWR), openLog(path, O_WRONLY)];
   try {
-    appendLine(log, launchText(launch));
+    appendLine(log, launchText(launch), readLogKey(path));
     const logStart = fstatSync(log).size;
-    const output = log as 1; // execa accepts any open descriptor, but its types know only 1 and 2
     requireDescriptors(launch);
     const [program, ...args] = sandboxed(launch);
     const child = execa(program, args, {
@@ -102,11 +105,14 @@ async function start(launch: Launch) {
       cleanup: false,
       reject: false,
       buffer: false,
-      stdio: ["ignore", output, output],
+      // The server cannot read its log through this descriptor, so its agent cannot repeat a signed line.
+      // execa accepts any open descriptor, but its types know only 1 and 2.
+      stdio: ["ignore", output as 1, output as 1],
     });
     return { child, logStart };
   } finally {
     closeSync(log);
+    closeSync(output);
   }
 }
 
@@ -154,10 +160,9 @@ async function firstAnswer(launch: Launch, signal: AbortSignal): Promise<string 
   }
 }
 
-function openLog(home: string): number {
-  const path = logPath(home);
+function openLog(path: string, access: number): number {
   try {
-    return openSync(path, constants.O_CREAT | constants.O_APPEND | constants.O_RDWR | constants.O_NOFOLLOW, 0o600);
+    return openSync(path, access | constants.O_CREAT | constants.O_APPEND | constants.O_NOFOLLOW, 0o600);
   } catch (cause) {
     throw unwritable(path, cause);
   }

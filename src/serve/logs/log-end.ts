@@ -1,4 +1,5 @@
-import { isLaunchLine, timeOfFleetLine } from "../../runtime/files/server-log.js";
+import { lineOfFleet, readableLine, readLogKey } from "../../runtime/files/log-signature.js";
+import { isLaunchLine, timeOfLine } from "../../runtime/files/server-log.js";
 import { rotatedPath } from "./log-rotation.js";
 import { inodeOf, type LogPosition, type OpenFile, openFile } from "./log-tail.js";
 
@@ -17,6 +18,8 @@ export interface LogWish {
 /**
  * The last lines of a log and of its rotated files, and the position after them. A missing log has no lines.
  *
+ * The lines of the fleet have no signature here, and a line that only looks like one of them is marked.
+ *
  * Only the times in lines of the fleet count. Every other line was written before the next line of the fleet. The last lines
  * were written before the modification time of the log. So with `sinceMs`, the result has every line that may have been written since then.
  */
@@ -30,12 +33,14 @@ export function lastLogLines(
   const lines: string[] = [];
   let launches = previous ? 0 : 1;
   let latestMs = log?.mtimeMs ?? Number.POSITIVE_INFINITY;
+  const key = readLogKey(path);
   for (const line of most === 0 ? [] : linesFromEnd(path, log, at.offset)) {
-    const time = timeOfFleetLine(line);
+    const own = lineOfFleet(line, key);
+    const time = own === null ? null : timeOfLine(own);
     if (time !== null) latestMs = Date.parse(time);
     if (sinceMs !== undefined && latestMs < sinceMs) break;
-    if (launches > 0) lines.push(line);
-    if (previous && isLaunchLine(line)) launches++;
+    if (launches > 0) lines.push(readableLine(line, key));
+    if (previous && own !== null && isLaunchLine(own)) launches++;
     if (lines.length === most || launches === 2) break;
   }
   return { lines: lines.reverse(), at };

@@ -2,10 +2,13 @@ import { closeSync, fstatSync, openSync, statSync } from "node:fs";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { pause } from "../../runtime/deadline.js";
 import { ifThere, readAt } from "../../runtime/files/if-there.js";
+import { readableLine, readLogKey } from "../../runtime/files/log-signature.js";
 import { rotatedPath } from "./log-rotation.js";
 
 const FOLLOW_POLL_MS = 200;
 const COMPARED_BYTES = 4096;
+/** A longer line is passed on before it is complete. */
+const LONGEST_LINE_BYTES = 1024 * 1024;
 
 /** How far a reader has read a log. The reader can continue from here even after the log was rotated. */
 export interface LogPosition {
@@ -25,10 +28,10 @@ export interface LogEnd {
 }
 
 /**
- * Reads the bytes behind a position in a log. If the log was rotated since then, first reads the rest of the rotated
+ * Reads the lines behind a position in a log. If the log was rotated since then, first reads the rest of the rotated
  * file. If the log was cut short in another way, reads it from its beginning.
  */
-export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition } {
+function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogPosition } {
   using log = openFile(path);
   if (log === null) return { bytes: Buffer.alloc(0), at };
   const newestRotated = rotatedPath(path, 1);
@@ -41,12 +44,21 @@ export function readOn(path: string, at: LogPosition): { bytes: Buffer; at: LogP
   const isRotated = isNew && (size < at.offset || (file !== null && !beginsAlike(log, size, file)));
   const rest = isRotated && file !== null ? file.read(at.offset, file.size) : Buffer.alloc(0);
   const from = isRotated || size < at.offset ? 0 : at.offset;
-  const added = log.read(from, log.size);
+  const added = wholeLines(log.read(from, log.size));
   const rotated = isRotated ? inodeOf(newestRotated) : at.rotated;
   return { bytes: Buffer.concat([rest, added]), at: { offset: from + added.length, rotated } };
 }
 
-/** Yields the bytes that are added to a log after a position, until the signal aborts. */
+/**
+ * Leaves out the last line if it is not complete, because only a whole line shows whether the fleet wrote it. Leaves it in if
+ * it is very long.
+ */
+function wholeLines(bytes: Buffer): Buffer {
+  const end = bytes.lastIndexOf("\n") + 1;
+  return bytes.length - end > LONGEST_LINE_BYTES ? bytes : bytes.subarray(0, end);
+}
+
+/** Yields the lines that are added to a log after a position, until the signal aborts. */
 export async function* followLog(path: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {
   for (let position = at; !signal.aborted; ) {
     const more = await awaitMore(path, position, signal);
@@ -57,7 +69,10 @@ export async function* followLog(path: string, at: LogPosition, signal: AbortSig
   }
 }
 
-/** Waits until the log has bytes behind a position. The result has no bytes if the signal aborts first. */
+/**
+ * Waits until the log has whole lines behind a position, and returns them as people read them. The result has no bytes if the
+ * signal aborts first.
+ */
 export async function awaitMore(
   path: string,
   at: LogPosition,
@@ -65,9 +80,16 @@ export async function awaitMore(
 ): Promise<{ bytes: Buffer; at: LogPosition }> {
   for (;;) {
     const read = readOn(path, at);
-    if (read.bytes.length > 0 || signal.aborted) return read;
+    if (read.bytes.length > 0) return { bytes: readable(read.bytes, path), at: read.at };
+    if (signal.aborted) return read;
     await pause(FOLLOW_POLL_MS, signal).catch(() => undefined); // aborted: read one last time
   }
+}
+
+function readable(bytes: Buffer, log: string): Buffer {
+  const key = readLogKey(log);
+  const lines = bytes.toString("utf8").split("\n");
+  return Buffer.from(lines.map((line) => readableLine(line, key)).join("\n"));
 }
 
 /** Whether the log begins like its rotated file. Then it was copied to that file and is not emptied yet. */
