@@ -43,7 +43,8 @@ function expectOnce(prompt: string, { reply, error }: { reply?: string | undefin
     expect(shown, prompt).toBe(1);
     return;
   }
-  expect(error.message).toMatch(/server ended (during|while)/);
+  const lastEvents = JSON.stringify(at.events.slice(-8));
+  expect(error.message, `the last events at the front door: ${lastEvents}`).toMatch(/server ended (during|while)/);
   expect(shown, `${prompt}: ${error.message}`).toBeLessThanOrEqual(1);
 }
 

@@ -144,6 +144,19 @@ describe("the front door, when a server is slow,", () => {
     expect(client.events(id).slice(before)).toEqual([]);
   });
 
+  it("gives the client its prompt's id and the end of its turn when the server dies before it answers a prompt that it began", async () => {
+    const id = unused("begun");
+    const client = await RawClient.as(at.url, await at.token("dora"));
+    await client.requestOk("session.create", { sessionId: id });
+    client.send({ id: 1, method: "session.send", params: { sessionId: id, prompt: "unanswered" } });
+    await eventually("the beginning of the turn", () => client.events(id).includes("user.message"));
+    await killed((await at.serverOf("dora")).pid);
+    expect(await client.answerTo(1)).toMatchObject({ result: { messageId: `of-${id}` } });
+    await eventually("the end of the turn", () => client.events(id).includes("session.idle"));
+    expect(client.events(id)).toEqual(["user.message", "session.error", "session.idle"]);
+    expect(await client.turn(id, "next")).toMatchObject({ result: {} });
+  });
+
   it("frees the id of a session when the server dies while it creates the session", async () => {
     const id = unused("again");
     const client = await RawClient.as(at.url, await at.token("cid"));

@@ -43,7 +43,7 @@ function turnsThatGoOn({ turns, ends }: ClientState, link: Link): ReadonlySet<st
   for (const [id, turn] of turns) {
     if (!turn.active) continue;
     const sent = [...turn.sent].filter((prompt) => prompt.sent?.link === link);
-    const doubtful = sent.filter((prompt) => !isSeenBegun(ends, id, prompt));
+    const doubtful = sent.filter((prompt) => !isAnsweredAndBegun(ends, id, prompt));
     if (sent.length > 0 && doubtful.length === 0) continue;
     goOn.add(id);
     if (doubtful.length < sent.length) ends.cut(id, SERVER_ENDED);
@@ -52,8 +52,8 @@ function turnsThatGoOn({ turns, ends }: ClientState, link: Link): ReadonlySet<st
   return goOn;
 }
 
-function isSeenBegun(ends: TurnEnds, sessionId: string, { sent }: Prompt): boolean {
-  if (sent === undefined) return false;
-  if (sent.messageIds !== null) return !sent.messageIds.some((id) => ends.waitsFor(sessionId, id));
-  return [...ends.seen(sessionId)].some((id) => !sent.seenBefore.has(id));
+/** Whether the client has an answer to the prompt, and needs only the end of its turn. */
+function isAnsweredAndBegun(ends: TurnEnds, sessionId: string, { sent }: Prompt): boolean {
+  const messageIds = sent?.messageIds ?? null;
+  return messageIds !== null && !messageIds.some((id) => ends.waitsFor(sessionId, id));
 }

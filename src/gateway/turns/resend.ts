@@ -20,6 +20,7 @@ export async function settleDoubt(state: ClientState, turn: Turn, doubt: Doubt):
   const { requests, ends, report } = state;
   const { record, waiting, sent } = turn;
   const { id } = record;
+  const seen = ends.seen(id);
   let begun: ReadonlyMap<Prompt, string> | null = null;
   try {
     if (await hasEnded(doubt.link.server)) begun = begunPrompts(state, turn, doubt);
@@ -27,9 +28,10 @@ export async function settleDoubt(state: ClientState, turn: Turn, doubt: Doubt):
     report.event({ event: "failed", sessionId: id, ...failure(error, "The session's history could not be read") });
   }
   turn.settle(doubt.prompts);
+  const begunUnrecorded = seenBegun(doubt.prompts, seen, begun ?? new Map());
   let isCut = false;
   for (const prompt of doubt.prompts) {
-    const messageId = begun?.get(prompt);
+    const messageId = begun?.get(prompt) ?? begunUnrecorded.get(prompt);
     sent.delete(prompt);
     if (messageId !== undefined) {
       isCut = true;
@@ -83,5 +85,31 @@ function begunPrompts(state: ClientState, turn: Turn, { prompts, link }: Doubt):
   // The history may have the prompt with another text. So that no prompt runs twice, match the remaining prompts with
   // the remaining records, in order. A prompt with a record counts as begun.
   for (const prompt of unanswered) if (!found.has(prompt)) take(prompt, unknown.length > 0 ? 0 : -1);
+  return found;
+}
+
+/**
+ * Returns the prompts without an answer whose `user.message` the door has seen although the history does not have them, each
+ * with its message id. The server may send this event before its answer, and write the prompt to the history later.
+ *
+ * @param seen the message ids in the events
+ * @param recorded the prompts that the history has
+ */
+function seenBegun(
+  prompts: readonly Prompt[],
+  seen: ReadonlySet<string>,
+  recorded: ReadonlyMap<Prompt, string>,
+): Map<Prompt, string> {
+  const ids = new Set(seen);
+  for (const id of recorded.values()) ids.delete(id);
+  const found = new Map<Prompt, string>();
+  for (const prompt of prompts) {
+    const { sent } = prompt;
+    if (sent === undefined || sent.messageIds !== null || recorded.has(prompt)) continue;
+    const id = [...ids].find((each) => !sent.seenBefore.has(each));
+    if (id === undefined) continue;
+    ids.delete(id);
+    found.set(prompt, id);
+  }
   return found;
 }
