@@ -15,8 +15,9 @@ RUN npm pack --pack-destination /tmp
 WORKDIR /opt/copilotfleet
 RUN tar -xzf /tmp/copilotfleet-*.tgz --strip-components=1 && cp /src/package-lock.json .
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
-# The list of all npm packages in the image. The release workflow adds one of the Debian packages.
-RUN npm sbom --omit=dev --sbom-format=cyclonedx > sbom.cdx.json && rm package-lock.json
+# The list of all npm packages in the image. npm makes none while package.json names packages that are missing. The release
+# workflow adds a list of the Debian packages.
+RUN npm pkg delete devDependencies && npm sbom --sbom-format=cyclonedx > sbom.cdx.json && rm package-lock.json
 
 FROM base
 # tini reaps what servers and commands leave behind. The sandbox uses setpriv (of util-linux) or bubblewrap where its own
