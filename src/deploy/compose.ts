@@ -1,10 +1,11 @@
+import { findKey } from "../config/keys.js";
 import type { Layer } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
 import * as layout from "./container.js";
 import { type Deployment, type DeployOptions, describe } from "./deployment.js";
 import { unfit } from "./problem.js";
-import { configText } from "./settings.js";
-import { memoryBytes } from "./sizing.js";
+import type { SecretFile } from "./settings.js";
+import { memoryBytes, processLimit, SCRATCH_MIB } from "./sizing.js";
 import { yamlStream } from "./yaml.js";
 
 /** This Redis has no password, because it can be reached only from the network of the Compose file. */
@@ -14,10 +15,17 @@ const REDIS_IMAGE = "redis:7-bookworm";
 /** The health check: Node exits with 1 if the promise rejects. Has no blanks, because Podman 5.4 would split it there. */
 const READY = `fetch("http://127.0.0.1:${layout.METRICS_PORT}/readyz").then((r)=>{if(!r.ok)throw(r.status)})`;
 
+/** The folder beside the Compose file with a file for each secret. Another folder: `COPILOTFLEET_SECRETS=DIR`. */
+// biome-ignore lint/suspicious/noTemplateCurlyInString: filled in by docker compose
+const SECRETS = "${COPILOTFLEET_SECRETS:-./secrets}";
+const OF_USERS = "users";
+
 /**
- * Renders the fleet as a Compose file. Needs Compose 2.23.1 or later, because the file contains the configuration. Each
- * host is a separate service, because each has its own name and volume. The file includes a Redis if the hosts need one
- * and the configuration does not name one that they can reach.
+ * Renders the fleet as a Compose file. Each host is a separate service, because each has its own name and volume. The file
+ * includes a Redis if the hosts need one and the configuration does not name one that they can reach.
+ *
+ * Settings are variables, and secrets are mounted files: Compose can copy neither a configuration file nor a secret that
+ * is in a variable into a container whose file system is read-only (https://github.com/docker/compose/issues/12031).
  */
 export function renderCompose(
   loaded: { config: Config; given: Layer },
@@ -25,25 +33,18 @@ export function renderCompose(
 ): { compose: Record<string, unknown>; notices: string[]; yaml: string } {
   const deployment = describe(loaded, options, OWN_REDIS);
   const { name, replicas, storage, settings } = deployment;
-  if (settings.userTokenVariables !== null) {
-    throw unfit('auth.githubTokenEnv contains "{user}", but Compose can only pass on variables by their full names', [
-      "Use auth.githubTokenFile or auth.githubTokenCommand.",
-    ]);
-  }
-  const ownRedis = settings.file.store === OWN_REDIS;
+  const ownRedis = settings.values.get("store")?.value === OWN_REDIS;
   const hosts = Array.from({ length: replicas }, (_, index) => `host-${index + 1}`);
-  const { tokenFiles } = settings;
-  const file =
-    tokenFiles === null
-      ? settings.file
-      : { ...settings.file, auth: { githubTokenFile: `${layout.TOKENS_FOLDER}/${tokenFiles.name}` } };
+  const files = settings.secrets.filter(({ perUser }) => !perUser);
   const compose = {
     name,
     services: {
       ...(ownRedis ? { redis: redisService() } : {}),
       ...Object.fromEntries(hosts.map((host, index) => [host, hostService(deployment, host, index, ownRedis)])),
     },
-    configs: { fleet: { content: literal(configText(file)) } },
+    ...(files.length === 0
+      ? {}
+      : { secrets: Object.fromEntries(files.map((secret) => [secret.name, { file: sourceOf(secret) }])) }),
     volumes: Object.fromEntries(
       [...hosts, ...(storage === "shared" ? ["shared"] : []), ...(ownRedis ? ["redis"] : [])].map((key) => [key, {}]),
     ),
@@ -54,10 +55,8 @@ export function renderCompose(
 
 function hostService(deployment: Deployment, host: string, index: number, ownRedis: boolean) {
   const { image, storage, settings, capacity } = deployment;
-  const secrets = settings.secrets.map(({ name, required }) => [
-    name,
-    required ? `\${${name}:?a secret of the fleet}` : `\${${name}:-}`,
-  ]);
+  const { secrets, passedOn } = settings;
+  const fleetSecrets = new Set(secrets.filter(({ perUser }) => !perUser).map(({ name }) => name));
   return {
     image,
     hostname: host,
@@ -69,7 +68,7 @@ function hostService(deployment: Deployment, host: string, index: number, ownRed
     user: `${layout.UID}:${layout.UID}`,
     working_dir: layout.VOLUME,
     read_only: true,
-    tmpfs: [layout.SCRATCH],
+    tmpfs: [`${layout.SCRATCH}:mode=1777,size=${SCRATCH_MIB}m`],
     cap_drop: ["ALL"],
     security_opt: ["no-new-privileges:true"],
     environment: {
@@ -77,13 +76,19 @@ function hostService(deployment: Deployment, host: string, index: number, ownRed
       COPILOTFLEET_HOST_NAME: host,
       COPILOTFLEET_HOST_ADVERTISE: `${host}:${layout.DOOR_PORT}`,
       ...(storage === "shared" ? { COPILOTFLEET_STORAGE_SHARED: layout.SHARED_FOLDER } : {}),
-      ...Object.fromEntries(secrets),
+      ...Object.fromEntries(settingVariables(settings)),
+      ...Object.fromEntries(secrets.map((secret) => [secret.variable, layout.secretPath(secret)])),
+      ...Object.fromEntries(passedOn.map((variable) => [variable, `\${${variable}:-}`])),
     },
-    configs: [{ source: "fleet", target: `${layout.CONFIG_FOLDER}/${layout.CONFIG_FILE}` }],
+    ...(fleetSecrets.size === 0
+      ? {}
+      : {
+          secrets: [...fleetSecrets].map((source) => ({ source, target: `${layout.SECRETS_FOLDER}/${source}` })),
+        }),
     volumes: [
       `${host}:${layout.VOLUME}`,
       ...(storage === "shared" ? [`shared:${layout.SHARED_VOLUME}`] : []),
-      ...tokenMounts(deployment),
+      ...secrets.filter(({ perUser }) => perUser).map(userMount),
     ],
     ports: [`127.0.0.1:${layout.DOOR_PORT + index}:${layout.DOOR_PORT}`],
     healthcheck: {
@@ -94,6 +99,8 @@ function hostService(deployment: Deployment, host: string, index: number, ownRed
       start_period: "60s",
     },
     stop_grace_period: `${deployment.stopGraceSeconds}s`,
+    // Threads count, too. A server that starts programs without end harms only this host.
+    pids_limit: processLimit(capacity),
     deploy: { resources: { reservations: { memory: `${memoryBytes(capacity) / (1024 * 1024)}M` } } },
     ...(ownRedis ? { depends_on: { redis: { condition: "service_healthy" } } } : {}),
   };
@@ -105,26 +112,48 @@ function redisService() {
     restart: "unless-stopped",
     // docs/redis.md explains why the fleet needs these settings of Redis.
     command: ["redis-server", "--appendonly", "yes", "--maxmemory-policy", "noeviction"],
+    // The image's own account, so that Redis needs no right to change the account.
+    user: "999:999",
+    read_only: true,
+    tmpfs: [`${layout.SCRATCH}:mode=1777,size=${SCRATCH_MIB}m`],
+    cap_drop: ["ALL"],
     security_opt: ["no-new-privileges:true"],
+    pids_limit: 100,
     volumes: ["redis:/data"],
     healthcheck: { test: ["CMD", "redis-cli", "ping"], interval: "5s", timeout: "3s", retries: 12 },
     stop_grace_period: "30s",
   };
 }
 
-/** Mounts the token file, or the folder with one file for each user. */
-function tokenMounts({ settings: { tokenFiles } }: Deployment): string[] {
-  if (tokenFiles === null) return [];
-  const { path, name, perUser } = tokenFiles;
-  if (!perUser) return [literal(`${path}:${layout.TOKENS_FOLDER}/${name}:ro`)];
-  const folder = path.slice(0, path.lastIndexOf("/"));
-  if (folder.includes("{user}")) {
+/** The settings as variables. */
+function settingVariables({ values }: Deployment["settings"]): [variable: string, text: string][] {
+  return [...values].map(([key, { value }]) => {
+    const items = Array.isArray(value) ? value.map(String) : [];
+    if (items.some((item) => item.includes(","))) {
+      throw unfit(
+        `${key} has an item with a comma, but Compose gets the settings as variables, where commas separate items`,
+        [`Set ${key} without commas in its items.`],
+      );
+    }
+    return [findKey(key)?.variable ?? key, literal(Array.isArray(value) ? items.join(",") : String(value))];
+  });
+}
+
+/** The path of a secret on the machine that runs Compose. */
+function sourceOf({ name, source }: SecretFile): string {
+  return source === null ? `${SECRETS}/${name}` : literal(source);
+}
+
+/** Mounts the folder with one file for each user. */
+function userMount({ source }: SecretFile): string {
+  const folder = source === null ? `${SECRETS}/${OF_USERS}` : source.slice(0, source.lastIndexOf("/"));
+  if (source !== null && folder.includes("{user}")) {
     throw unfit(
       'auth.githubTokenFile has "{user}" in the name of a folder, but only one folder with all token files is mounted',
       ['Use "{user}" only in the name of the file.'],
     );
   }
-  return [literal(`${folder}:${layout.TOKENS_FOLDER}:ro`)];
+  return `${source === null ? folder : literal(folder)}:${layout.USER_SECRETS_FOLDER}:ro`;
 }
 
 /** Escapes "$", because Compose substitutes variables. */
@@ -133,14 +162,17 @@ function literal(text: string): string {
 }
 
 function composeNotices({ settings, replicas }: Deployment): string[] {
-  const names = settings.secrets.filter(({ required }) => required).map(({ name }) => name);
+  const { secrets } = settings;
+  const named = secrets.filter(({ perUser, source }) => !perUser && source === null).map(({ name }) => name);
+  const ofUsers = secrets.filter(({ perUser, source }) => perUser && source === null).map(({ name }) => name);
   return [
-    names.length === 0
+    named.length === 0
       ? []
-      : `Set ${names.join(", ")} in the environment of docker compose, or in a file: docker compose --env-file FILE up`,
-    settings.tokenFiles === null
+      : `The folder secrets beside this file must hold ${[...new Set(named)].join(", ")}, with the value in a file of each name. COPILOTFLEET_SECRETS=DIR names another folder.`,
+    ofUsers.length === 0 ? [] : `Its folder ${OF_USERS} must hold ${ofUsers.join(", ")}, with a file for each user.`,
+    secrets.length === 0
       ? []
-      : `Token files must belong to uid ${layout.UID} and have mode 0600, because the fleet refuses files that others can read.`,
+      : `These files must belong to uid ${layout.UID} and have mode 0600, because the fleet refuses files that others can read.`,
     replicas === 1
       ? []
       : `Host N listens at port ${layout.DOOR_PORT - 1} + N of this machine. Every host accepts every user.`,

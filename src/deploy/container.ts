@@ -29,8 +29,14 @@ export const CONFIG_HOME = "/etc";
 export const CONFIG_FOLDER = `${CONFIG_HOME}/copilotfleet`;
 export const CONFIG_FILE = "config.json";
 
-/** The mount point of files with GitHub tokens. */
-export const TOKENS_FOLDER = "/run/secrets/copilotfleet";
+/** The mount points of the files with secrets: those of the fleet, and those with one file for each user. */
+export const SECRETS_FOLDER = "/run/secrets/copilotfleet";
+export const USER_SECRETS_FOLDER = "/run/secrets/copilotfleet-users";
+
+/** The path of a secret in the container. It contains "{user}" if there is a file for each user. */
+export function secretPath({ name, perUser }: { name: string; perUser: boolean }): string {
+  return `${perUser ? USER_SECRETS_FOLDER : SECRETS_FOLDER}/${name}`;
+}
 
 /**
  * Besides the volumes, the only folder to which the container writes (checked with strace on `serve`, servers and commands,

@@ -35,6 +35,7 @@ export const PER_HOST = ["host.name", "host.advertise", "storage.shared", "serve
 const USUAL_SERVERS = 20;
 const USUAL_SESSIONS = 50;
 const HTTPS_PORT = 443;
+const REDIS_PORT = 6379;
 
 /**
  * Describes the fleet of this configuration as hosts in containers.
@@ -63,7 +64,7 @@ export function describe(
     without: [...PER_HOST, "runtime.path", ...(own ? ["store", "storeOptions"] : [])],
     with: own ? { store: ownRedis, "storeOptions.insecure": true } : {},
     secretStore: options.secretStore,
-    moveTokenFiles: true,
+    moveFiles: true,
   });
   return {
     name: options.name,
@@ -73,11 +74,11 @@ export function describe(
     storage,
     capacity: capacityOf(options, config),
     settings,
-    /** Null if the fleet uses the file store. The port is null if the URL of Redis is a secret. */
-    redis: hasRedis ? { port: own || options.secretStore ? null : (url?.port ?? null) } : null,
+    /** Null if the fleet uses the file store. */
+    redis: hasRedis ? redisOf(own || options.secretStore ? null : url) : null,
     stopGraceSeconds: stopGraceSeconds(config.drain.timeoutMs),
-    /** TCP ports outside of the deployment that hosts must reach, except the port of Redis. */
-    modelPorts: modelPorts(config),
+    /** The services that hosts must reach, except Redis. */
+    services: servicesOf(config),
     /** Sentences for the reader of the manifests: facts to know and things to do. */
     notices: noticesOf(config, given, settings),
   };
@@ -107,30 +108,37 @@ function capacityOf({ servers, sessions }: DeployOptions, config: Config): Capac
   return { servers: servers ?? usual, sessions: sessions ?? USUAL_SESSIONS };
 }
 
-function modelPorts({ provider, auth }: Config): number[] {
-  const ports = new Set<number>();
+/** A TCP service. The host is a name or an address; null if it is not known. */
+export interface Service {
+  host: string | null;
+  port: number;
+}
+
+function redisOf(url: { host: string; port: number } | null): Service {
+  return url === null ? { host: null, port: REDIS_PORT } : { host: url.host, port: url.port };
+}
+
+function servicesOf({ provider, auth }: Config): Service[] {
   const hasToken = Object.values(auth).some((source) => source !== null);
-  if (hasToken || provider === null) ports.add(HTTPS_PORT);
-  if (provider !== null && provider.type !== "echo") {
-    const { port, protocol } = new URL(provider.baseUrl);
-    ports.add(port === "" ? (protocol === "https:" ? HTTPS_PORT : 80) : Number(port));
-  }
-  return [...ports].sort((a, b) => a - b);
+  const github = hasToken || provider === null ? [{ host: "api.github.com", port: HTTPS_PORT }] : [];
+  if (provider === null || provider.type === "echo") return github;
+  const { hostname, port, protocol } = new URL(provider.baseUrl);
+  const usual = protocol === "https:" ? HTTPS_PORT : 80;
+  return [...github, { host: hostname.replace(/^\[|\]$/g, ""), port: port === "" ? usual : Number(port) }];
 }
 
 function noticesOf(config: Config, given: Layer, settings: Settings): string[] {
   const notices: string[] = [];
   const { provider, auth, runtime } = config;
+  const perUser = settings.secrets.find((secret) => secret.perUser);
   if (given.has("runtime.path"))
     notices.push("runtime.path is left out, because it is a path on this machine. The image's own runtime is used.");
   if (auth.githubTokenCommand !== null)
     notices.push(
       "auth.githubTokenCommand runs inside the container, so the image must contain the programs that it calls.",
     );
-  if (settings.userTokenVariables !== null)
-    notices.push(
-      `auth.githubTokenEnv is ${quote(settings.userTokenVariables)}: only users whose ids consist of letters, digits and _ can have a token, and a new token takes effect after a restart.`,
-    );
+  if (perUser?.source === null)
+    notices.push(`In place of auth.githubTokenEnv, there is a file ${quote(perUser.name)} for each user's token.`);
   if (provider === null && Object.values(auth).every((source) => source === null))
     notices.push("Neither a provider nor a GitHub token is configured: sessions have no model.");
   if (provider !== null && provider.type !== "echo" && isThisMachine(provider.baseUrl))

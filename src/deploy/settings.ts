@@ -1,36 +1,28 @@
 import { basename } from "node:path";
+import { findKey } from "../config/keys.js";
 import { type Layer, unflatten } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
 import { readRedisUrl } from "../config/values/redis-url.js";
 import { holdsGitHubToken, redact } from "../config/values/text.js";
 
-/** A variable whose value is a secret. Manifests contain its name and the name of its source, but never its value. */
-export interface SecretVariable {
+/** A secret in a file of its own. Manifests contain its name and the name of its source, but never its value. */
+export interface SecretFile {
+  /** The name of the file, without a folder. It contains "{user}" if there is a file for each user. */
   name: string;
-  /** Whether the fleet cannot start without it. A variable that is only passed on to servers is optional. */
-  required: boolean;
-}
-
-/** The files with GitHub tokens on the machine that renders the manifests. */
-export interface TokenFiles {
-  /** The configured path. It is absolute and may contain "{user}". */
-  path: string;
-  /** The file's name in the mounted folder: a single name without a folder. It may contain "{user}". */
-  name: string;
+  /** The variable that contains the path of the file on a host. */
+  variable: string;
+  /** The path of the file on the machine that renders the manifests; null if the secret is in a variable there. */
+  source: string | null;
   perUser: boolean;
 }
 
 /** The configuration in force, split by the places where its parts belong. */
 export interface Settings {
-  /** The configuration file of every host. It contains the given values, unresolved, and no secrets. */
-  file: Record<string, unknown>;
-  secrets: SecretVariable[];
-  /**
-   * `auth.githubTokenEnv` if it contains "{user}", so that each user's token has its own variable; null otherwise. In
-   * Kubernetes, these variables are the keys of one Secret.
-   */
-  userTokenVariables: string | null;
-  tokenFiles: TokenFiles | null;
+  /** The configuration of every host by dotted key. It contains the given values, unresolved, and no secrets. */
+  values: ReadonlyMap<string, { value: unknown }>;
+  secrets: SecretFile[];
+  /** The variables that servers get (`runtime.env`). They may contain secrets, and none of them has to be set. */
+  passedOn: string[];
 }
 
 export interface SettingsOptions {
@@ -40,55 +32,60 @@ export interface SettingsOptions {
   with?: Readonly<Record<string, unknown>>;
   /** Whether the store's URL comes from a secret, which overrides the configuration. */
   secretStore: boolean;
-  /** Whether token files are mounted at another path. The renderer then sets their key itself. */
-  moveTokenFiles: boolean;
+  /** Whether the files that the configuration names are moved to where the secrets are. */
+  moveFiles: boolean;
 }
 
-export const STORE_VARIABLE = "COPILOTFLEET_STORE";
+const variableOf = (key: string) => findKey(key)?.variable ?? key;
+export const STORE_VARIABLE = variableOf("store");
 
-/** Splits the configuration into the file, the secrets and the token files. */
+/** Splits the configuration into the settings of every host, and the secrets. */
 export function settingsOf(config: Config, given: Layer, options: SettingsOptions): Settings {
   const values = new Map<string, { value: unknown }>(given);
   // The default user belongs to the person who renders the manifests, not to the fleet.
   values.delete("user");
-  const secrets = new Map<string, SecretVariable>();
-  const conceal = (key: string, variable: string) => {
+  const secrets: SecretFile[] = [];
+  /** Takes the value of a key out of the settings. */
+  const conceal = (key: string) => {
     values.delete(key);
-    secrets.set(variable, { name: variable, required: true });
+    const variable = variableOf(key);
+    secrets.push({ name: variable, variable: `${variable}_FILE`, source: null, perUser: false });
   };
-  const { auth, provider, store } = config;
-  if (options.secretStore || (store.kind === "redis" && hasCredentials(store.url))) conceal("store", STORE_VARIABLE);
+  /** Replaces a key that names a variable by the key that names a file. */
+  const moveVariable = (key: string, name: string | null, fileKey: string) => {
+    if (name === null) return;
+    values.delete(key);
+    secrets.push({ name, variable: variableOf(fileKey), source: null, perUser: name.includes("{user}") });
+  };
+  const moveFile = (key: string, source: string | null) => {
+    if (source === null || !options.moveFiles) return;
+    values.delete(key);
+    secrets.push({ ...fileOf(source), variable: variableOf(key), source });
+  };
+  const { auth, provider, store, runtime } = config;
+  const mayBeSecret = (text: string | null) => text !== null && (redact(text) !== text || holdsGitHubToken(text));
+  if (options.secretStore || (store.kind === "redis" && hasCredentials(store.url))) conceal("store");
   if (provider !== null && provider.type !== "echo") {
-    if (provider.apiKeyEnv !== null) secrets.set(provider.apiKeyEnv, { name: provider.apiKeyEnv, required: true });
-    if (provider.apiKeyCommand !== null && redact(provider.apiKeyCommand) !== provider.apiKeyCommand)
-      conceal("provider.apiKeyCommand", "COPILOTFLEET_PROVIDER_API_KEY_COMMAND");
+    moveVariable("provider.apiKeyEnv", provider.apiKeyEnv, "provider.apiKeyFile");
+    moveFile("provider.apiKeyFile", provider.apiKeyFile);
+    if (mayBeSecret(provider.apiKeyCommand)) conceal("provider.apiKeyCommand");
     // Some services expect the key in the query of the URL.
-    if (new URL(provider.baseUrl).search !== "") conceal("provider.baseUrl", "COPILOTFLEET_PROVIDER_BASE_URL");
+    if (new URL(provider.baseUrl).search !== "") conceal("provider.baseUrl");
   }
-  const command = auth.githubTokenCommand;
-  if (command !== null && redact(command) !== command)
-    conceal("auth.githubTokenCommand", "COPILOTFLEET_AUTH_GITHUB_TOKEN_COMMAND");
-  if (config.runtime.args.some((argument) => holdsGitHubToken(argument) || redact(argument) !== argument))
-    conceal("runtime.args", "COPILOTFLEET_RUNTIME_ARGS");
-  const tokenEnv = auth.githubTokenEnv;
-  const userTokenVariables = tokenEnv?.includes("{user}") ? tokenEnv : null;
-  if (tokenEnv !== null && userTokenVariables === null) secrets.set(tokenEnv, { name: tokenEnv, required: true });
-  for (const name of config.runtime.env) if (!secrets.has(name)) secrets.set(name, { name, required: false });
-  if (options.moveTokenFiles) values.delete("auth.githubTokenFile");
+  if (mayBeSecret(auth.githubTokenCommand)) conceal("auth.githubTokenCommand");
+  if (runtime.args.some(mayBeSecret)) conceal("runtime.args");
+  moveVariable("auth.githubTokenEnv", auth.githubTokenEnv, "auth.githubTokenFile");
+  moveFile("auth.githubTokenFile", auth.githubTokenFile);
   for (const key of values.keys()) {
     if (options.without.some((left) => key === left || key.startsWith(`${left}.`))) values.delete(key);
   }
   for (const [key, value] of Object.entries(options.with ?? {})) values.set(key, { value });
-  return {
-    file: unflatten(values),
-    secrets: [...secrets.values()],
-    userTokenVariables,
-    tokenFiles: auth.githubTokenFile === null ? null : tokenFiles(auth.githubTokenFile),
-  };
+  return { values, secrets, passedOn: runtime.env };
 }
 
-export function configText(file: Record<string, unknown>): string {
-  return `${JSON.stringify(file, null, 2)}\n`;
+/** The configuration file with these values. */
+export function configText(values: Settings["values"]): string {
+  return `${JSON.stringify(unflatten(values), null, 2)}\n`;
 }
 
 function hasCredentials(url: string): boolean {
@@ -97,9 +94,9 @@ function hasCredentials(url: string): boolean {
 }
 
 /** Turns "/keys/{user}/github" into "{user}-github", because a mounted Secret has no subfolders. */
-function tokenFiles(path: string): TokenFiles {
+function fileOf(path: string): Pick<SecretFile, "name" | "perUser"> {
   const perUser = path.includes("{user}");
   const parts = path.split("/");
   const name = perUser ? parts.slice(parts.findIndex((part) => part.includes("{user}"))).join("-") : basename(path);
-  return { path, name, perUser };
+  return { name, perUser };
 }

@@ -23,6 +23,22 @@ export interface Capacity {
   sessions: number;
 }
 
+/** The size of the folder for temporary files of commands, in MiB. Servers have temporary folders of their own. */
+export const SCRATCH_MIB = 256;
+/**
+ * The disk space of the node that a pod may use, in MiB: for temporary files of commands and the logs of the container. Kubernetes
+ * evicts a pod that uses more. Servers write only to the volume of the state.
+ */
+export const EPHEMERAL_MIB = 1024;
+/** Threads of one server and of the programs that its agent starts, such as compilers. */
+const SERVER_THREADS = 512;
+const SERVE_THREADS = 256;
+
+/** The number of processes and threads that a host may have at once. It is far above what the planned servers need. */
+export function processLimit({ servers }: Capacity): number {
+  return SERVE_THREADS + servers * SERVER_THREADS;
+}
+
 /** The memory that a host needs, in bytes, rounded up to a multiple of 64 MB. */
 export function memoryBytes({ servers, sessions }: Capacity): number {
   const bytes = SERVE_MEMORY + servers * SERVER_MEMORY + sessions * SESSION_MEMORY;

@@ -7,7 +7,7 @@ const ECHO = { COPILOTFLEET_PROVIDER_TYPE: "echo" };
 
 interface Compose {
   services: Record<string, Record<string, unknown>>;
-  configs: { fleet: { content: string } };
+  secrets?: Record<string, { file: string }>;
   volumes: Record<string, object>;
 }
 
@@ -17,19 +17,23 @@ function compose(env: Record<string, string>, options: Partial<typeof CONTAINERS
     expect(parse(rendered.yaml, { version })).toEqual(rendered.compose);
   }
   const made = rendered.compose as unknown as Compose;
-  return { ...rendered, ...made, file: JSON.parse(made.configs.fleet.content.replaceAll("$$", "$")) as object };
+  const { environment } = made.services["host-1"] as { environment: Record<string, string> };
+  return { ...rendered, ...made, environment };
 }
 
 describe("a Compose file", () => {
   it("a Compose file of one host has no Redis", () => {
-    const { services, volumes, file } = compose(ECHO);
+    const { services, volumes, environment } = compose(ECHO);
     expect(Object.keys(services)).toEqual(["host-1"]);
     expect(Object.keys(volumes)).toEqual(["host-1"]);
-    expect(file).toEqual({ provider: { type: "echo" } });
+    expect(configured(environment).config.provider).toEqual({ type: "echo" });
     expect(services["host-1"]).toMatchObject({
       init: true,
       read_only: true,
       cap_drop: ["ALL"],
+      security_opt: ["no-new-privileges:true"],
+      tmpfs: ["/tmp:mode=1777,size=256m"],
+      pids_limit: 10_496,
       entrypoint: ["copilotfleet"],
       command: ["serve"],
       stop_grace_period: "61s",
@@ -41,7 +45,7 @@ describe("a Compose file", () => {
   });
 
   it("a Compose file of two hosts has a Redis that keeps all data, and a name and a volume for each host", () => {
-    const { services, volumes, file } = compose(
+    const { services, volumes, environment } = compose(
       { ...ECHO, COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" },
       { replicas: 2, storage: "shared" },
     );
@@ -53,14 +57,23 @@ describe("a Compose file", () => {
       "--maxmemory-policy",
       "noeviction",
     ]);
-    expect(file).toMatchObject({ store: "redis://redis:6379/0", storeOptions: { insecure: true } });
+    expect(services.redis).toMatchObject({
+      user: "999:999",
+      read_only: true,
+      cap_drop: ["ALL"],
+      security_opt: ["no-new-privileges:true"],
+    });
     expect(services["host-2"]).toMatchObject({
       environment: { COPILOTFLEET_HOST_NAME: "host-2", COPILOTFLEET_HOST_ADVERTISE: "host-2:4300" },
       volumes: ["host-2:/var/lib/copilotfleet", "shared:/var/lib/copilotfleet-shared"],
       ports: ["127.0.0.1:4301:4300"],
     });
     expect(Object.keys(volumes)).toEqual(["host-1", "host-2", "shared", "redis"]);
-    expect(configuredAgain(file)).toMatchObject({ store: { kind: "redis", url: "redis://redis:6379/0" } });
+    const { store, storeOptions } = configured(environment).config;
+    expect({ store, storeOptions }).toEqual({
+      store: { kind: "redis", url: "redis://redis:6379/0" },
+      storeOptions: { insecure: true },
+    });
   });
 
   it("a Compose file contains no secret, and escapes each $ so that Compose does not take it for a variable", () => {
@@ -72,31 +85,49 @@ describe("a Compose file", () => {
       MODEL_KEY: "canary",
       COPILOTFLEET_AUTH_GITHUB_TOKEN_COMMAND: "cat $HOME/{user}",
     };
-    const { yaml, notices, services, configs, file } = compose(env);
+    const { yaml, notices, services, secrets, environment } = compose(env);
     expect(yaml + JSON.stringify({ services, notices })).not.toContain("canary");
-    expect(services["host-1"]?.environment).toMatchObject({
+    expect(secrets).toEqual({
       // biome-ignore lint/suspicious/noTemplateCurlyInString: filled in by docker compose
-      MODEL_KEY: "${MODEL_KEY:?a secret of the fleet}",
+      COPILOTFLEET_STORE: { file: "${COPILOTFLEET_SECRETS:-./secrets}/COPILOTFLEET_STORE" },
       // biome-ignore lint/suspicious/noTemplateCurlyInString: likewise
-      COPILOTFLEET_STORE: "${COPILOTFLEET_STORE:?a secret of the fleet}",
+      MODEL_KEY: { file: "${COPILOTFLEET_SECRETS:-./secrets}/MODEL_KEY" },
     });
-    expect(configs.fleet.content).toContain('"cat $$HOME/{user}"');
-    expect(file).toMatchObject({ auth: { githubTokenCommand: "cat $HOME/{user}" } });
-    expect(notices.join()).toContain("Set COPILOTFLEET_STORE, MODEL_KEY in the environment of docker compose");
+    expect(services["host-1"]?.secrets).toContainEqual({
+      source: "MODEL_KEY",
+      target: "/run/secrets/copilotfleet/MODEL_KEY",
+    });
+    expect(environment).toMatchObject({
+      COPILOTFLEET_STORE_FILE: "/run/secrets/copilotfleet/COPILOTFLEET_STORE",
+      COPILOTFLEET_PROVIDER_API_KEY_FILE: "/run/secrets/copilotfleet/MODEL_KEY",
+      COPILOTFLEET_AUTH_GITHUB_TOKEN_COMMAND: "cat $$HOME/{user}",
+      // biome-ignore lint/suspicious/noTemplateCurlyInString: filled in by docker compose
+      HTTPS_PROXY: "${HTTPS_PROXY:-}",
+    });
+    expect(environment).not.toHaveProperty("COPILOTFLEET_PROVIDER_API_KEY_ENV");
+    expect(notices.join()).toContain("secrets beside this file must hold COPILOTFLEET_STORE, MODEL_KEY, with");
   });
 
-  it("a Compose file mounts token files, and is refused when it cannot mount them", () => {
-    const { services, file } = compose({ ...ECHO, COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/{user}.token" });
-    expect(services["host-1"]?.volumes).toContain("/keys:/run/secrets/copilotfleet:ro");
-    expect(file).toMatchObject({ auth: { githubTokenFile: "/run/secrets/copilotfleet/{user}.token" } });
+  it("a Compose file mounts files with tokens and keys, and is refused when it cannot mount them", () => {
+    const { services, environment } = compose({ ...ECHO, COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/{user}.token" });
+    expect(services["host-1"]?.volumes).toContain("/keys:/run/secrets/copilotfleet-users:ro");
+    expect(environment.COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE).toBe("/run/secrets/copilotfleet-users/{user}.token");
     expect(() => compose({ ...ECHO, COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/{user}/token" })).toThrow(
       /name of a folder/,
     );
-    expect(() => compose({ ...ECHO, COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "T_{user}" })).toThrow(/by their full names/);
+    const ofUsers = compose({ ...ECHO, COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "T_{user}" });
+    expect(ofUsers.services["host-1"]?.volumes).toContain(
+      // biome-ignore lint/suspicious/noTemplateCurlyInString: filled in by docker compose
+      "${COPILOTFLEET_SECRETS:-./secrets}/users:/run/secrets/copilotfleet-users:ro",
+    );
+    expect(ofUsers.environment.COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE).toBe("/run/secrets/copilotfleet-users/T_{user}");
+  });
+
+  it("a Compose file contains the settings as variables, and is refused if a variable cannot hold one", () => {
+    const lists = { COPILOTFLEET_RUNTIME_ARGS: "--log-level,debug", COPILOTFLEET_SESSION_TOOLS: "null" };
+    const { environment } = compose({ ...ECHO, ...lists, COPILOTFLEET_SERVE_ACCESS_LOG: "true" });
+    expect(environment).toMatchObject({ ...lists, COPILOTFLEET_SERVE_ACCESS_LOG: "true" });
+    const loaded = configured(ECHO, { sandbox: { binds: ["/srv/a,b"] } });
+    expect(() => renderCompose(loaded, CONTAINERS)).toThrow(/^sandbox\.binds has an item with a comma/);
   });
 });
-
-/** The configuration that a host loads from its configuration file. */
-function configuredAgain(file: object) {
-  return configured({}, file).config;
-}

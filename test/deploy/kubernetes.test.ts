@@ -1,5 +1,6 @@
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { BlockList, isIP } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
@@ -8,8 +9,35 @@ import { COMMAND, CONFIG_FOLDER, INIT, SHARED_VOLUME, STATE_FOLDER, UID, VOLUME 
 import type { Manifest } from "../../src/deploy/kubernetes/render.js";
 import { isFleetError } from "../../src/errors.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
-import { find, has, hostContainer, kubernetes, REDIS, type StatefulSet, validate } from "./render.js";
+import { find, has, hostContainer, kubernetes, type PodSpec, REDIS, type StatefulSet, validate } from "./render.js";
 
+interface IpBlock {
+  cidr: string;
+  except?: string[];
+}
+
+interface Policy {
+  ingress: { from: unknown[] }[];
+  egress: { to: { ipBlock?: IpBlock }[]; ports: { port: number }[] }[];
+}
+
+const policyOf = (manifests: readonly Manifest[]) => find(manifests, "NetworkPolicy").spec as unknown as Policy;
+
+function isIn({ cidr, except = [] }: IpBlock, address: string): boolean {
+  const contains = (network: string) => {
+    const [base = "", bits] = network.split("/");
+    const type = (ip: string) => (isIP(ip) === 6 ? "ipv6" : "ipv4");
+    if (type(base) !== type(address)) return false;
+    const list = new BlockList();
+    list.addSubnet(base, Number(bits), type(base));
+    return list.check(address, type(address));
+  };
+  return contains(cidr) && !except.some(contains);
+}
+
+const podOf = (manifests: readonly Manifest[]) =>
+  (find(manifests, "StatefulSet") as unknown as StatefulSet).spec.template.spec;
+const volumesOf = (manifests: readonly Manifest[]) => podOf(manifests).volumes;
 const kinds = (manifests: { kind: string }[]) => manifests.map(({ kind }) => kind);
 
 function refusal(render: () => unknown): { exit: number; message: string } {
@@ -108,21 +136,82 @@ describe("rendered manifests", () => {
     });
   });
 
-  it("the network policy lets hosts reach only the ports of DNS, Redis, the model and --egress-port", () => {
-    const env = {
-      ...REDIS,
-      COPILOTFLEET_PROVIDER_TYPE: "openai",
-      COPILOTFLEET_PROVIDER_BASE_URL: "http://model:8080/v1",
+  it("the pods have the RuntimeClass of --runtime-class, and a limit for the disk of the node", () => {
+    const { manifests } = kubernetes(REDIS, { storage: "shared", runtimeClass: "gvisor" });
+    const { jobTemplate } = find(manifests, "CronJob").spec as unknown as {
+      jobTemplate: { spec: { template: { spec: PodSpec } } };
     };
-    const { manifests } = kubernetes(env, { egressPorts: [3128], clientNamespaces: ["web"] });
-    const { ingress, egress } = find(manifests, "NetworkPolicy").spec as unknown as {
-      ingress: { from: unknown[] }[];
-      egress: { to?: unknown; ports: { port: number }[] }[];
-    };
-    const outside = egress.filter(({ to }) => to === undefined).flatMap(({ ports }) => ports.map(({ port }) => port));
-    expect([...new Set(outside)].sort((a, b) => a - b)).toEqual([53, 3128, 6380, 8080]);
-    expect(ingress[0]?.from[0]).toEqual({
-      namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": "web" } },
+    for (const spec of [podOf(manifests), jobTemplate.spec.template.spec]) {
+      expect(spec.runtimeClassName).toBe("gvisor");
+      const [container] = spec.containers;
+      expect(container?.resources.limits).toEqual({ "ephemeral-storage": "1024Mi" });
+      const folders = spec.volumes.filter(({ emptyDir }) => emptyDir !== undefined);
+      expect(folders.length).toBeGreaterThan(0);
+      for (const { emptyDir } of folders) expect(emptyDir).toEqual({ sizeLimit: "256Mi" });
+    }
+    expect(podOf(kubernetes(REDIS).manifests)).not.toHaveProperty("runtimeClassName");
+  });
+
+  describe("the network policy", () => {
+    const OPENAI = { COPILOTFLEET_PROVIDER_TYPE: "openai" };
+    const METADATA = ["169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "fd00:ec2::254"];
+
+    /** Whether the policy lets a host reach this address and port outside of the cluster. */
+    function isOpen(
+      env: Record<string, string>,
+      options: Parameters<typeof kubernetes>[1],
+      address: string,
+      port: number,
+    ) {
+      const { egress } = policyOf(kubernetes({ ...REDIS, ...env }, options).manifests);
+      return egress
+        .filter(({ ports }) => ports.some((open) => open.port === port))
+        .some(({ to }) => to.some(({ ipBlock }) => ipBlock !== undefined && isIn(ipBlock, address)));
+    }
+
+    it("the network policy lets hosts reach the model on the Internet, and no private or metadata address", () => {
+      const model = { ...OPENAI, COPILOTFLEET_PROVIDER_BASE_URL: "https://models.example/v1" };
+      expect(isOpen(model, {}, "203.0.113.7", 443)).toBe(true);
+      expect(isOpen(model, {}, "2606:4700::1", 443)).toBe(true);
+      expect(isOpen(model, {}, "203.0.113.7", 80)).toBe(false);
+      for (const address of [...METADATA, "10.0.0.1", "172.31.0.1", "192.168.1.1", "127.0.0.1", "fd12::1", "fe80::1"])
+        expect(isOpen(model, {}, address, 443), address).toBe(false);
+      const options = { egressCidrs: ["10.1.0.0/16"], egressPorts: [3128] };
+      expect(isOpen(model, options, "10.1.2.3", 443)).toBe(true);
+      expect(isOpen(model, options, "10.1.2.3", 3128)).toBe(true);
+      expect(isOpen(model, options, "10.2.2.3", 443)).toBe(false);
+    });
+
+    it("the network policy lets hosts reach Redis at a private address, but at no metadata address", () => {
+      expect(isOpen({}, {}, "10.0.0.1", 6380)).toBe(true);
+      expect(isOpen({}, {}, "10.0.0.1", 443)).toBe(false);
+      for (const address of METADATA) expect(isOpen({}, {}, address, 6380), address).toBe(false);
+      expect(isOpen({}, { secretStore: true, redisSecret: "r" }, "10.0.0.1", 6379)).toBe(true);
+      const literal = { COPILOTFLEET_STORE: "rediss://10.0.0.9:6380/0" };
+      expect(isOpen(literal, {}, "10.0.0.9", 6380)).toBe(true);
+      expect(isOpen(literal, {}, "10.0.0.8", 6380)).toBe(false);
+    });
+
+    it("the network policy lets hosts reach services of the cluster by the labels of their pods or namespaces", () => {
+      const services = {
+        ...OPENAI,
+        COPILOTFLEET_PROVIDER_BASE_URL: "http://model.ai.svc.cluster.local:8080/v1",
+        COPILOTFLEET_STORE: "rediss://redis:6380/0",
+      };
+      const { egress } = policyOf(kubernetes(services).manifests);
+      const to = (port: number) => egress.find(({ ports }) => ports.some((open) => open.port === port))?.to;
+      expect(to(8080)).toEqual([{ namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": "ai" } } }]);
+      expect(to(6380)).toEqual([{ podSelector: {} }]);
+      expect(egress.flatMap(({ to: peers }) => peers).filter(({ ipBlock }) => ipBlock !== undefined)).toEqual([
+        { ipBlock: { cidr: "169.254.20.10/32" } },
+      ]);
+    });
+
+    it("the network policy lets only the namespaces of --client-namespace reach the front door", () => {
+      const { ingress } = policyOf(kubernetes(REDIS, { clientNamespaces: ["web"] }).manifests);
+      expect(ingress[0]?.from[0]).toEqual({
+        namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": "web" } },
+      });
     });
   });
 
@@ -178,33 +267,54 @@ describe("secrets", () => {
   it("secrets in manifests are references, and their values appear nowhere", () => {
     const { manifests, yaml, notices } = kubernetes(SECRET, { secret: "keys", redisSecret: "redis-url" });
     expect(yaml + JSON.stringify({ manifests, notices })).not.toContain("canary");
-    const referred = hostContainer(manifests).env.flatMap(({ name, valueFrom }) =>
-      valueFrom?.secretKeyRef === undefined ? [] : [[name, valueFrom.secretKeyRef.name, valueFrom.secretKeyRef.key]],
-    );
-    expect(referred).toEqual([
-      ["COPILOTFLEET_STORE", "redis-url", "COPILOTFLEET_STORE"],
-      ["MODEL_KEY", "keys", "MODEL_KEY"],
-      ["COPILOTFLEET_PROVIDER_BASE_URL", "keys", "COPILOTFLEET_PROVIDER_BASE_URL"],
-      ["TEAM_TOKEN", "keys", "TEAM_TOKEN"],
-      ["HTTPS_PROXY", "keys", "HTTPS_PROXY"],
-    ]);
     expect(notices.join()).toMatch(/The Secret keys must hold MODEL_KEY, .*TEAM_TOKEN/);
+    const { env, volumeMounts } = hostContainer(manifests);
+    const files = env.filter(({ name }) => name.endsWith("_FILE")).map(({ name, value }) => [name, value]);
+    expect(files).toEqual([
+      ["COPILOTFLEET_STORE_FILE", "/run/secrets/copilotfleet/COPILOTFLEET_STORE"],
+      ["COPILOTFLEET_PROVIDER_API_KEY_FILE", "/run/secrets/copilotfleet/MODEL_KEY"],
+      ["COPILOTFLEET_PROVIDER_BASE_URL_FILE", "/run/secrets/copilotfleet/COPILOTFLEET_PROVIDER_BASE_URL"],
+      ["COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE", "/run/secrets/copilotfleet/TEAM_TOKEN"],
+    ]);
+    // Only variables that servers get are variables of the host, too.
+    expect(env.filter(({ valueFrom }) => valueFrom?.secretKeyRef !== undefined)).toEqual([
+      { name: "HTTPS_PROXY", valueFrom: { secretKeyRef: { name: "keys", key: "HTTPS_PROXY", optional: true } } },
+    ]);
+    expect(volumeMounts).toContainEqual({ name: "secrets", mountPath: "/run/secrets/copilotfleet", readOnly: true });
+    const item = (name: string, key: string) => ({ secret: { name, items: [{ key, path: key }] } });
+    expect(volumesOf(manifests)).toContainEqual({
+      name: "secrets",
+      projected: {
+        sources: [
+          item("redis-url", "COPILOTFLEET_STORE"),
+          item("keys", "MODEL_KEY"),
+          item("keys", "COPILOTFLEET_PROVIDER_BASE_URL"),
+          item("keys", "TEAM_TOKEN"),
+        ],
+        defaultMode: 0o440,
+      },
+    });
   });
 
-  it("each user's own GitHub token comes from a separate Secret", () => {
-    const { manifests } = kubernetes({ ...REDIS, COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TOKEN_{user}" });
-    expect(hostContainer(manifests).envFrom).toEqual([{ secretRef: { name: "fleet-user-tokens" } }]);
-  });
-
-  it("GitHub tokens in files are mounted, and a command prints them because the fleet itself refuses to read files of a Secret", () => {
-    const { manifests } = kubernetes({ ...REDIS, COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/{user}/github" });
-    const config = JSON.parse(String(find(manifests, "ConfigMap").data?.["config.json"])) as { auth: unknown };
-    expect(config.auth).toEqual({ githubTokenCommand: "cat '/run/secrets/copilotfleet/{user}-github'" });
-    const { volumes } = (find(manifests, "StatefulSet") as unknown as StatefulSet).spec.template.spec;
-    expect(volumes).toContainEqual({
-      name: "github-tokens",
+  it.each([
+    ["variables", { COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TOKEN_{user}" }, "TOKEN_{user}"],
+    ["files", { COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/{user}/github" }, "{user}-github"],
+  ])("each user's own GitHub token from %s is a file of a separate Secret", (_, variables, name) => {
+    const { manifests, notices } = kubernetes({ ...REDIS, ...variables });
+    expect(hostContainer(manifests).env).toContainEqual({
+      name: "COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE",
+      value: `/run/secrets/copilotfleet-users/${name}`,
+    });
+    expect(volumesOf(manifests)).toContainEqual({
+      name: "user-secrets",
       secret: { secretName: "fleet-user-tokens", defaultMode: 0o440 },
     });
+    expect(notices.join()).toContain(`The Secret fleet-user-tokens must hold ${name} for each user.`);
+    const config = JSON.parse(String(find(manifests, "ConfigMap").data?.["config.json"])) as object;
+    expect(config).not.toHaveProperty("auth");
+  });
+
+  it("a file whose name cannot be a key of a Secret is refused", () => {
     expect(refusal(() => kubernetes({ ...REDIS, COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/keys/it's" }))).toMatchObject({
       exit: 3,
       message: expect.stringContaining('"it\'s"'),

@@ -31,6 +31,7 @@ export function kubernetes(env: Record<string, string> = {}, options: Partial<Ku
     monitoringNamespace: "monitoring",
     clientNamespaces: [],
     egressPorts: [],
+    egressCidrs: [],
     ...options,
   });
   for (const manifest of rendered.manifests) validate(manifest);
@@ -96,14 +97,26 @@ export interface StatefulSet {
   };
 }
 
-interface PodSpec {
+export interface PodSpec {
+  runtimeClassName?: string;
   terminationGracePeriodSeconds: number;
   securityContext: { runAsUser: number; runAsGroup: number; fsGroup: number; runAsNonRoot: boolean };
   containers: Container[];
-  volumes: { name: string; configMap?: { name: string }; emptyDir?: object; secret?: { secretName: string } }[];
+  volumes: {
+    name: string;
+    configMap?: { name: string };
+    emptyDir?: { sizeLimit: string };
+    secret?: { secretName: string };
+    projected?: Projected;
+  }[];
+}
+
+interface Projected {
+  sources: { secret: { name: string; items: { key: string; path: string }[] } }[];
 }
 
 interface Container {
+  resources: { limits: Record<string, string> };
   command: string[];
   args: string[];
   workingDir: string;
@@ -112,7 +125,6 @@ interface Container {
     value?: string;
     valueFrom?: { secretKeyRef?: { name: string; key: string; optional?: boolean } };
   }[];
-  envFrom?: object[];
   volumeMounts: { name: string; mountPath: string; readOnly?: boolean }[];
   securityContext: {
     readOnlyRootFilesystem: boolean;

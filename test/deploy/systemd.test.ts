@@ -3,7 +3,7 @@ import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSy
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { renderSystemd, writeFiles } from "../../src/deploy/systemd.js";
+import { renderSystemd, writeFiles } from "../../src/deploy/systemd/render.js";
 import { configured, has } from "./render.js";
 
 const ECHO = { COPILOTFLEET_PROVIDER_TYPE: "echo" };
@@ -23,6 +23,14 @@ function scratch(): string {
   const folder = mkdtempSync(join(tmpdir(), "copilotfleet-systemd-"));
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
   return folder;
+}
+
+/** The overall exposure that systemd sees in a service, from 0 to 10. */
+function exposure(path: string): number {
+  const { stdout } = spawnSync("systemd-analyze", ["security", "--offline=true", "--no-pager", path], {
+    encoding: "utf8",
+  });
+  return Number(/Overall exposure level for \S+: (\d+\.\d+)/.exec(stdout)?.[1] ?? Number.NaN);
 }
 
 describe("the systemd units", () => {
@@ -45,15 +53,63 @@ describe("the systemd units", () => {
     }
   });
 
-  it("the systemd units read secrets from a file, which is optional only if there are no secrets", () => {
-    const rendered = systemd({ COPILOTFLEET_STORE: "redis://:canary@127.0.0.1:6379/0" });
+  it("the systemd units get each secret as a credential, and no secret in an environment", () => {
+    const rendered = systemd({
+      COPILOTFLEET_STORE: "redis://:canary@127.0.0.1:6379/0",
+      COPILOTFLEET_PROVIDER_TYPE: "openai",
+      COPILOTFLEET_PROVIDER_BASE_URL: "https://models.example/v1",
+      COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+      COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TOKEN_{user}",
+    });
     expect(JSON.stringify(rendered)).not.toContain("canary");
-    expect(unit(rendered, "copilotfleet.service")).toContain("\nEnvironmentFile=/etc/copilotfleet/secrets.env\n");
-    expect(rendered.notices.join()).toContain("must hold COPILOTFLEET_STORE");
-    expect(rendered.notices.at(-1)).toContain("--property=EnvironmentFile=/etc/copilotfleet/secrets.env");
-    expect(systemd().notices.at(-1)).toContain("sudo -u copilotfleet env COPILOTFLEET_HOME=");
-    expect(unit(systemd(), "copilotfleet.service")).toContain("\nEnvironmentFile=-/etc/copilotfleet/secrets.env\n");
+    expect(JSON.parse(unit(rendered, "config.json"))).toEqual({
+      provider: { type: "openai", baseUrl: "https://models.example/v1" },
+    });
+    for (const name of ["copilotfleet.service", "copilotfleet-gc.service"]) {
+      const lines = unit(rendered, name).split("\n");
+      expect(lines.filter((line) => line.startsWith("LoadCredential="))).toEqual([
+        "LoadCredential=COPILOTFLEET_STORE:/etc/copilotfleet/secrets/COPILOTFLEET_STORE",
+        "LoadCredential=MODEL_KEY:/etc/copilotfleet/secrets/MODEL_KEY",
+        "LoadCredential=users:/etc/copilotfleet/secrets/users",
+      ]);
+      expect(lines).toEqual(
+        expect.arrayContaining([
+          "Environment=COPILOTFLEET_STORE_FILE=%d/COPILOTFLEET_STORE",
+          "Environment=COPILOTFLEET_PROVIDER_API_KEY_FILE=%d/MODEL_KEY",
+          "Environment=COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE=%d/users_TOKEN_{user}",
+          "EnvironmentFile=-/etc/copilotfleet/secrets.env",
+        ]),
+      );
+    }
+    const notices = rendered.notices.join("\n");
+    expect(notices).toContain("owned by root) must hold COPILOTFLEET_STORE, MODEL_KEY, with");
+    expect(notices).toContain("/etc/copilotfleet/secrets/users must be a folder that holds TOKEN_{user}, with");
+    expect(rendered.notices.at(-1)).toContain(
+      "sudo -u copilotfleet env COPILOTFLEET_HOME=/var/lib/copilotfleet/state XDG_CONFIG_HOME=/etc COPILOTFLEET_STORE_FILE=/run/credentials/copilotfleet.service/COPILOTFLEET_STORE ",
+    );
+    expect(unit(systemd(), "copilotfleet.service")).not.toMatch(/LoadCredential|_FILE=/);
   });
+
+  it("the systemd units delegate control groups to serve alone", () => {
+    expect(unit(systemd(), "copilotfleet.service")).toContain("\nDelegate=memory pids cpu\n");
+    expect(unit(systemd(), "copilotfleet-gc.service")).not.toContain("Delegate=");
+  });
+
+  it.skipIf(!has("systemd-analyze"))(
+    "the systemd units have an exposure of at most 1.5 for systemd-analyze security (skipped without systemd-analyze)",
+    async () => {
+      const root = scratch();
+      const rendered = systemd({ COPILOTFLEET_STORE: "redis://:x@127.0.0.1:6379/0" });
+      const services = rendered.files.filter(({ path }) => path.endsWith(".service"));
+      expect(services).toHaveLength(2);
+      const written = await writeFiles(root, services);
+      for (const path of written) expect(exposure(path)).toBeLessThanOrEqual(1.5);
+      // Show that the measure does notice what a unit allows.
+      const [service = ""] = written;
+      writeFileSync(service, readFileSync(service, "utf8").replace(/^SystemCallFilter=.*$/gm, ""));
+      expect(exposure(service)).toBeGreaterThan(1.5);
+    },
+  );
 
   it("the systemd units run the configured host, and let it write only to the shared storage", () => {
     const rendered = systemd({

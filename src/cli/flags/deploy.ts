@@ -1,3 +1,4 @@
+import { isIP } from "node:net";
 import { Flags } from "@oclif/core";
 import { blankFault, type TextRule, textFault, wholeNumberFault } from "../../config/values/text-fault.js";
 import { quote } from "../../errors.js";
@@ -66,6 +67,12 @@ const subdomain = (name: string, description: string, thing: string, example: st
   });
 const number = (name: string, description: string, max: number, example: number) =>
   integerFlag(name, description, [1, max], { example });
+
+function isNetwork(value: string): boolean {
+  const [address = "", bits = "", ...rest] = value.split("/");
+  const most = isIP(address) === 6 ? 128 : 32;
+  return isIP(address) !== 0 && rest.length === 0 && /^(?:0|[1-9]\d{0,2})$/.test(bits) && Number(bits) <= most;
+}
 
 /** Flags that Kubernetes and Compose share. */
 export const containerFlags = {
@@ -156,6 +163,27 @@ export const kubernetesFlags = {
     multiple: true,
     default: [],
   }),
+  "egress-cidr": Flags.string({
+    description: "private network that hosts may reach, in addition to the Internet; may be repeated",
+    helpValue: "CIDR",
+    multiple: true,
+    default: [],
+    parse: async (value) => {
+      if (isNetwork(value)) return value;
+      const allowed = "an IP address, a slash and the number of fixed bits";
+      throw usage(`--egress-cidr is ${quote(value)}. Allowed: ${allowed}, such as 10.1.0.0/16`, [
+        "For example, write --egress-cidr 10.1.0.0/16.",
+      ]);
+    },
+  }),
+  "runtime-class": Flags.string(
+    subdomain(
+      "runtime-class",
+      "RuntimeClass of all pods, such as gvisor (default: the cluster's)",
+      "a RuntimeClass of the cluster",
+      "gvisor",
+    ),
+  ),
   "egress-port": Flags.custom<number>({
     description: "TCP port that hosts may reach, in addition to those of the model, GitHub and Redis; may be repeated",
     helpValue: "PORT",

@@ -6,7 +6,7 @@ export default class DeployCompose extends FleetCommand {
   static override summary = "Print a Docker Compose file for this configuration.";
   static override description =
     "With more than one host, the file includes a Redis, unless the configuration names one on another machine. The file " +
-    "contains no secrets: docker compose fills in the variables. Needs Compose 2.23.1 or later.";
+    "contains no secrets: docker compose mounts them from the folder secrets, which comments at the top describe.";
   static override examples = [
     "<%= config.bin %> deploy compose > compose.yaml",
     "<%= config.bin %> deploy compose --replicas 3 --storage shared",

@@ -28,6 +28,8 @@ export default class DeployKubernetes extends FleetCommand {
       monitoringNamespace: flags["monitoring-namespace"],
       clientNamespaces: flags["client-namespace"],
       egressPorts: flags["egress-port"] ?? [],
+      egressCidrs: flags["egress-cidr"],
+      runtimeClass: flags["runtime-class"],
     });
     this.log(yaml.trimEnd());
     return { manifests, notices };

@@ -1,14 +1,14 @@
 import { FleetCommand } from "../../cli/base-command.js";
 import { systemdFlags } from "../../cli/flags/deploy.js";
 import { loadConfig } from "../../config/load/load.js";
-import type { UnitFile } from "../../deploy/systemd.js";
+import type { UnitFile } from "../../deploy/systemd/render.js";
 
 export default class DeploySystemd extends FleetCommand {
   static override summary =
     "Print systemd units for this configuration: for serve, for its socket, and a timer for gc.";
   static override description =
     "Prints each file below a comment with its path. --output writes the files instead. The units contain no secrets: put " +
-    "keys, tokens and a Redis URL with a password into /etc/copilotfleet/secrets.env.";
+    "keys, tokens and a Redis URL with a password into files below /etc/copilotfleet/secrets.";
   static override examples = [
     "<%= config.bin %> deploy systemd",
     "<%= config.bin %> deploy systemd --command /usr/bin/copilotfleet --output /",
@@ -18,7 +18,7 @@ export default class DeploySystemd extends FleetCommand {
   async run(): Promise<{ files: UnitFile[]; notices: string[]; written: string[] }> {
     const { flags } = await this.parse(DeploySystemd);
     // Only this command needs the renderer and its libraries.
-    const { renderSystemd, writeFiles } = await import("../../deploy/systemd.js");
+    const { renderSystemd, writeFiles } = await import("../../deploy/systemd/render.js");
     const options = { command: flags.command, user: flags["run-as"] };
     const { files, notices, text } = renderSystemd(loadConfig(this.configSource), options);
     const written = flags.output === undefined ? [] : await writeFiles(flags.output, files);

@@ -2,7 +2,6 @@ import type { IStatefulSet } from "kubernetes-models/apps/v1/StatefulSet";
 import type { IHorizontalPodAutoscaler } from "kubernetes-models/autoscaling/v2/HorizontalPodAutoscaler";
 import type { IIoK8sApiAutoscalingV2HPAScalingRules } from "kubernetes-models/autoscaling/v2/HPAScalingRules";
 import type { ICronJob } from "kubernetes-models/batch/v1/CronJob";
-import type { INetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
 import type { IPodDisruptionBudget } from "kubernetes-models/policy/v1/PodDisruptionBudget";
 import type { IConfigMap } from "kubernetes-models/v1/ConfigMap";
 import type { INamespace } from "kubernetes-models/v1/Namespace";
@@ -38,12 +37,12 @@ export function namespace({ options, labels }: Plan): INamespace {
   };
 }
 
-export function configMap(plan: Plan, file: Record<string, unknown>): IConfigMap {
+export function configMap(plan: Plan): IConfigMap {
   return {
     apiVersion: "v1",
     kind: "ConfigMap",
     metadata: metadata(plan, plan.names.config),
-    data: { [CONFIG_FILE]: configText(file) },
+    data: { [CONFIG_FILE]: configText(plan.deployment.settings.values) },
   };
 }
 
@@ -98,7 +97,7 @@ function claim(
   };
 }
 
-export function statefulSet(plan: Plan, file: Record<string, unknown>): IStatefulSet {
+export function statefulSet(plan: Plan): IStatefulSet {
   const { deployment, options, names } = plan;
   const { storage, replicas, maxReplicas, capacity } = deployment;
   const local = storage === "local";
@@ -119,7 +118,7 @@ export function statefulSet(plan: Plan, file: Record<string, unknown>): IStatefu
         labels: selector(plan, HOST),
         // A host reads the configuration only at its start. A change of this template makes Kubernetes restart the hosts.
         annotations: {
-          "copilotfleet/config-sha256": sha256(configText(file)),
+          "copilotfleet/config-sha256": sha256(configText(deployment.settings.values)),
         },
       },
       spec: hostPod(plan),
@@ -155,47 +154,6 @@ export function gcJob(plan: Plan): ICronJob {
         template: { metadata: { labels: selector(plan, GC) }, spec: gcPod(plan) },
       },
     },
-  });
-}
-
-const DNS_PORT = 53;
-const REDIS_PORT = 6379;
-/** The label that Kubernetes adds to each namespace. */
-const NAMESPACE_LABEL = "kubernetes.io/metadata.name";
-
-const tcp = (port: number) => ({ port, protocol: "TCP" as const });
-const ofNamespace = (name: string) => ({ namespaceSelector: { matchLabels: { [NAMESPACE_LABEL]: name } } });
-
-/**
- * Outside of the fleet, the policy allows certain ports at any address, because a policy cannot contain host names, and
- * the addresses of Redis and of a model service change. A policy never blocks the kubelet's probes, which come from the
- * node.
- */
-export function networkPolicy(plan: Plan): INetworkPolicy {
-  const { deployment, options, labels } = plan;
-  const hosts = { podSelector: { matchLabels: selector(plan, HOST) } };
-  // Hosts call each other, and gc calls all hosts.
-  const fleet = { podSelector: { matchLabels: labels } };
-  const clients =
-    options.clientNamespaces.length === 0 ? [{ namespaceSelector: {} }] : options.clientNamespaces.map(ofNamespace);
-  const { redis, modelPorts } = deployment;
-  const outside = new Set([
-    ...(redis === null ? [] : [redis.port ?? REDIS_PORT]),
-    ...modelPorts,
-    ...options.egressPorts,
-  ]);
-  return object(plan, "networking.k8s.io/v1", "NetworkPolicy", plan.names.main, {
-    podSelector: { matchLabels: labels },
-    policyTypes: ["Ingress", "Egress"],
-    ingress: [
-      { from: [...clients, fleet], ports: [tcp(DOOR_PORT)] },
-      { from: [ofNamespace(options.monitoringNamespace)], ports: [tcp(METRICS_PORT)] },
-    ],
-    egress: [
-      { ports: [{ port: DNS_PORT, protocol: "UDP" }, tcp(DNS_PORT)] },
-      { to: [hosts], ports: [tcp(DOOR_PORT)] },
-      ...(outside.size === 0 ? [] : [{ ports: [...outside].sort((a, b) => a - b).map(tcp) }]),
-    ],
   });
 }
 

@@ -16,6 +16,10 @@ export interface KubernetesOptions extends DeployOptions {
   clientNamespaces: readonly string[];
   /** Additional TCP ports that hosts may reach. */
   egressPorts: readonly number[];
+  /** Private networks that hosts may reach, at the ports of the model, of GitHub and in `egressPorts`. */
+  egressCidrs: readonly string[];
+  /** The RuntimeClass of all pods. Default: the cluster's. */
+  runtimeClass?: string | undefined;
 }
 
 /** The input for every object. */

@@ -6,7 +6,7 @@ import type { IIoK8sApiCoreV1VolumeMount } from "kubernetes-models/v1/VolumeMoun
 import * as layout from "../container.js";
 import { LEAVE_ENDPOINTS_SECONDS } from "../grace.js";
 import { STORE_VARIABLE } from "../settings.js";
-import { memoryBytes, processorMillis } from "../sizing.js";
+import { EPHEMERAL_MIB, memoryBytes, processorMillis, SCRATCH_MIB } from "../sizing.js";
 import type { Plan } from "./options.js";
 
 const MIB = 1024 * 1024;
@@ -42,12 +42,12 @@ export function gcPod(plan: Plan): IIoK8sApiCoreV1PodSpec {
       { name: "COPILOTFLEET_ALLOW_UNSAFE_PARENTS", value: "1" },
       ...(gc.env ?? []),
     ],
-    resources: { requests: { cpu: "50m", memory: "128Mi" } },
+    resources: { requests: { cpu: "50m", memory: "128Mi" }, limits: { "ephemeral-storage": `${EPHEMERAL_MIB}Mi` } },
   });
   return {
     ...spec,
     restartPolicy: "Never",
-    volumes: [...(spec.volumes ?? []), { name: "state", emptyDir: {} }],
+    volumes: [...(spec.volumes ?? []), { name: "state", emptyDir: { sizeLimit: `${SCRATCH_MIB}Mi` } }],
   };
 }
 
@@ -55,6 +55,7 @@ function pod(plan: Plan, main: IIoK8sApiCoreV1Container): IIoK8sApiCoreV1PodSpec
   return {
     // Otherwise, a Service named copilotfleet makes Kubernetes set COPILOTFLEET_PORT and similar variables in the pod.
     enableServiceLinks: false,
+    ...(plan.options.runtimeClass === undefined ? {} : { runtimeClassName: plan.options.runtimeClass }),
     // The pod does not use the API of Kubernetes.
     automountServiceAccountToken: false,
     securityContext: {
@@ -72,8 +73,7 @@ function pod(plan: Plan, main: IIoK8sApiCoreV1Container): IIoK8sApiCoreV1PodSpec
 }
 
 function container(plan: Plan, name: string, args: string[]): IIoK8sApiCoreV1Container {
-  const { deployment, names } = plan;
-  const { userTokenVariables } = deployment.settings;
+  const { deployment } = plan;
   return {
     name,
     image: deployment.image,
@@ -81,7 +81,6 @@ function container(plan: Plan, name: string, args: string[]): IIoK8sApiCoreV1Con
     args,
     workingDir: layout.VOLUME,
     env: environment(plan),
-    ...(userTokenVariables === null ? {} : { envFrom: [{ secretRef: { name: names.userTokens } }] }),
     securityContext: {
       allowPrivilegeEscalation: false,
       readOnlyRootFilesystem: true,
@@ -112,7 +111,9 @@ function hostContainer(plan: Plan): Partial<IIoK8sApiCoreV1Container> {
       requests: {
         cpu: `${processorMillis(capacity)}m`,
         memory: `${memoryBytes(capacity) / MIB}Mi`,
+        "ephemeral-storage": `${EPHEMERAL_MIB}Mi`,
       },
+      limits: { "ephemeral-storage": `${EPHEMERAL_MIB}Mi` },
     },
     // A host may take long to adopt many servers. Kubernetes runs no other probe until the startup probe succeeds.
     startupProbe: { ...probe("/healthz"), periodSeconds: 2, failureThreshold: 60 },
@@ -127,52 +128,57 @@ function environment({ deployment, names }: Plan): IIoK8sApiCoreV1EnvVar[] {
   const plain = Object.entries(layout.ENVIRONMENT).map(([name, value]) => ({ name, value }));
   const shared =
     deployment.storage === "shared" ? [{ name: "COPILOTFLEET_STORAGE_SHARED", value: layout.SHARED_FOLDER }] : [];
-  const secret = deployment.settings.secrets.map(({ name, required }) => ({
+  const { secrets, passedOn } = deployment.settings;
+  const files = secrets.map((secret) => ({ name: secret.variable, value: layout.secretPath(secret) }));
+  // Servers get these variables, so they have to be variables here, too.
+  const variables = passedOn.map((name) => ({
     name,
-    valueFrom: {
-      secretKeyRef: {
-        name: name === STORE_VARIABLE ? names.redisSecret : names.secret,
-        key: name,
-        ...(required ? {} : { optional: true }),
-      },
-    },
+    valueFrom: { secretKeyRef: { name: names.secret, key: name, optional: true } },
   }));
-  return [...plain, ...shared, ...secret];
+  return [...plain, ...shared, ...files, ...variables];
 }
 
-function mounts({ deployment }: Plan): IIoK8sApiCoreV1VolumeMount[] {
+function mounts(plan: Plan): IIoK8sApiCoreV1VolumeMount[] {
   return [
     { name: "state", mountPath: layout.VOLUME },
-    ...(deployment.storage === "shared" ? [{ name: "shared", mountPath: layout.SHARED_VOLUME }] : []),
+    ...(plan.deployment.storage === "shared" ? [{ name: "shared", mountPath: layout.SHARED_VOLUME }] : []),
     { name: "config", mountPath: layout.CONFIG_FOLDER, readOnly: true },
-    ...(deployment.settings.tokenFiles === null
-      ? []
-      : [{ name: "github-tokens", mountPath: layout.TOKENS_FOLDER, readOnly: true }]),
+    ...secretVolumes(plan).map(({ name }) => ({ name, mountPath: MOUNT_POINTS[name], readOnly: true })),
     { name: "scratch", mountPath: layout.SCRATCH },
   ];
 }
 
-function volumes({ deployment, names }: Plan): IIoK8sApiCoreV1Volume[] {
-  const { tokenFiles } = deployment.settings;
+function volumes(plan: Plan): IIoK8sApiCoreV1Volume[] {
+  const { deployment, names } = plan;
   return [
     ...(deployment.storage === "shared"
       ? [{ name: "shared", persistentVolumeClaim: { claimName: names.shared } }]
       : []),
     { name: "config", configMap: { name: names.config } },
-    ...(tokenFiles === null
-      ? []
-      : [
-          {
-            name: "github-tokens",
-            secret: tokenFiles.perUser
-              ? { secretName: names.userTokens, defaultMode: GROUP_READABLE }
-              : {
-                  secretName: names.secret,
-                  defaultMode: GROUP_READABLE,
-                  items: [{ key: tokenFiles.name, path: tokenFiles.name }],
-                },
-          },
-        ]),
-    { name: "scratch", emptyDir: {} },
+    ...secretVolumes(plan),
+    { name: "scratch", emptyDir: { sizeLimit: `${SCRATCH_MIB}Mi` } },
   ];
+}
+
+const MOUNT_POINTS = { secrets: layout.SECRETS_FOLDER, "user-secrets": layout.USER_SECRETS_FOLDER };
+
+/** The volumes with the files of the Secrets: one for the secrets of the fleet, one with a file for each user. */
+function secretVolumes({ deployment, names }: Plan): (IIoK8sApiCoreV1Volume & { name: keyof typeof MOUNT_POINTS })[] {
+  const { secrets } = deployment.settings;
+  const keys = new Set(secrets.filter(({ perUser }) => !perUser).map(({ name }) => name));
+  const sources = [...keys].map((key) => ({
+    secret: { name: secretOf(names, key), items: [{ key, path: key }] },
+  }));
+  const users = { secretName: names.userTokens, defaultMode: GROUP_READABLE };
+  return [
+    ...(sources.length === 0
+      ? []
+      : [{ name: "secrets" as const, projected: { sources, defaultMode: GROUP_READABLE } }]),
+    ...(secrets.some(({ perUser }) => perUser) ? [{ name: "user-secrets" as const, secret: users }] : []),
+  ];
+}
+
+/** The name of the Secret that contains this key. */
+export function secretOf(names: Plan["names"], key: string): string {
+  return key === STORE_VARIABLE ? names.redisSecret : names.secret;
 }

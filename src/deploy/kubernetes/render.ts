@@ -1,22 +1,25 @@
 import type { Layer } from "../../config/load/layers.js";
 import type { Config } from "../../config/schema.js";
 import { quote } from "../../errors.js";
-import { TOKENS_FOLDER } from "../container.js";
 import { describe } from "../deployment.js";
 import { unfit } from "../problem.js";
-import { type Settings, STORE_VARIABLE } from "../settings.js";
+import type { SecretFile } from "../settings.js";
 import { yamlStream } from "../yaml.js";
+import { networkPolicy } from "./network.js";
 import * as objects from "./objects.js";
 import { type KubernetesOptions, type Plan, planOf } from "./options.js";
+import { secretOf } from "./pod.js";
 
 /** A Kubernetes object. The types are generated from the schemas of the Kubernetes API. */
-export type Manifest = ReturnType<(typeof objects)[keyof typeof objects]>;
+export type Manifest = ReturnType<(typeof objects)[keyof typeof objects] | typeof networkPolicy>;
 
 /** The allowed keys of a Secret: https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data */
 const SECRET_KEY = /^[-._A-Za-z0-9]{1,200}$/;
 const SCALING = `The autoscaler needs an adapter that provides the Prometheus metric to Kubernetes (custom.metrics.k8s.io),
 such as prometheus-adapter. Without an adapter, the StatefulSet keeps its current number of hosts.`;
-const NO_LIMIT = `The container has no memory limit, because reaching it would end every server in the pod at once: the kernel
+const NETWORK = `The hosts reach no private addresses, except those of Redis, of other hosts and of services in the cluster, and no
+address at which a cloud gives away the keys of a node. --egress-cidr opens a private network, for example for a model.`;
+const NO_LIMIT = `A pod cannot limit its processes. Set podPidsLimit of the kubelet. The container has no memory limit, because reaching it would end every server in the pod at once: the kernel
 kills all processes of a container together. recycle.maxMemory replaces single servers that have grown, between turns.`;
 const GC_SHARED = `This job deletes expired sessions from the shared folder even if no host stays up long enough to do so.
 In addition, each serve runs gc every serve.gcInterval.`;
@@ -30,16 +33,16 @@ export function renderKubernetes(
 ): { manifests: Manifest[]; notices: string[]; yaml: string } {
   const plan = planOf(describe(loaded, options), options);
   const { deployment } = plan;
-  const file = configFile(deployment.settings);
+  checkNames(deployment.settings.secrets);
   const shared = deployment.storage === "shared";
   const entries: { value: Manifest; comment?: string }[] = [
     { value: objects.namespace(plan) },
-    { value: objects.configMap(plan, file) },
+    { value: objects.configMap(plan) },
     ...(shared ? [{ value: objects.sharedClaim(plan) }] : []),
     { value: objects.hostsService(plan) },
     { value: objects.frontService(plan) },
-    { value: objects.networkPolicy(plan) },
-    { value: objects.statefulSet(plan, file), comment: NO_LIMIT },
+    { value: networkPolicy(plan), comment: NETWORK },
+    { value: objects.statefulSet(plan), comment: NO_LIMIT },
     { value: objects.disruptionBudget(plan), ...(shared ? {} : { comment: GC_LOCAL }) },
     ...(deployment.maxReplicas > deployment.replicas ? [{ value: objects.autoscaler(plan), comment: SCALING }] : []),
     ...(shared ? [{ value: objects.gcJob(plan), comment: GC_SHARED }] : []),
@@ -48,32 +51,24 @@ export function renderKubernetes(
   return { manifests: entries.map(({ value }) => value), notices, yaml: yamlStream(notices, entries) };
 }
 
-/**
- * Replaces `auth.githubTokenFile` with a command that prints the file. `auth.githubTokenFile` refuses files that a
- * group can read. But the files of a Secret belong to root, and only `fsGroup` lets us read them. A command may read
- * them, because the group has no other member.
- */
-function configFile({ file, tokenFiles }: Settings): Record<string, unknown> {
-  if (tokenFiles === null) return file;
-  if (!SECRET_KEY.test(tokenFiles.name.replaceAll("{user}", "u"))) {
-    throw unfit(`auth.githubTokenFile ends in ${quote(tokenFiles.name)}, which is not a valid key of a Secret`, [
-      "Use only letters, digits, -, _ and . in the name of the file.",
-    ]);
-  }
-  return { ...file, auth: { githubTokenCommand: `cat '${TOKENS_FOLDER}/${tokenFiles.name}'` } };
+/** Refuses files whose names cannot be keys of a Secret. */
+function checkNames(secrets: readonly SecretFile[]): void {
+  const wrong = secrets.find(({ name }) => !SECRET_KEY.test(name.replaceAll("{user}", "u")));
+  if (wrong === undefined) return;
+  const key = wrong.variable === "COPILOTFLEET_PROVIDER_API_KEY_FILE" ? "provider.apiKeyFile" : "auth.githubTokenFile";
+  throw unfit(`${key} ends in ${quote(wrong.name)}, which is not a valid key of a Secret`, [
+    "Use only letters, digits, -, _ and . in the name of the file.",
+  ]);
 }
 
 function secretNotices({ deployment, names, options }: Plan): string[] {
-  const { secrets, tokenFiles, userTokenVariables } = deployment.settings;
-  const wanted = new Map<string, string[]>();
-  const want = (secret: string, key: string) => wanted.set(secret, [...(wanted.get(secret) ?? []), key]);
-  for (const { name, required } of secrets)
-    if (required) want(name === STORE_VARIABLE ? names.redisSecret : names.secret, name);
-  if (tokenFiles !== null && !tokenFiles.perUser) want(names.secret, tokenFiles.name);
-  const ofUsers = userTokenVariables ?? (tokenFiles?.perUser === true ? tokenFiles.name : null);
-  if (ofUsers !== null) want(names.userTokens, `${ofUsers} for each user`);
+  const wanted = new Map<string, Set<string>>();
+  for (const { name, perUser } of deployment.settings.secrets) {
+    const secret = perUser ? names.userTokens : secretOf(names, name);
+    wanted.set(secret, (wanted.get(secret) ?? new Set()).add(perUser ? `${name} for each user` : name));
+  }
   return [...wanted].map(([secret, keys]) => {
     const create = `kubectl create secret generic ${secret} --namespace ${options.namespace} --from-env-file=FILE`;
-    return `The Secret ${secret} must hold ${keys.join(", ")}. To create it from a file with a line KEY=VALUE for each: ${create}`;
+    return `The Secret ${secret} must hold ${[...keys].join(", ")}. To create it from a file with a line KEY=VALUE for each: ${create}`;
   });
 }

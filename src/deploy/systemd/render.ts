@@ -1,19 +1,15 @@
 import { chmod, mkdir, writeFile } from "node:fs/promises";
 import { isIP } from "node:net";
 import { dirname, join } from "node:path";
-import type { Layer } from "../config/load/layers.js";
-import type { Config } from "../config/schema.js";
-import { systemCode } from "../errors.js";
-import { stopGraceSeconds } from "./grace.js";
-import { badFlag } from "./problem.js";
-import { configText, type Settings, settingsOf } from "./settings.js";
-import { comment } from "./yaml.js";
-
-export interface SystemdOptions {
-  command: string;
-  /** The account that all units run as. */
-  user: string;
-}
+import type { Layer } from "../../config/load/layers.js";
+import type { Config } from "../../config/schema.js";
+import { systemCode } from "../../errors.js";
+import { stopGraceSeconds } from "../grace.js";
+import { badFlag } from "../problem.js";
+import { configText, type Settings, settingsOf } from "../settings.js";
+import { comment } from "../yaml.js";
+import { noticesOf } from "./notices.js";
+import { mountsOf, NAME, type SystemdOptions, surroundings } from "./surroundings.js";
 
 /** A file to install at `path` with this mode, which is in octal digits. */
 export interface UnitFile {
@@ -22,9 +18,7 @@ export interface UnitFile {
   content: string;
 }
 
-const NAME = "copilotfleet";
 const UNITS = "/etc/systemd/system";
-const SECRETS_FILE = `/etc/${NAME}/secrets.env`;
 /** The exit codes of usage and configuration errors. systemd does not restart after them, because they would repeat. */
 const NO_RESTART_STATUS = "2 3";
 
@@ -33,7 +27,7 @@ const NO_RESTART_STATUS = "2 3";
  * connections before that. `Type=exec` makes systemd report a command that cannot be run.
  */
 export function renderSystemd({ config, given }: { config: Config; given: Layer }, options: SystemdOptions) {
-  const settings = settingsOf(config, given, { without: [], secretStore: false, moveTokenFiles: false });
+  const settings = settingsOf(config, given, { without: [], secretStore: false, moveFiles: false });
   const stream = streamOf(config.serve.listen);
   const files: UnitFile[] = [
     unit("service", service(config, settings, options, stream !== null)),
@@ -45,7 +39,7 @@ export function renderSystemd({ config, given }: { config: Config; given: Layer 
       mode: "0644",
       content: `u ${options.user} - "copilotfleet" /var/lib/${NAME}\n`,
     },
-    { path: `/etc/${NAME}/config.json`, mode: "0644", content: configText(settings.file) },
+    { path: `/etc/${NAME}/config.json`, mode: "0644", content: configText(settings.values) },
   ];
   const notices = noticesOf(config, settings, options, stream !== null);
   const parts = files.map(({ path, content }) => `# ${path}\n${content}`);
@@ -82,6 +76,8 @@ function service(config: Config, settings: Settings, options: SystemdOptions, ha
     `RestartPreventExitStatus=${NO_RESTART_STATUS}`,
     "# A server that runs out of memory must not end the others. serve starts it again.",
     "OOMPolicy=continue",
+    "# serve may divide the memory, the processes and the processor time of this unit among its servers.",
+    "Delegate=memory pids cpu",
     "",
     "[Install]",
     "WantedBy=multi-user.target",
@@ -142,87 +138,6 @@ function socket(stream: string): string {
     "[Install]",
     "WantedBy=sockets.target",
   ]);
-}
-
-/** Makes systemd mount the shared storage first, if it manages that mount. */
-function mountsOf({ storage }: Config): string[] {
-  return storage.shared === null ? [] : [`RequiresMountsFor=${quotePath(storage.shared)}`];
-}
-
-/** Quotes a path as one word of a unit file (systemd.syntax(7); systemd.unit(5) for "%"). */
-function quotePath(path: string): string {
-  return `"${path.replace(/[\\"]/g, "\\$&").replaceAll("%", "%%")}"`;
-}
-
-/** The account, the folders of the state and the configuration, and the restrictions that all services share. */
-function surroundings({ storage }: Config, { secrets }: Settings, { user }: SystemdOptions): string[] {
-  const needsSecrets = secrets.some(({ required }) => required);
-  return [
-    `User=${user}`,
-    `Group=${user}`,
-    `StateDirectory=${NAME}`,
-    "StateDirectoryMode=0700",
-    `WorkingDirectory=/var/lib/${NAME}`,
-    `Environment=COPILOTFLEET_HOME=/var/lib/${NAME}/state XDG_CONFIG_HOME=/etc HOME=/var/lib/${NAME}`,
-    `EnvironmentFile=${needsSecrets ? "" : "-"}${SECRETS_FILE}`,
-    "UMask=0077",
-    "",
-    "# MemoryDenyWriteExecute is missing, because V8 compiles at run time. A PID namespace is missing, because commands",
-    "# that run outside of this unit must see its servers.",
-    "NoNewPrivileges=yes",
-    "CapabilityBoundingSet=",
-    "ProtectSystem=strict",
-    // The "-" ignores a missing folder, because `serve` reports it better than systemd does.
-    ...(storage.shared === null ? [] : [`ReadWritePaths=-${quotePath(storage.shared)}`]),
-    "ProtectHome=yes",
-    "PrivateTmp=yes",
-    "PrivateDevices=yes",
-    "ProtectClock=yes",
-    "ProtectControlGroups=yes",
-    "ProtectHostname=yes",
-    "ProtectKernelLogs=yes",
-    "ProtectKernelModules=yes",
-    "ProtectKernelTunables=yes",
-    "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK",
-    "RestrictNamespaces=yes",
-    "RestrictRealtime=yes",
-    "RestrictSUIDSGID=yes",
-    "LockPersonality=yes",
-    "SystemCallArchitectures=native",
-  ];
-}
-
-function noticesOf(config: Config, { secrets }: Settings, { user }: SystemdOptions, hasSocket: boolean): string[] {
-  const names = secrets.filter(({ required }) => required).map(({ name }) => name);
-  const { auth, storage } = config;
-  const enabled = `${hasSocket ? `${NAME}.socket ` : ""}${NAME}.service ${NAME}-gc.timer`;
-  return [
-    `Once the files are in place: systemd-sysusers && systemctl daemon-reload && systemctl enable --now ${enabled}`,
-    names.length === 0
-      ? []
-      : `${SECRETS_FILE} (mode 0600, owned by root) must hold ${names.join(", ")}, with a line NAME=value for each.`,
-    auth.githubTokenEnv?.includes("{user}") === true
-      ? `Put the variables of auth.githubTokenEnv into ${SECRETS_FILE}, one for each user.`
-      : [],
-    storage.shared === null
-      ? []
-      : `On all hosts, ${storage.shared} must exist, and ${user} must have the same uid and be able to write in it.`,
-    auth.githubTokenFile === null
-      ? []
-      : `Token files must belong to ${user}, have mode 0600, and be outside of /home, /root and /tmp, which the unit hides.`,
-    auth.githubTokenCommand === null
-      ? []
-      : `auth.githubTokenCommand runs as ${user}, without access to /home and /root, and with a private /tmp.`,
-    `To run commands by hand: ${byHand(user, names.length > 0)} ${NAME} ps`,
-  ].flat();
-}
-
-/** The beginning of a command line that is typed by hand. It sets the unit's settings and secrets (systemd-run(1)). */
-function byHand(user: string, hasSecrets: boolean): string {
-  const settings = [`COPILOTFLEET_HOME=/var/lib/${NAME}/state`, "XDG_CONFIG_HOME=/etc"];
-  if (!hasSecrets) return `sudo -u ${user} env ${settings.join(" ")}`;
-  const variables = settings.map((setting) => `--setenv=${setting}`).join(" ");
-  return `sudo systemd-run --quiet --pipe --wait --uid=${user} --property=EnvironmentFile=${SECRETS_FILE} ${variables}`;
 }
 
 function lines(all: readonly string[]): string {

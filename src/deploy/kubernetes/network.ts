@@ -1,0 +1,100 @@
+import { isIP } from "node:net";
+import type { INetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
+import { DOOR_PORT, METRICS_PORT } from "../container.js";
+import type { Service } from "../deployment.js";
+import { HOST, metadata, type Plan, selector } from "./options.js";
+
+const DNS_PORT = 53;
+/** The address at which each node answers for the DNS of the cluster, if it caches (NodeLocal DNSCache). */
+const NODE_DNS = "169.254.20.10/32";
+/** The label that Kubernetes adds to each namespace. */
+const NAMESPACE_LABEL = "kubernetes.io/metadata.name";
+
+/** Addresses at which clouds give away the keys of a machine. The first range contains those of most clouds. */
+const METADATA = ["169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32"];
+const METADATA_6 = ["fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128"];
+/** Addresses that are not on the Internet: private networks, and with them the nodes and the API of Kubernetes. */
+const PRIVATE = `
+  0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 168.63.129.16/32 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24
+  192.168.0.0/16 198.18.0.0/15 224.0.0.0/4 240.0.0.0/4`;
+const PRIVATE_6 = "::/127 64:ff9b:1::/48 fc00::/7 fe80::/10 ff00::/8";
+
+const words = (text: string) => text.trim().split(/\s+/);
+const anyBut = (four: readonly string[], six: readonly string[]) => [
+  { ipBlock: { cidr: "0.0.0.0/0", except: [...four] } },
+  { ipBlock: { cidr: "::/0", except: [...six] } },
+];
+const INTERNET = anyBut(words(PRIVATE), words(PRIVATE_6));
+const ALL_BUT_METADATA = anyBut(METADATA, METADATA_6);
+
+const tcp = (port: number) => ({ port, protocol: "TCP" as const });
+const ofNamespace = (name: string) => ({ namespaceSelector: { matchLabels: { [NAMESPACE_LABEL]: name } } });
+const ofAddress = (address: string) => ({ ipBlock: { cidr: `${address}/${isIP(address) === 6 ? 128 : 32}` } });
+
+/**
+ * Hosts reach the DNS of the cluster, each other, and the services that the configuration names. A policy cannot contain
+ * host names. So a service with a name outside of the cluster may have any address of the Internet, and private addresses
+ * are open only to Redis, at its port, and where `--egress-cidr` names them. A policy never blocks the kubelet's probes,
+ * which come from the node.
+ */
+export function networkPolicy(plan: Plan): INetworkPolicy {
+  const { deployment, options, labels } = plan;
+  const hosts = { podSelector: { matchLabels: selector(plan, HOST) } };
+  // Hosts call each other, and gc calls all hosts.
+  const fleet = { podSelector: { matchLabels: labels } };
+  const clients =
+    options.clientNamespaces.length === 0 ? [{ namespaceSelector: {} }] : options.clientNamespaces.map(ofNamespace);
+  return {
+    apiVersion: "networking.k8s.io/v1",
+    kind: "NetworkPolicy",
+    metadata: metadata(plan, plan.names.main),
+    spec: {
+      podSelector: { matchLabels: labels },
+      policyTypes: ["Ingress", "Egress"],
+      ingress: [
+        { from: [...clients, fleet], ports: [tcp(DOOR_PORT)] },
+        { from: [ofNamespace(options.monitoringNamespace)], ports: [tcp(METRICS_PORT)] },
+      ],
+      egress: [
+        {
+          to: [{ namespaceSelector: {} }, { ipBlock: { cidr: NODE_DNS } }],
+          ports: [{ port: DNS_PORT, protocol: "UDP" }, tcp(DNS_PORT)],
+        },
+        { to: [hosts], ports: [tcp(DOOR_PORT)] },
+        ...(deployment.redis === null
+          ? []
+          : [{ to: redisPeers(deployment.redis), ports: [tcp(deployment.redis.port)] }]),
+        ...modelRules(plan),
+      ],
+    },
+  };
+}
+
+/** Redis may be at a private address with a name that does not show this. It has a password of its own. */
+function redisPeers({ host }: Service) {
+  return host === null
+    ? ALL_BUT_METADATA
+    : (inCluster(host) ?? (isIP(host) === 0 ? ALL_BUT_METADATA : [ofAddress(host)]));
+}
+
+/** The rules for the model, for GitHub, and for what the options name. */
+function modelRules({ deployment, options: { egressPorts, egressCidrs } }: Plan) {
+  const networks = egressCidrs.map((cidr) => ({ ipBlock: { cidr } }));
+  const outside = new Set(egressPorts);
+  const rules = [];
+  for (const { host, port } of deployment.services) {
+    const peers = host === null ? null : isIP(host) === 0 ? inCluster(host) : [ofAddress(host)];
+    if (peers === null) outside.add(port);
+    // A policy applies to the port of the pod, which may differ from that of its Service.
+    else rules.push({ to: peers, ports: [...new Set([port, ...egressPorts])].map(tcp) });
+  }
+  if (outside.size === 0) return rules;
+  return [...rules, { to: [...INTERNET, ...networks], ports: [...outside].sort((a, b) => a - b).map(tcp) }];
+}
+
+/** The pods behind the name of a Service of the cluster; null for another name. */
+function inCluster(host: string) {
+  if (!host.includes(".")) return [{ podSelector: {} }];
+  const [, namespace] = /^[^.]+\.([^.]+)\.svc(?:\.|$)/.exec(host) ?? [];
+  return namespace === undefined ? null : [ofNamespace(namespace)];
+}
