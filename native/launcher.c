@@ -9,7 +9,8 @@
  *   --device PATH     the program may read, write and control the device at PATH
  *   --connect PORT    the program may connect to this TCP port, and to no port that is not listed
  *   --bind PORT       the program may listen on this TCP port, and on no port that is not listed
- *   --limit N=VALUE   the resource limit with the kernel's number N, soft and hard
+ *   --limit N=VALUE   the resource limit with the kernel's number N, soft and hard, unless a lower one holds already
+ *   --cgroup FOLDER   the control group in which the program runs
  *
  * A PATH has no links in it; one that has them is refused, because somebody may have put the link there after the fleet had
  * looked. A PATH that does not exist is left out. Everything else that fails ends the launcher with code 126 and a message.
@@ -177,11 +178,25 @@ static const unsigned short FORBIDDEN[] = {
     __NR_ioperm, __NR_iopl, __NR_modify_ldt,
 #endif
 };
+#define NO_ACCOUNT 0xff
+/*
+ * Calls that may only change the calling process. The limits of another process would be a way to kill it, and its
+ * priority a way to slow it down. `argument` is the argument with the PID, where 0 means the caller. If the first
+ * argument is `account`, the call changes all processes of the account.
+ */
+static const struct {
+  unsigned short number;
+  unsigned char argument, account;
+} OWN_ONLY[] = {
+    {__NR_prlimit64, 0, NO_ACCOUNT},         {__NR_sched_setaffinity, 0, NO_ACCOUNT}, {__NR_sched_setattr, 0, NO_ACCOUNT},
+    {__NR_sched_setparam, 0, NO_ACCOUNT},    {__NR_sched_setscheduler, 0, NO_ACCOUNT},
+    {__NR_setpriority, 1, 2 /* PRIO_USER */}, {__NR_ioprio_set, 1, 3 /* IOPRIO_WHO_USER */},
+};
 #define COUNT(list) (sizeof(list) / sizeof(*(list)))
 #define NAMESPACES \
   (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
 
-static struct sock_filter program[COUNT(FORBIDDEN) * 2 + 24];
+static struct sock_filter program[COUNT(FORBIDDEN) * 2 + COUNT(OWN_ONLY) * 7 + 24];
 
 static void forbid_system_calls(void) {
   unsigned short at = 0;
@@ -209,12 +224,16 @@ static void forbid_system_calls(void) {
   ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, args[0])));
   ADD(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, NAMESPACES, 0, 1));
   program[at++] = refuse;
-  /* The limits of another process would be a way to kill it. */
-  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, nr)));
-  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_prlimit64, 0, 3));
-  ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, args[0])));
-  ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 0));
-  program[at++] = refuse;
+  for (word index = 0; index < COUNT(OWN_ONLY); index++) {
+    const word whose = __builtin_offsetof(struct seccomp_data, args) + OWN_ONLY[index].argument * sizeof(u64);
+    ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, nr)));
+    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OWN_ONLY[index].number, 0, 5));
+    ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, whose));
+    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 2));
+    ADD(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, args[0])));
+    ADD(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OWN_ONLY[index].account, 0, 1));
+    program[at++] = refuse;
+  }
   program[at++] = allow;
   struct sock_fprog filter = {.len = at, .filter = program};
   long error = call(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, (word)&filter, 0, 0);
@@ -238,6 +257,29 @@ static int drop_capabilities(void) {
   }
   call(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
   return is_left && call(__NR_geteuid, 0, 0, 0, 0, 0) == 0;
+}
+
+/* --- Limits -------------------------------------------------------------------------------------------------------- */
+
+static void set_limit(const char *text) {
+  const char *rest;
+  word resource = number(text, '=', &rest);
+  word most = number(rest, 0, 0);
+  struct rlimit64 limit = {most, most};
+  long error = call(__NR_prlimit64, 0, resource, (word)&limit, 0, 0);
+  /* EPERM: a lower limit holds, and this process may not raise it. */
+  if (error < 0 && error != -EPERM) fail("the kernel refuses the limit", text, error);
+}
+
+/* Everything that the program starts will be in the same group. */
+static void join_group(const char *folder) {
+  long group = call(__NR_openat, AT_FDCWD, (word)folder, O_PATH | O_CLOEXEC, 0, 0);
+  if (group < 0) fail("cannot open", folder, group);
+  long members = call(__NR_openat, group, (word) "cgroup.procs", O_WRONLY | O_CLOEXEC, 0, 0);
+  long error = members < 0 ? members : call(__NR_write, members, (word) "0", 1, 0, 0);
+  if (error < 0) fail("cannot join the control group", folder, error);
+  call(__NR_close, members, 0, 0, 0, 0);
+  call(__NR_close, group, 0, 0, 0, 0);
 }
 
 /* --- The launcher -------------------------------------------------------------------------------------------------- */
@@ -277,14 +319,9 @@ __attribute__((used)) static void run(word *stack) {
       if (abi >= 4) allow_port(ruleset, value, LANDLOCK_ACCESS_NET_CONNECT_TCP);
     } else if (same(*option, "--bind")) {
       if (abi >= 4) allow_port(ruleset, value, LANDLOCK_ACCESS_NET_BIND_TCP);
-    } else if (same(*option, "--limit")) {
-      const char *rest;
-      word resource = number(value, '=', &rest);
-      word most = number(rest, 0, 0);
-      struct rlimit64 limit = {most, most};
-      long error = call(__NR_prlimit64, 0, resource, (word)&limit, 0, 0);
-      if (error < 0) fail("the kernel refuses the limit", value, error);
-    } else fail("unknown option", *option, 0);
+    } else if (same(*option, "--limit")) set_limit(value);
+    else if (same(*option, "--cgroup")) join_group(value);
+    else fail("unknown option", *option, 0);
   }
 
   int is_privileged = drop_capabilities();

@@ -107,11 +107,20 @@ const session = v.pipe(
   v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
 );
 
-const sandbox = v.strictObject({
-  mode: v.optional(rules.choice(["auto", "landlock", "none"]), "auto"),
-  // Further folders that servers can reach.
-  binds: v.optional(rules.binds(), []),
-});
+const sandbox = v.pipe(
+  v.strictObject({
+    mode: v.optional(rules.choice(["auto", "landlock", "none"]), "auto"),
+    // Further folders that servers can reach.
+    binds: v.optional(rules.binds(), []),
+    // The limits of each server, with everything that it starts. Null: unlimited. With less, no server would start.
+    memory: v.optional(v.nullable(rules.sizeFrom("64mb", "1gb")), null),
+    processes: v.optional(v.nullable(rules.countFrom(32, { example: 200 })), null),
+    openFiles: v.optional(v.nullable(rules.countFrom(64, { example: 1024 })), null),
+    cpu: v.optional(v.nullable(rules.processors()), null),
+    disk: v.optional(v.nullable(rules.sizeFrom("1mb", "2gb")), null),
+  }),
+  v.transform(({ mode, binds, ...limits }) => ({ mode, binds, limits })),
+);
 
 const lock = v.pipe(
   v.strictObject({ ttl: v.optional(rules.leaseTtl(), "300s") }),

@@ -26,6 +26,29 @@ export interface SandboxReport {
   mode: SandboxMode;
   /** The protections that it does not give. */
   not: readonly Protection[];
+  /** The limits of the server with everything that it starts. Absent if the configuration sets none. */
+  limits?: LimitsReport;
+}
+
+/** The part of the system that holds a limit. `rlimit` holds it for each process, and `measuring` for each turn. */
+export type LimitedBy = "cgroup-v2" | "cgroup-v1" | "rlimit" | "measuring";
+
+export interface ResourceLimit {
+  max: number;
+  /** Null if nothing on this machine holds the limit. */
+  by: LimitedBy | null;
+}
+
+export const RESOURCES = ["memory", "processes", "openFiles", "cpu", "disk"] as const;
+export type Resource = (typeof RESOURCES)[number];
+
+/**
+ * The limits with which a server started. `memory` and `disk` are in bytes, and `cpu` is a number of processors. Null:
+ * unlimited.
+ */
+export interface LimitsReport extends Readonly<Record<Resource, ResourceLimit | null>> {
+  /** The folders of the server's control groups. */
+  cgroups: readonly string[];
 }
 
 export const NO_SANDBOX: SandboxReport = { mode: "none", not: ALL_PROTECTIONS };

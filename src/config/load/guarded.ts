@@ -33,7 +33,7 @@ const GUARDED = `
   auth.githubTokenEnv auth.githubTokenFile auth.githubTokenCommand
   provider provider.baseUrl provider.apiKeyEnv provider.apiKeyFile provider.apiKeyCommand
   session.tools
-  sandbox.mode sandbox.binds
+  sandbox.mode sandbox.binds sandbox.memory sandbox.processes sandbox.openFiles sandbox.cpu sandbox.disk
   serve.listen serve.metrics serve.maxFrame
   limits.default.connections limits.default.sessions limits.default.requestsInFlight limits.default.unreadBytes
   limits.total.connections limits.total.sessions limits.total.requestsInFlight limits.total.unreadBytes
