@@ -161,26 +161,13 @@ export const DESCRIPTIONS: Readonly<Record<Names<ConfigInput>["value"], KeyDescr
     examples: [["/srv/work/{user}", "/opt/tools:ro"]],
   },
   "sandbox.memory": {
-    meaning: "The memory of a server with everything that it starts. See [Limits](security.md#limits-of-a-server).",
-    examples: ["2gb", null],
+    meaning: "The memory of each server. See [Limits](security.md#limits-of-a-server).",
+    examples: ["2gb"],
   },
-  "sandbox.processes": {
-    meaning: "The number of processes and threads of a server with everything that it starts.",
-    examples: [500, null],
-  },
-  "sandbox.openFiles": {
-    meaning: "The number of files that each process of a server may have open.",
-    examples: [4096, null],
-  },
-  "sandbox.cpu": {
-    meaning: "The processor time of a server with everything that it starts, as a number of processors.",
-    examples: [1.5, null],
-  },
-  "sandbox.disk": {
-    meaning:
-      "The size of a server's home with its sessions and its temporary folder. No file that the server writes may be larger.",
-    examples: ["10gb", null],
-  },
+  "sandbox.processes": { meaning: "The number of processes and threads of each server.", examples: [500] },
+  "sandbox.openFiles": { meaning: "The number of open files of each process of a server.", examples: [4096] },
+  "sandbox.cpu": { meaning: "The processor time of each server, as a number of processors.", examples: [1.5] },
+  "sandbox.disk": { meaning: "The size of the home and of the temporary folder of each server.", examples: ["10gb"] },
 
   "lock.ttl": { meaning: "How long a lease outlives its holder, from 1 s to 24 days.", examples: ["300s"] },
 

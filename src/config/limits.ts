@@ -19,6 +19,12 @@ const limitsOf = (defaults: {
     unreadBytes: v.optional(v.nullable(size()), defaults.bytes),
   });
 
+/** A number of processors. The kernel holds no limit below a hundredth of one. */
+export const processors = () => {
+  const allowed = "a number of processors from 0.01 to 1024, such as 0.5";
+  return v.pipe(v.number(allowed), v.minValue(0.01, allowed), v.maxValue(1024, allowed));
+};
+
 /** A limit of null means unlimited. */
 export const limits = v.strictObject({
   // For each user.

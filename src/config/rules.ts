@@ -104,20 +104,13 @@ const whole = (min: number, max: number, rule: Rule) => {
   );
 };
 
-export const count = (rule: Rule = {}) => whole(1, MAX_COUNT, rule);
-export const countFrom = (least: number, rule: Rule = {}) => whole(least, MAX_COUNT, rule);
+export const count = (rule: Rule = {}, least = 1) => whole(least, MAX_COUNT, rule);
 export const countOrNone = () => whole(0, MAX_COUNT, {});
 export const port = () => whole(1, LARGEST_PORT, { flagCode: "FLEET_PORT_INVALID" });
 
 export const share = () => {
   const allowed = "a number above 0 and at most 1, such as 0.8";
   return v.pipe(v.number(allowed), v.gtValue(0, allowed), v.maxValue(1, allowed));
-};
-
-/** A number of processors. Of less than a hundredth, the kernel holds no limit. */
-export const processors = () => {
-  const allowed = "a number of processors from 0.01 to 1024, such as 0.5";
-  return v.pipe(v.number(allowed), v.minValue(0.01, allowed), v.maxValue(1024, allowed));
 };
 
 const span = (maxMs: number, rule?: Rule) =>

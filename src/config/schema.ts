@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import { limits } from "./limits.js";
+import { limits, processors } from "./limits.js";
 import * as rules from "./rules.js";
 
 /**
@@ -114,9 +114,9 @@ const sandbox = v.pipe(
     binds: v.optional(rules.binds(), []),
     // The limits of each server, with everything that it starts. Null: unlimited. With less, no server would start.
     memory: v.optional(v.nullable(rules.sizeFrom("64mb", "1gb")), null),
-    processes: v.optional(v.nullable(rules.countFrom(32, { example: 200 })), null),
-    openFiles: v.optional(v.nullable(rules.countFrom(64, { example: 1024 })), null),
-    cpu: v.optional(v.nullable(rules.processors()), null),
+    processes: v.optional(v.nullable(rules.count({ example: 200 }, 32)), null),
+    openFiles: v.optional(v.nullable(rules.count({ example: 1024 }, 64)), null),
+    cpu: v.optional(v.nullable(processors()), null),
     disk: v.optional(v.nullable(rules.sizeFrom("1mb", "2gb")), null),
   }),
   v.transform(({ mode, binds, ...limits }) => ({ mode, binds, limits })),

@@ -1,3 +1,5 @@
+import { writeSize } from "../config/values/size.js";
+
 /** Everything that a sandbox may restrict. A server without a sandbox lacks all of it. */
 export const PROTECTIONS = {
   files: "read and write files of the fleet, of other users and of the machine, as far as the fleet's account can",
@@ -30,15 +32,6 @@ export interface SandboxReport {
   limits?: LimitsReport;
 }
 
-/** The part of the system that holds a limit. `rlimit` holds it for each process, and `measuring` for each turn. */
-export type LimitedBy = "cgroup-v2" | "cgroup-v1" | "rlimit" | "measuring";
-
-export interface ResourceLimit {
-  max: number;
-  /** Null if nothing on this machine holds the limit. */
-  by: LimitedBy | null;
-}
-
 export const RESOURCES = ["memory", "processes", "openFiles", "cpu", "disk"] as const;
 export type Resource = (typeof RESOURCES)[number];
 
@@ -46,9 +39,39 @@ export type Resource = (typeof RESOURCES)[number];
  * The limits with which a server started. `memory` and `disk` are in bytes, and `cpu` is a number of processors. Null:
  * unlimited.
  */
-export interface LimitsReport extends Readonly<Record<Resource, ResourceLimit | null>> {
+export interface LimitsReport extends Readonly<Record<Resource, number | null>> {
+  /** The part of the kernel that holds the limits: control groups, or else the resource limits of each process. */
+  by: "cgroup-v2" | "cgroup-v1" | "rlimits";
+  /** The limits that hold for each process of the server, and not for all of them together. */
+  perProcess: readonly ("memory" | "openFiles")[];
+  /** The limits that nothing on this machine holds. */
+  notHeld: readonly ("processes" | "cpu")[];
   /** The folders of the server's control groups. */
   cgroups: readonly string[];
+}
+
+/** The report alone, without the other parts of an object that has it. */
+export function sandboxReport({ mode, not, limits }: SandboxReport): SandboxReport {
+  return { mode, not, ...(limits === undefined ? {} : { limits }) };
+}
+
+/** Whether one server with everything that it starts is limited in all that it could use up. */
+export function limitsResources({ memory, processes, cpu, disk, perProcess, notHeld }: LimitsReport): boolean {
+  const isComplete = [memory, processes, cpu, disk].every((limit) => limit !== null);
+  return isComplete && !perProcess.includes("memory") && notHeld.length === 0;
+}
+
+/** Each limit as a text: "memory 512mb", "openFiles 64 per process", "cpu 0.5 not held". */
+export function limitTexts(limits: LimitsReport): string[] {
+  const perProcess: readonly Resource[] = limits.perProcess;
+  const notHeld: readonly Resource[] = limits.notHeld;
+  return RESOURCES.flatMap((resource) => {
+    const max = limits[resource];
+    if (max === null) return [];
+    const amount = resource === "memory" || resource === "disk" ? writeSize(max) : max;
+    const how = perProcess.includes(resource) ? " per process" : notHeld.includes(resource) ? " not held" : "";
+    return [`${resource} ${amount}${how}`];
+  });
 }
 
 export const NO_SANDBOX: SandboxReport = { mode: "none", not: ALL_PROTECTIONS };

@@ -43,6 +43,7 @@ export async function tryLauncher(): Promise<Attempt> {
       ...(privileged === undefined ? [] : (["system-calls"] as const)),
       ...NEVER,
     ],
+    hasLauncher: true,
     wrap: (command, { read, write, devices }) => [
       launcher,
       ...read.flatMap((path) => ["--read", path]),

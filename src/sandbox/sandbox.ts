@@ -1,8 +1,10 @@
 import type { Config } from "../config/schema.js";
 import { FleetError } from "../errors.js";
-import { NO_SANDBOX, type SandboxReport } from "../model/sandbox.js";
+import { limitsResources, NO_SANDBOX, type SandboxReport } from "../model/sandbox.js";
 import { type Grantee, grantsOf, type Secrets } from "./grants.js";
 import { tryLauncher, trySetpriv } from "./landlock.js";
+import { makeGroups } from "./limits/cgroups.js";
+import { type ChosenLimits, chooseLimits, launcherOptions, underShell } from "./limits/limits.js";
 import { type Paths, serverPaths } from "./paths.js";
 
 /** The sandbox of one server. */
@@ -21,6 +23,8 @@ export type Command = readonly [program: string, ...args: string[]];
 /** A way to restrict programs on this machine. */
 export interface Mechanism extends SandboxReport {
   wrap(command: Command, paths: Paths): Command;
+  /** Whether the wrapped command begins with our launcher, which also sets limits. */
+  hasLauncher?: boolean;
 }
 
 /** A mechanism, or the reason why it does not work on this machine. */
@@ -53,15 +57,39 @@ async function tryInOrder(): Promise<Attempt[]> {
  * @throws FLEET_SANDBOX_UNUSABLE if `sandbox.mode` names a sandbox that does not work on this machine
  * @throws FLEET_SANDBOX_UNSAFE if a folder would expose the fleet's state or the secrets of its users
  */
-export async function chooseSandbox(settings: Config["sandbox"], grantee: Grantee, secrets: Secrets): Promise<Sandbox> {
+export async function chooseSandbox(
+  settings: Config["sandbox"],
+  grantee: Grantee & { id: string },
+  secrets: Secrets,
+): Promise<Sandbox> {
   const mechanism = await chooseMechanism(settings);
-  if (mechanism === null) return { ...NO_SANDBOX, wrap: (command) => command };
+  const limits = chooseLimits(settings.limits, grantee.id);
+  const report = reportOf(mechanism ?? NO_SANDBOX, limits);
+  if (mechanism === null) return { ...report, wrap: (command) => limited(command, limits, null) };
   const { hidden, read, write } = grantsOf(grantee, settings, secrets);
   return {
-    mode: mechanism.mode,
-    not: mechanism.not,
-    wrap: (command, own) => mechanism.wrap(command, serverPaths({ hidden, runtimePath: command[0], own, read, write })),
+    ...report,
+    wrap: (command, own) => {
+      const paths = serverPaths({ hidden, runtimePath: command[0], own, read, write });
+      return limited(mechanism.wrap(command, paths), limits, mechanism);
+    },
   };
+}
+
+function reportOf({ mode, not }: SandboxReport, limits: ChosenLimits | null): SandboxReport {
+  if (limits === null) return { mode, not };
+  // Without a filter of system calls, an agent can still change how the kernel schedules other processes.
+  const isHeld = limitsResources(limits.report) && !not.includes("system-calls");
+  return { mode, not: isHeld ? not.filter((word) => word !== "resources") : not, limits: limits.report };
+}
+
+/** Makes the control groups of a server, and returns the command that starts it in them. */
+function limited(command: Command, limits: ChosenLimits | null, mechanism: Mechanism | null): Command {
+  if (limits === null) return command;
+  makeGroups(limits.groups);
+  if (mechanism?.hasLauncher !== true) return underShell(limits, command);
+  const [launcher, ...args] = command;
+  return [launcher, ...launcherOptions(limits), ...args];
 }
 
 /** The sandbox of a server that starts now with this configuration, as far as this machine allows it. */

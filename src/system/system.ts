@@ -61,6 +61,19 @@ export interface ProcessTable {
   connectedPorts(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number>;
   /** Memory that is freed when the process ends. Null when the process is gone. */
   privateMemoryBytes(pid: number): number | null;
+  /** The control groups that this process is in, one for each hierarchy. Empty if the system has none or does not show them. */
+  controlGroups(): ControlGroup[];
+}
+
+/** A control group of Linux (cgroups(7)). */
+export interface ControlGroup {
+  version: 1 | 2;
+  /** The controllers of the hierarchy. Version 2 names them in a file of the folder. */
+  controllers: readonly string[];
+  /** Where the hierarchy is mounted. */
+  mountPoint: string;
+  /** The folder of the group. */
+  folder: string;
 }
 
 export interface FileSystem {

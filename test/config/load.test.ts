@@ -33,7 +33,11 @@ describe("defaults", () => {
           tools: null,
           infinite: { enabled: true, backgroundCompactionThreshold: 0.8 },
         },
-        sandbox: { mode: "auto", binds: [] },
+        sandbox: {
+          mode: "auto",
+          binds: [],
+          limits: { memory: null, processes: null, openFiles: null, cpu: null, disk: null },
+        },
         lock: { ttlMs: 300_000 },
         health: {
           intervalMs: 5000,

@@ -40,6 +40,11 @@ const VALUES: Record<string, unknown[]> = {
   "serve.logMaxSize": ["10", "0mb", 1024, null],
   "serve.logFiles": [0, 1.5, "3", null],
   "recycle.maxSessions": [0, "1"],
+  "sandbox.memory": ["1", "63mb", "2000gb", 1024, "1 gb"],
+  "sandbox.processes": [0, 31, 1.5, "200"],
+  "sandbox.openFiles": [0, 63, 1_000_001, "all"],
+  "sandbox.cpu": [0, -1, 1025, "0.5"],
+  "sandbox.disk": ["0mb", "1023kb", 5, true],
   "provider.type": ["gemini", null],
   "provider.baseUrl": ["127.0.0.1:8080", "ftp://a.example", "file:///etc/passwd", "", "http://", "https://a b/"],
   "provider.wireApi": ["chat"],
@@ -163,7 +168,9 @@ describe("a value that is not allowed", () => {
       await using folder = new Folder();
       folder.write(folder.userFile, at(name, { a: 1 }));
       expect(folder.refusal().message).toMatch(/, or null for (?:no limit$|(?!no limit))/);
-      expect(/^(?:limits|recycle)\.|^pool\.idleTimeout$/.test(name)).toBe(orNullOf(name).endsWith(" for no limit"));
+      expect(/^(?:limits|recycle)\.|^sandbox\.[^mb]|^sandbox.memory|^pool\.idleTimeout$/.test(name)).toBe(
+        orNullOf(name).endsWith(" for no limit"),
+      );
     },
   );
 

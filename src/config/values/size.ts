@@ -26,6 +26,13 @@ export function readSize(text: string): number | null {
   return bytes !== null && bytes >= 1 && bytes <= LARGEST_BYTES ? bytes : null;
 }
 
+/** A size in the largest unit of which it is a whole number, such as "512mb", or else in bytes. */
+export function writeSize(bytes: number): string {
+  const units = Object.entries(BYTES).reverse();
+  const [unit, factor] = units.find(([, size]) => bytes % size === 0) ?? [" bytes", 1];
+  return `${bytes / factor}${unit}`;
+}
+
 function bytesOf(text: string): number | null {
   const [, amount = "", unit = ""] = GRAMMAR.exec(text) ?? [];
   const factor = BYTES[unit.toLowerCase() as keyof typeof BYTES] as number | undefined;

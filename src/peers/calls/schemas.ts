@@ -4,7 +4,7 @@ import { isObject } from "../../config/values/json.js";
 import type { RollingRequest, SpawnRequest, StopRequest } from "../../fleet/options.js";
 import { validateSessionId, validateUser } from "../../model/ids.js";
 import type { Lease } from "../../model/lease.js";
-import { NO_SANDBOX, type Protection, type SandboxReport } from "../../model/sandbox.js";
+import { type LimitsReport, NO_SANDBOX, type Protection, type SandboxReport } from "../../model/sandbox.js";
 import type { TokenSource } from "../../model/server.js";
 import type { RollingResult } from "../../pool/recycle/rolling.js";
 import type { ServerView } from "../../pool/server.js";
@@ -116,6 +116,19 @@ export function list<T>(item: Schema<T>): Schema<T[]> {
 const sandboxReport: Schema<SandboxReport> = object({
   mode: word<SandboxReport["mode"]>(),
   not: list(word<Protection>()),
+  limits: v.exactOptional(
+    object({
+      by: word<LimitsReport["by"]>(),
+      memory: v.nullable(number),
+      processes: v.nullable(number),
+      openFiles: v.nullable(number),
+      cpu: v.nullable(number),
+      disk: v.nullable(number),
+      perProcess: list(word<LimitsReport["perProcess"][number]>()),
+      notHeld: list(word<LimitsReport["notHeld"][number]>()),
+      cgroups: strings,
+    }),
+  ),
 });
 
 export const serverView: Schema<ServerView> = object({

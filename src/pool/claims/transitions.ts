@@ -2,6 +2,7 @@ import type { Config } from "../../config/schema.js";
 import { FleetError } from "../../errors.js";
 import type { Claim, ProcessIdentity } from "../../model/process.js";
 import type { Registry } from "../../model/registry.js";
+import type { SandboxReport } from "../../model/sandbox.js";
 import type { ServerRecord, ServerState } from "../../model/server.js";
 import { logSize } from "../../runtime/files/server-log.js";
 import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
@@ -30,6 +31,7 @@ export type StartDecision =
 
 /** The remains of an earlier launch, and whether a stop of that launch was interrupted. */
 export interface Leftover extends Pick<ServerRecord, "launchId" | "process"> {
+  sandbox: SandboxReport | undefined;
   stopping: boolean;
 }
 
@@ -62,7 +64,7 @@ export function claimStart(registry: Registry, id: string, intent: StartIntent):
   // A copy, because the store runs this again if another writer commits first, and that writer may have taken the same port.
   const server = found ?? { ...intent.fresh };
   const stopping = server.state === "draining";
-  const leftover = { launchId: server.launchId, process: endingProcess(server), stopping };
+  const leftover = { launchId: server.launchId, process: endingProcess(server), sandbox: server.sandbox, stopping };
   Object.assign(server, intent.settings);
   server.logStart = logSize(server.home);
   server.port ??= choosePort(registry, intent.range, new Set(), server.lastPort);

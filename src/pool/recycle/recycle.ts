@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import type { Claim, ProcessIdentity } from "../../model/process.js";
 import type { OnProgress } from "../../model/progress.js";
 import type { Registry } from "../../model/registry.js";
+import { sandboxReport } from "../../model/sandbox.js";
 import type { Replacement, ServerRecord } from "../../model/server.js";
 import { NEVER } from "../../runtime/deadline.js";
 import { readConnectionToken } from "../../runtime/files/server-folder.js";
@@ -53,15 +54,10 @@ export async function recycleServer(context: PoolContext, id: string, options: R
   const launchId = randomUUID();
   using held = new HeldClaim();
   const old = await store.registry.update((registry) =>
-    claimReplacement(
-      registry,
-      id,
-      { launchId, claim: held.claim, sandbox: { mode: sandbox.mode, not: sandbox.not } },
-      context,
-    ),
+    claimReplacement(registry, id, { launchId, claim: held.claim, sandbox: sandboxReport(sandbox) }, context),
   );
   if (old === null) return { kind: "unavailable" };
-  const replacement: Pick<Replacement, "launchId" | "process"> = { launchId, process: null };
+  const replacement: Abandoned = { launchId, process: null, sandbox };
   try {
     const launched = await launchOnFreePort(
       context,
@@ -142,15 +138,17 @@ function claimSwap(registry: Registry, id: string, launchId: string | null, clai
   return true;
 }
 
+type Abandoned = Pick<Replacement, "launchId" | "process" | "sandbox">;
+
 /** Ends the process that should have replaced the running one. */
 async function abandon<T>(
   { store }: PoolContext,
   { id, home }: Pick<ServerRecord, "id" | "home">,
-  { launchId, process }: Pick<Replacement, "launchId" | "process">,
+  { launchId, process, sandbox }: Abandoned,
   result: T,
   because = "it does not replace the running process",
 ): Promise<T> {
-  const outcome = await stopServer({ process, launchId, home: null }, { graceMs: 0, force: true });
+  const outcome = await stopServer({ process, launchId, home: null, sandbox }, { graceMs: 0, force: true });
   if (process !== null) logStop({ home, launchId, process }, outcome, { because });
   await store.registry.update(({ servers }) => {
     const server = servers[id];

@@ -25,7 +25,7 @@ export async function adoptServer(
   server: ServerRecord,
   signal: AbortSignal,
 ): Promise<ServerRecord | null> {
-  const { launchId, port } = server;
+  const { launchId, port, sandbox } = server;
   using limit = deadline(ADOPT_WAIT_MS, signal);
   for (;;) {
     // Look for writers of the log first. Until a child calls exec, processesOfLaunch does not find it, because it still has
@@ -47,7 +47,7 @@ export async function adoptServer(
     if ((processes.length === 0 && writers.length === 0) || limit.signal.aborted) break;
     await delay(BUSY_POLL_MS);
   }
-  await stopServer({ process: null, launchId, home: server.home }, { graceMs: 0, force: true });
+  await stopServer({ process: null, launchId, home: server.home, sandbox }, { graceMs: 0, force: true });
   logEnd(server);
   const failure = "the command that started it ended before it was ready";
   await changeClaimed(store, server, (record) => recordEnd(record, "failed", failure));
@@ -55,10 +55,10 @@ export async function adoptServer(
 }
 
 /** Ends all processes of an earlier launch, and notes its end in the log. The caller holds the claim. */
-export async function endLeftover(home: string, { launchId, process, stopping }: Leftover): Promise<void> {
+export async function endLeftover(home: string, { launchId, process, sandbox, stopping }: Leftover): Promise<void> {
   if (launchId === null) return;
   const outcome = process !== null && isAlive(process) ? "killed" : "already-stopped";
-  await stopServer({ process: null, launchId, home }, { graceMs: 0 });
+  await stopServer({ process: null, launchId, home, sandbox }, { graceMs: 0 });
   logStop({ home, launchId, process }, outcome, { because: UNFINISHED, stopping });
 }
 

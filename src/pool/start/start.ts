@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { resolve } from "node:path";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
 import type { Registry } from "../../model/registry.js";
+import { sandboxReport } from "../../model/sandbox.js";
 import type { Replacement, ServerRecord, TokenSource } from "../../model/server.js";
 import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
 import { ensureNote } from "../../runtime/files/host-note.js";
@@ -99,7 +100,7 @@ export async function startServer(context: PoolContext, request: StartRequest): 
         settings: {
           token: source,
           runtimePath: runtime.path,
-          sandbox: { mode: sandbox.mode, not: sandbox.not },
+          sandbox: sandboxReport(sandbox),
           ...(request.cwd === undefined ? {} : { cwd: request.cwd }),
         },
       }),
@@ -189,7 +190,10 @@ async function launchClaimed(
     });
   } catch (error) {
     // Stop the server even if it was never ready, because it may have started other processes.
-    await stopServer({ process: launched?.identity ?? null, launchId, home: null }, { graceMs: 0, force: true });
+    await stopServer(
+      { process: launched?.identity ?? null, launchId, home: null, sandbox },
+      { graceMs: 0, force: true },
+    );
     const off = calledOff?.aborted === true;
     const reason = error instanceof Error ? error.message : String(error);
     await store.registry.update((registry) => {

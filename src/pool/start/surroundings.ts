@@ -35,7 +35,7 @@ export function sessionStateOf({ store, config, stateRoot }: PoolContext, server
 /** Chooses the sandbox of a server that is about to start. */
 export async function sandboxOf(
   { config, stateRoot, env }: PoolContext,
-  server: Pick<ServerRecord, "user" | "home" | "cwd" | "runtimePath">,
+  server: Pick<ServerRecord, "id" | "user" | "home" | "cwd" | "runtimePath">,
 ): Promise<Sandbox> {
   return await chooseSandbox(config.sandbox, server, { stateRoot, config, env });
 }

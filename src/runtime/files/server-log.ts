@@ -1,7 +1,7 @@
 import { closeSync, constants, fstatSync, futimesSync, openSync, statSync, writeSync } from "node:fs";
 import { printable } from "../../config/values/text.js";
 import { systemCode } from "../../errors.js";
-import type { SandboxReport } from "../../model/sandbox.js";
+import { limitTexts, type SandboxReport } from "../../model/sandbox.js";
 import type { ServerRecord } from "../../model/server.js";
 import { ifThere, readAt } from "./if-there.js";
 import { type LogKey, lineOfFleet, readLogKey, signedLine } from "./log-signature.js";
@@ -31,9 +31,10 @@ interface LaunchFacts {
 
 /** Text for the first line of a launch. */
 export function launchText({ port, runtimePath, sandbox }: LaunchFacts): string {
-  const { mode, not } = sandbox;
+  const { mode, not, limits } = sandbox;
   const within = mode === "none" ? "without a sandbox" : `in the sandbox ${mode} without ${not.join(", ")}`;
-  return `Launch on port ${port} by process ${process.pid} (${runtimePath}, ${within}).`;
+  const limited = limits === undefined ? "" : `; limits by ${limits.by}: ${limitTexts(limits).join(", ")}`;
+  return `Launch on port ${port} by process ${process.pid} (${runtimePath}, ${within}${limited}).`;
 }
 
 /**

@@ -1,9 +1,11 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
+import type { SandboxReport } from "../../model/sandbox.js";
+import { isServerGroup, processesInGroup, removeGroup } from "../../sandbox/limits/cgroups.js";
 import { logPath } from "../files/server-folder.js";
 import { processesOfLaunch } from "./launches.js";
-import { isAlive, processesOfSession, writersOf } from "./process-table.js";
+import { identify, isAlive, processesOfSession, writersOf } from "./process-table.js";
 
 export type StopOutcome = "terminated" | "killed" | "already-stopped";
 
@@ -14,6 +16,8 @@ export interface StopTarget {
   launchId: string | null;
   /** With it, the stop finds a child between fork and exec by its open log. Null if such a child cannot exist. */
   home: string | null;
+  /** The sandbox of the launch. A stop also ends what is left in its control groups, and removes them. */
+  sandbox?: SandboxReport | undefined;
 }
 
 export interface StopOptions {
@@ -33,7 +37,7 @@ const KILL_WAIT_MS = 5_000;
  * SIGTERM cuts turns in flight, so drain the server first.
  */
 export async function stopServer(
-  { process: identity, launchId, home }: StopTarget,
+  { process: identity, launchId, home, sandbox }: StopTarget,
   options: StopOptions,
 ): Promise<StopOutcome> {
   let outcome: StopOutcome = "already-stopped";
@@ -51,7 +55,24 @@ export async function stopServer(
   }
   if (identity === null && home !== null) await kill(writersOf(logPath(home)));
   if (launchId !== null) await killLaunch(launchId);
+  for (const folder of sandbox?.limits?.cgroups ?? []) if (isServerGroup(folder)) await endGroup(folder);
   return outcome;
+}
+
+/** Kills the processes in a control group, which may have left their launch's environment behind, and removes the group. */
+async function endGroup(folder: string): Promise<void> {
+  const deadline = performance.now() + KILL_WAIT_MS;
+  while (!removeGroup(folder)) {
+    const left = processesInGroup(folder).flatMap((pid) => identify(pid) ?? []);
+    if (performance.now() > deadline) {
+      if (left.length > 0) throw stillThere(left);
+      return;
+    }
+    // Look again: a PID that is still in the group belongs to the identified process and not to a later one.
+    const members = new Set(processesInGroup(folder));
+    await kill(left.filter(({ pid }) => members.has(pid)));
+    await delay(POLL_MS);
+  }
 }
 
 /** Ends processes: SIGTERM, a grace period in milliseconds, SIGKILL. */

@@ -22,7 +22,7 @@ function of(path: string): FileSystem {
 }
 
 /** Decodes the octal numbers that stand for spaces and similar characters in `mountinfo`. */
-function withoutEscapes(text: string): string {
+export function withoutEscapes(text: string): string {
   return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
 }
 

@@ -1,6 +1,7 @@
 import { constants, existsSync, readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { constants as osConstants } from "node:os";
 import type { ProcessExit, ProcessTable, ProcessVariables, SeenProcess } from "../system.js";
+import { ownControlGroups } from "./cgroups.js";
 import { seen } from "./proc.js";
 import { connectedPorts, listensOn, openFiles } from "./sockets.js";
 
@@ -16,6 +17,7 @@ export const linuxProcesses: ProcessTable = {
   listensOn,
   connectedPorts,
   privateMemoryBytes,
+  controlGroups: () => seen(ownControlGroups) ?? [],
 };
 
 let namespace: string | undefined;

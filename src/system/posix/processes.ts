@@ -89,6 +89,7 @@ export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
 
     connectedPorts: (ports, except) => connectedPorts(platform, ports, except),
 
+    controlGroups: () => [],
     privateMemoryBytes(pid) {
       const [row = "Z"] = exists(pid) ? lines(platform, "ps", ["-o", "state=", "-o", "rss=", "-p", String(pid)]) : [];
       const [state = "Z", kilobytes] = row.trim().split(/ +/);

@@ -1,0 +1,165 @@
+import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { FleetError, quote, systemCode } from "../../errors.js";
+import { type ControlGroup, system } from "../../system/system.js";
+import { CONTROLLERS, GROUPED, type GroupedResource, type GroupVersion, limitFiles, OPTIONAL } from "./group-files.js";
+
+/*
+ * A control group limits a set of processes together. The fleet makes a group for each start of a server with limits. The
+ * server joins it before its program runs, so that nothing that it starts is outside. Sources: the kernel's
+ * Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/.
+ */
+
+/** A folder in which this process can make groups that limit a resource. */
+export interface GroupBase {
+  by: GroupVersion;
+  folder: string;
+}
+
+const PREFIX = "copilotfleet-";
+/** Version 2 allows no processes in a group whose subgroups have limits, so the fleet's own process moves into this one. */
+const OWN_GROUP = `${PREFIX}supervisor`;
+
+let found: ReadonlyMap<GroupedResource, GroupBase> | undefined;
+
+/** Where this process can make groups. Each process tries once, because only a trial shows what the kernel allows. */
+export function groupBases(): ReadonlyMap<GroupedResource, GroupBase> {
+  found ??= findBases(system().processes.controlGroups(), process.getuid?.() === 0);
+  return found;
+}
+
+/** @param isRoot whether this process may make groups at the top of version 2, beside those of the system */
+export function findBases(own: readonly ControlGroup[], isRoot: boolean): Map<GroupedResource, GroupBase> {
+  const bases = new Map<GroupedResource, GroupBase>();
+  for (const { version, folder, mountPoint, controllers } of own) {
+    const folders =
+      version === 1
+        ? [folder]
+        : [basename(folder) === OWN_GROUP ? dirname(folder) : folder, ...(isRoot ? [mountPoint] : [])];
+    for (const base of folders) {
+      const usable = version === 1 ? controllers : delegated(base);
+      const held = GROUPED.filter((resource) => usable.includes(CONTROLLERS[resource]) && !bases.has(resource));
+      if (held.length === 0 || !canMakeGroup(base)) continue;
+      for (const resource of held) bases.set(resource, { by: `cgroup-v${version}`, folder: base });
+      break;
+    }
+  }
+  return bases;
+}
+
+/** The controllers of ours with which groups in this folder of version 2 can limit, after an attempt to enable them. */
+function delegated(folder: string): string[] {
+  const words = (file: string) => (read(join(folder, file)) ?? "").trim().split(/\s+/);
+  const ours = words("cgroup.controllers").filter((name) => Object.values<string>(CONTROLLERS).includes(name));
+  const missing = () => ours.filter((name) => !words("cgroup.subtree_control").includes(name));
+  const enable = () => {
+    for (const name of missing()) write(join(folder, "cgroup.subtree_control"), `+${name}`);
+  };
+  enable();
+  if (missing().length > 0 && words("cgroup.procs").join() === `${process.pid}`) {
+    const leaf = join(folder, OWN_GROUP);
+    if (make(leaf) === null && write(join(leaf, "cgroup.procs"), `${process.pid}`) === null) enable();
+  }
+  const left = missing();
+  return ours.filter((name) => !left.includes(name));
+}
+
+function canMakeGroup(base: string): boolean {
+  const trial = join(base, `${PREFIX}try-${process.pid}`);
+  if (make(trial) !== null) return false;
+  rmdirSync(trial);
+  return true;
+}
+
+/** A limit of a group that is to be made. Several limits may be of the same group. */
+export interface GroupLimit {
+  folder: string;
+  by: GroupVersion;
+  resource: GroupedResource;
+  max: number;
+}
+
+/** @param name the name of the group, which differs for each start of a server */
+export function groupFolder({ folder }: GroupBase, name: string): string {
+  return join(folder, `${PREFIX}${name}`);
+}
+
+/** @throws FLEET_SANDBOX_UNUSABLE if the kernel refuses a limit, although its trial worked */
+export function makeGroups(limits: readonly GroupLimit[]): void {
+  for (const { folder, by, resource, max } of limits) {
+    const files = limitFiles(by, resource, max);
+    const failures = [
+      make(folder),
+      ...files.map(([name, text]) => {
+        const failure = write(join(folder, name), text);
+        return failure === "ENOENT" && OPTIONAL.has(name) ? null : failure;
+      }),
+    ];
+    const failure = failures.find((code) => code !== null);
+    if (failure === undefined) continue;
+    const problem = `The control group ${quote(folder)} for sandbox.${resource} cannot be made: ${failure}.`;
+    throw new FleetError("FLEET_SANDBOX_UNUSABLE", problem, { suggestions: ["copilotfleet doctor"] });
+  }
+}
+
+/** The processes in a group and in the groups below it. Empty if the group does not exist. */
+export function processesInGroup(folder: string): number[] {
+  const own = (read(join(folder, "cgroup.procs")) ?? "").split("\n").filter((line) => line !== "");
+  return [...own.map(Number), ...groupsIn(folder).flatMap(processesInGroup)];
+}
+
+/** Removes a group without processes, with the groups below it. @returns whether it is gone */
+export function removeGroup(folder: string): boolean {
+  for (const group of groupsIn(folder)) removeGroup(group);
+  try {
+    rmdirSync(folder);
+    return true;
+  } catch (error) {
+    return systemCode(error) === "ENOENT";
+  }
+}
+
+/** Whether a path from a record can be a group that this fleet made. A wrong path would end foreign processes. */
+export function isServerGroup(folder: string): boolean {
+  const name = basename(folder);
+  return name.startsWith(PREFIX) && name !== OWN_GROUP;
+}
+
+function groupsIn(folder: string): string[] {
+  try {
+    const entries = readdirSync(folder, { withFileTypes: true });
+    return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+    return [];
+  }
+}
+
+export function read(path: string): string | null {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+    return null;
+  }
+}
+
+/** @returns the code of the system error; null if there was none */
+function attempt(work: () => void): string | null {
+  try {
+    work();
+    return null;
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === undefined) throw error;
+    return code;
+  }
+}
+
+// Without O_CREAT: a missing file is an optional one of the kernel's.
+const write = (path: string, text: string) => attempt(() => writeFileSync(path, text, { flag: "r+" }));
+
+function make(folder: string): string | null {
+  const code = attempt(() => mkdirSync(folder));
+  return code === "EEXIST" ? null : code;
+}

@@ -1,0 +1,46 @@
+import type { LimitsReport, Resource } from "../../model/sandbox.js";
+
+/** The resources that a control group can limit for a server with everything that it starts. */
+export const GROUPED = ["memory", "processes", "cpu"] as const satisfies readonly Resource[];
+export type GroupedResource = (typeof GROUPED)[number];
+
+/** The kernel's controller for each resource. */
+export const CONTROLLERS = { memory: "memory", processes: "pids", cpu: "cpu" } as const;
+
+export type GroupVersion = Exclude<LimitsReport["by"], "rlimits">;
+
+/** The time in which the kernel measures `cpu`, in microseconds. */
+const PERIOD_US = 100_000;
+
+/** A kernel without swap lacks these files. */
+export const OPTIONAL: ReadonlySet<string> = new Set(["memory.swap.max", "memory.memsw.limit_in_bytes"]);
+
+/** The files that set a limit, each with its text, in the order in which they must be written. */
+export function limitFiles(
+  version: GroupVersion,
+  resource: GroupedResource,
+  max: number,
+): readonly (readonly [name: string, text: string])[] {
+  const quota = Math.round(max * PERIOD_US);
+  switch (resource) {
+    case "memory":
+      return version === "cgroup-v2"
+        ? [
+            ["memory.max", `${max}`],
+            ["memory.swap.max", "0"],
+          ]
+        : [
+            ["memory.limit_in_bytes", `${max}`],
+            ["memory.memsw.limit_in_bytes", `${max}`],
+          ];
+    case "processes":
+      return [["pids.max", `${max}`]];
+    case "cpu":
+      return version === "cgroup-v2"
+        ? [["cpu.max", `${quota} ${PERIOD_US}`]]
+        : [
+            ["cpu.cfs_period_us", `${PERIOD_US}`],
+            ["cpu.cfs_quota_us", `${quota}`],
+          ];
+  }
+}

@@ -1,0 +1,178 @@
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, it } from "vitest";
+import { serverIdOf } from "../../src/model/ids.js";
+import type { ServerView } from "../../src/pool/server.js";
+import { homeOf } from "../../src/runtime/files/server-folder.js";
+import { processesInGroup } from "../../src/sandbox/limits/cgroups.js";
+import { system } from "../../src/system/system.js";
+import type { RunOptions } from "../fixtures/commands/command.js";
+import { eventually } from "../fixtures/eventually.js";
+import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { userFleet } from "../fixtures/fleets/user-fleet.js";
+import { startToolModel } from "../fixtures/models/tool-model.js";
+import { grouped } from "../fixtures/programs/cgroups.js";
+
+const LIMITS = {
+  COPILOTFLEET_SANDBOX_MEMORY: "300mb",
+  COPILOTFLEET_SANDBOX_PROCESSES: "80",
+  COPILOTFLEET_SANDBOX_OPEN_FILES: "128",
+  COPILOTFLEET_SANDBOX_CPU: "0.2",
+  COPILOTFLEET_SANDBOX_DISK: "1gb",
+};
+
+/**
+ * Attempts of alice's agent to use up the machine. Each script is in Python, and succeeds only if it gets more than the limits
+ * allow. The amounts are small enough for every machine.
+ */
+const EXCESSES = {
+  memory: "len(b'x' * (400 << 20))",
+  processes: `
+children = []
+try:
+  for _ in range(120):
+    pid = os.fork()
+    if pid == 0: time.sleep(60); os._exit(0)
+    children.append(pid)
+finally:
+  for pid in children: os.kill(pid, 9); os.waitpid(pid, 0)`,
+  openFiles: "files = [open('/dev/null') for _ in range(300)]",
+  cpu: `
+begun = time.monotonic()
+children = []
+for _ in range(16):
+  pid = os.fork()
+  if pid == 0:
+    while time.monotonic() < begun + 2: pass
+    os._exit(0)
+  children.append(pid)
+for pid in children: os.waitpid(pid, 0)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+assert used.ru_utime + used.ru_stime > 0.3 * (time.monotonic() - begun)`,
+} as const;
+type Excess = keyof typeof EXCESSES;
+const ALL = Object.keys(EXCESSES) as Excess[];
+
+/** Runs each script in alice's agent, and returns those that succeeded. */
+async function succeeding(fleet: FaultFleet, run: RunOptions): Promise<string[]> {
+  const home = homeOf(fleet.root, serverIdOf("alice"));
+  const tries = ALL.map((name) => {
+    writeFileSync(join(home, `${name}.py`), `import os, resource, time\n${EXCESSES[name]}\n`);
+    return `/usr/bin/python3 "$HOME/${name}.py" && echo ${name} >> "$HOME/result"`;
+  });
+  // The model calls the tool twice. The second call must not begin again.
+  const lines = ['[ -e "$HOME/result" ] && exit 0', ': > "$HOME/result"', ...tries, 'echo over >> "$HOME/result"'];
+  writeFileSync(join(home, "attack.sh"), lines.join("\n"));
+  const call = { command: `bash '${join(home, "attack.sh")}'`, description: "works" };
+  await fleet.ok(["send", "of-alice", `!tool bash ${JSON.stringify(call)}`, "--user", "alice"], run);
+  // The tool does not wait for a command that takes long.
+  return await eventually("the attack is over", () => {
+    const words = readFileSync(join(home, "result"), "utf8").split("\n").filter(Boolean);
+    return words.at(-1) === "over" && words.slice(0, -1);
+  });
+}
+
+async function toolFleet(model: { baseUrl: string }, env: NodeJS.ProcessEnv, as: "root" | "an ordinary user") {
+  const settings = {
+    COPILOTFLEET_PROVIDER_TYPE: "openai",
+    COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
+    COPILOTFLEET_SESSION_APPROVE: "all",
+    ...env,
+  };
+  const user = as === "root" ? null : await userFleet(settings);
+  const fleet = user?.fleet ?? (await faultFleet(settings));
+  const run: RunOptions = user === null ? {} : { under: user.under };
+  return { fleet, run };
+}
+
+const ROOT = process.getuid?.() === 0;
+
+it.skipIf(!grouped).each(["auto", "none"])(
+  "with limits and sandbox.mode %s, an agent that takes too much harms neither its own server nor another user's",
+  async (mode) => {
+    await using model = await startToolModel();
+    const { fleet, run } = await toolFleet(model, { ...LIMITS, COPILOTFLEET_SANDBOX_MODE: mode }, "root");
+    for (const user of ["alice", "bob"]) await fleet.create(user, `of-${user}`);
+    const attack = succeeding(fleet, run);
+    expect(await fleet.send("bob", "of-bob", "hello")).toBe("done");
+    expect(await attack).toEqual([]);
+    expect(await fleet.send("alice", "of-alice", "hello")).toBe("done");
+    const alice = (await fleet.ps()).find(({ user }) => user === "alice");
+    expect(alice).toMatchObject({ state: "ready", crashes: 0, sandbox: { limits: { by: "cgroup-v1", notHeld: [] } } });
+    expect(alice?.sandbox.not.includes("resources")).toBe(mode === "none");
+  },
+);
+
+it.skipIf(!ROOT)("without limits, an agent takes as much as it likes", async () => {
+  await using model = await startToolModel();
+  const { fleet, run } = await toolFleet(model, {}, "root");
+  await fleet.create("alice", "of-alice");
+  expect(await succeeding(fleet, run)).toEqual(ALL);
+  expect((await fleet.server("alice")).sandbox.limits).toBeUndefined();
+});
+
+it.skipIf(!ROOT)(
+  "an ordinary user without control groups limits memory and files, and the report names the rest",
+  async () => {
+    await using model = await startToolModel();
+    const { fleet, run } = await toolFleet(model, LIMITS, "an ordinary user");
+    await fleet.ok(["create", "--user", "alice", "--id", "of-alice"], run);
+    const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"], run);
+    const [alice] = servers;
+    expect(alice?.sandbox.limits).toMatchObject({
+      by: "rlimits",
+      perProcess: ["memory", "openFiles"],
+      notHeld: ["processes", "cpu"],
+    });
+    expect(alice?.sandbox.not).toContain("resources");
+    expect(await succeeding(fleet, run)).toEqual(["processes", "cpu"]);
+    expect(readFileSync(alice?.log ?? "", "utf8")).toContain(
+      "; limits by rlimits: memory 300mb per process, processes 80 not held, openFiles 128 per process, cpu 0.2 not held, disk 1gb).",
+    );
+  },
+);
+
+const groupsOf = (server: ServerView | undefined) => [...(server?.sandbox.limits?.cgroups ?? [])];
+
+it.skipIf(!grouped)("a stop ends a process that hides from the fleet, and removes the control groups", async () => {
+  await using model = await startToolModel();
+  const { fleet } = await toolFleet(model, LIMITS, "root");
+  await fleet.create("alice", "of-alice");
+  const call = { command: "env -i setsid sleep 300 >/dev/null 2>&1 < /dev/null & disown", description: "hides" };
+  await fleet.send("alice", "of-alice", `!tool bash ${JSON.stringify(call)}`);
+  const server = await fleet.server("alice");
+  const groups = groupsOf(server);
+  expect(groups).toHaveLength(3);
+  const hidden = processesInGroup(groups[0] ?? "").filter((pid) => pid !== server.pid);
+  expect(hidden.length).toBeGreaterThan(0);
+  await fleet.ok(["stop", "--user", "alice"]);
+  expect(groups.filter(existsSync)).toEqual([]);
+  for (const pid of hidden) expect(system().processes.find(pid)).toBeNull();
+});
+
+it.skipIf(!grouped)(
+  "after a server was killed, its next start has new control groups, and the old ones are gone",
+  async () => {
+    const fleet = await faultFleet(LIMITS);
+    const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"]);
+    spawnSync("kill", ["-9", String(server.pid)]);
+    await eventually("no process", () => processesInGroup(groupsOf(server)[0] ?? "").length === 0);
+    const { server: next } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"]);
+    expect(groupsOf(server).filter(existsSync)).toEqual([]);
+    expect(groupsOf(next).filter(existsSync)).toHaveLength(3);
+    await fleet.ok(["restart", next.id, "--rolling"]);
+    const replaced = await fleet.server("alice");
+    expect(groupsOf(next).filter(existsSync)).toEqual([]);
+    expect(groupsOf(replaced).filter(existsSync)).toHaveLength(3);
+    expect(processesInGroup(groupsOf(replaced)[0] ?? "")).toContain(replaced.pid);
+  },
+);
+
+it.skipIf(!grouped)("a server that does not start leaves no control groups behind", async () => {
+  const fleet = await faultFleet({ ...LIMITS, COPILOTFLEET_RUNTIME_PATH: "/bin/false" });
+  expect((await fleet.run(["spawn", "--user", "alice"])).code).not.toBe(0);
+  const groups = groupsOf((await fleet.ps())[0]);
+  expect(groups).toHaveLength(3);
+  expect(groups.filter(existsSync)).toEqual([]);
+});

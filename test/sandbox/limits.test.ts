@@ -1,0 +1,170 @@
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, it, onTestFinished } from "vitest";
+import type { Config } from "../../src/config/schema.js";
+import { limitsResources, limitTexts } from "../../src/model/sandbox.js";
+import { tryLauncher } from "../../src/sandbox/landlock.js";
+import { findBases, makeGroups, processesInGroup, removeGroup } from "../../src/sandbox/limits/cgroups.js";
+import { chooseLimits, launcherOptions, underShell } from "../../src/sandbox/limits/limits.js";
+import { type ControlGroup, system } from "../../src/system/system.js";
+import { grouped } from "../fixtures/programs/cgroups.js";
+
+type Settings = Config["sandbox"]["limits"];
+const NONE: Settings = { memory: null, processes: null, openFiles: null, cpu: null, disk: null };
+const ALL: Settings = { memory: 256 * 1024 ** 2, processes: 64, openFiles: 128, cpu: 0.5, disk: 1024 ** 3 };
+
+/** A folder that looks like a hierarchy of version 2 to a process that may only write below it. */
+function fakeV2(files: Record<string, string>): ControlGroup {
+  const mountPoint = mkdtempSync(join(tmpdir(), "copilotfleet-cgroup-"));
+  onTestFinished(() => rmSync(mountPoint, { recursive: true }));
+  const folder = join(mountPoint, "unit");
+  mkdirSync(folder);
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
+  return { version: 2, controllers: [], mountPoint, folder };
+}
+
+const bases = (own: ControlGroup[], isRoot = false) => Object.fromEntries(findBases(own, isRoot));
+
+it("without limits in the configuration, a server has none", () => {
+  expect(chooseLimits(NONE, "s")).toBeNull();
+});
+
+it("without control groups, the limits of memory and files hold for each process, and the report names the others", () => {
+  const chosen = chooseLimits(ALL, "s", () => new Map());
+  expect(chosen?.report).toEqual({
+    ...ALL,
+    by: "rlimits",
+    perProcess: ["memory", "openFiles"],
+    notHeld: ["processes", "cpu"],
+    cgroups: [],
+  });
+  expect(chosen?.report && limitTexts(chosen.report)).toEqual([
+    "memory 256mb per process",
+    "processes 64 not held",
+    "openFiles 128 per process",
+    "cpu 0.5 not held",
+    "disk 1gb",
+  ]);
+  expect(chosen?.report && limitsResources(chosen.report)).toBe(false);
+});
+
+it("control groups of version 2 are made in the own group where all controllers are delegated", () => {
+  const enabled = "cpuset cpu io memory pids";
+  const own = fakeV2({ "cgroup.controllers": enabled, "cgroup.subtree_control": enabled, "cgroup.procs": "" });
+  const base = { by: "cgroup-v2", folder: own.folder };
+  expect(bases([own])).toEqual({ memory: base, processes: base, cpu: base });
+  const supervisor = { ...own, folder: join(own.folder, "copilotfleet-supervisor") };
+  expect(bases([supervisor])).toEqual({ memory: base, processes: base, cpu: base });
+});
+
+it("control groups of version 2 limit only with the controllers that are delegated", () => {
+  const own = fakeV2({
+    "cgroup.controllers": "memory pids",
+    "cgroup.subtree_control": "memory pids",
+    "cgroup.procs": "1",
+  });
+  const found = findBases([own], false);
+  expect(Object.keys(Object.fromEntries(found))).toEqual(["memory", "processes"]);
+  expect(chooseLimits(ALL, "s", () => found)?.report).toMatchObject({
+    by: "cgroup-v2",
+    perProcess: ["openFiles"],
+    notHeld: ["cpu"],
+    cgroups: [expect.stringMatching(/\/unit\/copilotfleet-s\.[0-9a-f]{12}$/)],
+  });
+});
+
+it("a process alone in its group of version 2 moves into a group of its own, and enables the controllers", () => {
+  const files = { "cgroup.controllers": "pids", "cgroup.subtree_control": "", "cgroup.procs": `${process.pid}\n` };
+  const own = fakeV2(files);
+  mkdirSync(join(own.folder, "copilotfleet-supervisor"));
+  const moved = join(own.folder, "copilotfleet-supervisor", "cgroup.procs");
+  writeFileSync(moved, "");
+  findBases([own], false);
+  expect(readFileSync(moved, "utf8")).toBe(`${process.pid}`);
+  expect(readFileSync(join(own.folder, "cgroup.subtree_control"), "utf8")).toBe("+pids");
+});
+
+it("a process does not leave its group of version 2 while other processes are in it", () => {
+  const own = fakeV2({
+    "cgroup.controllers": "pids",
+    "cgroup.subtree_control": "",
+    "cgroup.procs": `1\n${process.pid}\n`,
+  });
+  expect(bases([own])).toEqual({});
+  expect(existsSync(join(own.folder, "copilotfleet-supervisor"))).toBe(false);
+});
+
+it("the files of a group of version 2 have the limits", () => {
+  const own = fakeV2({
+    "cgroup.controllers": "cpu memory pids",
+    "cgroup.subtree_control": "cpu memory pids",
+    "cgroup.procs": "",
+  });
+  const chosen = chooseLimits(ALL, "s", () => findBases([own], false));
+  const folder = chosen?.report.cgroups[0] ?? "";
+  mkdirSync(folder);
+  for (const name of ["memory.max", "memory.swap.max", "pids.max", "cpu.max"]) writeFileSync(join(folder, name), "");
+  makeGroups(chosen?.groups ?? []);
+  const text = (name: string) => readFileSync(join(folder, name), "utf8");
+  expect([text("memory.max"), text("memory.swap.max"), text("pids.max"), text("cpu.max")]).toEqual([
+    "268435456",
+    "0",
+    "64",
+    "50000 100000",
+  ]);
+});
+
+it.skipIf(!grouped)(
+  "root makes control groups of version 1 below its own groups, and the kernel takes all limits",
+  () => {
+    const chosen = chooseLimits(ALL, "s");
+    expect(chosen?.report).toMatchObject({ by: "cgroup-v1", perProcess: ["openFiles"], notHeld: [] });
+    expect(chosen?.report.cgroups).toHaveLength(3);
+    expect(chosen?.report && limitsResources(chosen.report)).toBe(true);
+    makeGroups(chosen?.groups ?? []);
+    const [memory = "", pids = "", cpu = ""] = chosen?.report.cgroups ?? [];
+    expect(readFileSync(join(memory, "memory.limit_in_bytes"), "utf8")).toBe("268435456\n");
+    expect(readFileSync(join(pids, "pids.max"), "utf8")).toBe("64\n");
+    expect(readFileSync(join(cpu, "cpu.cfs_quota_us"), "utf8")).toBe("50000\n");
+    for (const folder of [memory, pids, cpu]) expect(removeGroup(folder)).toBe(true);
+    expect(removeGroup(memory)).toBe(true);
+  },
+);
+
+it.skipIf(!grouped).each(["the launcher", "a shell"])(
+  "a program under %s is in its groups before it runs, with its resource limits",
+  async (by) => {
+    const chosen = chooseLimits(ALL, "s");
+    if (chosen === null) throw new Error("no limits");
+    makeGroups(chosen.groups);
+    const { cgroups } = chosen.report;
+    onTestFinished(() => void cgroups.map(removeGroup));
+    const command = ["/bin/sh", "-c", "cat /proc/self/cgroup; ulimit -n; ulimit -f"] as const;
+    const launcher = await tryLauncher();
+    if ("why" in launcher) throw new Error(launcher.why);
+    const [program, ...args] = launcher.wrap(command, { read: ["/"], write: [], devices: [] });
+    const [first, ...rest] =
+      by === "a shell" ? underShell(chosen, command) : [program, ...launcherOptions(chosen), ...args];
+    const { stdout, stderr } = spawnSync(first, rest, { encoding: "utf8" });
+    expect(stderr).toBe("");
+    for (const folder of cgroups) expect(stdout).toContain(folder.slice(folder.lastIndexOf("/copilotfleet-")));
+    expect(stdout).toMatch(/\n128\n2097152\n$/);
+    expect(cgroups.flatMap(processesInGroup)).toEqual([]);
+  },
+);
+
+it("a shell that cannot join a group does not run the program", () => {
+  const chosen = chooseLimits(ALL, "s", () => new Map([["cpu", { by: "cgroup-v1", folder: "/nowhere" }]]));
+  if (chosen === null) throw new Error("no limits");
+  const [program, ...args] = underShell(chosen, ["/bin/echo", "ran"]);
+  expect(spawnSync(program, args, { encoding: "utf8" })).toMatchObject({ status: 126, stdout: "" });
+});
+
+it("this process finds its own control groups, and each of them exists", () => {
+  for (const { folder, mountPoint } of system().processes.controlGroups()) {
+    expect(existsSync(join(folder, "cgroup.procs"))).toBe(true);
+    expect(folder.startsWith(mountPoint)).toBe(true);
+  }
+});
