@@ -68,6 +68,20 @@ export const EXHAUSTED_ERRORS = rows(6, NOTHING_DONE, {
       "Raise the limit in the message.",
     ],
   },
+  FLEET_DISK_LIMIT_REACHED: {
+    httpStatus: 507,
+    title: "The files of the server take more disk space than sandbox.disk allows.",
+    data: "The prompt was not sent, and no file was changed. Running turns can end, unless the files still grow while serve runs.",
+    causes: [
+      "The user's sessions, or files that an agent wrote to the server's home or its temporary folder, are too large.",
+      "An agent made a folder that cannot be read, so the fleet cannot measure it.",
+    ],
+    fixes: [
+      "copilotfleet delete SESSION # a session that the user no longer needs; its history is deleted, too",
+      "copilotfleet describe SERVER # shows its home, where other files may be",
+      "Raise sandbox.disk, and restart the server.",
+    ],
+  },
   FLEET_TURN_TIMEOUT: {
     httpStatus: 504,
     title: "The turn did not end in time.",

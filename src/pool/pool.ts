@@ -6,6 +6,7 @@ import type { ServerRecord } from "../model/server.js";
 import { abortable, deadline, isTimeout } from "../runtime/deadline.js";
 import { admits, closedBy } from "./admission.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
+import { DiskMeter } from "./disk-meter.js";
 import { nextSharedServer, ServerPlacer } from "./placement.js";
 import { type Recycled, type RecycleOptions, recycleServer } from "./recycle/recycle.js";
 import { repairRecords } from "./repair/repair.js";
@@ -19,12 +20,14 @@ const SHARED_START_MS = 30_000;
 /** All recorded servers, and the only way to start, stop and list them. */
 export class Pool {
   readonly placer: ServerPlacer;
+  readonly disk: DiskMeter;
   readonly #context: PoolContext;
   /** The starts that callers share, by server id. */
   readonly #starting = new Map<string, Promise<StartResult>>();
 
   constructor(context: PoolContext) {
     this.#context = context;
+    this.disk = new DiskMeter(context);
     this.placer = new ServerPlacer(context.store, context.config);
   }
 

@@ -9,6 +9,7 @@ import { LoopTimer } from "./loop-timer.js";
 import { Operations } from "./operations.js";
 import { Measurements } from "./report/measurements.js";
 import { ServerProcesses } from "./report/server-processes.js";
+import { DiskLimits } from "./upkeep/disk-limits.js";
 import { IdleStopper } from "./upkeep/idle-stopper.js";
 import { ProcessCleanup } from "./upkeep/process-cleanup.js";
 import { Recycler } from "./upkeep/recycler.js";
@@ -30,6 +31,7 @@ export class SupervisorLoop {
   readonly #recycler: Recycler;
   readonly #processCleanup: ProcessCleanup;
   readonly #idleStopper: IdleStopper;
+  readonly #diskLimits: DiskLimits;
   readonly #measurements: Measurements;
   readonly #checks: RegularChecks;
   readonly #lost = new AbortController();
@@ -50,6 +52,7 @@ export class SupervisorLoop {
     this.#recycler = new Recycler(context, this.#operations, processes, signal);
     this.#processCleanup = new ProcessCleanup(context, this.#operations, processes);
     this.#idleStopper = new IdleStopper(context, this.#operations, signal);
+    this.#diskLimits = new DiskLimits(context, this.#operations);
     this.#measurements = new Measurements(context, processes);
     this.#checks = new RegularChecks(context);
   }
@@ -139,6 +142,7 @@ export class SupervisorLoop {
     this.#recycler.look(running);
     this.#processCleanup.look(running);
     this.#idleStopper.look(running, ownPorts);
+    this.#diskLimits.look(running);
     for (const server of running) await enforceCap(this.#context, server);
     await this.#measurements.look(registry, running);
   }

@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { serverIdOf } from "../../src/model/ids.js";
@@ -10,6 +10,7 @@ import { system } from "../../src/system/system.js";
 import type { RunOptions } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";
 import { userFleet } from "../fixtures/fleets/user-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
 import { grouped } from "../fixtures/programs/cgroups.js";
@@ -175,4 +176,96 @@ it.skipIf(!grouped)("a server that does not start leaves no control groups behin
   const groups = groupsOf((await fleet.ps())[0]);
   expect(groups).toHaveLength(3);
   expect(groups.filter(existsSync)).toEqual([]);
+});
+
+/** Alice's agent runs a command. The model calls the tool twice, so the command must not harm when it runs again. */
+async function work(fleet: FaultFleet, command: string): Promise<string> {
+  return await fleet.send("alice", "of-alice", `!tool bash ${JSON.stringify({ command, description: "works" })}`);
+}
+
+it.skipIf(!ROOT)(
+  "a user whose files exceed sandbox.disk gets no more turns until there is room, and others are not affected",
+  async () => {
+    await using model = await startToolModel();
+    const { fleet } = await toolFleet(model, { COPILOTFLEET_SANDBOX_DISK: "20mb" }, "root");
+    for (const user of ["alice", "bob"]) await fleet.create(user, `of-${user}`);
+    const tooLarge = 'head -c 30000000 /dev/zero > "$HOME/large"';
+    expect(await work(fleet, tooLarge)).toBe("done");
+    const home = homeOf(fleet.root, serverIdOf("alice"));
+    expect(statSync(join(home, "large")).size).toBeLessThanOrEqual(20 * 1024 ** 2);
+    const files = 'mkdir -p "$HOME/files" && for i in 1 2 3 4; do head -c 9000000 /dev/zero > "$HOME/files/$i"; done';
+    expect(await work(fleet, files)).toBe("done");
+    expect(await fleet.refusal(6, ["send", "of-alice", "hello", "--user", "alice"])).toMatchObject({
+      code: "FLEET_DISK_LIMIT_REACHED",
+      message: expect.stringMatching(
+        /^The files of server alice-\w+ take [45]\d\.\dmb, and sandbox\.disk allows 20mb\.$/,
+      ),
+    });
+    expect(await fleet.send("bob", "of-bob", "hello")).toBe("done");
+    await fleet.ok(["list", "--user", "alice"]);
+    rmSync(join(home, "files"), { recursive: true });
+    rmSync(join(home, "large"));
+    expect(await fleet.send("alice", "of-alice", "hello")).toBe("done");
+  },
+);
+
+it.skipIf(!ROOT)("deleting a session whose files exceed sandbox.disk lets the user go on", async () => {
+  await using model = await startToolModel();
+  const { fleet } = await toolFleet(model, { COPILOTFLEET_SANDBOX_DISK: "20mb" }, "root");
+  await fleet.create("alice", "of-alice");
+  await fleet.create("alice", "another");
+  const files = 'cd "$HOME/session-state/of-alice" && for i in 1 2 3; do head -c 9000000 /dev/zero > "$i"; done';
+  await work(fleet, files);
+  const refused = await fleet.refusal(6, ["send", "another", "hello", "--user", "alice"]);
+  expect(refused.code).toBe("FLEET_DISK_LIMIT_REACHED");
+  await fleet.ok(["delete", "of-alice", "--yes"]);
+  expect(await fleet.send("alice", "another", "hello")).toBe("done");
+});
+
+it.skipIf(!ROOT)("serve stops a server that goes on writing beyond sandbox.disk, and no other", async () => {
+  await using model = await startToolModel();
+  const { fleet } = await toolFleet(model, { ...FAST_HEALTH, COPILOTFLEET_SANDBOX_DISK: "20mb" }, "root");
+  for (const user of ["alice", "bob"]) await fleet.create(user, `of-${user}`);
+  const serving = await serve(fleet);
+  const bob = await fleet.pidOf("bob");
+  const fill =
+    'mkdir -p "$HOME/files"; for i in $(seq 60); do head -c 2000000 /dev/zero > "$HOME/files/$i"; sleep 1; done';
+  const turn = fleet.run([
+    "send",
+    "of-alice",
+    `!tool bash ${JSON.stringify({ command: fill, description: "fills" })}`,
+    "--user",
+    "alice",
+  ]);
+  const { server } = await serving.logged(/^server alice-\w+ takes no new turns: its files take/, { withinMs: 60_000 });
+  await serving.logged(/^server alice-\w+ was stopped, because it still wrote: its files take .* allows 20mb$/, {
+    withinMs: 60_000,
+  });
+  expect((await turn).code).not.toBe(0);
+  expect(await serving.metric("server_limits_reached_total", { limit: "disk" })).toBe(1);
+  expect(await fleet.pidOf("bob")).toBe(bob);
+  expect(await fleet.send("bob", "of-bob", "hello")).toBe("done");
+  const refused = await fleet.refusal(6, ["send", "of-alice", "hello", "--user", "alice"]);
+  expect(refused).toMatchObject({ code: "FLEET_DISK_LIMIT_REACHED", message: expect.stringContaining(String(server)) });
+});
+
+it.skipIf(!ROOT)("an agent cannot hide files from sandbox.disk in a folder that its account cannot read", async () => {
+  await using model = await startToolModel();
+  const { fleet, run } = await toolFleet(model, { COPILOTFLEET_SANDBOX_DISK: "20mb" }, "an ordinary user");
+  await fleet.ok(["create", "--user", "alice", "--id", "of-alice"], run);
+  const call = { command: 'mkdir "$HOME/hidden"; chmod 0 "$HOME/hidden"', description: "hides" };
+  await fleet.ok(["send", "of-alice", `!tool bash ${JSON.stringify(call)}`, "--user", "alice"], run);
+  expect(await fleet.refusal(6, ["send", "of-alice", "hello", "--user", "alice"], run)).toMatchObject({
+    code: "FLEET_DISK_LIMIT_REACHED",
+    message: expect.stringContaining("an unknown amount, because a folder cannot be read,"),
+  });
+});
+
+it.skipIf(!ROOT)("without sandbox.disk, an agent fills the disk, and its turns go on", async () => {
+  await using model = await startToolModel();
+  const { fleet } = await toolFleet(model, {}, "root");
+  await fleet.create("alice", "of-alice");
+  await work(fleet, 'head -c 50000000 /dev/zero > "$HOME/large"');
+  expect(statSync(join(homeOf(fleet.root, serverIdOf("alice")), "large")).size).toBe(50_000_000);
+  expect(await fleet.send("alice", "of-alice", "hello")).toBe("done");
 });

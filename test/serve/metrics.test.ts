@@ -50,7 +50,8 @@ describe("the metrics", () => {
       ...["ok", "failed"].map((outcome) => `gc_runs_total{outcome="${outcome}"}`),
       ...Object.keys(ERRORS).map((code) => `errors_total{code="${code}"}`),
       ...["sessions_active", "turns_in_flight", "turns_stalled", "leases", "servers_memory_bytes", "draining"],
-      "servers_without_sandbox",
+      ...["servers_without_sandbox", "servers_over_disk_limit"],
+      ...["memory", "processes", "disk"].map((limit) => `server_limits_reached_total{limit="${limit}"}`),
       ...["server_crash_loops_total", "evictions_total", "gc_deleted_sessions_total", "gc_freed_bytes_total"],
       ...["gc_last_success_timestamp_seconds", "turn_duration_seconds_count", "probe_duration_seconds_count"],
     ];
@@ -107,6 +108,8 @@ describe("the metrics", () => {
     ["a drain", (m) => m.drains(), { draining: 1 }],
     ["a recycling", (m) => m.recycled("memory"), { 'server_recycles_total{reason="memory"}': 1 }],
     ["a crash loop", (m) => m.crashLooped(), { server_crash_loops_total: 1 }],
+    ["a limit of a server", (m) => m.limitReached("memory", 3), { 'server_limits_reached_total{limit="memory"}': 3 }],
+    ["servers without room", (m) => m.overDisk(2), { servers_over_disk_limit: 2 }],
     ["evictions", (m) => m.evicted(3), { evictions_total: 3 }],
     ["no eviction", (m) => m.evicted(0), {}],
     ["an error", (m) => m.failed("FLEET_STATE_BUSY"), { 'errors_total{code="FLEET_STATE_BUSY"}': 1 }],

@@ -9,6 +9,7 @@ import type { GcResult } from "../../sessions/gc/collect.js";
 const RESTART_REASONS = ["crash", "hang", "start"] as const;
 const RECYCLE_REASONS = ["memory", "age", "sessions"] as const;
 const TURN_OUTCOMES = ["completed", "failed", "aborted", "cut"] as const;
+const SERVER_LIMITS = ["memory", "processes", "disk"] as const;
 const OK_OR_FAILED = ["ok", "failed"] as const;
 
 export type RestartReason = (typeof RESTART_REASONS)[number];
@@ -94,6 +95,16 @@ export class FleetMetrics {
     this.#series.limitsReached.inc({ limit });
   }
 
+  /** Counts a limit that a server reached. The kernel counts the first two. */
+  limitReached(limit: (typeof SERVER_LIMITS)[number], count = 1): void {
+    this.#series.serverLimits.inc({ limit }, count);
+  }
+
+  /** Sets the number of running servers that take no turns, because their files take more than `sandbox.disk`. */
+  overDisk(servers: number): void {
+    this.#series.overDisk.set(servers);
+  }
+
   restarted(reason: RestartReason): void {
     this.#series.restarts.inc({ reason });
   }
@@ -172,6 +183,8 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
   return {
     servers: new library.Gauge({ ...named("servers", "Servers in the registry."), labelNames: ["state"] }),
     unrestricted: gauge("servers_without_sandbox", "Running servers without a sandbox."),
+    overDisk: gauge("servers_over_disk_limit", "Running servers whose files take more than sandbox.disk allows."),
+    serverLimits: counterBy("server_limits_reached_total", "limit", SERVER_LIMITS, "Limits that servers reached."),
     activeSessions: gauge("sessions_active", "Sessions loaded in a server's memory."),
     turnsInFlight: gauge("turns_in_flight", "Turns that have begun and not ended."),
     turnsStalled: gauge("turns_stalled", "Turns in flight without a sign of life for too long."),

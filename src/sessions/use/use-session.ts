@@ -41,7 +41,7 @@ const SHARED_POLL_MS = 5;
  * lease.
  *
  * @throws FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_SESSIONS_EXHAUSTED`, `FLEET_SESSION_NOT_FOUND`,
- * `FLEET_SESSION_MOVED`, `FLEET_SERVER_DRAINING`, `FLEET_POOL_DRAINING`; as `Pool.serverOf`; the signal's own reason when it
+ * `FLEET_SESSION_MOVED`, `FLEET_SERVER_DRAINING`, `FLEET_POOL_DRAINING`, `FLEET_DISK_LIMIT_REACHED`; as `Pool.serverOf`; the signal's own reason when it
  * aborts.
  */
 export async function useSession(context: SessionsContext, request: UseRequest): Promise<SessionUse> {
@@ -98,6 +98,7 @@ export class SessionUse implements AsyncDisposable {
     const { isTurn, at } = this.#request;
     if (isTurn) await this.#getPermit(false);
     await this.#enter(at);
+    if (isTurn) await this.#context.pool.disk.assertRoom(this.server);
   }
 
   /**

@@ -1,0 +1,55 @@
+import { writeSize } from "../../config/values/size.js";
+import type { ServerRecord } from "../../model/server.js";
+import { isClaimed } from "../../pool/claims/held-claim.js";
+import { describeBytes } from "../../pool/disk-meter.js";
+import { NEVER } from "../../runtime/deadline.js";
+import type { ServeContext } from "../context.js";
+import type { Operations } from "../operations.js";
+
+/**
+ * Stops a server whose files take more than `sandbox.disk` and still grow, because the kernel limits only single files. The
+ * fleet refuses new turns of that server until there is room again.
+ */
+export class DiskLimits {
+  readonly #context: ServeContext;
+  readonly #operations: Operations;
+  /** By launch id: the size in bytes of servers above their limits. */
+  readonly #over = new Map<string, number>();
+
+  constructor(context: ServeContext, operations: Operations) {
+    this.#context = context;
+    this.#operations = operations;
+  }
+
+  look(servers: readonly ServerRecord[]): void {
+    const launches = new Set(servers.map(({ launchId }) => launchId));
+    for (const launch of this.#over.keys()) if (!launches.has(launch)) this.#over.delete(launch);
+    for (const server of servers) {
+      const max = server.sandbox?.limits?.disk ?? null;
+      if (max === null || isClaimed(server) || this.#operations.isBusy(server.id)) continue;
+      this.#operations.begin("its files could not be measured", server.id, async () => await this.#check(server, max));
+    }
+    this.#context.metrics.overDisk(this.#over.size);
+  }
+
+  async #check(server: ServerRecord, max: number): Promise<void> {
+    const { pool, log, metrics } = this.#context;
+    const { id } = server;
+    const launch = server.launchId ?? "";
+    const before = this.#over.get(launch);
+    const bytes = await pool.disk.bytesOf(server);
+    if (bytes <= max) {
+      if (this.#over.delete(launch)) log("info", `server ${id} is below sandbox.disk again`, { server: id, bytes });
+      return;
+    }
+    this.#over.set(launch, bytes);
+    const sizes = `its files take ${describeBytes(bytes)}, and sandbox.disk allows ${writeSize(max)}`;
+    if (before === undefined) {
+      metrics.limitReached("disk");
+      log("warn", `server ${id} takes no new turns: ${sizes}`, { server: id, bytes, max });
+    }
+    if (before === undefined || bytes <= before) return;
+    const { cut } = await pool.stop(id, { drainTimeoutMs: 0, force: false, signal: NEVER, stays: true });
+    log("error", `server ${id} was stopped, because it still wrote: ${sizes}`, { server: id, bytes, max, cut });
+  }
+}
