@@ -69,7 +69,6 @@ export const EXHAUSTED_ERRORS = rows(6, NOTHING_DONE, {
     ],
   },
   FLEET_DISK_LIMIT_REACHED: {
-    httpStatus: 507,
     title: "The files of the server take more disk space than sandbox.disk allows.",
     data: "The prompt was not sent, and no file was changed. Running turns can end, unless the files still grow while serve runs.",
     causes: [

@@ -48,6 +48,17 @@ export interface LimitsReport extends Readonly<Record<Resource, number | null>> 
   notHeld: readonly ("processes" | "cpu")[];
   /** The folders of the server's control groups. */
   cgroups: readonly string[];
+  /** How often the running server reached limits of its control groups. Absent if it does not run, and in records. */
+  reached?: LimitsReached;
+}
+
+export interface LimitsReached {
+  /** How many processes the kernel killed. */
+  memory: number;
+  /** How many processes and threads the kernel did not start. */
+  processes: number;
+  /** In how many tenths of a second the kernel made processes wait. */
+  cpu: number;
 }
 
 /** The report alone, without the other parts of an object that has it. */

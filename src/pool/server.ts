@@ -7,6 +7,7 @@ import { SHARED_GROUP } from "../runtime/files/shared-storage.js";
 import { listLoaded } from "../runtime/history/session-state.js";
 import { isAlive } from "../runtime/process/process-table.js";
 import { allGone } from "../runtime/process/stop.js";
+import { limitsReached } from "../sandbox/limits/cgroups.js";
 import { system } from "../system/system.js";
 import { isHeld } from "./claims/held-claim.js";
 
@@ -139,8 +140,14 @@ export function viewServer(server: ServerRecord): ServerView {
     sessions: null,
     activeSessions: pid === null ? 0 : listLoaded(server.home, pid).length,
     version: server.version,
-    sandbox: server.sandbox ?? NO_SANDBOX,
+    sandbox: sandboxOf(server, running),
   };
+}
+
+function sandboxOf({ sandbox = NO_SANDBOX }: ServerRecord, running: boolean): SandboxReport {
+  const { limits } = sandbox;
+  if (limits === undefined || !running) return sandbox;
+  return { ...sandbox, limits: { ...limits, reached: limitsReached(limits) } };
 }
 
 /**

@@ -9,11 +9,11 @@ import { LoopTimer } from "./loop-timer.js";
 import { Operations } from "./operations.js";
 import { Measurements } from "./report/measurements.js";
 import { ServerProcesses } from "./report/server-processes.js";
-import { DiskLimits } from "./upkeep/disk-limits.js";
 import { IdleStopper } from "./upkeep/idle-stopper.js";
 import { ProcessCleanup } from "./upkeep/process-cleanup.js";
 import { Recycler } from "./upkeep/recycler.js";
 import { collectPeriodically, enforceCap, rotatePeriodically } from "./upkeep/scheduled.js";
+import { ServerLimits } from "./upkeep/server-limits.js";
 
 /** How often we look at the registry and the process table when nothing happens, in milliseconds. */
 const TICK_MS = 1_000;
@@ -31,7 +31,7 @@ export class SupervisorLoop {
   readonly #recycler: Recycler;
   readonly #processCleanup: ProcessCleanup;
   readonly #idleStopper: IdleStopper;
-  readonly #diskLimits: DiskLimits;
+  readonly #serverLimits: ServerLimits;
   readonly #measurements: Measurements;
   readonly #checks: RegularChecks;
   readonly #lost = new AbortController();
@@ -52,7 +52,7 @@ export class SupervisorLoop {
     this.#recycler = new Recycler(context, this.#operations, processes, signal);
     this.#processCleanup = new ProcessCleanup(context, this.#operations, processes);
     this.#idleStopper = new IdleStopper(context, this.#operations, signal);
-    this.#diskLimits = new DiskLimits(context, this.#operations);
+    this.#serverLimits = new ServerLimits(context, this.#operations);
     this.#measurements = new Measurements(context, processes);
     this.#checks = new RegularChecks(context);
   }
@@ -142,7 +142,7 @@ export class SupervisorLoop {
     this.#recycler.look(running);
     this.#processCleanup.look(running);
     this.#idleStopper.look(running, ownPorts);
-    this.#diskLimits.look(running);
+    this.#serverLimits.look(running);
     for (const server of running) await enforceCap(this.#context, server);
     await this.#measurements.look(registry, running);
   }

@@ -331,6 +331,7 @@ describe("doctor and smoke", () => {
       "environment",
       "isolation",
       "sandbox",
+      "limits",
       "model",
       "runtime",
       "state folder",
@@ -364,9 +365,9 @@ describe("doctor and smoke", () => {
       .split("\n")
       .filter((line) => !line.startsWith(" "))
       .toReversed();
-    expect(lines).toHaveLength(24);
+    expect(lines).toHaveLength(25);
     for (const line of lines) expect(line).toMatch(/^(ok {5}|WARN {3}|SKIP {3})\S/);
-    expect([summary, empty]).toEqual([expect.stringMatching(/^24 checks: \d+ ok, /), ""]);
+    expect([summary, empty]).toEqual([expect.stringMatching(/^25 checks: \d+ ok, /), ""]);
   });
 
   it("smoke passes all its steps, from spawn to stop", async () => {

@@ -173,7 +173,7 @@ describe("doctor", () => {
     const { stdout, code } = await fleet.run(["doctor", "--quick"], { env: { COPILOTFLEET_PORTS_FROM: "abc" } });
     expect(code).toBe(3);
     expect(stdout).toMatch(
-      /\n\n\d+ checks: \d+ ok, 1 failed \(configuration\), .*\d+ skipped \(isolation, sandbox, model, runtime, .*\)\n$/,
+      /\n\n\d+ checks: \d+ ok, 1 failed \(configuration\), .*\d+ skipped \(isolation, sandbox, limits, model, runtime, .*\)\n$/,
     );
   });
 
@@ -316,7 +316,7 @@ describe("doctor", () => {
     expect(warned).toMatch(/^WARN {3}serve {12}not running: [^\n]+\n {24}Try: copilotfleet serve$/m);
     const env = { COPILOTFLEET_PORTS_FROM: "abc" };
     const { checks } = await shown(fleet.run(["doctor", "--json"], { env }));
-    const local = ["isolation", "sandbox", "model", "runtime", "state folder", "permissions", "disk space"];
+    const local = ["isolation", "sandbox", "limits", "model", "runtime", "state folder", "permissions", "disk space"];
     const skipped = [...local, "store", "registry", ...STATE_CHECKS];
     expect(checks.filter(({ level }) => level === "skipped")).toEqual(
       skipped.map((name) => ({

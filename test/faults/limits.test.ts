@@ -193,18 +193,16 @@ it.skipIf(!ROOT)(
     expect(await work(fleet, tooLarge)).toBe("done");
     const home = homeOf(fleet.root, serverIdOf("alice"));
     expect(statSync(join(home, "large")).size).toBeLessThanOrEqual(20 * 1024 ** 2);
+    rmSync(join(home, "large"));
     const files = 'mkdir -p "$HOME/files" && for i in 1 2 3 4; do head -c 9000000 /dev/zero > "$HOME/files/$i"; done';
     expect(await work(fleet, files)).toBe("done");
     expect(await fleet.refusal(6, ["send", "of-alice", "hello", "--user", "alice"])).toMatchObject({
       code: "FLEET_DISK_LIMIT_REACHED",
-      message: expect.stringMatching(
-        /^The files of server alice-\w+ take [45]\d\.\dmb, and sandbox\.disk allows 20mb\.$/,
-      ),
+      message: expect.stringMatching(/^The files of server alice-\w+ take 3\d\.\dmb, and sandbox\.disk allows 20mb\.$/),
     });
     expect(await fleet.send("bob", "of-bob", "hello")).toBe("done");
     await fleet.ok(["list", "--user", "alice"]);
     rmSync(join(home, "files"), { recursive: true });
-    rmSync(join(home, "large"));
     expect(await fleet.send("alice", "of-alice", "hello")).toBe("done");
   },
 );
@@ -268,4 +266,49 @@ it.skipIf(!ROOT)("without sandbox.disk, an agent fills the disk, and its turns g
   await work(fleet, 'head -c 50000000 /dev/zero > "$HOME/large"');
   expect(statSync(join(homeOf(fleet.root, serverIdOf("alice")), "large")).size).toBe(50_000_000);
   expect(await fleet.send("alice", "of-alice", "hello")).toBe("done");
+});
+
+it.skipIf(!grouped)("describe, the metrics and the log of serve show that an agent reached its limits", async () => {
+  await using model = await startToolModel();
+  const { fleet } = await toolFleet(model, { ...FAST_HEALTH, ...LIMITS }, "root");
+  await fleet.create("alice", "of-alice");
+  const serving = await serve(fleet);
+  const run: RunOptions = {};
+  expect(await succeeding(fleet, run)).toEqual([]);
+  await serving.logged(/^server alice-\w+ reached sandbox\.memory$/);
+  await serving.logged(/^server alice-\w+ reached sandbox\.processes$/);
+  expect(await serving.metric("server_limits_reached_total", { limit: "memory" })).toBeGreaterThan(0);
+  expect(await serving.metric("server_limits_reached_total", { limit: "processes" })).toBeGreaterThan(0);
+  const { reached } = (await fleet.server("alice")).sandbox.limits ?? {};
+  expect(Object.values(reached ?? {}).map((count) => count > 0)).toEqual([true, true, true]);
+  const shown = await fleet.ok(["describe", (await fleet.server("alice")).id]);
+  expect(shown).toMatch(/^ {2}Limits: +memory 300mb, processes 80, .*\(by cgroup-v1\)$/m);
+  expect(shown).toMatch(
+    /^ {2}Limits reached: +memory \(killed: \d+\), processes \(not started: \d+\), cpu \(waited: .*\)$/m,
+  );
+});
+
+it.skipIf(!grouped)("the record of a server that the kernel killed at its memory limit says so", async () => {
+  await using model = await startToolModel();
+  const { fleet } = await toolFleet(model, { ...LIMITS, COPILOTFLEET_SANDBOX_CPU: "2" }, "root");
+  await fleet.create("alice", "of-alice");
+  // Each of these processes is smaller than the server, so the kernel kills the server.
+  const hogs =
+    "for i in $(seq 40); do /usr/bin/python3 -c 'x = b\"x\" * (9 << 20); import time; time.sleep(30)' & done; wait";
+  await fleet.run([
+    "send",
+    "of-alice",
+    `!tool bash ${JSON.stringify({ command: hogs, description: "fills" })}`,
+    "--user",
+    "alice",
+  ]);
+  const log = (await fleet.server("alice")).log;
+  await fleet.ok(["doctor", "--fix"]);
+  const text = await eventually(
+    "the log names the limit",
+    () => /The server ended.*/.exec(readFileSync(log, "utf8"))?.[0],
+  );
+  expect(text).toMatch(
+    /^The server ended, after the kernel had killed \d+ process(es)? of the server at sandbox\.memory \(300mb\)\.$/,
+  );
 });

@@ -1,8 +1,9 @@
 import type { LoadedConfig } from "../../config/load/load.js";
 import { isFleetError } from "../../errors.js";
-import { PROTECTIONS, separates } from "../../model/sandbox.js";
+import { limitTexts, PROTECTIONS, separates } from "../../model/sandbox.js";
 import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
 import { keySourceOf, ProviderKey } from "../../models/provider-key.js";
+import { chooseLimits } from "../../sandbox/limits/limits.js";
 import { sandboxNow, tryMechanisms } from "../../sandbox/sandbox.js";
 import { adviceOf, type Finding, ok, type Row, warning } from "./checks.js";
 import { serviceAnswers } from "./service.js";
@@ -18,6 +19,7 @@ export interface SettingsContext extends LoadedConfig {
 export const SETTINGS: readonly Row<SettingsContext>[] = [
   { name: "isolation", look: isolationOf },
   { name: "sandbox", look: sandboxWorks },
+  { name: "limits", look: limitsHold },
   { name: "model", look: modelAnswers },
 ];
 
@@ -54,6 +56,16 @@ async function sandboxWorks({ config }: LoadedConfig): Promise<Finding> {
   const fix = "cat /sys/kernel/security/lsm  # must contain landlock; then update the kernel to 6.12 or later";
   const level = mode === "auto" ? "warning" : "failed";
   return { level, detail: "no sandbox works on this machine", items: failures, fix };
+}
+
+/** Reports the limits of each server, and those that nothing on this machine holds. */
+function limitsHold({ config }: LoadedConfig): Finding {
+  const limits = chooseLimits(config.sandbox.limits, "doctor")?.report;
+  if (limits === undefined) return ok("none: a server may use as much as the machine has");
+  const detail = `${limitTexts(limits).join(", ")} (by ${limits.by})`;
+  if (limits.notHeld.length === 0) return ok(detail);
+  const fix = "Run serve as a systemd service with Delegate=yes, or as root. See docs/security.md, Limits of a server.";
+  return warning(detail, fix);
 }
 
 /** Checks that prompts can reach a model. Runs no token command. */

@@ -127,6 +127,7 @@ const sandboxReport: Schema<SandboxReport> = object({
       perProcess: list(word<LimitsReport["perProcess"][number]>()),
       notHeld: list(word<LimitsReport["notHeld"][number]>()),
       cgroups: strings,
+      reached: v.exactOptional(object({ memory: number, processes: number, cpu: number })),
     }),
   ),
 });

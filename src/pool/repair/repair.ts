@@ -1,7 +1,9 @@
+import { writeSize } from "../../config/values/size.js";
 import type { ServerRecord } from "../../model/server.js";
-import { endOfLog } from "../../runtime/files/server-log.js";
+import { appendToLog, endOfLog } from "../../runtime/files/server-log.js";
 import { describeEnd, logStop, UNFINISHED } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
+import { limitsReached } from "../../sandbox/limits/cgroups.js";
 import { HeldClaim, isHeld } from "../claims/held-claim.js";
 import { changeClaimed, countCrash, endingProcess, giveUpStop, recordEnd } from "../claims/transitions.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "../concurrency.js";
@@ -42,12 +44,23 @@ async function repair(context: PoolContext, server: ServerRecord, signal: AbortS
   } else await reap(context, server, server.state === "draining" ? "stopped" : "failed");
 }
 
+/** Names the limit of memory as the likely cause of a server's end, as the second half of a sentence. */
+function describeKills({ sandbox }: ServerRecord): string {
+  const { limits } = sandbox ?? {};
+  if (limits === undefined) return "";
+  const { memory: kills } = limitsReached(limits);
+  if (kills === 0 || limits.memory === null) return "";
+  return `, after the kernel had killed ${kills === 1 ? "1 process" : `${kills} processes`} of the server at sandbox.memory (${writeSize(limits.memory)})`;
+}
+
 /** Ends the processes that a dead server has left, and records the server's end. */
 async function reap({ store, config }: PoolContext, server: ServerRecord, state: "stopped" | "failed"): Promise<void> {
   const ended = { ...server, process: endingProcess(server) };
+  const kills = describeKills(server);
   const outcome = await stopServer(ended, { graceMs: TERMINATE_GRACE_MS });
   logStop(ended, outcome, { because: UNFINISHED, stopping: state === "stopped" });
-  const failure = state === "failed" ? `${describeEnd(server)}${endOfLog(server)}` : null;
+  if (kills !== "") appendToLog(server.home, `The server ended${kills}.`);
+  const failure = state === "failed" ? `${describeEnd(server)}${kills}${endOfLog(server)}` : null;
   await changeClaimed(store, server, (record) => {
     if (state === "failed") countCrash(record, Date.now(), config.health.stableMs);
     recordEnd(record, state, failure);

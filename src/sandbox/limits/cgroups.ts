@@ -1,8 +1,17 @@
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { FleetError, quote, systemCode } from "../../errors.js";
+import type { LimitsReached, LimitsReport } from "../../model/sandbox.js";
 import { type ControlGroup, system } from "../../system/system.js";
-import { CONTROLLERS, GROUPED, type GroupedResource, type GroupVersion, limitFiles, OPTIONAL } from "./group-files.js";
+import {
+  CONTROLLERS,
+  countOf,
+  GROUPED,
+  type GroupedResource,
+  type GroupVersion,
+  limitFiles,
+  OPTIONAL,
+} from "./group-files.js";
 
 /*
  * A control group limits a set of processes together. The fleet makes a group for each start of a server with limits. The
@@ -119,6 +128,20 @@ export function removeGroup(folder: string): boolean {
   }
 }
 
+/** How often a server has reached its limits since its start. A limit without a control group counts as never reached. */
+export function limitsReached({ by, cgroups }: LimitsReport): LimitsReached {
+  const reached = { memory: 0, processes: 0, cpu: 0 };
+  if (by === "rlimits") return reached;
+  for (const resource of GROUPED) {
+    const [file, word] = countOf(by, resource);
+    for (const folder of new Set(cgroups)) {
+      const line = new RegExp(`^${word} (\\d+)$`, "m").exec(read(join(folder, file)) ?? "");
+      reached[resource] += Number(line?.[1] ?? 0);
+    }
+  }
+  return reached;
+}
+
 /** Whether a path from a record can be a group that this fleet made. A wrong path would end foreign processes. */
 export function isServerGroup(folder: string): boolean {
   const name = basename(folder);
@@ -135,7 +158,7 @@ function groupsIn(folder: string): string[] {
   }
 }
 
-export function read(path: string): string | null {
+function read(path: string): string | null {
   try {
     return readFileSync(path, "utf8");
   } catch (error) {

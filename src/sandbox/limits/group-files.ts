@@ -44,3 +44,18 @@ export function limitFiles(
           ];
   }
 }
+
+/**
+ * The file and the word that count how often a limit was reached: processes that the kernel killed, processes that it did
+ * not start, and tenths of a second in which it made processes wait.
+ */
+export function countOf(version: GroupVersion, resource: GroupedResource): readonly [file: string, word: string] {
+  switch (resource) {
+    case "memory":
+      return [version === "cgroup-v2" ? "memory.events" : "memory.oom_control", "oom_kill"];
+    case "processes":
+      return ["pids.events", "max"];
+    case "cpu":
+      return ["cpu.stat", "nr_throttled"];
+  }
+}

@@ -1,4 +1,5 @@
 import { printable } from "../../../config/values/text.js";
+import { limitTexts } from "../../../model/sandbox.js";
 import type {
   Description,
   ServerDescription,
@@ -76,6 +77,7 @@ function partsOfServer({ server, record, sessions, logLines }: ServerDescription
       ["Isolation", server.isolation],
       ["Sandbox", server.sandbox.mode],
       ["Not restricted", server.sandbox.not.join(", ")],
+      ...factsOfLimits(server),
       ["Version", version],
       ["Runtime", text(record.runtimePath)],
       ["GitHub token", tokenSource(record)],
@@ -89,6 +91,20 @@ function partsOfServer({ server, record, sessions, logLines }: ServerDescription
     ],
     next: nextForServer(server),
   };
+}
+
+function factsOfLimits({ sandbox: { limits } }: ServerView): Fact[] {
+  if (limits === undefined) return [];
+  const { memory = 0, processes = 0, cpu = 0 } = limits.reached ?? {};
+  const reached = [
+    ...(memory === 0 ? [] : [`memory (killed: ${memory})`]),
+    ...(processes === 0 ? [] : [`processes (not started: ${processes})`]),
+    ...(cpu === 0 ? [] : [`cpu (waited: ${renderAge(cpu * 100)})`]),
+  ];
+  return [
+    ["Limits", `${limitTexts(limits).join(", ")} (by ${limits.by})`],
+    ["Limits reached", reached.join(", ")],
+  ];
 }
 
 function nextForServer(server: ServerView): string[] {

@@ -1,20 +1,24 @@
 import { writeSize } from "../../config/values/size.js";
+import type { LimitsReached } from "../../model/sandbox.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isClaimed } from "../../pool/claims/held-claim.js";
 import { describeBytes } from "../../pool/disk-meter.js";
 import { NEVER } from "../../runtime/deadline.js";
+import { limitsReached } from "../../sandbox/limits/cgroups.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";
 
 /**
- * Stops a server whose files take more than `sandbox.disk` and still grow, because the kernel limits only single files. The
- * fleet refuses new turns of that server until there is room again.
+ * Reports when servers reach their limits. Stops a server whose files take more than `sandbox.disk` and still grow, because
+ * the kernel limits only single files. The fleet refuses new turns of that server until there is room again.
  */
-export class DiskLimits {
+export class ServerLimits {
   readonly #context: ServeContext;
   readonly #operations: Operations;
   /** By launch id: the size in bytes of servers above their limits. */
   readonly #over = new Map<string, number>();
+  /** By launch id: how often each limit of the kernel was reached at the last look. */
+  readonly #reached = new Map<string, LimitsReached>();
 
   constructor(context: ServeContext, operations: Operations) {
     this.#context = context;
@@ -23,13 +27,32 @@ export class DiskLimits {
 
   look(servers: readonly ServerRecord[]): void {
     const launches = new Set(servers.map(({ launchId }) => launchId));
-    for (const launch of this.#over.keys()) if (!launches.has(launch)) this.#over.delete(launch);
+    for (const map of [this.#over, this.#reached])
+      for (const launch of map.keys()) if (!launches.has(launch)) map.delete(launch);
     for (const server of servers) {
+      this.#count(server);
       const max = server.sandbox?.limits?.disk ?? null;
       if (max === null || isClaimed(server) || this.#operations.isBusy(server.id)) continue;
       this.#operations.begin("its files could not be measured", server.id, async () => await this.#check(server, max));
     }
     this.#context.metrics.overDisk(this.#over.size);
+  }
+
+  /** Counts the processes that the kernel killed or did not start since the last look. */
+  #count(server: ServerRecord): void {
+    const { limits } = server.sandbox ?? {};
+    if (limits === undefined || limits.cgroups.length === 0) return;
+    const { log, metrics } = this.#context;
+    const launch = server.launchId ?? "";
+    const before = this.#reached.get(launch) ?? { memory: 0, processes: 0 };
+    const now = limitsReached(limits);
+    this.#reached.set(launch, now);
+    for (const limit of ["memory", "processes"] as const) {
+      const count = now[limit] - before[limit];
+      if (count <= 0) continue;
+      metrics.limitReached(limit, count);
+      log("warn", `server ${server.id} reached sandbox.${limit}`, { server: server.id, limit, count });
+    }
   }
 
   async #check(server: ServerRecord, max: number): Promise<void> {
