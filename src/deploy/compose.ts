@@ -3,7 +3,7 @@ import type { Layer } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
 import * as layout from "./container.js";
 import { type Deployment, type DeployOptions, describe } from "./deployment.js";
-import { unfit } from "./problem.js";
+import { checkSandbox, unfit } from "./problem.js";
 import type { SecretFile } from "./settings.js";
 import { memoryBytes, processLimit, SCRATCH_MIB } from "./sizing.js";
 import { yamlStream } from "./yaml.js";
@@ -31,6 +31,7 @@ export function renderCompose(
   loaded: { config: Config; given: Layer },
   options: DeployOptions,
 ): { compose: Record<string, unknown>; notices: string[]; yaml: string } {
+  checkSandbox(loaded.config, "Docker's filter of system calls");
   const deployment = describe(loaded, options, OWN_REDIS);
   const { name, replicas, storage, settings } = deployment;
   const ownRedis = settings.values.get("store")?.value === OWN_REDIS;

@@ -11,3 +11,15 @@ export function badFlag(flag: string, value: unknown, allowed: string, suggestio
 export function unfit(message: string, suggestions: Suggestion[]): FleetError {
   return new FleetError("FLEET_CONFIG_INVALID", message, { suggestions });
 }
+
+/**
+ * Refuses a sandbox that needs namespaces where they are forbidden. The fleet would not start a server there.
+ *
+ * @param where the thing that forbids them
+ */
+export function checkSandbox({ sandbox: { mode } }: { sandbox: { mode: string } }, where: string): void {
+  if (mode !== "bwrap") return;
+  throw unfit(`sandbox.mode is "bwrap", which needs namespaces, but ${where} forbids them`, [
+    'Set sandbox.mode to "auto" for the best sandbox that works there.',
+  ]);
+}

@@ -14,8 +14,12 @@ it.skipIf(!POSSIBLE)(
   "the manifest's pod serves a conversation, and drains on SIGTERM in time (skipped without root, tini or ip)",
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-pod-"));
-    const { manifests } = kubernetes({ COPILOTFLEET_PROVIDER_TYPE: "echo" });
-    const pod = new DeployedPod(manifests, { folder, env: { COPILOT_OFFLINE: "true" } });
+    const { manifests } = kubernetes({
+      COPILOTFLEET_PROVIDER_TYPE: "echo",
+      COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TEAM_TOKEN",
+    });
+    const secrets = { TEAM_TOKEN: "gho_canary" };
+    const pod = new DeployedPod(manifests, { folder, secrets, env: { COPILOT_OFFLINE: "true" } });
     onTestFinished(async () => {
       pod.kill();
       await pod.ended;
@@ -46,6 +50,11 @@ it.skipIf(!POSSIBLE)(
       code: 0,
       stdout: expect.stringMatching(/alice.*ready/),
     });
+
+    // The server has its user's token from the file of the Secret. No other environment has it.
+    const holders =
+      'for p in /proc/[0-9]*; do grep -q gho_canary $p/environ && basename "$(readlink $p/exe)"; done; true';
+    expect((await pod.exec(["sh", "-c", holders])).stdout).toBe("copilot-runtime\n");
 
     // The init process reaps the processes that a command leaves behind.
     await pod.exec(["sh", "-c", "sleep 0.2 & exit 0"]);

@@ -23,17 +23,18 @@ export function configured(env: Record<string, string> = {}, flags: PartialConfi
 
 export const CONTAINERS: DeployOptions = { name: "fleet", image: "registry.example/fleet:1", secretStore: false };
 
+export const KUBERNETES: KubernetesOptions = {
+  ...CONTAINERS,
+  namespace: "chat",
+  monitoringNamespace: "monitoring",
+  clientNamespaces: [],
+  egressPorts: [],
+  egressCidrs: [],
+};
+
 /** Renders the manifests of `deploy kubernetes`, and validates each object by the schema of the Kubernetes API. */
 export function kubernetes(env: Record<string, string> = {}, options: Partial<KubernetesOptions> = {}) {
-  const rendered = renderKubernetes(configured(env), {
-    ...CONTAINERS,
-    namespace: "chat",
-    monitoringNamespace: "monitoring",
-    clientNamespaces: [],
-    egressPorts: [],
-    egressCidrs: [],
-    ...options,
-  });
+  const rendered = renderKubernetes(configured(env), { ...KUBERNETES, ...options });
   for (const manifest of rendered.manifests) validate(manifest);
   return rendered;
 }

@@ -2,7 +2,7 @@ import type { Layer } from "../../config/load/layers.js";
 import type { Config } from "../../config/schema.js";
 import { quote } from "../../errors.js";
 import { describe } from "../deployment.js";
-import { unfit } from "../problem.js";
+import { checkSandbox, unfit } from "../problem.js";
 import type { SecretFile } from "../settings.js";
 import { yamlStream } from "../yaml.js";
 import { networkPolicy } from "./network.js";
@@ -31,6 +31,8 @@ export function renderKubernetes(
   loaded: { config: Config; given: Layer },
   options: KubernetesOptions,
 ): { manifests: Manifest[]; notices: string[]; yaml: string } {
+  // Another runtime may have its own kernel, and allow more.
+  if (options.runtimeClass === undefined) checkSandbox(loaded.config, "the runtime's filter of system calls");
   const plan = planOf(describe(loaded, options), options);
   const { deployment } = plan;
   checkNames(deployment.settings.secrets);
