@@ -298,6 +298,21 @@ describe("the front door, when a server does not answer,", () => {
     expect(client.events(id)).toEqual(["session.idle"]);
   });
 
+  it("lets a stop leave alone a session that the server no longer has although its unloading hangs", async () => {
+    const id = unused("unloading");
+    const client = await RawClient.as(at.url, await at.token("una"));
+    await client.requestOk("session.create", { sessionId: id });
+    const { id: serverId, home } = await at.serverOf("una");
+    const waited: string[][] = [];
+    const stopped = await at.fleet.stop([serverId], {
+      drainTimeout: "10s",
+      onProgress: ({ turns }) => waited.push(...turns.map(({ sessionIds }) => [...sessionIds])),
+    });
+    expect(stopped).toMatchObject([{ outcome: "drained", cut: [] }]);
+    expect(waited).toEqual([]);
+    expect(existsSync(join(home, `unanswered-${id}`)), "a question that the server does not answer").toBe(false);
+  });
+
   it("ends a turn at session.idle even if the server never answers whether the turn still runs", async () => {
     const id = unused("mute");
     const client = await RawClient.as(at.url, await at.token("dan"));

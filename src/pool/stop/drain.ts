@@ -201,6 +201,9 @@ class AskedServer implements AsyncDisposable {
     return await this.#ask(answerMs, hurry, async (connection, signal) => {
       const late: string[] = [];
       for (const sessionId of loaded) {
+        // If the client leaves at the beginning of a turn, the runtime may hang while it unloads the session (seen with
+        // 1.0.85). It then has the session no more, keeps its lock, and answers neither of the requests below.
+        if ((await isInTurn(connection, sessionId, signal)) === null) continue;
         await unlessRefused(connection.request("sessions.save", { sessionId }, signal));
         if (await isBusy(connection, sessionId, signal)) late.push(sessionId);
         else {
