@@ -109,11 +109,7 @@ export const DESCRIPTIONS: Readonly<Record<Names<ConfigInput>["value"], KeyDescr
     meaning: "The variable that contains the key of the model service. `null`: the service needs none.",
     examples: ["OPENAI_API_KEY", null],
   },
-  "provider.apiKeyFile": {
-    meaning:
-      "The file that contains the key of the model service. Only its owner may be able to use it. A new key in it needs no restart.",
-    examples: ["/run/secrets/model-key"],
-  },
+  "provider.apiKeyFile": { meaning: "A file with the key, for its owner alone.", examples: ["/run/secrets/model-key"] },
   "provider.apiKeyCommand": {
     meaning:
       "The command that prints the key of the model service. It has 10 s. The fleet runs it again after five minutes, and when the service refuses the key.",
@@ -122,6 +118,12 @@ export const DESCRIPTIONS: Readonly<Record<Names<ConfigInput>["value"], KeyDescr
   "provider.wireApi": {
     meaning: "The API of the model service, for the types `openai` and `azure`.",
     examples: ["completions", "responses"],
+  },
+
+  modelGateway: {
+    meaning:
+      "Whether the provider's key stays out of servers. With `on`, servers reach the model service through the fleet, which adds the key. See [The model gateway](security.md#the-model-gateway).",
+    examples: ["on", "off"],
   },
 
   "session.model": {

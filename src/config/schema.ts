@@ -233,6 +233,8 @@ const keys = v.strictObject({
   runtime: v.optional(runtime, {}),
   auth: v.optional(auth, {}),
   provider: v.optional(v.nullable(provider), null),
+  // Whether the provider's key stays in the fleet's own processes. With "off", servers get it.
+  modelGateway: v.optional(rules.choice(["on", "off"]), "on"),
   session: v.optional(session, {}),
   sandbox: v.optional(sandbox, {}),
   lock: v.optional(lock, {}),

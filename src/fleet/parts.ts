@@ -40,7 +40,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
 
   const store = openState(config, stateRoot);
   const clients = new Clients();
-  const provider = new ModelProvider(config.provider, env);
+  const provider = new ModelProvider(config, env);
   const doorClients = new DoorClients();
   const directory = new HostDirectory({ store, config });
   const pool = new Pool({ store, config, stateRoot, env });
@@ -84,6 +84,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
     store,
     directory,
     pool,
+    provider,
     clients,
     doorClients,
     leases,

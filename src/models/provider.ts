@@ -1,49 +1,116 @@
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Environment } from "../config/load/paths.js";
-import type { Provider, RemoteProvider } from "../config/schema.js";
+import type { Config, RemoteProvider } from "../config/schema.js";
 import { fleetClosed } from "../errors.js";
 import type { EchoModel } from "./echo.js";
+import type { ModelRequests } from "./gateway/exchange.js";
+import type { ModelGateway } from "./gateway/gateway.js";
 import { keySourceOf, ProviderKey } from "./provider-key.js";
 
-/** The configured model provider of a fleet. Starts the echo model inside this process when it is first needed. */
+/** Whether the provider's key reaches servers. Otherwise only the model gateway, in the fleet's own processes, has it. */
+export function givesKeyToServers({ provider, modelGateway }: Pick<Config, "provider" | "modelGateway">): boolean {
+  return modelGateway === "off" && hasKey(provider);
+}
+
+export function hasKey(provider: Config["provider"]): boolean {
+  return provider !== null && provider.type !== "echo" && keySourceOf(provider) !== null;
+}
+
+/**
+ * The configured model provider of a fleet. Starts the echo model or the model gateway inside this process when a session
+ * first needs it.
+ */
 export class ModelProvider implements AsyncDisposable {
-  readonly #config: Provider | null;
+  readonly #settings: Pick<Config, "provider" | "modelGateway">;
+  /** The variables that servers get. */
+  readonly #serverEnv: Environment;
   /** Null if the model service needs no key. */
   readonly #key: ProviderKey | null;
   #echo: Promise<EchoModel> | undefined;
+  #starting: Promise<ModelGateway> | undefined;
+  #gateway: ModelGateway | undefined;
+  /** How many parts of this process use each session. */
+  readonly #users = new Map<string, number>();
   #isClosed = false;
 
-  constructor(config: Provider | null, env: Environment) {
-    this.#config = config;
-    const source = config === null || config.type === "echo" ? null : keySourceOf(config);
+  constructor(settings: Pick<Config, "provider" | "modelGateway" | "runtime">, env: Environment) {
+    const { provider, runtime } = settings;
+    this.#settings = settings;
+    this.#serverEnv = { ...Object.fromEntries([...runtime.env, ...CERTIFICATES].map((name) => [name, env[name]])) };
+    const source = provider === null || provider.type === "echo" ? null : keySourceOf(provider);
     this.#key = source === null ? null : new ProviderKey(source, env);
   }
 
-  /**
-   * The provider as `session.create` and `session.resume` take it. Null for GitHub's own models.
-   *
-   * @throws FleetError `FLEET_MODEL_UNCONFIGURED` when the provider's key is missing; `FLEET_CLOSED`.
-   */
-  async get(): Promise<ProviderConfig | null> {
-    if (this.#isClosed) throw fleetClosed();
-    const config = this.#config;
-    if (config === null) return null;
-    if (config.type !== "echo")
-      return { ...describeProvider(config), ...(this.#key === null ? {} : { apiKey: await this.#key.get() }) };
-    // Load the echo model only here: node:http takes time to load, and most fleets never use it.
-    this.#echo ??= import("./echo.js").then(async ({ startEchoModel }) => await startEchoModel());
-    const { baseUrl } = await this.#echo;
-    return { type: "openai", wireApi: "completions", baseUrl, apiKey: "echo" };
+  /** The model requests that the gateway of this process has passed on. */
+  get requests(): Readonly<ModelRequests> {
+    return this.#gateway?.requests ?? { inFlight: 0, failed: 0 };
   }
 
-  /** Stops the echo model if it was started. Afterwards, no session that uses it can take a turn. */
+  /** @throws FleetError `FLEET_MODEL_UNCONFIGURED` when the provider's key cannot be read; `FLEET_CLOSED`. */
+  async check(): Promise<void> {
+    if (this.#isClosed) throw fleetClosed();
+    await this.#key?.get();
+  }
+
+  /**
+   * The provider as `session.create` and `session.resume` take it, for one session. Null for GitHub's own models. With the
+   * model gateway or the echo model, it works until the last {@link keep} of the session ends, or this process.
+   *
+   * @throws FleetError as {@link check}.
+   */
+  async of(sessionId: string): Promise<ProviderConfig | null> {
+    await this.check();
+    const { provider, modelGateway } = this.#settings;
+    if (provider === null) return null;
+    if (provider.type === "echo") {
+      // Load the echo model only here: node:http takes time to load, and most fleets never use it.
+      this.#echo ??= import("./echo.js").then(async ({ startEchoModel }) => await startEchoModel());
+      const { baseUrl } = await this.#echo;
+      return { type: "openai", wireApi: "completions", baseUrl, apiKey: "echo" };
+    }
+    if (this.#key === null) return describe(provider);
+    if (modelGateway === "off") return { ...describe(provider), apiKey: await this.#key.get() };
+    this.#starting ??= this.#start(provider, this.#key);
+    return (await this.#starting).providerFor(sessionId);
+  }
+
+  async #start(provider: RemoteProvider, key: ProviderKey): Promise<ModelGateway> {
+    const { ModelGateway } = await import("./gateway/gateway.js");
+    this.#gateway = await ModelGateway.start(provider, key, this.#serverEnv);
+    return this.#gateway;
+  }
+
+  /** Notes that a part of this process uses a session, until the disposal. The session's token is good as long as that. */
+  keep(sessionId: string): Disposable {
+    this.#users.set(sessionId, (this.#users.get(sessionId) ?? 0) + 1);
+    let isKept = true;
+    return {
+      [Symbol.dispose]: () => {
+        if (!isKept) return;
+        isKept = false;
+        const left = (this.#users.get(sessionId) ?? 1) - 1;
+        if (left > 0) {
+          this.#users.set(sessionId, left);
+          return;
+        }
+        this.#users.delete(sessionId);
+        this.#gateway?.forget(sessionId);
+      },
+    };
+  }
+
+  /** Stops what this has started. Afterwards, no session that uses it can take a turn. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isClosed = true;
     await (await this.#echo)?.close();
+    await (await this.#starting)?.close();
   }
 }
 
+/** The variables that name certificates. Servers get them, too. */
+const CERTIFICATES = ["SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"];
+
 /** The SDK's form of a remote provider, without its key. */
-function describeProvider({ type, baseUrl, wireApi }: RemoteProvider): ProviderConfig {
+function describe({ type, baseUrl, wireApi }: RemoteProvider): ProviderConfig {
   return { type, baseUrl, ...(type === "anthropic" ? {} : { wireApi }) };
 }

@@ -19,7 +19,7 @@ export interface Grantee {
 export interface Secrets {
   /** The fleet's state folder. */
   stateRoot: string;
-  config: Pick<Config, "auth" | "storage">;
+  config: Pick<Config, "auth" | "provider" | "storage">;
   env: NodeJS.ProcessEnv;
 }
 
@@ -61,10 +61,11 @@ export function grantsOf(
   };
 }
 
-/** The fleet's state and configuration, the shared storage, and the folder with the users' token files. */
-function hiddenFolders({ stateRoot, config: { auth, storage }, env }: Secrets): string[] {
+/** The fleet's state and configuration, the shared storage, the provider's key, and the folder with the users' token files. */
+function hiddenFolders({ stateRoot, config: { auth, provider, storage }, env }: Secrets): string[] {
   const tokens = auth.githubTokenFile?.replace(/[^/]*\{user\}.*$/s, "");
-  return [stateRoot, dirname(userConfigFile(env)), storage.shared, tokens]
+  const key = provider === null || provider.type === "echo" ? null : provider.apiKeyFile;
+  return [stateRoot, dirname(userConfigFile(env)), storage.shared, tokens, key]
     .filter((path) => path != null)
     .map((path) => resolve(path));
 }

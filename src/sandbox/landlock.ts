@@ -14,15 +14,7 @@ import type { Attempt } from "./sandbox.js";
 const TRIAL_MS = 10_000;
 
 /** Landlock never restricts these here. It closes Unix sockets only if they are abstract, that is, without a path. */
-const NEVER: readonly Protection[] = [
-  "metadata",
-  "process-list",
-  "ipc",
-  "unix-sockets",
-  "network",
-  "provider-key",
-  "resources",
-];
+const NEVER: readonly Protection[] = ["metadata", "process-list", "ipc", "unix-sockets", "network", "resources"];
 
 /** Our own launcher (`native/launcher.c`). */
 export async function tryLauncher(): Promise<Attempt> {

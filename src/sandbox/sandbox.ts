@@ -1,6 +1,6 @@
 import type { Config } from "../config/schema.js";
 import { FleetError } from "../errors.js";
-import { limitsResources, NO_SANDBOX, type SandboxReport } from "../model/sandbox.js";
+import { limitsResources, NO_SANDBOX, type Protection, type SandboxReport } from "../model/sandbox.js";
 import { type Grantee, grantsOf, type Secrets } from "./grants.js";
 import { tryLauncher, trySetpriv } from "./landlock.js";
 import { makeGroups } from "./limits/cgroups.js";
@@ -60,11 +60,11 @@ async function tryInOrder(): Promise<Attempt[]> {
 export async function chooseSandbox(
   settings: Config["sandbox"],
   grantee: Grantee & { id: string },
-  secrets: Secrets,
+  secrets: Secrets & { config: Pick<Config, "modelGateway"> },
 ): Promise<Sandbox> {
   const mechanism = await chooseMechanism(settings);
   const limits = chooseLimits(settings.limits, grantee.id);
-  const report = reportOf(mechanism ?? NO_SANDBOX, limits);
+  const report = reportOf(mechanism ?? NO_SANDBOX, limits, secrets.config);
   if (mechanism === null) return { ...report, wrap: (command) => limited(command, limits, null) };
   const { hidden, read, write } = grantsOf(grantee, settings, secrets);
   return {
@@ -76,7 +76,12 @@ export async function chooseSandbox(
   };
 }
 
-function reportOf({ mode, not }: SandboxReport, limits: ChosenLimits | null): SandboxReport {
+function reportOf(
+  { mode, not: lacking }: SandboxReport,
+  limits: ChosenLimits | null,
+  config: Pick<Config, "modelGateway">,
+): SandboxReport {
+  const not = withKey(lacking, config);
   if (limits === null) return { mode, not };
   // Without a filter of system calls, an agent can still change how the kernel schedules other processes.
   const isHeld = limitsResources(limits.report) && !not.includes("system-calls");
@@ -93,10 +98,15 @@ function limited(command: Command, limits: ChosenLimits | null, mechanism: Mecha
 }
 
 /** The sandbox of a server that starts now with this configuration, as far as this machine allows it. */
-export async function sandboxNow({ mode }: Config["sandbox"]): Promise<SandboxReport> {
-  if (mode === "none") return NO_SANDBOX;
+export async function sandboxNow(config: Pick<Config, "sandbox" | "modelGateway">): Promise<SandboxReport> {
+  if (config.sandbox.mode === "none") return NO_SANDBOX;
   const found = (await tryMechanisms()).find((attempt) => "wrap" in attempt);
-  return found ?? NO_SANDBOX;
+  return found === undefined ? NO_SANDBOX : { mode: found.mode, not: withKey(found.not, config) };
+}
+
+/** Without the model gateway, the provider's key comes into the server's memory. */
+function withKey(not: readonly Protection[], { modelGateway }: Pick<Config, "modelGateway">): readonly Protection[] {
+  return modelGateway === "on" || not.includes("provider-key") ? not : [...not, "provider-key"];
 }
 
 /** The mechanism that restricts servers; null if nothing does. */

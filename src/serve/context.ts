@@ -1,5 +1,6 @@
 import type { Address } from "../config/rules.js";
 import type { DoorOptions, FrontDoor } from "../gateway/door.js";
+import type { ModelProvider } from "../models/provider.js";
 import type { Clock } from "../runtime/clock.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
 import type { SessionsContext } from "../sessions/context.js";
@@ -13,6 +14,8 @@ export type ServeLog = (level: LogLevel, message: string, fields?: Readonly<Reco
 
 /** The parts of the fleet that its supervisor works with. */
 export interface ServedFleet extends Pick<SessionsContext, "store" | "config" | "directory" | "pool"> {
+  /** The model requests of this process. */
+  provider: Pick<ModelProvider, "requests">;
   stateRoot: string;
   clock: Clock;
   log: ServeLog;

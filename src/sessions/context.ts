@@ -16,7 +16,7 @@ export interface SessionsContext {
   leases: Leases;
   directory: HostDirectory;
   takeover: Takeover;
-  provider: Pick<ModelProvider, "get">;
+  provider: Pick<ModelProvider, "check" | "of" | "keep">;
   /** Reports a problem that did not stop the work. */
   warn: (message: string) => void;
 }

@@ -89,7 +89,7 @@ export class OpenSessions {
     const { user, signal } = options;
     const id = options.id ?? newSessionId(options.purpose ?? null);
     // Before anything is started, refuse a model that cannot be used.
-    await provider.get();
+    await provider.check();
     if (options.needsModel === true) await assertModel(this.#context, user);
     const ephemeralUse = options.ephemeral === true ? ownUse(directory) : undefined;
     const record = await this.#sessions.recordNew({ ...options, id, owner: user, ephemeralUse }, { signal });
@@ -117,7 +117,7 @@ export class OpenSessions {
 
   async #openHere(record: SessionRecord, options: ResumeOptions, isNew = false): Promise<LocalSession> {
     // Before anything is started, refuse a model that cannot be used.
-    await this.#context.provider.get();
+    await this.#context.provider.check();
     await using use = await useSession(this.#context, { ...options, record, isTurn: false });
     return await LocalSession.open(this.#sessions, use, options, isNew);
   }
@@ -140,7 +140,7 @@ export class OpenSessions {
   }
 
   async #useHere(record: SessionRecord, prompt: string, options: ResumeOptions & SendOptions): Promise<Used> {
-    await this.#context.provider.get();
+    await this.#context.provider.check();
     await using use = await useSession(this.#context, { ...options, record, isTurn: true, mayMove: true });
     const open = await LocalSession.open(this.#sessions, use, options);
     const used = await open.once(async () => await open.turn(use, prompt, options));

@@ -24,6 +24,7 @@ describe("defaults", () => {
         runtime: { path: null, args: [], env: ["HTTPS_PROXY"], idleTimeoutMs: null },
         auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
         provider: null,
+        modelGateway: "on",
         session: {
           model: null,
           ttlMs: 86_400_000,

@@ -11,11 +11,11 @@ it("ps names the sandbox of each server, and the log of the server names what it
   const { sandbox, log } = await fleet.spawn("seen");
   expect(sandbox).toEqual({
     mode: "landlock",
-    not: ["metadata", "process-list", "ipc", "unix-sockets", "network", "provider-key", "resources"],
+    not: ["metadata", "process-list", "ipc", "unix-sockets", "network", "resources"],
   });
   expect(await fleet.ok(["ps", "-o", "wide", "--user", "seen"])).toMatch(/SANDBOX.*\blandlock\b/s);
   expect(readFileSync(log, "utf8")).toContain(
-    "in the sandbox landlock without metadata, process-list, ipc, unix-sockets, network, provider-key, resources).",
+    "in the sandbox landlock without metadata, process-list, ipc, unix-sockets, network, resources).",
   );
 });
 

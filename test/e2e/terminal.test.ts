@@ -3,9 +3,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
-import { ScreenTerminal } from "../fixtures/commands/emulator.js";
 import { Terminal, type TerminalOptions } from "../fixtures/commands/terminal.js";
-import { eventually } from "../fixtures/eventually.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 
 const fleet = testFleet();
@@ -111,13 +109,4 @@ describe("ps", () => {
     expect(servers.find(({ user }) => user === "counted")).toMatchObject({ sessions: 2, activeSessions: 0 });
     expect(await fleet.ok(["ps"])).toMatch(/^counted-.* 2 +0$/m);
   });
-});
-
-it("the emulator of the tests shows a frame of synchronized output only when all of it has arrived", async () => {
-  const script = "stty -echo; printf 'before\\n\\033[?2026hfirst'; read -r; printf ' and last\\033[?2026l'; read -r";
-  await using terminal = new ScreenTerminal(fleet, ["-c", script], { program: "bash" });
-  await eventually("the first part", () => terminal.raw.includes("first"));
-  expect(await terminal.rows()).toEqual(["before"]);
-  terminal.type("\r");
-  await terminal.screenShows(/^before\nfirst and last$/);
 });

@@ -5,9 +5,11 @@ import { fileURLToPath } from "node:url";
 import { CopilotClient, type CopilotClientOptions, RuntimeConnection } from "@github/copilot-sdk";
 import { expect } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
+import type { FleetOptions } from "../../src/fleet/options.js";
 import { openParts } from "../../src/fleet/parts.js";
 import type { FrontDoor } from "../../src/gateway/door.js";
 import type { DoorEvent, RequestReport } from "../../src/gateway/state/door/report.js";
+import type { ModelProvider } from "../../src/models/provider.js";
 import type { Clock } from "../../src/runtime/clock.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
@@ -45,6 +47,8 @@ export class DoorFleet implements AsyncDisposable {
     /** The environment for other processes on the same fleet. */
     readonly env: NodeJS.ProcessEnv,
     readonly ports: PortRange,
+    /** The model provider of this process. */
+    readonly provider: ModelProvider,
   ) {}
 
   static async open(options: DoorFleetOptions = {}): Promise<DoorFleet> {
@@ -63,9 +67,14 @@ export class DoorFleet implements AsyncDisposable {
     // A busy machine may pause for seconds. The fleet must not take a server for hung because of that.
     const health = { timeout: "10s" };
     const sandbox = { binds: READABLE };
-    const fleetOptions = { env, cwd: folder, config: { ports, provider, health, sandbox, ...options.config } };
+    // The sandbox of this machine decides about "auto", so a test that needs files or programs asks for them.
+    const given: { provider?: unknown; session?: object } = options.config ?? {};
+    const session = given.provider === undefined ? { session: { host: "none", ...given.session } } : {};
+    const config = { ports, provider, health, sandbox, ...given, ...session } as NonNullable<FleetOptions["config"]>;
+    const fleetOptions = { env, cwd: folder, config };
     // The constructor is private, because a program has no parts of a fleet.
-    const fleet = Reflect.construct(Fleet, [openParts(fleetOptions, options.clock)]) as Fleet;
+    const parts = openParts(fleetOptions, options.clock);
+    const fleet = Reflect.construct(Fleet, [parts]) as Fleet;
     const events: DoorEvent[] = [];
     const requests: RequestReport[] = [];
     const door = await fleet.openFrontDoor({
@@ -73,7 +82,7 @@ export class DoorFleet implements AsyncDisposable {
       onEvent: (event) => events.push(event),
       onRequest: (report) => requests.push(report),
     });
-    return new DoorFleet(folder, fleet, door, model, events, requests, env, ports);
+    return new DoorFleet(folder, fleet, door, model, events, requests, env, ports, parts.provider);
   }
 
   /** The recorded state, read directly and not through the fleet. */

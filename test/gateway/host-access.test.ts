@@ -40,7 +40,7 @@ const REACHING_OPTIONS = {
   somethingNew: "/",
 };
 
-describe("the front door, for a client on its user's own server with the default session.host,", () => {
+describe("the front door, for a client on its user's own server with session.host none,", () => {
   let at: DoorFleet;
   let client: RawClient;
   const sessionId = "mine";
@@ -213,16 +213,31 @@ describe("the front door, for a client on its user's own server with session.hos
 
 describe("the front door, for a client on its user's own server with session.host auto,", () => {
   const CASES = [
-    { sandbox: "landlock", key: null, reaches: true, why: "a sandbox keeps everything else out of reach" },
-    { sandbox: "none", key: null, reaches: false, why: "without a sandbox, everything would be in reach" },
-    { sandbox: "landlock", key: "MODEL_KEY", reaches: false, why: "the provider's key is in the server's memory" },
+    {
+      sandbox: "landlock",
+      key: null,
+      gateway: "off",
+      reaches: true,
+      why: "a sandbox keeps everything else out of reach",
+    },
+    {
+      sandbox: "none",
+      key: null,
+      gateway: "off",
+      reaches: false,
+      why: "without a sandbox, everything would be in reach",
+    },
+    { sandbox: "landlock", key: "MODEL_KEY", gateway: "off", reaches: false, why: "the key is in the server's memory" },
+    { sandbox: "landlock", key: "MODEL_KEY", gateway: "on", reaches: true, why: "the key stays in the gateway" },
   ] as const;
 
   it.each(CASES)(
-    "with the sandbox $sandbox and the key $key, lets it run a command: $reaches ($why)",
+    "with the sandbox $sandbox, the key $key and the model gateway $gateway, lets it run a command: $reaches ($why)",
     async (given) => {
       const provider = { type: "openai" as const, baseUrl: "http://127.0.0.1:9/v1", apiKeyEnv: given.key };
-      await using at = await DoorFleet.open({ config: { sandbox: { mode: given.sandbox }, provider } });
+      await using at = await DoorFleet.open({
+        config: { sandbox: { mode: given.sandbox }, provider, modelGateway: given.gateway },
+      });
       const client = await RawClient.as(at.url, await at.token("alice"), true);
       await client.requestOk("session.create", { sessionId: "mine" });
       const { error } = await client.request("session.shell.exec", { sessionId: "mine", command: "true" });

@@ -1,5 +1,6 @@
 import { approveAll } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
+import { Fleet } from "../../src/fleet/fleet.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -21,4 +22,28 @@ it("the front door names the default model to the runtime when a provider is con
   expect(chosenIn(await client.request("session.create", { sessionId: "left-open" }))).toBe("gpt-5");
   const session = await at.fleet.createSession({ user: "alice" });
   expect((await session.rpc.model.getCurrent()).modelId).toBe("gpt-5");
+});
+
+it("a client's turn works after another process has taken a turn in the session and has ended", async () => {
+  await using at = await DoorFleet.open();
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  await client.requestOk("session.create", { sessionId: "shared" });
+  await client.turnOk("shared", "one");
+  const provider = { type: "openai" as const, baseUrl: at.model.baseUrl, apiKeyEnv: "MODEL_KEY" };
+  const other = await Fleet.open({ env: at.env, cwd: at.folder, config: { ports: at.ports, provider } });
+  await other.sessions.use("shared", "two", { user: "alice" });
+  await other.close();
+  await client.turnOk("shared", "three");
+  expect(at.model.shown("three")).toBe(1);
+});
+
+it("the front door takes the token of a session back when the client leaves the session", async () => {
+  await using at = await DoorFleet.open();
+  const client = await RawClient.as(at.url, await at.token("alice"));
+  await client.requestOk("session.create", { sessionId: "left" });
+  const token = async () => (await at.provider.of("left"))?.apiKey;
+  const first = await token();
+  expect(await token()).toBe(first);
+  await client.requestOk("session.detach", { sessionId: "left" });
+  await expect.poll(async () => (await token()) === first).toBe(false);
 });

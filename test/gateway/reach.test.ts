@@ -33,7 +33,17 @@ it.each([
   [{ type: "openai", apiKeyEnv: "KEY" }, false],
   [{ type: "openai", apiKeyEnv: null, apiKeyFile: "/key" }, false],
   [{ type: "openai", apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: "key" }, false],
-])("with session.host auto and the provider %j, a client reaches the host: %j", (provider, reaches) => {
-  const config = { session: { host: "auto" }, store: FILE, provider } as unknown as Config;
-  expect(reachesHost({ own: true, config, sandbox: HOLDS })).toBe(reaches);
+])(
+  "with session.host auto, the provider %j and no model gateway, a client reaches the host: %j",
+  (provider, reaches) => {
+    const config = { session: { host: "auto" }, store: FILE, provider, modelGateway: "off" } as unknown as Config;
+    expect(reachesHost({ own: true, config, sandbox: HOLDS })).toBe(reaches);
+  },
+);
+
+it("with the model gateway, a client reaches the host unless the server started without it and may have the key", () => {
+  const provider = { type: "openai", apiKeyEnv: "KEY" };
+  const config = { session: { host: "auto" }, store: FILE, provider, modelGateway: "on" } as unknown as Config;
+  expect(reachesHost({ own: true, config, sandbox: without("network") })).toBe(true);
+  expect(reachesHost({ own: true, config, sandbox: without("network", "provider-key") })).toBe(false);
 });

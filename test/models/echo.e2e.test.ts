@@ -42,8 +42,15 @@ async function startRuntime(home: string): Promise<{ port: number; child: ChildP
 describe("the echo model behind the real runtime", () => {
   it("the echo model gets the whole history from the runtime, even after another client resumed the session", async () => {
     const home = await mkdtemp(join(tmpdir(), "fleet-echo-"));
-    await using model = new ModelProvider({ type: "echo" }, {});
-    const provider = await model.get();
+    await using model = new ModelProvider(
+      {
+        provider: { type: "echo" },
+        modelGateway: "on",
+        runtime: { path: null, args: [], env: [], idleTimeoutMs: null },
+      },
+      {},
+    );
+    const provider = await model.of("echo");
     const { port, child } = await startRuntime(home);
     const connect = () =>
       new CopilotClient({ connection: RuntimeConnection.forUri(`127.0.0.1:${port}`, { connectionToken: TOKEN }) });

@@ -15,11 +15,29 @@ function temporaryFolder(): string {
 }
 
 /** Grants a folder to a server, as its working folder or as a bind. */
-function grant({ cwd, bind, runtimePath = "/nowhere/copilot" }: { cwd?: string; bind?: string; runtimePath?: string }) {
+interface Grant {
+  cwd?: string;
+  bind?: string;
+  runtimePath?: string;
+  apiKeyFile?: string;
+}
+
+function grant({ cwd, bind, runtimePath = "/nowhere/copilot", apiKeyFile }: Grant) {
   const state = temporaryFolder();
   const home = join(state, "home");
   const config = {
     auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
+    provider:
+      apiKeyFile === undefined
+        ? null
+        : ({
+            type: "openai",
+            baseUrl: "",
+            apiKeyEnv: null,
+            apiKeyFile,
+            apiKeyCommand: null,
+            wireApi: "responses",
+          } as const),
     storage: { shared: null },
   };
   return grantsOf(
@@ -81,4 +99,12 @@ it("a server may read folders with programs, and change a folder of its user bel
   expect(grant({ bind: "/usr:ro" }).read).toEqual(["/usr"]);
   for (const folder of ["/opt/work/alice", "/var/lib/work/alice", "/srv/work/alice"])
     expect(grant({ bind: folder.replace("alice", "{user}") }).write).toEqual([folder]);
+});
+
+it("grantsOf refuses a bind with the file of provider.apiKeyFile in it, even if servers may only read it", () => {
+  const bind = temporaryFolder();
+  expect(() => grant({ bind: `${bind}:ro` })).not.toThrow();
+  expect(() => grant({ bind: `${bind}:ro`, apiKeyFile: join(bind, "key") })).toThrow(
+    /which contains secrets of the fleet/,
+  );
 });

@@ -13,6 +13,7 @@ const SNAPSHOT: MetricsSnapshot = {
   diskFreeBytes: 16,
   doorClients: 0,
   doorTurns: 0,
+  modelRequests: { inFlight: 0, failed: 0 },
 };
 
 const open = () => FleetMetrics.open({ version: "1.2.3" });

@@ -31,7 +31,7 @@ async function loading({ record, folder, isNew = false, hasOwnFolder = false, is
   for (const name of folder ?? []) writeFileSync(join(path, name), "{}\n");
   const directory = { has: async () => true, assertStorage: async () => undefined } as unknown as HostDirectory;
   const config = { auth: null } as unknown as SessionsContext["config"];
-  const context = { directory, config, env: {}, provider: { get: async () => null } };
+  const context = { directory, config, env: {}, provider: { of: async () => null } };
   const server = serverRecord("s1", { home });
   const how: Loading["how"][] = [];
   const transport = {
@@ -41,8 +41,12 @@ async function loading({ record, folder, isNew = false, hasOwnFolder = false, is
       if (asked.how === "resume" && isUnknown) throw UNKNOWN;
     },
   };
-  const used = { record: sessionRecord("one", { serverId: "s1", ...record }), server };
-  await load(context, used, transport, { isNew, signal: NEVER });
+  const used = {
+    record: sessionRecord("one", { serverId: "s1", ...record }),
+    server,
+    model: { given: () => undefined },
+  };
+  await load(context, used, transport, { isNew, isAlone: true, signal: NEVER });
   return how;
 }
 

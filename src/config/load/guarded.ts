@@ -53,6 +53,7 @@ export const KEY_CLASSES: ReadonlyMap<string, Class> = new Map<string, Class>([
   ...classed(GUARDED, "guarded"),
   // The echo model is built in and sends nothing.
   ["provider.type", ["echo"]],
+  ["modelGateway", ["on"]],
   ["session.approve", ["none"]],
   ["session.host", ["none"]],
   // This key decides whether the fleet believes a proxy about a client's address.

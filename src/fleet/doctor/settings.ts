@@ -28,7 +28,7 @@ async function isolationOf({ config }: LoadedConfig): Promise<Finding> {
   const { isolation, session } = config;
   if (isolation === "shared") return ok("shared: clients of one server are separated by the front door's rules");
   const own = "per-user: each server has its own home, history and token";
-  if (separates(await sandboxNow(config.sandbox)))
+  if (separates(await sandboxNow(config)))
     return ok(`${own}, and a sandbox keeps those of other users out of its reach`);
   const detail =
     `${own}, but all servers run as one operating-system user, and no sandbox separates them. ` +
@@ -47,7 +47,7 @@ async function isolationOf({ config }: LoadedConfig): Promise<Finding> {
 async function sandboxWorks({ config }: LoadedConfig): Promise<Finding> {
   const { mode } = config.sandbox;
   if (mode === "none") return ok('none, because sandbox.mode is "none"');
-  const report = await sandboxNow(config.sandbox);
+  const report = await sandboxNow(config);
   const failures = (await tryMechanisms()).flatMap((attempt) => ("why" in attempt ? [attempt.why] : []));
   if (report.mode !== "none") {
     const items = [...failures, ...report.not.map((lacking) => `an agent can ${PROTECTIONS[lacking]}`)];

@@ -122,7 +122,7 @@ export class RecordGroup extends Group {
   async weakServers(): Promise<WeakServer[]> {
     const { store, config } = this.parts;
     const { servers } = await store.registry.read();
-    const now = await sandboxNow(config.sandbox);
+    const now = await sandboxNow(config);
     return Object.values(servers)
       .filter(isRunning)
       .map(({ id, sandbox = NO_SANDBOX }) => ({ id, mode: sandbox.mode, lacks: lackingIn(sandbox, now) }))

@@ -3,7 +3,7 @@ import { isObject } from "../../config/values/json.js";
 import { readRedisUrl } from "../../config/values/redis-url.js";
 import { type SandboxReport, separates } from "../../model/sandbox.js";
 import type { ServerRecord } from "../../model/server.js";
-import { keySourceOf } from "../../models/provider-key.js";
+import { givesKeyToServers, hasKey } from "../../models/provider.js";
 import type { ClientRequest, Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import type { Handling } from "./methods.js";
@@ -38,16 +38,16 @@ export function reachOf(
 export function reachesHost({ own, config, sandbox }: Reach): boolean {
   const { host } = config.session;
   if (!own || host !== "auto") return own && host === "owner";
-  return sandbox !== undefined && separates(sandbox) && !hasOpenStore(config) && !hasProviderKey(config);
+  return sandbox !== undefined && separates(sandbox) && !hasOpenStore(config) && !mayHaveKey(config, sandbox);
 }
 
 function hasOpenStore({ store }: Config): boolean {
   return store.kind === "redis" && readRedisUrl(store.url)?.password == null;
 }
 
-/** The key is in the memory of each server that has a session. */
-function hasProviderKey({ provider }: Config): boolean {
-  return provider !== null && provider.type !== "echo" && keySourceOf(provider) !== null;
+/** Whether the provider's key may be in the memory of the server, which may have started before the model gateway was on. */
+function mayHaveKey(config: Config, sandbox: SandboxReport): boolean {
+  return givesKeyToServers(config) || (hasKey(config.provider) && sandbox.not.includes("provider-key"));
 }
 
 /** Whether the client may approve tools that it did not bring itself. */

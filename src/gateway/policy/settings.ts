@@ -4,6 +4,7 @@ import type { SessionRecord } from "../../model/session.js";
 import type { Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import { isBelowHome } from "./below-home.js";
+import { bringsCredentials } from "./credentials.js";
 import { decidesOnTools, type Reach, reachesHost } from "./reach.js";
 import { hasCredentials } from "./server-setup.js";
 
@@ -19,9 +20,6 @@ export interface Surroundings extends Reach {
   /** The user's own GitHub token, on a server that is not the user's own. */
   gitHubToken: string | null;
 }
-
-/** Parameters that name a model service, or credentials for one. */
-const CREDENTIALS = ["provider", "providers", "gitHubToken", "gitHubTokenProviderRegistrationId"];
 
 /** Parameters of `session.resume` that `session.create` does not have. */
 const RESUME_ONLY = ["disableResume", "continuePendingWork", "openCanvases", "requestedEnvironmentVariables"];
@@ -120,7 +118,7 @@ export function sessionParams(
   refuseReach(method, asked, surroundings);
   const params: Params = { ...asked, sessionId: record.id };
   if (method === "session.create") for (const name of RESUME_ONLY) delete params[name];
-  if (CREDENTIALS.every((name) => isAbsent(asked[name]))) {
+  if (!bringsCredentials(asked)) {
     // The runtime accepts a token or a provider for a session, but not both.
     if (provider !== null) params.provider = provider;
     else if (gitHubToken !== null) params.gitHubToken = gitHubToken;

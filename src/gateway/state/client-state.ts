@@ -110,6 +110,8 @@ export class ClientState implements Fellow {
   /** The server whose model requests this client answers. The server ends with the client. */
   needing: ServerRecord | undefined;
   readonly #gone = new AbortController();
+  /** Keeps the model providers of the sessions that servers of this host have open for the client. */
+  readonly #kept = new Map<string, Disposable>();
 
   constructor(door: DoorState, socket: ClientSocket, { holder, protocol, share, report, isRelayed }: ClientOrigin) {
     this.door = door;
@@ -155,6 +157,18 @@ export class ClientState implements Fellow {
   attach(attachment: Attachment, link: Link): void {
     attachment.attached = true;
     attachment.load = link.kind === "server" ? this.#loadNow(attachment, link) : null;
+    const { sessionId } = attachment;
+    if (link.kind === "peer" || this.gone.aborted || this.#kept.has(sessionId)) return;
+    this.#kept.set(sessionId, this.door.sessions.context.provider.keep(sessionId));
+  }
+
+  /** The model gateway refuses the requests of sessions that nobody in this process uses any more. */
+  #releaseLeft(): void {
+    for (const [id, kept] of this.#kept) {
+      if (this.attachments.get(id)?.attached === true) continue;
+      kept[Symbol.dispose]();
+      this.#kept.delete(id);
+    }
   }
 
   #loadNow({ sessionId }: Attachment, { server }: ServerLink): string | null {
@@ -175,6 +189,7 @@ export class ClientState implements Fellow {
    * 180 sessions on a busy machine, it did not send 5 of these events, although it wrote all of them to the histories.
    */
   noticeUnloads(): void {
+    this.#releaseLeft();
     for (const attachment of this.attachments.values()) {
       const { attached, load, linkId, sessionId } = attachment;
       const link = attached && load !== null ? this.links.connected(linkId) : undefined;
@@ -268,5 +283,7 @@ export class ClientState implements Fellow {
     this.links.close();
     this.lines.unserved.close();
     this.unopened.close();
+    for (const kept of this.#kept.values()) kept[Symbol.dispose]();
+    this.#kept.clear();
   }
 }

@@ -13,7 +13,7 @@ import { messageIdsOf, saysUnloaded } from "../wire/events.js";
 import { doorDraining } from "../wire/refusals.js";
 import { abandonedTurnOver } from "./abandoned-turn.js";
 import { settleDoubt } from "./resend.js";
-import { abortTurn, assertHere, follow, isIdle, linkOnceEnded, noteSent, noteUse, turnRequest } from "./turn-server.js";
+import { abortTurn, follow, isIdle, linkOnceEnded, noteSent, noteUse, prepare, turnRequest } from "./turn-server.js";
 
 /** How long a server may be idle without beginning a prompt that it took. Then the turn is over. In milliseconds. */
 const NEVER_BEGINS_MS = 5_000;
@@ -214,7 +214,7 @@ export class PromptQueue {
     try {
       const link = await linkOnceEnded(this.#state, this.#router, record);
       checkReach(request, protocol.handlingOf(request.method), reachOf(link, door.config));
-      await assertHere(door, record);
+      await prepare(this.#state, turn, link);
       // Refuse a prompt whose lease was lost while it waited. Check this last, right before the write to the socket.
       await turn.use?.lease?.check();
       // Check again, because the turn may be over by now, or an earlier prompt may have to be sent again.

@@ -7,10 +7,10 @@ import { deadline, pause } from "../../runtime/deadline.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { SessionUse, UseRequest } from "../../sessions/use/use-session.js";
+import { bringsCredentials } from "../policy/credentials.js";
 import { OPEN_MS } from "../routing/opener.js";
 import type { Router } from "../routing/router.js";
 import type { ClientState } from "../state/client-state.js";
-import type { DoorContext } from "../state/door/door-state.js";
 import { failure } from "../state/door/report.js";
 import type { ServerLink } from "../state/links.js";
 import type { Prompt, Turn } from "../state/turn.js";
@@ -71,17 +71,35 @@ export async function follow(state: ClientState, router: Router, { server, recor
 }
 
 /**
- * Checks that a session which may change hosts is still here, because it may have moved while the prompt waited.
+ * Makes the turn's server ready for a prompt. Checks that a session which may change hosts is still here, because it may
+ * have moved while the prompt waited.
  *
  * @throws FleetError `FLEET_SESSION_MOVED`; `FLEET_HOST_AWAY` when other hosts may count this one as gone;
  * `FLEET_STORAGE_UNUSABLE`.
  */
-export async function assertHere({ directory, store }: DoorContext, { id }: SessionRecord): Promise<void> {
+export async function prepare(state: ClientState, turn: Turn, link: ServerLink): Promise<void> {
+  await provideModel(state, turn, link);
+  const { directory, store } = state.door;
+  const { id } = turn.record;
   if (!directory.isShared) return;
   // Read the record again, right before the prompt is written.
   const now = await store.sessions.read(id);
   if (now !== null && !(await directory.has(now))) throw sessionMoved(now, null);
   await directory.assertStorage();
+}
+
+/**
+ * Gives the server the model provider for a turn, unless the client brought credentials of its own. If the server does not
+ * have the session in memory, does nothing, because the prompt gets the same answer and is then repeated.
+ */
+async function provideModel({ attachments }: ClientState, { use, record }: Turn, { upstream }: ServerLink) {
+  const sessionId = record.id;
+  if (use === undefined || bringsCredentials(attachments.get(sessionId)?.asked ?? {})) return;
+  const provider = await use.model.missing();
+  if (provider === null) return;
+  await upstream.ask("session.options.update", { sessionId, provider }).catch((error: unknown) => {
+    if (!(error instanceof RpcError) && !upstream.closed) throw error;
+  });
 }
 
 /** Records what `resend.ts` needs to find out whether the server had begun the prompt. Call it right before the write. */

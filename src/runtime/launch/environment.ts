@@ -60,6 +60,7 @@ export function serverEnvironment(launch: Launch): Record<string, string> {
   if ((environment.COPILOT_OFFLINE ?? "") !== "") {
     for (const [name, value] of Object.entries(OFFLINE_PROVIDER)) environment[name] ??= value;
   }
+  excludeLoopback(environment);
   environment.COPILOT_HOME = server.home;
   if (sandbox.mode !== "none") environment.TMPDIR = temporaryFolder(server.home);
   environment.COPILOT_CONNECTION_TOKEN = connectionToken;
@@ -68,3 +69,16 @@ export function serverEnvironment(launch: Launch): Record<string, string> {
   if (githubToken !== null) environment[GITHUB_TOKEN_VARIABLE] = githubToken;
   return environment;
 }
+
+/**
+ * Keeps requests to this machine away from proxies, because the fleet's own models are there. The runtime (1.0.85) sends even
+ * these to a proxy, and unencrypted ones to the proxy for HTTPS. It reads only `no_proxy` if both variables are set.
+ */
+function excludeLoopback(environment: Record<string, string>): void {
+  if (!Object.keys(environment).some((name) => /^https?_proxy$/i.test(name))) return;
+  const name = environment.no_proxy === undefined ? "NO_PROXY" : "no_proxy";
+  const given = environment[name] ?? "";
+  environment[name] = given === "" ? LOOPBACK : `${given},${LOOPBACK}`;
+}
+
+const LOOPBACK = "127.0.0.1";

@@ -29,7 +29,7 @@ export class Measurements {
   }
 
   async look(registry: Registry, running: readonly ServerRecord[]): Promise<void> {
-    const { store, metrics, state } = this.#context;
+    const { store, metrics, state, provider } = this.#context;
     const serversByState = Object.fromEntries(SERVER_STATES.map((each) => [each, 0])) as Record<ServerState, number>;
     for (const { state } of Object.values(registry.servers)) serversByState[state] += 1;
     const loaded = running.flatMap(knownLoaded);
@@ -48,6 +48,7 @@ export class Measurements {
       diskFreeBytes: await this.#disks.checkState(),
       doorClients: state.door?.clients ?? 0,
       doorTurns: state.door?.turns ?? 0,
+      modelRequests: provider.requests,
     });
   }
 

@@ -3,6 +3,7 @@ import { LIMITED } from "../../config/limits.js";
 import { ERRORS, type FleetErrorCode } from "../../errors.js";
 import type { RequestReport } from "../../gateway/state/door/report.js";
 import { SERVER_STATES, type ServerState } from "../../model/server.js";
+import type { ModelRequests } from "../../models/gateway/exchange.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 
 /** Why a server was started again. `start`: it ended before its first answer. */
@@ -35,6 +36,7 @@ export interface MetricsSnapshot {
   doorClients: number;
   /** Turns in progress or waiting at the front door. */
   doorTurns: number;
+  modelRequests: Readonly<ModelRequests>;
 }
 
 /**
@@ -48,6 +50,8 @@ export class FleetMetrics {
   readonly contentType: string;
   readonly #registry: Registry;
   readonly #series: ReturnType<typeof seriesOf>;
+  /** How many failed model requests the series counts. */
+  #modelFailures = 0;
 
   static async open(options: { version: string }): Promise<FleetMetrics> {
     // Import the library only here, because no command except `serve` uses it.
@@ -65,8 +69,11 @@ export class FleetMetrics {
     for (const unknown of [diskFreeBytes, healthy, ready]) unknown.remove();
   }
 
-  /** Sets the gauges. Except for the first two values, each value has the name of its series. */
-  observe({ serversByState, diskFreeBytes, ...gauges }: MetricsSnapshot): void {
+  /** Sets the gauges. Except for the first three values, each value has the name of its series. */
+  observe({ serversByState, diskFreeBytes, modelRequests, ...gauges }: MetricsSnapshot): void {
+    this.#series.modelInFlight.set(modelRequests.inFlight);
+    this.#series.modelFailures.inc(modelRequests.failed - this.#modelFailures);
+    this.#modelFailures = modelRequests.failed;
     for (const state of SERVER_STATES) this.#series.servers.set({ state }, serversByState[state]);
     if (diskFreeBytes === null) this.#series.diskFreeBytes.remove();
     else this.#series.diskFreeBytes.set(diskFreeBytes);
@@ -215,6 +222,8 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
       buckets: REQUEST_BUCKETS_SECONDS,
     }),
     limitsReached: counterBy("door_limits_reached_total", "limit", limits, "Refusals at the front door by limits."),
+    modelInFlight: gauge("model_requests_in_flight", "Model requests that wait for the end of their answer."),
+    modelFailures: counter("model_requests_failed_total", "Model requests that the model service did not answer well."),
     draining: gauge("draining", "1 while the supervisor drains."),
     healthy: gauge("healthy", "1 when /healthz answers ok."),
     ready: gauge("ready", "1 when /readyz answers ok."),

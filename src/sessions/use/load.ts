@@ -3,12 +3,16 @@ import { sessionMoved } from "../../hosts/problems.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
-import { readSessionFolder } from "../../runtime/history/session-state.js";
+import { isLoadedBy, readSessionFolder } from "../../runtime/history/session-state.js";
 import type { SessionsContext } from "../context.js";
 import { noteOpened } from "../memory/eviction.js";
 import { modelUnconfigured, sessionLost } from "../problems.js";
+import type { UseModel } from "./use-model.js";
+import type { SessionUse } from "./use-session.js";
 
-type LoadContext = Pick<SessionsContext, "config" | "env" | "provider" | "directory">;
+type LoadContext = Pick<SessionsContext, "config" | "env" | "directory"> & {
+  provider: Pick<SessionsContext["provider"], "of">;
+};
 
 /** The credentials that the fleet adds to a session, so that its model can be used. */
 interface ModelAccess {
@@ -41,14 +45,15 @@ export interface Transport<Opened> {
  * session. The caller has set the use marker, made room, and read the record under the marker.
  *
  * @param isNew whether the session was recorded a moment ago. No disk can then have it.
+ * @param isAlone whether no other use of the session has begun. Otherwise, a turn may be running in it.
  * @throws FleetError `FLEET_SESSION_MOVED`, `FLEET_SESSION_LOST`, `FLEET_STORAGE_UNUSABLE`, `FLEET_MODEL_UNCONFIGURED`; the
  * errors of the transport.
  */
 export async function load<T>(
   context: LoadContext,
-  { record, server }: { record: SessionRecord; server: ServerRecord },
+  { record, server, model }: Pick<SessionUse, "record" | "server"> & { model: Pick<UseModel, "given"> },
   transport: Transport<T>,
-  { isNew, signal }: { isNew: boolean; signal: AbortSignal },
+  { isNew, isAlone, signal }: { isNew: boolean; isAlone: boolean; signal: AbortSignal },
 ): Promise<T> {
   const { directory } = context;
   // Check the host again, because the wait for others may have outlasted the term of this host.
@@ -56,9 +61,14 @@ export async function load<T>(
   await directory.assertStorage();
   const how = isNew ? "create" : howToLoad(record, server, transport);
   const access = await modelAccess(context, record, server, signal);
+  // If a turn is running, its model requests must not get the address of this process, which may end earlier.
+  const keepsProvider = !isAlone && isLoaded(record, server);
   const loadBy = async (how: Loading["how"]) => {
     noteOpened(server, record.id);
-    return await transport.load({ how, record, server, access }, signal);
+    const provider = how === "resume" && keepsProvider ? null : access.provider;
+    const opened = await transport.load({ how, record, server, access: { ...access, provider } }, signal);
+    model.given();
+    return opened;
   };
   try {
     return await loadBy(how);
@@ -76,6 +86,10 @@ export function isUnloaded(error: unknown): boolean {
   return error instanceof Error && /session not found/i.test(error.message);
 }
 
+function isLoaded({ id }: SessionRecord, { home, process }: ServerRecord): boolean {
+  return process !== null && isLoadedBy(home, id, process.pid);
+}
+
 function hasHistory({ id }: SessionRecord, { home }: ServerRecord): boolean {
   return readSessionFolder(home, id)?.hasHistory === true;
 }
@@ -83,8 +97,7 @@ function hasHistory({ id }: SessionRecord, { home }: ServerRecord): boolean {
 function howToLoad(record: SessionRecord, server: ServerRecord, { hasOwnFolder }: Transport<unknown>): Loading["how"] {
   if (hasOwnFolder === true) return "resume";
   const folder = readSessionFolder(server.home, record.id);
-  const isLoaded = server.process !== null && folder?.loadedBy.includes(server.process.pid) === true;
-  if (folder?.hasHistory === true || isLoaded) return "resume";
+  if (folder?.hasHistory === true || isLoaded(record, server)) return "resume";
   if (record.turns > 0) throw sessionLost(record);
   return "create";
 }
@@ -99,11 +112,11 @@ const OWN_ACCESS = /^(COPILOT|GH|GITHUB)_/;
  * @throws FleetError `FLEET_MODEL_UNCONFIGURED`
  */
 export async function assertModel(
-  { config, store, provider }: Pick<SessionsContext, "config" | "store" | "provider">,
+  { config, store }: Pick<SessionsContext, "config" | "store">,
   user: string,
 ): Promise<void> {
   const { auth, runtime } = config;
-  if ((await provider.get()) !== null || tokenSourceFromConfig(auth, user) !== null) return;
+  if (config.provider !== null || tokenSourceFromConfig(auth, user) !== null) return;
   if (runtime.args.length > 0 || runtime.env.some((name) => OWN_ACCESS.test(name))) return;
   const { servers } = await store.registry.read();
   const hasToken = (server: ServerRecord) => server.token !== null && (server.user ?? user) === user;
@@ -112,11 +125,11 @@ export async function assertModel(
 
 async function modelAccess(
   { config, env, provider: model }: LoadContext,
-  { owner }: SessionRecord,
+  { id, owner }: SessionRecord,
   { isolation }: ServerRecord,
   signal: AbortSignal,
 ): Promise<ModelAccess> {
-  const provider = await model.get();
+  const provider = await model.of(id);
   // The runtime accepts a token or a provider for a session, but not both.
   const source = isolation === "shared" && provider === null ? tokenSourceFromConfig(config.auth, owner) : null;
   const gitHubToken = source === null ? null : await resolveToken(source, { user: owner, env, signal });

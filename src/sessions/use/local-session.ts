@@ -46,8 +46,8 @@ export class LocalSession extends OpenSession<LocalAttached> {
    * record. Resolves with null if the session was deleted first, and with undefined if the write failed.
    */
   #recording: Promise<SessionRecord | null | undefined> | undefined;
-
   readonly #transport: SdkTransport;
+  readonly #kept: Disposable;
 
   private constructor(
     sessions: Sessions,
@@ -59,6 +59,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
     this.#options = options;
     this.#transport = transport;
     this.#latest = use.record;
+    this.#kept = sessions.context.provider.keep(use.record.id);
   }
 
   /** @param isNew whether the session was recorded a moment ago */
@@ -95,8 +96,9 @@ export class LocalSession extends OpenSession<LocalAttached> {
     let bytesBefore = 0;
     const take = async () => {
       const { session, connection, server } = this.attached;
-      await lease?.check();
       bytesBefore = historyBytes(server.home, id);
+      await this.#transport.provide(use, this.attached, stop.signal);
+      await lease?.check();
       using watch = connection.watchPrompt(id);
       this.#transport.isInTurn = true;
       try {
@@ -170,6 +172,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
   protected override async disconnect(): Promise<void> {
     await this.#recorded();
     await super.disconnect();
+    this.#kept[Symbol.dispose]();
   }
 }
 
@@ -200,6 +203,14 @@ class SdkTransport implements Transport<LocalAttached> {
         ? connection.client.resumeSession(record.id, settings)
         : connection.client.createSession({ ...settings, sessionId: record.id });
     return { session: await answer(request, connection, signal), closed: connection.closed, connection, server };
+  }
+
+  /** Gives the server the model provider for a turn, unless the caller brought a provider or a token of its own. */
+  async provide(use: SessionUse, { session, connection }: LocalAttached, signal: AbortSignal): Promise<void> {
+    const { provider, providers, gitHubToken } = this.#options.session ?? {};
+    if ((provider ?? providers ?? gitHubToken) !== undefined) return;
+    const missing = await use.model.missing();
+    if (missing !== null) await answer(session.rpc.options.update({ provider: missing }), connection, signal);
   }
 }
 

@@ -13,6 +13,7 @@ import { isStoreTrouble, sessionBusy, unreleased } from "../problems.js";
 import { load, type Transport } from "./load.js";
 import { type Permit, type PermitRequest, permitFor, WAIT_MS } from "./permit.js";
 import { isEndOf, serverFor, UseCheck } from "./server.js";
+import { UseModel } from "./use-model.js";
 
 export interface UseRequest extends PermitRequest, Pick<SpawnOptions, "sharedUntil"> {
   /** The session's record. The caller has checked that the user may use the session. */
@@ -57,6 +58,7 @@ export async function useSession(context: SessionsContext, request: UseRequest):
 
 /** The use of a session by this process. Its disposal removes the use marker and gives the lease back. */
 export class SessionUse implements AsyncDisposable {
+  readonly model: UseModel;
   readonly #context: SessionsContext;
   readonly #request: UseRequest;
   readonly #check: UseCheck;
@@ -69,6 +71,7 @@ export class SessionUse implements AsyncDisposable {
   #isOver = false;
 
   constructor(context: SessionsContext, request: UseRequest) {
+    this.model = new UseModel(context, request.record.id);
     this.#context = context;
     this.#request = request;
     this.#check = new UseCheck(context, request.user);
@@ -110,12 +113,16 @@ export class SessionUse implements AsyncDisposable {
    */
   async open<T>(transport: Transport<T>, { isNew = false, isOnce = false } = {}): Promise<T> {
     using limit = this.#limit();
+    const loadIt = async () => {
+      const isAlone = this.#request.isTurn || this.#marker?.foundOthers === false;
+      return await load(this.#context, this, transport, { isNew, isAlone, signal: limit.signal });
+    };
     try {
-      return await load(this.#context, this, transport, { isNew, signal: limit.signal });
+      return await loadIt();
     } catch (error) {
       if (isOnce || limit.signal.aborted || !(await isEndOf(this.server, error))) throw error;
       await this.#enter(undefined);
-      return await load(this.#context, this, transport, { isNew, signal: limit.signal });
+      return await loadIt();
     }
   }
 
@@ -177,7 +184,10 @@ export class SessionUse implements AsyncDisposable {
   /** @returns null, or the error of giving the lease back */
   async #release(): Promise<unknown> {
     this.#isOver = true;
-    if (this.#reopening === 0) this.#unmark();
+    if (this.#reopening === 0) {
+      this.#unmark();
+      this.model[Symbol.dispose]();
+    }
     const permit = this.#permit;
     this.#permit = null;
     if (permit?.owned !== true) return null;

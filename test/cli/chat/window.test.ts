@@ -1,7 +1,4 @@
-import { once } from "node:events";
-import { setImmediate } from "node:timers/promises";
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { ChoiceDialog } from "../../../src/cli/chat/terminal/dialogs.js";
 import { PromptInput } from "../../../src/cli/chat/terminal/prompt-input.js";
 import { Window } from "../../../src/cli/chat/terminal/window.js";
 import { abortable } from "../../../src/runtime/deadline.js";
@@ -45,29 +42,6 @@ describe("the window of a chat", () => {
     window.onPaste(" time");
     window.onKey({ text: "", name: "return" });
     expect(await window.next()).toBe("second time");
-  });
-
-  it("a question that Ctrl-C takes off the screen is answered only after the turn, so that the server cancels the turn first", async () => {
-    using window = testWindow();
-    const order: string[] = [];
-    const questions: Promise<unknown>[] = [];
-    const ask = async () => {
-      const answer = await window.ask(new ChoiceDialog([{ text: "Run it?" }], [{ key: "y", label: "yes" }]));
-      order.push(`answer ${answer}`);
-    };
-    const turn = window.during({ take: () => [], live: () => [] }, async (own) => {
-      own.begin();
-      questions.push(ask());
-      await once(own.signal, "abort");
-      // A question that arrives during the cancellation.
-      questions.push(ask());
-      await setImmediate();
-      order.push("cancelled");
-    });
-    window.onKey({ text: "", name: "ctrl-c" });
-    await turn;
-    await Promise.all(questions);
-    expect(order).toEqual(["cancelled", "answer null", "answer null"]);
   });
 
   it("a terminal that is gone cancels the work of that moment, and not the leaving after it", async () => {

@@ -11,12 +11,6 @@ export class OwnTurn {
     this.#decide = resolve;
   });
 
-  #finish: () => void = () => undefined;
-  /** Resolves when the turn is over. */
-  readonly over = new Promise<void>((resolve) => {
-    this.#finish = resolve;
-  });
-
   /** Aborts when the user cancels the turn. */
   get signal(): AbortSignal {
     return this.#cancelled.signal;
@@ -44,7 +38,6 @@ export class OwnTurn {
   end(): void {
     this.#state = "is over";
     this.#decide(false);
-    this.#finish();
   }
 
   /** Resolves with true if a question that arrives now belongs to this turn. */

@@ -153,20 +153,16 @@ export class Window implements KeyListener, Disposable {
   }
 
   /**
-   * Asks a question in place of the prompt, after the questions before it. Resolves with null if the turn ends first. If the
-   * user cancels the turn, resolves only after it, because an answer before the cancellation would let the turn continue.
+   * Asks a question in place of the prompt, after the questions before it. Resolves with null if nobody answers it before
+   * the turn ends.
    */
   async ask(dialog: Dialog): Promise<string | null> {
-    const turn = this.#turn;
-    if (turn?.takesAnswers === true) {
-      const answered = this.#dialogs.ask(dialog);
-      this.#draw();
-      const answer = await answered;
-      this.#drawSoon();
-      if (answer !== null) return answer;
-    }
-    if (turn?.signal.aborted === true) await turn.over;
-    return null;
+    if (this.#turn?.takesAnswers !== true) return null;
+    const answer = this.#dialogs.ask(dialog);
+    this.#draw();
+    await answer;
+    this.#drawSoon();
+    return await answer;
   }
 
   /** Shows changes of the part, but not more often than a person can see them. */

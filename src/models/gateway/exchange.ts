@@ -1,0 +1,144 @@
+import type { ClientRequest, IncomingMessage, ServerResponse } from "node:http";
+import { pipeline } from "node:stream/promises";
+import { isFleetError, systemCode } from "../../errors.js";
+import type { ProviderKey } from "../provider-key.js";
+import type { Upstream } from "./upstream.js";
+import { endToEnd, type WireFormat } from "./wire.js";
+
+/** The largest body that is kept so that its request can be sent again, in bytes. Larger ones pass through. */
+const LARGEST_KEPT_BYTES = 1024 * 1024;
+
+/** The model requests of a gateway. Those have failed that the service did not answer, or answered with 401 or 5xx. */
+export interface ModelRequests {
+  inFlight: number;
+  failed: number;
+}
+
+export interface ExchangeContext {
+  wire: WireFormat;
+  upstream: Upstream;
+  key: ProviderKey;
+  requests: ModelRequests;
+  silenceMs: number;
+}
+
+/** One model request of a server, and its answer, which passes through as it arrives. */
+export class Exchange {
+  readonly #context: ExchangeContext;
+  readonly #request: IncomingMessage;
+  readonly #response: ServerResponse;
+  /** The request to the model service. It ends when the server hangs up. */
+  #sent: ClientRequest | undefined;
+
+  constructor(context: ExchangeContext, request: IncomingMessage, response: ServerResponse) {
+    this.#context = context;
+    this.#request = request;
+    this.#response = response;
+    response.once("close", () => this.#sent?.destroy());
+  }
+
+  /** Never rejects. @param isKnown whether the request has the token of a session that this process uses */
+  async run(isKnown: boolean): Promise<void> {
+    const { wire, requests } = this.#context;
+    const { method = "", url = "" } = this.#request;
+    if (!isKnown) return this.#refuse(401, "This process uses no session with this token.", "authentication_error");
+    const path = wire.pathFor(method, url);
+    if (path === null)
+      return this.#refuse(404, "The model gateway passes on only model requests.", "invalid_request_error");
+    requests.inFlight += 1;
+    try {
+      if (!(await this.#pass(method, path))) requests.failed += 1;
+    } catch (error) {
+      // Without a server that waits for the answer, nothing has failed.
+      if (this.#response.destroyed) return;
+      requests.failed += 1;
+      const [status, message] = this.#describe(error);
+      this.#refuse(status, message, "api_error");
+    } finally {
+      requests.inFlight -= 1;
+    }
+  }
+
+  /** @returns whether the service answered the request */
+  async #pass(method: string, path: string): Promise<boolean> {
+    const body = await this.#keep();
+    const answer = await this.#ask(method, path, body);
+    const { statusCode = 502, headers } = answer;
+    this.#response.writeHead(statusCode, Object.fromEntries(endToEnd(headers)));
+    // The server waits for the headers, and the first piece of the answer may come much later.
+    this.#response.flushHeaders();
+    let isCut = false;
+    answer.once("error", () => {
+      isCut = !this.#request.socket.destroyed;
+    });
+    await pipeline(answer, this.#response).catch(() => this.#response.destroy());
+    return !isCut && statusCode !== 401 && statusCode < 500;
+  }
+
+  /** The body, if it is small enough; null if it has to pass through. */
+  async #keep(): Promise<Buffer | null> {
+    const bytes = Number(this.#request.headers["content-length"] ?? Number.NaN);
+    if (!(bytes <= LARGEST_KEPT_BYTES)) return null;
+    const pieces: Buffer[] = [];
+    for await (const piece of this.#request) pieces.push(piece as Buffer);
+    return Buffer.concat(pieces);
+  }
+
+  /** Asks the service, and once more if it refused the key and there is a newer one. */
+  async #ask(method: string, path: string, body: Buffer | null): Promise<IncomingMessage> {
+    const { key } = this.#context;
+    const known = await key.get();
+    const answer = await this.#try(method, path, known, body);
+    if (answer.statusCode !== 401 || body === null) return answer;
+    const newer = await key.getAfterRefusal(known).catch(() => known);
+    if (newer === known) return answer;
+    answer.resume();
+    return await this.#try(method, path, newer, body);
+  }
+
+  /** A service may close an unused connection at the moment when it is used again. So tries again on another connection. */
+  async #try(method: string, path: string, key: string, body: Buffer | null): Promise<IncomingMessage> {
+    try {
+      return await this.#send(method, path, key, body);
+    } catch (error) {
+      const wasClosed = this.#sent?.reusedSocket === true && systemCode(error) === "ECONNRESET";
+      if (!wasClosed || body === null || this.#response.destroyed) throw error;
+      return await this.#send(method, path, key, body);
+    }
+  }
+
+  async #send(method: string, path: string, key: string, body: Buffer | null): Promise<IncomingMessage> {
+    const { wire, upstream, silenceMs } = this.#context;
+    const sent = upstream.request(method, path, wire.headersWith(key, this.#request.headers));
+    this.#sent = sent;
+    sent.setTimeout(silenceMs, () => sent.destroy(new Silence()));
+    return await new Promise((resolve, reject) => {
+      sent.once("response", resolve);
+      sent.on("error", reject);
+      if (this.#response.destroyed) sent.destroy();
+      else if (body !== null) sent.end(body);
+      else pipeline(this.#request, sent).catch(reject);
+    });
+  }
+
+  #describe(error: unknown): [status: number, message: string] {
+    // The runtime does not repeat a request that gets 401, and waiting would not give the fleet a key.
+    if (isFleetError(error)) return [401, error.message];
+    const { host } = this.#context.upstream;
+    if (error instanceof Silence) return [504, `The model service at ${host} has not answered in time.`];
+    const reason = systemCode(error) ?? (error instanceof Error ? error.message : String(error));
+    return [502, `The model service at ${host} cannot be reached: ${reason}.`];
+  }
+
+  #refuse(status: number, message: string, kind: Parameters<WireFormat["error"]>[1]): void {
+    if (this.#response.headersSent) {
+      this.#response.destroy();
+      return;
+    }
+    const text = this.#context.wire.error(message, kind);
+    this.#response.writeHead(status, { "content-type": "application/json", "content-length": Buffer.byteLength(text) });
+    this.#response.end(text);
+  }
+}
+
+class Silence extends Error {}

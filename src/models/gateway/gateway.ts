@@ -1,0 +1,107 @@
+import { createHash, randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import type { ProviderConfig } from "@github/copilot-sdk";
+import type { Environment } from "../../config/load/paths.js";
+import type { RemoteProvider } from "../../config/schema.js";
+import type { ProviderKey } from "../provider-key.js";
+import { Exchange, type ModelRequests } from "./exchange.js";
+import { openUpstream, type Upstream } from "./upstream.js";
+import { WireFormat } from "./wire.js";
+
+/**
+ * How long an unused connection of a server stays open, in milliseconds. It is longer than usual pauses between turns, because
+ * a request on a connection that is just being closed fails.
+ */
+const KEEP_ALIVE_MS = 10 * 60 * 1000;
+
+/** How long the model service may be silent, in milliseconds. The runtime (1.0.85) itself waits 10 minutes. */
+const SILENCE_MS = 11 * 60 * 1000;
+
+/**
+ * Stands between servers and the model service, so that the provider's key does not have to be in the servers. Each session
+ * gets a token, which is good only here and only as long as this process uses the session.
+ */
+export class ModelGateway {
+  readonly requests: ModelRequests = { inFlight: 0, failed: 0 };
+  readonly #server: Server;
+  readonly #baseUrl: string;
+  readonly #provider: RemoteProvider;
+  readonly #upstream: Upstream;
+  readonly #tokens = new Map<string, string>();
+  /** The digests of the tokens. A look-up by digest takes the same time for every wrong token. */
+  readonly #digests = new Set<string>();
+
+  private constructor(server: Server, provider: RemoteProvider, upstream: Upstream) {
+    const { port } = server.address() as AddressInfo;
+    this.#server = server;
+    this.#provider = provider;
+    this.#upstream = upstream;
+    // The path stays, because the runtime makes the paths of its requests from it.
+    this.#baseUrl = `http://127.0.0.1:${port}${new URL(provider.baseUrl).pathname.replace(/\/+$/, "")}`;
+  }
+
+  /**
+   * @param env the variables that servers get, for the way to the model service
+   * @param silenceMs how long the model service may be silent. Only tests set it.
+   */
+  static async start(
+    provider: RemoteProvider,
+    key: ProviderKey,
+    env: Environment,
+    silenceMs = SILENCE_MS,
+  ): Promise<ModelGateway> {
+    const wire = new WireFormat(provider);
+    const upstream = openUpstream(provider.baseUrl, env);
+    // Set `noDelay`, because Nagle's algorithm would delay the small pieces of an answer.
+    const server = createServer({ noDelay: true, keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0 });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const gateway = new ModelGateway(server, provider, upstream);
+    server.on("request", (request: IncomingMessage, response: ServerResponse) => {
+      const secret = wire.secretOf(request.headers);
+      const isKnown = secret !== null && gateway.#digests.has(digest(secret));
+      void new Exchange({ wire, upstream, key, requests: gateway.requests, silenceMs }, request, response).run(isKnown);
+    });
+    return gateway;
+  }
+
+  /** The provider for a session. The session has the same token until {@link forget}. */
+  providerFor(sessionId: string): ProviderConfig {
+    const { type, wireApi } = this.#provider;
+    const baseUrl = this.#baseUrl;
+    return { type, baseUrl, ...(type === "anthropic" ? {} : { wireApi }), apiKey: this.#tokenOf(sessionId) };
+  }
+
+  #tokenOf(sessionId: string): string {
+    const known = this.#tokens.get(sessionId);
+    if (known !== undefined) return known;
+    const token = `cfm-${randomBytes(32).toString("base64url")}`;
+    this.#tokens.set(sessionId, token);
+    this.#digests.add(digest(token));
+    return token;
+  }
+
+  /** From now on, the session's token is refused. */
+  forget(sessionId: string): void {
+    const token = this.#tokens.get(sessionId);
+    if (token === undefined) return;
+    this.#tokens.delete(sessionId);
+    this.#digests.delete(digest(token));
+  }
+
+  /** Stops listening and cuts all requests. May be called twice. */
+  async close(): Promise<void> {
+    if (!this.#server.listening) return;
+    const closed = once(this.#server, "close");
+    this.#server.close();
+    this.#server.closeAllConnections();
+    this.#upstream[Symbol.dispose]();
+    await closed;
+  }
+}
+
+function digest(token: string): string {
+  return createHash("sha256").update(token).digest("hex");
+}

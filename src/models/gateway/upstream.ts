@@ -1,0 +1,136 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { type ClientRequest, Agent as HttpAgent, request as httpRequest, type RequestOptions } from "node:http";
+import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
+import { join } from "node:path";
+import type { Duplex } from "node:stream";
+import { rootCertificates, connect as tlsConnect } from "node:tls";
+import type { Environment } from "../../config/load/paths.js";
+import { proxyFor } from "./proxy.js";
+
+/** How long an unused connection to the model service stays open, in milliseconds. */
+const UNUSED_MS = 60_000;
+/** How long a proxy may take to open a tunnel, in milliseconds. */
+const TUNNEL_MS = 30_000;
+
+/** Connections to the model service, which stay open between requests. */
+export interface Upstream extends Disposable {
+  readonly host: string;
+  /** Begins a request. The caller sends its body. */
+  request(method: string, path: string, headers: NodeJS.Dict<string | string[]>): ClientRequest;
+}
+
+/**
+ * Reaches the model service as the runtime would: through the proxy that the environment names, and with the certificates
+ * that it trusts.
+ *
+ * @param env the variables that servers get, because the runtime would look there
+ */
+export function openUpstream(baseUrl: string, env: Environment): Upstream {
+  const url = new URL(baseUrl);
+  const proxy = proxyFor(url, env);
+  const pool = { keepAlive: true, timeout: UNUSED_MS, scheduling: "lifo" } as const;
+  const origin = { host: url.hostname.replace(/^\[|\]$/g, ""), port: url.port };
+  if (url.protocol === "https:") {
+    const tls = { ...pool, ca: trustedCertificates(env) };
+    const agent = proxy === null ? new HttpsAgent(tls) : new TunnelAgent(proxy, tls);
+    return upstream(url, agent, (method, path, headers) => httpsRequest({ ...origin, agent, method, path, headers }));
+  }
+  const agent = new HttpAgent(pool);
+  if (proxy === null)
+    return upstream(url, agent, (method, path, headers) => httpRequest({ ...origin, agent, method, path, headers }));
+  // A proxy gets the whole URL of a request that is not encrypted.
+  const target = { host: proxy.hostname, port: proxy.port === "" ? 80 : proxy.port };
+  return upstream(url, agent, (method, path, headers) => {
+    const all = { ...headers, host: url.host, ...authorization(proxy) };
+    return httpRequest({ ...target, agent, method, path: `${url.origin}${path}`, headers: all });
+  });
+}
+
+function upstream({ host }: URL, agent: HttpAgent, request: Upstream["request"]): Upstream {
+  return { host, request, [Symbol.dispose]: () => agent.destroy() };
+}
+
+/** Opens TLS connections through a proxy, by its method CONNECT. */
+class TunnelAgent extends HttpsAgent {
+  readonly #proxy: URL;
+
+  constructor(proxy: URL, options: ConstructorParameters<typeof HttpsAgent>[0]) {
+    super(options);
+    this.#proxy = proxy;
+  }
+
+  override createConnection(
+    options: RequestOptions & { servername?: string },
+    done?: (error: Error | null, socket: Duplex) => void,
+  ): undefined {
+    const { host, port } = options;
+    const name = String(host).includes(":") ? `[${host}]` : String(host);
+    const target = `${name}:${port === "" || port == null ? 443 : port}`;
+    const fail = (error: Error) => done?.(error, undefined as unknown as Duplex);
+    const connect = httpRequest({
+      host: this.#proxy.hostname,
+      port: this.#proxy.port === "" ? 80 : this.#proxy.port,
+      method: "CONNECT",
+      path: target,
+      headers: { host: target, ...authorization(this.#proxy) },
+      agent: false,
+      timeout: TUNNEL_MS,
+    });
+    connect.once("timeout", () => connect.destroy(new Error("the proxy did not answer in time")));
+    connect.once("error", fail);
+    connect.once("connect", ({ statusCode }, socket) => {
+      if (statusCode !== 200) {
+        socket.destroy();
+        fail(new Error(`the proxy refused with status ${statusCode}`));
+        return;
+      }
+      socket.setTimeout(0);
+      const secure = tlsConnect({ ...(options as object), socket, servername: String(options.servername ?? host) });
+      secure.once("error", fail);
+      secure.once("secureConnect", () => {
+        secure.off("error", fail);
+        done?.(null, secure);
+      });
+    });
+    connect.end();
+    return undefined;
+  }
+}
+
+function authorization({ username, password }: URL): Record<string, string> {
+  if (username === "" && password === "") return {};
+  const pair = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
+  return { "proxy-authorization": `Basic ${Buffer.from(pair).toString("base64")}` };
+}
+
+/** The files in which Linux distributions and macOS keep the certificates that the machine trusts. */
+const SYSTEM_FILES = [
+  "/etc/ssl/certs/ca-certificates.crt",
+  "/etc/pki/tls/certs/ca-bundle.crt",
+  "/etc/ssl/ca-bundle.pem",
+  "/etc/ssl/cert.pem",
+];
+
+/** Node.js trusts only its own list. The runtime also trusts the machine's list and these variables. */
+function trustedCertificates(env: Environment): string[] {
+  const named = [env.SSL_CERT_FILE ?? "", env.NODE_EXTRA_CA_CERTS ?? "", ...filesIn(env.SSL_CERT_DIR ?? "")];
+  return [...rootCertificates, ...[...SYSTEM_FILES, ...named].flatMap(contentOf)];
+}
+
+function filesIn(folder: string): string[] {
+  if (folder === "") return [];
+  try {
+    return readdirSync(folder).map((name) => join(folder, name));
+  } catch {
+    return [];
+  }
+}
+
+function contentOf(path: string): string[] {
+  if (path === "") return [];
+  try {
+    return [readFileSync(path, "utf8")];
+  } catch {
+    return []; // as the runtime, which ignores a file that it cannot read
+  }
+}

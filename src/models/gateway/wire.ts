@@ -1,0 +1,115 @@
+import type { IncomingHttpHeaders } from "node:http";
+import type { RemoteProvider } from "../../config/schema.js";
+
+/** The differences between the wire formats of model services. Paths and headers as runtime 1.0.85 sends them. */
+interface Wire {
+  /** The header that contains the key, and the text before the key in it. */
+  readonly keyHeader: string;
+  readonly keyPrefix: string;
+  /** The requests that a model needs: method and path below the base URL. */
+  readonly requests: readonly string[];
+  /** The body of an error. */
+  error(message: string, kind: ErrorKind): unknown;
+}
+
+/** The types of errors that both formats have. */
+type ErrorKind = "authentication_error" | "invalid_request_error" | "api_error";
+
+const openaiError = (message: string, kind: ErrorKind) => ({
+  error: { message, type: kind, param: null, code: kind === "authentication_error" ? "invalid_api_key" : null },
+});
+
+const WIRES: Readonly<Record<RemoteProvider["type"], Wire>> = {
+  openai: {
+    keyHeader: "authorization",
+    keyPrefix: "Bearer ",
+    requests: ["POST /chat/completions", "POST /responses", "GET /models"],
+    error: openaiError,
+  },
+  azure: {
+    keyHeader: "api-key",
+    keyPrefix: "",
+    requests: ["POST /openai/v1/chat/completions", "POST /openai/v1/responses", "GET /openai/v1/models"],
+    error: openaiError,
+  },
+  anthropic: {
+    keyHeader: "x-api-key",
+    keyPrefix: "",
+    requests: ["POST /v1/messages", "POST /v1/messages/count_tokens", "GET /v1/models"],
+    error: (message, type) => ({ type: "error", error: { type, message } }),
+  },
+};
+
+const KEY_HEADERS = new Set(Object.values(WIRES).map(({ keyHeader }) => keyHeader));
+
+/** Headers that are about one connection, and not about the request or the answer. */
+const HOP_BY_HOP = new Set(
+  "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split(
+    " ",
+  ),
+);
+
+/** The rules for the requests of one provider. */
+export class WireFormat {
+  readonly #wire: Wire;
+  readonly #type: RemoteProvider["type"];
+  readonly #base: URL;
+
+  constructor({ type, baseUrl }: Pick<RemoteProvider, "type" | "baseUrl">) {
+    this.#wire = WIRES[type];
+    this.#type = type;
+    this.#base = new URL(baseUrl);
+  }
+
+  /**
+   * The path and query of a request at the model service, or null if a model does not need this request. Compares whole
+   * paths, so no path leads out of the base URL.
+   *
+   * The runtime makes the path from the base URL that it knows. For Azure, it replaces the end of the path. So the path in
+   * front of the known end is the path of the base URL, or its beginning.
+   */
+  pathFor(method: string | undefined, url: string | undefined): string | null {
+    const [path = "", query = ""] = (url ?? "").split("?", 2);
+    const base = this.#base.pathname.replace(/\/+$/, "");
+    for (const request of this.#wire.requests) {
+      const [allowed, end = ""] = request.split(" ");
+      if (method !== allowed || !path.endsWith(end)) continue;
+      const front = path.slice(0, -end.length);
+      if (front !== base && !(this.#type === "azure" && (base === front || base.startsWith(`${front}/`)))) continue;
+      // A query of the base URL may contain a secret of the service, so servers do not get it.
+      const search = this.#base.search === "" ? query : this.#base.search.slice(1);
+      return search === "" ? path : `${path}?${search}`;
+    }
+    return null;
+  }
+
+  /** The secret of a request; null if it has none. */
+  secretOf(headers: IncomingHttpHeaders): string | null {
+    const { keyHeader, keyPrefix } = this.#wire;
+    const value = headers[keyHeader];
+    return typeof value === "string" && value.startsWith(keyPrefix) ? value.slice(keyPrefix.length) : null;
+  }
+
+  /** The headers of the request at the model service: those of the server, with the provider's key in place of its token. */
+  headersWith(key: string, headers: IncomingHttpHeaders): IncomingHttpHeaders {
+    const { keyHeader, keyPrefix } = this.#wire;
+    const kept = endToEnd(headers).filter(([name]) => name !== "host" && name !== "expect" && !KEY_HEADERS.has(name));
+    return { ...Object.fromEntries(kept), [keyHeader]: `${keyPrefix}${key}` };
+  }
+
+  error(message: string, kind: ErrorKind): string {
+    return JSON.stringify(this.#wire.error(message, kind));
+  }
+}
+
+/** The headers without those that are about the connection. */
+export function endToEnd(headers: IncomingHttpHeaders): [string, string | string[]][] {
+  const named = new Set(
+    String(headers.connection ?? "")
+      .toLowerCase()
+      .split(/\s*,\s*/),
+  );
+  return Object.entries(headers).flatMap(([name, value]) =>
+    value === undefined || HOP_BY_HOP.has(name) || named.has(name) ? [] : [[name, value]],
+  );
+}

@@ -1,0 +1,108 @@
+import { mkdtemp, realpath } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Fleet } from "../../src/fleet/fleet.js";
+import { testPorts } from "../fixtures/fleets/ports.js";
+import { startScriptedModel } from "../fixtures/models/scripted-model.js";
+import { startWireModel } from "../fixtures/models/wire-model.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+import { unused } from "../fixtures/sessions/unused.js";
+
+const KEY = "sk-canary";
+let folder: string;
+beforeAll(async () => {
+  folder = await realpath(await mkdtemp(join(tmpdir(), "copilotfleet-models-")));
+});
+afterAll(async () => {
+  await using fleet = await openFleet({ type: "echo" });
+  const servers = await fleet.servers.list();
+  await fleet.servers.stop(
+    servers.map(({ id }) => id),
+    { force: true },
+  );
+  await removeFolder(folder);
+});
+
+type Provider = NonNullable<NonNullable<Parameters<typeof Fleet.open>[0]>["config"]>["provider"];
+
+/** Opens a fleet like another process would: with its own model gateway. All have the same state. */
+async function openFleet(provider: Provider, modelGateway: "on" | "off" = "on", variables: NodeJS.ProcessEnv = {}) {
+  const env = { PATH: process.env.PATH, HOME: process.env.HOME, COPILOT_OFFLINE: "true", MODEL_KEY: KEY, ...variables };
+  const config = { ports: testPorts(), provider, modelGateway };
+  return await Fleet.open({ env: { ...env, COPILOTFLEET_HOME: join(folder, "state") }, cwd: folder, config });
+}
+
+describe("the model gateway behind the real runtime", () => {
+  it.each([
+    ["openai", "completions", "/v1", "/v1/chat/completions", "authorization"],
+    ["openai", "responses", "/v1", "/v1/responses", "authorization"],
+    ["azure", "completions", "", "/openai/v1/chat/completions", "api-key"],
+    ["azure", "responses", "/openai/v1", "/openai/v1/responses", "api-key"],
+    ["anthropic", undefined, "", "/v1/messages", "x-api-key"],
+  ] as const)(
+    "a turn with a provider of type %s (%s) at %j has the key at the service",
+    async (type, wireApi, base, path, header) => {
+      await using model = await startWireModel(KEY);
+      const baseUrl = `${model.origin}${base}`;
+      const provider = { type, baseUrl, apiKeyEnv: "MODEL_KEY", ...(wireApi === undefined ? {} : { wireApi }) };
+      await using fleet = await openFleet(provider);
+      const session = await fleet.sessions.create({ user: "ann", sessionId: unused("format") });
+      expect(await fleet.sessions.send(session, "ping")).toMatchObject({ text: "pong" });
+      expect(model.requests.map((request) => request.path)).toEqual([path]);
+      expect(String(model.requests[0]?.headers[header]).replace("Bearer ", "")).toBe(KEY);
+    },
+  );
+
+  it("a turn fails with the error of the service", async () => {
+    await using model = await startWireModel("another key");
+    await using fleet = await openFleet({ type: "openai", baseUrl: `${model.origin}/v1`, apiKeyEnv: "MODEL_KEY" });
+    const session = await fleet.sessions.create({ user: "ann", sessionId: unused("refused") });
+    await expect(fleet.sessions.send(session, "ping")).rejects.toThrow(/401/);
+  });
+
+  it("servers reach the model gateway although their environment names a proxy", async () => {
+    await using model = await startWireModel(KEY);
+    const proxied = { HTTPS_PROXY: "http://127.0.0.1:1" };
+    await using fleet = await openFleet({ type: "echo" }, "on", proxied);
+    const session = await fleet.sessions.create({ user: "behind-proxy", sessionId: unused("proxied") });
+    expect(await fleet.sessions.send(session, "ping")).toMatchObject({ text: "[turn 1] ping" });
+    expect(model.requests).toEqual([]);
+  });
+});
+
+describe.each(["on", "off", "echo"] as const)("two processes in one session (%s)", (kind) => {
+  it("a turn works after another process has taken a turn in the session and has ended", async () => {
+    await using model = await startWireModel(KEY);
+    const remote = { type: "openai", baseUrl: `${model.origin}/v1`, apiKeyEnv: "MODEL_KEY" } as const;
+    const open = async () => await (kind === "echo" ? openFleet({ type: "echo" }) : openFleet(remote, kind));
+    const id = unused("shared");
+    await using first = await open();
+    const session = await first.sessions.create({ user: "ann", sessionId: id });
+    await first.sessions.send(session, "one");
+    const second = await open();
+    await second.sessions.use(id, "two", { user: "ann" });
+    await second.close();
+    expect((await first.sessions.send(session, "three")).text).toBe(kind === "echo" ? "[turn 3] three" : "pong");
+  });
+
+  it.skipIf(kind === "echo")(
+    "a sub-agent of a running turn reaches its model after another process has opened the session and ended",
+    async () => {
+      await using model = await startScriptedModel();
+      const remote = { type: "openai", baseUrl: model.baseUrl, apiKeyEnv: "MODEL_KEY" } as const;
+      const id = unused("opened");
+      await using first = await openFleet(remote, kind as "on" | "off");
+      const session = await first.sessions.create({ user: "ann", sessionId: id });
+      // The runtime (1.0.85) fixes the provider of a turn at its beginning, but not that of the sub-agents that the turn starts.
+      const task = { description: "d", name: "n", prompt: "say hi", agent_type: "general-purpose", mode: "sync" };
+      const turn = first.sessions.send(session, `!hold ${id} !tool task ${JSON.stringify(task)}`);
+      await expect.poll(() => model.shown("!hold")).toBe(1);
+      const second = await openFleet(remote, kind as "on" | "off");
+      await second.sessions.resume(id, { user: "ann" });
+      await second.close();
+      model.letGo(id);
+      expect((await turn).text).toContain("you said: say hi");
+    },
+  );
+});
