@@ -38,4 +38,18 @@ describe("the environment of a server", () => {
       expect(names.filter((name) => /PROVIDER|MODEL/.test(name))).toEqual([]);
     },
   );
+
+  it.each([
+    [{ HTTPS_PROXY: "http://p" }, { NO_PROXY: "127.0.0.1" }],
+    [{ http_proxy: "http://p", NO_PROXY: "a,b" }, { NO_PROXY: "a,b,127.0.0.1" }],
+    [
+      { HTTPS_PROXY: "http://p", NO_PROXY: "a", no_proxy: "b" },
+      { NO_PROXY: "a", no_proxy: "b,127.0.0.1" },
+    ],
+    [{ NO_PROXY: "a" }, { NO_PROXY: "a" }],
+  ])("a server with the variables %j sends no request to its own machine through a proxy: %j", (given, expected) => {
+    const environment = environmentOf(given, ["HTTPS_PROXY", "http_proxy", "NO_PROXY", "no_proxy"]);
+    const lists = Object.entries(environment).filter(([name]) => name.toUpperCase() === "NO_PROXY");
+    expect(Object.fromEntries(lists)).toEqual(expected);
+  });
 });
