@@ -1,11 +1,13 @@
 /**
  * Compares servers in the sandbox that `sandbox.mode: "auto"` chooses with servers without one: the time of `spawn`, the
- * private memory of an idle server, and the time of a turn.
+ * private memory of an idle server, and the time of a turn. Turns in the sandbox also pass through the model gateway, and
+ * turns without it do not. The model answers at once, so everything else has the largest share that it can have.
  *
  * Run: npm run build && npx tsx bench/sandbox.ts [rounds]
  */
 import { Fleet } from "../src/index.js";
-import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./measure.js";
+import { startEchoModel } from "../src/models/echo.js";
+import { claim, compare, fleetCommand, median, printMachine, ratio, withState } from "./measure.js";
 
 const rounds = Number(process.argv[2] ?? 21);
 const MODES = ["none", "auto"] as const;
@@ -30,8 +32,17 @@ await withState(async (env, folder) => {
   );
   claim("spawn in the sandbox / without", ratio(spawned, "spawn, sandbox.mode auto", "spawn, sandbox.mode none"), 1.15);
 
-  await using none = await Fleet.open({ env: withMode("none"), cwd: folder });
-  await using auto = await Fleet.open({ env: withMode("auto"), cwd: folder });
+  await using model = await startEchoModel();
+  const withGateway = (mode: string, gateway: string) => ({
+    ...withMode(mode),
+    COPILOTFLEET_PROVIDER_TYPE: "openai",
+    COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
+    COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+    COPILOTFLEET_MODEL_GATEWAY: gateway,
+    MODEL_KEY: "bench",
+  });
+  await using none = await Fleet.open({ env: withGateway("none", "off"), cwd: folder });
+  await using auto = await Fleet.open({ env: withGateway("auto", "on"), cwd: folder });
   const [bare, sandboxed] = await Promise.all([
     none.createSession({ user: "none", purpose: "bench" }),
     auto.createSession({ user: "auto", purpose: "bench" }),
@@ -46,12 +57,24 @@ await withState(async (env, folder) => {
 
   const taking = (name: string, fleet: Fleet, session: Awaited<ReturnType<Fleet["createSession"]>>) => ({
     name,
-    round: async () => {
-      for (let turn = 0; turn < TURNS; turn++) await fleet.send(session, "hello");
+    firstTokenMs: [] as number[],
+    async round() {
+      for (let turn = 0; turn < TURNS; turn++) {
+        const start = performance.now();
+        let firstMs: number | undefined;
+        const onDelta = () => {
+          firstMs ??= performance.now() - start;
+        };
+        await fleet.send(session, "hello", { onDelta });
+        this.firstTokenMs.push(firstMs ?? Number.NaN);
+      }
       return undefined;
     },
   });
-  const [outside, inside] = [`${TURNS} turns, sandbox.mode none`, `${TURNS} turns, sandbox.mode auto`];
-  const turns = await compare(rounds, [taking(outside, none, bare), taking(inside, auto, sandboxed)]);
-  claim("turn in the sandbox / without", ratio(turns, inside, outside), 1.05);
+  const outside = taking(`${TURNS} turns, no sandbox, no model gateway`, none, bare);
+  const inside = taking(`${TURNS} turns, sandbox and model gateway`, auto, sandboxed);
+  const contenders = [outside, inside].map((each) => ({ name: each.name, round: async () => await each.round() }));
+  const turns = await compare(rounds, contenders);
+  claim("turn in the sandbox through the model gateway / without both", ratio(turns, inside.name, outside.name), 1.05);
+  claim("first token later, in ms", median(inside.firstTokenMs) - median(outside.firstTokenMs), 1);
 });

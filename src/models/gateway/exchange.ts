@@ -80,8 +80,12 @@ export class Exchange {
     const bytes = Number(this.#request.headers["content-length"] ?? Number.NaN);
     if (!(bytes <= LARGEST_KEPT_BYTES)) return null;
     const pieces: Buffer[] = [];
-    for await (const piece of this.#request) pieces.push(piece as Buffer);
-    return Buffer.concat(pieces);
+    // Not `for await`, which would delay each request.
+    return await new Promise((resolve, reject) => {
+      this.#request.on("data", (piece: Buffer) => pieces.push(piece));
+      this.#request.once("end", () => resolve(Buffer.concat(pieces)));
+      this.#request.once("error", reject);
+    });
   }
 
   /** Asks the service, and once more if it refused the key and there is a newer one. */
