@@ -309,6 +309,6 @@ it.skipIf(!grouped)("the record of a server that the kernel killed at its memory
     () => /The server ended.*/.exec(readFileSync(log, "utf8"))?.[0],
   );
   expect(text).toMatch(
-    /^The server ended, after the kernel had killed \d+ process(es)? of the server at sandbox\.memory \(300mb\)\.$/,
+    /^The server ended, after the kernel had killed \d+ process(es)? of the server at sandbox\.memory \(300mb\)\./,
   );
 });
