@@ -35,7 +35,7 @@ sys.exit(0 if os.pread(log, 1, 0) else 1)' "$own"`,
   "makes a link to bob's home and writes through it":
     'ln -s "$bobHome" "$HOME/bob" && echo attack > "$HOME/bob/attack"',
   "changes a limit of bob's server": 'prlimit --pid "$bob" --core=0:0',
-  "slows down bob's server": 'renice -n 1 -p "$bob"',
+  "slows down bob's server": 'renice -n 19 -p "$bob"',
   "opens a terminal": "exec 3<>/dev/ptmx",
   "makes a device": 'mknod "$HOME/device-$$" c 1 3',
   "signals bob's server": 'kill -0 "$bob"',
