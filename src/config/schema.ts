@@ -109,7 +109,7 @@ const session = v.pipe(
 
 const sandbox = v.pipe(
   v.strictObject({
-    mode: v.optional(rules.choice(["auto", "landlock", "none"]), "auto"),
+    mode: v.optional(rules.choice(["auto", "landlock", "bwrap", "none"]), "auto"),
     // Further folders that servers can reach.
     binds: v.optional(rules.binds(), []),
     // The limits of each server, with everything that it starts. Null: unlimited. With less, no server would start.

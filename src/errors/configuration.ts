@@ -65,11 +65,13 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     causes: [
       "The kernel has no Landlock (it needs Linux 5.13 or later, with landlock in its list of security modules).",
       "Neither the launcher in the package nor setpriv of util-linux 2.41 can run.",
+      "For bwrap: the program bwrap is not installed, or the kernel, the container or a policy allows no user namespaces.",
     ],
     fixes: [
       "copilotfleet doctor",
       'Set sandbox.mode to "auto" for the best sandbox that works here.',
       "cat /sys/kernel/security/lsm # must contain landlock",
+      "For bwrap: install bubblewrap, and let the fleet's account use user namespaces.",
     ],
   },
   FLEET_SANDBOX_UNSAFE: {

@@ -9,6 +9,16 @@ export interface ProcessIdentity {
   pid: number;
   /** When the process started: clock ticks after boot, or with `ps` the text of `lstart`. */
   startTicks: string;
+  /** Its PID in its own PID namespace. Absent if this process shares that namespace. */
+  innerPid?: number;
+}
+
+/** A process as it knows itself. */
+export type OwnView = Pick<ProcessIdentity, "pid" | "innerPid">;
+
+/** The PID that the process itself uses, for example in the names of its lock files. */
+export function ownPid({ pid, innerPid = pid }: OwnView): number {
+  return innerPid;
 }
 
 /** A process, and the operation for which it made the claim. */

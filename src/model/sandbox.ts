@@ -20,7 +20,7 @@ export type Protection = keyof typeof PROTECTIONS;
 
 export const ALL_PROTECTIONS = Object.keys(PROTECTIONS) as Protection[];
 
-export const SANDBOX_MODES = ["landlock", "none"] as const;
+export const SANDBOX_MODES = ["bwrap", "landlock", "none"] as const;
 export type SandboxMode = (typeof SANDBOX_MODES)[number];
 
 /** The sandbox that a server runs in. */

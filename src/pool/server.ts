@@ -115,7 +115,8 @@ export function isBroken(server: ServerRecord): boolean {
 /** Makes a view from the record and a check of the server's process. Does not ask the server. */
 export function viewServer(server: ServerRecord): ServerView {
   const running = isRunning(server);
-  const pid = running ? (server.process?.pid ?? null) : null;
+  const process = running ? server.process : null;
+  const pid = process?.pid ?? null;
   const gone = !running && (server.state === "ready" || server.state === "unhealthy");
   const shownPort = pid === null && server.state !== "starting" ? null : server.port;
   return {
@@ -138,7 +139,7 @@ export function viewServer(server: ServerRecord): ServerView {
     uptimeMs: running && server.startedAt !== null ? Math.max(0, Date.now() - Date.parse(server.startedAt)) : null,
     memoryBytes: pid === null ? null : system().processes.privateMemoryBytes(pid),
     sessions: null,
-    activeSessions: pid === null ? 0 : listLoaded(server.home, pid).length,
+    activeSessions: process === null ? 0 : listLoaded(server.home, process).length,
     version: server.version,
     sandbox: sandboxOf(server, running),
   };

@@ -35,7 +35,7 @@ export function grantsOf(
   { user, home, cwd, runtimePath }: Grantee,
   { binds }: Pick<Config["sandbox"], "binds">,
   secrets: Secrets,
-): Omit<PathsOptions, "runtimePath" | "own"> {
+): Omit<PathsOptions, "runtimePath" | "own" | "temporary"> {
   const hidden = hiddenFolders(secrets).map(realPath);
   const read: string[] = [];
   const write: string[] = [];
@@ -58,6 +58,7 @@ export function grantsOf(
     hidden,
     read: read.map(checked),
     write: [...write.map((path) => writable(path, "sandbox.binds")), ...(isHome ? [] : [writable(cwd, "--cwd")])],
+    named: [...read, ...write, cwd],
   };
 }
 

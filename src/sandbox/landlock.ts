@@ -84,7 +84,10 @@ const rule = (access: string, path: string) => ["--landlock-rule", `path-beneath
 const CAPABILITIES = ["--bounding-set", "-all,+chown,+dac_override,+fowner,+fsetid", "--inh-caps", "-all"];
 
 /** Runs a program to its end. `failure` tells what went wrong; null if nothing did. */
-async function run(program: string, args: readonly string[]): Promise<{ output: string; failure: string | null }> {
+export async function run(
+  program: string,
+  args: readonly string[],
+): Promise<{ output: string; failure: string | null }> {
   return await new Promise((resolve) => {
     execFile(program, args, { timeout: TRIAL_MS }, (error, stdout, stderr) => {
       const said = stderr.trim().split("\n")[0] ?? "";

@@ -10,6 +10,10 @@ export interface Paths {
   /** Folders in which it can change everything. */
   write: readonly string[];
   devices: readonly string[];
+  /** The paths as programs know them. Some lead through links. */
+  named: readonly string[];
+  /** The folder for temporary files, or null. */
+  temporary: string | null;
 }
 
 /**
@@ -38,6 +42,10 @@ export interface PathsOptions {
   runtimePath: string;
   /** The folders of the server itself. */
   own: readonly string[];
+  /** The one of them for temporary files. */
+  temporary?: string;
+  /** Further paths as they were given, perhaps through links. */
+  named?: readonly string[];
   /** Further paths, without links. They are not resolved again, because an agent may have replaced one by a link since. */
   read: readonly string[];
   write: readonly string[];
@@ -47,16 +55,19 @@ export interface PathsOptions {
  * The paths that a server can reach. A folder of the system that contains a hidden folder is replaced by its other entries,
  * because a sandbox can only add what is below a folder and not leave anything out.
  */
-export function serverPaths({ hidden, runtimePath, own, read, write }: PathsOptions): Paths {
+export function serverPaths({ hidden, runtimePath, own, read, write, ...options }: PathsOptions): Paths {
   // The runtime loads further files from its own folder. One of them, runtime.node, may be a link to another folder. A
   // program that is directly in somebody's home has no folder of its own.
   const folder = dirname(runtimePath);
   const isHome = contains(folder, homedir());
-  const wide = reals([...SYSTEM, ...(isHome ? [] : [folder]), runtimePath, join(folder, "runtime.node")]);
+  const programs = [...(isHome ? [] : [folder]), runtimePath, join(folder, "runtime.node")];
+  const wide = reals([...SYSTEM, ...programs]);
   return {
     read: [...new Set([...wide.flatMap((path) => without(path, hidden)), ...read.filter((path) => existsSync(path))])],
     write: [...reals(own), ...write.filter((path) => existsSync(path))],
     devices: reals(DEVICES),
+    named: [...SYSTEM, ...programs, ...own, ...(options.named ?? [])],
+    temporary: options.temporary === undefined ? null : realPath(options.temporary),
   };
 }
 

@@ -1,6 +1,7 @@
 import type { Config } from "../config/schema.js";
 import { FleetError } from "../errors.js";
 import { limitsResources, NO_SANDBOX, type Protection, type SandboxReport } from "../model/sandbox.js";
+import { tryBwrap } from "./bwrap.js";
 import { type Grantee, grantsOf, type Secrets } from "./grants.js";
 import { tryLauncher, trySetpriv } from "./landlock.js";
 import { makeGroups } from "./limits/cgroups.js";
@@ -15,7 +16,14 @@ export interface Sandbox extends SandboxReport {
    * @param command the program, as an absolute path, and its arguments
    * @param own the folders of the server itself, which it can change
    */
-  wrap(command: Command, own: readonly string[]): Command;
+  wrap(command: Command, own: OwnFolders): Command;
+}
+
+export interface OwnFolders {
+  home: string;
+  temporary: string;
+  /** The folder outside of its home in which the server keeps its sessions, or null. */
+  sessionState: string | null;
 }
 
 export type Command = readonly [program: string, ...args: string[]];
@@ -30,20 +38,30 @@ export interface Mechanism extends SandboxReport {
 /** A mechanism, or the reason why it does not work on this machine. */
 export type Attempt = Mechanism | { why: string };
 
-let attempts: Promise<readonly Attempt[]> | undefined;
+type Mode = Exclude<Config["sandbox"]["mode"], "none">;
+
+/** The mechanisms of each mode, from the strongest to the weakest. */
+const MECHANISMS: Readonly<Record<Mode, readonly (() => Promise<Attempt>)[]>> = {
+  auto: [tryLauncher, trySetpriv],
+  landlock: [tryLauncher, trySetpriv],
+  bwrap: [tryBwrap],
+};
+
+const attempts = new Map<Mode, Promise<readonly Attempt[]>>();
 
 /**
  * The results of the trials on this machine, from the strongest mechanism to the first one that works. Each process tries
  * them once, because only a trial shows whether the kernel and its policies allow a mechanism.
  */
-export async function tryMechanisms(): Promise<readonly Attempt[]> {
-  attempts ??= tryInOrder();
-  return await attempts;
+export async function tryMechanisms(mode: Mode): Promise<readonly Attempt[]> {
+  const known = attempts.get(mode) ?? tryInOrder(mode);
+  attempts.set(mode, known);
+  return await known;
 }
 
-async function tryInOrder(): Promise<Attempt[]> {
+async function tryInOrder(mode: Mode): Promise<Attempt[]> {
   const tried: Attempt[] = [];
-  for (const attempt of [tryLauncher, trySetpriv]) {
+  for (const attempt of MECHANISMS[mode]) {
     const result = await attempt();
     tried.push(result);
     if ("wrap" in result) break;
@@ -66,11 +84,12 @@ export async function chooseSandbox(
   const limits = chooseLimits(settings.limits, grantee.id);
   const report = reportOf(mechanism ?? NO_SANDBOX, limits, secrets.config);
   if (mechanism === null) return { ...report, wrap: (command) => limited(command, limits, null) };
-  const { hidden, read, write } = grantsOf(grantee, settings, secrets);
+  const grants = grantsOf(grantee, settings, secrets);
   return {
     ...report,
-    wrap: (command, own) => {
-      const paths = serverPaths({ hidden, runtimePath: command[0], own, read, write });
+    wrap: (command, { home, temporary, sessionState }) => {
+      const own = [home, temporary, ...(sessionState === null ? [] : [sessionState])];
+      const paths = serverPaths({ ...grants, runtimePath: command[0], own, temporary });
       return limited(mechanism.wrap(command, paths), limits, mechanism);
     },
   };
@@ -99,8 +118,9 @@ function limited(command: Command, limits: ChosenLimits | null, mechanism: Mecha
 
 /** The sandbox of a server that starts now with this configuration, as far as this machine allows it. */
 export async function sandboxNow(config: Pick<Config, "sandbox" | "modelGateway">): Promise<SandboxReport> {
-  if (config.sandbox.mode === "none") return NO_SANDBOX;
-  const found = (await tryMechanisms()).find((attempt) => "wrap" in attempt);
+  const { mode } = config.sandbox;
+  if (mode === "none") return NO_SANDBOX;
+  const found = (await tryMechanisms(mode)).find((attempt) => "wrap" in attempt);
   return found === undefined ? NO_SANDBOX : { mode: found.mode, not: withKey(found.not, config) };
 }
 
@@ -112,7 +132,7 @@ function withKey(not: readonly Protection[], { modelGateway }: Pick<Config, "mod
 /** The mechanism that restricts servers; null if nothing does. */
 async function chooseMechanism({ mode }: Pick<Config["sandbox"], "mode">): Promise<Mechanism | null> {
   if (mode === "none") return null;
-  const tried = await tryMechanisms();
+  const tried = await tryMechanisms(mode);
   const found = tried.find((attempt) => "wrap" in attempt);
   if (found !== undefined) return found;
   if (mode === "auto") return null;

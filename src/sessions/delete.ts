@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { systemCode } from "../errors.js";
+import { ownPid } from "../model/process.js";
 import type { ServerRecord } from "../model/server.js";
 import { isInTurn } from "../runtime/client/activity.js";
 import { RawConnection } from "../runtime/client/raw-connection.js";
@@ -23,7 +24,7 @@ export async function deleteSessionState(server: ServerRecord, id: string, answe
   if (folder === null) return;
   if (server.process !== null && isAlive(server.process)) {
     await using connection = await RawConnection.open(provenEndpoint(server), AbortSignal.timeout(answerMs));
-    const isLoaded = folder.loadedBy.includes(server.process.pid);
+    const isLoaded = folder.loadedBy.includes(ownPid(server.process));
     if (isLoaded && (await isInTurn(connection, id)) === true) throw sessionBusy(id);
     await connection.request("session.delete", { sessionId: id });
   }

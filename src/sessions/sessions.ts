@@ -199,8 +199,8 @@ export class Sessions {
 
   viewBeside(record: SessionRecord, server: ServerRecord | undefined, lease: Lease | null): SessionView {
     const { config, directory } = this.context;
-    const pid = server !== undefined && isRunning(server) ? (server.process?.pid ?? null) : null;
-    return viewSession(record, { server, pid, lease, ttlMs: config.session.ttlMs, own: directory.own });
+    const process = server !== undefined && isRunning(server) ? server.process : null;
+    return viewSession(record, { server, process, lease, ttlMs: config.session.ttlMs, own: directory.own });
   }
 
   /**

@@ -1,4 +1,5 @@
 import type { Lease } from "../model/lease.js";
+import { type OwnView, ownPid, type ProcessIdentity } from "../model/process.js";
 import type { ServerRecord } from "../model/server.js";
 import type { SessionRecord, SessionState } from "../model/session.js";
 import { readSessionFolder, type SessionFolder, sessionBytes } from "../runtime/history/session-state.js";
@@ -29,7 +30,8 @@ export interface SessionView {
 
 export interface SessionSurroundings {
   server: ServerRecord | undefined;
-  pid: number | null;
+  /** The process of the server, if it runs. */
+  process: ProcessIdentity | null;
   lease: Lease | null;
   /** The configured TTL, in milliseconds. It counts for a session without its own TTL. */
   ttlMs: number;
@@ -40,7 +42,7 @@ export interface SessionSurroundings {
 /** Builds a view from the record, the session's folder, and the server that should have the session. */
 export function viewSession(
   record: SessionRecord,
-  { server, pid, lease, ttlMs, own }: SessionSurroundings,
+  { server, process, lease, ttlMs, own }: SessionSurroundings,
 ): SessionView {
   const folder = server === undefined ? null : readSessionFolder(server.home, record.id);
   return {
@@ -53,7 +55,7 @@ export function viewSession(
     serverId: record.serverId,
     host: own === null ? null : (record.host ?? own),
     stranded: false,
-    state: stateOf(record, folder, pid),
+    state: stateOf(record, folder, process),
     model: record.model,
     createdAt: record.createdAt,
     lastUsedAt: record.lastUsedAt,
@@ -69,8 +71,8 @@ export function expiryOf({ lastUsedAt, ttlMs }: Pick<SessionView, "lastUsedAt" |
   return Number.isNaN(at) ? null : new Date(at).toISOString();
 }
 
-function stateOf(record: SessionRecord, folder: SessionFolder | null, runningPid: number | null): SessionState {
-  if (runningPid !== null && folder?.loadedBy.includes(runningPid) === true) return "active";
+function stateOf(record: SessionRecord, folder: SessionFolder | null, running: OwnView | null): SessionState {
+  if (running !== null && folder?.loadedBy.includes(ownPid(running)) === true) return "active";
   return record.turns > 0 && folder?.hasHistory !== true ? "gone" : "idle";
 }
 
@@ -79,6 +81,6 @@ export function viewRecord(
   record: SessionRecord,
   { ttlMs, lease, stranded }: Pick<SessionView, "lease" | "stranded"> & { ttlMs: number },
 ): SessionView {
-  const unseen = { server: undefined, pid: null, own: record.host ?? null, lease, ttlMs };
+  const unseen = { server: undefined, process: null, own: record.host ?? null, lease, ttlMs };
   return { ...viewSession(record, unseen), state: "idle", stranded };
 }

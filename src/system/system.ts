@@ -43,6 +43,8 @@ export interface ProcessTable {
   /** The PID namespace of this process. Within a namespace, no two processes have the same PID at the same time. */
   namespace(): string;
   find(pid: number): SeenProcess | null;
+  /** The PID of the process in its own PID namespace, or null if it is gone. */
+  innerPid(pid: number): number | null;
   /**
    * How a zombie ended. A zombie is a process whose parent has not yet asked for its exit status. Null for any other
    * process.

@@ -77,6 +77,18 @@ export function describeSystem(name: string, system: System, { exact }: { exact:
         expect(processes.find(pid), String(pid)).toBeNull();
     });
 
+    it("knows the PID that a process has in its own PID namespace, if it is exact", async () => {
+      expect(processes.innerPid(process.pid)).toBe(process.pid);
+      expect(processes.innerPid(2 ** 22 + 1)).toBeNull();
+      if (process.getuid?.() !== 0) return;
+      const unshare = shell("exec unshare --fork --pid sleep 60");
+      const [inner = 0] = await eventually("the namespace", () => {
+        const children = childrenOf(unshare.pid);
+        return children.length > 0 ? children : null;
+      });
+      expect(processes.innerPid(inner)).toBe(exact ? 1 : inner);
+    });
+
     it("does not find a process that has ended", async () => {
       const pid = sleeper();
       await killed(pid);

@@ -1,21 +1,31 @@
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { ALL_PROTECTIONS, PROTECTIONS } from "../../src/model/sandbox.js";
+import { tryAround } from "../../src/sandbox/bwrap.js";
 import { tryLauncher, trySetpriv } from "../../src/sandbox/landlock.js";
+import type { Attempt } from "../../src/sandbox/sandbox.js";
 
 const text = readFileSync(new URL("../../docs/security.md", import.meta.url), "utf8");
-const rows = [...text.matchAll(/^\| `(landlock|none)`\s*\|([^|]*)\|([^|]*)\|$/gm)].map(([, mode, how, still]) => ({
-  mode,
-  how: how?.trim() ?? "",
-  still: still?.trim().split(", "),
-}));
+const rows = [...text.matchAll(/^\| `(bwrap|landlock|none)`\s*\|([^|]*)\|([^|]*)\|$/gm)].map(
+  ([, mode, how, still]) => ({
+    mode,
+    how: how?.trim() ?? "",
+    still: still?.trim().split(", "),
+  }),
+);
 
 it("the table of sandboxes in docs/security.md says what each one restricts on this machine", async () => {
   const launcher = await tryLauncher();
   const setpriv = await trySetpriv();
+  const attempts: [start: string, attempt: Attempt][] = [
+    ["bwrap around our launcher", "wrap" in launcher ? await tryAround(launcher) : launcher],
+    ["bwrap alone", await tryAround(null)],
+    ["our launcher", launcher],
+    ["`setpriv`", setpriv],
+  ];
   const found = rows.map(({ mode, how, still }) => {
-    const attempt = how.startsWith("our launcher") ? launcher : how.startsWith("`setpriv`") ? setpriv : null;
-    if (attempt === null) return { mode, still, expected: { mode: "none", not: ALL_PROTECTIONS } };
+    const [, attempt] = attempts.find(([start]) => how.startsWith(start)) ?? [];
+    if (attempt === undefined) return { mode, still, expected: { mode: "none", not: ALL_PROTECTIONS } };
     if ("why" in attempt) throw new Error(attempt.why);
     return { mode, still, expected: { mode: attempt.mode, not: [...attempt.not] } };
   });

@@ -1,3 +1,5 @@
+import { mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { expect, it } from "vitest";
 import { ALL_PROTECTIONS } from "../../src/model/sandbox.js";
 import type { ServerView } from "../../src/pool/server.js";
@@ -42,6 +44,55 @@ it.skipIf(!isRoot)(
     ]);
   },
 );
+
+it.skipIf(!isRoot)(
+  "where the launcher cannot run, bwrap works alone, and names what it does not restrict",
+  async () => {
+    const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "bwrap" });
+    const under = without(["landlock_create_ruleset"], fleet.folder);
+    const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"], { under });
+    expect(server.sandbox).toEqual({
+      mode: "bwrap",
+      not: ["system-calls", "unix-sockets", "network", "resources"],
+    });
+    expect(readFileSync(`/proc/${server.pid}/status`, "utf8")).toMatch(/^CapPrm:\t0+$/m);
+    await fleet.create("alice", "s", { under });
+    expect(await fleet.send("alice", "s", "hello", { under })).toBe("[turn 1] hello");
+  },
+);
+
+it.skipIf(!isRoot)(
+  "where namespaces are forbidden, the fleet refuses to start a server if sandbox.mode is bwrap",
+  async () => {
+    const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "bwrap" });
+    const under = without([], fleet.folder, { namespaces: false });
+    const result = await fleet.run(["spawn", "--user", "alice", "--json"], { under });
+    expect(result.code).toBe(3);
+    expect(errorOf(result)).toMatchObject({
+      code: "FLEET_SANDBOX_UNUSABLE",
+      message: expect.stringMatching(/^sandbox\.mode is "bwrap", but bwrap failed \(/),
+    });
+    expect(await fleet.ps()).toEqual([]);
+    const { stdout } = await fleet.run(["doctor", "--quick", "--json"], { under });
+    const { checks } = JSON.parse(stdout) as Doctor;
+    expect(checks.find(({ name }) => name === "sandbox")).toMatchObject({
+      level: "failed",
+      detail: "bwrap does not work on this machine",
+    });
+  },
+);
+
+it("without the program bwrap, the fleet refuses to start a server if sandbox.mode is bwrap", async () => {
+  const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "bwrap" });
+  const programs = join(fleet.folder, "programs");
+  mkdirSync(programs);
+  const under = ["/usr/bin/env", `PATH=${programs}`];
+  const result = await fleet.run(["spawn", "--user", "alice", "--json"], { under });
+  expect(errorOf(result)).toMatchObject({
+    code: "FLEET_SANDBOX_UNUSABLE",
+    message: expect.stringMatching(/^sandbox\.mode is "bwrap", but bwrap failed \(.*bwrap: not found\)/),
+  });
+});
 
 it.skipIf(!isRoot)(
   "on a kernel without Landlock, the fleet refuses to start a server if sandbox.mode names it",

@@ -1,8 +1,12 @@
+import { execFileSync, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { chownSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, it, onTestFinished } from "vitest";
 import { serverIdOf } from "../../src/model/ids.js";
+import { NO_SANDBOX, type Protection, type SandboxMode } from "../../src/model/sandbox.js";
 import type { ServerView } from "../../src/pool/server.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
 import type { RunOptions } from "../fixtures/commands/command.js";
@@ -44,8 +48,26 @@ sys.exit(0 if os.pread(log, 1, 0) else 1)' "$own"`,
   "writes to a folder that it may only read": 'cat "$readable/file" && echo attack > "$readable/file"',
   "overwrites the fleet's code": 'echo attack > "$code/attack"',
 } as const;
-type Attack = keyof typeof ATTACKS;
-const ALL = Object.keys(ATTACKS) as Attack[];
+
+const CONNECT =
+  "require('net').connect(process.argv[1]).on('connect', () => process.exit(0)).on('error', () => process.exit(1))";
+
+/** Attacks on what some sandboxes leave open. Each succeeds exactly where `not` of the server contains its word. */
+const LEFT_OPEN: Readonly<Record<string, readonly [Protection, script: string]>> = {
+  "sees that bob has a connection token": ["metadata", 'stat "$bobHome/../connection-token"'],
+  "sees the entry of bob's home in a list": ["metadata", '[ -e "$bobHome" ]'],
+  "changes the times of bob's GitHub token file": [
+    "metadata",
+    '[ -e "$tokens/bob" ] && touch -d 2001-01-01 "$tokens/bob"',
+  ],
+  "changes the mode of bob's GitHub token file": ["metadata", 'chmod 644 "$tokens/bob"'],
+  "sees the command line of bob's server": ["process-list", 'grep -aq headless "/proc/$bob/cmdline"'],
+  "sees that serve runs": ["process-list", '[ -d "/proc/$serve" ]'],
+  "sees the account's shared memory": ["ipc", 'ipcs --shmems --id "$memory" | grep -q shmid='],
+  "sees the account's message queue": ["ipc", 'ipcs --queues --id "$queue" | grep -q msqid='],
+  "connects to the Unix socket of another program": ["unix-sockets", `"$node" -e "${CONNECT}" "$socket"`],
+  "connects to bob's port": ["network", 'exec 3<>"/dev/tcp/127.0.0.1/$bobPort"'],
+};
 
 /** Work that the agent may do in its own sandbox. */
 const NEEDS = {
@@ -80,22 +102,40 @@ async function succeeding(
   return Object.keys(scripts).filter((_, index) => indexes.includes(String(index)));
 }
 
+/** A program that listens on a Unix socket. @returns the path of the socket */
+async function listen(path: string, uid: number): Promise<string> {
+  const server = createServer().listen(path);
+  onTestFinished(() => void server.close());
+  await once(server, "listening");
+  chownSync(path, uid, uid);
+  return path;
+}
+
+/** Makes something that processes of one account share. @returns its id */
+function shared(kind: "--shmem" | "--queue", size: readonly string[], { under = [] }: RunOptions): string {
+  const [program = "", ...args] = [...under, "ipcmk", kind, ...size];
+  const id = /\d+/.exec(execFileSync(program, args, { encoding: "utf8" }))?.[0] ?? "";
+  onTestFinished(() => void spawnSync("ipcrm", [kind === "--shmem" ? "--shmem-id" : "--queue-id", id]));
+  return id;
+}
+
 interface Case {
-  mode: "landlock" | "none";
+  mode: SandboxMode;
   as: "root" | "an ordinary user";
-  succeed: readonly Attack[];
 }
 
 const ROOT = process.getuid?.() === 0;
 const CASES: Case[] = [
-  { mode: "landlock", as: "root", succeed: [] },
-  { mode: "landlock", as: "an ordinary user", succeed: [] },
-  { mode: "none", as: "root", succeed: ALL },
+  { mode: "landlock", as: "root" },
+  { mode: "landlock", as: "an ordinary user" },
+  { mode: "bwrap", as: "root" },
+  { mode: "bwrap", as: "an ordinary user" },
+  { mode: "none", as: "root" },
 ];
 
 it.skipIf(!ROOT).each(CASES)(
   "an agent with a shell in the sandbox $mode of $as does no damage, and without a sandbox all of it",
-  async ({ mode, as, succeed }) => {
+  async ({ mode, as }) => {
     await using model = await startToolModel();
     const env: NodeJS.ProcessEnv = {
       COPILOTFLEET_PROVIDER_TYPE: "openai",
@@ -130,7 +170,9 @@ it.skipIf(!ROOT).each(CASES)(
     const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"], run);
     const of = (user: string) => servers.find((server) => server.user === user);
     const [alice, bob] = [of("alice"), of("bob")];
-    expect(alice?.sandbox.mode).toBe(mode);
+    const { sandbox = NO_SANDBOX } = alice ?? {};
+    expect(sandbox.mode).toBe(mode);
+    const socket = await listen(join(fleet.folder, "socket"), user?.uid ?? 0);
     const bobHome = bob?.home ?? "";
     const serving = await serve(fleet, run);
     const variables = {
@@ -146,9 +188,16 @@ it.skipIf(!ROOT).each(CASES)(
       node: process.execPath,
       command: join(code, "..", "bin", "run.js"),
       code,
+      socket,
+      bobPort: String(bob?.port),
+      memory: shared("--shmem", ["64"], run),
+      queue: shared("--queue", [], run),
     };
     expect(await succeeding(fleet, NEEDS, variables, run)).toEqual(Object.keys(NEEDS));
-    expect(await succeeding(fleet, ATTACKS, variables, run)).toEqual(succeed);
+    expect(await succeeding(fleet, ATTACKS, variables, run)).toEqual(mode === "none" ? Object.keys(ATTACKS) : []);
+    const scripts = Object.fromEntries(Object.entries(LEFT_OPEN).map(([name, [, script]]) => [name, script]));
+    const open = Object.keys(LEFT_OPEN).filter((name) => sandbox.not.includes(LEFT_OPEN[name]?.[0] ?? "files"));
+    expect(await succeeding(fleet, scripts, variables, run)).toEqual(open);
     expect(existsSync(join(bobHome, "attack"))).toBe(mode === "none");
   },
 );

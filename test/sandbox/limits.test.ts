@@ -144,7 +144,13 @@ it.skipIf(!grouped).each(["the launcher", "a shell"])(
     const command = ["/bin/sh", "-c", "cat /proc/self/cgroup; ulimit -n; ulimit -f"] as const;
     const launcher = await tryLauncher();
     if ("why" in launcher) throw new Error(launcher.why);
-    const [program, ...args] = launcher.wrap(command, { read: ["/"], write: [], devices: [] });
+    const [program, ...args] = launcher.wrap(command, {
+      read: ["/"],
+      write: [],
+      devices: [],
+      named: [],
+      temporary: null,
+    });
     const [first, ...rest] =
       by === "a shell" ? underShell(chosen, command) : [program, ...launcherOptions(chosen), ...args];
     const { stdout, stderr } = spawnSync(first, rest, { encoding: "utf8" });

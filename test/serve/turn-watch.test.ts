@@ -340,7 +340,7 @@ class Watched {
 
   look(): Look {
     const pid = this.child.pid ?? 0;
-    const ids = isRunning(pid) ? listSessionFolders(home).filter((id) => isLoadedBy(home, id, pid)) : [];
+    const ids = isRunning(pid) ? listSessionFolders(home).filter((id) => isLoadedBy(home, id, { pid })) : [];
     const look = this.#watch.look(
       ids.map((sessionId) => ({ serverId: "s1", sessionId, home, isLoaded: true, launchedAtMs: 0 })),
       Date.now(),

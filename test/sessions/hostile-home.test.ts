@@ -110,8 +110,8 @@ describe("a session's folder in a hostile home", () => {
     expect(lastWrite(home, "linked")).toBe(0);
     expect(openHistoryFile(home, "linked")).toBeNull();
     writeFileSync(join(state.folder("bob-1", "of-bob"), `inuse.${process.pid}.lock`), "");
-    expect(isLoadedBy(home, "linked", process.pid)).toBe(false);
-    expect(listLoaded(home, process.pid)).toEqual([]);
+    expect(isLoadedBy(home, "linked", process)).toBe(false);
+    expect(listLoaded(home, process)).toEqual([]);
   });
 
   it("a session's history that is a pipe, a device or a link is refused without waiting", async () => {

@@ -48,14 +48,18 @@ async function sandboxWorks({ config }: LoadedConfig): Promise<Finding> {
   const { mode } = config.sandbox;
   if (mode === "none") return ok('none, because sandbox.mode is "none"');
   const report = await sandboxNow(config);
-  const failures = (await tryMechanisms()).flatMap((attempt) => ("why" in attempt ? [attempt.why] : []));
+  const failures = (await tryMechanisms(mode)).flatMap((attempt) => ("why" in attempt ? [attempt.why] : []));
   if (report.mode !== "none") {
     const items = [...failures, ...report.not.map((lacking) => `an agent can ${PROTECTIONS[lacking]}`)];
     return { level: "ok", detail: `${report.mode} works`, items };
   }
-  const fix = "cat /sys/kernel/security/lsm  # must contain landlock; then update the kernel to 6.12 or later";
-  const level = mode === "auto" ? "warning" : "failed";
-  return { level, detail: "no sandbox works on this machine", items: failures, fix };
+  const fix =
+    mode === "bwrap"
+      ? "Install bubblewrap, and let the fleet's account use user namespaces."
+      : "cat /sys/kernel/security/lsm  # must contain landlock; then update the kernel to 6.12 or later";
+  const [level, what] =
+    mode === "auto" ? (["warning", "no sandbox works"] as const) : (["failed", `${mode} does not work`] as const);
+  return { level, detail: `${what} on this machine`, items: failures, fix };
 }
 
 /** Reports the limits of each server, and those that nothing on this machine holds. */

@@ -172,7 +172,7 @@ export class ClientState implements Fellow {
   }
 
   #loadNow({ sessionId }: Attachment, { server }: ServerLink): string | null {
-    return server.process && loadIdentity(this.homeOf(sessionId, server), sessionId, server.process.pid);
+    return server.process && loadIdentity(this.homeOf(sessionId, server), sessionId, server.process);
   }
 
   /** The session is no longer in its server's memory. */

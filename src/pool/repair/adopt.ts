@@ -6,7 +6,7 @@ import { logPath, readConnectionToken } from "../../runtime/files/server-folder.
 import { appendToLog } from "../../runtime/files/server-log.js";
 import { processesOfLaunch } from "../../runtime/process/launches.js";
 import { probe } from "../../runtime/process/probe.js";
-import { isAlive, writersOf } from "../../runtime/process/process-table.js";
+import { asServer, isAlive, writersOf } from "../../runtime/process/process-table.js";
 import { logEnd, logStop, UNFINISHED } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Store } from "../../store/ports.js";
@@ -39,7 +39,7 @@ export async function adoptServer(
         const text = `Process ${listener.pid} answers on port ${port} (version ${version}).`;
         appendToLog(server.home, `${text} Its starter had ended, so process ${process.pid} adopted it.`);
         return await changeClaimed(store, server, (record) => {
-          recordReady(record, { process: listener, version });
+          recordReady(record, { process: asServer(listener), version });
           return record;
         });
       }

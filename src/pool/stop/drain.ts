@@ -257,7 +257,5 @@ export async function unloadAtOnce(server: ServerRecord, ids: readonly string[],
 
 /** The sessions that the recorded process has in memory. The process has a lock in the folder of each of them. */
 export function loadedSessions(server: ServerRecord): string[] {
-  const pid = server.process?.pid;
-  if (pid === undefined) return [];
-  return listLoaded(server.home, pid);
+  return server.process === null ? [] : listLoaded(server.home, server.process);
 }

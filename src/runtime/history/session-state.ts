@@ -1,6 +1,7 @@
 import { type Dirent, existsSync, lstatSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
+import { type OwnView, ownPid } from "../../model/process.js";
 import { type Budget, HeldFolder, walk } from "../files/held-folder.js";
 
 /*
@@ -21,8 +22,8 @@ export interface SessionFolder {
   /** False before the first turn. The runtime can then only create the session, not resume it. */
   hasHistory: boolean;
   /**
-   * The PIDs of the servers that have the session loaded. A PID may be stale, because a killed server leaves its lock file
-   * behind.
+   * The PIDs of the servers that have the session loaded, each as the server knows it (`ownPid`). A PID may be stale,
+   * because a killed server leaves its lock file behind.
    */
   loadedBy: number[];
   createdAt: Date;
@@ -117,7 +118,7 @@ function loadedBy(entries: readonly Dirent[]): number[] {
 }
 
 /**
- * The PIDs of the servers that have loaded the session whose folder is `folder`. The folder need not be in a home, because
+ * The PIDs (`ownPid`) of the servers that have loaded the session whose folder is `folder`. The folder need not be in a home, because
  * gc moves a session before it deletes it.
  */
 export function claimedBy(folder: string): number[] {
@@ -146,33 +147,37 @@ function namesIn(home: string, isWanted: (entry: Dirent) => boolean): string[] {
   return entries.filter(isWanted).map(({ name }) => name);
 }
 
-export function isLoadedBy(home: string, sessionId: string, pid: number): boolean {
+export function isLoadedBy(home: string, sessionId: string, process: OwnView): boolean {
   using state = openReadable(home);
-  return state !== null && isLoadedIn(state, sessionId, pid);
+  return state !== null && isLoadedIn(state, sessionId, process);
+}
+
+function lockName(process: OwnView): string {
+  return `inuse.${ownPid(process)}.lock`;
 }
 
 /**
- * Identifies the load of a session by the server with this PID: the server creates the file each time that it loads the
- * session. Null if the server does not have the session loaded. One system call, because the front door asks this often.
+ * Identifies the load of a session by the process of a server: it creates the file each time that it loads the session. Null if the server does not have the session loaded. One system call, because the front door asks this often.
  */
-export function loadIdentity(home: string, sessionId: string, pid: number): string | null {
+export function loadIdentity(home: string, sessionId: string, process: OwnView): string | null {
   try {
-    const { ino, ctimeNs } = lstatSync(join(sessionFolderPath(home, sessionId), `inuse.${pid}.lock`), { bigint: true });
+    const lock = join(sessionFolderPath(home, sessionId), lockName(process));
+    const { ino, ctimeNs } = lstatSync(lock, { bigint: true });
     return `${ino}:${ctimeNs}`;
   } catch {
     return null; // the session is not loaded, or the user's agent has replaced its folder
   }
 }
 
-function isLoadedIn(state: HeldFolder, sessionId: string, pid: number): boolean {
-  return existsSync(state.at(`${sessionId}/inuse.${pid}.lock`)) && state.lstat(sessionId)?.isDirectory() === true;
+function isLoadedIn(state: HeldFolder, sessionId: string, process: OwnView): boolean {
+  return existsSync(state.at(`${sessionId}/${lockName(process)}`)) && state.lstat(sessionId)?.isDirectory() === true;
 }
 
-export function listLoaded(home: string, pid: number): string[] {
+export function listLoaded(home: string, process: OwnView): string[] {
   using state = openReadable(home);
   if (state === null) return [];
   const { entries } = state.entries(MOST_FOLDERS);
-  return entries.map(({ name }) => name).filter((name) => isLoadedIn(state, name, pid));
+  return entries.map(({ name }) => name).filter((name) => isLoadedIn(state, name, process));
 }
 
 /** The runtime appends to this file. It does not exist before the first turn. */

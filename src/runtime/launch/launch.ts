@@ -1,15 +1,16 @@
-import { closeSync, constants, fstatSync, openSync } from "node:fs";
+import { closeSync, fstatSync, constants as modes, openSync } from "node:fs";
+import { constants } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, isFleetError, option, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
-import type { Command } from "../../sandbox/sandbox.js";
-import { system } from "../../system/system.js";
+import type { Command, Sandbox } from "../../sandbox/sandbox.js";
+import { type ProcessExit, system } from "../../system/system.js";
 import { makeFolder } from "../files/if-there.js";
 import { makeLogKey, readLogKey } from "../files/log-signature.js";
 import { logPath, unwritable } from "../files/server-folder.js";
 import { appendLine, appendToLog, lastWords, launchText } from "../files/server-log.js";
 import { probe } from "../process/probe.js";
-import { identify } from "../process/process-table.js";
+import { asServer, identify, isAlive, processesOfSession } from "../process/process-table.js";
 import { noteEnd } from "../process/server-end.js";
 import { sendSignal } from "../process/stop.js";
 import { RpcError } from "../wire/rpc-client.js";
@@ -41,10 +42,11 @@ const ANNOUNCEMENT = /listening on port/i;
 export async function launchServer(launch: Launch, signal: AbortSignal): Promise<LaunchedServer> {
   const { child, logStart } = await start(launch);
   let ended: string | null = null;
-  const exit = child.then((result) => {
-    const how = result.signal === undefined ? `exit code ${result.exitCode}` : result.signal;
-    ended = result.exitCode === undefined && result.signal === undefined ? (result.shortMessage ?? "not started") : how;
-    return result;
+  const exit = child.then(({ shortMessage, cause, signal = null, exitCode: code = null }) => {
+    const end = endIn(launch.sandbox, { signal, code });
+    const how = end.signal ?? `exit code ${end.code}`;
+    ended = end.code === null && end.signal === null ? (shortMessage ?? "not started") : how;
+    return { end, shortMessage, cause };
   });
 
   const { pid } = child;
@@ -52,23 +54,28 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
     const { cause, shortMessage } = await exit;
     throw cannotStart(launch, cause, shortMessage);
   }
-  const identity = identify(pid);
+  const started = identify(pid);
   try {
     for (let poll = 0; ; poll++) {
-      if (identity === null || ended !== null) {
+      if (started === null || ended !== null) {
         await exit;
         throw exited(launch.server.home, logStart, ended ?? "an unknown reason");
       }
       if (signal.aborted) throw startTimeout(launch, signal);
       const due = poll % UNANNOUNCED_POLLS === UNANNOUNCED_POLLS - 1 || announced(launch.server.home, logStart);
-      if (due && system().processes.listensOn(pid, launch.port)) {
+      const identity = due ? listenerOf(started, launch) : null;
+      if (identity !== null) {
         const version = await Promise.race([firstAnswer(launch, signal), exit.then(() => null)]);
         if (version !== null) {
-          appendToLog(launch.server.home, `Process ${pid} answers on port ${launch.port} (version ${version}).`);
+          appendToLog(
+            launch.server.home,
+            `Process ${identity.pid} answers on port ${launch.port} (version ${version}).`,
+          );
           // Unref the child only now, because this process must stay alive while it waits for a failed start to end.
           child.unref();
-          void exit.then(({ signal: by = null, exitCode = null }) => {
-            noteEnd(launch.server.home, launch.launchId, { signal: by, code: exitCode });
+          void exit.then(({ end }) => {
+            // If somebody ends bwrap alone, the runtime goes on.
+            if (!isAlive(identity)) noteEnd(launch.server.home, launch.launchId, end);
           });
           return { identity, version };
         }
@@ -86,11 +93,26 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
   }
 }
 
+/** The process that listens on the port of the launch: the one that was started, or the runtime in its sandbox. */
+function listenerOf(started: ProcessIdentity, { port, sandbox }: Launch): ProcessIdentity | null {
+  const candidates = sandbox.mode === "bwrap" ? processesOfSession(started) : [started];
+  const listener = candidates.find(({ pid }) => system().processes.listensOn(pid, port));
+  return listener === undefined ? null : asServer(listener);
+}
+
+/** How the runtime ended. bwrap ends like a shell: if a signal ended the runtime, with 128 and the number of the signal. */
+function endIn({ mode }: Sandbox, end: ProcessExit): ProcessExit {
+  if (mode !== "bwrap" || end.code === null) return end;
+  const names = Object.entries(constants.signals) as [NodeJS.Signals, number][];
+  const [signal] = names.find(([, number]) => number + 128 === end.code) ?? [];
+  return signal === undefined ? end : { signal, code: null };
+}
+
 async function start(launch: Launch) {
   const { execa } = await import("execa");
   const path = logPath(launch.server.home);
   makeLogKey(path);
-  const { O_RDWR, O_WRONLY } = constants;
+  const { O_RDWR, O_WRONLY } = modes;
   const [log, output] = [openLog(path, O_RDWR), openLog(path, O_WRONLY)];
   try {
     appendLine(log, launchText(launch), readLogKey(path));
@@ -120,8 +142,7 @@ function sandboxed(launch: Launch): Command {
   const { sandbox, server, runtimePath, sessionState } = launch;
   const temporary = temporaryFolder(server.home);
   if (sandbox.mode !== "none") makeFolder(temporary);
-  const own = [server.home, temporary, ...(sessionState === null ? [] : [sessionState])];
-  return sandbox.wrap([runtimePath, ...commandLine(launch)], own);
+  return sandbox.wrap([runtimePath, ...commandLine(launch)], { home: server.home, temporary, sessionState });
 }
 
 /** Refuses a start without two free file descriptors, because execa (9.6) then emits an error that ends this process. */
@@ -162,7 +183,7 @@ async function firstAnswer(launch: Launch, signal: AbortSignal): Promise<string 
 
 function openLog(path: string, access: number): number {
   try {
-    return openSync(path, access | constants.O_CREAT | constants.O_APPEND | constants.O_NOFOLLOW, 0o600);
+    return openSync(path, access | modes.O_CREAT | modes.O_APPEND | modes.O_NOFOLLOW, 0o600);
   } catch (cause) {
     throw unwritable(path, cause);
   }

@@ -26,6 +26,7 @@ export interface LaunchedProcess {
    * names a session.
    */
   sessionId: string | null;
+  parent: number;
 }
 
 /** The live processes of this fleet, by launch id. Includes processes that no longer have the variables above. */
@@ -41,7 +42,10 @@ export function processesByLaunch(stateRoot: string): Map<string, LaunchedProces
     const { launch, sessionId } = attribute(found, known);
     const launchId = launch?.variables[LAUNCH_VARIABLE];
     if (launchId === undefined || launch?.variables[FLEET_VARIABLE] !== stateRoot) continue;
-    launches.set(launchId, [...(launches.get(launchId) ?? []), { identity: identityOf(found), sessionId }]);
+    launches.set(launchId, [
+      ...(launches.get(launchId) ?? []),
+      { identity: identityOf(found), sessionId, parent: found.parent },
+    ]);
   }
   return launches;
 }

@@ -23,6 +23,12 @@ export function identify(pid: number): ProcessIdentity | null {
   return found === null ? null : identityOf(found);
 }
 
+/** The process of a server, which may have a PID namespace of its own. */
+export function asServer(identity: ProcessIdentity): ProcessIdentity {
+  const innerPid = system().processes.innerPid(identity.pid) ?? identity.pid;
+  return innerPid === identity.pid ? identity : { ...identity, innerPid };
+}
+
 /**
  * How a zombie ended. A zombie is a process whose parent has not yet asked for its exit status. Null for any other process.
  */

@@ -38,7 +38,8 @@ export class ProcessCleanup {
     const seen = new Set<string>();
     for (const server of servers) {
       const processes = this.#processes.of(server.launchId ?? "");
-      const children = processes.filter(({ identity }) => identity.pid !== server.process?.pid);
+      const own = withAncestors(server.process?.pid, processes);
+      const children = processes.filter(({ identity }) => !own.has(identity.pid));
       const due = withoutOwner(server, children).filter(({ identity }) => {
         const key = `${identity.pid} ${identity.startTicks}`;
         seen.add(key);
@@ -74,6 +75,16 @@ export class ProcessCleanup {
   }
 }
 
+/** The PIDs of a server and of the processes of its sandbox, which are its ancestors. */
+function withAncestors(pid: number | undefined, processes: readonly LaunchedProcess[]): ReadonlySet<number> {
+  const found = new Set<number>();
+  for (let at = pid; at !== undefined && !found.has(at); ) {
+    found.add(at);
+    at = processes.find(({ identity }) => identity.pid === at)?.parent;
+  }
+  return found;
+}
+
 /** @returns the processes that cannot belong to a session that is loaded or being opened */
 function withoutOwner(server: ServerRecord, children: readonly LaunchedProcess[]): LaunchedProcess[] {
   if (children.length === 0) return [];
@@ -82,7 +93,8 @@ function withoutOwner(server: ServerRecord, children: readonly LaunchedProcess[]
   return children.filter(({ sessionId }) => {
     // The process may change the environment that this id comes from. So validate it before it becomes part of a path.
     if (sessionId !== null && isSessionId(sessionId)) {
-      return !used.has(sessionId) && !isLoadedBy(server.home, sessionId, server.process?.pid ?? 0);
+      const isLoaded = server.process !== null && isLoadedBy(server.home, sessionId, server.process);
+      return !used.has(sessionId) && !isLoaded;
     }
     isEmpty ??= used.size === 0 && loadedSessions(server).length === 0;
     return isEmpty;

@@ -182,8 +182,8 @@ async function tellTurns(context: GcContext, outcomes: Outcome[]): Promise<Outco
   if (active.size === 0) return outcomes;
   const { servers } = await context.store.registry.read();
   const asked = Object.values(servers).filter((server) => {
-    const pid = isRunning(server) ? server.process?.pid : undefined;
-    return pid !== undefined && [...active].some((id) => isLoadedBy(server.home, id, pid));
+    const { home, process } = server;
+    return process !== null && isRunning(server) && [...active].some((id) => isLoadedBy(home, id, process));
   });
   const busy = new Set((await Promise.all(asked.map((server) => sessionsInTurn(server, context.answerMs)))).flat());
   return outcomes.map((outcome) =>

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError, systemCode } from "../../errors.js";
+import { ownPid } from "../../model/process.js";
 import type { Registry } from "../../model/registry.js";
 import type { SessionRecord } from "../../model/session.js";
 import { mapConcurrently } from "../../pool/concurrency.js";
@@ -38,8 +39,10 @@ const OPENING_MS = 25;
  */
 const REMOVED_AT_ONCE = 4;
 
+/** The PIDs in the names of the locks of running servers. */
 export function runningPids({ servers }: Registry): Set<number> {
-  return new Set(Object.values(servers).flatMap((server) => (isRunning(server) ? (server.process?.pid ?? []) : [])));
+  const running = Object.values(servers).filter(isRunning);
+  return new Set(running.flatMap(({ process }) => (process === null ? [] : ownPid(process))));
 }
 
 /** Why the session must not be deleted. Null if its locks, its lease and its record allow the deletion. */

@@ -126,8 +126,8 @@ async function unloadOne(
   connection: RawConnection,
   store: Store,
 ): Promise<KeptReason | null> {
-  const pid = isRunning(server) ? server.process?.pid : undefined;
-  if (pid === undefined || !isLoadedBy(server.home, id, pid)) return "not active";
+  const { home, process } = server;
+  if (process === null || !isRunning(server) || !isLoadedBy(home, id, process)) return "not active";
   if ((await store.leases.read(id)) !== null) return "leased";
   using marker = setEvictionMarker(server, id);
   if (marker === null) return "in use";
@@ -187,8 +187,8 @@ export function noteOpened(server: ServerRecord, sessionId: string): void {
 }
 
 export function knownLoaded(server: ServerRecord): string[] {
-  const pid = server.process?.pid;
-  if (pid === undefined) return [];
+  const { home, process } = server;
+  if (process === null) return [];
   const folder = notesFolder(server);
   const scanned = timeOf(join(folder, SCANNED));
   const started = Date.parse(server.startedAt ?? "");
@@ -202,7 +202,7 @@ export function knownLoaded(server: ServerRecord): string[] {
     }
   }
   return notes(folder).filter((id) => {
-    if (isLoadedBy(server.home, id, pid)) return true;
+    if (isLoadedBy(home, id, process)) return true;
     if (Date.now() - timeOf(join(folder, id)) > LOADING_MS) rmSync(join(folder, id), { force: true });
     return false;
   });

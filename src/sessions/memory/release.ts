@@ -68,8 +68,8 @@ async function release(
 
 /** Unloads a session. @returns false if it stays, because it is in a turn */
 async function unload({ id }: SessionRecord, server: ServerRecord, answerMs: number): Promise<boolean> {
-  const pid = isRunning(server) ? server.process?.pid : undefined;
-  if (pid === undefined || !isLoadedBy(server.home, id, pid)) return true;
+  const { home, process } = server;
+  if (process === null || !isRunning(server) || !isLoadedBy(home, id, process)) return true;
   await using connection = await RawConnection.open(provenEndpoint(server), AbortSignal.timeout(answerMs));
   return (await unloadIdle(id, connection)) !== "in a turn";
 }

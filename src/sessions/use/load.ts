@@ -87,7 +87,7 @@ export function isUnloaded(error: unknown): boolean {
 }
 
 function isLoaded({ id }: SessionRecord, { home, process }: ServerRecord): boolean {
-  return process !== null && isLoadedBy(home, id, process.pid);
+  return process !== null && isLoadedBy(home, id, process);
 }
 
 function hasHistory({ id }: SessionRecord, { home }: ServerRecord): boolean {

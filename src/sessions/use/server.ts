@@ -113,7 +113,7 @@ export async function serverUnderLease(
 }
 
 function isLoaded(server: ServerRecord, id: string): boolean {
-  return server.process !== null && isRunning(server) && isLoadedBy(server.home, id, server.process.pid);
+  return server.process !== null && isRunning(server) && isLoadedBy(server.home, id, server.process);
 }
 
 /**

@@ -9,6 +9,7 @@ import { connectedPorts, listensOn, openFiles } from "./sockets.js";
 export const linuxProcesses: ProcessTable = {
   namespace: () => (namespace ??= readlinkSync("/proc/self/ns/pid")),
   find: (pid) => alive(readStat(pid)),
+  innerPid,
   exitOfZombie,
   inSession,
   withVariable,
@@ -124,6 +125,13 @@ function writes(pid: number, fd: string, path: string): boolean {
   const info = seen(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")) ?? ""; // "": the descriptor was just closed
   const flags = /^flags:\s+(\d+)$/m.exec(info)?.[1] ?? "0";
   return (Number.parseInt(flags, 8) & (constants.O_WRONLY | constants.O_RDWR)) !== 0;
+}
+
+/** The last value of `NSpid` in `/proc/<pid>/status`, which has the PID in each namespace from ours to its own. */
+function innerPid(pid: number): number | null {
+  const status = seen(() => readFileSync(`/proc/${pid}/status`, "utf8")) ?? "";
+  const inner = /^NSpid:.*\s(\d+)$/m.exec(status)?.[1];
+  return inner === undefined ? null : Number(inner);
 }
 
 /** The value of `RssAnon` in `/proc/<pid>/status`, in bytes. */

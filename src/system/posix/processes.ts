@@ -59,6 +59,8 @@ export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
       return row === undefined ? null : seenOf(row);
     },
 
+    innerPid: (pid) => (exists(pid) ? pid : null),
+
     exitOfZombie: () => null,
 
     inSession(leader) {

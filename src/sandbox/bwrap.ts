@@ -1,0 +1,81 @@
+import type { Protection } from "../model/sandbox.js";
+import { run, tryLauncher } from "./landlock.js";
+import { mountOptions } from "./mounts.js";
+import { contains, type Paths } from "./paths.js";
+import type { Attempt, Command, Mechanism } from "./sandbox.js";
+
+/*
+ * bwrap gives a server namespaces of its own, and so a view of the machine that contains nothing of others. Our launcher then
+ * restricts the server within them.
+ *
+ * A server has two PIDs: one outside, and one in its own PID namespace. The runtime names its locks by the inner one. There,
+ * most PIDs would be 2, and the locks of several servers could not be told apart. So we choose the inner PID: it is the PID
+ * that the process of bwrap has outside, which no other server has.
+ */
+
+const OUTSIDE = 'export COPILOTFLEET_SANDBOX_PID=$$; exec bwrap "$@"';
+const LAST_PID = "/proc/sys/kernel/ns_last_pid";
+/**
+ * Process 1 of the namespace. It passes on how the runtime ended, and all other processes in the namespace end with it. A
+ * shell reports on standard error that a signal ended a program; the log of the server is not the place for that.
+ */
+const INSIDE = `echo $((COPILOTFLEET_SANDBOX_PID - 1)) > ${LAST_PID} || exit 126
+unset COPILOTFLEET_SANDBOX_PID
+exec 3>&2 2>/dev/null
+(exec "$@" 2>&3 3>&-)
+exit $?`;
+
+/** Process 1 needs the first one to choose a PID. With the second one, the runtime can lose both. */
+const CAPABILITIES = ["--cap-drop", "ALL", "--cap-add", "CAP_CHECKPOINT_RESTORE", "--cap-add", "CAP_SETPCAP"];
+const WITHOUT_CAPABILITIES = ["--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"];
+
+const OPTIONS = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--as-pid-1", ...CAPABILITIES];
+
+const TRIAL: Paths = { read: ["/"], write: [], devices: ["/dev/null"], named: [], temporary: null };
+
+/** bwrap (bubblewrap), with our launcher inside if that works. */
+export async function tryBwrap(): Promise<Attempt> {
+  const launcher = await tryLauncher();
+  const both = "wrap" in launcher ? await tryAround(launcher) : launcher;
+  return "wrap" in both ? both : await tryAround(null);
+}
+
+/** @param launcher null: bwrap alone */
+export async function tryAround(launcher: Mechanism | null): Promise<Attempt> {
+  const [program, ...args] = within(launcher, ["/bin/true"], TRIAL);
+  const { failure } = await run(program, args);
+  if (failure !== null) return { why: `bwrap failed (${failure})` };
+  return {
+    mode: "bwrap",
+    not: [...leftBy(launcher), "network", "resources"],
+    wrap: (command, paths) => within(launcher, command, paths),
+  };
+}
+
+/**
+ * The protections that only the launcher gives, as far as it does not give them. Abstract Unix sockets belong to the network,
+ * which servers share with the machine. Landlock restricts them from the same version on as signals.
+ */
+function leftBy(launcher: Mechanism | null): Protection[] {
+  if (launcher === null) return ["system-calls", "unix-sockets"];
+  return [
+    ...(launcher.not.includes("system-calls") ? (["system-calls"] as const) : []),
+    ...(launcher.not.includes("signals") ? (["unix-sockets"] as const) : []),
+  ];
+}
+
+function within(launcher: Mechanism | null, command: Command, paths: Paths): Command {
+  const inner = launcher?.wrap(command, paths) ?? command;
+  return [
+    ...(["/bin/sh", "-c", OUTSIDE, "sh", ...OPTIONS] as const),
+    ...mountOptions(launcher === null ? paths : { ...paths, read: [...paths.read.map(inFewMounts), inner[0]] }),
+    ...["--bind", LAST_PID, LAST_PID],
+    ...["--", "/bin/sh", "-c", INSIDE, "sh"],
+    ...["setpriv", ...WITHOUT_CAPABILITIES, ...inner],
+  ];
+}
+
+/** Each mount takes up to a millisecond, and half of the paths are in `/etc`. There, the launcher restricts the server. */
+function inFewMounts(path: string): string {
+  return contains("/etc", path) ? "/etc" : path;
+}
