@@ -1,5 +1,5 @@
 /**
- * Compares servers in the sandbox that `sandbox.mode: "auto"` chooses with servers without one: the time of `spawn`, the
+ * Compares servers in the sandbox that `sandbox.mode: "auto"` chooses with servers without one: the time of `spawn` (also with `bwrap`), the
  * private memory of an idle server, and the time of a turn. Turns in the sandbox also pass through the model gateway, and
  * turns without it do not. The model answers at once, so everything else has the largest share that it can have.
  *
@@ -19,7 +19,7 @@ await withState(async (env, folder) => {
   const withMode = (mode: string) => ({ ...env, COPILOTFLEET_SANDBOX_MODE: mode });
   const spawned = await compare(
     rounds,
-    MODES.map((mode) => ({
+    [...MODES, "bwrap"].map((mode) => ({
       name: `spawn, sandbox.mode ${mode}`,
       round: async () => {
         const start = performance.now();
@@ -31,6 +31,7 @@ await withState(async (env, folder) => {
     })),
   );
   claim("spawn in the sandbox / without", ratio(spawned, "spawn, sandbox.mode auto", "spawn, sandbox.mode none"), 1.15);
+  claim("spawn in bwrap / without", ratio(spawned, "spawn, sandbox.mode bwrap", "spawn, sandbox.mode none"), 1.4);
 
   await using model = await startEchoModel();
   const withGateway = (mode: string, gateway: string) => ({
