@@ -16,11 +16,6 @@ export interface ProcessIdentity {
 /** A process as it knows itself. */
 export type OwnView = Pick<ProcessIdentity, "pid" | "innerPid">;
 
-/** The PID that the process itself uses, for example in the names of its lock files. */
-export function ownPid({ pid, innerPid = pid }: OwnView): number {
-  return innerPid;
-}
-
 /** A process, and the operation for which it made the claim. */
 export interface Claim extends ProcessIdentity {
   /** Absent in records of earlier versions. */

@@ -107,6 +107,39 @@ export class ModelProvider implements AsyncDisposable {
   }
 }
 
+/** The model provider during one use of a session. The model gateway serves the session until the disposal. */
+export class ModelUse implements Disposable {
+  readonly #provider: Pick<ModelProvider, "of" | "keep">;
+  readonly #sessionId: string;
+  readonly #kept: Disposable;
+  #isGiven = false;
+
+  constructor(provider: Pick<ModelProvider, "of" | "keep">, sessionId: string) {
+    this.#provider = provider;
+    this.#sessionId = sessionId;
+    this.#kept = provider.keep(sessionId);
+  }
+
+  /** The server has got the provider, because this use has loaded the session. */
+  given(): void {
+    this.#isGiven = true;
+  }
+
+  /**
+   * The provider that the server has to get before the prompt of a turn. Null if it has got it during this use. Another
+   * process may have taken the last turn, and its model gateway ends with that process.
+   */
+  async missing(): Promise<ProviderConfig | null> {
+    if (this.#isGiven) return null;
+    this.#isGiven = true;
+    return await this.#provider.of(this.#sessionId);
+  }
+
+  [Symbol.dispose](): void {
+    this.#kept[Symbol.dispose]();
+  }
+}
+
 /** The variables that name certificates. Servers get them, too. */
 const CERTIFICATES = ["SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"];
 

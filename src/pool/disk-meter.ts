@@ -48,15 +48,13 @@ export class DiskMeter {
     }
   }
 
-  /** @throws FLEET_DISK_LIMIT_REACHED if the files of a server take more than the limit with which it started */
-  async assertRoom(server: ServerRecord): Promise<void> {
-    const max = server.sandbox?.limits?.disk ?? null;
-    if (max === null) return;
+  /** @throws FLEET_DISK_LIMIT_REACHED if the files of a server take more than `maxBytes`, the limit with which it started */
+  async assertRoom(server: ServerRecord, maxBytes: number): Promise<void> {
     const bytes = await this.bytesOf(server);
-    if (bytes <= max) return;
+    if (bytes <= maxBytes) return;
     throw new FleetError(
       "FLEET_DISK_LIMIT_REACHED",
-      `The files of server ${server.id} take ${describeBytes(bytes)}, and sandbox.disk allows ${writeSize(max)}.`,
+      `The files of server ${server.id} take ${describeBytes(bytes)}, and sandbox.disk allows ${writeSize(maxBytes)}.`,
       {
         suggestions: [
           "copilotfleet delete SESSION # a session that the user no longer needs; its history is deleted, too",

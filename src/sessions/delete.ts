@@ -1,12 +1,11 @@
 import { join } from "node:path";
 import { systemCode } from "../errors.js";
-import { ownPid } from "../model/process.js";
 import type { ServerRecord } from "../model/server.js";
 import { isInTurn } from "../runtime/client/activity.js";
 import { RawConnection } from "../runtime/client/raw-connection.js";
 import { removeTree } from "../runtime/files/held-folder.js";
 import { unwritable } from "../runtime/files/server-folder.js";
-import { openSessionState, readSessionFolder } from "../runtime/history/session-state.js";
+import { openSessionState, ownPid, readSessionFolder } from "../runtime/history/session-state.js";
 import { provenEndpoint } from "../runtime/process/probe.js";
 import { isAlive } from "../runtime/process/process-table.js";
 import { sessionBusy } from "./problems.js";

@@ -1,8 +1,8 @@
 import type { Lease } from "../model/lease.js";
-import { type OwnView, ownPid, type ProcessIdentity } from "../model/process.js";
+import type { OwnView, ProcessIdentity } from "../model/process.js";
 import type { ServerRecord } from "../model/server.js";
 import type { SessionRecord, SessionState } from "../model/session.js";
-import { readSessionFolder, type SessionFolder, sessionBytes } from "../runtime/history/session-state.js";
+import { ownPid, readSessionFolder, type SessionFolder, sessionBytes } from "../runtime/history/session-state.js";
 
 /** A session as `--json` and the library show it. Times are ISO 8601 in UTC. */
 export interface SessionView {

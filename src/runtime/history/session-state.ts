@@ -1,7 +1,7 @@
 import { type Dirent, existsSync, lstatSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
-import { type OwnView, ownPid } from "../../model/process.js";
+import type { OwnView } from "../../model/process.js";
 import { type Budget, HeldFolder, walk } from "../files/held-folder.js";
 
 /*
@@ -150,6 +150,11 @@ function namesIn(home: string, isWanted: (entry: Dirent) => boolean): string[] {
 export function isLoadedBy(home: string, sessionId: string, process: OwnView): boolean {
   using state = openReadable(home);
   return state !== null && isLoadedIn(state, sessionId, process);
+}
+
+/** The PID that the process itself uses, as in the names of its lock files. */
+export function ownPid({ pid, innerPid = pid }: OwnView): number {
+  return innerPid;
 }
 
 function lockName(process: OwnView): string {

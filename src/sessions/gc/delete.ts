@@ -1,12 +1,11 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError, systemCode } from "../../errors.js";
-import { ownPid } from "../../model/process.js";
 import type { Registry } from "../../model/registry.js";
 import type { SessionRecord } from "../../model/session.js";
 import { mapConcurrently } from "../../pool/concurrency.js";
 import { isRunning } from "../../pool/server.js";
 import { usedSessions } from "../../pool/use-markers.js";
-import { claimedBy } from "../../runtime/history/session-state.js";
+import { claimedBy, ownPid } from "../../runtime/history/session-state.js";
 import type { Store } from "../../store/ports.js";
 import { type HostsSeen, isInUse, measureFolder } from "./age.js";
 import type { Leftover, Note } from "./journal.js";

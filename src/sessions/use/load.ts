@@ -3,11 +3,11 @@ import { sessionMoved } from "../../hosts/problems.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
+import type { ModelUse } from "../../models/provider.js";
 import { isLoadedBy, readSessionFolder } from "../../runtime/history/session-state.js";
 import type { SessionsContext } from "../context.js";
 import { noteOpened } from "../memory/eviction.js";
 import { modelUnconfigured, sessionLost } from "../problems.js";
-import type { UseModel } from "./use-model.js";
 import type { SessionUse } from "./use-session.js";
 
 type LoadContext = Pick<SessionsContext, "config" | "env" | "directory"> & {
@@ -51,7 +51,7 @@ export interface Transport<Opened> {
  */
 export async function load<T>(
   context: LoadContext,
-  { record, server, model }: Pick<SessionUse, "record" | "server"> & { model: Pick<UseModel, "given"> },
+  { record, server, model }: Pick<SessionUse, "record" | "server"> & { model: Pick<ModelUse, "given"> },
   transport: Transport<T>,
   { isNew, isAlone, signal }: { isNew: boolean; isAlone: boolean; signal: AbortSignal },
 ): Promise<T> {

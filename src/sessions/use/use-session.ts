@@ -1,6 +1,7 @@
 import type { FleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
+import { ModelUse } from "../../models/provider.js";
 import { isRunning } from "../../pool/server.js";
 import type { SpawnOptions } from "../../pool/start/start.js";
 import { setUseMarker, type UseMarker } from "../../pool/use-markers.js";
@@ -13,7 +14,6 @@ import { isStoreTrouble, sessionBusy, unreleased } from "../problems.js";
 import { load, type Transport } from "./load.js";
 import { type Permit, type PermitRequest, permitFor, WAIT_MS } from "./permit.js";
 import { isEndOf, serverFor, UseCheck } from "./server.js";
-import { UseModel } from "./use-model.js";
 
 export interface UseRequest extends PermitRequest, Pick<SpawnOptions, "sharedUntil"> {
   /** The session's record. The caller has checked that the user may use the session. */
@@ -58,7 +58,7 @@ export async function useSession(context: SessionsContext, request: UseRequest):
 
 /** The use of a session by this process. Its disposal removes the use marker and gives the lease back. */
 export class SessionUse implements AsyncDisposable {
-  readonly model: UseModel;
+  readonly model: ModelUse;
   readonly #context: SessionsContext;
   readonly #request: UseRequest;
   readonly #check: UseCheck;
@@ -71,7 +71,7 @@ export class SessionUse implements AsyncDisposable {
   #isOver = false;
 
   constructor(context: SessionsContext, request: UseRequest) {
-    this.model = new UseModel(context, request.record.id);
+    this.model = new ModelUse(context.provider, request.record.id);
     this.#context = context;
     this.#request = request;
     this.#check = new UseCheck(context, request.user);
@@ -101,7 +101,8 @@ export class SessionUse implements AsyncDisposable {
     const { isTurn, at } = this.#request;
     if (isTurn) await this.#getPermit(false);
     await this.#enter(at);
-    if (isTurn) await this.#context.pool.disk.assertRoom(this.server);
+    const maxBytes = this.server.sandbox?.limits?.disk ?? null;
+    if (isTurn && maxBytes !== null) await this.#context.pool.disk.assertRoom(this.server, maxBytes);
   }
 
   /**
