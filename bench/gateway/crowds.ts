@@ -81,6 +81,7 @@ export async function withCrowds(
         home: "/",
         provider,
         gitHubToken: null,
+        toolSandbox: null,
       };
       await there.request("session.create", sessionParams("session.create", { streaming: true }, record, surroundings));
       await there.request("session.options.update", { ...APART_OPTIONS, sessionId: record.id });

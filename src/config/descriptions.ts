@@ -162,14 +162,12 @@ export const DESCRIPTIONS: Readonly<Record<Names<ConfigInput>["value"], KeyDescr
       "Further folders that servers can change, or only read if `:ro` follows. `{user}` stands for the user's id.",
     examples: [["/srv/work/{user}", "/opt/tools:ro"]],
   },
-  "sandbox.memory": {
-    meaning: "The memory of each server. See [Limits](security.md#limits-of-a-server).",
-    examples: ["2gb"],
-  },
+  "sandbox.memory": { meaning: "A server's memory. See [Limits](security.md#limits-of-a-server).", examples: ["2gb"] },
   "sandbox.processes": { meaning: "The number of processes and threads of each server.", examples: [500] },
   "sandbox.openFiles": { meaning: "The number of open files of each process of a server.", examples: [4096] },
   "sandbox.cpu": { meaning: "The processor time of each server, as a number of processors.", examples: [1.5] },
   "sandbox.disk": { meaning: "The size of the home and of the temporary folder of each server.", examples: ["10gb"] },
+  "sandbox.tools": { meaning: "The sandbox of each tool. See [Security](security.md).", examples: ["bwrap"] },
 
   "lock.ttl": { meaning: "How long a lease outlives its holder, from 1 s to 24 days.", examples: ["300s"] },
 

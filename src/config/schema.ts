@@ -112,6 +112,8 @@ const sandbox = v.pipe(
     mode: v.optional(rules.choice(["auto", "landlock", "bwrap", "none"]), "auto"),
     // Further folders that servers can reach.
     binds: v.optional(rules.binds(), []),
+    // The sandbox that the runtime puts around each tool of an agent.
+    tools: v.optional(rules.choice(["none", "bwrap"]), "none"),
     // The limits of each server, with everything that it starts. Null: unlimited. With less, no server would start.
     memory: v.optional(v.nullable(rules.sizeFrom("64mb", "1gb")), null),
     processes: v.optional(v.nullable(rules.count({ example: 200 }, 32)), null),
@@ -119,7 +121,7 @@ const sandbox = v.pipe(
     cpu: v.optional(v.nullable(processors()), null),
     disk: v.optional(v.nullable(rules.sizeFrom("1mb", "2gb")), null),
   }),
-  v.transform(({ mode, binds, ...limits }) => ({ mode, binds, limits })),
+  v.transform(({ mode, binds, tools, ...limits }) => ({ mode, binds, tools, limits })),
 );
 
 const lock = v.pipe(

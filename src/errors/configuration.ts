@@ -61,7 +61,7 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     fixes: ["copilotfleet doctor", "ulimit -n; ulimit -u; free -m"],
   },
   FLEET_SANDBOX_UNUSABLE: {
-    title: "The sandbox that sandbox.mode names does not work on this machine.",
+    title: "The sandbox that sandbox.mode or sandbox.tools names does not work on this machine.",
     causes: [
       "The kernel has no Landlock (it needs Linux 5.13 or later, with landlock in its list of security modules).",
       "Neither the launcher in the package nor setpriv of util-linux 2.41 can run.",

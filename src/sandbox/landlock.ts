@@ -87,9 +87,10 @@ const CAPABILITIES = ["--bounding-set", "-all,+chown,+dac_override,+fowner,+fset
 export async function run(
   program: string,
   args: readonly string[],
+  env: NodeJS.ProcessEnv = process.env,
 ): Promise<{ output: string; failure: string | null }> {
   return await new Promise((resolve) => {
-    execFile(program, args, { timeout: TRIAL_MS }, (error, stdout, stderr) => {
+    execFile(program, args, { timeout: TRIAL_MS, env }, (error, stdout, stderr) => {
       const said = stderr.trim().split("\n")[0] ?? "";
       resolve({ output: stdout.trim(), failure: error === null ? null : said || error.message });
     });

@@ -7,6 +7,7 @@ import { tryLauncher, trySetpriv } from "./landlock.js";
 import { makeGroups } from "./limits/cgroups.js";
 import { type ChosenLimits, chooseLimits, launcherOptions, underShell } from "./limits/limits.js";
 import { type Paths, serverPaths } from "./paths.js";
+import { assertToolSandbox } from "./tool-sandbox.js";
 
 /** The sandbox of one server. */
 export interface Sandbox extends SandboxReport {
@@ -72,7 +73,7 @@ async function tryInOrder(mode: Mode): Promise<Attempt[]> {
 /**
  * Chooses the sandbox of a server, and checks the folders that the server is to reach.
  *
- * @throws FLEET_SANDBOX_UNUSABLE if `sandbox.mode` names a sandbox that does not work on this machine
+ * @throws FLEET_SANDBOX_UNUSABLE if `sandbox.mode` or `sandbox.tools` names a sandbox that does not work on this machine
  * @throws FLEET_SANDBOX_UNSAFE if a folder would expose the fleet's state or the secrets of its users
  */
 export async function chooseSandbox(
@@ -83,6 +84,7 @@ export async function chooseSandbox(
   const mechanism = await chooseMechanism(settings);
   const limits = chooseLimits(settings.limits, grantee.id);
   const report = reportOf(mechanism ?? NO_SANDBOX, limits, secrets.config);
+  if (mechanism === null) await assertToolSandbox(settings, secrets.env);
   if (mechanism === null) return { ...report, wrap: (command) => limited(command, limits, null) };
   const grants = grantsOf(grantee, settings, secrets);
   return {

@@ -63,6 +63,7 @@ describe("schemas/config.json", () => {
       ...(name.startsWith("provider.") && name !== "provider.baseUrl"
         ? { provider: { baseUrl: "http://m.example" } }
         : {}),
+      ...(name === "sandbox.tools" ? { sandbox: { mode: "none" } } : {}),
       ...(name.startsWith("storage.") ? { store: "redis://127.0.0.1" } : {}),
     };
     for (const value of schemaOf(name).examples ?? []) {

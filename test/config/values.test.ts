@@ -440,6 +440,12 @@ describe("values that do not go together", () => {
       "provider.baseUrl",
       "no value when provider.type is",
     ],
+    [
+      "a sandbox of the tools inside the fleet's sandbox",
+      { sandbox: { tools: "bwrap" } },
+      'sandbox.tools is "bwrap", which cannot work inside the sandbox of sandbox.mode "auto"',
+      'sandbox.tools "none", or sandbox.mode "none"',
+    ],
     ...["bash", "builtin:view", "builtin:*", "*", "mcp:files", "task", "somethingNew"].map(
       (tool): [string, object, string, string] => [
         `approval of everything on shared servers that have the tool ${tool}`,

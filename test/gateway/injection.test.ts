@@ -32,6 +32,7 @@ describe("the front door, in the parameters of a session,", () => {
     home: "/",
     provider,
     gitHubToken: null,
+    toolSandbox: null,
   };
   const record = sessionRecord("s", { model: null });
 

@@ -5,7 +5,8 @@ import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.j
 import { keySourceOf, ProviderKey } from "../../models/provider-key.js";
 import { chooseLimits } from "../../sandbox/limits/limits.js";
 import { sandboxNow, tryMechanisms } from "../../sandbox/sandbox.js";
-import { adviceOf, type Finding, ok, type Row, warning } from "./checks.js";
+import { failureOfBwrap } from "../../sandbox/tool-sandbox.js";
+import { adviceOf, type Finding, failed, ok, type Row, warning } from "./checks.js";
 import { serviceAnswers } from "./service.js";
 
 export interface SettingsContext extends LoadedConfig {
@@ -44,9 +45,15 @@ async function isolationOf({ config }: LoadedConfig): Promise<Finding> {
 }
 
 /** Reports which sandbox servers get, and what an agent can still do in it. */
-async function sandboxWorks({ config }: LoadedConfig): Promise<Finding> {
-  const { mode } = config.sandbox;
-  if (mode === "none") return ok('none, because sandbox.mode is "none"');
+async function sandboxWorks({ config, env }: SettingsContext): Promise<Finding> {
+  const { mode, tools } = config.sandbox;
+  if (mode === "none") {
+    const detail = 'none, because sandbox.mode is "none"';
+    if (tools === "none") return ok(detail);
+    const failure = await failureOfBwrap(env);
+    if (failure === null) return ok(`${detail}; the tools of agents run in bwrap`);
+    return failed(`${detail}; and bwrap, in which the tools of agents should run, failed (${failure})`);
+  }
   const report = await sandboxNow(config);
   const failures = (await tryMechanisms(mode)).flatMap((attempt) => ("why" in attempt ? [attempt.why] : []));
   if (report.mode !== "none") {

@@ -1,10 +1,12 @@
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
+import { toolSandboxOf } from "../../sandbox/tool-sandbox.js";
 import { recordFor } from "../../sessions/find.js";
 import { isStoreTrouble, sessionLocked } from "../../sessions/problems.js";
 import type { SessionHandling } from "../policy/methods.js";
 import { checkReach, reachOf } from "../policy/reach.js";
+import { checkToolSandbox } from "../policy/tool-sandbox.js";
 import type { Router } from "../routing/router.js";
 import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";
@@ -42,6 +44,7 @@ export class PassedRequests {
       const { isolation } = link.server;
       link.protocol.checkOptions(method, params, { ...reachOf(link, config), member, isolation });
     }
+    checkToolSandbox(method, params, toolSandboxOf(config, link.server));
     checkReach(request, handling, reachOf(link, config));
     checkTools(this.#state, request, record);
     checkAnswer(this.#state, link, request, record);

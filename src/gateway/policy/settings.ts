@@ -1,12 +1,14 @@
 import { type FleetError, quote } from "../../errors.js";
 import type { Isolation } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
+import type { ToolSandbox } from "../../sandbox/tool-sandbox.js";
 import type { Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import { isBelowHome } from "./below-home.js";
 import { bringsCredentials } from "./credentials.js";
 import { decidesOnTools, type Reach, reachesHost } from "./reach.js";
 import { hasCredentials } from "./server-setup.js";
+import { checkToolSandbox } from "./tool-sandbox.js";
 
 /** The facts that decide which settings a client may make on its session, and which settings the fleet adds. */
 export interface Surroundings extends Reach {
@@ -15,6 +17,8 @@ export interface Surroundings extends Reach {
   isolation: Isolation;
   /** `COPILOT_HOME` of the server. */
   home: string;
+  /** The sandbox that the fleet sets for the tools of each session. */
+  toolSandbox: ToolSandbox | null;
   /** The fleet's model provider with its key. */
   provider: object | null;
   /** The user's own GitHub token, on a server that is not the user's own. */
@@ -112,11 +116,13 @@ export function sessionParams(
   record: SessionRecord,
   surroundings: Surroundings,
 ): Params {
-  const { config, own, provider, gitHubToken } = surroundings;
+  const { config, own, provider, gitHubToken, toolSandbox } = surroundings;
   // A session in the cloud would not be on a server of this fleet, and the fleet could not choose its id.
   if (asked.cloud !== undefined) throw methodDenied(method, '"cloud" sessions are not on any server of this fleet');
+  checkToolSandbox(method, asked, toolSandbox);
   refuseReach(method, asked, surroundings);
   const params: Params = { ...asked, sessionId: record.id };
+  if (toolSandbox !== null) params.sandboxConfig = toolSandbox;
   if (method === "session.create") for (const name of RESUME_ONLY) delete params[name];
   if (!bringsCredentials(asked)) {
     // The runtime accepts a token or a provider for a session, but not both.

@@ -1,3 +1,4 @@
+import { toolSandboxOf } from "../../sandbox/tool-sandbox.js";
 import type { Loading, Transport } from "../../sessions/use/load.js";
 import { reachOf } from "../policy/reach.js";
 import { type ClientState, hasOwnFolder } from "../state/client-state.js";
@@ -33,7 +34,8 @@ export function upstreamTransport(
     const { isolation, home } = server;
     const method = how === "create" ? "session.create" : "session.resume";
     const member = record.owner !== user;
-    const surroundings = { ...reachOf(link, door.config), member, isolation, home, ...access };
+    const toolSandbox = toolSandboxOf(door.config, server);
+    const surroundings = { ...reachOf(link, door.config), member, isolation, home, toolSandbox, ...access };
     const params = protocol.sessionParams(method, asked, record, surroundings);
     const sessionId = record.id;
     try {

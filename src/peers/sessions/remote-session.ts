@@ -11,8 +11,13 @@ import type { HeldLease } from "../../sessions/leases/leases.js";
 import type { TurnLease } from "../../sessions/leases/seen.js";
 import { explained } from "../../sessions/problems.js";
 import type { OpenOptions } from "../../sessions/use/local-session.js";
-import { permissions } from "../../sessions/use/local-session.js";
-import { type AttachedSession, OpenSession, type Prompt, type SendOptions } from "../../sessions/use/open-session.js";
+import {
+  type AttachedSession,
+  OpenSession,
+  type Prompt,
+  permissions,
+  type SendOptions,
+} from "../../sessions/use/open-session.js";
 import { type SessionView, viewRecord } from "../../sessions/view.js";
 import { errorOfDoor, whenGone } from "../calls/control-link.js";
 import { connectToDoor, type DoorClient } from "../calls/door-client.js";

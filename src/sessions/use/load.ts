@@ -1,4 +1,5 @@
-import type { ProviderConfig } from "@github/copilot-sdk";
+import type { CopilotSession, ProviderConfig } from "@github/copilot-sdk";
+import type { Config } from "../../config/schema.js";
 import { sessionMoved } from "../../hosts/problems.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
@@ -79,6 +80,20 @@ export async function load<T>(
     if (how === "create" || !isUnloaded(error) || record.turns > 0 || !isUnsaved) throw error;
     return await loadBy("create");
   }
+}
+
+/** Sets the sandbox of the tools in a session that is being opened. The SDK has no option for it. */
+export async function withToolSandbox(
+  opening: Promise<CopilotSession>,
+  config: Pick<Config, "sandbox">,
+  server: ServerRecord,
+): Promise<CopilotSession> {
+  const session = await opening;
+  if (config.sandbox.tools === "none") return session;
+  const { toolSandboxOf } = await import("../../sandbox/tool-sandbox.js");
+  const sandboxConfig = toolSandboxOf(config, server);
+  if (sandboxConfig !== null) await session.rpc.options.update({ sandboxConfig });
+  return session;
 }
 
 /** Whether the runtime refused a request because it does not have the session in memory, or does not find the session. */

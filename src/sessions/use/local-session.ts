@@ -1,4 +1,4 @@
-import type { PermissionHandler, ProviderConfig, SessionConfig } from "@github/copilot-sdk";
+import type { ProviderConfig, SessionConfig } from "@github/copilot-sdk";
 import type { Config } from "../../config/schema.js";
 import { FleetError, isFleetError, quote } from "../../errors.js";
 import type { Isolation, ServerRecord } from "../../model/server.js";
@@ -13,8 +13,8 @@ import { recordFor } from "../find.js";
 import { explained, sessionNotFound, turnCut } from "../problems.js";
 import type { Sessions } from "../sessions.js";
 import type { SessionView } from "../view.js";
-import { isUnloaded, type Loading, type Transport } from "./load.js";
-import { type AttachedSession, OpenSession, type Prompt, type SendOptions } from "./open-session.js";
+import { isUnloaded, type Loading, type Transport, withToolSandbox } from "./load.js";
+import { type AttachedSession, OpenSession, type Prompt, permissions, type SendOptions } from "./open-session.js";
 import { isStopped } from "./server.js";
 import { type SessionUse, useSession } from "./use-session.js";
 
@@ -202,7 +202,8 @@ class SdkTransport implements Transport<LocalAttached> {
       how === "resume"
         ? connection.client.resumeSession(record.id, settings)
         : connection.client.createSession({ ...settings, sessionId: record.id });
-    return { session: await answer(request, connection, signal), closed: connection.closed, connection, server };
+    const opened = await answer(withToolSandbox(request, config, server), connection, signal);
+    return { session: opened, closed: connection.closed, connection, server };
   }
 
   /** Gives the server the model provider for a turn, unless the caller brought a provider or a token of its own. */
@@ -274,27 +275,5 @@ function sessionConfig(
     ...(gitHubToken === null ? {} : { gitHubToken }),
     ...overrides,
     onPermissionRequest: permissions(config, own, overrides, decides),
-  };
-}
-
-/**
- * The handler for a session's requests to use a tool. Calls the caller's own handler where `session.approve` permits
- * this, and always for the tools that the caller brings, because those run in the caller's process.
- *
- * @param decides whether this client decides now. A member leaves the requests of other turns to the owner.
- */
-export function permissions(
-  { session: { approve } }: Pick<Config, "session">,
-  own: boolean,
-  { onPermissionRequest: asked, tools = [] }: Pick<SessionOptions, "onPermissionRequest" | "tools"> = {},
-  decides = (): boolean => true,
-): PermissionHandler {
-  if (approve === "all") return asked ?? (() => ({ kind: "approve-once" }));
-  const names = new Set(tools.map(({ name }) => name));
-  return (request, invocation) => {
-    const isOwnTool = request.kind === "custom-tool" && names.has(request.toolName);
-    if (asked !== undefined && (isOwnTool || (own && approve === "ask"))) return asked(request, invocation);
-    if (approve === "ask" && !own && !decides()) return { kind: "no-result" };
-    return { kind: "reject", feedback: `Tools are not allowed here (session.approve is "${approve}").` };
   };
 }

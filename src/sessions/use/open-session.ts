@@ -1,4 +1,5 @@
-import type { CopilotSession, SessionEvent, SessionEventHandler } from "@github/copilot-sdk";
+import type { CopilotSession, PermissionHandler, SessionEvent, SessionEventHandler } from "@github/copilot-sdk";
+import type { Config } from "../../config/schema.js";
 import { isFleetError } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { SessionRecord, SessionUser } from "../../model/session.js";
@@ -8,6 +9,7 @@ import { ownIdentity } from "../../runtime/process/process-table.js";
 import type { SessionsContext } from "../context.js";
 import { isStoreTrouble, unseen } from "../problems.js";
 import type { SessionView } from "../view.js";
+import type { SessionOptions } from "./local-session.js";
 import type { PermitRequest } from "./permit.js";
 
 /** A listener of the caller. `stop` removes it from the SDK's current session object. */
@@ -192,4 +194,26 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
 /** The identity of this process, in the form in which a session's record names the process that uses the session. */
 export function ownUse({ own }: HostDirectory): SessionUser {
   return own === null ? ownIdentity() : { ...ownIdentity(), at: own };
+}
+
+/**
+ * The handler for a session's requests to use a tool. Calls the caller's own handler where `session.approve` permits
+ * this, and always for the tools that the caller brings, because those run in the caller's process.
+ *
+ * @param decides whether this client decides now. A member leaves the requests of other turns to the owner.
+ */
+export function permissions(
+  { session: { approve } }: Pick<Config, "session">,
+  own: boolean,
+  { onPermissionRequest: asked, tools = [] }: Pick<SessionOptions, "onPermissionRequest" | "tools"> = {},
+  decides = (): boolean => true,
+): PermissionHandler {
+  if (approve === "all") return asked ?? (() => ({ kind: "approve-once" }));
+  const names = new Set(tools.map(({ name }) => name));
+  return (request, invocation) => {
+    const isOwnTool = request.kind === "custom-tool" && names.has(request.toolName);
+    if (asked !== undefined && (isOwnTool || (own && approve === "ask"))) return asked(request, invocation);
+    if (approve === "ask" && !own && !decides()) return { kind: "no-result" };
+    return { kind: "reject", feedback: `Tools are not allowed here (session.approve is "${approve}").` };
+  };
 }
