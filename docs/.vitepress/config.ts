@@ -53,7 +53,7 @@ export default withMermaid({
         page("Monitoring", "/monitoring"),
         page("Runbooks", "/runbooks"),
       ]),
-      group("Secure", [page("Security", "/security")]),
+      group("Secure", [page("Security", "/security"), page("Threat model", "/threat-model")]),
       group("Scale", [
         page("State in Redis", "/redis"),
         page("Many hosts", "/hosts"),
