@@ -4,6 +4,7 @@ import { expect, it } from "vitest";
 import { ALL_PROTECTIONS } from "../../src/model/sandbox.js";
 import type { ServerView } from "../../src/pool/server.js";
 import { errorOf, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 import { without } from "../fixtures/programs/seccomp.js";
 
 /** The fallbacks of `sandbox.mode`, with filters of system calls that make the machine look like a weaker one. */
@@ -45,7 +46,7 @@ it.skipIf(!isRoot)(
   },
 );
 
-it.skipIf(!isRoot)(
+it.skipIf(!isRoot || bwrapProblem !== undefined)(
   "where the launcher cannot run, bwrap works alone, and names what it does not restrict",
   async () => {
     const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: "bwrap" });

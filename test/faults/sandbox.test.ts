@@ -14,6 +14,7 @@ import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { serve } from "../fixtures/fleets/serve.js";
 import { userFleet } from "../fixtures/fleets/user-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
+import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 
 /** Attacks that the agent of alice tries with its shell. Each line of bash succeeds only if the attack does. */
 const ATTACKS = {
@@ -128,8 +129,9 @@ const ROOT = process.getuid?.() === 0;
 const CASES: Case[] = [
   { mode: "landlock", as: "root" },
   { mode: "landlock", as: "an ordinary user" },
-  { mode: "bwrap", as: "root" },
-  { mode: "bwrap", as: "an ordinary user" },
+  ...(bwrapProblem === undefined
+    ? (["root", "an ordinary user"] as const).map((as) => ({ mode: "bwrap", as }) as const)
+    : []),
   { mode: "none", as: "root" },
 ];
 
