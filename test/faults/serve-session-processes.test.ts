@@ -45,38 +45,44 @@ function commandLine(pid: number): string | null {
   }
 }
 
-it("serve ends processes of an unloaded session, but not those of a session that is still loaded or loaded again", async () => {
-  const fleet = await faultFleet(FAST);
-  const model = await toolModel();
-  const { pid } = await fleet.spawn("alice");
-  const [left, stays, returns] = await Promise.all(
-    ["left", "stays", "returns"].map(async (id) => await directSession(fleet, model, id)),
-  );
-  if (left === undefined || stays === undefined || returns === undefined) throw new Error("a session is missing");
-  const ofLeft = await leaveRunning(left, "sleep 26101");
-  const ofStays = await leaveRunning(stays, "sleep 26102");
-  const ofReturns = await leaveRunning(returns, "sleep 26103");
-  // The runtime does not put a session id into the environment of this process.
-  await left.rpc.shell.exec({ command: "exec sleep 26104" });
-  const [ofNone] = await eventually("shell.exec", () =>
-    running("sleep 26104").length > 0 ? running("sleep 26104") : null,
-  );
+it.each(["auto", "bwrap"])(
+  "serve ends processes of an unloaded session, but not those of a session that is still loaded or loaded again, nor those of the sandbox %s",
+  async (mode) => {
+    const fleet = await faultFleet({ ...FAST, COPILOTFLEET_SANDBOX_MODE: mode });
+    const model = await toolModel();
+    const { pid } = await fleet.spawn("alice");
+    const [left, stays, returns] = await Promise.all(
+      ["left", "stays", "returns"].map(async (id) => await directSession(fleet, model, id)),
+    );
+    if (left === undefined || stays === undefined || returns === undefined) throw new Error("a session is missing");
+    const ofLeft = await leaveRunning(left, "sleep 26101");
+    const ofStays = await leaveRunning(stays, "sleep 26102");
+    const ofReturns = await leaveRunning(returns, "sleep 26103");
+    // The runtime does not put a session id into the environment of this process.
+    await left.rpc.shell.exec({ command: "exec sleep 26104" });
+    const [ofNone] = await eventually("shell.exec", () =>
+      running("sleep 26104").length > 0 ? running("sleep 26104") : null,
+    );
 
-  const serving = await serve(fleet);
-  await returns.disconnect();
-  const back = await directSession(fleet, model, "returns", { resume: true });
-  await left.disconnect();
-  const ended = await serving.logged(/ended 2 processes of unloaded sessions$/);
-  expect(ended).toMatchObject({ sessions: ["left"], pids: expect.arrayContaining(ofLeft) });
-  expect(ofLeft.filter(isRunning)).toEqual([]);
-  for (const other of [...ofStays, ...ofReturns, ofNone ?? 0])
-    expect(isRunning(other), "while a session that may own it is loaded").toBe(true);
+    const serving = await serve(fleet);
+    await returns.disconnect();
+    const back = await directSession(fleet, model, "returns", { resume: true });
+    await left.disconnect();
+    const ended = await serving.logged(/ended 2 processes of unloaded sessions$/);
+    expect(ended).toMatchObject({ sessions: ["left"], pids: expect.arrayContaining(ofLeft) });
+    expect(ofLeft.filter(isRunning)).toEqual([]);
+    for (const other of [...ofStays, ...ofReturns, ofNone ?? 0])
+      expect(isRunning(other), "while a session that may own it is loaded").toBe(true);
 
-  await Promise.all([stays.disconnect(), back.disconnect()]);
-  await eventually("the end of the others", () => ![...ofStays, ...ofReturns, ofNone ?? 0].some(isRunning));
-  expect((await fleet.ps())[0]).toMatchObject({ pid, state: "ready" });
-  await serving.end();
-});
+    await Promise.all([stays.disconnect(), back.disconnect()]);
+    await eventually("the end of the others", () => ![...ofStays, ...ofReturns, ofNone ?? 0].some(isRunning));
+    expect((await fleet.ps())[0]).toMatchObject({ pid, state: "ready" });
+    // The PID of the runtime inside is that of bwrap outside.
+    const { process: identity } = await fleet.record("alice");
+    expect(isRunning(identity?.innerPid ?? pid ?? 0), "bwrap").toBe(true);
+    await serving.end();
+  },
+);
 
 it("recycle.maxMemory and the memory metric include all processes that a server's sessions started", async () => {
   const fleet = await faultFleet(FAST);
