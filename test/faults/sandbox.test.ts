@@ -21,11 +21,10 @@ const ATTACKS = {
   "reads bob's conversations": 'cat "$bobHome"/session-state/*/events.jsonl | grep -q "a word of bob"',
   "reads bob's connection token": 'cat "$bobHome/../connection-token"',
   "reads the log of bob's server": 'cat "$bobHome/../server.log"',
-  "reads the log of its own server": `cat "/proc/$own/fd/1" || python3 -c '
-import ctypes, os, sys
-libc = ctypes.CDLL(None)
-log = libc.syscall(438, os.pidfd_open(int(sys.argv[1])), 1, 0)
-sys.exit(0 if os.pread(log, 1, 0) else 1)' "$own"`,
+  // Some machines have no python3 that the sandbox reaches. 434 is pidfd_open, and 438 is pidfd_getfd.
+  "reads the log of its own server": `perl -e '
+$log = syscall(438, syscall(434, $ARGV[0] + 0, 0), 1, 0);
+open(LOG, "<&=", $log) && sysseek(LOG, 0, 0) && sysread(LOG, $byte, 1) or exit 1' "$own" || cat "$HOME/../server.log"`,
   "reads the registry": 'cat "$state/registry.json"',
   "lists the state folder": 'ls "$state"',
   "reads the environment of bob's server": 'grep -aq COPILOT_CONNECTION_TOKEN "/proc/$bob/environ"',
