@@ -38,7 +38,7 @@ export type { Group } from "./fleet/groups/group.js";
 export type { HostGroup } from "./fleet/groups/hosts.js";
 export type { LeaseGroup } from "./fleet/groups/leases.js";
 export type { PoolGroup, SupervisorView } from "./fleet/groups/pool.js";
-export type { RecordGroup, SessionTroubles, TroubledServer } from "./fleet/groups/records.js";
+export type { RecordGroup, SessionTroubles, TroubledServer, WeakServer } from "./fleet/groups/records.js";
 export type { ServerGroup } from "./fleet/groups/servers.js";
 export type { SessionGroup } from "./fleet/groups/sessions.js";
 export type { TokenGroup } from "./fleet/groups/tokens.js";
@@ -77,7 +77,7 @@ export type { HostEntry, HostRecord } from "./model/host.js";
 export type { Lease } from "./model/lease.js";
 export type { Placement } from "./model/placement.js";
 export type { AwaitedTurns, OnProgress, Progress } from "./model/progress.js";
-export type { Protection, SandboxMode, SandboxReport } from "./model/sandbox.js";
+export type { LimitsReport, Protection, SandboxMode, SandboxReport } from "./model/sandbox.js";
 export type { Isolation, ServerState, TokenSource } from "./model/server.js";
 export type { SessionState } from "./model/session.js";
 export type {

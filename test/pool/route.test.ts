@@ -77,7 +77,7 @@ describe("route", () => {
   });
 
   it.each([
-    [["route"], "--user is missing"],
+    [["route"], "--user, --plan or --rebalance is missing"],
     [["route", "--plan", "--rebalance"], "--plan and --rebalance"],
     [["route", "--user", "a", "--plan"], "--user and --plan"],
     [["route", "--plan", "--wait", "3s"], "--wait"],

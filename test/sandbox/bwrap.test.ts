@@ -1,11 +1,15 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, realpathSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { expect, it, onTestFinished } from "vitest";
 import { tryBwrap } from "../../src/sandbox/bwrap.js";
 import { serverPaths } from "../../src/sandbox/paths.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
+
+/** Whether servers get a `/tmp` of their own. They do not if the launcher is in `/tmp`. */
+const hasOwnTmp = !fileURLToPath(import.meta.url).startsWith("/tmp/");
 
 /** Not in `/tmp`, because servers in `/tmp` have no `/tmp` of their own. */
 function folderOf(...names: string[]): string {
@@ -47,7 +51,9 @@ it.skipIf(bwrapProblem !== undefined)(
       ...{ home: join(folder, "home"), temporary: join(folder, "tmp") },
       ...{ write: [linked, bound], named: [linked, bound] },
     });
-    expect(run(`echo x > '${linked}/file' && echo x > '${bound}/file' && echo x > /tmp/file && pwd`)).toMatchObject({
+    const temporary = hasOwnTmp ? "/tmp" : join(folder, "tmp");
+    const write = `echo x > '${linked}/file' && echo x > '${bound}/file' && echo x > '${temporary}/file' && pwd`;
+    expect(run(write)).toMatchObject({
       status: 0,
       stdout: `${join(folder, "home")}\n`,
       stderr: "",
