@@ -37,6 +37,7 @@ describe("defaults", () => {
         sandbox: {
           mode: "auto",
           binds: [],
+          tools: "none",
           limits: { memory: null, processes: null, openFiles: null, cpu: null, disk: null },
         },
         lock: { ttlMs: 300_000 },
