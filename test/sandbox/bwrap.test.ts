@@ -70,7 +70,7 @@ it.skipIf(bwrapProblem !== undefined)(
     writeFileSync(join(folder, "secret", "file"), "");
     const run = await shell({ home: join(folder, "home"), temporary: join(folder, "tmp") });
     expect(run(`[ -e '${join(folder, "secret")}' ]`).status).toBe(1);
-    expect(run("ls -d /proc/[0-9]* | wc -l").stdout.trim()).toBe("4"); // process 1, the shell, ls and wc
+    expect(run("set -- /proc/[0-9]*; echo $#").stdout.trim()).toBe("2"); // process 1 and the shell
     expect(run("grep -c '^Cap[A-Za-z]*:.0*$' /proc/self/status").stdout.trim()).toBe("5");
     expect(run("echo x > /file").status).not.toBe(0);
     expect(run(`mkdir '${join(folder, "new")}'`).status).not.toBe(0);
