@@ -49,8 +49,7 @@ open(LOG, "<&=", $log) && sysseek(LOG, 0, 0) && sysread(LOG, $byte, 1) or exit 1
   "overwrites the fleet's code": 'echo attack > "$code/attack"',
 } as const;
 
-const CONNECT =
-  "require('net').connect(process.argv[1]).on('connect', () => process.exit(0)).on('error', () => process.exit(1))";
+const CONNECT = "IO::Socket::UNIX->new(Peer => shift) or exit 1";
 
 /** Attacks on what some sandboxes leave open. Each succeeds exactly where `not` of the server contains its word. */
 const LEFT_OPEN: Readonly<Record<string, readonly [Protection, script: string]>> = {
@@ -65,7 +64,10 @@ const LEFT_OPEN: Readonly<Record<string, readonly [Protection, script: string]>>
   "sees that serve runs": ["process-list", '[ -d "/proc/$serve" ]'],
   "sees the account's shared memory": ["ipc", 'ipcs --shmems --id "$memory" | grep -q shmid='],
   "sees the account's message queue": ["ipc", 'ipcs --queues --id "$queue" | grep -q msqid='],
-  "connects to the Unix socket of another program": ["unix-sockets", `"$node" -e "${CONNECT}" "$socket"`],
+  "connects to the Unix socket of another program": [
+    "unix-sockets",
+    `perl -MIO::Socket::UNIX -e '${CONNECT}' "$socket"`,
+  ],
   "connects to bob's port": ["network", 'exec 3<>"/dev/tcp/127.0.0.1/$bobPort"'],
 };
 
