@@ -120,10 +120,10 @@ function limited(command: Command, limits: ChosenLimits | null, mechanism: Mecha
 
 /** The sandbox of a server that starts now with this configuration, as far as this machine allows it. */
 export async function sandboxNow(config: Pick<Config, "sandbox" | "modelGateway">): Promise<SandboxReport> {
-  const { mode } = config.sandbox;
-  if (mode === "none") return NO_SANDBOX;
-  const found = (await tryMechanisms(mode)).find((attempt) => "wrap" in attempt);
-  return found === undefined ? NO_SANDBOX : { mode: found.mode, not: withKey(found.not, config) };
+  const { mode, limits } = config.sandbox;
+  const tried = mode === "none" ? [] : await tryMechanisms(mode);
+  const found = tried.find((attempt) => "wrap" in attempt);
+  return reportOf(found ?? NO_SANDBOX, chooseLimits(limits, "doctor"), config);
 }
 
 /** Without the model gateway, the provider's key comes into the server's memory. */

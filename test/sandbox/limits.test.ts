@@ -4,10 +4,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import type { Config } from "../../src/config/schema.js";
-import { limitsResources, limitTexts } from "../../src/model/sandbox.js";
+import { lackingIn, limitsResources, limitTexts } from "../../src/model/sandbox.js";
 import { tryLauncher } from "../../src/sandbox/landlock.js";
 import { findBases, makeGroups, processesInGroup, removeGroup } from "../../src/sandbox/limits/cgroups.js";
 import { chooseLimits, launcherOptions, underShell } from "../../src/sandbox/limits/limits.js";
+import { sandboxNow } from "../../src/sandbox/sandbox.js";
 import { type ControlGroup, system } from "../../src/system/system.js";
 import { grouped } from "../fixtures/programs/cgroups.js";
 
@@ -174,3 +175,13 @@ it("this process finds its own control groups, and each of them exists", () => {
     expect(folder.startsWith(mountPoint)).toBe(true);
   }
 });
+
+it.skipIf(!grouped)(
+  "with all limits held, doctor does not list resources among what the sandbox leaves open",
+  async () => {
+    const sandbox = { mode: "auto" as const, binds: [], tools: "none" as const };
+    const without = await sandboxNow({ sandbox: { ...sandbox, limits: NONE }, modelGateway: "on" });
+    const within = await sandboxNow({ sandbox: { ...sandbox, limits: ALL }, modelGateway: "on" });
+    expect(lackingIn(without, within)).toEqual(["resources"]);
+  },
+);

@@ -162,7 +162,7 @@ export class ClientState implements Fellow {
     this.#kept.set(sessionId, this.door.sessions.context.provider.keep(sessionId));
   }
 
-  /** The model gateway refuses the requests of sessions that nobody in this process uses any more. */
+  /** Takes their tokens for the model gateway from the sessions that the client has left. */
   #releaseLeft(): void {
     for (const [id, kept] of this.#kept) {
       if (this.attachments.get(id)?.attached === true) continue;
