@@ -104,6 +104,11 @@ static void fail(const char *what, const char *about, long error) {
   leave(126);
 }
 
+/* A kernel with Landlock has these calls. But the filter of a container or of systemd may refuse calls that it does not know. */
+static void need(const char *name, long error) {
+  if (error != -EINVAL) fail("this kernel, or a filter around the fleet, refuses the system call", name, error);
+}
+
 static u64 number(const char *text, char end, const char **rest) {
   u64 value = 0;
   const char *at = text;
@@ -289,6 +294,9 @@ __attribute__((used)) static void run(word *stack) {
   char **environment = arguments + stack[0] + 1;
   long abi = call(__NR_landlock_create_ruleset, 0, 0, LANDLOCK_CREATE_RULESET_VERSION, 0, 0);
   if (abi < 1) fail("this kernel has no Landlock", 0, abi);
+  /* Wrong arguments give EINVAL where the call exists. */
+  need("openat2", call(__NR_openat2, AT_FDCWD, 0, 0, 0, 0));
+  need("close_range", call(__NR_close_range, 1, 0, 0, 0, 0));
 
   int connects = 0, binds = 0;
   char **at = arguments + 1;

@@ -29,6 +29,21 @@ it.skipIf(!isRoot)(
   },
 );
 
+it.skipIf(!isRoot).each(["openat2", "close_range"] as const)(
+  "where %s does not exist, auto takes setpriv, and doctor names the call",
+  async (name) => {
+    const fleet = await faultFleet();
+    const under = without([name], fleet.folder, { by: "ENOSYS" });
+    const { server } = await fleet.json<{ server: ServerView }>(["spawn", "--user", "alice"], { under });
+    expect(server.sandbox.mode).toBe("landlock");
+    expect(server.sandbox.not).toEqual(expect.arrayContaining(["signals", "system-calls"]));
+    const { checks } = await fleet.json<Doctor>(["doctor", "--quick"], { under });
+    expect(checks.find((check) => check.name === "sandbox")?.items[0]).toMatch(
+      new RegExp(`^the launcher of the sandbox failed \\(.*refuses the system call ${name}: error 38\\)$`),
+    );
+  },
+);
+
 it.skipIf(!isRoot)(
   "on a kernel without Landlock, auto starts servers without a sandbox, and doctor warns",
   async () => {
