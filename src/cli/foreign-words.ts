@@ -15,7 +15,8 @@ const doctor: Suggestion = "copilotfleet doctor # checks everything that the fle
 const drain: Suggestion = "copilotfleet drain # refuses new turns, and stops all servers";
 const gc: Suggestion = "copilotfleet gc --dry-run # shows which expired sessions would be deleted";
 const help: Suggestion = "copilotfleet help # lists all commands";
-const init: Suggestion = "copilotfleet init # chooses the model or GitHub's token, and writes the configuration";
+const init: Suggestion =
+  "copilotfleet init # sets up GitHub or another provider of models, and writes the configuration";
 const kubernetes: Suggestion = "copilotfleet deploy kubernetes # prints manifests for kubectl";
 const listen: Suggestion = "copilotfleet config path # lists the files in which you set serve.listen, as HOST:PORT";
 const list: Suggestion = "copilotfleet list # lists sessions";

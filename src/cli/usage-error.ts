@@ -64,7 +64,7 @@ export function unknownCommand(args: readonly string[], config: Config): FleetEr
   const spaced = config.findCommand(topic) !== undefined && topic.includes(":") ? [spoken(topic)] : [];
   const others = inTopic && advice.length + near.length === 0 ? commandsIn(topic, config) : [];
   const only = [...spaced, ...others.filter((_, __, { length }) => length === 1)];
-  const listed = others.length > 1 && others.length <= MOST_COMMANDS ? allowedOf(others) : "";
+  const listed = others.length > 0 && others.length <= MOST_COMMANDS ? allowedOf(others) : "";
   const meantCommands = [
     ...(advice.length > 0 ? advice : near),
     ...only.map((name): Suggestion => `copilotfleet ${name}`),

@@ -155,8 +155,8 @@ const aPath = (allowed: string, path: "always" | "with-slash") =>
 export const file = () => aPath('the path of a file, such as "/etc/copilotfleet/token"', "always");
 export const program = () => aPath('the path or the name of a program, such as "/usr/local/bin/copilot"', "with-slash");
 export const folder = () => aPath('the path of a folder, such as "/mnt/copilotfleet"', "always");
-export const command = () =>
-  textThat('a command for the shell, such as "gh auth token"', isFilled, { fault: blankFault, kind: "command" });
+export const command = (example = "gh auth token") =>
+  textThat(`a command for the shell, such as "${example}"`, isFilled, { fault: blankFault, kind: "command" });
 
 const NAME_OF_VARIABLE: Rule = { concealed: true, kind: "name of a variable" };
 export const variable = () => textThat(allowedVariable("key", '"OPENAI_API_KEY"'), isVariable, NAME_OF_VARIABLE);

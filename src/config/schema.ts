@@ -60,7 +60,7 @@ const providerKeys = v.strictObject({
   baseUrl: v.optional(v.nullable(rules.httpUrl()), null),
   apiKeyEnv: v.optional(v.nullable(rules.variable()), null),
   apiKeyFile: v.optional(v.nullable(rules.file()), null),
-  apiKeyCommand: v.optional(v.nullable(rules.command()), null),
+  apiKeyCommand: v.optional(v.nullable(rules.command("pass show openai/key")), null),
   wireApi: v.optional(rules.choice(["completions", "responses"]), "completions"),
 });
 

@@ -16,7 +16,7 @@ export function sessionExists(id: string): FleetError {
 
 export function sessionNotFound(id: string): FleetError {
   return new FleetError("FLEET_SESSION_NOT_FOUND", `There is no session ${quote(id)} for this user.`, {
-    suggestions: ["copilotfleet list --user USER"],
+    suggestions: ["copilotfleet list --user USER # lists the sessions of this user"],
   });
 }
 

@@ -46,7 +46,7 @@ describe("an error as text", () => {
     expect(ran).toMatchObject({ code: 4, stdout: "" });
     expect(ran.stderr).toBe(
       'Error: There is no session "hers" for this user. [FLEET_SESSION_NOT_FOUND]\n' +
-        "  Try: copilotfleet list --user bob\n",
+        "  Try (lists the sessions of this user): copilotfleet list --user bob\n",
     );
     const { error } = await failed(2, ["lock", "hers", "--user", "bob", "--steal"]);
     expect(error.suggestions).toEqual(['copilotfleet lock hers --user bob --steal --reason "WHY"']);

@@ -115,7 +115,7 @@ export function checkSpawn({
     const together =
       "--shared and --count cannot be used together, because --count starts the servers of several users.";
     throw usage(shared ? together : "--count needs --user USER.", [
-      `copilotfleet spawn --user USER --count ${count} # ${count === 1 ? "starts the server of USER" : `starts the servers of USER-1 to USER-${count}`}`,
+      `copilotfleet spawn --user USER --count ${count} # ${count === 1 ? "starts the server of USER" : `starts ${count} servers, for the users USER-1 ${count === 2 ? "and" : "to"} USER-${count}`}`,
       ...(shared ? (["copilotfleet spawn --shared # starts one more shared server"] as const) : []),
     ]);
   }
