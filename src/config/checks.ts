@@ -1,6 +1,8 @@
 import { resolve } from "node:path";
 import { quote } from "../errors.js";
 import type { Layer } from "./load/layers.js";
+import type { Environment } from "./load/paths.js";
+import { checkNetwork } from "./network-checks.js";
 import { attempt, conflict, invalidValue, type Origin, throwProblem } from "./problem.js";
 import type { Config } from "./schema.js";
 import { writeDuration } from "./values/duration.js";
@@ -16,6 +18,7 @@ const CHECKS = [
   checkProvider,
   checkTools,
   checkSandbox,
+  checkNetwork,
   checkHealth,
   checkServe,
   checkStore,
@@ -26,6 +29,7 @@ const CHECKS = [
 interface Machine {
   uid: number | undefined;
   stateRoot: string;
+  env: Environment;
 }
 
 /** Checks whether the values fit together, and whether this user may use them. */

@@ -162,6 +162,8 @@ export const DESCRIPTIONS: Readonly<Record<Names<ConfigInput>["value"], KeyDescr
       "Further folders that servers can change, or only read if `:ro` follows. `{user}` stands for the user's id.",
     examples: [["/srv/work/{user}", "/opt/tools:ro"]],
   },
+  "sandbox.network": { meaning: "The hosts that servers reach. See [Security](security.md).", examples: ["none"] },
+  "sandbox.allow": { meaning: "The hosts of `allow-list`, as `HOST[:PORT]`.", examples: [["*.example.com:8443"]] },
   "sandbox.memory": { meaning: "A server's memory. See [Limits](security.md#limits-of-a-server).", examples: ["2gb"] },
   "sandbox.processes": { meaning: "The number of processes and threads of each server.", examples: [500] },
   "sandbox.openFiles": { meaning: "The number of open files of each process of a server.", examples: [4096] },

@@ -1,5 +1,6 @@
 import * as v from "valibot";
 import { limits, processors } from "./limits.js";
+import * as lists from "./list-rules.js";
 import * as rules from "./rules.js";
 
 /**
@@ -23,8 +24,8 @@ const pool = v.pipe(
 const runtime = v.pipe(
   v.strictObject({
     path: v.optional(v.nullable(rules.program()), null),
-    args: v.optional(rules.runtimeArgs(), []),
-    env: v.optional(rules.runtimeEnv(), ["HTTPS_PROXY"]),
+    args: v.optional(lists.runtimeArgs(), []),
+    env: v.optional(lists.runtimeEnv(), ["HTTPS_PROXY"]),
     idleTimeout: v.optional(v.nullable(rules.age()), null),
   }),
   v.transform(({ idleTimeout, ...rest }) => ({ ...rest, idleTimeoutMs: idleTimeout })),
@@ -95,7 +96,7 @@ const session = v.pipe(
     // server's sandbox.
     host: v.optional(rules.choice(["owner", "none", "auto"]), "auto"),
     // Null: all tools of the runtime on a user's own server, and none on a shared one.
-    tools: v.optional(v.nullable(rules.toolNames()), null),
+    tools: v.optional(v.nullable(lists.toolNames()), null),
     infinite: v.optional(
       v.strictObject({
         enabled: v.optional(rules.flag(), true),
@@ -111,7 +112,10 @@ const sandbox = v.pipe(
   v.strictObject({
     mode: v.optional(rules.choice(["auto", "landlock", "bwrap", "none"]), "auto"),
     // Further folders that servers can reach.
-    binds: v.optional(rules.binds(), []),
+    binds: v.optional(lists.binds(), []),
+    // Whether servers reach every address, the hosts in `allow`, or none.
+    network: v.optional(rules.choice(["open", "allow-list", "none"]), "open"),
+    allow: v.optional(lists.networkRules(), []),
     // The sandbox that the runtime puts around each tool of an agent.
     tools: v.optional(rules.choice(["none", "bwrap"]), "none"),
     // The limits of each server, with everything that it starts. Null: unlimited. With less, no server would start.
@@ -121,7 +125,7 @@ const sandbox = v.pipe(
     cpu: v.optional(v.nullable(processors()), null),
     disk: v.optional(v.nullable(rules.sizeFrom("1mb", "2gb")), null),
   }),
-  v.transform(({ mode, binds, tools, ...limits }) => ({ mode, binds, tools, limits })),
+  v.transform(({ mode, binds, network, allow, tools, ...limits }) => ({ mode, binds, network, allow, tools, limits })),
 );
 
 const lock = v.pipe(

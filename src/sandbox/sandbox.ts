@@ -81,6 +81,7 @@ export async function chooseSandbox(
   grantee: Grantee & { id: string },
   secrets: Secrets & { config: Pick<Config, "modelGateway"> },
 ): Promise<Sandbox> {
+  refuseNetwork(settings);
   const mechanism = await chooseMechanism(settings);
   const limits = chooseLimits(settings.limits, grantee.id);
   const report = reportOf(mechanism ?? NO_SANDBOX, limits, secrets.config);
@@ -124,6 +125,16 @@ export async function sandboxNow(config: Pick<Config, "sandbox" | "modelGateway"
   const tried = mode === "none" ? [] : await tryMechanisms(mode);
   const found = tried.find((attempt) => "wrap" in attempt);
   return reportOf(found ?? NO_SANDBOX, chooseLimits(limits, "doctor"), config);
+}
+
+/** No mechanism restricts the network so far. */
+function refuseNetwork({ network }: Pick<Config["sandbox"], "network">): void {
+  if (network === "open") return;
+  throw new FleetError(
+    "FLEET_SANDBOX_UNUSABLE",
+    `sandbox.network is "${network}", but the network of servers cannot be restricted on this machine.`,
+    { suggestions: ["copilotfleet doctor", 'Set sandbox.network to "open" to allow every address.'] },
+  );
 }
 
 /** Without the model gateway, the provider's key comes into the server's memory. */

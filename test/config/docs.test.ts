@@ -64,6 +64,8 @@ describe("schemas/config.json", () => {
         ? { provider: { baseUrl: "http://m.example" } }
         : {}),
       ...(name === "sandbox.tools" ? { sandbox: { mode: "none" } } : {}),
+      ...(name === "sandbox.network" ? { provider: { type: "echo" } } : {}),
+      ...(name === "sandbox.allow" ? { sandbox: { network: "allow-list" }, provider: { type: "echo" } } : {}),
       ...(name.startsWith("storage.") ? { store: "redis://127.0.0.1" } : {}),
     };
     for (const value of schemaOf(name).examples ?? []) {

@@ -37,6 +37,8 @@ describe("defaults", () => {
         sandbox: {
           mode: "auto",
           binds: [],
+          network: "open",
+          allow: [],
           tools: "none",
           limits: { memory: null, processes: null, openFiles: null, cpu: null, disk: null },
         },

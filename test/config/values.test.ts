@@ -44,6 +44,7 @@ const VALUES: Record<string, unknown[]> = {
   "sandbox.processes": [0, 31, 1.5, "200"],
   "sandbox.openFiles": [0, 63, 1_000_001, "all"],
   "sandbox.cpu": [0, -1, 1025, "0.5"],
+  "sandbox.network": ["closed", true, null],
   "sandbox.disk": ["0mb", "1023kb", 5, true],
   "provider.type": ["gemini", null],
   "provider.baseUrl": ["127.0.0.1:8080", "ftp://a.example", "file:///etc/passwd", "", "http://", "https://a b/"],
@@ -146,6 +147,7 @@ describe("a value that is not allowed", () => {
         "provider.apiKeyCommand": { provider: { baseUrl: "http://m.example" } },
         "provider.wireApi": { provider: { baseUrl: "http://m.example" } },
         "storage.shared": { store: "redis://127.0.0.1:6379/0" },
+        "sandbox.allow": { sandbox: { network: "allow-list" }, provider: { type: "echo" } },
       };
       const flags = (others[name] ?? {}) as PartialConfig;
       folder.write(folder.userFile, at(name, { a: 1 }));
@@ -446,6 +448,36 @@ describe("values that do not go together", () => {
       'sandbox.tools is "bwrap", which cannot work inside the sandbox of sandbox.mode "auto"',
       'sandbox.tools "none", or sandbox.mode "none"',
     ],
+    [
+      "hosts without an allow-list",
+      { sandbox: { allow: ["a.example"] } },
+      'sandbox.allow has hosts, but sandbox.network is "open"',
+      'sandbox.network "allow-list"',
+    ],
+    [
+      "a restricted network without a sandbox",
+      { sandbox: { network: "none", mode: "none" }, provider: { type: "echo" } },
+      'sandbox.network is "none", which needs a sandbox, but sandbox.mode is "none"',
+      'another sandbox.mode, or sandbox.network "open"',
+    ],
+    [
+      "a restricted network without the model gateway",
+      { sandbox: { network: "none" }, modelGateway: "off", provider: { type: "echo" } },
+      "servers reach models only through the model gateway",
+      'modelGateway "on"',
+    ],
+    [
+      "GitHub's models without a network",
+      { sandbox: { network: "none" } },
+      "servers could not reach GitHub's models",
+      'sandbox.network "allow-list" with "api.githubcopilot.com" and "api.github.com" in sandbox.allow, or a provider',
+    ],
+    [
+      "GitHub's models on an allow-list with one of their hosts",
+      { sandbox: { network: "allow-list", allow: ["*.githubcopilot.com", "api.github.com:80"] } },
+      "servers could not reach GitHub's models",
+      'with "api.github.com" in sandbox.allow',
+    ],
     ...["bash", "builtin:view", "builtin:*", "*", "mcp:files", "task", "somethingNew"].map(
       (tool): [string, object, string, string] => [
         `approval of everything on shared servers that have the tool ${tool}`,
@@ -472,6 +504,16 @@ describe("values that do not go together", () => {
     await using folder = new Folder();
     folder.write(folder.userFile, content);
     expect(() => folder.load()).not.toThrow();
+  });
+
+  it.each([
+    { allow: ["api.githubcopilot.com", "API.github.com.:*"] },
+    { allow: ["*.githubcopilot.com:443", "*"] },
+    { allow: ["models.example:8443", "api.github.com"], env: { COPILOT_API_URL: "https://models.example:8443/v1" } },
+  ])("GitHub's models are reachable with %j", async ({ allow, env = {} }) => {
+    await using folder = new Folder();
+    folder.write(folder.userFile, { sandbox: { network: "allow-list", allow } });
+    expect(folder.load({ env }).config.sandbox.allow).toEqual(allow);
   });
 
   it("the error for two values that do not fit together names the source of each, and blames the flag", async () => {

@@ -179,7 +179,13 @@ it("this process finds its own control groups, and each of them exists", () => {
 it.skipIf(!grouped)(
   "with all limits held, doctor does not list resources among what the sandbox leaves open",
   async () => {
-    const sandbox = { mode: "auto" as const, binds: [], tools: "none" as const };
+    const sandbox: Omit<Config["sandbox"], "limits"> = {
+      mode: "auto",
+      binds: [],
+      network: "open",
+      allow: [],
+      tools: "none",
+    };
     const without = await sandboxNow({ sandbox: { ...sandbox, limits: NONE }, modelGateway: "on" });
     const within = await sandboxNow({ sandbox: { ...sandbox, limits: ALL }, modelGateway: "on" });
     expect(lackingIn(without, within)).toEqual(["resources"]);

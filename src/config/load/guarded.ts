@@ -34,7 +34,7 @@ const GUARDED = `
   provider provider.baseUrl provider.apiKeyEnv provider.apiKeyFile provider.apiKeyCommand
   session.tools
   sandbox.mode sandbox.binds sandbox.memory sandbox.processes sandbox.openFiles sandbox.cpu sandbox.disk
-  sandbox.tools
+  sandbox.tools sandbox.network sandbox.allow
   serve.listen serve.metrics serve.maxFrame
   limits.default.connections limits.default.sessions limits.default.requestsInFlight limits.default.unreadBytes
   limits.total.connections limits.total.sessions limits.total.requestsInFlight limits.total.unreadBytes

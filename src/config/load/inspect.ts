@@ -41,7 +41,7 @@ export interface ConfigView {
 export function inspectConfig(options: LoadOptions = {}): ConfigView {
   const found: FleetError[] = [];
   const report = (problem: FleetError) => void found.push(problem);
-  const { files, layers, untrusted, given, stateRoot, uid } = gather(options, report);
+  const { files, layers, untrusted, given, stateRoot, uid, env } = gather(options, report);
   const refused = new Set<Given>();
   for (const layer of layers) {
     for (const { name, problem } of issuesOf(layer)) {
@@ -57,7 +57,7 @@ export function inspectConfig(options: LoadOptions = {}): ConfigView {
   const wrong = [...given.keys()].filter((name) => !allowed.has(name));
   for (const { name, problem } of issuesOf(allowed)) if (!wrong.includes(name)) report(problem);
   const result = v.safeParse(ConfigSchema, unflatten(allowed));
-  if (result.success) checkTogether(result.output, allowed, { uid, stateRoot }, report);
+  if (result.success) checkTogether(result.output, allowed, { uid, stateRoot, env }, report);
   const values = [...valuesOf(allowed)].filter(([name]) => !wrong.includes(name));
   const problems = found.filter(({ message }, at) => found.findIndex((other) => other.message === message) === at);
   return { values: Object.fromEntries(values), wrong, problems, files };

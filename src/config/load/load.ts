@@ -61,6 +61,7 @@ export interface Gathered {
   given: Layer;
   stateRoot: string;
   uid: number | undefined;
+  env: Environment;
 }
 
 /**
@@ -69,9 +70,9 @@ export interface Gathered {
  * synchronous and light because every command begins with it.
  */
 export function loadConfig(options: LoadOptions = {}): LoadedConfig {
-  const { files, given, stateRoot, uid } = gather(options, throwProblem);
+  const { files, given, stateRoot, uid, env } = gather(options, throwProblem);
   const config = resolveConfig(given);
-  checkTogether(config, given, { uid, stateRoot });
+  checkTogether(config, given, { uid, stateRoot, env });
   const sources = files.filter(({ state }) => state === "read").map(({ path }) => path);
   return { config, given, sources, stateRoot };
 }
@@ -95,7 +96,7 @@ export function gather(options: LoadOptions, report: Report): Gathered {
   const variables = environmentLayer(env, { folder: cwd, home }, report);
   const layers = [...read.map(({ layer }) => layer).reverse(), variables, flags];
   const untrusted = read.flatMap(({ whole }) => whole ?? []);
-  return { files: read.map(({ file }) => file), layers, untrusted, given: merge(layers), stateRoot: root, uid };
+  return { files: read.map(({ file }) => file), layers, untrusted, given: merge(layers), stateRoot: root, uid, env };
 }
 
 function flagSource(

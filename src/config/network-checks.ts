@@ -1,0 +1,57 @@
+import type { Environment } from "./load/paths.js";
+import { conflict, type Origin } from "./problem.js";
+import type { Config } from "./schema.js";
+import { allowsName, asciiName, readNetworkRule } from "./values/network-rule.js";
+
+const HTTPS_PORT = 443;
+
+/** Refuses a network that nothing on any machine can restrict, and one in which no turn could reach a model. */
+export function checkNetwork(
+  { sandbox, modelGateway, provider }: Pick<Config, "sandbox" | "modelGateway" | "provider">,
+  origins: ReadonlyMap<string, Origin>,
+  { env }: { env: Environment },
+): void {
+  const { network, allow, mode } = sandbox;
+  const restriction = `sandbox.network is "${network}"`;
+  if (allow.length > 0 && network !== "allow-list") {
+    const allowed = 'sandbox.network "allow-list", or no hosts in sandbox.allow';
+    throw conflict(
+      ["sandbox.allow", "sandbox.network"],
+      [`sandbox.allow has hosts, but ${restriction}`, allowed],
+      origins,
+    );
+  }
+  if (network === "open") return;
+  if (mode === "none") {
+    const problem = `${restriction}, which needs a sandbox, but sandbox.mode is "none"`;
+    const allowed = 'another sandbox.mode, or sandbox.network "open"';
+    throw conflict(["sandbox.network", "sandbox.mode"], [problem, allowed], origins);
+  }
+  if (modelGateway === "off") {
+    const problem = `${restriction}, so servers reach models only through the model gateway, but modelGateway is "off"`;
+    const allowed = 'modelGateway "on", or sandbox.network "open"';
+    throw conflict(["sandbox.network", "modelGateway"], [problem, allowed], origins);
+  }
+  if (provider !== null) return;
+  const rules = network === "none" ? [] : allow.map(readNetworkRule).filter((rule) => rule !== null);
+  const missing = gitHubHosts(env).filter(({ name, port }) => !rules.some((rule) => allowsName(rule, name, port)));
+  if (missing.length === 0) return;
+  const entries = missing.map(({ name, port }) => `"${name}${port === HTTPS_PORT ? "" : `:${port}`}"`).join(" and ");
+  const problem = `${restriction} and provider is null, so that servers could not reach GitHub's models`;
+  const allowed = `sandbox.network "allow-list" with ${entries} in sandbox.allow, or a provider`;
+  throw conflict(["sandbox.network", "sandbox.allow", "provider"], [problem, allowed], origins);
+}
+
+/** The hosts that the runtime needs for GitHub's models. The variables are those that every server gets. */
+function gitHubHosts(env: Environment): { name: string; port: number }[] {
+  const urls = [
+    env.COPILOT_API_URL ?? "https://api.githubcopilot.com",
+    env.COPILOT_DEBUG_GITHUB_API_URL ?? "https://api.github.com",
+  ];
+  return urls.flatMap((url) => {
+    if (!URL.canParse(url)) return [];
+    const { hostname, port, protocol } = new URL(url);
+    const name = asciiName(hostname);
+    return name === null ? [] : [{ name, port: Number(port || (protocol === "http:" ? 80 : HTTPS_PORT)) }];
+  });
+}

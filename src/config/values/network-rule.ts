@@ -1,0 +1,73 @@
+import { isIP, isIPv6 } from "node:net";
+import { domainToASCII } from "node:url";
+import { blankFault } from "./text-fault.js";
+
+/** An entry of `sandbox.allow`. `port`: null for every port. */
+export type NetworkRule =
+  /** `name`: in lower case and as punycode, `*` for every name, or `*.NAME` for all names below a name. */
+  | { name: string; port: number | null }
+  /** All addresses that begin with the same `prefix` bits. */
+  | { address: string; prefix: number; port: number | null };
+
+export const ALLOWED_NETWORK_RULES =
+  'a list of names or addresses, each with a port if it is not 443, such as ["registry.npmjs.org", "*.example.com:8443", "10.1.0.0/16:5432"]';
+
+const HTTPS_PORT = 443;
+const LARGEST_PORT = 65_535;
+const LABEL = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?$/;
+
+/** Reads `HOST[:PORT]`, or returns null. A port `*` stands for every port, and IPv6 with a port needs brackets. */
+export function readNetworkRule(text: string): NetworkRule | null {
+  const isPlainIPv6 = isIPv6(text.replace(/\/\d{1,3}$/, ""));
+  const [, bracketed, other, digits] = isPlainIPv6
+    ? [text, text]
+    : (/^(?:\[([^\]]*)\]|([^:[\]]*))(?::(\*|[1-9]\d{0,4}))?$/.exec(text) ?? []);
+  const host = bracketed ?? other;
+  const port = digits === undefined ? HTTPS_PORT : digits === "*" ? null : Number(digits);
+  if (host === undefined || (port ?? 0) > LARGEST_PORT) return null;
+  const [, address = "", bits] = /^([^/]*)(?:\/(0|[1-9]\d{0,2}))?$/.exec(host) ?? [];
+  const most = { 0: -1, 4: 32, 6: 128 }[isIP(address)] ?? -1;
+  if (most >= 0 && !address.includes("%")) {
+    const prefix = bits === undefined ? most : Number(bits);
+    return prefix > most ? null : { address, prefix, port };
+  }
+  const name = bracketed === undefined ? readName(host) : null;
+  return name === null ? null : { name, port };
+}
+
+function readName(text: string): string | null {
+  if (text === "*") return "*";
+  const isBelow = text.startsWith("*.");
+  const name = asciiName(isBelow ? text.slice(2) : text);
+  return name === null ? null : `${isBelow ? "*." : ""}${name}`;
+}
+
+/** All other characters would be decoded, or taken for the end of the name. */
+const OF_NAMES = /^[\w.\-\u0080-\uffff]+$/;
+
+/**
+ * A name in lower case, as punycode and without a dot at its end, so that names can be compared. Null for another text, and
+ * for all forms of an address, such as `0x7f.1`.
+ */
+export function asciiName(text: string): string | null {
+  const name = OF_NAMES.test(text) ? domainToASCII(text.replace(/\.$/, "")) : "";
+  const labels = name.split(".");
+  if (name.length > 253 || !labels.every((label) => LABEL.test(label))) return null;
+  return /^(?:\d+|0x[0-9a-f]*)$/.test(labels.at(-1) ?? "") ? null : name;
+}
+
+/** Whether a rule allows a name, which {@link asciiName} has returned, at a port. */
+export function allowsName(rule: NetworkRule, name: string, port: number): boolean {
+  if (!("name" in rule) || (rule.port !== null && rule.port !== port)) return false;
+  if (rule.name === "*" || rule.name === name) return true;
+  return rule.name.startsWith("*.") && name.endsWith(rule.name.slice(1));
+}
+
+export function networkRuleFault(text: string): string | null {
+  if (readNetworkRule(text) !== null) return null;
+  const fault = blankFault(text);
+  if (fault !== null) return fault;
+  if (text.includes("://")) return "which is a URL";
+  if (/:\d+$/.test(text) && readNetworkRule(text.replace(/:\d+$/, "")) !== null) return "which has no valid port";
+  return "which is neither a name nor an address";
+}
