@@ -188,7 +188,7 @@ it.skipIf(!ROOT).each(CASES)(
       bound,
       readable,
       account: fleet.env.HOME ?? "",
-      node: process.execPath,
+      node: fleet.node,
       command: join(code, "..", "bin", "run.js"),
       code,
       socket,

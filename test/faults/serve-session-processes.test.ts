@@ -13,8 +13,11 @@ import { isRunning } from "../fixtures/processes.js";
 /** serve waits twelve intervals before it ends a process of an unloaded session. */
 const FAST = { ...FAST_HEALTH, COPILOTFLEET_HEALTH_INTERVAL: "200ms", COPILOTFLEET_HEALTH_FAILURES: "10" };
 const HOLD_BYTES = 150_000_000;
-/** A program that holds memory until somebody ends it. */
-const HOG = `const b = Buffer.alloc(${HOLD_BYTES}, 1); setInterval(() => b[0], 1e6)`;
+/**
+ * A script that holds memory until somebody ends it. It is for perl, because a process in the sandbox can run the
+ * programs of the machine, but not a Node.js in somebody's home folder.
+ */
+const HOG = `$b = "x" x ${HOLD_BYTES}; sleep`;
 
 async function toolModel(): Promise<ToolModel> {
   const model = await startToolModel();
@@ -88,9 +91,9 @@ it("recycle.maxMemory and the memory metric include all processes that a server'
   const fleet = await faultFleet(FAST);
   const { pid } = await fleet.spawn("alice");
   const session = await directSession(fleet, await toolModel(), "hungry");
-  const command = `${process.execPath} -e ${HOG}`;
+  const command = `perl -e ${HOG}`;
   const call = {
-    command: `setsid ${process.execPath} -e '${HOG}' >/dev/null 2>&1 &`,
+    command: `setsid perl -e '${HOG}' >/dev/null 2>&1 &`,
     description: "test",
     mode: "sync",
   };
