@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the launcher of the sandbox for each supported processor, into native/linux-<arch>/ or into the folder that the
+# Builds the programs of the sandbox for each supported processor, into native/linux-<arch>/ or into the folder that the
 # first argument names. Needs gcc 14.2 for both processors, as the packages gcc-14 and gcc-14-aarch64-linux-gnu of Debian 13
 # have it. The same compiler always makes the same bytes.
 set -eu
@@ -13,6 +13,8 @@ build() {
   # The flags are a list of words.
   # shellcheck disable=SC2086
   "$2" $flags ${3:-} -o "$into/$1/copilotfleet-sandbox" launcher.c
+  # shellcheck disable=SC2086
+  "$2" $flags ${3:-} -o "$into/$1/copilotfleet-network" network.c
 }
 build linux-x64 "${CC_X64:-x86_64-linux-gnu-gcc-14}" -fcf-protection=none
 build linux-arm64 "${CC_ARM64:-aarch64-linux-gnu-gcc-14}"

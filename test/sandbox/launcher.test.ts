@@ -9,7 +9,9 @@ import { expect, it, onTestFinished } from "vitest";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 const NATIVE = fileURLToPath(new URL("../../native/", import.meta.url));
-const programOf = (folder: string, processor: string) => join(folder, `linux-${processor}`, "copilotfleet-sandbox");
+const PROGRAMS = ["copilotfleet-sandbox", "copilotfleet-network"];
+const programOf = (folder: string, processor: string, program = "copilotfleet-sandbox") =>
+  join(folder, `linux-${processor}`, program);
 
 /** The compilers of Debian 13, which made the programs in the package. */
 const hasCompilers = ["x86_64", "aarch64"].every((processor) => {
@@ -22,20 +24,24 @@ const hasCompilers = ["x86_64", "aarch64"].every((processor) => {
   }
 });
 
-it.skipIf(!hasCompilers)("the launchers in the package are what their source and native/build.sh make", () => {
+it.skipIf(!hasCompilers)("the programs in the package are what their source and native/build.sh make", () => {
   const folder = mkdtempSync(join(tmpdir(), "copilotfleet-launcher-"));
   onTestFinished(() => removeFolder(folder));
   execFileSync(join(NATIVE, "build.sh"), [folder]);
-  for (const processor of ["x64", "arm64"]) {
-    const [built, packed] = [folder, NATIVE].map((from) => readFileSync(programOf(from, processor)));
-    expect(built?.equals(packed ?? Buffer.of()), processor).toBe(true);
+  for (const program of PROGRAMS) {
+    for (const processor of ["x64", "arm64"]) {
+      const [built, packed] = [folder, NATIVE].map((from) => readFileSync(programOf(from, processor, program)));
+      expect(built?.equals(packed ?? Buffer.of()), `${program} for ${processor}`).toBe(true);
+    }
   }
 });
 
-it.each(["x64", "arm64"])("the launcher for %s is small and executable", (processor) => {
-  const { size, mode } = statSync(programOf(NATIVE, processor));
-  expect(size).toBeLessThan(8_192);
-  expect(mode & 0o111).toBe(0o111);
+it.each(["x64", "arm64"])("the programs for %s are small and executable", (processor) => {
+  for (const program of PROGRAMS) {
+    const { size, mode } = statSync(programOf(NATIVE, processor, program));
+    expect(size, program).toBeLessThan(8_192);
+    expect(mode & 0o111, program).toBe(0o111);
+  }
 });
 
 it.each([

@@ -1,0 +1,289 @@
+import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { chownSync, mkdtempSync, readFileSync, readlinkSync } from "node:fs";
+import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { buffer, text } from "node:stream/consumers";
+import { fileURLToPath } from "node:url";
+import { expect, it, onTestFinished } from "vitest";
+import { eventually } from "../fixtures/eventually.js";
+import { isRunning } from "../fixtures/processes.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+
+const PROGRAM = fileURLToPath(new URL(`../../native/linux-${process.arch}/copilotfleet-network`, import.meta.url));
+const LAUNCHER = fileURLToPath(new URL(`../../native/linux-${process.arch}/copilotfleet-sandbox`, import.meta.url));
+const INSIDE = fileURLToPath(new URL("../fixtures/programs/inside.mjs", import.meta.url));
+const LAUNCH = "d2a45f5c-1b0e-4d3c-9a55-6c0f6f0a1234";
+const env = { PATH: process.env.PATH, COPILOTFLEET_LAUNCH_ID: LAUNCH };
+/** The port in the namespace for connections to the outside. */
+const WAY_OUT = 3128;
+/** How many connections the bridge passes on at once in each way. */
+const MOST = 512;
+
+type Account = "root" | "an ordinary user";
+const under = (account: Account) =>
+  account === "root" || process.getuid?.() !== 0
+    ? []
+    : ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+
+const trial = (account: Account) => {
+  const args = [...under(account), PROGRAM, "--port", "0", "--sockets", "/", "--", "/bin/true"];
+  const { status, stderr } = spawnSync(args[0] ?? "", args.slice(1), { encoding: "utf8" });
+  return status === 0 ? undefined : stderr;
+};
+const ACCOUNTS = (process.getuid?.() === 0 ? (["root", "an ordinary user"] as const) : (["an ordinary user"] as const))
+  .map((account) => ({ account, problem: trial(account) }))
+  .filter(({ account, problem }) => {
+    if (problem !== undefined) console.warn(`the tests of network namespaces of ${account} are skipped: ${problem}`);
+    return problem === undefined;
+  })
+  .map(({ account }) => account);
+
+interface Namespace {
+  port: number;
+  sockets: string;
+  child: ChildProcess;
+  bridge: number;
+  /** Sends a command to the program in the namespace. */
+  ask(command: string): Promise<Socket>;
+}
+
+async function enter(
+  account: Account,
+  options: readonly string[] = [],
+  launcher: readonly string[] = [],
+): Promise<Namespace> {
+  const sockets = mkdtempSync(join(tmpdir(), "copilotfleet-network-"));
+  onTestFinished(() => removeFolder(sockets));
+  if (process.getuid?.() === 0 && account !== "root") chownSync(sockets, 65534, 65534);
+  const port = await freePort();
+  const all = [...under(account), PROGRAM, "--port", String(port), "--sockets", sockets, ...options, "--", ...launcher];
+  const [program = "", ...args] = [...all, process.execPath, INSIDE, String(port)];
+  const child = spawn(program, args, { env, stdio: ["ignore", "pipe", "inherit"] });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  await once(child.stdout ?? child, "data");
+  const ask = async (command: string) => {
+    const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
+    onTestFinished(() => void socket.destroy());
+    await once(socket, "connect");
+    socket.write(`${command}\n`);
+    return socket;
+  };
+  const bridge = Number(execFileSync("pgrep", ["-P", String(child.pid)], { encoding: "utf8" }));
+  return { port, sockets, child, bridge, ask };
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+async function listen(at: string | number, serve: (client: Socket) => void): Promise<Server> {
+  const server = createServer({ allowHalfOpen: true }, (client) => {
+    client.on("error", () => client.destroy());
+    serve(client);
+  });
+  if (typeof at === "string") server.listen(at.startsWith("\0") ? at : { path: at, writableAll: true });
+  else server.listen(at, "127.0.0.1");
+  onTestFinished(() => void server.close());
+  await once(server, "listening");
+  return server;
+}
+
+const portOf = (server: Server) => (server.address() as AddressInfo).port;
+
+it("the program for the network names what is wrong, and runs nothing", async () => {
+  const run = (...args: string[]) => {
+    const { status, stderr } = spawnSync(PROGRAM, args, { encoding: "utf8", env: {} });
+    return [status, stderr];
+  };
+  const complete = ["--port", "0", "--sockets", "/"];
+  expect(run("--nonsense", "x", "--", "/bin/true")).toEqual([126, "copilotfleet-network: unknown option --nonsense\n"]);
+  expect(run("--port")).toEqual([126, "copilotfleet-network: no value for --port\n"]);
+  expect(run(...complete, "--")).toEqual([126, "copilotfleet-network: no program\n"]);
+  expect(run("--port", "0", "--", "/bin/true")[1]).toContain("--port and --sockets are needed");
+  expect(run(...complete, "--egress", "egress", "--", "/bin/true")[1]).toContain("has no COPILOTFLEET_LAUNCH_ID");
+  expect(run(...complete, "--egress", "e".repeat(200), "--", "/bin/true")[1]).toContain("too long a name");
+});
+
+it.each(ACCOUNTS)("as %s, the program says which part fails", async (account) => {
+  const taken = await listen(0, () => undefined);
+  const run = (...args: string[]) => {
+    const [program = "", ...rest] = [...under(account), PROGRAM, ...args];
+    const { status, stderr } = spawnSync(program, rest, { encoding: "utf8", env });
+    return [status, stderr];
+  };
+  expect(run("--port", String(portOf(taken)), "--sockets", "/", "--", "/bin/true")).toEqual([
+    126,
+    "copilotfleet-network: address already in use\n",
+  ]);
+  expect(run("--port", "0", "--sockets", "/nowhere", "--", "/bin/true")).toEqual([
+    126,
+    "copilotfleet-network: cannot enter /nowhere: error 2\n",
+  ]);
+  expect(run("--port", "0", "--sockets", "/", "--", "/nowhere")).toEqual([
+    126,
+    "copilotfleet-network: cannot run /nowhere: error 2\n",
+  ]);
+});
+
+it.each(ACCOUNTS)("as %s, a connection from the machine reaches the program in both directions", async (account) => {
+  const { ask } = await enter(account);
+  const data = Buffer.alloc(20 * 1024 * 1024, "0123456789abcdef");
+  const socket = await ask("echo");
+  socket.end(data); // the program answers all of it after the end of our side
+  expect((await buffer(socket)).equals(data)).toBe(true);
+});
+
+it.each(ACCOUNTS)(
+  "as %s, the program reaches the Unix socket that an address names, and no other program",
+  async (account) => {
+    const { ask, sockets } = await enter(account, ["--egress", "egress"]);
+    const outside = await listen(0, (client) => client.end("reached"));
+    const serve = (name: string) => (client: Socket) => {
+      let said = "";
+      client.on("data", (data) => {
+        said += String(data);
+      });
+      client.once("end", () => client.end(`${name}: ${said}`));
+    };
+    await listen(join(sockets, "1.2.0"), serve("gateway"));
+    await listen(join(sockets, "egress"), serve("egress"));
+    const say = async (command: string) => {
+      const socket = await ask(command);
+      socket.end("hello");
+      return await text(socket);
+    };
+    expect(await say(`connect 127.1.2.0 ${WAY_OUT}`)).toBe("gateway: hello");
+    expect(await say(`connect 127.0.0.1 ${WAY_OUT}`)).toBe(`egress: ${LAUNCH}\nhello`);
+    expect(await say(`connect 127.9.9.9 ${WAY_OUT}`)).toMatch(/^(ECONNRESET)?$/); // there is no such socket
+    expect(await say(`connect ::1 ${WAY_OUT}`)).toBe("ECONNREFUSED");
+    expect(await say(`connect 127.0.0.1 ${portOf(outside)}`)).toBe("ECONNREFUSED");
+    expect(await say("connect 192.0.2.1 80")).toBe("ENETUNREACH");
+  },
+);
+
+it("without --egress, the address 127.0.0.1 leads nowhere", async () => {
+  const { ask, sockets } = await enter("root");
+  let clients = 0;
+  await listen(join(sockets, "egress"), () => clients++);
+  expect(await text(await ask(`connect 127.0.0.1 ${WAY_OUT}`))).toBe("");
+  expect(clients).toBe(0);
+});
+
+it.each(ACCOUNTS)("as %s, the program has no sockets that lead around its namespace", async (account) => {
+  const name = `copilotfleet-test-${process.pid}`;
+  await listen(`\0${name}`, () => undefined);
+  const script = `use Socket;
+    print socket(S, 40, SOCK_STREAM, 0) ? "" : "vsock: $!\\n";
+    socket(U, AF_UNIX, SOCK_STREAM, 0); print ((grep { connect(U, pack("S$_", AF_UNIX, "\\0${name}")) } qw(a* a108)) ? "" : "abstract: $!\\n"); # some versions of Node.js fill the name with zeros
+    socket(D, AF_INET, SOCK_DGRAM, 0); print send(D, "x", 0, pack_sockaddr_in(53, inet_aton("192.0.2.1"))) ? "" : "udp: $!\\n";
+    print socket(N, 16, SOCK_RAW, 0) ? "netlink\\n" : "";`;
+  const run = (around: readonly string[]) => {
+    const [program = "", ...args] = [...under(account), ...around, "perl", "-e", script];
+    return spawnSync(program, args, { encoding: "utf8" }).stdout;
+  };
+  const options = [PROGRAM, "--port", "0", "--sockets", "/", "--"];
+  expect(run([...options, "/usr/bin/env"])).toBe(
+    "vsock: Address family not supported by protocol\nabstract: Connection refused\nudp: Network is unreachable\nnetlink\n",
+  );
+  expect(run([])).not.toContain("abstract");
+});
+
+it("a program in the launcher can neither signal the bridge nor look into it", async () => {
+  const { child, bridge } = await enter("root", [], [LAUNCHER, "--read", "/", "--"]);
+  const attack = `kill -0 ${bridge} && echo signal; kill -0 -- -${bridge} && echo group; exec 3</proc/${bridge}/mem && echo memory
+    ls /proc/${bridge}/fd >/dev/null && echo files; grep -a COPILOT /proc/${bridge}/environ >/dev/null && echo environment`;
+  const run = (program: string, args: readonly string[]) => spawnSync(program, args, { encoding: "utf8", env }).stdout;
+  expect(run(LAUNCHER, ["--read", "/", "--", "/bin/bash", "-c", attack])).toBe("");
+  expect(run("/bin/bash", ["-c", attack])).toBe("signal\ngroup\nmemory\nfiles\nenvironment\n");
+  // A signal to the process group of the program does not reach the bridge either.
+  expect(readFileSync(`/proc/${bridge}/stat`, "utf8").split(" ")[4]).toBe(String(bridge));
+  expect(readlinkSync(`/proc/${bridge}/ns/net`)).toBe(readlinkSync(`/proc/${child.pid}/ns/net`));
+});
+
+it.each(ACCOUNTS)("as %s, the bridge has no privileges, and holds only its own descriptors", async (account) => {
+  const { bridge } = await enter(account);
+  const status = readFileSync(`/proc/${bridge}/status`, "utf8");
+  expect(status).toMatch(/^CapPrm:\t0+$/m);
+  expect(status).toMatch(/^CapEff:\t0+$/m);
+  expect(status).toMatch(/^NoNewPrivs:\t1$/m);
+  expect(status).toMatch(/^Seccomp:\t2$/m);
+  const open = execFileSync("ls", ["-l", `/proc/${bridge}/fd`], { encoding: "utf8" }).match(/-> .*$/gm);
+  expect(open?.map((line) => line.replace(/\d+/, "N"))).toEqual([
+    "-> socket:[N]",
+    "-> socket:[N]",
+    "-> anon_inode:[pidfd]",
+  ]);
+});
+
+it("a connection whose target reads nothing takes only so much data, and does not stop others", async () => {
+  const { ask, bridge } = await enter("root");
+  const silent = await ask("silent");
+  const chunk = Buffer.alloc(1024 * 1024);
+  let sent = 0;
+  let isBlocked = false;
+  while (!isBlocked) {
+    sent++;
+    isBlocked = !(await Promise.race([
+      new Promise<boolean>((resolve) => void silent.write(chunk, () => resolve(true))),
+      new Promise<boolean>((resolve) => void setTimeout(resolve, 1_000, false)),
+    ]));
+  }
+  expect(sent).toBeLessThan(64);
+  for (let round = 0; round < 20; round++) {
+    const socket = await ask("echo");
+    socket.end("hello");
+    expect(await text(socket)).toBe("hello");
+  }
+  const ticks = () => Number(readFileSync(`/proc/${bridge}/stat`, "utf8").split(" ")[13]);
+  const before = ticks();
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  expect(ticks() - before, "the bridge does not poll in a circle").toBeLessThan(10);
+  expect(Number(/^RssAnon:\s+(\d+)/m.exec(readFileSync(`/proc/${bridge}/status`, "utf8"))?.[1])).toBeLessThan(512);
+});
+
+it("a client that has gone does not keep the bridge busy, and its target learns of it", async () => {
+  const { ask, sockets, bridge } = await enter("root");
+  let closed = 0;
+  await listen(join(sockets, "1.2.0"), (client) => {
+    client.resume();
+    client.once("end", () => closed++);
+  });
+  for (let index = 0; index < 10; index++) {
+    const socket = await ask(`connect 127.1.2.0 ${WAY_OUT}`);
+    if (index % 2 === 0) socket.end();
+    else setTimeout(() => socket.resetAndDestroy(), 50);
+  }
+  await eventually("the targets see the end", () => closed === 10);
+  const spent = () => Number(readFileSync(`/proc/${bridge}/stat`, "utf8").split(" ")[13]);
+  const before = spent();
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  expect(spent() - before).toBeLessThan(10);
+});
+
+it("a further connection waits while all places are taken", async () => {
+  const { ask } = await enter("root");
+  const clients = await Promise.all(Array.from({ length: MOST }, async () => await ask("echo")));
+  const late = await ask("echo");
+  late.end("late");
+  const answer = text(late);
+  const first = await Promise.race([answer, new Promise((resolve) => setTimeout(resolve, 300, "waits"))]);
+  expect(first).toBe("waits");
+  clients[0]?.destroy();
+  expect(await answer).toBe("late");
+});
+
+it("the bridge ends with the program, whatever ends it", async () => {
+  const { child, bridge, port } = await enter("root", [], [LAUNCHER, "--read", "/", "--"]);
+  child.kill("SIGKILL");
+  await eventually("the bridge is gone", () => !isRunning(bridge));
+  const server = createServer().listen(port, "127.0.0.1");
+  await once(server, "listening");
+  server.close();
+});
