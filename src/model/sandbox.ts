@@ -8,7 +8,7 @@ export const PROTECTIONS = {
   "system-calls": "use system calls that reach the kernel or the whole machine",
   metadata: "see the names of all files, and change modes, times and attributes of files that the fleet's account owns",
   "process-list": "see the names and the command lines of other processes",
-  ipc: "use System V and POSIX message queues and shared memory of the fleet's account",
+  ipc: "use System V message queues, semaphores and shared memory of the fleet's account",
   "unix-sockets": "connect to the Unix sockets of other programs, and act through them, for example through Docker's",
   network: "connect to any address",
   "provider-key": "read the key of the model provider in the memory of the user's own server",

@@ -1,4 +1,4 @@
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFileSync } from "node:child_process";
 import { once } from "node:events";
 import { chownSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
@@ -6,70 +6,17 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, it, onTestFinished } from "vitest";
 import { serverIdOf } from "../../src/model/ids.js";
-import { NO_SANDBOX, type Protection, type SandboxMode } from "../../src/model/sandbox.js";
+import { NO_SANDBOX, type SandboxMode } from "../../src/model/sandbox.js";
 import type { ServerView } from "../../src/pool/server.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
 import type { RunOptions } from "../fixtures/commands/command.js";
+import { eventually } from "../fixtures/eventually.js";
 import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { serve } from "../fixtures/fleets/serve.js";
 import { userFleet } from "../fixtures/fleets/user-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
+import { ATTACKS, type Attack, CLEANING, MAKE_OBJECTS, MQ_OPEN, PREPARATION } from "../fixtures/programs/attacks.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
-
-/** Attacks that the agent of alice tries with its shell. Each line of bash succeeds only if the attack does. */
-const ATTACKS = {
-  "reads bob's conversations": 'cat "$bobHome"/session-state/*/events.jsonl | grep -q "a word of bob"',
-  "reads bob's connection token": 'cat "$bobHome/../connection-token"',
-  "reads the log of bob's server": 'cat "$bobHome/../server.log"',
-  // Some machines have no python3 that the sandbox reaches. 434 is pidfd_open, and 438 is pidfd_getfd.
-  "reads the log of its own server": `perl -e '
-$log = syscall(438, syscall(434, $ARGV[0] + 0, 0), 1, 0);
-open(LOG, "<&=", $log) && sysseek(LOG, 0, 0) && sysread(LOG, $byte, 1) or exit 1' "$own" || cat "$HOME/../server.log"`,
-  "reads the registry": 'cat "$state/registry.json"',
-  "lists the state folder": 'ls "$state"',
-  "reads the environment of bob's server": 'grep -aq COPILOT_CONNECTION_TOKEN "/proc/$bob/environ"',
-  "reads the environment of serve": 'grep -aq COPILOTFLEET_HOME "/proc/$serve/environ"',
-  "opens the memory of bob's server": 'exec 3<"/proc/$bob/mem"',
-  "opens the memory of serve": 'exec 3<"/proc/$serve/mem"',
-  "sees the files of bob's server": 'ls -l "/proc/$bob/fd/1"',
-  "reads bob's GitHub token file": 'grep -q "token of bob" "$tokens/bob"',
-  "mints a token for bob": 'COPILOTFLEET_HOME="$state" "$node" "$command" token issue --user bob',
-  "writes to bob's home": 'echo attack > "$bobHome/attack"',
-  "writes to the home of the fleet's account": 'echo attack > "$account/.profile"',
-  "makes a link to bob's home and writes through it":
-    'ln -s "$bobHome" "$HOME/bob" && echo attack > "$HOME/bob/attack"',
-  "changes a limit of bob's server": 'prlimit --pid "$bob" --core=0:0',
-  "slows down bob's server": 'renice -n 19 -p "$bob"',
-  "opens a terminal": "exec 3<>/dev/ptmx",
-  "makes a device": 'mknod "$HOME/device-$$" c 1 3',
-  "signals bob's server": 'kill -0 "$bob"',
-  "signals serve": 'kill -0 "$serve"',
-  "signals the process group of bob's server": 'kill -0 -- "-$bob"',
-  "writes to a folder that it may only read": 'cat "$readable/file" && echo attack > "$readable/file"',
-  "overwrites the fleet's code": 'echo attack > "$code/attack"',
-} as const;
-
-const CONNECT = "IO::Socket::UNIX->new(Peer => shift) or exit 1";
-
-/** Attacks on what some sandboxes leave open. Each succeeds exactly where `not` of the server contains its word. */
-const LEFT_OPEN: Readonly<Record<string, readonly [Protection, script: string]>> = {
-  "sees that bob has a connection token": ["metadata", 'stat "$bobHome/../connection-token"'],
-  "sees the entry of bob's home in a list": ["metadata", '[ -e "$bobHome" ]'],
-  "changes the times of bob's GitHub token file": [
-    "metadata",
-    '[ -e "$tokens/bob" ] && touch -d 2001-01-01 "$tokens/bob"',
-  ],
-  "changes the mode of bob's GitHub token file": ["metadata", 'chmod 644 "$tokens/bob"'],
-  "sees the command line of bob's server": ["process-list", 'grep -aq headless "/proc/$bob/cmdline"'],
-  "sees that serve runs": ["process-list", '[ -d "/proc/$serve" ]'],
-  "sees the account's shared memory": ["ipc", 'ipcs --shmems --id "$memory" | grep -q shmid='],
-  "sees the account's message queue": ["ipc", 'ipcs --queues --id "$queue" | grep -q msqid='],
-  "connects to the Unix socket of another program": [
-    "unix-sockets",
-    `perl -MIO::Socket::UNIX -e '${CONNECT}' "$socket"`,
-  ],
-  "connects to bob's port": ["network", 'exec 3<>"/dev/tcp/127.0.0.1/$bobPort"'],
-};
 
 /** Work that the agent may do in its own sandbox. */
 const NEEDS = {
@@ -79,29 +26,40 @@ const NEEDS = {
   "signals its own processes": "sleep 60 & kill $!",
   "writes to its working folder": 'echo work > "$PWD/work"',
   "writes to the folder of sandbox.binds": 'echo work > "$bound/work"',
+  "reads a folder that it may only read": 'cat "$readable/file"',
   "uses devices": "head -c 1 /dev/urandom > /dev/null",
 } as const;
 
-/** Runs each attack in alice's agent, and returns those that succeeded. */
+type Script = Pick<Attack, "script"> & { arguments: string };
+
+/** Runs each script in alice's agent, and returns those that succeeded. */
 async function succeeding(
   fleet: FaultFleet,
-  scripts: Record<string, string>,
+  scripts: Record<string, Script>,
   variables: Record<string, string>,
   run: RunOptions,
 ): Promise<string[]> {
   const home = homeOf(fleet.root, serverIdOf("alice"));
   const lines = Object.entries(variables).map(([name, value]) => `export ${name}='${value}'`);
   const tries = Object.values(scripts).map(
-    (script, index) => `( ${script} ) >/dev/null 2>&1 && echo ${index} >> "$result"`,
+    ({ script, ...given }, index) =>
+      `( set -- ${given.arguments}; ${script} ) >/dev/null 2>&1 && echo ${index} >> "$HOME/result"`,
   );
+  // The model calls the tool twice. The second call must not begin again.
+  const begin = '[ -e "$HOME/result" ] && exit 0; : > "$HOME/result"';
   writeFileSync(
     join(home, "attack.sh"),
-    ['result="$HOME/result"; : > "$result"', ...lines, ...tries, "exit 0"].join("\n"),
+    [begin, ...lines, PREPARATION, ...tries, CLEANING, 'echo over >> "$HOME/result"'].join("\n"),
   );
+  rmSync(join(home, "result"), { force: true });
   const call = { command: `bash '${join(home, "attack.sh")}'`, description: "works" };
   await fleet.ok(["send", "of-alice", `!tool bash ${JSON.stringify(call)}`, "--user", "alice"], run);
-  const indexes = readFileSync(join(home, "result"), "utf8").match(/\d+/g) ?? ([] as string[]);
-  return Object.keys(scripts).filter((_, index) => indexes.includes(String(index)));
+  // The tool does not wait for a command that takes long.
+  const words = await eventually("the attacks are over", () => {
+    const words = readFileSync(join(home, "result"), "utf8").split("\n").filter(Boolean);
+    return words.at(-1) === "over" && words;
+  });
+  return Object.keys(scripts).filter((_, index) => words.includes(String(index)));
 }
 
 /** A program that listens on a Unix socket. @returns the path of the socket */
@@ -113,12 +71,33 @@ async function listen(path: string, uid: number): Promise<string> {
   return path;
 }
 
-/** Makes something that processes of one account share. @returns its id */
-function shared(kind: "--shmem" | "--queue", size: readonly string[], { under = [] }: RunOptions): string {
-  const [program = "", ...args] = [...under, "ipcmk", kind, ...size];
-  const id = /\d+/.exec(execFileSync(program, args, { encoding: "utf8" }))?.[0] ?? "";
-  onTestFinished(() => void spawnSync("ipcrm", [kind === "--shmem" ? "--shmem-id" : "--queue-id", id]));
-  return id;
+/** Objects of the kernel that all processes of the account share. */
+interface Objects {
+  memory: string;
+  queue: string;
+  semaphore: string;
+  posixQueue: string;
+  mqOpen: string;
+  /** POSIX shared memory. */
+  sharedFile: string;
+}
+
+function makeObjects({ under = [] }: RunOptions): Objects {
+  const posixQueue = `copilotfleet-${process.pid}`;
+  const sharedFile = `/dev/shm/${posixQueue}`;
+  const run = (program: string, ...args: string[]) => {
+    const [first = "", ...rest] = [...under, program, ...args];
+    return execFileSync(first, rest, { encoding: "utf8" });
+  };
+  const call = (number: number) => run("perl", "-e", `$name = "${posixQueue}"; syscall(${number}, $name, 66, 0600, 0)`);
+  onTestFinished(() => void call(MQ_OPEN + 1));
+  call(MQ_OPEN);
+  const made = run("bash", "-c", `echo word > "${sharedFile}"; ${MAKE_OBJECTS}`);
+  onTestFinished(() => rmSync(sharedFile));
+  const [memory, queue, semaphore] = made.match(/\d+/g) ?? [];
+  if (memory === undefined || queue === undefined || semaphore === undefined) throw new Error(`made only ${made}`);
+  onTestFinished(() => void run("ipcrm", "--shmem-id", memory, "--queue-id", queue, "--semaphore-id", semaphore));
+  return { memory, queue, semaphore, posixQueue, mqOpen: `${MQ_OPEN}`, sharedFile };
 }
 
 interface Case {
@@ -134,6 +113,7 @@ const CASES: Case[] = [
     ? (["root", "an ordinary user"] as const).map((as) => ({ mode: "bwrap", as }) as const)
     : []),
   { mode: "none", as: "root" },
+  { mode: "none", as: "an ordinary user" },
 ];
 
 it.skipIf(!ROOT).each(CASES)(
@@ -149,13 +129,13 @@ it.skipIf(!ROOT).each(CASES)(
     const user = as === "root" ? null : await userFleet(env);
     const fleet = user?.fleet ?? (await faultFleet(env));
     const run: RunOptions = user === null ? {} : { under: user.under };
-    const code = fileURLToPath(new URL("../../dist/", import.meta.url));
+    const code = fileURLToPath(new URL("../../", import.meta.url)).replace(/\/$/, "");
     onTestFinished(() => rmSync(join(code, "attack"), { force: true }));
     const tokens = join(fleet.folder, "tokens");
     const work = join(fleet.folder, "work");
     // Names as people give them: with a space, a colon and a newline.
     const [bound, readable] = [join(fleet.folder, "for alice:\nhere"), join(fleet.folder, "tools of all")];
-    env.COPILOTFLEET_SANDBOX_BINDS = `${bound.replace("alice", "{user}")},${readable}:ro`;
+    env.COPILOTFLEET_SANDBOX_BINDS = `${bound.replace("alice", "{user}")},${[readable, code, fleet.node].map((path) => `${path}:ro`).join(",")}`;
     Object.assign(fleet.env, env);
     for (const folder of [tokens, work, bound, readable]) {
       mkdirSync(folder);
@@ -176,12 +156,12 @@ it.skipIf(!ROOT).each(CASES)(
     const { sandbox = NO_SANDBOX } = alice ?? {};
     expect(sandbox.mode).toBe(mode);
     const socket = await listen(join(fleet.folder, "socket"), user?.uid ?? 0);
+    await listen(join(bound, "socket"), user?.uid ?? 0);
     const bobHome = bob?.home ?? "";
     const serving = await serve(fleet, run);
     const variables = {
       state: fleet.root,
       bobHome,
-      own: String(alice?.pid),
       bob: String(bob?.pid),
       serve: String(serving.pid),
       tokens,
@@ -189,18 +169,24 @@ it.skipIf(!ROOT).each(CASES)(
       readable,
       account: fleet.env.HOME ?? "",
       node: fleet.node,
-      command: join(code, "..", "bin", "run.js"),
+      command: join(code, "bin", "run.js"),
       code,
       socket,
+      alicePort: String(alice?.port),
       bobPort: String(bob?.port),
-      memory: shared("--shmem", ["64"], run),
-      queue: shared("--queue", [], run),
+      ...makeObjects(run),
     };
-    expect(await succeeding(fleet, NEEDS, variables, run)).toEqual(Object.keys(NEEDS));
-    expect(await succeeding(fleet, ATTACKS, variables, run)).toEqual(mode === "none" ? Object.keys(ATTACKS) : []);
-    const scripts = Object.fromEntries(Object.entries(LEFT_OPEN).map(([name, [, script]]) => [name, script]));
-    const open = Object.keys(LEFT_OPEN).filter((name) => sandbox.not.includes(LEFT_OPEN[name]?.[0] ?? "files"));
-    expect(await succeeding(fleet, scripts, variables, run)).toEqual(open);
+    const attacks = Object.entries(ATTACKS);
+    const scriptsOf = (whose: "own" | "foreign") =>
+      Object.fromEntries(attacks.map(([name, attack]) => [name, { ...attack, arguments: attack[whose] }]));
+    const needs = Object.fromEntries(Object.entries(NEEDS).map(([name, script]) => [name, { script, arguments: "" }]));
+    const allowed = { ...needs, ...scriptsOf("own") };
+    expect(await succeeding(fleet, allowed, variables, run)).toEqual(Object.keys(allowed));
+    const left = attacks.filter(([, { open, needsRoot }]) => {
+      if (needsRoot && as !== "root") return false;
+      return open === undefined ? mode === "none" : open !== "never" && sandbox.not.includes(open);
+    });
+    expect(await succeeding(fleet, scriptsOf("foreign"), variables, run)).toEqual(left.map(([name]) => name));
     expect(existsSync(join(bobHome, "attack"))).toBe(mode === "none");
   },
 );
