@@ -24,22 +24,30 @@ const LIMITS = {
 };
 
 /**
- * Attempts of alice's agent to use up the machine. Each script is in Python, and succeeds only if it gets more than the limits
- * allow. The amounts are small enough for every machine.
+ * Attempts of alice's agent to use up the machine: scripts in Python with an amount. They must succeed with the moderate amount,
+ * so that a failure with the excess shows a limit and not a missing program. The amounts are small enough for every machine.
  */
 const EXCESSES = {
-  memory: "len(b'x' * (400 << 20))",
-  processes: `
+  memory: { moderate: 10, excess: 400, script: "len(b'x' * (amount << 20))" },
+  processes: {
+    moderate: 3,
+    excess: 120,
+    script: `
 children = []
 try:
-  for _ in range(120):
+  for _ in range(amount):
     pid = os.fork()
     if pid == 0: time.sleep(60); os._exit(0)
     children.append(pid)
 finally:
   for pid in children: os.kill(pid, 9); os.waitpid(pid, 0)`,
-  openFiles: "files = [open('/dev/null') for _ in range(300)]",
-  cpu: `
+  },
+  openFiles: { moderate: 10, excess: 300, script: "files = [open('/dev/null') for _ in range(amount)]" },
+  // The amount is the share of one processor, in percent.
+  cpu: {
+    moderate: 1,
+    excess: 30,
+    script: `
 begun = time.monotonic()
 children = []
 for _ in range(16):
@@ -50,7 +58,8 @@ for _ in range(16):
   children.append(pid)
 for pid in children: os.waitpid(pid, 0)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
-assert used.ru_utime + used.ru_stime > 0.3 * (time.monotonic() - begun)`,
+assert used.ru_utime + used.ru_stime > amount / 100 * (time.monotonic() - begun)`,
+  },
 } as const;
 type Excess = keyof typeof EXCESSES;
 const ALL = Object.keys(EXCESSES) as Excess[];
@@ -58,9 +67,14 @@ const ALL = Object.keys(EXCESSES) as Excess[];
 /** Runs each script in alice's agent, and returns those that succeeded. */
 async function succeeding(fleet: FaultFleet, run: RunOptions): Promise<string[]> {
   const home = homeOf(fleet.root, serverIdOf("alice"));
-  const tries = ALL.map((name) => {
-    writeFileSync(join(home, `${name}.py`), `import os, resource, time\n${EXCESSES[name]}\n`);
-    return `/usr/bin/python3 "$HOME/${name}.py" && echo ${name} >> "$HOME/result"`;
+  const tries = ALL.flatMap((name) => {
+    const { script, moderate, excess } = EXCESSES[name];
+    writeFileSync(join(home, `${name}.py`), `import os, resource, sys, time\namount = int(sys.argv[1])\n${script}\n`);
+    const run = (amount: number) => `/usr/bin/python3 "$HOME/${name}.py" ${amount}`;
+    return [
+      `${run(moderate)} && echo "${name} works" >> "$HOME/result"`,
+      `${run(excess)} && echo ${name} >> "$HOME/result"`,
+    ];
   });
   // The model calls the tool twice. The second call must not begin again.
   const lines = ['[ -e "$HOME/result" ] && exit 0', ': > "$HOME/result"', ...tries, 'echo over >> "$HOME/result"'];
@@ -68,10 +82,12 @@ async function succeeding(fleet: FaultFleet, run: RunOptions): Promise<string[]>
   const call = { command: `bash '${join(home, "attack.sh")}'`, description: "works" };
   await fleet.ok(["send", "of-alice", `!tool bash ${JSON.stringify(call)}`, "--user", "alice"], run);
   // The tool does not wait for a command that takes long.
-  return await eventually("the attack is over", () => {
+  const words = await eventually("the attack is over", () => {
     const words = readFileSync(join(home, "result"), "utf8").split("\n").filter(Boolean);
-    return words.at(-1) === "over" && words.slice(0, -1);
+    return words.at(-1) === "over" && words;
   });
+  expect(words).toEqual(expect.arrayContaining(ALL.map((name) => `${name} works`)));
+  return ALL.filter((name) => words.includes(name));
 }
 
 async function toolFleet(model: { baseUrl: string }, env: NodeJS.ProcessEnv, as: "root" | "an ordinary user") {
@@ -192,7 +208,7 @@ it.skipIf(!ROOT)(
     const tooLarge = 'head -c 30000000 /dev/zero > "$HOME/large"';
     expect(await work(fleet, tooLarge)).toBe("done");
     const home = homeOf(fleet.root, serverIdOf("alice"));
-    expect(statSync(join(home, "large")).size).toBeLessThanOrEqual(20 * 1024 ** 2);
+    expect(statSync(join(home, "large")).size).toBe(20 * 1024 ** 2);
     rmSync(join(home, "large"));
     const files = 'mkdir -p "$HOME/files" && for i in 1 2 3 4; do head -c 9000000 /dev/zero > "$HOME/files/$i"; done';
     expect(await work(fleet, files)).toBe("done");
