@@ -121,6 +121,7 @@ export class Chat {
               hasBegun = true;
               turn.begin();
               this.#usage.push(event);
+              if (event.type === "tool.execution_complete") turn.endCall(event.data.toolCallId);
               if (!("agentId" in event) || event.agentId === undefined) view.push(event);
             },
             onWait: (wait) => view.report(wait),

@@ -9,43 +9,42 @@ import { type Described, describe, type PermissionRequest } from "./request.js";
 
 type Decision = "once" | "session" | "no" | null;
 
-/** A permission request, and the turn and the time in which it arrived. */
+/** A permission request, and the turn in which it arrived. */
 interface Asked {
   request: PermissionRequest;
   sessionId: string;
   turn: OwnTurn;
-  at: number;
+  /** How many calls with the same id had ended when the request arrived. */
+  endedCalls: number;
 }
 
 /** The most rows of a reason. The model may have written a long one, which must not push the command off the screen. */
 const MOST_NOTE_ROWS = 2;
-/** The runtime asks twice about some calls (measured with 1.0.85). It asks again within this time, in milliseconds. */
-const AGAIN_MS = 1_000;
 
 /** Asks the user about the tool calls of a turn, and remembers the answers that are given for a whole session. */
 export class Approvals {
   readonly #window: Pick<Window, "ask" | "turn">;
-  readonly #now: () => number;
   /** The kinds of calls that the user has allowed in each session of this chat. */
   readonly #allowed = new Map<string, Set<string>>();
-  /** The answers about calls of the present turn that the runtime may ask about again. */
-  readonly #answered = new Map<string, { decision: Decision; at: number }>();
+  /**
+   * The answers about calls of the present turn that the runtime may ask about again: it asks twice about some calls, both
+   * times before the call ends (measured with 1.0.85).
+   */
+  readonly #answered = new Map<string, { decision: Decision; endedCalls: number }>();
   #turn: OwnTurn | null = null;
   /** Resolves when the requests so far have their answers, because an answer may cover the next request. */
   #free: Promise<Decision> = Promise.resolve(null);
 
-  /** @param now replaced in tests */
-  constructor(window: Pick<Window, "ask" | "turn">, now = () => performance.now()) {
+  constructor(window: Pick<Window, "ask" | "turn">) {
     this.#window = window;
-    this.#now = now;
   }
 
   readonly handler: PermissionHandler = async (request, { sessionId }) => {
     const { turn } = this.#window;
-    const at = this.#now();
+    const endedCalls = turn?.endedCalls(request.toolCallId ?? "") ?? 0;
     // All clients of the session get the request. Let the client that runs the turn answer.
     if (turn === null || !(await turn.asks())) return { kind: "no-result" };
-    const asked = { request, sessionId, turn, at };
+    const asked = { request, sessionId, turn, endedCalls };
     // Give up a request that cannot be shown, so that later requests still reach the user.
     this.#free = this.#free.then(async () => await this.#decide(asked)).catch(() => null);
     switch (await this.#free) {
@@ -59,7 +58,7 @@ export class Approvals {
     }
   };
 
-  async #decide({ request, sessionId, turn, at }: Asked): Promise<Decision> {
+  async #decide({ request, sessionId, turn, endedCalls }: Asked): Promise<Decision> {
     if (turn !== this.#window.turn) return null;
     if (turn !== this.#turn) this.#answered.clear();
     this.#turn = turn;
@@ -69,9 +68,9 @@ export class Approvals {
     const call = JSON.stringify([sessionId, request]);
     const known = this.#answered.get(call);
     this.#answered.delete(call);
-    if (known !== undefined && at - known.at < AGAIN_MS) return known.decision;
+    if (known?.endedCalls === endedCalls) return known.decision;
     const decision = await this.#ask(described);
-    if (request.toolCallId !== undefined) this.#answered.set(call, { decision, at: this.#now() });
+    if (request.toolCallId !== undefined) this.#answered.set(call, { decision, endedCalls });
     if (decision !== "session") return decision;
     this.#allowed.set(sessionId, new Set([...allowed, ...(described.scope?.keys ?? [])]));
     return decision;

@@ -4,6 +4,8 @@
  */
 export class OwnTurn {
   readonly #cancelled = new AbortController();
+  /** How many tool calls with each id have ended. A model may give later calls the same id. */
+  readonly #endedCalls = new Map<string, number>();
   #state: "waits" | "runs" | "is over" = "waits";
   #decide: (isOwn: boolean) => void = () => undefined;
   /** Resolves when it is known whether the questions that arrive before the turn begins belong to it. */
@@ -38,6 +40,15 @@ export class OwnTurn {
   end(): void {
     this.#state = "is over";
     this.#decide(false);
+  }
+
+  endCall(id: string): void {
+    this.#endedCalls.set(id, this.endedCalls(id) + 1);
+  }
+
+  /** How many tool calls with this id have ended in this turn. */
+  endedCalls(id: string): number {
+    return this.#endedCalls.get(id) ?? 0;
   }
 
   /** Resolves with true if a question that arrives now belongs to this turn. */
