@@ -57,6 +57,7 @@ export default withMermaid({
       group("Scale", [
         page("State in Redis", "/redis"),
         page("Many hosts", "/hosts"),
+        page("Two hosts on one machine", "/two-hosts"),
         page("Benchmarks", "/benchmarks"),
       ]),
       group("Reference", [

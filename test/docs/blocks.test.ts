@@ -9,6 +9,7 @@ import { parse } from "yaml";
 import { loadConfig } from "../../src/config/load/load.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
+import { processesWith, signalAll } from "../fixtures/processes.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { type Block, blocksOf, pages, ROOT } from "./blocks.js";
 
@@ -39,7 +40,11 @@ const NODE_STAND_IN = `process.exitCode = require("fs").existsSync("${ROOT}" + p
 function shellFleet(standIns: Readonly<Record<string, string>>): TestFleet {
   const [door, metrics] = Array.from({ length: 2 }, () => `127.0.0.1:${testPorts(1).from}`);
   const fleet = new TestFleet({ COPILOTFLEET_SERVE_LISTEN: door, COPILOTFLEET_SERVE_METRICS: metrics });
-  onTestFinished(async () => await fleet.end());
+  onTestFinished(async () => {
+    await fleet.end();
+    // A page may run further hosts. Their servers outlive a page that fails.
+    signalAll(processesWith(`PATH=${fleet.env.PATH}`), "SIGKILL");
+  });
   const bin = join(fleet.folder, "bin");
   mkdirSync(bin);
   for (const [name, source] of Object.entries(standIns)) {
@@ -92,9 +97,11 @@ describe("the index of the documents", () => {
 describe("the code blocks of the documents", () => {
   const shellPages = [...new Set(ofLanguage("sh").map(({ page }) => page))];
 
-  it.each(shellPages)(
+  it.for(shellPages)(
     "the shell blocks of %s run in their order, and print what their comments promise",
-    async (page) => {
+    async (page, ctx) => {
+      const problem = page === "docs/two-hosts.md" ? redisProblem() : undefined;
+      if (problem !== undefined) return ctx.skip(problem);
       const fleet = shellFleet(page === "CONTRIBUTING.md" ? { ...STAND_INS, node: NODE_STAND_IN } : STAND_INS);
       // The pages outside docs/ are for people with a checkout, so their commands run in its root.
       const cwd = page.startsWith("docs/") ? fleet.folder : ROOT;
