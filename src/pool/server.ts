@@ -145,10 +145,10 @@ export function viewServer(server: ServerRecord): ServerView {
   };
 }
 
-function sandboxOf({ sandbox = NO_SANDBOX }: ServerRecord, running: boolean): SandboxReport {
+function sandboxOf({ process, sandbox = NO_SANDBOX }: ServerRecord, running: boolean): SandboxReport {
   const { limits } = sandbox;
   if (limits === undefined || !running) return sandbox;
-  return { ...sandbox, limits: { ...limits, reached: limitsReached(limits) } };
+  return { ...sandbox, limits: { ...limits, reached: limitsReached(limits, process?.pid ?? null) } };
 }
 
 /**

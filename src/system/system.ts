@@ -63,8 +63,11 @@ export interface ProcessTable {
   connectedPorts(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number>;
   /** Memory that is freed when the process ends. Null when the process is gone. */
   privateMemoryBytes(pid: number): number | null;
-  /** The control groups that this process is in, one for each hierarchy. Empty if the system has none or does not show them. */
-  controlGroups(): ControlGroup[];
+  /**
+   * The control groups that a process is in, one for each hierarchy. Without a PID: those of this process. Empty if the system
+   * has none or does not show them.
+   */
+  controlGroups(pid?: number): ControlGroup[];
 }
 
 /** A control group of Linux (cgroups(7)). */

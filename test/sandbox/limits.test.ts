@@ -1,5 +1,5 @@
-import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
@@ -10,7 +10,10 @@ import { findBases, makeGroups, processesInGroup, removeGroup } from "../../src/
 import { chooseLimits, launcherOptions, underShell } from "../../src/sandbox/limits/limits.js";
 import { sandboxNow } from "../../src/sandbox/sandbox.js";
 import { type ControlGroup, system } from "../../src/system/system.js";
+import { bundleFixture } from "../fixtures/bundle.js";
 import { grouped } from "../fixtures/programs/cgroups.js";
+
+const groupPrinter = bundleFixture("group-printer");
 
 type Settings = Config["sandbox"]["limits"];
 const NONE: Settings = { memory: null, processes: null, openFiles: null, cpu: null, disk: null };
@@ -175,6 +178,26 @@ it("this process finds its own control groups, and each of them exists", () => {
     expect(folder.startsWith(mountPoint)).toBe(true);
   }
 });
+
+it.skipIf(!grouped)(
+  "a process outside of the top of its cgroup namespace does not take a foreign folder for its group",
+  () => {
+    const pids = system()
+      .processes.controlGroups()
+      .find(({ controllers }) => controllers.includes("pids"));
+    const [top, other] = ["top", "other"].map((name) => join(pids?.folder ?? "", `fleet-${name}-${process.pid}`));
+    for (const group of [top, other]) {
+      mkdirSync(group ?? "");
+      onTestFinished(() => rmdirSync(group ?? ""));
+    }
+    const inside = `mount -t cgroup -o pids none ${pids?.mountPoint} && exec ${process.execPath} ${groupPrinter}`;
+    const script = `echo 0 > ${top}/cgroup.procs && exec unshare --cgroup --mount sh -c '
+    echo 0 > ${other}/cgroup.procs && ${inside}'`;
+    const found = JSON.parse(execFileSync("sh", ["-c", script], { encoding: "utf8" })) as ControlGroup[];
+    expect(found.length).toBeGreaterThan(0);
+    for (const { folder, mountPoint } of found) expect(`${folder}/`.startsWith(`${mountPoint}/`), folder).toBe(true);
+  },
+);
 
 it.skipIf(!grouped)(
   "with all limits held, doctor does not list resources among what the sandbox leaves open",

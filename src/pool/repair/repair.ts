@@ -48,7 +48,7 @@ async function repair(context: PoolContext, server: ServerRecord, signal: AbortS
 function describeKills({ sandbox }: ServerRecord): string {
   const { limits } = sandbox ?? {};
   if (limits === undefined) return "";
-  const { memory: kills } = limitsReached(limits);
+  const { memory: kills } = limitsReached(limits, null);
   if (kills === 0 || limits.memory === null) return "";
   return `, after the kernel had killed ${kills === 1 ? "1 process" : `${kills} processes`} of the server at sandbox.memory (${writeSize(limits.memory)})`;
 }

@@ -2,7 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
 import type { SandboxReport } from "../../model/sandbox.js";
-import { isServerGroup, processesInGroup, removeGroup } from "../../sandbox/limits/cgroups.js";
+import { groupsOf, processesInGroup, removeGroup } from "../../sandbox/limits/cgroups.js";
 import { logPath } from "../files/server-folder.js";
 import { processesOfLaunch } from "./launches.js";
 import { identify, isAlive, processesOfSession, writersOf } from "./process-table.js";
@@ -41,7 +41,10 @@ export async function stopServer(
   options: StopOptions,
 ): Promise<StopOutcome> {
   let outcome: StopOutcome = "already-stopped";
-  if (identity !== null && isAlive(identity)) {
+  const { limits } = sandbox ?? {};
+  const runs = identity !== null && isAlive(identity);
+  const groups = limits === undefined ? [] : groupsOf(limits, runs ? identity.pid : null);
+  if (runs) {
     outcome = "terminated";
     let session = processesOfSession(identity);
     const skip = options.force === true || options.hurry?.aborted === true;
@@ -55,7 +58,7 @@ export async function stopServer(
   }
   if (identity === null && home !== null) await kill(writersOf(logPath(home)));
   if (launchId !== null) await killLaunch(launchId);
-  for (const folder of sandbox?.limits?.cgroups ?? []) if (isServerGroup(folder)) await endGroup(folder);
+  for (const folder of groups) await endGroup(folder);
   return outcome;
 }
 

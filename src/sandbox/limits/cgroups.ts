@@ -128,13 +128,38 @@ export function removeGroup(folder: string): boolean {
   }
 }
 
-/** How often a server has reached its limits since its start. A limit without a control group counts as never reached. */
-export function limitsReached({ by, cgroups }: LimitsReport): LimitsReached {
+/**
+ * The control groups of a server at the paths at which this process sees them. The report has those of the process that made
+ * them, which may be in a cgroup namespace of its own, like a service with `ProtectControlGroups=private`.
+ *
+ * @param pid the server's process; null if it has ended
+ */
+export function groupsOf({ cgroups }: LimitsReport, pid: number | null): string[] {
+  const ours = cgroups.filter(isServerGroup);
+  const names = new Set(ours.map((folder) => basename(folder)));
+  const own =
+    pid === null
+      ? []
+      : system()
+          .processes.controlGroups(pid)
+          .map(({ folder }) => folder);
+  const seen = own.filter((folder) => names.has(basename(folder)));
+  return seen.length > 0 ? seen : ours;
+}
+
+/**
+ * How often a server has reached its limits since its start. A limit without a control group counts as never reached.
+ *
+ * @param pid the server's process; null if it has ended
+ */
+export function limitsReached(limits: LimitsReport, pid: number | null): LimitsReached {
+  const { by } = limits;
   const reached = { memory: 0, processes: 0, cpu: 0 };
   if (by === "rlimits") return reached;
+  const groups = groupsOf(limits, pid);
   for (const resource of GROUPED) {
     const [file, word] = countOf(by, resource);
-    for (const folder of new Set(cgroups)) {
+    for (const folder of groups) {
       const line = new RegExp(`^${word} (\\d+)$`, "m").exec(read(join(folder, file)) ?? "");
       reached[resource] += Number(line?.[1] ?? 0);
     }
@@ -143,7 +168,7 @@ export function limitsReached({ by, cgroups }: LimitsReport): LimitsReached {
 }
 
 /** Whether a path from a record can be a group that this fleet made. A wrong path would end foreign processes. */
-export function isServerGroup(folder: string): boolean {
+function isServerGroup(folder: string): boolean {
   const name = basename(folder);
   return name.startsWith(PREFIX) && name !== OWN_GROUP;
 }

@@ -45,7 +45,7 @@ export class ServerLimits {
     const { log, metrics } = this.#context;
     const launch = server.launchId ?? "";
     const before = this.#reached.get(launch) ?? { memory: 0, processes: 0 };
-    const now = limitsReached(limits);
+    const now = limitsReached(limits, server.process?.pid ?? null);
     this.#reached.set(launch, now);
     for (const limit of ["memory", "processes"] as const) {
       const count = now[limit] - before[limit];

@@ -3,9 +3,12 @@ import { join } from "node:path";
 import type { ControlGroup } from "../system.js";
 import { withoutEscapes } from "./file-systems.js";
 
-/** The control groups of this process, from `/proc/self/cgroup` (cgroups(7)) and `/proc/self/mountinfo` (proc(5)). */
-export function ownControlGroups(): ControlGroup[] {
-  const memberships = readFileSync("/proc/self/cgroup", "utf8").trim().split("\n").map(readMembership);
+/**
+ * The control groups of a process at the paths at which this process sees them, from `/proc/<pid>/cgroup` (cgroups(7)) and
+ * `/proc/self/mountinfo` (proc(5)). Both are relative to the cgroup namespace of this process.
+ */
+export function controlGroupsOf(pid: number | "self"): ControlGroup[] {
+  const memberships = readFileSync(`/proc/${pid}/cgroup`, "utf8").trim().split("\n").map(readMembership);
   return readFileSync("/proc/self/mountinfo", "utf8")
     .split("\n")
     .flatMap((line) => {
@@ -30,8 +33,12 @@ function readMembership(line: string) {
   return { isUnified: id === "0", controllers: names === "" ? [] : names.split(","), path };
 }
 
-/** The path of a group below the folder that is mounted. Null if the group is not there, as in some containers. */
+/**
+ * The path of a group below the folder that is mounted. Null if the group is not there, as in some containers. Outside of the
+ * namespace, paths begin with "/..".
+ */
 function pathBelow(root: string, path: string): string | null {
   const folder = root.endsWith("/") ? root : `${root}/`;
-  return `${path}/`.startsWith(folder) ? path.slice(folder.length) : null;
+  const below = `${path}/`.startsWith(folder) ? path.slice(folder.length) : "..";
+  return below.split("/").includes("..") ? null : below;
 }

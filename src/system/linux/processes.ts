@@ -1,7 +1,7 @@
 import { constants, existsSync, readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { constants as osConstants } from "node:os";
 import type { ProcessExit, ProcessTable, ProcessVariables, SeenProcess } from "../system.js";
-import { ownControlGroups } from "./cgroups.js";
+import { controlGroupsOf } from "./cgroups.js";
 import { seen } from "./proc.js";
 import { connectedPorts, listensOn, openFiles } from "./sockets.js";
 
@@ -18,7 +18,7 @@ export const linuxProcesses: ProcessTable = {
   listensOn,
   connectedPorts,
   privateMemoryBytes,
-  controlGroups: () => seen(ownControlGroups) ?? [],
+  controlGroups: (pid) => seen(() => controlGroupsOf(pid ?? "self")) ?? [],
 };
 
 let namespace: string | undefined;
