@@ -77,7 +77,15 @@ export type { HostEntry, HostRecord } from "./model/host.js";
 export type { Lease } from "./model/lease.js";
 export type { Placement } from "./model/placement.js";
 export type { AwaitedTurns, OnProgress, Progress } from "./model/progress.js";
-export type { LimitsReached, LimitsReport, Protection, Resource, SandboxMode, SandboxReport } from "./model/sandbox.js";
+export type {
+  LimitsReached,
+  LimitsReport,
+  Protection,
+  Resource,
+  RestrictedNetwork,
+  SandboxMode,
+  SandboxReport,
+} from "./model/sandbox.js";
 export type { Isolation, ServerState, TokenSource } from "./model/server.js";
 export type { SessionState } from "./model/session.js";
 export type {

@@ -10,6 +10,7 @@ import { RemoteSessions } from "../peers/sessions/remote-sessions.js";
 import { Clients } from "../pool/clients.js";
 import { Pool } from "../pool/pool.js";
 import { systemClock } from "../runtime/clock.js";
+import { networkFolder } from "../sandbox/network/folder.js";
 import { SessionFinder } from "../sessions/find.js";
 import { Leases } from "../sessions/leases/leases.js";
 import { OpenSessions } from "../sessions/open-sessions.js";
@@ -40,7 +41,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
 
   const store = openState(config, stateRoot);
   const clients = new Clients();
-  const provider = new ModelProvider(config, env);
+  const provider = new ModelProvider(config, { env, networkFolder: networkFolder(stateRoot) });
   const doorClients = new DoorClients();
   const directory = new HostDirectory({ store, config });
   const pool = new Pool({ store, config, stateRoot, env });

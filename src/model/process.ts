@@ -11,6 +11,8 @@ export interface ProcessIdentity {
   startTicks: string;
   /** Its PID in its own PID namespace. Absent if this process shares that namespace. */
   innerPid?: number;
+  /** The process that passes connections to this one, which has a network namespace of its own. Absent otherwise. */
+  bridge?: Pick<ProcessIdentity, "pid" | "startTicks">;
 }
 
 /** A process as it knows itself. */

@@ -23,11 +23,16 @@ export const ALL_PROTECTIONS = Object.keys(PROTECTIONS) as Protection[];
 export const SANDBOX_MODES = ["bwrap", "landlock", "none"] as const;
 export type SandboxMode = (typeof SANDBOX_MODES)[number];
 
+/** `allow-list`: only the hosts that the configuration allows. `none`: no host. */
+export type RestrictedNetwork = "allow-list" | "none";
+
 /** The sandbox that a server runs in. */
 export interface SandboxReport {
   mode: SandboxMode;
   /** The protections that it does not give. */
   not: readonly Protection[];
+  /** How the network is restricted. Absent if it is open. */
+  network?: RestrictedNetwork;
   /** The limits of the server with everything that it starts. Absent if the configuration sets none. */
   limits?: LimitsReport;
 }
@@ -62,8 +67,8 @@ export interface LimitsReached {
 }
 
 /** The report alone, without the other parts of an object that has it. */
-export function sandboxReport({ mode, not, limits }: SandboxReport): SandboxReport {
-  return { mode, not, ...(limits === undefined ? {} : { limits }) };
+export function sandboxReport({ mode, not, network, limits }: SandboxReport): SandboxReport {
+  return { mode, not, ...(network === undefined ? {} : { network }), ...(limits === undefined ? {} : { limits }) };
 }
 
 /** Whether one server with everything that it starts is limited in all that it could use up. */
@@ -95,4 +100,24 @@ export function lackingIn(sandbox: SandboxReport, other: SandboxReport): Protect
 /** Whether an agent in this sandbox can neither read nor write the files and the processes of other users and of the fleet. */
 export function separates({ not }: SandboxReport): boolean {
   return (["files", "processes", "signals"] as const).every((protection) => !not.includes(protection));
+}
+
+/**
+ * The port of the addresses in the network namespace of a server. The bridge (`native/network.c`) passes connections to them on
+ * to Unix sockets in the network folder.
+ */
+export const WAY_OUT_PORT = 3128;
+
+/** The proxy for the allowed hosts. */
+export const EGRESS_ADDRESS = "127.0.0.1";
+
+/**
+ * Model gateways have addresses with this end, such as 127.20.30.0. The runtime (1.0.85) sends even requests to loopback to a
+ * proxy. Its list of exceptions knows ends of names and of addresses, and no ranges.
+ */
+export const GATEWAY_END = ".0";
+
+/** The address of a model gateway, for the name of its Unix socket. */
+export function gatewayAddress(socketName: string): string {
+  return `127.${socketName}`;
 }

@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { completion, completionChunks, type EchoTurn, readTurn } from "./echo-turn.js";
 
@@ -22,6 +22,8 @@ export interface EchoModel extends AsyncDisposable {
   /** The `baseUrl` for a provider: `http://127.0.0.1:PORT/v1`. */
   readonly baseUrl: string;
   readonly requests: number;
+  /** Serves a connection that did not come to its own port. */
+  accept(connection: Socket): void;
   /** Stops listening and closes all connections. May be called twice. */
   close(): Promise<void>;
 }
@@ -62,6 +64,7 @@ export async function startEchoModel(options: EchoModelOptions = {}): Promise<Ec
     get requests() {
       return requests;
     },
+    accept: (connection) => void server.emit("connection", connection),
     close,
     [Symbol.asyncDispose]: close,
   };

@@ -2,9 +2,11 @@ import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Environment } from "../config/load/paths.js";
 import type { Config, RemoteProvider } from "../config/schema.js";
 import { fleetClosed } from "../errors.js";
+import type { ServerRecord } from "../model/server.js";
 import type { EchoModel } from "./echo.js";
 import type { ModelRequests } from "./gateway/exchange.js";
 import type { ModelGateway } from "./gateway/gateway.js";
+import type { GatewaySocket } from "./gateway/gateway-socket.js";
 import { keySourceOf, ProviderKey } from "./provider-key.js";
 
 /** Whether the provider's key reaches servers. Otherwise only the model gateway, in the fleet's own processes, has it. */
@@ -15,6 +17,9 @@ export function givesKeyToServers({ provider, modelGateway }: Pick<Config, "prov
 export function hasKey(provider: Config["provider"]): boolean {
   return provider !== null && provider.type !== "echo" && keySourceOf(provider) !== null;
 }
+
+/** A server whose sessions need a model. */
+type ModelUser = Pick<ServerRecord, "sandbox">;
 
 /**
  * The configured model provider of a fleet. Starts the echo model or the model gateway inside this process when a session
@@ -29,13 +34,20 @@ export class ModelProvider implements AsyncDisposable {
   #echo: Promise<EchoModel> | undefined;
   #starting: Promise<ModelGateway> | undefined;
   #gateway: ModelGateway | undefined;
+  /** The folder of Unix sockets for servers with a restricted network. */
+  readonly #networkFolder: string;
+  #socket: Promise<GatewaySocket> | undefined;
   /** How many parts of this process use each session. */
   readonly #users = new Map<string, number>();
   #isClosed = false;
 
-  constructor(settings: Pick<Config, "provider" | "modelGateway" | "runtime">, env: Environment) {
+  constructor(
+    settings: Pick<Config, "provider" | "modelGateway" | "runtime">,
+    { env, networkFolder }: { env: Environment; networkFolder: string },
+  ) {
     const { provider, runtime } = settings;
     this.#settings = settings;
+    this.#networkFolder = networkFolder;
     this.#serverEnv = { ...Object.fromEntries([...runtime.env, ...CERTIFICATES].map((name) => [name, env[name]])) };
     const source = provider === null || provider.type === "echo" ? null : keySourceOf(provider);
     this.#key = source === null ? null : new ProviderKey(source, env);
@@ -56,25 +68,40 @@ export class ModelProvider implements AsyncDisposable {
    * The provider as `session.create` and `session.resume` take it, for one session. Null for GitHub's own models. With the
    * model gateway or the echo model, it works until the last {@link keep} of the session ends, or this process.
    *
+   * @param server the server of the session. If its network is restricted, every provider needs the model gateway.
    * @throws FleetError as {@link check}.
    */
-  async of(sessionId: string): Promise<ProviderConfig | null> {
+  async of(sessionId: string, server: ModelUser): Promise<ProviderConfig | null> {
     await this.check();
     const { provider, modelGateway } = this.#settings;
     if (provider === null) return null;
     if (provider.type === "echo") {
       // Load the echo model only here: node:http takes time to load, and most fleets never use it.
       this.#echo ??= import("./echo.js").then(async ({ startEchoModel }) => await startEchoModel());
-      const { baseUrl } = await this.#echo;
+      const baseUrl = await this.#addressOf(await this.#echo, server);
       return { type: "openai", wireApi: "completions", baseUrl, apiKey: "echo" };
     }
-    if (this.#key === null) return describe(provider);
-    if (modelGateway === "off") return { ...describe(provider), apiKey: await this.#key.get() };
+    if (!isRestricted(server)) {
+      if (this.#key === null) return describe(provider);
+      if (modelGateway === "off") return { ...describe(provider), apiKey: await this.#key.get() };
+    }
     this.#starting ??= this.#start(provider, this.#key);
-    return (await this.#starting).providerFor(sessionId);
+    const gateway = await this.#starting;
+    return gateway.providerFor(sessionId, await this.#addressOf(gateway, server));
   }
 
-  async #start(provider: RemoteProvider, key: ProviderKey): Promise<ModelGateway> {
+  /** The address under which a server reaches the echo model or the model gateway of this process. */
+  async #addressOf(model: Pick<ModelGateway, "baseUrl" | "accept">, server: ModelUser): Promise<string> {
+    if (!isRestricted(server)) return model.baseUrl;
+    this.#socket ??= import("./gateway/gateway-socket.js").then(
+      async ({ GatewaySocket }) => await GatewaySocket.open(this.#networkFolder, (socket) => model.accept(socket)),
+    );
+    const url = new URL(model.baseUrl);
+    url.host = (await this.#socket).host;
+    return url.href.replace(/\/$/, "");
+  }
+
+  async #start(provider: RemoteProvider, key: ProviderKey | null): Promise<ModelGateway> {
     const { ModelGateway } = await import("./gateway/gateway.js");
     this.#gateway = await ModelGateway.start(provider, key, this.#serverEnv);
     return this.#gateway;
@@ -102,6 +129,7 @@ export class ModelProvider implements AsyncDisposable {
   /** Stops what this has started. Afterwards, no session that uses it can take a turn. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isClosed = true;
+    await (await this.#socket)?.close();
     await (await this.#echo)?.close();
     await (await this.#starting)?.close();
   }
@@ -129,15 +157,19 @@ export class ModelUse implements Disposable {
    * The provider that the server has to get before the prompt of a turn. Null if it has got it during this use. Another
    * process may have taken the last turn, and its model gateway ends with that process.
    */
-  async missing(): Promise<ProviderConfig | null> {
+  async missing(server: ModelUser): Promise<ProviderConfig | null> {
     if (this.#isGiven) return null;
     this.#isGiven = true;
-    return await this.#provider.of(this.#sessionId);
+    return await this.#provider.of(this.#sessionId, server);
   }
 
   [Symbol.dispose](): void {
     this.#kept[Symbol.dispose]();
   }
+}
+
+function isRestricted({ sandbox }: ModelUser): boolean {
+  return sandbox?.network !== undefined;
 }
 
 /** The variables that name certificates. Servers get them, too. */

@@ -1,7 +1,7 @@
 import type { Protection } from "../model/sandbox.js";
 import { run, tryLauncher } from "./landlock.js";
 import { mountOptions } from "./mounts.js";
-import { contains, type Paths } from "./paths.js";
+import { contains, type Paths, TRIAL_PATHS } from "./paths.js";
 import type { Attempt, Command, Mechanism } from "./sandbox.js";
 
 /*
@@ -31,8 +31,6 @@ const WITHOUT_CAPABILITIES = ["--no-new-privs", "--inh-caps=-all", "--ambient-ca
 
 const OPTIONS = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--as-pid-1", ...CAPABILITIES];
 
-const TRIAL: Paths = { read: ["/"], write: [], devices: ["/dev/null"], named: [], temporary: null };
-
 /** bwrap (bubblewrap), with our launcher inside if that works. */
 export async function tryBwrap(): Promise<Attempt> {
   const launcher = await tryLauncher();
@@ -42,7 +40,7 @@ export async function tryBwrap(): Promise<Attempt> {
 
 /** @param launcher null: bwrap alone */
 export async function tryAround(launcher: Mechanism | null): Promise<Attempt> {
-  const [program, ...args] = within(launcher, ["/bin/true"], TRIAL);
+  const [program, ...args] = within(launcher, ["/bin/true"], TRIAL_PATHS);
   const { failure } = await run(program, args);
   if (failure !== null) return { why: `bwrap failed (${failure})` };
   return {

@@ -16,6 +16,9 @@ export interface Paths {
   temporary: string | null;
 }
 
+/** For a trial of a sandbox. */
+export const TRIAL_PATHS: Paths = { read: ["/"], write: [], devices: ["/dev/null"], named: [], temporary: null };
+
 /**
  * The parts of the system that programs need: programs, libraries, certificates, and the facts about the machine
  * below `/proc` and `/sys`. `/etc` is not there as a whole, because it contains secrets, such as keys of other services.

@@ -1,11 +1,19 @@
 import type { Config } from "../config/schema.js";
 import { FleetError } from "../errors.js";
-import { limitsResources, NO_SANDBOX, type Protection, type SandboxReport } from "../model/sandbox.js";
+import {
+  limitsResources,
+  NO_SANDBOX,
+  type Protection,
+  type RestrictedNetwork,
+  type SandboxReport,
+} from "../model/sandbox.js";
 import { tryBwrap } from "./bwrap.js";
 import { type Grantee, grantsOf, type Secrets } from "./grants.js";
 import { tryLauncher, trySetpriv } from "./landlock.js";
 import { makeGroups } from "./limits/cgroups.js";
 import { type ChosenLimits, chooseLimits, launcherOptions, underShell } from "./limits/limits.js";
+import { inNamespace, NAME_SERVICE } from "./network/namespace.js";
+import { failureOfNetwork } from "./network/trial.js";
 import { type Paths, serverPaths } from "./paths.js";
 import { assertToolSandbox } from "./tool-sandbox.js";
 
@@ -15,9 +23,8 @@ export interface Sandbox extends SandboxReport {
    * The command that starts a server inside the sandbox.
    *
    * @param command the program, as an absolute path, and its arguments
-   * @param own the folders of the server itself, which it can change
    */
-  wrap(command: Command, own: OwnFolders): Command;
+  wrap(command: Command, start: Start): Command;
 }
 
 export interface OwnFolders {
@@ -25,6 +32,11 @@ export interface OwnFolders {
   temporary: string;
   /** The folder outside of its home in which the server keeps its sessions, or null. */
   sessionState: string | null;
+}
+
+/** One start of the server. */
+export interface Start extends OwnFolders {
+  port: number;
 }
 
 export type Command = readonly [program: string, ...args: string[]];
@@ -81,42 +93,61 @@ export async function chooseSandbox(
   grantee: Grantee & { id: string },
   secrets: Secrets & { config: Pick<Config, "modelGateway"> },
 ): Promise<Sandbox> {
-  refuseNetwork(settings);
   const mechanism = await chooseMechanism(settings);
+  const network = await chooseNetwork(settings, mechanism);
   const limits = chooseLimits(settings.limits, grantee.id);
-  const report = reportOf(mechanism ?? NO_SANDBOX, limits, secrets.config);
+  const report = reportOf(mechanism ?? NO_SANDBOX, { limits, network }, secrets.config);
   if (mechanism === null) await assertToolSandbox(settings, secrets.env);
   if (mechanism === null) return { ...report, wrap: (command) => limited(command, limits, null) };
   const grants = grantsOf(grantee, settings, secrets);
+  const hidden = [...grants.hidden, ...(network === undefined ? [] : NAME_SERVICE)];
   return {
     ...report,
-    wrap: (command, { home, temporary, sessionState }) => {
+    wrap: (command, { home, temporary, sessionState, port }) => {
       const own = [home, temporary, ...(sessionState === null ? [] : [sessionState])];
-      const paths = serverPaths({ ...grants, runtimePath: command[0], own, temporary });
-      return limited(mechanism.wrap(command, paths), limits, mechanism);
+      const paths = serverPaths({ ...grants, hidden, runtimePath: command[0], own, temporary });
+      const inner = mechanism.wrap(command, paths);
+      if (network === undefined) return limited(inner, limits, mechanism);
+      const cgroups = limits?.report.cgroups ?? [];
+      const { stateRoot } = secrets;
+      return inNamespace(limited(inner, limits, mechanism, []), { network, port, stateRoot, cgroups });
     },
   };
 }
 
 function reportOf(
   { mode, not: lacking }: SandboxReport,
-  limits: ChosenLimits | null,
+  { limits, network }: { limits: ChosenLimits | null; network: RestrictedNetwork | undefined },
   config: Pick<Config, "modelGateway">,
 ): SandboxReport {
-  const not = withKey(lacking, config);
-  if (limits === null) return { mode, not };
+  const given = new Set<Protection>(network === undefined ? [] : ["network"]);
   // Without a filter of system calls, an agent can still change how the kernel schedules other processes.
-  const isHeld = limitsResources(limits.report) && !not.includes("system-calls");
-  return { mode, not: isHeld ? not.filter((word) => word !== "resources") : not, limits: limits.report };
+  if (limits !== null && limitsResources(limits.report) && !lacking.includes("system-calls")) given.add("resources");
+  const not = withKey(lacking, config).filter((protection) => !given.has(protection));
+  return {
+    ...{ mode, not },
+    ...(network === undefined ? {} : { network }),
+    ...(limits === null ? {} : { limits: limits.report }),
+  };
 }
 
-/** Makes the control groups of a server, and returns the command that starts it in them. */
-function limited(command: Command, limits: ChosenLimits | null, mechanism: Mechanism | null): Command {
+/**
+ * Makes the control groups of a server, and returns the command that starts it with its limits.
+ *
+ * @param cgroups the groups that the command itself joins
+ */
+function limited(
+  command: Command,
+  limits: ChosenLimits | null,
+  mechanism: Mechanism | null,
+  cgroups = limits?.report.cgroups ?? [],
+): Command {
   if (limits === null) return command;
   makeGroups(limits.groups);
-  if (mechanism?.hasLauncher !== true) return underShell(limits, command);
+  const joined = { ...limits, report: { ...limits.report, cgroups } };
+  if (mechanism?.hasLauncher !== true) return underShell(joined, command);
   const [launcher, ...args] = command;
-  return [launcher, ...launcherOptions(limits), ...args];
+  return [launcher, ...launcherOptions(joined), ...args];
 }
 
 /** The sandbox of a server that starts now with this configuration, as far as this machine allows it. */
@@ -124,17 +155,29 @@ export async function sandboxNow(config: Pick<Config, "sandbox" | "modelGateway"
   const { mode, limits } = config.sandbox;
   const tried = mode === "none" ? [] : await tryMechanisms(mode);
   const found = tried.find((attempt) => "wrap" in attempt);
-  return reportOf(found ?? NO_SANDBOX, chooseLimits(limits, "doctor"), config);
+  const isRestricted = found !== undefined && (await failureOfNetwork(config.sandbox, found)) === null;
+  const network = isRestricted ? restrictedNetwork(config.sandbox) : undefined;
+  return reportOf(found ?? NO_SANDBOX, { limits: chooseLimits(limits, "doctor"), network }, config);
 }
 
-/** No mechanism restricts the network so far. */
-function refuseNetwork({ network }: Pick<Config["sandbox"], "network">): void {
-  if (network === "open") return;
-  throw new FleetError(
-    "FLEET_SANDBOX_UNUSABLE",
-    `sandbox.network is "${network}", but the network of servers cannot be restricted on this machine.`,
-    { suggestions: ["copilotfleet doctor", 'Set sandbox.network to "open" to allow every address.'] },
-  );
+function restrictedNetwork({ network }: Pick<Config["sandbox"], "network">): RestrictedNetwork | undefined {
+  return network === "open" ? undefined : network;
+}
+
+/**
+ * The restricted network of a server; undefined if it is open.
+ *
+ * @throws FLEET_SANDBOX_UNUSABLE if the configuration restricts it, and that does not work on this machine
+ */
+async function chooseNetwork(
+  settings: Config["sandbox"],
+  mechanism: Mechanism | null,
+): Promise<RestrictedNetwork | undefined> {
+  const failure = await failureOfNetwork(settings, mechanism);
+  if (failure === null) return restrictedNetwork(settings);
+  throw new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.network is "${settings.network}", but ${failure}.`, {
+    suggestions: ["copilotfleet doctor", 'Set sandbox.network to "open" to allow every address.'],
+  });
 }
 
 /** Without the model gateway, the provider's key comes into the server's memory. */

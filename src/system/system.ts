@@ -57,8 +57,11 @@ export interface ProcessTable {
   withEnvironment(names: readonly string[]): ProcessVariables[];
   /** The processes that have the file open for writing. */
   writersOf(path: string): SeenProcess[];
-  /** Whether the process itself holds a TCP socket that listens on the port. */
-  listensOn(pid: number, port: number): boolean;
+  /**
+   * Whether the process itself holds a TCP socket that listens on the port. Looks in the network namespace of the process
+   * `seenFrom`, which is the process itself if it is left out.
+   */
+  listensOn(pid: number, port: number, seenFrom?: number): boolean;
   /** Returns the ports to which a client is connected. Ignores clients whose own port is in `except`. */
   connectedPorts(ports: ReadonlySet<number>, except: ReadonlySet<number>): Set<number>;
   /** Memory that is freed when the process ends. Null when the process is gone. */

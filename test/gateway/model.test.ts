@@ -41,7 +41,7 @@ it("the front door takes the token of a session back when the client leaves the 
   await using at = await DoorFleet.open();
   const client = await RawClient.as(at.url, await at.token("alice"));
   await client.requestOk("session.create", { sessionId: "left" });
-  const token = async () => (await at.provider.of("left"))?.apiKey;
+  const token = async () => (await at.provider.of("left", {}))?.apiKey;
   const first = await token();
   expect(await token()).toBe(first);
   await client.requestOk("session.detach", { sessionId: "left" });

@@ -48,9 +48,9 @@ describe("the echo model behind the real runtime", () => {
         modelGateway: "on",
         runtime: { path: null, args: [], env: [], idleTimeoutMs: null },
       },
-      {},
+      { env: {}, networkFolder: "/nowhere" },
     );
-    const provider = await model.of("echo");
+    const provider = await model.of("echo", {});
     const { port, child } = await startRuntime(home);
     const connect = () =>
       new CopilotClient({ connection: RuntimeConnection.forUri(`127.0.0.1:${port}`, { connectionToken: TOKEN }) });

@@ -28,8 +28,8 @@ const settings = (provider: Provider | null, modelGateway: "on" | "off" = "off")
 });
 
 const get = async (provider: Provider | null, env: Record<string, string | undefined>) => {
-  await using model = new ModelProvider(settings(provider), env);
-  return await model.of("session");
+  await using model = new ModelProvider(settings(provider), { env, networkFolder: "/nowhere" });
+  return await model.of("session", {});
 };
 
 describe("the key of a provider", () => {
@@ -65,46 +65,49 @@ describe("the key of a provider", () => {
 
 describe("ModelProvider", () => {
   it("ModelProvider starts the echo model once, and its disposal stops the model for good", async () => {
-    const model = new ModelProvider(settings({ type: "echo" }), {});
-    const provider = await model.of("one");
-    expect(await model.of("another")).toEqual(provider);
+    const model = new ModelProvider(settings({ type: "echo" }), { env: {}, networkFolder: "/nowhere" });
+    const provider = await model.of("one", {});
+    expect(await model.of("another", {})).toEqual(provider);
     const url = `${provider?.baseUrl}/models`;
     expect((await fetch(url)).status).toBe(200);
     await model[Symbol.asyncDispose]();
     await expect(fetch(url)).rejects.toThrow();
-    await expect(model.of("one")).rejects.toMatchObject({ code: "FLEET_CLOSED" });
+    await expect(model.of("one", {})).rejects.toMatchObject({ code: "FLEET_CLOSED" });
   });
 
   it("ModelProvider starts nothing without the gateway, for a provider without a key, or without a provider", async () => {
-    await using other = new ModelProvider(settings(remote), { A_KEY: "k" });
-    expect(await other.of("session")).toMatchObject({ apiKey: "k" });
-    await using keyless = new ModelProvider(settings({ ...remote, apiKeyEnv: null }, "on"), {});
-    expect(await keyless.of("session")).toMatchObject({ baseUrl: remote.baseUrl });
-    await using none = new ModelProvider(settings(null), {});
-    expect(await none.of("session")).toBeNull();
+    await using other = new ModelProvider(settings(remote), { env: { A_KEY: "k" }, networkFolder: "/nowhere" });
+    expect(await other.of("session", {})).toMatchObject({ apiKey: "k" });
+    await using keyless = new ModelProvider(settings({ ...remote, apiKeyEnv: null }, "on"), {
+      env: {},
+      networkFolder: "/nowhere",
+    });
+    expect(await keyless.of("session", {})).toMatchObject({ baseUrl: remote.baseUrl });
+    await using none = new ModelProvider(settings(null), { env: {}, networkFolder: "/nowhere" });
+    expect(await none.of("session", {})).toBeNull();
   });
 
   it("with the model gateway, each session gets a token of its own until its last user ends, and never the key", async () => {
-    const model = new ModelProvider(settings(remote, "on"), { A_KEY: "canary" });
+    const model = new ModelProvider(settings(remote, "on"), { env: { A_KEY: "canary" }, networkFolder: "/nowhere" });
     const first = model.keep("a");
     const second = model.keep("a");
-    const a = await model.of("a");
+    const a = await model.of("a", {});
     expect(a).toMatchObject({ type: "openai", wireApi: "responses" });
     expect(a?.baseUrl).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/v1$/);
     expect(JSON.stringify(a)).not.toContain("canary");
-    expect(await model.of("a")).toEqual(a);
-    expect((await model.of("b"))?.apiKey).not.toBe(a?.apiKey);
+    expect(await model.of("a", {})).toEqual(a);
+    expect((await model.of("b", {}))?.apiKey).not.toBe(a?.apiKey);
     first[Symbol.dispose]();
     first[Symbol.dispose]();
-    expect(await model.of("a")).toEqual(a);
+    expect(await model.of("a", {})).toEqual(a);
     second[Symbol.dispose]();
-    expect((await model.of("a"))?.apiKey).not.toBe(a?.apiKey);
+    expect((await model.of("a", {}))?.apiKey).not.toBe(a?.apiKey);
     await model[Symbol.asyncDispose]();
     await expect(fetch(`${a?.baseUrl}/responses`)).rejects.toThrow();
   });
 
   it("with the model gateway, a key that cannot be read is refused before a session is opened", async () => {
-    await using model = new ModelProvider(settings(remote, "on"), {});
+    await using model = new ModelProvider(settings(remote, "on"), { env: {}, networkFolder: "/nowhere" });
     expect(await refused(model.check())).toMatchObject({ code: "FLEET_MODEL_UNCONFIGURED" });
   });
 });

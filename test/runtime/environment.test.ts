@@ -1,9 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { NO_SANDBOX } from "../../src/model/sandbox.js";
+import { NO_SANDBOX, type RestrictedNetwork } from "../../src/model/sandbox.js";
 import { serverEnvironment } from "../../src/runtime/launch/environment.js";
 
 /** The environment of a server that a caller with these variables starts, where `pass` is `runtime.env`. */
-function environmentOf(env: NodeJS.ProcessEnv, pass: string[] = []): Record<string, string> {
+function environmentOf(
+  env: NodeJS.ProcessEnv,
+  pass: string[] = [],
+  network?: RestrictedNetwork,
+): Record<string, string> {
   return serverEnvironment({
     server: { address: "127.0.0.1", home: "/home", cwd: "/home" },
     launchId: "launch",
@@ -13,7 +17,7 @@ function environmentOf(env: NodeJS.ProcessEnv, pass: string[] = []): Record<stri
     githubToken: null,
     settings: { path: null, args: [], env: pass, idleTimeoutMs: null },
     stateRoot: "/state",
-    sandbox: { ...NO_SANDBOX, wrap: (command) => command },
+    sandbox: { ...NO_SANDBOX, ...(network === undefined ? {} : { network }), wrap: (command) => command },
     sessionState: null,
     env,
   });
@@ -51,5 +55,18 @@ describe("the environment of a server", () => {
     const environment = environmentOf(given, ["HTTPS_PROXY", "http_proxy", "NO_PROXY", "no_proxy"]);
     const lists = Object.entries(environment).filter(([name]) => name.toUpperCase() === "NO_PROXY");
     expect(Object.fromEntries(lists)).toEqual(expected);
+  });
+
+  it("a server with a restricted network uses the proxy for allowed hosts or none, and never the operator's", () => {
+    const pass = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "NO_PROXY"];
+    const own = Object.fromEntries(pass.map((name) => [name, "http://operator"]));
+    const proxies = (network: RestrictedNetwork) =>
+      Object.entries(environmentOf(own, pass, network)).filter(([name]) => /proxy/i.test(name));
+    expect(proxies("none")).toEqual([]);
+    const [proxy, exceptions] = ["http://127.0.0.1:3128", "127.0.0.1,localhost,::1,.0"];
+    expect(Object.fromEntries(proxies("allow-list"))).toEqual({
+      ...{ http_proxy: proxy, HTTP_PROXY: proxy, https_proxy: proxy, HTTPS_PROXY: proxy },
+      ...{ no_proxy: exceptions, NO_PROXY: exceptions, NODE_USE_ENV_PROXY: "1" },
+    });
   });
 });

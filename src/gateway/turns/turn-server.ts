@@ -95,7 +95,7 @@ export async function prepare(state: ClientState, turn: Turn, link: ServerLink):
 async function provideModel({ attachments }: ClientState, { use, record }: Turn, { upstream }: ServerLink) {
   const sessionId = record.id;
   if (use === undefined || bringsCredentials(attachments.get(sessionId)?.asked ?? {})) return;
-  const provider = await use.model.missing();
+  const provider = await use.model.missing(use.server);
   if (provider === null) return;
   await upstream.ask("session.options.update", { sessionId, provider }).catch((error: unknown) => {
     if (!(error instanceof RpcError) && !upstream.closed) throw error;

@@ -17,7 +17,8 @@ export interface ModelRequests {
 export interface ExchangeContext {
   wire: WireFormat;
   upstream: Upstream;
-  key: ProviderKey;
+  /** Null if the model service needs none. */
+  key: ProviderKey | null;
   requests: ModelRequests;
   silenceMs: number;
 }
@@ -91,9 +92,9 @@ export class Exchange {
   /** Asks the service, and once more if it refused the key and there is a newer one. */
   async #ask(method: string, path: string, body: Buffer | null): Promise<IncomingMessage> {
     const { key } = this.#context;
-    const known = await key.get();
+    const known = key === null ? null : await key.get();
     const answer = await this.#try(method, path, known, body);
-    if (answer.statusCode !== 401 || body === null) return answer;
+    if (answer.statusCode !== 401 || body === null || key === null || known === null) return answer;
     const newer = await key.getAfterRefusal(known).catch(() => known);
     if (newer === known) return answer;
     answer.resume();
@@ -101,7 +102,7 @@ export class Exchange {
   }
 
   /** A service may close an unused connection at the moment when it is used again. So tries again on another connection. */
-  async #try(method: string, path: string, key: string, body: Buffer | null): Promise<IncomingMessage> {
+  async #try(method: string, path: string, key: string | null, body: Buffer | null): Promise<IncomingMessage> {
     try {
       return await this.#send(method, path, key, body);
     } catch (error) {
@@ -111,7 +112,7 @@ export class Exchange {
     }
   }
 
-  async #send(method: string, path: string, key: string, body: Buffer | null): Promise<IncomingMessage> {
+  async #send(method: string, path: string, key: string | null, body: Buffer | null): Promise<IncomingMessage> {
     const { wire, upstream, silenceMs } = this.#context;
     const sent = upstream.request(method, path, wire.headersWith(key, this.#request.headers));
     this.#sent = sent;

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Environment } from "../../config/load/paths.js";
 import type { RemoteProvider } from "../../config/schema.js";
@@ -26,7 +26,7 @@ const SILENCE_MS = 11 * 60 * 1000;
 export class ModelGateway {
   readonly requests: ModelRequests = { inFlight: 0, failed: 0 };
   readonly #server: Server;
-  readonly #baseUrl: string;
+  readonly baseUrl: string;
   readonly #provider: RemoteProvider;
   readonly #upstream: Upstream;
   readonly #tokens = new Map<string, string>();
@@ -39,7 +39,7 @@ export class ModelGateway {
     this.#provider = provider;
     this.#upstream = upstream;
     // The path stays, because the runtime makes the paths of its requests from it.
-    this.#baseUrl = `http://127.0.0.1:${port}${new URL(provider.baseUrl).pathname.replace(/\/+$/, "")}`;
+    this.baseUrl = `http://127.0.0.1:${port}${new URL(provider.baseUrl).pathname.replace(/\/+$/, "")}`;
   }
 
   /**
@@ -48,7 +48,7 @@ export class ModelGateway {
    */
   static async start(
     provider: RemoteProvider,
-    key: ProviderKey,
+    key: ProviderKey | null,
     env: Environment,
     silenceMs = SILENCE_MS,
   ): Promise<ModelGateway> {
@@ -67,10 +67,18 @@ export class ModelGateway {
     return gateway;
   }
 
-  /** The provider for a session. The session has the same token until {@link forget}. */
-  providerFor(sessionId: string): ProviderConfig {
+  /** Serves a connection that did not come to its own port. */
+  accept(connection: Socket): void {
+    this.#server.emit("connection", connection);
+  }
+
+  /**
+   * The provider for a session. The session has the same token until {@link forget}.
+   *
+   * @param baseUrl the address under which the server of the session reaches this gateway
+   */
+  providerFor(sessionId: string, baseUrl = this.baseUrl): ProviderConfig {
     const { type, wireApi } = this.#provider;
-    const baseUrl = this.#baseUrl;
     return { type, baseUrl, ...(type === "anthropic" ? {} : { wireApi }), apiKey: this.#tokenOf(sessionId) };
   }
 

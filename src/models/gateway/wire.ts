@@ -90,11 +90,14 @@ export class WireFormat {
     return typeof value === "string" && value.startsWith(keyPrefix) ? value.slice(keyPrefix.length) : null;
   }
 
-  /** The headers of the request at the model service: those of the server, with the provider's key in place of its token. */
-  headersWith(key: string, headers: IncomingHttpHeaders): IncomingHttpHeaders {
+  /**
+   * The headers of the request at the model service: those of the server, with the provider's key in place of its token.
+   * @param key null: the service needs none
+   */
+  headersWith(key: string | null, headers: IncomingHttpHeaders): IncomingHttpHeaders {
     const { keyHeader, keyPrefix } = this.#wire;
     const kept = endToEnd(headers).filter(([name]) => name !== "host" && name !== "expect" && !KEY_HEADERS.has(name));
-    return { ...Object.fromEntries(kept), [keyHeader]: `${keyPrefix}${key}` };
+    return { ...Object.fromEntries(kept), ...(key === null ? {} : { [keyHeader]: `${keyPrefix}${key}` }) };
   }
 
   error(message: string, kind: ErrorKind): string {

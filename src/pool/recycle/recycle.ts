@@ -8,6 +8,7 @@ import { NEVER } from "../../runtime/deadline.js";
 import { readConnectionToken } from "../../runtime/files/server-folder.js";
 import { logSize } from "../../runtime/files/server-log.js";
 import { findRuntime } from "../../runtime/launch/find.js";
+import { hasPort } from "../../runtime/process/bridge.js";
 import { isAlive } from "../../runtime/process/process-table.js";
 import { logStop } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
@@ -190,7 +191,7 @@ export async function finishReplacement(
   const { replacement } = server;
   if (replacement == null) return false;
   const { port, process } = replacement;
-  if (!isRunning(server) && process !== null && isAlive(process)) {
+  if (!isRunning(server) && process !== null && isAlive(process) && hasPort(process, replacement)) {
     const version = await answerOf(server, port, signal);
     if (version !== null) {
       const old = { ...server, process: endingProcess(server) };

@@ -4,6 +4,7 @@ import type { ServerRecord } from "../../model/server.js";
 import { deadline } from "../../runtime/deadline.js";
 import { logPath, readConnectionToken } from "../../runtime/files/server-folder.js";
 import { appendToLog } from "../../runtime/files/server-log.js";
+import { withBridge } from "../../runtime/process/bridge.js";
 import { processesOfLaunch } from "../../runtime/process/launches.js";
 import { probe } from "../../runtime/process/probe.js";
 import { asServer, isAlive, writersOf } from "../../runtime/process/process-table.js";
@@ -33,13 +34,17 @@ export async function adoptServer(
     const writers = writersOf(logPath(server.home));
     const processes = launchId === null ? [] : processesOfLaunch(launchId);
     const listener = port === null ? undefined : processes.find(({ pid }) => system().processes.listensOn(pid, port));
-    if (listener !== undefined && port !== null) {
+    const identity =
+      listener === undefined || port === null
+        ? null
+        : withBridge(asServer(listener), { port, sandbox }, () => processes);
+    if (identity !== null && port !== null) {
       const version = await answerOf(server, port, limit.signal);
-      if (version !== null && isAlive(listener)) {
-        const text = `Process ${listener.pid} answers on port ${port} (version ${version}).`;
+      if (version !== null && isAlive(identity)) {
+        const text = `Process ${identity.pid} answers on port ${port} (version ${version}).`;
         appendToLog(server.home, `${text} Its starter had ended, so process ${process.pid} adopted it.`);
         return await changeClaimed(store, server, (record) => {
-          recordReady(record, { process: asServer(listener), version });
+          recordReady(record, { process: identity, version });
           return record;
         });
       }

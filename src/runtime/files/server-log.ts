@@ -31,10 +31,11 @@ interface LaunchFacts {
 
 /** Text for the first line of a launch. */
 export function launchText({ port, runtimePath, sandbox }: LaunchFacts): string {
-  const { mode, not, limits } = sandbox;
+  const { mode, not, network, limits } = sandbox;
   const within = mode === "none" ? "without a sandbox" : `in the sandbox ${mode} without ${not.join(", ")}`;
+  const reaching = network === undefined ? "" : `; network ${network}`;
   const limited = limits === undefined ? "" : `; limits by ${limits.by}: ${limitTexts(limits).join(", ")}`;
-  return `Launch on port ${port} by process ${process.pid} (${runtimePath}, ${within}${limited}).`;
+  return `Launch on port ${port} by process ${process.pid} (${runtimePath}, ${within}${reaching}${limited}).`;
 }
 
 /**

@@ -1,5 +1,6 @@
 import { dirname, join } from "node:path";
 import type { Config } from "../../config/schema.js";
+import { EGRESS_ADDRESS, GATEWAY_END, type RestrictedNetwork, WAY_OUT_PORT } from "../../model/sandbox.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { Sandbox } from "../../sandbox/sandbox.js";
 import { FLEET_VARIABLE, LAUNCH_VARIABLE } from "../process/launches.js";
@@ -60,7 +61,8 @@ export function serverEnvironment(launch: Launch): Record<string, string> {
   if ((environment.COPILOT_OFFLINE ?? "") !== "") {
     for (const [name, value] of Object.entries(OFFLINE_PROVIDER)) environment[name] ??= value;
   }
-  excludeLoopback(environment);
+  if (sandbox.network === undefined) excludeLoopback(environment);
+  else restrictProxies(environment, sandbox.network);
   environment.COPILOT_HOME = server.home;
   if (sandbox.mode !== "none") environment.TMPDIR = temporaryFolder(server.home);
   environment.COPILOT_CONNECTION_TOKEN = connectionToken;
@@ -82,3 +84,18 @@ function excludeLoopback(environment: Record<string, string>): void {
 }
 
 const LOOPBACK = "127.0.0.1";
+
+/** In a network namespace, the proxy for the allowed hosts is the only one. The caller's own proxies are out of reach. */
+function restrictProxies(environment: Record<string, string>, network: RestrictedNetwork): void {
+  for (const name of Object.keys(environment)) if (/^(https?|all|no)_proxy$/i.test(name)) delete environment[name];
+  if (network === "none") return;
+  for (const [name, value] of Object.entries(TO_EGRESS)) environment[name] = environment[name.toUpperCase()] = value;
+  environment.NODE_USE_ENV_PROXY = "1"; // Node.js 22.21 and 24.5 or newer
+}
+
+const EGRESS = `http://${EGRESS_ADDRESS}:${WAY_OUT_PORT}`;
+const TO_EGRESS = {
+  http_proxy: EGRESS,
+  https_proxy: EGRESS,
+  no_proxy: [LOOPBACK, "localhost", "::1", GATEWAY_END].join(","),
+};

@@ -9,6 +9,7 @@ import { makeFolder } from "../files/if-there.js";
 import { makeLogKey, readLogKey } from "../files/log-signature.js";
 import { logPath, unwritable } from "../files/server-folder.js";
 import { appendLine, appendToLog, lastWords, launchText } from "../files/server-log.js";
+import { withBridge } from "../process/bridge.js";
 import { probe } from "../process/probe.js";
 import { asServer, identify, isAlive, processesOfSession } from "../process/process-table.js";
 import { noteEnd } from "../process/server-end.js";
@@ -97,7 +98,8 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
 function listenerOf(started: ProcessIdentity, { port, sandbox }: Launch): ProcessIdentity | null {
   const candidates = sandbox.mode === "bwrap" ? processesOfSession(started) : [started];
   const listener = candidates.find(({ pid }) => system().processes.listensOn(pid, port));
-  return listener === undefined ? null : asServer(listener);
+  if (listener === undefined) return null;
+  return withBridge(asServer(listener), { port, sandbox }, () => processesOfSession(started));
 }
 
 /** How the runtime ended. bwrap ends like a shell: if a signal ended the runtime, with 128 and the number of the signal. */
@@ -139,10 +141,10 @@ async function start(launch: Launch) {
 }
 
 function sandboxed(launch: Launch): Command {
-  const { sandbox, server, runtimePath, sessionState } = launch;
+  const { sandbox, server, runtimePath, sessionState, port } = launch;
   const temporary = temporaryFolder(server.home);
   if (sandbox.mode !== "none") makeFolder(temporary);
-  return sandbox.wrap([runtimePath, ...commandLine(launch)], { home: server.home, temporary, sessionState });
+  return sandbox.wrap([runtimePath, ...commandLine(launch)], { home: server.home, temporary, sessionState, port });
 }
 
 /** Refuses a start without two free file descriptors, because execa (9.6) then emits an error that ends this process. */

@@ -1,13 +1,14 @@
 import { FleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
-import { system } from "../../system/system.js";
 import { RawConnection } from "../client/raw-connection.js";
 import { readConnectionToken } from "../files/server-folder.js";
 import type { Endpoint } from "../wire/rpc-client.js";
+import { hasPort } from "./bridge.js";
 import { isAlive } from "./process-table.js";
 
 /**
- * The endpoint of a server. Throws unless the kernel shows that the recorded process itself listens on the server's port.
+ * The endpoint of a server. Throws unless the kernel shows that connections to the server's port reach the recorded process
+ * itself.
  */
 export function provenEndpoint(server: ServerRecord): Endpoint {
   const { process: identity, port } = server;
@@ -17,10 +18,11 @@ export function provenEndpoint(server: ServerRecord): Endpoint {
         server.user === null ? [`copilotfleet restart ${server.id}`] : [`copilotfleet spawn --user ${server.user}`],
     });
   }
-  if (!system().processes.listensOn(identity.pid, port)) {
+  if (!hasPort(identity, { port, sandbox: server.sandbox })) {
     throw new FleetError(
       "FLEET_SERVER_LOST",
       `Process ${identity.pid} of server ${server.id} does not listen on ${port}.`,
+      { suggestions: [`copilotfleet restart ${server.id}`] },
     );
   }
   return { address: server.address, port, token: readConnectionToken(server.home) };

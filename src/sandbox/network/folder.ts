@@ -1,6 +1,11 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 
+/** The Unix socket of the proxy, in the network folder. */
+export const EGRESS_SOCKET = "egress";
+/** The folder in the network folder that has a file with the rules of each server: `<launch id>.json`. */
+const SERVERS_FOLDER = "servers";
+
 /**
  * The folder of the Unix sockets through which servers with a restricted network reach the world outside. A state folder
  * belongs to one host, so this folder does, too. No sandbox lets a server read it.
@@ -9,9 +14,9 @@ export function networkFolder(stateRoot: string): string {
   return join(stateRoot, "network");
 }
 
-/** Makes the folder of the sockets, and in it the folder `servers` with the rules of each server. The proxy's socket is `egress`. */
+/** Makes the folder of the sockets, and the one of the rules in it. */
 export function makeNetworkFolder(stateRoot: string): string {
   const folder = networkFolder(stateRoot);
-  mkdirSync(join(folder, "servers"), { recursive: true, mode: 0o700 });
+  mkdirSync(join(folder, SERVERS_FOLDER), { recursive: true, mode: 0o700 });
   return folder;
 }

@@ -141,12 +141,12 @@ export async function assertModel(
 async function modelAccess(
   { config, env, provider: model }: LoadContext,
   { id, owner }: SessionRecord,
-  { isolation }: ServerRecord,
+  server: ServerRecord,
   signal: AbortSignal,
 ): Promise<ModelAccess> {
-  const provider = await model.of(id);
+  const provider = await model.of(id, server);
   // The runtime accepts a token or a provider for a session, but not both.
-  const source = isolation === "shared" && provider === null ? tokenSourceFromConfig(config.auth, owner) : null;
+  const source = server.isolation === "shared" && provider === null ? tokenSourceFromConfig(config.auth, owner) : null;
   const gitHubToken = source === null ? null : await resolveToken(source, { user: owner, env, signal });
   return { provider, gitHubToken };
 }

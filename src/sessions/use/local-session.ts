@@ -210,7 +210,7 @@ class SdkTransport implements Transport<LocalAttached> {
   async provide(use: SessionUse, { session, connection }: LocalAttached, signal: AbortSignal): Promise<void> {
     const { provider, providers, gitHubToken } = this.#options.session ?? {};
     if ((provider ?? providers ?? gitHubToken) !== undefined) return;
-    const missing = await use.model.missing();
+    const missing = await use.model.missing(use.server);
     if (missing !== null) await answer(session.rpc.options.update({ provider: missing }), connection, signal);
   }
 }

@@ -1,12 +1,11 @@
 import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync } from "node:fs";
 import { seen } from "./proc.js";
 
-/** Looks in the process's own network namespace. */
-export function listensOn(pid: number, port: number): boolean {
+export function listensOn(pid: number, port: number, seenFrom = pid): boolean {
   const own = socketInodes(pid);
   if (own.size === 0) return false;
   for (const table of ["tcp", "tcp6"]) {
-    for (const listener of listeners(`/proc/${pid}/net/${table}`)) {
+    for (const listener of listeners(`/proc/${seenFrom}/net/${table}`)) {
       if (listener.port === port && own.has(listener.inode)) return true;
     }
   }

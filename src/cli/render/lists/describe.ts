@@ -77,6 +77,7 @@ function partsOfServer({ server, record, sessions, logLines }: ServerDescription
       ["Isolation", server.isolation],
       ["Sandbox", server.sandbox.mode],
       ["Not restricted", server.sandbox.not.join(", ")],
+      ["Network", server.sandbox.network ?? null],
       ...factsOfLimits(server),
       ["Version", version],
       ["Runtime", text(record.runtimePath)],
