@@ -3,10 +3,15 @@ import { FleetCommand } from "../cli/base-command.js";
 import { durationFlag, given, modelFlag, promptFlag, sessionIdFlag, ttlFlag, usage } from "../cli/flags/flags.js";
 import { actingUserFlag } from "../cli/flags/user.js";
 import { afterPrompt, whatBecameOf, withoutSession } from "../cli/prompt/failed-prompt.js";
+import { createInterruptibly } from "../cli/prompt/interrupted-creation.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
 import { printTurn } from "../cli/prompt/turn.js";
 import { isFleetError } from "../errors.js";
+import { deadline } from "../runtime/deadline.js";
 import type { SessionView } from "../sessions/view.js";
+
+/** How long a server may take to start and to create a session, in milliseconds. */
+const CREATE_MS = 30_000;
 
 export default class Create extends FleetCommand {
   static override summary = "Create a session for a user and print its id.";
@@ -43,18 +48,23 @@ export default class Create extends FleetCommand {
     const members = flags.collaborative ? (flags.member ?? []) : undefined;
     const prompt = flags.prompt === undefined ? undefined : await readPrompt(flags.prompt);
     return await this.withFleet(async (fleet) => {
-      using _ = this.progress("Creating the session");
-      const creating = fleet.sessions.create({
-        user: flags.user,
-        ephemeral: flags.ephemeral,
-        needsModel: prompt !== undefined,
-        ...given({ sessionId: flags.id, purpose, model, ttl, members, waitMs: flags.wait }),
-      });
+      const signal = this.interruptSignal();
+      using _ = this.progress("Creating the session", signal);
+      using limit = deadline(CREATE_MS, signal);
+      const creating = createInterruptibly(fleet, { user: flags.user, signal }, async () =>
+        fleet.sessions.create({
+          user: flags.user,
+          ephemeral: flags.ephemeral,
+          needsModel: prompt !== undefined,
+          signal: limit.signal,
+          ...given({ sessionId: flags.id, purpose, model, ttl, members, waitMs: flags.wait }),
+        }),
+      );
       const session = await (prompt === undefined ? creating : creating.catch(withoutSession));
       this.log(session.sessionId);
       if (prompt === undefined) return { session: await fleet.sessions.leave(session, { park: true }), reply: null };
       const { ephemeral } = flags;
-      const output = { json: this.jsonEnabled(), signal: this.interruptSignal(), isEphemeral: ephemeral };
+      const output = { json: this.jsonEnabled(), signal, isEphemeral: ephemeral };
       try {
         const { text } = await printTurn(output, session.sessionId, (options) =>
           fleet.sessions.send(session, prompt, options),

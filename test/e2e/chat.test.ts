@@ -183,6 +183,7 @@ describe("Ctrl-C while a chat works on something other than a turn", () => {
       await using chat = new ScreenTerminal(fleet, CHAT);
       await chat.screenShows(/Opening the session \(\d+ s\)\. Ctrl-C cancels\./);
       chat.type(CTRL_C);
+      await chat.screenShows(/Interrupted: no session was created\./);
       expect(await chat.done).toBe(130);
     } finally {
       process.kill(server, "SIGCONT");

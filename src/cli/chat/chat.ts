@@ -54,8 +54,11 @@ export class Chat {
         : await conversations.resume(sessionId, model, signal),
     );
     const opened = await opening.catch((error: unknown) => {
+      if (!(error instanceof Cancelled)) throw error;
       // There is no session to go on in.
-      throw error instanceof Cancelled ? new Interrupted("SIGINT") : error;
+      const interrupted = new Interrupted("SIGINT");
+      if (sessionId === null) interrupted.note = "Interrupted: no session was created.";
+      throw interrupted;
     });
     const chat = new Chat(parts, opened, sessionId === null);
     try {

@@ -1,0 +1,86 @@
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { Interrupted } from "../../src/cli/prompt/interrupted.js";
+import { createInterruptibly } from "../../src/cli/prompt/interrupted-creation.js";
+import { FleetError } from "../../src/errors.js";
+import { Fleet } from "../../src/fleet/fleet.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { eventually } from "../fixtures/eventually.js";
+import { faultFleet, lateServers } from "../fixtures/fleets/fault-fleet.js";
+import { unused } from "../fixtures/sessions/unused.js";
+
+const fleet = testFleet();
+const NONE = "Interrupted: no session was created.";
+
+const sessionsOf = async (user: string) =>
+  (await fleet.json<{ sessions: { id: string }[] }>(["list", "--user", user])).sessions.map(({ id }) => id);
+
+describe("Ctrl-C while create works", () => {
+  it("Ctrl-C while the server opens the session leaves no session, and its id is free", async () => {
+    const id = unused("held");
+    const { pid } = await fleet.spawn("alice");
+    process.kill(pid ?? 0, "SIGSTOP");
+    const running = fleet.start(["create", "--user", "alice", "--id", id, "--prompt", "hello"]);
+    try {
+      await eventually("the record", () => fleet.sessionIds().includes(id));
+      running.child.kill("SIGINT");
+      expect(await running.done).toMatchObject({ code: 130, stdout: "", stderr: `${NONE}\n` });
+    } finally {
+      process.kill(pid ?? 0, "SIGCONT");
+    }
+    expect(await sessionsOf("alice")).not.toContain(id);
+    await fleet.create("alice", id);
+    expect(await fleet.send("alice", id, "hello")).toBe("[turn 1] hello");
+  });
+
+  it("Ctrl-C while the server starts leaves neither a session nor a server", async () => {
+    const late = await faultFleet();
+    Object.assign(late.env, lateServers(mkdtempSync(join(late.folder, "gate-"))));
+    const running = late.start(["create", "--user", "bob", "--id", "late"]);
+    await eventually("the start", () => late.processes().length > 0);
+    running.child.kill("SIGINT");
+    expect(await running.done).toMatchObject({ code: 130, stdout: "", stderr: `${NONE}\n` });
+    expect(late.processes()).toEqual([]);
+    expect(late.sessionIds()).toEqual([]);
+    writeFileSync(join(late.env.GATE_FOLDER ?? "", "open"), "");
+    await late.create("bob", "late");
+  });
+});
+
+describe("the note of an interrupted creation", () => {
+  /** The note of a creation that Ctrl-C interrupts at the end of `work`. */
+  async function noteAfter(user: string, work: (fleet: Fleet) => ReturnType<Fleet["sessions"]["create"]>) {
+    await using own = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
+    const ctrlC = new AbortController();
+    const interrupted = new Interrupted("SIGINT");
+    const creating = createInterruptibly(own, { user, signal: ctrlC.signal }, async () =>
+      work(own).finally(() => ctrlC.abort(interrupted)),
+    );
+    await expect(creating).rejects.toBeInstanceOf(Error);
+    return interrupted.note;
+  }
+
+  it("a session that the server had opened before Ctrl-C is deleted", async () => {
+    await fleet.spawn("carol");
+    const id = unused("late");
+    expect(await noteAfter("carol", (own) => own.sessions.create({ user: "carol", sessionId: id }))).toBe(NONE);
+    expect(await sessionsOf("carol")).toEqual([]);
+  });
+
+  it("the note names a server that was started for the session, and the command that stops it", async () => {
+    const user = unused("dave");
+    const note = await noteAfter(user, (own) => own.sessions.create({ user }));
+    const { id } = await fleet.server(user);
+    expect(note).toBe(`${NONE} Its server still runs. To stop it: copilotfleet stop ${id}`);
+    await fleet.ok(["stop", id]);
+    expect((await fleet.server(user)).pid).toBeNull();
+  });
+
+  it("if the store fails, the note names the command that shows whether there is a session", async () => {
+    const note = await noteAfter("erin", async () => {
+      throw new FleetError("FLEET_STATE_UNWRITABLE", "no space left on device");
+    });
+    expect(note).toBe("Interrupted: a session may have been created. To see it: copilotfleet list --user erin");
+  });
+});
