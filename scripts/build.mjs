@@ -1,5 +1,6 @@
 // Builds dist/: the command line as one script with a code cache for a fast start, the library as one ESM module with
-// type declarations, and the oclif manifest, with which a command starts without reading the other commands.
+// type declarations, the program of the proxy, and the oclif manifest, with which a command starts without reading the
+// other commands.
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
@@ -88,6 +89,17 @@ async function buildLibrary() {
   });
 }
 
+/** The program of the proxy of servers, which runs as a process of its own. */
+async function buildProxy() {
+  await build({
+    ...shared,
+    entryPoints: ["src/sandbox/network/process.ts"],
+    outfile: "dist/egress.js",
+    format: "esm",
+    packages: "external",
+  });
+}
+
 async function buildCommandLine() {
   const files = (await readdir(`${root}/src/commands`, { recursive: true })).filter((file) => file.endsWith(".ts"));
   // A folder is a topic: commands/store/migrate.ts is "copilotfleet store migrate" and has the id "store:migrate".
@@ -148,6 +160,7 @@ async function writeCodeCache() {
 await rm(`${root}/dist`, { recursive: true, force: true });
 const declarations = run("npx", ["--no-install", "tsc", "-p", "tsconfig.build.json"], { cwd: root });
 await buildLibrary();
+await buildProxy();
 await buildCommandLine();
 await writeManifest();
 await writeCodeCache();

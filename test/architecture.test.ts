@@ -204,7 +204,9 @@ describe("the source", () => {
     for (const file of importers(/^execa$/, { types: true }))
       expect(file).toMatch(/^(runtime\/launch\/launch|models\/(token-command|detect))\.ts$/);
     for (const file of importers(/^node:child_process$/, { types: true }))
-      expect(file).toMatch(/^(runtime\/|sandbox\/landlock\.ts$|system\/posix\/|cli\/run\/under-lease\.ts$)/);
+      expect(file).toMatch(
+        /^(runtime\/|sandbox\/(landlock|network\/egress)\.ts$|system\/posix\/|cli\/run\/under-lease\.ts$)/,
+      );
   });
 
   it("only one part reads /proc or asks which platform this is", () => {
@@ -222,7 +224,7 @@ describe("the source", () => {
     const using = (pattern: RegExp) => files.filter((file) => pattern.test(readFileSync(join(SRC, file), "utf8")));
     for (const file of using(/process\.exit\(/)) expect(file).toMatch(/^(main\.ts$|cli\/)/);
     for (const file of using(/console\.\w+\(|process\.std(out|err)\.write\(/)) {
-      expect(file).toMatch(/^(main\.ts$|cli\/|commands\/)/);
+      expect(file).toMatch(/^(main\.ts$|cli\/|commands\/|sandbox\/network\/process\.ts$)/);
     }
     for (const file of using(/process\.exitCode\s*=/)) expect(file).toMatch(/^(main\.ts$|cli\/|commands\/)/);
   });

@@ -23,3 +23,6 @@ export interface Claim extends ProcessIdentity {
   /** Absent in records of earlier versions. */
   move?: string;
 }
+
+/** Every server has this variable in its environment. It names the launch that started the server. */
+export const LAUNCH_VARIABLE = "COPILOTFLEET_LAUNCH_ID";

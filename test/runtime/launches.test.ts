@@ -1,12 +1,8 @@
 import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { expect, it, onTestFinished } from "vitest";
-import {
-  FLEET_VARIABLE,
-  LAUNCH_VARIABLE,
-  processesByLaunch,
-  processesOfLaunch,
-} from "../../src/runtime/process/launches.js";
+import { LAUNCH_VARIABLE } from "../../src/model/process.js";
+import { FLEET_VARIABLE, processesByLaunch, processesOfLaunch } from "../../src/runtime/process/launches.js";
 import { eventually } from "../fixtures/eventually.js";
 
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";

@@ -219,6 +219,11 @@ export async function launchOnFreePort(
   const { store, config, env, stateRoot } = context;
   const { server, launchId } = launch;
   const sessionState = sessionStateOf(context, server);
+  const { network, allow } = config.sandbox;
+  if (network === "allow-list") {
+    const { openEgress } = await import("../../sandbox/network/egress.js");
+    await openEgress({ stateRoot, env }, launchId, { user: server.user, server: server.id, allow });
+  }
   const tried = new Set<number>();
   let { port } = launch;
   while (tried.size < PORT_ATTEMPTS) {

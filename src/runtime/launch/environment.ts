@@ -1,9 +1,10 @@
 import { dirname, join } from "node:path";
 import type { Config } from "../../config/schema.js";
+import { LAUNCH_VARIABLE } from "../../model/process.js";
 import { EGRESS_ADDRESS, GATEWAY_END, type RestrictedNetwork, WAY_OUT_PORT } from "../../model/sandbox.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { Sandbox } from "../../sandbox/sandbox.js";
-import { FLEET_VARIABLE, LAUNCH_VARIABLE } from "../process/launches.js";
+import { FLEET_VARIABLE } from "../process/launches.js";
 
 /**
  * The variable that passes the GitHub token to a server. The command line contains only the variable's name

@@ -1,9 +1,6 @@
-import type { ProcessIdentity } from "../../model/process.js";
+import { LAUNCH_VARIABLE, type ProcessIdentity } from "../../model/process.js";
 import { type ProcessVariables, system } from "../../system/system.js";
 import { identityOf } from "./process-table.js";
-
-/** Every server has this variable in its environment. It names the launch that started the server. */
-export const LAUNCH_VARIABLE = "COPILOTFLEET_LAUNCH_ID";
 
 /** Names the state folder of the fleet that started a process. With it, we find processes that no registry knows. */
 export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";

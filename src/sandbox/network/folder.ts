@@ -4,7 +4,7 @@ import { join } from "node:path";
 /** The Unix socket of the proxy, in the network folder. */
 export const EGRESS_SOCKET = "egress";
 /** The folder in the network folder that has a file with the rules of each server: `<launch id>.json`. */
-const SERVERS_FOLDER = "servers";
+export const SERVERS_FOLDER = "servers";
 
 /**
  * The folder of the Unix sockets through which servers with a restricted network reach the world outside. A state folder

@@ -1,0 +1,95 @@
+import { BlockList, isIP } from "node:net";
+import { allowsName, type NetworkRule, readNetworkRule } from "../../config/values/network-rule.js";
+
+/**
+ * Addresses that no name may lead to: this machine, private networks, link-local, shared (CGNAT), multicast, reserved and
+ * documentation addresses, and IPv6 that contains an IPv4 address (mapped, NAT64, Teredo, 6to4). Only
+ * `2000::/3` of IPv6 is public. Source: the special-purpose address registries of IANA.
+ */
+const BLOCKED = `0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
+  192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/3
+  ::/3 2001::/23 2001:db8::/32 2002::/16 3fff::/20 4000::/2 8000::/1`
+  .split(/\s+/)
+  .map((text) => {
+    const [address = "", prefix] = text.split("/");
+    return { address, prefix: Number(prefix) };
+  });
+
+/** Where clouds give credentials to every process of a machine. Azure's is a public address. */
+const METADATA = "169.254.169.254 169.254.170.2 100.100.100.200 168.63.129.16 192.0.0.192 fd00:ec2::254 fd20:ce::254";
+
+/** Both versions apart, because a `BlockList` takes an IPv4 address for the IPv6 address that contains it. */
+class AddressSet {
+  readonly #v4 = new BlockList();
+  readonly #v6 = new BlockList();
+
+  add(address: string, prefix: number): this {
+    if (isIP(address) === 6) this.#v6.addSubnet(address, prefix, "ipv6");
+    else this.#v4.addSubnet(address, prefix, "ipv4");
+    return this;
+  }
+
+  has(address: string): boolean {
+    const version = isIP(address);
+    // An address with a zone ("%eth0") is link-local.
+    if (version === 0 || address.includes("%")) return false;
+    return version === 6 ? this.#v6.check(address, "ipv6") : this.#v4.check(address, "ipv4");
+  }
+}
+
+const metadata = new AddressSet();
+for (const address of METADATA.split(" ")) metadata.add(address, isIP(address) === 6 ? 128 : 32);
+const blocked = new AddressSet();
+for (const { address, prefix } of BLOCKED) blocked.add(address, prefix);
+
+/** Also true for a text that is not the usual form of an address. */
+export function isBlocked(address: string): boolean {
+  return isIP(address) === 0 || address.includes("%") || blocked.has(address) || metadata.has(address);
+}
+
+type AddressRule = Extract<NetworkRule, { address: string }>;
+
+/** The rules of one server: the entries of `sandbox.allow` with which it started. */
+export class ServerRules {
+  readonly #names: NetworkRule[];
+  readonly #ranges: { rule: AddressRule; set: AddressSet; isBlocked: boolean }[];
+
+  constructor(allow: readonly string[]) {
+    const rules = allow.map(readNetworkRule).filter((rule) => rule !== null);
+    this.#names = rules.filter((rule) => "name" in rule);
+    this.#ranges = rules.flatMap((rule) => {
+      if (!("address" in rule)) return [];
+      const set = new AddressSet().add(rule.address, rule.prefix);
+      return [{ rule, set, isBlocked: isWithinBlocked(rule) }];
+    });
+  }
+
+  /** @param name as {@link asciiName} returns it */
+  allowsName(name: string, port: number): boolean {
+    return this.#names.some((rule) => allowsName(rule, name, port));
+  }
+
+  /**
+   * A range that is wider than a blocked one allows only the public addresses in it. Only an entry with exactly that
+   * address allows a metadata address.
+   */
+  allowsAddress(address: string, port: number): boolean {
+    const isPublic = !isBlocked(address);
+    return this.#ranges.some(({ rule, set, ...range }) => {
+      if ((rule.port !== null && rule.port !== port) || !set.has(address)) return false;
+      const isExact = rule.prefix === (isIP(address) === 6 ? 128 : 32);
+      return isPublic || isExact || (range.isBlocked && !metadata.has(address));
+    });
+  }
+
+  /** Whether an allowed name may lead to this address. */
+  mayLeadTo(address: string, port: number): boolean {
+    return !isBlocked(address) || this.allowsAddress(address, port);
+  }
+}
+
+function isWithinBlocked(rule: AddressRule): boolean {
+  return BLOCKED.some(
+    ({ address, prefix }) => rule.prefix >= prefix && new AddressSet().add(address, prefix).has(rule.address),
+  );
+}

@@ -1,0 +1,94 @@
+import { spawn } from "node:child_process";
+import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { FleetError, quote } from "../../errors.js";
+import { replaceStateFile } from "../../store/file/state-folder.js";
+import { packageFolder } from "../programs.js";
+import { askProxy, type EgressStatus, type ServerEntry } from "./ask.js";
+import { makeNetworkFolder, SERVERS_FOLDER } from "./folder.js";
+
+/** How long a proxy may take to start, in milliseconds. It takes a tenth of a second on a quiet machine. */
+const START_MS = 15_000;
+const POLL_MS = 10;
+
+/** The variables that the proxy gets. The others may be secrets, and the proxy may live for a long time. */
+const VARIABLES = "PATH TZ LANG RES_OPTIONS LOCALDOMAIN COPILOTFLEET_SYSTEM".split(" ");
+/** Each look-up of a name takes one of these. */
+const THREADS = "64";
+
+export interface EgressContext {
+  stateRoot: string;
+  /** The fleet's environment. */
+  env: NodeJS.ProcessEnv;
+}
+
+/**
+ * Lets a server that is about to start reach the hosts in `allow` through the proxy, and starts the proxy if necessary.
+ *
+ * @throws FLEET_SANDBOX_UNUSABLE if the proxy does not start
+ */
+export async function openEgress(context: EgressContext, launchId: string, entry: ServerEntry): Promise<void> {
+  const folder = makeNetworkFolder(context.stateRoot);
+  replaceStateFile(context.stateRoot, join(folder, SERVERS_FOLDER, `${launchId}.json`), entry);
+  const running = await askProxy(folder);
+  // A proxy of another version is replaced here, and not by each process that uses a server.
+  if (running === null || running.version !== program().version) await startOnce(context, folder);
+}
+
+/** Starts the proxy again if it has died. @throws FLEET_SANDBOX_UNUSABLE if it does not start */
+export async function ensureProxy(context: EgressContext): Promise<EgressStatus> {
+  const folder = makeNetworkFolder(context.stateRoot);
+  return (await askProxy(folder)) ?? (await startOnce(context, folder));
+}
+
+const starting = new Map<string, Promise<EgressStatus>>();
+
+async function startOnce(context: EgressContext, folder: string): Promise<EgressStatus> {
+  const started = starting.get(folder) ?? start(context, folder).finally(() => starting.delete(folder));
+  starting.set(folder, started);
+  return await started;
+}
+
+async function start({ env }: EgressContext, folder: string): Promise<EgressStatus> {
+  const { path, version } = program();
+  const output = openSync(join(folder, "egress.err"), "w", 0o600);
+  try {
+    const given = Object.fromEntries(VARIABLES.map((name) => [name, env[name]]));
+    spawn(process.execPath, [path, version], {
+      cwd: folder,
+      detached: true,
+      env: { ...given, UV_THREADPOOL_SIZE: THREADS },
+      stdio: ["ignore", output, output],
+    })
+      .on("error", () => undefined) // nothing answers then
+      .unref();
+  } finally {
+    closeSync(output);
+  }
+  for (const until = Date.now() + START_MS; Date.now() < until; await delay(POLL_MS)) {
+    const status = await askProxy(folder);
+    if (status?.version === version) return status;
+  }
+  const [said = ""] = readFileSync(join(folder, "egress.err"), "utf8").trim().split("\n").slice(-1);
+  throw unusable(`did not start${said === "" ? "" : `: ${quote(said)}`}`);
+}
+
+let known: { path: string; version: string } | undefined;
+
+/** The program of the proxy. */
+function program(): { path: string; version: string } {
+  if (known !== undefined) return known;
+  const folder = packageFolder();
+  const path = join(folder ?? "", "dist", "egress.js");
+  if (folder === null || !existsSync(path)) throw unusable("is not beside this copy of the code");
+  const { version } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8")) as { version: string };
+  known = { path, version };
+  return known;
+}
+
+function unusable(why: string): FleetError {
+  return new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.network is "allow-list", but the proxy ${why}.`, {
+    suggestions: ["copilotfleet doctor", 'Set sandbox.network to "none" for servers without a network.'],
+  });
+}

@@ -1,0 +1,58 @@
+import { type IncomingMessage, request, type ServerResponse } from "node:http";
+import type { Socket } from "node:net";
+
+/** Headers about one connection, which are not for the next one (RFC 9110, 7.6.1). */
+const OF_CONNECTION = new Set(
+  "connection expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split(
+    " ",
+  ),
+);
+
+/** The URL of a request to a proxy without encryption. Null for any other request. */
+export function plainUrl({ url = "" }: IncomingMessage): URL | null {
+  const parsed = /^http:\/\//i.test(url) && URL.canParse(url) ? new URL(url) : null;
+  return parsed === null || parsed.username !== "" || parsed.password !== "" ? null : parsed;
+}
+
+/** Sends a request on an open connection, and passes the answer back. */
+export function forward(message: IncomingMessage, response: ServerResponse, url: URL, upstream: Socket): void {
+  const { method, headers } = message;
+  const fail = () => {
+    upstream.destroy();
+    if (response.headersSent) response.destroy();
+    else response.writeHead(502, { connection: "close" }).end();
+  };
+  response.on("close", () => upstream.destroy());
+  try {
+    const isChunked = headers["transfer-encoding"] !== undefined;
+    const sent = request({
+      method,
+      path: `${url.pathname}${url.search}`,
+      headers: { ...passedOn(headers), host: url.host, ...(isChunked ? { "transfer-encoding": "chunked" } : {}) },
+      createConnection: () => upstream,
+    });
+    sent.on("error", fail);
+    sent.on("close", () => {
+      if (!response.headersSent) fail();
+    });
+    sent.on("response", (answered) => {
+      try {
+        response.writeHead(answered.statusCode ?? 502, passedOn(answered.headers));
+      } catch {
+        fail(); // a header that Node.js does not send
+        return;
+      }
+      answered.on("error", fail);
+      answered.pipe(response);
+    });
+    message.pipe(sent);
+  } catch {
+    fail(); // likewise
+  }
+}
+
+/** Without the headers of the connection, and without those that its header `Connection` names. */
+function passedOn(headers: IncomingMessage["headers"]): IncomingMessage["headers"] {
+  const named = new Set((headers.connection ?? "").split(",").map((name) => name.trim().toLowerCase()));
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => !OF_CONNECTION.has(name) && !named.has(name)));
+}

@@ -1,0 +1,153 @@
+import type { LookupAddress } from "node:dns";
+import { lookup } from "node:dns/promises";
+import { connect, isIP, type Socket } from "node:net";
+import { asciiName } from "../../config/values/network-rule.js";
+import type { ServerRules } from "./addresses.js";
+
+/** How a request for a connection ended. `refused`: no entry allows it. `blocked`: its name leads to a blocked address. */
+export const EGRESS_RESULTS = ["allowed", "refused", "blocked", "failed", "limited"] as const;
+export type EgressResult = (typeof EGRESS_RESULTS)[number];
+
+/** A request that gets no connection. `message` is for the agent, and `detail` for the operator. */
+export class Refusal extends Error {
+  override readonly name = "Refusal";
+
+  constructor(
+    readonly result: Exclude<EgressResult, "allowed">,
+    readonly status: number,
+    message: string,
+    readonly detail = message,
+  ) {
+    super(message);
+  }
+}
+
+export interface Target {
+  /** An address, or a name in the form of {@link asciiName}. */
+  host: string;
+  port: number;
+}
+
+/** Reads `host:port`. Other forms of an address, such as `0x7f.1`, are refused. */
+export function readTarget(text: string): Target {
+  const [, bracketed, plain = "", digits] = /^(?:\[([^\]]*)\]|([^:[\]]+)):([1-9]\d{0,4})$/.exec(text) ?? [];
+  const port = Number(digits);
+  const given = bracketed ?? plain;
+  const isAddress = isIP(given) === (bracketed === undefined ? 4 : 6) && !given.includes("%");
+  const host = isAddress ? given.toLowerCase() : bracketed === undefined ? asciiName(given) : null;
+  if (host !== null && port <= 65_535) return { host, port };
+  throw new Refusal("refused", 400, "The proxy of the sandbox needs a name or an address, and a port.");
+}
+
+/** Resolves with the addresses of a name. */
+export type Lookup = (name: string) => Promise<readonly string[]>;
+
+const lookUp: Lookup = async (name) => (await lookup(name, { all: true })).map(({ address }) => address);
+
+/** A look-up may take a thread of the process for many seconds, and a server must not take all threads. */
+const MOST_LOOKUPS = 4;
+
+/** The look-ups of one server. */
+export class Lookups {
+  readonly #lookUp: Lookup;
+  readonly #pending = new Map<string, Promise<readonly string[]>>();
+  readonly #waiting: (() => void)[] = [];
+  #running = 0;
+
+  constructor(custom: Lookup = lookUp) {
+    this.#lookUp = custom;
+  }
+
+  async find(name: string): Promise<readonly string[]> {
+    const found = this.#pending.get(name) ?? this.#begin(name).finally(() => this.#pending.delete(name));
+    this.#pending.set(name, found);
+    return await found;
+  }
+
+  async #begin(name: string): Promise<readonly string[]> {
+    while (this.#running >= MOST_LOOKUPS) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    this.#running++;
+    try {
+      return await this.#lookUp(name);
+    } finally {
+      this.#running--;
+      this.#waiting.shift()?.();
+    }
+  }
+}
+
+/**
+ * Opens a connection for a server. Looks a name up once, and connects only to addresses of that answer, because another
+ * look-up may have another answer.
+ *
+ * @param signal aborts with a {@link Refusal} when nobody waits for the connection any more
+ * @throws Refusal
+ */
+export async function connectTo(
+  target: Target,
+  rules: ServerRules,
+  lookups: Lookups,
+  signal: AbortSignal,
+): Promise<Socket> {
+  const addresses = await Promise.race([allowedAddresses(target, rules, lookups), aborted(signal)]);
+  return await Promise.race([open(target, addresses, signal), aborted(signal)]);
+}
+
+async function allowedAddresses(
+  { host, port }: Target,
+  rules: ServerRules,
+  lookups: Lookups,
+): Promise<readonly string[]> {
+  const isAddress = isIP(host) !== 0;
+  if (isAddress ? !rules.allowsAddress(host, port) : !rules.allowsName(host, port)) {
+    const entry = `${isIP(host) === 6 && port !== 443 ? `[${host}]` : host}${port === 443 ? "" : `:${port}`}`;
+    const problem = `The sandbox of this server allows no connection to ${host} at port ${port}.`;
+    throw new Refusal(
+      "refused",
+      403,
+      `${problem} The operator can allow it with "${entry}" in sandbox.allow.`,
+      problem,
+    );
+  }
+  if (isAddress) return [host];
+  const found = await lookups.find(host).catch((error: Error) => {
+    throw new Refusal("failed", 502, `${host} was not found.`, error.message);
+  });
+  const allowed = found.filter((address) => rules.mayLeadTo(address, port));
+  if (allowed.length > 0) return allowed;
+  const problem = `${host} leads to a private or reserved address, which the sandbox of this server blocks.`;
+  const advice = "The operator can allow it with that address in sandbox.allow.";
+  throw new Refusal("blocked", 403, `${problem} ${advice}`, `${host} leads to ${found.slice(0, 4).join(", ")}`);
+}
+
+/** How long to try one address before the next one, in milliseconds. */
+const NEXT_ADDRESS_MS = 1_000;
+
+async function open({ host, port }: Target, addresses: readonly string[], signal: AbortSignal): Promise<Socket> {
+  return await new Promise((resolve, reject) => {
+    const all: LookupAddress[] = addresses.map((address) => ({ address, family: isIP(address) }));
+    const socket = connect({
+      host,
+      port,
+      signal,
+      allowHalfOpen: true,
+      noDelay: true,
+      autoSelectFamily: true,
+      autoSelectFamilyAttemptTimeout: NEXT_ADDRESS_MS,
+      lookup: (_name, _options, done) => (done as unknown as (error: null, all: LookupAddress[]) => void)(null, all),
+    });
+    socket.once("connect", () => resolve(socket));
+    socket.on("error", (error: NodeJS.ErrnoException) => {
+      const why = error.code ?? error.message;
+      reject(new Refusal("failed", 502, `${host} at port ${port} did not answer (${why}).`));
+    });
+  });
+}
+
+async function aborted(signal: AbortSignal): Promise<never> {
+  return await new Promise((_, reject) => {
+    const stop = () => reject(signal.reason);
+    if (signal.aborted) stop();
+    else signal.addEventListener("abort", stop, { once: true });
+  });
+}

@@ -1,0 +1,237 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { Socket } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
+import type { ServerRules } from "./addresses.js";
+import { forward, plainUrl } from "./forward.js";
+import {
+  connectTo,
+  EGRESS_RESULTS,
+  type EgressResult,
+  type Lookup,
+  Lookups,
+  Refusal,
+  readTarget,
+  type Target,
+} from "./outbound.js";
+
+/** The first line of a connection that asks for the state of the proxy. All other connections begin with a launch id. */
+export const STATUS_REQUEST = "status";
+
+/** A server with the rules with which it started. */
+export interface EgressServer {
+  user: string | null;
+  server: string;
+  rules: ServerRules;
+}
+
+export interface RefusedRequest extends Omit<EgressServer, "rules"> {
+  result: EgressResult;
+  /** Null if the request names none. */
+  target: Target | null;
+  detail: string;
+}
+
+export interface ProxyOptions {
+  /** Null: there is no such server. */
+  serverOf: (launchId: string) => EgressServer | null;
+  report: (refused: RefusedRequest) => void;
+  /** Only tests set these. */
+  lookUp?: Lookup;
+  limits?: Partial<typeof LIMITS>;
+}
+
+const LIMITS = {
+  /** The connections of one server. */
+  connections: 256,
+  /** The connections that have not sent their first line, of all servers together. */
+  unnamed: 256,
+  /** How long the first line and the header of a request may take. */
+  headerMs: 10_000,
+  connectMs: 15_000,
+  /** How long a connection may be silent. */
+  idleMs: 30 * 60_000,
+  /** How long the answer to a refused request waits, so that a server cannot keep the proxy busy with such requests. */
+  refusalMs: 100,
+};
+
+const LONGEST_FIRST_LINE = 128;
+const LONGEST_HEADER = 16 * 1024;
+
+const UNKNOWN_SERVER = new Refusal("refused", 403, "The proxy of the sandbox does not know this server.");
+
+interface Client extends EgressServer {
+  lookups: Lookups;
+  connections: number;
+}
+
+/**
+ * The HTTP proxy through which servers with an allow-list reach other hosts. It trusts the first line of a connection, which
+ * the relay of the server's sandbox writes, and nothing after it.
+ */
+export class EgressProxy {
+  readonly counts = Object.fromEntries(EGRESS_RESULTS.map((result) => [result, 0])) as Record<EgressResult, number>;
+  readonly open = new Set<Socket>();
+  readonly #options: ProxyOptions;
+  readonly #limits: typeof LIMITS;
+  readonly #http: Server;
+  readonly #unnamed = new Set<Socket>();
+  /** They end connections without a complete header. */
+  readonly #deadlines = new WeakMap<Socket, NodeJS.Timeout>();
+  /** By launch id, as long as the server has connections. */
+  readonly #clients = new Map<string, Client>();
+  readonly #clientOf = new WeakMap<Socket, Client>();
+
+  constructor(options: ProxyOptions) {
+    this.#options = options;
+    this.#limits = { ...LIMITS, ...options.limits };
+    this.#http = createServer({
+      maxHeaderSize: LONGEST_HEADER,
+      noDelay: true,
+    });
+    this.#http.setTimeout(this.#limits.idleMs);
+    // The deadline of a header holds for the first one only.
+    this.#http.maxRequestsPerSocket = 1;
+    this.#http.on("connect", (message: IncomingMessage, socket: Socket, head: Buffer) => {
+      clearTimeout(this.#deadlines.get(socket));
+      void this.#tunnel(message, socket, head);
+    });
+    this.#http.on("request", (message: IncomingMessage, response: ServerResponse) => {
+      clearTimeout(this.#deadlines.get(message.socket));
+      void this.#serve(message, response);
+    });
+  }
+
+  /** Serves a new connection. @param status the answer to {@link STATUS_REQUEST} */
+  accept(socket: Socket, status: () => object): void {
+    this.open.add(socket);
+    this.#unnamed.add(socket);
+    const timer = setTimeout(() => socket.destroy(), this.#limits.headerMs);
+    this.#deadlines.set(socket, timer);
+    socket.on("error", () => undefined); // "close" follows
+    socket.once("close", () => {
+      clearTimeout(timer);
+      this.open.delete(socket);
+      this.#unnamed.delete(socket);
+    });
+    const [oldest] = this.#unnamed;
+    if (this.#unnamed.size > this.#limits.unnamed) oldest?.destroy();
+    let received = Buffer.alloc(0);
+    const read = (chunk: Buffer) => {
+      received = Buffer.concat([received, chunk]);
+      const end = received.indexOf("\n");
+      if (end === -1 && received.length <= LONGEST_FIRST_LINE) return;
+      this.#unnamed.delete(socket);
+      socket.off("data", read);
+      socket.pause();
+      if (end === -1) return void socket.destroy();
+      const line = received.toString("latin1", 0, end);
+      if (line === STATUS_REQUEST) return void socket.end(`${JSON.stringify(status())}\n`);
+      socket.unshift(received.subarray(end + 1));
+      this.#named(socket, line);
+    };
+    socket.on("data", read);
+  }
+
+  #named(socket: Socket, launchId: string): void {
+    const client = this.#clients.get(launchId) ?? this.#newClient(launchId);
+    if (client === null) {
+      this.counts.refused++;
+      answer(socket, UNKNOWN_SERVER);
+      return;
+    }
+    if (client.connections >= this.#limits.connections) {
+      const problem = `This server has ${client.connections} connections, and may have no more.`;
+      answer(socket, this.#refuse(client, null, new Refusal("limited", 503, problem)));
+      return;
+    }
+    this.#clients.set(launchId, client);
+    this.#clientOf.set(socket, client);
+    client.connections++;
+    socket.once("close", () => {
+      client.connections--;
+      if (client.connections === 0) this.#clients.delete(launchId);
+    });
+    this.#http.emit("connection", socket);
+    socket.resume();
+  }
+
+  #newClient(launchId: string): Client | null {
+    const server = this.#options.serverOf(launchId);
+    return server === null ? null : { ...server, lookups: new Lookups(this.#options.lookUp), connections: 0 };
+  }
+
+  /** Serves CONNECT. */
+  async #tunnel({ url = "" }: IncomingMessage, socket: Socket, head: Buffer): Promise<void> {
+    const upstream = await this.#connect(socket, () => readTarget(url));
+    if (upstream instanceof Refusal) {
+      answer(socket, upstream);
+      return;
+    }
+    for (const side of [socket, upstream]) side.setTimeout(this.#limits.idleMs, () => side.destroy());
+    socket.write("HTTP/1.1 200 Connection established\r\n\r\n");
+    upstream.write(head);
+    for (const [from, to] of [
+      [socket, upstream],
+      [upstream, socket],
+    ] as const) {
+      // A side that ended properly may have sent something that the other side still has to get.
+      from.once("close", () => (from.readableEnded ? to.destroySoon() : to.destroy()));
+      from.pipe(to);
+    }
+  }
+
+  /** Serves a request without encryption, such as `GET http://a.example/`. */
+  async #serve(message: IncomingMessage, response: ServerResponse): Promise<void> {
+    const url = plainUrl(message);
+    const upstream = await this.#connect(message.socket, () => readTarget(`${url?.hostname ?? ""}:${url?.port || 80}`));
+    if (upstream instanceof Refusal || url === null) {
+      const { status, message: text } = upstream as Refusal;
+      response.writeHead(status, { "content-type": "text/plain", connection: "close" }).end(`${text}\n`);
+      return;
+    }
+    upstream.setTimeout(this.#limits.idleMs, () => upstream.destroy());
+    forward(message, response, url, upstream);
+  }
+
+  /** Opens the connection for a request, or returns why not. */
+  async #connect(socket: Socket, read: () => Target): Promise<Socket | Refusal> {
+    const client = this.#clientOf.get(socket);
+    if (client === undefined) return UNKNOWN_SERVER;
+    const ending = new AbortController();
+    const abort = (why: string) => ending.abort(new Refusal("failed", 504, why));
+    const gone = () => abort("The client ended the connection.");
+    const timer = setTimeout(() => abort("The host did not answer in time."), this.#limits.connectMs);
+    socket.once("close", gone);
+    let target: Target | null = null;
+    try {
+      target = read();
+      const upstream = await connectTo(target, client.rules, client.lookups, ending.signal);
+      this.counts.allowed++;
+      return upstream;
+    } catch (error) {
+      const refusal = error instanceof Refusal ? error : new Refusal("failed", 502, "The proxy failed.", String(error));
+      this.#refuse(client, target, refusal);
+      if (!socket.destroyed) await delay(this.#limits.refusalMs);
+      return refusal;
+    } finally {
+      clearTimeout(timer);
+      socket.off("close", gone);
+    }
+  }
+
+  #refuse({ user, server }: Client, target: Target | null, refusal: Refusal): Refusal {
+    this.counts[refusal.result]++;
+    this.#options.report({ user, server, target, result: refusal.result, detail: refusal.detail });
+    return refusal;
+  }
+}
+
+function answer(socket: Socket, { status, message }: Refusal): void {
+  const text = `${message}\n`;
+  const reason = status === 403 ? "Forbidden by sandbox.allow" : "Not connected";
+  const header = `HTTP/1.1 ${status} ${reason}\r\nContent-Type: text/plain\r\nContent-Length: ${Buffer.byteLength(text)}`;
+  socket.end(`${header}\r\nConnection: close\r\n\r\n${text}`);
+  // Read the rest, because otherwise the connection could end before the client has the answer.
+  socket.resume();
+  setTimeout(() => socket.destroy(), LIMITS.headerMs).unref();
+}

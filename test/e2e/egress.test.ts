@@ -1,0 +1,192 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import { once } from "node:events";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { type AddressInfo, connect, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, it, onTestFinished, vi } from "vitest";
+import { LAUNCH_VARIABLE } from "../../src/model/process.js";
+import { askProxy, type EgressStatus } from "../../src/sandbox/network/ask.js";
+import { ensureProxy, openEgress } from "../../src/sandbox/network/egress.js";
+import { networkFolder } from "../../src/sandbox/network/folder.js";
+import { isRunning } from "../fixtures/processes.js";
+
+const PATIENCE = { timeout: 30_000, interval: 50 };
+
+/** A state folder whose path is longer than the path of a Unix socket may be. */
+function newFleet() {
+  const parent = mkdtempSync(join(tmpdir(), "fleet-egress-"));
+  const stateRoot = join(parent, "x".repeat(120));
+  mkdirSync(stateRoot, { mode: 0o700 });
+  const folder = networkFolder(stateRoot);
+  onTestFinished(async () => {
+    const running = await askProxy(folder);
+    rmSync(parent, { recursive: true });
+    if (running !== null) process.kill(running.pid, "SIGKILL");
+  });
+  return { context: { stateRoot, env: { ...process.env, SECRET: "canary" } }, folder };
+}
+
+/** A process with a launch id, as a server has it. */
+function serverProcess(launchId: string): ChildProcess {
+  const child = spawn("sleep", ["600"], { env: { ...process.env, [LAUNCH_VARIABLE]: launchId } });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  return child;
+}
+
+async function answerOf(folder: string, launchId: string, target: string): Promise<string> {
+  const held = openSync(folder, "r");
+  // Through the descriptor, the path is short enough.
+  const socket = connect(`/proc/self/fd/${held}/egress`, () => closeSync(held));
+  let answer = "";
+  socket.on("data", (chunk) => (answer += chunk.toString()));
+  socket.write(`${launchId}\nCONNECT ${target} HTTP/1.1\r\nHost: x\r\n\r\n`);
+  await vi.waitFor(() => expect(answer).toContain("\r\n\r\n"), PATIENCE);
+  socket.destroy();
+  return answer;
+}
+
+/** The proxy that answers. */
+async function proxyIn(folder: string): Promise<EgressStatus> {
+  const status = await askProxy(folder);
+  if (status === null) throw new Error("no proxy answers");
+  return status;
+}
+
+const old = (path: string) => utimesSync(path, new Date(Date.now() - 120_000), new Date(Date.now() - 120_000));
+const rulesPath = (folder: string, launchId: string) => join(folder, "servers", `${launchId}.json`);
+
+it("the proxy applies the rules of each server, and logs refusals with the user", async () => {
+  const { context, folder } = newFleet();
+  const host = createServer((socket) => socket.end());
+  host.listen(0, "127.0.0.1");
+  await once(host, "listening");
+  onTestFinished(() => void host.close());
+  const target = `127.0.0.1:${(host.address() as AddressInfo).port}`;
+  const [alice, bob] = [randomUUID(), randomUUID()];
+  await openEgress(context, alice, { user: "alice", server: "alice-1", allow: [target] });
+  await openEgress(context, bob, { user: "bob", server: "bob-1", allow: ["localhost:*"] });
+  expect(statSync(rulesPath(folder, alice)).mode & 0o777).toBe(0o600);
+  expect(await answerOf(folder, alice, target)).toContain("200 Connection established");
+  expect(await answerOf(folder, bob, target)).toContain("403 Forbidden by sandbox.allow");
+  expect(await answerOf(folder, bob, target.replace("127.0.0.1", "localhost"))).toContain(
+    "private or reserved address",
+  );
+  expect(await answerOf(folder, randomUUID(), target)).toContain("does not know this server");
+  expect(await answerOf(folder, "../servers/x", target)).toContain("does not know this server");
+  const status = await proxyIn(folder);
+  expect(status.counts).toEqual({ allowed: 1, refused: 3, blocked: 1, failed: 0, limited: 0 });
+  const lines = readFileSync(join(folder, "egress.log"), "utf8").trim().split("\n");
+  expect(lines.map((line) => JSON.parse(line))).toMatchObject([
+    { user: "bob", server: "bob-1", result: "refused", host: "127.0.0.1" },
+    { user: "bob", server: "bob-1", result: "blocked", host: "localhost" },
+  ]);
+  // The proxy outlives the command, so it must not have the command's secrets.
+  expect(readFileSync(`/proc/${status.pid}/environ`, "utf8")).not.toContain("canary");
+});
+
+it("after many starts at the same time, one proxy is left, and every starter finds it", async () => {
+  const { context, folder } = newFleet();
+  await openEgress(context, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
+  const first = await proxyIn(folder);
+  process.kill(first.pid, "SIGKILL");
+  const starter = `
+    import { openEgress } from ${JSON.stringify(join(import.meta.dirname, "../../src/sandbox/network/egress.ts"))};
+    await openEgress(${JSON.stringify({ stateRoot: context.stateRoot, env: {} })}, process.argv[1], { user: null, server: "s", allow: [] });`;
+  const starters = [1, 2, 3, 4].map((n) =>
+    spawn(process.execPath, ["--import", "tsx", "--input-type=module", "-e", starter, `launch-${n}`], {
+      stdio: "inherit",
+    }),
+  );
+  const ends = await Promise.all(starters.map(async (child) => await once(child, "exit")));
+  expect(ends).toEqual(starters.map(() => [0, null]));
+  const now = await proxyIn(folder);
+  expect(now.pid).not.toBe(first.pid);
+  expect(readdirSync(join(folder, "servers"))).toHaveLength(5);
+  await vi.waitFor(() => expect(proxiesIn(folder)).toEqual([now.pid]), PATIENCE);
+});
+
+/** The PIDs of all proxies that work in a folder. */
+function proxiesIn(folder: string): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => {
+      try {
+        return (
+          readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("egress.js") &&
+          statSync(`/proc/${pid}/cwd`).ino === statSync(folder).ino
+        );
+      } catch {
+        return false;
+      }
+    })
+    .map(Number);
+}
+
+it("after kill -9, the proxy is started again, and knows the servers that run", async () => {
+  const { context, folder } = newFleet();
+  const launchId = randomUUID();
+  await openEgress(context, launchId, { user: "alice", server: "alice-1", allow: [] });
+  const first = await proxyIn(folder);
+  process.kill(first.pid, "SIGKILL");
+  await vi.waitFor(async () => expect(await askProxy(folder)).toBeNull(), PATIENCE);
+  const second = await ensureProxy(context);
+  expect(second.id).not.toBe(first.id);
+  expect((await ensureProxy(context)).id).toBe(second.id);
+  expect(await answerOf(folder, launchId, "a.example:443")).toContain("allows no connection to a.example");
+});
+
+it("a proxy that hangs is replaced, and ends when it runs again", async () => {
+  const { context, folder } = newFleet();
+  await openEgress(context, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
+  const first = (await proxyIn(folder)).pid;
+  process.kill(first, "SIGSTOP");
+  onTestFinished(() => {
+    if (isRunning(first)) process.kill(first, "SIGKILL");
+  });
+  const second = await ensureProxy(context);
+  expect(second.pid).not.toBe(first);
+  process.kill(first, "SIGCONT");
+  await vi.waitFor(() => expect(isRunning(first)).toBe(false), PATIENCE);
+  expect((await proxyIn(folder)).pid).toBe(second.pid);
+});
+
+it("the proxy ends when no server lives, and leaves no socket and no rules", async () => {
+  const { context, folder } = newFleet();
+  const [live, dead] = [randomUUID(), randomUUID()];
+  const server = serverProcess(live);
+  for (const launchId of [live, dead]) {
+    await openEgress(context, launchId, { user: "alice", server: "alice-1", allow: [] });
+    old(rulesPath(folder, launchId));
+  }
+  writeFileSync(join(folder, "egress.log"), "");
+  const pid = (await proxyIn(folder)).pid;
+  await vi.waitFor(() => expect(readdirSync(join(folder, "servers"))).toEqual([`${live}.json`]), PATIENCE);
+  expect(isRunning(pid)).toBe(true);
+  server.kill("SIGKILL");
+  await vi.waitFor(() => expect(isRunning(pid)).toBe(false), PATIENCE);
+  expect(readdirSync(folder).filter((name) => /^egress(?:\.[0-9a-f]{12})?$/.test(name))).toEqual([]);
+  expect(readdirSync(join(folder, "servers"))).toEqual([]);
+});
+
+it("the proxy ends when its folder is deleted", async () => {
+  const { context, folder } = newFleet();
+  await openEgress(context, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
+  const pid = (await proxyIn(folder)).pid;
+  rmSync(folder, { recursive: true });
+  await vi.waitFor(() => expect(isRunning(pid)).toBe(false), PATIENCE);
+  expect(existsSync(folder)).toBe(false);
+});

@@ -1,0 +1,60 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, it, onTestFinished } from "vitest";
+import { RefusalLog } from "../../../src/sandbox/network/refusal-log.js";
+
+const REFUSED = {
+  user: "alice",
+  server: "alice-1",
+  target: { host: "a.example", port: 443 },
+  result: "refused",
+  detail: 'a text with "quotes" and\na second line',
+} as const;
+
+function newLog(limits?: { perMinute: number; bytes: number }) {
+  const folder = mkdtempSync(join(tmpdir(), "fleet-egress-"));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  const path = join(folder, "egress.log");
+  const read = () =>
+    readFileSync(path, "utf8")
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as { server: string; detail: string });
+  return { log: new RefusalLog(path, limits), folder, path, read };
+}
+
+it("each refused request is one line that only the fleet's account can read", () => {
+  const { log, path, read } = newLog();
+  log.write(REFUSED, 0);
+  expect(read()).toEqual([
+    { ...REFUSED, target: undefined, host: "a.example", port: 443, time: "1970-01-01T00:00:00.000Z" },
+  ]);
+  expect(statSync(path).mode & 0o777).toBe(0o600);
+});
+
+it("a server with many refused requests leaves room for the lines of others", () => {
+  const { log, read } = newLog({ perMinute: 2, bytes: 1_000_000 });
+  for (let count = 0; count < 50; count++) log.write(REFUSED, 0);
+  log.write({ ...REFUSED, server: "bob-1" }, 1_000);
+  log.write(REFUSED, 61_000);
+  expect(read().map(({ server, detail }) => [server, detail.slice(0, 16)])).toEqual([
+    ["alice-1", 'a text with "quo'],
+    ["alice-1", 'a text with "quo'],
+    ["bob-1", 'a text with "quo'],
+    ["alice-1", "48 more requests"],
+    ["alice-1", 'a text with "quo'],
+  ]);
+});
+
+it("the log takes a limited size", () => {
+  const { log, folder, path } = newLog({ perMinute: 1_000, bytes: 1_000 });
+  for (let count = 0; count < 200; count++) log.write(REFUSED, 0);
+  expect(readdirSync(folder).sort()).toEqual(["egress.log", "egress.log.1"]);
+  expect(statSync(path).size + statSync(`${path}.1`).size).toBeLessThan(3_000);
+});
+
+it("a log that cannot be written stops nothing", () => {
+  const { folder } = newLog();
+  expect(() => new RefusalLog(join(folder, "none", "egress.log")).write(REFUSED)).not.toThrow();
+});
