@@ -160,6 +160,18 @@ it.skipIf(!isPossible)("a stranger who takes the port of a dead bridge gets no c
   expect(connections).toBe(0);
 });
 
+it.skipIf(!isPossible)("serve leaves the bridge of a server without sessions alone", async () => {
+  const fleet = await faultFleet({ ...RESTRICTED, ...FAST_HEALTH });
+  await fleet.spawn("alice");
+  const pair = await pairOf(fleet);
+  const serving = await serve(fleet);
+  // Processes without a session would be ended after 12 intervals.
+  await eventually("probes", async () => (await serving.metric("probes_total")) > 20);
+  expect(await pairOf(fleet)).toEqual(pair);
+  expect(isRunning(pair.bridge)).toBe(true);
+  await serving.end();
+});
+
 it.skipIf(!isPossible)("serve restarts a server whose bridge has died", async () => {
   const fleet = await faultFleet({ ...RESTRICTED, ...FAST_HEALTH });
   await fleet.ok(["create", "--user", "alice", "--id", "one", "--prompt", "hello"]);

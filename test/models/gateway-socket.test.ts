@@ -35,6 +35,7 @@ it("a gateway's socket serves the same HTTP server as its port, and is gone afte
     asked.on("error", reject).end();
   });
   expect(answer).toContain('"id":"echo"');
+  await Promise.all([socket.close(), socket.close()]);
   await socket.close();
   await model.close();
   expect(socketsIn(folder)).toEqual([]);

@@ -56,8 +56,9 @@ export class GatewaySocket {
     }
   }
 
-  /** Removes the socket and cuts its connections. */
+  /** Removes the socket and cuts its connections. May be called twice. */
   async close(): Promise<void> {
+    if (!this.#server.listening) return;
     const closed = once(this.#server, "close");
     this.#server.close();
     for (const connection of this.#connections) connection.destroy();

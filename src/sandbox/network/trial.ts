@@ -4,7 +4,8 @@ import { TRIAL_PATHS } from "../paths.js";
 import type { Mechanism } from "../sandbox.js";
 import { inTrialNamespace } from "./namespace.js";
 
-const trials = new Map<Mechanism, Promise<string | null>>();
+/** The mechanisms in which a network namespace was tried, with the reason if it failed. */
+const trials = new WeakMap<Mechanism, string | null>();
 
 /**
  * Why the configured network cannot be restricted on this machine. Null if it can be, or if it is open.
@@ -21,13 +22,11 @@ export async function failureOfNetwork(
   if (mechanism.not.includes("system-calls")) {
     return "the sandbox that works on this machine does not restrict system calls";
   }
-  const known = trials.get(mechanism) ?? attempt(mechanism);
-  trials.set(mechanism, known);
-  return await known;
-}
-
-async function attempt(mechanism: Mechanism): Promise<string | null> {
+  const known = trials.get(mechanism);
+  if (known !== undefined) return known;
   const [program, ...args] = inTrialNamespace(mechanism.wrap(["/bin/true"], TRIAL_PATHS));
   const { failure } = await run(program, args);
-  return failure === null ? null : `a network namespace failed (${failure})`;
+  const why = failure === null ? null : `a network namespace failed (${failure})`;
+  trials.set(mechanism, why);
+  return why;
 }

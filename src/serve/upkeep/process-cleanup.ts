@@ -38,7 +38,7 @@ export class ProcessCleanup {
     const seen = new Set<string>();
     for (const server of servers) {
       const processes = this.#processes.of(server.launchId ?? "");
-      const own = withAncestors(server.process?.pid, processes);
+      const own = ownProcesses(server, processes);
       const children = processes.filter(({ identity }) => !own.has(identity.pid));
       const due = withoutOwner(server, children).filter(({ identity }) => {
         const key = `${identity.pid} ${identity.startTicks}`;
@@ -75,10 +75,10 @@ export class ProcessCleanup {
   }
 }
 
-/** The PIDs of a server and of the processes of its sandbox, which are its ancestors. */
-function withAncestors(pid: number | undefined, processes: readonly LaunchedProcess[]): ReadonlySet<number> {
-  const found = new Set<number>();
-  for (let at = pid; at !== undefined && !found.has(at); ) {
+/** The PIDs of a server and of the processes of its sandbox, which are its bridge and its ancestors. */
+function ownProcesses({ process }: ServerRecord, processes: readonly LaunchedProcess[]): ReadonlySet<number> {
+  const found = new Set(process?.bridge === undefined ? [] : [process.bridge.pid]);
+  for (let at = process?.pid; at !== undefined && !found.has(at); ) {
     found.add(at);
     at = processes.find(({ identity }) => identity.pid === at)?.parent;
   }

@@ -1,0 +1,83 @@
+/**
+ * Compares servers with `sandbox.network: "none"` with servers without a sandbox: the time of `spawn`, the private memory of all
+ * processes of an idle server with one session, and the time of a turn, whose model requests pass through the bridge.
+ *
+ * Run: npm run build && npx tsx bench/network.ts [rounds]
+ */
+import { Fleet } from "../src/index.js";
+import { processesByLaunch } from "../src/runtime/process/launches.js";
+import { system } from "../src/system/system.js";
+import { claim, compare, fleetCommand, printMachine, ratio, withState } from "./measure.js";
+
+const rounds = Number(process.argv[2] ?? 21);
+const TURNS = 20;
+const KB = 1024;
+
+const SETTINGS = {
+  "no sandbox": { COPILOTFLEET_SANDBOX_MODE: "none" },
+  "landlock, no network": { COPILOTFLEET_SANDBOX_MODE: "landlock", COPILOTFLEET_SANDBOX_NETWORK: "none" },
+  "bwrap, no network": { COPILOTFLEET_SANDBOX_MODE: "bwrap", COPILOTFLEET_SANDBOX_NETWORK: "none" },
+} as const;
+type Setting = keyof typeof SETTINGS;
+const ALL = Object.keys(SETTINGS) as Setting[];
+const userOf = (setting: Setting) => setting.replace(/\W+/g, "-");
+
+printMachine();
+await withState(async (env, folder) => {
+  const spawned = await compare(
+    rounds,
+    ALL.map((setting) => ({
+      name: `spawn, ${setting}`,
+      round: async () => {
+        const start = performance.now();
+        await fleetCommand(["spawn", "--user", "bench"], { ...env, ...SETTINGS[setting] });
+        const took = performance.now() - start;
+        await fleetCommand(["stop", "--all", "--force"], env);
+        return took;
+      },
+    })),
+  );
+  const without = "spawn, no sandbox";
+  claim("spawn with bwrap and no network / without", ratio(spawned, "spawn, bwrap, no network", without), 1.4);
+  claim("spawn with landlock and no network / without", ratio(spawned, "spawn, landlock, no network", without), 1.4);
+
+  const open = async (setting: Setting) => {
+    const fleet = await Fleet.open({ env: { ...env, ...SETTINGS[setting] }, cwd: folder });
+    const session = await fleet.createSession({ user: userOf(setting), purpose: "bench" });
+    return { setting, fleet, session };
+  };
+  const opened = await Promise.all(ALL.map(open));
+  try {
+    // `bench/sandbox.ts` compares the memory of the servers themselves.
+    const launches = [...processesByLaunch(env.COPILOTFLEET_HOME ?? "").values()];
+    const beside: number[] = [];
+    for (const { setting, fleet } of opened) {
+      const pid = (await fleet.servers.list()).find(({ user }) => user === userOf(setting))?.pid;
+      const others = launches.find((all) => all.some(({ identity }) => identity.pid === pid)) ?? [];
+      const bytes = others
+        .filter(({ identity }) => identity.pid !== pid)
+        .map(({ identity }) => system().processes.privateMemoryBytes(identity.pid) ?? 0);
+      beside.push(bytes.reduce((all, one) => all + one, 0));
+      console.log(`${setting}: ${bytes.length} further processes with ${Math.round((beside.at(-1) ?? 0) / KB)} kB`);
+    }
+    claim("private memory of the further processes, in MB", Math.max(...beside) / KB / KB, 3);
+
+    const turns = await compare(
+      rounds,
+      opened.map(({ setting, fleet, session }) => ({
+        name: `${TURNS} turns, ${setting}`,
+        round: async () => {
+          for (let turn = 0; turn < TURNS; turn++) await fleet.send(session, "hello");
+          return undefined;
+        },
+      })),
+    );
+    claim(
+      "turn with bwrap and no network / without",
+      ratio(turns, `${TURNS} turns, bwrap, no network`, `${TURNS} turns, no sandbox`),
+      1.05,
+    );
+  } finally {
+    for (const { fleet } of opened) await fleet.close();
+  }
+});
