@@ -68,11 +68,16 @@ export class ModelProvider implements AsyncDisposable {
    * The provider as `session.create` and `session.resume` take it, for one session. Null for GitHub's own models. With the
    * model gateway or the echo model, it works until the last {@link keep} of the session ends, or this process.
    *
-   * @param server the server of the session. If its network is restricted, every provider needs the model gateway.
+   * @param server the server of the session. If its network is restricted, every provider needs the model gateway. If it has
+   * an allow-list, this starts its proxy again if that has died.
    * @throws FleetError as {@link check}.
    */
   async of(sessionId: string, server: ModelUser): Promise<ProviderConfig | null> {
     await this.check();
+    if (server.sandbox?.network === "allow-list") {
+      const { ensureProxy } = await import("../sandbox/network/egress.js");
+      await ensureProxy(this.#networkFolder);
+    }
     const { provider, modelGateway } = this.#settings;
     if (provider === null) return null;
     if (provider.type === "echo") {

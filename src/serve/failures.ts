@@ -39,6 +39,7 @@ export async function attempt(reports: Reports, failure: string, work: () => unk
 const WELL_AGAIN = {
   "the servers could not be checked": "the servers can be checked again",
   "the use of the servers could not be checked": "the servers can be checked again",
+  "the proxy of servers could not be started": "the proxy of servers runs again",
   "the shared storage is not available": "the shared storage is available again",
 } as const;
 

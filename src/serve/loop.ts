@@ -9,6 +9,7 @@ import { LoopTimer } from "./loop-timer.js";
 import { Operations } from "./operations.js";
 import { Measurements } from "./report/measurements.js";
 import { ServerProcesses } from "./report/server-processes.js";
+import { EgressWatch } from "./upkeep/egress-watch.js";
 import { IdleStopper } from "./upkeep/idle-stopper.js";
 import { ProcessCleanup } from "./upkeep/process-cleanup.js";
 import { Recycler } from "./upkeep/recycler.js";
@@ -32,6 +33,7 @@ export class SupervisorLoop {
   readonly #processCleanup: ProcessCleanup;
   readonly #idleStopper: IdleStopper;
   readonly #serverLimits: ServerLimits;
+  readonly #egress: EgressWatch;
   readonly #measurements: Measurements;
   readonly #checks: RegularChecks;
   readonly #lost = new AbortController();
@@ -53,6 +55,7 @@ export class SupervisorLoop {
     this.#processCleanup = new ProcessCleanup(context, this.#operations, processes);
     this.#idleStopper = new IdleStopper(context, this.#operations, signal);
     this.#serverLimits = new ServerLimits(context, this.#operations);
+    this.#egress = new EgressWatch(context);
     this.#measurements = new Measurements(context, processes);
     this.#checks = new RegularChecks(context);
   }
@@ -145,5 +148,6 @@ export class SupervisorLoop {
     this.#serverLimits.look(running);
     for (const server of running) await enforceCap(this.#context, server);
     await this.#measurements.look(registry, running);
+    await this.#checks.run("the proxy of servers could not be started", async () => await this.#egress.look(running));
   }
 }

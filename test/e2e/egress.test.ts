@@ -22,6 +22,8 @@ import { LAUNCH_VARIABLE } from "../../src/model/process.js";
 import { askProxy, type EgressStatus } from "../../src/sandbox/network/ask.js";
 import { ensureProxy, openEgress } from "../../src/sandbox/network/egress.js";
 import { networkFolder } from "../../src/sandbox/network/folder.js";
+import type { FleetMetrics } from "../../src/serve/report/metrics.js";
+import { EgressWatch } from "../../src/serve/upkeep/egress-watch.js";
 import { isRunning } from "../fixtures/processes.js";
 
 const PATIENCE = { timeout: 30_000, interval: 50 };
@@ -33,11 +35,13 @@ function newFleet() {
   mkdirSync(stateRoot, { mode: 0o700 });
   const folder = networkFolder(stateRoot);
   onTestFinished(async () => {
+    delete process.env.EGRESS_TEST_SECRET;
     const running = await askProxy(folder);
     rmSync(parent, { recursive: true });
     if (running !== null) process.kill(running.pid, "SIGKILL");
   });
-  return { context: { stateRoot, env: { ...process.env, SECRET: "canary" } }, folder };
+  process.env.EGRESS_TEST_SECRET = "canary";
+  return { stateRoot, folder };
 }
 
 /** A process with a launch id, as a server has it. */
@@ -70,15 +74,15 @@ const old = (path: string) => utimesSync(path, new Date(Date.now() - 120_000), n
 const rulesPath = (folder: string, launchId: string) => join(folder, "servers", `${launchId}.json`);
 
 it("the proxy applies the rules of each server, and logs refusals with the user", async () => {
-  const { context, folder } = newFleet();
+  const { stateRoot, folder } = newFleet();
   const host = createServer((socket) => socket.end());
   host.listen(0, "127.0.0.1");
   await once(host, "listening");
   onTestFinished(() => void host.close());
   const target = `127.0.0.1:${(host.address() as AddressInfo).port}`;
   const [alice, bob] = [randomUUID(), randomUUID()];
-  await openEgress(context, alice, { user: "alice", server: "alice-1", allow: [target] });
-  await openEgress(context, bob, { user: "bob", server: "bob-1", allow: ["localhost:*"] });
+  await openEgress(stateRoot, alice, { user: "alice", server: "alice-1", allow: [target] });
+  await openEgress(stateRoot, bob, { user: "bob", server: "bob-1", allow: ["localhost:*"] });
   expect(statSync(rulesPath(folder, alice)).mode & 0o777).toBe(0o600);
   expect(await answerOf(folder, alice, target)).toContain("200 Connection established");
   expect(await answerOf(folder, bob, target)).toContain("403 Forbidden by sandbox.allow");
@@ -99,13 +103,13 @@ it("the proxy applies the rules of each server, and logs refusals with the user"
 });
 
 it("after many starts at the same time, one proxy is left, and every starter finds it", async () => {
-  const { context, folder } = newFleet();
-  await openEgress(context, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
+  const { stateRoot, folder } = newFleet();
+  await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
   const first = await proxyIn(folder);
   process.kill(first.pid, "SIGKILL");
   const starter = `
     import { openEgress } from ${JSON.stringify(join(import.meta.dirname, "../../src/sandbox/network/egress.ts"))};
-    await openEgress(${JSON.stringify({ stateRoot: context.stateRoot, env: {} })}, process.argv[1], { user: null, server: "s", allow: [] });`;
+    await openEgress(${JSON.stringify(stateRoot)}, process.argv[1], { user: null, server: "s", allow: [] });`;
   const starters = [1, 2, 3, 4].map((n) =>
     spawn(process.execPath, ["--import", "tsx", "--input-type=module", "-e", starter, `launch-${n}`], {
       stdio: "inherit",
@@ -137,27 +141,27 @@ function proxiesIn(folder: string): number[] {
 }
 
 it("after kill -9, the proxy is started again, and knows the servers that run", async () => {
-  const { context, folder } = newFleet();
+  const { stateRoot, folder } = newFleet();
   const launchId = randomUUID();
-  await openEgress(context, launchId, { user: "alice", server: "alice-1", allow: [] });
+  await openEgress(stateRoot, launchId, { user: "alice", server: "alice-1", allow: [] });
   const first = await proxyIn(folder);
   process.kill(first.pid, "SIGKILL");
   await vi.waitFor(async () => expect(await askProxy(folder)).toBeNull(), PATIENCE);
-  const second = await ensureProxy(context);
+  const second = await ensureProxy(folder);
   expect(second.id).not.toBe(first.id);
-  expect((await ensureProxy(context)).id).toBe(second.id);
+  expect((await ensureProxy(folder)).id).toBe(second.id);
   expect(await answerOf(folder, launchId, "a.example:443")).toContain("allows no connection to a.example");
 });
 
 it("a proxy that hangs is replaced, and ends when it runs again", async () => {
-  const { context, folder } = newFleet();
-  await openEgress(context, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
+  const { stateRoot, folder } = newFleet();
+  await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
   const first = (await proxyIn(folder)).pid;
   process.kill(first, "SIGSTOP");
   onTestFinished(() => {
     if (isRunning(first)) process.kill(first, "SIGKILL");
   });
-  const second = await ensureProxy(context);
+  const second = await ensureProxy(folder);
   expect(second.pid).not.toBe(first);
   process.kill(first, "SIGCONT");
   await vi.waitFor(() => expect(isRunning(first)).toBe(false), PATIENCE);
@@ -165,11 +169,11 @@ it("a proxy that hangs is replaced, and ends when it runs again", async () => {
 });
 
 it("the proxy ends when no server lives, and leaves no socket and no rules", async () => {
-  const { context, folder } = newFleet();
+  const { stateRoot, folder } = newFleet();
   const [live, dead] = [randomUUID(), randomUUID()];
   const server = serverProcess(live);
   for (const launchId of [live, dead]) {
-    await openEgress(context, launchId, { user: "alice", server: "alice-1", allow: [] });
+    await openEgress(stateRoot, launchId, { user: "alice", server: "alice-1", allow: [] });
     old(rulesPath(folder, launchId));
   }
   writeFileSync(join(folder, "egress.log"), "");
@@ -183,10 +187,37 @@ it("the proxy ends when no server lives, and leaves no socket and no rules", asy
 });
 
 it("the proxy ends when its folder is deleted", async () => {
-  const { context, folder } = newFleet();
-  await openEgress(context, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
+  const { stateRoot, folder } = newFleet();
+  await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
   const pid = (await proxyIn(folder)).pid;
   rmSync(folder, { recursive: true });
   await vi.waitFor(() => expect(isRunning(pid)).toBe(false), PATIENCE);
   expect(existsSync(folder)).toBe(false);
+});
+
+it("serve starts the proxy again, and counts the requests of both proxies", async () => {
+  const { stateRoot, folder } = newFleet();
+  const launchId = randomUUID();
+  await openEgress(stateRoot, launchId, { user: "alice", server: "alice-1", allow: [] });
+  const counted: Record<string, number> = {};
+  const metrics = {
+    egressRequested: (result: string, count: number) => {
+      counted[result] = (counted[result] ?? 0) + count;
+    },
+  };
+  const watch = new EgressWatch({ stateRoot, metrics: metrics as unknown as FleetMetrics });
+  const look = async () => await watch.look([{ sandbox: { mode: "landlock", not: [], network: "allow-list" } }]);
+  await answerOf(folder, launchId, "before.example:443");
+  await look();
+  await answerOf(folder, launchId, "a.example:443");
+  await look();
+  expect(counted).toMatchObject({ refused: 1, allowed: 0 });
+  process.kill((await proxyIn(folder)).pid, "SIGKILL");
+  await vi.waitFor(async () => expect(await askProxy(folder)).toBeNull(), PATIENCE);
+  await watch.look([{ sandbox: { mode: "landlock", not: [], network: "none" } }]);
+  expect(await askProxy(folder)).toBeNull();
+  await look();
+  await answerOf(folder, launchId, "b.example:443");
+  await look();
+  expect(counted).toMatchObject({ refused: 2 });
 });

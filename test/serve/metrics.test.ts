@@ -52,6 +52,9 @@ describe("the metrics", () => {
       ...Object.keys(ERRORS).map((code) => `errors_total{code="${code}"}`),
       ...["sessions_active", "turns_in_flight", "turns_stalled", "leases", "servers_memory_bytes", "draining"],
       ...["servers_without_sandbox", "servers_over_disk_limit"],
+      ...["allowed", "refused", "blocked", "failed", "limited"].map(
+        (result) => `egress_connections_total{result="${result}"}`,
+      ),
       ...["memory", "processes", "disk"].map((limit) => `server_limits_reached_total{limit="${limit}"}`),
       ...["server_crash_loops_total", "evictions_total", "gc_deleted_sessions_total", "gc_freed_bytes_total"],
       ...["gc_last_success_timestamp_seconds", "turn_duration_seconds_count", "probe_duration_seconds_count"],
@@ -109,6 +112,11 @@ describe("the metrics", () => {
     ["a drain", (m) => m.drains(), { draining: 1 }],
     ["a recycling", (m) => m.recycled("memory"), { 'server_recycles_total{reason="memory"}': 1 }],
     ["a crash loop", (m) => m.crashLooped(), { server_crash_loops_total: 1 }],
+    [
+      "requests to the proxy of servers",
+      (m) => m.egressRequested("refused", 2),
+      { 'egress_connections_total{result="refused"}': 2 },
+    ],
     ["a limit of a server", (m) => m.limitReached("memory", 3), { 'server_limits_reached_total{limit="memory"}': 3 }],
     ["servers without room", (m) => m.overDisk(2), { servers_over_disk_limit: 2 }],
     ["evictions", (m) => m.evicted(3), { evictions_total: 3 }],
@@ -156,7 +164,17 @@ describe("the metrics", () => {
     metrics.observe({ ...SNAPSHOT, serversByState: foreign });
     expect(await metrics.text()).not.toContain("alice");
     const names = new Set([...(await metrics.text()).matchAll(/([a-z]+)="/g)].map(([, name]) => name));
-    expect([...names].sort()).toEqual(["code", "le", "limit", "node", "outcome", "reason", "state", "version"]);
+    expect([...names].sort()).toEqual([
+      "code",
+      "le",
+      "limit",
+      "node",
+      "outcome",
+      "reason",
+      "result",
+      "state",
+      "version",
+    ]);
   });
 
   it("the metrics of two supervisors in one process stay apart, and out of prom-client's own registry", async () => {

@@ -7,6 +7,7 @@ import { chooseLimits } from "../../sandbox/limits/limits.js";
 import { sandboxNow, tryMechanisms } from "../../sandbox/sandbox.js";
 import { failureOfBwrap } from "../../sandbox/tool-sandbox.js";
 import { adviceOf, type Finding, failed, ok, type Row, warning } from "./checks.js";
+import { networkProblem } from "./network.js";
 import { serviceAnswers } from "./service.js";
 
 export interface SettingsContext extends LoadedConfig {
@@ -45,8 +46,8 @@ async function isolationOf({ config }: LoadedConfig): Promise<Finding> {
 }
 
 /** Reports which sandbox servers get, and what an agent can still do in it. */
-async function sandboxWorks({ config, env }: SettingsContext): Promise<Finding> {
-  const { mode, tools } = config.sandbox;
+async function sandboxWorks({ config, env, stateRoot }: SettingsContext): Promise<Finding> {
+  const { mode, tools, network } = config.sandbox;
   if (mode === "none") {
     const detail = 'none, because sandbox.mode is "none"';
     if (tools === "none") return ok(detail);
@@ -54,11 +55,14 @@ async function sandboxWorks({ config, env }: SettingsContext): Promise<Finding> 
     if (failure === null) return ok(`${detail}; the tools of agents run in bwrap`);
     return failed(`${detail}; and bwrap, in which the tools of agents should run, failed (${failure})`);
   }
+  const problem = await networkProblem({ config, stateRoot });
+  if (problem !== null) return problem;
   const report = await sandboxNow(config);
   const failures = (await tryMechanisms(mode)).flatMap((attempt) => ("why" in attempt ? [attempt.why] : []));
   if (report.mode !== "none") {
     const items = [...failures, ...report.not.map((lacking) => `an agent can ${PROTECTIONS[lacking]}`)];
-    return { level: "ok", detail: `${report.mode} works`, items };
+    const restricted = network === "open" ? "" : `, and sandbox.network "${network}"`;
+    return { level: "ok", detail: `${report.mode} works${restricted}`, items };
   }
   const fix =
     mode === "bwrap"

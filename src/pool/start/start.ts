@@ -222,7 +222,7 @@ export async function launchOnFreePort(
   const { network, allow } = config.sandbox;
   if (network === "allow-list") {
     const { openEgress } = await import("../../sandbox/network/egress.js");
-    await openEgress({ stateRoot, env }, launchId, { user: server.user, server: server.id, allow });
+    await openEgress(stateRoot, launchId, { user: server.user, server: server.id, allow });
   }
   const tried = new Set<number>();
   let { port } = launch;

@@ -17,44 +17,37 @@ const VARIABLES = "PATH TZ LANG RES_OPTIONS LOCALDOMAIN COPILOTFLEET_SYSTEM".spl
 /** Each look-up of a name takes one of these. */
 const THREADS = "64";
 
-export interface EgressContext {
-  stateRoot: string;
-  /** The fleet's environment. */
-  env: NodeJS.ProcessEnv;
-}
-
 /**
  * Lets a server that is about to start reach the hosts in `allow` through the proxy, and starts the proxy if necessary.
  *
  * @throws FLEET_SANDBOX_UNUSABLE if the proxy does not start
  */
-export async function openEgress(context: EgressContext, launchId: string, entry: ServerEntry): Promise<void> {
-  const folder = makeNetworkFolder(context.stateRoot);
-  replaceStateFile(context.stateRoot, join(folder, SERVERS_FOLDER, `${launchId}.json`), entry);
+export async function openEgress(stateRoot: string, launchId: string, entry: ServerEntry): Promise<void> {
+  const folder = makeNetworkFolder(stateRoot);
+  replaceStateFile(stateRoot, join(folder, SERVERS_FOLDER, `${launchId}.json`), entry);
   const running = await askProxy(folder);
   // A proxy of another version is replaced here, and not by each process that uses a server.
-  if (running === null || running.version !== program().version) await startOnce(context, folder);
+  if (running === null || running.version !== program().version) await startOnce(folder);
 }
 
 /** Starts the proxy again if it has died. @throws FLEET_SANDBOX_UNUSABLE if it does not start */
-export async function ensureProxy(context: EgressContext): Promise<EgressStatus> {
-  const folder = makeNetworkFolder(context.stateRoot);
-  return (await askProxy(folder)) ?? (await startOnce(context, folder));
+export async function ensureProxy(folder: string): Promise<EgressStatus> {
+  return (await askProxy(folder)) ?? (await startOnce(folder));
 }
 
 const starting = new Map<string, Promise<EgressStatus>>();
 
-async function startOnce(context: EgressContext, folder: string): Promise<EgressStatus> {
-  const started = starting.get(folder) ?? start(context, folder).finally(() => starting.delete(folder));
+async function startOnce(folder: string): Promise<EgressStatus> {
+  const started = starting.get(folder) ?? start(folder).finally(() => starting.delete(folder));
   starting.set(folder, started);
   return await started;
 }
 
-async function start({ env }: EgressContext, folder: string): Promise<EgressStatus> {
+async function start(folder: string): Promise<EgressStatus> {
   const { path, version } = program();
   const output = openSync(join(folder, "egress.err"), "w", 0o600);
   try {
-    const given = Object.fromEntries(VARIABLES.map((name) => [name, env[name]]));
+    const given = Object.fromEntries(VARIABLES.map((name) => [name, process.env[name]]));
     spawn(process.execPath, [path, version], {
       cwd: folder,
       detached: true,

@@ -4,6 +4,7 @@ import { ERRORS, type FleetErrorCode } from "../../errors.js";
 import type { RequestReport } from "../../gateway/state/door/report.js";
 import { SERVER_STATES, type ServerState } from "../../model/server.js";
 import type { ModelRequests } from "../../models/gateway/exchange.js";
+import { EGRESS_RESULTS, type EgressResult } from "../../sandbox/network/outbound.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 
 /** Why a server was started again. `start`: it ended before its first answer. */
@@ -107,6 +108,11 @@ export class FleetMetrics {
     this.#series.serverLimits.inc({ limit }, count);
   }
 
+  /** Counts requests of servers to the proxy. */
+  egressRequested(result: EgressResult, count: number): void {
+    this.#series.egress.inc({ result }, count);
+  }
+
   /** Sets the number of running servers that take no turns, because their files take more than `sandbox.disk`. */
   overDisk(servers: number): void {
     this.#series.overDisk.set(servers);
@@ -192,6 +198,7 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
     unrestricted: gauge("servers_without_sandbox", "Running servers without a sandbox."),
     overDisk: gauge("servers_over_disk_limit", "Running servers whose files take more than sandbox.disk allows."),
     serverLimits: counterBy("server_limits_reached_total", "limit", SERVER_LIMITS, "Limits that servers reached."),
+    egress: counterBy("egress_connections_total", "result", EGRESS_RESULTS, "Connections that servers asked for."),
     activeSessions: gauge("sessions_active", "Sessions loaded in a server's memory."),
     turnsInFlight: gauge("turns_in_flight", "Turns that have begun and not ended."),
     turnsStalled: gauge("turns_stalled", "Turns in flight without a sign of life for too long."),

@@ -1,0 +1,27 @@
+import type { ServerRecord } from "../../model/server.js";
+import type { EgressStatus } from "../../sandbox/network/ask.js";
+import { networkFolder } from "../../sandbox/network/folder.js";
+import { EGRESS_RESULTS } from "../../sandbox/network/outbound.js";
+import type { ServeContext } from "../context.js";
+
+/** Starts the proxy of servers with an allow-list again if it has died, and counts their requests. */
+export class EgressWatch {
+  readonly #context: Pick<ServeContext, "stateRoot" | "metrics">;
+  #last: EgressStatus | null = null;
+
+  constructor(context: Pick<ServeContext, "stateRoot" | "metrics">) {
+    this.#context = context;
+  }
+
+  async look(servers: readonly Pick<ServerRecord, "sandbox">[]): Promise<void> {
+    if (!servers.some(({ sandbox }) => sandbox?.network === "allow-list")) return;
+    const { ensureProxy } = await import("../../sandbox/network/egress.js");
+    const now = await ensureProxy(networkFolder(this.#context.stateRoot));
+    // Requests from before this process count for nobody, and a new proxy has begun with zero.
+    const before = this.#last === null ? now.counts : this.#last.id === now.id ? this.#last.counts : null;
+    this.#last = now;
+    for (const result of EGRESS_RESULTS) {
+      this.#context.metrics.egressRequested(result, now.counts[result] - (before?.[result] ?? 0));
+    }
+  }
+}
