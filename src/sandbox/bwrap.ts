@@ -1,5 +1,6 @@
 import type { Protection } from "../model/sandbox.js";
 import { run, tryLauncher } from "./landlock.js";
+import { mountCheck } from "./mounted.js";
 import { mountOptions } from "./mounts.js";
 import { contains, type Paths, TRIAL_PATHS } from "./paths.js";
 import type { Attempt, Command, Mechanism } from "./sandbox.js";
@@ -68,7 +69,7 @@ function within(launcher: Mechanism | null, command: Command, paths: Paths): Com
     ...(["/bin/sh", "-c", OUTSIDE, "sh", ...OPTIONS] as const),
     ...mountOptions(launcher === null ? paths : { ...paths, read: [...paths.read.map(inFewMounts), inner[0]] }),
     ...["--bind", LAST_PID, LAST_PID],
-    ...["--", "/bin/sh", "-c", INSIDE, "sh"],
+    ...["--", "/bin/sh", "-c", `${mountCheck(paths)}${INSIDE}`, "sh"],
     ...["setpriv", ...WITHOUT_CAPABILITIES, ...inner],
   ];
 }

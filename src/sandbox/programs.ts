@@ -12,7 +12,7 @@ export function packageFolder(): string | null {
 }
 
 /** Programs, libraries and settings of the machine. No server may change anything in these folders. */
-const OF_THE_MACHINE =
+export const OF_THE_MACHINE =
   "/bin /boot /dev /etc /gnu /lib /lib32 /lib64 /libx32 /nix /proc /sbin /sys /usr /var/spool".split(" ");
 /** These contain folders of many programs. A server may change one folder in them, but not the whole. */
 const OF_MANY = ["/opt", "/run", "/var"];

@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, realpathSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, realpathSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, it, onTestFinished } from "vitest";
@@ -96,5 +96,34 @@ it.skipIf(bwrapProblem !== undefined)(
     const run = await shell({ home, temporary: join(folder, "tmp"), read: [inner] });
     expect(run(`grep -c '${folder}' /proc/self/mounts`).stdout.trim()).toBe("2");
     expect(run(`echo x > '${inner}/file'`).status).toBe(0);
+  },
+);
+
+it.skipIf(bwrapProblem !== undefined).each(["before", "after"])(
+  "bwrap does not give a folder that was replaced by a link %s the fleet had made the command",
+  async (moment) => {
+    const folder = folderOf("home", "tmp", "work/of alice", "secret");
+    writeFileSync(join(folder, "secret", "file"), "a secret");
+    const bound = join(folder, "work", "of alice");
+    const mechanism = await tryBwrap();
+    if ("why" in mechanism) throw new Error(mechanism.why);
+    const paths = serverPaths({
+      ...{ hidden: [], runtimePath: "/bin/sh", own: [join(folder, "home"), join(folder, "tmp")] },
+      ...{ read: [], write: [bound] },
+    });
+    const replace = () => {
+      renameSync(bound, `${bound}.old`);
+      symlinkSync(join(folder, "secret"), bound);
+    };
+    if (moment === "before") replace();
+    const wrapped = () => mechanism.wrap(["/bin/sh", "-c", `cat '${bound}/file'`], paths);
+    if (moment === "before") return expect(wrapped).toThrow("was removed or replaced by a link");
+    const [program, ...args] = wrapped();
+    replace();
+    expect(spawnSync(program, args, { encoding: "utf8" })).toMatchObject({
+      status: 126,
+      stdout: "",
+      stderr: "A folder of the sandbox was replaced while bwrap started.\n",
+    });
   },
 );

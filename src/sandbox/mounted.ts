@@ -1,0 +1,59 @@
+import { closeSync, constants, fstatSync, openSync, readlinkSync } from "node:fs";
+import { shellQuote } from "../config/values/text.js";
+import { FleetError, quote, systemCode } from "../errors.js";
+import { system } from "../system/system.js";
+import { contains, type Paths } from "./paths.js";
+import { OF_THE_MACHINE } from "./programs.js";
+
+/*
+ * bwrap follows links when it mounts a folder. An agent that can change a folder above it, for example with the binds of an
+ * earlier configuration, could put a link there between the fleet's check and the mount. So process 1 of the sandbox
+ * compares what bwrap mounted with what the fleet had checked.
+ */
+
+/** From fcntl.h, for all processors that the runtime supports. Node.js does not name it. */
+const O_PATH = 0o10000000;
+
+/**
+ * Lines of shell that end with code 126 unless everything that bwrap mounted is what is at these paths now. Leaves out the
+ * folders of the machine, which only root can change.
+ *
+ * @throws FLEET_SANDBOX_UNSAFE if a path now leads through a link
+ */
+export function mountCheck({ read, write }: Paths): string {
+  const isOfMachine = (path: string) => path === "/" || OF_THE_MACHINE.some((folder) => contains(folder, path));
+  const mounted = [...new Set([...read.filter((path) => !isOfMachine(path)), ...write])];
+  if (mounted.length === 0) return "";
+  const identities = mounted.map(identityOf).join("\n");
+  return `[ "$(stat -c '%d %i' -- ${mounted.map(shellQuote).join(" ")})" = '${identities}' ] || {
+  echo "A folder of the sandbox was replaced while bwrap started." >&2
+  exit 126
+}
+`;
+}
+
+/** The numbers of the device and of the inode. */
+function identityOf(path: string): string {
+  const descriptor = open(path);
+  try {
+    const { dev, ino, mode } = fstatSync(descriptor, { bigint: true });
+    const isLink = (Number(mode) & constants.S_IFMT) === constants.S_IFLNK;
+    if (isLink || readlinkSync(system().files.pathOf(descriptor)) !== path) throw replaced(path);
+    return `${dev} ${ino}`;
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+function open(path: string): number {
+  try {
+    return openSync(path, O_PATH | constants.O_NOFOLLOW);
+  } catch (error) {
+    throw systemCode(error) === undefined ? error : replaced(path, error);
+  }
+}
+
+function replaced(path: string, cause?: unknown): FleetError {
+  const problem = `${quote(path)} was removed or replaced by a link after the fleet had checked it, perhaps by an agent.`;
+  return new FleetError("FLEET_SANDBOX_UNSAFE", problem, { cause, suggestions: [`ls -ld ${shellQuote(path)}`] });
+}
