@@ -17,6 +17,7 @@ import { userFleet } from "../fixtures/fleets/user-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
 import { ATTACKS, type Attack, CLEANING, MAKE_OBJECTS, MQ_OPEN, PREPARATION } from "../fixtures/programs/attacks.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
+import { without } from "../fixtures/programs/seccomp.js";
 
 /** Work that the agent may do in its own sandbox. */
 const NEEDS = {
@@ -63,11 +64,11 @@ async function succeeding(
 }
 
 /** A program that listens on a Unix socket. @returns the path of the socket */
-async function listen(path: string, uid: number): Promise<string> {
+async function listen(path: string, uid: number | null): Promise<string> {
   const server = createServer().listen(path);
   onTestFinished(() => void server.close());
   await once(server, "listening");
-  chownSync(path, uid, uid);
+  if (uid !== null) chownSync(path, uid, uid);
   return path;
 }
 
@@ -103,6 +104,8 @@ function makeObjects({ under = [] }: RunOptions): Objects {
 interface Case {
   mode: SandboxMode;
   as: "root" | "an ordinary user";
+  /** A system call that the machine does not have, so that a weaker sandbox takes the place of the strongest. */
+  lacking?: "seccomp" | "landlock_create_ruleset";
 }
 
 const ROOT = process.getuid?.() === 0;
@@ -112,13 +115,15 @@ const CASES: Case[] = [
   ...(bwrapProblem === undefined
     ? (["root", "an ordinary user"] as const).map((as) => ({ mode: "bwrap", as }) as const)
     : []),
+  { mode: "landlock", as: "root", lacking: "seccomp" },
+  ...(bwrapProblem === undefined ? ([{ mode: "bwrap", as: "root", lacking: "landlock_create_ruleset" }] as const) : []),
   { mode: "none", as: "root" },
   { mode: "none", as: "an ordinary user" },
 ];
 
 it.skipIf(!ROOT).each(CASES)(
-  "an agent with a shell in the sandbox $mode of $as does no damage, and without a sandbox all of it",
-  async ({ mode, as }) => {
+  "an agent with a shell in the sandbox $mode of $as (lacking: $lacking) does no damage, and without a sandbox all of it",
+  async ({ mode, as, lacking }) => {
     await using model = await startToolModel();
     const env: NodeJS.ProcessEnv = {
       COPILOTFLEET_PROVIDER_TYPE: "openai",
@@ -128,7 +133,8 @@ it.skipIf(!ROOT).each(CASES)(
     };
     const user = as === "root" ? null : await userFleet(env);
     const fleet = user?.fleet ?? (await faultFleet(env));
-    const run: RunOptions = user === null ? {} : { under: user.under };
+    const under = lacking === undefined ? user?.under : without([lacking], fleet.folder);
+    const run: RunOptions = under === undefined ? {} : { under };
     const code = fileURLToPath(new URL("../../", import.meta.url)).replace(/\/$/, "");
     onTestFinished(() => rmSync(join(code, "attack"), { force: true }));
     const tokens = join(fleet.folder, "tokens");
@@ -157,6 +163,8 @@ it.skipIf(!ROOT).each(CASES)(
     expect(sandbox.mode).toBe(mode);
     const socket = await listen(join(fleet.folder, "socket"), user?.uid ?? 0);
     await listen(join(bound, "socket"), user?.uid ?? 0);
+    // Node.js 20 fills shorter names up with zeros.
+    const abstractSocket = await listen(`\0copilotfleet-${process.pid}`.padEnd(108, "-"), null);
     const bobHome = bob?.home ?? "";
     const serving = await serve(fleet, run);
     const variables = {
@@ -172,6 +180,7 @@ it.skipIf(!ROOT).each(CASES)(
       command: join(code, "bin", "run.js"),
       code,
       socket,
+      abstractSocket: abstractSocket.slice(1),
       alicePort: String(alice?.port),
       bobPort: String(bob?.port),
       ...makeObjects(run),
@@ -184,7 +193,9 @@ it.skipIf(!ROOT).each(CASES)(
     expect(await succeeding(fleet, allowed, variables, run)).toEqual(Object.keys(allowed));
     const left = attacks.filter(([, { open, needsRoot }]) => {
       if (needsRoot && as !== "root") return false;
-      return open === undefined ? mode === "none" : open !== "never" && sandbox.not.includes(open);
+      return open === undefined
+        ? mode === "none"
+        : open !== "never" && open.every((word) => sandbox.not.includes(word));
     });
     expect(await succeeding(fleet, scriptsOf("foreign"), variables, run)).toEqual(left.map(([name]) => name));
     expect(existsSync(join(bobHome, "attack"))).toBe(mode === "none");
