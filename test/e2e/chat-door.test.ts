@@ -9,6 +9,7 @@ import { Terminal } from "../fixtures/commands/terminal.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type Serving, serve } from "../fixtures/fleets/serve.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
+import { unused } from "../fixtures/sessions/unused.js";
 import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";
 
 let model: ScriptedModel;
@@ -135,26 +136,36 @@ describe("a chat through a front door", () => {
     expect(model.shown("!hold door-dies")).toBe(1);
   });
 
-  it("Ctrl-C cancels a turn that goes on after the connection to the front door was cut", async () => {
-    const proxy = await CuttingProxy.start(Number(door.split(":")[1]));
-    const args = ["chat", "--to", `127.0.0.1:${proxy.port}`, "--token-env", "FLEET_TOKEN"];
-    await using terminal = await ChatTerminal.open(laptop, args, { columns: 140, env: { FLEET_TOKEN: token } });
-    const id = /session ([0-9a-f-]{36})/.exec((await terminal.rows()).join(" "))?.[1] ?? "";
-    await terminal.send("one", /you said: one/);
-    // Without this second client, the front door would end the turn, because no client would have the session open.
-    await using _other = await chat([id]);
-    terminal.type("!hold cut-in-turn\r");
-    await eventually("the turn", () => model.shown("!hold cut-in-turn") > 0);
-    const isAsked = proxy.passes(/session\.metadata\.activity/);
-    proxy.cutAll();
-    await terminal.screenShows(/the connection ended, and is made again/);
-    await isAsked;
-    expect(await fleet.inTurn("alice", id)).toBe(true);
-    terminal.type(CTRL_C);
-    await terminal.waits(/The turn was cancelled\.|Nobody knows/);
-    await eventually("the end of the turn", async () => !(await fleet.inTurn("alice", id)));
-    await proxy.end();
-  });
+  it.each(["after the first event of the turn", "before the first event of the turn"])(
+    "Ctrl-C cancels a turn that goes on after the connection to the front door was cut %s",
+    async (when) => {
+      const prompt = `!hold ${unused("cut-in-turn")}`;
+      const proxy = await CuttingProxy.start(Number(door.split(":")[1]));
+      const args = ["chat", "--to", `127.0.0.1:${proxy.port}`, "--token-env", "FLEET_TOKEN"];
+      await using terminal = await ChatTerminal.open(laptop, args, { columns: 140, env: { FLEET_TOKEN: token } });
+      const id = /session ([0-9a-f-]{36})/.exec((await terminal.rows()).join(" "))?.[1] ?? "";
+      await terminal.send("one", /you said: one/);
+      // Without this second client, the front door would end the turn, because no client would have the session open.
+      await using _other = await chat([id]);
+      const isEarly = when.startsWith("before");
+      if (isEarly) proxy.loseAnswerTo(/session\.send/);
+      terminal.type(`${prompt}\r`);
+      await eventually("the turn", () => model.shown(prompt) > 0);
+      if (!isEarly) {
+        await terminal.screenShows(/Waiting for the model/);
+        proxy.cutAll();
+      }
+      const isAsked = proxy.passes(/session\.metadata\.activity/);
+      await terminal.screenShows(/the connection ended, and is made again/);
+      await isAsked;
+      expect(await fleet.inTurn("alice", id)).toBe(true);
+      terminal.type(CTRL_C);
+      // The prompt does not come back, because it is in the session.
+      await terminal.waits(/The turn was cancelled\.|Nobody knows/);
+      await eventually("the end of the turn", async () => !(await fleet.inTurn("alice", id)));
+      await proxy.end();
+    },
+  );
 
   it("chat --to puts an unsent prompt back into the input, and sends it once the front door is back", async () => {
     await using terminal = await chat();

@@ -129,7 +129,10 @@ export class Chat {
             },
             onWait: (wait) => view.report(wait),
             onLost: () => view.report("the connection ended, and is made again"),
-            onFound: () => turn.find(),
+            onFound: () => {
+              hasBegun = true;
+              turn.find();
+            },
           });
         } finally {
           await view.finish();
