@@ -16,8 +16,15 @@ class FakeSession {
     return () => undefined;
   }
 
+  /** How often the turn was aborted. */
+  aborts = 0;
+
   async send(): Promise<string> {
     return "mine";
+  }
+
+  async abort(): Promise<void> {
+    this.aborts++;
   }
 
   emit(type: string, data: object = {}): void {
@@ -30,8 +37,8 @@ async function answered(): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve));
 }
 
-function run(session: FakeSession, onDelta?: (text: string) => void, clock?: TestClock) {
-  const options = onDelta === undefined ? {} : { onDelta };
+function run(session: FakeSession, onDelta?: (text: string) => void, clock?: TestClock, signal?: AbortSignal) {
+  const options = { ...(onDelta === undefined ? {} : { onDelta }), ...(signal === undefined ? {} : { signal }) };
   return runTurn(session as unknown as CopilotSession, new Promise(() => undefined), { prompt: "x" }, options, clock);
 }
 
@@ -91,4 +98,30 @@ it("runTurn fails instead of returning another turn's answer when the server is 
   });
   expect(await over).toMatchObject({ code: "FLEET_TURN_FAILED", message: NEVER_BEGAN });
   expect(clock.now()).toBeGreaterThanOrEqual(7_000); // a busy server may begin a prompt late
+});
+
+it("runTurn aborts a prompt again that begins after the abort, because the server forgets an abort before the turn", async () => {
+  const session = new FakeSession();
+  const stop = new AbortController();
+  const turn = run(session, undefined, undefined, stop.signal);
+  await answered();
+  stop.abort(new Error("changed my mind"));
+  await eventually("the first abort", () => session.aborts === 1);
+  session.emit("user.message", { messageId: "mine" });
+  await eventually("the second abort", () => session.aborts === 2);
+  session.emit("session.idle");
+  await expect(turn).rejects.toThrow("changed my mind");
+});
+
+it("runTurn aborts a prompt that has begun only once, because the next turn may be another client's", async () => {
+  const session = new FakeSession();
+  const stop = new AbortController();
+  const turn = run(session, undefined, undefined, stop.signal);
+  await answered();
+  session.emit("user.message", { messageId: "mine" });
+  stop.abort(new Error("changed my mind"));
+  await eventually("the abort", () => session.aborts === 1);
+  session.emit("session.idle");
+  await expect(turn).rejects.toThrow("changed my mind");
+  expect(session.aborts).toBe(1);
 });

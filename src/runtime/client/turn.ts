@@ -26,12 +26,15 @@ type Outcome = { kind: "idle" } | { kind: "failed"; error: FleetError };
 /** The message of the error when the server is idle although it has not begun a prompt that it took. */
 export const NEVER_BEGAN =
   "The server took the prompt, but reported no turn for it. Check the session's history before you send the prompt again.";
-const ABORT_WAIT_MS = 2_000;
+/** How long to wait for the end of an aborted turn, and for the beginning of a prompt that has to be aborted. */
+const [ABORT_WAIT_MS, BEGIN_WAIT_MS] = [2_000, 10_000];
 /**
  * The pauses before we ask again whether the server is at work on a prompt, in milliseconds. A busy server begins a prompt
- * late, so we ask for several seconds. After an error, two questions are enough, because a failed prompt never begins.
+ * late, so we ask for several seconds. After an error, two questions are enough, because a failed prompt never begins. After
+ * an abort, the server has probably dropped the prompt, and a user waits.
  */
 const ASKED_AFTER_ERROR_MS = [0, 250];
+const ASKED_AFTER_ABORT_MS = [0, 250, 500, 1_000];
 const ASKED_MS = [0, 250, 500, 1_000, 2_000, 4_000];
 
 /**
@@ -66,11 +69,7 @@ export async function runTurn(
     return prompt.reply;
   } catch (error) {
     if (!stop.aborted) throw await asTurnError(error, session.sessionId, closed);
-    // Wait until this turn has ended. Otherwise, the next turn would count the `session.idle` of this turn as its own end.
-    // Ignore failures, because this turn may already be over.
-    const aborted = sent === undefined ? undefined : session.abort().then(() => ended);
-    using patience = deadline(ABORT_WAIT_MS);
-    await abortable(Promise.race([aborted, closed]), patience.signal).catch(() => undefined);
+    if (sent !== undefined) await prompt.abort(closed);
     if (options.signal?.aborted === true) throw options.signal.reason;
     throw turnTimeout(session.sessionId, options.timeoutMs);
   } finally {
@@ -82,14 +81,19 @@ export async function runTurn(
 class SentPrompt {
   readonly reply: TurnReply = { text: "", event: undefined };
   readonly ended: Promise<Outcome>;
+  /** Resolves when the server has begun the prompt, or the turn has ended. */
+  readonly #beginsOrEnds: Promise<unknown>;
   readonly #session: CopilotSession;
   readonly #listeners: Pick<TurnOptions, "onDelta" | "onEvent">;
   readonly #clock: Clock;
   #end: (outcome: Outcome) => void = () => undefined;
+  #onBegin: () => void = () => undefined;
   /** Events that arrived before the server's answer with the prompt's id. Null after that answer. */
   #early: SessionEvent[] | null = [];
   #messageId: string | undefined;
   #begun = false;
+  #isAborted = false;
+  #isOver = false;
   #failure: FleetError | undefined;
 
   constructor(session: CopilotSession, listeners: Pick<TurnOptions, "onDelta" | "onEvent">, clock: Clock) {
@@ -97,8 +101,40 @@ class SentPrompt {
     this.#listeners = listeners;
     this.#clock = clock;
     this.ended = new Promise((resolve) => {
-      this.#end = resolve;
+      this.#end = (outcome) => {
+        this.#isOver = true;
+        resolve(outcome);
+      };
     });
+    const begun = new Promise<void>((resolve) => {
+      this.#onBegin = resolve;
+    });
+    this.#beginsOrEnds = Promise.race([begun, this.ended]);
+  }
+
+  /**
+   * Aborts the turn and waits until it has ended. Otherwise, the next turn would count the `session.idle` of this turn as its
+   * own end. Ignores failures, because the turn may already be over.
+   */
+  async abort(closed: Promise<void>): Promise<void> {
+    const within = async (ms: number, work: Promise<unknown>) => {
+      using patience = deadline(ms);
+      await abortable(Promise.race([work, closed]), patience.signal);
+    };
+    this.#isAborted = true;
+    try {
+      const hadBegun = this.#begun;
+      await within(ABORT_WAIT_MS, this.#session.abort());
+      if (!hadBegun) {
+        // The server forgets an abort that arrives after the prompt and before the turn begins (measured with 1.0.85).
+        await within(BEGIN_WAIT_MS, this.#beginsOrEnds);
+        // The next turn may be another client's.
+        if (!this.#isOver) await within(ABORT_WAIT_MS, this.#session.abort());
+      }
+      await within(ABORT_WAIT_MS, this.ended);
+    } catch {
+      // The server is too slow, or the turn is over.
+    }
   }
 
   push(event: SessionEvent): void {
@@ -144,6 +180,7 @@ class SentPrompt {
 
   #begin(): void {
     this.#begun = true;
+    this.#onBegin();
     this.reply.text = "";
     this.reply.event = undefined;
     this.#failure = undefined;
@@ -154,12 +191,17 @@ class SentPrompt {
    * have lost it. Never rejects.
    */
   async #endUnlessAtWork(): Promise<void> {
-    for (const pauseMs of this.#failure === undefined ? ASKED_MS : ASKED_AFTER_ERROR_MS) {
+    for (const pauseMs of this.#pauses()) {
       await this.#clock.wait(pauseMs);
       if (this.#begun || (await this.#isAtWork())) return;
     }
     const error = this.#failure ?? turnFailed(this.#session.sessionId, NEVER_BEGAN);
     this.#end({ kind: "failed", error });
+  }
+
+  #pauses(): readonly number[] {
+    if (this.#failure !== undefined) return ASKED_AFTER_ERROR_MS;
+    return this.#isAborted ? ASKED_AFTER_ABORT_MS : ASKED_MS;
   }
 
   async #isAtWork(): Promise<boolean> {
