@@ -61,17 +61,19 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     fixes: ["copilotfleet doctor", "ulimit -n; ulimit -u; free -m"],
   },
   FLEET_SANDBOX_UNUSABLE: {
-    title: "The sandbox that sandbox.mode or sandbox.tools names does not work on this machine.",
+    title: "The sandbox that sandbox.mode, sandbox.tools or sandbox.network names does not work on this machine.",
     causes: [
       "The kernel has no Landlock (it needs Linux 5.13 or later, with landlock in its list of security modules).",
       "Neither the launcher in the package nor setpriv of util-linux 2.41 can run.",
       "For bwrap: the program bwrap is not installed, or the kernel, the container or a policy allows no user namespaces.",
+      "For sandbox.network: the launcher cannot run, the account may make no network namespaces, or the proxy does not start.",
     ],
     fixes: [
       "copilotfleet doctor",
       'Set sandbox.mode to "auto" for the best sandbox that works here.',
       "cat /sys/kernel/security/lsm # must contain landlock",
       "For bwrap: install bubblewrap, and let the fleet's account use user namespaces.",
+      "For sandbox.network: run serve as root with CAP_SYS_ADMIN, or let the fleet's account use user namespaces.",
     ],
   },
   FLEET_SANDBOX_UNSAFE: {
