@@ -13,6 +13,7 @@ import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";
 import { userFleet } from "../fixtures/fleets/user-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
+import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 import { grouped } from "../fixtures/programs/cgroups.js";
 
 const LIMITS = {
@@ -105,7 +106,7 @@ async function toolFleet(model: { baseUrl: string }, env: NodeJS.ProcessEnv, as:
 
 const ROOT = process.getuid?.() === 0;
 
-it.skipIf(!grouped).each(["auto", "none"])(
+it.skipIf(!grouped).each(["landlock", ...(bwrapProblem === undefined ? ["bwrap"] : []), "none"])(
   "with limits and sandbox.mode %s, an agent that takes too much harms neither its own server nor another user's",
   async (mode) => {
     await using model = await startToolModel();
