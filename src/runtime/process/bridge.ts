@@ -9,8 +9,8 @@ import { identify } from "./process-table.js";
  */
 
 /**
- * The identity of a server with its bridge, which is one of the other processes of its launch. Null if no process of them listens on the port of the
- * machine. A server with an open network needs no bridge.
+ * The identity of a server with its bridge, which is one of the other processes of its launch. Null if none of them listens on
+ * the port of the machine. A server with an open network needs no bridge.
  */
 export function withBridge(
   server: ProcessIdentity,
@@ -18,6 +18,8 @@ export function withBridge(
   processesOfLaunch: () => readonly ProcessIdentity[],
 ): ProcessIdentity | null {
   if (sandbox?.network === undefined) return server;
+  // Before its program makes the namespace, a process holds the listening socket of its later bridge.
+  if (listensHere(server.pid, port)) return null;
   const bridge = processesOfLaunch().find(({ pid }) => pid !== server.pid && listensHere(pid, port));
   return bridge === undefined ? null : { ...server, bridge: { pid: bridge.pid, startTicks: bridge.startTicks } };
 }
