@@ -9,6 +9,7 @@ import { askProxy } from "../../src/sandbox/network/ask.js";
 import { faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { startToolModel } from "../fixtures/models/tool-model.js";
 import { killed } from "../fixtures/processes.js";
+import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 import { networkProblem } from "../fixtures/programs/network.js";
 
 async function webServer(): Promise<number> {
@@ -18,16 +19,18 @@ async function webServer(): Promise<number> {
   return (server.address() as AddressInfo).port;
 }
 
-it.skipIf(networkProblem !== undefined)(
-  "an agent's curl reaches the allowed hosts and no others, also after the proxy was killed",
-  async () => {
+it
+  .skipIf(networkProblem !== undefined)
+  .each(["landlock", "bwrap"].filter((mode) => mode !== "bwrap" || bwrapProblem === undefined))(
+  "in %s, an agent's curl reaches the allowed hosts and no others, also after the proxy was killed",
+  async (mode) => {
     await using model = await startToolModel();
     const [allowed, other] = [await webServer(), await webServer()];
     const fleet = await faultFleet({
       COPILOTFLEET_PROVIDER_TYPE: "openai",
       COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
       COPILOTFLEET_SESSION_APPROVE: "all",
-      COPILOTFLEET_SANDBOX_MODE: "landlock",
+      COPILOTFLEET_SANDBOX_MODE: mode,
       COPILOTFLEET_SANDBOX_NETWORK: "allow-list",
       COPILOTFLEET_SANDBOX_ALLOW: `localhost:${allowed},127.0.0.1:${allowed},localhost:${other}`,
     });
