@@ -43,13 +43,13 @@ export interface ProcessTable {
   /** The PID namespace of this process. Within a namespace, no two processes have the same PID at the same time. */
   namespace(): string;
   find(pid: number): SeenProcess | null;
-  /** The PID of the process in its own PID namespace, or null if it is gone. */
+  /** The PID of the process in its own PID namespace, or null if it is gone or if the system does not show this PID. */
   innerPid(pid: number): number | null;
   /**
-   * How a zombie ended. A zombie is a process whose parent has not yet asked for its exit status. Null for any other
-   * process.
+   * How a zombie ended that started at this time, or also before it. A zombie is a process whose parent has not yet asked for
+   * its exit status. Null for any other process.
    */
-  exitOfZombie(pid: number, started: string): ProcessExit | null;
+  exitOfZombie(pid: number, started: string, when?: "then" | "then or before"): ProcessExit | null;
   /** The members of the process session with this leader. */
   inSession(leader: number): SeenProcess[];
   withVariable(name: string, value: string): SeenProcess[];

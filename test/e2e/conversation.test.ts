@@ -142,7 +142,7 @@ describe("send", () => {
     await Promise.all(ids.map((id) => fleet.create("alice", id, apart)));
     const replies = await Promise.all(ids.map((id) => fleet.send("alice", id, id, apart)));
     expect(replies).toEqual(ids.map((id) => `[turn 1] ${id}`));
-    expect(fleet.processes()).toHaveLength(1);
+    expect(fleet.servers()).toHaveLength(1);
   });
 });
 

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
-import { processesWith } from "../fixtures/processes.js";
+import { processesWith, withoutSandboxes } from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet({ COPILOTFLEET_PROVIDER_TYPE: undefined, OLLAMA_HOST: "127.0.0.1:1" });
@@ -387,7 +387,8 @@ describe("init on a terminal", () => {
     });
     await asked;
     const [trial = ""] = readdirSync(temporary);
-    expect(processesWith(`COPILOTFLEET_OWNER=${join(temporary, trial, "state")}`).length).toBe(1);
+    const started = processesWith(`COPILOTFLEET_OWNER=${join(temporary, trial, "state")}`);
+    expect(withoutSandboxes(started).length).toBe(1);
     terminal.type("\x03");
     expect(await terminal.done).toBe(130);
     expect(readdirSync(cwd)).toEqual(["temporary"]);

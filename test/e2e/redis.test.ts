@@ -181,7 +181,7 @@ describe.skipIf(problem !== undefined)("the fleet on Redis", () => {
     );
     for (const error of errors) expect(error).toMatchObject({ code: "FLEET_STATE_LOST" });
     printed.push(JSON.stringify(errors));
-    expect(lost.processes()).toEqual([pid]);
+    expect(lost.servers()).toEqual([pid]);
     const [, command = "false"] = /^(mv .*)$/m.exec(errors[0]?.suggestions.join("\n") ?? "") ?? [];
     const bin = join(lost.folder, "bin");
     await promisify(execFile)("sh", [

@@ -1,13 +1,15 @@
+import { spawn, spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { expect, it } from "vitest";
+import { expect, it, onTestFinished } from "vitest";
 import type { ServerRecord } from "../../src/model/server.js";
+import type { ServerView } from "../../src/pool/server.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { eventually } from "../fixtures/eventually.js";
 import { type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";
 import { directSession, echoModel } from "../fixtures/fleets/turns.js";
-import { isRunning, killed } from "../fixtures/processes.js";
+import { childrenOf, isRunning, killed } from "../fixtures/processes.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 
 /** The life of servers in the sandbox bwrap, where the runtime has another PID inside than outside. */
@@ -154,3 +156,26 @@ it.skipIf(bwrapProblem !== undefined)("a suspended server is stopped, and nothin
   await fleet.ok(["stop", "--user", "alice", "--force"]);
   expect(fleet.processes()).toEqual([]);
 });
+
+it.skipIf(bwrapProblem !== undefined)(
+  "ps names the exit code of a server that ended after its starter had exited, where nobody reaps bwrap",
+  async (ctx) => {
+    if (spawnSync("unshare", ["-pf", "--mount-proc", "true"]).status !== 0) return ctx.skip("needs root and unshare");
+    const fleet = await faultFleet(BWRAP);
+    // The first process of this namespace becomes the parent of orphans and never reaps.
+    const init = spawn("unshare", ["-pf", "--mount-proc", "--kill-child", "sleep", "1000"], { stdio: "ignore" });
+    onTestFinished(() => void init.kill("SIGKILL"));
+    const first = await eventually("the namespace", () => childrenOf(init.pid ?? 0)[0]);
+    const under = ["nsenter", "-t", String(first), "-p", "-m"];
+    const { server } = await fleet.json<{ server: { pid: number } }>(["spawn", "--user", "alice"], { under });
+    expect(spawnSync(under[0] ?? "", [...under.slice(1), "sh", "-c", `kill -TERM ${server.pid}`]).status).toBe(0);
+    const shown = await eventually("the end", async () => {
+      const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"], { under });
+      return servers[0]?.state === "failed" && servers[0];
+    });
+    expect(shown.failure).toMatch(/^exited with code 0/);
+    const again = await fleet.json<{ server: object }>(["spawn", "--user", "alice"], { under });
+    expect(again).toMatchObject({ created: true, server: { state: "ready" } });
+    expect(await fleet.json(["stop", "--all"], { under })).toMatchObject({ stopped: [{ outcome: "drained" }] });
+  },
+);

@@ -203,6 +203,6 @@ it("serve applies the startup deadline, and not the liveness deadline, to a serv
   writeFileSync(join(gate, "open"), "");
   await healthyAgain(fleet, "alice", pid ?? 0);
   expect(await fleet.ps()).toMatchObject([{ state: "ready", port, pid: await pidOf(fleet, "alice") }]);
-  expect(fleet.processes()).toHaveLength(1);
+  expect(fleet.servers()).toHaveLength(1);
   await serving.end();
 });

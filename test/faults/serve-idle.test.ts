@@ -1,9 +1,11 @@
 import { spawnSync } from "node:child_process";
-import { readdirSync } from "node:fs";
+import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { expect, it, onTestFinished } from "vitest";
+import { serverIdOf } from "../../src/model/ids.js";
 import { startEchoModel } from "../../src/models/echo.js";
+import { homeOf } from "../../src/runtime/files/server-folder.js";
 import { eventually } from "../fixtures/eventually.js";
 import { expectConsistent, type FaultFleet, faultFleet } from "../fixtures/fleets/fault-fleet.js";
 import { FAST_HEALTH, type Serving, serve } from "../fixtures/fleets/serve.js";
@@ -172,12 +174,15 @@ it("with health.session, a server that cannot write its home becomes unhealthy a
   if (spawnSync(possible[0] ?? "", possible.slice(1)).status !== 0)
     return ctx.skip("needs root and the right to mount");
   const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_HEALTH_TIMEOUT: "900ms" });
-  const { home, pid } = await fleet.spawn("alice");
-  const state = join(home, "session-state");
-  spawnSync("mkdir", ["-p", state]);
-  expect(spawnSync("mount", ["-t", "tmpfs", "-o", "ro", "none", state]).status).toBe(0);
-  const unmount = () => spawnSync("umount", ["-l", state]);
-  onTestFinished(() => void unmount());
+  // Mount it before the server starts, because a server in bwrap keeps the mounts of its start.
+  const state = join(homeOf(fleet.root, serverIdOf("alice")), "session-state");
+  mkdirSync(state, { recursive: true, mode: 0o700 });
+  expect(spawnSync("mount", ["-t", "tmpfs", "none", state]).status).toBe(0);
+  onTestFinished(() => void spawnSync("umount", ["-l", state]));
+  const { pid } = await fleet.spawn("alice");
+  const remount = (access: "ro" | "rw") =>
+    expect(spawnSync("mount", ["-o", `remount,${access}`, state]).status, access).toBe(0);
+  remount("ro");
   const serving = await serve(fleet, { env: { COPILOTFLEET_HEALTH_SESSION: "true" } });
   const sick = await serving.logged(/did not answer/);
   expect(sick.reason).toMatch(/read-only file system/i);
@@ -190,7 +195,7 @@ it("with health.session, a server that cannot write its home becomes unhealthy a
   // The server still answers pings and may be in a turn, so nobody kills it.
   await eventually("more probes", async () => (await serving.metric("probes_total", { outcome: "failed" })) >= 6);
   expect(await fleet.ps()).toMatchObject([{ state: "unhealthy", pid, failure: expect.stringContaining("3 of 3") }]);
-  unmount();
+  remount("rw");
   await eventually("a healthy server", async () => (await fleet.record("alice")).state === "ready", 20_000);
   await healthyFor(serving, 3);
   expect(await fleet.ps()).toMatchObject([{ state: "ready", pid, failure: null }]);

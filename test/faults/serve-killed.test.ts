@@ -100,6 +100,6 @@ it("ps finishes a rolling restart that was killed while the old process was endi
   const [server] = await fleet.ps();
   expect(server).toMatchObject({ state: "ready" });
   expect(server?.pid).not.toBe(pid);
-  expect(fleet.processes()).toEqual([server?.pid]);
+  expect(fleet.servers()).toEqual([server?.pid]);
   await expectConsistent(fleet);
 });

@@ -36,7 +36,7 @@ describe.skipIf(problem !== undefined)("a Redis that goes away while serve drain
       error: { error: { code: "FLEET_STORE_UNAVAILABLE" } },
     });
     expect(watch.ms).toBeLessThan(BOUND_MS);
-    expect(fleet.processes()).toEqual([pid]);
+    expect(fleet.servers()).toEqual([pid]);
     const next = await serve(fleet);
     expect(await fleet.ps()).toMatchObject([{ pid, state: "ready" }]);
     expect((await next.end()).code).toBe(0);
@@ -65,7 +65,7 @@ describe.skipIf(problem !== undefined)("a Redis that goes away while serve drain
       error: { error: { code: "FLEET_STORE_UNAVAILABLE" } },
     });
     expect(watch.ms).toBeLessThan(BOUND_MS);
-    expect(fleet.processes()).toEqual([server?.pid]);
+    expect(fleet.servers()).toEqual([server?.pid]);
     const next = await serve(fleet);
     expect(await fleet.json(["send", "notes", "three", "--user", "alice"])).toMatchObject({ reply: "[turn 3] three" });
     expect((await next.end()).code).toBe(0);

@@ -36,7 +36,7 @@ it("spawn succeeds right after another spawn was killed at any moment, without a
   for (let round = 0; round < rounds(5, 300); round++) {
     await killAtRandom(fleet, random, ["spawn", "--user", "alice"]);
     const server = await fleet.spawn("alice");
-    expect(fleet.processes()).toEqual([server.pid]);
+    expect(fleet.servers()).toEqual([server.pid]);
     await fleet.json(["stop", "--user", "alice", "--force"]);
   }
   await expectConsistent(fleet);
@@ -50,7 +50,7 @@ it("a waiting spawn still gets its server when the spawn that was starting the s
     await Promise.all([1, 2].map(() => killAtRandom(fleet, random, ["spawn", "--user", "alice"])));
     const pids = new Set((await Promise.all(waiting)).map(({ pid }) => pid));
     expect(pids.size).toBe(1);
-    expect(fleet.processes()).toEqual([...pids]);
+    expect(fleet.servers()).toEqual([...pids]);
     await fleet.json(["stop", "--user", "alice", "--force"]);
   }
   await expectConsistent(fleet);

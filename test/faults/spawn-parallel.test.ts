@@ -29,7 +29,7 @@ it("16 spawn commands for one user at once start a single server", async () => {
   );
   expect(results.filter(({ created }) => created)).toHaveLength(1);
   expect(new Set(results.map(({ server }) => `${server.pid}:${server.port}:${server.startedAt}`)).size).toBe(1);
-  expect(fleet.processes()).toEqual([results[0]?.server.pid]);
+  expect(fleet.servers()).toEqual([results[0]?.server.pid]);
   await expectConsistent(fleet);
 });
 
@@ -42,7 +42,7 @@ it("spawn, stop, restart and ps of one server at once all succeed and leave at m
   );
   expect(results.map(({ code, stderr }) => ({ code, stderr }))).toEqual(commands.map(() => ({ code: 0, stderr: "" })));
   await expectConsistent(fleet);
-  expect(fleet.processes().length).toBeLessThanOrEqual(1);
+  expect(fleet.servers().length).toBeLessThanOrEqual(1);
 });
 
 it("three ports go to three of five users who spawn at once, and the others get a clear error", async () => {

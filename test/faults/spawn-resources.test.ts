@@ -78,7 +78,7 @@ it("spawn starts no process when the state is read-only, but ps still reads the 
   expect(refused(await fleet.run(["stop", "--user", "alice", "--json"])).message).toMatch(/read-only file system/);
   expect(await fleet.ps()).toMatchObject([{ user: "alice", state: "ready", pid }]);
   expect(await fleet.json(["spawn", "--user", "alice"])).toMatchObject({ created: false, server: { pid } });
-  expect(fleet.processes()).toEqual([pid]);
+  expect(fleet.servers()).toEqual([pid]);
   await killed(pid);
   expect(await fleet.ps()).toMatchObject([{ user: "alice", state: "failed", pid: null }]);
 });
@@ -188,7 +188,7 @@ it("spawn reports that no more processes can be created, and leaves no partial r
     expect([0, 3, 6, 7]).toContain(result.code);
     const { servers } = await fleet.json<{ servers: { state: string }[] }>(["ps"], { under });
     expect(servers.filter(({ state }) => !["ready", "failed", "stopped"].includes(state))).toEqual([]);
-    expect(fleet.processes()).toHaveLength(servers.filter(({ state }) => state === "ready").length);
+    expect(fleet.servers()).toHaveLength(servers.filter(({ state }) => state === "ready").length);
     await fleet.json(["stop", "--all", "--force"], { under });
   }
   expect(results.filter(({ stderr }) => stderr.includes("no processes, file descriptors or memory left"))).not.toEqual(

@@ -2,6 +2,7 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
+import { innerPidOf } from "../fixtures/processes.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -164,7 +165,7 @@ it("the front door resumes a session without turns that the server has just unlo
   const folder = join(home, "session-state", "bare");
   // The session looks loaded on disk, but the server can no longer open it.
   await mkdir(folder, { recursive: true });
-  await writeFile(join(folder, `inuse.${pid}.lock`), "");
+  await writeFile(join(folder, `inuse.${innerPidOf(pid)}.lock`), "");
   expect(await client.request("session.resume", { sessionId: "bare" })).toMatchObject({
     result: { sessionId: "bare" },
   });

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { sessionFolderPath } from "../../src/runtime/history/session-state.js";
 import { eventually } from "../fixtures/eventually.js";
 import { rounds } from "../fixtures/fleets/fault-fleet.js";
-import { killed } from "../fixtures/processes.js";
+import { innerPidOf, killed } from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
 import { DoorFleet } from "./harness.js";
@@ -174,7 +174,7 @@ describe("the front door, when a session's server ends,", () => {
   // The runtime loses the event of some unloads on a busy machine. These tests make a loaded session look like that.
   const lockOf = async (user: string, sessionId: string) => {
     const { home, pid } = await at.serverOf(user);
-    return join(sessionFolderPath(home, sessionId), `inuse.${pid}.lock`);
+    return join(sessionFolderPath(home, sessionId), `inuse.${innerPidOf(pid)}.lock`);
   };
   const unloads = (sessionId: string) =>
     at.events.filter((event) => event.event === "session-unloaded" && event.sessionId === sessionId).length;

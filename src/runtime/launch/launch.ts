@@ -1,17 +1,16 @@
 import { closeSync, fstatSync, constants as modes, openSync } from "node:fs";
-import { constants } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, isFleetError, option, systemCode } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
-import type { Command, Sandbox } from "../../sandbox/sandbox.js";
-import { type ProcessExit, system } from "../../system/system.js";
+import type { Command } from "../../sandbox/sandbox.js";
+import { system } from "../../system/system.js";
 import { makeFolder } from "../files/if-there.js";
 import { makeLogKey, readLogKey } from "../files/log-signature.js";
 import { logPath, unwritable } from "../files/server-folder.js";
 import { appendLine, appendToLog, lastWords, launchText } from "../files/server-log.js";
 import { withBridge } from "../process/bridge.js";
 import { probe } from "../process/probe.js";
-import { asServer, identify, isAlive, processesOfSession } from "../process/process-table.js";
+import { asServer, endInBwrap, identify, isAlive, processesOfSession } from "../process/process-table.js";
 import { noteEnd } from "../process/server-end.js";
 import { sendSignal } from "../process/stop.js";
 import { RpcError } from "../wire/rpc-client.js";
@@ -44,9 +43,10 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
   const { child, logStart } = await start(launch);
   let ended: string | null = null;
   const exit = child.then(({ shortMessage, cause, signal = null, exitCode: code = null }) => {
-    const end = endIn(launch.sandbox, { signal, code });
-    const how = end.signal ?? `exit code ${end.code}`;
-    ended = end.code === null && end.signal === null ? (shortMessage ?? "not started") : how;
+    const own = { signal, code };
+    const end = launch.sandbox.mode === "bwrap" ? endInBwrap(own) : own;
+    const how = end?.signal ?? own.signal ?? `exit code ${code}`;
+    ended = code === null && signal === null ? (shortMessage ?? "not started") : how;
     return { end, shortMessage, cause };
   });
 
@@ -75,8 +75,8 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
           // Unref the child only now, because this process must stay alive while it waits for a failed start to end.
           child.unref();
           void exit.then(({ end }) => {
-            // If somebody ends bwrap alone, the runtime goes on.
-            if (!isAlive(identity)) noteEnd(launch.server.home, launch.launchId, end);
+            // If somebody ends bwrap alone, the runtime goes on, and nobody learns how it ends.
+            if (end !== null && !isAlive(identity)) noteEnd(launch.server.home, launch.launchId, end);
           });
           return { identity, version };
         }
@@ -100,14 +100,6 @@ function listenerOf(started: ProcessIdentity, { port, sandbox }: Launch): Proces
   const listener = candidates.find(({ pid }) => system().processes.listensOn(pid, port));
   if (listener === undefined) return null;
   return withBridge(asServer(listener), { port, sandbox }, () => processesOfSession(started));
-}
-
-/** How the runtime ended. bwrap ends like a shell: if a signal ended the runtime, with 128 and the number of the signal. */
-function endIn({ mode }: Sandbox, end: ProcessExit): ProcessExit {
-  if (mode !== "bwrap" || end.code === null) return end;
-  const names = Object.entries(constants.signals) as [NodeJS.Signals, number][];
-  const [signal] = names.find(([, number]) => number + 128 === end.code) ?? [];
-  return signal === undefined ? end : { signal, code: null };
 }
 
 async function start(launch: Launch) {

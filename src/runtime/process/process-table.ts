@@ -1,4 +1,4 @@
-import { hostname } from "node:os";
+import { constants, hostname } from "node:os";
 import { FleetError } from "../../errors.js";
 import type { ProcessIdentity } from "../../model/process.js";
 import { type ProcessExit, type SeenProcess, system } from "../../system/system.js";
@@ -30,10 +30,26 @@ export function asServer(identity: ProcessIdentity): ProcessIdentity {
 }
 
 /**
- * How a zombie ended. A zombie is a process whose parent has not yet asked for its exit status. Null for any other process.
+ * How a server ended, if it is a zombie: a process whose parent has not yet asked for its exit status. With bwrap, the zombie
+ * is bwrap, which ended as the server did. Null if there is no zombie.
  */
-export function exitOfZombie({ pid, startTicks }: ProcessIdentity): ProcessExit | null {
-  return system().processes.exitOfZombie(pid, startTicks);
+export function exitOfZombie({ pid, startTicks, innerPid }: ProcessIdentity): ProcessExit | null {
+  const { processes } = system();
+  if (innerPid === undefined) return processes.exitOfZombie(pid, startTicks);
+  // bwrap has this PID outside, and started before the server. A later process with the same PID started after it.
+  const end = processes.exitOfZombie(innerPid, startTicks, "then or before");
+  return end === null ? null : endInBwrap(end);
+}
+
+/**
+ * How a server ended whose bwrap ended in this way. bwrap ends like a shell: if a signal ended the server, with 128 and the
+ * number of the signal. Null if bwrap itself was killed.
+ */
+export function endInBwrap(end: ProcessExit): ProcessExit | null {
+  if (end.code === null) return null;
+  const names = Object.entries(constants.signals) as [NodeJS.Signals, number][];
+  const [signal] = names.find(([, number]) => number + 128 === end.code) ?? [];
+  return signal === undefined ? end : { signal, code: null };
 }
 
 let self: ProcessIdentity | undefined;
@@ -62,11 +78,14 @@ export function isAlive(identity: ProcessIdentity): boolean {
 }
 
 /**
- * All live processes of a leader's process session. Empty if the leader is dead, because another process may have its PID.
+ * All live processes of the process session of a server. The server leads it, or else bwrap does, which has outside the PID that
+ * the server has inside. Empty if the server is dead, because another process may have the PID.
  */
-export function processesOfSession(leader: ProcessIdentity): ProcessIdentity[] {
-  const members = system().processes.inSession(leader.pid).map(identityOf);
-  return isAlive(leader) ? members : [];
+export function processesOfSession(server: ProcessIdentity): ProcessIdentity[] {
+  const members = system()
+    .processes.inSession(server.innerPid ?? server.pid)
+    .map(identityOf);
+  return isAlive(server) ? members : [];
 }
 
 /**

@@ -29,6 +29,8 @@ export interface StopOptions {
 }
 
 const POLL_MS = 10;
+/** How long bwrap may take to end after its server, and to report how the server ended, in milliseconds. */
+const BWRAP_END_MS = 1_000;
 const KILL_WAIT_MS = 5_000;
 
 /**
@@ -55,6 +57,9 @@ export async function stopServer(
       await kill([identity]);
     }
     await kill(session);
+  } else if (identity?.innerPid !== undefined && launchId !== null) {
+    const bwrap = processesOfLaunch(launchId).filter(({ pid }) => pid === identity.innerPid);
+    await allGone(bwrap, BWRAP_END_MS);
   }
   if (identity === null && home !== null) await kill(writersOf(logPath(home)));
   if (launchId !== null) await killLaunch(launchId);

@@ -66,9 +66,10 @@ function inSession(leader: number): SeenProcess[] {
   });
 }
 
-function exitOfZombie(pid: number, started: string): ProcessExit | null {
+function exitOfZombie(pid: number, started: string, when: "then" | "then or before" = "then"): ProcessExit | null {
   const stat = readStat(pid);
-  if (stat === null || stat.state !== "Z" || stat.started !== started) return null;
+  if (stat === null || stat.state !== "Z") return null;
+  if (stat.started !== started && !(when === "then or before" && Number(stat.started) < Number(started))) return null;
   const number = stat.waitStatus & 0x7f;
   if (number === 0) return { signal: null, code: stat.waitStatus >> 8 };
   const names = Object.entries(osConstants.signals) as [NodeJS.Signals, number][];
