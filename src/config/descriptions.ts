@@ -154,7 +154,7 @@ export const DESCRIPTIONS: Readonly<Record<Names<ConfigInput>["value"], KeyDescr
 
   "sandbox.mode": {
     meaning:
-      "How servers are restricted. `auto`: by the strongest sandbox that works on the machine, except `bwrap`, which gives each server namespaces of its own. See [The sandbox](security.md#the-sandbox).",
+      "How servers are restricted. `auto`: by the strongest sandbox that works on the machine. `bwrap` gives each server namespaces of its own. See [The sandbox](security.md#the-sandbox).",
     examples: ["auto", "bwrap"],
   },
   "sandbox.binds": {

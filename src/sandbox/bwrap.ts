@@ -1,5 +1,6 @@
 import type { Protection } from "../model/sandbox.js";
-import { run, tryLauncher } from "./landlock.js";
+import { system } from "../system/system.js";
+import { ROOT_CAPABILITIES, run } from "./landlock.js";
 import { mountCheck } from "./mounted.js";
 import { mountOptions } from "./mounts.js";
 import { contains, type Paths, TRIAL_PATHS } from "./paths.js";
@@ -26,21 +27,38 @@ exec 3>&2 2>/dev/null
 (exec "$@" 2>&3 3>&-)
 exit $?`;
 
+/**
+ * Root gets no user namespace, because in it, root could not use files of other accounts. It keeps the capabilities that it
+ * keeps under Landlock: those to work with its own files.
+ */
+const isRoot = process.getuid?.() === 0;
+const KEPT = isRoot ? ROOT_CAPABILITIES : [];
+
 /** Process 1 needs the first one to choose a PID. With the second one, the runtime can lose both. */
-const CAPABILITIES = ["--cap-drop", "ALL", "--cap-add", "CAP_CHECKPOINT_RESTORE", "--cap-add", "CAP_SETPCAP"];
-const WITHOUT_CAPABILITIES = ["--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"];
+const OF_PROCESS_1 = ["checkpoint_restore", "setpcap"];
+const CAPABILITIES = [...OF_PROCESS_1, ...KEPT].flatMap((name) => ["--cap-add", `CAP_${name.toUpperCase()}`]);
+const FEWER_CAPABILITIES = [
+  ...["--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all"],
+  ...["--bounding-set", ["-all", ...KEPT.map((name) => `+${name}`)].join(",")],
+];
 
-const OPTIONS = ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--as-pid-1", ...CAPABILITIES];
+const OPTIONS = [
+  ...(isRoot ? [] : ["--unshare-user"]),
+  ...["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--as-pid-1", "--cap-drop", "ALL", ...CAPABILITIES],
+];
 
-/** bwrap (bubblewrap), with our launcher inside if that works. */
-export async function tryBwrap(): Promise<Attempt> {
-  const launcher = await tryLauncher();
-  const both = "wrap" in launcher ? await tryAround(launcher) : launcher;
-  return "wrap" in both ? both : await tryAround(null);
+/** bwrap (bubblewrap), with our launcher inside. */
+export async function tryBwrapAround(launcher: Attempt): Promise<Attempt> {
+  return "wrap" in launcher ? await tryWith(launcher) : launcher;
 }
 
-/** @param launcher null: bwrap alone */
-export async function tryAround(launcher: Mechanism | null): Promise<Attempt> {
+export async function tryBwrapAlone(): Promise<Attempt> {
+  return await tryWith(null);
+}
+
+async function tryWith(launcher: Mechanism | null): Promise<Attempt> {
+  if (system().processes.innerPid(process.pid) === null)
+    return { why: "bwrap cannot be used, because the system does not show the PID of a server inside it" };
   const [program, ...args] = within(launcher, ["/bin/true"], TRIAL_PATHS);
   const { failure } = await run(program, args);
   if (failure !== null) return { why: `bwrap failed (${failure})` };
@@ -70,7 +88,7 @@ function within(launcher: Mechanism | null, command: Command, paths: Paths): Com
     ...mountOptions(launcher === null ? paths : { ...paths, read: [...paths.read.map(inFewMounts), inner[0]] }),
     ...["--bind", LAST_PID, LAST_PID],
     ...["--", "/bin/sh", "-c", `${mountCheck(paths)}${INSIDE}`, "sh"],
-    ...["setpriv", ...WITHOUT_CAPABILITIES, ...inner],
+    ...["setpriv", ...FEWER_CAPABILITIES, ...inner],
   ];
 }
 

@@ -1,6 +1,7 @@
 import { execFile } from "node:child_process";
 import { statSync } from "node:fs";
 import { join } from "node:path";
+import { FleetError, systemCode } from "../errors.js";
 import type { Protection } from "../model/sandbox.js";
 import { packageFolder } from "./programs.js";
 import type { Attempt } from "./sandbox.js";
@@ -81,18 +82,50 @@ const isFolder = (path: string) => statSync(path).isDirectory();
 const rule = (access: string, path: string) => ["--landlock-rule", `path-beneath:${access}:${path}`];
 
 /** The capabilities that root keeps in the sandbox, as in the launcher: those to work with its own files. */
-const CAPABILITIES = ["--bounding-set", "-all,+chown,+dac_override,+fowner,+fsetid", "--inh-caps", "-all"];
+export const ROOT_CAPABILITIES = ["chown", "dac_override", "fowner", "fsetid"];
+const CAPABILITIES = [
+  ...["--bounding-set", ["-all", ...ROOT_CAPABILITIES.map((name) => `+${name}`)].join(",")],
+  ...["--inh-caps", "-all"],
+];
 
-/** Runs a program to its end. `failure` tells what went wrong; null if nothing did. */
+const SHORTAGES = ["EAGAIN", "EMFILE", "ENFILE", "ENOMEM"];
+/** Shortages as programs report them: the C library, dash, and our launcher (with the numbers of the codes above). */
+const SHORTAGE_TEXT =
+  /Resource temporarily unavailable|Too many open files|Cannot (allocate memory|fork)|error (11|12|23|24)$/i;
+
+/**
+ * Runs a program to its end. `failure` tells what went wrong; null if nothing did.
+ *
+ * @throws FLEET_RUNTIME_UNUSABLE if it could not run or end, because the machine has no processes, files, memory or time left.
+ * Such a trial shows nothing about the sandbox, and an agent who uses up the machine must not get a weaker one.
+ */
 export async function run(
   program: string,
   args: readonly string[],
   env: NodeJS.ProcessEnv = process.env,
 ): Promise<{ output: string; failure: string | null }> {
-  return await new Promise((resolve) => {
-    execFile(program, args, { timeout: TRIAL_MS, env }, (error, stdout, stderr) => {
-      const said = stderr.trim().split("\n")[0] ?? "";
-      resolve({ output: stdout.trim(), failure: error === null ? null : said || error.message });
-    });
+  return await new Promise((resolve, reject) => {
+    try {
+      execFile(program, args, { timeout: TRIAL_MS, env }, (error, stdout, stderr) => {
+        const said = stderr.trim().split("\n")[0] ?? "";
+        if (error !== null && isShortage(error, said)) reject(untried(error, said));
+        else resolve({ output: stdout.trim(), failure: error === null ? null : said || error.message });
+      });
+    } catch (error) {
+      reject(untried(error, "")); // Node.js itself has no descriptors left
+    }
   });
+}
+
+function isShortage(error: Error & { killed?: boolean }, said: string): boolean {
+  return error.killed === true || SHORTAGES.includes(systemCode(error) ?? "") || SHORTAGE_TEXT.test(said);
+}
+
+function untried(cause: unknown, said: string): FleetError {
+  const why = said || (systemCode(cause) ?? `no end after ${TRIAL_MS / 1_000} seconds`);
+  return new FleetError(
+    "FLEET_RUNTIME_UNUSABLE",
+    `The sandbox of servers could not be tried: this machine has no processes, file descriptors or memory left (${why}).`,
+    { cause, suggestions: ["copilotfleet ps", "ulimit -n -u"] },
+  );
 }

@@ -7,7 +7,7 @@ import {
   type RestrictedNetwork,
   type SandboxReport,
 } from "../model/sandbox.js";
-import { tryBwrap } from "./bwrap.js";
+import { tryBwrapAlone, tryBwrapAround } from "./bwrap.js";
 import { type Grantee, grantsOf, type Secrets } from "./grants.js";
 import { tryLauncher, trySetpriv } from "./landlock.js";
 import { makeGroups } from "./limits/cgroups.js";
@@ -53,33 +53,54 @@ export type Attempt = Mechanism | { why: string };
 
 type Mode = Exclude<Config["sandbox"]["mode"], "none">;
 
-/** The mechanisms of each mode, from the strongest to the weakest. */
-const MECHANISMS: Readonly<Record<Mode, readonly (() => Promise<Attempt>)[]>> = {
-  auto: [tryLauncher, trySetpriv],
-  landlock: [tryLauncher, trySetpriv],
-  bwrap: [tryBwrap],
+/**
+ * The mechanisms of each mode, from the strongest to the weakest. Each one leaves open less than the next one, except that
+ * bwrap alone and the launcher close different things. Both can be had only where bwrap works around the launcher, too.
+ */
+const MECHANISMS: Readonly<Record<Mode, readonly ((launcher: Attempt) => Attempt | Promise<Attempt>)[]>> = {
+  auto: [tryBwrapAround, (launcher) => launcher, tryBwrapAlone, trySetpriv],
+  landlock: [(launcher) => launcher, trySetpriv],
+  bwrap: [tryBwrapAround, tryBwrapAlone],
 };
 
-const attempts = new Map<Mode, Promise<readonly Attempt[]>>();
+/** How long a trial counts, in milliseconds. While `serve` runs, somebody may install or remove a program. */
+const TRIAL_COUNTS_MS = 60_000;
+const trials = new Map<Mode, { begun: number; result: Promise<readonly Attempt[]> }>();
 
 /**
  * The results of the trials on this machine, from the strongest mechanism to the first one that works. Each process tries
- * them once, because only a trial shows whether the kernel and its policies allow a mechanism.
+ * them, because only a trial shows whether the kernel and its policies allow a mechanism.
+ *
+ * @throws FLEET_RUNTIME_UNUSABLE if the machine has nothing left with which to try them
  */
 export async function tryMechanisms(mode: Mode): Promise<readonly Attempt[]> {
-  const known = attempts.get(mode) ?? tryInOrder(mode);
-  attempts.set(mode, known);
-  return await known;
+  const now = performance.now();
+  const known = trials.get(mode);
+  if (known !== undefined && now - known.begun < TRIAL_COUNTS_MS) return await known.result;
+  const result = tryInOrder(mode);
+  trials.set(mode, { begun: now, result });
+  try {
+    return await result;
+  } catch (error) {
+    trials.delete(mode);
+    throw error;
+  }
 }
 
 async function tryInOrder(mode: Mode): Promise<Attempt[]> {
+  const launcher = await tryLauncher();
   const tried: Attempt[] = [];
   for (const attempt of MECHANISMS[mode]) {
-    const result = await attempt();
+    const result = await attempt(launcher);
     tried.push(result);
     if ("wrap" in result) break;
   }
   return tried;
+}
+
+/** Why mechanisms do not work. Two of them need the launcher, so its reason may be there twice. */
+export function reasonsOf(tried: readonly Attempt[]): string[] {
+  return [...new Set(tried.flatMap((attempt) => ("why" in attempt ? [attempt.why] : [])))];
 }
 
 /**
@@ -192,7 +213,7 @@ async function chooseMechanism({ mode }: Pick<Config["sandbox"], "mode">): Promi
   const found = tried.find((attempt) => "wrap" in attempt);
   if (found !== undefined) return found;
   if (mode === "auto") return null;
-  const reasons = tried.flatMap((attempt) => ("why" in attempt ? [attempt.why] : []));
+  const reasons = reasonsOf(tried);
   throw new FleetError("FLEET_SANDBOX_UNUSABLE", `sandbox.mode is "${mode}", but ${reasons.join(", and ")}.`, {
     suggestions: ["copilotfleet doctor", 'Set sandbox.mode to "auto" for the best sandbox that works here.'],
   });

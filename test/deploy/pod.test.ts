@@ -51,10 +51,10 @@ it.skipIf(!POSSIBLE)(
       stdout: expect.stringMatching(/alice.*ready/),
     });
 
-    // The server has its user's token from the file of the Secret. No other environment has it.
-    const holders =
-      'for p in /proc/[0-9]*; do grep -q gho_canary $p/environ && basename "$(readlink $p/exe)"; done; true';
-    expect((await pod.exec(["sh", "-c", holders])).stdout).toBe("copilot-runtime\n");
+    // The server has its user's token from the file of the Secret. No environment of a process outside its launch has it.
+    const launchOf = 'tr "\\0" "\\n" <$p/environ | grep "^COPILOTFLEET_LAUNCH_ID=" || echo other';
+    const holders = `for p in /proc/[0-9]*; do if grep -q gho_canary $p/environ; then ${launchOf}; fi; done | sort -u`;
+    expect((await pod.exec(["sh", "-c", holders])).stdout).toMatch(/^COPILOTFLEET_LAUNCH_ID=\S+\n$/);
 
     // The init process reaps the processes that a command leaves behind.
     await pod.exec(["sh", "-c", "sleep 0.2 & exit 0"]);

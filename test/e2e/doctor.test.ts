@@ -130,7 +130,11 @@ describe("doctor", () => {
   });
 
   it("doctor reports the sandbox and what an agent can do in it, and does not warn about shells", async () => {
-    const checks = await findings({ COPILOTFLEET_SESSION_APPROVE: "all", COPILOTFLEET_SESSION_HOST: "owner" });
+    const checks = await findings({
+      COPILOTFLEET_SANDBOX_MODE: "landlock",
+      COPILOTFLEET_SESSION_APPROVE: "all",
+      COPILOTFLEET_SESSION_HOST: "owner",
+    });
     expect(checks.get("isolation")).toMatchObject({ level: "ok", detail: expect.stringContaining("a sandbox keeps") });
     expect(checks.get("sandbox")).toMatchObject({
       level: "ok",

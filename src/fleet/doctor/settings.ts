@@ -4,7 +4,7 @@ import { limitTexts, PROTECTIONS, separates } from "../../model/sandbox.js";
 import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
 import { keySourceOf, ProviderKey } from "../../models/provider-key.js";
 import { chooseLimits } from "../../sandbox/limits/limits.js";
-import { sandboxNow, tryMechanisms } from "../../sandbox/sandbox.js";
+import { reasonsOf, sandboxNow, tryMechanisms } from "../../sandbox/sandbox.js";
 import { failureOfBwrap } from "../../sandbox/tool-sandbox.js";
 import { adviceOf, type Finding, failed, ok, type Row, warning } from "./checks.js";
 import { networkProblem } from "./network.js";
@@ -58,7 +58,7 @@ async function sandboxWorks({ config, env, stateRoot }: SettingsContext): Promis
   const problem = await networkProblem({ config, stateRoot });
   if (problem !== null) return problem;
   const report = await sandboxNow(config);
-  const failures = (await tryMechanisms(mode)).flatMap((attempt) => ("why" in attempt ? [attempt.why] : []));
+  const failures = reasonsOf(await tryMechanisms(mode));
   if (report.mode !== "none") {
     const items = [...failures, ...report.not.map((lacking) => `an agent can ${PROTECTIONS[lacking]}`)];
     const restricted = network === "open" ? "" : `, and sandbox.network "${network}"`;

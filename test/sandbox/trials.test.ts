@@ -1,0 +1,62 @@
+import { mkdtempSync, realpathSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { delimiter, join } from "node:path";
+import { expect, it, onTestFinished, vi } from "vitest";
+import { run } from "../../src/sandbox/landlock.js";
+import { reasonsOf, tryMechanisms } from "../../src/sandbox/sandbox.js";
+import { bwrapProblem } from "../fixtures/programs/bwrap.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+
+const SHORTAGE = "bwrap: Creating new namespace failed: Resource temporarily unavailable";
+
+/** Makes a program that fails with this message. @returns its folder */
+function failing(name: string, message: string): string {
+  const folder = realpathSync(mkdtempSync(join(tmpdir(), "copilotfleet-trials-")));
+  onTestFinished(() => removeFolder(folder));
+  writeFileSync(join(folder, name), `#!/bin/sh\necho '${message}' >&2\nexit 1\n`, { mode: 0o755 });
+  return folder;
+}
+
+it.each([
+  [SHORTAGE, true],
+  ["sh: 1: Cannot fork", true],
+  ["copilotfleet-sandbox: cannot open /usr: error 24", true],
+  ["bwrap: No permissions to create new namespace", false],
+  ["copilotfleet-sandbox: Landlock refuses the rules: error 1", false],
+])("a trial that ends with “%s” shows that the machine has nothing left: %s", async (message, isShortage) => {
+  const trial = run(join(failing("program", message), "program"), []);
+  if (isShortage)
+    await expect(trial).rejects.toMatchObject({
+      code: "FLEET_RUNTIME_UNUSABLE",
+      message: expect.stringContaining(message),
+    });
+  else expect(await trial).toMatchObject({ failure: message });
+});
+
+it.skipIf(bwrapProblem !== undefined)(
+  "auto takes no weaker sandbox when the machine has no processes left, and tries again for the next server",
+  async () => {
+    const { PATH = "" } = process.env;
+    onTestFinished(() => void vi.unstubAllEnvs());
+    vi.stubEnv("PATH", `${failing("bwrap", SHORTAGE)}${delimiter}${PATH}`);
+    await expect(tryMechanisms("auto")).rejects.toMatchObject({ code: "FLEET_RUNTIME_UNUSABLE" });
+    vi.stubEnv("PATH", PATH);
+    expect((await tryMechanisms("auto")).at(-1)).toMatchObject({ mode: "bwrap", not: ["network", "resources"] });
+  },
+);
+
+it("a process tries the mechanisms again after a minute, because programs may have been installed or removed", async () => {
+  onTestFinished(() => void vi.restoreAllMocks());
+  const first = await tryMechanisms("landlock");
+  expect(await tryMechanisms("landlock")).toBe(first);
+  const now = performance.now();
+  vi.spyOn(performance, "now").mockReturnValue(now + 61_000);
+  expect(await tryMechanisms("landlock")).not.toBe(first);
+});
+
+it("a reason that two mechanisms give is listed once", () => {
+  expect(reasonsOf([{ why: "no launcher" }, { why: "no launcher" }, { why: "no bwrap" }])).toEqual([
+    "no launcher",
+    "no bwrap",
+  ]);
+});
