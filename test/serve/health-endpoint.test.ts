@@ -182,6 +182,7 @@ describe("slow clients", () => {
     const { endpoint } = await opened({ metrics, clientMs: 200 });
     const socket = connect(endpoint.address);
     onTestFinished(() => void socket.destroy());
+    socket.on("error", () => undefined); // Node.js 24 may report the end of the connection before the client reads
     socket.write("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     // The client reads only after the endpoint has given up, so it gets only the part that the buffers hold.
     await once(socket, "connect");
