@@ -23,10 +23,13 @@ if (problem !== undefined) console.warn(`hosts in namespaces are not tested: ${p
 
 const USERS = ["ann", "ben", "cid"];
 const HOST_TTL = "3s";
-/** The longest that an answer may take: the rest of the host's term, the start of a server, and a busy machine. */
-const WITHIN_MS = 45_000;
+/**
+ * The longest that an answer may take: the rest of the host's term, the start of a server, and a busy machine, on which a
+ * host loses its short term several times.
+ */
+const WITHIN_MS = 120_000;
 
-const TIMEOUT_MS = rounds(240_000, 30 * 60_000);
+const TIMEOUT_MS = rounds(600_000, 30 * 60_000);
 
 const FAULTS = ["kill", "pause", "cut"] as const;
 type Fault = (typeof FAULTS)[number];
