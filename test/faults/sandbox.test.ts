@@ -108,6 +108,10 @@ interface Case {
   lacking?: "seccomp" | "landlock_create_ruleset";
 }
 
+function nameOf({ mode, as, lacking }: Case): string {
+  return `${mode} of ${as}${lacking === undefined ? "" : ` on a machine without ${lacking}`}`;
+}
+
 const ROOT = process.getuid?.() === 0;
 const CASES: Case[] = [
   { mode: "landlock", as: "root" },
@@ -121,8 +125,8 @@ const CASES: Case[] = [
   { mode: "none", as: "an ordinary user" },
 ];
 
-it.skipIf(!ROOT).each(CASES)(
-  "an agent with a shell in the sandbox $mode of $as (lacking: $lacking) does no damage, and without a sandbox all of it",
+it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
+  "an agent with a shell in the sandbox $name does no damage, and without a sandbox all of it",
   async ({ mode, as, lacking }) => {
     await using model = await startToolModel();
     const env: NodeJS.ProcessEnv = {
