@@ -158,6 +158,9 @@ it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
     mkdirSync(fleet.env.HOME ?? "", { recursive: true });
     await fleet.ok(["spawn", "--user", "bob"], run);
     await fleet.ok(["create", "--user", "bob", "--id", "of-bob", "--prompt", "a word of bob"], run);
+    // In a PID namespace, the PIDs that alice's own processes get are above the one of her bwrap. So serve starts first:
+    // otherwise one of them could have the PID that serve has outside.
+    const serving = await serve(fleet, run);
     await fleet.ok(["spawn", "--user", "alice", "--cwd", work], run);
     await fleet.ok(["create", "--user", "alice", "--id", "of-alice"], run);
     const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"], run);
@@ -170,7 +173,6 @@ it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
     // Node.js 20 fills shorter names up with zeros.
     const abstractSocket = await listen(`\0copilotfleet-${process.pid}`.padEnd(108, "-"), null);
     const bobHome = bob?.home ?? "";
-    const serving = await serve(fleet, run);
     const variables = {
       state: fleet.root,
       bobHome,
