@@ -13,9 +13,10 @@ import { tryLauncher, trySetpriv } from "./landlock.js";
 import { makeGroups } from "./limits/cgroups.js";
 import { type ChosenLimits, chooseLimits, launcherOptions, underShell } from "./limits/limits.js";
 import { inNamespace, NAME_SERVICE } from "./network/namespace.js";
-import { failureOfNetwork } from "./network/trial.js";
+import { failureOfNetwork, tryNamespace } from "./network/trial.js";
 import { type Paths, serverPaths } from "./paths.js";
 import { assertToolSandbox } from "./tool-sandbox.js";
+import { Trials } from "./trials.js";
 
 /** The sandbox of one server. */
 export interface Sandbox extends SandboxReport {
@@ -63,9 +64,7 @@ const MECHANISMS: Readonly<Record<Mode, readonly ((launcher: Attempt) => Attempt
   bwrap: [tryBwrapAround, tryBwrapAlone],
 };
 
-/** How long a trial counts, in milliseconds. While `serve` runs, somebody may install or remove a program. */
-const TRIAL_COUNTS_MS = 60_000;
-const trials = new Map<Mode, { begun: number; result: Promise<readonly Attempt[]> }>();
+const trials = new Trials<Mode, readonly Attempt[]>();
 
 /**
  * The results of the trials on this machine, from the strongest mechanism to the first one that works. Each process tries
@@ -74,17 +73,7 @@ const trials = new Map<Mode, { begun: number; result: Promise<readonly Attempt[]
  * @throws FLEET_RUNTIME_UNUSABLE if the machine has nothing left with which to try them
  */
 export async function tryMechanisms(mode: Mode): Promise<readonly Attempt[]> {
-  const now = performance.now();
-  const known = trials.get(mode);
-  if (known !== undefined && now - known.begun < TRIAL_COUNTS_MS) return await known.result;
-  const result = tryInOrder(mode);
-  trials.set(mode, { begun: now, result });
-  try {
-    return await result;
-  } catch (error) {
-    trials.delete(mode);
-    throw error;
-  }
+  return await trials.of(mode, async () => await tryInOrder(mode));
 }
 
 async function tryInOrder(mode: Mode): Promise<Attempt[]> {
@@ -114,7 +103,7 @@ export async function chooseSandbox(
   grantee: Grantee & { id: string },
   secrets: Secrets & { config: Pick<Config, "modelGateway"> },
 ): Promise<Sandbox> {
-  const mechanism = await chooseMechanism(settings);
+  const [mechanism] = await Promise.all([chooseMechanism(settings), tryNamespace(settings)]);
   const network = await chooseNetwork(settings, mechanism);
   const limits = chooseLimits(settings.limits, grantee.id);
   const report = reportOf(mechanism ?? NO_SANDBOX, { limits, network }, secrets.config);

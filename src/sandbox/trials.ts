@@ -1,0 +1,22 @@
+/** How long a trial counts, in milliseconds. While `serve` runs, somebody may install or remove a program. */
+const COUNTS_MS = 60_000;
+
+/** What this process has found out by trials. A trial that throws does not count. */
+export class Trials<Key, Result> {
+  readonly #known = new Map<Key, { begun: number; result: Promise<Result> }>();
+
+  /** The result of a trial that still counts, or else of a new one. */
+  async of(key: Key, attempt: () => Promise<Result>): Promise<Result> {
+    const now = performance.now();
+    const known = this.#known.get(key);
+    if (known !== undefined && now - known.begun < COUNTS_MS) return await known.result;
+    const result = attempt();
+    this.#known.set(key, { begun: now, result });
+    try {
+      return await result;
+    } catch (error) {
+      this.#known.delete(key);
+      throw error;
+    }
+  }
+}
