@@ -17,9 +17,18 @@ export function unfit(message: string, suggestions: Suggestion[]): FleetError {
  *
  * @param where the thing that forbids them
  */
-export function checkSandbox({ sandbox: { mode } }: { sandbox: { mode: string } }, where: string): void {
-  if (mode !== "bwrap") return;
-  throw unfit(`sandbox.mode is "bwrap", which needs namespaces, but ${where} forbids them`, [
-    'Set sandbox.mode to "auto" for the best sandbox that works there.',
-  ]);
+export function checkSandbox(
+  { sandbox: { mode, network } }: { sandbox: Record<"mode" | "network", string> },
+  where: string,
+): void {
+  if (mode === "bwrap") {
+    throw unfit(`sandbox.mode is "bwrap", which needs namespaces, but ${where} forbids them`, [
+      'Set sandbox.mode to "auto" for the best sandbox that works there.',
+    ]);
+  }
+  if (network !== "open") {
+    throw unfit(`sandbox.network is ${quote(network)}, which needs namespaces, but ${where} forbids them`, [
+      'Set sandbox.network to "open" there, and restrict the network of the whole host.',
+    ]);
+  }
 }

@@ -1,7 +1,7 @@
 /** How long a trial counts, in milliseconds. While `serve` runs, somebody may install or remove a program. */
 const COUNTS_MS = 60_000;
 
-/** What this process has found out by trials. A trial that throws does not count. */
+/** The results of the trials of this process. A trial that throws does not count. */
 export class Trials<Key, Result> {
   readonly #known = new Map<Key, { begun: number; result: Promise<Result> }>();
 

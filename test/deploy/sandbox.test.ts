@@ -4,12 +4,16 @@ import { renderKubernetes } from "../../src/deploy/kubernetes/render.js";
 import { renderSystemd } from "../../src/deploy/systemd/render.js";
 import { CONTAINERS, configured, KUBERNETES } from "./render.js";
 
-it("a sandbox that needs namespaces is refused where the deployment forbids them", () => {
+it.each([
+  ["mode", "bwrap"],
+  ["network", "none"],
+  ["network", "allow-list"],
+])("sandbox.%s %j, which needs namespaces, is refused where the deployment forbids them", (key, value) => {
   const { config, given } = configured({ COPILOTFLEET_PROVIDER_TYPE: "echo" });
-  const loaded = { config: { ...config, sandbox: { ...config.sandbox, mode: "bwrap" as "auto" } }, given };
+  const loaded = { config: { ...config, sandbox: { ...config.sandbox, [key]: value } }, given };
   const refused = {
     code: "FLEET_CONFIG_INVALID",
-    message: expect.stringMatching(/^sandbox\.mode is "bwrap", .* forbids/),
+    message: expect.stringMatching(new RegExp(`^sandbox\\.${key} is "${value}", .* forbids`)),
   };
   const units = { command: "/usr/local/bin/copilotfleet", user: "copilotfleet" };
   expect(() => renderSystemd(loaded, units)).toThrow(expect.objectContaining(refused));
