@@ -12,16 +12,18 @@ import {
   rmSync,
   statSync,
   utimesSync,
+  watch,
   writeFileSync,
 } from "node:fs";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { expect, it, onTestFinished, vi } from "vitest";
 import { LAUNCH_VARIABLE } from "../../src/model/process.js";
 import { askProxy, type EgressStatus } from "../../src/sandbox/network/ask.js";
 import { ensureProxy, openEgress } from "../../src/sandbox/network/egress.js";
-import { networkFolder } from "../../src/sandbox/network/folder.js";
+import { makeNetworkFolder, networkFolder, rulesName } from "../../src/sandbox/network/folder.js";
 import type { FleetMetrics } from "../../src/serve/report/metrics.js";
 import { EgressWatch } from "../../src/serve/upkeep/egress-watch.js";
 import { isRunning } from "../fixtures/processes.js";
@@ -45,8 +47,9 @@ function newFleet() {
 }
 
 /** A process with a launch id, as a server has it. */
-function serverProcess(launchId: string): ChildProcess {
-  const child = spawn("sleep", ["600"], { env: { ...process.env, [LAUNCH_VARIABLE]: launchId } });
+function serverProcess(launchId: string, variables: NodeJS.ProcessEnv = {}): ChildProcess {
+  const env = { ...process.env, ...variables, [LAUNCH_VARIABLE]: launchId };
+  const child = spawn("sleep", ["600"], { env });
   onTestFinished(() => void child.kill("SIGKILL"));
   return child;
 }
@@ -71,7 +74,7 @@ async function proxyIn(folder: string): Promise<EgressStatus> {
 }
 
 const old = (path: string) => utimesSync(path, new Date(Date.now() - 120_000), new Date(Date.now() - 120_000));
-const rulesPath = (folder: string, launchId: string) => join(folder, "servers", `${launchId}.json`);
+const rulesPath = (folder: string, launchId: string) => join(folder, "servers", rulesName(launchId));
 
 it("the proxy applies the rules of each server, and logs refusals with the user", async () => {
   const { stateRoot, folder } = newFleet();
@@ -178,12 +181,75 @@ it("the proxy ends when no server lives, and leaves no socket and no rules", asy
   }
   writeFileSync(join(folder, "egress.log"), "");
   const pid = (await proxyIn(folder)).pid;
-  await vi.waitFor(() => expect(readdirSync(join(folder, "servers"))).toEqual([`${live}.json`]), PATIENCE);
+  await vi.waitFor(() => expect(readdirSync(join(folder, "servers"))).toEqual([rulesName(live)]), PATIENCE);
   expect(isRunning(pid)).toBe(true);
   server.kill("SIGKILL");
   await vi.waitFor(() => expect(isRunning(pid)).toBe(false), PATIENCE);
   expect(readdirSync(folder).filter((name) => /^egress(?:\.[0-9a-f]{12})?$/.test(name))).toEqual([]);
   expect(readdirSync(join(folder, "servers"))).toEqual([]);
+});
+
+it("no file name shows a launch id, with which a server could use the rules of another", async () => {
+  const { stateRoot, folder } = newFleet();
+  const launchId = randomUUID();
+  const names: string[] = [];
+  const watches = [stateRoot, makeNetworkFolder(stateRoot), join(folder, "servers")].map((path) =>
+    watch(path, (_, name) => void names.push(String(name))),
+  );
+  onTestFinished(() => {
+    for (const watched of watches) watched.close();
+  });
+  await openEgress(stateRoot, launchId, { user: "alice", server: "alice-1", allow: [] });
+  await vi.waitFor(() => expect(names.length).toBeGreaterThan(2), PATIENCE);
+  expect(names.filter((name) => name.includes(launchId))).toEqual([]);
+  expect(await answerOf(folder, rulesName(launchId).replace(".json", ""), "a.example:443")).toContain("not know");
+});
+
+it("an agent that changes the times of the socket does not end the proxy", async () => {
+  const { stateRoot, folder } = newFleet();
+  await openEgress(stateRoot, randomUUID(), { user: "alice", server: "alice-1", allow: [] });
+  const first = await proxyIn(folder);
+  old(join(folder, "egress"));
+  await delay(6_000); // longer than from one survey to the next
+  expect((await proxyIn(folder)).id).toBe(first.id);
+});
+
+it("1,000 connections may wait while the proxy is busy", async () => {
+  const { stateRoot, folder } = newFleet();
+  const launchId = randomUUID();
+  await openEgress(stateRoot, launchId, { user: "alice", server: "alice-1", allow: [] });
+  const { pid } = await proxyIn(folder);
+  process.kill(pid, "SIGSTOP");
+  const held = openSync(folder, "r");
+  const results = await Promise.all(
+    Array.from({ length: 1_000 }, async () => {
+      const socket = connect(`/proc/self/fd/${held}/egress`);
+      return await Promise.race([once(socket, "connect"), once(socket, "error")]).then(
+        () => socket.destroy() && null,
+        (error: Error) => error.message,
+      );
+    }),
+  );
+  closeSync(held);
+  process.kill(pid, "SIGCONT");
+  expect(results.filter((result) => result !== null)).toEqual([]);
+});
+
+it("the proxy reads no environments as long as the servers that it knows live", async () => {
+  const { stateRoot, folder } = newFleet();
+  const launchId = randomUUID();
+  serverProcess(launchId);
+  const large = Object.fromEntries(Array.from({ length: 10 }, (_, n) => [`LARGE_${n}`, "x".repeat(100_000)]));
+  for (let count = 0; count < 30; count++) serverProcess(launchId, large);
+  await openEgress(stateRoot, launchId, { user: "alice", server: "alice-1", allow: [] });
+  old(rulesPath(folder, launchId));
+  const { pid } = await proxyIn(folder);
+  const readBytes = () => Number(/rchar: (\d+)/.exec(readFileSync(`/proc/${pid}/io`, "utf8"))?.[1]);
+  await vi.waitFor(() => expect(readBytes()).toBeGreaterThan(30_000_000), PATIENCE);
+  await delay(1_000); // until the end of that survey
+  const before = readBytes();
+  await delay(6_000);
+  expect(readBytes() - before).toBeLessThan(1_000_000);
 });
 
 it("the proxy ends when its folder is deleted", async () => {
@@ -205,8 +271,8 @@ it("serve starts the proxy again, and counts the requests of both proxies", asyn
       counted[result] = (counted[result] ?? 0) + count;
     },
   };
-  const watch = new EgressWatch({ stateRoot, metrics: metrics as unknown as FleetMetrics });
-  const look = async () => await watch.look([{ sandbox: { mode: "landlock", not: [], network: "allow-list" } }]);
+  const egress = new EgressWatch({ stateRoot, metrics: metrics as unknown as FleetMetrics });
+  const look = async () => await egress.look([{ sandbox: { mode: "landlock", not: [], network: "allow-list" } }]);
   await answerOf(folder, launchId, "before.example:443");
   await look();
   await answerOf(folder, launchId, "a.example:443");
@@ -214,7 +280,7 @@ it("serve starts the proxy again, and counts the requests of both proxies", asyn
   expect(counted).toMatchObject({ refused: 1, allowed: 0 });
   process.kill((await proxyIn(folder)).pid, "SIGKILL");
   await vi.waitFor(async () => expect(await askProxy(folder)).toBeNull(), PATIENCE);
-  await watch.look([{ sandbox: { mode: "landlock", not: [], network: "none" } }]);
+  await egress.look([{ sandbox: { mode: "landlock", not: [], network: "none" } }]);
   expect(await askProxy(folder)).toBeNull();
   await look();
   await answerOf(folder, launchId, "b.example:443");

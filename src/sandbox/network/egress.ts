@@ -6,7 +6,7 @@ import { FleetError, quote } from "../../errors.js";
 import { replaceStateFile } from "../../store/file/state-folder.js";
 import { packageFolder } from "../programs.js";
 import { askProxy, type EgressStatus, type ServerEntry } from "./ask.js";
-import { makeNetworkFolder, SERVERS_FOLDER } from "./folder.js";
+import { makeNetworkFolder, rulesName, SERVERS_FOLDER } from "./folder.js";
 
 /** How long a proxy may take to start, in milliseconds. It takes a tenth of a second on a quiet machine. */
 const START_MS = 15_000;
@@ -24,7 +24,7 @@ const THREADS = "64";
  */
 export async function openEgress(stateRoot: string, launchId: string, entry: ServerEntry): Promise<void> {
   const folder = makeNetworkFolder(stateRoot);
-  replaceStateFile(stateRoot, join(folder, SERVERS_FOLDER, `${launchId}.json`), entry);
+  replaceStateFile(stateRoot, join(folder, SERVERS_FOLDER, rulesName(launchId)), entry);
   const running = await askProxy(folder);
   // A proxy of another version is replaced here, and not by each process that uses a server.
   if (running === null || running.version !== program().version) await startOnce(folder);

@@ -2,11 +2,12 @@ import { randomBytes } from "node:crypto";
 import { readdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
 import { createServer } from "node:net";
 import { basename, join } from "node:path";
+import { isMainThread, parentPort, Worker } from "node:worker_threads";
 import { LAUNCH_VARIABLE } from "../../model/process.js";
-import { system } from "../../system/system.js";
+import { type SeenProcess, system } from "../../system/system.js";
 import { ServerRules } from "./addresses.js";
 import { askProxy, type EgressStatus, type ServerEntry } from "./ask.js";
-import { EGRESS_SOCKET, SERVERS_FOLDER } from "./folder.js";
+import { EGRESS_SOCKET, rulesName, SERVERS_FOLDER } from "./folder.js";
 import { EgressProxy, type EgressServer } from "./proxy.js";
 import { RefusalLog } from "./refusal-log.js";
 
@@ -20,6 +21,8 @@ import { RefusalLog } from "./refusal-log.js";
  */
 
 const SURVEY_MS = 5_000;
+/** As many connections may wait as Linux allows. */
+const BACKLOG = 4_096;
 /** The rules of a server exist before its process. */
 const LAUNCH_MS = 60_000;
 
@@ -38,12 +41,17 @@ function status(): EgressStatus {
   return { pid: process.pid, id: own, version, counts: proxy.counts };
 }
 
+/** By file. To read the rules takes long if there are many. */
+const known = new Map<string, EgressServer>();
+
 function serverOf(launchId: string): EgressServer | null {
-  // The launch id becomes part of a path.
-  if (!/^[\w-]{1,64}$/.test(launchId)) return null;
+  const path = join(SERVERS_FOLDER, rulesName(launchId));
   try {
-    const entry = JSON.parse(readFileSync(join(SERVERS_FOLDER, `${launchId}.json`), "utf8")) as ServerEntry;
-    return { user: entry.user, server: entry.server, rules: new ServerRules(entry.allow) };
+    const file = `${path} ${fileAt(path)}`;
+    const entry = known.has(file) ? null : (JSON.parse(readFileSync(path, "utf8")) as ServerEntry);
+    if (entry !== null)
+      known.set(file, { user: entry.user, server: entry.server, rules: new ServerRules(entry.allow) });
+    return known.get(file) ?? null;
   } catch {
     return null;
   }
@@ -68,17 +76,52 @@ function survey(): void {
 
 function fileAt(path: string): string | null {
   const found = statSync(path, { throwIfNoEntry: false });
-  // A later file may have the same number.
-  return found === undefined ? null : `${found.ino} ${found.mtimeMs}`;
+  // A later file may have the same number. A server can change the other times of a file, but not its time of birth.
+  return found === undefined ? null : `${found.ino} ${found.birthtimeMs}`;
 }
+
+/** By file name: the oldest process of a launch. */
+let processes: Readonly<Record<string, Pick<SeenProcess, "pid" | "started">>> = {};
+let nextLookMs = 0;
+/** Looking takes at most a twentieth of the time, however many processes there are. */
+const REST = 20;
 
 /** Removes the rules of servers that have no process any more. */
 function removeOldServers(): void {
-  const old = filesIn(SERVERS_FOLDER).filter(isOld);
-  if (old.length === 0) return;
-  const processes = system().processes.withEnvironment([LAUNCH_VARIABLE]);
-  const live = new Set(processes.map(({ variables }) => `${variables[LAUNCH_VARIABLE]}.json`));
-  for (const file of old) if (!live.has(basename(file))) rmSync(file, { force: true });
+  const lost = filesIn(SERVERS_FOLDER).filter((file) => isOld(file) && !isLive(file));
+  const startMs = performance.now();
+  if (lost.length === 0 || startMs < nextLookMs) return;
+  nextLookMs = Infinity;
+  // In a thread of its own, because servers can have many processes with large environments.
+  new Worker(new URL(import.meta.url), { resourceLimits: { maxOldGenerationSizeMb: 256 } })
+    .on("message", (found: typeof processes) => {
+      processes = found;
+      known.clear();
+      for (const file of lost) if (isOld(file) && !isLive(file)) rmSync(file, { force: true });
+    })
+    .on("error", (error) => process.stderr.write(`${String(error)}\n`))
+    .on("exit", () => {
+      const endMs = performance.now();
+      nextLookMs = endMs + REST * (endMs - startMs);
+    })
+    .unref();
+}
+
+function isLive(file: string): boolean {
+  const oldest = processes[basename(file)];
+  return oldest !== undefined && system().processes.find(oldest.pid)?.started === oldest.started;
+}
+
+/** The oldest process of each launch, which is none that the agent has started. */
+function lookForProcesses(): typeof processes {
+  const all = system()
+    .processes.withEnvironment([LAUNCH_VARIABLE])
+    .sort((a, b) => Number(b.started) - Number(a.started));
+  return Object.fromEntries(
+    all.flatMap(({ pid, started, variables: { [LAUNCH_VARIABLE]: launchId } }) =>
+      launchId === undefined ? [] : [[rulesName(launchId), { pid, started }]],
+    ),
+  );
 }
 
 /** Removes the sockets of proxies that were killed before their sockets had their final name. */
@@ -113,10 +156,11 @@ function surveySafely(): void {
   }
 }
 
+if (!isMainThread) parentPort?.postMessage(lookForProcesses());
 // If several start at the same time, most find the first one here.
-if ((await askProxy("."))?.version !== version) {
+else if ((await askProxy("."))?.version !== version) {
   removeOldSockets();
-  server.listen(own, () => {
+  server.listen({ path: own, backlog: BACKLOG }, () => {
     ownFile = fileAt(own);
     renameSync(own, EGRESS_SOCKET);
     timer = setInterval(surveySafely, SURVEY_MS);
