@@ -200,14 +200,22 @@ enum { IN, OUT, WAYS };
  * side, which then gets no more. So the bridge keeps no data, and a slow connection only slows down itself.
  */
 struct connection {
-  int ends[2]; /* 0: not in use */
+  int ends[2]; /* Client 0: not in use. Target -1: cannot take the connection yet. */
   /* The direction that begins at this end. */
   enum { READING, WRITING, ENDED } state[2];
+  /* Whether anything has come from this end yet. */
+  char has_sent[2];
+  u64 number; /* ascending */
 };
+enum { CLIENT, TARGET };
 
 static struct connection connections[WAYS * MOST];
 /* How many connections each way can have. */
 static int most;
+
+static int way_of(const struct connection *connection) {
+  return (connection - connections) % WAYS;
+}
 
 static void end(struct connection *connection) {
   for (int side = 0; side < 2; side++) call(__NR_close, connection->ends[side], 0, 0, 0, 0);
@@ -218,7 +226,13 @@ static void copy(struct connection *connection, int side) {
   static char data[64 * 1024];
   const int from = connection->ends[side], to = connection->ends[!side];
   long size = call(__NR_recvfrom, from, (word)data, sizeof(data), MSG_PEEK, 0);
-  if (size == 0) {
+  if (size > 0) connection->has_sent[side] = 1;
+  /*
+   * A target that has sent nothing may not even have accepted the connection, which then fills the queue that all servers
+   * share. So it keeps its place until the target ends it.
+   */
+  const int is_gone = size < 0 && size != -EAGAIN && side == CLIENT && !connection->has_sent[TARGET];
+  if (size == 0 || (is_gone && way_of(connection) == OUT)) {
     connection->state[side] = ENDED;
     if (connection->state[!side] == ENDED) end(connection);
     else call(__NR_shutdown, to, SHUT_WR, 0, 0, 0);
@@ -236,7 +250,7 @@ static short events_at(const struct connection *connection, int side) {
 }
 
 static void proceed(struct connection *connection, const struct pollfd *polled) {
-  for (int side = 0; side < 2 && connection->ends[0] != 0; side++) {
+  for (int side = 0; side < 2 && connection->ends[CLIENT] != 0; side++) {
     const int state = connection->state[side];
     if (state == READING ? polled[side].revents : state == WRITING ? polled[!side].revents : 0) copy(connection, side);
   }
@@ -251,7 +265,7 @@ static long connect_in(void) {
   return target;
 }
 
-/* The address to which the client has connected chooses the socket. */
+/* The address to which the client has connected chooses the socket. EAGAIN: the queue of its listener is full. */
 static long connect_out(int client) {
   struct sockaddr_in chosen;
   unsigned size = sizeof(chosen);
@@ -284,43 +298,82 @@ static long connect_out(int client) {
   return error;
 }
 
-static struct connection *unused(int way) {
-  for (int index = way; index < WAYS * most; index += WAYS)
-    if (connections[index].ends[0] == 0) return &connections[index];
-  return 0;
+/* Whether clients wait for a target whose queue was full. */
+static int is_waiting;
+
+static void try_again(void) {
+  is_waiting = 0;
+  for (int index = OUT; index < WAYS * most; index += WAYS) {
+    struct connection *connection = &connections[index];
+    if (connection->ends[TARGET] >= 0) continue;
+    char byte;
+    long target = call(__NR_recvfrom, connection->ends[CLIENT], (word)&byte, 1, MSG_PEEK, 0);
+    /* Without an error, the client is still there. */
+    if (target >= 0 || target == -EAGAIN) target = connect_out(connection->ends[CLIENT]);
+    if (target >= 0) connection->ends[TARGET] = target;
+    else if (target == -EAGAIN) is_waiting = 1;
+    else end(connection);
+  }
+}
+
+/*
+ * An unused place. If the machine has taken all of its places: the place of the oldest client that has sent nothing yet. So
+ * silent connections cannot cut off the program.
+ */
+static struct connection *place_for(int way) {
+  struct connection *oldest = 0;
+  for (int index = way; index < WAYS * most; index += WAYS) {
+    struct connection *at = &connections[index];
+    if (at->ends[CLIENT] == 0) return at;
+    if (way == IN && !at->has_sent[CLIENT] && (oldest == 0 || at->number < oldest->number)) oldest = at;
+  }
+  return oldest;
 }
 
 /* Returns whether descriptors or memory are missing. */
 static int accept_on(int listener, int way) {
+  struct connection *place = place_for(way);
+  if (place == 0) return 0;
   const long client = call(__NR_accept4, listener, 0, 0, SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (client < 0) return client != -EAGAIN && client != -ECONNABORTED;
   set_option(client, IPPROTO_TCP, TCP_NODELAY);
   const long target = way == IN ? connect_in() : connect_out(client);
-  if (target < 0) call(__NR_close, client, 0, 0, 0, 0);
-  else *unused(way) = (struct connection){.ends = {client, target}};
+  if (target < 0 && target != -EAGAIN) {
+    call(__NR_close, client, 0, 0, 0, 0);
+    return 0;
+  }
+  static u64 accepted;
+  if (place->ends[CLIENT] != 0) end(place);
+  *place = (struct connection){.ends = {client, target < 0 ? -1 : target}, .number = accepted++};
+  is_waiting |= target < 0;
   return 0;
 }
 
 static void pass_on(void) {
   static struct pollfd polled[FIRST_FREE + 2 * WAYS * MOST];
-  const struct __kernel_timespec moment = {.tv_nsec = 100 * 1000 * 1000};
+  /* The kernel subtracts the time for which it waited. */
+  struct __kernel_timespec rest = {0};
   for (int is_short = 0;;) {
+    if (rest.tv_nsec == 0) {
+      try_again();
+      rest.tv_nsec = 100 * 1000 * 1000;
+    }
     polled[PARENT] = (struct pollfd){.fd = PARENT, .events = POLLIN};
-    polled[OUTSIDE] = (struct pollfd){.fd = is_short || unused(IN) == 0 ? -1 : OUTSIDE, .events = POLLIN};
-    polled[INSIDE] = (struct pollfd){.fd = is_short || unused(OUT) == 0 ? -1 : INSIDE, .events = POLLIN};
+    polled[OUTSIDE] = (struct pollfd){.fd = is_short || place_for(IN) == 0 ? -1 : OUTSIDE, .events = POLLIN};
+    polled[INSIDE] = (struct pollfd){.fd = is_short || place_for(OUT) == 0 ? -1 : INSIDE, .events = POLLIN};
     int used = 0;
     for (int index = 0; index < WAYS * MOST; index++) {
-      if (connections[index].ends[0] != 0) used = index + 1;
+      if (connections[index].ends[CLIENT] != 0) used = index + 1;
     }
     for (int index = 0; index < used * 2; index++) {
       const struct connection *connection = &connections[index / 2];
       const short events = events_at(connection, index % 2);
       /* The kernel reports errors even if no event was asked for, again and again. */
-      const int is_awaited = connection->ends[0] != 0 && events != 0;
+      const int is_awaited = connection->ends[CLIENT] != 0 && connection->ends[TARGET] >= 0 && events != 0;
       polled[FIRST_FREE + index] =
           (struct pollfd){.fd = is_awaited ? connection->ends[index % 2] : -1, .events = events};
     }
-    call(__NR_ppoll, (word)polled, FIRST_FREE + 2 * used, is_short ? (word)&moment : 0, 0, 0);
+    call(__NR_ppoll, (word)polled, FIRST_FREE + 2 * used, is_short || is_waiting ? (word)&rest : 0, 0, 0);
     if (polled[PARENT].revents != 0) leave(0);
     for (int index = 0; index < used; index++) proceed(&connections[index], &polled[FIRST_FREE + 2 * index]);
     is_short = polled[OUTSIDE].revents != 0 && accept_on(OUTSIDE, IN);

@@ -95,6 +95,12 @@ async function listen(at: string | number, serve: (client: Socket) => void): Pro
   return server;
 }
 
+/** The processor time of a process, in hundredths of a second. */
+function ticksOf(pid: number): number {
+  const [user, kernel] = readFileSync(`/proc/${pid}/stat`, "utf8").split(" ").slice(13);
+  return Number(user) + Number(kernel);
+}
+
 const portOf = (server: Server) => (server.address() as AddressInfo).port;
 
 it("the program for the network names what is wrong, and runs nothing", async () => {
@@ -241,10 +247,9 @@ it("a connection whose target reads nothing takes only so much data, and does no
     socket.end("hello");
     expect(await text(socket)).toBe("hello");
   }
-  const ticks = () => Number(readFileSync(`/proc/${bridge}/stat`, "utf8").split(" ")[13]);
-  const before = ticks();
+  const before = ticksOf(bridge);
   await new Promise((resolve) => setTimeout(resolve, 500));
-  expect(ticks() - before, "the bridge does not poll in a circle").toBeLessThan(10);
+  expect(ticksOf(bridge) - before, "the bridge does not poll in a circle").toBeLessThan(10);
   expect(Number(/^RssAnon:\s+(\d+)/m.exec(readFileSync(`/proc/${bridge}/status`, "utf8"))?.[1])).toBeLessThan(512);
 });
 
@@ -261,10 +266,9 @@ it("a client that has gone does not keep the bridge busy, and its target learns 
     else setTimeout(() => socket.resetAndDestroy(), 50);
   }
   await eventually("the targets see the end", () => closed === 10);
-  const spent = () => Number(readFileSync(`/proc/${bridge}/stat`, "utf8").split(" ")[13]);
-  const before = spent();
+  const before = ticksOf(bridge);
   await new Promise((resolve) => setTimeout(resolve, 500));
-  expect(spent() - before).toBeLessThan(10);
+  expect(ticksOf(bridge) - before).toBeLessThan(10);
 });
 
 it("a further connection waits while all places are taken", async () => {
@@ -277,6 +281,65 @@ it("a further connection waits while all places are taken", async () => {
   expect(first).toBe("waits");
   clients[0]?.destroy();
   expect(await answer).toBe("late");
+});
+
+it("a silent connection gives up its place when all are taken, and one that was used keeps it", async () => {
+  const { ask, port } = await enter("root");
+  const used = await ask("echo");
+  used.write("one ");
+  await once(used, "readable");
+  const silent = Array.from({ length: MOST }, () => connect({ port, host: "127.0.0.1" }));
+  onTestFinished(() => {
+    for (const socket of silent) socket.destroy();
+  });
+  await once(silent[0] ?? used, "close"); // the oldest one
+  const late = await ask("echo");
+  late.end("late");
+  expect(await text(late)).toBe("late");
+  used.end("two");
+  expect(await text(used)).toBe("one two");
+  expect(silent.filter(({ closed }) => closed)).toHaveLength(2);
+});
+
+/**
+ * Listens on a Unix socket, but accepts nothing until `accept` is called. That resolves with the length of the queue. Then
+ * every connection gets the answer `reached`.
+ */
+async function listenLate(path: string, backlog: number): Promise<{ accept: () => Promise<number> }> {
+  const script = `use Socket; $| = 1; socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, pack_sockaddr_un("${path}")) or die;
+    listen(S, ${backlog}); print "listening"; <STDIN>; S->blocking(0);
+    while (accept(my $client, S)) { push @queue, $client } print scalar(@queue); S->blocking(1); $SIG{PIPE} = "IGNORE";
+    for (;;) { for (@queue) { syswrite $_, "reached" } @queue = (); accept(my $client, S); push @queue, $client }`;
+  const child = spawn("/usr/bin/env", ["perl", "-MIO::Handle", "-e", script], { stdio: ["pipe", "pipe", "inherit"] });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  await once(child.stdout, "data");
+  const accept = async () => {
+    child.stdin.write("\n");
+    return Number((await once(child.stdout, "data")) as unknown);
+  };
+  return { accept };
+}
+
+it("a connection waits while the queue of its target is full", async () => {
+  const { ask, sockets, bridge } = await enter("root");
+  const target = await listenLate(join(sockets, "1.2.0"), 2);
+  const clients = await Promise.all(Array.from({ length: 10 }, async () => await ask(`connect 127.1.2.0 ${WAY_OUT}`)));
+  const answers = Promise.all(clients.map(async (client) => await text(client)));
+  const first = await Promise.race([answers, new Promise((resolve) => setTimeout(resolve, 500, "wait"))]);
+  expect(first).toBe("wait");
+  const before = ticksOf(bridge);
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  expect(ticksOf(bridge) - before, "the bridge does not poll in a circle").toBeLessThan(10);
+  expect(await target.accept()).toBe(3); // the kernel lets one more in
+  expect(await answers).toEqual(clients.map(() => "reached"));
+});
+
+it("connections that were reset fill the queue of their target only up to the number of places", async () => {
+  const { ask, sockets } = await enter("root");
+  const target = await listenLate(join(sockets, "1.2.0"), 2 * MOST);
+  expect(await text(await ask(`reset 127.1.2.0 ${WAY_OUT} ${MOST + 100}`))).toBe("done");
+  expect(await target.accept()).toBe(MOST);
+  expect(await text(await ask(`connect 127.1.2.0 ${WAY_OUT}`))).toBe("reached");
 });
 
 it("the bridge ends with the program, whatever ends it", async () => {

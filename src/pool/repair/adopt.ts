@@ -34,10 +34,7 @@ export async function adoptServer(
     const writers = writersOf(logPath(server.home));
     const processes = launchId === null ? [] : processesOfLaunch(launchId);
     const listener = port === null ? undefined : processes.find(({ pid }) => system().processes.listensOn(pid, port));
-    const identity =
-      listener === undefined || port === null
-        ? null
-        : withBridge(asServer(listener), { port, sandbox }, () => processes);
+    const identity = listener === undefined || port === null ? null : withBridge(asServer(listener), { port, sandbox });
     if (identity !== null && port !== null) {
       const version = await answerOf(server, port, limit.signal);
       if (version !== null && isAlive(identity)) {

@@ -99,7 +99,7 @@ function listenerOf(started: ProcessIdentity, { port, sandbox }: Launch): Proces
   const candidates = sandbox.mode === "bwrap" ? processesOfSession(started) : [started];
   const listener = candidates.find(({ pid }) => system().processes.listensOn(pid, port));
   if (listener === undefined) return null;
-  return withBridge(asServer(listener), { port, sandbox }, () => processesOfSession(started));
+  return withBridge(asServer(listener), { port, sandbox });
 }
 
 async function start(launch: Launch) {

@@ -1,7 +1,7 @@
 import type { ProcessIdentity } from "../../model/process.js";
 import type { SandboxReport } from "../../model/sandbox.js";
 import { system } from "../../system/system.js";
-import { identify } from "./process-table.js";
+import { identify, processesOfSession } from "./process-table.js";
 
 /*
  * A server with a restricted network listens in a network namespace of its own. Its bridge listens on the same port of the
@@ -9,18 +9,17 @@ import { identify } from "./process-table.js";
  */
 
 /**
- * The identity of a server with its bridge, which is one of the other processes of its launch. Null if none of them listens on
- * the port of the machine. A server with an open network needs no bridge.
+ * The identity of a server with its bridge. Null if nothing listens on the port of the machine that belongs to the server's
+ * process session, which no process can join from outside. A server with an open network needs no bridge.
  */
 export function withBridge(
   server: ProcessIdentity,
   { port, sandbox }: { port: number; sandbox: SandboxReport | undefined },
-  processesOfLaunch: () => readonly ProcessIdentity[],
 ): ProcessIdentity | null {
   if (sandbox?.network === undefined) return server;
   // Before its program makes the namespace, a process holds the listening socket of its later bridge.
   if (listensHere(server.pid, port)) return null;
-  const bridge = processesOfLaunch().find(({ pid }) => pid !== server.pid && listensHere(pid, port));
+  const bridge = processesOfSession(server).find(({ pid }) => pid !== server.pid && listensHere(pid, port));
   return bridge === undefined ? null : { ...server, bridge: { pid: bridge.pid, startTicks: bridge.startTicks } };
 }
 
