@@ -4,6 +4,7 @@ import { ROOT_CAPABILITIES, run } from "./landlock.js";
 import { mountCheck } from "./mounted.js";
 import { mountOptions } from "./mounts.js";
 import { contains, type Paths, TRIAL_PATHS } from "./paths.js";
+import { machineProgram } from "./programs.js";
 import type { Attempt, Command, Mechanism } from "./sandbox.js";
 
 /*
@@ -15,7 +16,7 @@ import type { Attempt, Command, Mechanism } from "./sandbox.js";
  * that the process of bwrap has outside, which no other server has.
  */
 
-const OUTSIDE = 'export COPILOTFLEET_SANDBOX_PID=$$; exec bwrap "$@"';
+const OUTSIDE = 'export COPILOTFLEET_SANDBOX_PID=$$; exec "$@"';
 const LAST_PID = "/proc/sys/kernel/ns_last_pid";
 /**
  * Process 1 of the namespace. It passes on how the runtime ended, and all other processes in the namespace end with it. A
@@ -59,14 +60,28 @@ export async function tryBwrapAlone(): Promise<Attempt> {
 async function tryWith(launcher: Mechanism | null): Promise<Attempt> {
   if (system().processes.innerPid(process.pid) === null)
     return { why: "bwrap cannot be used, because the system does not show the PID of a server inside it" };
-  const [program, ...args] = within(launcher, ["/bin/true"], TRIAL_PATHS);
+  const programs = findPrograms();
+  if (typeof programs === "string")
+    return { why: `bwrap cannot be used, because no folder of the machine in PATH has the program ${programs}` };
+  const [program, ...args] = within(launcher, programs, ["/bin/true"], TRIAL_PATHS);
   const { failure } = await run(program, args);
   if (failure !== null) return { why: `bwrap failed (${failure})` };
   return {
     mode: "bwrap",
     not: [...leftBy(launcher), "network", "resources"],
-    wrap: (command, paths) => within(launcher, command, paths),
+    wrap: (command, paths) => within(launcher, programs, command, paths),
   };
+}
+
+/** The paths of the programs that make the sandbox. */
+type Programs = Readonly<Record<"bwrap" | "setpriv" | "stat", string>>;
+
+/** Returns the name of a program that is missing. */
+function findPrograms(): Programs | string {
+  const [bwrap, setpriv, stat] = [machineProgram("bwrap"), machineProgram("setpriv"), machineProgram("stat")];
+  if (bwrap === null) return "bwrap";
+  if (setpriv === null) return "setpriv";
+  return stat === null ? "stat" : { bwrap, setpriv, stat };
 }
 
 /**
@@ -81,14 +96,20 @@ function leftBy(launcher: Mechanism | null): Protection[] {
   ];
 }
 
-function within(launcher: Mechanism | null, command: Command, paths: Paths): Command {
+function within(
+  launcher: Mechanism | null,
+  { bwrap, setpriv, stat }: Programs,
+  command: Command,
+  paths: Paths,
+): Command {
   const inner = launcher?.wrap(command, paths) ?? command;
   return [
-    ...(["/bin/sh", "-c", OUTSIDE, "sh", ...OPTIONS] as const),
+    ...(["/bin/sh", "-c", OUTSIDE, "sh", bwrap, ...OPTIONS] as const),
     ...mountOptions(launcher === null ? paths : { ...paths, read: [...paths.read.map(inFewMounts), inner[0]] }),
-    ...["--bind", LAST_PID, LAST_PID],
-    ...["--", "/bin/sh", "-c", `${mountCheck(paths)}${INSIDE}`, "sh"],
-    ...["setpriv", ...FEWER_CAPABILITIES, ...inner],
+    // The settings of the kernel in /proc are files of root, who could write to them without any capability.
+    ...["--bind", LAST_PID, LAST_PID, "--remount-ro", "/proc"],
+    ...["--", "/bin/sh", "-c", `${mountCheck(paths, stat)}${INSIDE}`, "sh"],
+    ...[setpriv, ...FEWER_CAPABILITIES, ...inner],
   ];
 }
 

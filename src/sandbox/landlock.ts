@@ -1,9 +1,10 @@
-import { execFile } from "node:child_process";
-import { statSync } from "node:fs";
+import { type ExecFileException, execFile } from "node:child_process";
+import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { FleetError, systemCode } from "../errors.js";
 import type { Protection } from "../model/sandbox.js";
-import { packageFolder } from "./programs.js";
+import { readIfThere } from "../store/file/failures.js";
+import { machineProgram, packageFolder } from "./programs.js";
 import type { Attempt } from "./sandbox.js";
 
 /*
@@ -56,14 +57,16 @@ function launcherPath(): string | null {
 
 /** The program of util-linux (2.41 or later), for a machine on which the launcher cannot run. */
 export async function trySetpriv(): Promise<Attempt> {
+  const setpriv = machineProgram("setpriv");
+  if (setpriv === null) return { why: "no folder of the machine in PATH has the program setpriv" };
   const base = ["--no-new-privs", ...(process.getuid?.() === 0 ? CAPABILITIES : []), "--landlock-access", "fs"];
-  const { failure } = await run("setpriv", [...base, ...rule(READ_FOLDER, "/"), "true"]);
+  const { failure } = await run(setpriv, [...base, ...rule(READ_FOLDER, "/"), "/bin/true"]);
   if (failure !== null) return { why: `setpriv with Landlock failed (${failure})` };
   return {
     mode: "landlock",
     not: ["signals", "system-calls", ...NEVER],
     wrap: (command, { read, write, devices }) => [
-      "setpriv",
+      setpriv,
       ...base,
       ...read.flatMap((path) => rule(isFolder(path) ? READ_FOLDER : READ_FILE, path)),
       ...write.flatMap((path) => rule(isFolder(path) ? ALL : WRITE_FILE, path)),
@@ -91,7 +94,7 @@ const CAPABILITIES = [
 const SHORTAGES = ["EAGAIN", "EMFILE", "ENFILE", "ENOMEM"];
 /** Shortages as programs report them: the C library, dash, and our launcher (with the numbers of the codes above). */
 const SHORTAGE_TEXT =
-  /Resource temporarily unavailable|Too many open files|Cannot (allocate memory|fork)|error (11|12|23|24)$/i;
+  /Resource temporarily unavailable|Too many open files|Cannot (allocate memory|fork)|error (11|12|23|24)$/im;
 
 /**
  * Runs a program to its end. `failure` tells what went wrong; null if nothing did.
@@ -106,9 +109,9 @@ export async function run(
 ): Promise<{ output: string; failure: string | null }> {
   return await new Promise((resolve, reject) => {
     try {
-      execFile(program, args, { timeout: TRIAL_MS, env }, (error, stdout, stderr) => {
+      execFile(program, args, { timeout: TRIAL_MS, env: { ...env, LC_ALL: "C" } }, (error, stdout, stderr) => {
         const said = stderr.trim().split("\n")[0] ?? "";
-        if (error !== null && isShortage(error, said)) reject(untried(error, said));
+        if (error !== null && isShortage(error, stderr)) reject(untried(error, said));
         else resolve({ output: stdout.trim(), failure: error === null ? null : said || error.message });
       });
     } catch (error) {
@@ -117,8 +120,25 @@ export async function run(
   });
 }
 
-function isShortage(error: Error & { killed?: boolean }, said: string): boolean {
-  return error.killed === true || SHORTAGES.includes(systemCode(error) ?? "") || SHORTAGE_TEXT.test(said);
+/** Also where a program was killed, perhaps for lack of memory, or could not even say why it failed. */
+function isShortage(error: ExecFileException, said: string): boolean {
+  const isSilent = typeof error.code === "number" && said.trim() === "";
+  return (
+    error.killed === true ||
+    error.signal === "SIGKILL" ||
+    isSilent ||
+    SHORTAGES.includes(systemCode(error) ?? "") ||
+    SHORTAGE_TEXT.test(said) ||
+    (/ENOSPC|No space left on device/.test(said) && allowsNamespaces())
+  );
+}
+
+/** Whether the machine allows any namespaces. Otherwise the error about too many of them does not show a shortage. */
+function allowsNamespaces(): boolean {
+  return ["user", "pid", "mnt", "ipc", "uts", "net"].every((kind) => {
+    const path = `/proc/sys/user/max_${kind}_namespaces`;
+    return Number(readIfThere(path, () => readFileSync(path, "utf8")) ?? 1) > 0;
+  });
 }
 
 function untried(cause: unknown, said: string): FleetError {

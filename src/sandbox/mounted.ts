@@ -18,14 +18,15 @@ const O_PATH = 0o10000000;
  * Lines of shell that end with code 126 unless everything that bwrap mounted is what is at these paths now. Leaves out the
  * folders of the machine, which only root can change.
  *
+ * @param stat the path of the program
  * @throws FLEET_SANDBOX_UNSAFE if a path now leads through a link
  */
-export function mountCheck({ read, write }: Paths): string {
+export function mountCheck({ read, write }: Paths, stat: string): string {
   const isOfMachine = (path: string) => path === "/" || OF_THE_MACHINE.some((folder) => contains(folder, path));
   const mounted = [...new Set([...read.filter((path) => !isOfMachine(path)), ...write])];
   if (mounted.length === 0) return "";
   const identities = mounted.map(identityOf).join("\n");
-  return `[ "$(stat -c '%d %i' -- ${mounted.map(shellQuote).join(" ")})" = '${identities}' ] || {
+  return `[ "$(${shellQuote(stat)} -c '%d %i' -- ${mounted.map(shellQuote).join(" ")})" = '${identities}' ] || {
   echo "A folder of the sandbox was replaced while bwrap started." >&2
   exit 126
 }
@@ -36,13 +37,18 @@ export function mountCheck({ read, write }: Paths): string {
 function identityOf(path: string): string {
   const descriptor = open(path);
   try {
-    const { dev, ino, mode } = fstatSync(descriptor, { bigint: true });
-    const isLink = (Number(mode) & constants.S_IFMT) === constants.S_IFLNK;
+    const stats = fstatSync(descriptor, { bigint: true });
+    const isLink = (Number(stats.mode) & constants.S_IFMT) === constants.S_IFLNK;
     if (isLink || readlinkSync(system().files.pathOf(descriptor)) !== path) throw replaced(path);
-    return `${dev} ${ino}`;
+    return identityText(stats);
   } finally {
     closeSync(descriptor);
   }
+}
+
+/** As stat(1) prints it, without signs. Node.js reads the numbers as signed ones. */
+export function identityText({ dev, ino }: { dev: bigint; ino: bigint }): string {
+  return `${BigInt.asUintN(64, dev)} ${BigInt.asUintN(64, ino)}`;
 }
 
 function open(path: string): number {

@@ -1,6 +1,8 @@
+import { accessSync, constants } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join, sep } from "node:path";
-import { realPath } from "./paths.js";
+import { delimiter, dirname, isAbsolute, join, sep } from "node:path";
+import { systemCode } from "../errors.js";
+import { contains, realPath } from "./paths.js";
 
 /** The folder of this package; null if another package contains a copy of this code. */
 export function packageFolder(): string | null {
@@ -14,8 +16,30 @@ export function packageFolder(): string | null {
 /** Programs, libraries and settings of the machine. No server may change anything in these folders. */
 export const OF_THE_MACHINE =
   "/bin /boot /dev /etc /gnu /lib /lib32 /lib64 /libx32 /nix /proc /sbin /sys /usr /var/spool".split(" ");
+/** Those of them in which only root installs programs. */
+const OF_PROGRAMS = "/bin /gnu /nix /sbin /usr".split(" ");
 /** These contain folders of many programs. A server may change one folder in them, but not the whole. */
 const OF_MANY = ["/opt", "/run", "/var"];
+
+/**
+ * The path of a program that makes a sandbox. Looks only in those folders of PATH that belong to the machine, because an agent
+ * may have put a program into the others, such as the `node_modules/.bin` of a project. Null if there is none.
+ */
+export function machineProgram(name: string): string | null {
+  const named = (process.env.PATH ?? "/usr/bin:/bin").split(delimiter).filter(isAbsolute).map(realPath);
+  const folders = named.filter((folder) => OF_PROGRAMS.some((one) => contains(one, folder)));
+  return folders.map((folder) => join(folder, name)).find(isExecutable) ?? null;
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch (error) {
+    if (systemCode(error) === undefined) throw error;
+    return false;
+  }
+}
 
 /** Programs that run outside of the sandbox, so that no server must be able to change them. The paths have no links. */
 export interface Programs {

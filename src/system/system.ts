@@ -55,6 +55,11 @@ export interface ProcessTable {
   withVariable(name: string, value: string): SeenProcess[];
   /** All processes, each with those of the named variables that it has. Another user's process may show none. */
   withEnvironment(names: readonly string[]): ProcessVariables[];
+  /**
+   * The descriptors beyond standard error that this process would pass on to a child. Its own are none of them, so a starter of this
+   * process left them open. Empty if the system does not show them.
+   */
+  inheritedDescriptors(): number[];
   /** The processes that have the file open for writing. */
   writersOf(path: string): SeenProcess[];
   /**

@@ -1,4 +1,6 @@
+import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { errorOf, fake, faultFleet } from "../fixtures/fleets/fault-fleet.js";
@@ -137,3 +139,14 @@ function groupNumberOf(pid: string): number | undefined {
     return undefined; // it ended after it was listed
   }
 }
+
+it.each(["auto", "none"])(
+  "a server in the sandbox %j does not hold the lock of the script that started it, which left a descriptor open",
+  async (mode) => {
+    const fleet = await faultFleet({ COPILOTFLEET_SANDBOX_MODE: mode });
+    const lock = join(fleet.folder, "lock");
+    const script = 'exec 200>"$0"; flock --nonblock 200; "$@"';
+    await fleet.ok(["spawn", "--user", "alice"], { under: ["bash", "-c", script, lock] });
+    expect(spawnSync("flock", ["--nonblock", lock, "true"]).status).toBe(0);
+  },
+);

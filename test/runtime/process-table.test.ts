@@ -1,5 +1,6 @@
-import { spawnSync } from "node:child_process";
-import { expect, it } from "vitest";
+import { spawn, spawnSync } from "node:child_process";
+import { expect, it, onTestFinished } from "vitest";
+import { identify, ownIdentity, processesOfSession } from "../../src/runtime/process/process-table.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 
 const looker = bundleFixture("process-looker");
@@ -25,3 +26,13 @@ it.skipIf(!has("prlimit")).each([["/proc", ""], ...(has("ps") ? [["ps and lsof",
     });
   },
 );
+
+it("the processes of a server never belong to a process session in which the server is not", async () => {
+  const stranger = spawn("sleep", ["600"], { detached: true });
+  onTestFinished(() => void stranger.kill("SIGKILL"));
+  const leader = identify(stranger.pid ?? 0);
+  if (leader === null) throw new Error("sleep did not start");
+  expect(processesOfSession(leader).map(({ pid }) => pid)).toEqual([leader.pid]);
+  // An agent may have chosen this PID as the one that the server has inside.
+  expect(processesOfSession({ ...ownIdentity(), innerPid: leader.pid })).toEqual([]);
+});

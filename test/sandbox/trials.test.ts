@@ -1,8 +1,9 @@
-import { mkdtempSync, realpathSync, writeFileSync } from "node:fs";
+import { mkdtempSync, realpathSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { expect, it, onTestFinished, vi } from "vitest";
 import { run } from "../../src/sandbox/landlock.js";
+import { machineProgram } from "../../src/sandbox/programs.js";
 import { reasonsOf, tryMechanisms } from "../../src/sandbox/sandbox.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
@@ -10,8 +11,8 @@ import { removeFolder } from "../fixtures/remove-folder.js";
 const SHORTAGE = "bwrap: Creating new namespace failed: Resource temporarily unavailable";
 
 /** Makes a program that fails with this message. @returns its folder */
-function failing(name: string, message: string): string {
-  const folder = realpathSync(mkdtempSync(join(tmpdir(), "copilotfleet-trials-")));
+function failing(name: string, message: string, at = tmpdir()): string {
+  const folder = realpathSync(mkdtempSync(join(at, "copilotfleet-trials-")));
   onTestFinished(() => removeFolder(folder));
   writeFileSync(join(folder, name), `#!/bin/sh\necho '${message}' >&2\nexit 1\n`, { mode: 0o755 });
   return folder;
@@ -20,6 +21,8 @@ function failing(name: string, message: string): string {
 it.each([
   [SHORTAGE, true],
   ["sh: 1: Cannot fork", true],
+  ["bash: warning: setlocale: cannot change locale\nbash: fork: Resource temporarily unavailable", true],
+  ["bwrap: Creating new namespace failed: max_*_namespaces exceeded (ENOSPC)", true],
   ["copilotfleet-sandbox: cannot open /usr: error 24", true],
   ["bwrap: No permissions to create new namespace", false],
   ["copilotfleet-sandbox: Landlock refuses the rules: error 1", false],
@@ -28,17 +31,38 @@ it.each([
   if (isShortage)
     await expect(trial).rejects.toMatchObject({
       code: "FLEET_RUNTIME_UNUSABLE",
-      message: expect.stringContaining(message),
+      message: expect.stringContaining(message.split("\n")[0] ?? ""),
     });
   else expect(await trial).toMatchObject({ failure: message });
 });
 
-it.skipIf(bwrapProblem !== undefined)(
+it.each(["kill -KILL $$", "exit 2"])(
+  "a trial that ends without a word, as “%s” does, shows nothing about the sandbox",
+  async (script) => {
+    await expect(run("/bin/sh", ["-c", script])).rejects.toMatchObject({ code: "FLEET_RUNTIME_UNUSABLE" });
+  },
+);
+
+it("programs that make a sandbox come only from the machine's own folders in PATH, because an agent may change others", () => {
+  const folder = failing("stat", "the program of an agent");
+  symlinkSync("/usr/bin", join(folder, "link"));
+  onTestFinished(() => void vi.unstubAllEnvs());
+  const found = (PATH: string) => {
+    vi.stubEnv("PATH", PATH);
+    return machineProgram("stat");
+  };
+  expect(found([folder, ".", "", "/usr/bin"].join(delimiter))).toBe("/usr/bin/stat");
+  expect(found(join(folder, "link"))).toBe("/usr/bin/stat");
+  expect(found([folder, ".", ""].join(delimiter))).toBeNull();
+});
+
+// Only root can put a program where the fleet looks.
+it.skipIf(bwrapProblem !== undefined || process.getuid?.() !== 0)(
   "auto takes no weaker sandbox when the machine has no processes left, and tries again for the next server",
   async () => {
     const { PATH = "" } = process.env;
     onTestFinished(() => void vi.unstubAllEnvs());
-    vi.stubEnv("PATH", `${failing("bwrap", SHORTAGE)}${delimiter}${PATH}`);
+    vi.stubEnv("PATH", `${failing("bwrap", SHORTAGE, "/usr/local/lib")}${delimiter}${PATH}`);
     await expect(tryMechanisms("auto")).rejects.toMatchObject({ code: "FLEET_RUNTIME_UNUSABLE" });
     vi.stubEnv("PATH", PATH);
     expect((await tryMechanisms("auto")).at(-1)).toMatchObject({ mode: "bwrap", not: ["network", "resources"] });

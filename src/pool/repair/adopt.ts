@@ -34,7 +34,10 @@ export async function adoptServer(
     const writers = writersOf(logPath(server.home));
     const processes = launchId === null ? [] : processesOfLaunch(launchId);
     const listener = port === null ? undefined : processes.find(({ pid }) => system().processes.listensOn(pid, port));
-    const identity = listener === undefined || port === null ? null : withBridge(asServer(listener), { port, sandbox });
+    const found = listener === undefined ? null : asServer(listener);
+    // The other PID of a server in bwrap is that of its bwrap. Otherwise the PID inside was chosen by somebody else.
+    const isOwn = found?.innerPid === undefined || processes.some(({ pid }) => pid === found.innerPid);
+    const identity = found === null || port === null || !isOwn ? null : withBridge(found, { port, sandbox });
     if (identity !== null && port !== null) {
       const version = await answerOf(server, port, limit.signal);
       if (version !== null && isAlive(identity)) {

@@ -99,7 +99,10 @@ function listenerOf(started: ProcessIdentity, { port, sandbox }: Launch): Proces
   const candidates = sandbox.mode === "bwrap" ? processesOfSession(started) : [started];
   const listener = candidates.find(({ pid }) => system().processes.listensOn(pid, port));
   if (listener === undefined) return null;
-  return withBridge(asServer(listener), { port, sandbox });
+  const server = asServer(listener);
+  // In bwrap, the runtime has inside the PID that bwrap has outside. Another process there may listen, too.
+  if (sandbox.mode === "bwrap" && server.innerPid !== started.pid) return null;
+  return withBridge(server, { port, sandbox });
 }
 
 async function start(launch: Launch) {
@@ -123,13 +126,27 @@ async function start(launch: Launch) {
       buffer: false,
       // The server cannot read its log through this descriptor, so its agent cannot repeat a signed line.
       // execa accepts any open descriptor, but its types know only 1 and 2.
-      stdio: ["ignore", output as 1, output as 1],
+      stdio: ["ignore", output as 1, output as 1, ...insteadOfInherited(output)],
     });
     return { child, logStart };
   } finally {
     closeSync(log);
     closeSync(output);
   }
+}
+
+let inherited: number[] | undefined;
+
+/**
+ * What the server gets in place of the descriptors that this process got from its starter, such as that of `exec 200>lock; flock 200`:
+ * its own output. Otherwise it would hold the lock as long as it runs, and its agent could use them. Node.js closes only the
+ * lowest ones.
+ */
+function insteadOfInherited(output: number): (1 | "ignore")[] {
+  inherited ??= system().processes.inheritedDescriptors();
+  const isInherited = new Set(inherited);
+  const beyond = Array.from({ length: Math.max(2, ...inherited) - 2 }, (_, index) => index + 3);
+  return beyond.map((fd) => (isInherited.has(fd) ? (output as 1) : "ignore"));
 }
 
 function sandboxed(launch: Launch): Command {

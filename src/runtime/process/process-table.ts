@@ -79,13 +79,13 @@ export function isAlive(identity: ProcessIdentity): boolean {
 
 /**
  * All live processes of the process session of a server. The server leads it, or else bwrap does, which has outside the PID that
- * the server has inside. Empty if the server is dead, because another process may have the PID.
+ * the server has inside. Empty if the server is dead or not in that process session, because another process may have the PID.
  */
 export function processesOfSession(server: ProcessIdentity): ProcessIdentity[] {
   const members = system()
     .processes.inSession(server.innerPid ?? server.pid)
     .map(identityOf);
-  return isAlive(server) ? members : [];
+  return members.some(({ pid }) => pid === server.pid) && isAlive(server) ? members : [];
 }
 
 /**

@@ -14,6 +14,7 @@ export const linuxProcesses: ProcessTable = {
   inSession,
   withVariable,
   withEnvironment,
+  inheritedDescriptors,
   writersOf,
   listensOn,
   connectedPorts,
@@ -123,9 +124,23 @@ function writersOf(path: string): SeenProcess[] {
 
 function writes(pid: number, fd: string, path: string): boolean {
   if (seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) !== path) return false;
-  const info = seen(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")) ?? ""; // "": the descriptor was just closed
-  const flags = /^flags:\s+(\d+)$/m.exec(info)?.[1] ?? "0";
-  return (Number.parseInt(flags, 8) & (constants.O_WRONLY | constants.O_RDWR)) !== 0;
+  return ((flagsOf(pid, fd) ?? 0) & (constants.O_WRONLY | constants.O_RDWR)) !== 0;
+}
+
+/** The flags of an open descriptor, as in open(2). Null if it was just closed. */
+function flagsOf(pid: number, fd: string): number | null {
+  const info = seen(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")) ?? "";
+  const flags = /^flags:\s+(\d+)$/m.exec(info)?.[1];
+  return flags === undefined ? null : Number.parseInt(flags, 8);
+}
+
+const O_CLOEXEC = 0o2000000;
+
+function inheritedDescriptors(): number[] {
+  const passedOn = (fd: string) => ((flagsOf(process.pid, fd) ?? O_CLOEXEC) & O_CLOEXEC) === 0;
+  return openFiles(process.pid)
+    .filter((fd) => Number(fd) > 2 && passedOn(fd))
+    .map(Number);
 }
 
 /** The last value of `NSpid` in `/proc/<pid>/status`, which has the PID in each namespace from ours to its own. */

@@ -63,6 +63,8 @@ export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
 
     exitOfZombie: () => null,
 
+    inheritedDescriptors: () => [],
+
     inSession(leader) {
       const all = list(["-A"]);
       const members = new Set([leader]);
