@@ -1,9 +1,9 @@
 import { type ExecFileException, execFile } from "node:child_process";
-import { readFileSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { join } from "node:path";
 import { FleetError, systemCode } from "../errors.js";
 import type { Protection } from "../model/sandbox.js";
-import { readIfThere } from "../store/file/failures.js";
+import { system } from "../system/system.js";
 import { machineProgram, packageFolder } from "./programs.js";
 import type { Attempt } from "./sandbox.js";
 
@@ -129,16 +129,8 @@ function isShortage(error: ExecFileException, said: string): boolean {
     isSilent ||
     SHORTAGES.includes(systemCode(error) ?? "") ||
     SHORTAGE_TEXT.test(said) ||
-    (/ENOSPC|No space left on device/.test(said) && allowsNamespaces())
+    (/ENOSPC|No space left on device/.test(said) && system().processes.allowsNamespaces())
   );
-}
-
-/** Whether the machine allows any namespaces. Otherwise the error about too many of them does not show a shortage. */
-function allowsNamespaces(): boolean {
-  return ["user", "pid", "mnt", "ipc", "uts", "net"].every((kind) => {
-    const path = `/proc/sys/user/max_${kind}_namespaces`;
-    return Number(readIfThere(path, () => readFileSync(path, "utf8")) ?? 1) > 0;
-  });
 }
 
 function untried(cause: unknown, said: string): FleetError {

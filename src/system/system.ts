@@ -60,6 +60,8 @@ export interface ProcessTable {
    * process left them open. Empty if the system does not show them.
    */
   inheritedDescriptors(): number[];
+  /** Whether new namespaces are allowed at all. Otherwise an error about too many of them does not show a shortage. */
+  allowsNamespaces(): boolean;
   /** The processes that have the file open for writing. */
   writersOf(path: string): SeenProcess[];
   /**

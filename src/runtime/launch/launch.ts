@@ -138,9 +138,9 @@ async function start(launch: Launch) {
 let inherited: number[] | undefined;
 
 /**
- * What the server gets in place of the descriptors that this process got from its starter, such as that of `exec 200>lock; flock 200`:
- * its own output. Otherwise it would hold the lock as long as it runs, and its agent could use them. Node.js closes only the
- * lowest ones.
+ * Gives the server its own output in place of the descriptors that this process got from its starter, such as that of
+ * `exec 200>lock; flock 200`. Otherwise it would hold the lock as long as it runs, and its agent could use them. Node.js closes only
+ * the lowest ones.
  */
 function insteadOfInherited(output: number): (1 | "ignore")[] {
   inherited ??= system().processes.inheritedDescriptors();

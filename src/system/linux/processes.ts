@@ -15,6 +15,7 @@ export const linuxProcesses: ProcessTable = {
   withVariable,
   withEnvironment,
   inheritedDescriptors,
+  allowsNamespaces,
   writersOf,
   listensOn,
   connectedPorts,
@@ -132,6 +133,14 @@ function flagsOf(pid: number, fd: string): number | null {
   const info = seen(() => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")) ?? "";
   const flags = /^flags:\s+(\d+)$/m.exec(info)?.[1];
   return flags === undefined ? null : Number.parseInt(flags, 8);
+}
+
+/** A kernel without such a limit has no file for it. */
+function allowsNamespaces(): boolean {
+  return ["user", "pid", "mnt", "ipc", "uts", "net"].every((kind) => {
+    const limit = seen(() => readFileSync(`/proc/sys/user/max_${kind}_namespaces`, "utf8"));
+    return Number(limit ?? 1) > 0;
+  });
 }
 
 const O_CLOEXEC = 0o2000000;

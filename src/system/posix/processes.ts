@@ -65,6 +65,8 @@ export function posixProcesses(platform: NodeJS.Platform): ProcessTable {
 
     inheritedDescriptors: () => [],
 
+    allowsNamespaces: () => false,
+
     inSession(leader) {
       const all = list(["-A"]);
       const members = new Set([leader]);
