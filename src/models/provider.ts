@@ -98,9 +98,14 @@ export class ModelProvider implements AsyncDisposable {
   /** The address under which a server reaches the echo model or the model gateway of this process. */
   async #addressOf(model: Pick<ModelGateway, "baseUrl" | "accept">, server: ModelUser): Promise<string> {
     if (!isRestricted(server)) return model.baseUrl;
-    this.#socket ??= import("./gateway/gateway-socket.js").then(
-      async ({ GatewaySocket }) => await GatewaySocket.open(this.#networkFolder, (socket) => model.accept(socket)),
-    );
+    this.#socket ??= import("./gateway/gateway-socket.js")
+      .then(
+        async ({ GatewaySocket }) => await GatewaySocket.open(this.#networkFolder, (socket) => model.accept(socket)),
+      )
+      .catch((error: unknown) => {
+        this.#socket = undefined; // the next use tries again
+        throw error;
+      });
     const url = new URL(model.baseUrl);
     url.host = (await this.#socket).host;
     return url.href.replace(/\/$/, "");

@@ -1,4 +1,7 @@
-import { describe, expect, it } from "vitest";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it, onTestFinished } from "vitest";
 import type { Provider } from "../../src/config/schema.js";
 import { FleetError } from "../../src/errors.js";
 import { ModelProvider } from "../../src/models/provider.js";
@@ -104,6 +107,17 @@ describe("ModelProvider", () => {
     expect((await model.of("a", {}))?.apiKey).not.toBe(a?.apiKey);
     await model[Symbol.asyncDispose]();
     await expect(fetch(`${a?.baseUrl}/responses`)).rejects.toThrow();
+  });
+
+  it("after a socket for servers with a restricted network could not be made, the next use tries again", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "fleet-provider-"));
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    const networkFolder = join(folder, "network");
+    await using model = new ModelProvider(settings({ type: "echo" }), { env: {}, networkFolder });
+    const server = { sandbox: { mode: "landlock", not: [], network: "none" } } as const;
+    await expect(model.of("session", server)).rejects.toThrow("ENOENT");
+    mkdirSync(networkFolder);
+    expect(await model.of("session", server)).toMatchObject({ baseUrl: expect.stringMatching(/:3128\/v1$/) });
   });
 
   it("with the model gateway, a key that cannot be read is refused before a session is opened", async () => {

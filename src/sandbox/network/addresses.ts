@@ -1,4 +1,5 @@
 import { BlockList, isIP } from "node:net";
+import { networkInterfaces } from "node:os";
 import { allowsName, type NetworkRule, readNetworkRule } from "../../config/values/network-rule.js";
 
 /**
@@ -41,11 +42,27 @@ const metadata = new AddressSet();
 for (const address of METADATA.split(" ")) metadata.add(address, isIP(address) === 6 ? 128 : 32);
 const blocked = new AddressSet();
 for (const { address, prefix } of BLOCKED) blocked.add(address, prefix);
+const blockedRanges = BLOCKED.map(({ address, prefix }) => ({ prefix, set: new AddressSet().add(address, prefix) }));
+
+const OWN_VALID_MS = 5_000;
+let own = { set: new AddressSet(), untilMs: 0 };
+
+/** Whether this machine has the address, without those of its loopback. Its services may trust what comes from there. */
+function isOwn(address: string): boolean {
+  if (performance.now() >= own.untilMs) {
+    own = { set: new AddressSet(), untilMs: performance.now() + OWN_VALID_MS };
+    for (const { address, internal } of Object.values(networkInterfaces()).flatMap((all) => all ?? []))
+      if (!internal || !blocked.has(address)) own.set.add(address, isIP(address) === 6 ? 128 : 32);
+  }
+  return own.set.has(address);
+}
 
 /** Also true for a text that is not the usual form of an address. */
 export function isBlocked(address: string): boolean {
-  return isIP(address) === 0 || address.includes("%") || blocked.has(address) || metadata.has(address);
+  return isIP(address) === 0 || address.includes("%") || blocked.has(address) || needsOwnEntry(address);
 }
+
+const needsOwnEntry = (address: string) => metadata.has(address) || isOwn(address);
 
 type AddressRule = Extract<NetworkRule, { address: string }>;
 
@@ -71,14 +88,14 @@ export class ServerRules {
 
   /**
    * A range that is wider than a blocked one allows only the public addresses in it. Only an entry with exactly that
-   * address allows a metadata address.
+   * address allows a metadata address, or one of this machine.
    */
   allowsAddress(address: string, port: number): boolean {
     const isPublic = !isBlocked(address);
     return this.#ranges.some(({ rule, set, ...range }) => {
       if ((rule.port !== null && rule.port !== port) || !set.has(address)) return false;
       const isExact = rule.prefix === (isIP(address) === 6 ? 128 : 32);
-      return isPublic || isExact || (range.isBlocked && !metadata.has(address));
+      return isPublic || isExact || (range.isBlocked && !needsOwnEntry(address));
     });
   }
 
@@ -89,7 +106,5 @@ export class ServerRules {
 }
 
 function isWithinBlocked(rule: AddressRule): boolean {
-  return BLOCKED.some(
-    ({ address, prefix }) => rule.prefix >= prefix && new AddressSet().add(address, prefix).has(rule.address),
-  );
+  return blockedRanges.some(({ prefix, set }) => rule.prefix >= prefix && set.has(rule.address));
 }

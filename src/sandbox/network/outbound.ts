@@ -47,31 +47,79 @@ const lookUp: Lookup = async (name) => (await lookup(name, { all: true })).map((
 /** A look-up may take a thread of the process for many seconds, and a server must not take all threads. */
 const MOST_LOOKUPS = 4;
 
+/** Others wait, and so many names may wait. */
+const MOST_NAMES = 256;
+
+interface Search {
+  readonly found: Promise<readonly string[]>;
+  readonly begin: (found: Promise<readonly string[]>) => void;
+  isRunning: boolean;
+  /** How many requests wait for it. */
+  requests: number;
+}
+
 /** The look-ups of one server. */
 export class Lookups {
   readonly #lookUp: Lookup;
-  readonly #pending = new Map<string, Promise<readonly string[]>>();
-  readonly #waiting: (() => void)[] = [];
+  readonly #onIdle: () => void;
+  readonly #searches = new Map<string, Search>();
   #running = 0;
 
-  constructor(custom: Lookup = lookUp) {
+  constructor(custom: Lookup = lookUp, onIdle: () => void = () => undefined) {
     this.#lookUp = custom;
+    this.#onIdle = onIdle;
   }
 
-  async find(name: string): Promise<readonly string[]> {
-    const found = this.#pending.get(name) ?? this.#begin(name).finally(() => this.#pending.delete(name));
-    this.#pending.set(name, found);
-    return await found;
+  get isIdle(): boolean {
+    return this.#searches.size === 0;
   }
 
-  async #begin(name: string): Promise<readonly string[]> {
-    while (this.#running >= MOST_LOOKUPS) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    this.#running++;
+  /** @param signal aborts when the request does not need the answer any more, which then never comes */
+  async find(name: string, signal: AbortSignal): Promise<readonly string[]> {
+    const search = this.#searches.get(name) ?? this.#add(name);
+    search.requests++;
+    const leave = () => {
+      search.requests--;
+      if (search.requests === 0 && !search.isRunning) this.#remove(name);
+    };
+    signal.addEventListener("abort", leave, { once: true });
     try {
-      return await this.#lookUp(name);
+      return await search.found;
     } finally {
-      this.#running--;
-      this.#waiting.shift()?.();
+      signal.removeEventListener("abort", leave);
+    }
+  }
+
+  #add(name: string): Search {
+    if (this.#searches.size >= MOST_NAMES) {
+      throw new Refusal("limited", 503, `This server looks up ${MOST_NAMES} names, and may look up no more.`);
+    }
+    let begin: Search["begin"] = () => undefined;
+    const found = new Promise<readonly string[]>((resolve) => (begin = resolve));
+    const search = { found, begin, isRunning: false, requests: 0 };
+    this.#searches.set(name, search);
+    this.#beginNext();
+    return search;
+  }
+
+  #remove(name: string): void {
+    this.#searches.delete(name);
+    this.#beginNext();
+    if (this.isIdle) this.#onIdle();
+  }
+
+  #beginNext(): void {
+    for (const [name, search] of this.#searches) {
+      if (this.#running >= MOST_LOOKUPS) return;
+      if (search.isRunning) continue;
+      search.isRunning = true;
+      this.#running++;
+      search.begin(
+        this.#lookUp(name).finally(() => {
+          this.#running--;
+          this.#remove(name);
+        }),
+      );
     }
   }
 }
@@ -89,7 +137,7 @@ export async function connectTo(
   lookups: Lookups,
   signal: AbortSignal,
 ): Promise<Socket> {
-  const addresses = await Promise.race([allowedAddresses(target, rules, lookups), aborted(signal)]);
+  const addresses = await Promise.race([allowedAddresses(target, rules, lookups, signal), aborted(signal)]);
   return await Promise.race([open(target, addresses, signal), aborted(signal)]);
 }
 
@@ -97,6 +145,7 @@ async function allowedAddresses(
   { host, port }: Target,
   rules: ServerRules,
   lookups: Lookups,
+  signal: AbortSignal,
 ): Promise<readonly string[]> {
   const isAddress = isIP(host) !== 0;
   if (isAddress ? !rules.allowsAddress(host, port) : !rules.allowsName(host, port)) {
@@ -110,7 +159,8 @@ async function allowedAddresses(
     );
   }
   if (isAddress) return [host];
-  const found = await lookups.find(host).catch((error: Error) => {
+  const found = await lookups.find(host, signal).catch((error: Error) => {
+    if (error instanceof Refusal) throw error;
     throw new Refusal("failed", 502, `${host} was not found.`, error.message);
   });
   const allowed = found.filter((address) => rules.mayLeadTo(address, port));

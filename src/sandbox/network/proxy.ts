@@ -52,6 +52,9 @@ const LIMITS = {
   idleMs: 30 * 60_000,
   /** How long the answer to a refused request waits, so that a server cannot keep the proxy busy with such requests. */
   refusalMs: 100,
+  /** How long a connection stays open after an answer that ends it, and how many of them may, of all servers together. */
+  answeredMs: 1_000,
+  answered: 256,
 };
 
 const LONGEST_FIRST_LINE = 128;
@@ -75,9 +78,11 @@ export class EgressProxy {
   readonly #limits: typeof LIMITS;
   readonly #http: Server;
   readonly #unnamed = new Set<Socket>();
+  /** Connections that got an answer without belonging to a client. */
+  readonly #answered = new Set<Socket>();
   /** They end connections without a complete header. */
   readonly #deadlines = new WeakMap<Socket, NodeJS.Timeout>();
-  /** By launch id, as long as the server has connections. */
+  /** By launch id, as long as the server has connections or look-ups. */
   readonly #clients = new Map<string, Client>();
   readonly #clientOf = new WeakMap<Socket, Client>();
 
@@ -112,6 +117,7 @@ export class EgressProxy {
       clearTimeout(timer);
       this.open.delete(socket);
       this.#unnamed.delete(socket);
+      this.#answered.delete(socket);
     });
     const [oldest] = this.#unnamed;
     if (this.#unnamed.size > this.#limits.unnamed) oldest?.destroy();
@@ -125,7 +131,7 @@ export class EgressProxy {
       socket.pause();
       if (end === -1) return void socket.destroy();
       const line = received.toString("latin1", 0, end);
-      if (line === STATUS_REQUEST) return void socket.end(`${JSON.stringify(status())}\n`);
+      if (line === STATUS_REQUEST) return this.#end(socket, `${JSON.stringify(status())}\n`);
       socket.unshift(received.subarray(end + 1));
       this.#named(socket, line);
     };
@@ -136,12 +142,12 @@ export class EgressProxy {
     const client = this.#clients.get(launchId) ?? this.#newClient(launchId);
     if (client === null) {
       this.counts.refused++;
-      answer(socket, UNKNOWN_SERVER);
+      this.#end(socket, answer(UNKNOWN_SERVER));
       return;
     }
     if (client.connections >= this.#limits.connections) {
       const problem = `This server has ${client.connections} connections, and may have no more.`;
-      answer(socket, this.#refuse(client, null, new Refusal("limited", 503, problem)));
+      this.#end(socket, answer(this.#refuse(client, null, new Refusal("limited", 503, problem))));
       return;
     }
     this.#clients.set(launchId, client);
@@ -149,7 +155,7 @@ export class EgressProxy {
     client.connections++;
     socket.once("close", () => {
       client.connections--;
-      if (client.connections === 0) this.#clients.delete(launchId);
+      this.#forgetIdle(launchId);
     });
     this.#http.emit("connection", socket);
     socket.resume();
@@ -157,14 +163,28 @@ export class EgressProxy {
 
   #newClient(launchId: string): Client | null {
     const server = this.#options.serverOf(launchId);
-    return server === null ? null : { ...server, lookups: new Lookups(this.#options.lookUp), connections: 0 };
+    if (server === null) return null;
+    return { ...server, lookups: new Lookups(this.#options.lookUp, () => this.#forgetIdle(launchId)), connections: 0 };
+  }
+
+  #forgetIdle(launchId: string): void {
+    const client = this.#clients.get(launchId);
+    if (client?.connections === 0 && client.lookups.isIdle) this.#clients.delete(launchId);
+  }
+
+  /** Ends a connection with a text. */
+  #end(socket: Socket, text: string): void {
+    this.#answered.add(socket);
+    const [oldest] = this.#answered;
+    if (this.#answered.size > this.#limits.answered) oldest?.destroy();
+    endWith(socket, text, this.#limits.answeredMs);
   }
 
   /** Serves CONNECT. */
   async #tunnel({ url = "" }: IncomingMessage, socket: Socket, head: Buffer): Promise<void> {
     const upstream = await this.#connect(socket, () => readTarget(url));
     if (upstream instanceof Refusal) {
-      answer(socket, upstream);
+      endWith(socket, answer(upstream), this.#limits.answeredMs);
       return;
     }
     for (const side of [socket, upstream]) side.setTimeout(this.#limits.idleMs, () => side.destroy());
@@ -226,12 +246,17 @@ export class EgressProxy {
   }
 }
 
-function answer(socket: Socket, { status, message }: Refusal): void {
+function answer({ status, message }: Refusal): string {
   const text = `${message}\n`;
   const reason = status === 403 ? "Forbidden by sandbox.allow" : "Not connected";
   const header = `HTTP/1.1 ${status} ${reason}\r\nContent-Type: text/plain\r\nContent-Length: ${Buffer.byteLength(text)}`;
-  socket.end(`${header}\r\nConnection: close\r\n\r\n${text}`);
+  return `${header}\r\nConnection: close\r\n\r\n${text}`;
+}
+
+function endWith(socket: Socket, text: string, afterMs: number): void {
+  socket.end(text);
   // Read the rest, because otherwise the connection could end before the client has the answer.
   socket.resume();
-  setTimeout(() => socket.destroy(), LIMITS.headerMs).unref();
+  const timer = setTimeout(() => socket.destroy(), afterMs).unref();
+  socket.once("close", () => clearTimeout(timer));
 }

@@ -1,5 +1,28 @@
-import { describe, expect, it } from "vitest";
+import { networkInterfaces } from "node:os";
+import { describe, expect, it, vi } from "vitest";
 import { isBlocked, ServerRules } from "../../../src/sandbox/network/addresses.js";
+
+vi.mock("node:os", async (original) => ({
+  ...(await original<typeof import("node:os")>()),
+  networkInterfaces: vi.fn(),
+}));
+const made = vi.hoisted(() => ({ sets: 0 }));
+vi.mock("node:net", async (original) => {
+  const net = await original<typeof import("node:net")>();
+  class BlockList extends net.BlockList {
+    constructor() {
+      super();
+      made.sets++;
+    }
+  }
+  return { ...net, BlockList };
+});
+const addressesOf = (addresses: string[], internal: boolean) =>
+  addresses.map((address) => ({ address, internal })) as ReturnType<typeof networkInterfaces>[string];
+vi.mocked(networkInterfaces).mockImplementation(() => ({
+  lo: addressesOf(["127.0.0.1", "::1", "1.2.3.9"], true),
+  eth0: addressesOf(["5.6.7.8", "10.9.0.1", "2a00:1450::99", "fe80::1"], false),
+}));
 
 describe("the addresses that no name may lead to", () => {
   it.each(
@@ -54,6 +77,14 @@ describe("the rules of a server", () => {
     ["168.63.129.0/24", "168.63.129.16", 443, false],
     ["169.254.169.254:80", "169.254.169.254", 80, true],
     ["fd00::/8", "fd00:ec2::254", 443, false],
+    // So do those of this machine.
+    ["0.0.0.0/0", "5.6.7.8", 443, false],
+    ["0.0.0.0/0", "1.2.3.9", 443, false],
+    ["::/0", "2a00:1450:0:0::99", 443, false],
+    ["10.0.0.0/8", "10.9.0.1", 443, false],
+    ["10.0.0.0/8", "10.9.0.2", 443, true],
+    ["5.6.7.8", "5.6.7.8", 443, true],
+    ["127.0.0.0/8", "127.0.0.1", 443, true],
     ["*:*", "8.8.8.8", 443, false],
     ["example.com", "8.8.8.8", 443, false],
   ])("%s decides about the address %s at port %i: %s", (entry, address, port, isAllowed) => {
@@ -67,6 +98,18 @@ describe("the rules of a server", () => {
     expect(addresses.filter((address) => rules.mayLeadTo(address, 443))).toEqual(["1.2.3.4"]);
     expect(rules.allowsName("db.example", 5432)).toBe(true);
     expect(rules.allowsName("10.0.0.1", 5432)).toBe(false);
+  });
+
+  it("read the addresses of this machine at most every few seconds", () => {
+    vi.mocked(networkInterfaces).mockClear();
+    for (let count = 0; count < 100; count++) expect(isBlocked("5.6.7.8")).toBe(true);
+    expect(vi.mocked(networkInterfaces).mock.calls.length).toBeLessThan(2);
+  });
+
+  it("are made quickly, with two sets for each range and none for the blocked addresses", () => {
+    made.sets = 0;
+    new ServerRules(Array.from({ length: 100 }, (_, n) => `10.${n}.0.0/16`));
+    expect(made.sets).toBe(200);
   });
 
   it("allow nothing if there are none", () => {

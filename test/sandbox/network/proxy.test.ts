@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { ServerRules } from "../../../src/sandbox/network/addresses.js";
-import type { Lookup } from "../../../src/sandbox/network/outbound.js";
+import { type Lookup, Lookups } from "../../../src/sandbox/network/outbound.js";
 import { EgressProxy, type ProxyOptions, type RefusedRequest } from "../../../src/sandbox/network/proxy.js";
 
 const LAUNCH = "launch-of-alice";
@@ -381,6 +381,34 @@ describe("a client that misbehaves", () => {
     await new Connection(trial.path).send(CONNECT(`127.0.0.1:${port}`)).until("established");
   });
 
+  it.each(["nobody\n", "status\n", `${LAUNCH}\n${CONNECT("127.0.0.1:1")}`])(
+    "that got an answer to %j and does not end its connection loses it",
+    async (text) => {
+      const trial = await proxyWith([], { limits: { answeredMs: 100, headerMs: 60_000 } });
+      await new Connection(trial.path, text).until("\n");
+      await vi.waitFor(() => expect(trial.proxy.open.size).toBe(0), 5_000);
+    },
+  );
+
+  it("keeps few connections after an answer", async () => {
+    const trial = await proxyWith([], { limits: { answered: 2, answeredMs: 60_000 } });
+    const connections = [1, 2, 3, 4, 5].map(() => new Connection(trial.path, "nobody\n"));
+    for (const connection of connections) await connection.until("403");
+    await vi.waitFor(() => expect(trial.proxy.open.size).toBe(2), 5_000);
+  });
+
+  it("runs no more look-ups by ending its connections", async () => {
+    const trial = await proxyWith(["*:*"], { limits: { connectMs: 300 } });
+    trial.lookUp.mockImplementation(async () => await new Promise(() => undefined));
+    for (let round = 0; round < 3; round++) {
+      const targets = [1, 2, 3, 4, 5].map((n) => `name${round}-${n}.example:443`);
+      const answers = await Promise.all(targets.map(async (target) => await ask(trial, target)));
+      for (const answer of answers) expect(answer).toContain("504");
+      await vi.waitFor(() => expect(trial.proxy.open.size).toBe(0), 5_000);
+    }
+    expect(trial.lookUp).toHaveBeenCalledTimes(4);
+  });
+
   it("loses its oldest connection without a first line when there are too many", async () => {
     const trial = await proxyWith([], { limits: { unnamed: 2 } });
     const silent = [1, 2, 3].map(() => new Connection(trial.path, null));
@@ -431,5 +459,35 @@ describe("a client that misbehaves", () => {
     );
     expect(sent).toBeLessThan(64 * 1024 * 1024);
     await new Connection(trial.path).send(CONNECT(`127.0.0.1:${other}`)).until("established");
+  });
+});
+
+describe("the look-ups of a server", () => {
+  const never = new AbortController().signal;
+
+  it("drop a name for which nobody waits any more, and share the answer for a name", async () => {
+    const ends: (() => void)[] = [];
+    const lookUp = vi.fn<Lookup>(async (name) => await new Promise((resolve) => ends.push(() => resolve([name]))));
+    const onIdle = vi.fn();
+    const lookups = new Lookups(lookUp, onIdle);
+    const running = ["a", "b", "c", "d", "d"].map(async (name) => await lookups.find(name, never));
+    const ending = new AbortController();
+    void lookups.find("dropped", ending.signal);
+    const last = lookups.find("last", never);
+    ending.abort();
+    for (const end of ends) end();
+    expect((await Promise.all(running)).flat()).toEqual(["a", "b", "c", "d", "d"]);
+    await vi.waitFor(() => expect(ends).toHaveLength(5));
+    expect(onIdle).not.toHaveBeenCalled();
+    ends[4]?.();
+    expect(await last).toEqual(["last"]);
+    expect(lookUp.mock.calls.flat()).toEqual(["a", "b", "c", "d", "last"]);
+    expect(onIdle).toHaveBeenCalledOnce();
+  });
+
+  it("are limited, also those that wait", async () => {
+    const lookups = new Lookups(async () => await new Promise(() => undefined));
+    for (let n = 0; n < 256; n++) void lookups.find(`name${n}`, never);
+    await expect(lookups.find("one more", never)).rejects.toMatchObject({ result: "limited", status: 503 });
   });
 });
