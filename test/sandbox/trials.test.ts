@@ -61,7 +61,13 @@ it.skipIf(bwrapProblem !== undefined || process.getuid?.() !== 0)(
   "auto takes no weaker sandbox when the machine has no processes left, and tries again for the next server",
   async () => {
     const { PATH = "" } = process.env;
-    onTestFinished(() => void vi.unstubAllEnvs());
+    onTestFinished(() => {
+      vi.unstubAllEnvs();
+      vi.restoreAllMocks();
+    });
+    // A trial of another test file in this process may still count.
+    const now = performance.now();
+    vi.spyOn(performance, "now").mockReturnValue(now + 61_000);
     vi.stubEnv("PATH", `${failing("bwrap", SHORTAGE, "/usr/local/lib")}${delimiter}${PATH}`);
     await expect(tryMechanisms("auto")).rejects.toMatchObject({ code: "FLEET_RUNTIME_UNUSABLE" });
     vi.stubEnv("PATH", PATH);
