@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
@@ -245,7 +246,12 @@ class NoSessionError extends Error {
  * provider.
  */
 async function tryASession(connection: RawConnection, server: ServerRecord, signal: AbortSignal): Promise<void> {
-  const sessionId = `copilotfleet-probe-${server.launchId ?? server.id}`;
+  // The same in each probe of a launch. The launch id is a secret of the proxy, and agents may see the names of files.
+  const launch = createHash("sha256")
+    .update(server.launchId ?? server.id)
+    .digest("hex")
+    .slice(0, 16);
+  const sessionId = `copilotfleet-probe-${launch}`;
   const provider = { type: "openai", baseUrl: "http://127.0.0.1:9/v1", wireApi: "completions" };
   try {
     await connection.request("session.create", { sessionId, model: "probe", provider, envValueMode: "direct" }, signal);
