@@ -146,9 +146,11 @@ function allowsNamespaces(): boolean {
 const O_CLOEXEC = 0o2000000;
 
 function inheritedDescriptors(): number[] {
+  const limits = seen(() => readFileSync("/proc/self/limits", "utf8")) ?? "";
+  const limit = Number(/^Max open files\s+(\d+)/m.exec(limits)?.[1] ?? Number.POSITIVE_INFINITY);
   const passedOn = (fd: string) => ((flagsOf(process.pid, fd) ?? O_CLOEXEC) & O_CLOEXEC) === 0;
   return openFiles(process.pid)
-    .filter((fd) => Number(fd) > 2 && passedOn(fd))
+    .filter((fd) => Number(fd) > 2 && Number(fd) < limit && passedOn(fd))
     .map(Number);
 }
 

@@ -1,6 +1,5 @@
 import { networkInterfaces } from "node:os";
-import { describe, expect, it, vi } from "vitest";
-import { isBlocked, ServerRules } from "../../../src/sandbox/network/addresses.js";
+import { afterAll, describe, expect, it, vi } from "vitest";
 
 vi.mock("node:os", async (original) => ({
   ...(await original<typeof import("node:os")>()),
@@ -17,6 +16,11 @@ vi.mock("node:net", async (original) => {
   }
   return { ...net, BlockList };
 });
+// Other test files in this process may have loaded the real modules, or load them later.
+vi.resetModules();
+const { isBlocked, ServerRules } = await import("../../../src/sandbox/network/addresses.js");
+afterAll(() => void vi.resetModules());
+
 const addressesOf = (addresses: string[], internal: boolean) =>
   addresses.map((address) => ({ address, internal })) as ReturnType<typeof networkInterfaces>[string];
 vi.mocked(networkInterfaces).mockImplementation(() => ({
