@@ -124,7 +124,11 @@ export class Chat {
               hasBegun = true;
               turn.begin();
               this.#usage.push(event);
-              if (event.type === "tool.execution_complete") turn.endCall(event.data.toolCallId);
+              if (event.type === "tool.execution_complete") {
+                turn.endCall(event.data.toolCallId);
+                // The runtime may end the call of an open question as refused before it ends a cancelled turn. Nobody refused it.
+                if (turn.signal.aborted && !event.data.success) return;
+              }
               if (!("agentId" in event) || event.agentId === undefined) view.push(event);
             },
             onWait: (wait) => view.report(wait),
