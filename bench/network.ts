@@ -43,8 +43,8 @@ await withState(async (env, folder) => {
 
   const open = async (setting: Setting) => {
     const fleet = await Fleet.open({ env: { ...env, ...SETTINGS[setting] }, cwd: folder });
-    const session = await fleet.createSession({ user: userOf(setting), purpose: "bench" });
-    return { setting, fleet, session };
+    await fleet.createSession({ user: userOf(setting), purpose: "bench" });
+    return { setting, fleet };
   };
   const opened = await Promise.all(ALL.map(open));
   try {
@@ -64,11 +64,18 @@ await withState(async (env, folder) => {
 
     const turns = await compare(
       rounds,
-      opened.map(({ setting, fleet, session }) => ({
+      opened.map(({ setting, fleet }) => ({
         name: `${TURNS} turns, ${setting}`,
         round: async () => {
+          // A new session, because each turn sends the whole history.
+          const session = await fleet.createSession({ user: userOf(setting), purpose: "bench" });
+          await fleet.send(session, "hello");
+          const start = performance.now();
           for (let turn = 0; turn < TURNS; turn++) await fleet.send(session, "hello");
-          return undefined;
+          const took = performance.now() - start;
+          await session.disconnect();
+          await fleet.sessions.delete([session.sessionId]);
+          return took;
         },
       })),
     );

@@ -59,10 +59,8 @@ await withState(async (env, folder) => {
   });
   await using none = await Fleet.open({ env: withGateway("none", "off"), cwd: folder });
   await using auto = await Fleet.open({ env: withGateway("auto", "on"), cwd: folder });
-  const [bare, sandboxed] = await Promise.all([
-    none.createSession({ user: "none", purpose: "bench" }),
-    auto.createSession({ user: "auto", purpose: "bench" }),
-  ]);
+  await none.createSession({ user: "none", purpose: "bench" });
+  await auto.createSession({ user: "auto", purpose: "bench" });
   const servers = await auto.servers.list();
   const memory = MODES.map((mode) => servers.find(({ user }) => user === mode)?.memoryBytes ?? Number.NaN);
   const [outsideBytes = Number.NaN, insideBytes = Number.NaN] = memory;
@@ -71,10 +69,14 @@ await withState(async (env, folder) => {
   );
   claim("more memory in the sandbox, in MB", (insideBytes - outsideBytes) / KB / KB, 0.5);
 
-  const taking = (name: string, fleet: Fleet, session: Awaited<ReturnType<Fleet["createSession"]>>) => ({
+  const taking = (name: string, fleet: Fleet, user: string) => ({
     name,
     firstTokenMs: [] as number[],
     async round() {
+      // Each turn sends the whole history, so a session that all rounds use would make the turns of later rounds longer.
+      const session = await fleet.createSession({ user, purpose: "bench" });
+      await fleet.send(session, "hello");
+      const began = performance.now();
       for (let turn = 0; turn < TURNS; turn++) {
         const start = performance.now();
         let firstMs: number | undefined;
@@ -84,11 +86,14 @@ await withState(async (env, folder) => {
         await fleet.send(session, "hello", { onDelta });
         this.firstTokenMs.push(firstMs ?? Number.NaN);
       }
-      return undefined;
+      const took = performance.now() - began;
+      await session.disconnect();
+      await fleet.sessions.delete([session.sessionId]);
+      return took;
     },
   });
-  const outside = taking(`${TURNS} turns, no sandbox, no model gateway`, none, bare);
-  const inside = taking(`${TURNS} turns, sandbox and model gateway`, auto, sandboxed);
+  const outside = taking(`${TURNS} turns, no sandbox, no model gateway`, none, "none");
+  const inside = taking(`${TURNS} turns, sandbox and model gateway`, auto, "auto");
   const contenders = [outside, inside].map((each) => ({ name: each.name, round: async () => await each.round() }));
   const turns = await compare(rounds, contenders);
   claim("turn in the sandbox through the model gateway / without both", ratio(turns, inside.name, outside.name), 1.05);
