@@ -162,7 +162,7 @@ it.skipIf(!ROOT).each(CASES.map((each) => ({ ...each, name: nameOf(each) })))(
     // otherwise one of them could have the PID that serve has outside.
     const serving = await serve(fleet, run);
     await fleet.ok(["spawn", "--user", "alice", "--cwd", work], run);
-    await fleet.ok(["create", "--user", "alice", "--id", "of-alice"], run);
+    await fleet.ok(["create", "--user", "alice", "--id", "of-alice", "--prompt", "a word of alice"], run);
     const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"], run);
     const of = (user: string) => servers.find((server) => server.user === user);
     const [alice, bob] = [of("alice"), of("bob")];
