@@ -1,5 +1,6 @@
 import { toJsonSchema } from "@valibot/to-json-schema";
-import { DESCRIPTIONS, type KeyDescription, SECTIONS } from "../../src/config/descriptions.js";
+import { DESCRIPTIONS, SECTIONS } from "../../src/config/descriptions/descriptions.js";
+import type { KeyDescription } from "../../src/config/descriptions/texts.js";
 import { type Key, keyTree } from "../../src/config/keys.js";
 import { KEY_CLASSES } from "../../src/config/load/guarded.js";
 import { ConfigSchema } from "../../src/config/schema.js";
@@ -89,17 +90,17 @@ function plain(markdown: string): string {
 
 function descriptionOf({ name }: Key): KeyDescription {
   const found = descriptions[name];
-  if (found === undefined) throw new Error(`src/config/descriptions.ts does not describe the key ${name}.`);
+  if (found === undefined) throw new Error(`src/config/descriptions/ does not describe the key ${name}.`);
   return found;
 }
 
 function sectionOf({ name }: Key): string {
   const found = sections[name];
-  if (found === undefined) throw new Error(`src/config/descriptions.ts does not describe the section ${name}.`);
+  if (found === undefined) throw new Error(`src/config/descriptions/ does not describe the section ${name}.`);
   return found.meaning;
 }
 
-const PAGE_HEAD = `<!-- "npm run schemas" writes this page. Edit src/config/descriptions.ts instead. -->
+const PAGE_HEAD = `<!-- "npm run schemas" writes this page. Edit src/config/descriptions/ instead. -->
 
 # Configuration keys
 

@@ -3,7 +3,7 @@ import { setTimeout as delay, setImmediate as immediate } from "node:timers/prom
 import type { Address } from "../config/rules.js";
 import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
 import { option } from "../errors.js";
-import { isTokenGood, type TokenHolder } from "../identity/tokens.js";
+import type { Identity } from "../identity/identity.js";
 import { abortable, deadline, NEVER } from "../runtime/deadline.js";
 import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
 import type { Client } from "./client/client.js";
@@ -184,22 +184,22 @@ export class FrontDoor implements AsyncDisposable {
 
   /** Ends connections whose token was revoked or has expired. Never rejects. */
   async #recheckTokens(): Promise<void> {
-    const { closed, store } = this.#state;
+    const { closed, signOn } = this.#state;
     while (!closed.aborted) {
       await delay(RECHECK_MS, undefined, { signal: closed, ref: false }).catch(() => "closed");
-      const holders = new Map(this.#clients().map(({ state: { holder } }) => [holder.tokenId, holder]));
-      for (const holder of holders.values()) {
+      const identities = new Map(this.#clients().map(({ state: { identity } }) => [identity.tokenId, identity]));
+      for (const identity of identities.values()) {
         if (closed.aborted) return;
         // If the store does not answer, ask it again in the next round.
-        const good = await isTokenGood(store, holder).catch(() => true);
-        if (!good) this.#endAllOf(holder);
+        const good = await signOn.isStillGood(identity).catch(() => true);
+        if (!good) this.#endAllOf(identity);
       }
     }
   }
 
-  #endAllOf({ tokenId, user }: TokenHolder): void {
+  #endAllOf({ tokenId, user }: Identity): void {
     for (const connection of this.#connections) {
-      if (connection.client?.state.holder.tokenId !== tokenId) continue;
+      if (connection.client?.state.identity.tokenId !== tokenId) continue;
       this.#state.listeners.onEvent?.({ event: "token-refused", address: connection.socket.address, user });
       connection.socket.destroy();
     }

@@ -3,6 +3,7 @@ import { compareText } from "../config/values/text.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
 import { hashToken, isSameHash, isTokenId, type TokenRecord } from "../model/token.js";
 import type { Store } from "../store/ports.js";
+import type { HostIdentity, Identity, Scope } from "./identity.js";
 
 /** `cft_<id>_<secret>`. The store keeps a hash of the whole token. */
 const TOKEN = /^cft_([a-z0-9]{16})_[A-Za-z0-9_-]{43}$/;
@@ -31,25 +32,11 @@ export interface IssuedToken {
   expiresAt: string | null;
 }
 
-export interface TokenHolder {
-  role?: undefined;
-  tokenId: string;
-  user: string;
-  /** The lease that covers the user's turns in a session. */
-  lease?: TokenRecord["lease"] | undefined;
-}
-
-/** A host that connects to the front door of another host. */
-export interface HostHolder {
-  role: "host";
-  tokenId: string;
-  host: string;
-  door: string;
-}
-
 /** A host cannot pass for a user, because a user id cannot contain a colon. */
 const HOST_PREFIX = "host:";
 const HOST_TOKEN_MS = 60_000;
+/** A token allows everything that its user may do. */
+const ALL: readonly Scope[] = ["use"];
 
 type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease">;
 
@@ -86,15 +73,15 @@ export async function sweepTokens(store: Store): Promise<void> {
 }
 
 /** The user or host that presents the token. Null if the token is not valid. */
-export async function verifyToken(store: Store, token: unknown): Promise<TokenHolder | HostHolder | null> {
+export async function verifyToken(store: Store, token: unknown): Promise<Identity | HostIdentity | null> {
   const id = tokenIdIn(token);
   if (id === undefined) return null;
   const record = await store.tokens.read(id);
   const good = isSameHash(hashToken(String(token)), record?.sha256 ?? NO_HASH);
   if (!good || record === null || (await isExpired(store, record))) return null;
-  const { role, user, door = "", lease } = record;
-  if (role === "host") return { role, tokenId: id, host: user.slice(HOST_PREFIX.length), door };
-  return { tokenId: id, user, lease };
+  const { role, user, door = "", expiresAt, lease } = record;
+  if (role === "host") return { host: user.slice(HOST_PREFIX.length), tokenId: id, door };
+  return { user, scopes: ALL, groups: [], tokenId: id, expiresAt, via: "token", lease };
 }
 
 /** Recognizes a token that is presented again. Keeps only a hash of the token. */
@@ -108,7 +95,10 @@ export function tokenIdIn(token: unknown): string | undefined {
 }
 
 /** Whether a verified token is still valid: it was not revoked, and has not expired. */
-export async function isTokenGood(store: Store, { tokenId, user }: TokenHolder): Promise<boolean> {
+export async function isTokenGood(
+  store: Store,
+  { tokenId, user }: Pick<Identity, "tokenId" | "user">,
+): Promise<boolean> {
   const record = await store.tokens.read(tokenId);
   return record !== null && record.role === undefined && record.user === user && !(await isExpired(store, record));
 }

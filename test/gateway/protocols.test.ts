@@ -8,10 +8,11 @@ import { PeerDialer } from "../../src/gateway/routing/peer-dialer.js";
 import type { ClientState } from "../../src/gateway/state/client-state.js";
 import { RequestLines } from "../../src/gateway/state/lines.js";
 import { Links } from "../../src/gateway/state/links.js";
+import type { Identity } from "../../src/identity/identity.js";
+import type { SignOn } from "../../src/identity/sign-on.js";
 import type { HostRecord } from "../../src/model/host.js";
 import { SUPPORTED_VERSIONS } from "../../src/runtime/launch/protocol.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
-import type { Store } from "../../src/store/ports.js";
 import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
 const three = clientProtocol(3);
@@ -63,9 +64,8 @@ it.each([
 it("the front door refuses to connect a client to a server that speaks another supported version, and names the SDK that fits", async () => {
   const { port, closed } = await serverSpeaking(3);
   const hello = { protocolVersion: 4 };
-  const token = { user: "ann", expiresAt: null };
-  const store = { tokens: { read: async () => await Promise.resolve(token) } } as unknown as Store;
-  const dialer = new PeerDialer("here", hello, "token", { tokenId: "1", user: "ann" }, store);
+  const signOn = { isStillGood: async () => await Promise.resolve(true) } as unknown as SignOn;
+  const dialer = new PeerDialer("here", hello, "token", { user: "ann" } as Identity, signOn);
   const links = new Links();
   const socket = { cork: () => undefined, uncork: () => undefined };
   const state = { user: "ann", protocol: four, links, socket } as unknown as ClientState;

@@ -31,7 +31,13 @@ describe("the fleet, with a token,", () => {
       expiresAt: null,
     });
     const holder = { tokenId: issued.id, user: "alice" };
-    expect(await verifyToken(store, issued.token)).toEqual(holder);
+    expect(await verifyToken(store, issued.token)).toEqual({
+      ...holder,
+      scopes: ["use"],
+      groups: [],
+      expiresAt: null,
+      via: "token",
+    });
     expect(await isTokenGood(store, holder)).toBe(true);
     expect(await revokeTokens(store, { ids: [issued.id] })).toEqual([issued.id]);
     expect(await verifyToken(store, issued.token)).toBeNull();

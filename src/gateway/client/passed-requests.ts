@@ -71,10 +71,10 @@ export class PassedRequests {
       const rule = "a client may queue prompts only during its own turn (session.send)";
       throw methodDenied(method, `in a collaborative session, ${rule}`);
     }
-    const { door, holder } = this.#state;
+    const { door, identity } = this.#state;
     const { id } = record;
     const lease = await door.store.leases.read(id);
-    const isOwn = holder.lease?.sessionId === id && holder.lease.fence === lease?.fence;
+    const isOwn = identity.lease?.sessionId === id && identity.lease.fence === lease?.fence;
     if (lease !== null && !isOwn) throw sessionLocked(id, lease);
   }
 

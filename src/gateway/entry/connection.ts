@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
 import { isFleetError } from "../../errors.js";
-import { type HostHolder, recognizer, tokenIdIn, verifyToken } from "../../identity/tokens.js";
+import { type HostIdentity, isHost } from "../../identity/identity.js";
+import { recognizer, tokenIdIn } from "../../identity/tokens.js";
 import { encodeMessage, type Frame, ProtocolError } from "../../runtime/wire/frames.js";
 import { Client } from "../client/client.js";
 import { clientProtocol, type Protocol } from "../policy/protocols.js";
@@ -138,31 +139,31 @@ export class Connection {
   /** Never rejects. */
   async #authenticate({ id, params }: ClientRequest): Promise<void> {
     const { token, fleet, ...hello } = params;
-    const { store, directory, shares } = this.#door;
+    const { directory, shares, signOn } = this.#door;
     try {
-      const holder = await verifyToken(store, token);
-      if (holder === null) {
+      const identity = await signOn.identify(token);
+      if (identity === null) {
         this.#report.event({ event: "token-refused", code: "FLEET_TOKEN_REFUSED" });
         await this.#attempts.failed(tokenIdIn(token));
         this.#refuse(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
         return;
       }
       const protocol = clientProtocol(hello.protocolVersion);
-      if (holder.role === "host") {
-        await this.#admitHost(id, holder, protocol);
+      if (isHost(identity)) {
+        await this.#admitHost(id, identity, protocol);
         return;
       }
       const via = relayedFrom(fleet);
       const isRelayed = via !== undefined;
       const { own } = directory;
-      const peers = own === null || isRelayed ? null : new PeerDialer(own, hello, String(token), holder, store);
+      const peers = own === null || isRelayed ? null : new PeerDialer(own, hello, String(token), identity, signOn);
       // If the client disconnected while its token was being looked up, take no share, because nothing would give it back.
       if (this.socket.closed || this.#state !== "authenticating") return;
-      this.#share = shares.admit(holder.user, isRelayed);
-      const origin = { holder, protocol, share: this.#share, report: this.#report, isRelayed };
+      this.#share = shares.admit(identity.user, isRelayed);
+      const origin = { identity, protocol, share: this.#share, report: this.#report, isRelayed };
       this.#client = new Client(this.#door, this.socket, origin, hello, peers);
       clearTimeout(this.#hello);
-      this.#report.user = holder.user;
+      this.#report.user = identity.user;
       const greeting = await this.#client.greet();
       if (this.socket.closed) return;
       this.#admitted = { isSameToken: recognizer(String(token)), greeting };
@@ -197,12 +198,12 @@ export class Connection {
   }
 
   /** Admits another host. It does not become a client, because it has no user, no home and no sessions. */
-  async #admitHost(id: ClientRequest["id"], holder: HostHolder, protocol: Protocol): Promise<void> {
-    const greeting = await ControlConnection.greet(this.#door, holder, protocol);
+  async #admitHost(id: ClientRequest["id"], host: HostIdentity, protocol: Protocol): Promise<void> {
+    const greeting = await ControlConnection.greet(this.#door, host, protocol);
     if (this.#state === "closed") return;
     clearTimeout(this.#hello);
     this.#control = new ControlConnection(this.socket, this.#calls, this.#report);
-    this.#open(id, greeting, { event: "host-connected", detail: holder.host });
+    this.#open(id, greeting, { event: "host-connected", detail: host.host });
   }
 
   /** @param arriving how many of the bytes belong to an unfinished frame */

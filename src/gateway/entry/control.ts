@@ -1,7 +1,7 @@
 import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import { isObject } from "../../config/values/json.js";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
-import type { HostHolder } from "../../identity/tokens.js";
+import type { HostIdentity } from "../../identity/identity.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
 import { encodeMessage, ProtocolError } from "../../runtime/wire/frames.js";
 import type { RpcId } from "../../runtime/wire/server-message.js";
@@ -44,7 +44,7 @@ export class ControlConnection {
    */
   static async greet(
     { store, directory }: DoorContext,
-    { tokenId, door }: HostHolder,
+    { tokenId, door }: HostIdentity,
     { version }: Protocol,
   ): Promise<Params> {
     const isMeant = directory.own !== null && door === directory.own;

@@ -1,11 +1,11 @@
 import { isHostName } from "../../config/rules.js";
 import { doorOf } from "../../hosts/door.js";
 import { hostAway } from "../../hosts/problems.js";
-import { isTokenGood, type TokenHolder } from "../../identity/tokens.js";
+import type { Identity } from "../../identity/identity.js";
+import type { SignOn } from "../../identity/sign-on.js";
 import type { HostRecord } from "../../model/host.js";
 import { deadline } from "../../runtime/deadline.js";
 import { RpcError, type RpcListener } from "../../runtime/wire/rpc-client.js";
-import type { Store } from "../../store/ports.js";
 import type { OpenUpstream } from "../state/links.js";
 import type { Params } from "../wire/client-message.js";
 import { AUTHENTICATION_FAILED, tokenEnded } from "../wire/refusals.js";
@@ -24,19 +24,19 @@ export class PeerDialer {
   readonly #own: string;
   readonly #hello: Params;
   readonly #token: string;
-  readonly #holder: TokenHolder;
-  readonly #store: Store;
+  readonly #identity: Identity;
+  readonly #signOn: SignOn;
 
   /**
    * @param own the name of this host
    * @param hello the client's own parameters of `connect`, without its token
    */
-  constructor(own: string, hello: Params, token: string, holder: TokenHolder, store: Store) {
+  constructor(own: string, hello: Params, token: string, identity: Identity, signOn: SignOn) {
     this.#own = own;
     this.#hello = hello;
     this.#token = token;
-    this.#holder = holder;
-    this.#store = store;
+    this.#identity = identity;
+    this.#signOn = signOn;
   }
 
   /**
@@ -46,7 +46,7 @@ export class PeerDialer {
     const door = doorOf(host);
     // Check the token again, because it may have expired or been revoked since the client connected. The other front
     // door would count it as a wrong token from this host, and delay its answer.
-    if (!(await isTokenGood(this.#store, this.#holder))) throw tokenEnded();
+    if (!(await this.#signOn.isStillGood(this.#identity))) throw tokenEnded();
     const endpoint = { ...door, token: this.#token };
     const hello = { ...this.#hello, fleet: { via: this.#own, hops: 1 } };
     using limit = deadline(ANSWER_MS, signal);

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from "node:timers/promises";
-import type { TokenHolder } from "../../identity/tokens.js";
+import type { Identity } from "../../identity/identity.js";
 import type { ServerRecord } from "../../model/server.js";
 import { loadIdentity } from "../../runtime/history/session-state.js";
 import { toolsIn } from "../policy/members.js";
@@ -71,7 +71,7 @@ const UNLOADED = "The session was unloaded during the turn. The session still wo
 
 /** The identity of a client, and how it has connected. */
 export interface ClientOrigin {
-  holder: TokenHolder;
+  identity: Identity;
   protocol: Protocol;
   /** The part of the user's limits that this client takes up. */
   share: Share;
@@ -87,7 +87,7 @@ export interface ClientOrigin {
 export class ClientState implements Fellow {
   readonly door: DoorState;
   readonly socket: ClientSocket;
-  readonly holder: TokenHolder;
+  readonly identity: Identity;
   readonly protocol: Protocol;
   readonly share: Share;
   readonly report: Reporter;
@@ -113,10 +113,10 @@ export class ClientState implements Fellow {
   /** Keeps the model providers of the sessions that servers of this host have open for the client. */
   readonly #kept = new Map<string, Disposable>();
 
-  constructor(door: DoorState, socket: ClientSocket, { holder, protocol, share, report, isRelayed }: ClientOrigin) {
+  constructor(door: DoorState, socket: ClientSocket, { identity, protocol, share, report, isRelayed }: ClientOrigin) {
     this.door = door;
     this.socket = socket;
-    this.holder = holder;
+    this.identity = identity;
     this.protocol = protocol;
     this.share = share;
     this.report = report;
@@ -128,7 +128,7 @@ export class ClientState implements Fellow {
   }
 
   get user(): string {
-    return this.holder.user;
+    return this.identity.user;
   }
 
   /** Aborts when the client has gone. Work for the client then ends with the signal's reason. */

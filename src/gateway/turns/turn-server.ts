@@ -38,7 +38,7 @@ export async function linkOnceEnded(state: ClientState, router: Router, record: 
 
 /** The arguments of `useSession` for a turn of this client. `at` is the server on which the client has the session open. */
 export function turnRequest(state: ClientState, { record, abort }: Turn): UseRequest {
-  const { door, user, holder, attachments, links } = state;
+  const { door, user, identity, attachments, links } = state;
   const { id, serverId } = record;
   const attachment = attachments.get(id);
   // A client may send prompts to a session that it never opened. Then `attachment` is undefined, and the turn uses the
@@ -50,7 +50,7 @@ export function turnRequest(state: ClientState, { record, abort }: Turn): UseReq
     user,
     isTurn: true,
     at: isLoaded ? links.connected(attachment?.linkId ?? serverId)?.server : undefined,
-    fence: holder.lease?.sessionId === id ? holder.lease.fence : undefined,
+    fence: identity.lease?.sessionId === id ? identity.lease.fence : undefined,
     waitMs: door.config.serve.turnWaitMs,
     openMs: OPEN_MS,
     signal: abort.signal,

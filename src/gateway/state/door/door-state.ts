@@ -1,5 +1,6 @@
 import type { Config } from "../../../config/schema.js";
 import type { HostDirectory } from "../../../hosts/directory.js";
+import { SignOn } from "../../../identity/sign-on.js";
 import type { Pool } from "../../../pool/pool.js";
 import type { Clock } from "../../../runtime/clock.js";
 import type { Sessions } from "../../../sessions/sessions.js";
@@ -49,6 +50,7 @@ export class DoorState implements DoorContext {
   readonly directory: HostDirectory;
   readonly pool: Pool;
   readonly clock: Clock;
+  readonly signOn: SignOn;
   readonly listeners: DoorListeners;
   /** How many connections, requests and bytes each user has at this door. */
   readonly shares: Shares;
@@ -72,6 +74,7 @@ export class DoorState implements DoorContext {
     this.directory = directory;
     this.pool = pool;
     this.clock = clock;
+    this.signOn = new SignOn({ store });
     this.listeners = listeners;
     this.shares = new Shares(config.limits);
     this.lostHosts = new LostHosts({ takenOver: directory.isShared, ttlMs: config.host.ttlMs });

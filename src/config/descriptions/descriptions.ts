@@ -1,0 +1,30 @@
+import { OF_OPERATION } from "./operation.js";
+import { OF_SERVERS } from "./servers.js";
+import type { SectionTexts, ValueTexts } from "./texts.js";
+
+/** No command loads this table. `npm run schemas` writes it into schemas/config.json and docs/configuration-keys.md. */
+export const SECTIONS: SectionTexts = {
+  ports: { meaning: "The ports that servers may use." },
+  pool: { meaning: "The servers as a group." },
+  runtime: { meaning: "The Copilot program that each server runs." },
+  auth: { meaning: "The source of each user's GitHub token, for GitHub's own models. Set at most one of these keys." },
+  provider: { meaning: "Your own model service. `null` stands for GitHub's own models." },
+  session: { meaning: "Sessions and their turns." },
+  "session.infinite": {
+    meaning: "The SDK's `infiniteSessions`, which shortens a long history. It is always off for ephemeral sessions.",
+  },
+  sandbox: { meaning: "The boundary that the operating system puts around each server." },
+  lock: { meaning: "Leases on sessions." },
+  health: { meaning: "How `serve` checks and restarts servers." },
+  recycle: { meaning: "When `serve` replaces a server by a fresh process with the same home." },
+  drain: { meaning: "How servers stop." },
+  serve: { meaning: "The supervisor and the front door." },
+  limits: { meaning: "How much users may have at once. `null` removes a limit." },
+  "limits.default": { meaning: "The limits of each user." },
+  "limits.total": { meaning: "The limits of all users together." },
+  storeOptions: { meaning: "The connection to a store in Redis." },
+  host: { meaning: "This host, in a fleet of several hosts." },
+  storage: { meaning: "The session state of a fleet of several hosts." },
+};
+
+export const DESCRIPTIONS: ValueTexts = { ...OF_SERVERS, ...OF_OPERATION };

@@ -1,0 +1,130 @@
+import type { ValueTexts } from "./texts.js";
+
+/** The keys of `serve`, of hosts, and of the state. */
+export const OF_OPERATION = {
+  "lock.ttl": { meaning: "How long a lease outlives its holder, from 1 s to 24 days.", examples: ["300s"] },
+
+  "health.interval": { meaning: "The time between two probes of a server.", examples: ["5s"] },
+  "health.timeout": {
+    meaning: "The deadline of a probe.",
+    examples: ["2s"],
+    default: '`"2s"`, or `health.interval` if that is shorter',
+  },
+  "health.failures": {
+    meaning: "The number of unanswered probes in a row that make a server count as hung.",
+    examples: [3],
+  },
+  "health.session": { meaning: "Whether some probes also create and delete a session.", examples: [true] },
+  "health.startup": { meaning: "How long a server may take to start.", examples: ["30s"] },
+  "health.restarts": {
+    meaning: "The number of crashes in a row after which a server is abandoned.",
+    examples: [5],
+  },
+  "health.backoff": {
+    meaning: "The delay before the second restart in a row. It doubles each time, up to a minute.",
+    examples: ["1s"],
+  },
+  "health.stable": { meaning: "How long a server has to run before its crashes are forgotten.", examples: ["60s"] },
+  "health.stalledTurn": {
+    meaning: "The silence after which a turn counts as stalled in the metrics.",
+    examples: ["10m"],
+  },
+
+  "recycle.maxMemory": {
+    meaning: "The private memory above which a server is replaced. `null`: without limit.",
+    examples: ["1gb", null],
+  },
+  "recycle.maxAge": {
+    meaning: "The age above which a server is replaced. `null`: without limit.",
+    examples: ["24h", null],
+  },
+  "recycle.maxSessions": {
+    meaning:
+      "The number of sessions that a server has loaded so far, above which it is replaced. `null`: without limit.",
+    examples: [1000, null],
+  },
+  "recycle.pause": { meaning: "The shortest time between two attempts at one server.", examples: ["60s"] },
+
+  "drain.timeout": { meaning: "How long running turns may take to end.", examples: ["30s"] },
+
+  "serve.listen": {
+    meaning: "The address of the front door. Port 0 is any free port. `null`: no front door.",
+    examples: ["127.0.0.1:4300", null],
+  },
+  "serve.accessLog": {
+    meaning: "Whether the log has a line for each request at the front door, without its content.",
+    examples: [true],
+  },
+  "serve.metrics": { meaning: "The address of metrics and health checks.", examples: ["127.0.0.1:9464"] },
+  "serve.gcInterval": { meaning: "The time between two runs of `gc`.", examples: ["1h"] },
+  "serve.maxFrame": {
+    meaning: "The size of the longest message of a client, from 64 kB to 256 MB.",
+    examples: ["8mb"],
+  },
+  "serve.proxyProtocol": {
+    meaning:
+      "Whether each connection to the front door begins with a PROXY protocol v2 header, in which a proxy names the client.",
+    examples: [true],
+  },
+  "serve.turnWait": {
+    meaning: "How long a prompt may wait at the front door while others use its session.",
+    examples: ["30s"],
+  },
+  "serve.logMaxSize": { meaning: "The size at which a server's log is rotated.", examples: ["10mb"] },
+  "serve.logFiles": { meaning: "The number of rotated logs to keep for each server.", examples: [3] },
+
+  "limits.default.connections": { meaning: "The number of open connections to the front door.", examples: [16, null] },
+  "limits.default.sessions": { meaning: "The number of sessions in all states.", examples: [1000, null] },
+  "limits.default.requestsInFlight": {
+    meaning: "The number of unanswered requests at the front door.",
+    examples: [2000, null],
+  },
+  "limits.default.unreadBytes": {
+    meaning: "The size of the data in the front door's buffers.",
+    examples: ["64mb", null],
+  },
+  "limits.total.connections": { meaning: "The number of open connections to the front door.", examples: [1024, null] },
+  "limits.total.sessions": { meaning: "The number of sessions in all states.", examples: [100_000, null] },
+  "limits.total.requestsInFlight": {
+    meaning: "The number of unanswered requests at the front door.",
+    examples: [20_000, null],
+  },
+  "limits.total.unreadBytes": {
+    meaning: "The size of the data in the front door's buffers.",
+    examples: ["512mb", null],
+  },
+
+  store: {
+    meaning: "The place of the recorded state: files, or a Redis database. See [State in Redis](redis.md).",
+    examples: ["file", "rediss://redis.example:6379/0"],
+  },
+  "storeOptions.insecure": {
+    meaning: "Whether the fleet may reach Redis on another host without TLS.",
+    examples: [true],
+  },
+
+  "host.name": {
+    meaning: "The name of this host. `null`: the name that it had before, or otherwise the machine's name.",
+    examples: ["host-1", null],
+  },
+  "host.advertise": {
+    meaning: "The address at which other hosts reach this host's front door. `null`: the one at which it listens.",
+    examples: ["10.0.0.1:4300", null],
+  },
+  "host.ttl": {
+    meaning: "How long after its last heartbeat a host counts as gone, from 3 s to 10 minutes.",
+    examples: ["15s"],
+  },
+
+  "storage.shared": {
+    meaning: "The folder that all hosts mount for session state. `null`: each host uses its own disk.",
+    examples: ["/mnt/fleet", null],
+  },
+
+  user: {
+    meaning:
+      "The default for `--user` in commands that act as a user. It does not limit commands such as `list`, `stop` and " +
+      "`delete`. The library does not read it.",
+    examples: ["alice"],
+  },
+} as const satisfies Partial<ValueTexts>;

@@ -1,0 +1,33 @@
+/** The actions that a client may take. `use` and `admin` include `read`; only `admin` allows actions on other users. */
+export const SCOPES = ["use", "read", "admin"] as const;
+export type Scope = (typeof SCOPES)[number];
+
+/**
+ * The user behind a client, and the actions that the client may take. An entry point creates this value once, when a connection or a request comes in, and
+ * passes it along.
+ */
+export interface Identity {
+  user: string;
+  scopes: readonly Scope[];
+  groups: readonly string[];
+  /** Identifies the credential in logs, and for its revocation. It is not a secret. */
+  tokenId: string;
+  /** When the credential ends, in ISO 8601 and UTC; null: when it is revoked. */
+  expiresAt: string | null;
+  /** Where the identity comes from: a token of the fleet. */
+  via: "token";
+  /** The lease that covers the user's turns in a session. The process that made the credential has shown the lease's token. */
+  lease?: { sessionId: string; fence: number } | undefined;
+}
+
+/** Another host of the fleet, which connects to the front door of this one. */
+export interface HostIdentity {
+  host: string;
+  tokenId: string;
+  /** The only host whose front door accepts the token. */
+  door: string;
+}
+
+export function isHost(identity: Identity | HostIdentity): identity is HostIdentity {
+  return "host" in identity;
+}
