@@ -356,7 +356,8 @@ describe("a client that misbehaves", () => {
     ["a path in place of a launch id", "../../../etc/passwd\n", "403"],
     ["garbage", `${LAUNCH}\n\u0016\u0003\u0001garbage\r\n\r\n`, "400"],
     ["a header that is too long", `${LAUNCH}\nCONNECT a:1 HTTP/1.1\r\nX: ${"x".repeat(20_000)}\r\n\r\n`, "431"],
-    ["many headers", `${LAUNCH}\nCONNECT a:1 HTTP/1.1\r\n${"X: y\r\n".repeat(5_000)}\r\n`, "403"],
+    // Node.js 20 ignores the headers above the 2,000th, and newer versions refuse the request.
+    ["many headers", `${LAUNCH}\nCONNECT a:1 HTTP/1.1\r\n${"X: y\r\n".repeat(5_000)}\r\n`, "(403|431)"],
     [
       "two lengths of a body",
       `${LAUNCH}\nPOST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n`,
