@@ -1,14 +1,15 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chownSync, mkdtempSync, readFileSync, readlinkSync } from "node:fs";
+import { chmodSync, chownSync, existsSync, mkdtempSync, readFileSync, readlinkSync } from "node:fs";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buffer, text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
-import { expect, it, onTestFinished } from "vitest";
+import { afterAll, expect, it, onTestFinished } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { isRunning } from "../fixtures/processes.js";
+import { reachableNode } from "../fixtures/programs/reachable-node.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 const PROGRAM = fileURLToPath(new URL(`../../native/linux-${process.arch}/copilotfleet-network`, import.meta.url));
@@ -40,6 +41,21 @@ const ACCOUNTS = (process.getuid?.() === 0 ? (["root", "an ordinary user"] as co
   })
   .map(({ account }) => account);
 
+let copied: string | undefined;
+afterAll(async () => {
+  if (copied !== undefined) await removeFolder(copied);
+});
+
+/** Node.js where the account can run it. */
+function nodeOf(account: Account): string {
+  if (under(account).length === 0) return process.execPath;
+  if (copied === undefined) {
+    copied = mkdtempSync(join(tmpdir(), "copilotfleet-node-"));
+    chmodSync(copied, 0o755);
+  }
+  return existsSync(join(copied, "node")) ? join(copied, "node") : reachableNode(under(account), join(copied, "node"));
+}
+
 interface Namespace {
   port: number;
   sockets: string;
@@ -59,10 +75,11 @@ async function enter(
   if (process.getuid?.() === 0 && account !== "root") chownSync(sockets, 65534, 65534);
   const port = await freePort();
   const all = [...under(account), PROGRAM, "--port", String(port), "--sockets", sockets, ...options, "--", ...launcher];
-  const [program = "", ...args] = [...all, process.execPath, INSIDE, String(port)];
+  const [program = "", ...args] = [...all, nodeOf(account), INSIDE, String(port)];
   const child = spawn(program, args, { env, stdio: ["ignore", "pipe", "inherit"] });
   onTestFinished(() => void child.kill("SIGKILL"));
-  await once(child.stdout ?? child, "data");
+  const [data] = (await Promise.race([once(child.stdout ?? child, "data"), once(child, "exit")])) as [unknown];
+  if (!(data instanceof Buffer)) throw new Error(`${program} has ended with code ${String(data)}.`);
   const ask = async (command: string) => {
     const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
     onTestFinished(() => void socket.destroy());
