@@ -81,6 +81,8 @@ const shared = {
 async function buildLibrary() {
   await build({
     ...shared,
+    // The code is not minified, and the package has no sources that a map could name.
+    sourcemap: false,
     entryPoints: ["src/index.ts"],
     outdir: "dist",
     format: "esm",
@@ -93,6 +95,7 @@ async function buildLibrary() {
 async function buildProxy() {
   await build({
     ...shared,
+    sourcemap: false,
     entryPoints: ["src/sandbox/network/process.ts"],
     outfile: "dist/egress.js",
     format: "esm",
