@@ -11,7 +11,7 @@ import { listenOn, showAddress } from "../../src/runtime/launch/listen.js";
 import { type Health, HealthEndpoint, type HealthEndpointOptions } from "../../src/serve/report/health-endpoint.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
 import { eventually } from "../fixtures/eventually.js";
-import { testPorts } from "../fixtures/fleets/ports.js";
+import { freePort } from "../fixtures/store/redis-server.js";
 
 const LOOPBACK = { host: "127.0.0.1", port: 0 };
 const NEVER = new AbortController().signal;
@@ -245,7 +245,7 @@ describe("closing", () => {
 
 describe("the address", () => {
   it("the health endpoint listens on the configured address", async () => {
-    const address = { host: "127.0.0.1", port: testPorts(1).from };
+    const address = { host: "127.0.0.1", port: await freePort() };
     const { endpoint, url } = await opened({ address });
     expect(endpoint.address).toEqual(address);
     expect((await fetch(url("/healthz"))).status).toBe(200);
