@@ -6,13 +6,27 @@ export type Isolation = "per-user" | "shared";
 export const SERVER_STATES = ["starting", "ready", "unhealthy", "draining", "stopped", "failed"] as const;
 export type ServerState = (typeof SERVER_STATES)[number];
 
-/** Where a token comes from. The token itself is never recorded. */
-export type TokenSource =
+/** A source of a token that the fleet can read. */
+export type NamedSource =
   | { from: "env"; name: string }
   | { from: "file"; path: string }
-  | { from: "command"; command: string }
+  | { from: "command"; command: string };
+
+/** Where a token comes from. The token itself is never recorded. */
+export type TokenSource =
+  | NamedSource
   /** A program passed the token to the library in memory. Only that program can restart the server. */
   | { from: "caller" };
+
+/**
+ * The kind of a source. A record never names the source itself, because others may be able to write records: see
+ * pool/start/token-source.ts. Records of earlier versions name it.
+ */
+export type RecordedSource = NamedSource | { from: TokenSource["from"] };
+
+export function namesSource(source: RecordedSource): source is NamedSource {
+  return "name" in source || "path" in source || "command" in source;
+}
 
 export interface ServerRecord {
   id: string;
@@ -45,7 +59,8 @@ export interface ServerRecord {
   home: string;
   /** Absolute path of its working folder. */
   cwd: string;
-  token: TokenSource | null;
+  /** The kind of the source that was given at the server's start. Null: the source is `auth` of the configuration, if any. */
+  token: RecordedSource | null;
   runtimePath: string;
   /** The sandbox of the last start. Absent in records of earlier versions, which had none. */
   sandbox?: SandboxReport;

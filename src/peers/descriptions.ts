@@ -35,8 +35,8 @@ export interface ServerFacts {
   launchId: string | null;
   runtimePath: string;
   /**
-   * The source of the server's GitHub token. Null if the source is `auth` of the configuration, or if the server has no
-   * token.
+   * The kind of source of the server's GitHub token, if the source was given at the server's start. The name is null,
+   * except in records of earlier versions. Null if the source is `auth` of the configuration, or if the server has no token.
    */
   gitHubToken: { from: TokenSource["from"]; name: string | null } | null;
   /** Whether a new process is about to replace the server's present process. */
@@ -101,7 +101,7 @@ export async function describeServer(context: DescribeContext, found: RecordedSe
 /** The facts from a server's record. Leaves out the command of a token source, because it may contain a secret. */
 function factsOf(server: ServerRecord): ServerFacts {
   const { createdAt, desired = null, lastPort, launchId, runtimePath, token, replacement = null } = server;
-  const name = token?.from === "env" ? token.name : token?.from === "file" ? token.path : null;
+  const name = token !== null && "name" in token ? token.name : token !== null && "path" in token ? token.path : null;
   const gitHubToken = token && { from: token.from, name };
   return { createdAt, desired, lastPort, launchId, runtimePath, gitHubToken, isBeingReplaced: replacement !== null };
 }

@@ -1,3 +1,4 @@
+import { FleetError, option, quote } from "../errors.js";
 import type { HostRecord } from "../model/host.js";
 import type { LogPosition } from "../serve/logs/log-tail.js";
 import type { SessionsContext } from "../sessions/context.js";
@@ -58,6 +59,7 @@ export class RemoteHost implements Host {
   #asks<M extends Method>(method: M): (params: ParamsOf<M>, call?: Call) => Promise<AnswerOf<M>> {
     return async (params, { signal } = {}) => {
       signal?.throwIfAborted();
+      refuseTokenSource(params, this.name);
       await using link = await ControlLink.open(this.#context, this.record, signal);
       return await this.#call(link, method, params, signal);
     };
@@ -69,4 +71,14 @@ export class RemoteHost implements Host {
     const limitMs = limitOf(method, params, this.#context.config);
     return readAnswer(method, await link.call(method, params, { limitMs, signal }), this.name);
   }
+}
+
+/** Refuses a request that names a variable or a file of another host, because no host accepts that from others. */
+function refuseTokenSource(params: object, host: string): void {
+  const { request } = params as { request?: { token?: unknown } };
+  if (request?.token === undefined) return;
+  const message = `The user's server is on host ${quote(host)}, and ${option("token")} names a source on this host only.`;
+  throw new FleetError("FLEET_USAGE_INVALID", message, {
+    suggestions: [`Run the command on host ${host}.`, "Or set auth in the configuration of that host."],
+  });
 }

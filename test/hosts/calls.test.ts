@@ -16,9 +16,9 @@ import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
 /** For each call, the parameters that the first version with this call sends. */
 const SENT: Record<keyof Calls, object> = {
-  spawn: { user: "alice", request: { token: { from: "env", name: "TOKEN" }, cwd: "/x", waitMs: 5 } },
+  spawn: { user: "alice", request: { cwd: "/x", waitMs: 5 } },
   spawnMany: { users: ["alice", "bob"], request: {} },
-  serverFor: { user: "alice", request: { token: { from: "file", path: "/t" } } },
+  serverFor: { user: "alice", request: {} },
   servers: {},
   server: { id: "a-1" },
   stop: { ids: ["a-1"], request: { drainTimeoutMs: 5, force: true } },
@@ -158,11 +158,15 @@ describe("a call from another host", () => {
       { id: "a-1", lines: 1.5 },
       '"lines" in a call from another host is not a whole number from 0 to 1000000.',
     ],
-    [
+    ...[
+      { from: "env", name: "HOME" },
+      { from: "file", path: "/t" },
+      { from: "command", command: "id" },
+    ].map((token): [string, object, string] => [
       "spawn",
-      { user: "alice", request: { token: { from: "command", command: "id" } } },
-      '"token" in a call from another host is not a variable or a file of this host.',
-    ],
+      { user: "alice", request: { token } },
+      '"token" in a call from another host is not allowed, because only this host names its token sources.',
+    ]),
   ])("to the method %s is refused when its parameters are %j", async (method, params, message) => {
     const { own, asked } = noting();
     await expect(answerCall(own, method, params, never)).rejects.toMatchObject({

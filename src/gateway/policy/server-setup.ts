@@ -63,7 +63,8 @@ export function hasCredentials({ provider, auth }: Config): boolean {
  */
 function isGivenCredentials({ token, user }: Credentialed, { provider, auth }: Config): boolean {
   if (provider !== null) return true;
-  if (token === null) return false;
+  const configured = tokenSourceFromConfig(auth, user);
+  if (token !== null && !isDeepStrictEqual(token, configured)) return true;
   const isForEachUser = Object.values(auth).some((source) => source?.includes("{user}") === true);
-  return !isForEachUser || !isDeepStrictEqual(token, tokenSourceFromConfig(auth, user));
+  return configured !== null && !isForEachUser;
 }

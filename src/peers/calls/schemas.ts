@@ -57,10 +57,10 @@ export const users: Schema<readonly string[]> = v.pipe(texts, v.mapItems(toUser)
 export const sessionId = v.pipe(text, v.transform(toSessionId));
 export const sessionIds: Schema<readonly string[]> = v.pipe(texts, v.mapItems(toSessionId));
 
-/** Where the host that receives the call finds a GitHub token. No call contains a token itself. */
-const tokenSource: Schema<TokenSource> = v.union(
-  [v.object({ from: v.literal("env"), name: text }), v.object({ from: v.literal("file"), path: text })],
-  "a variable or a file of this host",
+/** A call names no variable, file or program of this host, because only this host's operator may do that. */
+const tokenSource: Schema<TokenSource> = v.custom<TokenSource>(
+  () => false,
+  "allowed, because only this host names its token sources",
 );
 
 export const spawnRequest: Schema<SpawnRequest> = object({

@@ -20,6 +20,7 @@ import { isRunning } from "../server.js";
 import { choosePort } from "../start/ports.js";
 import { githubToken, launchOnFreePort } from "../start/start.js";
 import { type PoolContext, sandboxOf } from "../start/surroundings.js";
+import { tokenSourceOf } from "../start/token-source.js";
 import { allCut, drainForGood } from "../stop/drain.js";
 import { type Stopped, TERMINATE_GRACE_MS } from "../stop/stop.js";
 
@@ -50,7 +51,7 @@ export async function recycleServer(context: PoolContext, id: string, options: R
   const runtimePath = findRuntime(config.runtime.path, context.env).path;
   const known = (await store.registry.read()).servers[id];
   if (known === undefined || !isRunning(known)) return { kind: "unavailable" };
-  const token = await githubToken(context.env, known, known.token, options.signal);
+  const token = await githubToken(context.env, known, tokenSourceOf(context, known), options.signal);
   const sandbox = await sandboxOf(context, { ...known, runtimePath });
   const launchId = randomUUID();
   using held = new HeldClaim();

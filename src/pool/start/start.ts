@@ -1,10 +1,11 @@
 import { randomUUID } from "node:crypto";
 import { resolve } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
 import type { Registry } from "../../model/registry.js";
 import { sandboxReport } from "../../model/sandbox.js";
 import type { Replacement, ServerRecord, TokenSource } from "../../model/server.js";
-import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
+import { resolveToken } from "../../models/github-token.js";
 import { ensureNote } from "../../runtime/files/host-note.js";
 import { createServerFolder, homeOf, writeConnectionToken } from "../../runtime/files/server-folder.js";
 import type { Launch } from "../../runtime/launch/environment.js";
@@ -28,9 +29,10 @@ import { adoptServer, endLeftover } from "../repair/adopt.js";
 import { isRunning } from "../server.js";
 import { choosePort, isBindable } from "./ports.js";
 import { keepSessions, type PoolContext, sandboxOf, sessionStateOf } from "./surroundings.js";
+import { kindOf, noteTokenSource, tokenSourceOf } from "./token-source.js";
 
 export interface SpawnOptions {
-  /** The source of the server's GitHub token. Default: the recorded source, or else the configured one. */
+  /** The source of the server's GitHub token. Default: the source of the last start, or else the configured one. */
   token?: TokenSource | undefined;
   /** The token itself, passed in memory with `token: {from: "caller"}`. Never recorded. */
   tokenValue?: string | undefined;
@@ -68,13 +70,9 @@ export const ADDRESS = "127.0.0.1";
 export async function startServer(context: PoolContext, request: StartRequest): Promise<StartResult> {
   const { store, config, env } = context;
   const { signal } = request;
-  // On a shared server, each session brings its owner's GitHub token. The server itself has a token only if the request or
-  // the server's record names a source.
-  const configured = request.isolation === "shared" ? null : tokenSourceFromConfig(config.auth, request.user);
   const known = (await store.registry.read()).servers[request.id];
   // Refuse everything that can be refused before recording anything.
   const runtime = findRuntime(config.runtime.path, env);
-  const source = request.token ?? known?.token ?? configured;
   const fresh = newRecord(context.stateRoot, request);
   const sandbox = await sandboxOf(context, {
     ...fresh,
@@ -82,8 +80,11 @@ export async function startServer(context: PoolContext, request: StartRequest): 
     runtimePath: runtime.path,
   });
   let token: Promise<string | null> | undefined;
-  const readToken = () => (token ??= githubToken(env, request, source, signal));
-  if (known === undefined || !isRunning(known)) await readToken();
+  const readToken = async (server: ServerRecord) => {
+    token ??= githubToken(env, request, request.token ?? tokenSourceOf(context, server), signal);
+    return await token;
+  };
+  if (known === undefined || !isRunning(known)) await readToken(known ?? fresh);
   if (known === undefined && store.hosts !== null) ensureNote(context.stateRoot, store.hosts.own);
 
   using held = new HeldClaim();
@@ -98,7 +99,7 @@ export async function startServer(context: PoolContext, request: StartRequest): 
         claim: held.claim,
         fresh,
         settings: {
-          token: source,
+          ...(request.token === undefined ? {} : { token: kindOf(request.token) }),
           runtimePath: runtime.path,
           sandbox: sandboxReport(sandbox),
           ...(request.cwd === undefined ? {} : { cwd: request.cwd }),
@@ -109,7 +110,7 @@ export async function startServer(context: PoolContext, request: StartRequest): 
       case "closed":
         throw poolDraining(decision.by);
       case "running":
-        refuseOtherSettings(decision.server, request);
+        refuseOtherSettings(context, decision.server, request);
         return { server: decision.server, created: false };
       case "busy":
         if (signal.aborted) throw stillBusy(decision.server, signal);
@@ -118,7 +119,7 @@ export async function startServer(context: PoolContext, request: StartRequest): 
       case "adopt": {
         const adopted = await adoptServer(store, decision.server, signal);
         if (adopted === null) continue;
-        refuseOtherSettings(adopted, request);
+        refuseOtherSettings(context, adopted, request);
         return { server: adopted, created: false };
       }
       case "start":
@@ -154,8 +155,8 @@ function newRecord(stateRoot: string, { id, user, isolation }: StartRequest): Se
 async function launchClaimed(
   context: PoolContext,
   claimed: Extract<StartDecision, { kind: "start" }>,
-  { calledOff, signal }: StartRequest,
-  { readToken, sandbox }: { readToken: () => Promise<string | null>; sandbox: Sandbox },
+  { calledOff, signal, token }: StartRequest,
+  { readToken, sandbox }: { readToken: (server: ServerRecord) => Promise<string | null>; sandbox: Sandbox },
 ): Promise<ServerRecord> {
   const { id, home } = claimed.server;
   const launchId = claimed.server.launchId ?? "";
@@ -163,8 +164,9 @@ async function launchClaimed(
   let launched: LaunchedServer | undefined;
   try {
     await endLeftover(home, claimed.leftover);
-    const githubToken = await readToken();
+    const githubToken = await readToken(claimed.server);
     createServerFolder(home);
+    if (token !== undefined) noteTokenSource(home, token);
     await keepSessions(context, claimed.server);
     launched = await launchOnFreePort(
       context,
@@ -266,12 +268,12 @@ export async function githubToken(
 }
 
 /** Refuses settings that differ from those of the running server. */
-function refuseOtherSettings(server: ServerRecord, { token, cwd }: StartRequest): void {
+function refuseOtherSettings(context: PoolContext, server: ServerRecord, { token, cwd }: StartRequest): void {
   const conflict = (what: string) =>
     new FleetError("FLEET_SERVER_CONFLICT", `Server ${server.id} already runs ${what}.`, {
       suggestions: [`copilotfleet stop ${server.id}`],
     });
-  if (token !== undefined && JSON.stringify(token) !== JSON.stringify(server.token))
+  if (token !== undefined && !isDeepStrictEqual(token, tokenSourceOf(context, server)))
     throw conflict("with another GitHub token source than the requested one");
   if (cwd !== undefined && resolve(cwd) !== resolve(server.cwd))
     throw conflict(`in folder ${quote(server.cwd)}, not in the requested ${quote(cwd)}`);

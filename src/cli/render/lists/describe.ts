@@ -200,8 +200,8 @@ function stateOf({ state, away }: ServerView, { isBeingReplaced }: ServerFacts):
 function tokenSource({ gitHubToken }: ServerFacts): string | null {
   if (gitHubToken === null) return null;
   const { from, name } = gitHubToken;
-  const of = { env: "the variable", file: "the file", command: "a command", caller: "a program that uses the library" };
-  return `from ${[of[from], text(name)].filter((part) => part !== null).join(" ")}`;
+  const of = { env: "variable", file: "file", command: "command", caller: "program that uses the library" };
+  return name === null ? `from a ${of[from]}` : `from the ${of[from]} ${printable(name)}`;
 }
 
 function text(value: string | null): string | null {

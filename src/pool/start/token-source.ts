@@ -1,0 +1,76 @@
+import { readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
+import { parseObject } from "../../config/values/json.js";
+import { FleetError, quote } from "../../errors.js";
+import {
+  type NamedSource,
+  namesSource,
+  type RecordedSource,
+  type ServerRecord,
+  type TokenSource,
+} from "../../model/server.js";
+import { tokenSourceFromConfig } from "../../models/github-token.js";
+import { homeOf, replaceServerFile, unwritable } from "../../runtime/files/server-folder.js";
+import { readIfThere } from "../../store/file/failures.js";
+import type { PoolContext } from "./surroundings.js";
+
+/*
+ * A server's record names at most the kind of its token's source, because others may be able to write records. The source
+ * itself is in the configuration, or, if it was given at the server's start, in a file beside the server's home.
+ */
+
+type Known = Pick<ServerRecord, "id" | "user" | "isolation" | "token">;
+
+function pathOf(home: string): string {
+  return join(dirname(home), "token-source.json");
+}
+
+/** The part of a source that a record contains. */
+export function kindOf({ from }: TokenSource): RecordedSource {
+  return { from };
+}
+
+/** Notes the source that was given at the start of a server. The caller must hold the claim on the server. */
+export function noteTokenSource(home: string, source: TokenSource): void {
+  const path = pathOf(home);
+  try {
+    replaceServerFile(path, `${JSON.stringify(source)}\n`);
+  } catch (cause) {
+    throw unwritable(path, cause);
+  }
+}
+
+/**
+ * The source of a server's GitHub token; null if it has none.
+ *
+ * @throws FleetError `FLEET_TOKEN_UNAVAILABLE` when the record names a source that neither the configuration nor this host
+ * knows. The fleet then reads no variable and no file, and runs no program.
+ */
+export function tokenSourceOf({ config, stateRoot, store }: PoolContext, server: Known): TokenSource | null {
+  const { id, user, isolation, token } = server;
+  // On a shared server, each session brings its owner's GitHub token. The server itself has a token only if it was started
+  // with one.
+  const configured = isolation === "shared" ? null : tokenSourceFromConfig(config.auth, user);
+  if (token === null || isDeepStrictEqual(token, configured)) return configured;
+  if (token.from === "caller") return { from: "caller" };
+  if (namesSource(token)) {
+    // An earlier version recorded the source. Only the owner of the state folder can write the file store.
+    if (store.kind === "file") return token;
+    throw refused(
+      id,
+      `its record names a ${token.from} as the source of its GitHub token, and the fleet trusts no record`,
+    );
+  }
+  const path = pathOf(homeOf(stateRoot, id));
+  const noted = readIfThere(path, () => readFileSync(path, "utf8"));
+  const source = noted === undefined ? undefined : (parseObject(noted) as NamedSource | undefined);
+  if (source?.from === token.from && namesSource(source)) return source;
+  throw refused(id, "the source of its GitHub token was given at its start, and this host has no note of it");
+}
+
+function refused(id: string, why: string): FleetError {
+  return new FleetError("FLEET_TOKEN_UNAVAILABLE", `Server ${quote(id)} does not start, because ${why}.`, {
+    suggestions: ["copilotfleet spawn --user USER --token-env VAR", "Set auth.githubTokenEnv or auth.githubTokenFile."],
+  });
+}

@@ -1,0 +1,64 @@
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { RecordedSource } from "../../src/model/server.js";
+import { openStore } from "../../src/store/open.js";
+import { TestFleet } from "../fixtures/commands/cli.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+
+const problem = redisProblem();
+const GIVEN = "gho_canaryOfAlice";
+const OF_SERVE = "gho_canaryOfServe";
+
+/** The writer of these records has the fleet's own rights on Redis, as another host of the fleet would have. */
+describe.skipIf(problem !== undefined)("the source of a server's GitHub token", () => {
+  let redis: RedisServer;
+  let fleet: TestFleet;
+
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+    const store = redis.url("f");
+    fleet = new TestFleet({ COPILOTFLEET_STORE: store, COPILOTFLEET_HOST_NAME: "h1", GIVEN, OF_SERVE });
+  });
+  afterAll(async () => {
+    await fleet.end();
+    await redis.end();
+  });
+
+  async function rewrite(token: RecordedSource): Promise<void> {
+    const store = openStore(redis.url("f"), fleet.root, "h1");
+    const { id } = await fleet.record("alice");
+    await store.registry.update(({ servers }) => {
+      const server = servers[id];
+      if (server !== undefined) server.token = token;
+    });
+    await store.close();
+  }
+
+  const tokenOf = async (user: string) =>
+    /\0COPILOT_GITHUB_TOKEN=([^\0]*)/.exec(readFileSync(`/proc/${await fleet.pidOf(user)}/environ`, "utf8"))?.[1];
+
+  it("stays in the state folder if it was given at the start, and a restart uses it", async () => {
+    await fleet.spawn("alice");
+    await fleet.ok(["stop", "alice"]);
+    await fleet.ok(["spawn", "--user", "alice", "--token-env", "GIVEN"]);
+    expect((await fleet.record("alice")).token).toEqual({ from: "env" });
+    await fleet.ok(["restart", "alice"]);
+    expect(await tokenOf("alice")).toBe(GIVEN);
+  });
+
+  it.each<[string, (folder: string) => RecordedSource]>([
+    ["program", (folder) => ({ from: "command", command: `touch ${join(folder, "ran")}; echo gho_x` })],
+    ["variable", () => ({ from: "env", name: "OF_SERVE" })],
+    ["path", () => ({ from: "file", path: "/proc/self/environ" })],
+  ])("is never a %s that the server's record names", async (_, forged) => {
+    await rewrite(forged(fleet.folder));
+    const refusal = await fleet.refusal(3, ["restart", "alice"]);
+    expect(refusal).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE" });
+    expect(refusal.message).toContain("the fleet trusts no record");
+    expect(existsSync(join(fleet.folder, "ran"))).toBe(false);
+    await rewrite({ from: "env" });
+    await fleet.ok(["spawn", "--user", "alice"]);
+    expect(await tokenOf("alice")).toBe(GIVEN);
+  });
+});
