@@ -5,6 +5,7 @@ const UNIT = [
   "test/{architecture,errors,library-types,schemas}.test.ts",
   "test/{cli,config,fleet}/**/*.test.ts",
   "test/gateway/{lost,methods,protocols,reach,relay,turn,turn-server,wire}.test.ts",
+  "test/identity/tls-*.test.ts",
   "test/models/echo.test.ts",
   "test/pool/{claim,ports,use-markers}.test.ts",
   "test/runtime/{clock,connect,deadline,environment,frames,launches,process-table,server-folder,shared-storage,versions}.test.ts",

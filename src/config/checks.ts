@@ -5,6 +5,7 @@ import type { Environment } from "./load/paths.js";
 import { checkNetwork } from "./network-checks.js";
 import { attempt, conflict, invalidValue, type Origin, throwProblem } from "./problem.js";
 import type { Config } from "./schema.js";
+import { checkTls } from "./tls-checks.js";
 import { writeDuration } from "./values/duration.js";
 import { isLoopback, readRedisUrl } from "./values/redis-url.js";
 import { countOf } from "./values/text.js";
@@ -21,6 +22,7 @@ const CHECKS = [
   checkNetwork,
   checkHealth,
   checkServe,
+  checkTls,
   checkStore,
   checkStorage,
   checkSharedFolder,

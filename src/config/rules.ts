@@ -152,7 +152,8 @@ export const modelName = () =>
 const isFilled = (given: string) => given.trim() !== "" && !given.includes("\0");
 const aPath = (allowed: string, path: "always" | "with-slash") =>
   textThat(allowed, isFilled, { fault: blankFault, path, kind: "path", harmless: true });
-export const file = () => aPath('the path of a file, such as "/etc/copilotfleet/token"', "always");
+export const file = (example = "/etc/copilotfleet/token") =>
+  aPath(`the path of a file, such as "${example}"`, "always");
 export const program = () => aPath('the path or the name of a program, such as "/usr/local/bin/copilot"', "with-slash");
 export const folder = () => aPath('the path of a folder, such as "/mnt/copilotfleet"', "always");
 export const command = (example = "gh auth token") =>

@@ -194,6 +194,15 @@ const serve = v.pipe(
     maxFrame: v.optional(rules.frameSize(), "8mb"),
     // Whether each connection to the front door begins with a proxy's header that names the client (PROXY protocol v2).
     proxyProtocol: v.optional(rules.flag(), false),
+    // With a certificate, the front door speaks TLS only. With `clientCa`, clients need a certificate, too.
+    tls: v.optional(
+      v.strictObject({
+        cert: v.optional(v.nullable(rules.file("/etc/copilotfleet/tls.crt")), null),
+        key: v.optional(v.nullable(rules.file("/etc/copilotfleet/tls.key")), null),
+        clientCa: v.optional(v.nullable(rules.file("/etc/copilotfleet/ca.crt")), null),
+      }),
+      {},
+    ),
     // How long a prompt may wait at the front door while other users use its session.
     turnWait: v.optional(rules.wait(), "30s"),
     logMaxSize: v.optional(rules.size(), "10mb"),

@@ -4,12 +4,15 @@ import type { Address } from "../config/rules.js";
 import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
 import { option } from "../errors.js";
 import type { Identity } from "../identity/identity.js";
+import { doorFiles } from "../identity/tls/certificates.js";
 import { abortable, deadline, NEVER } from "../runtime/deadline.js";
 import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
 import type { Client } from "./client/client.js";
 import { Attempts } from "./entry/attempts.js";
 import { Connection } from "./entry/connection.js";
 import type { HostCalls } from "./entry/control.js";
+import type { Handshake } from "./entry/handshake.js";
+import type { TlsEntry } from "./entry/tls-entry.js";
 import { Revival } from "./revival.js";
 import { type DoorContext, DoorState } from "./state/door/door-state.js";
 import type { DoorListeners } from "./state/door/report.js";
@@ -42,14 +45,19 @@ export interface DoorDrain {
  * server.
  *
  * @throws FleetError `FLEET_ADDRESS_TAKEN` when somebody already listens on the address; `FLEET_ADDRESS_UNUSABLE` when this
- * host does not have the address or this process may not use the port; the signal's reason when it aborts first.
+ * host does not have the address or this process may not use the port; `FLEET_CONFIG_INVALID` when the files of `serve.tls`
+ * cannot be used; the signal's reason when it aborts first.
  */
 export async function openFrontDoor(
   context: DoorContext,
   calls: HostCalls,
   { listen, signal, ...listeners }: DoorOptions,
 ): Promise<FrontDoor> {
-  const door = new FrontDoor(new DoorState(context, listeners), calls);
+  const state = new DoorState(context, listeners);
+  const files = doorFiles(context.config.serve.tls);
+  // Load TLS only where it is configured.
+  const tls = files === null ? null : new (await import("./entry/tls-entry.js")).TlsEntry(state, files);
+  const door = new FrontDoor(state, calls, tls);
   await door.listen(listen, signal ?? NEVER);
   return door;
 }
@@ -61,14 +69,17 @@ export class FrontDoor implements AsyncDisposable {
   readonly #server: Server;
   readonly #connections = new Set<Connection>();
   /** The connections that had shown no good token when `#makeRoom` last checked, the oldest first. */
-  readonly #strangers = new Set<Connection>();
+  readonly #strangers = new Set<Connection | Handshake>();
   readonly #attempts = new Attempts();
   readonly #revival: Revival;
+  /** Null if clients connect without TLS. */
+  readonly #tls: TlsEntry | null;
   #address: Address = { host: "", port: 0 };
 
-  constructor(state: DoorState, calls: HostCalls) {
+  constructor(state: DoorState, calls: HostCalls, tls: TlsEntry | null) {
     this.#state = state;
     this.#calls = calls;
+    this.#tls = tls;
     this.#revival = new Revival(state);
     this.#server = createServer((socket) => this.#accept(socket));
   }
@@ -79,7 +90,7 @@ export class FrontDoor implements AsyncDisposable {
 
   /**
    * `host:port`, as the SDK's `RuntimeConnection.forUri` takes it. If the door listens on all addresses of this machine, the
-   * host is the loopback address.
+   * host is the loopback address. With `serve.tls`, an SDK needs a proxy in between.
    */
   get url(): string {
     const { host, port } = this.#address;
@@ -103,6 +114,7 @@ export class FrontDoor implements AsyncDisposable {
     const { listeners } = this.#state;
     this.#server.on("error", ({ message }) => listeners.onEvent?.({ event: "failed", address: "", detail: message }));
     void this.#recheckTokens();
+    void this.#tls?.watch();
     this.#revival.start();
   }
 
@@ -129,6 +141,7 @@ export class FrontDoor implements AsyncDisposable {
     }
     const cut = this.turns;
     state.close();
+    for (const handshake of this.#tls?.handshakes ?? []) handshake.destroy();
     for (const connection of this.#connections) {
       connection.socket.end();
       if (!connection.authenticated) connection.socket.destroy();
@@ -160,7 +173,20 @@ export class FrontDoor implements AsyncDisposable {
 
   #accept(socket: Socket): void {
     this.#makeRoom();
-    const connection = new Connection(socket, this.#state, this.#attempts, this.#calls);
+    if (this.#tls === null) {
+      this.#greet(socket);
+      return;
+    }
+    const handshake = this.#tls.begin(socket);
+    this.#strangers.add(handshake);
+    void handshake.secured.then((secure) => {
+      this.#strangers.delete(handshake);
+      if (secure !== null) this.#greet(secure, handshake);
+    });
+  }
+
+  #greet(socket: Socket, secured?: Handshake): void {
+    const connection = new Connection(socket, this.#state, this.#attempts, this.#calls, secured);
     this.#connections.add(connection);
     this.#strangers.add(connection);
     void connection.closed.then(() => {
@@ -179,7 +205,7 @@ export class FrontDoor implements AsyncDisposable {
     if (this.#strangers.size < MAX_STRANGERS) return;
     const strangers = [...this.#strangers];
     // Spare a connection whose token is being looked up, because it may be let in at any moment.
-    (strangers.find(({ isAuthenticating }) => !isAuthenticating) ?? strangers[0])?.socket.destroy();
+    (strangers.find(({ isAuthenticating }) => !isAuthenticating) ?? strangers[0])?.destroy();
   }
 
   /** Ends connections whose token was revoked or has expired. Never rejects. */

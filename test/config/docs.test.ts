@@ -66,6 +66,7 @@ describe("schemas/config.json", () => {
       ...(name === "sandbox.tools" ? { sandbox: { mode: "none" } } : {}),
       ...(name === "sandbox.network" ? { provider: { type: "echo" } } : {}),
       ...(name === "sandbox.allow" ? { sandbox: { network: "allow-list" }, provider: { type: "echo" } } : {}),
+      ...(/^(serve|host)\.tls\./.test(name) ? { [name.split(".")[0] ?? ""]: { tls: { cert: "/a", key: "/b" } } } : {}),
       ...(name.startsWith("storage.") ? { store: "redis://127.0.0.1" } : {}),
     };
     for (const value of schemaOf(name).examples ?? []) {

@@ -63,6 +63,7 @@ describe("defaults", () => {
           gcIntervalMs: 3_600_000,
           maxFrameBytes: 8_388_608,
           proxyProtocol: false,
+          tls: { cert: null, key: null, clientCa: null },
           turnWaitMs: 30_000,
           logMaxBytes: 10_485_760,
           logFiles: 3,

@@ -64,6 +64,9 @@ const VALUES: Record<string, unknown[]> = {
   "serve.metrics": ["localhost:http"],
   "serve.maxFrame": ["64", "63kb", "257mb", "1gb", 1024, null],
   "serve.proxyProtocol": ["yes", 1, null],
+  "serve.tls.cert": ["", " ", 1],
+  "serve.tls.key": ["", " ", 1],
+  "serve.tls.clientCa": ["", " ", 1],
   "limits.default.connections": [0, -1, 1.5, "16"],
   "limits.total.unreadBytes": ["64", 64, "0mb"],
   store: [
@@ -91,7 +94,7 @@ const CASES = Object.entries(VALUES).flatMap(([name, values]) => values.map((val
 const EXAMPLES = [...keysBelow(keyTree())].filter(({ kind }) => kind !== "section");
 /** Keys that refuse only a blank text. */
 const ACCEPTS_ANY_TEXT =
-  /^(?:runtime\.path|auth\.githubToken(?:File|Command)|provider\.apiKey(?:File|Command)|storage\.shared)$/;
+  /^(?:runtime\.path|auth\.githubToken(?:File|Command)|provider\.apiKey(?:File|Command)|storage\.shared|serve\.tls\.\w+)$/;
 
 describe("a value that is not allowed", () => {
   it.each(CASES)("the error for the value $value of $name lists the allowed values", async ({ name, value }) => {
@@ -138,6 +141,7 @@ describe("a value that is not allowed", () => {
     async (key) => {
       const { name, variable, kind } = key;
       await using folder = new Folder();
+      const tls = { cert: "/a", key: "/b" };
       // Settings without which the key is not allowed, or not used.
       const others: Record<string, object> = {
         "provider.baseUrl": {},
@@ -147,6 +151,9 @@ describe("a value that is not allowed", () => {
         "provider.apiKeyCommand": { provider: { baseUrl: "http://m.example" } },
         "provider.wireApi": { provider: { baseUrl: "http://m.example" } },
         "storage.shared": { store: "redis://127.0.0.1:6379/0" },
+        "serve.tls.cert": { serve: { tls: { key: tls.key } } },
+        "serve.tls.key": { serve: { tls: { cert: tls.cert } } },
+        "serve.tls.clientCa": { serve: { tls } },
         "sandbox.allow": { sandbox: { network: "allow-list" }, provider: { type: "echo" } },
       };
       const flags = (others[name] ?? {}) as PartialConfig;

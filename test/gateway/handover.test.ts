@@ -3,6 +3,7 @@ import { createServer, type Server } from "node:net";
 import { expect, it, onTestFinished } from "vitest";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { eventually } from "../fixtures/eventually.js";
+import { CertificateFiles, TestAuthority } from "../fixtures/tls/authority.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -84,4 +85,27 @@ it("a front door hands its port to its successor without a refused connection or
   expect(await again.turn("s", "two")).toMatchObject({ result: {} });
   second.child.kill("SIGTERM");
   await eventually("the end of the second door", () => second.child.exitCode !== null, 30_000);
+});
+
+it("a front door with serve.tls speaks TLS on an inherited descriptor", async () => {
+  await using at = await DoorFleet.open();
+  const authority = new TestAuthority();
+  const { cert, key } = new CertificateFiles(at.folder, authority.issue());
+  const holder = createServer();
+  await new Promise<void>((resolve) => holder.listen(0, "127.0.0.1", resolve));
+  const { port } = holder.address() as { port: number };
+  const env = { ...at.env, COPILOTFLEET_SERVE_TLS_CERT: cert, COPILOTFLEET_SERVE_TLS_KEY: key };
+  const door = holdDoor(env, descriptorOf(holder));
+  await new Promise((resolve) => holder.close(resolve));
+  await door.open();
+  const url = `127.0.0.1:${port}`;
+  const client = await RawClient.openTls(url, { ca: authority.cert });
+  client.send({ id: 1, method: "connect", params: { token: "wrong" } });
+  expect((await client.answerTo(1)).error).toMatchObject({ message: "AUTHENTICATION_FAILED" });
+  const plain = await RawClient.open(url);
+  plain.send({ id: 1, method: "connect", params: {} });
+  await plain.end();
+  expect(plain.received).toMatchObject([{ error: { message: expect.stringContaining("only TLS") } }]);
+  door.child.kill("SIGTERM");
+  await eventually("the end of the door", () => door.child.exitCode !== null, 30_000);
 });

@@ -1,4 +1,5 @@
 import { connect, type Socket } from "node:net";
+import { type ConnectionOptions, connect as connectTls } from "node:tls";
 import { onTestFinished } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { MessageReader } from "../fixtures/sessions/message-reader.js";
@@ -40,12 +41,28 @@ export class RawClient {
     return client;
   }
 
+  /** Connects to a front door with TLS. Rejects if the handshake fails. */
+  static async openTls(url: string, options: ConnectionOptions, lasting = false): Promise<RawClient> {
+    const [host = "", port = ""] = url.split(":");
+    const client = new RawClient(connectTls({ host, port: Number(port), ...options }));
+    if (!lasting) onTestFinished(() => void client.socket.destroy());
+    await new Promise<void>((resolve, reject) => {
+      client.socket.once("secureConnect", resolve);
+      client.socket.once("error", reject);
+    });
+    return client;
+  }
+
   /** Connects and authenticates. */
   static async as(url: string, token: string, lasting = false): Promise<RawClient> {
-    const client = await RawClient.open(url, lasting);
-    const answer = await client.request("connect", { token, supportedTaskKinds: [] });
+    return await (await RawClient.open(url, lasting)).signedOn(token);
+  }
+
+  /** Authenticates on a new connection. */
+  async signedOn(token: string): Promise<this> {
+    const answer = await this.request("connect", { token, supportedTaskKinds: [] });
     if (answer.error !== undefined) throw new Error(answer.error.message);
-    return client;
+    return this;
   }
 
   bytes(text: string | Buffer): void {

@@ -19,6 +19,9 @@ export const SECTIONS: SectionTexts = {
   recycle: { meaning: "When `serve` replaces a server by a fresh process with the same home." },
   drain: { meaning: "How servers stop." },
   serve: { meaning: "The supervisor and the front door." },
+  "serve.tls": {
+    meaning: "TLS at the front door. The files may be replaced while `serve` runs. See [TLS](front-door.md#tls).",
+  },
   limits: { meaning: "How much users may have at once. `null` removes a limit." },
   "limits.default": { meaning: "The limits of each user." },
   "limits.total": { meaning: "The limits of all users together." },

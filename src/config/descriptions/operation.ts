@@ -66,6 +66,18 @@ export const OF_OPERATION = {
       "Whether each connection to the front door begins with a PROXY protocol v2 header, in which a proxy names the client.",
     examples: [true],
   },
+  "serve.tls.cert": {
+    meaning: "The file with the certificate of the front door, and those between it and its authority (PEM).",
+    examples: ["/etc/copilotfleet/tls.crt"],
+  },
+  "serve.tls.key": {
+    meaning: "The file with the key of that certificate (PEM). Only its owner may use it.",
+    examples: ["/etc/copilotfleet/tls.key"],
+  },
+  "serve.tls.clientCa": {
+    meaning: "The file with the authorities whose clients are admitted (PEM). `null`: clients need no certificate.",
+    examples: ["/etc/copilotfleet/ca.crt", null],
+  },
   "serve.turnWait": {
     meaning: "How long a prompt may wait at the front door while others use its session.",
     examples: ["30s"],

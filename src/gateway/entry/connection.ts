@@ -20,7 +20,15 @@ const HELLO_BYTES = 16 * 1024;
 /** The limit on unread bytes ends a connection only if its unfinished frame already has more bytes than this. */
 const SMALL_BYTES = 64 * 1024;
 /** How long a connection may take to show a token, in milliseconds. */
-const HELLO_MS = 10_000;
+export const HELLO_MS = 10_000;
+
+/** The TLS handshake that made a connection. */
+interface Secured {
+  /** The client's address, without its port. */
+  address: string;
+  /** How long the client may still take to show a token, in milliseconds. */
+  restMs: number;
+}
 
 interface Admission {
   isSameToken: (shown: unknown) => boolean;
@@ -55,12 +63,14 @@ export class Connection {
   /** Set in place of `#client` if another host has connected. */
   #control: ControlConnection | undefined;
 
-  constructor(socket: Socket, door: DoorState, attempts: Attempts, calls: HostCalls) {
+  /** @param secured undefined if the connection is plain TCP */
+  constructor(socket: Socket, door: DoorState, attempts: Attempts, calls: HostCalls, secured?: Secured) {
     this.#door = door;
     this.#attempts = attempts;
     this.#calls = calls;
     const { proxyProtocol } = door.config.serve;
-    this.socket = new ClientSocket(socket, HELLO_BYTES, { proxyProtocol });
+    const origin = secured === undefined ? { proxyProtocol } : { address: secured.address };
+    this.socket = new ClientSocket(socket, HELLO_BYTES, origin);
     this.#report = new Reporter(door.listeners, this.socket);
     this.closed = new Promise((resolve) => {
       this.socket.listen({
@@ -75,7 +85,7 @@ export class Connection {
         },
       });
     });
-    this.#hello = setTimeout(() => this.socket.destroy(), HELLO_MS);
+    this.#hello = setTimeout(() => this.socket.destroy(), secured?.restMs ?? HELLO_MS);
     this.#hello.unref();
   }
 
@@ -91,6 +101,10 @@ export class Connection {
 
   get isStranger(): boolean {
     return this.#client === undefined && this.#control === undefined;
+  }
+
+  destroy(): void {
+    this.socket.destroy();
   }
 
   get isAuthenticating(): boolean {

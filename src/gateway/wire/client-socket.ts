@@ -27,6 +27,8 @@ export interface ClientSocketOptions {
   stallMs?: number;
   /** Whether the connection begins with a proxy's header: see {@link readProxyHeader}. */
   proxyProtocol?: boolean;
+  /** The client's address, without its port, if the socket does not know it. */
+  address?: string;
 }
 
 export interface ClientSocketListener {
@@ -71,13 +73,13 @@ export class ClientSocket {
   constructor(
     socket: Socket,
     limitBytes: number,
-    { stallMs = STALL_MS, proxyProtocol = false }: ClientSocketOptions = {},
+    { stallMs = STALL_MS, proxyProtocol = false, address = socket.remoteAddress }: ClientSocketOptions = {},
   ) {
     this.#socket = socket;
     this.#stallMs = stallMs;
     this.#proxyHeader = proxyProtocol ? Buffer.alloc(0) : null;
     this.#splitter = new FrameSplitter(limitBytes);
-    this.address = socket.remoteAddress ?? "unknown";
+    this.address = address ?? "unknown";
     socket.setNoDelay(true);
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
     socket.on("timeout", () => socket.destroy());

@@ -1,0 +1,130 @@
+import type { Socket } from "node:net";
+import type { Server, TLSSocket } from "node:tls";
+import type { ProtocolError } from "../../runtime/wire/frames.js";
+import type { DoorState } from "../state/door/door-state.js";
+import { Reporter } from "../state/door/report.js";
+import { readProxyHeader } from "../wire/proxy-protocol.js";
+import { AUTHENTICATION_REQUIRED, errorFrame } from "../wire/refusals.js";
+import { HELLO_MS } from "./connection.js";
+
+/** The first byte of every TLS handshake (RFC 8446, section 5.1). */
+const HANDSHAKE_RECORD = 0x16;
+/** How long a client without TLS may take to read the refusal, in milliseconds. */
+const END_MS = 1_000;
+const TLS_ONLY = "This front door accepts only TLS.";
+
+/** One connection until its TLS handshake is complete. Before the handshake, it may owe a proxy's header. */
+export class Handshake {
+  readonly isStranger = true;
+  readonly isAuthenticating = false;
+  /** The client's address, without its port. Until a proxy's header has named it, it is the proxy's address. */
+  address: string;
+  /** Resolves with the connection for the client's frames, or with null if there will be none. Never rejects. */
+  readonly secured: Promise<Socket | null>;
+  readonly #raw: Socket;
+  readonly #server: Server;
+  readonly #report: Reporter;
+  readonly #areClientsChecked: boolean;
+  readonly #since = performance.now();
+  readonly #timer: NodeJS.Timeout;
+  #settle: (socket: Socket | null) => void = () => undefined;
+  /** The bytes that have arrived before the handshake. */
+  #early: Buffer = Buffer.alloc(0);
+  #owesHeader: boolean;
+  #state: "early" | "shaking" | "over" = "early";
+
+  constructor(raw: Socket, server: Server, { config, listeners }: DoorState, options: { areClientsChecked: boolean }) {
+    this.#raw = raw;
+    this.#server = server;
+    this.#owesHeader = config.serve.proxyProtocol;
+    this.#areClientsChecked = options.areClientsChecked;
+    this.address = raw.remoteAddress ?? "unknown";
+    this.#report = new Reporter(listeners, this);
+    this.secured = new Promise((resolve) => {
+      this.#settle = resolve;
+    });
+    this.#timer = setTimeout(() => this.fail(new Error("it took too long")), HELLO_MS);
+    this.#timer.unref();
+    raw.on("error", () => undefined); // `close` follows
+    raw.on("data", this.#onData);
+    raw.once("close", () => this.#onClose());
+  }
+
+  /** How long the client may still take to show a token, in milliseconds. */
+  get restMs(): number {
+    return Math.max(0, HELLO_MS - (performance.now() - this.#since));
+  }
+
+  complete(socket: TLSSocket): void {
+    this.#over(socket);
+  }
+
+  /** @param error an error of OpenSSL has the text for people in `reason` */
+  fail(error: Error & { reason?: string }): void {
+    if (this.#state === "over") return;
+    const detail = `The TLS handshake failed: ${error.reason ?? error.message}.`;
+    this.#report.event({ event: "tls-refused", detail });
+    this.destroy();
+  }
+
+  destroy(): void {
+    this.#over(null);
+    this.#raw.destroy();
+  }
+
+  readonly #onData = (chunk: Buffer): void => {
+    this.#early = Buffer.concat([this.#early, chunk]);
+    try {
+      if (this.#owesHeader) {
+        const header = readProxyHeader(this.#early);
+        if (header === null) return;
+        this.address = header.address ?? this.address;
+        this.#early = this.#early.subarray(header.length);
+        this.#owesHeader = false;
+      }
+    } catch (error) {
+      this.#report.event({ event: "protocol-error", detail: (error as ProtocolError).message });
+      this.destroy();
+      return;
+    }
+    if (this.#early.length === 0) return;
+    if (this.#early[0] === HANDSHAKE_RECORD) this.#shake();
+    else this.#refusePlain();
+  };
+
+  #shake(): void {
+    this.#state = "shaking";
+    this.#raw.off("data", this.#onData);
+    this.#raw.pause();
+    this.#raw.unshift(this.#early);
+    this.#server.emit("connection", this.#raw);
+  }
+
+  #refusePlain(): void {
+    this.#report.event({
+      event: "tls-refused",
+      detail: "The client does not use TLS. If it sent a token, revoke the token.",
+    });
+    this.#over(null);
+    // Keep reading, because closing a socket with unread bytes would make the client lose the refusal.
+    this.#raw.off("data", this.#onData).resume();
+    this.#raw.end(errorFrame(null, AUTHENTICATION_REQUIRED, TLS_ONLY));
+    setTimeout(() => this.#raw.destroy(), END_MS).unref();
+  }
+
+  #onClose(): void {
+    if (this.#state === "shaking") {
+      const hint = this.#areClientsChecked
+        ? " Its certificate may not be from an authority in serve.tls.clientCa."
+        : "";
+      this.#report.event({ event: "tls-refused", detail: `The connection ended during the TLS handshake.${hint}` });
+    } else if (this.#state === "early") this.#report.event({ event: "closed" });
+    this.#over(null);
+  }
+
+  #over(socket: Socket | null): void {
+    clearTimeout(this.#timer);
+    this.#state = "over";
+    this.#settle(socket);
+  }
+}

@@ -1,0 +1,85 @@
+import type { Socket } from "node:net";
+import { createServer, type Server, type TLSSocket } from "node:tls";
+import { DoorCertificates } from "../../identity/tls/certificates.js";
+import type { TlsFiles } from "../../identity/tls/files.js";
+import type { DoorState } from "../state/door/door-state.js";
+import { Handshake } from "./handshake.js";
+
+/** How often to check whether the files of the certificates have changed, in milliseconds. */
+const CHECK_MS = 2_000;
+
+/** Makes the TLS connections of a front door with `serve.tls`. */
+export class TlsEntry {
+  readonly #door: DoorState;
+  readonly #certificates: DoorCertificates;
+  /** Does not listen. It gets the connections that the front door has accepted. */
+  readonly #server: Server;
+  /** By the ends of their connections, because Node.js does not connect a TLS socket with the socket below it. */
+  readonly #open = new Map<string, Handshake>();
+
+  /** @throws FleetError `FLEET_CONFIG_INVALID` when the files cannot be used. */
+  constructor(door: DoorState, files: TlsFiles) {
+    this.#door = door;
+    this.#certificates = new DoorCertificates(files);
+    this.#server = createServer(this.#certificates.options);
+    this.#server.on("secureConnection", (socket) => {
+      const handshake = this.#open.get(endsOf(socket));
+      if (handshake === undefined) socket.destroy();
+      else handshake.complete(socket);
+    });
+    this.#server.on("tlsClientError", (error, socket) => this.#open.get(endsOf(socket))?.fail(error));
+  }
+
+  /** Begins the handshake of a connection that the door has just accepted. */
+  begin(socket: Socket): Handshake {
+    const ends = endsOf(socket);
+    const { areClientsChecked } = this.#certificates;
+    const handshake = new Handshake(socket, this.#server, this.#door, { areClientsChecked });
+    this.#open.set(ends, handshake);
+    void handshake.secured.then(() => this.#open.delete(ends));
+    return handshake;
+  }
+
+  get handshakes(): Iterable<Handshake> {
+    return this.#open.values();
+  }
+
+  /** Uses new certificates for new connections when the files change. Connections stay as they are. Never rejects. */
+  async watch(): Promise<void> {
+    const { clock, closed } = this.#door;
+    this.#reportValidity();
+    while (!closed.aborted) {
+      await clock.wait(CHECK_MS, { signal: closed, ref: false }).catch(() => "closed");
+      if (!closed.aborted) this.#refresh();
+    }
+  }
+
+  #refresh(): void {
+    try {
+      if (!this.#certificates.refresh()) return;
+      this.#server.setSecureContext(this.#certificates.options);
+    } catch (error) {
+      const { message } = error as Error;
+      this.#report(
+        "certificate-problem",
+        `The front door keeps its certificate, because the new one is unusable. ${message}`,
+      );
+      return;
+    }
+    this.#report("certificate-replaced", "New connections get the new certificate.");
+    this.#reportValidity();
+  }
+
+  #reportValidity(): void {
+    const fault = this.#certificates.validityFault(new Date());
+    if (fault !== null) this.#report("certificate-problem", fault);
+  }
+
+  #report(event: "certificate-problem" | "certificate-replaced", detail: string): void {
+    this.#door.listeners.onEvent?.({ event, address: "", detail });
+  }
+}
+
+function endsOf({ remoteAddress, remotePort, localAddress }: Socket | TLSSocket): string {
+  return `${remoteAddress} ${remotePort} ${localAddress}`;
+}

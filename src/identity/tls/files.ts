@@ -1,0 +1,146 @@
+import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
+import { closeSync, constants, fstatSync, openSync, readFileSync, statSync } from "node:fs";
+import { createSecureContext } from "node:tls";
+import { isExposed } from "../../config/load/value-file.js";
+import { printable, shellQuote } from "../../config/values/text.js";
+import { FleetError, type Suggestion, systemCode } from "../../errors.js";
+
+/** Larger than any list of authorities. */
+const LARGEST_BYTES = 4 * 1024 * 1024;
+const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
+
+/** A file of the configuration, with the key that names it. */
+export interface NamedFile {
+  /** The dotted key, such as `serve.tls.cert`. */
+  name: string;
+  path: string;
+}
+
+/** The certificate that one side of a TLS connection shows, and the authorities that it trusts. */
+export interface TlsFiles {
+  cert: NamedFile | null;
+  key: NamedFile | null;
+  ca: NamedFile | null;
+}
+
+export interface TlsMaterial {
+  cert?: string;
+  key?: string;
+  ca?: string[];
+  /** The first certificate of `cert`. */
+  own: X509Certificate | null;
+}
+
+/**
+ * Reads the files of one side, and checks that they fit together.
+ *
+ * @throws FleetError `FLEET_CONFIG_INVALID`, which names the key and the file.
+ */
+export function readTls(files: TlsFiles): TlsMaterial {
+  const ca = files.ca === null ? {} : { ca: certificatesIn(files.ca) };
+  if (files.cert === null || files.key === null) return { ...ca, own: null };
+  const { cert, key } = files;
+  const [first = "", ...others] = certificatesIn(cert);
+  const own = new X509Certificate(first);
+  const keyText = read(key, { isSecret: true });
+  if (!own.checkPrivateKey(privateKey(key, keyText))) {
+    throw unusable(key, `which does not fit the certificate in ${printable(cert.path)}`, "the key of this certificate");
+  }
+  const material = { cert: [first, ...others].join("\n"), key: keyText, ...ca };
+  try {
+    createSecureContext(material);
+  } catch (error) {
+    throw unusable(cert, `which OpenSSL refuses: ${reasonOf(error)}`, "a certificate with its key", error);
+  }
+  return { ...material, own };
+}
+
+/** The state of the files, which changes when one of them is replaced. Follows links, because Kubernetes replaces these. */
+export function stampOf(files: TlsFiles): string {
+  return [files.cert, files.key, files.ca]
+    .map((file) => {
+      if (file === null) return "";
+      try {
+        const { ino, size, mtimeNs, ctimeNs } = statSync(file.path, { bigint: true });
+        return [ino, size, mtimeNs, ctimeNs].join();
+      } catch (error) {
+        return systemCode(error) ?? "unknown";
+      }
+    })
+    .join(";");
+}
+
+/** Why a certificate is not valid at this time, as a sentence. Null if it is. */
+export function validityFault(certificate: X509Certificate, { name, path }: NamedFile, now: Date): string | null {
+  const where = `The certificate in ${printable(path)} (${name})`;
+  if (new Date(certificate.validTo) < now) return `${where} expired on ${certificate.validTo}.`;
+  if (new Date(certificate.validFrom) > now) return `${where} is not valid before ${certificate.validFrom}.`;
+  return null;
+}
+
+function certificatesIn(file: NamedFile): string[] {
+  const found = read(file).match(CERTIFICATE) ?? [];
+  if (found.length === 0) throw unusable(file, "which has no certificate", "a file with certificates in PEM form");
+  for (const text of found) {
+    try {
+      new X509Certificate(text);
+    } catch (error) {
+      throw unusable(file, "which has a damaged certificate", "a file with certificates in PEM form", error);
+    }
+  }
+  return found;
+}
+
+function privateKey(file: NamedFile, text: string): KeyObject {
+  try {
+    return createPrivateKey(text);
+  } catch (error) {
+    const problem = /ENCRYPTED/.test(text) ? "which is encrypted" : "which is not a private key";
+    throw unusable(file, problem, "a private key in PEM form without a passphrase", error);
+  }
+}
+
+function read(file: NamedFile, { isSecret = false } = {}): string {
+  let handle: number;
+  try {
+    // Without O_NONBLOCK, opening a named pipe would wait for a writer forever.
+    handle = openSync(file.path, constants.O_RDONLY | constants.O_NONBLOCK);
+  } catch (error) {
+    const problem =
+      systemCode(error) === "ENOENT" ? "which does not exist" : `which cannot be read: ${reasonOf(error)}`;
+    throw unusable(file, problem, "a file that this user can read", error);
+  }
+  try {
+    // Check the open file, not the path, because another file may replace it at that path.
+    const stats = fstatSync(handle);
+    if (!stats.isFile() || stats.size > LARGEST_BYTES) {
+      throw unusable(
+        file,
+        "which cannot hold a certificate or a key",
+        `a regular file of at most ${LARGEST_BYTES} bytes`,
+      );
+    }
+    if (isSecret && isExposed(stats)) {
+      const mode = (stats.mode & 0o777).toString(8).padStart(3, "0");
+      throw unusable(file, `which has mode ${mode}, so that others can use it`, "a file that only its owner can use");
+    }
+    return readFileSync(handle, "utf8");
+  } finally {
+    closeSync(handle);
+  }
+}
+
+function unusable({ name, path }: NamedFile, problem: string, allowed: string, cause?: unknown): FleetError {
+  const file = printable(path);
+  const suggestion: Suggestion = problem.includes("mode")
+    ? `chmod 600 ${shellQuote(file)}`
+    : `ls -lL ${shellQuote(file)}`;
+  return new FleetError("FLEET_CONFIG_INVALID", `${name} names the file ${file}, ${problem}. Allowed: ${allowed}`, {
+    suggestions: [suggestion],
+    cause,
+  });
+}
+
+function reasonOf(error: unknown): string {
+  return systemCode(error) ?? (error instanceof Error ? error.message : String(error));
+}
