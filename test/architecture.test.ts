@@ -197,6 +197,10 @@ describe("the source", () => {
     expect(importers(/^prom-client$/, { types: true })).toEqual(["serve/report/metrics.ts"]);
     for (const file of importers(/^ioredis$/, { types: true })) expect(file).toMatch(/^store\/redis\//);
     expect(importers(/^ioredis$/, { types: false })).toEqual(["store/redis/link/link.ts"]);
+    for (const file of importers(/^jose$/, { types: true })) expect(file).toMatch(/^identity\/jwt\//);
+    expect(importers(/^jose$/, { types: false, lazy: false })).toEqual([]);
+    // A front door loads what verifies JSON Web Tokens when a client first shows one.
+    expect(importers(/^identity\/jwt\/jwt-sign-on\.ts$/, { types: false, lazy: false })).toEqual([]);
     for (const file of importers(/^(kubernetes-models\/|yaml$)/, { types: true })) expect(file).toMatch(/^deploy\//);
     // This is a development dependency. The source uses only its types, and the tests validate against its schemas.
     expect(importers(/^kubernetes-models\//, { types: false })).toEqual([]);

@@ -41,26 +41,33 @@ export function invalidValue(name: string, value: unknown, allowed: string, orig
   const key = findKey(name.replace(/\[.*/, ""));
   // Otherwise, the value follows the rule of the key, but fails a check together with other values.
   const isOfRule = key?.rule.allowed === allowed || key?.rule.allowed === undefined;
+  const isInObject = name.includes("].");
   const isConcealed = key?.rule.concealed === true && typeof value === "string";
   const problem =
     origin === undefined
       ? `${what} is not set`
-      : isConcealed
-        ? `The value of ${locate(what, origin)} ${NOT_A_VARIABLE}`
-        : `${locate(what, origin)} is ${describeValue(value, origin, { key, isOfRule })}`;
+      : value === undefined
+        ? `${locate(what, origin)} is missing`
+        : isConcealed
+          ? `The value of ${locate(what, origin)} ${NOT_A_VARIABLE}`
+          : `${locate(what, origin)} is ${describeValue(value, origin, { key, isOfRule })}`;
   const mayBeNull = isOfRule && key?.nullable === true && key.name === name;
   const orNull = mayBeNull && origin?.from !== "flag" ? orNullOf(name, origin) : "";
   const rule = origin?.from === "variable" ? asVariable(allowed) : allowed;
   return new FleetError(invalidCode([origin], key?.rule.flagCode), `${problem}. Allowed: ${rule}${orNull}`, {
-    suggestions: [correction(what, origin, exampleFor(name, allowed))],
+    // Outside of a file, the whole list has one name, and an example of a part of it would mislead.
+    suggestions: [
+      correction(what, origin, isInObject && origin?.from !== "file" ? undefined : exampleFor(name, allowed)),
+    ],
   });
 }
 
 /** The text after "Allowed:" for a variable, in which a list has another form than in a file. */
 function asVariable(allowed: string): string {
   return allowed.replace(/such as (\[.*?\])/, (_, json: string) => {
-    const items = JSON.parse(json) as string[];
-    return `separated by commas, such as ${items.join()}`;
+    const items = JSON.parse(json) as unknown[];
+    const isJson = items.some((item) => typeof item === "object");
+    return isJson ? `as JSON, such as ${json}` : `separated by commas, such as ${items.join()}`;
   });
 }
 
@@ -143,6 +150,14 @@ export function unknownKey(name: string, origin: Origin): FleetError {
   return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, { suggestions });
 }
 
+/** The error for a key of an object in a list that does not exist. `allowed` names the keys that do. */
+export function unknownItemKey(name: string, allowed: string, origin: Origin): FleetError {
+  const message = `${quote(name)} is not a key of the configuration (${whence(origin)}). Allowed: ${allowed}`;
+  return new FleetError("FLEET_CONFIG_KEY_UNKNOWN", message, {
+    suggestions: [`Remove ${quote(name)}, or correct its name.`],
+  });
+}
+
 /** Lists the keys of the section of an unknown key. */
 function siblingsOf(name: string): string {
   const section = name.slice(0, Math.max(0, name.lastIndexOf(".")));
@@ -181,7 +196,7 @@ function invalidCode(
 }
 
 function locate(name: string, origin: Origin): string {
-  if (origin.from === "option") return origin.name;
+  if (origin.from === "option") return name.includes("].") ? `config.${name}` : origin.name;
   if (origin.from === "flag") return origin.name;
   if (origin.from === "variable") {
     const [, key, index] = /^(.*)\[(\d+)\]$/.exec(name) ?? [];
@@ -218,7 +233,8 @@ function correction(name: string, origin: Origin | undefined, example: unknown):
     return `Correct ${nameKey(name)} in ${place(origin)}${entry}.`;
   }
   if (origin.from === "option") return `Correct ${origin.name}${example === undefined ? "" : `, for example ${json}`}.`;
-  const text = Array.isArray(example) ? example.join() : String(example);
+  const isListOfTexts = Array.isArray(example) && example.every((item) => typeof item === "string");
+  const text = isListOfTexts ? example.join() : typeof example === "object" ? json : String(example);
   const variable = findKey(name.replace(/\[.*/, ""))?.variable;
   if (origin.from === "variable" && variable !== undefined && origin.name !== variable)
     return `Correct the content of the file that ${origin.name} names${example === undefined ? "" : `, for example ${text}`}.`;

@@ -28,6 +28,8 @@ export interface Rule {
   kind?: string;
   /** A regular expression that all allowed values match, for editors. */
   pattern?: string;
+  /** A variable contains the value as JSON, because the items of the list are objects. */
+  json?: boolean;
   /** Values of this key are never secret, so `config` and messages also show long ones, which they hide for other keys. */
   harmless?: boolean;
 }
@@ -215,6 +217,16 @@ export const hostTtl = () =>
     "s",
     LONGEST_HOST_TTL_MS,
   );
+
+/** How far another clock may be ahead of this machine's. */
+export const clockSkew = () => {
+  const allowed = 'a duration with a unit (s, m), such as "30s", from 1s to 5m';
+  return measure(
+    allowed,
+    within([1_000, 300_000], (given) => duration.readDuration(given, duration.LONGEST_MS)),
+    "s",
+  );
+};
 
 /** An address to listen on. Port 0 asks the system for a free port. */
 export interface Address {

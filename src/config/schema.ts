@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { identity } from "./identity.js";
 import { limits, processors } from "./limits.js";
 import * as lists from "./list-rules.js";
 import * as rules from "./rules.js";
@@ -252,6 +253,7 @@ const keys = v.strictObject({
   modelGateway: v.optional(rules.choice(["on", "off"]), "on"),
   session: v.optional(session, {}),
   sandbox: v.optional(sandbox, {}),
+  identity: v.optional(identity, {}),
   lock: v.optional(lock, {}),
   health: v.optional(health, {}),
   recycle: v.optional(recycle, {}),

@@ -127,8 +127,17 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
   FLEET_TOKEN_REFUSED: {
     httpStatus: 401,
     title: "The token is not valid here.",
-    causes: ["It expired or was revoked.", "It belongs to another fleet.", "It was not copied completely."],
-    fixes: ["copilotfleet token list --user USER", "copilotfleet token issue --user USER --ttl 30d"],
+    causes: [
+      "It expired or was revoked.",
+      "It belongs to another fleet.",
+      "It was not copied completely.",
+      "It is a JSON Web Token that identity.jwt does not admit. The log of serve has the reason.",
+    ],
+    fixes: [
+      "copilotfleet token list --user USER",
+      "copilotfleet token issue --user USER --ttl 30d",
+      "copilotfleet doctor # checks whether the issuers' keys can be had",
+    ],
   },
   FLEET_DOOR_DRAINING: {
     httpStatus: 503,

@@ -213,6 +213,9 @@ export class FrontDoor implements AsyncDisposable {
     const { closed, signOn } = this.#state;
     while (!closed.aborted) {
       await delay(RECHECK_MS, undefined, { signal: closed, ref: false }).catch(() => "closed");
+      for (const detail of signOn.takeWarnings()) {
+        this.#state.listeners.onEvent?.({ event: "failed", address: "", detail });
+      }
       const identities = new Map(this.#clients().map(({ state: { identity } }) => [identity.tokenId, identity]));
       for (const identity of identities.values()) {
         if (closed.aborted) return;

@@ -14,8 +14,8 @@ export interface Identity {
   tokenId: string;
   /** When the credential ends, in ISO 8601 and UTC; null: when it is revoked. */
   expiresAt: string | null;
-  /** Where the identity comes from: a token of the fleet. */
-  via: "token";
+  /** Where the identity comes from: a token of the fleet, or a JSON Web Token of an identity provider. */
+  via: "token" | "jwt";
   /** The lease that covers the user's turns in a session. The process that made the credential has shown the lease's token. */
   lease?: { sessionId: string; fence: number } | undefined;
 }

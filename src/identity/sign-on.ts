@@ -1,22 +1,57 @@
+import type { Config } from "../config/schema.js";
+import type { Clock } from "../runtime/clock.js";
 import type { Store } from "../store/ports.js";
 import type { HostIdentity, Identity } from "./identity.js";
+import type { JwtSignOn } from "./jwt/jwt-sign-on.js";
 import { isTokenGood, verifyToken } from "./tokens.js";
+
+/** Why a credential was refused. This is for the operator's log, and never for the client. */
+export interface Refusal {
+  refused: string;
+}
+
+export interface SignOnContext {
+  store: Store;
+  config: Pick<Config, "identity">;
+  clock: Pick<Clock, "now">;
+}
 
 /** Finds out who presents a credential. Every entry point asks it. */
 export class SignOn {
-  readonly #store: Store;
+  readonly #context: SignOnContext;
+  /** Loaded when somebody first presents such a credential. */
+  #jwt: JwtSignOn | undefined;
 
-  constructor({ store }: { store: Store }) {
-    this.#store = store;
+  constructor(context: SignOnContext) {
+    this.#context = context;
   }
 
-  /** The user or the host that presents the credential. Null if the credential is not valid. */
-  async identify(credential: unknown): Promise<Identity | HostIdentity | null> {
-    return await verifyToken(this.#store, credential);
+  /** The user or the host that presents the credential, or the reason why the credential is not valid. */
+  async identify(credential: unknown): Promise<Identity | HostIdentity | Refusal> {
+    const { store, config } = this.#context;
+    // A JSON Web Token begins with "{" in base64url.
+    if (typeof credential === "string" && credential.startsWith("ey")) {
+      if (config.identity.jwt.length === 0) return { refused: "It is a JSON Web Token, but identity.jwt is empty." };
+      return await (await this.#loadJwt()).identify(credential);
+    }
+    const unknown = "The fleet did not issue this token, or the token has expired or was revoked.";
+    return (await verifyToken(store, credential)) ?? { refused: unknown };
   }
 
   /** Whether the credential of an identity is still valid: it was not revoked, and has not expired. */
   async isStillGood(identity: Identity): Promise<boolean> {
-    return await isTokenGood(this.#store, identity);
+    if (identity.via === "jwt") return await (await this.#loadJwt()).isStillGood(identity);
+    return await isTokenGood(this.#context.store, identity);
+  }
+
+  /** Problems that the operator should know, each once. */
+  takeWarnings(): string[] {
+    return this.#jwt?.takeWarnings() ?? [];
+  }
+
+  async #loadJwt(): Promise<JwtSignOn> {
+    const { JwtSignOn: Loaded } = await import("./jwt/jwt-sign-on.js");
+    this.#jwt ??= new Loaded(this.#context);
+    return this.#jwt;
   }
 }

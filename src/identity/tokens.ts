@@ -4,6 +4,7 @@ import { FleetError, quote, type Suggestion } from "../errors.js";
 import { hashToken, isSameHash, isTokenId, type TokenRecord } from "../model/token.js";
 import type { Store } from "../store/ports.js";
 import type { HostIdentity, Identity, Scope } from "./identity.js";
+import { isForeignId, revokeForeign } from "./revocations.js";
 
 /** `cft_<id>_<secret>`. The store keeps a hash of the whole token. */
 const TOKEN = /^cft_([a-z0-9]{16})_[A-Za-z0-9_-]{43}$/;
@@ -65,10 +66,14 @@ export async function issueHostToken(store: Store, from: string, to: string): Pr
   return await issueToken(store, `${HOST_PREFIX}${from}`, HOST_TOKEN_MS, { role: "host", door: to, passing: true });
 }
 
-/** Deletes expired tokens that the fleet made for its own connections and did not delete, for example after a crash. */
+/**
+ * Deletes expired tokens that the fleet made for its own connections and did not delete, for example after a crash. Also
+ * deletes revocations of credentials that have expired by now.
+ */
 export async function sweepTokens(store: Store): Promise<void> {
   for (const record of await store.tokens.list()) {
-    if (record.passing === true && (await isExpired(store, record))) await store.tokens.delete(record.id);
+    const isOurs = record.passing === true || record.role === "revoked";
+    if (isOurs && (await isExpired(store, record))) await store.tokens.delete(record.id);
   }
 }
 
@@ -80,6 +85,7 @@ export async function verifyToken(store: Store, token: unknown): Promise<Identit
   const good = isSameHash(hashToken(String(token)), record?.sha256 ?? NO_HASH);
   if (!good || record === null || (await isExpired(store, record))) return null;
   const { role, user, door = "", expiresAt, lease } = record;
+  if (role === "revoked") return null;
   if (role === "host") return { host: user.slice(HOST_PREFIX.length), tokenId: id, door };
   return { user, scopes: ALL, groups: [], tokenId: id, expiresAt, via: "token", lease };
 }
@@ -122,13 +128,13 @@ export async function listTokens(store: Store, user?: string): Promise<TokenView
 /** Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds. */
 export async function revokeTokens(store: Store, which: { ids: readonly string[] } | { user: string }) {
   const ids = "ids" in which ? which.ids : (await listTokens(store, which.user)).map(({ id }) => id);
-  for (const id of ids) await store.tokens.delete(id);
+  for (const id of ids) await (isForeignId(id) ? revokeForeign(store, id) : store.tokens.delete(id));
   return [...ids];
 }
 
 /** Checks a token id. The error message does not quote a value that may be a whole token. */
 export function validateTokenId(value: string): string {
-  if (isTokenId(value)) return value;
+  if (isTokenId(value) || isForeignId(value)) return value;
   if (value.startsWith("cft_")) {
     const id = TOKEN.exec(value)?.[1];
     const message =
@@ -136,7 +142,7 @@ export function validateTokenId(value: string): string {
     const revoke: Suggestion = id === undefined ? "copilotfleet token list" : `copilotfleet token revoke ${id}`;
     throw new FleetError("FLEET_USAGE_INVALID", message, { suggestions: [revoke] });
   }
-  const message = `${quote(value)} is not the id of a token. An id consists of lower-case letters and digits.`;
+  const message = `${quote(value)} is not the id of a token. An id consists of lower-case letters and digits, or of "jwt:" and the id of a JSON Web Token.`;
   throw new FleetError("FLEET_USAGE_INVALID", message, { suggestions: ["copilotfleet token list"] });
 }
 

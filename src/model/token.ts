@@ -5,10 +5,10 @@ import { FleetError, quote } from "../errors.js";
 /** The record of a token that a client presents at the front door. It never contains the token itself. */
 export interface TokenRecord {
   /**
-   * `host`: the token identifies another host of the fleet and is valid for one connection. Absent: the token identifies a
-   * user.
+   * `host`: the token identifies another host of the fleet and is valid for one connection. `revoked`: not a token, but the
+   * revocation of a credential that the fleet did not make. Absent: the token identifies a user.
    */
-  role?: "host";
+  role?: "host" | "revoked";
   /** For a host's token: the only host whose front door accepts it. */
   door?: string;
   /**

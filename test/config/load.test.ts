@@ -42,6 +42,7 @@ describe("defaults", () => {
           tools: "none",
           limits: { memory: null, processes: null, openFiles: null, cpu: null, disk: null },
         },
+        identity: { jwt: [] },
         lock: { ttlMs: 300_000 },
         health: {
           intervalMs: 5000,

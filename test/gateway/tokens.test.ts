@@ -2,7 +2,15 @@ import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import { issueToken, isTokenGood, listTokens, revokeTokens, verifyToken } from "../../src/identity/tokens.js";
+import { isRevoked } from "../../src/identity/revocations.js";
+import {
+  issueToken,
+  isTokenGood,
+  listTokens,
+  revokeTokens,
+  sweepTokens,
+  verifyToken,
+} from "../../src/identity/tokens.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { TestFleet, testFleet } from "../fixtures/commands/cli.js";
@@ -42,6 +50,21 @@ describe("the fleet, with a token,", () => {
     expect(await revokeTokens(store, { ids: [issued.id] })).toEqual([issued.id]);
     expect(await verifyToken(store, issued.token)).toBeNull();
     expect(await isTokenGood(store, holder)).toBe(false);
+  });
+
+  it("remembers the revocation of a JSON Web Token for 30 days, and lists no token for it", async () => {
+    const ids = ["jwt:token-7", "jwt:a/b?c=d"];
+    expect(await revokeTokens(store, { ids })).toEqual(ids);
+    expect(await revokeTokens(store, { ids })).toEqual(ids);
+    expect(await isRevoked(store, "jwt:token-7")).toBe(true);
+    expect(await isRevoked(store, "jwt:token-8")).toBe(false);
+    expect(await listTokens(store)).toEqual([]);
+    for (const { id } of await store.tokens.list()) expect(await verifyToken(store, `cft_${id}_`)).toBeNull();
+    await sweepTokens(store);
+    expect(await store.tokens.list()).toHaveLength(2);
+    vi.useFakeTimers({ now: Date.now() + 31 * 86_400_000, toFake: ["Date"] });
+    await sweepTokens(store);
+    expect(await store.tokens.list()).toEqual([]);
   });
 
   it("refuses a token that was changed in any way, and every value that is not a token", async () => {

@@ -14,6 +14,7 @@ export const SECTIONS: SectionTexts = {
     meaning: "The SDK's `infiniteSessions`, which shortens a long history. It is always off for ephemeral sessions.",
   },
   sandbox: { meaning: "The boundary that the operating system puts around each server." },
+  identity: { meaning: "How users prove to the front door who they are. See [Identity](identity.md)." },
   lock: { meaning: "Leases on sessions." },
   health: { meaning: "How `serve` checks and restarts servers." },
   recycle: { meaning: "When `serve` replaces a server by a fresh process with the same home." },

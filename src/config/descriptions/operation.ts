@@ -2,6 +2,12 @@ import type { ValueTexts } from "./texts.js";
 
 /** The keys of `serve`, of hosts, and of the state. */
 export const OF_OPERATION = {
+  "identity.jwt": {
+    meaning:
+      "The issuers of JSON Web Tokens that the front door accepts. In a variable, this is JSON. See [Company SSO](identity.md#company-sso).",
+    examples: [[{ issuer: "https://login.example", audience: "copilotfleet" }]],
+  },
+
   "lock.ttl": { meaning: "How long a lease outlives its holder, from 1 s to 24 days.", examples: ["300s"] },
 
   "health.interval": { meaning: "The time between two probes of a server.", examples: ["5s"] },

@@ -23,7 +23,7 @@ const OTHER_VARIABLES = new Set([
 
 /**
  * Reads the configuration from the environment. Each key has one variable: `session.maxActive` is
- * `COPILOTFLEET_SESSION_MAX_ACTIVE`. Commas separate the items of a list. "null" means null if the key allows it. With
+ * `COPILOTFLEET_SESSION_MAX_ACTIVE`. Commas separate the items of a list of texts; a list of objects is JSON. "null" means null if the key allows it. With
  * `_FILE` at its end, the variable names a file with the value, so that a secret is in no environment.
  *
  * Unlike unknown keys in a file, other `COPILOTFLEET_*` variables are ignored on purpose. Kubernetes adds
@@ -77,8 +77,19 @@ function read(text: string, key: Key): unknown {
   if (text === "null" && key.nullable) return null;
   if (key.kind === "number") return readNumber(text) ?? text;
   if (key.kind === "boolean" && (text === "true" || text === "false")) return text === "true";
-  if (key.kind === "list") return text.trim() === "" ? [] : text.split(",").map((item) => item.trim());
+  if (key.kind === "list" && text.trim() === "") return [];
+  if (key.rule.json === true) return readJson(text);
+  if (key.kind === "list") return text.split(",").map((item) => item.trim());
   return text;
+}
+
+/** Text that is not JSON stays text, so that the schema refuses it. */
+function readJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
 }
 
 // `Number(text)` would also accept "1e4", "0x10", " 4321" and "".

@@ -2,7 +2,15 @@ import { join, resolve } from "node:path";
 import * as v from "valibot";
 import type { FleetError } from "../../errors.js";
 import { checkTogether } from "../checks.js";
-import { attempt, invalidValue, type Origin, type Report, throwProblem, unusableFile } from "../problem.js";
+import {
+  attempt,
+  invalidValue,
+  type Origin,
+  type Report,
+  throwProblem,
+  unknownItemKey,
+  unusableFile,
+} from "../problem.js";
 import { type Config, type ConfigInput, ConfigSchema } from "../schema.js";
 import { environmentLayer } from "./environment.js";
 import { findProjectFile, PROJECT_FILE, readConfigFile } from "./files.js";
@@ -155,10 +163,15 @@ function resolveConfig(given: Layer): Config {
 /** The key that an issue is about, and the error. */
 export function problemOf(issue: v.BaseIssue<unknown>, given: Layer): { name: string; problem: FleetError } {
   let name = "";
+  // The place in a list, such as "[0].issuer".
   let item = "";
   for (const { key } of issue.path ?? []) {
-    if (typeof key === "number") item = `[${key}]`;
+    if (typeof key === "number") item += `[${key}]`;
+    else if (item !== "") item += `.${String(key)}`;
     else name += name === "" ? String(key) : `.${String(key)}`;
   }
-  return { name, problem: invalidValue(name + item, issue.input, issue.message, given.get(name)?.origin) };
+  const origin = given.get(name)?.origin;
+  const isUnknown = item !== "" && issue.type === "strict_object" && issue.expected === "never";
+  if (isUnknown && origin !== undefined) return { name, problem: unknownItemKey(name + item, issue.message, origin) };
+  return { name, problem: invalidValue(name + item, issue.input, issue.message, origin) };
 }

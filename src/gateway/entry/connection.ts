@@ -14,9 +14,12 @@ import { ClientSocket } from "../wire/client-socket.js";
 import { AUTHENTICATION_FAILED, AUTHENTICATION_REQUIRED, errorFrame, refusalFrame } from "../wire/refusals.js";
 import type { Attempts } from "./attempts.js";
 import { ControlConnection, type HostCalls } from "./control.js";
+import { atExpiry } from "./expiry.js";
 
 /** The longest frame that a connection may send before it has shown a token, in bytes. That is enough for `connect`. */
 const HELLO_BYTES = 16 * 1024;
+/** The same where clients may show JSON Web Tokens, which may be long. */
+const LONG_HELLO_BYTES = 24 * 1024;
 /** The limit on unread bytes ends a connection only if its unfinished frame already has more bytes than this. */
 const SMALL_BYTES = 64 * 1024;
 /** How long a connection may take to show a token, in milliseconds. */
@@ -60,6 +63,7 @@ export class Connection {
   #client: Client | undefined;
   #admitted: Admission | undefined;
   #share: Share | undefined;
+  #expiry: Disposable | undefined;
   /** Set in place of `#client` if another host has connected. */
   #control: ControlConnection | undefined;
 
@@ -68,9 +72,11 @@ export class Connection {
     this.#door = door;
     this.#attempts = attempts;
     this.#calls = calls;
-    const { proxyProtocol } = door.config.serve;
+    const { serve, identity } = door.config;
+    const { proxyProtocol } = serve;
     const origin = secured === undefined ? { proxyProtocol } : { address: secured.address };
-    this.socket = new ClientSocket(socket, HELLO_BYTES, origin);
+    const helloBytes = identity.jwt.length === 0 ? HELLO_BYTES : LONG_HELLO_BYTES;
+    this.socket = new ClientSocket(socket, helloBytes, origin);
     this.#report = new Reporter(door.listeners, this.socket);
     this.closed = new Promise((resolve) => {
       this.socket.listen({
@@ -156,8 +162,8 @@ export class Connection {
     const { directory, shares, signOn } = this.#door;
     try {
       const identity = await signOn.identify(token);
-      if (identity === null) {
-        this.#report.event({ event: "token-refused", code: "FLEET_TOKEN_REFUSED" });
+      if ("refused" in identity) {
+        this.#report.event({ event: "token-refused", code: "FLEET_TOKEN_REFUSED", detail: identity.refused });
         await this.#attempts.failed(tokenIdIn(token));
         this.#refuse(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
         return;
@@ -178,10 +184,15 @@ export class Connection {
       this.#client = new Client(this.#door, this.socket, origin, hello, peers);
       clearTimeout(this.#hello);
       this.#report.user = identity.user;
+      this.#expiry = atExpiry(identity, signOn, () => this.#expired());
       const greeting = await this.#client.greet();
       if (this.socket.closed) return;
       this.#admitted = { isSameToken: recognizer(String(token)), greeting };
-      this.#open(id, greeting, { event: "connected", ...(isRelayed ? { detail: `relayed by host ${via}` } : {}) });
+      const details = [
+        identity.via === "token" ? [] : identity.tokenId,
+        isRelayed ? `relayed by host ${via}` : [],
+      ].flat();
+      this.#open(id, greeting, { event: "connected", ...(details.length > 0 ? { detail: details.join(", ") } : {}) });
     } catch (error) {
       // If the client has disconnected, do not log the error, because it only reports that the work was given up.
       if (!this.socket.closed) this.#report.event(refusal(error));
@@ -249,8 +260,14 @@ export class Connection {
     this.socket.end(errorFrame(null, fault.rpcCode, fault.message));
   }
 
+  #expired(): void {
+    this.#report.event({ event: "token-refused", detail: "The token has expired." });
+    this.socket.destroy();
+  }
+
   #close(): void {
     clearTimeout(this.#hello);
+    this.#expiry?.[Symbol.dispose]();
     this.#state = "closed";
     (this.#control ?? this.#client)?.close();
     this.#share?.release();

@@ -1,0 +1,82 @@
+import * as v from "valibot";
+import * as rules from "./rules.js";
+import { ALLOWED_SAFE_URL, isSafeUrl } from "./safe-url.js";
+
+/* How users prove to the front door who they are. */
+
+/** Only asymmetric algorithms, because with a symmetric one everybody who can check a token could make one. */
+const ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"] as const;
+const FIELDS = "issuer, audience, jwks, algorithms, user, groups, scopes, claims and clockSkew";
+
+/** A text that has to be equal to a text in the token, so nothing in it is changed. */
+const exact = (allowed: string) =>
+  v.pipe(
+    v.string(allowed),
+    v.minLength(1, allowed),
+    v.maxLength(512, allowed),
+    v.check((text) => !/\p{Cc}/u.test(text), allowed),
+  );
+const claim = () => exact('the name of a claim, such as "sub"');
+
+/** An address whose owner has proven it with a certificate, or an address of this machine. */
+const safeUrl = () => v.pipe(v.string(ALLOWED_SAFE_URL), v.check(isSafeUrl, ALLOWED_SAFE_URL));
+
+const ALLOWED_JWKS = `${ALLOWED_SAFE_URL}, or the absolute path of a file with a JSON Web Key Set`;
+const ALLOWED_ALGORITHMS = `a list with one or more of ${ALGORITHMS.join(", ")}`;
+const ALLOWED_CLAIMS = 'an object with the names of claims and the text that each must have, such as "acme"';
+
+const issuer = v.pipe(
+  v.strictObject(
+    {
+      issuer: safeUrl(),
+      audience: exact('the text that the claim "aud" must have, such as "copilotfleet"'),
+      // If null, the issuer's own description of itself names the address (OpenID Connect Discovery).
+      jwks: v.optional(
+        v.nullable(
+          v.pipe(
+            v.string(ALLOWED_JWKS),
+            v.check((text) => text.startsWith("/") || isSafeUrl(text), ALLOWED_JWKS),
+          ),
+        ),
+        null,
+      ),
+      algorithms: v.optional(
+        v.pipe(
+          v.array(v.picklist(ALGORITHMS, ALLOWED_ALGORITHMS), ALLOWED_ALGORITHMS),
+          v.minLength(1, ALLOWED_ALGORITHMS),
+        ),
+        ["RS256", "ES256", "EdDSA"],
+      ),
+      user: v.optional(claim(), "sub"),
+      groups: v.optional(v.nullable(claim()), "groups"),
+      scopes: v.optional(v.nullable(claim()), "scope"),
+      // Claims that a token must have. An issuer for everybody, such as GitHub Actions, needs this.
+      claims: v.optional(v.record(v.string(), exact(ALLOWED_CLAIMS), ALLOWED_CLAIMS), {}),
+      clockSkew: v.optional(rules.clockSkew(), "30s"),
+    },
+    ({ expected, received }) =>
+      expected === "never"
+        ? `the keys ${FIELDS}`
+        : received === "undefined"
+          ? "a text, because no issuer works without it"
+          : `an object with the keys ${FIELDS}`,
+  ),
+  v.transform(({ clockSkew, ...rest }) => ({ ...rest, clockSkewMs: clockSkew })),
+);
+
+/** An identity provider whose tokens the front door accepts. */
+export type IssuerConfig = v.InferOutput<typeof issuer>;
+
+const ALLOWED_ISSUERS =
+  'a list of objects, each with another issuer, such as [{"issuer":"https://login.example","audience":"copilotfleet"}]';
+
+export const identity = v.strictObject({
+  jwt: v.optional(
+    v.pipe(
+      v.array(issuer, ALLOWED_ISSUERS),
+      v.check((list) => new Set(list.map((item) => item.issuer)).size === list.length, ALLOWED_ISSUERS),
+      v.metadata({ allowed: ALLOWED_ISSUERS, json: true, kind: "list of issuers" }),
+    ),
+    [],
+  ),
+});

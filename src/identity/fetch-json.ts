@@ -1,0 +1,62 @@
+import { isObject } from "../config/values/json.js";
+import { systemCode } from "../errors.js";
+import { deadline, isTimeout } from "../runtime/deadline.js";
+
+const ANSWER_MS = 5_000;
+const LONGEST_ANSWER_BYTES = 512 * 1024;
+
+/** A service did not give a usable answer. The message is for the operator's log, and contains nothing that was sent. */
+export class NoAnswer extends Error {}
+
+export interface JsonAnswer {
+  status: number;
+  headers: Headers;
+  /** Null if the answer is not a JSON object. */
+  body: Record<string, unknown> | null;
+}
+
+/**
+ * Gets a JSON object from a service outside of the fleet, within 5 s and 512 kB. Follows no redirect, because the
+ * configuration names the only address that is trusted.
+ *
+ * @throws NoAnswer when the service cannot be reached, redirects, is too slow, or answers too much.
+ */
+export async function fetchJson(url: string, headers: Readonly<Record<string, string>> = {}): Promise<JsonAnswer> {
+  using limit = deadline(ANSWER_MS);
+  try {
+    const accept = { accept: "application/json", ...headers };
+    const response = await fetch(url, { headers: accept, redirect: "manual", signal: limit.signal });
+    const text = await readBounded(response);
+    if (response.status >= 300 && response.status < 400) throw new NoAnswer("it redirects to another address");
+    return { status: response.status, headers: response.headers, body: parse(text) };
+  } catch (error) {
+    if (error instanceof NoAnswer) throw error;
+    throw new NoAnswer(reasonOf(error));
+  }
+}
+
+async function readBounded(response: Response): Promise<string> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of response.body ?? []) {
+    bytes += chunk.byteLength;
+    if (bytes > LONGEST_ANSWER_BYTES) throw new NoAnswer(`its answer has more than ${LONGEST_ANSWER_BYTES} bytes`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+function parse(text: string): Record<string, unknown> | null {
+  try {
+    const value: unknown = JSON.parse(text);
+    return isObject(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
+
+function reasonOf(error: unknown): string {
+  if (isTimeout(error)) return `it did not answer within ${ANSWER_MS / 1000} s`;
+  const cause = error instanceof Error ? error.cause : undefined;
+  return `it cannot be reached: ${systemCode(cause) ?? systemCode(error) ?? "the connection failed"}`;
+}

@@ -1,0 +1,94 @@
+import type { IssuerConfig } from "../../config/identity.js";
+import { sha256 } from "../../config/values/text.js";
+import { readUser, userFault } from "../../config/values/user-id.js";
+import { quote } from "../../errors.js";
+import { type Identity, SCOPES, type Scope } from "../identity.js";
+
+/** The claims of a token whose signature is good. */
+export type Claims = Readonly<Record<string, unknown>>;
+
+/** A token that is refused. The message states why, for the operator's log. */
+export class Refused extends Error {}
+
+/** How long an accepted token may still be valid. A revocation is remembered for this time. */
+export const LONGEST_LIFE_MS = 30 * 24 * 60 * 60_000;
+/** Before the names of scopes in tokens that are also for other services. */
+const PREFIX = "copilotfleet:";
+const MOST_GROUPS = 1_000;
+
+/**
+ * The identity that a good token stands for. Takes the texts of claims exactly as they are.
+ *
+ * @param signed the part of the token that the signature covers
+ * @throws Refused
+ */
+export function identityOf(claims: Claims, issuer: IssuerConfig, signed: string, nowMs: number): Identity {
+  for (const [name, wanted] of Object.entries(issuer.claims)) {
+    const found = claimOf(claims, name);
+    if (found !== wanted) throw new Refused(`the claim ${quote(name)} is ${show(found)}, and not ${quote(wanted)}`);
+  }
+  return {
+    user: userOf(claims, issuer.user),
+    scopes: scopesOf(claims, issuer.scopes),
+    groups: groupsOf(claims, issuer.groups),
+    tokenId: tokenIdOf(claims, signed),
+    expiresAt: endOf(claims, nowMs),
+    via: "jwt",
+  };
+}
+
+function claimOf(claims: Claims, name: string): unknown {
+  // A claim such as "__proto__" would otherwise be a property of every object.
+  return Object.hasOwn(claims, name) ? claims[name] : undefined;
+}
+
+function show(value: unknown): string {
+  if (value === undefined) return "missing";
+  if (typeof value === "string") return quote(value);
+  return Array.isArray(value) ? "a list" : value === null ? "null" : `a value of type ${typeof value}`;
+}
+
+function userOf(claims: Claims, name: string): string {
+  const value = claimOf(claims, name);
+  const refuse = (why: string) => new Refused(`the claim ${quote(name)} is ${why}, so it is not the id of a user`);
+  if (typeof value !== "string") throw refuse(show(value));
+  const user = readUser(value);
+  if (user === null) throw refuse(`${quote(value)}, which ${userFault(value)}`);
+  if (user !== value) throw refuse(`${quote(value)}, which is not in Unicode normal form C`);
+  return user;
+}
+
+function endOf({ exp }: Claims, nowMs: number): string {
+  const endMs = typeof exp === "number" ? exp * 1000 : Number.NaN;
+  if (!(endMs > nowMs)) throw new Refused(`it expired at ${quote(exp)}`);
+  if (endMs > nowMs + LONGEST_LIFE_MS) throw new Refused("it is valid for more than 30 days");
+  return new Date(endMs).toISOString();
+}
+
+function groupsOf(claims: Claims, name: string | null): readonly string[] {
+  const value = name === null ? undefined : claimOf(claims, name);
+  if (value === undefined) return [];
+  const groups: unknown[] = Array.isArray(value) ? value : [value];
+  const isGood = groups.length <= MOST_GROUPS && groups.every((group) => typeof group === "string");
+  if (!isGood) throw new Refused(`the claim ${quote(name)} is not a list of at most ${MOST_GROUPS} texts`);
+  return groups as string[];
+}
+
+/** A token without the claim may do what a user may do. A token with the claim may only do what the claim names. */
+function scopesOf(claims: Claims, name: string | null): readonly Scope[] {
+  const value = name === null ? undefined : claimOf(claims, name);
+  if (value === undefined) return ["use"];
+  const words: unknown[] = typeof value === "string" ? value.split(" ") : Array.isArray(value) ? value : [];
+  const scopes = SCOPES.filter((scope) => words.includes(scope) || words.includes(`${PREFIX}${scope}`));
+  if (scopes.length === 0) throw new Refused(`the claim ${quote(name)} names none of ${SCOPES.join(", ")}`);
+  return scopes;
+}
+
+/**
+ * Without an id in the token, this is a digest of the signed part, because a signature may have several spellings. Ids that
+ * could confuse a reader of a log are replaced by a digest, too.
+ */
+function tokenIdOf({ jti }: Claims, signed: string): string {
+  if (typeof jti === "string" && /^[\x21-\x7e]{1,128}$/.test(jti)) return `jwt:${jti}`;
+  return `jwt:${sha256(jti === undefined ? signed : JSON.stringify(jti)).slice(0, 32)}`;
+}

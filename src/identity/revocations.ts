@@ -1,0 +1,31 @@
+import { sha256 } from "../config/values/text.js";
+import type { Store } from "../store/ports.js";
+import { LONGEST_LIFE_MS } from "./jwt/claims.js";
+
+/**
+ * Revokes a credential that the fleet did not make, by its id, such as `jwt:…`. The store remembers the id for as long as
+ * such a credential can be valid.
+ */
+export async function revokeForeign(store: Store, tokenId: string): Promise<void> {
+  const id = recordId(tokenId);
+  if ((await store.tokens.read(id)) !== null) return;
+  const now = await store.now();
+  const [createdAt, expiresAt] = [now, now + LONGEST_LIFE_MS].map((ms) => new Date(ms).toISOString());
+  // Nobody can present this record as a token, because nothing has an empty hash.
+  const record = { role: "revoked" as const, id, user: "revoked:", sha256: "", createdAt: createdAt ?? "" };
+  await store.tokens.create({ ...record, expiresAt: expiresAt ?? null });
+}
+
+export async function isRevoked(store: Store, tokenId: string): Promise<boolean> {
+  return (await store.tokens.read(recordId(tokenId))) !== null;
+}
+
+/** The id of a credential that the fleet did not make begins with its kind. */
+export function isForeignId(text: string): boolean {
+  return /^jwt:[\x21-\x7e]{1,128}$/.test(text);
+}
+
+/** A digest, because the ids of records consist of letters and digits. It is longer than the ids of tokens. */
+function recordId(tokenId: string): string {
+  return sha256(tokenId);
+}

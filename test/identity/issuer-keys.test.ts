@@ -1,0 +1,163 @@
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import type { IssuerConfig } from "../../src/config/identity.js";
+import { JwtVerifier } from "../../src/identity/jwt/verifier.js";
+import { eventually } from "../fixtures/eventually.js";
+import { Issuer } from "../fixtures/identity/issuer.js";
+
+const MINUTE_MS = 60_000;
+const HOUR_MS = 60 * MINUTE_MS;
+
+let issuer: Issuer;
+let clock: { ms: number; now: () => number };
+beforeEach(async () => {
+  issuer = await Issuer.open();
+  clock = { ms: 1, now: () => clock.ms };
+});
+afterEach(async () => {
+  await issuer[Symbol.asyncDispose]();
+});
+
+function verifier(config: Partial<IssuerConfig> = {}): JwtVerifier {
+  const all: IssuerConfig = {
+    issuer: issuer.url,
+    audience: "copilotfleet",
+    jwks: null,
+    algorithms: ["RS256", "ES256", "EdDSA"],
+    user: "sub",
+    groups: "groups",
+    scopes: "scope",
+    claims: {},
+    clockSkewMs: 30_000,
+    ...config,
+  };
+  return new JwtVerifier([all], clock);
+}
+
+describe("the keys of an issuer", () => {
+  it("are fetched once for many tokens that arrive together", async () => {
+    const checked = verifier();
+    const token = await issuer.token();
+    const found = await Promise.all(Array.from({ length: 50 }, async () => await checked.verify(token)));
+    expect(found.every(({ user }) => user === "alice")).toBe(true);
+    expect(issuer.fetches).toBe(1);
+  });
+
+  it("are fetched again at once when the issuer has a new key, and the old key then no longer counts", async () => {
+    const checked = verifier();
+    const old = await issuer.token();
+    await checked.verify(old);
+    await issuer.rotate();
+    clock.ms += MINUTE_MS;
+    await expect(checked.verify(await issuer.token())).resolves.toMatchObject({ user: "alice" });
+    await expect(checked.verify(old)).rejects.toThrow("has no key with the token's key id");
+    expect(issuer.fetches).toBe(2);
+  });
+
+  it("are not fetched more often than every 30 s, however many key ids strangers make up", async () => {
+    const checked = verifier();
+    await checked.verify(await issuer.token());
+    clock.ms += MINUTE_MS;
+    for (let at = 0; at < 100; at++) {
+      const made = await issuer.token({}, { kid: `made-up-${at}` });
+      await expect(checked.verify(made)).rejects.toThrow("has no key with the token's key id");
+      clock.ms += 500;
+    }
+    expect(issuer.fetches).toBe(3);
+  });
+
+  it("work for a day while the issuer is away, and no longer", async () => {
+    const checked = verifier();
+    const token = await issuer.token({ exp: Math.floor(Date.now() / 1000) + 48 * 3600 });
+    await checked.verify(token);
+    for (const mode of ["down", "redirect", "huge", "nonsense"] as const) {
+      issuer.mode = mode;
+      clock.ms += 5 * HOUR_MS;
+      await expect(checked.verify(token)).resolves.toMatchObject({ user: "alice" });
+    }
+    expect(issuer.fetches).toBe(5);
+    clock.ms += 4 * HOUR_MS + 1;
+    await expect(checked.verify(token)).rejects.toThrow("no keys of");
+    issuer.mode = "good";
+    clock.ms += MINUTE_MS;
+    await expect(checked.verify(token)).resolves.toMatchObject({ user: "alice" });
+  });
+
+  it("are fetched again in the background after five minutes", async () => {
+    const checked = verifier();
+    const token = await issuer.token();
+    await checked.verify(token);
+    await issuer.rotate();
+    clock.ms += 6 * MINUTE_MS;
+    await checked.verify(token);
+    const refused = async () =>
+      await checked.verify(token).then(
+        () => false,
+        ({ message }: Error) => message,
+      );
+    expect(await eventually("the new keys", refused)).toContain("has no key with the token's key id");
+    expect(issuer.fetches).toBe(2);
+  });
+
+  it("that never could be fetched refuse all tokens, with the reason", async () => {
+    const reasons = {
+      down: "answers with status 503",
+      redirect: "it redirects to another address",
+      huge: "its answer has more than 524288 bytes",
+      nonsense: "does not answer with a JSON object",
+      silent: "it did not answer within 5 s",
+    };
+    for (const [mode, reason] of Object.entries(reasons)) {
+      issuer.mode = mode as Issuer["mode"];
+      const checked = verifier();
+      await expect(checked.verify(await issuer.token())).rejects.toThrow(reason);
+      expect(checked.takeWarnings()).toEqual([expect.stringContaining(reason)]);
+      expect(checked.takeWarnings()).toEqual([]);
+    }
+    issuer.mode = "good";
+    issuer.named = "http://127.0.0.1:1";
+    await expect(verifier().verify(await issuer.token())).rejects.toThrow("its description names another issuer");
+    const gone = await Issuer.open();
+    await gone[Symbol.asyncDispose]();
+    const alone = verifier({ jwks: `${gone.url}/keys` });
+    await expect(alone.verify(await issuer.token())).rejects.toThrow("it cannot be reached: ECONNREFUSED");
+  });
+
+  it.each(["RS256", "EdDSA"])("verify tokens with the algorithm %s", async (alg) => {
+    await issuer.rotate(alg);
+    await expect(verifier().verify(await issuer.token({}, { alg }))).resolves.toMatchObject({ user: "alice" });
+  });
+});
+
+describe("the claims of a token", () => {
+  const check = async (claims: object, config: Partial<IssuerConfig> = {}) =>
+    await verifier(config).verify(await issuer.token(claims));
+
+  it("become the identity of the user", async () => {
+    const exp = Math.floor(Date.now() / 1000) + 600;
+    const claims = { sub: "alice", jti: "t-1", groups: ["dev", "ops"], scope: "openid copilotfleet:read admin", exp };
+    expect(await check(claims)).toEqual({
+      user: "alice",
+      scopes: ["read", "admin"],
+      groups: ["dev", "ops"],
+      tokenId: "jwt:t-1",
+      expiresAt: new Date(exp * 1000).toISOString(),
+      via: "jwt",
+    });
+  });
+
+  it("name the groups and the scopes in the claims that the configuration names", async () => {
+    const claims = { "https://acme.example/roles": "dev", roles: ["use"], email: "a@b.example" };
+    const config = { user: "email", groups: "https://acme.example/roles", scopes: "roles" };
+    expect(await check(claims, config)).toMatchObject({ user: "a@b.example", groups: ["dev"], scopes: ["use"] });
+    expect(await check({ scope: "openid" }, { scopes: null })).toMatchObject({ scopes: ["use"], groups: [] });
+    await expect(check({}, { user: "__proto__" })).rejects.toThrow('the claim "__proto__" is missing');
+  });
+
+  it("without an id get a digest that does not depend on the spelling of the signature", async () => {
+    const token = await issuer.token({ jti: undefined });
+    const { tokenId } = await verifier().verify(token);
+    expect(tokenId).toMatch(/^jwt:[0-9a-f]{32}$/);
+    expect((await verifier().verify(await issuer.token({ jti: "a b\n" }))).tokenId).toMatch(/^jwt:[0-9a-f]{32}$/);
+    expect((await verifier().verify(await issuer.token({ jti: 7 }))).tokenId).toMatch(/^jwt:[0-9a-f]{32}$/);
+  });
+});
