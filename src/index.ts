@@ -72,6 +72,7 @@ export type { DoorDrain, FrontDoor } from "./gateway/door.js";
 export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/state/door/report.js";
 export type { Move, RebalancePlan } from "./hosts/rebalance.js";
 export type { ClearedRemain } from "./hosts/remains.js";
+export type { Scope } from "./identity/identity.js";
 export type { IssuedToken, TokenView } from "./identity/tokens.js";
 export type { HostEntry, HostRecord } from "./model/host.js";
 export type { Lease } from "./model/lease.js";

@@ -70,13 +70,18 @@ export type IssuerConfig = v.InferOutput<typeof issuer>;
 const ALLOWED_ISSUERS =
   'a list of objects, each with another issuer, such as [{"issuer":"https://login.example","audience":"copilotfleet"}]';
 
-export const identity = v.strictObject({
-  jwt: v.optional(
-    v.pipe(
-      v.array(issuer, ALLOWED_ISSUERS),
-      v.check((list) => new Set(list.map((item) => item.issuer)).size === list.length, ALLOWED_ISSUERS),
-      v.metadata({ allowed: ALLOWED_ISSUERS, json: true, kind: "list of issuers" }),
+export const identity = v.pipe(
+  v.strictObject({
+    // How long a token of the fleet is valid, unless whoever issues it chooses another time.
+    tokenTtl: v.optional(rules.age(), "90d"),
+    jwt: v.optional(
+      v.pipe(
+        v.array(issuer, ALLOWED_ISSUERS),
+        v.check((list) => new Set(list.map((item) => item.issuer)).size === list.length, ALLOWED_ISSUERS),
+        v.metadata({ allowed: ALLOWED_ISSUERS, json: true, kind: "list of issuers" }),
+      ),
+      [],
     ),
-    [],
-  ),
-});
+  }),
+  v.transform(({ tokenTtl, ...rest }) => ({ ...rest, tokenTtlMs: tokenTtl })),
+);

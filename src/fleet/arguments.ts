@@ -45,6 +45,12 @@ export const flag = kind("true or false", (value): value is boolean => typeof va
 export function choice(values: readonly string[]): Check {
   return kind(`one of ${values.join(", ")}`, (value): value is string => values.includes(value as string));
 }
+/** A list of at least one of these values. */
+export function someOf(values: readonly string[]): Check {
+  return kind(`a list of at least one of ${values.join(", ")}`, (value): value is string[] => {
+    return Array.isArray(value) && value.length > 0 && value.every((each) => values.includes(each as string));
+  });
+}
 export const callback = kind("a function", (value): value is () => unknown => typeof value === "function");
 export const whole = kind(
   "a whole number from 0",

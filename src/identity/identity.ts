@@ -16,6 +16,8 @@ export interface Identity {
   expiresAt: string | null;
   /** Where the identity comes from: a token of the fleet, or a JSON Web Token of an identity provider. */
   via: "token" | "jwt";
+  /** The only session that the client may use. Undefined: all sessions of the user. */
+  sessionId?: string | undefined;
   /** The lease that covers the user's turns in a session. The process that made the credential has shown the lease's token. */
   lease?: { sessionId: string; fence: number } | undefined;
 }

@@ -3,7 +3,7 @@ import { compareText } from "../config/values/text.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
 import { hashToken, isSameHash, isTokenId, type TokenRecord } from "../model/token.js";
 import type { Store } from "../store/ports.js";
-import type { HostIdentity, Identity, Scope } from "./identity.js";
+import { type HostIdentity, type Identity, SCOPES, type Scope } from "./identity.js";
 import { isForeignId, revokeForeign } from "./revocations.js";
 
 /** `cft_<id>_<secret>`. The store keeps a hash of the whole token. */
@@ -23,6 +23,9 @@ export interface TokenView {
   createdAt: string;
   expiresAt: string | null;
   expired: boolean;
+  scopes: Scope[];
+  /** The only session that the token is valid for; null: all sessions of the user. */
+  sessionId: string | null;
 }
 
 export interface IssuedToken {
@@ -31,15 +34,16 @@ export interface IssuedToken {
   id: string;
   user: string;
   expiresAt: string | null;
+  scopes: Scope[];
+  /** The only session that the token is valid for; null: all sessions of the user. */
+  sessionId: string | null;
 }
 
 /** A host cannot pass for a user, because a user id cannot contain a colon. */
 const HOST_PREFIX = "host:";
 const HOST_TOKEN_MS = 60_000;
-/** A token allows everything that its user may do. */
-const ALL: readonly Scope[] = ["use"];
 
-type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease">;
+type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease" | "scopes" | "sessionId">;
 
 /**
  * Makes a token for a user.
@@ -58,7 +62,7 @@ export async function issueToken(
   const expiresAt = ttlMs === null ? null : new Date(now + ttlMs).toISOString();
   const record = { ...kind, id, user, sha256: hashToken(token), createdAt: new Date(now).toISOString(), expiresAt };
   await store.tokens.create(record);
-  return { token, id, user, expiresAt };
+  return { token, id, user, expiresAt, scopes: scopesOf(record), sessionId: kind.sessionId ?? null };
 }
 
 /** Makes a token with which host `from` can connect to the front door of host `to` within a minute. */
@@ -84,10 +88,10 @@ export async function verifyToken(store: Store, token: unknown): Promise<Identit
   const record = await store.tokens.read(id);
   const good = isSameHash(hashToken(String(token)), record?.sha256 ?? NO_HASH);
   if (!good || record === null || (await isExpired(store, record))) return null;
-  const { role, user, door = "", expiresAt, lease } = record;
+  const { role, user, door = "", expiresAt, sessionId, lease } = record;
   if (role === "revoked") return null;
   if (role === "host") return { host: user.slice(HOST_PREFIX.length), tokenId: id, door };
-  return { user, scopes: ALL, groups: [], tokenId: id, expiresAt, via: "token", lease };
+  return { user, scopes: scopesOf(record), groups: [], tokenId: id, expiresAt, via: "token", sessionId, lease };
 }
 
 /** Recognizes a token that is presented again. Keeps only a hash of the token. */
@@ -122,6 +126,8 @@ export async function listTokens(store: Store, user?: string): Promise<TokenView
       createdAt: record.createdAt,
       expiresAt: record.expiresAt,
       expired: isOver(record, now),
+      scopes: scopesOf(record),
+      sessionId: record.sessionId ?? null,
     }));
 }
 
@@ -144,6 +150,11 @@ export function validateTokenId(value: string): string {
   }
   const message = `${quote(value)} is not the id of a token. An id consists of lower-case letters and digits, or of "jwt:" and the id of a JSON Web Token.`;
   throw new FleetError("FLEET_USAGE_INVALID", message, { suggestions: ["copilotfleet token list"] });
+}
+
+/** The scopes of a token that this version knows. Tokens had no scopes in earlier versions, and allowed what `use` allows. */
+function scopesOf({ scopes = ["use"] }: Pick<TokenRecord, "scopes">): Scope[] {
+  return SCOPES.filter((scope) => scopes.includes(scope));
 }
 
 /** Whether a token has expired, by the store's clock, because the clocks of hosts differ. */

@@ -21,6 +21,10 @@ export interface TokenRecord {
    * token has shown the lease's token to the store.
    */
   lease?: { sessionId: string; fence: number };
+  /** The actions that the token allows. Absent in records of earlier versions: `use`. */
+  scopes?: readonly string[];
+  /** The only session that the token is valid for. Absent: all sessions of the user. */
+  sessionId?: string;
   /** 1 to 64 lower-case letters and digits. It is part of the token, so that one read finds the record. */
   id: string;
   /** For a host's token: `host:` and the host's name, which is not a valid user id. */

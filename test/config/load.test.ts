@@ -42,7 +42,7 @@ describe("defaults", () => {
           tools: "none",
           limits: { memory: null, processes: null, openFiles: null, cpu: null, disk: null },
         },
-        identity: { jwt: [] },
+        identity: { tokenTtlMs: 7_776_000_000, jwt: [] },
         lock: { ttlMs: 300_000 },
         health: {
           intervalMs: 5000,

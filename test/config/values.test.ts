@@ -87,6 +87,7 @@ const VALUES: Record<string, unknown[]> = {
     null,
   ],
   "storeOptions.insecure": ["yes", 1, null],
+  "identity.tokenTtl": ["never", "3651d", "0s", 90, null],
 };
 
 const CASES = Object.entries(VALUES).flatMap(([name, values]) => values.map((value) => ({ name, value })));

@@ -135,7 +135,9 @@ describe("describe user", () => {
     const text = await fleet.ok(["describe", "user/alice"]);
     expect(text).toMatch(new RegExp(`^Servers:\nSERVER .*\n${server.id} `, "m"));
     expect(text).toMatch(/^Sessions:\nSESSION .*\n/m);
-    expect(text).toMatch(new RegExp(`^Tokens:\nTOKEN +AGE +EXPIRES\n${issued.id} +\\d+[sm] +in 29d$`, "m"));
+    expect(text).toMatch(
+      new RegExp(`^Tokens:\nTOKEN +AGE +EXPIRES +SCOPES\n${issued.id} +\\d+[sm] +in 29d +use$`, "m"),
+    );
     expect(text).toContain(`  copilotfleet describe server/${server.id}\n`);
   });
 

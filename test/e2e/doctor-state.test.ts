@@ -167,8 +167,8 @@ describe("tokens", () => {
     });
     expect((await check("tokens")).check).toMatchObject({ level: "ok" });
     const issue = async (user: string, ...ttl: string[]) =>
-      await fleet.json<{ id: string }>(["token", "issue", "--user", user, ...ttl]);
-    const [good, endless] = [await issue("good", "--ttl", "30d"), await issue("endless")];
+      JSON.parse((await fleet.run(["token", "issue", "--user", user, ...ttl, "--json"])).stdout) as { id: string };
+    const [good, endless] = [await issue("good", "--ttl", "30d"), await issue("endless", "--ttl", "never")];
     const over = await issue("over", "--ttl", "1s");
     await store.delete(over.id);
     await store.create({

@@ -37,6 +37,8 @@ describe("the fleet, with a token,", () => {
       id: expect.any(String),
       user: "alice",
       expiresAt: null,
+      scopes: ["use"],
+      sessionId: null,
     });
     const holder = { tokenId: issued.id, user: "alice" };
     expect(await verifyToken(store, issued.token)).toEqual({
@@ -99,6 +101,17 @@ describe("the fleet, with a token,", () => {
     expect(await listTokens(store)).toMatchObject([{ id, expired: true }]);
   });
 
+  it("gives a client the scopes and the session of its token, and the scope use for a token of an earlier version", async () => {
+    const narrow = await issueToken(store, "alice", null, { scopes: ["admin", "read", "odd"], sessionId: "s1" });
+    expect(narrow).toMatchObject({ scopes: ["read", "admin"], sessionId: "s1" });
+    expect(await verifyToken(store, narrow.token)).toMatchObject({ scopes: ["read", "admin"], sessionId: "s1" });
+    const old = await issueToken(store, "alice", null);
+    expect(await store.tokens.read(old.id)).not.toHaveProperty("scopes");
+    expect(await verifyToken(store, old.token)).toMatchObject({ scopes: ["use"], sessionId: undefined });
+    const odd = await issueToken(store, "alice", null, { scopes: ["odd"] });
+    expect(await verifyToken(store, odd.token)).toMatchObject({ scopes: [] });
+  });
+
   it("writes neither a token nor its secret to the disk", async () => {
     const { token } = await issueToken(store, "alice", null);
     const names = await readdir(folder, { recursive: true, withFileTypes: true });
@@ -116,7 +129,15 @@ describe("the fleet, with a token,", () => {
     const bob = await issueToken(store, "bob", 600_000);
     expect((await listTokens(store)).map(({ id }) => id).sort()).toEqual([alice.id, bob.id].sort());
     expect(await listTokens(store, "bob")).toEqual([
-      { id: bob.id, user: "bob", createdAt: expect.any(String), expiresAt: bob.expiresAt, expired: false },
+      {
+        id: bob.id,
+        user: "bob",
+        createdAt: expect.any(String),
+        expiresAt: bob.expiresAt,
+        expired: false,
+        scopes: ["use"],
+        sessionId: null,
+      },
     ]);
     await issueToken(store, "bob", null);
     expect(await revokeTokens(store, { user: "bob" })).toHaveLength(2);
@@ -137,13 +158,15 @@ describe("the token commands", () => {
       id: expect.any(String),
       user: "alice",
       expiresAt: expect.any(String),
+      scopes: ["use"],
+      sessionId: null,
     });
     const plain = await own.ok(["token", "issue", "--user", "bob"]);
     expect(plain).toMatch(/^cft_[0-9a-f]{16}_[\w-]{43}\n$/);
     const { tokens } = await own.json<{ tokens: object[] }>(["token", "list", "--user", "alice"]);
     expect(tokens).toMatchObject([{ id: issued.id, user: "alice", expired: false }]);
     const shown = await own.ok(["token", "list"]);
-    expect(shown).toMatch(/^TOKEN +USER +AGE +EXPIRES\n/);
+    expect(shown).toMatch(/^TOKEN +USER +AGE +EXPIRES +SCOPES\n/);
     expect(shown).not.toContain(issued.token.slice(-43));
     expect(await own.json(["token", "revoke", issued.id, "gone"])).toEqual({ revoked: [issued.id, "gone"] });
     expect(await own.ok(["token", "revoke", "--user", "alice"])).toBe("Nothing to revoke.\n");
@@ -151,7 +174,50 @@ describe("the token commands", () => {
     expect(await own.json(["token", "list"])).toEqual({ tokens: [] });
   });
 
+  it("issue a token that ends after identity.tokenTtl, and warn of one that never ends", async () => {
+    const own = new TestFleet();
+    onTestFinished(async () => await own.end());
+    const usual = await own.json<{ expiresAt: string }>(["token", "issue", "--user", "alice"]);
+    const days = (Date.parse(usual.expiresAt) - Date.now()) / 86_400_000;
+    expect(days).toBeGreaterThan(89);
+    expect(days).toBeLessThanOrEqual(90);
+    const short = await own.json<{ expiresAt: string }>(["token", "issue", "--user", "alice"], {
+      env: { COPILOTFLEET_IDENTITY_TOKEN_TTL: "1h" },
+    });
+    expect(Date.parse(short.expiresAt) - Date.now()).toBeLessThanOrEqual(3_600_000);
+    const endless = await own.run(["token", "issue", "--user", "alice", "--ttl", "never", "--json"]);
+    const { id, expiresAt } = JSON.parse(endless.stdout) as { id: string; expiresAt: null };
+    expect(expiresAt).toBeNull();
+    expect(endless.stderr).toBe(
+      `Warning: Token ${id} never expires. Whoever steals it can use it until somebody runs: copilotfleet token revoke ${id}\n`,
+    );
+  });
+
+  it("issue a token with scopes, bound to a session that the user owns or is a member of", async () => {
+    const own = new TestFleet();
+    onTestFinished(async () => await own.end());
+    await own.ok(["create", "--user", "alice", "--id", "hers"]);
+    await own.ok(["create", "--user", "bob", "--id", "shared", "--collaborative", "--member", "alice"]);
+    await own.ok(["create", "--user", "bob", "--id", "his"]);
+    const issue = ["token", "issue", "--user", "alice"];
+    const both = await own.json([...issue, "--scope", "admin", "--scope", "read", "--session", "hers"]);
+    expect(both).toMatchObject({ scopes: ["read", "admin"], sessionId: "hers" });
+    expect(await own.json([...issue, "--scope", "read,use", "--session", "shared"])).toMatchObject({
+      scopes: ["use", "read"],
+      sessionId: "shared",
+    });
+    expect((await own.refusal(4, [...issue, "--session", "his"])).code).toBe("FLEET_SESSION_NOT_FOUND");
+    const { tokens } = await own.json<{ tokens: object[] }>(["token", "list", "--sort", "session"]);
+    expect(tokens).toMatchObject([
+      { scopes: ["read", "admin"], sessionId: "hers" },
+      { scopes: ["use", "read"], sessionId: "shared" },
+    ]);
+  });
+
   it.each([
+    [["token", "issue", "--user", "a", "--scope", "all"], '--scope "all" is not a scope. Allowed: use, read or admin.'],
+    [["token", "issue", "--user", "a", "--ttl", "x"], "and at most 3650d, or never"],
+    [["token", "issue", "--user", "a", "--session", "../x"], '--session "../x" is not a session id'],
     [["token", "issue"], "--user is missing"],
     [["token", "issue", "--user", "../x"], '--user "../x"'],
     [["token", "issue", "--user", "a", "--ttl", "10"], '--ttl is "10"'],

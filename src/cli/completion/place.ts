@@ -33,6 +33,7 @@ const FLAG_IDS: Readonly<Record<string, readonly IdKind[]>> = {
   member: ["user"],
   host: ["host"],
   model: ["model"],
+  session: ["session"],
 };
 
 const ARGUMENT_IDS: Readonly<Record<string, readonly IdKind[]>> = {

@@ -1,27 +1,45 @@
+import { Flags } from "@oclif/core";
 import { FleetCommand } from "../../cli/base-command.js";
-import { given, lifetimeFlag } from "../../cli/flags/flags.js";
+import { given, textFlag } from "../../cli/flags/flags.js";
+import { scopeFlag } from "../../cli/flags/scope.js";
 import { actingUserFlag } from "../../cli/flags/user.js";
+import { parseLifetime } from "../../config/values/duration.js";
 import type { IssuedToken } from "../../identity/tokens.js";
+import { validateSessionId } from "../../model/ids.js";
 
 export default class TokenIssue extends FleetCommand {
   static override summary = "Issue a token that lets a user's clients connect to the front door.";
   static override description =
-    "Prints the token once and does not store it. Everybody who has it acts as this user. Without --ttl it is valid until " +
-    "it is revoked.";
+    "Prints the token once and does not store it. Everybody who has it acts as this user. Scope read allows what changes " +
+    "nothing and begins no turn, use also allows everything else in the user's sessions, and admin also allows actions on " +
+    "other users, but not on their conversations.";
   static override examples = [
     "<%= config.bin %> token issue --user alice --ttl 30d",
+    "<%= config.bin %> token issue --user alice --scope read --session SESSION",
     "<%= config.bin %> token issue --user alice --json",
   ];
   static override flags = {
     user: actingUserFlag,
-    ttl: lifetimeFlag("how long the token is valid, such as 30d (default: until it is revoked)"),
+    scope: scopeFlag,
+    session: Flags.string({
+      description: "the only session that the token is valid for; the user owns it or is a member",
+      helpValue: "SESSION",
+      parse: async (value) => validateSessionId(value, "--session"),
+    }),
+    ttl: textFlag(
+      "ttl",
+      "how long the token is valid, such as 30d, or never (default: identity.tokenTtl)",
+      "DURATION",
+      parseLifetime,
+    ),
   };
 
   async run(): Promise<IssuedToken> {
     const { flags } = await this.parse(TokenIssue);
+    const { ttl, scope: scopes, session: sessionId } = flags;
     return await this.withFleet(async (fleet) => {
       using _ = this.progress("Issuing the token");
-      const issued = await fleet.tokens.issue(flags.user, given({ ttl: flags.ttl }));
+      const issued = await fleet.tokens.issue(flags.user, given({ ttl, scopes, sessionId }));
       this.log(issued.token);
       return issued;
     });

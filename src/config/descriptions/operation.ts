@@ -112,6 +112,11 @@ export const OF_OPERATION = {
     examples: ["512mb", null],
   },
 
+  "identity.tokenTtl": {
+    meaning: "How long a token is valid if `token issue` gets no `--ttl`.",
+    examples: ["90d"],
+  },
+
   store: {
     meaning: "The place of the recorded state: files, or a Redis database. See [State in Redis](redis.md).",
     examples: ["file", "rediss://redis.example:6379/0"],

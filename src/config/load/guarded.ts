@@ -39,6 +39,7 @@ const GUARDED = `
   serve.listen serve.metrics serve.maxFrame serve.tls.cert serve.tls.key serve.tls.clientCa
   limits.default.connections limits.default.sessions limits.default.requestsInFlight limits.default.unreadBytes
   limits.total.connections limits.total.sessions limits.total.requestsInFlight limits.total.unreadBytes
+  identity.tokenTtl
   store storeOptions.insecure
   host.name host.advertise host.ttl
   storage.shared

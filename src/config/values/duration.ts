@@ -70,17 +70,27 @@ export interface DurationBounds {
   /** The longest allowed duration, in milliseconds. The default is 10 years. */
   maxMs?: number;
   orZero?: boolean;
+  /** The end of the text after "Allowed:", for a value that the caller reads itself. */
+  also?: string;
 }
 
 /** Returns the milliseconds of a duration such as "24h", "1h30m" or "1.5h". */
-export function parseDuration(given: Duration, { name, maxMs = LONGEST_MS, orZero = false }: DurationBounds): number {
+export function parseDuration(
+  given: Duration,
+  { name, maxMs = LONGEST_MS, orZero = false, also = orZero ? ", or 0" : "" }: DurationBounds,
+): number {
   if (orZero && (given === 0 || given === "0" || given === "0s")) return 0;
   const ms = typeof given === "number" ? readMilliseconds(given, maxMs) : readDuration(given, maxMs);
   if (ms !== null) return ms;
-  throw invalidDuration(given, name, `${allowedDuration(maxMs)}${orZero ? ", or 0" : ""}`, maxMs);
+  throw invalidDuration(given, name, `${allowedDuration(maxMs)}${also}`, maxMs);
 }
 
 /** The error for a value that is not a duration, or not in the range. */
+/** Returns the milliseconds of a lifetime; null for `never`. */
+export function parseLifetime(given: Duration, name: string): number | null {
+  return given === "never" ? null : parseDuration(given, { name, also: ", or never" });
+}
+
 export function invalidDuration(given: Duration, name: string, allowed: string, maxMs: number): FleetError {
   const { problem, advice } = durationFault(given, maxMs);
   return new FleetError("FLEET_DURATION_INVALID", `${name} is ${quote(given)}, ${problem}. Allowed: ${allowed}`, {

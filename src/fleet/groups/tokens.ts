@@ -1,5 +1,6 @@
-import { type Duration, parseDuration } from "../../config/values/duration.js";
+import { type Duration, parseLifetime } from "../../config/values/duration.js";
 import { option } from "../../errors.js";
+import { SCOPES, type Scope } from "../../identity/identity.js";
 import {
   type IssuedToken,
   issueToken,
@@ -17,11 +18,30 @@ export class TokenGroup extends Group {
    * Issues a token that lets clients of the user connect to the front door. Only the result contains the token. The
    * fleet stores a hash of it.
    *
-   * @param options.ttl how long the token is valid, such as `30d`; if left out, until it is revoked
+   * @param options.ttl how long the token is valid, such as `30d`, or `never`: until it is revoked. Default:
+   * `identity.tokenTtl`
+   * @param options.scopes the actions that the token allows. Default: `use`
+   * @param options.sessionId the only session that the token is valid for. The user owns it or is a member
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use that session.
    */
-  async issue(user: string, options: { ttl?: Duration } = {}): Promise<IssuedToken> {
-    const ttlMs = options.ttl === undefined ? null : parseDuration(options.ttl, { name: option("ttl") });
-    return await issueToken(this.parts.store, user, ttlMs);
+  async issue(
+    user: string,
+    options: { ttl?: Duration; scopes?: readonly Scope[]; sessionId?: string } = {},
+  ): Promise<IssuedToken> {
+    const { store, finder, config } = this.parts;
+    const { ttl, scopes = ["use"], sessionId } = options;
+    const ttlMs = ttl === undefined ? config.identity.tokenTtlMs : parseLifetime(ttl, option("ttl"));
+    if (sessionId !== undefined) await finder.find(sessionId, user);
+    const bound = sessionId === undefined ? {} : { sessionId };
+    const issued = await issueToken(store, user, ttlMs, { scopes, ...bound });
+    this.#warnIfEndless(issued);
+    return issued;
+  }
+
+  #warnIfEndless({ id, expiresAt }: IssuedToken): void {
+    if (expiresAt !== null) return;
+    const end = `copilotfleet token revoke ${id}`;
+    this.parts.warn(`Token ${id} never expires. Whoever steals it can use it until somebody runs: ${end}`);
   }
 
   /** Lists the tokens that were issued and not revoked, of all users or of one user. */
@@ -37,7 +57,14 @@ export class TokenGroup extends Group {
   static {
     const ids = { check: (value: unknown, name: string) => arg.texts(value, name).map((id) => validateTokenId(id)) };
     Group.guard(TokenGroup.prototype, {
-      issue: [arg.user, arg.optional({ ttl: { check: arg.span } })],
+      issue: [
+        arg.user,
+        arg.optional({
+          ttl: { check: arg.span },
+          scopes: { check: arg.someOf(SCOPES) },
+          sessionId: { check: arg.sessionId },
+        }),
+      ],
       list: [arg.optional(arg.USER)],
       revoke: [["which", arg.oneOf({ ids, ...arg.USER })]],
     });

@@ -10,6 +10,8 @@ export const TOKENS: List<TokenView> = {
     { ...USER, field: "user" },
     { heading: "AGE", field: "createdAt", yields: 1, isAge: true, cell: ({ createdAt }) => renderSince(createdAt) },
     { heading: "EXPIRES", field: "expiresAt", cell: renderExpiry },
+    { heading: "SCOPES", field: "scopes", yields: 2, value: ({ scopes }) => scopes.join(" ") },
+    { heading: "SESSION", field: "sessionId", wide: true },
   ],
 };
 
