@@ -28,6 +28,15 @@ export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
     ],
     fixes: ["copilotfleet list --user USER"],
   },
+  FLEET_SCOPE_MISSING: {
+    httpStatus: 403,
+    title: "The credential does not allow this.",
+    causes: [
+      "The action needs a scope that the credential does not have. Every change needs use, and other users need admin.",
+      "The credential is valid only for one session, and the action reaches further.",
+    ],
+    fixes: ["copilotfleet token list --user USER -o wide", "copilotfleet token issue --user USER --scope use"],
+  },
   FLEET_USER_NOT_FOUND: {
     title: "The fleet knows nothing about this user.",
     causes: [

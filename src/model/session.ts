@@ -73,8 +73,14 @@ export function newSessionRecord(
   };
 }
 
-export function mayUse({ owner, members }: SessionRecord, user: string): boolean {
-  return owner === user || members.includes(user);
+/** How a user relates to a session. Everybody but its owner and its members is `foreign`, and must not learn of it. */
+export function relationOf({ owner, members }: SessionRecord, user: string): "own" | "member" | "foreign" {
+  if (owner === user) return "own";
+  return members.includes(user) ? "member" : "foreign";
+}
+
+export function mayUse(record: SessionRecord, user: string): boolean {
+  return relationOf(record, user) !== "foreign";
 }
 
 /** A host, and its present term. Without a term, the host keeps sessions on its own disk. */

@@ -25,7 +25,9 @@ describe.each([{ isolation: "per-user" }, { isolation: "shared" }] as const)(
 
     beforeAll(async () => {
       at = await DoorFleet.open({ config: { isolation } });
-      tokens = { alice: await at.token("alice"), mallory: await at.token("mallory") };
+      // No scope opens another user's session.
+      const { token: mallorys } = await at.fleet.tokens.issue("mallory", { scopes: ["read", "use", "admin"] });
+      tokens = { alice: await at.token("alice"), mallory: mallorys };
       alice = await RawClient.as(at.url, tokens.alice, true);
       mallory = await RawClient.as(at.url, tokens.mallory, true);
       expect(await alice.request("session.create", { sessionId: secret })).toMatchObject({

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { type FleetError, isFleetError } from "../../errors.js";
+import { permit, relationTo } from "../../identity/policy.js";
 import { isSessionId } from "../../model/ids.js";
 import type { SessionRecord } from "../../model/session.js";
 import { ProtocolError } from "../../runtime/wire/frames.js";
@@ -8,6 +9,7 @@ import { recordFor } from "../../sessions/find.js";
 import type { SessionHandling, UserHandling } from "../policy/methods.js";
 import { checkReach, reachOf } from "../policy/reach.js";
 import { checkSetup, needsItsClient, refuseSetupElsewhere } from "../policy/server-setup.js";
+import { asViewer } from "../policy/viewer.js";
 import type { Opener } from "../routing/opener.js";
 import { Relay } from "../routing/relay.js";
 import type { Router } from "../routing/router.js";
@@ -62,7 +64,7 @@ export class Dispatcher {
         if (requests.open >= MAX_OPEN_REQUESTS) {
           throw new ProtocolError(`The connection has more than ${MAX_OPEN_REQUESTS} unanswered requests.`, -32600);
         }
-        this.#queue(message);
+        this.#queue(asViewer(message, this.#state.identity));
         break;
       case "response":
         if (!receipts.take(message.id) && !requests.answered(message))
@@ -153,6 +155,8 @@ export class Dispatcher {
   async #routeHome(handling: UserHandling, request: ClientRequest): Promise<void> {
     const { handler } = handling;
     const { method } = request;
+    const { identity, protocol } = this.#state;
+    permit(identity, protocol.actionOf(handling), "none", method);
     const host = await this.#router.homeHost();
     if (host !== null && handler === "setUp") refuseSetupElsewhere(method);
     if (host !== null) return this.#relay.home(await this.#router.peer(host), request);
@@ -227,23 +231,29 @@ export class Dispatcher {
    * @returns the record of a session that the user may use. Null if there is no such session and the client already has its
    * answer.
    */
-  async #recordFor({ missing }: SessionHandling, request: ClientRequest): Promise<SessionRecord | null> {
-    const { door, user, requests, report } = this.#state;
+  async #recordFor(handling: SessionHandling, request: ClientRequest): Promise<SessionRecord | null> {
+    const { identity, protocol, requests, report } = this.#state;
     const { method, params } = request;
     const { sessionId } = params;
-    if (typeof sessionId !== "string") throw noSuchSession(String(sessionId));
-    try {
-      // Do not look a malformed id up, because the file store would make a path of it.
-      if (isSessionId(sessionId)) return await recordFor(door, sessionId, user);
-    } catch (error) {
-      if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error;
-    }
-    if (missing === undefined) throw noSuchSession(sessionId);
+    const record = await this.#found(sessionId);
+    if (permit(identity, protocol.actionOf(handling), relationTo(identity, record), method)) return record;
+    const { missing } = handling;
+    if (typeof sessionId !== "string" || missing === undefined) throw noSuchSession(String(sessionId));
     report.event({ event: "denied", method, sessionId: sessionId.slice(0, 128), code: "FLEET_SESSION_NOT_FOUND" });
     // The client may still have the deleted session open.
     this.#state.left(sessionId);
     requests.reply(request, missing(sessionId));
     return null;
+  }
+
+  async #found(sessionId: unknown): Promise<SessionRecord | null> {
+    // Do not look a malformed id up, because the file store would make a path of it.
+    if (typeof sessionId !== "string" || !isSessionId(sessionId)) return null;
+    const { door, user } = this.#state;
+    return await recordFor(door, sessionId, user).catch((error: unknown) => {
+      if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error;
+      return null;
+    });
   }
 }
 

@@ -1,6 +1,7 @@
 import { compareText } from "../../config/values/text.js";
 import { FleetError, quote } from "../../errors.js";
-import { mayUse, type SessionRecord } from "../../model/session.js";
+import { relationTo } from "../../identity/policy.js";
+import type { SessionRecord } from "../../model/session.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { sessionLocked, warnOfUnreadable } from "../../sessions/problems.js";
 import type { Opener } from "../routing/opener.js";
@@ -143,12 +144,13 @@ export class SessionCalls {
 
   async list(link: ServerLink, request: ClientRequest): Promise<void> {
     const { requests, door } = this.#state;
-    if (link.own && door.directory.own === null) return requests.forward(link, request);
+    const isWhole = this.#seesAll(link);
+    if (isWhole && door.directory.own === null) return requests.forward(link, request);
     const result = (await link.upstream.ask(request.method, request.params)) as { sessions?: unknown };
     const visible = await this.#visible();
     const ids = new Set(visible.map(({ id }) => id));
     const listed = Array.isArray(result.sessions) ? (result.sessions as { sessionId?: string }[]) : [];
-    const here = link.own ? listed : listed.filter(({ sessionId = "" }) => ids.has(sessionId));
+    const here = isWhole ? listed : listed.filter(({ sessionId = "" }) => ids.has(sessionId));
     // Leave out other hosts' sessions if there is a filter, because their records lack the values that a filter compares.
     const isFiltered = request.params.filter !== undefined && request.params.filter !== null;
     const elsewhere = isFiltered ? [] : await this.#elsewhere(visible, here);
@@ -175,16 +177,22 @@ export class SessionCalls {
 
   async last(link: Link, request: ClientRequest): Promise<void> {
     const { requests } = this.#state;
-    if (link.own) return requests.forward(link, request);
+    if (this.#seesAll(link)) return requests.forward(link, request);
     const [last] = (await this.#visible()).sort((a, b) => compareText(b.lastUsedAt, a.lastUsedAt));
     requests.reply(request, last === undefined ? {} : { sessionId: last.id });
   }
 
+  /** Whether the client may use all sessions of the server. */
+  #seesAll({ own }: Link): boolean {
+    return own && this.#state.identity.sessionId === undefined;
+  }
+
   async #visible(): Promise<SessionRecord[]> {
-    const { door, user } = this.#state;
+    const { door, identity } = this.#state;
     await door.sessions.lastUses.flush();
     const { warn } = door.sessions.context;
-    return (await door.store.sessions.list(warnOfUnreadable(warn))).filter((record) => mayUse(record, user));
+    const records = await door.store.sessions.list(warnOfUnreadable(warn));
+    return records.filter((record) => relationTo(identity, record) !== "foreign");
   }
 }
 

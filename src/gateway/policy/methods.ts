@@ -1,9 +1,12 @@
+import type { Action } from "../../identity/policy.js";
 import { REFUSED_METHODS } from "./refused-methods.js";
 
 /** How the front door handles a method. */
 export type Handling = DoorHandling | UserHandling | SessionHandling;
 
 interface Columns {
+  /** `read`: the method changes nothing and begins no turn. Undefined means `use`. */
+  readonly scope?: "read";
   /** Begins a turn or opens a session. The door starts only a few such requests in each round of the event loop. */
   readonly paced?: true;
   /**
@@ -88,20 +91,24 @@ const TABLE: readonly (readonly [Handling, string])[] = [
   [{ about: "nothing", handler: "refuse" }, `connect ${REFUSED_METHODS.join(" ")}`],
   [{ about: "nothing", handler: "foreground" }, "session.getForeground session.setForeground"],
   [
-    { about: "user", handler: "pass" },
+    { about: "user", handler: "pass", scope: "read" },
     `ping status.get auth.getStatus models.list models.getBuiltInCatalog tools.list commands.list`,
   ],
   [{ about: "user", handler: "create", paced: true }, "session.create"],
-  [{ about: "user", handler: "list" }, "session.list sessions.list"],
-  [{ about: "user", handler: "last" }, "session.getLastId"],
+  [{ about: "user", handler: "list", scope: "read" }, "session.list sessions.list"],
+  [{ about: "user", handler: "last", scope: "read" }, "session.getLastId"],
+  [
+    { about: "user", handler: "pass", own: true, scope: "read" },
+    `account.getQuota mcp.config.list mcp.installations.list mcp.installations.status sandbox.getHostSupport
+    catalog.search plugins.list plugins.marketplaces.list skills.installations.list skills.installations.status
+    user.settings.get managedSettings.read sessions.getClientMetadata sessions.findByTaskId sessions.findByPrefix
+    sessions.getLastForContext sessions.getSizes sessions.checkInUse sessions.listNonEmptySessionIds
+    sessions.getRemoteControlStatus`,
+  ],
   [
     { about: "user", handler: "pass", own: true },
-    `account.getQuota secrets.addFilterValues mcp.config.list mcp.installations.list mcp.installations.status
-    sandbox.getHostSupport catalog.search plugins.list plugins.marketplaces.list skills.installations.list
-    skills.installations.status skills.config.setDisabledSkills skills.config.setSkillDisabled user.settings.reload
-    user.settings.get managedSettings.read sessions.getClientMetadata sessions.findByTaskId sessions.findByPrefix
-    sessions.getLastForContext sessions.getSizes sessions.checkInUse sessions.enrichMetadata
-    sessions.listNonEmptySessionIds sessions.getRemoteControlStatus`,
+    `secrets.addFilterValues skills.config.setDisabledSkills skills.config.setSkillDisabled user.settings.reload
+    sessions.enrichMetadata`,
   ],
   [
     { about: "user", handler: "pass", own: true, host: true },
@@ -122,7 +129,8 @@ const TABLE: readonly (readonly [Handling, string])[] = [
   ],
   [{ about: "user", handler: "deleteMany", own: true }, "sessions.bulkDelete"],
   [{ about: "user", handler: "prune", own: true }, "sessions.pruneOld"],
-  [{ about: "session", handler: "open", paced: true }, "session.resume"],
+  // With scope `read`, the door leaves out all settings: see `viewer.ts`.
+  [{ about: "session", handler: "open", paced: true, scope: "read" }, "session.resume"],
   [{ about: "session", handler: "send", paced: true }, "session.send session.sendMessages"],
   [
     {
@@ -134,38 +142,50 @@ const TABLE: readonly (readonly [Handling, string])[] = [
   ],
   [{ about: "session", handler: "delete" }, "sessions.delete"],
   // SDKs up to 1.0.11, and SDKs for other languages from that time, send `session.destroy` to leave a session.
-  [{ about: "session", handler: "detach", missing: () => ({ success: true }) }, "session.detach session.destroy"],
-  [{ about: "session", handler: "pass", missing: () => ({}) }, "session.getMetadata sessions.getMetadata"],
+  [
+    { about: "session", handler: "detach", scope: "read", missing: () => ({ success: true }) },
+    "session.detach session.destroy",
+  ],
+  [
+    { about: "session", handler: "pass", scope: "read", missing: () => ({}) },
+    "session.getMetadata sessions.getMetadata",
+  ],
   [{ about: "session", handler: "pass", checksOptions: true }, "session.options.update"],
   [
+    { about: "session", handler: "pass", scope: "read" },
+    `session.getMessages session.usage.getMetrics session.gitHubAuth.getStatus session.telemetry.getEngagementId
+    session.visibility.get session.canvas.list session.canvas.listOpen session.model.getCurrent
+    session.model.list session.mode.get session.name.get session.plan.read session.plan.readSqlTodos
+    session.plan.readSqlTodosWithDependencies session.autopilotObjective.getState
+    session.completions.getTriggerCharacters session.agent.list session.agent.getCurrent session.tasks.list
+    session.tasks.getProgress session.tasks.getCurrentPromotable session.skills.list session.skills.getInvoked
+    session.mcp.list session.mcp.listTools session.mcp.isServerRunning session.plugins.list
+    session.extensions.list session.tools.getBuiltinDescriptors session.tools.getCurrentMetadata
+    session.commands.list session.permissions.pendingRequests session.permissions.getMode
+    session.permissions.getAllowAll session.metadata.snapshot session.metadata.getClientMetadata
+    session.metadata.isProcessing session.metadata.activity session.metadata.contextInfo
+    session.metadata.getContextAttribution session.metadata.getContextHeaviestMessages
+    session.history.listRewindPoints session.queue.pendingItems session.schedule.list session.eventLog.read
+    session.eventLog.tail sessions.readPersistedEvents`,
+  ],
+  [
     { about: "session", handler: "pass" },
-    `session.getMessages session.log session.usage.getMetrics session.limitPrediction.predict
-    session.gitHubAuth.getStatus session.telemetry.getEngagementId session.visibility.get session.canvas.list
-    session.canvas.listOpen session.model.getCurrent session.model.switchTo session.model.switchAutoTier
-    session.model.setReasoningEffort session.model.list session.mode.get session.mode.set session.name.get
-    session.name.set session.name.setAuto session.plan.read session.plan.update session.plan.delete
-    session.plan.readSqlTodos session.plan.readSqlTodosWithDependencies session.autopilotObjective.getState
-    session.completions.getTriggerCharacters session.completions.request session.agent.list session.agent.setPrompt
-    session.agent.getCurrent session.agent.select session.agent.deselect session.tasks.list session.tasks.refresh
-    session.tasks.waitForPending session.tasks.getProgress session.tasks.getCurrentPromotable
-    session.tasks.promoteToBackground session.tasks.promoteCurrentToBackground session.tasks.cancel
-    session.tasks.remove session.tasks.register session.tasks.update session.skills.list session.skills.getInvoked
-    session.mcp.list session.mcp.listTools session.mcp.isServerRunning session.mcp.moveLoadingToBackground
-    session.mcp.cancelSamplingExecution session.mcp.oauth.handlePendingRequest session.mcp.oauth.respond
-    session.mcp.headers.handlePendingHeadersRefreshRequest session.plugins.list session.extensions.list
-    session.tools.getBuiltinDescriptors session.tools.taskCompleteEventData session.tools.handlePendingToolCall
-    session.tools.initializeAndValidate session.tools.getCurrentMetadata session.commands.list
+    `session.log session.limitPrediction.predict session.model.switchTo session.model.switchAutoTier
+    session.model.setReasoningEffort session.mode.set session.name.set session.name.setAuto session.plan.update
+    session.plan.delete session.completions.request session.agent.setPrompt session.agent.select
+    session.agent.deselect session.tasks.refresh session.tasks.waitForPending session.tasks.promoteToBackground
+    session.tasks.promoteCurrentToBackground session.tasks.cancel session.tasks.remove session.tasks.register
+    session.tasks.update session.mcp.moveLoadingToBackground session.mcp.cancelSamplingExecution
+    session.mcp.oauth.handlePendingRequest session.mcp.oauth.respond
+    session.mcp.headers.handlePendingHeadersRefreshRequest session.tools.taskCompleteEventData
+    session.tools.handlePendingToolCall session.tools.initializeAndValidate
     session.commands.handlePendingCommand session.commands.respondToQueuedCommand session.ui.elicitation
     session.ui.handlePendingElicitation session.ui.handlePendingUserInput session.ui.handlePendingSampling
     session.ui.handlePendingAutoModeSwitch session.ui.handlePendingSessionLimitsExhausted
-    session.permissions.pendingRequests session.permissions.getMode session.permissions.getAllowAll
-    session.permissions.resetSessionApprovals session.permissions.notifyPromptShown session.metadata.snapshot
-    session.metadata.getClientMetadata session.metadata.updateClientMetadata session.metadata.isProcessing
-    session.metadata.activity session.metadata.contextInfo session.metadata.getContextAttribution
-    session.metadata.getContextHeaviestMessages session.metadata.recomputeContextTokens
-    session.history.listRewindPoints session.history.cancelBackgroundCompaction session.history.abortManualCompaction
-    session.queue.pendingItems session.schedule.list session.eventLog.read session.eventLog.tail
-    session.eventLog.registerInterest session.eventLog.releaseInterest sessions.save sessions.readPersistedEvents`,
+    session.permissions.resetSessionApprovals session.permissions.notifyPromptShown
+    session.metadata.updateClientMetadata session.metadata.recomputeContextTokens
+    session.history.cancelBackgroundCompaction session.history.abortManualCompaction
+    session.eventLog.registerInterest session.eventLog.releaseInterest sessions.save`,
   ],
   [{ about: "session", handler: "pass", permits: true }, "session.permissions.handlePendingPermissionRequest"],
   [{ about: "session", handler: "pass", finish: "keepTools" }, "session.tools.set"],
@@ -252,6 +272,18 @@ const TABLE: readonly (readonly [Handling, string])[] = [
 const METHODS = new Map(TABLE.flatMap(([handling, names]) => names.split(/\s+/).map((name) => [name, handling])));
 
 const UNKNOWN: Handling = { about: "nothing", handler: "refuse" };
+
+/** The kind of action that a method is, for the policy. */
+export function actionOf(handling: Handling): Action {
+  if (handling.about === "nothing") return "read";
+  const { about, handler, own, scope = "use" } = handling;
+  // The door narrows the lists itself.
+  const reachesAll =
+    about === "user"
+      ? own === true || !["pass", "list", "last"].includes(handler)
+      : handling.host === true || handling.finish === "recordFork";
+  return reachesAll ? `${scope}All` : scope;
+}
 
 export function handlingOf(method: string): Handling {
   return METHODS.get(method) ?? UNKNOWN;

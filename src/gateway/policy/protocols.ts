@@ -1,5 +1,5 @@
 import { clientMismatch, runtimeMismatch } from "../../runtime/launch/protocol.js";
-import { handlingOf, isKnownMethod } from "./methods.js";
+import { actionOf, handlingOf, isKnownMethod } from "./methods.js";
 import { whyRefused } from "./refused-methods.js";
 import { APART_OPTIONS, checkOptions, sessionParams } from "./settings.js";
 
@@ -7,6 +7,7 @@ import { APART_OPTIONS, checkOptions, sessionParams } from "./settings.js";
 export interface Protocol {
   readonly version: number;
   readonly handlingOf: typeof handlingOf;
+  readonly actionOf: typeof actionOf;
   readonly isKnownMethod: typeof isKnownMethod;
   readonly whyRefused: typeof whyRefused;
   readonly sessionParams: typeof sessionParams;
@@ -15,7 +16,15 @@ export interface Protocol {
   readonly checkOptions: typeof checkOptions;
 }
 
-const tables = { handlingOf, isKnownMethod, whyRefused, sessionParams, apartOptions: APART_OPTIONS, checkOptions };
+const tables = {
+  handlingOf,
+  actionOf,
+  isKnownMethod,
+  whyRefused,
+  sessionParams,
+  apartOptions: APART_OPTIONS,
+  checkOptions,
+};
 
 /** The protocols by version. The versions are those of `SUPPORTED_VERSIONS` in `runtime/launch/protocol.ts`. */
 export const PROTOCOLS: ReadonlyMap<number, Protocol> = new Map([[3, { version: 3, ...tables }]]);

@@ -44,7 +44,7 @@ export class Incoming implements RpcListener {
   }
 
   #take(link: Link, message: ServerMessage, frame: Frame): void {
-    const { socket, requests, attachments, report } = this.#state;
+    const { socket, requests, attachments, report, identity } = this.#state;
     if (message.kind === "response") {
       requests.answer(link, message, frame);
       return;
@@ -55,8 +55,10 @@ export class Incoming implements RpcListener {
     // If the client now has the session open on another link, drop the messages that this link still sends about the
     // session. Keep `session.lifecycle`, which the runtime sends to every client.
     const isLeft = attachment !== undefined && here === undefined && method !== "session.lifecycle";
-    // On a server that others use too, the client must see only sessions that it opened.
-    const isOthers = !link.own && (here === undefined || isOfAnother(message, here));
+    // On a server that others use too, the client must see only sessions that it opened. The same applies if its identity is
+    // valid for only one of the sessions there.
+    const isNarrow = !link.own || identity.sessionId !== undefined;
+    const isOthers = isNarrow && (here === undefined || isOfAnother(message, here));
     if (isOthers || isLeft) {
       if (message.kind === "request") OpenRequests.decline(link, message.id);
       if (method !== "session.lifecycle")

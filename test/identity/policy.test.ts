@@ -1,0 +1,112 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import { actionOf, handlingOf, knownMethods } from "../../src/gateway/policy/methods.js";
+import { SCOPES, type Scope } from "../../src/identity/identity.js";
+import { type Action, type Decision, decide, permit, type Relation, relationTo } from "../../src/identity/policy.js";
+import { newSessionRecord } from "../../src/model/session.js";
+
+const RELATIONS: readonly Relation[] = ["own", "member", "foreign", "none"];
+
+/** For each action and scope, the decisions for {@link RELATIONS}: a(llowed), h(idden), s(cope is missing). */
+const EXPECTED: Readonly<Record<Action, Readonly<Record<Scope, string>>>> = {
+  read: { read: "aaha", use: "aaha", admin: "aaha" },
+  use: { read: "ssss", use: "aaha", admin: "aaha" },
+  readAll: { read: "aaha", use: "aaha", admin: "aaha" },
+  useAll: { read: "ssss", use: "aaha", admin: "aaha" },
+  manage: { read: "ssss", use: "ssss", admin: "aaaa" },
+};
+
+/** The commands, by the action that they are. Those in `local` touch neither users nor servers. */
+const COMMANDS = {
+  read: "transcript",
+  use: "send resume lock unlock",
+  readAll: "",
+  useAll: "create chat",
+  manage: `connect delete describe doctor drain evict gc list logs ps restart route serve spawn stop top
+    store/migrate token/issue token/list token/revoke`,
+  local: `autocomplete explain help init smoke trust version config/check config/get config/path config/schema
+    config/show deploy/compose deploy/kubernetes deploy/systemd`,
+} as const;
+
+const words = (text: string) => text.split(/\s+/).filter((word) => word !== "");
+
+/** The action of each method of the front door, as `methods.txt` lists it. */
+const LISTED = new Map<string, string>();
+let action = "";
+for (const word of words(readFileSync(new URL("methods.txt", import.meta.url), "utf8"))) {
+  if (word.endsWith(":")) action = word.slice(0, -1);
+  else LISTED.set(word, action);
+}
+
+function expectCells(kind: Action, name: string): void {
+  for (const scope of SCOPES) {
+    for (const [at, relation] of RELATIONS.entries()) {
+      const decision = decide({ user: "alice", scopes: [scope] }, kind, relation);
+      expect(decision[0], `${name} with ${scope}, ${relation}`).toBe(EXPECTED[kind][scope][at]);
+    }
+  }
+}
+
+describe("the policy", () => {
+  const methods = knownMethods().filter((method) => handlingOf(method).handler !== "refuse");
+
+  it("methods.txt has every method of the front door that some client may use, and no other", () => {
+    expect([...LISTED.keys()].sort()).toEqual(methods.sort());
+  });
+
+  it("decides about every method of the front door, for each scope and each kind of session", () => {
+    for (const method of methods) {
+      const kind = actionOf(handlingOf(method));
+      expect(kind, method).toBe(LISTED.get(method));
+      expectCells(kind, method);
+    }
+  });
+
+  it("decides about every command, and the account of the fleet has all scopes", () => {
+    const folder = new URL("../../src/commands/", import.meta.url);
+    const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
+    expect(words(Object.values(COMMANDS).join(" ")).sort()).toEqual(files.map((name) => name.slice(0, -3)).sort());
+    const account = { user: "alice", scopes: SCOPES };
+    for (const kind of Object.keys(EXPECTED) as Action[]) {
+      for (const command of words(COMMANDS[kind])) expectCells(kind, command);
+      expect(RELATIONS.map((relation) => decide(account, kind, relation)[0]).join("")).toBe(EXPECTED[kind].admin);
+    }
+  });
+
+  it("allows nothing without a scope", () => {
+    for (const kind of Object.keys(EXPECTED) as Action[])
+      for (const relation of RELATIONS) expect(decide({ user: "a", scopes: [] }, kind, relation)).toBe("scope");
+  });
+
+  it("limits an identity that is bound to a session to this session, even with the scope admin", () => {
+    const bound = { user: "alice", scopes: SCOPES, sessionId: "one" };
+    const decisions = (kind: Action): Decision[] => RELATIONS.map((relation) => decide(bound, kind, relation));
+    for (const kind of ["read", "use"] as const)
+      expect(decisions(kind)).toEqual(["allowed", "allowed", "hidden", "allowed"]);
+    for (const kind of ["readAll", "useAll", "manage"] as const)
+      expect(decisions(kind)).toEqual(["session", "session", "session", "session"]);
+    const record = (id: string, owner = "alice", members: string[] = []) =>
+      newSessionRecord({ id, owner, members }, { serverId: "s" });
+    expect(relationTo(bound, record("one"))).toBe("own");
+    expect(relationTo(bound, record("one", "bob", ["alice"]))).toBe("member");
+    expect(relationTo(bound, record("one", "bob"))).toBe("foreign");
+    expect(relationTo(bound, record("two"))).toBe("foreign");
+    expect(relationTo(bound, null)).toBe("foreign");
+  });
+
+  it("names the missing scope in the error, and the session of an identity that is bound to one", () => {
+    const reader = { user: "alice", scopes: ["read"] } as const;
+    expect(() => permit(reader, "use", "foreign", "session.send")).toThrow(
+      expect.objectContaining({
+        code: "FLEET_SCOPE_MISSING",
+        exit: 4,
+        message: '"session.send" needs the scope "use". The scopes of this credential: "read".',
+      }),
+    );
+    expect(() => permit({ ...reader, sessionId: "one" }, "readAll", "none", "sessions.getSizes")).toThrow(
+      '"sessions.getSizes" reaches more than session "one", and this credential is valid only for that session.',
+    );
+    expect(permit(reader, "read", "foreign", "session.getMessages")).toBe(false);
+    expect(permit(reader, "read", "member", "session.getMessages")).toBe(true);
+  });
+});
