@@ -89,6 +89,9 @@ function describeValue(
 
 /** The meaning of null, by key. In the other keys that may be null, it means "no limit". */
 const NULLS: Readonly<Record<string, string>> = {
+  "auth.githubApp.appId": "none",
+  "auth.githubApp.installationId": "none",
+  "auth.githubApp.privateKeyFile": "none",
   "auth.githubTokenCommand": "none",
   "auth.githubTokenEnv": "none",
   "auth.githubTokenFile": "none",

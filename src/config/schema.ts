@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { auth } from "./auth.js";
 import { identity } from "./identity.js";
 import { limits, processors } from "./limits.js";
 import * as lists from "./list-rules.js";
@@ -31,12 +32,6 @@ const runtime = v.pipe(
   }),
   v.transform(({ idleTimeout, ...rest }) => ({ ...rest, idleTimeoutMs: idleTimeout })),
 );
-
-const auth = v.strictObject({
-  githubTokenEnv: v.optional(v.nullable(rules.userVariable()), null),
-  githubTokenFile: v.optional(v.nullable(rules.file()), null),
-  githubTokenCommand: v.optional(v.nullable(rules.command()), null),
-});
 
 /** A model service that uses one of the known protocols. */
 export interface RemoteProvider {

@@ -76,6 +76,7 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
   if (runtime.args.some(mayBeSecret)) conceal("runtime.args");
   moveVariable("auth.githubTokenEnv", auth.githubTokenEnv, "auth.githubTokenFile");
   moveFile("auth.githubTokenFile", auth.githubTokenFile);
+  moveFile("auth.githubApp.privateKeyFile", auth.githubApp?.privateKeyFile ?? null);
   for (const key of values.keys()) {
     if (options.without.some((left) => key === left || key.startsWith(`${left}.`))) values.delete(key);
   }

@@ -87,6 +87,9 @@ async function versionOfServe(options: VersionsOptions): Promise<string | null> 
   return supervisor === null ? null : (supervisor.version ?? "unknown");
 }
 
+/** Set all keys, because a configuration file may set them. */
+const NO_APP = { appId: null, installationId: null, privateKeyFile: null };
+
 /**
  * Starts the runtime and asks for its version and its protocol, because a file that exists may still not run. When the signal
  * aborts, ends the runtime first, and then fails.
@@ -97,7 +100,7 @@ export async function askRuntime(
   signal: AbortSignal,
 ): Promise<{ version: string; protocol: number }> {
   // The trial must not use the fleet's tokens.
-  const auth = { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null };
+  const auth = { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null, githubApp: NO_APP };
   return await withTrialFleet({ env, config: { runtime: { path }, auth } }, async (trial) => {
     const { server } = await trial.servers.spawn(TRIAL_USER, { signal });
     const { token } = await trial.clients.connectInfo(TRIAL_USER);

@@ -15,6 +15,8 @@ export type NamedSource =
 /** Where a token comes from. The token itself is never recorded. */
 export type TokenSource =
   | NamedSource
+  /** The GitHub App of `auth.githubApp`. */
+  | { from: "app" }
   /** A program passed the token to the library in memory. Only that program can restart the server. */
   | { from: "caller" };
 

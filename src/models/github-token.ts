@@ -8,11 +8,14 @@ import { readTokenCommand, type TokenContext } from "./token-command.js";
 /** The configured source of the user's token, with the user's id for `{user}`. Null if no source is configured. */
 export function tokenSourceFromConfig(auth: Config["auth"], user: string | null): TokenSource | null {
   const source = configuredSource(auth);
-  return source === null ? null : fillIn(source, user);
+  return source === null || source.from === "app" ? source : fillIn(source, user);
 }
 
+/** A source that needs nothing else from the configuration. */
+export type PlainSource = Exclude<TokenSource, { from: "app" }>;
+
 /** Reads a token, such as a user's GitHub token or one for a front door. No message quotes the token. */
-export async function resolveToken(given: TokenSource, context: TokenContext): Promise<string> {
+export async function resolveToken(given: PlainSource, context: TokenContext): Promise<string> {
   context.signal?.throwIfAborted();
   const source = fillIn(given, context.user);
   const raw = await read(source, context);
@@ -20,7 +23,7 @@ export async function resolveToken(given: TokenSource, context: TokenContext): P
   return checkToken(raw.replace(/\r?\n$/, ""), nameOf(source));
 }
 
-async function read(source: TokenSource, context: TokenContext): Promise<string> {
+async function read(source: PlainSource, context: TokenContext): Promise<string> {
   switch (source.from) {
     case "env": {
       const value = context.env[source.name];
@@ -54,10 +57,11 @@ function configuredSource(auth: Config["auth"]): TokenSource | null {
   if (auth.githubTokenEnv !== null) return { from: "env", name: auth.githubTokenEnv };
   if (auth.githubTokenFile !== null) return { from: "file", path: auth.githubTokenFile };
   if (auth.githubTokenCommand !== null) return { from: "command", command: auth.githubTokenCommand };
+  if (auth.githubApp !== null) return { from: "app" };
   return null;
 }
 
-function fillIn(source: TokenSource, user: string | null): TokenSource {
+function fillIn(source: PlainSource, user: string | null): PlainSource {
   switch (source.from) {
     case "env": {
       const name = fill(source.name, user);
@@ -96,7 +100,7 @@ function fill(template: string, user: string | null): string {
   return template.replaceAll("{user}", () => user);
 }
 
-function nameOf(source: TokenSource): string {
+function nameOf(source: PlainSource): string {
   switch (source.from) {
     case "env":
       return `the environment variable ${source.name}`;

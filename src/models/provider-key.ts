@@ -6,7 +6,7 @@ import type { TokenSource } from "../model/server.js";
 import { KEY, readSecretFile, secretFault } from "./secret.js";
 import { readTokenCommand } from "./token-command.js";
 
-export type KeySource = Exclude<TokenSource, { from: "caller" }>;
+export type KeySource = Exclude<TokenSource, { from: "caller" | "app" }>;
 
 /** How long a key that was read counts as the present one, in milliseconds. */
 const FRESH_MS = { env: 0, file: 1_000, command: 5 * 60_000 };

@@ -147,30 +147,23 @@ export class ModelProvider implements AsyncDisposable {
 
 /** The model provider during one use of a session. The model gateway serves the session until the disposal. */
 export class ModelUse implements Disposable {
-  readonly #provider: Pick<ModelProvider, "of" | "keep">;
-  readonly #sessionId: string;
   readonly #kept: Disposable;
   #isGiven = false;
 
-  constructor(provider: Pick<ModelProvider, "of" | "keep">, sessionId: string) {
-    this.#provider = provider;
-    this.#sessionId = sessionId;
+  constructor(provider: Pick<ModelProvider, "keep">, sessionId: string) {
     this.#kept = provider.keep(sessionId);
   }
 
-  /** The server has got the provider, because this use has loaded the session. */
-  given(): void {
-    this.#isGiven = true;
+  /**
+   * Whether the server has got the provider and the token during this use. Another process may have taken the last turn. Its
+   * model gateway ends with that process, and it may have given the session another token.
+   */
+  get isGiven(): boolean {
+    return this.#isGiven;
   }
 
-  /**
-   * The provider that the server has to get before the prompt of a turn. Null if it has got it during this use. Another
-   * process may have taken the last turn, and its model gateway ends with that process.
-   */
-  async missing(server: ModelUser): Promise<ProviderConfig | null> {
-    if (this.#isGiven) return null;
+  given(): void {
     this.#isGiven = true;
-    return await this.#provider.of(this.#sessionId, server);
   }
 
   [Symbol.dispose](): void {

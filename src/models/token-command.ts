@@ -52,13 +52,19 @@ export async function readTokenCommand(
   try {
     const result = await child;
     signal?.throwIfAborted();
-    if (late) throw failed(kind, command, `has not finished after ${deadlineMs / 1000} s`, result.stderr);
-    if (result.failed) throw failed(kind, command, describeEnd(result), result.stderr);
+    const cause = late || !isExit(result.exitCode) ? new NoAnswer() : undefined;
+    if (late) throw failed(kind, command, `has not finished after ${deadlineMs / 1000} s`, { ...result, cause });
+    if (result.failed) throw failed(kind, command, describeEnd(result), { ...result, cause });
     return result.stdout.split(/\r?\n/, 1)[0] ?? "";
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener("abort", kill);
   }
+}
+
+/** Whether a command has exited by itself. A shell reports a command that a signal ended with a code above 128. */
+function isExit(exitCode: number | undefined): boolean {
+  return exitCode !== undefined && exitCode <= 128;
 }
 
 function describeEnd(result: {
@@ -80,7 +86,15 @@ function killGroup(pid: number): void {
   }
 }
 
-function failed({ word, unavailable }: SecretKind, command: string, what: string, stderr: string): FleetError {
+/** The cause of an error about a command that did not exit by itself. So it did not refuse the secret. */
+export class NoAnswer extends Error {}
+
+function failed(
+  { word, unavailable }: SecretKind,
+  command: string,
+  what: string,
+  { stderr, cause }: { stderr: string; cause: NoAnswer | undefined },
+): FleetError {
   // Redact before shortening, because a token that is cut in two no longer looks like a token.
   const said = redact(stderr)
     .replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\s]+/gu, " ")
@@ -90,6 +104,6 @@ function failed({ word, unavailable }: SecretKind, command: string, what: string
   return new FleetError(
     unavailable,
     `The ${word} command ${quote(redact(command))} ${what}${said === "" ? "" : `: ${said}`}`,
-    { suggestions: [`Run the command by hand. It must print the ${word} on its first line and exit with 0.`] },
+    { cause, suggestions: [`Run the command by hand. It must print the ${word} on its first line and exit with 0.`] },
   );
 }

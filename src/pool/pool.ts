@@ -2,7 +2,7 @@ import { compareText } from "../config/values/text.js";
 import { FleetError, isFleetError, quote, type Suggestion } from "../errors.js";
 import { serverIdOf } from "../model/ids.js";
 import { addUp, counted, type OnProgress } from "../model/progress.js";
-import type { ServerRecord } from "../model/server.js";
+import type { ServerRecord, TokenSource } from "../model/server.js";
 import { abortable, deadline, isTimeout } from "../runtime/deadline.js";
 import { admits, closedBy } from "./admission.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
@@ -13,6 +13,7 @@ import { repairRecords } from "./repair/repair.js";
 import { isBroken, type ServerView, viewServer } from "./server.js";
 import { type SpawnOptions, type StartRequest, type StartResult, startServer } from "./start/start.js";
 import type { PoolContext } from "./start/surroundings.js";
+import { tokenSourceOf } from "./start/token-source.js";
 import { type StopOptions, type Stopped, stopRecorded } from "./stop/stop.js";
 
 const SHARED_START_MS = 30_000;
@@ -86,6 +87,11 @@ export class Pool {
 
   async #startShared(id: string, options: SpawnOptions): Promise<StartResult> {
     return await this.#start({ ...options, id, user: null, isolation: "shared" });
+  }
+
+  /** The source of a server's GitHub token; null if it has none. @throws FleetError as `tokenSourceOf` */
+  tokenSourceOf(server: ServerRecord): TokenSource | null {
+    return tokenSourceOf(this.#context, server);
   }
 
   /** Starts a recorded server again on its home, and on its port if that is still free. */

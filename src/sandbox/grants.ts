@@ -66,7 +66,8 @@ export function grantsOf(
 function hiddenFolders({ stateRoot, config: { auth, provider, storage }, env }: Secrets): string[] {
   const tokens = auth.githubTokenFile?.replace(/[^/]*\{user\}.*$/s, "");
   const key = provider === null || provider.type === "echo" ? null : provider.apiKeyFile;
-  return [stateRoot, dirname(userConfigFile(env)), storage.shared, tokens, key]
+  const appKey = auth.githubApp?.privateKeyFile;
+  return [stateRoot, dirname(userConfigFile(env)), storage.shared, tokens, appKey, key]
     .filter((path) => path != null)
     .map((path) => resolve(path));
 }

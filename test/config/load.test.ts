@@ -22,7 +22,7 @@ describe("defaults", () => {
         ports: { from: 5000, to: 5999 },
         pool: { servers: 1, strategy: "sticky", warm: 0, idleTimeoutMs: null },
         runtime: { path: null, args: [], env: ["HTTPS_PROXY"], idleTimeoutMs: null },
-        auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
+        auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null, githubApp: null },
         provider: null,
         modelGateway: "on",
         session: {
@@ -205,7 +205,24 @@ describe("precedence", () => {
     await using folder = new Folder();
     folder.write(folder.userFile, { auth: { githubTokenEnv: "GH_{user}" } });
     const auth = folder.load({ env: { COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE: "/t/{user}" } }).config.auth;
-    expect(auth).toEqual({ githubTokenEnv: null, githubTokenFile: "/t/{user}", githubTokenCommand: null });
+    expect(auth).toEqual({
+      githubTokenEnv: null,
+      githubTokenFile: "/t/{user}",
+      githubTokenCommand: null,
+      githubApp: null,
+    });
+  });
+
+  it("the keys of an App may come from different sources, and they replace every other source of tokens", async () => {
+    await using folder = new Folder();
+    folder.write(folder.userFile, { auth: { githubApp: { appId: 1, installationId: 2 } } });
+    const env = { COPILOTFLEET_AUTH_GITHUB_APP_PRIVATE_KEY_FILE: "/key" };
+    const app = { appId: 1, installationId: 2, privateKeyFile: "/key" };
+    expect(folder.load({ env }).config.auth.githubApp).toEqual(app);
+    expect(folder.refusal().message).toContain("auth.githubApp.privateKeyFile is not set");
+    folder.write(folder.userFile, { auth: { githubTokenEnv: "GH" } });
+    const { auth } = folder.load({ flags: { auth: { githubApp: app } } }).config;
+    expect(auth).toMatchObject({ githubTokenEnv: null, githubApp: app });
   });
 
   it("relative paths in a file start at the folder of that file, and those in a variable at the working folder", async () => {

@@ -29,6 +29,9 @@ const VALUES: Record<string, unknown[]> = {
   "runtime.idleTimeout": ["0s", "10"],
   "auth.githubTokenFile": ["", 3],
   "auth.githubTokenCommand": [" ", 3],
+  "auth.githubApp.appId": [0, "4711", 1.5],
+  "auth.githubApp.installationId": [-1, "42"],
+  "auth.githubApp.privateKeyFile": ["", 3],
   "session.model": ["", "a b", "a\nb", 5],
   "session.maxActive": [0, -3, "all"],
   "session.approve": ["some", true],
@@ -95,7 +98,7 @@ const CASES = Object.entries(VALUES).flatMap(([name, values]) => values.map((val
 const EXAMPLES = [...keysBelow(keyTree())].filter(({ kind }) => kind !== "section");
 /** Keys that refuse only a blank text. */
 const ACCEPTS_ANY_TEXT =
-  /^(?:runtime\.path|auth\.githubToken(?:File|Command)|provider\.apiKey(?:File|Command)|storage\.shared|serve\.tls\.\w+)$/;
+  /^(?:runtime\.path|auth\.githubToken(?:File|Command)|auth\.githubApp\.privateKeyFile|provider\.apiKey(?:File|Command)|storage\.shared|serve\.tls\.\w+)$/;
 
 describe("a value that is not allowed", () => {
   it.each(CASES)("the error for the value $value of $name lists the allowed values", async ({ name, value }) => {
@@ -145,6 +148,9 @@ describe("a value that is not allowed", () => {
       const tls = { cert: "/a", key: "/b" };
       // Settings without which the key is not allowed, or not used.
       const others: Record<string, object> = {
+        "auth.githubApp.appId": { auth: { githubApp: { installationId: 2, privateKeyFile: "/key" } } },
+        "auth.githubApp.installationId": { auth: { githubApp: { appId: 1, privateKeyFile: "/key" } } },
+        "auth.githubApp.privateKeyFile": { auth: { githubApp: { appId: 1, installationId: 2 } } },
         "provider.baseUrl": {},
         "provider.type": { provider: { baseUrl: "http://m.example" } },
         "provider.apiKeyEnv": { provider: { baseUrl: "http://m.example" } },
@@ -418,6 +424,12 @@ describe("values that do not go together", () => {
       "a second way to get a token",
       { auth: { githubTokenEnv: "A", githubTokenCommand: "b" } },
       "auth.githubTokenEnv and auth.githubTokenCommand are both set",
+      "one source",
+    ],
+    [
+      "an App beside another way to get a token",
+      { auth: { githubTokenEnv: "A", githubApp: { appId: 1, installationId: 2, privateKeyFile: "/key" } } },
+      "auth.githubTokenEnv and auth.githubApp are both set",
       "one source",
     ],
     [

@@ -4,14 +4,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { FleetError } from "../../src/errors.js";
-import type { TokenSource } from "../../src/model/server.js";
-import { resolveToken, tokenSourceFromConfig } from "../../src/models/github-token.js";
+import { type PlainSource, resolveToken, tokenSourceFromConfig } from "../../src/models/github-token.js";
 import { readTokenCommand } from "../../src/models/token-command.js";
 import { refusalOf } from "../config/folder.js";
 import { processesWith, signalAll } from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
-const NONE = { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null };
+const NONE = { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null, githubApp: null };
 const env = { PATH: process.env.PATH };
 let folder: string;
 
@@ -21,7 +20,7 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
 async function refusal(
-  source: TokenSource,
+  source: PlainSource,
   context: { user?: string | null; env?: Record<string, string> } = {},
 ): Promise<FleetError> {
   const error: unknown = await resolveToken(source, { user: "ann", env, ...context }).then(

@@ -26,7 +26,7 @@ function grant({ cwd, bind, runtimePath = "/nowhere/copilot", apiKeyFile }: Gran
   const state = temporaryFolder();
   const home = join(state, "home");
   const config = {
-    auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null },
+    auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null, githubApp: null },
     provider:
       apiKeyFile === undefined
         ? null

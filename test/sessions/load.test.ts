@@ -31,7 +31,13 @@ async function loading({ record, folder, isNew = false, hasOwnFolder = false, is
   for (const name of folder ?? []) writeFileSync(join(path, name), "{}\n");
   const directory = { has: async () => true, assertStorage: async () => undefined } as unknown as HostDirectory;
   const config = { auth: null } as unknown as SessionsContext["config"];
-  const context = { directory, config, env: {}, provider: { of: async () => null } };
+  const context = {
+    directory,
+    config,
+    env: {},
+    provider: { of: async () => null },
+    pool: { tokenSourceOf: () => null },
+  };
   const server = serverRecord("s1", { home });
   const how: Loading["how"][] = [];
   const transport = {

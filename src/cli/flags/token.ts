@@ -1,6 +1,6 @@
 import { resolve } from "node:path";
 import { isFleetError } from "../../errors.js";
-import type { TokenSource } from "../../model/server.js";
+import type { PlainSource } from "../../models/github-token.js";
 import { readVariable, usage, variableName } from "./flags.js";
 
 /** The prefixes of GitHub's tokens (docs.github.com, "GitHub's token formats"), and of the fleet's own tokens. */
@@ -30,7 +30,7 @@ export function tokenSourceFromFlags(
   variable: string | undefined,
   file: string | undefined,
   example = "GITHUB_TOKEN",
-): TokenSource | undefined {
+): PlainSource | undefined {
   if (variable !== undefined && file !== undefined)
     throw usage("--token-env and --token-file cannot be used together.", ["Leave out --token-env or --token-file."]);
   if (TOKEN.test(variable ?? file ?? "")) {

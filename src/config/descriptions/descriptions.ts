@@ -7,7 +7,11 @@ export const SECTIONS: SectionTexts = {
   ports: { meaning: "The ports that servers may use." },
   pool: { meaning: "The servers as a group." },
   runtime: { meaning: "The Copilot program that each server runs." },
-  auth: { meaning: "The source of each user's GitHub token, for GitHub's own models. Set at most one of these keys." },
+  auth: { meaning: "The source of each user's GitHub token, for GitHub's own models. Set at most one source." },
+  "auth.githubApp": {
+    meaning:
+      "A GitHub App whose installation pays for all users. The fleet gets its tokens from GitHub and renews them. Set all three keys.",
+  },
   provider: { meaning: "Your own model service. `null` stands for GitHub's own models." },
   session: { meaning: "Sessions and their turns." },
   "session.infinite": {

@@ -48,6 +48,15 @@ export const OF_SERVERS = {
       "The command that prints the GitHub token. It has 10 s, and gets the user's id as `{user}` and in `COPILOTFLEET_USER`.",
     examples: ["vault read -field=token copilot/{user}", "gh auth token"],
   },
+  "auth.githubApp.appId": { meaning: "The App ID, from the settings of the App.", examples: [123456] },
+  "auth.githubApp.installationId": {
+    meaning: "The number of the App's installation. It ends the address of the installation's page at GitHub.",
+    examples: [7654321],
+  },
+  "auth.githubApp.privateKeyFile": {
+    meaning: "The file with the App's private key (PEM), for its owner alone.",
+    examples: ["/run/secrets/github-app.pem"],
+  },
 
   "provider.type": {
     meaning: "The protocol of the model service, or the built-in echo model, which needs no network.",

@@ -31,6 +31,7 @@ const GUARDED = `
   isolation
   runtime.path runtime.args runtime.env
   auth.githubTokenEnv auth.githubTokenFile auth.githubTokenCommand
+  auth.githubApp.appId auth.githubApp.installationId auth.githubApp.privateKeyFile
   provider provider.baseUrl provider.apiKeyEnv provider.apiKeyFile provider.apiKeyCommand
   session.tools
   sandbox.mode sandbox.binds sandbox.memory sandbox.processes sandbox.openFiles sandbox.cpu sandbox.disk

@@ -99,8 +99,12 @@ function dropReplaced(merged: Map<string, Given>, layer: Layer): void {
   const replaced = type !== undefined && type !== (merged.get("provider.type")?.value ?? "openai");
   if (replaced || layer.has("provider")) removeBelow(merged, "provider");
   if ([...layer.keys()].some((name) => name.startsWith("provider."))) merged.delete("provider");
-  const choosesAuth = [...layer].some(([name, { value }]) => name.startsWith("auth.") && value !== null);
-  if (choosesAuth) removeBelow(merged, "auth");
+  const sets = (start: string) => [...layer].some(([name, { value }]) => name.startsWith(start) && value !== null);
+  if (sets("auth.githubToken")) removeBelow(merged, "auth");
+  // A layer may set only a part of the App, such as the variable with the path of its key.
+  else if (sets("auth.githubApp.")) {
+    for (const name of merged.keys()) if (name.startsWith("auth.githubToken")) merged.delete(name);
+  }
 }
 
 function removeBelow(merged: Map<string, Given>, section: string): void {

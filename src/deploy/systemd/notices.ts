@@ -8,7 +8,8 @@ export function noticesOf(config: Config, settings: Settings, { user }: SystemdO
   const names = [...new Set(settings.secrets.filter(({ perUser }) => !perUser).map(({ name }) => name))];
   const ofUsers = settings.secrets.filter(({ perUser }) => perUser).map(({ name }) => name);
   const enabled = `${hasSocket ? `${NAME}.socket ` : ""}${NAME}.service ${NAME}-gc.timer`;
-  const files = [auth.githubTokenFile, provider?.type === "echo" ? null : (provider?.apiKeyFile ?? null)];
+  const keyFile = provider?.type === "echo" ? null : (provider?.apiKeyFile ?? null);
+  const files = [auth.githubTokenFile, auth.githubApp?.privateKeyFile ?? null, keyFile];
   return [
     `Once the files are in place: systemd-sysusers && systemctl daemon-reload && systemctl enable --now ${enabled}`,
     names.length === 0

@@ -1,7 +1,8 @@
 import type { LoadedConfig } from "../../config/load/load.js";
 import { isFleetError } from "../../errors.js";
 import { limitTexts, PROTECTIONS, separates } from "../../model/sandbox.js";
-import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
+import { tokenSourceFromConfig } from "../../models/github-token.js";
+import { tokensOf } from "../../models/github-tokens.js";
 import { keySourceOf, ProviderKey } from "../../models/provider-key.js";
 import { chooseLimits } from "../../sandbox/limits/limits.js";
 import { reasonsOf, sandboxNow, tryMechanisms } from "../../sandbox/sandbox.js";
@@ -84,7 +85,7 @@ function limitsHold({ config }: LoadedConfig): Finding {
 }
 
 /** Checks that prompts can reach a model. Runs no token command. */
-async function modelAnswers({ config, env, quick }: SettingsContext): Promise<Finding> {
+async function modelAnswers({ config, env, quick, signal }: SettingsContext): Promise<Finding> {
   const { provider, auth } = config;
   try {
     if (provider?.type === "echo") return ok("the built-in echo model");
@@ -101,8 +102,13 @@ async function modelAnswers({ config, env, quick }: SettingsContext): Promise<Fi
         "copilotfleet init # or give one server a token with spawn --token-env VAR",
       );
     }
-    const source = auth.githubTokenEnv?.includes("{user}") === false ? tokenSourceFromConfig(auth, null) : null;
-    if (source !== null) await resolveToken(source, { user: null, env });
+    if (auth.githubApp !== null && quick) return ok("GitHub App from auth.githubApp; --quick does not ask GitHub");
+    const isOfUsers = auth.githubTokenFile !== null || auth.githubTokenCommand !== null;
+    if (!isOfUsers && auth.githubTokenEnv?.includes("{user}") !== true) {
+      const source = tokenSourceFromConfig(auth, null);
+      if (source !== null) await tokensOf(config, env).get(source, { user: null, signal });
+    }
+    if (auth.githubApp !== null) return ok("GitHub App from auth.githubApp; GitHub gave a token");
     return ok(`GitHub token from auth.${setting}; only a prompt shows whether GitHub accepts it`);
   } catch (error) {
     if (!isFleetError(error)) throw error;

@@ -1,6 +1,7 @@
 import { type Frame, ProtocolError } from "../../runtime/wire/frames.js";
 import type { RpcListener } from "../../runtime/wire/rpc-client.js";
 import type { ServerMessage } from "../../runtime/wire/server-message.js";
+import { forgetToken } from "../../sessions/use/session-token.js";
 import { decidesOnTools, withoutApproval } from "../policy/reach.js";
 import type { Attachment, ClientState } from "../state/client-state.js";
 import { describe } from "../state/door/report.js";
@@ -8,6 +9,8 @@ import type { Link } from "../state/links.js";
 import { loseLink } from "../state/lost-link.js";
 import { OpenRequests } from "../state/open-requests.js";
 import { endsTurn, eventIn, promptIn } from "../wire/events.js";
+
+const UNAUTHORIZED = 401;
 
 /** Takes the messages that arrive over one link, and passes on those that the client may see. */
 export class Incoming implements RpcListener {
@@ -95,9 +98,14 @@ export class Incoming implements RpcListener {
       case "assistant.turn_start":
         attachment.inTurn = true;
         break;
-      case "session.error":
-        ends.error(sessionId, raw, { message: String(eventIn(body).data?.message), isJudged });
+      case "session.error": {
+        const { message, statusCode } = eventIn(body).data ?? {};
+        const use = turns.get(sessionId)?.use;
+        // The next turn reads the token again.
+        if (statusCode === UNAUTHORIZED && use !== undefined) forgetToken(door.sessions.context, use);
+        ends.error(sessionId, raw, { message: String(message), isJudged });
         return;
+      }
       case "session.idle": {
         const isLast = endsTurn(body);
         if (isLast) {

@@ -6,6 +6,8 @@ import { isInTurn } from "../../runtime/client/activity.js";
 import { deadline, pause } from "../../runtime/deadline.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
+import { missingAccess } from "../../sessions/use/load.js";
+import { assertAccepted, credentialsOf } from "../../sessions/use/session-token.js";
 import type { SessionUse, UseRequest } from "../../sessions/use/use-session.js";
 import { bringsCredentials } from "../policy/credentials.js";
 import { OPEN_MS } from "../routing/opener.js";
@@ -89,17 +91,22 @@ export async function prepare(state: ClientState, turn: Turn, link: ServerLink):
 }
 
 /**
- * Gives the server the model provider for a turn, unless the client brought credentials of its own. If the server does not
+ * Gives the server what the model needs for a turn, unless the client brought credentials of its own. If the server does not
  * have the session in memory, does nothing, because the prompt gets the same answer and is then repeated.
  */
-async function provideModel({ attachments }: ClientState, { use, record }: Turn, { upstream }: ServerLink) {
+async function provideModel({ attachments, door, gone }: ClientState, { use, record }: Turn, { upstream }: ServerLink) {
   const sessionId = record.id;
+  const { context } = door.sessions;
   if (use === undefined || bringsCredentials(attachments.get(sessionId)?.asked ?? {})) return;
-  const provider = await use.model.missing(use.server);
-  if (provider === null) return;
-  await upstream.ask("session.options.update", { sessionId, provider }).catch((error: unknown) => {
-    if (!(error instanceof RpcError) && !upstream.closed) throw error;
-  });
+  const { provider, gitHubToken } = await missingAccess(context, use, gone);
+  const ask = async (method: string, params: object) =>
+    await upstream.ask(method, { sessionId, ...params }).catch((error: unknown) => {
+      if (!(error instanceof RpcError) && !upstream.closed) throw error;
+    });
+  if (provider !== null) await ask("session.options.update", { provider });
+  if (gitHubToken !== null)
+    assertAccepted(context, use, await ask("session.gitHubAuth.setCredentials", credentialsOf(context, gitHubToken)));
+  use.model.given();
 }
 
 /** Records what `resend.ts` needs to find out whether the server had begun the prompt. Call it right before the write. */

@@ -51,7 +51,7 @@ export async function recycleServer(context: PoolContext, id: string, options: R
   const runtimePath = findRuntime(config.runtime.path, context.env).path;
   const known = (await store.registry.read()).servers[id];
   if (known === undefined || !isRunning(known)) return { kind: "unavailable" };
-  const token = await githubToken(context.env, known, tokenSourceOf(context, known), options.signal);
+  const token = await githubToken(context, known, tokenSourceOf(context, known), options.signal);
   const sandbox = await sandboxOf(context, { ...known, runtimePath });
   const launchId = randomUUID();
   using held = new HeldClaim();

@@ -5,7 +5,7 @@ import { FleetError, isFleetError, option, quote } from "../../errors.js";
 import type { Registry } from "../../model/registry.js";
 import { sandboxReport } from "../../model/sandbox.js";
 import type { Replacement, ServerRecord, TokenSource } from "../../model/server.js";
-import { resolveToken } from "../../models/github-token.js";
+import { tokensOf } from "../../models/github-tokens.js";
 import { ensureNote } from "../../runtime/files/host-note.js";
 import { createServerFolder, homeOf, writeConnectionToken } from "../../runtime/files/server-folder.js";
 import type { Launch } from "../../runtime/launch/environment.js";
@@ -81,7 +81,7 @@ export async function startServer(context: PoolContext, request: StartRequest): 
   });
   let token: Promise<string | null> | undefined;
   const readToken = async (server: ServerRecord) => {
-    token ??= githubToken(env, request, request.token ?? tokenSourceOf(context, server), signal);
+    token ??= githubToken(context, request, request.token ?? tokenSourceOf(context, server), signal);
     return await token;
   };
   if (known === undefined || !isRunning(known)) await readToken(known ?? fresh);
@@ -257,14 +257,14 @@ function recordOfLaunch(registry: Registry, id: string, launchId: string): Serve
 }
 
 export async function githubToken(
-  env: NodeJS.ProcessEnv,
+  { config, env }: Pick<PoolContext, "config" | "env">,
   { user, tokenValue }: Pick<StartRequest, "user" | "tokenValue">,
   source: TokenSource | null,
   signal: AbortSignal,
 ): Promise<string | null> {
   if (source === null) return null;
   if (tokenValue !== undefined) return tokenValue;
-  return await resolveToken(source, { user, env, signal });
+  return await tokensOf(config, env).get(source, { user, signal });
 }
 
 /** Refuses settings that differ from those of the running server. */

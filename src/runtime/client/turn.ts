@@ -172,7 +172,7 @@ class SentPrompt {
         else void this.#endUnlessAtWork();
         break;
       case "session.error":
-        this.#failure = turnFailed(this.#session.sessionId, `The turn failed: ${event.data.message}`);
+        this.#failure = failureOf(this.#session.sessionId, event.data);
         if (this.#begun) this.#end({ kind: "failed", error: this.#failure });
         break;
     }
@@ -220,6 +220,16 @@ async function asTurnError(error: unknown, sessionId: string, closed: Promise<vo
   if (gone) return serverLost(sessionId, error);
   const reason = error instanceof Error ? error.message : String(error);
   return turnFailed(sessionId, `The prompt was not accepted: ${reason}`, error);
+}
+
+const UNAUTHORIZED = 401;
+
+function failureOf(sessionId: string, { message, statusCode }: { message: string; statusCode?: number }): FleetError {
+  if (statusCode !== UNAUTHORIZED) return turnFailed(sessionId, `The turn failed: ${message}`);
+  const refused = `The turn failed, because the model service refused the credential: ${message}`;
+  return new FleetError("FLEET_CREDENTIAL_REFUSED", refused, {
+    suggestions: ["copilotfleet doctor", `copilotfleet send ${sessionId} TEXT --user USER # with a new token or key`],
+  });
 }
 
 function turnFailed(sessionId: string, message: string, cause?: unknown): FleetError {

@@ -3,22 +3,24 @@ import type { Config } from "../../config/schema.js";
 import { sessionMoved } from "../../hosts/problems.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
-import { resolveToken, tokenSourceFromConfig } from "../../models/github-token.js";
+import { tokenSourceFromConfig } from "../../models/github-token.js";
 import type { ModelUse } from "../../models/provider.js";
 import { isLoadedBy, readSessionFolder } from "../../runtime/history/session-state.js";
 import type { SessionsContext } from "../context.js";
 import { noteOpened } from "../memory/eviction.js";
 import { modelUnconfigured, sessionLost } from "../problems.js";
+import { sessionToken, tokenRefused } from "./session-token.js";
 import type { SessionUse } from "./use-session.js";
 
 type LoadContext = Pick<SessionsContext, "config" | "env" | "directory"> & {
   provider: Pick<SessionsContext["provider"], "of">;
+  pool: Pick<SessionsContext["pool"], "tokenSourceOf">;
 };
 
 /** The credentials that the fleet adds to a session, so that its model can be used. */
 interface ModelAccess {
   provider: ProviderConfig | null;
-  /** The GitHub token of the session's owner, on a server that many users share. */
+  /** The GitHub token of the session's owner; null if the server has it for all of its sessions. */
   gitHubToken: string | null;
 }
 
@@ -71,15 +73,29 @@ export async function load<T>(
     model.given();
     return opened;
   };
+  const refusal = (error: unknown) =>
+    access.gitHubToken !== null && isTokenRefusal(error) ? tokenRefused(context, { record, server }, error) : error;
   try {
     return await loadBy(how);
   } catch (error) {
     // The session may have to be created after all. `howToLoad` does not notice this if a client chose the session's
     // folder, or if the last client has left the session since.
     const isUnsaved = transport.hasOwnFolder === true || !hasHistory(record, server);
-    if (how === "create" || !isUnloaded(error) || record.turns > 0 || !isUnsaved) throw error;
-    return await loadBy("create");
+    if (how === "create" || !isUnloaded(error) || record.turns > 0 || !isUnsaved) throw refusal(error);
+    return await loadBy("create").catch((again: unknown) => {
+      throw refusal(again);
+    });
   }
+}
+
+/** The credentials that the server has to get before the prompt of a turn. Null if it has got them in this use. */
+export async function missingAccess(
+  context: LoadContext,
+  { record, server, model }: Pick<SessionUse, "record" | "server" | "model">,
+  signal: AbortSignal,
+): Promise<ModelAccess> {
+  if (model.isGiven) return { provider: null, gitHubToken: null };
+  return await modelAccess(context, record, server, signal);
 }
 
 /** Sets the sandbox of the tools in a session that is being opened. The SDK has no option for it. */
@@ -99,6 +115,13 @@ export async function withToolSandbox(
 /** Whether the runtime refused a request because it does not have the session in memory, or does not find the session. */
 export function isUnloaded(error: unknown): boolean {
   return error instanceof Error && /session not found/i.test(error.message);
+}
+
+/** Whether the runtime refused to open a session because GitHub did not accept its token (as of 1.0.85 and 1.0.102). */
+function isTokenRefusal(error: unknown): boolean {
+  return (
+    error instanceof Error && /authentication failed: Failed to fetch Copilot user info: 40[134]/.test(error.message)
+  );
 }
 
 function isLoaded({ id }: SessionRecord, { home, process }: ServerRecord): boolean {
@@ -139,14 +162,13 @@ export async function assertModel(
 }
 
 async function modelAccess(
-  { config, env, provider: model }: LoadContext,
-  { id, owner }: SessionRecord,
+  context: LoadContext,
+  record: SessionRecord,
   server: ServerRecord,
   signal: AbortSignal,
 ): Promise<ModelAccess> {
-  const provider = await model.of(id, server);
+  const provider = await context.provider.of(record.id, server);
   // The runtime accepts a token or a provider for a session, but not both.
-  const source = server.isolation === "shared" && provider === null ? tokenSourceFromConfig(config.auth, owner) : null;
-  const gitHubToken = source === null ? null : await resolveToken(source, { user: owner, env, signal });
+  const gitHubToken = provider === null ? await sessionToken(context, { record, server }, signal) : null;
   return { provider, gitHubToken };
 }

@@ -13,9 +13,10 @@ import { recordFor } from "../find.js";
 import { explained, sessionNotFound, turnCut } from "../problems.js";
 import type { Sessions } from "../sessions.js";
 import type { SessionView } from "../view.js";
-import { isUnloaded, type Loading, type Transport, withToolSandbox } from "./load.js";
+import { isUnloaded, type Loading, missingAccess, type Transport, withToolSandbox } from "./load.js";
 import { type AttachedSession, OpenSession, type Prompt, permissions, type SendOptions } from "./open-session.js";
 import { isStopped } from "./server.js";
+import { assertAccepted, credentialsOf, forgetToken } from "./session-token.js";
 import { type SessionUse, useSession } from "./use-session.js";
 
 interface LocalAttached extends AttachedSession {
@@ -129,6 +130,9 @@ export class LocalSession extends OpenSession<LocalAttached> {
 
   /** The error of a turn. A server that a command stops only closes its connections. */
   async #reasonFor(error: unknown): Promise<unknown> {
+    if (isFleetError(error, "FLEET_CREDENTIAL_REFUSED")) {
+      forgetToken(this.context, { record: this.record, server: this.attached.server });
+    }
     if (!isFleetError(error, "FLEET_SERVER_LOST")) return error;
     const isCut = await isStopped(this.context, this.attached.server).catch(() => false);
     return isCut ? turnCut(this.record.id, error) : error;
@@ -206,12 +210,18 @@ class SdkTransport implements Transport<LocalAttached> {
     return { session: opened, closed: connection.closed, connection, server };
   }
 
-  /** Gives the server the model provider for a turn, unless the caller brought a provider or a token of its own. */
+  /** Gives the server what the model needs for a turn, unless the caller brought a provider or a token of its own. */
   async provide(use: SessionUse, { session, connection }: LocalAttached, signal: AbortSignal): Promise<void> {
     const { provider, providers, gitHubToken } = this.#options.session ?? {};
     if ((provider ?? providers ?? gitHubToken) !== undefined) return;
-    const missing = await use.model.missing(use.server);
+    const { context } = this.#sessions;
+    const { provider: missing, gitHubToken: token } = await missingAccess(context, use, signal);
     if (missing !== null) await answer(session.rpc.options.update({ provider: missing }), connection, signal);
+    if (token !== null) {
+      const given = session.rpc.gitHubAuth.setCredentials(credentialsOf(context, token));
+      assertAccepted(context, use, await answer(given, connection, signal));
+    }
+    use.model.given();
   }
 }
 

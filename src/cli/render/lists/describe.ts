@@ -200,7 +200,13 @@ function stateOf({ state, away }: ServerView, { isBeingReplaced }: ServerFacts):
 function tokenSource({ gitHubToken }: ServerFacts): string | null {
   if (gitHubToken === null) return null;
   const { from, name } = gitHubToken;
-  const of = { env: "variable", file: "file", command: "command", caller: "program that uses the library" };
+  const of = {
+    env: "variable",
+    file: "file",
+    command: "command",
+    caller: "program that uses the library",
+    app: "GitHub App",
+  };
   return name === null ? `from a ${of[from]}` : `from the ${of[from]} ${printable(name)}`;
 }
 

@@ -1,0 +1,81 @@
+import { FleetError, quote } from "../../errors.js";
+import type { ServerRecord, TokenSource } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
+import { tokenSourceFromConfig } from "../../models/github-token.js";
+import { tokensOf } from "../../models/github-tokens.js";
+import type { SessionsContext } from "../context.js";
+
+/*
+ * The GitHub tokens of sessions. A running server cannot get another token of its own, and a turn keeps the token with which
+ * it began. Opening a session without a token gives it the server's (all measured with 1.0.85 and 1.0.102). So each session
+ * gets its token when it is opened, and again before each turn.
+ */
+
+type TokenContext = Pick<SessionsContext, "config" | "env"> & { pool: Pick<SessionsContext["pool"], "tokenSourceOf"> };
+
+/** A session, and the server on which it is open. */
+interface TokenUser {
+  record: SessionRecord;
+  server: ServerRecord;
+}
+
+/**
+ * The GitHub token with which a session's next turn has to run. Null if a provider answers, or if the server's own token does
+ * not change while it runs.
+ *
+ * @throws FleetError as `GitHubTokens.get`. The turn must then not run, because the server may have another token.
+ */
+export async function sessionToken(
+  context: TokenContext,
+  user: TokenUser,
+  signal: AbortSignal,
+): Promise<string | null> {
+  const { config, env } = context;
+  const source = sourceOf(context, user);
+  return source === null ? null : await tokensOf(config, env).get(source, { user: user.record.owner, signal });
+}
+
+function sourceOf({ config, pool }: TokenContext, { record, server }: TokenUser): TokenSource | null {
+  if (config.provider !== null) return null;
+  if (server.isolation === "shared") return tokenSourceFromConfig(config.auth, record.owner);
+  const source = pool.tokenSourceOf(server);
+  return source === null || source.from === "env" || source.from === "caller" ? null : source;
+}
+
+/** Call it when GitHub has refused a session's token. The next turn then reads the token's source again. */
+export function forgetToken(context: TokenContext, user: TokenUser): void {
+  const source = sourceOf(context, user);
+  if (source !== null) tokensOf(context.config, context.env).forget(source, user.record.owner);
+}
+
+/** @param cause the refusal of the server, if it is not an answer */
+export function tokenRefused(context: TokenContext, user: TokenUser, cause?: unknown): FleetError {
+  forgetToken(context, user);
+  const message = `GitHub did not accept the token of ${quote(user.record.owner)} for the use of Copilot.`;
+  return new FleetError("FLEET_CREDENTIAL_REFUSED", message, {
+    cause,
+    suggestions: ["Put a new token into its source. The next turn uses it.", "copilotfleet doctor"],
+  });
+}
+
+/**
+ * Checks the server's answer to `session.gitHubAuth.setCredentials`. The server takes any token, and reports whether GitHub
+ * knows it.
+ *
+ * @throws FleetError `FLEET_CREDENTIAL_REFUSED`
+ */
+export function assertAccepted(context: TokenContext, user: TokenUser, answer: unknown): void {
+  if ((answer as { copilotUserResolved?: unknown } | undefined)?.copilotUserResolved === false)
+    throw tokenRefused(context, user);
+}
+
+/** The parameters of `session.gitHubAuth.setCredentials`. */
+export function credentialsOf(
+  { config, env }: Pick<TokenContext, "config" | "env">,
+  token: string,
+): { credentials: { type: "token"; host: string; token: string } } {
+  const [host = "github.com"] = ["COPILOT_GH_HOST", "GH_HOST"]
+    .filter((name) => config.runtime.env.includes(name))
+    .flatMap((name) => env[name] ?? []);
+  return { credentials: { type: "token", host: host.includes("://") ? host : `https://${host}`, token } };
+}

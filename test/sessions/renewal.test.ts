@@ -1,0 +1,193 @@
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, describe, expect, it, vi } from "vitest";
+import { isFleetError } from "../../src/errors.js";
+import { FakeGitHub } from "../fixtures/models/fake-github.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+import { DoorFleet } from "../gateway/harness.js";
+
+/** The lifetime of the App's tokens in these tests. */
+const LIFETIME_MS = 5_000;
+const STEP_MS = 1_500;
+
+type Auth = Record<string, unknown>;
+
+/** A fleet whose sessions use the fake GitHub. */
+async function openFleet(github: FakeGitHub, auth: Auth, more: object = {}): Promise<DoorFleet> {
+  return await DoorFleet.open({
+    env: github.env,
+    config: { provider: null, auth, session: { model: "gpt-5" }, ...more } as never,
+  });
+}
+
+/** A folder for files with secrets, which is removed with the test. */
+class Secrets implements AsyncDisposable {
+  readonly #folder = mkdtempSync(join(tmpdir(), "fleet-renewal-"));
+
+  put(name: string, secret: string): string {
+    const path = join(this.#folder, name);
+    writeFileSync(path, secret, { mode: 0o600 });
+    return path;
+  }
+
+  remove(name: string): void {
+    rmSync(join(this.#folder, name));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await removeFolder(this.#folder);
+  }
+}
+
+function appOf(github: FakeGitHub, secrets: Secrets): Auth {
+  const { appId, installationId, key } = github;
+  return { githubApp: { appId, installationId, privateKeyFile: secrets.put("app.pem", key) } };
+}
+
+async function refusalOf(turn: Promise<unknown>) {
+  const error: unknown = await turn.then(
+    (reply) => expect.fail(`the turn was answered: ${JSON.stringify(reply)}`),
+    (reason: unknown) => reason,
+  );
+  if (!isFleetError(error)) throw error;
+  return error;
+}
+
+afterEach(() => void vi.useRealTimers());
+
+describe("the tokens of a GitHub App", () => {
+  it.each(["per-user", "shared"] as const)(
+    "a session of a %s server takes its turns over three lifetimes of its token",
+    async (isolation) => {
+      vi.useFakeTimers({ toFake: ["Date"] });
+      await using github = await FakeGitHub.start({ lifetimeMs: LIFETIME_MS });
+      await using secrets = new Secrets();
+      await using at = await openFleet(github, appOf(github, secrets), { isolation });
+      const session = await at.fleet.sessions.create({ user: "ann" });
+      const client = await at.client("ann");
+      const other = await client.createSession({ onPermissionRequest: () => ({ kind: "reject" }) });
+      const [{ pid } = { pid: null }] = await at.fleet.servers();
+      for (let ms = 0; ms <= 3 * LIFETIME_MS; ms += STEP_MS) {
+        const { text } = await at.fleet.sessions.send(session, `at ${ms}`);
+        expect(text).toMatch(new RegExp(`^by ghs_minted\\d+: at ${ms}$`));
+        const answer = await other.sendAndWait({ prompt: `door at ${ms}` });
+        expect(answer?.data.content).toMatch(new RegExp(`^by ghs_minted\\d+: door at ${ms}$`));
+        vi.advanceTimersByTime(STEP_MS);
+      }
+      expect(github.asked.every(({ status }) => status === 200)).toBe(true);
+      expect(new Set(github.asked.map(({ token }) => token)).size).toBeGreaterThanOrEqual(4);
+      const [{ pid: now } = { pid: null }] = await at.fleet.servers();
+      expect(now).toBe(pid);
+    },
+  );
+
+  it("after GitHub suspended the App, the next turn is refused, by the command as at the front door, and runs with no token", async () => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    await using github = await FakeGitHub.start({ lifetimeMs: LIFETIME_MS });
+    await using secrets = new Secrets();
+    await using at = await openFleet(github, appOf(github, secrets));
+    const session = await at.fleet.sessions.create({ user: "ann" });
+    const client = await at.client("ann");
+    const other = await client.createSession({ onPermissionRequest: () => ({ kind: "reject" }) });
+    await at.fleet.sessions.send(session, "one");
+    await other.sendAndWait({ prompt: "one" });
+    github.mintStatus = 403;
+    vi.advanceTimersByTime(LIFETIME_MS);
+    const before = github.asked.length;
+    const refusal = await refusalOf(at.fleet.sessions.send(session, "two"));
+    expect(refusal).toMatchObject({ code: "FLEET_CREDENTIAL_REFUSED", exit: 3 });
+    expect(refusal.message).toContain("403");
+    await expect(other.sendAndWait({ prompt: "two" })).rejects.toThrow("GitHub refuses a token to installation 42");
+    expect(github.asked).toHaveLength(before);
+    github.mintStatus = undefined;
+    vi.advanceTimersByTime(LIFETIME_MS);
+    expect((await at.fleet.sessions.send(session, "three")).text).toContain("three");
+    expect((await other.sendAndWait({ prompt: "three" }))?.data.content).toContain("three");
+  });
+
+  it("after GitHub revoked a token before its end, one turn is refused, and the next one gets a new token", async () => {
+    await using github = await FakeGitHub.start();
+    await using secrets = new Secrets();
+    await using at = await openFleet(github, appOf(github, secrets));
+    const session = await at.fleet.sessions.create({ user: "ann" });
+    const client = await at.client("ann");
+    const other = await client.createSession({ onPermissionRequest: () => ({ kind: "reject" }) });
+    await at.fleet.sessions.send(session, "one");
+    github.revokeAll();
+    expect(await refusalOf(at.fleet.sessions.send(session, "two"))).toMatchObject({ code: "FLEET_CREDENTIAL_REFUSED" });
+    expect((await at.fleet.sessions.send(session, "three")).text).toBe("by ghs_minted2: three");
+    github.revokeAll();
+    await expect(other.sendAndWait({ prompt: "four" })).rejects.toThrow("credentials may be expired");
+    expect((await other.sendAndWait({ prompt: "five" }))?.data.content).toBe("by ghs_minted3: five");
+  });
+});
+
+describe("a user's token", () => {
+  it("a new token in the file is used by the next turn of an open session, on the same server", async () => {
+    await using github = await FakeGitHub.start();
+    await using secrets = new Secrets();
+    const path = secrets.put("ann", github.accept("gho_one"));
+    await using at = await openFleet(github, { githubTokenFile: path.replace(/ann$/, "{user}") });
+    const session = await at.fleet.sessions.create({ user: "ann" });
+    const client = await at.client("ann");
+    const other = await client.createSession({ onPermissionRequest: () => ({ kind: "reject" }) });
+    const { pid } = await at.serverOf("ann");
+    expect((await at.fleet.sessions.send(session, "a")).text).toBe("by gho_one: a");
+    expect((await other.sendAndWait({ prompt: "a" }))?.data.content).toBe("by gho_one: a");
+    secrets.put("ann", github.accept("gho_two"));
+    github.revoke("gho_one");
+    expect((await at.fleet.sessions.send(session, "b")).text).toBe("by gho_two: b");
+    expect((await other.sendAndWait({ prompt: "b" }))?.data.content).toBe("by gho_two: b");
+    expect((await at.serverOf("ann")).pid).toBe(pid);
+  });
+
+  it("when the file is gone or its token is refused, the turn is refused and no other token is used", async () => {
+    await using github = await FakeGitHub.start();
+    await using secrets = new Secrets();
+    const path = secrets.put("ann", github.accept("gho_one"));
+    await using at = await openFleet(github, { githubTokenFile: path });
+    const session = await at.fleet.sessions.create({ user: "ann" });
+    const client = await at.client("ann");
+    const other = await client.createSession({ onPermissionRequest: () => ({ kind: "reject" }) });
+    await at.fleet.sessions.send(session, "a");
+    await other.sendAndWait({ prompt: "a" });
+    const before = github.asked.length;
+    secrets.remove("ann");
+    expect(await refusalOf(at.fleet.sessions.send(session, "b"))).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE" });
+    await expect(other.sendAndWait({ prompt: "b" })).rejects.toThrow("does not exist");
+    secrets.put("ann", "gho_unknown");
+    expect(await refusalOf(at.fleet.sessions.send(session, "c"))).toMatchObject({ code: "FLEET_CREDENTIAL_REFUSED" });
+    await expect(other.sendAndWait({ prompt: "c" })).rejects.toThrow("did not accept the token");
+    expect(await refusalOf(at.fleet.sessions.create({ user: "ann" }))).toMatchObject({
+      code: "FLEET_CREDENTIAL_REFUSED",
+    });
+    // The server still has the first token, which GitHub accepts.
+    expect(github.asked).toHaveLength(before);
+    secrets.put("ann", "gho_one");
+    expect((await at.fleet.sessions.send(session, "d")).text).toBe("by gho_one: d");
+  });
+
+  it("a command that fails refuses the turn, and one that does not answer leaves the last token", async () => {
+    await using github = await FakeGitHub.start();
+    await using secrets = new Secrets();
+    const script = secrets.put("script", `echo ${github.accept("gho_one")}`);
+    chmodSync(script, 0o700);
+    await using at = await openFleet(github, { githubTokenCommand: `sh ${script}` });
+    vi.useFakeTimers({ toFake: ["performance"] });
+    const session = await at.fleet.sessions.create({ user: "ann" });
+    const turn = async (prompt: string) => {
+      vi.advanceTimersByTime(1_000);
+      return await at.fleet.sessions.send(session, prompt);
+    };
+    expect((await turn("a")).text).toBe("by gho_one: a");
+    secrets.put("script", `echo ${github.accept("gho_two")}`);
+    expect((await turn("b")).text).toBe("by gho_two: b");
+    secrets.put("script", "kill -9 $$");
+    expect((await turn("c")).text).toBe("by gho_two: c");
+    secrets.put("script", "echo no >&2; exit 1");
+    const before = github.asked.length;
+    expect(await refusalOf(turn("d"))).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE" });
+    expect(github.asked).toHaveLength(before);
+  });
+});
