@@ -13,14 +13,14 @@ const DAMAGES: [string, Damage][] = [
   ["cut in half", async (path) => truncate(path, Math.floor((await stat(path)).size / 2))],
   ["short of its last byte", async (path) => truncate(path, (await stat(path)).size - 1)],
   ["all zero bytes", async (path) => writeFile(path, Buffer.alloc((await stat(path)).size))],
-  ["one bit off in the data", (path) => flipBit(path, 0.7)],
-  ["one bit off in the header", (path) => flipBit(path, 0.01)],
+  ["one bit off in the data", async (path) => flipBit(path, Math.floor((await stat(path)).size * 0.7))],
+  // Not in the number of the schema, because a larger number stands for a newer version.
+  ["one bit off in the header", (path) => flipBit(path, '{"schema":1,"'.length)],
   ["replaced by other JSON", (path) => writeFile(path, "[]\n[]\n")],
 ];
 
-async function flipBit(path: string, where: number): Promise<void> {
+async function flipBit(path: string, at: number): Promise<void> {
   const bytes = await readFile(path);
-  const at = Math.floor(bytes.length * where);
   bytes[at] = (bytes[at] ?? 0) ^ 0x04;
   await writeFile(path, bytes);
 }
