@@ -200,6 +200,7 @@ describe("the source", () => {
     for (const file of importers(/^jose$/, { types: true })) expect(file).toMatch(/^identity\/jwt\//);
     expect(importers(/^jose$/, { types: false, lazy: false })).toEqual([]);
     // A front door loads what verifies JSON Web Tokens when a client first shows one.
+    expect(importers(/^identity\/github\/github-sign-on\.ts$/, { types: false, lazy: false })).toEqual([]);
     expect(importers(/^identity\/jwt\/jwt-sign-on\.ts$/, { types: false, lazy: false })).toEqual([]);
     for (const file of importers(/^(kubernetes-models\/|yaml$)/, { types: true })) expect(file).toMatch(/^deploy\//);
     // This is a development dependency. The source uses only its types, and the tests validate against its schemas.

@@ -16,6 +16,7 @@ const FIRST_FREE_PORT = 1024;
 const CHECKS = [
   checkPorts,
   checkAuth,
+  checkGitHub,
   checkProvider,
   checkTools,
   checkSandbox,
@@ -95,6 +96,16 @@ function checkAuth({ auth }: Config, origins: Map<string, Origin>): void {
   if (named.length < 2) return;
   const names = named.map(([part]) => `auth.${part}`);
   throw conflict(names, [`${names.join(" and ")} are both set`, "one source for the token"], origins);
+}
+
+/** Refuses two sources of the GitHub token of one user. */
+function checkGitHub({ identity, auth }: Config, origins: Map<string, Origin>): void {
+  const { api } = identity.github;
+  const names = Object.entries(auth).flatMap(([part, value]) => (value === null ? [] : [`auth.${part}`]));
+  if (api === null || names.length === 0) return;
+  const problem = `identity.github.api and ${names.join(" and ")} are both set`;
+  const allowed = "one of them, because sessions of users who sign on with GitHub run with their own tokens";
+  throw conflict(["identity.github.api", ...names], [problem, allowed], origins);
 }
 
 function checkProvider({ provider }: Config, origins: Map<string, Origin>): void {

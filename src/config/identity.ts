@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import * as lists from "./list-rules.js";
 import * as rules from "./rules.js";
 import { ALLOWED_SAFE_URL, isSafeUrl } from "./safe-url.js";
 
@@ -81,6 +82,15 @@ export const identity = v.pipe(
         v.metadata({ allowed: ALLOWED_ISSUERS, json: true, kind: "list of issuers" }),
       ),
       [],
+    ),
+    github: v.optional(
+      v.strictObject({
+        // The address of GitHub's API. If null, GitHub tokens are refused.
+        api: v.optional(v.nullable(v.pipe(safeUrl(), v.metadata({ allowed: ALLOWED_SAFE_URL, kind: "URL" }))), null),
+        // Users must be active members of one of these. If empty, every account on GitHub may sign on.
+        organizations: v.optional(lists.organizations(), []),
+      }),
+      {},
     ),
   }),
   v.transform(({ tokenTtl, ...rest }) => ({ ...rest, tokenTtlMs: tokenTtl })),

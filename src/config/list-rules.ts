@@ -46,6 +46,12 @@ export const binds = () =>
 /** The names and addresses that servers may reach. */
 export const networkRules = () => list(ALLOWED_NETWORK_RULES, networkRuleFault);
 
+/** Names of organizations on GitHub. */
+export const organizations = () =>
+  list('a list of names of organizations on GitHub, such as ["acme"]', (name) =>
+    textFault(name, { characters: /[A-Za-z0-9-]/, first: /[A-Za-z0-9]/, longest: 39 }),
+  );
+
 /** A list of texts. `faultOf` states why an item is refused. */
 function list(allowed: string, faultOf: (item: string) => string | null) {
   const fault = (item: string) => textFault(item, { characters: /[^\0]/ }) ?? faultOf(item);

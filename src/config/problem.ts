@@ -95,6 +95,7 @@ const NULLS: Readonly<Record<string, string>> = {
   "auth.githubTokenCommand": "none",
   "auth.githubTokenEnv": "none",
   "auth.githubTokenFile": "none",
+  "identity.github.api": "no sign-on with GitHub",
   "host.advertise": "the address of serve.listen",
   "host.name": "its present name (a new host: the name of the machine)",
   provider: "GitHub's own models",

@@ -14,8 +14,8 @@ export interface Identity {
   tokenId: string;
   /** When the credential ends, in ISO 8601 and UTC; null: when it is revoked. */
   expiresAt: string | null;
-  /** Where the identity comes from: a token of the fleet, or a JSON Web Token of an identity provider. */
-  via: "token" | "jwt";
+  /** Where the identity comes from: a token of the fleet, a JSON Web Token of an identity provider, or a GitHub token. */
+  via: "token" | "jwt" | "github";
   /** The only session that the client may use. Undefined: all sessions of the user. */
   sessionId?: string | undefined;
   /** The lease that covers the user's turns in a session. The process that made the credential has shown the lease's token. */

@@ -1,9 +1,13 @@
 import type { Config } from "../config/schema.js";
 import type { Clock } from "../runtime/clock.js";
 import type { Store } from "../store/ports.js";
+import type { GitHubSignOn } from "./github/github-sign-on.js";
 import type { HostIdentity, Identity } from "./identity.js";
 import type { JwtSignOn } from "./jwt/jwt-sign-on.js";
 import { isTokenGood, verifyToken } from "./tokens.js";
+
+/** https://github.blog/engineering/behind-githubs-new-authentication-token-formats/ */
+const GITHUB = /^(?:gh[a-z]_|github_pat_)/;
 
 /** Why a credential was refused. This is for the operator's log, and never for the client. */
 export interface Refusal {
@@ -21,6 +25,7 @@ export class SignOn {
   readonly #context: SignOnContext;
   /** Loaded when somebody first presents such a credential. */
   #jwt: JwtSignOn | undefined;
+  #github: GitHubSignOn | undefined;
 
   constructor(context: SignOnContext) {
     this.#context = context;
@@ -34,6 +39,11 @@ export class SignOn {
       if (config.identity.jwt.length === 0) return { refused: "It is a JSON Web Token, but identity.jwt is empty." };
       return await (await this.#loadJwt()).identify(credential);
     }
+    if (typeof credential === "string" && GITHUB.test(credential)) {
+      if (config.identity.github.api === null)
+        return { refused: "It is a GitHub token, but identity.github.api is null." };
+      return await (await this.#loadGitHub()).identify(credential);
+    }
     const unknown = "The fleet did not issue this token, or the token has expired or was revoked.";
     return (await verifyToken(store, credential)) ?? { refused: unknown };
   }
@@ -41,12 +51,25 @@ export class SignOn {
   /** Whether the credential of an identity is still valid: it was not revoked, and has not expired. */
   async isStillGood(identity: Identity): Promise<boolean> {
     if (identity.via === "jwt") return await (await this.#loadJwt()).isStillGood(identity);
+    if (identity.via === "github") return (await this.#loadGitHub()).isStillGood(identity);
     return await isTokenGood(this.#context.store, identity);
   }
 
   /** Problems that the operator should know, each once. */
   takeWarnings(): string[] {
     return this.#jwt?.takeWarnings() ?? [];
+  }
+
+  /** The GitHub token of a user who signed on with it and is connected; null for other users. */
+  gitHubTokenOf(identity: Identity): string | null {
+    return this.#github?.tokenOf(identity) ?? null;
+  }
+
+  async #loadGitHub(): Promise<GitHubSignOn> {
+    const { GitHubSignOn: Loaded } = await import("./github/github-sign-on.js");
+    const { config, clock } = this.#context;
+    this.#github ??= new Loaded(config.identity.github, clock);
+    return this.#github;
   }
 
   async #loadJwt(): Promise<JwtSignOn> {

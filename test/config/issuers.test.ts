@@ -83,6 +83,16 @@ describe("identity.jwt", () => {
     expect(wrong.suggestions).toEqual(["Correct or unset COPILOTFLEET_IDENTITY_JWT."]);
   });
 
+  it("refuses a second source of GitHub tokens beside the sign-on with GitHub", async () => {
+    await using folder = new Folder();
+    const identity = { github: { api: "https://api.github.com" } };
+    const refusal = folder.refusal({ flags: { identity, auth: { githubTokenEnv: "GH_TOKEN" } } });
+    expect(refusal.message).toContain("identity.github.api and auth.githubTokenEnv are both set");
+    expect(folder.refusal({ flags: { identity: { github: { api: "http://github.example" } } } }).message).toContain(
+      "an https:// URL",
+    );
+  });
+
   it("a project's file may set it only if the user trusts the file", async () => {
     await using folder = new Folder();
     folder.write(folder.projectFile, { identity: { jwt: [GOOD] } });

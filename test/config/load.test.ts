@@ -42,7 +42,7 @@ describe("defaults", () => {
           tools: "none",
           limits: { memory: null, processes: null, openFiles: null, cpu: null, disk: null },
         },
-        identity: { tokenTtlMs: 7_776_000_000, jwt: [] },
+        identity: { tokenTtlMs: 7_776_000_000, jwt: [], github: { api: null, organizations: [] } },
         lock: { ttlMs: 300_000 },
         health: {
           intervalMs: 5000,

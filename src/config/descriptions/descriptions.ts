@@ -19,6 +19,7 @@ export const SECTIONS: SectionTexts = {
   },
   sandbox: { meaning: "The boundary that the operating system puts around each server." },
   identity: { meaning: "How users prove to the front door who they are. See [Identity](identity.md)." },
+  "identity.github": { meaning: "Users who sign on with their own GitHub tokens. See [GitHub](identity.md#github)." },
   lock: { meaning: "Leases on sessions." },
   health: { meaning: "How `serve` checks and restarts servers." },
   recycle: { meaning: "When `serve` replaces a server by a fresh process with the same home." },

@@ -8,6 +8,15 @@ export const OF_OPERATION = {
     examples: [[{ issuer: "https://login.example", audience: "copilotfleet" }]],
   },
 
+  "identity.github.api": {
+    meaning: "The address of GitHub's API, which checks GitHub tokens of clients. `null`: the front door refuses them.",
+    examples: ["https://api.github.com", null],
+  },
+  "identity.github.organizations": {
+    meaning: "The organizations of which a user must be an active member of one. Empty: every account may sign on.",
+    examples: [["acme"]],
+  },
+
   "lock.ttl": { meaning: "How long a lease outlives its holder, from 1 s to 24 days.", examples: ["300s"] },
 
   "health.interval": { meaning: "The time between two probes of a server.", examples: ["5s"] },

@@ -23,7 +23,7 @@ export interface Opening {
 
 /** Opens a session over the client's connection to the server, with the client's settings and those of the fleet. */
 export function upstreamTransport(
-  { door, user }: ClientState,
+  { door, user, identity }: ClientState,
   connector: Connector,
   { asked, isOpen = false, onLink, onResult }: Opening,
 ): Transport<ServerLink> {
@@ -35,7 +35,10 @@ export function upstreamTransport(
     const method = how === "create" ? "session.create" : "session.resume";
     const member = record.owner !== user;
     const toolSandbox = toolSandboxOf(door.config, server);
-    const surroundings = { ...reachOf(link, door.config), member, isolation, home, toolSandbox, ...access };
+    // A user who signed on with a GitHub token uses GitHub's models with that token. A member uses the owner's access.
+    const own = member || door.config.provider !== null ? null : door.signOn.gitHubTokenOf(identity);
+    const credentials = own === null ? access : { ...access, gitHubToken: own };
+    const surroundings = { ...reachOf(link, door.config), member, isolation, home, toolSandbox, ...credentials };
     const params = protocol.sessionParams(method, asked, record, surroundings);
     const sessionId = record.id;
     try {

@@ -141,6 +141,7 @@ async function discover(issuer: string): Promise<string> {
 
 async function getObject(url: string): Promise<Record<string, unknown>> {
   const { status, body } = await fetchJson(url);
+  if (status >= 300 && status < 400) throw new NoAnswer("it redirects to another address");
   if (status !== 200) throw new NoAnswer(`${url} answers with status ${status}`);
   if (body === null) throw new NoAnswer(`${url} does not answer with a JSON object`);
   return body;

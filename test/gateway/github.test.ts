@@ -1,0 +1,66 @@
+import { readFileSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import { eventually } from "../fixtures/eventually.js";
+import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
+import { DoorFleet } from "./harness.js";
+import { RawClient } from "./raw-client.js";
+
+describe("the front door, for a user with a GitHub token,", () => {
+  it("admits a member, refuses others with the usual answer, and reveals no token, with the configuration of docs/identity.md", async () => {
+    await using github = await GitHubAccounts.open();
+    const page = readFileSync(new URL("../../docs/identity.md", import.meta.url), "utf8");
+    const address = "https://api.github.com";
+    const block = [...page.matchAll(/```json\n(.*?)```/gs)]
+      .map(([, text = ""]) => text)
+      .find((text) => text.includes(address));
+    const config = JSON.parse((block ?? "").replaceAll(address, github.url)) as object;
+    await using at = await DoorFleet.open({ config });
+    github.accounts.set("gho_canaryMember", { login: "Octo-Cat", memberships: { acme: "active" } });
+    github.accounts.set("gho_canaryOther", { login: "mallory" });
+    const client = await RawClient.as(at.url, "gho_canaryMember");
+    expect(at.events).toContainEqual(expect.objectContaining({ event: "connected", user: "Octo-Cat" }));
+    for (const token of ["gho_canaryOther", "gho_canaryNobody", "ghp_canary-x"]) {
+      const stranger = await RawClient.open(at.url);
+      const { error } = await stranger.request("connect", { token });
+      expect(error).toEqual({ code: -32002, message: "AUTHENTICATION_FAILED" });
+      await stranger.end();
+    }
+    expect(at.events.flatMap(({ event, detail }) => (event === "token-refused" ? [detail] : []))).toEqual([
+      "The GitHub token is refused: mallory is not an active member of acme.",
+      "The GitHub token is refused: GitHub does not know the token.",
+      "This is not a GitHub token.",
+    ]);
+    expect(await client.request("ping", { message: "x" })).toMatchObject({ result: {} });
+    expect(JSON.stringify(at.events)).not.toContain("canary");
+  });
+
+  it.each(["per-user", "shared"] as const)(
+    "opens the user's sessions on a %s server with that token",
+    async (isolation) => {
+      await using github = await GitHubAccounts.open();
+      github.accounts.set("gho_ofAlice", { login: "alice" });
+      await using at = await DoorFleet.open({
+        env: { COPILOT_API_URL: github.url, COPILOT_DEBUG_GITHUB_API_URL: github.url, COPILOT_OFFLINE: "" },
+        config: { isolation, provider: null, session: { model: "gpt-5" }, identity: { github: { api: github.url } } },
+      });
+      const client = await at.connect(at.url, "gho_ofAlice");
+      await client.createSession({ onPermissionRequest: () => ({ kind: "reject" as const }) });
+      const ofRuntime = () => github.asked.filter(({ path }) => path !== "/user");
+      await eventually("the runtime's question", () => ofRuntime().some(({ token }) => token === "gho_ofAlice"));
+      expect(ofRuntime().every(({ token }) => token === "gho_ofAlice")).toBe(true);
+    },
+  );
+});
+
+describe("the front door without a sign-on", () => {
+  it("refuses JSON Web Tokens and GitHub tokens, and names the missing key", async () => {
+    await using at = await DoorFleet.open();
+    for (const token of ["eyJhbGciOiJub25lIn0.e30.", "gho_x"]) {
+      await expect(RawClient.as(at.url, token)).rejects.toThrow("AUTHENTICATION_FAILED");
+    }
+    expect(at.events.flatMap(({ event, detail }) => (event === "token-refused" ? [detail] : []))).toEqual([
+      "It is a JSON Web Token, but identity.jwt is empty.",
+      "It is a GitHub token, but identity.github.api is null.",
+    ]);
+  });
+});
