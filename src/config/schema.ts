@@ -226,6 +226,18 @@ const host = v.pipe(
     name: v.optional(v.nullable(rules.hostName()), null),
     // The address at which other hosts reach the front door of this host. If null, the address at which the door listens.
     advertise: v.optional(v.nullable(rules.advertised()), null),
+    // How this host proves itself to other front doors with TLS, and by which authority it checks them. If `ca` is null, by
+    // those of the system.
+    tls: v.optional(
+      v.strictObject({
+        cert: v.optional(v.nullable(rules.file("/etc/copilotfleet/host.crt")), null),
+        key: v.optional(v.nullable(rules.file("/etc/copilotfleet/host.key")), null),
+        ca: v.optional(v.nullable(rules.file("/etc/copilotfleet/ca.crt")), null),
+      }),
+      {},
+    ),
+    // Allows plain text between this host and others beyond this machine.
+    insecure: v.optional(rules.flag(), false),
     // The time from this host's last heartbeat until the other hosts consider it dead, and take over its users and sessions.
     ttl: v.optional(rules.hostTtl(), "15s"),
   }),

@@ -2,18 +2,22 @@ import { conflict, type Origin } from "./problem.js";
 import type { Config } from "./schema.js";
 
 /** Refuses a certificate without its key, and authorities of clients without a certificate of the front door. */
-export function checkTls({ serve: { tls } }: Pick<Config, "serve">, origins: ReadonlyMap<string, Origin>): void {
-  const problem = faultOf(tls);
-  if (problem === null) return;
-  const names = ["serve.tls.cert", "serve.tls.key", ...(tls.clientCa === null ? [] : ["serve.tls.clientCa"])];
-  throw conflict(names, [problem, "serve.tls.cert and serve.tls.key together"], origins);
+export function checkTls({ serve, host }: Pick<Config, "serve" | "host">, origins: ReadonlyMap<string, Origin>): void {
+  checkPair("serve", serve.tls, origins);
+  checkPair("host", host.tls, origins);
+  if (serve.tls.clientCa === null || serve.tls.cert !== null) return;
+  const problem = "serve.tls.clientCa is set without serve.tls.cert";
+  const allowed = "serve.tls.cert and serve.tls.key together";
+  throw conflict(["serve.tls.clientCa", "serve.tls.cert"], [problem, allowed], origins);
 }
 
-function faultOf({ cert, key, clientCa }: Config["serve"]["tls"]): string | null {
-  if ((cert === null) !== (key === null)) {
-    return cert === null
-      ? "serve.tls.key is set without serve.tls.cert"
-      : "serve.tls.cert is set without serve.tls.key";
-  }
-  return clientCa !== null && cert === null ? "serve.tls.clientCa is set without serve.tls.cert" : null;
+function checkPair(
+  section: "serve" | "host",
+  { cert, key }: { cert: string | null; key: string | null },
+  origins: ReadonlyMap<string, Origin>,
+): void {
+  if ((cert === null) === (key === null)) return;
+  const names = [`${section}.tls.cert`, `${section}.tls.key`] as const;
+  const [set, missing] = cert === null ? names.toReversed() : names;
+  throw conflict([...names], [`${set} is set without ${missing}`, `${names.join(" and ")} together`], origins);
 }

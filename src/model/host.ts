@@ -1,6 +1,6 @@
 /** The facts that a host publishes about itself. */
 export interface HostEntry {
-  /** `host:port` at which other hosts reach the host's front door; null if the host has none. */
+  /** `host:port` at which other hosts reach the host's front door, with `tls://` before it if it has TLS; null without one. */
   door: string | null;
   /** `draining`: the fleet places no more users on the host. */
   state: "serving" | "draining";

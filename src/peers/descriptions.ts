@@ -78,7 +78,7 @@ export type Description = ServerDescription | SessionDescription | UserDescripti
 
 export interface DescribeContext extends GatherSessionsContext {
   finder: SessionFinder;
-  config: { session: { model: string | null }; provider: Config["provider"] };
+  config: GatherSessionsContext["config"] & { session: { model: string | null }; provider: Config["provider"] };
 }
 
 export async function describeServer(context: DescribeContext, found: RecordedServer): Promise<ServerDescription> {

@@ -3,6 +3,7 @@ import type { Address } from "../config/rules.js";
 import { isLoopback } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
 import { missingBeacons, removeBeacon, writeBeacon } from "../hosts/beacon.js";
+import { announcedDoor } from "../hosts/door.js";
 import type { HostEntry, HostRecord } from "../model/host.js";
 import { ensureNote, instanceOf, removeNote } from "../runtime/files/host-note.js";
 import { showAddress } from "../runtime/launch/listen.js";
@@ -102,7 +103,9 @@ export class Heartbeat {
       const message = "hosts on other machines cannot reach this front door, because it listens only on this machine";
       this.#context.log("warn", message, { listen: showAddress(listening), set: "serve.listen or host.advertise" });
     }
-    this.#entry = { ...this.#entry, door: listening === null ? null : showAddress(advertise ?? reachable(listening)) };
+    const hasTls = this.#context.config.serve.tls.cert !== null;
+    const door = listening === null ? null : announcedDoor(advertise ?? reachable(listening), hasTls);
+    this.#entry = { ...this.#entry, door };
     await this.#send();
   }
 

@@ -70,6 +70,8 @@ const VALUES: Record<string, unknown[]> = {
   "serve.tls.cert": ["", " ", 1],
   "serve.tls.key": ["", " ", 1],
   "serve.tls.clientCa": ["", " ", 1],
+  "host.tls.ca": ["", " ", 1],
+  "host.insecure": ["yes", 1, null],
   "limits.default.connections": [0, -1, 1.5, "16"],
   "limits.total.unreadBytes": ["64", 64, "0mb"],
   store: [
@@ -98,7 +100,7 @@ const CASES = Object.entries(VALUES).flatMap(([name, values]) => values.map((val
 const EXAMPLES = [...keysBelow(keyTree())].filter(({ kind }) => kind !== "section");
 /** Keys that refuse only a blank text. */
 const ACCEPTS_ANY_TEXT =
-  /^(?:runtime\.path|auth\.githubToken(?:File|Command)|auth\.githubApp\.privateKeyFile|provider\.apiKey(?:File|Command)|storage\.shared|serve\.tls\.\w+)$/;
+  /^(?:runtime\.path|auth\.githubToken(?:File|Command)|auth\.githubApp\.privateKeyFile|provider\.apiKey(?:File|Command)|storage\.shared|(?:serve|host)\.tls\.\w+)$/;
 
 describe("a value that is not allowed", () => {
   it.each(CASES)("the error for the value $value of $name lists the allowed values", async ({ name, value }) => {
@@ -161,6 +163,8 @@ describe("a value that is not allowed", () => {
         "serve.tls.cert": { serve: { tls: { key: tls.key } } },
         "serve.tls.key": { serve: { tls: { cert: tls.cert } } },
         "serve.tls.clientCa": { serve: { tls } },
+        "host.tls.cert": { host: { tls: { key: tls.key } } },
+        "host.tls.key": { host: { tls: { cert: tls.cert } } },
         "sandbox.allow": { sandbox: { network: "allow-list" }, provider: { type: "echo" } },
       };
       const flags = (others[name] ?? {}) as PartialConfig;

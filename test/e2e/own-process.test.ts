@@ -146,6 +146,29 @@ describe("a command in its own process", () => {
     });
   });
 
+  it.each(["SIGINT", "SIGTERM"] as const)(
+    "proxy prints its address once, and ends with exit code 0 on %s",
+    async (signal) => {
+      const env = { FLEET_TOKEN: "cft_token" };
+      const { child, done } = fleet.start(["proxy", "--to", "127.0.0.1:1", "--token-env", "FLEET_TOKEN", "--json"], {
+        env,
+      });
+      let shown = "";
+      child.stdout?.on("data", (piece) => {
+        shown += String(piece);
+      });
+      await eventually("the address", () => shown.includes("}"));
+      child.kill(signal);
+      const ran = await done;
+      expect(ran).toMatchObject({ code: 0, signal: null, stderr: "" });
+      expect(JSON.parse(ran.stdout)).toEqual({
+        url: expect.stringMatching(/^127\.0\.0\.1:\d+$/),
+        to: "127.0.0.1:1",
+        token: expect.stringMatching(/^cfp_\S{43}$/),
+      });
+    },
+  );
+
   describe("smoke that ends early", () => {
     const TMPDIR = join(fleet.folder, "temporary");
     mkdirSync(TMPDIR, { recursive: true });
@@ -179,11 +202,11 @@ describe("a command in its own process", () => {
     });
   });
 
-  it("EXAMPLES has an example of every command but serve, which has a test of its own", () => {
+  it("EXAMPLES has an example of every command but proxy and serve, which have tests of their own", () => {
     const manifest = readFileSync(new URL("../../oclif.manifest.json", import.meta.url), "utf8");
     const { commands } = JSON.parse(manifest) as { commands: object };
     const names = Object.keys(commands).map((id) => id.replace(":", " "));
-    expect([...Object.keys(EXAMPLES), "serve"].toSorted()).toEqual(names.toSorted());
+    expect([...Object.keys(EXAMPLES), "proxy", "serve"].toSorted()).toEqual(names.toSorted());
   });
 
   it.each([

@@ -1,3 +1,9 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { CopilotClientOptions } from "@github/copilot-sdk";
+import { openProxy } from "../../src/identity/tls/proxy.js";
+import { CertificateFiles, TestAuthority } from "../fixtures/tls/authority.js";
 import { describeClient, describeRequestHandler, OPEN_TO_CLIENTS } from "./client-suite.js";
 import { DoorFleet, MODEL_KEY } from "./harness.js";
 
@@ -28,6 +34,31 @@ describeClient("through-the-door", async () => {
   };
 });
 
+/** A front door with TLS, and a proxy to which SDKs connect. */
+async function behindProxy(config: object) {
+  const authority = new TestAuthority();
+  const folder = await mkdtemp(join(tmpdir(), "copilotfleet-tls-"));
+  const { cert, key } = new CertificateFiles(folder, authority.issue());
+  const ca = join(folder, "ca.crt");
+  await writeFile(ca, authority.cert);
+  const fleet = await DoorFleet.open({ config: { ...config, serve: { tls: { cert, key } } } });
+  const token = await fleet.token("alice");
+  const proxy = await openProxy({ to: fleet.url, ca });
+  return {
+    connect: async (options?: CopilotClientOptions) => await fleet.connect(proxy.url, token, options),
+    [Symbol.asyncDispose]: async () => {
+      await fleet[Symbol.asyncDispose]();
+      await proxy.close();
+      await rm(folder, { recursive: true });
+    },
+  };
+}
+
+describeClient("through-a-proxy-and-tls", async () => {
+  const { connect, ...rest } = await behindProxy({ session: OPEN_TO_CLIENTS });
+  return { connect: async () => await connect(), settings: {}, ...rest };
+});
+
 const WITHOUT_CREDENTIALS = { config: { provider: null, session: OPEN_TO_CLIENTS } };
 
 describeRequestHandler("directly", async () => {
@@ -48,3 +79,5 @@ describeRequestHandler("through-the-door", async () => {
     [Symbol.asyncDispose]: async () => await fleet[Symbol.asyncDispose](),
   };
 });
+
+describeRequestHandler("through-a-proxy-and-tls", async () => await behindProxy(WITHOUT_CREDENTIALS.config));

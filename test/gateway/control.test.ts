@@ -25,6 +25,8 @@ import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { RawClient } from "./raw-client.js";
 
 const problem = redisProblem();
+/** The settings of a host without TLS. */
+const config = { host: { tls: { cert: null, key: null, ca: null }, insecure: false } };
 const CALL = { method: "servers", params: {}, limitMs: 5_000 };
 
 /** The front door of host h1 is in this process. The tests act as host h2. */
@@ -101,7 +103,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
   };
 
   it("answers another host's calls, and deletes the token that opened the control connection", async () => {
-    const link = await ControlLink.open({ store, directory }, host());
+    const link = await ControlLink.open({ store, directory, config }, host());
     expect(await store.tokens.list()).toEqual([]);
     expect(await link.call("servers", {}, { limitMs: 5_000 })).toEqual([]);
     expect(door.clients, "it is no client").toBe(0);
@@ -179,7 +181,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
 
   it("rejects a call with the error code and the suggestions of the other host", async () => {
     await beat();
-    await using link = await ControlLink.open({ store, directory }, host());
+    await using link = await ControlLink.open({ store, directory, config }, host());
     await expect(link.call("logEnd", { id: "nobody", lines: 1 }, { limitMs: 5_000 })).rejects.toMatchObject({
       code: "FLEET_SERVER_NOT_FOUND",
       suggestions: expect.arrayContaining(["copilotfleet ps # lists servers"]),
@@ -192,7 +194,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     const { at } = await fleet.logEnd(server.id, 0);
     const before = events.filter(({ event }) => event === "closed").length;
     const stop = new AbortController();
-    await using link = await ControlLink.open({ store, directory }, host());
+    await using link = await ControlLink.open({ store, directory, config }, host());
     const waiting = link.call("moreLog", { id: server.id, at }, { limitMs: 60_000, signal: stop.signal });
     const reason = new Error("enough");
     setImmediate(() => stop.abort(reason));
@@ -205,7 +207,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
   });
 
   it("rejects with FLEET_HOST_AWAY when the other host is gone or does not answer, and leaves no token", async () => {
-    await expect(ControlLink.open({ store, directory }, host({ gone: true }))).rejects.toMatchObject({
+    await expect(ControlLink.open({ store, directory, config }, host({ gone: true }))).rejects.toMatchObject({
       code: "FLEET_HOST_AWAY",
       exit: 7,
       suggestions: [
@@ -220,7 +222,9 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     const address = deaf.address();
     const port = typeof address === "object" ? address?.port : 0;
     try {
-      await expect(ControlLink.open({ store, directory }, host({ door: `127.0.0.1:${port}` }))).rejects.toMatchObject({
+      await expect(
+        ControlLink.open({ store, directory, config }, host({ door: `127.0.0.1:${port}` })),
+      ).rejects.toMatchObject({
         code: "FLEET_HOST_AWAY",
       });
       expect(await store.tokens.list(), "the token that it saw is good for nothing").toEqual([]);
@@ -235,7 +239,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     const { server } = await fleet.spawn("bob");
     const { at } = await fleet.logEnd(server.id, 0);
     const before = events.filter(({ event }) => event === "failed").length;
-    await using link = await ControlLink.open({ store, directory }, host());
+    await using link = await ControlLink.open({ store, directory, config }, host());
     await expect(link.call("moreLog", { id: server.id, at }, { limitMs: 50 })).rejects.toMatchObject({
       code: "FLEET_HOST_AWAY",
       exit: 7,
@@ -266,7 +270,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     const address = relay.address();
     const port = typeof address === "object" ? address?.port : 0;
     try {
-      const link = await ControlLink.open({ store: failing, directory }, host({ door: `127.0.0.1:${port}` }));
+      const link = await ControlLink.open({ store: failing, directory, config }, host({ door: `127.0.0.1:${port}` }));
       expect(await link.call("loaded", {}, { limitMs: 5_000 })).toEqual([]);
       await link[Symbol.asyncDispose]();
       // An open connection would keep a command from ending.
@@ -274,7 +278,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       expect(callers).toHaveLength(1);
       // The store's error does not hide that the host is away.
       relay.close();
-      const away = ControlLink.open({ store: failing, directory }, host({ door: "127.0.0.1:1" }));
+      const away = ControlLink.open({ store: failing, directory, config }, host({ door: "127.0.0.1:1" }));
       await expect(away).rejects.toMatchObject({ code: "FLEET_HOST_AWAY" });
     } finally {
       for (const socket of callers) socket.destroy();
@@ -286,7 +290,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     await beat();
     const { id } = (await fleet.spawn("bob")).server;
     const { at } = await fleet.logEnd(id, 0);
-    await using link = await ControlLink.open({ store, directory }, host());
+    await using link = await ControlLink.open({ store, directory, config }, host());
     const waiting = link.call("moreLog", { id, at }, { limitMs: 60_000 });
     const outcome = expect(waiting).rejects.toMatchObject({ code: "FLEET_HOST_AWAY" });
     const h1 = openStore(redis.url("control"), join(folder, "state"), "h1");

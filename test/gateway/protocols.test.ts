@@ -65,7 +65,8 @@ it("the front door refuses to connect a client to a server that speaks another s
   const { port, closed } = await serverSpeaking(3);
   const hello = { protocolVersion: 4 };
   const signOn = { isStillGood: async () => await Promise.resolve(true) } as unknown as SignOn;
-  const dialer = new PeerDialer("here", hello, "token", { user: "ann" } as Identity, signOn);
+  const settings = { tls: { cert: null, key: null, ca: null }, insecure: false };
+  const dialer = new PeerDialer("here", settings, hello, "token", { identity: { user: "ann" } as Identity, signOn });
   const links = new Links();
   const socket = { cork: () => undefined, uncork: () => undefined };
   const state = { user: "ann", protocol: four, links, socket } as unknown as ClientState;

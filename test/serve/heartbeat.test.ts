@@ -30,7 +30,11 @@ async function enter() {
   const terms = { over: () => void said.push("over"), begun: async () => void said.push("begun") };
   const context = {
     clock,
-    config: { host: { ttlMs: TTL_MS, advertise: null }, storage: { shared: null } },
+    config: {
+      host: { ttlMs: TTL_MS, advertise: null },
+      serve: { tls: { cert: null } },
+      storage: { shared: null },
+    },
     stateRoot: await temporaryRoot(),
     log: (_level: string, message: string) => void said.push(message),
     metrics: { failed: () => undefined },

@@ -2,8 +2,9 @@ import { Flags } from "@oclif/core";
 import { type Address, parseAddress } from "../../config/rules.js";
 import { shellQuote } from "../../config/values/text.js";
 import { addressFault } from "../../config/values/text-fault.js";
-import { quote } from "../../errors.js";
+import { option, quote } from "../../errors.js";
 import { resolveToken } from "../../models/github-token.js";
+import type { PeerTls } from "../../runtime/wire/secure.js";
 import { textFlag, usage, variableFlag } from "./flags.js";
 import { namingTokenFlag, tokenSourceFromFlags } from "./token.js";
 
@@ -11,6 +12,8 @@ import { namingTokenFlag, tokenSourceFromFlags } from "./token.js";
 export interface Door {
   address: Address;
   token: string;
+  /** Undefined if the connection is plain TCP. */
+  tls: PeerTls | undefined;
   /** The address as the user wrote it. */
   name: string;
   /** The flags that name this front door and its token. */
@@ -18,6 +21,8 @@ export interface Door {
 }
 
 const TOKEN_VARIABLE = "FLEET_TOKEN";
+/** Before the address of a front door with TLS. */
+const TLS = "tls://";
 
 export const doorFlags = {
   to: textFlag("to", "address of a front door", "HOST:PORT", (text, name) => {
@@ -28,31 +33,62 @@ export const doorFlags = {
     description: "file (mode 0600) that holds the token for the front door",
     helpValue: "FILE",
   }),
+  ca: fileFlag("authorities of a front door with TLS (default: those that Node.js trusts)"),
+  cert: fileFlag("certificate to show at the front door", ["key"]),
+  key: fileFlag("key of that certificate", ["cert"]),
 };
+
+function fileFlag(description: string, dependsOn: string[] = []) {
+  return Flags.string({ description: `file with the ${description}`, helpValue: "FILE", dependsOn });
+}
 
 interface DoorFlags {
   to?: string | undefined;
   "token-env"?: string | undefined;
   "token-file"?: string | undefined;
+  ca?: string | undefined;
+  cert?: string | undefined;
+  key?: string | undefined;
+}
+
+/** The token for the front door from its source; undefined if the user named no source. */
+export async function tokenOfDoor(given: DoorFlags): Promise<string | undefined> {
+  const { "token-env": variable, "token-file": file } = given;
+  const source = tokenSourceFromFlags(variable, file, TOKEN_VARIABLE);
+  if (source === undefined) return undefined;
+  return await namingTokenFlag(variable, resolveToken(source, { user: null, env: process.env }), {
+    example: TOKEN_VARIABLE,
+    content: "the token for the front door",
+  });
+}
+
+/** Reads the files for TLS. `tls://` before the address, or one of the files, asks for TLS. */
+async function tlsOfDoor({ to = "", ca, cert, key }: DoorFlags): Promise<PeerTls | undefined> {
+  if (!to.startsWith(TLS) && ca === undefined && cert === undefined) return undefined;
+  const { readPeerTls } = await import("../../identity/tls/peer.js");
+  const named = (name: string, path: string | undefined) => (path === undefined ? null : { name: option(name), path });
+  return readPeerTls({ ca: named("ca", ca), cert: named("cert", cert), key: named("key", key) });
 }
 
 /** Reads the token from its source. Returns undefined if the user named no front door. */
 export async function doorFromFlags(given: DoorFlags): Promise<Door | undefined> {
-  const { to, "token-env": variable, "token-file": file } = given;
+  const { to, "token-env": variable, "token-file": file, ca, cert, key } = given;
   const source = tokenSourceFromFlags(variable, file, TOKEN_VARIABLE);
-  if (to === undefined && source === undefined) return undefined;
-  if (to === undefined) throw usage("--token-env and --token-file need --to HOST:PORT.");
-  if (source === undefined) throw usage("--to needs --token-env VAR or --token-file FILE.");
-  const token = await namingTokenFlag(variable, resolveToken(source, { user: null, env: process.env }), {
-    example: TOKEN_VARIABLE,
-    content: "the token for the front door",
-  });
-  const tokenFlag = file === undefined ? `--token-env ${variable}` : `--token-file ${shellQuote(file)}`;
-  return { address: address(to, "--to"), token, name: to, flags: `--to ${to} ${tokenFlag}` };
+  const needsDoor = [source, ca, cert].some((part) => part !== undefined);
+  if (to === undefined && !needsDoor) return undefined;
+  if (to === undefined) throw usage("--token-env, --token-file, --ca, --cert and --key need --to HOST:PORT.");
+  const token = await tokenOfDoor(given);
+  if (token === undefined) throw usage("--to needs --token-env VAR or --token-file FILE.");
+  const files = { "token-file": file, ca, cert, key };
+  const named = Object.entries(files).flatMap(([name, path]) =>
+    path === undefined ? [] : `--${name} ${shellQuote(path)}`,
+  );
+  const flags = [`--to ${to}`, ...(file === undefined ? [`--token-env ${variable}`] : []), ...named].join(" ");
+  return { address: address(to, "--to"), token, tls: await tlsOfDoor(given), name: to, flags };
 }
 
 function address(text: string, name: string): Address {
-  const parsed = parseAddress(text);
+  const parsed = parseAddress(text.startsWith(TLS) ? text.slice(TLS.length) : text);
   if (parsed !== null && parsed.port !== 0) return parsed;
   const fault = parsed === null ? addressFault(text) : "which has the port 0";
   const allowed = "host:port, such as fleet.example:4300 or [::1]:4300";

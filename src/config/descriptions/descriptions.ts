@@ -33,6 +33,9 @@ export const SECTIONS: SectionTexts = {
   "limits.total": { meaning: "The limits of all users together." },
   storeOptions: { meaning: "The connection to a store in Redis." },
   host: { meaning: "This host, in a fleet of several hosts." },
+  "host.tls": {
+    meaning: "TLS from this host to the front doors of others. See [Many hosts](hosts.md#tls-between-hosts).",
+  },
   storage: { meaning: "The session state of a fleet of several hosts." },
 };
 

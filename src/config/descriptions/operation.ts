@@ -143,6 +143,22 @@ export const OF_OPERATION = {
     meaning: "The address at which other hosts reach this host's front door. `null`: the one at which it listens.",
     examples: ["10.0.0.1:4300", null],
   },
+  "host.tls.cert": {
+    meaning: "The file with the certificate that this host shows to front doors with `serve.tls.clientCa` (PEM).",
+    examples: ["/etc/copilotfleet/host.crt"],
+  },
+  "host.tls.key": {
+    meaning: "The file with the key of that certificate (PEM). Only its owner may use it.",
+    examples: ["/etc/copilotfleet/host.key"],
+  },
+  "host.tls.ca": {
+    meaning: "The file with the authorities of other hosts' front doors (PEM). `null`: those that Node.js trusts.",
+    examples: ["/etc/copilotfleet/ca.crt", null],
+  },
+  "host.insecure": {
+    meaning: "Whether this host may use plain text between hosts although `host.tls` is set.",
+    examples: [true],
+  },
   "host.ttl": {
     meaning: "How long after its last heartbeat a host counts as gone, from 3 s to 10 minutes.",
     examples: ["15s"],

@@ -42,7 +42,7 @@ const GUARDED = `
   limits.total.connections limits.total.sessions limits.total.requestsInFlight limits.total.unreadBytes
   identity.tokenTtl
   store storeOptions.insecure
-  host.name host.advertise host.ttl
+  host.name host.advertise host.ttl host.tls.cert host.tls.key host.tls.ca
   storage.shared
   user`;
 
@@ -62,6 +62,7 @@ export const KEY_CLASSES: ReadonlyMap<string, Class> = new Map<string, Class>([
   ["session.host", ["none"]],
   // This key decides whether the fleet believes a proxy about a client's address.
   ["serve.proxyProtocol", [false]],
+  ["host.insecure", [false]],
 ]);
 
 export function guardedKeys(layer: Layer): string[] {

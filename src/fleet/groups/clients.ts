@@ -22,11 +22,11 @@ export class ClientGroup extends Group {
    */
   async connect(user: string, options: ClientOptions & { signal?: AbortSignal } = {}): Promise<CopilotClient> {
     const { gitHubToken, signal = AbortSignal.timeout(START_WAIT_MS), ...client } = options;
-    const { directory, store, pool, clients, doorClients } = this.parts;
+    const { directory, store, config, pool, clients, doorClients } = this.parts;
     const where = await directory.place(user);
     if (!where.here) {
       if (gitHubToken !== undefined) throw tokenStaysHere(user, where.host);
-      return await doorClients.to({ store }, where.host, user, client, signal);
+      return await doorClients.to({ store, config }, where.host, user, client, signal);
     }
     const token = gitHubToken === undefined ? {} : { token: { from: "caller" } as const, tokenValue: gitHubToken };
     const { server } = await pool.serverOf(user, { ...token, signal });

@@ -1,8 +1,8 @@
 import { isHostName } from "../../config/rules.js";
-import { doorOf } from "../../hosts/door.js";
 import { hostAway } from "../../hosts/problems.js";
 import type { Identity } from "../../identity/identity.js";
 import type { SignOn } from "../../identity/sign-on.js";
+import { type PeerSettings, peerEndpoint } from "../../identity/tls/peer.js";
 import type { HostRecord } from "../../model/host.js";
 import { deadline } from "../../runtime/deadline.js";
 import { RpcError, type RpcListener } from "../../runtime/wire/rpc-client.js";
@@ -22,6 +22,7 @@ const ANSWER_MS = 30_000;
  */
 export class PeerDialer {
   readonly #own: string;
+  readonly #settings: PeerSettings;
   readonly #hello: Params;
   readonly #token: string;
   readonly #identity: Identity;
@@ -29,10 +30,18 @@ export class PeerDialer {
 
   /**
    * @param own the name of this host
+   * @param settings those of this host, for TLS
    * @param hello the client's own parameters of `connect`, without its token
    */
-  constructor(own: string, hello: Params, token: string, identity: Identity, signOn: SignOn) {
+  constructor(
+    own: string,
+    settings: PeerSettings,
+    hello: Params,
+    token: string,
+    { identity, signOn }: { identity: Identity; signOn: SignOn },
+  ) {
     this.#own = own;
+    this.#settings = settings;
     this.#hello = hello;
     this.#token = token;
     this.#identity = identity;
@@ -43,11 +52,10 @@ export class PeerDialer {
    * @throws FleetError `FLEET_HOST_AWAY`, `FLEET_TOKEN_REFUSED`; `RpcError` when the other front door refuses the client.
    */
   async open(host: HostRecord, listener: RpcListener, signal: AbortSignal): Promise<OpenUpstream> {
-    const door = doorOf(host);
+    const endpoint = peerEndpoint(host, this.#settings, this.#token);
     // Check the token again, because it may have expired or been revoked since the client connected. The other front
     // door would count it as a wrong token from this host, and delay its answer.
     if (!(await this.#signOn.isStillGood(this.#identity))) throw tokenEnded();
-    const endpoint = { ...door, token: this.#token };
     const hello = { ...this.#hello, fleet: { via: this.#own, hops: 1 } };
     using limit = deadline(ANSWER_MS, signal);
     try {

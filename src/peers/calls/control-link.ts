@@ -2,8 +2,8 @@ import { setTimeout as delay } from "node:timers/promises";
 import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import { ERRORS, FleetError, type FleetErrorCode, isFleetError, type Suggestion } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
-import { doorOf } from "../../hosts/door.js";
 import { hostAway } from "../../hosts/problems.js";
+import { type PeerSettings, peerEndpoint } from "../../identity/tls/peer.js";
 import { issueHostToken } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
@@ -11,7 +11,9 @@ import { deadline } from "../../runtime/deadline.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { SessionsContext } from "../../sessions/context.js";
 
-export type LinkContext = Pick<SessionsContext, "store" | "directory">;
+export interface LinkContext extends Pick<SessionsContext, "store" | "directory"> {
+  config: { host: PeerSettings };
+}
 
 export interface CallOptions {
   /** How long the other host may take, in milliseconds. */
@@ -40,12 +42,13 @@ export class ControlLink implements AsyncDisposable {
 
   /** @throws FleetError `FLEET_HOST_AWAY`, at once if the host counts as gone. */
   static async open(context: LinkContext, host: HostRecord, signal?: AbortSignal): Promise<ControlLink> {
-    const door = doorOf(host);
-    const { store, directory } = context;
+    const { store, directory, config } = context;
+    // Check the address first, so that no token is made for a host that cannot be reached.
+    peerEndpoint(host, config.host, "");
     const issued = await issueHostToken(store, directory.own ?? "", host.name);
     using limit = deadline(CONNECT_MS, signal);
     try {
-      const endpoint = { ...door, token: issued.token };
+      const endpoint = peerEndpoint(host, config.host, issued.token);
       const connection = await RawConnection.open(endpoint, limit.signal, { lasting: true });
       return new ControlLink(connection, context, host.name);
     } catch (error) {

@@ -1,6 +1,6 @@
 import type { CopilotClient } from "@github/copilot-sdk";
-import { doorOf } from "../../hosts/door.js";
 import { hostAway } from "../../hosts/problems.js";
+import { peerEndpoint } from "../../identity/tls/peer.js";
 import { issueToken } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
 import type { TokenRecord } from "../../model/token.js";
@@ -33,21 +33,26 @@ export interface DoorClient {
  * one.
  */
 export async function connectToDoor(
-  { store }: Pick<LinkContext, "store">,
+  { store, config }: Pick<LinkContext, "store" | "config">,
   host: HostRecord,
   user: string,
   options: Omit<ClientOptions, "gitHubToken">,
   signal: AbortSignal,
   lease?: TokenRecord["lease"],
 ): Promise<DoorClient> {
-  const door = doorOf(host);
+  // Check the address first, so that no token is made for a host that cannot be reached.
+  peerEndpoint(host, config.host, "");
   const covered = lease === undefined ? {} : { lease };
   const { id, token } = await issueToken(store, user, TOKEN_MS, { passing: true, ...covered });
   // Ignore a failure, because the token expires within a day and gc deletes it then.
   const forget = async () => await store.tokens.delete(id).catch(() => undefined);
   try {
     using limit = deadline(CONNECT_MS, signal);
-    const { client, closed, destroy } = await connectClient({ ...door, token }, options, limit.signal);
+    const { client, closed, destroy } = await connectClient(
+      peerEndpoint(host, config.host, token),
+      options,
+      limit.signal,
+    );
     const end = async () => {
       using goodbye = deadline(GOODBYE_MS);
       // The host may be dead or hang, so wait only until the deadline.

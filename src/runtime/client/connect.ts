@@ -28,10 +28,12 @@ export async function connectClient(
 ): Promise<ConnectedClient> {
   const { CopilotClient, RuntimeConnection } = await import("@github/copilot-sdk");
   const where = `${endpoint.address}:${endpoint.port}`;
-  const client = new CopilotClient({
-    ...options,
-    connection: RuntimeConnection.forUri(where, { connectionToken: endpoint.token }),
+  const { address, port, token } = await plainEndpoint(endpoint, signal).catch((cause: unknown): never => {
+    signal.throwIfAborted();
+    throw unusable(where, cause);
   });
+  const connection = RuntimeConnection.forUri(`${address}:${port}`, { connectionToken: token });
+  const client = new CopilotClient({ ...options, connection });
   const started = client.start();
   // `start()` makes the socket before its first await. Tune it now, so that the handshake is fast, too.
   const socket = socketOf(client);
@@ -45,16 +47,27 @@ export async function connectClient(
   } catch (cause) {
     started.catch(() => undefined); // its outcome no longer matters, because we throw the client away
     await client.forceStop();
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new FleetError("FLEET_SERVER_UNREACHABLE", `The server at ${where} cannot be used: ${reason}.`, {
-      cause,
-      suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
-    });
+    throw unusable(where, cause);
   }
   quietWriteErrors(client); // again, in case the SDK hides its socket
   // When the connection closes, the SDK does not settle requests that have no answer. Stopping the client rejects them.
   closed.then(() => client.forceStop()).catch(() => undefined);
   return { client, closed, watchPrompt: (id) => watchPrompt(socket, id), destroy: () => void socket?.destroy() };
+}
+
+/** The address to which the SDK can connect. It cannot speak TLS. */
+async function plainEndpoint(endpoint: Endpoint, signal: AbortSignal): Promise<Endpoint> {
+  if (endpoint.tls === undefined) return endpoint;
+  const { secureEndpoint } = await import("./secure-endpoint.js");
+  return await secureEndpoint(endpoint, endpoint.tls, signal);
+}
+
+function unusable(where: string, cause: unknown): FleetError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new FleetError("FLEET_SERVER_UNREACHABLE", `The server at ${where} cannot be used: ${reason}.`, {
+    cause,
+    suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
+  });
 }
 
 export interface PromptWatch extends Disposable {

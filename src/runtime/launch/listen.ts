@@ -1,10 +1,10 @@
 import { once } from "node:events";
 import type { Server } from "node:net";
 import type { Address } from "../../config/rules.js";
-import { FleetError, type FleetErrorCode, quote, type Suggestion, systemCode } from "../../errors.js";
+import { FleetError, type FleetErrorCode, option, quote, type Suggestion, systemCode } from "../../errors.js";
 import { abortable } from "../deadline.js";
 
-export type AddressKey = "serve.metrics" | "serve.listen";
+export type AddressKey = "serve.metrics" | "serve.listen" | "proxy";
 
 /** A file descriptor on which a socket already listens. */
 export interface InheritedListener {
@@ -45,6 +45,11 @@ function cannotListen(key: AddressKey, address: Address | InheritedListener, cau
     return new FleetError("FLEET_ADDRESS_UNUSABLE", message, { cause });
   }
   const { code = "FLEET_ADDRESS_UNUSABLE", because, look } = explain(address, cause);
+  if (key === "proxy") {
+    const message = `The proxy cannot listen on ${quote(showAddress(address))}: ${because}`;
+    const elsewhere: Suggestion = `Use ${option("listen", "127.0.0.1:0")}.`;
+    throw new FleetError(code, message, { cause, suggestions: [look ?? [], elsewhere].flat() });
+  }
   const message = `serve cannot listen on ${quote(showAddress(address))} (${key}): ${because}`;
   const variable = `COPILOTFLEET_${key.replace(".", "_").toUpperCase()}` as const;
   const elsewhere: Suggestion = `${variable}=127.0.0.1:0 copilotfleet serve`;

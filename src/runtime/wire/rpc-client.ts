@@ -2,15 +2,18 @@ import { randomBytes } from "node:crypto";
 import { connect, type Socket } from "node:net";
 import { FleetError, quote } from "../../errors.js";
 import { type Clock, systemClock } from "../clock.js";
-import { abortable, deadlineOn, isTimeout } from "../deadline.js";
+import { abortable, deadline, deadlineOn, isTimeout } from "../deadline.js";
 import { acknowledgePromptly } from "./acknowledge.js";
 import { encodeMessage, type Frame, FrameSplitter } from "./frames.js";
+import type { PeerTls } from "./secure.js";
 import { parse, type RpcId, readServerFrame, type ServerMessage } from "./server-message.js";
 
 export interface Endpoint {
   address: string;
   port: number;
   token: string;
+  /** Only of front doors with TLS. Without it, the connection is plain TCP. */
+  tls?: PeerTls | undefined;
 }
 
 /** Far longer than any frame that a server sends, and far shorter than a frame that would exhaust the memory. */
@@ -94,14 +97,17 @@ export class RpcClient {
 
   /** Connects, shows the token, and resolves with the answer to `connect`. The signal ends only this attempt. */
   static async dial(
-    { address, port, token }: Endpoint,
+    endpoint: Endpoint,
     { hello, listener, connectMs, clock = systemClock }: RpcDial,
     signal: AbortSignal,
   ): Promise<{ client: RpcClient; greeting: Record<string, unknown> }> {
-    const socket = connect({ host: address, port });
+    const { address, port, token, tls } = endpoint;
+    const socket =
+      tls === undefined ? connect({ host: address, port }) : await secured(endpoint, tls, connectMs, signal);
     const client = new RpcClient(socket, listener, clock);
     const onAbort = () => client.destroy(signal.reason);
-    const impatient = connectMs === undefined ? undefined : setTimeout(() => client.destroy(), connectMs);
+    const impatient =
+      connectMs === undefined || tls !== undefined ? undefined : setTimeout(() => client.destroy(), connectMs);
     socket.once("connect", () => clearTimeout(impatient));
     signal.addEventListener("abort", onAbort, { once: true });
     if (signal.aborted) onAbort();
@@ -218,6 +224,17 @@ export class RpcClient {
     for (const { reject } of this.#waiting.values()) reject(lost(this.#reason));
     this.#waiting.clear();
     this.#listener?.onClosed();
+  }
+}
+
+/** @throws FleetError `FLEET_SERVER_LOST`, with the reason as its cause. */
+async function secured(endpoint: Endpoint, tls: PeerTls, connectMs: number | undefined, signal: AbortSignal) {
+  using limit = deadline(connectMs, signal);
+  try {
+    const { connectSecurely } = await import("./secure.js");
+    return await connectSecurely(endpoint, tls, limit.signal);
+  } catch (error) {
+    throw lost(error);
   }
 }
 

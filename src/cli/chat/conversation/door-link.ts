@@ -34,8 +34,8 @@ export class DoorLink {
   /** @throws FleetError `FLEET_TOKEN_REFUSED`, `FLEET_SERVER_UNREACHABLE`. */
   async connected(signal: AbortSignal): Promise<ConnectedClient> {
     if (this.#connection !== null) return this.#connection;
-    const { address, token } = this.#door;
-    const endpoint = { address: address.host, port: address.port, token };
+    const { address, token, tls } = this.#door;
+    const endpoint = { address: address.host, port: address.port, token, tls };
     using limit = deadline(CONNECT_MS, signal);
     try {
       const connection = await connectClient(endpoint, {}, limit.signal);

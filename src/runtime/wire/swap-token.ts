@@ -1,0 +1,69 @@
+import { timingSafeEqual } from "node:crypto";
+import type { Socket } from "node:net";
+import { encodeMessage, FrameSplitter } from "./frames.js";
+
+/** The longest frame that may contain `connect`, in bytes, and how long it may take to arrive, in milliseconds. */
+const HELLO_BYTES = 16 * 1024;
+const HELLO_MS = 10_000;
+/** The runtime's code for a wrong token (measured with 1.0.85). */
+const AUTHENTICATION_FAILED = -32002;
+
+export interface TokenSwap {
+  /** The token that the client has to show. */
+  local: string;
+  /** The token that replaces it. */
+  remote: string;
+}
+
+/**
+ * Reads a client's first request, and replaces its token. Refuses the client if the token is wrong.
+ *
+ * @returns everything that the client has sent so far, with the other token; null if the client was refused or has gone
+ */
+export async function swapToken(client: Socket, swap: TokenSwap): Promise<Buffer | null> {
+  const splitter = new FrameSplitter(HELLO_BYTES);
+  const received: Buffer[] = [];
+  return await new Promise((resolve) => {
+    const settle = (bytes: Buffer | null) => {
+      clearTimeout(timer);
+      client.off("data", onData).off("close", onClose).pause();
+      if (bytes === null) client.resume();
+      resolve(bytes);
+    };
+    const refuse = (id: unknown) => {
+      client.end(encodeMessage({ id, error: { code: AUTHENTICATION_FAILED, message: "AUTHENTICATION_FAILED" } }));
+      settle(null);
+    };
+    const onData = (chunk: Buffer) => {
+      received.push(chunk);
+      try {
+        const [first] = splitter.push(chunk);
+        if (first === undefined) return;
+        const request = JSON.parse(first.body.toString()) as Hello;
+        if (request.method !== "connect" || !isSame(request.params?.token, swap.local)) refuse(request.id ?? null);
+        else {
+          const swapped = encodeMessage({ ...request, params: { ...request.params, token: swap.remote } });
+          settle(Buffer.concat([swapped, Buffer.concat(received).subarray(first.raw.length)]));
+        }
+      } catch {
+        refuse(null);
+      }
+    };
+    const onClose = () => settle(null);
+    const timer = setTimeout(() => client.destroy(), HELLO_MS);
+    timer.unref();
+    client.on("error", () => undefined); // `close` follows
+    client.on("data", onData).once("close", onClose);
+  });
+}
+
+interface Hello {
+  id?: unknown;
+  method?: unknown;
+  params?: { token?: unknown };
+}
+
+function isSame(shown: unknown, wanted: string): boolean {
+  const [one, other] = [Buffer.from(String(shown)), Buffer.from(wanted)];
+  return one.length === other.length && timingSafeEqual(one, other);
+}
