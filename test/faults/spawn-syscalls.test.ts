@@ -19,19 +19,19 @@ const problem = straceProblem();
  * server have several calls with the same number, so each takes less time.
  */
 const EXECS = [
-  { mode: "landlock", when: 1, seconds: 3, programs: "the launcher of the sandbox" },
-  { mode: "landlock", when: 2, seconds: 3, programs: "the runtime" },
+  { mode: "landlock", when: 1, ms: 2_000, programs: "the launcher of the sandbox" },
+  { mode: "landlock", when: 2, ms: 2_000, programs: "the runtime" },
   ...(bwrapProblem === undefined
     ? ([
-        { mode: "bwrap", when: 1, seconds: 1, programs: "both shells and setpriv" },
-        { mode: "bwrap", when: 2, seconds: 1, programs: "bwrap and the launcher of the sandbox" },
-        { mode: "bwrap", when: 3, seconds: 1, programs: "the runtime" },
+        { mode: "bwrap", when: 1, ms: 500, programs: "both shells and setpriv" },
+        { mode: "bwrap", when: 2, ms: 500, programs: "bwrap and the launcher of the sandbox" },
+        { mode: "bwrap", when: 3, ms: 500, programs: "the runtime" },
       ] as const)
     : []),
 ] as const;
 
-const slowExec = ({ when, seconds }: (typeof EXECS)[number]) => {
-  return ["-e", "trace=execve", "-e", `inject=execve:delay_enter=${seconds}s:when=${when}`];
+const slowExec = ({ when, ms }: (typeof EXECS)[number]) => {
+  return ["-e", "trace=execve", "-e", `inject=execve:delay_enter=${ms}ms:when=${when}`];
 };
 
 /** Where a spawn is killed: a system call, its number among the calls of this kind in its thread, and its effect. */
