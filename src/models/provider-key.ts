@@ -64,6 +64,11 @@ export class ProviderKey {
     return await reading.catch(() => known.key);
   }
 
+  /** Call it when the service has refused a key that a server has. The next {@link get} reads the key again. */
+  forget(): void {
+    if (this.#known !== undefined) this.#known.readMs = Number.NEGATIVE_INFINITY;
+  }
+
   /** The key to use after the service has refused one: a newer key, or the same one if there is no other. */
   async getAfterRefusal(refused: string): Promise<string> {
     if (this.#known !== undefined && this.#known.key !== refused) return this.#known.key;

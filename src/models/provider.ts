@@ -64,6 +64,12 @@ export class ModelProvider implements AsyncDisposable {
     await this.#key?.get();
   }
 
+  /** Call it when the service has refused the credential of a session. The next turn then reads the key again. */
+  forgetKey(): void {
+    // The model gateway does this itself, and at once.
+    if (this.#settings.modelGateway === "off") this.#key?.forget();
+  }
+
   /**
    * The provider as `session.create` and `session.resume` take it, for one session. Null for GitHub's own models. With the
    * model gateway or the echo model, it works until the last {@link keep} of the session ends, or this process.

@@ -109,6 +109,16 @@ describe("a key from a command", () => {
     expect(countRuns()).toBe(2);
   });
 
+  it("the command runs again when a server's key was refused", async () => {
+    const key = new ProviderKey({ from: "command", command }, env);
+    put("first");
+    await key.get();
+    put("second");
+    key.forget();
+    expect(await key.get()).toBe("second");
+    expect(countRuns()).toBe(2);
+  });
+
   it("the last key stays in use while its command fails", async () => {
     const key = new ProviderKey({ from: "command", command }, env);
     put("first");

@@ -1,7 +1,7 @@
 import { type Frame, ProtocolError } from "../../runtime/wire/frames.js";
 import type { RpcListener } from "../../runtime/wire/rpc-client.js";
 import type { ServerMessage } from "../../runtime/wire/server-message.js";
-import { forgetToken } from "../../sessions/use/session-token.js";
+import { forgetCredential } from "../../sessions/use/session-token.js";
 import { decidesOnTools, withoutApproval } from "../policy/reach.js";
 import type { Attachment, ClientState } from "../state/client-state.js";
 import { describe } from "../state/door/report.js";
@@ -101,8 +101,8 @@ export class Incoming implements RpcListener {
       case "session.error": {
         const { message, statusCode } = eventIn(body).data ?? {};
         const use = turns.get(sessionId)?.use;
-        // The next turn reads the token again.
-        if (statusCode === UNAUTHORIZED && use !== undefined) forgetToken(door.sessions.context, use);
+        // The next turn reads the credential again.
+        if (statusCode === UNAUTHORIZED && use !== undefined) forgetCredential(door.sessions.context, use);
         ends.error(sessionId, raw, { message: String(message), isJudged });
         return;
       }

@@ -16,7 +16,7 @@ import type { SessionView } from "../view.js";
 import { isUnloaded, type Loading, missingAccess, type Transport, withToolSandbox } from "./load.js";
 import { type AttachedSession, OpenSession, type Prompt, permissions, type SendOptions } from "./open-session.js";
 import { isStopped } from "./server.js";
-import { assertAccepted, credentialsOf, forgetToken } from "./session-token.js";
+import { assertAccepted, credentialsOf, forgetCredential } from "./session-token.js";
 import { type SessionUse, useSession } from "./use-session.js";
 
 interface LocalAttached extends AttachedSession {
@@ -131,7 +131,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
   /** The error of a turn. A server that a command stops only closes its connections. */
   async #reasonFor(error: unknown): Promise<unknown> {
     if (isFleetError(error, "FLEET_CREDENTIAL_REFUSED")) {
-      forgetToken(this.context, { record: this.record, server: this.attached.server });
+      forgetCredential(this.context, { record: this.record, server: this.attached.server });
     }
     if (!isFleetError(error, "FLEET_SERVER_LOST")) return error;
     const isCut = await isStopped(this.context, this.attached.server).catch(() => false);

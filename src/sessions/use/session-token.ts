@@ -42,8 +42,16 @@ function sourceOf({ config, pool }: TokenContext, { record, server }: TokenUser)
   return source === null || source.from === "env" || source.from === "caller" ? null : source;
 }
 
-/** Call it when GitHub has refused a session's token. The next turn then reads the token's source again. */
-export function forgetToken(context: TokenContext, user: TokenUser): void {
+/** Call it when a session's token or key was refused. The next turn then reads its source again. */
+export function forgetCredential(
+  context: TokenContext & { provider: Pick<SessionsContext["provider"], "forgetKey"> },
+  user: TokenUser,
+): void {
+  context.provider.forgetKey();
+  forgetToken(context, user);
+}
+
+function forgetToken(context: TokenContext, user: TokenUser): void {
   const source = sourceOf(context, user);
   if (source !== null) tokensOf(context.config, context.env).forget(source, user.record.owner);
 }

@@ -1,0 +1,102 @@
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { FakeGitHub } from "../fixtures/models/fake-github.js";
+import { startWireModel } from "../fixtures/models/wire-model.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+import { DoorFleet } from "../gateway/harness.js";
+
+/** How long tokens and keys last, in real time, and for how many lifetimes the sessions take turns. */
+const LIFETIME_MS = 5_000;
+const LIFETIMES = process.env.SOAK === undefined ? 1 : 3;
+
+function temporaryFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), "fleet-renewal-"));
+  onTestFinished(async () => await removeFolder(folder));
+  return folder;
+}
+
+/** Takes turns with both as long as the credentials last. No turn may fail. */
+async function takeTurns(turns: (() => Promise<unknown>)[]): Promise<void> {
+  const end = performance.now() + LIFETIMES * LIFETIME_MS + 1_000;
+  while (performance.now() < end) {
+    for (const turn of turns) await turn();
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+}
+
+/** Checks that a turn is refused, and in a long run within 5 s, as the fleet promises on a machine that is not busy. */
+async function expectRefusal(turn: () => Promise<unknown>): Promise<void> {
+  const begun = performance.now();
+  await expect(turn()).rejects.toThrow();
+  if (process.env.SOAK !== undefined) expect(performance.now() - begun).toBeLessThan(5_000);
+}
+
+const OPTIONS = { streaming: true, onPermissionRequest: () => ({ kind: "reject" as const }) };
+
+describe("in real time, sessions of the library and of the front door", () => {
+  it("take turns while the tokens of a GitHub App end every 5 s, until the App is suspended", async () => {
+    await using github = await FakeGitHub.start({ lifetimeMs: LIFETIME_MS });
+    const privateKeyFile = join(temporaryFolder(), "key");
+    writeFileSync(privateKeyFile, github.key, { mode: 0o600 });
+    const { appId, installationId } = github;
+    const auth = { githubApp: { appId, installationId, privateKeyFile } };
+    const config = { provider: null, auth, session: { model: "gpt-5" } };
+    await using at = await DoorFleet.open({ env: github.env, config });
+    const session = await at.fleet.sessions.create({ user: "ann" });
+    const other = await (await at.client("ann")).createSession(OPTIONS);
+    const byLibrary = async () => await at.fleet.sessions.send(session, "hello");
+    const byDoor = async () => await other.sendAndWait({ prompt: "hello" });
+    await takeTurns([byLibrary, byDoor]);
+    expect(github.asked.every(({ status }) => status === 200)).toBe(true);
+    expect(new Set(github.asked.map(({ token }) => token)).size).toBeGreaterThan(LIFETIMES);
+    github.mintStatus = 403;
+    github.revokeAll();
+    await expectRefusal(byLibrary);
+    await expectRefusal(byDoor);
+    const before = github.asked.length;
+    await expectRefusal(byLibrary);
+    await expectRefusal(byDoor);
+    expect(github.asked).toHaveLength(before);
+  });
+
+  it.each(["on", "off"] as const)(
+    "take turns while the key from a command changes every 5 s, until the service refuses it (modelGateway %s)",
+    async (modelGateway) => {
+      const file = join(temporaryFolder(), "key");
+      let keys = 0;
+      const next = () => {
+        model.key = `sk-${++keys}`;
+        writeFileSync(file, model.key, { mode: 0o600 });
+      };
+      await using model = await startWireModel("");
+      next();
+      const source = modelGateway === "on" ? { apiKeyCommand: `cat ${file}` } : { apiKeyFile: file };
+      const provider = { type: "openai", baseUrl: `${model.origin}/v1`, ...source };
+      await using at = await DoorFleet.open({ config: { provider, modelGateway } });
+      const session = await at.fleet.sessions.create({ user: "ann" });
+      const other = await (await at.client("ann")).createSession(OPTIONS);
+      const byLibrary = async () => await at.fleet.sessions.send(session, "hello");
+      const byDoor = async () => await other.sendAndWait({ prompt: "hello" });
+      let usedMs: number | undefined = performance.now();
+      const change = async () => {
+        // Count from the turns that used the key, because the fleet reads it at most each 5 s when keys are refused.
+        usedMs ??= performance.now();
+        if (performance.now() - usedMs < LIFETIME_MS) return;
+        usedMs = undefined;
+        next();
+        // A key from a file is read once a second. The model gateway also reads it when the service has refused it.
+        if (modelGateway === "off") await new Promise((resolve) => setTimeout(resolve, 1_100));
+      };
+      await takeTurns([change, byLibrary, byDoor]);
+      expect(keys).toBeGreaterThan(LIFETIMES);
+      model.key = "sk-revoked";
+      await expectRefusal(byLibrary);
+      await expectRefusal(byDoor);
+      next();
+      if (modelGateway === "off")
+        await expect.poll(async () => (await byLibrary().catch(() => null))?.text).toBe("pong");
+    },
+  );
+});
