@@ -13,6 +13,7 @@ import { openStore } from "../src/store/open.js";
 import type { Store } from "../src/store/ports.js";
 import { RedisServer } from "../test/fixtures/store/redis-server.js";
 import { serverRecord, sessionRecord } from "../test/fixtures/store/store-records.js";
+import { withStoreKey } from "../test/fixtures/store/store-root.js";
 import { claim, compare, printMachine, ratio } from "./measure.js";
 
 const CLIENTS = 50;
@@ -32,7 +33,7 @@ const redis = await RedisServer.start(["--appendonly", "yes", "--save", ""]);
 let stores = 0;
 
 function open(url: string): Store {
-  return openStore(url, join(folder, String(stores++)));
+  return openStore(url, withStoreKey(join(folder, String(stores++))));
 }
 
 try {

@@ -13,7 +13,7 @@ const LAYERS: RegExp[][] = [
   [/^main\.ts$/],
   [/^commands\//],
   [/^cli\//],
-  [/^fleet\/(smoke|doctor\/\w+|init\/\w+|migrate|recorded-ids|trial|trust|versions)\.ts$/, /^index\.ts$/],
+  [/^fleet\/(smoke|doctor\/\w+|init\/\w+|keys\/[\w-]+|migrate|recorded-ids|trial|trust|versions)\.ts$/, /^index\.ts$/],
   [/^fleet\/(fleet|deprecated|groups\/\w+)\.ts$/],
   [/^fleet\/(parts|state)\.ts$/],
   [/^peers\//],

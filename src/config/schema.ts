@@ -217,6 +217,8 @@ const serve = v.pipe(
 const storeOptions = v.strictObject({
   // Allows Redis without TLS on another host, where anybody on the network path can read and change the state.
   insecure: v.optional(rules.flag(), false),
+  // The file with the key that signs the records in Redis. If null, the file `store-key` in the state folder.
+  keyFile: v.optional(v.nullable(rules.file()), null),
 });
 
 /** Settings of this host, for a fleet of several hosts that share a Redis. */

@@ -4,7 +4,7 @@ import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/redis-u
 import { FleetError, quote } from "../errors.js";
 import { stopGraceSeconds } from "./grace.js";
 import { badFlag, unfit } from "./problem.js";
-import { type Settings, settingsOf } from "./settings.js";
+import { NEW_STORE_KEY, type Settings, settingsOf } from "./settings.js";
 import type { Capacity } from "./sizing.js";
 
 export type StorageKind = "local" | "shared";
@@ -64,6 +64,7 @@ export function describe(
     without: [...PER_HOST, "runtime.path", ...(own ? ["store", "storeOptions"] : [])],
     with: own ? { store: ownRedis, "storeOptions.insecure": true } : {},
     secretStore: options.secretStore,
+    secretStoreKey: hasRedis,
     moveFiles: true,
   });
   return {
@@ -131,6 +132,11 @@ function noticesOf(config: Config, given: Layer, settings: Settings): string[] {
   const notices: string[] = [];
   const { provider, auth, runtime } = config;
   const perUser = settings.secrets.find((secret) => secret.perUser);
+  const storeKey = settings.secrets.find(({ name }) => name === NEW_STORE_KEY);
+  if (storeKey !== undefined)
+    notices.push(
+      `${NEW_STORE_KEY} is the key that signs the records in Redis, the same for all hosts: 64 random hex digits.`,
+    );
   if (given.has("runtime.path"))
     notices.push("runtime.path is left out, because it is a path on this machine. The image's own runtime is used.");
   if (auth.githubTokenCommand !== null)

@@ -32,11 +32,16 @@ export interface SettingsOptions {
   with?: Readonly<Record<string, unknown>>;
   /** Whether the store's URL comes from a secret, which overrides the configuration. */
   secretStore: boolean;
+  /** Whether the hosts need one key for the records in Redis, from a secret. */
+  secretStoreKey?: boolean;
   /** Whether the files that the configuration names are moved to where the secrets are. */
   moveFiles: boolean;
 }
 
 const variableOf = (key: string) => findKey(key)?.variable ?? key;
+/** The name of the secret for a key that does not exist yet. */
+export const NEW_STORE_KEY = "COPILOTFLEET_STORE_KEY";
+const STORE_KEY = "storeOptions.keyFile";
 export const STORE_VARIABLE = variableOf("store");
 
 /** Splits the configuration into the settings of every host, and the secrets. */
@@ -65,6 +70,12 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
   const { auth, provider, store, runtime } = config;
   const mayBeSecret = (text: string | null) => text !== null && (redact(text) !== text || holdsGitHubToken(text));
   if (options.secretStore || (store.kind === "redis" && hasCredentials(store.url))) conceal("store");
+  if (options.secretStoreKey === true) {
+    values.delete(STORE_KEY);
+    const source = config.storeOptions.keyFile;
+    const name = source === null ? NEW_STORE_KEY : basename(source);
+    secrets.push({ name, variable: variableOf(STORE_KEY), source, perUser: false });
+  }
   if (provider !== null && provider.type !== "echo") {
     moveVariable("provider.apiKeyEnv", provider.apiKeyEnv, "provider.apiKeyFile");
     moveFile("provider.apiKeyFile", provider.apiKeyFile);

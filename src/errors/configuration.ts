@@ -18,6 +18,18 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
       "npm install --global copilotfleet@latest",
     ],
   },
+  FLEET_STORE_KEY_UNUSABLE: {
+    title: "This host has no key for the records in Redis, or the file of the key cannot be used.",
+    causes: [
+      "Another host made the key, and it was not copied to this host.",
+      "The records come from an earlier version, which did not sign them.",
+      "A line of the file is not a key.",
+    ],
+    fixes: [
+      "Copy the file store-key from the state folder of another host, and name the copy in storeOptions.keyFile.",
+      "copilotfleet store sign # if an earlier version wrote the records",
+    ],
+  },
   FLEET_CONFIG_UNTRUSTED: {
     title: "A project's configuration file sets keys that you have to allow first.",
     causes: [

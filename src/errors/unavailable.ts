@@ -123,6 +123,20 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
       "Restore the file in the message from a backup.",
     ],
   },
+  FLEET_STATE_UNSIGNED: {
+    title: "A record in Redis does not carry the signature of this fleet.",
+    data: "The fleet did not use the record, and changed nothing.",
+    causes: [
+      "Somebody who may write to Redis wrote it, or moved it to another name.",
+      "An earlier version of copilotfleet wrote it.",
+      "The hosts of the fleet have different keys.",
+    ],
+    fixes: [
+      "copilotfleet doctor",
+      "Give all hosts the same key: storeOptions.keyFile, or the file store-key in the state folder.",
+      "copilotfleet store sign # shows the records of an earlier version, and signs them",
+    ],
+  },
   FLEET_PROCESSES_UNREADABLE: {
     retryable: true,
     title: "The fleet cannot read which processes run.",

@@ -19,5 +19,11 @@ export function storeUrl({ store }: Config): string {
 
 export function openState(config: Config, stateRoot: string, url = storeUrl(config)): Store {
   if (url === "file") return openStore("file", stateRoot);
-  return openStore(url, stateRoot, ownHostName(config, stateRoot), () => instanceOf(stateRoot));
+  return openStore(
+    url,
+    stateRoot,
+    ownHostName(config, stateRoot),
+    () => instanceOf(stateRoot),
+    config.storeOptions.keyFile,
+  );
 }

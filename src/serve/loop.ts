@@ -146,6 +146,7 @@ export class SupervisorLoop {
     this.#processCleanup.look(running);
     this.#idleStopper.look(running, ownPorts);
     this.#serverLimits.look(running);
+    for (const warning of this.#context.store.takeWarnings()) this.#context.log("warn", warning);
     for (const server of running) await enforceCap(this.#context, server);
     await this.#measurements.look(registry, running);
     await this.#checks.run("the proxy of servers could not be started", async () => await this.#egress.look(running));

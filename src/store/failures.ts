@@ -21,7 +21,16 @@ export function corruptError(
 }
 
 /** The error of a record that cannot be read. */
-export type UnreadableError = FleetError & { readonly code: "FLEET_STATE_CORRUPT" | "FLEET_STATE_UNWRITABLE" };
+export type UnreadableError = FleetError & {
+  readonly code: "FLEET_STATE_CORRUPT" | "FLEET_STATE_UNSIGNED" | "FLEET_STATE_UNWRITABLE";
+};
+
+/** Whether a read failed because its one record is damaged, or because it does not carry the fleet's signature. */
+export function isDamaged(
+  error: unknown,
+): error is FleetError & { readonly code: "FLEET_STATE_CORRUPT" | "FLEET_STATE_UNSIGNED" } {
+  return isFleetError(error, "FLEET_STATE_CORRUPT") || isFleetError(error, "FLEET_STATE_UNSIGNED");
+}
 
 /**
  * Whether a read failed because of its one record: the record is damaged, or its disk or mode forbids the read. A limit of
@@ -29,7 +38,7 @@ export type UnreadableError = FleetError & { readonly code: "FLEET_STATE_CORRUPT
  */
 export function isUnreadable(error: unknown): error is UnreadableError {
   if (isFleetError(error, "FLEET_STATE_UNWRITABLE")) return !isOwnLimit(error.cause);
-  return isFleetError(error, "FLEET_STATE_CORRUPT");
+  return isDamaged(error);
 }
 
 /** @param what the rest of a sentence about the state: `could not be changed …` */

@@ -74,7 +74,7 @@ describe("defaults", () => {
           total: { connections: 1024, sessions: null, requestsInFlight: 20_000, unreadBytes: 536_870_912 },
         },
         store: { kind: "file" },
-        storeOptions: { insecure: false },
+        storeOptions: { insecure: false, keyFile: null },
         host: {
           tls: { cert: null, key: null, ca: null },
           insecure: false,

@@ -72,7 +72,7 @@ describe("a Compose file", () => {
     const { store, storeOptions } = configured(environment).config;
     expect({ store, storeOptions }).toEqual({
       store: { kind: "redis", url: "redis://redis:6379/0" },
-      storeOptions: { insecure: true },
+      storeOptions: { insecure: true, keyFile: "/run/secrets/copilotfleet/COPILOTFLEET_STORE_KEY" },
     });
   });
 
@@ -91,6 +91,8 @@ describe("a Compose file", () => {
       // biome-ignore lint/suspicious/noTemplateCurlyInString: filled in by docker compose
       COPILOTFLEET_STORE: { file: "${COPILOTFLEET_SECRETS:-./secrets}/COPILOTFLEET_STORE" },
       // biome-ignore lint/suspicious/noTemplateCurlyInString: likewise
+      COPILOTFLEET_STORE_KEY: { file: "${COPILOTFLEET_SECRETS:-./secrets}/COPILOTFLEET_STORE_KEY" },
+      // biome-ignore lint/suspicious/noTemplateCurlyInString: likewise
       MODEL_KEY: { file: "${COPILOTFLEET_SECRETS:-./secrets}/MODEL_KEY" },
     });
     expect(services["host-1"]?.secrets).toContainEqual({
@@ -105,7 +107,9 @@ describe("a Compose file", () => {
       HTTPS_PROXY: "${HTTPS_PROXY:-}",
     });
     expect(environment).not.toHaveProperty("COPILOTFLEET_PROVIDER_API_KEY_ENV");
-    expect(notices.join()).toContain("secrets beside this file must hold COPILOTFLEET_STORE, MODEL_KEY, with");
+    expect(notices.join()).toContain(
+      "secrets beside this file must hold COPILOTFLEET_STORE, COPILOTFLEET_STORE_KEY, MODEL_KEY, with",
+    );
   });
 
   it("a Compose file mounts files with tokens and keys, and is refused when it cannot mount them", () => {

@@ -267,11 +267,12 @@ describe("secrets", () => {
   it("secrets in manifests are references, and their values appear nowhere", () => {
     const { manifests, yaml, notices } = kubernetes(SECRET, { secret: "keys", redisSecret: "redis-url" });
     expect(yaml + JSON.stringify({ manifests, notices })).not.toContain("canary");
-    expect(notices.join()).toMatch(/The Secret keys must hold MODEL_KEY, .*TEAM_TOKEN/);
+    expect(notices.join()).toMatch(/The Secret keys must hold COPILOTFLEET_STORE_KEY, MODEL_KEY, .*TEAM_TOKEN/);
     const { env, volumeMounts } = hostContainer(manifests);
     const files = env.filter(({ name }) => name.endsWith("_FILE")).map(({ name, value }) => [name, value]);
     expect(files).toEqual([
       ["COPILOTFLEET_STORE_FILE", "/run/secrets/copilotfleet/COPILOTFLEET_STORE"],
+      ["COPILOTFLEET_STORE_OPTIONS_KEY_FILE", "/run/secrets/copilotfleet/COPILOTFLEET_STORE_KEY"],
       ["COPILOTFLEET_PROVIDER_API_KEY_FILE", "/run/secrets/copilotfleet/MODEL_KEY"],
       ["COPILOTFLEET_PROVIDER_BASE_URL_FILE", "/run/secrets/copilotfleet/COPILOTFLEET_PROVIDER_BASE_URL"],
       ["COPILOTFLEET_AUTH_GITHUB_TOKEN_FILE", "/run/secrets/copilotfleet/TEAM_TOKEN"],
@@ -287,6 +288,7 @@ describe("secrets", () => {
       projected: {
         sources: [
           item("redis-url", "COPILOTFLEET_STORE"),
+          item("keys", "COPILOTFLEET_STORE_KEY"),
           item("keys", "MODEL_KEY"),
           item("keys", "COPILOTFLEET_PROVIDER_BASE_URL"),
           item("keys", "TEAM_TOKEN"),

@@ -103,6 +103,12 @@ const EXAMPLES: Record<string, Example> = {
     stderr: /^Error: --to is "file", .*\. \[FLEET_USAGE_INVALID\]\n {2}Try: copilotfleet store migrate .*\n$/,
     code: 2,
   },
+  "store sign": {
+    args: () => ["store", "sign"],
+    stdout: /^$/,
+    stderr: /^Error: The store is in files, .*\. \[FLEET_USAGE_INVALID\]\n {2}Try: copilotfleet config get store\n$/,
+    code: 2,
+  },
   "deploy systemd": { args: () => ["deploy", "systemd"], stdout: /^# .*\n\[Unit\]\n.*\n$/s },
   "deploy compose": { args: () => ["deploy", "compose"], stdout: /^.*services:\n.*\n$/s },
   "deploy kubernetes": { args: () => ["deploy", "kubernetes"], stdout: /^.*kind: StatefulSet\n.*\n$/s },

@@ -7,7 +7,7 @@ import { openRedisStore } from "../../src/store/redis/redis-store.js";
 import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";
 import { parsed, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
-import { temporaryRoot } from "../fixtures/store/store-root.js";
+import { keyedRoot } from "../fixtures/store/store-root.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`tests of cut connections are skipped: ${problem}`);
@@ -29,8 +29,8 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     const url = redis.url();
     const through = parsed(url.replace(String(redis.port), String(proxy.port)));
     // A test may hold an operation for as long as a slow machine needs.
-    const store = openRedisStore(through, await temporaryRoot(), { operationMs: 60_000 });
-    const direct = openStore(url, await temporaryRoot());
+    const store = openRedisStore(through, await keyedRoot(), { operationMs: 60_000 });
+    const direct = openStore(url, await keyedRoot());
     onTestFinished(async () => {
       await store.close();
       await direct.close();
@@ -159,8 +159,8 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     const url = redis.url();
     const options = { host: "h1", instance: () => "i1" };
     const through = parsed(url.replace(String(redis.port), String(proxy.port)));
-    const store = openRedisStore(through, await temporaryRoot(), options);
-    const direct = openRedisStore(parsed(url), await temporaryRoot(), options);
+    const store = openRedisStore(through, await keyedRoot(), options);
+    const direct = openRedisStore(parsed(url), await keyedRoot(), options);
     onTestFinished(async () => void (await Promise.all([store.close(), direct.close()])));
     const [hosts, watcher] = [store.hosts, direct.hosts];
     if (hosts === null || watcher === null) throw new Error("the store knows no hosts");

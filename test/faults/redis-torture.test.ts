@@ -8,7 +8,7 @@ import { seededRandom } from "../fixtures/random.js";
 import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
-import { temporaryRoot } from "../fixtures/store/store-root.js";
+import { keyedRoot } from "../fixtures/store/store-root.js";
 import { expectExactlyOnce, total, Worker } from "../fixtures/store/store-workers.js";
 
 const problem = redisProblem();
@@ -32,7 +32,7 @@ it.skipIf(problem !== undefined)(
     onTestFinished(() => redis.end());
     const proxy = await CuttingProxy.start(redis.port);
     onTestFinished(() => proxy.end());
-    const root = await temporaryRoot();
+    const root = await keyedRoot();
     const ackFolder = join(root, "..", "acks");
     await mkdir(ackFolder, { recursive: true });
     const direct = redis.url("f");

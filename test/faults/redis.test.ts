@@ -14,7 +14,7 @@ import { Stopwatch } from "../fixtures/stopwatch.js";
 import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";
 import { freePort, parsed, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
-import { temporaryRoot } from "../fixtures/store/store-root.js";
+import { keyedRoot } from "../fixtures/store/store-root.js";
 
 /*
  * Faults of a real Redis: it stalls, dies, loses its data or is full. Each time, a call fails with a clear error within a
@@ -100,7 +100,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
 
     async function open(url: string, operationMs?: number): Promise<Store> {
       const options = operationMs === undefined ? {} : { operationMs };
-      const store = openRedisStore(parsed(url), await temporaryRoot(), options);
+      const store = openRedisStore(parsed(url), await keyedRoot(), options);
       onTestFinished(() => store.close());
       return store;
     }
@@ -151,7 +151,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       "a Redis that was emptied by %s is reported as lost state, and is not treated as an empty pool",
       async (command) => {
         const url = redis.url();
-        const root = await temporaryRoot();
+        const root = await keyedRoot();
         const [store, other] = [openStore(url, root), openStore(url, root)];
         onTestFinished(async () => void (await Promise.all([store.close(), other.close()])));
         const fence = await populate(store);
@@ -193,7 +193,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
 
     it("the command suggested after Redis lost its data lets this host start with an empty pool", async () => {
       const url = redis.url();
-      const root = await temporaryRoot();
+      const root = await keyedRoot();
       const store = openStore(url, root);
       await populate(store);
       await redis.client.flushall();
@@ -313,7 +313,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     });
 
     it("a host keeps its term and can leave while Redis is full", async () => {
-      const store = openRedisStore(parsed(redis.url()), await temporaryRoot(), { host: "h1", instance: () => "i1" });
+      const store = openRedisStore(parsed(redis.url()), await keyedRoot(), { host: "h1", instance: () => "i1" });
       onTestFinished(() => store.close());
       const { hosts } = store;
       if (hosts === null) throw new Error("the store knows no hosts");
@@ -411,7 +411,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     it("an open connection to Redis does not keep the process alive", async () => {
       const url = redis.url();
       await populate(await open(url));
-      const child = spawn(process.execPath, [program, url, await temporaryRoot()], {
+      const child = spawn(process.execPath, [program, url, await keyedRoot()], {
         stdio: ["ignore", "pipe", "inherit"],
       });
       onTestFinished(() => void child.kill("SIGKILL"));
@@ -430,7 +430,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
 
     it("no acknowledged change and no lease is lost when Redis is killed and comes back with its data", async () => {
       const redis = await started(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
-      const root = await temporaryRoot();
+      const root = await keyedRoot();
       const [store, other] = [openStore(redis.url("f"), root), openStore(redis.url("f"), root)];
       onTestFinished(async () => void (await Promise.all([store.close(), other.close()])));
       const fence = await populate(store);
@@ -461,7 +461,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
 
     it("open stores and new ones detect that Redis was killed and came back without its data", async () => {
       const redis = await started(["--appendonly", "no", "--save", ""]);
-      const root = await temporaryRoot();
+      const root = await keyedRoot();
       const store = openStore(redis.url("f"), root);
       onTestFinished(() => store.close());
       const fence = await populate(store);
@@ -473,7 +473,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
       const next = openStore(redis.url("f"), root);
       onTestFinished(() => next.close());
       await expect(next.leases.acquire(request("t2"))).rejects.toMatchObject({ code: "FLEET_STATE_LOST" });
-      const stranger = openStore(redis.url("f"), await temporaryRoot());
+      const stranger = openStore(redis.url("f"), await keyedRoot());
       onTestFinished(() => stranger.close());
       const answer = await stranger.leases.acquire(request("t3"));
       expect(answer.lease?.fence).toBeGreaterThan(fence);
@@ -481,7 +481,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
 
     it("the store warns when Redis comes back with old data, and gives no fence a second time", async () => {
       const redis = await started(["--appendonly", "no", "--save", "3600 1"]);
-      const store = openStore(redis.url("f"), await temporaryRoot());
+      const store = openStore(redis.url("f"), await keyedRoot());
       onTestFinished(() => store.close());
       await populate(store);
       await redis.client.save();
@@ -499,14 +499,14 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
 
     it("calls fail in time when Redis is gone for good, and a new store's first call fails at once", async () => {
       const redis = await started([]);
-      const store = openRedisStore(parsed(redis.url("f")), await temporaryRoot(), { operationMs: SHORT_MS });
+      const store = openRedisStore(parsed(redis.url("f")), await keyedRoot(), { operationMs: SHORT_MS });
       onTestFinished(() => store.close());
       await populate(store);
       await redis.kill();
       const failed = await codes(everything(store));
       expect(new Set(Object.values(failed))).toEqual(new Set(["FLEET_STORE_UNAVAILABLE"]));
       using took = new Stopwatch();
-      const late = openStore(redis.url("f"), await temporaryRoot());
+      const late = openStore(redis.url("f"), await keyedRoot());
       await expect(late.registry.read()).rejects.toMatchObject({
         code: "FLEET_STORE_UNAVAILABLE",
         message: expect.stringMatching(new RegExp(`127\\.0\\.0\\.1:${redis.port} .*ECONNREFUSED`)),
@@ -522,11 +522,11 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     const replica = await RedisServer.start(["--replicaof", "127.0.0.1", String(primary.port), "--appendonly", "yes"]);
     onTestFinished(() => replica.end());
     await eventually("the replica", async () => /connected_slaves:1/.test(await primary.client.info("replication")));
-    const store = openStore(primary.url("f"), await temporaryRoot());
+    const store = openStore(primary.url("f"), await keyedRoot());
     onTestFinished(() => store.close());
     await populate(store);
     expect(store.takeWarnings()).toEqual([expect.stringContaining("has replicas")]);
-    const other = openStore(replica.url("f"), await temporaryRoot());
+    const other = openStore(replica.url("f"), await keyedRoot());
     onTestFinished(() => other.close());
     await eventually("the copy", async () => Object.keys((await other.registry.read()).servers)[0] === "s1");
     expect(other.takeWarnings()).toEqual([expect.stringContaining("is a replica")]);
@@ -551,11 +551,11 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     const address = await CuttingProxy.start(old.port);
     onTestFinished(() => address.end());
     const url = old.url("f").replace(String(old.port), String(address.port));
-    const store = openRedisStore(parsed(url), await temporaryRoot(), { operationMs: 2_000 });
+    const store = openRedisStore(parsed(url), await keyedRoot(), { operationMs: 2_000 });
     onTestFinished(() => store.close());
     const fence = await populate(store);
     // This store is for operations that must succeed in the end, however slow the machine is.
-    const patient = openRedisStore(parsed(url), await temporaryRoot(), { operationMs: 20_000 });
+    const patient = openRedisStore(parsed(url), await keyedRoot(), { operationMs: 20_000 });
     onTestFinished(() => patient.close());
     expect(await patient.sessions.update("a", (draft) => ++draft.turns)).toBe(1);
     expect(await old.client.wait(1, 10_000)).toBe(1);
@@ -583,7 +583,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     expect(await Promise.all(under)).toEqual([2, 1, expect.objectContaining({ fence })]);
     expect((await store.sessions.read("a"))?.turns).toBe(2);
     expect(await store.sessions.update("a", (draft) => ++draft.turns)).toBe(3);
-    const direct = openStore(next.url("f"), await temporaryRoot());
+    const direct = openStore(next.url("f"), await keyedRoot());
     onTestFinished(() => direct.close());
     expect((await direct.sessions.read("a"))?.turns).toBe(3);
     expect((await direct.registry.read()).placed).toBe(1);
@@ -592,7 +592,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
   it.skipIf(spawnSync("openssl", ["version"]).error !== undefined)(
     "the store connects to Redis over TLS only if it trusts the certificate",
     async () => {
-      const folder = await temporaryRoot();
+      const folder = await keyedRoot();
       await mkdir(folder);
       const [key, cert, tlsPort] = [join(folder, "key.pem"), join(folder, "cert.pem"), String(await freePort())];
       const made = spawnSync("openssl", [
@@ -610,7 +610,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
           env: { PATH: process.env.PATH, ...env },
           encoding: "utf8",
         });
-      const store = openStore(redis.url("f"), await temporaryRoot());
+      const store = openStore(redis.url("f"), await keyedRoot());
       await populate(store);
       await store.close();
       expect(JSON.parse(run({ NODE_EXTRA_CA_CERTS: cert }).stdout)).toMatchObject({ servers: { s1: { id: "s1" } } });
@@ -631,7 +631,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     await new Promise<void>((resolve) => closed.listen(port, "127.0.0.1", resolve));
     onTestFinished(() => void closed.close());
     using took = new Stopwatch();
-    const store = openStore(`redis://127.0.0.1:${port}/0`, await temporaryRoot());
+    const store = openStore(`redis://127.0.0.1:${port}/0`, await keyedRoot());
     await expect(store.registry.read()).rejects.toMatchObject({
       code: "FLEET_STORE_DENIED",
       exit: 3,
@@ -649,7 +649,7 @@ describe.skipIf(problem !== undefined)("the Redis store", () => {
     onTestFinished(() => void silent.close());
     silent.on("connection", (socket) => onTestFinished(() => void socket.destroy()));
     using took = new Stopwatch();
-    const store = openStore(`redis://127.0.0.1:${port}/0`, await temporaryRoot());
+    const store = openStore(`redis://127.0.0.1:${port}/0`, await keyedRoot());
     await expect(store.registry.read()).rejects.toMatchObject({ code: "FLEET_STORE_UNAVAILABLE" });
     expect(took.ms).toBeLessThan(BOUND_MS);
     await store.close();

@@ -22,6 +22,7 @@ import { portVariables, testPorts } from "../fixtures/fleets/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { altered } from "../fixtures/store/altered-store.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { storeKeyFile, withStoreKey } from "../fixtures/store/store-root.js";
 import { RawClient } from "./raw-client.js";
 
 const problem = redisProblem();
@@ -50,6 +51,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       COPILOTFLEET_HOME: join(folder, "state"),
       COPILOTFLEET_HOST_NAME: "h1",
       COPILOTFLEET_STORE: url,
+      COPILOTFLEET_STORE_OPTIONS_KEY_FILE: storeKeyFile(),
       ...portVariables(testPorts()),
       COPILOTFLEET_PROVIDER_TYPE: "echo",
       COPILOT_OFFLINE: "true",
@@ -60,7 +62,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
       onEvent: (event) => events.push(event),
       onRequest: (report) => requests.push(report),
     });
-    store = openStore(url, join(folder, "other"), "h2");
+    store = openStore(url, withStoreKey(join(folder, "other")), "h2");
     directory = new HostDirectory({ store, config: { storage: { shared: null } } });
     // The first write makes the database belong to a fleet.
     await revokeTokens(store, { ids: [(await issueToken(store, "nobody", null)).id] });
@@ -97,7 +99,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
   });
   /** Enters h1 in the directory, so that a caller that waits for h1 finds it alive. */
   const beat = async () => {
-    const h1 = openStore(redis.url("control"), join(folder, "state"), "h1");
+    const h1 = openStore(redis.url("control"), withStoreKey(join(folder, "state")), "h1");
     await h1.hosts?.beat(ensureNote(fleet.stateRoot, "h1").instance, host(), 60_000);
     await h1.close();
   };
@@ -293,7 +295,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     await using link = await ControlLink.open({ store, directory, config }, host());
     const waiting = link.call("moreLog", { id, at }, { limitMs: 60_000 });
     const outcome = expect(waiting).rejects.toMatchObject({ code: "FLEET_HOST_AWAY" });
-    const h1 = openStore(redis.url("control"), join(folder, "state"), "h1");
+    const h1 = openStore(redis.url("control"), withStoreKey(join(folder, "state")), "h1");
     await h1.hosts?.leave(ensureNote(fleet.stateRoot, "h1").instance);
     await h1.close();
     await outcome;

@@ -6,6 +6,7 @@ import { HostDirectory } from "../../src/hosts/directory.js";
 import type { SessionRecord } from "../../src/model/session.js";
 import { openStore } from "../../src/store/open.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { withStoreKey } from "../fixtures/store/store-root.js";
 
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the directory of hosts is not tested by itself: ${problem}`);
@@ -24,7 +25,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
 
   it("reads a host's entry again when the cached entry is older than the host's front door", async () => {
     const url = redis.url();
-    const [here, there] = ["h1", "h2"].map((name) => openStore(url, join(folder, name), name));
+    const [here, there] = ["h1", "h2"].map((name) => openStore(url, withStoreKey(join(folder, name)), name));
     if (here === undefined || there === undefined) throw new Error("no stores");
     try {
       const entry = { state: "serving", startedAt: new Date().toISOString(), storage: null } as const;

@@ -13,7 +13,7 @@ import type { Store } from "../../src/store/ports.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { temporaryRoot } from "../fixtures/store/store-root.js";
+import { keyedRoot } from "../fixtures/store/store-root.js";
 import { RawClient } from "../gateway/raw-client.js";
 
 const HOUR_MS = 3_600_000;
@@ -40,8 +40,8 @@ describe.skipIf(problem !== undefined)("the fleet, with the left-overs of takeov
     const h2 = (): StatePlace => ({ ...h1(), host: "h2" });
     let fleets = 0;
     beforeEach(async () => {
-      shared = await temporaryRoot();
-      store = openStore(redis.url(`remains-${fleets++}`), await temporaryRoot(), "h1");
+      shared = await keyedRoot();
+      store = openStore(redis.url(`remains-${fleets++}`), await keyedRoot(), "h1");
     });
     afterEach(async () => await store.close());
 

@@ -5,7 +5,7 @@ import type { Hosts, Store } from "../../src/store/ports.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
-import { temporaryRoot } from "../fixtures/store/store-root.js";
+import { keyedRoot } from "../fixtures/store/store-root.js";
 
 const ENTRY: HostEntry = {
   door: "10.0.0.1:4300",
@@ -30,7 +30,7 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
   });
 
   async function open(url: string, host: string): Promise<Store & { hosts: Hosts }> {
-    const store = openStore(url, await temporaryRoot(), host);
+    const store = openStore(url, await keyedRoot(), host);
     stores.push(store);
     if (store.hosts === null) throw new Error("the store knows no hosts");
     return store as Store & { hosts: Hosts };

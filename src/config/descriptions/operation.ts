@@ -134,6 +134,12 @@ export const OF_OPERATION = {
     meaning: "Whether the fleet may reach Redis on another host without TLS.",
     examples: [true],
   },
+  "storeOptions.keyFile": {
+    meaning:
+      "The file with the key that signs the records in Redis, the same on all hosts. `null`: `store-key` in the state " +
+      "folder. See [State in Redis](redis.md#signatures).",
+    examples: ["/etc/copilotfleet/store-key", null],
+  },
 
   "host.name": {
     meaning: "The name of this host. `null`: the name that it had before, or otherwise the machine's name.",

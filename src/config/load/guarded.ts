@@ -41,7 +41,7 @@ const GUARDED = `
   limits.default.connections limits.default.sessions limits.default.requestsInFlight limits.default.unreadBytes
   limits.total.connections limits.total.sessions limits.total.requestsInFlight limits.total.unreadBytes
   identity.tokenTtl
-  store storeOptions.insecure
+  store storeOptions.insecure storeOptions.keyFile
   host.name host.advertise host.ttl host.tls.cert host.tls.key host.tls.ca
   storage.shared
   user`;

@@ -13,14 +13,19 @@ import { SessionDocuments } from "./records/sessions.js";
 import { TokenDocuments } from "./records/tokens.js";
 import { WriterLock } from "./records/writer-lock.js";
 import { TELL_TIME } from "./scripts/scripts.js";
+import { Signatures } from "./signatures/signatures.js";
+import { Signer } from "./signatures/signer.js";
 
 const DEADLINE_MS = 30_000;
+const MOST_WARNINGS = 1_000;
 
 export interface RedisStoreOptions {
   /** The name of this host among the hosts that share the fleet. Without it, the fleet serves a single host. */
   host?: string | undefined;
   /** Reads the random id of this host's state folder. With it, the store refuses another host of the same name. */
   instance?: (() => string | null) | undefined;
+  /** The file with the key that signs the records. Null: the file `store-key` in the state folder. */
+  keyFile?: string | null | undefined;
   /** How long an update competes with other writers before it fails with `FLEET_STATE_BUSY`, in milliseconds. */
   deadlineMs?: number;
   /** How long one operation waits for Redis before it fails with `FLEET_STORE_UNAVAILABLE`, in milliseconds. */
@@ -47,6 +52,8 @@ export class RedisStore implements Store {
   readonly leases: RedisLeases;
   readonly tokens: TokenDocuments;
   readonly placements: PlacementDocuments;
+  /** The signatures of all records. */
+  readonly signatures: Signatures;
   readonly #connection: Connection;
   readonly #writes = new Writes();
   readonly #warnings = new Set<string>();
@@ -54,14 +61,15 @@ export class RedisStore implements Store {
   readonly #warned = new Set<string>();
 
   constructor(target: RedisUrl, root: string, options: RedisStoreOptions) {
-    const { host = null, instance, deadlineMs = DEADLINE_MS, operationMs } = options;
+    const { host = null, instance, keyFile = null, deadlineMs = DEADLINE_MS, operationMs } = options;
     const keys = keysOf(target.fleet, host);
     const warn = (message: string) => this.#warn(message);
     const epoch = new Epoch(showRedisUrl(target), root, warn);
-    const connection = new Connection({ target, keys, epoch, warn, operationMs });
-    const documents = new Documents(connection, keys);
+    const signer = new Signer(root, keyFile, showRedisUrl(target));
+    const connection = new Connection({ target, keys, epoch, signer, warn, operationMs });
+    const documents = new Documents(connection, keys, signer);
     this.#connection = connection;
-    this.hosts = host === null ? null : new RedisHosts(host, instance, connection, keys);
+    this.hosts = host === null ? null : new RedisHosts(host, instance, documents, warn);
     this.registry = new RegistryDocument({
       hosts: this.hosts,
       documents,
@@ -72,8 +80,9 @@ export class RedisStore implements Store {
     });
     this.sessions = new SessionDocuments(documents, this.#writes, deadlineMs);
     this.leases = new RedisLeases(connection, keys);
-    this.tokens = new TokenDocuments(documents);
+    this.tokens = new TokenDocuments(documents, warn);
     this.placements = new PlacementDocuments(documents);
+    this.signatures = new Signatures(documents);
   }
 
   async now(): Promise<number> {
@@ -109,7 +118,8 @@ export class RedisStore implements Store {
   }
 
   #warn(message: string): void {
-    if (this.#warned.has(message)) return;
+    // Somebody who may write to Redis could cause any number of different warnings.
+    if (this.#warned.has(message) || this.#warned.size >= MOST_WARNINGS) return;
     this.#warned.add(message);
     this.#warnings.add(message);
   }

@@ -3,6 +3,7 @@ import { type RedisUrl, showRedisUrl } from "../../../config/values/redis-url.js
 import type { FleetError } from "../../../errors.js";
 import { EMPTY_REGISTRY, SCHEMA } from "../../../model/registry.js";
 import type { Script } from "../scripts/scripts.js";
+import type { Signer } from "../signatures/signer.js";
 import type { Epoch } from "./epoch.js";
 import { corruptError, Demotion, Interruption, unavailable } from "./failures.js";
 import type { Keys } from "./keys.js";
@@ -21,6 +22,7 @@ export interface ConnectionOptions {
   target: RedisUrl;
   keys: Keys;
   epoch: Epoch;
+  signer: Signer;
   warn: (message: string) => void;
   /** How long one operation may take, in milliseconds. Tests set it. */
   operationMs: number | undefined;
@@ -96,9 +98,10 @@ export class Connection {
 
   /** Runs a script. Appends `keys` and `args` to the keys and arguments that all scripts have. */
   async run(script: Script, keys: readonly string[], args: readonly (string | number)[]): Promise<unknown[]> {
-    const { epoch, keys: names } = this.#options;
+    const { epoch, keys: names, signer } = this.#options;
     return await this.#operate(async (link, until) => {
       const { expected, known } = epoch;
+      if (script.founds && known === undefined) signer.ensureKey();
       const notAfter = link.serverTime(Math.min(until, performance.now() + ANSWER_MS));
       const common = [known ?? "", notAfter, epoch.fresh, FIRST_REGISTRY];
       const [word, ...rest] = await link.run(script, [names.epoch, names.founding, ...keys], [...common, ...args]);
@@ -175,7 +178,7 @@ export class Connection {
   }
 
   async #connect(): Promise<Link> {
-    const { target, keys, epoch, warn } = this.#options;
+    const { target, keys, epoch, signer, warn } = this.#options;
     epoch.recall();
     const { expected } = epoch;
     try {
@@ -186,6 +189,7 @@ export class Connection {
       try {
         for (const doubt of judge(surroundings, this.#where)) warn(doubt);
         epoch.meet(found, expected);
+        signer.assertKey({ isEmpty: found === null });
         if (!isReplica(surroundings)) this.#metPrimary = true;
       } catch (error) {
         link.cut();

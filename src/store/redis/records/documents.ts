@@ -2,10 +2,11 @@ import { randomBytes } from "node:crypto";
 import { isObject } from "../../../config/values/json.js";
 import { SCHEMA } from "../../../model/registry.js";
 import { newerError } from "../../failures.js";
-import type { Connection } from "../link/connection.js";
+import { type Connection, FIRST_REGISTRY } from "../link/connection.js";
 import { corruptError } from "../link/failures.js";
 import type { Keys } from "../link/keys.js";
 import { COMMIT, COUNT, REMOVE } from "../scripts/document-scripts.js";
+import type { Signer } from "../signatures/signer.js";
 import { HOLD_MS } from "./writer-lock.js";
 
 /**
@@ -15,12 +16,14 @@ import { HOLD_MS } from "./writer-lock.js";
 export const COMMIT_KEY_MS = 60_000;
 
 export interface Stored {
-  /** The first line of the document, with its newline. It contains schema, revision, and id of the commit. */
+  /** The first line of the document, with its newline. It contains schema, revision, id of the commit, and signature. */
   head: string;
   /** Grows by one with each commit. */
   revision: number;
   data: string;
 }
+
+const HEAD = /^((\d{1,9}) (\d{1,15})-[0-9a-f]+)(?: ([0-9a-f]{8}\.[\w-]{43}))?\n$/;
 
 /** The sets that list a document. */
 export interface Listed {
@@ -31,13 +34,15 @@ export interface Listed {
   also: string | null;
 }
 
-export function decode(key: string, text: string): Stored {
+/** The parts of a document, with the content that its signature covers. Does not verify the signature. */
+export function parse(key: string, text: string): Stored & { content: string; signature: string | undefined } {
   const end = text.indexOf("\n");
   const head = text.slice(0, end + 1);
-  const [, schema = "", revision = ""] = /^(\d{1,9}) (\d{1,15})-[0-9a-f]+\n$/.exec(head) ?? [];
+  const [, version = "", schema = "", revision = "", signature] = HEAD.exec(head) ?? [];
   if (schema === "") throw corruptError(key, "its first line is not a valid header");
   if (Number(schema) > SCHEMA) throw newerError(key, Number(schema));
-  return { head, revision: Number(revision), data: text.slice(end + 1) };
+  const data = text.slice(end + 1);
+  return { head, revision: Number(revision), data, content: `${version}\n${data}`, signature };
 }
 
 /** Parses the data of a document. Every call returns a private copy. */
@@ -59,15 +64,25 @@ export function parseObject<T>(key: string, data: string): T {
 export class Documents {
   readonly connection: Connection;
   readonly keys: Keys;
+  readonly signer: Signer;
 
-  constructor(connection: Connection, keys: Keys) {
+  constructor(connection: Connection, keys: Keys, signer: Signer) {
     this.connection = connection;
     this.keys = keys;
+    this.signer = signer;
+  }
+
+  /** @throws FleetError `FLEET_STATE_UNSIGNED` when the document does not come from this fleet */
+  decode(key: string, text: string): Stored {
+    const { content, signature, ...stored } = parse(key, text);
+    // The first script that writes to an empty database creates this registry. Nobody can gain anything by writing it.
+    if (text !== FIRST_REGISTRY) this.signer.assert(key, content, signature);
+    return stored;
   }
 
   async read(keys: readonly string[]): Promise<(Stored | null)[]> {
     const texts = await this.connection.read(keys);
-    return texts.map((text, index) => (text === null ? null : decode(keys[index] ?? "", text)));
+    return texts.map((text, index) => (text === null ? null : this.decode(keys[index] ?? "", text)));
   }
 
   /**
@@ -83,7 +98,8 @@ export class Documents {
     { listed, writer = "" }: { listed?: Listed; writer?: string },
   ): Promise<boolean> {
     const id = newId();
-    const document = `${SCHEMA} ${(from?.revision ?? 0) + 1}-${id}\n${data}`;
+    const version = `${SCHEMA} ${(from?.revision ?? 0) + 1}-${id}`;
+    const document = `${version} ${this.signer.sign(key, `${version}\n${data}`)}\n${data}`;
     const keys = [key, this.keys.commit(id), listed?.set ?? this.keys.sessions, ...this.keys.writerLockKeys];
     if (listed?.also != null) keys.push(listed.also);
     const args = [from?.head ?? "", document, COMMIT_KEY_MS, listed?.member ?? "", writer, HOLD_MS];

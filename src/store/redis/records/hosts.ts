@@ -5,11 +5,11 @@ import type { Hosts } from "../../ports.js";
 import type { Connection } from "../link/connection.js";
 import type { Keys } from "../link/keys.js";
 import { BEAT, FORGET_HOST, LEAVE_HOSTS, LOOK_AT_HOSTS } from "../scripts/host-scripts.js";
-import { newId, parseObject } from "./documents.js";
+import { type Documents, newId, parseObject } from "./documents.js";
 import { readForeignRegistry } from "./registry.js";
 
 /** How many values {@link LOOK_AT_HOSTS} returns for each host. */
-const FIELDS = 4;
+const FIELDS = 5;
 /** How many names of hosts to read at once. A fleet has far fewer hosts. */
 const AT_ONCE = 1_000;
 
@@ -19,17 +19,26 @@ export class RedisHosts implements Hosts {
   readonly #instance: (() => string | null) | undefined;
   readonly #connection: Connection;
   readonly #keys: Keys;
+  readonly #documents: Documents;
+  readonly #warn: (message: string) => void;
   /** Identifies this process in its messages about the host. */
   readonly #by = newId();
   /** The number of this process's last message. */
   #number = 0;
   #assured: Promise<void> | undefined;
 
-  constructor(own: string, instance: (() => string | null) | undefined, connection: Connection, keys: Keys) {
+  constructor(
+    own: string,
+    instance: (() => string | null) | undefined,
+    documents: Documents,
+    warn: (message: string) => void,
+  ) {
     this.own = own;
     this.#instance = instance;
-    this.#connection = connection;
-    this.#keys = keys;
+    this.#documents = documents;
+    this.#connection = documents.connection;
+    this.#keys = documents.keys;
+    this.#warn = warn;
   }
 
   /**
@@ -50,10 +59,12 @@ export class RedisHosts implements Hosts {
   async beat(instance: string, entry: HostEntry, ttlMs: number): Promise<HostRecord> {
     const { own } = this;
     const asked = performance.now();
+    const text = JSON.stringify(entry);
+    const signature = this.#documents.signer.sign(this.#keys.host(own), contentOf(instance, text));
     const [word, term] = await this.#connection.run(
       BEAT,
       [this.#keys.host(own), this.#keys.hosts, this.#keys.fence],
-      [own, instance, JSON.stringify(entry), ttlMs, this.#by, ++this.#number],
+      [own, instance, text, ttlMs, this.#by, ++this.#number, signature],
     );
     if (word !== "ok") throw taken(own, JSON.parse(String(term)) as HostEntry);
     // Count from the time of the request, because Redis ran it then or later. So the result is never too large.
@@ -91,14 +102,27 @@ export class RedisHosts implements Hosts {
     const [, ...values] = await this.#connection.run(LOOK_AT_HOSTS, keys, []);
     const tookMs = performance.now() - asked;
     return sorted.flatMap((name, index) => {
-      const [instance, term, entry, leftMs] = values.slice(index * FIELDS, (index + 1) * FIELDS);
+      const [instance, term, entry, leftMs, signature] = values.slice(index * FIELDS, (index + 1) * FIELDS);
       if (typeof entry !== "string") return []; // another process removed it after the scan
+      if (!this.#isSigned(keys[index] ?? "", contentOf(String(instance), entry), String(signature ?? ""))) return [];
       const remainingMs = Math.max(0, Math.floor(Number(leftMs) - tookMs));
       const published = parseObject<HostEntry>(keys[index] ?? "", entry);
       // Do not use `remainingMs` here. After a slow answer, it may be 0 for a host that is alive.
       const gone = Number(leftMs) <= 0;
       return [{ ...published, name, instance: String(instance), term: Number(term), gone, remainingMs }];
     });
+  }
+
+  /** Whether the host itself wrote the entry. The clock of Redis sets the term, so nobody signs it. */
+  #isSigned(key: string, content: string, signature: string): boolean {
+    try {
+      this.#documents.signer.assert(key, content, signature);
+      return true;
+    } catch (error) {
+      if (!isFleetError(error, "FLEET_STATE_UNSIGNED")) throw error;
+      this.#warn(error.message);
+      return false;
+    }
   }
 
   #refuseOther(hosts: readonly HostRecord[]): void {
@@ -109,8 +133,13 @@ export class RedisHosts implements Hosts {
   }
 
   async registryOf(name: string): Promise<Registry> {
-    return await readForeignRegistry(this.#keys.registryOf(name), this.#connection);
+    return await readForeignRegistry(this.#keys.registryOf(name), this.#documents);
   }
+}
+
+/** The part of a host's entry that its signature covers. */
+export function contentOf(instance: string, entry: string): string {
+  return `${instance}\n${entry}`;
 }
 
 function taken(name: string, { startedAt, door }: Pick<HostEntry, "startedAt" | "door">): FleetError {

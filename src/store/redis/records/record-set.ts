@@ -1,4 +1,4 @@
-import { isFleetError } from "../../../errors.js";
+import { isDamaged } from "../../failures.js";
 import type { OnUnreadable } from "../../ports.js";
 import { type Documents, type Listed, parseObject, type Stored } from "./documents.js";
 
@@ -29,7 +29,7 @@ export class RecordSet<T extends object> {
   /** Like {@link read}, but returns null for an unreadable record. */
   async readIfReadable(name: string): Promise<T | null> {
     return await this.read(name).catch((error: unknown) => {
-      if (!isFleetError(error, "FLEET_STATE_CORRUPT")) throw error;
+      if (!isDamaged(error)) throw error;
       return null;
     });
   }
@@ -64,12 +64,12 @@ export class RecordSet<T extends object> {
   /** As {@link findAll}. Reads the records one by one if one of them cannot be read, to find out which one. */
   async #findReadable(names: readonly string[], onUnreadable: OnUnreadable): Promise<(Found<T> | null)[]> {
     const unlessUnreadable = (name: string) => (error: unknown) => {
-      if (!isFleetError(error, "FLEET_STATE_CORRUPT")) throw error;
+      if (!isDamaged(error)) throw error;
       onUnreadable(name, error);
       return null;
     };
     return await this.findAll(names).catch(async (error: unknown) => {
-      if (!isFleetError(error, "FLEET_STATE_CORRUPT")) throw error;
+      if (!isDamaged(error)) throw error;
       return await Promise.all(names.map((name) => this.find(name).catch(unlessUnreadable(name))));
     });
   }

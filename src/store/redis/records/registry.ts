@@ -1,9 +1,9 @@
 import { EMPTY_REGISTRY, type Registry, withoutPrototype } from "../../../model/registry.js";
 import type { RegistryStore } from "../../ports.js";
 import { UpdateQueue, type Writes } from "../../update-queue.js";
-import { type Connection, FIRST_REGISTRY } from "../link/connection.js";
+import { FIRST_REGISTRY } from "../link/connection.js";
 import { corruptError } from "../link/failures.js";
-import { type Documents, decode, parseObject, type Stored } from "./documents.js";
+import { type Documents, parseObject, type Stored } from "./documents.js";
 import type { RedisHosts } from "./hosts.js";
 import type { TakenLock, WriterLock } from "./writer-lock.js";
 
@@ -99,7 +99,7 @@ export class RegistryDocument implements RegistryStore {
     // The registry of a fleet without named hosts (`founding`) is created together with the epoch, the random id of the
     // data. The registry of a named host is created by its first write.
     const isFounding = this.#key === documents.keys.founding;
-    const stored = text === null && !isFounding ? NONE : decode(this.#key, text ?? FIRST_REGISTRY);
+    const stored = text === null && !isFounding ? NONE : documents.decode(this.#key, text ?? FIRST_REGISTRY);
     const { revision } = stored;
     if (revision < highest) {
       // Redis keeps the epoch but loses the latest changes if it restarts from an older save, or after a failover.
@@ -122,7 +122,7 @@ function parseRegistryAt(key: string, data: string): Registry {
 }
 
 /** Reads the registry of another host. The result is empty if that host has no registry. */
-export async function readForeignRegistry(key: string, connection: Connection): Promise<Registry> {
-  const text = await connection.readRegistry(key);
-  return parseRegistryAt(key, text === null ? EMPTY_REGISTRY : decode(key, text).data);
+export async function readForeignRegistry(key: string, documents: Documents): Promise<Registry> {
+  const text = await documents.connection.readRegistry(key);
+  return parseRegistryAt(key, text === null ? EMPTY_REGISTRY : documents.decode(key, text).data);
 }

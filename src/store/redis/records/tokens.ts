@@ -1,19 +1,27 @@
+import { isFleetError } from "../../../errors.js";
 import { assertTokenId, isTokenId, type TokenRecord, tokenExists } from "../../../model/token.js";
 import type { TokenStore } from "../../ports.js";
 import type { Documents } from "./documents.js";
 import { RecordSet } from "./record-set.js";
 
-/** A token is issued and revoked but never changed. */
+/** A token is issued and revoked but never changed. A token that the fleet did not sign counts as absent. */
 export class TokenDocuments implements TokenStore {
   readonly #records: RecordSet<TokenRecord>;
+  readonly #warn: (message: string) => void;
 
-  constructor(documents: Documents) {
+  constructor(documents: Documents, warn: (message: string) => void) {
     const { keys } = documents;
+    this.#warn = warn;
     this.#records = new RecordSet(documents, keys.tokens, (id) => keys.token(id));
   }
 
   async read(id: string): Promise<TokenRecord | null> {
-    return isTokenId(id) ? await this.#records.read(id) : null;
+    if (!isTokenId(id)) return null;
+    return await this.#records.read(id).catch((error: unknown) => {
+      if (!isFleetError(error, "FLEET_STATE_UNSIGNED")) throw error;
+      this.#warn(error.message);
+      return null;
+    });
   }
 
   async create(record: TokenRecord): Promise<void> {
@@ -29,6 +37,10 @@ export class TokenDocuments implements TokenStore {
   }
 
   async list(): Promise<TokenRecord[]> {
-    return [...(await this.#records.list()).values()];
+    const list = await this.#records.list((_, error) => {
+      if (!isFleetError(error, "FLEET_STATE_UNSIGNED")) throw error;
+      this.#warn(error.message);
+    });
+    return [...list.values()];
   }
 }

@@ -17,7 +17,7 @@ end
 
 /**
  * KEYS[3] entry, [4] set of all hosts, [5] fence. ARGV[5] name, [6] instance, [7] entry as JSON, [8] TTL (ms), [9] process
- * that writes, [10] number of its message. Answers `ok` with the term, or `taken` with the entry of the other instance.
+ * that writes, [10] number of its message, [11] signature of the entry. Answers `ok` with the term, or `taken` with the entry of the other instance.
  *
  * Terms come from the counter for fences, so they grow even if Redis loses all data. The script first deletes a field that
  * never exists, because a full Redis refuses a script whose first write needs memory. Without this deletion, all hosts would
@@ -37,7 +37,7 @@ if not there then
     redis.call('SET', KEYS[5], now)
   end
 end
-redis.call('HSET', KEYS[3], 'instance', ARGV[6], 'until', now + ARGV[8], 'term', term, 'entry', ARGV[7], 'by', ARGV[9], 'number', ARGV[10])
+redis.call('HSET', KEYS[3], 'instance', ARGV[6], 'until', now + ARGV[8], 'term', term, 'entry', ARGV[7], 'by', ARGV[9], 'number', ARGV[10], 'mac', ARGV[11])
 redis.call('SADD', KEYS[4], ARGV[5])
 return {'ok', term}
 `);
@@ -60,17 +60,28 @@ return {'forgotten'}
 `);
 
 /**
- * KEYS[3] and later keys: entries. Answers `seen` with four values for each entry: instance, term, facts as JSON, and
- * how long the host still counts as alive (ms).
+ * KEYS[3] and later keys: entries. Answers `seen` with five values for each entry: instance, term, facts as JSON, how
+ * long the host still counts as alive (ms), and the signature.
  */
 export const LOOK_AT_HOSTS = script(`
 local answer = {'seen'}
 for index = 3, #KEYS do
-  local seen = redis.call('HMGET', KEYS[index], 'instance', 'term', 'entry', 'until')
+  local seen = redis.call('HMGET', KEYS[index], 'instance', 'term', 'entry', 'until', 'mac')
   answer[#answer + 1] = seen[1]
   answer[#answer + 1] = seen[2]
   answer[#answer + 1] = seen[3]
   answer[#answer + 1] = seen[4] and tonumber(seen[4]) - now
+  answer[#answer + 1] = seen[5]
 end
 return answer
+`);
+
+/**
+ * KEYS[3] entry. ARGV[5] instance, [6] facts as JSON, [7] signature. Signs the entry of a host, if it is still the same.
+ */
+export const SIGN_HOST = script(`
+local seen = redis.call('HMGET', KEYS[3], 'instance', 'entry')
+if seen[1] ~= ARGV[5] or seen[2] ~= ARGV[6] then return {'conflict'} end
+redis.call('HSET', KEYS[3], 'mac', ARGV[7])
+return {'ok'}
 `);

@@ -1,0 +1,46 @@
+import { Flags } from "@oclif/core";
+import { FleetCommand } from "../../cli/base-command.js";
+import { yesFlag } from "../../cli/flags/flags.js";
+import { confirm, isAsked } from "../../cli/prompt/confirm.js";
+import { countOf, printable } from "../../config/values/text.js";
+import { type SignResult, signRecords } from "../../fleet/keys/sign-records.js";
+
+type SignatureFinding = SignResult["signed"][number];
+
+export default class StoreSign extends FleetCommand {
+  static override summary = "Sign the records in Redis that an earlier version wrote, or that an earlier key signed.";
+  static override description = [
+    "Lists the records without a good signature and asks before it signs them, because the fleet trusts a signed record.",
+    "Read the list: whoever may write to Redis may have added a record. Records whose signature is wrong stay as they are;",
+    "--all signs them, too, for a fleet whose key is lost.",
+  ].join(" ");
+  static override examples = ["<%= config.bin %> store sign", "<%= config.bin %> store sign --yes --json"];
+  static override flags = {
+    all: Flags.boolean({ description: "sign also records with a wrong signature or an unknown key" }),
+    yes: yesFlag,
+  };
+
+  async run(): Promise<SignResult> {
+    const { flags } = await this.parse(StoreSign);
+    const result = await signRecords({
+      env: process.env,
+      cwd: process.cwd(),
+      ...this.configSource,
+      all: flags.all === true,
+      confirm: async (records) => {
+        if (!isAsked({ json: this.jsonEnabled(), yes: flags.yes })) return;
+        this.log(listOf(records));
+        await confirm(`Sign ${countOf(records.length, "record")}?`);
+      },
+    });
+    this.log(`Signed ${countOf(result.signed.length, "record")}.`);
+    if (result.refused.length > 0) {
+      this.log(`Not signed, because somebody else may have written them:\n${listOf(result.refused)}`);
+    }
+    return result;
+  }
+}
+
+function listOf(records: readonly SignatureFinding[]): string {
+  return records.map(({ kind, name, verdict }) => `  ${kind} ${printable(name)} (${verdict})`).join("\n");
+}

@@ -1,0 +1,44 @@
+import { loadConfig } from "../../config/load/load.js";
+import { FleetError } from "../../errors.js";
+import type { RedisStore } from "../../store/redis/redis-store.js";
+import type { SignatureFinding } from "../../store/redis/signatures/signatures.js";
+import type { FleetOptions } from "../options.js";
+import { checkState, openState } from "../state.js";
+
+export interface SignOptions extends Pick<FleetOptions, "env" | "cwd" | "configFile"> {
+  /** Whether to sign also records whose signature is wrong or comes from a key that this host does not have. */
+  all: boolean;
+  /** Receives the records before anything is signed. It may throw to prevent that. */
+  confirm: (records: readonly SignatureFinding[]) => Promise<void>;
+}
+
+export interface SignResult {
+  signed: SignatureFinding[];
+  /** The records that were left as they are, because their signature is wrong or comes from an unknown key. */
+  refused: SignatureFinding[];
+}
+
+/** Signs the records in Redis that an earlier version wrote, or that an earlier key of this host signed. */
+export async function signRecords({ all, confirm, ...options }: SignOptions): Promise<SignResult> {
+  const { config, stateRoot } = loadConfig({ env: process.env, cwd: process.cwd(), ...options });
+  checkState(config, stateRoot);
+  if (config.store.kind === "file") {
+    throw new FleetError("FLEET_USAGE_INVALID", "The store is in files, and only records in Redis are signed.", {
+      suggestions: ["copilotfleet config get store"],
+    });
+  }
+  const store = openState(config, stateRoot) as RedisStore;
+  try {
+    const { signatures } = store;
+    signatures.allowNewKey();
+    const found = await signatures.find();
+    const isForeign = ({ verdict }: SignatureFinding) => verdict === "unknown-key" || verdict === "wrong";
+    // Without this, a host that lacks the key of the others would make one, and lock the others out.
+    if (!all && signatures.keyId === null && found.some(isForeign)) throw signatures.missingKey();
+    const wanted = found.filter((finding) => all || !isForeign(finding));
+    if (wanted.some(({ verdict }) => verdict !== "outdated")) await confirm(wanted);
+    return { signed: await signatures.sign(wanted), refused: found.filter((finding) => !wanted.includes(finding)) };
+  } finally {
+    await store.close();
+  }
+}

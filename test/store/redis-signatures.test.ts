@@ -1,0 +1,161 @@
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { signRecords } from "../../src/fleet/keys/sign-records.js";
+import { issueHostToken, issueToken, verifyToken } from "../../src/identity/tokens.js";
+import { hashToken } from "../../src/model/token.js";
+import { openRedisStore, type RedisStore } from "../../src/store/redis/redis-store.js";
+import { parsed, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { serverRecord } from "../fixtures/store/store-records.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
+
+const problem = redisProblem();
+const OTHER_KEY = "ab".repeat(32);
+const ENTRY = {
+  door: "127.0.0.1:4300",
+  state: "serving",
+  startedAt: "2026-01-01T00:00:00.000Z",
+  storage: null,
+} as const;
+
+describe.skipIf(problem !== undefined)("the signatures of records in Redis", () => {
+  let redis: RedisServer;
+  let fleets = 0;
+  let fleet: string;
+  let root: string;
+  let store: RedisStore;
+
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(async () => await redis.end());
+  beforeEach(async () => {
+    fleet = `s${fleets++}`;
+    root = await temporaryRoot();
+    store = open();
+  });
+
+  function open(options: { root?: string; host?: string; keyFile?: string } = {}): RedisStore {
+    const { root: at = root, host = "h1", keyFile = null } = options;
+    const opened = openRedisStore(parsed(redis.url(fleet)), at, { host, instance: () => `i-${host}`, keyFile });
+    onTestFinished(async () => await opened.close());
+    return opened;
+  }
+
+  const key = (name: string) => `copilotfleet:{${fleet}}:${name}`;
+
+  async function forge(name: string, record: object): Promise<void> {
+    await redis.client.set(key(name), `1 1-abc\n${JSON.stringify(record)}`);
+  }
+
+  /** A token that somebody made who may write to Redis, but does not have the key. */
+  async function forgedToken(extra: object): Promise<string> {
+    const id = "attacker00000001";
+    const token = `cft_${id}_${"A".repeat(43)}`;
+    const createdAt = new Date().toISOString();
+    await forge(`token:${id}`, { id, user: "alice", sha256: hashToken(token), createdAt, expiresAt: null, ...extra });
+    await redis.client.sadd(key("tokens"), id);
+    return token;
+  }
+
+  it("refuse a user's token and a host's token that somebody else wrote, and a warning names the record", async () => {
+    await issueToken(store, "alice", null);
+    expect(await verifyToken(store, await forgedToken({}))).toBeNull();
+    expect(store.takeWarnings().join("\n")).toMatch(/token:attacker00000001.* does not come from this fleet/);
+    expect(await verifyToken(store, await forgedToken({ role: "host", user: "host:h2", door: "h1" }))).toBeNull();
+    expect((await store.tokens.list()).map(({ user }) => user)).toEqual(["alice"]);
+  });
+
+  it("refuse a registry, a session and a host's address that somebody else changed", async () => {
+    await store.registry.update(({ servers }) => Object.assign(servers, { "a-1": serverRecord("a-1") }));
+    await store.hosts?.beat("i-h1", ENTRY, 60_000);
+    expect((await store.hosts?.list())?.map(({ door }) => door)).toEqual([ENTRY.door]);
+    await redis.client.hset(key("host:h1"), "entry", JSON.stringify({ ...ENTRY, door: "192.0.2.1:1" }));
+    expect(await store.hosts?.list()).toEqual([]);
+    const text = String(await redis.client.get(key("registry:h1")));
+    await redis.client.set(key("registry:h1"), text.replace("127.0.0.1", "127.0.0.9"));
+    await expect(store.registry.read()).rejects.toMatchObject({ code: "FLEET_STATE_UNSIGNED" });
+    await expect(open({ host: "h2" }).hosts?.registryOf("h1")).rejects.toMatchObject({ code: "FLEET_STATE_UNSIGNED" });
+  });
+
+  it("refuse a record that was moved to another name", async () => {
+    const { id, token } = await issueToken(store, "alice", null);
+    const moved = `cft_attacker00000001_${token.slice(-43)}`;
+    const text = String(await redis.client.get(key(`token:${id}`)));
+    await redis.client.set(key("token:attacker00000001"), text);
+    expect(await verifyToken(store, moved)).toBeNull();
+    await store.hosts?.beat("i-h1", ENTRY, 60_000);
+    await redis.client.copy(key("host:h1"), key("host:h2"));
+    await redis.client.sadd(key("hosts"), "h2");
+    expect((await store.hosts?.list())?.map(({ name }) => name)).toEqual(["h1"]);
+  });
+
+  it("let a host without the fleet's key in only after the key was copied", async () => {
+    await issueToken(store, "alice", null);
+    const second = await temporaryRoot();
+    const refused = open({ root: second, host: "h2" });
+    await expect(refused.tokens.list()).rejects.toMatchObject({ code: "FLEET_STORE_KEY_UNUSABLE" });
+    expect(existsSync(join(second, "store-key"))).toBe(false);
+    expect(await open({ root: second, host: "h2", keyFile: join(root, "store-key") }).tokens.list()).toHaveLength(1);
+  });
+
+  it("stay good while the key is replaced, and the last step needs no record with the old key", async () => {
+    const { token } = await issueToken(store, "alice", null);
+    const { token: ofHost } = await issueHostToken(store, "h2", "h1");
+    const file = join(root, "store-key");
+    const old = readFileSync(file, "utf8");
+    const other = open({ host: "h2" });
+    expect(await verifyToken(other, token)).toMatchObject({ user: "alice" });
+    for (const content of [`${old}${OTHER_KEY}\n`, `${OTHER_KEY}\n${old}`]) {
+      writeFileSync(file, content);
+      await expect.poll(async () => await verifyToken(other, token)).toMatchObject({ user: "alice" });
+    }
+    await expect.poll(async () => (await store.signatures.find()).map(({ verdict }) => verdict)).toEqual(["outdated"]);
+    expect(await verifyToken(other, ofHost)).toMatchObject({ host: "h2" });
+    expect(await store.signatures.sign(await store.signatures.find())).toHaveLength(1);
+    writeFileSync(file, `${OTHER_KEY}\n`);
+    const fresh = open();
+    expect(await verifyToken(fresh, token)).toMatchObject({ user: "alice" });
+    expect(await fresh.signatures.find()).toEqual([]);
+  });
+
+  it("are missing from the records of an earlier version until store sign adds them, and store sign blesses no token of another host", async () => {
+    await store.registry.update(({ servers }) => Object.assign(servers, { "a-1": serverRecord("a-1") }));
+    const { id, token } = await issueToken(store, "alice", null);
+    await store.hosts?.beat("i-h1", ENTRY, 60_000);
+    for (const name of ["registry:h1", `token:${id}`]) {
+      const text = String(await redis.client.get(key(name)));
+      await redis.client.set(key(name), text.replace(/ \S+\n/, "\n"));
+    }
+    await redis.client.hdel(key("host:h1"), "mac");
+    const ofHost = await forgedToken({ role: "host", user: "host:h2", door: "h1" });
+    expect(await verifyToken(store, token)).toBeNull();
+    const env = {
+      PATH: process.env.PATH,
+      COPILOTFLEET_HOME: root,
+      COPILOTFLEET_STORE: redis.url(fleet),
+      COPILOTFLEET_HOST_NAME: "h1",
+    };
+    const sign = async () => await signRecords({ env, cwd: tmpdir(), all: false, confirm: async () => undefined });
+    const { signed, refused } = await sign();
+    expect(signed.map(({ kind, name }) => `${kind} ${name}`).sort()).toEqual([
+      "hosts h1",
+      "servers h1",
+      `tokens ${id}`,
+    ]);
+    expect(refused).toEqual([]);
+    expect(await verifyToken(store, token)).toMatchObject({ user: "alice" });
+    expect(await verifyToken(store, ofHost)).toBeNull();
+    expect(Object.keys((await store.registry.read()).servers)).toEqual(["a-1"]);
+    expect(await sign()).toEqual({ signed: [], refused: [] });
+  });
+
+  it("made with another host's key are not replaced by store sign on a host without the key", async () => {
+    await issueToken(store, "alice", null);
+    const env = { COPILOTFLEET_HOME: await temporaryRoot(), COPILOTFLEET_STORE: redis.url(fleet) };
+    const signing = signRecords({ env, cwd: tmpdir(), all: false, confirm: async () => undefined });
+    await expect(signing).rejects.toMatchObject({ code: "FLEET_STORE_KEY_UNUSABLE" });
+    expect(await store.tokens.list()).toHaveLength(1);
+  });
+});
