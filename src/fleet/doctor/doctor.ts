@@ -2,6 +2,7 @@ import { ignoredVariables, unknownVariables } from "../../config/load/environmen
 import { type LoadedConfig, loadConfig } from "../../config/load/load.js";
 import { Fleet } from "../fleet.js";
 import { type Check, Checks, type Finding, ok, warning } from "./checks.js";
+import { hasSignOn, SIGN_ON } from "./identity.js";
 import { INSTALLATION, RUNTIME } from "./installation.js";
 import { HOSTS, OPERATION, STORE } from "./operation.js";
 import { PERMISSIONS } from "./permissions.js";
@@ -54,6 +55,7 @@ export async function examine(options: DoctorOptions): Promise<DoctorResult> {
   if (loaded === undefined) {
     checks.skip([...local, STORE, REGISTRY, ...records], "configuration");
   } else {
+    if (hasSignOn(loaded.config)) local.push(SIGN_ON);
     await checks.run(local, { ...loaded, env, fix, quick, signal });
     const { storage, store } = loaded.config;
     if (store.kind !== "file") records.push(HOSTS);
