@@ -4,7 +4,7 @@ import { defineConfig } from "vitest/config";
 const UNIT = [
   "test/{architecture,errors,library-types,schemas}.test.ts",
   "test/{cli,config,fleet}/**/*.test.ts",
-  "test/identity/policy.test.ts",
+  "test/identity/{policy,token-uses}.test.ts",
   "test/gateway/{lost,methods,protocols,reach,relay,turn,turn-server,wire}.test.ts",
   "test/identity/tls-*.test.ts",
   "test/models/echo.test.ts",

@@ -74,7 +74,7 @@ export type { Move, RebalancePlan } from "./hosts/rebalance.js";
 export type { ClearedRemain } from "./hosts/remains.js";
 export type { Scope } from "./identity/identity.js";
 export { type DoorProxy, openProxy, type ProxyEvent, type ProxyOptions } from "./identity/tls/proxy.js";
-export type { IssuedToken, TokenView } from "./identity/tokens.js";
+export type { IssuedToken, RotatedToken, TokenView } from "./identity/tokens.js";
 export type { HostEntry, HostRecord } from "./model/host.js";
 export type { Lease } from "./model/lease.js";
 export type { Placement } from "./model/placement.js";

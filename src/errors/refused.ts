@@ -37,6 +37,11 @@ export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
     ],
     fixes: ["copilotfleet token list --user USER -o wide", "copilotfleet token issue --user USER --scope use"],
   },
+  FLEET_TOKEN_NOT_FOUND: {
+    title: "There is no such token.",
+    causes: ["The id is misspelled.", "The token has expired or was revoked."],
+    fixes: ["copilotfleet token list", "copilotfleet token issue --user USER"],
+  },
   FLEET_USER_NOT_FOUND: {
     title: "The fleet knows nothing about this user.",
     causes: [

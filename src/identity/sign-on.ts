@@ -4,6 +4,7 @@ import type { Store } from "../store/ports.js";
 import type { GitHubSignOn } from "./github/github-sign-on.js";
 import type { HostIdentity, Identity } from "./identity.js";
 import type { JwtSignOn } from "./jwt/jwt-sign-on.js";
+import { TokenUses } from "./token-uses.js";
 import { isTokenGood, verifyToken } from "./tokens.js";
 
 /** https://github.blog/engineering/behind-githubs-new-authentication-token-formats/ */
@@ -23,12 +24,14 @@ export interface SignOnContext {
 /** Finds out who presents a credential. Every entry point asks it. */
 export class SignOn {
   readonly #context: SignOnContext;
+  readonly #uses: TokenUses;
   /** Loaded when somebody first presents such a credential. */
   #jwt: JwtSignOn | undefined;
   #github: GitHubSignOn | undefined;
 
   constructor(context: SignOnContext) {
     this.#context = context;
+    this.#uses = new TokenUses(context.store, context.clock);
   }
 
   /** The user or the host that presents the credential, or the reason why the credential is not valid. */
@@ -45,14 +48,14 @@ export class SignOn {
       return await (await this.#loadGitHub()).identify(credential);
     }
     const unknown = "The fleet did not issue this token, or the token has expired or was revoked.";
-    return (await verifyToken(store, credential)) ?? { refused: unknown };
+    return (await verifyToken(store, credential, this.#uses)) ?? { refused: unknown };
   }
 
   /** Whether the credential of an identity is still valid: it was not revoked, and has not expired. */
   async isStillGood(identity: Identity): Promise<boolean> {
     if (identity.via === "jwt") return await (await this.#loadJwt()).isStillGood(identity);
     if (identity.via === "github") return (await this.#loadGitHub()).isStillGood(identity);
-    return await isTokenGood(this.#context.store, identity);
+    return await isTokenGood(this.#context.store, identity, this.#uses);
   }
 
   /** Problems that the operator should know, each once. */

@@ -5,6 +5,7 @@ import { hashToken, isSameHash, isTokenId, type TokenRecord } from "../model/tok
 import type { Store } from "../store/ports.js";
 import { type HostIdentity, type Identity, SCOPES, type Scope } from "./identity.js";
 import { isForeignId, revokeForeign } from "./revocations.js";
+import type { TokenUses } from "./token-uses.js";
 
 /** `cft_<id>_<secret>`. The store keeps a hash of the whole token. */
 const TOKEN = /^cft_([a-z0-9]{16})_[A-Za-z0-9_-]{43}$/;
@@ -16,6 +17,9 @@ const SECRET_BYTES = 32;
  */
 const NO_HASH = "0".repeat(64);
 
+/** How often a connection counts as a use of its token, in milliseconds. */
+const CONNECTED_MS = 3_600_000;
+
 /** A token without its secret, which only `tokens.issue` returns. Times are ISO 8601 in UTC. */
 export interface TokenView {
   id: string;
@@ -23,6 +27,8 @@ export interface TokenView {
   createdAt: string;
   expiresAt: string | null;
   expired: boolean;
+  /** When a client last connected with the token, or was connected, up to an hour earlier. Null if never. */
+  lastUsedAt: string | null;
   scopes: Scope[];
   /** The only session that the token is valid for; null: all sessions of the user. */
   sessionId: string | null;
@@ -82,13 +88,18 @@ export async function sweepTokens(store: Store): Promise<void> {
 }
 
 /** The user or host that presents the token. Null if the token is not valid. */
-export async function verifyToken(store: Store, token: unknown): Promise<Identity | HostIdentity | null> {
+export async function verifyToken(
+  store: Store,
+  token: unknown,
+  uses?: TokenUses,
+): Promise<Identity | HostIdentity | null> {
   const id = tokenIdIn(token);
   if (id === undefined) return null;
   const record = await store.tokens.read(id);
   const good = isSameHash(hashToken(String(token)), record?.sha256 ?? NO_HASH);
   if (!good || record === null || (await isExpired(store, record))) return null;
   const { role, user, door = "", expiresAt, sessionId, lease } = record;
+  if (record.passing !== true) uses?.note(id);
   if (role === "revoked") return null;
   if (role === "host") return { host: user.slice(HOST_PREFIX.length), tokenId: id, door };
   return { user, scopes: scopesOf(record), groups: [], tokenId: id, expiresAt, via: "token", sessionId, lease };
@@ -108,27 +119,58 @@ export function tokenIdIn(token: unknown): string | undefined {
 export async function isTokenGood(
   store: Store,
   { tokenId, user }: Pick<Identity, "tokenId" | "user">,
+  uses?: TokenUses,
 ): Promise<boolean> {
   const record = await store.tokens.read(tokenId);
-  return record !== null && record.role === undefined && record.user === user && !(await isExpired(store, record));
+  const isGood =
+    record !== null && record.role === undefined && record.user === user && !(await isExpired(store, record));
+  if (isGood && record.passing !== true) uses?.note(tokenId, CONNECTED_MS);
+  return isGood;
 }
 
 /** The tokens of one user or of all users, the newest first. Tokens of hosts are left out. */
 export async function listTokens(store: Store, user?: string): Promise<TokenView[]> {
-  const records = await store.tokens.list();
-  const now = await store.now();
-  return records
+  const records = (await store.tokens.list())
     .filter((record) => record.role === undefined && (user === undefined || record.user === user))
-    .sort((a, b) => compareText(b.createdAt, a.createdAt) || compareText(a.id, b.id))
-    .map((record) => ({
-      id: record.id,
-      user: record.user,
-      createdAt: record.createdAt,
-      expiresAt: record.expiresAt,
-      expired: isOver(record, now),
-      scopes: scopesOf(record),
-      sessionId: record.sessionId ?? null,
-    }));
+    .sort((a, b) => compareText(b.createdAt, a.createdAt) || compareText(a.id, b.id));
+  const uses = await store.tokens.lastUses(records.map(({ id }) => id));
+  const now = await store.now();
+  return records.map((record, index) => ({
+    id: record.id,
+    user: record.user,
+    createdAt: record.createdAt,
+    expiresAt: record.expiresAt,
+    expired: isOver(record, now),
+    lastUsedAt: uses[index] ?? null,
+    scopes: scopesOf(record),
+    sessionId: record.sessionId ?? null,
+  }));
+}
+
+export interface RotatedToken extends IssuedToken {
+  /** The id of the old token. */
+  replaces: string;
+  /** When the old token ends. Both tokens are valid until then. */
+  oldExpiresAt: string | null;
+}
+
+/**
+ * Issues a token with the user, the scopes, the session and the lifetime of another one, and makes the other one expire after
+ * `overlapMs` (milliseconds), unless it expires earlier anyway.
+ *
+ * @throws FleetError `FLEET_TOKEN_NOT_FOUND` when the other one does not exist or has expired.
+ */
+export async function rotateToken(store: Store, id: string, overlapMs: number): Promise<RotatedToken> {
+  const record = await store.tokens.read(id);
+  if (record === null || record.role !== undefined || record.passing === true || (await isExpired(store, record))) {
+    throw new FleetError("FLEET_TOKEN_NOT_FOUND", `There is no valid token ${quote(id)}.`);
+  }
+  const { user, scopes, sessionId, createdAt, issuedUntil = record.expiresAt } = record;
+  const ttlMs = issuedUntil === null ? null : Date.parse(issuedUntil) - Date.parse(createdAt);
+  const kind = { ...(scopes === undefined ? {} : { scopes }), ...(sessionId === undefined ? {} : { sessionId }) };
+  const issued = await issueToken(store, user, ttlMs, kind);
+  const old = await store.tokens.endBy(id, new Date((await store.now()) + overlapMs).toISOString());
+  return { ...issued, replaces: id, oldExpiresAt: old?.expiresAt ?? null };
 }
 
 /** Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds. */

@@ -35,6 +35,15 @@ export interface TokenRecord {
   createdAt: string;
   /** When the token expires; null: it is valid until it is revoked. */
   expiresAt: string | null;
+  /** Set if somebody made the token expire earlier: when it would have expired. */
+  issuedUntil?: string | null;
+}
+
+/** The record of a token that expires at `at`, or earlier if it would do so anyway. Returns the same record if nothing changes. */
+export function endedBy(record: TokenRecord, at: string): TokenRecord {
+  const isEarlier = record.expiresAt === null || !(Date.parse(record.expiresAt) <= Date.parse(at));
+  const { issuedUntil = record.expiresAt } = record;
+  return isEarlier ? { ...record, expiresAt: at, issuedUntil } : record;
 }
 
 export function isTokenId(text: string): boolean {

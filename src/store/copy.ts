@@ -80,6 +80,8 @@ export async function copyContents(
       signal.throwIfAborted();
       tokens.push(token.id);
       await to.tokens.create(token);
+      const [at] = await from.tokens.lastUses([token.id]);
+      if (typeof at === "string") await to.tokens.used(token.id, at);
       onProgress?.({ done: ids.length + tokens.length, total, turns: [] });
     }
     signal.throwIfAborted();

@@ -175,6 +175,21 @@ export interface TokenStore {
   /** The record of a token, or null. Costs one read, however many tokens there are. */
   read(id: string): Promise<TokenRecord | null>;
 
+  /**
+   * Makes a token expire at a time (ISO 8601), unless it expires earlier anyway. Resolves with the record as it is then, or
+   * null if there is no such token. Never brings a revoked token back.
+   */
+  endBy(id: string, at: string): Promise<TokenRecord | null>;
+
+  /**
+   * Records when a token was used (ISO 8601). A crash may lose this. Does nothing if there is no such token, and never brings
+   * a revoked token back.
+   */
+  used(id: string, at: string): Promise<void>;
+
+  /** For each token, the time that {@link used} recorded last, or null. */
+  lastUses(ids: readonly string[]): Promise<(string | null)[]>;
+
   /** Revokes a token. Once the promise resolves, no process finds the token. Resolves with true if it existed. */
   delete(id: string): Promise<boolean>;
 

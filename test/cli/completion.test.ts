@@ -37,6 +37,7 @@ describe("placeAt", () => {
     ["rm a", { ids: ["session"] }],
     ["inspect", { ids: ["server", "session", "user"] }],
     ["token revoke", { ids: ["token"] }],
+    ["token rotate", { ids: ["token"] }],
     ["token issue --session", { ids: ["session"] }],
     ["ps --user", { ids: ["user"] }],
     ["list -u", { ids: ["user"] }],

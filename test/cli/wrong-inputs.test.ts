@@ -97,6 +97,7 @@ const DURATIONS: readonly [args: readonly string[], flag: string][] = [
   [["serve"], "--drain-timeout"],
   [["gc"], "--ttl"],
   [["token", "issue", ...USER], "--ttl"],
+  [["token", "rotate", "a"], "--overlap"],
   [["route", "--rebalance"], "--wait"],
 ];
 const NUMBERS: readonly [args: readonly string[], flag: string][] = [

@@ -69,6 +69,57 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     expect(await store.tokens.read("same")).toMatchObject({ user: winner });
   });
 
+  it("ends a token early for every instance, remembers its first end, and never lengthens its life", async () => {
+    const [soon, late] = ["2027-01-01T00:00:00.000Z", "2030-01-01T00:00:00.000Z"];
+    await store.tokens.create(tokenRecord("a1"));
+    await store.tokens.create(tokenRecord("b2", { expiresAt: late }));
+    await store.tokens.create(tokenRecord("c3", { expiresAt: soon }));
+    const other = await reopen();
+    const ended = tokenRecord("a1", { expiresAt: soon, issuedUntil: null });
+    expect(await store.tokens.endBy("a1", soon)).toEqual(ended);
+    expect(await other.tokens.read("a1")).toEqual(ended);
+    expect(await other.tokens.endBy("b2", soon)).toEqual(tokenRecord("b2", { expiresAt: soon, issuedUntil: late }));
+    expect(await other.tokens.endBy("b2", late)).toEqual(tokenRecord("b2", { expiresAt: soon, issuedUntil: late }));
+    expect(await store.tokens.endBy("c3", late)).toEqual(tokenRecord("c3", { expiresAt: soon }));
+    expect((await store.tokens.list()).map(({ expiresAt }) => expiresAt)).toEqual([soon, soon, soon]);
+    expect(await store.tokens.endBy("gone", soon)).toBeNull();
+    await other.close();
+  });
+
+  it("returns the last use of each token to every instance", async () => {
+    const at = "2026-02-01T00:00:00.000Z";
+    await store.tokens.create(tokenRecord("a1"));
+    await store.tokens.create(tokenRecord("b2"));
+    await store.tokens.used("a1", "2026-01-31T00:00:00.000Z");
+    await store.tokens.used("a1", at);
+    const other = await reopen();
+    expect(await other.tokens.lastUses(["b2", "a1", "gone", "../x"])).toEqual([null, at, null, null]);
+    expect(await other.tokens.lastUses([])).toEqual([]);
+    expect(await other.tokens.read("a1")).toEqual(tokenRecord("a1"));
+    await other.close();
+  });
+
+  it("keeps a token revoked although others use and end it at the same moment", async () => {
+    const at = "2027-01-01T00:00:00.000Z";
+    const other = await reopen();
+    for (let round = 0; round < 20; round++) {
+      const id = `r${round}`;
+      await store.tokens.create(tokenRecord(id));
+      await Promise.all([
+        other.tokens.used(id, at),
+        other.tokens.endBy(id, at),
+        store.tokens.delete(id),
+        other.tokens.used(id, at),
+      ]);
+      expect(await store.tokens.read(id)).toBeNull();
+      expect(await other.tokens.lastUses([id])).toEqual([null]);
+    }
+    await store.tokens.used("r0", at);
+    expect(await store.tokens.list()).toEqual([]);
+    expect(await store.tokens.lastUses(["r0"])).toEqual([null]);
+    await other.close();
+  });
+
   it("finds and deletes no token under an invalid id, and refuses to create a token with it", async () => {
     for (const id of ["", "../registry", "A", "a/b", "a.b", "__proto__", "*", "x".repeat(65)]) {
       expect(await store.tokens.read(id), id).toBeNull();

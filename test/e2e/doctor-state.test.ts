@@ -196,6 +196,23 @@ describe("tokens", () => {
     expect(tokens.map(({ id }) => id).toSorted()).toEqual([good.id, endless.id].toSorted());
     await fleet.ok(["token", "revoke", endless.id]);
     expect((await check("tokens")).check).toMatchObject({ level: "ok", detail: "issued: 1" });
+    const old = "2026-01-01T00:00:00.000Z";
+    const idle = { user: "idle", sha256: "0".repeat(64), createdAt: old, expiresAt: "2099-01-01T00:00:00.000Z" };
+    await store.create({ ...idle, id: "idle1" });
+    await store.create({ ...idle, id: "idle2" });
+    await store.create({ ...idle, id: "busy" });
+    await store.used("idle2", "2026-02-01T00:00:00.000Z");
+    await store.used("busy", new Date().toISOString());
+    const { check: unused } = await check("tokens");
+    expect(unused).toMatchObject({
+      level: "warning",
+      detail: "issued: 4, expired: 0, without an end: 0, unused for 90 days: 2",
+      fix: expect.stringMatching(/^copilotfleet token revoke idle[12]$/),
+    });
+    expect(unused?.items?.toSorted()).toEqual([
+      "idle1 of idle: unused since 2026-01-01T00:00:00.000Z",
+      "idle2 of idle: unused since 2026-02-01T00:00:00.000Z",
+    ]);
   });
 });
 

@@ -87,7 +87,7 @@ describe("the format of a list", () => {
     );
     expect(rows.at(-1)).toBe("");
     expect(await fleet.ok(["token", "list", "-o", "csv", "--no-headers"])).toMatch(
-      /^[0-9a-f]{16},alice,\S+Z,\S+Z,use,\r\n$/,
+      /^[0-9a-f]{16},alice,\S+Z,\S+Z,use,,\r\n$/,
     );
   });
 
@@ -96,7 +96,9 @@ describe("the format of a list", () => {
     expect(await fleet.ok(nobody)).toBe("No tokens.\n");
     for (const flags of [["-q"], ["-o", "name"], ["--no-headers"]])
       expect(await fleet.ok([...nobody, ...flags])).toBe("");
-    expect(await fleet.ok([...nobody, "-o", "csv"])).toBe("id,user,createdAt,expiresAt,scopes,sessionId\r\n");
+    expect(await fleet.ok([...nobody, "-o", "csv"])).toBe(
+      "id,user,createdAt,expiresAt,scopes,sessionId,lastUsedAt\r\n",
+    );
   });
 
   it.each([

@@ -85,6 +85,11 @@ const EXAMPLES: Record<string, Example> = {
   help: { args: () => ["help", "help"], stdout: /^Show all commands.*\n$/s },
   "token issue": { args: () => ["token", "issue", ...ALICE], stdout: /^cft_[0-9a-f]{16}_\S+\n$/, once: true },
   "token list": { args: () => ["token", "list"], stdout: /^TOKEN .*\n[0-9a-f]{16} +alice .*\n$/ },
+  "token rotate": {
+    args: () => ["token", "rotate", word("token issue").split("_")[1] ?? ""],
+    stdout: /^cft_[0-9a-f]{16}_\S+\n$/,
+    once: true,
+  },
   "token revoke": {
     args: () => ["token", "revoke", word("token issue").split("_")[1] ?? ""],
     stdout: /^[0-9a-f]{16}\n$/,

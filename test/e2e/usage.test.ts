@@ -171,7 +171,7 @@ describe("a command line with a mistake", () => {
   it.each([
     [["token:issue"], /^There is no command "token:issue"\.$/, "copilotfleet token issue"],
     [["store", "x"], /^There is no command "store x"\. Allowed: store migrate\.$/, "copilotfleet store migrate"],
-    [["token", "x"], / Allowed: token issue, token list or token revoke\.$/, "copilotfleet token --help"],
+    [["token", "x"], / Allowed: token issue, token list, token revoke or token rotate\.$/, "copilotfleet token --help"],
     [
       ["token", "revoke", "--nonsense"],
       / Allowed: --user, --yes, .*--json or --help\.$/,

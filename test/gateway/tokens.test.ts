@@ -3,11 +3,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { isRevoked } from "../../src/identity/revocations.js";
+import { SignOn } from "../../src/identity/sign-on.js";
 import {
   issueToken,
   isTokenGood,
   listTokens,
   revokeTokens,
+  rotateToken,
   sweepTokens,
   verifyToken,
 } from "../../src/identity/tokens.js";
@@ -112,6 +114,41 @@ describe("the fleet, with a token,", () => {
     expect(await verifyToken(store, odd.token)).toMatchObject({ scopes: [] });
   });
 
+  it("gives a rotated token the user, the scopes, the session and the lifetime of the old one, and ends that one after the overlap", async () => {
+    const old = await issueToken(store, "alice", 7_200_000, { scopes: ["read"], sessionId: "s1" });
+    const first = await rotateToken(store, old.id, 3_600_000);
+    expect(first).toMatchObject({ user: "alice", scopes: ["read"], sessionId: "s1", replaces: old.id });
+    const inMs = (time: string | null) => Date.parse(time ?? "") - Date.now();
+    expect(inMs(first.expiresAt)).toBeGreaterThan(7_000_000);
+    expect(inMs(first.oldExpiresAt)).toBeLessThanOrEqual(3_600_000);
+    for (const { token } of [old, first]) expect(await verifyToken(store, token)).not.toBeNull();
+    // A second rotation neither lengthens the life of the old token nor shortens that of the new one.
+    const second = await rotateToken(store, old.id, 86_400_000);
+    expect(second.oldExpiresAt).toBe(first.oldExpiresAt);
+    expect(inMs(second.expiresAt)).toBeGreaterThan(7_000_000);
+    const short = await issueToken(store, "alice", 60_000);
+    expect((await rotateToken(store, short.id, 3_600_000)).oldExpiresAt).toBe(short.expiresAt);
+    const endless = await issueToken(store, "alice", null);
+    const last = await rotateToken(store, endless.id, 0);
+    expect(last.expiresAt).toBeNull();
+    expect(await verifyToken(store, endless.token)).toBeNull();
+    await expect(rotateToken(store, endless.id, 0)).rejects.toMatchObject({ code: "FLEET_TOKEN_NOT_FOUND", exit: 4 });
+    await expect(rotateToken(store, "none", 0)).rejects.toMatchObject({ code: "FLEET_TOKEN_NOT_FOUND" });
+  });
+
+  it("lists when a client last signed on with a token, and records no use of a wrong token or of the fleet's own tokens", async () => {
+    const { token, id } = await issueToken(store, "alice", null);
+    const own = await issueToken(store, "alice", null, { passing: true });
+    const signOn = new SignOn({ store, config: { identity: { tokenTtlMs: 1, jwt: [] } }, clock: performance });
+    expect(await signOn.identify(`${token.slice(0, -1)}${token.endsWith("A") ? "B" : "A"}`)).toHaveProperty("refused");
+    expect(await signOn.identify(own.token)).toMatchObject({ user: "alice" });
+    expect(await store.tokens.lastUses([id, own.id])).toEqual([null, null]);
+    expect(await signOn.identify(token)).toMatchObject({ user: "alice" });
+    await vi.waitFor(async () => expect((await store.tokens.lastUses([id]))[0]).not.toBeNull());
+    const used = (await listTokens(store)).find((each) => each.id === id)?.lastUsedAt;
+    expect(Math.abs(Date.parse(used ?? "") - Date.now())).toBeLessThan(60_000);
+  });
+
   it("writes neither a token nor its secret to the disk", async () => {
     const { token } = await issueToken(store, "alice", null);
     const names = await readdir(folder, { recursive: true, withFileTypes: true });
@@ -135,6 +172,7 @@ describe("the fleet, with a token,", () => {
         createdAt: expect.any(String),
         expiresAt: bob.expiresAt,
         expired: false,
+        lastUsedAt: null,
         scopes: ["use"],
         sessionId: null,
       },
@@ -214,7 +252,33 @@ describe("the token commands", () => {
     ]);
   });
 
+  it("rotate a token, with an overlap of a day by default", async () => {
+    const own = new TestFleet();
+    onTestFinished(async () => await own.end());
+    const { id } = await own.json<{ id: string }>(["token", "issue", "--user", "alice", "--scope", "read"]);
+    const rotated = await own.json<{ token: string; oldExpiresAt: string }>(["token", "rotate", id]);
+    expect(rotated).toEqual({
+      token: expect.stringMatching(/^cft_/),
+      id: expect.any(String),
+      user: "alice",
+      expiresAt: expect.any(String),
+      scopes: ["read"],
+      sessionId: null,
+      replaces: id,
+      oldExpiresAt: expect.any(String),
+    });
+    const hours = (Date.parse(rotated.oldExpiresAt) - Date.now()) / 3_600_000;
+    expect(hours).toBeGreaterThan(23);
+    expect(hours).toBeLessThanOrEqual(24);
+    expect(await own.ok(["token", "rotate", id, "--overlap", "0"])).toMatch(/^cft_[0-9a-f]{16}_[\w-]{43}\n$/);
+    expect((await own.refusal(4, ["token", "rotate", id])).code).toBe("FLEET_TOKEN_NOT_FOUND");
+    expect(await own.ok(["token", "list", "-o", "wide"])).toMatch(/^TOKEN .* SCOPES +SESSION +LAST USE\n.* never\n/);
+  });
+
   it.each([
+    [["token", "rotate"], "TOKEN is missing."],
+    [["token", "rotate", "A B"], '"A B" is not the id of a token'],
+    [["token", "rotate", "a", "--overlap", "x"], '--overlap is "x"'],
     [["token", "issue", "--user", "a", "--scope", "all"], '--scope "all" is not a scope. Allowed: use, read or admin.'],
     [["token", "issue", "--user", "a", "--ttl", "x"], "and at most 3650d, or never"],
     [["token", "issue", "--user", "a", "--session", "../x"], '--session "../x" is not a session id'],

@@ -1,5 +1,6 @@
 import { shellQuote } from "../../config/values/text.js";
 import { type Suggestion, systemCode } from "../../errors.js";
+import type { TokenView } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
 import { isBindable } from "../../pool/start/ports.js";
 import { ADDRESS } from "../../pool/start/start.js";
@@ -16,6 +17,8 @@ const SLOW_STORE_MS = { file: 500, redis: 50 };
 /** Tokens and leases expire by the store's clock, and sessions by this machine's. A difference below this does not matter. */
 const CLOCK_DIFFERENCE_MS = 5_000;
 const ANSWER_MS = 2_000;
+/** The check warns of a token that was not used for longer than this, in milliseconds. */
+const UNUSED_MS = 90 * 24 * 3_600_000;
 
 /** The store must answer before anything in it can be checked. */
 export const STORE: Row<RecordsContext> = { name: "store", look: storeAnswers };
@@ -117,27 +120,36 @@ function portOf(address: string): number {
   return Number(address.slice(address.lastIndexOf(":") + 1));
 }
 
-/** Warns of tokens that never expire, because nobody notices when they are stolen, and of expired tokens. */
+/**
+ * Warns of tokens that never expire, because nobody notices when they are stolen, of tokens that nobody has used for a long
+ * time, and of expired tokens.
+ */
 async function tokens({ fleet, fix }: RecordsContext): Promise<Finding> {
   const all = await fleet.tokens.list();
   const expired = all.filter((token) => token.expired);
   const endless = all.filter(({ expiresAt }) => expiresAt === null);
+  const since = ({ lastUsedAt, createdAt }: TokenView) => lastUsedAt ?? createdAt;
+  const unused = all.filter((token) => !token.expired && Date.now() - Date.parse(since(token)) > UNUSED_MS);
   const items = [
     ...expired.map(({ id, user, expiresAt }) => `${id} of ${user}: expired at ${expiresAt}`),
     ...endless.map(({ id, user, createdAt }) => `${id} of ${user}: issued at ${createdAt}, never expires`),
+    ...unused.map((token) => `${token.id} of ${token.user}: unused since ${since(token)}`),
   ];
   if (fix) await fleet.tokens.revoke({ ids: expired.map(({ id }) => id) });
-  const left = fix ? endless : [...expired, ...endless];
-  const counts = `issued: ${all.length}, expired: ${expired.length}, without an end: ${endless.length}`;
+  const left = [...(fix ? [] : expired), ...endless, ...unused];
+  const idle = unused.length === 0 ? "" : `, unused for 90 days: ${unused.length}`;
+  const counts = `issued: ${all.length}, expired: ${expired.length}, without an end: ${endless.length}${idle}`;
   if (left.length === 0) {
     if (expired.length === 0) return ok(`issued: ${all.length}`);
     return { level: "ok", detail: `issued: ${all.length}; deleted the expired ones`, items, fixed: true };
   }
   const done = fix && expired.length > 0 ? "; deleted the expired ones" : "";
   const advice: Suggestion =
-    endless[0] === undefined
-      ? "Add --fix to delete the expired tokens."
-      : `copilotfleet token issue --user ${endless[0].user} --ttl 90d  # then give it to the client, and revoke the old one`;
+    unused[0] !== undefined
+      ? `copilotfleet token revoke ${unused[0].id}`
+      : endless[0] === undefined
+        ? "Add --fix to delete the expired tokens."
+        : `copilotfleet token issue --user ${endless[0].user} --ttl 90d  # then give it to the client, and revoke the old one`;
   return { ...warning(`${counts}${done}`, advice), items, fixed: done !== "" };
 }
 

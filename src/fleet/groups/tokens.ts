@@ -1,11 +1,13 @@
-import { type Duration, parseLifetime } from "../../config/values/duration.js";
+import { type Duration, parseDuration, parseLifetime } from "../../config/values/duration.js";
 import { option } from "../../errors.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
 import {
   type IssuedToken,
   issueToken,
   listTokens,
+  type RotatedToken,
   revokeTokens,
+  rotateToken,
   type TokenView,
   validateTokenId,
 } from "../../identity/tokens.js";
@@ -38,6 +40,20 @@ export class TokenGroup extends Group {
     return issued;
   }
 
+  /**
+   * Issues a token that replaces another one: with the same user, scopes, session and lifetime. Both are valid for a while, so
+   * that clients can change from one to the other.
+   *
+   * @param options.overlap how long the old token stays valid, at most until its own end. Default: `24h`
+   * @throws FleetError `FLEET_TOKEN_NOT_FOUND` when the old token does not exist or has expired.
+   */
+  async rotate(id: string, { overlap = "24h" }: { overlap?: Duration } = {}): Promise<RotatedToken> {
+    const overlapMs = parseDuration(overlap, { name: option("overlap"), orZero: true });
+    const rotated = await rotateToken(this.parts.store, id, overlapMs);
+    this.#warnIfEndless(rotated);
+    return rotated;
+  }
+
   #warnIfEndless({ id, expiresAt }: IssuedToken): void {
     if (expiresAt !== null) return;
     const end = `copilotfleet token revoke ${id}`;
@@ -64,6 +80,10 @@ export class TokenGroup extends Group {
           scopes: { check: arg.someOf(SCOPES) },
           sessionId: { check: arg.sessionId },
         }),
+      ],
+      rotate: [
+        ["id", (value, name) => validateTokenId(arg.text(value, name))],
+        arg.optional({ overlap: { check: arg.span } }),
       ],
       list: [arg.optional(arg.USER)],
       revoke: [["which", arg.oneOf({ ids, ...arg.USER })]],

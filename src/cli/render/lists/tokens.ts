@@ -12,6 +12,10 @@ export const TOKENS: List<TokenView> = {
     { heading: "EXPIRES", field: "expiresAt", cell: renderExpiry },
     { heading: "SCOPES", field: "scopes", yields: 2, value: ({ scopes }) => scopes.join(" ") },
     { heading: "SESSION", field: "sessionId", wide: true },
+    {
+      ...{ heading: "LAST USE", field: "lastUsedAt", wide: true, isAge: true },
+      cell: ({ lastUsedAt }) => (lastUsedAt === null ? "never" : renderSince(lastUsedAt)),
+    },
   ],
 };
 

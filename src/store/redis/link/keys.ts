@@ -34,6 +34,8 @@ export function keysOf(fleet: string, host: string | null) {
     ownedBy: (user: string) => key(`owned:${user}`),
     tokens: key("tokens"),
     token: (id: string) => key(`token:${id}`),
+    /** The time of the token's last use. */
+    tokenUsed: (id: string) => key(`token-used:${id}`),
     /** The set of all users who were placed. */
     placements: key("placements"),
     placement: (user: string) => key(`placement:${user}`),

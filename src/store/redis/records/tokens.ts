@@ -1,17 +1,20 @@
 import { isFleetError } from "../../../errors.js";
-import { assertTokenId, isTokenId, type TokenRecord, tokenExists } from "../../../model/token.js";
+import { assertTokenId, endedBy, isTokenId, type TokenRecord, tokenExists } from "../../../model/token.js";
 import type { TokenStore } from "../../ports.js";
+import { NOTE } from "../scripts/document-scripts.js";
 import type { Documents } from "./documents.js";
 import { RecordSet } from "./record-set.js";
 
-/** A token is issued and revoked but never changed. A token that the fleet did not sign counts as absent. */
+/** After a token is issued, only its end changes. A token that the fleet did not sign counts as absent. */
 export class TokenDocuments implements TokenStore {
   readonly #records: RecordSet<TokenRecord>;
+  readonly #documents: Documents;
   readonly #warn: (message: string) => void;
 
   constructor(documents: Documents, warn: (message: string) => void) {
     const { keys } = documents;
     this.#warn = warn;
+    this.#documents = documents;
     this.#records = new RecordSet(documents, keys.tokens, (id) => keys.token(id));
   }
 
@@ -29,11 +32,31 @@ export class TokenDocuments implements TokenStore {
     if (!(await this.#records.commit(record.id, null, JSON.stringify(record)))) throw tokenExists(record.id);
   }
 
+  async endBy(id: string, at: string): Promise<TokenRecord | null> {
+    for (;;) {
+      const found = isTokenId(id) ? await this.#records.find(id) : null;
+      if (found === null) return null;
+      const ended = endedBy(found.record, at);
+      if (ended === found.record) return ended;
+      if (await this.#records.commit(id, found.stored, JSON.stringify(ended))) return ended;
+    }
+  }
+
+  async used(id: string, at: string): Promise<void> {
+    const { connection, keys } = this.#documents;
+    if (isTokenId(id)) await connection.run(NOTE, [keys.token(id), keys.tokenUsed(id)], [at]);
+  }
+
+  async lastUses(ids: readonly string[]): Promise<(string | null)[]> {
+    const { connection, keys } = this.#documents;
+    return ids.length === 0 ? [] : await connection.read(ids.map((id) => keys.tokenUsed(id)));
+  }
+
   async delete(id: string): Promise<boolean> {
     if (!isTokenId(id)) return false;
     // This throws for a record of a newer version. An unreadable record is deleted, because nothing else would do that.
     await this.#records.readIfReadable(id);
-    return (await this.#records.remove(id, null)) === "ok";
+    return (await this.#records.remove(id, null, { besides: [this.#documents.keys.tokenUsed(id)] })) === "ok";
   }
 
   async list(): Promise<TokenRecord[]> {

@@ -59,4 +59,11 @@ redis.call('SET', KEYS[4], 'ok', 'PX', ARGV[6])
 return {'ok'}
 `);
 
+/** Sets KEYS[4] to ARGV[5] if the document KEYS[3] exists. */
+export const NOTE = script(`
+if redis.call('EXISTS', KEYS[3]) == 0 then return {'absent'} end
+redis.call('SET', KEYS[4], ARGV[5])
+return {'ok'}
+`);
+
 export const COUNT = script("return {'count', redis.call('SCARD', KEYS[3])}");

@@ -1,0 +1,40 @@
+import type { TokenStore } from "../store/ports.js";
+
+/** The shortest time between two records of uses of a token, in milliseconds. */
+const EVERY_MS = 60_000;
+/** How many tokens are remembered. For one more, the oldest is forgotten, and its next use is recorded early. */
+const MAX_TOKENS = 10_000;
+
+interface Context {
+  tokens: Pick<TokenStore, "used">;
+  now(): Promise<number>;
+}
+
+/** Records when tokens were last used. Nobody waits for it, and a failure does not matter. */
+export class TokenUses {
+  readonly #store: Context;
+  readonly #clock: { now(): number };
+  readonly #recordedAt = new Map<string, number>();
+
+  /** @param clock replaced in tests */
+  constructor(store: Context, clock: { now(): number } = performance) {
+    this.#store = store;
+    this.#clock = clock;
+  }
+
+  /** @param everyMs the shortest time between two records of this token, in milliseconds */
+  note(id: string, everyMs = EVERY_MS): void {
+    const now = this.#clock.now();
+    const before = this.#recordedAt.get(id);
+    if (before !== undefined && now - before < everyMs) return;
+    this.#recordedAt.delete(id);
+    this.#recordedAt.set(id, now);
+    const oldest = this.#recordedAt.keys().next().value;
+    if (this.#recordedAt.size > MAX_TOKENS && oldest !== undefined) this.#recordedAt.delete(oldest);
+    this.#record(id).catch(() => "the next use is recorded");
+  }
+
+  async #record(id: string): Promise<void> {
+    await this.#store.tokens.used(id, new Date(await this.#store.now()).toISOString());
+  }
+}
