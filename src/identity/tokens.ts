@@ -141,7 +141,7 @@ export async function listTokens(store: Store, user?: string): Promise<TokenView
     createdAt: record.createdAt,
     expiresAt: record.expiresAt,
     expired: isOver(record, now),
-    lastUsedAt: uses[index] ?? null,
+    lastUsedAt: timeIn(uses[index]),
     scopes: scopesOf(record),
     sessionId: record.sessionId ?? null,
   }));
@@ -192,6 +192,12 @@ export function validateTokenId(value: string): string {
   }
   const message = `${quote(value)} is not the id of a token. An id consists of lower-case letters and digits, or of "jwt:" and the id of a JSON Web Token.`;
   throw new FleetError("FLEET_USAGE_INVALID", message, { suggestions: ["copilotfleet token list"] });
+}
+
+/** Redis does not protect the times of uses, so anything may be there. */
+function timeIn(text: string | null | undefined): string | null {
+  const time = Date.parse(text ?? "");
+  return Number.isNaN(time) ? null : new Date(time).toISOString();
 }
 
 /** The scopes of a token that this version knows. Tokens had no scopes in earlier versions, and allowed what `use` allows. */

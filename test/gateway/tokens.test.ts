@@ -139,7 +139,8 @@ describe("the fleet, with a token,", () => {
   it("lists when a client last signed on with a token, and records no use of a wrong token or of the fleet's own tokens", async () => {
     const { token, id } = await issueToken(store, "alice", null);
     const own = await issueToken(store, "alice", null, { passing: true });
-    const signOn = new SignOn({ store, config: { identity: { tokenTtlMs: 1, jwt: [] } }, clock: performance });
+    const identity = { tokenTtlMs: 1, jwt: [], github: { api: null, organizations: [] } };
+    const signOn = new SignOn({ store, config: { identity }, clock: performance });
     expect(await signOn.identify(`${token.slice(0, -1)}${token.endsWith("A") ? "B" : "A"}`)).toHaveProperty("refused");
     expect(await signOn.identify(own.token)).toMatchObject({ user: "alice" });
     expect(await store.tokens.lastUses([id, own.id])).toEqual([null, null]);

@@ -23,7 +23,7 @@ const COMMANDS = {
   readAll: "",
   useAll: "create chat",
   manage: `connect delete describe doctor drain evict gc list logs ps restart route serve spawn stop top
-    store/migrate token/issue token/list token/revoke token/rotate`,
+    store/migrate store/sign token/issue token/list token/revoke token/rotate`,
   local: `autocomplete explain help init proxy smoke trust version config/check config/get config/path config/schema
     config/show deploy/compose deploy/kubernetes deploy/systemd`,
 } as const;
