@@ -242,7 +242,10 @@ describe("a remote host", () => {
     const host = new RemoteHost(record as HostRecord, {
       store,
       directory: directory as unknown as HostDirectory,
-      config: { drain: { timeoutMs: 1_000 } } as Config,
+      config: {
+        drain: { timeoutMs: 1_000 },
+        host: { tls: { cert: null, key: null, ca: null }, insecure: false },
+      } as Config,
     });
     return { host, calls };
   }
