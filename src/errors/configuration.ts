@@ -175,19 +175,6 @@ export const CONFIGURATION_ERRORS = rows(3, UNTOUCHED, {
     causes: ["The variable is not set, the file cannot be read, or the command that prints the token failed."],
     fixes: ["Set the variable, or correct auth.githubTokenFile or auth.githubTokenCommand.", "copilotfleet doctor"],
   },
-  FLEET_CREDENTIAL_REFUSED: {
-    title: "GitHub or the model service refuses the credential.",
-    data: "Histories are untouched. A prompt that a server had begun is in the history, without an answer.",
-    causes: [
-      "The token or the key was revoked or has expired, or it does not allow the use of Copilot.",
-      "The settings of auth.githubApp are not those of the App, or its installation is suspended.",
-    ],
-    fixes: [
-      "copilotfleet doctor",
-      "Put a new token or key into its source. The next turn uses it, without a restart.",
-      "copilotfleet send SESSION TEXT --user USER # then takes the turn again",
-    ],
-  },
   FLEET_TOKEN_INVALID: {
     title: "The source of the token did not give a valid token.",
     causes: ["It has more than one line, other characters, or is too long.", "Others may read the file."],

@@ -223,6 +223,20 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
       "copilotfleet restart SERVER --force # cuts the turns that run there",
     ],
   },
+  FLEET_CREDENTIAL_REFUSED: {
+    httpStatus: 502,
+    title: "GitHub or the model service refuses the credential.",
+    data: "Histories are untouched. A prompt that a server had begun is in the history, without an answer.",
+    causes: [
+      "The token or the key was revoked or has expired, or it does not allow the use of Copilot.",
+      "The settings of auth.githubApp are not those of the App, or its installation is suspended.",
+    ],
+    fixes: [
+      "copilotfleet doctor",
+      "Put a new token or key into its source. The next turn uses it, without a restart.",
+      "copilotfleet send SESSION TEXT --user USER # then takes the turn again",
+    ],
+  },
   FLEET_TURN_FAILED: {
     httpStatus: 502,
     title: "The turn ended with an error.",

@@ -172,6 +172,11 @@ export class ModelUse implements Disposable {
     this.#isGiven = true;
   }
 
+  /** The credential was refused. Another prompt of the same turn may follow, and the server has to get another one for it. */
+  refused(): void {
+    this.#isGiven = false;
+  }
+
   [Symbol.dispose](): void {
     this.#kept[Symbol.dispose]();
   }

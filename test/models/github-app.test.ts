@@ -46,7 +46,7 @@ describe("mintInstallationToken", () => {
       github.mintStatus = undefined;
     });
     const error = await refusal(mintInstallationToken(app(github.key), github.env, NEVER));
-    expect(error).toMatchObject({ code: "FLEET_CREDENTIAL_REFUSED", exit: 3 });
+    expect(error).toMatchObject({ code: "FLEET_CREDENTIAL_REFUSED", exit: 7 });
     expect(error.message).toContain(`installation 42 of App 4711 (${status}: "This installation has been suspended")`);
   });
 

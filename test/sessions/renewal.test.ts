@@ -96,7 +96,7 @@ describe("the tokens of a GitHub App", () => {
     vi.advanceTimersByTime(LIFETIME_MS);
     const before = github.asked.length;
     const refusal = await refusalOf(at.fleet.sessions.send(session, "two"));
-    expect(refusal).toMatchObject({ code: "FLEET_CREDENTIAL_REFUSED", exit: 3 });
+    expect(refusal).toMatchObject({ code: "FLEET_CREDENTIAL_REFUSED", exit: 7 });
     expect(refusal.message).toContain("403");
     await expect(other.sendAndWait({ prompt: "two" })).rejects.toThrow("GitHub refuses a token to installation 42");
     expect(github.asked).toHaveLength(before);
@@ -166,6 +166,19 @@ describe("a user's token", () => {
     expect(github.asked).toHaveLength(before);
     secrets.put("ann", "gho_one");
     expect((await at.fleet.sessions.send(session, "d")).text).toBe("by gho_one: d");
+  });
+
+  it("a session of a user who signed on with a GitHub token takes all turns with that token, not with the server's", async () => {
+    await using github = await FakeGitHub.start();
+    await using secrets = new Secrets();
+    const path = secrets.put("fleet", github.accept("gho_fleet"));
+    await using at = await openFleet(github, {}, { identity: { github: { api: github.url } } });
+    await at.fleet.servers.spawn("owner-of-gho_own", { token: { from: "file", path } });
+    const client = await at.connect(at.url, github.accept("gho_own"));
+    const session = await client.createSession({ onPermissionRequest: () => ({ kind: "reject" }) });
+    for (const prompt of ["a", "b"])
+      expect((await session.sendAndWait({ prompt }))?.data.content).toBe(`by gho_own: ${prompt}`);
+    expect(github.asked.map(({ token }) => token)).toEqual(["gho_own", "gho_own"]);
   });
 
   it("a command that fails refuses the turn, and one that does not answer leaves the last token", async () => {

@@ -102,7 +102,10 @@ export class Incoming implements RpcListener {
         const { message, statusCode } = eventIn(body).data ?? {};
         const use = turns.get(sessionId)?.use;
         // The next turn reads the credential again.
-        if (statusCode === UNAUTHORIZED && use !== undefined) forgetCredential(door.sessions.context, use);
+        if (statusCode === UNAUTHORIZED && use !== undefined) {
+          forgetCredential(door.sessions.context, use);
+          use.model.refused();
+        }
         ends.error(sessionId, raw, { message: String(message), isJudged });
         return;
       }

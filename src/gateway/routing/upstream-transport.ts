@@ -1,3 +1,4 @@
+import type { SessionRecord } from "../../model/session.js";
 import { toolSandboxOf } from "../../sandbox/tool-sandbox.js";
 import type { Loading, Transport } from "../../sessions/use/load.js";
 import { reachOf } from "../policy/reach.js";
@@ -21,12 +22,18 @@ export interface Opening {
   onResult: (result: unknown, link: ServerLink) => void;
 }
 
+/** The token with which the user signed on, if the user's own sessions run with it. */
+export function ownGitHubToken({ door, user, identity }: ClientState, { owner }: SessionRecord): string | null {
+  return owner !== user || door.config.provider !== null ? null : door.signOn.gitHubTokenOf(identity);
+}
+
 /** Opens a session over the client's connection to the server, with the client's settings and those of the fleet. */
 export function upstreamTransport(
-  { door, user, identity }: ClientState,
+  state: ClientState,
   connector: Connector,
   { asked, isOpen = false, onLink, onResult }: Opening,
 ): Transport<ServerLink> {
+  const { door, user } = state;
   const load = async ({ how, record, server, access }: Loading, signal: AbortSignal) => {
     const link = await connector.to(server);
     onLink(link);
@@ -36,7 +43,7 @@ export function upstreamTransport(
     const member = record.owner !== user;
     const toolSandbox = toolSandboxOf(door.config, server);
     // A user who signed on with a GitHub token uses GitHub's models with that token. A member uses the owner's access.
-    const own = member || door.config.provider !== null ? null : door.signOn.gitHubTokenOf(identity);
+    const own = ownGitHubToken(state, record);
     const credentials = own === null ? access : { ...access, gitHubToken: own };
     const surroundings = { ...reachOf(link, door.config), member, isolation, home, toolSandbox, ...credentials };
     const params = protocol.sessionParams(method, asked, record, surroundings);

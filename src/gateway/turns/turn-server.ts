@@ -12,6 +12,7 @@ import type { SessionUse, UseRequest } from "../../sessions/use/use-session.js";
 import { bringsCredentials } from "../policy/credentials.js";
 import { OPEN_MS } from "../routing/opener.js";
 import type { Router } from "../routing/router.js";
+import { ownGitHubToken } from "../routing/upstream-transport.js";
 import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";
 import type { ServerLink } from "../state/links.js";
@@ -94,11 +95,14 @@ export async function prepare(state: ClientState, turn: Turn, link: ServerLink):
  * Gives the server what the model needs for a turn, unless the client brought credentials of its own. If the server does not
  * have the session in memory, does nothing, because the prompt gets the same answer and is then repeated.
  */
-async function provideModel({ attachments, door, gone }: ClientState, { use, record }: Turn, { upstream }: ServerLink) {
+async function provideModel(state: ClientState, { use, record }: Turn, { upstream }: ServerLink) {
+  const { attachments, door, gone } = state;
   const sessionId = record.id;
   const { context } = door.sessions;
   if (use === undefined || bringsCredentials(attachments.get(sessionId)?.asked ?? {})) return;
-  const { provider, gitHubToken } = await missingAccess(context, use, gone);
+  const own = ownGitHubToken(state, record);
+  const { provider, gitHubToken } =
+    own === null ? await missingAccess(context, use, gone) : { provider: null, gitHubToken: own };
   const ask = async (method: string, params: object) =>
     await upstream.ask(method, { sessionId, ...params }).catch((error: unknown) => {
       if (!(error instanceof RpcError) && !upstream.closed) throw error;
