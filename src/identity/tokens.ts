@@ -47,9 +47,10 @@ export interface IssuedToken {
 
 /** A host cannot pass for a user, because a user id cannot contain a colon. */
 const HOST_PREFIX = "host:";
+/** How long a token for a connection between hosts is valid, in milliseconds. */
 const HOST_TOKEN_MS = 60_000;
 
-type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease" | "scopes" | "sessionId">;
+type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease" | "scopes" | "sessionId" | "relayed">;
 
 /**
  * Makes a token for a user.
@@ -76,6 +77,11 @@ export async function issueHostToken(store: Store, from: string, to: string): Pr
   return await issueToken(store, `${HOST_PREFIX}${from}`, HOST_TOKEN_MS, { role: "host", door: to, passing: true });
 }
 
+/** Makes a token with which a front door can relay a client to the front door of host `to`, once within a minute. */
+export async function issueRelayToken(store: Store, identity: Identity, to: string): Promise<IssuedToken> {
+  return await issueToken(store, identity.user, HOST_TOKEN_MS, { door: to, passing: true, relayed: identity });
+}
+
 /**
  * Deletes expired tokens that the fleet made for its own connections and did not delete, for example after a crash. Also
  * deletes revocations of credentials that have expired by now.
@@ -98,9 +104,13 @@ export async function verifyToken(
   const record = await store.tokens.read(id);
   const good = isSameHash(hashToken(String(token)), record?.sha256 ?? NO_HASH);
   if (!good || record === null || (await isExpired(store, record))) return null;
-  const { role, user, door = "", expiresAt, sessionId, lease } = record;
+  const { role, user, door = "", expiresAt, sessionId, lease, relayed } = record;
   if (record.passing !== true) uses?.note(id);
   if (role === "revoked") return null;
+  if (relayed !== undefined) {
+    const isMeant = store.hosts !== null && door === store.hosts.own;
+    return isMeant && (await store.tokens.delete(id)) ? (relayed as Identity) : null;
+  }
   if (role === "host") return { host: user.slice(HOST_PREFIX.length), tokenId: id, door };
   return { user, scopes: scopesOf(record), groups: [], tokenId: id, expiresAt, via: "token", sessionId, lease };
 }
@@ -128,10 +138,10 @@ export async function isTokenGood(
   return isGood;
 }
 
-/** The tokens of one user or of all users, the newest first. Tokens of hosts are left out. */
+/** The tokens of one user or of all users, the newest first. Tokens for connections between hosts are left out. */
 export async function listTokens(store: Store, user?: string): Promise<TokenView[]> {
   const records = (await store.tokens.list())
-    .filter((record) => record.role === undefined && (user === undefined || record.user === user))
+    .filter(({ role, relayed, ...record }) => (role ?? relayed) === undefined && (user === undefined || record.user === user))
     .sort((a, b) => compareText(b.createdAt, a.createdAt) || compareText(a.id, b.id));
   const uses = await store.tokens.lastUses(records.map(({ id }) => id));
   const now = await store.now();

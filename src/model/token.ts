@@ -9,7 +9,7 @@ export interface TokenRecord {
    * revocation of a credential that the fleet did not make. Absent: the token identifies a user.
    */
   role?: "host" | "revoked";
-  /** For a host's token: the only host whose front door accepts it. */
+  /** For a token of a host, or of a relayed client: the only host whose front door accepts it. */
   door?: string;
   /**
    * Set if the fleet made the token for one connection. The fleet deletes the token when that connection ends. After a
@@ -25,6 +25,11 @@ export interface TokenRecord {
   scopes?: readonly string[];
   /** The only session that the token is valid for. Absent: all sessions of the user. */
   sessionId?: string;
+  /**
+   * The identity of a client that a front door relays, as that front door found it out. The token is valid once, at the
+   * front door `door`. So the client's own credential is never sent to another host.
+   */
+  relayed?: object;
   /** 1 to 64 lower-case letters and digits. It is part of the token, so that one read finds the record. */
   id: string;
   /** For a host's token: `host:` and the host's name, which is not a valid user id. */

@@ -13,6 +13,7 @@ import type { SignOn } from "../../src/identity/sign-on.js";
 import type { HostRecord } from "../../src/model/host.js";
 import { SUPPORTED_VERSIONS } from "../../src/runtime/launch/protocol.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
+import type { Store } from "../../src/store/ports.js";
 import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
 const three = clientProtocol(3);
@@ -64,9 +65,12 @@ it.each([
 it("the front door refuses to connect a client to a server that speaks another supported version, and names the SDK that fits", async () => {
   const { port, closed } = await serverSpeaking(3);
   const hello = { protocolVersion: 4 };
-  const signOn = { isStillGood: async () => await Promise.resolve(true) } as unknown as SignOn;
+  const isStillGood = async () => await Promise.resolve(true);
+  const signOn = { isStillGood, gitHubTokenOf: () => null } as unknown as SignOn;
   const settings = { tls: { cert: null, key: null, ca: null }, insecure: false };
-  const dialer = new PeerDialer("here", settings, hello, "token", { identity: { user: "ann" } as Identity, signOn });
+  const tokens = { create: async () => undefined, delete: async () => true };
+  const store = { tokens, now: async () => await Promise.resolve(0) } as unknown as Store;
+  const dialer = new PeerDialer("here", settings, hello, { user: "ann" } as Identity, { signOn, store });
   const links = new Links();
   const socket = { cork: () => undefined, uncork: () => undefined };
   const state = { user: "ann", protocol: four, links, socket } as unknown as ClientState;

@@ -176,9 +176,7 @@ export class Connection {
       const via = relayedFrom(fleet);
       const isRelayed = via !== undefined;
       const { own } = directory;
-      const { host: settings } = this.#door.config;
-      const user = { identity, signOn };
-      const peers = own === null || isRelayed ? null : new PeerDialer(own, settings, hello, String(token), user);
+      const peers = own === null || isRelayed ? null : new PeerDialer(own, this.#door.config.host, hello, identity, this.#door);
       // If the client disconnected while its token was being looked up, take no share, because nothing would give it back.
       if (this.socket.closed || this.#state !== "authenticating") return;
       this.#share = shares.admit(identity.user, isRelayed);

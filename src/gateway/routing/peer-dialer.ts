@@ -3,9 +3,11 @@ import { hostAway } from "../../hosts/problems.js";
 import type { Identity } from "../../identity/identity.js";
 import type { SignOn } from "../../identity/sign-on.js";
 import { type PeerSettings, peerEndpoint } from "../../identity/tls/peer.js";
+import { issueRelayToken } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
 import { deadline } from "../../runtime/deadline.js";
 import { RpcError, type RpcListener } from "../../runtime/wire/rpc-client.js";
+import type { Store } from "../../store/ports.js";
 import type { OpenUpstream } from "../state/links.js";
 import type { Params } from "../wire/client-message.js";
 import { AUTHENTICATION_FAILED, tokenEnded } from "../wire/refusals.js";
@@ -18,15 +20,15 @@ const ANSWER_MS = 30_000;
 
 /**
  * Connects one client to the front doors of other hosts. In its `connect`, it names this host as the host that relays the
- * client. Only this object keeps the client's token, and only in memory, while the client is connected.
+ * client. It never sends the client's own token, but a token that is valid for this connection alone.
  */
 export class PeerDialer {
   readonly #own: string;
   readonly #settings: PeerSettings;
   readonly #hello: Params;
-  readonly #token: string;
   readonly #identity: Identity;
   readonly #signOn: SignOn;
+  readonly #store: Store;
 
   /**
    * @param own the name of this host
@@ -37,34 +39,47 @@ export class PeerDialer {
     own: string,
     settings: PeerSettings,
     hello: Params,
-    token: string,
-    { identity, signOn }: { identity: Identity; signOn: SignOn },
+    identity: Identity,
+    { signOn, store }: { signOn: SignOn; store: Store },
   ) {
     this.#own = own;
     this.#settings = settings;
     this.#hello = hello;
-    this.#token = token;
     this.#identity = identity;
     this.#signOn = signOn;
+    this.#store = store;
   }
 
   /**
    * @throws FleetError `FLEET_HOST_AWAY`, `FLEET_TOKEN_REFUSED`; `RpcError` when the other front door refuses the client.
    */
   async open(host: HostRecord, listener: RpcListener, signal: AbortSignal): Promise<OpenUpstream> {
-    const endpoint = peerEndpoint(host, this.#settings, this.#token);
     // Check the token again, because it may have expired or been revoked since the client connected. The other front
     // door would count it as a wrong token from this host, and delay its answer.
     if (!(await this.#signOn.isStillGood(this.#identity))) throw tokenEnded();
+    peerEndpoint(host, this.#settings, ""); // refuses a host that cannot be reached before a token is made
+    const { id, token } = await this.#credential(host);
+    const endpoint = peerEndpoint(host, this.#settings, token);
     const hello = { ...this.#hello, fleet: { via: this.#own, hops: 1 } };
     using limit = deadline(ANSWER_MS, signal);
     try {
       return await openUpstream(endpoint, { hello, listener, connectMs: CONNECT_MS }, limit.signal);
     } catch (error) {
+      // The other front door has not accepted the token. If this deletion fails, the token expires after a minute.
+      if (id !== null) await this.#store.tokens.delete(id).catch(() => "the error below explains more");
       const refusal = error instanceof Error ? error.cause : undefined;
       if (refusal instanceof RpcError && refusal.rpcCode === AUTHENTICATION_FAILED) throw tokenEnded();
       throw refusal instanceof RpcError && refusal.fleetCode !== undefined ? refusal : hostAway(host.name, error);
     }
+  }
+
+  /**
+   * The token to show at another front door. A user's own GitHub token is shown there, too, because the user's sessions run
+   * with it.
+   */
+  async #credential(host: HostRecord): Promise<{ id: string | null; token: string }> {
+    const token = this.#signOn.gitHubTokenOf(this.#identity);
+    return token === null ? await issueRelayToken(this.#store, this.#identity, host.name) : { id: null, token };
   }
 }
 

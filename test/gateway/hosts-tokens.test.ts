@@ -1,0 +1,88 @@
+import { connect, createServer, type Socket } from "node:net";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { eventually } from "../fixtures/eventually.js";
+import { singlePort } from "../fixtures/fleets/ports.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { HostDoors } from "./hosts-harness.js";
+import { RawClient } from "./raw-client.js";
+
+const problem = redisProblem();
+const TOKEN = /cft_[a-z0-9]{16}_[\w-]{43}/g;
+
+/** Records everything that other hosts send to a front door. */
+async function recorder(door: number) {
+  const seen = { text: "", connections: new Set<Socket>() };
+  const server = createServer((socket) => {
+    const onward = connect(door, "127.0.0.1");
+    seen.connections.add(socket);
+    socket.on("data", (data) => {
+      seen.text += data.toString("latin1");
+    });
+    for (const [from, to] of [
+      [socket, onward],
+      [onward, socket],
+    ] as const) {
+      from.on("error", () => to.destroy());
+      from.on("close", () => {
+        seen.connections.delete(socket);
+        to.destroy();
+      });
+      from.pipe(to);
+    }
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const address = server.address() as { port: number };
+  return { port: address.port, seen, close: () => server.close() };
+}
+
+describe.skipIf(problem !== undefined)("a client that is relayed to another host", () => {
+  let redis: RedisServer;
+  let at: HostDoors;
+  let way: Awaited<ReturnType<typeof recorder>>;
+
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+    const door = singlePort();
+    way = await recorder(door);
+    const h2 = {
+      COPILOTFLEET_SERVE_LISTEN: `127.0.0.1:${door}`,
+      COPILOTFLEET_HOST_ADVERTISE: `127.0.0.1:${way.port}`,
+    };
+    at = await HostDoors.open({ redis, storage: "local", envOf: { h2 } });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+    way.close();
+    await redis.end();
+  });
+
+  it("is relayed with a token for this connection alone, which is worth nothing to others, and never with its own", async () => {
+    await at.place("alice", "h2");
+    const own = await at.token("alice");
+    const client = await RawClient.as(at.url("h1"), own);
+    const session = `s-${Date.now()}`;
+    await client.requestOk("session.create", { sessionId: session });
+    expect(await client.turn(session, "one")).toMatchObject({ result: {} });
+    const sent = [...new Set(way.seen.text.match(TOKEN))];
+    expect(sent.length).toBeGreaterThan(0);
+    expect(way.seen.text).not.toContain(own);
+    expect(way.seen.text).not.toContain(own.slice(-20));
+    for (const token of sent)
+      for (const name of ["h1", "h2"])
+        await expect(RawClient.as(at.url(name), token), name).rejects.toThrow("AUTHENTICATION_FAILED");
+    expect((await at.store.tokens.list()).filter(({ relayed }) => relayed !== undefined)).toEqual([]);
+  });
+
+  it("loses the connection there when its own token is revoked", async () => {
+    await at.place("bob", "h2");
+    const own = await at.token("bob");
+    const before = new Set(way.seen.connections);
+    const client = await RawClient.as(at.url("h1"), own);
+    await client.requestOk("session.create", {});
+    const [leg] = [...way.seen.connections].filter((socket) => !before.has(socket));
+    expect(leg).toBeDefined();
+    await at.store.tokens.delete(own.split("_")[1] ?? "");
+    await client.end();
+    await eventually("the end of the relayed connection", () => leg !== undefined && !way.seen.connections.has(leg));
+  });
+});
