@@ -75,7 +75,7 @@ export type { ClearedRemain } from "./hosts/remains.js";
 export type { Scope } from "./identity/identity.js";
 export { type DoorProxy, openProxy, type ProxyEvent, type ProxyOptions } from "./identity/tls/proxy.js";
 export type { IssuedToken, RotatedToken, TokenView } from "./identity/tokens.js";
-export type { HostEntry, HostRecord } from "./model/host.js";
+export type { HostEntry, HostProof, HostRecord } from "./model/host.js";
 export type { Lease } from "./model/lease.js";
 export type { Placement } from "./model/placement.js";
 export type { AwaitedTurns, OnProgress, Progress } from "./model/progress.js";

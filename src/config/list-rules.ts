@@ -52,6 +52,12 @@ export const organizations = () =>
     textFault(name, { characters: /[A-Za-z0-9-]/, first: /[A-Za-z0-9]/, longest: 39 }),
   );
 
+/** The public keys of hosts. */
+export const peers = () =>
+  list('a list of hosts with their keys as copilotfleet host key prints them, such as ["host-1=KEY"]', (item) =>
+    /^[a-z0-9][a-z0-9.-]{0,62}=[A-Za-z0-9_-]{43}$/.test(item) ? null : "which is not the key of a host",
+  );
+
 /** A list of texts. `faultOf` states why an item is refused. */
 function list(allowed: string, faultOf: (item: string) => string | null) {
   const fault = (item: string) => textFault(item, { characters: /[^\0]/ }) ?? faultOf(item);

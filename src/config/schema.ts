@@ -242,6 +242,9 @@ const host = v.pipe(
     insecure: v.optional(rules.flag(), false),
     // The time from this host's last heartbeat until the other hosts consider it dead, and take over its users and sessions.
     ttl: v.optional(rules.hostTtl(), "15s"),
+    // The file with the fleet's public key, which signs the keys of hosts.
+    ca: v.optional(v.nullable(rules.file()), null),
+    peers: v.optional(lists.peers(), []),
   }),
   v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
 );

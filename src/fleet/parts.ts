@@ -1,6 +1,7 @@
 import { loadConfig } from "../config/load/load.js";
 import { fleetClosed } from "../errors.js";
 import { HostDirectory } from "../hosts/directory.js";
+import { HostKeys } from "../hosts/keys/host-keys.js";
 import { Takeover } from "../hosts/takeover.js";
 import { ModelProvider } from "../models/provider.js";
 import { DoorClients } from "../peers/calls/door-client.js";
@@ -43,7 +44,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const clients = new Clients();
   const provider = new ModelProvider(config, { env, networkFolder: networkFolder(stateRoot) });
   const doorClients = new DoorClients();
-  const directory = new HostDirectory({ store, config });
+  const directory = new HostDirectory({ store, config, keys: HostKeys.from(config, stateRoot) });
   const pool = new Pool({ store, config, stateRoot, env });
   const leases = new Leases(store, clock);
   const takeover = new Takeover({ store, config, directory, placer: pool.placer });

@@ -6,10 +6,17 @@ import { rendezvousChoice } from "../pool/placement.js";
 import { placesOf } from "../runtime/files/shared-storage.js";
 import type { Hosts, Store } from "../store/ports.js";
 import { hasOwnBeacon, notMounted } from "./beacon.js";
+import { doorText, type HostKeys } from "./keys/host-keys.js";
 import { ownHostAway, sessionStranded } from "./problems.js";
 
 /** The host that has a user or a session: this host, or another live host. */
 export type Whereabouts = { here: true } | { here: false; host: HostRecord };
+
+export interface DirectoryContext {
+  store: Store;
+  config: Pick<Config, "storage">;
+  keys?: HostKeys | null;
+}
 
 const HERE: Whereabouts = { here: true };
 
@@ -27,9 +34,12 @@ export class HostDirectory {
   readonly #store: Store;
   readonly #hosts: Hosts | null;
   readonly #shared: string | null;
+  /** The keys of the hosts; null if the configuration names none. */
+  readonly keys: HostKeys | null;
   #seen: { hosts: HostRecord[]; at: number } | undefined;
 
-  constructor({ store, config }: { store: Store; config: Pick<Config, "storage"> }) {
+  constructor({ store, config, keys = null }: DirectoryContext) {
+    this.keys = keys;
     this.#store = store;
     this.#hosts = store.hosts;
     this.#shared = config.storage.shared;
@@ -48,9 +58,16 @@ export class HostDirectory {
   async list(): Promise<HostRecord[]> {
     if (this.#hosts === null) return [];
     const asked = performance.now();
-    const hosts = await this.#hosts.list();
+    const hosts = (await this.#hosts.list()).map((host) => this.#withProvenDoor(host));
     this.#seen = { hosts, at: asked };
     return hosts;
+  }
+
+  /** Removes the address of a front door that its host did not sign, so that nobody connects to it. */
+  #withProvenDoor(host: HostRecord): HostRecord {
+    const { name, instance, door, proof } = host;
+    if (this.keys === null || door === null || name === this.own) return host;
+    return this.keys.isSignedBy(name, doorText(name, instance, door), proof) ? host : { ...host, door: null };
   }
 
   /**

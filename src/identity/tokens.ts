@@ -141,7 +141,7 @@ export async function isTokenGood(
 /** The tokens of one user or of all users, the newest first. Tokens for connections between hosts are left out. */
 export async function listTokens(store: Store, user?: string): Promise<TokenView[]> {
   const records = (await store.tokens.list())
-    .filter(({ role, relayed, ...record }) => (role ?? relayed) === undefined && (user === undefined || record.user === user))
+    .filter(({ role, relayed, user: owner }) => (role ?? relayed) === undefined && owner === (user ?? owner))
     .sort((a, b) => compareText(b.createdAt, a.createdAt) || compareText(a.id, b.id));
   const uses = await store.tokens.lastUses(records.map(({ id }) => id));
   const now = await store.now();

@@ -1,3 +1,12 @@
+/** A signature with the key of a host. */
+export interface HostProof {
+  /** The host's public key (Ed25519) in base64url. */
+  key: string;
+  signature: string;
+  /** The signature of the key by the fleet's key, if it has one. */
+  certificate?: string;
+}
+
 /** The facts that a host publishes about itself. */
 export interface HostEntry {
   /** `host:port` at which other hosts reach the host's front door, with `tls://` before it if it has TLS; null without one. */
@@ -15,6 +24,8 @@ export interface HostEntry {
    * folder.
    */
   beacon?: string | null;
+  /** The host's signature of `door`. Absent if the configuration names no keys of hosts. */
+  proof?: HostProof;
 }
 
 export interface HostRecord extends HostEntry {

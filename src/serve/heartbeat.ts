@@ -4,6 +4,7 @@ import { isLoopback } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
 import { missingBeacons, removeBeacon, writeBeacon } from "../hosts/beacon.js";
 import { announcedDoor } from "../hosts/door.js";
+import { doorText } from "../hosts/keys/host-keys.js";
 import type { HostEntry, HostRecord } from "../model/host.js";
 import { ensureNote, instanceOf, removeNote } from "../runtime/files/host-note.js";
 import { showAddress } from "../runtime/launch/listen.js";
@@ -18,7 +19,7 @@ const BEATS = 3;
 /** The shortest wait after a heartbeat that failed, in milliseconds. */
 const RETRY_MS = 500;
 
-type HeartbeatContext = Pick<ServeContext, "clock" | "config" | "log" | "metrics" | "stateRoot">;
+type HeartbeatContext = Pick<ServeContext, "clock" | "config" | "directory" | "log" | "metrics" | "stateRoot">;
 
 /** Shows the other hosts that this host is alive. This host never notices the end of its term later than the other hosts. */
 export class Heartbeat {
@@ -105,7 +106,8 @@ export class Heartbeat {
     }
     const hasTls = this.#context.config.serve.tls.cert !== null;
     const door = listening === null ? null : announcedDoor(advertise ?? reachable(listening), hasTls);
-    this.#entry = { ...this.#entry, door };
+    const proof = this.#context.directory.keys?.sign(doorText(this.#hosts.own, this.#instance, door));
+    this.#entry = { ...this.#entry, door, ...(proof === undefined ? {} : { proof }) };
     await this.#send();
   }
 

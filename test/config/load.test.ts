@@ -81,6 +81,8 @@ describe("defaults", () => {
           name: null,
           advertise: null,
           ttlMs: 15_000,
+          ca: null,
+          peers: [],
         },
         storage: { shared: null },
         user: null,

@@ -13,8 +13,8 @@ export interface HostDoorsOptions {
   storage: "local" | "shared";
   names?: readonly string[];
   env?: NodeJS.ProcessEnv;
-  /** More variables of some hosts. */
-  envOf?: Readonly<Record<string, NodeJS.ProcessEnv>>;
+  /** Changes the hosts before they serve. */
+  prepare?: (hosts: TestHosts) => void;
 }
 
 /** Hosts with a `serve` each, on the scripted model, and clients at their front doors. */
@@ -29,7 +29,7 @@ export class HostDoors implements AsyncDisposable {
     readonly model: ScriptedModel,
   ) {}
 
-  static async open({ env, envOf = {}, names = ["h1", "h2"], ...options }: HostDoorsOptions): Promise<HostDoors> {
+  static async open({ env, prepare, names = ["h1", "h2"], ...options }: HostDoorsOptions): Promise<HostDoors> {
     const model = await startScriptedModel();
     const hosts = new TestHosts({
       ...options,
@@ -44,7 +44,7 @@ export class HostDoors implements AsyncDisposable {
         ...env,
       },
     });
-    for (const [name, more] of Object.entries(envOf)) Object.assign(hosts.host(name).env, more);
+    prepare?.(hosts);
     const doors = new HostDoors(hosts, model);
     try {
       await doors.serve();

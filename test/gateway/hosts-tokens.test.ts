@@ -2,6 +2,7 @@ import { connect, createServer, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { singlePort } from "../fixtures/fleets/ports.js";
+import type { TestHosts } from "../fixtures/hosts/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { HostDoors } from "./hosts-harness.js";
 import { RawClient } from "./raw-client.js";
@@ -44,11 +45,13 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     redis = await RedisServer.start();
     const door = singlePort();
     way = await recorder(door);
-    const h2 = {
-      COPILOTFLEET_SERVE_LISTEN: `127.0.0.1:${door}`,
-      COPILOTFLEET_HOST_ADVERTISE: `127.0.0.1:${way.port}`,
+    const prepare = (hosts: TestHosts) => {
+      Object.assign(hosts.host("h2").env, {
+        COPILOTFLEET_SERVE_LISTEN: `127.0.0.1:${door}`,
+        COPILOTFLEET_HOST_ADVERTISE: `127.0.0.1:${way.port}`,
+      });
     };
-    at = await HostDoors.open({ redis, storage: "local", envOf: { h2 } });
+    at = await HostDoors.open({ redis, storage: "local", prepare });
   });
   afterAll(async () => {
     await at[Symbol.asyncDispose]();

@@ -43,6 +43,7 @@ const GUARDED = `
   identity.tokenTtl
   store storeOptions.insecure storeOptions.keyFile
   host.name host.advertise host.ttl host.tls.cert host.tls.key host.tls.ca
+  host.ca host.peers
   storage.shared
   user`;
 

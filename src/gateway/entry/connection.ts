@@ -176,7 +176,8 @@ export class Connection {
       const via = relayedFrom(fleet);
       const isRelayed = via !== undefined;
       const { own } = directory;
-      const peers = own === null || isRelayed ? null : new PeerDialer(own, this.#door.config.host, hello, identity, this.#door);
+      const peers =
+        own === null || isRelayed ? null : new PeerDialer(own, this.#door.config.host, hello, identity, this.#door);
       // If the client disconnected while its token was being looked up, take no share, because nothing would give it back.
       if (this.socket.closed || this.#state !== "authenticating") return;
       this.#share = shares.admit(identity.user, isRelayed);
@@ -227,7 +228,7 @@ export class Connection {
     const greeting = await ControlConnection.greet(this.#door, host, protocol);
     if (this.#state === "closed") return;
     clearTimeout(this.#hello);
-    this.#control = new ControlConnection(this.socket, this.#calls, this.#report);
+    this.#control = new ControlConnection(this.socket, this.#calls, this.#report, host.host, this.#door.directory);
     this.#open(id, greeting, { event: "host-connected", detail: host.host });
   }
 

@@ -1,6 +1,7 @@
 import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import { isObject } from "../../config/values/json.js";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
+import type { HostDirectory } from "../../hosts/directory.js";
 import type { HostIdentity } from "../../identity/identity.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
 import { encodeMessage, ProtocolError } from "../../runtime/wire/frames.js";
@@ -28,10 +29,15 @@ export class ControlConnection {
   readonly #socket: ClientSocket;
   readonly #calls: HostCalls;
   readonly #report: Reporter;
+  readonly #from: string;
+  readonly #directory: HostDirectory;
   readonly #gone = new AbortController();
   #open = 0;
 
-  constructor(socket: ClientSocket, calls: HostCalls, report: Reporter) {
+  /** @param from the name of the other host */
+  constructor(socket: ClientSocket, calls: HostCalls, report: Reporter, from: string, directory: HostDirectory) {
+    this.#from = from;
+    this.#directory = directory;
     this.#socket = socket;
     this.#calls = calls;
     this.#report = report;
@@ -82,6 +88,9 @@ export class ControlConnection {
     try {
       if (method !== "fleet.call") throw methodDenied(method, 'another host may only send "fleet.call"');
       const call = readCall(params);
+      const { own, keys } = this.#directory;
+      const signed = { from: this.#from, to: own ?? "", method: call.method, params: call.params };
+      keys?.acceptCall(signed, params.proof);
       using limit = deadline(call.limitMs, this.#gone.signal);
       const work = this.#calls.answer(call.method, call.params, limit.signal);
       const result = await abortable(work, limit.signal).catch((error: unknown) => {
@@ -97,7 +106,8 @@ export class ControlConnection {
   }
 
   #refuse(id: RpcId, method: string, error: unknown): void {
-    if (!isFleetError(error)) this.#report.event({ event: "failed", method, ...failure(error) });
+    const isUnsigned = isFleetError(error, "FLEET_TOKEN_REFUSED");
+    if (!isFleetError(error) || isUnsigned) this.#report.event({ event: "failed", method, ...failure(error) });
     const unexpected = "The other host failed to handle the call. See its log.";
     const refusal = isFleetError(error) ? error : new FleetError("FLEET_INTERNAL", unexpected);
     const { code, retryAfterMs, limit } = refusal;

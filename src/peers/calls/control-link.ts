@@ -72,7 +72,9 @@ export class ControlLink implements AsyncDisposable {
     // Close the connection when the host counts as gone, because a host that lost its network cannot close it.
     void gone.promise.then(() => this[Symbol.asyncDispose]());
     try {
-      return await this.#connection.request("fleet.call", { method, params, limitMs }, limit.signal);
+      const { own, keys } = this.#context.directory;
+      const proof = keys?.signCall({ from: own ?? "", to: this.#host, method, params });
+      return await this.#connection.request("fleet.call", { method, params, limitMs, proof }, limit.signal);
     } catch (error) {
       if (signal?.aborted === true) throw signal.reason;
       throw limit.signal.aborted ? hostAway(this.#host, limit.signal.reason) : fromThere(error, this.#host);

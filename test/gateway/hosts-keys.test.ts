@@ -1,0 +1,94 @@
+import { generateKeyPairSync } from "node:crypto";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { HostDirectory } from "../../src/hosts/directory.js";
+import { certify, doorText, HostKeys, type SignedCall } from "../../src/hosts/keys/host-keys.js";
+import { ensureHostKey } from "../../src/hosts/keys/key-file.js";
+import { issueHostToken } from "../../src/identity/tokens.js";
+import type { Store } from "../../src/store/ports.js";
+import type { TestHosts } from "../fixtures/hosts/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { HostDoors } from "./hosts-harness.js";
+import { RawClient } from "./raw-client.js";
+
+const problem = redisProblem();
+const CALL = { method: "servers", params: {} };
+
+/** The attacker has the key of the records, but not the key of any host, as one compromised host of the fleet would. */
+describe.skipIf(problem !== undefined)("hosts whose keys the fleet's key signed", () => {
+  let redis: RedisServer;
+  let at: HostDoors;
+  let h1: HostKeys;
+  let stranger: HostKeys;
+
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+    at = await HostDoors.open({ redis, storage: "local", prepare });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+    await redis.end();
+  });
+
+  function prepare(hosts: TestHosts): void {
+    const { privateKey, publicKey } = generateKeyPairSync("ed25519");
+    const folder = hosts.host("h1").folder;
+    const [ca, pub] = [join(folder, "ca.pem"), join(folder, "ca.pub")];
+    writeFileSync(ca, privateKey.export({ type: "pkcs8", format: "pem" }), { mode: 0o600 });
+    writeFileSync(pub, publicKey.export({ type: "spki", format: "pem" }));
+    for (const name of ["h1", "h2"]) {
+      const { root, env } = hosts.host(name);
+      env.COPILOTFLEET_HOST_CA = pub;
+      writeFileSync(join(root, "host-certificate"), certify(ca, name, keyOf(root)));
+    }
+    const host = { host: { ca: pub, peers: [] } } as never;
+    h1 = HostKeys.from(host, hosts.host("h1").root) as HostKeys;
+    stranger = HostKeys.from(host, join(folder, "stranger")) as HostKeys;
+  }
+
+  const keyOf = (root: string) => ensureHostKey(root).x;
+
+  async function asHost(from: string): Promise<RawClient> {
+    return await RawClient.as(at.url("h2"), (await issueHostToken(at.store, from, "h2")).token);
+  }
+
+  const call = (change: Partial<SignedCall> = {}): SignedCall => ({ from: "h1", to: "h2", ...CALL, ...change });
+
+  it("call each other, and accept each signed call once and only as it was signed", async () => {
+    expect(await at.hosts.host("h1").json(["ps"])).toMatchObject({ servers: [] });
+    const raw = await asHost("h1");
+    const ask = async (proof: unknown, params = CALL) =>
+      await raw.request("fleet.call", { ...params, limitMs: 5_000, proof });
+    const good = h1.signCall(call());
+    expect(await ask(good)).toMatchObject({ result: [] });
+    const refused = { error: { data: { code: "FLEET_TOKEN_REFUSED" } } };
+    for (const proof of [
+      undefined,
+      good, // a repetition
+      stranger.signCall(call()),
+      h1.signCall(call({ to: "h1" })),
+      h1.signCall(call({ method: "gc" })),
+      h1.signCall(call({ params: { id: "x" } })),
+      { ...h1.signCall(call()), at: Date.now() - 31_000 },
+    ])
+      expect(await ask(proof)).toMatchObject(refused);
+    expect(
+      await (await asHost("h3")).request("fleet.call", { ...CALL, limitMs: 5_000, proof: h1.signCall(call()) }),
+    ).toMatchObject(refused);
+  });
+
+  it("connect to no front door whose address its host did not sign", async () => {
+    const [record] = (await at.store.hosts.list()).filter(({ name }) => name === "h2");
+    if (record === undefined) throw new Error("there is no h2");
+    const { door, instance, proof } = record;
+    expect(h1.isSignedBy("h2", doorText("h2", instance, door), proof)).toBe(true);
+    for (const text of [doorText("h2", instance, "127.0.0.1:9"), doorText("h1", instance, door)])
+      expect(h1.isSignedBy("h2", text, proof)).toBe(false);
+    expect(h1.isSignedBy("h1", doorText("h2", instance, door), proof)).toBe(false);
+    const hosts = { own: "h1", list: async () => await Promise.resolve([{ ...record, door: "127.0.0.1:9" }, record]) };
+    const store = { hosts } as unknown as Store;
+    const directory = new HostDirectory({ store, config: { storage: { shared: null } }, keys: h1 });
+    expect((await directory.list()).map((host) => host.door)).toEqual([null, door]);
+  });
+});
