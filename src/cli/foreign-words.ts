@@ -140,7 +140,6 @@ export const FOREIGN_COMMANDS: ReadonlyMap<string, Advice> = new Map(
     // JupyterHub
     hub: [serve],
     jupyterhub: [serve],
-    proxy: [serve],
     user: ["copilotfleet describe user/USER # shows everything about a user", list],
     server: [ps, serve],
     "upgrade-db": ["copilotfleet store migrate --to STORE # copies the recorded state to another store"],

@@ -115,6 +115,7 @@ const NULLS: Readonly<Record<string, string>> = {
   "session.model": "a model that the runtime chooses",
   "session.tools": "all tools (none on a shared server)",
   "storage.shared": "each host's own disk",
+  "storeOptions.keyFile": "the key in the state folder",
   user: "no default user",
 };
 

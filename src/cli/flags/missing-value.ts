@@ -26,6 +26,10 @@ const KINDS: Readonly<Record<string, string>> = {
 const FILES: Readonly<Record<string, string>> = {
   "--config": "the path of a configuration file, such as ./.copilotfleet.json",
   "--token-file": "the path of a file that only you can read, such as ./token",
+  "--ca": "the path of a file with certificates, such as ./ca.crt",
+  "--cert": "the path of a file with a certificate, such as ./client.crt",
+  "--key": "the path of a file that only you can read, such as ./client.key",
+  "--listen": "an address of this machine, such as 127.0.0.1:4300",
 };
 
 /** The message and advice for a flag without its value. Names the allowed values as the error for a wrong value does. */

@@ -64,7 +64,7 @@ export class Dispatcher {
         if (requests.open >= MAX_OPEN_REQUESTS) {
           throw new ProtocolError(`The connection has more than ${MAX_OPEN_REQUESTS} unanswered requests.`, -32600);
         }
-        this.#queue(asViewer(message, this.#state.identity));
+        this.#queue(message.method === "session.resume" ? asViewer(message, this.#state.identity) : message);
         break;
       case "response":
         if (!receipts.take(message.id) && !requests.answered(message))
