@@ -4,6 +4,7 @@ import { identity } from "./identity.js";
 import { limits, processors } from "./limits.js";
 import * as lists from "./list-rules.js";
 import * as rules from "./rules.js";
+import { doorTls, hostTls } from "./tls-keys.js";
 
 /**
  * Every key of the configuration with its default, as in the public contract. The output is resolved: durations are in
@@ -191,14 +192,9 @@ const serve = v.pipe(
     // Whether each connection to the front door begins with a proxy's header that names the client (PROXY protocol v2).
     proxyProtocol: v.optional(rules.flag(), false),
     // With a certificate, the front door speaks TLS only. With `clientCa`, clients need a certificate, too.
-    tls: v.optional(
-      v.strictObject({
-        cert: v.optional(v.nullable(rules.file("/etc/copilotfleet/tls.crt")), null),
-        key: v.optional(v.nullable(rules.file("/etc/copilotfleet/tls.key")), null),
-        clientCa: v.optional(v.nullable(rules.file("/etc/copilotfleet/ca.crt")), null),
-      }),
-      {},
-    ),
+    tls: v.optional(doorTls, {}),
+    // Allows a front door without TLS that other machines can reach.
+    insecure: v.optional(rules.flag(), false),
     // How long a prompt may wait at the front door while other users use its session.
     turnWait: v.optional(rules.wait(), "30s"),
     logMaxSize: v.optional(rules.size(), "10mb"),
@@ -230,14 +226,7 @@ const host = v.pipe(
     advertise: v.optional(v.nullable(rules.advertised()), null),
     // How this host proves itself to other front doors with TLS, and by which authority it checks them. If `ca` is null, by
     // those of the system.
-    tls: v.optional(
-      v.strictObject({
-        cert: v.optional(v.nullable(rules.file("/etc/copilotfleet/host.crt")), null),
-        key: v.optional(v.nullable(rules.file("/etc/copilotfleet/host.key")), null),
-        ca: v.optional(v.nullable(rules.file("/etc/copilotfleet/ca.crt")), null),
-      }),
-      {},
-    ),
+    tls: v.optional(hostTls, {}),
     // Allows plain text between this host and others beyond this machine.
     insecure: v.optional(rules.flag(), false),
     // The time from this host's last heartbeat until the other hosts consider it dead, and take over its users and sessions.

@@ -62,7 +62,11 @@ export function describe(
   const storage = options.storage ?? (given.has("storage.shared") ? "shared" : "local");
   const settings = settingsOf(config, given, {
     without: [...PER_HOST, "runtime.path", ...(own ? ["store", "storeOptions"] : [])],
-    with: own ? { store: ownRedis, "storeOptions.insecure": true } : {},
+    with: {
+      ...(own ? { store: ownRedis, "storeOptions.insecure": true } : {}),
+      // Inside a container, the front door listens on all addresses. The orchestrator's network protects it.
+      ...(config.serve.tls.cert === null ? { "serve.insecure": true, "host.insecure": true } : {}),
+    },
     secretStore: options.secretStore,
     secretStoreKey: hasRedis,
     moveFiles: true,

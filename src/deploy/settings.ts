@@ -83,6 +83,8 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
     // Some services expect the key in the query of the URL.
     if (new URL(provider.baseUrl).search !== "") conceal("provider.baseUrl");
   }
+  for (const [part, path] of Object.entries(config.serve.tls)) moveFile(`serve.tls.${part}`, path);
+  for (const [part, path] of Object.entries(config.host.tls)) moveFile(`host.tls.${part}`, path);
   if (mayBeSecret(auth.githubTokenCommand)) conceal("auth.githubTokenCommand");
   if (runtime.args.some(mayBeSecret)) conceal("runtime.args");
   moveVariable("auth.githubTokenEnv", auth.githubTokenEnv, "auth.githubTokenFile");

@@ -5,6 +5,7 @@ import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values
 import { option } from "../errors.js";
 import type { Identity } from "../identity/identity.js";
 import { doorFiles } from "../identity/tls/certificates.js";
+import { checkExposure } from "../identity/tls/exposure.js";
 import { abortable, deadline, NEVER } from "../runtime/deadline.js";
 import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
 import type { Client } from "./client/client.js";
@@ -46,13 +47,14 @@ export interface DoorDrain {
  *
  * @throws FleetError `FLEET_ADDRESS_TAKEN` when somebody already listens on the address; `FLEET_ADDRESS_UNUSABLE` when this
  * host does not have the address or this process may not use the port; `FLEET_CONFIG_INVALID` when the files of `serve.tls`
- * cannot be used; the signal's reason when it aborts first.
+ * cannot be used, or when other machines can reach the address and there is no TLS; the signal's reason when it aborts first.
  */
 export async function openFrontDoor(
   context: DoorContext,
   calls: HostCalls,
   { listen, signal, ...listeners }: DoorOptions,
 ): Promise<FrontDoor> {
+  checkExposure(context.config, listen, { hasPeers: false });
   const state = new DoorState(context, listeners);
   const files = doorFiles(context.config.serve.tls);
   // Load TLS only where it is configured.

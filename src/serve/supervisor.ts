@@ -4,6 +4,7 @@ import { countOf } from "../config/values/text.js";
 import { option } from "../errors.js";
 import { SEEN_MS } from "../hosts/directory.js";
 import { forgetServing, noteServing } from "../hosts/serving-note.js";
+import { checkExposure } from "../identity/tls/exposure.js";
 import type { Stopped } from "../pool/stop/stop.js";
 import { NEVER } from "../runtime/deadline.js";
 import { showAddress } from "../runtime/launch/listen.js";
@@ -65,6 +66,8 @@ export class Supervisor {
    * server.
    */
   static async start(fleet: ServedFleet, signal: AbortSignal): Promise<Supervisor> {
+    // Check this before the host lock, so that a wrong setting changes nothing.
+    if (fleet.listen !== null) checkExposure(fleet.config, fleet.listen, { hasPeers: fleet.store.hosts !== null });
     const metrics = await FleetMetrics.open({ version: ownVersion() });
     const hostLock = await HostLock.take(fleet.store);
     const context = { ...fleet, metrics, state: new ServeState() };

@@ -65,6 +65,7 @@ describe("defaults", () => {
           maxFrameBytes: 8_388_608,
           proxyProtocol: false,
           tls: { cert: null, key: null, clientCa: null },
+          insecure: false,
           turnWaitMs: 30_000,
           logMaxBytes: 10_485_760,
           logFiles: 3,

@@ -25,6 +25,7 @@ const VALUES: Record<string, unknown> = {
   "storeOptions.insecure": true,
   "host.advertise": "attacker.example:4300",
   "host.ttl": "3s",
+  "serve.insecure": true,
   "host.insecure": true,
 };
 

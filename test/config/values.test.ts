@@ -71,6 +71,7 @@ const VALUES: Record<string, unknown[]> = {
   "serve.tls.key": ["", " ", 1],
   "serve.tls.clientCa": ["", " ", 1],
   "host.tls.ca": ["", " ", 1],
+  "serve.insecure": ["yes", 1, null],
   "host.insecure": ["yes", 1, null],
   "limits.default.connections": [0, -1, 1.5, "16"],
   "limits.total.unreadBytes": ["64", 64, "0mb"],

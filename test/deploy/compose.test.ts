@@ -44,6 +44,19 @@ describe("a Compose file", () => {
     });
   });
 
+  it("a Compose file allows front doors without TLS only if serve.tls is not set, and mounts the files of serve.tls", () => {
+    const without = configured(compose(ECHO).environment).config;
+    expect({ serve: without.serve.insecure, host: without.host.insecure }).toEqual({ serve: true, host: true });
+    const tls = { COPILOTFLEET_SERVE_TLS_CERT: "/etc/a/tls.crt", COPILOTFLEET_SERVE_TLS_KEY: "/etc/a/tls.key" };
+    const { environment, secrets } = compose({ ...ECHO, ...tls });
+    const { serve } = configured(environment).config;
+    expect(serve).toMatchObject({
+      insecure: false,
+      tls: { cert: "/run/secrets/copilotfleet/tls.crt", key: "/run/secrets/copilotfleet/tls.key" },
+    });
+    expect(Object.keys(secrets ?? {})).toEqual(["tls.crt", "tls.key"]);
+  });
+
   it("a Compose file of two hosts has a Redis that keeps all data, and a name and a volume for each host", () => {
     const { services, volumes, environment } = compose(
       { ...ECHO, COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" },

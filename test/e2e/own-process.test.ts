@@ -187,6 +187,17 @@ describe("a command in its own process", () => {
     },
   );
 
+  it("serve refuses to start without TLS at an address that other machines can reach, and exits with 3", async () => {
+    const env = { COPILOTFLEET_SERVE_LISTEN: "0.0.0.0:0", COPILOTFLEET_SERVE_METRICS: "127.0.0.1:0" };
+    expect(await fleet.start(["serve"], { env }).done).toMatchObject({
+      code: 3,
+      stdout: "",
+      stderr: expect.stringMatching(
+        /^Error: serve\.listen is "0\.0\.0\.0:0".*serve\.tls.*serve\.insecure.*\[FLEET_CONFIG_INVALID\]\n {2}Hint: Set serve\.tls/,
+      ),
+    });
+  });
+
   describe("smoke that ends early", () => {
     const TMPDIR = join(fleet.folder, "temporary");
     mkdirSync(TMPDIR, { recursive: true });

@@ -93,6 +93,10 @@ export const OF_OPERATION = {
     meaning: "The file with the authorities whose clients are admitted (PEM). `null`: clients need no certificate.",
     examples: ["/etc/copilotfleet/ca.crt", null],
   },
+  "serve.insecure": {
+    meaning: "Whether the front door may listen without TLS at an address that other machines can reach.",
+    examples: [true],
+  },
   "serve.turnWait": {
     meaning: "How long a prompt may wait at the front door while others use its session.",
     examples: ["30s"],
@@ -162,7 +166,9 @@ export const OF_OPERATION = {
     examples: ["/etc/copilotfleet/ca.crt", null],
   },
   "host.insecure": {
-    meaning: "Whether this host may use plain text between hosts although `host.tls` is set.",
+    meaning:
+      "Whether `host.advertise` may be the address of a front door without TLS beyond this machine, and whether this host sends " +
+      "tokens to such front doors although `host.tls` is set.",
     examples: [true],
   },
   "host.ttl": {

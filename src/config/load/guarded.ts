@@ -63,6 +63,7 @@ export const KEY_CLASSES: ReadonlyMap<string, Class> = new Map<string, Class>([
   ["session.host", ["none"]],
   // This key decides whether the fleet believes a proxy about a client's address.
   ["serve.proxyProtocol", [false]],
+  ["serve.insecure", [false]],
   ["host.insecure", [false]],
 ]);
 

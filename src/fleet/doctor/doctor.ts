@@ -1,6 +1,7 @@
 import { ignoredVariables, unknownVariables } from "../../config/load/environment.js";
 import { type LoadedConfig, loadConfig } from "../../config/load/load.js";
 import { Fleet } from "../fleet.js";
+import { CERTIFICATES } from "./certificates.js";
 import { type Check, Checks, type Finding, ok, warning } from "./checks.js";
 import { hasSignOn, SIGN_ON } from "./identity.js";
 import { INSTALLATION, RUNTIME } from "./installation.js";
@@ -50,7 +51,9 @@ export async function examine(options: DoctorOptions): Promise<DoctorResult> {
     ],
     undefined,
   );
-  const local = [...SETTINGS, RUNTIME, STATE_FOLDER, PERMISSIONS, DISK_SPACE];
+  const { serve, host } = loaded?.config ?? {};
+  const hasTls = [serve?.tls.cert, host?.tls.cert, host?.tls.ca].some((path) => typeof path === "string");
+  const local = [...SETTINGS, ...(hasTls ? [CERTIFICATES] : []), RUNTIME, STATE_FOLDER, PERMISSIONS, DISK_SPACE];
   const records = [...RECORDS, ...OPERATION];
   if (loaded === undefined) {
     checks.skip([...local, STORE, REGISTRY, ...records], "configuration");

@@ -18,7 +18,7 @@ export type PeerSettings = Pick<Config["host"], "tls" | "insecure">;
 export function peerEndpoint(host: HostRecord, own: PeerSettings, token: string): Endpoint {
   const { hasTls, ...door } = doorOf(host);
   const { cert, key, ca } = own.tls;
-  if (hasTls) return { ...door, token, tls: readPeerTls(filesOf(own.tls)) };
+  if (hasTls) return { ...door, token, tls: readPeerTls(hostFiles(own.tls)) };
   const isTlsSet = [cert, key, ca].some((path) => path !== null);
   if (!isTlsSet || own.insecure) return { ...door, token };
   const message = `The front door of host ${quote(host.name)} has no TLS, so this host sends it nothing, because host.tls is set.`;
@@ -33,7 +33,8 @@ export function readPeerTls(files: TlsFiles): PeerTls {
   return material;
 }
 
-function filesOf({ cert, key, ca }: PeerSettings["tls"]): TlsFiles {
+/** The files of this host for front doors with TLS. */
+export function hostFiles({ cert, key, ca }: PeerSettings["tls"]): TlsFiles {
   const named = (part: string, path: string | null) => (path === null ? null : { name: `host.tls.${part}`, path });
   return { cert: named("cert", cert), key: named("key", key), ca: named("ca", ca) };
 }

@@ -1,0 +1,10 @@
+import * as v from "valibot";
+import * as rules from "./rules.js";
+
+const file = (name: string) => v.optional(v.nullable(rules.file(`/etc/copilotfleet/${name}`)), null);
+
+/** The certificate of the front door, and the authorities of its clients. */
+export const doorTls = v.strictObject({ cert: file("tls.crt"), key: file("tls.key"), clientCa: file("ca.crt") });
+
+/** The certificate that this host shows to front doors, and their authorities. */
+export const hostTls = v.strictObject({ cert: file("host.crt"), key: file("host.key"), ca: file("ca.crt") });

@@ -1,0 +1,43 @@
+import type { Address } from "../../config/rules.js";
+import type { Config } from "../../config/schema.js";
+import { isLoopback } from "../../config/values/redis-url.js";
+import { FleetError, quote, type Suggestion } from "../../errors.js";
+import { type InheritedListener, showAddress } from "../../runtime/launch/listen.js";
+import { doorFiles } from "./certificates.js";
+import { readTls } from "./files.js";
+
+/**
+ * Refuses a front door that other machines can reach without TLS, unless the configuration allows it. An inherited descriptor
+ * is allowed, because the process that made it decides about its address.
+ *
+ * @throws FleetError `FLEET_CONFIG_INVALID`, also when the files of `serve.tls` cannot be used.
+ */
+export function checkExposure(
+  { serve, host }: Pick<Config, "serve" | "host">,
+  listen: Address | InheritedListener,
+  { hasPeers }: { hasPeers: boolean },
+): void {
+  const files = doorFiles(serve.tls);
+  if (files !== null) {
+    readTls(files);
+    return;
+  }
+  if (!("fd" in listen) && !isLoopback(listen) && !serve.insecure) throw exposed("serve.listen", listen);
+  const { advertise } = host;
+  if (hasPeers && advertise !== null && !isLoopback(advertise) && !host.insecure)
+    throw exposed("host.advertise", advertise);
+}
+
+function exposed(key: "serve.listen" | "host.advertise", address: Address): FleetError {
+  const section = key === "serve.listen" ? "serve" : "host";
+  const message =
+    `${key} is ${quote(showAddress(address))}, which other machines can reach, and serve.tls is not set, so tokens and ` +
+    "conversations would cross the network in plain text. Allowed: a loopback address, such as 127.0.0.1; or serve.tls.cert " +
+    `and serve.tls.key; or ${section}.insecure, if something else protects the connections`;
+  const suggestions: Suggestion[] = [
+    "Set serve.tls.cert and serve.tls.key to the files of a certificate.",
+    `Set ${section}.insecure to true if only trusted machines can reach this network, or if a proxy adds TLS.`,
+    ...(section === "serve" ? (["COPILOTFLEET_SERVE_LISTEN=127.0.0.1:4300 copilotfleet serve"] as const) : []),
+  ];
+  return new FleetError("FLEET_CONFIG_INVALID", message, { suggestions });
+}

@@ -1,0 +1,148 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { issueToken } from "../../src/identity/tokens.js";
+import { testPorts } from "../fixtures/fleets/ports.js";
+import { TestHosts } from "../fixtures/hosts/hosts.js";
+import { startScriptedModel } from "../fixtures/models/scripted-model.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { CertificateFiles, TestAuthority } from "../fixtures/tls/authority.js";
+import { RecordingRelay } from "../fixtures/tls/recording-relay.js";
+import { RawClient } from "./raw-client.js";
+
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`TLS between hosts is not tested: ${problem}`);
+
+/** Disposes what a test has opened, the last one first. Node.js 20 has no `AsyncDisposableStack`. */
+class Stack implements AsyncDisposable {
+  readonly #ends: (() => Promise<void>)[] = [];
+
+  use<T extends AsyncDisposable>(opened: T): T {
+    this.defer(async () => await opened[Symbol.asyncDispose]());
+    return opened;
+  }
+
+  defer(end: () => Promise<void>): void {
+    this.#ends.unshift(end);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const end of this.#ends) await end();
+  }
+}
+
+const NAMES = ["h1", "h2"] as const;
+const PROMPT = "canary-prompt-71c4";
+
+describe.skipIf(problem !== undefined)("the traffic of a fleet on two hosts", () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(() => redis.end());
+
+  // The case without TLS shows that the test finds what it looks for.
+  it.each([true, false])("contains no tokens, prompts and replies only with TLS (%s)", async (hasTls) => {
+    await using stack = new Stack();
+    const folder = await mkdtemp(join(tmpdir(), "copilotfleet-tls-"));
+    stack.defer(async () => await rm(folder, { recursive: true }));
+    const authority = new TestAuthority();
+    const ca = join(folder, "ca.crt");
+    await writeFile(ca, authority.cert);
+    const model = stack.use(await startScriptedModel());
+    const { from } = testPorts();
+    const hosts = new TestHosts({
+      redis,
+      names: NAMES,
+      storage: "local",
+      env: {
+        COPILOTFLEET_PROVIDER_TYPE: "openai",
+        COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
+        COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+        MODEL_KEY: "canary-model-key",
+      },
+    });
+    const relays: RecordingRelay[] = [];
+    const doors = new Map<string, string>();
+    const record = async (port: number) => {
+      const relay = stack.use(await RecordingRelay.start(port));
+      relays.push(relay);
+      return relay.port;
+    };
+    for (const [index, name] of NAMES.entries()) {
+      const { env } = hosts.host(name);
+      const port = from + index;
+      const { cert, key } = new CertificateFiles(folder, authority.issue(), name);
+      const door = `127.0.0.1:${await record(port)}`;
+      doors.set(name, door);
+      const store = new URL(env.COPILOTFLEET_STORE ?? "");
+      store.port = String(await record(Number(store.port)));
+      Object.assign(env, {
+        COPILOTFLEET_STORE: store.href,
+        COPILOTFLEET_SERVE_LISTEN: `127.0.0.1:${port}`,
+        COPILOTFLEET_HOST_ADVERTISE: door,
+        COPILOTFLEET_PORTS_FROM: String(from + 10 + 10 * index),
+        COPILOTFLEET_PORTS_TO: String(from + 19 + 10 * index),
+      });
+      if (!hasTls) continue;
+      const tls = { SERVE_TLS_CERT: cert, SERVE_TLS_KEY: key, SERVE_TLS_CLIENT_CA: ca };
+      const own = { HOST_TLS_CERT: cert, HOST_TLS_KEY: key, HOST_TLS_CA: ca };
+      for (const [variable, value] of Object.entries({ ...tls, ...own })) env[`COPILOTFLEET_${variable}`] = value;
+    }
+    stack.use(hosts);
+    await hosts.serve();
+    expect((await hosts.store.hosts.list()).map(({ door }) => door?.startsWith("tls://"))).toEqual([hasTls, hasTls]);
+
+    // A client of h1 whose session is on h2, and a command on h1 for a session on h2.
+    await hosts.place("alice", "h2");
+    const { token } = await issueToken(hosts.store, "alice", null);
+    const h1 = doors.get("h1") ?? "";
+    const client = hasTls
+      ? await RawClient.openTls(h1, { ca: authority.cert, ...authority.issue() })
+      : await RawClient.open(h1);
+    await client.signedOn(token);
+    await client.requestOk("session.create", { sessionId: "s" });
+    await client.turnOk("s", PROMPT);
+    expect(JSON.stringify(client.received)).toContain(`you said: ${PROMPT}`);
+    expect((await hosts.store.sessions.read("s"))?.host).toBe("h2");
+    const sent = await hosts.host("h1").run(["send", "s", `${PROMPT} again`, "--user", "alice"]);
+    expect(sent).toMatchObject({ code: 0, stdout: expect.stringContaining(`you said: ${PROMPT} again`) });
+    expect((await hosts.host("h1").run(["ps"])).stdout).toMatch(/alice-\w+ .*h2/);
+
+    const recorded = Buffer.concat(relays.map((relay) => relay.recorded)).toString("latin1");
+    expect(recorded.length).toBeGreaterThan(10_000);
+    const canaries = { token, prompt: PROMPT, host: '"fleet.call"', connect: '"connect"' };
+    for (const [what, canary] of Object.entries(canaries)) expect(recorded.includes(canary), what).toBe(!hasTls);
+    // The token of another host is `cft_` with an id and a secret. Redis gets only the hash of the secret.
+    expect(/cft_[0-9a-z]{16}_/.test(recorded)).toBe(!hasTls);
+    expect(recorded).not.toContain("canary-model-key");
+  });
+
+  it("goes only to hosts with TLS when host.tls is set, and only to hosts whose certificate is good", async () => {
+    await using stack = new Stack();
+    const folder = await mkdtemp(join(tmpdir(), "copilotfleet-tls-"));
+    stack.defer(async () => await rm(folder, { recursive: true }));
+    const ca = join(folder, "ca.crt");
+    await writeFile(ca, new TestAuthority().cert);
+    const { cert, key } = new CertificateFiles(folder, new TestAuthority("another").issue());
+    const hosts = new TestHosts({
+      redis,
+      names: ["h1", "h2", "h3"],
+      storage: "local",
+      env: { COPILOTFLEET_PROVIDER_TYPE: "echo" },
+    });
+    hosts.host("h1").env.COPILOTFLEET_HOST_TLS_CA = ca;
+    Object.assign(hosts.host("h3").env, { COPILOTFLEET_SERVE_TLS_CERT: cert, COPILOTFLEET_SERVE_TLS_KEY: key });
+    stack.use(hosts);
+    await hosts.serve();
+    for (const [user, host, reason] of [
+      ["bob", "h2", /has no TLS, so this host sends it nothing/],
+      ["carol", "h3", /Host "h3" cannot be reached/],
+    ] as const) {
+      await hosts.place(user, host);
+      const ran = await hosts.host("h1").run(["spawn", "--user", user]);
+      expect(ran).toMatchObject({ code: 7, stderr: expect.stringMatching(reason) });
+    }
+  });
+});
