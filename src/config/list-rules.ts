@@ -54,8 +54,9 @@ export const organizations = () =>
 
 /** The public keys of hosts. */
 export const peers = () =>
-  list('a list of hosts with their keys as copilotfleet host key prints them, such as ["host-1=KEY"]', (item) =>
-    /^[a-z0-9][a-z0-9.-]{0,62}=[A-Za-z0-9_-]{43}$/.test(item) ? null : "which is not the key of a host",
+  list(
+    'a list of hosts with their keys as copilotfleet host key prints them, such as ["host-1=11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"]',
+    (item) => (/^[a-z0-9][a-z0-9.-]{0,62}=[A-Za-z0-9_-]{43}$/.test(item) ? null : "which is not the key of a host"),
   );
 
 /** A list of texts. `faultOf` states why an item is refused. */

@@ -101,7 +101,7 @@ const CASES = Object.entries(VALUES).flatMap(([name, values]) => values.map((val
 const EXAMPLES = [...keysBelow(keyTree())].filter(({ kind }) => kind !== "section");
 /** Keys that refuse only a blank text. */
 const ACCEPTS_ANY_TEXT =
-  /^(?:runtime\.path|auth\.githubToken(?:File|Command)|auth\.githubApp\.privateKeyFile|provider\.apiKey(?:File|Command)|storage\.shared|storeOptions\.keyFile|(?:serve|host)\.tls\.\w+)$/;
+  /^(?:runtime\.path|auth\.githubToken(?:File|Command)|auth\.githubApp\.privateKeyFile|provider\.apiKey(?:File|Command)|storage\.shared|storeOptions\.keyFile|host\.ca|(?:serve|host)\.tls\.\w+)$/;
 
 describe("a value that is not allowed", () => {
   it.each(CASES)("the error for the value $value of $name lists the allowed values", async ({ name, value }) => {

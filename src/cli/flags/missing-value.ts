@@ -26,6 +26,7 @@ const KINDS: Readonly<Record<string, string>> = {
 const FILES: Readonly<Record<string, string>> = {
   "--config": "the path of a configuration file, such as ./.copilotfleet.json",
   "--token-file": "the path of a file that only you can read, such as ./token",
+  "--ca-key": "the path of a file that only you can read, such as ./fleet-ca.pem",
   "--ca": "the path of a file with certificates, such as ./ca.crt",
   "--cert": "the path of a file with a certificate, such as ./client.crt",
   "--key": "the path of a file that only you can read, such as ./client.key",
