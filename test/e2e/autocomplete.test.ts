@@ -56,7 +56,7 @@ describe("autocomplete", () => {
     [["tok"], ["token"]],
     [
       ["token", ""],
-      ["issue", "list", "revoke"],
+      ["issue", "list", "revoke", "rotate"],
     ],
     [["s"], ["send", "serve", "servers", "sessions", "smoke", "spawn", "start", "status", "stop", "store"]],
     [
