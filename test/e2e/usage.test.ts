@@ -170,7 +170,11 @@ describe("a command line with a mistake", () => {
 
   it.each([
     [["token:issue"], /^There is no command "token:issue"\.$/, "copilotfleet token issue"],
-    [["store", "x"], /^There is no command "store x"\. Allowed: store migrate or store sign\.$/, "copilotfleet store --help"],
+    [
+      ["store", "x"],
+      /^There is no command "store x"\. Allowed: store migrate or store sign\.$/,
+      "copilotfleet store --help",
+    ],
     [["token", "x"], / Allowed: token issue, token list, token revoke or token rotate\.$/, "copilotfleet token --help"],
     [
       ["token", "revoke", "--nonsense"],
