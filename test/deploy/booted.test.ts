@@ -18,7 +18,7 @@ if (problem !== undefined) console.warn(`the systemd units are not run: ${proble
 /** Facts about the unit that the agent finds out with its shell. Each line of bash prints one. */
 const SEEN = {
   "the filter of system calls": "grep -c 'Seccomp:.2' /proc/self/status",
-  "processes of root": "ls -d /proc/[0-9]* | while read p; do [ -O $p ] || echo $p; done | wc -l",
+  "processes of root": "ls -d /proc/[0-9]* | while read p; do [ -O $p ] || [ ! -e $p ] || echo $p; done | wc -l",
   namespaces: "unshare --user true 2>/dev/null && echo made || echo refused",
   "the credentials": "cat /run/credentials/copilotfleet.service/* 2>/dev/null | wc -c",
   "ssh and git": 'git init -q "$HOME/repository" && echo works',
