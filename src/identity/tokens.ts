@@ -105,8 +105,8 @@ export async function verifyToken(
   const good = isSameHash(hashToken(String(token)), record?.sha256 ?? NO_HASH);
   if (!good || record === null || (await isExpired(store, record))) return null;
   const { role, user, door = "", expiresAt, sessionId, lease, relayed } = record;
-  if (record.passing !== true) uses?.note(id);
   if (role === "revoked") return null;
+  if (record.passing !== true) uses?.note(id);
   if (relayed !== undefined) {
     const isMeant = store.hosts !== null && door === store.hosts.own;
     return isMeant && (await store.tokens.delete(id)) ? (relayed as Identity) : null;

@@ -57,8 +57,8 @@ export interface ProcessTable {
   withEnvironment(names: readonly string[]): ProcessVariables[];
   /**
    * The descriptors beyond standard error that this process would pass on to a child. Its own are none of them, so a starter of this
-   * process left them open. Without those above the limit of open files, whose numbers no process can use any more. Empty if the
-   * system does not show them.
+   * process left them open. Leaves out those above the limit of open files, because no process can use their numbers. Empty if
+   * the system does not show them.
    */
   inheritedDescriptors(): number[];
   /** Whether new namespaces are allowed at all. Otherwise an error about too many of them does not show a shortage. */

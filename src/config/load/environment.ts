@@ -23,8 +23,9 @@ const OTHER_VARIABLES = new Set([
 
 /**
  * Reads the configuration from the environment. Each key has one variable: `session.maxActive` is
- * `COPILOTFLEET_SESSION_MAX_ACTIVE`. Commas separate the items of a list of texts; a list of objects is JSON. "null" means null if the key allows it. With
- * `_FILE` at its end, the variable names a file with the value, so that a secret is in no environment.
+ * `COPILOTFLEET_SESSION_MAX_ACTIVE`. Commas separate the items of a list of texts; a list of objects is JSON. "null" means
+ * null if the key allows it. With `_FILE` at its end, the variable names a file with the value, so that a secret is in no
+ * environment.
  *
  * Unlike unknown keys in a file, other `COPILOTFLEET_*` variables are ignored on purpose. Kubernetes adds
  * `COPILOTFLEET_SERVICE_HOST`, `COPILOTFLEET_PORT` and more to every pod in the namespace of a Service named

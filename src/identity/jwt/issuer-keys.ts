@@ -11,7 +11,7 @@ import { fetchJson, NoAnswer } from "../fetch-json.js";
 const FRESH_MS = 5 * 60_000;
 /** Keys that are older are fetched again before they are used. If that fails, they still count. */
 const STALE_MS = 60 * 60_000;
-/** Keys that are older do not count any more. So the fleet works for a day without the issuer. */
+/** The fleet accepts older keys no longer, so it works for a day without the issuer, in milliseconds. */
 export const LAST_MS = 24 * 60 * 60_000;
 /** The shortest time between two attempts to fetch keys, so that tokens with made-up key ids cause no flood. */
 export const COOLDOWN_MS = 30_000;

@@ -74,7 +74,7 @@ export class Lookups {
     return this.#searches.size === 0;
   }
 
-  /** @param signal aborts when the request does not need the answer any more, which then never comes */
+  /** @param signal aborts when nobody waits for the answer. The promise may then never settle. */
   async find(name: string, signal: AbortSignal): Promise<readonly string[]> {
     const search = this.#searches.get(name) ?? this.#add(name);
     search.requests++;
