@@ -1,5 +1,6 @@
 import { connect, createServer, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { issueRelayToken, issueToken } from "../../src/identity/tokens.js";
 import { eventually } from "../fixtures/eventually.js";
 import { singlePort } from "../fixtures/fleets/ports.js";
 import type { TestHosts } from "../fixtures/hosts/hosts.js";
@@ -74,6 +75,15 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
       for (const name of ["h1", "h2"])
         await expect(RawClient.as(at.url(name), token), name).rejects.toThrow("AUTHENTICATION_FAILED");
     expect((await at.store.tokens.list()).filter(({ relayed }) => relayed !== undefined)).toEqual([]);
+  });
+
+  it("is not let in at the front door of another host than the one that its token is for, and only once there", async () => {
+    const { id: tokenId } = await issueToken(at.store, "carol", null);
+    const identity = { user: "carol", scopes: ["use"], groups: [], tokenId, expiresAt: null, via: "token" } as const;
+    const { token } = await issueRelayToken(at.store, identity, "h1");
+    await expect(RawClient.as(at.url("h2"), token)).rejects.toThrow("AUTHENTICATION_FAILED");
+    await RawClient.as(at.url("h1"), token);
+    await expect(RawClient.as(at.url("h1"), token)).rejects.toThrow("AUTHENTICATION_FAILED");
   });
 
   it("loses the connection there when its own token is revoked", async () => {
