@@ -1,7 +1,9 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
+import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
+import { FakeGitHub } from "../fixtures/models/fake-github.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -48,6 +50,48 @@ describe("the front door, for a user with a GitHub token,", () => {
       const ofRuntime = () => github.asked.filter(({ path }) => path !== "/user");
       await eventually("the runtime's question", () => ofRuntime().some(({ token }) => token === "gho_ofAlice"));
       expect(ofRuntime().every(({ token }) => token === "gho_ofAlice")).toBe(true);
+    },
+  );
+});
+
+describe("a user with a GitHub token, with an SDK at the front door,", () => {
+  const OPTIONS = { onPermissionRequest: () => ({ kind: "reject" as const }) };
+
+  it.each(["per-user", "shared"] as const)(
+    "takes whole turns with that token on a %s server, is refused once GitHub has revoked it, and goes on with a new one",
+    async (isolation) => {
+      await using github = await FakeGitHub.start();
+      const clock = new TestClock();
+      await using at = await DoorFleet.open({
+        clock,
+        env: github.env,
+        config: { isolation, provider: null, session: { model: "gpt-5" }, identity: { github: { api: github.url } } },
+      });
+      const old = github.accept("gho_old", { login: "alice" });
+      const session = await (await at.connect(at.url, old)).createSession(OPTIONS);
+      const others = await at.connect(at.url, github.accept("gho_ofBob", { login: "bob" }));
+      const ofBob = await others.createSession(OPTIONS);
+      const answerTo = async (to: typeof session, prompt: string) => (await to.sendAndWait({ prompt }))?.data.content;
+      expect(await answerTo(session, "one")).toBe("by gho_old: one");
+      expect(await answerTo(ofBob, "one")).toBe("by gho_ofBob: one");
+      expect(await answerTo(session, "two")).toBe("by gho_old: two");
+
+      github.revoke(old);
+      const before = github.asked.length;
+      await expect(answerTo(session, "three")).rejects.toThrow("credentials may be expired");
+      expect(github.asked.slice(before)).not.toEqual([]);
+      for (const { token, status } of github.asked.slice(before))
+        expect({ token, status }).toEqual({ token: old, status: 401 });
+      expect(await answerTo(ofBob, "two")).toBe("by gho_ofBob: two");
+
+      const again = await at.connect(at.url, github.accept("gho_new", { login: "alice" }));
+      const resumed = await again.resumeSession(session.sessionId, OPTIONS);
+      expect(await answerTo(resumed, "four")).toBe("by gho_new: four");
+      const ended = () => at.events.filter(({ event }) => event === "token-refused");
+      expect(ended()).toEqual([]);
+      await clock.advance(5 * 60_000);
+      await eventually("the end of the connection with the old token", () => ended().length === 1);
+      expect(await answerTo(resumed, "five")).toBe("by gho_new: five");
     },
   );
 });
