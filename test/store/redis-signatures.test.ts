@@ -151,6 +151,20 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await sign()).toEqual({ signed: [], refused: [] });
   });
 
+  it("are not added to a record that somebody puts in another one's place after store sign has listed it", async () => {
+    const { id } = await issueToken(store, "alice", null);
+    const file = join(root, "store-key");
+    writeFileSync(file, `${OTHER_KEY}\n${readFileSync(file, "utf8")}`);
+    await expect.poll(async () => await store.signatures.find()).toMatchObject([{ name: id, verdict: "outdated" }]);
+    const found = await store.signatures.find();
+    const token = `cft_${id}_${"A".repeat(43)}`;
+    const createdAt = new Date().toISOString();
+    const forged = { id, user: "root", sha256: hashToken(token), createdAt, expiresAt: null };
+    await forge(`token:${id}`, forged);
+    expect(await store.signatures.sign(found)).toEqual([]);
+    expect(await verifyToken(store, token)).toBeNull();
+  });
+
   it("made with another host's key are not replaced by store sign on a host without the key", async () => {
     await issueToken(store, "alice", null);
     const env = { COPILOTFLEET_HOME: await temporaryRoot(), COPILOTFLEET_STORE: redis.url(fleet) };
