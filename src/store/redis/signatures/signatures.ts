@@ -91,7 +91,7 @@ export class Signatures {
     const { connection, keys } = this.#documents;
     if (kind === "hosts") {
       const key = keys.host(name);
-      const [, instance, , entry, , signature] = await connection.run(LOOK_AT_HOSTS, [key], []);
+      const [, , instance, , entry, , signature] = await connection.run(LOOK_AT_HOSTS, [key], []);
       if (typeof entry !== "string") return null;
       return { key, content: contentOf(String(instance), entry), signature: String(signature ?? ""), stored: null };
     }
@@ -102,7 +102,7 @@ export class Signatures {
       placements: () => keys.placement(name),
     }[kind]();
     const [text = null] = await connection.read([key]);
-    if (text === null || text === FIRST_REGISTRY) return null;
+    if (text === null || (key === keys.founding && text === FIRST_REGISTRY)) return null;
     const { content, signature, ...stored } = parse(key, text);
     // The token of another host is valid for a minute, so no earlier version can have left a good one.
     if (kind === "tokens" && parseObject<TokenRecord>(key, stored.data).role === "host") return null;
