@@ -16,7 +16,7 @@ const MOST_NONCES = 100_000;
 
 /** A call to another host, as its signature covers it. */
 export interface SignedCall {
-  /** What the receiver has chosen at random for this connection, so that a call is good on no other one. */
+  /** The random text that the receiver has chosen for this connection, so that a call is good on no other one. */
   challenge: string;
   from: string;
   to: string;

@@ -6,7 +6,7 @@ import { type Endpoint, RpcClient, RpcError } from "../wire/rpc-client.js";
 export class RawConnection implements AsyncDisposable {
   readonly version: string;
   readonly protocolVersion: number;
-  /** What another host's front door has sent for the signatures of calls. Empty if there is none. */
+  /** A random text from another host's front door, for the signatures of calls. Empty if there is none. */
   readonly challenge: string;
   readonly #client: RpcClient;
   readonly #where: string;

@@ -22,7 +22,7 @@ export interface SignatureFinding {
 /** Finds records that need a signature, and signs them. */
 export class Signatures {
   readonly #documents: Documents;
-  /** What each finding was about, so that nobody can put another record in its place before it is signed. */
+  /** A digest of the record of each finding, so that nobody can put another one in its place before it is signed. */
   readonly #found = new WeakMap<SignatureFinding, string>();
 
   constructor(documents: Documents) {
