@@ -4,7 +4,7 @@ import { quote } from "../../errors.js";
 import type { Clock } from "../../runtime/clock.js";
 import type { Identity } from "../identity.js";
 import { type Claims, identityOf, Refused } from "./claims.js";
-import { IssuerKeys } from "./issuer-keys.js";
+import { IssuerKeys, NoKeys } from "./issuer-keys.js";
 import { readParts, type TokenParts } from "./parts.js";
 
 interface Issuer {
@@ -85,7 +85,11 @@ async function verified(token: string, { config, keys }: Issuer): Promise<Claims
     const { payload } = await jwtVerify(token, keyFor, { ...options, requiredClaims: ["exp"] });
     return payload;
   } catch (error) {
-    throw error instanceof known.JOSEError ? new Refused(reasonOf(error, config)) : error;
+    if (error instanceof NoKeys) throw error;
+    if (error instanceof known.JOSEError) throw new Refused(reasonOf(error, config));
+    // Node.js does not take the key, for example because it is damaged, or because an RSA key is too short.
+    const { message } = error instanceof Error ? error : new Error(String(error));
+    throw new Refused(`${issuer} has published a key that cannot be used: ${message}`);
   }
 }
 
