@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { GitHubSignOn } from "../../src/identity/github/github-sign-on.js";
 import type { Identity } from "../../src/identity/identity.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -15,6 +15,7 @@ beforeEach(async () => {
   github.accounts.set(TOKEN, { login: "Alice" });
 });
 afterEach(async () => {
+  vi.restoreAllMocks();
   await github[Symbol.asyncDispose]();
 });
 
@@ -107,6 +108,58 @@ describe("a GitHub token", () => {
     clock.ms += 20 * MINUTE_MS;
     expect(await sign.identify(TOKEN)).toEqual({ refused: expect.stringContaining("may try again") });
     expect(sign.isStillGood(alice)).toBe(false);
+  });
+
+  it.each([
+    { status: 403, message: "Maximum number of login attempts exceeded. Please try again later." },
+    { status: 403, message: "You have exceeded a secondary rate limit." },
+    { status: 429 },
+  ])(
+    "counts for an hour while GitHub refuses everybody, as after the wrong tokens of strangers: %o",
+    async (trouble) => {
+      const sign = signOn();
+      const alice = await identityOf(sign);
+      github.trouble = trouble;
+      clock.ms += 50 * MINUTE_MS;
+      expect((await identityOf(sign)).user).toBe("Alice");
+      expect(sign.isStillGood(alice)).toBe(true);
+    },
+  );
+
+  it("stays known, however many wrong tokens strangers show", async () => {
+    const sign = signOn();
+    const alice = await identityOf(sign);
+    const unknown = { status: 401, headers: new Headers(), body: null } as Response;
+    vi.spyOn(globalThis, "fetch").mockResolvedValue(unknown);
+    for (let at = 0; at < 10_001; at++) await sign.identify(`gho_wrong${at}`);
+    vi.restoreAllMocks();
+    github.trouble = { status: 503 };
+    clock.ms += 10 * MINUTE_MS;
+    expect((await identityOf(sign)).user).toBe("Alice");
+    expect(sign.isStillGood(alice)).toBe(true);
+  });
+
+  it("is accepted while strangers make GitHub check many tokens, and an unknown one waits for its turn", async () => {
+    const sign = signOn();
+    const alice = await identityOf(sign);
+    github.accounts.set("gho_bob", { login: "bob" });
+    clock.ms += 10 * MINUTE_MS;
+    const { fetch } = globalThis;
+    const free: (() => void)[] = [];
+    vi.spyOn(globalThis, "fetch").mockImplementation(async (...request) => {
+      if (!JSON.stringify(request).includes("gho_wrong")) return await fetch(...request);
+      return await new Promise<Response>((resolve) => {
+        free.push(() => resolve(new Response("{}", { status: 401 })));
+      });
+    });
+    const strangers = Array.from({ length: 64 }, async (_, at) => await sign.identify(`gho_wrong${at}`));
+    expect((await identityOf(sign)).user).toBe("Alice");
+    expect(sign.isStillGood(alice)).toBe(true);
+    const bob = identityOf(sign, "gho_bob");
+    await eventually("the checks", () => free.length === 64);
+    for (const answer of free) answer();
+    expect((await bob).user).toBe("bob");
+    await Promise.all(strangers);
   });
 
   it("no longer counts within minutes after GitHub has revoked it, or gives it to another account", async () => {

@@ -13,6 +13,7 @@ const REFUSED_MS = 30_000;
 const LAST_MS = 60 * 60_000;
 /** The shortest time between two attempts while GitHub cannot be asked, in milliseconds. */
 const AGAIN_MS = 2_000;
+/** How many accounts, and how many refusals, are remembered. */
 const MOST_ANSWERS = 10_000;
 /** How many tokens may be checked at the same time, so that strangers cannot make the fleet flood GitHub. */
 const MOST_CHECKS = 64;
@@ -30,7 +31,8 @@ interface Answer {
 export class GitHubSignOn {
   readonly #api: GitHubApi;
   readonly #clock: Pick<Clock, "now">;
-  readonly #answers = new Map<string, Answer>();
+  readonly #accounts = new Map<string, Answer>();
+  readonly #refusals = new Map<string, Answer>();
   readonly #checks = new Map<string, Promise<Answer>>();
   /** The tokens of the clients that are connected. */
   readonly #tokens = new WeakMap<Identity, string>();
@@ -43,7 +45,7 @@ export class GitHubSignOn {
   async identify(token: string): Promise<Identity | Refusal> {
     if (!/^\w{1,512}$/.test(token)) return { refused: "This is not a GitHub token." };
     const hash = sha256(token);
-    const known = this.#answers.get(hash);
+    const known = this.#known(hash);
     const isFresh = known !== undefined && this.#clock.now() < known.untilMs;
     const { account, refused } = isFresh ? known : await this.#check(hash, token);
     if (account === null) return { refused };
@@ -59,7 +61,7 @@ export class GitHubSignOn {
     const token = this.#tokens.get(identity);
     if (token === undefined || Date.now() >= Date.parse(identity.expiresAt ?? "9999-01-01")) return false;
     const hash = sha256(token);
-    const known = this.#answers.get(hash);
+    const known = this.#known(hash);
     if (known === undefined || this.#clock.now() >= known.untilMs) void this.#check(hash, token);
     return known === undefined || known.account?.login === identity.user;
   }
@@ -71,23 +73,42 @@ export class GitHubSignOn {
 
   /** Never rejects. */
   async #check(hash: string, token: string): Promise<Answer> {
-    const running = this.#checks.get(hash);
-    if (running !== undefined) return await running;
-    const nowMs = this.#clock.now();
-    const known = this.#answers.get(hash);
-    if (this.#checks.size >= MOST_CHECKS) {
-      return { account: null, sinceMs: 0, untilMs: 0, refused: "Too many GitHub tokens are being checked." };
+    for (;;) {
+      const running = this.#checks.get(hash);
+      if (running !== undefined) return await running;
+      const nowMs = this.#clock.now();
+      const known = this.#known(hash);
+      if (known !== undefined && nowMs < known.untilMs) return known;
+      if (this.#checks.size < MOST_CHECKS) return await this.#begin(hash, token, nowMs, known);
+      // Strangers can cause many checks. A user whom GitHub has just named does not wait behind them.
+      if (lasts(known, nowMs)) return { ...known, untilMs: nowMs + AGAIN_MS };
+      await Promise.race(this.#checks.values());
     }
+  }
+
+  async #begin(hash: string, token: string, nowMs: number, known: Answer | undefined): Promise<Answer> {
     const check = this.#ask(token, nowMs, known).then((answer) => {
       this.#checks.delete(hash);
-      this.#answers.delete(hash);
-      this.#answers.set(hash, answer);
-      const oldest = this.#answers.keys().next().value;
-      if (this.#answers.size > MOST_ANSWERS && oldest !== undefined) this.#answers.delete(oldest);
+      this.#remember(hash, answer);
       return answer;
     });
     this.#checks.set(hash, check);
     return await check;
+  }
+
+  /** Keeps refusals apart from accounts, because strangers can cause any number of refusals. */
+  #remember(hash: string, answer: Answer): void {
+    const [place, other] =
+      answer.account === null ? [this.#refusals, this.#accounts] : [this.#accounts, this.#refusals];
+    other.delete(hash);
+    place.delete(hash);
+    place.set(hash, answer);
+    const oldest = place.keys().next().value;
+    if (place.size > MOST_ANSWERS && oldest !== undefined) place.delete(oldest);
+  }
+
+  #known(hash: string): Answer | undefined {
+    return this.#accounts.get(hash) ?? this.#refusals.get(hash);
   }
 
   async #ask(token: string, nowMs: number, known: Answer | undefined): Promise<Answer> {
@@ -101,8 +122,13 @@ export class GitHubSignOn {
       }
       const reason = error instanceof NoAnswer ? error.message : String(error);
       const refused = `The GitHub token cannot be checked now, so the client may try again: GitHub: ${reason}.`;
-      const lasts = known !== undefined && known.account !== null && nowMs - known.sinceMs < LAST_MS;
-      return { account: null, sinceMs: 0, ...(lasts ? known : {}), untilMs: nowMs + AGAIN_MS, refused };
+      const last = lasts(known, nowMs) ? known : { account: null, sinceMs: 0 };
+      return { ...last, untilMs: nowMs + AGAIN_MS, refused };
     }
   }
+}
+
+/** Whether the last answer still counts while GitHub cannot be asked. */
+function lasts(known: Answer | undefined, nowMs: number): known is Answer {
+  return known !== undefined && known.account !== null && nowMs - known.sinceMs < LAST_MS;
 }
