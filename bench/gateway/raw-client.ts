@@ -1,4 +1,5 @@
 import { connect, type Socket } from "node:net";
+import { connect as connectTls } from "node:tls";
 import { ACKNOWLEDGEMENT } from "../../src/runtime/wire/acknowledge.js";
 import { encodeMessage, FrameSplitter } from "../../src/runtime/wire/frames.js";
 
@@ -34,9 +35,12 @@ export class RawClient {
     });
   }
 
-  static async connect(url: string, token: string): Promise<RawClient> {
+  /** @param ca the authority of the server's certificate; without it, the connection has no TLS */
+  static async connect(url: string, token: string, ca?: string): Promise<RawClient> {
     const [host = "", port = ""] = url.split(":");
-    const client = new RawClient(connect({ host, port: Number(port), noDelay: true }));
+    const options = { host, port: Number(port) };
+    const socket = ca === undefined ? connect(options) : connectTls({ ...options, ca });
+    const client = new RawClient(socket.setNoDelay(true));
     await client.request("connect", { token, supportedTaskKinds: [] });
     return client;
   }

@@ -15,7 +15,6 @@ export async function measureStreaming(
   model: PartProcess,
   { clients, sessions, words, rounds }: StreamingOptions,
 ): Promise<void> {
-  const prompt = Array.from({ length: words }, (_, index) => `w${index}`).join(" ");
   await withCrowds(env, folder, model, { clients, sessions }, async ({ direct, through, usage }) => {
     const streams = await compare(
       rounds,
@@ -23,18 +22,10 @@ export async function measureStreaming(
         name: `${sessions} streams of ${clients} clients, ${crowd.name}`,
         round: async () => {
           const before = usage();
-          const deltas0 = count(crowd);
-          const start = performance.now();
-          await Promise.all(
-            crowd.members.flatMap(({ client, ids }) => ids.map(async (id) => await client.turn(id, prompt))),
-          );
-          const ms = performance.now() - start;
-          const deltas = count(crowd) - deltas0;
+          const { ms, deltas } = await stream(crowd, words);
           const perDelta = Object.entries(usage()).map(
             ([name, used]) => `${name} ${(((used - before[name as keyof typeof before]) * 1e6) / deltas).toFixed(0)}`,
           );
-          // An answer consists of "[turn N]", which is two words, and the words of the prompt.
-          if (deltas !== sessions * (words + 2)) throw new Error(`${crowd.name}: ${deltas} deltas have come`);
           console.log(
             `   ${crowd.name}: ${deltas} deltas in ${(ms / 1000).toFixed(1)} s, ${((deltas / ms) * 1000).toFixed(0)} a second; processor time in µs per delta: ${perDelta.join(", ")}`,
           );
@@ -45,6 +36,20 @@ export async function measureStreaming(
     const [directly = 0, throughDoor = 0] = [...streams.values()];
     claim("streaming, time through the door to directly", throughDoor / directly, 1 / 0.9);
   });
+}
+
+/** Takes a turn in each session of a crowd at the same time. Returns the time in milliseconds, and the number of pieces. */
+export async function stream(crowd: Crowd, words: number): Promise<{ ms: number; deltas: number }> {
+  const prompt = Array.from({ length: words }, (_, index) => `w${index}`).join(" ");
+  const before = count(crowd);
+  const start = performance.now();
+  const turns = crowd.members.flatMap(({ client, ids }) => ids.map(async (id) => await client.turn(id, prompt)));
+  await Promise.all(turns);
+  const ms = performance.now() - start;
+  const deltas = count(crowd) - before;
+  // An answer consists of "[turn N]", which is two words, and the words of the prompt.
+  if (deltas !== turns.length * (words + 2)) throw new Error(`${crowd.name}: ${deltas} deltas have come`);
+  return { ms, deltas };
 }
 
 function count({ members }: Crowd): number {
