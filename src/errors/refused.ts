@@ -145,7 +145,7 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
       "It expired or was revoked.",
       "It belongs to another fleet.",
       "It was not copied completely.",
-      "It is a JSON Web Token that identity.jwt does not admit. The log of serve has the reason.",
+      "It is a JSON Web Token or a GitHub token, and identity does not admit it. The log of serve has the reason.",
     ],
     fixes: [
       "copilotfleet token list --user USER",

@@ -173,7 +173,9 @@ export interface RotatedToken extends IssuedToken {
 export async function rotateToken(store: Store, id: string, overlapMs: number): Promise<RotatedToken> {
   const record = await store.tokens.read(id);
   if (record === null || record.role !== undefined || record.passing === true || (await isExpired(store, record))) {
-    throw new FleetError("FLEET_TOKEN_NOT_FOUND", `There is no valid token ${quote(id)}.`);
+    throw new FleetError("FLEET_TOKEN_NOT_FOUND", `There is no valid token ${quote(id)}.`, {
+      suggestions: ["copilotfleet token list"],
+    });
   }
   const { user, scopes, sessionId, createdAt, issuedUntil = record.expiresAt } = record;
   const ttlMs = issuedUntil === null ? null : Date.parse(issuedUntil) - Date.parse(createdAt);

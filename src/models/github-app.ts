@@ -5,7 +5,7 @@ import type { Config } from "../config/schema.js";
 import { isLoopback } from "../config/values/redis-url.js";
 import { FleetError, quote } from "../errors.js";
 import { openUpstream } from "./gateway/upstream.js";
-import { readSecretFile, secretFault, TOKEN } from "./secret.js";
+import { PRIVATE_KEY, readSecretFile, secretFault, TOKEN } from "./secret.js";
 
 export type GitHubAppSettings = NonNullable<Config["auth"]["githubApp"]>;
 
@@ -64,7 +64,7 @@ export async function mintInstallationToken(
 }
 
 async function readKey(path: string): Promise<KeyObject> {
-  const pem = await readSecretFile(path, TOKEN);
+  const pem = await readSecretFile(path, PRIVATE_KEY);
   try {
     const key = createPrivateKey(pem);
     if (key.asymmetricKeyType === "rsa") return key;

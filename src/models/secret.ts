@@ -19,7 +19,8 @@ export const KEY = {
   unavailable: "FLEET_MODEL_UNCONFIGURED",
   invalid: "FLEET_MODEL_UNCONFIGURED",
 } as const;
-export type SecretKind = typeof TOKEN | typeof KEY;
+export const PRIVATE_KEY = { ...TOKEN, word: "private key" } as const;
+export type SecretKind = typeof TOKEN | typeof KEY | typeof PRIVATE_KEY;
 
 /** The fault of a secret, as the end of a sentence; null if it has none. Never quotes the secret. */
 export function secretFault(secret: string, { word }: SecretKind): string | null {

@@ -101,7 +101,9 @@ describe("a chat through a front door", () => {
     const env = { FLEET_TOKEN: `${token.slice(0, -3)}abc` };
     const refused = new Terminal(laptop, arguments_(), { columns: 200, env });
     expect(await refused.done).toBe(5);
-    expect(refused.text).toMatch(/The front door at 127\.0\.0\.1:\d+ refused the token\. \[FLEET_TOKEN_REFUSED\]/);
+    expect(refused.text).toMatch(
+      /The front door at 127\.0\.0\.1:\d+ refused the token\. \[FLEET_TOKEN_REFUSED\]\s+Hint: Ask/,
+    );
     expect(refused.text).not.toContain(env.FLEET_TOKEN);
     const nowhere = ["chat", "--to", "127.0.0.1:9", "--token-env", "FLEET_TOKEN"];
     const missing = new Terminal(laptop, nowhere, { columns: 200, env: { FLEET_TOKEN: token } });

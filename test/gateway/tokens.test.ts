@@ -272,7 +272,10 @@ describe("the token commands", () => {
     expect(hours).toBeGreaterThan(23);
     expect(hours).toBeLessThanOrEqual(24);
     expect(await own.ok(["token", "rotate", id, "--overlap", "0"])).toMatch(/^cft_[0-9a-f]{16}_[\w-]{43}\n$/);
-    expect((await own.refusal(4, ["token", "rotate", id])).code).toBe("FLEET_TOKEN_NOT_FOUND");
+    expect(await own.refusal(4, ["token", "rotate", id])).toMatchObject({
+      code: "FLEET_TOKEN_NOT_FOUND",
+      suggestions: ["copilotfleet token list"],
+    });
     expect(await own.ok(["token", "list", "-o", "wide"])).toMatch(/^TOKEN .* SCOPES +SESSION +LAST USE\n.* never\n/);
   });
 

@@ -56,7 +56,7 @@ export function untrustedProblem(
   const verb = keys.length === 1 ? "counts" : "count";
   const why =
     digest === undefined
-      ? "Somebody else may have written the file, and these keys decide which programs run and where secrets go."
+      ? "Somebody else may have written the file, and these keys decide which programs run, where secrets go and who may sign on."
       : "You trusted the file, and it has changed since then.";
   return new FleetError(
     "FLEET_CONFIG_UNTRUSTED",

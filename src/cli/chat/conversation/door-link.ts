@@ -113,7 +113,10 @@ export class DoorLink {
     const { cause } = error;
     const reason = cause instanceof Error ? cause.message : "it does not answer";
     if (reason.includes("AUTHENTICATION_FAILED")) {
-      return new FleetError("FLEET_TOKEN_REFUSED", `The front door at ${this.name} refused the token.`, { cause });
+      return new FleetError("FLEET_TOKEN_REFUSED", `The front door at ${this.name} refused the token.`, {
+        cause,
+        suggestions: ["Ask the operator of the fleet for a token. The reason is in the log of serve there."],
+      });
     }
     return new FleetError("FLEET_SERVER_UNREACHABLE", `The front door at ${this.name} cannot be used: ${reason}.`, {
       cause,
