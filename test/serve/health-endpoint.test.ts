@@ -1,10 +1,11 @@
+import dns from "node:dns";
 import { lookup } from "node:dns/promises";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { Agent, get, type IncomingMessage } from "node:http";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { text } from "node:stream/consumers";
-import { describe, expect, it, onTestFinished } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
 import type { Address } from "../../src/config/rules.js";
 import { type FleetError, isFleetError } from "../../src/errors.js";
 import { listenOn, showAddress } from "../../src/runtime/launch/listen.js";
@@ -294,15 +295,38 @@ describe("the address", () => {
     expect(error.suggestions).toContain("COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve");
   });
 
+  it.each(["0.0.0.0", "192.0.2.1", "::"])("listenOn refuses the name localhost where it is %s", async (address) => {
+    const family = address.includes(":") ? 6 : 4;
+    vi.spyOn(dns.promises, "lookup").mockResolvedValue({ address, family } as never);
+    vi.spyOn(dns, "lookup").mockImplementation(((...given: unknown[]) => {
+      (given.at(-1) as (error: null, found: object[]) => void)(null, [{ address, family }]);
+    }) as never);
+    onTestFinished(() => void vi.restoreAllMocks());
+    const server = createServer();
+    onTestFinished(() => void server.close());
+    const error = await refusal(listenOn(server, "serve.listen", { host: "localhost", port: 0 }, NEVER));
+    expect(error).toMatchObject({ code: "FLEET_ADDRESS_UNUSABLE", exit: 3 });
+    expect(error.message).toContain(`on this machine, "localhost" is ${address}, which other machines may reach`);
+    expect(server.listening).toBe(false);
+  });
+
+  it("listenOn takes the loopback address that the name localhost stands for", async () => {
+    const server = createServer();
+    onTestFinished(() => void server.close());
+    const { host } = await listenOn(server, "serve.listen", { host: "localhost", port: 0 }, NEVER);
+    expect(["127.0.0.1", "::1"]).toContain(host);
+  });
+
   it("listenOn does not listen once its signal has aborted, even during the lookup of a name", async () => {
     const server = createServer();
     const events: string[] = [];
     for (const event of ["listening", "close"]) server.on(event, () => events.push(event));
     const controller = new AbortController();
-    const opening = listenOn(server, "serve.metrics", { host: "localhost", port: 36003 }, controller.signal);
+    // Node.js looks this spelling of 127.0.0.1 up like a name.
+    const opening = listenOn(server, "serve.metrics", { host: "127.1", port: 36003 }, controller.signal);
     controller.abort(new Error("enough"));
     await expect(opening).rejects.toThrow("enough");
-    await lookup("localhost"); // this lookup began after that of listenOn, so both have ended
+    await lookup("127.1"); // this lookup began after that of listenOn, so both have ended
     await eventually("the server is closed", () => events.includes("close"));
     expect([events, server.listening]).toEqual([["close"], false]);
     await expect(opened({ signal: controller.signal })).rejects.toThrow("enough");

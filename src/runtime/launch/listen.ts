@@ -1,6 +1,8 @@
+import dns from "node:dns";
 import { once } from "node:events";
 import type { Server } from "node:net";
 import type { Address } from "../../config/rules.js";
+import { isLoopback } from "../../config/values/redis-url.js";
 import { FleetError, type FleetErrorCode, option, quote, type Suggestion, systemCode } from "../../errors.js";
 import { abortable } from "../deadline.js";
 
@@ -19,8 +21,9 @@ export async function listenOn(
   signal: AbortSignal,
 ): Promise<Address> {
   signal.throwIfAborted();
+  const where = "fd" in address ? { fd: address.fd } : { host: await hostOf(key, address, signal), port: address.port };
   const listening = once(server, "listening"); // rejects on "error"
-  server.listen("fd" in address ? { fd: address.fd } : { host: address.host, port: address.port });
+  server.listen(where);
   try {
     await abortable(listening, signal);
   } catch (cause) {
@@ -31,6 +34,21 @@ export async function listenOn(
   const bound = server.address();
   if (bound === null || typeof bound === "string") throw new FleetError("FLEET_INTERNAL", `${key} has no port`);
   return { host: bound.address, port: bound.port };
+}
+
+/**
+ * The host on which to listen. The name `localhost` counts as a loopback address, so look up what it stands for on this machine.
+ *
+ * @throws FleetError `FLEET_ADDRESS_UNUSABLE` when it stands for an address that other machines may reach.
+ */
+async function hostOf(key: AddressKey, address: Address, signal: AbortSignal): Promise<string> {
+  if (address.host !== "localhost") return address.host;
+  const found = await abortable(dns.promises.lookup(address.host), signal).catch((cause: unknown) => {
+    throw signal.aborted ? cause : cannotListen(key, address, cause);
+  });
+  if (isLoopback({ host: found.address })) return found.address;
+  const because = `on this machine, "localhost" is ${found.address}, which other machines may reach. Allowed: 127.0.0.1 or [::1]`;
+  throw cannotListen(key, address, new Error(because));
 }
 
 /** `host:port` as in the configuration, with IPv6 addresses in brackets. */
