@@ -69,6 +69,7 @@ export class SignOn {
   }
 
   async #loadGitHub(): Promise<GitHubSignOn> {
+    if (this.#github !== undefined) return this.#github;
     const { GitHubSignOn: Loaded } = await import("./github/github-sign-on.js");
     const { config, clock } = this.#context;
     this.#github ??= new Loaded(config.identity.github, clock);
