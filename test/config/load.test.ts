@@ -104,7 +104,6 @@ describe("defaults", () => {
       apiKeyEnv: "OPENAI_API_KEY",
       apiKeyFile: null,
       apiKeyCommand: null,
-      bearer: false,
       wireApi: "completions",
     });
     const example = JSON.parse(text) as Record<string, unknown>;

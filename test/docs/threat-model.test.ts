@@ -25,7 +25,6 @@ it("the threat model names each party", () => {
     "model provider",
     "repository",
     "network of the machine",
-    "identity provider",
     "network between machines",
   ]);
 });

@@ -12,7 +12,6 @@ const remote = {
   apiKeyEnv: "A_KEY",
   apiKeyFile: null,
   apiKeyCommand: null,
-  bearer: false,
   wireApi: "responses",
 } as const;
 

@@ -36,7 +36,6 @@ function grant({ cwd, bind, runtimePath = "/nowhere/copilot", apiKeyFile }: Gran
             apiKeyEnv: null,
             apiKeyFile,
             apiKeyCommand: null,
-            bearer: false,
             wireApi: "responses",
           } as const),
     storage: { shared: null },
