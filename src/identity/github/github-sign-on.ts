@@ -24,6 +24,8 @@ interface Answer {
   /** When to ask again. */
   untilMs: number;
   refused: string;
+  /** Whether GitHub refused the token. Otherwise, it could not be asked. */
+  isFinal?: true;
 }
 
 const BUSY: Answer = { account: null, sinceMs: 0, untilMs: 0, refused: "Too many GitHub tokens wait for a check." };
@@ -53,8 +55,8 @@ export class GitHubSignOn {
     const known = this.#known(hash);
     const isFresh = known !== undefined && this.#clock.now() < known.untilMs;
     const wasGood = known !== undefined && known.account !== null;
-    const { account, refused } = isFresh ? known : await this.#check(hash, token, wasGood ? null : address);
-    if (account === null) return { refused };
+    const { account, refused, isFinal } = isFresh ? known : await this.#check(hash, token, wasGood ? null : address);
+    if (account === null) return isFinal === true ? { refused } : { refused, isUnchecked: true };
     const { login: user, organizations: groups, expiresAt } = account;
     const tokenId = `github:${hash.slice(0, 32)}`;
     const identity: Identity = { user, scopes: ["use"], groups, tokenId, expiresAt, via: "github" };
@@ -112,7 +114,7 @@ export class GitHubSignOn {
     } catch (error) {
       if (error instanceof NotAdmitted) {
         const refused = `The GitHub token is refused: ${error.message}.`;
-        return { account: null, sinceMs: 0, untilMs: nowMs + REFUSED_MS, refused };
+        return { account: null, sinceMs: 0, untilMs: nowMs + REFUSED_MS, refused, isFinal: true };
       }
       const reason = error instanceof NoAnswer ? error.message : String(error);
       const refused = `The GitHub token cannot be checked now, so the client may try again: GitHub: ${reason}.`;
