@@ -477,8 +477,7 @@ describe.skipIf(noPromtool || !canMount || !SOAK)("the runbooks, followed on a d
   });
 });
 
-/** Up to `count` of the items, at equal distances, beginning with the first one. */
+/** As many of the items as `count`, at equal distances, beginning with the first one. Repeats items if there are fewer. */
 function spread<T>(items: readonly T[], count: number): T[] {
-  const step = Math.max(1, items.length / count);
-  return Array.from({ length: Math.min(count, items.length) }, (_, index) => items[Math.floor(index * step)] as T);
+  return Array.from({ length: count }, (_, index) => items[Math.floor((index * items.length) / count)] as T);
 }
