@@ -126,12 +126,17 @@ export function systemCode(error: unknown): string | undefined {
   return typeof error.code === "string" ? error.code : undefined;
 }
 
+/** The secret parts of the fleet's own tokens, and of the tokens of its proxies. */
+const SECRET = /(?<=cft_[a-z0-9]{16}_|cfp_)[\w-]{43}/g;
+
 /**
  * Quotes a value from outside for a message. Escapes control, zero-width and bidirectional characters, so that the
- * value cannot forge a log line or reorder the text on a terminal. Shortens long values.
+ * value cannot forge a log line or reorder the text on a terminal. Shortens long values. Hides tokens of the fleet, because
+ * a user may give one in place of an id.
  */
 export function quote(value: unknown): string {
-  const text = typeof value === "string" ? value : (JSON.stringify(value) ?? String(value));
+  const given = typeof value === "string" ? value : (JSON.stringify(value) ?? String(value));
+  const text = given.replace(SECRET, "***");
   const short = text.length > 80 ? `${text.slice(0, 77)}…` : text;
   return `"${short.replace(/["\\]/g, "\\$&").replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, escapeCharacter)}"`;
 }

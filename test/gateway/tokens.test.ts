@@ -303,4 +303,17 @@ describe("the token commands", () => {
     const refused = await fleet.refusal(2, ["token", "revoke", "cft_0123_secretsecret"]);
     expect(JSON.stringify(refused)).not.toContain("secretsecret");
   });
+
+  const secret = "canary".repeat(8).slice(0, 43);
+  const token = `cft_0123456789abcdef_${secret}`;
+  it.each([
+    [2, ["token", "rotate", token]],
+    [2, ["chat", "--to", token, "--token-env", "T"]],
+    [2, ["proxy", "--to", `${token}:1`, "--token-env", token]],
+    [4, ["token", "issue", "--user", "a", "--session", token]],
+    [4, ["send", token, "hello", "--user", "a"]],
+    [2, ["explain", `cfp_${secret}`]],
+  ])("do not repeat a token that is given in place of something else: exit code %i, %j", async (exit, args) => {
+    expect(JSON.stringify(await fleet.refusal(exit, args))).not.toContain(secret);
+  });
 });

@@ -1,6 +1,6 @@
 import { Flags } from "@oclif/core";
 import { type Address, parseAddress } from "../../config/rules.js";
-import { shellQuote } from "../../config/values/text.js";
+import { redactTokens, shellQuote } from "../../config/values/text.js";
 import { addressFault } from "../../config/values/text-fault.js";
 import { option, quote } from "../../errors.js";
 import { resolveToken } from "../../models/github-token.js";
@@ -92,6 +92,6 @@ function address(text: string, name: string): Address {
   if (parsed !== null && parsed.port !== 0) return parsed;
   const fault = parsed === null ? addressFault(text) : "which has the port 0";
   const allowed = "host:port, such as fleet.example:4300 or [::1]:4300";
-  const host = /^[\w.-]+$/.test(text) ? text : "fleet.example";
+  const host = /^[\w.-]+$/.test(text) && redactTokens(text) === text ? text : "fleet.example";
   throw usage(`${name} is ${quote(text)}, ${fault}. Allowed: ${allowed}`, [`For example, write ${name} ${host}:4300.`]);
 }
