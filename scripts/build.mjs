@@ -15,11 +15,11 @@ const run = promisify(execFile);
 
 /**
  * These packages are imported at run time, when a command needs them. The SDK has to be resolved next to its native
- * runtime. Only `serve` needs metrics and the log. Only fleets with a Redis store need the Redis client. Only a command
- * that takes more than a second on a terminal needs the spinner. Only a chat needs the parser of Markdown.
+ * runtime. Only `serve` needs metrics and the log. Only fleets with a Redis store need the Redis client. Only a chat
+ * needs the parser of Markdown.
  * Only front doors that accept JSON Web Tokens need "jose".
  */
-const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino", "ioredis", "ora", "marked", "jose"];
+const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino", "ioredis", "marked", "jose"];
 
 /** The parts of the script that `deploy` loads require these packages. */
 const FOR_DEPLOY = ["yaml"];

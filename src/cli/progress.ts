@@ -1,8 +1,7 @@
-import type { Ora } from "ora";
 import { onSignals } from "./prompt/interrupted.js";
-import { colour } from "./render/colour.js";
 import { type Report, renderProgress } from "./render/progress.js";
 import { shorten } from "./render/table.js";
+import { Spinner } from "./spinner.js";
 
 /** Commands that take less time report nothing. */
 const AFTER_MS = 1_000;
@@ -32,14 +31,14 @@ export class ProgressLine implements Disposable {
   readonly #timers: NodeJS.Timeout[] = [];
   readonly #cleanups: (() => void)[] = [];
   #reported: { report: Report; at: number } | null = null;
-  #spinner: Ora | undefined;
+  #spinner: Spinner | undefined;
   #isOver = false;
 
   constructor(what: string, { json, signal }: ProgressOptions) {
     this.#what = what;
     this.#isInterruptible = signal !== undefined;
     if (json || process.stderr.isTTY !== true) this.#isOver = true;
-    else this.#timers.push(setTimeout(() => void this.#show(), AFTER_MS).unref());
+    else this.#timers.push(setTimeout(() => this.#show(), AFTER_MS).unref());
   }
 
   /** A listener for the reports of an operation. The line shows the last one. */
@@ -58,8 +57,9 @@ export class ProgressLine implements Disposable {
     for (const timer of this.#timers) clearTimeout(timer);
     for (const cleanUp of this.#cleanups.splice(0)) cleanUp();
     // Stop a spinner only once. Otherwise, the cursor would move to the beginning of a line that the command has written.
-    const spinner = this.#spinner?.stop();
+    const spinner = this.#spinner;
     this.#spinner = undefined;
+    spinner?.stop();
     return spinner !== undefined;
   }
 
@@ -67,14 +67,11 @@ export class ProgressLine implements Disposable {
     this.end();
   }
 
-  async #show(): Promise<void> {
-    const { default: ora } = await import("ora");
+  #show(): void {
     if (this.#isOver) return;
-    // Do not discard input, because the user may already type the next prompt of a chat.
-    const spinner = ora({ text: this.#text(), color: colour.level > 0 ? "cyan" : false, discardStdin: false });
+    const spinner = new Spinner(process.stderr, this.#text());
     this.#spinner = spinner;
     this.#clearAtEnd();
-    spinner.start();
     const update = () => {
       spinner.text = this.#text();
     };

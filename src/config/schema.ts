@@ -42,6 +42,8 @@ export interface RemoteProvider {
   apiKeyEnv: string | null;
   apiKeyFile: string | null;
   apiKeyCommand: string | null;
+  /** Whether the key goes into the header `Authorization: Bearer`. With the type "openai", it always does. */
+  bearer: boolean;
   /** Only the types "openai" and "azure" use this. */
   wireApi: "completions" | "responses";
 }
@@ -59,6 +61,7 @@ const providerKeys = v.strictObject({
   apiKeyEnv: v.optional(v.nullable(rules.variable()), null),
   apiKeyFile: v.optional(v.nullable(rules.file()), null),
   apiKeyCommand: v.optional(v.nullable(rules.command("pass show openai/key")), null),
+  bearer: v.optional(rules.flag(), false),
   wireApi: v.optional(rules.choice(["completions", "responses"]), "completions"),
 });
 

@@ -65,9 +65,9 @@ export class HostDirectory {
 
   /** Removes the address of a front door that its host did not sign, so that nobody connects to it. */
   #withProvenDoor(host: HostRecord): HostRecord {
-    const { name, instance, door, proof } = host;
+    const { name, instance, door, until, proof } = host;
     if (this.keys === null || door === null || name === this.own) return host;
-    return this.keys.isSignedBy(name, doorText(name, instance, door), proof) ? host : { ...host, door: null };
+    return this.keys.isSignedBy(name, doorText(name, instance, door, until), proof) ? host : { ...host, door: null };
   }
 
   /**

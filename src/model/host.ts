@@ -24,7 +24,12 @@ export interface HostEntry {
    * folder.
    */
   beacon?: string | null;
-  /** The host's signature of `door`. Absent if the configuration names no keys of hosts. */
+  /**
+   * The end of the time for which the host signed this entry, in milliseconds since the epoch by the store's clock. Each
+   * heartbeat sets it, so that nobody can put an earlier entry back.
+   */
+  until?: number;
+  /** The host's signature of `door` and `until`. Absent if the configuration names no keys of hosts. */
   proof?: HostProof;
 }
 

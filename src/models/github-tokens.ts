@@ -6,7 +6,7 @@ import { resolveToken } from "./github-token.js";
 import { NoAnswer } from "./token-command.js";
 
 /** How long a token that a command printed counts as the present one, in milliseconds. */
-const COMMAND_FRESH_MS = 1_000;
+const COMMAND_FRESH_MS = 5_000;
 /** A file may be missing or empty for a moment while another program replaces it. */
 const [FILE_TRIES, FILE_PAUSE_MS] = [3, 100];
 /** The commands' tokens that are kept for the case that the command does not answer. */

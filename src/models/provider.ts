@@ -8,6 +8,7 @@ import type { ModelRequests } from "./gateway/exchange.js";
 import type { ModelGateway } from "./gateway/gateway.js";
 import type { GatewaySocket } from "./gateway/gateway-socket.js";
 import { keySourceOf, ProviderKey } from "./provider-key.js";
+import { describe, withKey } from "./sdk-provider.js";
 
 /** Whether the provider's key reaches servers. Otherwise only the model gateway, in the fleet's own processes, has it. */
 export function givesKeyToServers({ provider, modelGateway }: Pick<Config, "provider" | "modelGateway">): boolean {
@@ -94,7 +95,7 @@ export class ModelProvider implements AsyncDisposable {
     }
     if (!isRestricted(server)) {
       if (this.#key === null) return describe(provider);
-      if (modelGateway === "off") return { ...describe(provider), apiKey: await this.#key.get() };
+      if (modelGateway === "off") return withKey(describe(provider), provider, await this.#key.get());
     }
     this.#starting ??= this.#start(provider, this.#key);
     const gateway = await this.#starting;
@@ -188,8 +189,3 @@ function isRestricted({ sandbox }: ModelUser): boolean {
 
 /** The variables that name certificates. Servers get them, too. */
 const CERTIFICATES = ["SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"];
-
-/** The SDK's form of a remote provider, without its key. */
-function describe({ type, baseUrl, wireApi }: RemoteProvider): ProviderConfig {
-  return { type, baseUrl, ...(type === "anthropic" ? {} : { wireApi }) };
-}

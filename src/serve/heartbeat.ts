@@ -19,7 +19,10 @@ const BEATS = 3;
 /** The shortest wait after a heartbeat that failed, in milliseconds. */
 const RETRY_MS = 500;
 
-type HeartbeatContext = Pick<ServeContext, "clock" | "config" | "directory" | "log" | "metrics" | "stateRoot">;
+type HeartbeatContext = Pick<
+  ServeContext,
+  "clock" | "config" | "directory" | "log" | "metrics" | "stateRoot" | "store"
+>;
 
 /** Shows the other hosts that this host is alive. This host never notices the end of its term later than the other hosts. */
 export class Heartbeat {
@@ -106,9 +109,18 @@ export class Heartbeat {
     }
     const hasTls = this.#context.config.serve.tls.cert !== null;
     const door = listening === null ? null : announcedDoor(advertise ?? reachable(listening), hasTls);
-    const proof = this.#context.directory.keys?.sign(doorText(this.#hosts.own, this.#instance, door));
-    this.#entry = { ...this.#entry, door, ...(proof === undefined ? {} : { proof }) };
+    this.#entry = { ...this.#entry, door };
     await this.#send();
+  }
+
+  /** The entry with the host's signature, if the hosts have keys. */
+  async #signed(): Promise<HostEntry> {
+    const { directory, store, config } = this.#context;
+    const { keys } = directory;
+    if (keys === null) return this.#entry;
+    const until = (await store.now()) + config.host.ttlMs;
+    const proof = keys.sign(doorText(this.#hosts.own, this.#instance, this.#entry.door, until));
+    return { ...this.#entry, until, proof };
   }
 
   /** Makes the other hosts place no more users on this host. */
@@ -155,7 +167,7 @@ export class Heartbeat {
     const { ttlMs } = config.host;
     const asked = clock.now();
     const number = ++this.#sent;
-    const { term } = await this.#hosts.beat(this.#instance, this.#entry, ttlMs);
+    const { term } = await this.#hosts.beat(this.#instance, await this.#signed(), ttlMs);
     // Ignore the answer to an earlier heartbeat, because we already have the answer to a later one.
     if (this.#left || number < this.#answered) return;
     this.#answered = number;

@@ -104,6 +104,7 @@ describe("defaults", () => {
       apiKeyEnv: "OPENAI_API_KEY",
       apiKeyFile: null,
       apiKeyCommand: null,
+      bearer: false,
       wireApi: "completions",
     });
     const example = JSON.parse(text) as Record<string, unknown>;

@@ -54,6 +54,7 @@ const VALUES: Record<string, unknown[]> = {
   "provider.wireApi": ["chat"],
   "provider.apiKeyFile": ["", 3],
   "provider.apiKeyCommand": [" ", 3],
+  "provider.bearer": ["yes", 1],
   "serve.listen": [
     "4300",
     ":4300",
@@ -159,6 +160,7 @@ describe("a value that is not allowed", () => {
         "provider.apiKeyEnv": { provider: { baseUrl: "http://m.example" } },
         "provider.apiKeyFile": { provider: { baseUrl: "http://m.example" } },
         "provider.apiKeyCommand": { provider: { baseUrl: "http://m.example" } },
+        "provider.bearer": { provider: { baseUrl: "http://m.example" } },
         "provider.wireApi": { provider: { baseUrl: "http://m.example" } },
         "storage.shared": { store: "redis://127.0.0.1:6379/0" },
         "serve.tls.cert": { serve: { tls: { key: tls.key } } },

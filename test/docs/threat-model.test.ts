@@ -25,6 +25,7 @@ it("the threat model names each party", () => {
     "model provider",
     "repository",
     "network of the machine",
+    "identity provider",
     "network between machines",
   ]);
 });

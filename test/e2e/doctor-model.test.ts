@@ -66,14 +66,15 @@ async function modelCheck(env: NodeJS.ProcessEnv): Promise<Check | undefined> {
 
 describe("the model check of doctor", () => {
   it.each([
-    ["openai", "/v1"],
-    ["azure", ""],
-    ["anthropic", ""],
+    ["openai", "/v1", {}],
+    ["azure", "", {}],
+    ["anthropic", "", {}],
+    ["azure", "", { COPILOTFLEET_PROVIDER_BEARER: "true" }],
   ])(
     "the model check asks a service of type %s for its models, with the key and at the address that sessions use",
-    async (type, path) => {
+    async (type, path, more) => {
       answers(401, '{"error":{"message":"wrong key"}}');
-      const env = environment(type, path);
+      const env = { ...environment(type, path), ...more };
       expect(await modelCheck(env)).toMatchObject({
         level: "warning",
         detail: `provider of type ${type} at ${address} refuses the key in MODEL_KEY (status 401)`,

@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readdirSync, truncateSync } from "node:fs";
+import { mkdirSync, readdirSync, truncateSync, writeFileSync } from "node:fs";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -17,6 +17,7 @@ import { eventually } from "../fixtures/eventually.js";
 import { fake } from "../fixtures/fleets/fault-fleet.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
 import { serve } from "../fixtures/fleets/serve.js";
+import { FakeGitHub } from "../fixtures/models/fake-github.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
@@ -171,6 +172,43 @@ describe("doctor", () => {
     model.close();
     // The other checks are made, so damage to the configuration is still found.
     expect((await fleet.run(["doctor", "--quick"], { env: { COPILOTFLEET_PORTS_FROM: "abc" } })).code).toBe(3);
+  });
+
+  it("doctor gets a token of the GitHub App, reports why GitHub refuses one, and asks nothing with --quick", async () => {
+    await using github = await FakeGitHub.start();
+    const file = join(fleet.folder, "github-app.pem");
+    writeFileSync(file, github.key, { mode: 0o600 });
+    const env = {
+      ...NO_MODEL,
+      ...github.env,
+      COPILOTFLEET_AUTH_GITHUB_APP_APP_ID: `${github.appId}`,
+      COPILOTFLEET_AUTH_GITHUB_APP_INSTALLATION_ID: `${github.installationId}`,
+      COPILOTFLEET_AUTH_GITHUB_APP_PRIVATE_KEY_FILE: file,
+    };
+    const model = async (more: NodeJS.ProcessEnv = {}, args: readonly string[] = []) =>
+      (await examined(args, { ...env, ...more })).checks.get("model");
+    const good = { level: "ok", detail: "GitHub App from auth.githubApp; GitHub gave a token", fix: null };
+    expect(await model()).toMatchObject(good);
+    expect(github.mints).toBe(1);
+    const quick = "GitHub App from auth.githubApp; --quick does not ask GitHub";
+    expect(await model({}, ["--quick"])).toMatchObject({ level: "ok", detail: quick });
+    expect(github.mints).toBe(1);
+    github.mintStatus = 403;
+    expect(await model()).toMatchObject({
+      level: "warning",
+      detail: `GitHub refuses a token to installation 42 of App 4711 (403: "This installation has been suspended").`,
+      fix: expect.stringMatching(/^Compare auth\.githubApp with the settings of the App/),
+    });
+    github.mintStatus = 503;
+    expect(await model()).toMatchObject({ level: "warning", detail: expect.stringMatching(/answered with 503/) });
+    github.mintStatus = undefined;
+    expect(await model({ COPILOTFLEET_AUTH_GITHUB_APP_APP_ID: "4712" })).toMatchObject({
+      level: "warning",
+      detail: expect.stringMatching(/to installation 42 of App 4712 \(401/),
+    });
+    writeFileSync(file, "no key");
+    const noKey = expect.stringMatching(/github-app\.pem" of auth\.githubApp is not an RSA key/);
+    expect(await model()).toMatchObject({ level: "warning", detail: noKey });
   });
 
   it("doctor ends with a line that names the checks which failed, warned or were skipped", async () => {

@@ -1,7 +1,9 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
+import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
+import { FakeGitHub } from "../fixtures/models/fake-github.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -34,28 +36,6 @@ describe("the front door, for a user with a GitHub token,", () => {
     expect(JSON.stringify(at.events)).not.toContain("canary");
   });
 
-  it("admits the user from one address while a stranger shows hundreds of made-up tokens from another", async () => {
-    await using github = await GitHubAccounts.open();
-    github.accounts.set("gho_ofAlice", { login: "alice" });
-    await using at = await DoorFleet.open({ config: { identity: { github: { api: github.url } } } });
-    let answer: (() => void) | undefined;
-    github.held = new Promise<void>((resolve) => {
-      answer = resolve;
-    });
-    const open = Array.from({ length: 200 }, async () => await RawClient.open(at.url, false, "127.0.0.2"));
-    for (const [index, stranger] of (await Promise.all(open)).entries()) {
-      stranger.send({ id: 1, method: "connect", params: { token: `gho_made${index}` } });
-    }
-    // When the door refuses this one, it has read the requests before it.
-    await expect(RawClient.as(at.url, "made up")).rejects.toThrow("AUTHENTICATION_FAILED");
-    expect(github.asked).toHaveLength(64);
-    const alice = await RawClient.open(at.url);
-    const greeting = alice.request("connect", { token: "gho_ofAlice" });
-    answer?.();
-    expect(await greeting).toMatchObject({ result: {} });
-    expect(github.asked.findIndex(({ token }) => token === "gho_ofAlice")).toBeLessThan(70);
-  });
-
   it.each(["per-user", "shared"] as const)(
     "opens the user's sessions on a %s server with that token",
     async (isolation) => {
@@ -70,6 +50,48 @@ describe("the front door, for a user with a GitHub token,", () => {
       const ofRuntime = () => github.asked.filter(({ path }) => path !== "/user");
       await eventually("the runtime's question", () => ofRuntime().some(({ token }) => token === "gho_ofAlice"));
       expect(ofRuntime().every(({ token }) => token === "gho_ofAlice")).toBe(true);
+    },
+  );
+});
+
+describe("a user with a GitHub token, with an SDK at the front door,", () => {
+  const OPTIONS = { onPermissionRequest: () => ({ kind: "reject" as const }) };
+
+  it.each(["per-user", "shared"] as const)(
+    "takes whole turns with that token on a %s server, is refused once GitHub has revoked it, and goes on with a new one",
+    async (isolation) => {
+      await using github = await FakeGitHub.start();
+      const clock = new TestClock();
+      await using at = await DoorFleet.open({
+        clock,
+        env: github.env,
+        config: { isolation, provider: null, session: { model: "gpt-5" }, identity: { github: { api: github.url } } },
+      });
+      const old = github.accept("gho_old", { login: "alice" });
+      const session = await (await at.connect(at.url, old)).createSession(OPTIONS);
+      const others = await at.connect(at.url, github.accept("gho_ofBob", { login: "bob" }));
+      const ofBob = await others.createSession(OPTIONS);
+      const answerTo = async (to: typeof session, prompt: string) => (await to.sendAndWait({ prompt }))?.data.content;
+      expect(await answerTo(session, "one")).toBe("by gho_old: one");
+      expect(await answerTo(ofBob, "one")).toBe("by gho_ofBob: one");
+      expect(await answerTo(session, "two")).toBe("by gho_old: two");
+
+      github.revoke(old);
+      const before = github.asked.length;
+      await expect(answerTo(session, "three")).rejects.toThrow("credentials may be expired");
+      expect(github.asked.slice(before)).not.toEqual([]);
+      for (const { token, status } of github.asked.slice(before))
+        expect({ token, status }).toEqual({ token: old, status: 401 });
+      expect(await answerTo(ofBob, "two")).toBe("by gho_ofBob: two");
+
+      const again = await at.connect(at.url, github.accept("gho_new", { login: "alice" }));
+      const resumed = await again.resumeSession(session.sessionId, OPTIONS);
+      expect(await answerTo(resumed, "four")).toBe("by gho_new: four");
+      const ended = () => at.events.filter(({ event }) => event === "token-refused");
+      expect(ended()).toEqual([]);
+      await clock.advance(5 * 60_000);
+      await eventually("the end of the connection with the old token", () => ended().length === 1);
+      expect(await answerTo(resumed, "five")).toBe("by gho_new: five");
     },
   );
 });

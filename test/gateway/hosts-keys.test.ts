@@ -53,13 +53,18 @@ describe.skipIf(problem !== undefined)("hosts whose keys the fleet's key signed"
     return await RawClient.as(at.url("h2"), (await issueHostToken(at.store, from, "h2")).token);
   }
 
-  const call = (change: Partial<SignedCall> = {}): SignedCall => ({ from: "h1", to: "h2", ...CALL, ...change });
+  /** A call on this connection to h2. */
+  const callOn = (raw: RawClient, change: Partial<SignedCall> = {}): SignedCall => {
+    const greeting = raw.received.find(({ result }) => result !== undefined)?.result as { challenge: string };
+    return { challenge: greeting.challenge, from: "h1", to: "h2", ...CALL, ...change };
+  };
 
   it("call each other, and accept each signed call once and only as it was signed", async () => {
     expect(await at.hosts.host("h1").json(["ps"])).toMatchObject({ servers: [] });
     const raw = await asHost("h1");
     const ask = async (proof: unknown, params = CALL) =>
       await raw.request("fleet.call", { ...params, limitMs: 5_000, proof });
+    const call = (change: Partial<SignedCall> = {}) => callOn(raw, change);
     const good = h1.signCall(call());
     expect(await ask(good)).toMatchObject({ result: [] });
     const refused = { error: { data: { code: "FLEET_TOKEN_REFUSED" } } };
@@ -70,25 +75,40 @@ describe.skipIf(problem !== undefined)("hosts whose keys the fleet's key signed"
       h1.signCall(call({ to: "h1" })),
       h1.signCall(call({ method: "gc" })),
       h1.signCall(call({ params: { id: "x" } })),
+      h1.signCall(call({ challenge: "" })),
+      h1.signCall(callOn(await asHost("h1"))), // signed for another connection
       { ...h1.signCall(call()), at: Date.now() - 31_000 },
     ])
       expect(await ask(proof)).toMatchObject(refused);
-    expect(
-      await (await asHost("h3")).request("fleet.call", { ...CALL, limitMs: 5_000, proof: h1.signCall(call()) }),
-    ).toMatchObject(refused);
+    const h3 = await asHost("h3");
+    const proof = h1.signCall(callOn(h3));
+    expect(await h3.request("fleet.call", { ...CALL, limitMs: 5_000, proof })).toMatchObject(refused);
+  });
+
+  it("accept no call that was signed before a restart, although serve forgets which calls it accepted", async () => {
+    const raw = await asHost("h1");
+    const call = { ...CALL, limitMs: 5_000, proof: h1.signCall(callOn(raw)) };
+    expect(await raw.request("fleet.call", call)).toMatchObject({ result: [] });
+    await at.hosts.host("h2").stopServing("SIGTERM");
+    await at.serve();
+    const again = await asHost("h1");
+    expect(await again.request("fleet.call", call)).toMatchObject({ error: { data: { code: "FLEET_TOKEN_REFUSED" } } });
+    const fresh = { ...call, proof: h1.signCall(callOn(again)) };
+    expect(await again.request("fleet.call", fresh)).toMatchObject({ result: [] });
   });
 
   it("connect to no front door whose address its host did not sign", async () => {
     const [record] = (await at.store.hosts.list()).filter(({ name }) => name === "h2");
     if (record === undefined) throw new Error("there is no h2");
-    const { door, instance, proof } = record;
-    expect(h1.isSignedBy("h2", doorText("h2", instance, door), proof)).toBe(true);
-    for (const text of [doorText("h2", instance, "127.0.0.1:9"), doorText("h1", instance, door)])
+    const { door, instance, until, proof } = record;
+    expect(h1.isSignedBy("h2", doorText("h2", instance, door, until), proof)).toBe(true);
+    for (const text of [doorText("h2", instance, "127.0.0.1:9", until), doorText("h1", instance, door, until)])
       expect(h1.isSignedBy("h2", text, proof)).toBe(false);
-    expect(h1.isSignedBy("h1", doorText("h2", instance, door), proof)).toBe(false);
-    const hosts = { own: "h1", list: async () => await Promise.resolve([{ ...record, door: "127.0.0.1:9" }, record]) };
+    expect(h1.isSignedBy("h1", doorText("h2", instance, door, until), proof)).toBe(false);
+    const changed = [{ ...record, door: "127.0.0.1:9" }, { ...record, until: (until ?? 0) + 60_000 }, record];
+    const hosts = { own: "h1", list: async () => await Promise.resolve(changed) };
     const store = { hosts } as unknown as Store;
     const directory = new HostDirectory({ store, config: { storage: { shared: null } }, keys: h1 });
-    expect((await directory.list()).map((host) => host.door)).toEqual([null, door]);
+    expect((await directory.list()).map((host) => host.door)).toEqual([null, null, door]);
   });
 });

@@ -1,6 +1,7 @@
 import { approveAll } from "@github/copilot-sdk";
 import { expect, it } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
+import { startWireModel } from "../fixtures/models/wire-model.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
 
@@ -22,6 +23,29 @@ it("the front door names the default model to the runtime when a provider is con
   expect(chosenIn(await client.request("session.create", { sessionId: "left-open" }))).toBe("gpt-5");
   const session = await at.fleet.createSession({ user: "alice" });
   expect((await session.rpc.model.getCurrent()).modelId).toBe("gpt-5");
+});
+
+it("the front door passes the runtime's questions for a bearer token on to the client that brought the provider", async () => {
+  await using model = await startWireModel("entra-1");
+  await using at = await DoorFleet.open({ config: { provider: null } });
+  const client = await at.client("alice");
+  const asked: string[] = [];
+  const bearerTokenProvider = async ({ sessionId }: { sessionId: string }) => {
+    asked.push(sessionId);
+    return model.key;
+  };
+  const provider = { type: "azure" as const, baseUrl: model.origin, bearerTokenProvider };
+  const session = await client.createSession({
+    model: "m",
+    streaming: true,
+    provider,
+    onPermissionRequest: approveAll,
+  });
+  expect((await session.sendAndWait({ prompt: "one" }))?.data.content).toBe("pong");
+  model.key = "entra-2";
+  expect((await session.sendAndWait({ prompt: "two" }))?.data.content).toBe("pong");
+  expect(model.requests.map(({ headers }) => headers.authorization)).toEqual(["Bearer entra-1", "Bearer entra-2"]);
+  expect(asked).toEqual([session.sessionId, session.sessionId]);
 });
 
 it("a client's turn works after another process has taken a turn in the session and has ended", async () => {

@@ -61,6 +61,23 @@ describe("a proxy to a front door with TLS", () => {
     expect(events.filter(({ event }) => event === "refused")).toHaveLength(6);
   });
 
+  it("disconnects a refused client that does not leave by itself", async () => {
+    const { proxy } = await open({ to: at.url, token });
+    const [host, port] = proxy.url.split(":");
+    const client = connect({ host, port: Number(port), allowHalfOpen: true });
+    const error = once(client, "error");
+    client.resume().write("GET / HTTP/1.1\r\n\r\n");
+    await once(client, "end");
+    const sending = setInterval(() => client.write("more"), 100);
+    onTestFinished(() => {
+      clearInterval(sending);
+      client.destroy();
+    });
+    await expect(error).resolves.toEqual([
+      expect.objectContaining({ code: expect.stringMatching(/ECONNRESET|EPIPE/) }),
+    ]);
+  });
+
   it("sends nothing to a front door whose certificate is not good, and reports the reason", async () => {
     const { proxy, events } = await open({ to: at.url, ca: join(folder, "other.crt") }).catch(() => {
       writeFileSync(join(folder, "other.crt"), new TestAuthority("others").cert);

@@ -30,10 +30,9 @@ export class RawClient {
   }
 
   /** @param lasting whether the connection outlives the running test; the caller must then close it */
-  static async open(url: string, lasting = false, localAddress?: string): Promise<RawClient> {
+  static async open(url: string, lasting = false): Promise<RawClient> {
     const [host = "", port = ""] = url.split(":");
-    const from = localAddress === undefined ? {} : { localAddress };
-    const client = new RawClient(connect({ host, port: Number(port), noDelay: true, ...from }));
+    const client = new RawClient(connect({ host, port: Number(port), noDelay: true }));
     if (!lasting) onTestFinished(() => void client.socket.destroy());
     await new Promise<void>((resolve, reject) => {
       client.socket.once("connect", resolve);

@@ -1,5 +1,8 @@
+import { createSign, generateKeyPairSync } from "node:crypto";
+import type { JWK } from "jose";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { IssuerConfig } from "../../src/config/identity.js";
+import { Refused } from "../../src/identity/jwt/claims.js";
 import { JwtVerifier } from "../../src/identity/jwt/verifier.js";
 import { eventually } from "../fixtures/eventually.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
@@ -122,6 +125,27 @@ describe("the keys of an issuer", () => {
     await expect(alone.verify(await issuer.token())).rejects.toThrow("it cannot be reached: ECONNREFUSED");
   });
 
+  it("that are damaged or too short refuse their tokens, with the reason", async () => {
+    const short = generateKeyPairSync("rsa", { modulusLength: 1024 });
+    issuer.publish({ ...short.publicKey.export({ format: "jwk" }), kid: "short" } as JWK);
+    issuer.publish({ kty: "EC", crv: "P-256", x: "AAAA", y: "AAAA", kid: "damaged" });
+    issuer.publish({ kty: "OKP", crv: "Ed25519", kid: "empty" });
+    const partOf = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
+    const claims = { iss: issuer.url, aud: "copilotfleet", sub: "alice", exp: Math.floor(Date.now() / 1000) + 600 };
+    for (const [kid, alg] of [
+      ["short", "RS256"],
+      ["damaged", "ES256"],
+      ["empty", "EdDSA"],
+    ]) {
+      const signed = `${partOf({ alg, kid })}.${partOf(claims)}`;
+      const signature = createSign("RSA-SHA256").update(signed).sign(short.privateKey).toString("base64url");
+      const checked = verifier().verify(`${signed}.${signature}`);
+      await expect(checked, kid).rejects.toThrow(Refused);
+      await expect(checked, kid).rejects.toThrow(`${issuer.url} has published a key that cannot be used`);
+    }
+    await expect(verifier().verify(await issuer.token())).resolves.toMatchObject({ user: "alice" });
+  });
+
   it.each(["RS256", "EdDSA"])("verify tokens with the algorithm %s", async (alg) => {
     await issuer.rotate(alg);
     await expect(verifier().verify(await issuer.token({}, { alg }))).resolves.toMatchObject({ user: "alice" });
@@ -143,6 +167,14 @@ describe("the claims of a token", () => {
       expiresAt: new Date(exp * 1000).toISOString(),
       via: "jwt",
     });
+  });
+
+  it("are refused when the token was issued for more than 30 days, although it ends earlier", async () => {
+    const now = Math.floor(Date.now() / 1000);
+    const days = (count: number) => count * 24 * 3600;
+    await expect(check({ iat: now - days(20), exp: now + days(11) })).rejects.toThrow("valid for more than 30 days");
+    await expect(check({ iat: now + days(20), exp: now + days(31) })).rejects.toThrow("valid for more than 30 days");
+    await expect(check({ iat: now - days(20), exp: now + days(9) })).resolves.toMatchObject({ user: "alice" });
   });
 
   it("name the groups and the scopes in the claims that the configuration names", async () => {

@@ -54,7 +54,7 @@ it("a new gateway leaves an old socket whose process lives", async () => {
 
 it("a server with a restricted network gets an address in its namespace from every kind of provider", async () => {
   const folder = networkFolder();
-  const key = { apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: null };
+  const key = { apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: null, bearer: false };
   const remote = { type: "openai", baseUrl: "http://192.0.2.1:1/v1", wireApi: "completions", ...key } as const;
   for (const provider of [remote, { ...remote, apiKeyEnv: "KEY" }, { type: "echo" } as const]) {
     const settings = {

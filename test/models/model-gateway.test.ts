@@ -46,7 +46,7 @@ interface GatewayOptions extends Partial<Pick<RemoteProvider, "type">> {
 
 /** Starts a gateway in front of the service, with a session `one`. */
 async function gatewayTo(baseUrl: string, { type = "openai", key, silenceMs }: GatewayOptions = {}) {
-  const source = { apiKeyEnv: "KEY", apiKeyFile: null, apiKeyCommand: null };
+  const source = { apiKeyEnv: "KEY", apiKeyFile: null, apiKeyCommand: null, bearer: false };
   const provider = { type, baseUrl, wireApi: "completions", ...source } as const;
   const envKey = new ProviderKey({ from: "env", name: "KEY" }, { KEY });
   const gateway = await ModelGateway.start(provider, key ?? envKey, {}, silenceMs);

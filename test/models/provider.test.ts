@@ -12,6 +12,7 @@ const remote = {
   apiKeyEnv: "A_KEY",
   apiKeyFile: null,
   apiKeyCommand: null,
+  bearer: false,
   wireApi: "responses",
 } as const;
 

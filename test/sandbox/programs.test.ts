@@ -36,6 +36,7 @@ function grant({ cwd, bind, runtimePath = "/nowhere/copilot", apiKeyFile }: Gran
             apiKeyEnv: null,
             apiKeyFile,
             apiKeyCommand: null,
+            bearer: false,
             wireApi: "responses",
           } as const),
     storage: { shared: null },

@@ -1,4 +1,4 @@
-import { mkdtemp, realpath } from "node:fs/promises";
+import { mkdtemp, realpath, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -51,6 +51,31 @@ describe("the model gateway behind the real runtime", () => {
       expect(await fleet.sessions.send(session, "ping")).toMatchObject({ text: "pong" });
       expect(model.requests.map((request) => request.path)).toEqual([path]);
       expect(String(model.requests[0]?.headers[header]).replace("Bearer ", "")).toBe(KEY);
+    },
+  );
+
+  it.each(
+    (["azure", "anthropic"] as const).flatMap((type) =>
+      (["on", "off"] as const).map((gateway) => [type, gateway] as const),
+    ),
+  )(
+    "the service of type %s gets a bearer token in Authorization alone, and the next one in the same session (modelGateway %s)",
+    async (type, modelGateway) => {
+      await using model = await startWireModel("entra-one");
+      const apiKeyFile = join(folder, unused("bearer"));
+      const put = async () => await writeFile(apiKeyFile, model.key, { mode: 0o600 });
+      await put();
+      await using fleet = await openFleet({ type, baseUrl: model.origin, apiKeyFile, bearer: true }, modelGateway);
+      const session = await fleet.sessions.create({ user: "ann", sessionId: unused("bearer") });
+      expect(await fleet.sessions.send(session, "ping")).toMatchObject({ text: "pong" });
+      model.key = "entra-two";
+      await put();
+      const again = async () => (await fleet.sessions.send(session, "again").catch(() => null))?.text;
+      // Without the gateway, a file is read again after a second.
+      if (modelGateway === "on") expect(await again()).toBe("pong");
+      else await expect.poll(again).toBe("pong");
+      expect(model.requests.at(-1)?.headers.authorization).toBe("Bearer entra-two");
+      for (const { headers } of model.requests) expect(headers["api-key"] ?? headers["x-api-key"]).toBeUndefined();
     },
   );
 

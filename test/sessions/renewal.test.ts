@@ -1,4 +1,4 @@
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
@@ -181,6 +181,29 @@ describe("a user's token", () => {
     expect(github.asked.map(({ token }) => token)).toEqual(["gho_own", "gho_own"]);
   });
 
+  it("a command runs at most once in 5 s, and at once after GitHub refused its token", async () => {
+    await using github = await FakeGitHub.start();
+    await using secrets = new Secrets();
+    const runs = secrets.put("runs", "");
+    const script = secrets.put("script", `echo >> ${runs}; echo ${github.accept("gho_one")}`);
+    await using at = await openFleet(github, { githubTokenCommand: `sh ${script}` });
+    vi.useFakeTimers({ toFake: ["performance"] });
+    const session = await at.fleet.sessions.create({ user: "ann" });
+    const turn = async (prompt: string) => (await at.fleet.sessions.send(session, prompt)).text;
+    const timesRun = () => readFileSync(runs, "utf8").length;
+    vi.advanceTimersByTime(5_000);
+    const before = timesRun();
+    expect(await turn("a")).toBe("by gho_one: a");
+    vi.advanceTimersByTime(4_900);
+    expect(await turn("b")).toBe("by gho_one: b");
+    expect(timesRun()).toBe(before + 1);
+    github.revoke("gho_one");
+    secrets.put("script", `echo >> ${runs}; echo ${github.accept("gho_two")}`);
+    expect(await refusalOf(turn("c"))).toMatchObject({ code: "FLEET_CREDENTIAL_REFUSED" });
+    expect(await turn("d")).toBe("by gho_two: d");
+    expect(timesRun()).toBe(before + 2);
+  });
+
   it("a command that fails refuses the turn, and one that does not answer leaves the last token", async () => {
     await using github = await FakeGitHub.start();
     await using secrets = new Secrets();
@@ -190,7 +213,7 @@ describe("a user's token", () => {
     vi.useFakeTimers({ toFake: ["performance"] });
     const session = await at.fleet.sessions.create({ user: "ann" });
     const turn = async (prompt: string) => {
-      vi.advanceTimersByTime(1_000);
+      vi.advanceTimersByTime(5_000);
       return await at.fleet.sessions.send(session, prompt);
     };
     expect((await turn("a")).text).toBe("by gho_one: a");

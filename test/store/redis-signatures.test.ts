@@ -79,6 +79,31 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     await expect(open({ host: "h2" }).hosts?.registryOf("h1")).rejects.toMatchObject({ code: "FLEET_STATE_UNSIGNED" });
   });
 
+  it("are necessary also for a record with the text of the empty registry that a new database gets", async () => {
+    await issueToken(store, "alice", null);
+    const text = String(await redis.client.get(key("registry")));
+    const names = ["registry:h1", "session:s", "token:attacker00000001", "placement:alice"];
+    for (const name of names) await redis.client.set(key(name), text);
+    const unsigned = { code: "FLEET_STATE_UNSIGNED" };
+    await expect(store.registry.read()).rejects.toMatchObject(unsigned);
+    await expect(store.sessions.read("s")).rejects.toMatchObject(unsigned);
+    await expect(store.placements.read("alice")).rejects.toMatchObject(unsigned);
+    expect(await store.tokens.read("attacker00000001")).toBeNull();
+  });
+
+  it("let an earlier entry of a host count as gone, although somebody puts it back and makes it count as alive", async () => {
+    const before = { ...ENTRY, door: "192.0.2.1:1", until: Date.now() - 20_000 };
+    await store.hosts?.beat("i-h1", before, 60_000);
+    const earlier = await redis.client.hgetall(key("host:h1"));
+    await store.hosts?.beat("i-h1", ENTRY, 60_000);
+    expect(await store.hosts?.list()).toMatchObject([{ door: ENTRY.door, gone: false }]);
+    await redis.client.hset(key("host:h1"), { ...earlier, until: Date.now() + 3_600_000 });
+    expect(await store.hosts?.list()).toMatchObject([{ door: before.door, gone: true, remainingMs: 0 }]);
+    const later = { entry: earlier.entry?.replace(/"until":\d+/, `"until":${Date.now() + 60_000}`) ?? "" };
+    await redis.client.hset(key("host:h1"), later);
+    expect(await store.hosts?.list()).toEqual([]);
+  });
+
   it("refuse a record that was moved to another name", async () => {
     const { id, token } = await issueToken(store, "alice", null);
     const moved = `cft_attacker00000001_${token.slice(-43)}`;
@@ -149,6 +174,20 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await verifyToken(store, ofHost)).toBeNull();
     expect(Object.keys((await store.registry.read()).servers)).toEqual(["a-1"]);
     expect(await sign()).toEqual({ signed: [], refused: [] });
+  });
+
+  it("are not added to a record that somebody puts in another one's place after store sign has listed it", async () => {
+    const { id } = await issueToken(store, "alice", null);
+    const file = join(root, "store-key");
+    writeFileSync(file, `${OTHER_KEY}\n${readFileSync(file, "utf8")}`);
+    await expect.poll(async () => await store.signatures.find()).toMatchObject([{ name: id, verdict: "outdated" }]);
+    const found = await store.signatures.find();
+    const token = `cft_${id}_${"A".repeat(43)}`;
+    const createdAt = new Date().toISOString();
+    const forged = { id, user: "root", sha256: hashToken(token), createdAt, expiresAt: null };
+    await forge(`token:${id}`, forged);
+    expect(await store.signatures.sign(found)).toEqual([]);
+    expect(await verifyToken(store, token)).toBeNull();
   });
 
   it("made with another host's key are not replaced by store sign on a host without the key", async () => {

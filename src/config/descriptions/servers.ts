@@ -76,6 +76,11 @@ export const OF_SERVERS = {
       "The command that prints the key of the model service. It has 10 s. The fleet runs it again after five minutes, and when the service refuses the key.",
     examples: ["vault read -field=key models/openai"],
   },
+  "provider.bearer": {
+    meaning:
+      "Whether the key is a bearer token, such as one of Microsoft Entra. With the type `openai`, each key is sent like one.",
+    examples: [true],
+  },
   "provider.wireApi": {
     meaning: "The API of the model service, for the types `openai` and `azure`.",
     examples: ["completions", "responses"],

@@ -12,7 +12,7 @@ const OPEN = `
   ports.from ports.to
   pool.servers pool.strategy pool.warm pool.idleTimeout
   runtime.idleTimeout
-  provider.wireApi
+  provider.wireApi provider.bearer
   session.model session.ttl session.maxActive session.infinite.enabled session.infinite.backgroundCompactionThreshold
   lock.ttl
   health.interval health.timeout health.failures health.session health.startup health.restarts health.backoff

@@ -77,19 +77,16 @@ export async function serviceAnswers({ provider, key, apiKey, model, proxy, quic
 
 type ModelList = { status: number; models: string[] | null } | { status: null; why: string };
 
-async function listModels({ type, baseUrl }: RemoteProvider, apiKey: string | null): Promise<ModelList> {
+async function listModels({ type, baseUrl, bearer }: RemoteProvider, apiKey: string | null): Promise<ModelList> {
   const base = baseUrl.replace(/\/+$/, "");
   // For azure and anthropic, the base URL is only the host, and the runtime adds the path.
   const path = { openai: "/models", azure: "/openai/v1/models", anthropic: "/v1/models" }[type];
-  const headers = {
-    openai: { authorization: `Bearer ${apiKey}` },
-    azure: { "api-key": `${apiKey}` },
-    anthropic: { "x-api-key": `${apiKey}` },
-  }[type];
+  const authorization = { authorization: `Bearer ${apiKey}` };
+  const headers = { openai: authorization, azure: { "api-key": `${apiKey}` }, anthropic: { "x-api-key": `${apiKey}` } };
   try {
     const response = await fetch(`${base}${path}`, {
       headers: {
-        ...(apiKey === null ? {} : headers),
+        ...(apiKey === null ? {} : bearer ? authorization : headers[type]),
         ...(type === "anthropic" ? { "anthropic-version": "2023-06-01" } : {}),
       },
       redirect: "manual", // never pass the key on to another address

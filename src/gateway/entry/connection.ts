@@ -161,7 +161,7 @@ export class Connection {
     const { token, fleet, ...hello } = params;
     const { directory, shares, signOn } = this.#door;
     try {
-      const identity = await signOn.identify(token, this.socket.address);
+      const identity = await signOn.identify(token);
       if ("refused" in identity) {
         this.#report.event({ event: "token-refused", code: "FLEET_TOKEN_REFUSED", detail: identity.refused });
         await this.#attempts.failed(tokenIdIn(token));
@@ -229,7 +229,8 @@ export class Connection {
     if (this.#state === "closed") return;
     clearTimeout(this.#hello);
     this.#control = new ControlConnection(this.socket, this.#calls, this.#report, host.host, this.#door.directory);
-    this.#open(id, greeting, { event: "host-connected", detail: host.host });
+    const { challenge } = this.#control;
+    this.#open(id, { ...greeting, challenge }, { event: "host-connected", detail: host.host });
   }
 
   /** @param arriving how many of the bytes belong to an unfinished frame */

@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import { isObject } from "../../config/values/json.js";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
@@ -26,6 +27,8 @@ export interface HostCalls {
  * When the other host disconnects, its unfinished calls are aborted.
  */
 export class ControlConnection {
+  /** The other host signs it with each call. So nobody can repeat a call on another connection, or after a restart. */
+  readonly challenge = randomBytes(16).toString("base64url");
   readonly #socket: ClientSocket;
   readonly #calls: HostCalls;
   readonly #report: Reporter;
@@ -89,7 +92,8 @@ export class ControlConnection {
       if (method !== "fleet.call") throw methodDenied(method, 'another host may only send "fleet.call"');
       const call = readCall(params);
       const { own, keys } = this.#directory;
-      const signed = { from: this.#from, to: own ?? "", method: call.method, params: call.params };
+      const { challenge } = this;
+      const signed = { challenge, from: this.#from, to: own ?? "", method: call.method, params: call.params };
       keys?.acceptCall(signed, params.proof);
       using limit = deadline(call.limitMs, this.#gone.signal);
       const work = this.#calls.answer(call.method, call.params, limit.signal);

@@ -16,6 +16,8 @@ const MOST_NONCES = 100_000;
 
 /** A call to another host, as its signature covers it. */
 export interface SignedCall {
+  /** The random text that the receiver has chosen for this connection, so that a call is good on no other one. */
+  challenge: string;
   from: string;
   to: string;
   method: string;
@@ -107,13 +109,13 @@ export function certificateText(name: string, key: string): string {
   return JSON.stringify(["copilotfleet host", name, key]);
 }
 
-/** The text with which a host confirms the address of its front door. */
-export function doorText(name: string, instance: string, door: string | null): string {
-  return JSON.stringify(["copilotfleet door", name, instance, door]);
+/** The text with which a host confirms the address of its front door, for a time: see `HostEntry.until`. */
+export function doorText(name: string, instance: string, door: string | null, until: number | undefined): string {
+  return JSON.stringify(["copilotfleet door", name, instance, door, until ?? null]);
 }
 
-function callText({ from, to, method, params }: SignedCall, at: number, nonce: string): string {
-  return JSON.stringify(["copilotfleet call", from, to, method, sha256(JSON.stringify(params)), at, nonce]);
+function callText({ challenge, from, to, method, params }: SignedCall, at: number, nonce: string): string {
+  return JSON.stringify(["copilotfleet call", challenge, from, to, method, sha256(JSON.stringify(params)), at, nonce]);
 }
 
 function publicKey(x: string): KeyObject | null {

@@ -80,8 +80,14 @@ export class GitHubApi {
   }
 }
 
-/** https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api#exceeding-the-rate-limit */
-function isRateLimited({ status, headers }: JsonAnswer): boolean {
+/**
+ * Whether GitHub refuses all requests for a while. It also does so after several wrong tokens from one address, so strangers
+ * can cause it: https://docs.github.com/en/rest/authentication/authenticating-to-the-rest-api#failed-login-limit and
+ * https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api#exceeding-the-rate-limit
+ */
+function isRateLimited({ status, headers, body }: JsonAnswer): boolean {
   if (status === 429) return true;
-  return status === 403 && (headers.get("x-ratelimit-remaining") === "0" || headers.has("retry-after"));
+  if (status !== 403) return false;
+  const isCounted = headers.get("x-ratelimit-remaining") === "0" || headers.has("retry-after");
+  return isCounted || /rate limit|login attempts/i.test(String(body?.message));
 }

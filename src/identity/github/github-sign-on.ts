@@ -4,7 +4,6 @@ import type { Clock } from "../../runtime/clock.js";
 import { NoAnswer } from "../fetch-json.js";
 import type { Identity } from "../identity.js";
 import type { Refusal } from "../sign-on.js";
-import { CheckQueue } from "./check-queue.js";
 import { type Account, GitHubApi, NotAdmitted } from "./github-api.js";
 
 /** How long an answer of GitHub counts, in milliseconds. */
@@ -14,8 +13,10 @@ const REFUSED_MS = 30_000;
 const LAST_MS = 60 * 60_000;
 /** The shortest time between two attempts while GitHub cannot be asked, in milliseconds. */
 const AGAIN_MS = 2_000;
-/** How many accounts are remembered, and how many refusals. For one more, the oldest is forgotten. */
+/** How many accounts, and how many refusals, are remembered. */
 const MOST_ANSWERS = 10_000;
+/** How many tokens may be checked at the same time, so that strangers cannot make the fleet flood GitHub. */
+const MOST_CHECKS = 64;
 
 interface Answer {
   account: Account | null;
@@ -24,19 +25,13 @@ interface Answer {
   /** When to ask again. */
   untilMs: number;
   refused: string;
-  /** Whether GitHub refused the token. Otherwise, it could not be asked. */
-  isFinal?: true;
 }
-
-const BUSY: Answer = { account: null, sinceMs: 0, untilMs: 0, refused: "Too many GitHub tokens wait for a check." };
 
 /** Finds out whose GitHub token a client shows. Keeps GitHub's answers by a hash of the token. */
 export class GitHubSignOn {
   readonly #api: GitHubApi;
   readonly #clock: Pick<Clock, "now">;
-  readonly #queue: CheckQueue;
   readonly #accounts = new Map<string, Answer>();
-  /** In a map of their own, so that made-up tokens do not make the fleet forget accounts. */
   readonly #refusals = new Map<string, Answer>();
   readonly #checks = new Map<string, Promise<Answer>>();
   /** The tokens of the clients that are connected. */
@@ -45,18 +40,15 @@ export class GitHubSignOn {
   constructor({ api, organizations }: Config["identity"]["github"], clock: Pick<Clock, "now">) {
     this.#api = new GitHubApi(api ?? "", organizations);
     this.#clock = clock;
-    this.#queue = new CheckQueue(clock);
   }
 
-  /** @param address the address of the client that shows the token */
-  async identify(token: string, address = ""): Promise<Identity | Refusal> {
+  async identify(token: string): Promise<Identity | Refusal> {
     if (!/^\w{1,512}$/.test(token)) return { refused: "This is not a GitHub token." };
     const hash = sha256(token);
     const known = this.#known(hash);
     const isFresh = known !== undefined && this.#clock.now() < known.untilMs;
-    const wasGood = known !== undefined && known.account !== null;
-    const { account, refused, isFinal } = isFresh ? known : await this.#check(hash, token, wasGood ? null : address);
-    if (account === null) return isFinal === true ? { refused } : { refused, isUnchecked: true };
+    const { account, refused } = isFresh ? known : await this.#check(hash, token);
+    if (account === null) return { refused };
     const { login: user, organizations: groups, expiresAt } = account;
     const tokenId = `github:${hash.slice(0, 32)}`;
     const identity: Identity = { user, scopes: ["use"], groups, tokenId, expiresAt, via: "github" };
@@ -70,7 +62,7 @@ export class GitHubSignOn {
     if (token === undefined || Date.now() >= Date.parse(identity.expiresAt ?? "9999-01-01")) return false;
     const hash = sha256(token);
     const known = this.#known(hash);
-    if (known === undefined || this.#clock.now() >= known.untilMs) void this.#check(hash, token, null);
+    if (known === undefined || this.#clock.now() >= known.untilMs) void this.#check(hash, token);
     return known === undefined || known.account?.login === identity.user;
   }
 
@@ -79,32 +71,44 @@ export class GitHubSignOn {
     return this.#tokens.get(identity) ?? null;
   }
 
-  #known(hash: string): Answer | undefined {
-    return this.#accounts.get(hash) ?? this.#refusals.get(hash);
+  /** Never rejects. */
+  async #check(hash: string, token: string): Promise<Answer> {
+    for (;;) {
+      const running = this.#checks.get(hash);
+      if (running !== undefined) return await running;
+      const nowMs = this.#clock.now();
+      const known = this.#known(hash);
+      if (known !== undefined && nowMs < known.untilMs) return known;
+      if (this.#checks.size < MOST_CHECKS) return await this.#begin(hash, token, nowMs, known);
+      // Strangers can cause many checks. A user whom GitHub has just named does not wait behind them.
+      if (lasts(known, nowMs)) return { ...known, untilMs: nowMs + AGAIN_MS };
+      await Promise.race(this.#checks.values());
+    }
   }
 
-  /** Never rejects. @param address null for a token that was good before */
-  async #check(hash: string, token: string, address: string | null): Promise<Answer> {
-    const running = this.#checks.get(hash);
-    if (running !== undefined) return await running;
-    const check = this.#queue
-      .run(address, async () => await this.#ask(token, this.#clock.now(), this.#known(hash)))
-      .then((answer) => {
-        this.#checks.delete(hash);
-        if (answer !== null) this.#remember(hash, answer);
-        return answer ?? BUSY;
-      });
+  async #begin(hash: string, token: string, nowMs: number, known: Answer | undefined): Promise<Answer> {
+    const check = this.#ask(token, nowMs, known).then((answer) => {
+      this.#checks.delete(hash);
+      this.#remember(hash, answer);
+      return answer;
+    });
     this.#checks.set(hash, check);
     return await check;
   }
 
+  /** Keeps refusals apart from accounts, because strangers can cause any number of refusals. */
   #remember(hash: string, answer: Answer): void {
-    this.#accounts.delete(hash);
-    this.#refusals.delete(hash);
-    const answers = answer.account === null ? this.#refusals : this.#accounts;
-    answers.set(hash, answer);
-    const oldest = answers.keys().next().value;
-    if (answers.size > MOST_ANSWERS && oldest !== undefined) answers.delete(oldest);
+    const [place, other] =
+      answer.account === null ? [this.#refusals, this.#accounts] : [this.#accounts, this.#refusals];
+    other.delete(hash);
+    place.delete(hash);
+    place.set(hash, answer);
+    const oldest = place.keys().next().value;
+    if (place.size > MOST_ANSWERS && oldest !== undefined) place.delete(oldest);
+  }
+
+  #known(hash: string): Answer | undefined {
+    return this.#accounts.get(hash) ?? this.#refusals.get(hash);
   }
 
   async #ask(token: string, nowMs: number, known: Answer | undefined): Promise<Answer> {
@@ -114,12 +118,17 @@ export class GitHubSignOn {
     } catch (error) {
       if (error instanceof NotAdmitted) {
         const refused = `The GitHub token is refused: ${error.message}.`;
-        return { account: null, sinceMs: 0, untilMs: nowMs + REFUSED_MS, refused, isFinal: true };
+        return { account: null, sinceMs: 0, untilMs: nowMs + REFUSED_MS, refused };
       }
       const reason = error instanceof NoAnswer ? error.message : String(error);
       const refused = `The GitHub token cannot be checked now, so the client may try again: GitHub: ${reason}.`;
-      const lasts = known !== undefined && known.account !== null && nowMs - known.sinceMs < LAST_MS;
-      return { account: null, sinceMs: 0, ...(lasts ? known : {}), untilMs: nowMs + AGAIN_MS, refused };
+      const last = lasts(known, nowMs) ? known : { account: null, sinceMs: 0 };
+      return { ...last, untilMs: nowMs + AGAIN_MS, refused };
     }
   }
+}
+
+/** Whether the last answer still counts while GitHub cannot be asked. */
+function lasts(known: Answer | undefined, nowMs: number): known is Answer {
+  return known !== undefined && known.account !== null && nowMs - known.sinceMs < LAST_MS;
 }

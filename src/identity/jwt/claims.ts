@@ -10,7 +10,7 @@ export type Claims = Readonly<Record<string, unknown>>;
 /** A token that is refused. The message states why, for the operator's log. */
 export class Refused extends Error {}
 
-/** How long an accepted token may still be valid. A revocation is remembered for this time. */
+/** How long an accepted token may be valid. A revocation is remembered for this time. */
 export const LONGEST_LIFE_MS = 30 * 24 * 60 * 60_000;
 /** Before the names of scopes in tokens that are also for other services. */
 const PREFIX = "copilotfleet:";
@@ -58,10 +58,12 @@ function userOf(claims: Claims, name: string): string {
   return user;
 }
 
-function endOf({ exp }: Claims, nowMs: number): string {
+function endOf({ exp, iat }: Claims, nowMs: number): string {
   const endMs = typeof exp === "number" ? exp * 1000 : Number.NaN;
   if (!(endMs > nowMs)) throw new Refused(`it expired at ${quote(exp)}`);
-  if (endMs > nowMs + LONGEST_LIFE_MS) throw new Refused("it is valid for more than 30 days");
+  // Count from the issue of the token, because a revocation is forgotten after this time.
+  const sinceMs = Math.min(nowMs, typeof iat === "number" ? iat * 1000 : nowMs);
+  if (endMs > sinceMs + LONGEST_LIFE_MS) throw new Refused("it is valid for more than 30 days");
   return new Date(endMs).toISOString();
 }
 

@@ -24,9 +24,7 @@ export class JwtSignOn {
       return identity;
     } catch (error) {
       if (error instanceof Refused) return { refused: `The JSON Web Token is refused: ${error.message}.` };
-      if (error instanceof NoKeys) {
-        return { refused: `The JSON Web Token cannot be checked now: ${error.message}.`, isUnchecked: true };
-      }
+      if (error instanceof NoKeys) return { refused: `The JSON Web Token cannot be checked now: ${error.message}.` };
       throw error;
     }
   }

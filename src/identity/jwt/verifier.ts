@@ -4,7 +4,7 @@ import { quote } from "../../errors.js";
 import type { Clock } from "../../runtime/clock.js";
 import type { Identity } from "../identity.js";
 import { type Claims, identityOf, Refused } from "./claims.js";
-import { IssuerKeys } from "./issuer-keys.js";
+import { IssuerKeys, NoKeys } from "./issuer-keys.js";
 import { readParts, type TokenParts } from "./parts.js";
 
 interface Issuer {
@@ -17,9 +17,6 @@ const MOST_KEY_ID_CHARACTERS = 512;
 const TYPES = /^(?:application\/)?(?:at\+)?jwt$/i;
 /** Headers with which a token could bring its own key. */
 const BRINGS_KEY = ["jku", "x5u", "jwk"];
-
-/** Kept, because a repeated `import()` takes a tenth of the time of a check. */
-let jose: typeof import("jose") | undefined;
 
 /** Verifies JSON Web Tokens of the configured issuers. */
 export class JwtVerifier {
@@ -71,8 +68,7 @@ function checkHeader({ header }: TokenParts, { algorithms }: IssuerConfig): void
 }
 
 async function verified(token: string, { config, keys }: Issuer): Promise<Claims> {
-  jose ??= await import("jose");
-  const { jwtVerify, errors: known } = jose;
+  const { jwtVerify, errors: known } = await import("jose");
   const { issuer, audience, algorithms, clockSkewMs } = config;
   const keyFor: JWTVerifyGetKey = async (header, input) => {
     const set = await keys.current();
@@ -89,7 +85,11 @@ async function verified(token: string, { config, keys }: Issuer): Promise<Claims
     const { payload } = await jwtVerify(token, keyFor, { ...options, requiredClaims: ["exp"] });
     return payload;
   } catch (error) {
-    throw error instanceof known.JOSEError ? new Refused(reasonOf(error, config)) : error;
+    if (error instanceof NoKeys) throw error;
+    if (error instanceof known.JOSEError) throw new Refused(reasonOf(error, config));
+    // Node.js does not take the key, for example because it is damaged, or because an RSA key is too short.
+    const { message } = error instanceof Error ? error : new Error(String(error));
+    throw new Refused(`${issuer} has published a key that cannot be used: ${message}`);
   }
 }
 

@@ -6,6 +6,7 @@ import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Environment } from "../../config/load/paths.js";
 import type { RemoteProvider } from "../../config/schema.js";
 import type { ProviderKey } from "../provider-key.js";
+import { describe, withKey } from "../sdk-provider.js";
 import { Exchange, type ModelRequests } from "./exchange.js";
 import { openUpstream, type Upstream } from "./upstream.js";
 import { WireFormat } from "./wire.js";
@@ -78,8 +79,8 @@ export class ModelGateway {
    * @param baseUrl the address under which the server of the session reaches this gateway
    */
   providerFor(sessionId: string, baseUrl = this.baseUrl): ProviderConfig {
-    const { type, wireApi } = this.#provider;
-    return { type, baseUrl, ...(type === "anthropic" ? {} : { wireApi }), apiKey: this.#tokenOf(sessionId) };
+    const provider = { ...this.#provider, baseUrl };
+    return withKey(describe(provider), provider, this.#tokenOf(sessionId));
   }
 
   #tokenOf(sessionId: string): string {

@@ -19,10 +19,12 @@ const openaiError = (message: string, kind: ErrorKind) => ({
   error: { message, type: kind, param: null, code: kind === "authentication_error" ? "invalid_api_key" : null },
 });
 
+/** The header of a bearer token, for every type. */
+const BEARER = { keyHeader: "authorization", keyPrefix: "Bearer " };
+
 const WIRES: Readonly<Record<RemoteProvider["type"], Wire>> = {
   openai: {
-    keyHeader: "authorization",
-    keyPrefix: "Bearer ",
+    ...BEARER,
     requests: ["POST /chat/completions", "POST /responses", "GET /models"],
     error: openaiError,
   },
@@ -55,8 +57,8 @@ export class WireFormat {
   readonly #type: RemoteProvider["type"];
   readonly #base: URL;
 
-  constructor({ type, baseUrl }: Pick<RemoteProvider, "type" | "baseUrl">) {
-    this.#wire = WIRES[type];
+  constructor({ type, baseUrl, bearer }: Pick<RemoteProvider, "type" | "baseUrl" | "bearer">) {
+    this.#wire = { ...WIRES[type], ...(bearer ? BEARER : {}) };
     this.#type = type;
     this.#base = new URL(baseUrl);
   }

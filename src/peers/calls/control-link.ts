@@ -73,7 +73,8 @@ export class ControlLink implements AsyncDisposable {
     void gone.promise.then(() => this[Symbol.asyncDispose]());
     try {
       const { own, keys } = this.#context.directory;
-      const proof = keys?.signCall({ from: own ?? "", to: this.#host, method, params });
+      const { challenge } = this.#connection;
+      const proof = keys?.signCall({ challenge, from: own ?? "", to: this.#host, method, params });
       return await this.#connection.request("fleet.call", { method, params, limitMs, proof }, limit.signal);
     } catch (error) {
       if (signal?.aborted === true) throw signal.reason;

@@ -6,13 +6,17 @@ import { type Endpoint, RpcClient, RpcError } from "../wire/rpc-client.js";
 export class RawConnection implements AsyncDisposable {
   readonly version: string;
   readonly protocolVersion: number;
+  /** A random text from another host's front door, for the signatures of calls. Empty if there is none. */
+  readonly challenge: string;
   readonly #client: RpcClient;
   readonly #where: string;
 
-  private constructor(client: RpcClient, where: string, version: unknown, protocolVersion: number) {
+  private constructor(client: RpcClient, where: string, greeting: Record<string, unknown>, protocolVersion: number) {
+    const { version, challenge } = greeting;
     this.#client = client;
     this.#where = where;
     this.version = typeof version === "string" ? version : "unknown";
+    this.challenge = typeof challenge === "string" ? challenge : "";
     this.protocolVersion = protocolVersion;
   }
 
@@ -27,7 +31,7 @@ export class RawConnection implements AsyncDisposable {
     const { client, greeting } = await dialled.catch((error: unknown): never => {
       throw signal.aborted ? tooLate() : error instanceof RpcError ? refused(where, error) : whyEnded(where, error);
     });
-    const { protocolVersion, version } = greeting;
+    const { protocolVersion } = greeting;
     if (typeof protocolVersion !== "number" || !SUPPORTED_VERSIONS.has(protocolVersion)) {
       client.destroy();
       throw runtimeMismatch(where, protocolVersion ?? null);
@@ -37,7 +41,7 @@ export class RawConnection implements AsyncDisposable {
       signal.addEventListener("abort", onAbort, { once: true });
       void client.ended.then(() => signal.removeEventListener("abort", onAbort));
     }
-    return new RawConnection(client, where, version, protocolVersion);
+    return new RawConnection(client, where, greeting, protocolVersion);
   }
 
   get closed(): Promise<void> {

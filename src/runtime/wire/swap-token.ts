@@ -5,6 +5,8 @@ import { encodeMessage, FrameSplitter } from "./frames.js";
 /** The longest frame that may contain `connect`, in bytes, and how long it may take to arrive, in milliseconds. */
 const HELLO_BYTES = 16 * 1024;
 const HELLO_MS = 10_000;
+/** How long a refused client may take to read the refusal, in milliseconds. */
+const END_MS = 1_000;
 /** The runtime's code for a wrong token (measured with 1.0.85). */
 const AUTHENTICATION_FAILED = -32002;
 
@@ -32,6 +34,7 @@ export async function swapToken(client: Socket, swap: TokenSwap): Promise<Buffer
     };
     const refuse = (id: unknown) => {
       client.end(encodeMessage({ id, error: { code: AUTHENTICATION_FAILED, message: "AUTHENTICATION_FAILED" } }));
+      setTimeout(() => client.destroy(), END_MS).unref(); // otherwise a client that stays would keep the socket open
       settle(null);
     };
     const onData = (chunk: Buffer) => {

@@ -31,8 +31,8 @@ export class Keyboard implements Disposable {
   readonly #listener: KeyListener;
   readonly #pasted = new PastedText();
   readonly #positions = new Positions();
-  /** Whether the input may contain text that was typed before the keyboard was read. */
-  #isFirst = true;
+  /** Whether the input may contain text that was typed outside raw mode: before the chat began, or while it was stopped. */
+  #isCooked = true;
   /** node:readline reads the keys from this stream and decodes them. */
   readonly #keys = new Readable({ read: () => undefined });
   readonly #onData = (chunk: string) => this.#receive(chunk);
@@ -60,8 +60,6 @@ export class Keyboard implements Disposable {
     process.on("SIGCONT", this.#onContinue);
     process.once("exit", this.#onExit);
     this.#open();
-    // Node.js reads what waits in the terminal in its next round, and then calls the second of these.
-    setImmediate(() => setImmediate(() => (this.#isFirst = false)));
   }
 
   /** Announces an answer about the position of the cursor. Without this, the answer would look like keys. */
@@ -86,6 +84,9 @@ export class Keyboard implements Disposable {
     this.#input.setRawMode(false);
     this.#input.setRawMode(true);
     this.#input.resume();
+    this.#isCooked = true;
+    // Node.js reads what waits in the terminal in its next round, and then calls the second of these.
+    setImmediate(() => setImmediate(() => (this.#isCooked = false)));
     this.#output.write(ON);
     this.#listener.onKey({ text: "", name: "continue" });
   }
@@ -96,8 +97,8 @@ export class Keyboard implements Disposable {
   }
 
   #receive(given: string): void {
-    // Before the keyboard was read, the terminal made a newline of each Enter.
-    const typed = this.#isFirst ? given.replaceAll("\n", "\r") : given;
+    // Outside raw mode, the terminal makes a newline of each Enter.
+    const typed = this.#isCooked ? given.replaceAll("\n", "\r") : given;
     const { keys, column } = this.#positions.read(typed);
     for (const { isPasted, text } of this.#pasted.read(keys)) {
       if (isPasted) this.#listener.onPaste(text);

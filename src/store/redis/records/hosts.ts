@@ -10,6 +10,11 @@ import { readForeignRegistry } from "./registry.js";
 
 /** How many values {@link LOOK_AT_HOSTS} returns for each host. */
 const FIELDS = 5;
+/**
+ * How long after `HostEntry.until` an entry may still count, in milliseconds. The host does not know the time of Redis
+ * exactly.
+ */
+const LATE_MS = 15_000;
 /** How many names of hosts to read at once. A fleet has far fewer hosts. */
 const AT_ONCE = 1_000;
 
@@ -59,12 +64,14 @@ export class RedisHosts implements Hosts {
   async beat(instance: string, entry: HostEntry, ttlMs: number): Promise<HostRecord> {
     const { own } = this;
     const asked = performance.now();
-    const text = JSON.stringify(entry);
+    const number = ++this.#number;
+    const until = entry.until ?? (await this.#connection.serverTime()) + ttlMs;
+    const text = JSON.stringify({ ...entry, until });
     const signature = this.#documents.signer.sign(this.#keys.host(own), contentOf(instance, text));
     const [word, term] = await this.#connection.run(
       BEAT,
       [this.#keys.host(own), this.#keys.hosts, this.#keys.fence],
-      [own, instance, text, ttlMs, this.#by, ++this.#number, signature],
+      [own, instance, text, ttlMs, this.#by, number, signature],
     );
     if (word !== "ok") throw taken(own, JSON.parse(String(term)) as HostEntry);
     // Count from the time of the request, because Redis ran it then or later. So the result is never too large.
@@ -99,16 +106,18 @@ export class RedisHosts implements Hosts {
   async #look(sorted: readonly string[]): Promise<HostRecord[]> {
     const keys = sorted.map((name) => this.#keys.host(name));
     const asked = performance.now();
-    const [, ...values] = await this.#connection.run(LOOK_AT_HOSTS, keys, []);
+    const [, now, ...values] = await this.#connection.run(LOOK_AT_HOSTS, keys, []);
     const tookMs = performance.now() - asked;
     return sorted.flatMap((name, index) => {
       const [instance, term, entry, leftMs, signature] = values.slice(index * FIELDS, (index + 1) * FIELDS);
       if (typeof entry !== "string") return []; // another process removed it after the scan
       if (!this.#isSigned(keys[index] ?? "", contentOf(String(instance), entry), String(signature ?? ""))) return [];
-      const remainingMs = Math.max(0, Math.floor(Number(leftMs) - tookMs));
       const published = parseObject<HostEntry>(keys[index] ?? "", entry);
+      // Only the entry is signed, so anybody who may write to Redis can put an earlier one back and make it count as alive.
+      const isCurrent = Number(now) <= (published.until ?? 0) + LATE_MS;
       // Do not use `remainingMs` here. After a slow answer, it may be 0 for a host that is alive.
-      const gone = Number(leftMs) <= 0;
+      const gone = !(Number(leftMs) > 0 && isCurrent);
+      const remainingMs = gone ? 0 : Math.max(0, Math.floor(Number(leftMs) - tookMs));
       return [{ ...published, name, instance: String(instance), term: Number(term), gone, remainingMs }];
     });
   }

@@ -60,11 +60,11 @@ return {'forgotten'}
 `);
 
 /**
- * KEYS[3] and later keys: entries. Answers `seen` with five values for each entry: instance, term, facts as JSON, how
- * long the host still counts as alive (ms), and the signature.
+ * KEYS[3] and later keys: entries. Answers `seen` with the time, and with five values for each entry: instance, term, facts
+ * as JSON, how long the host still counts as alive (ms), and the signature.
  */
 export const LOOK_AT_HOSTS = script(`
-local answer = {'seen'}
+local answer = {'seen', now}
 for index = 3, #KEYS do
   local seen = redis.call('HMGET', KEYS[index], 'instance', 'term', 'entry', 'until', 'mac')
   answer[#answer + 1] = seen[1]

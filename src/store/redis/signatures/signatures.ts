@@ -1,3 +1,4 @@
+import { sha256 } from "../../../config/values/text.js";
 import type { FleetError } from "../../../errors.js";
 import type { TokenRecord } from "../../../model/token.js";
 import { FIRST_REGISTRY } from "../link/connection.js";
@@ -21,6 +22,8 @@ export interface SignatureFinding {
 /** Finds records that need a signature, and signs them. */
 export class Signatures {
   readonly #documents: Documents;
+  /** A digest of the record of each finding, so that nobody can put another one in its place before it is signed. */
+  readonly #found = new WeakMap<SignatureFinding, string>();
 
   constructor(documents: Documents) {
     this.#documents = documents;
@@ -42,12 +45,19 @@ export class Signatures {
 
   async find(): Promise<SignatureFinding[]> {
     const found: SignatureFinding[] = [];
-    for await (const { kind, name, verdict } of this.#all())
-      if (verdict !== "good") found.push({ kind, name, verdict });
+    for await (const { kind, name, verdict, record } of this.#all()) {
+      if (verdict === "good") continue;
+      const finding = { kind, name, verdict };
+      this.#found.set(finding, digestOf(record));
+      found.push(finding);
+    }
     return found;
   }
 
-  /** Signs these records. Leaves out records that somebody changes at the same time. Resolves with those that were signed. */
+  /**
+   * Signs records that {@link find} has found. Leaves out records that somebody has changed since then. Resolves with those
+   * that were signed.
+   */
   async sign(findings: readonly SignatureFinding[]): Promise<SignatureFinding[]> {
     this.#documents.signer.ensureKey();
     const signed: SignatureFinding[] = [];
@@ -55,7 +65,7 @@ export class Signatures {
     return signed;
   }
 
-  async *#all(): AsyncGenerator<{ kind: SignedKind; name: string; verdict: Verdict }> {
+  async *#all(): AsyncGenerator<{ kind: SignedKind; name: string; verdict: Verdict; record: SignedRecord }> {
     const { connection, keys } = this.#documents;
     const hosts = new Set<string>();
     for await (const names of connection.membersOf(keys.hosts, AT_ONCE)) for (const name of names) hosts.add(name);
@@ -69,22 +79,19 @@ export class Signatures {
     for (const [kind, list] of lists)
       for await (const names of list)
         for (const name of names) {
-          const verdict = await this.#verdictOf(kind, name);
-          if (verdict !== null) yield { kind, name, verdict };
+          const record = await this.#read(kind, name);
+          if (record === null) continue;
+          const verdict = this.#documents.signer.verify(record.key, record.content, record.signature);
+          yield { kind, name, verdict, record };
         }
   }
 
   /** Null if there is no such record. */
-  async #verdictOf(kind: SignedKind, name: string): Promise<Verdict | null> {
-    const record = await this.#read(kind, name);
-    return record && this.#documents.signer.verify(record.key, record.content, record.signature);
-  }
-
   async #read(kind: SignedKind, name: string): Promise<SignedRecord | null> {
     const { connection, keys } = this.#documents;
     if (kind === "hosts") {
       const key = keys.host(name);
-      const [, instance, , entry, , signature] = await connection.run(LOOK_AT_HOSTS, [key], []);
+      const [, , instance, , entry, , signature] = await connection.run(LOOK_AT_HOSTS, [key], []);
       if (typeof entry !== "string") return null;
       return { key, content: contentOf(String(instance), entry), signature: String(signature ?? ""), stored: null };
     }
@@ -95,7 +102,7 @@ export class Signatures {
       placements: () => keys.placement(name),
     }[kind]();
     const [text = null] = await connection.read([key]);
-    if (text === null || text === FIRST_REGISTRY) return null;
+    if (text === null || (key === keys.founding && text === FIRST_REGISTRY)) return null;
     const { content, signature, ...stored } = parse(key, text);
     // The token of another host is valid for a minute, so no earlier version can have left a good one.
     if (kind === "tokens" && parseObject<TokenRecord>(key, stored.data).role === "host") return null;
@@ -103,9 +110,9 @@ export class Signatures {
   }
 
   /** @returns false if somebody else changed the record in between */
-  async #sign({ kind, name }: SignatureFinding): Promise<boolean> {
-    const record = await this.#read(kind, name);
-    if (record === null) return false;
+  async #sign(finding: SignatureFinding): Promise<boolean> {
+    const record = await this.#read(finding.kind, finding.name);
+    if (record === null || digestOf(record) !== this.#found.get(finding)) return false;
     const { connection, signer } = this.#documents;
     const { key, content, stored } = record;
     if (stored !== null) return await this.#documents.commit(key, stored, stored.data, {});
@@ -122,4 +129,8 @@ interface SignedRecord {
   signature: string | undefined;
   /** Null for a host. */
   stored: Stored | null;
+}
+
+function digestOf({ content, signature = "" }: SignedRecord): string {
+  return sha256(`${signature}\n${content}`);
 }

@@ -1,0 +1,41 @@
+import { PassThrough } from "node:stream";
+import { setImmediate as nextRound } from "node:timers/promises";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { Keyboard } from "../../../src/cli/chat/terminal/keyboard.js";
+
+let names: string[];
+let input: PassThrough;
+let keyboard: Keyboard;
+
+beforeEach(() => {
+  names = [];
+  input = Object.assign(new PassThrough(), { setRawMode: () => input });
+  const output = new PassThrough().resume();
+  const nothing = () => undefined;
+  const onKey = ({ name }: { name: string }) => names.push(name);
+  const listener = { onKey, onPaste: nothing, onPosition: nothing, onGone: nothing };
+  keyboard = new Keyboard(input as never, output as never, listener);
+});
+
+afterEach(() => keyboard[Symbol.dispose]());
+
+async function keysOf(text: string): Promise<string[]> {
+  names.length = 0;
+  input.write(text);
+  await nextRound();
+  return names;
+}
+
+describe("a line that was typed outside raw mode ends with a newline, which counts as Enter", () => {
+  it("before the keyboard is read", async () => {
+    expect(await keysOf("a\n")).toEqual(["a", "return"]);
+  });
+
+  it("while the chat was stopped", async () => {
+    await nextRound();
+    await nextRound();
+    expect(await keysOf("a\n")).toEqual(["a", "enter"]);
+    process.emit("SIGCONT");
+    expect(await keysOf("a\n")).toEqual(["a", "return"]);
+  });
+});
