@@ -97,9 +97,13 @@ export class GitHubTokens {
       this.#keep(key, token);
       return token;
     } catch (error) {
-      if (known !== undefined && isFleetError(error) && error.cause instanceof NoAnswer) return known.token;
-      this.#read.delete(key);
-      throw error;
+      if (known === undefined || !isFleetError(error) || !(error.cause instanceof NoAnswer)) {
+        this.#read.delete(key);
+        throw error;
+      }
+      // Each turn would otherwise wait for the command's time limit.
+      this.#keep(key, known.token);
+      return known.token;
     }
   }
 

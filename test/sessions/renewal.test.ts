@@ -219,8 +219,12 @@ describe("a user's token", () => {
     expect((await turn("a")).text).toBe("by gho_one: a");
     secrets.put("script", `echo ${github.accept("gho_two")}`);
     expect((await turn("b")).text).toBe("by gho_two: b");
-    secrets.put("script", "kill -9 $$");
+    const runs = secrets.put("runs", "");
+    secrets.put("script", `echo >> ${runs}; kill -9 $$`);
     expect((await turn("c")).text).toBe("by gho_two: c");
+    vi.advanceTimersByTime(4_900);
+    expect((await at.fleet.sessions.send(session, "c again")).text).toBe("by gho_two: c again");
+    expect(readFileSync(runs, "utf8")).toBe("\n");
     secrets.put("script", "echo no >&2; exit 1");
     const before = github.asked.length;
     expect(await refusalOf(turn("d"))).toMatchObject({ code: "FLEET_TOKEN_UNAVAILABLE" });
