@@ -71,7 +71,7 @@ describe("the model check of doctor", () => {
     ["anthropic", "", {}],
     ["azure", "", { COPILOTFLEET_PROVIDER_BEARER: "true" }],
   ])(
-    "the model check asks a service of type %s for its models, with the key and at the address that sessions use",
+    "the model check asks a service of type %s (%j, %j) for its models, with the key and at the address that sessions use",
     async (type, path, more) => {
       answers(401, '{"error":{"message":"wrong key"}}');
       const env = { ...environment(type, path), ...more };

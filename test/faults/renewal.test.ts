@@ -1,4 +1,4 @@
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
@@ -96,6 +96,47 @@ describe("in real time, sessions of the library and of the front door", () => {
       next();
       if (modelGateway === "off")
         await expect.poll(async () => (await byLibrary().catch(() => null))?.text).toBe("pong");
+    },
+  );
+
+  it.each(["file", "command"] as const)(
+    "are refused at most 5 s after the %s has no token any more, and at once after GitHub has revoked the token",
+    async (kind) => {
+      await using github = await FakeGitHub.start();
+      const file = join(temporaryFolder(), "token");
+      const put = (token: string) => writeFileSync(file, token, { mode: 0o600 });
+      put(github.accept("gho_one"));
+      const auth = kind === "file" ? { githubTokenFile: file } : { githubTokenCommand: `cat ${file}` };
+      await using at = await DoorFleet.open({
+        env: github.env,
+        config: { provider: null, auth, session: { model: "gpt-5" } },
+      });
+      const session = await at.fleet.sessions.create({ user: "ann" });
+      const other = await (await at.client("ann")).createSession(OPTIONS);
+      const byLibrary = async () => await at.fleet.sessions.send(session, "hello");
+      const byDoor = async () => await other.sendAndWait({ prompt: "hello" });
+      await byLibrary();
+      await byDoor();
+      for (const turn of [byLibrary, byDoor]) {
+        rmSync(file);
+        const goneMs = performance.now();
+        let acceptedMs = goneMs;
+        for (let isAccepted = true; isAccepted; ) {
+          const begunMs = performance.now();
+          isAccepted = await turn().then(
+            () => true,
+            () => false,
+          );
+          if (isAccepted) acceptedMs = begunMs;
+        }
+        expect(acceptedMs - goneMs, "the begin of the last turn that was accepted").toBeLessThan(5_000);
+        put("gho_one");
+        await turn();
+      }
+      github.revokeAll();
+      await expectRefusal(byLibrary);
+      await expectRefusal(byDoor);
+      expect(github.asked.every(({ token }) => token === "gho_one")).toBe(true);
     },
   );
 });
