@@ -2,25 +2,18 @@ import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync 
 import { seen } from "./proc.js";
 
 export function listensOn(pid: number, port: number, seenFrom = pid): boolean {
-  const own = socketInodes(pid);
-  if (own.size === 0) return false;
-  for (const table of ["tcp", "tcp6"]) {
-    for (const listener of listeners(`/proc/${seenFrom}/net/${table}`)) {
-      if (listener.port === port && own.has(listener.inode)) return true;
-    }
-  }
-  return false;
+  return ["tcp", "tcp6"].some((table) => {
+    const found = [...listeners(`/proc/${seenFrom}/net/${table}`)].filter((listener) => listener.port === port);
+    return found.length > 0 && holdsSocket(pid, new Set(found.map(({ inode }) => `socket:[${inode}]`)));
+  });
 }
 
-/** The inodes of all sockets of a process. Empty when the process is gone or belongs to another user. */
-function socketInodes(pid: number): Set<string> {
-  const inodes = new Set<string>();
-  for (const fd of openFiles(pid)) {
-    const target = seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) ?? "";
-    const inode = /^socket:\[(\d+)\]$/.exec(target)?.[1];
-    if (inode !== undefined) inodes.add(inode);
-  }
-  return inodes;
+/**
+ * Whether a process has one of the sockets open. Stops at the first one. A server opens its listening socket early, and later
+ * has a descriptor for each client. False when the process is gone or belongs to another user.
+ */
+function holdsSocket(pid: number, sockets: ReadonlySet<string>): boolean {
+  return openFiles(pid).some((fd) => sockets.has(seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) ?? ""));
 }
 
 /** The numbers of a process's open descriptors, as text. Empty if the process is gone or belongs to another user. */

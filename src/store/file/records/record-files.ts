@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { link, rename, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import type { Suggestion } from "../../../errors.js";
@@ -35,7 +35,9 @@ export class RecordFiles<T> {
 
   #read(name: string): T | null {
     const path = this.#pathOf(name);
-    const bytes = readIfThere(path, () => readFileSync(path));
+    // A missing record is the usual answer to the question whether a credential was revoked, and an exception takes longer.
+    const isThere = readIfThere(path, () => statSync(path, { throwIfNoEntry: false }) !== undefined);
+    const bytes = isThere === true ? readIfThere(path, () => readFileSync(path)) : undefined;
     if (bytes === undefined) return null;
     const decoded = decodeRevision(bytes, REVISION);
     if (decoded.kind === "newer") throw newerError(path, decoded.schema);
