@@ -34,8 +34,12 @@ export class SignOn {
     this.#uses = new TokenUses(context.store, context.clock);
   }
 
-  /** The user or the host that presents the credential, or the reason why the credential is not valid. */
-  async identify(credential: unknown): Promise<Identity | HostIdentity | Refusal> {
+  /**
+   * The user or the host that presents the credential, or the reason why the credential is not valid.
+   *
+   * @param address the address that presents it, so that nobody who tries many credentials keeps others waiting
+   */
+  async identify(credential: unknown, address?: string): Promise<Identity | HostIdentity | Refusal> {
     const { store, config } = this.#context;
     // A JSON Web Token begins with "{" in base64url.
     if (typeof credential === "string" && credential.startsWith("ey")) {
@@ -45,7 +49,7 @@ export class SignOn {
     if (typeof credential === "string" && GITHUB.test(credential)) {
       if (config.identity.github.api === null)
         return { refused: "It is a GitHub token, but identity.github.api is null." };
-      return await (await this.#loadGitHub()).identify(credential);
+      return await (await this.#loadGitHub()).identify(credential, address);
     }
     const unknown = "The fleet did not issue this token, or the token has expired or was revoked.";
     return (await verifyToken(store, credential, this.#uses)) ?? { refused: unknown };
@@ -69,6 +73,7 @@ export class SignOn {
   }
 
   async #loadGitHub(): Promise<GitHubSignOn> {
+    if (this.#github !== undefined) return this.#github;
     const { GitHubSignOn: Loaded } = await import("./github/github-sign-on.js");
     const { config, clock } = this.#context;
     this.#github ??= new Loaded(config.identity.github, clock);
@@ -76,6 +81,7 @@ export class SignOn {
   }
 
   async #loadJwt(): Promise<JwtSignOn> {
+    if (this.#jwt !== undefined) return this.#jwt;
     const { JwtSignOn: Loaded } = await import("./jwt/jwt-sign-on.js");
     this.#jwt ??= new Loaded(this.#context);
     return this.#jwt;

@@ -36,6 +36,28 @@ describe("the front door, for a user with a GitHub token,", () => {
     expect(JSON.stringify(at.events)).not.toContain("canary");
   });
 
+  it("admits the user from one address while a stranger shows hundreds of made-up tokens from another", async () => {
+    await using github = await GitHubAccounts.open();
+    github.accounts.set("gho_ofAlice", { login: "alice" });
+    await using at = await DoorFleet.open({ config: { identity: { github: { api: github.url } } } });
+    let answer: (() => void) | undefined;
+    github.held = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    const open = Array.from({ length: 200 }, async () => await RawClient.open(at.url, false, "127.0.0.2"));
+    for (const [index, stranger] of (await Promise.all(open)).entries()) {
+      stranger.send({ id: 1, method: "connect", params: { token: `gho_made${index}` } });
+    }
+    // When the door refuses this one, it has read the requests before it.
+    await expect(RawClient.as(at.url, "made up")).rejects.toThrow("AUTHENTICATION_FAILED");
+    expect(github.asked).toHaveLength(64);
+    const alice = await RawClient.open(at.url);
+    const greeting = alice.request("connect", { token: "gho_ofAlice" });
+    answer?.();
+    expect(await greeting).toMatchObject({ result: {} });
+    expect(github.asked.findIndex(({ token }) => token === "gho_ofAlice")).toBeLessThan(70);
+  });
+
   it.each(["per-user", "shared"] as const)(
     "opens the user's sessions on a %s server with that token",
     async (isolation) => {

@@ -30,9 +30,10 @@ export class RawClient {
   }
 
   /** @param lasting whether the connection outlives the running test; the caller must then close it */
-  static async open(url: string, lasting = false): Promise<RawClient> {
+  static async open(url: string, lasting = false, localAddress?: string): Promise<RawClient> {
     const [host = "", port = ""] = url.split(":");
-    const client = new RawClient(connect({ host, port: Number(port), noDelay: true }));
+    const from = localAddress === undefined ? {} : { localAddress };
+    const client = new RawClient(connect({ host, port: Number(port), noDelay: true, ...from }));
     if (!lasting) onTestFinished(() => void client.socket.destroy());
     await new Promise<void>((resolve, reject) => {
       client.socket.once("connect", resolve);

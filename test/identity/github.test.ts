@@ -106,7 +106,7 @@ describe("a GitHub token", () => {
     expect((await identityOf(sign)).user).toBe("Alice");
     expect(sign.isStillGood(alice)).toBe(true);
     clock.ms += 20 * MINUTE_MS;
-    expect(await sign.identify(TOKEN)).toEqual({ refused: expect.stringContaining("may try again") });
+    expect(await sign.identify(TOKEN)).toMatchObject({ refused: expect.stringContaining("may try again") });
     expect(sign.isStillGood(alice)).toBe(false);
   });
 
@@ -173,6 +173,21 @@ describe("a GitHub token", () => {
     clock.ms += MINUTE_MS;
     await identityOf(sign);
     expect(sign.isStillGood(alice)).toBe(false);
+  });
+
+  it("is checked among the next ones, however many made-up tokens a stranger shows at the same time", async () => {
+    const sign = signOn();
+    let answer: (() => void) | undefined;
+    github.held = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    const made = Array.from({ length: 300 }, async (_, at) => await sign.identify(`gho_made${at}`, "203.0.113.9"));
+    const alice = sign.identify(TOKEN, "198.51.100.7");
+    await eventually("the first questions", () => users() === 64);
+    answer?.();
+    expect(await alice).toMatchObject({ user: "Alice" });
+    expect((await Promise.all(made)).every((answer) => "refused" in answer)).toBe(true);
+    expect(github.asked.findIndex(({ token }) => token === TOKEN)).toBeLessThan(70);
   });
 
   it("admits only active members of the configured organizations", async () => {

@@ -161,7 +161,7 @@ export class Connection {
     const { token, fleet, ...hello } = params;
     const { directory, shares, signOn } = this.#door;
     try {
-      const identity = await signOn.identify(token);
+      const identity = await signOn.identify(token, this.socket.address);
       if ("refused" in identity) {
         this.#report.event({ event: "token-refused", code: "FLEET_TOKEN_REFUSED", detail: identity.refused });
         await this.#attempts.failed(tokenIdIn(token));

@@ -4,6 +4,7 @@ import type { Clock } from "../../runtime/clock.js";
 import { NoAnswer } from "../fetch-json.js";
 import type { Identity } from "../identity.js";
 import type { Refusal } from "../sign-on.js";
+import { CheckQueue } from "./check-queue.js";
 import { type Account, GitHubApi, NotAdmitted } from "./github-api.js";
 
 /** How long an answer of GitHub counts, in milliseconds. */
@@ -15,8 +16,6 @@ const LAST_MS = 60 * 60_000;
 const AGAIN_MS = 2_000;
 /** How many accounts, and how many refusals, are remembered. */
 const MOST_ANSWERS = 10_000;
-/** How many tokens may be checked at the same time, so that strangers cannot make the fleet flood GitHub. */
-const MOST_CHECKS = 64;
 
 interface Answer {
   account: Account | null;
@@ -27,10 +26,13 @@ interface Answer {
   refused: string;
 }
 
+const BUSY: Answer = { account: null, sinceMs: 0, untilMs: 0, refused: "Too many GitHub tokens wait for a check." };
+
 /** Finds out whose GitHub token a client shows. Keeps GitHub's answers by a hash of the token. */
 export class GitHubSignOn {
   readonly #api: GitHubApi;
   readonly #clock: Pick<Clock, "now">;
+  readonly #queue: CheckQueue;
   readonly #accounts = new Map<string, Answer>();
   readonly #refusals = new Map<string, Answer>();
   readonly #checks = new Map<string, Promise<Answer>>();
@@ -40,14 +42,14 @@ export class GitHubSignOn {
   constructor({ api, organizations }: Config["identity"]["github"], clock: Pick<Clock, "now">) {
     this.#api = new GitHubApi(api ?? "", organizations);
     this.#clock = clock;
+    this.#queue = new CheckQueue(clock);
   }
 
-  async identify(token: string): Promise<Identity | Refusal> {
+  /** @param address the address of the client that shows the token */
+  async identify(token: string, address = ""): Promise<Identity | Refusal> {
     if (!/^\w{1,512}$/.test(token)) return { refused: "This is not a GitHub token." };
     const hash = sha256(token);
-    const known = this.#known(hash);
-    const isFresh = known !== undefined && this.#clock.now() < known.untilMs;
-    const { account, refused } = isFresh ? known : await this.#check(hash, token);
+    const { account, refused } = await this.#answerTo(hash, token, address);
     if (account === null) return { refused };
     const { login: user, organizations: groups, expiresAt } = account;
     const tokenId = `github:${hash.slice(0, 32)}`;
@@ -62,7 +64,7 @@ export class GitHubSignOn {
     if (token === undefined || Date.now() >= Date.parse(identity.expiresAt ?? "9999-01-01")) return false;
     const hash = sha256(token);
     const known = this.#known(hash);
-    if (known === undefined || this.#clock.now() >= known.untilMs) void this.#check(hash, token);
+    if (known === undefined || this.#clock.now() >= known.untilMs) void this.#check(hash, token, null);
     return known === undefined || known.account?.login === identity.user;
   }
 
@@ -71,27 +73,27 @@ export class GitHubSignOn {
     return this.#tokens.get(identity) ?? null;
   }
 
-  /** Never rejects. */
-  async #check(hash: string, token: string): Promise<Answer> {
-    for (;;) {
-      const running = this.#checks.get(hash);
-      if (running !== undefined) return await running;
-      const nowMs = this.#clock.now();
-      const known = this.#known(hash);
-      if (known !== undefined && nowMs < known.untilMs) return known;
-      if (this.#checks.size < MOST_CHECKS) return await this.#begin(hash, token, nowMs, known);
-      // Strangers can cause many checks. A user whom GitHub has just named does not wait behind them.
-      if (lasts(known, nowMs)) return { ...known, untilMs: nowMs + AGAIN_MS };
-      await Promise.race(this.#checks.values());
-    }
+  async #answerTo(hash: string, token: string, address: string): Promise<Answer> {
+    const nowMs = this.#clock.now();
+    const known = this.#known(hash);
+    if (known !== undefined && nowMs < known.untilMs) return known;
+    if (!lasts(known, nowMs)) return await this.#check(hash, token, address);
+    const check = this.#check(hash, token, null);
+    // Strangers can cause many checks. A user whom GitHub has named does not wait behind them.
+    return this.#queue.isFull ? known : await check;
   }
 
-  async #begin(hash: string, token: string, nowMs: number, known: Answer | undefined): Promise<Answer> {
-    const check = this.#ask(token, nowMs, known).then((answer) => {
-      this.#checks.delete(hash);
-      this.#remember(hash, answer);
-      return answer;
-    });
+  /** Never rejects. @param address null if the token was good before, so that its check is the next one */
+  async #check(hash: string, token: string, address: string | null): Promise<Answer> {
+    const running = this.#checks.get(hash);
+    if (running !== undefined) return await running;
+    const check = this.#queue
+      .run(address, async () => await this.#ask(token, this.#clock.now(), this.#known(hash)))
+      .then((answer) => {
+        this.#checks.delete(hash);
+        if (answer !== null) this.#remember(hash, answer);
+        return answer ?? BUSY;
+      });
     this.#checks.set(hash, check);
     return await check;
   }

@@ -1,0 +1,106 @@
+import type { Clock } from "../../runtime/clock.js";
+
+/** How many tokens may be checked at the same time, so that strangers cannot make the fleet flood GitHub. */
+export const MOST_CHECKS = 64;
+/** How many checks may wait. A front door has room for twice as many connections that have shown no good token. */
+export const MOST_WAITING = 1_024;
+/** Nobody waits longer for a check, because the front door ends a connection without a good token after this time. */
+const LONGEST_WAIT_MS = 10_000;
+
+interface Waiting {
+  sinceMs: number;
+  /** Called once. False: the check never runs. */
+  settle(mayRun: boolean): void;
+}
+
+/**
+ * Lets a bounded number of checks run, and others wait. Networks take turns, so that strangers with many made-up tokens wait
+ * for each other and hardly delay anybody else. If too many checks wait, the network with the most of them loses its newest.
+ */
+export class CheckQueue {
+  readonly #clock: Pick<Clock, "now">;
+  /** The checks with the next turns. */
+  readonly #first: Waiting[] = [];
+  /** The other checks, by network. The first network has the next turn, and then goes to the end. */
+  readonly #networks = new Map<string, Waiting[]>();
+  #waiting = 0;
+  #running = 0;
+
+  constructor(clock: Pick<Clock, "now">) {
+    this.#clock = clock;
+  }
+
+  /** Whether the next check has to wait. */
+  get isFull(): boolean {
+    return this.#running >= MOST_CHECKS;
+  }
+
+  /**
+   * Runs a check when it has its turn. Resolves with null if too many others wait.
+   *
+   * @param address the address of the client that shows the token; null: the token was good before, so it has the next turn
+   */
+  async run<T>(address: string | null, check: () => Promise<T>): Promise<T | null> {
+    if (!this.isFull) this.#running++;
+    else if (!(await this.#turn(address))) return null;
+    try {
+      return await check();
+    } finally {
+      this.#running--;
+      this.#passOn();
+    }
+  }
+
+  async #turn(address: string | null): Promise<boolean> {
+    return await new Promise<boolean>((settle) => {
+      this.#laneOf(address).push({ sinceMs: this.#clock.now(), settle });
+      this.#waiting++;
+      if (this.#waiting <= MOST_WAITING) return;
+      let longest = this.#first;
+      for (const lane of this.#networks.values()) {
+        if (longest === this.#first || lane.length > longest.length) longest = lane;
+      }
+      this.#waiting--;
+      longest.pop()?.settle(false);
+    });
+  }
+
+  #laneOf(address: string | null): Waiting[] {
+    if (address === null) return this.#first;
+    const network = networkOf(address);
+    const lane = this.#networks.get(network) ?? [];
+    this.#networks.set(network, lane);
+    return lane;
+  }
+
+  /** Lets the next check run. */
+  #passOn(): void {
+    for (let next = this.#take(); next !== undefined; next = this.#take()) {
+      const isInTime = this.#clock.now() - next.sinceMs < LONGEST_WAIT_MS;
+      if (isInTime) this.#running++;
+      next.settle(isInTime);
+      if (isInTime) return;
+    }
+  }
+
+  #take(): Waiting | undefined {
+    let found = this.#first.shift();
+    for (const [network, lane] of this.#networks) {
+      if (found !== undefined) break;
+      found = lane.shift();
+      this.#networks.delete(network);
+      if (lane.length > 0) this.#networks.set(network, lane);
+    }
+    if (found !== undefined) this.#waiting--;
+    return found;
+  }
+}
+
+/** The addresses that one stranger usually has: one of IPv4, or the 64 bits of a network of IPv6. */
+function networkOf(address: string): string {
+  const [head = "", tail] = address.split("::");
+  const groups = head === "" ? [] : head.split(":");
+  if (!address.includes(":") || address.includes(".")) return address;
+  if (tail !== undefined) groups.push(...Array.from({ length: 8 - groups.length }, () => "0"));
+  return groups.slice(0, 4).join(":");
+}
