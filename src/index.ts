@@ -73,6 +73,7 @@ export type { DoorEvent, DoorListeners, RequestReport } from "./gateway/state/do
 export type { Move, RebalancePlan } from "./hosts/rebalance.js";
 export type { ClearedRemain } from "./hosts/remains.js";
 export type { Scope } from "./identity/identity.js";
+export type { SignOnReport } from "./identity/sign-on.js";
 export { type DoorProxy, openProxy, type ProxyEvent, type ProxyOptions } from "./identity/tls/proxy.js";
 export type { IssuedToken, RotatedToken, TokenView } from "./identity/tokens.js";
 export type { HostEntry, HostProof, HostRecord } from "./model/host.js";

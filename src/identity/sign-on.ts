@@ -2,7 +2,7 @@ import type { Config } from "../config/schema.js";
 import type { Clock } from "../runtime/clock.js";
 import type { Store } from "../store/ports.js";
 import type { GitHubSignOn } from "./github/github-sign-on.js";
-import type { HostIdentity, Identity } from "./identity.js";
+import { type HostIdentity, type Identity, isHost } from "./identity.js";
 import type { JwtSignOn } from "./jwt/jwt-sign-on.js";
 import { TokenUses } from "./token-uses.js";
 import { isTokenGood, verifyToken } from "./tokens.js";
@@ -13,12 +13,29 @@ const GITHUB = /^(?:gh[a-z]_|github_pat_)/;
 /** Why a credential was refused. This is for the operator's log, and never for the client. */
 export interface Refusal {
   refused: string;
+  /** Whether the credential may be good: it could not be checked now. */
+  isUnchecked?: true;
+}
+
+/** The kinds of credentials: a token of the fleet, a JSON Web Token, a GitHub token, and the token of another host. */
+export const WAYS = ["token", "jwt", "github", "host"] as const;
+/** `unchecked`: nobody could know, for example because the identity provider did not answer. */
+export const SIGN_ON_RESULTS = ["accepted", "refused", "unchecked"] as const;
+
+/** One check of a credential, for metrics. It contains nothing about the user. */
+export interface SignOnReport {
+  via: (typeof WAYS)[number];
+  result: (typeof SIGN_ON_RESULTS)[number];
+  /** How long the check took, in milliseconds. */
+  ms: number;
 }
 
 export interface SignOnContext {
   store: Store;
   config: Pick<Config, "identity">;
   clock: Pick<Clock, "now">;
+  /** Must not throw. */
+  onSignOn?: ((report: SignOnReport) => void) | undefined;
 }
 
 /** Finds out who presents a credential. Every entry point asks it. */
@@ -40,16 +57,31 @@ export class SignOn {
    * @param address the address that presents it, so that nobody who tries many credentials keeps others waiting
    */
   async identify(credential: unknown, address?: string): Promise<Identity | HostIdentity | Refusal> {
-    const { store, config } = this.#context;
-    // A JSON Web Token begins with "{" in base64url.
-    if (typeof credential === "string" && credential.startsWith("ey")) {
-      if (config.identity.jwt.length === 0) return { refused: "It is a JSON Web Token, but identity.jwt is empty." };
-      return await (await this.#loadJwt()).identify(credential);
+    const start = performance.now();
+    const kind = kindOf(credential);
+    const report = (result: SignOnReport["result"], via: SignOnReport["via"] = kind) =>
+      this.#context.onSignOn?.({ via, result, ms: performance.now() - start });
+    try {
+      const found = await this.#identify(kind, credential, address);
+      if ("refused" in found) report(found.isUnchecked === true ? "unchecked" : "refused");
+      else report("accepted", isHost(found) ? "host" : kind);
+      return found;
+    } catch (error) {
+      report("unchecked");
+      throw error;
     }
-    if (typeof credential === "string" && GITHUB.test(credential)) {
+  }
+
+  async #identify(kind: Identity["via"], credential: unknown, address?: string) {
+    const { store, config } = this.#context;
+    if (kind === "jwt") {
+      if (config.identity.jwt.length === 0) return { refused: "It is a JSON Web Token, but identity.jwt is empty." };
+      return await (await this.#loadJwt()).identify(String(credential));
+    }
+    if (kind === "github") {
       if (config.identity.github.api === null)
         return { refused: "It is a GitHub token, but identity.github.api is null." };
-      return await (await this.#loadGitHub()).identify(credential, address);
+      return await (await this.#loadGitHub()).identify(String(credential), address);
     }
     const unknown = "The fleet did not issue this token, or the token has expired or was revoked.";
     return (await verifyToken(store, credential, this.#uses)) ?? { refused: unknown };
@@ -86,4 +118,11 @@ export class SignOn {
     this.#jwt ??= new Loaded(this.#context);
     return this.#jwt;
   }
+}
+
+function kindOf(credential: unknown): Identity["via"] {
+  if (typeof credential !== "string") return "token";
+  // A JSON Web Token begins with "{" in base64url.
+  if (credential.startsWith("ey")) return "jwt";
+  return GITHUB.test(credential) ? "github" : "token";
 }

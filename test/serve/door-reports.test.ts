@@ -3,6 +3,7 @@ import type { DoorEvent } from "../../src/gateway/state/door/report.js";
 import { doorListeners } from "../../src/serve/report/door-reports.js";
 import { eventually } from "../fixtures/eventually.js";
 import { DoorFleet } from "../gateway/harness.js";
+import { RawClient } from "../gateway/raw-client.js";
 
 /** The codes under which the metrics count the errors among these events. */
 function counted(events: readonly DoorEvent[]): string[] {
@@ -35,4 +36,18 @@ it("a refusal by a limit is counted under the name of the limit, and not as an e
   await expect(at.client("ann")).rejects.toThrow("A user may have 1 connections");
   for (const event of at.events.filter(({ event }) => event !== "connected" && event !== "closed")) onEvent?.(event);
   expect({ limits, levels }).toEqual({ limits: ["connections"], levels: ["warn"] });
+});
+
+it("a sign-on at the front door is counted, and a refused one does not count as accepted", async () => {
+  const counted: string[] = [];
+  const metrics = { signedOn: (...labels: string[]) => counted.push(labels.slice(0, 2).join(" ")) };
+  const context = { config: { serve: {} }, metrics, log: () => undefined } as unknown;
+  await using at = await DoorFleet.open();
+  const listen = { host: "127.0.0.1", port: 0 };
+  const listeners = doorListeners(context as Parameters<typeof doorListeners>[0]);
+  await using door = await at.fleet.openFrontDoor({ listen, ...listeners });
+  const { token } = await at.fleet.tokens.issue("ann");
+  await RawClient.as(door.url, token);
+  await expect(RawClient.as(door.url, `${token}x`)).rejects.toThrow("AUTHENTICATION_FAILED");
+  expect(counted).toEqual(["token accepted", "token refused"]);
 });

@@ -57,6 +57,10 @@ describe("the metrics", () => {
       ),
       ...["memory", "processes", "disk"].map((limit) => `server_limits_reached_total{limit="${limit}"}`),
       ...["server_crash_loops_total", "evictions_total", "gc_deleted_sessions_total", "gc_freed_bytes_total"],
+      ...["token", "jwt", "github", "host"].flatMap((via) => [
+        ...["accepted", "refused", "unchecked"].map((result) => `sign_ons_total{via="${via}",result="${result}"}`),
+        `sign_on_duration_seconds_count{via="${via}"}`,
+      ]),
       ...["gc_last_success_timestamp_seconds", "turn_duration_seconds_count", "probe_duration_seconds_count"],
     ];
     for (const name of expected) expect(seen.get(name), name).toBe(0);
@@ -105,6 +109,20 @@ describe("the metrics", () => {
     });
     const next = { ...SNAPSHOT, serversByState: { ...SNAPSHOT.serversByState, ready: 0 } };
     expect(await changed(metrics, () => metrics.observe(next))).toEqual({ 'servers{state="ready"}': 0 });
+  });
+
+  it("the metrics count checks of credentials by their kind and result, and in the bucket of their duration", async () => {
+    const metrics = await open();
+    expect(await changed(metrics, () => metrics.signedOn("jwt", "unchecked", 0.02))).toEqual({
+      'sign_ons_total{via="jwt",result="unchecked"}': 1,
+      'sign_on_duration_seconds_bucket{le="0.05",via="jwt"}': 1,
+      'sign_on_duration_seconds_bucket{le="0.25",via="jwt"}': 1,
+      'sign_on_duration_seconds_bucket{le="1",via="jwt"}': 1,
+      'sign_on_duration_seconds_bucket{le="5",via="jwt"}': 1,
+      'sign_on_duration_seconds_bucket{le="+Inf",via="jwt"}': 1,
+      'sign_on_duration_seconds_sum{via="jwt"}': 0.02,
+      'sign_on_duration_seconds_count{via="jwt"}': 1,
+    });
   });
 
   it.each<[string, (metrics: FleetMetrics) => void, Record<string, number>]>([
@@ -174,6 +192,7 @@ describe("the metrics", () => {
       "result",
       "state",
       "version",
+      "via",
     ]);
   });
 

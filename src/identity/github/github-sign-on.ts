@@ -24,6 +24,8 @@ interface Answer {
   /** When to ask again. */
   untilMs: number;
   refused: string;
+  /** Whether GitHub refused the token. Without it, GitHub could not be asked. */
+  isFinal?: true;
 }
 
 const BUSY: Answer = { account: null, sinceMs: 0, untilMs: 0, refused: "Too many GitHub tokens wait for a check." };
@@ -49,8 +51,8 @@ export class GitHubSignOn {
   async identify(token: string, address = ""): Promise<Identity | Refusal> {
     if (!/^\w{1,512}$/.test(token)) return { refused: "This is not a GitHub token." };
     const hash = sha256(token);
-    const { account, refused } = await this.#answerTo(hash, token, address);
-    if (account === null) return { refused };
+    const { account, refused, isFinal } = await this.#answerTo(hash, token, address);
+    if (account === null) return isFinal === true ? { refused } : { refused, isUnchecked: true };
     const { login: user, organizations: groups, expiresAt } = account;
     const tokenId = `github:${hash.slice(0, 32)}`;
     const identity: Identity = { user, scopes: ["use"], groups, tokenId, expiresAt, via: "github" };
@@ -120,7 +122,7 @@ export class GitHubSignOn {
     } catch (error) {
       if (error instanceof NotAdmitted) {
         const refused = `The GitHub token is refused: ${error.message}.`;
-        return { account: null, sinceMs: 0, untilMs: nowMs + REFUSED_MS, refused };
+        return { account: null, sinceMs: 0, untilMs: nowMs + REFUSED_MS, refused, isFinal: true };
       }
       const reason = error instanceof NoAnswer ? error.message : String(error);
       const refused = `The GitHub token cannot be checked now, so the client may try again: GitHub: ${reason}.`;

@@ -24,7 +24,9 @@ export class JwtSignOn {
       return identity;
     } catch (error) {
       if (error instanceof Refused) return { refused: `The JSON Web Token is refused: ${error.message}.` };
-      if (error instanceof NoKeys) return { refused: `The JSON Web Token cannot be checked now: ${error.message}.` };
+      if (error instanceof NoKeys) {
+        return { refused: `The JSON Web Token cannot be checked now: ${error.message}.`, isUnchecked: true };
+      }
       throw error;
     }
   }

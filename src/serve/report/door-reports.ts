@@ -32,6 +32,7 @@ export function doorListeners({
       metrics.requested(report.method, report.outcome, report.ms / 1000);
       if (config.serve.accessLog) log("info", "request", { ...report });
     },
+    onSignOn: ({ via, result, ms }) => metrics.signedOn(via, result, ms / 1000),
     onEvent: ({ event, ...fields }) => {
       if (event === "failed") metrics.failed(fields.code ?? "FLEET_INTERNAL");
       if (fields.limit !== undefined) metrics.limited(fields.limit);

@@ -2,6 +2,7 @@ import type { Counter, Registry } from "prom-client";
 import { LIMITED } from "../../config/limits.js";
 import { ERRORS, type FleetErrorCode } from "../../errors.js";
 import type { RequestReport } from "../../gateway/state/door/report.js";
+import { SIGN_ON_RESULTS, type SignOnReport, WAYS } from "../../identity/sign-on.js";
 import { SERVER_STATES, type ServerState } from "../../model/server.js";
 import type { ModelRequests } from "../../models/gateway/exchange.js";
 import { EGRESS_RESULTS, type EgressResult } from "../../sandbox/network/outbound.js";
@@ -19,6 +20,7 @@ export type RecycleReason = (typeof RECYCLE_REASONS)[number];
 
 const TURN_BUCKETS_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600];
 const REQUEST_BUCKETS_SECONDS = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60];
+const SIGN_ON_BUCKETS_SECONDS = [0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1, 5];
 const PROBE_BUCKETS_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 
 export interface MetricsSnapshot {
@@ -96,6 +98,12 @@ export class FleetMetrics {
   requested(method: string, outcome: RequestReport["outcome"], seconds: number): void {
     this.#series.requests.inc({ method, outcome });
     if (outcome !== "abandoned") this.#series.requestSeconds.observe({ method }, seconds);
+  }
+
+  /** Counts a check of a credential at the front door. */
+  signedOn(via: SignOnReport["via"], result: SignOnReport["result"], seconds: number): void {
+    this.#series.signOns.inc({ via, result });
+    this.#series.signOnSeconds.observe({ via }, seconds);
   }
 
   /** Counts a refusal at the front door because of a limit. `limit` is one of the names in `config/limits.ts`. */
@@ -178,6 +186,19 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
   const histogram = (name: string, buckets: number[], help: string) =>
     new library.Histogram({ ...named(name, help), buckets });
 
+  const signOns = new library.Counter({
+    ...named("sign_ons_total", "Credentials that were checked at the front door."),
+    labelNames: ["via", "result"] as const,
+  });
+  const signOnSeconds = new library.Histogram({
+    ...named("sign_on_duration_seconds", "How long the checks of credentials took."),
+    labelNames: ["via"] as const,
+    buckets: SIGN_ON_BUCKETS_SECONDS,
+  });
+  for (const via of WAYS) {
+    signOnSeconds.zero({ via });
+    for (const result of SIGN_ON_RESULTS) signOns.inc({ via, result }, 0);
+  }
   const limits = LIMITED.flatMap((limited) => [limited, `total.${limited}`]);
   new library.Gauge({
     ...named("supervisor_memory_bytes", "Memory of the supervisor itself."),
@@ -228,6 +249,8 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
       labelNames: ["method"] as const,
       buckets: REQUEST_BUCKETS_SECONDS,
     }),
+    signOns,
+    signOnSeconds,
     limitsReached: counterBy("door_limits_reached_total", "limit", limits, "Refusals at the front door by limits."),
     modelInFlight: gauge("model_requests_in_flight", "Model requests that wait for the end of their answer."),
     modelFailures: counter("model_requests_failed_total", "Model requests that the model service did not answer well."),

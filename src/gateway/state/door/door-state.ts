@@ -74,7 +74,7 @@ export class DoorState implements DoorContext {
     this.directory = directory;
     this.pool = pool;
     this.clock = clock;
-    this.signOn = new SignOn({ store, config, clock });
+    this.signOn = new SignOn({ store, config, clock, onSignOn: listeners.onSignOn });
     this.listeners = listeners;
     this.shares = new Shares(config.limits);
     this.lostHosts = new LostHosts({ takenOver: directory.isShared, ttlMs: config.host.ttlMs });

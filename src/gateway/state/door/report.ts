@@ -1,4 +1,5 @@
 import { type FleetErrorCode, isFleetError } from "../../../errors.js";
+import type { SignOnReport } from "../../../identity/sign-on.js";
 import { RpcError } from "../../../runtime/wire/rpc-client.js";
 
 /** One completed request of a client, for metrics and access logs. It contains nothing of the conversation. */
@@ -46,6 +47,7 @@ export interface DoorEvent {
 /** Listeners for what happens at the front door. They must not throw. */
 export interface DoorListeners {
   onRequest?: (report: RequestReport) => void;
+  onSignOn?: (report: SignOnReport) => void;
   onEvent?: (event: DoorEvent) => void;
 }
 
