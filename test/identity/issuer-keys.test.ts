@@ -1,6 +1,6 @@
 import { createSign, generateKeyPairSync } from "node:crypto";
 import type { JWK } from "jose";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { IssuerConfig } from "../../src/config/identity.js";
 import { Refused } from "../../src/identity/jwt/claims.js";
 import { JwtVerifier } from "../../src/identity/jwt/verifier.js";
@@ -17,6 +17,7 @@ beforeEach(async () => {
   clock = { ms: 1, now: () => clock.ms };
 });
 afterEach(async () => {
+  vi.restoreAllMocks();
   await issuer[Symbol.asyncDispose]();
 });
 
@@ -83,6 +84,30 @@ describe("the keys of an issuer", () => {
     issuer.mode = "good";
     clock.ms += MINUTE_MS;
     await expect(checked.verify(token)).resolves.toMatchObject({ user: "alice" });
+  });
+
+  it("keep working without a long wait when the issuer accepts connections and does not answer", async () => {
+    const checked = verifier();
+    const token = await issuer.token();
+    await checked.verify(token);
+    issuer.mode = "silent";
+    clock.ms += 2 * HOUR_MS;
+    await expect(checked.verify(token)).resolves.toMatchObject({ user: "alice" });
+    // The attempt to fetch newer keys has not ended yet. It takes 5 s.
+    expect([issuer.fetches, checked.takeWarnings()]).toEqual([2, []]);
+  });
+
+  it("are not fetched from this machine for an issuer elsewhere", async () => {
+    const elsewhere = "https://login.example";
+    const described = { issuer: elsewhere, jwks_uri: `${issuer.url}/keys` };
+    const { fetch } = globalThis;
+    vi.spyOn(globalThis, "fetch").mockImplementation(async (...[url, options]) =>
+      String(url).startsWith(elsewhere) ? new Response(JSON.stringify(described)) : await fetch(url, options),
+    );
+    const token = await issuer.token({ iss: elsewhere });
+    const checked = verifier({ issuer: elsewhere }).verify(token);
+    await expect(checked).rejects.toThrow("its description names no https:// address of keys");
+    expect(issuer.fetches).toBe(0);
   });
 
   it("are fetched again in the background after five minutes", async () => {

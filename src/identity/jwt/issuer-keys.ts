@@ -1,4 +1,5 @@
 import { readFileSync, statSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
 import type { LocalJWKSet } from "jose";
 import type { IssuerConfig } from "../../config/identity.js";
 import { isSafeUrl } from "../../config/safe-url.js";
@@ -9,8 +10,10 @@ import { fetchJson, NoAnswer } from "../fetch-json.js";
 
 /** Keys that are older are fetched again in the background, in milliseconds. */
 const FRESH_MS = 5 * 60_000;
-/** Keys that are older are fetched again before they are used. If that fails, they still count. */
+/** Keys that are older are fetched again before they are used. If that fails or takes too long, they still count. */
 const STALE_MS = 60 * 60_000;
+/** How long known keys wait for newer ones, in milliseconds. */
+const PATIENCE_MS = 1_000;
 /** The fleet accepts older keys no longer, so it works for a day without the issuer, in milliseconds. */
 export const LAST_MS = 24 * 60 * 60_000;
 /** The shortest time between two attempts to fetch keys, so that tokens with made-up key ids cause no flood. */
@@ -52,7 +55,9 @@ export class IssuerKeys {
   async current(seen?: LocalJWKSet): Promise<LocalJWKSet> {
     const { jwks } = this.#issuer;
     if (jwks?.startsWith("/")) await this.#readFile(jwks);
-    else if (this.#keys === undefined || this.#ageMs > STALE_MS || seen === this.#keys.set) await this.#refresh();
+    else if (this.#keys === undefined || seen === this.#keys.set) await this.#refresh();
+    else if (this.#ageMs > STALE_MS)
+      await Promise.race([this.#refresh(), delay(PATIENCE_MS, undefined, { ref: false })]);
     else if (this.#ageMs > FRESH_MS) void this.#refresh();
     if (this.#keys !== undefined && this.#ageMs <= LAST_MS) return this.#keys.set;
     throw new NoKeys(`no keys of ${this.#issuer.issuer}: ${this.#problem ?? "they are older than a day"}`);
@@ -135,7 +140,9 @@ async function discover(issuer: string): Promise<string> {
   const description = await getObject(`${issuer.replace(/\/$/, "")}/.well-known/openid-configuration`);
   if (description.issuer !== issuer) throw new NoAnswer("its description names another issuer");
   const { jwks_uri: address } = description;
-  if (typeof address === "string" && isSafeUrl(address)) return address;
+  // A remote issuer must not make the fleet ask this machine, so only an issuer on this machine may name an http:// address.
+  const isPlain = !issuer.startsWith("https:");
+  if (typeof address === "string" && isSafeUrl(address) && (isPlain || address.startsWith("https:"))) return address;
   throw new NoAnswer("its description names no https:// address of keys");
 }
 
