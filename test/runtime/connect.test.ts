@@ -1,23 +1,29 @@
 import { once } from "node:events";
 import { type AddressInfo, createServer, Socket } from "node:net";
+import { networkInterfaces } from "node:os";
 import { expect, it, onTestFinished, vi } from "vitest";
 import { connectClient } from "../../src/runtime/client/connect.js";
 
-it("connectClient refuses the connection as soon as the server closes it during the handshake", async () => {
-  const server = createServer((socket) => {
-    socket.once("data", () => socket.destroy());
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  onTestFinished(() => void server.close());
-  const { port } = server.address() as AddressInfo;
-  const endpoint = { address: "127.0.0.1", port, token: "token" };
-  // Nothing else ends the wait: this signal never aborts.
-  await expect(connectClient(endpoint, {}, new AbortController().signal)).rejects.toMatchObject({
-    code: "FLEET_SERVER_UNREACHABLE",
-    message: expect.stringContaining(`127.0.0.1:${port}`),
-  });
-});
+const hasIpv6 = Object.values(networkInterfaces()).some((own) => own?.some(({ address }) => address === "::1"));
+
+it.each([["127.0.0.1", "127.0.0.1"], ...(hasIpv6 ? [["::1", "[::1]"]] : [])])(
+  "connectClient refuses the connection to %s as soon as the server closes it during the handshake",
+  async (address, shown) => {
+    const server = createServer((socket) => {
+      socket.once("data", () => socket.destroy());
+    });
+    server.listen(0, address);
+    await once(server, "listening");
+    onTestFinished(() => void server.close());
+    const { port } = server.address() as AddressInfo;
+    const endpoint = { address: String(address), port, token: "token" };
+    // Nothing else ends the wait: this signal never aborts.
+    await expect(connectClient(endpoint, {}, new AbortController().signal)).rejects.toMatchObject({
+      code: "FLEET_SERVER_UNREACHABLE",
+      message: expect.stringContaining(`at ${shown}:${port} cannot be used`),
+    });
+  },
+);
 
 it("connectClient leaves no unhandled rejection behind when the server resets the connection before the handshake", async () => {
   const server = createServer();

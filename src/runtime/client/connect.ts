@@ -3,6 +3,7 @@ import { setImmediate as yieldToOthers } from "node:timers/promises";
 import type { CopilotClient, CopilotClientOptions } from "@github/copilot-sdk";
 import { FleetError } from "../../errors.js";
 import { abortable } from "../deadline.js";
+import { showAddress } from "../launch/listen.js";
 import { acknowledgePromptly } from "../wire/acknowledge.js";
 import type { Endpoint } from "../wire/rpc-client.js";
 
@@ -27,12 +28,12 @@ export async function connectClient(
   signal: AbortSignal,
 ): Promise<ConnectedClient> {
   const { CopilotClient, RuntimeConnection } = await import("@github/copilot-sdk");
-  const where = `${endpoint.address}:${endpoint.port}`;
+  const where = showAddress({ host: endpoint.address, port: endpoint.port });
   const { address, port, token } = await plainEndpoint(endpoint, signal).catch((cause: unknown): never => {
     signal.throwIfAborted();
     throw unusable(where, cause);
   });
-  const connection = RuntimeConnection.forUri(`${address}:${port}`, { connectionToken: token });
+  const connection = RuntimeConnection.forUri(showAddress({ host: address, port }), { connectionToken: token });
   const client = new CopilotClient({ ...options, connection });
   const started = client.start();
   // `start()` makes the socket before its first await. Tune it now, so that the handshake is fast, too.

@@ -1,4 +1,5 @@
 import { FleetError, isFleetError, systemCode } from "../../errors.js";
+import { showAddress } from "../launch/listen.js";
 import { runtimeMismatch, SUPPORTED_VERSIONS } from "../launch/protocol.js";
 import { type Endpoint, RpcClient, RpcError } from "../wire/rpc-client.js";
 
@@ -25,7 +26,7 @@ export class RawConnection implements AsyncDisposable {
    * the signal aborts. With `lasting`, the signal ends only this attempt to connect.
    */
   static async open(endpoint: Endpoint, signal: AbortSignal, { lasting = false } = {}): Promise<RawConnection> {
-    const where = `${endpoint.address}:${endpoint.port}`;
+    const where = showAddress({ host: endpoint.address, port: endpoint.port });
     const tooLate = () => unreachable(where, "did not answer in time", signal.reason);
     const dialled = RpcClient.dial(endpoint, { hello: { supportedTaskKinds: [] } }, signal);
     const { client, greeting } = await dialled.catch((error: unknown): never => {
