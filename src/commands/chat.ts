@@ -1,6 +1,6 @@
 import { Args } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { doorFlags, doorFromFlags } from "../cli/flags/door.js";
+import { doorFlags, doorFromFlags, warnOfPlainText } from "../cli/flags/door.js";
 import { modelFlag, usage } from "../cli/flags/flags.js";
 import { sessionReference, wholeId } from "../cli/flags/session.js";
 import { actingUserFlagUnless, DEFAULT_USER } from "../cli/flags/user.js";
@@ -14,7 +14,7 @@ export default class Chat extends FleetCommand {
   static override examples = [
     "<%= config.bin %> chat --user alice",
     "<%= config.bin %> chat SESSION --user alice",
-    "<%= config.bin %> chat --to fleet.example:4300 --token-env FLEET_TOKEN",
+    "<%= config.bin %> chat --to tls://fleet.example:4300 --token-env FLEET_TOKEN",
   ];
   static override args = {
     session: Args.string({
@@ -33,6 +33,7 @@ export default class Chat extends FleetCommand {
     }
     assertCanChat(this.jsonEnabled(), args.session, user);
     const door = await doorFromFlags(flags);
+    if (door !== undefined) warnOfPlainText(door);
     const { chatAs, chatAt } = await import("../cli/chat/start.js");
     await this.withFleet(async (fleet) => {
       const { session = null } = args;

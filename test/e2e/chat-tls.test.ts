@@ -146,6 +146,19 @@ describe("a chat at a front door with TLS", () => {
     expect(refused.text).toMatch(/The front door at \S+ cannot be used: .*\[FLEET_SERVER_UNREACHABLE\]/s);
   });
 
+  it("chat --to without tls:// warns that the token can be read on the network, unless the front door is on this machine", async () => {
+    const ends = async (to: string, files: readonly string[] = []) => {
+      const terminal = new Terminal(laptop, arguments_(to, files), options());
+      expect(await terminal.done, to).toBe(7);
+      return terminal.text;
+    };
+    const warning = "Warning: Others on the network can read the token on its way to fleet.invalid:4300.";
+    expect(await ends("fleet.invalid:4300")).toContain(`${warning} If the front door has TLS, write --to tls://fleet`);
+    for (const to of ["127.0.0.1:9", "localhost:9", "[::1]:9", "tls://fleet.invalid:4300"])
+      expect(await ends(to)).not.toContain("Warning");
+    expect(await ends("fleet.invalid:4300", ["--ca", ca])).not.toContain("Warning");
+  });
+
   it("leaves nothing of the token and of the key on the user's machine", () => {
     const digest = createHash("sha256").update(token).digest("hex").slice(0, 16);
     const secret = readFileSync(own.key, "utf8").split("\n")[1] ?? "";

@@ -1,5 +1,6 @@
 import { Flags } from "@oclif/core";
 import { type Address, parseAddress } from "../../config/rules.js";
+import { isLoopback } from "../../config/values/redis-url.js";
 import { redactTokens, shellQuote } from "../../config/values/text.js";
 import { addressFault } from "../../config/values/text-fault.js";
 import { option, quote } from "../../errors.js";
@@ -85,6 +86,13 @@ export async function doorFromFlags(given: DoorFlags): Promise<Door | undefined>
   );
   const flags = [`--to ${to}`, ...(file === undefined ? [`--token-env ${variable}`] : []), ...named].join(" ");
   return { address: address(to, "--to"), token, tls: await tlsOfDoor(given), name: to, flags };
+}
+
+/** Warns on standard error if other machines can read the token on its way. */
+export function warnOfPlainText({ address: { host }, name, tls }: Door): void {
+  if (tls !== undefined || isLoopback({ host })) return;
+  const hint = `If the front door has TLS, write --to ${TLS}${name}.`;
+  process.stderr.write(`Warning: Others on the network can read the token on its way to ${name}. ${hint}\n`);
 }
 
 function address(text: string, name: string): Address {
