@@ -23,6 +23,7 @@ import { doorDraining } from "./wire/refusals.js";
 const MAX_STRANGERS = 2_048;
 /** How long a connection outlives its token, in milliseconds. */
 const RECHECK_MS = 2_000;
+
 export interface DoorOptions extends DoorListeners {
   /**
    * An address, or the number of an inherited descriptor that already listens. Port 0 means any free port. The process
@@ -206,8 +207,11 @@ export class FrontDoor implements AsyncDisposable {
     for (const connection of this.#strangers) if (!connection.isStranger) this.#strangers.delete(connection);
     if (this.#strangers.size < MAX_STRANGERS) return;
     const strangers = [...this.#strangers];
-    // Spare a connection whose token is being looked up, because it may be let in at any moment.
-    (strangers.find(({ isAuthenticating }) => !isAuthenticating) ?? strangers[0])?.destroy();
+    const silent = strangers.filter(({ isAuthenticating }) => !isAuthenticating);
+    // Spare a connection whose token is being looked up, because it may be let in at any moment. But these connections take
+    // up at most half of the room, because strangers can make many look-ups last.
+    const isSilentOver = silent.length > MAX_STRANGERS / 2;
+    (isSilentOver ? silent[0] : strangers.find(({ isAuthenticating }) => isAuthenticating))?.destroy();
   }
 
   /** Ends connections whose token was revoked or has expired. Never rejects. */

@@ -1,4 +1,5 @@
-import { afterEach, describe, expect, it, vi } from "vitest";
+import { type AddressInfo, createServer } from "node:net";
+import { afterEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { Attempts } from "../../src/gateway/entry/attempts.js";
 import { eventually } from "../fixtures/eventually.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";
@@ -56,6 +57,30 @@ describe("a good token", () => {
     expect(strangers.findIndex(({ closed }) => !closed)).toBe(strangers.filter(({ closed }) => closed).length);
     // The very first connection stays, because it has shown its token.
     expect((await first.request("ping")).error).toBeUndefined();
+  });
+});
+
+describe("a connection that has not shown its token", () => {
+  it("stays open although strangers fill the front door with tokens that take long to check", async () => {
+    const silent = createServer((socket) => void socket.on("error", () => undefined));
+    await new Promise<void>((resolve) => silent.listen(0, "127.0.0.1", resolve));
+    onTestFinished(() => void silent.close());
+    const api = `http://127.0.0.1:${(silent.address() as AddressInfo).port}`;
+    await using at = await DoorFleet.open({ config: { provider: null, identity: { github: { api } } } });
+    const token = await at.token("alice");
+    const strange = async () => {
+      const stranger = await RawClient.open(at.url);
+      stranger.send({ id: 1, method: "connect", params: { token: "gho_wrong" } });
+      return stranger;
+    };
+    const strangers: RawClient[] = [];
+    for (let round = 0; round < 16; round++)
+      strangers.push(...(await Promise.all(Array.from({ length: 128 }, strange))));
+    const client = await RawClient.open(at.url);
+    for (let count = 0; count < 10; count++) await strange();
+    await client.signedOn(token);
+    expect(strangers.filter(({ closed }) => closed).length).toBeGreaterThan(0);
+    for (const { socket } of strangers) socket.destroy();
   });
 });
 
