@@ -114,7 +114,7 @@ describe("monitoring", () => {
   it("the dashboard and the alerts use only label values that exist", () => {
     const pairs = [...exposition.matchAll(/(\w+)="([^"]*)"/g)].map(([pair]) => pair);
     const asked = [...rules, ...targets].flatMap(({ expr }) => [
-      ...expr.matchAll(/(state|outcome|code)(=~?|!~)"([^"]+)"/g),
+      ...expr.matchAll(/(state|outcome|code|via|result)(=~?|!~)"([^"]+)"/g),
     ]);
     expect(asked.length).toBeGreaterThan(8);
     for (const [whole, label, , pattern = ""] of asked) {
@@ -248,6 +248,7 @@ function oneOfEverything(metrics: FleetMetrics): void {
   metrics.probed("ok", 0.01);
   metrics.turnEnded("completed", 2);
   metrics.evicted(1);
+  metrics.signedOn("jwt", "accepted", 0.002);
   metrics.gcRan({ deleted: [], freedBytes: 1, unreadable: [] });
   metrics.failed("FLEET_INTERNAL");
 }
