@@ -30,7 +30,7 @@ export async function fetchJson(url: string, headers: Readonly<Record<string, st
     return { status: response.status, headers: response.headers, body: parse(text) };
   } catch (error) {
     if (error instanceof NoAnswer) throw error;
-    throw new NoAnswer(reasonOf(error));
+    throw new NoAnswer(`${reasonOf(error)}${url.startsWith("https:") ? proxyHint() : ""}`);
   }
 }
 
@@ -58,4 +58,11 @@ function reasonOf(error: unknown): string {
   if (isTimeout(error)) return `it did not answer within ${ANSWER_MS / 1000} s`;
   const cause = error instanceof Error ? error.cause : undefined;
   return `it cannot be reached: ${systemCode(cause) ?? systemCode(error) ?? "the connection failed"}`;
+}
+
+/** Node.js ignores the variables of proxies, unless it is told to use them. https://nodejs.org/api/cli.html#node_use_env_proxy1 */
+function proxyHint({ HTTPS_PROXY, https_proxy = HTTPS_PROXY, NODE_USE_ENV_PROXY } = process.env): string {
+  const usesProxy = NODE_USE_ENV_PROXY === "1" && process.allowedNodeEnvironmentFlags.has("--use-env-proxy");
+  if ((https_proxy ?? "") === "" || usesProxy) return "";
+  return "; HTTPS_PROXY counts only with NODE_USE_ENV_PROXY=1 and Node.js 22.21, 24.5 or newer";
 }
