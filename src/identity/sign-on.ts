@@ -4,8 +4,9 @@ import type { Store } from "../store/ports.js";
 import type { GitHubSignOn } from "./github/github-sign-on.js";
 import { type HostIdentity, type Identity, isHost } from "./identity.js";
 import type { JwtSignOn } from "./jwt/jwt-sign-on.js";
+import { PassingTokens } from "./passing-tokens.js";
 import { TokenUses } from "./token-uses.js";
-import { isTokenGood, verifyToken } from "./tokens.js";
+import { isTokenGood, type Seen, verifyToken } from "./tokens.js";
 
 /** https://github.blog/engineering/behind-githubs-new-authentication-token-formats/ */
 const GITHUB = /^(?:gh[a-z]_|github_pat_)/;
@@ -41,14 +42,14 @@ export interface SignOnContext {
 /** Finds out who presents a credential. Every entry point asks it. */
 export class SignOn {
   readonly #context: SignOnContext;
-  readonly #uses: TokenUses;
+  readonly #seen: Seen;
   /** Loaded when somebody first presents such a credential. */
   #jwt: JwtSignOn | undefined;
   #github: GitHubSignOn | undefined;
 
   constructor(context: SignOnContext) {
     this.#context = context;
-    this.#uses = new TokenUses(context.store, context.clock);
+    this.#seen = { uses: new TokenUses(context.store, context.clock), passing: new PassingTokens() };
   }
 
   /**
@@ -84,14 +85,14 @@ export class SignOn {
       return await (await this.#loadGitHub()).identify(String(credential), address);
     }
     const unknown = "The fleet did not issue this token, or the token has expired or was revoked.";
-    return (await verifyToken(store, credential, this.#uses)) ?? { refused: unknown };
+    return (await verifyToken(store, credential, this.#seen)) ?? { refused: unknown };
   }
 
   /** Whether the credential of an identity is still valid: it was not revoked, and has not expired. */
   async isStillGood(identity: Identity): Promise<boolean> {
     if (identity.via === "jwt") return await (await this.#loadJwt()).isStillGood(identity);
     if (identity.via === "github") return (await this.#loadGitHub()).isStillGood(identity);
-    return await isTokenGood(this.#context.store, identity, this.#uses);
+    return await isTokenGood(this.#context.store, identity, this.#seen.uses);
   }
 
   /** Problems that the operator should know, each once. */

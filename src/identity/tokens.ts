@@ -4,6 +4,7 @@ import { FleetError, quote, type Suggestion } from "../errors.js";
 import { hashToken, isSameHash, isTokenId, type TokenRecord } from "../model/token.js";
 import type { Store } from "../store/ports.js";
 import { type HostIdentity, type Identity, SCOPES, type Scope } from "./identity.js";
+import { PASSING_MS, type PassingTokens } from "./passing-tokens.js";
 import { isForeignId, revokeForeign } from "./revocations.js";
 import type { TokenUses } from "./token-uses.js";
 
@@ -47,8 +48,8 @@ export interface IssuedToken {
 
 /** A host cannot pass for a user, because a user id cannot contain a colon. */
 const HOST_PREFIX = "host:";
-/** How long a token for a connection between hosts is valid, in milliseconds. */
-const HOST_TOKEN_MS = 60_000;
+/** The longest connection of a process to another front door, in milliseconds. */
+const VISIT_MS = 24 * 3_600_000;
 
 type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease" | "scopes" | "sessionId" | "relayed">;
 
@@ -74,12 +75,21 @@ export async function issueToken(
 
 /** Makes a token with which host `from` can connect to the front door of host `to` within a minute. */
 export async function issueHostToken(store: Store, from: string, to: string): Promise<IssuedToken> {
-  return await issueToken(store, `${HOST_PREFIX}${from}`, HOST_TOKEN_MS, { role: "host", door: to, passing: true });
+  return await issueToken(store, `${HOST_PREFIX}${from}`, PASSING_MS, { role: "host", door: to, passing: true });
 }
 
 /** Makes a token with which a front door can relay a client to the front door of host `to`, once within a minute. */
 export async function issueRelayToken(store: Store, identity: Identity, to: string): Promise<IssuedToken> {
-  return await issueToken(store, identity.user, HOST_TOKEN_MS, { door: to, passing: true, relayed: identity });
+  return await issueToken(store, identity.user, PASSING_MS, { door: to, passing: true, relayed: identity });
+}
+
+/**
+ * Makes a token with which a process of this host can connect to the front door of host `to` as the user, once within a
+ * minute. The connection may last until the token expires, which is after a day in case the process is killed.
+ */
+export async function issueVisitToken(store: Store, user: string, to: string, lease: TokenRecord["lease"]) {
+  const covered = lease === undefined ? {} : { lease };
+  return await issueToken(store, user, VISIT_MS, { door: to, passing: true, ...covered });
 }
 
 /**
@@ -93,12 +103,14 @@ export async function sweepTokens(store: Store): Promise<void> {
   }
 }
 
+/** The memory of an entry point that accepts tokens. */
+export interface Seen {
+  uses: TokenUses;
+  passing: PassingTokens;
+}
+
 /** The user or host that presents the token. Null if the token is not valid. */
-export async function verifyToken(
-  store: Store,
-  token: unknown,
-  uses?: TokenUses,
-): Promise<Identity | HostIdentity | null> {
+export async function verifyToken(store: Store, token: unknown, seen?: Seen): Promise<Identity | HostIdentity | null> {
   const id = tokenIdIn(token);
   if (id === undefined) return null;
   const record = await store.tokens.read(id);
@@ -106,11 +118,10 @@ export async function verifyToken(
   if (!good || record === null || (await isExpired(store, record))) return null;
   const { role, user, door = "", expiresAt, sessionId, lease, relayed } = record;
   if (role === "revoked") return null;
-  if (record.passing !== true) uses?.note(id);
-  if (relayed !== undefined) {
-    const isMeant = store.hosts !== null && door === store.hosts.own;
-    return isMeant && (await store.tokens.delete(id)) ? (relayed as Identity) : null;
-  }
+  if (record.passing !== true) seen?.uses.note(id);
+  else if (role === undefined && record.door !== store.hosts?.own) return null;
+  else if (seen?.passing.admit(record, await store.now()) === false) return null;
+  if (relayed !== undefined) return (await store.tokens.delete(id)) ? (relayed as Identity) : null;
   if (role === "host") return { host: user.slice(HOST_PREFIX.length), tokenId: id, door };
   return { user, scopes: scopesOf(record), groups: [], tokenId: id, expiresAt, via: "token", sessionId, lease };
 }

@@ -9,11 +9,11 @@ export interface TokenRecord {
    * revocation of a credential that the fleet did not make. Absent: the token identifies a user.
    */
   role?: "host" | "revoked";
-  /** For a token of a host, or of a relayed client: the only host whose front door accepts it. */
+  /** For a passing token: the only host whose front door accepts it. */
   door?: string;
   /**
-   * Set if the fleet made the token for one connection. The fleet deletes the token when that connection ends. After a
-   * crash, the token expires.
+   * Set if the fleet made the token for one connection, for which it can be shown once within a minute. The fleet deletes
+   * the token when that connection ends. After a crash, the token expires.
    */
   passing?: true;
   /**

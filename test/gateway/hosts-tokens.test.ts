@@ -1,6 +1,8 @@
 import { connect, createServer, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { issueRelayToken, issueToken } from "../../src/identity/tokens.js";
+import { readRedisUrl } from "../../src/config/values/redis-url.js";
+import { issueHostToken, issueRelayToken, issueToken, issueVisitToken } from "../../src/identity/tokens.js";
+import { keysOf } from "../../src/store/redis/link/keys.js";
 import { eventually } from "../fixtures/eventually.js";
 import { singlePort } from "../fixtures/fleets/ports.js";
 import type { TestHosts } from "../fixtures/hosts/hosts.js";
@@ -60,6 +62,11 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     await redis.end();
   });
 
+  function keyOf(tokenId: string): string {
+    const fleet = readRedisUrl(at.hosts.host("h1").env.COPILOTFLEET_STORE ?? "")?.fleet ?? "";
+    return keysOf(fleet, null).token(tokenId);
+  }
+
   it("is relayed with a token for this connection alone, which is worth nothing to others, and never with its own", async () => {
     await at.place("alice", "h2");
     const own = await at.token("alice");
@@ -84,6 +91,42 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     await expect(RawClient.as(at.url("h2"), token)).rejects.toThrow("AUTHENTICATION_FAILED");
     await RawClient.as(at.url("h1"), token);
     await expect(RawClient.as(at.url("h1"), token)).rejects.toThrow("AUTHENTICATION_FAILED");
+  });
+
+  it("is not let in a second time, although somebody puts the record of the token back into Redis, even after a restart", async () => {
+    const { id: tokenId } = await issueToken(at.store, "dave", null);
+    const identity = { user: "dave", scopes: ["use"], groups: [], tokenId, expiresAt: null, via: "token" } as const;
+    const issued = [
+      await issueRelayToken(at.store, identity, "h1"),
+      await issueVisitToken(at.store, "dave", "h1", undefined),
+      await issueHostToken(at.store, "h2", "h1"),
+    ];
+    const records = await Promise.all(issued.map(async ({ id }) => ({ id, text: await redis.client.get(keyOf(id)) })));
+    for (const { token } of issued) await RawClient.as(at.url("h1"), token);
+    const tryAgain = async () => {
+      for (const { id, text } of records) await redis.client.set(keyOf(id), text ?? "");
+      for (const { token } of issued)
+        await expect(RawClient.as(at.url("h1"), token)).rejects.toThrow("AUTHENTICATION_FAILED");
+    };
+    await tryAgain();
+    await at.hosts.host("h1").stopServing("SIGTERM");
+    await at.serve();
+    await tryAgain();
+  });
+
+  it("and a command on another host show a token that no other connection can use while they are connected", async () => {
+    const erin = `s-${Date.now()}`;
+    await at.place("erin", "h2");
+    await (await RawClient.as(at.url("h2"), await at.token("erin"))).requestOk("session.create", { sessionId: erin });
+    const before = new Set(way.seen.text.match(TOKEN));
+    await using fleet = await at.hosts.host("h1").library();
+    const session = await fleet.sessions.resume(erin, { user: "erin" });
+    const sent = [...new Set(way.seen.text.match(TOKEN))].filter((token) => !before.has(token));
+    expect(sent.length).toBeGreaterThan(0);
+    for (const token of sent)
+      for (const name of ["h1", "h2"])
+        await expect(RawClient.as(at.url(name), token), name).rejects.toThrow("AUTHENTICATION_FAILED");
+    expect(JSON.stringify(await fleet.sessions.send(session, "still here"))).toContain("still here");
   });
 
   it("loses the connection there when its own token is revoked", async () => {

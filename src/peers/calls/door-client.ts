@@ -1,7 +1,7 @@
 import type { CopilotClient } from "@github/copilot-sdk";
 import { hostAway } from "../../hosts/problems.js";
 import { peerEndpoint } from "../../identity/tls/peer.js";
-import { issueToken } from "../../identity/tokens.js";
+import { issueVisitToken } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
 import type { TokenRecord } from "../../model/token.js";
 import type { ClientOptions } from "../../pool/clients.js";
@@ -11,11 +11,6 @@ import type { LinkContext } from "./control-link.js";
 
 const CONNECT_MS = 10_000;
 const GOODBYE_MS = 2_000;
-/**
- * How long the token of a connection is valid, in milliseconds. After this time it is invalid even if this process was
- * killed and could not revoke it.
- */
-const TOKEN_MS = 24 * 3_600_000;
 
 /** An SDK client at the front door of another host, connected as the user. */
 export interface DoorClient {
@@ -42,8 +37,7 @@ export async function connectToDoor(
 ): Promise<DoorClient> {
   // Check the address first, so that no token is made for a host that cannot be reached.
   peerEndpoint(host, config.host, "");
-  const covered = lease === undefined ? {} : { lease };
-  const { id, token } = await issueToken(store, user, TOKEN_MS, { passing: true, ...covered });
+  const { id, token } = await issueVisitToken(store, user, host.name, lease);
   // Ignore a failure, because the token expires within a day and gc deletes it then.
   const forget = async () => await store.tokens.delete(id).catch(() => undefined);
   try {
