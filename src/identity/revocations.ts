@@ -1,6 +1,13 @@
 import { sha256 } from "../config/values/text.js";
+import type { TokenEnd } from "../model/token.js";
 import type { Store } from "../store/ports.js";
 import { LONGEST_LIFE_MS } from "./jwt/claims.js";
+
+/** The end of a credential that the fleet did not make, for the hosts to remember. */
+export async function foreignEnd(store: Store, tokenId: string): Promise<TokenEnd> {
+  const until = new Date((await store.now()) + LONGEST_LIFE_MS).toISOString();
+  return { id: recordId(tokenId), at: null, until };
+}
 
 /**
  * Revokes a credential that the fleet did not make, by its id, such as `jwt:…`. The store remembers the id for as long as
@@ -17,7 +24,8 @@ export async function revokeForeign(store: Store, tokenId: string): Promise<void
 }
 
 export async function isRevoked(store: Store, tokenId: string): Promise<boolean> {
-  return (await store.tokens.read(recordId(tokenId))) !== null;
+  const id = recordId(tokenId);
+  return (await store.tokens.isNotedRevoked(id)) || (await store.tokens.read(id)) !== null;
 }
 
 /** The id of a credential that the fleet did not make begins with its kind. */

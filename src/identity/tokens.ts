@@ -1,11 +1,12 @@
 import { randomBytes } from "node:crypto";
 import { compareText } from "../config/values/text.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
-import { hashToken, isSameHash, isTokenId, type TokenRecord } from "../model/token.js";
+import { hashToken, isSameHash, isTokenId, type TokenEnd, type TokenRecord } from "../model/token.js";
+import { isDamaged } from "../store/failures.js";
 import type { Store } from "../store/ports.js";
 import { type HostIdentity, type Identity, SCOPES, type Scope } from "./identity.js";
 import { PASSING_MS, type PassingTokens } from "./passing-tokens.js";
-import { isForeignId, revokeForeign } from "./revocations.js";
+import { foreignEnd, isForeignId, revokeForeign } from "./revocations.js";
 import type { TokenUses } from "./token-uses.js";
 
 /** `cft_<id>_<secret>`. The store keeps a hash of the whole token. */
@@ -181,7 +182,12 @@ export interface RotatedToken extends IssuedToken {
  *
  * @throws FleetError `FLEET_TOKEN_NOT_FOUND` when the other one does not exist or has expired.
  */
-export async function rotateToken(store: Store, id: string, overlapMs: number): Promise<RotatedToken> {
+export async function rotateToken(
+  store: Store,
+  id: string,
+  overlapMs: number,
+  tellHosts?: (ends: TokenEnd[]) => Promise<void>,
+): Promise<RotatedToken> {
   const record = await store.tokens.read(id);
   if (record === null || record.role !== undefined || record.passing === true || (await isExpired(store, record))) {
     throw new FleetError("FLEET_TOKEN_NOT_FOUND", `There is no valid token ${quote(id)}.`, {
@@ -193,14 +199,38 @@ export async function rotateToken(store: Store, id: string, overlapMs: number): 
   const kind = { ...(scopes === undefined ? {} : { scopes }), ...(sessionId === undefined ? {} : { sessionId }) };
   const issued = await issueToken(store, user, ttlMs, kind);
   const old = await store.tokens.endBy(id, new Date((await store.now()) + overlapMs).toISOString());
-  return { ...issued, replaces: id, oldExpiresAt: old?.expiresAt ?? null };
+  const oldExpiresAt = old?.expiresAt ?? null;
+  await tellHosts?.([{ id, at: oldExpiresAt, until: issuedUntil }]);
+  return { ...issued, replaces: id, oldExpiresAt };
 }
 
-/** Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds. */
-export async function revokeTokens(store: Store, which: { ids: readonly string[] } | { user: string }) {
+/**
+ * Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds.
+ *
+ * @param tellHosts makes each host remember the ends by {@link Store.tokens}, before the records are deleted
+ */
+export async function revokeTokens(
+  store: Store,
+  which: { ids: readonly string[] } | { user: string },
+  tellHosts?: (ends: TokenEnd[]) => Promise<void>,
+) {
   const ids = "ids" in which ? which.ids : (await listTokens(store, which.user)).map(({ id }) => id);
-  for (const id of ids) await (isForeignId(id) ? revokeForeign(store, id) : store.tokens.delete(id));
+  try {
+    await tellHosts?.(await Promise.all(ids.map(async (id) => await revocationOf(store, id))));
+  } finally {
+    for (const id of ids) await (isForeignId(id) ? revokeForeign(store, id) : store.tokens.delete(id));
+  }
   return [...ids];
+}
+
+async function revocationOf(store: Store, id: string): Promise<TokenEnd> {
+  if (isForeignId(id)) return await foreignEnd(store, id);
+  // If the record cannot be read, the hosts remember the revocation without an end.
+  const record = await store.tokens.read(id).catch((error: unknown) => {
+    if (!isDamaged(error)) throw error;
+    return null;
+  });
+  return { id, at: null, until: record?.issuedUntil ?? record?.expiresAt ?? null };
 }
 
 /** Checks a token id. The error message does not quote a value that may be a whole token. */

@@ -44,6 +44,16 @@ export interface TokenRecord {
   issuedUntil?: string | null;
 }
 
+/** The end of a token or of another credential, which a host remembers by itself. Times are ISO 8601 in UTC. */
+export interface TokenEnd {
+  /** The id of the record. */
+  id: string;
+  /** When the token expires; null: it is revoked. */
+  at: string | null;
+  /** When it would have expired anyway; null: never. */
+  until: string | null;
+}
+
 /** The record of a token that expires at `at`, or earlier if it would do so anyway. Returns the same record if nothing changes. */
 export function endedBy(record: TokenRecord, at: string): TokenRecord {
   const isEarlier = record.expiresAt === null || !(Date.parse(record.expiresAt) <= Date.parse(at));

@@ -207,6 +207,11 @@ export class LocalHost implements Host {
     return { ...result, freedBytes, remains };
   }
 
+  async endTokens({ ends }: ParamsOf<"endTokens">): Promise<number> {
+    for (const end of ends) await this.#context.store.tokens.noteEnd(end);
+    return ends.length;
+  }
+
   async release({ user, waitMs }: ParamsOf<"release">, { signal }: Call = {}): Promise<Released> {
     const { store, config, directory } = this.#context;
     // Without shared storage no other host could take the sessions.

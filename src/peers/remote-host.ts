@@ -41,6 +41,7 @@ export class RemoteHost implements Host {
   readonly deleteSessions = this.#asks("deleteSessions");
   readonly gc = this.#asks("gc");
   readonly gcSome = this.#asks("gcSome");
+  readonly endTokens = this.#asks("endTokens");
   readonly release = this.#asks("release");
 
   async *followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {

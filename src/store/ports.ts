@@ -3,7 +3,7 @@ import type { Lease, LeaseAnswer, LeaseRequest } from "../model/lease.js";
 import type { Placement, UserPlacement } from "../model/placement.js";
 import type { Registry } from "../model/registry.js";
 import type { SessionRecord } from "../model/session.js";
-import type { TokenRecord } from "../model/token.js";
+import type { TokenEnd, TokenRecord } from "../model/token.js";
 import type { UnreadableError } from "./failures.js";
 
 /**
@@ -194,6 +194,15 @@ export interface TokenStore {
   delete(id: string): Promise<boolean>;
 
   list(): Promise<TokenRecord[]>;
+
+  /**
+   * Makes this host remember the end of a token, so that nobody who may write to the store can undo it here. From then on,
+   * this host finds a revoked token no more. If nobody else may write to the store, this does nothing.
+   */
+  noteEnd(end: TokenEnd): Promise<void>;
+
+  /** Whether this host remembers by {@link noteEnd} that the token, or another credential, was revoked. */
+  isNotedRevoked(id: string): Promise<boolean>;
 }
 
 /** Where each user's sessions are created. */

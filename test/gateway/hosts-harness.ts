@@ -1,4 +1,7 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
+import { userConfigFile } from "../../src/config/load/paths.js";
 import { issueToken } from "../../src/identity/tokens.js";
 import type { SessionRecord } from "../../src/model/session.js";
 import type { LogEntry } from "../fixtures/fleets/serve.js";
@@ -15,6 +18,15 @@ export interface HostDoorsOptions {
   env?: NodeJS.ProcessEnv;
   /** Changes the hosts before they serve. */
   prepare?: (hosts: TestHosts) => void;
+}
+
+/** Writes the user's configuration file of each host. Call it before the hosts serve. */
+export function configure(hosts: TestHosts, names: readonly string[], config: object): void {
+  for (const name of names) {
+    const path = userConfigFile(hosts.host(name).env);
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(path, JSON.stringify(config), { mode: 0o600 });
+  }
 }
 
 /** Hosts with a `serve` each, on the scripted model, and clients at their front doors. */

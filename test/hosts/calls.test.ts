@@ -35,6 +35,7 @@ const SENT: Record<keyof Calls, object> = {
   deleteSessions: { ids: ["s-1"], user: "alice" },
   gc: { ttlMs: 5, dryRun: true },
   gcSome: { ttlMs: 5, dryRun: true, sessionIds: ["s-1"] },
+  endTokens: { ends: [{ id: "0123456789abcdef", at: null, until: "2026-01-01T00:00:00.000Z" }] },
   release: { user: "alice", waitMs: 5 },
 };
 
@@ -102,6 +103,7 @@ const ANSWERED: Record<keyof Calls, unknown> = {
   deleteSessions: ["s-1"],
   gc: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [], unreadable: [] },
   gcSome: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [], unreadable: [] },
+  endTokens: 1,
   release: { released: ["s-1"], kept: [] },
 };
 const METHODS = Object.keys(SENT) as (keyof Calls)[];
@@ -277,6 +279,7 @@ describe("a remote host", () => {
       deleteSessions: 30_000,
       gc: 600_000,
       gcSome: 600_000,
+      endTokens: 10_000,
       release: 60_005,
     });
   });

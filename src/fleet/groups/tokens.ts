@@ -1,5 +1,5 @@
 import { type Duration, parseDuration, parseLifetime } from "../../config/values/duration.js";
-import { option } from "../../errors.js";
+import { option, quote } from "../../errors.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
 import {
   type IssuedToken,
@@ -11,6 +11,7 @@ import {
   type TokenView,
   validateTokenId,
 } from "../../identity/tokens.js";
+import type { TokenEnd } from "../../model/token.js";
 import * as arg from "../arguments.js";
 import { Group } from "./group.js";
 
@@ -49,7 +50,7 @@ export class TokenGroup extends Group {
    */
   async rotate(id: string, { overlap = "24h" }: { overlap?: Duration } = {}): Promise<RotatedToken> {
     const overlapMs = parseDuration(overlap, { name: option("overlap"), orZero: true });
-    const rotated = await rotateToken(this.parts.store, id, overlapMs);
+    const rotated = await rotateToken(this.parts.store, id, overlapMs, (ends) => this.#tellHosts(ends));
     this.#warnIfEndless(rotated);
     return rotated;
   }
@@ -65,9 +66,22 @@ export class TokenGroup extends Group {
     return await listTokens(this.parts.store, options.user);
   }
 
-  /** Revokes tokens by their ids, or all tokens of a user. Resolves with all ids, even of tokens that did not exist. */
+  /**
+   * Revokes tokens by their ids, or all tokens of a user. Each host remembers it, so that nobody who may write to Redis can
+   * undo it. A warning names the hosts that could not be told. Resolves with all ids, even of tokens that did not exist.
+   */
   async revoke(which: { ids: readonly string[] } | { user: string }): Promise<{ revoked: string[] }> {
-    return { revoked: await revokeTokens(this.parts.store, which) };
+    return { revoked: await revokeTokens(this.parts.store, which, (ends) => this.#tellHosts(ends)) };
+  }
+
+  async #tellHosts(ends: TokenEnd[]): Promise<void> {
+    const { hosts, warn } = this.parts;
+    const { missing } = await hosts.everywhere(async (host) => await host.endTokens({ ends }));
+    if (missing.length === 0) return;
+    const names = missing.map(({ host }) => quote(host)).join(", ");
+    warn(
+      `Not told of the end of the tokens: ${names}. Run the command again when they serve: until then, they rely on Redis.`,
+    );
   }
 
   static {

@@ -75,6 +75,8 @@ const calls = {
    * their TTL.
    */
   gcSome: call({ ...garbage, user: v.optional(s.user), sessionIds: s.sessionIds }, s.gcResult, () => GC_MS),
+  /** Makes the host remember the ends of tokens. Answers with their number. */
+  endTokens: call({ ends: s.tokenEnds }, v.number("a number"), toLook),
   /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */
   release: call({ user: s.user, waitMs: s.whole(LONGEST_TIMER_MS) }, s.released, toRelease),
 };

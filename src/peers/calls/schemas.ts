@@ -6,6 +6,7 @@ import { validateSessionId, validateUser } from "../../model/ids.js";
 import type { Lease } from "../../model/lease.js";
 import { type LimitsReport, NO_SANDBOX, type Protection, type SandboxReport } from "../../model/sandbox.js";
 import type { TokenSource } from "../../model/server.js";
+import { isTokenId, type TokenEnd } from "../../model/token.js";
 import type { RollingResult } from "../../pool/recycle/rolling.js";
 import type { ServerView } from "../../pool/server.js";
 import type { Stopped } from "../../pool/stop/stop.js";
@@ -97,6 +98,17 @@ export const historyPosition: Schema<HistoryPosition> = object({
   offset: whole(Number.MAX_SAFE_INTEGER),
   mark: v.string("a text"),
 });
+
+const time = v.custom<string>((value) => isText(value) && !Number.isNaN(Date.parse(String(value))), "a time");
+
+export const tokenEnds: Schema<readonly TokenEnd[]> = v.array(
+  object({
+    id: v.custom<string>((value) => isText(value) && isTokenId(String(value)), "the id of a token"),
+    at: v.nullable(time),
+    until: v.nullable(time),
+  }),
+  "a list of tokens",
+);
 
 // The answers to calls.
 

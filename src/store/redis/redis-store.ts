@@ -80,7 +80,7 @@ export class RedisStore implements Store {
     });
     this.sessions = new SessionDocuments(documents, this.#writes, deadlineMs);
     this.leases = new RedisLeases(connection, keys);
-    this.tokens = new TokenDocuments(documents, warn);
+    this.tokens = new TokenDocuments(documents, root, warn);
     this.placements = new PlacementDocuments(documents);
     this.signatures = new Signatures(documents);
   }
@@ -100,10 +100,11 @@ export class RedisStore implements Store {
   }
 
   /**
-   * Does nothing, because killed writers leave nothing behind: every write is one script, and commit keys and leases expire.
+   * Forgets the ends of expired tokens. Killed writers leave nothing behind in Redis: every write is one script, and commit
+   * keys and leases expire.
    */
   async sweep(): Promise<void> {
-    return undefined;
+    this.tokens.forgetExpiredEnds(await this.now());
   }
 
   takeWarnings(): string[] {

@@ -51,6 +51,15 @@ export class TokenRecords implements TokenStore {
     return this.#files.list().map((record) => this.#noted(record));
   }
 
+  /** Nobody else may write to the state folder, so the records suffice. */
+  async noteEnd(): Promise<void> {
+    return undefined;
+  }
+
+  async isNotedRevoked(): Promise<boolean> {
+    return false;
+  }
+
   #noted(record: TokenRecord): TokenRecord {
     const end = isTokenId(record.id) ? this.#notes.read(record.id, "end") : null;
     return end === null ? record : endedBy(record, end);

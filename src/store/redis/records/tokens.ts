@@ -1,17 +1,31 @@
 import { isFleetError } from "../../../errors.js";
-import { assertTokenId, endedBy, isTokenId, type TokenRecord, tokenExists } from "../../../model/token.js";
+import {
+  assertTokenId,
+  endedBy,
+  isTokenId,
+  type TokenEnd,
+  type TokenRecord,
+  tokenExists,
+} from "../../../model/token.js";
 import type { TokenStore } from "../../ports.js";
 import { NOTE } from "../scripts/document-scripts.js";
 import type { Documents } from "./documents.js";
 import { RecordSet } from "./record-set.js";
+import { TokenEnds } from "./token-ends.js";
 
-/** After a token is issued, only its end changes. A token that the fleet did not sign counts as absent. */
+/**
+ * After a token is issued, only its end changes. A token that the fleet did not sign counts as absent, and so does one that
+ * this host remembers as revoked.
+ */
 export class TokenDocuments implements TokenStore {
   readonly #records: RecordSet<TokenRecord>;
   readonly #documents: Documents;
+  readonly #ends: TokenEnds;
   readonly #warn: (message: string) => void;
 
-  constructor(documents: Documents, warn: (message: string) => void) {
+  /** @param root the state folder of this host, which has the ends that this host remembers */
+  constructor(documents: Documents, root: string, warn: (message: string) => void) {
+    this.#ends = new TokenEnds(root);
     const { keys } = documents;
     this.#warn = warn;
     this.#documents = documents;
@@ -20,11 +34,31 @@ export class TokenDocuments implements TokenStore {
 
   async read(id: string): Promise<TokenRecord | null> {
     if (!isTokenId(id)) return null;
-    return await this.#records.read(id).catch((error: unknown) => {
+    const record = await this.#records.read(id).catch((error: unknown) => {
       if (!isFleetError(error, "FLEET_STATE_UNSIGNED")) throw error;
       this.#warn(error.message);
       return null;
     });
+    return record && this.#ended(record);
+  }
+
+  /** The record with the end that this host remembers; null if it remembers that the token was revoked. */
+  #ended(record: TokenRecord): TokenRecord | null {
+    const noted = record.role === "revoked" ? undefined : this.#ends.read(record.id);
+    if (noted === undefined) return record;
+    return noted.at === null ? null : endedBy(record, noted.at);
+  }
+
+  async noteEnd(end: TokenEnd): Promise<void> {
+    await this.#ends.note(end);
+  }
+
+  async isNotedRevoked(id: string): Promise<boolean> {
+    return this.#ends.read(id)?.at === null;
+  }
+
+  forgetExpiredEnds(now: number): void {
+    this.#ends.forgetExpired(now);
   }
 
   async create(record: TokenRecord): Promise<void> {
@@ -64,6 +98,6 @@ export class TokenDocuments implements TokenStore {
       if (!isFleetError(error, "FLEET_STATE_UNSIGNED")) throw error;
       this.#warn(error.message);
     });
-    return [...list.values()];
+    return [...list.values()].flatMap((record) => this.#ended(record) ?? []);
   }
 }

@@ -1,0 +1,70 @@
+import { readdirSync, readFileSync, renameSync } from "node:fs";
+import { join } from "node:path";
+import { parseObject } from "../../../config/values/json.js";
+import { assertTokenId, isTokenId, type TokenEnd } from "../../../model/token.js";
+import {
+  closeQuietly,
+  makeFolder,
+  scratchName,
+  syncFolder,
+  unlinkQuietly,
+  writeNewFile,
+} from "../../file/commit/durable.js";
+import { mediumError, readIfThere } from "../../file/failures.js";
+import { ensureStateFolder } from "../../file/state-folder.js";
+
+type Noted = Pick<TokenEnd, "at" | "until">;
+
+/**
+ * The ends of tokens that this host knows, each in a file of the state folder. Somebody who may write to Redis can put the
+ * earlier record of a token back there, but cannot change these files.
+ */
+export class TokenEnds {
+  readonly #root: string;
+  readonly #folder: string;
+
+  constructor(root: string) {
+    this.#root = root;
+    this.#folder = join(root, "token-ends");
+  }
+
+  /** Undefined if this host knows no end of the token. A file that cannot be parsed counts as a revocation. */
+  read(id: string): Noted | undefined {
+    const path = this.#pathOf(id);
+    const text = readIfThere(path, () => readFileSync(path, "utf8"));
+    if (text === undefined) return undefined;
+    const { at, until } = parseObject(text) ?? {};
+    return { at: typeof at === "string" ? at : null, until: typeof until === "string" ? until : null };
+  }
+
+  /** Remembers the end durably. A token never ends later than this host has noted before. */
+  async note({ id, at, until }: TokenEnd): Promise<void> {
+    assertTokenId(id);
+    const before = this.read(id);
+    if (before !== undefined && (before.at === null || (at !== null && before.at <= at))) return;
+    const temp = join(this.#root, scratchName("tmp"));
+    try {
+      ensureStateFolder(this.#root);
+      makeFolder(this.#folder);
+      closeQuietly(await writeNewFile(temp, Buffer.from(`${JSON.stringify({ at, until })}\n`)));
+      renameSync(temp, this.#pathOf(id));
+      await syncFolder(this.#folder);
+    } catch (error) {
+      throw mediumError("write", this.#folder, error);
+    } finally {
+      unlinkQuietly(temp);
+    }
+  }
+
+  /** Forgets the tokens that would have expired by now anyway. @param now by the clock of Redis */
+  forgetExpired(now: number): void {
+    for (const id of readIfThere(this.#folder, () => readdirSync(this.#folder)) ?? []) {
+      const until = isTokenId(id) ? this.read(id)?.until : undefined;
+      if (typeof until === "string" && Date.parse(until) < now) unlinkQuietly(this.#pathOf(id));
+    }
+  }
+
+  #pathOf(id: string): string {
+    return join(this.#folder, id);
+  }
+}

@@ -1,0 +1,117 @@
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { readRedisUrl } from "../../src/config/values/redis-url.js";
+import { type Keys, keysOf } from "../../src/store/redis/link/keys.js";
+import { eventually } from "../fixtures/eventually.js";
+import type { TestHosts } from "../fixtures/hosts/hosts.js";
+import { Issuer } from "../fixtures/identity/issuer.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { configure, HostDoors } from "./hosts-harness.js";
+import { RawClient } from "./raw-client.js";
+
+const problem = redisProblem();
+const NAMES = ["h1", "h2"] as const;
+
+/** The attacker may read and write everything in Redis, and has no key. */
+describe.skipIf(problem !== undefined)("a revocation on hosts that share a Redis", () => {
+  let redis: RedisServer;
+  let issuer: Issuer;
+  let at: HostDoors;
+  let keys: Keys;
+
+  beforeAll(async () => {
+    [redis, issuer] = [await RedisServer.start(), await Issuer.open()];
+    const jwt = [{ issuer: issuer.url, audience: "copilotfleet" }];
+    const prepare = (hosts: TestHosts) => configure(hosts, NAMES, { identity: { jwt } });
+    at = await HostDoors.open({ redis, storage: "local", prepare });
+    keys = keysOf(readRedisUrl(at.hosts.host("h1").env.COPILOTFLEET_STORE ?? "")?.fleet ?? "", null);
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+    await issuer[Symbol.asyncDispose]();
+    await redis.end();
+  });
+
+  const idOf = (token: string) => token.split("_")[1] ?? "";
+
+  /** @returns a function that puts a token's record back as it is now */
+  async function copyOf(id: string): Promise<() => Promise<void>> {
+    const text = (await redis.client.get(keys.token(id))) ?? "";
+    expect(text).toContain(id);
+    return async () => {
+      await redis.client.set(keys.token(id), text);
+      await redis.client.sadd(keys.tokens, id);
+    };
+  }
+
+  async function isRefusedEverywhere(token: string): Promise<void> {
+    for (const name of NAMES)
+      await expect(RawClient.as(at.url(name), token), name).rejects.toThrow("AUTHENTICATION_FAILED");
+  }
+
+  it("counts on both hosts and ends their connections, although somebody puts the record of the token back", async () => {
+    const token = await at.token("alice");
+    const clients = await Promise.all(NAMES.map(async (name) => await RawClient.as(at.url(name), token)));
+    const putBack = await copyOf(idOf(token));
+    const ran = await at.hosts.host("h1").run(["token", "revoke", idOf(token), "--yes"]);
+    expect(ran).toMatchObject({ code: 0, stderr: "" });
+    await putBack();
+    await Promise.all(clients.map(async (client) => await client.end()));
+    await isRefusedEverywhere(token);
+    for (const name of NAMES) {
+      const { tokens } = (await at.hosts.host(name).json(["token", "list"])) as { tokens: { id: string }[] };
+      expect(tokens.filter(({ id }) => id === idOf(token))).toEqual([]);
+    }
+    await at.hosts.host("h2").stopServing("SIGTERM");
+    await at.serve();
+    await isRefusedEverywhere(token);
+  });
+
+  it("at the end of a rotation counts on both hosts, although somebody puts the earlier record back", async () => {
+    const token = await at.token("bob");
+    const putBack = await copyOf(idOf(token));
+    const rotated = await at.hosts.host("h2").run(["token", "rotate", idOf(token), "--overlap", "0"]);
+    expect(rotated.code).toBe(0);
+    await putBack();
+    await isRefusedEverywhere(token);
+    for (const name of NAMES) await RawClient.as(at.url(name), rotated.stdout.trim());
+  });
+
+  it("that is for a JSON Web Token counts on both hosts, although somebody deletes its record", async () => {
+    const token = await issuer.token({ sub: "carol", jti: "t-1" });
+    for (const name of NAMES) await RawClient.as(at.url(name), token);
+    expect(await at.hosts.host("h1").run(["token", "revoke", "jwt:t-1", "--yes"])).toMatchObject({ code: 0 });
+    for (const { id, role } of await at.store.tokens.list())
+      if (role === "revoked") await redis.client.del(keys.token(id));
+    await isRefusedEverywhere(token);
+  });
+
+  it("names a host that could not be told, and counts there as long as Redis shows it", async () => {
+    const token = await at.token("dave");
+    await at.hosts.host("h2").die();
+    await eventually(
+      "the end of h2",
+      async () => (await at.store.hosts.list()).find(({ name }) => name === "h2")?.gone,
+    );
+    const ran = await at.hosts.host("h1").run(["token", "revoke", idOf(token), "--yes"]);
+    expect(ran.code).toBe(0);
+    expect(ran.stderr).toContain('Not told of the end of the tokens: "h2".');
+    await at.serve();
+    await isRefusedEverywhere(token);
+  });
+
+  it("is forgotten by a host once the token would have expired", async () => {
+    const { root } = at.hosts.host("h1");
+    const run = async (args: string[]) => await at.hosts.host("h1").run(args);
+    const issued = async (ttl: string) => (await run(["token", "issue", "--user", "erin", "--ttl", ttl])).stdout.trim();
+    const [short, long] = [await issued("1s"), await issued("1h")];
+    await run(["token", "revoke", idOf(short), idOf(long), "--yes"]);
+    expect(readdirSync(join(root, "token-ends"))).toEqual(expect.arrayContaining([idOf(short), idOf(long)]));
+    await eventually("the end of the note", async () => {
+      await run(["gc", "--yes"]);
+      return !existsSync(join(root, "token-ends", idOf(short)));
+    });
+    expect(existsSync(join(root, "token-ends", idOf(long)))).toBe(true);
+  });
+});
