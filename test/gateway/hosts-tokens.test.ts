@@ -1,4 +1,5 @@
 import { connect, createServer, type Socket } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readRedisUrl } from "../../src/config/values/redis-url.js";
 import { issueHostToken, issueRelayToken, issueToken, issueVisitToken } from "../../src/identity/tokens.js";
@@ -6,8 +7,10 @@ import { keysOf } from "../../src/store/redis/link/keys.js";
 import { eventually } from "../fixtures/eventually.js";
 import { singlePort } from "../fixtures/fleets/ports.js";
 import type { TestHosts } from "../fixtures/hosts/hosts.js";
+import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
+import { Issuer } from "../fixtures/identity/issuer.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { HostDoors } from "./hosts-harness.js";
+import { configure, HostDoors } from "./hosts-harness.js";
 import { RawClient } from "./raw-client.js";
 
 const problem = redisProblem();
@@ -41,14 +44,21 @@ async function recorder(door: number) {
 
 describe.skipIf(problem !== undefined)("a client that is relayed to another host", () => {
   let redis: RedisServer;
+  let issuer: Issuer;
+  let github: GitHubAccounts;
   let at: HostDoors;
   let way: Awaited<ReturnType<typeof recorder>>;
 
   beforeAll(async () => {
-    redis = await RedisServer.start();
+    [redis, issuer, github] = [await RedisServer.start(), await Issuer.open(), await GitHubAccounts.open()];
     const door = singlePort();
     way = await recorder(door);
+    const identity = {
+      jwt: [{ issuer: issuer.url, audience: "copilotfleet" }],
+      github: { api: github.url, organizations: [] },
+    };
     const prepare = (hosts: TestHosts) => {
+      configure(hosts, ["h1", "h2"], { identity });
       Object.assign(hosts.host("h2").env, {
         COPILOTFLEET_SERVE_LISTEN: `127.0.0.1:${door}`,
         COPILOTFLEET_HOST_ADVERTISE: `127.0.0.1:${way.port}`,
@@ -59,6 +69,8 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
   afterAll(async () => {
     await at[Symbol.asyncDispose]();
     way.close();
+    await issuer[Symbol.asyncDispose]();
+    await github[Symbol.asyncDispose]();
     await redis.end();
   });
 
@@ -140,5 +152,92 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     await at.store.tokens.delete(own.split("_")[1] ?? "");
     await client.end();
     await eventually("the end of the relayed connection", () => leg !== undefined && !way.seen.connections.has(leg));
+  });
+
+  it("stays the user of its JSON Web Token, which never reaches the other host, and ends with it", async () => {
+    await at.place("frank", "h2");
+    const token = await issuer.token({ sub: "frank", jti: "of-frank" });
+    const client = await RawClient.as(at.url("h1"), token);
+    const sessionId = `frank-${Date.now()}`;
+    await client.requestOk("session.create", { sessionId });
+    await client.turnOk(sessionId, "one");
+    expect(await at.session(sessionId)).toMatchObject({ owner: "frank", host: "h2" });
+    for (const part of token.split(".")) expect(way.seen.text).not.toContain(part);
+    const before = new Set(way.seen.connections);
+    const endsMs = Date.now() + 6_000;
+    const short = await RawClient.as(at.url("h1"), await issuer.token({ sub: "frank", exp: endsMs / 1_000 }));
+    await short.requestOk("session.resume", { sessionId });
+    const [leg] = [...way.seen.connections].filter((socket) => !before.has(socket));
+    expect(leg).toBeDefined();
+    await short.end();
+    expect(Date.now()).toBeGreaterThanOrEqual(endsMs);
+    await eventually("the end of the connection there", () => leg !== undefined && !way.seen.connections.has(leg));
+    await client.turnOk(sessionId, "two");
+    await at.hosts.host("h2").run(["token", "revoke", "jwt:of-frank", "--yes"]);
+    await client.end();
+  });
+
+  it("shows its GitHub token to the other host only if the sessions there run with it", async () => {
+    await at.place("grace", "h2");
+    github.accounts.set("gho_canaryGrace", { login: "grace" });
+    const before = new Set(way.seen.connections);
+    const client = await RawClient.as(at.url("h1"), "gho_canaryGrace");
+    const sessionId = `grace-${Date.now()}`;
+    await client.requestOk("session.create", { sessionId });
+    await client.turnOk(sessionId, "one");
+    expect(await at.session(sessionId)).toMatchObject({ owner: "grace", host: "h2" });
+    expect(way.seen.text).not.toContain("canaryGrace");
+    const legs = [...way.seen.connections].filter((socket) => !before.has(socket));
+    expect(legs.length).toBeGreaterThan(0);
+    await delay(3_000); // the other front door checks its clients every two seconds
+    expect(legs.filter((socket) => way.seen.connections.has(socket))).toEqual(legs);
+    await client.turnOk(sessionId, "two");
+  });
+
+  it("reaches only the session that its token is bound to, also on the other host", async () => {
+    await at.place("heidi", "h2");
+    const owner = await RawClient.as(at.url("h1"), await at.token("heidi"));
+    const [bound, other] = [`bound-${Date.now()}`, `other-${Date.now()}`];
+    for (const sessionId of [bound, other]) await owner.requestOk("session.create", { sessionId });
+    const { token } = await issueToken(at.store, "heidi", null, { scopes: ["use"], sessionId: bound });
+    const client = await RawClient.as(at.url("h1"), token);
+    await client.requestOk("session.resume", { sessionId: bound });
+    await client.turnOk(bound, "mine");
+    for (const method of ["session.resume", "session.send", "session.getMessages"])
+      expect((await client.request(method, { sessionId: other, prompt: "x" })).error, method).toBeDefined();
+    expect(await client.request("session.delete", { sessionId: other })).toMatchObject({ result: { success: false } });
+    expect((await client.request("session.create", {})).error).toBeDefined();
+    const listed = JSON.stringify((await client.requestOk("session.list")).result);
+    expect([listed.includes(bound), listed.includes(other)]).toEqual([true, false]);
+    const { id: tokenId } = await issueToken(at.store, "heidi", null);
+    const narrow = { user: "heidi", scopes: ["use"], groups: [], tokenId, expiresAt: null, via: "token" } as const;
+    const there = await issueRelayToken(at.store, { ...narrow, sessionId: bound }, "h2");
+    const relayed = await RawClient.as(at.url("h2"), there.token);
+    expect((await relayed.request("session.resume", { sessionId: other })).error).toBeDefined();
+    await relayed.requestOk("session.resume", { sessionId: bound });
+    expect(await at.session(other)).toMatchObject({ owner: "heidi" });
+  });
+
+  it("may only read with a token that may only read, also on the other host", async () => {
+    await at.place("ivan", "h2");
+    const owner = await RawClient.as(at.url("h1"), await at.token("ivan"));
+    const sessionId = `read-${Date.now()}`;
+    await owner.requestOk("session.create", { sessionId });
+    await owner.turnOk(sessionId, "the word is xyzzy");
+    const { token, id: tokenId } = await issueToken(at.store, "ivan", null, { scopes: ["read"] });
+    const reader = await RawClient.as(at.url("h1"), token);
+    const identity = { user: "ivan", scopes: ["read"], groups: [], tokenId, expiresAt: null, via: "token" } as const;
+    const relayed = await RawClient.as(at.url("h2"), (await issueRelayToken(at.store, identity, "h2")).token);
+    for (const client of [reader, relayed]) {
+      await client.requestOk("session.resume", { sessionId });
+      const { result } = await client.requestOk("session.getMessages", { sessionId });
+      expect(JSON.stringify(result)).toContain("xyzzy");
+      for (const method of ["session.send", "session.delete", "session.create"])
+        expect(await client.request(method, { sessionId, prompt: "x" }), method).toMatchObject({
+          error: { data: { code: "FLEET_SCOPE_MISSING" } },
+        });
+    }
+    await owner.turnOk(sessionId, "still there");
+    await eventually("the turn at the reader", () => reader.events(sessionId).includes("session.idle"));
   });
 });

@@ -70,7 +70,11 @@ it("the front door refuses to connect a client to a server that speaks another s
   const settings = { tls: { cert: null, key: null, ca: null }, insecure: false };
   const tokens = { create: async () => undefined, delete: async () => true };
   const store = { tokens, now: async () => await Promise.resolve(0) } as unknown as Store;
-  const dialer = new PeerDialer("here", settings, hello, { user: "ann" } as Identity, { signOn, store });
+  const dialer = new PeerDialer("here", settings, hello, { user: "ann" } as Identity, {
+    signOn,
+    store,
+    config: { provider: null },
+  });
   const links = new Links();
   const socket = { cork: () => undefined, uncork: () => undefined };
   const state = { user: "ann", protocol: four, links, socket } as unknown as ClientState;

@@ -1,4 +1,5 @@
 import { isHostName } from "../../config/rules.js";
+import type { Config } from "../../config/schema.js";
 import { hostAway } from "../../hosts/problems.js";
 import type { Identity } from "../../identity/identity.js";
 import type { SignOn } from "../../identity/sign-on.js";
@@ -29,6 +30,7 @@ export class PeerDialer {
   readonly #identity: Identity;
   readonly #signOn: SignOn;
   readonly #store: Store;
+  readonly #provider: Config["provider"];
 
   /**
    * @param own the name of this host
@@ -40,7 +42,7 @@ export class PeerDialer {
     settings: PeerSettings,
     hello: Params,
     identity: Identity,
-    { signOn, store }: { signOn: SignOn; store: Store },
+    { signOn, store, config }: { signOn: SignOn; store: Store; config: Pick<Config, "provider"> },
   ) {
     this.#own = own;
     this.#settings = settings;
@@ -48,6 +50,7 @@ export class PeerDialer {
     this.#identity = identity;
     this.#signOn = signOn;
     this.#store = store;
+    this.#provider = config.provider;
   }
 
   /**
@@ -74,11 +77,11 @@ export class PeerDialer {
   }
 
   /**
-   * The token to show at another front door. A user's own GitHub token is shown there, too, because the user's sessions run
-   * with it.
+   * The token to show at another front door. Without `provider`, that is a user's own GitHub token, because the servers there
+   * run the user's sessions with it, so that host has to have it.
    */
   async #credential(host: HostRecord): Promise<{ id: string | null; token: string }> {
-    const token = this.#signOn.gitHubTokenOf(this.#identity);
+    const token = this.#provider === null ? this.#signOn.gitHubTokenOf(this.#identity) : null;
     return token === null ? await issueRelayToken(this.#store, this.#identity, host.name) : { id: null, token };
   }
 }

@@ -60,10 +60,14 @@ export class GitHubSignOn {
     return identity;
   }
 
-  /** Answers at once by what GitHub answered last, and asks GitHub again in the background when that is old. */
+  /**
+   * Answers at once by what GitHub answered last, and asks GitHub again in the background when that is old. A client that
+   * another front door relays may have shown its token only there, and that front door ends its connection.
+   */
   isStillGood(identity: Identity): boolean {
+    if (Date.now() >= Date.parse(identity.expiresAt ?? "9999-01-01")) return false;
     const token = this.#tokens.get(identity);
-    if (token === undefined || Date.now() >= Date.parse(identity.expiresAt ?? "9999-01-01")) return false;
+    if (token === undefined) return true;
     const hash = sha256(token);
     const known = this.#known(hash);
     if (known === undefined || this.#clock.now() >= known.untilMs) void this.#check(hash, token, null);
