@@ -69,6 +69,22 @@ describe("the keys of an issuer", () => {
     expect(issuer.fetches).toBe(3);
   });
 
+  it("include a new key after at most 30 s, also while strangers make up key ids", async () => {
+    const checked = verifier();
+    await checked.verify(await issuer.token());
+    clock.ms += MINUTE_MS;
+    const made = await issuer.token({}, { kid: "made-up" });
+    await expect(checked.verify(made)).rejects.toThrow("has no key");
+    await issuer.rotate();
+    const token = await issuer.token();
+    for (let at = 0; at < 30; at++) {
+      await expect(checked.verify(at % 2 === 0 ? made : token)).rejects.toThrow("has no key");
+      clock.ms += 1_000;
+    }
+    await expect(checked.verify(token)).resolves.toMatchObject({ user: "alice" });
+    expect(issuer.fetches).toBe(3);
+  });
+
   it("work for a day while the issuer is away, and no longer", async () => {
     const checked = verifier();
     const token = await issuer.token({ exp: Math.floor(Date.now() / 1000) + 48 * 3600 });
