@@ -2,8 +2,8 @@ import type { Clock } from "../../runtime/clock.js";
 
 /** How many tokens may be checked at the same time, so that strangers cannot make the fleet flood GitHub. */
 export const MOST_CHECKS = 64;
-/** How many checks may wait. A front door has room for twice as many connections that have shown no good token. */
-export const MOST_WAITING = 1_024;
+/** How many checks may wait. Their connections fit into the half of a front door's room that is left to them. */
+export const MOST_WAITING = 512;
 /** Nobody waits longer for a check, because the front door ends a connection without a good token after this time. */
 const LONGEST_WAIT_MS = 10_000;
 
