@@ -1,3 +1,5 @@
+import { parseObject as parseIfObject } from "../../../config/values/json.js";
+import { printable } from "../../../config/values/text.js";
 import { FleetError, isFleetError, quote } from "../../../errors.js";
 import type { HostEntry, HostRecord } from "../../../model/host.js";
 import type { Registry } from "../../../model/registry.js";
@@ -73,7 +75,8 @@ export class RedisHosts implements Hosts {
       [this.#keys.host(own), this.#keys.hosts, this.#keys.fence],
       [own, instance, text, ttlMs, this.#by, number, signature],
     );
-    if (word !== "ok") throw taken(own, JSON.parse(String(term)) as HostEntry);
+    // This entry is not verified, so anything may be there.
+    if (word !== "ok") throw taken(own, (parseIfObject(String(term)) ?? {}) as Partial<HostEntry>);
     // Count from the time of the request, because Redis ran it then or later. So the result is never too large.
     const remainingMs = Math.max(0, Math.floor(ttlMs - (performance.now() - asked)));
     return { ...entry, name: own, instance, term: Number(term), gone: remainingMs === 0, remainingMs };
@@ -151,9 +154,10 @@ export function contentOf(instance: string, entry: string): string {
   return `${instance}\n${entry}`;
 }
 
-function taken(name: string, { startedAt, door }: Pick<HostEntry, "startedAt" | "door">): FleetError {
-  const where = door === null ? "" : `, and its front door is at ${door}`;
-  const message = `Another host of this fleet is called ${quote(name)}. It has served since ${startedAt}${where}.`;
+function taken(name: string, { startedAt, door = null }: Partial<HostEntry>): FleetError {
+  const where = door === null ? "" : `, and its front door is at ${printable(String(door))}`;
+  const since = printable(String(startedAt ?? "an unknown time"));
+  const message = `Another host of this fleet is called ${quote(name)}. It has served since ${since}${where}.`;
   return new FleetError("FLEET_HOST_TAKEN", message, {
     suggestions: ["export COPILOTFLEET_HOST_NAME=NAME", "copilotfleet top --once"],
   });

@@ -1,9 +1,11 @@
+import { printable } from "../../../config/values/text.js";
 import { isFleetError } from "../../../errors.js";
 import { assertSessionId } from "../../../model/ids.js";
 import { type Lease, type LeaseAnswer, type LeaseRequest, notHeld } from "../../../model/lease.js";
 import { hashToken, isSameHash } from "../../../model/token.js";
 import type { LeaseStore } from "../../ports.js";
 import type { Connection } from "../link/connection.js";
+import { corruptError } from "../link/failures.js";
 import type { Keys } from "../link/keys.js";
 import { ACQUIRE, LEAVE, LOOK, RAISE, RELEASE, RENEW } from "../scripts/lease-scripts.js";
 import { COMMIT_KEY_MS, newId } from "./documents.js";
@@ -110,15 +112,18 @@ export class RedisLeases implements LeaseStore {
     // never lasts longer here than in Redis.
     const remainingMs = Math.max(0, Math.floor(Number(leftMs ?? 0) - (performance.now() - asked)));
     const [holder, fence, tokenHash, acquired, expires, ttlMs, steal, detached] = fields;
+    // Nobody signs a lease, so anything may be there.
+    const isOdd = [fence, acquired, expires, ttlMs].some((field) => field !== null && !isCount(field));
+    if (isOdd) throw corruptError(this.#keys.lease(sessionId), "a number in it is not valid");
     const lease = {
       sessionId,
-      holder: String(holder),
+      holder: printable(String(holder)),
       fence: Number(fence),
       acquiredAt: timeOf(acquired),
       expiresAt: timeOf(expires),
       remainingMs,
       ttlMs: Number(ttlMs),
-      stealReason: typeof steal === "string" ? steal : null,
+      stealReason: typeof steal === "string" ? printable(steal) : null,
       ...(detached === "1" ? { detached: true as const } : {}),
     };
     return {
@@ -132,6 +137,11 @@ export class RedisLeases implements LeaseStore {
 
 function bit(given: unknown): "0" | "1" {
   return given === undefined ? "0" : "1";
+}
+
+/** Whether the text is a number that a time or a fence can be. */
+function isCount(field: unknown): boolean {
+  return field === undefined || /^\d{1,15}(?:\.\d+)?$/.test(String(field));
 }
 
 /** Whether a holder may rely on the lease. For other processes, the lease is in force as long as Redis has it. */

@@ -14,9 +14,14 @@ export class RecordSet<T extends object> {
   readonly #documents: Documents;
   readonly #set: string;
   readonly #keyOf: (name: string) => string;
+  readonly #isName: (name: string) => boolean;
 
-  /** @param set the key of the set */
-  constructor(documents: Documents, set: string, keyOf: (name: string) => string) {
+  /**
+   * @param set the key of the set
+   * @param isName which of its members can be names. Nobody signs the set, so it may have others.
+   */
+  constructor(documents: Documents, set: string, keyOf: (name: string) => string, isName = (_: string) => true) {
+    this.#isName = isName;
     this.#documents = documents;
     this.#set = set;
     this.#keyOf = keyOf;
@@ -50,7 +55,8 @@ export class RecordSet<T extends object> {
   /** As `SessionStore.list`. */
   async list(onUnreadable?: OnUnreadable): Promise<Map<string, T>> {
     const records = new Map<string, T>();
-    for await (const names of this.#documents.connection.membersOf(this.#set, AT_ONCE)) {
+    for await (const members of this.#documents.connection.membersOf(this.#set, AT_ONCE)) {
+      const names = members.filter((name) => this.#isName(name));
       // Read even if there are no names, because a read detects whether the database has lost its data.
       const found = await (onUnreadable ? this.#findReadable(names, onUnreadable) : this.findAll(names));
       for (const [index, name] of names.entries()) {

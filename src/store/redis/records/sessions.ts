@@ -1,5 +1,5 @@
 import { FleetError, quote } from "../../../errors.js";
-import { assertSessionId } from "../../../model/ids.js";
+import { assertSessionId, isSessionId } from "../../../model/ids.js";
 import type { SessionRecord } from "../../../model/session.js";
 import type { OnUnreadable, SessionStore } from "../../ports.js";
 import { UpdateQueue, UpdateQueues, type Writes } from "../../update-queue.js";
@@ -18,7 +18,7 @@ export class SessionDocuments implements SessionStore {
     this.#writes = writes;
     this.#documents = documents;
     this.#deadlineMs = deadlineMs;
-    this.#records = new RecordSet(documents, documents.keys.sessions, (id) => this.#key(id));
+    this.#records = new RecordSet(documents, documents.keys.sessions, (id) => this.#key(id), isSessionId);
   }
 
   async read(id: string): Promise<SessionRecord | null> {
@@ -84,7 +84,7 @@ export class SessionDocuments implements SessionStore {
   async ids(owner: string | null): Promise<string[]> {
     const ids = new Set<string>();
     for await (const some of this.#documents.connection.membersOf(this.#setOf(owner), AT_ONCE))
-      for (const id of some) ids.add(id);
+      for (const id of some.filter(isSessionId)) ids.add(id);
     return [...ids];
   }
 
