@@ -169,6 +169,8 @@ export async function listTokens(store: Store, user?: string): Promise<TokenView
   }));
 }
 
+type TellHosts = (ends: TokenEnd[]) => Promise<void>;
+
 export interface RotatedToken extends IssuedToken {
   /** The id of the old token. */
   replaces: string;
@@ -186,22 +188,28 @@ export async function rotateToken(
   store: Store,
   id: string,
   overlapMs: number,
-  tellHosts?: (ends: TokenEnd[]) => Promise<void>,
+  tellHosts?: TellHosts,
 ): Promise<RotatedToken> {
   const record = await store.tokens.read(id);
-  if (record === null || record.role !== undefined || record.passing === true || (await isExpired(store, record))) {
-    throw new FleetError("FLEET_TOKEN_NOT_FOUND", `There is no valid token ${quote(id)}.`, {
-      suggestions: ["copilotfleet token list"],
-    });
-  }
+  if (record === null || record.role !== undefined || record.passing === true || (await isExpired(store, record)))
+    throw noSuchToken(id);
   const { user, scopes, sessionId, createdAt, issuedUntil = record.expiresAt } = record;
   const ttlMs = issuedUntil === null ? null : Date.parse(issuedUntil) - Date.parse(createdAt);
   const kind = { ...(scopes === undefined ? {} : { scopes }), ...(sessionId === undefined ? {} : { sessionId }) };
   const issued = await issueToken(store, user, ttlMs, kind);
   const old = await store.tokens.endBy(id, new Date((await store.now()) + overlapMs).toISOString());
-  const oldExpiresAt = old?.expiresAt ?? null;
-  await tellHosts?.([{ id, at: oldExpiresAt, until: issuedUntil }]);
-  return { ...issued, replaces: id, oldExpiresAt };
+  if (old === null) {
+    // The old token was revoked just now. Nothing may replace it.
+    await store.tokens.delete(issued.id);
+    throw noSuchToken(id);
+  }
+  await tellHosts?.([{ id, at: old.expiresAt, until: issuedUntil }]);
+  return { ...issued, replaces: id, oldExpiresAt: old.expiresAt };
+}
+
+function noSuchToken(id: string): FleetError {
+  const suggestions: Suggestion[] = ["copilotfleet token list"];
+  return new FleetError("FLEET_TOKEN_NOT_FOUND", `There is no valid token ${quote(id)}.`, { suggestions });
 }
 
 /**
@@ -212,15 +220,28 @@ export async function rotateToken(
 export async function revokeTokens(
   store: Store,
   which: { ids: readonly string[] } | { user: string },
-  tellHosts?: (ends: TokenEnd[]) => Promise<void>,
+  tellHosts?: TellHosts,
 ) {
-  const ids = "ids" in which ? which.ids : (await listTokens(store, which.user)).map(({ id }) => id);
+  if ("ids" in which) {
+    await revokeEach(store, which.ids, tellHosts);
+    return [...which.ids];
+  }
+  const revoked = new Set<string>();
+  // List them again, because a token may have been replaced just before it was revoked.
+  for (;;) {
+    const left = (await listTokens(store, which.user)).map(({ id }) => id).filter((id) => !revoked.has(id));
+    if (left.length === 0) return [...revoked];
+    await revokeEach(store, left, tellHosts);
+    for (const id of left) revoked.add(id);
+  }
+}
+
+async function revokeEach(store: Store, ids: readonly string[], tellHosts?: TellHosts): Promise<void> {
   try {
     await tellHosts?.(await Promise.all(ids.map(async (id) => await revocationOf(store, id))));
   } finally {
     for (const id of ids) await (isForeignId(id) ? revokeForeign(store, id) : store.tokens.delete(id));
   }
-  return [...ids];
 }
 
 async function revocationOf(store: Store, id: string): Promise<TokenEnd> {

@@ -56,6 +56,30 @@ describe("the fleet, with a token,", () => {
     expect(await isTokenGood(store, holder)).toBe(false);
   });
 
+  it("does not replace a token that is revoked during its rotation", async () => {
+    const { id } = await issueToken(store, "alice", null);
+    const create = store.tokens.create.bind(store.tokens);
+    vi.spyOn(store.tokens, "create").mockImplementationOnce(async (record) => {
+      await create(record);
+      await revokeTokens(store, { ids: [id] });
+    });
+    await expect(rotateToken(store, id, 0)).rejects.toMatchObject({ code: "FLEET_TOKEN_NOT_FOUND" });
+    expect(await listTokens(store)).toEqual([]);
+  });
+
+  it("revokes also a token that replaces another one of the user at the same time", async () => {
+    const { id } = await issueToken(store, "alice", null);
+    const { id: kept } = await issueToken(store, "bob", null);
+    const remove = store.tokens.delete.bind(store.tokens);
+    let replacement = "";
+    vi.spyOn(store.tokens, "delete").mockImplementationOnce(async (revoked) => {
+      replacement = (await rotateToken(store, id, 0)).id;
+      return await remove(revoked);
+    });
+    expect(await revokeTokens(store, { user: "alice" })).toEqual([id, replacement]);
+    expect((await listTokens(store)).map(({ id: left }) => left)).toEqual([kept]);
+  });
+
   it("remembers the revocation of a JSON Web Token for 30 days, and lists no token for it", async () => {
     const ids = ["jwt:token-7", "jwt:a/b?c=d"];
     expect(await revokeTokens(store, { ids })).toEqual(ids);
