@@ -5,7 +5,7 @@ import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values
 import { option } from "../errors.js";
 import type { Identity } from "../identity/identity.js";
 import { doorFiles } from "../identity/tls/certificates.js";
-import { checkExposure } from "../identity/tls/exposure.js";
+import { checkExposure, checkInherited } from "../identity/tls/exposure.js";
 import { abortable, deadline, NEVER } from "../runtime/deadline.js";
 import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
 import type { Client } from "./client/client.js";
@@ -62,6 +62,12 @@ export async function openFrontDoor(
   const tls = files === null ? null : new (await import("./entry/tls-entry.js")).TlsEntry(state, files);
   const door = new FrontDoor(state, calls, tls);
   await door.listen(listen, signal ?? NEVER);
+  try {
+    if ("fd" in listen) checkInherited(context.config, door.address);
+  } catch (error) {
+    await door.close();
+    throw error;
+  }
   return door;
 }
 

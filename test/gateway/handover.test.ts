@@ -109,3 +109,28 @@ it("a front door with serve.tls speaks TLS on an inherited descriptor", async ()
   door.child.kill("SIGTERM");
   await eventually("the end of the door", () => door.child.exitCode !== null, 30_000);
 });
+
+it.each([
+  [
+    "is refused",
+    {},
+    /^not open: The address of the socket that was handed to this process is "0\.0\.0\.0:\d+", which other/,
+  ],
+  ["is opened with serve.insecure", { COPILOTFLEET_SERVE_INSECURE: "true" }, /^open$/m],
+])(
+  "a front door without TLS on an inherited descriptor that other machines can reach %s",
+  async (_, variables, output) => {
+    await using at = await DoorFleet.open();
+    const holder = createServer();
+    await new Promise<void>((resolve) => holder.listen(0, "0.0.0.0", resolve));
+    const { port } = holder.address() as { port: number };
+    const door = holdDoor({ ...at.env, ...variables }, descriptorOf(holder));
+    await new Promise((resolve) => holder.close(resolve));
+    await door.open();
+    expect(door.output()).toMatch(output);
+    const isOpen = door.output().startsWith("open");
+    if (!isOpen) await eventually("the end", () => door.child.exitCode !== null, 30_000);
+    const client = await RawClient.open(`127.0.0.1:${port}`).catch(() => null);
+    expect(client !== null).toBe(isOpen);
+  },
+);

@@ -16,7 +16,7 @@ describe("a front door without TLS", () => {
     expect(() => check({ serve: { listen } })).not.toThrow();
   });
 
-  it("may listen on an inherited descriptor, and anywhere with serve.insecure", () => {
+  it("may listen anywhere with serve.insecure, and on an inherited descriptor, whose address is checked later", () => {
     expect(() => check({}, { fd: 3 })).not.toThrow();
     expect(() => check({ serve: { listen: "0.0.0.0:4300", insecure: true } })).not.toThrow();
   });

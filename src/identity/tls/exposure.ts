@@ -7,8 +7,8 @@ import { doorFiles } from "./certificates.js";
 import { readTls } from "./files.js";
 
 /**
- * Refuses a front door that other machines can reach without TLS, unless the configuration allows it. An inherited descriptor
- * is allowed, because the process that made it decides about its address.
+ * Refuses a front door that other machines can reach without TLS, unless the configuration allows it. Only
+ * {@link checkInherited} knows the address of an inherited descriptor.
  *
  * @throws FleetError `FLEET_CONFIG_INVALID`, also when the files of `serve.tls` cannot be used.
  */
@@ -28,8 +28,19 @@ export function checkExposure(
     throw exposed("host.advertise", advertise);
 }
 
-function exposed(key: "serve.listen" | "host.advertise", address: Address): FleetError {
-  const section = key === "serve.listen" ? "serve" : "host";
+/**
+ * The same for an inherited descriptor, such as that of a socket unit of systemd, once its address is known.
+ *
+ * @throws FleetError `FLEET_CONFIG_INVALID`.
+ */
+export function checkInherited({ serve }: Pick<Config, "serve">, address: Address): void {
+  if (doorFiles(serve.tls) === null && !isLoopback(address) && !serve.insecure) throw exposed(INHERITED, address);
+}
+
+const INHERITED = "The address of the socket that was handed to this process";
+
+function exposed(key: "serve.listen" | "host.advertise" | typeof INHERITED, address: Address): FleetError {
+  const section = key === "host.advertise" ? "host" : "serve";
   const message =
     `${key} is ${quote(showAddress(address))}, which other machines can reach, and serve.tls is not set, so tokens and ` +
     "conversations would cross the network in plain text. Allowed: a loopback address, such as 127.0.0.1; or serve.tls.cert " +
@@ -37,7 +48,7 @@ function exposed(key: "serve.listen" | "host.advertise", address: Address): Flee
   const suggestions: Suggestion[] = [
     "Set serve.tls.cert and serve.tls.key to the files of a certificate.",
     `Set ${section}.insecure to true if only trusted machines can reach this network, or if a proxy adds TLS.`,
-    ...(section === "serve" ? (["COPILOTFLEET_SERVE_LISTEN=127.0.0.1:4300 copilotfleet serve"] as const) : []),
+    ...(key === "serve.listen" ? (["COPILOTFLEET_SERVE_LISTEN=127.0.0.1:4300 copilotfleet serve"] as const) : []),
   ];
   return new FleetError("FLEET_CONFIG_INVALID", message, { suggestions });
 }
