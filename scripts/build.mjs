@@ -21,8 +21,8 @@ const run = promisify(execFile);
  */
 const AT_RUN_TIME = ["@github/copilot-sdk", "prom-client", "pino", "ioredis", "marked", "jose"];
 
-/** The parts of the script that `deploy` loads require these packages. */
-const FOR_DEPLOY = ["yaml"];
+/** The parts of the script that only `deploy` or the HTTP API loads require these packages. */
+const REQUIRED_BY_PARTS = ["yaml", "hono", "@hono/node-server"];
 
 /**
  * Makes `@oclif/core` load its parts on first use. It normally requires all of them at once, including help and plug-in
@@ -124,7 +124,7 @@ async function buildCommandLine() {
     minify: true,
     define: { "import.meta.url": "__importMetaUrl" },
     // typescript and ejs are optional dependencies of oclif that an installed command never uses.
-    external: [...AT_RUN_TIME, ...FOR_DEPLOY, "typescript", "ejs"],
+    external: [...AT_RUN_TIME, ...REQUIRED_BY_PARTS, "typescript", "ejs"],
     plugins: [lazyOclif, debugOnDemand],
   });
   // Dynamic import does not work in a script from the code cache, so the loader passes an import function to it.

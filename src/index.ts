@@ -12,6 +12,7 @@
  * ```
  */
 
+export type { HttpDoor } from "./api/door.js";
 export type { PartialConfig } from "./config/load/load.js";
 export type { Address } from "./config/rules.js";
 export type { Config } from "./config/schema.js";
@@ -52,6 +53,7 @@ export type {
   LogEndOptions,
   MovedUser,
   OpenDoorOptions,
+  OpenHttpDoorOptions,
   Rebalanced,
   RebalanceRequest,
   ResumeSessionOptions,
@@ -66,6 +68,7 @@ export type {
   StopRequest,
   SuperviseOptions,
   Transcript,
+  UpdateSessionOptions,
   UseOptions,
 } from "./fleet/options.js";
 export type { DoorDrain, FrontDoor } from "./gateway/door.js";
@@ -112,6 +115,7 @@ export type { TranscriptEntry } from "./runtime/history/transcript.js";
 export type { InheritedListener } from "./runtime/launch/listen.js";
 export type { LogLevel, ServeLog } from "./serve/context.js";
 export type { LogEnd, LogPosition } from "./serve/logs/log-tail.js";
+export type { ProbeAnswer, Probes } from "./serve/report/probes.js";
 export type { Drained, DrainRequest as SupervisorDrain, LeaveRequest, Supervisor } from "./serve/supervisor.js";
 export type { ServerAction } from "./sessions/gc/broken-servers.js";
 export type { GcRequest, GcResult } from "./sessions/gc/collect.js";

@@ -14,8 +14,9 @@ const LAYERS: RegExp[][] = [
   [/^commands\//],
   [/^cli\//],
   [/^fleet\/(smoke|doctor\/\w+|init\/\w+|keys\/[\w-]+|migrate|recorded-ids|trial|trust|versions)\.ts$/, /^index\.ts$/],
-  [/^fleet\/(fleet|deprecated|groups\/\w+)\.ts$/],
+  [/^fleet\/(fleet|deprecated|groups\/[\w/-]+)\.ts$/],
   [/^fleet\/(parts|state)\.ts$/],
+  [/^api\//],
   [/^peers\//],
   [/^fleet\/(options|arguments)\.ts$/],
   [/^serve\//],
@@ -190,7 +191,11 @@ describe("the source", () => {
   });
 
   it("each external package is imported only by the parts that need it", () => {
-    for (const file of importers(/^valibot$/, { types: true })) expect(file).toMatch(/^(config|peers\/calls)\//);
+    for (const file of importers(/^valibot$/, { types: true })) expect(file).toMatch(/^(api|config|peers\/calls)\//);
+    // Only a process that opens the HTTP API loads its code and its packages.
+    for (const file of importers(/^@?hono\b/, { types: true })) expect(file).toMatch(/^api\//);
+    const loadingApi = importers(/^api\//, { types: false, lazy: false }).filter((file) => !file.startsWith("api/"));
+    expect(loadingApi).toEqual([]);
     // A command on one host starts faster without the schemas of the calls between hosts.
     expect(importers(/^peers\/calls\/rpc-table\.ts$/, { types: false, lazy: false })).toEqual([]);
     expect(importers(/^proper-lockfile$/, { types: true })).toEqual(["store/file/polite-lock.ts"]);

@@ -95,7 +95,7 @@ describe("the table of errors", () => {
 
   it("the table of errors has an HTTP status, sentences, causes and next steps for each code", () => {
     for (const [code, { httpStatus, title, data, causes, fixes }] of Object.entries(ERRORS)) {
-      expect([401, 403, 404, 409, 422, 429, 500, 502, 503, 504], code).toContain(httpStatus);
+      expect([401, 403, 404, 409, 413, 422, 429, 500, 502, 503, 504], code).toContain(httpStatus);
       expect(title, code).toMatch(/^\S.*\.$/);
       expect(data, code).toMatch(/^[A-Z].*\.$/);
       expect(causes.length, code).toBeGreaterThan(0);

@@ -45,6 +45,7 @@ export default withMermaid({
       group("Guides", [
         page("The chat", "/chat"),
         page("The front door", "/front-door"),
+        page("The HTTP API", "/http"),
         page("Identity", "/identity"),
         page("The library", "/library"),
       ]),

@@ -52,7 +52,7 @@ function flagOf(flag: string, snapshot: FlagSnapshot): string[] {
 }
 
 /** Lists the fields of an output, with the path to each. `?` marks a field that can be missing. */
-function outputOf(path: string, schema: JsonSchema, root: JsonSchema): string[] {
+export function outputOf(path: string, schema: JsonSchema, root: JsonSchema): string[] {
   const { properties = {}, required = [], additionalProperties, items, anyOf = [], enum: literals = [] } = schema;
   const isObject = (part: JsonSchema) => resolved(part, root).properties !== undefined;
   const hasShapes = anyOf.filter(isObject).length > 1;

@@ -7,12 +7,15 @@ import { fileURLToPath } from "node:url";
 import { type Manifest, snapshot } from "./commands.js";
 import { configPage, configSchema } from "./config.js";
 import { promisesOf } from "./contract.js";
+import { httpPromises, openApi } from "./openapi.js";
 import { readOutputs } from "./source.js";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const FOLDER = "schemas";
 const CONTRACT = "schemas/contract.txt";
 const PAGE = "docs/configuration-keys.md";
+/** The version in the paths of the HTTP API. It does not change with releases. */
+const API_VERSION = "1";
 const LINE = 100;
 const HEADING = `# Scripts rely on every line. "npm run schemas" adds lines. Remove a line only to break what it promises on purpose.`;
 
@@ -20,13 +23,14 @@ const HEADING = `# Scripts rely on every line. "npm run schemas" adds lines. Rem
 function generate(): { promises: string[]; files: Map<string, string> } {
   const commands = snapshot(JSON.parse(readFileSync(join(ROOT, "oclif.manifest.json"), "utf8")) as Manifest);
   const { schemas, exitCodes } = readOutputs(ROOT, Object.keys(commands));
-  const promises = promisesOf(commands, schemas, exitCodes);
+  const promises = [...promisesOf(commands, schemas, exitCodes), ...httpPromises()].sort();
   const config = configSchema();
   const files = new Map([
     [CONTRACT, `${[HEADING, ...promises].join("\n")}\n`],
     [PAGE, configPage(config)],
     ["schemas/commands.json", `${asText(commands)}\n`],
     ["schemas/config.json", `${asText(config)}\n`],
+    ["schemas/openapi.json", `${asText(openApi(API_VERSION))}\n`],
     ...Object.entries(schemas).map(
       ([name, schema]) => [`schemas/output/${name.replaceAll(" ", "-")}.json`, `${asText(schema)}\n`] as const,
     ),

@@ -2,6 +2,7 @@ import { Command, Errors, Flags, type Interfaces } from "@oclif/core";
 import { printableJson } from "../config/values/text.js";
 import { type FleetError, isFleetError } from "../errors.js";
 import { Fleet } from "../fleet/fleet.js";
+import type { FleetOptions } from "../fleet/options.js";
 import { spoken } from "./command-id.js";
 import { type Given, givenIn, withGiven } from "./given.js";
 import { ProgressLine } from "./progress.js";
@@ -28,7 +29,7 @@ export abstract class FleetCommand extends Command {
     ...FLAGS_WITHOUT_CONFIG,
   };
 
-  protected configSource: { configFile?: string } = {};
+  protected configSource: Pick<FleetOptions, "configFile" | "config"> = {};
   protected given: Given = {};
   #interrupt: AbortController | undefined;
   #progress: ProgressLine | undefined;

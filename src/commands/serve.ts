@@ -1,6 +1,6 @@
 import { Flags } from "@oclif/core";
 import { FleetCommand } from "../cli/base-command.js";
-import { durationFlag } from "../cli/flags/flags.js";
+import { addressFlag, durationFlag, given } from "../cli/flags/flags.js";
 import { renderStopped } from "../cli/render/stopped.js";
 import { exitCodeOfServe, runServe, type Served } from "../cli/run/serve.js";
 
@@ -8,17 +8,27 @@ export default class Serve extends FleetCommand {
   static override summary =
     "Supervise the servers: check health, restart, adopt, recycle, run gc, serve metrics and the front door.";
   static override description =
-    "The front door listens on serve.listen (COPILOTFLEET_SERVE_LISTEN), by default 127.0.0.1:4300. On SIGTERM, serve " +
+    "The front door listens on serve.listen (COPILOTFLEET_SERVE_LISTEN), by default 127.0.0.1:4300. The HTTP API listens on " +
+    "serve.http (COPILOTFLEET_SERVE_HTTP), and is off by default. On SIGTERM, serve " +
     "admits no new turns, waits for turns in flight, and stops all servers. A second SIGTERM cuts the turns. Exits with 8 " +
     "when a turn had to be cut. Logs go to standard error.";
-  static override examples = ["<%= config.bin %> serve", "<%= config.bin %> serve --leave-running"];
+  static override examples = [
+    "<%= config.bin %> serve",
+    "<%= config.bin %> serve --http 127.0.0.1:4380",
+    "<%= config.bin %> serve --leave-running",
+  ];
   static override flags = {
+    http: addressFlag("http", "address of the HTTP API (default: serve.http)", "127.0.0.1:4380"),
+    listen: addressFlag("listen", "address of the front door (default: serve.listen)", "127.0.0.1:4300"),
+    metrics: addressFlag("metrics", "address of metrics and health checks (default: serve.metrics)", "127.0.0.1:9464"),
     "drain-timeout": durationFlag("drain-timeout", "how long to wait for turns in flight (default: drain.timeout)"),
     "leave-running": Flags.boolean({ description: "on SIGTERM, leave the servers running for the next supervisor" }),
   };
 
   async run(): Promise<Served> {
     const { flags } = await this.parse(Serve);
+    const { http, listen, metrics } = flags;
+    this.configSource.config = { serve: given({ http, listen, metrics }) };
     return await this.withFleet(async (fleet) => {
       const served = await runServe(fleet, {
         drainTimeoutMs: flags["drain-timeout"] ?? fleet.config.drain.timeoutMs,

@@ -148,12 +148,17 @@ function checkHealth({ health }: Config, origins: Map<string, Origin>): void {
 
 function checkServe({ serve }: Config, origins: Map<string, Origin>, { uid }: Machine): void {
   checkPrivilege("serve.metrics", serve.metrics.port, origins, uid);
-  if (serve.listen === null) return;
-  checkPrivilege("serve.listen", serve.listen.port, origins, uid);
-  const same = serve.listen.port === serve.metrics.port && serve.listen.host === serve.metrics.host;
-  if (!same || serve.listen.port === 0) return;
-  const problem = `serve.listen and serve.metrics both use port ${serve.listen.port}`;
-  throw conflict(["serve.listen", "serve.metrics"], [problem, "a different port for each"], origins);
+  if (serve.http !== null) checkPrivilege("serve.http", serve.http.port, origins, uid);
+  const { listen } = serve;
+  if (listen === null) return;
+  checkPrivilege("serve.listen", listen.port, origins, uid);
+  // The HTTP API and the metrics may share an address.
+  for (const key of ["metrics", "http"] as const) {
+    const other = serve[key];
+    if (other === null || listen.port === 0 || other.port !== listen.port || other.host !== listen.host) continue;
+    const problem = `serve.listen and serve.${key} both use port ${listen.port}`;
+    throw conflict(["serve.listen", `serve.${key}`], [problem, "a different port for each"], origins);
+  }
 }
 
 /**

@@ -52,6 +52,14 @@ export const organizations = () =>
     textFault(name, { characters: /[A-Za-z0-9-]/, first: /[A-Za-z0-9]/, longest: 39 }),
   );
 
+/** Origins as browsers send them: a scheme, a host, and a port that is not the scheme's own. */
+export const origins = () =>
+  list(
+    'a list of origins, each with http:// or https://, a host and perhaps a port, such as ["https://app.example"]',
+    (item) =>
+      URL.canParse(item) && /^https?:/.test(item) && new URL(item).origin === item ? null : "which is not an origin",
+  );
+
 /** The public keys of hosts. */
 export const peers = () =>
   list(

@@ -110,6 +110,7 @@ const NULLS: Readonly<Record<string, string>> = {
   "runtime.idleTimeout": "the runtime's default",
   "runtime.path": "the program that the SDK brings",
   "serve.listen": "none, so that no client can connect",
+  "serve.http": "no HTTP API",
   "serve.tls.cert": "plain TCP",
   "serve.tls.clientCa": "clients without certificates",
   "serve.tls.key": "plain TCP",

@@ -241,7 +241,8 @@ const addressThat = (allowed: string) =>
     fault: (given) => (parseAddress(given) === null ? addressFault(given) : null),
     kind: "host:port",
   });
-export const address = () => addressThat('host:port, such as "127.0.0.1:4300" or "[::1]:4300" (port 0: any free one)');
+export const address = (port = 4300) =>
+  addressThat(`host:port, such as "127.0.0.1:${port}" or "[::1]:${port}" (port 0: any free one)`);
 /** The address at which other hosts reach this one. */
 export const advertised = () =>
   addressThat('the host:port at which other hosts reach this one, such as "10.0.0.1:4300"');

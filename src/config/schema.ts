@@ -186,6 +186,8 @@ const serve = v.pipe(
   v.strictObject({
     // If null, there is no front door.
     listen: v.optional(v.nullable(rules.address()), "127.0.0.1:4300"),
+    // The address of the HTTP API. If null, there is none.
+    http: v.optional(v.nullable(rules.address(4380)), null),
     // Whether the log gets a line for each request at the front door, without its content.
     accessLog: v.optional(rules.flag(), false),
     metrics: v.optional(rules.address(), "127.0.0.1:9464"),
@@ -212,6 +214,9 @@ const serve = v.pipe(
     logMaxBytes: logMaxSize,
   })),
 );
+
+/** The origins whose pages may use the HTTP API, and whose names requests may give as their host. */
+const http = v.strictObject({ origins: v.optional(lists.origins(), []) });
 
 const storeOptions = v.strictObject({
   // Allows Redis without TLS on another host, where anybody on the network path can read and change the state.
@@ -263,6 +268,7 @@ const keys = v.strictObject({
   recycle: v.optional(recycle, {}),
   drain: v.optional(drain, {}),
   serve: v.optional(serve, {}),
+  http: v.optional(http, {}),
   limits: v.optional(limits, {}),
   store: v.optional(rules.store(), "file"),
   storeOptions: v.optional(storeOptions, {}),

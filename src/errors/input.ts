@@ -9,6 +9,12 @@ export const INPUT_ERRORS = rows(2, UNCHANGED, {
     causes: ["A flag is unknown, is missing, has a value that is not allowed, or does not go with another flag."],
     fixes: ["copilotfleet COMMAND --help"],
   },
+  FLEET_CONTENT_TOO_LARGE: {
+    httpStatus: 413,
+    title: "The body of the HTTP request is too large.",
+    causes: ["It has more bytes than the route accepts. For a prompt, the limit is serve.maxFrame."],
+    fixes: ["Send less.", "copilotfleet config get serve.maxFrame"],
+  },
   FLEET_CLOSED: {
     title: "The program called a fleet after it had closed it.",
     causes: ["Fleet.close() was called before or during this call."],

@@ -132,10 +132,22 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
       'An operator may set "session": {"host": "owner"}.',
     ],
   },
+  FLEET_ORIGIN_REFUSED: {
+    httpStatus: 403,
+    title: "The HTTP API does not serve this host name or this origin.",
+    causes: [
+      "A page of a site that is not in http.origins sent the request.",
+      "The request names a host that is neither an address, nor a name in the certificate, nor in http.origins.",
+    ],
+    fixes: ["copilotfleet config get http.origins", "Add the origin, such as https://app.example, to http.origins."],
+  },
   FLEET_METHOD_UNKNOWN: {
     httpStatus: 404,
-    title: "The front door does not know this method.",
-    causes: ["The client's SDK is newer than this version of copilotfleet."],
+    title: "The front door or the HTTP API does not know this method.",
+    causes: [
+      "The client's SDK is newer than this version of copilotfleet.",
+      "The path or the method of an HTTP request is misspelled.",
+    ],
     fixes: ["npm install --global copilotfleet@latest"],
   },
   FLEET_TOKEN_REFUSED: {

@@ -81,6 +81,14 @@ export const EXHAUSTED_ERRORS = rows(6, NOTHING_DONE, {
       "Raise sandbox.disk, and restart the server.",
     ],
   },
+  FLEET_REQUEST_TIMEOUT: {
+    httpStatus: 503,
+    retryable: true,
+    title: "The HTTP request took too long.",
+    data: "Work that the request began may continue. Histories are kept.",
+    causes: ["The store, a server or another host does not answer in time."],
+    fixes: ["Try again in a moment.", "copilotfleet doctor"],
+  },
   FLEET_TURN_TIMEOUT: {
     httpStatus: 504,
     title: "The turn did not end in time.",

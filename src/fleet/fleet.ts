@@ -1,3 +1,4 @@
+import type { HttpDoor } from "../api/door.js";
 import type { Config } from "../config/schema.js";
 import type { TokenView } from "../identity/tokens.js";
 import type { HostRecord } from "../model/host.js";
@@ -16,7 +17,7 @@ import { RecordGroup } from "./groups/records.js";
 import { ServerGroup } from "./groups/servers.js";
 import { SessionGroup } from "./groups/sessions.js";
 import { TokenGroup } from "./groups/tokens.js";
-import type { FleetOptions } from "./options.js";
+import type { FleetOptions, OpenHttpDoorOptions } from "./options.js";
 import { type FleetParts, openParts } from "./parts.js";
 
 /** The groups of a fleet's methods. */
@@ -70,9 +71,10 @@ export class Fleet implements Groups, AsyncDisposable {
     this.leases = new LeaseGroup(parts);
     this.clients = new ClientGroup(parts);
     this.tokens = callable(new TokenGroup(parts), (tokens, user?: string) => tokens.list({ user }));
-    this.doors = new DoorGroup(parts);
-    this.pool = new PoolGroup(parts, this.doors);
     this.hosts = callable(new HostGroup(parts), (hosts) => hosts.list());
+    const { sessions, servers, hosts, tokens } = this;
+    this.doors = new DoorGroup(parts, { sessions, servers, hosts, tokens });
+    this.pool = new PoolGroup(parts, this.doors);
     this.records = new RecordGroup(parts);
     this.descriptions = new DescriptionGroup(parts);
     this.#parts = parts;
@@ -96,6 +98,11 @@ export class Fleet implements Groups, AsyncDisposable {
    */
   takeWarnings(): string[] {
     return this.#parts.takeWarnings();
+  }
+
+  /** The same as `doors.openHttp`. */
+  async openHttpDoor(options: OpenHttpDoorOptions = {}): Promise<HttpDoor> {
+    return await this.doors.openHttp(options);
   }
 
   /**

@@ -15,6 +15,7 @@ import type { TurnReply } from "../runtime/client/turn.js";
 import type { TranscriptEntry } from "../runtime/history/transcript.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
 import type { ServeLog } from "../serve/context.js";
+import type { Probes } from "../serve/report/probes.js";
 import type { LeaseWait } from "../sessions/leases/leases.js";
 import type { TurnLease } from "../sessions/leases/seen.js";
 import type { Released } from "../sessions/memory/release.js";
@@ -108,6 +109,17 @@ export interface CreateSessionOptions extends ResumeSessionOptions {
    * token is configured. Default: false. The first prompt then fails, and the session stays.
    */
   needsModel?: boolean;
+}
+
+/** The changes to a session. A field that is left out stays as it is. */
+export interface UpdateSessionOptions {
+  user: string;
+  /** Null: the session has no purpose. */
+  purpose?: string | null | undefined;
+  /** How long gc keeps the session after its last use. Null: `session.ttl` of the configuration counts. */
+  ttl?: Duration | null | undefined;
+  /** Other users who may use the session. A member who is removed can begin no more turns. */
+  members?: readonly string[] | undefined;
 }
 
 export interface SendOptions {
@@ -232,6 +244,15 @@ export interface SuperviseOptions {
   /** The address of the front door, as in {@link OpenDoorOptions}. Without this and `serve.listen`, no front door opens. */
   listen?: string | Address | InheritedListener;
   /** Cancels the start. */
+  signal?: AbortSignal;
+}
+
+export interface OpenHttpDoorOptions extends DoorListeners {
+  /** An address such as "127.0.0.1:4380", or port 0 for any free port. Default: `serve.http` of the configuration. */
+  listen?: string | Address;
+  /** Answers `/healthz`, `/readyz` and `/metrics` in place of the door itself. */
+  probes?: Probes;
+  /** Cancels the wait for the address. */
   signal?: AbortSignal;
 }
 

@@ -25,6 +25,8 @@ export interface SupervisorRecord {
   metrics: string | null;
   /** `host:port` of the supervisor's front door; absent or null if it has none. */
   door?: string | null;
+  /** The URL of the supervisor's HTTP API; absent or null if it has none. */
+  http?: string | null;
 }
 
 export const EMPTY_REGISTRY = JSON.stringify({ servers: {} } satisfies Registry);

@@ -13,6 +13,7 @@ import { deadline, NEVER } from "../runtime/deadline.js";
 import { logPath } from "../runtime/files/server-folder.js";
 import { lastLogLines } from "../serve/logs/log-end.js";
 import { awaitMore, followLog, type LogEnd, type LogPosition } from "../serve/logs/log-tail.js";
+import { abortTurnIn } from "../sessions/abort.js";
 import type { SessionsContext } from "../sessions/context.js";
 import { collectGarbage, type GcResult } from "../sessions/gc/collect.js";
 import { readHistory } from "../sessions/history.js";
@@ -176,6 +177,10 @@ export class LocalHost implements Host {
   async evict({ ids }: ParamsOf<"evict">, { onProgress }: Call = {}): Promise<EvictionResult> {
     const { store, config } = this.#context;
     return await evict(await this.#records(), ids, { store, answerMs: config.health.timeoutMs, onProgress });
+  }
+
+  async abort({ id, user }: ParamsOf<"abort">): Promise<boolean> {
+    return await abortTurnIn(this.#context, id, user);
   }
 
   async deleteSessions({ ids, user }: ParamsOf<"deleteSessions">): Promise<string[]> {

@@ -38,6 +38,7 @@ export class RemoteHost implements Host {
   readonly loaded = this.#asks("loaded");
   readonly activity = this.#asks("activity");
   readonly evict = this.#asks("evict");
+  readonly abort = this.#asks("abort");
   readonly deleteSessions = this.#asks("deleteSessions");
   readonly gc = this.#asks("gc");
   readonly gcSome = this.#asks("gcSome");

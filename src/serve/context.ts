@@ -1,11 +1,13 @@
 import type { Address } from "../config/rules.js";
 import type { DoorOptions, FrontDoor } from "../gateway/door.js";
+import type { DoorListeners } from "../gateway/state/door/report.js";
 import type { ModelProvider } from "../models/provider.js";
 import type { Clock } from "../runtime/clock.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
 import type { SessionsContext } from "../sessions/context.js";
 import type { GcResult } from "../sessions/gc/collect.js";
 import type { FleetMetrics } from "./report/metrics.js";
+import type { Probes } from "./report/probes.js";
 
 export type LogLevel = "debug" | "info" | "warn" | "error";
 
@@ -19,8 +21,11 @@ export interface ServedFleet extends Pick<SessionsContext, "store" | "config" | 
   stateRoot: string;
   clock: Clock;
   log: ServeLog;
-  /** Opens the front door. `fleet/` provides this object, because `fleet/` is above `serve/`. */
-  doors: { open(options: DoorOptions): Promise<FrontDoor> };
+  /** Opens the front door and the HTTP API. `fleet/` provides this object, because `fleet/` is above `serve/`. */
+  doors: {
+    open(options: DoorOptions): Promise<FrontDoor>;
+    openHttp(options: ServedHttpOptions): Promise<ServedHttp>;
+  };
   /** The address on which to open the front door. Null if this host has no front door. */
   listen: Address | InheritedListener | null;
   /** The host itself, which runs gc on its own sessions. */
@@ -31,6 +36,21 @@ export interface ServedFleet extends Pick<SessionsContext, "store" | "config" | 
 export interface ServeContext extends ServedFleet {
   metrics: FleetMetrics;
   state: ServeState;
+}
+
+export interface ServedHttpOptions extends DoorListeners {
+  listen: Address;
+  probes: Probes;
+  signal: AbortSignal;
+}
+
+/** An open address of the HTTP API. `HttpDoor` in `api/` implements it, because `api/` is above `serve/`. */
+export interface ServedHttp {
+  readonly address: Address;
+  readonly url: string;
+  /** Begins no new work, and waits up to `timeoutMs` for the requests that are being handled. */
+  drain(request: { timeoutMs: number }): Promise<unknown>;
+  close(): Promise<unknown>;
 }
 
 export class ServeState {

@@ -35,7 +35,7 @@ export class HostLock {
     return ownRecord(registry) !== undefined;
   }
 
-  async announce(addresses: Pick<SupervisorRecord, "metrics" | "door">): Promise<void> {
+  async announce(addresses: Pick<SupervisorRecord, "metrics" | "door" | "http">): Promise<void> {
     await this.#change((record) => {
       Object.assign(record, addresses);
     });

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from "node:timers/promises";
+import type { Address } from "../config/rules.js";
 import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
 import { countOf } from "../config/values/text.js";
 import { option } from "../errors.js";
@@ -9,7 +10,7 @@ import type { Stopped } from "../pool/stop/stop.js";
 import { NEVER } from "../runtime/deadline.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import { ownVersion } from "../runtime/launch/versions.js";
-import { type ServeContext, type ServedFleet, ServeState } from "./context.js";
+import { type ServeContext, type ServedFleet, type ServedHttp, ServeState } from "./context.js";
 import { attempt, logFailure } from "./failures.js";
 import { Heartbeat } from "./heartbeat.js";
 import { HostLock } from "./host-lock.js";
@@ -17,6 +18,7 @@ import { SupervisorLoop } from "./loop.js";
 import { doorListeners } from "./report/door-reports.js";
 import { HealthEndpoint } from "./report/health-endpoint.js";
 import { FleetMetrics } from "./report/metrics.js";
+import { HealthProbes } from "./report/probes.js";
 import { placeSessions } from "./upkeep/place-sessions.js";
 import { Terms } from "./upkeep/terms.js";
 
@@ -27,6 +29,11 @@ export interface DrainRequest {
   drainTimeoutMs?: number;
   /** When it aborts, the supervisor kills all remaining servers at once. */
   hurry: AbortSignal;
+}
+
+interface TimeoutRequest {
+  drainTimeout?: Duration | undefined;
+  drainTimeoutMs?: number | undefined;
 }
 
 export interface LeaveRequest {
@@ -51,6 +58,9 @@ export class Supervisor {
   readonly #hostLock: HostLock;
   readonly #loop: SupervisorLoop;
   #endpoint: HealthEndpoint | undefined;
+  #http: ServedHttp | undefined;
+  /** Set if the HTTP API serves the metrics, too. */
+  #metricsAddress: Address | undefined;
   /** Set only in a fleet on several hosts. */
   #heartbeat: Heartbeat | undefined;
   #closing: Promise<void> | undefined;
@@ -67,7 +77,9 @@ export class Supervisor {
    */
   static async start(fleet: ServedFleet, signal: AbortSignal): Promise<Supervisor> {
     // Check this before the host lock, so that a wrong setting changes nothing.
-    if (fleet.listen !== null) checkExposure(fleet.config, fleet.listen, { hasPeers: fleet.store.hosts !== null });
+    const { config, listen } = fleet;
+    if (listen !== null) checkExposure(config, listen, { hasPeers: fleet.store.hosts !== null });
+    if (config.serve.http !== null) checkExposure(config, config.serve.http, { key: "serve.http", hasPeers: false });
     const metrics = await FleetMetrics.open({ version: ownVersion() });
     const hostLock = await HostLock.take(fleet.store);
     const context = { ...fleet, metrics, state: new ServeState() };
@@ -87,14 +99,23 @@ export class Supervisor {
 
   async #open(signal: AbortSignal): Promise<void> {
     const { config, metrics, log, doors, listen, state } = this.#context;
-    const address = config.serve.metrics;
-    this.#endpoint = await HealthEndpoint.open({ address, health: this.#loop, metrics, log, signal });
+    const { http, metrics: address } = config.serve;
+    const probes = { health: this.#loop, metrics, log };
+    const isShared = http !== null && isSameAddress(http, address);
+    if (!isShared) this.#endpoint = await HealthEndpoint.open({ ...probes, address, signal });
     await this.#hostLock.announce({ metrics: this.metricsAddress });
     await this.#enterHosts();
     await this.#loop.first();
     if (listen !== null) {
       state.door = await doors.open({ ...doorListeners(this.#context), listen, signal });
       await this.#hostLock.announce({ metrics: this.metricsAddress, door: this.doorAddress });
+    }
+    if (http !== null) {
+      const answers = new HealthProbes(probes, { hasMetrics: isShared });
+      const listeners = doorListeners(this.#context, "HTTP API");
+      this.#http = await doors.openHttp({ ...listeners, listen: http, probes: answers, signal });
+      if (isShared) this.#metricsAddress = this.#http.address;
+      await this.#hostLock.announce({ metrics: this.metricsAddress, door: this.doorAddress, http: this.#http.url });
     }
     await this.#heartbeat?.announce(state.door?.address ?? null);
     state.phase = "serving";
@@ -113,7 +134,13 @@ export class Supervisor {
 
   /** `host:port` of the metrics and health endpoints. */
   get metricsAddress(): string {
-    return this.#endpoint === undefined ? "" : showAddress(this.#endpoint.address);
+    const address = this.#endpoint?.address ?? this.#metricsAddress;
+    return address === undefined ? "" : showAddress(address);
+  }
+
+  /** The URL of the HTTP API. Null if this host has none. */
+  get httpUrl(): string | null {
+    return this.#http?.url ?? null;
   }
 
   /** `host:port` of the front door. Null if this host has no front door. */
@@ -152,7 +179,8 @@ export class Supervisor {
    * Drains in five steps. The command `drain` takes only steps 1 and 4, because another process may supervise the host.
    *
    * 1. Close the pool. From here on, nobody on this host starts a server or begins a turn.
-   * 2. Close the front door. It refuses the prompts that wait, lets running turns end, and hangs up.
+   * 2. Close the front door. It refuses the prompts that wait, lets running turns end, and hangs up. The HTTP API does the
+   *    same, but its address stays open until step 5 for probes.
    * 3. End the regular work, so that nothing starts a server again.
    * 4. Drain each server: wait for its turns, save and unload its sessions, and stop it.
    * 5. Leave: give up the term and the host lock, and close the endpoints.
@@ -162,9 +190,11 @@ export class Supervisor {
     await this.#closePool();
     // Do not wait here: the drain of the servers waits for all turns, including those of the front door.
     const doorClosed = this.#context.state.door?.close({ timeoutMs: drainTimeoutMs });
+    const httpDrained = this.#http?.drain({ timeoutMs: drainTimeoutMs });
     await this.#loop.stop();
     const drained = await this.#drainServers(drainTimeoutMs, hurry);
     await doorClosed;
+    await httpDrained;
     await this.#close({ gone: drained.failed.length === 0 });
     return drained;
   }
@@ -205,7 +235,8 @@ export class Supervisor {
    * first, because they depend on this process.
    */
   async leave({ doorTimeout, doorTimeoutMs = 0 }: LeaveRequest = {}): Promise<void> {
-    await this.#context.state.door?.close({ timeout: doorTimeout ?? doorTimeoutMs });
+    const timeoutMs = readTimeout({ drainTimeout: doorTimeout, drainTimeoutMs: doorTimeoutMs }, 0);
+    await Promise.all([this.#context.state.door?.close({ timeoutMs }), this.#http?.drain({ timeoutMs })]);
     await this.#loop.stop();
     await this.#close({ gone: false });
   }
@@ -225,12 +256,18 @@ export class Supervisor {
     } finally {
       const failure = "the record of the settings of this serve could not be removed";
       await attempt(this.#context, failure, () => forgetServing(this.#context.stateRoot));
+      await this.#http?.close();
       await this.#endpoint?.close();
     }
   }
 }
 
-function readTimeout({ drainTimeout, drainTimeoutMs }: Omit<DrainRequest, "hurry">, configuredMs: number): number {
+/** Whether two listeners are meant to be one. Port 0 is another port for each. */
+function isSameAddress(a: Address, b: Address): boolean {
+  return a.host === b.host && a.port === b.port && a.port !== 0;
+}
+
+function readTimeout({ drainTimeout, drainTimeoutMs }: TimeoutRequest, configuredMs: number): number {
   if (drainTimeout === undefined) return drainTimeoutMs ?? configuredMs;
   return parseDuration(drainTimeout, { name: option("drainTimeout"), maxMs: LONGEST_TIMER_MS, orZero: true });
 }

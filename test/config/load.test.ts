@@ -59,6 +59,7 @@ describe("defaults", () => {
         drain: { timeoutMs: 30_000 },
         serve: {
           listen: { host: "127.0.0.1", port: 4300 },
+          http: null,
           accessLog: false,
           metrics: { host: "127.0.0.1", port: 9464 },
           gcIntervalMs: 3_600_000,
@@ -70,6 +71,7 @@ describe("defaults", () => {
           logMaxBytes: 10_485_760,
           logFiles: 3,
         },
+        http: { origins: [] },
         limits: {
           default: { connections: 16, sessions: 1000, requestsInFlight: 2000, unreadBytes: 67_108_864 },
           total: { connections: 1024, sessions: null, requestsInFlight: 20_000, unreadBytes: 536_870_912 },

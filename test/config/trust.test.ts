@@ -19,6 +19,8 @@ const VALUES: Record<string, unknown> = {
   "session.tools": ["bash"],
   "serve.listen": "0.0.0.0:4300",
   "serve.metrics": "0.0.0.0:9464",
+  "serve.http": "0.0.0.0:4380",
+  "http.origins": ["https://attacker.example"],
   "serve.maxFrame": "256mb",
   "serve.proxyProtocol": true,
   store: "rediss://attacker.example:6379/0",

@@ -66,6 +66,8 @@ const VALUES: Record<string, unknown[]> = {
     "127.0.0.1:04300",
   ],
   "serve.metrics": ["localhost:http"],
+  "serve.http": ["4380", "https://localhost:4380", true],
+  "http.origins": ["https://app.example", true, null],
   "serve.maxFrame": ["64", "63kb", "257mb", "1gb", 1024, null],
   "serve.proxyProtocol": ["yes", 1, null],
   "serve.tls.cert": ["", " ", 1],
@@ -458,6 +460,12 @@ describe("values that do not go together", () => {
       "a different port for each",
     ],
     [
+      "one port for the front door and the HTTP API",
+      { serve: { listen: "127.0.0.1:4300", http: "127.0.0.1:4300" } },
+      "serve.listen and serve.http both use port 4300",
+      "a different port for each",
+    ],
+    [
       "a remote provider without a URL",
       { provider: { type: "azure" } },
       "provider.baseUrl is not set",
@@ -549,6 +557,20 @@ describe("values that do not go together", () => {
     const error = folder.refusal({ flags: { ports: { from: 4600 } }, flagNames: { "ports.from": "--port-from" } });
     expect(error).toMatchObject({ code: "FLEET_PORT_INVALID", exit: 2 });
     expect(error.message).toContain(`(ports.from: the flag --port-from; ports.to: in ${folder.userFile}, line 1)`);
+  });
+
+  it.each([
+    "app.example",
+    "https://app.example/",
+    "https://a.example:443",
+    "https://A.example",
+    "ftp://a",
+    "*",
+    "null",
+  ])("%s is refused as an origin, because no browser sends it as one", async (origin) => {
+    await using folder = new Folder();
+    folder.write(folder.userFile, at("http.origins", [origin]));
+    expect(folder.refusal().message).toContain(`is ${quote(origin)}, which is not an origin. Allowed: `);
   });
 
   it("ports below 1024 are refused for every user but root", async () => {

@@ -1,11 +1,11 @@
 import { statSync } from "node:fs";
 import { resolve } from "node:path";
 import { Flags } from "@oclif/core";
-import { ALLOWED_MODEL, modelFault } from "../../config/rules.js";
+import { ALLOWED_MODEL, modelFault, parseAddress } from "../../config/rules.js";
 import { LONGEST_TIMER_MS, parseDuration } from "../../config/values/duration.js";
 import { parseMoment } from "../../config/values/moment.js";
 import { printable, redact, shellQuote } from "../../config/values/text.js";
-import { blankFault, NOT_A_VARIABLE, wholeNumberFault } from "../../config/values/text-fault.js";
+import { addressFault, blankFault, NOT_A_VARIABLE, wholeNumberFault } from "../../config/values/text-fault.js";
 import { FleetError, type FleetErrorCode, quote, type Suggestion } from "../../errors.js";
 import { validateSessionId } from "../../model/ids.js";
 
@@ -130,6 +130,22 @@ export function folderFlag(name: string, description: string) {
           ? ([`Give an existing folder, such as --${name} /tmp.`] as const)
           : (["Correct the path, or create the folder.", `mkdir -p ${shellQuote(printable(value))}`] as const)),
       ]);
+    },
+  });
+}
+
+/** A flag for an address at which this machine listens. `example` is a usual address. */
+export function addressFlag(name: string, description: string, example: string) {
+  return Flags.string({
+    description,
+    helpValue: "HOST:PORT",
+    parse: async (value) => {
+      if (parseAddress(value) !== null) return value;
+      const fault = addressFault(value) ?? "which is not host:port";
+      throw usage(
+        `--${name} is ${quote(value)}, ${fault}. Allowed: host:port, such as ${example} (port 0: any free one)`,
+        [`For example, write --${name} ${example}.`],
+      );
     },
   });
 }

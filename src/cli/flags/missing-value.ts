@@ -31,6 +31,8 @@ const FILES: Readonly<Record<string, string>> = {
   "--cert": "the path of a file with a certificate, such as ./client.crt",
   "--key": "the path of a file that only you can read, such as ./client.key",
   "--listen": "an address of this machine, such as 127.0.0.1:4300",
+  "--http": "an address of this machine, such as 127.0.0.1:4380",
+  "--metrics": "an address of this machine, such as 127.0.0.1:9464",
 };
 
 /** The message and advice for a flag without its value. Names the allowed values as the error for a wrong value does. */

@@ -34,11 +34,13 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
     // A signal during the start ends the command at once, because there is nothing to drain.
     throw signals.name === undefined ? error : new Interrupted(signals.name);
   });
-  const { watched, metricsAddress, doorAddress } = supervisor;
-  log("info", "serving", { servers: watched, metrics: metricsAddress, door: doorAddress });
+  const { watched, metricsAddress, doorAddress, httpUrl } = supervisor;
+  const api = httpUrl === null ? {} : { http: httpUrl };
+  log("info", "serving", { servers: watched, metrics: metricsAddress, door: doorAddress, ...api });
   const door = doorAddress === null ? "" : ` Front door: ${doorAddress}.`;
+  const http = httpUrl === null ? "" : ` HTTP API: ${httpUrl}.`;
   options.ready(
-    `Supervising ${countOf(watched, "server")}.${door} Metrics and health: http://${metricsAddress}/metrics`,
+    `Supervising ${countOf(watched, "server")}.${door}${http} Metrics and health: http://${metricsAddress}/metrics`,
   );
   await Promise.race([aborted(signals.first), aborted(supervisor.lost)]);
   if (supervisor.lost.aborted) {

@@ -24,7 +24,8 @@ export const SECTIONS: SectionTexts = {
   health: { meaning: "How `serve` checks and restarts servers." },
   recycle: { meaning: "When `serve` replaces a server by a fresh process with the same home." },
   drain: { meaning: "How servers stop." },
-  serve: { meaning: "The supervisor and the front door." },
+  serve: { meaning: "The supervisor, the front door and the HTTP API." },
+  http: { meaning: "The [HTTP API](http.md), whose address is `serve.http`." },
   "serve.tls": {
     meaning: "TLS at the front door. The files may be replaced while `serve` runs. See [TLS](front-door.md#tls).",
   },

@@ -66,6 +66,10 @@ export const OF_OPERATION = {
     meaning: "The address of the front door. Port 0 is any free port. `null`: no front door.",
     examples: ["127.0.0.1:4300", null],
   },
+  "serve.http": {
+    meaning: "The address of the [HTTP API](http.md). Port 0 is any free port. `null`: no HTTP API.",
+    examples: ["127.0.0.1:4380", null],
+  },
   "serve.accessLog": {
     meaning: "Whether the log has a line for each request at the front door, without its content.",
     examples: [true],
@@ -103,6 +107,13 @@ export const OF_OPERATION = {
   },
   "serve.logMaxSize": { meaning: "The size at which a server's log is rotated.", examples: ["10mb"] },
   "serve.logFiles": { meaning: "The number of rotated logs to keep for each server.", examples: [3] },
+
+  "http.origins": {
+    meaning:
+      "The origins whose pages may use the HTTP API. A request may also name the host of one of them as its `Host`. See " +
+      "[Origins and hosts](http.md#origins-and-hosts).",
+    examples: [["https://app.example"]],
+  },
 
   "limits.default.connections": { meaning: "The number of open connections to the front door.", examples: [16, null] },
   "limits.default.sessions": { meaning: "The number of sessions in all states.", examples: [1000, null] },

@@ -1,14 +1,35 @@
+import type { HttpDoor } from "../../api/door.js";
 import type { Address } from "../../config/rules.js";
 import type { FrontDoor } from "../../gateway/door.js";
 import type { HostCalls } from "../../gateway/entry/control.js";
 import * as arg from "../arguments.js";
-import type { OpenDoorOptions } from "../options.js";
+import type { OpenDoorOptions, OpenHttpDoorOptions } from "../options.js";
+import type { FleetParts } from "../parts.js";
 import { Group } from "./group.js";
+import type { HostGroup } from "./hosts.js";
+import type { ServerGroup } from "./servers.js";
+import type { SessionGroup } from "./sessions.js";
+import type { TokenGroup } from "./tokens.js";
 
 const ANY_ADDRESS: Address = { host: "127.0.0.1", port: 0 };
 
-/** The front doors of this process. */
+/** The groups whose methods the HTTP API calls. */
+export interface ApiGroups {
+  sessions: SessionGroup;
+  servers: ServerGroup;
+  hosts: HostGroup;
+  tokens: TokenGroup;
+}
+
+/** The front doors of this process, and its addresses of the HTTP API. */
 export class DoorGroup extends Group {
+  readonly #groups: ApiGroups;
+
+  constructor(parts: FleetParts, groups: ApiGroups) {
+    super(parts);
+    this.#groups = groups;
+  }
+
   /**
    * Opens a front door: one address at which any Copilot SDK that presents a user's token can use the fleet like that
    * user's own server. Close the door before the fleet.
@@ -35,8 +56,40 @@ export class DoorGroup extends Group {
     return door;
   }
 
+  /**
+   * Opens the HTTP API: one address at which programs that speak HTTP use the fleet with their users' tokens. Close it before
+   * the fleet.
+   *
+   * @param options.listen an address such as "127.0.0.1:4380", or port 0 for any free port; if left out, `serve.http` of the
+   * configuration
+   * @throws FleetError `FLEET_ADDRESS_TAKEN` or `FLEET_ADDRESS_UNUSABLE` when it cannot listen on the address;
+   * `FLEET_CONFIG_INVALID` when other machines can reach the address, and neither `serve.tls` nor `serve.insecure` is set.
+   */
+  async openHttp(options: OpenHttpDoorOptions = {}): Promise<HttpDoor> {
+    // Import these modules only here, because a process without the HTTP API must not load them.
+    const { openHttpDoor } = await import("../../api/door.js");
+    const { apiFleet } = await import("./arguments/api-fleet.js");
+    const { config, store, clock, leases, endings } = this.parts;
+    const { listen: given = config.serve.http ?? ANY_ADDRESS, ...rest } = options;
+    const listen = arg.readAddress(given, "listen");
+    const context = { config, store, clock, fleet: apiFleet(this.parts, this.#groups) };
+    // The caller may hold a lease, but the clients must not use it.
+    const door = await leases.ambient.outside(() => openHttpDoor(context, { ...rest, listen }));
+    endings.push(async () => await door.close());
+    return door;
+  }
+
   static {
     Group.guard(DoorGroup.prototype, {
+      openHttp: [
+        arg.optional({
+          listen: { check: arg.readAddress },
+          onRequest: { check: arg.callback },
+          onEvent: { check: arg.callback },
+          probes: { check: arg.object },
+          ...arg.SIGNAL,
+        }),
+      ],
       open: [
         arg.optional({
           ...arg.LISTEN,

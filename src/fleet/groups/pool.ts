@@ -20,6 +20,8 @@ export interface SupervisorView {
   metrics: string | null;
   /** `host:port` of its front door; null if it has none. */
   door: string | null;
+  /** The URL of its HTTP API; null if it has none. */
+  http: string | null;
 }
 
 /** All servers of this host together. */
@@ -83,8 +85,8 @@ export class PoolGroup extends Group {
   async supervisor(): Promise<SupervisorView | null> {
     const record = liveSupervisor(await this.parts.store.registry.read());
     if (record === undefined) return null;
-    const { process, version = null, state, startedAt, metrics, door = null } = record;
-    return { pid: process.pid, version, state, startedAt, metrics, door };
+    const { process, version = null, state, startedAt, metrics, door = null, http = null } = record;
+    return { pid: process.pid, version, state, startedAt, metrics, door, http };
   }
 
   static {

@@ -1,9 +1,8 @@
 import type { CopilotSession } from "@github/copilot-sdk";
 import { parseDuration } from "../../config/values/duration.js";
-import { FleetError, option, quote } from "../../errors.js";
-import { isSessionId, validateUser } from "../../model/ids.js";
+import { option } from "../../errors.js";
+import { isSessionId } from "../../model/ids.js";
 import type { OnProgress } from "../../model/progress.js";
-import { SESSION_STATES } from "../../model/session.js";
 import { filterSessions } from "../../peers/filters.js";
 import { evictDownTo, evictEverywhere, gatherGarbage, gatherSessions, viewSessionOf } from "../../peers/gather.js";
 import { deleteEverywhere } from "../../peers/sessions/delete.js";
@@ -15,9 +14,9 @@ import type { TranscriptEntry } from "../../runtime/history/transcript.js";
 import type { GcRequest, GcResult } from "../../sessions/gc/collect.js";
 import type { EvictionResult } from "../../sessions/memory/eviction.js";
 import { sessionsNotFound } from "../../sessions/problems.js";
+import { updateSession } from "../../sessions/update.js";
 import { PendingReply } from "../../sessions/use/reply.js";
 import type { SessionView } from "../../sessions/view.js";
-import * as arg from "../arguments.js";
 import type {
   CreateSessionOptions,
   ResumeSessionOptions,
@@ -25,8 +24,10 @@ import type {
   SessionFilter,
   SessionReply,
   Transcript,
+  UpdateSessionOptions,
   UseOptions,
 } from "../options.js";
+import { SESSION_ARGUMENTS, validateMembers } from "./arguments/sessions.js";
 import { Group } from "./group.js";
 
 const START_WAIT_MS = 30_000;
@@ -136,6 +137,43 @@ export class SessionGroup extends Group {
     return await meantSessions(this.parts, texts, user);
   }
 
+  /** Returns how many sessions the user owns, as `limits.default.sessions` counts them. */
+  async count(user: string): Promise<number> {
+    return await this.parts.store.sessions.count(user, Number.MAX_SAFE_INTEGER);
+  }
+
+  /**
+   * Changes the purpose, the TTL or the members of a session. Only its owner may do that. With members, even with an empty
+   * list, the session is collaborative from then on.
+   *
+   * @param options a field that is left out stays as it is. `purpose` null: none. `ttl` null: `session.ttl` counts
+   */
+  async update(id: string, options: UpdateSessionOptions): Promise<SessionView> {
+    const { user, purpose, ttl, members } = options;
+    await this.parts.finder.find(id, user);
+    await updateSession(this.parts.store, id, user, {
+      purpose,
+      ttlMs: typeof ttl === "string" || typeof ttl === "number" ? parseDuration(ttl, { name: option("ttl") }) : ttl,
+      members: members === undefined ? undefined : validateMembers(members, user),
+    });
+    return await viewSessionOf(this.parts, id, user);
+  }
+
+  /**
+   * Aborts the turn that runs in a session, whichever client began it. Resolves when the server has been told so, with
+   * whether a turn was running.
+   *
+   * @throws FleetError `FLEET_SESSION_LOCKED` when another member of a collaborative session is in a turn.
+   */
+  async abort(id: string, { user }: { user: string }): Promise<{ aborted: boolean }> {
+    const { finder, hosts } = this.parts;
+    const aborted = await finder.whereItIs(id, user, async (_, host) => {
+      const where = host === null ? hosts.at({ here: true }) : hosts.at({ here: false, host });
+      return await where.abort({ id, user });
+    });
+    return { aborted };
+  }
+
   /** Returns one session of a user. */
   async get(id: string, options: { user: string }): Promise<SessionView> {
     return await viewSessionOf(this.parts, id, options.user);
@@ -212,66 +250,7 @@ export class SessionGroup extends Group {
   }
 
   static {
-    const id = ["sessionId", arg.sessionId] as const;
-    const prompt = ["prompt", arg.text] as const;
-    const open = ["session", arg.session] as const;
-    const turn = {
-      ...arg.TIMEOUT,
-      ...arg.WAIT,
-      ...arg.SIGNAL,
-      onDelta: { check: arg.callback },
-      onEvent: { check: arg.callback },
-      onWait: { check: arg.callback },
-      lease: { check: arg.object },
-    };
-    const filter = {
-      ...arg.USER,
-      state: { check: arg.choice(SESSION_STATES) },
-      purpose: { check: arg.text },
-      host: { check: arg.text },
-      model: { check: arg.text },
-    };
-    const create = {
-      ...arg.OWN_USER,
-      sessionId: { check: arg.sessionId },
-      purpose: { check: arg.text },
-      model: { check: arg.text },
-      ttl: { check: arg.span },
-      members: { check: arg.texts },
-      ephemeral: { check: arg.flag },
-      needsModel: { check: arg.flag },
-      ...arg.WAIT,
-      ...arg.SIGNAL,
-    };
-    const following = { turns: { check: arg.whole }, follow: { check: arg.flag }, ...arg.SIGNAL };
-    Group.guard(SessionGroup.prototype, {
-      create: [["options", arg.options(create)]],
-      resume: [id, ["options", arg.options({ ...arg.OWN_USER, ...arg.WAIT, ...arg.SIGNAL })]],
-      send: [open, prompt, arg.optional(turn)],
-      use: [id, prompt, ["options", arg.options({ ...arg.OWN_USER, session: { check: arg.object }, ...turn })]],
-      leave: [open, arg.optional({ park: { check: arg.flag } })],
-      list: [arg.optional(filter)],
-      find: [["text", arg.text], arg.optional(arg.USER)],
-      matching: [["texts", arg.texts], arg.optional(arg.USER)],
-      get: [id, ["options", arg.options(arg.OWN_USER)]],
-      transcript: [id, ["options", arg.options({ ...arg.OWN_USER, turns: { check: arg.whole }, ...arg.SIGNAL })]],
-      followTranscript: [id, ["options", arg.options({ ...arg.OWN_USER, ...following })]],
-      evict: [
-        ["what", arg.oneOf({ ids: { check: arg.sessionIds }, max: { check: arg.whole } })],
-        arg.optional(arg.PROGRESS),
-      ],
-      gc: [
-        arg.optional({
-          ttl: { check: arg.span },
-          dryRun: { check: arg.flag },
-          ...arg.USER,
-          sessionIds: { check: arg.sessionIds },
-          ...arg.PROGRESS,
-          ...arg.SIGNAL,
-        }),
-      ],
-      delete: [["sessionIds", arg.sessionIds], arg.optional({ ...arg.USER, ignoreNotFound: { check: arg.flag } })],
-    });
+    Group.guard(SessionGroup.prototype, SESSION_ARGUMENTS);
   }
 }
 
@@ -284,11 +263,4 @@ function alsoTo<T extends SendOptions>(onDelta: (text: string) => void, options:
       options.onDelta?.(text);
     },
   };
-}
-
-function validateMembers(members: readonly string[], owner: string): string[] {
-  const valid = [...new Set(members.map((member) => validateUser(member, option("members"))))];
-  if (!valid.includes(owner)) return valid;
-  const message = `${option("members")} ${quote(owner)} is the owner: only other users are members.`;
-  throw new FleetError("FLEET_USAGE_INVALID", message);
 }

@@ -2,11 +2,9 @@ import type { Socket } from "node:net";
 import { createServer, type Server, type TLSSocket } from "node:tls";
 import { DoorCertificates } from "../../identity/tls/certificates.js";
 import type { TlsFiles } from "../../identity/tls/files.js";
+import { watchCertificates } from "../../identity/tls/watch.js";
 import type { DoorState } from "../state/door/door-state.js";
 import { Handshake } from "./handshake.js";
-
-/** How often to check whether the files of the certificates have changed, in milliseconds. */
-const CHECK_MS = 2_000;
 
 /** Makes the TLS connections of a front door with `serve.tls`. */
 export class TlsEntry {
@@ -46,37 +44,13 @@ export class TlsEntry {
 
   /** Uses new certificates for new connections when the files change. Connections stay as they are. Never rejects. */
   async watch(): Promise<void> {
-    const { clock, closed } = this.#door;
-    this.#reportValidity();
-    while (!closed.aborted) {
-      await clock.wait(CHECK_MS, { signal: closed, ref: false }).catch(() => "closed");
-      if (!closed.aborted) this.#refresh();
-    }
-  }
-
-  #refresh(): void {
-    try {
-      if (!this.#certificates.refresh()) return;
-      this.#server.setSecureContext(this.#certificates.options);
-    } catch (error) {
-      const { message } = error as Error;
-      this.#report(
-        "certificate-problem",
-        `The front door keeps its certificate, because the new one is unusable. ${message}`,
-      );
-      return;
-    }
-    this.#report("certificate-replaced", "New connections get the new certificate.");
-    this.#reportValidity();
-  }
-
-  #reportValidity(): void {
-    const fault = this.#certificates.validityFault(new Date());
-    if (fault !== null) this.#report("certificate-problem", fault);
-  }
-
-  #report(event: "certificate-problem" | "certificate-replaced", detail: string): void {
-    this.#door.listeners.onEvent?.({ event, address: "", detail });
+    const { clock, closed, listeners } = this.#door;
+    await watchCertificates(this.#certificates, {
+      clock,
+      closed,
+      use: (options) => this.#server.setSecureContext(options),
+      report: (event, detail) => listeners.onEvent?.({ event, address: "", detail }),
+    });
   }
 }
 

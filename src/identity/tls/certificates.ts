@@ -44,6 +44,11 @@ export class DoorCertificates {
     };
   }
 
+  /** Whether the certificate is for a host with this name. */
+  isFor(name: string): boolean {
+    return this.#material.own?.checkHost(name) !== undefined;
+  }
+
   /** Why the certificate is not valid at this time, as a sentence. Null if it is. */
   validityFault(now: Date): string | null {
     const { own } = this.#material;

@@ -6,8 +6,11 @@ import { type InheritedListener, showAddress } from "../../runtime/launch/listen
 import { doorFiles } from "./certificates.js";
 import { readTls } from "./files.js";
 
+/** The keys of addresses at which clients reach this host. */
+type DoorKey = "serve.listen" | "serve.http";
+
 /**
- * Refuses a front door that other machines can reach without TLS, unless the configuration allows it. Only
+ * Refuses a front door or an HTTP API that other machines can reach without TLS, unless the configuration allows it. Only
  * {@link checkInherited} knows the address of an inherited descriptor.
  *
  * @throws FleetError `FLEET_CONFIG_INVALID`, also when the files of `serve.tls` cannot be used.
@@ -15,14 +18,14 @@ import { readTls } from "./files.js";
 export function checkExposure(
   { serve, host }: Pick<Config, "serve" | "host">,
   listen: Address | InheritedListener,
-  { hasPeers }: { hasPeers: boolean },
+  { key = "serve.listen", hasPeers }: { key?: DoorKey; hasPeers: boolean },
 ): void {
   const files = doorFiles(serve.tls);
   if (files !== null) {
     readTls(files);
     return;
   }
-  if (!("fd" in listen) && !isLoopback(listen) && !serve.insecure) throw exposed("serve.listen", listen);
+  if (!("fd" in listen) && !isLoopback(listen) && !serve.insecure) throw exposed(key, listen);
   const { advertise } = host;
   if (hasPeers && advertise !== null && !isLoopback(advertise) && !host.insecure)
     throw exposed("host.advertise", advertise);
@@ -39,8 +42,12 @@ export function checkInherited({ serve }: Pick<Config, "serve">, address: Addres
 
 const INHERITED = "The address of the socket that was handed to this process";
 
-function exposed(key: "serve.listen" | "host.advertise" | typeof INHERITED, address: Address): FleetError {
+function exposed(key: DoorKey | "host.advertise" | typeof INHERITED, address: Address): FleetError {
   const section = key === "host.advertise" ? "host" : "serve";
+  const local: Readonly<Partial<Record<typeof key, readonly Suggestion[]>>> = {
+    "serve.listen": ["COPILOTFLEET_SERVE_LISTEN=127.0.0.1:4300 copilotfleet serve"],
+    "serve.http": ["COPILOTFLEET_SERVE_HTTP=127.0.0.1:4380 copilotfleet serve"],
+  };
   const message =
     `${key} is ${quote(showAddress(address))}, which other machines can reach, and serve.tls is not set, so tokens and ` +
     "conversations would cross the network in plain text. Allowed: a loopback address, such as 127.0.0.1; or serve.tls.cert " +
@@ -48,7 +55,7 @@ function exposed(key: "serve.listen" | "host.advertise" | typeof INHERITED, addr
   const suggestions: Suggestion[] = [
     "Set serve.tls.cert and serve.tls.key to the files of a certificate.",
     `Set ${section}.insecure to true if only trusted machines can reach this network, or if a proxy adds TLS.`,
-    ...(key === "serve.listen" ? (["COPILOTFLEET_SERVE_LISTEN=127.0.0.1:4300 copilotfleet serve"] as const) : []),
+    ...(local[key] ?? []),
   ];
   return new FleetError("FLEET_CONFIG_INVALID", message, { suggestions });
 }

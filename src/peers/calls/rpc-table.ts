@@ -68,6 +68,7 @@ const calls = {
   loaded: call({}, s.list(s.loadedSession), toLook),
   activity: call({}, s.list(s.serverActivity), toLook),
   evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),
+  abort: call({ id: s.sessionId, user: s.user }, s.flag, toLook),
   deleteSessions: call({ ids: s.sessionIds, user: v.optional(s.user) }, s.deletedIds, toWork),
   gc: call({ ...garbage, user: v.optional(s.user) }, s.gcResult, () => GC_MS),
   /**

@@ -6,7 +6,7 @@ import { isLoopback } from "../../config/values/redis-url.js";
 import { FleetError, type FleetErrorCode, option, quote, type Suggestion, systemCode } from "../../errors.js";
 import { abortable } from "../deadline.js";
 
-export type AddressKey = "serve.metrics" | "serve.listen" | "proxy";
+export type AddressKey = "serve.metrics" | "serve.listen" | "serve.http" | "proxy";
 
 /** A file descriptor on which a socket already listens. */
 export interface InheritedListener {

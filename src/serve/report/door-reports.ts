@@ -21,12 +21,11 @@ const LEVELS: Record<DoorEvent["event"], LogLevel> = {
   failed: "error",
 };
 
-/** Reports requests and events at the front door to the metrics and the log. */
-export function doorListeners({
-  config,
-  metrics,
-  log,
-}: Pick<ServeContext, "config" | "metrics" | "log">): DoorListeners {
+/** Reports requests and events at the front door or at the HTTP API to the metrics and the log. */
+export function doorListeners(
+  { config, metrics, log }: Pick<ServeContext, "config" | "metrics" | "log">,
+  where: "front door" | "HTTP API" = "front door",
+): DoorListeners {
   return {
     onRequest: (report) => {
       metrics.requested(report.method, report.outcome, report.ms / 1000);
@@ -36,7 +35,7 @@ export function doorListeners({
     onEvent: ({ event, ...fields }) => {
       if (event === "failed") metrics.failed(fields.code ?? "FLEET_INTERNAL");
       if (fields.limit !== undefined) metrics.limited(fields.limit);
-      log(LEVELS[event], `front door: ${event}`, fields);
+      log(LEVELS[event], `${where}: ${event}`, fields);
     },
   };
 }

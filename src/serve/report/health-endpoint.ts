@@ -2,38 +2,17 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { Address } from "../../config/rules.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
 import { listenOn } from "../../runtime/launch/listen.js";
-import type { ServeLog } from "../context.js";
-import { logFailure } from "../failures.js";
-import type { FleetMetrics } from "./metrics.js";
+import { HealthProbes, logProbeFailure, PROBES, type ProbeAnswer, type ProbesContext, TEXT } from "./probes.js";
 
-/** Each reason is a sentence for people. An empty list means that all is well. */
-type Reasons = readonly string[] | Promise<readonly string[]>;
-
-/** The questions of the endpoint to the supervisor: whether to replace it, and whether to send it work. */
-export interface Health {
-  /** Reasons to replace this process (`/healthz`). Trouble with a single server is not such a reason. */
-  unhealthy(): Reasons;
-  /** Reasons to send no new work to this host at the moment (`/readyz`). */
-  unready(): Reasons;
-}
-
-export interface HealthEndpointOptions {
+export interface HealthEndpointOptions extends ProbesContext {
   address: Address;
-  health: Health;
-  metrics: Pick<FleetMetrics, "text" | "contentType" | "judged" | "failed">;
-  log: ServeLog;
-  /** How long a check of the health may take before it counts as failed, in milliseconds. Default: 1,000. */
-  checkMs?: number;
   /** How long a client may take to send its request, read the answer, or ask again, in milliseconds. Default: 5,000. */
   clientMs?: number;
   /** Ends the wait for the address, such as a name lookup. It does not close the endpoint. */
   signal: AbortSignal;
 }
 
-interface Answer {
-  status: number;
-  type: string;
-  body: string;
+interface Answer extends ProbeAnswer {
   headers?: Record<string, string>;
 }
 
@@ -41,7 +20,6 @@ interface Answer {
 const MAX_CONNECTIONS = 512;
 /** How long answers in progress may take when the endpoint closes, in milliseconds. */
 const CLOSE_GRACE_MS = 500;
-const TEXT = "text/plain; charset=utf-8";
 
 /** Serves `GET` and `HEAD` of `/metrics`, `/healthz` and `/readyz`, for Prometheus, Kubernetes and load balancers. */
 export class HealthEndpoint {
@@ -52,6 +30,7 @@ export class HealthEndpoint {
 
   static async open(options: HealthEndpointOptions): Promise<HealthEndpoint> {
     const { clientMs = 5000 } = options;
+    const probes = new HealthProbes(options);
     const answering = new Set<ServerResponse>();
     const server = createServer(
       // Only this regular check finds a client that sends nothing, or only a byte now and then.
@@ -59,8 +38,8 @@ export class HealthEndpoint {
       (request, response) => {
         answering.add(response);
         response.once("close", () => answering.delete(response));
-        answer(request, response, options, server).catch((error: unknown) => {
-          logError(options, error);
+        answer(request, response, probes, server).catch((error: unknown) => {
+          logProbeFailure(options, error);
           response.destroy();
         });
       },
@@ -71,7 +50,7 @@ export class HealthEndpoint {
     server.maxConnections = MAX_CONNECTIONS;
     const address = await listenOn(server, "serve.metrics", options.address, options.signal);
     // Accepting a connection fails when this process has no file descriptors left.
-    server.on("error", (error) => logError(options, error));
+    server.on("error", (error) => logProbeFailure(options, error));
     return new HealthEndpoint(server, address, answering);
   }
 
@@ -105,10 +84,10 @@ export class HealthEndpoint {
 async function answer(
   request: IncomingMessage,
   response: ServerResponse,
-  options: HealthEndpointOptions,
+  probes: HealthProbes,
   server: Server,
 ): Promise<void> {
-  const { status, type, body, headers } = await answerTo(request, options);
+  const { status, type, body, headers } = await answerTo(request, probes);
   if (!server.listening) response.setHeader("Connection", "close");
   response.writeHead(status, {
     "Content-Type": type,
@@ -120,52 +99,13 @@ async function answer(
   response.end(request.method === "HEAD" ? undefined : body);
 }
 
-async function answerTo({ method, url = "/" }: IncomingMessage, options: HealthEndpointOptions): Promise<Answer> {
-  const known = {
-    "/metrics": async () => await scrape(options),
-    "/healthz": async () => verdict(await reasonsOf("unhealthy", options)),
-    "/readyz": async () => verdict(await reasonsOf("unready", options)),
-  };
+async function answerTo({ method, url = "/" }: IncomingMessage, probes: HealthProbes): Promise<Answer> {
   const path = url.replace(/\?.*/s, "");
-  if (!Object.hasOwn(known, path)) {
-    return { status: 404, type: TEXT, body: `There are ${Object.keys(known).join(", ")}.\n` };
+  if (!PROBES.includes(path)) {
+    return { status: 404, type: TEXT, body: `There are ${PROBES.join(", ")}.\n` };
   }
   if (method !== "GET" && method !== "HEAD") {
     return { status: 405, type: TEXT, body: "Allowed are GET and HEAD.\n", headers: { Allow: "GET, HEAD" } };
   }
-  return await known[path as keyof typeof known]();
-}
-
-async function scrape(options: HealthEndpointOptions): Promise<Answer> {
-  const [unhealthy, unready] = await Promise.all([reasonsOf("unhealthy", options), reasonsOf("unready", options)]);
-  options.metrics.judged({ healthy: unhealthy.length === 0, ready: unready.length === 0 });
-  try {
-    return { status: 200, type: options.metrics.contentType, body: await options.metrics.text() };
-  } catch (error) {
-    logError(options, error);
-    return { status: 500, type: TEXT, body: "The metrics could not be collected; see the log of serve.\n" };
-  }
-}
-
-function verdict(reasons: readonly string[]): Answer {
-  const ok = reasons.length === 0;
-  return { status: ok ? 200 : 503, type: "application/json", body: `${JSON.stringify({ ok, reasons })}\n` };
-}
-
-/**
- * The reasons that a check gives. If the check itself fails or hangs, that is the only reason. Its error is only logged,
- * because the error may name users.
- */
-async function reasonsOf(check: keyof Health, options: HealthEndpointOptions): Promise<readonly string[]> {
-  using limit = deadline(options.checkMs ?? 1000);
-  try {
-    return await abortable(Promise.resolve(options.health[check]()), limit.signal);
-  } catch (error) {
-    logError(options, error);
-    return limit.signal.aborted ? ["the check took too long"] : ["the check itself failed; see the log of serve"];
-  }
-}
-
-function logError(options: HealthEndpointOptions, error: unknown): void {
-  logFailure(options, "the health endpoint failed", error);
+  return (await probes.answer(path)) as ProbeAnswer;
 }

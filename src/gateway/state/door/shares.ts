@@ -34,6 +34,11 @@ export class Shares {
     account.open();
     return new Share(account);
   }
+
+  /** How many connections the user has open here. */
+  connectionsOf(user: string): number {
+    return this.#users.get(user)?.connections ?? 0;
+  }
 }
 
 /** The load that one user puts on a front door. */
@@ -49,6 +54,10 @@ class Account {
     this.#users = users;
     this.#total = total;
     this.#limits = limits;
+  }
+
+  get connections(): number {
+    return this.#use.connections;
   }
 
   open(): void {
@@ -79,7 +88,7 @@ class Account {
 }
 
 /** The part of the user's limits that one connection takes up. */
-export class Share {
+export class Share implements Disposable {
   readonly #account: Account;
   #requests = 0;
   #requestBytes = 0;
@@ -118,6 +127,10 @@ export class Share {
     this.#count(-this.#requests, -this.#requestBytes, -this.#bufferedBytes);
     if (!this.#released) this.#account.close();
     this.#released = true;
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
   }
 
   #count(requests: number, requestBytes: number, bufferedBytes: number): void {

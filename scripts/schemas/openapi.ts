@@ -1,0 +1,227 @@
+import { toJsonSchema } from "@valibot/to-json-schema";
+import type { GenericSchema } from "valibot";
+import { type AnyRoute, nameOf } from "../../src/api/route.js";
+import * as s from "../../src/api/routes/schemas.js";
+import { ROUTES } from "../../src/api/routes/table.js";
+import { outputOf } from "./contract.js";
+import type { JsonSchema } from "./json-schema.js";
+
+type Json = Record<string, unknown>;
+
+const TAGS: Readonly<Record<AnyRoute["tag"], string>> = {
+  Caller: "Who makes the requests.",
+  Sessions: "Conversations, each with an owner.",
+  Turns: "Prompts and their replies.",
+  Servers: "The servers and the hosts of the fleet. For operators.",
+  Tokens: "The tokens of users. For operators.",
+};
+
+/** The errors that every route can answer with. */
+const EVERYWHERE = [401, 403, 422, 429, 500, 503] as const;
+const ERRORS: Readonly<Record<number, string>> = {
+  401: "The request has no valid token.",
+  403: "The scopes of the token do not allow this, or the request comes from a foreign page.",
+  404: "There is no such thing, or the caller may not know of it.",
+  409: "The request conflicts with another use.",
+  413: "The body is too large.",
+  422: "The input is not allowed.",
+  429: "A limit is reached. The header Retry-After has the number of seconds to wait.",
+  500: "The fleet failed, or its configuration does not allow the request.",
+  502: "The turn failed, or the server or the model service failed.",
+  503: "The fleet begins no new work, or a host is away. The header Retry-After has the number of seconds to wait.",
+  504: "The turn or the start of a server took too long.",
+};
+const HEADERS: Readonly<Record<string, string>> = {
+  ETag: "Identifies this state of the session, for `If-None-Match`.",
+  Location: "The path of what was created.",
+};
+
+/** The schemas that have a name in the document, so that generated clients have one type for each. */
+const NAMED = {
+  Caller: s.caller,
+  Lease: s.lease,
+  Session: s.session,
+  Turn: s.turn,
+  Usage: s.usage,
+  TranscriptEntry: s.transcriptEntry,
+  Server: s.server,
+  Stopped: s.stoppedServer,
+  Host: s.host,
+  Token: s.token,
+};
+
+const PROBLEM: Json = {
+  type: "object",
+  description: "An error (RFC 9457).",
+  properties: {
+    type: { type: "string", format: "uri" },
+    title: { type: "string", description: "The meaning of the error." },
+    status: { type: "integer" },
+    code: { type: "string", pattern: "^FLEET_[A-Z_]+$", description: "`copilotfleet explain CODE` explains it." },
+    detail: { type: "string", description: "What is wrong with this request." },
+    suggestions: { type: "array", items: { type: "string" }, description: "The next steps." },
+    retryable: { type: "boolean", description: "Whether the same request may succeed in a moment." },
+    limit: { type: "string", description: "The limit that was reached." },
+    retryAfterMs: { type: "number" },
+    requestId: { type: "string" },
+  },
+  required: ["type", "title", "status", "code", "detail", "suggestions", "retryable", "requestId"],
+};
+
+/** The description of the HTTP API in OpenAPI 3.1, from its table of routes. */
+export function openApi(version: string): Json {
+  const paths: Record<string, Json> = {};
+  for (const route of ROUTES) {
+    const item = paths[route.path] ?? {};
+    item[route.method.toLowerCase()] = operation(route);
+    paths[route.path] = item;
+  }
+  return {
+    openapi: "3.1.0",
+    info: {
+      title: "copilotfleet",
+      version,
+      summary: "Runs headless GitHub Copilot servers for many users.",
+      description: "docs/http.md describes this API with examples.",
+      license: { name: "MIT", identifier: "MIT" },
+    },
+    servers: [{ url: "/", description: "The address of serve.http." }],
+    security: [{ bearer: [] }],
+    tags: Object.entries(TAGS).map(([name, description]) => ({ name, description })),
+    paths,
+    components: {
+      securitySchemes: {
+        bearer: {
+          type: "http",
+          scheme: "bearer",
+          description: "A token of the fleet, a JSON Web Token of an identity provider, or a GitHub token.",
+        },
+      },
+      schemas: {
+        ...Object.fromEntries(Object.entries(NAMED).map(([name, schema]) => [name, named(name, schema)])),
+        Problem: PROBLEM,
+      },
+      responses: Object.fromEntries(
+        Object.keys(ERRORS).map((status) => [`Error${status}`, errorResponse(Number(status))]),
+      ),
+    },
+  };
+}
+
+function operation(route: AnyRoute): Json {
+  const { operation: operationId, tag, summary, description, body, isBodyOptional, answer, errors } = route;
+  const statuses = [...new Set([...EVERYWHERE, ...errors, ...(route.params === null ? [] : [404])])].sort();
+  return {
+    operationId,
+    tags: [tag],
+    summary,
+    description: `${description} Needs the action \`${route.action}\`.`,
+    ...parameters(route),
+    ...(body === null
+      ? {}
+      : {
+          requestBody: { required: isBodyOptional !== true, content: { "application/json": { schema: input(body) } } },
+        }),
+    responses: {
+      [answer.status]: answerOf(route),
+      ...(answer.headers?.includes("ETag") === true ? { 304: { description: "Nothing has changed." } } : {}),
+      ...Object.fromEntries(statuses.map((status) => [status, { $ref: `#/components/responses/Error${status}` }])),
+    },
+  };
+}
+
+function answerOf({ answer: { description, schema, headers = [] } }: AnyRoute): Json {
+  const described = headers.map((name) => [name, { description: HEADERS[name], schema: { type: "string" } }]);
+  return {
+    description,
+    ...(headers.length === 0 ? {} : { headers: Object.fromEntries(described) }),
+    ...(schema === null ? {} : { content: { "application/json": { schema: convert(schema, "output") } } }),
+  };
+}
+
+function errorResponse(status: number): Json {
+  const wait = { "Retry-After": { description: "The seconds to wait.", schema: { type: "integer" } } };
+  return {
+    description: ERRORS[status],
+    ...(status === 429 || status === 503 ? { headers: wait } : {}),
+    content: { "application/problem+json": { schema: { $ref: "#/components/schemas/Problem" } } },
+  };
+}
+
+/** The parameters in the path, in the query and in headers. */
+function parameters(route: AnyRoute): Json {
+  const found = [
+    ...parametersIn("path", route.params),
+    ...parametersIn("query", route.query),
+    ...(route.answer.headers?.includes("ETag") === true
+      ? [
+          {
+            name: "If-None-Match",
+            in: "header",
+            required: false,
+            schema: { type: "string" },
+            description: HEADERS.ETag,
+          },
+        ]
+      : []),
+  ];
+  return found.length === 0 ? {} : { parameters: found };
+}
+
+function parametersIn(place: "path" | "query", schema: GenericSchema | null): Json[] {
+  if (schema === null) return [];
+  const { required = [] } = input(schema) as { required?: string[] };
+  // A number in a query is a text, but the clients' programs have a number.
+  const { properties = {} } = convert(schema, "output") as { properties?: Record<string, Json> };
+  return Object.entries(properties).map(([name, { description, default: _, ...property }]) => ({
+    name,
+    in: place,
+    required: required.includes(name),
+    ...(description === undefined ? {} : { description }),
+    schema: property,
+  }));
+}
+
+const input = (schema: GenericSchema) => convert(schema, "input");
+
+/** Checks that JSON Schema cannot express are left out. The descriptions name them where they matter. */
+function convert(schema: GenericSchema, typeMode: "input" | "output"): Json {
+  const { $schema: _, $defs: __, ...rest } = converted(schema, typeMode);
+  return JSON.parse(JSON.stringify(rest).replaceAll("#/$defs/", "#/components/schemas/")) as Json;
+}
+
+/** The content of a named schema. A schema alone would be a reference to itself. */
+function named(name: string, schema: GenericSchema): Json {
+  const { $defs } = converted(schema, "output") as { $defs?: Record<string, Json> };
+  return JSON.parse(JSON.stringify($defs?.[name]).replaceAll("#/$defs/", "#/components/schemas/")) as Json;
+}
+
+/** The schema of an answer without references. */
+const whole = (schema: GenericSchema) => converted(schema, "output", {});
+
+function converted(
+  schema: GenericSchema,
+  typeMode: "input" | "output",
+  definitions: object = NAMED,
+): JsonSchema & Json {
+  const options = { typeMode, errorMode: "ignore", target: "draft-2020-12", definitions } as never;
+  return toJsonSchema(schema, options) as unknown as JsonSchema & Json;
+}
+
+/** Lists the promises to clients of the API, one per line. */
+export function httpPromises(): string[] {
+  return ROUTES.flatMap((route) => {
+    const name = nameOf(route);
+    const { status, schema } = route.answer;
+    const inputs = [route.query, route.body].flatMap((each) => fieldsOf(each === null ? {} : input(each)));
+    return [
+      `${name} answers ${status}`,
+      ...inputs.map(({ field, isRequired }) => `${name} ${isRequired ? "requires" : "accepts"} ${field}`),
+      ...(schema === null ? [] : outputOf(`${name} `, whole(schema), whole(schema))),
+    ];
+  });
+}
+
+function fieldsOf({ properties = {}, required = [] }: { properties?: Json; required?: string[] }) {
+  return Object.keys(properties).map((field) => ({ field, isRequired: required.includes(field) }));
+}

@@ -1,0 +1,135 @@
+import type { ServerResponse } from "node:http";
+import type { HttpBindings } from "@hono/node-server";
+import { type Context, Hono } from "hono";
+import { FleetError, quote } from "../errors.js";
+import { permit } from "../identity/policy.js";
+import { deadline } from "../runtime/deadline.js";
+import { sessionNotFound } from "../sessions/problems.js";
+import { refuseTokenIn } from "./auth.js";
+import { readBody } from "./body.js";
+import type { DoorState } from "./door-state.js";
+import { readInput } from "./input.js";
+import { fleetErrorOf, HttpError, PROBLEM_TYPE, problemOf } from "./problem.js";
+import { type Answer, type AnyRoute, nameOf } from "./route.js";
+import { ROUTES } from "./routes/table.js";
+import { Visit } from "./visit.js";
+
+type Env = { Bindings: HttpBindings; Variables: { visit: Visit } };
+type Request = Context<Env>;
+
+const JSON_TYPE = "application/json";
+/** The largest body of a request that has no prompt, in bytes. */
+const SMALL_BODY = 64 * 1024;
+
+/**
+ * The HTTP API. Each request passes these steps, in this order: the host and the origin; the route; the drain; who makes it;
+ * the limits of that user; the policy; the input; the handler.
+ */
+export function createApp(door: DoorState): Hono<Env> {
+  const app = new Hono<Env>();
+  app.use(async (c, next) => {
+    const { incoming } = c.env;
+    const visit = new Visit(door, incoming, c.req.header("X-Request-Id"));
+    c.set("visit", visit);
+    Object.assign(visit.headers, door.origins.check({ host: incoming.headers.host, origin: c.req.header("Origin") }));
+    refuseTokenIn(incoming.url ?? "");
+    await next();
+  });
+  for (const path of new Set(ROUTES.map((route) => route.path))) {
+    const routes = ROUTES.filter((route) => route.path === path);
+    const allowed = routes.map(({ method }) => method);
+    const pattern = path.replace(/\{(\w+)\}/g, ":$1");
+    for (const route of routes) app.on(route.method, pattern, async (c) => await serveRoute(door, route, c));
+    app.options(pattern, (c) => empty(c, 204, { Allow: allowed.join(", "), ...door.origins.preflight(allowed) }));
+    app.all(pattern, (c) => {
+      throw new HttpError(unknownMethod(c), 405, { Allow: allowed.join(", ") });
+    });
+  }
+  app.get("/openapi.json", async (c) => answerWith(c, 200, JSON_TYPE, await door.document()));
+  for (const path of ["/healthz", "/readyz", "/metrics"]) app.get(path, async (c) => await serveProbe(door, path, c));
+  app.notFound((c) => problem(c, unknownMethod(c)));
+  app.onError((error, c) => problem(c, error));
+  return app;
+}
+
+async function serveRoute(door: DoorState, route: AnyRoute, c: Request): Promise<Response> {
+  const visit = c.get("visit");
+  visit.route = nameOf(route);
+  if (route.isWork && door.isDraining) throw door.refusal();
+  const work = door.begin();
+  try {
+    return await answerTo(door, route, c, work.signal);
+  } finally {
+    endWith(c.env.outgoing, work);
+  }
+}
+
+/** Ends the work once the answer is sent, or once it can no longer be sent. */
+function endWith(outgoing: ServerResponse, work: Disposable): void {
+  if (outgoing.destroyed || outgoing.writableFinished) work[Symbol.dispose]();
+  else outgoing.once("close", () => work[Symbol.dispose]());
+}
+
+async function answerTo(door: DoorState, route: AnyRoute, c: Request, cut: AbortSignal): Promise<Response> {
+  const visit = c.get("visit");
+  const identity = await visit.signOn(c.req.header("Authorization"));
+  using share = door.shares.admit(identity.user, false);
+  const { action, about } = route;
+  const id = c.req.param("id") ?? "";
+  const relation = about === "session" ? await door.fleet.sessions.relation(identity, id) : "none";
+  if (!permit(identity, action, relation, nameOf(route))) throw sessionNotFound(id);
+  const maxBytes = route.path.endsWith("/turns") ? door.config.serve.maxFrameBytes : SMALL_BODY;
+  const input = readInput(route, {
+    params: c.req.param(),
+    query: c.req.queries(),
+    body: route.body === null ? null : await readBody(c.req.raw, maxBytes, share),
+  });
+  using lasting = deadline(route.limitMs, cut);
+  using limit = deadline(undefined, lasting.signal, c.req.raw.signal);
+  const answer = await route.handle({
+    fleet: door.fleet,
+    identity,
+    ...input,
+    ifNoneMatch: c.req.header("If-None-Match"),
+    gitHubToken: door.authenticator.gitHubTokenOf(identity),
+    limits: { default: door.config.limits.default, connections: door.shares.connectionsOf(identity.user) },
+    signal: limit.signal,
+    lasting: lasting.signal,
+  });
+  return respond(c, route, answer);
+}
+
+function respond(c: Request, { answer }: AnyRoute, { status, headers = {}, body }: Answer<unknown>): Response {
+  if (body === undefined) return empty(c, status ?? 204, headers);
+  return answerWith(c, answer.status, JSON_TYPE, JSON.stringify(body), headers);
+}
+
+async function serveProbe(door: DoorState, path: string, c: Request): Promise<Response> {
+  const found = await door.probes.answer(path);
+  if (found === null) throw unknownMethod(c);
+  return answerWith(c, found.status, found.type, found.body);
+}
+
+function problem(c: Request, error: unknown): Response {
+  const visit = c.get("visit");
+  const { status, headers, body } = problemOf(error, visit.id);
+  visit.failed(fleetErrorOf(error), status, error);
+  return answerWith(c, status, PROBLEM_TYPE, JSON.stringify(body), headers);
+}
+
+function answerWith(c: Request, status: number, type: string, body: string, headers: Answer<unknown>["headers"] = {}) {
+  const visit = c.get("visit");
+  visit.ended(status);
+  return new Response(body, { status, headers: { ...visit.headers, ...headers, "Content-Type": type } });
+}
+
+function empty(c: Request, status: 204 | 304, headers: Answer<unknown>["headers"]): Response {
+  const visit = c.get("visit");
+  visit.ended(status);
+  return new Response(null, { status, headers: { ...visit.headers, ...headers } });
+}
+
+function unknownMethod(c: Request): FleetError {
+  const message = `There is no ${quote(`${c.req.method} ${c.req.path}`)} here.`;
+  return new FleetError("FLEET_METHOD_UNKNOWN", message, { suggestions: ["GET /openapi.json lists all routes."] });
+}

@@ -1,0 +1,44 @@
+import type { Attempts } from "../gateway/entry/attempts.js";
+import { type Identity, isHost } from "../identity/identity.js";
+import type { SignOn } from "../identity/sign-on.js";
+import { tokenIdIn } from "../identity/tokens.js";
+import { invalid, unauthenticated } from "./problem.js";
+
+const BEARER = /^Bearer +([\x21-\x7e]{1,16384})$/i;
+/** A token of the fleet, or a parameter that usually has a token. */
+const TOKEN_IN_URL = /cft_[a-z0-9]{16}_|[?&](?:access_token|token|authorization|bearer)=/i;
+
+/** Refuses a token in a URL, because logs and browsers keep URLs. */
+export function refuseTokenIn(url: string): void {
+  if (!TOKEN_IN_URL.test(url)) return;
+  throw invalid("The URL contains a token. Revoke that token, and send a new one in the header Authorization.");
+}
+
+/** Finds out who makes a request, from its header alone. */
+export class Authenticator {
+  readonly #signOn: SignOn;
+  readonly #attempts: Attempts;
+
+  constructor(signOn: SignOn, attempts: Attempts) {
+    this.#signOn = signOn;
+    this.#attempts = attempts;
+  }
+
+  /**
+   * @param onRefused gets the reason for the log
+   * @throws FleetError `FLEET_TOKEN_REFUSED`, always with the same text
+   */
+  async identify(header: string | undefined, onRefused: (reason: string) => void): Promise<Identity> {
+    const token = BEARER.exec(header ?? "")?.[1];
+    if (token === undefined) throw unauthenticated();
+    const identity = await this.#signOn.identify(token);
+    if (!("refused" in identity) && !isHost(identity)) return identity;
+    onRefused("refused" in identity ? identity.refused : "It is the token of another host.");
+    await this.#attempts.failed(tokenIdIn(token));
+    throw unauthenticated();
+  }
+
+  gitHubTokenOf(identity: Identity): string | null {
+    return this.#signOn.gitHubTokenOf(identity);
+  }
+}

@@ -1,0 +1,60 @@
+import { isUtf8 } from "node:buffer";
+import { FleetError } from "../errors.js";
+import type { Share } from "../gateway/state/door/shares.js";
+import { type ScanLimits, scanWithin } from "../runtime/wire/scan.js";
+import { invalid } from "./problem.js";
+
+/** As for messages at the front door: many small values take long to parse, and the door serves nobody else in that time. */
+const LIMITS: ScanLimits = { depth: 32, values: 50_000 };
+const JSON_TYPE = /^application\/(?:[\w.-]+\+)?json\s*(?:;\s*charset="?utf-8"?\s*)?$/i;
+
+/**
+ * Reads the body of a request as a JSON object. Null if there is no body. A byte counts against the user's limits from its
+ * arrival on.
+ *
+ * @throws FleetError `FLEET_CONTENT_TOO_LARGE`, `FLEET_USAGE_INVALID`, `FLEET_LIMIT_REACHED`.
+ */
+export async function readBody(request: Request, maxBytes: number, share: Share): Promise<unknown> {
+  if (Number(request.headers.get("Content-Length") ?? 0) > maxBytes) throw tooLarge(maxBytes);
+  if (request.body === null) return null;
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  // The stream of `@hono/node-server` has no iterator type.
+  const reader = request.body.getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    bytes += value.byteLength;
+    if (bytes > maxBytes) throw tooLarge(maxBytes);
+    chunks.push(value);
+    share.buffers(bytes);
+    if (share.overBytes !== null) throw share.overBytes;
+  }
+  if (bytes === 0) return null;
+  const type = request.headers.get("Content-Type") ?? "";
+  if (!JSON_TYPE.test(type)) throw invalid("The header Content-Type must be application/json, in UTF-8.");
+  if (request.headers.has("Content-Encoding")) throw invalid("The body must not be compressed.");
+  return parse(Buffer.concat(chunks));
+}
+
+function parse(body: Buffer): unknown {
+  if (!isUtf8(body)) throw invalid("The body is not UTF-8.");
+  const start = body.findIndex((byte) => byte > 0x20);
+  const scan = scanWithin(body, LIMITS, Math.max(0, start));
+  if (scan === null) throw invalid("The body is not a JSON object.");
+  if (scan.over !== null)
+    throw invalid(`The body has more than ${LIMITS[scan.over]} ${scan.over === "depth" ? "levels" : "values"}.`);
+  const keys = scan.members.map(({ key }) => key);
+  if (new Set(keys).size < keys.length) throw invalid("The body has a field twice.");
+  try {
+    return JSON.parse(body.toString("utf8"));
+  } catch {
+    throw invalid("The body is not JSON.");
+  }
+}
+
+function tooLarge(maxBytes: number): FleetError {
+  return new FleetError("FLEET_CONTENT_TOO_LARGE", `The body has more than ${maxBytes} bytes, which is the limit.`, {
+    suggestions: ["Send less.", "An operator can raise serve.maxFrame."],
+  });
+}

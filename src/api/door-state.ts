@@ -1,0 +1,106 @@
+import { readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import type { Config } from "../config/schema.js";
+import { FleetError } from "../errors.js";
+import { Attempts } from "../gateway/entry/attempts.js";
+import type { DoorListeners } from "../gateway/state/door/report.js";
+import { Shares } from "../gateway/state/door/shares.js";
+import { SignOn, type SignOnContext } from "../identity/sign-on.js";
+import type { Clock } from "../runtime/clock.js";
+import type { ProbeAnswer, Probes } from "../serve/report/probes.js";
+import { Authenticator } from "./auth.js";
+import type { ApiFleet } from "./fleet.js";
+import type { Origins } from "./origins.js";
+import { Strangers } from "./strangers.js";
+
+export interface HttpContext extends SignOnContext {
+  config: Config;
+  clock: Clock;
+  fleet: ApiFleet;
+}
+
+interface Work {
+  signal: AbortSignal;
+}
+
+/** The state that all requests at one HTTP door share. */
+export class DoorState {
+  readonly config: Config;
+  readonly clock: Clock;
+  readonly fleet: ApiFleet;
+  readonly signOn: SignOn;
+  readonly authenticator: Authenticator;
+  readonly listeners: DoorListeners;
+  readonly origins: Origins;
+  readonly shares: Shares;
+  readonly strangers = new Strangers();
+  readonly probes: Probes;
+  /** While true, no new work begins. */
+  isDraining = false;
+  readonly #work = new Set<Work>();
+  #onIdle: (() => void)[] = [];
+  readonly #cut = new AbortController();
+  #document: Promise<string> | undefined;
+
+  constructor(
+    context: HttpContext,
+    { listeners, origins, probes }: Pick<DoorState, "listeners" | "origins"> & { probes: Probes | null },
+  ) {
+    const { config, clock, fleet } = context;
+    this.config = config;
+    this.clock = clock;
+    this.fleet = fleet;
+    this.listeners = listeners;
+    this.origins = origins;
+    this.signOn = new SignOn(context);
+    this.authenticator = new Authenticator(this.signOn, new Attempts());
+    this.shares = new Shares(config.limits);
+    this.probes = probes ?? { answer: async (path) => this.#ownAnswer(path) };
+  }
+
+  /** The number of requests that have been admitted and not answered, including those whose clients have gone. */
+  get working(): number {
+    return this.#work.size;
+  }
+
+  /** Counts a request until the returned object is disposed. Its signal aborts when the door closes. */
+  begin(): Work & Disposable {
+    const work = { signal: this.#cut.signal };
+    this.#work.add(work);
+    return {
+      ...work,
+      [Symbol.dispose]: () => {
+        this.#work.delete(work);
+        if (this.#work.size === 0) for (const resolve of this.#onIdle.splice(0)) resolve();
+      },
+    };
+  }
+
+  /** Resolves when no request is left. */
+  async idle(): Promise<void> {
+    if (this.#work.size > 0) await new Promise<void>((resolve) => this.#onIdle.push(resolve));
+  }
+
+  /** Aborts all requests that are left. */
+  cut(): void {
+    this.#cut.abort(this.refusal());
+  }
+
+  refusal(): FleetError {
+    return new FleetError("FLEET_DOOR_DRAINING", "This address is about to close and begins no new work. Try again.");
+  }
+
+  /** The description of the API, which `npm run schemas` derives from the table of routes. */
+  async document(): Promise<string> {
+    this.#document ??= readFile(createRequire(import.meta.url).resolve("copilotfleet/schemas/openapi.json"), "utf8");
+    return await this.#document;
+  }
+
+  #ownAnswer(path: string): ProbeAnswer | null {
+    if (path === "/metrics") return null;
+    const isReady = path === "/healthz" || !this.isDraining;
+    const reasons = isReady ? [] : ["this address is about to close"];
+    const body = `${JSON.stringify({ ok: isReady, reasons })}\n`;
+    return { status: isReady ? 200 : 503, type: "application/json", body };
+  }
+}

@@ -1,0 +1,168 @@
+import { createServer, type RequestListener, type Server, type ServerOptions } from "node:http";
+import { createServer as createSecureServer, type Server as SecureServer } from "node:https";
+import { getRequestListener } from "@hono/node-server";
+import type { Address } from "../config/rules.js";
+import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
+import { option } from "../errors.js";
+import type { DoorDrain } from "../gateway/door.js";
+import type { DoorListeners } from "../gateway/state/door/report.js";
+import { DoorCertificates, doorFiles } from "../identity/tls/certificates.js";
+import { checkExposure } from "../identity/tls/exposure.js";
+import { watchCertificates } from "../identity/tls/watch.js";
+import { abortable, deadline, NEVER } from "../runtime/deadline.js";
+import { listenOn, showAddress } from "../runtime/launch/listen.js";
+import type { Probes } from "../serve/report/probes.js";
+import { createApp } from "./app.js";
+import { DoorState, type HttpContext } from "./door-state.js";
+import { Origins } from "./origins.js";
+
+/** How long a client may take to send the head of a request, and the whole request, in milliseconds. */
+const HEAD_MS = 10_000;
+const REQUEST_MS = 60_000;
+/** How long a connection without a request stays open, in milliseconds. */
+const IDLE_MS = 10_000;
+/** How often to look for connections that are too slow, in milliseconds. */
+const CHECK_MS = 1_000;
+/** How long the answers to requests that were cut may take, in milliseconds. */
+const GRACE_MS = 2_000;
+const LONGEST_HEAD = 32 * 1024;
+
+export interface HttpDoorOptions extends DoorListeners {
+  /** Port 0 means any free port. */
+  listen: Address;
+  /** If this signal aborts before the door listens, the opening fails. */
+  signal?: AbortSignal | undefined;
+  /** Answers probes and metrics in place of the door itself. */
+  probes?: Probes | undefined;
+}
+
+/**
+ * Opens the HTTP API.
+ *
+ * @throws FleetError `FLEET_ADDRESS_TAKEN`, `FLEET_ADDRESS_UNUSABLE`; `FLEET_CONFIG_INVALID` when the files of `serve.tls`
+ * cannot be used, or when other machines can reach the address and there is no TLS; the signal's reason when it aborts first.
+ */
+export async function openHttpDoor(context: HttpContext, options: HttpDoorOptions): Promise<HttpDoor> {
+  const { listen, signal = NEVER, probes = null, ...listeners } = options;
+  const { config } = context;
+  checkExposure(config, listen, { key: "serve.http", hasPeers: false });
+  const files = doorFiles(config.serve.tls);
+  const certificates = files === null ? null : new DoorCertificates(files);
+  const origins = new Origins({
+    origins: config.http.origins,
+    listen: listen.host,
+    isSecure: certificates !== null,
+    isCertified: (name) => certificates?.isFor(name) === true,
+  });
+  const door = new HttpDoor(new DoorState(context, { listeners, origins, probes }), certificates);
+  await door.listen(listen, signal);
+  return door;
+}
+
+/** An open address of the HTTP API. */
+export class HttpDoor implements AsyncDisposable {
+  readonly #state: DoorState;
+  readonly #server: Server | SecureServer;
+  readonly #certificates: DoorCertificates | null;
+  readonly #closed = new AbortController();
+  #address: Address = { host: "", port: 0 };
+  #closing: Promise<{ cut: number }> | undefined;
+
+  constructor(state: DoorState, certificates: DoorCertificates | null) {
+    this.#state = state;
+    this.#certificates = certificates;
+    const app = createApp(state);
+    const handle = getRequestListener(async (request, env) => await app.fetch(request, env), {
+      // The library must not replace the Request and the Response of the program that uses it.
+      overrideGlobalObjects: false,
+      // Only a malformed request gets here. The app answers all other errors.
+      errorHandler: () => new Response(null, { status: 400 }),
+    });
+    this.#server = createHttpServer(certificates, (request, response) => void handle(request, response));
+    this.#server.requestTimeout = REQUEST_MS;
+    this.#server.headersTimeout = HEAD_MS;
+    this.#server.keepAliveTimeout = IDLE_MS;
+    this.#server.on("connection", (socket) => state.strangers.arrived(socket));
+  }
+
+  get address(): Address {
+    return this.#address;
+  }
+
+  /** The address as a URL. If the door listens on all addresses of this machine, the host is the loopback address. */
+  get url(): string {
+    const { host, port } = this.#address;
+    const everywhere: Readonly<Record<string, string>> = { "0.0.0.0": "127.0.0.1", "::": "::1" };
+    const scheme = this.#certificates === null ? "http" : "https";
+    return `${scheme}://${showAddress({ host: everywhere[host] ?? host, port })}`;
+  }
+
+  async listen(where: Address, signal: AbortSignal): Promise<void> {
+    this.#address = await listenOn(this.#server, "serve.http", where, signal);
+    const { listeners, clock } = this.#state;
+    // Accepting fails while no file descriptors are left. The next connection may succeed, so only report the error.
+    this.#server.on("error", ({ message }) => listeners.onEvent?.({ event: "failed", address: "", detail: message }));
+    const { signal: closed } = this.#closed;
+    this.#server.on("tlsClientError", ({ message }: Error, { remoteAddress = "" }: { remoteAddress?: string }) => {
+      const detail = `The TLS handshake failed: ${message}.`;
+      listeners.onEvent?.({ event: "tls-refused", address: remoteAddress, detail });
+    });
+    if (this.#certificates !== null) {
+      void watchCertificates(this.#certificates, {
+        clock,
+        closed,
+        use: (options) => (this.#server as SecureServer).setSecureContext(options),
+        report: (event, detail) => listeners.onEvent?.({ event, address: "", detail }),
+      });
+    }
+  }
+
+  /**
+   * Begins no new work from now on, and waits for the requests that are being handled. Requests that begin no work, such as
+   * probes, are still answered.
+   *
+   * @returns how many requests were not done when the time was up
+   */
+  async drain({ timeout, timeoutMs: givenMs = 0 }: DoorDrain = {}): Promise<{ cut: number }> {
+    const state = this.#state;
+    state.isDraining = true;
+    const timeoutMs = timeout === undefined ? givenMs : readTimeout(timeout);
+    using limit = deadline(timeoutMs);
+    await abortable(state.idle(), limit.signal).catch(() => "the time is up");
+    return { cut: state.working };
+  }
+
+  /** Drains, cuts the requests that are left, and closes all connections. Sessions and servers stay. */
+  async close(request: DoorDrain = {}): Promise<{ cut: number }> {
+    this.#closing ??= this.#close(request);
+    return await this.#closing;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #close(request: DoorDrain): Promise<{ cut: number }> {
+    const drained = await this.drain(request);
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    this.#state.cut();
+    // Give the requests that were cut a moment to be answered. A client that does not read must not delay the end.
+    using grace = deadline(GRACE_MS);
+    await abortable(this.#state.idle(), grace.signal).catch(() => "the time is up");
+    this.#closed.abort();
+    this.#server.closeIdleConnections();
+    this.#server.closeAllConnections();
+    await closed;
+    return drained;
+  }
+}
+
+function createHttpServer(certificates: DoorCertificates | null, handle: RequestListener): Server | SecureServer {
+  const options: ServerOptions = { connectionsCheckingInterval: CHECK_MS, maxHeaderSize: LONGEST_HEAD };
+  if (certificates === null) return createServer(options, handle);
+  return createSecureServer({ ...options, ...certificates.options }, handle);
+}
+
+function readTimeout(timeout: Duration): number {
+  return parseDuration(timeout, { name: option("timeout"), maxMs: LONGEST_TIMER_MS, orZero: true });
+}

@@ -1,0 +1,48 @@
+import type {
+  CreateSessionOptions,
+  ServerFilter,
+  SessionFilter,
+  SessionReply,
+  StopRequest,
+  Transcript,
+  UpdateSessionOptions,
+  UseOptions,
+} from "../fleet/options.js";
+import type { Identity, Scope } from "../identity/identity.js";
+import type { Relation } from "../identity/policy.js";
+import type { IssuedToken, TokenView } from "../identity/tokens.js";
+import type { HostView } from "../peers/overview.js";
+import type { PoolState } from "../pool/admission.js";
+import type { ServerView } from "../pool/server.js";
+import type { Stopped } from "../pool/stop/stop.js";
+import type { SessionView } from "../sessions/view.js";
+
+/** The functions of the library that the routes of the HTTP API call. They contain all rules. */
+export interface ApiFleet {
+  readonly sessions: {
+    /** Creates a session, and leaves it. */
+    create(options: CreateSessionOptions): Promise<SessionView>;
+    list(filter: SessionFilter): Promise<SessionView[]>;
+    get(id: string, options: { user: string }): Promise<SessionView>;
+    update(id: string, options: UpdateSessionOptions): Promise<SessionView>;
+    delete(ids: readonly string[], options: { user: string }): Promise<{ deleted: string[] }>;
+    use(id: string, prompt: string, options: UseOptions): Promise<SessionReply>;
+    abort(id: string, options: { user: string }): Promise<{ aborted: boolean }>;
+    transcript(id: string, options: { user: string; turns?: number; signal?: AbortSignal }): Promise<Transcript>;
+    count(user: string): Promise<number>;
+    /** How the identity relates to the session with this id. */
+    relation(identity: Identity, id: string): Promise<Exclude<Relation, "none">>;
+  };
+  readonly servers: {
+    list(filter: ServerFilter): Promise<ServerView[]>;
+    stop(ids: readonly string[], request: StopRequest): Promise<{ stopped: Stopped[] }>;
+    restart(ids: readonly string[], request: StopRequest): Promise<{ stopped: Stopped[]; servers: ServerView[] }>;
+  };
+  readonly pool: { state(): Promise<PoolState> };
+  readonly hosts: { list(): Promise<HostView[]> };
+  readonly tokens: {
+    list(filter: { user?: string | undefined }): Promise<TokenView[]>;
+    issue(user: string, options: { ttl?: string; scopes?: readonly Scope[]; sessionId?: string }): Promise<IssuedToken>;
+    revoke(which: { ids: readonly string[] }): Promise<{ revoked: string[] }>;
+  };
+}

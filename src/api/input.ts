@@ -1,0 +1,50 @@
+import * as v from "valibot";
+import { quote } from "../errors.js";
+import { invalid } from "./problem.js";
+import type { AnyRoute } from "./route.js";
+
+interface Given {
+  params: Record<string, string>;
+  query: Record<string, string[]>;
+  body: unknown;
+}
+
+/** Checks the input of a request by the schemas of its route. @throws FleetError `FLEET_USAGE_INVALID`. */
+export function readInput(route: AnyRoute, { params, query, body }: Given) {
+  const given = body ?? (route.isBodyOptional === true ? {} : body);
+  if (route.body !== null && given === null) throw invalid("The request needs a body: a JSON object.");
+  return {
+    params: read(route.params, params, "The path"),
+    query: read(route.query ?? NO_QUERY, single(query), "The query"),
+    body: read(route.body, given, "The body"),
+  };
+}
+
+const NO_QUERY = v.strictObject({});
+
+function read(schema: v.GenericSchema | null, given: unknown, where: string): unknown {
+  if (schema === null) return undefined;
+  const result = v.safeParse(schema, given);
+  if (result.success) return result.output;
+  throw invalid(problemOf(result.issues, where));
+}
+
+/** Each parameter of a query once, because a list of values for one name means something else to each program. */
+function single(query: Record<string, string[]>): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(query).map(([name, values]) => {
+      if (values.length > 1) throw invalid(`The query has ${quote(name)} ${values.length} times.`);
+      return [name, values[0] ?? ""];
+    }),
+  );
+}
+
+/** @returns the first problem, as a sentence */
+function problemOf([issue]: [v.BaseIssue<unknown>, ...unknown[]], where: string): string {
+  const name = issue.path?.map(({ key }) => String(key)).join(".");
+  if (name === undefined) return `${where} is not ${issue.message}.`;
+  if (issue.type === "strict_object" && issue.expected === "never")
+    return `${where} has the field ${quote(name)}, which this route does not know.`;
+  if (issue.input === undefined) return `${where} has no ${quote(name)}.`;
+  return `${quote(name)} is ${quote(issue.input)}. Allowed: ${issue.message}`;
+}

@@ -1,0 +1,83 @@
+import { isIP } from "node:net";
+import { FleetError, quote } from "../errors.js";
+
+/** The headers that a page may send, and those that it may read. */
+const SENT = "Authorization, Content-Type, If-None-Match, X-Request-Id";
+const READ = "ETag, Location, Retry-After, X-Request-Id";
+/** How long a browser may remember the answer to its question, in seconds. */
+const REMEMBERED_S = 600;
+
+export interface OriginRules {
+  /** `http.origins` of the configuration. */
+  origins: readonly string[];
+  /** The name in the configured address. */
+  listen: string;
+  isSecure: boolean;
+  /** Whether the certificate of the door is for this name. */
+  isCertified: (name: string) => boolean;
+}
+
+/**
+ * Refuses requests that a page of another site makes a browser send, and those whose `Host` is a stranger's name: with
+ * such a name, a page can reach addresses that only the browser's machine can reach (DNS rebinding).
+ */
+export class Origins {
+  readonly #rules: OriginRules;
+  readonly #allowed: ReadonlySet<string>;
+  readonly #names: ReadonlySet<string>;
+
+  constructor(rules: OriginRules) {
+    this.#rules = rules;
+    this.#allowed = new Set(rules.origins);
+    this.#names = new Set([
+      "localhost",
+      rules.listen.toLowerCase(),
+      ...rules.origins.map((each) => new URL(each).hostname),
+    ]);
+  }
+
+  /**
+   * @returns the headers for the page that made the request; none if no page did
+   * @throws FleetError `FLEET_ORIGIN_REFUSED`.
+   */
+  check({ host, origin }: { host: string | undefined; origin: string | undefined }): Record<string, string> {
+    const own = readHost(host);
+    if (own === null || !this.#isOwnName(own.name)) throw refused("Host", host);
+    if (origin === undefined) return {};
+    const isOwn = origin === `${this.#rules.isSecure ? "https" : "http"}://${own.host}`;
+    if (!isOwn && !this.#allowed.has(origin)) throw refused("Origin", origin);
+    return { "Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": READ, Vary: "Origin" };
+  }
+
+  /** The further headers for a browser that asks whether a page may send a request. */
+  preflight(methods: readonly string[]): Record<string, string> {
+    return {
+      "Access-Control-Allow-Methods": methods.join(", "),
+      "Access-Control-Allow-Headers": SENT,
+      "Access-Control-Max-Age": String(REMEMBERED_S),
+    };
+  }
+
+  #isOwnName(name: string): boolean {
+    // An address in place of a name shows that the client did not look up a stranger's name.
+    if (isIP(name.replace(/^\[|\]$/g, "")) !== 0) return true;
+    return this.#names.has(name) || this.#rules.isCertified(name);
+  }
+}
+
+function readHost(host: string | undefined): { name: string; host: string } | null {
+  if (host === undefined || !/^[A-Za-z0-9.:[\]-]{1,255}$/.test(host) || !URL.canParse(`http://${host}`)) return null;
+  const { hostname } = new URL(`http://${host}`);
+  return { name: hostname.replace(/\.$/, ""), host: host.toLowerCase() };
+}
+
+function refused(header: "Host" | "Origin", value: string | undefined): FleetError {
+  const given = value === undefined ? "missing" : quote(value);
+  return new FleetError(
+    "FLEET_ORIGIN_REFUSED",
+    `The header ${header} is ${given}, which this address does not serve.`,
+    {
+      suggestions: ["An operator can add the origin to http.origins."],
+    },
+  );
+}

@@ -1,0 +1,89 @@
+import { ERRORS, type ErrorEntry, FleetError, isFleetError } from "../errors.js";
+import { isTimeout } from "../runtime/deadline.js";
+
+/** An answer that reports an error, as RFC 9457 describes it. */
+export interface Problem {
+  status: number;
+  headers: Record<string, string>;
+  body: Record<string, unknown>;
+}
+
+export const PROBLEM_TYPE = "application/problem+json";
+
+/** How long a client waits before it repeats a request, in seconds, if nobody knows more. */
+const RETRY_S = 1;
+
+/** An error of the HTTP protocol itself, with its own status and headers. */
+export class HttpError extends Error {
+  readonly error: FleetError;
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+
+  constructor(error: FleetError, status: number, headers: Readonly<Record<string, string>> = {}) {
+    super(error.message, { cause: error });
+    this.error = error;
+    this.status = status;
+    this.headers = headers;
+  }
+}
+
+/**
+ * The error that the client gets to see. For a bug, the client gets no details, because only the log may have them.
+ *
+ * @param requestId with which an operator finds the request in the log
+ */
+export function problemOf(thrown: unknown, requestId: string): Problem {
+  const error = fleetErrorOf(thrown);
+  const { title, httpStatus }: ErrorEntry = ERRORS[error.code];
+  const status = thrown instanceof HttpError ? thrown.status : httpStatus;
+  const { code, retryable, limit, retryAfterMs } = error;
+  const known = { ...(limit === undefined ? {} : { limit }), ...(retryAfterMs === undefined ? {} : { retryAfterMs }) };
+  return {
+    status,
+    headers: {
+      ...(status === 401 ? { "WWW-Authenticate": 'Bearer realm="copilotfleet"' } : {}),
+      ...(status === 429 || status === 503 ? { "Retry-After": String(retrySeconds(retryAfterMs)) } : {}),
+      ...(thrown instanceof HttpError ? thrown.headers : {}),
+    },
+    body: {
+      type: `urn:copilotfleet:error:${code}`,
+      title,
+      status,
+      code,
+      detail: error.message,
+      suggestions: error.suggestions,
+      retryable,
+      ...known,
+      requestId,
+    },
+  };
+}
+
+/** The error of the fleet that stands for anything that was thrown. */
+export function fleetErrorOf(thrown: unknown): FleetError {
+  if (thrown instanceof HttpError) return thrown.error;
+  if (isFleetError(thrown)) return thrown;
+  if (isTimeout(thrown)) {
+    return new FleetError("FLEET_REQUEST_TIMEOUT", "The request took too long.", { cause: thrown });
+  }
+  const message =
+    "The fleet failed to handle this request. The log of serve has the reason, with the id of the request.";
+  return new FleetError("FLEET_INTERNAL", message, { cause: thrown });
+}
+
+function retrySeconds(ms: number | undefined): number {
+  return ms === undefined ? RETRY_S : Math.max(1, Math.ceil(ms / 1_000));
+}
+
+/** Says the same to everybody without a good token, so that a stranger does not learn what is wrong with a token. */
+export function unauthenticated(): FleetError {
+  return new FleetError("FLEET_TOKEN_REFUSED", "The request has no valid token in its header Authorization.", {
+    suggestions: ["Send the header Authorization with the text Bearer TOKEN."],
+  });
+}
+
+export function invalid(message: string): FleetError {
+  return new FleetError("FLEET_USAGE_INVALID", message, {
+    suggestions: ["See the description of the route in /openapi.json."],
+  });
+}

@@ -1,0 +1,84 @@
+import type * as v from "valibot";
+import type { Limits } from "../config/limits.js";
+import type { Identity } from "../identity/identity.js";
+import type { Action } from "../identity/policy.js";
+import type { ApiFleet } from "./fleet.js";
+
+export type Method = "GET" | "POST" | "PATCH" | "DELETE";
+
+/** A request that the door has admitted, with its input as the schemas of its route return it. */
+export interface Call<Params, Query, Body> {
+  fleet: ApiFleet;
+  identity: Identity;
+  params: Params;
+  query: Query;
+  body: Body;
+  /** The text of the header `If-None-Match`. Undefined if the request has none. */
+  ifNoneMatch: string | undefined;
+  /** The user's own GitHub token, if the user signed on with it. */
+  gitHubToken: string | null;
+  /** The limits of one user, and what the user has open at this door. */
+  limits: { default: Limits; connections: number };
+  /** Aborts when the client disconnects, or when the time of the request is up. */
+  signal: AbortSignal;
+  /** Aborts when the time of the request is up, or when the door closes. The client may disconnect before that. */
+  lasting: AbortSignal;
+}
+
+export interface Answer<Result> {
+  /** Default: the status of the route's answer. */
+  status?: 304;
+  headers?: Readonly<Record<string, string>>;
+  /** Undefined for an answer without a body. */
+  body?: Result;
+}
+
+type Schema<T = unknown> = v.GenericSchema<unknown, T>;
+
+/** One route of the HTTP API: its policy, the schemas of its input and its answer, its description, and its handler. */
+export interface Route<Params = unknown, Query = unknown, Body = unknown, Result = unknown> {
+  method: Method;
+  /** The path with its parameters in braces, as OpenAPI writes it. */
+  path: `/v1/${string}`;
+  /** The name of the operation, for clients that are generated from the document. */
+  operation: string;
+  action: Action;
+  /** Whether `{id}` in the path is a session, about which the policy decides. */
+  about: "session" | "none";
+  /** Whether a door that is about to close refuses the request. */
+  isWork: boolean;
+  summary: string;
+  description: string;
+  tag: "Caller" | "Sessions" | "Turns" | "Servers" | "Tokens";
+  params: Schema<Params> | null;
+  query: Schema<Query> | null;
+  /** Null if the request has no body. */
+  body: Schema<Body> | null;
+  /** Whether the body may be left out. The schema then gets an empty object. */
+  isBodyOptional?: true;
+  answer: {
+    status: 200 | 201 | 202 | 204;
+    description: string;
+    schema: Schema<Result> | null;
+    headers?: readonly string[];
+  };
+  /** The codes of the errors that are special to this route, for its description. */
+  errors: readonly (404 | 409 | 413 | 429 | 502 | 504)[];
+  /** How long the request may take, in milliseconds. */
+  limitMs: number;
+  handle(call: Call<Params, Query, Body>): Promise<Answer<Result>>;
+}
+
+/** A route whose types are known to its handler alone. */
+// biome-ignore lint/suspicious/noExplicitAny: the schemas of a route produce exactly what its handler takes
+export type AnyRoute = Route<any, any, any, any>;
+
+/** Lets the compiler infer the types of a route from its schemas. */
+export function route<Params, Query, Body, Result>(row: Route<Params, Query, Body, Result>): AnyRoute {
+  return row;
+}
+
+/** The name of a route in errors, metrics and logs. */
+export function nameOf({ method, path }: Pick<AnyRoute, "method" | "path">): string {
+  return `${method} ${path}`;
+}

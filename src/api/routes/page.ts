@@ -1,0 +1,46 @@
+import { compareText } from "../../config/values/text.js";
+import { invalid } from "../problem.js";
+
+interface Entry {
+  id: string;
+  createdAt: string;
+}
+
+/** Where a page ended: with the entry that was created at this time and has this id. */
+type Place = readonly [createdAt: string, id: string];
+
+/**
+ * One page of a list, the newest entries first. The order depends only on the creation, which never changes. So a client
+ * that reads all pages sees each entry once, even if entries are used, added or deleted in between.
+ */
+export function pageOf<T extends Entry>(
+  entries: readonly T[],
+  { limit, cursor }: { limit: number; cursor?: string | undefined },
+): { page: T[]; next: string | null } {
+  const after = cursor === undefined ? null : readCursor(cursor);
+  const sorted = entries.toSorted((a, b) => compare([a.createdAt, a.id], [b.createdAt, b.id]));
+  const rest = after === null ? sorted : sorted.filter(({ createdAt, id }) => compare([createdAt, id], after) > 0);
+  const page = rest.slice(0, limit);
+  const last = page.at(-1);
+  return { page, next: last === undefined || rest.length <= limit ? null : writeCursor([last.createdAt, last.id]) };
+}
+
+function compare(a: Place, b: Place): number {
+  return compareText(b[0], a[0]) || compareText(a[1], b[1]);
+}
+
+function writeCursor(place: Place): string {
+  return Buffer.from(JSON.stringify(place)).toString("base64url");
+}
+
+/** A cursor gives no right to anything, so it needs no signature. */
+function readCursor(cursor: string): Place {
+  try {
+    const place: unknown = JSON.parse(Buffer.from(cursor, "base64url").toString("utf8"));
+    const [createdAt, id] = Array.isArray(place) ? (place as unknown[]) : [];
+    if (typeof createdAt === "string" && typeof id === "string") return [createdAt, id];
+  } catch {
+    // It is not JSON.
+  }
+  throw invalid("The cursor does not come from an earlier answer.");
+}

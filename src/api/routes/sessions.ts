@@ -1,0 +1,136 @@
+import { sha256 } from "../../config/values/text.js";
+import type { SessionView } from "../../sessions/view.js";
+import { type AnyRoute, route } from "../route.js";
+import { given } from "./given.js";
+import { pageOf } from "./page.js";
+import * as s from "./schemas.js";
+
+/** Creating a session may start a server, which may take half a minute. */
+const CREATE_MS = 60_000;
+const LOOK_MS = 30_000;
+
+export const SESSION_ROUTES: readonly AnyRoute[] = [
+  route({
+    method: "POST",
+    path: "/v1/sessions",
+    operation: "createSession",
+    action: "useAll",
+    about: "none",
+    isWork: true,
+    tag: "Sessions",
+    summary: "Create a session",
+    description: "The session belongs to the caller. Starts the caller's server if it does not run.",
+    params: null,
+    query: null,
+    body: s.newSession,
+    isBodyOptional: true,
+    answer: { status: 201, description: "The new session.", schema: s.oneSession, headers: ["Location"] },
+    errors: [409, 429],
+    limitMs: CREATE_MS,
+    handle: async ({ fleet, identity, body: { id, ...wanted }, gitHubToken, signal }) => {
+      const options = { user: identity.user, ...given({ sessionId: id, ...wanted }), signal };
+      const session = await fleet.sessions.create(gitHubToken === null ? options : { ...options, gitHubToken });
+      return { headers: { Location: `/v1/sessions/${encodeURIComponent(session.id)}` }, body: { session } };
+    },
+  }),
+  route({
+    method: "GET",
+    path: "/v1/sessions",
+    operation: "listSessions",
+    action: "readAll",
+    about: "none",
+    isWork: false,
+    tag: "Sessions",
+    summary: "List the caller's sessions",
+    description: "Lists the sessions that the caller owns or is a member of, the newest first.",
+    params: null,
+    query: s.sessionFilter,
+    body: null,
+    answer: { status: 200, description: "One page of sessions.", schema: s.sessionPage },
+    errors: [],
+    limitMs: LOOK_MS,
+    handle: async ({ fleet, identity: { user }, query: { limit, cursor, state, purpose } }) => {
+      const { page, next } = pageOf(await fleet.sessions.list({ user, state, purpose }), { limit, cursor });
+      return { body: { sessions: page, next } };
+    },
+  }),
+  route({
+    method: "GET",
+    path: "/v1/sessions/{id}",
+    operation: "getSession",
+    action: "read",
+    about: "session",
+    isWork: false,
+    tag: "Sessions",
+    summary: "Show one session",
+    description: "With the `ETag` of an earlier answer as `If-None-Match`, the answer is 304 if nothing has changed.",
+    params: s.path,
+    query: null,
+    body: null,
+    answer: { status: 200, description: "The session.", schema: s.oneSession, headers: ["ETag"] },
+    errors: [404],
+    limitMs: LOOK_MS,
+    handle: async ({ fleet, identity: { user }, params: { id }, ifNoneMatch }) => {
+      const session = await fleet.sessions.get(id, { user });
+      const etag = etagOf(session);
+      return isKnown(etag, ifNoneMatch)
+        ? { status: 304, headers: { ETag: etag } }
+        : { headers: { ETag: etag }, body: { session } };
+    },
+  }),
+  route({
+    method: "PATCH",
+    path: "/v1/sessions/{id}",
+    operation: "updateSession",
+    action: "use",
+    about: "session",
+    isWork: false,
+    tag: "Sessions",
+    summary: "Change the members, the TTL or the purpose of a session",
+    description:
+      "Only the owner may do this. A field that is left out stays as it is. Null sets a field to its default.",
+    params: s.path,
+    query: null,
+    body: s.changedSession,
+    answer: { status: 200, description: "The session after the change.", schema: s.oneSession },
+    errors: [404],
+    limitMs: LOOK_MS,
+    handle: async ({ fleet, identity: { user }, params: { id }, body }) => ({
+      body: { session: await fleet.sessions.update(id, { user, ...body }) },
+    }),
+  }),
+  route({
+    method: "DELETE",
+    path: "/v1/sessions/{id}",
+    operation: "deleteSession",
+    action: "use",
+    about: "session",
+    isWork: false,
+    tag: "Sessions",
+    summary: "Delete a session with its history",
+    description: "Only the owner may do this, and not during a turn.",
+    params: s.path,
+    query: null,
+    body: null,
+    answer: { status: 204, description: "The session is deleted.", schema: null },
+    errors: [404, 409],
+    limitMs: LOOK_MS,
+    handle: async ({ fleet, identity: { user }, params: { id } }) => {
+      await fleet.sessions.delete([id], { user });
+      return {};
+    },
+  }),
+];
+
+/** Changes whenever anything in the answer changes, such as the size or the last use. */
+function etagOf(session: SessionView): string {
+  const { lease, ...rest } = session;
+  // The rest of a lease's time changes with every look.
+  const { remainingMs: _, ...held } = lease ?? { remainingMs: 0 };
+  return `"${sha256(JSON.stringify([rest, held])).slice(0, 32)}"`;
+}
+
+function isKnown(etag: string, ifNoneMatch: string | undefined): boolean {
+  const known = (ifNoneMatch ?? "").split(",").map((each) => each.trim().replace(/^W\//, ""));
+  return known.includes(etag) || known.includes("*");
+}

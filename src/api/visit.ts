@@ -1,0 +1,78 @@
+import { randomUUID } from "node:crypto";
+import type { IncomingMessage } from "node:http";
+import type { FleetError } from "../errors.js";
+import { describe } from "../gateway/state/door/report.js";
+import type { Identity } from "../identity/identity.js";
+import type { DoorState } from "./door-state.js";
+
+/** The headers of every answer. The API has no pages, and nobody may keep or guess the kind of what it answers. */
+const HEADERS = {
+  "Cache-Control": "no-store",
+  "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+  "Cross-Origin-Resource-Policy": "same-site",
+  "Referrer-Policy": "no-referrer",
+  "X-Content-Type-Options": "nosniff",
+};
+/** A request id that a client or a proxy chose. */
+const REQUEST_ID = /^[A-Za-z0-9_-]{1,64}$/;
+/** The name of requests that match no route, so that a client cannot make up labels of metrics. */
+const UNKNOWN = "unknown";
+const DENIED: ReadonlySet<number> = new Set([401, 403, 404, 429]);
+
+/** One request on its way through the API: its id, the user behind it, and its reports for the log and the metrics. */
+export class Visit {
+  readonly id: string;
+  /** The headers of the answer. */
+  readonly headers: Record<string, string>;
+  /** The name of the route, once it is known. */
+  route = UNKNOWN;
+  readonly #door: DoorState;
+  readonly #request: IncomingMessage;
+  readonly #begun = performance.now();
+  #user: string | undefined;
+  #code: FleetError["code"] | undefined;
+
+  constructor(door: DoorState, request: IncomingMessage, givenId: string | undefined) {
+    this.#door = door;
+    this.#request = request;
+    this.id = givenId !== undefined && REQUEST_ID.test(givenId) ? givenId : randomUUID();
+    this.headers = { ...HEADERS, "X-Request-Id": this.id };
+  }
+
+  /** Finds out who makes the request. Called once. @throws FleetError `FLEET_TOKEN_REFUSED`. */
+  async signOn(header: string | undefined): Promise<Identity> {
+    const { authenticator, strangers, listeners } = this.#door;
+    const { socket } = this.#request;
+    using _ = strangers.hold(socket);
+    const identity = await authenticator.identify(header, (detail) => {
+      listeners.onEvent?.({ event: "token-refused", address: this.#address, code: "FLEET_TOKEN_REFUSED", detail });
+    });
+    strangers.admit(socket);
+    this.#user = identity.user;
+    return identity;
+  }
+
+  /** Reports a failure. @param thrown the error behind it, for the log */
+  failed({ code, message, limit }: FleetError, status: number, thrown: unknown): void {
+    this.#code = code;
+    const user = this.#user === undefined ? {} : { user: this.#user };
+    const about = { address: this.#address, method: this.route, code, ...user };
+    const { onEvent } = this.#door.listeners;
+    if (limit !== undefined) onEvent?.({ event: "denied", ...about, limit, detail: message });
+    else if (code === "FLEET_INTERNAL")
+      onEvent?.({ event: "failed", ...about, detail: `request ${this.id}: ${describe(thrown)}` });
+    else if (status === 403) onEvent?.({ event: "denied", ...about, detail: message });
+  }
+
+  /** Reports the end of the request. */
+  ended(status: number): void {
+    const outcome = status < 400 ? "answered" : DENIED.has(status) ? "denied" : "failed";
+    const code = this.#code === undefined ? {} : { code: this.#code };
+    const ms = performance.now() - this.#begun;
+    this.#door.listeners.onRequest?.({ user: this.#user ?? "", method: this.route, outcome, ...code, ms });
+  }
+
+  get #address(): string {
+    return this.#request.socket.remoteAddress ?? "";
+  }
+}

@@ -1,0 +1,32 @@
+import { isRunning } from "../pool/server.js";
+import { isInTurn } from "../runtime/client/activity.js";
+import { RawConnection } from "../runtime/client/raw-connection.js";
+import { deadline } from "../runtime/deadline.js";
+import { provenEndpoint } from "../runtime/process/probe.js";
+import type { SessionsContext } from "./context.js";
+import { recordFor } from "./find.js";
+import { sessionLocked } from "./problems.js";
+
+/**
+ * Aborts the turn that runs in a session of this host, whoever began it. In a collaborative session, nobody aborts a turn
+ * under the lease of another user.
+ *
+ * @returns whether a turn was running
+ * @throws FleetError `FLEET_SESSION_NOT_FOUND`; `FLEET_SESSION_LOCKED`; `FLEET_SERVER_UNREACHABLE`.
+ */
+export async function abortTurnIn(
+  { store, directory, config }: Pick<SessionsContext, "store" | "directory" | "config">,
+  id: string,
+  user: string,
+): Promise<boolean> {
+  const record = await recordFor({ store, directory }, id, user);
+  const lease = record.kind === "collaborative" ? await store.leases.read(id) : null;
+  if (lease !== null && lease.holder !== user) throw sessionLocked(id, lease);
+  const server = (await store.registry.read()).servers[record.serverId];
+  if (server === undefined || !isRunning(server)) return false;
+  using limit = deadline(config.health.timeoutMs);
+  await using connection = await RawConnection.open(provenEndpoint(server), limit.signal);
+  if ((await isInTurn(connection, id, limit.signal)) !== true) return false;
+  await connection.request("session.abort", { sessionId: id }, limit.signal);
+  return true;
+}

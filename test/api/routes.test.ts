@@ -1,0 +1,146 @@
+import * as v from "valibot";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { nameOf } from "../../src/api/route.js";
+import { ROUTES } from "../../src/api/routes/table.js";
+import type { Scope } from "../../src/identity/identity.js";
+import type { Action } from "../../src/identity/policy.js";
+import { unused } from "../fixtures/sessions/unused.js";
+import { TestApi } from "./harness.js";
+
+/** Every route × every scope × the caller's own session, one of which the caller is a member, and one of somebody else. */
+
+const SCOPES = ["none", "read", "use", "admin"] as const;
+const RELATIONS = ["own", "member", "foreign"] as const;
+type Relation = (typeof RELATIONS)[number];
+
+/** For each action, the answers for {@link RELATIONS}: o(k), h(idden, 404), s(cope is missing, 403), n(obody, 401). */
+const EXPECTED: Readonly<Record<Action, Readonly<Record<(typeof SCOPES)[number], string>>>> = {
+  read: { none: "nnn", read: "ooh", use: "ooh", admin: "ooh" },
+  use: { none: "nnn", read: "sss", use: "ooh", admin: "ooh" },
+  readAll: { none: "n", read: "o", use: "o", admin: "o" },
+  useAll: { none: "n", read: "s", use: "o", admin: "o" },
+  manage: { none: "n", read: "s", use: "s", admin: "o" },
+};
+
+interface Row {
+  action: Action;
+  /** The part of the path in place of `{id}`. Default: the session with this relation. */
+  id?: () => string | Promise<string>;
+  body?: () => object;
+  /** Only the owner of the session may do it. To a member, the session then looks as if it did not exist. */
+  isOwners?: true;
+  /** The action needs a session that nothing else in this test uses. */
+  isDestructive?: true;
+}
+
+let at: TestApi;
+const fixed: Partial<Record<Relation, string>> = {};
+
+/** A row for each route. The test fails for a route without a row. */
+const ROWS: Readonly<Record<string, Row>> = {
+  "GET /v1/me": { action: "read" },
+  "POST /v1/sessions": { action: "useAll", body: () => ({ id: unused("made") }) },
+  "GET /v1/sessions": { action: "readAll" },
+  "GET /v1/sessions/{id}": { action: "read" },
+  "PATCH /v1/sessions/{id}": { action: "use", body: () => ({ purpose: "changed" }), isOwners: true },
+  "DELETE /v1/sessions/{id}": { action: "use", isOwners: true, isDestructive: true },
+  "POST /v1/sessions/{id}/turns": { action: "use", body: () => ({ prompt: "hello" }) },
+  "POST /v1/sessions/{id}/abort": { action: "use" },
+  "GET /v1/sessions/{id}/transcript": { action: "read" },
+  "GET /v1/servers": { action: "manage" },
+  "POST /v1/servers/{id}/restart": { action: "manage", id: () => serverOf("carol") },
+  "POST /v1/servers/{id}/stop": { action: "manage", id: () => serverOf("carol") },
+  "POST /v1/servers/{id}/drain": { action: "manage", id: () => serverOf("carol") },
+  "GET /v1/hosts": { action: "manage" },
+  "GET /v1/tokens": { action: "manage" },
+  "POST /v1/tokens": { action: "manage", body: () => ({ user: "carol", ttl: "1h" }) },
+  "DELETE /v1/tokens/{id}": { action: "manage", id: async () => (await at.fleet.tokens.issue("carol")).id },
+};
+
+async function serverOf(user: string): Promise<string> {
+  return (await at.fleet.servers.spawn(user)).server.id;
+}
+
+async function sessionOf(relation: Relation): Promise<string> {
+  const sessionId = unused(relation);
+  const user = relation === "own" ? "alice" : "bob";
+  const members = relation === "member" ? { members: ["alice"] } : {};
+  const session = await at.fleet.sessions.create({ user, sessionId, ...members });
+  if (relation === "foreign") await at.fleet.sessions.send(session, "the word is plugh");
+  await at.fleet.sessions.leave(session);
+  return sessionId;
+}
+
+beforeAll(async () => {
+  at = await TestApi.open();
+  for (const relation of RELATIONS) fixed[relation] = await sessionOf(relation);
+});
+afterAll(async () => await at[Symbol.asyncDispose]());
+
+describe("the routes of the API", () => {
+  it("the test has a row for every route, and no other", () => {
+    expect(Object.keys(ROWS).sort()).toEqual(ROUTES.map(nameOf).sort());
+  });
+
+  it.each(ROUTES.map((route) => [nameOf(route), route] as const))(
+    "%s answers each scope and each kind of session as the policy decides",
+    async (name, route) => {
+      const { action, id, body, isOwners, isDestructive } = ROWS[name] as Row;
+      expect(route.action).toBe(action);
+      const relations = route.about === "session" ? RELATIONS : (["own"] as const);
+      for (const scope of SCOPES) {
+        const token = scope === "none" ? undefined : await at.token("alice", [scope]);
+        let cells = "";
+        for (const relation of relations) {
+          const session = isDestructive === true ? await sessionOf(relation) : fixed[relation];
+          const path = route.path.replace("{id}", (await id?.()) ?? session ?? "");
+          const given = body === undefined ? {} : { body: body() };
+          const { status, text, json } = await at.ask(route.method, path, { token, ...given });
+          const letter = { 401: "n", 403: "s", 404: "h", [route.answer.status]: "o" }[status];
+          cells += letter ?? `?${status} ${text}`;
+          if (letter === "o" && route.answer.schema !== null) expect(v.is(route.answer.schema, json), text).toBe(true);
+          if (letter !== "o") expect(json).toMatchObject({ status, code: expect.stringMatching(/^FLEET_/) });
+          if (relation === "foreign") expect(text).not.toContain("plugh");
+        }
+        const expected = EXPECTED[action][scope].slice(0, relations.length);
+        expect(cells, `with ${scope}`).toBe(isOwners === true ? expected.replace("ooh", "ohh") : expected);
+      }
+    },
+  );
+
+  it("no answer shows whether a session of another user exists", async () => {
+    const token = await at.token("alice", ["admin"]);
+    for (const route of ROUTES.filter(({ about }) => about === "session")) {
+      const body = ROWS[nameOf(route)]?.body?.();
+      const replies = await Promise.all(
+        [fixed.foreign ?? "", "nothing-here"].map(async (id) => {
+          const path = route.path.replace("{id}", id);
+          const { status, json } = await at.ask(route.method, path, { token, ...(body === undefined ? {} : { body }) });
+          return JSON.stringify({ status, ...json, requestId: "" }).replaceAll(id, "ID");
+        }),
+      );
+      expect(replies[0], nameOf(route)).toBe(replies[1]);
+    }
+  });
+
+  it("a token for one session opens that session alone", async () => {
+    const [own = "", other = await sessionOf("own")] = [fixed.own];
+    const token = await at.token("alice", ["use"] satisfies Scope[], own);
+    const statusOf = async (method: string, path: string, body?: object) =>
+      (await at.ask(method, path, { token, ...(body === undefined ? {} : { body }) })).status;
+    expect(await statusOf("GET", `/v1/sessions/${own}`)).toBe(200);
+    expect(await statusOf("POST", `/v1/sessions/${own}/turns`, { prompt: "hello" })).toBe(200);
+    expect(await statusOf("GET", `/v1/sessions/${other}`)).toBe(404);
+    expect(await statusOf("GET", "/v1/sessions")).toBe(403);
+    expect(await statusOf("POST", "/v1/sessions", {})).toBe(403);
+    expect((await at.ok("GET", "/v1/me", { token })).json).toMatchObject({ user: "alice", sessionId: own });
+  });
+
+  it("lists show the caller's sessions alone, even with the scope admin", async () => {
+    const token = await at.token("alice", ["admin"]);
+    const { sessions } = (await at.ok("GET", "/v1/sessions?limit=200", { token })).json;
+    const ids = sessions.map(({ id }: { id: string }) => id);
+    expect(ids).toEqual(expect.arrayContaining([fixed.own, fixed.member]));
+    expect(ids).not.toContain(fixed.foreign);
+  });
+});

@@ -1,0 +1,211 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { eventually } from "../fixtures/eventually.js";
+import { startHeldModel } from "../fixtures/models/held-model.js";
+import { unused } from "../fixtures/sessions/unused.js";
+import { TestApi } from "./harness.js";
+
+const model = await startHeldModel();
+let at: TestApi;
+let alice: string;
+
+beforeAll(async () => {
+  at = await TestApi.open({ env: { ...model.env } });
+  alice = await at.token("alice");
+});
+afterAll(async () => {
+  model.release();
+  await at[Symbol.asyncDispose]();
+  await model.close();
+});
+
+async function created(fields: object = {}, token = alice): Promise<string> {
+  const { json } = await at.ok("POST", "/v1/sessions", { token, body: { id: unused("s"), ...fields } });
+  return json.session.id as string;
+}
+
+/** Begins a turn that lasts until the model releases it. */
+async function heldTurn(id: string, { token = alice, query = "", signal = new AbortController().signal } = {}) {
+  const word = unused("word");
+  const path = `/v1/sessions/${id}/turns${query}`;
+  const reply = at.ask("POST", path, { token, body: { prompt: `!hold ${word}` }, signal });
+  reply.catch(() => "a test that fails does not wait for it");
+  await eventually("the model", () => model.held(word) > 0);
+  return { reply, word };
+}
+
+describe("a session over HTTP", () => {
+  it("is created with what the request asks for, and found under the path in Location", async () => {
+    const body = { purpose: "review", model: "gpt-5", ttl: "2h", members: ["bob"] };
+    const { status, headers, json } = await at.ask("POST", "/v1/sessions", { token: alice, body });
+    expect(status).toBe(201);
+    expect(json.session).toMatchObject({ owner: "alice", purpose: "review", members: ["bob"], ttlMs: 7_200_000 });
+    expect(json.session.id).toMatch(/^review-/);
+    const found = await at.ok("GET", headers.location ?? "", { token: alice });
+    expect(found.json.session).toMatchObject({ id: json.session.id, kind: "collaborative", model: "gpt-5" });
+  });
+
+  it("may be created without a body, and refuses an id that is taken, even by somebody else", async () => {
+    await at.ok("POST", "/v1/sessions", { token: alice });
+    const id = await created();
+    const bob = await at.token("bob");
+    for (const token of [alice, bob]) {
+      const { status, json } = await at.ask("POST", "/v1/sessions", { token, body: { id } });
+      expect({ status, code: json.code }).toEqual({ status: 409, code: "FLEET_SESSION_EXISTS" });
+      expect(json.detail).not.toContain("alice");
+    }
+  });
+
+  it("answers 304 to its own ETag until it changes", async () => {
+    const id = await created();
+    const path = `/v1/sessions/${id}`;
+    const etag = (await at.ok("GET", path, { token: alice })).headers.etag ?? "";
+    expect(etag).toMatch(/^"[0-9a-f]{32}"$/);
+    const headers = { "If-None-Match": `"other", W/${etag}` };
+    const again = await at.ask("GET", path, { token: alice, headers });
+    expect({ status: again.status, text: again.text, etag: again.headers.etag }).toEqual({
+      status: 304,
+      text: "",
+      etag,
+    });
+    await at.ok("PATCH", path, { token: alice, body: { purpose: "changed" } });
+    expect((await at.ask("GET", path, { token: alice, headers })).status).toBe(200);
+  });
+
+  it("changes only the fields that a PATCH names, and gets defaults back with null", async () => {
+    const id = await created({ purpose: "review", ttl: "2h" });
+    const patch = async (body: object) =>
+      (await at.ok("PATCH", `/v1/sessions/${id}`, { token: alice, body })).json.session;
+    expect(await patch({ ttl: "3h" })).toMatchObject({ purpose: "review", ttlMs: 10_800_000, kind: "private" });
+    expect(await patch({ purpose: null, ttl: null })).toMatchObject({ purpose: null, ttlMs: 86_400_000 });
+    expect(await patch({ members: ["bob", "bob"] })).toMatchObject({ kind: "collaborative", members: ["bob"] });
+    const bob = await at.token("bob");
+    await at.ok("GET", `/v1/sessions/${id}`, { token: bob });
+    expect(await patch({ members: [] })).toMatchObject({ kind: "collaborative", members: [] });
+    expect((await at.ask("GET", `/v1/sessions/${id}`, { token: bob })).status).toBe(404);
+    const refused = await at.ask("PATCH", `/v1/sessions/${id}`, { token: alice, body: { members: ["alice"] } });
+    expect({ status: refused.status, code: refused.json.code }).toEqual({ status: 422, code: "FLEET_USAGE_INVALID" });
+  });
+
+  it("appears once in a list that is read page by page, although sessions are used, made and deleted in between", async () => {
+    const token = await at.token("pat");
+    const ids: string[] = [];
+    for (let n = 0; n < 5; n++) ids.push(await created({}, token));
+    const seen: string[] = [];
+    for (let next: string | null = ""; next !== null; ) {
+      const cursor: string = next === "" ? "" : `&cursor=${next}`;
+      const { json } = await at.ok("GET", `/v1/sessions?limit=2${cursor}`, { token });
+      seen.push(...json.sessions.map(({ id }: { id: string }) => id));
+      next = json.next;
+      if (seen.length === 2) {
+        await at.ok("POST", `/v1/sessions/${ids[0]}/turns`, { token, body: { prompt: "hello" } });
+        await at.ok("DELETE", `/v1/sessions/${seen[1]}`, { token });
+        await created({}, token);
+      }
+    }
+    expect(seen).toEqual(ids.toReversed());
+    const purpose = unused("of");
+    const wanted = await created({ purpose }, token);
+    const { json } = await at.ok("GET", `/v1/sessions?purpose=${purpose}&state=idle`, { token });
+    expect(json).toMatchObject({ sessions: [{ id: wanted }], next: null });
+  });
+});
+
+describe("a turn over HTTP", () => {
+  it("answers with the reply, the id of the turn and the usage, and appears in the transcript", async () => {
+    const id = await created();
+    const { json } = await at.ok("POST", `/v1/sessions/${id}/turns`, { token: alice, body: { prompt: "hello" } });
+    expect(json).toEqual({
+      turn: expect.stringMatching(/^[0-9a-f-]{36}$/),
+      reply: "[turn 1] hello",
+      usage: {
+        requests: 1,
+        inputTokens: expect.any(Number),
+        outputTokens: expect.any(Number),
+        cacheReadTokens: 0,
+        credits: null,
+      },
+    });
+    await at.ok("POST", `/v1/sessions/${id}/turns`, { token: alice, body: { prompt: "and now" } });
+    const all = (await at.ok("GET", `/v1/sessions/${id}/transcript`, { token: alice })).json;
+    expect(all.entries.map(({ text }: { text: string }) => text)).toEqual([
+      "hello",
+      "[turn 1] hello",
+      "and now",
+      "[turn 2] and now",
+    ]);
+    const last = (await at.ok("GET", `/v1/sessions/${id}/transcript?turns=1`, { token: alice })).json;
+    expect(last.entries.map(({ turn }: { turn: number }) => turn)).toEqual([2, 2]);
+  });
+
+  it("continues when the client disconnects", async () => {
+    const id = await created();
+    const leaving = new AbortController();
+    const { word } = await heldTurn(id, { signal: leaving.signal });
+    leaving.abort();
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    expect(model.held(word)).toBe(1);
+    model.release(word);
+    const transcript = async () => (await at.ok("GET", `/v1/sessions/${id}/transcript`, { token: alice })).text;
+    await eventually("the reply", async () => (await transcript()).includes(`[turn 1] ${word}`));
+  });
+
+  it("is aborted when the client disconnects, if the client asked for that", async () => {
+    const id = await created();
+    const leaving = new AbortController();
+    const { word } = await heldTurn(id, { signal: leaving.signal, query: "?abort=disconnect" });
+    leaving.abort();
+    await eventually("the abort", () => model.held(word) === 0);
+  });
+
+  it("is aborted after its timeout, with the status 504", async () => {
+    const id = await created();
+    const body = { prompt: "!hold on", timeout: "300ms" };
+    const { status, json } = await at.ask("POST", `/v1/sessions/${id}/turns`, { token: alice, body });
+    expect({ status, code: json.code }).toEqual({ status: 504, code: "FLEET_TURN_TIMEOUT" });
+  });
+
+  it("ends when somebody aborts it, and the abort reports whether a turn was running", async () => {
+    const id = await created();
+    const { reply } = await heldTurn(id);
+    expect((await at.ok("POST", `/v1/sessions/${id}/abort`, { token: alice })).json).toEqual({ aborted: true });
+    expect((await reply).status).toBe(200);
+    expect((await at.ok("POST", `/v1/sessions/${id}/abort`, { token: alice })).json).toEqual({ aborted: false });
+  });
+
+  it("cannot be aborted by another member of the session, and keeps the session from being deleted", async () => {
+    const id = await created({ members: ["bob"] });
+    const bob = await at.token("bob");
+    const { reply, word } = await heldTurn(id, { token: bob });
+    const refused = await at.ask("POST", `/v1/sessions/${id}/abort`, { token: alice });
+    expect({ status: refused.status, code: refused.json.code }).toEqual({ status: 409, code: "FLEET_SESSION_LOCKED" });
+    expect((await at.ask("DELETE", `/v1/sessions/${id}`, { token: alice })).status).toBe(409);
+    model.release(word);
+    expect((await reply).json.reply).toBe(`[turn 1] ${word}`);
+  });
+
+  it("takes its turn after another one in the same session, and each client gets its own answer", async () => {
+    const id = await created();
+    const first = await heldTurn(id);
+    const second = at.ask("POST", `/v1/sessions/${id}/turns`, { token: alice, body: { prompt: "the second" } });
+    model.release(first.word);
+    expect((await first.reply).json.reply).toBe(`[turn 1] ${first.word}`);
+    expect((await second).json.reply).toBe("[turn 2] the second");
+  });
+});
+
+describe("GET /v1/me", () => {
+  it("shows who the caller is, the limits, and what is used of them", async () => {
+    const token = await at.token("mia", ["read"]);
+    const { json } = await at.ok("GET", "/v1/me", { token });
+    expect(json).toMatchObject({
+      user: "mia",
+      scopes: ["read"],
+      groups: [],
+      via: "token",
+      tokenId: token.split("_")[1],
+      sessionId: null,
+      limits: { connections: 16, sessions: 1000 },
+      used: { sessions: 0, connections: 1 },
+    });
+  });
+});
