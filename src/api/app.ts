@@ -59,6 +59,9 @@ async function serveRoute(door: DoorState, route: AnyRoute, c: Request): Promise
   const work = door.begin();
   try {
     return await answerTo(door, route, c, work.signal);
+  } catch (error) {
+    // When the client disconnects, the adapter aborts with a text as the reason, and Hono handles only errors.
+    throw error instanceof Error ? error : new Error(String(error));
   } finally {
     endWith(c.env.outgoing, work);
   }
@@ -91,7 +94,7 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, cut: Abort
     identity,
     ...input,
     ifNoneMatch: c.req.header("If-None-Match"),
-    gitHubToken: door.authenticator.gitHubTokenOf(identity),
+    gitHubToken: door.gitHubTokenOf(identity),
     limits: { default: door.config.limits.default, connections: door.shares.connectionsOf(identity.user) },
     signal: limit.signal,
     lasting: lasting.signal,
@@ -113,7 +116,9 @@ async function serveProbe(door: DoorState, path: string, c: Request): Promise<Re
 function problem(c: Request, error: unknown): Response {
   const visit = c.get("visit");
   const { status, headers, body } = problemOf(error, visit.id);
-  visit.failed(fleetErrorOf(error), status, error);
+  // The error of a request whose client has gone only reports that the work was given up.
+  if (c.req.raw.signal.aborted) visit.abandoned();
+  else visit.failed(fleetErrorOf(error), status, error);
   return answerWith(c, status, PROBLEM_TYPE, JSON.stringify(body), headers);
 }
 

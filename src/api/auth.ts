@@ -25,20 +25,17 @@ export class Authenticator {
   }
 
   /**
+   * @param address the client's address, so that nobody who tries many credentials keeps others waiting
    * @param onRefused gets the reason for the log
    * @throws FleetError `FLEET_TOKEN_REFUSED`, always with the same text
    */
-  async identify(header: string | undefined, onRefused: (reason: string) => void): Promise<Identity> {
+  async identify(header: string | undefined, address: string, onRefused: (reason: string) => void): Promise<Identity> {
     const token = BEARER.exec(header ?? "")?.[1];
     if (token === undefined) throw unauthenticated();
-    const identity = await this.#signOn.identify(token);
+    const identity = await this.#signOn.identify(token, address);
     if (!("refused" in identity) && !isHost(identity)) return identity;
     onRefused("refused" in identity ? identity.refused : "It is the token of another host.");
     await this.#attempts.failed(tokenIdIn(token));
     throw unauthenticated();
-  }
-
-  gitHubTokenOf(identity: Identity): string | null {
-    return this.#signOn.gitHubTokenOf(identity);
   }
 }

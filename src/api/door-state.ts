@@ -5,6 +5,7 @@ import { FleetError } from "../errors.js";
 import { Attempts } from "../gateway/entry/attempts.js";
 import type { DoorListeners } from "../gateway/state/door/report.js";
 import { Shares } from "../gateway/state/door/shares.js";
+import type { Identity } from "../identity/identity.js";
 import { SignOn, type SignOnContext } from "../identity/sign-on.js";
 import type { Clock } from "../runtime/clock.js";
 import type { ProbeAnswer, Probes } from "../serve/report/probes.js";
@@ -52,7 +53,7 @@ export class DoorState {
     this.fleet = fleet;
     this.listeners = listeners;
     this.origins = origins;
-    this.signOn = new SignOn(context);
+    this.signOn = new SignOn({ ...context, onSignOn: listeners.onSignOn });
     this.authenticator = new Authenticator(this.signOn, new Attempts());
     this.shares = new Shares(config.limits);
     this.probes = probes ?? { answer: async (path) => this.#ownAnswer(path) };
@@ -84,6 +85,11 @@ export class DoorState {
   /** Aborts all requests that are left. */
   cut(): void {
     this.#cut.abort(this.refusal());
+  }
+
+  /** The token with which the sessions of a user run who signed on with it. Null if the configuration names a provider. */
+  gitHubTokenOf(identity: Identity): string | null {
+    return this.config.provider === null ? this.signOn.gitHubTokenOf(identity) : null;
   }
 
   refusal(): FleetError {

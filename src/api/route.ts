@@ -15,7 +15,7 @@ export interface Call<Params, Query, Body> {
   body: Body;
   /** The text of the header `If-None-Match`. Undefined if the request has none. */
   ifNoneMatch: string | undefined;
-  /** The user's own GitHub token, if the user signed on with it. */
+  /** The user's own GitHub token, if the user signed on with it and sessions run with it. */
   gitHubToken: string | null;
   /** The limits of one user, and what the user has open at this door. */
   limits: { default: Limits; connections: number };

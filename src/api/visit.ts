@@ -31,6 +31,7 @@ export class Visit {
   readonly #begun = performance.now();
   #user: string | undefined;
   #code: FleetError["code"] | undefined;
+  #isAbandoned = false;
 
   constructor(door: DoorState, request: IncomingMessage, givenId: string | undefined) {
     this.#door = door;
@@ -44,7 +45,7 @@ export class Visit {
     const { authenticator, strangers, listeners } = this.#door;
     const { socket } = this.#request;
     using _ = strangers.hold(socket);
-    const identity = await authenticator.identify(header, (detail) => {
+    const identity = await authenticator.identify(header, this.#address, (detail) => {
       listeners.onEvent?.({ event: "token-refused", address: this.#address, code: "FLEET_TOKEN_REFUSED", detail });
     });
     strangers.admit(socket);
@@ -64,9 +65,15 @@ export class Visit {
     else if (status === 403) onEvent?.({ event: "denied", ...about, detail: message });
   }
 
+  /** The client has gone before its request was answered. */
+  abandoned(): void {
+    this.#isAbandoned = true;
+  }
+
   /** Reports the end of the request. */
   ended(status: number): void {
-    const outcome = status < 400 ? "answered" : DENIED.has(status) ? "denied" : "failed";
+    const failure = this.#isAbandoned ? "abandoned" : DENIED.has(status) ? "denied" : "failed";
+    const outcome = status < 400 ? "answered" : failure;
     const code = this.#code === undefined ? {} : { code: this.#code };
     const ms = performance.now() - this.#begun;
     this.#door.listeners.onRequest?.({ user: this.#user ?? "", method: this.route, outcome, ...code, ms });

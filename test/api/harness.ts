@@ -7,6 +7,7 @@ import { Fleet } from "../../src/fleet/fleet.js";
 import type { FleetOptions } from "../../src/fleet/options.js";
 import type { DoorEvent, RequestReport } from "../../src/gateway/state/door/report.js";
 import type { Scope } from "../../src/identity/identity.js";
+import type { SignOnReport } from "../../src/identity/sign-on.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 
 /** An answer of the API. */
@@ -43,6 +44,7 @@ export class TestApi implements AsyncDisposable {
     readonly door: HttpDoor,
     readonly events: DoorEvent[],
     readonly requests: RequestReport[],
+    readonly signOns: SignOnReport[],
   ) {}
 
   static async open({ config = {}, env = {} }: ApiOptions = {}): Promise<TestApi> {
@@ -50,12 +52,14 @@ export class TestApi implements AsyncDisposable {
     const fleet = await Fleet.open({ env: commands.env, cwd: commands.folder, config });
     const events: DoorEvent[] = [];
     const requests: RequestReport[] = [];
+    const signOns: SignOnReport[] = [];
     const door = await fleet.openHttpDoor({
       listen: "127.0.0.1:0",
       onEvent: (event) => events.push(event),
       onRequest: (report) => requests.push(report),
+      onSignOn: (report) => signOns.push(report),
     });
-    return new TestApi(commands, fleet, door, events, requests);
+    return new TestApi(commands, fleet, door, events, requests, signOns);
   }
 
   async token(user: string, scopes: readonly Scope[] = ["use"], sessionId?: string): Promise<string> {

@@ -328,6 +328,18 @@ describe("the limits of one user", () => {
   });
 });
 
+it("a good client is served although strangers hold 2,100 connections open", async () => {
+  const sockets = Array.from({ length: 2_100 }, () =>
+    connect(at.door.address.port, "127.0.0.1").on("error", () => undefined),
+  );
+  try {
+    await Promise.all(sockets.map(async (socket) => await once(socket, "connect").catch(() => "closed")));
+    expect((await at.ok("GET", "/v1/me", { token: alice })).json.user).toBe("alice");
+  } finally {
+    for (const socket of sockets) socket.destroy();
+  }
+});
+
 it("when strangers hold all connections, the oldest of them is closed, but none whose token is being looked up", async () => {
   const strangers = new Strangers(2);
   const sockets = await Promise.all(

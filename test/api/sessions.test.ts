@@ -155,6 +155,8 @@ describe("a turn over HTTP", () => {
     const { word } = await heldTurn(id, { signal: leaving.signal, query: "?abort=disconnect" });
     leaving.abort();
     await eventually("the abort", () => model.held(word) === 0);
+    await eventually("the report", () => at.requests.find(({ outcome }) => outcome === "abandoned"));
+    expect(at.events.filter(({ event }) => event === "failed")).toEqual([]);
   });
 
   it("is aborted after its timeout, with the status 504", async () => {

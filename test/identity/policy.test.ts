@@ -1,5 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
+import { nameOf } from "../../src/api/route.js";
+import { ROUTES } from "../../src/api/routes/table.js";
 import { actionOf, handlingOf, knownMethods } from "../../src/gateway/policy/methods.js";
 import { SCOPES, type Scope } from "../../src/identity/identity.js";
 import { type Action, type Decision, decide, permit, type Relation, relationTo } from "../../src/identity/policy.js";
@@ -70,6 +72,16 @@ describe("the policy", () => {
     for (const kind of Object.keys(EXPECTED) as Action[]) {
       for (const command of words(COMMANDS[kind])) expectCells(kind, command);
       expect(RELATIONS.map((relation) => decide(account, kind, relation)[0]).join("")).toBe(EXPECTED[kind].admin);
+    }
+  });
+
+  it("decides about every route of the HTTP API, and only routes about a session depend on the session", () => {
+    expect(ROUTES.length).toBeGreaterThan(10);
+    for (const route of ROUTES) {
+      expectCells(route.action, nameOf(route));
+      expect(route.about === "session", nameOf(route)).toBe(
+        route.action === "use" || route.path.includes("/sessions/{id}"),
+      );
     }
   });
 

@@ -1,0 +1,45 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
+import { Issuer } from "../fixtures/identity/issuer.js";
+import { TestApi } from "./harness.js";
+
+describe("the API, for a user of an identity provider,", () => {
+  let issuer: Issuer;
+  let github: GitHubAccounts;
+  let at: TestApi;
+  beforeAll(async () => {
+    issuer = await Issuer.open();
+    github = await GitHubAccounts.open();
+    const jwt = [{ issuer: issuer.url, audience: "copilotfleet" }];
+    at = await TestApi.open({ config: { identity: { jwt, github: { api: github.url } } } });
+  });
+  afterAll(async () => {
+    await at[Symbol.asyncDispose]();
+    await issuer[Symbol.asyncDispose]();
+    await github[Symbol.asyncDispose]();
+  });
+
+  it("accepts a JSON Web Token with its scopes and groups, and refuses one that has ended", async () => {
+    const token = await issuer.token({ sub: "zoë", scope: "openid read", groups: ["interns"] });
+    const { json } = await at.ok("GET", "/v1/me", { token });
+    expect(json).toMatchObject({ user: "zoë", via: "jwt", scopes: ["read"], groups: ["interns"] });
+    expect((await at.ask("POST", "/v1/sessions", { token })).status).toBe(403);
+    const old = await issuer.token({ sub: "zoë", exp: Math.floor(Date.now() / 1_000) - 3_600 });
+    expect((await at.ask("GET", "/v1/me", { token: old })).json.code).toBe("FLEET_TOKEN_REFUSED");
+    expect(at.signOns.map(({ via, result }) => `${via} ${result}`)).toEqual([
+      "jwt accepted",
+      "jwt accepted",
+      "jwt refused",
+    ]);
+  });
+
+  it("runs a turn for a user who shows a GitHub token, with the provider of the configuration", async () => {
+    github.accounts.set("gho_ofAlice", { login: "alice" });
+    const token = "gho_ofAlice";
+    expect((await at.ok("GET", "/v1/me", { token })).json).toMatchObject({ user: "alice", via: "github" });
+    const { id } = (await at.ok("POST", "/v1/sessions", { token })).json.session;
+    const { json } = await at.ok("POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: "hello" } });
+    expect(json.reply).toBe("[turn 1] hello");
+    expect(JSON.stringify(at.events)).not.toContain("gho_");
+  });
+});

@@ -1,0 +1,49 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ask } from "../api/harness.js";
+import { eventually } from "../fixtures/eventually.js";
+import { TestHosts } from "../fixtures/hosts/hosts.js";
+import { startHeldModel } from "../fixtures/models/held-model.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`the HTTP API of several hosts is not tested: ${problem}`);
+
+describe.skipIf(problem !== undefined)("the HTTP API of one host", () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(() => redis.end());
+
+  it("creates, uses, changes, aborts and deletes the sessions of a user who is on another host", async () => {
+    await using model = await startHeldModel();
+    await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "local", env: { ...model.env } });
+    await hosts.serve();
+    await hosts.place("alice", "h2");
+    await using here = await hosts.host("h1").library();
+    const { url } = await here.openHttpDoor({ listen: "127.0.0.1:0" });
+    const { token } = await here.tokens.issue("alice");
+    const call = async (method: string, path: string, body?: object) =>
+      await ask(url, method, path, { token, ...(body === undefined ? {} : { body }) });
+
+    const made = await call("POST", "/v1/sessions", { id: "far" });
+    expect({ status: made.status, host: made.json.session?.host }).toEqual({ status: 201, host: "h2" });
+    const path = "/v1/sessions/far";
+    expect((await call("POST", `${path}/turns`, { prompt: "hello" })).json.reply).toBe("[turn 1] hello");
+    const changed = await call("PATCH", path, { members: ["bob"], ttl: "2h" });
+    expect(changed.json.session).toMatchObject({ host: "h2", members: ["bob"], ttlMs: 7_200_000 });
+
+    const turn = call("POST", `${path}/turns`, { prompt: "!hold on" });
+    await eventually("the model", () => model.held() > 0);
+    expect((await call("DELETE", path)).status).toBe(409);
+    expect((await call("POST", `${path}/abort`)).json).toEqual({ aborted: true });
+    expect((await turn).status).toBe(200);
+    expect((await call("POST", `${path}/abort`)).json).toEqual({ aborted: false });
+
+    const { entries } = (await call("GET", `${path}/transcript?turns=2`)).json;
+    expect(entries.map(({ text }: { text: string }) => text)).toContain("[turn 1] hello");
+    expect((await call("GET", "/v1/sessions")).json.sessions).toMatchObject([{ id: "far", host: "h2" }]);
+    expect((await call("DELETE", path)).status).toBe(204);
+    expect((await call("GET", path)).status).toBe(404);
+  });
+});
