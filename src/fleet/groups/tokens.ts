@@ -79,8 +79,9 @@ export class TokenGroup extends Group {
     const { missing } = await hosts.everywhere(async (host) => await host.endTokens({ ends }));
     if (missing.length === 0) return;
     const names = missing.map(({ host }) => quote(host)).join(", ");
+    const again = "copilotfleet token revoke ID";
     warn(
-      `Not told of the end of the tokens: ${names}. Run the command again when they serve: until then, they rely on Redis.`,
+      `Not told of the end of the tokens: ${names}. They rely on Redis until they serve and somebody runs: ${again}`,
     );
   }
 
