@@ -91,11 +91,6 @@ export class Connection {
     } while (cursor !== "0");
   }
 
-  /** The time of Redis now, in milliseconds since the epoch. It may be too low by some seconds. */
-  async serverTime(): Promise<number> {
-    return await this.#operate(async (link) => await Promise.resolve(link.serverTime(performance.now())));
-  }
-
   /** See {@link Link.listen}. */
   async listen(channel: string, onMessage: (message: string) => void): Promise<boolean> {
     return await this.#operate((link) => link.listen(channel, onMessage));

@@ -7,15 +7,13 @@ import type { Hosts } from "../../ports.js";
 import type { Connection } from "../link/connection.js";
 import type { Keys } from "../link/keys.js";
 import { BEAT, FORGET_HOST, LEAVE_HOSTS, LOOK_AT_HOSTS } from "../scripts/host-scripts.js";
+import { TELL_TIME } from "../scripts/scripts.js";
 import { type Documents, newId, parseObject } from "./documents.js";
 import { readForeignRegistry } from "./registry.js";
 
 /** How many values {@link LOOK_AT_HOSTS} returns for each host. */
 const FIELDS = 5;
-/**
- * How long after `HostEntry.until` an entry may still count, in milliseconds. The host does not know the time of Redis
- * exactly.
- */
+/** How long after `HostEntry.until` an entry may still count, in milliseconds. The heartbeat may arrive that late. */
 const LATE_MS = 15_000;
 /** How many names of hosts to read at once. A fleet has far fewer hosts. */
 const AT_ONCE = 1_000;
@@ -67,7 +65,7 @@ export class RedisHosts implements Hosts {
     const { own } = this;
     const asked = performance.now();
     const number = ++this.#number;
-    const until = entry.until ?? (await this.#connection.serverTime()) + ttlMs;
+    const until = entry.until ?? (await this.#now()) + ttlMs;
     const text = JSON.stringify({ ...entry, until });
     const signature = this.#documents.signer.sign(this.#keys.host(own), contentOf(instance, text));
     const [word, term] = await this.#connection.run(
@@ -80,6 +78,12 @@ export class RedisHosts implements Hosts {
     // Count from the time of the request, because Redis ran it then or later. So the result is never too large.
     const remainingMs = Math.max(0, Math.floor(ttlMs - (performance.now() - asked)));
     return { ...entry, name: own, instance, term: Number(term), gone: remainingMs === 0, remainingMs };
+  }
+
+  /** Asks Redis, because what the connection knows of its clock is too low after a machine was suspended. */
+  async #now(): Promise<number> {
+    const [, now] = await this.#connection.run(TELL_TIME, [], []);
+    return Number(now);
   }
 
   async leave(instance: string): Promise<void> {
