@@ -1,4 +1,4 @@
-import { appendFileSync } from "node:fs";
+import { appendFileSync, readFileSync } from "node:fs";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { Fleet } from "../../src/fleet/fleet.js";
@@ -180,7 +180,7 @@ describe.skipIf(problem !== undefined).each([
     expect((await h1.ok(["list"])).split("\n")[0]).toMatch(/^SESSION +OWNER +HOST +SERVER/);
   });
 
-  it("transcript on one host prints a session of the other host in several parts, and refuses other users", async () => {
+  it("one host prints the transcript and the events of a session of the other host in several parts, and refuses other users", async () => {
     const talk = fresh("talk");
     await h1.json(["create", "--user", "bob", "--id", talk, "--prompt", "one"]);
     const { home } = await h2.record("bob");
@@ -199,6 +199,14 @@ describe.skipIf(problem !== undefined).each([
       ]),
     ]);
     expect((await h2.json<Transcript>(["transcript", talk, "--user", "bob"])).entries).toEqual(there.entries);
+
+    const ids: string[] = [];
+    await using fleet = await Fleet.open({ env: h1.env, cwd: h1.folder });
+    const recorded = readFileSync(historyPath(home, talk), "utf8").trimEnd().split("\n");
+    const [first = "", ...rest] = recorded.map((text) => (JSON.parse(text) as { id: string }).id);
+    for await (const { id } of fleet.sessions.events(talk, { user: "bob", after: first })) ids.push(id);
+    expect(ids).toEqual(rest);
+
     const error = await h1.refusal(4, ["transcript", talk, "--user", "alice"]);
     expect(error.code).toBe("FLEET_SESSION_NOT_FOUND");
     await h1.json(["delete", talk]);

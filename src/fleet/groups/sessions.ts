@@ -1,4 +1,4 @@
-import type { CopilotSession } from "@github/copilot-sdk";
+import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
 import { parseDuration } from "../../config/values/duration.js";
 import { option } from "../../errors.js";
 import { isSessionId } from "../../model/ids.js";
@@ -6,6 +6,7 @@ import type { OnProgress } from "../../model/progress.js";
 import { filterSessions } from "../../peers/filters.js";
 import { evictDownTo, evictEverywhere, gatherGarbage, gatherSessions, viewSessionOf } from "../../peers/gather.js";
 import { deleteEverywhere } from "../../peers/sessions/delete.js";
+import { readEvents } from "../../peers/sessions/events.js";
 import { meantSessions, onlyMeant } from "../../peers/sessions/meant.js";
 import { readTranscript } from "../../peers/sessions/transcript.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
@@ -204,6 +205,21 @@ export class SessionGroup extends Group {
     options: { user: string; turns?: number; follow?: boolean; signal?: AbortSignal },
   ): AsyncGenerator<TranscriptEntry, void, undefined> {
     yield* readTranscript(this.parts, id, options);
+  }
+
+  /**
+   * Yields the recorded events of a session, each once and in their order, with the ids that the runtime gives them. Starts no
+   * server. Only the owner and the members may read them. The runtime does not record deltas.
+   *
+   * @param options.after the id of the last event that the caller has. It may come from another process or host.
+   * @param options.follow whether to go on with the events that are added later, until the signal aborts
+   * @throws FleetError like {@link transcript}; `FLEET_USAGE_INVALID` when the history does not have the event `after`.
+   */
+  async *events(
+    id: string,
+    options: { user: string; after?: string; follow?: boolean; signal?: AbortSignal },
+  ): AsyncGenerator<SessionEvent, void, undefined> {
+    yield* readEvents(this.parts, id, options);
   }
 
   /**

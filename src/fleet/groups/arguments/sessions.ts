@@ -46,6 +46,7 @@ const update = {
   ttl: orNull(arg.span),
   members: { check: arg.texts },
 };
+const reading = { ...arg.OWN_USER, after: { check: arg.text }, follow: { check: arg.flag }, ...arg.SIGNAL };
 const following = { turns: { check: arg.whole }, follow: { check: arg.flag }, ...arg.SIGNAL };
 export const SESSION_ARGUMENTS: { readonly [Name in keyof SessionGroup]: readonly arg.Argument[] } = {
   create: [["options", arg.options(create)]],
@@ -62,6 +63,7 @@ export const SESSION_ARGUMENTS: { readonly [Name in keyof SessionGroup]: readonl
   abort: [id, ["options", arg.options(arg.OWN_USER)]],
   transcript: [id, ["options", arg.options({ ...arg.OWN_USER, turns: { check: arg.whole }, ...arg.SIGNAL })]],
   followTranscript: [id, ["options", arg.options({ ...arg.OWN_USER, ...following })]],
+  events: [id, ["options", arg.options(reading)]],
   evict: [
     ["what", arg.oneOf({ ids: { check: arg.sessionIds }, max: { check: arg.whole } })],
     arg.optional(arg.PROGRESS),
