@@ -7,8 +7,9 @@ import { deadline } from "../runtime/deadline.js";
 import { sessionNotFound } from "../sessions/problems.js";
 import { refuseTokenIn } from "./auth.js";
 import { readBody } from "./body.js";
-import type { DoorState } from "./door-state.js";
+import type { DoorState, Work } from "./door-state.js";
 import { readInput } from "./input.js";
+import { hostsOf } from "./origins.js";
 import { fleetErrorOf, HttpError, PROBLEM_TYPE, problemOf } from "./problem.js";
 import { type Answer, type AnyRoute, nameOf } from "./route.js";
 import { ROUTES } from "./routes/table.js";
@@ -31,7 +32,7 @@ export function createApp(door: DoorState): Hono<Env> {
     const { incoming } = c.env;
     const visit = new Visit(door, incoming, c.req.header("X-Request-Id"));
     c.set("visit", visit);
-    Object.assign(visit.headers, door.origins.check({ host: incoming.headers.host, origin: c.req.header("Origin") }));
+    Object.assign(visit.headers, door.origins.check({ hosts: hostsOf(incoming), origin: c.req.header("Origin") }));
     refuseTokenIn(incoming.url ?? "");
     await next();
   });
@@ -58,7 +59,7 @@ async function serveRoute(door: DoorState, route: AnyRoute, c: Request): Promise
   if (route.isWork && door.isDraining) throw door.refusal();
   const work = door.begin();
   try {
-    return await answerTo(door, route, c, work.signal);
+    return await answerTo(door, route, c, work);
   } catch (error) {
     // When the client disconnects, the adapter aborts with a text as the reason, and Hono handles only errors.
     throw error instanceof Error ? error : new Error(String(error));
@@ -73,10 +74,10 @@ function endWith(outgoing: ServerResponse, work: Disposable): void {
   else outgoing.once("close", () => work[Symbol.dispose]());
 }
 
-async function answerTo(door: DoorState, route: AnyRoute, c: Request, cut: AbortSignal): Promise<Response> {
+async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work): Promise<Response> {
   const visit = c.get("visit");
-  const identity = await visit.signOn(c.req.header("Authorization"));
-  using share = door.shares.admit(identity.user, false);
+  const identity = await visit.signOn(c.req.header("Authorization"), work);
+  const share = work.keep(door.shares.admit(identity.user, false));
   const { action, about } = route;
   const id = c.req.param("id") ?? "";
   const relation = about === "session" ? await door.fleet.sessions.relation(identity, id) : "none";
@@ -87,14 +88,15 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, cut: Abort
     query: c.req.queries(),
     body: route.body === null ? null : await readBody(c.req.raw, maxBytes, share),
   });
-  using lasting = deadline(route.limitMs, cut);
+  using lasting = deadline(route.limitMs, work.signal);
   using limit = deadline(undefined, lasting.signal, c.req.raw.signal);
   const answer = await route.handle({
     fleet: door.fleet,
     identity,
     ...input,
     ifNoneMatch: c.req.header("If-None-Match"),
-    gitHubToken: door.gitHubTokenOf(identity),
+    // A member's turn runs on the owner's server, which must not get the member's token.
+    gitHubToken: relation === "member" ? null : door.gitHubTokenOf(identity),
     limits: { default: door.config.limits.default, connections: door.shares.connectionsOf(identity.user) },
     signal: limit.signal,
     lasting: lasting.signal,

@@ -5,12 +5,14 @@ import { tokenIdIn } from "../identity/tokens.js";
 import { invalid, unauthenticated } from "./problem.js";
 
 const BEARER = /^Bearer +([\x21-\x7e]{1,16384})$/i;
-/** A token of the fleet, or a parameter that usually has a token. */
-const TOKEN_IN_URL = /cft_[a-z0-9]{16}_|[?&](?:access_token|token|authorization|bearer)=/i;
+/** A token of the fleet, of an identity provider or of GitHub, or a parameter that usually has a token. */
+const TOKEN_IN_URL =
+  /cft_[a-z0-9]{16}_|\beyJ[\w-]+\.[\w-]+\.|\b(?:gh[a-z]_|github_pat_)\w{16}|[?&](?:access_token|token|authorization|bearer)=/i;
 
 /** Refuses a token in a URL, because logs and browsers keep URLs. */
 export function refuseTokenIn(url: string): void {
-  if (!TOKEN_IN_URL.test(url)) return;
+  const decoded = url.replace(/%[2-7][0-9a-f]/gi, (code) => String.fromCharCode(Number.parseInt(code.slice(1), 16)));
+  if (!TOKEN_IN_URL.test(decoded)) return;
   throw invalid("The URL contains a token. Revoke that token, and send a new one in the header Authorization.");
 }
 

@@ -39,13 +39,17 @@ export async function readBody(request: Request, maxBytes: number, share: Share)
 
 function parse(body: Buffer): unknown {
   if (!isUtf8(body)) throw invalid("The body is not UTF-8.");
-  const start = body.findIndex((byte) => byte > 0x20);
-  const scan = scanWithin(body, LIMITS, Math.max(0, start));
+  const scan = scanWithin(body, LIMITS);
   if (scan === null) throw invalid("The body is not a JSON object.");
   if (scan.over !== null)
     throw invalid(`The body has more than ${LIMITS[scan.over]} ${scan.over === "depth" ? "levels" : "values"}.`);
-  const keys = scan.members.map(({ key }) => key);
-  if (new Set(keys).size < keys.length) throw invalid("The body has a field twice.");
+  const fields = parseJson(body);
+  // Compare the keys as JSON reads them, because a key may be written with escapes.
+  if (Object.keys(fields).length < scan.members.length) throw invalid("The body has a field twice.");
+  return fields;
+}
+
+function parseJson(body: Buffer): object {
   try {
     return JSON.parse(body.toString("utf8"));
   } catch {

@@ -12,6 +12,7 @@ import type { ProbeAnswer, Probes } from "../serve/report/probes.js";
 import { Authenticator } from "./auth.js";
 import type { ApiFleet } from "./fleet.js";
 import type { Origins } from "./origins.js";
+import { unauthenticated } from "./problem.js";
 import { Strangers } from "./strangers.js";
 
 export interface HttpContext extends SignOnContext {
@@ -20,8 +21,37 @@ export interface HttpContext extends SignOnContext {
   fleet: ApiFleet;
 }
 
-interface Work {
-  signal: AbortSignal;
+/** One request, from its admission until its answer is sent or its client has gone. */
+export class Work implements Disposable {
+  /** Null until the user is known. */
+  identity: Identity | null = null;
+  readonly #cut = new AbortController();
+  readonly #kept: Disposable[] = [];
+  readonly #onEnd: (work: Work) => void;
+
+  constructor(onEnd: (work: Work) => void) {
+    this.#onEnd = onEnd;
+  }
+
+  /** Aborts when the door closes, or when the token of the request is no longer valid. */
+  get signal(): AbortSignal {
+    return this.#cut.signal;
+  }
+
+  /** Keeps a thing until the work ends. */
+  keep<T extends Disposable>(thing: T): T {
+    this.#kept.push(thing);
+    return thing;
+  }
+
+  cut(reason: FleetError): void {
+    this.#cut.abort(reason);
+  }
+
+  [Symbol.dispose](): void {
+    for (const each of this.#kept.splice(0)) each[Symbol.dispose]();
+    this.#onEnd(this);
+  }
 }
 
 /** The state that all requests at one HTTP door share. */
@@ -40,7 +70,6 @@ export class DoorState {
   isDraining = false;
   readonly #work = new Set<Work>();
   #onIdle: (() => void)[] = [];
-  readonly #cut = new AbortController();
   #document: Promise<string> | undefined;
 
   constructor(
@@ -64,17 +93,14 @@ export class DoorState {
     return this.#work.size;
   }
 
-  /** Counts a request until the returned object is disposed. Its signal aborts when the door closes. */
-  begin(): Work & Disposable {
-    const work = { signal: this.#cut.signal };
+  /** Counts a request until the returned object is disposed. */
+  begin(): Work {
+    const work = new Work(() => {
+      this.#work.delete(work);
+      if (this.#work.size === 0) for (const resolve of this.#onIdle.splice(0)) resolve();
+    });
     this.#work.add(work);
-    return {
-      ...work,
-      [Symbol.dispose]: () => {
-        this.#work.delete(work);
-        if (this.#work.size === 0) for (const resolve of this.#onIdle.splice(0)) resolve();
-      },
-    };
+    return work;
   }
 
   /** Resolves when no request is left. */
@@ -84,7 +110,21 @@ export class DoorState {
 
   /** Aborts all requests that are left. */
   cut(): void {
-    this.#cut.abort(this.refusal());
+    for (const work of this.#work) work.cut(this.refusal());
+  }
+
+  /** Aborts the requests whose tokens were revoked or have expired. Never rejects. */
+  async recheckTokens(): Promise<void> {
+    for (const detail of this.signOn.takeWarnings()) this.listeners.onEvent?.({ event: "failed", address: "", detail });
+    const identities = new Map(
+      [...this.#work].flatMap(({ identity }) => (identity ? [[identity.tokenId, identity]] : [])),
+    );
+    for (const identity of identities.values()) {
+      // If the store does not answer, ask it again in the next round.
+      if (await this.signOn.isStillGood(identity).catch(() => true)) continue;
+      this.listeners.onEvent?.({ event: "token-refused", address: "", user: identity.user });
+      for (const work of this.#work) if (work.identity?.tokenId === identity.tokenId) work.cut(unauthenticated());
+    }
   }
 
   /** The token with which the sessions of a user run who signed on with it. Null if the configuration names a provider. */

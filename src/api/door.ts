@@ -1,5 +1,6 @@
 import { createServer, type RequestListener, type Server, type ServerOptions } from "node:http";
 import { createServer as createSecureServer, type Server as SecureServer } from "node:https";
+import { setTimeout as delay } from "node:timers/promises";
 import { getRequestListener } from "@hono/node-server";
 import type { Address } from "../config/rules.js";
 import { type Duration, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
@@ -25,6 +26,8 @@ const IDLE_MS = 10_000;
 const CHECK_MS = 1_000;
 /** How long the answers to requests that were cut may take, in milliseconds. */
 const GRACE_MS = 2_000;
+/** How often to look for requests whose tokens are no longer valid, in milliseconds. */
+const RECHECK_MS = 2_000;
 const LONGEST_HEAD = 32 * 1024;
 
 export interface HttpDoorOptions extends DoorListeners {
@@ -107,6 +110,7 @@ export class HttpDoor implements AsyncDisposable {
       const detail = `The TLS handshake failed: ${message}.`;
       listeners.onEvent?.({ event: "tls-refused", address: remoteAddress, detail });
     });
+    void this.#recheckTokens();
     if (this.#certificates !== null) {
       void watchCertificates(this.#certificates, {
         clock,
@@ -140,6 +144,14 @@ export class HttpDoor implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  async #recheckTokens(): Promise<void> {
+    const { signal } = this.#closed;
+    while (!signal.aborted) {
+      await delay(RECHECK_MS, undefined, { signal, ref: false }).catch(() => "closed");
+      await this.#state.recheckTokens();
+    }
   }
 
   async #close(request: DoorDrain): Promise<{ cut: number }> {

@@ -1,3 +1,4 @@
+import type { IncomingMessage } from "node:http";
 import { isIP } from "node:net";
 import { FleetError, quote } from "../errors.js";
 
@@ -40,9 +41,13 @@ export class Origins {
    * @returns the headers for the page that made the request; none if no page did
    * @throws FleetError `FLEET_ORIGIN_REFUSED`.
    */
-  check({ host, origin }: { host: string | undefined; origin: string | undefined }): Record<string, string> {
+  check({ hosts, origin }: { hosts: readonly string[]; origin: string | undefined }): Record<string, string> {
+    const [host, ...others] = hosts;
     const own = readHost(host);
     if (own === null || !this.#isOwnName(own.name)) throw refused("Host", host);
+    // To a proxy in front of the API, another of the names may count.
+    const other = others.find((each) => each.toLowerCase() !== own.host);
+    if (other !== undefined) throw refused("Host", other);
     if (origin === undefined) return {};
     const isOwn = origin === `${this.#rules.isSecure ? "https" : "http"}://${own.host}`;
     if (!isOwn && !this.#allowed.has(origin)) throw refused("Origin", origin);
@@ -63,6 +68,12 @@ export class Origins {
     if (isIP(name.replace(/^\[|\]$/g, "")) !== 0) return true;
     return this.#names.has(name) || this.#rules.isCertified(name);
   }
+}
+
+/** Each name of the host in a request: those in headers, and the one in a request line that has a whole URL. */
+export function hostsOf({ headersDistinct, url = "" }: Pick<IncomingMessage, "headersDistinct" | "url">): string[] {
+  const inLine = url.startsWith("/") ? undefined : /^https?:\/\/([^/?#]*)/i.exec(url)?.[1];
+  return [...(headersDistinct.host ?? []), ...(inLine === undefined ? [] : [inLine])];
 }
 
 function readHost(host: string | undefined): { name: string; host: string } | null {

@@ -1,14 +1,21 @@
 import type { Socket } from "node:net";
 
-/** How many connections without a good token may be open. When another one arrives, the oldest of them is closed. */
+/** How many connections without a request of a known user may be open. When another one arrives, the oldest is closed. */
 const MOST = 2_048;
 
+/** A connection with requests of a known user, and how many of them are not answered. */
+interface Known {
+  socket: Socket;
+  requests: number;
+}
+
 /**
- * The connections that have shown no good token. By the ends of their connections, because Node.js does not connect a TLS
- * socket with the socket below it.
+ * The connections that have shown no good token, and those that are idle: otherwise one user could keep any number of them
+ * open. By the ends of their connections, because Node.js does not connect a TLS socket with the socket below it.
  */
 export class Strangers {
   readonly #sockets = new Map<string, Socket>();
+  readonly #known = new Map<string, Known>();
   /** The connections whose tokens are being looked up. They may be let in at any moment. */
   readonly #held = new Set<string>();
   readonly #most: number;
@@ -23,6 +30,7 @@ export class Strangers {
     this.#sockets.set(name, socket);
     socket.once("close", () => {
       if (this.#sockets.get(name) === socket) this.#sockets.delete(name);
+      if (this.#known.get(name)?.socket === socket) this.#known.delete(name);
     });
   }
 
@@ -33,8 +41,21 @@ export class Strangers {
     return { [Symbol.dispose]: () => void this.#held.delete(name) };
   }
 
-  admit(socket: Socket): void {
-    this.#sockets.delete(nameOf(socket));
+  /** Spares a connection, and does not count it, until the returned object is disposed: the request of a user is answered. */
+  admit(socket: Socket): Disposable {
+    const name = nameOf(socket);
+    const stranger = this.#sockets.get(name);
+    if (stranger !== undefined) this.#known.set(name, { socket: stranger, requests: 0 });
+    this.#sockets.delete(name);
+    const known = this.#known.get(name);
+    if (known !== undefined) known.requests++;
+    return {
+      [Symbol.dispose]: () => {
+        if (known === undefined || --known.requests > 0 || this.#known.get(name) !== known) return;
+        this.#known.delete(name);
+        this.#sockets.set(name, known.socket);
+      },
+    };
   }
 
   #closeOldest(): void {

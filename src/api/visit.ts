@@ -3,7 +3,7 @@ import type { IncomingMessage } from "node:http";
 import type { FleetError } from "../errors.js";
 import { describe } from "../gateway/state/door/report.js";
 import type { Identity } from "../identity/identity.js";
-import type { DoorState } from "./door-state.js";
+import type { DoorState, Work } from "./door-state.js";
 
 /** The headers of every answer. The API has no pages, and nobody may keep or guess the kind of what it answers. */
 const HEADERS = {
@@ -40,15 +40,16 @@ export class Visit {
     this.headers = { ...HEADERS, "X-Request-Id": this.id };
   }
 
-  /** Finds out who makes the request. Called once. @throws FleetError `FLEET_TOKEN_REFUSED`. */
-  async signOn(header: string | undefined): Promise<Identity> {
+  /** Finds out who makes the request, and gives the work its identity. Called once. @throws FleetError `FLEET_TOKEN_REFUSED`. */
+  async signOn(header: string | undefined, work: Work): Promise<Identity> {
     const { authenticator, strangers, listeners } = this.#door;
     const { socket } = this.#request;
     using _ = strangers.hold(socket);
     const identity = await authenticator.identify(header, this.#address, (detail) => {
       listeners.onEvent?.({ event: "token-refused", address: this.#address, code: "FLEET_TOKEN_REFUSED", detail });
     });
-    strangers.admit(socket);
+    work.keep(strangers.admit(socket));
+    work.identity = identity;
     this.#user = identity.user;
     return identity;
   }

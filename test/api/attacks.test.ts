@@ -1,0 +1,164 @@
+import { once } from "node:events";
+import { connect, type Socket } from "node:net";
+import { text } from "node:stream/consumers";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Strangers } from "../../src/api/strangers.js";
+import { eventually } from "../fixtures/eventually.js";
+import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
+import { startHeldModel } from "../fixtures/models/held-model.js";
+import { type Reply, TestApi } from "./harness.js";
+
+const model = await startHeldModel();
+let at: TestApi;
+let alice: string;
+
+beforeAll(async () => {
+  at = await TestApi.open({ env: { ...model.env }, config: { limits: { default: { connections: 2 } } } });
+  alice = await at.token("alice");
+});
+afterAll(async () => {
+  model.release();
+  await at[Symbol.asyncDispose]();
+  await model.close();
+});
+
+const codeOf = ({ status, json }: Reply) => `${status} ${json?.code}`;
+
+/** Sends a request with this first line and these headers, and resolves with everything that comes back. */
+async function raw(line: string, headers: readonly string[]): Promise<string> {
+  const socket = connect(at.door.address.port, "127.0.0.1");
+  socket.end([line, ...headers, `Authorization: Bearer ${alice}`, "Connection: close", "", ""].join("\r\n"));
+  return await text(socket);
+}
+
+/** Replaces a function of the library until the returned object is disposed. */
+function replaced(sessions: object, name: string, by: (...given: never[]) => unknown): Disposable {
+  const own = Reflect.get(sessions, name);
+  Object.defineProperty(sessions, name, { value: by, configurable: true });
+  return { [Symbol.dispose]: () => Object.defineProperty(sessions, name, { value: own, configurable: true }) };
+}
+
+describe("a request with several names of its host", () => {
+  it.each([
+    ["a second header", "GET /v1/me HTTP/1.1", ["Host: localhost", "Host: evil.example"]],
+    ["a whole URL", "GET http://evil.example/v1/me HTTP/1.1", ["Host: localhost"]],
+  ])("is refused if %s names another one, because a proxy may use that one", async (_, line, headers) => {
+    const reply = await raw(line, headers);
+    expect(reply).toMatch(/^HTTP\/1\.1 403 /);
+    expect(reply).not.toContain("alice");
+  });
+
+  it("is answered if a whole URL names the same host, as RFC 9112 demands", async () => {
+    expect(await raw("GET http://LOCALHOST:1/v1/me HTTP/1.1", ["Host: localhost:1"])).toMatch(/^HTTP\/1\.1 200 /);
+  });
+});
+
+it.each([
+  "?%74oken=x",
+  `?x=cft%5F${"a".repeat(16)}%5Fy`,
+  `/%63ft_${"a".repeat(16)}_y`,
+  "?x=eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln",
+  `?x=gho_${"a".repeat(36)}`,
+  `?x=github_pat_${"a".repeat(36)}`,
+])("a URL with a token of any kind is refused, also in percent encoding: %s", async (rest) => {
+  const reply = await at.ask("GET", `/v1/me${rest}`, { token: alice });
+  expect(codeOf(reply)).toBe("422 FLEET_USAGE_INVALID");
+  expect(reply.json.detail).toContain("Revoke that token");
+});
+
+it("a body with a field twice is refused, also if one of them is written with an escape", async () => {
+  const body = '{"purpose":"x","\\u0070urpose":"y"}';
+  const reply = await at.ask("POST", "/v1/sessions", { token: alice, body });
+  expect(reply.json.detail).toBe("The body has a field twice.");
+});
+
+describe("a request that runs when its token ends", () => {
+  it.each(["is revoked", "expires"])("is cut with 401 within seconds when the token %s, with its turn", async (how) => {
+    const ttl = how === "expires" ? "5s" : "1h";
+    const { id } = (await at.ok("POST", "/v1/sessions", { token: alice })).json.session;
+    const issued = await at.fleet.tokens.issue("alice", { ttl, scopes: ["use"] });
+    const word = how.replace(" ", "-");
+    const running = at.ask("POST", `/v1/sessions/${id}/turns`, {
+      token: issued.token,
+      body: { prompt: `!hold ${word}` },
+    });
+    await eventually("the model", () => model.held(word) > 0);
+    if (how === "is revoked") await at.fleet.tokens.revoke({ ids: [issued.id] });
+    expect(codeOf(await running)).toBe("401 FLEET_TOKEN_REFUSED");
+    await eventually("the end of the turn", () => model.held(word) === 0);
+    expect(at.events).toContainEqual(expect.objectContaining({ event: "token-refused", user: "alice" }));
+  });
+});
+
+it("an answer that its client does not read counts as a connection of the user until the client has gone", async () => {
+  const { id } = (await at.ok("POST", "/v1/sessions", { token: alice })).json.session;
+  const large = { entries: ["x".repeat(20_000_000)] };
+  const sockets: Socket[] = [];
+  using _ = replaced(at.fleet.sessions, "transcript", async () => large);
+  const head = `GET /v1/sessions/${id}/transcript HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${alice}\r\n\r\n`;
+  for (let count = 0; count < 2; count++) {
+    const socket = connect(at.door.address.port, "127.0.0.1");
+    socket.pause();
+    sockets.push(socket);
+    socket.write(head);
+    await eventually(
+      "the answer",
+      () => at.requests.filter(({ method }) => method.endsWith("transcript")).length > count,
+    );
+  }
+  const refused = await at.ask("GET", "/v1/me", { token: alice });
+  for (const socket of sockets) socket.destroy();
+  expect(codeOf(refused)).toBe("429 FLEET_LIMIT_REACHED");
+  await eventually("room", async () => (await at.ask("GET", "/v1/me", { token: alice })).status === 200);
+});
+
+it("an idle connection of a user counts among the strangers again, but not while one of its requests runs", async () => {
+  const strangers = new Strangers(1);
+  const sockets = await Promise.all(
+    Array.from({ length: 3 }, async () => {
+      const socket = connect(at.door.address.port, "127.0.0.1");
+      await once(socket, "connect");
+      // Like two ends of one connection: for the door, the port of the client is the remote one.
+      Object.defineProperty(socket, "remotePort", { value: socket.localPort });
+      return socket;
+    }),
+  );
+  const [first, second, third] = sockets as [Socket, Socket, Socket];
+  const destroyed = () => sockets.map((socket) => socket.destroyed);
+  strangers.arrived(first);
+  const requests = [strangers.admit(first), strangers.admit(first)];
+  requests[0]?.[Symbol.dispose]();
+  strangers.arrived(second);
+  expect(destroyed()).toEqual([false, false, false]);
+  second.destroy();
+  await once(second, "close");
+  requests[1]?.[Symbol.dispose]();
+  strangers.arrived(third);
+  expect(destroyed()).toEqual([true, true, false]);
+  third.destroy();
+});
+
+it("a member's GitHub token reaches only sessions that the member owns", async () => {
+  await using github = await GitHubAccounts.open();
+  const identity = { github: { api: github.url } };
+  await using own = await TestApi.open({ config: { provider: null, identity } });
+  github.accounts.set("gho_ofAlice", { login: "alice" });
+  github.accounts.set("gho_ofBob", { login: "bob" });
+  await own.fleet.sessions.create({ user: "alice", sessionId: "shared", members: ["bob"] });
+  const given: unknown[] = [];
+  using _ = replaced(own.fleet.sessions, "use", async (...[, , { user, session }]: [string, string, Given]) => {
+    given.push([user, session]);
+    return { text: "" };
+  });
+  for (const token of ["gho_ofAlice", "gho_ofBob"])
+    await own.ok("POST", "/v1/sessions/shared/turns", { token, body: { prompt: "hello" } });
+  expect(given).toEqual([
+    ["alice", { gitHubToken: "gho_ofAlice" }],
+    ["bob", undefined],
+  ]);
+});
+
+interface Given {
+  user: string;
+  session?: object;
+}
