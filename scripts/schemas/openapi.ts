@@ -36,6 +36,11 @@ const HEADERS: Readonly<Record<string, string>> = {
   Location: "The path of what was created.",
 };
 
+const CONDITIONS: Readonly<Record<string, string>> = {
+  "If-None-Match": "The `ETag` of an earlier answer.",
+  "Last-Event-ID": "The id of the last event that the client has.",
+};
+
 /** The schemas that have a name in the document, so that generated clients have one type for each. */
 const NAMED = {
   Caller: s.caller,
@@ -130,12 +135,16 @@ function operation(route: AnyRoute): Json {
   };
 }
 
-function answerOf({ answer: { description, schema, headers = [] } }: AnyRoute): Json {
+function answerOf({ answer: { description, schema, stream, headers = [] } }: AnyRoute): Json {
+  const content = {
+    ...(schema === null ? {} : { "application/json": { schema: convert(schema, "output") } }),
+    ...(stream === undefined ? {} : { "text/event-stream": { schema: { type: "string", description: stream } } }),
+  };
   const described = headers.map((name) => [name, { description: HEADERS[name], schema: { type: "string" } }]);
   return {
     description,
     ...(headers.length === 0 ? {} : { headers: Object.fromEntries(described) }),
-    ...(schema === null ? {} : { content: { "application/json": { schema: convert(schema, "output") } } }),
+    ...(Object.keys(content).length === 0 ? {} : { content }),
   };
 }
 
@@ -149,21 +158,21 @@ function errorResponse(status: number): Json {
 }
 
 /** The parameters in the path, in the query and in headers. */
-function parameters(route: AnyRoute): Json {
+function parameters({ method, params, query, answer }: AnyRoute): Json {
+  const headers = [
+    ...(answer.headers?.includes("ETag") === true ? ["If-None-Match"] : []),
+    ...(answer.stream !== undefined && method === "GET" ? ["Last-Event-ID"] : []),
+  ];
   const found = [
-    ...parametersIn("path", route.params),
-    ...parametersIn("query", route.query),
-    ...(route.answer.headers?.includes("ETag") === true
-      ? [
-          {
-            name: "If-None-Match",
-            in: "header",
-            required: false,
-            schema: { type: "string" },
-            description: HEADERS.ETag,
-          },
-        ]
-      : []),
+    ...parametersIn("path", params),
+    ...parametersIn("query", query),
+    ...headers.map((name) => ({
+      name,
+      in: "header",
+      required: false,
+      schema: { type: "string" },
+      description: CONDITIONS[name],
+    })),
   ];
   return found.length === 0 ? {} : { parameters: found };
 }

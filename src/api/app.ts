@@ -13,6 +13,7 @@ import { hostsOf } from "./origins.js";
 import { fleetErrorOf, HttpError, PROBLEM_TYPE, problemOf } from "./problem.js";
 import { type Answer, type AnyRoute, nameOf } from "./route.js";
 import { ROUTES } from "./routes/table.js";
+import { STREAM_TYPE, writeStream } from "./streams/sse.js";
 import { Visit } from "./visit.js";
 
 type Env = { Bindings: HttpBindings; Variables: { visit: Visit } };
@@ -58,23 +59,26 @@ async function serveRoute(door: DoorState, route: AnyRoute, c: Request): Promise
   visit.route = nameOf(route);
   if (route.isWork && door.isDraining) throw door.refusal();
   const work = door.begin();
+  let done: Promise<void> | undefined;
   try {
-    return await answerTo(door, route, c, work);
+    const answer = await answerTo(door, route, c, work);
+    done = answer.done;
+    return respond(door, route, c, answer);
   } catch (error) {
     // When the client disconnects, the adapter aborts with a text as the reason, and Hono handles only errors.
     throw error instanceof Error ? error : new Error(String(error));
   } finally {
-    endWith(c.env.outgoing, work);
+    void Promise.all([closed(c.env.outgoing), done]).then(() => work[Symbol.dispose]());
   }
 }
 
-/** Ends the work once the answer is sent, or once it can no longer be sent. */
-function endWith(outgoing: ServerResponse, work: Disposable): void {
-  if (outgoing.destroyed || outgoing.writableFinished) work[Symbol.dispose]();
-  else outgoing.once("close", () => work[Symbol.dispose]());
+/** Resolves once the answer is sent, or once it can no longer be sent. */
+async function closed(outgoing: ServerResponse): Promise<void> {
+  if (outgoing.destroyed || outgoing.writableFinished) return;
+  await new Promise<void>((resolve) => outgoing.once("close", () => resolve()));
 }
 
-async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work): Promise<Response> {
+async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work): Promise<Answer<unknown>> {
   const visit = c.get("visit");
   const identity = await visit.signOn(c.req.header("Authorization"), work);
   const share = work.keep(door.shares.admit(identity.user, false));
@@ -88,25 +92,46 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
     query: c.req.queries(),
     body: route.body === null ? null : await readBody(c.req.raw, maxBytes, share),
   });
-  using lasting = deadline(route.limitMs, work.signal);
-  using limit = deadline(undefined, lasting.signal, c.req.raw.signal);
-  const answer = await route.handle({
+  const lasting = work.keep(deadline(route.limitMs ?? undefined, work.signal));
+  const limit = work.keep(deadline(undefined, lasting.signal, c.req.raw.signal));
+  return await route.handle({
     fleet: door.fleet,
     identity,
     ...input,
     ifNoneMatch: c.req.header("If-None-Match"),
+    lastEventId: c.req.header("Last-Event-ID"),
+    acceptsStream: route.answer.stream !== undefined && (c.req.header("Accept") ?? "").includes(STREAM_TYPE),
     // A member's turn runs on the owner's server, which must not get the member's token.
     gitHubToken: relation === "member" ? null : door.gitHubTokenOf(identity),
     limits: { default: door.config.limits.default, connections: door.shares.connectionsOf(identity.user) },
     signal: limit.signal,
     lasting: lasting.signal,
+    draining: door.draining,
   });
-  return respond(c, route, answer);
 }
 
-function respond(c: Request, { answer }: AnyRoute, { status, headers = {}, body }: Answer<unknown>): Response {
+function respond(door: DoorState, { answer }: AnyRoute, c: Request, given: Answer<unknown>): Response {
+  const { status, headers = {}, body, stream } = given;
+  if (stream !== undefined) {
+    // Some proxies keep an answer until it is complete, unless this header says otherwise.
+    const more = { ...headers, "X-Accel-Buffering": "no" };
+    return answerWith(c, answer.status, STREAM_TYPE, writeStream(withProblem(stream, c), door.clock), more);
+  }
   if (body === undefined) return empty(c, status ?? 204, headers);
   return answerWith(c, answer.status, JSON_TYPE, JSON.stringify(body), headers);
+}
+
+/** Ends a stream that fails with an event that has the error. */
+async function* withProblem(stream: NonNullable<Answer<unknown>["stream"]>, c: Request) {
+  try {
+    yield* stream;
+  } catch (error) {
+    if (c.req.raw.signal.aborted) return;
+    const visit = c.get("visit");
+    const { status, body } = problemOf(error, visit.id);
+    visit.failed(fleetErrorOf(error), status, error);
+    yield { event: "problem", data: body };
+  }
 }
 
 async function serveProbe(door: DoorState, path: string, c: Request): Promise<Response> {
@@ -124,7 +149,13 @@ function problem(c: Request, error: unknown): Response {
   return answerWith(c, status, PROBLEM_TYPE, JSON.stringify(body), headers);
 }
 
-function answerWith(c: Request, status: number, type: string, body: string, headers: Answer<unknown>["headers"] = {}) {
+function answerWith(
+  c: Request,
+  status: number,
+  type: string,
+  body: string | ReadableStream,
+  headers: Answer<unknown>["headers"] = {},
+): Response {
   const visit = c.get("visit");
   visit.ended(status);
   return new Response(body, { status, headers: { ...visit.headers, ...headers, "Content-Type": type } });

@@ -21,7 +21,7 @@ export interface HttpContext extends SignOnContext {
   fleet: ApiFleet;
 }
 
-/** One request, from its admission until its answer is sent or its client has gone. */
+/** One request, from its admission until its answer is sent or its client has gone, and its turn is over. */
 export class Work implements Disposable {
   /** Null until the user is known. */
   identity: Identity | null = null;
@@ -66,10 +66,9 @@ export class DoorState {
   readonly shares: Shares;
   readonly strangers = new Strangers();
   readonly probes: Probes;
-  /** While true, no new work begins. */
-  isDraining = false;
   readonly #work = new Set<Work>();
   #onIdle: (() => void)[] = [];
+  readonly #draining = new AbortController();
   #document: Promise<string> | undefined;
 
   constructor(
@@ -91,6 +90,19 @@ export class DoorState {
   /** The number of requests that have been admitted and not answered, including those whose clients have gone. */
   get working(): number {
     return this.#work.size;
+  }
+
+  /** Aborts when the door begins no new work any more. */
+  get draining(): AbortSignal {
+    return this.#draining.signal;
+  }
+
+  get isDraining(): boolean {
+    return this.draining.aborted;
+  }
+
+  beginDrain(): void {
+    this.#draining.abort(this.refusal());
   }
 
   /** Counts a request until the returned object is disposed. */

@@ -129,7 +129,7 @@ export class HttpDoor implements AsyncDisposable {
    */
   async drain({ timeout, timeoutMs: givenMs = 0 }: DoorDrain = {}): Promise<{ cut: number }> {
     const state = this.#state;
-    state.isDraining = true;
+    state.beginDrain();
     const timeoutMs = timeout === undefined ? givenMs : readTimeout(timeout);
     using limit = deadline(timeoutMs);
     await abortable(state.idle(), limit.signal).catch(() => "the time is up");

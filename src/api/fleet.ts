@@ -1,5 +1,6 @@
 import type {
   CreateSessionOptions,
+  SendOptions,
   ServerFilter,
   SessionFilter,
   SessionReply,
@@ -17,6 +18,8 @@ import type { ServerView } from "../pool/server.js";
 import type { Stopped } from "../pool/stop/stop.js";
 import type { SessionView } from "../sessions/view.js";
 
+export type SessionEvent = Parameters<NonNullable<SendOptions["onEvent"]>>[0];
+
 /** The functions of the library that the routes of the HTTP API call. They contain all rules. */
 export interface ApiFleet {
   readonly sessions: {
@@ -28,6 +31,11 @@ export interface ApiFleet {
     delete(ids: readonly string[], options: { user: string }): Promise<{ deleted: string[] }>;
     use(id: string, prompt: string, options: UseOptions): Promise<SessionReply>;
     abort(id: string, options: { user: string }): Promise<{ aborted: boolean }>;
+    /** The recorded events of a session, and those that are added later. */
+    followEvents(
+      id: string,
+      options: { user: string; after?: string; follow?: boolean; signal?: AbortSignal },
+    ): AsyncGenerator<SessionEvent, void, undefined>;
     transcript(id: string, options: { user: string; turns?: number; signal?: AbortSignal }): Promise<Transcript>;
     count(user: string): Promise<number>;
     /** How the identity relates to the session with this id. */

@@ -3,6 +3,7 @@ import type { Limits } from "../config/limits.js";
 import type { Identity } from "../identity/identity.js";
 import type { Action } from "../identity/policy.js";
 import type { ApiFleet } from "./fleet.js";
+import type { StreamEvent } from "./streams/sse.js";
 
 export type Method = "GET" | "POST" | "PATCH" | "DELETE";
 
@@ -15,6 +16,10 @@ export interface Call<Params, Query, Body> {
   body: Body;
   /** The text of the header `If-None-Match`. Undefined if the request has none. */
   ifNoneMatch: string | undefined;
+  /** The text of the header `Last-Event-ID`. Undefined if the request has none. */
+  lastEventId: string | undefined;
+  /** Whether the client accepts a stream of events. */
+  acceptsStream: boolean;
   /** The user's own GitHub token, if the user signed on with it and sessions run with it. */
   gitHubToken: string | null;
   /** The limits of one user, and what the user has open at this door. */
@@ -23,6 +28,8 @@ export interface Call<Params, Query, Body> {
   signal: AbortSignal;
   /** Aborts when the time of the request is up, or when the door closes. The client may disconnect before that. */
   lasting: AbortSignal;
+  /** Aborts when the door is about to close. */
+  draining: AbortSignal;
 }
 
 export interface Answer<Result> {
@@ -31,6 +38,10 @@ export interface Answer<Result> {
   headers?: Readonly<Record<string, string>>;
   /** Undefined for an answer without a body. */
   body?: Result;
+  /** The events that are sent in place of a body. */
+  stream?: AsyncGenerator<StreamEvent, void, undefined>;
+  /** Settles when the work is over, which may be after the client has left the stream. */
+  done?: Promise<void>;
 }
 
 type Schema<T = unknown> = v.GenericSchema<unknown, T>;
@@ -61,11 +72,13 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
     description: string;
     schema: Schema<Result> | null;
     headers?: readonly string[];
+    /** The description of the events, if the route can answer with a stream. */
+    stream?: string;
   };
   /** The codes of the errors that are special to this route, for its description. */
   errors: readonly (404 | 409 | 413 | 429 | 502 | 504)[];
-  /** How long the request may take, in milliseconds. */
-  limitMs: number;
+  /** How long the request may take, in milliseconds. Null: no limit. */
+  limitMs: number | null;
   handle(call: Call<Params, Query, Body>): Promise<Answer<Result>>;
 }
 

@@ -1,3 +1,4 @@
+import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Environment } from "../config/load/paths.js";
 import type { RemoteProvider } from "../config/schema.js";
 import { redact } from "../config/values/text.js";
@@ -118,4 +119,14 @@ function keyFault(source: KeySource, fault: string | null): FleetError {
       `Set ${setting} to null for a service that needs none.`,
     ],
   });
+}
+
+/** The SDK's form of a remote provider, without its key. */
+export function describeProvider({ type, baseUrl, wireApi }: RemoteProvider): ProviderConfig {
+  return { type, baseUrl, ...(type === "anthropic" ? {} : { wireApi }) };
+}
+
+/** The runtime sends the one in `Authorization: Bearer`, and the other in the header of the provider's type. */
+export function withKey(config: ProviderConfig, { bearer }: RemoteProvider, key: string): ProviderConfig {
+  return bearer ? { ...config, bearerToken: key } : { ...config, apiKey: key };
 }

@@ -7,8 +7,7 @@ import type { EchoModel } from "./echo.js";
 import type { ModelRequests } from "./gateway/exchange.js";
 import type { ModelGateway } from "./gateway/gateway.js";
 import type { GatewaySocket } from "./gateway/gateway-socket.js";
-import { keySourceOf, ProviderKey } from "./provider-key.js";
-import { describe, withKey } from "./sdk-provider.js";
+import { describeProvider, keySourceOf, ProviderKey, withKey } from "./provider-key.js";
 
 /** Whether the provider's key reaches servers. Otherwise only the model gateway, in the fleet's own processes, has it. */
 export function givesKeyToServers({ provider, modelGateway }: Pick<Config, "provider" | "modelGateway">): boolean {
@@ -94,8 +93,8 @@ export class ModelProvider implements AsyncDisposable {
       return { type: "openai", wireApi: "completions", baseUrl, apiKey: "echo" };
     }
     if (!isRestricted(server)) {
-      if (this.#key === null) return describe(provider);
-      if (modelGateway === "off") return withKey(describe(provider), provider, await this.#key.get());
+      if (this.#key === null) return describeProvider(provider);
+      if (modelGateway === "off") return withKey(describeProvider(provider), provider, await this.#key.get());
     }
     this.#starting ??= this.#start(provider, this.#key);
     const gateway = await this.#starting;

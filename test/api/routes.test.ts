@@ -26,6 +26,8 @@ interface Row {
   action: Action;
   /** The part of the path in place of `{id}`. Default: the session with this relation. */
   id?: () => string | Promise<string>;
+  /** Default: no query. */
+  query?: string;
   body?: () => object;
   /** Only the owner of the session may do it. To a member, the session then looks as if it did not exist. */
   isOwners?: true;
@@ -46,6 +48,7 @@ const ROWS: Readonly<Record<string, Row>> = {
   "DELETE /v1/sessions/{id}": { action: "use", isOwners: true, isDestructive: true },
   "POST /v1/sessions/{id}/turns": { action: "use", body: () => ({ prompt: "hello" }) },
   "POST /v1/sessions/{id}/abort": { action: "use" },
+  "GET /v1/sessions/{id}/events": { action: "read", query: "?follow=false" },
   "GET /v1/sessions/{id}/transcript": { action: "read" },
   "GET /v1/servers": { action: "manage" },
   "POST /v1/servers/{id}/restart": { action: "manage", id: () => serverOf("carol") },
@@ -85,7 +88,7 @@ describe("the routes of the API", () => {
   it.each(ROUTES.map((route) => [nameOf(route), route] as const))(
     "%s answers each scope and each kind of session as the policy decides",
     async (name, route) => {
-      const { action, id, body, isOwners, isDestructive } = ROWS[name] as Row;
+      const { action, id, query = "", body, isOwners, isDestructive } = ROWS[name] as Row;
       expect(route.action).toBe(action);
       const relations = route.about === "session" ? RELATIONS : (["own"] as const);
       for (const scope of SCOPES) {
@@ -93,7 +96,7 @@ describe("the routes of the API", () => {
         let cells = "";
         for (const relation of relations) {
           const session = isDestructive === true ? await sessionOf(relation) : fixed[relation];
-          const path = route.path.replace("{id}", (await id?.()) ?? session ?? "");
+          const path = route.path.replace("{id}", (await id?.()) ?? session ?? "") + query;
           const given = body === undefined ? {} : { body: body() };
           const { status, text, json } = await at.ask(route.method, path, { token, ...given });
           const letter = { 401: "n", 403: "s", 404: "h", [route.answer.status]: "o" }[status];

@@ -204,7 +204,7 @@ describe.skipIf(problem !== undefined).each([
     await using fleet = await Fleet.open({ env: h1.env, cwd: h1.folder });
     const recorded = readFileSync(historyPath(home, talk), "utf8").trimEnd().split("\n");
     const [first = "", ...rest] = recorded.map((text) => (JSON.parse(text) as { id: string }).id);
-    for await (const { id } of fleet.sessions.events(talk, { user: "bob", after: first })) ids.push(id);
+    for await (const { id } of fleet.sessions.followEvents(talk, { user: "bob", after: first })) ids.push(id);
     expect(ids).toEqual(rest);
 
     const error = await h1.refusal(4, ["transcript", talk, "--user", "alice"]);

@@ -31,7 +31,7 @@ async function recordedIds(id: string): Promise<string[]> {
 async function idsOf(opened: Fleet, id: string, after?: string): Promise<string[]> {
   const ids: string[] = [];
   const from = after === undefined ? {} : { after };
-  for await (const event of opened.sessions.events(id, { ...ALICE, ...from })) ids.push(event.id);
+  for await (const event of opened.sessions.followEvents(id, { ...ALICE, ...from })) ids.push(event.id);
   return ids;
 }
 
@@ -41,7 +41,7 @@ function follow(opened: Fleet, id: string) {
   const ids: string[] = [];
   const done = (async () => {
     const options = { ...ALICE, follow: true, signal: abort.signal };
-    for await (const event of opened.sessions.events(id, options)) ids.push(event.id);
+    for await (const event of opened.sessions.followEvents(id, options)) ids.push(event.id);
   })();
   return {
     ids,
@@ -126,6 +126,6 @@ it("leaves out lines that cannot be read, and warns once", async () => {
 it("refuses another user as if the session did not exist", async () => {
   const opened = await openFleet();
   await plant("private", started());
-  const others = opened.sessions.events("private", { user: "bob" });
+  const others = opened.sessions.followEvents("private", { user: "bob" });
   await expect(others.next()).rejects.toMatchObject({ code: "FLEET_SESSION_NOT_FOUND" });
 });

@@ -105,6 +105,15 @@ export const prompt = object({
   ),
 });
 
+export const eventsQuery = object({
+  follow: v.optional(
+    v.pipe(
+      v.picklist(["true", "false"], "true, false"),
+      v.description("With `false`, the stream ends with the last event that is recorded. Default: `true`."),
+    ),
+  ),
+});
+
 export const transcriptQuery = object({
   turns: v.pipe(whole(1, 100_000, 100_000), v.description("How many of the last turns to return. Default: all.")),
 });

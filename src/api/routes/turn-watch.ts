@@ -1,6 +1,4 @@
-import type { SendOptions } from "../../fleet/options.js";
-
-type SessionEvent = Parameters<NonNullable<SendOptions["onEvent"]>>[0];
+import type { SessionEvent } from "../fleet.js";
 
 export interface TurnUsage {
   requests: number;

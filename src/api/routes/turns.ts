@@ -1,5 +1,10 @@
+import { either } from "../../runtime/deadline.js";
+import type { ApiFleet, SessionEvent } from "../fleet.js";
 import { type AnyRoute, route } from "../route.js";
+import type { StreamEvent } from "../streams/sse.js";
+import { given } from "./given.js";
 import * as s from "./schemas.js";
+import { eventOf, streamTurn } from "./turn-stream.js";
 import { TurnWatch } from "./turn-watch.js";
 
 /** The longest turn, in milliseconds. */
@@ -18,23 +23,65 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     summary: "Run one turn",
     description:
       "Sends the prompt, and answers when the turn is over. If somebody else's turn runs in the session, the prompt waits up to " +
-      "30 seconds for its end. The turn continues if the client disconnects, unless the client asks otherwise with `abort`.",
+      "30 seconds for its end. The turn continues if the client disconnects, unless the client asks otherwise with `abort`. " +
+      "With `Accept: text/event-stream`, the answer is the stream of the turn's events, which begins with the turn.",
     params: s.path,
     query: s.turnQuery,
     body: s.prompt,
-    answer: { status: 200, description: "The reply.", schema: s.turn },
+    answer: {
+      status: 200,
+      description: "The reply.",
+      schema: s.turn,
+      stream: "The events of the turn. The last one is `turn.end`, with the reply, or `problem`, with the error.",
+    },
     errors: [404, 409, 413, 429, 502, 504],
     limitMs: TURN_MS,
-    handle: async ({ fleet, identity: { user }, params: { id }, query, body, gitHubToken, signal, lasting }) => {
+    handle: async (call) => {
+      const { fleet, identity, params, query, body, gitHubToken, signal, lasting } = call;
+      const begin = (onEvent: (event: SessionEvent) => void) =>
+        fleet.sessions.use(params.id, body.prompt, {
+          user: identity.user,
+          signal: query.abort === "disconnect" ? signal : lasting,
+          timeout: body.timeout ?? TURN_MS,
+          ...(gitHubToken === null ? {} : { session: { gitHubToken } }),
+          onEvent,
+        });
+      if (call.acceptsStream) return await streamTurn(begin);
       const watch = new TurnWatch();
-      const { text } = await fleet.sessions.use(id, body.prompt, {
-        user,
-        signal: query.abort === "disconnect" ? signal : lasting,
-        timeout: body.timeout ?? TURN_MS,
-        ...(gitHubToken === null ? {} : { session: { gitHubToken } }),
-        onEvent: (event) => watch.push(event),
-      });
+      const { text } = await begin((event) => watch.push(event));
       return { body: { turn: watch.turn, reply: text, usage: watch.usage } };
+    },
+  }),
+  route({
+    method: "GET",
+    path: "/v1/sessions/{id}/events",
+    operation: "streamEvents",
+    action: "read",
+    about: "session",
+    isWork: false,
+    tag: "Turns",
+    summary: "Stream the events of a session",
+    description:
+      "Streams the recorded events of the session, from its beginning, and then those that are added. With the id of an event " +
+      "as `Last-Event-ID`, begins after that event, at any host of the fleet. Each event comes once. The stream has no deltas: " +
+      "the stream of a turn has them. Starts no server.",
+    params: s.path,
+    query: s.eventsQuery,
+    body: null,
+    answer: {
+      status: 200,
+      description: "The events.",
+      schema: null,
+      stream: "The events, each with its id. If the stream fails, its last event is `problem`, with the error.",
+    },
+    errors: [404, 409],
+    limitMs: null,
+    handle: async ({ fleet, identity: { user }, params: { id }, query, lastEventId, signal, draining }) => {
+      const options = { user, ...given({ after: lastEventId }) };
+      // A client that asks for an unknown event gets an error in place of a stream, because it would ask again and again.
+      for await (const _ of fleet.sessions.followEvents(id, { ...options, signal })) break;
+      const follow = query.follow !== "false";
+      return { stream: recorded(fleet, id, { ...options, follow, signal, draining }) };
     },
   }),
   route({
@@ -81,3 +128,22 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     }),
   }),
 ];
+
+async function* recorded(
+  fleet: ApiFleet,
+  id: string,
+  { signal, draining, ...options }: EventsRequest,
+): AsyncGenerator<StreamEvent, void, undefined> {
+  using end = either(signal, draining);
+  for await (const event of fleet.sessions.followEvents(id, { ...options, signal: end.signal })) yield eventOf(event);
+  // The client learns why its stream ends.
+  end.signal.throwIfAborted();
+}
+
+interface EventsRequest {
+  user: string;
+  after?: string;
+  follow: boolean;
+  signal: AbortSignal;
+  draining: AbortSignal;
+}

@@ -5,8 +5,7 @@ import type { AddressInfo, Socket } from "node:net";
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Environment } from "../../config/load/paths.js";
 import type { RemoteProvider } from "../../config/schema.js";
-import type { ProviderKey } from "../provider-key.js";
-import { describe, withKey } from "../sdk-provider.js";
+import { describeProvider, type ProviderKey, withKey } from "../provider-key.js";
 import { Exchange, type ModelRequests } from "./exchange.js";
 import { openUpstream, type Upstream } from "./upstream.js";
 import { WireFormat } from "./wire.js";
@@ -80,7 +79,7 @@ export class ModelGateway {
    */
   providerFor(sessionId: string, baseUrl = this.baseUrl): ProviderConfig {
     const provider = { ...this.#provider, baseUrl };
-    return withKey(describe(provider), provider, this.#tokenOf(sessionId));
+    return withKey(describeProvider(provider), provider, this.#tokenOf(sessionId));
   }
 
   #tokenOf(sessionId: string): string {

@@ -16,6 +16,7 @@ export function apiFleet({ store, finder }: FleetParts, { sessions, servers, hos
       delete: async (ids, options) => await sessions.delete(ids, options),
       use: (id, prompt, options) => sessions.use(id, prompt, options),
       abort: async (id, options) => await sessions.abort(id, options),
+      followEvents: (id, options) => sessions.followEvents(id, options),
       transcript: async (id, options) => await sessions.transcript(id, options),
       count: async (user) => await sessions.count(user),
       relation: async (identity, id) => {

@@ -63,7 +63,7 @@ export const SESSION_ARGUMENTS: { readonly [Name in keyof SessionGroup]: readonl
   abort: [id, ["options", arg.options(arg.OWN_USER)]],
   transcript: [id, ["options", arg.options({ ...arg.OWN_USER, turns: { check: arg.whole }, ...arg.SIGNAL })]],
   followTranscript: [id, ["options", arg.options({ ...arg.OWN_USER, ...following })]],
-  events: [id, ["options", arg.options(reading)]],
+  followEvents: [id, ["options", arg.options(reading)]],
   evict: [
     ["what", arg.oneOf({ ids: { check: arg.sessionIds }, max: { check: arg.whole } })],
     arg.optional(arg.PROGRESS),

@@ -1,0 +1,99 @@
+import { FleetError } from "../../errors.js";
+import type { SessionEvent } from "../fleet.js";
+import type { StreamEvent } from "../streams/sse.js";
+import { TurnWatch } from "./turn-watch.js";
+
+/** How many bytes of events wait for a client that reads slowly. */
+const MOST_WAITING_BYTES = 8 * 1024 * 1024;
+
+/** The stream of a turn, and the turn itself, which goes on if the client leaves. */
+export interface TurnStream {
+  stream: AsyncGenerator<StreamEvent, void, undefined>;
+  done: Promise<void>;
+}
+
+/**
+ * Begins a turn, and resolves with the stream of its events at its first one. The last event is `turn.end`.
+ *
+ * @throws the error of a turn that fails before its first event
+ */
+export async function streamTurn(
+  begin: (onEvent: (event: SessionEvent) => void) => PromiseLike<{ text: string }>,
+): Promise<TurnStream> {
+  const watch = new TurnWatch();
+  const waiting = new WaitingEvents();
+  const done = (async () => {
+    try {
+      const { text } = await begin((event) => {
+        watch.push(event);
+        waiting.push(eventOf(event));
+      });
+      waiting.push({ event: "turn.end", data: { turn: watch.turn, reply: text, usage: watch.usage } });
+      waiting.end();
+    } catch (error) {
+      waiting.end(error);
+    }
+  })();
+  await waiting.ready();
+  return { stream: waiting.read(), done };
+}
+
+/** A session's event as an event of a stream. Only recorded events have an id. */
+export function eventOf(event: SessionEvent): StreamEvent {
+  return { id: event.ephemeral === true ? undefined : event.id, event: event.type, data: event };
+}
+
+/** Keeps the events that the client has not read. */
+class WaitingEvents {
+  #events: StreamEvent[] = [];
+  #bytes = 0;
+  #isOver = false;
+  #failure: unknown;
+  #wake = (): void => undefined;
+
+  push(event: StreamEvent): void {
+    if (this.#isOver) return;
+    this.#bytes += JSON.stringify(event.data).length;
+    this.#events.push(event);
+    if (this.#bytes > MOST_WAITING_BYTES) {
+      this.#events = [];
+      this.end(tooSlow());
+    }
+    this.#wake();
+  }
+
+  end(failure?: unknown): void {
+    if (!this.#isOver) this.#failure = failure;
+    this.#isOver = true;
+    this.#wake();
+  }
+
+  /** Resolves when there is an event. @throws the failure if it comes before */
+  async ready(): Promise<void> {
+    while (this.#events.length === 0 && !this.#isOver) await new Promise<void>((resolve) => (this.#wake = resolve));
+    if (this.#events.length === 0 && this.#failure !== undefined) throw this.#failure;
+  }
+
+  async *read(): AsyncGenerator<StreamEvent, void, undefined> {
+    try {
+      for (;;) {
+        await this.ready();
+        const events = this.#events;
+        if (events.length === 0) return;
+        this.#events = [];
+        this.#bytes = 0;
+        yield* events;
+      }
+    } finally {
+      this.end();
+      this.#events = [];
+    }
+  }
+}
+
+function tooSlow(): FleetError {
+  const message = "The client reads the events of the turn too slowly. The turn goes on.";
+  return new FleetError("FLEET_LIMIT_REACHED", message, {
+    suggestions: ["GET /v1/sessions/{id}/events has the events after the last one that you have read."],
+  });
+}

@@ -1,0 +1,200 @@
+import { once } from "node:events";
+import { type IncomingMessage, request } from "node:http";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { eventually } from "../fixtures/eventually.js";
+import { unused } from "../fixtures/sessions/unused.js";
+import { TestApi } from "./harness.js";
+
+let at: TestApi;
+let token: string;
+beforeAll(async () => {
+  at = await TestApi.open();
+  token = await at.token("alice");
+});
+afterAll(async () => await at[Symbol.asyncDispose]());
+
+const STREAM = { Accept: "text/event-stream" };
+
+interface Received {
+  id?: string;
+  event: string;
+  // biome-ignore lint/suspicious/noExplicitAny: each test knows the fields of its events
+  data: any;
+}
+
+/** The events in the text of a stream, without those that are cut short. */
+function eventsIn(text: string): Received[] {
+  return text
+    .split("\n\n")
+    .slice(0, -1)
+    .flatMap((block) => {
+      const fields = new Map(block.split("\n").map((line) => [line.split(": ", 1)[0], line.replace(/^\w*: ?/, "")]));
+      const [id, event, data] = [fields.get("id"), fields.get("event"), fields.get("data")];
+      return event === undefined || data === undefined
+        ? []
+        : [{ ...(id === undefined ? {} : { id }), event, data: JSON.parse(data) as unknown }];
+    });
+}
+
+async function session(): Promise<string> {
+  const id = unused("stream");
+  await at.ok("POST", "/v1/sessions", { token, body: { id } });
+  return id;
+}
+
+const send = async (id: string, prompt: string, headers = {}) =>
+  await at.ask("POST", `/v1/sessions/${id}/turns`, { token, body: { prompt }, headers });
+
+async function recordedIds(id: string): Promise<string[]> {
+  const ids: string[] = [];
+  for await (const event of at.fleet.sessions.followEvents(id, { user: "alice" })) ids.push(event.id);
+  return ids;
+}
+
+/** An open stream of a session's events. */
+class Follower {
+  readonly response: IncomingMessage;
+  text = "";
+  private constructor(response: IncomingMessage) {
+    this.response = response;
+    response.setEncoding("utf8").on("data", (chunk: string) => {
+      this.text += chunk;
+    });
+    response.on("error", () => undefined); // the test cuts the connection
+  }
+
+  static async open(id: string, after?: string): Promise<Follower> {
+    const headers = {
+      Authorization: `Bearer ${token}`,
+      ...(after === undefined ? {} : { "Last-Event-ID": after }),
+    };
+    const sent = request(`${at.door.url}/v1/sessions/${id}/events`, { headers, agent: false });
+    sent.on("error", () => undefined);
+    sent.end();
+    const [response] = (await once(sent, "response")) as [IncomingMessage];
+    return new Follower(response);
+  }
+
+  get events(): Received[] {
+    return eventsIn(this.text);
+  }
+
+  cut(): void {
+    this.response.destroy();
+  }
+}
+
+describe("the stream of a turn", () => {
+  it("has the events of the turn in their order, those with an id are recorded, and the last one is turn.end", async () => {
+    const id = await session();
+    const { status, headers, text } = await send(id, "hello", STREAM);
+    expect(status).toBe(200);
+    expect(headers["content-type"]).toBe("text/event-stream");
+    const events = eventsIn(text);
+    const names = events.map(({ event }) => event);
+    expect(names.indexOf("user.message")).toBeLessThan(names.indexOf("assistant.message_delta"));
+    expect(names.indexOf("assistant.message_delta")).toBeLessThan(names.indexOf("assistant.message"));
+    const recorded = await recordedIds(id);
+    const ids = events.flatMap((event) => event.id ?? []);
+    expect(ids.length).toBeGreaterThan(2);
+    expect(recorded).toEqual(expect.arrayContaining(ids));
+    const prompt = events.find(({ event }) => event === "user.message")?.data;
+    expect(events.at(-1)).toEqual({
+      event: "turn.end",
+      data: {
+        turn: prompt.data.messageId ?? prompt.id,
+        reply: "[turn 1] hello",
+        usage: expect.objectContaining({ requests: 1 }),
+      },
+    });
+  });
+
+  it("ends with a problem when the turn fails, and begins with one that comes before the turn", async () => {
+    const id = await session();
+    const failed = await send(id, "!fail no such luck", STREAM);
+    expect(failed.status).toBe(200);
+    expect(eventsIn(failed.text).at(-1)).toMatchObject({ event: "problem", data: { code: "FLEET_TURN_FAILED" } });
+    const blank = await send(id, " ", STREAM);
+    expect(blank).toMatchObject({ status: 422, headers: { "content-type": "application/problem+json" } });
+  });
+});
+
+describe("the events of a session", () => {
+  it("a client that goes on after any event gets exactly the rest", async () => {
+    const id = await session();
+    await send(id, "one");
+    await send(id, "two");
+    const path = `/v1/sessions/${id}/events?follow=false`;
+    const ids = eventsIn((await at.ok("GET", path, { token })).text).map((event) => event.id ?? "");
+    expect(ids).toEqual(await recordedIds(id));
+    for (const [place, last] of ids.entries()) {
+      const { text } = await at.ok("GET", path, { token, headers: { "Last-Event-ID": last } });
+      expect(eventsIn(text).map((event) => event.id)).toEqual(ids.slice(place + 1));
+    }
+  });
+
+  it("a client whose connection is cut again and again during turns misses no event, and gets none twice", async () => {
+    const id = await session();
+    const got: Received[] = [];
+    let isOver = false;
+    const client = (async () => {
+      for (let round = 1; !isOver || got.at(-1)?.id !== (await recordedIds(id)).at(-1); round++) {
+        const follower = await Follower.open(id, got.at(-1)?.id);
+        const least = 1 + (round % 4);
+        await eventually("some events", async () => {
+          const last = follower.events.at(-1) ?? got.at(-1);
+          const all = isOver && last?.id === (await recordedIds(id)).at(-1);
+          return all || follower.events.length >= least;
+        });
+        follower.cut();
+        got.push(...follower.events);
+      }
+    })();
+    for (const prompt of ["one", "two", "three"]) await send(id, prompt);
+    isOver = true;
+    await client;
+    expect(got.map((event) => event.id)).toEqual(await recordedIds(id));
+  });
+
+  it("an unknown Last-Event-ID is refused before a stream begins", async () => {
+    const id = await session();
+    await send(id, "one");
+    const refused = await at.ask("GET", `/v1/sessions/${id}/events`, {
+      token,
+      headers: { "Last-Event-ID": "nothing" },
+    });
+    expect(refused).toMatchObject({ status: 422, json: { detail: expect.stringContaining('no event "nothing"') } });
+  });
+
+  it("a door that is about to close ends the stream, and does not wait for it", async () => {
+    const id = await session();
+    await send(id, "one");
+    const door = await at.fleet.openHttpDoor({ listen: "127.0.0.1:0" });
+    const { port } = new URL(door.url);
+    const headers = { Authorization: `Bearer ${token}` };
+    const sent = request({ host: "127.0.0.1", port, path: `/v1/sessions/${id}/events`, headers, agent: false });
+    sent.end();
+    const [response] = (await once(sent, "response")) as [IncomingMessage];
+    let text = "";
+    response.setEncoding("utf8").on("data", (chunk: string) => {
+      text += chunk;
+    });
+    await eventually("the first events", () => eventsIn(text).length > 2);
+    const ended = once(response, "end");
+    expect(await door.close({ timeout: "1h" })).toEqual({ cut: 0 });
+    await ended;
+    expect(eventsIn(text).at(-1)).toMatchObject({ event: "problem", data: { code: "FLEET_DOOR_DRAINING" } });
+  });
+
+  it("the stream ends when its token is revoked", async () => {
+    const id = await session();
+    await send(id, "one");
+    const follower = await Follower.open(id);
+    await eventually("the first events", () => follower.events.length > 2);
+    const ended = once(follower.response, "end");
+    await at.fleet.tokens.revoke({ user: "alice" });
+    await ended;
+    expect(follower.events.at(-1)).toMatchObject({ event: "problem", data: { code: "FLEET_TOKEN_REFUSED" } });
+    token = await at.token("alice");
+  });
+});
