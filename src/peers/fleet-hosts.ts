@@ -9,9 +9,13 @@ import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
 import { serverNotFound, serverUnclear } from "../pool/pool.js";
 import { referenceOf } from "../pool/server.js";
+import { deadline } from "../runtime/deadline.js";
 import type { Host } from "./host.js";
 import type { LocalHost } from "./local-host.js";
 import { RemoteHost, type RemoteHostContext } from "./remote-host.js";
+
+/** How long `serve` waits at its start for the ends of tokens, in milliseconds. */
+const LEARN_MS = 5_000;
 
 export interface FleetHostsContext extends RemoteHostContext {
   own: LocalHost;
@@ -156,6 +160,26 @@ export class FleetHosts {
       warn(isGone ? `Host ${host} cannot be reached.` : `Host ${host} did not answer: ${error.message}`);
     }
     return { answers: answers.flat(), missing };
+  }
+
+  /**
+   * Makes this host remember the ends of tokens that the other live hosts know, because it may have been away at the time.
+   * Resolves with the failure of each host that does not answer.
+   */
+  async learnTokenEnds(signal: AbortSignal): Promise<{ host: string; error: unknown }[]> {
+    const { there } = await this.#others();
+    using limit = deadline(LEARN_MS, signal);
+    const failures = there.map(async (host) => {
+      try {
+        const ends = await this.#remote(host).tokenEnds({}, { signal: limit.signal });
+        await this.own.endTokens({ ends: [...ends] });
+        return [];
+      } catch (error) {
+        signal.throwIfAborted();
+        return [{ host: host.name, error }];
+      }
+    });
+    return (await Promise.all(failures)).flat();
   }
 
   /** The servers in the registries of all hosts, including hosts that are gone. */

@@ -217,6 +217,10 @@ export class LocalHost implements Host {
     return ends.length;
   }
 
+  async tokenEnds(): Promise<AnswerOf<"tokenEnds">> {
+    return await this.#context.store.tokens.notedEnds();
+  }
+
   async release({ user, waitMs }: ParamsOf<"release">, { signal }: Call = {}): Promise<Released> {
     const { store, config, directory } = this.#context;
     // Without shared storage no other host could take the sessions.

@@ -43,6 +43,7 @@ export class RemoteHost implements Host {
   readonly gc = this.#asks("gc");
   readonly gcSome = this.#asks("gcSome");
   readonly endTokens = this.#asks("endTokens");
+  readonly tokenEnds = this.#asks("tokenEnds");
   readonly release = this.#asks("release");
 
   async *followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {

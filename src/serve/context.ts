@@ -30,6 +30,8 @@ export interface ServedFleet extends Pick<SessionsContext, "store" | "config" | 
   listen: Address | InheritedListener | null;
   /** The host itself, which runs gc on its own sessions. */
   host: { gc(request: { ttlMs: number; dryRun: boolean }, call: { signal: AbortSignal }): Promise<GcResult> };
+  /** All hosts of the fleet. */
+  hosts: { learnTokenEnds(signal: AbortSignal): Promise<{ host: string; error: unknown }[]> };
 }
 
 /** The collaborators and settings that all parts of the supervisor share. */

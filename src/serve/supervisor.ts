@@ -105,7 +105,7 @@ export class Supervisor {
     if (!isShared) this.#endpoint = await HealthEndpoint.open({ ...probes, address, signal });
     await this.#hostLock.announce({ metrics: this.metricsAddress });
     await this.#enterHosts();
-    await this.#loop.first();
+    await Promise.all([this.#loop.first(), this.#learnTokenEnds(signal)]);
     if (listen !== null) {
       state.door = await doors.open({ ...doorListeners(this.#context), listen, signal });
       await this.#hostLock.announce({ metrics: this.metricsAddress, door: this.doorAddress });
@@ -130,6 +130,14 @@ export class Supervisor {
     const terms = new Terms(this.#context);
     this.#heartbeat = await Heartbeat.enter(this.#context, hosts, terms);
     if (this.#context.config.storage.shared !== null) await terms.claimSessions(hosts.own, this.#heartbeat.term);
+  }
+
+  /** Asks the other hosts before the front door accepts a token that ended while this host was away. */
+  async #learnTokenEnds(signal: AbortSignal): Promise<void> {
+    const { store, hosts, log } = this.#context;
+    if (store.hosts === null) return;
+    for (const { host, error } of await hosts.learnTokenEnds(signal))
+      log("warn", `the ends of tokens could not be learned from host ${host}`, { host, error: String(error) });
   }
 
   /** `host:port` of the metrics and health endpoints. */

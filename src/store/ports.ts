@@ -201,6 +201,9 @@ export interface TokenStore {
    */
   noteEnd(end: TokenEnd): Promise<void>;
 
+  /** The ends that this host remembers by {@link noteEnd}. */
+  notedEnds(): Promise<TokenEnd[]>;
+
   /** Whether this host remembers by {@link noteEnd} that the token, or another credential, was revoked. */
   isNotedRevoked(id: string): Promise<boolean>;
 }

@@ -37,6 +37,7 @@ const SENT: Record<keyof Calls, object> = {
   gc: { ttlMs: 5, dryRun: true },
   gcSome: { ttlMs: 5, dryRun: true, sessionIds: ["s-1"] },
   endTokens: { ends: [{ id: "0123456789abcdef", at: null, until: "2026-01-01T00:00:00.000Z" }] },
+  tokenEnds: {},
   release: { user: "alice", waitMs: 5 },
 };
 
@@ -106,6 +107,7 @@ const ANSWERED: Record<keyof Calls, unknown> = {
   gc: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [], unreadable: [] },
   gcSome: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [], unreadable: [] },
   endTokens: 1,
+  tokenEnds: [{ id: "0123456789abcdef", at: null, until: null }],
   release: { released: ["s-1"], kept: [] },
 };
 const METHODS = Object.keys(SENT) as (keyof Calls)[];
@@ -283,6 +285,7 @@ describe("a remote host", () => {
       gc: 600_000,
       gcSome: 600_000,
       endTokens: 10_000,
+      tokenEnds: 10_000,
       release: 60_005,
     });
   });

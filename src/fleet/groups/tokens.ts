@@ -81,7 +81,7 @@ export class TokenGroup extends Group {
     const names = missing.map(({ host }) => quote(host)).join(", ");
     const again = "copilotfleet token revoke ID";
     warn(
-      `Not told of the end of the tokens: ${names}. They rely on Redis until they serve and somebody runs: ${again}`,
+      `Not told of the end of the tokens: ${names}. They learn it when serve starts there. If serve already runs there, run later: ${again}`,
     );
   }
 

@@ -78,6 +78,8 @@ const calls = {
   gcSome: call({ ...garbage, user: v.optional(s.user), sessionIds: s.sessionIds }, s.gcResult, () => GC_MS),
   /** Makes the host remember the ends of tokens. Answers with their number. */
   endTokens: call({ ends: s.tokenEnds }, v.number("a number"), toLook),
+  /** The ends of tokens that the host remembers. */
+  tokenEnds: call({}, s.tokenEnds, toLook),
   /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */
   release: call({ user: s.user, waitMs: s.whole(LONGEST_TIMER_MS) }, s.released, toRelease),
 };

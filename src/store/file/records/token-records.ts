@@ -1,4 +1,11 @@
-import { assertTokenId, endedBy, isTokenId, type TokenRecord, tokenExists } from "../../../model/token.js";
+import {
+  assertTokenId,
+  endedBy,
+  isTokenId,
+  type TokenEnd,
+  type TokenRecord,
+  tokenExists,
+} from "../../../model/token.js";
 import type { TokenStore } from "../../ports.js";
 import type { StoreContext } from "../context.js";
 import { RecordFiles } from "./record-files.js";
@@ -54,6 +61,10 @@ export class TokenRecords implements TokenStore {
   /** Nobody else may write to the state folder, so the records suffice. */
   async noteEnd(): Promise<void> {
     return undefined;
+  }
+
+  async notedEnds(): Promise<TokenEnd[]> {
+    return [];
   }
 
   async isNotedRevoked(): Promise<boolean> {

@@ -37,6 +37,13 @@ export class TokenEnds {
     return { at: typeof at === "string" ? at : null, until: typeof until === "string" ? until : null };
   }
 
+  list(): TokenEnd[] {
+    return this.#ids().flatMap((id) => {
+      const noted = this.read(id);
+      return noted === undefined ? [] : [{ id, ...noted }];
+    });
+  }
+
   /** Remembers the end durably. A token never ends later than this host has noted before. */
   async note({ id, at, until }: TokenEnd): Promise<void> {
     assertTokenId(id);
@@ -58,10 +65,14 @@ export class TokenEnds {
 
   /** Forgets the tokens that would have expired by now anyway. @param now by the clock of Redis */
   forgetExpired(now: number): void {
-    for (const id of readIfThere(this.#folder, () => readdirSync(this.#folder)) ?? []) {
-      const until = isTokenId(id) ? this.read(id)?.until : undefined;
+    for (const id of this.#ids()) {
+      const until = this.read(id)?.until;
       if (typeof until === "string" && Date.parse(until) < now) unlinkQuietly(this.#pathOf(id));
     }
+  }
+
+  #ids(): string[] {
+    return (readIfThere(this.#folder, () => readdirSync(this.#folder)) ?? []).filter(isTokenId);
   }
 
   #pathOf(id: string): string {

@@ -53,6 +53,10 @@ export class TokenDocuments implements TokenStore {
     await this.#ends.note(end);
   }
 
+  async notedEnds(): Promise<TokenEnd[]> {
+    return this.#ends.list();
+  }
+
   async isNotedRevoked(id: string): Promise<boolean> {
     return this.#ends.read(id)?.at === null;
   }
