@@ -3,9 +3,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { signRecords } from "../../src/fleet/keys/sign-records.js";
-import { issueHostToken, issueToken, verifyToken } from "../../src/identity/tokens.js";
+import { issueHostToken, issueToken, revokeTokens, verifyToken } from "../../src/identity/tokens.js";
 import { hashToken } from "../../src/model/token.js";
 import { openRedisStore, type RedisStore } from "../../src/store/redis/redis-store.js";
+import { Signer } from "../../src/store/redis/signatures/signer.js";
 import { parsed, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -102,6 +103,30 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     const later = { entry: earlier.entry?.replace(/"until":\d+/, `"until":${Date.now() + 60_000}`) ?? "" };
     await redis.client.hset(key("host:h1"), later);
     expect(await store.hosts?.list()).toEqual([]);
+  });
+
+  it("keep a record that somebody else wrote with a newer schema from blocking the list and the revocation of tokens", async () => {
+    const { id } = await issueToken(store, "alice", null);
+    await redis.client.set(key("token:attacker00000001"), `99 1-abc\n{}`);
+    await redis.client.sadd(key("tokens"), "attacker00000001");
+    expect((await store.tokens.list()).map((token) => token.id)).toEqual([id]);
+    expect(store.takeWarnings().join("\n")).toMatch(/token:attacker00000001.* does not come from this fleet/);
+    const found = await store.signatures.find();
+    expect(found).toEqual([{ kind: "tokens", name: "attacker00000001", verdict: "unsigned" }]);
+    expect(await store.signatures.sign(found)).toEqual([]);
+    expect(await revokeTokens(store, { user: "alice" })).toEqual([id]);
+    expect(await store.tokens.delete("attacker00000001")).toBe(true);
+  });
+
+  it("let a record of a newer version count as one, which nobody changes or deletes", async () => {
+    await issueToken(store, "alice", null);
+    const content = "99 1-abc\n{}";
+    const text = content.replace("\n", ` ${new Signer(root, null, "").sign(key("token:newer"), content)}\n`);
+    await redis.client.set(key("token:newer"), text);
+    const newer = { code: "FLEET_STATE_NEWER" };
+    await expect(store.tokens.read("newer")).rejects.toMatchObject(newer);
+    await expect(store.tokens.delete("newer")).rejects.toMatchObject(newer);
+    expect(await redis.client.get(key("token:newer"))).toBe(text);
   });
 
   it("refuse a record that was moved to another name", async () => {

@@ -34,15 +34,21 @@ export interface Listed {
   also: string | null;
 }
 
-/** The parts of a document, with the content that its signature covers. Does not verify the signature. */
-export function parse(key: string, text: string): Stored & { content: string; signature: string | undefined } {
+interface Parsed extends Stored {
+  schema: number;
+  /** The signature covers it. */
+  content: string;
+  signature: string | undefined;
+}
+
+/** The parts of a document. Verifies neither the signature nor the schema. */
+export function parse(key: string, text: string): Parsed {
   const end = text.indexOf("\n");
   const head = text.slice(0, end + 1);
   const [, version = "", schema = "", revision = "", signature] = HEAD.exec(head) ?? [];
   if (schema === "") throw corruptError(key, "its first line is not a valid header");
-  if (Number(schema) > SCHEMA) throw newerError(key, Number(schema));
   const data = text.slice(end + 1);
-  return { head, revision: Number(revision), data, content: `${version}\n${data}`, signature };
+  return { schema: Number(schema), head, revision: Number(revision), data, content: `${version}\n${data}`, signature };
 }
 
 /** Parses the data of a document. Every call returns a private copy. */
@@ -74,9 +80,11 @@ export class Documents {
 
   /** @throws FleetError `FLEET_STATE_UNSIGNED` when the document does not come from this fleet */
   decode(key: string, text: string): Stored {
-    const { content, signature, ...stored } = parse(key, text);
+    const { schema, content, signature, ...stored } = parse(key, text);
     // The first script that writes to an empty database creates this registry. Nobody can gain anything by writing it.
     if (key !== this.keys.founding || text !== FIRST_REGISTRY) this.signer.assert(key, content, signature);
+    // Check this after the signature, so that nobody else can make a record look like one of a newer version.
+    if (schema > SCHEMA) throw newerError(key, schema);
     return stored;
   }
 

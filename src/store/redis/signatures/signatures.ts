@@ -1,5 +1,6 @@
 import { sha256 } from "../../../config/values/text.js";
 import type { FleetError } from "../../../errors.js";
+import { SCHEMA } from "../../../model/registry.js";
 import type { TokenRecord } from "../../../model/token.js";
 import { FIRST_REGISTRY } from "../link/connection.js";
 import { type Documents, parse, parseObject, type Stored } from "../records/documents.js";
@@ -93,7 +94,13 @@ export class Signatures {
       const key = keys.host(name);
       const [, , instance, , entry, , signature] = await connection.run(LOOK_AT_HOSTS, [key], []);
       if (typeof entry !== "string") return null;
-      return { key, content: contentOf(String(instance), entry), signature: String(signature ?? ""), stored: null };
+      return {
+        key,
+        content: contentOf(String(instance), entry),
+        signature: String(signature ?? ""),
+        stored: null,
+        isNewer: false,
+      };
     }
     const key = {
       servers: () => keys.registryOf(name === "" ? null : name),
@@ -103,16 +110,17 @@ export class Signatures {
     }[kind]();
     const [text = null] = await connection.read([key]);
     if (text === null || (key === keys.founding && text === FIRST_REGISTRY)) return null;
-    const { content, signature, ...stored } = parse(key, text);
+    const { schema, content, signature, ...stored } = parse(key, text);
+    const isNewer = schema > SCHEMA;
     // The token of another host is valid for a minute, so no earlier version can have left a good one.
-    if (kind === "tokens" && parseObject<TokenRecord>(key, stored.data).role === "host") return null;
-    return { key, content, signature, stored };
+    if (kind === "tokens" && !isNewer && parseObject<TokenRecord>(key, stored.data).role === "host") return null;
+    return { key, content, signature, stored, isNewer };
   }
 
   /** @returns false if somebody else changed the record in between */
   async #sign(finding: SignatureFinding): Promise<boolean> {
     const record = await this.#read(finding.kind, finding.name);
-    if (record === null || digestOf(record) !== this.#found.get(finding)) return false;
+    if (record === null || record.isNewer || digestOf(record) !== this.#found.get(finding)) return false;
     const { connection, signer } = this.#documents;
     const { key, content, stored } = record;
     if (stored !== null) return await this.#documents.commit(key, stored, stored.data, {});
@@ -129,6 +137,8 @@ interface SignedRecord {
   signature: string | undefined;
   /** Null for a host. */
   stored: Stored | null;
+  /** Whether its schema is newer than this version's, so that this version cannot write it. */
+  isNewer: boolean;
 }
 
 function digestOf({ content, signature = "" }: SignedRecord): string {
