@@ -95,6 +95,11 @@ export class SignOn {
     return await isTokenGood(this.#context.store, identity, this.#seen.uses);
   }
 
+  /** Makes the next check ask again, because a turn with the credential of this identity was refused. */
+  recheck(identity: Identity): void {
+    this.#github?.recheck(identity);
+  }
+
   /** Problems that the operator should know, each once. */
   takeWarnings(): string[] {
     return this.#jwt?.takeWarnings() ?? [];

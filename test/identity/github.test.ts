@@ -176,6 +176,18 @@ describe("a GitHub token", () => {
     expect(sign.isStillGood(alice)).toBe(false);
   });
 
+  it("is checked again at once after a turn with it was refused", async () => {
+    const sign = signOn();
+    const alice = await identityOf(sign);
+    sign.recheck(alice);
+    expect(sign.isStillGood(alice)).toBe(true);
+    await eventually("the second check", () => users() === 2);
+    github.accounts.delete(TOKEN);
+    await identityOf(sign);
+    sign.recheck(alice);
+    await eventually("the end", () => !sign.isStillGood(alice));
+  });
+
   it("is checked among the next ones, however many made-up tokens a stranger shows at the same time", async () => {
     const sign = signOn();
     let answer: (() => void) | undefined;

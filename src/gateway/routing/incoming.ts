@@ -84,7 +84,7 @@ export class Incoming implements RpcListener {
 
   /** Passes on a session event, and records its effect on the client's attachments and turns. */
   #pass(link: Link, attachment: Attachment, eventType: string, { raw, body }: Frame): void {
-    const { socket, ends, turns, attachments, door } = this.#state;
+    const { socket, ends, turns, attachments, door, identity } = this.#state;
     const { sessionId } = attachment;
     const isJudged = link.kind === "peer";
     switch (eventType) {
@@ -101,6 +101,7 @@ export class Incoming implements RpcListener {
       case "session.error": {
         const { message, statusCode } = eventIn(body).data ?? {};
         const use = turns.get(sessionId)?.use;
+        if (statusCode === UNAUTHORIZED) door.signOn.recheck(identity);
         // The next turn reads the credential again.
         if (statusCode === UNAUTHORIZED && use !== undefined) {
           forgetCredential(door.sessions.context, use);

@@ -74,6 +74,13 @@ export class GitHubSignOn {
     return known === undefined || known.account?.login === identity.user;
   }
 
+  /** Makes the next check ask GitHub again, because a turn with the client's token was refused. */
+  recheck(identity: Identity): void {
+    const token = this.#tokens.get(identity);
+    const known = token === undefined ? undefined : this.#accounts.get(sha256(token));
+    if (known !== undefined) known.untilMs = this.#clock.now();
+  }
+
   /** The token of a client that is connected, for the client's own sessions. */
   tokenOf(identity: Identity): string | null {
     return this.#tokens.get(identity) ?? null;
