@@ -1,3 +1,5 @@
+import type { Config } from "../config/schema.js";
+import { isLoopback } from "../config/values/redis-url.js";
 import { FleetError, quote, type Suggestion } from "../errors.js";
 
 /** Creates the error for a flag whose value is not allowed, or does not fit the other settings. Exit code 2. */
@@ -10,6 +12,23 @@ export function badFlag(flag: string, value: unknown, allowed: string, suggestio
 /** Creates the error for a configuration that cannot be deployed to the chosen target. Exit code 3. */
 export function unfit(message: string, suggestions: Suggestion[]): FleetError {
   return new FleetError("FLEET_CONFIG_INVALID", message, { suggestions });
+}
+
+/** Refuses an address at which `serve` would not start. Other machines can reach it, and nothing encrypts the connections. */
+export function checkListen({ serve }: Pick<Config, "serve">): void {
+  if (serve.tls.cert !== null || serve.insecure) return;
+  for (const key of ["listen", "http"] as const) {
+    const address = serve[key];
+    if (address === null || isLoopback(address)) continue;
+    const where = `${address.host}:${address.port}`;
+    throw unfit(
+      `serve.${key} is ${quote(where)}, which other machines can reach, and serve.tls is not set, so serve would not start`,
+      [
+        "Set serve.tls.cert and serve.tls.key to the files of a certificate.",
+        "Set serve.insecure to true if only trusted machines can reach this network, or if a proxy adds TLS.",
+      ],
+    );
+  }
 }
 
 /**

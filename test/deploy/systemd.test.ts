@@ -47,10 +47,17 @@ describe("the systemd units", () => {
       "=[::1]:4301\n",
     );
     for (const listen of ["null", "host.example:4300"]) {
-      const rendered = systemd({ COPILOTFLEET_SERVE_LISTEN: listen });
+      const rendered = systemd({ COPILOTFLEET_SERVE_LISTEN: listen, COPILOTFLEET_SERVE_INSECURE: "true" });
       expect(unit(rendered, "copilotfleet.socket")).toBe("");
       expect(rendered.text).not.toContain("copilotfleet.socket");
     }
+  });
+
+  it.each(["listen", "http"])("the systemd units are refused if serve would not start at serve.%s", (key) => {
+    const env = { [`COPILOTFLEET_SERVE_${key.toUpperCase()}`]: "0.0.0.0:4300" };
+    const message = `serve.${key} is "0.0.0.0:4300", which other machines can reach, and serve.tls is not set`;
+    expect(() => systemd(env)).toThrow(message);
+    expect(systemd({ ...env, COPILOTFLEET_SERVE_INSECURE: "true" }).files).not.toEqual([]);
   });
 
   it("the systemd units get each secret as a credential, and no secret in an environment", () => {

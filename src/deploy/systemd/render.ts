@@ -5,7 +5,7 @@ import type { Layer } from "../../config/load/layers.js";
 import type { Config } from "../../config/schema.js";
 import { systemCode } from "../../errors.js";
 import { stopGraceSeconds } from "../grace.js";
-import { badFlag, checkSandbox } from "../problem.js";
+import { badFlag, checkListen, checkSandbox } from "../problem.js";
 import { configText, type Settings, settingsOf } from "../settings.js";
 import { comment } from "../yaml.js";
 import { noticesOf } from "./notices.js";
@@ -28,6 +28,7 @@ const NO_RESTART_STATUS = "2 3";
  */
 export function renderSystemd({ config, given }: { config: Config; given: Layer }, options: SystemdOptions) {
   checkSandbox(config, "the unit");
+  checkListen(config);
   const settings = settingsOf(config, given, { without: [], secretStore: false, moveFiles: false });
   const stream = streamOf(config.serve.listen);
   const files: UnitFile[] = [
