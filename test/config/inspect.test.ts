@@ -20,6 +20,15 @@ function inspect(folder: Folder, { env, ...options }: LoadOptions = {}): ConfigV
 const messages = ({ problems }: ConfigView) => problems.map(({ message }) => message);
 
 describe("the values in force", () => {
+  it("inspectConfig hides the query of an issuer's address of keys, which may contain a secret", async () => {
+    await using folder = new Folder();
+    const issuer = { issuer: "https://login.example", audience: "fleet", claims: { org: "acme?" } };
+    const jwt = [{ ...issuer, jwks: "https://login.example/keys?code=canary" }];
+    folder.write(folder.userFile, JSON.stringify({ identity: { jwt } }));
+    const shown = [{ ...issuer, jwks: "https://login.example/keys?***" }];
+    expect(inspect(folder).values["identity.jwt"]?.value).toEqual(shown);
+  });
+
   it("inspectConfig shows every key with its default when nothing is configured", async () => {
     await using folder = new Folder();
     const { values, problems, wrong } = inspect(folder);

@@ -5,6 +5,7 @@ import { type Key, keysBelow, keyTree } from "../keys.js";
 import { type Origin, withoutSecret } from "../problem.js";
 import { ConfigSchema, DEFAULT_MODEL, LONGEST_DEFAULT_PROBE_MS } from "../schema.js";
 import { LONGEST_TIMER_MS, readDuration } from "../values/duration.js";
+import { isObject } from "../values/json.js";
 import { redactTokens } from "../values/text.js";
 import { type Given, type Layer, unflatten } from "./layers.js";
 import { type ConfigFile, gather, type LoadOptions, problemOf } from "./load.js";
@@ -99,10 +100,18 @@ function dependentDefaults(given: Layer): Record<string, unknown> {
 
 function withoutSecrets(value: unknown, key: Key): unknown {
   if (Array.isArray(value)) return value.map((item: unknown) => withoutSecrets(item, key));
+  if (isObject(value)) return withoutQueries(value);
   if (typeof value !== "string") return value;
   // A name such as OPENAI_API_KEY_2 is not a token. Tokens of capital letters have no "_".
   const isName = /^[A-Z][A-Z0-9]*(?:_(?:[A-Z0-9]+|\{user\}))+$/.test(value);
   return isName ? redactTokens(value) : withoutSecret(value, key.rule);
+}
+
+/** An item of a list, such as an issuer. The query of an address may contain a secret. */
+function withoutQueries(item: Record<string, unknown>): Record<string, unknown> {
+  const shown = (value: unknown) =>
+    typeof value === "string" ? redactTokens(value).replace(/^(https?:\/\/[^?]*)\?.+/, "$1?***") : value;
+  return Object.fromEntries(Object.entries(item).map(([name, value]) => [name, shown(value)]));
 }
 
 function viewOf(origin: Origin | undefined): ValueOrigin {
