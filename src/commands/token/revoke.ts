@@ -9,7 +9,8 @@ export default class TokenRevoke extends FleetCommand {
   static override summary = "Revoke tokens by their ids, or all tokens of a user.";
   static override description =
     "Asks for confirmation on a terminal. Connections that use a revoked token end within seconds. Revoking a token that " +
-    "does not exist is a success. The id of a JSON Web Token is jwt: and its claim jti.";
+    "does not exist is a success. The id of a JSON Web Token is jwt: and its claim jti. It stands for the tokens with that " +
+    "claim of all issuers.";
   static override examples = [
     "<%= config.bin %> token revoke 0123456789abcdef",
     "<%= config.bin %> token revoke --user alice",
