@@ -12,6 +12,7 @@ export const PROBLEM_TYPE = "application/problem+json";
 
 /** How long a client waits before it repeats a request, in seconds, if nobody knows more. */
 const RETRY_S = 1;
+const IN_LOG = "The log of serve has the reason, with the id of the request.";
 
 /** An error of the HTTP protocol itself, with its own status and headers. */
 export class HttpError extends Error {
@@ -27,8 +28,17 @@ export class HttpError extends Error {
   }
 }
 
+/** The errors of the machine on which the fleet runs. Their texts contain paths and addresses there. */
+const OF_THE_MACHINE = /^FLEET_(?:STATE|STORE|STORAGE|FILES|PROCESSES)_/;
+
+/** Whether only the log may have the details of an error: it is a bug, or a fault that only the operator can mend. */
+export function isForLog({ code }: Pick<FleetError, "code">): boolean {
+  const { httpStatus }: ErrorEntry = ERRORS[code];
+  return httpStatus === 500 || OF_THE_MACHINE.test(code);
+}
+
 /**
- * The error that the client gets to see. For a bug, the client gets no details, because only the log may have them.
+ * The error that the client gets to see, without details that only the log may have.
  *
  * @param requestId with which an operator finds the request in the log
  */
@@ -50,8 +60,8 @@ export function problemOf(thrown: unknown, requestId: string): Problem {
       title,
       status,
       code,
-      detail: error.message,
-      suggestions: error.suggestions,
+      detail: isForLog(error) ? `${title} ${IN_LOG}` : error.message,
+      suggestions: isForLog(error) ? [] : error.suggestions,
       retryable,
       ...known,
       requestId,
@@ -66,9 +76,7 @@ export function fleetErrorOf(thrown: unknown): FleetError {
   if (isTimeout(thrown)) {
     return new FleetError("FLEET_REQUEST_TIMEOUT", "The request took too long.", { cause: thrown });
   }
-  const message =
-    "The fleet failed to handle this request. The log of serve has the reason, with the id of the request.";
-  return new FleetError("FLEET_INTERNAL", message, { cause: thrown });
+  return new FleetError("FLEET_INTERNAL", "The fleet failed to handle this request.", { cause: thrown });
 }
 
 function retrySeconds(ms: number | undefined): number {

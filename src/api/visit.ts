@@ -4,6 +4,7 @@ import type { FleetError } from "../errors.js";
 import { describe } from "../gateway/state/door/report.js";
 import type { Identity } from "../identity/identity.js";
 import type { DoorState, Work } from "./door-state.js";
+import { isForLog } from "./problem.js";
 
 /** The headers of every answer. The API has no pages, and nobody may keep or guess the kind of what it answers. */
 const HEADERS = {
@@ -61,7 +62,7 @@ export class Visit {
     const about = { address: this.#address, method: this.route, code, ...user };
     const { onEvent } = this.#door.listeners;
     if (limit !== undefined) onEvent?.({ event: "denied", ...about, limit, detail: message });
-    else if (code === "FLEET_INTERNAL")
+    else if (isForLog({ code }))
       onEvent?.({ event: "failed", ...about, detail: `request ${this.id}: ${describe(thrown)}` });
     else if (status === 403) onEvent?.({ event: "denied", ...about, detail: message });
   }

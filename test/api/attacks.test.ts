@@ -3,6 +3,7 @@ import { connect, type Socket } from "node:net";
 import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Strangers } from "../../src/api/strangers.js";
+import { FleetError } from "../../src/errors.js";
 import { eventually } from "../fixtures/eventually.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
@@ -136,6 +137,19 @@ it("an idle connection of a user counts among the strangers again, but not while
   strangers.arrived(third);
   expect(destroyed()).toEqual([true, true, false]);
   third.destroy();
+});
+
+it("an error of the machine shows the client no path, address or command, and the log has them", async () => {
+  const error = new FleetError("FLEET_STATE_UNWRITABLE", 'The state in "/srv/secret" cannot be written.', {
+    suggestions: ["df -h /srv/secret"],
+  });
+  using _ = replaced(at.fleet.sessions, "list", async () => Promise.reject(error));
+  const reply = await at.ask("GET", "/v1/sessions", { token: alice });
+  expect(codeOf(reply)).toBe("503 FLEET_STATE_UNWRITABLE");
+  expect(reply.text).not.toContain("secret");
+  expect(reply.json.detail).toMatch(/The log of serve has the reason, with the id of the request\.$/);
+  const logged = at.events.find(({ event, detail }) => event === "failed" && detail?.includes(reply.json.requestId));
+  expect(logged?.detail).toContain("/srv/secret");
 });
 
 it("a member's GitHub token reaches only sessions that the member owns", async () => {
