@@ -152,6 +152,28 @@ it("an error of the machine shows the client no path, address or command, and th
   expect(logged?.detail).toContain("/srv/secret");
 });
 
+it("the lists of one user are made one after another, also after one that failed, and those of another user beside them", async () => {
+  const begun: string[] = [];
+  const waiting: (() => void)[] = [];
+  using _ = replaced(at.fleet.sessions, "list", async ({ user }: { user: string }) => {
+    begun.push(user);
+    await new Promise<void>((resolve) => waiting.push(resolve));
+    if (begun.length === 2) throw new Error("failed");
+    return [];
+  });
+  const bob = await at.token("bob");
+  const [first, second, other] = [alice, alice, bob].map(
+    async (token) => await at.ask("GET", "/v1/sessions", { token }),
+  );
+  await eventually("the lists", () => begun.length === 2);
+  expect(begun.toSorted()).toEqual(["alice", "bob"]);
+  for (const go of waiting.splice(0)) go();
+  expect([(await first)?.status, (await other)?.status]).toEqual([500, 500]);
+  await eventually("the second list", () => begun.length === 3);
+  for (const go of waiting.splice(0)) go();
+  expect((await second)?.status).toBe(200);
+});
+
 it("a member's GitHub token reaches only sessions that the member owns", async () => {
   await using github = await GitHubAccounts.open();
   const identity = { github: { api: github.url } };

@@ -5,12 +5,36 @@ import { poolState } from "../../../pool/admission.js";
 import type { FleetParts } from "../../parts.js";
 import type { ApiGroups } from "../doors.js";
 
+/**
+ * Does the work for one key after the other. One list reads every record and waits for the disk thousands of times, so many
+ * lists at once would make the requests of other users wait for seconds.
+ */
+class Turns {
+  readonly #last = new Map<string, Promise<unknown>>();
+
+  async run<T>(key: string, work: () => Promise<T>): Promise<T> {
+    const before = this.#last.get(key) ?? Promise.resolve();
+    const done = before.then(work);
+    const over = done.then(
+      () => undefined,
+      () => undefined,
+    );
+    this.#last.set(key, over);
+    try {
+      return await done;
+    } finally {
+      if (this.#last.get(key) === over) this.#last.delete(key);
+    }
+  }
+}
+
 /** The library's functions, as the routes of the HTTP API call them. */
 export function apiFleet({ store, finder }: FleetParts, { sessions, servers, hosts, tokens }: ApiGroups): ApiFleet {
+  const turns = new Turns();
   return {
     sessions: {
       create: async (options) => await sessions.leave(await sessions.create(options), { park: true }),
-      list: async (filter) => await sessions.list(filter),
+      list: async (filter) => await turns.run(filter.user ?? "", async () => await sessions.list(filter)),
       get: async (id, options) => await sessions.get(id, options),
       update: async (id, options) => await sessions.update(id, options),
       delete: async (ids, options) => await sessions.delete(ids, options),
