@@ -2,6 +2,7 @@ import { once } from "node:events";
 import { type IncomingMessage, request } from "node:http";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
+import { startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { TestApi } from "./harness.js";
 
@@ -107,6 +108,29 @@ describe("the stream of a turn", () => {
         usage: expect.objectContaining({ requests: 1 }),
       },
     });
+  });
+
+  it("gives an id only to events after which a client can go on, also in later turns and with tools", async () => {
+    await using model = await startScriptedModel();
+    const env = {
+      COPILOTFLEET_PROVIDER_TYPE: "openai",
+      COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
+      COPILOTFLEET_SESSION_MODEL: "gpt-5",
+      COPILOTFLEET_SESSION_APPROVE: "all",
+    };
+    await using other = await TestApi.open({ env });
+    const alice = await other.token("alice");
+    await other.ok("POST", "/v1/sessions", { token: alice, body: { id: "tools" } });
+    const ids: string[] = [];
+    for (const prompt of ["hello", '!tool bash {"command":"echo hi"}', "again"]) {
+      const path = "/v1/sessions/tools/turns";
+      const { text } = await other.ok("POST", path, { token: alice, body: { prompt }, headers: STREAM });
+      ids.push(...eventsIn(text).flatMap((event) => event.id ?? []));
+    }
+    expect(ids.length).toBeGreaterThan(12);
+    const recorded: string[] = [];
+    for await (const event of other.fleet.sessions.followEvents("tools", { user: "alice" })) recorded.push(event.id);
+    expect(ids.filter((id) => !recorded.includes(id))).toEqual([]);
   });
 
   it("ends with a problem when the turn fails, and begins with one that comes before the turn", async () => {

@@ -38,9 +38,13 @@ export async function streamTurn(
   return { stream: waiting.read(), done };
 }
 
-/** A session's event as an event of a stream. Only recorded events have an id. */
-export function eventOf(event: SessionEvent): StreamEvent {
-  return { id: event.ephemeral === true ? undefined : event.id, event: event.type, data: event };
+/**
+ * A turn's event as an event of a stream. Only recorded events have an id. The runtime (1.0.85) records the system prompt only
+ * once, although it sends it with each turn and does not mark it as ephemeral.
+ */
+function eventOf(event: SessionEvent): StreamEvent {
+  const isRecorded = event.ephemeral !== true && event.type !== "system.message";
+  return { id: isRecorded ? event.id : undefined, event: event.type, data: event };
 }
 
 /** Keeps the events that the client has not read. */

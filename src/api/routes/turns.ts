@@ -4,7 +4,7 @@ import { type AnyRoute, route } from "../route.js";
 import type { StreamEvent } from "../streams/sse.js";
 import { given } from "./given.js";
 import * as s from "./schemas.js";
-import { eventOf, streamTurn } from "./turn-stream.js";
+import { streamTurn } from "./turn-stream.js";
 import { TurnWatch } from "./turn-watch.js";
 
 /** The longest turn, in milliseconds. */
@@ -135,7 +135,9 @@ async function* recorded(
   { signal, draining, ...options }: EventsRequest,
 ): AsyncGenerator<StreamEvent, void, undefined> {
   using end = either(signal, draining);
-  for await (const event of fleet.sessions.followEvents(id, { ...options, signal: end.signal })) yield eventOf(event);
+  for await (const event of fleet.sessions.followEvents(id, { ...options, signal: end.signal })) {
+    yield { id: event.id, event: event.type, data: event };
+  }
   // The client learns why its stream ends.
   end.signal.throwIfAborted();
 }
