@@ -3,6 +3,8 @@ import type { GenericSchema } from "valibot";
 import { type AnyRoute, nameOf } from "../../src/api/route.js";
 import * as s from "../../src/api/routes/schemas.js";
 import { ROUTES } from "../../src/api/routes/table.js";
+import type { Scope } from "../../src/identity/identity.js";
+import { type Action, decide } from "../../src/identity/policy.js";
 import { outputOf } from "./contract.js";
 import type { JsonSchema } from "./json-schema.js";
 
@@ -120,7 +122,7 @@ function operation(route: AnyRoute): Json {
     operationId,
     tags: [tag],
     summary,
-    description: `${description} Needs the action \`${route.action}\`.`,
+    description: `${description} ${permission(route.action)}`,
     ...parameters(route),
     ...(body === null
       ? {}
@@ -133,6 +135,16 @@ function operation(route: AnyRoute): Json {
       ...Object.fromEntries(statuses.map((status) => [status, { $ref: `#/components/responses/Error${status}` }])),
     },
   };
+}
+
+/** States an action of the policy in the words of docs/identity.md. */
+function permission(action: Action): string {
+  const allows = (scope: Scope, sessionId?: string) =>
+    decide({ user: "alice", scopes: [scope], ...(sessionId === undefined ? {} : { sessionId }) }, action, "none") ===
+    "allowed";
+  const scope = (["read", "use", "admin"] as const).find((each) => allows(each));
+  const isForAll = scope !== undefined && !allows(scope, "session");
+  return `Needs the scope \`${scope}\`.${isForAll ? " A token that is bound to one session does not allow it." : ""}`;
 }
 
 function answerOf({ answer: { description, schema, stream, headers = [] } }: AnyRoute): Json {

@@ -348,6 +348,7 @@ describe("doctor and smoke", () => {
       "pool",
       "serve",
       "front door",
+      "HTTP API",
       "tokens",
       "ports",
     ]);
@@ -365,9 +366,9 @@ describe("doctor and smoke", () => {
       .split("\n")
       .filter((line) => !line.startsWith(" "))
       .toReversed();
-    expect(lines).toHaveLength(25);
+    expect(lines).toHaveLength(26);
     for (const line of lines) expect(line).toMatch(/^(ok {5}|WARN {3}|SKIP {3})\S/);
-    expect([summary, empty]).toEqual([expect.stringMatching(/^25 checks: \d+ ok, /), ""]);
+    expect([summary, empty]).toEqual([expect.stringMatching(/^26 checks: \d+ ok, /), ""]);
   });
 
   it("smoke passes all its steps, from spawn to stop", async () => {

@@ -25,7 +25,7 @@ const fleet = testFleet();
 const NO_MODEL = { COPILOTFLEET_PROVIDER_TYPE: undefined };
 const OWN_MODEL = { COPILOTFLEET_PROVIDER_TYPE: "openai", COPILOTFLEET_PROVIDER_BASE_URL: "http://127.0.0.1:1/v1" };
 const RECORD_CHECKS = ["session records", "damage", "sessions", "servers", "sandboxes", "stray processes"];
-const STATE_CHECKS = [...RECORD_CHECKS, "pool", "serve", "front door", "tokens", "ports"];
+const STATE_CHECKS = [...RECORD_CHECKS, "pool", "serve", "front door", "HTTP API", "tokens", "ports"];
 
 /** Runs `doctor` and returns its exit code, and its checks by name. Each fix must be a command or a sentence. */
 async function examined(args: readonly string[] = [], env: NodeJS.ProcessEnv = {}) {
@@ -157,7 +157,7 @@ describe("doctor", () => {
     const { ok, checks } = await fleet.json<DoctorResult>(["doctor", "--quick"], { env });
     expect(ok).toBe(true);
     const reason = "not checked, because --quick skips checks that start a server or use the network";
-    for (const name of ["runtime", "front door"]) {
+    for (const name of ["runtime", "front door", "HTTP API"]) {
       expect(checks.find((check) => check.name === name)).toMatchObject({
         ok: false,
         level: "skipped",
@@ -251,6 +251,35 @@ describe("doctor", () => {
     expect(checks.get("front door")).toMatchObject({
       level: "failed",
       detail: "127.0.0.1:1 accepts no connections: connection refused",
+      fix: "ss -ltnp 'sport = :1'",
+    });
+    expect((await serving.end()).code).toBe(0);
+  });
+
+  it("doctor checks the HTTP API of a running serve, and warns if serve runs without the one in the configuration", async () => {
+    const wanted = { COPILOTFLEET_SERVE_HTTP: "127.0.0.1:4380" };
+    expect((await findings()).get("HTTP API")).toMatchObject({ level: "ok", detail: "off" });
+    expect((await findings(wanted)).get("HTTP API")).toMatchObject({
+      level: "skipped",
+      detail: "not checked, because serve is not running",
+    });
+    const without = await serve(fleet);
+    expect((await findings()).get("HTTP API")).toMatchObject({ level: "ok", detail: "off" });
+    expect((await findings(wanted)).get("HTTP API")).toMatchObject({
+      level: "warning",
+      detail: 'serve.http is "127.0.0.1:4380", but the running serve has not opened it',
+      fix: "Restart serve, so that it opens the HTTP API.",
+    });
+    expect((await without.end()).code).toBe(0);
+    const serving = await serve(fleet, { args: ["--http", "127.0.0.1:0"] });
+    const { http } = (await supervisorOf()) ?? {};
+    expect((await findings()).get("HTTP API")).toMatchObject({ level: "ok", detail: `${http} accepts connections` });
+    await store().registry.update(({ supervisors: [supervisor] = [] }) => {
+      if (supervisor !== undefined) Object.assign(supervisor, { http: "http://127.0.0.1:1" });
+    });
+    expect((await examined()).checks.get("HTTP API")).toMatchObject({
+      level: "failed",
+      detail: "http://127.0.0.1:1 accepts no connections: connection refused",
       fix: "ss -ltnp 'sport = :1'",
     });
     expect((await serving.end()).code).toBe(0);

@@ -4,6 +4,7 @@ import type { TokenView } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
 import { isBindable } from "../../pool/start/ports.js";
 import { ADDRESS } from "../../pool/start/start.js";
+import { showAddress } from "../../runtime/launch/listen.js";
 import { connectProblem } from "../../runtime/launch/reach.js";
 import { ownVersion } from "../../runtime/launch/versions.js";
 import type { SupervisorView } from "../groups/pool.js";
@@ -28,6 +29,7 @@ export const OPERATION: readonly Row<RecordsContext>[] = [
   { name: "pool", look: poolAdmits },
   { name: "serve", look: supervision },
   { name: "front door", look: frontDoor, isSlow: true },
+  { name: "HTTP API", look: httpApi, isSlow: true },
   { name: "tokens", look: tokens },
   { name: "ports", look: freePorts },
 ];
@@ -109,6 +111,23 @@ async function frontDoor({ fleet }: RecordsContext): Promise<Finding> {
   const problem = await problemAt(door);
   if (problem === null) return ok(`${door} accepts connections`);
   return failed(`${door} accepts no connections: ${problem}`, `ss -ltnp 'sport = :${portOf(door)}'`);
+}
+
+/** Also compares with the configuration, because a running `serve` does not notice that `serve.http` was set. */
+async function httpApi({ fleet }: RecordsContext): Promise<Finding> {
+  const wanted = fleet.config.serve.http;
+  const supervisor = await fleet.pool.supervisor();
+  if (supervisor === null) return wanted === null ? ok("off") : skipped("serve is not running");
+  const { http } = supervisor;
+  if (http === null) {
+    if (wanted === null) return ok("off");
+    const problem = `serve.http is "${showAddress(wanted)}", but the running serve has not opened it`;
+    return warning(problem, "Restart serve, so that it opens the HTTP API.");
+  }
+  const address = http.replace(/^https?:\/\//, "");
+  const problem = await problemAt(address);
+  if (problem === null) return ok(`${http} accepts connections`);
+  return failed(`${http} accepts no connections: ${problem}`, `ss -ltnp 'sport = :${portOf(address)}'`);
 }
 
 async function problemAt(address: string): Promise<string | null> {
