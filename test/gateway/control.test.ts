@@ -144,7 +144,9 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
     expect(await refused("logEnd", { id: "nobody", lines: 5 })).toBe("FLEET_SERVER_NOT_FOUND");
     expect(await refused("moreLog", { id: "nobody", at: { offset: 1.5 } })).toBe("FLEET_USAGE_INVALID");
     expect(await refused("gc", { ttlMs: 1, dryRun: "yes" })).toBe("FLEET_USAGE_INVALID");
-    for (const method of CALL_NAMES.filter((name) => !["servers", "sessions", "loaded", "activity"].includes(name))) {
+    for (const method of CALL_NAMES.filter(
+      (name) => !["servers", "sessions", "loaded", "activity", "tokenEnds"].includes(name),
+    )) {
       expect(await refused(method, {}), `${method} without parameters`).toMatch(/^FLEET_USAGE_INVALID$/);
     }
     expect((await fleet.servers()).length, "nothing was started").toBe(0);
