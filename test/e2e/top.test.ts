@@ -46,7 +46,8 @@ describe("top on a terminal", () => {
       ] as const) {
         await top.until(/^Sessions: /);
         top.type(key);
-        const frame = await top.until(heading);
+        // The last line shows that the whole frame has arrived.
+        const frame = await top.until(new RegExp(`${heading.source}.*^q: quit`, "ms"));
         expect(frame).toHaveLength(24);
         expect(frame.at(-1)).toMatch(/^q: quit {2}\?: keys {2}Tab: view/);
         for (const line of frame) expect(stringWidth(line), line).toBeLessThanOrEqual(columns);
