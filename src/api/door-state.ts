@@ -92,7 +92,7 @@ export class DoorState {
     return this.#work.size;
   }
 
-  /** Aborts when the door begins no new work any more. */
+  /** Aborts when the door begins to drain. */
   get draining(): AbortSignal {
     return this.#draining.signal;
   }

@@ -7,7 +7,7 @@ import { FleetError } from "../../src/errors.js";
 import { eventually } from "../fixtures/eventually.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
-import { type Reply, TestApi } from "./harness.js";
+import { doorEnds, type Reply, TestApi } from "./harness.js";
 
 const model = await startHeldModel();
 let at: TestApi;
@@ -115,15 +115,7 @@ it("an answer that its client does not read counts as a connection of the user u
 
 it("an idle connection of a user counts among the strangers again, but not while one of its requests runs", async () => {
   const strangers = new Strangers(1);
-  const sockets = await Promise.all(
-    Array.from({ length: 3 }, async () => {
-      const socket = connect(at.door.address.port, "127.0.0.1");
-      await once(socket, "connect");
-      // Like two ends of one connection: for the door, the port of the client is the remote one.
-      Object.defineProperty(socket, "remotePort", { value: socket.localPort });
-      return socket;
-    }),
-  );
+  const sockets = await doorEnds(at.door, 3);
   const [first, second, third] = sockets as [Socket, Socket, Socket];
   const destroyed = () => sockets.map((socket) => socket.destroyed);
   strangers.arrived(first);

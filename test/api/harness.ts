@@ -1,6 +1,7 @@
 import { once } from "node:events";
 import { type IncomingHttpHeaders, type RequestOptions, request } from "node:http";
 import { request as secureRequest } from "node:https";
+import { connect, type Socket } from "node:net";
 import { text } from "node:stream/consumers";
 import type { HttpDoor } from "../../src/api/door.js";
 import { Fleet } from "../../src/fleet/fleet.js";
@@ -83,6 +84,17 @@ export class TestApi implements AsyncDisposable {
     await this.fleet.close();
     await this.commands.end();
   }
+}
+
+/** Connections to a door, as the door sees its ends of them. */
+export async function doorEnds({ address }: HttpDoor, count: number): Promise<Socket[]> {
+  const connected = async () => {
+    const socket = connect(address.port, "127.0.0.1");
+    await once(socket, "connect");
+    // For the door, the port of the client is the remote one.
+    return Object.defineProperty(socket, "remotePort", { value: socket.localPort });
+  };
+  return await Promise.all(Array.from({ length: count }, connected));
 }
 
 export async function ask(url: string, method: string, path: string, options: Ask = {}): Promise<Reply> {
