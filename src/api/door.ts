@@ -20,8 +20,11 @@ import { Origins } from "./origins.js";
 /** How long a client may take to send the head of a request, and the whole request, in milliseconds. */
 const HEAD_MS = 10_000;
 const REQUEST_MS = 60_000;
-/** How long a connection without a request stays open, in milliseconds. */
-const IDLE_MS = 10_000;
+/**
+ * How long a connection without a request stays open, in milliseconds. Proxies such as nginx use a connection again for up to
+ * a minute. If it closed before, a request could meet its end and fail.
+ */
+const IDLE_MS = 65_000;
 /** How often to look for connections that are too slow, in milliseconds. */
 const CHECK_MS = 1_000;
 /** How long the answers to requests that were cut may take, in milliseconds. */

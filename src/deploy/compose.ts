@@ -1,9 +1,13 @@
+import { isIP } from "node:net";
 import { findKey } from "../config/keys.js";
 import type { Layer } from "../config/load/layers.js";
+import type { Address } from "../config/rules.js";
 import type { Config } from "../config/schema.js";
+import { countOf } from "../config/values/text.js";
+import { quote } from "../errors.js";
 import * as layout from "./container.js";
 import { type Deployment, type DeployOptions, describe } from "./deployment.js";
-import { checkSandbox, unfit } from "./problem.js";
+import { checkExposed, checkSandbox, unfit } from "./problem.js";
 import type { SecretFile } from "./settings.js";
 import { memoryBytes, processLimit, SCRATCH_MIB } from "./sizing.js";
 import { yamlStream } from "./yaml.js";
@@ -33,6 +37,7 @@ export function renderCompose(
 ): { compose: Record<string, unknown>; notices: string[]; yaml: string } {
   checkSandbox(loaded.config, "Docker's filter of system calls");
   const deployment = describe(loaded, options, OWN_REDIS);
+  const httpAt = publishedAt(loaded.config, deployment.replicas);
   const { name, replicas, storage, settings } = deployment;
   const ownRedis = settings.values.get("store")?.value === OWN_REDIS;
   const hosts = Array.from({ length: replicas }, (_, index) => `host-${index + 1}`);
@@ -41,7 +46,9 @@ export function renderCompose(
     name,
     services: {
       ...(ownRedis ? { redis: redisService() } : {}),
-      ...Object.fromEntries(hosts.map((host, index) => [host, hostService(deployment, host, index, ownRedis)])),
+      ...Object.fromEntries(
+        hosts.map((host, index) => [host, hostService(deployment, { host, index, httpAt, ownRedis })]),
+      ),
     },
     ...(files.length === 0
       ? {}
@@ -50,12 +57,20 @@ export function renderCompose(
       [...hosts, ...(storage === "shared" ? ["shared"] : []), ...(ownRedis ? ["redis"] : [])].map((key) => [key, {}]),
     ),
   };
-  const notices = [...composeNotices(deployment), ...deployment.notices];
+  const notices = [...composeNotices(deployment, httpAt), ...deployment.notices];
   return { compose, notices, yaml: yamlStream(notices, [{ value: compose }]) };
 }
 
-function hostService(deployment: Deployment, host: string, index: number, ownRedis: boolean) {
-  const { image, storage, settings, capacity } = deployment;
+interface HostPlan {
+  host: string;
+  index: number;
+  /** The address on this machine of the first host's HTTP API. Null without the API. */
+  httpAt: Address | null;
+  ownRedis: boolean;
+}
+
+function hostService(deployment: Deployment, { host, index, httpAt, ownRedis }: HostPlan) {
+  const { image, storage, settings, capacity, http } = deployment;
   const { secrets, passedOn } = settings;
   const fleetSecrets = new Set(secrets.filter(({ perUser }) => !perUser).map(({ name }) => name));
   return {
@@ -77,6 +92,10 @@ function hostService(deployment: Deployment, host: string, index: number, ownRed
       COPILOTFLEET_HOST_NAME: host,
       COPILOTFLEET_HOST_ADVERTISE: `${host}:${layout.DOOR_PORT}`,
       ...(storage === "shared" ? { COPILOTFLEET_STORAGE_SHARED: layout.SHARED_FOLDER } : {}),
+      // Other containers reach the API by the name of its service.
+      ...(http === null
+        ? {}
+        : layout.httpEnvironment([...http.origins, `${http.scheme}://${host}:${layout.HTTP_PORT}`])),
       ...Object.fromEntries(settingVariables(settings)),
       ...Object.fromEntries(secrets.map((secret) => [secret.variable, layout.secretPath(secret)])),
       ...Object.fromEntries(passedOn.map((variable) => [variable, `\${${variable}:-}`])),
@@ -91,7 +110,10 @@ function hostService(deployment: Deployment, host: string, index: number, ownRed
       ...(storage === "shared" ? [`shared:${layout.SHARED_VOLUME}`] : []),
       ...secrets.filter(({ perUser }) => perUser).map(userMount),
     ],
-    ports: [`127.0.0.1:${layout.DOOR_PORT + index}:${layout.DOOR_PORT}`],
+    ports: [
+      `127.0.0.1:${layout.DOOR_PORT + index}:${layout.DOOR_PORT}`,
+      ...(httpAt === null ? [] : [`${showAddress(httpAt, index)}:${layout.HTTP_PORT}`]),
+    ],
     healthcheck: {
       test: ["CMD", "node", "-e", READY],
       interval: "10s",
@@ -105,6 +127,36 @@ function hostService(deployment: Deployment, host: string, index: number, ownRed
     deploy: { resources: { reservations: { memory: `${memoryBytes(capacity) / (1024 * 1024)}M` } } },
     ...(ownRedis ? { depends_on: { redis: { condition: "service_healthy" } } } : {}),
   };
+}
+
+/**
+ * The address on this machine at which the first host serves the HTTP API. The next host has the next port.
+ *
+ * @throws FleetError `FLEET_CONFIG_INVALID` when `serve.http` is not an address that Compose can publish.
+ */
+function publishedAt({ serve }: Config, replicas: number): Address | null {
+  if (serve.http === null) return null;
+  const { port } = serve.http;
+  const host = serve.http.host === "localhost" ? "127.0.0.1" : serve.http.host;
+  if (isIP(host) === 0) {
+    throw unfit(`serve.http is ${quote(`${host}:${port}`)}, but Compose publishes ports only at IP addresses`, [
+      "Set serve.http to an IP address and a port, such as 127.0.0.1:4380.",
+    ]);
+  }
+  checkExposed("http", serve, "so tokens and conversations would cross the network in plain text");
+  const last = port + replicas - 1;
+  if (port !== 0 && (last > 65_535 || (port < layout.DOOR_PORT + replicas && last >= layout.DOOR_PORT))) {
+    const ports = `the ports from ${port} to ${last}`;
+    throw unfit(`With ${countOf(replicas, "host")}, the HTTP API has ${ports}, which are not all free for it`, [
+      `Set serve.http to a port from ${layout.DOOR_PORT + replicas} to ${65_536 - replicas}.`,
+    ]);
+  }
+  return { host, port };
+}
+
+/** The first parts of a published port. Without a port in the address, Docker chooses one. */
+function showAddress({ host, port }: Address, index: number): string {
+  return `${isIP(host) === 6 ? `[${host}]` : host}:${port === 0 ? "" : port + index}`;
 }
 
 function redisService() {
@@ -162,7 +214,7 @@ function literal(text: string): string {
   return text.replaceAll("$", "$$$$");
 }
 
-function composeNotices({ settings, replicas }: Deployment): string[] {
+function composeNotices({ settings, replicas }: Deployment, httpAt: Address | null): string[] {
   const { secrets } = settings;
   const named = secrets.filter(({ perUser, source }) => !perUser && source === null).map(({ name }) => name);
   const ofUsers = secrets.filter(({ perUser, source }) => perUser && source === null).map(({ name }) => name);
@@ -177,5 +229,8 @@ function composeNotices({ settings, replicas }: Deployment): string[] {
     replicas === 1
       ? []
       : `Host N listens at port ${layout.DOOR_PORT - 1} + N of this machine. Every host accepts every user.`,
+    httpAt === null || httpAt.port === 0 || replicas === 1
+      ? []
+      : `The HTTP API of host N is at port ${httpAt.port - 1} + N.`,
   ].flat();
 }

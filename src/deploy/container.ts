@@ -3,8 +3,9 @@
 /** Neither the image nor a usual host has this uid, so files on a volume belong to nobody outside of the container. */
 export const UID = 10_001;
 
-/** The ports inside the container. Both listen on all addresses of the container. */
+/** The ports inside the container, at which it listens on all its addresses. */
 export const DOOR_PORT = 4300;
+export const HTTP_PORT = 4380;
 export const METRICS_PORT = 9464;
 
 /** The container needs an init as PID 1, because PID 1 has to reap orphaned processes and Node does not. */
@@ -52,3 +53,11 @@ export const ENVIRONMENT: Readonly<Record<string, string>> = {
   COPILOTFLEET_SERVE_LISTEN: `0.0.0.0:${DOOR_PORT}`,
   COPILOTFLEET_SERVE_METRICS: `0.0.0.0:${METRICS_PORT}`,
 };
+
+/** The variables of a container that serves the HTTP API. @param origins the names in the `Host` of requests, as origins */
+export function httpEnvironment(origins: readonly string[]): Record<string, string> {
+  return {
+    COPILOTFLEET_SERVE_HTTP: `0.0.0.0:${HTTP_PORT}`,
+    COPILOTFLEET_HTTP_ORIGINS: [...new Set(origins)].join(","),
+  };
+}

@@ -25,6 +25,8 @@ export interface DeployOptions {
   sessions?: number | undefined;
   /** Whether the Redis URL comes from a secret, which overrides the configuration. */
   secretStore: boolean;
+  /** Whether to serve the HTTP API even if `serve.http` is not set. */
+  http?: boolean | undefined;
 }
 
 /** A fleet of hosts in containers, described independently of the orchestrator. All renderers use it. */
@@ -32,6 +34,8 @@ export type Deployment = ReturnType<typeof describe>;
 
 /** Keys that the orchestrator sets for each host. */
 export const PER_HOST = ["host.name", "host.advertise", "storage.shared", "serve.listen", "serve.metrics"];
+/** Keys of the HTTP API that the orchestrator sets. */
+const HTTP_KEYS = ["serve.http", "http.origins"];
 const USUAL_SERVERS = 20;
 const USUAL_SESSIONS = 50;
 const HTTPS_PORT = 443;
@@ -59,9 +63,15 @@ export function describe(
   }
   const hasRedis = reachable || own;
   const replicas = replicasOf(options, hasRedis);
+  const http = httpOf(config, options);
   const storage = options.storage ?? (given.has("storage.shared") ? "shared" : "local");
   const settings = settingsOf(config, given, {
-    without: [...PER_HOST, "runtime.path", ...(own ? ["store", "storeOptions"] : [])],
+    without: [
+      ...PER_HOST,
+      ...(http === null ? [] : HTTP_KEYS),
+      "runtime.path",
+      ...(own ? ["store", "storeOptions"] : []),
+    ],
     with: {
       ...(own ? { store: ownRedis, "storeOptions.insecure": true } : {}),
       // Inside a container, the front door listens on all addresses. The orchestrator's network protects it.
@@ -79,6 +89,8 @@ export function describe(
     storage,
     capacity: capacityOf(options, config),
     settings,
+    /** Null if the hosts do not serve the HTTP API. */
+    http,
     /** Null if the fleet uses the file store. */
     redis: hasRedis ? redisOf(own || options.secretStore ? null : url) : null,
     stopGraceSeconds: stopGraceSeconds(config.drain.timeoutMs),
@@ -111,6 +123,12 @@ function maxReplicasOf({ maxReplicas }: DeployOptions, replicas: number): number
 function capacityOf({ servers, sessions }: DeployOptions, config: Config): Capacity {
   const usual = config.isolation === "shared" ? config.pool.servers : USUAL_SERVERS;
   return { servers: servers ?? usual, sessions: sessions ?? USUAL_SESSIONS };
+}
+
+function httpOf({ serve, http }: Config, options: DeployOptions) {
+  if (serve.http === null && options.http !== true) return null;
+  const scheme: "http" | "https" = serve.tls.cert === null ? "http" : "https";
+  return { scheme, origins: http.origins, longestBody: serve.maxFrameBytes };
 }
 
 /** A TCP service. The host is a name or an address; null if it is not known. */

@@ -16,19 +16,18 @@ export function unfit(message: string, suggestions: Suggestion[]): FleetError {
 
 /** Refuses an address at which `serve` would not start. Other machines can reach it, and nothing encrypts the connections. */
 export function checkListen({ serve }: Pick<Config, "serve">): void {
-  if (serve.tls.cert !== null || serve.insecure) return;
-  for (const key of ["listen", "http"] as const) {
-    const address = serve[key];
-    if (address === null || isLoopback(address)) continue;
-    const where = `${address.host}:${address.port}`;
-    throw unfit(
-      `serve.${key} is ${quote(where)}, which other machines can reach, and serve.tls is not set, so serve would not start`,
-      [
-        "Set serve.tls.cert and serve.tls.key to the files of a certificate.",
-        "Set serve.insecure to true if only trusted machines can reach this network, or if a proxy adds TLS.",
-      ],
-    );
-  }
+  for (const key of ["listen", "http"] as const) checkExposed(key, serve, "so serve would not start");
+}
+
+/** Refuses an address that other machines can reach if nothing encrypts the connections. @param harm what would follow */
+export function checkExposed(key: "listen" | "http", serve: Config["serve"], harm: string): void {
+  const address = serve[key];
+  if (address === null || isLoopback(address) || serve.tls.cert !== null || serve.insecure) return;
+  const where = `${address.host}:${address.port}`;
+  throw unfit(`serve.${key} is ${quote(where)}, which other machines can reach, and serve.tls is not set, ${harm}`, [
+    "Set serve.tls.cert and serve.tls.key to the files of a certificate.",
+    "Set serve.insecure to true if only trusted machines can reach this network, or if a proxy adds TLS.",
+  ]);
 }
 
 /**

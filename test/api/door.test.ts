@@ -35,6 +35,12 @@ describe("the address of the API", () => {
     await expect(at.fleet.openHttpDoor({ listen: "nowhere" })).rejects.toMatchObject({ code: "FLEET_USAGE_INVALID" });
   });
 
+  it("keeps idle connections longer than a proxy does, so that no request meets the end of its connection", async () => {
+    await using at = await TestApi.open();
+    const { headers } = await fetch(`${at.door.url}/healthz`);
+    expect(headers.get("keep-alive")).toBe("timeout=65");
+  });
+
   it("with serve.tls speaks TLS alone, serves the names in the certificate, and uses a new certificate at once", async () => {
     const files = new CertificateFiles(folder, authority.issue({ names: ["localhost", "127.0.0.1", "fleet.example"] }));
     const tls = { cert: files.cert, key: files.key };

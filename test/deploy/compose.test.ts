@@ -57,6 +57,36 @@ describe("a Compose file", () => {
     expect(Object.keys(secrets ?? {})).toEqual(["tls.crt", "tls.key"]);
   });
 
+  it("a Compose file publishes the HTTP API at the address in serve.http, with the next port for the next host", () => {
+    const at = (address: string, env = {}, options = {}) =>
+      compose({ ...ECHO, COPILOTFLEET_SERVE_HTTP: address, ...env }, options);
+    const { services, environment } = at("localhost:4390", { COPILOTFLEET_STORE: "redis://127.0.0.1/0" });
+    expect(services["host-1"]?.ports).toEqual(["127.0.0.1:4300:4300", "127.0.0.1:4390:4380"]);
+    expect(services["host-2"]?.ports).toEqual(["127.0.0.1:4301:4300", "127.0.0.1:4391:4380"]);
+    const { serve, http } = configured(environment).config;
+    expect({ http: serve.http, origins: http.origins }).toEqual({
+      http: { host: "0.0.0.0", port: 4380 },
+      origins: ["http://host-1:4380"],
+    });
+    expect(at("[::1]:0").services["host-1"]?.ports).toContain("[::1]::4380");
+    expect(JSON.stringify(compose(ECHO))).not.toMatch(/4380|HTTP_ORIGINS/);
+  });
+
+  it("a Compose file is refused if the HTTP API would be open to other machines without TLS, or cannot be published", () => {
+    const at = (address: string, env = {}, options = {}) =>
+      compose({ ...ECHO, COPILOTFLEET_SERVE_HTTP: address, ...env }, options);
+    expect(() => at("0.0.0.0:4380")).toThrow(/^serve\.http is "0\.0\.0\.0:4380", which other machines can reach/);
+    expect(at("0.0.0.0:4380", { COPILOTFLEET_SERVE_INSECURE: "true" }).services["host-1"]?.ports).toContain(
+      "0.0.0.0:4380:4380",
+    );
+    const tls = { COPILOTFLEET_SERVE_TLS_CERT: "/etc/a/tls.crt", COPILOTFLEET_SERVE_TLS_KEY: "/etc/a/tls.key" };
+    expect(at("0.0.0.0:4380", tls).environment.COPILOTFLEET_HTTP_ORIGINS).toBe("https://host-1:4380");
+    expect(() => at("api.example:4380", tls)).toThrow(/Compose publishes ports only at IP addresses/);
+    expect(() => at("127.0.0.1:4301", { COPILOTFLEET_STORE: "redis://127.0.0.1/0" })).toThrow(
+      /^With 2 hosts, the HTTP API has the ports from 4301 to 4302/,
+    );
+  });
+
   it("a Compose file of two hosts has a Redis that keeps all data, and a name and a volume for each host", () => {
     const { services, volumes, environment } = compose(
       { ...ECHO, COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0" },

@@ -358,6 +358,7 @@ describe("kubectl", () => {
     ["one host", () => kubernetes({ COPILOTFLEET_PROVIDER_TYPE: "echo" })],
     ["hosts with separate volumes", () => kubernetes(REDIS)],
     ["a fleet whose name YAML 1.1 would read as a boolean", () => kubernetes(REDIS, { name: "on" })],
+    ["the HTTP API behind an Ingress", () => kubernetes(REDIS, { ingressHost: "fleet.example" })],
     ["hosts with shared storage", () => kubernetes(REDIS, { storage: "shared", replicas: 2 })],
   ];
 

@@ -1,23 +1,25 @@
+import { execFile } from "node:child_process";
 import { mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { expect, it, onTestFinished } from "vitest";
-import { DOOR_PORT, METRICS_PORT, UID } from "../../src/deploy/container.js";
+import { DOOR_PORT, HTTP_PORT, METRICS_PORT, UID } from "../../src/deploy/container.js";
 import { eventually } from "../fixtures/eventually.js";
 import { DeployedPod } from "../fixtures/hosts/deployed-pod.js";
 import { RawClient } from "../gateway/raw-client.js";
 import { has, kubernetes } from "./render.js";
 
-const POSSIBLE = process.getuid?.() === 0 && ["unshare", "nsenter", "setpriv", "tini", "ip"].every(has);
+const POSSIBLE = process.getuid?.() === 0 && ["unshare", "nsenter", "setpriv", "tini", "ip", "curl"].every(has);
 
 it.skipIf(!POSSIBLE)(
-  "the manifest's pod serves a conversation, and drains on SIGTERM in time (skipped without root, tini or ip)",
+  "the manifest's pod serves a conversation, and drains on SIGTERM in time (skipped without root, tini, ip or curl)",
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-pod-"));
-    const { manifests } = kubernetes({
-      COPILOTFLEET_PROVIDER_TYPE: "echo",
-      COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TEAM_TOKEN",
-    });
+    const { manifests } = kubernetes(
+      { COPILOTFLEET_PROVIDER_TYPE: "echo", COPILOTFLEET_AUTH_GITHUB_TOKEN_ENV: "TEAM_TOKEN" },
+      { ingressHost: "fleet.example" },
+    );
     const secrets = { TEAM_TOKEN: "gho_canary" };
     const pod = new DeployedPod(manifests, { folder, secrets, env: { COPILOT_OFFLINE: "true" } });
     onTestFinished(async () => {
@@ -50,6 +52,21 @@ it.skipIf(!POSSIBLE)(
       code: 0,
       stdout: expect.stringMatching(/alice.*ready/),
     });
+
+    // The HTTP API, as clients reach it through the Ingress and in the cluster.
+    const api = await pod.reach(HTTP_PORT);
+    const curl = async (host: string, path: string, ...more: string[]) => {
+      const headers = [`Host: ${host}`, `Authorization: Bearer ${token}`, "Content-Type: application/json"];
+      const args = ["-sN", `http://${api}${path}`, ...headers.flatMap((header) => ["-H", header]), ...more];
+      return (await promisify(execFile)("curl", args)).stdout;
+    };
+    const fromPage = ["-H", "Origin: https://fleet.example"];
+    expect(await curl("fleet.example", "/v1/me", ...fromPage)).toContain('"user":"alice"');
+    expect(await curl("fleet.chat.svc:4380", "/v1/sessions", "-d", '{"id":"web"}')).toContain('"owner":"alice"');
+    const asStream = ["-H", "Accept: text/event-stream", "-d", '{"prompt":"hello"}'];
+    const streamed = await curl("fleet.example", "/v1/sessions/web/turns", ...fromPage, ...asStream);
+    expect(streamed).toMatch(/\[turn 1\] hello[\s\S]*event: turn\.end/);
+    expect(await curl("evil.example", "/v1/me")).toContain("FLEET_ORIGIN_REFUSED");
 
     // The server has its user's token from the file of the Secret. No environment of a process outside its launch has it.
     const launchOf = 'tr "\\0" "\\n" <$p/environ | grep "^COPILOTFLEET_LAUNCH_ID=" || echo other';

@@ -2,6 +2,7 @@ import { spawnSync } from "node:child_process";
 import { StatefulSet as StatefulSetModel } from "kubernetes-models/apps/v1/StatefulSet";
 import { HorizontalPodAutoscaler } from "kubernetes-models/autoscaling/v2/HorizontalPodAutoscaler";
 import { CronJob } from "kubernetes-models/batch/v1/CronJob";
+import { Ingress } from "kubernetes-models/networking.k8s.io/v1/Ingress";
 import { NetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
 import { PodDisruptionBudget } from "kubernetes-models/policy/v1/PodDisruptionBudget";
 import { ConfigMap } from "kubernetes-models/v1/ConfigMap";
@@ -30,6 +31,7 @@ export const KUBERNETES: KubernetesOptions = {
   clientNamespaces: [],
   egressPorts: [],
   egressCidrs: [],
+  ingressNamespace: "ingress-nginx",
 };
 
 /** Renders the manifests of `deploy kubernetes`, and validates each object by the schema of the Kubernetes API. */
@@ -52,6 +54,8 @@ function modelOf(manifest: Manifest): { validate(): void } {
       return new CronJob(manifest);
     case "HorizontalPodAutoscaler":
       return new HorizontalPodAutoscaler(manifest);
+    case "Ingress":
+      return new Ingress(manifest);
     case "Namespace":
       return new Namespace(manifest);
     case "NetworkPolicy":

@@ -13,6 +13,7 @@ const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
 const LABEL_ALLOWED = "1 to 63 lower-case letters, digits and hyphens, not starting or ending with a hyphen";
 const SUBDOMAIN = /^[a-z0-9](?:[a-z0-9.-]{0,198}[a-z0-9])?$/;
 const SUBDOMAIN_ALLOWED = "lower-case letters, digits, hyphens and dots, not starting or ending with a hyphen or dot";
+const DNS_NAME = /^(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)+$/;
 /** Registry, path, and a tag or digest: https://pkg.go.dev/github.com/distribution/reference */
 const IMAGE =
   /^[A-Za-z0-9](?:[A-Za-z0-9.:-]*[A-Za-z0-9])?(?:\/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$/;
@@ -175,6 +176,40 @@ export const kubernetesFlags = {
         "For example, write --egress-cidr 10.1.0.0/16.",
       ]);
     },
+  }),
+  "ingress-host": Flags.string(
+    checked("ingress-host", "public name of the HTTP API; adds an Ingress, and turns the API on", "NAME", {
+      pattern: DNS_NAME,
+      allowed: "a full name in the DNS, in lower-case letters, such as fleet.example",
+      example: "fleet.example",
+      text: { characters: /[a-z0-9.-]/, first: ALPHANUMERIC, last: ALPHANUMERIC, longest: 253 },
+    }),
+  ),
+  "ingress-class": Flags.string({
+    ...subdomain(
+      "ingress-class",
+      "class of the Ingress (default: the cluster's)",
+      "an IngressClass of the cluster",
+      "nginx",
+    ),
+    dependsOn: ["ingress-host"],
+  }),
+  "ingress-secret": Flags.string({
+    ...subdomain(
+      "ingress-secret",
+      "Secret with the certificate for --ingress-host (default: the value of --name with -http-tls)",
+      "a Kubernetes Secret of the type kubernetes.io/tls",
+      "fleet-tls",
+    ),
+    dependsOn: ["ingress-host"],
+  }),
+  "ingress-namespace": Flags.string({
+    ...label(
+      "ingress-namespace",
+      "namespace of the Ingress controller, which --client-namespace does not shut out",
+      "ingress-nginx",
+    ),
+    default: "ingress-nginx",
   }),
   "runtime-class": Flags.string(
     subdomain(

@@ -10,6 +10,7 @@ export default class DeployKubernetes extends FleetCommand {
   static override examples = [
     "<%= config.bin %> deploy kubernetes --image registry.example/copilotfleet:1 | kubectl apply -f -",
     "<%= config.bin %> deploy kubernetes --replicas 3 --redis-secret fleet-redis --storage shared --storage-class nfs",
+    "<%= config.bin %> deploy kubernetes --ingress-host fleet.example --ingress-class nginx",
   ];
   static override flags = kubernetesFlags;
 
@@ -29,6 +30,10 @@ export default class DeployKubernetes extends FleetCommand {
       clientNamespaces: flags["client-namespace"],
       egressPorts: flags["egress-port"] ?? [],
       egressCidrs: flags["egress-cidr"],
+      ingressHost: flags["ingress-host"],
+      ingressClass: flags["ingress-class"],
+      ingressSecret: flags["ingress-secret"],
+      ingressNamespace: flags["ingress-namespace"],
       runtimeClass: flags["runtime-class"],
     });
     this.log(yaml.trimEnd());

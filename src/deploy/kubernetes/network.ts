@@ -1,6 +1,6 @@
 import { isIP } from "node:net";
 import type { INetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
-import { DOOR_PORT, METRICS_PORT } from "../container.js";
+import { DOOR_PORT, HTTP_PORT, METRICS_PORT } from "../container.js";
 import type { Service } from "../deployment.js";
 import { HOST, metadata, type Plan, selector } from "./options.js";
 
@@ -42,8 +42,11 @@ export function networkPolicy(plan: Plan): INetworkPolicy {
   const hosts = { podSelector: { matchLabels: selector(plan, HOST) } };
   // Hosts call each other, and gc calls all hosts.
   const fleet = { podSelector: { matchLabels: labels } };
-  const clients =
-    options.clientNamespaces.length === 0 ? [{ namespaceSelector: {} }] : options.clientNamespaces.map(ofNamespace);
+  const ofClients = (more: readonly string[]) =>
+    options.clientNamespaces.length === 0
+      ? [{ namespaceSelector: {} }]
+      : [...new Set([...options.clientNamespaces, ...more])].map(ofNamespace);
+  const proxies = options.ingressHost === undefined ? [] : [options.ingressNamespace];
   return {
     apiVersion: "networking.k8s.io/v1",
     kind: "NetworkPolicy",
@@ -52,7 +55,8 @@ export function networkPolicy(plan: Plan): INetworkPolicy {
       podSelector: { matchLabels: labels },
       policyTypes: ["Ingress", "Egress"],
       ingress: [
-        { from: [...clients, fleet], ports: [tcp(DOOR_PORT)] },
+        { from: [...ofClients([]), fleet], ports: [tcp(DOOR_PORT)] },
+        ...(deployment.http === null ? [] : [{ from: ofClients(proxies), ports: [tcp(HTTP_PORT)] }]),
         { from: [ofNamespace(options.monitoringNamespace)], ports: [tcp(METRICS_PORT)] },
       ],
       egress: [

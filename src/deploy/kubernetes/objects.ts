@@ -12,6 +12,7 @@ import { sha256 } from "../../config/values/text.js";
 import { CONFIG_FILE, DOOR_PORT, METRICS_PORT } from "../container.js";
 import { configText } from "../settings.js";
 import { diskGib } from "../sizing.js";
+import { httpPorts } from "./http.js";
 import { GC, HOST, metadata, type Plan, selector } from "./options.js";
 import { gcPod, hostPod } from "./pod.js";
 
@@ -50,7 +51,7 @@ export function configMap(plan: Plan): IConfigMap {
 export function frontService(plan: Plan): IService {
   return object(plan, "v1", "Service", plan.names.main, {
     selector: selector(plan, HOST),
-    ports: [{ name: "door", port: DOOR_PORT, targetPort: "door" }],
+    ports: [{ name: "door", port: DOOR_PORT, targetPort: "door" }, ...httpPorts(plan)],
   });
 }
 

@@ -18,6 +18,14 @@ export interface KubernetesOptions extends DeployOptions {
   egressPorts: readonly number[];
   /** Private networks that hosts may reach, at the ports of the model, of GitHub and in `egressPorts`. */
   egressCidrs: readonly string[];
+  /** The public name of the HTTP API. If it is set, an Ingress leads there. */
+  ingressHost?: string | undefined;
+  /** The IngressClass. Default: the cluster's. */
+  ingressClass?: string | undefined;
+  /** The Secret with the certificate for `ingressHost`. Default: the deployment's name with "-http-tls". */
+  ingressSecret?: string | undefined;
+  /** The namespace whose pods pass on the requests of the Ingress. */
+  ingressNamespace: string;
   /** The RuntimeClass of all pods. Default: the cluster's. */
   runtimeClass?: string | undefined;
 }
@@ -45,6 +53,8 @@ export function planOf(deployment: Deployment, options: KubernetesOptions) {
       /** The PersistentVolumeClaim that all hosts mount. */
       shared: `${name}-shared`,
       gc: `${name}-gc`,
+      /** The Secret with the certificate of the Ingress. */
+      ingressSecret: options.ingressSecret ?? `${name}-http-tls`,
     },
     labels: { "app.kubernetes.io/name": "copilotfleet", "app.kubernetes.io/instance": name },
   };

@@ -7,6 +7,7 @@ import * as layout from "../container.js";
 import { LEAVE_ENDPOINTS_SECONDS } from "../grace.js";
 import { STORE_VARIABLE } from "../settings.js";
 import { EPHEMERAL_MIB, memoryBytes, processorMillis, SCRATCH_MIB } from "../sizing.js";
+import { httpOrigins } from "./http.js";
 import type { Plan } from "./options.js";
 
 const MIB = 1024 * 1024;
@@ -91,12 +92,13 @@ function container(plan: Plan, name: string, args: string[]): IIoK8sApiCoreV1Con
 }
 
 function hostContainer(plan: Plan): Partial<IIoK8sApiCoreV1Container> {
-  const { capacity } = plan.deployment;
+  const { capacity, http } = plan.deployment;
   const { names, options } = plan;
   const probe = (path: string) => ({ httpGet: { path, port: "metrics" }, timeoutSeconds: 3 });
   return {
     ports: [
       { name: "door", containerPort: layout.DOOR_PORT },
+      ...(http === null ? [] : [{ name: "http", containerPort: layout.HTTP_PORT }]),
       { name: "metrics", containerPort: layout.METRICS_PORT },
     ],
     env: [
@@ -106,6 +108,7 @@ function hostContainer(plan: Plan): Partial<IIoK8sApiCoreV1Container> {
         value: `$(COPILOTFLEET_HOST_NAME).${names.hosts}.${options.namespace}.svc:${layout.DOOR_PORT}`,
       },
       ...environment(plan),
+      ...(http === null ? [] : variables(layout.httpEnvironment(httpOrigins(plan)))),
     ],
     resources: {
       requests: {
@@ -125,17 +128,21 @@ function hostContainer(plan: Plan): Partial<IIoK8sApiCoreV1Container> {
 }
 
 function environment({ deployment, names }: Plan): IIoK8sApiCoreV1EnvVar[] {
-  const plain = Object.entries(layout.ENVIRONMENT).map(([name, value]) => ({ name, value }));
+  const plain = variables(layout.ENVIRONMENT);
   const shared =
     deployment.storage === "shared" ? [{ name: "COPILOTFLEET_STORAGE_SHARED", value: layout.SHARED_FOLDER }] : [];
   const { secrets, passedOn } = deployment.settings;
   const files = secrets.map((secret) => ({ name: secret.variable, value: layout.secretPath(secret) }));
   // Servers get these variables, so they have to be variables here, too.
-  const variables = passedOn.map((name) => ({
+  const given = passedOn.map((name) => ({
     name,
     valueFrom: { secretKeyRef: { name: names.secret, key: name, optional: true } },
   }));
-  return [...plain, ...shared, ...files, ...variables];
+  return [...plain, ...shared, ...files, ...given];
+}
+
+function variables(values: Readonly<Record<string, string>>): IIoK8sApiCoreV1EnvVar[] {
+  return Object.entries(values).map(([name, value]) => ({ name, value }));
 }
 
 function mounts(plan: Plan): IIoK8sApiCoreV1VolumeMount[] {

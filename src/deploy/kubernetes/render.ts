@@ -5,13 +5,14 @@ import { describe } from "../deployment.js";
 import { checkSandbox, unfit } from "../problem.js";
 import type { SecretFile } from "../settings.js";
 import { yamlStream } from "../yaml.js";
+import { httpNotices, ingress } from "./http.js";
 import { networkPolicy } from "./network.js";
 import * as objects from "./objects.js";
 import { type KubernetesOptions, type Plan, planOf } from "./options.js";
 import { secretOf } from "./pod.js";
 
 /** A Kubernetes object. The types are generated from the schemas of the Kubernetes API. */
-export type Manifest = ReturnType<(typeof objects)[keyof typeof objects] | typeof networkPolicy>;
+export type Manifest = ReturnType<(typeof objects)[keyof typeof objects] | typeof networkPolicy | typeof ingress>;
 
 /** The allowed keys of a Secret: https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data */
 const SECRET_KEY = /^[-._A-Za-z0-9]{1,200}$/;
@@ -19,6 +20,8 @@ const SCALING = `The autoscaler needs an adapter that provides the Prometheus me
 such as prometheus-adapter. Without an adapter, the StatefulSet keeps its current number of hosts.`;
 const NETWORK = `The hosts reach no private addresses, except those of Redis, of other hosts and of services in the cluster, and no
 address at which a cloud gives away the keys of a node. --egress-cidr opens a private network, for example for a model.`;
+const INGRESS = `The annotations are for ingress-nginx: it must not collect the events of streams, nor end turns that take long. Other
+controllers need the same from their own settings.`;
 const NO_LIMIT = `A pod cannot limit its processes. Set podPidsLimit of the kubelet. The container has no memory limit, because reaching it would end every server in the pod at once: the kernel
 kills all processes of a container together. recycle.maxMemory replaces single servers that have grown, between turns.`;
 const GC_SHARED = `This job deletes expired sessions from the shared folder even if no host stays up long enough to do so.
@@ -33,7 +36,8 @@ export function renderKubernetes(
 ): { manifests: Manifest[]; notices: string[]; yaml: string } {
   // Another runtime may have its own kernel, and allow more.
   if (options.runtimeClass === undefined) checkSandbox(loaded.config, "the runtime's filter of system calls");
-  const plan = planOf(describe(loaded, options), options);
+  const http = options.ingressHost !== undefined;
+  const plan = planOf(describe(loaded, { ...options, http }), options);
   const { deployment } = plan;
   checkNames(deployment.settings.secrets);
   const shared = deployment.storage === "shared";
@@ -43,13 +47,14 @@ export function renderKubernetes(
     ...(shared ? [{ value: objects.sharedClaim(plan) }] : []),
     { value: objects.hostsService(plan) },
     { value: objects.frontService(plan) },
+    ...(options.ingressHost === undefined ? [] : [{ value: ingress(plan, options.ingressHost), comment: INGRESS }]),
     { value: networkPolicy(plan), comment: NETWORK },
     { value: objects.statefulSet(plan), comment: NO_LIMIT },
     { value: objects.disruptionBudget(plan), ...(shared ? {} : { comment: GC_LOCAL }) },
     ...(deployment.maxReplicas > deployment.replicas ? [{ value: objects.autoscaler(plan), comment: SCALING }] : []),
     ...(shared ? [{ value: objects.gcJob(plan), comment: GC_SHARED }] : []),
   ];
-  const notices = [...secretNotices(plan), ...deployment.notices];
+  const notices = [...secretNotices(plan), ...httpNotices(plan), ...deployment.notices];
   return { manifests: entries.map(({ value }) => value), notices, yaml: yamlStream(notices, entries) };
 }
 
