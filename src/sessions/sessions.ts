@@ -1,3 +1,4 @@
+import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { compareText } from "../config/values/text.js";
 import { FleetError, isFleetError, quote, type Suggestion, systemCode } from "../errors.js";
 import type { Lease } from "../model/lease.js";
@@ -20,6 +21,8 @@ import { type SessionView, viewSession } from "./view.js";
 
 /** How many unrecorded sessions of one home `list` shows. */
 const MOST_UNRECORDED = 1_000;
+/** A view reads the folder of its session synchronously. After this many views, the rest of the process may run. */
+const VIEWS_AT_ONCE = 50;
 /** How long to wait for an unfinished takeover, which has to end before the session can be deleted. In milliseconds. */
 const TAKEOVER_MS = 30_000;
 
@@ -132,10 +135,18 @@ export class Sessions {
       .flatMap((server) => this.#unrecorded(server, recorded).map((id) => foundRecord(server, id)));
     const isHere = ({ host }: SessionRecord) => (host ?? directory.own) === directory.own;
     const wanted = records.filter((record) => isHere(record) && (user === undefined || mayUse(record, user)));
-    const views = [...wanted, ...unrecorded].map((record) => this.view(record, servers[record.serverId]));
-    return (await Promise.all(views)).sort(
-      (a, b) => compareText(b.lastUsedAt, a.lastUsedAt) || compareText(a.id, b.id),
-    );
+    const views = await this.#views([...wanted, ...unrecorded], servers);
+    return views.sort((a, b) => compareText(b.lastUsedAt, a.lastUsedAt) || compareText(a.id, b.id));
+  }
+
+  async #views(records: readonly SessionRecord[], servers: Registry["servers"]): Promise<SessionView[]> {
+    const views: SessionView[] = [];
+    for (let from = 0; from < records.length; from += VIEWS_AT_ONCE) {
+      if (from > 0) await yieldToOthers();
+      const some = records.slice(from, from + VIEWS_AT_ONCE);
+      views.push(...(await Promise.all(some.map((record) => this.view(record, servers[record.serverId])))));
+    }
+    return views;
   }
 
   /**

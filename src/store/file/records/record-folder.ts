@@ -19,7 +19,7 @@ import { failsWith, readIfThere, writing } from "../failures.js";
 
 const KEEP = 2;
 /** Reads are synchronous. After this many records, the rest of the process may run. */
-const RECORDS_AT_ONCE = 100;
+const RECORDS_AT_ONCE = 50;
 
 /** The properties in which kinds of records differ. */
 export interface RecordSpec<T> {
