@@ -7,6 +7,7 @@ import { ModelProvider } from "../models/provider.js";
 import { DoorClients } from "../peers/calls/door-client.js";
 import { FleetHosts } from "../peers/fleet-hosts.js";
 import { LocalHost } from "../peers/local-host.js";
+import { HistoryFeeds } from "../peers/sessions/feeds.js";
 import { RemoteSessions } from "../peers/sessions/remote-sessions.js";
 import { Clients } from "../pool/clients.js";
 import { Pool } from "../pool/pool.js";
@@ -54,6 +55,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const hosts = new FleetHosts({ ...base, own, warn });
   const elsewhere = new RemoteSessions(sessions, hosts);
   const finder = new SessionFinder(base, elsewhere);
+  const feeds = new HistoryFeeds(hosts, clock);
   const open = new OpenSessions(sessions, finder, elsewhere);
   /**
    * Functions that close the supervisors and front doors of this process. The function of a supervisor comes before the
@@ -95,6 +97,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
     own,
     hosts,
     finder,
+    feeds,
     open,
     endings,
     warn,

@@ -16,7 +16,7 @@ import { awaitMore, followLog, type LogEnd, type LogPosition } from "../serve/lo
 import { abortTurnIn } from "../sessions/abort.js";
 import type { SessionsContext } from "../sessions/context.js";
 import { collectGarbage, type GcResult } from "../sessions/gc/collect.js";
-import { readHistory } from "../sessions/history.js";
+import { historyFolders, historyStates, readHistory, type SessionPlace } from "../sessions/history.js";
 import { askActivity, type ServerActivity } from "../sessions/memory/activity.js";
 import { allLoaded, type EvictionResult, evict, type LoadedSession } from "../sessions/memory/eviction.js";
 import { type Released, releaseSessionsOf } from "../sessions/memory/release.js";
@@ -164,6 +164,16 @@ export class LocalHost implements Host {
   async history({ id, user, from }: ParamsOf<"history">, { signal }: Call = {}): Promise<AnswerOf<"history">> {
     const { bytes, ...part } = await readHistory(this.#context, { id, user, from }, signal);
     return { ...part, bytes: bytes.toString("base64") };
+  }
+
+  /** For each session, a text that differs when its history has changed. */
+  async histories({ sessions }: ParamsOf<"histories">): Promise<string[]> {
+    return await historyStates(this.#context, sessions);
+  }
+
+  /** The folder of a session on this host, or null. */
+  async folderOf(session: SessionPlace): Promise<string | null> {
+    return (await historyFolders(this.#context, [session]))[0] ?? null;
   }
 
   async loaded(): Promise<LoadedSession[]> {

@@ -35,6 +35,7 @@ export class RemoteHost implements Host {
   readonly sessions = this.#asks("sessions");
   readonly sessionOf = this.#asks("sessionOf");
   readonly history = this.#asks("history");
+  readonly histories = this.#asks("histories");
   readonly loaded = this.#asks("loaded");
   readonly activity = this.#asks("activity");
   readonly evict = this.#asks("evict");

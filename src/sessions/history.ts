@@ -1,10 +1,11 @@
 import { closeSync } from "node:fs";
+import { join } from "node:path";
 import { FleetError, quote, systemCode } from "../errors.js";
 import type { SessionRecord } from "../model/session.js";
 import { groupOfSession } from "../pool/server.js";
 import { NEVER } from "../runtime/deadline.js";
 import { type HistoryPart, type HistoryPosition, readPart } from "../runtime/history/part.js";
-import { openHistoryFile, openHistoryIn } from "../runtime/history/session-state.js";
+import { historyState, openHistoryFile, openHistoryIn, sessionFolderPath } from "../runtime/history/session-state.js";
 import type { SessionsContext } from "./context.js";
 import { recordFor } from "./find.js";
 import { sessionLost } from "./problems.js";
@@ -40,6 +41,33 @@ export async function readHistory(
   } finally {
     if (fd !== null) closeSync(fd);
   }
+}
+
+/** A session, and the server that should have it. */
+export type SessionPlace = Pick<SessionRecord, "id" | "serverId" | "owner">;
+
+/** The folders of these sessions on this host, in the same order. Null for a session that has none. */
+export async function historyFolders(
+  { store, directory }: Pick<SessionsContext, "store" | "directory">,
+  sessions: readonly SessionPlace[],
+): Promise<(string | null)[]> {
+  const { servers } = await store.registry.read();
+  const isRecorded = sessions.every(({ serverId }) => servers[serverId] !== undefined);
+  const places = isRecorded ? undefined : await directory.places();
+  return sessions.map((session) => {
+    const server = servers[session.serverId];
+    if (server !== undefined) return sessionFolderPath(server.home, session.id);
+    const place = places?.get(groupOfSession(session));
+    return place === undefined ? null : join(place, session.id);
+  });
+}
+
+/** For each session, a text that differs when its history has changed. Costs two system calls for each. */
+export async function historyStates(
+  context: Pick<SessionsContext, "store" | "directory">,
+  sessions: readonly SessionPlace[],
+): Promise<string[]> {
+  return (await historyFolders(context, sessions)).map((folder) => (folder === null ? "" : historyState(folder)));
 }
 
 /** Opens the history. Returns a descriptor; null if there is no history, because the session had no turn or was deleted. */

@@ -65,6 +65,8 @@ const calls = {
   sessions: call({ user: v.optional(s.user) }, s.list(s.sessionView), toLook),
   sessionOf: call({ id: s.sessionId, user: s.user }, s.sessionView, toLook),
   history: call({ id: s.sessionId, user: s.user, from: v.optional(s.historyPosition) }, s.historyPart, toLook),
+  /** For each session, a text that differs when its history has changed. */
+  histories: call({ sessions: s.sessionPlaces }, s.list(s.string), toLook),
   loaded: call({}, s.list(s.loadedSession), toLook),
   activity: call({}, s.list(s.serverActivity), toLook),
   evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),

@@ -14,6 +14,7 @@ import type { RemainKind } from "../../runtime/files/storage-remains.js";
 import type { HistoryFate, HistoryPart, HistoryPosition } from "../../runtime/history/part.js";
 import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
+import type { SessionPlace } from "../../sessions/history.js";
 import type { ServerActivity } from "../../sessions/memory/activity.js";
 import type { EvictionResult, KeptReason } from "../../sessions/memory/eviction.js";
 import type { Released } from "../../sessions/memory/release.js";
@@ -99,6 +100,11 @@ export const historyPosition: Schema<HistoryPosition> = object({
   mark: v.string("a text"),
 });
 
+export const sessionPlaces: Schema<readonly SessionPlace[]> = v.array(
+  object({ id: sessionId, serverId: text, owner: user }),
+  "a list of sessions",
+);
+
 const time = v.custom<string>((value) => isText(value) && !Number.isNaN(Date.parse(String(value))), "a time");
 
 export const tokenEnds: Schema<readonly TokenEnd[]> = v.array(
@@ -112,7 +118,7 @@ export const tokenEnds: Schema<readonly TokenEnd[]> = v.array(
 
 // The answers to calls.
 
-const string = v.string("a text");
+export const string = v.string("a text");
 const number = v.number("a number");
 const strings = v.array(string, "a list");
 

@@ -1,17 +1,21 @@
-import { NEVER, pause } from "../../runtime/deadline.js";
+import { NEVER } from "../../runtime/deadline.js";
 import type { HistoryFate, HistoryPosition } from "../../runtime/history/part.js";
 import type { SessionFinder } from "../../sessions/find.js";
 import { sessionNotFound } from "../../sessions/problems.js";
 import type { GatherSessionsContext } from "../gather.js";
+import type { HistoryFeeds } from "./feeds.js";
 
 export interface HistoryContext extends GatherSessionsContext {
   finder: SessionFinder;
+  feeds: HistoryFeeds;
 }
 
 export interface HistoryPartsRequest {
   user: string;
   /** Also yields what is added later, until the signal aborts. */
   follow?: boolean | undefined;
+  /** How often to yield a part even without a change, in milliseconds. Default: only when something was added. */
+  atLeastMs?: number | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -23,10 +27,6 @@ export interface ReadPart {
   fate: Exclude<HistoryFate, "gone">;
 }
 
-const FOLLOW_POLL_MS = 250;
-/** Longer for a session on another host, because each look opens a connection to that host. */
-const FOLLOW_ELSEWHERE_POLL_MS = 1_000;
-
 /**
  * Yields the history of a session on any host, a part at a time, so that a long history does not fill the memory. Checks for
  * each part that the user may still read the session.
@@ -35,23 +35,25 @@ const FOLLOW_ELSEWHERE_POLL_MS = 1_000;
  * a host that cannot be reached.
  */
 export async function* historyParts(
-  { hosts, finder }: HistoryContext,
+  { hosts, finder, feeds }: HistoryContext,
   id: string,
-  { user, follow = false, signal = NEVER }: HistoryPartsRequest,
+  { user, follow = false, atLeastMs, signal = NEVER }: HistoryPartsRequest,
 ): AsyncGenerator<ReadPart, void, undefined> {
+  using following = follow ? feeds.follow(id) : null;
   let from: HistoryPosition | undefined;
   for (;;) {
     signal.throwIfAborted();
-    const { isHere, fate, at, ...part } = await finder.whereItIs(id, user, async (_, host) => {
+    const { version, fate, at, ...part } = await finder.whereItIs(id, user, async (record, host) => {
+      const version = await following?.feed.aim(record, host);
       const there = hosts.at(host === null ? { here: true } : { here: false, host });
-      return { isHere: host === null, ...(await there.history({ id, user, from }, { signal })) };
+      return { version, ...(await there.history({ id, user, from }, { signal })) };
     });
     if (fate === "gone") throw sessionNotFound(id);
     from = fate === "replaced" ? undefined : (at ?? undefined);
     yield { atEnd: part.atEnd, fate, bytes: Buffer.from(part.bytes, "base64") };
     if (fate === "replaced" || !part.atEnd) continue;
-    if (!follow) return;
-    await pause(isHere ? FOLLOW_POLL_MS : FOLLOW_ELSEWHERE_POLL_MS, signal).catch(() => undefined);
+    if (following === null || version === undefined) return;
+    await following.feed.changed(version, signal, atLeastMs);
     if (signal.aborted) return;
   }
 }

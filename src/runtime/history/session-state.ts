@@ -206,6 +206,22 @@ export function openHistoryIn(sessionState: string, sessionId: string): number |
   return folder?.file(HISTORY) ?? null;
 }
 
+/**
+ * A text that differs when a history was appended to, replaced or moved away. `folder` is the folder of the session. Like
+ * {@link historyBytes}, does not check the path, because many followers make this call all the time.
+ */
+export function historyState(folder: string): string {
+  try {
+    const missing = { throwIfNoEntry: false } as const;
+    const file = lstatSync(join(folder, HISTORY), missing);
+    return `${lstatSync(folder, missing)?.ino} ${file?.ino} ${file?.size} ${file?.mtimeMs}`;
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === undefined) throw error;
+    return code;
+  }
+}
+
 /** When the session's history was last written (Unix time in milliseconds). 0 if the session has no history. */
 export function lastWrite(home: string, sessionId: string): number {
   using folder = openSession(home, sessionId);
