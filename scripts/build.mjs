@@ -1,14 +1,16 @@
 // Builds dist/: the command line as one script with a code cache for a fast start, the library as one ESM module with
-// type declarations, the program of the proxy, and the oclif manifest, with which a command starts without reading the
-// other commands.
+// type declarations, the program of the proxy, the console, and the oclif manifest, with which a command starts without
+// reading the other commands.
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { build } from "esbuild";
+import { buildConsole } from "./build-console.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const run = promisify(execFile);
@@ -161,14 +163,29 @@ async function writeCodeCache() {
   await rm(state, { recursive: true });
 }
 
+/** Removes the type declarations that no public one refers to. They are a twelfth of the package. */
+async function pruneDeclarations() {
+  const reached = new Set();
+  const visit = async (file) => {
+    if (reached.has(file) || !existsSync(file)) return;
+    reached.add(file);
+    for (const [, to] of (await readFile(file, "utf8")).matchAll(/(?:from|import\()\s*"(\.[^"]+)\.js"/g))
+      await visit(join(dirname(file), `${to}.d.ts`));
+  };
+  await visit(join(root, "dist", "index.d.ts"));
+  const files = (await readdir(`${root}/dist`, { recursive: true })).map((name) => join(root, "dist", name));
+  await Promise.all(files.filter((file) => file.endsWith(".d.ts") && !reached.has(file)).map((file) => rm(file)));
+}
+
 await rm(`${root}/dist`, { recursive: true, force: true });
 const declarations = run("npx", ["--no-install", "tsc", "-p", "tsconfig.build.json"], { cwd: root });
 await buildLibrary();
 await buildProxy();
+await buildConsole();
 await buildCommandLine();
 await writeManifest();
 await writeCodeCache();
-await declarations.catch(({ stdout }) => {
+await declarations.then(pruneDeclarations, ({ stdout }) => {
   process.stderr.write(stdout);
   process.exitCode = 1;
 });

@@ -34,6 +34,8 @@ const LAYERS: RegExp[][] = [
   [/^config\//],
   [/^errors\.ts$/],
   [/^errors\//],
+  // The pages for browsers share no code with the fleet.
+  [/^console\//],
 ];
 
 /** The folders of the front door from top to bottom. Files that are not in a folder come first. */
@@ -48,14 +50,14 @@ interface Import {
   lazy: boolean;
 }
 
-const files = readdirSync(SRC, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
+const files = readdirSync(SRC, { recursive: true, encoding: "utf8" }).filter((name) => /\.tsx?$/.test(name));
 const imports = files.flatMap(importsOf);
 
 function importsOf(file: string): Import[] {
   const source = readFileSync(join(SRC, file), "utf8").replace(/\/\*[\s\S]*?\*\//g, "");
   const found: Import[] = [];
   for (const [, keyword, clause = "", to = ""] of source.matchAll(
-    /^(import|export)\s+([^;"']*?)\s*(?:from\s+)?"([^"]+)";/gm,
+    /^(import|export)\s+(?:([^;"']*?)\s+from\s+)?"([^"]+)";/gm,
   )) {
     if (keyword === "export" && clause === "") continue;
     found.push({ from: file, to, typeOnly: isTypeOnly(clause), lazy: false });
@@ -63,10 +65,14 @@ function importsOf(file: string): Import[] {
   for (const [, to = ""] of source.matchAll(/\bimport\(\s*"([^"]+)"\s*\)/g))
     found.push({ from: file, to, typeOnly: false, lazy: true });
   return found.map((entry) =>
-    entry.to.startsWith(".")
-      ? { ...entry, to: normalize(join(dirname(file), entry.to)).replace(/\.js$/, ".ts") }
-      : entry,
+    entry.to.startsWith(".") ? { ...entry, to: sourceOf(normalize(join(dirname(file), entry.to))) } : entry,
   );
+}
+
+/** The source of a module. */
+function sourceOf(path: string): string {
+  const source = path.replace(/\.js$/, ".ts");
+  return files.includes(`${source}x`) ? `${source}x` : source;
 }
 
 function isTypeOnly(clause: string): boolean {
@@ -188,6 +194,14 @@ describe("the source", () => {
       "gateway/policy/methods.ts",
       "gateway/policy/protocols.ts",
     ]);
+  });
+
+  it("only the build of the console reaches its pages, and the pages reach nothing else", () => {
+    const inside = imports.filter(({ from }) => from.startsWith("console/"));
+    expect(inside.length).toBeGreaterThan(30);
+    for (const { from, to } of inside)
+      expect(to, from).toMatch(/^(console\/|\.\/.*\.css$|preact|marked$|dompurify$|uplot)/);
+    expect(imports.filter(({ from, to }) => to.startsWith("console/") && !from.startsWith("console/"))).toEqual([]);
   });
 
   it("each external package is imported only by the parts that need it", () => {

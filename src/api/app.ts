@@ -7,6 +7,8 @@ import { deadline } from "../runtime/deadline.js";
 import { sessionNotFound } from "../sessions/problems.js";
 import { refuseTokenIn } from "./auth.js";
 import { readBody } from "./body.js";
+import { credentialIn } from "./console/credential.js";
+import { consoleRoutes } from "./console/routes.js";
 import type { DoorState, Work } from "./door-state.js";
 import { readInput } from "./input.js";
 import { hostsOf } from "./origins.js";
@@ -16,7 +18,7 @@ import { ROUTES } from "./routes/table.js";
 import { STREAM_TYPE, writeStream } from "./streams/sse.js";
 import { Visit } from "./visit.js";
 
-type Env = { Bindings: HttpBindings; Variables: { visit: Visit } };
+export type Env = { Bindings: HttpBindings; Variables: { visit: Visit } };
 type Request = Context<Env>;
 
 const JSON_TYPE = "application/json";
@@ -49,6 +51,7 @@ export function createApp(door: DoorState): Hono<Env> {
   }
   app.get("/openapi.json", async (c) => answerWith(c, 200, JSON_TYPE, await door.document()));
   for (const path of ["/healthz", "/readyz", "/metrics"]) app.get(path, async (c) => await serveProbe(door, path, c));
+  app.route("/", consoleRoutes(door));
   app.notFound((c) => problem(c, unknownMethod(c)));
   app.onError((error, c) => problem(c, error));
   return app;
@@ -80,7 +83,7 @@ async function closed(outgoing: ServerResponse): Promise<void> {
 
 async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work): Promise<Answer<unknown>> {
   const visit = c.get("visit");
-  const identity = await visit.signOn(c.req.header("Authorization"), work);
+  const identity = await visit.signOn(authorizationOf(c), work);
   const share = work.keep(door.shares.admit(identity.user, false));
   const { action, about } = route;
   const id = c.req.param("id") ?? "";
@@ -108,6 +111,13 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
     lasting: lasting.signal,
     draining: door.draining,
   });
+}
+
+/** The header of a program, or the cookie of the console. */
+function authorizationOf({ req, env }: Request): string | undefined {
+  const header = (name: string) => req.header(name);
+  const token = credentialIn({ header, isSecure: "encrypted" in env.incoming.socket })?.token;
+  return header("Authorization") ?? (token === undefined ? undefined : `Bearer ${token}`);
 }
 
 function respond(door: DoorState, { answer }: AnyRoute, c: Request, given: Answer<unknown>): Response {

@@ -8,13 +8,16 @@ import { invalid } from "./problem.js";
 const LIMITS: ScanLimits = { depth: 32, values: 50_000 };
 const JSON_TYPE = /^application\/(?:[\w.-]+\+)?json\s*(?:;\s*charset="?utf-8"?\s*)?$/i;
 
+/** The account of the user who sends a body. */
+type Counted = Pick<Share, "buffers" | "overBytes">;
+
 /**
  * Reads the body of a request as a JSON object. Null if there is no body. A byte counts against the user's limits from its
  * arrival on.
  *
  * @throws FleetError `FLEET_CONTENT_TOO_LARGE`, `FLEET_USAGE_INVALID`, `FLEET_LIMIT_REACHED`.
  */
-export async function readBody(request: Request, maxBytes: number, share: Share): Promise<unknown> {
+export async function readBody(request: Request, maxBytes: number, share: Counted): Promise<unknown> {
   if (Number(request.headers.get("Content-Length") ?? 0) > maxBytes) throw tooLarge(maxBytes);
   if (request.body === null) return null;
   const chunks: Uint8Array[] = [];

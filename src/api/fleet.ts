@@ -52,5 +52,7 @@ export interface ApiFleet {
     list(filter: { user?: string | undefined }): Promise<TokenView[]>;
     issue(user: string, options: { ttl?: string; scopes?: readonly Scope[]; sessionId?: string }): Promise<IssuedToken>;
     revoke(which: { ids: readonly string[] }): Promise<{ revoked: string[] }>;
+    /** Gives a token for a one-time code. Null if the code is not valid. */
+    redeem(code: string): Promise<IssuedToken | null>;
   };
 }

@@ -3,6 +3,8 @@ import { quote } from "../errors.js";
 import { invalid } from "./problem.js";
 import type { AnyRoute } from "./route.js";
 
+type Inputs = Pick<AnyRoute, "params" | "query" | "body" | "isBodyOptional">;
+
 interface Given {
   params: Record<string, string>;
   query: Record<string, string[]>;
@@ -10,7 +12,7 @@ interface Given {
 }
 
 /** Checks the input of a request by the schemas of its route. @throws FleetError `FLEET_USAGE_INVALID`. */
-export function readInput(route: AnyRoute, { params, query, body }: Given) {
+export function readInput(route: Inputs, { params, query, body }: Given) {
   const given = body ?? (route.isBodyOptional === true ? {} : body);
   if (route.body !== null && given === null) throw invalid("The request needs a body: a JSON object.");
   return {

@@ -94,8 +94,8 @@ export async function issueVisitToken(store: Store, user: string, to: string, le
 }
 
 /**
- * Deletes expired tokens that the fleet made for its own connections and did not delete, for example after a crash. Also
- * deletes revocations of credentials that have expired by now.
+ * Deletes expired tokens that the fleet made for its own connections and did not delete, for example after a crash, and expired
+ * codes. Also deletes revocations of credentials that have expired by now.
  */
 export async function sweepTokens(store: Store): Promise<void> {
   for (const record of await store.tokens.list()) {
@@ -118,7 +118,7 @@ export async function verifyToken(store: Store, token: unknown, seen?: Seen): Pr
   const good = isSameHash(hashToken(String(token)), record?.sha256 ?? NO_HASH);
   if (!good || record === null || (await isExpired(store, record))) return null;
   const { role, user, door = "", expiresAt, sessionId, lease, relayed } = record;
-  if (role === "revoked") return null;
+  if (role === "revoked" || role === "code") return null;
   if (record.passing !== true) seen?.uses.note(id);
   else if (role === undefined && record.door !== store.hosts?.own) return null;
   else if (seen?.passing.admit(record, await store.now()) === false) return null;
@@ -280,7 +280,7 @@ function scopesOf({ scopes = ["use"] }: Pick<TokenRecord, "scopes">): Scope[] {
 }
 
 /** Whether a token has expired, by the store's clock, because the clocks of hosts differ. */
-async function isExpired(store: Store, record: TokenRecord): Promise<boolean> {
+export async function isExpired(store: Store, record: TokenRecord): Promise<boolean> {
   return record.expiresAt !== null && isOver(record, await store.now());
 }
 

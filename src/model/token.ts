@@ -6,9 +6,10 @@ import { FleetError, quote } from "../errors.js";
 export interface TokenRecord {
   /**
    * `host`: the token identifies another host of the fleet and is valid for one connection. `revoked`: not a token, but the
-   * revocation of a credential that the fleet did not make. Absent: the token identifies a user.
+   * revocation of a credential that the fleet did not make. `code`: not a token, but a one-time code, for which the console gets
+   * one. Absent: the token identifies a user.
    */
-  role?: "host" | "revoked";
+  role?: "host" | "revoked" | "code";
   /** For a passing token: the only host whose front door accepts it. */
   door?: string;
   /**

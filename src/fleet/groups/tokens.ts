@@ -1,5 +1,6 @@
 import { type Duration, parseDuration, parseLifetime } from "../../config/values/duration.js";
 import { option, quote } from "../../errors.js";
+import { issueCode } from "../../identity/codes.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
 import {
   type IssuedToken,
@@ -39,6 +40,21 @@ export class TokenGroup extends Group {
     const issued = await issueToken(store, user, ttlMs, { scopes, ...bound });
     this.#warnIfEndless(issued);
     return issued;
+  }
+
+  /**
+   * Issues a code with which a browser signs in to the console as the user, once within five minutes. The console then has a
+   * token with these scopes for eight hours.
+   *
+   * @param options.scopes the actions that the code allows. Default: `use`
+   * @param options.sessionId the only session that the code is valid for. The user owns it or is a member
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use that session.
+   */
+  async issueCode(user: string, options: { scopes?: readonly Scope[]; sessionId?: string } = {}): Promise<IssuedToken> {
+    const { store, finder } = this.parts;
+    const { scopes = ["use"], sessionId } = options;
+    if (sessionId !== undefined) await finder.find(sessionId, user);
+    return await issueCode(store, user, { scopes, ...(sessionId === undefined ? {} : { sessionId }) });
   }
 
   /**
@@ -95,6 +111,10 @@ export class TokenGroup extends Group {
           scopes: { check: arg.someOf(SCOPES) },
           sessionId: { check: arg.sessionId },
         }),
+      ],
+      issueCode: [
+        arg.user,
+        arg.optional({ scopes: { check: arg.someOf(SCOPES) }, sessionId: { check: arg.sessionId } }),
       ],
       rotate: [
         ["id", (value, name) => validateTokenId(arg.text(value, name))],

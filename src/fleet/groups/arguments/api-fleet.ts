@@ -1,5 +1,6 @@
 import type { ApiFleet } from "../../../api/fleet.js";
 import { isFleetError } from "../../../errors.js";
+import { redeemCode } from "../../../identity/codes.js";
 import { relationTo } from "../../../identity/policy.js";
 import { poolState } from "../../../pool/admission.js";
 import type { FleetParts } from "../../parts.js";
@@ -55,6 +56,11 @@ export function apiFleet({ store, finder }: FleetParts, { sessions, servers, hos
     servers,
     pool: { state: async () => poolState(await store.registry.read()) },
     hosts: { list: async () => (await hosts.overview()).hosts },
-    tokens,
+    tokens: {
+      list: async (filter) => await tokens.list(filter),
+      issue: async (user, options) => await tokens.issue(user, options),
+      revoke: async (which) => await tokens.revoke(which),
+      redeem: async (code) => await redeemCode(store, code),
+    },
   };
 }

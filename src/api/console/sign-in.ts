@@ -1,0 +1,78 @@
+import type { Context } from "hono";
+import * as v from "valibot";
+import { FleetError } from "../../errors.js";
+import type { Env } from "../app.js";
+import { readBody } from "../body.js";
+import type { DoorState } from "../door-state.js";
+import { readInput } from "../input.js";
+import { invalid } from "../problem.js";
+import { type Asking, cookieFor, credentialIn, isOwnPage, LONGEST_TOKEN, removedCookie, seal } from "./credential.js";
+
+type Request = Context<Env>;
+
+const LARGEST_BODY = 20_000;
+const WAYS = "a JSON object with a token or a code";
+const body = v.union(
+  [v.strictObject({ token: v.string(WAYS) }, WAYS), v.strictObject({ code: v.string(WAYS) }, WAYS)],
+  WAYS,
+);
+
+/** Nobody is known so far who could have a limit. The body is small. */
+const UNCOUNTED = { buffers: () => undefined, overBytes: null };
+
+/**
+ * Signs a browser in: checks the token as for every other request, and answers with a cookie that contains it, encrypted, and
+ * with the key of the cookie.
+ */
+export async function signIn(door: DoorState, c: Request): Promise<Response> {
+  const visit = c.get("visit");
+  visit.route = "POST /console/session";
+  const asking = askingOf(c);
+  if (!isOwnPage(asking)) throw foreignPage();
+  using work = door.begin();
+  const given = await readBody(c.req.raw, LARGEST_BODY, UNCOUNTED);
+  const input = readInput({ params: null, query: null, body }, { params: {}, query: c.req.queries(), body: given });
+  const { token, isIssued } = await tokenFor(door, input.body as v.InferOutput<typeof body>);
+  const identity = await visit.signOn(`Bearer ${token}`, work);
+  if (token.length > LONGEST_TOKEN)
+    throw invalid(`The token has ${token.length} characters. The console takes at most ${LONGEST_TOKEN}.`);
+  const { sealed, key } = seal({ token, isIssued });
+  visit.ended(200);
+  const cookie = cookieFor(asking, sealed, identity.expiresAt, Date.now());
+  return new Response(JSON.stringify({ key }), {
+    headers: { ...visit.headers, "Content-Type": "application/json", "Set-Cookie": cookie },
+  });
+}
+
+/** Signs a browser out: removes its cookie, and revokes the token if the fleet issued it for a code. */
+export async function signOut(door: DoorState, c: Request): Promise<Response> {
+  const visit = c.get("visit");
+  visit.route = "DELETE /console/session";
+  const asking = askingOf(c);
+  if (!isOwnPage(asking)) throw foreignPage();
+  const credential = credentialIn(asking);
+  if (credential?.isIssued === true) {
+    using work = door.begin();
+    // The token may have ended by itself.
+    const identity = await visit.signOn(`Bearer ${credential.token}`, work).catch(() => null);
+    if (identity !== null) await door.fleet.tokens.revoke({ ids: [identity.tokenId] });
+  }
+  visit.ended(204);
+  return new Response(null, { status: 204, headers: { ...visit.headers, "Set-Cookie": removedCookie(asking) } });
+}
+
+/** The browser's own token, or the one that the fleet issues for a code. A code that is not valid is refused as a token. */
+async function tokenFor({ fleet }: DoorState, given: v.InferOutput<typeof body>) {
+  if ("token" in given) return { token: given.token.trim(), isIssued: false };
+  const issued = await fleet.tokens.redeem(given.code);
+  return { token: issued?.token ?? given.code, isIssued: issued !== null };
+}
+
+function askingOf({ req, env }: Request): Asking {
+  return { header: (name) => req.header(name), isSecure: "encrypted" in env.incoming.socket };
+}
+
+function foreignPage(): FleetError {
+  const message = "A page of another origin made this request. Only the console may do that.";
+  return new FleetError("FLEET_ORIGIN_REFUSED", message, { suggestions: ["Open the console at its own address."] });
+}

@@ -1,0 +1,64 @@
+import { useCallback, useEffect, useState } from "preact/hooks";
+import { acceptedAt } from "./api/client.js";
+import { keyOf, onSignedOut } from "./api/key.js";
+import { type Problem, problemFrom } from "./api/problem.js";
+import { signedIn, signIn, takeCode, whoAmI } from "./api/sign-in.js";
+import type { Caller } from "./api/types.js";
+import { SignIn } from "./pages/sign-in.js";
+import { Loading } from "./parts/notice.js";
+import { Shell } from "./shell.js";
+
+/** How often the page proves that its token is still valid, in milliseconds. */
+const CHECK_MS = 3_000;
+
+type State =
+  | { is: "starting" }
+  | { is: "signed out"; problem?: Problem | undefined; wasSignedIn: boolean }
+  | { is: "signed in"; caller: Caller };
+
+/** Signs in with the code in the address, or with the cookie of an earlier sign-in. */
+async function start(): Promise<State> {
+  const code = takeCode();
+  try {
+    const caller = code === null ? await signedIn() : await signIn({ code });
+    return caller === null ? { is: "signed out", wasSignedIn: false } : { is: "signed in", caller };
+  } catch (error) {
+    const problem = problemFrom(error);
+    return { is: "signed out", problem, wasSignedIn: false };
+  }
+}
+
+export function App() {
+  const [state, setState] = useState<State>({ is: "starting" });
+  useEffect(() => {
+    void start().then(setState);
+    const follow = () => {
+      if (location.hash.startsWith("#code=")) void start().then(setState);
+    };
+    addEventListener("hashchange", follow);
+    return () => removeEventListener("hashchange", follow);
+  }, []);
+  useEffect(
+    () =>
+      onSignedOut(() =>
+        setState((before) =>
+          before.is === "signed in" ? { is: "signed out", wasSignedIn: keyOf() === null } : before,
+        ),
+      ),
+    [],
+  );
+  const isSignedIn = state.is === "signed in";
+  useEffect(() => {
+    if (!isSignedIn) return;
+    const timer = setInterval(() => {
+      const isFresh = performance.now() - acceptedAt < CHECK_MS;
+      // An answer of 401 ends the sign-in. If the fleet cannot be reached, the pages show it.
+      if (!document.hidden && !isFresh) void whoAmI().catch(() => undefined);
+    }, CHECK_MS);
+    return () => clearInterval(timer);
+  }, [isSignedIn]);
+  const enter = useCallback((caller: Caller) => setState({ is: "signed in", caller }), []);
+  if (state.is === "starting") return <Loading />;
+  if (state.is === "signed out") return <SignIn problem={state.problem} isOver={state.wasSignedIn} enter={enter} />;
+  return <Shell caller={state.caller} />;
+}

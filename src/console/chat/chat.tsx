@@ -1,0 +1,186 @@
+import { useCallback, useEffect, useRef, useState } from "preact/hooks";
+import { type Problem, problemFrom } from "../api/problem.js";
+import type { Caller, Session } from "../api/types.js";
+import { Deletion } from "../pages/sessions.js";
+import { go, useTitle } from "../parts/hooks.js";
+import { Badge, Empty, Loading, ProblemNotice } from "../parts/notice.js";
+import { plural } from "../parts/show.js";
+import { Composer } from "./composer.js";
+import { ItemView } from "./item.js";
+import { Members } from "./members.js";
+import { RequestCard } from "./request-card.js";
+import { useConversation } from "./use-conversation.js";
+
+/** How far from the end the user may have scrolled so that new text still scrolls the page, in pixels. */
+const NEAR_PX = 120;
+
+export function Chat({ caller, id }: { caller: Caller; id: string }) {
+  const chat = useConversation(id);
+  const { conversation, session, isOwnTurn, failure, trouble } = chat;
+  const { items, requests } = conversation;
+  const [problem, setProblem] = useState<Problem>();
+  const [dialog, setDialog] = useState<"members" | "delete" | null>(null);
+  const scroller = useRef<HTMLDivElement>(null);
+  const isAtEnd = useRef(true);
+  const close = useCallback(() => setDialog(null), []);
+  useTitle(id);
+  useEffect(() => {
+    const { current } = scroller;
+    if (current !== null && isAtEnd.current) current.scrollTop = current.scrollHeight;
+  }, [items, requests, problem]);
+  if (failure !== undefined) return <Failure problem={failure} />;
+  if (session === null) return <Loading />;
+  const isRunning = isOwnTurn || conversation.isRunning;
+  const isOwner = session.owner === caller.user;
+  const mayUse = caller.scopes.some((scope) => scope !== "read");
+  const send = async (prompt: string) => {
+    setProblem(undefined);
+    isAtEnd.current = true;
+    try {
+      await chat.send(prompt);
+      return true;
+    } catch (error) {
+      setProblem(problemFrom(error));
+      return false;
+    }
+  };
+  const stop = () => void chat.stop().catch((error: unknown) => setProblem(problemFrom(error)));
+  return (
+    <div class="chat">
+      <ChatHead session={session} caller={caller} isRunning={isRunning} open={setDialog} mayUse={mayUse} />
+      <div
+        ref={scroller}
+        class="chat-scroll"
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: the keyboard must be able to scroll
+        tabIndex={0}
+        role="log"
+        aria-label="Conversation"
+        aria-live="off"
+        onScroll={({ currentTarget }) => {
+          const { scrollHeight, scrollTop, clientHeight } = currentTarget;
+          isAtEnd.current = scrollHeight - scrollTop - clientHeight < NEAR_PX;
+        }}
+      >
+        <div class="chat-column">
+          {items.length === 0 && !isRunning && (
+            <Empty title="This conversation is empty.">
+              <p class="quiet">Write the first prompt below.</p>
+            </Empty>
+          )}
+          {items.map((item) => (
+            <ItemView key={`${item.kind} ${item.id}`} item={item} isShared={session.kind === "collaborative"} />
+          ))}
+          {requests.map((request) => (
+            <RequestCard
+              key={request.id}
+              sessionId={id}
+              request={request}
+              answered={chat.answered}
+              mayAnswer={mayUse}
+            />
+          ))}
+          {isRunning && requests.length === 0 && <Working isOwn={isOwnTurn} />}
+          <ProblemNotice problem={problem} />
+          {trouble !== undefined && (
+            <p class="notice" role="status">
+              The connection is lost. The console tries to connect again…
+            </p>
+          )}
+        </div>
+      </div>
+      <Announcer items={items} isRunning={isRunning} waits={requests.length} />
+      {mayUse ? (
+        <Composer isRunning={isRunning} isOwnTurn={isOwnTurn} send={send} stop={stop} />
+      ) : (
+        <p class="chat-note quiet">Your token has the scope read, so you can read this conversation but not write.</p>
+      )}
+      {dialog === "members" && <Members session={session} isOwner={isOwner} close={close} changed={chat.reload} />}
+      {dialog === "delete" && <Deletion session={session} close={close} deleted={() => go("/sessions")} />}
+    </div>
+  );
+}
+
+interface HeadProps {
+  session: Session;
+  caller: Caller;
+  isRunning: boolean;
+  mayUse: boolean;
+  open(dialog: "members" | "delete"): void;
+}
+
+function ChatHead({ session, caller, isRunning, mayUse, open }: HeadProps) {
+  const { id, purpose, kind, owner, members, model, state } = session;
+  const isOwner = owner === caller.user;
+  return (
+    <div class="chat-head">
+      {caller.sessionId === null && (
+        <a class="button small" href="#/sessions" aria-label="Back to the sessions">
+          ←
+        </a>
+      )}
+      <div class="chat-title">
+        <h1 dir="auto">{id}</h1>
+        <p class="row-note">
+          {purpose !== null && <bdi>{purpose}</bdi>}
+          {!isOwner && (
+            <span>
+              owned by <bdi>{owner}</bdi>
+            </span>
+          )}
+          {model !== null && <bdi>{model}</bdi>}
+        </p>
+      </div>
+      <Badge word={isRunning ? "active" : state} />
+      <button type="button" class="button small" onClick={() => open("members")}>
+        {kind === "private" ? "Share" : plural(members.length, "member")}
+      </button>
+      {isOwner && mayUse && (
+        <button type="button" class="button small" onClick={() => open("delete")}>
+          Delete
+        </button>
+      )}
+    </div>
+  );
+}
+
+function Working({ isOwn }: { isOwn: boolean }) {
+  return (
+    <p class="working">
+      <span class="dots" aria-hidden="true" />
+      {isOwn ? "Working…" : "Working… The reply appears here when it is complete."}
+    </p>
+  );
+}
+
+/** Reads complete replies to a screen reader, and not each piece of them. */
+function Announcer({
+  items,
+  isRunning,
+  waits,
+}: {
+  items: ReturnType<typeof useConversation>["conversation"]["items"];
+  isRunning: boolean;
+  waits: number;
+}) {
+  const started = useRef(items.length);
+  const last = items.findLast((item) => item.kind === "reply" && item.isWhole);
+  const isNew = items.length > started.current;
+  const reply = last?.kind === "reply" && isNew && !isRunning ? `The agent replied: ${last.text}` : "";
+  return (
+    <p class="sr-only" aria-live="polite">
+      {waits > 0 ? "The agent waits for your answer." : isRunning ? "The agent is working." : reply}
+    </p>
+  );
+}
+
+function Failure({ problem }: { problem: Problem }) {
+  return (
+    <div class="page">
+      <ProblemNotice problem={problem}>
+        <p>
+          <a href="#/sessions">Back to the sessions</a>
+        </p>
+      </ProblemNotice>
+    </div>
+  );
+}

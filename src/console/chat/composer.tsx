@@ -1,0 +1,83 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+
+/** A second Esc within this time stops the turn, in milliseconds. */
+const SURE_MS = 2_000;
+const TALLEST_PX = 240;
+
+interface ComposerProps {
+  isRunning: boolean;
+  isOwnTurn: boolean;
+  /** Resolves with false if the prompt was not accepted. */
+  send(prompt: string): Promise<boolean>;
+  stop(): void;
+}
+
+export function Composer({ isRunning, isOwnTurn, send, stop }: ComposerProps) {
+  const [text, setText] = useState("");
+  const [isSure, setSure] = useState(false);
+  const field = useRef<HTMLTextAreaElement>(null);
+  const isBlank = text.trim() === "";
+  useEffect(() => field.current?.focus(), []);
+  useEffect(() => {
+    const { current } = field;
+    if (current === null) return;
+    current.style.height = "auto";
+    current.style.height = `${Math.min(current.scrollHeight, TALLEST_PX)}px`;
+  }, [text]);
+  useEffect(() => {
+    if (!isSure) return;
+    const timer = setTimeout(() => setSure(false), SURE_MS);
+    return () => clearTimeout(timer);
+  }, [isSure]);
+  const submit = async () => {
+    if (isBlank || isOwnTurn) return;
+    setText("");
+    // The user may correct a prompt that was refused, unless the next one is already begun.
+    if (!(await send(text))) setText((now) => (now === "" ? text : now));
+  };
+  const press = (event: KeyboardEvent) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      void submit();
+    }
+    if (event.key === "Escape" && isRunning) {
+      if (isSure) stop();
+      setSure(!isSure);
+    }
+  };
+  return (
+    <form
+      class="composer"
+      onSubmit={(event) => {
+        event.preventDefault();
+        void submit();
+      }}
+    >
+      <div class="composer-box">
+        <textarea
+          ref={field}
+          rows={1}
+          dir="auto"
+          aria-label="Prompt"
+          aria-describedby="composer-hint"
+          placeholder="Write a prompt"
+          value={text}
+          onInput={({ currentTarget }) => setText(currentTarget.value)}
+          onKeyDown={press}
+        />
+        {isRunning ? (
+          <button type="button" class="button" onClick={stop}>
+            Stop
+          </button>
+        ) : (
+          <button type="submit" class="button primary" disabled={isBlank}>
+            Send
+          </button>
+        )}
+      </div>
+      <p id="composer-hint" class="composer-hint" role={isSure ? "status" : undefined}>
+        {isSure ? "Press Esc again to stop the turn." : "Enter sends, Shift+Enter begins a new line, Esc twice stops."}
+      </p>
+    </form>
+  );
+}

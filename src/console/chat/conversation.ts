@@ -1,0 +1,205 @@
+import type { AgentRequest, SessionEvent } from "../api/types.js";
+
+export interface Prompt {
+  id: string;
+  kind: "prompt";
+  text: string;
+  /** ISO 8601, UTC. */
+  at: string;
+  /** Whether this page sent it. */
+  isOwn: boolean;
+  attachments: readonly string[];
+}
+
+export interface Reply {
+  id: string;
+  kind: "reply";
+  text: string;
+  at: string;
+  isWhole: boolean;
+}
+
+export interface ToolUse {
+  id: string;
+  kind: "tool";
+  call: ToolCall;
+}
+
+export interface Note {
+  id: string;
+  kind: "note";
+  text: string;
+  isBad: boolean;
+}
+
+/** One part of a conversation, as the page shows it. */
+export type Item = Prompt | Reply | ToolUse | Note;
+
+export interface ToolCall {
+  name: string;
+  /** The main argument, such as a command or a path. */
+  argument: string;
+  input: unknown;
+  outcome: "running" | "completed" | "failed" | "refused" | "unfinished";
+  output: string;
+}
+
+export interface Conversation {
+  items: readonly Item[];
+  requests: readonly AgentRequest[];
+  /** Whether a turn runs, as far as the events show it. */
+  isRunning: boolean;
+  /** The id of the last recorded event, with which a stream goes on. */
+  lastId: string | null;
+  seen: ReadonlySet<string>;
+}
+
+export const EMPTY: Conversation = { items: [], requests: [], isRunning: false, lastId: null, seen: new Set() };
+
+const REFUSED = new Set<unknown>(["rejected", "denied"]);
+
+/**
+ * Adds the events of a stream. Recorded events have an id, and may come from two streams: that of the turn and that of the
+ * session. Each counts once.
+ */
+export function withEvents(before: Conversation, events: readonly Arrived[]): Conversation {
+  const seen = new Set(before.seen);
+  let after = before;
+  for (const { id, event, isOwnTurn } of events) {
+    if (id !== null && seen.has(id)) continue;
+    if (id !== null) seen.add(id);
+    after = apply(after, event, isOwnTurn);
+    if (id !== null && !isOwnTurn) after = { ...after, lastId: id };
+  }
+  return { ...after, seen };
+}
+
+export interface Arrived {
+  /** Null for an event that is not recorded. */
+  id: string | null;
+  event: SessionEvent;
+  /** Whether the event comes from the stream of a turn that this page began. */
+  isOwnTurn: boolean;
+}
+
+function apply(state: Conversation, event: SessionEvent, isOwn: boolean): Conversation {
+  const { type, data, timestamp: at, agentId } = event;
+  if (type === "request.opened") return { ...state, requests: [...without(state.requests, data.id), data] };
+  if (type === "request.closed") return { ...state, requests: without(state.requests, data.id) };
+  // Sub-agents have conversations of their own.
+  if (agentId !== undefined) return state;
+  switch (type) {
+    case "user.message":
+      if (data.isAutopilotContinuation === true || (data.source ?? "user") !== "user") return state;
+      return running(
+        put(state, {
+          kind: "prompt",
+          id: event.id,
+          text: textOf(data.content),
+          at,
+          isOwn,
+          attachments: namesOf(data.attachments),
+        }),
+      );
+    case "assistant.message_delta":
+      if (data.parentToolCallId !== undefined) return state;
+      return put(state, {
+        kind: "reply",
+        id: data.messageId,
+        text: replyOf(state, data.messageId) + data.deltaContent,
+        at,
+        isWhole: false,
+      });
+    case "assistant.message": {
+      const text = textOf(data.content);
+      const wantsTools = (data.toolRequests ?? []).length > 0;
+      const answered = { ...state, isRunning: state.isRunning && (wantsTools || text === "") };
+      return text === ""
+        ? drop(answered, data.messageId)
+        : put(answered, { kind: "reply", id: data.messageId, text, at, isWhole: true });
+    }
+    case "assistant.turn_start":
+      return running(state);
+    case "tool.execution_start":
+      return running(put(state, { kind: "tool", id: data.toolCallId, call: callOf(data) }));
+    case "tool.execution_complete":
+      return completed(state, data);
+    case "session.error":
+      return ended(put(state, { kind: "note", id: event.id, text: textOf(data.message), isBad: true }));
+    case "abort":
+      return ended(put(state, { kind: "note", id: event.id, text: "The turn was stopped.", isBad: false }));
+    case "session.idle":
+    case "turn.end":
+    case "session.shutdown":
+      return ended(state);
+    default:
+      return state;
+  }
+}
+
+/** The session has no turn any more, for example because its server ended. */
+export function ended(state: Conversation): Conversation {
+  const items = state.items.map((item): Item => {
+    if (item.kind === "tool" && item.call.outcome === "running")
+      return { ...item, call: { ...item.call, outcome: "unfinished" } };
+    return item.kind === "reply" && !item.isWhole ? { ...item, isWhole: true } : item;
+  });
+  return { ...state, items, isRunning: false };
+}
+
+export function running(state: Conversation): Conversation {
+  return { ...state, isRunning: true };
+}
+
+function without(requests: readonly AgentRequest[], id: string): readonly AgentRequest[] {
+  return requests.filter((request) => request.id !== id);
+}
+
+/** Replaces the item with the same id, or adds the item. */
+function put(state: Conversation, item: Item): Conversation {
+  const at = state.items.findLastIndex(({ kind, id }) => kind === item.kind && id === item.id);
+  return { ...state, items: at === -1 ? [...state.items, item] : state.items.with(at, item) };
+}
+
+function drop(state: Conversation, id: string): Conversation {
+  return { ...state, items: state.items.filter((item) => item.kind !== "reply" || item.id !== id) };
+}
+
+function replyOf({ items }: Conversation, id: string): string {
+  const item = items.findLast((each) => each.kind === "reply" && each.id === id);
+  return item?.kind === "reply" && !item.isWhole ? item.text : "";
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: the data of an event of the runtime
+function callOf(data: any): ToolCall {
+  const given: unknown[] = isObject(data.arguments) ? Object.values(data.arguments) : [data.arguments];
+  const argument = given.find((value): value is string => typeof value === "string") ?? "";
+  return { name: data.toolName ?? "tool", argument, input: data.arguments, outcome: "running", output: "" };
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: the data of an event of the runtime
+function completed(state: Conversation, data: any): Conversation {
+  const item = state.items.findLast((each) => each.kind === "tool" && each.id === data.toolCallId);
+  if (item?.kind !== "tool") return state;
+  const failure = REFUSED.has(data.error?.code) ? "refused" : "failed";
+  const outcome = data.success === true ? "completed" : failure;
+  const output = textOf(data.result?.content) || textOf(data.error?.message);
+  return put(state, { ...item, call: { ...item.call, outcome, output } });
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null;
+}
+
+function textOf(value: unknown): string {
+  return typeof value === "string" ? value : "";
+}
+
+function namesOf(attachments: unknown): readonly string[] {
+  if (!Array.isArray(attachments)) return [];
+  return attachments
+    .filter(isObject)
+    .map(({ displayName, title, path, url, type }) =>
+      String([displayName, title, path, url, type].find((name) => typeof name === "string" && name !== "") ?? "file"),
+    );
+}

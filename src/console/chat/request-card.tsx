@@ -1,0 +1,161 @@
+import { useState } from "preact/hooks";
+import { ask, sessionPath } from "../api/client.js";
+import { type Problem, problemFrom } from "../api/problem.js";
+import type { AgentRequest } from "../api/types.js";
+import { ProblemNotice } from "../parts/notice.js";
+
+interface RequestCardProps {
+  sessionId: string;
+  request: AgentRequest;
+  mayAnswer: boolean;
+  answered(requestId: string): void;
+}
+
+/** Asks the user for a permission, or passes on a question of the agent. */
+export function RequestCard({ sessionId, request, mayAnswer, answered }: RequestCardProps) {
+  const [problem, setProblem] = useState<Problem>();
+  const [isBusy, setBusy] = useState(false);
+  const answer = async (body: object) => {
+    setBusy(true);
+    try {
+      await ask("POST", sessionPath(sessionId, `/requests/${encodeURIComponent(request.id)}`), { body });
+      answered(request.id);
+    } catch (error) {
+      const failure = problemFrom(error);
+      // Somebody else was faster.
+      if (failure.status === 404) answered(request.id);
+      setProblem(failure);
+      setBusy(false);
+    }
+  };
+  const props = { isDisabled: isBusy || !mayAnswer, answer };
+  return (
+    <section class="request" aria-label={request.kind === "permission" ? "Permission" : "Question"}>
+      {request.permission !== null && <Permission permission={request.permission} {...props} />}
+      {request.question !== null && <Question question={request.question} {...props} />}
+      <ProblemNotice problem={problem} />
+    </section>
+  );
+}
+
+interface AnswerProps {
+  isDisabled: boolean;
+  answer(body: object): Promise<void>;
+}
+
+const TITLES: Readonly<Record<string, string>> = {
+  shell: "The agent wants to run a command",
+  write: "The agent wants to write a file",
+  read: "The agent wants to read a file",
+  url: "The agent wants to open an address",
+  mcp: "The agent wants to use a tool of an MCP server",
+  memory: "The agent wants to remember something",
+  "custom-tool": "The agent wants to use a tool",
+};
+/** The fields of a permission that a person needs in order to decide, the most important one first. */
+const SHOWN = [
+  "fullCommandText",
+  "fileName",
+  "path",
+  "url",
+  "serverName",
+  "toolName",
+  "toolTitle",
+  "fact",
+  "intention",
+  "diff",
+  "args",
+];
+
+function Permission({
+  permission,
+  isDisabled,
+  answer,
+}: AnswerProps & { permission: NonNullable<AgentRequest["permission"]> }) {
+  const [reason, setReason] = useState("");
+  const fields = SHOWN.flatMap((name) => {
+    const value = permission[name];
+    if (value === undefined || value === null || value === "") return [];
+    return [[name, typeof value === "string" ? value : JSON.stringify(value, null, 2)] as const];
+  });
+  return (
+    <>
+      <h2>{TITLES[permission.kind] ?? `The agent asks for a permission: ${permission.kind}`}</h2>
+      {fields.map(([name, value], index) => (
+        <pre key={name} dir="auto" class={index === 0 ? "request-main" : ""}>
+          {value}
+        </pre>
+      ))}
+      <div class="request-buttons">
+        <button
+          type="button"
+          class="button primary"
+          disabled={isDisabled}
+          onClick={() => void answer({ decision: "approve" })}
+        >
+          Approve
+        </button>
+        <button
+          type="button"
+          class="button"
+          disabled={isDisabled}
+          onClick={() => void answer({ decision: "deny", ...(reason.trim() === "" ? {} : { reason: reason.trim() }) })}
+        >
+          Deny
+        </button>
+        <input
+          class="request-reason"
+          dir="auto"
+          aria-label="Reason for a refusal (optional)"
+          placeholder="Reason, if you deny"
+          value={reason}
+          onInput={({ currentTarget }) => setReason(currentTarget.value)}
+        />
+      </div>
+    </>
+  );
+}
+
+function Question({ question, isDisabled, answer }: AnswerProps & { question: NonNullable<AgentRequest["question"]> }) {
+  const [text, setText] = useState("");
+  const { choices } = question;
+  return (
+    <form
+      onSubmit={(event) => {
+        event.preventDefault();
+        if (text.trim() !== "") void answer({ answer: text });
+      }}
+    >
+      <h2 dir="auto">{question.question}</h2>
+      <div class="request-buttons">
+        {choices?.map((choice) => (
+          <button
+            key={choice}
+            type="button"
+            class="button"
+            dir="auto"
+            disabled={isDisabled}
+            onClick={() => void answer({ answer: choice })}
+          >
+            {choice}
+          </button>
+        ))}
+      </div>
+      {(question.freeform || choices === null) && (
+        <div class="request-buttons">
+          <input
+            class="request-reason"
+            dir="auto"
+            aria-label="Answer"
+            placeholder="Your answer"
+            value={text}
+            onInput={({ currentTarget }) => setText(currentTarget.value)}
+          />
+          <button type="submit" class="button primary" disabled={isDisabled || text.trim() === ""}>
+            Answer
+          </button>
+        </div>
+      )}
+    </form>
+  );
+}

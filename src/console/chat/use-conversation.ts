@@ -1,0 +1,131 @@
+import { useCallback, useEffect, useRef, useState } from "preact/hooks";
+import { ask, sessionPath } from "../api/client.js";
+import { type Problem, problemFrom } from "../api/problem.js";
+import type { StreamEvent } from "../api/stream.js";
+import type { AgentRequest, Session } from "../api/types.js";
+import { type Arrived, type Conversation, EMPTY, ended, withEvents } from "./conversation.js";
+import { followSession, runTurn } from "./link.js";
+
+/** How long events wait for others, so that many deltas are shown at once, in milliseconds. */
+const GATHER_MS = 30;
+const LOOK_MS = 2_500;
+
+export interface Chatting {
+  conversation: Conversation;
+  /** Null until it is loaded. */
+  session: Session | null;
+  /** A turn of this page runs. */
+  isOwnTurn: boolean;
+  /** The session cannot be shown. */
+  failure: Problem | undefined;
+  /** The connection is lost for the moment. */
+  trouble: Problem | undefined;
+  /** @throws Problem */
+  send(prompt: string): Promise<void>;
+  stop(): Promise<void>;
+  reload(): Promise<void>;
+  answered(requestId: string): void;
+}
+
+/** The conversation of a session, which follows its events, also those of turns that others begin. */
+export function useConversation(id: string): Chatting {
+  const [conversation, setConversation] = useState<Conversation>(EMPTY);
+  const [session, setSession] = useState<Session | null>(null);
+  const [isOwnTurn, setOwnTurn] = useState(false);
+  const [failure, setFailure] = useState<Problem>();
+  const [trouble, setTrouble] = useState<Problem>();
+  const gathered = useRef<Arrived[]>([]);
+  const timer = useRef<ReturnType<typeof setTimeout>>();
+  const end = useRef(new AbortController());
+
+  const flush = useCallback(() => {
+    clearTimeout(timer.current);
+    timer.current = undefined;
+    const events = gathered.current.splice(0);
+    setConversation((before) => withEvents(before, events));
+  }, []);
+  const push = useCallback(
+    ({ id: eventId, event: type, data }: StreamEvent, isOwn: boolean) => {
+      const event = type === "turn.end" || type.startsWith("request.") ? { id: "", type, timestamp: "", data } : data;
+      gathered.current.push({ id: eventId, event, isOwnTurn: isOwn });
+      timer.current ??= setTimeout(flush, GATHER_MS);
+    },
+    [flush],
+  );
+  const reload = useCallback(async () => {
+    const { session: found } = await ask<{ session: Session }>("GET", sessionPath(id));
+    setSession(found);
+    return found;
+  }, [id]);
+
+  useEffect(() => {
+    const ending = new AbortController();
+    end.current = ending;
+    const { signal } = ending;
+    const listener = {
+      event: (event: StreamEvent) => push(event, false),
+      trouble: setTrouble,
+      failed: setFailure,
+    };
+    void reload().then(
+      () => followSession(id, listener, signal),
+      (error: unknown) => setFailure(problemFrom(error)),
+    );
+    void openRequests(id).then((requests) => setConversation((before) => ({ ...before, requests })));
+    return () => {
+      ending.abort();
+      clearTimeout(timer.current);
+    };
+  }, [id, push, reload]);
+
+  // The history does not always show how a turn ended, for example when its server was killed.
+  const { isRunning } = conversation;
+  useEffect(() => {
+    if (!isRunning || isOwnTurn) return;
+    const look = setInterval(async () => {
+      const found = await reload().catch(() => null);
+      if (found === null) return;
+      if (found.state !== "active") setConversation(ended);
+      else setConversation(withRequests(await openRequests(id)));
+    }, LOOK_MS);
+    return () => clearInterval(look);
+  }, [isRunning, isOwnTurn, id, reload]);
+
+  const send = useCallback(
+    async (prompt: string) => {
+      setOwnTurn(true);
+      try {
+        await runTurn(id, prompt, (event) => push(event, true), end.current.signal);
+      } finally {
+        flush();
+        setOwnTurn(false);
+        setConversation(ended);
+        void reload().catch(() => undefined);
+      }
+    },
+    [id, push, flush, reload],
+  );
+  const stop = useCallback(async () => void (await ask("POST", sessionPath(id, "/abort"))), [id]);
+  const answered = useCallback((requestId: string) => {
+    setConversation((before) => ({ ...before, requests: before.requests.filter((each) => each.id !== requestId) }));
+  }, []);
+  return {
+    conversation,
+    session,
+    isOwnTurn,
+    failure,
+    trouble,
+    send,
+    stop,
+    answered,
+    reload: async () => void (await reload()),
+  };
+}
+
+const withRequests = (requests: readonly AgentRequest[]) => (before: Conversation) => ({ ...before, requests });
+
+/** The permissions and questions that wait for an answer. */
+async function openRequests(id: string): Promise<readonly AgentRequest[]> {
+  const found = await ask<{ requests: readonly AgentRequest[] }>("GET", sessionPath(id, "/requests")).catch(() => null);
+  return found?.requests ?? [];
+}

@@ -1,0 +1,81 @@
+import { useState } from "preact/hooks";
+import { type Problem, problemFrom } from "../api/problem.js";
+import { signIn } from "../api/sign-in.js";
+import type { Caller } from "../api/types.js";
+import { Field } from "../parts/dialog.js";
+import { useTitle } from "../parts/hooks.js";
+import { ProblemNotice } from "../parts/notice.js";
+
+interface SignInProps {
+  /** Why the sign-in with a code, or with an earlier cookie, failed. */
+  problem?: Problem | undefined;
+  /** Whether a sign-in has just ended. */
+  isOver: boolean;
+  enter(caller: Caller): void;
+}
+
+export function SignIn({ problem: initial, isOver, enter }: SignInProps) {
+  const [token, setToken] = useState("");
+  const [problem, setProblem] = useState(initial);
+  const [isRefused, setRefused] = useState(initial?.status === 401);
+  const [isBusy, setBusy] = useState(false);
+  const [isFromCode, setFromCode] = useState(initial !== undefined);
+  useTitle("Sign in");
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    setBusy(true);
+    setFromCode(false);
+    try {
+      enter(await signIn({ token }));
+    } catch (error) {
+      const failure = problemFrom(error);
+      setRefused(failure.status === 401);
+      setProblem(failure);
+      setBusy(false);
+    }
+  };
+  return (
+    <main class="sign-in">
+      <form class="card" onSubmit={(event) => void submit(event)}>
+        <h1>
+          <span class="brand-mark" aria-hidden="true" />
+          copilotfleet
+        </h1>
+        {isOver && problem === undefined && (
+          <p class="notice" role="status">
+            You are signed out, or your token has expired or was revoked.
+          </p>
+        )}
+        {isRefused ? <Refused isCode={isFromCode} /> : <ProblemNotice problem={problem} />}
+        <Field
+          label="Token"
+          type="password"
+          isFirst
+          value={token}
+          onValue={setToken}
+          hint="A token of the fleet, or of your identity provider."
+        />
+        <button type="submit" class="button primary wide" disabled={isBusy || token.trim() === ""}>
+          {isBusy ? "Signing in…" : "Sign in"}
+        </button>
+        <p class="quiet">
+          On the fleet's machine, <code>copilotfleet open</code> signs you in without a token.
+        </p>
+      </form>
+    </main>
+  );
+}
+
+function Refused({ isCode }: { isCode: boolean }) {
+  return (
+    <div class="notice bad" role="alert">
+      {isCode ? (
+        <p>
+          This code was used before, or is older than five minutes. Run <code>copilotfleet open</code> again.
+        </p>
+      ) : (
+        <p>The fleet does not accept this token. Check it, or ask an operator for a new one.</p>
+      )}
+    </div>
+  );
+}

@@ -1,0 +1,99 @@
+import type { ComponentChildren } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { type Problem, problemFrom } from "../api/problem.js";
+import { ProblemNotice } from "./notice.js";
+
+interface DialogProps {
+  title: string;
+  /** The text of the button that acts. */
+  action: string;
+  isDangerous?: boolean;
+  children?: ComponentChildren;
+  /** Closes the dialog when it resolves. */
+  act(): Promise<void>;
+  close(): void;
+}
+
+/** A modal dialog with one action, which also serves as the confirmation of a dangerous one. */
+export function Dialog({ title, action, isDangerous = false, children, act, close }: DialogProps) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const [problem, setProblem] = useState<Problem>();
+  const [isBusy, setBusy] = useState(false);
+  useEffect(() => {
+    const before = document.activeElement;
+    dialog.current?.showModal();
+    return () => {
+      if (before instanceof HTMLElement && before.isConnected) before.focus();
+    };
+  }, []);
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    setBusy(true);
+    try {
+      await act();
+      close();
+    } catch (error) {
+      setProblem(problemFrom(error));
+      setBusy(false);
+    }
+  };
+  return (
+    <dialog ref={dialog} aria-labelledby="dialog-title" onClose={close}>
+      <form onSubmit={(event) => void submit(event)}>
+        <h2 id="dialog-title" dir="auto">
+          {title}
+        </h2>
+        {children}
+        <ProblemNotice problem={problem} />
+        <div class="dialog-buttons">
+          <button type="button" class="button" onClick={close}>
+            Cancel
+          </button>
+          <button type="submit" class={`button ${isDangerous ? "danger" : "primary"}`} disabled={isBusy}>
+            {action}
+          </button>
+        </div>
+      </form>
+    </dialog>
+  );
+}
+
+interface FieldProps {
+  label: string;
+  hint?: string;
+  value: string;
+  onValue(value: string): void;
+  type?: string;
+  placeholder?: string;
+  isFirst?: boolean;
+}
+
+export function Field({ label, hint, value, onValue, type = "text", placeholder, isFirst = false }: FieldProps) {
+  const input = useRef<HTMLInputElement>(null);
+  useEffect(() => {
+    if (isFirst) input.current?.focus();
+  }, [isFirst]);
+  const id = `field-${label.toLowerCase().replaceAll(/\W+/g, "-")}`;
+  return (
+    <div class="field">
+      <label for={id}>{label}</label>
+      <input
+        ref={input}
+        id={id}
+        type={type}
+        dir="auto"
+        value={value}
+        placeholder={placeholder}
+        autocomplete="off"
+        spellcheck={false}
+        aria-describedby={hint === undefined ? undefined : `${id}-hint`}
+        onInput={({ currentTarget }) => onValue(currentTarget.value)}
+      />
+      {hint !== undefined && (
+        <p id={`${id}-hint`} class="quiet">
+          {hint}
+        </p>
+      )}
+    </div>
+  );
+}

@@ -1,0 +1,55 @@
+import type { ComponentChildren } from "preact";
+import type { Problem } from "../api/problem.js";
+
+/** An error in plain words, with the next step. */
+export function ProblemNotice({ problem, children }: { problem: Problem | undefined; children?: ComponentChildren }) {
+  if (problem === undefined) return null;
+  const { message, suggestions, requestId, status } = problem;
+  return (
+    <div class="notice bad" role="alert">
+      <p dir="auto">{message}</p>
+      {suggestions.map((each) => (
+        <p key={each} class="quiet" dir="auto">
+          {each}
+        </p>
+      ))}
+      {status >= 500 && requestId !== "" && <p class="quiet">For the operator: request {requestId}.</p>}
+      {children}
+    </div>
+  );
+}
+
+/** A word with a colour, such as the state of a session. */
+export function Badge({ word }: { word: string }) {
+  return <span class={`badge ${TONES[word] ?? ""}`}>{word}</span>;
+}
+
+const TONES: Readonly<Record<string, string>> = {
+  active: "good",
+  ready: "good",
+  serving: "good",
+  draining: "warn",
+  starting: "warn",
+  unattended: "warn",
+  failed: "bad",
+  gone: "bad",
+  stranded: "bad",
+};
+
+/** The place of a list that has nothing. */
+export function Empty({ title, children }: { title: string; children?: ComponentChildren }) {
+  return (
+    <div class="empty">
+      <p class="empty-title">{title}</p>
+      {children}
+    </div>
+  );
+}
+
+export function Loading() {
+  return (
+    <p class="loading" role="status">
+      Loading…
+    </p>
+  );
+}

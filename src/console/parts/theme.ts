@@ -1,0 +1,20 @@
+export const THEMES = ["auto", "light", "dark"] as const;
+export type Theme = (typeof THEMES)[number];
+
+const NAME = "copilotfleet.theme";
+
+export function themeOf(): Theme {
+  const kept = localStorage.getItem(NAME);
+  return THEMES.find((theme) => theme === kept) ?? "auto";
+}
+
+/** `auto` follows the setting of the system. */
+export function keepTheme(theme: Theme): void {
+  if (theme === "auto") localStorage.removeItem(NAME);
+  else localStorage.setItem(NAME, theme);
+  applyTheme(theme);
+}
+
+export function applyTheme(theme: Theme): void {
+  document.documentElement.dataset.theme = theme;
+}

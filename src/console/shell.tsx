@@ -1,0 +1,140 @@
+import type { ComponentType } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { signOut } from "./api/sign-in.js";
+import type { Caller, Scope } from "./api/types.js";
+import { Chat } from "./chat/chat.js";
+import { Sessions } from "./pages/sessions.js";
+import { go, useRoute } from "./parts/hooks.js";
+import { Empty, Loading } from "./parts/notice.js";
+import { keepTheme, THEMES, themeOf } from "./parts/theme.js";
+
+export interface PageProps {
+  caller: Caller;
+  /** The rest of the address after the page's own part, decoded. */
+  id: string;
+}
+
+interface Page {
+  /** The first part of the address. */
+  name: string;
+  title: string;
+  scope: Scope;
+  load(): Promise<ComponentType<PageProps>> | ComponentType<PageProps>;
+}
+
+/** The pages in the navigation. Those for operators load their code on first use. */
+const PAGES: readonly Page[] = [{ name: "sessions", title: "Sessions", scope: "read", load: () => Sessions }];
+
+/** The frame of all pages: the navigation, the user, and the page that the address names. */
+export function Shell({ caller }: { caller: Caller }) {
+  const route = useRoute();
+  const main = useRef<HTMLElement>(null);
+  const isFirst = useRef(true);
+  const [, name = "", ...rest] = route.split("/");
+  const id = decode(rest.join("/"));
+  useEffect(() => {
+    // A screen reader goes on with the new page.
+    if (!isFirst.current) main.current?.focus();
+    isFirst.current = false;
+  }, [route]);
+  useEffect(() => {
+    if (caller.sessionId !== null) go(`/sessions/${encodeURIComponent(caller.sessionId)}`);
+    else if (name === "") location.replace("#/sessions");
+  }, [name, caller.sessionId]);
+  const pages = PAGES.filter(({ scope }) => scope !== "admin" || caller.scopes.includes("admin"));
+  const isChat = name === "sessions" && id !== "";
+  return (
+    <div class={`shell ${isChat ? "shell-chat" : ""}`}>
+      <a class="skip" href={`#${route}`} onClick={(event) => focusOn(event, main.current)}>
+        Skip to the content
+      </a>
+      <header class="top">
+        <a class="brand" href="#/sessions">
+          <span class="brand-mark" aria-hidden="true" />
+          copilotfleet
+        </a>
+        <nav aria-label="Pages">
+          {caller.sessionId === null &&
+            pages.map((page) => (
+              <a key={page.name} href={`#/${page.name}`} aria-current={page.name === name ? "page" : undefined}>
+                {page.title}
+              </a>
+            ))}
+        </nav>
+        <UserMenu caller={caller} />
+      </header>
+      <main ref={main} tabIndex={-1} id="main">
+        {isChat ? (
+          <Chat key={id} caller={caller} id={id} />
+        ) : (
+          <PageFor pages={pages} name={name} id={id} caller={caller} />
+        )}
+      </main>
+    </div>
+  );
+}
+
+function PageFor({ pages, name, id, caller }: PageProps & { pages: readonly Page[]; name: string }) {
+  const [loaded, setLoaded] = useState<{ name: string; Content: ComponentType<PageProps> }>();
+  const page = pages.find((each) => each.name === name);
+  useEffect(() => {
+    if (page !== undefined) void Promise.resolve(page.load()).then((Content) => setLoaded({ name, Content }));
+  }, [page, name]);
+  if (page === undefined && name !== "") return <Empty title="There is no such page." />;
+  if (loaded?.name !== name) return <Loading />;
+  return <loaded.Content caller={caller} id={id} />;
+}
+
+function UserMenu({ caller }: { caller: Caller }) {
+  const [theme, setTheme] = useState(themeOf());
+  return (
+    <details class="menu">
+      <summary aria-label={`Menu of ${caller.user}`}>
+        <span class="avatar" aria-hidden="true">
+          {[...caller.user][0]?.toUpperCase()}
+        </span>
+        <span class="menu-name" dir="auto">
+          {caller.user}
+        </span>
+      </summary>
+      <div class="menu-items">
+        <p class="quiet">
+          Signed in as <b dir="auto">{caller.user}</b>, with scope {caller.scopes.join(", ")}
+        </p>
+        <fieldset class="themes">
+          <legend>Colours</legend>
+          {THEMES.map((each) => (
+            <label key={each}>
+              <input
+                type="radio"
+                name="theme"
+                checked={each === theme}
+                onChange={() => {
+                  keepTheme(each);
+                  setTheme(each);
+                }}
+              />
+              {each}
+            </label>
+          ))}
+        </fieldset>
+        <button type="button" class="button wide" onClick={() => void signOut()}>
+          Sign out
+        </button>
+      </div>
+    </details>
+  );
+}
+
+function focusOn(event: Event, element: HTMLElement | null): void {
+  event.preventDefault();
+  element?.focus();
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}

@@ -1,0 +1,30 @@
+import { hashToken, isSameHash, type TokenRecord } from "../model/token.js";
+import type { Store } from "../store/ports.js";
+import type { Scope } from "./identity.js";
+import { type IssuedToken, isExpired, issueToken, tokenIdIn } from "./tokens.js";
+
+/** How long a one-time code is valid, in milliseconds. */
+const CODE_MS = 5 * 60_000;
+/** How long the token is valid that is given for a code, in milliseconds. */
+const SIGNED_IN_MS = 8 * 3_600_000;
+
+type Kind = Pick<TokenRecord, "sessionId"> & { scopes: readonly Scope[] };
+
+/** Makes a code with which a browser signs in to the console as the user, once, at any host. */
+export async function issueCode(store: Store, user: string, kind: Kind): Promise<IssuedToken> {
+  return await issueToken(store, user, CODE_MS, { ...kind, role: "code", passing: true });
+}
+
+/** Gives a token with the user, the scopes and the session of the code. Null if the code is not valid. */
+export async function redeemCode(store: Store, code: unknown): Promise<IssuedToken | null> {
+  const id = tokenIdIn(code);
+  const record = id === undefined ? null : await store.tokens.read(id);
+  if (record === null || record.role !== "code" || !isSameHash(hashToken(String(code)), record.sha256)) return null;
+  if (await isExpired(store, record)) return null;
+  // If several hosts are shown the code, only one of them deletes the record.
+  if (!(await store.tokens.delete(record.id))) return null;
+  // Nobody who may write to Redis can bring the record back here.
+  await store.tokens.noteEnd({ id: record.id, at: null, until: record.expiresAt });
+  const { user, scopes = [], sessionId } = record;
+  return await issueToken(store, user, SIGNED_IN_MS, { scopes, ...(sessionId === undefined ? {} : { sessionId }) });
+}

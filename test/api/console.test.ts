@@ -1,0 +1,234 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { issueCode, redeemCode } from "../../src/identity/codes.js";
+import type { TokenRecord } from "../../src/model/token.js";
+import type { Store } from "../../src/store/ports.js";
+import { type Ask, type Reply, TestApi } from "./harness.js";
+
+let at: TestApi;
+
+beforeAll(async () => {
+  at = await TestApi.open();
+});
+afterAll(async () => await at[Symbol.asyncDispose]());
+
+const FROM_PAGE = { "Sec-Fetch-Site": "same-origin" };
+const codeOf = ({ status, json }: Reply) => `${status} ${json?.code}`;
+
+interface SignedIn {
+  cookie: string;
+  key: string;
+  reply: Reply;
+}
+
+async function signIn(body: object, headers: Ask["headers"] = FROM_PAGE): Promise<SignedIn> {
+  const reply = await at.ask("POST", "/console/session", { body, headers: { ...headers } });
+  const cookie = String(reply.headers["set-cookie"]?.[0] ?? "").split(";")[0] ?? "";
+  return { cookie, key: reply.json.key, reply };
+}
+
+/** The headers of a request of the console. */
+const by = ({ cookie, key }: SignedIn) => ({ ...FROM_PAGE, Cookie: cookie, "X-Copilotfleet-Console": key });
+const me = async (headers: Ask["headers"]) => await at.ask("GET", "/v1/me", { headers: { ...headers } });
+
+describe("the page of the console", () => {
+  it("comes with a policy that allows only its own files, and a browser asks again whether it has changed", async () => {
+    const { status, headers, text } = await at.ask("GET", "/");
+    expect(status).toBe(200);
+    expect(headers).toMatchObject({
+      "content-type": "text/html; charset=utf-8",
+      "cache-control": "no-cache",
+      "referrer-policy": "no-referrer",
+      "x-content-type-options": "nosniff",
+    });
+    expect(String(headers["content-security-policy"]).split("; ")).toEqual([
+      "default-src 'none'",
+      "script-src 'self'",
+      "style-src 'self'",
+      "connect-src 'self'",
+      "img-src 'self' data:",
+      "frame-ancestors 'none'",
+      "base-uri 'none'",
+      "form-action 'none'",
+      "require-trusted-types-for 'script'",
+      "trusted-types dompurify",
+    ]);
+    expect(text).not.toMatch(/<script(?![^>]* src=)|<style| style=| on\w+=/);
+  });
+
+  it("names files with a hash, which a browser keeps for ever and gets compressed if it can read that", async () => {
+    const { text } = await at.ask("GET", "/");
+    const files = [...text.matchAll(/"(\/console\/main-[A-Z0-9]{8}\.(?:js|css))"/g)].map(([, file = ""]) => file);
+    expect(files).toHaveLength(2);
+    for (const file of files) {
+      const plain = await at.ask("GET", file);
+      expect(plain.headers["cache-control"]).toBe("public, max-age=31536000, immutable");
+      expect(plain.headers["content-encoding"]).toBeUndefined();
+      const response = await fetch(`${at.door.url}${file}`, { headers: { "Accept-Encoding": "br" } });
+      expect(response.headers.get("Content-Encoding")).toBe("br");
+      // fetch decompresses by itself.
+      expect(await response.text()).toBe(plain.text);
+    }
+  });
+
+  it.each(["/console/nothing-12345678.js", "/console/..%2f..%2fpackage.json", "/console/index.html.br", "/console/"])(
+    "there is no file %s",
+    async (path) => expect((await at.ask("GET", path)).status).toBe(404),
+  );
+});
+
+describe("the sign-in", () => {
+  it("answers with a cookie that no script can read and that no other site sends, and that does not contain the token", async () => {
+    const token = await at.token("alice", ["use"]);
+    const { cookie, key, reply } = await signIn({ token });
+    expect(reply.headers["set-cookie"]).toHaveLength(1);
+    expect(reply.headers["set-cookie"]?.[0]).toMatch(
+      /^copilotfleet-\d+=[\w-]{80,}; Path=\/; Max-Age=28800; HttpOnly; SameSite=Strict$/,
+    );
+    expect(cookie).not.toContain(token);
+    expect(Buffer.from(cookie.split("=")[1] ?? "", "base64url").toString("latin1")).not.toContain(token.slice(4, 20));
+    expect(reply.text).not.toContain(token);
+    expect((await me(by({ cookie, key, reply }))).json).toMatchObject({ user: "alice", scopes: ["use"], via: "token" });
+  });
+
+  it("gives no more than the token does: the scope, the session and the end are those of the token", async () => {
+    await at.fleet.sessions.create({ user: "alice", sessionId: "only" });
+    const { token } = await at.fleet.tokens.issue("alice", { ttl: "1h", scopes: ["read"], sessionId: "only" });
+    const signedIn = await signIn({ token });
+    expect(signedIn.reply.headers["set-cookie"]?.[0]).toMatch(/Max-Age=3(?:600|59\d);/);
+    expect((await me(by(signedIn))).json).toMatchObject({ scopes: ["read"], sessionId: "only" });
+    const refused = await at.ask("POST", "/v1/sessions", { headers: by(signedIn), body: {} });
+    expect(codeOf(refused)).toBe("403 FLEET_SCOPE_MISSING");
+  });
+
+  it("refuses a wrong token with the same answer as the API, and reports it", async () => {
+    const { reply } = await signIn({ token: `cft_${"a".repeat(16)}_${"b".repeat(43)}` });
+    expect(codeOf(reply)).toBe("401 FLEET_TOKEN_REFUSED");
+    expect(reply.headers["set-cookie"]).toBeUndefined();
+    expect(at.events.at(-1)).toMatchObject({ event: "token-refused" });
+    expect(JSON.stringify(at.events)).not.toContain("b".repeat(43));
+  });
+
+  it.each([
+    ["another site", { "Sec-Fetch-Site": "cross-site" }],
+    ["a page of another port", { "Sec-Fetch-Site": "same-site" }],
+    ["a page of another origin in a browser without Sec-Fetch-Site", { Origin: "http://127.0.0.1:1" }],
+  ])("refuses %s", async (_, headers) => {
+    const { reply } = await signIn({ token: await at.token("alice") }, headers);
+    expect(codeOf(reply)).toBe("403 FLEET_ORIGIN_REFUSED");
+    expect(reply.headers["set-cookie"]).toBeUndefined();
+  });
+
+  it("refuses a body that is too large, has another form, or is not JSON", async () => {
+    expect(codeOf((await signIn({ token: "x".repeat(30_000) })).reply)).toBe("413 FLEET_CONTENT_TOO_LARGE");
+    expect(codeOf((await signIn({ token: "x", code: "y" })).reply)).toBe("422 FLEET_USAGE_INVALID");
+    const headers = { ...FROM_PAGE, "Content-Type": "application/x-www-form-urlencoded" };
+    const reply = await at.ask("POST", "/console/session", { body: "token=x", headers });
+    expect(codeOf(reply)).toBe("422 FLEET_USAGE_INVALID");
+  });
+});
+
+describe("the cookie", () => {
+  it.each([
+    ["without the key", ({ cookie }: SignedIn) => ({ ...FROM_PAGE, Cookie: cookie })],
+    ["with another key", (signedIn: SignedIn) => ({ ...by(signedIn), "X-Copilotfleet-Console": "A".repeat(43) })],
+    ["with the key, from another site", (signedIn: SignedIn) => ({ ...by(signedIn), "Sec-Fetch-Site": "cross-site" })],
+    ["with the key, from another port", (signedIn: SignedIn) => ({ ...by(signedIn), "Sec-Fetch-Site": "same-site" })],
+    [
+      "when it was changed",
+      (signedIn: SignedIn) => ({ ...by(signedIn), Cookie: `${signedIn.cookie.slice(0, -3)}AAA` }),
+    ],
+    ["when the key is there alone", ({ key }: SignedIn) => ({ ...FROM_PAGE, "X-Copilotfleet-Console": key })],
+  ])("is not a credential %s", async (_, headersOf) => {
+    const signedIn = await signIn({ token: await at.token("alice") });
+    expect((await me(by(signedIn))).status).toBe(200);
+    expect(codeOf(await me(headersOf(signedIn)))).toBe("401 FLEET_TOKEN_REFUSED");
+  });
+
+  it("ends with its token", async () => {
+    const { id, token } = await at.fleet.tokens.issue("alice", { ttl: "1h", scopes: ["use"] });
+    const signedIn = await signIn({ token });
+    await at.fleet.tokens.revoke({ ids: [id] });
+    expect(codeOf(await me(by(signedIn)))).toBe("401 FLEET_TOKEN_REFUSED");
+  });
+
+  it("a page at another origin may not ask for the header of the key", async () => {
+    const headers = { Origin: at.door.url, "Access-Control-Request-Headers": "x-copilotfleet-console" };
+    const { headers: allowed } = await at.ask("OPTIONS", "/v1/me", { headers });
+    expect(String(allowed["access-control-allow-headers"]).toLowerCase()).not.toContain("console");
+    expect(allowed["access-control-allow-credentials"]).toBeUndefined();
+  });
+
+  it("behind a proxy that speaks HTTPS, the cookie has the name and the attribute of a secure one", async () => {
+    await using own = await TestApi.open({ config: { http: { origins: ["https://fleet.example"] } } });
+    const proxied = { ...FROM_PAGE, Host: "fleet.example", Origin: "https://fleet.example" };
+    const body = { token: await own.token("alice") };
+    const reply = await own.ask("POST", "/console/session", { body, headers: proxied });
+    const cookie = reply.headers["set-cookie"]?.[0] ?? "";
+    expect(cookie).toMatch(/^__Host-copilotfleet=[\w-]+; Path=\/; Max-Age=\d+; HttpOnly; SameSite=Strict; Secure$/);
+    const headers = { ...FROM_PAGE, Host: "fleet.example", Cookie: cookie.split(";")[0] ?? "" };
+    const asked = await own.ask("GET", "/v1/me", { headers: { ...headers, "X-Copilotfleet-Console": reply.json.key } });
+    expect(asked.json).toMatchObject({ user: "alice" });
+  });
+});
+
+describe("a one-time code", () => {
+  it("signs in once, with a token of eight hours and the scopes of the code, which ends when the user signs out", async () => {
+    const { token: code } = await at.fleet.tokens.issueCode("carol", { scopes: ["admin"] });
+    expect(await at.fleet.tokens.list({ user: "carol" })).toEqual([]);
+    const signedIn = await signIn({ code });
+    expect((await me(by(signedIn))).json).toMatchObject({ user: "carol", scopes: ["admin"] });
+    const [token] = await at.fleet.tokens.list({ user: "carol" });
+    const hours = (Date.parse(token?.expiresAt ?? "") - Date.parse(token?.createdAt ?? "")) / 3_600_000;
+    expect(hours).toBe(8);
+    expect(codeOf((await signIn({ code })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
+
+    const { status, headers } = await at.ask("DELETE", "/console/session", { headers: by(signedIn) });
+    expect(status).toBe(204);
+    expect(headers["set-cookie"]?.[0]).toMatch(/^copilotfleet-\d+=; Path=\/; Max-Age=0; /);
+    expect(await at.fleet.tokens.list({ user: "carol" })).toEqual([]);
+    expect((await me(by(signedIn))).status).toBe(401);
+  });
+
+  it("signs in only one of many requests that come at once", async () => {
+    const { token: code } = await at.fleet.tokens.issueCode("dave");
+    const replies = await Promise.all(Array.from({ length: 5 }, async () => (await signIn({ code })).reply.status));
+    expect(replies.filter((status) => status === 200)).toHaveLength(1);
+    expect(await at.fleet.tokens.list({ user: "dave" })).toHaveLength(1);
+  });
+
+  it("is not a token: the API refuses it, and it stays good", async () => {
+    const { token: code } = await at.fleet.tokens.issueCode("erin");
+    expect((await at.ask("GET", "/v1/me", { token: code })).status).toBe(401);
+    expect((await signIn({ code })).reply.status).toBe(200);
+  });
+
+  it("expires after five minutes", async () => {
+    const records = new Map<string, TokenRecord>();
+    let now = Date.now();
+    const store = {
+      now: async () => now,
+      tokens: {
+        create: async (record: TokenRecord) => void records.set(record.id, record),
+        read: async (id: string) => records.get(id) ?? null,
+        delete: async (id: string) => records.delete(id),
+        noteEnd: async () => undefined,
+      },
+    } as unknown as Store;
+    const [first, second] = [
+      await issueCode(store, "frank", { scopes: ["use"] }),
+      await issueCode(store, "frank", { scopes: ["use"] }),
+    ];
+    now += 5 * 60_000 - 1;
+    expect(await redeemCode(store, first.token)).toMatchObject({ user: "frank", scopes: ["use"] });
+    now += 1;
+    expect(await redeemCode(store, second.token)).toBeNull();
+  });
+});
+
+it("signing out leaves the user's own token as it is, and works without a cookie, too", async () => {
+  const { id, token } = await at.fleet.tokens.issue("gina", { scopes: ["use"] });
+  const signedIn = await signIn({ token });
+  expect((await at.ask("DELETE", "/console/session", { headers: by(signedIn) })).status).toBe(204);
+  expect((await at.fleet.tokens.list({ user: "gina" })).map((each) => each.id)).toEqual([id]);
+  expect((await at.ask("DELETE", "/console/session", { headers: FROM_PAGE })).status).toBe(204);
+});

@@ -1,0 +1,79 @@
+import { existsSync } from "node:fs";
+import axe, { type AxeResults } from "axe-core";
+import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
+
+const CHROMIUM = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find((path) =>
+  existsSync(path),
+);
+
+/** Null if this machine has no Chromium. */
+export const noChromium = CHROMIUM === undefined ? "Chromium is not installed (apt-get install chromium)" : null;
+
+/** Everything that a page of the console may not do. */
+export interface Offence {
+  kind: "console" | "error" | "foreign request" | "policy";
+  text: string;
+}
+
+/** A browser, whose pages report what they must not do: errors, violations of the policy, requests to other addresses. */
+export class TestBrowser implements AsyncDisposable {
+  readonly offences: Offence[] = [];
+  readonly #browser: Browser;
+  readonly #origin: string;
+
+  private constructor(browser: Browser, origin: string) {
+    this.#browser = browser;
+    this.#origin = origin;
+  }
+
+  static async open(origin: string): Promise<TestBrowser> {
+    // Without --no-sandbox, Chromium refuses to run as root.
+    const args = ["--no-sandbox", "--disable-dev-shm-usage"];
+    return new TestBrowser(await chromium.launch({ executablePath: CHROMIUM ?? "", args }), origin);
+  }
+
+  /** A page with cookies of its own, as another person's browser would have them. */
+  async person(options: Parameters<Browser["newContext"]>[0] = {}): Promise<Page> {
+    return await this.page(await this.#browser.newContext({ baseURL: this.#origin, ...options }));
+  }
+
+  async page(context: BrowserContext): Promise<Page> {
+    const page = await context.newPage();
+    page.setDefaultTimeout(20_000);
+    const offend = (kind: Offence["kind"], text: string) => this.offences.push({ kind, text });
+    page.on("pageerror", ({ message }) => offend("error", message));
+    page.on("console", (message) => {
+      if (/Content.Security.Policy|Trusted/i.test(message.text())) offend("policy", message.text());
+    });
+    page.on("request", (request) => {
+      const url = request.url();
+      if (!url.startsWith(`${this.#origin}/`) && !url.startsWith("data:")) offend("foreign request", url);
+    });
+    return page;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#browser.close();
+  }
+}
+
+/** The findings of axe-core that keep people from using the page, each with its place. */
+export async function barriers(page: Page): Promise<string[]> {
+  await page.evaluate(axe.source);
+  const { violations } = (await page.evaluate("axe.run()")) as AxeResults;
+  const serious = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
+  return serious.flatMap(({ id, nodes }) => nodes.map(({ html }) => `${id}: ${html}`));
+}
+
+/** How far the page is wider than its window, in pixels. */
+export async function overflow(page: Page): Promise<number> {
+  return Number(await page.evaluate("document.documentElement.scrollWidth - innerWidth"));
+}
+
+/** Signs in with a token, as a person does. */
+export async function signIn(page: Page, token: string): Promise<void> {
+  await page.goto("/");
+  await page.getByLabel("Token").fill(token);
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.getByRole("navigation", { name: "Pages" }).waitFor();
+}
