@@ -8,10 +8,10 @@ import { option } from "../errors.js";
 import type { DoorDrain } from "../gateway/door.js";
 import type { DoorListeners } from "../gateway/state/door/report.js";
 import { DoorCertificates, doorFiles } from "../identity/tls/certificates.js";
-import { checkExposure } from "../identity/tls/exposure.js";
+import { checkExposure, checkInherited } from "../identity/tls/exposure.js";
 import { watchCertificates } from "../identity/tls/watch.js";
 import { abortable, deadline, NEVER } from "../runtime/deadline.js";
-import { listenOn, showAddress } from "../runtime/launch/listen.js";
+import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
 import type { Probes } from "../serve/report/probes.js";
 import { createApp } from "./app.js";
 import { DoorState, type HttpContext } from "./door-state.js";
@@ -34,8 +34,8 @@ const RECHECK_MS = 2_000;
 const LONGEST_HEAD = 32 * 1024;
 
 export interface HttpDoorOptions extends DoorListeners {
-  /** Port 0 means any free port. */
-  listen: Address;
+  /** An address, or an inherited descriptor that already listens. Port 0 means any free port. */
+  listen: Address | InheritedListener;
   /** If this signal aborts before the door listens, the opening fails. */
   signal?: AbortSignal | undefined;
   /** Answers probes and metrics in place of the door itself. */
@@ -56,12 +56,18 @@ export async function openHttpDoor(context: HttpContext, options: HttpDoorOption
   const certificates = files === null ? null : new DoorCertificates(files);
   const origins = new Origins({
     origins: config.http.origins,
-    listen: listen.host,
+    listen: "fd" in listen ? null : listen.host,
     isSecure: certificates !== null,
     isCertified: (name) => certificates?.isFor(name) === true,
   });
   const door = new HttpDoor(new DoorState(context, { listeners, origins, probes }), certificates);
   await door.listen(listen, signal);
+  try {
+    if ("fd" in listen) checkInherited(config, door.address);
+  } catch (error) {
+    await door.close();
+    throw error;
+  }
   return door;
 }
 
@@ -103,7 +109,7 @@ export class HttpDoor implements AsyncDisposable {
     return `${scheme}://${showAddress({ host: everywhere[host] ?? host, port })}`;
   }
 
-  async listen(where: Address, signal: AbortSignal): Promise<void> {
+  async listen(where: Address | InheritedListener, signal: AbortSignal): Promise<void> {
     this.#address = await listenOn(this.#server, "serve.http", where, signal);
     const { listeners, clock } = this.#state;
     // Accepting fails while no file descriptors are left. The next connection may succeed, so only report the error.

@@ -11,8 +11,8 @@ const REMEMBERED_S = 600;
 export interface OriginRules {
   /** `http.origins` of the configuration. */
   origins: readonly string[];
-  /** The name in the configured address. */
-  listen: string;
+  /** The name in the configured address. Null if another program has opened the socket. */
+  listen: string | null;
   isSecure: boolean;
   /** Whether the certificate of the door is for this name. */
   isCertified: (name: string) => boolean;
@@ -32,7 +32,7 @@ export class Origins {
     this.#allowed = new Set(rules.origins);
     this.#names = new Set([
       "localhost",
-      rules.listen.toLowerCase(),
+      ...(rules.listen === null ? [] : [rules.listen.toLowerCase()]),
       ...rules.origins.map((each) => new URL(each).hostname),
     ]);
   }

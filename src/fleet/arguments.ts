@@ -95,13 +95,6 @@ export function readListener(value: unknown, name: string): Address | InheritedL
   throw wrong(name, 'host:port, such as "127.0.0.1:4300" (port 0 is any free one), or an inherited descriptor', value);
 }
 
-/** Like {@link readListener}, but refuses an inherited descriptor. */
-export function readAddress(value: unknown, name: string): Address {
-  const address = readListener(value, name);
-  if (!("fd" in address)) return address;
-  throw wrong(name, 'host:port, such as "127.0.0.1:4380" (port 0 is any free one)', value);
-}
-
 export interface Field {
   check: Check;
   required?: true;
@@ -156,6 +149,7 @@ export const DRAIN_TIMEOUT = {
 export const PROGRESS = { onProgress: { check: callback } };
 export const STOP = { ...DRAIN_TIMEOUT, force: { check: flag }, ...PROGRESS, ...SIGNAL };
 export const LISTEN = { listen: { check: readListener } };
+export const HTTP = { http: { check: readListener } };
 
 export const user: Argument = ["user", userId];
 export const ids: Argument = ["ids", texts];

@@ -243,13 +243,18 @@ export interface SuperviseOptions {
   log: ServeLog;
   /** The address of the front door, as in {@link OpenDoorOptions}. Without this and `serve.listen`, no front door opens. */
   listen?: string | Address | InheritedListener;
+  /** The address of the HTTP API, as in {@link OpenHttpDoorOptions}. Without this and `serve.http`, there is no HTTP API. */
+  http?: string | Address | InheritedListener;
   /** Cancels the start. */
   signal?: AbortSignal;
 }
 
 export interface OpenHttpDoorOptions extends DoorListeners {
-  /** An address such as "127.0.0.1:4380", or port 0 for any free port. Default: `serve.http` of the configuration. */
-  listen?: string | Address;
+  /**
+   * An address such as "127.0.0.1:4380", port 0 for any free port, or an inherited descriptor. Default: `serve.http` of the
+   * configuration.
+   */
+  listen?: string | Address | InheritedListener;
   /** Answers `/healthz`, `/readyz` and `/metrics` in place of the door itself. */
   probes?: Probes;
   /** Cancels the wait for the address. */

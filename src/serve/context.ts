@@ -28,6 +28,8 @@ export interface ServedFleet extends Pick<SessionsContext, "store" | "config" | 
   };
   /** The address on which to open the front door. Null if this host has no front door. */
   listen: Address | InheritedListener | null;
+  /** The address on which to open the HTTP API. Null if this host has none. */
+  http: Address | InheritedListener | null;
   /** The host itself, which runs gc on its own sessions. */
   host: { gc(request: { ttlMs: number; dryRun: boolean }, call: { signal: AbortSignal }): Promise<GcResult> };
   /** All hosts of the fleet. */
@@ -41,7 +43,7 @@ export interface ServeContext extends ServedFleet {
 }
 
 export interface ServedHttpOptions extends DoorListeners {
-  listen: Address;
+  listen: Address | InheritedListener;
   probes: Probes;
   signal: AbortSignal;
 }

@@ -77,9 +77,9 @@ export class Supervisor {
    */
   static async start(fleet: ServedFleet, signal: AbortSignal): Promise<Supervisor> {
     // Check this before the host lock, so that a wrong setting changes nothing.
-    const { config, listen } = fleet;
+    const { config, listen, http } = fleet;
     if (listen !== null) checkExposure(config, listen, { hasPeers: fleet.store.hosts !== null });
-    if (config.serve.http !== null) checkExposure(config, config.serve.http, { key: "serve.http", hasPeers: false });
+    if (http !== null) checkExposure(config, http, { key: "serve.http", hasPeers: false });
     const metrics = await FleetMetrics.open({ version: ownVersion() });
     const hostLock = await HostLock.take(fleet.store);
     const context = { ...fleet, metrics, state: new ServeState() };
@@ -98,10 +98,11 @@ export class Supervisor {
   }
 
   async #open(signal: AbortSignal): Promise<void> {
-    const { config, metrics, log, doors, listen, state } = this.#context;
-    const { http, metrics: address } = config.serve;
+    const { config, metrics, log, doors, listen, http, state } = this.#context;
+    const { metrics: address } = config.serve;
     const probes = { health: this.#loop, metrics, log };
-    const isShared = http !== null && isSameAddress(http, address);
+    const httpAddress = http !== null && "fd" in http ? config.serve.http : http;
+    const isShared = httpAddress !== null && isSameAddress(httpAddress, address);
     if (!isShared) this.#endpoint = await HealthEndpoint.open({ ...probes, address, signal });
     await this.#hostLock.announce({ metrics: this.metricsAddress });
     await this.#enterHosts();

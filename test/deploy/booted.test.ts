@@ -25,7 +25,7 @@ const SEEN = {
 };
 
 it.skipIf(problem !== undefined)(
-  "the systemd units run under the real systemd: with credentials, sandboxes, commands by hand, a restart and a drain (skipped without root)",
+  "the systemd units run under the real systemd: with credentials, sandboxes, commands by hand, the HTTP API, a restart and a drain (skipped without root)",
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "copilotfleet-booted-"));
     onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
@@ -33,7 +33,7 @@ it.skipIf(problem !== undefined)(
     await redis.client.config("SET", "requirepass", "canary-redis");
     onTestFinished(() => redis.end());
     await using model = await startToolModel();
-    const [door, metrics] = [await singlePort(), await singlePort()];
+    const [door, http, metrics] = [await singlePort(), await singlePort(), await singlePort()];
     const { files, notices } = renderSystemd(
       configured({
         COPILOTFLEET_STORE: `redis://:x@127.0.0.1:${redis.port}/0`,
@@ -41,6 +41,7 @@ it.skipIf(problem !== undefined)(
         COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
         COPILOTFLEET_SESSION_APPROVE: "all",
         COPILOTFLEET_SERVE_LISTEN: `127.0.0.1:${door}`,
+        COPILOTFLEET_SERVE_HTTP: `127.0.0.1:${http}`,
         COPILOTFLEET_SERVE_METRICS: `127.0.0.1:${metrics}`,
       }),
       { command: "/usr/local/bin/copilotfleet", user: "copilotfleet" },
@@ -108,7 +109,11 @@ it.skipIf(problem !== undefined)(
     expect(environments).not.toContain("canary");
 
     await ok("systemctl start copilotfleet-gc.service");
-    await ok("systemctl restart copilotfleet.service");
+    const me = `curl -sS http://127.0.0.1:${http}/v1/me -H "Authorization: Bearer ${token}"`;
+    expect(await ok(me)).toContain('"user":"alice"');
+    // A request that comes while serve restarts waits in the socket, which systemd keeps open.
+    const [, during] = await Promise.all([ok("systemctl restart copilotfleet.service"), ok(`sleep 0.2; ${me}`)]);
+    expect(during).toContain('"user":"alice"');
     await ready("after the restart");
     const again = await RawClient.as(`127.0.0.1:${door}`, token);
     expect(await again.request("session.resume", { sessionId: "s" })).toMatchObject({ result: {} });

@@ -53,6 +53,28 @@ describe("the systemd units", () => {
     }
   });
 
+  it("the systemd units have a socket for the HTTP API only if serve.http has an IP address", () => {
+    const http = (address: string, env = {}) => systemd({ COPILOTFLEET_SERVE_HTTP: address, ...env });
+    const rendered = http("localhost:4380");
+    const socket = unit(rendered, "copilotfleet-http.socket");
+    expect(socket).toContain("\nListenStream=127.0.0.1:4380\n");
+    expect(socket).toContain("\nFileDescriptorName=http\nService=copilotfleet.service\n");
+    const service = unit(rendered, "copilotfleet.service");
+    for (const key of ["Requires", "After", "Sockets", "Also"])
+      expect(service).toContain(`\n${key}=copilotfleet.socket copilotfleet-http.socket\n`);
+    expect(rendered.notices[0]).toContain("--now copilotfleet.socket copilotfleet-http.socket copilotfleet.service ");
+    expect(JSON.parse(unit(rendered, "config.json"))).toMatchObject({ serve: { http: "localhost:4380" } });
+    expect(unit(http("127.0.0.1:4380", { COPILOTFLEET_SERVE_LISTEN: "null" }), "copilotfleet.service")).toContain(
+      "\nSockets=copilotfleet-http.socket\n",
+    );
+    for (const text of [
+      systemd().text,
+      http("127.0.0.1:0").text,
+      http("api.example:4380", { COPILOTFLEET_SERVE_INSECURE: "true" }).text,
+    ])
+      expect(text).not.toContain("copilotfleet-http.socket");
+  });
+
   it.each(["listen", "http"])("the systemd units are refused if serve would not start at serve.%s", (key) => {
     const env = { [`COPILOTFLEET_SERVE_${key.toUpperCase()}`]: "0.0.0.0:4300" };
     const message = `serve.${key} is "0.0.0.0:4300", which other machines can reach, and serve.tls is not set`;
@@ -169,6 +191,7 @@ describe("the systemd units", () => {
       const rendered = systemd({
         COPILOTFLEET_STORE: "redis://127.0.0.1:6379/0",
         COPILOTFLEET_STORAGE_SHARED: "/mnt/the 9% fleet",
+        COPILOTFLEET_SERVE_HTTP: "127.0.0.1:4380",
       });
       const written = await writeFiles(root, rendered.files);
       const verify = () => {

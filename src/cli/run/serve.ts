@@ -1,9 +1,11 @@
 import { setFlagsFromString } from "node:v8";
 import { ignoredVariables } from "../../config/load/environment.js";
 import { countOf } from "../../config/values/text.js";
+import { HTTP_SOCKET } from "../../deploy/systemd/surroundings.js";
 import { ERRORS, FleetError } from "../../errors.js";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { Stopped } from "../../pool/stop/stop.js";
+import type { InheritedListener } from "../../runtime/launch/listen.js";
 import type { ServeLog } from "../../serve/context.js";
 import { Interrupted, onSignals } from "../prompt/interrupted.js";
 import { exitCodeOf } from "../render/stopped.js";
@@ -28,12 +30,13 @@ export async function runServe(fleet: Fleet, options: ServeOptions): Promise<Ser
   const ignored = ignoredVariables(process.env);
   if (ignored !== null) log("warn", ignored);
   using signals = new ServeSignals();
-  const inherited = inheritedListener(process.env, process.pid);
-  const listen = inherited === null ? {} : { listen: inherited };
-  const supervisor = await fleet.pool.supervise({ log, signal: signals.first, ...listen }).catch((error: unknown) => {
-    // A signal during the start ends the command at once, because there is nothing to drain.
-    throw signals.name === undefined ? error : new Interrupted(signals.name);
-  });
+  const inherited = inheritedListeners(process.env, process.pid);
+  const supervisor = await fleet.pool
+    .supervise({ log, signal: signals.first, ...inherited })
+    .catch((error: unknown) => {
+      // A signal during the start ends the command at once, because there is nothing to drain.
+      throw signals.name === undefined ? error : new Interrupted(signals.name);
+    });
   const { watched, metricsAddress, doorAddress, httpUrl } = supervisor;
   const api = httpUrl === null ? {} : { http: httpUrl };
   log("info", "serving", { servers: watched, metrics: metricsAddress, door: doorAddress, ...api });
@@ -74,11 +77,25 @@ function preferSmallHeap(): void {
   setFlagsFromString("--compact-on-every-full-gc");
 }
 
-/** The file descriptor of the front door's socket if systemd opened that socket (sd_listen_fds(3)). */
+/** The first file descriptor of a socket that systemd opened (sd_listen_fds(3)). */
 const FIRST_LISTENER = 3;
 
-function inheritedListener({ LISTEN_FDS, LISTEN_PID }: NodeJS.ProcessEnv, pid: number): { fd: number } | null {
-  return LISTEN_PID === String(pid) && Number(LISTEN_FDS) >= 1 ? { fd: FIRST_LISTENER } : null;
+/** The sockets that systemd opened for this process. */
+export function inheritedListeners(
+  { LISTEN_FDS, LISTEN_FDNAMES = "", LISTEN_PID }: NodeJS.ProcessEnv,
+  pid: number,
+): { listen?: InheritedListener; http?: InheritedListener } {
+  if (LISTEN_PID !== String(pid)) return {};
+  const names = LISTEN_FDNAMES.split(":");
+  const sockets = Array.from({ length: Number(LISTEN_FDS) || 0 }, (_, index) => ({
+    fd: FIRST_LISTENER + index,
+    isHttp: names[index] === HTTP_SOCKET,
+  }));
+  const [http, listen] = [true, false].map((wanted) => sockets.find(({ isHttp }) => isHttp === wanted));
+  return {
+    ...(listen === undefined ? {} : { listen: { fd: listen.fd } }),
+    ...(http === undefined ? {} : { http: { fd: http.fd } }),
+  };
 }
 
 /** A cut turn decides the exit code. If no turn was cut, a server that could not be stopped decides. */

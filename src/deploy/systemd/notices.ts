@@ -3,11 +3,16 @@ import type { Settings } from "../settings.js";
 import { credentialOf, NAME, OF_USERS, SECRETS, type SystemdOptions, VARIABLES_FILE } from "./surroundings.js";
 
 /** Sentences for the reader of the units: facts to know and things to do. */
-export function noticesOf(config: Config, settings: Settings, { user }: SystemdOptions, hasSocket: boolean): string[] {
+export function noticesOf(
+  config: Config,
+  settings: Settings,
+  { user }: SystemdOptions,
+  sockets: readonly string[],
+): string[] {
   const { auth, provider, storage } = config;
   const names = [...new Set(settings.secrets.filter(({ perUser }) => !perUser).map(({ name }) => name))];
   const ofUsers = settings.secrets.filter(({ perUser }) => perUser).map(({ name }) => name);
-  const enabled = `${hasSocket ? `${NAME}.socket ` : ""}${NAME}.service ${NAME}-gc.timer`;
+  const enabled = [...sockets, `${NAME}.service`, `${NAME}-gc.timer`].join(" ");
   const keyFile = provider?.type === "echo" ? null : (provider?.apiKeyFile ?? null);
   const files = [auth.githubTokenFile, auth.githubApp?.privateKeyFile ?? null, keyFile];
   return [

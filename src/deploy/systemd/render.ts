@@ -9,7 +9,7 @@ import { badFlag, checkListen, checkSandbox } from "../problem.js";
 import { configText, type Settings, settingsOf } from "../settings.js";
 import { comment } from "../yaml.js";
 import { noticesOf } from "./notices.js";
-import { mountsOf, NAME, type SystemdOptions, surroundings } from "./surroundings.js";
+import { HTTP_SOCKET, mountsOf, NAME, type SystemdOptions, surroundings } from "./surroundings.js";
 
 /** A file to install at `path` with this mode, which is in octal digits. */
 export interface UnitFile {
@@ -30,10 +30,14 @@ export function renderSystemd({ config, given }: { config: Config; given: Layer 
   checkSandbox(config, "the unit");
   checkListen(config);
   const settings = settingsOf(config, given, { without: [], secretStore: false, moveFiles: false });
-  const stream = streamOf(config.serve.listen);
+  const sockets = socketsOf(config);
+  const names = sockets.map(({ name }) => `${name}.socket`);
   const files: UnitFile[] = [
-    unit("service", service(config, settings, options, stream !== null)),
-    ...(stream === null ? [] : [unit("socket", socket(stream))]),
+    unit("service", service(config, settings, options, names)),
+    ...sockets.map(({ name, lines: content }) => ({
+      ...unit("socket", lines(content)),
+      path: `${UNITS}/${name}.socket`,
+    })),
     { ...unit("service", gcService(config, settings, options)), path: `${UNITS}/${NAME}-gc.service` },
     { ...unit("timer", GC_TIMER), path: `${UNITS}/${NAME}-gc.timer` },
     {
@@ -43,7 +47,7 @@ export function renderSystemd({ config, given }: { config: Config; given: Layer 
     },
     { path: `/etc/${NAME}/config.json`, mode: "0644", content: configText(settings.values) },
   ];
-  const notices = noticesOf(config, settings, options, stream !== null);
+  const notices = noticesOf(config, settings, options, names);
   const parts = files.map(({ path, content }) => `# ${path}\n${content}`);
   return { files, notices, text: `${notices.map((line) => `${comment(line)}\n`).join("")}${parts.join("\n")}` };
 }
@@ -52,19 +56,21 @@ function unit(kind: string, content: string): UnitFile {
   return { path: `${UNITS}/${NAME}.${kind}`, mode: "0644", content };
 }
 
-function service(config: Config, settings: Settings, options: SystemdOptions, hasSocket: boolean): string {
+function service(config: Config, settings: Settings, options: SystemdOptions, sockets: readonly string[]): string {
+  const withSockets = (...keys: string[]) =>
+    sockets.length === 0 ? [] : keys.map((key) => `${key}=${sockets.join(" ")}`);
   return lines([
     "[Unit]",
     "Description=Copilot servers for many users (copilotfleet serve)",
     "Wants=network-online.target",
     "After=network-online.target",
-    ...(hasSocket ? [`Requires=${NAME}.socket`, `After=${NAME}.socket`] : []),
+    ...withSockets("Requires", "After"),
     ...mountsOf(config),
     "",
     "[Service]",
     "Type=exec",
     `ExecStart=${options.command} serve`,
-    ...(hasSocket ? [`Sockets=${NAME}.socket`] : []),
+    ...withSockets("Sockets"),
     ...surroundings(config, settings, options),
     "",
     "# Only serve gets SIGTERM, and it drains. Its servers are in this unit, too, and a SIGTERM would cut their turns.",
@@ -83,7 +89,7 @@ function service(config: Config, settings: Settings, options: SystemdOptions, ha
     "",
     "[Install]",
     "WantedBy=multi-user.target",
-    ...(hasSocket ? [`Also=${NAME}.socket`] : []),
+    ...withSockets("Also"),
   ]);
 }
 
@@ -113,8 +119,18 @@ const GC_TIMER = lines([
   "WantedBy=timers.target",
 ]);
 
+/** The socket units: for the front door, and for the HTTP API. */
+function socketsOf({ serve }: Config): { name: string; lines: string[] }[] {
+  const [door, http] = [streamOf(serve.listen), streamOf(serve.http)];
+  const named = [`FileDescriptorName=${HTTP_SOCKET}`, `Service=${NAME}.service`];
+  return [
+    ...(door === null ? [] : [{ name: NAME, lines: socket("Front door", door) }]),
+    ...(http === null ? [] : [{ name: `${NAME}-http`, lines: socket("HTTP API", http, named) }]),
+  ];
+}
+
 /**
- * The address for a socket unit. Null without a front door. Also null if the address has a host name or any free port,
+ * The address for a socket unit. Null if there is no such address. Also null if the address has a host name or any free port,
  * because a socket unit needs an IP address and a port. Then `serve` listens itself.
  */
 function streamOf(listen: Config["serve"]["listen"]): string | null {
@@ -125,21 +141,22 @@ function streamOf(listen: Config["serve"]["listen"]): string | null {
 }
 
 /**
- * Renders the socket unit. systemd keeps the listening socket open, so the connections of clients wait in it while `serve`
+ * Renders a socket unit. systemd keeps the listening socket open, so the connections of clients wait in it while `serve`
  * restarts.
  */
-function socket(stream: string): string {
-  return lines([
+function socket(title: string, stream: string, more: readonly string[] = []): string[] {
+  return [
     "[Unit]",
-    "Description=Front door of copilotfleet",
+    `Description=${title} of copilotfleet`,
     "",
     "[Socket]",
     `ListenStream=${stream}`,
     "NoDelay=true",
+    ...more,
     "",
     "[Install]",
     "WantedBy=sockets.target",
-  ]);
+  ];
 }
 
 function lines(all: readonly string[]): string {

@@ -8,6 +8,8 @@ export interface SystemdOptions {
 }
 
 export const NAME = "copilotfleet";
+/** The name of the HTTP API's socket among those that systemd hands to `serve`. Any other socket is for the front door. */
+export const HTTP_SOCKET = "http";
 /** The folder with a file for each secret. Only root can read it; systemd gives the services copies. */
 export const SECRETS = `/etc/${NAME}/secrets`;
 /** The file with the variables that servers get. */

@@ -60,8 +60,8 @@ export class DoorGroup extends Group {
    * Opens the HTTP API: one address at which programs that speak HTTP use the fleet with their users' tokens. Close it before
    * the fleet.
    *
-   * @param options.listen an address such as "127.0.0.1:4380", or port 0 for any free port; if left out, `serve.http` of the
-   * configuration
+   * @param options.listen an address such as "127.0.0.1:4380", port 0 for any free port, or an inherited descriptor that is
+   * already listening; if left out, `serve.http` of the configuration
    * @throws FleetError `FLEET_ADDRESS_TAKEN` or `FLEET_ADDRESS_UNUSABLE` when it cannot listen on the address;
    * `FLEET_CONFIG_INVALID` when other machines can reach the address, and neither `serve.tls` nor `serve.insecure` is set.
    */
@@ -71,7 +71,7 @@ export class DoorGroup extends Group {
     const { apiFleet } = await import("./arguments/api-fleet.js");
     const { config, store, clock, leases, endings } = this.parts;
     const { listen: given = config.serve.http ?? ANY_ADDRESS, ...rest } = options;
-    const listen = arg.readAddress(given, "listen");
+    const listen = arg.readListener(given, "listen");
     const context = { config, store, clock, fleet: apiFleet(this.parts, this.#groups) };
     // The caller may hold a lease, but the clients must not use it.
     const door = await leases.ambient.outside(() => openHttpDoor(context, { ...rest, listen }));
@@ -83,7 +83,7 @@ export class DoorGroup extends Group {
     Group.guard(DoorGroup.prototype, {
       openHttp: [
         arg.optional({
-          listen: { check: arg.readAddress },
+          ...arg.LISTEN,
           onRequest: { check: arg.callback },
           onEvent: { check: arg.callback },
           probes: { check: arg.object },

@@ -67,10 +67,11 @@ export class PoolGroup extends Group {
     // Import the supervisor only here, because every command except `serve` starts faster without it.
     const { Supervisor } = await import("../../serve/supervisor.js");
     const { store, pool, directory, clock, config, stateRoot, provider, own, hosts, endings } = this.parts;
-    const { log, listen: given = config.serve.listen, signal = NEVER } = options;
+    const { log, listen: given = config.serve.listen, http: givenHttp = config.serve.http, signal = NEVER } = options;
     const listen = given === null ? null : arg.readListener(given, "listen");
+    const http = givenHttp === null ? null : arg.readListener(givenHttp, "http");
     const parts = { store, pool, directory, clock, config, stateRoot, provider };
-    const fleet = { ...parts, log, listen, doors: this.#doors, host: own, hosts };
+    const fleet = { ...parts, log, listen, http, doors: this.#doors, host: own, hosts };
     const supervisor = await Supervisor.start(fleet, signal);
     endings.unshift(async () => await supervisor.leave());
     return supervisor;
@@ -94,7 +95,9 @@ export class PoolGroup extends Group {
       state: [],
       drain: [arg.optional({ timeout: { check: arg.wait, as: "drainTimeoutMs" }, ...arg.STOP })],
       undrain: [],
-      supervise: [["options", arg.options({ log: arg.required(arg.callback), ...arg.LISTEN, ...arg.SIGNAL })]],
+      supervise: [
+        ["options", arg.options({ log: arg.required(arg.callback), ...arg.LISTEN, ...arg.HTTP, ...arg.SIGNAL })],
+      ],
       supervisorPid: [],
       supervisor: [],
     });
