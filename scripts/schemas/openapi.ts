@@ -1,11 +1,11 @@
 import { toJsonSchema } from "@valibot/to-json-schema";
-import type { GenericSchema } from "valibot";
-import { type AnyRoute, nameOf } from "../../src/api/route.js";
+import { type GenericSchema, getMetadata } from "valibot";
+import type { AnyRoute } from "../../src/api/route.js";
 import * as s from "../../src/api/routes/schemas.js";
 import { ROUTES } from "../../src/api/routes/table.js";
 import type { Scope } from "../../src/identity/identity.js";
 import { type Action, decide } from "../../src/identity/policy.js";
-import { outputOf } from "./contract.js";
+import type { OpenApi } from "./http-contract.js";
 import type { JsonSchema } from "./json-schema.js";
 
 type Json = Record<string, unknown>;
@@ -65,7 +65,7 @@ const PROBLEM: Json = {
     title: { type: "string", description: "The meaning of the error." },
     status: { type: "integer" },
     code: { type: "string", pattern: "^FLEET_[A-Z_]+$", description: "`copilotfleet explain CODE` explains it." },
-    detail: { type: "string", description: "What is wrong with this request." },
+    detail: { type: "string", description: "The fault of this request." },
     suggestions: { type: "array", items: { type: "string" }, description: "The next steps." },
     retryable: { type: "boolean", description: "Whether the same request may succeed in a moment." },
     limit: { type: "string", description: "The limit that was reached." },
@@ -76,14 +76,14 @@ const PROBLEM: Json = {
 };
 
 /** The description of the HTTP API in OpenAPI 3.1, from its table of routes. */
-export function openApi(version: string): Json {
+export function openApi(version: string): OpenApi {
   const paths: Record<string, Json> = {};
   for (const route of ROUTES) {
     const item = paths[route.path] ?? {};
     item[route.method.toLowerCase()] = operation(route);
     paths[route.path] = item;
   }
-  return {
+  const document = {
     openapi: "3.1.0",
     info: {
       title: "copilotfleet",
@@ -113,11 +113,13 @@ export function openApi(version: string): Json {
       ),
     },
   };
+  return document as unknown as OpenApi;
 }
 
 function operation(route: AnyRoute): Json {
   const { operation: operationId, tag, summary, description, body, isBodyOptional, answer, errors } = route;
-  const statuses = [...new Set([...EVERYWHERE, ...errors, ...(route.params === null ? [] : [404])])].sort();
+  const ofInput = [...(route.params === null ? [] : [404]), ...(body === null ? [] : [413])];
+  const statuses = [...new Set([...EVERYWHERE, ...errors, ...ofInput])].sort();
   return {
     operationId,
     tags: [tag],
@@ -192,15 +194,19 @@ function parameters({ method, params, query, answer }: AnyRoute): Json {
 function parametersIn(place: "path" | "query", schema: GenericSchema | null): Json[] {
   if (schema === null) return [];
   const { required = [] } = input(schema) as { required?: string[] };
-  // A number in a query is a text, but the clients' programs have a number.
   const { properties = {} } = convert(schema, "output") as { properties?: Record<string, Json> };
-  return Object.entries(properties).map(([name, { description, default: _, ...property }]) => ({
-    name,
-    in: place,
-    required: required.includes(name),
-    ...(description === undefined ? {} : { description }),
-    schema: property,
-  }));
+  const { entries } = schema as unknown as ReturnType<typeof s.object>;
+  return Object.entries(properties).map(([name, { description, default: _, ...property }]) => {
+    // A number in a query is a text, but the clients' programs have a number.
+    const numbers = entries[name] === undefined ? {} : getMetadata(entries[name]);
+    return {
+      name,
+      in: place,
+      required: required.includes(name),
+      ...(description === undefined ? {} : { description }),
+      schema: "minimum" in numbers ? { type: "integer", minimum: numbers.minimum, maximum: numbers.maximum } : property,
+    };
+  });
 }
 
 const input = (schema: GenericSchema) => convert(schema, "input");
@@ -217,32 +223,7 @@ function named(name: string, schema: GenericSchema): Json {
   return JSON.parse(JSON.stringify($defs?.[name]).replaceAll("#/$defs/", "#/components/schemas/")) as Json;
 }
 
-/** The schema of an answer without references. */
-const whole = (schema: GenericSchema) => converted(schema, "output", {});
-
-function converted(
-  schema: GenericSchema,
-  typeMode: "input" | "output",
-  definitions: object = NAMED,
-): JsonSchema & Json {
-  const options = { typeMode, errorMode: "ignore", target: "draft-2020-12", definitions } as never;
+function converted(schema: GenericSchema, typeMode: "input" | "output"): JsonSchema & Json {
+  const options = { typeMode, errorMode: "ignore", target: "draft-2020-12", definitions: NAMED } as never;
   return toJsonSchema(schema, options) as unknown as JsonSchema & Json;
-}
-
-/** Lists the promises to clients of the API, one per line. */
-export function httpPromises(): string[] {
-  return ROUTES.flatMap((route) => {
-    const name = nameOf(route);
-    const { status, schema } = route.answer;
-    const inputs = [route.query, route.body].flatMap((each) => fieldsOf(each === null ? {} : input(each)));
-    return [
-      `${name} answers ${status}`,
-      ...inputs.map(({ field, isRequired }) => `${name} ${isRequired ? "requires" : "accepts"} ${field}`),
-      ...(schema === null ? [] : outputOf(`${name} `, whole(schema), whole(schema))),
-    ];
-  });
-}
-
-function fieldsOf({ properties = {}, required = [] }: { properties?: Json; required?: string[] }) {
-  return Object.keys(properties).map((field) => ({ field, isRequired: required.includes(field) }));
 }

@@ -1,25 +1,18 @@
 import { once } from "node:events";
-import { type IncomingHttpHeaders, type RequestOptions, request } from "node:http";
-import { request as secureRequest } from "node:https";
 import { connect, type Socket } from "node:net";
-import { text } from "node:stream/consumers";
+import { createFinalURL, createQuerySerializer, defaultPathSerializer } from "openapi-fetch";
 import type { HttpDoor } from "../../src/api/door.js";
 import { Fleet } from "../../src/fleet/fleet.js";
 import type { FleetOptions } from "../../src/fleet/options.js";
 import type { DoorEvent, RequestReport } from "../../src/gateway/state/door/report.js";
 import type { Scope } from "../../src/identity/identity.js";
 import type { SignOnReport } from "../../src/identity/sign-on.js";
+import { type ApiClient, apiClient } from "../fixtures/api/client.js";
+import { checkAnswer, operationAt } from "../fixtures/api/document.js";
+import { type Reply, send } from "../fixtures/api/send.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 
-/** An answer of the API. */
-export interface Reply {
-  status: number;
-  headers: IncomingHttpHeaders;
-  text: string;
-  /** The body as JSON; null if there is none. */
-  // biome-ignore lint/suspicious/noExplicitAny: each test knows the fields of its answer
-  json: any;
-}
+export type { Reply };
 
 export interface Ask {
   /** Undefined: no token. */
@@ -68,6 +61,11 @@ export class TestApi implements AsyncDisposable {
     return (await this.fleet.tokens.issue(user, { scopes, ...bound })).token;
   }
 
+  /** The client that is generated from the document. */
+  client(token?: string): ApiClient {
+    return apiClient(this.door.url, { token, onReply: checkAnswer });
+  }
+
   /** Makes a request over a connection of its own. The path goes over the wire as it is. */
   async ask(method: string, path: string, options: Ask = {}): Promise<Reply> {
     return await ask(this.door.url, method, path, options);
@@ -97,34 +95,66 @@ export async function doorEnds({ address }: HttpDoor, count: number): Promise<So
   return await Promise.all(Array.from({ length: count }, connected));
 }
 
+/** The operations of the document that the client has been used for with success. */
+export const used = new Set<string>();
+
+/**
+ * Makes a request with the client that is generated from the document, if the document describes such a request. The bytes of
+ * any other request go over the wire as they are. The answer has to be as the document describes it.
+ */
 export async function ask(url: string, method: string, path: string, options: Ask = {}): Promise<Reply> {
-  const { token, body, headers = {}, ca, signal } = options;
+  const reply = (await askThroughClient(url, method, path, options)) ?? (await askAsGiven(url, method, path, options));
+  checkAnswer(method, path, reply);
+  return reply;
+}
+
+async function askAsGiven(url: string, method: string, path: string, { token, body, ...how }: Ask): Promise<Reply> {
   const isRaw = typeof body === "string" || Buffer.isBuffer(body);
   const content = body === undefined ? undefined : isRaw ? body : JSON.stringify(body);
-  const { hostname, port, protocol } = new URL(url);
-  const how: RequestOptions = {
-    hostname: hostname.replace(/^\[|\]$/g, ""),
-    port,
-    method,
-    path,
-    agent: false,
-    headers: {
-      ...(token === undefined ? {} : { Authorization: `Bearer ${token}` }),
-      ...(content === undefined
-        ? {}
-        : { "Content-Type": "application/json", "Content-Length": Buffer.byteLength(content) }),
-      ...headers,
-    },
-    ...(signal === undefined ? {} : { signal }),
+  const headers = {
+    ...(token === undefined ? {} : { Authorization: `Bearer ${token}` }),
+    ...(content === undefined ? {} : { "Content-Type": "application/json" }),
+    ...how.headers,
   };
-  const sent =
-    protocol === "https:"
-      ? secureRequest({ ...how, servername: "localhost", ...(ca === undefined ? {} : { ca }) })
-      : request(how);
-  sent.end(content);
-  const [response] = await once(sent, "response");
-  const received = await text(response);
-  const isJson = method !== "HEAD" && /json/.test(response.headers["content-type"] ?? "");
-  const json = isJson ? (JSON.parse(received) as unknown) : null;
-  return { status: response.statusCode, headers: response.headers, text: received, json };
+  return await send(url, method, path, { ...how, body: content, headers });
 }
+
+/** @returns null if no client would make this request */
+async function askThroughClient(url: string, method: string, path: string, options: Ask): Promise<Reply | null> {
+  const { token, body, headers = {}, ca, signal } = options;
+  const found = operationAt(method, path);
+  const isObject = typeof body === "object" && body !== null && !Buffer.isBuffer(body);
+  if (found === null || (body !== undefined && (method === "GET" || !isObject))) return null;
+  const [, search = ""] = path.split("?");
+  const query = Object.fromEntries(new URLSearchParams(search));
+  if (addressOf(url, found, query) !== path) return null;
+  let reply: Reply | null = null;
+  const client = apiClient(url, {
+    token,
+    ca,
+    signal,
+    onReply: (_, __, received) => {
+      reply = received;
+      if (received.status < 400) used.add(found.operation.operationId);
+    },
+  });
+  // The types of a request whose path is only known at run time cannot be checked.
+  const given = { params: { path: found.params, query }, headers, body, parseAs: "text" } as never;
+  await client.request(method.toLowerCase() as "get", found.template as "/v1/me", given);
+  return reply;
+}
+
+/** The path and the query as the client writes them. */
+function addressOf(url: string, { template, params }: Located, query: Record<string, string>): string {
+  const { pathname, search } = new URL(
+    createFinalURL(template, {
+      baseUrl: url,
+      params: { path: params, query },
+      querySerializer: createQuerySerializer(),
+      pathSerializer: defaultPathSerializer,
+    }),
+  );
+  return pathname + search;
+}
+
+type Located = NonNullable<ReturnType<typeof operationAt>>;

@@ -4,8 +4,9 @@ import { nameOf } from "../../src/api/route.js";
 import { ROUTES } from "../../src/api/routes/table.js";
 import type { Scope } from "../../src/identity/identity.js";
 import type { Action } from "../../src/identity/policy.js";
+import { OPERATIONS } from "../fixtures/api/document.js";
 import { unused } from "../fixtures/sessions/unused.js";
-import { TestApi } from "./harness.js";
+import { TestApi, used } from "./harness.js";
 
 /** Every route × every scope × the caller's own session, one of which the caller is a member, and one of somebody else. */
 
@@ -75,6 +76,7 @@ async function sessionOf(relation: Relation): Promise<string> {
 }
 
 beforeAll(async () => {
+  used.clear();
   at = await TestApi.open();
   for (const relation of RELATIONS) fixed[relation] = await sessionOf(relation);
 });
@@ -110,6 +112,10 @@ describe("the routes of the API", () => {
       }
     },
   );
+
+  it("the client that is generated from the document has made each of its operations", () => {
+    expect([...used].sort()).toEqual(OPERATIONS.map(({ operation }) => operation.operationId).sort());
+  });
 
   it("no answer shows whether a session of another user exists", async () => {
     const token = await at.token("alice", ["admin"]);

@@ -1,5 +1,6 @@
-import type * as v from "valibot";
+import * as v from "valibot";
 import type { StopRequest } from "../../fleet/options.js";
+import type { ServerView } from "../../pool/server.js";
 import { type AnyRoute, route } from "../route.js";
 import { given } from "./given.js";
 import { pageOf } from "./page.js";
@@ -19,7 +20,7 @@ const WAITS = {
   query: null,
   body: s.stopBody,
   isBodyOptional: true,
-  errors: [404, 409],
+  errors: [404, 409, 502, 504],
   limitMs: STOP_MS,
 } as const;
 
@@ -46,7 +47,7 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     query: s.serverFilter,
     answer: { status: 200, description: "The servers.", schema: s.servers },
     handle: async ({ fleet, query }) => ({
-      body: { servers: await fleet.servers.list(query), pool: await fleet.pool.state() },
+      body: { servers: shown(await fleet.servers.list(query)), pool: await fleet.pool.state() },
     }),
   }),
   route({
@@ -57,9 +58,10 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     summary: "Restart a server",
     description: "Waits for the turns of the server, stops it, and starts it again with the same home.",
     answer: { status: 200, description: "The server runs again.", schema: s.restarted },
-    handle: async ({ fleet, params: { id }, body, lasting }) => ({
-      body: await fleet.servers.restart([id], stopRequest(body, lasting)),
-    }),
+    handle: async ({ fleet, params: { id }, body, lasting }) => {
+      const { stopped, servers } = await fleet.servers.restart([id], stopRequest(body, lasting));
+      return { body: { stopped, servers: shown(servers) } };
+    },
   }),
   route({
     ...WAITS,
@@ -154,6 +156,11 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     },
   }),
 ];
+
+/** Leaves out the paths of the machine, which mean nothing to a client. */
+function shown(servers: readonly ServerView[]): v.InferOutput<typeof s.server>[] {
+  return servers.map((server) => v.parse(s.server, server));
+}
 
 function stopRequest(body: v.InferOutput<typeof s.stopBody>, signal: AbortSignal): StopRequest {
   return { ...given(body), signal };

@@ -42,7 +42,7 @@ export const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.s
 export const path = object({ id });
 export const nothing = object({});
 
-/** A number in a query, which is a text. */
+/** A number in a query, which is a text there. To clients, the document describes the number. */
 const whole = (min: number, max: number, initial: number) => {
   const allowed = `a whole number from ${min} to ${max}`;
   const schema = v.pipe(
@@ -52,7 +52,7 @@ const whole = (min: number, max: number, initial: number) => {
     v.minValue(min, allowed),
     v.maxValue(max, allowed),
   );
-  return v.optional(schema, String(initial));
+  return v.pipe(v.optional(schema, String(initial)), v.metadata({ minimum: min, maximum: max }));
 };
 
 export const paging = {

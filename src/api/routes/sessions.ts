@@ -25,7 +25,7 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     body: s.newSession,
     isBodyOptional: true,
     answer: { status: 201, description: "The new session.", schema: s.oneSession, headers: ["Location"] },
-    errors: [409, 429],
+    errors: [409, 502, 504],
     limitMs: CREATE_MS,
     handle: async ({ fleet, identity, body: { id, ...wanted }, gitHubToken, signal }) => {
       const options = { user: identity.user, ...given({ sessionId: id, ...wanted }), signal };
@@ -113,7 +113,7 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     query: null,
     body: null,
     answer: { status: 204, description: "The session is deleted.", schema: null },
-    errors: [404, 409],
+    errors: [404, 409, 502, 504],
     limitMs: LOOK_MS,
     handle: async ({ fleet, identity: { user }, params: { id } }) => {
       await fleet.sessions.delete([id], { user });

@@ -101,7 +101,7 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     body: s.nothing,
     isBodyOptional: true,
     answer: { status: 202, description: "The server was told to abort the turn.", schema: s.aborted },
-    errors: [404, 409],
+    errors: [404, 409, 502, 504],
     limitMs: LOOK_MS,
     handle: async ({ fleet, identity: { user }, params: { id } }) => ({
       body: await fleet.sessions.abort(id, { user }),
