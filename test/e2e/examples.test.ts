@@ -1,59 +1,57 @@
+import { once } from "node:events";
 import { mkdtemp, readdir } from "node:fs/promises";
-import type { Server } from "node:http";
+import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Express } from "express";
+import type { Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
-import { analyzeApp } from "../../examples/analyze.js";
-import { chatApp } from "../../examples/chat.js";
-import { conversationApp } from "../../examples/conversation.js";
-import { teamChatApp } from "../../examples/team-chat.js";
+import { serviceApp } from "../../examples/service.js";
+import { webApp } from "../../examples/web/app.js";
 import { Fleet } from "../../src/index.js";
-import { PendingReply } from "../../src/sessions/use/reply.js";
+import { barriers, noChromium, TestBrowser } from "../console/harness.js";
 import { portVariables, testPorts } from "../fixtures/fleets/ports.js";
+import { startToolModel } from "../fixtures/models/tool-model.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
 /**
- * Tests the example applications, which are the guide's applications rewritten. Where several copies of a service run, they
- * share one state folder, as behind a load balancer.
+ * Tests the example applications. Where several copies of a service run, they share one state folder, as behind a load
+ * balancer.
  */
 
-function withResolvers<T>() {
-  let resolve: (value: T) => void = () => undefined;
-  const promise = new Promise<T>((fulfil) => {
-    resolve = fulfil;
-  });
-  return { promise, resolve };
-}
+type FleetConfig = NonNullable<NonNullable<Parameters<typeof Fleet.open>[0]>["config"]>;
 
 let folder: string;
 const fleets: Fleet[] = [];
 const servers: Server[] = [];
 
 /** @param home the state folder, below the folder of this file's tests */
-async function openFleet(home = "state"): Promise<Fleet> {
-  const fleet = await Fleet.open({
-    cwd: folder,
-    env: {
-      ...process.env,
-      COPILOTFLEET_HOME: join(folder, home),
-      COPILOTFLEET_PROVIDER_TYPE: "echo",
-      ...portVariables(testPorts()),
-      COPILOT_OFFLINE: "true",
-    },
-  });
+async function openFleet(home = "state", config: FleetConfig = { provider: { type: "echo" } }): Promise<Fleet> {
+  const surroundings = {
+    COPILOTFLEET_HOME: join(folder, home),
+    ...portVariables(testPorts()),
+    COPILOT_OFFLINE: "true",
+  };
+  const fleet = await Fleet.open({ cwd: folder, env: { ...process.env, ...surroundings }, config });
   fleets.push(fleet);
   return fleet;
 }
 
-async function start(app: Express): Promise<string> {
-  const server = await new Promise<Server>((resolve) => {
-    const listening = app.listen(0, "127.0.0.1", () => resolve(listening));
-  });
+/** A server whose address is known before its application is made. */
+async function listen(): Promise<{ server: Server; url: string }> {
+  const server = createServer();
   servers.push(server);
-  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return { server, url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` };
+}
+
+async function start(app: Express): Promise<string> {
+  const { server, url } = await listen();
+  server.on("request", app);
+  return url;
 }
 
 async function post(
@@ -76,8 +74,8 @@ beforeAll(async () => {
 afterAll(async () => {
   for (const server of servers) server.close();
   for (const fleet of new Map(fleets.map((each) => [each.stateRoot, each])).values()) {
-    const running = (await fleet.servers()).filter(({ pid }) => pid !== null);
-    await fleet.stop(
+    const running = (await fleet.servers.list()).filter(({ pid }) => pid !== null);
+    await fleet.servers.stop(
       running.map(({ id }) => id),
       { force: true },
     );
@@ -86,24 +84,127 @@ afterAll(async () => {
   await removeFolder(folder);
 });
 
-describe("/chat", () => {
-  it("/chat keeps one conversation for each user across two copies of the service", async () => {
-    const [one, two] = [await start(chatApp(await openFleet())), await start(chatApp(await openFleet()))];
-    const [alice, bob] = [unused("alice"), unused("bob")];
-    expect((await post(`${one}/chat`, alice, { message: "hi" })).body).toEqual({ content: "[turn 1] hi" });
-    expect((await post(`${two}/chat`, alice, { message: "more" })).body).toEqual({ content: "[turn 2] more" });
-    expect((await post(`${two}/chat`, bob, { message: "hi" })).body).toEqual({ content: "[turn 1] hi" });
+describe("the web application", () => {
+  let fleet: Fleet;
+  let api: string;
+  let origin: string;
+  let browser: TestBrowser;
+
+  beforeAll(async () => {
+    const { server, url } = await listen();
+    origin = url;
+    fleet = await openFleet("web", {
+      provider: { type: "echo" },
+      identity: { jwt: [{ issuer: origin, audience: "copilotfleet", jwks: `${origin}/jwks.json` }] },
+      http: { origins: [origin] },
+    });
+    api = (await fleet.openHttpDoor({ listen: "127.0.0.1:0" })).url;
+    server.on("request", await webApp({ origin, api, isPassword: (_user, password) => password === "correct" }));
+    if (noChromium === null) browser = await TestBrowser.open(origin);
+  });
+  afterAll(async () => await browser?.[Symbol.asyncDispose]());
+
+  const signOn = async (user: string, password: string) =>
+    await fetch(`${origin}/sign-on`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ user, password }),
+    });
+  const tokenFor = async (cookie: string) =>
+    await fetch(`${origin}/token`, { method: "POST", headers: { Cookie: cookie } });
+
+  it("the web application gives a token only to a user who has signed on, and the fleet takes that user from it", async () => {
+    const cookie = (await signOn("alice", "correct")).headers.get("set-cookie") ?? "";
+    expect(cookie).toMatch(/; HttpOnly; SameSite=Strict$/);
+    const { token } = (await (await tokenFor(cookie)).json()) as { token: string };
+    const me = await fetch(`${api}/v1/me`, { headers: { Authorization: `Bearer ${token}`, Origin: origin } });
+    expect(await me.json()).toMatchObject({ user: "alice", scopes: ["use"], via: "jwt" });
+    expect(me.headers.get("access-control-allow-origin")).toBe(origin);
+    expect((await signOn("alice", "wrong")).status).toBe(401);
+    for (const body of ["null", '{"user":7,"password":"correct"}']) {
+      const init = { method: "POST", headers: { "Content-Type": "application/json" }, body };
+      expect((await fetch(`${origin}/sign-on`, init)).status, body).toBeGreaterThanOrEqual(400);
+    }
+    expect((await tokenFor("signed-on=guessed")).status).toBe(401);
+    await fetch(`${origin}/sign-off`, { method: "POST", headers: { Cookie: cookie } });
+    expect((await tokenFor(cookie)).status).toBe(401);
   });
 
-  it("/chat answers 400 to an invalid user id", async () => {
-    const url = await start(chatApp(await openFleet()));
-    const { status, body } = await post(`${url}/chat`, "../etc", { message: "hi" });
-    expect(status).toBe(400);
-    expect(body).toMatchObject({ error: { code: "FLEET_USER_INVALID" } });
+  it("the web application shows only the public part of its key", async () => {
+    const { keys } = (await (await fetch(`${origin}/jwks.json`)).json()) as { keys: object[] };
+    expect(keys).toEqual([expect.objectContaining({ kty: "EC", alg: "ES256" })]);
+    expect(keys[0]).not.toHaveProperty("d");
   });
+
+  describe.skipIf(noChromium !== null)(
+    `its page in Chromium${noChromium === null ? "" : ` (skipped: ${noChromium})`}`,
+    () => {
+      const conversation = async (page: Page) => await page.locator("#conversation li").allTextContents();
+      const send = async (page: Page, message: string, reply: string) => {
+        await page.getByLabel("Message").fill(message);
+        await page.getByRole("button", { name: "Send" }).click();
+        await page.getByText(reply, { exact: true }).waitFor();
+      };
+      const openAs = async (user: string) => {
+        const page = await browser.person();
+        await page.goto("/");
+        await page.getByLabel("User").fill(user);
+        await page.getByLabel("Password").fill("correct");
+        await page.getByRole("button", { name: "Sign on" }).click();
+        await page.getByLabel("Message").waitFor();
+        return page;
+      };
+
+      it("the page keeps one conversation for each user, through a reload and a crash of the server, until the user ends it", async () => {
+        const [alice, bob] = [unused("alice"), unused("bob")];
+        const page = await openAs(alice);
+        await send(page, "one", "[turn 1] one");
+        const { pid } = await fleet.servers.ofUser(alice);
+        if (pid !== null) process.kill(pid, "SIGKILL");
+        await send(page, "two", "[turn 2] two");
+        await page.reload();
+        await page.getByText("[turn 2] two", { exact: true }).waitFor();
+        expect(await conversation(page)).toEqual(["one", "[turn 1] one", "two", "[turn 2] two"]);
+
+        const other = await openAs(bob);
+        expect(await conversation(other)).toEqual([]);
+        await send(other, "mine", "[turn 1] mine");
+
+        await page.getByRole("button", { name: "End the conversation" }).click();
+        await expect.poll(async () => (await conversation(page)).length).toBe(0);
+        await send(page, "three", "[turn 1] three");
+        expect(await fleet.sessions.list({ user: alice })).toHaveLength(1);
+        const offences = browser.offences.filter(
+          ({ kind, text }) => kind !== "foreign request" || !text.startsWith(api),
+        );
+        expect(offences).toEqual([]);
+        expect(await barriers(page)).toEqual([]);
+      });
+
+      it("the page stops a reply, and then takes the next message", async () => {
+        const page = await openAs(unused("alice"));
+        await page.getByLabel("Message").fill("!delay 60000 late");
+        await page.getByRole("button", { name: "Send" }).click();
+        await expect
+          .poll(async () => {
+            await page.getByRole("button", { name: "Stop the reply" }).click();
+            return await page.getByRole("button", { name: "Send" }).isEnabled();
+          })
+          .toBe(true);
+        await page.getByLabel("Message").fill("next");
+        await page.getByRole("button", { name: "Send" }).click();
+        await page.getByText(/\] next$/).waitFor();
+      });
+    },
+  );
 });
 
-describe("every service", () => {
+describe("the service", () => {
+  const SERVICE = { team: ["alice"], stateOfOrder: async () => "unknown" };
+  const routes = [
+    ["/api/analyze", "prompt"],
+    ["/team-chat", "message"],
+  ] as const;
   const raw = async (url: string, init: RequestInit): Promise<{ status: number; type: string; body: unknown }> => {
     const response = await fetch(url, { method: "POST", ...init });
     return {
@@ -113,30 +214,31 @@ describe("every service", () => {
     };
   };
   const alice = { "content-type": "application/json", "x-authenticated-user": "alice" };
-  const services = [
-    ["/chat", chatApp, "message"],
-    ["/team-chat", (fleet: Fleet) => teamChatApp(fleet, ["alice"]), "message"],
-    ["/api/analyze", analyzeApp, "prompt"],
-    ["/api/chat/message", conversationApp, "sessionId"],
-    ["/api/chat/end", conversationApp, "sessionId"],
-  ] as const;
+  const json = { type: expect.stringContaining("application/json") };
 
-  it.each(services)("%s answers 401 to a request without an identity", async (path, app, field) => {
-    const url = await start(app(await openFleet()));
-    const init = { headers: { "content-type": "application/json" }, body: JSON.stringify({ [field]: "hi" }) };
+  it.each(routes)("%s answers 401 to a request without an identity, and 400 to an invalid one", async (path, field) => {
+    const url = await start(serviceApp(await openFleet(), SERVICE));
+    const body = JSON.stringify({ [field]: "hi" });
+    const init = { headers: { "content-type": "application/json" }, body };
     expect(await raw(`${url}${path}`, init)).toMatchObject({
       status: 401,
-      type: expect.stringContaining("application/json"),
+      ...json,
       body: { error: { code: "UNAUTHENTICATED" } },
+    });
+    const invalid = { headers: { ...init.headers, "x-authenticated-user": "../etc" }, body };
+    expect(await raw(`${url}${path}`, invalid)).toMatchObject({
+      status: 422,
+      ...json,
+      body: { error: { code: "FLEET_USER_INVALID" } },
     });
   });
 
-  it.each(services)("%s answers 400 to a request with a body that it cannot use", async (path, app, field) => {
-    const url = await start(app(await openFleet()));
+  it.each(routes)("%s answers 400 to a request with a body that it cannot use", async (path, field) => {
+    const url = await start(serviceApp(await openFleet(), SERVICE));
     for (const body of ["{", "null", "[]", "{}", `{"${field}":""}`, `{"${field}":7}`, `{"${field}":{"a":1}}`]) {
       expect(await raw(`${url}${path}`, { headers: alice, body }), body).toMatchObject({
         status: 400,
-        type: expect.stringContaining("application/json"),
+        ...json,
         body: { error: { code: "BAD_REQUEST", message: expect.any(String) } },
       });
     }
@@ -144,92 +246,31 @@ describe("every service", () => {
     expect(await raw(`${url}${path}`, plain)).toMatchObject({ status: 400 });
   });
 
-  it("a service answers in JSON to a path that it does not have and to a body that is too large", async () => {
-    const url = await start(chatApp(await openFleet()));
-    const json = { type: expect.stringContaining("application/json") };
+  it("the service answers in JSON to a path that it does not have and to a body that is too large", async () => {
+    const url = await start(serviceApp(await openFleet(), SERVICE));
     expect(await raw(`${url}/nothing`, { headers: alice })).toMatchObject({ status: 404, ...json });
     const large = JSON.stringify({ message: "x".repeat(200_000) });
-    expect(await raw(`${url}/chat`, { headers: alice, body: large })).toMatchObject({ status: 413, ...json });
+    expect(await raw(`${url}/team-chat`, { headers: alice, body: large })).toMatchObject({ status: 413, ...json });
   });
 
-  it("a service that fails answers 500 in JSON, and logs the reason without sending it", async () => {
+  it("the service answers 500 in JSON when it fails, and logs the reason without sending it", async () => {
     const fleet = await openFleet();
-    vi.spyOn(fleet.sessions, "list").mockRejectedValue(new Error("secret"));
-    const url = await start(chatApp(fleet));
+    vi.spyOn(fleet.sessions, "create").mockRejectedValue(new Error("secret"));
+    const url = await start(serviceApp(fleet, SERVICE));
     const logged = vi.spyOn(console, "error").mockImplementation(() => undefined);
-    const answer = await raw(`${url}/chat`, { headers: alice, body: '{"message":"hi"}' });
+    const answer = await raw(`${url}/api/analyze`, { headers: alice, body: '{"prompt":"hi"}' });
     expect(answer).toMatchObject({ status: 500, body: { error: { code: "INTERNAL" } } });
     expect(JSON.stringify(answer)).not.toContain("secret");
     expect(logged).toHaveBeenCalledWith(expect.objectContaining({ message: "secret" }));
     logged.mockRestore();
   });
-});
 
-describe("/chat as server-sent events", () => {
-  const ask = async (url: string, user: string, message: string, signal: AbortSignal | null = null) =>
-    await fetch(`${url}/chat`, {
-      method: "POST",
-      headers: { "content-type": "application/json", "x-authenticated-user": user, accept: "text/event-stream" },
-      body: JSON.stringify({ message }),
-      signal,
-    });
-
-  it("/chat streams the pieces of a reply, and they add up to the whole reply at the end", async () => {
-    const url = await start(chatApp(await openFleet()));
-    const response = await ask(url, unused("streamer"), "one two three");
-    expect(response.headers.get("content-type")).toBe("text/event-stream");
-    const events = (await response.text())
-      .trim()
-      .split("\n\n")
-      .map((event) => /^event: (\w+)\ndata: (.*)$/.exec(event)?.slice(1) ?? []);
-    const deltas = events.filter(([name]) => name === "delta").map(([, data = ""]) => JSON.parse(data).text);
-    expect(deltas.length).toBeGreaterThan(1);
-    expect(deltas.join("")).toBe("[turn 1] one two three");
-    expect(events.at(-1)).toEqual(["end", '{"content":"[turn 1] one two three"}']);
-  });
-
-  it("/chat answers 401 to a request for a stream without an identity", async () => {
-    const url = await start(chatApp(await openFleet()));
-    expect((await ask(url, "", "hi")).status).toBe(401);
-  });
-
-  it("/chat sends an error event in its stream when the session does not exist", async () => {
-    const fleet = await openFleet();
-    const session = await fleet.createSession({ user: "streamer", purpose: "chat" });
-    await fleet.leaveSession(session);
-    const [known] = await fleet.sessions("streamer");
-    vi.spyOn(fleet.sessions, "list").mockResolvedValue(known === undefined ? [] : [{ ...known, id: "gone" }]);
-    const url = await start(chatApp(fleet));
-    const text = await (await ask(url, "streamer", "hi")).text();
-    expect(text).toMatch(/^event: error\ndata: .*FLEET_SESSION_NOT_FOUND/);
-  });
-
-  it("/chat ends the turn when the client of its stream hangs up", async () => {
-    const fleet = await openFleet();
-    const url = await start(chatApp(fleet));
-    const begun = withResolvers<AbortSignal>();
-    vi.spyOn(fleet.sessions, "use").mockImplementation((_id, _prompt, { signal }) => {
-      if (signal === undefined) throw new Error("the turn has no signal");
-      begun.resolve(signal);
-      return new PendingReply(
-        async () => await new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
-      );
-    });
-    const caller = new AbortController();
-    const response = await ask(url, "streamer", "hi", caller.signal);
-    const turn = await begun.promise;
-    expect(turn.aborted).toBe(false);
-    caller.abort();
-    await expect(response.text()).rejects.toThrow();
-    await expect.poll(() => turn.aborted).toBe(true);
-  });
-});
-
-describe("/team-chat", () => {
   it("/team-chat answers each member's own message, keeps one history for all, and answers a stranger with 404", async () => {
     const team = ["alice", "bob", "carol"];
     const home = unused("team");
-    const urls = await Promise.all(team.map(async () => await start(teamChatApp(await openFleet(home), team))));
+    const urls = await Promise.all(
+      team.map(async () => await start(serviceApp(await openFleet(home), { ...SERVICE, team }))),
+    );
     const asked = team.flatMap((user, index) => [0, 1, 2].map((round) => ({ user, index, text: `${user} ${round}` })));
     const replies = await Promise.all(
       asked.map(async ({ user, index, text }) => ({
@@ -242,35 +283,30 @@ describe("/team-chat", () => {
     expect(turns).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9]);
     expect((await post(`${urls[0]}/team-chat`, "mallory", { message: "hi" })).status).toBe(404);
   });
-});
 
-describe("/api/analyze", () => {
   it("/api/analyze answers a prompt and leaves no session, not even on disk", async () => {
     const fleet = await openFleet();
-    const url = await start(analyzeApp(fleet));
-    expect((await post(`${url}/api/analyze`, "dora", { prompt: "sum" })).body).toEqual({ result: "[turn 1] sum" });
-    expect((await post(`${url}/api/analyze`, "dora", { prompt: "sum" })).body).toEqual({ result: "[turn 1] sum" });
-    expect(await fleet.sessions("dora")).toEqual([]);
-    expect(await readdir(join((await fleet.serverOf("dora")).home, "session-state"))).toEqual([]);
+    const url = await start(serviceApp(fleet, SERVICE));
+    for (const _ of [1, 2])
+      expect((await post(`${url}/api/analyze`, "dora", { prompt: "sum" })).body).toEqual({ result: "[turn 1] sum" });
+    expect(await fleet.sessions.list({ user: "dora" })).toEqual([]);
+    expect(await readdir(join((await fleet.servers.ofUser("dora")).home, "session-state"))).toEqual([]);
   });
-});
 
-describe("/api/chat", () => {
-  it("a conversation of /api/chat survives a crash of the server, is refused to others, and can be ended", async () => {
-    const fleet = await openFleet();
-    const url = await start(conversationApp(fleet));
-    const { sessionId } = (await post(`${url}/api/chat/start`, "erin", {})).body;
-    const say = async (user: string, message: string) =>
-      await post(`${url}/api/chat/message`, user, { sessionId, message });
-    expect((await say("erin", "one")).body).toEqual({ content: "[turn 1] one" });
-    const { pid } = await fleet.serverOf("erin");
-    if (pid !== null) process.kill(pid, "SIGKILL");
-    expect((await say("erin", "two")).body).toEqual({ content: "[turn 2] two" });
-    expect((await say("frank", "mine?")).status).toBe(404);
-    expect((await post(`${url}/api/chat/end`, "frank", { sessionId })).status).toBe(404);
-    expect((await say("erin", "three")).body).toEqual({ content: "[turn 3] three" });
-    expect((await post(`${url}/api/chat/end`, "erin", { sessionId })).body).toEqual({ success: true });
-    expect((await post(`${url}/api/chat/end`, "erin", { sessionId })).status).toBe(404);
-    expect((await say("erin", "four")).status).toBe(404);
+  it("/api/analyze lets the model call the tool of the service", async () => {
+    await using model = await startToolModel();
+    const fleet = await openFleet(unused("tools"), {
+      provider: { type: "openai", baseUrl: model.baseUrl },
+      session: { model: "gpt-5" },
+    });
+    const asked: string[] = [];
+    const stateOfOrder = async (order: string) => {
+      asked.push(order);
+      return "sent";
+    };
+    const url = await start(serviceApp(fleet, { ...SERVICE, stateOfOrder }));
+    const { body } = await post(`${url}/api/analyze`, "dora", { prompt: '!tool order_state {"order":"1001"}' });
+    expect(body).toEqual({ result: "done" });
+    expect(asked).toContain("1001");
   });
 });
