@@ -31,7 +31,7 @@ export async function usageError(error: Error, command: typeof Command): Promise
   const [, valueless] = /^Flag (--\S+) expects /.exec(error.message) ?? [];
   const { message, advice } =
     valueless === undefined
-      ? { message: describe(error, known), advice: exampleOf(error) }
+      ? { message: describe(error, known, command), advice: exampleOf(error, command) }
       : await missingValue(valueless, known[valueless.slice("--".length)]);
   const meantFlags = unknown.flatMap((flag) => meant(flag, command, flags));
   const listed = unknown.length > 0 && meantFlags.length === 0 ? allowedOf(flags) : "";
@@ -107,7 +107,7 @@ function namesLike(written: string, config: Config): string[] {
 }
 
 /** Turns oclif's message into ours. Redacts the values that it quotes, because a user may have typed a token. */
-function describe(error: Error, known: Readonly<Record<string, object>>): string {
+function describe(error: Error, known: Readonly<Record<string, object>>, { args }: typeof Command): string {
   const given = "args" in error ? error.args : [];
   if (/^Missing \d+ required arg/.test(error.message)) {
     const missing = Array.isArray(given) ? given.map(({ name }: { name: string }) => name.toUpperCase()) : [];
@@ -121,6 +121,14 @@ function describe(error: Error, known: Readonly<Record<string, object>>): string
     const { kind = "value" }: { kind?: string } = known[flag.slice(2)] ?? {};
     return `${flag} ${quoteSafely(value)} is not ${/^[aeiou]/.test(kind) ? "an" : "a"} ${kind}. Allowed: ${oneOf(allowed ?? "")}.`;
   }
+  const [, word = "", words] = /^Expected (.*) to be one of: (.+?)\n/s.exec(error.message) ?? [];
+  if (words !== undefined) {
+    const [name = "the argument"] = Object.entries(args).find(([, { options }]) => options?.join(", ") === words) ?? [];
+    return `${name.toUpperCase()} is ${quoteSafely(word)}. Allowed: ${oneOf(words)}.`;
+  }
+  const [, needing, needed] =
+    /All of the following must be provided when using (--\S+): (.+)$/m.exec(error.message) ?? [];
+  if (needing !== undefined) return `${needing} needs ${needed}.`;
   const [, repeated] = /^Flag (--\S+) can only be specified once$/.exec(error.message) ?? [];
   if (repeated !== undefined) return `${repeated} was given more than once. Give it once.`;
   const required = missingFlag(error);
@@ -129,10 +137,15 @@ function describe(error: Error, known: Readonly<Record<string, object>>): string
   return printable(redact(lines.join(" ").replace(/\s+/g, " ").trim()));
 }
 
-/** The first allowed value of a flag that takes one of a few values. */
-function exampleOf({ message }: Error): Suggestion[] {
-  const [, flag, example] = /^Expected (--\S+?)=.* to be one of: ([^,\n]+)/s.exec(message) ?? [];
-  return flag === undefined ? [] : [`For example, write ${flag} ${example}.`];
+/** The first allowed value of a flag or an argument that takes one of a few values. */
+function exampleOf({ message }: Error, { id }: typeof Command): Suggestion[] {
+  const [, flag, example] = /^Expected (--\S+?=)?.* to be one of: ([^,\n]+)/s.exec(message) ?? [];
+  if (example === undefined) return [];
+  return [
+    flag === undefined
+      ? `copilotfleet ${spoken(id)} ${example}`
+      : `For example, write ${flag.slice(0, -1)} ${example}.`,
+  ];
 }
 
 function refuseArguments({ id }: typeof Command, error: Error): string {

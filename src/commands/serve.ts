@@ -3,6 +3,9 @@ import { FleetCommand } from "../cli/base-command.js";
 import { addressFlag, durationFlag, given } from "../cli/flags/flags.js";
 import { renderStopped } from "../cli/render/stopped.js";
 import { exitCodeOfServe, runServe, type Served } from "../cli/run/serve.js";
+import { loadConfig } from "../config/load/load.js";
+
+const FLAG_NAMES = { "serve.http": "--http", "serve.listen": "--listen", "serve.metrics": "--metrics" };
 
 export default class Serve extends FleetCommand {
   static override summary =
@@ -28,7 +31,10 @@ export default class Serve extends FleetCommand {
   async run(): Promise<Served> {
     const { flags } = await this.parse(Serve);
     const { http, listen, metrics } = flags;
-    this.configSource.config = { serve: given({ http, listen, metrics }) };
+    const config = { serve: given({ http, listen, metrics }) };
+    // The fleet checks the settings again, but only here do the messages name the flags.
+    loadConfig({ ...this.configSource, env: process.env, cwd: process.cwd(), flags: config, flagNames: FLAG_NAMES });
+    this.configSource.config = config;
     return await this.withFleet(async (fleet) => {
       const served = await runServe(fleet, {
         drainTimeoutMs: flags["drain-timeout"] ?? fleet.config.drain.timeoutMs,

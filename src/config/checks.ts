@@ -4,6 +4,7 @@ import type { Layer } from "./load/layers.js";
 import type { Environment } from "./load/paths.js";
 import { checkNetwork, checkTls } from "./network-checks.js";
 import { attempt, conflict, invalidValue, type Origin, throwProblem } from "./problem.js";
+import type { Address } from "./rules.js";
 import type { Config } from "./schema.js";
 import { writeDuration } from "./values/duration.js";
 import { isLoopback, readRedisUrl } from "./values/redis-url.js";
@@ -149,16 +150,32 @@ function checkHealth({ health }: Config, origins: Map<string, Origin>): void {
 function checkServe({ serve }: Config, origins: Map<string, Origin>, { uid }: Machine): void {
   checkPrivilege("serve.metrics", serve.metrics.port, origins, uid);
   if (serve.http !== null) checkPrivilege("serve.http", serve.http.port, origins, uid);
-  const { listen } = serve;
-  if (listen === null) return;
-  checkPrivilege("serve.listen", listen.port, origins, uid);
-  // The HTTP API and the metrics may share an address.
-  for (const key of ["metrics", "http"] as const) {
-    const other = serve[key];
-    if (other === null || listen.port === 0 || other.port !== listen.port || other.host !== listen.host) continue;
-    const problem = `serve.listen and serve.${key} both use port ${listen.port}`;
-    throw conflict(["serve.listen", `serve.${key}`], [problem, "a different port for each"], origins);
+  if (serve.listen !== null) checkPrivilege("serve.listen", serve.listen.port, origins, uid);
+  for (const [one, other] of [
+    ["listen", "metrics"],
+    ["listen", "http"],
+    ["metrics", "http"],
+  ] as const) {
+    const [a, b] = [serve[one], serve[other]];
+    if (a === null || b === null || !isSamePort(a, b)) continue;
+    // The HTTP API and the metrics may share an address.
+    const mayShare = one === "metrics";
+    if (mayShare && a.host === b.host) continue;
+    const problem = `serve.${one} and serve.${other} both use port ${a.port}`;
+    const allowed = `a different port for each${mayShare ? ", or the same host for both" : ""}`;
+    throw conflict([`serve.${one}`, `serve.${other}`], [problem, allowed], origins);
   }
+}
+
+/** Whether a process cannot listen on both addresses. An IPv6 wildcard also covers IPv4. */
+function isSamePort(a: Address, b: Address): boolean {
+  if (a.port === 0 || a.port !== b.port) return false;
+  const covers = ({ host }: Address, other: Address) =>
+    host === other.host ||
+    host === "::" ||
+    (host === "0.0.0.0" && !other.host.includes(":")) ||
+    (host === "localhost" && (other.host === "127.0.0.1" || other.host === "::1"));
+  return covers(a, b) || covers(b, a);
 }
 
 /**

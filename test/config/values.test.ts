@@ -460,6 +460,18 @@ describe("values that do not go together", () => {
       "a different port for each",
     ],
     [
+      "one port for the front door and the HTTP API on all addresses",
+      { serve: { listen: "127.0.0.1:4300", http: "0.0.0.0:4300" } },
+      "serve.listen and serve.http both use port 4300",
+      "a different port for each",
+    ],
+    [
+      "one port for the metrics and the HTTP API on other hosts",
+      { serve: { metrics: "127.0.0.1:9464", http: "localhost:9464" } },
+      "serve.metrics and serve.http both use port 9464",
+      "a different port for each, or the same host for both",
+    ],
+    [
       "one port for the front door and the HTTP API",
       { serve: { listen: "127.0.0.1:4300", http: "127.0.0.1:4300" } },
       "serve.listen and serve.http both use port 4300",
@@ -528,6 +540,17 @@ describe("values that do not go together", () => {
     expect(error).toMatchObject({ code: "FLEET_CONFIG_INVALID", exit: 3 });
     expect(error.message).toContain(part);
     expect(error.message).toMatch(new RegExp(`Allowed: .*${allowed}`));
+  });
+
+  it.each([
+    { listen: "127.0.0.1:4300", http: "[::1]:4300" },
+    { listen: "10.0.0.7:4300", http: "127.0.0.1:4300" },
+    { metrics: "0.0.0.0:9464", http: "0.0.0.0:9464" },
+    { listen: "127.0.0.1:0", metrics: "0.0.0.0:0", http: "localhost:0" },
+  ])("%j is allowed, because one process can listen on all of these addresses", async (serve) => {
+    await using folder = new Folder();
+    folder.write(folder.userFile, { serve: { ...serve, insecure: true } });
+    expect(() => folder.load()).not.toThrow();
   });
 
   it.each([

@@ -28,6 +28,17 @@ function wordsOf(text: string): string[] {
 }
 
 describe("help", () => {
+  it("help describes each topic by a text of its own, and not by the text of its first command", () => {
+    const topics = [...new Set(COMMANDS.filter((name) => name.includes(" ")).map((name) => name.split(" ")[0] ?? ""))];
+    expect(topics.length).toBeGreaterThan(4);
+    const summaries = new Set(config.commands.map(({ summary }) => summary));
+    for (const topic of topics) {
+      const description = config.findTopic(topic)?.description;
+      expect(description, topic).toMatch(/\.$/);
+      expect(summaries.has(description), topic).toBe(false);
+    }
+  });
+
   it.each([
     [["help"], ["-h"], ["--help"], []],
     [

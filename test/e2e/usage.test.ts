@@ -216,6 +216,23 @@ describe("a command line with a mistake", () => {
     [["trust", "--list", "--revoke", "a b"], /cannot be used together/, "copilotfleet trust --revoke 'a b'"],
     [["explain", "FLEET_NOTHING"], / Allowed: the code of an error, such as /, "copilotfleet explain"],
     [["chat", "--to", "localhost"], /which has no port/, "For example, write --to localhost:4300."],
+    [
+      ["serve", "--http", "4381"],
+      /^--http is "4381", which has no host\. /,
+      "For example, write --http 127.0.0.1:4381.",
+    ],
+    [["serve", "--http", "99999"], /which has no host\. /, "For example, write --http 127.0.0.1:4380."],
+    [
+      ["serve", "--http", "127.0.0.1:4300"],
+      /^serve\.listen and serve\.http both use port 4300 \(serve\.listen: the default; serve\.http: the flag --http\)\. /,
+      "Change serve.listen or serve.http.",
+    ],
+    [["autocomplete", "tcsh"], /^SHELL is "tcsh"\. Allowed: bash, zsh or fish\.$/, "copilotfleet autocomplete bash"],
+    [
+      ["deploy", "kubernetes", "--ingress-class", "nginx"],
+      /^--ingress-class needs --ingress-host\.$/,
+      "copilotfleet deploy kubernetes --help",
+    ],
     [["logs", "a", "--lines", "many"], /which is not a number/, "For example, write --lines 100."],
     [
       ["deploy", "kubernetes", "--secret"],

@@ -142,9 +142,11 @@ export function addressFlag(name: string, description: string, example: string) 
     parse: async (value) => {
       if (parseAddress(value) !== null) return value;
       const fault = addressFault(value) ?? "which is not host:port";
+      const withHost = `127.0.0.1:${value}`;
+      const meant = parseAddress(withHost) === null ? example : withHost;
       throw usage(
         `--${name} is ${quote(value)}, ${fault}. Allowed: host:port, such as ${example} (port 0: any free one)`,
-        [`For example, write --${name} ${example}.`],
+        [`For example, write --${name} ${meant}.`],
       );
     },
   });

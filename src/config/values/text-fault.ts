@@ -53,6 +53,7 @@ export function wholeNumberFault(text: string, [min, max]: readonly [number, num
 export function addressFault(text: string): string | null {
   const fault = textFault(text, { characters: /\S/ });
   if (fault !== null) return fault;
+  if (/^\d+$/.test(text)) return "which has no host";
   if (!/:[^:\]]*$/.test(text)) return "which has no port";
   return text.startsWith(":") ? "which has no host" : "which is not host:port";
 }
