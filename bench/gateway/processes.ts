@@ -3,6 +3,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 const SCRIPT = fileURLToPath(new URL("../gateway-process.ts", import.meta.url));
+const HTTP_SCRIPT = fileURLToPath(new URL("../http/door-process.mjs", import.meta.url));
 
 /** A part of the benchmark in a separate process; see `gateway-process.ts`. */
 export interface PartProcess extends Disposable {
@@ -19,14 +20,20 @@ export interface PartProcess extends Disposable {
  * @param env the environment; for a door, that of its fleet
  */
 export async function startPart(args: readonly string[], env: NodeJS.ProcessEnv = process.env): Promise<PartProcess> {
-  const child = spawn(process.execPath, ["--expose-gc", "--import", "tsx", SCRIPT, ...args], {
-    env,
-    stdio: ["pipe", "pipe", "inherit"],
-  });
+  return await partOf(["--import", "tsx", SCRIPT, ...args], env);
+}
+
+/** Starts the HTTP API of the built library. */
+export async function startHttp(env: NodeJS.ProcessEnv): Promise<PartProcess> {
+  return await partOf([HTTP_SCRIPT], env);
+}
+
+async function partOf(args: readonly string[], env: NodeJS.ProcessEnv): Promise<PartProcess> {
+  const child = spawn(process.execPath, ["--expose-gc", ...args], { env, stdio: ["pipe", "pipe", "inherit"] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const next = async () => {
     const { value, done } = await lines.next();
-    if (done === true) throw new Error(`${args[0]} ended`);
+    if (done === true) throw new Error(`${args.at(-1)} ended`);
     return JSON.parse(value) as unknown;
   };
   const { url } = (await next()) as { url: string };

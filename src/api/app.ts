@@ -1,5 +1,6 @@
 import type { ServerResponse } from "node:http";
 import type { HttpBindings } from "@hono/node-server";
+import { RESPONSE_ALREADY_SENT } from "@hono/node-server/utils/response";
 import { type Context, Hono } from "hono";
 import { FleetError, quote } from "../errors.js";
 import { permit } from "../identity/policy.js";
@@ -15,11 +16,14 @@ import { hostsOf } from "./origins.js";
 import { fleetErrorOf, HttpError, PROBLEM_TYPE, problemOf } from "./problem.js";
 import { type Answer, type AnyRoute, nameOf } from "./route.js";
 import { ROUTES } from "./routes/table.js";
-import { STREAM_TYPE, writeStream } from "./streams/sse.js";
+import { Departure } from "./streams/departure.js";
+import { STREAM_TYPE, type StreamEvent, writeStream } from "./streams/sse.js";
 import { Visit } from "./visit.js";
 
 export type Env = { Bindings: HttpBindings; Variables: { visit: Visit } };
 type Request = Context<Env>;
+type EventStream = AsyncGenerator<StreamEvent, void, undefined>;
+type Headers = NonNullable<Answer<unknown>["headers"]>;
 
 const JSON_TYPE = "application/json";
 /** The largest body of a request that has no prompt, in bytes. */
@@ -66,25 +70,27 @@ async function serveRoute(door: DoorState, route: AnyRoute, c: Request): Promise
   try {
     const answer = await answerTo(door, route, c, work);
     done = answer.done;
-    return respond(door, route, c, answer);
+    if (answer.stream !== undefined && !route.isWork) door.endWithDrain(work);
+    return respond(door, route, c, work, answer);
   } catch (error) {
     // When the client disconnects, the adapter aborts with a text as the reason, and Hono handles only errors.
     throw error instanceof Error ? error : new Error(String(error));
   } finally {
-    void Promise.all([closed(c.env.outgoing), done]).then(() => work[Symbol.dispose]());
+    onceClosed(c.env.outgoing, () => void Promise.resolve(done).then(() => work[Symbol.dispose]()));
   }
 }
 
-/** Resolves once the answer is sent, or once it can no longer be sent. */
-async function closed(outgoing: ServerResponse): Promise<void> {
-  if (outgoing.destroyed || outgoing.writableFinished) return;
-  await new Promise<void>((resolve) => outgoing.once("close", () => resolve()));
+/** Calls `action` once the answer is sent, or once it can no longer be sent. */
+function onceClosed(outgoing: ServerResponse, action: () => void): void {
+  if (outgoing.destroyed || outgoing.writableFinished) action();
+  else outgoing.once("close", action);
 }
 
 async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work): Promise<Answer<unknown>> {
   const visit = c.get("visit");
   const identity = await visit.signOn(authorizationOf(c), work);
   const share = work.keep(door.shares.admit(identity.user, false));
+  work.share = share;
   const { action, about } = route;
   const id = c.req.param("id") ?? "";
   const relation = about === "session" ? await door.fleet.sessions.relation(identity, id) : "none";
@@ -95,8 +101,7 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
     query: c.req.queries(),
     body: route.body === null ? null : await readBody(c.req.raw, maxBytes, share),
   });
-  const lasting = work.keep(deadline(route.limitMs ?? undefined, work.signal));
-  const limit = work.keep(deadline(undefined, lasting.signal, c.req.raw.signal));
+  const lasting = route.limitMs === null ? work.signal : work.keep(deadline(route.limitMs, work.signal)).signal;
   return await route.handle({
     fleet: door.fleet,
     identity,
@@ -107,8 +112,8 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
     // A member's turn runs on the owner's server, which must not get the member's token.
     gitHubToken: relation === "member" ? null : door.gitHubTokenOf(identity),
     limits: { default: door.config.limits.default, connections: door.shares.connectionsOf(identity.user) },
-    signal: limit.signal,
-    lasting: lasting.signal,
+    signal: work.keep(new Departure(c.env.outgoing, lasting)).signal,
+    lasting,
     draining: door.draining,
   });
 }
@@ -120,28 +125,40 @@ function authorizationOf({ req, env }: Request): string | undefined {
   return header("Authorization") ?? (token === undefined ? undefined : `Bearer ${token}`);
 }
 
-function respond(door: DoorState, { answer }: AnyRoute, c: Request, given: Answer<unknown>): Response {
+function respond(
+  door: DoorState,
+  { answer, isWork }: AnyRoute,
+  c: Request,
+  work: Work,
+  given: Answer<unknown>,
+): Response {
   const { status, headers = {}, body, stream } = given;
-  if (stream !== undefined) {
-    // Some proxies keep an answer until it is complete, unless this header says otherwise.
-    const more = { ...headers, "X-Accel-Buffering": "no" };
-    return answerWith(c, answer.status, STREAM_TYPE, writeStream(withProblem(stream, c), door.clock), more);
-  }
+  if (stream !== undefined) return sendStream(door, c, answer.status, stream, headers);
   if (body === undefined) return empty(c, status ?? 204, headers);
-  return answerWith(c, answer.status, JSON_TYPE, JSON.stringify(body), headers);
+  const text = JSON.stringify(body);
+  // The answer of work is always sent, because the work is done.
+  work.unread(Buffer.byteLength(text), { orRefuse: !isWork });
+  return answerWith(c, answer.status, JSON_TYPE, text, headers);
 }
 
-/** Ends a stream that fails with an event that has the error. */
-async function* withProblem(stream: NonNullable<Answer<unknown>["stream"]>, c: Request) {
-  try {
-    yield* stream;
-  } catch (error) {
-    if (c.req.raw.signal.aborted) return;
-    const visit = c.get("visit");
-    const { status, body } = problemOf(error, visit.id);
-    visit.failed(fleetErrorOf(error), status, error);
-    yield { event: "problem", data: body };
-  }
+/** Sends a stream, past the adapter. */
+function sendStream(door: DoorState, c: Request, status: number, stream: EventStream, headers: Headers): Response {
+  const { outgoing, incoming } = c.env;
+  const visit = c.get("visit");
+  visit.ended(status);
+  // Some proxies keep an answer until it is complete, unless a header says otherwise.
+  const ours = { "Content-Type": STREAM_TYPE, "X-Accel-Buffering": "no" };
+  outgoing.writeHead(status, { ...visit.headers, ...headers, ...ours });
+  if (incoming.method === "HEAD") outgoing.end();
+  else void writeStream(outgoing, stream, { heartbeats: door.heartbeats, problem: (error) => problemIn(visit, error) });
+  return RESPONSE_ALREADY_SENT;
+}
+
+/** The last event of a stream that fails. */
+function problemIn(visit: Visit, error: unknown): StreamEvent {
+  const { status, body } = problemOf(error, visit.id);
+  visit.failed(fleetErrorOf(error), status, error);
+  return { event: "problem", data: body };
 }
 
 async function serveProbe(door: DoorState, path: string, c: Request): Promise<Response> {
@@ -159,19 +176,13 @@ function problem(c: Request, error: unknown): Response {
   return answerWith(c, status, PROBLEM_TYPE, JSON.stringify(body), headers);
 }
 
-function answerWith(
-  c: Request,
-  status: number,
-  type: string,
-  body: string | ReadableStream,
-  headers: Answer<unknown>["headers"] = {},
-): Response {
+function answerWith(c: Request, status: number, type: string, body: string, headers: Headers = {}): Response {
   const visit = c.get("visit");
   visit.ended(status);
   return new Response(body, { status, headers: { ...visit.headers, ...headers, "Content-Type": type } });
 }
 
-function empty(c: Request, status: 204 | 304, headers: Answer<unknown>["headers"]): Response {
+function empty(c: Request, status: 204 | 304, headers: Headers): Response {
   const visit = c.get("visit");
   visit.ended(status);
   return new Response(null, { status, headers: { ...visit.headers, ...headers } });

@@ -4,7 +4,7 @@ import type { Config } from "../config/schema.js";
 import { FleetError } from "../errors.js";
 import { Attempts } from "../gateway/entry/attempts.js";
 import type { DoorListeners } from "../gateway/state/door/report.js";
-import { Shares } from "../gateway/state/door/shares.js";
+import { type Share, Shares } from "../gateway/state/door/shares.js";
 import type { Identity } from "../identity/identity.js";
 import { SignOn, type SignOnContext } from "../identity/sign-on.js";
 import type { Clock } from "../runtime/clock.js";
@@ -14,6 +14,7 @@ import type { ApiFleet } from "./fleet.js";
 import type { Origins } from "./origins.js";
 import { unauthenticated } from "./problem.js";
 import { Strangers } from "./strangers.js";
+import { Heartbeats } from "./streams/heartbeats.js";
 
 export interface HttpContext extends SignOnContext {
   config: Config;
@@ -25,6 +26,8 @@ export interface HttpContext extends SignOnContext {
 export class Work implements Disposable {
   /** Null until the user is known. */
   identity: Identity | null = null;
+  /** The part of the user's limits that the request takes up. */
+  share: Share | null = null;
   readonly #cut = new AbortController();
   readonly #kept: Disposable[] = [];
   readonly #onEnd: (work: Work) => void;
@@ -42,6 +45,18 @@ export class Work implements Disposable {
   keep<T extends Disposable>(thing: T): T {
     this.#kept.push(thing);
     return thing;
+  }
+
+  /**
+   * Counts the bytes of the answer until the client has received all of it, in place of the body of the request.
+   *
+   * @throws FleetError `FLEET_LIMIT_REACHED` when the user already has too many bytes that no client reads.
+   */
+  unread(bytes: number, { orRefuse }: { orRefuse: boolean }): void {
+    this.share?.buffers(0);
+    const over = this.share?.overBytes ?? null;
+    if (orRefuse && over !== null) throw over;
+    this.share?.buffers(bytes);
   }
 
   cut(reason: FleetError): void {
@@ -65,9 +80,11 @@ export class DoorState {
   readonly origins: Origins;
   readonly shares: Shares;
   readonly strangers = new Strangers();
+  readonly heartbeats: Heartbeats;
   readonly probes: Probes;
   readonly #work = new Set<Work>();
   #onIdle: (() => void)[] = [];
+  readonly #endingWithDrain = new Set<Work>();
   readonly #draining = new AbortController();
   #document: Promise<string> | undefined;
 
@@ -83,6 +100,7 @@ export class DoorState {
     this.origins = origins;
     this.signOn = new SignOn({ ...context, onSignOn: listeners.onSignOn });
     this.authenticator = new Authenticator(this.signOn, new Attempts());
+    this.heartbeats = new Heartbeats(clock);
     this.shares = new Shares(config.limits);
     this.probes = probes ?? { answer: async (path) => this.#ownAnswer(path) };
   }
@@ -103,12 +121,20 @@ export class DoorState {
 
   beginDrain(): void {
     this.#draining.abort(this.refusal());
+    for (const work of this.#endingWithDrain) work.cut(this.refusal());
+  }
+
+  /** Cuts the work when the door begins to drain, because it has no end of its own. */
+  endWithDrain(work: Work): void {
+    this.#endingWithDrain.add(work);
+    if (this.isDraining) work.cut(this.refusal());
   }
 
   /** Counts a request until the returned object is disposed. */
   begin(): Work {
     const work = new Work(() => {
       this.#work.delete(work);
+      this.#endingWithDrain.delete(work);
       if (this.#work.size === 0) for (const resolve of this.#onIdle.splice(0)) resolve();
     });
     this.#work.add(work);

@@ -71,9 +71,11 @@ export class Origins {
 }
 
 /** Each name of the host in a request: those in headers, and the one in a request line that has a whole URL. */
-export function hostsOf({ headersDistinct, url = "" }: Pick<IncomingMessage, "headersDistinct" | "url">): string[] {
+export function hostsOf({ rawHeaders, url = "" }: Pick<IncomingMessage, "rawHeaders" | "url">): string[] {
   const inLine = url.startsWith("/") ? undefined : /^https?:\/\/([^/?#]*)/i.exec(url)?.[1];
-  return [...(headersDistinct.host ?? []), ...(inLine === undefined ? [] : [inLine])];
+  // Names and values alternate. Node.js would keep its own map of all headers in memory, for each stream.
+  const hosts = rawHeaders.filter((_, at) => at % 2 === 1 && rawHeaders[at - 1]?.toLowerCase() === "host");
+  return [...hosts, ...(inLine === undefined ? [] : [inLine])];
 }
 
 function readHost(host: string | undefined): { name: string; host: string } | null {

@@ -113,6 +113,29 @@ it("an answer that its client does not read counts as a connection of the user u
   await eventually("room", async () => (await at.ask("GET", "/v1/me", { token: alice })).status === 200);
 });
 
+it("the bytes of answers that no client reads count against the user, and a further answer is refused until they are gone", async () => {
+  const few = { limits: { default: { unreadBytes: "30mb" } } };
+  await using other = await TestApi.open({ env: { ...model.env }, config: few });
+  const token = await other.token("alice");
+  const { id } = (await other.ok("POST", "/v1/sessions", { token })).json.session;
+  using _ = replaced(other.fleet.sessions, "transcript", async () => ({ entries: ["x".repeat(20_000_000)] }));
+  const path = `/v1/sessions/${id}/transcript`;
+  const head = `GET ${path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${token}\r\n\r\n`;
+  const answered = () => other.requests.filter(({ method }) => method.endsWith("transcript")).length;
+  const sockets: Socket[] = [];
+  for (let count = 1; count <= 2; count++) {
+    const socket = connect(other.door.address.port, "127.0.0.1");
+    socket.pause();
+    sockets.push(socket);
+    socket.write(head);
+    await eventually("the answer", () => answered() === count);
+  }
+  const refused = await other.ask("GET", "/v1/me", { token });
+  for (const socket of sockets) socket.destroy();
+  expect(refused).toMatchObject({ status: 429, json: { limit: "unreadBytes" } });
+  await eventually("room", async () => (await other.ask("GET", "/v1/me", { token })).status === 200);
+});
+
 it("an idle connection of a user counts among the strangers again, but not while one of its requests runs", async () => {
   const strangers = new Strangers(1);
   const sockets = await doorEnds(at.door, 3);

@@ -1,55 +1,134 @@
-import { expect, it } from "vitest";
+import { once } from "node:events";
+import { createServer, get, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { expect, it, onTestFinished } from "vitest";
+import { Heartbeats } from "../../src/api/streams/heartbeats.js";
 import { type StreamEvent, writeStream } from "../../src/api/streams/sse.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 
-function readerOf(events: AsyncGenerator<StreamEvent, void, undefined>, clock = new TestClock()) {
-  const reader = (writeStream(events, clock) as ReadableStream<Uint8Array>).getReader();
-  return { reader, next: async () => new TextDecoder().decode((await reader.read()).value) };
+type Events = AsyncGenerator<StreamEvent, void, undefined>;
+
+/** A client that reads a stream of these events. */
+async function reading(events: Events, clock = new TestClock()) {
+  const heartbeats = new Heartbeats(clock);
+  let response: ServerResponse | undefined;
+  let done: Promise<void> | undefined;
+  const server = createServer((_, answer) => {
+    response = answer;
+    done = writeStream(answer, events, { heartbeats, problem: () => ({ event: "problem", data: null }) });
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  onTestFinished(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  const sent = get({ port: (server.address() as AddressInfo).port, host: "127.0.0.1", agent: false });
+  sent.on("error", () => undefined);
+  const [incoming] = (await once(sent, "response")) as [IncomingMessage];
+  incoming.on("error", () => undefined);
+  const client = { text: "", incoming, heartbeats, response, done };
+  return client;
+}
+
+type Client = Awaited<ReturnType<typeof reading>>;
+
+function read(client: Client): Client {
+  client.incoming.setEncoding("utf8").on("data", (text: string) => {
+    client.text += text;
+  });
+  return client;
 }
 
 it("an event has its id, its name and its data in one line each", async () => {
-  const { next, reader } = readerOf(
-    (async function* () {
-      yield { id: "7", event: "user.message", data: { content: "a\nb\r\nid: 8" } };
-      yield { event: "assistant.message_delta", data: null };
-    })(),
+  const client = read(
+    await reading(
+      (async function* () {
+        yield { id: "7", event: "user.message", data: { content: "a\nb\r\nid: 8" } };
+        yield { event: "assistant.message_delta", data: null };
+        yield { event: "written.before", data: {}, json: '{"a":1}' };
+      })(),
+    ),
   );
-  expect(await next()).toBe("retry: 1000\n\n");
-  expect(await next()).toBe('id: 7\nevent: user.message\ndata: {"content":"a\\nb\\r\\nid: 8"}\n\n');
-  expect(await next()).toBe("event: assistant.message_delta\ndata: null\n\n");
-  expect(await reader.read()).toMatchObject({ done: true });
+  await once(client.incoming, "end");
+  expect(client.text).toBe(
+    [
+      "retry: 1000",
+      'id: 7\nevent: user.message\ndata: {"content":"a\\nb\\r\\nid: 8"}',
+      "event: assistant.message_delta\ndata: null",
+      'event: written.before\ndata: {"a":1}',
+      "",
+    ].join("\n\n"),
+  );
+  expect(client.heartbeats.size).toBe(0);
 });
 
-it("a comment comes after 15 s of silence, and no event is lost by it", async () => {
+it("a comment comes within 15 s of silence, and no event is lost by it", async () => {
   const clock = new TestClock();
   let release = (_: StreamEvent): void => undefined;
   const event = new Promise<StreamEvent>((resolve) => (release = resolve));
-  const { next } = readerOf(
-    (async function* () {
-      yield await event;
-    })(),
-    clock,
+  const client = read(
+    await reading(
+      (async function* () {
+        yield await event;
+      })(),
+      clock,
+    ),
   );
-  await next();
-  const comment = next();
-  await clock.advance(15_000);
-  expect(await comment).toBe(":\n\n");
+  for (let seconds = 0; seconds < 15; seconds += 3) {
+    clock.jump(3_000);
+    clock.runDue();
+  }
+  await expect.poll(() => client.text).toBe("retry: 1000\n\n:\n\n");
   release({ event: "late", data: 1 });
-  expect(await next()).toBe("event: late\ndata: 1\n\n");
+  await expect.poll(() => client.text).toBe("retry: 1000\n\n:\n\nevent: late\ndata: 1\n\n");
+  await client.done;
 });
 
-it("a client that does not read makes the stream take only a few events", async () => {
+it("a client that does not read makes the stream take only a few events, and gets no comments", async () => {
+  const clock = new TestClock();
   let taken = 0;
-  const { next, reader } = readerOf(
+  const client = await reading(
     (async function* () {
       for (;;) {
         taken++;
         yield { event: "large", data: "x".repeat(10_000) };
+        await new Promise(setImmediate);
       }
     })(),
+    clock,
   );
-  await next();
-  await new Promise(setImmediate);
-  expect(taken).toBeLessThan(20);
-  await reader.cancel();
+  const held = () => client.response?.writableLength ?? 0;
+  await expect.poll(held).toBeGreaterThan(64 * 1024);
+  const before = taken;
+  for (let turn = 0; turn < 50; turn++) await new Promise(setImmediate);
+  expect(taken).toBe(before);
+  const bytes = held();
+  expect(bytes).toBeLessThan(100 * 1024);
+  clock.jump(60_000);
+  clock.runDue();
+  expect(held()).toBe(bytes);
+  client.incoming.destroy();
+  await client.done;
+  expect(client.heartbeats.size).toBe(0);
+});
+
+it("the events of one turn of the event loop are written together", async () => {
+  let go = (): void => undefined;
+  const begun = new Promise<void>((resolve) => (go = resolve));
+  const client = read(
+    await reading(
+      (async function* () {
+        await begun;
+        for (let count = 0; count < 50; count++) yield { event: "small", data: count };
+      })(),
+    ),
+  );
+  await expect.poll(() => client.text).toBe("retry: 1000\n\n");
+  let pieces = 0;
+  client.incoming.socket.on("data", () => pieces++);
+  go();
+  await client.done;
+  await expect.poll(() => client.text).toContain("data: 49\n");
+  expect(pieces).toBeLessThan(5);
 });

@@ -57,8 +57,9 @@ class WaitingEvents {
 
   push(event: StreamEvent): void {
     if (this.#isOver) return;
-    this.#bytes += JSON.stringify(event.data).length;
-    this.#events.push(event);
+    const json = JSON.stringify(event.data);
+    this.#bytes += json.length;
+    this.#events.push({ ...event, json });
     if (this.#bytes > MOST_WAITING_BYTES) {
       this.#events = [];
       this.end(tooSlow());

@@ -1,4 +1,3 @@
-import { either } from "../../runtime/deadline.js";
 import type { ApiFleet, SessionEvent } from "../fleet.js";
 import { type AnyRoute, route } from "../route.js";
 import type { StreamEvent } from "../streams/sse.js";
@@ -76,12 +75,12 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     },
     errors: [404, 409],
     limitMs: null,
-    handle: async ({ fleet, identity: { user }, params: { id }, query, lastEventId, signal, draining }) => {
+    handle: async ({ fleet, identity: { user }, params: { id }, query, lastEventId, signal }) => {
       const options = { user, ...given({ after: lastEventId }) };
       // A client that asks for an unknown event gets an error in place of a stream, because it would ask again and again.
       for await (const _ of fleet.sessions.followEvents(id, { ...options, signal })) break;
       const follow = query.follow !== "false";
-      return { stream: recorded(fleet, id, { ...options, follow, signal, draining }) };
+      return { stream: recorded(fleet, id, { ...options, follow, signal }) };
     },
   }),
   route({
@@ -132,14 +131,13 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
 async function* recorded(
   fleet: ApiFleet,
   id: string,
-  { signal, draining, ...options }: EventsRequest,
+  { signal, ...options }: EventsRequest,
 ): AsyncGenerator<StreamEvent, void, undefined> {
-  using end = either(signal, draining);
-  for await (const event of fleet.sessions.followEvents(id, { ...options, signal: end.signal })) {
+  for await (const event of fleet.sessions.followEvents(id, { ...options, signal })) {
     yield { id: event.id, event: event.type, data: event };
   }
   // The client learns why its stream ends.
-  end.signal.throwIfAborted();
+  signal.throwIfAborted();
 }
 
 interface EventsRequest {
@@ -147,5 +145,4 @@ interface EventsRequest {
   after?: string;
   follow: boolean;
   signal: AbortSignal;
-  draining: AbortSignal;
 }

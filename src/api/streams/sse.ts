@@ -1,4 +1,6 @@
-import type { Clock } from "../../runtime/clock.js";
+import { once } from "node:events";
+import type { ServerResponse } from "node:http";
+import type { Heartbeats } from "./heartbeats.js";
 
 /** A server-sent event. */
 export interface StreamEvent {
@@ -6,47 +8,60 @@ export interface StreamEvent {
   id?: string | undefined;
   event: string;
   data: unknown;
+  /** The data as JSON, if it was written before. */
+  json?: string;
 }
 
 export const STREAM_TYPE = "text/event-stream";
 
-/** How long a stream may be silent, in milliseconds. Proxies close connections that are silent for longer. */
-const HEARTBEAT_MS = 15_000;
 /** How much is made ready for a client that does not read, in bytes. */
 const READY_BYTES = 64 * 1024;
 /** How long a client waits before it connects again, in milliseconds. */
 const RETRY_MS = 1_000;
 
-/**
- * Writes events as a stream of server-sent events (WHATWG HTML, section 9.2), with comments in long silences. Takes the next
- * event only when the client has read most of those before.
- */
-export function writeStream(events: AsyncGenerator<StreamEvent, void, undefined>, clock: Clock): ReadableStream {
-  const encoder = new TextEncoder();
-  let next: Promise<IteratorResult<StreamEvent, void>> | undefined;
-  return new ReadableStream<Uint8Array>(
-    {
-      start: (controller) => controller.enqueue(encoder.encode(`retry: ${RETRY_MS}\n\n`)),
-      async pull(controller) {
-        next ??= events.next();
-        let cancel = (): void => undefined;
-        const silence = new Promise<null>((resolve) => {
-          cancel = clock.after(HEARTBEAT_MS, () => resolve(null));
-        });
-        const found = await Promise.race([next, silence]).finally(cancel);
-        if (found === null) return controller.enqueue(encoder.encode(":\n\n"));
-        next = undefined;
-        if (found.done === true) controller.close();
-        else controller.enqueue(encoder.encode(written(found.value)));
-      },
-      async cancel() {
-        await events.return();
-      },
-    },
-    new ByteLengthQueuingStrategy({ highWaterMark: READY_BYTES }),
-  );
+interface Surroundings {
+  heartbeats: Heartbeats;
+  /** The last event of a stream that fails. */
+  problem: (error: unknown) => StreamEvent;
 }
 
-function written({ id, event, data }: StreamEvent): string {
-  return `${id === undefined ? "" : `id: ${id}\n`}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
+/**
+ * Writes events as a stream of server-sent events (WHATWG HTML, section 9.2), with comments in long silences. Takes the next
+ * event only when the client has read most of those before. Ends the response. Never rejects.
+ *
+ * Node.js writes all events of one turn of the event loop together. This writes to its response directly, because a stream of
+ * the web platform costs about 10 kB of memory for each client.
+ */
+export async function writeStream(
+  response: ServerResponse,
+  events: AsyncGenerator<StreamEvent, void, undefined>,
+  { heartbeats, problem }: Surroundings,
+): Promise<void> {
+  response.write(`retry: ${RETRY_MS}\n\n`);
+  using beat = heartbeats.begin(response);
+  try {
+    for await (const event of events) {
+      if (response.destroyed) return;
+      response.write(written(event));
+      beat.written();
+      if (response.writableLength > READY_BYTES) await drained(response);
+    }
+  } catch (error) {
+    if (response.destroyed) return;
+    response.write(written(problem(error)));
+  }
+  response.end();
+}
+
+/** Resolves when the client has read everything, or has gone. */
+async function drained(response: ServerResponse): Promise<void> {
+  const gone = new AbortController();
+  const onClose = () => gone.abort();
+  response.once("close", onClose);
+  await once(response, "drain", { signal: gone.signal }).catch(() => "the client has gone");
+  response.off("close", onClose);
+}
+
+function written({ id, event, data, json = JSON.stringify(data) }: StreamEvent): string {
+  return `${id === undefined ? "" : `id: ${id}\n`}event: ${event}\ndata: ${json}\n\n`;
 }

@@ -31,8 +31,12 @@ export abstract class Group {
 /** Wraps a method. A failed check makes the method's iterator, {@link PendingReply} or promise fail. */
 function guarded(name: string, method: Method, read: (group: Group, given: readonly unknown[]) => unknown[]): Method {
   if (name === "followLog" || name === "followTranscript" || name === "followEvents") {
-    return async function* (...given) {
-      yield* method.apply(this, read(this, given)) as AsyncIterable<unknown>;
+    return function (...given) {
+      try {
+        return method.apply(this, read(this, given));
+      } catch (error) {
+        return failing(error);
+      }
     };
   }
   if (name === "send" || name === "use") {
@@ -47,4 +51,9 @@ function guarded(name: string, method: Method, read: (group: Group, given: reado
   return async function (...given) {
     return await method.apply(this, read(this, given));
   };
+}
+
+// biome-ignore lint/correctness/useYield: the iterator fails at its first step
+async function* failing(error: unknown): AsyncGenerator<never> {
+  await Promise.reject(error);
 }

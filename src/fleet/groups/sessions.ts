@@ -215,11 +215,11 @@ export class SessionGroup extends Group {
    * @param options.follow whether to go on with the events that are added later, until the signal aborts
    * @throws FleetError like {@link transcript}; `FLEET_USAGE_INVALID` when the history does not have the event `after`.
    */
-  async *followEvents(
+  followEvents(
     id: string,
     options: { user: string; after?: string; follow?: boolean; signal?: AbortSignal },
   ): AsyncGenerator<SessionEvent, void, undefined> {
-    yield* readEvents(this.parts, id, options);
+    return readEvents(this.parts, id, options);
   }
 
   /**

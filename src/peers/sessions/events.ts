@@ -26,30 +26,58 @@ export async function* readEvents(
   id: string,
   { after, ...request }: EventsRequest,
 ): AsyncGenerator<SessionEvent, void, undefined> {
-  let last = after;
-  let splitter = new LineSplitter({ wholeBytes: LONGEST_BYTES });
-  /** Whether the reader has not reached the event `last` so far. */
-  let isSearching = last !== undefined;
+  const reader = new EventReader(after);
   let unreadable = 0;
   for await (const { bytes, atEnd, fate } of historyParts(context, id, request)) {
     if (fate === "replaced") {
-      splitter = new LineSplitter({ wholeBytes: LONGEST_BYTES });
-      isSearching = last !== undefined;
+      reader.beginAgain();
       continue;
     }
-    for (const line of splitter.push(bytes)) {
-      if (isSearching) {
-        isSearching = idOf(line, last) !== last;
+    yield* reader.push(bytes);
+    if (!atEnd) continue;
+    if (reader.missing !== undefined) throw notThere(id, reader.missing);
+    if (reader.unreadable > unreadable) context.warn(damageOf(id, reader.unreadable - unreadable));
+    unreadable = reader.unreadable;
+  }
+}
+
+/** Finds the events in the parts of a history. */
+class EventReader {
+  /** The number of lines so far that cannot be read. */
+  unreadable = 0;
+  /** The id of the last event that the caller has. */
+  #last: string | undefined;
+  #isSearching: boolean;
+  #splitter = new LineSplitter({ wholeBytes: LONGEST_BYTES });
+
+  constructor(after: string | undefined) {
+    this.#last = after;
+    this.#isSearching = after !== undefined;
+  }
+
+  /** The event that was not found so far, and after which the reading begins. */
+  get missing(): string | undefined {
+    return this.#isSearching ? this.#last : undefined;
+  }
+
+  /** The next part begins another history. Goes on after the last event. */
+  beginAgain(): void {
+    this.#splitter = new LineSplitter({ wholeBytes: LONGEST_BYTES });
+    this.#isSearching = this.#last !== undefined;
+  }
+
+  /** A generator of its own, so that no idle reader keeps a part in memory. */
+  *push(bytes: Buffer): Generator<SessionEvent> {
+    for (const line of this.#splitter.push(bytes)) {
+      if (this.#isSearching) {
+        this.#isSearching = idOf(line, this.#last) !== this.#last;
         continue;
       }
       const event = eventOf(line);
-      if (event === null) unreadable++;
+      if (event === null) this.unreadable++;
       else yield event;
-      last = event?.id ?? last;
+      this.#last = event?.id ?? this.#last;
     }
-    if (atEnd && isSearching) throw notThere(id, last);
-    if (atEnd && unreadable > 0) context.warn(damageOf(id, unreadable));
-    if (atEnd) unreadable = 0;
   }
 }
 

@@ -1,0 +1,58 @@
+import type { ServerResponse } from "node:http";
+import type { Clock } from "../../runtime/clock.js";
+
+/** How long a stream may be silent, in milliseconds. Proxies close connections that are silent for longer. */
+const SILENCE_MS = 15_000;
+/** How often to look for silent streams, in milliseconds. */
+const LOOK_MS = 3_000;
+
+/** One open stream. Dispose it at the end of the stream. */
+export interface Heartbeat extends Disposable {
+  /** Something was written to the stream. */
+  written(): void;
+}
+
+/** Writes comments to the streams that are silent. One timer serves all streams. */
+export class Heartbeats {
+  readonly #clock: Clock;
+  /** When each stream was last written to. */
+  readonly #writtenMs = new Map<ServerResponse, number>();
+  #cancel: (() => void) | undefined;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /** The number of open streams. */
+  get size(): number {
+    return this.#writtenMs.size;
+  }
+
+  begin(response: ServerResponse): Heartbeat {
+    const written = () => void this.#writtenMs.set(response, this.#clock.now());
+    written();
+    this.#cancel ??= this.#lookLater();
+    return {
+      written,
+      [Symbol.dispose]: () => {
+        this.#writtenMs.delete(response);
+        if (this.#writtenMs.size > 0) return;
+        this.#cancel?.();
+        this.#cancel = undefined;
+      },
+    };
+  }
+
+  #lookLater(): () => void {
+    return this.#clock.after(LOOK_MS, () => {
+      this.#cancel = this.#lookLater();
+      const nowMs = this.#clock.now();
+      for (const [response, writtenMs] of this.#writtenMs) {
+        if (nowMs - writtenMs < SILENCE_MS - LOOK_MS) continue;
+        this.#writtenMs.set(response, nowMs);
+        // A client that does not read has received no comment that it could miss.
+        if (response.writableLength === 0) response.write(":\n\n");
+      }
+    });
+  }
+}
