@@ -181,6 +181,9 @@ function redisService() {
 /** The settings as variables. */
 function settingVariables({ values }: Deployment["settings"]): [variable: string, text: string][] {
   return [...values].map(([key, { value }]) => {
+    const found = findKey(key);
+    const variable = found?.variable ?? key;
+    if (found?.rule.json === true) return [variable, literal(JSON.stringify(value))];
     const items = Array.isArray(value) ? value.map(String) : [];
     if (items.some((item) => item.includes(","))) {
       throw unfit(
@@ -188,7 +191,7 @@ function settingVariables({ values }: Deployment["settings"]): [variable: string
         [`Set ${key} without commas in its items.`],
       );
     }
-    return [findKey(key)?.variable ?? key, literal(Array.isArray(value) ? items.join(",") : String(value))];
+    return [variable, literal(Array.isArray(value) ? items.join(",") : String(value))];
   });
 }
 

@@ -141,18 +141,31 @@ function redisOf(url: { host: string; port: number } | null): Service {
   return url === null ? { host: null, port: REDIS_PORT } : { host: url.host, port: url.port };
 }
 
-function servicesOf({ provider, auth }: Config): Service[] {
+function servicesOf({ provider, auth, identity }: Config): Service[] {
   const hasToken = Object.values(auth).some((source) => source !== null);
   const github = hasToken || provider === null ? [{ host: "api.github.com", port: HTTPS_PORT }] : [];
-  if (provider === null || provider.type === "echo") return github;
-  const { hostname, port, protocol } = new URL(provider.baseUrl);
+  const signOn = [
+    ...identity.jwt.map(({ issuer, jwks }) => jwks ?? issuer),
+    ...(identity.github.api === null ? [] : [identity.github.api]),
+  ];
+  const model = provider === null || provider.type === "echo" ? [] : [provider.baseUrl];
+  return [...github, ...[...model, ...signOn.filter((at) => !isFile(at))].map(serviceAt)];
+}
+
+function serviceAt(url: string): Service {
+  const { hostname, port, protocol } = new URL(url);
   const usual = protocol === "https:" ? HTTPS_PORT : 80;
-  return [...github, { host: hostname.replace(/^\[|\]$/g, ""), port: port === "" ? usual : Number(port) }];
+  return { host: hostname.replace(/^\[|\]$/g, ""), port: port === "" ? usual : Number(port) };
+}
+
+function isFile(at: string): boolean {
+  return at.startsWith("/");
 }
 
 function noticesOf(config: Config, given: Layer, settings: Settings): string[] {
   const notices: string[] = [];
-  const { provider, auth, runtime } = config;
+  const { provider, auth, identity, runtime } = config;
+  const keys = identity.jwt.flatMap(({ jwks }) => (jwks !== null && isFile(jwks) ? [jwks] : []));
   const perUser = settings.secrets.find((secret) => secret.perUser);
   const storeKey = settings.secrets.find(({ name }) => name === NEW_STORE_KEY);
   if (storeKey !== undefined)
@@ -167,6 +180,10 @@ function noticesOf(config: Config, given: Layer, settings: Settings): string[] {
     );
   if (perUser?.source === null)
     notices.push(`In place of auth.githubTokenEnv, there is a file ${quote(perUser.name)} for each user's token.`);
+  if (keys.length > 0)
+    notices.push(
+      `identity.jwt names ${keys.join(", ")}, which must exist in the containers. Their content is not secret.`,
+    );
   if (provider === null && Object.values(auth).every((source) => source === null))
     notices.push("Neither a provider nor a GitHub token is configured: sessions have no model.");
   if (provider !== null && provider.type !== "echo" && isThisMachine(provider.baseUrl))

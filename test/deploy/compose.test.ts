@@ -174,6 +174,14 @@ describe("a Compose file", () => {
     const lists = { COPILOTFLEET_RUNTIME_ARGS: "--log-level,debug", COPILOTFLEET_SESSION_TOOLS: "null" };
     const { environment } = compose({ ...ECHO, ...lists, COPILOTFLEET_SERVE_ACCESS_LOG: "true" });
     expect(environment).toMatchObject({ ...lists, COPILOTFLEET_SERVE_ACCESS_LOG: "true" });
+    const issuers = [{ issuer: "https://login.example", audience: "$copilotfleet", claims: { org: "a,b" } }];
+    const signOn = compose({ ...ECHO, COPILOTFLEET_IDENTITY_JWT: JSON.stringify(issuers) }).environment;
+    // Compose turns "$$" into "$".
+    const inContainer = {
+      ...signOn,
+      COPILOTFLEET_IDENTITY_JWT: signOn.COPILOTFLEET_IDENTITY_JWT?.replace("$$", "$") ?? "",
+    };
+    expect(configured(inContainer).config.identity.jwt).toMatchObject(issuers);
     const loaded = configured(ECHO, { sandbox: { binds: ["/srv/a,b"] } });
     expect(() => renderCompose(loaded, CONTAINERS)).toThrow(/^sandbox\.binds has an item with a comma/);
   });

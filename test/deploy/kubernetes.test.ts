@@ -182,6 +182,22 @@ describe("rendered manifests", () => {
       expect(isOpen(model, options, "10.2.2.3", 443)).toBe(false);
     });
 
+    it("the network policy lets hosts reach the identity providers and GitHub, with which users sign on", () => {
+      const jwt = (issuer: object) => ({
+        COPILOTFLEET_IDENTITY_JWT: JSON.stringify([
+          { issuer: "https://login.example:8443", audience: "fleet", ...issuer },
+        ]),
+      });
+      expect(isOpen(jwt({}), {}, "203.0.113.7", 8443)).toBe(true);
+      expect(isOpen(jwt({ jwks: "https://keys.example/jwks" }), {}, "203.0.113.7", 443)).toBe(true);
+      expect(isOpen(jwt({ jwks: "/etc/jwks.json" }), {}, "203.0.113.7", 8443)).toBe(false);
+      expect(kubernetes({ ...REDIS, ...jwt({ jwks: "/etc/jwks.json" }) }).notices.join()).toContain(
+        "/etc/jwks.json, which",
+      );
+      const github = { COPILOTFLEET_IDENTITY_GITHUB_API: "https://api.github.com" };
+      expect(isOpen(github, {}, "203.0.113.7", 443)).toBe(true);
+    });
+
     it("the network policy lets hosts reach Redis at a private address, but at no metadata address", () => {
       expect(isOpen({}, {}, "10.0.0.1", 6380)).toBe(true);
       expect(isOpen({}, {}, "10.0.0.1", 443)).toBe(false);

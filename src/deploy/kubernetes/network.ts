@@ -81,7 +81,7 @@ function redisPeers({ host }: Service) {
     : (inCluster(host) ?? (isIP(host) === 0 ? ALL_BUT_METADATA : [ofAddress(host)]));
 }
 
-/** The rules for the model, for GitHub, and for what the options name. */
+/** The rules for the model, for GitHub, for identity providers, and for what the options name. */
 function modelRules({ deployment, options: { egressPorts, egressCidrs } }: Plan) {
   const networks = egressCidrs.map((cidr) => ({ ipBlock: { cidr } }));
   const outside = new Set(egressPorts);
