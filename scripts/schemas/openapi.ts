@@ -41,6 +41,9 @@ const HEADERS: Readonly<Record<string, string>> = {
 const CONDITIONS: Readonly<Record<string, string>> = {
   "If-None-Match": "The `ETag` of an earlier answer.",
   "Last-Event-ID": "The id of the last event that the client has.",
+  "Idempotency-Key":
+    "1 to 255 visible ASCII characters. The caller's requests with the same key are one turn, for 24 hours. Another request " +
+    "with the key is refused with 422.",
 };
 
 /** The schemas that have a name in the document, so that generated clients have one type for each. */
@@ -172,10 +175,11 @@ function errorResponse(status: number): Json {
 }
 
 /** The parameters in the path, in the query and in headers. */
-function parameters({ method, params, query, answer }: AnyRoute): Json {
+function parameters({ method, params, query, answer, isRepeatable }: AnyRoute): Json {
   const headers = [
     ...(answer.headers?.includes("ETag") === true ? ["If-None-Match"] : []),
     ...(answer.stream !== undefined && method === "GET" ? ["Last-Event-ID"] : []),
+    ...(isRepeatable === true ? ["Idempotency-Key"] : []),
   ];
   const found = [
     ...parametersIn("path", params),

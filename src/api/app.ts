@@ -11,7 +11,7 @@ import { readBody } from "./body.js";
 import { credentialIn } from "./console/credential.js";
 import { consoleRoutes } from "./console/routes.js";
 import type { DoorState, Work } from "./door-state.js";
-import { readInput } from "./input.js";
+import { idempotencyKeyIn, readInput } from "./input.js";
 import { hostsOf } from "./origins.js";
 import { fleetErrorOf, HttpError, PROBLEM_TYPE, problemOf } from "./problem.js";
 import { type Answer, type AnyRoute, nameOf } from "./route.js";
@@ -108,6 +108,7 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
     ...input,
     ifNoneMatch: c.req.header("If-None-Match"),
     lastEventId: c.req.header("Last-Event-ID"),
+    idempotencyKey: idempotencyKeyIn(c.req.header("Idempotency-Key")),
     acceptsStream: route.answer.stream !== undefined && (c.req.header("Accept") ?? "").includes(STREAM_TYPE),
     // A member's turn runs on the owner's server, which must not get the member's token.
     gitHubToken: relation === "member" ? null : door.gitHubTokenOf(identity),

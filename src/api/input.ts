@@ -22,6 +22,11 @@ export function readInput(route: Inputs, { params, query, body }: Given) {
   };
 }
 
+/** The key may be quoted, because the draft of the standard defines the header as a structured field. */
+export function idempotencyKeyIn(header: string | undefined): string | undefined {
+  return header?.replace(/^"(.*)"$/, "$1");
+}
+
 const NO_QUERY = v.strictObject({});
 
 function read(schema: v.GenericSchema | null, given: unknown, where: string): unknown {

@@ -18,6 +18,8 @@ export interface Call<Params, Query, Body> {
   ifNoneMatch: string | undefined;
   /** The text of the header `Last-Event-ID`. Undefined if the request has none. */
   lastEventId: string | undefined;
+  /** The text of the header `Idempotency-Key`. Undefined if the request has none. */
+  idempotencyKey: string | undefined;
   /** Whether the client accepts a stream of events. */
   acceptsStream: boolean;
   /** The user's own GitHub token, if the user signed on with it and sessions run with it. */
@@ -65,6 +67,8 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
   query: Schema<Query> | null;
   /** Null if the request has no body. */
   body: Schema<Body> | null;
+  /** Whether the route reads the header `Idempotency-Key`. */
+  isRepeatable?: true;
   /** Whether the body may be left out. The schema then gets an empty object. */
   isBodyOptional?: true;
   answer: {

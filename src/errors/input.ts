@@ -15,6 +15,14 @@ export const INPUT_ERRORS = rows(2, UNCHANGED, {
     causes: ["It has more bytes than the route accepts. For a prompt, the limit is serve.maxFrame."],
     fixes: ["Send less.", "copilotfleet config get serve.maxFrame"],
   },
+  FLEET_IDEMPOTENCY_KEY_REUSED: {
+    title: "The idempotency key belongs to another request.",
+    causes: [
+      "The user sent another prompt with this key, or sent it to another session. A key counts for 24 hours.",
+      "The session was deleted, and another one has its id.",
+    ],
+    fixes: ["Choose another key for each prompt, for example a random one.", "Repeat a request without a change."],
+  },
   FLEET_CLOSED: {
     title: "The program called a fleet after it had closed it.",
     causes: ["Fleet.close() was called before or during this call."],

@@ -82,6 +82,11 @@ export const session: Check = (value, name) => {
   throw wrong(name, "a session of this fleet", value);
 };
 
+export const idempotencyKey = kind(
+  "a text of 1 to 255 visible ASCII characters",
+  (value): value is string => isText(value) && /^[\x21-\x7e]{1,255}$/.test(value),
+);
+
 export function timer(bounds: Pick<DurationBounds, "orZero">): Check {
   return (value, name) => parseDuration(span(value, name), { name: option(name), maxMs: LONGEST_TIMER_MS, ...bounds });
 }

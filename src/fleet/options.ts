@@ -7,7 +7,7 @@ import type { DoorListeners } from "../gateway/state/door/report.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
 import type { OnProgress } from "../model/progress.js";
 import type { Isolation, ServerState, TokenSource } from "../model/server.js";
-import type { SessionState } from "../model/session.js";
+import type { SessionState, TurnUsage } from "../model/session.js";
 import type { PoolState } from "../pool/admission.js";
 import type { Strategy } from "../pool/placement.js";
 import type { ServerView } from "../pool/server.js";
@@ -145,6 +145,11 @@ export interface SendOptions {
 
 export interface UseOptions extends SendOptions {
   user: string;
+  /**
+   * The idempotency key: 1 to 255 visible ASCII characters. The user's calls with the same key are one turn. A key counts for
+   * 24 hours, and at least the last 900 keys of a user count.
+   */
+  key?: string;
   /** Further settings for the SDK's `resumeSession`. */
   session?: SessionOptions;
 }
@@ -152,6 +157,10 @@ export interface UseOptions extends SendOptions {
 /** The reply of a turn, and the state of the session after it. */
 export interface SessionReply extends TurnReply {
   session: SessionView;
+  /** The id of the turn: that of its prompt in the session's history. */
+  turn: string;
+  /** The usage of the turn, as the model's service reported it. Null if the process that ran the turn died (see `key`). */
+  usage: TurnUsage | null;
   /** @deprecated Use `text` and `event` of this object. */
   reply: TurnReply;
 }

@@ -7,6 +7,7 @@ import { ModelProvider } from "../models/provider.js";
 import { DoorClients } from "../peers/calls/door-client.js";
 import { FleetHosts } from "../peers/fleet-hosts.js";
 import { LocalHost } from "../peers/local-host.js";
+import { RecordedEvents } from "../peers/sessions/events.js";
 import { HistoryFeeds } from "../peers/sessions/feeds.js";
 import { RemoteSessions } from "../peers/sessions/remote-sessions.js";
 import { Clients } from "../pool/clients.js";
@@ -56,7 +57,9 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const elsewhere = new RemoteSessions(sessions, hosts);
   const finder = new SessionFinder(base, elsewhere);
   const feeds = new HistoryFeeds(hosts, clock);
-  const open = new OpenSessions(sessions, finder, elsewhere);
+  const ttlMs = config.session.ttlMs;
+  const histories = new RecordedEvents({ ...base, hosts, finder, feeds, ttlMs, warn });
+  const open = new OpenSessions(sessions, finder, elsewhere, histories);
   /**
    * Functions that close the supervisors and front doors of this process. The function of a supervisor comes before the
    * function of its door.
@@ -84,7 +87,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
     config,
     stateRoot,
     /** The TTL of sessions without their own TTL, in milliseconds. */
-    ttlMs: config.session.ttlMs,
+    ttlMs,
     store,
     directory,
     pool,

@@ -30,6 +30,11 @@ export function userDigest(user: string): string {
   return sha256(user).slice(0, 32);
 }
 
+/** Names the record of an idempotency key. */
+export function keyDigest(key: string): string {
+  return sha256(key).slice(0, 32);
+}
+
 const ALLOWED_SESSION =
   'an id of A-Z, a-z, 0-9, ".", "_" and "-" (at most 128 characters), not starting with "-", such as "review-1"';
 const SESSION = /^[A-Za-z0-9._-]{1,128}$/;

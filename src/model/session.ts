@@ -37,6 +37,37 @@ export interface SessionRecord {
   turns: number;
 }
 
+/** The usage of a turn, as the model's service reported it. */
+export interface TurnUsage {
+  /** Requests to the model. */
+  requests: number;
+  inputTokens: number;
+  outputTokens: number;
+  cacheReadTokens: number;
+  /** Null if nothing reported it. */
+  credits: number | null;
+}
+
+/** A prompt that was sent with an idempotency key. Requests of a user with the same key are one turn. */
+export interface KeyedTurn {
+  user: string;
+  key: string;
+  sessionId: string;
+  /** When the session was created. A later session may have the same id. */
+  sessionCreatedAt: string;
+  /** A digest of everything that the request asks for. */
+  digest: string;
+  /** ISO 8601, UTC. After this time, the key is free again. */
+  expiresAt: string;
+  /** The length of the session's history when the prompt was about to be sent, in bytes. */
+  sentAtBytes: number;
+  /** The id of the prompt, which is the id of the turn. Null until the server has begun the prompt. */
+  messageId: string | null;
+  usage: TurnUsage | null;
+  /** How the turn ended; null until it has. The reply is in the session's history. */
+  outcome: "answered" | { code: string; message: string } | null;
+}
+
 /** The choices of a user who creates a session. */
 export interface NewSession {
   id: string;

@@ -142,6 +142,14 @@ export class ModelProvider implements AsyncDisposable {
     };
   }
 
+  /**
+   * Lets the model requests of a session wait for `work`, which never rejects, until the disposal. Does nothing if no gateway
+   * of this process passes them on.
+   */
+  beforeRequests(sessionId: string, work: () => Promise<void>): Disposable {
+    return this.#gateway?.before(sessionId, work) ?? { [Symbol.dispose]: () => undefined };
+  }
+
   /** Stops what this has started. Afterwards, no session that uses it can take a turn. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isClosed = true;

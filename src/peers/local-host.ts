@@ -16,11 +16,12 @@ import { awaitMore, followLog, type LogEnd, type LogPosition } from "../serve/lo
 import { abortTurnIn } from "../sessions/abort.js";
 import type { SessionsContext } from "../sessions/context.js";
 import { collectGarbage, type GcResult } from "../sessions/gc/collect.js";
-import { historyFolders, historyStates, readHistory, type SessionPlace } from "../sessions/history.js";
+import { historyFolders, historyStates, readHistory, readPrompts, type SessionPlace } from "../sessions/history.js";
 import { askActivity, type ServerActivity } from "../sessions/memory/activity.js";
 import { allLoaded, type EvictionResult, evict, type LoadedSession } from "../sessions/memory/eviction.js";
 import { type Released, releaseSessionsOf } from "../sessions/memory/release.js";
 import type { Sessions } from "../sessions/sessions.js";
+import { sweepKeyedTurns } from "../sessions/use/keyed/expiry.js";
 import type { SessionView } from "../sessions/view.js";
 import type { AnswerOf, Call, ParamsOf } from "./calls/rpc-table.js";
 import type { Host } from "./host.js";
@@ -176,6 +177,10 @@ export class LocalHost implements Host {
     return (await historyFolders(this.#context, [session]))[0] ?? null;
   }
 
+  async prompts(params: ParamsOf<"prompts">): Promise<AnswerOf<"prompts">> {
+    return await readPrompts(this.#context, params);
+  }
+
   async loaded(): Promise<LoadedSession[]> {
     return allLoaded(await this.#records()).map(({ id, usedMs }) => ({ id, usedMs }));
   }
@@ -215,6 +220,7 @@ export class LocalHost implements Host {
     if (user !== undefined) return result;
     if (!dryRun) {
       await sweepTokens(store);
+      await sweepKeyedTurns(store);
       await forgetEmptyHosts(store);
     }
     const remains = await clearRemains({ store, config }, { ttlMs, dryRun, nowMs: Date.now(), signal });

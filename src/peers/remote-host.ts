@@ -36,6 +36,7 @@ export class RemoteHost implements Host {
   readonly sessionOf = this.#asks("sessionOf");
   readonly history = this.#asks("history");
   readonly histories = this.#asks("histories");
+  readonly prompts = this.#asks("prompts");
   readonly loaded = this.#asks("loaded");
   readonly activity = this.#asks("activity");
   readonly evict = this.#asks("evict");

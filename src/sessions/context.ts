@@ -16,7 +16,7 @@ export interface SessionsContext {
   leases: Leases;
   directory: HostDirectory;
   takeover: Takeover;
-  provider: Pick<ModelProvider, "check" | "of" | "keep" | "forgetKey">;
+  provider: Pick<ModelProvider, "check" | "of" | "keep" | "forgetKey" | "beforeRequests">;
   /** Reports a problem that did not stop the work. */
   warn: (message: string) => void;
 }

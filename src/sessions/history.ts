@@ -5,10 +5,18 @@ import type { SessionRecord } from "../model/session.js";
 import { groupOfSession } from "../pool/server.js";
 import { NEVER } from "../runtime/deadline.js";
 import { type HistoryPart, type HistoryPosition, readPart } from "../runtime/history/part.js";
-import { historyState, openHistoryFile, openHistoryIn, sessionFolderPath } from "../runtime/history/session-state.js";
+import { promptsSince } from "../runtime/history/session-events.js";
+import {
+  historyBytes,
+  historyState,
+  openHistoryFile,
+  openHistoryIn,
+  sessionFolderPath,
+} from "../runtime/history/session-state.js";
 import type { SessionsContext } from "./context.js";
 import { recordFor } from "./find.js";
 import { sessionLost } from "./problems.js";
+import type { PromptHistory } from "./use/open-session.js";
 
 const PART_BYTES = 1024 * 1024;
 
@@ -87,4 +95,19 @@ async function open({ store, directory }: SessionsContext, record: SessionRecord
       cause,
     });
   }
+}
+
+/** The prompts in a session's history on this host, as {@link PromptHistory} describes them. */
+export async function readPrompts(
+  context: SessionsContext,
+  { id, user, fromBytes }: { id: string; user: string; fromBytes?: number | undefined },
+): Promise<PromptHistory> {
+  const record = await recordFor(context, id, user);
+  const server = (await context.store.registry.read()).servers[record.serverId];
+  return server === undefined ? { bytes: 0, prompts: [] } : promptHistory(server.home, id, fromBytes);
+}
+
+export function promptHistory(home: string, id: string, fromBytes: number | undefined): PromptHistory {
+  const prompts = fromBytes === undefined ? [] : promptsSince(home, id, fromBytes);
+  return { bytes: historyBytes(home, id), prompts };
 }

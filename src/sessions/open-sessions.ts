@@ -1,15 +1,19 @@
-import type { CopilotSession } from "@github/copilot-sdk";
+import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
 import { FleetError, quote } from "../errors.js";
 import type { HostRecord } from "../model/host.js";
 import { newSessionId } from "../model/ids.js";
-import type { SessionRecord } from "../model/session.js";
+import type { SessionRecord, TurnUsage } from "../model/session.js";
 import type { TurnReply } from "../runtime/client/turn.js";
 import type { SessionsContext } from "./context.js";
 import type { SessionFinder } from "./find.js";
 import type { Sessions } from "./sessions.js";
+import { KeyedTurns } from "./use/keyed/keyed-turns.js";
+import type { Histories, TurnJournal } from "./use/keyed/turn-journal.js";
 import { assertModel } from "./use/load.js";
 import { LocalSession, type OpenOptions } from "./use/local-session.js";
 import { type OpenSession, ownUse, type SendOptions, type Used } from "./use/open-session.js";
+import { heldPermit } from "./use/permit.js";
+import { TurnWatch } from "./use/turn-watch.js";
 import { useSession } from "./use/use-session.js";
 import type { SessionView } from "./view.js";
 
@@ -40,6 +44,22 @@ export interface CreateOptions extends ResumeOptions {
   needsModel?: boolean | undefined;
 }
 
+export interface UseSessionOptions extends ResumeOptions, SendOptions {
+  /** The idempotency key: calls of the user with the same key are one turn. */
+  key?: string | undefined;
+  signal: AbortSignal;
+}
+
+export interface TurnResult {
+  reply: TurnReply;
+  /** The id of the turn: that of its prompt in the session's history. */
+  turn: string;
+  /** Null if another process ran the turn and died. */
+  usage: TurnUsage | null;
+  /** The session after the turn. Null if another call ran the turn. */
+  session: SessionView | null;
+}
+
 /**
  * Creates and opens sessions on other hosts. `RemoteSessions` in `peers/sessions/` implements this, because `sessions/` may
  * not call other hosts itself.
@@ -64,7 +84,11 @@ export class OpenSessions {
   readonly #elsewhere: SessionsElsewhere;
   readonly #open = new Map<string, OpenSession>();
 
-  constructor(sessions: Sessions, finder: SessionFinder, elsewhere: SessionsElsewhere) {
+  readonly #keyed: KeyedTurns;
+
+  constructor(sessions: Sessions, finder: SessionFinder, elsewhere: SessionsElsewhere, histories: Histories) {
+    const { store, warn } = sessions.context;
+    this.#keyed = new KeyedTurns({ store: store.keyedTurns, histories, warn });
     this.#sessions = sessions;
     this.#finder = finder;
     this.#elsewhere = elsewhere;
@@ -129,23 +153,68 @@ export class OpenSessions {
 
   /**
    * Opens a session for a single prompt, leaves it, and resolves with the reply. A collaborative session is under a lease
-   * from the opening to the end, so each member gets the answer to their own prompt.
+   * from the opening to the end, so each member gets the answer to their own prompt. With a key, as {@link KeyedTurns}.
    */
-  async use(id: string, prompt: string, options: ResumeOptions & SendOptions): Promise<Used> {
-    return await this.#finder.whereItIs(id, options.user, async (record, host) => {
-      if (host === null) return await this.#useHere(record, prompt, options);
-      const open = await this.#elsewhere.open(record, host, options);
-      return await open.once(async () => await open.send(prompt, options));
+  async use(id: string, prompt: string, options: UseSessionOptions): Promise<TurnResult> {
+    const watch = new TurnWatch();
+    const { key, user, timeoutMs, signal } = options;
+    const onEvent = (event: SessionEvent) => {
+      watch.push(event);
+      options.onEvent?.(event);
+    };
+    const watched = { ...options, onEvent };
+    const { usage } = watch;
+    if (key === undefined) {
+      const used = await this.#use(id, prompt, watched);
+      if (used === null) throw new Error("Without a key, there is no other turn.");
+      return { ...used, turn: watch.turn ?? "", usage };
+    }
+    const asked = { user, key, sessionId: id, prompt, timeoutMs, onEvent, signal };
+    return await this.#keyed.use(asked, async (journal) => {
+      const used = await this.#use(id, prompt, watched, journal);
+      return used && { ...used, turn: watch.turn ?? "", usage: journal.hasSent ? usage : null };
     });
   }
 
-  async #useHere(record: SessionRecord, prompt: string, options: ResumeOptions & SendOptions): Promise<Used> {
+  /** Resolves with null if the journal finds that the turn is over. */
+  async #use(id: string, prompt: string, options: UseSessionOptions, journal?: TurnJournal): Promise<Used | null> {
+    return await this.#finder.whereItIs(id, options.user, async (record, host) =>
+      host === null
+        ? await this.#useHere(record, prompt, options, journal)
+        : await this.#useElsewhere(host, record, prompt, options, journal),
+    );
+  }
+
+  async #useHere(
+    record: SessionRecord,
+    prompt: string,
+    options: UseSessionOptions,
+    journal: TurnJournal | undefined,
+  ): Promise<Used | null> {
     await this.#context.provider.check();
     await using use = await useSession(this.#context, { ...options, record, isTurn: true, mayMove: true });
+    if ((await journal?.isOver(use.record)) === true) return null;
     const open = await LocalSession.open(this.#sessions, use, options);
-    const used = await open.once(async () => await open.turn(use, prompt, options));
+    const take = async (turn: SendOptions) => await open.turn(use, prompt, turn);
+    const used = await open.once(async () => await taking(take, open, options, journal));
     await use.endOrWarn();
     return used;
+  }
+
+  async #useElsewhere(
+    host: HostRecord,
+    record: SessionRecord,
+    prompt: string,
+    options: UseSessionOptions,
+    journal: TurnJournal | undefined,
+  ): Promise<Used | null> {
+    // The other host keeps turns apart only from the sending of the prompt on. The journal needs that earlier.
+    await using permit = journal === undefined ? null : await heldPermit(this.#context, record, options);
+    if ((await journal?.isOver(permit?.record ?? record)) === true) return null;
+    const under = permit === null ? options : { ...options, lease: permit.lease };
+    const open = await this.#elsewhere.open(record, host, under);
+    const take = async (turn: SendOptions) => await open.send(prompt, turn);
+    return await open.once(async () => await taking(take, open, under, journal));
   }
 
   /** Leaves a session that this process has open. Resolves with its view afterwards. */
@@ -177,4 +246,15 @@ export class OpenSessions {
       `Session ${quote(sessionId)} was not opened with this Fleet: call sessions.create or sessions.resume first.`,
     );
   }
+}
+
+/** Takes a turn, through the journal if there is one. */
+async function taking(
+  take: (options: SendOptions) => Promise<TurnReply>,
+  open: OpenSession,
+  options: SendOptions,
+  journal: TurnJournal | undefined,
+): Promise<TurnReply> {
+  if (journal === undefined) return await take(options);
+  return await journal.run(open, async (onEvent) => await take({ ...options, onEvent }));
 }

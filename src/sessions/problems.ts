@@ -1,5 +1,5 @@
 import { countOf } from "../config/values/text.js";
-import { FleetError, type FleetErrorCode, isCommand, isFleetError, option, quote } from "../errors.js";
+import { ERRORS, FleetError, type FleetErrorCode, isCommand, isFleetError, option, quote } from "../errors.js";
 import { isSessionId } from "../model/ids.js";
 import type { Lease } from "../model/lease.js";
 import type { SessionRecord } from "../model/session.js";
@@ -128,6 +128,41 @@ export function turnCut(id: string, cause: unknown): FleetError {
   return new FleetError("FLEET_TURN_CUT", `The server of session ${quote(id)} was stopped during the turn.`, {
     cause,
     suggestions: [`copilotfleet send ${id} TEXT --user USER # the history up to the last finished step is kept`],
+  });
+}
+
+/** The error for a turn that ended because its process or its server was killed. */
+export function turnWasCut(id: string): FleetError {
+  const message = `The turn in session ${quote(id)} was cut, because its process or its server ended.`;
+  return new FleetError("FLEET_SERVER_LOST", message, {
+    suggestions: ["Send the prompt again with another key: the history up to the last finished step is kept."],
+  });
+}
+
+/** @param reason the error that the history has */
+export function recordedFailure(id: string, reason: string): FleetError {
+  return new FleetError("FLEET_TURN_FAILED", `The turn failed: ${reason}`, {
+    suggestions: [`copilotfleet send ${id} TEXT --user USER`],
+  });
+}
+
+/** The error of a turn that ended earlier, from its record. */
+export function storedEnd({ code, message }: { code: string; message: string }): FleetError {
+  const known = Object.hasOwn(ERRORS, code) ? (code as FleetErrorCode) : "FLEET_TURN_FAILED";
+  return new FleetError(known, message, { suggestions: ["Send the prompt again with another key."] });
+}
+
+export function historyLacksTurn(id: string): FleetError {
+  return new FleetError("FLEET_SESSION_LOST", `The history of session ${quote(id)} does not have this turn.`);
+}
+
+export function keyReused(key: string): FleetError {
+  const message = `The idempotency key ${quote(key)} belongs to another request.`;
+  return new FleetError("FLEET_IDEMPOTENCY_KEY_REUSED", message, {
+    suggestions: [
+      "Choose another key for each prompt, for example a random one.",
+      "Repeat a request without a change.",
+    ],
   });
 }
 

@@ -2,7 +2,7 @@ import type { HostEntry, HostRecord } from "../model/host.js";
 import type { Lease, LeaseAnswer, LeaseRequest } from "../model/lease.js";
 import type { Placement, UserPlacement } from "../model/placement.js";
 import type { Registry } from "../model/registry.js";
-import type { SessionRecord } from "../model/session.js";
+import type { KeyedTurn, SessionRecord } from "../model/session.js";
 import type { TokenEnd, TokenRecord } from "../model/token.js";
 import type { UnreadableError } from "./failures.js";
 
@@ -32,6 +32,7 @@ export interface Store {
   readonly leases: LeaseStore;
   readonly tokens: TokenStore;
   readonly placements: PlacementStore;
+  readonly keyedTurns: KeyedTurnStore;
 
   /** The clock for the expiry of tokens, in milliseconds since the epoch. All processes that use the store share it. */
   now(): Promise<number>;
@@ -220,6 +221,27 @@ export interface PlacementStore {
   record(user: string, from: Placement | null, to: Placement): Promise<Placement>;
 
   list(): Promise<UserPlacement[]>;
+}
+
+/** The prompts that were sent with an idempotency key. */
+export interface KeyedTurnStore {
+  /** Costs one read, however many there are. An expired record counts, too. */
+  read(user: string, key: string): Promise<KeyedTurn | null>;
+
+  /** Resolves with false, and writes nothing, if the user's key has a record. */
+  create(record: KeyedTurn): Promise<boolean>;
+
+  /** Replaces the record of the same user and key. If two processes replace it at the same time, one of them wins. */
+  replace(record: KeyedTurn): Promise<void>;
+
+  /** Succeeds even if there is no such record. */
+  delete(user: string, key: string): Promise<void>;
+
+  /** The number of the user's records. The cost does not depend on those of other users. */
+  count(user: string): Promise<number>;
+
+  /** The records of a user, or of all users if `user` is null. Leaves out those that cannot be read. */
+  list(user: string | null): Promise<KeyedTurn[]>;
 }
 
 /** The directory of the hosts of a fleet. A host is alive while its heartbeats arrive in time, by the store's clock. */

@@ -70,7 +70,8 @@ describe("the hosts and origins of requests", () => {
       expect(asked.headers).toMatchObject({
         "access-control-allow-origin": origin,
         "access-control-allow-methods": "POST, GET",
-        "access-control-allow-headers": "Authorization, Content-Type, If-None-Match, Last-Event-ID, X-Request-Id",
+        "access-control-allow-headers":
+          "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, X-Request-Id",
         vary: "Origin",
       });
       expect(asked.headers["access-control-allow-credentials"]).toBeUndefined();

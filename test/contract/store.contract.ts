@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { Store } from "../../src/store/ports.js";
-import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+import { keyedTurn, serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { describeLeases } from "./leases.contract.js";
 import { describeTokens } from "./tokens.contract.js";
 
@@ -375,6 +375,41 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
           { user: "alice", placement: third },
         ]);
         await other.close();
+      });
+    });
+
+    describe("keyed turns", () => {
+      it("records each key of each user once, and shows every instance the last replacement", async () => {
+        const record = keyedTurn("alice", "k1");
+        expect(await store.keyedTurns.read("alice", "k1")).toBeNull();
+        expect(await store.keyedTurns.create(record)).toBe(true);
+        expect(await store.keyedTurns.create({ ...record, digest: "other" })).toBe(false);
+        const other = await opened.reopen();
+        expect(await other.keyedTurns.read("alice", "k1")).toEqual(record);
+        const ended = { ...record, messageId: "m1", outcome: "answered" as const };
+        await other.keyedTurns.replace(ended);
+        expect(await store.keyedTurns.read("alice", "k1")).toEqual(ended);
+        expect(await store.keyedTurns.read("alice", "K1")).toBeNull();
+        expect(await store.keyedTurns.read("Alice", "k1")).toBeNull();
+        await other.close();
+      });
+
+      it("counts and lists the keys of each user, and deletes them", async () => {
+        for (const [user, key] of [
+          ["alice", "k1"],
+          ["alice", "k2"],
+          ["bob", "k1"],
+        ] as const)
+          await store.keyedTurns.create(keyedTurn(user, key));
+        expect([await store.keyedTurns.count("alice"), await store.keyedTurns.count("carol")]).toEqual([2, 0]);
+        const keysOf = async (user: string | null) =>
+          (await store.keyedTurns.list(user)).map((each) => `${each.user} ${each.key}`).sort();
+        expect(await keysOf("alice")).toEqual(["alice k1", "alice k2"]);
+        expect(await keysOf(null)).toEqual(["alice k1", "alice k2", "bob k1"]);
+        await store.keyedTurns.delete("alice", "k1");
+        await store.keyedTurns.delete("alice", "k1");
+        expect(await keysOf(null)).toEqual(["alice k2", "bob k1"]);
+        expect(await store.keyedTurns.count("alice")).toBe(1);
       });
     });
 

@@ -193,7 +193,10 @@ export const usage = v.object({
 export const turn = v.object({
   turn: v.pipe(string, v.description("The id of the turn: that of its prompt in the session's history.")),
   reply: string,
-  usage,
+  usage: v.pipe(
+    v.nullable(usage),
+    v.description("Null if it is not known, because the process that ran the turn died."),
+  ),
 });
 
 export const aborted = v.object({ aborted: v.pipe(v.boolean(), v.description("Whether a turn was running.")) });

@@ -1,7 +1,7 @@
 import { FleetError } from "../../errors.js";
+import type { SessionReply } from "../../fleet/options.js";
 import type { SessionEvent } from "../fleet.js";
 import type { StreamEvent } from "../streams/sse.js";
-import { TurnWatch } from "./turn-watch.js";
 
 /** How many bytes of events wait for a client that reads slowly. */
 const MOST_WAITING_BYTES = 8 * 1024 * 1024;
@@ -18,17 +18,13 @@ export interface TurnStream {
  * @throws the error of a turn that fails before its first event
  */
 export async function streamTurn(
-  begin: (onEvent: (event: SessionEvent) => void) => PromiseLike<{ text: string }>,
+  begin: (onEvent: (event: SessionEvent) => void) => PromiseLike<SessionReply>,
 ): Promise<TurnStream> {
-  const watch = new TurnWatch();
   const waiting = new WaitingEvents();
   const done = (async () => {
     try {
-      const { text } = await begin((event) => {
-        watch.push(event);
-        waiting.push(eventOf(event));
-      });
-      waiting.push({ event: "turn.end", data: { turn: watch.turn, reply: text, usage: watch.usage } });
+      const reply = await begin((event) => waiting.push(eventOf(event)));
+      waiting.push({ event: "turn.end", data: turnOf(reply) });
       waiting.end();
     } catch (error) {
       waiting.end(error);
@@ -36,6 +32,11 @@ export async function streamTurn(
   })();
   await waiting.ready();
   return { stream: waiting.read(), done };
+}
+
+/** The answer for a turn. */
+export function turnOf({ turn, text, usage }: Pick<SessionReply, "turn" | "text" | "usage">) {
+  return { turn, reply: text, usage };
 }
 
 /**

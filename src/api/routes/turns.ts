@@ -3,8 +3,7 @@ import { type AnyRoute, route } from "../route.js";
 import type { StreamEvent } from "../streams/sse.js";
 import { given } from "./given.js";
 import * as s from "./schemas.js";
-import { streamTurn } from "./turn-stream.js";
-import { TurnWatch } from "./turn-watch.js";
+import { streamTurn, turnOf } from "./turn-stream.js";
 
 /** The longest turn, in milliseconds. */
 const TURN_MS = 3_600_000;
@@ -23,10 +22,12 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     description:
       "Sends the prompt, and answers when the turn is over. If somebody else's turn runs in the session, the prompt waits up to " +
       "30 seconds for its end. The turn continues if the client disconnects, unless the client asks otherwise with `abort`. " +
-      "With `Accept: text/event-stream`, the answer is the stream of the turn's events, which begins with the turn.",
+      "With `Accept: text/event-stream`, the answer is the stream of the turn's events, which begins with the turn. The caller's " +
+      "requests with the same `Idempotency-Key` are one turn, and all get its reply.",
     params: s.path,
     query: s.turnQuery,
     body: s.prompt,
+    isRepeatable: true,
     answer: {
       status: 200,
       description: "The reply.",
@@ -37,18 +38,17 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     limitMs: TURN_MS,
     handle: async (call) => {
       const { fleet, identity, params, query, body, gitHubToken, signal, lasting } = call;
-      const begin = (onEvent: (event: SessionEvent) => void) =>
+      const begin = (onEvent?: (event: SessionEvent) => void) =>
         fleet.sessions.use(params.id, body.prompt, {
           user: identity.user,
           signal: query.abort === "disconnect" ? signal : lasting,
           timeout: body.timeout ?? TURN_MS,
           ...(gitHubToken === null ? {} : { session: { gitHubToken } }),
-          onEvent,
+          ...given({ key: call.idempotencyKey }),
+          ...(onEvent === undefined ? {} : { onEvent }),
         });
       if (call.acceptsStream) return await streamTurn(begin);
-      const watch = new TurnWatch();
-      const { text } = await begin((event) => watch.push(event));
-      return { body: { turn: watch.turn, reply: text, usage: watch.usage } };
+      return { body: turnOf(await begin()) };
     },
   }),
   route({

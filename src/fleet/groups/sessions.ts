@@ -85,13 +85,17 @@ export class SessionGroup extends Group {
    * Opens a session, runs one turn in it, and leaves it. In a collaborative session, holds the lease from the opening to the
    * end, so that members on different servers do not disturb each other.
    *
-   * @throws FleetError like {@link resume} and {@link send}; `FLEET_SESSION_LOCKED` when the lease is not free in time.
+   * With `key`, calls of the user with this key are one turn, even after a crash and at any host. The first call runs it, and
+   * the others get the same reply, which the fleet reads from the session's history. A turn that was cut does not run again.
+   *
+   * @throws FleetError like {@link resume} and {@link send}; `FLEET_SESSION_LOCKED` when the lease is not free in time;
+   * `FLEET_IDEMPOTENCY_KEY_REUSED` when the key belongs to a call with another session, prompt or timeout.
    */
   use(id: string, prompt: string, options: UseOptions): PendingReply<SessionReply> {
     return new PendingReply(async (onDelta) => {
       const use = { ...alsoTo(onDelta, options), signal: options.signal ?? NEVER };
-      const { reply, session } = await this.parts.open.use(id, prompt, use);
-      return { ...reply, session, reply };
+      const { reply, session, turn, usage } = await this.parts.open.use(id, prompt, use);
+      return { ...reply, session: session ?? (await viewSessionOf(this.parts, id, options.user)), turn, usage, reply };
     });
   }
 

@@ -30,8 +30,10 @@ export class ModelGateway {
   readonly #provider: RemoteProvider;
   readonly #upstream: Upstream;
   readonly #tokens = new Map<string, string>();
-  /** The digests of the tokens. A look-up by digest takes the same time for every wrong token. */
-  readonly #digests = new Set<string>();
+  /** The sessions by the digests of their tokens. A look-up by digest takes the same time for every wrong token. */
+  readonly #sessions = new Map<string, string>();
+  /** The work that has to be done before a request of a session passes. */
+  readonly #before = new Map<string, () => Promise<void>>();
 
   private constructor(server: Server, provider: RemoteProvider, upstream: Upstream) {
     const { port } = server.address() as AddressInfo;
@@ -61,8 +63,11 @@ export class ModelGateway {
     const gateway = new ModelGateway(server, provider, upstream);
     server.on("request", (request: IncomingMessage, response: ServerResponse) => {
       const secret = wire.secretOf(request.headers);
-      const isKnown = secret !== null && gateway.#digests.has(digest(secret));
-      void new Exchange({ wire, upstream, key, requests: gateway.requests, silenceMs }, request, response).run(isKnown);
+      const sessionId = secret === null ? undefined : gateway.#sessions.get(digest(secret));
+      const exchange = new Exchange({ wire, upstream, key, requests: gateway.requests, silenceMs }, request, response);
+      const before = gateway.#before.get(sessionId ?? "");
+      if (before === undefined) void exchange.run(sessionId !== undefined);
+      else void before().then(async () => await exchange.run(true));
     });
     return gateway;
   }
@@ -87,8 +92,18 @@ export class ModelGateway {
     if (known !== undefined) return known;
     const token = `cfm-${randomBytes(32).toString("base64url")}`;
     this.#tokens.set(sessionId, token);
-    this.#digests.add(digest(token));
+    this.#sessions.set(digest(token), sessionId);
     return token;
+  }
+
+  /** Lets each request of the session wait for `work`, which never rejects, until the disposal. */
+  before(sessionId: string, work: () => Promise<void>): Disposable {
+    this.#before.set(sessionId, work);
+    return {
+      [Symbol.dispose]: () => {
+        if (this.#before.get(sessionId) === work) this.#before.delete(sessionId);
+      },
+    };
   }
 
   /** From now on, the session's token is refused. */
@@ -96,7 +111,7 @@ export class ModelGateway {
     const token = this.#tokens.get(sessionId);
     if (token === undefined) return;
     this.#tokens.delete(sessionId);
-    this.#digests.delete(digest(token));
+    this.#sessions.delete(digest(token));
   }
 
   /** Stops listening and cuts all requests. May be called twice. */

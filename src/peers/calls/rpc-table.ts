@@ -67,6 +67,11 @@ const calls = {
   history: call({ id: s.sessionId, user: s.user, from: v.optional(s.historyPosition) }, s.historyPart, toLook),
   /** For each session, a text that differs when its history has changed. */
   histories: call({ sessions: s.sessionPlaces }, s.list(s.string), toLook),
+  prompts: call(
+    { id: s.sessionId, user: s.user, fromBytes: v.optional(s.whole(Number.MAX_SAFE_INTEGER)) },
+    s.promptHistory,
+    toLook,
+  ),
   loaded: call({}, s.list(s.loadedSession), toLook),
   activity: call({}, s.list(s.serverActivity), toLook),
   evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),

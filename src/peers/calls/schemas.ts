@@ -18,6 +18,7 @@ import type { SessionPlace } from "../../sessions/history.js";
 import type { ServerActivity } from "../../sessions/memory/activity.js";
 import type { EvictionResult, KeptReason } from "../../sessions/memory/eviction.js";
 import type { Released } from "../../sessions/memory/release.js";
+import type { PromptHistory } from "../../sessions/use/open-session.js";
 import type { SessionView } from "../../sessions/view.js";
 import type { UnreadableError } from "../../store/failures.js";
 
@@ -228,6 +229,11 @@ export const historyPart: Schema<Omit<HistoryPart, "bytes"> & { bytes: string }>
   at: v.nullable(historyPosition),
   atEnd: flag,
   fate: word<HistoryFate>(),
+});
+
+export const promptHistory: Schema<PromptHistory> = object({
+  bytes: number,
+  prompts: v.array(object({ messageId: v.optional(string), content: v.optional(string) })),
 });
 
 export const loadedSession = object({ id: string, usedMs: number });

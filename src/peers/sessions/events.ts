@@ -2,6 +2,7 @@ import type { SessionEvent } from "@github/copilot-sdk";
 import { isObject } from "../../config/values/json.js";
 import { FleetError, quote } from "../../errors.js";
 import { type Line, LineSplitter } from "../../runtime/history/line.js";
+import type { Histories } from "../../sessions/use/keyed/turn-journal.js";
 import { type HistoryContext, type HistoryPartsRequest, historyParts } from "./history-parts.js";
 
 export interface EventsRequest extends HistoryPartsRequest {
@@ -78,6 +79,19 @@ class EventReader {
       else yield event;
       this.#last = event?.id ?? this.#last;
     }
+  }
+}
+
+/** The recorded events of sessions on all hosts, for the turns with idempotency keys. */
+export class RecordedEvents implements Histories {
+  readonly #context: HistoryContext;
+
+  constructor(context: HistoryContext) {
+    this.#context = context;
+  }
+
+  events(id: string, options: HistoryPartsRequest): AsyncIterable<SessionEvent> {
+    return readEvents(this.#context, id, options);
   }
 }
 

@@ -15,6 +15,7 @@ import {
   type AttachedSession,
   OpenSession,
   type Prompt,
+  type PromptHistory,
   permissions,
   type SendOptions,
 } from "../../sessions/use/open-session.js";
@@ -110,6 +111,10 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
     if (where.here) throw sessionMoved(record, { name: directory.own ?? "" });
     const signal = AbortSignal.timeout(REOPEN_MS);
     this.replace(await attach(this.context, record.id, where.host, { ...this.#options, lease, signal }));
+  }
+
+  async history(fromBytes?: number): Promise<PromptHistory> {
+    return await this.#host.prompts({ id: this.record.id, user: this.#options.user, fromBytes });
   }
 
   protected async view(): Promise<SessionView> {

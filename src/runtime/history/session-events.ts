@@ -126,8 +126,8 @@ export function endsInsideTurn(home: string, sessionId: string, sinceMs = 0): bo
 }
 
 export interface RecordedPrompt {
-  messageId: string | undefined;
-  content: string | undefined;
+  messageId?: string | undefined;
+  content?: string | undefined;
 }
 
 /**

@@ -10,6 +10,7 @@ import { abortable, either, isTimeout } from "../../runtime/deadline.js";
 import { promptsSince } from "../../runtime/history/session-events.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { recordFor } from "../find.js";
+import { promptHistory } from "../history.js";
 import { explained, sessionNotFound, turnCut } from "../problems.js";
 import type { Sessions } from "../sessions.js";
 import type { SessionView } from "../view.js";
@@ -136,6 +137,10 @@ export class LocalSession extends OpenSession<LocalAttached> {
     if (!isFleetError(error, "FLEET_SERVER_LOST")) return error;
     const isCut = await isStopped(this.context, this.attached.server).catch(() => false);
     return isCut ? turnCut(this.record.id, error) : error;
+  }
+
+  async history(fromBytes?: number) {
+    return promptHistory(this.attached.server.home, this.record.id, fromBytes);
   }
 
   /** Records a turn. If that fails, only warns, because the caller has the reply. */

@@ -4,7 +4,8 @@ import { isFleetError } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { SessionRecord, SessionUser } from "../../model/session.js";
 import type { TurnOptions, TurnReply } from "../../runtime/client/turn.js";
-import { abortable, deadline } from "../../runtime/deadline.js";
+import { abortable, deadline, pause } from "../../runtime/deadline.js";
+import type { RecordedPrompt } from "../../runtime/history/session-events.js";
 import { ownIdentity } from "../../runtime/process/process-table.js";
 import type { SessionsContext } from "../context.js";
 import { isStoreTrouble, unseen } from "../problems.js";
@@ -35,7 +36,15 @@ export interface Used {
   session: SessionView;
 }
 
+/** The length of a session's history in bytes, and the prompts after a part of it. */
+export interface PromptHistory {
+  bytes: number;
+  prompts: RecordedPrompt[];
+}
+
 const GOODBYE_MS = 2_000;
+/** The pause between two questions whether a session is in a turn, in milliseconds. */
+const ASK_MS = 250;
 
 /** A session that this process has open: on a server of this host, or at the front door of another host. */
 export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
@@ -78,6 +87,24 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
 
   /** Deletes an ephemeral session after its use has ended. */
   protected abstract delete(): Promise<void>;
+
+  /** @param fromBytes the length of the part without the wanted prompts. Default: no prompts are read */
+  abstract history(fromBytes?: number): Promise<PromptHistory>;
+
+  /** Waits until the session is not in a turn, and until no prompt of a client that has gone is on its way to the server. */
+  async settled(signal: AbortSignal): Promise<void> {
+    // Ask twice, because the prompt may still be on its way. The pause also lets the server write its history.
+    for (let idle = 0; idle < 2; ) {
+      const { hasActiveWork } = await abortable(this.session.rpc.metadata.activity(), signal);
+      idle = hasActiveWork ? 0 : idle + 1;
+      if (idle < 2) await pause(ASK_MS, signal);
+    }
+  }
+
+  /** Lets the model requests of a turn wait for `work`, if they pass through this process. */
+  beforeRequests(work: () => Promise<void>): Disposable {
+    return this.context.provider.beforeRequests(this.record.id, work);
+  }
 
   protected replace(attached: A): void {
     const { session } = attached;

@@ -53,6 +53,22 @@ export async function permitFor(
   return isFree ? null : await takeLease(context, record, request);
 }
 
+/** Takes the lease for a turn, as {@link permitFor} always does it. The disposal gives it back. */
+export async function heldPermit(
+  context: SessionsContext,
+  record: SessionRecord,
+  request: PermitRequest,
+): Promise<Permit & AsyncDisposable> {
+  const permit = (await permitFor(context, record, request, true)) ?? (await takeLease(context, record, request));
+  return {
+    ...permit,
+    [Symbol.asyncDispose]: async () => {
+      // If the lease cannot be given back, it ends by itself.
+      if (permit.owned) await permit.lease.release().catch(() => "it expires");
+    },
+  };
+}
+
 /** Takes the lease for a turn, or continues under the lease that an outer `lock SESSION -- COMMAND` took. */
 async function takeLease(
   context: SessionsContext,

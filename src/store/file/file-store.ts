@@ -8,6 +8,7 @@ import { closeQuietly, scratchName, writeNewFile } from "./commit/durable.js";
 import { sweepFolder } from "./commit/sweep.js";
 import type { StoreContext } from "./context.js";
 import { writing } from "./failures.js";
+import { KeyedTurnRecords } from "./records/keyed-turn-records.js";
 import { type Instant, now } from "./records/lease-clock.js";
 import { LeaseRecords } from "./records/lease-records.js";
 import { PlacementRecords } from "./records/placement-records.js";
@@ -41,6 +42,7 @@ export class FileStore implements Store {
   readonly leases: LeaseRecords;
   readonly tokens: TokenRecords;
   readonly placements: PlacementRecords;
+  readonly keyedTurns: KeyedTurnRecords;
   readonly #context: StoreContext;
   readonly #warnings = new Set<string>();
 
@@ -60,6 +62,7 @@ export class FileStore implements Store {
     this.sessions = new SessionRecords(this.#context, this.leases);
     this.tokens = new TokenRecords(this.#context);
     this.placements = new PlacementRecords(this.#context);
+    this.keyedTurns = new KeyedTurnRecords(this.#context);
   }
 
   async now(): Promise<number> {

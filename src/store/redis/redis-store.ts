@@ -6,6 +6,7 @@ import { Epoch } from "./link/epoch.js";
 import { keysOf } from "./link/keys.js";
 import { Documents, newId } from "./records/documents.js";
 import { RedisHosts } from "./records/hosts.js";
+import { KeyedTurnDocuments } from "./records/keyed-turns.js";
 import { RedisLeases } from "./records/leases.js";
 import { PlacementDocuments } from "./records/placements.js";
 import { RegistryDocument } from "./records/registry.js";
@@ -52,6 +53,7 @@ export class RedisStore implements Store {
   readonly leases: RedisLeases;
   readonly tokens: TokenDocuments;
   readonly placements: PlacementDocuments;
+  readonly keyedTurns: KeyedTurnDocuments;
   /** The signatures of all records. */
   readonly signatures: Signatures;
   readonly #connection: Connection;
@@ -82,6 +84,7 @@ export class RedisStore implements Store {
     this.leases = new RedisLeases(connection, keys);
     this.tokens = new TokenDocuments(documents, root, warn);
     this.placements = new PlacementDocuments(documents);
+    this.keyedTurns = new KeyedTurnDocuments(documents);
     this.signatures = new Signatures(documents);
   }
 

@@ -18,6 +18,12 @@ const turn = {
   onWait: { check: arg.callback },
   lease: { check: arg.object },
 };
+const use = {
+  ...arg.OWN_USER,
+  session: { check: arg.object },
+  key: { check: arg.idempotencyKey },
+  ...turn,
+};
 const filter = {
   ...arg.USER,
   state: { check: arg.choice(SESSION_STATES) },
@@ -52,7 +58,7 @@ export const SESSION_ARGUMENTS: { readonly [Name in keyof SessionGroup]: readonl
   create: [["options", arg.options(create)]],
   resume: [id, ["options", arg.options({ ...arg.OWN_USER, ...arg.WAIT, ...arg.SIGNAL })]],
   send: [open, prompt, arg.optional(turn)],
-  use: [id, prompt, ["options", arg.options({ ...arg.OWN_USER, session: { check: arg.object }, ...turn })]],
+  use: [id, prompt, ["options", arg.options(use)]],
   leave: [open, arg.optional({ park: { check: arg.flag } })],
   list: [arg.optional(filter)],
   find: [["text", arg.text], arg.optional(arg.USER)],

@@ -22,7 +22,7 @@ export class RecordFiles<T> {
    * @param remedy returns the command that deletes a damaged record. If `remedy` is null, a damaged record counts as
    * missing.
    */
-  constructor(context: StoreContext, folder: "tokens" | "placements", remedy: ((name: string) => Suggestion) | null) {
+  constructor(context: StoreContext, folder: string, remedy: ((name: string) => Suggestion) | null) {
     this.#context = context;
     this.#folder = join(context.root, folder);
     this.#remedy = remedy;
@@ -47,12 +47,14 @@ export class RecordFiles<T> {
   }
 
   list(): T[] {
+    return this.names().flatMap((name) => this.#read(name) ?? []);
+  }
+
+  /** The names of all records. Reads none of them. */
+  names(): string[] {
     this.#context.checkRoot();
     const files = readIfThere(this.#folder, () => readdirSync(this.#folder));
-    return (files ?? []).flatMap((file) => {
-      const name = FILE.exec(file)?.[1];
-      return name === undefined ? [] : (this.#read(name) ?? []);
-    });
+    return (files ?? []).flatMap((file) => FILE.exec(file)?.[1] ?? []);
   }
 
   /** @returns false when the record exists */

@@ -39,6 +39,12 @@ export function keysOf(fleet: string, host: string | null) {
     /** The set of all users who were placed. */
     placements: key("placements"),
     placement: (user: string) => key(`placement:${user}`),
+    /** The set of all prompts that were sent with an idempotency key. */
+    keyedTurns: key("keyed-turns"),
+    /** Those of one user. */
+    keyedTurnsOf: (user: string) => key(`keyed-turns:${user}`),
+    /** The name is a digest of the user and the key. */
+    keyedTurn: (name: string) => key(`keyed-turn:${name}`),
     hosts: key("hosts"),
     host: (name: string) => key(`host:${name}`),
     /** The highest fence so far. Never expires. */

@@ -1,0 +1,133 @@
+import type { SessionEvent } from "@github/copilot-sdk";
+import { sha256 } from "../../../config/values/text.js";
+import { isFleetError } from "../../../errors.js";
+import type { KeyedTurn, TurnUsage } from "../../../model/session.js";
+import type { TurnReply } from "../../../runtime/client/turn.js";
+import { abortable, either, pause } from "../../../runtime/deadline.js";
+import { storedEnd } from "../../problems.js";
+import { RecordedTurn } from "./recorded-turn.js";
+import { type JournalContext, type KeyedRequest, readKeyed, recall, TurnJournal } from "./turn-journal.js";
+
+const POLL_MS = 250;
+
+/** The content of a request. Another request with the same key must have exactly this session, prompt and timeout. */
+export interface Asked {
+  user: string;
+  key: string;
+  sessionId: string;
+  prompt: string;
+  timeoutMs: number | undefined;
+  onEvent: ((event: SessionEvent) => void) | undefined;
+  signal: AbortSignal;
+}
+
+/** The reply of a turn that another request has run. */
+interface Recalled {
+  reply: TurnReply;
+  turn: string;
+  usage: TurnUsage | null;
+  session: null;
+}
+
+/**
+ * The turns of requests with idempotency keys. Requests of a user with the same key are one turn: the first one runs it, and
+ * the others wait for its end and get the same reply. After a crash, the next request with the key looks into the session's
+ * history. If the prompt is there, it does not run again.
+ */
+export class KeyedTurns {
+  readonly #context: JournalContext;
+  /** The requests that this process works on, by user and key. The promises never reject. */
+  readonly #running = new Map<string, Promise<unknown>>();
+
+  constructor(context: JournalContext) {
+    this.#context = context;
+  }
+
+  /**
+   * @param take uses the session, and runs the turn through the journal. Resolves with null if the journal finds the turn
+   * over.
+   * @throws FleetError `FLEET_IDEMPOTENCY_KEY_REUSED`; the error of the turn, also if another request has run it.
+   */
+  async use<T>(asked: Asked, take: (journal: TurnJournal) => Promise<T | null>): Promise<T | Recalled> {
+    const request = requestOf(asked);
+    const name = JSON.stringify([asked.user, asked.key]);
+    for (;;) {
+      const known = await readKeyed(this.#context.store, request);
+      if (known !== null && known.outcome !== null) return await this.#answer(known, request);
+      const running = this.#running.get(name);
+      if (running !== undefined) {
+        await this.#following(request, abortable(running, request.signal));
+        continue;
+      }
+      const attempt = take(new TurnJournal(this.#context, request));
+      const settled = attempt.then(
+        () => undefined,
+        () => undefined,
+      );
+      this.#running.set(name, settled);
+      try {
+        const used = await (known === null ? attempt : this.#following(request, attempt));
+        if (used !== null) return used;
+      } catch (error) {
+        // Another process runs the turn.
+        if (known === null || !isInUse(error)) throw error;
+        await pause(POLL_MS, request.signal);
+      } finally {
+        if (this.#running.get(name) === settled) this.#running.delete(name);
+      }
+    }
+  }
+
+  async #answer(known: KeyedTurn, request: KeyedRequest): Promise<Recalled> {
+    const { outcome, usage, messageId } = known;
+    if (outcome !== null && outcome !== "answered") throw storedEnd(outcome);
+    const reply = await recall(this.#context.histories, known, request);
+    return { reply, turn: messageId ?? "", usage, session: null };
+  }
+
+  /** Waits for a turn that another request has begun, and gives its recorded events to this one as they are written. */
+  async #following<T>(request: KeyedRequest, turn: Promise<T>): Promise<T> {
+    const over = new AbortController();
+    using end = either(over.signal, request.signal);
+    const following = this.#follow(request, end.signal).catch(() => "the caller gets the rest from the history");
+    try {
+      return await turn;
+    } finally {
+      over.abort();
+      await following;
+    }
+  }
+
+  async #follow(request: KeyedRequest, signal: AbortSignal): Promise<void> {
+    const { store, histories } = this.#context;
+    const { user, sessionId, onEvent } = request;
+    let messageId: string | null | undefined;
+    while (messageId == null) {
+      await pause(POLL_MS, signal);
+      messageId = (await readKeyed(store, request))?.messageId;
+    }
+    const turn = new RecordedTurn(sessionId, messageId);
+    for await (const event of histories.events(sessionId, { user, follow: true, signal })) {
+      if (turn.push(event)) onEvent(event);
+      if (turn.isOver) return;
+    }
+  }
+}
+
+/** A request whose listener gets each event once, although the events may come from the turn and from the history. */
+function requestOf({ user, key, sessionId, prompt, timeoutMs, onEvent, signal }: Asked): KeyedRequest {
+  const seen = new Set<string>();
+  return {
+    ...{ user, key, sessionId, prompt, signal },
+    digest: sha256(JSON.stringify([sessionId, prompt, timeoutMs ?? null])),
+    onEvent: (event) => {
+      if (seen.has(event.id)) return;
+      seen.add(event.id);
+      onEvent?.(event);
+    },
+  };
+}
+
+function isInUse(error: unknown): boolean {
+  return isFleetError(error, "FLEET_SESSION_LOCKED") || isFleetError(error, "FLEET_SESSION_BUSY");
+}

@@ -1,0 +1,117 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { eventually } from "../fixtures/eventually.js";
+import { startScriptedModel } from "../fixtures/models/scripted-model.js";
+import { unused } from "../fixtures/sessions/unused.js";
+import { TestApi } from "./harness.js";
+
+let model: Awaited<ReturnType<typeof startScriptedModel>>;
+let at: TestApi;
+let token: string;
+beforeAll(async () => {
+  model = await startScriptedModel();
+  const env = {
+    COPILOTFLEET_PROVIDER_TYPE: "openai",
+    COPILOTFLEET_PROVIDER_BASE_URL: model.baseUrl,
+    COPILOTFLEET_SESSION_MODEL: "gpt-5",
+  };
+  at = await TestApi.open({ env });
+  token = await at.token("alice");
+});
+afterAll(async () => {
+  await at[Symbol.asyncDispose]();
+  await model[Symbol.asyncDispose]();
+});
+
+async function session(): Promise<string> {
+  const id = unused("keyed");
+  await at.ok("POST", "/v1/sessions", { token, body: { id } });
+  return id;
+}
+
+async function send(id: string, prompt: string, key: string, { by = token, headers = {}, ...more } = {}) {
+  const body = { prompt, ...more };
+  const path = `/v1/sessions/${id}/turns`;
+  return await at.ask("POST", path, { token: by, body, headers: { "Idempotency-Key": key, ...headers } });
+}
+
+async function prompts(id: string): Promise<string[]> {
+  const found: string[] = [];
+  for await (const event of at.fleet.sessions.followEvents(id, { user: "alice" }))
+    if (event.type === "user.message") found.push(event.data.content);
+  return found;
+}
+
+/** The names of the events in a stream. */
+const namesIn = (text: string) => [...text.matchAll(/^event: (.*)$/gm)].map(([, name]) => name);
+
+describe("requests with the same Idempotency-Key", () => {
+  it("are one turn with one reply, one after the other and at the same time", async () => {
+    const id = await session();
+    const prompt = `${id}.`;
+    const first = await send(id, prompt, id);
+    expect(first).toMatchObject({ status: 200, json: { reply: `you said: ${prompt}`, usage: { requests: 1 } } });
+    expect((await send(id, prompt, `"${id}"`)).json).toEqual(first.json);
+    const again = `${id}, again.`;
+    const replies = await Promise.all([1, 2, 3].map(async () => await send(id, again, `${id}-2`)));
+    expect(new Set(replies.map(({ text }) => text)).size, replies[0]?.text).toBe(1);
+    expect(replies[0]?.json.reply).toBe(`you said: ${again}`);
+    expect([model.shown(prompt), model.shown(again)]).toEqual([1, 1]);
+    expect(await prompts(id)).toEqual([prompt, again]);
+  });
+
+  it("get the recorded events of the turn as a stream, during the turn and after it", async () => {
+    const id = await session();
+    const prompt = `!hold ${id}`;
+    const first = send(id, prompt, id);
+    await eventually("the turn", () => model.shown(prompt) === 1);
+    const during = send(id, prompt, id, { headers: { Accept: "text/event-stream" } });
+    const waiting = send(id, prompt, id);
+    model.letGo(id);
+    const { json } = await first;
+    expect((await waiting).json).toEqual(json);
+    for (const { text } of [await during, await send(id, prompt, id, { headers: { Accept: "text/event-stream" } })]) {
+      const names = namesIn(text);
+      expect(names[0]).toBe("user.message");
+      expect(names.slice(-2)).toEqual(["assistant.turn_end", "turn.end"]);
+      expect(text).toContain(JSON.stringify(json));
+    }
+    expect(model.shown(prompt)).toBe(1);
+  });
+
+  it("are refused with another prompt, another timeout or another session, and of another user they are another turn", async () => {
+    const [id, other] = [await session(), await session()];
+    await send(id, `${id}.`, id);
+    const reused = { status: 422, json: { code: "FLEET_IDEMPOTENCY_KEY_REUSED" } };
+    expect(await send(id, "another.", id)).toMatchObject(reused);
+    expect(await send(id, `${id}.`, id, { timeout: "1m" } as object)).toMatchObject(reused);
+    expect(await send(other, `${id}.`, id)).toMatchObject(reused);
+    const bob = await at.token("bob");
+    const his = unused("bob");
+    await at.ok("POST", "/v1/sessions", { token: bob, body: { id: his } });
+    expect(await send(his, "of bob.", id, { by: bob })).toMatchObject({
+      status: 200,
+      json: { reply: "you said: of bob." },
+    });
+  });
+
+  it("are refused with 422 if the key is empty, too long, or has other characters than visible ASCII", async () => {
+    const id = await session();
+    for (const key of ["", '""', "two words", "a".repeat(256), "ä"]) {
+      expect(await send(id, "hello.", key), key).toMatchObject({ status: 422, json: { code: "FLEET_USAGE_INVALID" } });
+    }
+    expect((await send(id, "hello.", "a".repeat(255))).status).toBe(200);
+  });
+
+  it("get the same error if the turn failed, and may run if the prompt was never sent", async () => {
+    const id = await session();
+    const prompt = `!hold ${id}`;
+    const first = await send(id, prompt, id, { timeout: "1s" } as object);
+    expect(first).toMatchObject({ status: 504, json: { code: "FLEET_TURN_TIMEOUT" } });
+    const { requestId: _, suggestions: __, ...problem } = first.json;
+    expect((await send(id, prompt, id, { timeout: "1s" } as object)).json).toMatchObject(problem);
+    expect(model.shown(prompt)).toBe(1);
+    const key = `${id}-2`;
+    expect((await send(`${id}-absent`, "hello.", key)).status).toBe(404);
+    expect((await send(id, "hello.", key)).status).toBe(200);
+  });
+});

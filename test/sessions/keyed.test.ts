@@ -1,0 +1,107 @@
+import { mkdtemp, realpath } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { SessionEvent } from "@github/copilot-sdk";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { makeRoom, sweepKeyedTurns } from "../../src/sessions/use/keyed/expiry.js";
+import { RecordedTurn } from "../../src/sessions/use/keyed/recorded-turn.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import type { Store } from "../../src/store/ports.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+import { keyedTurn } from "../fixtures/store/store-records.js";
+
+let root: string;
+let store: Store;
+beforeEach(async () => {
+  root = await realpath(await mkdtemp(join(tmpdir(), "copilotfleet-keyed-")));
+  store = openFileStore(join(root, "state"));
+});
+afterEach(async () => {
+  await store.close();
+  await removeFolder(root);
+});
+
+describe("the records of idempotency keys", () => {
+  it("are deleted by gc when they have expired", async () => {
+    const past = new Date(Date.now() - 1).toISOString();
+    await store.keyedTurns.create(keyedTurn("alice", "old", { expiresAt: past, outcome: "answered" }));
+    await store.keyedTurns.create(keyedTurn("alice", "cut", { expiresAt: past }));
+    await store.keyedTurns.create(keyedTurn("bob", "new"));
+    await sweepKeyedTurns(store);
+    expect((await store.keyedTurns.list(null)).map(({ key }) => key)).toEqual(["new"]);
+  });
+
+  it("make room for more when a user has 1,000 of them, the oldest that are over first", async () => {
+    const { keyedTurns } = store;
+    // In memory, because a thousand writes to a disk take long.
+    const records = new Map(
+      Array.from({ length: 1_000 }, (_, index) => {
+        const expiresAt = new Date(Date.now() + 1_000 * (index + 1)).toISOString();
+        return [`k${index}`, keyedTurn("alice", `k${index}`, { expiresAt, outcome: index < 50 ? null : "answered" })];
+      }),
+    );
+    const memory = {
+      ...keyedTurns,
+      count: async () => records.size,
+      list: async () => [...records.values()],
+      delete: async (_: string, key: string) => void records.delete(key),
+    } as unknown as Store["keyedTurns"];
+    await makeRoom(memory, "alice");
+    expect(records.size).toBe(900);
+    expect([records.has("k49"), records.has("k50"), records.has("k149"), records.has("k150")]).toEqual([
+      true,
+      false,
+      false,
+      true,
+    ]);
+    for (let index = 0; index < 1_000; index++) records.set(`k${index}`, keyedTurn("alice", `k${index}`));
+    await expect(makeRoom(memory, "alice")).rejects.toMatchObject({ code: "FLEET_LIMIT_REACHED" });
+  });
+});
+
+describe("a turn in the history", () => {
+  let last = 0;
+  const event = (type: string, data: object = {}): SessionEvent =>
+    ({ id: `e${++last}`, parentId: null, type, timestamp: new Date().toISOString(), data }) as unknown as SessionEvent;
+  const prompt = (messageId: string) => event("user.message", { messageId, content: "hi", delivery: "idle" });
+  const step = (content: string) => [
+    event("assistant.turn_start"),
+    event("assistant.message", { content, toolRequests: [] }),
+    event("assistant.turn_end"),
+  ];
+  const read = (events: SessionEvent[]) => {
+    const turn = new RecordedTurn("s", "m1");
+    const own = events.filter((each) => turn.push(each));
+    return { own, end: () => turn.end() };
+  };
+
+  it("has its own events, and the last text as its reply", () => {
+    const before = [event("session.start"), prompt("m0"), ...step("before")];
+    const turn = [prompt("m1"), ...step("reply")];
+    const { own, end } = read([...before, ...turn, prompt("m2"), ...step("after")]);
+    expect(own).toEqual(turn);
+    expect(end().text).toBe("reply");
+  });
+
+  it("that was cut gives FLEET_SERVER_LOST, also if other turns follow", () => {
+    const cut = [prompt("m1"), event("assistant.turn_start")];
+    const lost = expect.objectContaining({ code: "FLEET_SERVER_LOST" });
+    expect(read(cut).end).toThrow(lost);
+    const next = [event("session.resume", { sessionWasActive: false }), prompt("m2"), ...step("after")];
+    const { own, end } = read([...cut, ...next]);
+    expect(own).toEqual(cut);
+    expect(end).toThrow(lost);
+  });
+
+  it("that was aborted gives the text so far, and one that failed gives the error", () => {
+    const aborted = [prompt("m1"), event("assistant.turn_start"), event("assistant.message", { content: "so far" })];
+    expect(read([...aborted, event("abort"), event("assistant.turn_end")]).end().text).toBe("so far");
+    const failed = [prompt("m1"), event("assistant.turn_start"), event("assistant.turn_end")];
+    const { end } = read([...failed, event("session.error", { message: "no quota" })]);
+    expect(end).toThrow(expect.objectContaining({ code: "FLEET_TURN_FAILED", message: "The turn failed: no quota" }));
+  });
+
+  it("that the history does not have gives FLEET_SESSION_LOST", () => {
+    expect(read([prompt("m2"), ...step("other")]).end).toThrow(expect.objectContaining({ code: "FLEET_SESSION_LOST" }));
+  });
+});
