@@ -93,7 +93,7 @@ export type {
   SandboxReport,
 } from "./model/sandbox.js";
 export type { Isolation, ServerState, TokenSource } from "./model/server.js";
-export type { SessionState } from "./model/session.js";
+export type { SessionState, TurnUsage } from "./model/session.js";
 export type {
   Description,
   ServerDescription,
