@@ -1,6 +1,7 @@
 import { toJsonSchema } from "@valibot/to-json-schema";
 import { type GenericSchema, getMetadata } from "valibot";
 import type { AnyRoute } from "../../src/api/route.js";
+import * as a from "../../src/api/routes/admin-schemas.js";
 import * as s from "../../src/api/routes/schemas.js";
 import { ROUTES } from "../../src/api/routes/table.js";
 import type { Scope } from "../../src/identity/identity.js";
@@ -56,7 +57,9 @@ const NAMED = {
   TranscriptEntry: s.transcriptEntry,
   Server: s.server,
   Stopped: s.stoppedServer,
-  Host: s.host,
+  BusyServer: a.busyServer,
+  Host: a.host,
+  Sample: a.sample,
   Token: s.token,
 };
 

@@ -101,6 +101,8 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
     query: c.req.queries(),
     body: route.body === null ? null : await readBody(c.req.raw, maxBytes, share),
   });
+  const asked = route.actionOf?.(input.query, identity) ?? action;
+  if (asked !== action && !permit(identity, asked, relation, nameOf(route))) throw sessionNotFound(id);
   const lasting = route.limitMs === null ? work.signal : work.keep(deadline(route.limitMs, work.signal)).signal;
   return await route.handle({
     fleet: door.fleet,

@@ -12,10 +12,11 @@ import type {
 import type { Identity, Scope } from "../identity/identity.js";
 import type { Relation } from "../identity/policy.js";
 import type { IssuedToken, TokenView } from "../identity/tokens.js";
-import type { HostView } from "../peers/overview.js";
+import type { BusyServer, HostView } from "../peers/overview.js";
 import type { PoolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 import type { Stopped } from "../pool/stop/stop.js";
+import type { Sample } from "../serve/report/samples.js";
 import type { SessionView } from "../sessions/view.js";
 
 export type SessionEvent = Parameters<NonNullable<SendOptions["onEvent"]>>[0];
@@ -42,12 +43,16 @@ export interface ApiFleet {
     relation(identity: Identity, id: string): Promise<Exclude<Relation, "none">>;
   };
   readonly servers: {
-    list(filter: ServerFilter): Promise<ServerView[]>;
+    list(filter: ServerFilter): Promise<BusyServer[]>;
     stop(ids: readonly string[], request: StopRequest): Promise<{ stopped: Stopped[] }>;
     restart(ids: readonly string[], request: StopRequest): Promise<{ stopped: Stopped[]; servers: ServerView[] }>;
   };
   readonly pool: { state(): Promise<PoolState> };
-  readonly hosts: { list(): Promise<HostView[]> };
+  readonly hosts: {
+    list(): Promise<HostView[]>;
+    /** The samples after a time, of each host that answers. Without a time, all that the hosts have. */
+    samples(after: string | undefined): Promise<{ host: string; samples: Sample[] }[]>;
+  };
   readonly tokens: {
     list(filter: { user?: string | undefined }): Promise<TokenView[]>;
     issue(user: string, options: { ttl?: string; scopes?: readonly Scope[]; sessionId?: string }): Promise<IssuedToken>;

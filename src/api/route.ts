@@ -56,6 +56,8 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
   /** The name of the operation, for clients that are generated from the document. */
   operation: string;
   action: Action;
+  /** The action of a request whose query asks for more than the path says. Default: `action`. */
+  actionOf?(query: Query, identity: Identity): Action;
   /** Whether `{id}` in the path is a session, about which the policy decides. */
   about: "session" | "none";
   /** Whether a door that is about to close refuses the request. */

@@ -13,6 +13,7 @@ import { deadline, NEVER } from "../runtime/deadline.js";
 import { logPath } from "../runtime/files/server-folder.js";
 import { lastLogLines } from "../serve/logs/log-end.js";
 import { awaitMore, followLog, type LogEnd, type LogPosition } from "../serve/logs/log-tail.js";
+import { type Sample, SampleRing } from "../serve/report/samples.js";
 import { abortTurnIn } from "../sessions/abort.js";
 import type { SessionsContext } from "../sessions/context.js";
 import { collectGarbage, type GcResult } from "../sessions/gc/collect.js";
@@ -32,6 +33,7 @@ export const MORE_LOG_MS = 5_000;
 
 /** This host of the fleet. Performs the operations itself. Another host's call gets here through `answerCall`. */
 export class LocalHost implements Host {
+  readonly ring = new SampleRing();
   readonly #sessions: Sessions;
   readonly #context: SessionsContext;
   readonly #stateRoot: string;
@@ -187,6 +189,10 @@ export class LocalHost implements Host {
 
   async activity(): Promise<ServerActivity[]> {
     return await askActivity(await this.#records(), this.#context.config.health.timeoutMs);
+  }
+
+  async samples({ after }: ParamsOf<"samples">): Promise<Sample[]> {
+    return this.ring.after(after);
   }
 
   async evict({ ids }: ParamsOf<"evict">, { onProgress }: Call = {}): Promise<EvictionResult> {

@@ -101,7 +101,7 @@ export async function lookAtAll(context: OverviewContext): Promise<Overview> {
   };
 }
 
-function withActivity(server: ServerView, answers: Gathered<ServerActivity[]>["answers"]): BusyServer {
+export function withActivity(server: ServerView, answers: Gathered<ServerActivity[]>["answers"]): BusyServer {
   const onHost = answers.find(({ host }) => host.name === server.hostName);
   const { latencyMs = null, turns = null } = onHost?.answer.find(({ id }) => id === server.id) ?? {};
   return { ...server, turns: turns === null ? null : turns.length, latencyMs };

@@ -39,6 +39,7 @@ export class RemoteHost implements Host {
   readonly prompts = this.#asks("prompts");
   readonly loaded = this.#asks("loaded");
   readonly activity = this.#asks("activity");
+  readonly samples = this.#asks("samples");
   readonly evict = this.#asks("evict");
   readonly abort = this.#asks("abort");
   readonly deleteSessions = this.#asks("deleteSessions");

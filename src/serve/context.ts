@@ -8,6 +8,7 @@ import type { SessionsContext } from "../sessions/context.js";
 import type { GcResult } from "../sessions/gc/collect.js";
 import type { FleetMetrics } from "./report/metrics.js";
 import type { Probes } from "./report/probes.js";
+import type { SampleRing } from "./report/samples.js";
 
 export type LogLevel = "debug" | "info" | "warn" | "error";
 
@@ -31,7 +32,11 @@ export interface ServedFleet extends Pick<SessionsContext, "store" | "config" | 
   /** The address on which to open the HTTP API. Null if this host has none. */
   http: Address | InheritedListener | null;
   /** The host itself, which runs gc on its own sessions. */
-  host: { gc(request: { ttlMs: number; dryRun: boolean }, call: { signal: AbortSignal }): Promise<GcResult> };
+  host: {
+    gc(request: { ttlMs: number; dryRun: boolean }, call: { signal: AbortSignal }): Promise<GcResult>;
+    /** The samples of the host, which its HTTP API and the other hosts read. */
+    readonly ring: SampleRing;
+  };
   /** All hosts of the fleet. */
   hosts: { learnTokenEnds(signal: AbortSignal): Promise<{ host: string; error: unknown }[]> };
 }

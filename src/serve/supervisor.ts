@@ -98,12 +98,13 @@ export class Supervisor {
   }
 
   async #open(signal: AbortSignal): Promise<void> {
-    const { config, metrics, log, doors, listen, http, state } = this.#context;
+    const { config, metrics, log, doors, listen, http, host, state } = this.#context;
     const { metrics: address } = config.serve;
     const probes = { health: this.#loop, metrics, log };
     const httpAddress = http !== null && "fd" in http ? config.serve.http : http;
     const isShared = httpAddress !== null && isSameAddress(httpAddress, address);
     if (!isShared) this.#endpoint = await HealthEndpoint.open({ ...probes, address, signal });
+    if (http !== null) host.ring.start();
     await this.#hostLock.announce({ metrics: this.metricsAddress });
     await this.#enterHosts();
     await Promise.all([this.#loop.first(), this.#learnTokenEnds(signal)]);

@@ -56,6 +56,7 @@ const ROWS: Readonly<Record<string, Row>> = {
   "POST /v1/servers/{id}/stop": { action: "manage", id: () => serverOf("carol") },
   "POST /v1/servers/{id}/drain": { action: "manage", id: () => serverOf("carol") },
   "GET /v1/hosts": { action: "manage" },
+  "GET /v1/samples": { action: "manage" },
   "GET /v1/tokens": { action: "manage" },
   "POST /v1/tokens": { action: "manage", body: () => ({ user: "carol", ttl: "1h" }) },
   "DELETE /v1/tokens/{id}": { action: "manage", id: async () => (await at.fleet.tokens.issue("carol")).id },
@@ -145,11 +146,24 @@ describe("the routes of the API", () => {
     expect((await at.ok("GET", "/v1/me", { token })).json).toMatchObject({ user: "alice", sessionId: own });
   });
 
-  it("lists show the caller's sessions alone, even with the scope admin", async () => {
-    const token = await at.token("alice", ["admin"]);
-    const { sessions } = (await at.ok("GET", "/v1/sessions?limit=200", { token })).json;
-    const ids = sessions.map(({ id }: { id: string }) => id);
-    expect(ids).toEqual(expect.arrayContaining([fixed.own, fixed.member]));
-    expect(ids).not.toContain(fixed.foreign);
+  it("lists show the caller's sessions alone, unless a token with the scope admin asks for those of others", async () => {
+    const idsOf = async (scope: Scope, query: string) => {
+      const { status, json } = await at.ask("GET", `/v1/sessions?limit=200${query}`, {
+        token: await at.token("alice", [scope]),
+      });
+      return status === 200 ? json.sessions.map(({ id }: { id: string }) => id) : json.code;
+    };
+    for (const scope of ["use", "admin"] as const) {
+      for (const query of ["", "&user=alice"]) {
+        const ids = await idsOf(scope, query);
+        expect(ids).toEqual(expect.arrayContaining([fixed.own, fixed.member]));
+        expect(ids).not.toContain(fixed.foreign);
+      }
+    }
+    expect(await idsOf("admin", "&user=bob")).toEqual(expect.arrayContaining([fixed.member, fixed.foreign]));
+    expect(await idsOf("admin", "&user=bob")).not.toContain(fixed.own);
+    expect(await idsOf("admin", "&all=true")).toEqual(expect.arrayContaining([fixed.own, fixed.member, fixed.foreign]));
+    for (const query of ["&user=bob", "&all=true", "&user=alice&all=true"])
+      expect(await idsOf("use", query), query).toBe("FLEET_SCOPE_MISSING");
   });
 });

@@ -33,6 +33,7 @@ const SENT: Record<keyof Calls, object> = {
   histories: { sessions: [{ id: "s-1", serverId: "a-1", owner: "a" }] },
   loaded: {},
   activity: {},
+  samples: { after: "2026-01-01T00:00:00.000Z" },
   evict: { ids: ["s-1"] },
   abort: { id: "a", user: "alice" },
   deleteSessions: { ids: ["s-1"], user: "alice" },
@@ -87,6 +88,16 @@ const SESSION = {
 };
 const STOPPED = { id: "a-1", outcome: "drained", cut: [], hostName: "h1" };
 const AT = { offset: 5, rotated: null };
+const SAMPLE = {
+  at: "2026-01-01T00:00:00.000Z",
+  turns: { completed: 1, failed: 0, aborted: 0, cut: 0 },
+  turnMs: { p50: 5, p95: null },
+  turnsInFlight: 0,
+  servers: 1,
+  activeSessions: 2,
+  evictions: 0,
+  memoryBytes: 5,
+};
 const ANSWERED: Record<keyof Calls, unknown> = {
   spawn: { server: SERVER, created: true },
   spawnMany: [SERVER],
@@ -105,6 +116,7 @@ const ANSWERED: Record<keyof Calls, unknown> = {
   histories: ["1 2 3 4", ""],
   loaded: [{ id: "s-1", usedMs: 5 }],
   activity: [{ id: "a-1", latencyMs: 1.5, turns: ["s-1"] }],
+  samples: [SAMPLE],
   evict: { evicted: ["s-1"], skipped: [{ id: "s-2", reason: "leased" }] },
   abort: true,
   deleteSessions: ["s-1"],
@@ -285,6 +297,7 @@ describe("a remote host", () => {
       histories: 10_000,
       loaded: 10_000,
       activity: 10_000,
+      samples: 10_000,
       evict: 30_000,
       abort: 10_000,
       deleteSessions: 30_000,

@@ -2,6 +2,7 @@ import * as v from "valibot";
 import type { StopRequest } from "../../fleet/options.js";
 import type { ServerView } from "../../pool/server.js";
 import { type AnyRoute, route } from "../route.js";
+import * as a from "./admin-schemas.js";
 import { given } from "./given.js";
 import { pageOf } from "./page.js";
 import * as s from "./schemas.js";
@@ -45,9 +46,9 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     summary: "List the servers of all hosts",
     description: "Also shows whether the pool of this host admits new servers and turns.",
     query: s.serverFilter,
-    answer: { status: 200, description: "The servers.", schema: s.servers },
+    answer: { status: 200, description: "The servers.", schema: a.servers },
     handle: async ({ fleet, query }) => ({
-      body: { servers: shown(await fleet.servers.list(query)), pool: await fleet.pool.state() },
+      body: { servers: shown(a.busyServer, await fleet.servers.list(query)), pool: await fleet.pool.state() },
     }),
   }),
   route({
@@ -60,7 +61,7 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     answer: { status: 200, description: "The server runs again.", schema: s.restarted },
     handle: async ({ fleet, params: { id }, body, lasting }) => {
       const { stopped, servers } = await fleet.servers.restart([id], stopRequest(body, lasting));
-      return { body: { stopped, servers: shown(servers) } };
+      return { body: { stopped, servers: shown(s.server, servers) } };
     },
   }),
   route({
@@ -98,8 +99,20 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     summary: "List the hosts of the fleet",
     description: "Shows the state of each host, its servers and its sessions.",
     query: null,
-    answer: { status: 200, description: "The hosts.", schema: s.hosts },
+    answer: { status: 200, description: "The hosts.", schema: a.hosts },
     handle: async ({ fleet }) => ({ body: { hosts: await fleet.hosts.list() } }),
+  }),
+  route({
+    ...READS,
+    path: "/v1/samples",
+    operation: "listSamples",
+    tag: "Servers",
+    summary: "Show how the hosts were used in the last hour",
+    description:
+      "Each `serve` with the HTTP API takes a sample at every `health.interval`, and keeps the last 720 in its memory. A host that does not answer is left out.",
+    query: a.sampleFilter,
+    answer: { status: 200, description: "The samples of each host, the oldest first.", schema: a.samples },
+    handle: async ({ fleet, query: { after } }) => ({ body: { hosts: await fleet.hosts.samples(after) } }),
   }),
   route({
     ...READS,
@@ -158,8 +171,8 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
 ];
 
 /** Leaves out the paths of the machine, which mean nothing to a client. */
-function shown(servers: readonly ServerView[]): v.InferOutput<typeof s.server>[] {
-  return servers.map((server) => v.parse(s.server, server));
+function shown<T>(schema: v.GenericSchema<unknown, T>, servers: readonly ServerView[]): T[] {
+  return servers.map((server) => v.parse(schema, server));
 }
 
 function stopRequest(body: v.InferOutput<typeof s.stopBody>, signal: AbortSignal): StopRequest {

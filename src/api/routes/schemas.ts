@@ -67,6 +67,15 @@ export const paging = {
 
 export const sessionFilter = object({
   ...paging,
+  user: v.optional(
+    v.pipe(id, v.description("The owner or a member. Default: the caller. Another user needs the scope `admin`.")),
+  ),
+  all: v.optional(
+    v.pipe(
+      v.picklist(["true"], "true"),
+      v.description("With `true`, lists the sessions of all users. This needs the scope `admin`."),
+    ),
+  ),
   state: v.optional(v.picklist(SESSION_STATES, SESSION_STATES.join(", "))),
   purpose: v.optional(label),
 });
@@ -148,7 +157,7 @@ const string = v.string();
 const number = v.number();
 const stringOrNull = v.nullable(string);
 const numberOrNull = v.nullable(number);
-const time = v.pipe(string, v.description("ISO 8601, in UTC."));
+export const time = v.pipe(string, v.description("ISO 8601, in UTC."));
 const timeOrNull = v.nullable(time);
 const next = v.pipe(stringOrNull, v.description("The cursor of the next page. Null: this is the last page."));
 
@@ -257,8 +266,7 @@ export const server = v.object({
   sandbox: v.object({ mode: string, not: v.pipe(v.array(string), v.readonly()) }),
 });
 
-const pool = v.object({ state: v.picklist(["open", "closed"]), reason: stringOrNull, drainedAt: timeOrNull });
-export const servers = v.object({ servers: v.array(server), pool });
+export const pool = v.object({ state: v.picklist(["open", "closed"]), reason: stringOrNull, drainedAt: timeOrNull });
 
 export const stoppedServer = v.object({
   id: string,
@@ -267,19 +275,6 @@ export const stoppedServer = v.object({
 });
 export const stopped = v.object({ stopped: v.array(stoppedServer) });
 export const restarted = v.object({ ...stopped.entries, servers: v.array(server) });
-
-export const host = v.object({
-  name: string,
-  state: v.picklist(["serving", "draining", "unattended", "gone"]),
-  term: numberOrNull,
-  heartbeatAgeMs: numberOrNull,
-  door: stringOrNull,
-  startedAt: timeOrNull,
-  servers: number,
-  sessions: number,
-  memoryBytes: number,
-});
-export const hosts = v.object({ hosts: v.array(host) });
 
 const tokenFields = {
   id: string,

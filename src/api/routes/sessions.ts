@@ -41,15 +41,19 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     about: "none",
     isWork: false,
     tag: "Sessions",
-    summary: "List the caller's sessions",
-    description: "Lists the sessions that the caller owns or is a member of, the newest first.",
+    summary: "List sessions",
+    description:
+      "Lists the sessions that the caller owns or is a member of, the newest first. With the scope `admin`, also those of other users, without their conversations.",
+    actionOf: ({ user, all }, identity) =>
+      all === undefined && (user ?? identity.user) === identity.user ? "readAll" : "manage",
     params: null,
     query: s.sessionFilter,
     body: null,
     answer: { status: 200, description: "One page of sessions.", schema: s.sessionPage },
     errors: [],
     limitMs: LOOK_MS,
-    handle: async ({ fleet, identity: { user }, query: { limit, cursor, state, purpose } }) => {
+    handle: async ({ fleet, identity, query: { limit, cursor, all, user: given, state, purpose } }) => {
+      const user = given ?? (all === undefined ? identity.user : undefined);
       const { page, next } = pageOf(await fleet.sessions.list({ user, state, purpose }), { limit, cursor });
       return { body: { sessions: page, next } };
     },

@@ -74,6 +74,8 @@ const calls = {
   ),
   loaded: call({}, s.list(s.loadedSession), toLook),
   activity: call({}, s.list(s.serverActivity), toLook),
+  /** The samples of a host after a time, or all of them. */
+  samples: call({ after: v.optional(s.time) }, s.list(s.sample), toLook),
   evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),
   abort: call({ id: s.sessionId, user: s.user }, s.flag, toLook),
   deleteSessions: call({ ids: s.sessionIds, user: v.optional(s.user) }, s.deletedIds, toWork),

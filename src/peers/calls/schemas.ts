@@ -13,6 +13,7 @@ import type { Stopped } from "../../pool/stop/stop.js";
 import type { RemainKind } from "../../runtime/files/storage-remains.js";
 import type { HistoryFate, HistoryPart, HistoryPosition } from "../../runtime/history/part.js";
 import type { LogEnd, LogPosition } from "../../serve/logs/log-tail.js";
+import type { Sample } from "../../serve/report/samples.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 import type { SessionPlace } from "../../sessions/history.js";
 import type { ServerActivity } from "../../sessions/memory/activity.js";
@@ -106,7 +107,7 @@ export const sessionPlaces: Schema<readonly SessionPlace[]> = v.array(
   "a list of sessions",
 );
 
-const time = v.custom<string>((value) => isText(value) && !Number.isNaN(Date.parse(String(value))), "a time");
+export const time = v.custom<string>((value) => isText(value) && !Number.isNaN(Date.parse(String(value))), "a time");
 
 export const tokenEnds: Schema<readonly TokenEnd[]> = v.array(
   object({
@@ -242,6 +243,17 @@ export const serverActivity: Schema<ServerActivity> = object({
   id: string,
   latencyMs: v.nullable(number),
   turns: v.nullable(strings),
+});
+
+export const sample: Schema<Sample> = object({
+  at: string,
+  turns: object({ completed: number, failed: number, aborted: number, cut: number }),
+  turnMs: object({ p50: v.nullable(number), p95: v.nullable(number) }),
+  turnsInFlight: number,
+  servers: number,
+  activeSessions: number,
+  evictions: number,
+  memoryBytes: number,
 });
 
 const kept = list(object({ id: string, reason: word<KeptReason>() }));

@@ -29,7 +29,7 @@ export class Measurements {
   }
 
   async look(registry: Registry, running: readonly ServerRecord[]): Promise<void> {
-    const { store, metrics, state, provider } = this.#context;
+    const { store, metrics, state, provider, host } = this.#context;
     const serversByState = Object.fromEntries(SERVER_STATES.map((each) => [each, 0])) as Record<ServerState, number>;
     for (const { state } of Object.values(registry.servers)) serversByState[state] += 1;
     const loaded = running.flatMap(knownLoaded);
@@ -37,6 +37,7 @@ export class Measurements {
     const leases = await Promise.all(loaded.map(async (id) => await store.leases.read(id)));
     const memory = running.map((server) => this.#processes.memoryOf(server));
     await this.#disks.checkLogs(running);
+    const memoryBytes = memory.reduce((sum, bytes) => sum + bytes, 0);
     metrics.observe({
       serversByState,
       unrestricted: running.filter(({ sandbox = NO_SANDBOX }) => sandbox.mode === "none").length,
@@ -44,16 +45,18 @@ export class Measurements {
       turnsInFlight: inFlight,
       turnsStalled: stalled,
       leases: leases.filter((lease) => lease !== null).length,
-      memoryBytes: memory.reduce((sum, bytes) => sum + bytes, 0),
+      memoryBytes,
       diskFreeBytes: await this.#disks.checkState(),
       doorClients: state.door?.clients ?? 0,
       doorTurns: state.door?.turns ?? 0,
       modelRequests: provider.requests,
     });
+    const gauges = { turnsInFlight: inFlight, servers: running.length, activeSessions: loaded.length, memoryBytes };
+    host.ring.take(gauges, Date.now());
   }
 
   #lookAtTurns(running: readonly ServerRecord[]): { inFlight: number; stalled: number } {
-    const { config, metrics, log } = this.#context;
+    const { config, metrics, host, log } = this.#context;
     const nowMs = Date.now();
     const sessions = running.flatMap((server) =>
       lately(server).map((session) => ({
@@ -66,6 +69,7 @@ export class Measurements {
     const look = this.#turns.look(sessions, nowMs);
     for (const { outcome, durationMs, serverId, sessionId } of look.ended) {
       metrics.turnEnded(outcome, durationMs / 1000);
+      host.ring.turnEnded(outcome, durationMs, nowMs);
       // The metrics contain no names, so log the server and the session.
       const fields = { server: serverId, session: sessionId };
       if (outcome === "cut") log("warn", `the turn in session ${sessionId} was cut`, fields);

@@ -44,7 +44,7 @@ export async function collectPeriodically(context: GcContext, stopping: AbortSig
 
 /** Unloads sessions above `session.maxActive`, because clients that connect directly load sessions without limit. */
 export async function enforceCap(context: ServeContext, server: ServerRecord): Promise<void> {
-  const { store, config, metrics, log } = context;
+  const { store, config, metrics, host, log } = context;
   const { id } = server;
   try {
     const excess = knownLoaded(server).length - config.session.maxActive;
@@ -52,6 +52,7 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
     const options = { store, answerMs: config.health.timeoutMs };
     const { evicted } = await unloadOldest(server, excess, new Set(), options);
     metrics.evicted(evicted.length);
+    host.ring.evicted(evicted.length);
     if (evicted.length > 0)
       log("info", `server ${id} had ${countOf(excess, "session")} too many`, { server: id, evicted: evicted.length });
   } catch (error) {

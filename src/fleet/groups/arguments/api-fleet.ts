@@ -2,7 +2,9 @@ import type { ApiFleet } from "../../../api/fleet.js";
 import { isFleetError } from "../../../errors.js";
 import { redeemCode } from "../../../identity/codes.js";
 import { relationTo } from "../../../identity/policy.js";
+import { withActivity } from "../../../peers/overview.js";
 import { poolState } from "../../../pool/admission.js";
+import { ownHostName } from "../../../runtime/files/host-note.js";
 import type { FleetParts } from "../../parts.js";
 import type { ApiGroups } from "../doors.js";
 
@@ -30,7 +32,8 @@ class Turns {
 }
 
 /** The library's functions, as the routes of the HTTP API call them. */
-export function apiFleet({ store, finder }: FleetParts, { sessions, servers, hosts, tokens }: ApiGroups): ApiFleet {
+export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens }: ApiGroups): ApiFleet {
+  const { store, finder, own } = parts;
   const turns = new Turns();
   return {
     sessions: {
@@ -53,9 +56,26 @@ export function apiFleet({ store, finder }: FleetParts, { sessions, servers, hos
         }
       },
     },
-    servers,
+    servers: {
+      list: async (filter) => {
+        const [listed, asked] = await Promise.all([
+          servers.list(filter),
+          parts.hosts.everywhere(async (host) => await host.activity({})),
+        ]);
+        return listed.map((server) => withActivity(server, asked.answers));
+      },
+      stop: async (ids, request) => await servers.stop(ids, request),
+      restart: async (ids, request) => await servers.restart(ids, request),
+    },
     pool: { state: async () => poolState(await store.registry.read()) },
-    hosts: { list: async () => (await hosts.overview()).hosts },
+    hosts: {
+      list: async () => (await hosts.overview()).hosts,
+      samples: async (after) => {
+        const { answers } = await parts.hosts.everywhere(async (host) => await host.samples({ after }));
+        const ownName = own.name ?? ownHostName(parts.config, parts.stateRoot);
+        return answers.map(({ host, answer }) => ({ host: host.name ?? ownName, samples: answer }));
+      },
+    },
     tokens: {
       list: async (filter) => await tokens.list(filter),
       issue: async (user, options) => await tokens.issue(user, options),
