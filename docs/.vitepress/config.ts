@@ -46,6 +46,7 @@ export default withMermaid({
         page("The chat", "/chat"),
         page("The front door", "/front-door"),
         page("The HTTP API", "/http"),
+        page("The console", "/console"),
         page("Identity", "/identity"),
         page("The library", "/library"),
       ]),

@@ -182,6 +182,12 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
       "Try again in a minute: with shared storage, another host takes over.",
     ],
   },
+  FLEET_CONSOLE_CLOSED: {
+    title: "Nobody serves the console on this host.",
+    data: "Nothing was changed.",
+    causes: ["serve does not run here, runs without serve.http, or is about to end."],
+    fixes: ["copilotfleet serve --http 127.0.0.1:4380", "copilotfleet doctor"],
+  },
   FLEET_SESSION_STRANDED: {
     title: "The session is on the disk of a host that does not serve.",
     data: "The history is on that host's disk, and nothing is lost unless the disk is.",

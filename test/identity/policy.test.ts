@@ -24,7 +24,7 @@ const COMMANDS = {
   use: "send resume lock unlock",
   readAll: "",
   useAll: "create chat",
-  manage: `connect delete describe doctor drain evict gc host/key list logs ps restart route serve spawn stop top
+  manage: `connect delete describe doctor drain evict gc host/key list logs open ps restart route serve spawn stop top
     store/migrate store/sign token/issue token/list token/revoke token/rotate`,
   local: `autocomplete explain help host/sign init proxy smoke trust version config/check config/get config/path config/schema
     config/show deploy/compose deploy/kubernetes deploy/systemd`,

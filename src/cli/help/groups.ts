@@ -6,7 +6,7 @@ export const GROUPS: readonly { title: string; commands: readonly string[] }[] =
     commands: ["create", "send", "chat", "resume", "list", "transcript", "delete", "evict", "lock", "unlock"],
   },
   { title: "USERS", commands: ["token"] },
-  { title: "OPERATION", commands: ["serve", "proxy", "top", "describe", "doctor", "gc", "store", "host"] },
+  { title: "OPERATION", commands: ["serve", "open", "proxy", "top", "describe", "doctor", "gc", "store", "host"] },
   {
     title: "SET-UP",
     commands: ["init", "smoke", "config", "trust", "deploy", "explain", "autocomplete", "version", "help"],

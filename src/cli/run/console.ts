@@ -1,0 +1,55 @@
+import { spawn } from "node:child_process";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { FleetError } from "../../errors.js";
+import type { Fleet } from "../../fleet/fleet.js";
+import { connectProblem } from "../../runtime/launch/reach.js";
+
+const ANSWER_MS = 2_000;
+/** How long the program that opens browsers may take, in milliseconds. */
+const OPEN_MS = 5_000;
+
+/** The address of the console on this host. @throws FleetError `FLEET_CONSOLE_CLOSED` when nobody serves it. */
+export async function consoleAddress(fleet: Fleet): Promise<string> {
+  const supervisor = await fleet.pool.supervisor();
+  const start = "copilotfleet serve --http 127.0.0.1:4380" as const;
+  if (supervisor === null) throw closed("serve does not run on this host, so nobody serves the console.", [start]);
+  if (supervisor.http === null) {
+    const restart = "Set serve.http, for example to 127.0.0.1:4380, and restart serve.";
+    throw closed("serve runs on this host without serve.http, so it does not serve the console.", [restart]);
+  }
+  const { hostname, port, protocol } = new URL(supervisor.http);
+  const address = { host: hostname.replace(/^\[|\]$/g, ""), port: Number(port || (protocol === "https:" ? 443 : 80)) };
+  const problem = await connectProblem(address, ANSWER_MS);
+  if (problem === null) return supervisor.http;
+  throw closed(`The console at ${supervisor.http} cannot be reached: ${problem}.`, ["copilotfleet doctor"]);
+}
+
+/** Whether somebody can see a browser that this process opens. */
+export function hasDisplay({ DISPLAY, WAYLAND_DISPLAY } = process.env): boolean {
+  return [DISPLAY, WAYLAND_DISPLAY].some((display) => display !== undefined && display !== "");
+}
+
+/**
+ * Opens the address in the user's browser, by a file that only this user can read and that leads there. Everybody on this
+ * machine can read the command line of a program, and could use the code before the browser does.
+ *
+ * @returns false if this machine has no program that does it
+ */
+export async function openInBrowser(stateFolder: string, url: string): Promise<boolean> {
+  const file = join(stateFolder, "console.html");
+  const page = `<!doctype html><meta http-equiv="refresh" content="0; url=${url}"><a href="${url}">Open the console</a>\n`;
+  await writeFile(file, page, { mode: 0o600 });
+  return await new Promise<boolean>((resolve) => {
+    const opener = spawn("xdg-open", [file], { stdio: "ignore", detached: true });
+    const timer = setTimeout(() => resolve(true), OPEN_MS);
+    opener.once("error", () => resolve(false));
+    opener.once("exit", (code) => resolve(code === 0));
+    opener.once("close", () => clearTimeout(timer));
+    opener.unref();
+  });
+}
+
+function closed(message: string, suggestions: FleetError["suggestions"]): FleetError {
+  return new FleetError("FLEET_CONSOLE_CLOSED", message, { suggestions });
+}
