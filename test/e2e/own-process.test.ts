@@ -81,6 +81,13 @@ const EXAMPLES: Record<string, Example> = {
   "config path": { args: () => ["config", "path"], stdout: /^FILE +KIND +STATE\n.* project .*\n.* user .*\n$/ },
   "config check": { args: () => ["config", "check"], stdout: /^ok +The configuration is valid\. .*\n$/ },
   "config schema": { args: () => ["config", "schema"], stdout: /^\{\n.*"session": \{.*\n\}\n$/s },
+  open: {
+    args: () => ["open", ...ALICE],
+    stdout: /^$/,
+    stderr:
+      /^Error: serve does not run on this host, .* \[FLEET_CONSOLE_CLOSED\]\n {2}Try: copilotfleet serve --http \S+\n$/,
+    code: 7,
+  },
   version: { args: () => ["version"], stdout: /^copilotfleet +\d+\.\d+\.\d+\n.*runtime +\S+, protocol \d .*\n$/s },
   help: { args: () => ["help", "help"], stdout: /^Show all commands.*\n$/s },
   "token issue": { args: () => ["token", "issue", ...ALICE], stdout: /^cft_[0-9a-f]{16}_\S+\n$/, once: true },
