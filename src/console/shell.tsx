@@ -89,10 +89,8 @@ function UserMenu({ caller }: { caller: Caller }) {
   const [theme, setTheme] = useState(themeOf());
   return (
     <details class="menu">
-      <summary aria-label={`Menu of ${caller.user}`}>
-        <span class="avatar" aria-hidden="true">
-          {[...caller.user][0]?.toUpperCase()}
-        </span>
+      <summary>
+        <span class="avatar" aria-hidden="true" data-initial={[...caller.user][0]?.toUpperCase()} />
         <span class="menu-name" dir="auto">
           {caller.user}
         </span>

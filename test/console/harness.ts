@@ -1,10 +1,14 @@
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import axe, { type AxeResults } from "axe-core";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
 
 const CHROMIUM = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find((path) =>
   existsSync(path),
 );
+
+/** How long a page may take for one step, in milliseconds. */
+const PATIENCE_MS = Number(process.env.PATIENCE ?? 20_000);
 
 /** Null if this machine has no Chromium. */
 export const noChromium = CHROMIUM === undefined ? "Chromium is not installed (apt-get install chromium)" : null;
@@ -39,7 +43,7 @@ export class TestBrowser implements AsyncDisposable {
 
   async page(context: BrowserContext): Promise<Page> {
     const page = await context.newPage();
-    page.setDefaultTimeout(20_000);
+    page.setDefaultTimeout(PATIENCE_MS);
     const offend = (kind: Offence["kind"], text: string) => this.offences.push({ kind, text });
     page.on("pageerror", ({ message }) => offend("error", message));
     page.on("console", (message) => {
@@ -50,6 +54,11 @@ export class TestBrowser implements AsyncDisposable {
       if (!url.startsWith(`${this.#origin}/`) && !url.startsWith("data:")) offend("foreign request", url);
     });
     return page;
+  }
+
+  /** Closes the pages of all persons, also after a test that failed, so that they leave nothing open at the fleet. */
+  async closePages(): Promise<void> {
+    await Promise.all(this.#browser.contexts().map(async (context) => await context.close()));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -76,4 +85,14 @@ export async function signIn(page: Page, token: string): Promise<void> {
   await page.getByLabel("Token").fill(token);
   await page.getByRole("button", { name: "Sign in" }).click();
   await page.getByRole("navigation", { name: "Pages" }).waitFor();
+}
+
+const LARGEST_PICTURE = 60_000;
+
+/** Makes a picture for the docs, if the tests run with `COPILOTFLEET_TEST_PICTURES=1`. */
+export async function picture(page: Page, name: string): Promise<void> {
+  if (process.env.COPILOTFLEET_TEST_PICTURES !== "1") return;
+  const path = fileURLToPath(new URL(`../../docs/${name}.png`, import.meta.url));
+  await page.screenshot({ path, animations: "disabled", caret: "hide" });
+  if (statSync(path).size > LARGEST_PICTURE) throw new Error(`${path} has more than ${LARGEST_PICTURE} bytes`);
 }

@@ -1,4 +1,5 @@
 import { beforeEach, expect, it } from "vitest";
+import { issueCode, redeemCode } from "../../src/identity/codes.js";
 import type { TokenRecord } from "../../src/model/token.js";
 import type { Store } from "../../src/store/ports.js";
 
@@ -46,6 +47,17 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
     expect(after).toBeGreaterThanOrEqual(before);
     // The tests run on one machine.
     expect(Math.abs(after - Date.now())).toBeLessThan(10_000);
+    await other.close();
+  });
+
+  it("gives one token for a one-time code, to whichever instance asks first", async () => {
+    const { token: code } = await issueCode(store, "alice", { scopes: ["read"] });
+    const other = await reopen();
+    const given = await Promise.all([store, other, other].map(async (each) => await redeemCode(each, code)));
+    expect(given.filter((token) => token !== null)).toEqual([
+      expect.objectContaining({ user: "alice", scopes: ["read"], sessionId: null }),
+    ]);
+    expect(await redeemCode(store, code)).toBeNull();
     await other.close();
   });
 

@@ -36,13 +36,9 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
   const send = async (prompt: string) => {
     setProblem(undefined);
     isAtEnd.current = true;
-    try {
-      await chat.send(prompt);
-      return true;
-    } catch (error) {
-      setProblem(problemFrom(error));
-      return false;
-    }
+    const { isAccepted, problem: reason } = await chat.send(prompt);
+    setProblem(reason);
+    return isAccepted;
   };
   const stop = () => void chat.stop().catch((error: unknown) => setProblem(problemFrom(error)));
   return (

@@ -49,12 +49,11 @@ export interface Conversation {
   requests: readonly AgentRequest[];
   /** Whether a turn runs, as far as the events show it. */
   isRunning: boolean;
-  /** The id of the last recorded event, with which a stream goes on. */
-  lastId: string | null;
+  /** The ids of the recorded events so far. */
   seen: ReadonlySet<string>;
 }
 
-export const EMPTY: Conversation = { items: [], requests: [], isRunning: false, lastId: null, seen: new Set() };
+export const EMPTY: Conversation = { items: [], requests: [], isRunning: false, seen: new Set() };
 
 const REFUSED = new Set<unknown>(["rejected", "denied"]);
 
@@ -66,10 +65,12 @@ export function withEvents(before: Conversation, events: readonly Arrived[]): Co
   const seen = new Set(before.seen);
   let after = before;
   for (const { id, event, isOwnTurn } of events) {
-    if (id !== null && seen.has(id)) continue;
+    if (id !== null && seen.has(id)) {
+      if (isOwnTurn) after = owned(after, event.id);
+      continue;
+    }
     if (id !== null) seen.add(id);
     after = apply(after, event, isOwnTurn);
-    if (id !== null && !isOwnTurn) after = { ...after, lastId: id };
   }
   return { ...after, seen };
 }
@@ -102,14 +103,7 @@ function apply(state: Conversation, event: SessionEvent, isOwn: boolean): Conver
         }),
       );
     case "assistant.message_delta":
-      if (data.parentToolCallId !== undefined) return state;
-      return put(state, {
-        kind: "reply",
-        id: data.messageId,
-        text: replyOf(state, data.messageId) + data.deltaContent,
-        at,
-        isWhole: false,
-      });
+      return data.parentToolCallId === undefined ? withDelta(state, data, at) : state;
     case "assistant.message": {
       const text = textOf(data.content);
       const wantsTools = (data.toolRequests ?? []).length > 0;
@@ -135,6 +129,12 @@ function apply(state: Conversation, event: SessionEvent, isOwn: boolean): Conver
     default:
       return state;
   }
+}
+
+/** The stream of the session may bring the prompt of this page before the stream of its turn does. */
+function owned(state: Conversation, id: string): Conversation {
+  const item = state.items.findLast((each) => each.id === id);
+  return item?.kind === "prompt" ? put(state, { ...item, isOwn: true }) : state;
 }
 
 /** The session has no turn any more, for example because its server ended. */
@@ -165,9 +165,12 @@ function drop(state: Conversation, id: string): Conversation {
   return { ...state, items: state.items.filter((item) => item.kind !== "reply" || item.id !== id) };
 }
 
-function replyOf({ items }: Conversation, id: string): string {
-  const item = items.findLast((each) => each.kind === "reply" && each.id === id);
-  return item?.kind === "reply" && !item.isWhole ? item.text : "";
+/** A delta that comes after the whole message adds nothing. */
+function withDelta(state: Conversation, delta: { messageId: string; deltaContent: string }, at: string): Conversation {
+  const { messageId: id, deltaContent } = delta;
+  const before = state.items.findLast((each) => each.kind === "reply" && each.id === id);
+  if (before?.kind !== "reply") return put(state, { kind: "reply", id, text: deltaContent, at, isWhole: false });
+  return before.isWhole ? state : put(state, { ...before, text: before.text + deltaContent });
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: the data of an event of the runtime

@@ -8,7 +8,7 @@ export const ItemView = memo(function ItemView({ item, isShared }: { item: Item;
   switch (item.kind) {
     case "prompt":
       return (
-        <article class="prompt" aria-label={isShared && !item.isOwn ? "Prompt of a member" : "Your prompt"}>
+        <article class="prompt" aria-label={isShared && !item.isOwn ? "Prompt" : "Your prompt"}>
           <p class="prompt-text" dir="auto" title={item.at === "" ? undefined : exact(item.at)}>
             {item.text}
           </p>

@@ -22,10 +22,12 @@ export async function followSession(id: string, listener: Listener, signal: Abor
   let lastId: string | null = null;
   let waitMs = FIRST_WAIT_MS;
   while (!signal.aborted) {
+    await visible(signal);
+    const stop = hiddenOr(signal);
     try {
       const headers: Record<string, string> = { Accept: "text/event-stream" };
       if (lastId !== null) headers["Last-Event-ID"] = lastId;
-      const response = await send("GET", sessionPath(id, "/events"), { headers, signal });
+      const response = await send("GET", sessionPath(id, "/events"), { headers, signal: stop.signal });
       listener.trouble(undefined);
       for await (const event of eventsOf(response)) {
         if (event.event === "problem") throw new Problem(event.data);
@@ -34,10 +36,12 @@ export async function followSession(id: string, listener: Listener, signal: Abor
         listener.event(event);
       }
     } catch (error) {
-      if (signal.aborted) return;
+      if (stop.signal.aborted) continue;
       const problem = problemFrom(error);
       if (FINAL.has(problem.status)) return listener.failed(problem);
       listener.trouble(problem);
+    } finally {
+      stop.end();
     }
     await pause(waitMs, signal);
     waitMs = Math.min(waitMs * 2, LONGEST_WAIT_MS);
@@ -62,7 +66,44 @@ export async function runTurn(
   for await (const each of eventsOf(response)) {
     if (each.event === "problem") throw new Problem(each.data);
     event(each);
+    if (each.event === "turn.end") return;
   }
+  throw connectionLost();
+}
+
+function connectionLost(): Problem {
+  return new Problem({
+    status: 0,
+    detail: "The connection was lost during the turn.",
+    suggestions: ["The turn goes on, and its reply appears here. You need not send the prompt again."],
+  });
+}
+
+/** Resolves when the user sees the page. */
+async function visible(signal: AbortSignal): Promise<void> {
+  if (!document.hidden) return;
+  await new Promise<void>((resolve) => {
+    document.addEventListener("visibilitychange", () => resolve(), { once: true, signal });
+    signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}
+
+/**
+ * Aborts when the signal does, or when the user no longer sees the page: a browser has only six connections to an address
+ * for all of its tabs.
+ */
+function hiddenOr(signal: AbortSignal): { signal: AbortSignal; end(): void } {
+  const controller = new AbortController();
+  const abort = () => {
+    if (document.hidden || signal.aborted) controller.abort();
+  };
+  document.addEventListener("visibilitychange", abort);
+  signal.addEventListener("abort", abort);
+  const end = () => {
+    document.removeEventListener("visibilitychange", abort);
+    signal.removeEventListener("abort", abort);
+  };
+  return { signal: controller.signal, end };
 }
 
 async function pause(ms: number, signal: AbortSignal): Promise<void> {

@@ -22,8 +22,8 @@ export function RequestCard({ sessionId, request, mayAnswer, answered }: Request
       answered(request.id);
     } catch (error) {
       const failure = problemFrom(error);
-      // Somebody else was faster.
-      if (failure.status === 404) answered(request.id);
+      // Another page of the user was faster, or the turn has ended.
+      if (failure.status === 404 || failure.status === 409) return answered(request.id);
       setProblem(failure);
       setBusy(false);
     }

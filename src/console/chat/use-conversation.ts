@@ -3,7 +3,7 @@ import { ask, sessionPath } from "../api/client.js";
 import { type Problem, problemFrom } from "../api/problem.js";
 import type { StreamEvent } from "../api/stream.js";
 import type { AgentRequest, Session } from "../api/types.js";
-import { type Arrived, type Conversation, EMPTY, ended, withEvents } from "./conversation.js";
+import { type Arrived, type Conversation, EMPTY, ended, running, withEvents } from "./conversation.js";
 import { followSession, runTurn } from "./link.js";
 
 /** How long events wait for others, so that many deltas are shown at once, in milliseconds. */
@@ -20,8 +20,8 @@ export interface Chatting {
   failure: Problem | undefined;
   /** The connection is lost for the moment. */
   trouble: Problem | undefined;
-  /** @throws Problem */
-  send(prompt: string): Promise<void>;
+  /** Runs a turn. Never rejects. */
+  send(prompt: string): Promise<{ isAccepted: boolean; problem: Problem | undefined }>;
   stop(): Promise<void>;
   reload(): Promise<void>;
   answered(requestId: string): void;
@@ -94,14 +94,18 @@ export function useConversation(id: string): Chatting {
   const send = useCallback(
     async (prompt: string) => {
       setOwnTurn(true);
-      try {
-        await runTurn(id, prompt, (event) => push(event, true), end.current.signal);
-      } finally {
-        flush();
-        setOwnTurn(false);
-        setConversation(ended);
-        void reload().catch(() => undefined);
-      }
+      let isAccepted = false;
+      const arrived = (event: StreamEvent) => {
+        isAccepted = true;
+        push(event, true);
+      };
+      const problem = await runTurn(id, prompt, arrived, end.current.signal).then(() => undefined, problemFrom);
+      flush();
+      setOwnTurn(false);
+      // If the connection was lost, the turn may go on. The stream of the session shows how it ends.
+      setConversation(isAccepted && problem?.status === 0 ? running : ended);
+      void reload().catch(() => undefined);
+      return { isAccepted, problem };
     },
     [id, push, flush, reload],
   );

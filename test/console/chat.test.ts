@@ -1,0 +1,200 @@
+import type { Page } from "playwright-core";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { TestApi } from "../api/harness.js";
+import { eventually } from "../fixtures/eventually.js";
+import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scripted-model.js";
+import { unused } from "../fixtures/sessions/unused.js";
+import { barriers, noChromium, overflow, picture, signIn, TestBrowser } from "./harness.js";
+
+describe.skipIf(noChromium !== null)("the chat of the console", () => {
+  let model: ScriptedModel;
+  let at: TestApi;
+  let browser: TestBrowser;
+
+  beforeAll(async () => {
+    model = await startScriptedModel();
+    const provider = { type: "openai" as const, baseUrl: model.baseUrl };
+    at = await TestApi.open({ config: { provider, session: { model: "gpt-4.1", approve: "all" } } });
+    browser = await TestBrowser.open(at.door.url);
+  });
+  afterAll(async () => {
+    await browser?.[Symbol.asyncDispose]();
+    await at[Symbol.asyncDispose]();
+    await model[Symbol.asyncDispose]();
+  });
+  afterEach(async () => {
+    await browser.closePages();
+    expect(browser.offences.splice(0)).toEqual([]);
+  });
+
+  /** A page of the user with a conversation. */
+  async function chatOf(user: string, id: string, options: Parameters<TestBrowser["person"]>[0] = {}): Promise<Page> {
+    const page = await browser.person(options);
+    await signIn(page, await at.token(user));
+    await page.goto(`/#/sessions/${id}`);
+    await field(page).waitFor();
+    return page;
+  }
+
+  const field = (page: Page) => page.getByRole("textbox", { name: "Prompt" });
+
+  async function session(members: readonly string[] = []): Promise<string> {
+    const id = unused("chat");
+    const shared = members.length === 0 ? {} : { members: [...members] };
+    await at.fleet.sessions.create({ user: "alice", sessionId: id, ...shared });
+    return id;
+  }
+
+  async function ask(page: Page, prompt: string): Promise<void> {
+    await page.getByRole("button", { name: "Send" }).waitFor();
+    await field(page).fill(prompt);
+    await page.keyboard.press("Enter");
+  }
+
+  const replies = (page: Page) => page.getByRole("article", { name: "Reply" });
+  const say = (text: string) => `!say ${Buffer.from(text).toString("base64")}`;
+
+  it("shows the reply as the model writes it, and the tool calls with their results", async () => {
+    const page = await chatOf("alice", await session());
+    await ask(page, "!pause half one two three four");
+    await replies(page).getByText("two three").waitFor();
+    expect(await replies(page).textContent()).not.toContain("four");
+    await page.getByText("Working…").waitFor();
+    model.letGo("half");
+    await replies(page).getByText("three four").waitFor();
+    await page.getByRole("button", { name: "Send" }).waitFor();
+
+    await ask(page, '!tool bash {"command": "echo from-the-tool", "description": "say it"}');
+    const tool = page.locator("details.tool-completed");
+    await tool.getByText("bash").click();
+    await tool.locator("pre").getByText("from-the-tool").first().waitFor();
+    await picture(page, "console-chat");
+  });
+
+  it("shows scripts, HTML and images in a reply as text and links, and text in the direction of its language", async () => {
+    const page = await chatOf("alice", await session());
+    const reply = [
+      "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>",
+      "![pixel](https://evil.example/pixel.png) [click](javascript:alert(1)) [good](https://good.example/)",
+      "مرحبا بالعالم",
+      "你好，世界",
+      "| a | b |\n|---|---|\n| 1 | 2 |",
+    ].join("\n\n");
+    await ask(page, say(reply));
+    const shown = replies(page);
+    await shown.getByText("你好，世界").waitFor();
+    expect(await shown.textContent()).toContain(
+      "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>",
+    );
+    expect(await page.evaluate("window.hacked")).toBeUndefined();
+    expect(await shown.locator("img, script").count()).toBe(0);
+    const links = await shown
+      .locator("a")
+      .evaluateAll((all) => all.map((a) => [a.getAttribute("href"), a.getAttribute("rel")]));
+    expect(links).toEqual([
+      ["https://evil.example/pixel.png", "noopener noreferrer"],
+      [null, "noopener noreferrer"],
+      ["https://good.example/", "noopener noreferrer"],
+    ]);
+    const isRightToLeft = async (text: string) =>
+      await shown.getByText(text).evaluate((element) => element.matches(":dir(rtl)"));
+    expect([await isRightToLeft("مرحبا"), await isRightToLeft("你好")]).toEqual([true, false]);
+    expect([await barriers(page), await overflow(page)]).toEqual([[], 0]);
+    await page.setViewportSize({ width: 390, height: 760 });
+    await page.emulateMedia({ colorScheme: "dark" });
+    expect([await barriers(page), await overflow(page)]).toEqual([[], 0]);
+  });
+
+  it("in a shared session, each of two browsers shows its own answer as it comes, and the turn of the other", async () => {
+    const id = await session(["bob"]);
+    const [alice, bob] = [await chatOf("alice", id), await chatOf("bob", id)];
+    await ask(alice, "!pause for-alice question of alice");
+    await replies(alice).getByText("question of").waitFor();
+    await bob.getByText("Working… The reply appears here when it is complete.").waitFor();
+    model.letGo("for-alice");
+    for (const page of [alice, bob]) await replies(page).getByText("question of alice").waitFor();
+    await bob.getByRole("button", { name: "Send" }).waitFor();
+    await ask(bob, "question of bob");
+    for (const page of [alice, bob]) await replies(page).getByText("question of bob").waitFor();
+    expect(await replies(alice).count()).toBe(2);
+    expect(await replies(bob).count()).toBe(2);
+    expect(await alice.getByRole("article", { name: "Your prompt" }).count()).toBe(1);
+  });
+
+  it("after a reload in the middle of a turn, shows that the turn runs, and then its reply, once", async () => {
+    const page = await chatOf("alice", await session());
+    await ask(page, "first");
+    await replies(page).getByText("you said: first").waitFor();
+    await ask(page, "!hold reload the second");
+    await eventually("the model", () => model.shown("!hold reload") > 0);
+    await page.reload();
+    await page.getByText("!hold reload the second").waitFor();
+    await page.getByText("Working…").waitFor();
+    model.letGo("reload");
+    await replies(page).getByText("the second").waitFor();
+    expect(await replies(page).count()).toBe(2);
+    await page.getByRole("button", { name: "Send" }).waitFor();
+  });
+
+  it("Esc twice stops a turn, and Esc once does not", async () => {
+    const page = await chatOf("alice", await session());
+    await ask(page, "!hold for-ever wait");
+    await eventually("the model", () => model.shown("!hold for-ever") > 0);
+    await field(page).press("Escape");
+    await page.getByText("Press Esc again to stop the turn.").waitFor();
+    expect(await page.getByText("The turn was stopped.").count()).toBe(0);
+    await field(page).press("Escape");
+    await page.getByText("The turn was stopped.").waitFor();
+    await page.getByRole("button", { name: "Send" }).waitFor();
+    model.letGo("for-ever");
+  });
+
+  it("shows an error in plain words, and keeps the prompt that was not accepted", async () => {
+    const id = await session();
+    const page = await chatOf("alice", id);
+    await at.fleet.pool.drain({ timeout: "1s" });
+    try {
+      await ask(page, "while the fleet drains");
+      await expect.poll(async () => await page.getByRole("alert").textContent()).toContain("takes no new");
+      expect(await field(page).inputValue()).toBe("while the fleet drains");
+    } finally {
+      await at.fleet.pool.undrain();
+    }
+  });
+
+  it("creates, shares and deletes a session, each with the keyboard, and asks before it deletes", async () => {
+    const id = unused("made");
+    const page = await browser.person();
+    await signIn(page, await at.token("alice"));
+    await page.getByRole("button", { name: "New session" }).press("Enter");
+    await page.getByLabel("Id").fill(id);
+    await page.getByLabel("Purpose").fill("try it");
+    await page.keyboard.press("Enter");
+    await page.getByRole("heading", { name: id }).waitFor();
+    await page.getByRole("button", { name: "Share" }).press("Enter");
+    await page.getByRole("textbox", { name: "Members" }).fill("bob, carol");
+    await page.keyboard.press("Enter");
+    await page.getByRole("button", { name: "2 members" }).waitFor();
+    expect((await at.fleet.sessions.get(id, { user: "alice" })).members).toEqual(["bob", "carol"]);
+    await page.getByRole("link", { name: "Back to the sessions" }).press("Enter");
+    await page.getByRole("heading", { name: "Sessions" }).waitFor();
+    await page.keyboard.press("/");
+    await page.keyboard.type(id);
+    await expect.poll(async () => await page.getByRole("listitem").count()).toBe(1);
+    await page.getByRole("button", { name: `Delete ${id}` }).press("Enter");
+    await page.keyboard.press("Escape");
+    expect(await at.fleet.sessions.get(id, { user: "alice" })).toMatchObject({ id });
+    await page.getByRole("button", { name: `Delete ${id}` }).press("Enter");
+    await page.getByRole("button", { name: "Delete the session" }).press("Enter");
+    await page.getByText("No session matches.").waitFor();
+  });
+
+  it("a token with the scope read shows the conversation without a field to write", async () => {
+    const id = await session();
+    const page = await browser.person();
+    await signIn(page, await at.token("alice", ["read"]));
+    await page.goto(`/#/sessions/${id}`);
+    await page.getByText("you can read this conversation but not write").waitFor();
+    expect(await field(page).count()).toBe(0);
+  });
+});
