@@ -102,6 +102,14 @@ describe("the published package", () => {
     expect(missing).toEqual([]);
   });
 
+  it("the published package has type declarations only of what the library exports, and of what that refers to", () => {
+    const declarations = pack().files.filter(({ path }) => path.endsWith(".d.ts"));
+    const paths = declarations.map(({ path }) => path);
+    expect(paths).toContain("dist/index.d.ts");
+    expect(paths).toContain("dist/fleet/options.d.ts");
+    expect(paths.filter((path) => /^dist\/(store\/redis|serve\/upkeep|cli)\//.test(path))).toEqual([]);
+  });
+
   it("the published package names Linux as the only operating system", () => {
     expect(manifest.os).toEqual(["linux"]);
   });

@@ -162,7 +162,6 @@ export const FOREIGN_COMMANDS: ReadonlyMap<string, Advice> = new Map(
     ask: [send, chat],
     prompt: [send, chat],
     shell: [chat],
-    open: [chat, "copilotfleet resume SESSION --user USER # opens a session again"],
     remove: [deletion],
     del: [deletion],
     destroy: [deletion, stopAll],

@@ -1,0 +1,29 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { brotliDecompressSync } from "node:zlib";
+import { describe, expect, it } from "vitest";
+
+const FOLDER = fileURLToPath(new URL("../../dist/console/", import.meta.url));
+const LARGEST_BYTES = 150_000;
+
+const files = readdirSync(FOLDER).map((name) => ({ name, compressed: readFileSync(FOLDER + name) }));
+
+describe("the files of the console", () => {
+  it("have at most 150 kB, compressed", () => {
+    const bytes = files.reduce((sum, { compressed }) => sum + compressed.length, 0);
+    expect(bytes).toBeGreaterThan(20_000);
+    expect(bytes).toBeLessThanOrEqual(LARGEST_BYTES);
+  });
+
+  it("all have names with a hash, except for the page", () => {
+    for (const { name } of files) expect(name).toMatch(/^(index\.html|[\w-]+-[A-Z0-9]{8}\.(js|css))\.br$/);
+  });
+
+  it("name no address that a browser would load something from", () => {
+    const loading = /(?:src|href|url|import|fetch)\s*[=(:]\s*["'`]?\s*(?:https?:)?\/\/[^\s"'`)]+/gi;
+    for (const { name, compressed } of files) {
+      const text = brotliDecompressSync(compressed).toString("utf8");
+      expect([name, ...(text.match(loading) ?? [])]).toEqual([name]);
+    }
+  });
+});
