@@ -68,6 +68,7 @@ export type {
   StopRequest,
   SuperviseOptions,
   Transcript,
+  TurnResult,
   UpdateSessionOptions,
   UseOptions,
 } from "./fleet/options.js";
@@ -126,7 +127,7 @@ export type { LockOptions } from "./sessions/leases/options.js";
 export type { TurnLease } from "./sessions/leases/seen.js";
 export type { EvictionResult, KeptReason } from "./sessions/memory/eviction.js";
 export type { Released } from "./sessions/memory/release.js";
-export type { SessionOptions } from "./sessions/use/local-session.js";
 export type { PendingReply } from "./sessions/use/reply.js";
+export type { SessionOptions } from "./sessions/use/session-config.js";
 export type { SessionView } from "./sessions/view.js";
 export type { StoreProbe } from "./store/ports.js";

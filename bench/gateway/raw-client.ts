@@ -18,6 +18,7 @@ interface Waiting {
 export class RawClient {
   /** The number of received pieces of answers. */
   deltas = 0;
+  onDelta: (() => void) | undefined;
   readonly #socket: Socket;
   readonly #waiting = new Map<string | number, Waiting>();
   #sequence = 0;
@@ -47,7 +48,10 @@ export class RawClient {
 
   #take(message: Message): void {
     const type = message.params?.event?.type;
-    if (type === "assistant.message_delta") this.deltas++;
+    if (type === "assistant.message_delta") {
+      this.deltas++;
+      this.onDelta?.();
+    }
     const key = type === "session.idle" ? message.params?.sessionId : message.id;
     if (key === undefined) return;
     const waiting = this.#waiting.get(key);

@@ -3,9 +3,9 @@ import type {
   SendOptions,
   ServerFilter,
   SessionFilter,
-  SessionReply,
   StopRequest,
   Transcript,
+  TurnResult,
   UpdateSessionOptions,
   UseOptions,
 } from "../fleet/options.js";
@@ -30,7 +30,7 @@ export interface ApiFleet {
     get(id: string, options: { user: string }): Promise<SessionView>;
     update(id: string, options: UpdateSessionOptions): Promise<SessionView>;
     delete(ids: readonly string[], options: { user: string }): Promise<{ deleted: string[] }>;
-    use(id: string, prompt: string, options: UseOptions): Promise<SessionReply>;
+    turn(id: string, prompt: string, options: UseOptions): Promise<TurnResult>;
     abort(id: string, options: { user: string }): Promise<{ aborted: boolean }>;
     /** The recorded events of a session, and those that are added later. */
     followEvents(

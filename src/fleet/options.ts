@@ -19,7 +19,7 @@ import type { Probes } from "../serve/report/probes.js";
 import type { LeaseWait } from "../sessions/leases/leases.js";
 import type { TurnLease } from "../sessions/leases/seen.js";
 import type { Released } from "../sessions/memory/release.js";
-import type { SessionOptions } from "../sessions/use/local-session.js";
+import type { SessionOptions } from "../sessions/use/session-config.js";
 import type { SessionView } from "../sessions/view.js";
 
 export interface FleetOptions {
@@ -154,13 +154,17 @@ export interface UseOptions extends SendOptions {
   session?: SessionOptions;
 }
 
-/** The reply of a turn, and the state of the session after it. */
-export interface SessionReply extends TurnReply {
-  session: SessionView;
+/** The reply of a turn, its id and its usage. */
+export interface TurnResult extends TurnReply {
   /** The id of the turn: that of its prompt in the session's history. */
   turn: string;
   /** The usage of the turn, as the model's service reported it. Null if the process that ran the turn died (see `key`). */
   usage: TurnUsage | null;
+}
+
+/** The reply of a turn, and the state of the session after it. */
+export interface SessionReply extends TurnResult {
+  session: SessionView;
   /** @deprecated Use `text` and `event` of this object. */
   reply: TurnReply;
 }

@@ -10,6 +10,8 @@ export type ClientOptions = Omit<CopilotClientOptions, "connection">;
 
 const CONNECT_MS = 10_000;
 const GOODBYE_MS = 2_000;
+/** After this time without a session, a connection is closed, so that an idle server can be stopped. In milliseconds. */
+const UNUSED_MS = 60_000;
 
 interface Known {
   launchId: string | null;
@@ -19,6 +21,10 @@ interface Known {
 /** This process's connections, one for each server. A connection is made when it is first needed. */
 export class Clients {
   readonly #clients = new Map<string, Known>();
+  /** How many sessions use each connection, by server id. */
+  readonly #uses = new Map<string, number>();
+  /** The connections that the caller has got, so that they stay. By server id. */
+  readonly #pinned = new Set<string>();
   #closed = false;
 
   assertOpen(): void {
@@ -41,6 +47,29 @@ export class Clients {
     return await connecting;
   }
 
+  /** Keeps the connection to a server until {@link close}, because the caller of the library uses its client. */
+  pin(serverId: string): void {
+    this.#pinned.add(serverId);
+  }
+
+  /** Notes that a session uses the connection to a server, until the disposal. */
+  using(serverId: string): Disposable {
+    this.#uses.set(serverId, (this.#uses.get(serverId) ?? 0) + 1);
+    return {
+      [Symbol.dispose]: () => {
+        const left = (this.#uses.get(serverId) ?? 1) - 1;
+        if (left > 0) this.#uses.set(serverId, left);
+        else this.#uses.delete(serverId);
+        if (left <= 0) setTimeout(() => this.#closeUnused(serverId), UNUSED_MS).unref();
+      },
+    };
+  }
+
+  #closeUnused(serverId: string): void {
+    const isUsed = this.#uses.has(serverId) || this.#pinned.has(serverId);
+    if (!isUsed) void this.close(serverId).catch(() => "it was never open");
+  }
+
   async #connect(server: ServerRecord, options: ClientOptions, signal: AbortSignal): Promise<ConnectedClient> {
     using limit = deadline(CONNECT_MS, signal);
     return await connectClient(provenEndpoint(server), options, limit.signal);
@@ -50,6 +79,7 @@ export class Clients {
   async close(serverId: string): Promise<void> {
     const known = this.#clients.get(serverId);
     this.#clients.delete(serverId);
+    this.#pinned.delete(serverId);
     if (known === undefined) return;
     const { client, closed, destroy } = await known.connecting;
     // Limit the wait, because a server that died or hangs does not answer.

@@ -7,6 +7,7 @@ import type { TurnReply } from "../runtime/client/turn.js";
 import type { SessionsContext } from "./context.js";
 import type { SessionFinder } from "./find.js";
 import type { Sessions } from "./sessions.js";
+import { KeptSessions } from "./use/kept-sessions.js";
 import { KeyedTurns } from "./use/keyed/keyed-turns.js";
 import type { Histories, TurnJournal } from "./use/keyed/turn-journal.js";
 import { assertModel } from "./use/load.js";
@@ -47,6 +48,8 @@ export interface CreateOptions extends ResumeOptions {
 export interface UseSessionOptions extends ResumeOptions, SendOptions {
   /** The idempotency key: calls of the user with the same key are one turn. */
   key?: string | undefined;
+  /** Whether to keep the session open for its next turn. The result then has no view of the session. */
+  keep?: boolean | undefined;
   signal: AbortSignal;
 }
 
@@ -56,7 +59,7 @@ export interface TurnResult {
   turn: string;
   /** Null if another process ran the turn and died. */
   usage: TurnUsage | null;
-  /** The session after the turn. Null if another call ran the turn. */
+  /** The session after the turn. Null if another call ran the turn, or if the session is kept open. */
   session: SessionView | null;
 }
 
@@ -85,6 +88,7 @@ export class OpenSessions {
   readonly #open = new Map<string, OpenSession>();
 
   readonly #keyed: KeyedTurns;
+  readonly #kept = new KeptSessions();
 
   constructor(sessions: Sessions, finder: SessionFinder, elsewhere: SessionsElsewhere, histories: Histories) {
     const { store, warn } = sessions.context;
@@ -142,6 +146,8 @@ export class OpenSessions {
   async #openHere(record: SessionRecord, options: ResumeOptions, isNew = false): Promise<LocalSession> {
     // Before anything is started, refuse a model that cannot be used.
     await this.#context.provider.check();
+    // The SDK gives the events of a session to one session object of a connection.
+    await this.#kept.close(record.id);
     await using use = await useSession(this.#context, { ...options, record, isTurn: false });
     return await LocalSession.open(this.#sessions, use, options, isNew);
   }
@@ -192,13 +198,34 @@ export class OpenSessions {
     journal: TurnJournal | undefined,
   ): Promise<Used | null> {
     await this.#context.provider.check();
-    await using use = await useSession(this.#context, { ...options, record, isTurn: true, mayMove: true });
+    const at = this.#kept.peek(record, options)?.server;
+    await using use = await useSession(this.#context, { ...options, record, isTurn: true, mayMove: true, at });
     if ((await journal?.isOver(use.record)) === true) return null;
-    const open = await LocalSession.open(this.#sessions, use, options);
+    const isKept = options.keep === true && options.session === undefined && use.record.persistence === "persistent";
+    const kept = await this.#kept.take(use.record, options);
+    const open = kept ?? (await LocalSession.open(this.#sessions, use, { ...options, isKept }));
     const take = async (turn: SendOptions) => await open.turn(use, prompt, turn);
-    const used = await open.once(async () => await taking(take, open, options, journal));
+    const run = async () => await taking(take, open, options, journal);
+    const used = isKept ? await this.#keeping(open, options, run) : await open.once(run);
     await use.endOrWarn();
     return used;
+  }
+
+  /** Takes a turn, and keeps the session open if the turn succeeds. */
+  async #keeping(open: LocalSession, options: UseSessionOptions, run: () => Promise<TurnReply>): Promise<Used> {
+    try {
+      const reply = await run();
+      this.#kept.keep(open, options);
+      return { reply, session: null };
+    } catch (error) {
+      await open.close();
+      throw error;
+    }
+  }
+
+  /** Closes a session that stays open between turns. Call it before the session is deleted, or its members change. */
+  async closeKept(ids: readonly string[]): Promise<void> {
+    for (const id of ids) await this.#kept.close(id);
   }
 
   async #useElsewhere(
@@ -228,6 +255,7 @@ export class OpenSessions {
   async close(): Promise<void> {
     const open = [...this.#open.values()];
     this.#open.clear();
+    await this.#kept.closeAll();
     const results = await Promise.allSettled(open.map(async (each) => await each.close()));
     const failed = results.find((result) => result.status === "rejected");
     if (failed !== undefined) throw failed.reason;

@@ -197,7 +197,7 @@ it("a member's GitHub token reaches only sessions that the member owns", async (
   github.accounts.set("gho_ofBob", { login: "bob" });
   await own.fleet.sessions.create({ user: "alice", sessionId: "shared", members: ["bob"] });
   const given: unknown[] = [];
-  using _ = replaced(own.fleet.sessions, "use", async (...[, , { user, session }]: [string, string, Given]) => {
+  using _ = replaced(own.fleet.sessions, "turn", async (...[, , { user, session }]: [string, string, Given]) => {
     given.push([user, session]);
     return { text: "" };
   });

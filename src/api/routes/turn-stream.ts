@@ -1,5 +1,5 @@
 import { FleetError } from "../../errors.js";
-import type { SessionReply } from "../../fleet/options.js";
+import type { TurnResult } from "../../fleet/options.js";
 import type { SessionEvent } from "../fleet.js";
 import type { StreamEvent } from "../streams/sse.js";
 
@@ -18,7 +18,7 @@ export interface TurnStream {
  * @throws the error of a turn that fails before its first event
  */
 export async function streamTurn(
-  begin: (onEvent: (event: SessionEvent) => void) => PromiseLike<SessionReply>,
+  begin: (onEvent: (event: SessionEvent) => void) => PromiseLike<TurnResult>,
 ): Promise<TurnStream> {
   const waiting = new WaitingEvents();
   const done = (async () => {
@@ -35,7 +35,7 @@ export async function streamTurn(
 }
 
 /** The answer for a turn. */
-export function turnOf({ turn, text, usage }: Pick<SessionReply, "turn" | "text" | "usage">) {
+export function turnOf({ turn, text, usage }: TurnResult) {
   return { turn, reply: text, usage };
 }
 

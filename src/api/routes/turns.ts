@@ -39,7 +39,7 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     handle: async (call) => {
       const { fleet, identity, params, query, body, gitHubToken, signal, lasting } = call;
       const begin = (onEvent?: (event: SessionEvent) => void) =>
-        fleet.sessions.use(params.id, body.prompt, {
+        fleet.sessions.turn(params.id, body.prompt, {
           user: identity.user,
           signal: query.abort === "disconnect" ? signal : lasting,
           timeout: body.timeout ?? TURN_MS,

@@ -30,6 +30,7 @@ export class ClientGroup extends Group {
     }
     const token = gitHubToken === undefined ? {} : { token: { from: "caller" } as const, tokenValue: gitHubToken };
     const { server } = await pool.serverOf(user, { ...token, signal });
+    clients.pin(server.id);
     return (await clients.to(server, client, signal)).client;
   }
 

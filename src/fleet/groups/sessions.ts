@@ -25,6 +25,7 @@ import type {
   SessionFilter,
   SessionReply,
   Transcript,
+  TurnResult,
   UpdateSessionOptions,
   UseOptions,
 } from "../options.js";
@@ -83,9 +84,7 @@ export class SessionGroup extends Group {
 
   /**
    * Opens a session, runs one turn in it, and leaves it. In a collaborative session, holds the lease from the opening to the
-   * end, so that members on different servers do not disturb each other.
-   *
-   * With `key`, calls of the user with this key are one turn, even after a crash and at any host. The first call runs it, and
+   * end, so that members on different servers do not disturb each other. With `key`, calls of the user with this key are one turn, even after a crash and at any host. The first call runs it, and
    * the others get the same reply, which the fleet reads from the session's history. A turn that was cut does not run again.
    *
    * @throws FleetError like {@link resume} and {@link send}; `FLEET_SESSION_LOCKED` when the lease is not free in time;
@@ -96,6 +95,18 @@ export class SessionGroup extends Group {
       const use = { ...alsoTo(onDelta, options), signal: options.signal ?? NEVER };
       const { reply, session, turn, usage } = await this.parts.open.use(id, prompt, use);
       return { ...reply, session: session ?? (await viewSessionOf(this.parts, id, options.user)), turn, usage, reply };
+    });
+  }
+
+  /**
+   * Runs one turn like {@link use}, and keeps the session open for a minute, so that its next turn begins much faster. Leaves
+   * an ephemeral session, and one that is opened with settings of its own, as `use` does.
+   */
+  turn(id: string, prompt: string, options: UseOptions): PendingReply<TurnResult> {
+    return new PendingReply(async (onDelta) => {
+      const use = { ...alsoTo(onDelta, options), keep: true, signal: options.signal ?? NEVER };
+      const { reply, turn, usage } = await this.parts.open.use(id, prompt, use);
+      return { ...reply, turn, usage };
     });
   }
 
@@ -156,6 +167,7 @@ export class SessionGroup extends Group {
   async update(id: string, options: UpdateSessionOptions): Promise<SessionView> {
     const { user, purpose, ttl, members } = options;
     await this.parts.finder.find(id, user);
+    await this.parts.open.closeKept([id]);
     await updateSession(this.parts.store, id, user, {
       purpose,
       ttlMs: typeof ttl === "string" || typeof ttl === "number" ? parseDuration(ttl, { name: option("ttl") }) : ttl,
@@ -252,6 +264,7 @@ export class SessionGroup extends Group {
     ids: readonly string[],
     options: { user?: string | undefined; ignoreNotFound?: boolean } = {},
   ): Promise<{ deleted: string[] }> {
+    await this.parts.open.closeKept(ids);
     const { deleted, notFound } = await deleteEverywhere(this.parts, ids, options.user);
     if (notFound.length > 0 && options.ignoreNotFound !== true) throw sessionsNotFound(notFound, { deleted, notFound });
     return { deleted };

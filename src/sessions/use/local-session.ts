@@ -1,7 +1,5 @@
-import type { ProviderConfig, SessionConfig } from "@github/copilot-sdk";
-import type { Config } from "../../config/schema.js";
 import { FleetError, isFleetError, quote } from "../../errors.js";
-import type { Isolation, ServerRecord } from "../../model/server.js";
+import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { hasEnded } from "../../pool/server.js";
 import type { ConnectedClient } from "../../runtime/client/connect.js";
@@ -15,8 +13,9 @@ import { explained, sessionNotFound, turnCut } from "../problems.js";
 import type { Sessions } from "../sessions.js";
 import type { SessionView } from "../view.js";
 import { isUnloaded, type Loading, missingAccess, type Transport, withToolSandbox } from "./load.js";
-import { type AttachedSession, OpenSession, type Prompt, permissions, type SendOptions } from "./open-session.js";
+import { type AttachedSession, OpenSession, type Prompt, type SendOptions } from "./open-session.js";
 import { isStopped } from "./server.js";
+import { type SessionOptions, sessionConfig } from "./session-config.js";
 import { assertAccepted, credentialsOf, forgetCredential } from "./session-token.js";
 import { type SessionUse, useSession } from "./use-session.js";
 
@@ -27,6 +26,8 @@ interface LocalAttached extends AttachedSession {
 
 export interface OpenOptions {
   user: string;
+  /** Whether the session stays open between its turns. Its requests outside of its own turns are then left to other clients. */
+  isKept?: boolean | undefined;
   /** Further settings for the SDK's `createSession` or `resumeSession`. */
   session?: SessionOptions | undefined;
 }
@@ -50,6 +51,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
   #recording: Promise<SessionRecord | null | undefined> | undefined;
   readonly #transport: SdkTransport;
   readonly #kept: Disposable;
+  #connected: Disposable;
 
   private constructor(
     sessions: Sessions,
@@ -62,6 +64,17 @@ export class LocalSession extends OpenSession<LocalAttached> {
     this.#transport = transport;
     this.#latest = use.record;
     this.#kept = sessions.context.provider.keep(use.record.id);
+    this.#connected = sessions.context.clients.using(attached.server.id);
+  }
+
+  get server(): ServerRecord {
+    return this.attached.server;
+  }
+
+  protected override replace(attached: LocalAttached): void {
+    super.replace(attached);
+    this.#connected[Symbol.dispose]();
+    this.#connected = this.context.clients.using(attached.server.id);
   }
 
   /** @param isNew whether the session was recorded a moment ago */
@@ -182,6 +195,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
     await this.#recorded();
     await super.disconnect();
     this.#kept[Symbol.dispose]();
+    this.#connected[Symbol.dispose]();
   }
 }
 
@@ -200,12 +214,13 @@ class SdkTransport implements Transport<LocalAttached> {
   async load({ how, record, server, access }: Loading, signal: AbortSignal): Promise<LocalAttached> {
     const { clients, config } = this.#sessions.context;
     const { isolation } = server;
-    const { user, session } = this.#options;
+    const { user, session, isKept = false } = this.#options;
     const empty = isolation === "shared" ? { mode: "empty" as const, baseDirectory: server.home } : {};
+    using _ = clients.using(server.id);
     const connection = await clients.to(server, empty, signal);
     const own = isolation === "per-user" && user === record.owner;
     const isMember = user !== record.owner;
-    const surroundings = { config, isolation, own, decides: () => !isMember || this.isInTurn, ...access };
+    const surroundings = { config, isolation, own, decides: () => this.isInTurn || !(isMember || isKept), ...access };
     const settings = sessionConfig(surroundings, record, session);
     const request =
       how === "resume"
@@ -252,43 +267,4 @@ async function answer<T>(request: Promise<T>, { closed }: ConnectedClient, signa
       suggestions: ["copilotfleet ps", "copilotfleet restart --user USER --force"],
     });
   }
-}
-
-/** The settings that a caller of the library may set on a session. The fleet's configuration fills in the others. */
-export type SessionOptions = Omit<SessionConfig, "sessionId">;
-
-interface Surroundings {
-  config: Config;
-  isolation: Isolation;
-  /** Whether the server is the user's own. */
-  own: boolean;
-  /** Whether this client refuses tools now. All clients of a session get each request, also in the turns of others. */
-  decides: () => boolean;
-  provider: ProviderConfig | null;
-  /** The user's own GitHub token, on a server that is not the user's own. */
-  gitHubToken: string | null;
-}
-
-/**
- * The settings of a session for the SDK. `resumeSession` gets all of them again, because the runtime never stores a provider
- * and its key.
- */
-function sessionConfig(
-  { config, isolation, own, decides, provider, gitHubToken }: Surroundings,
-  record: SessionRecord,
-  overrides: SessionOptions = {},
-): SessionOptions {
-  // On a shared server, tools act with the same rights for all users. So only tools that are named are available.
-  const tools = config.session.tools ?? (isolation === "shared" ? [] : null);
-  const model = record.model ?? config.session.model;
-  return {
-    ...(model === null ? {} : { model }),
-    streaming: true,
-    infiniteSessions: record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite,
-    ...(tools === null ? {} : { availableTools: tools }),
-    ...(provider === null ? {} : { provider }),
-    ...(gitHubToken === null ? {} : { gitHubToken }),
-    ...overrides,
-    onPermissionRequest: permissions(config, own, overrides, decides),
-  };
 }

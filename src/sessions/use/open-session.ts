@@ -10,8 +10,8 @@ import { ownIdentity } from "../../runtime/process/process-table.js";
 import type { SessionsContext } from "../context.js";
 import { isStoreTrouble, unseen } from "../problems.js";
 import type { SessionView } from "../view.js";
-import type { SessionOptions } from "./local-session.js";
 import type { PermitRequest } from "./permit.js";
+import type { SessionOptions } from "./session-config.js";
 
 /** A listener of the caller. `stop` removes it from the SDK's current session object. */
 interface Listener {
@@ -33,7 +33,8 @@ export type SendOptions = TurnOptions & Omit<PermitRequest, "user" | "fence">;
 /** The reply of a turn, and the session after it. */
 export interface Used {
   reply: TurnReply;
-  session: SessionView;
+  /** Null if the session stays open. */
+  session: SessionView | null;
 }
 
 /** The length of a session's history in bytes, and the prompts after a part of it. */
@@ -240,7 +241,7 @@ export function permissions(
   return (request, invocation) => {
     const isOwnTool = request.kind === "custom-tool" && names.has(request.toolName);
     if (asked !== undefined && (isOwnTool || (own && approve === "ask"))) return asked(request, invocation);
-    if (approve === "ask" && !own && !decides()) return { kind: "no-result" };
+    if (approve === "ask" && !decides()) return { kind: "no-result" };
     return { kind: "reject", feedback: `Tools are not allowed here (session.approve is "${approve}").` };
   };
 }

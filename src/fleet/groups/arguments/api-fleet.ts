@@ -42,7 +42,7 @@ export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens }
       get: async (id, options) => await sessions.get(id, options),
       update: async (id, options) => await sessions.update(id, options),
       delete: async (ids, options) => await sessions.delete(ids, options),
-      use: (id, prompt, options) => sessions.use(id, prompt, options),
+      turn: (id, prompt, options) => sessions.turn(id, prompt, options),
       abort: async (id, options) => await sessions.abort(id, options),
       followEvents: (id, options) => sessions.followEvents(id, options),
       transcript: async (id, options) => await sessions.transcript(id, options),

@@ -59,6 +59,7 @@ export const SESSION_ARGUMENTS: { readonly [Name in keyof SessionGroup]: readonl
   resume: [id, ["options", arg.options({ ...arg.OWN_USER, ...arg.WAIT, ...arg.SIGNAL })]],
   send: [open, prompt, arg.optional(turn)],
   use: [id, prompt, ["options", arg.options(use)]],
+  turn: [id, prompt, ["options", arg.options(use)]],
   leave: [open, arg.optional({ park: { check: arg.flag } })],
   list: [arg.optional(filter)],
   find: [["text", arg.text], arg.optional(arg.USER)],

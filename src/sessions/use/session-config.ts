@@ -1,0 +1,44 @@
+import type { ProviderConfig, SessionConfig } from "@github/copilot-sdk";
+import type { Config } from "../../config/schema.js";
+import type { Isolation } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
+import { permissions } from "./open-session.js";
+
+/** The settings that a caller of the library may set on a session. The fleet's configuration fills in the others. */
+export type SessionOptions = Omit<SessionConfig, "sessionId">;
+
+interface Surroundings {
+  config: Config;
+  isolation: Isolation;
+  /** Whether the server is the user's own. */
+  own: boolean;
+  /** Whether this client refuses tools now. All clients of a session get each request, also in the turns of others. */
+  decides: () => boolean;
+  provider: ProviderConfig | null;
+  /** The user's own GitHub token, on a server that is not the user's own. */
+  gitHubToken: string | null;
+}
+
+/**
+ * The settings of a session for the SDK. `resumeSession` gets all of them again, because the runtime never stores a provider
+ * and its key.
+ */
+export function sessionConfig(
+  { config, isolation, own, decides, provider, gitHubToken }: Surroundings,
+  record: SessionRecord,
+  overrides: SessionOptions = {},
+): SessionOptions {
+  // On a shared server, tools act with the same rights for all users. So only tools that are named are available.
+  const tools = config.session.tools ?? (isolation === "shared" ? [] : null);
+  const model = record.model ?? config.session.model;
+  return {
+    ...(model === null ? {} : { model }),
+    streaming: true,
+    infiniteSessions: record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite,
+    ...(tools === null ? {} : { availableTools: tools }),
+    ...(provider === null ? {} : { provider }),
+    ...(gitHubToken === null ? {} : { gitHubToken }),
+    ...overrides,
+    onPermissionRequest: permissions(config, own, overrides, decides),
+  };
+}

@@ -1,0 +1,113 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Fleet } from "../../src/fleet/fleet.js";
+import { unused } from "../fixtures/sessions/unused.js";
+import { TestApi } from "./harness.js";
+
+let at: TestApi;
+let token: string;
+let admin: string;
+beforeAll(async () => {
+  at = await TestApi.open({ config: { session: { maxActive: 2 } } });
+  token = await at.token("alice");
+  admin = await at.token("root", ["admin"]);
+});
+afterAll(async () => await at[Symbol.asyncDispose]());
+
+async function session(more: object = {}): Promise<string> {
+  const id = unused("kept");
+  await at.ok("POST", "/v1/sessions", { token, body: { id, ...more } });
+  return id;
+}
+
+const say = async (id: string, prompt: string, by = token) =>
+  (await at.ok("POST", `/v1/sessions/${id}/turns`, { token: by, body: { prompt } })).json.reply as string;
+
+/** How often the session was loaded after its creation. */
+async function loads(id: string): Promise<number> {
+  let count = 0;
+  for await (const { type } of at.fleet.sessions.followEvents(id, { user: "alice" }))
+    if (type === "session.resume") count++;
+  return count;
+}
+
+describe("a session after a turn over HTTP", () => {
+  it("stays open, so that its next turns do not load it again", async () => {
+    const id = await session();
+    expect(await say(id, "one")).toBe("[turn 1] one");
+    const before = await loads(id);
+    expect(await say(id, "two")).toBe("[turn 2] two");
+    expect(await say(id, "three")).toBe("[turn 3] three");
+    expect(await loads(id)).toBe(before);
+  });
+
+  it("may be evicted, and makes room for other sessions within session.maxActive", async () => {
+    const ids = [await session(), await session(), await session()];
+    for (const id of ids) await say(id, "one");
+    for (const id of ids) expect(await say(id, "two"), id).toBe("[turn 2] two");
+    const [, , id = ""] = ids;
+    expect(await at.fleet.sessions.evict({ ids: [id] })).toEqual({ evicted: [id], skipped: [] });
+    expect(await say(id, "three")).toBe("[turn 3] three");
+  });
+
+  it("keeps its server from neither a stop nor a restart, and goes on afterwards", async () => {
+    const id = await session();
+    await say(id, "one");
+    const { id: server } = await at.fleet.servers.ofUser("alice");
+    const { json } = await at.ok("POST", `/v1/servers/${server}/stop`, { token: admin });
+    expect(json).toMatchObject({ stopped: [{ outcome: "drained", cut: [] }] });
+    expect(await say(id, "two")).toBe("[turn 2] two");
+    await at.ok("POST", `/v1/servers/${server}/restart`, { token: admin });
+    expect(await say(id, "three")).toBe("[turn 3] three");
+  });
+
+  it("goes on after the end of its server", async () => {
+    const id = await session();
+    await say(id, "one");
+    const { pid } = await at.fleet.servers.ofUser("alice");
+    process.kill(pid ?? 0, "SIGKILL");
+    expect(await say(id, "two")).toBe("[turn 2] two");
+  });
+
+  it("can be deleted, and a new session with its id begins with an empty history", async () => {
+    const id = await session();
+    await say(id, "one");
+    await at.ok("DELETE", `/v1/sessions/${id}`, { token });
+    expect(await at.ask("POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: "two" } })).toMatchObject({
+      status: 404,
+    });
+    await at.ok("POST", "/v1/sessions", { token, body: { id } });
+    expect(await say(id, "new")).toBe("[turn 1] new");
+    // Another process deletes it.
+    await using other = await Fleet.open({ env: at.commands.env, cwd: at.commands.folder });
+    await other.sessions.delete([id]);
+    await at.ok("POST", "/v1/sessions", { token, body: { id } });
+    expect(await say(id, "newer")).toBe("[turn 1] newer");
+  });
+
+  it("gives each member their own replies, and no more to a member who was removed", async () => {
+    const bob = await at.token("bob");
+    const id = await session({ members: ["bob"] });
+    expect(await say(id, "of alice")).toBe("[turn 1] of alice");
+    expect(await say(id, "of bob", bob)).toBe("[turn 2] of bob");
+    expect(await say(id, "more of bob", bob)).toBe("[turn 3] more of bob");
+    expect(await say(id, "of alice again")).toBe("[turn 4] of alice again");
+    await say(id, "of bob", bob);
+    await at.ok("PATCH", `/v1/sessions/${id}`, { token, body: { members: [] } });
+    const refused = await at.ask("POST", `/v1/sessions/${id}/turns`, { token: bob, body: { prompt: "out" } });
+    expect(refused.status).toBe(404);
+    expect(await say(id, "alone")).toBe("[turn 6] alone");
+  });
+
+  it("takes turns with other processes and with the library in this one", async () => {
+    const id = await session();
+    await say(id, "one");
+    await using other = await Fleet.open({ env: at.commands.env, cwd: at.commands.folder });
+    expect((await other.sessions.use(id, "two", { user: "alice" })).text).toBe("[turn 2] two");
+    expect(await say(id, "three")).toBe("[turn 3] three");
+    const open = await at.fleet.sessions.resume(id, { user: "alice" });
+    expect((await at.fleet.sessions.send(open, "four")).text).toBe("[turn 4] four");
+    await at.fleet.sessions.leave(open);
+    const both = await Promise.all([say(id, "five"), say(id, "six")]);
+    expect(both.map((reply) => reply.replace(/\d/, "N"))).toEqual(["[turn N] five", "[turn N] six"]);
+  });
+});

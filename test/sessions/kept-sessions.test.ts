@@ -1,0 +1,49 @@
+import { afterEach, beforeEach, expect, it, vi } from "vitest";
+import { KeptSessions } from "../../src/sessions/use/kept-sessions.js";
+import type { LocalSession } from "../../src/sessions/use/local-session.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
+
+beforeEach(() => void vi.useFakeTimers());
+afterEach(() => void vi.useRealTimers());
+
+const opened = (id: string) => ({ record: sessionRecord(id), close: vi.fn(async () => undefined) });
+const asSession = (open: ReturnType<typeof opened>) => open as unknown as LocalSession;
+const alice = { user: "alice" };
+
+it("closes a session that nobody has used for a minute", async () => {
+  const kept = new KeptSessions();
+  const open = opened("a");
+  kept.keep(asSession(open), alice);
+  await vi.advanceTimersByTimeAsync(59_000);
+  expect(await kept.take(open.record, alice)).toBe(open);
+  kept.keep(asSession(open), alice);
+  await vi.advanceTimersByTimeAsync(59_000);
+  expect([kept.size, open.close.mock.calls.length]).toEqual([1, 0]);
+  await vi.advanceTimersByTimeAsync(2_000);
+  expect([kept.size, open.close.mock.calls.length]).toEqual([0, 1]);
+});
+
+it("gives a session only to the user who used it, and only if it was not created again", async () => {
+  const kept = new KeptSessions();
+  for (const [record, keeper] of [
+    [sessionRecord("a"), { user: "bob" }],
+    [sessionRecord("a"), { user: "alice", interactive: true }],
+    [sessionRecord("a", { createdAt: "2027-01-01T00:00:00.000Z" }), alice],
+  ] as const) {
+    const open = opened("a");
+    kept.keep(asSession(open), alice);
+    expect(kept.peek(record, keeper)).toBeNull();
+    expect(await kept.take(record, keeper)).toBeNull();
+    expect(open.close).toHaveBeenCalledOnce();
+  }
+});
+
+it("keeps at most 200 sessions, and closes the one that was used least recently", async () => {
+  const kept = new KeptSessions();
+  const all = Array.from({ length: 201 }, (_, index) => opened(`s${index}`));
+  for (const open of all) kept.keep(asSession(open), alice);
+  expect(kept.size).toBe(200);
+  expect(all.flatMap(({ close }, index) => (close.mock.calls.length > 0 ? [index] : []))).toEqual([0]);
+  await kept.closeAll();
+  expect(kept.size).toBe(0);
+});
