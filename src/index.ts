@@ -41,9 +41,11 @@ export type { LeaseGroup } from "./fleet/groups/leases.js";
 export type { PoolGroup, SupervisorView } from "./fleet/groups/pool.js";
 export type { RecordGroup, SessionTroubles, TroubledServer, WeakServer } from "./fleet/groups/records.js";
 export type { ServerGroup } from "./fleet/groups/servers.js";
+export type { RequestGroup } from "./fleet/groups/sessions/requests.js";
 export type { SessionGroup } from "./fleet/groups/sessions.js";
 export type { TokenGroup } from "./fleet/groups/tokens.js";
 export type {
+  AnswerOptions,
   ConnectInfo,
   CreateSessionOptions,
   DrainRequest,
@@ -127,6 +129,15 @@ export type { LockOptions } from "./sessions/leases/options.js";
 export type { TurnLease } from "./sessions/leases/seen.js";
 export type { EvictionResult, KeptReason } from "./sessions/memory/eviction.js";
 export type { Released } from "./sessions/memory/release.js";
+export type {
+  AgentRequest,
+  Asked,
+  AskedPermission,
+  AskedQuestion,
+  RequestAnswer,
+  RequestChange,
+  RequestOutcome,
+} from "./sessions/requests/request.js";
 export type { PendingReply } from "./sessions/use/reply.js";
 export type { SessionOptions } from "./sessions/use/session-config.js";
 export type { SessionView } from "./sessions/view.js";

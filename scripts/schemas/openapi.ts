@@ -15,6 +15,7 @@ const TAGS: Readonly<Record<AnyRoute["tag"], string>> = {
   Caller: "Who makes the requests.",
   Sessions: "Conversations, each with an owner.",
   Turns: "Prompts and their replies.",
+  Requests: "The permissions and questions of the agent, which the user answers during a turn.",
   Servers: "The servers and the hosts of the fleet. For operators.",
   Tokens: "The tokens of users. For operators.",
 };

@@ -1,4 +1,5 @@
 import type {
+  AnswerOptions,
   CreateSessionOptions,
   SendOptions,
   ServerFilter,
@@ -17,6 +18,7 @@ import type { PoolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 import type { Stopped } from "../pool/stop/stop.js";
 import type { Sample } from "../serve/report/samples.js";
+import type { AgentRequest, RequestChange } from "../sessions/requests/request.js";
 import type { SessionView } from "../sessions/view.js";
 
 export type SessionEvent = Parameters<NonNullable<SendOptions["onEvent"]>>[0];
@@ -37,6 +39,13 @@ export interface ApiFleet {
       id: string,
       options: { user: string; after?: string; follow?: boolean; signal?: AbortSignal },
     ): AsyncGenerator<SessionEvent, void, undefined>;
+    /** The agent's requests that wait for this user. */
+    requests(id: string, options: { user: string }): Promise<AgentRequest[]>;
+    answer(id: string, requestId: string, options: AnswerOptions): Promise<AgentRequest>;
+    followRequests(
+      id: string,
+      options: { user: string; signal: AbortSignal },
+    ): AsyncGenerator<RequestChange, void, undefined>;
     transcript(id: string, options: { user: string; turns?: number; signal?: AbortSignal }): Promise<Transcript>;
     count(user: string): Promise<number>;
     /** How the identity relates to the session with this id. */

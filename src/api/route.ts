@@ -64,7 +64,7 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
   isWork: boolean;
   summary: string;
   description: string;
-  tag: "Caller" | "Sessions" | "Turns" | "Servers" | "Tokens";
+  tag: "Caller" | "Sessions" | "Turns" | "Requests" | "Servers" | "Tokens";
   params: Schema<Params> | null;
   query: Schema<Query> | null;
   /** Null if the request has no body. */

@@ -92,6 +92,8 @@ const session = v.pipe(
     ttl: v.optional(rules.age(), "24h"),
     maxActive: v.optional(rules.count(), 50),
     approve: v.optional(rules.choice(["none", "ask", "all"]), "none"),
+    // How long a permission or a question waits for the user's answer over HTTP.
+    answerTimeout: v.optional(rules.wait(), "5m"),
     // Whether a user's clients may reach files and start programs on the user's own server. `auto` depends on the
     // server's sandbox.
     host: v.optional(rules.choice(["owner", "none", "auto"]), "auto"),
@@ -105,7 +107,7 @@ const session = v.pipe(
       {},
     ),
   }),
-  v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
+  v.transform(({ ttl, answerTimeout, ...rest }) => ({ ...rest, ttlMs: ttl, answerTimeoutMs: answerTimeout })),
 );
 
 const sandbox = v.pipe(

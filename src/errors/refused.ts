@@ -28,6 +28,16 @@ export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
     ],
     fixes: ["copilotfleet list --user USER"],
   },
+  FLEET_REQUEST_NOT_FOUND: {
+    title: "The agent has no such request of this user.",
+    data: "Nothing was changed. If the agent waits for another answer, it still waits.",
+    causes: [
+      "The id is misspelled.",
+      "The request belongs to the turn of another member. Only the user whose turn asks may answer.",
+      "The process that ran the turn has ended, or the request ended long ago.",
+    ],
+    fixes: ["GET /v1/sessions/{id}/requests lists the requests that wait."],
+  },
   FLEET_SCOPE_MISSING: {
     httpStatus: 403,
     title: "The credential does not allow this.",
@@ -100,6 +110,19 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     title: "Somebody else holds the lease of the session.",
     causes: ["A member is in a turn.", "A program or a person took the lease with lock."],
     fixes: ["copilotfleet lock SESSION --show", 'copilotfleet lock SESSION --user USER --steal --reason "WHY"'],
+  },
+  FLEET_REQUEST_CLOSED: {
+    title: "The agent no longer waits for this answer.",
+    data: "The answer that came first counts. Nothing else was changed.",
+    causes: [
+      "The request was answered before, by the same user in another window, or by the same call.",
+      "Nobody answered within session.answerTimeout, or the fleet drains.",
+      "The turn has ended, for example because it was aborted.",
+    ],
+    fixes: [
+      "GET /v1/sessions/{id}/requests lists the requests that wait.",
+      "Set session.answerTimeout in the configuration to give users more time.",
+    ],
   },
   FLEET_LEASE_LOST: {
     retryable: true,

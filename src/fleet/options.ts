@@ -19,6 +19,7 @@ import type { Probes } from "../serve/report/probes.js";
 import type { LeaseWait } from "../sessions/leases/leases.js";
 import type { TurnLease } from "../sessions/leases/seen.js";
 import type { Released } from "../sessions/memory/release.js";
+import type { RequestAnswer, RequestChange } from "../sessions/requests/request.js";
 import type { SessionOptions } from "../sessions/use/session-config.js";
 import type { SessionView } from "../sessions/view.js";
 
@@ -152,7 +153,20 @@ export interface UseOptions extends SendOptions {
   key?: string;
   /** Further settings for the SDK's `resumeSession`. */
   session?: SessionOptions;
+  /**
+   * Whether the user answers the agent's permissions and questions, with `sessions.answer` or over HTTP. Default: false, so only
+   * handlers in `session` are asked. Without "ask" as `session.approve`, and on other servers than the user's own, nobody is
+   * asked for permissions.
+   */
+  interactive?: boolean;
+  /** Called when the agent of an interactive turn asks, and when the request is answered or has ended otherwise. */
+  onRequest?: (change: RequestChange) => void;
+  /** From its abort on, nobody is asked: the requests that wait expire, and so does each new one. */
+  askUntil?: AbortSignal;
 }
+
+/** The answer to a request of the agent: `decision` for a permission, `answer` for a question. */
+export type AnswerOptions = RequestAnswer & { user: string };
 
 /** The reply of a turn, its id and its usage. */
 export interface TurnResult extends TurnReply {

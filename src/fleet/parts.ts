@@ -10,6 +10,7 @@ import { LocalHost } from "../peers/local-host.js";
 import { RecordedEvents } from "../peers/sessions/events.js";
 import { HistoryFeeds } from "../peers/sessions/feeds.js";
 import { RemoteSessions } from "../peers/sessions/remote-sessions.js";
+import { shareRequests } from "../peers/sessions/requests.js";
 import { Clients } from "../pool/clients.js";
 import { Pool } from "../pool/pool.js";
 import { systemClock } from "../runtime/clock.js";
@@ -17,6 +18,7 @@ import { networkFolder } from "../sandbox/network/folder.js";
 import { SessionFinder } from "../sessions/find.js";
 import { Leases } from "../sessions/leases/leases.js";
 import { OpenSessions } from "../sessions/open-sessions.js";
+import { AgentRequests } from "../sessions/requests/agent-requests.js";
 import { Sessions } from "../sessions/sessions.js";
 import type { FleetOptions } from "./options.js";
 import { checkState, openState } from "./state.js";
@@ -50,10 +52,12 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const pool = new Pool({ store, config, stateRoot, env });
   const leases = new Leases(store, clock);
   const takeover = new Takeover({ store, config, directory, placer: pool.placer });
+  const requests = new AgentRequests(config.session.answerTimeoutMs, clock);
   const base = { store, config, env, directory };
-  const sessions = new Sessions({ ...base, takeover, pool, clients, leases, provider, warn });
+  const sessions = new Sessions({ ...base, takeover, pool, clients, leases, provider, requests, warn });
   const own = new LocalHost(sessions, stateRoot);
   const hosts = new FleetHosts({ ...base, own, warn });
+  shareRequests({ hosts, requests });
   const elsewhere = new RemoteSessions(sessions, hosts);
   const finder = new SessionFinder(base, elsewhere);
   const feeds = new HistoryFeeds(hosts, clock);
@@ -95,6 +99,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
     clients,
     doorClients,
     leases,
+    requests,
     sessions,
     /** `own` is this host alone. `hosts` are all hosts of the fleet. */
     own,

@@ -1,10 +1,13 @@
+import { randomUUID } from "node:crypto";
 import { isObject, parseObject } from "../config/values/json.js";
 
 /** A request to the echo model, parsed, with its answer. */
 export interface EchoTurn {
   model: string;
-  /** The whole answer, such as `[turn 2] again`. */
+  /** The whole answer, such as `[turn 2] again`. Empty if the answer calls a tool. */
   reply: string;
+  /** The call of a `!tool` directive; null without one, and when the tool has run. */
+  toolCall: ToolCall | null;
   /** The duration from a `!delay` directive, in milliseconds; null without one. */
   delayMs: number | null;
   /** The message from a `!fail` directive; null without one. */
@@ -12,6 +15,12 @@ export interface EchoTurn {
   stream: boolean;
   streamUsage: boolean;
   promptTokens: number;
+}
+
+interface ToolCall {
+  name: string;
+  /** A JSON object. */
+  arguments: string;
 }
 
 const LONGEST_DELAY_MS = 10 * 60 * 1000;
@@ -26,16 +35,28 @@ export function readTurn(body: string): EchoTurn | string {
   if (last === undefined) return "messages has nothing from the user";
   const delay = /^!delay (\d{1,9})(?:\s+|$)/.exec(last);
   const fail = /^!fail(?:\s+|$)/.exec(last);
+  const call = toolCallIn(last);
+  const message: unknown = request.messages.at(-1);
+  const result = call !== null && isObject(message) && message.role === "tool" ? textOf(message.content) : null;
+  const toolCall = result === null ? call : null;
+  const text = result ?? (delay === null ? last : last.slice(delay[0].length));
   const options = isObject(request.stream_options) ? request.stream_options : {};
   return {
     model: typeof request.model === "string" ? request.model : "echo",
-    reply: `[turn ${said.length}] ${delay === null ? last : last.slice(delay[0].length)}`,
+    reply: toolCall === null ? `[turn ${said.length}] ${text}` : "",
+    toolCall,
     delayMs: delay === null ? null : Math.min(Number(delay[1]), LONGEST_DELAY_MS),
     failure: fail === null ? null : last.slice(fail[0].length) || "The prompt asked to fail",
     stream: request.stream === true,
     streamUsage: options.include_usage === true,
     promptTokens: countTokens(body),
   };
+}
+
+/** The call in a `!tool NAME {ARGUMENTS}` directive. */
+function toolCallIn(text: string): ToolCall | null {
+  const [, name, given = ""] = /^!tool ([\w-]+) (\{[\s\S]*\})\s*$/.exec(text) ?? [];
+  return name === undefined || parseObject(given) === undefined ? null : { name, arguments: given };
 }
 
 /** Estimates one token for every four characters. The counts only have to add up. */
@@ -72,10 +93,11 @@ function textOf(content: unknown): string {
 
 /** The answer in OpenAI's wire format: https://platform.openai.com/docs/api-reference/chat. */
 export function completion(turn: EchoTurn): unknown {
-  const message = { role: "assistant", content: turn.reply, refusal: null };
+  const { toolCall, reply } = turn;
+  const message = { role: "assistant", content: toolCall === null ? reply : null, refusal: null, ...calls(toolCall) };
   return {
     ...head(turn, "chat.completion"),
-    choices: [{ index: 0, message, logprobs: null, finish_reason: "stop" }],
+    choices: [{ index: 0, message, logprobs: null, finish_reason: finishOf(turn) }],
     usage: usage(turn),
   };
 }
@@ -83,14 +105,24 @@ export function completion(turn: EchoTurn): unknown {
 /** The server-sent events of a streamed answer: one for each word, the finish reason, the usage if requested, `[DONE]`. */
 export function completionChunks(turn: EchoTurn): string[] {
   const base = head(turn, "chat.completion.chunk");
-  const delta = (content: object, finish: "stop" | null) =>
+  const delta = (content: object, finish: string | null) =>
     event({ ...base, choices: [{ index: 0, delta: content, logprobs: null, finish_reason: finish }] });
   const words = turn.reply.match(/\s*\S+|\s+/g) ?? [];
   const chunks = words.map((content, at) => delta(at === 0 ? { role: "assistant", content } : { content }, null));
-  chunks.push(delta({}, "stop"));
+  if (turn.toolCall !== null) chunks.push(delta({ role: "assistant", content: null, ...calls(turn.toolCall) }, null));
+  chunks.push(delta({}, finishOf(turn)));
   if (turn.streamUsage) chunks.push(event({ ...base, choices: [], usage: usage(turn) }));
   chunks.push("data: [DONE]\n\n");
   return chunks;
+}
+
+function calls(call: ToolCall | null): object {
+  if (call === null) return {};
+  return { tool_calls: [{ index: 0, id: `call-${randomUUID()}`, type: "function", function: call }] };
+}
+
+function finishOf({ toolCall }: EchoTurn): string {
+  return toolCall === null ? "stop" : "tool_calls";
 }
 
 function event(data: unknown): string {

@@ -32,8 +32,9 @@ export interface EchoModel extends AsyncDisposable {
  * Starts a model that needs no network: an OpenAI-compatible server on loopback. It answers `[turn N] TEXT`: TEXT is the
  * user's last message, and N the number of the user's messages. So each reply shows whether the whole history arrived.
  *
- * Two prompts are directives for tests:
+ * These prompts are directives:
  * - `!delay MS TEXT` is answered with `[turn N] TEXT` after MS milliseconds (at most 10 minutes).
+ * - `!tool NAME {ARGUMENTS}` calls a tool, and is then answered with its result.
  * - `!fail TEXT` is refused with status 400 and TEXT. The runtime does not retry this, so the turn fails at once.
  */
 export async function startEchoModel(options: EchoModelOptions = {}): Promise<EchoModel> {

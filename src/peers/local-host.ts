@@ -21,6 +21,7 @@ import { historyFolders, historyStates, readHistory, readPrompts, type SessionPl
 import { askActivity, type ServerActivity } from "../sessions/memory/activity.js";
 import { allLoaded, type EvictionResult, evict, type LoadedSession } from "../sessions/memory/eviction.js";
 import { type Released, releaseSessionsOf } from "../sessions/memory/release.js";
+import type { AgentRequest } from "../sessions/requests/request.js";
 import type { Sessions } from "../sessions/sessions.js";
 import { sweepKeyedTurns } from "../sessions/use/keyed/expiry.js";
 import type { SessionView } from "../sessions/view.js";
@@ -202,6 +203,19 @@ export class LocalHost implements Host {
 
   async abort({ id, user }: ParamsOf<"abort">): Promise<boolean> {
     return await abortTurnIn(this.#context, id, user);
+  }
+
+  async requests({ id, user }: ParamsOf<"requests">): Promise<AgentRequest[]> {
+    return this.#context.requests.list(id, user);
+  }
+
+  async answerRequest({ id, user, request, answer }: ParamsOf<"answerRequest">): Promise<AgentRequest> {
+    return this.#context.requests.answer(id, user, request, answer);
+  }
+
+  async noteRequest({ change }: ParamsOf<"noteRequest">): Promise<boolean> {
+    this.#context.requests.announce(change);
+    return true;
   }
 
   async deleteSessions({ ids, user }: ParamsOf<"deleteSessions">): Promise<string[]> {

@@ -42,6 +42,9 @@ export class RemoteHost implements Host {
   readonly samples = this.#asks("samples");
   readonly evict = this.#asks("evict");
   readonly abort = this.#asks("abort");
+  readonly requests = this.#asks("requests");
+  readonly answerRequest = this.#asks("answerRequest");
+  readonly noteRequest = this.#asks("noteRequest");
   readonly deleteSessions = this.#asks("deleteSessions");
   readonly gc = this.#asks("gc");
   readonly gcSome = this.#asks("gcSome");

@@ -6,6 +6,7 @@ import type { Clients } from "../pool/clients.js";
 import type { Pool } from "../pool/pool.js";
 import type { Store } from "../store/ports.js";
 import type { Leases } from "./leases/leases.js";
+import type { AgentRequests } from "./requests/agent-requests.js";
 
 export interface SessionsContext {
   store: Store;
@@ -16,6 +17,7 @@ export interface SessionsContext {
   leases: Leases;
   directory: HostDirectory;
   takeover: Takeover;
+  requests: AgentRequests;
   provider: Pick<ModelProvider, "check" | "of" | "keep" | "forgetKey" | "beforeRequests">;
   /** Reports a problem that did not stop the work. */
   warn: (message: string) => void;

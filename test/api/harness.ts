@@ -1,4 +1,5 @@
 import { once } from "node:events";
+import { request } from "node:http";
 import { connect, type Socket } from "node:net";
 import { createFinalURL, createQuerySerializer, defaultPathSerializer } from "openapi-fetch";
 import type { HttpDoor } from "../../src/api/door.js";
@@ -158,3 +159,38 @@ function addressOf(url: string, { template, params }: Located, query: Record<str
 }
 
 type Located = NonNullable<ReturnType<typeof operationAt>>;
+
+/** An event of a stream. */
+export interface Received {
+  id?: string;
+  event: string;
+  // biome-ignore lint/suspicious/noExplicitAny: each test knows the fields of its events
+  data: any;
+}
+
+/** The events in the text of a stream, without those that are cut short. */
+export function eventsIn(text: string): Received[] {
+  return text
+    .split("\n\n")
+    .slice(0, -1)
+    .flatMap((block) => {
+      const fields = new Map(block.split("\n").map((line) => [line.split(": ", 1)[0], line.replace(/^\w*: ?/, "")]));
+      const [id, event, data] = [fields.get("id"), fields.get("event"), fields.get("data")];
+      return event === undefined || data === undefined
+        ? []
+        : [{ ...(id === undefined ? {} : { id }), event, data: JSON.parse(data) as unknown }];
+    });
+}
+
+/** An open stream. Its `text` grows. */
+export function openStream(url: string, path: string, { token, signal }: { token: string; signal: AbortSignal }) {
+  const stream = { text: "" };
+  const sent = request(`${url}${path}`, { headers: { Authorization: `Bearer ${token}` }, agent: false, signal });
+  sent.on("error", () => undefined); // the test ends the stream
+  sent.on("response", (response) => {
+    response.setEncoding("utf8").on("data", (chunk: string) => (stream.text += chunk));
+    response.on("error", () => undefined);
+  });
+  sent.end();
+  return stream;
+}

@@ -32,6 +32,8 @@ interface Row {
   body?: () => object;
   /** Only the owner of the session may do it. To a member, the session then looks as if it did not exist. */
   isOwners?: true;
+  /** The action answers a question, which the agent asks in a turn of the caller. */
+  isAsked?: true;
   /** The action needs a session that nothing else in this test uses. */
   isDestructive?: true;
 }
@@ -51,6 +53,8 @@ const ROWS: Readonly<Record<string, Row>> = {
   "POST /v1/sessions/{id}/abort": { action: "use" },
   "GET /v1/sessions/{id}/events": { action: "read", query: "?follow=false" },
   "GET /v1/sessions/{id}/transcript": { action: "read" },
+  "GET /v1/sessions/{id}/requests": { action: "read" },
+  "POST /v1/sessions/{id}/requests/{requestId}": { action: "use", body: () => ({ answer: "blue" }), isAsked: true },
   "GET /v1/servers": { action: "manage" },
   "POST /v1/servers/{id}/restart": { action: "manage", id: () => serverOf("carol") },
   "POST /v1/servers/{id}/stop": { action: "manage", id: () => serverOf("carol") },
@@ -64,6 +68,26 @@ const ROWS: Readonly<Record<string, Row>> = {
 
 async function serverOf(user: string): Promise<string> {
   return (await at.fleet.servers.spawn(user)).server.id;
+}
+
+const QUESTION = '!tool ask_user {"question": "Which colour?"}';
+
+/** Makes the agent ask the caller a question. Disposing ends the turn. */
+async function question(session: string): Promise<AsyncDisposable & { id: string }> {
+  const stop = new AbortController();
+  const options = { user: "alice", interactive: true, signal: stop.signal };
+  let ask: (id: string) => void = () => undefined;
+  const asked = new Promise<string>((resolve) => (ask = resolve));
+  const turn = at.fleet.sessions.use(session, QUESTION, { ...options, onRequest: ({ request }) => ask(request.id) });
+  const over = turn.then(
+    () => undefined,
+    () => undefined,
+  );
+  const end = async () => {
+    stop.abort();
+    await over;
+  };
+  return { id: await asked, [Symbol.asyncDispose]: end };
 }
 
 async function sessionOf(relation: Relation): Promise<string> {
@@ -91,7 +115,7 @@ describe("the routes of the API", () => {
   it.each(ROUTES.map((route) => [nameOf(route), route] as const))(
     "%s answers each scope and each kind of session as the policy decides",
     async (name, route) => {
-      const { action, id, query = "", body, isOwners, isDestructive } = ROWS[name] as Row;
+      const { action, id, query = "", body, isOwners, isAsked, isDestructive } = ROWS[name] as Row;
       expect(route.action).toBe(action);
       const relations = route.about === "session" ? RELATIONS : (["own"] as const);
       for (const scope of SCOPES) {
@@ -99,7 +123,10 @@ describe("the routes of the API", () => {
         let cells = "";
         for (const relation of relations) {
           const session = isDestructive === true ? await sessionOf(relation) : fixed[relation];
-          const path = route.path.replace("{id}", (await id?.()) ?? session ?? "") + query;
+          const isReached = isAsked === true && relation !== "foreign" && scope !== "none" && scope !== "read";
+          await using asking = isReached ? await question(session ?? "") : null;
+          const named = route.path.replace("{requestId}", asking?.id ?? "nothing");
+          const path = named.replace("{id}", (await id?.()) ?? session ?? "") + query;
           const given = body === undefined ? {} : { body: body() };
           const { status, text, json } = await at.ask(route.method, path, { token, ...given });
           const letter = { 401: "n", 403: "s", 404: "h", [route.answer.status]: "o" }[status];

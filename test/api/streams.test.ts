@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { unused } from "../fixtures/sessions/unused.js";
-import { TestApi } from "./harness.js";
+import { eventsIn, type Received, TestApi } from "./harness.js";
 
 let at: TestApi;
 let token: string;
@@ -15,27 +15,6 @@ beforeAll(async () => {
 afterAll(async () => await at[Symbol.asyncDispose]());
 
 const STREAM = { Accept: "text/event-stream" };
-
-interface Received {
-  id?: string;
-  event: string;
-  // biome-ignore lint/suspicious/noExplicitAny: each test knows the fields of its events
-  data: any;
-}
-
-/** The events in the text of a stream, without those that are cut short. */
-function eventsIn(text: string): Received[] {
-  return text
-    .split("\n\n")
-    .slice(0, -1)
-    .flatMap((block) => {
-      const fields = new Map(block.split("\n").map((line) => [line.split(": ", 1)[0], line.replace(/^\w*: ?/, "")]));
-      const [id, event, data] = [fields.get("id"), fields.get("event"), fields.get("data")];
-      return event === undefined || data === undefined
-        ? []
-        : [{ ...(id === undefined ? {} : { id }), event, data: JSON.parse(data) as unknown }];
-    });
-}
 
 async function session(): Promise<string> {
   const id = unused("stream");

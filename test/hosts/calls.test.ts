@@ -14,6 +14,18 @@ import { openStore } from "../../src/store/open.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
+const REQUEST = {
+  id: "r-1",
+  session: "s-1",
+  user: "alice",
+  kind: "permission",
+  openedAt: "2026-01-01T00:00:00.000Z",
+  expiresAt: "2026-01-01T00:05:00.000Z",
+  permission: { kind: "shell", fullCommandText: "ls" },
+  question: null,
+  outcome: null,
+};
+
 /** For each call, the parameters that the first version with this call sends. */
 const SENT: Record<keyof Calls, object> = {
   spawn: { user: "alice", request: { cwd: "/x", waitMs: 5 } },
@@ -36,6 +48,9 @@ const SENT: Record<keyof Calls, object> = {
   samples: { after: "2026-01-01T00:00:00.000Z" },
   evict: { ids: ["s-1"] },
   abort: { id: "a", user: "alice" },
+  requests: { id: "s-1", user: "alice" },
+  answerRequest: { id: "s-1", user: "alice", request: "r-1", answer: { decision: "deny", reason: "no" } },
+  noteRequest: { change: { type: "request.opened", request: REQUEST } },
   deleteSessions: { ids: ["s-1"], user: "alice" },
   gc: { ttlMs: 5, dryRun: true },
   gcSome: { ttlMs: 5, dryRun: true, sessionIds: ["s-1"] },
@@ -119,6 +134,9 @@ const ANSWERED: Record<keyof Calls, unknown> = {
   samples: [SAMPLE],
   evict: { evicted: ["s-1"], skipped: [{ id: "s-2", reason: "leased" }] },
   abort: true,
+  requests: [REQUEST],
+  answerRequest: { ...REQUEST, outcome: "denied" },
+  noteRequest: true,
   deleteSessions: ["s-1"],
   gc: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [], unreadable: [] },
   gcSome: { deleted: [], skipped: [], freedBytes: 0, dryRun: true, servers: [], remains: [], unreadable: [] },
@@ -300,6 +318,9 @@ describe("a remote host", () => {
       samples: 10_000,
       evict: 30_000,
       abort: 10_000,
+      requests: 10_000,
+      answerRequest: 10_000,
+      noteRequest: 10_000,
       deleteSessions: 30_000,
       gc: 600_000,
       gcSome: 600_000,

@@ -63,6 +63,22 @@ describe("the echo model", () => {
     expect(await reply(slow.baseUrl, [user("!delay 0 quick one")])).toBe("[turn 1] quick one");
   });
 
+  it("the echo model calls the tool that a prompt with !tool names, streamed or not, and then answers with its result", async () => {
+    await using echo = await startEchoModel();
+    const prompt = user('!tool bash {"command": "ls"}');
+    const whole = (await (await ask(echo.baseUrl, { messages: [prompt] })).json()) as { choices: unknown[] };
+    const call = { type: "function", function: { name: "bash", arguments: '{"command": "ls"}' } };
+    expect(whole.choices).toMatchObject([
+      { message: { content: null, tool_calls: [call] }, finish_reason: "tool_calls" },
+    ]);
+    const streamed = await (await ask(echo.baseUrl, { messages: [prompt], stream: true })).text();
+    expect(streamed).toContain('"name":"bash"');
+    expect(streamed).toContain('"finish_reason":"tool_calls"');
+    const after = [prompt, { role: "assistant", content: null }, { role: "tool", content: "a.txt" }];
+    expect(await reply(echo.baseUrl, after)).toBe("[turn 1] a.txt");
+    expect(await reply(echo.baseUrl, [user("!tool bash ls")])).toBe("[turn 1] !tool bash ls");
+  });
+
   it("the echo model fails a turn whose prompt begins with !fail", async () => {
     await using echo = await startEchoModel();
     const response = await ask(echo.baseUrl, { messages: [user("!fail no such luck")] });

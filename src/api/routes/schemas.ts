@@ -2,6 +2,7 @@ import * as v from "valibot";
 import { SCOPES } from "../../identity/identity.js";
 import { SERVER_STATES } from "../../model/server.js";
 import { SESSION_STATES } from "../../model/session.js";
+import { interactive } from "./requests/schemas.js";
 
 /*
  * The schemas of requests and answers. A schema of a request refuses unknown fields, and its message follows the word
@@ -109,6 +110,7 @@ export const prompt = object({
     v.string("a text"),
     v.check((given) => given.trim() !== "", "a text that is not blank"),
   ),
+  interactive,
   timeout: v.optional(
     v.pipe(duration, v.description("How long the turn may take before it is aborted. Default: an hour.")),
   ),

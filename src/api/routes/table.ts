@@ -1,8 +1,15 @@
 import type { AnyRoute } from "../route.js";
 import { ADMIN_ROUTES } from "./admin.js";
 import { CALLER_ROUTES } from "./caller.js";
+import { REQUEST_ROUTES } from "./requests/requests.js";
 import { SESSION_ROUTES } from "./sessions.js";
 import { TURN_ROUTES } from "./turns.js";
 
 /** Every route of the HTTP API. The validation, the policy and `/openapi.json` come from this table. */
-export const ROUTES: readonly AnyRoute[] = [...CALLER_ROUTES, ...SESSION_ROUTES, ...TURN_ROUTES, ...ADMIN_ROUTES];
+export const ROUTES: readonly AnyRoute[] = [
+  ...CALLER_ROUTES,
+  ...SESSION_ROUTES,
+  ...TURN_ROUTES,
+  ...REQUEST_ROUTES,
+  ...ADMIN_ROUTES,
+];

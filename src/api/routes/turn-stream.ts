@@ -1,5 +1,6 @@
 import { FleetError } from "../../errors.js";
 import type { TurnResult } from "../../fleet/options.js";
+import type { RequestChange } from "../../sessions/requests/request.js";
 import type { SessionEvent } from "../fleet.js";
 import type { StreamEvent } from "../streams/sse.js";
 
@@ -12,18 +13,24 @@ export interface TurnStream {
   done: Promise<void>;
 }
 
+export interface TurnListeners {
+  onEvent: (event: SessionEvent) => void;
+  onRequest?: (change: RequestChange) => void;
+}
+
 /**
  * Begins a turn, and resolves with the stream of its events at its first one. The last event is `turn.end`.
  *
  * @throws the error of a turn that fails before its first event
  */
-export async function streamTurn(
-  begin: (onEvent: (event: SessionEvent) => void) => PromiseLike<TurnResult>,
-): Promise<TurnStream> {
+export async function streamTurn(begin: (listeners: TurnListeners) => PromiseLike<TurnResult>): Promise<TurnStream> {
   const waiting = new WaitingEvents();
   const done = (async () => {
     try {
-      const reply = await begin((event) => waiting.push(eventOf(event)));
+      const reply = await begin({
+        onEvent: (event) => waiting.push(eventOf(event)),
+        onRequest: ({ type, request }) => waiting.push({ event: type, data: request }),
+      });
       waiting.push({ event: "turn.end", data: turnOf(reply) });
       waiting.end();
     } catch (error) {

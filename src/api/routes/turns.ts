@@ -1,9 +1,11 @@
+import type { RequestChange } from "../../sessions/requests/request.js";
 import type { ApiFleet, SessionEvent } from "../fleet.js";
 import { type AnyRoute, route } from "../route.js";
+import { merge } from "../streams/merge.js";
 import type { StreamEvent } from "../streams/sse.js";
 import { given } from "./given.js";
 import * as s from "./schemas.js";
-import { streamTurn, turnOf } from "./turn-stream.js";
+import { streamTurn, type TurnListeners, turnOf } from "./turn-stream.js";
 
 /** The longest turn, in milliseconds. */
 const TURN_MS = 3_600_000;
@@ -37,15 +39,16 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     errors: [404, 409, 413, 429, 502, 504],
     limitMs: TURN_MS,
     handle: async (call) => {
-      const { fleet, identity, params, query, body, gitHubToken, signal, lasting } = call;
-      const begin = (onEvent?: (event: SessionEvent) => void) =>
+      const { fleet, identity, params, query, body, gitHubToken, signal, lasting, draining } = call;
+      const begin = (listeners?: TurnListeners) =>
         fleet.sessions.turn(params.id, body.prompt, {
           user: identity.user,
           signal: query.abort === "disconnect" ? signal : lasting,
           timeout: body.timeout ?? TURN_MS,
           ...(gitHubToken === null ? {} : { session: { gitHubToken } }),
-          ...given({ key: call.idempotencyKey }),
-          ...(onEvent === undefined ? {} : { onEvent }),
+          ...given({ key: call.idempotencyKey, interactive: body.interactive }),
+          askUntil: draining,
+          ...listeners,
         });
       if (call.acceptsStream) return await streamTurn(begin);
       return { body: turnOf(await begin()) };
@@ -133,12 +136,18 @@ async function* recorded(
   id: string,
   { signal, ...options }: EventsRequest,
 ): AsyncGenerator<StreamEvent, void, undefined> {
-  for await (const event of fleet.sessions.followEvents(id, { ...options, signal })) {
-    yield { id: event.id, event: event.type, data: event };
+  const { follow, user } = options;
+  const events = fleet.sessions.followEvents(id, { ...options, signal });
+  const found = follow ? merge<Found>(events, fleet.sessions.followRequests(id, { user, signal })) : events;
+  for await (const each of found) {
+    if ("request" in each) yield { event: each.type, data: each.request };
+    else yield { id: each.id, event: each.type, data: each };
   }
   // The client learns why its stream ends.
   signal.throwIfAborted();
 }
+
+type Found = SessionEvent | RequestChange;
 
 interface EventsRequest {
   user: string;

@@ -103,6 +103,11 @@ export const OF_SERVERS = {
     meaning: "Which tool calls of a model run. See [Tools and files](configuration.md#tools-and-files).",
     examples: ["none", "ask"],
   },
+  "session.answerTimeout": {
+    meaning:
+      "How long a permission or a question of the agent waits for an answer over HTTP. See [Permissions and questions](http.md#permissions-and-questions).",
+    examples: ["5m", "30s"],
+  },
   "session.host": {
     meaning:
       "Whether clients may reach files and start programs on their own servers. See [Tools and files](configuration.md#tools-and-files).",

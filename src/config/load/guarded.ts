@@ -13,7 +13,7 @@ const OPEN = `
   pool.servers pool.strategy pool.warm pool.idleTimeout
   runtime.idleTimeout
   provider.wireApi provider.bearer
-  session.model session.ttl session.maxActive session.infinite.enabled session.infinite.backgroundCompactionThreshold
+  session.model session.ttl session.maxActive session.answerTimeout session.infinite.enabled session.infinite.backgroundCompactionThreshold
   lock.ttl
   health.interval health.timeout health.failures health.session health.startup health.restarts health.backoff
   health.stable health.stalledTurn

@@ -30,7 +30,7 @@ export abstract class Group {
 
 /** Wraps a method. A failed check makes the method's iterator, {@link PendingReply} or promise fail. */
 function guarded(name: string, method: Method, read: (group: Group, given: readonly unknown[]) => unknown[]): Method {
-  if (name === "followLog" || name === "followTranscript" || name === "followEvents") {
+  if (name.startsWith("follow")) {
     return function (...given) {
       try {
         return method.apply(this, read(this, given));

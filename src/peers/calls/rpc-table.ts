@@ -5,6 +5,7 @@ import { FleetError, quote } from "../../errors.js";
 import type { SpawnRequest, StopRequest } from "../../fleet/options.js";
 import type { OnProgress } from "../../model/progress.js";
 import { MORE_LOG_MS } from "../local-host.js";
+import * as r from "./request-schemas.js";
 import * as s from "./schemas.js";
 
 interface Row<Params, Answer> {
@@ -78,6 +79,15 @@ const calls = {
   samples: call({ after: v.optional(s.time) }, s.list(s.sample), toLook),
   evict: call({ ids: s.sessionIds }, s.evictionResult, toWork),
   abort: call({ id: s.sessionId, user: s.user }, s.flag, toLook),
+  /** The agent's requests that wait at this host for this user's answer, and the last that ended. */
+  requests: call({ id: s.sessionId, user: s.user }, s.list(r.agentRequest), toLook),
+  answerRequest: call(
+    { id: s.sessionId, user: s.user, request: s.text, answer: r.requestAnswer },
+    r.agentRequest,
+    toLook,
+  ),
+  /** Tells the host that a request of the agent was opened or closed at another host. */
+  noteRequest: call({ change: r.requestChange }, s.flag, toLook),
   deleteSessions: call({ ids: s.sessionIds, user: v.optional(s.user) }, s.deletedIds, toWork),
   gc: call({ ...garbage, user: v.optional(s.user) }, s.gcResult, () => GC_MS),
   /**

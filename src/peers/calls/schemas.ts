@@ -28,12 +28,12 @@ import type { UnreadableError } from "../../store/failures.js";
  * the schemas ignore unknown fields, and a field that is new must be optional.
  */
 
-type Schema<T> = v.GenericSchema<unknown, T>;
+export type Schema<T> = v.GenericSchema<unknown, T>;
 
 /** Unlike `v.object`, refuses a list. */
 const record = v.custom<object>(isObject, "an object");
 
-const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.pipe(record, v.object(entries));
+export const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.pipe(record, v.object(entries));
 
 // The parameters of calls. We do not trust them, although the caller is another host of the fleet.
 
@@ -125,7 +125,7 @@ const number = v.number("a number");
 const strings = v.array(string, "a list");
 
 /** Accepts any text, because a newer version may use words that this version does not know. */
-function word<T extends string>(): Schema<T> {
+export function word<T extends string>(): Schema<T> {
   return v.custom<T>((value) => typeof value === "string", "a text");
 }
 

@@ -3,13 +3,14 @@ import { isFleetError } from "../../errors.js";
 import { hostAway, sessionMoved } from "../../hosts/problems.js";
 import type { HostRecord } from "../../model/host.js";
 import type { SessionRecord } from "../../model/session.js";
-import { runTurn, type TurnReply } from "../../runtime/client/turn.js";
+import type { TurnReply } from "../../runtime/client/turn.js";
 import { abortable, either, isTimeout } from "../../runtime/deadline.js";
 import type { SessionsContext } from "../../sessions/context.js";
 import { recordFor } from "../../sessions/find.js";
 import type { HeldLease } from "../../sessions/leases/leases.js";
 import type { TurnLease } from "../../sessions/leases/seen.js";
 import { explained } from "../../sessions/problems.js";
+import { Asker } from "../../sessions/requests/asker.js";
 import type { OpenOptions } from "../../sessions/use/local-session.js";
 import {
   type AttachedSession,
@@ -44,6 +45,7 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
   readonly #options: OpenOptions;
   /** The lease under which this process runs, if the process that started it holds one on this session. */
   readonly #outer: HeldLease | null;
+  readonly #asker: Asker | null;
 
   private constructor(
     context: SessionsContext,
@@ -51,8 +53,10 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
     options: OpenOptions,
     attached: RemoteAttached,
     outer: HeldLease | null,
+    asker: Asker | null,
   ) {
-    super(context, record, attached);
+    super(context, record, attached, asker);
+    this.#asker = asker;
     this.#options = options;
     this.#outer = outer;
   }
@@ -69,8 +73,9 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
     const lease = given ?? outer ?? undefined;
     try {
       await lease?.check();
-      const attached = await attach(context, record.id, host, { ...options, lease });
-      return new RemoteSession(context, record, options, attached, outer);
+      const asker = Asker.of(context, record.id, options);
+      const attached = await attach(context, record, host, { ...options, lease, asker });
+      return new RemoteSession(context, record, options, attached, outer, asker);
     } catch (error) {
       await outer?.detach();
       throw error;
@@ -84,14 +89,14 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
     const lease = options.lease ?? leases.ambient.find(this.record.id, this.#options.user) ?? this.#outer ?? undefined;
     await lease?.check();
     if (this.isLost || lease?.fence !== this.attached.fence) await this.#reopen(lease);
-    const { session, closed, host } = this.attached;
+    const { closed, host } = this.attached;
     // If the lease is lost, abort the turn here. The other host aborts it, too, when it notices the loss.
     using stop = either(options.signal, lease?.signal);
     using gone = whenGone(directory, host.name);
     let isGone = false;
     void gone.promise.then(() => (isGone = true));
     try {
-      return await runTurn(session, Promise.race([closed, gone.promise]), prompt, { ...options, signal: stop.signal });
+      return await this.run(Promise.race([closed, gone.promise]), prompt, { ...options, signal: stop.signal });
     } catch (error) {
       if (isGone) throw hostAway(host.name, error);
       if (!isFleetError(error, "FLEET_TURN_FAILED")) throw error;
@@ -110,7 +115,8 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
     // If the session is on this host now, the caller must resume it here.
     if (where.here) throw sessionMoved(record, { name: directory.own ?? "" });
     const signal = AbortSignal.timeout(REOPEN_MS);
-    this.replace(await attach(this.context, record.id, where.host, { ...this.#options, lease, signal }));
+    const options = { ...this.#options, lease, signal, asker: this.#asker };
+    this.replace(await attach(this.context, record, where.host, options));
   }
 
   async history(fromBytes?: number): Promise<PromptHistory> {
@@ -146,16 +152,21 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
 
 async function attach(
   context: SessionsContext,
-  id: string,
+  { id, owner }: SessionRecord,
   host: HostRecord,
-  { user, session, lease, signal }: RemoteOpenOptions,
+  { user, session, lease, signal, asker }: RemoteOpenOptions & { asker: Asker | null },
 ): Promise<RemoteAttached> {
+  const { config } = context;
   const under = lease === undefined ? undefined : { sessionId: id, fence: lease.fence };
   const door = await connectToDoor(context, host, user, {}, signal, under);
   try {
     // The other host adds the remaining settings, such as the provider and its key. It also decides which requests for
     // approval reach this handler.
-    const settings = { streaming: true, ...session, onPermissionRequest: permissions(context.config, true, session) };
+    const given = { ...asker?.handlersFor(config), ...session };
+    // Ask the user only for permissions that the other host would accept.
+    const own = asker === null || (config.isolation === "per-user" && user === owner);
+    const decide = permissions(config, own, given);
+    const settings = { streaming: true, ...given, onPermissionRequest: asker?.guard(decide) ?? decide };
     const lost = door.closed.then((): never => {
       throw hostAway(host.name);
     });

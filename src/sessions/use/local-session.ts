@@ -3,13 +3,14 @@ import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { hasEnded } from "../../pool/server.js";
 import type { ConnectedClient } from "../../runtime/client/connect.js";
-import { runTurn, type TurnReply } from "../../runtime/client/turn.js";
+import type { TurnReply } from "../../runtime/client/turn.js";
 import { abortable, either, isTimeout } from "../../runtime/deadline.js";
 import { promptsSince } from "../../runtime/history/session-events.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { recordFor } from "../find.js";
 import { promptHistory } from "../history.js";
 import { explained, sessionNotFound, turnCut } from "../problems.js";
+import { Asker, type AskerOptions } from "../requests/asker.js";
 import type { Sessions } from "../sessions.js";
 import type { SessionView } from "../view.js";
 import { isUnloaded, type Loading, missingAccess, type Transport, withToolSandbox } from "./load.js";
@@ -24,8 +25,7 @@ interface LocalAttached extends AttachedSession {
   server: ServerRecord;
 }
 
-export interface OpenOptions {
-  user: string;
+export interface OpenOptions extends AskerOptions {
   /** Whether the session stays open between its turns. Its requests outside of its own turns are then left to other clients. */
   isKept?: boolean | undefined;
   /** Further settings for the SDK's `createSession` or `resumeSession`. */
@@ -58,7 +58,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
     use: SessionUse,
     { options, transport, attached }: { options: OpenOptions; transport: SdkTransport; attached: LocalAttached },
   ) {
-    super(sessions.context, use.record, attached);
+    super(sessions.context, use.record, attached, transport.asker);
     this.#sessions = sessions;
     this.#options = options;
     this.#transport = transport;
@@ -79,7 +79,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
 
   /** @param isNew whether the session was recorded a moment ago */
   static async open(sessions: Sessions, use: SessionUse, options: OpenOptions, isNew = false): Promise<LocalSession> {
-    const transport = new SdkTransport(sessions, options);
+    const transport = new SdkTransport(sessions, options, Asker.of(sessions.context, use.record.id, options));
     const attached = await use.open(transport, { isNew });
     await sessions.recordModel(use.record, options.session?.model);
     return new LocalSession(sessions, use, { options, transport, attached });
@@ -110,14 +110,14 @@ export class LocalSession extends OpenSession<LocalAttached> {
     let hasBegun = false;
     let bytesBefore = 0;
     const take = async () => {
-      const { session, connection, server } = this.attached;
+      const { connection, server } = this.attached;
       bytesBefore = historyBytes(server.home, id);
       await this.#transport.provide(use, this.attached, stop.signal);
       await lease?.check();
       using watch = connection.watchPrompt(id);
       this.#transport.isInTurn = true;
       try {
-        return await runTurn(session, connection.closed, prompt, { ...options, signal: stop.signal }).catch(explained);
+        return await this.run(connection.closed, prompt, { ...options, signal: stop.signal }).catch(explained);
       } finally {
         this.#transport.isInTurn = false;
         hasBegun = watch.hasBegun;
@@ -203,12 +203,14 @@ export class LocalSession extends OpenSession<LocalAttached> {
 class SdkTransport implements Transport<LocalAttached> {
   /** Whether this process runs a turn in the session. */
   isInTurn = false;
+  readonly asker: Asker | null;
   readonly #sessions: Sessions;
   readonly #options: OpenOptions;
 
-  constructor(sessions: Sessions, options: OpenOptions) {
+  constructor(sessions: Sessions, options: OpenOptions, asker: Asker | null) {
     this.#sessions = sessions;
     this.#options = options;
+    this.asker = asker;
   }
 
   async load({ how, record, server, access }: Loading, signal: AbortSignal): Promise<LocalAttached> {
@@ -220,7 +222,8 @@ class SdkTransport implements Transport<LocalAttached> {
     const connection = await clients.to(server, empty, signal);
     const own = isolation === "per-user" && user === record.owner;
     const isMember = user !== record.owner;
-    const surroundings = { config, isolation, own, decides: () => this.isInTurn || !(isMember || isKept), ...access };
+    const decides = () => this.isInTurn || !(isMember || isKept);
+    const surroundings = { config, isolation, own, decides, asker: this.asker, ...access };
     const settings = sessionConfig(surroundings, record, session);
     const request =
       how === "resume"

@@ -1,14 +1,21 @@
-import type { CopilotSession, PermissionHandler, SessionEvent, SessionEventHandler } from "@github/copilot-sdk";
+import type {
+  CopilotSession,
+  MessageOptions,
+  PermissionHandler,
+  SessionEvent,
+  SessionEventHandler,
+} from "@github/copilot-sdk";
 import type { Config } from "../../config/schema.js";
 import { isFleetError } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { SessionRecord, SessionUser } from "../../model/session.js";
-import type { TurnOptions, TurnReply } from "../../runtime/client/turn.js";
+import { runTurn, type TurnOptions, type TurnReply } from "../../runtime/client/turn.js";
 import { abortable, deadline, pause } from "../../runtime/deadline.js";
 import type { RecordedPrompt } from "../../runtime/history/session-events.js";
 import { ownIdentity } from "../../runtime/process/process-table.js";
 import type { SessionsContext } from "../context.js";
 import { isStoreTrouble, unseen } from "../problems.js";
+import type { Asker, AskOptions } from "../requests/asker.js";
 import type { SessionView } from "../view.js";
 import type { PermitRequest } from "./permit.js";
 import type { SessionOptions } from "./session-config.js";
@@ -28,7 +35,7 @@ export interface AttachedSession {
 
 export type Prompt = Parameters<CopilotSession["send"]>[0] | string;
 
-export type SendOptions = TurnOptions & Omit<PermitRequest, "user" | "fence">;
+export type SendOptions = TurnOptions & AskOptions & Omit<PermitRequest, "user" | "fence">;
 
 /** The reply of a turn, and the session after it. */
 export interface Used {
@@ -56,11 +63,14 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
   #listen!: (listener: SessionEventHandler) => () => void;
   #attached: A;
   #isLost = false;
+  readonly #asker: Asker | null;
 
-  protected constructor(context: SessionsContext, record: SessionRecord, attached: A) {
+  /** @param asker opens the requests of the agent in the turns of this session; null if nobody answers them */
+  protected constructor(context: SessionsContext, record: SessionRecord, attached: A, asker: Asker | null) {
     this.context = context;
     this.record = record;
     this.#attached = attached;
+    this.#asker = asker;
     this.#watch(attached);
   }
 
@@ -79,6 +89,18 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
 
   /** Takes a turn, after the turns that other users or processes have begun. */
   abstract send(message: Prompt, options?: SendOptions): Promise<TurnReply>;
+
+  /** As {@link runTurn}, with the requests of the agent. @param closed resolves when the connection has ended */
+  protected async run(closed: Promise<void>, prompt: MessageOptions, options: SendOptions): Promise<TurnReply> {
+    const asker = this.#asker;
+    if (asker === null) return await runTurn(this.session, closed, prompt, options);
+    using _ = asker.begin(options);
+    const onEvent = (event: SessionEvent) => {
+      asker.saw(event);
+      options.onEvent?.(event);
+    };
+    return await runTurn(this.session, closed, prompt, { ...options, onEvent });
+  }
 
   /** The session's present state. @param isAnswered whether a turn has just ended */
   protected abstract view(isAnswered: boolean): Promise<SessionView>;

@@ -2,6 +2,7 @@ import type { ProviderConfig, SessionConfig } from "@github/copilot-sdk";
 import type { Config } from "../../config/schema.js";
 import type { Isolation } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
+import type { Asker } from "../requests/asker.js";
 import { permissions } from "./open-session.js";
 
 /** The settings that a caller of the library may set on a session. The fleet's configuration fills in the others. */
@@ -14,6 +15,8 @@ interface Surroundings {
   own: boolean;
   /** Whether this client refuses tools now. All clients of a session get each request, also in the turns of others. */
   decides: () => boolean;
+  /** Opens the requests of the agent. Null if nobody answers them. */
+  asker: Asker | null;
   provider: ProviderConfig | null;
   /** The user's own GitHub token, on a server that is not the user's own. */
   gitHubToken: string | null;
@@ -24,13 +27,15 @@ interface Surroundings {
  * and its key.
  */
 export function sessionConfig(
-  { config, isolation, own, decides, provider, gitHubToken }: Surroundings,
+  { config, isolation, own, decides, asker, provider, gitHubToken }: Surroundings,
   record: SessionRecord,
-  overrides: SessionOptions = {},
+  given: SessionOptions = {},
 ): SessionOptions {
   // On a shared server, tools act with the same rights for all users. So only tools that are named are available.
   const tools = config.session.tools ?? (isolation === "shared" ? [] : null);
   const model = record.model ?? config.session.model;
+  const overrides = { ...asker?.handlersFor(config), ...given };
+  const decide = permissions(config, own, overrides, decides);
   return {
     ...(model === null ? {} : { model }),
     streaming: true,
@@ -39,6 +44,6 @@ export function sessionConfig(
     ...(provider === null ? {} : { provider }),
     ...(gitHubToken === null ? {} : { gitHubToken }),
     ...overrides,
-    onPermissionRequest: permissions(config, own, overrides, decides),
+    onPermissionRequest: asker?.guard(decide) ?? decide,
   };
 }

@@ -33,7 +33,7 @@ class Turns {
 
 /** The library's functions, as the routes of the HTTP API call them. */
 export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens }: ApiGroups): ApiFleet {
-  const { store, finder, own } = parts;
+  const { config, store, finder, own } = parts;
   const turns = new Turns();
   return {
     sessions: {
@@ -42,7 +42,11 @@ export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens }
       get: async (id, options) => await sessions.get(id, options),
       update: async (id, options) => await sessions.update(id, options),
       delete: async (ids, options) => await sessions.delete(ids, options),
-      turn: (id, prompt, options) => sessions.turn(id, prompt, options),
+      turn: (id, prompt, options) =>
+        sessions.turn(id, prompt, { ...options, interactive: options.interactive ?? config.session.approve === "ask" }),
+      requests: async (id, options) => await sessions.requests(id, options),
+      answer: async (id, requestId, options) => await sessions.answer(id, requestId, options),
+      followRequests: (id, options) => sessions.followRequests(id, options),
       abort: async (id, options) => await sessions.abort(id, options),
       followEvents: (id, options) => sessions.followEvents(id, options),
       transcript: async (id, options) => await sessions.transcript(id, options),

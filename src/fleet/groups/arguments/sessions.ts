@@ -22,7 +22,15 @@ const use = {
   ...arg.OWN_USER,
   session: { check: arg.object },
   key: { check: arg.idempotencyKey },
+  interactive: { check: arg.flag },
+  onRequest: { check: arg.callback },
+  askUntil: arg.SIGNAL.signal,
   ...turn,
+};
+const answer = {
+  decision: { check: arg.choice(["approve", "deny"]) },
+  reason: { check: arg.text },
+  answer: { check: arg.text },
 };
 const filter = {
   ...arg.USER,
@@ -60,6 +68,9 @@ export const SESSION_ARGUMENTS: { readonly [Name in keyof SessionGroup]: readonl
   send: [open, prompt, arg.optional(turn)],
   use: [id, prompt, ["options", arg.options(use)]],
   turn: [id, prompt, ["options", arg.options(use)]],
+  requests: [id, ["options", arg.options(arg.OWN_USER)]],
+  answer: [id, ["requestId", arg.text], ["options", arg.options({ ...arg.OWN_USER, ...answer })]],
+  followRequests: [id, ["options", arg.options({ ...arg.OWN_USER, ...arg.SIGNAL })]],
   leave: [open, arg.optional({ park: { check: arg.flag } })],
   list: [arg.optional(filter)],
   find: [["text", arg.text], arg.optional(arg.USER)],

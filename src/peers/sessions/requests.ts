@@ -1,0 +1,77 @@
+import type { SessionFinder } from "../../sessions/find.js";
+import type { AgentRequests } from "../../sessions/requests/agent-requests.js";
+import { requestNotFound } from "../../sessions/requests/problems.js";
+import type { AgentRequest, RequestAnswer, RequestChange } from "../../sessions/requests/request.js";
+import type { FleetHosts } from "../fleet-hosts.js";
+
+interface RequestsContext {
+  finder: SessionFinder;
+  hosts: FleetHosts;
+  requests: AgentRequests;
+}
+
+/** The requests of a user's turns in a session that wait at any host, the oldest first. */
+export async function listRequests(
+  { finder, hosts }: RequestsContext,
+  id: string,
+  user: string,
+): Promise<AgentRequest[]> {
+  await finder.find(id, user);
+  const { answers } = await hosts.everywhere(async (host) => await host.requests({ id, user }));
+  const waiting = answers.flatMap(({ answer }) => answer).filter(({ outcome }) => outcome === null);
+  return waiting.sort((one, other) => one.openedAt.localeCompare(other.openedAt));
+}
+
+/** Answers a request at the host whose turn asks. @throws FleetError as `AgentRequests.answer`. */
+export async function answerRequest(
+  { finder, hosts }: RequestsContext,
+  { id, user, request, answer }: { id: string; user: string; request: string; answer: RequestAnswer },
+): Promise<AgentRequest> {
+  await finder.find(id, user);
+  const { answers } = await hosts.everywhere(async (host) => await host.requests({ id, user }));
+  const asking = answers.find(({ answer: known }) => known.some((each) => each.id === request));
+  if (asking === undefined) throw requestNotFound(id, request);
+  return await asking.host.answerRequest({ id, user, request, answer });
+}
+
+/** How many changes wait for a follower that reads slowly. */
+const MOST_CHANGES = 1_000;
+
+/** Yields the changes of a user's requests in a session, at any host, until the signal aborts. */
+export async function* followRequests(
+  { finder, requests }: RequestsContext,
+  id: string,
+  { user, signal }: { user: string; signal: AbortSignal },
+): AsyncGenerator<RequestChange, void, undefined> {
+  await finder.find(id, user);
+  let waiting: RequestChange[] = [];
+  let wake = (): void => undefined;
+  const stop = requests.on((change) => {
+    if (change.request.session !== id || change.request.user !== user) return;
+    if (waiting.length < MOST_CHANGES) waiting.push(change);
+    wake();
+  });
+  const end = () => wake();
+  signal.addEventListener("abort", end);
+  try {
+    while (!signal.aborted) {
+      if (waiting.length === 0) await new Promise<void>((resolve) => (wake = resolve));
+      const changes = waiting;
+      waiting = [];
+      yield* changes;
+    }
+  } finally {
+    signal.removeEventListener("abort", end);
+    stop();
+  }
+}
+
+/** Tells the other hosts of each change here, because a client may follow the session there. */
+export function shareRequests({ hosts, requests }: Pick<RequestsContext, "hosts" | "requests">): void {
+  if (hosts.own.name === null) return;
+  requests.shareBy((change) => {
+    const tell = hosts.everywhere(async (host) => host === hosts.own || (await host.noteRequest({ change })));
+    // A follower that learns nothing finds the request in the list.
+    tell.catch(() => undefined);
+  });
+}

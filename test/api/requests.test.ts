@@ -1,0 +1,261 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { AgentRequest } from "../../src/sessions/requests/request.js";
+import { eventually } from "../fixtures/eventually.js";
+import { unused } from "../fixtures/sessions/unused.js";
+import { ask, eventsIn, openStream, type Reply, TestApi } from "./harness.js";
+
+/** The permissions and questions of the agent at the HTTP API, with the real runtime and the echo model. */
+
+const SHELL = '!tool bash {"command": "echo made", "description": "make"}';
+const CHOICE = '!tool ask_user {"question": "Which colour?", "choices": ["red", "blue"]}';
+const QUESTION = '!tool ask_user {"question": "Which name?"}';
+const STREAM = { Accept: "text/event-stream" };
+const ASK = { COPILOTFLEET_SESSION_APPROVE: "ask" };
+
+let at: TestApi;
+let token: string;
+beforeAll(async () => {
+  at = await TestApi.open({ env: ASK });
+  token = await at.token("alice");
+});
+afterAll(async () => await at[Symbol.asyncDispose]());
+
+async function session(members?: string[], api = at, by = token): Promise<string> {
+  const id = unused("asks");
+  await api.ok("POST", "/v1/sessions", { token: by, body: { id, ...(members === undefined ? {} : { members }) } });
+  return id;
+}
+
+/** Begins a turn. Resolves with the promise of its answer inside of an object, because the turn waits for its requests. */
+function turn(id: string, prompt: string, more: { by?: string; api?: TestApi; body?: object; headers?: object } = {}) {
+  const { by = token, api = at, body = {}, headers = {} } = more;
+  const path = `/v1/sessions/${id}/turns`;
+  return api.ask("POST", path, { token: by, body: { prompt, ...body }, headers: { ...headers } });
+}
+
+async function requestsOf(id: string, by = token, api = at): Promise<AgentRequest[]> {
+  return (await api.ok("GET", `/v1/sessions/${id}/requests`, { token: by })).json.requests;
+}
+
+/** The first request that waits. */
+async function asked(id: string, by = token, api = at): Promise<AgentRequest> {
+  let found: AgentRequest | undefined;
+  await eventually("a request", async () => {
+    [found] = await requestsOf(id, by, api);
+    return found !== undefined;
+  });
+  return found as AgentRequest;
+}
+
+async function answer(id: string, requestId: string, body: object, by = token, api = at): Promise<Reply> {
+  return await api.ask("POST", `/v1/sessions/${id}/requests/${requestId}`, { token: by, body });
+}
+
+describe("a permission over HTTP", () => {
+  it("waits, runs the tool once it is approved, and refuses a second answer", async () => {
+    const id = await session();
+    const running = turn(id, SHELL);
+    const request = await asked(id);
+    expect(request).toMatchObject({
+      session: id,
+      user: "alice",
+      kind: "permission",
+      permission: { kind: "shell", fullCommandText: "echo made" },
+      question: null,
+      outcome: null,
+    });
+    expect(Date.parse(request.expiresAt) - Date.parse(request.openedAt)).toBe(300_000);
+    const approved = await answer(id, request.id, { decision: "approve" });
+    expect(approved).toMatchObject({ status: 200, json: { ...request, outcome: "approved" } });
+    const reply = await running;
+    expect(reply).toMatchObject({ status: 200, json: { reply: expect.stringContaining("made") } });
+    expect(await requestsOf(id)).toEqual([]);
+    const again = await answer(id, request.id, { decision: "deny" });
+    expect(again).toMatchObject({
+      status: 409,
+      json: { code: "FLEET_REQUEST_CLOSED", detail: expect.stringContaining("it was approved") },
+    });
+  });
+
+  it("is denied with the reason, which the model reads", async () => {
+    const id = await session();
+    const running = turn(id, SHELL);
+    const { id: requestId } = await asked(id);
+    const denied = await answer(id, requestId, { decision: "deny", reason: "not on a Sunday" });
+    expect(denied.json).toMatchObject({ outcome: "denied" });
+    expect((await running).json.reply).toContain("not on a Sunday");
+  });
+});
+
+describe("a question over HTTP", () => {
+  it("takes one of its choices, or another text", async () => {
+    const id = await session();
+    const running = turn(id, CHOICE);
+    const request = await asked(id);
+    expect(request).toMatchObject({
+      kind: "question",
+      permission: null,
+      question: { question: "Which colour?", choices: ["red", "blue"], freeform: true },
+    });
+    expect((await answer(id, request.id, { answer: "blue" })).json).toMatchObject({ outcome: "answered" });
+    expect((await running).json.reply).toContain("User selected: blue");
+    const next = turn(id, CHOICE);
+    await answer(id, (await asked(id)).id, { answer: "green, if possible" });
+    expect((await next).json.reply).toContain("green, if possible");
+  });
+
+  it("takes any text if it has no choices", async () => {
+    const id = await session();
+    const running = turn(id, QUESTION);
+    const request = await asked(id);
+    expect(request.question).toEqual({ question: "Which name?", choices: null, freeform: true });
+    await answer(id, request.id, { answer: "Plugh" });
+    expect((await running).json.reply).toContain("Plugh");
+  });
+});
+
+describe("answers that do not fit", () => {
+  it("are refused with a reason, and the request still waits", async () => {
+    const id = await session();
+    const running = turn(id, SHELL);
+    const request = await asked(id);
+    const wrong: [object, string][] = [
+      [{}, "A permission needs"],
+      [{ answer: "yes" }, "answers a question"],
+      [{ decision: "maybe" }, "approve, deny"],
+      [{ decision: "approve", reason: "why not" }, "only with"],
+      [{ decision: "deny", reason: " " }, "not blank"],
+      [{ decision: "deny", reason: "x".repeat(20_000) }, "at most 16000 characters"],
+      [{ decision: "approve", more: true }, "more"],
+    ];
+    for (const [body, detail] of wrong) {
+      const { status, text } = await answer(id, request.id, body);
+      expect([status, text]).toEqual([422, expect.stringContaining(detail)]);
+    }
+    const unknown = await answer(id, "nothing", { decision: "approve" });
+    expect(unknown).toMatchObject({ status: 404, json: { code: "FLEET_REQUEST_NOT_FOUND" } });
+    const elsewhere = await answer(await session(), request.id, { decision: "approve" });
+    expect(elsewhere).toMatchObject({ status: 404, json: { code: "FLEET_REQUEST_NOT_FOUND" } });
+    expect(await requestsOf(id)).toHaveLength(1);
+    await answer(id, request.id, { decision: "deny" });
+    await running;
+  });
+});
+
+describe("streams", () => {
+  it("the streams of the turn and of the session have the request when it opens and when it closes, without an id", async () => {
+    const id = await session();
+    await turn(id, "hello");
+    const stop = new AbortController();
+    const follower = openStream(at.door.url, `/v1/sessions/${id}/events`, { token, signal: stop.signal });
+    await eventually("the follower", () => follower.text.includes("assistant.message"));
+    const running = turn(id, SHELL, { headers: STREAM });
+    const request = await asked(id);
+    await answer(id, request.id, { decision: "approve" });
+    const opened = { event: "request.opened", data: request };
+    const closed = { event: "request.closed", data: { ...request, outcome: "approved" } };
+    const changesIn = (text: string) => eventsIn(text).filter(({ event }) => event.startsWith("request."));
+    expect(changesIn((await running).text)).toEqual([opened, closed]);
+    await eventually("both changes", () => changesIn(follower.text).length === 2);
+    expect(changesIn(follower.text)).toEqual([opened, closed]);
+    stop.abort();
+  });
+});
+
+describe("a request that nobody answers", () => {
+  it("expires after session.answerTimeout: the permission is denied, the question unanswered, and the turn goes on", async () => {
+    await using other = await TestApi.open({ env: { ...ASK, COPILOTFLEET_SESSION_ANSWER_TIMEOUT: "1s" } });
+    const by = await other.token("alice");
+    const id = await session(undefined, other, by);
+    const running = turn(id, SHELL, { by, api: other });
+    const request = await asked(id, by, other);
+    expect((await running).json.reply).toContain("Permission denied");
+    const late = await answer(id, request.id, { decision: "approve" }, by, other);
+    expect(late).toMatchObject({ status: 409, json: { detail: expect.stringContaining("nobody answered in time") } });
+    expect((await turn(id, QUESTION, { by, api: other })).json.reply).toContain("Nobody answered");
+  });
+
+  it("is cancelled when the turn is aborted", async () => {
+    const id = await session();
+    const running = turn(id, SHELL);
+    const request = await asked(id);
+    await at.ok("POST", `/v1/sessions/${id}/abort`, { token });
+    await running;
+    expect(await requestsOf(id)).toEqual([]);
+    const late = await answer(id, request.id, { decision: "approve" });
+    expect(late).toMatchObject({ status: 409, json: { detail: expect.stringContaining("turn has ended") } });
+    expect((await turn(id, "and now")).json.reply).toContain("and now");
+  });
+
+  it("is cancelled when the client leaves a turn with abort=disconnect", async () => {
+    const id = await session();
+    const leave = new AbortController();
+    const path = `/v1/sessions/${id}/turns?abort=disconnect`;
+    const running = at.ask("POST", path, { token, body: { prompt: SHELL }, signal: leave.signal });
+    running.catch(() => undefined);
+    const request = await asked(id);
+    leave.abort();
+    await eventually("the end of the request", async () => (await requestsOf(id)).length === 0);
+    expect((await answer(id, request.id, { decision: "approve" })).status).toBe(409);
+    expect((await turn(id, "and now")).json.reply).toContain("and now");
+  });
+
+  it("expires when its door drains, so that the turn ends in time", async () => {
+    const id = await session();
+    const door = await at.fleet.openHttpDoor({ listen: "127.0.0.1:0" });
+    const running = ask(door.url, "POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: SHELL } });
+    await asked(id);
+    expect(await door.close({ timeout: "20s" })).toEqual({ cut: 0 });
+    expect((await running).json.reply).toContain("Permission denied");
+  });
+});
+
+describe("turns that nobody answers", () => {
+  it("with interactive false, tools are refused at once, and the agent has no tool to ask", async () => {
+    const id = await session();
+    const refused = await turn(id, SHELL, { body: { interactive: false } });
+    expect(refused.json.reply).toContain("Tools are not allowed here");
+    expect((await turn(id, QUESTION, { body: { interactive: false } })).json.reply).toContain("does not exist");
+  });
+
+  it.each([
+    ["none", "Tools are not allowed here"],
+    ["all", "made"],
+  ])(
+    "with session.approve %s, the configuration decides at once, and questions wait only if the client wants it",
+    async (approve, reply) => {
+      await using other = await TestApi.open({ env: { COPILOTFLEET_SESSION_APPROVE: approve } });
+      const by = await other.token("alice");
+      const id = await session(undefined, other, by);
+      for (const body of [{}, { interactive: true }]) {
+        expect((await turn(id, SHELL, { by, api: other, body })).json.reply).toContain(reply);
+      }
+      expect((await turn(id, QUESTION, { by, api: other })).json.reply).toContain("does not exist");
+      const running = turn(id, QUESTION, { by, api: other, body: { interactive: true } });
+      await answer(id, (await asked(id, by, other)).id, { answer: "Plugh" }, by, other);
+      expect((await running).json.reply).toContain("Plugh");
+    },
+  );
+});
+
+describe("a collaborative session", () => {
+  it("shows and takes the requests of each member's own turns only, and a member cannot approve tools", async () => {
+    const bob = await at.token("bob");
+    const id = await session(["bob"]);
+    const ofAlice = turn(id, QUESTION);
+    const first = await asked(id);
+    expect(await requestsOf(id, bob)).toEqual([]);
+    const stolen = await answer(id, first.id, { answer: "mine" }, bob);
+    expect(stolen).toMatchObject({ status: 404, json: { code: "FLEET_REQUEST_NOT_FOUND" } });
+    await answer(id, first.id, { answer: "from alice" });
+    expect((await ofAlice).json.reply).toContain("from alice");
+    const ofBob = turn(id, QUESTION, { by: bob });
+    const second = await asked(id, bob);
+    expect(second.user).toBe("bob");
+    expect(await requestsOf(id)).toEqual([]);
+    expect((await answer(id, second.id, { answer: "mine" })).status).toBe(404);
+    await answer(id, second.id, { answer: "from bob" }, bob);
+    expect((await ofBob).json.reply).toContain("from bob");
+    expect((await turn(id, SHELL, { by: bob })).json.reply).toContain("Tools are not allowed here");
+  });
+});

@@ -1,0 +1,42 @@
+import { describe, expect, it } from "vitest";
+import { AgentRequests } from "../../../src/sessions/requests/agent-requests.js";
+import type { Asked, RequestChange } from "../../../src/sessions/requests/request.js";
+import { TestClock } from "../../fixtures/fleets/test-clock.js";
+
+const PERMISSION: Asked = { permission: { kind: "shell" }, question: null };
+const CHOICE: Asked = { permission: null, question: { question: "Which?", choices: ["red", "blue"], freeform: false } };
+
+describe("the requests of the agent", () => {
+  it("a question that allows no other answer takes only its choices", () => {
+    const requests = new AgentRequests(1_000, new TestClock());
+    const { id } = requests.open("s", "alice", CHOICE).request;
+    expect(() => requests.answer("s", "alice", id, { answer: "green" })).toThrow('Allowed: "red", "blue"');
+    expect(requests.answer("s", "alice", id, { answer: "blue" }).outcome).toBe("answered");
+  });
+
+  it("expires when its time is up, at once when nobody is asked any longer, and only once", async () => {
+    const clock = new TestClock();
+    const requests = new AgentRequests(1_000, clock);
+    const changes: RequestChange[] = [];
+    requests.on((change) => changes.push(change));
+    const waiting = requests.open("s", "alice", PERMISSION);
+    await clock.advance(1_000);
+    expect(await waiting.verdict).toEqual({ outcome: "expired" });
+    const stop = AbortSignal.abort();
+    expect(await requests.open("s", "alice", PERMISSION, stop).verdict).toEqual({ outcome: "expired" });
+    waiting.close({ outcome: "approved" });
+    expect(changes.map(({ type, request }) => [type, request.outcome])).toEqual([
+      ["request.opened", null],
+      ["request.closed", "expired"],
+      ["request.opened", null],
+      ["request.closed", "expired"],
+    ]);
+    expect(requests.size).toBe(0);
+  });
+
+  it("remembers only the last thousand that have ended", () => {
+    const requests = new AgentRequests(1_000, new TestClock());
+    for (let count = 0; count < 1_100; count++) requests.open("s", "alice", PERMISSION).close({ outcome: "denied" });
+    expect(requests.list("s", "alice")).toHaveLength(1_000);
+  });
+});
