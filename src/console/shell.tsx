@@ -23,7 +23,23 @@ interface Page {
 }
 
 /** The pages in the navigation. Those for operators load their code on first use. */
-const PAGES: readonly Page[] = [{ name: "sessions", title: "Sessions", scope: "read", load: () => Sessions }];
+const PAGES: readonly Page[] = [
+  { name: "sessions", title: "Sessions", scope: "read", load: () => Sessions },
+  {
+    name: "servers",
+    title: "Servers",
+    scope: "admin",
+    load: async () => (await import("./admin/pages.js")).Servers,
+  },
+  {
+    name: "all-sessions",
+    title: "All sessions",
+    scope: "admin",
+    load: async () => (await import("./admin/pages.js")).AllSessions,
+  },
+  { name: "tokens", title: "Tokens", scope: "admin", load: async () => (await import("./admin/pages.js")).Tokens },
+  { name: "charts", title: "Charts", scope: "admin", load: async () => (await import("./charts/charts.js")).Charts },
+];
 
 /** The frame of all pages: the navigation, the user, and the page that the address names. */
 export function Shell({ caller }: { caller: Caller }) {

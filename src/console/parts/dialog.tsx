@@ -8,6 +8,8 @@ interface DialogProps {
   /** The text of the button that acts. */
   action: string;
   isDangerous?: boolean;
+  /** Whether the dialog only shows something, so that there is nothing to cancel. */
+  isNotice?: boolean;
   children?: ComponentChildren;
   /** Closes the dialog when it resolves. */
   act(): Promise<void>;
@@ -15,7 +17,7 @@ interface DialogProps {
 }
 
 /** A modal dialog with one action, which also serves as the confirmation of a dangerous one. */
-export function Dialog({ title, action, isDangerous = false, children, act, close }: DialogProps) {
+export function Dialog({ title, action, isDangerous = false, isNotice = false, children, act, close }: DialogProps) {
   const dialog = useRef<HTMLDialogElement>(null);
   const [problem, setProblem] = useState<Problem>();
   const [isBusy, setBusy] = useState(false);
@@ -46,9 +48,11 @@ export function Dialog({ title, action, isDangerous = false, children, act, clos
         {children}
         <ProblemNotice problem={problem} />
         <div class="dialog-buttons">
-          <button type="button" class="button" onClick={close}>
-            Cancel
-          </button>
+          {!isNotice && (
+            <button type="button" class="button" onClick={close}>
+              Cancel
+            </button>
+          )}
           <button type="submit" class={`button ${isDangerous ? "danger" : "primary"}`} disabled={isBusy}>
             {action}
           </button>

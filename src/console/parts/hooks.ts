@@ -50,11 +50,14 @@ export function usePolled<T>(load: (signal: AbortSignal) => Promise<T>, everyMs:
     end.current = new AbortController();
     const { current } = end;
     void reload();
-    const timer = setInterval(() => {
+    const refresh = () => {
       if (!document.hidden) void reload();
-    }, everyMs);
+    };
+    const timer = setInterval(refresh, everyMs);
+    document.addEventListener("visibilitychange", refresh);
     return () => {
       clearInterval(timer);
+      document.removeEventListener("visibilitychange", refresh);
       current.abort();
     };
   }, [reload, everyMs]);

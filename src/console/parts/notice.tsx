@@ -32,6 +32,12 @@ const TONES: Readonly<Record<string, string>> = {
   starting: "warn",
   unattended: "warn",
   failed: "bad",
+  unhealthy: "bad",
+  away: "bad",
+  expired: "bad",
+  "no sandbox": "bad",
+  never: "warn",
+  admin: "warn",
   gone: "bad",
   stranded: "bad",
 };

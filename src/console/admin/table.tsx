@@ -1,0 +1,116 @@
+import type { ComponentChildren } from "preact";
+import { useState } from "preact/hooks";
+
+export interface Column<T> {
+  title: string;
+  isNumber?: boolean;
+  /** What to sort by. Without it, the column cannot be sorted. Null comes last. */
+  by?: (row: T) => string | number | null;
+  cell: (row: T) => ComponentChildren;
+}
+
+interface TableProps<T> {
+  label: string;
+  columns: readonly Column<T>[];
+  rows: readonly T[];
+  idOf: (row: T) => string;
+  /** The title of the column by which the table is sorted at first. */
+  sortedBy: string;
+}
+
+/**
+ * On a phone, the style sheet makes each row a card, and the browser then forgets that this is a table. Roles keep it one for
+ * screen readers.
+ */
+const TABLE = { role: "table" } as const;
+const GROUP = { role: "rowgroup" } as const;
+const ROW = { role: "row" } as const;
+const HEADER = { role: "columnheader" } as const;
+const CELL = { role: "cell" } as const;
+
+interface Sort {
+  title: string;
+  isDown: boolean;
+}
+
+/** The order of each table, so that a page keeps it when the user comes back. */
+const kept = new Map<string, Sort>();
+
+/** A table that the user can sort. On a phone, each row is a card. */
+export function Table<T>({ label, columns, rows, idOf, sortedBy }: TableProps<T>) {
+  const [sort, setSort] = useState<Sort>(kept.get(label) ?? { title: sortedBy, isDown: false });
+  const choose = (next: Sort) => {
+    kept.set(label, next);
+    setSort(next);
+  };
+  const sortable = columns.filter(({ by }) => by !== undefined);
+  const sorted = sortRows(rows, columns.find(({ title }) => title === sort.title)?.by, sort.isDown);
+  return (
+    <div class="table">
+      <label class="table-sort">
+        <span class="quiet">Sort by</span>
+        <select
+          value={sort.title}
+          onChange={({ currentTarget }) => choose({ title: currentTarget.value, isDown: false })}
+        >
+          {sortable.map(({ title }) => (
+            <option key={title}>{title}</option>
+          ))}
+        </select>
+      </label>
+      <table {...TABLE} aria-label={label}>
+        <thead {...GROUP}>
+          <tr {...ROW}>
+            {columns.map(({ title, by, isNumber }) => (
+              <th
+                key={title}
+                {...HEADER}
+                scope="col"
+                class={isNumber === true ? "number" : ""}
+                aria-sort={sort.title !== title ? undefined : sort.isDown ? "descending" : "ascending"}
+              >
+                {by === undefined ? (
+                  <span class={title === "Actions" ? "sr-only" : ""}>{title}</span>
+                ) : (
+                  <button
+                    type="button"
+                    onClick={() => choose({ title, isDown: sort.title === title && !sort.isDown })}
+                    class="sorter"
+                  >
+                    {title}
+                  </button>
+                )}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody {...GROUP}>
+          {sorted.map((row) => (
+            <tr key={idOf(row)} {...ROW}>
+              {columns.map(({ title, isNumber, cell }, index) => (
+                <td
+                  key={title}
+                  {...CELL}
+                  class={`${isNumber === true ? "number" : ""} ${index === 0 ? "first" : ""}`}
+                  data-label={title}
+                >
+                  {cell(row)}
+                </td>
+              ))}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+function sortRows<T>(rows: readonly T[], by: Column<T>["by"], isDown: boolean): readonly T[] {
+  if (by === undefined) return rows;
+  return rows.toSorted((a, b) => {
+    const [x, y] = [by(a), by(b)];
+    if (x === null || y === null) return x === y ? 0 : x === null ? 1 : -1;
+    const order = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
+    return isDown ? -order : order;
+  });
+}

@@ -1,0 +1,211 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import uPlot from "uplot";
+import type { Data } from "./series.js";
+
+export interface ChartLine {
+  title: string;
+  /** The name of a colour in the style sheet. */
+  colour: "accent" | "good" | "warn" | "bad";
+  isFilled?: boolean;
+}
+
+interface ChartProps {
+  title: string;
+  lines: readonly ChartLine[];
+  data: Data;
+  show: (value: number) => string;
+  isBars?: boolean;
+  /** Whether the values are whole numbers. */
+  isCount?: boolean;
+}
+
+const HEIGHT = 180;
+const MINUTE_S = 60;
+/** A chart is about at least this time, so that it does not begin with a few seconds stretched over its width. */
+const SHORTEST_S = 10 * MINUTE_S;
+/** The steps between the labels of times, and between those of counts. */
+const TIME_STEPS = [1, 2, 5, 10, 15, 20, 30, 60].map((minutes) => minutes * MINUTE_S);
+const COUNT_STEPS = [1, 10, 100, 1_000, 10_000, 100_000].flatMap((power) => [power, 2 * power, 5 * power]);
+/** At most this many rows in the table of a chart. */
+const MOST_ROWS = 60;
+
+/** A chart, with the present values as text, and all values as a table. */
+export function Chart({ title, lines, data, show, isBars = false, isCount = false }: ChartProps) {
+  const [at, setAt] = useState<number | null>(null);
+  const index = at ?? data.times.length - 1;
+  const shown = (line: number, of = index) => {
+    const value = data.lines[line]?.[of];
+    return value === null || value === undefined ? "–" : show(value);
+  };
+  const time = data.times[index];
+  const summary = lines.map(({ title: name }, line) => `${name} ${shown(line, data.times.length - 1)}`).join(", ");
+  return (
+    <section class="chart" aria-label={title}>
+      <h2>{title}</h2>
+      <p class="chart-values">
+        {lines.map(({ title: name, colour }, line) => (
+          <span key={name} class={`chart-value ${colour}`}>
+            {name} <b>{shown(line)}</b>
+          </span>
+        ))}
+        <span class="quiet chart-time">{at === null ? "now" : clock(time)}</span>
+      </p>
+      <Plot {...{ lines, data, show, isBars, isCount, setAt }} label={`${title} in the last hour. Now: ${summary}.`} />
+      <details class="chart-table">
+        <summary>Values as a table</summary>
+        <div class="chart-rows">
+          <table>
+            <caption class="sr-only">{title}</caption>
+            <thead>
+              <tr>
+                <th scope="col">Time</th>
+                {lines.map(({ title: name }) => (
+                  <th key={name} scope="col" class="number">
+                    {name}
+                  </th>
+                ))}
+              </tr>
+            </thead>
+            <tbody>
+              {rowsOf(data).map((row) => (
+                <tr key={data.times[row]}>
+                  <th scope="row">{clock(data.times[row])}</th>
+                  {lines.map(({ title: name }, line) => (
+                    <td key={name} class="number">
+                      {shown(line, row)}
+                    </td>
+                  ))}
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      </details>
+    </section>
+  );
+}
+
+interface PlotProps extends Pick<ChartProps, "lines" | "data" | "show"> {
+  isBars: boolean;
+  isCount: boolean;
+  label: string;
+  setAt(index: number | null): void;
+}
+
+function Plot({ lines, data, show, isBars, isCount, label, setAt }: PlotProps) {
+  const place = useRef<HTMLDivElement>(null);
+  const plot = useRef<uPlot>();
+  const latest = useRef(data);
+  latest.current = data;
+  const theme = useTheme();
+  useEffect(() => {
+    const { current } = place;
+    if (current === null) return;
+    const made = new uPlot(
+      optionsOf({ lines, show, isBars, isCount, setAt }, current.clientWidth),
+      aligned(latest.current),
+      current,
+    );
+    plot.current = made;
+    const resized = new ResizeObserver(() => made.setSize({ width: current.clientWidth, height: HEIGHT }));
+    resized.observe(current);
+    return () => {
+      resized.disconnect();
+      made.destroy();
+    };
+  }, [theme]);
+  useEffect(() => plot.current?.setData(aligned(data)), [data]);
+  return <div ref={place} class="plot" role="img" aria-label={label} />;
+}
+
+function aligned({ times, lines }: Data): uPlot.AlignedData {
+  return [times, ...lines] as unknown as uPlot.AlignedData;
+}
+
+function optionsOf(
+  { lines, show, isBars, isCount, setAt }: Omit<PlotProps, "data" | "label">,
+  width: number,
+): uPlot.Options {
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name: string) => style.getPropertyValue(`--${name}`).trim();
+  const axis = {
+    stroke: colour("quiet"),
+    grid: { stroke: colour("line"), width: 1 },
+    ticks: { show: false },
+    font: `11px ${style.fontFamily || "system-ui, sans-serif"}`,
+  };
+  return {
+    width,
+    height: HEIGHT,
+    legend: { show: false },
+    padding: [8, 8, 0, 0],
+    cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
+    scales: {
+      x: { time: true, range: (_, from, to) => [Math.min(from, to - SHORTEST_S), isBars ? to + MINUTE_S / 2 : to] },
+      y: { range: (_, __, max) => [0, max > 0 ? max * 1.12 : 1] },
+    },
+    axes: [
+      {
+        ...axis,
+        grid: { show: false },
+        size: 28,
+        space: 70,
+        incrs: TIME_STEPS,
+        values: (_, times) => times.map((time) => clock(time, false)),
+      },
+      {
+        ...axis,
+        size: 62,
+        ...(isCount ? { incrs: COUNT_STEPS } : {}),
+        values: (_, values) => values.map((value) => show(value)),
+      },
+    ],
+    series: [
+      {},
+      ...lines.map(({ title, colour: name, isFilled }) => ({
+        label: title,
+        stroke: colour(name),
+        width: isBars ? 0 : 2,
+        spanGaps: true,
+        points: { show: false },
+        ...(isBars
+          ? { fill: colour(name), paths: uPlot.paths.bars?.({ size: [0.7, 14] }) as uPlot.Series.PathBuilder }
+          : {}),
+        ...(isFilled === true ? { fill: `color-mix(in srgb, ${colour(name)} 14%, transparent)` } : {}),
+      })),
+    ],
+    hooks: { setCursor: [({ cursor: { idx, left = -1 } }) => setAt(left < 0 ? null : (idx ?? null))] },
+  };
+}
+
+/** Changes when the colours change. */
+function useTheme(): string {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const read = () => `${document.documentElement.dataset.theme} ${dark.matches}`;
+  const [theme, setTheme] = useState(read());
+  useEffect(() => {
+    const look = () => setTheme(read());
+    const watcher = new MutationObserver(look);
+    watcher.observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    dark.addEventListener("change", look);
+    return () => {
+      watcher.disconnect();
+      dark.removeEventListener("change", look);
+    };
+  }, []);
+  return theme;
+}
+
+/** The newest values, evenly spread over all. */
+function rowsOf({ times }: Data): number[] {
+  const step = Math.max(1, Math.ceil(times.length / MOST_ROWS));
+  const rows: number[] = [];
+  for (let row = times.length - 1; row >= 0; row -= step) rows.push(row);
+  return rows;
+}
+
+function clock(seconds: number | undefined, hasSeconds = true): string {
+  if (seconds === undefined) return "";
+  const options: Intl.DateTimeFormatOptions = { hour: "2-digit", minute: "2-digit", hour12: false };
+  return new Date(seconds * 1_000).toLocaleTimeString("en", hasSeconds ? { ...options, second: "2-digit" } : options);
+}

@@ -1,0 +1,113 @@
+import { useCallback, useMemo, useRef, useState } from "preact/hooks";
+import { ask } from "../api/client.js";
+import { usePolled, useTitle } from "../parts/hooks.js";
+import { Empty, Loading, ProblemNotice } from "../parts/notice.js";
+import { bytes } from "../parts/show.js";
+import { Chart, type ChartLine } from "./chart.js";
+import { type HostSamples, linesOf, merge, newestOfAll, perMinute, type Sample } from "./series.js";
+
+const EVERY_MS = 5_000;
+
+/** How a host was used in the last hour. */
+export function Charts() {
+  const [chosen, setChosen] = useState<string>();
+  const known = useRef<HostSamples[]>([]);
+  useTitle("Charts");
+  const load = useCallback(async (signal: AbortSignal) => {
+    const after = newestOfAll(known.current);
+    const query = after === undefined ? "" : `?after=${encodeURIComponent(after)}`;
+    const { hosts } = await ask<{ hosts: HostSamples[] }>("GET", `/v1/samples${query}`, { signal });
+    known.current = merge(known.current, hosts);
+    return known.current;
+  }, []);
+  const { value, problem } = usePolled(load, EVERY_MS);
+  const host = value?.find(({ host }) => host === chosen) ?? value?.find(({ samples }) => samples.length > 0);
+  return (
+    <div class="page wide">
+      <div class="page-head">
+        <h1>Charts</h1>
+        <span class="quiet">The last hour{value?.length === 1 && host !== undefined && <> of {host.host}</>}</span>
+        {value !== undefined && value.length > 1 && (
+          <label class="inline">
+            <span>Host</span>
+            <select value={host?.host} onChange={({ currentTarget }) => setChosen(currentTarget.value)}>
+              {value.map(({ host: name }) => (
+                <option key={name}>{name}</option>
+              ))}
+            </select>
+          </label>
+        )}
+      </div>
+      <ProblemNotice problem={problem} />
+      {value === undefined && problem === undefined && <Loading />}
+      {value !== undefined && (host === undefined || host.samples.length === 0) && (
+        <Empty title="There are no samples yet.">
+          <p class="quiet">serve takes one at each health.interval, and keeps those of the last hour in its memory.</p>
+        </Empty>
+      )}
+      {host !== undefined && host.samples.length > 0 && <ChartsOf key={host.host} samples={host.samples} />}
+    </div>
+  );
+}
+
+const TURNS: readonly ChartLine[] = [
+  { title: "ended", colour: "accent" },
+  { title: "failed or cut", colour: "bad" },
+];
+const TIMES: readonly ChartLine[] = [
+  { title: "95 %", colour: "warn" },
+  { title: "median", colour: "accent" },
+];
+const MEMORY: readonly ChartLine[] = [{ title: "servers", colour: "accent", isFilled: true }];
+const SESSIONS: readonly ChartLine[] = [
+  { title: "in memory", colour: "accent", isFilled: true },
+  { title: "in a turn", colour: "good" },
+];
+const EVICTIONS: readonly ChartLine[] = [{ title: "evicted", colour: "warn" }];
+const SERVERS: readonly ChartLine[] = [{ title: "running", colour: "accent", isFilled: true }];
+
+function ChartsOf({ samples }: { samples: readonly Sample[] }) {
+  const data = useMemo(
+    () => ({
+      turns: perMinute(
+        samples,
+        ({ turns: { completed, failed, aborted, cut } }) => completed + failed + aborted + cut,
+        ({ turns: { failed, cut } }) => failed + cut,
+      ),
+      times: linesOf(
+        samples,
+        ({ turnMs }) => turnMs.p95,
+        ({ turnMs }) => turnMs.p50,
+      ),
+      memory: linesOf(samples, ({ memoryBytes }) => memoryBytes),
+      sessions: linesOf(
+        samples,
+        ({ activeSessions }) => activeSessions,
+        ({ turnsInFlight }) => turnsInFlight,
+      ),
+      evictions: perMinute(samples, ({ evictions }) => evictions),
+      servers: linesOf(samples, ({ servers }) => servers),
+    }),
+    [samples],
+  );
+  return (
+    <div class="charts">
+      <Chart title="Turns per minute" lines={TURNS} data={data.turns} show={whole} isCount isBars />
+      <Chart title="Time of a turn" lines={TIMES} data={data.times} show={time} />
+      <Chart title="Memory" lines={MEMORY} data={data.memory} show={bytes} />
+      <Chart title="Sessions" lines={SESSIONS} data={data.sessions} show={whole} isCount />
+      <Chart title="Evictions per minute" lines={EVICTIONS} data={data.evictions} show={whole} isCount isBars />
+      <Chart title="Servers" lines={SERVERS} data={data.servers} show={whole} isCount />
+    </div>
+  );
+}
+
+/** Ticks between whole numbers have no label. */
+function whole(value: number): string {
+  return Number.isInteger(value) ? value.toLocaleString("en") : "";
+}
+
+function time(ms: number): string {
+  if (ms < 1_000) return `${Math.round(ms)} ms`;
+  return ms < 60_000 ? `${(ms / 1_000).toFixed(1)} s` : `${(ms / 60_000).toFixed(1)} min`;
+}
