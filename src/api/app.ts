@@ -16,6 +16,7 @@ import { hostsOf } from "./origins.js";
 import { fleetErrorOf, HttpError, PROBLEM_TYPE, problemOf } from "./problem.js";
 import { type Answer, type AnyRoute, nameOf } from "./route.js";
 import { ROUTES } from "./routes/table.js";
+import { isTooSlow } from "./routes/turn-stream.js";
 import { Departure } from "./streams/departure.js";
 import { STREAM_TYPE, type StreamEvent, writeStream } from "./streams/sse.js";
 import { Visit } from "./visit.js";
@@ -153,13 +154,18 @@ function sendStream(door: DoorState, c: Request, status: number, stream: EventSt
   const ours = { "Content-Type": STREAM_TYPE, "X-Accel-Buffering": "no" };
   outgoing.writeHead(status, { ...visit.headers, ...headers, ...ours });
   if (incoming.method === "HEAD") outgoing.end();
-  else void writeStream(outgoing, stream, { heartbeats: door.heartbeats, problem: (error) => problemIn(visit, error) });
+  else
+    void writeStream(outgoing, stream, {
+      heartbeats: door.heartbeats,
+      problem: (error) => problemIn(door, visit, error),
+    });
   return RESPONSE_ALREADY_SENT;
 }
 
 /** The last event of a stream that fails. */
-function problemIn(visit: Visit, error: unknown): StreamEvent {
+function problemIn(door: DoorState, visit: Visit, error: unknown): StreamEvent {
   const { status, body } = problemOf(error, visit.id);
+  if (isTooSlow(error)) door.slowClients++;
   visit.failed(fleetErrorOf(error), status, error);
   return { event: "problem", data: body };
 }

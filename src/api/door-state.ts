@@ -81,6 +81,8 @@ export class DoorState {
   readonly shares: Shares;
   readonly strangers = new Strangers();
   readonly heartbeats: Heartbeats;
+  /** The number of streams that were ended because their clients read too slowly. */
+  slowClients = 0;
   readonly probes: Probes;
   readonly #work = new Set<Work>();
   #onIdle: (() => void)[] = [];

@@ -12,6 +12,7 @@ import { checkExposure, checkInherited } from "../identity/tls/exposure.js";
 import { watchCertificates } from "../identity/tls/watch.js";
 import { abortable, deadline, NEVER } from "../runtime/deadline.js";
 import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
+import type { StreamCounts } from "../serve/context.js";
 import type { Probes } from "../serve/report/probes.js";
 import { createApp } from "./app.js";
 import { DoorState, type HttpContext } from "./door-state.js";
@@ -99,6 +100,12 @@ export class HttpDoor implements AsyncDisposable {
 
   get address(): Address {
     return this.#address;
+  }
+
+  /** The open streams, and how many events and slow clients there were so far. */
+  get streams(): StreamCounts {
+    const { heartbeats, slowClients } = this.#state;
+    return { open: heartbeats.size, events: heartbeats.events, slow: slowClients };
   }
 
   /** The address as a URL. If the door listens on all addresses of this machine, the host is the loopback address. */

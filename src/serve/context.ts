@@ -57,13 +57,23 @@ export interface ServedHttpOptions extends DoorListeners {
 export interface ServedHttp {
   readonly address: Address;
   readonly url: string;
+  readonly streams: StreamCounts;
   /** Begins no new work, and waits up to `timeoutMs` for the requests that are being handled. */
   drain(request: { timeoutMs: number }): Promise<unknown>;
   close(): Promise<unknown>;
+}
+
+/** The streams of the HTTP API: those that are open, and how many events and slow clients there were so far. */
+export interface StreamCounts {
+  open: number;
+  events: number;
+  slow: number;
 }
 
 export class ServeState {
   phase: "starting" | "serving" | "draining" = "starting";
   /** The front door while it is open. */
   door: FrontDoor | undefined;
+  /** The HTTP API while it is open. */
+  http: ServedHttp | undefined;
 }

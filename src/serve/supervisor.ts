@@ -10,7 +10,7 @@ import type { Stopped } from "../pool/stop/stop.js";
 import { NEVER } from "../runtime/deadline.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import { ownVersion } from "../runtime/launch/versions.js";
-import { type ServeContext, type ServedFleet, type ServedHttp, ServeState } from "./context.js";
+import { type ServeContext, type ServedFleet, ServeState } from "./context.js";
 import { attempt, logFailure } from "./failures.js";
 import { Heartbeat } from "./heartbeat.js";
 import { HostLock } from "./host-lock.js";
@@ -58,7 +58,6 @@ export class Supervisor {
   readonly #hostLock: HostLock;
   readonly #loop: SupervisorLoop;
   #endpoint: HealthEndpoint | undefined;
-  #http: ServedHttp | undefined;
   /** Set if the HTTP API serves the metrics, too. */
   #metricsAddress: Address | undefined;
   /** Set only in a fleet on several hosts. */
@@ -115,9 +114,13 @@ export class Supervisor {
     if (http !== null) {
       const answers = new HealthProbes(probes, { hasMetrics: isShared });
       const listeners = doorListeners(this.#context, "HTTP API");
-      this.#http = await doors.openHttp({ ...listeners, listen: http, probes: answers, signal });
-      if (isShared) this.#metricsAddress = this.#http.address;
-      await this.#hostLock.announce({ metrics: this.metricsAddress, door: this.doorAddress, http: this.#http.url });
+      this.#context.state.http = await doors.openHttp({ ...listeners, listen: http, probes: answers, signal });
+      if (isShared) this.#metricsAddress = this.#context.state.http.address;
+      await this.#hostLock.announce({
+        metrics: this.metricsAddress,
+        door: this.doorAddress,
+        http: this.#context.state.http.url,
+      });
     }
     await this.#heartbeat?.announce(state.door?.address ?? null);
     state.phase = "serving";
@@ -150,7 +153,7 @@ export class Supervisor {
 
   /** The URL of the HTTP API. Null if this host has none. */
   get httpUrl(): string | null {
-    return this.#http?.url ?? null;
+    return this.#context.state.http?.url ?? null;
   }
 
   /** `host:port` of the front door. Null if this host has no front door. */
@@ -200,7 +203,7 @@ export class Supervisor {
     await this.#closePool();
     // Do not wait here: the drain of the servers waits for all turns, including those of the front door.
     const doorClosed = this.#context.state.door?.close({ timeoutMs: drainTimeoutMs });
-    const httpDrained = this.#http?.drain({ timeoutMs: drainTimeoutMs });
+    const httpDrained = this.#context.state.http?.drain({ timeoutMs: drainTimeoutMs });
     await this.#loop.stop();
     const drained = await this.#drainServers(drainTimeoutMs, hurry);
     await doorClosed;
@@ -246,7 +249,7 @@ export class Supervisor {
    */
   async leave({ doorTimeout, doorTimeoutMs = 0 }: LeaveRequest = {}): Promise<void> {
     const timeoutMs = readTimeout({ drainTimeout: doorTimeout, drainTimeoutMs: doorTimeoutMs }, 0);
-    await Promise.all([this.#context.state.door?.close({ timeoutMs }), this.#http?.drain({ timeoutMs })]);
+    await Promise.all([this.#context.state.door?.close({ timeoutMs }), this.#context.state.http?.drain({ timeoutMs })]);
     await this.#loop.stop();
     await this.#close({ gone: false });
   }
@@ -266,7 +269,7 @@ export class Supervisor {
     } finally {
       const failure = "the record of the settings of this serve could not be removed";
       await attempt(this.#context, failure, () => forgetServing(this.#context.stateRoot));
-      await this.#http?.close();
+      await this.#context.state.http?.close();
       await this.#endpoint?.close();
     }
   }

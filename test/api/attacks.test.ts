@@ -136,6 +136,26 @@ it("the bytes of answers that no client reads count against the user, and a furt
   await eventually("room", async () => (await other.ask("GET", "/v1/me", { token })).status === 200);
 });
 
+it("a client that reads the stream of a turn too slowly gets a problem, and the metrics count it", async () => {
+  const { id } = (await at.ok("POST", "/v1/sessions", { token: alice })).json.session;
+  const event = { type: "assistant.message_delta", ephemeral: true, data: { deltaContent: "x".repeat(100_000) } };
+  const before = at.door.streams;
+  using _ = replaced(at.fleet.sessions, "use", async (...given: [string, string, { onEvent(event: object): void }]) => {
+    for (let count = 0; count < 100; count++) {
+      given[2].onEvent({ id: `${count}`, ...event });
+      if (count === 0) await eventually("the stream", () => at.door.streams.open > before.open);
+    }
+    await new Promise(setImmediate);
+    return { turn: "1", text: "done", usage: {} };
+  });
+  const options = { token: alice, body: { prompt: "hello" }, headers: { Accept: "text/event-stream" } };
+  const { text: stream } = await at.ok("POST", `/v1/sessions/${id}/turns`, options);
+  const last = stream.slice(stream.lastIndexOf("event: "));
+  expect(last).toMatch(/^event: problem\ndata: .*"code":"FLEET_LIMIT_REACHED"/);
+  await eventually("the end of the stream", () => at.door.streams.open === before.open);
+  expect(at.door.streams.slow).toBe(before.slow + 1);
+});
+
 it("an idle connection of a user counts among the strangers again, but not while one of its requests runs", async () => {
   const strangers = new Strangers(1);
   const sockets = await doorEnds(at.door, 3);

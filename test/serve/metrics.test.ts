@@ -12,6 +12,7 @@ const SNAPSHOT: MetricsSnapshot = {
   memoryBytes: 15,
   diskFreeBytes: 16,
   doorClients: 0,
+  streams: { open: 0, events: 0, slow: 0 },
   doorTurns: 0,
   modelRequests: { inFlight: 0, failed: 0 },
 };

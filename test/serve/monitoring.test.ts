@@ -72,6 +72,7 @@ async function supervisor(): Promise<{ endpoint: HealthEndpoint; metrics: FleetM
     memoryBytes: 300_000_000,
     diskFreeBytes: 50_000_000_000,
     doorClients: 0,
+    streams: { open: 0, events: 0, slow: 0 },
     doorTurns: 0,
     modelRequests: { inFlight: 0, failed: 0 },
   });

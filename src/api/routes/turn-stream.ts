@@ -104,9 +104,16 @@ class WaitingEvents {
   }
 }
 
+class TooSlow extends FleetError {}
+
+/** Whether a stream was ended because its client reads too slowly. */
+export function isTooSlow(error: unknown): boolean {
+  return error instanceof TooSlow;
+}
+
 function tooSlow(): FleetError {
   const message = "The client reads the events of the turn too slowly. The turn goes on.";
-  return new FleetError("FLEET_LIMIT_REACHED", message, {
+  return new TooSlow("FLEET_LIMIT_REACHED", message, {
     suggestions: ["GET /v1/sessions/{id}/events has the events after the last one that you have read."],
   });
 }

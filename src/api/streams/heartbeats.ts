@@ -8,7 +8,7 @@ const LOOK_MS = 3_000;
 
 /** One open stream. Dispose it at the end of the stream. */
 export interface Heartbeat extends Disposable {
-  /** Something was written to the stream. */
+  /** An event was written to the stream. */
   written(): void;
 }
 
@@ -18,6 +18,8 @@ export class Heartbeats {
   /** When each stream was last written to. */
   readonly #writtenMs = new Map<ServerResponse, number>();
   #cancel: (() => void) | undefined;
+  /** The number of events that were sent. */
+  events = 0;
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -29,8 +31,12 @@ export class Heartbeats {
   }
 
   begin(response: ServerResponse): Heartbeat {
-    const written = () => void this.#writtenMs.set(response, this.#clock.now());
-    written();
+    const touch = () => void this.#writtenMs.set(response, this.#clock.now());
+    const written = () => {
+      this.events++;
+      touch();
+    };
+    touch();
     this.#cancel ??= this.#lookLater();
     return {
       written,

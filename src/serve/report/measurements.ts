@@ -8,6 +8,8 @@ import { Disks } from "./disks.js";
 import type { ServerProcesses } from "./server-processes.js";
 import { TurnWatch } from "./turn-watch.js";
 
+const NO_STREAMS = { open: 0, events: 0, slow: 0 };
+
 /** Takes the measurements that the metrics show as present values, once per health interval. */
 export class Measurements {
   readonly #context: ServeContext;
@@ -49,6 +51,7 @@ export class Measurements {
       diskFreeBytes: await this.#disks.checkState(),
       doorClients: state.door?.clients ?? 0,
       doorTurns: state.door?.turns ?? 0,
+      streams: state.http?.streams ?? NO_STREAMS,
       modelRequests: provider.requests,
     });
     const gauges = { turnsInFlight: inFlight, servers: running.length, activeSessions: loaded.length, memoryBytes };

@@ -7,6 +7,7 @@ import { SERVER_STATES, type ServerState } from "../../model/server.js";
 import type { ModelRequests } from "../../models/gateway/exchange.js";
 import { EGRESS_RESULTS, type EgressResult } from "../../sandbox/network/outbound.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
+import type { StreamCounts } from "../context.js";
 
 /** Why a server was started again. `start`: it ended before its first answer. */
 const RESTART_REASONS = ["crash", "hang", "start"] as const;
@@ -40,6 +41,7 @@ export interface MetricsSnapshot {
   /** Turns in progress or waiting at the front door. */
   doorTurns: number;
   modelRequests: Readonly<ModelRequests>;
+  streams: Readonly<StreamCounts>;
 }
 
 /**
@@ -55,6 +57,8 @@ export class FleetMetrics {
   readonly #series: ReturnType<typeof seriesOf>;
   /** How many failed model requests the series counts. */
   #modelFailures = 0;
+  /** The events and slow clients that the series count. */
+  #streams = { events: 0, slow: 0 };
 
   static async open(options: { version: string }): Promise<FleetMetrics> {
     // Import the library only here, because no command except `serve` uses it.
@@ -72,11 +76,15 @@ export class FleetMetrics {
     for (const unknown of [diskFreeBytes, healthy, ready]) unknown.remove();
   }
 
-  /** Sets the gauges. Except for the first three values, each value has the name of its series. */
-  observe({ serversByState, diskFreeBytes, modelRequests, ...gauges }: MetricsSnapshot): void {
+  /** Sets the gauges. Except for the first four values, each value has the name of its series. */
+  observe({ serversByState, diskFreeBytes, modelRequests, streams, ...gauges }: MetricsSnapshot): void {
     this.#series.modelInFlight.set(modelRequests.inFlight);
     this.#series.modelFailures.inc(modelRequests.failed - this.#modelFailures);
     this.#modelFailures = modelRequests.failed;
+    this.#series.httpStreams.set(streams.open);
+    this.#series.streamEvents.inc(streams.events - this.#streams.events);
+    this.#series.slowStreams.inc(streams.slow - this.#streams.slow);
+    this.#streams = { ...streams };
     for (const state of SERVER_STATES) this.#series.servers.set({ state }, serversByState[state]);
     if (diskFreeBytes === null) this.#series.diskFreeBytes.remove();
     else this.#series.diskFreeBytes.set(diskFreeBytes);
@@ -249,6 +257,9 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
       labelNames: ["method"] as const,
       buckets: REQUEST_BUCKETS_SECONDS,
     }),
+    httpStreams: gauge("http_streams", "Streams of events that clients read over HTTP."),
+    streamEvents: counter("http_stream_events_total", "Events sent in streams over HTTP."),
+    slowStreams: counter("http_streams_slow_total", "Streams over HTTP ended because the client read too slowly."),
     signOns,
     signOnSeconds,
     limitsReached: counterBy("door_limits_reached_total", "limit", limits, "Refusals at the front door by limits."),

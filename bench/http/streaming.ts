@@ -1,0 +1,83 @@
+import { Fleet } from "../../src/index.js";
+import { type PartProcess, startHttp, startPart } from "../gateway/processes.js";
+import { RawClient } from "../gateway/raw-client.js";
+import { claim, compare, processorSeconds } from "../measure.js";
+import { openStream } from "./raw-stream.js";
+
+/** Enough servers for the clients of both sides. A server accepts 128 connections at a time (runtime 1.0.85). */
+const SERVERS = 4;
+
+export interface StreamingSize {
+  /** The number of users, each with one stream at a time on each side. */
+  clients: number;
+  /** The number of words in each answer. Each word is a delta. */
+  words: number;
+  rounds: number;
+}
+
+/** Compares turns whose deltas are streamed to many clients at the same time, through the front door and over HTTP. */
+export async function measureStreaming(
+  env: NodeJS.ProcessEnv,
+  folder: string,
+  _model: PartProcess,
+  { clients, words, rounds }: StreamingSize,
+): Promise<void> {
+  const shared = { ...env, COPILOTFLEET_ISOLATION: "shared", COPILOTFLEET_POOL_SERVERS: String(SERVERS) };
+  await using fleet = await Fleet.open({ env: shared, cwd: folder });
+  using door = await startPart(["door"], shared);
+  using http = await startHttp(shared);
+  const prompt = Array.from({ length: words }, (_, index) => `w${index}`).join(" ");
+  const users = Array.from({ length: clients }, (_, index) => `user-${index}`);
+  const members: { client: RawClient; token: string; through: string; over: string }[] = [];
+  for (const user of users) {
+    const { token } = await fleet.tokens.issue(user);
+    const client = await RawClient.connect(door.url, token);
+    const [through, over] = [`door-${user}`, `http-${user}`];
+    await client.request("session.create", { sessionId: through, streaming: true });
+    await post(http.url, token, over);
+    members.push({ client, token, through, over });
+  }
+  const wanted = clients * (words + 2); // an answer consists of "[turn N]" and the words of the prompt
+  const throughDoor = async () => {
+    const before = members.reduce((sum, { client }) => sum + client.deltas, 0);
+    await Promise.all(members.map(async ({ client, through }) => await client.turn(through, prompt)));
+    return members.reduce((sum, { client }) => sum + client.deltas, 0) - before;
+  };
+  const overHttp = async () => {
+    const streams = members.map(async ({ token, over }) => {
+      const path = `/v1/sessions/${over}/turns`;
+      const stream = await openStream(http.url, { method: "POST", path, token, body: { prompt } });
+      await stream.closed();
+      if (stream.count("turn.end") !== 1) throw new Error(`a stream has no end: ${[...stream.counts.keys()]}`);
+      return stream.count("assistant.message_delta");
+    });
+    return (await Promise.all(streams)).reduce((sum, count) => sum + count, 0);
+  };
+  const measured = (name: string, pid: number, run: () => Promise<number>) => ({
+    name: `${clients} streams, ${name}`,
+    round: async () => {
+      const [before, start] = [processorSeconds(pid), performance.now()];
+      const deltas = await run();
+      const ms = performance.now() - start;
+      if (deltas !== wanted) throw new Error(`${name}: ${deltas} deltas in place of ${wanted}`);
+      const perDelta = ((processorSeconds(pid) - before) * 1e6) / deltas;
+      console.log(
+        `   ${name}: ${((deltas / ms) * 1000).toFixed(0)} deltas a second, ${perDelta.toFixed(0)} µs of processor time for each`,
+      );
+      return ms;
+    },
+  });
+  const times = await compare(rounds, [
+    measured("through the front door", door.pid, throughDoor),
+    measured("over HTTP", http.pid, overHttp),
+  ]);
+  const [front = Number.NaN, api = Number.NaN] = [...times.values()];
+  claim("streaming, time over HTTP to through the front door", api / front, 1 / 0.9);
+  for (const { client } of members) client.end();
+}
+
+async function post(url: string, token: string, id: string): Promise<void> {
+  const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json" };
+  const response = await fetch(`${url}/v1/sessions`, { method: "POST", headers, body: JSON.stringify({ id }) });
+  if (response.status !== 201) throw new Error(await response.text());
+}
