@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { type AddressInfo, createServer, Socket } from "node:net";
 import { networkInterfaces } from "node:os";
 import { expect, it, onTestFinished, vi } from "vitest";
-import { connectClient } from "../../src/runtime/client/connect.js";
+import { connectClient, watchPrompt } from "../../src/runtime/client/connect.js";
 
 const hasIpv6 = Object.values(networkInterfaces()).some((own) => own?.some(({ address }) => address === "::1"));
 
@@ -54,4 +54,18 @@ it("connectClient leaves no unhandled rejection behind when the server resets th
   expect(write).toHaveBeenCalled();
   await new Promise((resolve) => setImmediate(resolve)); // Node.js reports unhandled rejections before this
   expect(unhandled).toEqual([]);
+});
+
+it("a watch for a prompt reads the connection only until the prompt has begun, also if the event comes in two pieces", () => {
+  const socket = new Socket();
+  onTestFinished(() => void socket.destroy());
+  const [first, second] = [watchPrompt(socket, "a"), watchPrompt(socket, "b")];
+  const event = (id: string) => Buffer.from(`{"sessionId":"${id}","event":{"type":"user.message","data":{}}}`);
+  socket.emit("data", Buffer.from('{"sessionId":"a","event":{"type":"assistant.message_delta"}}'));
+  expect([first.hasBegun, second.hasBegun, socket.listenerCount("data")]).toEqual([false, false, 2]);
+  socket.emit("data", event("a"));
+  expect([first.hasBegun, second.hasBegun, socket.listenerCount("data")]).toEqual([true, false, 1]);
+  socket.emit("data", event("b").subarray(0, 20));
+  socket.emit("data", event("b").subarray(20));
+  expect([second.hasBegun, socket.listenerCount("data")]).toEqual([true, 0]);
 });

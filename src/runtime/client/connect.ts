@@ -76,10 +76,10 @@ export interface PromptWatch extends Disposable {
 }
 
 /**
- * Watches for the prompt's `user.message` event in the bytes of the socket. Depends on the order in which the runtime writes
- * the event's fields (as of 1.0.85).
+ * Watches for the prompt's `user.message` event in the bytes of the socket, and no longer than that, because many turns may
+ * stream over one connection. Depends on the order in which the runtime writes the event's fields (as of 1.0.85).
  */
-function watchPrompt(socket: Socket | undefined, sessionId: string): PromptWatch {
+export function watchPrompt(socket: Socket | undefined, sessionId: string): PromptWatch {
   const wanted = Buffer.from(`"sessionId":${JSON.stringify(sessionId)},"event":{"type":"user.message"`);
   // Without the socket we see nothing, so we must assume that the prompt has begun.
   let hasBegun = socket === undefined;
@@ -88,7 +88,10 @@ function watchPrompt(socket: Socket | undefined, sessionId: string): PromptWatch
     const seam = Buffer.concat([end, chunk.subarray(0, wanted.length)]);
     hasBegun ||= seam.includes(wanted) || chunk.includes(wanted);
     end = Buffer.concat([end, chunk]).subarray(-wanted.length);
+    if (hasBegun) socket?.off("data", look);
   };
+  // Each turn has a watch, and many may begin at once.
+  socket?.setMaxListeners(0);
   socket?.on("data", look);
   return {
     get hasBegun() {
