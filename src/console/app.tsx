@@ -1,6 +1,6 @@
 import { useCallback, useEffect, useState } from "preact/hooks";
 import { acceptedAt } from "./api/client.js";
-import { keyOf, onSignedOut } from "./api/key.js";
+import { onSignedOut } from "./api/key.js";
 import { type Problem, problemFrom } from "./api/problem.js";
 import { signedIn, signIn, takeCode, whoAmI } from "./api/sign-in.js";
 import type { Caller } from "./api/types.js";
@@ -41,9 +41,7 @@ export function App() {
   useEffect(
     () =>
       onSignedOut(() =>
-        setState((before) =>
-          before.is === "signed in" ? { is: "signed out", wasSignedIn: keyOf() === null } : before,
-        ),
+        setState((before) => (before.is === "signed in" ? { is: "signed out", wasSignedIn: true } : before)),
       ),
     [],
   );

@@ -229,11 +229,17 @@ export async function revokeTokens(
   const revoked = new Set<string>();
   // List them again, because a token may have been replaced just before it was revoked.
   for (;;) {
-    const left = (await listTokens(store, which.user)).map(({ id }) => id).filter((id) => !revoked.has(id));
+    const left = (await idsOf(store, which.user)).filter((id) => !revoked.has(id));
     if (left.length === 0) return [...revoked];
     await revokeEach(store, left, tellHosts);
     for (const id of left) revoked.add(id);
   }
+}
+
+/** The ids of a user's tokens, and of the one-time codes that could still become tokens. */
+async function idsOf(store: Store, user: string): Promise<string[]> {
+  const codes = (await store.tokens.list()).filter((record) => record.role === "code" && record.user === user);
+  return [...(await listTokens(store, user)), ...codes].map(({ id }) => id);
 }
 
 async function revokeEach(store: Store, ids: readonly string[], tellHosts?: TellHosts): Promise<void> {

@@ -196,6 +196,13 @@ describe("a one-time code", () => {
     expect(await at.fleet.tokens.list({ user: "dave" })).toHaveLength(1);
   });
 
+  it("ends with the tokens of its user", async () => {
+    const { token: code } = await at.fleet.tokens.issueCode("heidi");
+    await at.fleet.tokens.revoke({ user: "heidi" });
+    expect(codeOf((await signIn({ code })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
+    expect(await at.fleet.tokens.list({ user: "heidi" })).toEqual([]);
+  });
+
   it("is not a token: the API refuses it, and it stays good", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("erin");
     expect((await at.ask("GET", "/v1/me", { token: code })).status).toBe(401);

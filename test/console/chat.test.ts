@@ -6,13 +6,22 @@ import { type ScriptedModel, startScriptedModel } from "../fixtures/models/scrip
 import { unused } from "../fixtures/sessions/unused.js";
 import { barriers, noChromium, overflow, picture, signIn, TestBrowser } from "./harness.js";
 
+/** The conversation in the pictures of the docs. */
+const GREETING = "What can you do here?";
+const QUESTION = "Which system do you run on?";
+
+const say = (text: string) => `!say ${Buffer.from(text).toString("base64")}`;
+
 describe.skipIf(noChromium !== null)("the chat of the console", () => {
   let model: ScriptedModel;
   let at: TestApi;
   let browser: TestBrowser;
 
   beforeAll(async () => {
-    model = await startScriptedModel();
+    model = await startScriptedModel({
+      [GREETING]: say("I can run commands in this folder, read and write files, and search."),
+      [QUESTION]: `!tool bash ${JSON.stringify({ command: "uname -sm", description: "Show the system" })}`,
+    });
     const provider = { type: "openai" as const, baseUrl: model.baseUrl };
     at = await TestApi.open({ config: { provider, session: { model: "gpt-4.1", approve: "all" } } });
     browser = await TestBrowser.open(at.door.url);
@@ -52,9 +61,7 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
   }
 
   const replies = (page: Page) => page.getByRole("article", { name: "Reply" });
-  const say = (text: string) => `!say ${Buffer.from(text).toString("base64")}`;
-
-  it("shows the reply as the model writes it, and the tool calls with their results", async () => {
+  it("shows the reply as the model writes it", async () => {
     const page = await chatOf("alice", await session());
     await ask(page, "!pause half one two three four");
     await replies(page).getByText("two three").waitFor();
@@ -63,12 +70,21 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     model.letGo("half");
     await replies(page).getByText("three four").waitFor();
     await page.getByRole("button", { name: "Send" }).waitFor();
+  });
 
-    await ask(page, '!tool bash {"command": "echo from-the-tool", "description": "say it"}');
+  it("shows a tool call in one line, and its result in more", async () => {
+    const page = await chatOf("alice", await session(), { viewport: { width: 1100, height: 720 } });
+    await ask(page, GREETING);
+    await replies(page).getByText("I can run commands").waitFor();
+    await ask(page, QUESTION);
+    await replies(page).getByText("Linux").waitFor();
     const tool = page.locator("details.tool-completed");
     await tool.getByText("bash").click();
-    await tool.locator("pre").getByText("from-the-tool").first().waitFor();
-    await picture(page, "console-chat");
+    await tool.locator("pre").getByText("Linux").waitFor();
+    await page.getByRole("button", { name: "Send" }).waitFor();
+    await picture(page, "console");
+    await page.emulateMedia({ colorScheme: "dark" });
+    await picture(page, "console-dark");
   });
 
   it("shows scripts, HTML and images in a reply as text and links, and text in the direction of its language", async () => {

@@ -8,7 +8,7 @@ const CHROMIUM = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/go
 );
 
 /** How long a page may take for one step, in milliseconds. */
-const PATIENCE_MS = Number(process.env.PATIENCE ?? 20_000);
+const PATIENCE_MS = 60_000;
 
 /** Null if this machine has no Chromium. */
 export const noChromium = CHROMIUM === undefined ? "Chromium is not installed (apt-get install chromium)" : null;
