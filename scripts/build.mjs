@@ -84,7 +84,8 @@ const shared = {
 async function buildLibrary() {
   await build({
     ...shared,
-    // The code is not minified, and the package has no sources that a map could name.
+    // The names stay, so that stack traces are readable. The package has no sources that a map could name.
+    minifyWhitespace: true,
     sourcemap: false,
     entryPoints: ["src/index.ts"],
     outdir: "dist",
@@ -98,6 +99,7 @@ async function buildLibrary() {
 async function buildProxy() {
   await build({
     ...shared,
+    minifyWhitespace: true,
     sourcemap: false,
     entryPoints: ["src/sandbox/network/process.ts"],
     outfile: "dist/egress.js",
