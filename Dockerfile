@@ -39,6 +39,6 @@ ENV NODE_ENV=production \
     COPILOTFLEET_SERVE_METRICS=0.0.0.0:9464
 USER 10001:10001
 WORKDIR /var/lib/copilotfleet
-EXPOSE 4300 9464
+EXPOSE 4300 4380 9464
 ENTRYPOINT ["/usr/bin/tini", "--", "copilotfleet"]
 CMD ["serve"]

@@ -95,6 +95,7 @@ describe("the web application", () => {
     origin = url;
     fleet = await openFleet("web", {
       provider: { type: "echo" },
+      session: { approve: "ask" },
       identity: { jwt: [{ issuer: origin, audience: "copilotfleet", jwks: `${origin}/jwks.json` }] },
       http: { origins: [origin] },
     });
@@ -179,6 +180,23 @@ describe("the web application", () => {
         );
         expect(offences).toEqual([]);
         expect(await barriers(page)).toEqual([]);
+      });
+
+      it("the page asks for a permission and a question of the agent, and the agent goes on with the answers", async () => {
+        const page = await openAs(unused("alice"));
+        const say = async (message: string) => {
+          await page.getByLabel("Message").fill(message);
+          await page.getByRole("button", { name: "Send" }).click();
+        };
+        const command = { command: "echo hi from the agent", description: "greets" };
+        await say(`!tool bash ${JSON.stringify(command)}`);
+        await page.getByText("echo hi from the agent").last().waitFor();
+        await page.getByRole("button", { name: "Allow" }).click();
+        await page.getByText(/\] hi from the agent/).waitFor();
+        expect(await page.getByRole("button", { name: "Allow" }).count()).toBe(0);
+        await say(`!tool ask_user ${JSON.stringify({ question: "Which colour?", choices: ["red", "blue"] })}`);
+        await page.getByRole("button", { name: "blue" }).click();
+        await page.getByText(/\] .*blue/).waitFor();
       });
 
       it("the page stops a reply, and then takes the next message", async () => {

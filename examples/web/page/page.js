@@ -34,11 +34,41 @@ function show(who, text) {
   return item;
 }
 
+/** Shows what the agent needs: a permission, or an answer. `turn` in fleet.js yields such requests among its events. */
+function showRequest({ id, permission, question }) {
+  const text = permission
+    ? `May the agent do this?\n${permission.fullCommandText ?? JSON.stringify(permission)}`
+    : question.question;
+  const item = show("request", `${text}\n`);
+  item.id = `request-${id}`;
+  const add = (label, answer) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = label;
+    const send = () => ask("POST", `/v1/sessions/${session}/requests/${id}`, answer());
+    button.addEventListener("click", () => void attempt(send));
+    item.append(button);
+  };
+  if (permission) {
+    add("Allow", () => ({ decision: "approve" }));
+    add("Deny", () => ({ decision: "deny" }));
+    return;
+  }
+  for (const choice of question.choices ?? []) add(choice, () => ({ answer: choice }));
+  if (!question.freeform) return;
+  const input = document.createElement("input");
+  input.ariaLabel = question.question;
+  item.append(input);
+  add("Answer", () => ({ answer: input.value }));
+}
+
 async function open() {
   session = await conversation();
   const { entries } = await (await ask("GET", `/v1/sessions/${session}/transcript`)).json();
   element("conversation").replaceChildren();
   for (const { role, text } of entries) if (text !== "") show(role, text);
+  const { requests } = await (await ask("GET", `/v1/sessions/${session}/requests`)).json();
+  for (const request of requests) showRequest(request);
   element("sign-on").hidden = true;
   element("chat").hidden = false;
 }
@@ -60,6 +90,8 @@ on("prompt", "submit", async (form) => {
   try {
     for await (const { event, data } of turn(session, message)) {
       if (event === "assistant.message_delta") reply.textContent += data.data.deltaContent;
+      if (event === "request.opened") showRequest(data);
+      if (event === "request.closed") element(`request-${data.id}`)?.remove();
       if (event === "turn.end") reply.textContent = data.reply;
       if (event === "problem") throw new Error(data.detail);
     }
