@@ -1,6 +1,8 @@
-interface Next<T> {
+interface Arrived<T> {
   from: AsyncGenerator<T, void, undefined>;
-  result: IteratorResult<T, void>;
+  /** Undefined if the generator failed. */
+  result?: IteratorResult<T, void>;
+  error?: unknown;
 }
 
 /** Yields the values of both generators as they come, until the first generator ends. Then it ends the second one, too. */
@@ -8,26 +10,34 @@ export async function* merge<T>(
   first: AsyncGenerator<T, void, undefined>,
   second: AsyncGenerator<T, void, undefined>,
 ): AsyncGenerator<T, void, undefined> {
-  const next = async (from: typeof first): Promise<Next<T>> => ({ from, result: await from.next() });
-  let fromFirst = next(first);
-  let fromSecond: Promise<Next<T>> | undefined = next(second);
-  // Nobody waits for it after the first generator has ended.
-  fromSecond.catch(() => undefined);
+  const arrived: Arrived<T>[] = [];
+  let wake = (): void => undefined;
+  const add = (each: Arrived<T>) => {
+    arrived.push(each);
+    wake();
+  };
+  // A race of promises would keep a piece of memory for each value until the slower generator has one.
+  const take = (from: typeof first) => {
+    from.next().then(
+      (result) => add({ from, result }),
+      (error: unknown) => add({ from, error }),
+    );
+  };
+  take(first);
+  take(second);
   try {
     for (;;) {
-      const { from, result }: Next<T> = await Promise.race([
-        fromFirst,
-        ...(fromSecond === undefined ? [] : [fromSecond]),
-      ]);
-      if (from === first) {
-        if (result.done === true) return;
-        fromFirst = next(first);
-        fromFirst.catch(() => undefined);
-      } else {
-        fromSecond = result.done === true ? undefined : next(second);
-        fromSecond?.catch(() => undefined);
+      const next = arrived.shift();
+      if (next === undefined) {
+        await new Promise<void>((resolve) => (wake = resolve));
+        continue;
       }
-      if (result.done !== true) yield result.value;
+      const { from, result, error } = next;
+      if (result === undefined) throw error;
+      if (result.done === true && from === first) return;
+      if (result.done === true) continue;
+      yield result.value;
+      take(from);
     }
   } finally {
     // A generator that waits ends only when its signal aborts.
