@@ -40,6 +40,10 @@ export const texts = kind(
   "a list of strings",
   (value): value is string[] => Array.isArray(value) && value.every(isText),
 );
+export const objects = kind(
+  "a list of objects",
+  (value): value is object[] => Array.isArray(value) && value.every(isObject),
+);
 export const object = kind("an object", isObject);
 export const flag = kind("true or false", (value): value is boolean => typeof value === "boolean");
 export function choice(values: readonly string[]): Check {

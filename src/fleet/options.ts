@@ -1,4 +1,4 @@
-import type { SessionEvent } from "@github/copilot-sdk";
+import type { MessageOptions, SessionEvent } from "@github/copilot-sdk";
 import type { PartialConfig } from "../config/load/load.js";
 import type { Address } from "../config/rules.js";
 import type { Duration } from "../config/values/duration.js";
@@ -103,6 +103,8 @@ export interface CreateSessionOptions extends ResumeSessionOptions {
    * lease. Default: the session is private.
    */
   members?: readonly string[];
+  /** The tools that the session has from now on. Default: `session.tools`, which also limits this list. */
+  availableTools?: string[];
   /** Whether to delete the session when it is left or the fleet is closed. After a crash, gc deletes it. */
   ephemeral?: boolean;
   /**
@@ -146,10 +148,9 @@ export interface SendOptions {
 
 export interface UseOptions extends SendOptions {
   user: string;
-  /**
-   * The idempotency key: 1 to 255 visible ASCII characters. The user's calls with the same key are one turn. A key counts for
-   * 24 hours, and at least the last 900 keys of a user count.
-   */
+  /** The attachments of the prompt, in the form of the SDK's `send`. The server reads the files that they name. */
+  attachments?: MessageOptions["attachments"];
+  /** The idempotency key: 1 to 255 visible ASCII characters. For 24 hours, the user's calls with this key are one turn. */
   key?: string;
   /** Further settings for the SDK's `resumeSession`. */
   session?: SessionOptions;

@@ -26,6 +26,8 @@ export interface SessionRecord {
   /** The place from which `host` has to fetch the session's state. Absent once the state is on `host`. */
   from?: { host: string; group: string; mark: string; taker: Claim | null };
   model: string | null;
+  /** The names or patterns of the tools that the session has. Absent: those of the configuration. */
+  tools?: string[];
   /** ISO 8601, UTC. */
   createdAt: string;
   lastUsedAt: string;
@@ -76,6 +78,7 @@ export interface NewSession {
   /** Other users who may use the session. With a list, even an empty one, the session is collaborative. */
   members?: readonly string[] | undefined;
   model?: string | null | undefined;
+  tools?: readonly string[] | undefined;
   ttlMs?: number | undefined;
   /** The process that uses the session. Set if the session is deleted when that use ends. */
   ephemeralUse?: SessionUser | undefined;
@@ -83,7 +86,7 @@ export interface NewSession {
 
 /** The record of a session that has not had a turn. */
 export function newSessionRecord(
-  { id, owner, purpose, members, model, ttlMs, ephemeralUse }: NewSession,
+  { id, owner, purpose, members, model, tools, ttlMs, ephemeralUse }: NewSession,
   place: Pick<SessionRecord, "serverId" | "host" | "term">,
 ): SessionRecord {
   const now = new Date().toISOString();
@@ -96,6 +99,7 @@ export function newSessionRecord(
     persistence: ephemeralUse === undefined ? "persistent" : "ephemeral",
     ...place,
     model: model ?? null,
+    ...(tools === undefined ? {} : { tools: [...tools] }),
     createdAt: now,
     lastUsedAt: now,
     ttlMs: ttlMs ?? null,
@@ -126,4 +130,18 @@ export function isOwnedBy(record: SessionRecord, owner: Ownership | undefined): 
   // A host that keeps sessions on its own disk ignores `released` and `from`, because the state never leaves that disk.
   if (owner.term !== undefined && (record.released === true || record.from !== undefined)) return false;
   return (record.host ?? owner.host) === owner.host && (owner.term === undefined || record.term === owner.term);
+}
+
+/**
+ * The tools of a session. Null: all. The configuration limits what the session's owner chose. On a shared server, tools act with
+ * the same rights for all users, so only tools that the configuration names are available.
+ */
+export function toolsOf(
+  { tools }: Pick<SessionRecord, "tools">,
+  { session }: { session: { tools: readonly string[] | null } },
+  isolation: "per-user" | "shared",
+): string[] | null {
+  const allowed = session.tools ?? (isolation === "shared" ? [] : null);
+  if (tools === undefined) return allowed && [...allowed];
+  return tools.filter((name) => allowed === null || allowed.includes(name));
 }

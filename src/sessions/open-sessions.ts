@@ -1,4 +1,4 @@
-import type { CopilotSession, SessionEvent } from "@github/copilot-sdk";
+import type { CopilotSession, MessageOptions, SessionEvent } from "@github/copilot-sdk";
 import { FleetError, quote } from "../errors.js";
 import type { HostRecord } from "../model/host.js";
 import { newSessionId } from "../model/ids.js";
@@ -12,7 +12,7 @@ import { KeyedTurns } from "./use/keyed/keyed-turns.js";
 import type { Histories, TurnJournal } from "./use/keyed/turn-journal.js";
 import { assertModel } from "./use/load.js";
 import { LocalSession, type OpenOptions } from "./use/local-session.js";
-import { type OpenSession, ownUse, type SendOptions, type Used } from "./use/open-session.js";
+import { type OpenSession, ownUse, type Prompt, type SendOptions, type Used } from "./use/open-session.js";
 import { heldPermit } from "./use/permit.js";
 import { TurnWatch } from "./use/turn-watch.js";
 import { useSession } from "./use/use-session.js";
@@ -29,6 +29,8 @@ export interface CreateOptions extends ResumeOptions {
   id?: string | undefined;
   purpose?: string | undefined;
   model?: string | undefined;
+  /** The names or patterns of the tools that the session has, now and later. Default: those of the configuration. */
+  tools?: readonly string[] | undefined;
   /**
    * How long after its last use gc may delete the session, in milliseconds. Default: the TTL that is configured when gc
    * runs.
@@ -48,6 +50,8 @@ export interface CreateOptions extends ResumeOptions {
 export interface UseSessionOptions extends ResumeOptions, SendOptions {
   /** The idempotency key: calls of the user with the same key are one turn. */
   key?: string | undefined;
+  /** The attachments of the prompt, in the form of the SDK's `send`. */
+  attachments?: MessageOptions["attachments"];
   /** Whether to keep the session open for its next turn. The result then has no view of the session. */
   keep?: boolean | undefined;
   signal: AbortSignal;
@@ -163,7 +167,7 @@ export class OpenSessions {
    */
   async use(id: string, prompt: string, options: UseSessionOptions): Promise<TurnResult> {
     const watch = new TurnWatch();
-    const { key, user, timeoutMs, signal } = options;
+    const { key, user, timeoutMs, attachments, signal } = options;
     const onEvent = (event: SessionEvent) => {
       watch.push(event);
       options.onEvent?.(event);
@@ -175,7 +179,7 @@ export class OpenSessions {
       if (used === null) throw new Error("Without a key, there is no other turn.");
       return { ...used, turn: watch.turn ?? "", usage };
     }
-    const asked = { user, key, sessionId: id, prompt, timeoutMs, onEvent, signal };
+    const asked = { user, key, sessionId: id, prompt, timeoutMs, attachments, onEvent, signal };
     return await this.#keyed.use(asked, async (journal) => {
       const used = await this.#use(id, prompt, watched, journal);
       return used && { ...used, turn: watch.turn ?? "", usage: journal.hasSent ? usage : null };
@@ -204,7 +208,7 @@ export class OpenSessions {
     const isKept = options.keep === true && options.session === undefined && use.record.persistence === "persistent";
     const kept = await this.#kept.take(use.record, options);
     const open = kept ?? (await LocalSession.open(this.#sessions, use, { ...options, isKept }));
-    const take = async (turn: SendOptions) => await open.turn(use, prompt, turn);
+    const take = async (turn: SendOptions) => await open.turn(use, messageOf(prompt, options), turn);
     const run = async () => await taking(take, open, options, journal);
     const used = isKept ? await this.#keeping(open, options, run) : await open.once(run);
     await use.endOrWarn();
@@ -240,7 +244,7 @@ export class OpenSessions {
     if ((await journal?.isOver(permit?.record ?? record)) === true) return null;
     const under = permit === null ? options : { ...options, lease: permit.lease };
     const open = await this.#elsewhere.open(record, host, under);
-    const take = async (turn: SendOptions) => await open.send(prompt, turn);
+    const take = async (turn: SendOptions) => await open.send(messageOf(prompt, options), turn);
     return await open.once(async () => await taking(take, open, under, journal));
   }
 
@@ -274,6 +278,10 @@ export class OpenSessions {
       `Session ${quote(sessionId)} was not opened with this Fleet: call sessions.create or sessions.resume first.`,
     );
   }
+}
+
+function messageOf(prompt: string, { attachments }: UseSessionOptions): Prompt {
+  return attachments === undefined ? prompt : { prompt, attachments };
 }
 
 /** Takes a turn, through the journal if there is one. */

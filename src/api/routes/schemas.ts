@@ -2,33 +2,26 @@ import * as v from "valibot";
 import { SCOPES } from "../../identity/identity.js";
 import { SERVER_STATES } from "../../model/server.js";
 import { SESSION_STATES } from "../../model/session.js";
+import { attachments, LONGEST_TEXT, label, object, text, tools } from "./fields.js";
 import { interactive } from "./requests/schemas.js";
+
+export { label, object };
 
 /*
  * The schemas of requests and answers. A schema of a request refuses unknown fields, and its message follows the word
  * "Allowed:". The library's functions check the values themselves, such as ids and durations.
  */
 
-const LONGEST_TEXT = 200;
 const MOST_MEMBERS = 1_000;
 const LARGEST_PAGE = 200;
 const DEFAULT_PAGE = 50;
 
 const LONGEST_ID = 512;
-const ALLOWED_LABEL = `a text of at most ${LONGEST_TEXT} characters without control characters`;
-
-const text = (allowed: string, longest: number) =>
-  v.pipe(v.string(allowed), v.minLength(1, allowed), v.maxLength(longest, allowed));
 
 export const id = text("an id", LONGEST_ID);
 const duration = v.pipe(
   text('a duration, such as "24h"', LONGEST_TEXT),
   v.description("A number with a unit: `30s`, `15m`, `24h` or `7d`."),
-);
-export const label = v.pipe(
-  v.string(ALLOWED_LABEL),
-  v.maxLength(LONGEST_TEXT, ALLOWED_LABEL),
-  v.check((given) => !/\p{Cc}/u.test(given), ALLOWED_LABEL),
 );
 const ALLOWED_MEMBERS = `a list of at most ${MOST_MEMBERS} user ids`;
 export const members = v.pipe(
@@ -37,8 +30,6 @@ export const members = v.pipe(
   v.description("Other users who may use the session. It is then collaborative, even if the list is empty."),
 );
 const flag = v.boolean("true or false");
-
-export const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.strictObject(entries, "a JSON object");
 
 export const path = object({ id });
 export const nothing = object({});
@@ -88,6 +79,7 @@ export const newSession = object({
   ttl: v.optional(duration),
   members: v.optional(members),
   ephemeral: v.optional(v.pipe(flag, v.description("Whether to delete the session after its first turn."))),
+  tools: v.optional(tools),
 });
 
 export const changedSession = object({
@@ -111,6 +103,7 @@ export const prompt = object({
     v.check((given) => given.trim() !== "", "a text that is not blank"),
   ),
   interactive,
+  attachments: v.optional(attachments),
   timeout: v.optional(
     v.pipe(duration, v.description("How long the turn may take before it is aborted. Default: an hour.")),
   ),

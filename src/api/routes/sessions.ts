@@ -27,8 +27,12 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     answer: { status: 201, description: "The new session.", schema: s.oneSession, headers: ["Location"] },
     errors: [409, 502, 504],
     limitMs: CREATE_MS,
-    handle: async ({ fleet, identity, body: { id, ...wanted }, gitHubToken, signal }) => {
-      const options = { user: identity.user, ...given({ sessionId: id, ...wanted }), signal };
+    handle: async ({ fleet, identity, body: { id, tools, ...wanted }, gitHubToken, signal }) => {
+      const options = {
+        user: identity.user,
+        ...given({ sessionId: id, availableTools: tools, ...wanted }),
+        signal,
+      };
       const session = await fleet.sessions.create(gitHubToken === null ? options : { ...options, gitHubToken });
       return { headers: { Location: `/v1/sessions/${encodeURIComponent(session.id)}` }, body: { session } };
     },

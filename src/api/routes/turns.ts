@@ -40,13 +40,14 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
     limitMs: TURN_MS,
     handle: async (call) => {
       const { fleet, identity, params, query, body, gitHubToken, signal, lasting, draining } = call;
+      const attachments = body.attachments?.map(({ displayName, ...each }) => ({ ...each, ...given({ displayName }) }));
       const begin = (listeners?: TurnListeners) =>
         fleet.sessions.turn(params.id, body.prompt, {
           user: identity.user,
           signal: query.abort === "disconnect" ? signal : lasting,
           timeout: body.timeout ?? TURN_MS,
           ...(gitHubToken === null ? {} : { session: { gitHubToken } }),
-          ...given({ key: call.idempotencyKey, interactive: body.interactive }),
+          ...given({ key: call.idempotencyKey, attachments, interactive: body.interactive }),
           askUntil: draining,
           ...listeners,
         });

@@ -29,7 +29,7 @@ import type {
   UpdateSessionOptions,
   UseOptions,
 } from "../options.js";
-import { SESSION_ARGUMENTS, validateMembers } from "./arguments/sessions.js";
+import { checkedTools, SESSION_ARGUMENTS, validateMembers } from "./arguments/sessions.js";
 import { Group } from "./group.js";
 import { RequestGroup } from "./sessions/requests.js";
 
@@ -56,6 +56,7 @@ export class SessionGroup extends RequestGroup {
       id: sessionId,
       purpose,
       model,
+      tools: checkedTools(session.availableTools, this.parts.config),
       members: members === undefined ? undefined : validateMembers(members, user),
       ephemeral,
       needsModel,
@@ -100,8 +101,7 @@ export class SessionGroup extends RequestGroup {
   }
 
   /**
-   * Runs one turn like {@link use}, and keeps the session open for a minute, so that its next turn begins much faster. Leaves
-   * an ephemeral session, and one that is opened with settings of its own, as `use` does.
+   * Like {@link use}, and keeps the session open for a minute. Leaves an ephemeral session, or one with settings of its own.
    */
   turn(id: string, prompt: string, options: UseOptions): PendingReply<TurnResult> {
     return new PendingReply(async (onDelta) => {

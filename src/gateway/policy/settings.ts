@@ -1,6 +1,6 @@
 import { type FleetError, quote } from "../../errors.js";
 import type { Isolation } from "../../model/server.js";
-import type { SessionRecord } from "../../model/session.js";
+import { type SessionRecord, toolsOf } from "../../model/session.js";
 import type { ToolSandbox } from "../../sandbox/tool-sandbox.js";
 import type { Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
@@ -138,8 +138,9 @@ export function sessionParams(
   if (isAbsent(params.infiniteSessions)) {
     params.infiniteSessions = record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite;
   }
-  if (own && config.session.tools !== null) params.availableTools = allowedTools(asked, config.session.tools);
-  return own ? params : { ...params, ...apart(asked, surroundings) };
+  const allowed = toolsOf(record, config, surroundings.isolation);
+  if (own && allowed !== null) params.availableTools = allowedTools(asked, allowed);
+  return own ? params : { ...params, ...apart(asked, record, surroundings) };
 }
 
 /**
@@ -171,13 +172,16 @@ export function checkOptions(
   }
 }
 
-function apart(asked: Params, { config, isolation, member }: Surroundings): Params {
-  const allowed = config.session.tools ?? [];
+function apart(asked: Params, record: SessionRecord, { config, isolation, member }: Surroundings): Params {
+  const allowed = toolsOf(record, config, isolation) ?? [];
   // Ignore a member's hooks, because they could change the input and output of the owner's tools. Ignore a member's choice
   // of tools, because it would replace the owner's choice.
   const others = { systemMessage: undefined, hooks: false, excludedTools: undefined, excludedBuiltinAgents: undefined };
   // On another user's own server the session keeps the tools that its owner gave it.
-  if (isolation === "per-user") return { ...others, requestExitPlanMode: false, availableTools: undefined };
+  if (isolation === "per-user") {
+    const availableTools = record.tools === undefined ? undefined : allowedTools({}, allowed);
+    return { ...others, requestExitPlanMode: false, availableTools };
+  }
   if (member) return { ...APART, ...others, availableTools: allowedTools({}, allowed) };
   // A hook can allow a tool without asking the client. That is harmless if the session has only the client's own tools.
   const hooks = asked.hooks === true && (config.session.approve === "all" || allowed.length === 0);

@@ -1,7 +1,7 @@
 import type { ProviderConfig, SessionConfig } from "@github/copilot-sdk";
 import type { Config } from "../../config/schema.js";
 import type { Isolation } from "../../model/server.js";
-import type { SessionRecord } from "../../model/session.js";
+import { type SessionRecord, toolsOf } from "../../model/session.js";
 import type { Asker } from "../requests/asker.js";
 import { permissions } from "./open-session.js";
 
@@ -31,8 +31,7 @@ export function sessionConfig(
   record: SessionRecord,
   given: SessionOptions = {},
 ): SessionOptions {
-  // On a shared server, tools act with the same rights for all users. So only tools that are named are available.
-  const tools = config.session.tools ?? (isolation === "shared" ? [] : null);
+  const tools = toolsOf(record, config, isolation);
   const model = record.model ?? config.session.model;
   const overrides = { ...asker?.handlersFor(config), ...given };
   const decide = permissions(config, own, overrides, decides);

@@ -1,3 +1,4 @@
+import type { Config } from "../../../config/schema.js";
 import { FleetError, option, quote } from "../../../errors.js";
 import { validateUser } from "../../../model/ids.js";
 import { SESSION_STATES } from "../../../model/session.js";
@@ -25,6 +26,7 @@ const use = {
   interactive: { check: arg.flag },
   onRequest: { check: arg.callback },
   askUntil: arg.SIGNAL.signal,
+  attachments: { check: arg.objects },
   ...turn,
 };
 const answer = {
@@ -46,6 +48,7 @@ const create = {
   model: { check: arg.text },
   ttl: { check: arg.span },
   members: { check: arg.texts },
+  availableTools: { check: arg.texts },
   ephemeral: { check: arg.flag },
   needsModel: { check: arg.flag },
   ...arg.WAIT,
@@ -98,6 +101,18 @@ export const SESSION_ARGUMENTS: { readonly [Name in keyof SessionGroup]: readonl
   ],
   delete: [["sessionIds", arg.sessionIds], arg.optional({ ...arg.USER, ignoreNotFound: { check: arg.flag } })],
 };
+
+/** Checks the tools of a new session. @throws FleetError `FLEET_USAGE_INVALID` when the configuration does not allow one. */
+export function checkedTools(
+  tools: readonly string[] | undefined,
+  { session, isolation }: Pick<Config, "session" | "isolation">,
+): readonly string[] | undefined {
+  const allowed = session.tools ?? (isolation === "shared" ? [] : null);
+  const denied = tools?.find((name) => allowed !== null && !allowed.includes(name));
+  if (denied === undefined) return tools;
+  const message = `${option("availableTools")} has ${quote(denied)}, which session.tools of the configuration does not allow.`;
+  throw new FleetError("FLEET_USAGE_INVALID", message, { suggestions: ["copilotfleet config get session.tools"] });
+}
 
 /** Checks the members of a session, and removes duplicates. */
 export function validateMembers(members: readonly string[], owner: string): string[] {

@@ -10,13 +10,14 @@ import { type JournalContext, type KeyedRequest, readKeyed, recall, TurnJournal 
 
 const POLL_MS = 250;
 
-/** The content of a request. Another request with the same key must have exactly this session, prompt and timeout. */
+/** The content of a request. Another request with the same key must have exactly the same. */
 export interface Asked {
   user: string;
   key: string;
   sessionId: string;
   prompt: string;
   timeoutMs: number | undefined;
+  attachments?: unknown;
   onEvent: ((event: SessionEvent) => void) | undefined;
   signal: AbortSignal;
 }
@@ -115,11 +116,11 @@ export class KeyedTurns {
 }
 
 /** A request whose listener gets each event once, although the events may come from the turn and from the history. */
-function requestOf({ user, key, sessionId, prompt, timeoutMs, onEvent, signal }: Asked): KeyedRequest {
+function requestOf({ user, key, sessionId, prompt, timeoutMs, attachments, onEvent, signal }: Asked): KeyedRequest {
   const seen = new Set<string>();
   return {
     ...{ user, key, sessionId, prompt, signal },
-    digest: sha256(JSON.stringify([sessionId, prompt, timeoutMs ?? null])),
+    digest: sha256(JSON.stringify([sessionId, prompt, timeoutMs ?? null, attachments ?? null])),
     onEvent: (event) => {
       if (seen.has(event.id)) return;
       seen.add(event.id);

@@ -1,0 +1,43 @@
+import * as v from "valibot";
+
+/* The parts of the schemas of requests. */
+
+export const LONGEST_TEXT = 200;
+const ALLOWED_LABEL = `a text of at most ${LONGEST_TEXT} characters without control characters`;
+
+export const text = (allowed: string, longest: number) =>
+  v.pipe(v.string(allowed), v.minLength(1, allowed), v.maxLength(longest, allowed));
+
+export const label = v.pipe(
+  v.string(ALLOWED_LABEL),
+  v.maxLength(LONGEST_TEXT, ALLOWED_LABEL),
+  v.check((given) => !/\p{Cc}/u.test(given), ALLOWED_LABEL),
+);
+
+export const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.strictObject(entries, "a JSON object");
+
+const ALLOWED_BASE64 = "base64";
+const ALLOWED_ATTACHMENTS = "a list of at most 20 attachments";
+const attachment = object({
+  type: v.pipe(v.picklist(["blob"], "blob"), v.description("The content itself. No route reads files of the server.")),
+  data: v.pipe(v.string(ALLOWED_BASE64), v.base64(ALLOWED_BASE64), v.description("The content, in base64.")),
+  mimeType: v.pipe(
+    v.string("a MIME type"),
+    v.maxLength(LONGEST_TEXT, "a MIME type"),
+    v.regex(/^[\w.+-]+\/[\w.+-]+$/, "a MIME type"),
+    v.description("Such as `image/png`."),
+  ),
+  displayName: v.optional(label),
+});
+
+export const attachments = v.pipe(v.array(attachment, ALLOWED_ATTACHMENTS), v.maxLength(20, ALLOWED_ATTACHMENTS));
+
+const ALLOWED_TOOLS = "a list of at most 100 names or patterns of tools";
+
+export const tools = v.pipe(
+  v.array(label, ALLOWED_TOOLS),
+  v.maxLength(100, ALLOWED_TOOLS),
+  v.description(
+    "The tools that the session has, such as `builtin:view`. Default: those of the configuration, which also limit this list.",
+  ),
+);
