@@ -14,7 +14,7 @@ import { assertModel } from "./use/load.js";
 import { LocalSession, type OpenOptions } from "./use/local-session.js";
 import { type OpenSession, ownUse, type Prompt, type SendOptions, type Used } from "./use/open-session.js";
 import { heldPermit } from "./use/permit.js";
-import { TurnWatch } from "./use/turn-watch.js";
+import { TurnWatch } from "./use/reply.js";
 import { useSession } from "./use/use-session.js";
 import type { SessionView } from "./view.js";
 

@@ -140,14 +140,18 @@ it("a client that reads the stream of a turn too slowly gets a problem, and the 
   const { id } = (await at.ok("POST", "/v1/sessions", { token: alice })).json.session;
   const event = { type: "assistant.message_delta", ephemeral: true, data: { deltaContent: "x".repeat(100_000) } };
   const before = at.door.streams;
-  using _ = replaced(at.fleet.sessions, "use", async (...given: [string, string, { onEvent(event: object): void }]) => {
-    for (let count = 0; count < 100; count++) {
-      given[2].onEvent({ id: `${count}`, ...event });
-      if (count === 0) await eventually("the stream", () => at.door.streams.open > before.open);
-    }
-    await new Promise(setImmediate);
-    return { turn: "1", text: "done", usage: {} };
-  });
+  using _ = replaced(
+    at.fleet.sessions,
+    "turn",
+    async (...given: [string, string, { onEvent(event: object): void }]) => {
+      for (let count = 0; count < 100; count++) {
+        given[2].onEvent({ id: `${count}`, ...event });
+        if (count === 0) await eventually("the stream", () => at.door.streams.open > before.open);
+      }
+      await new Promise(setImmediate);
+      return { turn: "1", text: "done", usage: {} };
+    },
+  );
   const options = { token: alice, body: { prompt: "hello" }, headers: { Accept: "text/event-stream" } };
   const { text: stream } = await at.ok("POST", `/v1/sessions/${id}/turns`, options);
   const last = stream.slice(stream.lastIndexOf("event: "));
@@ -219,7 +223,7 @@ it("a member's GitHub token reaches only sessions that the member owns", async (
   const given: unknown[] = [];
   using _ = replaced(own.fleet.sessions, "turn", async (...[, , { user, session }]: [string, string, Given]) => {
     given.push([user, session]);
-    return { text: "" };
+    return { turn: "1", text: "", usage: null };
   });
   for (const token of ["gho_ofAlice", "gho_ofBob"])
     await own.ok("POST", "/v1/sessions/shared/turns", { token, body: { prompt: "hello" } });

@@ -175,7 +175,8 @@ describe("paths, queries and bodies", () => {
     "?state=idel",
     "?cursor=x",
     "?cursor=W10",
-    "?user=bob",
+    "?user=",
+    "?all=yes",
     "?purpose=%0a",
   ])("the query %s is refused with its name and what is allowed", async (query) => {
     expect(codeOf(await at.ask("GET", `/v1/sessions${query}`, { token: alice }))).toBe("422 FLEET_USAGE_INVALID");

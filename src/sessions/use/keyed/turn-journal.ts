@@ -7,7 +7,7 @@ import { NEVER } from "../../../runtime/deadline.js";
 import type { KeyedTurnStore } from "../../../store/ports.js";
 import { isStoreTrouble, keyReused, turnWasCut } from "../../problems.js";
 import type { OpenSession } from "../open-session.js";
-import { TurnWatch } from "../turn-watch.js";
+import { TurnWatch } from "../reply.js";
 import { makeRoom, TTL_MS } from "./expiry.js";
 import { RecordedTurn } from "./recorded-turn.js";
 
