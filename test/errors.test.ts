@@ -94,12 +94,14 @@ describe("the table of errors", () => {
   });
 
   it("the table of errors has an HTTP status, sentences, causes and next steps for each code", () => {
-    for (const [code, { httpStatus, title, data, causes, fixes }] of Object.entries(ERRORS)) {
-      expect([401, 403, 404, 409, 413, 422, 429, 500, 502, 503, 504], code).toContain(httpStatus);
+    for (const [code, { httpStatus, title, data, causes, fixes, httpFix }] of Object.entries<ErrorEntry>(ERRORS)) {
+      expect([401, 403, 404, 409, 412, 413, 422, 429, 500, 502, 503, 504], code).toContain(httpStatus);
       expect(title, code).toMatch(/^\S.*\.$/);
       expect(data, code).toMatch(/^[A-Z].*\.$/);
       expect(causes.length, code).toBeGreaterThan(0);
       expect(fixes.length, code).toBeGreaterThan(0);
+      // A client of the HTTP API has no shell on the host.
+      if (httpFix !== undefined) expect(httpFix, code).toMatch(/^(?!.*copilotfleet )[A-Z].*\.$/);
       for (const cause of causes) expect(cause, code).toMatch(/^\S.*\.$/);
     }
   });

@@ -27,6 +27,7 @@ const ERRORS: Readonly<Record<number, string>> = {
   403: "The scopes of the token do not allow this, or the request comes from a foreign page.",
   404: "There is no such thing, or the caller may not know of it.",
   409: "The request conflicts with another use.",
+  412: "The session has changed, so that its `ETag` is not one in `If-Match`.",
   413: "The body is too large.",
   422: "The input is not allowed.",
   429: "A limit is reached. The header Retry-After has the number of seconds to wait.",
@@ -41,6 +42,7 @@ const HEADERS: Readonly<Record<string, string>> = {
 };
 
 const CONDITIONS: Readonly<Record<string, string>> = {
+  "If-Match": "The `ETag` of an earlier answer. If the session has changed since, the request is refused with 412.",
   "If-None-Match": "The `ETag` of an earlier answer.",
   "Last-Event-ID": "The id of the last event that the client has.",
   "Idempotency-Key":
@@ -140,7 +142,9 @@ function operation(route: AnyRoute): Json {
         }),
     responses: {
       [answer.status]: answerOf(route),
-      ...(answer.headers?.includes("ETag") === true ? { 304: { description: "Nothing has changed." } } : {}),
+      ...(route.method === "GET" && answer.headers?.includes("ETag") === true
+        ? { 304: { description: "Nothing has changed." } }
+        : {}),
       ...Object.fromEntries(statuses.map((status) => [status, { $ref: `#/components/responses/Error${status}` }])),
     },
   };
@@ -179,9 +183,10 @@ function errorResponse(status: number): Json {
 }
 
 /** The parameters in the path, in the query and in headers. */
-function parameters({ method, params, query, answer, isRepeatable }: AnyRoute): Json {
+function parameters({ method, params, query, answer, takesIfMatch, isRepeatable }: AnyRoute): Json {
   const headers = [
-    ...(answer.headers?.includes("ETag") === true ? ["If-None-Match"] : []),
+    ...(method === "GET" && answer.headers?.includes("ETag") === true ? ["If-None-Match"] : []),
+    ...(takesIfMatch === true ? ["If-Match"] : []),
     ...(answer.stream !== undefined && method === "GET" ? ["Last-Event-ID"] : []),
     ...(isRepeatable === true ? ["Idempotency-Key"] : []),
   ];

@@ -109,6 +109,7 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
     fleet: door.fleet,
     identity,
     ...input,
+    ifMatch: c.req.header("If-Match"),
     ifNoneMatch: c.req.header("If-None-Match"),
     lastEventId: c.req.header("Last-Event-ID"),
     idempotencyKey: idempotencyKeyIn(c.req.header("Idempotency-Key")),

@@ -4,9 +4,9 @@ import type { Config } from "../config/schema.js";
 import { FleetError } from "../errors.js";
 import { Attempts } from "../gateway/entry/attempts.js";
 import type { DoorListeners } from "../gateway/state/door/report.js";
-import { type Share, Shares } from "../gateway/state/door/shares.js";
+import type { Share, Shares } from "../gateway/state/door/shares.js";
 import type { Identity } from "../identity/identity.js";
-import { SignOn, type SignOnContext } from "../identity/sign-on.js";
+import type { SignOn } from "../identity/sign-on.js";
 import type { Clock } from "../runtime/clock.js";
 import type { ProbeAnswer, Probes } from "../serve/report/probes.js";
 import { Authenticator } from "./auth.js";
@@ -16,9 +16,12 @@ import { unauthenticated } from "./problem.js";
 import { Strangers } from "./strangers.js";
 import { Heartbeats } from "./streams/heartbeats.js";
 
-export interface HttpContext extends SignOnContext {
+export interface HttpContext {
   config: Config;
   clock: Clock;
+  signOn: SignOn;
+  /** How many connections, requests and bytes each user has at all addresses of this process. */
+  shares: Shares;
   fleet: ApiFleet;
 }
 
@@ -94,16 +97,16 @@ export class DoorState {
     context: HttpContext,
     { listeners, origins, probes }: Pick<DoorState, "listeners" | "origins"> & { probes: Probes | null },
   ) {
-    const { config, clock, fleet } = context;
+    const { config, clock, fleet, signOn, shares } = context;
     this.config = config;
     this.clock = clock;
     this.fleet = fleet;
     this.listeners = listeners;
     this.origins = origins;
-    this.signOn = new SignOn({ ...context, onSignOn: listeners.onSignOn });
+    this.signOn = signOn.reportingTo(listeners.onSignOn);
     this.authenticator = new Authenticator(this.signOn, new Attempts());
     this.heartbeats = new Heartbeats(clock);
-    this.shares = new Shares(config.limits);
+    this.shares = shares;
     this.probes = probes ?? { answer: async (path) => this.#ownAnswer(path) };
   }
 

@@ -1,5 +1,6 @@
-import { createServer, type RequestListener, type Server, type ServerOptions } from "node:http";
+import { createServer, type RequestListener, type Server, type ServerOptions, type ServerResponse } from "node:http";
 import { createServer as createSecureServer, type Server as SecureServer } from "node:https";
+import type { Duplex } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
 import { getRequestListener } from "@hono/node-server";
 import type { Address } from "../config/rules.js";
@@ -17,6 +18,7 @@ import type { Probes } from "../serve/report/probes.js";
 import { createApp } from "./app.js";
 import { DoorState, type HttpContext } from "./door-state.js";
 import { Origins } from "./origins.js";
+import { asBytes, asResponse, malformed } from "./problem.js";
 
 /** How long a client may take to send the head of a request, and the whole request, in milliseconds. */
 const HEAD_MS = 10_000;
@@ -89,9 +91,24 @@ export class HttpDoor implements AsyncDisposable {
       // The library must not replace the Request and the Response of the program that uses it.
       overrideGlobalObjects: false,
       // Only a malformed request gets here. The app answers all other errors.
-      errorHandler: () => new Response(null, { status: 400 }),
+      errorHandler: () => asResponse(malformed(undefined)),
     });
-    this.#server = createHttpServer(certificates, (request, response) => void handle(request, response));
+    const open = new WeakMap<Duplex, Set<ServerResponse>>();
+    const answer: RequestListener = (request, response) => {
+      const responses = open.get(request.socket) ?? new Set();
+      open.set(request.socket, responses.add(response));
+      response.once("close", () => responses.delete(response));
+      void handle(request, response);
+    };
+    this.#server = createHttpServer(certificates, answer);
+    // The API expects nothing of a client before it reads the body, so an unknown expectation changes nothing.
+    this.#server.on("checkExpectation", answer);
+    this.#server.on("clientError", ({ code }: NodeJS.ErrnoException, socket) => {
+      // The answer to an earlier request of the connection must not be mixed with this one.
+      const isAnswering = [...(open.get(socket) ?? [])].some(({ headersSent }) => headersSent);
+      if (socket.writable && !isAnswering) socket.end(asBytes(malformed(code)), () => socket.destroy());
+      else socket.destroy();
+    });
     this.#server.requestTimeout = REQUEST_MS;
     this.#server.headersTimeout = HEAD_MS;
     this.#server.keepAliveTimeout = IDLE_MS;
@@ -186,7 +203,12 @@ export class HttpDoor implements AsyncDisposable {
 }
 
 function createHttpServer(certificates: DoorCertificates | null, handle: RequestListener): Server | SecureServer {
-  const options: ServerOptions = { connectionsCheckingInterval: CHECK_MS, maxHeaderSize: LONGEST_HEAD };
+  const options: ServerOptions = {
+    connectionsCheckingInterval: CHECK_MS,
+    maxHeaderSize: LONGEST_HEAD,
+    // The listener refuses a request without a host, with a problem. Node.js would refuse it without a body.
+    requireHostHeader: false,
+  };
   if (certificates === null) return createServer(options, handle);
   return createSecureServer({ ...options, ...certificates.options }, handle);
 }

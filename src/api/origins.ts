@@ -3,7 +3,7 @@ import { isIP } from "node:net";
 import { FleetError, quote } from "../errors.js";
 
 /** The headers that a page may send, and those that it may read. */
-const SENT = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, X-Request-Id";
+const SENT = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, X-Request-Id";
 const READ = "ETag, Location, Retry-After, X-Request-Id";
 /** How long a browser may remember the answer to its question, in seconds. */
 const REMEMBERED_S = 600;

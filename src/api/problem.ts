@@ -1,4 +1,6 @@
-import { ERRORS, type ErrorEntry, FleetError, isFleetError } from "../errors.js";
+import { randomUUID } from "node:crypto";
+import { STATUS_CODES } from "node:http";
+import { ERRORS, type ErrorEntry, FleetError, isCommand, isFleetError } from "../errors.js";
 import { isTimeout } from "../runtime/deadline.js";
 
 /** An answer that reports an error, as RFC 9457 describes it. */
@@ -9,6 +11,15 @@ export interface Problem {
 }
 
 export const PROBLEM_TYPE = "application/problem+json";
+
+/** The headers of every answer. The API has no pages, and nobody may keep or guess the kind of what it answers. */
+export const HEADERS = {
+  "Cache-Control": "no-store",
+  "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+  "Cross-Origin-Resource-Policy": "same-site",
+  "Referrer-Policy": "no-referrer",
+  "X-Content-Type-Options": "nosniff",
+};
 
 /** How long a client waits before it repeats a request, in seconds, if nobody knows more. */
 const RETRY_S = 1;
@@ -61,12 +72,68 @@ export function problemOf(thrown: unknown, requestId: string): Problem {
       status,
       code,
       detail: isForLog(error) ? `${title} ${IN_LOG}` : error.message,
-      suggestions: isForLog(error) ? [] : error.suggestions,
+      suggestions: isForLog(error) ? [] : stepsAfter(error),
       retryable,
       ...known,
       requestId,
     },
   };
+}
+
+/** The next steps of a client that has no shell on the host, and does not know the files there. */
+function stepsAfter({ code, suggestions, retryable }: FleetError): string[] {
+  const { httpFix }: ErrorEntry = ERRORS[code];
+  const steps = suggestions.filter((step) => !isCommand(step) && !/\bcopilotfleet [a-z]/.test(step));
+  const all = [...new Set([...(httpFix === undefined ? [] : [httpFix]), ...steps])];
+  if (all.length > 0) return all;
+  return [retryable ? "Try again in a moment." : "Ask an operator of the fleet."];
+}
+
+/** The reports of Node.js about requests that it cannot read. */
+const MALFORMED: Readonly<Record<string, { status: number; code: FleetError["code"]; message: string }>> = {
+  HPE_HEADER_OVERFLOW: {
+    status: 431,
+    code: "FLEET_CONTENT_TOO_LARGE",
+    message: "The head of the request is too large.",
+  },
+  HPE_CHUNK_EXTENSIONS_OVERFLOW: {
+    status: 413,
+    code: "FLEET_CONTENT_TOO_LARGE",
+    message: "The chunks of the body have too many extensions.",
+  },
+  ERR_HTTP_REQUEST_TIMEOUT: {
+    status: 408,
+    code: "FLEET_REQUEST_TIMEOUT",
+    message: "The request did not arrive in time.",
+  },
+};
+
+/** The problem of a request that Node.js cannot read. */
+export function malformed(nodeCode: string | undefined): Problem {
+  const { status, code, message } = MALFORMED[nodeCode ?? ""] ?? {
+    status: 400,
+    code: "FLEET_USAGE_INVALID",
+    message: "The request is not valid HTTP.",
+  };
+  const error = new FleetError(code, message, { suggestions: ["Send a request as RFC 9112 describes it."] });
+  return problemOf(new HttpError(error, status), randomUUID());
+}
+
+function headersOf({ headers, body }: Problem): Record<string, string> {
+  return { ...HEADERS, ...headers, "X-Request-Id": String(body.requestId), "Content-Type": PROBLEM_TYPE };
+}
+
+export function asResponse(problem: Problem): Response {
+  return new Response(JSON.stringify(problem.body), { status: problem.status, headers: headersOf(problem) });
+}
+
+/** The bytes of an answer, for a request that Node.js could not read. */
+export function asBytes(problem: Problem): string {
+  const { status, body } = problem;
+  const text = JSON.stringify(body);
+  const all = { ...headersOf(problem), "Content-Length": Buffer.byteLength(text), Connection: "close" };
+  const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}`);
+  return [`HTTP/1.1 ${status} ${STATUS_CODES[status]}`, ...lines, "", text].join("\r\n");
 }
 
 /** The error of the fleet that stands for anything that was thrown. */

@@ -14,6 +14,8 @@ export interface Call<Params, Query, Body> {
   params: Params;
   query: Query;
   body: Body;
+  /** The text of the header `If-Match`. Undefined if the request has none. */
+  ifMatch: string | undefined;
   /** The text of the header `If-None-Match`. Undefined if the request has none. */
   ifNoneMatch: string | undefined;
   /** The text of the header `Last-Event-ID`. Undefined if the request has none. */
@@ -73,6 +75,8 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
   isRepeatable?: true;
   /** Whether the body may be left out. The schema then gets an empty object. */
   isBodyOptional?: true;
+  /** Whether the header `If-Match` makes the request depend on the state of the session. */
+  takesIfMatch?: true;
   answer: {
     status: 200 | 201 | 202 | 204;
     description: string;
@@ -82,7 +86,7 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
     stream?: string;
   };
   /** The codes of the errors that are special to this route, for its description. */
-  errors: readonly (404 | 409 | 413 | 429 | 502 | 504)[];
+  errors: readonly (404 | 409 | 412 | 413 | 429 | 502 | 504)[];
   /** How long the request may take, in milliseconds. Null: no limit. */
   limitMs: number | null;
   handle(call: Call<Params, Query, Body>): Promise<Answer<Result>>;

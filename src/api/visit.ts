@@ -4,16 +4,8 @@ import type { FleetError } from "../errors.js";
 import { describe } from "../gateway/state/door/report.js";
 import type { Identity } from "../identity/identity.js";
 import type { DoorState, Work } from "./door-state.js";
-import { isForLog } from "./problem.js";
+import { HEADERS, isForLog } from "./problem.js";
 
-/** The headers of every answer. The API has no pages, and nobody may keep or guess the kind of what it answers. */
-const HEADERS = {
-  "Cache-Control": "no-store",
-  "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-  "Cross-Origin-Resource-Policy": "same-site",
-  "Referrer-Policy": "no-referrer",
-  "X-Content-Type-Options": "nosniff",
-};
 /** A request id that a client or a proxy chose. */
 const REQUEST_ID = /^[A-Za-z0-9_-]{1,64}$/;
 /** The name of requests that match no route, so that a client cannot make up labels of metrics. */
@@ -30,7 +22,7 @@ export class Visit {
   readonly #door: DoorState;
   readonly #request: IncomingMessage;
   readonly #begun = performance.now();
-  #user: string | undefined;
+  #identity: Identity | undefined;
   #code: FleetError["code"] | undefined;
   #isAbandoned = false;
 
@@ -51,14 +43,16 @@ export class Visit {
     });
     work.keep(strangers.admit(socket));
     work.identity = identity;
-    this.#user = identity.user;
+    this.#identity = identity;
     return identity;
   }
 
   /** Reports a failure. @param thrown the error behind it, for the log */
   failed({ code, message, limit }: FleetError, status: number, thrown: unknown): void {
     this.#code = code;
-    const user = this.#user === undefined ? {} : { user: this.#user };
+    // GitHub may have revoked the token with which the user signed on.
+    if (code === "FLEET_CREDENTIAL_REFUSED" && this.#identity !== undefined) this.#door.signOn.recheck(this.#identity);
+    const user = this.#identity === undefined ? {} : { user: this.#identity.user };
     const about = { address: this.#address, method: this.route, code, ...user };
     const { onEvent } = this.#door.listeners;
     if (limit !== undefined) onEvent?.({ event: "denied", ...about, limit, detail: message });
@@ -78,7 +72,7 @@ export class Visit {
     const outcome = status < 400 ? "answered" : failure;
     const code = this.#code === undefined ? {} : { code: this.#code };
     const ms = performance.now() - this.#begun;
-    this.#door.listeners.onRequest?.({ user: this.#user ?? "", method: this.route, outcome, ...code, ms });
+    this.#door.listeners.onRequest?.({ user: this.#identity?.user ?? "", method: this.route, outcome, ...code, ms });
   }
 
   get #address(): string {

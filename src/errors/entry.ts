@@ -15,6 +15,8 @@ export interface ErrorEntry {
   causes: readonly string[];
   /** The next steps, the most useful one first. */
   fixes: readonly Suggestion[];
+  /** The next step of a client of the HTTP API, who has no shell on the host. */
+  httpFix?: Suggestion;
 }
 
 type Row = Omit<ErrorEntry, "exit" | "httpStatus" | "data"> & { httpStatus?: number; data?: string };

@@ -18,6 +18,7 @@ export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
       "The ids of several servers begin with this text.",
     ],
     fixes: ["copilotfleet ps", "copilotfleet spawn --user USER"],
+    httpFix: "GET /v1/servers lists the servers.",
   },
   FLEET_SESSION_NOT_FOUND: {
     title: "There is no such session for this user.",
@@ -27,6 +28,7 @@ export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
       "It belongs to a user who did not make this one a member.",
     ],
     fixes: ["copilotfleet list --user USER"],
+    httpFix: "GET /v1/sessions lists your sessions.",
   },
   FLEET_REQUEST_NOT_FOUND: {
     title: "The agent has no such request of this user.",
@@ -46,6 +48,7 @@ export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
       "The credential is valid only for one session, and the action reaches further.",
     ],
     fixes: ["copilotfleet token list --user USER -o wide", "copilotfleet token issue --user USER --scope use"],
+    httpFix: "Use a token that has the scope. GET /v1/me shows the scopes of this one.",
   },
   FLEET_TOKEN_NOT_FOUND: {
     title: "There is no such token.",
@@ -72,6 +75,7 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
   FLEET_SESSION_EXISTS: {
     title: "There is already a session with this id.",
     causes: ["The id was used before, by this user or by another one."],
+    httpFix: "Choose another id, or leave it out.",
     fixes: ["Choose another id, or leave it out.", "copilotfleet resume SESSION --user USER"],
   },
   FLEET_CONFIG_EXISTS: {
@@ -96,6 +100,14 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     title: "The session is in a turn.",
     causes: ["The call needs a session that is not in a turn. This holds for a deletion, an eviction and a move."],
     fixes: ["Try again when the turn has ended.", "copilotfleet list --state active"],
+    httpFix: "Try again when the turn has ended, or end it with POST /v1/sessions/{id}/abort.",
+  },
+  FLEET_SESSION_CHANGED: {
+    httpStatus: 412,
+    title: "The session is no longer as the request expects it.",
+    causes: ["The session was used or changed after the ETag in the header If-Match was read."],
+    fixes: ["Read the session again, and repeat the request with the new ETag, or without If-Match."],
+    httpFix: "Read the session again, and repeat the request with the new ETag, or without If-Match.",
   },
   FLEET_SESSION_AMBIGUOUS: {
     title: "Several sessions match.",
@@ -110,6 +122,7 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     title: "Somebody else holds the lease of the session.",
     causes: ["A member is in a turn.", "A program or a person took the lease with lock."],
     fixes: ["copilotfleet lock SESSION --show", 'copilotfleet lock SESSION --user USER --steal --reason "WHY"'],
+    httpFix: "Try again when the other turn has ended. GET /v1/sessions/{id} shows the lease.",
   },
   FLEET_REQUEST_CLOSED: {
     title: "The agent no longer waits for this answer.",
@@ -166,12 +179,16 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
   },
   FLEET_METHOD_UNKNOWN: {
     httpStatus: 404,
-    title: "The front door or the HTTP API does not know this method.",
+    title: "The front door or the HTTP API does not know this method or path.",
     causes: [
       "The client's SDK is newer than this version of copilotfleet.",
       "The path or the method of an HTTP request is misspelled.",
     ],
-    fixes: ["npm install --global copilotfleet@latest"],
+    fixes: [
+      "GET /openapi.json at the HTTP API lists its paths and methods.",
+      "npm install --global copilotfleet@latest # if an SDK at the front door is newer than this version",
+    ],
+    httpFix: "GET /openapi.json lists all routes.",
   },
   FLEET_TOKEN_REFUSED: {
     httpStatus: 401,
@@ -219,7 +236,8 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
     fixes: [
       "ss -ltnp 'sport = :PORT' # shows which program has it",
       "copilotfleet doctor # shows whether serve already runs",
-      "COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve # to start at once, at a free port",
+      "COPILOTFLEET_SERVE_LISTEN=127.0.0.1:0 copilotfleet serve # opens the front door at a free port",
+      "COPILOTFLEET_SERVE_HTTP=127.0.0.1:0 copilotfleet serve # opens the HTTP API at a free port",
     ],
   },
   FLEET_SERVER_CONFLICT: {

@@ -95,6 +95,7 @@ export const EXHAUSTED_ERRORS = rows(6, NOTHING_DONE, {
     data: UP_TO_LAST_STEP,
     causes: ["The model or a tool takes longer than the timeout. The turn was ended."],
     fixes: ["copilotfleet send SESSION TEXT --user USER --timeout 10m"],
+    httpFix: "Send the prompt with a longer timeout in the body.",
   },
   FLEET_STATE_BUSY: {
     httpStatus: 503,

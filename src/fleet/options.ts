@@ -123,6 +123,8 @@ export interface UpdateSessionOptions {
   ttl?: Duration | null | undefined;
   /** Other users who may use the session. A member who is removed can begin no more turns. */
   members?: readonly string[] | undefined;
+  /** The session as `get` or `list` returned it. If its purpose, TTL or members have changed since, nothing is changed. */
+  expected?: Pick<SessionView, "purpose" | "ttlMs" | "members"> | undefined;
 }
 
 export interface SendOptions {

@@ -39,17 +39,30 @@ export interface SignOnContext {
   onSignOn?: ((report: SignOnReport) => void) | undefined;
 }
 
+/** The parts that know the credentials that were presented so far. */
+interface Known {
+  seen: Seen;
+  /** Loaded when somebody first presents such a credential. */
+  jwt?: JwtSignOn;
+  github?: GitHubSignOn;
+}
+
 /** Finds out who presents a credential. Every entry point asks it. */
 export class SignOn {
   readonly #context: SignOnContext;
-  readonly #seen: Seen;
-  /** Loaded when somebody first presents such a credential. */
-  #jwt: JwtSignOn | undefined;
-  #github: GitHubSignOn | undefined;
+  readonly #known: Known;
 
-  constructor(context: SignOnContext) {
+  constructor(
+    context: SignOnContext,
+    known: Known = { seen: { uses: new TokenUses(context.store, context.clock), passing: new PassingTokens() } },
+  ) {
     this.#context = context;
-    this.#seen = { uses: new TokenUses(context.store, context.clock), passing: new PassingTokens() };
+    this.#known = known;
+  }
+
+  /** The same knowledge, with another listener for the checks at one entry point. */
+  reportingTo(onSignOn: SignOnContext["onSignOn"]): SignOn {
+    return new SignOn({ ...this.#context, onSignOn }, this.#known);
   }
 
   /**
@@ -85,44 +98,44 @@ export class SignOn {
       return await (await this.#loadGitHub()).identify(String(credential), address);
     }
     const unknown = "The fleet did not issue this token, or the token has expired or was revoked.";
-    return (await verifyToken(store, credential, this.#seen)) ?? { refused: unknown };
+    return (await verifyToken(store, credential, this.#known.seen)) ?? { refused: unknown };
   }
 
   /** Whether the credential of an identity is still valid: it was not revoked, and has not expired. */
   async isStillGood(identity: Identity): Promise<boolean> {
     if (identity.via === "jwt") return await (await this.#loadJwt()).isStillGood(identity);
     if (identity.via === "github") return (await this.#loadGitHub()).isStillGood(identity);
-    return await isTokenGood(this.#context.store, identity, this.#seen.uses);
+    return await isTokenGood(this.#context.store, identity, this.#known.seen.uses);
   }
 
   /** Makes the next check ask again, because a turn with the credential of this identity was refused. */
   recheck(identity: Identity): void {
-    this.#github?.recheck(identity);
+    this.#known.github?.recheck(identity);
   }
 
   /** Problems that the operator should know, each once. */
   takeWarnings(): string[] {
-    return this.#jwt?.takeWarnings() ?? [];
+    return this.#known.jwt?.takeWarnings() ?? [];
   }
 
   /** The GitHub token of a user who signed on with it and is connected; null for other users. */
   gitHubTokenOf(identity: Identity): string | null {
-    return this.#github?.tokenOf(identity) ?? null;
+    return this.#known.github?.tokenOf(identity) ?? null;
   }
 
   async #loadGitHub(): Promise<GitHubSignOn> {
-    if (this.#github !== undefined) return this.#github;
+    if (this.#known.github !== undefined) return this.#known.github;
     const { GitHubSignOn: Loaded } = await import("./github/github-sign-on.js");
     const { config, clock } = this.#context;
-    this.#github ??= new Loaded(config.identity.github, clock);
-    return this.#github;
+    this.#known.github ??= new Loaded(config.identity.github, clock);
+    return this.#known.github;
   }
 
   async #loadJwt(): Promise<JwtSignOn> {
-    if (this.#jwt !== undefined) return this.#jwt;
+    if (this.#known.jwt !== undefined) return this.#known.jwt;
     const { JwtSignOn: Loaded } = await import("./jwt/jwt-sign-on.js");
-    this.#jwt ??= new Loaded(this.#context);
-    return this.#jwt;
+    this.#known.jwt ??= new Loaded(this.#context);
+    return this.#known.jwt;
   }
 }
 

@@ -14,6 +14,12 @@ export function sessionExists(id: string): FleetError {
   });
 }
 
+export function sessionChanged(id: string): FleetError {
+  return new FleetError("FLEET_SESSION_CHANGED", `Session ${quote(id)} has changed since it was read.`, {
+    suggestions: ["Read the session again."],
+  });
+}
+
 export function sessionNotFound(id: string): FleetError {
   return new FleetError("FLEET_SESSION_NOT_FOUND", `There is no session ${quote(id)} for this user.`, {
     suggestions: ["copilotfleet list --user USER # lists the sessions of this user"],

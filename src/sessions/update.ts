@@ -1,6 +1,8 @@
+import { isDeepStrictEqual } from "node:util";
 import type { SessionRecord } from "../model/session.js";
 import type { Store } from "../store/ports.js";
-import { sessionNotFound } from "./problems.js";
+import { sessionChanged, sessionNotFound } from "./problems.js";
+import type { SessionView } from "./view.js";
 
 /** A field that is undefined stays as it is. */
 export interface SessionUpdate {
@@ -10,22 +12,26 @@ export interface SessionUpdate {
   ttlMs?: number | null | undefined;
   /** The session is then collaborative, even if the list is empty. A member who is removed can begin no more turns. */
   members?: readonly string[] | undefined;
+  /** The session as the caller has read it. Undefined: it may have changed since. */
+  expected?: Pick<SessionView, "purpose" | "ttlMs" | "members"> | undefined;
 }
 
 /**
  * Changes what the owner of a session chose when creating it.
  *
- * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the session does not exist or belongs to another user.
+ * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the session does not exist or belongs to another user;
+ * `FLEET_SESSION_CHANGED` when it is not as expected.
  */
 export async function updateSession(
   store: Store,
   id: string,
   owner: string,
-  { purpose, ttlMs, members }: SessionUpdate,
+  { purpose, ttlMs, members, expected }: SessionUpdate,
 ): Promise<SessionRecord> {
   return await store.sessions.update(id, (draft) => {
     // A member may use the session, but it is not the member's to change.
     if (draft.owner !== owner) throw sessionNotFound(id);
+    if (expected !== undefined && !isAsExpected(draft, expected)) throw sessionChanged(id);
     if (purpose !== undefined) draft.purpose = purpose;
     if (ttlMs !== undefined) draft.ttlMs = ttlMs;
     if (members !== undefined) {
@@ -34,4 +40,10 @@ export async function updateSession(
     }
     return { ...draft };
   });
+}
+
+function isAsExpected(record: SessionRecord, expected: NonNullable<SessionUpdate["expected"]>): boolean {
+  // The view of a session without a TTL of its own shows the TTL of the configuration.
+  const isSameTtl = record.ttlMs === null || record.ttlMs === expected.ttlMs;
+  return isSameTtl && record.purpose === expected.purpose && isDeepStrictEqual(record.members, expected.members);
 }

@@ -7,6 +7,7 @@ import { FleetError } from "../../src/errors.js";
 import { eventually } from "../fixtures/eventually.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
+import { RawClient } from "../gateway/raw-client.js";
 import { doorEnds, type Reply, TestApi } from "./harness.js";
 
 const model = await startHeldModel();
@@ -158,6 +159,23 @@ it("a client that reads the stream of a turn too slowly gets a problem, and the 
   expect(last).toMatch(/^event: problem\ndata: .*"code":"FLEET_LIMIT_REACHED"/);
   await eventually("the end of the stream", () => at.door.streams.open === before.open);
   expect(at.door.streams.slow).toBe(before.slow + 1);
+});
+
+it("a connection at the front door counts against the limits of its user at the API, too, and the other way round", async () => {
+  await using few = await TestApi.open({ env: { ...model.env }, config: { limits: { default: { connections: 1 } } } });
+  await using door = await few.fleet.openFrontDoor({ listen: "127.0.0.1:0" });
+  const token = await few.token("alice");
+  const client = await RawClient.as(door.url, token);
+  expect(await few.ask("GET", "/v1/me", { token })).toMatchObject({ status: 429, json: { limit: "connections" } });
+  expect((await few.ok("GET", "/v1/me", { token: await few.token("bob") })).json.used.connections).toBe(1);
+  client.socket.destroy();
+  await eventually("room", async () => (await few.ask("GET", "/v1/me", { token })).status === 200);
+  const { id } = (await few.ok("POST", "/v1/sessions", { token })).json.session;
+  const turn = few.ask("POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: "!hold both" } });
+  await eventually("the model", () => model.held("both") > 0);
+  await expect(RawClient.as(door.url, token)).rejects.toThrow(/limit|connections/i);
+  model.release("both");
+  expect((await turn).status).toBe(200);
 });
 
 it("an idle connection of a user counts among the strangers again, but not while one of its requests runs", async () => {

@@ -71,7 +71,7 @@ describe("the hosts and origins of requests", () => {
         "access-control-allow-origin": origin,
         "access-control-allow-methods": "POST, GET",
         "access-control-allow-headers":
-          "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, X-Request-Id",
+          "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, X-Request-Id",
         vary: "Origin",
       });
       expect(asked.headers["access-control-allow-credentials"]).toBeUndefined();
@@ -243,16 +243,37 @@ describe("paths, queries and bodies", () => {
     expect((await at.ask("GET", "/metrics", { token: alice })).status).toBe(404);
   });
 
-  it("malformed HTTP ends with a plain 400 or 431, and the door serves others", async () => {
-    for (const bytes of [
-      "GET\r\n\r\n",
-      "\0\0\0\0",
-      "GET / HTTP/9.9\r\n\r\n",
-      `GET / HTTP/1.1\r\nA: ${"x".repeat(40_000)}\r\n\r\n`,
-    ]) {
-      expect(await raw(bytes)).toMatch(/^(HTTP\/1\.1 (400|431|505) |$)/);
-    }
+  it.each([
+    ["a line without a path", "GET\r\n\r\n", 400],
+    ["bytes of another protocol", "\0\0\0\0", 400],
+    ["another version of HTTP", "GET / HTTP/9.9\r\n\r\n", 400],
+    ["a head of 40 kB", `GET / HTTP/1.1\r\nA: ${"x".repeat(40_000)}\r\n\r\n`, 431],
+    [
+      "a body with a wrong length of a chunk",
+      "POST /v1/sessions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+      400,
+    ],
+  ])("malformed HTTP ends with a problem, and the door serves others: %s", async (_, bytes, status) => {
+    const reply = await raw(bytes);
+    expect(reply).toContain(`HTTP/1.1 ${status} `);
+    const [head = "", body = ""] = reply.slice(reply.lastIndexOf("HTTP/1.1")).split("\r\n\r\n");
+    expect(head).toContain("Content-Type: application/problem+json");
+    expect(head).toContain("X-Content-Type-Options: nosniff");
+    expect(JSON.parse(body)).toMatchObject({
+      status,
+      code: expect.stringMatching(/^FLEET_/),
+      requestId: expect.any(String),
+    });
     expect((await at.ok("GET", "/v1/me", { token: alice })).status).toBe(200);
+  });
+
+  it("a request without a host is refused, in HTTP/1.1 and 1.0", async () => {
+    for (const version of ["1.1", "1.0"]) {
+      const reply = await raw(
+        `GET /v1/me HTTP/${version}\r\nAuthorization: Bearer ${alice}\r\nConnection: close\r\n\r\n`,
+      );
+      expect(reply).toMatch(/^HTTP\/1\.1 400 .*FLEET_USAGE_INVALID/s);
+    }
   });
 });
 

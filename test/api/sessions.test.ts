@@ -71,6 +71,42 @@ describe("a session over HTTP", () => {
     expect((await at.ask("GET", path, { token: alice, headers })).status).toBe(200);
   });
 
+  it("is changed and deleted with If-Match only as long as the client knows its state", async () => {
+    const id = await created({ ttl: "2h" });
+    const path = `/v1/sessions/${id}`;
+    const ask = async (method: string, etag: string, body?: object) =>
+      await at.ask(method, path, {
+        token: alice,
+        headers: { "If-Match": etag },
+        ...(body === undefined ? {} : { body }),
+      });
+    const etag = (await at.ok("GET", path, { token: alice })).headers.etag ?? "";
+    const changed = await ask("PATCH", `"other", ${etag}`, { purpose: "first" });
+    expect(changed.status).toBe(200);
+    for (const method of ["PATCH", "DELETE"]) {
+      const refused = await ask(method, etag, method === "PATCH" ? { purpose: "second" } : undefined);
+      expect(refused.json).toMatchObject({ status: 412, code: "FLEET_SESSION_CHANGED", retryable: false });
+    }
+    const next = changed.headers.etag ?? "";
+    expect((await at.ok("GET", path, { token: alice })).headers.etag).toBe(next);
+    // A weak ETag never matches, because the bytes of the answer may differ.
+    expect((await ask("PATCH", `W/${next}`, { purpose: "second" })).status).toBe(412);
+    expect((await ask("PATCH", "*", { purpose: "second" })).json.session.purpose).toBe("second");
+    expect((await ask("DELETE", "*")).status).toBe(204);
+    expect((await ask("DELETE", "*")).status).toBe(404);
+  });
+
+  it("is changed by one of two requests with the same If-Match, even if both come at once", async () => {
+    const id = await created();
+    const path = `/v1/sessions/${id}`;
+    const headers = { "If-Match": (await at.ok("GET", path, { token: alice })).headers.etag ?? "" };
+    const both = ["one", "two"].map(
+      async (purpose) => await at.ask("PATCH", path, { token: alice, body: { purpose }, headers }),
+    );
+    const statuses = (await Promise.all(both)).map(({ status }) => status);
+    expect(statuses.toSorted()).toEqual([200, 412]);
+  });
+
   it("changes only the fields that a PATCH names, and gets defaults back with null", async () => {
     const id = await created({ purpose: "review", ttl: "2h" });
     const patch = async (body: object) =>

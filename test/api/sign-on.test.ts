@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { FleetError } from "../../src/errors.js";
 import { GitHubAccounts } from "../fixtures/identity/github-accounts.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
 import { TestApi } from "./harness.js";
@@ -41,5 +42,21 @@ describe("the API, for a user of an identity provider,", () => {
     const { json } = await at.ok("POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: "hello" } });
     expect(json.reply).toBe("[turn 1] hello");
     expect(JSON.stringify(at.events)).not.toContain("gho_");
+  });
+
+  it("asks GitHub again about a token after a turn with it was refused", async () => {
+    const token = "gho_ofCarol";
+    github.accounts.set(token, { login: "carol" });
+    const { id } = (await at.ok("POST", "/v1/sessions", { token })).json.session;
+    github.accounts.delete(token);
+    expect((await at.ask("GET", "/v1/me", { token })).status).toBe(200);
+    const { use } = at.fleet.sessions;
+    const refused = async () =>
+      await Promise.reject(new FleetError("FLEET_CREDENTIAL_REFUSED", "The model service refuses the credential."));
+    Object.defineProperty(at.fleet.sessions, "use", { value: refused, configurable: true });
+    const turn = await at.ask("POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: "hello" } });
+    Object.defineProperty(at.fleet.sessions, "use", { value: use, configurable: true });
+    expect(turn.json).toMatchObject({ status: 502, code: "FLEET_CREDENTIAL_REFUSED" });
+    expect((await at.ask("GET", "/v1/me", { token })).status).toBe(401);
   });
 });

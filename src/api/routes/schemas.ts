@@ -236,7 +236,7 @@ export const caller = v.object({
   limits: v.pipe(limits, v.description("The limits of the user. Null: unlimited.")),
   used: v.object({
     sessions: number,
-    connections: v.pipe(number, v.description("Requests in flight at this address.")),
+    connections: v.pipe(number, v.description("Connections at the front door of this host, and requests in flight.")),
   }),
 });
 

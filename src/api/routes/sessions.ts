@@ -1,4 +1,5 @@
 import { sha256 } from "../../config/values/text.js";
+import { sessionChanged } from "../../sessions/problems.js";
 import type { SessionView } from "../../sessions/view.js";
 import { type AnyRoute, route } from "../route.js";
 import { given } from "./given.js";
@@ -96,16 +97,20 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     tag: "Sessions",
     summary: "Change the members, the TTL or the purpose of a session",
     description:
-      "Only the owner may do this. A field that is left out stays as it is. Null sets a field to its default.",
+      "Only the owner may do this. A field that is left out stays as it is. Null sets a field to its default. With the `ETag` of " +
+      "an earlier answer as `If-Match`, changes nothing if the session has changed since.",
+    takesIfMatch: true,
     params: s.path,
     query: null,
     body: s.changedSession,
-    answer: { status: 200, description: "The session after the change.", schema: s.oneSession },
-    errors: [404],
+    answer: { status: 200, description: "The session after the change.", schema: s.oneSession, headers: ["ETag"] },
+    errors: [404, 412],
     limitMs: LOOK_MS,
-    handle: async ({ fleet, identity: { user }, params: { id }, body }) => ({
-      body: { session: await fleet.sessions.update(id, { user, ...body }) },
-    }),
+    handle: async ({ fleet, identity: { user }, params: { id }, body, ifMatch }) => {
+      const expected = await expectedBy(ifMatch, async () => await fleet.sessions.get(id, { user }));
+      const session = await fleet.sessions.update(id, { user, ...given({ expected }), ...body });
+      return { headers: { ETag: etagOf(session) }, body: { session } };
+    },
   }),
   route({
     method: "DELETE",
@@ -116,19 +121,35 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     isWork: false,
     tag: "Sessions",
     summary: "Delete a session with its history",
-    description: "Only the owner may do this, and not during a turn.",
+    description:
+      "Only the owner may do this, and not during a turn. With the `ETag` of an earlier answer as `If-Match`, deletes nothing if " +
+      "the session has changed since.",
+    takesIfMatch: true,
     params: s.path,
     query: null,
     body: null,
     answer: { status: 204, description: "The session is deleted.", schema: null },
-    errors: [404, 409, 502, 504],
+    errors: [404, 409, 412, 502, 504],
     limitMs: LOOK_MS,
-    handle: async ({ fleet, identity: { user }, params: { id } }) => {
+    handle: async ({ fleet, identity: { user }, params: { id }, ifMatch }) => {
+      await expectedBy(ifMatch, async () => await fleet.sessions.get(id, { user }));
       await fleet.sessions.delete([id], { user });
       return {};
     },
   }),
 ];
+
+/** The session that a request with `If-Match` expects. Undefined if it expects none. @throws FleetError `FLEET_SESSION_CHANGED`. */
+async function expectedBy(
+  ifMatch: string | undefined,
+  get: () => Promise<SessionView>,
+): Promise<SessionView | undefined> {
+  if (ifMatch === undefined) return undefined;
+  const session = await get();
+  const known = ifMatch.split(",").map((each) => each.trim());
+  if (!known.includes("*") && !known.includes(etagOf(session))) throw sessionChanged(session.id);
+  return session;
+}
 
 /** Changes whenever anything in the answer changes, such as the size or the last use. */
 function etagOf(session: SessionView): string {

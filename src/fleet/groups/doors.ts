@@ -1,4 +1,5 @@
 import type { HttpDoor } from "../../api/door.js";
+import type { HttpContext } from "../../api/door-state.js";
 import type { Address } from "../../config/rules.js";
 import type { FrontDoor } from "../../gateway/door.js";
 import type { HostCalls } from "../../gateway/entry/control.js";
@@ -24,6 +25,7 @@ export interface ApiGroups {
 /** The front doors of this process, and its addresses of the HTTP API. */
 export class DoorGroup extends Group {
   readonly #groups: ApiGroups;
+  #common: Promise<Pick<HttpContext, "signOn" | "shares">> | undefined;
 
   constructor(parts: FleetParts, groups: ApiGroups) {
     super(parts);
@@ -46,7 +48,7 @@ export class DoorGroup extends Group {
     const { config, store, sessions, pool, directory, clock, own, leases, endings } = this.parts;
     const { listen: given = config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
     const listen = arg.readListener(given, "listen");
-    const context = { config, store, sessions, pool, directory, clock };
+    const context = { config, store, sessions, pool, directory, clock, ...(await this.#sharedState()) };
     const calls: HostCalls = {
       answer: async (method, params, signal) => await answerCall(own, method, params, signal),
     };
@@ -69,14 +71,25 @@ export class DoorGroup extends Group {
     // Import these modules only here, because a process without the HTTP API must not load them.
     const { openHttpDoor } = await import("../../api/door.js");
     const { apiFleet } = await import("./arguments/api-fleet.js");
-    const { config, store, clock, leases, endings } = this.parts;
+    const { config, clock, leases, endings } = this.parts;
     const { listen: given = config.serve.http ?? ANY_ADDRESS, ...rest } = options;
     const listen = arg.readListener(given, "listen");
-    const context = { config, store, clock, fleet: apiFleet(this.parts, this.#groups) };
+    const fleet = apiFleet(this.parts, this.#groups);
+    const context = { config, clock, fleet, ...(await this.#sharedState()) };
     // The caller may hold a lease, but the clients must not use it.
     const door = await leases.ambient.outside(() => openHttpDoor(context, { ...rest, listen }));
     endings.push(async () => await door.close());
     return door;
+  }
+
+  /** The state that all addresses of this process share, so that the limits of a user count once, and GitHub is asked once. */
+  async #sharedState(): Promise<Pick<HttpContext, "signOn" | "shares">> {
+    this.#common ??= (async () => {
+      const { Shares } = await import("../../gateway/state/door/shares.js");
+      const { SignOn } = await import("../../identity/sign-on.js");
+      return { signOn: new SignOn(this.parts), shares: new Shares(this.parts.config.limits) };
+    })();
+    return await this.#common;
   }
 
   static {

@@ -62,6 +62,7 @@ const update = {
   purpose: orNull(arg.text),
   ttl: orNull(arg.span),
   members: { check: arg.texts },
+  expected: { check: arg.object },
 };
 const reading = { ...arg.OWN_USER, after: { check: arg.text }, follow: { check: arg.flag }, ...arg.SIGNAL };
 const following = { turns: { check: arg.whole }, follow: { check: arg.flag }, ...arg.SIGNAL };

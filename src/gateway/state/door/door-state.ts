@@ -1,6 +1,6 @@
 import type { Config } from "../../../config/schema.js";
 import type { HostDirectory } from "../../../hosts/directory.js";
-import { SignOn } from "../../../identity/sign-on.js";
+import type { SignOn } from "../../../identity/sign-on.js";
 import type { Pool } from "../../../pool/pool.js";
 import type { Clock } from "../../../runtime/clock.js";
 import type { Sessions } from "../../../sessions/sessions.js";
@@ -9,7 +9,7 @@ import type { Links } from "../links.js";
 import { LostHosts, LostServers } from "./lost.js";
 import type { DoorListeners } from "./report.js";
 import { ServerQuestions } from "./server-questions.js";
-import { Shares } from "./shares.js";
+import type { Shares } from "./shares.js";
 
 /** The parts of the fleet that the front door needs. */
 export interface DoorContext {
@@ -19,6 +19,9 @@ export interface DoorContext {
   directory: HostDirectory;
   pool: Pool;
   clock: Clock;
+  signOn: SignOn;
+  /** How many connections, requests and bytes each user has at all addresses of this process. */
+  shares: Shares;
 }
 
 /** How many prompts and openings of sessions may begin in one round of the event loop. */
@@ -52,7 +55,6 @@ export class DoorState implements DoorContext {
   readonly clock: Clock;
   readonly signOn: SignOn;
   readonly listeners: DoorListeners;
-  /** How many connections, requests and bytes each user has at this door. */
   readonly shares: Shares;
   /** Lets prompts and openings of sessions begin, a few at a time. */
   readonly pace = new Pace();
@@ -67,16 +69,17 @@ export class DoorState implements DoorContext {
   draining = false;
   readonly #closed = new AbortController();
 
-  constructor({ config, store, sessions, directory, pool, clock }: DoorContext, listeners: DoorListeners) {
+  constructor(context: DoorContext, listeners: DoorListeners) {
+    const { config, store, sessions, directory, pool, clock, signOn, shares } = context;
     this.config = config;
     this.store = store;
     this.sessions = sessions;
     this.directory = directory;
     this.pool = pool;
     this.clock = clock;
-    this.signOn = new SignOn({ store, config, clock, onSignOn: listeners.onSignOn });
+    this.signOn = signOn.reportingTo(listeners.onSignOn);
     this.listeners = listeners;
-    this.shares = new Shares(config.limits);
+    this.shares = shares;
     this.lostHosts = new LostHosts({ takenOver: directory.isShared, ttlMs: config.host.ttlMs });
   }
 
