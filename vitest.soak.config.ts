@@ -4,7 +4,12 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   resolve: { alias: { copilotfleet: new URL("./src/index.ts", import.meta.url).pathname } },
   test: {
-    include: ["test/faults/**/*.test.ts", "test/gateway/{fuzz,survival,tls}.test.ts", "test/e2e/runbooks.test.ts"],
+    include: [
+      "test/faults/**/*.test.ts",
+      "test/gateway/{fuzz,survival,tls}.test.ts",
+      "test/api/fuzz.test.ts",
+      "test/e2e/runbooks.test.ts",
+    ],
     env: { SOAK: "1" },
     testTimeout: 30 * 60_000,
     hookTimeout: 180_000,
