@@ -114,18 +114,7 @@ export interface CreateSessionOptions extends ResumeSessionOptions {
   needsModel?: boolean;
 }
 
-/** The changes to a session. A field that is left out stays as it is. */
-export interface UpdateSessionOptions {
-  user: string;
-  /** Null: the session has no purpose. */
-  purpose?: string | null | undefined;
-  /** How long gc keeps the session after its last use. Null: `session.ttl` of the configuration counts. */
-  ttl?: Duration | null | undefined;
-  /** Other users who may use the session. A member who is removed can begin no more turns. */
-  members?: readonly string[] | undefined;
-  /** The session as `get` or `list` returned it. If its purpose, TTL or members have changed since, nothing is changed. */
-  expected?: Pick<SessionView, "purpose" | "ttlMs" | "members"> | undefined;
-}
+export type { UpdateSessionOptions } from "../sessions/update.js";
 
 export interface SendOptions {
   /** How long the turn may take before it is aborted. Default: no limit. */

@@ -1,8 +1,22 @@
 import { isDeepStrictEqual } from "node:util";
+import type { Duration } from "../config/values/duration.js";
 import type { SessionRecord } from "../model/session.js";
 import type { Store } from "../store/ports.js";
 import { sessionChanged, sessionNotFound } from "./problems.js";
 import type { SessionView } from "./view.js";
+
+/** The changes to a session. A field that is left out stays as it is. */
+export interface UpdateSessionOptions {
+  user: string;
+  /** Null: the session has no purpose. */
+  purpose?: string | null | undefined;
+  /** How long gc keeps the session after its last use. Null: `session.ttl` of the configuration counts. */
+  ttl?: Duration | null | undefined;
+  /** Other users who may use the session. A member who is removed can begin no more turns. */
+  members?: readonly string[] | undefined;
+  /** The session as `get` or `list` returned it. If its purpose, TTL or members have changed since, nothing is changed. */
+  expected?: Pick<SessionView, "purpose" | "ttlMs" | "members"> | undefined;
+}
 
 /** A field that is undefined stays as it is. */
 export interface SessionUpdate {

@@ -166,14 +166,13 @@ export class SessionGroup extends RequestGroup {
    * @param options a field that is left out stays as it is. `purpose` null: none. `ttl` null: `session.ttl` counts
    */
   async update(id: string, options: UpdateSessionOptions): Promise<SessionView> {
-    const { user, purpose, ttl, members, expected } = options;
+    const { user, ttl, members } = options;
     await this.parts.finder.find(id, user);
     await this.parts.open.closeKept([id]);
     await updateSession(this.parts.store, id, user, {
-      purpose,
+      ...options,
       ttlMs: typeof ttl === "string" || typeof ttl === "number" ? parseDuration(ttl, { name: option("ttl") }) : ttl,
       members: members === undefined ? undefined : validateMembers(members, user),
-      expected,
     });
     return await viewSessionOf(this.parts, id, user);
   }
