@@ -19,6 +19,7 @@ import { SessionFinder } from "../sessions/find.js";
 import { Leases } from "../sessions/leases/leases.js";
 import { OpenSessions } from "../sessions/open-sessions.js";
 import { AgentRequests } from "../sessions/requests/agent-requests.js";
+import { isEnding } from "../sessions/requests/ending.js";
 import { Sessions } from "../sessions/sessions.js";
 import type { FleetOptions } from "./options.js";
 import { checkState, openState } from "./state.js";
@@ -52,8 +53,9 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const pool = new Pool({ store, config, stateRoot, env });
   const leases = new Leases(store, clock);
   const takeover = new Takeover({ store, config, directory, placer: pool.placer });
-  const requests = new AgentRequests(config.session.answerTimeoutMs, clock);
   const base = { store, config, env, directory };
+  const answerMs = config.session.answerTimeoutMs;
+  const requests = new AgentRequests({ answerMs, clock, isEnding: async (id) => await isEnding(base, id) });
   const sessions = new Sessions({ ...base, takeover, pool, clients, leases, provider, requests, warn });
   const own = new LocalHost(sessions, stateRoot);
   const hosts = new FleetHosts({ ...base, own, warn });

@@ -97,7 +97,7 @@ export class Supervisor {
   }
 
   async #open(signal: AbortSignal): Promise<void> {
-    const { config, metrics, log, doors, listen, http, host, state } = this.#context;
+    const { config, metrics, log, doors, listen, http, requests, host, state } = this.#context;
     const { metrics: address } = config.serve;
     const probes = { health: this.#loop, metrics, log };
     const httpAddress = http !== null && "fd" in http ? config.serve.http : http;
@@ -114,6 +114,7 @@ export class Supervisor {
     if (http !== null) {
       const answers = new HealthProbes(probes, { hasMetrics: isShared });
       const listeners = doorListeners(this.#context, "HTTP API");
+      requests.onOwn((change) => metrics.asked(change, requests.size));
       this.#context.state.http = await doors.openHttp({ ...listeners, listen: http, probes: answers, signal });
       if (isShared) this.#metricsAddress = this.#context.state.http.address;
       await this.#hostLock.announce({

@@ -208,6 +208,16 @@ describe("a request that nobody answers", () => {
     expect(await door.close({ timeout: "20s" })).toEqual({ cut: 0 });
     expect((await running).json.reply).toContain("Permission denied");
   });
+
+  it("expires when its server is restarted, so that the restart cuts no turn", async () => {
+    const id = await session();
+    const running = turn(id, SHELL);
+    await asked(id);
+    const { server } = await at.fleet.servers.spawn("alice");
+    const { stopped } = await at.fleet.servers.restart([server.id]);
+    expect(stopped).toMatchObject([{ outcome: "drained", cut: [] }]);
+    expect((await running).json.reply).toContain("Permission denied");
+  });
 });
 
 describe("turns that nobody answers", () => {

@@ -185,6 +185,7 @@ describe("the metrics", () => {
     const names = new Set([...(await metrics.text()).matchAll(/([a-z]+)="/g)].map(([, name]) => name));
     expect([...names].sort()).toEqual([
       "code",
+      "kind",
       "le",
       "limit",
       "node",

@@ -69,7 +69,7 @@ export async function* followRequests(
 /** Tells the other hosts of each change here, because a client may follow the session there. */
 export function shareRequests({ hosts, requests }: Pick<RequestsContext, "hosts" | "requests">): void {
   if (hosts.own.name === null) return;
-  requests.shareBy((change) => {
+  requests.onOwn((change) => {
     const tell = hosts.everywhere(async (host) => host === hosts.own || (await host.noteRequest({ change })));
     // A follower that learns nothing finds the request in the list.
     tell.catch(() => undefined);

@@ -7,6 +7,7 @@ import { SERVER_STATES, type ServerState } from "../../model/server.js";
 import type { ModelRequests } from "../../models/gateway/exchange.js";
 import { EGRESS_RESULTS, type EgressResult } from "../../sandbox/network/outbound.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
+import { REQUEST_KINDS, REQUEST_OUTCOMES, type RequestChange } from "../../sessions/requests/request.js";
 import type { StreamCounts } from "../context.js";
 
 /** Why a server was started again. `start`: it ended before its first answer. */
@@ -114,6 +115,12 @@ export class FleetMetrics {
     this.#series.signOnSeconds.observe({ via }, seconds);
   }
 
+  /** Counts a permission or question of the agent. @param waiting how many wait now */
+  asked({ request: { kind, outcome } }: RequestChange, waiting: number): void {
+    this.#series.agentRequestsWaiting.set(waiting);
+    if (outcome !== null) this.#series.agentRequests.inc({ kind, outcome });
+  }
+
   /** Counts a refusal at the front door because of a limit. `limit` is one of the names in `config/limits.ts`. */
   limited(limit: string): void {
     this.#series.limitsReached.inc({ limit });
@@ -207,6 +214,11 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
     signOnSeconds.zero({ via });
     for (const result of SIGN_ON_RESULTS) signOns.inc({ via, result }, 0);
   }
+  const agentRequests = new library.Counter({
+    ...named("agent_requests_total", "Permissions and questions of the agent that have ended."),
+    labelNames: ["kind", "outcome"] as const,
+  });
+  for (const kind of REQUEST_KINDS) for (const outcome of REQUEST_OUTCOMES) agentRequests.inc({ kind, outcome }, 0);
   const limits = LIMITED.flatMap((limited) => [limited, `total.${limited}`]);
   new library.Gauge({
     ...named("supervisor_memory_bytes", "Memory of the supervisor itself."),
@@ -262,6 +274,8 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
     slowStreams: counter("http_streams_slow_total", "Streams over HTTP ended because the client read too slowly."),
     signOns,
     signOnSeconds,
+    agentRequests,
+    agentRequestsWaiting: gauge("agent_requests_waiting", "Permissions and questions that wait for a user's answer."),
     limitsReached: counterBy("door_limits_reached_total", "limit", limits, "Refusals at the front door by limits."),
     modelInFlight: gauge("model_requests_in_flight", "Model requests that wait for the end of their answer."),
     modelFailures: counter("model_requests_failed_total", "Model requests that the model service did not answer well."),

@@ -6,6 +6,8 @@ import type { AgentRequest, Asked, RequestAnswer, RequestChange, Verdict } from 
 
 /** How many closed requests stay known, so that a late answer gets a clear error. */
 const MOST_CLOSED = 1_000;
+/** How often to look whether the server of a waiting request is about to end, in milliseconds. */
+const LOOK_MS = 1_000;
 
 /** A request that waits. `close` ends it, once. */
 export interface WaitingRequest {
@@ -17,6 +19,14 @@ export interface WaitingRequest {
 
 type Listener = (change: RequestChange) => void;
 
+export interface AgentRequestsContext {
+  /** How long a request waits for its answer, in milliseconds. */
+  answerMs: number;
+  clock: Clock;
+  /** Whether the server of a session is about to end. */
+  isEnding: (sessionId: string) => Promise<boolean>;
+}
+
 /**
  * The permissions and questions that the turns of this process ask. They live in memory, because they end with the process:
  * when its connection to a server ends, the runtime ends the turn (measured with 1.0.85).
@@ -25,14 +35,12 @@ export class AgentRequests {
   readonly #waiting = new Map<string, WaitingRequest>();
   readonly #closed = new Map<string, AgentRequest>();
   readonly #listeners = new Set<Listener>();
-  #share: Listener = () => undefined;
-  readonly #answerMs: number;
-  readonly #clock: Clock;
+  readonly #ownListeners = new Set<Listener>();
+  readonly #context: AgentRequestsContext;
+  #isLooking = false;
 
-  /** @param answerMs how long a request waits for its answer, in milliseconds */
-  constructor(answerMs: number, clock: Clock) {
-    this.#answerMs = answerMs;
-    this.#clock = clock;
+  constructor(context: AgentRequestsContext) {
+    this.#context = context;
   }
 
   /** How many requests wait. */
@@ -46,6 +54,7 @@ export class AgentRequests {
    * @param until when it aborts, the request expires at once
    */
   open(session: string, user: string, asked: Asked, until?: AbortSignal): WaitingRequest {
+    const { answerMs } = this.#context;
     const now = Date.now();
     const request: AgentRequest = {
       id: randomUUID(),
@@ -53,7 +62,7 @@ export class AgentRequests {
       user,
       kind: asked.permission === null ? "question" : "permission",
       openedAt: new Date(now).toISOString(),
-      expiresAt: new Date(now + this.#answerMs).toISOString(),
+      expiresAt: new Date(now + answerMs).toISOString(),
       ...asked,
       outcome: null,
     };
@@ -73,16 +82,35 @@ export class AgentRequests {
     this.#waiting.set(request.id, waiting);
     this.#changed({ type: "request.opened", request });
     void this.#expire(waiting, until);
+    if (!this.#isLooking) void this.#lookForEnds();
     return waiting;
   }
 
   async #expire({ verdict, close }: WaitingRequest, until: AbortSignal | undefined): Promise<void> {
-    using limit = deadlineOn(this.#clock, this.#answerMs, until);
+    const { clock, answerMs } = this.#context;
+    using limit = deadlineOn(clock, answerMs, until);
     await abortable(verdict, limit.signal).catch(() => close({ outcome: "expired" }));
   }
 
+  /** Expires the requests whose servers are about to end, because a drain waits for their turns. Never rejects. */
+  async #lookForEnds(): Promise<void> {
+    const { clock, isEnding } = this.#context;
+    this.#isLooking = true;
+    while (this.#waiting.size > 0) {
+      await clock.wait(LOOK_MS, { ref: false });
+      for (const { request, close } of [...this.#waiting.values()]) {
+        // If the store does not answer, look again in the next round.
+        if (await isEnding(request.session).catch(() => false)) close({ outcome: "expired" });
+      }
+    }
+    this.#isLooking = false;
+  }
+
   #remember(closed: AgentRequest): void {
-    this.#closed.set(closed.id, closed);
+    const { permission } = closed;
+    // Leave out the details, which may be long.
+    const brief = permission === null ? null : { kind: permission.kind };
+    this.#closed.set(closed.id, { ...closed, permission: brief, question: null });
     const [oldest] = this.#closed.keys();
     if (this.#closed.size > MOST_CLOSED && oldest !== undefined) this.#closed.delete(oldest);
     this.#changed({ type: "request.closed", request: closed });
@@ -90,7 +118,7 @@ export class AgentRequests {
 
   #changed(change: RequestChange): void {
     this.announce(change);
-    this.#share(change);
+    for (const listener of [...this.#ownListeners]) listener(change);
   }
 
   /** The requests of one user in a session, those that wait and the last that have ended. */
@@ -114,9 +142,10 @@ export class AgentRequests {
     return { ...request, outcome: verdict.outcome };
   }
 
-  /** Calls `share` at each change of this process, so that other hosts learn of it. */
-  shareBy(share: Listener): void {
-    this.#share = share;
+  /** Calls the listener at each change of this process alone. @returns a function that removes it */
+  onOwn(listener: Listener): () => void {
+    this.#ownListeners.add(listener);
+    return () => void this.#ownListeners.delete(listener);
   }
 
   /** Calls the listener at each change, of this process and of other hosts. @returns a function that removes it */

@@ -1,5 +1,6 @@
 import type { PermissionHandler, SessionConfig, SessionEvent } from "@github/copilot-sdk";
 import type { Config } from "../../config/schema.js";
+import { isObject } from "../../config/values/json.js";
 import type { SessionsContext } from "../context.js";
 import type { AgentRequests, WaitingRequest } from "./agent-requests.js";
 import type { Asked, AskedPermission, RequestChange, RequestOutcome, Verdict } from "./request.js";
@@ -48,7 +49,7 @@ export class Asker {
 
   readonly #handlers: Handlers = {
     onPermissionRequest: async (permission) => {
-      const asked = { permission: { ...permission } as AskedPermission, question: null };
+      const asked = { permission: shortened(permission) as AskedPermission, question: null };
       const { outcome, reason, isKnown = false } = await this.#ask(asked);
       if (isKnown) return { kind: "no-result" };
       switch (outcome) {
@@ -121,6 +122,20 @@ export class Asker {
     turn.onRequest?.({ type: "request.closed", request: { ...waiting.request, outcome: verdict.outcome } });
     return verdict;
   }
+}
+
+/** The longest text in a permission, in characters. A permission to write has the whole change. */
+const LONGEST_TEXT = 100_000;
+
+/** Cuts long texts, and says so in them. */
+function shortened(value: unknown): unknown {
+  if (typeof value === "string") {
+    const more = value.length - LONGEST_TEXT;
+    return more <= 0 ? value : `${value.slice(0, LONGEST_TEXT)}… (${more} more characters)`;
+  }
+  if (Array.isArray(value)) return value.map(shortened);
+  if (!isObject(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, shortened(each)]));
 }
 
 /** @param kind the kind of the result that the runtime reports (1.0.85): `approved…`, `denied…` or `cancelled` */

@@ -21,7 +21,10 @@ export type Asked =
  * How a request ended. `expired`: nobody answered in time, or the fleet drains. `cancelled`: the turn ended first, for example
  * because it was aborted or its server died.
  */
-export type RequestOutcome = "approved" | "denied" | "answered" | "expired" | "cancelled";
+export type RequestOutcome = (typeof REQUEST_OUTCOMES)[number];
+
+export const REQUEST_OUTCOMES = ["approved", "denied", "answered", "expired", "cancelled"] as const;
+export const REQUEST_KINDS = ["permission", "question"] as const;
 
 /** A permission or a question of the agent, which waits for an answer of the user whose turn runs. */
 export interface AgentRequest {
@@ -30,7 +33,7 @@ export interface AgentRequest {
   session: string;
   /** The user whose turn asks, and who alone may answer. */
   user: string;
-  kind: "permission" | "question";
+  kind: (typeof REQUEST_KINDS)[number];
   openedAt: string;
   /** Without an answer until then, a permission is denied, and a question gets no answer. */
   expiresAt: string;

@@ -6,9 +6,12 @@ import { TestClock } from "../../fixtures/fleets/test-clock.js";
 const PERMISSION: Asked = { permission: { kind: "shell" }, question: null };
 const CHOICE: Asked = { permission: null, question: { question: "Which?", choices: ["red", "blue"], freeform: false } };
 
+const requestsOn = (clock = new TestClock(), isEnding = async () => await Promise.resolve(false)) =>
+  new AgentRequests({ answerMs: 60_000, clock, isEnding });
+
 describe("the requests of the agent", () => {
   it("a question that allows no other answer takes only its choices", () => {
-    const requests = new AgentRequests(1_000, new TestClock());
+    const requests = requestsOn();
     const { id } = requests.open("s", "alice", CHOICE).request;
     expect(() => requests.answer("s", "alice", id, { answer: "green" })).toThrow('Allowed: "red", "blue"');
     expect(requests.answer("s", "alice", id, { answer: "blue" }).outcome).toBe("answered");
@@ -16,11 +19,11 @@ describe("the requests of the agent", () => {
 
   it("expires when its time is up, at once when nobody is asked any longer, and only once", async () => {
     const clock = new TestClock();
-    const requests = new AgentRequests(1_000, clock);
+    const requests = requestsOn(clock);
     const changes: RequestChange[] = [];
     requests.on((change) => changes.push(change));
     const waiting = requests.open("s", "alice", PERMISSION);
-    await clock.advance(1_000);
+    await clock.advance(60_000, 0);
     expect(await waiting.verdict).toEqual({ outcome: "expired" });
     const stop = AbortSignal.abort();
     expect(await requests.open("s", "alice", PERMISSION, stop).verdict).toEqual({ outcome: "expired" });
@@ -34,8 +37,20 @@ describe("the requests of the agent", () => {
     expect(requests.size).toBe(0);
   });
 
+  it("expires when the session's server is about to end", async () => {
+    const clock = new TestClock();
+    let isEnding = false;
+    const requests = requestsOn(clock, async () => await Promise.resolve(isEnding));
+    const waiting = requests.open("s", "alice", PERMISSION);
+    await clock.advance(1_000, 0);
+    expect(requests.size).toBe(1);
+    isEnding = true;
+    await clock.advance(1_000, 0);
+    expect(await waiting.verdict).toEqual({ outcome: "expired" });
+  });
+
   it("remembers only the last thousand that have ended", () => {
-    const requests = new AgentRequests(1_000, new TestClock());
+    const requests = requestsOn();
     for (let count = 0; count < 1_100; count++) requests.open("s", "alice", PERMISSION).close({ outcome: "denied" });
     expect(requests.list("s", "alice")).toHaveLength(1_000);
   });

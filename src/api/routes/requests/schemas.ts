@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { REQUEST_KINDS, REQUEST_OUTCOMES } from "../../../sessions/requests/request.js";
 
 /* The schemas of the agent's permissions and questions. */
 
@@ -43,7 +44,7 @@ export const request = v.object({
   id: v.string(),
   session: v.string(),
   user: v.pipe(v.string(), v.description("The user whose turn asks, and who alone may answer.")),
-  kind: v.picklist(["permission", "question"]),
+  kind: v.picklist(REQUEST_KINDS),
   openedAt: time,
   expiresAt: v.pipe(v.string(), v.description("When the request ends without an answer. ISO 8601, in UTC.")),
   permission: v.pipe(
@@ -58,7 +59,7 @@ export const request = v.object({
     }),
   ),
   outcome: v.pipe(
-    v.nullable(v.picklist(["approved", "denied", "answered", "expired", "cancelled"])),
+    v.nullable(v.picklist(REQUEST_OUTCOMES)),
     v.description("How the request ended. Null while it waits."),
   ),
 });
