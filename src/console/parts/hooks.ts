@@ -1,4 +1,4 @@
-import { useCallback, useEffect, useRef, useState } from "preact/hooks";
+import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { type Problem, problemFrom } from "../api/problem.js";
 
 /** The part of the address after `#`, such as `/sessions/demo`. */
@@ -66,7 +66,8 @@ export function usePolled<T>(load: (signal: AbortSignal) => Promise<T>, everyMs:
 
 /** Calls the function when the user presses the key outside of fields. */
 export function useKey(key: string, act: () => void): void {
-  useEffect(() => {
+  // Listens as soon as the page shows, so that no key is lost.
+  useLayoutEffect(() => {
     const listen = (event: KeyboardEvent) => {
       const isTyping =
         event.target instanceof Element && event.target.closest("input, textarea, select, dialog") !== null;
