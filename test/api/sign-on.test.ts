@@ -50,12 +50,12 @@ describe("the API, for a user of an identity provider,", () => {
     const { id } = (await at.ok("POST", "/v1/sessions", { token })).json.session;
     github.accounts.delete(token);
     expect((await at.ask("GET", "/v1/me", { token })).status).toBe(200);
-    const { use } = at.fleet.sessions;
+    const { turn: usual } = at.fleet.sessions;
     const refused = async () =>
       await Promise.reject(new FleetError("FLEET_CREDENTIAL_REFUSED", "The model service refuses the credential."));
-    Object.defineProperty(at.fleet.sessions, "use", { value: refused, configurable: true });
+    Object.defineProperty(at.fleet.sessions, "turn", { value: refused, configurable: true });
     const turn = await at.ask("POST", `/v1/sessions/${id}/turns`, { token, body: { prompt: "hello" } });
-    Object.defineProperty(at.fleet.sessions, "use", { value: use, configurable: true });
+    Object.defineProperty(at.fleet.sessions, "turn", { value: usual, configurable: true });
     expect(turn.json).toMatchObject({ status: 502, code: "FLEET_CREDENTIAL_REFUSED" });
     expect((await at.ask("GET", "/v1/me", { token })).status).toBe(401);
   });
