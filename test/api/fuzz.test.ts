@@ -34,7 +34,8 @@ afterAll(async () => await at[Symbol.asyncDispose]());
 function faultOf({ method, path }: Made, received: string): string | null {
   const reply = parseReply(received);
   // Node.js closes the connection of a request whose head it cannot read to its end.
-  if (reply === null) return received === "" ? null : `these bytes: ${received.slice(0, 200)}`;
+  if (reply === null)
+    return /^(?:HTTP\/1\.1 100 Continue\s+)?$/.test(received) ? null : `these bytes: ${received.slice(0, 200)}`;
   const { status, headers, text } = reply;
   if (status >= 500 && status !== 503) return `the status ${status}`;
   if (/\bat .*\.[cm]?[jt]s:\d+|node:internal|node_modules/.test(text)) return "a stack trace";
