@@ -116,7 +116,7 @@ export type { RemainKind } from "./runtime/files/storage-remains.js";
 export type { ToolOutcome } from "./runtime/history/tool-call.js";
 export type { TranscriptEntry } from "./runtime/history/transcript.js";
 export type { InheritedListener } from "./runtime/launch/listen.js";
-export type { LogLevel, ServeLog } from "./serve/context.js";
+export type { LogLevel, ServeLog, StreamCounts } from "./serve/context.js";
 export type { LogEnd, LogPosition } from "./serve/logs/log-tail.js";
 export type { ProbeAnswer, Probes } from "./serve/report/probes.js";
 export type { Drained, DrainRequest as SupervisorDrain, LeaveRequest, Supervisor } from "./serve/supervisor.js";
