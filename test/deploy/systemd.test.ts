@@ -76,8 +76,8 @@ describe("the systemd units", () => {
   });
 
   it.each(["listen", "http"])("the systemd units are refused if serve would not start at serve.%s", (key) => {
-    const env = { [`COPILOTFLEET_SERVE_${key.toUpperCase()}`]: "0.0.0.0:4300" };
-    const message = `serve.${key} is "0.0.0.0:4300", which other machines can reach, and serve.tls is not set`;
+    const env = { [`COPILOTFLEET_SERVE_${key.toUpperCase()}`]: "0.0.0.0:4390" };
+    const message = `serve.${key} is "0.0.0.0:4390", which other machines can reach, and serve.tls is not set`;
     expect(() => systemd(env)).toThrow(message);
     expect(systemd({ ...env, COPILOTFLEET_SERVE_INSECURE: "true" }).files).not.toEqual([]);
   });

@@ -173,7 +173,7 @@ describe("autocomplete", () => {
   });
 
   it("refuses another shell and a missing one", async () => {
-    expect((await fleet.refusal(2, ["autocomplete", "tcsh"])).message).toContain("bash, zsh, fish");
+    expect((await fleet.refusal(2, ["autocomplete", "tcsh"])).message).toContain("bash, zsh or fish");
     expect((await fleet.refusal(2, ["autocomplete"])).message).toBe("SHELL is missing.");
   });
 });
