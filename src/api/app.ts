@@ -112,7 +112,7 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
     ifMatch: c.req.header("If-Match"),
     ifNoneMatch: c.req.header("If-None-Match"),
     lastEventId: c.req.header("Last-Event-ID"),
-    idempotencyKey: idempotencyKeyIn(c.req.header("Idempotency-Key")),
+    idempotencyKey: route.isRepeatable === true ? idempotencyKeyIn(c.req.header("Idempotency-Key")) : undefined,
     acceptsStream: route.answer.stream !== undefined && (c.req.header("Accept") ?? "").includes(STREAM_TYPE),
     // A member's turn runs on the owner's server, which must not get the member's token.
     gitHubToken: relation === "member" ? null : door.gitHubTokenOf(identity),
@@ -123,11 +123,11 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
   });
 }
 
-/** The header of a program, or the cookie of the console. */
+/** The cookie of the console, which counts only with the console's own header, or the header of a program. */
 function authorizationOf({ req, env }: Request): string | undefined {
   const header = (name: string) => req.header(name);
   const token = credentialIn({ header, isSecure: "encrypted" in env.incoming.socket })?.token;
-  return header("Authorization") ?? (token === undefined ? undefined : `Bearer ${token}`);
+  return token === undefined ? header("Authorization") : `Bearer ${token}`;
 }
 
 function respond(

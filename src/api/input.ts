@@ -1,5 +1,6 @@
 import * as v from "valibot";
 import { quote } from "../errors.js";
+import { IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_ALLOWED } from "../model/ids.js";
 import { invalid } from "./problem.js";
 import type { AnyRoute } from "./route.js";
 
@@ -22,9 +23,15 @@ export function readInput(route: Inputs, { params, query, body }: Given) {
   };
 }
 
-/** The key may be quoted, because the draft of the standard defines the header as a structured field. */
+/**
+ * The key may be quoted, because the draft of the standard defines the header as a structured field.
+ *
+ * @throws FleetError `FLEET_USAGE_INVALID`.
+ */
 export function idempotencyKeyIn(header: string | undefined): string | undefined {
-  return header?.replace(/^"(.*)"$/, "$1");
+  const key = header?.replace(/^"(.*)"$/, "$1");
+  if (key === undefined || IDEMPOTENCY_KEY.test(key)) return key;
+  throw invalid(`The header "Idempotency-Key" is ${quote(key)}. Allowed: ${IDEMPOTENCY_KEY_ALLOWED}.`);
 }
 
 const NO_QUERY = v.strictObject({});

@@ -12,7 +12,7 @@ export interface Problem {
 
 export const PROBLEM_TYPE = "application/problem+json";
 
-/** The headers of every answer. The API has no pages, and nobody may keep or guess the kind of what it answers. */
+/** The headers of every answer. Nobody may keep it, or guess its type. The page of the console replaces some of them. */
 export const HEADERS = {
   "Cache-Control": "no-store",
   "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",

@@ -2,7 +2,7 @@ import { type Address, parseAddress } from "../config/rules.js";
 import { type DurationBounds, LONGEST_TIMER_MS, parseDuration } from "../config/values/duration.js";
 import { isObject } from "../config/values/json.js";
 import { FleetError, option, quote } from "../errors.js";
-import { validateSessionId, validateUser } from "../model/ids.js";
+import { IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_ALLOWED, validateSessionId, validateUser } from "../model/ids.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
 
 /*
@@ -87,8 +87,8 @@ export const session: Check = (value, name) => {
 };
 
 export const idempotencyKey = kind(
-  "a text of 1 to 255 visible ASCII characters",
-  (value): value is string => isText(value) && /^[\x21-\x7e]{1,255}$/.test(value),
+  `a text of ${IDEMPOTENCY_KEY_ALLOWED}`,
+  (value): value is string => isText(value) && IDEMPOTENCY_KEY.test(value),
 );
 
 export function timer(bounds: Pick<DurationBounds, "orZero">): Check {

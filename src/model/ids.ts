@@ -30,6 +30,10 @@ export function userDigest(user: string): string {
   return sha256(user).slice(0, 32);
 }
 
+/** The idempotency keys that the fleet accepts. */
+export const IDEMPOTENCY_KEY = /^[\x21-\x7e]{1,255}$/;
+export const IDEMPOTENCY_KEY_ALLOWED = "1 to 255 visible ASCII characters";
+
 /** Names the record of an idempotency key. */
 export function keyDigest(key: string): string {
   return sha256(key).slice(0, 32);

@@ -202,11 +202,14 @@ export class OpenSessions {
     journal: TurnJournal | undefined,
   ): Promise<Used | null> {
     await this.#context.provider.check();
-    const at = this.#kept.peek(record, options)?.server;
+    // A session that stays open has no settings of its own, such as the user's own GitHub token.
+    const isPlain = options.session === undefined;
+    const at = isPlain ? this.#kept.peek(record, options)?.server : undefined;
     await using use = await useSession(this.#context, { ...options, record, isTurn: true, mayMove: true, at });
     if ((await journal?.isOver(use.record)) === true) return null;
-    const isKept = options.keep === true && options.session === undefined && use.record.persistence === "persistent";
-    const kept = await this.#kept.take(use.record, options);
+    const isKept = options.keep === true && isPlain && use.record.persistence === "persistent";
+    if (!isPlain) await this.#kept.close(record.id);
+    const kept = isPlain ? await this.#kept.take(use.record, options) : null;
     const open = kept ?? (await LocalSession.open(this.#sessions, use, { ...options, isKept }));
     const take = async (turn: SendOptions) => await open.turn(use, messageOf(prompt, options), turn);
     const run = async () => await taking(take, open, options, journal);
@@ -219,7 +222,7 @@ export class OpenSessions {
   async #keeping(open: LocalSession, options: UseSessionOptions, run: () => Promise<TurnReply>): Promise<Used> {
     try {
       const reply = await run();
-      this.#kept.keep(open, options);
+      await this.#kept.keep(open, options);
       return { reply, session: null };
     } catch (error) {
       await open.close();

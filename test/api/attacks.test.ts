@@ -76,7 +76,8 @@ it("a body with a field twice is refused, also if one of them is written with an
 
 describe("a request that runs when its token ends", () => {
   it.each(["is revoked", "expires"])("is cut with 401 within seconds when the token %s, with its turn", async (how) => {
-    const ttl = how === "expires" ? "5s" : "1h";
+    const ttl = how === "expires" ? "10s" : "1h";
+    const before = at.events.length;
     const { id } = (await at.ok("POST", "/v1/sessions", { token: alice })).json.session;
     const issued = await at.fleet.tokens.issue("alice", { ttl, scopes: ["use"] });
     const word = how.replace(" ", "-");
@@ -88,7 +89,7 @@ describe("a request that runs when its token ends", () => {
     if (how === "is revoked") await at.fleet.tokens.revoke({ ids: [issued.id] });
     expect(codeOf(await running)).toBe("401 FLEET_TOKEN_REFUSED");
     await eventually("the end of the turn", () => model.held(word) === 0);
-    expect(at.events).toContainEqual(expect.objectContaining({ event: "token-refused", user: "alice" }));
+    expect(at.events.slice(before)).toContainEqual(expect.objectContaining({ event: "token-refused", user: "alice" }));
   });
 });
 

@@ -172,6 +172,12 @@ describe("the cookie", () => {
 });
 
 describe("a one-time code", () => {
+  it("is never a token, because a link with a code signs in whoever opens it", async () => {
+    const token = await at.token("alice");
+    expect(codeOf((await signIn({ code: token })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
+    expect((await signIn({ token })).reply.status).toBe(200);
+  });
+
   it("signs in once, with a token of eight hours and the scopes of the code, which ends when the user signs out", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("carol", { scopes: ["admin"] });
     expect(await at.fleet.tokens.list({ user: "carol" })).toEqual([]);

@@ -39,7 +39,7 @@ function faultOf({ method, path }: Made, received: string): string | null {
   const { status, headers, text } = reply;
   if (status >= 500 && status !== 503) return `the status ${status}`;
   if (/\bat .*\.[cm]?[jt]s:\d+|node:internal|node_modules/.test(text)) return "a stack trace";
-  // A stream has the history of the agent, who knows the own folder.
+  // A stream may contain paths, because the history names the folder in which the agent works.
   const isStream = headers["content-type"] === "text/event-stream";
   if (!isStream && [at.commands.folder, process.cwd()].some((folder) => text.includes(folder))) return "a path";
   if (isStream || status === 400 || status === 408 || status === 431) return null;

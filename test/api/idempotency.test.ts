@@ -97,7 +97,9 @@ describe("requests with the same Idempotency-Key", () => {
   it("are refused with 422 if the key is empty, too long, or has other characters than visible ASCII", async () => {
     const id = await session();
     for (const key of ["", '""', "two words", "a".repeat(256), "ä"]) {
-      expect(await send(id, "hello.", key), key).toMatchObject({ status: 422, json: { code: "FLEET_USAGE_INVALID" } });
+      const { status, json } = await send(id, "hello.", key);
+      expect([status, json.code], key).toEqual([422, "FLEET_USAGE_INVALID"]);
+      expect(json.detail).toMatch(/^The header "Idempotency-Key" is ".*Allowed: 1 to 255 visible ASCII characters\.$/);
     }
     expect((await send(id, "hello.", "a".repeat(255))).status).toBe(200);
   });

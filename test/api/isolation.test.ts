@@ -81,10 +81,12 @@ describe("a session of another user", () => {
   it("shows no conversation and no token to an operator", async () => {
     const token = await at.token("root", ["admin", "use", "read"]);
     const reads = OPERATIONS.filter(({ method, template }) => method === "GET" && !template.includes("{"));
-    for (const { template } of reads) {
-      const { text } = await at.ask("GET", template, { token });
-      for (const canary of ["xyzzy", alice, mallory, at.commands.folder]) expect(text, template).not.toContain(canary);
+    for (const path of [...reads.map(({ template }) => template), "/v1/sessions?all=true"]) {
+      const { text } = await at.ok("GET", path, { token });
+      for (const canary of ["xyzzy", alice, mallory, at.commands.folder]) expect(text, path).not.toContain(canary);
     }
+    for (const part of ["transcript", "events?follow=false", "requests"])
+      expect((await at.ask("GET", `/v1/sessions/${SECRET}/${part}`, { token })).status, part).toBe(404);
   });
 });
 

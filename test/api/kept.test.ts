@@ -40,10 +40,21 @@ describe("a session after a turn over HTTP", () => {
     expect(await loads(id)).toBe(before);
   });
 
+  it("is opened again for a turn with settings of its own, such as a GitHub token", async () => {
+    const id = await session();
+    await say(id, "one");
+    const before = await loads(id);
+    await at.fleet.sessions.use(id, "two", { user: "alice", session: { streaming: false } });
+    expect(await loads(id)).toBe(before + 1);
+    expect(await say(id, "three")).toBe("[turn 3] three");
+  });
+
   it("may be evicted, and makes room for other sessions within session.maxActive", async () => {
     const ids = [await session(), await session(), await session()];
     for (const id of ids) await say(id, "one");
     for (const id of ids) expect(await say(id, "two"), id).toBe("[turn 2] two");
+    const loaded = (await at.fleet.sessions.list({ user: "alice" })).filter(({ state }) => state === "active");
+    expect(loaded.length).toBeLessThanOrEqual(2);
     const [, , id = ""] = ids;
     expect(await at.fleet.sessions.evict({ ids: [id] })).toEqual({ evicted: [id], skipped: [] });
     expect(await say(id, "three")).toBe("[turn 3] three");

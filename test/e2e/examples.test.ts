@@ -234,7 +234,7 @@ describe("the service", () => {
   const alice = { "content-type": "application/json", "x-authenticated-user": "alice" };
   const json = { type: expect.stringContaining("application/json") };
 
-  it.each(routes)("%s answers 401 to a request without an identity, and 400 to an invalid one", async (path, field) => {
+  it.each(routes)("%s answers 401 to a request without an identity, and 422 to an invalid one", async (path, field) => {
     const url = await start(serviceApp(await openFleet(), SERVICE));
     const body = JSON.stringify({ [field]: "hi" });
     const init = { headers: { "content-type": "application/json" }, body };

@@ -101,7 +101,7 @@ describe.skipIf(problem !== undefined)("the requests of the agent at two hosts",
     expect((await turn("h2", "and now")).json.reply).toContain("and now");
   });
 
-  it("a request ends when the session's server dies, and the turn fails", async () => {
+  it("a request ends when the session's server dies, and its tool never runs", async () => {
     const running = turn("h1", SHELL);
     const request = await asked("h2");
     const servers = await hosts.host("h2").run(["ps", "--user", user, "--json"]);
@@ -109,7 +109,10 @@ describe.skipIf(problem !== undefined)("the requests of the agent at two hosts",
       servers: [server],
     } = JSON.parse(servers.stdout) as { servers: [{ pid: number }] };
     process.kill(server.pid, "SIGKILL");
-    expect([200, 502, 503]).toContain((await running).status);
+    const { status, json } = await running;
+    expect([200, 502, 503]).toContain(status);
+    // The runtime may go on with the prompt on the next server, and then asks again.
+    if (status === 200) expect(json.reply).not.toContain("made");
     const late = await call("h2", "POST", `/v1/sessions/${user}/requests/${request.id}`, { decision: "approve" });
     expect(late.status).toBe(409);
     expect((await turn("h2", "and now")).json.reply).toContain("and now");

@@ -13,10 +13,10 @@ const alice = { user: "alice" };
 it("closes a session that nobody has used for a minute", async () => {
   const kept = new KeptSessions();
   const open = opened("a");
-  kept.keep(asSession(open), alice);
+  await kept.keep(asSession(open), alice);
   await vi.advanceTimersByTimeAsync(59_000);
   expect(await kept.take(open.record, alice)).toBe(open);
-  kept.keep(asSession(open), alice);
+  await kept.keep(asSession(open), alice);
   await vi.advanceTimersByTimeAsync(59_000);
   expect([kept.size, open.close.mock.calls.length]).toEqual([1, 0]);
   await vi.advanceTimersByTimeAsync(2_000);
@@ -31,7 +31,7 @@ it("gives a session only to the user who used it, and only if it was not created
     [sessionRecord("a", { createdAt: "2027-01-01T00:00:00.000Z" }), alice],
   ] as const) {
     const open = opened("a");
-    kept.keep(asSession(open), alice);
+    await kept.keep(asSession(open), alice);
     expect(kept.peek(record, keeper)).toBeNull();
     expect(await kept.take(record, keeper)).toBeNull();
     expect(open.close).toHaveBeenCalledOnce();
@@ -41,9 +41,38 @@ it("gives a session only to the user who used it, and only if it was not created
 it("keeps at most 200 sessions, and closes the one that was used least recently", async () => {
   const kept = new KeptSessions();
   const all = Array.from({ length: 201 }, (_, index) => opened(`s${index}`));
-  for (const open of all) kept.keep(asSession(open), alice);
+  for (const open of all) await kept.keep(asSession(open), alice);
   expect(kept.size).toBe(200);
   expect(all.flatMap(({ close }, index) => (close.mock.calls.length > 0 ? [index] : []))).toEqual([0]);
   await kept.closeAll();
   expect(kept.size).toBe(0);
+});
+
+it("gives a session to the next use only after it has closed it, because the connection knows one object of a session", async () => {
+  const kept = new KeptSessions();
+  const open = opened("a");
+  let closed = (): void => undefined;
+  open.close.mockImplementation(
+    async () => await new Promise<undefined>((resolve) => (closed = () => resolve(undefined))),
+  );
+  await kept.keep(asSession(open), alice);
+  const closing = kept.close("a");
+  let isTaken = false;
+  const taking = kept.take(open.record, alice).then((found) => {
+    isTaken = true;
+    return found;
+  });
+  await vi.advanceTimersByTimeAsync(10_000);
+  expect(isTaken).toBe(false);
+  closed();
+  await closing;
+  expect(await taking).toBeNull();
+});
+
+it("keeps nothing after its end", async () => {
+  const kept = new KeptSessions();
+  await kept.closeAll();
+  const open = opened("a");
+  await kept.keep(asSession(open), alice);
+  expect([kept.size, open.close.mock.calls.length]).toEqual([0, 1]);
 });

@@ -1,6 +1,6 @@
 import type { Context } from "hono";
 import * as v from "valibot";
-import { FleetError } from "../../errors.js";
+import { FleetError, isFleetError } from "../../errors.js";
 import type { Env } from "../app.js";
 import { readBody } from "../body.js";
 import type { DoorState } from "../door-state.js";
@@ -54,18 +54,24 @@ export async function signOut(door: DoorState, c: Request): Promise<Response> {
   if (credential?.isIssued === true) {
     using work = door.begin();
     // The token may have ended by itself.
-    const identity = await visit.signOn(`Bearer ${credential.token}`, work).catch(() => null);
+    const identity = await visit.signOn(`Bearer ${credential.token}`, work).catch((error: unknown) => {
+      if (isFleetError(error, "FLEET_TOKEN_REFUSED")) return null;
+      throw error;
+    });
     if (identity !== null) await door.fleet.tokens.revoke({ ids: [identity.tokenId] });
   }
   visit.ended(204);
   return new Response(null, { status: 204, headers: { ...visit.headers, "Set-Cookie": removedCookie(asking) } });
 }
 
-/** The browser's own token, or the one that the fleet issues for a code. A code that is not valid is refused as a token. */
+/**
+ * The browser's own token, or the one that the fleet issues for a code. A code that is not valid is refused like a token. A token
+ * never counts as a code, because a link with a code signs in whoever opens it.
+ */
 async function tokenFor({ fleet }: DoorState, given: v.InferOutput<typeof body>) {
   if ("token" in given) return { token: given.token.trim(), isIssued: false };
   const issued = await fleet.tokens.redeem(given.code);
-  return { token: issued?.token ?? given.code, isIssued: issued !== null };
+  return { token: issued?.token ?? `refused:${given.code}`, isIssued: issued !== null };
 }
 
 function askingOf({ req, env }: Request): Asking {

@@ -160,7 +160,7 @@ export const ADMIN_ROUTES: readonly AnyRoute[] = [
     params: s.path,
     query: null,
     body: null,
-    answer: { status: 204, description: "The token is not valid any more.", schema: null },
+    answer: { status: 204, description: "The token is no longer valid.", schema: null },
     errors: [],
     limitMs: LOOK_MS,
     handle: async ({ fleet, params: { id } }) => {

@@ -29,7 +29,7 @@ interface Surroundings {
  * Writes events as a stream of server-sent events (WHATWG HTML, section 9.2), with comments in long silences. Takes the next
  * event only when the client has read most of those before. Ends the response. Never rejects.
  *
- * Node.js writes all events of one turn of the event loop together. This writes to its response directly, because a stream of
+ * Node.js writes all events of one pass of the event loop together. This writes to its response directly, because a stream of
  * the web platform costs about 10 kB of memory for each client.
  */
 export async function writeStream(

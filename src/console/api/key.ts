@@ -51,7 +51,7 @@ export function onSignedOut(listener: () => void): () => void {
   return () => void listeners.delete(listener);
 }
 
-/** The API does not accept the cookie any more. */
+/** The API no longer accepts the cookie. */
 export function signedOut(): void {
   forget();
 }

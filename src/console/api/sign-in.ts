@@ -11,8 +11,11 @@ export async function signIn(credential: { token: string } | { code: string }): 
 }
 
 export async function signOut(): Promise<void> {
-  await send("DELETE", "/console/session");
-  signedOutEverywhere();
+  try {
+    await send("DELETE", "/console/session");
+  } finally {
+    signedOutEverywhere();
+  }
 }
 
 export async function whoAmI(): Promise<Caller> {

@@ -137,14 +137,14 @@ function owned(state: Conversation, id: string): Conversation {
   return item?.kind === "prompt" ? put(state, { ...item, isOwn: true }) : state;
 }
 
-/** The session has no turn any more, for example because its server ended. */
+/** The turn of the session is over, for example because its server ended. */
 export function ended(state: Conversation): Conversation {
   const items = state.items.map((item): Item => {
     if (item.kind === "tool" && item.call.outcome === "running")
       return { ...item, call: { ...item.call, outcome: "unfinished" } };
     return item.kind === "reply" && !item.isWhole ? { ...item, isWhole: true } : item;
   });
-  return { ...state, items, isRunning: false };
+  return { ...state, items, requests: [], isRunning: false };
 }
 
 export function running(state: Conversation): Conversation {

@@ -67,6 +67,11 @@ const SHOWN = [
   "args",
 ];
 
+/** Shows the characters that change the direction of text, because they can make a command look like another one. */
+function withoutHidden(text: string): string {
+  return text.replace(/[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (found) => `\\u${found.charCodeAt(0).toString(16)}`);
+}
+
 function Permission({
   permission,
   isDisabled,
@@ -78,12 +83,14 @@ function Permission({
     if (value === undefined || value === null || value === "") return [];
     return [[name, typeof value === "string" ? value : JSON.stringify(value, null, 2)] as const];
   });
+  // Nobody may approve what the page does not show.
+  if (fields.length === 0) fields.push(["permission", JSON.stringify(permission, null, 2)]);
   return (
     <>
       <h2>{TITLES[permission.kind] ?? `The agent asks for a permission: ${permission.kind}`}</h2>
       {fields.map(([name, value], index) => (
-        <pre key={name} dir="auto" class={index === 0 ? "request-main" : ""}>
-          {value}
+        <pre key={name} dir="ltr" class={index === 0 ? "request-main" : ""}>
+          {withoutHidden(value)}
         </pre>
       ))}
       <div class="request-buttons">

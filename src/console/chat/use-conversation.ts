@@ -71,7 +71,7 @@ export function useConversation(id: string): Chatting {
       () => followSession(id, listener, signal),
       (error: unknown) => setFailure(problemFrom(error)),
     );
-    void openRequests(id).then((requests) => setConversation((before) => ({ ...before, requests })));
+    void openRequests(id).then((requests) => setConversation(withRequests(requests)));
     return () => {
       ending.abort();
       clearTimeout(timer.current);
@@ -126,10 +126,11 @@ export function useConversation(id: string): Chatting {
   };
 }
 
-const withRequests = (requests: readonly AgentRequest[]) => (before: Conversation) => ({ ...before, requests });
+const withRequests = (requests: readonly AgentRequest[] | null) => (before: Conversation) =>
+  requests === null ? before : { ...before, requests };
 
-/** The permissions and questions that wait for an answer. */
-async function openRequests(id: string): Promise<readonly AgentRequest[]> {
+/** The permissions and questions that wait for an answer. Null if the API does not answer. */
+async function openRequests(id: string): Promise<readonly AgentRequest[] | null> {
   const found = await ask<{ requests: readonly AgentRequest[] }>("GET", sessionPath(id, "/requests")).catch(() => null);
-  return found?.requests ?? [];
+  return found?.requests ?? null;
 }

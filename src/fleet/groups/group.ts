@@ -39,7 +39,7 @@ function guarded(name: string, method: Method, read: (group: Group, given: reado
       }
     };
   }
-  if (name === "send" || name === "use") {
+  if (["send", "use", "turn"].includes(name)) {
     return function (...given) {
       try {
         return method.apply(this, read(this, given));

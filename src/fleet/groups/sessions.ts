@@ -86,8 +86,8 @@ export class SessionGroup extends RequestGroup {
 
   /**
    * Opens a session, runs one turn in it, and leaves it. In a collaborative session, holds the lease from the opening to the
-   * end, so that members on different servers do not disturb each other. With `key`, calls of the user with this key are one turn, even after a crash and at any host. The first call runs it, and
-   * the others get the same reply, which the fleet reads from the session's history. A turn that was cut does not run again.
+   * end, so that members on different servers do not disturb each other. With `key`, all calls of the user with this key run
+   * one turn, at any host and also after a crash. The later calls get its reply from the history. A cut turn does not run again.
    *
    * @throws FleetError like {@link resume} and {@link send}; `FLEET_SESSION_LOCKED` when the lease is not free in time;
    * `FLEET_IDEMPOTENCY_KEY_REUSED` when the key belongs to a call with another session, prompt or timeout.

@@ -7,7 +7,7 @@ const IDLE_MS = 60_000;
 const MOST = 200;
 
 /** The use for which a session was opened. Another use needs to open it again. */
-export interface Keeper {
+export interface KeptFor {
   user: string;
   /** Whether the user answers the requests of the agent. */
   interactive?: boolean | undefined;
@@ -15,7 +15,7 @@ export interface Keeper {
 
 interface Kept {
   open: LocalSession;
-  keeper: Keeper;
+  keptFor: KeptFor;
   timer: NodeJS.Timeout;
 }
 
@@ -29,23 +29,27 @@ interface Kept {
 export class KeptSessions {
   /** By session id. The first one was used least recently. */
   readonly #kept = new Map<string, Kept>();
+  /** By session id. Until its end, the connection still gives the session's events to the object that is closed. */
+  readonly #closing = new Map<string, Promise<void>>();
+  #isClosed = false;
 
   get size(): number {
     return this.#kept.size;
   }
 
   /** The session, if it is kept for this use. Leaves it where it is. */
-  peek(record: SessionRecord, keeper: Keeper): LocalSession | null {
+  peek(record: SessionRecord, keptFor: KeptFor): LocalSession | null {
     const kept = this.#kept.get(record.id);
     // The session may have been deleted, and another one may have its id.
-    return kept !== undefined && isFor(kept, record, keeper) ? kept.open : null;
+    return kept !== undefined && isFor(kept, record, keptFor) ? kept.open : null;
   }
 
   /** Gives the session to a use that has begun. Closes it if it was kept for another one. */
-  async take(record: SessionRecord, keeper: Keeper): Promise<LocalSession | null> {
+  async take(record: SessionRecord, keptFor: KeptFor): Promise<LocalSession | null> {
+    await this.#closing.get(record.id);
     const kept = this.#kept.get(record.id);
     if (kept === undefined) return null;
-    if (!isFor(kept, record, keeper)) {
+    if (!isFor(kept, record, keptFor)) {
       await this.close(record.id);
       return null;
     }
@@ -54,10 +58,11 @@ export class KeptSessions {
   }
 
   /** Keeps a session after its turn. The use must not have ended, so that no other use of this process comes in between. */
-  keep(open: LocalSession, keeper: Keeper): void {
+  async keep(open: LocalSession, keptFor: KeptFor): Promise<void> {
     const { id } = open.record;
+    if (this.#isClosed) return await this.#close(open);
     const timer = setTimeout(() => void this.close(id), IDLE_MS).unref();
-    this.#kept.set(id, { open, keeper, timer });
+    this.#kept.set(id, { open, keptFor, timer });
     const [oldest] = this.#kept.keys();
     if (this.#kept.size > MOST && oldest !== undefined) void this.close(oldest);
   }
@@ -65,12 +70,23 @@ export class KeptSessions {
   /** Closes a session if it is kept. Never rejects. */
   async close(id: string): Promise<void> {
     const kept = this.#kept.get(id);
-    if (kept === undefined) return;
-    this.#forget(id, kept);
-    await kept.open.close().catch(() => "the connection ends it");
+    if (kept !== undefined) {
+      this.#forget(id, kept);
+      this.#closing.set(
+        id,
+        this.#close(kept.open).then(() => void this.#closing.delete(id)),
+      );
+    }
+    await this.#closing.get(id);
   }
 
+  async #close(open: LocalSession): Promise<void> {
+    await open.close().catch(() => "the connection ends it");
+  }
+
+  /** Closes all sessions. From then on, none is kept. */
   async closeAll(): Promise<void> {
+    this.#isClosed = true;
     await Promise.all([...this.#kept.keys()].map(async (id) => await this.close(id)));
   }
 
@@ -80,7 +96,7 @@ export class KeptSessions {
   }
 }
 
-function isFor({ open, keeper }: Kept, record: SessionRecord, { user, interactive = false }: Keeper): boolean {
+function isFor({ open, keptFor }: Kept, record: SessionRecord, { user, interactive = false }: KeptFor): boolean {
   const isSame = open.record.createdAt === record.createdAt;
-  return isSame && keeper.user === user && (keeper.interactive ?? false) === interactive;
+  return isSame && keptFor.user === user && (keptFor.interactive ?? false) === interactive;
 }

@@ -16,7 +16,9 @@ const ROOM = 100;
 export async function makeRoom(store: Store["keyedTurns"], user: string): Promise<void> {
   const count = await store.count(user);
   if (count < MOST_OF_USER) return;
-  const over = (await store.list(user)).filter(({ outcome }) => outcome !== null);
+  const over = (await store.list(user)).filter(
+    ({ outcome, expiresAt }) => outcome !== null || Date.parse(expiresAt) < Date.now(),
+  );
   const oldest = over.sort((a, b) => Date.parse(a.expiresAt) - Date.parse(b.expiresAt)).slice(0, ROOM);
   for (const { key } of oldest) await store.delete(user, key);
   if (count - oldest.length < MOST_OF_USER) return;

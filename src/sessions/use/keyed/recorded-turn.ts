@@ -52,7 +52,7 @@ export class RecordedTurn {
    * The reply. Call it after all events of the session, and when nothing is at work in the session. An aborted turn has what
    * the model had written so far.
    *
-   * @throws FleetError `FLEET_TURN_FAILED`; `FLEET_TURN_CUT`; `FLEET_SESSION_LOST` when the history does not have the turn.
+   * @throws FleetError `FLEET_TURN_FAILED`; `FLEET_SERVER_LOST` when the turn was cut; `FLEET_SESSION_LOST` when the history does not have the turn.
    */
   end(): TurnReply {
     const outcome = this.#outcome ?? this.#tracker.close(Date.now())?.outcome ?? null;

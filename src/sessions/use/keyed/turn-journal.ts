@@ -185,7 +185,7 @@ export class TurnJournal {
       await this.#context.store.replace(record);
     } catch (error) {
       if (!isStoreTrouble(error)) throw error;
-      this.#context.warn(`The end of a turn with an idempotency key could not be recorded: ${error.message}`);
+      this.#context.warn(`The state of a turn with an idempotency key could not be recorded: ${error.message}`);
     }
   }
 }
