@@ -60,6 +60,8 @@ export class Supervisor {
   #endpoint: HealthEndpoint | undefined;
   /** Set if the HTTP API serves the metrics, too. */
   #metricsAddress: Address | undefined;
+  /** Ends the counting of the agents' requests, because the fleet may outlive this supervisor. */
+  #stopCounting = (): void => undefined;
   /** Set only in a fleet on several hosts. */
   #heartbeat: Heartbeat | undefined;
   #closing: Promise<void> | undefined;
@@ -114,13 +116,14 @@ export class Supervisor {
     if (http !== null) {
       const answers = new HealthProbes(probes, { hasMetrics: isShared });
       const listeners = doorListeners(this.#context, "HTTP API");
-      requests.onOwn((change) => metrics.asked(change, requests.size));
-      this.#context.state.http = await doors.openHttp({ ...listeners, listen: http, probes: answers, signal });
-      if (isShared) this.#metricsAddress = this.#context.state.http.address;
+      this.#stopCounting = requests.onOwn((change) => metrics.asked(change, requests.size));
+      const api = await doors.openHttp({ ...listeners, listen: http, probes: answers, signal });
+      state.http = api;
+      if (isShared) this.#metricsAddress = api.address;
       await this.#hostLock.announce({
         metrics: this.metricsAddress,
         door: this.doorAddress,
-        http: this.#context.state.http.url,
+        http: api.url,
       });
     }
     await this.#heartbeat?.announce(state.door?.address ?? null);
@@ -268,6 +271,7 @@ export class Supervisor {
       if (gone && this.#context.directory.isShared) await delay(SEEN_MS);
       await this.#hostLock.leave();
     } finally {
+      this.#stopCounting();
       const failure = "the record of the settings of this serve could not be removed";
       await attempt(this.#context, failure, () => forgetServing(this.#context.stateRoot));
       await this.#context.state.http?.close();

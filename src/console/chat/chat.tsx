@@ -90,7 +90,9 @@ export function Chat({ caller, id }: { caller: Caller; id: string }) {
       ) : (
         <p class="chat-note quiet">Your token has the scope read, so you can read this conversation but not write.</p>
       )}
-      {dialog === "members" && <Members session={session} isOwner={isOwner} close={close} changed={chat.reload} />}
+      {dialog === "members" && (
+        <Members session={session} isOwner={isOwner && mayUse} close={close} changed={chat.reload} />
+      )}
       {dialog === "delete" && <Deletion session={session} close={close} deleted={() => go("/sessions")} />}
     </div>
   );
