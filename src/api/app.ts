@@ -16,14 +16,12 @@ import { hostsOf } from "./origins.js";
 import { fleetErrorOf, HttpError, PROBLEM_TYPE, problemOf } from "./problem.js";
 import { type Answer, type AnyRoute, nameOf } from "./route.js";
 import { ROUTES } from "./routes/table.js";
-import { isTooSlow } from "./routes/turn-stream.js";
 import { Departure } from "./streams/departure.js";
-import { STREAM_TYPE, type StreamEvent, writeStream } from "./streams/sse.js";
+import { type EventStream, isTooSlow, STREAM_TYPE, type StreamEvent, writeStream } from "./streams/sse.js";
 import { Visit } from "./visit.js";
 
 export type Env = { Bindings: HttpBindings; Variables: { visit: Visit } };
 type Request = Context<Env>;
-type EventStream = AsyncGenerator<StreamEvent, void, undefined>;
 type Headers = NonNullable<Answer<unknown>["headers"]>;
 
 const JSON_TYPE = "application/json";
@@ -84,7 +82,7 @@ async function serveRoute(door: DoorState, route: AnyRoute, c: Request): Promise
 /** Calls `action` once the answer is sent, or once it can no longer be sent. */
 function onceClosed(outgoing: ServerResponse, action: () => void): void {
   if (outgoing.destroyed || outgoing.writableFinished) action();
-  else outgoing.once("close", action);
+  else outgoing.on("close", action); // `once` would cost more memory
 }
 
 async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work): Promise<Answer<unknown>> {
@@ -104,6 +102,7 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
   });
   const asked = route.actionOf?.(input.query, identity) ?? action;
   if (asked !== action && !permit(identity, asked, relation, nameOf(route))) throw sessionNotFound(id);
+  const { outgoing } = c.env;
   const lasting = route.limitMs === null ? work.signal : work.keep(deadline(route.limitMs, work.signal)).signal;
   return await route.handle({
     fleet: door.fleet,
@@ -117,7 +116,8 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
     // A member's turn runs on the owner's server, which must not get the member's token.
     gitHubToken: relation === "member" ? null : door.gitHubTokenOf(identity),
     limits: { default: door.config.limits.default, connections: door.shares.connectionsOf(identity.user) },
-    signal: work.keep(new Departure(c.env.outgoing, lasting)).signal,
+    // A stream without an end ends with its client. It costs no further controller, because many may be open.
+    signal: route.limitMs === null ? work.endingWithClient() : work.keep(new Departure(outgoing, lasting)).signal,
     lasting,
     draining: door.draining,
   });

@@ -33,6 +33,7 @@ export class Work implements Disposable {
   share: Share | null = null;
   readonly #cut = new AbortController();
   readonly #kept: Disposable[] = [];
+  #isOverWithClient = false;
   readonly #onEnd: (work: Work) => void;
 
   constructor(onEnd: (work: Work) => void) {
@@ -62,11 +63,18 @@ export class Work implements Disposable {
     this.share?.buffers(bytes);
   }
 
+  /** The signal, which from now on also aborts when the work ends: once the client has gone. */
+  endingWithClient(): AbortSignal {
+    this.#isOverWithClient = true;
+    return this.signal;
+  }
+
   cut(reason: FleetError): void {
     this.#cut.abort(reason);
   }
 
   [Symbol.dispose](): void {
+    if (this.#isOverWithClient) this.#cut.abort(new Error("The client has gone."));
     for (const each of this.#kept.splice(0)) each[Symbol.dispose]();
     this.#onEnd(this);
   }

@@ -42,10 +42,8 @@ export interface ApiFleet {
     /** The agent's requests that wait for this user. */
     requests(id: string, options: { user: string }): Promise<AgentRequest[]>;
     answer(id: string, requestId: string, options: AnswerOptions): Promise<AgentRequest>;
-    followRequests(
-      id: string,
-      options: { user: string; signal: AbortSignal },
-    ): AsyncGenerator<RequestChange, void, undefined>;
+    /** Calls the listener at each change of the user's requests. Returns a function that removes it. */
+    onRequests(whose: { id: string; user: string }, listener: (change: RequestChange) => void): () => void;
     transcript(id: string, options: { user: string; turns?: number; signal?: AbortSignal }): Promise<Transcript>;
     count(user: string): Promise<number>;
     /** How the identity relates to the session with this id. */

@@ -3,7 +3,7 @@ import type { Limits } from "../config/limits.js";
 import type { Identity } from "../identity/identity.js";
 import type { Action } from "../identity/policy.js";
 import type { ApiFleet } from "./fleet.js";
-import type { StreamEvent } from "./streams/sse.js";
+import type { EventStream } from "./streams/sse.js";
 
 export type Method = "GET" | "POST" | "PATCH" | "DELETE";
 
@@ -43,7 +43,7 @@ export interface Answer<Result> {
   /** Undefined for an answer without a body. */
   body?: Result;
   /** The events that are sent in place of a body. */
-  stream?: AsyncGenerator<StreamEvent, void, undefined>;
+  stream?: EventStream;
   /** Settles when the work is over, which may be after the client has left the stream. */
   done?: Promise<void>;
 }

@@ -28,7 +28,7 @@ export class Strangers {
     if (this.#sockets.size >= this.#most) this.#closeOldest();
     const name = nameOf(socket);
     this.#sockets.set(name, socket);
-    socket.once("close", () => {
+    socket.on("close", () => {
       if (this.#sockets.get(name) === socket) this.#sockets.delete(name);
       if (this.#known.get(name)?.socket === socket) this.#known.delete(name);
     });

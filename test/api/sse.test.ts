@@ -3,19 +3,20 @@ import { createServer, get, type IncomingMessage, type ServerResponse } from "no
 import type { AddressInfo } from "node:net";
 import { expect, it, onTestFinished } from "vitest";
 import { Heartbeats } from "../../src/api/streams/heartbeats.js";
-import { type StreamEvent, writeStream } from "../../src/api/streams/sse.js";
+import { type EventStream, type StreamEvent, writeStream } from "../../src/api/streams/sse.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 
 type Events = AsyncGenerator<StreamEvent, void, undefined>;
 
 /** A client that reads a stream of these events. */
-async function reading(events: Events, clock = new TestClock()) {
+async function reading(events: Events, clock = new TestClock(), between?: EventStream["between"]) {
   const heartbeats = new Heartbeats(clock);
   let response: ServerResponse | undefined;
   let done: Promise<void> | undefined;
   const server = createServer((_, answer) => {
     response = answer;
-    done = writeStream(answer, events, { heartbeats, problem: () => ({ event: "problem", data: null }) });
+    const stream = between === undefined ? { events } : { events, between };
+    done = writeStream(answer, stream, { heartbeats, problem: () => ({ event: "problem", data: null }) });
   });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -131,4 +132,53 @@ it("the events of one turn of the event loop are written together", async () => 
   await client.done;
   await expect.poll(() => client.text).toContain("data: 49\n");
   expect(pieces).toBeLessThan(5);
+});
+
+/** A source of events between those of a stream, and the stream's `send` while the stream listens. */
+function source() {
+  const between: EventStream["between"] = (send) => {
+    made.send = send;
+    return () => {
+      made.send = undefined;
+    };
+  };
+  const made = { between, send: undefined as ((event: StreamEvent) => void) | undefined };
+  return made;
+}
+
+it("an event between the others is sent at once, and the stream listens until its end", async () => {
+  let go = (): void => undefined;
+  const open = new Promise<void>((resolve) => (go = resolve));
+  const aside = source();
+  const events = (async function* () {
+    await open;
+    yield { id: "1", event: "recorded", data: 1 };
+  })();
+  const client = read(await reading(events, new TestClock(), aside.between));
+  aside.send?.({ event: "request.opened", data: 2 });
+  await expect.poll(() => client.text).toBe("retry: 1000\n\nevent: request.opened\ndata: 2\n\n");
+  go();
+  await client.done;
+  await expect.poll(() => client.text).toContain("id: 1\nevent: recorded\ndata: 1\n\n");
+  expect(aside.send).toBeUndefined();
+});
+
+it("a client that does not read is cut off before the events between the others fill the memory", async () => {
+  const aside = source();
+  let end = (): void => undefined;
+  const gone = new Promise<void>((resolve) => (end = resolve));
+  const events = (async function* (): Events {
+    yield { event: "first", data: 0 };
+    await gone;
+  })();
+  const client = await reading(events, new TestClock(), aside.between);
+  client.response?.once("close", end); // as the signal of the request does
+  let sent = 0;
+  for (; sent < 1_000 && client.response?.destroyed === false; sent++) {
+    aside.send?.({ event: "request.opened", data: "x".repeat(100_000) });
+  }
+  expect(sent).toBeGreaterThan(10);
+  expect(sent).toBeLessThan(200);
+  await client.done;
+  expect(aside.send).toBeUndefined();
 });

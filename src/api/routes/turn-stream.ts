@@ -1,15 +1,11 @@
-import { FleetError } from "../../errors.js";
 import type { TurnResult } from "../../fleet/options.js";
 import type { RequestChange } from "../../sessions/requests/request.js";
 import type { SessionEvent } from "../fleet.js";
-import type { StreamEvent } from "../streams/sse.js";
-
-/** How many bytes of events wait for a client that reads slowly. */
-const MOST_WAITING_BYTES = 8 * 1024 * 1024;
+import { type EventStream, MOST_WAITING_BYTES, type StreamEvent, tooSlow } from "../streams/sse.js";
 
 /** The stream of a turn, and the turn itself, which goes on if the client leaves. */
 export interface TurnStream {
-  stream: AsyncGenerator<StreamEvent, void, undefined>;
+  stream: EventStream;
   done: Promise<void>;
 }
 
@@ -38,7 +34,7 @@ export async function streamTurn(begin: (listeners: TurnListeners) => PromiseLik
     }
   })();
   await waiting.ready();
-  return { stream: waiting.read(), done };
+  return { stream: { events: waiting.read() }, done };
 }
 
 /** The answer for a turn. */
@@ -70,7 +66,7 @@ class WaitingEvents {
     this.#events.push({ ...event, json });
     if (this.#bytes > MOST_WAITING_BYTES) {
       this.#events = [];
-      this.end(tooSlow());
+      this.end(tooSlow("The client reads the events of the turn too slowly. The turn goes on."));
     }
     this.#wake();
   }
@@ -102,18 +98,4 @@ class WaitingEvents {
       this.#events = [];
     }
   }
-}
-
-class TooSlow extends FleetError {}
-
-/** Whether a stream was ended because its client reads too slowly. */
-export function isTooSlow(error: unknown): boolean {
-  return error instanceof TooSlow;
-}
-
-function tooSlow(): FleetError {
-  const message = "The client reads the events of the turn too slowly. The turn goes on.";
-  return new TooSlow("FLEET_LIMIT_REACHED", message, {
-    suggestions: ["GET /v1/sessions/{id}/events has the events after the last one that you have read."],
-  });
 }

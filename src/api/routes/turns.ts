@@ -1,8 +1,6 @@
-import type { RequestChange } from "../../sessions/requests/request.js";
 import type { ApiFleet, SessionEvent } from "../fleet.js";
 import { type AnyRoute, route } from "../route.js";
-import { merge } from "../streams/merge.js";
-import type { StreamEvent } from "../streams/sse.js";
+import type { EventStream, StreamEvent } from "../streams/sse.js";
 import { given } from "./given.js";
 import * as s from "./schemas.js";
 import { streamTurn, type TurnListeners, turnOf } from "./turn-stream.js";
@@ -84,7 +82,8 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
       // A client that asks for an unknown event gets an error in place of a stream, because it would ask again and again.
       for await (const _ of fleet.sessions.followEvents(id, { ...options, signal })) break;
       const follow = query.follow !== "false";
-      return { stream: recorded(fleet, id, { ...options, follow, signal }) };
+      const events = recorded(fleet.sessions.followEvents(id, { ...options, follow, signal }), signal);
+      return { stream: follow ? { events, between: requestsOf(fleet, { id, user }) } : { events } };
     },
   }),
   route({
@@ -133,26 +132,14 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
 ];
 
 async function* recorded(
-  fleet: ApiFleet,
-  id: string,
-  { signal, ...options }: EventsRequest,
+  events: AsyncIterable<SessionEvent>,
+  signal: AbortSignal,
 ): AsyncGenerator<StreamEvent, void, undefined> {
-  const { follow, user } = options;
-  const events = fleet.sessions.followEvents(id, { ...options, signal });
-  const found = follow ? merge<Found>(events, fleet.sessions.followRequests(id, { user, signal })) : events;
-  for await (const each of found) {
-    if ("request" in each) yield { event: each.type, data: each.request };
-    else yield { id: each.id, event: each.type, data: each };
-  }
+  for await (const each of events) yield { id: each.id, event: each.type, data: each };
   // The client learns why its stream ends.
   signal.throwIfAborted();
 }
 
-type Found = SessionEvent | RequestChange;
-
-interface EventsRequest {
-  user: string;
-  after?: string;
-  follow: boolean;
-  signal: AbortSignal;
+function requestsOf(fleet: ApiFleet, whose: { id: string; user: string }): NonNullable<EventStream["between"]> {
+  return (send) => fleet.sessions.onRequests(whose, ({ type, request }) => send({ event: type, data: request }));
 }

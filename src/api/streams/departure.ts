@@ -1,8 +1,7 @@
 import type { ServerResponse } from "node:http";
 
 /**
- * Aborts when the client disconnects before it has the whole answer, or when another signal aborts. Costs one controller,
- * because many streams may be open. Dispose it to remove its listeners.
+ * Aborts when the client disconnects before it has the whole answer, or when another signal aborts. Dispose it to remove its listeners.
  */
 export class Departure implements Disposable {
   readonly #gone = new AbortController();

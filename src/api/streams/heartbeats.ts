@@ -6,12 +6,6 @@ const SILENCE_MS = 15_000;
 /** How often to look for silent streams, in milliseconds. */
 const LOOK_MS = 3_000;
 
-/** One open stream. Dispose it at the end of the stream. */
-export interface Heartbeat extends Disposable {
-  /** An event was written to the stream. */
-  written(): void;
-}
-
 /** Writes comments to the streams that are silent. One timer serves all streams. */
 export class Heartbeats {
   readonly #clock: Clock;
@@ -30,23 +24,27 @@ export class Heartbeats {
     return this.#writtenMs.size;
   }
 
-  begin(response: ServerResponse): Heartbeat {
-    const touch = () => void this.#writtenMs.set(response, this.#clock.now());
-    const written = () => {
-      this.events++;
-      touch();
-    };
-    touch();
+  /** Counts a stream from now on. */
+  begin(response: ServerResponse): void {
+    this.#touch(response);
     this.#cancel ??= this.#lookLater();
-    return {
-      written,
-      [Symbol.dispose]: () => {
-        this.#writtenMs.delete(response);
-        if (this.#writtenMs.size > 0) return;
-        this.#cancel?.();
-        this.#cancel = undefined;
-      },
-    };
+  }
+
+  /** An event was written to the stream. */
+  written(response: ServerResponse): void {
+    this.events++;
+    this.#touch(response);
+  }
+
+  end(response: ServerResponse): void {
+    this.#writtenMs.delete(response);
+    if (this.#writtenMs.size > 0) return;
+    this.#cancel?.();
+    this.#cancel = undefined;
+  }
+
+  #touch(response: ServerResponse): void {
+    this.#writtenMs.set(response, this.#clock.now());
   }
 
   #lookLater(): () => void {

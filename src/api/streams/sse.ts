@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import type { ServerResponse } from "node:http";
+import { FleetError } from "../../errors.js";
 import type { Heartbeats } from "./heartbeats.js";
 
 /** A server-sent event. */
@@ -12,10 +13,20 @@ export interface StreamEvent {
   json?: string;
 }
 
+/** The events of one stream. */
+export interface EventStream {
+  /** Taken one by one, when the client has read most of those before. */
+  events: AsyncGenerator<StreamEvent, void, undefined>;
+  /** Events that are sent as they come, between the others. Calls `send` for each. Returns a function that ends the calls. */
+  between?: (send: (event: StreamEvent) => void) => () => void;
+}
+
 export const STREAM_TYPE = "text/event-stream";
 
 /** How much is made ready for a client that does not read, in bytes. */
 const READY_BYTES = 64 * 1024;
+/** How many bytes of events wait for a client that reads slowly. */
+export const MOST_WAITING_BYTES = 8 * 1024 * 1024;
 /** How long a client waits before it connects again, in milliseconds. */
 const RETRY_MS = 1_000;
 
@@ -29,26 +40,41 @@ interface Surroundings {
  * Writes events as a stream of server-sent events (WHATWG HTML, section 9.2), with comments in long silences. Takes the next
  * event only when the client has read most of those before. Ends the response. Never rejects.
  *
+ * The events between the others need no generator, which would cost memory in each idle stream.
+ *
  * Node.js writes all events of one pass of the event loop together. This writes to its response directly, because a stream of
  * the web platform costs about 10 kB of memory for each client.
  */
 export async function writeStream(
   response: ServerResponse,
-  events: AsyncGenerator<StreamEvent, void, undefined>,
+  { events, between }: EventStream,
   { heartbeats, problem }: Surroundings,
 ): Promise<void> {
   response.write(`retry: ${RETRY_MS}\n\n`);
-  using beat = heartbeats.begin(response);
+  heartbeats.begin(response);
+  const send = (event: StreamEvent) => {
+    response.write(written(event));
+    heartbeats.written(response);
+  };
+  const stop = between?.((event) => {
+    if (response.destroyed) return;
+    send(event);
+    if (response.writableLength <= MOST_WAITING_BYTES) return;
+    problem(tooSlow("The client reads the events of the session too slowly."));
+    response.destroy();
+  });
   try {
     for await (const event of events) {
       if (response.destroyed) return;
-      response.write(written(event));
-      beat.written();
+      send(event);
       if (response.writableLength > READY_BYTES) await drained(response);
     }
   } catch (error) {
     if (response.destroyed) return;
     response.write(written(problem(error)));
+  } finally {
+    stop?.();
+    heartbeats.end(response);
   }
   response.end();
 }
@@ -64,4 +90,17 @@ async function drained(response: ServerResponse): Promise<void> {
 
 function written({ id, event, data, json = JSON.stringify(data) }: StreamEvent): string {
   return `${id === undefined ? "" : `id: ${id}\n`}event: ${event}\ndata: ${json}\n\n`;
+}
+
+class TooSlow extends FleetError {}
+
+/** Whether a stream was ended because its client reads too slowly. */
+export function isTooSlow(error: unknown): boolean {
+  return error instanceof TooSlow;
+}
+
+export function tooSlow(message: string): FleetError {
+  return new TooSlow("FLEET_LIMIT_REACHED", message, {
+    suggestions: ["GET /v1/sessions/{id}/events has the events after the last one that you have read."],
+  });
 }

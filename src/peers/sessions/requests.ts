@@ -37,23 +37,58 @@ export async function answerRequest(
 /** How many changes wait for a follower that reads slowly. */
 const MOST_CHANGES = 1_000;
 
-/** Yields the changes of a user's requests in a session, at any host, until the signal aborts. */
-export async function* followRequests(
-  { finder, requests }: RequestsContext,
+interface Whose {
+  id: string;
+  user: string;
+}
+
+/**
+ * Calls the listener at each change of a user's requests in a session, at any host. The caller has found out that the user may
+ * use the session.
+ *
+ * @returns a function that removes the listener
+ */
+export function onRequests(
+  { requests }: Pick<RequestsContext, "requests">,
+  { id, user }: Whose,
+  listener: (change: RequestChange) => void,
+): () => void {
+  return requests.on((change) => {
+    if (change.request.session === id && change.request.user === user) listener(change);
+  });
+}
+
+/** Yields the changes of a user's requests in a session from now on, at any host, until the signal aborts. */
+export function followRequests(
+  context: RequestsContext,
   id: string,
   { user, signal }: { user: string; signal: AbortSignal },
 ): AsyncGenerator<RequestChange, void, undefined> {
-  await finder.find(id, user);
+  const changes = changesOf(context, { id, user }, signal);
+  // A generator does nothing before its first step. This one then listens, and yields its null.
+  void changes.next();
+  return changes as AsyncGenerator<RequestChange, void, undefined>;
+}
+
+async function* changesOf(
+  context: RequestsContext,
+  whose: Whose,
+  signal: AbortSignal,
+): AsyncGenerator<RequestChange | null, void, undefined> {
   let waiting: RequestChange[] = [];
   let wake = (): void => undefined;
-  const stop = requests.on((change) => {
-    if (change.request.session !== id || change.request.user !== user) return;
+  const stop = onRequests(context, whose, (change) => {
     if (waiting.length < MOST_CHANGES) waiting.push(change);
     wake();
   });
-  const end = () => wake();
+  const end = () => {
+    stop();
+    wake();
+  };
   signal.addEventListener("abort", end);
   try {
+    yield null;
+    await context.finder.find(whose.id, whose.user);
     while (!signal.aborted) {
       if (waiting.length === 0) await new Promise<void>((resolve) => (wake = resolve));
       const changes = waiting;

@@ -3,6 +3,7 @@ import { isFleetError } from "../../../errors.js";
 import { redeemCode } from "../../../identity/codes.js";
 import { relationTo } from "../../../identity/policy.js";
 import { withActivity } from "../../../peers/overview.js";
+import { onRequests } from "../../../peers/sessions/requests.js";
 import { poolState } from "../../../pool/admission.js";
 import { ownHostName } from "../../../runtime/files/host-note.js";
 import type { FleetParts } from "../../parts.js";
@@ -46,7 +47,7 @@ export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens }
         sessions.turn(id, prompt, { ...options, interactive: options.interactive ?? config.session.approve === "ask" }),
       requests: async (id, options) => await sessions.requests(id, options),
       answer: async (id, requestId, options) => await sessions.answer(id, requestId, options),
-      followRequests: (id, options) => sessions.followRequests(id, options),
+      onRequests: (whose, listener) => onRequests(parts, whose, listener),
       abort: async (id, options) => await sessions.abort(id, options),
       followEvents: (id, options) => sessions.followEvents(id, options),
       transcript: async (id, options) => await sessions.transcript(id, options),
