@@ -23,6 +23,7 @@ const LAYERS: RegExp[][] = [
   [/^gateway\//],
   [/^sessions\//],
   [/^identity\//],
+  [/^usage\//],
   [/^hosts\//],
   [/^pool\//],
   [/^models\//, /^runtime\//],

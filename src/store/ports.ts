@@ -5,6 +5,7 @@ import type { Registry } from "../model/registry.js";
 import type { KeyedTurn, SessionRecord } from "../model/session.js";
 import type { TokenEnd, TokenRecord } from "../model/token.js";
 import type { UnreadableError } from "./failures.js";
+import type { UsageStore } from "./usage/port.js";
 
 /**
  * The contract between the fleet and the adapters that keep its state. `file/` is the embedded default. `redis/` serves
@@ -33,6 +34,7 @@ export interface Store {
   readonly tokens: TokenStore;
   readonly placements: PlacementStore;
   readonly keyedTurns: KeyedTurnStore;
+  readonly usage: UsageStore;
 
   /** The clock for the expiry of tokens, in milliseconds since the epoch. All processes that use the store share it. */
   now(): Promise<number>;

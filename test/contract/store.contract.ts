@@ -3,6 +3,7 @@ import type { Store } from "../../src/store/ports.js";
 import { keyedTurn, serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { describeLeases } from "./leases.contract.js";
 import { describeTokens } from "./tokens.contract.js";
+import { describeUsage } from "./usage.contract.js";
 
 export interface OpenedStore {
   store: Store;
@@ -351,6 +352,8 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
 
     describe("leases", () => describeLeases(() => ({ store, reopen: opened.reopen })));
     describe("tokens", () => describeTokens(() => ({ store, reopen: opened.reopen })));
+
+    describe("usage", () => describeUsage(() => ({ store, reopen: opened.reopen })));
 
     describe("placements", () => {
       it("shows every instance each user's last placement, and ignores a move that expects an older placement", async () => {

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { systemCode } from "../../errors.js";
 import type { Store, StoreProbe } from "../ports.js";
 import { Writes } from "../update-queue.js";
+import { UsageFolder } from "../usage/usage-folder.js";
 import type { StepHook } from "./commit/commit.js";
 import { closeQuietly, scratchName, writeNewFile } from "./commit/durable.js";
 import { sweepFolder } from "./commit/sweep.js";
@@ -43,6 +44,7 @@ export class FileStore implements Store {
   readonly tokens: TokenRecords;
   readonly placements: PlacementRecords;
   readonly keyedTurns: KeyedTurnRecords;
+  readonly usage: UsageFolder;
   readonly #context: StoreContext;
   readonly #warnings = new Set<string>();
 
@@ -63,6 +65,7 @@ export class FileStore implements Store {
     this.tokens = new TokenRecords(this.#context);
     this.placements = new PlacementRecords(this.#context);
     this.keyedTurns = new KeyedTurnRecords(this.#context);
+    this.usage = new UsageFolder(root, this.#context.ensureRoot);
   }
 
   async now(): Promise<number> {
@@ -96,6 +99,7 @@ export class FileStore implements Store {
 
   async close(): Promise<void> {
     await this.#context.writes.settled();
+    await this.usage.close();
   }
 
   async sweep(): Promise<void> {

@@ -12,6 +12,7 @@ import { PlacementDocuments } from "./records/placements.js";
 import { RegistryDocument } from "./records/registry.js";
 import { SessionDocuments } from "./records/sessions.js";
 import { TokenDocuments } from "./records/tokens.js";
+import { UsageSums } from "./records/usage.js";
 import { WriterLock } from "./records/writer-lock.js";
 import { TELL_TIME } from "./scripts/scripts.js";
 import { Signatures } from "./signatures/signatures.js";
@@ -54,6 +55,7 @@ export class RedisStore implements Store {
   readonly tokens: TokenDocuments;
   readonly placements: PlacementDocuments;
   readonly keyedTurns: KeyedTurnDocuments;
+  readonly usage: UsageSums;
   /** The signatures of all records. */
   readonly signatures: Signatures;
   readonly #connection: Connection;
@@ -85,6 +87,7 @@ export class RedisStore implements Store {
     this.tokens = new TokenDocuments(documents, root, warn);
     this.placements = new PlacementDocuments(documents);
     this.keyedTurns = new KeyedTurnDocuments(documents);
+    this.usage = new UsageSums(connection, keys, root);
     this.signatures = new Signatures(documents);
   }
 
@@ -118,6 +121,7 @@ export class RedisStore implements Store {
 
   async close(): Promise<void> {
     await this.#writes.settled();
+    await this.usage.close();
     await this.#connection.close();
   }
 

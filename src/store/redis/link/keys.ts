@@ -45,6 +45,14 @@ export function keysOf(fleet: string, host: string | null) {
     keyedTurnsOf: (user: string) => key(`keyed-turns:${user}`),
     /** The name is a digest of the user and the key. */
     keyedTurn: (name: string) => key(`keyed-turn:${name}`),
+    /** How far the ledger of each host has been counted: see usage-scripts.ts. */
+    usageRead: key("usage-read"),
+    /** The hours that have sums. */
+    usageHours: key("usage-hours"),
+    usageSums: (hour: number) => key(`usage-sums:${hour}`),
+    usageLines: (hour: number) => key(`usage-lines:${hour}`),
+    /** The tokens of each user on one day. */
+    usageTokens: (day: string) => key(`usage-tokens:${day}`),
     hosts: key("hosts"),
     host: (name: string) => key(`host:${name}`),
     /** The highest fence so far. Never expires. */

@@ -1,0 +1,129 @@
+/** A line of the ledger. A number is null if nobody has reported it. */
+export interface LedgerLine {
+  /** The id of the turn or the model request. Its two lines, `begun` and another one, have the same id. */
+  id: string;
+  /** When the turn or the request began (ISO 8601, UTC), in both lines. */
+  at: string;
+  kind: "turn" | "request";
+  user: string;
+  sessionId: string;
+  model: string | null;
+  /** The host that counted it; null in a fleet without named hosts. */
+  host: string | null;
+  /** The credential that the client showed; null for commands and programs on the fleet's own machine. */
+  tokenId: string | null;
+  /** All input tokens, including those that the service read from its cache. */
+  inputTokens: number | null;
+  outputTokens: number | null;
+  cacheReadTokens: number | null;
+  credits: number | null;
+  /** How long it took, in milliseconds. */
+  ms: number | null;
+  outcome: "begun" | "ended" | "cut" | "failed";
+}
+
+export type UsageNumbers = Pick<LedgerLine, "inputTokens" | "outputTokens" | "cacheReadTokens" | "credits">;
+
+export const USAGE_BY = ["user", "session", "model", "token", "day"] as const;
+export type UsageBy = (typeof USAGE_BY)[number];
+
+export interface UsageCounts extends UsageNumbers {
+  turns: number;
+  requests: number;
+}
+
+/** The sum of the lines that have the same user, model and key. */
+export interface UsagePart extends UsageCounts {
+  /** The user, session, model, token or day. */
+  key: string | null;
+  user: string;
+  model: string | null;
+}
+
+export interface UsageQuery {
+  /** In milliseconds since the epoch. Lines from `from` until before `to` count. */
+  from: number;
+  to: number;
+  by: UsageBy;
+  /** Only the lines of this user. */
+  user?: string | undefined;
+}
+
+const HOUR_MS = 3_600_000;
+
+/** The number of the hour since the epoch, in UTC. */
+export function hourOf(at: string | number): number {
+  return Math.floor(new Date(at).getTime() / HOUR_MS);
+}
+
+export function hourStart(hour: number): number {
+  return hour * HOUR_MS;
+}
+
+/** The day of a time, such as `2026-11-29`, in UTC. */
+export function dayOf(at: string | number): string {
+  return new Date(at).toISOString().slice(0, 10);
+}
+
+export const NO_USAGE: UsageCounts = {
+  turns: 0,
+  requests: 0,
+  inputTokens: null,
+  outputTokens: null,
+  cacheReadTokens: null,
+  credits: null,
+};
+
+/** The counts that a line adds to the sums. Only the line `begun` counts the turn or the request, so that it counts once. */
+export function countsOf(line: LedgerLine): UsageCounts {
+  const { kind, outcome, inputTokens, outputTokens, cacheReadTokens, credits } = line;
+  const one = outcome === "begun" ? 1 : 0;
+  const [turns, requests] = kind === "turn" ? [one, 0] : [0, one];
+  return { turns, requests, inputTokens, outputTokens, cacheReadTokens, credits };
+}
+
+export function addUsage(to: UsageCounts, from: UsageCounts): void {
+  to.turns += from.turns;
+  to.requests += from.requests;
+  to.inputTokens = sum(to.inputTokens, from.inputTokens);
+  to.outputTokens = sum(to.outputTokens, from.outputTokens);
+  to.cacheReadTokens = sum(to.cacheReadTokens, from.cacheReadTokens);
+  to.credits = sum(to.credits, from.credits);
+}
+
+function sum(a: number | null, b: number | null): number | null {
+  return a === null ? b : b === null ? a : a + b;
+}
+
+/** The value by which a line is grouped. */
+export function keyOf(line: Pick<LedgerLine, "user" | "sessionId" | "model" | "tokenId" | "at">, by: UsageBy) {
+  if (by === "user") return line.user;
+  if (by === "session") return line.sessionId;
+  if (by === "token") return line.tokenId;
+  return by === "model" ? line.model : line.at.slice(0, 10);
+}
+
+/** Adds up lines and sums, by user, model and key. */
+export class UsageParts {
+  readonly #parts = new Map<string, UsagePart>();
+  readonly #user: string | undefined;
+
+  constructor(user?: string) {
+    this.#user = user;
+  }
+
+  add(key: string | null, user: string, model: string | null, counts: UsageCounts): void {
+    if (this.#user !== undefined && user !== this.#user) return;
+    const name = `${key ?? "\u0001"}\0${user}\0${model ?? "\u0001"}`;
+    let part = this.#parts.get(name);
+    if (part === undefined) {
+      part = { ...NO_USAGE, key, user, model };
+      this.#parts.set(name, part);
+    }
+    addUsage(part, counts);
+  }
+
+  get all(): UsagePart[] {
+    return [...this.#parts.values()];
+  }
+}

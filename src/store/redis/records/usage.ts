@@ -1,0 +1,292 @@
+import { randomBytes } from "node:crypto";
+import { linkSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { systemCode } from "../../../errors.js";
+import {
+  countsOf,
+  dayOf,
+  hourOf,
+  hourStart,
+  keyOf,
+  type LedgerLine,
+  NO_USAGE,
+  type UsageCounts,
+  type UsagePart,
+  UsageParts,
+  type UsageQuery,
+} from "../../../model/usage/usage.js";
+import { scratchName } from "../../file/commit/durable.js";
+import { mediumError, readIfThere } from "../../file/failures.js";
+import { ensureStateFolder } from "../../file/state-folder.js";
+import type { UsageStore } from "../../usage/port.js";
+import { Segments } from "../../usage/segments.js";
+import { LATE_MS, renamed } from "../../usage/usage-folder.js";
+import type { Connection } from "../link/connection.js";
+import type { Keys } from "../link/keys.js";
+import * as scripts from "../scripts/usage-scripts.js";
+
+const HOUR_MS = 3_600_000;
+/** How long the lines of an hour are kept beside its sums. Afterwards, a query counts the whole hour or nothing of it. */
+const LINES_MS = 49 * HOUR_MS;
+/** A limit counts at most a month. */
+const TOKENS_MS = 33 * 24 * HOUR_MS;
+const PIECE_BYTES = 128 * 1024;
+/** How long a line may wait before it is sent, in milliseconds. */
+const JOIN_MS = 50;
+const AT_ONCE = 1_000;
+
+/** The fields of a hash of sums begin with one of these letters. The rest is JSON: user, session, model and token id. */
+const LETTERS: readonly [string, keyof UsageCounts][] = [
+  ["t", "turns"],
+  ["r", "requests"],
+  ["i", "inputTokens"],
+  ["o", "outputTokens"],
+  ["h", "cacheReadTokens"],
+  ["c", "credits"],
+];
+
+type Cell = [user: string, sessionId: string, model: string | null, tokenId: string | null];
+
+/**
+ * The ledger of all hosts. The lines of this host are first in segments on its disk, and are then sent to Redis in order. Any
+ * process of the host can do that, so a process that dies loses nothing.
+ */
+export class UsageSums implements UsageStore {
+  readonly #connection: Connection;
+  readonly #keys: Keys;
+  readonly #segments: Segments;
+  /** How far each segment has been counted, as far as this process knows. */
+  readonly #counted = new Map<number, number>();
+  #id: string | undefined;
+  #sending: Promise<void> | undefined;
+  #isStale = false;
+  #soon: NodeJS.Timeout | undefined;
+
+  constructor(connection: Connection, keys: Keys, root: string) {
+    this.#connection = connection;
+    this.#keys = keys;
+    this.#segments = new Segments(join(root, "usage"), () => ensureStateFolder(root));
+  }
+
+  append(lines: readonly LedgerLine[]): number {
+    try {
+      return this.#segments.append(lines);
+    } catch (error) {
+      throw mediumError("write", this.#segments.folder, error);
+    } finally {
+      // A pause joins the lines of a turn.
+      this.#soon ??= setTimeout(() => void this.settled(), JOIN_MS).unref();
+    }
+  }
+
+  async settled(): Promise<void> {
+    // If Redis does not answer, the lines stay on the disk, and a later call sends them.
+    await this.#send().catch(() => undefined);
+  }
+
+  /** Sends what is on the disk. Calls during a run share the run that follows it. */
+  async #send(): Promise<void> {
+    clearTimeout(this.#soon);
+    this.#soon = undefined;
+    this.#isStale = true;
+    this.#sending ??= this.#sendAll().finally(() => {
+      this.#sending = undefined;
+    });
+    await this.#sending;
+  }
+
+  async #sendAll(): Promise<void> {
+    while (this.#isStale) {
+      this.#isStale = false;
+      for (const number of this.#segments.numbers()) await this.#sendSegment(number);
+    }
+  }
+
+  async #sendSegment(number: number): Promise<void> {
+    const { size } = this.#segments.stateOf(number);
+    let at = this.#counted.get(number);
+    if (at === size) return;
+    const name = this.#nameOf(number);
+    at ??= Number((await this.#connection.run(scripts.USAGE_READ, [this.#keys.usageRead], [name]))[1]);
+    for (;;) {
+      const { lines, end } = this.#segments.read(number, at, at + PIECE_BYTES);
+      if (end === at) break;
+      const { keys, hours } = this.#partOf(lines);
+      const args = [name, at, end, JSON.stringify(hours)];
+      const [, counted] = await this.#connection.run(
+        scripts.COUNT_USAGE,
+        [this.#keys.usageRead, this.#keys.usageHours, ...keys],
+        args,
+      );
+      at = Number(counted);
+      this.#counted.set(number, at);
+    }
+    this.#counted.set(number, at);
+  }
+
+  /** The amounts that the script adds. Numbers are texts, because Lua would round large ones. */
+  #partOf(lines: readonly LedgerLine[]) {
+    const hours = new Map<number, LedgerLine[]>();
+    for (const line of lines) {
+      const those = hours.get(hourOf(line.at));
+      if (those === undefined) hours.set(hourOf(line.at), [line]);
+      else those.push(line);
+    }
+    const keys: string[] = [];
+    const parts = [...hours].map(([hour, those]) => {
+      const sums = new Map<string, number>();
+      const tokens = new Map<string, number>();
+      const add = (to: Map<string, number>, name: string, amount: number | null) => {
+        if (amount !== null) to.set(name, (to.get(name) ?? 0) + amount);
+      };
+      for (const line of those) {
+        const counts = countsOf(line);
+        const cell = JSON.stringify([line.user, line.sessionId, line.model, line.tokenId] satisfies Cell);
+        for (const [letter, count] of LETTERS) add(sums, letter + cell, counts[count]);
+        add(tokens, line.user, (counts.inputTokens ?? 0) + (counts.outputTokens ?? 0));
+      }
+      const day = dayOf(hourStart(hour));
+      keys.push(this.#keys.usageSums(hour), this.#keys.usageLines(hour), this.#keys.usageTokens(day));
+      const texts = (map: Map<string, number>) => [...map].map(([name, amount]) => [name, String(amount)]);
+      return {
+        hour: String(hour),
+        sums: texts(sums),
+        tokens: texts(tokens),
+        lines: those.map((line) => JSON.stringify(line)),
+        linesUntil: String(hourStart(hour) + LINES_MS),
+        tokensUntil: String(hourStart(hour) + TOKENS_MS),
+      };
+    });
+    return { keys, hours: parts };
+  }
+
+  async read(query: UsageQuery): Promise<UsagePart[]> {
+    await this.settled();
+    const parts = new UsageParts(query.user);
+    const { from, to, by } = query;
+    for (const hour of await this.#hours(hourOf(from), hourOf(to))) {
+      const isWhole = hourStart(hour) >= from && hourStart(hour + 1) <= to;
+      const lines = isWhole ? [] : await this.#linesOf(hour);
+      for (const line of lines.map((text) => JSON.parse(text) as LedgerLine)) {
+        const at = Date.parse(line.at);
+        if (at >= from && at < to) parts.add(keyOf(line, by), line.user, line.model, countsOf(line));
+      }
+      if (lines.length > 0) continue;
+      for (const { cell, counts } of await this.#sumsOf(hour)) {
+        const [user, sessionId, model, tokenId] = cell;
+        const at = new Date(hourStart(hour)).toISOString();
+        parts.add(keyOf({ user, sessionId, model, tokenId, at }, by), user, model, counts);
+      }
+    }
+    return parts.all;
+  }
+
+  async #hours(first: number, last: number): Promise<number[]> {
+    const [, ...hours] = await this.#connection.run(scripts.USAGE_HOURS, [this.#keys.usageHours], [first, last]);
+    return hours.map(Number);
+  }
+
+  async #linesOf(hour: number): Promise<string[]> {
+    const [, ...lines] = await this.#connection.run(scripts.USAGE_LINES, [this.#keys.usageLines(hour)], []);
+    return lines.map(String);
+  }
+
+  async #sumsOf(hour: number): Promise<{ cell: Cell; counts: UsageCounts }[]> {
+    const [, ...sums] = await this.#connection.run(scripts.USAGE_SUMS, [this.#keys.usageSums(hour)], []);
+    return sums.flatMap((name, index) => {
+      const letter = String(name).slice(0, 1);
+      const count = LETTERS.find(([each]) => each === letter)?.[1];
+      if (index % 2 === 1 || count === undefined) return [];
+      const cell = JSON.parse(String(name).slice(1)) as Cell;
+      return [{ cell, counts: { ...NO_USAGE, [count]: Number(sums[index + 1]) } }];
+    });
+  }
+
+  async tokensSince(user: string, from: number): Promise<number> {
+    await this.settled();
+    const keys: string[] = [];
+    for (let at = from; dayOf(at) <= dayOf(Date.now()); at += 24 * HOUR_MS)
+      keys.push(this.#keys.usageTokens(dayOf(at)));
+    const [, tokens] = await this.#connection.run(scripts.USAGE_TOKENS, keys, [user]);
+    return Number(tokens);
+  }
+
+  async rename(names: ReadonlyMap<string, string>): Promise<void> {
+    this.#segments.seal();
+    await sleep(LATE_MS);
+    await this.#send();
+    await this.#dropSent();
+    for (const hour of await this.#hours(0, hourOf(Date.now()) + 1)) {
+      const sums = (await this.#sumsOf(hour)).map(({ cell }) => cell);
+      const cells = sums.flatMap((cell) => {
+        const [user, sessionId, model, tokenId] = cell;
+        const other = [names.get(user) ?? user, names.get(sessionId) ?? sessionId, model, tokenId];
+        const [before, after] = [JSON.stringify(cell), JSON.stringify(other)];
+        return before === after ? [] : LETTERS.flatMap(([letter]) => [letter + before, letter + after]);
+      });
+      await this.#runInParts(scripts.RENAME_USAGE, this.#keys.usageSums(hour), cells, 2);
+      const lines = (await this.#linesOf(hour)).flatMap((line, index) => {
+        const after = renamed(line, names);
+        return after === null ? [] : [String(index), line, after];
+      });
+      await this.#runInParts(scripts.RENAME_LINES, this.#keys.usageLines(hour), lines, 3);
+    }
+    const users = [...names].flat();
+    for (let at = Date.now() - TOKENS_MS; at < Date.now() + 24 * HOUR_MS; at += 24 * HOUR_MS)
+      await this.#runInParts(scripts.RENAME_USAGE, this.#keys.usageTokens(dayOf(at)), users, 2);
+  }
+
+  async #runInParts(script: typeof scripts.RENAME_USAGE, key: string, args: readonly string[], unit: number) {
+    for (let at = 0; at < args.length; at += AT_ONCE * unit)
+      await this.#connection.run(script, [key], args.slice(at, at + AT_ONCE * unit));
+  }
+
+  async upkeep(keepMs: number): Promise<void> {
+    await this.#send();
+    await this.#dropSent();
+    for (const hour of await this.#hours(0, hourOf(Date.now() - keepMs) - 1)) {
+      const { usageHours, usageSums, usageLines } = this.#keys;
+      await this.#connection.run(scripts.DROP_USAGE, [usageHours, usageSums(hour), usageLines(hour)], [hour]);
+    }
+  }
+
+  /** Deletes the sealed segments of which Redis has all lines. */
+  async #dropSent(): Promise<void> {
+    for (const number of this.#segments.numbers().slice(0, -1)) {
+      if (this.#counted.get(number) !== this.#segments.stateOf(number).size) return;
+      rmSync(this.#segments.pathOf(number), { force: true });
+      await this.#connection.run(scripts.FORGET_USAGE_READ, [this.#keys.usageRead], [this.#nameOf(number)]);
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#soon !== undefined) await this.settled();
+    await this.#sending?.catch(() => undefined);
+    this.#segments.close();
+  }
+
+  /** The name of a segment among those of all hosts. It contains a random id of the folder, which may be replaced. */
+  #nameOf(number: number): string {
+    this.#id ??= idOf(this.#segments.folder);
+    return `${this.#id}:${number}`;
+  }
+}
+
+/** All processes get the same id, because only one of them can link its file. */
+function idOf(folder: string): string {
+  const path = join(folder, "id");
+  const read = () => readIfThere(path, () => readFileSync(path, "utf8"));
+  const known = read();
+  if (known !== undefined) return known;
+  const temp = join(folder, scratchName("tmp"));
+  try {
+    writeFileSync(temp, randomBytes(12).toString("hex"), { mode: 0o600, flag: "wx" });
+    linkSync(temp, path);
+  } catch (error) {
+    if (systemCode(error) !== "EEXIST") throw mediumError("write", folder, error);
+  } finally {
+    rmSync(temp, { force: true });
+  }
+  return read() ?? idOf(folder);
+}

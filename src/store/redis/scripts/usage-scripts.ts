@@ -1,0 +1,94 @@
+import { foundingScript, script } from "./scripts.js";
+
+/*
+ * The ledger of all hosts: sums by hour, and the lines of the last hours. Each host sends its own lines in order. The hash
+ * `usage-read` records how far each host's lines have been counted, in the same step, so a part that is sent twice counts
+ * once.
+ */
+
+/**
+ * KEYS[3] usage-read, [4] usage-hours, then for each hour of the part: sums, lines, and tokens of the day. ARGV[5] the
+ * segment, [6] where the part begins, [7] where it ends, [8] its hours as JSON. Answers with the position up to which the
+ * segment has been counted.
+ */
+export const COUNT_USAGE = foundingScript(`
+local at = redis.call('HGET', KEYS[3], ARGV[5]) or '0'
+if at ~= ARGV[6] then return {'at', at} end
+redis.call('HSET', KEYS[3], ARGV[5], ARGV[7])
+for index, part in ipairs(cjson.decode(ARGV[8])) do
+  local sums, lines, tokens = KEYS[2 + 3 * index], KEYS[3 + 3 * index], KEYS[4 + 3 * index]
+  redis.call('ZADD', KEYS[4], part.hour, part.hour)
+  for _, each in ipairs(part.sums) do redis.call('HINCRBYFLOAT', sums, each[1], each[2]) end
+  for _, each in ipairs(part.tokens) do redis.call('HINCRBY', tokens, each[1], each[2]) end
+  for _, line in ipairs(part.lines) do redis.call('RPUSH', lines, line) end
+  redis.call('PEXPIREAT', lines, part.linesUntil)
+  redis.call('PEXPIREAT', tokens, part.tokensUntil)
+end
+return {'at', ARGV[7]}
+`);
+
+/** KEYS[3] usage-read. ARGV[5] the segment. */
+export const USAGE_READ = script(`return {'at', redis.call('HGET', KEYS[3], ARGV[5]) or '0'}`);
+
+/** KEYS[3] usage-read. ARGV[5] the segment, which no longer exists. */
+export const FORGET_USAGE_READ = script(`
+redis.call('HDEL', KEYS[3], ARGV[5])
+return {'ok'}
+`);
+
+/** KEYS[3] usage-hours. ARGV[5] the first hour, [6] the last hour. */
+export const USAGE_HOURS = script(`
+local hours = redis.call('ZRANGEBYSCORE', KEYS[3], ARGV[5], ARGV[6])
+table.insert(hours, 1, 'hours')
+return hours
+`);
+
+/** KEYS[3] the sums of an hour. Answers with names and numbers by turns. */
+export const USAGE_SUMS = script(`
+local sums = redis.call('HGETALL', KEYS[3])
+table.insert(sums, 1, 'sums')
+return sums
+`);
+
+/** KEYS[3] the lines of an hour. */
+export const USAGE_LINES = script(`
+local lines = redis.call('LRANGE', KEYS[3], 0, -1)
+table.insert(lines, 1, 'lines')
+return lines
+`);
+
+/** KEYS[3] and later keys: the tokens of days. ARGV[5] the user. */
+export const USAGE_TOKENS = script(`
+local tokens = 0
+for index = 3, #KEYS do tokens = tokens + (tonumber(redis.call('HGET', KEYS[index], ARGV[5])) or 0) end
+return {'tokens', tokens}
+`);
+
+/** KEYS[3] a hash of sums. ARGV[5], [6] and so on: a name and the name that replaces it, by turns. */
+export const RENAME_USAGE = script(`
+for index = 5, #ARGV, 2 do
+  local amount = redis.call('HGET', KEYS[3], ARGV[index])
+  if amount then
+    redis.call('HINCRBYFLOAT', KEYS[3], ARGV[index + 1], amount)
+    redis.call('HDEL', KEYS[3], ARGV[index])
+  end
+end
+return {'ok'}
+`);
+
+/** KEYS[3] the lines of an hour. ARGV[5], [6], [7] and so on: an index, the line there, and the line that replaces it. */
+export const RENAME_LINES = script(`
+for index = 5, #ARGV, 3 do
+  if redis.call('LINDEX', KEYS[3], ARGV[index]) == ARGV[index + 1] then
+    redis.call('LSET', KEYS[3], ARGV[index], ARGV[index + 2])
+  end
+end
+return {'ok'}
+`);
+
+/** KEYS[3] usage-hours, [4] the sums, and [5] the lines of an hour. ARGV[5] the hour. */
+export const DROP_USAGE = script(`
+redis.call('DEL', KEYS[4], KEYS[5])
+redis.call('ZREM', KEYS[3], ARGV[5])
+return {'ok'}
+`);

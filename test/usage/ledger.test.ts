@@ -1,0 +1,51 @@
+import { expect, it } from "vitest";
+import { FleetError } from "../../src/errors.js";
+import type { LedgerLine } from "../../src/model/usage/usage.js";
+import type { UsageStore } from "../../src/store/usage/port.js";
+import { Ledger } from "../../src/usage/ledger/ledger.js";
+
+const ANN = { user: "ann", sessionId: "s1", model: "gpt-5", tokenId: "k1" };
+
+function ledgerOn(append: (lines: readonly LedgerLine[]) => number) {
+  const warnings: string[] = [];
+  const usage = { append } as UsageStore;
+  return { ledger: new Ledger({ usage, host: "a", warn: (message) => warnings.push(message) }), warnings };
+}
+
+it("writes a line when a turn begins and one when it ends, both with its id and its beginning, and only these", () => {
+  const lines: LedgerLine[] = [];
+  const { ledger } = ledgerOn((more) => lines.push(...more) && more.length);
+  const entry = ledger.begin("turn", ANN, "turn-1");
+  entry.end("cut");
+  entry.end("ended");
+  expect(lines.map(({ id, kind, host, outcome }) => [id, kind, host, outcome])).toEqual([
+    ["turn-1", "turn", "a", "begun"],
+    ["turn-1", "turn", "a", "cut"],
+  ]);
+  expect(lines[1]?.at).toBe(lines[0]?.at);
+  expect(lines[1]?.ms).toEqual(expect.any(Number));
+});
+
+it("keeps lines that a full disk does not take, and writes each once when there is room, without failing the turn", () => {
+  const lines: LedgerLine[] = [];
+  let room = 0;
+  const { ledger, warnings } = ledgerOn((more) => {
+    if (room === 0) throw new FleetError("FLEET_STATE_UNWRITABLE", "no space left on device.");
+    const taken = more.slice(0, room);
+    lines.push(...taken);
+    return taken.length;
+  });
+  const first = ledger.begin("request", ANN);
+  first.end("ended", { inputTokens: 1, outputTokens: 2, cacheReadTokens: 0, credits: null });
+  expect(warnings[0]).toBe("What turns consume cannot be recorded: no space left on device.");
+  room = 2;
+  const second = ledger.begin("request", ANN);
+  room = 9;
+  second.end("failed");
+  expect(lines.map(({ id, outcome }) => [id === first.id, outcome])).toEqual([
+    [true, "begun"],
+    [true, "ended"],
+    [false, "begun"],
+    [false, "failed"],
+  ]);
+});
