@@ -151,6 +151,8 @@ export interface UseOptions extends SendOptions {
    * asked for permissions.
    */
   interactive?: boolean;
+  /** The id of the token that the client of this program showed. `usage --by token` groups by it. */
+  tokenId?: string;
   /** Called when the agent of an interactive turn asks, and when the request is answered or has ended otherwise. */
   onRequest?: (change: RequestChange) => void;
   /** From its abort on, nobody is asked: the requests that wait expire, and so does each new one. */

@@ -21,6 +21,7 @@ import { OpenSessions } from "../sessions/open-sessions.js";
 import { AgentRequests } from "../sessions/requests/agent-requests.js";
 import { isEnding } from "../sessions/requests/ending.js";
 import { Sessions } from "../sessions/sessions.js";
+import { Ledger } from "../usage/ledger/ledger.js";
 import type { FleetOptions } from "./options.js";
 import { checkState, openState } from "./state.js";
 
@@ -47,16 +48,17 @@ export function openParts(options: FleetOptions, clock = systemClock) {
 
   const store = openState(config, stateRoot);
   const clients = new Clients();
-  const provider = new ModelProvider(config, { env, networkFolder: networkFolder(stateRoot) });
   const doorClients = new DoorClients();
   const directory = new HostDirectory({ store, config, keys: HostKeys.from(config, stateRoot) });
+  const ledger = new Ledger({ usage: store.usage, host: directory.own, warn });
+  const provider = new ModelProvider(config, { env, networkFolder: networkFolder(stateRoot), ledger });
   const pool = new Pool({ store, config, stateRoot, env });
   const leases = new Leases(store, clock);
   const takeover = new Takeover({ store, config, directory, placer: pool.placer });
   const base = { store, config, env, directory };
   const answerMs = config.session.answerTimeoutMs;
   const requests = new AgentRequests({ answerMs, clock, isEnding: async (id) => await isEnding(base, id) });
-  const sessions = new Sessions({ ...base, takeover, pool, clients, leases, provider, requests, warn });
+  const sessions = new Sessions({ ...base, takeover, pool, clients, leases, provider, requests, ledger, warn });
   const own = new LocalHost(sessions, stateRoot);
   const hosts = new FleetHosts({ ...base, own, warn });
   shareRequests({ hosts, requests });
@@ -95,6 +97,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
     /** The TTL of sessions without their own TTL, in milliseconds. */
     ttlMs,
     store,
+    ledger,
     directory,
     pool,
     provider,

@@ -3,10 +3,12 @@ import type { Environment } from "../config/load/paths.js";
 import type { Config, RemoteProvider } from "../config/schema.js";
 import { fleetClosed } from "../errors.js";
 import type { ServerRecord } from "../model/server.js";
+import type { Consumer, UsageRecorder } from "../model/usage/usage.js";
 import type { EchoModel } from "./echo.js";
 import type { ModelRequests } from "./gateway/exchange.js";
 import type { ModelGateway } from "./gateway/gateway.js";
 import type { GatewaySocket } from "./gateway/gateway-socket.js";
+import type { MeteredConsumer } from "./gateway/request-meter.js";
 import { describeProvider, keySourceOf, ProviderKey, withKey } from "./provider-key.js";
 
 /** Whether the provider's key reaches servers. Otherwise only the model gateway, in the fleet's own processes, has it. */
@@ -39,15 +41,18 @@ export class ModelProvider implements AsyncDisposable {
   #socket: Promise<GatewaySocket> | undefined;
   /** How many parts of this process use each session. */
   readonly #users = new Map<string, number>();
+  readonly #ledger: UsageRecorder | undefined;
+  readonly #consumers = new Map<string, MeteredConsumer>();
   #isClosed = false;
 
   constructor(
     settings: Pick<Config, "provider" | "modelGateway" | "runtime">,
-    { env, networkFolder }: { env: Environment; networkFolder: string },
+    { env, networkFolder, ledger }: { env: Environment; networkFolder: string; ledger?: UsageRecorder },
   ) {
     const { provider, runtime } = settings;
     this.#settings = settings;
     this.#networkFolder = networkFolder;
+    this.#ledger = ledger;
     this.#serverEnv = { ...Object.fromEntries([...runtime.env, ...CERTIFICATES].map((name) => [name, env[name]])) };
     const source = provider === null || provider.type === "echo" ? null : keySourceOf(provider);
     this.#key = source === null ? null : new ProviderKey(source, env);
@@ -119,7 +124,8 @@ export class ModelProvider implements AsyncDisposable {
 
   async #start(provider: RemoteProvider, key: ProviderKey | null): Promise<ModelGateway> {
     const { ModelGateway } = await import("./gateway/gateway.js");
-    this.#gateway = await ModelGateway.start(provider, key, this.#serverEnv);
+    const metering = this.#ledger && { ledger: this.#ledger, consumers: this.#consumers };
+    this.#gateway = await ModelGateway.start(provider, key, this.#serverEnv, { metering });
     return this.#gateway;
   }
 
@@ -137,9 +143,25 @@ export class ModelProvider implements AsyncDisposable {
           return;
         }
         this.#users.delete(sessionId);
+        this.#consumers.delete(sessionId);
         this.#gateway?.forget(sessionId);
       },
     };
+  }
+
+  /**
+   * From now on, the model requests of the session count for this consumer. Call it after {@link keep}.
+   *
+   * @param isTurn otherwise, a consumer that is known stays
+   */
+  attribute(consumer: Consumer, isTurn: boolean): void {
+    const { sessionId } = consumer;
+    if (isTurn || !this.#consumers.has(sessionId)) this.#consumers.set(sessionId, { ...consumer, passed: 0 });
+  }
+
+  /** Whether model requests of the session have passed the gateway since the last {@link attribute} of a turn. */
+  hasPassed(sessionId: string): boolean {
+    return (this.#consumers.get(sessionId)?.passed ?? 0) > 0;
   }
 
   /**
@@ -164,8 +186,10 @@ export class ModelUse implements Disposable {
   readonly #kept: Disposable;
   #isGiven = false;
 
-  constructor(provider: Pick<ModelProvider, "keep">, sessionId: string) {
-    this.#kept = provider.keep(sessionId);
+  /** @param isTurn whether the use takes a turn, so that the model requests count for this consumer */
+  constructor(provider: Pick<ModelProvider, "keep" | "attribute">, consumer: Consumer, isTurn: boolean) {
+    this.#kept = provider.keep(consumer.sessionId);
+    provider.attribute(consumer, isTurn);
   }
 
   /**

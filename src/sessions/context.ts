@@ -1,6 +1,7 @@
 import type { Config } from "../config/schema.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import type { Takeover } from "../hosts/takeover.js";
+import type { UsageRecorder } from "../model/usage/usage.js";
 import type { ModelProvider } from "../models/provider.js";
 import type { Clients } from "../pool/clients.js";
 import type { Pool } from "../pool/pool.js";
@@ -18,7 +19,9 @@ export interface SessionsContext {
   directory: HostDirectory;
   takeover: Takeover;
   requests: AgentRequests;
-  provider: Pick<ModelProvider, "check" | "of" | "keep" | "forgetKey" | "beforeRequests">;
+  /** Counts turns, and the model requests that no gateway passes on. */
+  ledger: UsageRecorder;
+  provider: Pick<ModelProvider, "check" | "of" | "keep" | "attribute" | "hasPassed" | "forgetKey" | "beforeRequests">;
   /** Reports a problem that did not stop the work. */
   warn: (message: string) => void;
 }

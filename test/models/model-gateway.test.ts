@@ -49,7 +49,7 @@ async function gatewayTo(baseUrl: string, { type = "openai", key, silenceMs }: G
   const source = { apiKeyEnv: "KEY", apiKeyFile: null, apiKeyCommand: null, bearer: false };
   const provider = { type, baseUrl, wireApi: "completions", ...source } as const;
   const envKey = new ProviderKey({ from: "env", name: "KEY" }, { KEY });
-  const gateway = await ModelGateway.start(provider, key ?? envKey, {}, silenceMs);
+  const gateway = await ModelGateway.start(provider, key ?? envKey, {}, { silenceMs });
   opened.push({ [Symbol.asyncDispose]: async () => await gateway.close() });
   const session = gateway.providerFor("one");
   const ask = (path: string, init: RequestInit = {}) =>

@@ -42,6 +42,7 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
       const begin = (listeners?: TurnListeners) =>
         fleet.sessions.turn(params.id, body.prompt, {
           user: identity.user,
+          tokenId: identity.tokenId,
           signal: query.abort === "disconnect" ? signal : lasting,
           timeout: body.timeout ?? TURN_MS,
           ...(gitHubToken === null ? {} : { session: { gitHubToken } }),

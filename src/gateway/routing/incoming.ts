@@ -88,9 +88,17 @@ export class Incoming implements RpcListener {
     const { sessionId } = attachment;
     const isJudged = link.kind === "peer";
     switch (eventType) {
-      case "user.message":
+      case "user.message": {
         attachment.inTurn = true;
-        if (ends.watches(sessionId)) ends.began(sessionId, promptIn(body));
+        const use = turns.get(sessionId)?.use;
+        if (use === undefined && !ends.watches(sessionId)) break;
+        const id = promptIn(body);
+        if (id !== undefined) use?.turn.began(id);
+        ends.began(sessionId, id);
+        break;
+      }
+      case "assistant.usage":
+        if (link.kind !== "peer") turns.get(sessionId)?.use?.turn.consumed(eventIn(body).data ?? {});
         break;
       case "assistant.message":
         ends.spoke(sessionId);

@@ -7,8 +7,9 @@ import { deadline, pause } from "../../runtime/deadline.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import { missingAccess } from "../../sessions/use/load.js";
+import type { UseRequest } from "../../sessions/use/permit.js";
 import { assertAccepted, credentialsOf } from "../../sessions/use/session-token.js";
-import type { SessionUse, UseRequest } from "../../sessions/use/use-session.js";
+import type { SessionUse } from "../../sessions/use/use-session.js";
 import { bringsCredentials } from "../policy/credentials.js";
 import { OPEN_MS } from "../routing/opener.js";
 import type { Router } from "../routing/router.js";
@@ -52,6 +53,7 @@ export function turnRequest(state: ClientState, { record, abort }: Turn): UseReq
     record,
     user,
     isTurn: true,
+    tokenId: identity.tokenId,
     at: isLoaded ? links.connected(attachment?.linkId ?? serverId)?.server : undefined,
     fence: identity.lease?.sessionId === id ? identity.lease.fence : undefined,
     waitMs: door.config.serve.turnWaitMs,
@@ -121,7 +123,8 @@ export function noteSent(state: ClientState, { sent, record: { id } }: Turn, pro
 }
 
 /** Begins to record that a turn has ended. Does not wait until the store has it. */
-export function noteUse({ door, report }: ClientState, { record, accepted, over }: Turn): void {
+export function noteUse({ door, report }: ClientState, { record, accepted, over, use }: Turn): void {
+  if (accepted && over === "idle") use?.turn.ended();
   // Count only complete turns. A session with turns must have a history, and a turn that was cut may not have written it.
   if (!accepted || over !== "idle") return;
   void door.sessions.lastUses.note(record).catch((error: unknown) => {

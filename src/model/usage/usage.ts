@@ -22,7 +22,34 @@ export interface LedgerLine {
   outcome: "begun" | "ended" | "cut" | "failed";
 }
 
+/** The user of a session, with the model and the credential. */
+export type Consumer = Pick<LedgerLine, "user" | "sessionId" | "model" | "tokenId">;
+
 export type UsageNumbers = Pick<LedgerLine, "inputTokens" | "outputTokens" | "cacheReadTokens" | "credits">;
+
+/** No number was reported. */
+export const UNREPORTED: UsageNumbers = {
+  inputTokens: null,
+  outputTokens: null,
+  cacheReadTokens: null,
+  credits: null,
+};
+
+/** A turn or a request that has begun. */
+export interface BegunUse {
+  /** Records the end. Does nothing after the first call. */
+  end(outcome: Exclude<LedgerLine["outcome"], "begun">, numbers?: UsageNumbers): void;
+}
+
+/** Records turns and model requests. */
+export interface UsageRecorder {
+  /**
+   * Records that a turn or a request begins. It then counts even if this process dies.
+   *
+   * @param id random, if the turn or the request has none
+   */
+  begin(kind: LedgerLine["kind"], consumer: Consumer, id?: string): BegunUse;
+}
 
 export const USAGE_BY = ["user", "session", "model", "token", "day"] as const;
 export type UsageBy = (typeof USAGE_BY)[number];
@@ -68,10 +95,7 @@ export function dayOf(at: string | number): string {
 export const NO_USAGE: UsageCounts = {
   turns: 0,
   requests: 0,
-  inputTokens: null,
-  outputTokens: null,
-  cacheReadTokens: null,
-  credits: null,
+  ...UNREPORTED,
 };
 
 /** The counts that a line adds to the sums. Only the line `begun` counts the turn or the request, so that it counts once. */

@@ -1,7 +1,10 @@
 import type { ClientRequest, IncomingMessage, ServerResponse } from "node:http";
+import type { Socket } from "node:net";
 import { pipeline } from "node:stream/promises";
 import { isFleetError, systemCode } from "../../errors.js";
+import type { UsageRecorder } from "../../model/usage/usage.js";
 import type { ProviderKey } from "../provider-key.js";
+import { type MeteredConsumer, RequestMeter } from "./request-meter.js";
 import type { Upstream } from "./upstream.js";
 import { endToEnd, type WireFormat } from "./wire.js";
 
@@ -21,6 +24,7 @@ export interface ExchangeContext {
   key: ProviderKey | null;
   requests: ModelRequests;
   silenceMs: number;
+  ledger: UsageRecorder | null;
 }
 
 /** One model request of a server, and its answer, which passes through as it arrives. */
@@ -28,6 +32,7 @@ export class Exchange {
   readonly #context: ExchangeContext;
   readonly #request: IncomingMessage;
   readonly #response: ServerResponse;
+  #meter: RequestMeter | null = null;
   /** The request to the model service. It ends when the server hangs up. */
   #sent: ClientRequest | undefined;
 
@@ -38,14 +43,21 @@ export class Exchange {
     response.once("close", () => this.#sent?.destroy());
   }
 
-  /** Never rejects. @param isKnown whether the request has the token of a session that this process uses */
-  async run(isKnown: boolean): Promise<void> {
-    const { wire, requests } = this.#context;
+  /**
+   * Never rejects.
+   *
+   * @param isKnown whether the request has the token of a session that this process uses
+   * @param consumer undefined if nobody counts the request
+   */
+  async run(isKnown: boolean, consumer: MeteredConsumer | undefined): Promise<void> {
+    const { wire, requests, ledger } = this.#context;
     const { method = "", url = "" } = this.#request;
     if (!isKnown) return this.#refuse(401, "This process uses no session with this token.", "authentication_error");
     const path = wire.pathFor(method, url);
     if (path === null)
       return this.#refuse(404, "The model gateway passes on only model requests.", "invalid_request_error");
+    if (ledger !== null && consumer !== undefined && wire.consumes(method, path))
+      this.#meter = new RequestMeter(ledger, consumer);
     requests.inFlight += 1;
     try {
       if (!(await this.#pass(method, path))) requests.failed += 1;
@@ -56,6 +68,7 @@ export class Exchange {
       const [status, message] = this.#describe(error);
       this.#refuse(status, message, "api_error");
     } finally {
+      this.#meter?.end(this.#response.destroyed ? "cut" : "failed");
       requests.inFlight -= 1;
     }
   }
@@ -72,7 +85,9 @@ export class Exchange {
     answer.once("error", () => {
       isCut = !this.#request.socket.destroyed;
     });
+    this.#meter?.read(answer);
     await pipeline(answer, this.#response).catch(() => this.#response.destroy());
+    this.#meter?.end(statusCode >= 400 ? "failed" : this.#response.writableFinished ? "ended" : "cut");
     return !isCut && statusCode !== 401 && statusCode < 500;
   }
 
@@ -114,16 +129,26 @@ export class Exchange {
 
   async #send(method: string, path: string, key: string | null, body: Buffer | null): Promise<IncomingMessage> {
     const { wire, upstream, silenceMs } = this.#context;
-    const sent = upstream.request(method, path, wire.headersWith(key, this.#request.headers));
+    const sent = upstream.request(method, path, {
+      ...wire.headersWith(key, this.#request.headers),
+      ...(this.#meter === null ? {} : { [ID_HEADER]: this.#meter.id, ...READABLE }),
+    });
     this.#sent = sent;
     sent.setTimeout(silenceMs, () => sent.destroy(new Silence()));
     return await new Promise((resolve, reject) => {
       sent.once("response", resolve);
       sent.on("error", reject);
       if (this.#response.destroyed) sent.destroy();
-      else if (body !== null) sent.end(body);
-      else pipeline(this.#request, sent).catch(reject);
+      else if (this.#meter === null) this.#sendBody(sent, body, reject);
+      // A request counts only if it can reach the service, and then before it does.
+      else whenConnected(sent, () => this.#sendBody(sent, body, reject));
     });
+  }
+
+  #sendBody(sent: ClientRequest, body: Buffer | null, onFailure: (error: unknown) => void): void {
+    this.#meter?.leaves(body);
+    if (body !== null) sent.end(body);
+    else pipeline(this.#request, sent).catch(onFailure);
   }
 
   #describe(error: unknown): [status: number, message: string] {
@@ -147,3 +172,16 @@ export class Exchange {
 }
 
 class Silence extends Error {}
+
+/** Model services such as OpenAI's and Azure's record this header. */
+const ID_HEADER = "x-client-request-id";
+/** The usage is read from the answer, so the answer must not be compressed. */
+const READABLE = { "accept-encoding": "identity" };
+
+function whenConnected(sent: ClientRequest, then: () => void): void {
+  sent.once("socket", (socket: Socket & { secureConnecting?: boolean }) => {
+    if (socket.secureConnecting === true) socket.once("secureConnect", then);
+    else if (socket.connecting) socket.once("connect", then);
+    else then();
+  });
+}

@@ -5,8 +5,10 @@ import type { AddressInfo, Socket } from "node:net";
 import type { ProviderConfig } from "@github/copilot-sdk";
 import type { Environment } from "../../config/load/paths.js";
 import type { RemoteProvider } from "../../config/schema.js";
+import type { UsageRecorder } from "../../model/usage/usage.js";
 import { describeProvider, type ProviderKey, withKey } from "../provider-key.js";
 import { Exchange, type ModelRequests } from "./exchange.js";
+import type { Consumers } from "./request-meter.js";
 import { openUpstream, type Upstream } from "./upstream.js";
 import { WireFormat } from "./wire.js";
 
@@ -18,6 +20,13 @@ const KEEP_ALIVE_MS = 10 * 60 * 1000;
 
 /** How long the model service may be silent, in milliseconds. The runtime (1.0.85) itself waits 10 minutes. */
 const SILENCE_MS = 11 * 60 * 1000;
+
+export interface GatewayOptions {
+  /** How long the model service may be silent, in milliseconds. Only tests set it. */
+  silenceMs?: number | undefined;
+  /** The requests of sessions without a consumer do not count. */
+  metering?: { ledger: UsageRecorder; consumers: Consumers } | undefined;
+}
 
 /**
  * Stands between servers and the model service, so that the provider's key does not have to be in the servers. Each session
@@ -46,13 +55,12 @@ export class ModelGateway {
 
   /**
    * @param env the variables that servers get, for the way to the model service
-   * @param silenceMs how long the model service may be silent. Only tests set it.
    */
   static async start(
     provider: RemoteProvider,
     key: ProviderKey | null,
     env: Environment,
-    silenceMs = SILENCE_MS,
+    { silenceMs = SILENCE_MS, metering }: GatewayOptions = {},
   ): Promise<ModelGateway> {
     const wire = new WireFormat(provider);
     const upstream = openUpstream(provider.baseUrl, env);
@@ -64,10 +72,13 @@ export class ModelGateway {
     server.on("request", (request: IncomingMessage, response: ServerResponse) => {
       const secret = wire.secretOf(request.headers);
       const sessionId = secret === null ? undefined : gateway.#sessions.get(digest(secret));
-      const exchange = new Exchange({ wire, upstream, key, requests: gateway.requests, silenceMs }, request, response);
+      const { requests } = gateway;
+      const context = { wire, upstream, key, requests, silenceMs, ledger: metering?.ledger ?? null };
+      const exchange = new Exchange(context, request, response);
+      const consumer = metering?.consumers.get(sessionId ?? "");
       const before = gateway.#before.get(sessionId ?? "");
-      if (before === undefined) void exchange.run(sessionId !== undefined);
-      else void before().then(async () => await exchange.run(true));
+      if (before === undefined) void exchange.run(sessionId !== undefined, consumer);
+      else void before().then(async () => await exchange.run(true, consumer));
     });
     return gateway;
   }

@@ -85,6 +85,11 @@ export class WireFormat {
     return null;
   }
 
+  /** Whether the model works for the request. The others list models or count the tokens of a text. */
+  consumes(method: string, path: string): boolean {
+    return method === "POST" && !path.includes("/count_tokens");
+  }
+
   /** The secret of a request; null if it has none. */
   secretOf(headers: IncomingHttpHeaders): string | null {
     const { keyHeader, keyPrefix } = this.#wire;

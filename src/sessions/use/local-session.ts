@@ -1,3 +1,4 @@
+import type { SessionEvent } from "@github/copilot-sdk";
 import { FleetError, isFleetError, quote } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
@@ -117,7 +118,11 @@ export class LocalSession extends OpenSession<LocalAttached> {
       using watch = connection.watchPrompt(id);
       this.#transport.isInTurn = true;
       try {
-        return await this.run(connection.closed, prompt, { ...options, signal: stop.signal }).catch(explained);
+        const onEvent = (event: SessionEvent) => {
+          use.turn.saw(event);
+          options.onEvent?.(event);
+        };
+        return await this.run(connection.closed, prompt, { ...options, onEvent, signal: stop.signal }).catch(explained);
       } finally {
         this.#transport.isInTurn = false;
         hasBegun = watch.hasBegun;
@@ -138,6 +143,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
       await reopen();
       return await take();
     });
+    use.turn.ended();
     this.#recording = this.#recordTurn();
     return reply;
   }

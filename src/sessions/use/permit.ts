@@ -1,5 +1,7 @@
 import type { Config } from "../../config/schema.js";
+import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
+import type { SpawnOptions } from "../../pool/start/start.js";
 import type { Store } from "../../store/ports.js";
 import type { SessionsContext } from "../context.js";
 import { recordFor } from "../find.js";
@@ -21,6 +23,24 @@ export interface PermitRequest {
   /** Called if the wait takes longer than a second, and again when the lease or the number of earlier waiters changes. */
   onWait?: ((wait: LeaseWait) => void) | undefined;
   signal?: AbortSignal | undefined;
+  /** The id of the credential that the client showed, for the ledger. */
+  tokenId?: string | undefined;
+}
+
+export interface UseRequest extends PermitRequest, Pick<SpawnOptions, "sharedUntil"> {
+  /** The session's record. The caller has checked that the user may use the session. */
+  record: SessionRecord;
+  /** Whether the use takes a turn. Otherwise it only opens the session, which others may do at the same time. */
+  isTurn: boolean;
+  /**
+   * The server on which the caller has the session open. The use stays on this server if the server still takes turns
+   * and has the session.
+   */
+  at?: ServerRecord | undefined;
+  /** Whether the holder of the lease may move the session to the shared server of the user's placement. */
+  mayMove?: boolean;
+  /** How long the server may take to start, and then to open the session, in milliseconds each. Default: no limit. */
+  openMs?: number;
 }
 
 /** The lease under which a turn runs. */

@@ -3,7 +3,6 @@ import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { ModelUse } from "../../models/provider.js";
 import { isRunning } from "../../pool/server.js";
-import type { SpawnOptions } from "../../pool/start/start.js";
 import { setUseMarker, type UseMarker } from "../../pool/use-markers.js";
 import { type Deadline, deadline, pause } from "../../runtime/deadline.js";
 import type { SessionsContext } from "../context.js";
@@ -12,24 +11,9 @@ import { NOTICE_MS } from "../leases/leases.js";
 import type { TurnLease } from "../leases/seen.js";
 import { isStoreTrouble, sessionBusy, unreleased } from "../problems.js";
 import { load, type Transport } from "./load.js";
-import { type Permit, type PermitRequest, permitFor, WAIT_MS } from "./permit.js";
+import { MeteredTurn } from "./metered-turn.js";
+import { type Permit, permitFor, type UseRequest, WAIT_MS } from "./permit.js";
 import { isEndOf, serverFor, UseCheck } from "./server.js";
-
-export interface UseRequest extends PermitRequest, Pick<SpawnOptions, "sharedUntil"> {
-  /** The session's record. The caller has checked that the user may use the session. */
-  record: SessionRecord;
-  /** Whether the use takes a turn. Otherwise it only opens the session, which others may do at the same time. */
-  isTurn: boolean;
-  /**
-   * The server on which the caller has the session open. The use stays on this server if the server still takes turns
-   * and has the session.
-   */
-  at?: ServerRecord | undefined;
-  /** Whether the holder of the lease may move the session to the shared server of the user's placement. */
-  mayMove?: boolean;
-  /** How long the server may take to start, and then to open the session, in milliseconds each. Default: no limit. */
-  openMs?: number;
-}
 
 const SHARED_POLL_MS = 5;
 
@@ -58,6 +42,7 @@ export async function useSession(context: SessionsContext, request: UseRequest):
 
 /** The use of a session by this process. Its disposal removes the use marker and gives the lease back. */
 export class SessionUse implements AsyncDisposable {
+  readonly turn: MeteredTurn;
   readonly model: ModelUse;
   readonly #context: SessionsContext;
   readonly #request: UseRequest;
@@ -71,7 +56,8 @@ export class SessionUse implements AsyncDisposable {
   #isOver = false;
 
   constructor(context: SessionsContext, request: UseRequest) {
-    this.model = new ModelUse(context.provider, request.record.id);
+    this.turn = new MeteredTurn(context, request);
+    this.model = new ModelUse(context.provider, this.turn.consumer, request.isTurn);
     this.#context = context;
     this.#request = request;
     this.#check = new UseCheck(context, request.user);
@@ -185,6 +171,7 @@ export class SessionUse implements AsyncDisposable {
   /** @returns null, or the error of giving the lease back */
   async #release(): Promise<unknown> {
     this.#isOver = true;
+    this.turn[Symbol.dispose]();
     if (this.#reopening === 0) {
       this.#unmark();
       this.model[Symbol.dispose]();

@@ -1,16 +1,13 @@
 import { randomUUID } from "node:crypto";
-import type { LedgerLine, UsageNumbers } from "../../model/usage/usage.js";
+import {
+  type BegunUse,
+  type Consumer,
+  type LedgerLine,
+  UNREPORTED,
+  type UsageNumbers,
+  type UsageRecorder,
+} from "../../model/usage/usage.js";
 import type { UsageStore } from "../../store/usage/port.js";
-
-/** The user of a session, with the model and the credential. */
-export type Consumer = Pick<LedgerLine, "user" | "sessionId" | "model" | "tokenId">;
-
-export const UNREPORTED: UsageNumbers = {
-  inputTokens: null,
-  outputTokens: null,
-  cacheReadTokens: null,
-  credits: null,
-};
 
 /** How many lines wait at most while the disk is full. */
 const MOST_WAITING = 100_000;
@@ -23,7 +20,7 @@ interface LedgerContext {
 }
 
 /** Records the turns and the model requests of this process, each once. */
-export class Ledger {
+export class Ledger implements UsageRecorder {
   readonly #context: LedgerContext;
   /** Lines that the disk did not take. */
   readonly #waiting: LedgerLine[] = [];
@@ -32,11 +29,6 @@ export class Ledger {
     this.#context = context;
   }
 
-  /**
-   * Records that a turn or a request begins. It then counts even if this process dies.
-   *
-   * @param id random, if the turn or the request has none
-   */
   begin(kind: LedgerLine["kind"], consumer: Consumer, id: string = randomUUID()): LedgerEntry {
     const { user, sessionId, model, tokenId } = consumer;
     const at = new Date().toISOString();
@@ -58,6 +50,23 @@ export class Ledger {
     return new LedgerEntry(begun, (line) => this.#write(line));
   }
 
+  /**
+   * The model tokens of a user on all hosts since the beginning of a day (UTC), with those that this process has counted.
+   *
+   * @param from a time of this day, in milliseconds since the epoch, at most 31 days ago
+   */
+  async tokensSince(user: string, from: number): Promise<number> {
+    return await this.#context.usage.tokensSince(user, from);
+  }
+
+  /**
+   * Replaces a user by a pseudonym, and sessions by theirs. If this is interrupted, the same call finishes it. In a fleet of
+   * several hosts, each host has to do it.
+   */
+  async rename(user: string, pseudonym: string, sessions: ReadonlyMap<string, string> = new Map()): Promise<void> {
+    await this.#context.usage.rename(new Map([...sessions, [user, pseudonym]]));
+  }
+
   /** Appends a line. If the disk is full, keeps it for the next call, because nothing that is counted may stop a turn. */
   #write(line: LedgerLine): void {
     this.#waiting.push(line);
@@ -71,8 +80,7 @@ export class Ledger {
   }
 }
 
-/** A turn or a request that has begun. */
-export class LedgerEntry {
+export class LedgerEntry implements BegunUse {
   readonly #begun: LedgerLine;
   readonly #write: (line: LedgerLine) => void;
   readonly #since = performance.now();
@@ -87,7 +95,6 @@ export class LedgerEntry {
     return this.#begun.id;
   }
 
-  /** Records the end. Does nothing after the first call. */
   end(outcome: Exclude<LedgerLine["outcome"], "begun">, numbers: UsageNumbers = UNREPORTED): void {
     if (this.#isOver) return;
     this.#isOver = true;

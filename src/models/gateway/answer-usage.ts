@@ -1,0 +1,134 @@
+import { isObject } from "../../config/values/json.js";
+import type { UsageNumbers } from "../../model/usage/usage.js";
+
+/** The longest line of an answer that is read for its usage, in bytes. */
+const LONGEST_LINE = 16 * 1024 * 1024;
+const NEWLINE = 0x0a;
+/** Until the usage is there, the events of a stream have `"usage":null`. */
+const USAGE = /"usage"\s*:\s*\{/;
+/** The last events of a stream: of OpenAI's completions, of its responses, and of Anthropic's messages. */
+const LAST = /^data:\s*(?:\[DONE\]|\{[^{]*"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed)|message_stop)")/;
+
+/**
+ * Reads the usage out of an answer of a model service, piece by piece as it passes. Keeps only the line that has not ended,
+ * and an answer in JSON.
+ */
+export class AnswerUsage {
+  readonly #isStream: boolean;
+  #rest: Buffer[] = [];
+  #restBytes = 0;
+  #numbers: UsageNumbers = { inputTokens: null, outputTokens: null, cacheReadTokens: null, credits: null };
+  #hasLast = false;
+
+  /** @param contentType the header of the answer */
+  constructor(contentType: string | undefined) {
+    this.#isStream = contentType?.startsWith("text/event-stream") === true;
+  }
+
+  /** Null, where the service has reported nothing. */
+  get numbers(): UsageNumbers {
+    return this.#numbers;
+  }
+
+  /** Whether the last event of the stream has come. */
+  get hasLast(): boolean {
+    return this.#hasLast;
+  }
+
+  push(piece: Buffer): void {
+    const end = this.#isStream ? piece.lastIndexOf(NEWLINE) + 1 : 0;
+    if (end === 0) {
+      this.#keep(piece);
+      return;
+    }
+    const whole = piece.subarray(0, end);
+    this.#read(this.#restBytes === 0 ? whole : Buffer.concat([...this.#rest, whole]));
+    this.#rest = [];
+    this.#restBytes = 0;
+    if (end < piece.length) this.#keep(piece.subarray(end));
+  }
+
+  /** Reads what has come after the last line. */
+  end(): void {
+    if (this.#restBytes > 0) this.#read(Buffer.concat(this.#rest));
+    this.#rest = [];
+    this.#restBytes = 0;
+  }
+
+  #keep(piece: Buffer): void {
+    if (this.#restBytes + piece.length > LONGEST_LINE) return;
+    this.#rest.push(piece);
+    this.#restBytes += piece.length;
+  }
+
+  #read(bytes: Buffer): void {
+    const text = bytes.toString("utf8");
+    if (!this.#isStream) {
+      if (USAGE.test(text)) this.#take(text);
+      return;
+    }
+    for (const line of text.split("\n")) {
+      if (!line.startsWith("data:")) continue;
+      if (USAGE.test(line)) this.#take(line.slice("data:".length));
+      if (LAST.test(line)) this.#hasLast = true;
+    }
+  }
+
+  #take(json: string): void {
+    let value: unknown;
+    try {
+      value = JSON.parse(json);
+    } catch {
+      return; // a text that only looks like usage
+    }
+    const usage = usageIn(value);
+    if (usage === null) return;
+    const known = this.#numbers;
+    // Anthropic reports the input first and the output last.
+    this.#numbers = {
+      inputTokens: usage.inputTokens ?? known.inputTokens,
+      outputTokens: usage.outputTokens ?? known.outputTokens,
+      cacheReadTokens: usage.cacheReadTokens ?? known.cacheReadTokens,
+      credits: null,
+    };
+  }
+}
+
+/**
+ * The usage in an answer or an event: of completions, inside of `response` (responses), or inside of `message` (messages).
+ * Anthropic counts tokens that its cache served or took beside the other input tokens. The runtime (1.0.85) adds them up, and
+ * so does this.
+ */
+function usageIn(value: unknown): Omit<UsageNumbers, "credits"> | null {
+  if (!isObject(value)) return null;
+  const holder = [value, value.response, value.message].find((each) => isObject(each) && isObject(each.usage));
+  const usage = (holder as { usage?: Record<string, unknown> } | undefined)?.usage;
+  if (usage === undefined) return null;
+  const details = usage.prompt_tokens_details ?? usage.input_tokens_details;
+  const cached = isObject(details) ? count(details.cached_tokens) : null;
+  const read = count(usage.cache_read_input_tokens);
+  const beside = (read ?? 0) + (count(usage.cache_creation_input_tokens) ?? 0);
+  const input = count(usage.input_tokens);
+  return {
+    inputTokens: count(usage.prompt_tokens) ?? (input === null ? null : input + beside),
+    outputTokens: count(usage.completion_tokens) ?? count(usage.output_tokens),
+    cacheReadTokens: cached ?? read,
+  };
+}
+
+function count(value: unknown): number | null {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0 ? value : null;
+}
+
+const MODEL = Buffer.from('"model":');
+
+/** The model in the body of a request; null if it is not found. Searches the text, because a body may be large. */
+export function modelIn(body: Buffer): string | null {
+  for (let at = body.indexOf(MODEL); at !== -1; at = body.indexOf(MODEL, at + 1)) {
+    // Quotes inside of a text are escaped, so a quote after one of these begins a key.
+    if (!"{, \n".includes(String.fromCharCode(body[at - 1] ?? 0))) continue;
+    const name = /^\s*("(?:[^"\\]|\\.)*")/.exec(body.toString("utf8", at + MODEL.length, at + MODEL.length + 300))?.[1];
+    if (name !== undefined) return JSON.parse(name) as string;
+  }
+  return null;
+}

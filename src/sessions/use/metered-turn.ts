@@ -1,0 +1,89 @@
+import type { SessionEvent } from "@github/copilot-sdk";
+import type { SessionRecord } from "../../model/session.js";
+import type { BegunUse, Consumer, UsageNumbers } from "../../model/usage/usage.js";
+import type { SessionsContext } from "../context.js";
+
+type MeterContext = Pick<SessionsContext, "ledger" | "config" | "provider">;
+
+interface TurnRequest {
+  record: SessionRecord;
+  user: string;
+  tokenId?: string | undefined;
+  isTurn: boolean;
+}
+
+/** The part of `assistant.usage` that is counted. */
+interface UsageData {
+  model?: unknown;
+  inputTokens?: unknown;
+  outputTokens?: unknown;
+  cacheReadTokens?: unknown;
+  copilotUsage?: { totalNanoAiu?: unknown } | undefined;
+}
+
+/** One AI credit in the unit in which the runtime counts. */
+const NANO = 1e9;
+
+/**
+ * The turn of one use of a session, in the ledger. It counts from the moment at which the server has begun its prompt. Without
+ * a model gateway, the model requests of the turn are counted by the runtime's events.
+ */
+export class MeteredTurn implements Disposable {
+  readonly consumer: Consumer;
+  readonly #context: MeterContext;
+  readonly #isTurn: boolean;
+  #begun: BegunUse | undefined;
+  #isOver = false;
+
+  constructor(context: MeterContext, { record, user, tokenId = undefined, isTurn }: TurnRequest) {
+    const model = record.model ?? context.config.session.model;
+    this.consumer = { user, sessionId: record.id, model, tokenId: tokenId ?? null };
+    this.#context = context;
+    this.#isTurn = isTurn;
+  }
+
+  /** The server has begun the turn's prompt. @param id the prompt's message id, if it is known */
+  began(id?: string): void {
+    if (this.#isTurn && !this.#isOver) this.#begun ??= this.#context.ledger.begin("turn", this.consumer, id);
+  }
+
+  /** The turn has ended by itself. A client that did not get the events may not have seen its beginning. */
+  ended(): void {
+    this.began();
+    this.#begun?.end("ended");
+  }
+
+  /** An event of this turn. */
+  saw(event: SessionEvent): void {
+    if (event.type === "user.message" && event.agentId === undefined) this.began(event.data.messageId ?? event.id);
+    if (event.type === "assistant.usage") this.consumed(event.data);
+  }
+
+  /** Counts a model request that no gateway of this process has passed on. */
+  consumed(data: UsageData): void {
+    const { ledger, provider } = this.#context;
+    if (!this.#isTurn || provider.hasPassed(this.consumer.sessionId)) return;
+    const model = typeof data.model === "string" ? data.model : this.consumer.model;
+    ledger.begin("request", { ...this.consumer, model }).end("ended", numbersOf(data));
+  }
+
+  /** The use is over, so a turn that has not ended was cut. */
+  [Symbol.dispose](): void {
+    this.#isOver = true;
+    this.#begun?.end("cut");
+  }
+}
+
+function numbersOf({ inputTokens, outputTokens, cacheReadTokens, copilotUsage }: UsageData): UsageNumbers {
+  const nano = numberOf(copilotUsage?.totalNanoAiu);
+  return {
+    inputTokens: numberOf(inputTokens),
+    outputTokens: numberOf(outputTokens),
+    cacheReadTokens: numberOf(cacheReadTokens),
+    credits: nano === null ? null : nano / NANO,
+  };
+}
+
+function numberOf(value: unknown): number | null {
+  return typeof value === "number" && Number.isFinite(value) && value >= 0 ? value : null;
+}

@@ -1,0 +1,197 @@
+import { createServer, type IncomingHttpHeaders, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { afterEach, describe, expect, it } from "vitest";
+import type { RemoteProvider } from "../../src/config/schema.js";
+import type { Consumer, LedgerLine, UsageNumbers } from "../../src/model/usage/usage.js";
+import { AnswerUsage, modelIn } from "../../src/models/gateway/answer-usage.js";
+import { ModelGateway } from "../../src/models/gateway/gateway.js";
+
+const events = (...all: object[]) => all.map((each) => `data: ${JSON.stringify(each)}\n\n`);
+const DONE = "data: [DONE]\n\n";
+
+const COMPLETIONS = [
+  ...events({ choices: [{ delta: { content: '{"usage": {"prompt_tokens": 9}}\n' } }], usage: null }),
+  ...events({
+    choices: [],
+    usage: { prompt_tokens: 100, completion_tokens: 7, prompt_tokens_details: { cached_tokens: 40 } },
+  }),
+  DONE,
+];
+const RESPONSES = events(
+  { type: "response.created", response: { usage: null } },
+  {
+    type: "response.completed",
+    response: { usage: { input_tokens: 100, input_tokens_details: { cached_tokens: 40 }, output_tokens: 7 } },
+  },
+);
+const MESSAGES = events(
+  {
+    type: "message_start",
+    message: {
+      usage: { input_tokens: 55, cache_read_input_tokens: 40, cache_creation_input_tokens: 5, output_tokens: 1 },
+    },
+  },
+  { type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 7 } },
+  { type: "message_stop" },
+);
+const REPORTED = { inputTokens: 100, outputTokens: 7, cacheReadTokens: 40, credits: null };
+const STREAM = "text/event-stream; charset=utf-8";
+
+function read(contentType: string, pieces: readonly string[]) {
+  const usage = new AnswerUsage(contentType);
+  for (const piece of pieces) usage.push(Buffer.from(piece));
+  const { hasLast } = usage;
+  usage.end();
+  return { numbers: usage.numbers, hasLast };
+}
+
+describe("the usage in an answer", () => {
+  it.each([
+    ["completions", COMPLETIONS],
+    ["responses", RESPONSES],
+    ["messages", MESSAGES],
+  ])("is the same wherever the pieces of a stream of %s begin and end", (_, stream) => {
+    const text = stream.join("");
+    for (let at = 1; at < text.length; at++) {
+      const found = read(STREAM, [text.slice(0, at), text.slice(at)]);
+      expect(found).toEqual({ numbers: REPORTED, hasLast: true });
+    }
+    expect(read(STREAM, [...text]).numbers).toEqual(REPORTED);
+  });
+
+  it.each([
+    [
+      "completions",
+      { usage: { prompt_tokens: 100, completion_tokens: 7, prompt_tokens_details: { cached_tokens: 40 } } },
+    ],
+    ["responses", { usage: { input_tokens: 100, input_tokens_details: { cached_tokens: 40 }, output_tokens: 7 } }],
+    ["messages", { usage: { input_tokens: 60, cache_read_input_tokens: 40, output_tokens: 7 } }],
+  ])("is found in the JSON of %s, also over several lines", (_, answer) => {
+    const text = JSON.stringify(answer, null, 2);
+    expect(read("application/json", [text.slice(0, 30), text.slice(30)]).numbers).toEqual(REPORTED);
+  });
+
+  it("is null where the service reported nothing, or no number", () => {
+    const nothing = { inputTokens: null, outputTokens: null, cacheReadTokens: null, credits: null };
+    expect(read(STREAM, [DONE])).toEqual({ numbers: nothing, hasLast: true });
+    expect(read("application/json", ['{"usage":{"prompt_tokens":"12","completion_tokens":-1}}']).numbers).toEqual(
+      nothing,
+    );
+    expect(read("application/json", ['{"usage":{"prompt_tokens":1']).numbers).toEqual(nothing);
+    expect(read(STREAM, events({ usage: { prompt_tokens: 3 } })).numbers).toEqual({ ...nothing, inputTokens: 3 });
+  });
+
+  it("takes the last numbers of a service that reports them with each piece", () => {
+    const pieces = [1, 2, 3].map((n) => ({ usage: { prompt_tokens: 10, completion_tokens: n } }));
+    expect(read(STREAM, events(...pieces)).numbers).toMatchObject({ inputTokens: 10, outputTokens: 3 });
+  });
+});
+
+it("finds the model in the body of a request, and not in a text of it", () => {
+  expect(modelIn(Buffer.from('{"model":"gpt-5","messages":[]}'))).toBe("gpt-5");
+  expect(modelIn(Buffer.from('{"messages":[{"content":"{\\"model\\":\\"x\\"}"}], "model": "a\\"b"}'))).toBe('a"b');
+  expect(modelIn(Buffer.from('{"tools":[{"parameters":{"model":{"type":"string"}}}]}'))).toBeNull();
+});
+
+describe("the model gateway", () => {
+  const opened: (() => Promise<unknown>)[] = [];
+  afterEach(async () => {
+    for (const close of opened.splice(0).reverse()) await close();
+  });
+
+  /** A gateway in front of a service, with the lines that it writes. */
+  async function gatewayTo(
+    answer: (response: ServerResponse, headers: IncomingHttpHeaders) => void,
+    type: RemoteProvider["type"] = "openai",
+  ) {
+    const lines: (Consumer & { id?: string; outcome: LedgerLine["outcome"]; numbers?: UsageNumbers })[] = [];
+    const seen: IncomingHttpHeaders[] = [];
+    const server = createServer((request, response) => {
+      seen.push(request.headers);
+      request.resume().once("end", () => answer(response, request.headers));
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const source = { apiKeyEnv: null, apiKeyFile: null, apiKeyCommand: null, bearer: false };
+    const ann = { user: "ann", sessionId: "one", model: "default", tokenId: "k1" };
+    const ledger = {
+      begin: (_: string, consumer: Consumer, id?: string) => {
+        lines.push({ ...consumer, ...(id === undefined ? {} : { id }), outcome: "begun" });
+        let isOver = false;
+        const end = (outcome: LedgerLine["outcome"], numbers?: UsageNumbers) => {
+          if (!isOver) lines.push({ ...consumer, outcome, ...(numbers === undefined ? {} : { numbers }) });
+          isOver = true;
+        };
+        return { end };
+      },
+    };
+    const metering = { ledger, consumers: new Map([["one", { ...ann, passed: 0 }]]) };
+    const provider = { type, baseUrl: url, wireApi: "completions", ...source } as const;
+    const gateway = await ModelGateway.start(provider, null, {}, { metering });
+    const stop = async () => {
+      server.closeAllConnections();
+      if (server.listening) await new Promise((resolve) => server.close(resolve));
+    };
+    opened.push(stop, async () => await gateway.close());
+    const { baseUrl, apiKey } = gateway.providerFor("one");
+    const ask = async (path = "/chat/completions", init: RequestInit = {}) =>
+      await fetch(`${baseUrl}${path}`, {
+        method: "POST",
+        body: '{"model":"gpt-5"}',
+        headers: { authorization: `Bearer ${apiKey}`, "x-api-key": String(apiKey) },
+        ...init,
+      });
+    return { lines, seen, ask, stop, ann: { ...ann, model: "gpt-5" } };
+  }
+
+  it("counts a request before the service has it, and its tokens before the server has the end of the answer", async () => {
+    let before: number | undefined;
+    const at = await gatewayTo((response) => {
+      before = at.lines.length;
+      response.writeHead(200, { "content-type": STREAM });
+      for (const piece of COMPLETIONS) response.write(piece);
+      // The stream stays open after its last event.
+    });
+    const answer = await at.ask();
+    const reader = answer.body?.getReader();
+    let text = "";
+    while (!text.includes(DONE)) text += Buffer.from((await reader?.read())?.value ?? []).toString();
+    expect(before).toBe(1);
+    expect(at.lines).toEqual([
+      { ...at.ann, id: at.seen[0]?.["x-client-request-id"], outcome: "begun" },
+      { ...at.ann, outcome: "ended", numbers: REPORTED },
+    ]);
+    expect(text).toBe(COMPLETIONS.join(""));
+    await reader?.cancel();
+  });
+
+  it("asks for an answer that is not compressed, because it could not read its usage", async () => {
+    const at = await gatewayTo((response) => response.end("{}"));
+    await (await at.ask()).text();
+    expect(at.seen[0]?.["accept-encoding"]).toBe("identity");
+  });
+
+  it("counts a refused request and one that is cut, with unknown tokens, but none that never reached the service", async () => {
+    let isBroken = false;
+    const at = await gatewayTo((response) => {
+      if (isBroken) response.write("data: {}\n\n", () => response.destroy());
+      else response.writeHead(429).end("{}");
+    });
+    await (await at.ask()).text();
+    isBroken = true;
+    await (await at.ask()).text().catch(() => "cut");
+    await at.stop();
+    expect((await at.ask()).status).toBe(502);
+    expect(at.lines.map(({ outcome }) => outcome)).toEqual(["begun", "failed", "begun", "cut"]);
+    expect(at.lines[3]?.numbers?.inputTokens).toBeNull();
+  });
+
+  it("counts no request for the list of models or for the length of a text", async () => {
+    const at = await gatewayTo((response) => response.end("{}"), "anthropic");
+    await (await at.ask("/v1/models", { method: "GET", body: null })).text();
+    await (await at.ask("/v1/messages/count_tokens")).text();
+    expect(at.lines).toEqual([]);
+    await (await at.ask("/v1/messages")).text();
+    expect(at.lines).toHaveLength(2);
+  });
+});
