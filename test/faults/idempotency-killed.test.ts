@@ -8,10 +8,15 @@ import { seededRandom } from "../fixtures/random.js";
 import { historyFiles, readHistory } from "../fixtures/sessions/session-history.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
-const KEYS = rounds(6, 200);
-/** The kill comes within this time after the request, in milliseconds. A request takes about 400 ms. */
+/** How many sessions have a request in progress at each kill. */
+const LANES = rounds(2, 8);
+const KILLS = rounds(3, 25);
+const KEYS = LANES * KILLS;
+/** The kill comes within this time after a request, in milliseconds. A request takes about 400 ms. */
 const AROUND_MS = 450;
-const SESSION = "keyed";
+/** How long a request may be repeated until it is answered, in milliseconds. */
+const ANSWER_MS = 120_000;
+const SESSIONS = Array.from({ length: LANES }, (_, lane) => `keyed-${lane}`);
 /** Codes that ask the client to try again, and leave the key free or the turn as it is. */
 const AGAIN = new Set(["FLEET_DOOR_DRAINING", "FLEET_SESSION_BUSY", "FLEET_SESSION_LOCKED", "FLEET_POOL_DRAINING"]);
 
@@ -44,58 +49,74 @@ class Api {
   }
 
   /** Sends the request until something answers it. */
-  async turn(prompt: string, key: string): Promise<Reply> {
-    for (;;) {
+  async turn(session: string, prompt: string, key: string): Promise<Reply> {
+    let last: Reply | null = null;
+    for (const end = performance.now() + ANSWER_MS; performance.now() < end; ) {
       const http = (await this.#serving).log().find(({ msg }) => msg === "serving")?.http;
       const headers = { "Idempotency-Key": key };
       const options = { token: this.#token, body: { prompt }, headers };
-      const reply = await ask(String(http), "POST", `/v1/sessions/${SESSION}/turns`, options).catch(() => null);
+      const reply = await ask(String(http), "POST", `/v1/sessions/${session}/turns`, options).catch(() => null);
       if (reply !== null && !AGAIN.has(String(reply.json?.code))) return reply;
+      last = reply;
       await delay(20);
     }
+    throw new Error(`${key} has no answer: ${last?.text ?? "no connection"}`);
   }
+}
+
+/** Sends one prompt with a key twice, around a kill. @returns the code of its end, or "answered" */
+async function keyed(
+  { api, model, killed }: { api: Api; model: ScriptedModel; killed: Promise<void> },
+  { session, prompt, key, afterMs }: { session: string; prompt: string; key: string; afterMs: number },
+): Promise<string> {
+  await delay(afterMs);
+  const first = await api.turn(session, prompt, key);
+  await killed;
+  const again = await api.turn(session, prompt, key);
+  const about = `${prompt} ${first.text} ${again.text}`;
+  expect(again.status, about).toBe(first.status);
+  if (first.status === 200) {
+    expect(first.json.reply, about).toBe(`you said: ${prompt}`);
+    expect(again.json, about).toMatchObject({ reply: first.json.reply, turn: first.json.turn });
+    expect(model.shown(prompt), about).toBe(1);
+    return "answered";
+  }
+  expect(first.json.code, about).toMatch(/^FLEET_(SERVER_LOST|TURN_CUT|TURN_FAILED)$/);
+  expect(model.shown(prompt), about).toBeLessThanOrEqual(1);
+  return String(first.json.code);
 }
 
 async function retried(fleet: FaultFleet, model: ScriptedModel): Promise<void> {
   const random = seededRandom("kills");
   const token = JSON.parse(await fleet.ok(["token", "issue", "--user", "alice", "--json"])).token as string;
-  await fleet.ok(["create", "--user", "alice", "--id", SESSION, "--prompt", "first"]);
+  for (const session of SESSIONS) await fleet.ok(["create", "--user", "alice", "--id", session, "--prompt", "first"]);
   const api = new Api(fleet, token);
   const outcomes: Record<string, number> = {};
   const cut: string[] = [];
-  for (let round = 0; round < KEYS; round++) {
-    const prompt = `prompt-${round}.`;
-    const key = `key-${round}`;
-    const victims = ["serve", "server", "both"][round % 3] ?? "both";
+  const sent: string[] = [];
+  for (let kill = 0; kill < KILLS; kill++) {
+    const victims = ["serve", "server", "both"][kill % 3] ?? "both";
     const [server] = await fleet.ps();
-    const killed = delay(random() * AROUND_MS).then(async () => {
+    const killed = delay(AROUND_MS).then(async () => {
       if (victims !== "serve" && server?.pid != null) process.kill(server.pid, "SIGKILL");
       if (victims !== "server") await api.kill();
     });
-    const first = await api.turn(prompt, key);
-    await killed;
-    const again = await api.turn(prompt, key);
-    const about = `${prompt} ${victims}: ${first.text} ${again.text}`;
-    expect(again.status, about).toBe(first.status);
-    if (first.status === 200) {
-      expect(first.json.reply, about).toBe(`you said: ${prompt}`);
-      expect(again.json, about).toMatchObject({ reply: first.json.reply, turn: first.json.turn });
-      expect(model.shown(prompt), about).toBe(1);
-    } else {
-      expect(first.json.code, about).toMatch(/^FLEET_(SERVER_LOST|TURN_CUT|TURN_FAILED)$/);
-      expect(model.shown(prompt), about).toBeLessThanOrEqual(1);
-      cut.push(prompt);
-    }
-    const outcome = `${victims} ${first.json.code ?? "answered"}`;
-    outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+    const lanes = SESSIONS.map(async (session, lane) => {
+      const prompt = `prompt-${kill}-${lane}.`;
+      sent.push(prompt);
+      const about = { session, prompt, key: `key-${kill}-${lane}`, afterMs: random() * AROUND_MS };
+      const outcome = await keyed({ api, model, killed }, about);
+      if (outcome !== "answered") cut.push(prompt);
+      outcomes[`${victims} ${outcome}`] = (outcomes[`${victims} ${outcome}`] ?? 0) + 1;
+    });
+    await Promise.all(lanes);
   }
   await api.end();
   console.log(JSON.stringify(outcomes));
-  const { turns } = readHistory(...(historyFiles(fleet.root, SESSION) as [string]));
+  const turns = SESSIONS.flatMap((session) => readHistory(...(historyFiles(fleet.root, session) as [string])).turns);
   const prompts = turns.map((turn) => turn.prompt).filter((prompt) => prompt.startsWith("prompt-"));
   expect(new Set(prompts).size).toBe(prompts.length);
-  const wanted = Array.from({ length: KEYS }, (_, round) => `prompt-${round}.`);
-  expect([...new Set([...prompts, ...cut])].sort()).toEqual(wanted.sort());
+  expect([...new Set([...prompts, ...cut])].sort()).toEqual(sent.sort());
 }
 
 async function modelled(more: NodeJS.ProcessEnv = {}): Promise<void> {
