@@ -46,7 +46,7 @@ const CONDITIONS: Readonly<Record<string, string>> = {
   "If-None-Match": "The `ETag` of an earlier answer.",
   "Last-Event-ID": "The id of the last event that the client has.",
   "Idempotency-Key":
-    "1 to 255 visible ASCII characters. The caller's requests with the same key are one turn, for 24 hours. Another request " +
+    "1 to 255 visible ASCII characters. The caller's requests with the same key count once, for 24 hours. Another request " +
     "with the key is refused with 422.",
 };
 

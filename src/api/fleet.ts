@@ -26,8 +26,8 @@ export type SessionEvent = Parameters<NonNullable<SendOptions["onEvent"]>>[0];
 /** The functions of the library that the routes of the HTTP API call. They contain all rules. */
 export interface ApiFleet {
   readonly sessions: {
-    /** Creates a session, and leaves it. */
-    create(options: CreateSessionOptions): Promise<SessionView>;
+    /** Creates a session, and leaves it. The user's calls with the same key create one session. */
+    create(options: CreateSessionOptions & { key?: string }): Promise<SessionView>;
     list(filter: SessionFilter): Promise<SessionView[]>;
     get(id: string, options: { user: string }): Promise<SessionView>;
     update(id: string, options: UpdateSessionOptions): Promise<SessionView>;

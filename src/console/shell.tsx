@@ -91,14 +91,36 @@ export function Shell({ caller }: { caller: Caller }) {
 }
 
 function PageFor({ pages, name, id, caller }: PageProps & { pages: readonly Page[]; name: string }) {
-  const [loaded, setLoaded] = useState<{ name: string; Content: ComponentType<PageProps> }>();
+  const [loaded, setLoaded] = useState<{ name: string; Content: ComponentType<PageProps> | null }>();
   const page = pages.find((each) => each.name === name);
   useEffect(() => {
-    if (page !== undefined) void Promise.resolve(page.load()).then((Content) => setLoaded({ name, Content }));
+    if (page === undefined) return;
+    void Promise.resolve(page.load()).then(
+      (Content) => setLoaded({ name, Content }),
+      () => setLoaded({ name, Content: null }),
+    );
   }, [page, name]);
   if (page === undefined && name !== "") return <Empty title="There is no such page." />;
   if (loaded?.name !== name) return <Loading />;
+  if (loaded.Content === null) return <NotLoaded />;
   return <loaded.Content caller={caller} id={id} />;
+}
+
+/** The code of a page is not there: the fleet does not answer, or it has a newer console than this tab. */
+function NotLoaded() {
+  return (
+    <div class="page">
+      <div class="notice bad" role="alert">
+        <p>This page could not be loaded.</p>
+        <p class="quiet">The fleet does not answer, or it was upgraded after you opened the console.</p>
+        <p>
+          <button type="button" class="button" onClick={() => location.reload()}>
+            Reload the console
+          </button>
+        </p>
+      </div>
+    </div>
+  );
 }
 
 function UserMenu({ caller }: { caller: Caller }) {

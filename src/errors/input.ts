@@ -19,6 +19,7 @@ export const INPUT_ERRORS = rows(2, UNCHANGED, {
     title: "The idempotency key belongs to another request.",
     causes: [
       "The user sent another prompt with this key, or sent it to another session. A key counts for 24 hours.",
+      "The user asked for another new session with this key.",
       "The session was deleted, and another one has its id.",
     ],
     fixes: ["Choose another key for each prompt, for example a random one.", "Repeat a request without a change."],

@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from "node:util";
+import type { Config } from "../config/schema.js";
 import type { Duration } from "../config/values/duration.js";
 import type { SessionRecord } from "../model/session.js";
 import type { Store } from "../store/ports.js";
@@ -37,7 +38,7 @@ export interface SessionUpdate {
  * `FLEET_SESSION_CHANGED` when it is not as expected.
  */
 export async function updateSession(
-  store: Store,
+  { store, config }: { store: Store; config: Config },
   id: string,
   owner: string,
   { purpose, ttlMs, members, expected }: SessionUpdate,
@@ -45,7 +46,7 @@ export async function updateSession(
   return await store.sessions.update(id, (draft) => {
     // A member may use the session, but it is not the member's to change.
     if (draft.owner !== owner) throw sessionNotFound(id);
-    if (expected !== undefined && !isAsExpected(draft, expected)) throw sessionChanged(id);
+    if (expected !== undefined && !isAsExpected(draft, expected, config.session.ttlMs)) throw sessionChanged(id);
     if (purpose !== undefined) draft.purpose = purpose;
     if (ttlMs !== undefined) draft.ttlMs = ttlMs;
     if (members !== undefined) {
@@ -56,8 +57,16 @@ export async function updateSession(
   });
 }
 
-function isAsExpected(record: SessionRecord, expected: NonNullable<SessionUpdate["expected"]>): boolean {
+function isAsExpected(
+  record: SessionRecord,
+  expected: NonNullable<SessionUpdate["expected"]>,
+  defaultTtlMs: number | null,
+): boolean {
   // The view of a session without a TTL of its own shows the TTL of the configuration.
-  const isSameTtl = record.ttlMs === null || record.ttlMs === expected.ttlMs;
-  return isSameTtl && record.purpose === expected.purpose && isDeepStrictEqual(record.members, expected.members);
+  const ttlMs = record.ttlMs ?? defaultTtlMs;
+  return (
+    ttlMs === expected.ttlMs &&
+    record.purpose === expected.purpose &&
+    isDeepStrictEqual(record.members, expected.members)
+  );
 }

@@ -1,4 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { createKeyed } from "../../src/sessions/use/keyed/keyed-creation.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
 import { eventually } from "../fixtures/eventually.js";
 import { startScriptedModel } from "../fixtures/models/scripted-model.js";
 import { unused } from "../fixtures/sessions/unused.js";
@@ -115,5 +117,53 @@ describe("requests with the same Idempotency-Key", () => {
     const key = `${id}-2`;
     expect((await send(`${id}-absent`, "hello.", key)).status).toBe(404);
     expect((await send(id, "hello.", key)).status).toBe(200);
+  });
+});
+
+describe("new sessions with an Idempotency-Key", () => {
+  const create = async (key: string, body?: object, by = token) => {
+    const sent = { token: by, headers: { "Idempotency-Key": key }, ...(body === undefined ? {} : { body }) };
+    return await at.ask("POST", "/v1/sessions", sent);
+  };
+  const idsOf = async (user: string) => (await at.fleet.sessions.list({ user })).map(({ id }) => id);
+
+  it("are one session, one request after the other and all at the same time", async () => {
+    const by = await at.token("carol");
+    const replies = await Promise.all([1, 2, 3].map(async () => await create("one", { purpose: "review" }, by)));
+    replies.push(await create("one", { purpose: "review" }, by));
+    expect(replies.map(({ status }) => status)).toEqual([201, 201, 201, 201]);
+    expect(new Set(replies.map(({ json }) => json.session.id)).size).toBe(1);
+    expect(new Set(replies.map(({ headers }) => headers.location)).size).toBe(1);
+    expect(await idsOf("carol")).toHaveLength(1);
+    const reused = { status: 422, json: { code: "FLEET_IDEMPOTENCY_KEY_REUSED" } };
+    expect(await create("one", { purpose: "other" }, by)).toMatchObject(reused);
+    const [id = ""] = await idsOf("carol");
+    const turn = { token: by, body: { prompt: "hello." }, headers: { "Idempotency-Key": "one" } };
+    expect(await at.ask("POST", `/v1/sessions/${id}/turns`, turn)).toMatchObject(reused);
+    await at.ok("DELETE", `/v1/sessions/${id}`, { token: by });
+    expect(await create("one", { purpose: "review" }, by)).toMatchObject({ status: 404 });
+  });
+
+  it("do not take over a session that was there before, and a refused request does not use its key up", async () => {
+    const id = await session();
+    const key = unused("taken");
+    for (let time = 0; time < 2; time++)
+      expect(await create(key, { id })).toMatchObject({ status: 409, json: { code: "FLEET_SESSION_EXISTS" } });
+    expect((await create(key, { id: unused("free") })).status).toBe(201);
+  });
+
+  it("are created after a crash between the record of the key and the session", async () => {
+    const parts = { user: "dora", key: "cut", content: {} };
+    const store = openFileStore(at.fleet.stateRoot);
+    const crash = createKeyed(store.keyedTurns, {
+      ...parts,
+      create: async () => await Promise.reject(new Error("killed")),
+      get: async () => await Promise.reject(new Error("unused")),
+    });
+    await expect(crash).rejects.toThrow("killed");
+    const { sessionId } = (await store.keyedTurns.read("dora", "cut")) ?? {};
+    await store.close();
+    const { json } = await create("cut", undefined, await at.token("dora"));
+    expect(json.session.id).toBe(sessionId);
   });
 });

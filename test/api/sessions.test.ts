@@ -107,6 +107,19 @@ describe("a session over HTTP", () => {
     expect(statuses.toSorted()).toEqual([200, 412]);
   });
 
+  it("is not changed by a caller who read a TTL that was set to its default since", async () => {
+    const id = await created({ ttl: "2h" });
+    const { sessions } = at.fleet;
+    const expected = await sessions.get(id, { user: "alice" });
+    await sessions.update(id, { user: "alice", ttl: null });
+    const late = sessions.update(id, { user: "alice", purpose: "late", expected });
+    await expect(late).rejects.toMatchObject({ code: "FLEET_SESSION_CHANGED" });
+    const now = await sessions.get(id, { user: "alice" });
+    expect(await sessions.update(id, { user: "alice", purpose: "new", expected: now })).toMatchObject({
+      purpose: "new",
+    });
+  });
+
   it("changes only the fields that a PATCH names, and gets defaults back with null", async () => {
     const id = await created({ purpose: "review", ttl: "2h" });
     const patch = async (body: object) =>

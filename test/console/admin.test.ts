@@ -51,6 +51,16 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
     await page.getByRole("heading", { name, level: 1 }).waitFor();
   }
 
+  it("a page whose code cannot be loaded offers to load the console again", async () => {
+    const page = await operator();
+    await page.route("**/console/*.js", async (route) => await route.abort());
+    await page.getByRole("link", { name: "Servers", exact: true }).click();
+    await page.getByText("This page could not be loaded.").waitFor();
+    await page.unroute("**/console/*.js");
+    await page.getByRole("button", { name: "Reload the console" }).click();
+    await page.getByRole("heading", { name: "Servers", level: 1 }).waitFor();
+  });
+
   it("a user without the scope admin sees none of them, and does not load their code", async () => {
     const page = await browser.person();
     const loaded: string[] = [];

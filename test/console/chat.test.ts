@@ -178,6 +178,32 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     }
   });
 
+  it("sends a prompt whose connection was lost again under the same key, so that it is one turn", async () => {
+    const id = await session();
+    const page = await chatOf("alice", id);
+    const keys: (string | undefined)[] = [];
+    let isLost = true;
+    await page.route("**/turns", async (route) => {
+      keys.push(route.request().headers()["idempotency-key"]);
+      if (!isLost) return await route.continue();
+      isLost = false;
+      await route.fetch();
+      await route.abort("connectionreset");
+    });
+    await ask(page, `${id}, once`);
+    await expect.poll(async () => await field(page).inputValue()).toBe(`${id}, once`);
+    await ask(page, `${id}, once`);
+    await replies(page).getByText(`${id}, once`).first().waitFor();
+    await expect.poll(() => keys.length).toBe(2);
+    await page.getByRole("button", { name: "Send" }).waitFor();
+    await ask(page, `${id}, once`);
+    await expect.poll(() => keys.length).toBe(3);
+    expect([keys[0] === keys[1], keys[1] === keys[2]]).toEqual([true, false]);
+    await expect.poll(() => model.shown(`${id}, once`)).toBeGreaterThan(1);
+    const { entries } = await at.fleet.sessions.transcript(id, { user: "alice" });
+    expect(entries.filter(({ role }) => role === "user")).toHaveLength(2);
+  });
+
   it("creates, shares and deletes a session, each with the keyboard, and asks before it deletes", async () => {
     const id = unused("made");
     const page = await browser.person();

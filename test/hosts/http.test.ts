@@ -15,7 +15,7 @@ describe.skipIf(problem !== undefined)("the HTTP API of one host", () => {
   });
   afterAll(() => redis.end());
 
-  it("creates, uses, changes, aborts and deletes the sessions of a user who is on another host", async () => {
+  it("creates, uses, changes, aborts and deletes the sessions of a user who is on another host, and shares keys with that host", async () => {
     await using model = await startHeldModel();
     await using hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "local", env: { ...model.env } });
     await hosts.serve();
@@ -43,6 +43,25 @@ describe.skipIf(problem !== undefined)("the HTTP API of one host", () => {
     const { entries } = (await call("GET", `${path}/transcript?turns=2`)).json;
     expect(entries.map(({ text }: { text: string }) => text)).toContain("[turn 1] hello");
     expect((await call("GET", "/v1/sessions")).json.sessions).toMatchObject([{ id: "far", host: "h2" }]);
+
+    await using there = await hosts.host("h2").library();
+    const urls = [url, (await there.openHttpDoor({ listen: "127.0.0.1:0" })).url];
+    const atBoth = async (path: string, key: string, body: object) =>
+      await Promise.all(
+        [...urls, ...urls].map(async (each) => {
+          const reply = await ask(each, "POST", path, { token, body, headers: { "Idempotency-Key": key } });
+          expect(reply.status, reply.text).toBeLessThan(300);
+          return reply.json;
+        }),
+      );
+    const turns = await atBoth(`${path}/turns`, "turn", { prompt: "only once" });
+    expect(new Set(turns.map((each) => each.turn)).size).toBe(1);
+    expect(model.asked("only once")).toBe(1);
+    const sessions = await atBoth("/v1/sessions", "session", { ephemeral: true });
+    const ids = new Set(sessions.map((each) => each.session.id));
+    expect(ids.size).toBe(1);
+    for (const id of ids) expect((await call("DELETE", `/v1/sessions/${id}`)).status).toBe(204);
+
     expect((await call("DELETE", path)).status).toBe(204);
     expect((await call("GET", path)).status).toBe(404);
   });

@@ -3,12 +3,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { SessionEvent } from "@github/copilot-sdk";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { FleetError } from "../../src/errors.js";
 import { makeRoom, sweepKeyedTurns } from "../../src/sessions/use/keyed/expiry.js";
 import { RecordedTurn } from "../../src/sessions/use/keyed/recorded-turn.js";
+import { TurnJournal } from "../../src/sessions/use/keyed/turn-journal.js";
+import type { OpenSession } from "../../src/sessions/use/open-session.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
-import { keyedTurn } from "../fixtures/store/store-records.js";
+import { keyedTurn, sessionRecord } from "../fixtures/store/store-records.js";
 
 let root: string;
 let store: Store;
@@ -56,6 +59,39 @@ describe("the records of idempotency keys", () => {
     ]);
     for (let index = 0; index < 1_000; index++) records.set(`k${index}`, keyedTurn("alice", `k${index}`));
     await expect(makeRoom(memory, "alice")).rejects.toMatchObject({ code: "FLEET_LIMIT_REACHED" });
+  });
+});
+
+describe("a prompt with a key that fails before it begins", () => {
+  const failed = new FleetError("FLEET_TURN_FAILED", "The prompt was not accepted.");
+
+  /** Sends a prompt that fails without an event, in a session whose history then has these prompts. */
+  async function send(history: () => Promise<{ content: string; messageId: string }[]>): Promise<void> {
+    const context = { store: store.keyedTurns, histories: { events: () => [] as never }, warn: () => undefined };
+    const request = { user: "alice", key: "k", sessionId: "s", prompt: "hi", digest: "d" };
+    const signal = new AbortController().signal;
+    const journal = new TurnJournal(context, { ...request, onEvent: () => undefined, signal });
+    await journal.isOver(sessionRecord("s"));
+    const open = {
+      history: async () => ({ bytes: 0, prompts: await history() }),
+      settled: async () => undefined,
+      beforeRequests: () => ({ [Symbol.dispose]: () => undefined }),
+    } as unknown as OpenSession;
+    await expect(journal.run(open, async () => await Promise.reject(failed))).rejects.toBe(failed);
+  }
+
+  it("leaves the key free", async () => {
+    await send(async () => []);
+    expect(await store.keyedTurns.read("alice", "k")).toBeNull();
+  });
+
+  it("keeps the key if the history has the prompt, or cannot be read", async () => {
+    await send(async () => [{ content: "hi", messageId: "m" }]);
+    expect(await store.keyedTurns.read("alice", "k")).toMatchObject({ outcome: null });
+    await store.keyedTurns.delete("alice", "k");
+    let reads = 0;
+    await send(async () => (reads++ === 0 ? [] : await Promise.reject(new Error("no history"))));
+    expect(await store.keyedTurns.read("alice", "k")).toMatchObject({ outcome: null });
   });
 });
 

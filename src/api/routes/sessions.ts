@@ -20,18 +20,21 @@ export const SESSION_ROUTES: readonly AnyRoute[] = [
     isWork: true,
     tag: "Sessions",
     summary: "Create a session",
-    description: "The session belongs to the caller. Starts the caller's server if it does not run.",
+    description:
+      "The session belongs to the caller. Starts the caller's server if it does not run. The caller's requests with the same " +
+      "`Idempotency-Key` create one session, and all get it as it is now.",
     params: null,
     query: null,
     body: s.newSession,
     isBodyOptional: true,
+    isRepeatable: true,
     answer: { status: 201, description: "The new session.", schema: s.oneSession, headers: ["Location"] },
-    errors: [409, 502, 504],
+    errors: [404, 409, 502, 504],
     limitMs: CREATE_MS,
-    handle: async ({ fleet, identity, body: { id, tools, ...wanted }, gitHubToken, signal }) => {
+    handle: async ({ fleet, identity, body: { id, tools, ...wanted }, gitHubToken, signal, idempotencyKey }) => {
       const options = {
         user: identity.user,
-        ...given({ sessionId: id, availableTools: tools, ...wanted }),
+        ...given({ sessionId: id, availableTools: tools, ...wanted, key: idempotencyKey }),
         signal,
       };
       const session = await fleet.sessions.create(gitHubToken === null ? options : { ...options, gitHubToken });

@@ -48,19 +48,30 @@ export async function followSession(id: string, listener: Listener, signal: Abor
   }
 }
 
+/** A prompt with its idempotency key, under which it runs only once, however often it is sent. */
+export interface Keyed {
+  prompt: string;
+  key: string;
+}
+
+/**
+ * The prompt with the key of the last one, if that was the same prompt and its connection was lost, because nobody knows whether
+ * the fleet has it. Otherwise with a new key.
+ */
+export function keyFor(prompt: string, lost: Keyed | null): Keyed {
+  return lost?.prompt === prompt ? lost : { prompt, key: crypto.getRandomValues(new BigUint64Array(2)).join("-") };
+}
+
 /** Runs a turn, and passes its events on. Resolves when it is over. @throws Problem */
 export async function runTurn(
   id: string,
-  prompt: string,
+  { prompt, key }: Keyed,
   event: Listener["event"],
   signal: AbortSignal,
 ): Promise<void> {
   const response = await send("POST", sessionPath(id, "/turns"), {
     body: { prompt },
-    headers: {
-      Accept: "text/event-stream",
-      "Idempotency-Key": crypto.getRandomValues(new BigUint64Array(2)).join("-"),
-    },
+    headers: { Accept: "text/event-stream", "Idempotency-Key": key },
     signal,
   });
   for await (const each of eventsOf(response)) {

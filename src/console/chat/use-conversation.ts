@@ -4,7 +4,7 @@ import { type Problem, problemFrom } from "../api/problem.js";
 import type { StreamEvent } from "../api/stream.js";
 import type { AgentRequest, Session } from "../api/types.js";
 import { type Arrived, type Conversation, EMPTY, ended, running, withEvents } from "./conversation.js";
-import { followSession, runTurn } from "./link.js";
+import { followSession, type Keyed, keyFor, runTurn } from "./link.js";
 
 /** How long events wait for others, so that many deltas are shown at once, in milliseconds. */
 const GATHER_MS = 30;
@@ -37,6 +37,8 @@ export function useConversation(id: string): Chatting {
   const gathered = useRef<Arrived[]>([]);
   const timer = useRef<ReturnType<typeof setTimeout>>();
   const end = useRef(new AbortController());
+  /** The last prompt, if its connection was lost before the fleet answered. */
+  const lost = useRef<Keyed | null>(null);
 
   const flush = useCallback(() => {
     clearTimeout(timer.current);
@@ -99,7 +101,9 @@ export function useConversation(id: string): Chatting {
         isAccepted = true;
         push(event, true);
       };
-      const problem = await runTurn(id, prompt, arrived, end.current.signal).then(() => undefined, problemFrom);
+      const keyed = keyFor(prompt, lost.current);
+      const problem = await runTurn(id, keyed, arrived, end.current.signal).then(() => undefined, problemFrom);
+      lost.current = !isAccepted && problem?.status === 0 ? keyed : null;
       flush();
       setOwnTurn(false);
       // If the connection was lost, the turn may go on. The stream of the session shows how it ends.

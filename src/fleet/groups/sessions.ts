@@ -169,7 +169,7 @@ export class SessionGroup extends RequestGroup {
     const { user, ttl, members } = options;
     await this.parts.finder.find(id, user);
     await this.parts.open.closeKept([id]);
-    await updateSession(this.parts.store, id, user, {
+    await updateSession(this.parts, id, user, {
       ...options,
       ttlMs: typeof ttl === "string" || typeof ttl === "number" ? parseDuration(ttl, { name: option("ttl") }) : ttl,
       members: members === undefined ? undefined : validateMembers(members, user),

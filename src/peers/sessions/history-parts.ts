@@ -14,8 +14,8 @@ export interface HistoryPartsRequest {
   user: string;
   /** Also yields what is added later, until the signal aborts. */
   follow?: boolean | undefined;
-  /** How often to yield a part even without a change, in milliseconds. Default: only when something was added. */
-  atLeastMs?: number | undefined;
+  /** When to yield a part even without a change, in milliseconds. Undefined, and default: only when something was added. */
+  atLeastMs?: () => number | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -53,7 +53,7 @@ export async function* historyParts(
     yield { atEnd: part.atEnd, fate, bytes: Buffer.from(part.bytes, "base64") };
     if (fate === "replaced" || !part.atEnd) continue;
     if (following === null || version === undefined) return;
-    await following.feed.changed(version, signal, atLeastMs);
+    await following.feed.changed(version, signal, atLeastMs?.());
     if (signal.aborted) return;
   }
 }

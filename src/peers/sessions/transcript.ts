@@ -3,7 +3,7 @@ import { Transcriber, type TranscriptEntry } from "../../runtime/history/transcr
 import { viewSessionOf } from "../gather.js";
 import { type HistoryContext, type HistoryPartsRequest, historyParts } from "./history-parts.js";
 
-/** How often to look whether a turn is over that has no last event, in milliseconds. */
+/** How often to look whether a turn is over that has no last event, while that may be so. In milliseconds. */
 const QUIET_MS = 250;
 
 export interface TranscriptRequest extends HistoryPartsRequest {
@@ -28,7 +28,8 @@ export async function* readTranscript(
   const isLoaded = async () => transcriber.isInTurn && (await mayBeLoaded(context, id, user));
   const kept = turns === undefined ? null : new LastTurns(turns);
   let isFirstTime = true;
-  for await (const part of historyParts(context, id, { ...request, atLeastMs: QUIET_MS })) {
+  const atLeastMs = () => (transcriber.isFading ? QUIET_MS : undefined);
+  for await (const part of historyParts(context, id, { ...request, atLeastMs })) {
     if (part.fate === "replaced") throw replaced(id);
     const added = transcriber.push(part.bytes);
     if (isFirstTime && kept !== null) kept.add(added);

@@ -69,6 +69,11 @@ export class Transcriber {
     return this.#tracker.open !== null;
   }
 
+  /** Whether {@link pause} will end the last turn if nothing is added to the history. */
+  get isFading(): boolean {
+    return this.#tracker.isFading;
+  }
+
   /** Takes the next bytes of the history. */
   *push(bytes: Buffer): Generator<TranscriptEntry> {
     for (const line of this.#splitter.push(bytes)) yield* this.#takeLine(line);

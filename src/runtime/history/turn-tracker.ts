@@ -113,6 +113,11 @@ export class TurnTracker {
     }
   }
 
+  /** Whether a turn seems to be over, and ends if no more events come. */
+  get isFading(): boolean {
+    return this.#turn !== null && this.#turn.presumed !== null;
+  }
+
   /** Ends a turn that seems to be over, after two seconds without events. Call this once the history was read to its end. */
   endIfQuiet(nowMs: number): EndedTurn | null {
     const turn = this.#turn;

@@ -23,6 +23,8 @@ type Handlers = Required<Pick<SessionConfig, "onPermissionRequest" | "onUserInpu
 
 interface Turn extends AskOptions {
   waiting: Set<WaitingRequest>;
+  /** The texts of the questions that the runtime has asked, by its own ids. */
+  questions: Map<string, string>;
 }
 
 /**
@@ -66,9 +68,9 @@ export class Asker {
     onUserInputRequest: async ({ question, choices = [], allowFreeform = true }) => {
       const isOpen = choices.length === 0;
       const asked = { question, choices: isOpen ? null : choices, freeform: allowFreeform || isOpen };
-      const { outcome, answer = "" } = await this.#ask({ permission: null, question: asked });
+      const { outcome, answer = "", isKnown = false } = await this.#ask({ permission: null, question: asked });
       // The SDK sends any result, and any error, as the answer, but the client that runs the turn has to answer.
-      if (outcome === "cancelled") return await new Promise<never>(() => undefined);
+      if (outcome === "cancelled" || isKnown) return await new Promise<never>(() => undefined);
       if (outcome === "answered") return { answer, wasFreeform: !choices.includes(answer) };
       return { answer: "Nobody answered. Continue without an answer.", wasFreeform: true };
     },
@@ -86,7 +88,7 @@ export class Asker {
 
   /** Begins a turn. At its end, the requests that still wait are cancelled. */
   begin({ onRequest, askUntil }: AskOptions): Disposable {
-    const turn: Turn = { onRequest, askUntil, waiting: new Set() };
+    const turn: Turn = { onRequest, askUntil, waiting: new Set(), questions: new Map() };
     this.#turn = turn;
     return {
       [Symbol.dispose]: () => {
@@ -98,6 +100,15 @@ export class Asker {
 
   /** Closes a request that another client of the user has answered. */
   saw(event: SessionEvent): void {
+    const questions = this.#turn?.questions;
+    if (event.type === "user_input.requested") questions?.set(event.data.requestId, event.data.question);
+    if (event.type === "user_input.completed") {
+      const { requestId, answer } = event.data;
+      const text = questions?.get(requestId);
+      questions?.delete(requestId);
+      const found = this.#waitingFor(({ question }) => text !== undefined && question?.question === text);
+      found?.close({ outcome: answer === undefined ? "cancelled" : "answered", isKnown: true });
+    }
     if (event.type === "permission.completed") {
       const { toolCallId, result } = event.data;
       const found = this.#waitingFor(

@@ -35,11 +35,22 @@ class Turns {
 /** The library's functions, as the routes of the HTTP API call them. */
 export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens }: ApiGroups): ApiFleet {
   const { config, store, finder, own } = parts;
-  const turns = new Turns();
+  const lists = new Turns();
+  const creations = new Turns();
   return {
     sessions: {
-      create: async (options) => await sessions.leave(await sessions.create(options), { park: true }),
-      list: async (filter) => await turns.run(filter.user ?? "", async () => await sessions.list(filter)),
+      create: async ({ key, ...options }) => {
+        const { user, signal: _, gitHubToken: __, ...content } = options;
+        const create = async (more: { sessionId?: string }) =>
+          await sessions.leave(await sessions.create({ ...options, ...more }), { park: true });
+        if (key === undefined) return await create({});
+        const { createKeyed } = await import("../../../sessions/use/keyed/keyed-creation.js");
+        const get = async (id: string) => await sessions.get(id, { user });
+        const asked = { user, key, content, get, create: async (sessionId: string) => await create({ sessionId }) };
+        // One process cannot create the same session twice at the same time.
+        return await creations.run(JSON.stringify([user, key]), async () => await createKeyed(store.keyedTurns, asked));
+      },
+      list: async (filter) => await lists.run(filter.user ?? "", async () => await sessions.list(filter)),
       get: async (id, options) => await sessions.get(id, options),
       update: async (id, options) => await sessions.update(id, options),
       delete: async (ids, options) => await sessions.delete(ids, options),

@@ -119,7 +119,18 @@ export class TurnJournal {
     } catch (error) {
       await noted;
       if (record.messageId !== null) await this.#end(record, error);
+      else if (isFleetError(error, "FLEET_TURN_FAILED")) await this.#forget(open, record);
       throw error;
+    }
+  }
+
+  /** Frees the key of a prompt that no server has begun. */
+  async #forget(open: OpenSession, record: KeyedTurn): Promise<void> {
+    const { user, key } = this.#request;
+    try {
+      if ((await this.#find(open, record)) === null) await this.#context.store.delete(user, key);
+    } catch {
+      // The next request with the key finds out.
     }
   }
 

@@ -1,0 +1,63 @@
+import { expect, it } from "vitest";
+import type { FleetHosts } from "../../src/peers/fleet-hosts.js";
+import { HistoryFeeds } from "../../src/peers/sessions/feeds.js";
+import { readTranscript } from "../../src/peers/sessions/transcript.js";
+import { TestClock } from "../fixtures/fleets/test-clock.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
+
+const event = (type: string, data: object = {}) =>
+  `${JSON.stringify({ id: type, parentId: null, type, timestamp: new Date().toISOString(), data })}\n`;
+const PROMPT = event("user.message", { messageId: "m", content: "hi" });
+
+/** Follows the transcript of a session with these lines. Counts the readings of its history. */
+async function following(...lines: string[]) {
+  const clock = new TestClock();
+  const record = sessionRecord("talk");
+  let readings = 0;
+  const here = {
+    folderOf: async () => null,
+    histories: async () => ["same"],
+    history: async ({ from }: { from?: object }) => {
+      readings++;
+      const bytes = from === undefined ? Buffer.from(lines.join("")).toString("base64") : "";
+      return { bytes, at: { ino: 1, offset: 1, mark: "" }, atEnd: true, fate: "there" };
+    },
+  };
+  const hosts = { own: here, at: () => here } as unknown as FleetHosts;
+  const finder = {
+    find: async () => record,
+    whereItIs: async (_: string, __: string, use: (...given: unknown[]) => unknown) => await use(record, null),
+  };
+  const context = { hosts, finder, feeds: new HistoryFeeds(hosts, clock), warn: () => undefined };
+  const stop = new AbortController();
+  const given = context as unknown as Parameters<typeof readTranscript>[0];
+  const entries = readTranscript(given, "talk", { user: record.owner, follow: true, signal: stop.signal });
+  const over = (async () => {
+    for await (const _ of entries);
+  })();
+  await expect.poll(() => readings).toBeGreaterThan(0);
+  // The first look wakes the followers once, because it may find changes since the first reading.
+  const pass = async (ms: number) => {
+    for (let passed = 0; passed < ms; passed += 250) {
+      clock.jump(250);
+      clock.runDue();
+      for (let turn = 0; turn < 5; turn++) await new Promise(setImmediate);
+    }
+  };
+  await pass(500);
+  const before = readings;
+  await pass(5_000);
+  stop.abort();
+  await over;
+  return readings - before;
+}
+
+it("a follower of a transcript reads an idle history only after changes", async () => {
+  expect(await following(PROMPT)).toBe(0);
+});
+
+it("a follower of a transcript reads on while a turn may be over without a last event", async () => {
+  const call = event("assistant.message", { content: "", toolRequests: [{ toolCallId: "t" }] });
+  const unfinished = [event("assistant.turn_start"), call, event("assistant.turn_end")];
+  expect(await following(PROMPT, ...unfinished)).toBeGreaterThan(5);
+});
