@@ -41,6 +41,7 @@ export type { LeaseGroup } from "./fleet/groups/leases.js";
 export type { PoolGroup, SupervisorView } from "./fleet/groups/pool.js";
 export type { RecordGroup, SessionTroubles, TroubledServer, WeakServer } from "./fleet/groups/records.js";
 export type { ServerGroup } from "./fleet/groups/servers.js";
+export type { ArchiveGroup, ExportSessionOptions, ImportSessionOptions } from "./fleet/groups/sessions/archives.js";
 export type { RequestGroup } from "./fleet/groups/sessions/requests.js";
 export type { SessionGroup } from "./fleet/groups/sessions.js";
 export type { TokenGroup } from "./fleet/groups/tokens.js";

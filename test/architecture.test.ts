@@ -21,6 +21,7 @@ const LAYERS: RegExp[][] = [
   [/^fleet\/(options|arguments)\.ts$/],
   [/^serve\//],
   [/^gateway\//],
+  [/^data\//],
   [/^sessions\//],
   [/^identity\//],
   [/^usage\//],
@@ -206,7 +207,8 @@ describe("the source", () => {
   });
 
   it("each external package is imported only by the parts that need it", () => {
-    for (const file of importers(/^valibot$/, { types: true })) expect(file).toMatch(/^(api|config|peers\/calls)\//);
+    for (const file of importers(/^valibot$/, { types: true }))
+      expect(file).toMatch(/^(api|config|data|peers\/calls)\//);
     // Only a process that opens the HTTP API loads its code and its packages.
     for (const file of importers(/^@?hono\b/, { types: true })) expect(file).toMatch(/^api\//);
     const loadingApi = importers(/^api\//, { types: false, lazy: false }).filter((file) => !file.startsWith("api/"));

@@ -48,6 +48,7 @@ export default withMermaid({
         page("The HTTP API", "/http"),
         page("The console", "/console"),
         page("Identity", "/identity"),
+        page("A user's data", "/data"),
         page("The library", "/library"),
       ]),
       group("Operate", [

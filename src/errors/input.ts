@@ -15,6 +15,20 @@ export const INPUT_ERRORS = rows(2, UNCHANGED, {
     causes: ["It has more bytes than the route accepts. For a prompt, the limit is serve.maxFrame."],
     fixes: ["Send less.", "copilotfleet config get serve.maxFrame"],
   },
+  FLEET_ARCHIVE_INVALID: {
+    title: "The file is not an archive of a session that this version can import.",
+    causes: [
+      "The file was not written by the command export, was changed, or is incomplete.",
+      "A newer version of copilotfleet wrote it.",
+      "It lists paths, links or sizes that an import must not create.",
+    ],
+    fixes: ["copilotfleet export SESSION --user USER --output FILE", "copilotfleet import FILE --user USER"],
+  },
+  FLEET_ARCHIVE_TOO_LARGE: {
+    title: "The session is too large for an archive.",
+    causes: ["Its files have more than 2 GiB, or it has more than 100,000 files and folders."],
+    fixes: ["Delete files that the session no longer needs.", "copilotfleet list --user USER"],
+  },
   FLEET_IDEMPOTENCY_KEY_REUSED: {
     title: "The idempotency key belongs to another request.",
     causes: [

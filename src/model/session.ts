@@ -80,13 +80,15 @@ export interface NewSession {
   model?: string | null | undefined;
   tools?: readonly string[] | undefined;
   ttlMs?: number | undefined;
+  /** The turns that the session had elsewhere before. */
+  turns?: number | undefined;
   /** The process that uses the session. Set if the session is deleted when that use ends. */
   ephemeralUse?: SessionUser | undefined;
 }
 
-/** The record of a session that has not had a turn. */
+/** The record of a new session. */
 export function newSessionRecord(
-  { id, owner, purpose, members, model, tools, ttlMs, ephemeralUse }: NewSession,
+  { id, owner, purpose, members, model, tools, ttlMs, turns = 0, ephemeralUse }: NewSession,
   place: Pick<SessionRecord, "serverId" | "host" | "term">,
 ): SessionRecord {
   const now = new Date().toISOString();
@@ -104,7 +106,7 @@ export function newSessionRecord(
     lastUsedAt: now,
     ttlMs: ttlMs ?? null,
     usedBy: ephemeralUse ?? null,
-    turns: 0,
+    turns,
   };
 }
 

@@ -27,19 +27,21 @@ import { sweepKeyedTurns } from "../sessions/use/keyed/expiry.js";
 import type { SessionView } from "../sessions/view.js";
 import type { AnswerOf, Call, ParamsOf } from "./calls/rpc-table.js";
 import type { Host } from "./host.js";
+import { LocalData } from "./local-data.js";
 
 const START_WAIT_MS = 30_000;
 /** How long a host waits for new bytes in a log before it answers without bytes, in milliseconds. */
 export const MORE_LOG_MS = 5_000;
 
 /** This host of the fleet. Performs the operations itself. Another host's call gets here through `answerCall`. */
-export class LocalHost implements Host {
+export class LocalHost extends LocalData implements Host {
   readonly ring = new SampleRing();
   readonly #sessions: Sessions;
   readonly #context: SessionsContext;
   readonly #stateRoot: string;
 
   constructor(sessions: Sessions, stateRoot: string) {
+    super(sessions, stateRoot);
     this.#sessions = sessions;
     this.#context = sessions.context;
     this.#stateRoot = stateRoot;

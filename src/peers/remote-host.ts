@@ -51,6 +51,11 @@ export class RemoteHost implements Host {
   readonly endTokens = this.#asks("endTokens");
   readonly tokenEnds = this.#asks("tokenEnds");
   readonly release = this.#asks("release");
+  readonly exportSession = this.#asks("exportSession");
+  readonly readArchive = this.#asks("readArchive");
+  readonly dropArchive = this.#asks("dropArchive");
+  readonly writeArchive = this.#asks("writeArchive");
+  readonly importArchive = this.#asks("importArchive");
 
   async *followLog(id: string, at: LogPosition, signal: AbortSignal): AsyncGenerator<Buffer> {
     await using link = await ControlLink.open(this.#context, this.record, signal);

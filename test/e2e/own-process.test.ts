@@ -13,6 +13,7 @@ import { isRunning } from "../fixtures/processes.js";
 
 const fleet = testFleet();
 const ALICE = ["--user", "alice"];
+const ARCHIVE = join(fleet.folder, "s.tar.gz");
 
 /** The output of each command, for the examples that need an id or a token from it. */
 const printed = new Map<string, string>();
@@ -57,6 +58,12 @@ const EXAMPLES: Record<string, Example> = {
   list: { args: () => ["list"], stdout: /^SESSION .*\ns +alice +alice-\w+ +(idle|active) .*\n$/ },
   transcript: { args: () => ["transcript", "s", ...ALICE], stdout: /hi\n.*\[turn 1\] hi\n/s },
   describe: { args: () => ["describe", "s"], stdout: /^Session s\n.* Owner: +alice\n.*\nNext:\n.*\n$/s },
+  export: {
+    args: () => ["export", "s", ...ALICE, "--output", ARCHIVE],
+    stdout: /^\/.*\/s\.tar\.gz \(\d+ bytes\)\n$/,
+    once: true,
+  },
+  import: { args: () => ["import", ARCHIVE, ...ALICE, "--id", "t"], stdout: /^t\n$/, once: true },
   evict: { args: () => ["evict", "s"], stdout: /^SESSION .*\ns +(unloaded|skipped: not active)\n$/ },
   lock: { args: () => ["lock", "s", ...ALICE], stdout: /^[0-9a-f]{64}\n$/, once: true },
   unlock: { args: () => ["unlock", "s", "--token", word("lock")], stdout: /^s\n$/, once: true },

@@ -57,6 +57,11 @@ const SENT: Record<keyof Calls, object> = {
   endTokens: { ends: [{ id: "0123456789abcdef", at: null, until: "2026-01-01T00:00:00.000Z" }] },
   tokenEnds: {},
   release: { user: "alice", waitMs: 5 },
+  exportSession: { id: "s-1", user: "alice", waitMs: 5 },
+  readArchive: { name: "a-1", offset: 5 },
+  dropArchive: { name: "a-1" },
+  writeArchive: { name: "a-1", offset: 5, bytes: "" },
+  importArchive: { name: "a-1", user: "alice", id: "s-1" },
 };
 
 const SERVER = {
@@ -143,6 +148,11 @@ const ANSWERED: Record<keyof Calls, unknown> = {
   endTokens: 1,
   tokenEnds: [{ id: "0123456789abcdef", at: null, until: null }],
   release: { released: ["s-1"], kept: [] },
+  exportSession: { name: "a-1", bytes: 5, leftOut: 0 },
+  readArchive: { bytes: "" },
+  dropArchive: true,
+  writeArchive: { name: "a-1" },
+  importArchive: true,
 };
 const METHODS = Object.keys(SENT) as (keyof Calls)[];
 const never = new AbortController().signal;

@@ -21,9 +21,9 @@ const EXPECTED: Readonly<Record<Action, Readonly<Record<Scope, string>>>> = {
 /** The commands, by the action that they are. Those in `local` touch neither users nor servers. */
 const COMMANDS = {
   read: "transcript",
-  use: "send resume lock unlock",
+  use: "send resume lock unlock export",
   readAll: "",
-  useAll: "create chat",
+  useAll: "create chat import",
   manage: `connect delete describe doctor drain evict gc host/key list logs open ps restart route serve spawn stop top
     store/migrate store/sign token/issue token/list token/revoke token/rotate`,
   local: `autocomplete explain help host/sign init proxy smoke trust version config/check config/get config/path config/schema

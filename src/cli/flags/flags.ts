@@ -13,11 +13,16 @@ import { validateSessionId } from "../../model/ids.js";
 
 export const yesFlag = Flags.boolean({ char: "y", description: "do not ask for confirmation" });
 
-export const sessionIdFlag = Flags.string({
-  description: "id of the session (default: a random id)",
-  helpValue: "SESSION",
-  parse: async (value) => validateSessionId(value, "--id"),
-});
+export const sessionIdFlag = newSessionIdFlag("id of the session (default: a random id)");
+
+/** A flag for the id of a session that the command creates. */
+export function newSessionIdFlag(description: string) {
+  return Flags.string({
+    description,
+    helpValue: "SESSION",
+    parse: async (value) => validateSessionId(value, "--id"),
+  });
+}
 
 /** A flag whose text the fleet parses. `check` refuses the text first, so that the error message names the flag. */
 export function textFlag(

@@ -11,6 +11,7 @@ type Definition = Partial<Pick<Interfaces.OptionFlag<unknown>, "helpValue" | "op
 /** The allowed values of flags that take any text, by the word for the value in the help. */
 const KINDS: Readonly<Record<string, string>> = {
   DIR: "the path of a folder, such as ./deploy",
+  FILE: "the path of a new file, such as ./session.tar.gz",
   HOST: 'the name of a host, such as "host-1" ("copilotfleet ps --output wide" shows the names)',
   MODEL: "the name of a model, such as gpt-5",
   PATH: "the path of a file, such as ./.copilotfleet.json",

@@ -6,8 +6,8 @@ import { usage } from "./flags.js";
 
 /*
  * The rule for the default user (the configuration key `user`, the variable COPILOTFLEET_USER): it only decides as which
- * user a command acts. A command that cannot work without a user takes it: create, send, chat, resume, transcript, lock,
- * connect, spawn, route, open and token issue. The default never chooses what a command shows, stops, revokes
+ * user a command acts. A command that cannot work without a user takes it: create, send, chat, resume, transcript, export,
+ * import, lock, connect, spawn, route, open and token issue. The default never chooses what a command shows, stops, revokes
  * or deletes, because nobody sees a variable on the command line: without --user, list shows all sessions, and stop needs
  * a server.
  */

@@ -31,7 +31,7 @@ import type {
 } from "../options.js";
 import { checkedTools, SESSION_ARGUMENTS, validateMembers } from "./arguments/sessions.js";
 import { Group } from "./group.js";
-import { RequestGroup } from "./sessions/requests.js";
+import { ArchiveGroup } from "./sessions/archives.js";
 
 const START_WAIT_MS = 30_000;
 
@@ -41,7 +41,7 @@ const START_WAIT_MS = 30_000;
  * A method that takes an id throws `FLEET_SESSION_NOT_FOUND` when the session does not exist, and in the same way when
  * the user may not use it.
  */
-export class SessionGroup extends RequestGroup {
+export class SessionGroup extends ArchiveGroup {
   /**
    * Creates a session that belongs to the user, on the user's server, and starts the server if necessary. Also accepts
    * settings of the SDK's `createSession`. The fleet's configuration supplies provider, model and permissions.

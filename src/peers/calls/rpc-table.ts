@@ -5,6 +5,7 @@ import { FleetError, quote } from "../../errors.js";
 import type { SpawnRequest, StopRequest } from "../../fleet/options.js";
 import type { OnProgress } from "../../model/progress.js";
 import { MORE_LOG_MS } from "../local-host.js";
+import * as a from "./archive-schemas.js";
 import * as r from "./request-schemas.js";
 import * as s from "./schemas.js";
 
@@ -22,6 +23,7 @@ const START_MS = 30_000;
 /** How long a stop and a start may take in addition to the drain, in milliseconds. */
 const BEYOND_DRAIN_MS = 60_000;
 const GC_MS = 10 * 60_000;
+const ARCHIVE_MS = 10 * 60_000;
 const MAX_LINES = 1_000_000;
 
 const toLook = () => LOOK_MS;
@@ -101,6 +103,23 @@ const calls = {
   tokenEnds: call({}, s.tokenEnds, toLook),
   /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */
   release: call({ user: s.user, waitMs: s.whole(LONGEST_TIMER_MS) }, s.released, toRelease),
+  /** Writes the archive of a session at that host, between the session's turns. */
+  exportSession: call(
+    { id: s.sessionId, user: s.user, waitMs: v.optional(s.whole(LONGEST_TIMER_MS)) },
+    a.writtenArchive,
+    ({ waitMs = START_MS }) => waitMs + ARCHIVE_MS,
+  ),
+  /** A part of an archive at that host, in base64. Empty at its end. */
+  readArchive: call({ name: s.text, offset: s.whole(Number.MAX_SAFE_INTEGER) }, a.archivePart, toLook),
+  dropArchive: call({ name: s.text }, s.flag, toLook),
+  /** Adds a part, in base64, to an archive at that host. Without a name, begins a new archive. */
+  writeArchive: call(
+    { name: v.optional(s.text), offset: s.whole(Number.MAX_SAFE_INTEGER), bytes: s.string },
+    a.namedArchive,
+    toLook,
+  ),
+  /** Creates a session from an archive at that host, and removes the archive. */
+  importArchive: call({ name: s.text, user: s.user, id: v.optional(s.sessionId) }, s.flag, () => ARCHIVE_MS),
 };
 
 export type Method = keyof typeof calls;

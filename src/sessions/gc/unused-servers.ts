@@ -26,7 +26,8 @@ export interface UnusedOptions {
  * files and folders.
  */
 const SIGNS_OF_USE = ["server.log", "connection-token", "uses", "open", "home", join("home", "session-state")];
-const REMOVED = /^\.removed-(\d+)-(\d+)-[0-9a-f]+$/;
+/** Folders of removed servers, and of sessions that are being imported. */
+const TEMPORARY = /^\.(?:removed|incoming)-(\d+)-(\d+)-[0-9a-f]+$/;
 
 /**
  * Finds the servers that were unused for longer than the TTL. Call this before gc deletes sessions, because the deletion of
@@ -149,11 +150,11 @@ class UnusedServers {
     });
   }
 
-  /** Removes the folders that killed commands moved away and did not remove. */
+  /** Removes the folders that killed commands moved away, or unpacked, and did not remove. */
   #sweep(): void {
     const folder = join(this.#stateRoot, "servers");
     for (const name of names(folder)) {
-      const [, pid, startTicks] = REMOVED.exec(name) ?? [];
+      const [, pid, startTicks] = TEMPORARY.exec(name) ?? [];
       if (pid !== undefined && identify(Number(pid))?.startTicks !== startTicks)
         rmSync(join(folder, name), { recursive: true, force: true });
     }

@@ -75,6 +75,14 @@ export const SESSION_ARGUMENTS: { readonly [Name in keyof SessionGroup]: readonl
   requests: [id, ["options", arg.options(arg.OWN_USER)]],
   answer: [id, ["requestId", arg.text], ["options", arg.options({ ...arg.OWN_USER, ...answer })]],
   followRequests: [id, ["options", arg.options({ ...arg.OWN_USER, ...arg.SIGNAL })]],
+  export: [
+    id,
+    ["options", arg.options({ ...arg.OWN_USER, output: arg.required(arg.text), ...arg.WAIT, ...arg.SIGNAL })],
+  ],
+  import: [
+    ["file", arg.text],
+    ["options", arg.options({ ...arg.OWN_USER, sessionId: { check: arg.sessionId }, ...arg.SIGNAL })],
+  ],
   leave: [open, arg.optional({ park: { check: arg.flag } })],
   list: [arg.optional(filter)],
   find: [["text", arg.text], arg.optional(arg.USER)],

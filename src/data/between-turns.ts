@@ -1,0 +1,37 @@
+import type { SessionRecord } from "../model/session.js";
+import { setUseMarker, type UseMarker } from "../pool/use-markers.js";
+import { pause } from "../runtime/deadline.js";
+import type { SessionsContext } from "../sessions/context.js";
+import { sessionBusy } from "../sessions/problems.js";
+import { heldPermit, type PermitRequest, WAIT_MS } from "../sessions/use/permit.js";
+
+const POLL_MS = 5;
+
+/**
+ * Does some work while no turn runs in a session. Waits for the turn that runs, and makes later turns wait, as a turn does.
+ * Starts no server.
+ *
+ * @throws FleetError `FLEET_SESSION_LOCKED` or `FLEET_SESSION_BUSY` when others keep the session until `waitMs` is over.
+ */
+export async function betweenTurns<T>(
+  context: SessionsContext,
+  found: SessionRecord,
+  request: PermitRequest,
+  work: (record: SessionRecord) => Promise<T>,
+): Promise<T> {
+  await using permit = await heldPermit(context, found, request);
+  const { record, lease } = permit;
+  const server = (await context.store.registry.read()).servers[record.serverId];
+  const { waitMs = WAIT_MS, signal } = request;
+  const until = performance.now() + waitMs;
+  // Turns without a lease are seen by their use markers. They see this marker, and then wait for the lease.
+  using marker: UseMarker | null | undefined = server && (await setUseMarker(server, record.id, { waitMs, signal }));
+  if (marker === null) throw sessionBusy(record.id);
+  while (marker?.isShared() === true) {
+    if (performance.now() > until) throw sessionBusy(record.id);
+    await pause(POLL_MS, signal);
+  }
+  const result = await work(record);
+  await lease.check();
+  return result;
+}

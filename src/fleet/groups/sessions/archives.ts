@@ -1,0 +1,47 @@
+import { type Exported, exportSession, importSession } from "../../../peers/sessions/archives.js";
+import { NEVER } from "../../../runtime/deadline.js";
+import type { SessionView } from "../../../sessions/view.js";
+import { RequestGroup } from "./requests.js";
+
+export interface ExportSessionOptions {
+  /** The owner of the session. */
+  user: string;
+  /** The path of the new file. */
+  output: string;
+  /** How long to wait for a turn that runs, or for the holder of a lease, in milliseconds. Default: 30,000. */
+  waitMs?: number;
+  signal?: AbortSignal;
+}
+
+export interface ImportSessionOptions {
+  /** The owner of the new session. It need not be the user who had the session before. */
+  user: string;
+  /** The id of the new session. Default: the id that the session had. */
+  sessionId?: string;
+  signal?: AbortSignal;
+}
+
+/** Archives of sessions. Its methods are those of `fleet.sessions`. */
+export abstract class ArchiveGroup extends RequestGroup {
+  /**
+   * Writes a session of any host, with its history and files, to one new file on this machine. Only the owner may do that.
+   * Waits until no turn runs, and keeps new turns waiting during the export. Starts no server.
+   *
+   * @throws FleetError `FLEET_SESSION_LOCKED` or `FLEET_SESSION_BUSY` when the session is not free in time;
+   * `FLEET_SESSION_LOST` when the history is missing; `FLEET_ARCHIVE_TOO_LARGE`; `FLEET_USAGE_INVALID` when the file exists.
+   */
+  async export(id: string, options: ExportSessionOptions): Promise<Exported> {
+    return await exportSession(this.parts, id, { ...options, signal: options.signal ?? NEVER });
+  }
+
+  /**
+   * Creates a session from a file that {@link export} wrote, in this fleet or in another one. The session belongs to `user`, and
+   * its next turn knows its history. Writes nothing if any part of the file is not as it must be.
+   *
+   * @throws FleetError `FLEET_ARCHIVE_INVALID`; `FLEET_SESSION_EXISTS` when a session has that id; `FLEET_LIMIT_REACHED`.
+   */
+  async import(file: string, options: ImportSessionOptions): Promise<SessionView> {
+    const { user, sessionId, signal = NEVER } = options;
+    return await importSession(this.parts, file, { user, id: sessionId, signal });
+  }
+}

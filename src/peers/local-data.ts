@@ -1,0 +1,56 @@
+import { NEVER } from "../runtime/deadline.js";
+import type { Sessions } from "../sessions/sessions.js";
+import type { AnswerOf, Call, ParamsOf } from "./calls/rpc-table.js";
+
+/** The part of {@link LocalHost} that hands over the data of sessions. Loads `data/` only when somebody asks for it. */
+export abstract class LocalData {
+  readonly #sessions: Sessions;
+  readonly #stateRoot: string;
+
+  constructor(sessions: Sessions, stateRoot: string) {
+    this.#sessions = sessions;
+    this.#stateRoot = stateRoot;
+  }
+
+  async exportSession(request: ParamsOf<"exportSession">, { signal = NEVER }: Call = {}) {
+    const { exportHere } = await import("../data/export.js");
+    const archives = await this.#archives();
+    const name = await archives.newName();
+    return { name, ...(await exportHere(this.#sessions.context, archives.pathOf(name), { ...request, signal })) };
+  }
+
+  async readArchive({ name, offset }: ParamsOf<"readArchive">): Promise<AnswerOf<"readArchive">> {
+    return { bytes: (await (await this.#archives()).read(name, offset)).toString("base64") };
+  }
+
+  async writeArchive({ name, offset, bytes }: ParamsOf<"writeArchive">): Promise<AnswerOf<"writeArchive">> {
+    const archives = await this.#archives();
+    const known = name ?? (await archives.newName());
+    await archives.write(known, offset, Buffer.from(bytes, "base64"));
+    return { name: known };
+  }
+
+  async dropArchive({ name }: ParamsOf<"dropArchive">): Promise<boolean> {
+    await (await this.#archives()).remove(name);
+    return true;
+  }
+
+  async importArchive(
+    { name, ...request }: ParamsOf<"importArchive">,
+    { signal = NEVER }: Call = {},
+  ): Promise<boolean> {
+    const { importHere } = await import("../data/import.js");
+    const archives = await this.#archives();
+    try {
+      await importHere(this.#sessions, archives.pathOf(name), { ...request, signal });
+      return true;
+    } finally {
+      await archives.remove(name);
+    }
+  }
+
+  async #archives() {
+    const { ArchivesUnderWay } = await import("../data/archives.js");
+    return new ArchivesUnderWay(this.#stateRoot);
+  }
+}
