@@ -12,7 +12,7 @@ const UNIT = [
   "test/runtime/{clock,connect,deadline,environment,frames,launches,process-table,server-folder,shared-storage,versions}.test.ts",
   "test/serve/{backoff,health-endpoint,log-rotation,log-tail,metrics,monitoring,transitions,upkeep}.test.ts",
   "test/sessions/{find,gc,gc-age,gc-run,gc-servers,last-uses,leases,load,release,server}.test.ts",
-  "test/{peers,sandbox,store,system}/**/*.test.ts",
+  "test/{events,peers,sandbox,store,system}/**/*.test.ts",
 ];
 /** Fleets of several hosts. */
 const HOSTS = ["test/hosts/**/*.test.ts", "test/{e2e,faults,gateway}/hosts*.test.ts", "test/faults/pods.test.ts"];

@@ -83,6 +83,7 @@ export type { Scope } from "./identity/identity.js";
 export type { SignOnReport } from "./identity/sign-on.js";
 export { type DoorProxy, openProxy, type ProxyEvent, type ProxyOptions } from "./identity/tls/proxy.js";
 export type { IssuedToken, RotatedToken, TokenView } from "./identity/tokens.js";
+export type { Via } from "./model/events/event.js";
 export type { HostEntry, HostProof, HostRecord } from "./model/host.js";
 export type { Lease } from "./model/lease.js";
 export type { Placement } from "./model/placement.js";

@@ -27,7 +27,7 @@ const LAYERS: RegExp[][] = [
   [/^usage\//],
   [/^hosts\//],
   [/^pool\//],
-  [/^models\//, /^runtime\//],
+  [/^models\//, /^runtime\//, /^events\//],
   [/^sandbox\//],
   [/^store\//],
   [/^system\//],

@@ -55,6 +55,7 @@ export default withMermaid({
         page("Keeping servers healthy", "/serve"),
         page("Deployment", "/deploy"),
         page("Monitoring", "/monitoring"),
+        page("The log of events", "/events"),
         page("Runbooks", "/runbooks"),
       ]),
       group("Secure", [page("Security", "/security"), page("Threat model", "/threat-model")]),

@@ -4,6 +4,7 @@ import { RESPONSE_ALREADY_SENT } from "@hono/node-server/utils/response";
 import { type Context, Hono } from "hono";
 import { FleetError, quote } from "../errors.js";
 import { permit } from "../identity/policy.js";
+import { actingFor } from "../identity/sign-on-events.js";
 import { deadline } from "../runtime/deadline.js";
 import { sessionNotFound } from "../sessions/problems.js";
 import { refuseTokenIn } from "./auth.js";
@@ -104,7 +105,7 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
   if (asked !== action && !permit(identity, asked, relation, nameOf(route))) throw sessionNotFound(id);
   const { outgoing } = c.env;
   const lasting = route.limitMs === null ? work.signal : work.keep(deadline(route.limitMs, work.signal)).signal;
-  return await route.handle({
+  const given = {
     fleet: door.fleet,
     identity,
     ...input,
@@ -120,7 +121,8 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
     signal: route.limitMs === null ? work.endingWithClient() : work.keep(new Departure(outgoing, lasting)).signal,
     lasting,
     draining: door.draining,
-  });
+  };
+  return await actingFor(identity, "http", async () => await route.handle(given));
 }
 
 /** The cookie of the console, which counts only with the console's own header, or the header of a program. */

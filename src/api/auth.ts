@@ -1,6 +1,7 @@
 import type { Attempts } from "../gateway/entry/attempts.js";
 import { type Identity, isHost } from "../identity/identity.js";
 import type { SignOn } from "../identity/sign-on.js";
+import type { SignOnEvents } from "../identity/sign-on-events.js";
 import { tokenIdIn } from "../identity/tokens.js";
 import { invalid, unauthenticated } from "./problem.js";
 
@@ -20,10 +21,12 @@ export function refuseTokenIn(url: string): void {
 export class Authenticator {
   readonly #signOn: SignOn;
   readonly #attempts: Attempts;
+  readonly #events: SignOnEvents;
 
-  constructor(signOn: SignOn, attempts: Attempts) {
+  constructor(signOn: SignOn, attempts: Attempts, events: SignOnEvents) {
     this.#signOn = signOn;
     this.#attempts = attempts;
+    this.#events = events;
   }
 
   /**
@@ -35,9 +38,13 @@ export class Authenticator {
     const token = BEARER.exec(header ?? "")?.[1];
     if (token === undefined) throw unauthenticated();
     const identity = await this.#signOn.identify(token, address);
-    if (!("refused" in identity) && !isHost(identity)) return identity;
+    if (!("refused" in identity) && !isHost(identity)) {
+      await this.#events.acceptedAgain(identity, address);
+      return identity;
+    }
     onRefused("refused" in identity ? identity.refused : "It is the token of another host.");
-    await this.#attempts.failed(tokenIdIn(token));
+    const id = tokenIdIn(token);
+    await Promise.all([this.#attempts.failed(id), this.#events.refused(id, address)]);
     throw unauthenticated();
   }
 }

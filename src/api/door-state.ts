@@ -7,6 +7,8 @@ import type { DoorListeners } from "../gateway/state/door/report.js";
 import type { Share, Shares } from "../gateway/state/door/shares.js";
 import type { Identity } from "../identity/identity.js";
 import type { SignOn } from "../identity/sign-on.js";
+import { SignOnEvents } from "../identity/sign-on-events.js";
+import type { EventLog } from "../model/events/event.js";
 import type { Clock } from "../runtime/clock.js";
 import type { ProbeAnswer, Probes } from "../serve/report/probes.js";
 import { Authenticator } from "./auth.js";
@@ -23,6 +25,7 @@ export interface HttpContext {
   /** How many connections, requests and bytes each user has at all addresses of this process. */
   shares: Shares;
   fleet: ApiFleet;
+  events: EventLog;
 }
 
 /** One request, from its admission until its answer is sent or its client has gone, and its turn is over. */
@@ -112,7 +115,7 @@ export class DoorState {
     this.listeners = listeners;
     this.origins = origins;
     this.signOn = signOn.reportingTo(listeners.onSignOn);
-    this.authenticator = new Authenticator(this.signOn, new Attempts());
+    this.authenticator = new Authenticator(this.signOn, new Attempts(), new SignOnEvents(context.events, "http"));
     this.heartbeats = new Heartbeats(clock);
     this.shares = shares;
     this.probes = probes ?? { answer: async (path) => this.#ownAnswer(path) };

@@ -4,7 +4,9 @@ import { identity } from "./identity.js";
 import { limits, processors } from "./limits.js";
 import * as lists from "./list-rules.js";
 import * as rules from "./rules.js";
-import { doorTls, hostTls } from "./tls-keys.js";
+import { events } from "./sections/logs.js";
+import { host, storage, storeOptions } from "./sections/state.js";
+import { doorTls } from "./tls-keys.js";
 
 /**
  * Every key of the configuration with its default, as in the public contract. The output is resolved: durations are in
@@ -220,39 +222,6 @@ const serve = v.pipe(
 /** The origins whose pages may use the HTTP API, and whose names requests may give as their host. */
 const http = v.strictObject({ origins: v.optional(lists.origins(), []) });
 
-const storeOptions = v.strictObject({
-  // Allows Redis without TLS on another host, where anybody on the network path can read and change the state.
-  insecure: v.optional(rules.flag(), false),
-  // The file with the key that signs the records in Redis. If null, the file `store-key` in the state folder.
-  keyFile: v.optional(v.nullable(rules.file()), null),
-});
-
-/** Settings of this host, for a fleet of several hosts that share a Redis. */
-const host = v.pipe(
-  v.strictObject({
-    // If null, the host keeps its previous name or takes the machine's name.
-    name: v.optional(v.nullable(rules.hostName()), null),
-    // The address at which other hosts reach the front door of this host. If null, the address at which the door listens.
-    advertise: v.optional(v.nullable(rules.advertised()), null),
-    // How this host proves itself to other front doors with TLS, and by which authority it checks them. If `ca` is null, by
-    // those of the system.
-    tls: v.optional(hostTls, {}),
-    // Allows plain text between this host and others beyond this machine.
-    insecure: v.optional(rules.flag(), false),
-    // The time from this host's last heartbeat until the other hosts consider it dead, and take over its users and sessions.
-    ttl: v.optional(rules.hostTtl(), "15s"),
-    // The file with the fleet's public key, which signs the keys of hosts.
-    ca: v.optional(v.nullable(rules.file()), null),
-    peers: v.optional(lists.peers(), []),
-  }),
-  v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
-);
-
-const storage = v.strictObject({
-  // A folder that all hosts mount, for the state of sessions. If null, each host stores the state on its own disk.
-  shared: v.optional(v.nullable(rules.folder()), null),
-});
-
 const keys = v.strictObject({
   isolation: v.optional(rules.choice(["per-user", "shared"]), "per-user"),
   ports: v.optional(ports, {}),
@@ -272,6 +241,7 @@ const keys = v.strictObject({
   serve: v.optional(serve, {}),
   http: v.optional(http, {}),
   limits: v.optional(limits, {}),
+  events: v.optional(events, {}),
   store: v.optional(rules.store(), "file"),
   storeOptions: v.optional(storeOptions, {}),
   host: v.optional(host, {}),

@@ -168,4 +168,5 @@ export const readFleetOptions: Check = options({
   config: { check: object },
   env: { check: object },
   cwd: { check: text },
+  via: { check: choice(["command", "library", "door", "http", "fleet"]) },
 });

@@ -5,6 +5,7 @@ import type { Duration } from "../config/values/duration.js";
 import type { Moment } from "../config/values/moment.js";
 import type { DoorListeners } from "../gateway/state/door/report.js";
 import type { RebalancePlan } from "../hosts/rebalance.js";
+import type { Via } from "../model/events/event.js";
 import type { OnProgress } from "../model/progress.js";
 import type { Isolation, ServerState, TokenSource } from "../model/server.js";
 import type { SessionState, TurnUsage } from "../model/session.js";
@@ -35,6 +36,8 @@ export interface FleetOptions {
   cwd?: string;
   /** A configuration file to read instead of `.copilotfleet.json`. It may set all keys. */
   configFile?: string;
+  /** The entry point that the log of events names for the actions of this process. Default: `library` */
+  via?: Via;
 }
 
 /** Selects servers. A server must match every field that is given. */

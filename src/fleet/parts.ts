@@ -1,5 +1,6 @@
 import { loadConfig } from "../config/load/load.js";
 import { fleetClosed } from "../errors.js";
+import { Events } from "../events/events.js";
 import { HostDirectory } from "../hosts/directory.js";
 import { HostKeys } from "../hosts/keys/host-keys.js";
 import { Takeover } from "../hosts/takeover.js";
@@ -47,15 +48,16 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const warn = (message: string) => void warnings.add(message);
 
   const store = openState(config, stateRoot);
+  const events = new Events({ store, config, stateRoot, via: options.via ?? "library", warn });
   const clients = new Clients();
   const doorClients = new DoorClients();
   const directory = new HostDirectory({ store, config, keys: HostKeys.from(config, stateRoot) });
   const ledger = new Ledger({ usage: store.usage, host: directory.own, warn });
   const provider = new ModelProvider(config, { env, networkFolder: networkFolder(stateRoot), ledger });
-  const pool = new Pool({ store, config, stateRoot, env });
+  const pool = new Pool({ store, config, stateRoot, env, events });
   const leases = new Leases(store, clock);
   const takeover = new Takeover({ store, config, directory, placer: pool.placer });
-  const base = { store, config, env, directory };
+  const base = { store, config, env, directory, events };
   const answerMs = config.session.answerTimeoutMs;
   const requests = new AgentRequests({ answerMs, clock, isEnding: async (id) => await isEnding(base, id) });
   const sessions = new Sessions({ ...base, takeover, pool, clients, leases, provider, requests, ledger, warn });
@@ -83,6 +85,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
       async () => await doorClients.closeAll(),
       async () => await clients.closeAll(),
       async () => await provider[Symbol.asyncDispose](),
+      async () => await events.close(),
       async () => await store.close(),
     ];
     // Take all steps even if one fails, because an open connection would keep the process alive.
@@ -98,6 +101,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
     ttlMs,
     store,
     ledger,
+    events,
     directory,
     pool,
     provider,

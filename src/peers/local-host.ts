@@ -199,8 +199,8 @@ export class LocalHost extends LocalData implements Host {
   }
 
   async evict({ ids }: ParamsOf<"evict">, { onProgress }: Call = {}): Promise<EvictionResult> {
-    const { store, config } = this.#context;
-    return await evict(await this.#records(), ids, { store, answerMs: config.health.timeoutMs, onProgress });
+    const { store, config, events } = this.#context;
+    return await evict(await this.#records(), ids, { store, events, answerMs: config.health.timeoutMs, onProgress });
   }
 
   async abort({ id, user }: ParamsOf<"abort">): Promise<boolean> {
@@ -260,10 +260,10 @@ export class LocalHost extends LocalData implements Host {
   }
 
   async release({ user, waitMs }: ParamsOf<"release">, { signal }: Call = {}): Promise<Released> {
-    const { store, config, directory } = this.#context;
+    const { store, config, directory, events } = this.#context;
     // Without shared storage no other host could take the sessions.
     if (!directory.isShared) return { released: [], kept: [] };
-    return await releaseSessionsOf(user, waitMs, { store, answerMs: config.health.timeoutMs, signal });
+    return await releaseSessionsOf(user, waitMs, { store, events, answerMs: config.health.timeoutMs, signal });
   }
 
   async #records(): Promise<ServerRecord[]> {

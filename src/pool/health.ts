@@ -1,4 +1,5 @@
 import type { Config } from "../config/schema.js";
+import type { EventLog } from "../model/events/event.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
 import { endOfLog } from "../runtime/files/server-log.js";
@@ -26,7 +27,7 @@ export async function recordHealth(store: Store, { id, launchId }: ServerRecord,
 
 /** Kills a server that hangs. This counts as a crash. Resolves with true if this call ended the server. */
 export async function endHung(
-  { store, config }: { store: Store; config: Config },
+  { store, config, events }: { store: Store; config: Config; events: EventLog },
   { id, launchId }: ServerRecord,
   reason: string,
 ): Promise<boolean> {
@@ -45,6 +46,7 @@ export async function endHung(
     countCrash(server, Date.now(), config.health.stableMs);
     recordEnd(server, "failed", `it hung (${reason})${words}`);
   });
+  events.note({ type: "server.crashed", user: claimed.user, serverId: id, reason: "hung" });
   return true;
 }
 

@@ -16,7 +16,8 @@ export type LogLevel = "debug" | "info" | "warn" | "error";
 export type ServeLog = (level: LogLevel, message: string, fields?: Readonly<Record<string, unknown>>) => void;
 
 /** The parts of the fleet that its supervisor works with. */
-export interface ServedFleet extends Pick<SessionsContext, "store" | "config" | "directory" | "pool" | "requests"> {
+export interface ServedFleet
+  extends Pick<SessionsContext, "store" | "config" | "directory" | "pool" | "requests" | "events"> {
   /** The model requests of this process. */
   provider: Pick<ModelProvider, "requests">;
   stateRoot: string;

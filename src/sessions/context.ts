@@ -1,6 +1,7 @@
 import type { Config } from "../config/schema.js";
 import type { HostDirectory } from "../hosts/directory.js";
 import type { Takeover } from "../hosts/takeover.js";
+import type { EventLog } from "../model/events/event.js";
 import type { UsageRecorder } from "../model/usage/usage.js";
 import type { ModelProvider } from "../models/provider.js";
 import type { Clients } from "../pool/clients.js";
@@ -22,6 +23,7 @@ export interface SessionsContext {
   /** Counts turns, and the model requests that no gateway passes on. */
   ledger: UsageRecorder;
   provider: Pick<ModelProvider, "check" | "of" | "keep" | "attribute" | "hasPassed" | "forgetKey" | "beforeRequests">;
+  events: EventLog;
   /** Reports a problem that did not stop the work. */
   warn: (message: string) => void;
 }

@@ -13,6 +13,7 @@ import { filesExhausted, lacksFiles } from "../system/few-files.js";
 import { isOwnLimit } from "../system/unreadable.js";
 import type { SessionsContext } from "./context.js";
 import { deleteSessionState } from "./delete.js";
+import { noteCreated } from "./events/notes.js";
 import { foundRecord, recordFor } from "./find.js";
 import { sessionExists, sessionLocked, warnOfUnreadable } from "./problems.js";
 import { SessionLimits } from "./session-limits.js";
@@ -83,6 +84,7 @@ export class Sessions {
       // Everybody gets the same answer, because it must not reveal the owner.
       throw isFleetError(error, "FLEET_SESSION_EXISTS") ? sessionExists(record.id) : error;
     }
+    noteCreated(this.context.events, record);
   }
 
   /** Records the model that a client chose when it opened a session, so that the session keeps it for later openings. */
@@ -234,8 +236,13 @@ export class Sessions {
   }
 
   /** Resolves with true if the session existed. */
-  async #deleteOne(id: string, user: string | undefined, servers: Registry["servers"]): Promise<boolean> {
-    const { store, config, takeover, directory } = this.context;
+  async #deleteOne(
+    id: string,
+    user: string | undefined,
+    servers: Registry["servers"],
+    reason: string | null = null,
+  ): Promise<boolean> {
+    const { store, config, takeover, directory, events } = this.context;
     const recorded = await store.sessions.read(id);
     if (user !== undefined && recorded !== null && recorded.owner !== user) return false;
     await directory.assertStorage();
@@ -244,7 +251,9 @@ export class Sessions {
     for (const server of having) await deleteSessionState(server, id, config.health.timeoutMs);
     if (record !== null) await takeover.deleteState(record);
     await store.sessions.delete(id);
-    return recorded !== null || having.length > 0;
+    const existed = recorded !== null || having.length > 0;
+    if (existed) events.note({ type: "session.deleted", user: recorded?.owner ?? user ?? null, sessionId: id, reason });
+    return existed;
   }
 
   /**
@@ -262,7 +271,7 @@ export class Sessions {
   /** Deletes an ephemeral session whose use has ended. */
   async end(id: string): Promise<void> {
     // Do not check for a lease: if there is one, it belongs to this use.
-    await this.#deleteOne(id, undefined, (await this.context.store.registry.read()).servers);
+    await this.#deleteOne(id, undefined, (await this.context.store.registry.read()).servers, "ephemeral");
   }
 }
 

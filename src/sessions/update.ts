@@ -1,8 +1,10 @@
 import { isDeepStrictEqual } from "node:util";
 import type { Config } from "../config/schema.js";
 import type { Duration } from "../config/values/duration.js";
+import type { EventLog } from "../model/events/event.js";
 import type { SessionRecord } from "../model/session.js";
 import type { Store } from "../store/ports.js";
+import { noteShared } from "./events/notes.js";
 import { sessionChanged, sessionNotFound } from "./problems.js";
 import type { SessionView } from "./view.js";
 
@@ -38,12 +40,12 @@ export interface SessionUpdate {
  * `FLEET_SESSION_CHANGED` when it is not as expected.
  */
 export async function updateSession(
-  { store, config }: { store: Store; config: Config },
+  { store, config, events }: { store: Store; config: Config; events: EventLog },
   id: string,
   owner: string,
   { purpose, ttlMs, members, expected }: SessionUpdate,
 ): Promise<SessionRecord> {
-  return await store.sessions.update(id, (draft) => {
+  const record = await store.sessions.update(id, (draft) => {
     // A member may use the session, but it is not the member's to change.
     if (draft.owner !== owner) throw sessionNotFound(id);
     if (expected !== undefined && !isAsExpected(draft, expected, config.session.ttlMs)) throw sessionChanged(id);
@@ -55,6 +57,8 @@ export async function updateSession(
     }
     return { ...draft };
   });
+  if (members !== undefined) noteShared(events, record);
+  return record;
 }
 
 function isAsExpected(

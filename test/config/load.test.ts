@@ -77,6 +77,7 @@ describe("defaults", () => {
           default: { connections: 16, sessions: 1000, requestsInFlight: 2000, unreadBytes: 67_108_864 },
           total: { connections: 1024, sessions: null, requestsInFlight: 20_000, unreadBytes: 536_870_912 },
         },
+        events: { retentionMs: 7_776_000_000, maxBytes: 268_435_456 },
         store: { kind: "file" },
         storeOptions: { insecure: false, keyFile: null },
         host: {

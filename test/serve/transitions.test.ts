@@ -14,6 +14,7 @@ import { isBroken, isRunning } from "../../src/pool/server.js";
 import type { PoolContext } from "../../src/pool/start/surroundings.js";
 import { identify, ownIdentity } from "../../src/runtime/process/process-table.js";
 import type { Store } from "../../src/store/ports.js";
+import { noEvents } from "../fixtures/no-events.js";
 import { sleeper } from "../fixtures/processes.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
 
@@ -66,7 +67,13 @@ class Histories {
       },
     } as unknown as Store;
     const { config } = loadConfig({ env: { COPILOTFLEET_HOME: stateRoot }, cwd: "/" });
-    this.context = { store, config, stateRoot, env: {} };
+    this.context = {
+      store,
+      config,
+      stateRoot,
+      env: {},
+      events: noEvents,
+    };
   }
 
   async run(each: Step): Promise<void> {

@@ -136,6 +136,15 @@ export const OF_OPERATION = {
     examples: ["512mb", null],
   },
 
+  "events.retention": {
+    meaning: "How long the [log of events](events.md) keeps an event on its host.",
+    examples: ["90d"],
+  },
+  "events.maxSize": {
+    meaning: "The size of the log of events of each host. Beyond it, the oldest events are deleted.",
+    examples: ["256mb"],
+  },
+
   "identity.tokenTtl": {
     meaning: "How long a token is valid if `token issue` gets no `--ttl`.",
     examples: ["90d"],

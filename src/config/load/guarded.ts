@@ -40,6 +40,7 @@ const GUARDED = `
   serve.listen serve.http http.origins serve.metrics serve.maxFrame serve.tls.cert serve.tls.key serve.tls.clientCa
   limits.default.connections limits.default.sessions limits.default.requestsInFlight limits.default.unreadBytes
   limits.total.connections limits.total.sessions limits.total.requestsInFlight limits.total.unreadBytes
+  events.retention events.maxSize
   identity.tokenTtl
   store storeOptions.insecure storeOptions.keyFile
   host.name host.advertise host.ttl host.tls.cert host.tls.key host.tls.ca

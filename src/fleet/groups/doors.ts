@@ -71,11 +71,11 @@ export class DoorGroup extends Group {
     // Import these modules only here, because a process without the HTTP API must not load them.
     const { openHttpDoor } = await import("../../api/door.js");
     const { apiFleet } = await import("./arguments/api-fleet.js");
-    const { config, clock, leases, endings } = this.parts;
+    const { config, clock, leases, endings, events } = this.parts;
     const { listen: given = config.serve.http ?? ANY_ADDRESS, ...rest } = options;
     const listen = arg.readListener(given, "listen");
     const fleet = apiFleet(this.parts, this.#groups);
-    const context = { config, clock, fleet, ...(await this.#sharedState()) };
+    const context = { config, clock, fleet, events, ...(await this.#sharedState()) };
     // The caller may hold a lease, but the clients must not use it.
     const door = await leases.ambient.outside(() => openHttpDoor(context, { ...rest, listen }));
     endings.push(async () => await door.close());

@@ -1,3 +1,4 @@
+import { actingAs } from "../../events/acting.js";
 import { closePool, liveSupervisor, openPool, type PoolState, poolState } from "../../pool/admission.js";
 import type { Stopped } from "../../pool/stop/stop.js";
 import { NEVER } from "../../runtime/deadline.js";
@@ -66,13 +67,14 @@ export class PoolGroup extends Group {
   async supervise(options: SuperviseOptions): Promise<Supervisor> {
     // Import the supervisor only here, because every command except `serve` starts faster without it.
     const { Supervisor } = await import("../../serve/supervisor.js");
-    const { store, pool, directory, clock, config, stateRoot, provider, requests, own, hosts, endings } = this.parts;
+    const { store, pool, directory, clock, config, stateRoot, provider, requests, events } = this.parts;
+    const { own, hosts, endings } = this.parts;
     const { log, listen: given = config.serve.listen, http: givenHttp = config.serve.http, signal = NEVER } = options;
     const listen = given === null ? null : arg.readListener(given, "listen");
     const http = givenHttp === null ? null : arg.readListener(givenHttp, "http");
-    const parts = { store, pool, directory, clock, config, stateRoot, provider, requests };
+    const parts = { store, pool, directory, clock, config, stateRoot, provider, requests, events };
     const fleet = { ...parts, log, listen, http, doors: this.#doors, host: own, hosts };
-    const supervisor = await Supervisor.start(fleet, signal);
+    const supervisor = await actingAs({ via: "fleet" }, async () => await Supervisor.start(fleet, signal));
     endings.unshift(async () => await supervisor.leave());
     return supervisor;
   }

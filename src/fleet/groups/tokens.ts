@@ -1,5 +1,6 @@
 import { type Duration, parseDuration, parseLifetime } from "../../config/values/duration.js";
 import { option, quote } from "../../errors.js";
+import { audited } from "../../events/audited.js";
 import { issueCode } from "../../identity/codes.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
 import {
@@ -38,6 +39,7 @@ export class TokenGroup extends Group {
     if (sessionId !== undefined) await finder.find(sessionId, user);
     const bound = sessionId === undefined ? {} : { sessionId };
     const issued = await issueToken(store, user, ttlMs, { scopes, ...bound });
+    await this.#recordIssue(issued);
     this.#warnIfEndless(issued);
     return issued;
   }
@@ -54,7 +56,9 @@ export class TokenGroup extends Group {
     const { store, finder } = this.parts;
     const { scopes = ["use"], sessionId } = options;
     if (sessionId !== undefined) await finder.find(sessionId, user);
-    return await issueCode(store, user, { scopes, ...(sessionId === undefined ? {} : { sessionId }) });
+    const issued = await issueCode(store, user, { scopes, ...(sessionId === undefined ? {} : { sessionId }) });
+    await this.#recordIssue(issued, "code");
+    return issued;
   }
 
   /**
@@ -66,7 +70,13 @@ export class TokenGroup extends Group {
    */
   async rotate(id: string, { overlap = "24h" }: { overlap?: Duration } = {}): Promise<RotatedToken> {
     const overlapMs = parseDuration(overlap, { name: option("overlap"), orZero: true });
-    const rotated = await rotateToken(this.parts.store, id, overlapMs, (ends) => this.#tellHosts(ends));
+    const record = await this.parts.store.tokens.read(id);
+    const about = { type: "token.rotated", user: record?.user ?? null, detail: `token ${id}` } as const;
+    const rotated = await audited(
+      this.parts.events,
+      about,
+      async () => await rotateToken(this.parts.store, id, overlapMs, (ends) => this.#tellHosts(ends)),
+    );
     this.#warnIfEndless(rotated);
     return rotated;
   }
@@ -87,7 +97,30 @@ export class TokenGroup extends Group {
    * undo it. A warning names the hosts that could not be told. Resolves with all ids, even of tokens that did not exist.
    */
   async revoke(which: { ids: readonly string[] } | { user: string }): Promise<{ revoked: string[] }> {
-    return { revoked: await revokeTokens(this.parts.store, which, (ends) => this.#tellHosts(ends)) };
+    const { store, events } = this.parts;
+    const revoke = async () => await revokeTokens(store, which, (ends) => this.#tellHosts(ends));
+    if ("user" in which) {
+      const about = { type: "token.revoked", user: which.user, detail: "all tokens of the user" } as const;
+      return { revoked: await audited(events, about, revoke) };
+    }
+    const records = await Promise.all(which.ids.map(async (id) => await store.tokens.read(id).catch(() => null)));
+    const about = which.ids.map((id, at) => ({
+      type: "token.revoked" as const,
+      user: records[at]?.user ?? null,
+      detail: `token ${id}`,
+    }));
+    return { revoked: await audited(events, about, revoke) };
+  }
+
+  /** Records that a token was issued. If that fails, deletes it, because nobody has it so far. */
+  async #recordIssue({ id, user, scopes, sessionId }: IssuedToken, kind = "token"): Promise<void> {
+    const detail = `${kind} ${id}, scopes ${scopes.join(", ")}`;
+    try {
+      await this.parts.events.record({ type: "token.issued", user, sessionId, detail });
+    } catch (error) {
+      await this.parts.store.tokens.delete(id);
+      throw error;
+    }
   }
 
   async #tellHosts(ends: TokenEnd[]): Promise<void> {

@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
 import { isFleetError } from "../../errors.js";
 import { type HostIdentity, isHost } from "../../identity/identity.js";
+import { actingFor } from "../../identity/sign-on-events.js";
 import { recognizer, tokenIdIn } from "../../identity/tokens.js";
 import { encodeMessage, type Frame, ProtocolError } from "../../runtime/wire/frames.js";
 import { Client } from "../client/client.js";
@@ -159,12 +160,15 @@ export class Connection {
   /** Never rejects. */
   async #authenticate({ id, params }: ClientRequest): Promise<void> {
     const { token, fleet, ...hello } = params;
-    const { directory, shares, signOn } = this.#door;
+    const { directory, shares, signOn, signOns } = this.#door;
     try {
       const identity = await signOn.identify(token, this.socket.address);
       if ("refused" in identity) {
         this.#report.event({ event: "token-refused", code: "FLEET_TOKEN_REFUSED", detail: identity.refused });
-        await this.#attempts.failed(tokenIdIn(token));
+        await Promise.all([
+          this.#attempts.failed(tokenIdIn(token)),
+          signOns.refused(tokenIdIn(token), this.socket.address),
+        ]);
         this.#refuse(errorFrame(id, AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED"));
         return;
       }
@@ -182,11 +186,16 @@ export class Connection {
       if (this.socket.closed || this.#state !== "authenticating") return;
       this.#share = shares.admit(identity.user, isRelayed);
       const origin = { identity, protocol, share: this.#share, report: this.#report, isRelayed };
-      this.#client = new Client(this.#door, this.socket, origin, hello, peers);
+      const logged = signOns.accepted(identity, this.socket.address);
+      logged.catch(() => undefined); // awaited below
+      const newClient = () => new Client(this.#door, this.socket, origin, hello, peers);
+      this.#client = actingFor(identity, "door", newClient);
       clearTimeout(this.#hello);
       this.#report.user = identity.user;
       this.#expiry = atExpiry(identity, signOn, () => this.#expired());
-      const greeting = await this.#client.greet();
+      const client = this.#client;
+      const greeting = await actingFor(identity, "door", async () => await client.greet());
+      await logged;
       if (this.socket.closed) return;
       this.#admitted = { isSameToken: recognizer(String(token)), greeting };
       const details = [
@@ -226,6 +235,7 @@ export class Connection {
   /** Admits another host. It does not become a client, because it has no user, no home and no sessions. */
   async #admitHost(id: ClientRequest["id"], host: HostIdentity, protocol: Protocol): Promise<void> {
     const greeting = await ControlConnection.greet(this.#door, host, protocol);
+    await this.#door.signOns.accepted(host, this.socket.address);
     if (this.#state === "closed") return;
     clearTimeout(this.#hello);
     this.#control = new ControlConnection(this.socket, this.#calls, this.#report, host.host, this.#door.directory);

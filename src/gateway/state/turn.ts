@@ -1,5 +1,6 @@
 import type { SessionRecord } from "../../model/session.js";
 import { type Clock, systemClock } from "../../runtime/clock.js";
+import type { TurnEvents } from "../../sessions/events/notes.js";
 import type { SessionUse } from "../../sessions/use/use-session.js";
 import type { ClientRequest } from "../wire/client-message.js";
 import { Line, Mailbox } from "./lines.js";
@@ -121,6 +122,8 @@ export class Turn {
   #wake: (() => void) | undefined;
   /** This turn's use of the session. Undefined while the turn waits for others. */
   use: SessionUse | undefined;
+  /** Notes its end. Undefined until the turn starts. */
+  events: TurnEvents | undefined;
 
   constructor(record: SessionRecord, clock = systemClock) {
     this.record = record;

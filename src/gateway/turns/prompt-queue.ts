@@ -13,6 +13,7 @@ import { messageIdsOf, saysUnloaded } from "../wire/events.js";
 import { doorDraining } from "../wire/refusals.js";
 import { abandonedTurnOver } from "./abandoned-turn.js";
 import { settleDoubt } from "./resend.js";
+import { startTurn, turnOver } from "./turn-notes.js";
 import { abortTurn, follow, isIdle, linkOnceEnded, noteSent, noteUse, prepare, turnRequest } from "./turn-server.js";
 
 /** How long a server may be idle without beginning a prompt that it took. Then the turn is over. In milliseconds. */
@@ -136,7 +137,7 @@ export class PromptQueue {
     const onLost = () => void abortTurn(this.#state, this.#router, turn.record, lease?.signal.reason);
     lease?.signal.addEventListener("abort", onLost, { once: true });
     try {
-      turn.start();
+      startTurn(this.#state, turn, use);
       void this.#settleDoubts(turn);
       await this.#sendWaiting(turn);
       const isBlind = () => !attachments.has(id);
@@ -154,7 +155,7 @@ export class PromptQueue {
       if (isFoundIdle && !isBlind() && !ends.hasBegunAll(id) && !ends.holdsError(id)) ends.cut(id, NEVER_BEGAN);
       else if (isFoundIdle) ends.over(id);
     } finally {
-      turn.doubts.close();
+      turnOver(turn);
       lease?.signal.removeEventListener("abort", onLost);
     }
     if (turn.over === "closed" && turn.begun) await abandonedTurnOver(door, use);

@@ -100,6 +100,8 @@ export async function recycleServer(context: PoolContext, id: string, options: R
       return record;
     });
     const cut = allCut(old, drained);
+    const detail = cut.length === 0 ? null : `turns cut: ${cut.length}`;
+    context.events.note({ type: "server.recycled", user: server.user, serverId: id, detail });
     return {
       kind: "replaced",
       server,

@@ -54,7 +54,11 @@ function describeKills({ sandbox }: ServerRecord): string {
 }
 
 /** Ends the processes that a dead server has left, and records the server's end. */
-async function reap({ store, config }: PoolContext, server: ServerRecord, state: "stopped" | "failed"): Promise<void> {
+async function reap(
+  { store, config, events }: PoolContext,
+  server: ServerRecord,
+  state: "stopped" | "failed",
+): Promise<void> {
   const ended = { ...server, process: endingProcess(server) };
   const kills = describeKills(server);
   const outcome = await stopServer(ended, { graceMs: TERMINATE_GRACE_MS });
@@ -65,4 +69,6 @@ async function reap({ store, config }: PoolContext, server: ServerRecord, state:
     if (state === "failed") countCrash(record, Date.now(), config.health.stableMs);
     recordEnd(record, state, failure);
   });
+  const type = state === "failed" ? "server.crashed" : "server.stopped";
+  events.note({ type, user: server.user, serverId: server.id, reason: state === "failed" ? "ended" : null });
 }

@@ -122,8 +122,11 @@ export async function startServer(context: PoolContext, request: StartRequest): 
         refuseOtherSettings(context, adopted, request);
         return { server: adopted, created: false };
       }
-      case "start":
-        return { server: await launchClaimed(context, decision, request, { readToken, sandbox }), created: true };
+      case "start": {
+        const server = await launchClaimed(context, decision, request, { readToken, sandbox });
+        context.events.note({ type: "server.started", user: server.user, serverId: server.id });
+        return { server, created: true };
+      }
     }
   }
 }
@@ -206,6 +209,8 @@ async function launchClaimed(
       if (!off && isOwn) countCrash(server, Date.now(), context.config.health.stableMs);
       recordEnd(server, "failed", off ? "its start was cancelled" : reason);
     });
+    const about = { user: claimed.server.user, serverId: id, reason: isFleetError(error) ? error.code : null };
+    context.events.note({ ...about, type: "server.started", outcome: "failed" });
     throw error;
   }
 }

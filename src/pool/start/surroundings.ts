@@ -1,4 +1,5 @@
 import type { Config } from "../../config/schema.js";
+import type { EventLog } from "../../model/events/event.js";
 import type { ServerRecord } from "../../model/server.js";
 import { sharedStatePath, shareSessionState } from "../../runtime/files/server-folder.js";
 import { linkToPlace, placePath } from "../../runtime/files/shared-storage.js";
@@ -11,6 +12,7 @@ export interface PoolContext {
   config: Config;
   stateRoot: string;
   env: NodeJS.ProcessEnv;
+  events: EventLog;
 }
 
 /**

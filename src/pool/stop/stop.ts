@@ -1,4 +1,5 @@
 import { FleetError } from "../../errors.js";
+import type { EventLog } from "../../model/events/event.js";
 import type { OnProgress } from "../../model/progress.js";
 import type { ServerRecord } from "../../model/server.js";
 import { NEVER } from "../../runtime/deadline.js";
@@ -45,7 +46,7 @@ const OTHERS_MS = 2 * TERMINATE_GRACE_MS;
 
 /** Drains and stops one server and frees its port. Its home stays. */
 export async function stopRecorded(
-  context: Pick<PoolContext, "store" | "config">,
+  context: Pick<PoolContext, "store" | "config" | "events">,
   id: string,
   options: StopOptions,
 ): Promise<Stopped> {
@@ -79,10 +80,23 @@ export async function stopRecorded(
         await changeClaimed(store, server, (record) => recordEnd(record, "stopped", null));
         if (outcome === "already-stopped") return { id, outcome, cut: [] };
         const cut = allCut(server, drained);
+        noteStop(context.events, server, { cut, isForced: options.force });
         return { id, outcome: outcome === "killed" || cut.length > 0 ? "killed" : "drained", cut };
       }
     }
   }
+}
+
+/** Notes the drain of a server, unless it was forced, and its stop. */
+function noteStop(
+  events: EventLog,
+  { id, user }: ServerRecord,
+  how: { cut: readonly string[]; isForced: boolean },
+): void {
+  const { cut, isForced } = how;
+  const about = { user, serverId: id, detail: cut.length === 0 ? null : `turns cut: ${cut.length}` };
+  if (!isForced) events.note({ ...about, type: "server.drained", outcome: cut.length === 0 ? "ok" : "failed" });
+  events.note({ ...about, type: "server.stopped", reason: isForced ? "forced" : null });
 }
 
 function busy(server: ServerRecord): FleetError {

@@ -44,12 +44,12 @@ export async function collectPeriodically(context: GcContext, stopping: AbortSig
 
 /** Unloads sessions above `session.maxActive`, because clients that connect directly load sessions without limit. */
 export async function enforceCap(context: ServeContext, server: ServerRecord): Promise<void> {
-  const { store, config, metrics, host, log } = context;
+  const { store, config, metrics, host, log, events } = context;
   const { id } = server;
   try {
     const excess = knownLoaded(server).length - config.session.maxActive;
     if (excess <= 0) return;
-    const options = { store, answerMs: config.health.timeoutMs };
+    const options = { store, events, answerMs: config.health.timeoutMs };
     const { evicted } = await unloadOldest(server, excess, new Set(), options);
     metrics.evicted(evicted.length);
     host.ring.evicted(evicted.length);

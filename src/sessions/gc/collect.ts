@@ -23,7 +23,7 @@ import { Run } from "./run.js";
 import { type Candidate, type Survey, survey, type UnreadableRecord } from "./survey.js";
 import { findUnused } from "./unused-servers.js";
 
-export interface GcContext extends Pick<SessionsContext, "store" | "pool" | "directory"> {
+export interface GcContext extends Pick<SessionsContext, "store" | "pool" | "directory" | "events"> {
   stateRoot: string;
   takeover: Pick<Takeover, "settleDue">;
   /** How long a server may take for one answer, in milliseconds. */
@@ -96,6 +96,9 @@ export async function collectGarbage(context: GcContext, options: GcOptions): Pr
     ? await foresee(context, found, user, hosts)
     : await deleteAll(context, found, options, hosts);
   const deleted = outcomes.flatMap(({ session, skipped }) => (skipped === null ? [session] : []));
+  if (!dryRun)
+    for (const { id, owner } of deleted)
+      context.events.note({ type: "session.deleted", user: owner, sessionId: id, reason: "ttl" });
   if (dryRun) servers.push(...unused.foresee(found.records, deleted));
   else {
     servers.push(...(await unused.remove()));

@@ -2,6 +2,7 @@ import { closeSync, mkdirSync, openSync, readdirSync, rmSync, statSync, utimesSy
 import { dirname, join } from "node:path";
 import { countOf } from "../../config/values/text.js";
 import { FleetError, option, systemCode } from "../../errors.js";
+import type { EventLog } from "../../model/events/event.js";
 import type { OnProgress } from "../../model/progress.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
@@ -18,6 +19,7 @@ import type { Store } from "../../store/ports.js";
 
 export interface EvictionContext {
   store: Store;
+  events: EventLog;
   /** How long a server may take for one answer, in milliseconds. */
   answerMs: number;
   onProgress?: OnProgress | undefined;
@@ -114,8 +116,10 @@ export async function unload(
   for (const id of candidates) {
     if (result.evicted.length >= count) break;
     const reason = await unloadOne(server, id, connection, context.store);
-    if (reason === null) result.evicted.push(id);
-    else result.skipped.push({ id, reason });
+    if (reason === null) {
+      result.evicted.push(id);
+      context.events.note({ type: "session.evicted", user: server.user, sessionId: id, serverId: server.id });
+    } else result.skipped.push({ id, reason });
   }
   return result;
 }

@@ -8,6 +8,7 @@ import type { TurnReply } from "../../runtime/client/turn.js";
 import { abortable, either, isTimeout } from "../../runtime/deadline.js";
 import { promptsSince } from "../../runtime/history/session-events.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
+import { TurnEvents } from "../events/notes.js";
 import { recordFor } from "../find.js";
 import { promptHistory } from "../history.js";
 import { explained, sessionNotFound, turnCut } from "../problems.js";
@@ -136,14 +137,21 @@ export class LocalSession extends OpenSession<LocalAttached> {
     };
     const reopen = async () => this.replace(await use.reopen(this.#transport));
     if (this.isLost || this.attached.server !== use.server) await reopen();
-    const reply = await take().catch(async (error: unknown) => {
-      // Send the prompt again if the session was evicted after the last turn, or if its server ended before it began
-      // the prompt.
-      if (!isUnloaded(error) && !(await isUntouched(error))) throw await this.#reasonFor(error);
-      await reopen();
-      return await take();
+    const attempt = async () =>
+      await take().catch(async (error: unknown) => {
+        // Send the prompt again if the session was evicted after the last turn, or if its server ended before it began
+        // the prompt.
+        if (!isUnloaded(error) && !(await isUntouched(error))) throw await this.#reasonFor(error);
+        await reopen();
+        return await take();
+      });
+    const events = new TurnEvents(this.context.events, this.#options.user, use);
+    const reply = await attempt().catch((error: unknown) => {
+      events.failed(error);
+      throw error;
     });
     use.turn.ended();
+    events.ended();
     this.#recording = this.#recordTurn();
     return reply;
   }

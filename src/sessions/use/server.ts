@@ -197,8 +197,8 @@ export class UseCheck {
 
   /** Makes room for the session in the server's memory. @returns null, or the reason why there is no room */
   async room({ record, server }: SessionAt): Promise<Refusal | null> {
-    const { store, config } = this.#context;
-    const eviction = { store, answerMs: config.health.timeoutMs };
+    const { store, config, events } = this.#context;
+    const eviction = { store, events, answerMs: config.health.timeoutMs };
     try {
       return (await makeRoom(server, record.id, config.session.maxActive, eviction)) ? null : "full";
     } catch (error) {

@@ -1,6 +1,7 @@
 import type { Config } from "../../../config/schema.js";
 import type { HostDirectory } from "../../../hosts/directory.js";
 import type { SignOn } from "../../../identity/sign-on.js";
+import { SignOnEvents } from "../../../identity/sign-on-events.js";
 import type { Pool } from "../../../pool/pool.js";
 import type { Clock } from "../../../runtime/clock.js";
 import type { Sessions } from "../../../sessions/sessions.js";
@@ -56,6 +57,7 @@ export class DoorState implements DoorContext {
   readonly signOn: SignOn;
   readonly listeners: DoorListeners;
   readonly shares: Shares;
+  readonly signOns: SignOnEvents;
   /** Lets prompts and openings of sessions begin, a few at a time. */
   readonly pace = new Pace();
   /** The questions that servers asked in the sessions that clients have open. */
@@ -78,6 +80,7 @@ export class DoorState implements DoorContext {
     this.pool = pool;
     this.clock = clock;
     this.signOn = signOn.reportingTo(listeners.onSignOn);
+    this.signOns = new SignOnEvents(sessions.context.events, "door");
     this.listeners = listeners;
     this.shares = shares;
     this.lostHosts = new LostHosts({ takenOver: directory.isShared, ttlMs: config.host.ttlMs });

@@ -38,7 +38,7 @@ export async function writeNewFile(path: string, bytes: Buffer): Promise<number>
  * Writes all bytes, in several calls if necessary. On a nearly full disk, one call may write only the first bytes without an
  * error.
  */
-function writeWhole(fd: number, bytes: Buffer): void {
+export function writeWhole(fd: number, bytes: Buffer): void {
   for (let done = 0; done < bytes.length; ) {
     const bytesWritten = writeSync(fd, bytes, done, bytes.length - done, done);
     if (bytesWritten === 0) throw Object.assign(new Error("write() made no progress"), { code: "EIO" });

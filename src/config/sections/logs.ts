@@ -1,0 +1,11 @@
+import * as v from "valibot";
+import * as rules from "../rules.js";
+
+/** The log of what people and the fleet do. */
+export const events = v.pipe(
+  v.strictObject({
+    retention: v.optional(rules.age(), "90d"),
+    maxSize: v.optional(rules.sizeFrom("1mb", "256mb"), "256mb"),
+  }),
+  v.transform(({ retention, maxSize }) => ({ retentionMs: retention, maxBytes: maxSize })),
+);

@@ -1,0 +1,37 @@
+import * as v from "valibot";
+import * as lists from "../list-rules.js";
+import * as rules from "../rules.js";
+import { hostTls } from "../tls-keys.js";
+
+export const storeOptions = v.strictObject({
+  // Allows Redis without TLS on another host, where anybody on the network path can read and change the state.
+  insecure: v.optional(rules.flag(), false),
+  // The file with the key that signs the records in Redis. If null, the file `store-key` in the state folder.
+  keyFile: v.optional(v.nullable(rules.file()), null),
+});
+
+/** Settings of this host, for a fleet of several hosts that share a Redis. */
+export const host = v.pipe(
+  v.strictObject({
+    // If null, the host keeps its previous name or takes the machine's name.
+    name: v.optional(v.nullable(rules.hostName()), null),
+    // The address at which other hosts reach the front door of this host. If null, the address at which the door listens.
+    advertise: v.optional(v.nullable(rules.advertised()), null),
+    // How this host proves itself to other front doors with TLS, and by which authority it checks them. If `ca` is null, by
+    // those of the system.
+    tls: v.optional(hostTls, {}),
+    // Allows plain text between this host and others beyond this machine.
+    insecure: v.optional(rules.flag(), false),
+    // The time from this host's last heartbeat until the other hosts consider it dead, and take over its users and sessions.
+    ttl: v.optional(rules.hostTtl(), "15s"),
+    // The file with the fleet's public key, which signs the keys of hosts.
+    ca: v.optional(v.nullable(rules.file()), null),
+    peers: v.optional(lists.peers(), []),
+  }),
+  v.transform(({ ttl, ...rest }) => ({ ...rest, ttlMs: ttl })),
+);
+
+export const storage = v.strictObject({
+  // A folder that all hosts mount, for the state of sessions. If null, each host stores the state on its own disk.
+  shared: v.optional(v.nullable(rules.folder()), null),
+});

@@ -1,0 +1,134 @@
+import { basename } from "node:path";
+import { setImmediate } from "node:timers/promises";
+import { parseObject } from "../config/values/json.js";
+import { type Head, LogFiles, linesIn, NO_LINES } from "../store/file/events/files.js";
+import { filesOf } from "../store/file/events/read.js";
+import { type Conceal, hashOf, type Line } from "./line.js";
+import { Pseudonyms } from "./pseudonyms.js";
+
+/** The first place at which the log is not as it was written. */
+export interface Break {
+  /** The number of the line there, or of the first missing line. */
+  seq: number;
+  /** The file, below the state folder's `events`; null if it is missing. */
+  file: string | null;
+  /** States what is wrong: `line 7 was changed`. */
+  problem: string;
+}
+
+export interface Verified {
+  /** How many events the log has. */
+  events: number;
+  brokenAt: Break | null;
+}
+
+/**
+ * Verifies the log of a host: the hash of each line, its place after the line before it, and the heads that were noted
+ * elsewhere.
+ *
+ * @param noted heads that this log had at some time, by the notes of other hosts
+ */
+export async function verifyLog(stateRoot: string, noted: readonly Head[] = []): Promise<Verified> {
+  const files = new LogFiles(stateRoot);
+  const heads = [files.readNote() ?? NO_LINES, ...noted];
+  const verifier = new Verifier(Pseudonyms.ofExisting(stateRoot).of, heads);
+  for (let tries = 0; ; tries++) {
+    verifier.restart();
+    if (await readAll(files, verifier)) break;
+    // A file has become part of a segment. Read again.
+    if (tries > 100) throw new Error("the log of events changed during every attempt to read it");
+  }
+  return verifier.end();
+}
+
+async function readAll(files: LogFiles, verifier: Verifier): Promise<boolean> {
+  for (const path of filesOf(files)) {
+    const lines = linesIn(path);
+    if (lines === undefined) return false;
+    for (const text of lines) verifier.line(text, basename(path));
+    await setImmediate(); // A supervisor has other work, too.
+  }
+  return true;
+}
+
+class Verifier {
+  readonly #conceal: Conceal;
+  /** The hashes that lines must have, by their numbers. */
+  readonly #heads: readonly Head[];
+  #last: Head | null = null;
+  #first = 1;
+  #hashes = new Map<number, string>();
+  #shortenedTo = 0;
+  #events = 0;
+  #break: Break | null = null;
+
+  constructor(conceal: Conceal, heads: readonly Head[]) {
+    this.#conceal = conceal;
+    this.#heads = heads.filter(({ seq }) => seq > 0);
+  }
+
+  restart(): void {
+    this.#last = null;
+    this.#hashes = new Map();
+    this.#events = 0;
+    this.#break = null;
+    this.#shortenedTo = 0;
+  }
+
+  line(text: string, file: string): void {
+    this.#events += 1;
+    const line = readLine(text);
+    const expected = this.#last === null ? null : this.#last.seq + 1;
+    const fail = (seq: number, problem: string) => {
+      this.#break ??= { seq, file, problem };
+    };
+    if (line === null) {
+      fail(expected ?? 1, `the line after ${(expected ?? 1) - 1} cannot be read`);
+      return;
+    }
+    const { seq, prev, hash } = line;
+    if (hashOf(line, prev, this.#conceal) !== hash) fail(seq, `line ${seq} was changed`);
+    if (expected === null) this.#first = seq;
+    else if (seq > expected) fail(expected, `${linesBetween(expected, seq - 1)} missing before line ${seq}`);
+    else if (seq < expected) fail(seq, `line ${seq} is not in its place, after line ${expected - 1}`);
+    else if (prev !== this.#last?.hash) fail(seq, `line ${seq} does not follow from line ${seq - 1}`);
+    if (line.type === "events.shortened") this.#shortenedTo = Math.max(this.#shortenedTo, Number(line.reason));
+    if (this.#heads.some((head) => head.seq === seq)) this.#hashes.set(seq, hash);
+    if (this.#last === null || seq >= this.#last.seq) this.#last = { seq, hash };
+  }
+
+  end(): Verified {
+    const last = this.#last ?? NO_LINES;
+    if (this.#last !== null && this.#first > 1 && this.#shortenedTo < this.#first - 1) {
+      const problem = `${linesBetween(1, this.#first - 1)} missing at the beginning`;
+      this.#break = { seq: 1, file: null, problem };
+    }
+    for (const { seq, hash } of this.#heads) {
+      if (seq < this.#first) continue; // deleted since then, and the log was whole until there
+      const found = this.#hashes.get(seq);
+      if (seq > last.seq) {
+        this.#break ??= {
+          seq: last.seq + 1,
+          file: null,
+          problem: `${linesBetween(last.seq + 1, seq)} missing at the end`,
+        };
+      } else if (found !== undefined && found !== hash) {
+        this.#break ??= { seq, file: null, problem: `line ${seq} is not the one that was noted` };
+      }
+    }
+    return { events: this.#events, brokenAt: this.#break };
+  }
+}
+
+function linesBetween(from: number, to: number): string {
+  return from === to ? `line ${from} is` : `lines ${from} to ${to} are`;
+}
+
+/** A line of the log; null if it is not one. */
+export function readLine(text: string): Line | null {
+  const line = parseObject(text);
+  if (line === undefined || typeof line.seq !== "number" || typeof line.hash !== "string") return null;
+  return typeof line.actor === "object" && line.actor !== null && typeof line.prev === "string"
+    ? (line as unknown as Line)
+    : null;
+}

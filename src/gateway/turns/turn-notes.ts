@@ -1,0 +1,18 @@
+import { TurnEvents } from "../../sessions/events/notes.js";
+import type { SessionUse } from "../../sessions/use/use-session.js";
+import type { ClientState } from "../state/client-state.js";
+import type { Turn } from "../state/turn.js";
+
+/** Starts a turn, and notes that in the log of events. */
+export function startTurn({ door, user }: ClientState, turn: Turn, use: SessionUse): void {
+  turn.start();
+  turn.events = new TurnEvents(door.sessions.context.events, user, use);
+}
+
+/** Notes the end of a turn in the log of events. Call it once the turn takes no more prompts. */
+export function turnOver({ accepted, doubts, events, over }: Turn): void {
+  doubts.close();
+  if (over === "lost" || over === "unloaded" || over === null) events?.cut(over ?? "failed");
+  else if (over === "closed") events?.ended({ reason: "client-left" });
+  else events?.ended({ outcome: accepted ? "ok" : "refused" });
+}

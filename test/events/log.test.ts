@@ -1,0 +1,169 @@
+import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdtemp } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { Events } from "../../src/events/events.js";
+import type { Line } from "../../src/events/line.js";
+import { verifyLog } from "../../src/events/verify.js";
+import type { NewEvent } from "../../src/model/events/event.js";
+import { LogFiles, linesIn } from "../../src/store/file/events/files.js";
+import { filesOf } from "../../src/store/file/events/read.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+
+let root: string;
+let files: LogFiles;
+const opened: Events[] = [];
+beforeEach(async () => {
+  root = await mkdtemp(join(tmpdir(), "copilotfleet-events-"));
+  files = new LogFiles(root);
+});
+afterEach(async () => {
+  for (const events of opened.splice(0)) await events.close();
+  await removeFolder(root);
+});
+
+function openEvents(maxBytes = 256 * 1024 * 1024): Events {
+  const warn = () => undefined;
+  const config = { events: { retentionMs: 1_000_000, maxBytes } };
+  const events = new Events({ store: { hosts: null }, config, stateRoot: root, via: "library", warn });
+  opened.push(events);
+  return events;
+}
+
+const issued = (user: string): NewEvent => ({ type: "token.issued", user, detail: "token abc" });
+
+function read(): Line[] {
+  return filesOf(files).flatMap((path) => (linesIn(path) ?? []).map((line) => JSON.parse(line) as Line));
+}
+
+describe("the log of events", () => {
+  it("writes a recorded event before the record resolves, with its time, actor and place in the chain", async () => {
+    await openEvents().record(issued("ann"));
+    const [line] = read();
+    expect(line).toMatchObject({
+      seq: 1,
+      type: "token.issued",
+      user: "ann",
+      outcome: "ok",
+      host: null,
+      sessionId: null,
+    });
+    expect(line?.actor).toMatchObject({ user: null, tokenId: null, via: "library", os: expect.any(String) });
+    expect(Math.abs(Date.parse(line?.at ?? "") - Date.now())).toBeLessThan(60_000);
+    expect(await verifyLog(root)).toEqual({ events: 1, brokenAt: null });
+  });
+
+  it("writes noted events together, before a later recorded one", async () => {
+    const events = openEvents();
+    for (const type of ["turn.begun", "turn.ended"] as const) events.note({ type, user: "ann" });
+    expect(read()).toEqual([]);
+    await events.record(issued("ann"));
+    expect(read().map(({ type }) => type)).toEqual(["turn.begun", "turn.ended", "token.issued"]);
+    expect(files.listBatches()).toHaveLength(1);
+  });
+
+  it("writes noted events when it is closed, and soon without that", async () => {
+    const events = openEvents();
+    events.note({ type: "turn.begun" });
+    await expect.poll(() => read().length).toBe(1);
+    events.note({ type: "turn.ended" });
+    await events.close();
+    expect(read()).toHaveLength(2);
+  });
+
+  it("is one chain although several writers append at the same time, also across segments", async () => {
+    const writers = Array.from({ length: 5 }, () => openEvents(8 * 4_096));
+    for (let round = 0; round < 40; round++) {
+      const writes = writers.map(async (events, at) => {
+        events.note(issued(`user${at}`));
+        await events.close();
+      });
+      await Promise.all(writes);
+    }
+    expect(read().map(({ seq }) => seq)).toEqual(Array.from({ length: 200 }, (_, at) => at + 1));
+    expect(files.listSegments().length).toBeGreaterThan(1);
+    expect(files.listBatches().length).toBeLessThan(64);
+    expect(await verifyLog(root)).toEqual({ events: 200, brokenAt: null });
+  });
+});
+
+describe("the verification of the log of events", () => {
+  beforeEach(async () => {
+    const events = openEvents();
+    for (let at = 1; at <= 5; at++) await events.record(issued(`user${at}`));
+  });
+
+  const change = (seq: number, edit: (text: string) => string) => {
+    const path = files.batchPath(seq);
+    writeFileSync(path, edit(readFileSync(path, "utf8")));
+  };
+
+  it("finds a changed line", async () => {
+    change(3, (text) => text.replace("user3", "mallory"));
+    expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3, problem: "line 3 was changed" });
+  });
+
+  it("finds a line whose hash was changed with it", async () => {
+    change(3, (text) => text.replace(/"hash":"./, '"hash":"!'));
+    expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3 });
+  });
+
+  it("finds a removed line", async () => {
+    rmSync(files.batchPath(3));
+    expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3, problem: "line 3 is missing before line 4" });
+  });
+
+  it("finds lines that changed places", async () => {
+    const [third, fourth] = [3, 4].map((seq) => readFileSync(files.batchPath(seq), "utf8"));
+    change(3, () => fourth ?? "");
+    change(4, () => third ?? "");
+    expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3 });
+  });
+
+  it("finds removed lines at the end, even after later lines were written", async () => {
+    for (const seq of [4, 5]) rmSync(files.batchPath(seq));
+    const broken = { events: 3, brokenAt: { seq: 4, file: null, problem: "lines 4 to 5 are missing at the end" } };
+    expect(await verifyLog(root)).toEqual(broken);
+    await openEvents().record(issued("ann"));
+    expect((await verifyLog(root)).brokenAt).toMatchObject({ problem: "lines 4 to 5 are missing before line 6" });
+  });
+
+  it("finds removed lines at the beginning", async () => {
+    for (const seq of [1, 2]) rmSync(files.batchPath(seq));
+    expect((await verifyLog(root)).brokenAt).toMatchObject({ problem: "lines 1 to 2 are missing at the beginning" });
+  });
+
+  it("finds that the whole log was removed", async () => {
+    rmSync(join(root, "events"), { recursive: true });
+    expect(await verifyLog(root)).toMatchObject({ events: 0, brokenAt: { seq: 1 } });
+  });
+
+  it("finds a torn line, and the log continues after it", async () => {
+    change(5, (text) => text.slice(0, 40));
+    expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 5 });
+    await openEvents().record(issued("ann"));
+    expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 5 });
+  });
+
+  it("finds that a head that another host noted is not in the log", async () => {
+    const hash = "another";
+    expect((await verifyLog(root, [{ seq: 9, hash }])).brokenAt).toMatchObject({ seq: 6 });
+    expect((await verifyLog(root, [{ seq: 2, hash }])).brokenAt).toMatchObject({ seq: 2 });
+  });
+
+  it("is not disturbed by pseudonyms in place of names", async () => {
+    const { Pseudonyms } = await import("../../src/events/pseudonyms.js");
+    const { of } = await Pseudonyms.open(root);
+    change(3, (text) => text.replace("user3", of("user3")));
+    expect(await verifyLog(root)).toEqual({ events: 5, brokenAt: null });
+    change(3, (text) => text.replace(of("user3"), of("user2")));
+    expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3 });
+  });
+
+  it("the files of the log, its folders and the key are private to their owner, and no scratch file stays", () => {
+    expect(readdirSync(files.open)).toHaveLength(5);
+    for (const path of [files.open, files.batchPath(1), files.headNote, join(root, "pseudonym-key")])
+      expect(statSync(path).mode & 0o077, path).toBe(0);
+  });
+});
