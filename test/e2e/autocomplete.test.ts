@@ -1,6 +1,6 @@
 import { mkdirSync, readdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { has } from "../deploy/render.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
@@ -186,16 +186,35 @@ const SHELLS = {
 };
 
 describe.each(Object.entries(SHELLS))("on a terminal, %s", (program, { args, on }) => {
-  /** Types a line, presses Tab, and prints the line that results. */
-  async function complete(line: string, env: NodeJS.ProcessEnv = {}): Promise<Terminal> {
+  /** The shell in which the tests type one line after another. */
+  let shell: Terminal | undefined;
+  afterEach(async ({ task }) => {
+    // After a failed test, the shell may be in the middle of a line.
+    if (task.result?.state === "fail") await close();
+  });
+  afterAll(async () => await close());
+
+  async function close(): Promise<void> {
+    await shell?.[Symbol.asyncDispose]();
+    shell = undefined;
+  }
+
+  async function open(env: NodeJS.ProcessEnv = {}): Promise<Terminal> {
     const terminal = new Terminal(fleet, args, {
       ...{ program, columns: 140 },
       env: { TERM: "dumb", LC_ALL: "C.UTF-8", ...env },
     });
     terminal.type(`${on}; echo rea''dy\r`);
     await terminal.shows(/ready/);
-    terminal.type(`${line}\t\x01echo ---\x05---\r`);
     return terminal;
+  }
+
+  /** Types a line, presses Tab, and prints the line that results, which must be this one. */
+  async function expectCompletion(terminal: Terminal, line: string, completed: string): Promise<void> {
+    const from = terminal.text.length;
+    terminal.type(`${line}\t\x01echo ---\x05---\r`);
+    await terminal.shows(new RegExp(`---${completed.replace(/[.]/g, "\\.")} ?---`), from);
+    expect(terminal.text.slice(from)).not.toMatch(/Error|FLEET_|not found/);
   }
 
   it.skipIf(!has(program)).each([
@@ -210,16 +229,13 @@ describe.each(Object.entries(SHELLS))("on a terminal, %s", (program, { args, on 
     ["copilotfleet logs nobody", "copilotfleet logs nobody"],
     ["X=1 copilotfleet tok", "X=1 copilotfleet token"],
   ])("completes %j to %j with Tab", async (line, completed) => {
-    await using terminal = await complete(line);
-    await terminal.shows(new RegExp(`---${completed.replace(/[.]/g, "\\.")} ?---`));
-    expect(terminal.text).not.toMatch(/Error|not found/);
+    shell ??= await open();
+    await expectCompletion(shell, line, completed);
   });
 
   it.skipIf(!has(program))("completes states, and shows no error, if the configuration is wrong", async () => {
-    await using terminal = await complete("copilotfleet ps --state re", { COPILOTFLEET_SESSION_TTL: "soon" });
-    await terminal.shows(/---copilotfleet ps --state ready ?---/);
-    await using other = await complete("copilotfleet logs al", { COPILOTFLEET_SESSION_TTL: "soon" });
-    await other.shows(/---copilotfleet logs al ?---/);
-    expect(other.text).not.toMatch(/Error|FLEET_/);
+    await using terminal = await open({ COPILOTFLEET_SESSION_TTL: "soon" });
+    await expectCompletion(terminal, "copilotfleet ps --state re", "copilotfleet ps --state ready");
+    await expectCompletion(terminal, "copilotfleet logs al", "copilotfleet logs al");
   });
 });
