@@ -1,14 +1,14 @@
 import { defineConfig } from "vitest/config";
 
-/** The same torture tests and trials of runbooks as `npm test`, at full length: each reads `SOAK` for its size. */
+/** Torture tests, trials of runbooks and fleets of several hosts as in `npm test`, at full length: each reads `SOAK` for its size. */
 export default defineConfig({
   resolve: { alias: { copilotfleet: new URL("./src/index.ts", import.meta.url).pathname } },
   test: {
     include: [
       "test/faults/**/*.test.ts",
-      "test/gateway/{fuzz,survival,tls}.test.ts",
+      "test/gateway/{fuzz,hosts,survival,tls}.test.ts",
       "test/api/fuzz.test.ts",
-      "test/e2e/runbooks.test.ts",
+      "test/e2e/{hosts,runbooks}.test.ts",
     ],
     env: { SOAK: "1" },
     testTimeout: 30 * 60_000,

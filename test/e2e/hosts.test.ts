@@ -37,6 +37,8 @@ describe.skipIf(problem !== undefined).each([
   ["with separate storage", { storage: "local" }],
   ["with shared storage", { storage: "shared" }],
 ] as const)("two hosts %s", (_, { storage }) => {
+  /** For a test that the storage of sessions does not concern. It runs with one of them, and in the soak with both. */
+  const anyStorage = it.skipIf(storage === "shared" && process.env.SOAK === undefined);
   let redis: RedisServer;
   let hosts: TestHosts;
   let h1: TestHost;
@@ -60,14 +62,14 @@ describe.skipIf(problem !== undefined).each([
     await hosts.serve(); // the test before this one may have killed a serve
   });
 
-  it("serve on each of two hosts warns that other machines cannot reach a front door on loopback", () => {
+  anyStorage("serve on each of two hosts warns that other machines cannot reach a front door on loopback", () => {
     const warning = { level: "warn", listen: expect.stringMatching(/^127\.0\.0\.1:\d+$/) };
     const lines = (h1.printed + h2.printed).split("\n");
     const warnings = lines.filter((line) => line.includes("host.advertise")).map((line) => JSON.parse(line) as object);
     expect(warnings).toMatchObject([warning, warning]);
   });
 
-  it("spawn starts a server on the host of the server's user, and ps and logs show the server on the other host, too", async () => {
+  anyStorage("spawn starts a server on the host of the server's user, and ps and logs show the server on the other host, too", async () => {
     const [ann, ben] = [fresh("ann"), fresh("ben")];
     await hosts.place(ann, "h1");
     await hosts.place(ben, "h2");
@@ -96,7 +98,7 @@ describe.skipIf(problem !== undefined).each([
     await h1.json(["stop", "--user", ben]);
   });
 
-  it("ps and list with --host show only what is on that host, and refuse a host that the fleet does not have", async () => {
+  anyStorage("ps and list with --host show only what is on that host, and refuse a host that the fleet does not have", async () => {
     const [ann, ben] = [fresh("ann-of"), fresh("ben-of")];
     await hosts.place(ann, "h1");
     await hosts.place(ben, "h2");
@@ -119,7 +121,7 @@ describe.skipIf(problem !== undefined).each([
     await h1.json(["stop", "--user", ben]);
   });
 
-  it("spawn --count starts the server of each user on the host of that user", async () => {
+  anyStorage("spawn --count starts the server of each user on the host of that user", async () => {
     // The first of these users belongs on h1, and the second on h2.
     const isMeant = (name: string) =>
       ["h1", "h2"].every((host, index) => rendezvousChoice(`${name}-${index + 1}`, ["h1", "h2"]) === host);
@@ -135,7 +137,7 @@ describe.skipIf(problem !== undefined).each([
     }
   });
 
-  it("logs -f follows the log of a server on another host over a restart, until Ctrl-C", async () => {
+  anyStorage("logs -f follows the log of a server on another host over a restart, until Ctrl-C", async () => {
     await h1.json(["spawn", "--user", "bob"]);
     const following = h1.start(["logs", "bob", "-f", "-n", "1"]);
     let seen = "";
@@ -469,7 +471,7 @@ describe.skipIf(problem !== undefined).each([
     expect(await h1.json(["send", notes, "two", "--user", "bob"])).toMatchObject({ reply: "[turn 2] two" });
   });
 
-  it("connect for a server on another host names the front door of that host and how to get a token", async () => {
+  anyStorage("connect for a server on another host names the front door of that host and how to get a token", async () => {
     await h1.json(["spawn", "--user", "bob"]);
     const error = await h1.refusal(7, ["connect", "--user", "bob"]);
     expect(error).toMatchObject({ code: "FLEET_SERVER_UNREACHABLE", message: expect.stringContaining('host "h2"') });
@@ -479,7 +481,7 @@ describe.skipIf(problem !== undefined).each([
     expect(await h2.json(["connect", "--user", "bob"])).toMatchObject({ user: "bob", token: expect.any(String) });
   });
 
-  it("stop refuses an id that exists on two hosts, names both servers, and takes ID@HOST", async () => {
+  anyStorage("stop refuses an id that exists on two hosts, names both servers, and takes ID@HOST", async () => {
     const carol = fresh("carol");
     await hosts.place(carol, "h1");
     await h1.json(["spawn", "--user", carol]);
@@ -503,7 +505,7 @@ describe.skipIf(problem !== undefined).each([
     });
   });
 
-  it("top shows the hosts, servers and sessions of both hosts", async () => {
+  anyStorage("top shows the hosts, servers and sessions of both hosts", async () => {
     for (const user of ["alice", "bob"]) await h1.json(["spawn", "--user", user]);
     const seen = await h1.json<Overview>(["top"]);
     const ready = seen.servers.filter(({ state }) => state === "ready");
