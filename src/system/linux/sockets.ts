@@ -3,17 +3,19 @@ import { seen } from "./proc.js";
 
 export function listensOn(pid: number, port: number, seenFrom = pid): boolean {
   return ["tcp", "tcp6"].some((table) => {
-    const found = [...listeners(`/proc/${seenFrom}/net/${table}`)].filter((listener) => listener.port === port);
-    return found.length > 0 && holdsSocket(pid, new Set(found.map(({ inode }) => `socket:[${inode}]`)));
+    // Stop at the first one that is found, because the kernel needs milliseconds after the last one.
+    for (const listener of listeners(`/proc/${seenFrom}/net/${table}`))
+      if (listener.port === port && holdsSocket(pid, listener.inode)) return true;
+    return false;
   });
 }
 
 /**
- * Whether a process has one of the sockets open. Stops at the first one. A server opens its listening socket early, and later
- * has a descriptor for each client. False when the process is gone or belongs to another user.
+ * Whether a process has the socket open. Stops at it, because a server opens its listening socket early, and later has a
+ * descriptor for each client. False when the process is gone or belongs to another user.
  */
-function holdsSocket(pid: number, sockets: ReadonlySet<string>): boolean {
-  return openFiles(pid).some((fd) => sockets.has(seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) ?? ""));
+function holdsSocket(pid: number, inode: string): boolean {
+  return openFiles(pid).some((fd) => seen(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) === `socket:[${inode}]`);
 }
 
 /** The numbers of a process's open descriptors, as text. Empty if the process is gone or belongs to another user. */
