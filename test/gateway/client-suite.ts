@@ -37,8 +37,19 @@ function tokenOf(client: CopilotClient): string | undefined {
 /** The session settings with which a front door lets a client do everything in this suite. */
 export const OPEN_TO_CLIENTS = { approve: "ask", host: "owner" } as const;
 
+export interface SuiteOptions {
+  /** Whether something passes on the bytes unread. Then only tests of what it could break run, and in the soak all. */
+  isPassedOn?: boolean;
+}
+
 /** Tests what a client can do at its own server through the unmodified SDK. */
-export function describeClient(name: string, open: () => Promise<Connected & AsyncDisposable>): void {
+export function describeClient(
+  name: string,
+  open: () => Promise<Connected & AsyncDisposable>,
+  { isPassedOn = false }: SuiteOptions = {},
+): void {
+  /** For a test of what only something that reads the messages could break. */
+  const atReader = it.skipIf(isPassedOn && process.env.SOAK === undefined);
   describe(`the fleet, for a client connected ${name},`, () => {
     let at: Connected & AsyncDisposable;
     let client: CopilotClient;
@@ -55,7 +66,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
     const say = async (session: CopilotSession, prompt: string) =>
       (await session.sendAndWait(prompt, 20_000))?.data.content;
 
-    it("answers a client's ping and its questions about the server's status", async () => {
+    atReader("answers a client's ping and its questions about the server's status", async () => {
       expect(await client.ping("hello")).toMatchObject({ message: "pong: hello", protocolVersion: 3 });
       expect(await client.getStatus()).toMatchObject({ protocolVersion: 3, version: expect.any(String) });
       expect(await client.getAuthStatus()).toMatchObject({ isAuthenticated: false });
@@ -70,7 +81,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(types.filter((type) => type === "assistant.message")).toHaveLength(2);
     });
 
-    it("creates a session with the id that the client asks for", async () => {
+    atReader("creates a session with the id that the client asks for", async () => {
       const sessionId = unused("wanted");
       const session = await create({ sessionId });
       expect(session.sessionId).toBe(sessionId);
@@ -89,7 +100,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await other.stop();
     });
 
-    it("lets a client list, describe and delete its sessions", async () => {
+    atReader("lets a client list, describe and delete its sessions", async () => {
       const session = await create();
       await say(session, "hi");
       const listed = (await client.listSessions()).map(({ sessionId }) => sessionId);
@@ -104,7 +115,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       );
     });
 
-    it("lets a client leave a session with session.destroy, the method of older SDKs, and resume it", async () => {
+    atReader("lets a client leave a session with session.destroy, the method of older SDKs, and resume it", async () => {
       const session = await create();
       await say(session, "one");
       const sessionId = session.sessionId;
@@ -118,7 +129,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect((await again.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(3);
     });
 
-    it("lets clients disconnect from a session that one of them has deleted", async () => {
+    atReader("lets clients disconnect from a session that one of them has deleted", async () => {
       const session = await create();
       await say(session, "hi");
       const other = await at.connect();
@@ -132,7 +143,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await other.stop()).toEqual([]);
     });
 
-    it("lets a client shut a session down and resume it with its history", async () => {
+    atReader("lets a client shut a session down and resume it with its history", async () => {
       const session = await create();
       await say(session, "one");
       const shutDown = new Promise<SessionEvent>((resolve) => session.on("session.shutdown", resolve));
@@ -145,7 +156,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect((await again.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(2);
     });
 
-    it("keeps a session in another folder of the user's home, and resumes it from there", async () => {
+    atReader("keeps a session in another folder of the user's home, and resumes it from there", async () => {
       const { workspacePath } = await create();
       const configDirectory = resolve(workspacePath ?? "", "../../apart");
       const settings = { onPermissionRequest: approveAll, ...at.settings, configDirectory };
@@ -164,12 +175,12 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await again.disconnect();
     });
 
-    it("answers a client's requests without arguments", async () => {
+    atReader("answers a client's requests without arguments", async () => {
       expect(await client.rpc.tools.list(undefined as never)).toMatchObject({ tools: expect.any(Array) });
       expect(await client.rpc.ping(undefined as never)).toMatchObject({ message: "pong", protocolVersion: 3 });
     });
 
-    it("accepts a client's tool whose schema is as deep as the runtime allows", async () => {
+    atReader("accepts a client's tool whose schema is as deep as the runtime allows", async () => {
       // Together with the levels around it in `session.create`, these are 127 levels.
       const levels = 123;
       const parameters = JSON.parse(`${'{"properties":'.repeat(levels)}1${"}".repeat(levels)}`) as Record<
@@ -231,14 +242,14 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(asked).toEqual(["shell", "shell"]);
     });
 
-    it("asks the client for the user's input", async () => {
+    atReader("asks the client for the user's input", async () => {
       const session = await create({
         onUserInputRequest: async ({ question }) => ({ answer: `yes to ${question}`, wasFreeform: true }),
       });
       expect(await say(session, '!tool ask_user {"question":"Really?"}')).toContain("yes to Really?");
     });
 
-    it("calls the client's hooks, and lets a hook deny a tool", async () => {
+    atReader("calls the client's hooks, and lets a hook deny a tool", async () => {
       const called: string[] = [];
       const session = await create({
         hooks: {
@@ -254,7 +265,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(called).toEqual(expect.arrayContaining(["prompt", "before bash"]));
     });
 
-    it("calls the client's hooks for a sub-agent's tools, and asks the client for permission to run those tools", async () => {
+    atReader("calls the client's hooks for a sub-agent's tools, and asks the client for permission to run those tools", async () => {
       const called: string[] = [];
       const sessions = new Map<string, string>();
       const session = await create({
@@ -279,7 +290,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(sessions.get("bash")).not.toBe(session.sessionId);
     });
 
-    it("keeps a session usable when a tool, a hook or another callback of the client throws", async () => {
+    atReader("keeps a session usable when a tool, a hook or another callback of the client throws", async () => {
       const fail = (): never => {
         throw new Error("thrown by the client");
       };
@@ -299,7 +310,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await say(careful, command)).toContain("Permission denied");
     });
 
-    it("runs the MCP server of a plugin that the client names", async () => {
+    atReader("runs the MCP server of a plugin that the client names", async () => {
       const { workspacePath } = await create();
       const plugin = resolve(workspacePath ?? "", "../..", unused("plugin"));
       await mkdir(plugin);
@@ -314,7 +325,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await say(session, '!tool echoing-echo {"text":"hello"}')).toBe("tool said: MCP said: hello");
     });
 
-    it("sends ephemeral events to the clients of a session, but keeps them out of its history", async () => {
+    atReader("sends ephemeral events to the clients of a session, but keeps them out of its history", async () => {
       const session = await create();
       const other = await at.connect();
       const watching = await other.resumeSession(session.sessionId, {
@@ -405,7 +416,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await say(session, "!tool first {}")).toBe("tool said: from first");
     });
 
-    it("passes a form's questions to the client, and its answers back", async () => {
+    atReader("passes a form's questions to the client, and its answers back", async () => {
       const session = await create({
         onElicitationRequest: async ({ message }) => ({ action: "accept", content: { name: `re: ${message}` } }),
       });
@@ -417,7 +428,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       });
     });
 
-    it("queues a client's prompts during a turn, and lets the client remove the newest one", async () => {
+    atReader("queues a client's prompts during a turn, and lets the client remove the newest one", async () => {
       let goOn = (_: string): void => undefined;
       const going = new Promise<string>((resolve) => {
         goOn = resolve;
@@ -435,7 +446,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(said.map(({ data }) => (data as { content?: string }).content)).toEqual(["!tool hold {}", "two"]);
     });
 
-    it("forks a session for a client, and continues the fork without changing the original", async () => {
+    atReader("forks a session for a client, and continues the fork without changing the original", async () => {
       const session = await create();
       await say(session, "common");
       const { sessionId } = await client.rpc.sessions.fork({ sessionId: session.sessionId });
@@ -456,14 +467,14 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       expect(await client.ping("still here")).toMatchObject({ message: "pong: still here" });
     });
 
-    it("reports no foreground session, because the server is headless", async () => {
+    atReader("reports no foreground session, because the server is headless", async () => {
       const { sessionId } = await create();
       expect(await client.getForegroundSessionId()).toBeUndefined();
       await expect(client.setForegroundSessionId(sessionId)).rejects.toThrow(/Not running in TUI\+server mode/);
       expect(await client.getForegroundSessionId()).toBeUndefined();
     });
 
-    it("refuses the deletion of an unknown session in the runtime's own words", async () => {
+    atReader("refuses the deletion of an unknown session in the runtime's own words", async () => {
       expect(await request(client, "session.delete", { sessionId: "never-was" })).toEqual({
         success: false,
         error: "Session file not found for never-was",
@@ -471,7 +482,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await expect(client.deleteSession("never-was")).rejects.toThrow(/Session file not found/);
     });
 
-    it("deletes a client's sessions in bulk, and returns the bytes that each of them freed", async () => {
+    atReader("deletes a client's sessions in bulk, and returns the bytes that each of them freed", async () => {
       const sessions = [await create(), await create()];
       for (const session of sessions) await say(session, "hi");
       const ids = sessions.map(({ sessionId }) => sessionId);
@@ -490,7 +501,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       );
     });
 
-    it("lists a client's old sessions in a dry run of pruneOld, and then deletes them", async () => {
+    atReader("lists a client's old sessions in a dry run of pruneOld, and then deletes them", async () => {
       const session = await create();
       await say(session, "hi");
       await session.disconnect();
@@ -511,18 +522,18 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await expect(request(client, "sessions.pruneOld", {})).rejects.toThrow(/parameter 'olderThanDays'/);
     });
 
-    it("reports to the client that remote control is off", async () => {
+    atReader("reports to the client that remote control is off", async () => {
       expect(await client.rpc.sessions.getRemoteControlStatus()).toEqual({ status: { state: "off" } });
     });
 
-    it("answers a client's request for an unknown method with code -32601", async () => {
+    atReader("answers a client's request for an unknown method with code -32601", async () => {
       await expect(request(client, "session.brandNew", { sessionId: "x" })).rejects.toMatchObject({
         code: -32601,
         message: expect.stringMatching(/^Unhandled method "?session\.brandNew/),
       });
     });
 
-    it("passes the server's own errors to the client", async () => {
+    atReader("passes the server's own errors to the client", async () => {
       await expect(client.resumeSession("never-was", { onPermissionRequest: approveAll })).rejects.toThrow(
         /session not found/i,
       );
@@ -530,7 +541,7 @@ export function describeClient(name: string, open: () => Promise<Connected & Asy
       await expect(session.rpc.mode.set({ mode: "bogus" as "plan" })).rejects.toThrow(/bogus|mode/);
     });
 
-    it("lets a client change the model and the name of a session", async () => {
+    atReader("lets a client change the model and the name of a session", async () => {
       const session = await create();
       await session.rpc.model.switchTo({ modelId: "gpt-4.1" });
       expect(await session.rpc.model.getCurrent()).toMatchObject({ modelId: "gpt-4.1" });
