@@ -112,7 +112,12 @@ it.skipIf(problem !== undefined)(
     const me = `curl -sS http://127.0.0.1:${http}/v1/me -H "Authorization: Bearer ${token}"`;
     expect(await ok(me)).toContain('"user":"alice"');
     // A request that comes while serve restarts waits in the socket, which systemd keeps open.
-    const [, during] = await Promise.all([ok("systemctl restart copilotfleet.service"), ok(`sleep 0.2; ${me}`)]);
+    const pid = "systemctl show --value --property=MainPID copilotfleet.service";
+    const before = (await ok(pid)).trim();
+    const [, during] = await Promise.all([
+      ok("systemctl restart copilotfleet.service"),
+      ok(`while [ "$(${pid})" = ${before} ]; do sleep 0.01; done; ${me}`),
+    ]);
     expect(during).toContain('"user":"alice"');
     await ready("after the restart");
     const again = await RawClient.as(`127.0.0.1:${door}`, token);
