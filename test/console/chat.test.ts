@@ -61,12 +61,13 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
   }
 
   const replies = (page: Page) => page.getByRole("article", { name: "Reply" });
-  it("shows the reply as the model writes it", async () => {
+  it("shows the reply as the model writes it, and moves nothing for a person who asked for less motion", async () => {
     const page = await chatOf("alice", await session());
     await ask(page, "!pause half one two three four");
     await replies(page).getByText("two three").waitFor();
     expect(await replies(page).textContent()).not.toContain("four");
     await page.getByText("Working…").waitFor();
+    expect(await page.evaluate("getComputedStyle(document.querySelector('.dots')).animationName")).toBe("none");
     model.letGo("half");
     await replies(page).getByText("three four").waitFor();
     await page.getByRole("button", { name: "Send" }).waitFor();
