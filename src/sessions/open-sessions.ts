@@ -90,9 +90,9 @@ export class OpenSessions {
   readonly #finder: SessionFinder;
   readonly #elsewhere: SessionsElsewhere;
   readonly #open = new Map<string, OpenSession>();
-
   readonly #keyed: KeyedTurns;
-  readonly #kept = new KeptSessions();
+  /** Null until the first session is kept open. */
+  #kept: KeptSessions | null = null;
 
   constructor(sessions: Sessions, finder: SessionFinder, elsewhere: SessionsElsewhere, histories: Histories) {
     const { store, warn } = sessions.context;
@@ -151,7 +151,7 @@ export class OpenSessions {
     // Before anything is started, refuse a model that cannot be used.
     await this.#context.provider.check();
     // The SDK gives the events of a session to one session object of a connection.
-    await this.#kept.close(record.id);
+    await this.#kept?.close(record.id);
     await using use = await useSession(this.#context, { ...options, record, isTurn: false });
     return await LocalSession.open(this.#sessions, use, options, isNew);
   }
@@ -173,16 +173,15 @@ export class OpenSessions {
       options.onEvent?.(event);
     };
     const watched = { ...options, onEvent };
-    const { usage } = watch;
     if (key === undefined) {
       const used = await this.#use(id, prompt, watched);
       if (used === null) throw new Error("Without a key, there is no other turn.");
-      return { ...used, turn: watch.turn ?? "", usage };
+      return { ...used, turn: watch.turn ?? "", usage: watch.usage };
     }
     const asked = { user, key, sessionId: id, prompt, timeoutMs, attachments, onEvent, signal };
     return await this.#keyed.use(asked, async (journal) => {
       const used = await this.#use(id, prompt, watched, journal);
-      return used && { ...used, turn: watch.turn ?? "", usage: journal.hasSent ? usage : null };
+      return used && { ...used, turn: watch.turn ?? "", usage: journal.hasSent ? watch.usage : null };
     });
   }
 
@@ -204,12 +203,12 @@ export class OpenSessions {
     await this.#context.provider.check();
     // A session that stays open has no settings of its own, such as the user's own GitHub token.
     const isPlain = options.session === undefined;
-    const at = isPlain ? this.#kept.peek(record, options)?.server : undefined;
+    const at = isPlain ? this.#kept?.peek(record, options)?.server : undefined;
     await using use = await useSession(this.#context, { ...options, record, isTurn: true, mayMove: true, at });
     if ((await journal?.isOver(use.record)) === true) return null;
     const isKept = options.keep === true && isPlain && use.record.persistence === "persistent";
-    if (!isPlain) await this.#kept.close(record.id);
-    const kept = isPlain ? await this.#kept.take(use.record, options) : null;
+    if (!isPlain) await this.#kept?.close(record.id);
+    const kept = isPlain ? await this.#kept?.take(use.record, options) : null;
     const open = kept ?? (await LocalSession.open(this.#sessions, use, { ...options, isKept }));
     const take = async (turn: SendOptions) => await open.turn(use, messageOf(prompt, options), turn);
     const run = async () => await taking(take, open, options, journal);
@@ -222,6 +221,7 @@ export class OpenSessions {
   async #keeping(open: LocalSession, options: UseSessionOptions, run: () => Promise<TurnReply>): Promise<Used> {
     try {
       const reply = await run();
+      this.#kept ??= new KeptSessions();
       await this.#kept.keep(open, options);
       return { reply, session: null };
     } catch (error) {
@@ -232,7 +232,7 @@ export class OpenSessions {
 
   /** Closes a session that stays open between turns. Call it before the session is deleted, or its members change. */
   async closeKept(ids: readonly string[]): Promise<void> {
-    for (const id of ids) await this.#kept.close(id);
+    for (const id of ids) await this.#kept?.close(id);
   }
 
   async #useElsewhere(
@@ -262,6 +262,7 @@ export class OpenSessions {
   async close(): Promise<void> {
     const open = [...this.#open.values()];
     this.#open.clear();
+    this.#kept ??= new KeptSessions();
     await this.#kept.closeAll();
     const results = await Promise.allSettled(open.map(async (each) => await each.close()));
     const failed = results.find((result) => result.status === "rejected");

@@ -69,57 +69,63 @@ describe.skipIf(problem !== undefined).each([
     expect(warnings).toMatchObject([warning, warning]);
   });
 
-  anyStorage("spawn starts a server on the host of the server's user, and ps and logs show the server on the other host, too", async () => {
-    const [ann, ben] = [fresh("ann"), fresh("ben")];
-    await hosts.place(ann, "h1");
-    await hosts.place(ben, "h2");
-    const { server, created } = await h1.json<{ server: ServerView; created: boolean }>(["spawn", "--user", ben]);
-    expect({ created, ...server }).toMatchObject({
-      created: true,
-      user: ben,
-      hostName: "h2",
-      state: "ready",
-      away: false,
-    });
-    expect(h2.processes()).toContain(server.pid);
-    expect(h1.processes()).not.toContain(server.pid);
-    expect(await h1.json(["spawn", "--user", ben])).toMatchObject({ created: false, server: { pid: server.pid } });
-    await h1.json(["spawn", "--user", ann]);
-    for (const { json } of [h1, h2].map((host) => ({ json: host.json.bind(host) }))) {
-      const { servers } = await json<{ servers: ServerView[] }>(["ps"]);
-      const shown = servers.filter(({ user }) => user === ann || user === ben);
-      expect(shown.map(({ user, hostName }) => `${user}@${hostName}`).toSorted()).toEqual([`${ann}@h1`, `${ben}@h2`]);
-    }
-    expect((await h1.ok(["ps"])).split("\n")[0]).toMatch(/^SERVER +HOST +USER/);
-    const log = await h1.json<{ server: string; lines: string[] }>(["logs", ben, "-n", "5"]);
-    expect(log.server).toBe(server.id);
-    expect(log.lines.join("\n")).toContain(`listening on port ${server.port}`);
-    await h1.json(["stop", "--user", ann]);
-    await h1.json(["stop", "--user", ben]);
-  });
+  anyStorage(
+    "spawn starts a server on the host of the server's user, and ps and logs show the server on the other host, too",
+    async () => {
+      const [ann, ben] = [fresh("ann"), fresh("ben")];
+      await hosts.place(ann, "h1");
+      await hosts.place(ben, "h2");
+      const { server, created } = await h1.json<{ server: ServerView; created: boolean }>(["spawn", "--user", ben]);
+      expect({ created, ...server }).toMatchObject({
+        created: true,
+        user: ben,
+        hostName: "h2",
+        state: "ready",
+        away: false,
+      });
+      expect(h2.processes()).toContain(server.pid);
+      expect(h1.processes()).not.toContain(server.pid);
+      expect(await h1.json(["spawn", "--user", ben])).toMatchObject({ created: false, server: { pid: server.pid } });
+      await h1.json(["spawn", "--user", ann]);
+      for (const { json } of [h1, h2].map((host) => ({ json: host.json.bind(host) }))) {
+        const { servers } = await json<{ servers: ServerView[] }>(["ps"]);
+        const shown = servers.filter(({ user }) => user === ann || user === ben);
+        expect(shown.map(({ user, hostName }) => `${user}@${hostName}`).toSorted()).toEqual([`${ann}@h1`, `${ben}@h2`]);
+      }
+      expect((await h1.ok(["ps"])).split("\n")[0]).toMatch(/^SERVER +HOST +USER/);
+      const log = await h1.json<{ server: string; lines: string[] }>(["logs", ben, "-n", "5"]);
+      expect(log.server).toBe(server.id);
+      expect(log.lines.join("\n")).toContain(`listening on port ${server.port}`);
+      await h1.json(["stop", "--user", ann]);
+      await h1.json(["stop", "--user", ben]);
+    },
+  );
 
-  anyStorage("ps and list with --host show only what is on that host, and refuse a host that the fleet does not have", async () => {
-    const [ann, ben] = [fresh("ann-of"), fresh("ben-of")];
-    await hosts.place(ann, "h1");
-    await hosts.place(ben, "h2");
-    for (const user of [ann, ben]) await h1.json(["create", "--user", user, "--id", user]);
-    for (const [user, host] of [
-      [ann, "h1"],
-      [ben, "h2"],
-    ] as const) {
-      const { servers } = await h1.json<{ servers: ServerView[] }>(["ps", "--host", host]);
-      expect(new Set(servers.map(({ hostName }) => hostName))).toEqual(new Set([host]));
-      expect(servers.map((server) => server.user)).toContain(user);
-      expect((await h1.ok(["ps", "-q", "--user", user])).trimEnd()).toMatch(new RegExp(`^${user}-\\w+@${host}$`));
-      const ids = (await h1.ok(["list", "-q", "--host", host])).split("\n");
-      expect([ann, ben].filter((id) => ids.includes(id))).toEqual([user]);
-    }
-    expect(await h1.refusal(2, ["ps", "--host", "h3"])).toMatchObject({
-      message: '--host "h3" is not a host of this fleet. Use h1 or h2.',
-    });
-    await h1.json(["stop", "--user", ann]);
-    await h1.json(["stop", "--user", ben]);
-  });
+  anyStorage(
+    "ps and list with --host show only what is on that host, and refuse a host that the fleet does not have",
+    async () => {
+      const [ann, ben] = [fresh("ann-of"), fresh("ben-of")];
+      await hosts.place(ann, "h1");
+      await hosts.place(ben, "h2");
+      for (const user of [ann, ben]) await h1.json(["create", "--user", user, "--id", user]);
+      for (const [user, host] of [
+        [ann, "h1"],
+        [ben, "h2"],
+      ] as const) {
+        const { servers } = await h1.json<{ servers: ServerView[] }>(["ps", "--host", host]);
+        expect(new Set(servers.map(({ hostName }) => hostName))).toEqual(new Set([host]));
+        expect(servers.map((server) => server.user)).toContain(user);
+        expect((await h1.ok(["ps", "-q", "--user", user])).trimEnd()).toMatch(new RegExp(`^${user}-\\w+@${host}$`));
+        const ids = (await h1.ok(["list", "-q", "--host", host])).split("\n");
+        expect([ann, ben].filter((id) => ids.includes(id))).toEqual([user]);
+      }
+      expect(await h1.refusal(2, ["ps", "--host", "h3"])).toMatchObject({
+        message: '--host "h3" is not a host of this fleet. Use h1 or h2.',
+      });
+      await h1.json(["stop", "--user", ann]);
+      await h1.json(["stop", "--user", ben]);
+    },
+  );
 
   anyStorage("spawn --count starts the server of each user on the host of that user", async () => {
     // The first of these users belongs on h1, and the second on h2.
@@ -471,15 +477,18 @@ describe.skipIf(problem !== undefined).each([
     expect(await h1.json(["send", notes, "two", "--user", "bob"])).toMatchObject({ reply: "[turn 2] two" });
   });
 
-  anyStorage("connect for a server on another host names the front door of that host and how to get a token", async () => {
-    await h1.json(["spawn", "--user", "bob"]);
-    const error = await h1.refusal(7, ["connect", "--user", "bob"]);
-    expect(error).toMatchObject({ code: "FLEET_SERVER_UNREACHABLE", message: expect.stringContaining('host "h2"') });
-    const door = (await hosts.store.hosts.list()).find(({ name }) => name === "h2")?.door;
-    expect(error.suggestions.join("\n")).toContain(String(door));
-    expect(error.suggestions).toContain("copilotfleet token issue --user bob --ttl 30d");
-    expect(await h2.json(["connect", "--user", "bob"])).toMatchObject({ user: "bob", token: expect.any(String) });
-  });
+  anyStorage(
+    "connect for a server on another host names the front door of that host and how to get a token",
+    async () => {
+      await h1.json(["spawn", "--user", "bob"]);
+      const error = await h1.refusal(7, ["connect", "--user", "bob"]);
+      expect(error).toMatchObject({ code: "FLEET_SERVER_UNREACHABLE", message: expect.stringContaining('host "h2"') });
+      const door = (await hosts.store.hosts.list()).find(({ name }) => name === "h2")?.door;
+      expect(error.suggestions.join("\n")).toContain(String(door));
+      expect(error.suggestions).toContain("copilotfleet token issue --user bob --ttl 30d");
+      expect(await h2.json(["connect", "--user", "bob"])).toMatchObject({ user: "bob", token: expect.any(String) });
+    },
+  );
 
   anyStorage("stop refuses an id that exists on two hosts, names both servers, and takes ID@HOST", async () => {
     const carol = fresh("carol");

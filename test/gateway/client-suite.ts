@@ -115,19 +115,22 @@ export function describeClient(
       );
     });
 
-    atReader("lets a client leave a session with session.destroy, the method of older SDKs, and resume it", async () => {
-      const session = await create();
-      await say(session, "one");
-      const sessionId = session.sessionId;
-      const other = await at.connect();
-      const watching = await other.resumeSession(sessionId, { onPermissionRequest: approveAll, ...at.settings });
-      expect(await request(client, "session.destroy", { sessionId })).toMatchObject({ success: true });
-      expect(await say(watching, "still here")).toBe("you said: still here");
-      await other.stop();
-      const again = await client.resumeSession(sessionId, { onPermissionRequest: approveAll, ...at.settings });
-      expect(await say(again, "two")).toBe("you said: two");
-      expect((await again.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(3);
-    });
+    atReader(
+      "lets a client leave a session with session.destroy, the method of older SDKs, and resume it",
+      async () => {
+        const session = await create();
+        await say(session, "one");
+        const sessionId = session.sessionId;
+        const other = await at.connect();
+        const watching = await other.resumeSession(sessionId, { onPermissionRequest: approveAll, ...at.settings });
+        expect(await request(client, "session.destroy", { sessionId })).toMatchObject({ success: true });
+        expect(await say(watching, "still here")).toBe("you said: still here");
+        await other.stop();
+        const again = await client.resumeSession(sessionId, { onPermissionRequest: approveAll, ...at.settings });
+        expect(await say(again, "two")).toBe("you said: two");
+        expect((await again.getEvents()).filter(({ type }) => type === "user.message")).toHaveLength(3);
+      },
+    );
 
     atReader("lets clients disconnect from a session that one of them has deleted", async () => {
       const session = await create();
@@ -265,30 +268,33 @@ export function describeClient(
       expect(called).toEqual(expect.arrayContaining(["prompt", "before bash"]));
     });
 
-    atReader("calls the client's hooks for a sub-agent's tools, and asks the client for permission to run those tools", async () => {
-      const called: string[] = [];
-      const sessions = new Map<string, string>();
-      const session = await create({
-        hooks: {
-          onPreToolUse: ({ toolName, sessionId }) => {
-            called.push(`before ${toolName}`);
-            sessions.set(toolName, sessionId);
+    atReader(
+      "calls the client's hooks for a sub-agent's tools, and asks the client for permission to run those tools",
+      async () => {
+        const called: string[] = [];
+        const sessions = new Map<string, string>();
+        const session = await create({
+          hooks: {
+            onPreToolUse: ({ toolName, sessionId }) => {
+              called.push(`before ${toolName}`);
+              sessions.set(toolName, sessionId);
+            },
+            onPostToolUse: ({ toolName }) => void called.push(`after ${toolName}`),
           },
-          onPostToolUse: ({ toolName }) => void called.push(`after ${toolName}`),
-        },
-        onPermissionRequest: ({ kind }) => {
-          called.push(`permission for ${kind}`);
-          return { kind: "approve-once" };
-        },
-      });
-      const prompt = '!tool bash {"command":"echo from-the-sub-agent","description":"x"}';
-      const task = { agent_type: "task", name: "helper", description: "x", prompt, mode: "sync" };
-      expect(await say(session, `!tool task ${JSON.stringify(task)}`)).toContain("from-the-sub-agent");
-      const order = ["before task", "before bash", "permission for shell", "after bash", "after task"];
-      expect(called).toEqual(order);
-      expect(sessions.get("task")).toBe(session.sessionId);
-      expect(sessions.get("bash")).not.toBe(session.sessionId);
-    });
+          onPermissionRequest: ({ kind }) => {
+            called.push(`permission for ${kind}`);
+            return { kind: "approve-once" };
+          },
+        });
+        const prompt = '!tool bash {"command":"echo from-the-sub-agent","description":"x"}';
+        const task = { agent_type: "task", name: "helper", description: "x", prompt, mode: "sync" };
+        expect(await say(session, `!tool task ${JSON.stringify(task)}`)).toContain("from-the-sub-agent");
+        const order = ["before task", "before bash", "permission for shell", "after bash", "after task"];
+        expect(called).toEqual(order);
+        expect(sessions.get("task")).toBe(session.sessionId);
+        expect(sessions.get("bash")).not.toBe(session.sessionId);
+      },
+    );
 
     atReader("keeps a session usable when a tool, a hook or another callback of the client throws", async () => {
       const fail = (): never => {

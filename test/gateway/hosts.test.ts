@@ -244,24 +244,27 @@ describe.skipIf(problem !== undefined)("the front door of one of several hosts",
       expect(requests("h2").length).toBeLessThanOrEqual(2 * 3 * ROUNDS);
     });
 
-    anyStorage("ends relayed connections when their token is revoked, and writes no token to logs or Redis", async () => {
-      const raesSession = fresh("rae-1");
-      await at.place(fresh("rae"), "h2");
-      const rae = await at.raw(fresh("rae"), "h1");
-      await rae.requestOk("session.create", { sessionId: raesSession });
-      const token = at.tokens.at(-1) ?? "";
-      await at.store.tokens.delete(token.split("_")[1] ?? "");
-      await rae.end();
-      const text = ["h1", "h2"].map((name) => at.hosts.host(name).output).join("");
-      expect(text).toContain(fresh("rae"));
-      expect(at.tokens.filter((given) => text.includes(given.slice(-20)))).toEqual([]);
-      const keys = await redis.client.keys("*");
-      expect(keys.length).toBeGreaterThan(5);
-      for (const key of keys) {
-        const dump = (await redis.client.dumpBuffer(key))?.toString("latin1") ?? "";
-        expect(at.tokens.filter((given) => dump.includes(given.slice(-20)))).toEqual([]);
-      }
-    });
+    anyStorage(
+      "ends relayed connections when their token is revoked, and writes no token to logs or Redis",
+      async () => {
+        const raesSession = fresh("rae-1");
+        await at.place(fresh("rae"), "h2");
+        const rae = await at.raw(fresh("rae"), "h1");
+        await rae.requestOk("session.create", { sessionId: raesSession });
+        const token = at.tokens.at(-1) ?? "";
+        await at.store.tokens.delete(token.split("_")[1] ?? "");
+        await rae.end();
+        const text = ["h1", "h2"].map((name) => at.hosts.host(name).output).join("");
+        expect(text).toContain(fresh("rae"));
+        expect(at.tokens.filter((given) => text.includes(given.slice(-20)))).toEqual([]);
+        const keys = await redis.client.keys("*");
+        expect(keys.length).toBeGreaterThan(5);
+        for (const key of keys) {
+          const dump = (await redis.client.dumpBuffer(key))?.toString("latin1") ?? "";
+          expect(at.tokens.filter((given) => dump.includes(given.slice(-20)))).toEqual([]);
+        }
+      },
+    );
 
     if (storage === "local") {
       it("refuses sessions on a dead host's own disk as stranded, and continues them when that host is back", async () => {

@@ -10,10 +10,11 @@ import { recordFor } from "../../sessions/find.js";
 import type { HeldLease } from "../../sessions/leases/leases.js";
 import type { TurnLease } from "../../sessions/leases/seen.js";
 import { explained } from "../../sessions/problems.js";
-import { Asker } from "../../sessions/requests/asker.js";
+import type { Asker } from "../../sessions/requests/asker.js";
 import type { OpenOptions } from "../../sessions/use/local-session.js";
 import {
   type AttachedSession,
+  askerOf,
   OpenSession,
   type Prompt,
   type PromptHistory,
@@ -73,7 +74,7 @@ export class RemoteSession extends OpenSession<RemoteAttached> {
     const lease = given ?? outer ?? undefined;
     try {
       await lease?.check();
-      const asker = Asker.of(context, record.id, options);
+      const asker = askerOf(context, record.id, options);
       const attached = await attach(context, record, host, { ...options, lease, asker });
       return new RemoteSession(context, record, options, attached, outer, asker);
     } catch (error) {

@@ -1,7 +1,6 @@
 import type { PermissionHandler, SessionConfig, SessionEvent } from "@github/copilot-sdk";
 import type { Config } from "../../config/schema.js";
 import { isObject } from "../../config/values/json.js";
-import type { SessionsContext } from "../context.js";
 import type { AgentRequests, WaitingRequest } from "./agent-requests.js";
 import type { Asked, AskedPermission, RequestChange, RequestOutcome, Verdict } from "./request.js";
 
@@ -79,11 +78,6 @@ export class Asker {
   /** Applies a handler only in the turns of this session object. */
   guard(handler: PermissionHandler): PermissionHandler {
     return (request, invocation) => (this.#turn === null ? { kind: "no-result" } : handler(request, invocation));
-  }
-
-  /** The asker of a session that somebody opens. Null if nobody answers its requests. */
-  static of({ requests }: Pick<SessionsContext, "requests">, id: string, options: AskerOptions): Asker | null {
-    return options.interactive === true ? new Asker(requests, id, options.user) : null;
   }
 
   /** Begins a turn. At its end, the requests that still wait are cancelled. */

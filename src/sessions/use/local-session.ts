@@ -12,11 +12,11 @@ import { TurnEvents } from "../events/notes.js";
 import { recordFor } from "../find.js";
 import { promptHistory } from "../history.js";
 import { explained, sessionNotFound, turnCut } from "../problems.js";
-import { Asker, type AskerOptions } from "../requests/asker.js";
+import type { Asker, AskerOptions } from "../requests/asker.js";
 import type { Sessions } from "../sessions.js";
 import type { SessionView } from "../view.js";
 import { isUnloaded, type Loading, missingAccess, type Transport, withToolSandbox } from "./load.js";
-import { type AttachedSession, OpenSession, type Prompt, type SendOptions } from "./open-session.js";
+import { type AttachedSession, askerOf, OpenSession, type Prompt, type SendOptions } from "./open-session.js";
 import { isStopped } from "./server.js";
 import { type SessionOptions, sessionConfig } from "./session-config.js";
 import { assertAccepted, credentialsOf, forgetCredential } from "./session-token.js";
@@ -81,7 +81,7 @@ export class LocalSession extends OpenSession<LocalAttached> {
 
   /** @param isNew whether the session was recorded a moment ago */
   static async open(sessions: Sessions, use: SessionUse, options: OpenOptions, isNew = false): Promise<LocalSession> {
-    const transport = new SdkTransport(sessions, options, Asker.of(sessions.context, use.record.id, options));
+    const transport = new SdkTransport(sessions, options, askerOf(sessions.context, use.record.id, options));
     const attached = await use.open(transport, { isNew });
     await sessions.recordModel(use.record, options.session?.model);
     return new LocalSession(sessions, use, { options, transport, attached });

@@ -15,7 +15,7 @@ import type { RecordedPrompt } from "../../runtime/history/session-events.js";
 import { ownIdentity } from "../../runtime/process/process-table.js";
 import type { SessionsContext } from "../context.js";
 import { isStoreTrouble, unseen } from "../problems.js";
-import type { Asker, AskOptions } from "../requests/asker.js";
+import { Asker, type AskerOptions, type AskOptions } from "../requests/asker.js";
 import type { SessionView } from "../view.js";
 import type { PermitRequest } from "./permit.js";
 import type { SessionOptions } from "./session-config.js";
@@ -239,6 +239,11 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
       draft.usedBy = user;
     });
   }
+}
+
+/** Opens the requests of the agent in a session that somebody opens. Null if nobody answers them. */
+export function askerOf({ requests }: SessionsContext, id: string, { interactive, user }: AskerOptions): Asker | null {
+  return interactive === true ? new Asker(requests, id, user) : null;
 }
 
 /** The identity of this process, in the form in which a session's record names the process that uses the session. */
