@@ -10,6 +10,7 @@ import { barriers, noChromium, overflow, picture, signIn, TestBrowser } from "./
 const GREETING = "What can you do here?";
 const QUESTION = "Which system do you run on?";
 
+const isPrompt = ({ role }: { role: string }) => role === "user";
 const say = (text: string) => `!say ${Buffer.from(text).toString("base64")}`;
 
 describe.skipIf(noChromium !== null)("the chat of the console", () => {
@@ -201,8 +202,9 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     await expect.poll(() => keys.length).toBe(3);
     expect([keys[0] === keys[1], keys[1] === keys[2]]).toEqual([true, false]);
     await expect.poll(() => model.shown(`${id}, once`)).toBeGreaterThan(1);
-    const { entries } = await at.fleet.sessions.transcript(id, { user: "alice" });
-    expect(entries.filter(({ role }) => role === "user")).toHaveLength(2);
+    // The runtime writes the prompt after the model has it.
+    const prompts = async () => (await at.fleet.sessions.transcript(id, { user: "alice" })).entries.filter(isPrompt);
+    await expect.poll(async () => (await prompts()).length).toBe(2);
   });
 
   it("creates, shares and deletes a session, each with the keyboard, and asks before it deletes", async () => {
