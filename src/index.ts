@@ -107,6 +107,7 @@ export type {
   UserDescription,
 } from "./peers/descriptions.js";
 export type { BusyServer, HostView, Overview, UserView } from "./peers/overview.js";
+export type { Exported } from "./peers/sessions/archives.js";
 export type { PoolState } from "./pool/admission.js";
 export type { ClientOptions } from "./pool/clients.js";
 export type { Strategy } from "./pool/placement.js";
