@@ -15,6 +15,8 @@ RUN npm pack --pack-destination /tmp
 WORKDIR /opt/copilotfleet
 RUN tar -xzf /tmp/copilotfleet-*.tgz --strip-components=1 && cp /src/package-lock.json .
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
+# In the image, nobody may write beside the script. So a first command writes the code cache here.
+RUN COPILOTFLEET_HOME=/tmp/state node bin/run.js ps --json
 # The list of all npm packages in the image. npm makes none while package.json names packages that are missing. The release
 # workflow adds a list of the Debian packages.
 RUN npm pkg delete devDependencies && npm sbom --sbom-format=cyclonedx > sbom.cdx.json && rm package-lock.json

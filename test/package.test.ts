@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { copyFileSync, cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, posix } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -35,26 +35,10 @@ let packed: Tarball | undefined;
 
 function pack(): Tarball {
   if (packed === undefined) {
-    const listing = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: asBuilt() });
+    const listing = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd: root });
     [packed] = JSON.parse(listing.toString()) as [Tarball];
   }
   return packed;
-}
-
-/**
- * A copy of this folder as npm packs it after a build, with one code cache. In this folder, commands may have added further
- * caches for other versions of Node.js.
- */
-function asBuilt(): string {
-  const folder = mkdtempSync(join(tmpdir(), "copilotfleet-packed-"));
-  onTestFinished(() => rmSync(folder, { recursive: true }));
-  const isLeftOut = (path: string) =>
-    ["node_modules", ".git", "test"].includes(path.slice(root.length).split("/")[0] ?? "");
-  cpSync(root, folder, { recursive: true, filter: (path) => !isLeftOut(path) && !path.endsWith("node_modules") });
-  const dist = join(folder, "dist");
-  const [, ...others] = readdirSync(dist).filter((name) => name.endsWith(".cache"));
-  for (const name of others) rmSync(join(dist, name));
-  return folder;
 }
 
 /** The paths of the packages that npm installs for these names on Linux x64, with all that they need. */
@@ -76,6 +60,12 @@ function installed(names: Iterable<string>, from = "", found = new Set<string>()
 describe("the published package", () => {
   it("the published package has at most 2 MB", () => {
     expect(pack().size).toBeLessThanOrEqual(LARGEST_BYTES);
+  });
+
+  it("the published package holds the command, and no code cache, which would fit only one version of Node.js", () => {
+    const paths = pack().files.map(({ path }) => path);
+    expect(paths).toContain("dist/cli.cjs");
+    expect(paths.filter((path) => path.endsWith(".cache"))).toEqual([]);
   });
 
   it("an installation has at most 110 packages, without those that only the SDK needs", () => {
