@@ -13,6 +13,7 @@
  */
 
 export type { HttpDoor } from "./api/door.js";
+export type { LimitSource, UserLimit, UserLimits } from "./config/limits.js";
 export type { PartialConfig } from "./config/load/load.js";
 export type { Address } from "./config/rules.js";
 export type { Config } from "./config/schema.js";
@@ -45,6 +46,7 @@ export type { ArchiveGroup, ExportSessionOptions, ImportSessionOptions } from ".
 export type { RequestGroup } from "./fleet/groups/sessions/requests.js";
 export type { SessionGroup } from "./fleet/groups/sessions.js";
 export type { TokenGroup } from "./fleet/groups/tokens.js";
+export type { LimitGroup } from "./fleet/groups/users/limits.js";
 export type {
   AnswerOptions,
   ConnectInfo,
@@ -145,3 +147,4 @@ export type { PendingReply } from "./sessions/use/reply.js";
 export type { SessionOptions } from "./sessions/use/session-config.js";
 export type { SessionView } from "./sessions/view.js";
 export type { StoreProbe } from "./store/ports.js";
+export type { LimitValue, LimitView } from "./usage/limits/limits.js";

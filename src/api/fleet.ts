@@ -1,3 +1,4 @@
+import type { UserLimit } from "../config/limits.js";
 import type {
   AnswerOptions,
   CreateSessionOptions,
@@ -20,6 +21,7 @@ import type { Stopped } from "../pool/stop/stop.js";
 import type { Sample } from "../serve/report/samples.js";
 import type { AgentRequest, RequestChange } from "../sessions/requests/request.js";
 import type { SessionView } from "../sessions/view.js";
+import type { LimitValue, LimitView } from "../usage/limits/limits.js";
 
 export type SessionEvent = Parameters<NonNullable<SendOptions["onEvent"]>>[0];
 
@@ -59,6 +61,10 @@ export interface ApiFleet {
     list(): Promise<HostView[]>;
     /** The samples after a time, of each host that answers. Without a time, all that the hosts have. */
     samples(after: string | undefined): Promise<{ host: string; samples: Sample[] }[]>;
+  };
+  readonly limits: {
+    get(user: string): Promise<LimitView>;
+    set(user: string, limits: Partial<Record<UserLimit, LimitValue>>): Promise<LimitView>;
   };
   readonly tokens: {
     list(filter: { user?: string | undefined }): Promise<TokenView[]>;

@@ -5,7 +5,7 @@ import type { Action } from "../identity/policy.js";
 import type { ApiFleet } from "./fleet.js";
 import type { EventStream } from "./streams/sse.js";
 
-export type Method = "GET" | "POST" | "PATCH" | "DELETE";
+export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 
 /** A request that the door has admitted, with its input as the schemas of its route return it. */
 export interface Call<Params, Query, Body> {
@@ -66,7 +66,7 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
   isWork: boolean;
   summary: string;
   description: string;
-  tag: "Caller" | "Sessions" | "Turns" | "Requests" | "Servers" | "Tokens";
+  tag: "Caller" | "Sessions" | "Turns" | "Requests" | "Servers" | "Tokens" | "Users";
   params: Schema<Params> | null;
   query: Schema<Query> | null;
   /** Null if the request has no body. */

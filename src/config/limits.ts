@@ -1,6 +1,6 @@
 import * as v from "valibot";
 import { FleetError, type Suggestion } from "../errors.js";
-import { count, size } from "./rules.js";
+import { count, size, tokens } from "./rules.js";
 
 const limitsOf = (defaults: {
   connections: number;
@@ -8,7 +8,7 @@ const limitsOf = (defaults: {
   requestsInFlight: number;
   bytes: string;
 }) =>
-  v.strictObject({
+  ({
     // Open connections to the front door.
     connections: v.optional(v.nullable(count()), defaults.connections),
     // Sessions in any state.
@@ -17,7 +17,46 @@ const limitsOf = (defaults: {
     requestsInFlight: v.optional(v.nullable(count()), defaults.requestsInFlight),
     // Bytes in the buffers of the front door: unfinished frames, unanswered requests, unread data.
     unreadBytes: v.optional(v.nullable(size()), defaults.bytes),
-  });
+  }) as const;
+
+/** The limits that a group or a user can have of their own, each with its rule. */
+const userLimits = {
+  turnsPerMinute: count,
+  concurrentTurns: count,
+  sessions: () => count({ example: 1000 }),
+  connections: count,
+  tokensPerDay: tokens,
+  tokensPerMonth: tokens,
+} as const;
+
+/** The limits that `limit set` can set for one user. */
+export const USER_LIMITS = [
+  "turnsPerMinute",
+  "concurrentTurns",
+  "sessions",
+  "connections",
+  "tokensPerDay",
+  "tokensPerMonth",
+] as const;
+export type UserLimit = (typeof USER_LIMITS)[number];
+
+/** How much of each thing one user may have; null: unlimited. */
+export type UserLimits = Readonly<Record<UserLimit, number | null>>;
+
+const ALLOWED_GROUPS =
+  'an object with the names of groups, each with limits of its own, such as {"interns": {"tokensPerDay": 100000}}';
+
+const ofGroup = v.strictObject(
+  {
+    turnsPerMinute: v.optional(v.nullable(userLimits.turnsPerMinute())),
+    concurrentTurns: v.optional(v.nullable(userLimits.concurrentTurns())),
+    sessions: v.optional(v.nullable(userLimits.sessions())),
+    connections: v.optional(v.nullable(userLimits.connections())),
+    tokensPerDay: v.optional(v.nullable(userLimits.tokensPerDay())),
+    tokensPerMonth: v.optional(v.nullable(userLimits.tokensPerMonth())),
+  },
+  ({ expected }) => (expected === "never" ? `the keys ${USER_LIMITS.join(", ")}` : ALLOWED_GROUPS),
+);
 
 /** A number of processors. The kernel holds no limit below a hundredth of one. */
 export const processors = () => {
@@ -28,42 +67,101 @@ export const processors = () => {
 /** A limit of null means unlimited. */
 export const limits = v.strictObject({
   // For each user.
-  default: v.optional(limitsOf({ connections: 16, sessions: 1000, requestsInFlight: 2000, bytes: "64mb" }), {}),
+  default: v.optional(
+    v.strictObject({
+      ...limitsOf({ connections: 16, sessions: 1000, requestsInFlight: 2000, bytes: "64mb" }),
+      // Turns that begin within a minute, and turns that run at once.
+      turnsPerMinute: v.optional(v.nullable(userLimits.turnsPerMinute()), null),
+      concurrentTurns: v.optional(v.nullable(userLimits.concurrentTurns()), null),
+      // Model tokens in a day and in a month of UTC.
+      tokensPerDay: v.optional(v.nullable(userLimits.tokensPerDay()), null),
+      tokensPerMonth: v.optional(v.nullable(userLimits.tokensPerMonth()), null),
+    }),
+    {},
+  ),
+  // For the users of groups. They replace those of `default`.
+  groups: v.optional(
+    v.pipe(
+      v.record(v.string(), ofGroup, ALLOWED_GROUPS),
+      v.metadata({ allowed: ALLOWED_GROUPS, json: true, kind: "object" }),
+    ),
+    {},
+  ),
   // For all users together.
-  total: v.optional(limitsOf({ connections: 1024, sessions: null, requestsInFlight: 20_000, bytes: "512mb" }), {}),
+  total: v.optional(
+    v.strictObject(limitsOf({ connections: 1024, sessions: null, requestsInFlight: 20_000, bytes: "512mb" })),
+    {},
+  ),
 });
 
 /** The limited things: the keys below `limits.default` (for each user) and `limits.total` (for all users together). */
 export const LIMITED = ["connections", "sessions", "requestsInFlight", "unreadBytes"] as const;
 export type Limited = (typeof LIMITED)[number];
 
-export type LimitName = Limited | `total.${Limited}`;
+export type LimitName = Limited | UserLimit | `total.${Limited}`;
 
 /** The highest allowed number of each thing; null means unlimited. */
 export type Limits = Readonly<Record<Limited, number | null>>;
 
-const WORDS: Record<Limited, string> = {
+const WORDS: Record<Limited | UserLimit, string> = {
   connections: "connections to the front door",
   sessions: "sessions",
   requestsInFlight: "requests that wait for an answer",
   unreadBytes: "bytes in the buffers of the front door",
+  turnsPerMinute: "turns per minute",
+  concurrentTurns: "turns at once",
+  tokensPerDay: "model tokens per day",
+  tokensPerMonth: "model tokens per month",
 };
-const REMEDIES: Record<Limited, readonly Suggestion[]> = {
+const REMEDIES: Record<Limited | UserLimit, readonly Suggestion[]> = {
   connections: ["Close a connection that is not needed."],
   sessions: ["copilotfleet list --user USER", "copilotfleet delete SESSION"],
   requestsInFlight: ["Wait for the answers to earlier requests."],
   unreadBytes: ["Send less at the same time, and read the answers."],
+  turnsPerMinute: ["copilotfleet limit show --user USER"],
+  concurrentTurns: ["Wait until another turn of the user has ended.", "copilotfleet limit show --user USER"],
+  tokensPerDay: ["copilotfleet limit show --user USER"],
+  tokensPerMonth: ["copilotfleet limit show --user USER"],
 };
 
-export function limitReached(limit: LimitName, max: number): FleetError {
+/** Where a limit of a user comes from: the configuration, a group that the configuration names, or `limit set`. */
+export type LimitSource = "default" | `group:${string}` | "user";
+
+/** What is known about a limit that was reached, besides its highest number. */
+export interface Reached {
+  /** Default: the limit of every user. */
+  source?: LimitSource;
+  /** How much the user has. */
+  used?: number;
+  /** When the same call may succeed, in milliseconds from now. */
+  retryAfterMs?: number;
+}
+
+export function limitReached(
+  limit: LimitName,
+  max: number,
+  { source = "default", used, retryAfterMs }: Reached = {},
+): FleetError {
   const isTotal = limit.startsWith("total.");
-  const what = (isTotal ? limit.slice("total.".length) : limit) as Limited;
-  const key = isTotal ? `limits.${limit}` : `limits.default.${limit}`;
-  const whose = isTotal ? "All users together" : "A user";
+  const what = (isTotal ? limit.slice("total.".length) : limit) as Limited | UserLimit;
+  const whose = isTotal ? "All users together" : source === "user" ? "This user" : "A user";
+  const { where, raise } = placeOf(isTotal ? limit : what, isTotal ? "total" : source);
+  const state = used === undefined ? "the limit is reached" : `${used} ${used === 1 ? "is" : "are"} used`;
   const remedies: readonly Suggestion[] = isTotal ? ["Try again in a moment."] : REMEDIES[what];
-  return new FleetError(
-    "FLEET_LIMIT_REACHED",
-    `${whose} may have ${max} ${WORDS[what]} (${key}), and the limit is reached.`,
-    { suggestions: [...remedies, `Raise ${key}.`], limit },
-  );
+  return new FleetError("FLEET_LIMIT_REACHED", `${whose} may have ${max} ${WORDS[what]} (${where}), and ${state}.`, {
+    suggestions: [...remedies, raise],
+    limit,
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+  });
+}
+
+/** Where a limit is set, and how to raise it. */
+function placeOf(limit: string, source: LimitSource | "total"): { where: string; raise: Suggestion } {
+  if (source === "user") {
+    const flag = limit.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    return { where: "set by limit set", raise: `copilotfleet limit set --user USER --${flag} N` };
+  }
+  const group = /^group:(.*)$/s.exec(source)?.[1];
+  const section = source === "total" ? "limits" : group === undefined ? "limits.default" : `limits.groups.${group}`;
+  return { where: `${section}.${limit}`, raise: `Raise ${section}.${limit}.` };
 }

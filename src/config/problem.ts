@@ -1,6 +1,7 @@
 import { FleetError, type FleetErrorCode, isFleetError, quote, type Suggestion } from "../errors.js";
 import { findKey, type Key, keyTree, nearestKeys } from "./keys.js";
 import type { Rule } from "./rules.js";
+import { isObject } from "./values/json.js";
 import { printable, redact, redactTokens } from "./values/text.js";
 import { NOT_A_VARIABLE } from "./values/text-fault.js";
 
@@ -239,7 +240,9 @@ function correction(name: string, origin: Origin | undefined, example: unknown):
   if (origin.from === "file" && name === "The configuration")
     return 'Put the settings between { and }, for example {"isolation": "per-user"}.';
   if (origin.from === "file") {
-    const entry = example === undefined ? "" : `, for example ${quoteKey(name)}: ${json}`;
+    // The example of an object with free names is that of the whole object.
+    const key = isObject(example) ? name.replace(/(?<=^limits\.groups)\..*/, "") : name;
+    const entry = example === undefined ? "" : `, for example ${quoteKey(key)}: ${json}`;
     return `Correct ${nameKey(name)} in ${place(origin)}${entry}.`;
   }
   if (origin.from === "option") return `Correct ${origin.name}${example === undefined ? "" : `, for example ${json}`}.`;
@@ -264,6 +267,8 @@ function exampleFor(name: string, allowed: string): unknown {
   if (typeof initial === "string" || typeof initial === "number" || typeof initial === "boolean") return initial;
   const [, json] = /(?:such as |^)(\[.*?\]|"[^"]*"|\d+\.\d+)/.exec(allowed) ?? [];
   if (json !== undefined) return JSON.parse(json);
+  const [, object] = /such as (\{.*\})$/.exec(allowed) ?? [];
+  if (object !== undefined) return JSON.parse(object);
   const [, least] = /^a whole number from (\d+)/.exec(allowed) ?? [];
   return least === undefined ? undefined : Math.max(Number(least), 1);
 }

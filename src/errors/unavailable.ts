@@ -60,8 +60,15 @@ export const EXHAUSTED_ERRORS = rows(6, NOTHING_DONE, {
   FLEET_LIMIT_REACHED: {
     retryable: true,
     title: "A limit is reached.",
-    causes: ["The user has as many connections, sessions, requests or bytes as limits.default or limits.total allows."],
+    data: "The prompt was not sent, and the refusal does not count as a turn. Turns that run go on.",
+    causes: [
+      "The user has as many connections, sessions, requests or bytes as limits.default or limits.total allows.",
+      "The user has begun as many turns, runs as many at once, or has used as many model tokens as limits.default, limits.groups or limit set allows.",
+    ],
     fixes: [
+      "Wait for the time in retryAfterMs, or in the header Retry-After.",
+      "copilotfleet limit show --user USER # what is used of each limit, and where it is set",
+      "copilotfleet limit set --user USER --turns-per-minute N # a higher limit for this user alone; there is one flag for each limit",
       "copilotfleet list --user USER",
       "copilotfleet delete SESSION # a session that the user no longer needs; its history is deleted, too",
       "Close connections of this user that nobody uses.",

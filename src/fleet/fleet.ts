@@ -17,6 +17,7 @@ import { RecordGroup } from "./groups/records.js";
 import { ServerGroup } from "./groups/servers.js";
 import { SessionGroup } from "./groups/sessions.js";
 import { TokenGroup } from "./groups/tokens.js";
+import { LimitGroup } from "./groups/users/limits.js";
 import type { FleetOptions, OpenHttpDoorOptions } from "./options.js";
 import { type FleetParts, openParts } from "./parts.js";
 
@@ -27,6 +28,7 @@ export interface Groups {
   readonly leases: LeaseGroup;
   readonly clients: ClientGroup;
   readonly tokens: TokenGroup;
+  readonly limits: LimitGroup;
   readonly doors: DoorGroup;
   readonly pool: PoolGroup;
   readonly hosts: HostGroup;
@@ -56,6 +58,7 @@ export class Fleet implements Groups, AsyncDisposable {
   readonly leases: LeaseGroup;
   readonly clients: ClientGroup;
   readonly tokens: Callable<TokenGroup, [user?: string], Promise<TokenView[]>>;
+  readonly limits: LimitGroup;
   readonly doors: DoorGroup;
   readonly pool: PoolGroup;
   readonly hosts: Callable<HostGroup, [], Promise<HostRecord[]>>;
@@ -71,9 +74,10 @@ export class Fleet implements Groups, AsyncDisposable {
     this.leases = new LeaseGroup(parts);
     this.clients = new ClientGroup(parts);
     this.tokens = callable(new TokenGroup(parts), (tokens, user?: string) => tokens.list({ user }));
+    this.limits = new LimitGroup(parts);
     this.hosts = callable(new HostGroup(parts), (hosts) => hosts.list());
-    const { sessions, servers, hosts, tokens } = this;
-    this.doors = new DoorGroup(parts, { sessions, servers, hosts, tokens });
+    const { sessions, servers, hosts, tokens, limits } = this;
+    this.doors = new DoorGroup(parts, { sessions, servers, hosts, tokens, limits });
     this.pool = new PoolGroup(parts, this.doors);
     this.records = new RecordGroup(parts);
     this.descriptions = new DescriptionGroup(parts);

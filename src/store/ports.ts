@@ -1,9 +1,11 @@
+import type { UserLimits } from "../config/limits.js";
 import type { HostEntry, HostRecord } from "../model/host.js";
 import type { Lease, LeaseAnswer, LeaseRequest } from "../model/lease.js";
 import type { Placement, UserPlacement } from "../model/placement.js";
 import type { Registry } from "../model/registry.js";
 import type { KeyedTurn, SessionRecord } from "../model/session.js";
 import type { TokenEnd, TokenRecord } from "../model/token.js";
+import type { UserLimitRecord } from "../model/usage/user-limits.js";
 import type { UnreadableError } from "./failures.js";
 import type { UsageStore } from "./usage/port.js";
 
@@ -35,6 +37,7 @@ export interface Store {
   readonly placements: PlacementStore;
   readonly keyedTurns: KeyedTurnStore;
   readonly usage: UsageStore;
+  readonly limits: LimitStore;
 
   /** The clock for the expiry of tokens, in milliseconds since the epoch. All processes that use the store share it. */
   now(): Promise<number>;
@@ -244,6 +247,21 @@ export interface KeyedTurnStore {
 
   /** The records of a user, or of all users if `user` is null. Leaves out those that cannot be read. */
   list(user: string | null): Promise<KeyedTurn[]>;
+}
+
+/** The limits that `limit set` sets for single users, and the groups of users. */
+export interface LimitStore {
+  /** Null if the user has neither limits nor groups. Another host may see a change up to a second late. */
+  read(user: string): Promise<UserLimitRecord | null>;
+
+  /** Changes the user's own limits. `change` must be free of side effects, because it may run again. */
+  set(user: string, change: (limits: Partial<UserLimits>) => Partial<UserLimits>): Promise<void>;
+
+  /** Removes the user's own limits. Resolves with true if there were any. */
+  clear(user: string): Promise<boolean>;
+
+  /** Replaces the user's groups. */
+  noteGroups(user: string, groups: readonly string[]): Promise<void>;
 }
 
 /** The directory of the hosts of a fleet. A host is alive while its heartbeats arrive in time, by the store's clock. */

@@ -63,6 +63,8 @@ const ROWS: Readonly<Record<string, Row>> = {
   "GET /v1/samples": { action: "manage" },
   "GET /v1/tokens": { action: "manage" },
   "POST /v1/tokens": { action: "manage", body: () => ({ user: "carol", ttl: "1h" }) },
+  "GET /v1/users/{id}/limits": { action: "manage", id: () => "carol" },
+  "PUT /v1/users/{id}/limits": { action: "manage", id: () => "carol", body: () => ({ turnsPerMinute: 100 }) },
   "DELETE /v1/tokens/{id}": { action: "manage", id: async () => (await at.fleet.tokens.issue("carol")).id },
 };
 

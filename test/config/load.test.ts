@@ -74,7 +74,11 @@ describe("defaults", () => {
         },
         http: { origins: [] },
         limits: {
-          default: { connections: 16, sessions: 1000, requestsInFlight: 2000, unreadBytes: 67_108_864 },
+          default: {
+            ...{ connections: 16, sessions: 1000, requestsInFlight: 2000, unreadBytes: 67_108_864 },
+            ...{ turnsPerMinute: null, concurrentTurns: null, tokensPerDay: null, tokensPerMonth: null },
+          },
+          groups: {},
           total: { connections: 1024, sessions: null, requestsInFlight: 20_000, unreadBytes: 536_870_912 },
         },
         events: { retentionMs: 7_776_000_000, maxBytes: 268_435_456 },

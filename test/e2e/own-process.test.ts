@@ -97,6 +97,18 @@ const EXAMPLES: Record<string, Example> = {
   },
   version: { args: () => ["version"], stdout: /^copilotfleet +\d+\.\d+\.\d+\n.*runtime +\S+, protocol \d .*\n$/s },
   help: { args: () => ["help", "help"], stdout: /^Show all commands.*\n$/s },
+  "limit set": {
+    args: () => ["limit", "set", ...ALICE, "--turns-per-minute", "10"],
+    stdout: /^LIMIT .*\nturns per minute +\S+ +10 +limit set\n.*$/s,
+  },
+  "limit show": {
+    args: () => ["limit", "show", ...ALICE],
+    stdout: /^LIMIT .*\nturns per minute .*\ntokens per month .*\n$/s,
+  },
+  "limit clear": {
+    args: () => ["limit", "clear", ...ALICE],
+    stdout: /^LIMIT .*\nturns per minute +\S+ +unlimited +limits\.default\.turnsPerMinute\n.*$/s,
+  },
   "token issue": { args: () => ["token", "issue", ...ALICE], stdout: /^cft_[0-9a-f]{16}_\S+\n$/, once: true },
   "token list": { args: () => ["token", "list"], stdout: /^TOKEN .*\n[0-9a-f]{16} +alice .*\n$/ },
   "token rotate": {

@@ -21,8 +21,9 @@ export const CALLER_ROUTES: readonly AnyRoute[] = [
     limitMs: 10_000,
     handle: async ({ fleet, identity, limits }) => {
       const { user, scopes, groups, via, tokenId, sessionId = null, expiresAt } = identity;
-      const { connections, sessions, requestsInFlight, unreadBytes } = limits.default;
-      const used = { sessions: await fleet.sessions.count(user), connections: limits.connections };
+      const { requestsInFlight, unreadBytes } = limits.default;
+      const view = await fleet.limits.get(user);
+      const used = { ...view.used, sessions: view.used.sessions ?? 0, connections: limits.connections };
       return {
         body: {
           user,
@@ -32,7 +33,7 @@ export const CALLER_ROUTES: readonly AnyRoute[] = [
           tokenId,
           sessionId,
           expiresAt,
-          limits: { connections, sessions, requestsInFlight, unreadBytes },
+          limits: { ...view.limits, requestsInFlight, unreadBytes },
           used,
         },
       };

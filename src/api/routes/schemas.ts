@@ -223,6 +223,10 @@ const limits = v.object({
   sessions: numberOrNull,
   requestsInFlight: numberOrNull,
   unreadBytes: numberOrNull,
+  turnsPerMinute: numberOrNull,
+  concurrentTurns: numberOrNull,
+  tokensPerDay: numberOrNull,
+  tokensPerMonth: numberOrNull,
 });
 
 export const caller = v.object({
@@ -237,6 +241,10 @@ export const caller = v.object({
   used: v.object({
     sessions: number,
     connections: v.pipe(number, v.description("Connections at the front door of this host, and requests in flight.")),
+    turnsPerMinute: numberOrNull,
+    concurrentTurns: numberOrNull,
+    tokensPerDay: numberOrNull,
+    tokensPerMonth: numberOrNull,
   }),
 });
 

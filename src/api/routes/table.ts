@@ -4,6 +4,7 @@ import { CALLER_ROUTES } from "./caller.js";
 import { REQUEST_ROUTES } from "./requests/requests.js";
 import { SESSION_ROUTES } from "./sessions.js";
 import { TURN_ROUTES } from "./turns.js";
+import { LIMIT_ROUTES } from "./users/limits.js";
 
 /** Every route of the HTTP API. The validation, the policy and `/openapi.json` come from this table. */
 export const ROUTES: readonly AnyRoute[] = [
@@ -12,4 +13,5 @@ export const ROUTES: readonly AnyRoute[] = [
   ...TURN_ROUTES,
   ...REQUEST_ROUTES,
   ...ADMIN_ROUTES,
+  ...LIMIT_ROUTES,
 ];

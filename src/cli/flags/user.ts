@@ -23,6 +23,9 @@ export function userFilter(description: string) {
   return Flags.string({ ...user, description });
 }
 
+/** The user whom the command is about. The default user has no influence. */
+export const namedUserFlag = Flags.string({ ...user, description: "id of the user", required: true });
+
 const acting = {
   ...user,
   description: "id of the user (default: user)",

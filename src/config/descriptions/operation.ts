@@ -125,6 +125,21 @@ export const OF_OPERATION = {
     meaning: "The size of the data in the front door's buffers.",
     examples: ["64mb", null],
   },
+  "limits.default.turnsPerMinute": { meaning: "The number of turns that begin within a minute.", examples: [20, null] },
+  "limits.default.concurrentTurns": { meaning: "The number of turns that run at once.", examples: [4, null] },
+  "limits.default.tokensPerDay": {
+    meaning: "The number of model tokens, input and output, in a day of UTC.",
+    examples: [1_000_000, null],
+  },
+  "limits.default.tokensPerMonth": {
+    meaning: "The number of model tokens, input and output, in a month of UTC.",
+    examples: [20_000_000, null],
+  },
+  "limits.groups": {
+    meaning:
+      "The limits of the members of groups, by the name of the group. They replace those of `limits.default`. In a variable, this is JSON. See [Limits](limits.md).",
+    examples: [{ interns: { tokensPerDay: 100_000 } }],
+  },
   "limits.total.connections": { meaning: "The number of open connections to the front door.", examples: [1024, null] },
   "limits.total.sessions": { meaning: "The number of sessions in all states.", examples: [100_000, null] },
   "limits.total.requestsInFlight": {

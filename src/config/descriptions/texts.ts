@@ -14,9 +14,16 @@ export interface KeyDescription extends SectionDescription {
   default?: string;
 }
 
+/** Whether a key has a value of its own: also an object with free names, such as `limits.groups`. */
+type IsValue<Input> = Input extends string | number | boolean | readonly unknown[]
+  ? true
+  : string extends keyof Input
+    ? true
+    : false;
+
 /** The dotted names of all keys that have a value, and of all sections. */
 type Names<Input, Prefix extends string = ""> = {
-  [Part in keyof Input & string]-?: NonNullable<Input[Part]> extends string | number | boolean | readonly unknown[]
+  [Part in keyof Input & string]-?: IsValue<NonNullable<Input[Part]>> extends true
     ? { value: `${Prefix}${Part}`; section: never }
     : {
         value: Names<NonNullable<Input[Part]>, `${Prefix}${Part}.`>["value"];

@@ -39,6 +39,8 @@ const GUARDED = `
   identity.jwt identity.github.api identity.github.organizations
   serve.listen serve.http http.origins serve.metrics serve.maxFrame serve.tls.cert serve.tls.key serve.tls.clientCa
   limits.default.connections limits.default.sessions limits.default.requestsInFlight limits.default.unreadBytes
+  limits.default.turnsPerMinute limits.default.concurrentTurns limits.default.tokensPerDay limits.default.tokensPerMonth
+  limits.groups
   limits.total.connections limits.total.sessions limits.total.requestsInFlight limits.total.unreadBytes
   events.retention events.maxSize
   identity.tokenTtl

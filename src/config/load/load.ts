@@ -2,6 +2,7 @@ import { join, resolve } from "node:path";
 import * as v from "valibot";
 import type { FleetError } from "../../errors.js";
 import { checkTogether } from "../checks.js";
+import { findKey } from "../keys.js";
 import {
   attempt,
   invalidValue,
@@ -160,14 +161,17 @@ function resolveConfig(given: Layer): Config {
   throw problemOf(result.issues[0], given).problem;
 }
 
+/** Whether the dotted name is that of a key with a value, so that what is below it has no key of its own. */
+const isValue = (name: string) => name !== "" && findKey(name)?.kind !== "section";
+
 /** The key that an issue is about, and the error. */
 export function problemOf(issue: v.BaseIssue<unknown>, given: Layer): { name: string; problem: FleetError } {
   let name = "";
-  // The place in a list, such as "[0].issuer".
+  // The place in a list or in an object with free names, such as "[0].issuer".
   let item = "";
   for (const { key } of issue.path ?? []) {
     if (typeof key === "number") item += `[${key}]`;
-    else if (item !== "") item += `.${String(key)}`;
+    else if (item !== "" || isValue(name)) item += `.${String(key)}`;
     else name += name === "" ? String(key) : `.${String(key)}`;
   }
   const origin = given.get(name)?.origin;

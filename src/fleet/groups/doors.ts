@@ -11,6 +11,7 @@ import type { HostGroup } from "./hosts.js";
 import type { ServerGroup } from "./servers.js";
 import type { SessionGroup } from "./sessions.js";
 import type { TokenGroup } from "./tokens.js";
+import type { LimitGroup } from "./users/limits.js";
 
 const ANY_ADDRESS: Address = { host: "127.0.0.1", port: 0 };
 
@@ -20,6 +21,7 @@ export interface ApiGroups {
   servers: ServerGroup;
   hosts: HostGroup;
   tokens: TokenGroup;
+  limits: LimitGroup;
 }
 
 /** The front doors of this process, and its addresses of the HTTP API. */

@@ -12,6 +12,7 @@ import { writing } from "./failures.js";
 import { KeyedTurnRecords } from "./records/keyed-turn-records.js";
 import { type Instant, now } from "./records/lease-clock.js";
 import { LeaseRecords } from "./records/lease-records.js";
+import { LimitRecords } from "./records/limits/limit-records.js";
 import { PlacementRecords } from "./records/placement-records.js";
 import { RegistryRecord } from "./records/registry.js";
 import { SessionRecords } from "./records/session-records.js";
@@ -45,6 +46,7 @@ export class FileStore implements Store {
   readonly placements: PlacementRecords;
   readonly keyedTurns: KeyedTurnRecords;
   readonly usage: UsageFolder;
+  readonly limits: LimitRecords;
   readonly #context: StoreContext;
   readonly #warnings = new Set<string>();
 
@@ -66,6 +68,7 @@ export class FileStore implements Store {
     this.placements = new PlacementRecords(this.#context);
     this.keyedTurns = new KeyedTurnRecords(this.#context);
     this.usage = new UsageFolder(root, this.#context.ensureRoot);
+    this.limits = new LimitRecords(this.#context);
   }
 
   async now(): Promise<number> {

@@ -8,6 +8,7 @@ import { Documents, newId } from "./records/documents.js";
 import { RedisHosts } from "./records/hosts.js";
 import { KeyedTurnDocuments } from "./records/keyed-turns.js";
 import { RedisLeases } from "./records/leases.js";
+import { LimitDocuments } from "./records/limits/limits.js";
 import { PlacementDocuments } from "./records/placements.js";
 import { RegistryDocument } from "./records/registry.js";
 import { SessionDocuments } from "./records/sessions.js";
@@ -56,6 +57,7 @@ export class RedisStore implements Store {
   readonly placements: PlacementDocuments;
   readonly keyedTurns: KeyedTurnDocuments;
   readonly usage: UsageSums;
+  readonly limits: LimitDocuments;
   /** The signatures of all records. */
   readonly signatures: Signatures;
   readonly #connection: Connection;
@@ -88,6 +90,7 @@ export class RedisStore implements Store {
     this.placements = new PlacementDocuments(documents);
     this.keyedTurns = new KeyedTurnDocuments(documents);
     this.usage = new UsageSums(connection, keys, root);
+    this.limits = new LimitDocuments(documents);
     this.signatures = new Signatures(documents);
   }
 

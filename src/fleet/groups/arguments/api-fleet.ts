@@ -33,7 +33,7 @@ class Turns {
 }
 
 /** The library's functions, as the routes of the HTTP API call them. */
-export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens }: ApiGroups): ApiFleet {
+export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens, limits }: ApiGroups): ApiFleet {
   const { config, store, finder, own } = parts;
   const lists = new Turns();
   const creations = new Turns();
@@ -91,6 +91,10 @@ export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens }
         const ownName = own.name ?? ownHostName(parts.config, parts.stateRoot);
         return answers.map(({ host, answer }) => ({ host: host.name ?? ownName, samples: answer }));
       },
+    },
+    limits: {
+      get: async (user) => await limits.get(user),
+      set: async (user, wanted) => await limits.set(user, wanted),
     },
     tokens: {
       list: async (filter) => await tokens.list(filter),

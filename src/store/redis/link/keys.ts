@@ -53,6 +53,9 @@ export function keysOf(fleet: string, host: string | null) {
     usageLines: (hour: number) => key(`usage-lines:${hour}`),
     /** The tokens of each user on one day. */
     usageTokens: (day: string) => key(`usage-tokens:${day}`),
+    /** The set of all users who have limits of their own, or groups. */
+    limits: key("limits"),
+    limitsOf: (user: string) => key(`limits:${user}`),
     hosts: key("hosts"),
     host: (name: string) => key(`host:${name}`),
     /** The highest fence so far. Never expires. */

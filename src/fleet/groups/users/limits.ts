@@ -1,0 +1,74 @@
+import { USER_LIMITS, type UserLimit } from "../../../config/limits.js";
+import { FleetError, option, quote } from "../../../errors.js";
+import { effectiveLimits, type LimitValue, type LimitView } from "../../../usage/limits/limits.js";
+import * as arg from "../../arguments.js";
+import { Group } from "../group.js";
+
+/** How much each user may have. */
+export class LimitGroup extends Group {
+  /** Shows the limits of a user and what is used of them. */
+  async get(user: string): Promise<LimitView> {
+    const { store, config } = this.parts;
+    const record = await store.limits.read(user);
+    const { limits, sources } = effectiveLimits(config.limits, record);
+    const sessions = await store.sessions.count(user, limits.sessions ?? Number.MAX_SAFE_INTEGER);
+    const nobody = { turnsPerMinute: null, concurrentTurns: null, connections: null };
+    const used = { ...nobody, tokensPerDay: null, tokensPerMonth: null, sessions };
+    return { user, groups: record?.groups ?? [], limits, used, sources };
+  }
+
+  /**
+   * Sets limits of one user, which replace those of the configuration. Limits that are not given stay as they are. All hosts
+   * follow within a second. Turns that run go on.
+   */
+  async set(user: string, limits: Partial<Readonly<Record<UserLimit, LimitValue>>>): Promise<LimitView> {
+    await this.parts.store.limits.set(user, (before) => {
+      const after: Partial<Record<UserLimit, number | null>> = { ...before };
+      for (const name of USER_LIMITS) {
+        const value = limits[name];
+        if (value === "default") delete after[name];
+        else if (value !== undefined) after[name] = value === "unlimited" ? null : value;
+      }
+      return after;
+    });
+    return await this.get(user);
+  }
+
+  /** Removes all limits of this user alone. Those of the configuration then apply again. */
+  async clear(user: string): Promise<LimitView> {
+    await this.parts.store.limits.clear(user);
+    return await this.get(user);
+  }
+
+  static {
+    Group.guard(LimitGroup.prototype, {
+      get: [arg.user],
+      set: [arg.user, ["limits", readLimits]],
+      clear: [arg.user],
+    });
+  }
+}
+
+function readLimits(value: unknown, name: string): unknown {
+  const given = arg.object(value, name);
+  for (const [limit, max] of Object.entries(given)) {
+    if (!USER_LIMITS.some((known) => known === limit)) throw unknownLimit(limit);
+    if (max !== undefined && !isLimitValue(max)) throw wrongLimit(option(limit), max);
+  }
+  return given;
+}
+
+function isLimitValue(max: unknown): boolean {
+  if (max === null || max === "unlimited" || max === "default") return true;
+  return Number.isSafeInteger(max) && (max as number) >= 1;
+}
+
+function unknownLimit(limit: string): FleetError {
+  const message = `${quote(limit)} is not a limit. Allowed: ${USER_LIMITS.join(", ")}`;
+  return new FleetError("FLEET_USAGE_INVALID", message);
+}
+
+function wrongLimit(name: string, value: unknown): FleetError {
+  const message = `${name} is ${quote(value)}. Allowed: a whole number from 1, "unlimited" or "default"`;
+  return new FleetError("FLEET_USAGE_INVALID", message);
+}

@@ -1,0 +1,67 @@
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { Fleet } from "../../src/fleet/fleet.js";
+import { effectiveLimits } from "../../src/usage/limits/limits.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+
+const NONE = {
+  ...{ turnsPerMinute: null, concurrentTurns: null, sessions: 1000, connections: 16 },
+  ...{ tokensPerDay: null, tokensPerMonth: null },
+};
+const commands = testFleet();
+let fleet: Fleet;
+beforeAll(async () => {
+  const limits = { default: { tokensPerDay: 1000 }, groups: { interns: { tokensPerDay: 100, sessions: null } } };
+  fleet = await Fleet.open({ env: commands.env, cwd: commands.folder, config: { limits } });
+});
+afterAll(async () => await fleet.close());
+
+const unlimited = { requestsInFlight: null, unreadBytes: null };
+const everybody = { ...NONE, ...unlimited };
+const configured = {
+  default: everybody,
+  total: { connections: null, sessions: null, ...unlimited },
+  groups: { few: { sessions: 1, concurrentTurns: 2 }, many: { sessions: 9 }, all: { sessions: null } },
+};
+
+it.each<[string, string[], { sessions?: number | null }, number | null, string]>([
+  ["the default", [], {}, 1000, "default"],
+  ["the default, because the configuration does not have the group", ["gone", "toString"], {}, 1000, "default"],
+  ["that of the group, although it is lower", ["few"], {}, 1, "group:few"],
+  ["the highest of several groups", ["few", "many"], {}, 9, "group:many"],
+  ["no limit, because one of the groups has none", ["all", "many", "few"], {}, null, "group:all"],
+  ["the user's own, although that of the group is higher", ["many"], { sessions: 3 }, 3, "user"],
+  ["no limit, because the user has none", ["many"], { sessions: null }, null, "user"],
+])("the limit in force is %s", (_, groups, own, max, source) => {
+  const { limits, sources } = effectiveLimits(configured, { user: "alice", limits: own, groups });
+  expect({ max: limits.sessions, source: sources.sessions }).toEqual({ max, source });
+  expect(sources.concurrentTurns).toBe(groups.includes("few") ? "group:few" : "default");
+});
+
+it("fleet.limits sets, shows and clears limits of one user, and leaves the other limits and users alone", async () => {
+  const before = await fleet.limits.get("alice");
+  expect(before).toMatchObject({ user: "alice", groups: [], limits: { ...NONE, tokensPerDay: 1000 } });
+  expect(before.used).toMatchObject({ sessions: 0 });
+  await fleet.limits.set("alice", { turnsPerMinute: 5, tokensPerDay: "unlimited" });
+  const set = await fleet.limits.set("alice", { concurrentTurns: 2, turnsPerMinute: "default" });
+  expect(set.limits).toEqual({ ...NONE, concurrentTurns: 2 });
+  expect(set.sources).toMatchObject({ turnsPerMinute: "default", concurrentTurns: "user", tokensPerDay: "user" });
+  expect((await fleet.limits.get("bob")).limits.tokensPerDay).toBe(1000);
+  expect(await fleet.limits.clear("alice")).toEqual(before);
+});
+
+it("fleet.limits refuses limits that do not exist, and numbers that cannot be limits", async () => {
+  for (const limits of [{ turns: 5 }, { sessions: 0 }, { sessions: 1.5 }, { sessions: "5" }, 5])
+    await expect(fleet.limits.set("alice", limits as object)).rejects.toMatchObject({ code: "FLEET_USAGE_INVALID" });
+});
+
+it("limit set, show and clear print the same as the library returns, and need a user and a limit", async () => {
+  const set = await commands.json(["limit", "set", "--user", "carol", "--sessions", "7", "--connections", "unlimited"]);
+  expect(set).toMatchObject({ user: "carol", limits: { sessions: 7, connections: null } });
+  expect(await commands.json(["limit", "show", "-u", "carol"])).toEqual(set);
+  expect(await commands.ok(["limit", "show", "-u", "carol"])).toMatch(/^sessions +0 +7 +limit set$/m);
+  await commands.ok(["limit", "set", "--user", "carol", "--connections", "default"]);
+  expect(await commands.json(["limit", "show", "-u", "carol"])).toMatchObject({ limits: { connections: 16 } });
+  expect(await commands.json(["limit", "clear", "-u", "carol"])).toMatchObject({ sources: { sessions: "default" } });
+  for (const args of [["set", "-u", "carol"], ["show"], ["set", "-u", "carol", "--sessions", "0"]])
+    expect(await commands.run(["limit", ...args])).toMatchObject({ code: 2 });
+});
