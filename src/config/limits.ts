@@ -127,7 +127,7 @@ const REMEDIES: Record<Limited | UserLimit, readonly Suggestion[]> = {
 /** Where a limit of a user comes from: the configuration, a group that the configuration names, or `limit set`. */
 export type LimitSource = "default" | `group:${string}` | "user";
 
-/** What is known about a limit that was reached, besides its highest number. */
+/** Further facts about a limit that was reached. */
 export interface Reached {
   /** Default: the limit of every user. */
   source?: LimitSource;

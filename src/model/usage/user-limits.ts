@@ -1,6 +1,6 @@
 import type { UserLimits } from "../../config/limits.js";
 
-/** What the store knows about the limits of one user. */
+/** The record about the limits of one user. */
 export interface UserLimitRecord {
   user: string;
   /** The limits of this user alone. A limit that is absent is that of a group or of everybody. Null: unlimited. */

@@ -30,7 +30,7 @@ const userLimits = v.object({
     v.description("The groups of the user that `limits.groups` names, as of the last sign-on that named groups."),
   ),
   limits: v.pipe(v.object(each(numberOrNull)), v.description("The limits in force. Null: unlimited.")),
-  used: v.pipe(v.object(each(numberOrNull)), v.description("What is used. Null: nobody counts it.")),
+  used: v.pipe(v.object(each(numberOrNull)), v.description("The used part of each limit. Null: nobody counts it.")),
   sources: v.pipe(
     v.object(each(v.string())),
     v.description("Where each limit comes from: `default`, `group:` and the name of a group, or `user`."),
