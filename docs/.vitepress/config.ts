@@ -44,6 +44,7 @@ export default withMermaid({
       group("Concepts", [page("How it works", "/concepts"), page("Sessions of many users", "/sessions")]),
       group("Guides", [
         page("The chat", "/chat"),
+        page("Limits", "/limits"),
         page("The front door", "/front-door"),
         page("The HTTP API", "/http"),
         page("The console", "/console"),

@@ -1,5 +1,6 @@
 import { expect, it } from "vitest";
 import type { Store } from "../../src/store/ports.js";
+import { sessionRecord } from "../fixtures/store/store-records.js";
 
 /** The tests of the limits of single users. */
 export function describeLimits(opened: () => { store: Store; reopen: () => Promise<Store> }): void {
@@ -27,5 +28,87 @@ export function describeLimits(opened: () => { store: Store; reopen: () => Promi
     expect(await store.limits.read("alice")).toEqual({ user: "alice", limits: {}, groups: ["interns"] });
     await store.limits.noteGroups("alice", []);
     expect(await store.limits.read("alice")).toBeNull();
+  });
+}
+
+const MINUTE = { perMinute: null, kind: "turn" } as const;
+const ids = (count: number) => Array.from({ length: count }, (_, at) => `slot-${at}`);
+
+/** The tests of what users have in use. */
+export function describeSlots(opened: () => { store: Store; reopen: () => Promise<Store> }): void {
+  it("never grants more slots than allowed to instances that ask at once, and exactly as many", async () => {
+    const { store, reopen } = opened();
+    const other = await reopen();
+    const ask = async (id: string, at: number) =>
+      await (at % 2 === 0 ? store : other).limits.take({ ...MINUTE, user: "alice", id, most: 5 });
+    const answers = await Promise.all(ids(64).map(ask));
+    expect(answers.filter(({ granted }) => granted)).toHaveLength(5);
+    expect(answers.find(({ granted }) => !granted)).toEqual({
+      ...{ granted: false, reached: "most", used: 5, retryAfterMs: null },
+    });
+    expect((await other.limits.used("alice")).concurrentTurns).toBe(5);
+    expect(await store.limits.take({ ...MINUTE, user: "bob", id: "b", most: 1 })).toEqual({ granted: true });
+    await other.close();
+  });
+
+  it("grants a slot again that was given back, at any instance", async () => {
+    const { store, reopen } = opened();
+    const other = await reopen();
+    for (const id of ids(200)) {
+      expect(await store.limits.take({ ...MINUTE, user: "alice", id, most: 1 })).toEqual({ granted: true });
+      await other.limits.giveBack({ user: "alice", kind: "turn", id }, true);
+    }
+    expect(await other.limits.used("alice")).toMatchObject({ concurrentTurns: 0, turnsPerMinute: 200 });
+    await other.close();
+  });
+
+  it("counts the turns of the last minute, and not those that never began", async () => {
+    const { store } = opened();
+    const ask = async (id: string, kind: "turn" | "prompt" = "turn") =>
+      await store.limits.take({ user: "alice", kind, id, most: null, perMinute: 3 });
+    for (const id of ids(2)) await ask(id);
+    expect(await ask("further", "prompt")).toEqual({ granted: true });
+    const refused = await ask("late");
+    expect(refused).toEqual({ granted: false, reached: "perMinute", used: 3, retryAfterMs: expect.any(Number) });
+    if (refused.granted) throw new Error("not refused");
+    expect(refused.retryAfterMs).toBeGreaterThan(0);
+    expect(refused.retryAfterMs).toBeLessThanOrEqual(60_000);
+    await store.limits.giveBack({ user: "alice", kind: "turn", id: "slot-0" }, true);
+    expect(await ask("still")).toMatchObject({ granted: false });
+    await store.limits.giveBack({ user: "alice", kind: "turn", id: "slot-1" }, false);
+    expect(await ask("now")).toEqual({ granted: true });
+    expect(await store.limits.used("alice")).toMatchObject({ turnsPerMinute: 3, concurrentTurns: 1 });
+  });
+
+  it("counts sessions that are recorded and those that are being recorded, each once", async () => {
+    const { store, reopen } = opened();
+    const other = await reopen();
+    await store.sessions.create(sessionRecord("s0"));
+    const ask = async (session: string, at: Store) =>
+      await at.limits.take({ user: "alice", kind: "session", id: `${session}~x`, most: 3, perMinute: null });
+    expect(await ask("s1", store)).toEqual({ granted: true });
+    await store.sessions.create(sessionRecord("s1"));
+    expect(await ask("s2", other)).toEqual({ granted: true });
+    expect(await ask("s3", store)).toEqual({
+      ...{ granted: false, reached: "most", used: 3, retryAfterMs: null },
+    });
+    await other.limits.giveBack({ user: "alice", kind: "session", id: "s2~x" }, true);
+    await store.limits.giveBack({ user: "alice", kind: "session", id: "s1~x" }, true);
+    expect(await ask("s4", store)).toEqual({ granted: true });
+    await other.close();
+  });
+
+  it("answers only the first call about a budget with true, and forgets a user completely", async () => {
+    const { store, reopen } = opened();
+    const other = await reopen();
+    const answers = [store, other, store].map(async (at) => await at.limits.isFirst("alice", "tokensPerDay", 5));
+    expect((await Promise.all(answers)).filter(Boolean)).toHaveLength(1);
+    expect(await other.limits.isFirst("alice", "tokensPerDay", 6)).toBe(true);
+    await store.limits.set("alice", () => ({ sessions: 5 }));
+    await store.limits.take({ ...MINUTE, user: "alice", id: "a", most: 1 });
+    await store.limits.forget("alice");
+    expect(await store.limits.read("alice")).toBeNull();
+    expect(await store.limits.used("alice")).toMatchObject({ concurrentTurns: 0 });
+    await other.close();
   });
 }

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { Store } from "../../src/store/ports.js";
 import { keyedTurn, serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { describeLeases } from "./leases.contract.js";
-import { describeLimits } from "./limits.contract.js";
+import { describeLimits, describeSlots } from "./limits.contract.js";
 import { describeTokens } from "./tokens.contract.js";
 import { describeUsage } from "./usage.contract.js";
 
@@ -352,7 +352,11 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
     });
 
     describe("leases", () => describeLeases(() => ({ store, reopen: opened.reopen })));
-    describe("limits", () => describeLimits(() => ({ store, reopen: opened.reopen })));
+    describe("limits", () => {
+      const at = () => ({ store, reopen: opened.reopen });
+      describeLimits(at);
+      describeSlots(at);
+    });
     describe("tokens", () => describeTokens(() => ({ store, reopen: opened.reopen })));
 
     describe("usage", () => describeUsage(() => ({ store, reopen: opened.reopen })));

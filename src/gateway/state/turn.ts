@@ -2,6 +2,7 @@ import type { SessionRecord } from "../../model/session.js";
 import { type Clock, systemClock } from "../../runtime/clock.js";
 import type { TurnEvents } from "../../sessions/events/notes.js";
 import type { SessionUse } from "../../sessions/use/use-session.js";
+import type { Charge } from "../../usage/limits/turn-allowance.js";
 import type { ClientRequest } from "../wire/client-message.js";
 import { Line, Mailbox } from "./lines.js";
 import type { ServerLink } from "./links.js";
@@ -39,6 +40,8 @@ export interface Prompt {
   /** Whether the door has sent the prompt again because its server ended. It does so only once. */
   isRepeated: boolean;
   isAnswered: boolean;
+  /** Its part of the user's limits, once it is about to be sent. */
+  charge: Charge | null;
 }
 
 export interface SentPrompt {

@@ -14,12 +14,7 @@ import { doorDraining } from "../wire/refusals.js";
 import { abandonedTurnOver } from "./abandoned-turn.js";
 import { settleDoubt } from "./resend.js";
 import { startTurn, turnOver } from "./turn-notes.js";
-import { abortTurn, follow, isIdle, linkOnceEnded, noteSent, noteUse, prepare, turnRequest } from "./turn-server.js";
-
-/** How long a server may be idle without beginning a prompt that it took. Then the turn is over. In milliseconds. */
-const NEVER_BEGINS_MS = 5_000;
-/** Like `NEVER_BEGINS_MS`, after a `session.error`, which is often the reason why the prompt does not begin. */
-const FAILED_MS = 1_000;
+import { abortTurn, follow, linkOnceEnded, noteSent, noteUse, prepare, turnRequest, untilOver } from "./turn-server.js";
 
 /**
  * The prompts of one client, and their turns. `useSession` lets only one turn at a time into a session.
@@ -46,7 +41,14 @@ export class PromptQueue {
     gone.throwIfAborted();
     // Check again, because the door may have begun to drain while the dispatcher looked for the session's host.
     if (door.draining) throw doorDraining();
-    const unsent = { turn: undefined, again: false, sent: undefined, isRepeated: false, isAnswered: false };
+    const unsent = {
+      turn: undefined,
+      again: false,
+      sent: undefined,
+      isRepeated: false,
+      isAnswered: false,
+      charge: null,
+    };
     await this.#queue({ request, place: lines.placeOf(request), ...unsent }, record);
   }
 
@@ -140,19 +142,11 @@ export class PromptQueue {
       startTurn(this.#state, turn, use);
       void this.#settleDoubts(turn);
       await this.#sendWaiting(turn);
-      const isBlind = () => !attachments.has(id);
-      const patienceMs = () => {
-        if (ends.hasBegunAll(id)) return 0;
-        return ends.holdsError(id) ? FAILED_MS : NEVER_BEGINS_MS;
-      };
-      const isFoundIdle = await turn.ended(
-        async () => await isIdle(this.#router, turn, door.config.health.timeoutMs),
-        isBlind,
-        patienceMs,
-      );
+      const isFoundIdle = await untilOver(this.#state, this.#router, turn);
       // If a prompt has not begun, send an error and not an idle. At an idle, the client's SDK would take the last message
       // of another turn for the answer to its prompt.
-      if (isFoundIdle && !isBlind() && !ends.hasBegunAll(id) && !ends.holdsError(id)) ends.cut(id, NEVER_BEGAN);
+      if (isFoundIdle && attachments.has(id) && !ends.hasBegunAll(id) && !ends.holdsError(id))
+        ends.cut(id, NEVER_BEGAN);
       else if (isFoundIdle) ends.over(id);
     } finally {
       turnOver(turn);
@@ -200,6 +194,8 @@ export class PromptQueue {
    */
   #refuse(prompt: Prompt, { id }: SessionRecord, error: unknown): void {
     const { requests, ends } = this.#state;
+    prompt.charge?.refund();
+    prompt.charge = null;
     if (!prompt.isAnswered) {
       requests.refuse(prompt.request, error);
       return;
@@ -216,6 +212,7 @@ export class PromptQueue {
       const link = await linkOnceEnded(this.#state, this.#router, record);
       checkReach(request, protocol.handlingOf(request.method), reachOf(link, door.config));
       await prepare(this.#state, turn, link);
+      prompt.charge ??= (await turn.use?.charge()) ?? null;
       // Refuse a prompt whose lease was lost while it waited. Check this last, right before the write to the socket.
       await turn.use?.lease?.check();
       // Check again, because the turn may be over by now, or an earlier prompt may have to be sent again.
@@ -251,6 +248,7 @@ export class PromptQueue {
           return "hold";
         }
         if (messageIds !== null) noteAnswer(prompt, messageIds);
+        if (failed) prompt.charge?.refund();
         turn.answered(!failed);
         return undefined;
       },

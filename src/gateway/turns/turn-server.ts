@@ -18,6 +18,7 @@ import type { ClientState } from "../state/client-state.js";
 import { failure } from "../state/door/report.js";
 import type { ServerLink } from "../state/links.js";
 import type { Prompt, Turn } from "../state/turn.js";
+import type { TurnEnds } from "../state/turn-ends.js";
 
 /** How long to try again while a server is ending, and how often, in milliseconds. */
 const ENDING_MS = 2_000;
@@ -115,6 +116,17 @@ async function provideModel(state: ClientState, { use, record }: Turn, { upstrea
   use.model.given();
 }
 
+/** How long a server may be idle without beginning a prompt that it took. Then the turn is over. In milliseconds. */
+const NEVER_BEGINS_MS = 5_000;
+/** Like `NEVER_BEGINS_MS`, after a `session.error`, which is often the reason why the prompt does not begin. */
+const FAILED_MS = 1_000;
+
+/** How long the server must stay idle before the turn in this session counts as over, in milliseconds. */
+function patienceMs(ends: Pick<TurnEnds, "hasBegunAll" | "holdsError">, id: string): number {
+  if (ends.hasBegunAll(id)) return 0;
+  return ends.holdsError(id) ? FAILED_MS : NEVER_BEGINS_MS;
+}
+
 /** Records what `resend.ts` needs to find out whether the server had begun the prompt. Call it right before the write. */
 export function noteSent(state: ClientState, { sent, record: { id } }: Turn, prompt: Prompt, link: ServerLink): void {
   const home = state.homeOf(id, link.server);
@@ -148,6 +160,17 @@ export async function isIdle(router: Pick<Router, "linkHere">, turn: Turn, answe
     // Only these errors prove that the turn is over. A timeout, for example, proves nothing.
     return error instanceof RpcError || NOT_HERE.some((code) => isFleetError(error, code)) || hasGone(turn);
   }
+}
+
+/** Resolves when the turn is over. @returns whether the door found the end by asking the server, and not by an event */
+export async function untilOver(state: ClientState, router: Router, turn: Turn): Promise<boolean> {
+  const { door, ends, attachments } = state;
+  const { id } = turn.record;
+  return await turn.ended(
+    async () => await isIdle(router, turn, door.config.health.timeoutMs),
+    () => !attachments.has(id),
+    () => patienceMs(ends, id),
+  );
 }
 
 /** Errors that prove that no server here has the session in memory. So its turn is over. */

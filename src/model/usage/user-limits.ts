@@ -8,3 +8,46 @@ export interface UserLimitRecord {
   /** The groups of `limits.groups` of which the user was a member at the last sign-on that named groups. */
   groups: readonly string[];
 }
+
+/** The time to which `turnsPerMinute` refers, in milliseconds. */
+export const MINUTE_MS = 60_000;
+
+/**
+ * What takes up a limit while it lasts: a turn with its first prompt, a session that is being created, a connection to a front
+ * door. A further prompt of a turn only counts for the minute.
+ */
+export type SlotKind = "turn" | "prompt" | "session" | "connection";
+
+export interface Slot {
+  /** Null for what all users have together. */
+  user: string | null;
+  kind: SlotKind;
+  /** Random, and unique for the user. That of a session begins with the id of the session and `~`. */
+  id: string;
+}
+
+/** A slot that somebody wants. A limit of null is not checked. */
+export interface SlotRequest extends Slot {
+  /** How many slots of this kind the user may have. Sessions count if they are recorded or have a slot. */
+  most: number | null;
+  /** How many turns and further prompts of the user may begin in a minute. */
+  perMinute: number | null;
+}
+
+export type SlotAnswer =
+  | { granted: true }
+  | {
+      granted: false;
+      reached: "most" | "perMinute";
+      /** How many the user has. */
+      used: number;
+      /** When the same request may succeed, in milliseconds from now; null if it is not known. */
+      retryAfterMs: number | null;
+    };
+
+/** How much of some limits a user takes up. */
+export interface SlotsUsed {
+  turnsPerMinute: number;
+  concurrentTurns: number;
+  connections: number;
+}

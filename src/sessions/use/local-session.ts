@@ -145,8 +145,10 @@ export class LocalSession extends OpenSession<LocalAttached> {
         await reopen();
         return await take();
       });
+    const charge = await use.charge();
     const events = new TurnEvents(this.context.events, this.#options.user, use);
     const reply = await attempt().catch((error: unknown) => {
+      if (!hasBegun) charge?.refund();
       events.failed(error);
       throw error;
     });

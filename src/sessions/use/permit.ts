@@ -2,11 +2,14 @@ import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import type { SpawnOptions } from "../../pool/start/start.js";
+import type { UseMarker } from "../../pool/use-markers.js";
+import { pause } from "../../runtime/deadline.js";
 import type { Store } from "../../store/ports.js";
 import type { SessionsContext } from "../context.js";
 import { recordFor } from "../find.js";
-import type { LeaseWait } from "../leases/leases.js";
+import { type LeaseWait, NOTICE_MS } from "../leases/leases.js";
 import type { TurnLease } from "../leases/seen.js";
+import { sessionBusy } from "../problems.js";
 
 /** How a turn gets its lease. */
 export interface PermitRequest {
@@ -25,6 +28,22 @@ export interface PermitRequest {
   signal?: AbortSignal | undefined;
   /** The id of the credential that the client showed, for the ledger. */
   tokenId?: string | undefined;
+}
+
+export interface UseRequest extends PermitRequest, Pick<SpawnOptions, "sharedUntil"> {
+  /** The session's record. The caller has checked that the user may use the session. */
+  record: SessionRecord;
+  /** Whether the use takes a turn. Otherwise it only opens the session, which others may do at the same time. */
+  isTurn: boolean;
+  /**
+   * The server on which the caller has the session open. The use stays on this server if the server still takes turns
+   * and has the session.
+   */
+  at?: ServerRecord | undefined;
+  /** Whether the holder of the lease may move the session to the shared server of the user's placement. */
+  mayMove?: boolean;
+  /** How long the server may take to start, and then to open the session, in milliseconds each. Default: no limit. */
+  openMs?: number;
 }
 
 export interface UseRequest extends PermitRequest, Pick<SpawnOptions, "sharedUntil"> {
@@ -124,4 +143,25 @@ async function takeLease(
  */
 function turnLeaseMs({ lock, host }: Config, { hosts }: Store): number {
   return hosts === null ? lock.ttlMs : Math.min(lock.ttlMs, host.ttlMs);
+}
+
+const SHARED_POLL_MS = 5;
+
+/** Waits until the session has no other use marker. @throws FleetError `FLEET_SESSION_BUSY` after `waitMs` */
+export async function untilAlone(
+  marker: UseMarker,
+  sessionId: string,
+  { signal, onWait, waitMs }: Pick<PermitRequest, "signal" | "onWait"> & { waitMs: number },
+): Promise<void> {
+  const begun = performance.now();
+  let isNoticed = false;
+  while (marker.isShared()) {
+    const waited = performance.now() - begun;
+    if (waited > waitMs) throw sessionBusy(sessionId);
+    if (waited > NOTICE_MS && !isNoticed) {
+      onWait?.({ sessionId, lease: null, ahead: 0 });
+      isNoticed = true;
+    }
+    await pause(SHARED_POLL_MS, signal);
+  }
 }

@@ -17,6 +17,7 @@ import type { SessionsContext } from "../context.js";
 import { markedRecord } from "../find.js";
 import type { TurnLease } from "../leases/seen.js";
 import { exhausted, makeRoom } from "../memory/eviction.js";
+import { RoomQueue } from "../memory/room-queue.js";
 import { serverDraining, sessionNotFound } from "../problems.js";
 
 export interface Chooser extends Pick<SpawnOptions, "sharedUntil"> {
@@ -138,13 +139,20 @@ const DRAIN_POLL_MS = 20;
 const ROOM_POLL_MS = 50;
 
 /** Checks whether a user may use a session on a server. The caller must have set the use marker there before. */
-export class UseCheck {
+export class UseCheck implements Disposable {
   readonly #context: SessionsContext;
   readonly #user: string;
+  readonly #queue: RoomQueue;
 
   constructor(context: SessionsContext, user: string) {
     this.#context = context;
     this.#user = user;
+    this.#queue = new RoomQueue(user);
+  }
+
+  /** Ends the wait for room. */
+  [Symbol.dispose](): void {
+    this.#queue.leave();
   }
 
   /**
@@ -165,6 +173,8 @@ export class UseCheck {
     if (!admits(registry, server)) {
       return { record, refusal: isBeingDrained(registry, server) ? "draining" : "ended" };
     }
+    // While others wait for room, an open session waits, too, so that it can be unloaded for them.
+    if (isOpen && !(await this.#mayEnter({ record, server }))) return { record, refusal: "full" };
     // Sessions never move away from a user's own server, and without shared storage they cannot change hosts.
     if (isOpen && server.isolation === "per-user" && !directory.isShared) return { record, refusal: null };
     if (isOpen && directory.isShared) await directory.assertStorage();
@@ -200,11 +210,24 @@ export class UseCheck {
     const { store, config, events } = this.#context;
     const eviction = { store, events, answerMs: config.health.timeoutMs };
     try {
-      return (await makeRoom(server, record.id, config.session.maxActive, eviction)) ? null : "full";
+      if (!(await this.#mayEnter({ record, server }))) return "full";
+      const hasRoom = await makeRoom(server, record.id, config.session.maxActive, eviction);
+      if (hasRoom) this.#queue.enter();
+      else this.#queue.waitAt(server);
+      return hasRoom ? null : "full";
     } catch (error) {
       if (await isEndOf(server, error)) return "ended";
       throw error;
     }
+  }
+
+  /**
+   * Whether it is the turn of this use to look for room. A session that is in memory under a lease need not wait for others,
+   * because it cannot be unloaded for them.
+   */
+  async #mayEnter({ record, server }: SessionAt): Promise<boolean> {
+    if (this.#queue.mayEnter(server)) return true;
+    return isLoaded(server, record.id) && (await this.#context.store.leases.read(record.id)) !== null;
   }
 
   /**

@@ -4,18 +4,17 @@ import type { SessionRecord } from "../../model/session.js";
 import { ModelUse } from "../../models/provider.js";
 import { isRunning } from "../../pool/server.js";
 import { setUseMarker, type UseMarker } from "../../pool/use-markers.js";
-import { type Deadline, deadline, pause } from "../../runtime/deadline.js";
+import { type Deadline, deadline } from "../../runtime/deadline.js";
+import type { Charge, TurnAllowance } from "../../usage/limits/turn-allowance.js";
 import type { SessionsContext } from "../context.js";
 import { recordFor } from "../find.js";
-import { NOTICE_MS } from "../leases/leases.js";
 import type { TurnLease } from "../leases/seen.js";
+import { allowanceFor } from "../limits/allowance.js";
 import { isStoreTrouble, sessionBusy, unreleased } from "../problems.js";
 import { load, type Transport } from "./load.js";
 import { MeteredTurn } from "./metered-turn.js";
-import { type Permit, permitFor, type UseRequest, WAIT_MS } from "./permit.js";
+import { type Permit, permitFor, type UseRequest, untilAlone, WAIT_MS } from "./permit.js";
 import { isEndOf, serverFor, UseCheck } from "./server.js";
-
-const SHARED_POLL_MS = 5;
 
 /**
  * Begins to use a session: gets the permit for a turn, finds the server, sets the use marker there, and checks that the
@@ -26,7 +25,7 @@ const SHARED_POLL_MS = 5;
  * lease.
  *
  * @throws FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_SESSIONS_EXHAUSTED`, `FLEET_SESSION_NOT_FOUND`,
- * `FLEET_SESSION_MOVED`, `FLEET_SERVER_DRAINING`, `FLEET_POOL_DRAINING`, `FLEET_DISK_LIMIT_REACHED`; as `Pool.serverOf`; the signal's own reason when it
+ * `FLEET_SESSION_MOVED`, `FLEET_LIMIT_REACHED`, `FLEET_SERVER_DRAINING`, `FLEET_POOL_DRAINING`, `FLEET_DISK_LIMIT_REACHED`; as `Pool.serverOf`; the signal's own reason when it
  * aborts.
  */
 export async function useSession(context: SessionsContext, request: UseRequest): Promise<SessionUse> {
@@ -48,6 +47,8 @@ export class SessionUse implements AsyncDisposable {
   readonly #request: UseRequest;
   readonly #check: UseCheck;
   #record: SessionRecord;
+  /** The part of the user's limits that the turn takes up. */
+  #allowance: TurnAllowance | null = null;
   #permit: Permit | null = null;
   #server: ServerRecord | undefined;
   #marker: UseMarker | undefined;
@@ -82,10 +83,22 @@ export class SessionUse implements AsyncDisposable {
     return this.#permit?.lease;
   }
 
+  /**
+   * Counts a prompt for the limits of the user, right before it is sent. Null if none applies.
+   *
+   * @throws FleetError `FLEET_LIMIT_REACHED`.
+   */
+  async charge(): Promise<Charge | null> {
+    return (await this.#allowance?.charge()) ?? null;
+  }
+
   /** Called once, by {@link useSession}. */
   async begin(): Promise<void> {
     const { isTurn, at } = this.#request;
-    if (isTurn) await this.#getPermit(false);
+    if (isTurn) {
+      this.#allowance = await allowanceFor(this.#context, this.#request.user);
+      await this.#getPermit(false);
+    }
     await this.#enter(at);
     const maxBytes = this.server.sandbox?.limits?.disk ?? null;
     if (isTurn && maxBytes !== null) await this.#context.pool.disk.assertRoom(this.server, maxBytes);
@@ -172,6 +185,8 @@ export class SessionUse implements AsyncDisposable {
   async #release(): Promise<unknown> {
     this.#isOver = true;
     this.turn[Symbol.dispose]();
+    this.#allowance?.end();
+    this.#check[Symbol.dispose]();
     if (this.#reopening === 0) {
       this.#unmark();
       this.model[Symbol.dispose]();
@@ -205,23 +220,7 @@ export class SessionUse implements AsyncDisposable {
     }
     if (this.#permit === null) return;
     // Wait for a turn that began without a lease, and for loads. No new turn begins, because this one has the lease.
-    await this.#untilAlone(marker);
-  }
-
-  async #untilAlone(marker: UseMarker): Promise<void> {
-    const { signal } = this.#request;
-    let { onWait } = this.#request;
-    const { id } = this.#record;
-    const begun = performance.now();
-    while (marker.isShared()) {
-      const waited = performance.now() - begun;
-      if (waited > this.#waitMs) throw sessionBusy(id);
-      if (waited > NOTICE_MS) {
-        onWait?.({ sessionId: id, lease: null, ahead: 0 });
-        onWait = undefined;
-      }
-      await pause(SHARED_POLL_MS, signal);
-    }
+    await untilAlone(marker, this.#record.id, { ...this.#request, waitMs: this.#waitMs });
   }
 
   /**

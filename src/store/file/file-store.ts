@@ -68,7 +68,7 @@ export class FileStore implements Store {
     this.placements = new PlacementRecords(this.#context);
     this.keyedTurns = new KeyedTurnRecords(this.#context);
     this.usage = new UsageFolder(root, this.#context.ensureRoot);
-    this.limits = new LimitRecords(this.#context);
+    this.limits = new LimitRecords(this.#context, this.sessions);
   }
 
   async now(): Promise<number> {

@@ -124,6 +124,7 @@ export class RedisStore implements Store {
 
   async close(): Promise<void> {
     await this.#writes.settled();
+    this.limits.stop();
     await this.usage.close();
     await this.#connection.close();
   }

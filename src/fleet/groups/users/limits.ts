@@ -1,5 +1,6 @@
 import { USER_LIMITS, type UserLimit } from "../../../config/limits.js";
 import { FleetError, option, quote } from "../../../errors.js";
+import { type Period, periodOf } from "../../../usage/limits/budgets.js";
 import { effectiveLimits, type LimitValue, type LimitView } from "../../../usage/limits/limits.js";
 import * as arg from "../../arguments.js";
 import { Group } from "../group.js";
@@ -12,8 +13,14 @@ export class LimitGroup extends Group {
     const record = await store.limits.read(user);
     const { limits, sources } = effectiveLimits(config.limits, record);
     const sessions = await store.sessions.count(user, limits.sessions ?? Number.MAX_SAFE_INTEGER);
-    const nobody = { turnsPerMinute: null, concurrentTurns: null, connections: null };
-    const used = { ...nobody, tokensPerDay: null, tokensPerMonth: null, sessions };
+    const now = Date.now();
+    const tokens = async (period: Period) => await store.usage.tokensSince(user, periodOf(period, now).from);
+    const used = {
+      ...(await store.limits.used(user)),
+      sessions,
+      tokensPerDay: await tokens("day"),
+      tokensPerMonth: await tokens("month"),
+    };
     return { user, groups: record?.groups ?? [], limits, used, sources };
   }
 

@@ -56,6 +56,12 @@ export function keysOf(fleet: string, host: string | null) {
     /** The set of all users who have limits of their own, or groups. */
     limits: key("limits"),
     limitsOf: (user: string) => key(`limits:${user}`),
+    /** The slots of one kind that a user has, each with the time at which it ends. */
+    slots: (kind: string, user: string) => key(`slots:${kind}:${user}`),
+    /** The turns that the user began in the last minute. */
+    begun: (user: string) => key(`begun:${user}`),
+    /** Shows that a budget of the user is nearly used up. */
+    near: (user: string, name: string, from: number) => key(`near:${name}:${from}:${user}`),
     hosts: key("hosts"),
     host: (name: string) => key(`host:${name}`),
     /** The highest fence so far. Never expires. */

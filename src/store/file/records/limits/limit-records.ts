@@ -1,16 +1,38 @@
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import type { UserLimits } from "../../../../config/limits.js";
+import { systemCode } from "../../../../errors.js";
 import { userDigest } from "../../../../model/ids.js";
-import type { UserLimitRecord } from "../../../../model/usage/user-limits.js";
-import type { LimitStore } from "../../../ports.js";
+import type {
+  Slot,
+  SlotAnswer,
+  SlotKind,
+  SlotRequest,
+  SlotsUsed,
+  UserLimitRecord,
+} from "../../../../model/usage/user-limits.js";
+import { system } from "../../../../system/system.js";
+import type { LimitStore, SessionStore } from "../../../ports.js";
+import { bootName, hasGone, ownHolder } from "../../../usage/holder.js";
 import type { StoreContext } from "../../context.js";
+import { mediumError } from "../../failures.js";
 import { RecordFiles } from "../record-files.js";
+import { SlotLog } from "./slot-log.js";
 
-/** The users' own limits and their groups, each in one file for each user. */
+/** How many logs a process remembers. */
+const MOST_LOGS = 10_000;
+
+/** The users' own limits and their groups, each in one file for each user, and logs of what is in use. */
 export class LimitRecords implements LimitStore {
+  readonly #context: StoreContext;
+  readonly #sessions: Pick<SessionStore, "ids" | "count">;
   readonly #limits: RecordFiles<Pick<UserLimitRecord, "user" | "limits">>;
   readonly #groups: RecordFiles<Pick<UserLimitRecord, "user" | "groups">>;
+  readonly #logs = new Map<string, SlotLog>();
 
-  constructor(context: StoreContext) {
+  constructor(context: StoreContext, sessions: Pick<SessionStore, "ids" | "count">) {
+    this.#context = context;
+    this.#sessions = sessions;
     const remedy = () => "copilotfleet limit clear --user USER" as const;
     this.#limits = new RecordFiles(context, "limits", remedy);
     // The next sign-on writes a damaged record again.
@@ -39,4 +61,110 @@ export class LimitRecords implements LimitStore {
     if (groups.length === 0) await this.#groups.delete(userDigest(user));
     else await this.#groups.replace(userDigest(user), { user, groups });
   }
+
+  async take(request: SlotRequest): Promise<SlotAnswer> {
+    this.#context.ensureRoot();
+    const log = this.#logOf(request.user);
+    try {
+      const answer = await this.#take(log, request);
+      // A slot of a process that was killed must not keep others out.
+      const isFinal = answer.granted || !freeGone(log);
+      if (isFinal && log.isLong) {
+        freeGone(log);
+        log.seal();
+      }
+      return isFinal ? answer : await this.#take(log, request);
+    } catch (error) {
+      throw mediumError("write", this.#context.root, error);
+    }
+  }
+
+  async #take(log: SlotLog, { user, kind, id, most, perMinute }: SlotRequest): Promise<SlotAnswer> {
+    const now = Math.round(system().clock.nowMs());
+    const isSession = kind === "session";
+    const answer = log.append(["take", id, kind, ownHolder(), now, isSession ? null : most, perMinute]);
+    if (!answer.granted) return answer;
+    if (!isSession || most === null) return { granted: true };
+    const used = await this.#sessionsOf(user, answer.earlier, most);
+    if (used < most) return { granted: true };
+    log.appendLater(["end", id, false, ownHolder()]);
+    return { granted: false, reached: "most", used, retryAfterMs: null };
+  }
+
+  /**
+   * How many sessions the user has: those that are recorded, and those whose slots are earlier than the caller's. Call it after
+   * the caller has its slot. A session whose slot has ended by then is recorded or was given up.
+   */
+  async #sessionsOf(user: string | null, earlier: readonly string[], most: number): Promise<number> {
+    const count = async () => {
+      const ids = await this.#sessions.ids(user);
+      return { recorded: ids.length, all: new Set([...ids, ...earlier.map((slot) => slot.split("~")[0])]).size };
+    };
+    const { recorded, all } = await count();
+    if (all < most) return all;
+    // After a crash, `ids` may include sessions that have no record. `count` removes them.
+    await this.#sessions.count(user, recorded);
+    return (await count()).all;
+  }
+
+  async giveBack({ user, id }: Slot, hasBegun: boolean): Promise<void> {
+    this.#logOf(user).appendLater(["end", id, hasBegun, ownHolder()]);
+  }
+
+  async used(user: string): Promise<SlotsUsed> {
+    this.#context.checkRoot();
+    const state = this.#logOf(user).read();
+    const count = (kind: SlotKind) =>
+      state.idsOf(kind).filter((id) => hasGone(state.slots.get(id)?.holder ?? "") === false).length;
+    return {
+      turnsPerMinute: state.begunSince(system().clock.nowMs()),
+      concurrentTurns: count("turn"),
+      connections: count("connection"),
+    };
+  }
+
+  async isFirst(user: string, name: string, from: number): Promise<boolean> {
+    this.#context.ensureRoot();
+    const folder = this.#folderOf(user);
+    const path = join(folder, `near-${name}-${from}`);
+    try {
+      mkdirSync(folder, { recursive: true, mode: 0o700 });
+      for (const other of readdirSync(folder))
+        if (other.startsWith(`near-${name}-`) && join(folder, other) !== path)
+          rmSync(join(folder, other), { force: true });
+      writeFileSync(path, "", { flag: "wx", mode: 0o600 });
+      return true;
+    } catch (error) {
+      if (systemCode(error) === "EEXIST") return false;
+      throw mediumError("write", folder, error);
+    }
+  }
+
+  async forget(user: string): Promise<void> {
+    await this.clear(user);
+    await this.noteGroups(user, []);
+    rmSync(this.#folderOf(user), { recursive: true, force: true });
+    this.#logs.delete(this.#folderOf(user));
+  }
+
+  #logOf(user: string | null): SlotLog {
+    const folder = this.#folderOf(user);
+    let log = this.#logs.get(folder);
+    if (log !== undefined) return log;
+    if (this.#logs.size >= MOST_LOGS) this.#logs.clear();
+    log = new SlotLog(folder, bootName());
+    this.#logs.set(folder, log);
+    return log;
+  }
+
+  #folderOf(user: string | null): string {
+    return join(this.#context.root, "slots", user === null ? "all" : userDigest(user));
+  }
+}
+
+/** Frees the slots of processes that have ended. @returns whether there were any */
+function freeGone(log: SlotLog): boolean {
+  const gone = [...log.read().slots].filter(([, { holder }]) => hasGone(holder) !== false);
+  for (const [id] of gone) log.append(["end", id, true, ownHolder()]);
+  return gone.length > 0;
 }

@@ -1,22 +1,30 @@
 import { isDeepStrictEqual } from "node:util";
 import type { UserLimits } from "../../../../config/limits.js";
-import type { UserLimitRecord } from "../../../../model/usage/user-limits.js";
+import type { Slot, SlotAnswer, SlotRequest, SlotsUsed, UserLimitRecord } from "../../../../model/usage/user-limits.js";
 import type { LimitStore } from "../../../ports.js";
-import type { Documents } from "../documents.js";
+import { FIRST } from "../../scripts/slot-scripts.js";
+import { type Documents, newId } from "../documents.js";
 import { RecordSet } from "../record-set.js";
+import { RedisSlots } from "./slots.js";
 
 /** How long a process may rely on its last read of a user's record, in milliseconds. */
 const KNOWN_MS = 1_000;
 const MOST_KNOWN = 10_000;
+/** How long the store remembers that a budget is nearly used up, in milliseconds. Longer than a month. */
+const NEAR_MS = 32 * 24 * 3_600_000;
 
-/** The users' own limits and their groups, as one document for each user. */
+/** The users' own limits and their groups, as one document for each user, and what they have in use. */
 export class LimitDocuments implements LimitStore {
+  readonly #documents: Documents;
+  readonly #slots: RedisSlots;
   readonly #records: RecordSet<Omit<UserLimitRecord, "user">>;
   /** The records that were read within the last second, so that most turns of a front door read none. */
   readonly #known = new Map<string, { atMs: number; record: Promise<UserLimitRecord | null> }>();
 
   constructor(documents: Documents) {
-    const { keys } = documents;
+    const { connection, keys } = documents;
+    this.#documents = documents;
+    this.#slots = new RedisSlots(connection, keys);
     this.#records = new RecordSet(documents, keys.limits, (user) => keys.limitsOf(user));
   }
 
@@ -50,6 +58,34 @@ export class LimitDocuments implements LimitStore {
 
   async noteGroups(user: string, groups: readonly string[]): Promise<void> {
     await this.#change(user, ({ limits }) => ({ limits, groups }));
+  }
+
+  async take(request: SlotRequest): Promise<SlotAnswer> {
+    return await this.#slots.take(request);
+  }
+
+  async giveBack(slot: Slot, hasBegun: boolean): Promise<void> {
+    await this.#slots.giveBack(slot, hasBegun);
+  }
+
+  async used(user: string): Promise<SlotsUsed> {
+    return await this.#slots.used(user);
+  }
+
+  async isFirst(user: string, name: string, from: number): Promise<boolean> {
+    const { connection, keys } = this.#documents;
+    const [word] = await connection.run(FIRST, [keys.near(user, name, from)], [newId(), NEAR_MS]);
+    return word === "first";
+  }
+
+  async forget(user: string): Promise<void> {
+    await this.#change(user, () => ({ limits: {}, groups: [] }));
+    await this.#slots.forget(user);
+  }
+
+  /** Ends the renewal of slots. */
+  stop(): void {
+    this.#slots.stop();
   }
 
   async #change(

@@ -1,0 +1,70 @@
+import { randomUUID } from "node:crypto";
+import { type LimitSource, limitReached } from "../../config/limits.js";
+import type { Config } from "../../config/schema.js";
+import type { SessionRecord } from "../../model/session.js";
+import type { Slot } from "../../model/usage/user-limits.js";
+import type { Store } from "../../store/ports.js";
+
+/** A limit on sessions. `user` is null for that of all users together. */
+interface Limit {
+  user: string | null;
+  most: number;
+  source: LimitSource;
+}
+
+/** Enforces the limits on the number of sessions, for all processes and hosts that share the store. */
+export class SessionLimits {
+  readonly #store: Store;
+  readonly #limits: Config["limits"];
+
+  constructor({ store, config }: { store: Store; config: Config }) {
+    this.#store = store;
+    this.#limits = config.limits;
+  }
+
+  /** @throws FleetError `FLEET_LIMIT_REACHED` when the user may have no more sessions. */
+  async assertRoom(owner: string): Promise<void> {
+    for (const limit of await this.#limitsOf(owner)) {
+      const used = await this.#store.sessions.count(limit.user, limit.most);
+      if (used >= limit.most) throw reached(limit);
+    }
+  }
+
+  /**
+   * Records a new session. While it is recorded, a slot counts for it, so that sessions that are created at the same moment
+   * see each other.
+   *
+   * @throws FleetError `FLEET_LIMIT_REACHED`; as `SessionStore.create`.
+   */
+  async add(record: SessionRecord): Promise<void> {
+    const { limits } = this.#store;
+    const taken: Slot[] = [];
+    try {
+      for (const limit of await this.#limitsOf(record.owner)) {
+        const slot = { user: limit.user, kind: "session", id: `${record.id}~${randomUUID()}` } as const;
+        const answer = await limits.take({ ...slot, most: limit.most, perMinute: null });
+        if (!answer.granted) throw reached(limit);
+        taken.push(slot);
+      }
+      await this.#store.sessions.create(record);
+    } finally {
+      for (const slot of taken) await limits.giveBack(slot, true);
+    }
+  }
+
+  /** The limits that apply to a new session of the user. */
+  async #limitsOf(owner: string): Promise<Limit[]> {
+    const record = await this.#store.limits.read(owner);
+    const { effectiveLimits } = await import("../../usage/limits/limits.js");
+    const { limits, sources } = effectiveLimits(this.#limits, record);
+    const total = this.#limits.total.sessions;
+    return [
+      ...(limits.sessions === null ? [] : [{ user: owner, most: limits.sessions, source: sources.sessions }]),
+      ...(total === null ? [] : [{ user: null, most: total, source: "default" as const }]),
+    ];
+  }
+}
+
+function reached({ user, most, source }: Limit) {
+  return user === null ? limitReached("total.sessions", most) : limitReached("sessions", most, { source });
+}

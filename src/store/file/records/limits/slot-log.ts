@@ -1,0 +1,194 @@
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import { systemCode } from "../../../../errors.js";
+import { scratchName, unlinkQuietly } from "../../commit/durable.js";
+import { type Answer, type Entry, readEntry, SlotState } from "./slot-state.js";
+
+/** A log that has reached this size is sealed. In bytes. */
+const LONGEST = 64 * 1024;
+const NAME = /^([a-z0-9]{8})-(\d{1,12})\.log$/;
+
+/**
+ * What one user has in use: a log to which every process appends with one write for each entry. The system puts the entries
+ * in one order, and each process reads the log and so finds out by the same rules which entries were granted. So the limits
+ * are exact without a lock, and a process that is killed at any point leaves nothing half done.
+ *
+ * The first entry that seals a log is its last: entries behind it count for nothing, and their writers append them to the next
+ * log. Everybody computes the same beginning of the next log, so it does not matter who creates it.
+ *
+ * Nothing here is synced to disk, because what is in use ends with the boot of the machine. The name of a log has the boot.
+ */
+export class SlotLog {
+  readonly #folder: string;
+  readonly #boot: string;
+  /** The log that was read last, how far, and what was in it. */
+  #number = -1;
+  #inode = -1;
+  #offset = 0;
+  #state = new SlotState();
+  /** Entries that a full disk did not take. They free slots, so they come first. */
+  #unwritten: Entry[] = [];
+
+  /** @param boot 8 letters and digits that name the boot of the machine */
+  constructor(folder: string, boot: string) {
+    this.#folder = folder;
+    this.#boot = boot;
+  }
+
+  /** What is in use now. */
+  read(): SlotState {
+    if (this.#numbers().length > 0) this.#use((fd) => this.#follow(fd));
+    return this.#state;
+  }
+
+  /** Appends an entry. @returns the answer to it. @throws a system error if it cannot be written */
+  append(entry: Entry): Answer {
+    for (;;) {
+      const answer = this.#use((fd) => {
+        writeEntries(fd, [...this.#unwritten, entry]);
+        return this.#follow(fd, entry);
+      });
+      if (answer === undefined) continue; // others have sealed the log before this entry
+      this.#unwritten = [];
+      return answer;
+    }
+  }
+
+  /** Like {@link append}, for an entry that frees something. If it cannot be written now, the next call writes it. */
+  appendLater(entry: Entry): void {
+    try {
+      this.append(entry);
+    } catch (error) {
+      if (systemCode(error) === undefined) throw error;
+      if (!this.#unwritten.includes(entry)) this.#unwritten.push(entry);
+    }
+  }
+
+  /** Whether the log should be sealed now. */
+  get isLong(): boolean {
+    return this.#offset > LONGEST;
+  }
+
+  seal(): void {
+    this.#use((fd) => {
+      writeEntries(fd, [["seal"]]);
+      this.#follow(fd);
+    });
+  }
+
+  /** Works with the newest log that is not sealed, and creates it if necessary. */
+  #use<T>(work: (fd: number) => T): T {
+    for (;;) {
+      const fd = this.#open();
+      if (fd === undefined) continue;
+      try {
+        const { ino, size } = fstatSync(fd);
+        if (ino !== this.#inode || size < this.#offset) {
+          this.#inode = ino;
+          this.#offset = 0;
+          this.#state = new SlotState();
+        }
+        this.#follow(fd);
+        if (!this.#state.isSealed) return work(fd);
+      } finally {
+        closeSync(fd);
+      }
+      this.#create(this.#number + 1, this.#state.start());
+    }
+  }
+
+  /** @returns undefined if the log disappeared, because others have sealed it and the next one */
+  #open(): number | undefined {
+    if (this.#number < 0 || this.#state.isSealed) {
+      const newest = this.#numbers().at(-1);
+      if (newest === undefined) this.#create(0, []);
+      this.#number = this.#numbers().at(-1) ?? 0;
+    }
+    try {
+      return openSync(this.#path(this.#number), constants.O_RDWR | constants.O_APPEND);
+    } catch (error) {
+      if (systemCode(error) !== "ENOENT") throw error;
+      this.#number = -1;
+      return undefined;
+    }
+  }
+
+  /** Creates a log with its first entries, unless it exists. Removes those before the last one. */
+  #create(number: number, entries: readonly Entry[]): void {
+    mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
+    const temp = join(this.#folder, scratchName("tmp"));
+    try {
+      writeFileSync(temp, textOf(entries), { flag: "wx", mode: 0o600 });
+      linkSync(temp, this.#path(number));
+    } catch (error) {
+      if (systemCode(error) !== "EEXIST") throw error;
+    } finally {
+      unlinkQuietly(temp);
+    }
+    for (const name of readdirSync(this.#folder)) {
+      const [, boot, older] = NAME.exec(name) ?? [];
+      const isOld = boot !== undefined && (boot !== this.#boot || Number(older) < number - 1);
+      if (isOld) rmSync(join(this.#folder, name), { force: true });
+    }
+  }
+
+  /** Reads what was appended since the last read. @returns the answer to `own`, or undefined if it is not in the log */
+  #follow(fd: number, own?: Entry): Answer | undefined {
+    let answer: Answer | undefined;
+    const ownLine = own === undefined ? undefined : JSON.stringify(own);
+    const bytes = Buffer.alloc(Math.max(0, fstatSync(fd).size - this.#offset));
+    const length = bytes.length === 0 ? 0 : readSync(fd, bytes, 0, bytes.length, this.#offset);
+    // Another process may be writing the last line.
+    const end = bytes.lastIndexOf(10, length - 1) + 1;
+    this.#offset += end;
+    for (const line of bytes.toString("utf8", 0, end).split("\n")) {
+      const entry = readEntry(line);
+      if (entry === null || this.#state.isSealed) continue;
+      const given = this.#state.apply(entry);
+      if (line === ownLine) answer = given;
+    }
+    return answer;
+  }
+
+  /** The numbers of the logs of this boot, in order. */
+  #numbers(): number[] {
+    try {
+      return readdirSync(this.#folder)
+        .flatMap((name) => {
+          const [, boot, number] = NAME.exec(name) ?? [];
+          return boot === this.#boot ? [Number(number)] : [];
+        })
+        .sort((a, b) => a - b);
+    } catch (error) {
+      if (systemCode(error) === "ENOENT") return [];
+      throw error;
+    }
+  }
+
+  #path(number: number): string {
+    return join(this.#folder, `${this.#boot}-${number}.log`);
+  }
+}
+
+/** An entry begins with an empty line, so that it does not continue a line that a full disk has cut off. */
+function textOf(entries: readonly Entry[]): string {
+  return entries.map((entry) => `\n${JSON.stringify(entry)}\n`).join("");
+}
+
+function writeEntries(fd: number, entries: readonly Entry[]): void {
+  const bytes = Buffer.from(textOf(entries));
+  const written = writeSync(fd, bytes);
+  if (written < bytes.length) throw Object.assign(new Error("write() wrote a part"), { code: "ENOSPC" });
+}

@@ -1,0 +1,125 @@
+import {
+  MINUTE_MS,
+  type Slot,
+  type SlotAnswer,
+  type SlotKind,
+  type SlotRequest,
+  type SlotsUsed,
+} from "../../../../model/usage/user-limits.js";
+import { hasGone, ownHolder } from "../../../usage/holder.js";
+import type { Connection } from "../../link/connection.js";
+import type { Keys } from "../../link/keys.js";
+import { CLEAR, GIVE_BACK, KEEP, TAKE, USED } from "../../scripts/slot-scripts.js";
+
+/** How long a slot lasts without its process, and how often the process renews it, in milliseconds. */
+const TTL_MS = 30_000;
+const KEEP_MS = 10_000;
+/** How many slots one renewal contains. */
+const KEPT_AT_ONCE = 500;
+
+/** What users have in use. The id of each slot ends with its process, so that processes of the same machine can free it. */
+export class RedisSlots {
+  readonly #connection: Connection;
+  readonly #keys: Keys;
+  /** The slots that this process holds: keys of sets by id. */
+  readonly #held = new Map<string, string>();
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(connection: Connection, keys: Keys) {
+    this.#connection = connection;
+    this.#keys = keys;
+  }
+
+  async take(request: SlotRequest): Promise<SlotAnswer> {
+    const answer = await this.#take(request);
+    if (answer.granted) return answer;
+    const gone = answer.slots.filter((id) => hasGone(id.slice(id.lastIndexOf("~") + 1)) === true);
+    if (gone.length > 0) {
+      await this.#connection.run(GIVE_BACK, this.#keysOf(request), ["1", ...gone]);
+      return await this.#take(request);
+    }
+    const { slots: _, ...refusal } = answer;
+    return refusal;
+  }
+
+  async #take(
+    request: SlotRequest,
+  ): Promise<{ granted: true } | (Extract<SlotAnswer, { granted: false }> & { slots: string[] })> {
+    const { user, kind, most, perMinute } = request;
+    const id = idOf(request);
+    const recorded = user === null ? this.#keys.sessions : this.#keys.ownedBy(user);
+    const [slots, begun] = this.#keysOf(request);
+    const isTurn = kind === "turn" || kind === "prompt";
+    const ttl = kind === "prompt" ? "" : TTL_MS;
+    const flags = [isTurn ? "1" : "0", kind === "session" ? "1" : "0", MINUTE_MS];
+    const [word, used, waitMs, ...taken] = await this.#connection.run(
+      TAKE,
+      [slots, begun, recorded],
+      [id, most ?? "", perMinute ?? "", ttl, ...flags],
+    );
+    if (word === "granted") {
+      if (kind !== "prompt") this.#hold(id, slots);
+      return { granted: true };
+    }
+    const retryAfterMs = word === "perMinute" ? Math.max(1, Math.ceil(Number(waitMs))) : null;
+    const reached = word === "perMinute" ? "perMinute" : "most";
+    return { granted: false, reached, used: Number(used), retryAfterMs, slots: taken.map(String) };
+  }
+
+  async giveBack(slot: Slot, hasBegun: boolean): Promise<void> {
+    const id = idOf(slot);
+    this.#held.delete(id);
+    if (this.#held.size === 0) this.#stop();
+    // If Redis does not answer, the slot ends with its expiry.
+    await this.#connection.run(GIVE_BACK, this.#keysOf(slot), [hasBegun ? "1" : "0", id]).catch(() => "it expires");
+  }
+
+  async used(user: string): Promise<SlotsUsed> {
+    const slots = (kind: SlotKind) => this.#keys.slots(kind, user);
+    const keys = [this.#keys.begun(user), slots("turn"), slots("connection")];
+    const [, begun, turns, connections] = await this.#connection.run(USED, keys, [MINUTE_MS]);
+    return {
+      turnsPerMinute: Number(begun),
+      concurrentTurns: Number(turns),
+      connections: Number(connections),
+    };
+  }
+
+  async forget(user: string): Promise<void> {
+    for (const kind of ["turn", "session", "connection"] as const)
+      await this.#connection.run(CLEAR, [this.#keys.slots(kind, user), this.#keys.begun(user)], []);
+  }
+
+  stop(): void {
+    this.#stop();
+    this.#held.clear();
+  }
+
+  #hold(id: string, slots: string): void {
+    this.#held.set(id, slots);
+    this.#timer ??= setInterval(() => void this.#keep(), KEEP_MS).unref();
+  }
+
+  #stop(): void {
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+  }
+
+  /** Never rejects. */
+  async #keep(): Promise<void> {
+    const held = [...this.#held];
+    for (let at = 0; at < held.length; at += KEPT_AT_ONCE) {
+      const part = held.slice(at, at + KEPT_AT_ONCE).filter(([id]) => this.#held.has(id));
+      const [ids, keys] = [part.map(([id]) => id), part.map(([, slots]) => slots)];
+      if (part.length > 0) await this.#connection.run(KEEP, keys, [TTL_MS, ...ids]).catch(() => "the next one does it");
+    }
+  }
+
+  #keysOf({ user, kind }: Pick<Slot, "user" | "kind">): [slots: string, begun: string] {
+    return [this.#keys.slots(kind, user ?? ""), this.#keys.begun(user ?? "")];
+  }
+}
+
+function idOf({ id }: Pick<Slot, "id">): string {
+  return `${id}~${ownHolder()}`;
+}

@@ -1,0 +1,20 @@
+import type { UserLimit } from "../../config/limits.js";
+
+export type Period = "day" | "month";
+
+/** The limits on the model tokens of a period. */
+export const BUDGETS = [
+  { limit: "tokensPerDay", period: "day" },
+  { limit: "tokensPerMonth", period: "month" },
+] as const satisfies readonly { limit: UserLimit; period: Period }[];
+
+/** The share of a budget from which on the fleet warns. */
+export const SOFT_SHARE = 0.8;
+
+/** The day or the month of UTC with this time: its beginning, and that of the next one, in milliseconds since the epoch. */
+export function periodOf(period: Period, now: number): { from: number; to: number } {
+  const date = new Date(now);
+  const [year, month, day] = [date.getUTCFullYear(), date.getUTCMonth(), date.getUTCDate()];
+  if (period === "day") return { from: Date.UTC(year, month, day), to: Date.UTC(year, month, day + 1) };
+  return { from: Date.UTC(year, month), to: Date.UTC(year, month + 1) };
+}

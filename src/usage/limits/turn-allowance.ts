@@ -1,0 +1,136 @@
+import { randomBytes } from "node:crypto";
+import { limitReached, type UserLimit } from "../../config/limits.js";
+import type { Config } from "../../config/schema.js";
+import type { SlotKind, UserLimitRecord } from "../../model/usage/user-limits.js";
+import type { Store } from "../../store/ports.js";
+import { BUDGETS, periodOf, SOFT_SHARE } from "./budgets.js";
+import { LimitEvents, type LimitEventsContext } from "./limit-events.js";
+import { type EffectiveLimits, effectiveLimits } from "./limits.js";
+
+export interface AllowanceContext extends LimitEventsContext {
+  store: Pick<Store, "limits" | "usage">;
+  config: Pick<Config, "limits">;
+}
+
+/** One prompt that counts for the limits of its user. */
+export interface Charge {
+  /** The prompt was refused or never began, so it must not count. */
+  refund(): void;
+}
+
+/**
+ * The part of a user's limits that one turn takes up: a place among the turns that run at once, and one among those of the
+ * minute. A turn of the front door may have further prompts, each of which counts for the minute, too.
+ */
+export class TurnAllowance {
+  readonly #context: AllowanceContext;
+  readonly #user: string;
+  readonly #limits: EffectiveLimits;
+  /** The id of the slot. */
+  readonly #id: string;
+  /** Whether no prompt has used the turn's own place in the minute. */
+  #isSpare = true;
+  #isOver = false;
+
+  private constructor(context: AllowanceContext, user: string, limits: EffectiveLimits) {
+    this.#context = context;
+    this.#user = user;
+    this.#limits = limits;
+    this.#id = newId();
+  }
+
+  /**
+   * Takes up the user's limits for one turn.
+   *
+   * @throws FleetError `FLEET_LIMIT_REACHED` when the user has used up one of them; as the store.
+   */
+  static async take(
+    context: AllowanceContext,
+    user: string,
+    record: UserLimitRecord | null,
+  ): Promise<TurnAllowance | null> {
+    const limits = effectiveLimits(context.config.limits, record);
+    const { turnsPerMinute, concurrentTurns, tokensPerDay, tokensPerMonth } = limits.limits;
+    if ([turnsPerMinute, concurrentTurns, tokensPerDay, tokensPerMonth].every((max) => max === null)) return null;
+    const allowance = new TurnAllowance(context, user, limits);
+    await allowance.#checkBudgets();
+    await allowance.#take("turn", allowance.#id);
+    return allowance;
+  }
+
+  /** Counts a prompt, right before it is sent. @throws like {@link take} */
+  async charge(): Promise<Charge> {
+    if (this.#isSpare) {
+      this.#isSpare = false;
+      return { refund: () => this.#refundFirst() };
+    }
+    await this.#checkBudgets();
+    const id = newId();
+    await this.#take("prompt", id);
+    return { refund: () => this.#giveBack("prompt", id, false) };
+  }
+
+  /** Ends the turn. Does not wait for the store. */
+  end(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#giveBack("turn", this.#id, !this.#isSpare);
+  }
+
+  get #events(): LimitEvents {
+    return LimitEvents.of(this.#context);
+  }
+
+  #refundFirst(): void {
+    if (this.#isOver) this.#giveBack("turn", this.#id, false);
+    else this.#isSpare = true;
+  }
+
+  #giveBack(kind: SlotKind, id: string, hasBegun: boolean): void {
+    const { concurrentTurns, turnsPerMinute } = this.#limits.limits;
+    if (concurrentTurns === null && turnsPerMinute === null) return;
+    // The store has a process repeat this, or the slot ends by itself.
+    void this.#context.store.limits.giveBack({ user: this.#user, kind, id }, hasBegun).catch(() => "it expires");
+  }
+
+  async #take(kind: "turn" | "prompt", id: string): Promise<void> {
+    const { concurrentTurns, turnsPerMinute } = this.#limits.limits;
+    if (concurrentTurns === null && turnsPerMinute === null) return;
+    const most = kind === "turn" ? concurrentTurns : null;
+    const answer = await this.#context.store.limits.take({
+      user: this.#user,
+      kind,
+      id,
+      most,
+      perMinute: turnsPerMinute,
+    });
+    if (answer.granted) return;
+    const limit = answer.reached === "most" ? "concurrentTurns" : "turnsPerMinute";
+    throw this.#reached(limit, answer.used, answer.retryAfterMs ?? AGAIN_MS);
+  }
+
+  async #checkBudgets(): Promise<void> {
+    for (const { limit, period } of BUDGETS) {
+      const max = this.#limits.limits[limit];
+      if (max === null) continue;
+      const now = Date.now();
+      const { from, to } = periodOf(period, now);
+      const used = await this.#context.store.usage.tokensSince(this.#user, from);
+      if (used >= max) throw this.#reached(limit, used, to - now);
+      if (used >= max * SOFT_SHARE) await this.#events.near(this.#user, { limit, max, used, from });
+    }
+  }
+
+  #reached(limit: UserLimit, used: number, retryAfterMs: number): Error {
+    const max = this.#limits.limits[limit] ?? 0;
+    this.#events.reached(this.#user, limit, max);
+    return limitReached(limit, max, { source: this.#limits.sources[limit], used, retryAfterMs });
+  }
+}
+
+/** When a turn that found no place may try again, in milliseconds. Nobody knows when another turn ends. */
+const AGAIN_MS = 1_000;
+
+function newId(): string {
+  return randomBytes(9).toString("base64url");
+}

@@ -1,0 +1,148 @@
+import { randomUUID } from "node:crypto";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { FrontDoor } from "../../src/gateway/door.js";
+import { openStore } from "../../src/store/open.js";
+import type { Store } from "../../src/store/ports.js";
+import { unused } from "../fixtures/sessions/unused.js";
+import { RawClient } from "../gateway/raw-client.js";
+import { TestApi } from "./harness.js";
+
+/** Every entry point × every limit on turns: the same refusal, which names the limit, and a turn once there is room. */
+
+let at: TestApi;
+let door: FrontDoor;
+let store: Store;
+beforeAll(async () => {
+  at = await TestApi.open();
+  door = await at.fleet.doors.open({ listen: "127.0.0.1:0" });
+  store = openStore("file", at.fleet.stateRoot);
+});
+afterAll(async () => {
+  await store.close();
+  await at[Symbol.asyncDispose]();
+});
+
+interface Refused {
+  code: string;
+  limit: string;
+  retryable: boolean;
+  retryAfterMs: number;
+}
+
+/** Sends a prompt. @returns null, or the error */
+const ENTRY_POINTS: Readonly<Record<string, (user: string, id: string) => Promise<Refused | null>>> = {
+  library: async (user, id) =>
+    await at.fleet.sessions.use(id, "hi", { user }).then(
+      () => null,
+      (error: Refused) => error,
+    ),
+  command: async (user, id) => {
+    const { code, stdout } = await at.commands.run(["send", id, "hi", "--user", user, "--json"]);
+    const { error = null } = JSON.parse(stdout);
+    expect(code).toBe(error === null ? 0 : 6);
+    return error;
+  },
+  http: async (user, id) => {
+    const options = { token: await at.token(user), body: { prompt: "hi" } };
+    const { status, headers, json } = await at.ask("POST", `/v1/sessions/${id}/turns`, options);
+    if (status === 200) return null;
+    expect({ status, after: headers["retry-after"] }).toEqual({
+      status: 429,
+      after: expect.stringMatching(/^[1-9]\d*$/),
+    });
+    return json;
+  },
+  door: async (user, id) => {
+    const client = await RawClient.as(door.url, await at.token(user));
+    await client.requestOk("session.resume", { sessionId: id });
+    const { error } = await client.request("session.send", { sessionId: id, prompt: "hi" });
+    client.socket.destroy();
+    return error === undefined ? null : (error.data as unknown as Refused);
+  },
+};
+
+/** Uses a limit of 1 up. @returns what makes room again */
+const LIMITS: Readonly<Record<string, (user: string) => Promise<() => Promise<unknown>>>> = {
+  turnsPerMinute: async (user) => {
+    const slot = { user, kind: "turn", id: randomUUID() } as const;
+    await store.limits.take({ ...slot, most: null, perMinute: 1 });
+    await store.limits.giveBack(slot, true);
+    return async () => await store.limits.giveBack(slot, false);
+  },
+  concurrentTurns: async (user) => {
+    const slot = { user, kind: "turn", id: randomUUID() } as const;
+    await store.limits.take({ ...slot, most: 1, perMinute: null });
+    return async () => await store.limits.giveBack(slot, true);
+  },
+  tokensPerDay: async (user) => await consume(user, "tokensPerDay"),
+  tokensPerMonth: async (user) => await consume(user, "tokensPerMonth"),
+};
+
+async function consume(user: string, limit: string): Promise<() => Promise<unknown>> {
+  const line = {
+    ...({
+      id: randomUUID(),
+      at: new Date().toISOString(),
+      kind: "request",
+      user,
+      sessionId: "s",
+      model: null,
+    } as const),
+    ...{ host: null, tokenId: null, cacheReadTokens: null, credits: null, ms: 1 },
+  };
+  store.usage.append([
+    { ...line, inputTokens: null, outputTokens: null, outcome: "begun" },
+    { ...line, inputTokens: 3, outputTokens: 2, outcome: "ended" },
+  ]);
+  await store.usage.settled();
+  return async () => await at.fleet.limits.set(user, { [limit]: 1_000_000 });
+}
+
+describe.each(Object.keys(ENTRY_POINTS))("a prompt by the %s", (entry) => {
+  it.each(Object.keys(LIMITS))("is refused when %s is used up, and is not charged", async (limit) => {
+    const user = unused("u");
+    const id = unused("s");
+    await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));
+    await at.fleet.limits.set(user, { [limit]: 1 });
+    const makeRoom = await LIMITS[limit]?.(user);
+    const send = async () => await ENTRY_POINTS[entry]?.(user, id);
+    expect(await send()).toMatchObject({
+      ...{ code: "FLEET_LIMIT_REACHED", limit, retryable: true },
+      retryAfterMs: expect.any(Number),
+    });
+    await makeRoom?.();
+    // The refusal took nothing up, so one turn is left.
+    expect(await send()).toBeNull();
+  });
+});
+
+it("a turn whose server refuses it is not charged, and one that ends is", async () => {
+  const user = unused("u");
+  const id = unused("s");
+  await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));
+  await at.fleet.limits.set(user, { turnsPerMinute: 1, concurrentTurns: 1 });
+  await expect(at.fleet.sessions.use("missing", "hi", { user })).rejects.toMatchObject({
+    code: "FLEET_SESSION_NOT_FOUND",
+  });
+  expect((await at.fleet.limits.get(user)).used).toMatchObject({ turnsPerMinute: 0, concurrentTurns: 0 });
+  await at.fleet.sessions.use(id, "hi", { user });
+  expect((await at.fleet.limits.get(user)).used).toMatchObject({ turnsPerMinute: 1, concurrentTurns: 0 });
+  await expect(at.fleet.sessions.use(id, "hi", { user })).rejects.toMatchObject({
+    limit: "turnsPerMinute",
+    message: "This user may have 1 turns per minute (set by limit set), and 1 is used.",
+  });
+});
+
+it("further prompts of a client in one turn count, too", async () => {
+  const user = unused("u");
+  const id = unused("s");
+  await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));
+  await at.fleet.limits.set(user, { turnsPerMinute: 3 });
+  const client = await RawClient.as(door.url, await at.token(user));
+  await client.requestOk("session.resume", { sessionId: id });
+  const answers = await Promise.all(
+    Array.from({ length: 5 }, async () => await client.request("session.send", { sessionId: id, prompt: "hi" })),
+  );
+  expect(answers.filter(({ error }) => error === undefined)).toHaveLength(3);
+  client.socket.destroy();
+});
