@@ -33,7 +33,7 @@ export interface SignOnReport {
 
 export interface SignOnContext {
   store: Store;
-  config: Pick<Config, "identity">;
+  config: Pick<Config, "identity"> & { limits: Pick<Config["limits"], "groups"> };
   clock: Pick<Clock, "now">;
   /** Must not throw. */
   onSignOn?: ((report: SignOnReport) => void) | undefined;
@@ -77,6 +77,7 @@ export class SignOn {
       this.#context.onSignOn?.({ via, result, ms: performance.now() - start });
     try {
       const found = await this.#identify(kind, credential, address);
+      if (kind !== "token" && !("refused" in found) && !isHost(found)) await this.#noteGroups(found);
       if ("refused" in found) report(found.isUnchecked === true ? "unchecked" : "refused");
       else report("accepted", isHost(found) ? "host" : kind);
       return found;
@@ -84,6 +85,17 @@ export class SignOn {
       report("unchecked");
       throw error;
     }
+  }
+
+  /** Records the groups of the user that have limits, so that these limits hold wherever the user comes from. */
+  async #noteGroups({ user, groups }: Identity): Promise<void> {
+    const { store, config } = this.#context;
+    const named = Object.keys(config.limits.groups);
+    if (named.length === 0) return;
+    const now = named.filter((group) => groups.includes(group));
+    const before = (await store.limits.read(user))?.groups ?? [];
+    if (now.length === before.length && now.every((group) => before.includes(group))) return;
+    await store.limits.noteGroups(user, now);
   }
 
   async #identify(kind: Identity["via"], credential: unknown, address?: string) {

@@ -164,7 +164,7 @@ describe("the fleet, with a token,", () => {
     const { token, id } = await issueToken(store, "alice", null);
     const own = await issueToken(store, "alice", null, { passing: true });
     const identity = { tokenTtlMs: 1, jwt: [], github: { api: null, organizations: [] } };
-    const signOn = new SignOn({ store, config: { identity }, clock: performance });
+    const signOn = new SignOn({ store, config: { identity, limits: { groups: {} } }, clock: performance });
     expect(await signOn.identify(`${token.slice(0, -1)}${token.endsWith("A") ? "B" : "A"}`)).toHaveProperty("refused");
     expect(await signOn.identify(own.token)).toMatchObject({ user: "alice" });
     expect(await store.tokens.lastUses([id, own.id])).toEqual([null, null]);

@@ -89,7 +89,7 @@ export class DoorGroup extends Group {
     this.#common ??= (async () => {
       const { Shares } = await import("../../gateway/state/door/shares.js");
       const { SignOn } = await import("../../identity/sign-on.js");
-      return { signOn: new SignOn(this.parts), shares: new Shares(this.parts.config.limits) };
+      return { signOn: new SignOn(this.parts), shares: new Shares(this.parts.config.limits, this.parts) };
     })();
     return await this.#common;
   }

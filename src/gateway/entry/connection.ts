@@ -184,7 +184,12 @@ export class Connection {
         own === null || isRelayed ? null : new PeerDialer(own, this.#door.config.host, hello, identity, this.#door);
       // If the client disconnected while its token was being looked up, take no share, because nothing would give it back.
       if (this.socket.closed || this.#state !== "authenticating") return;
-      this.#share = shares.admit(identity.user, isRelayed);
+      const share = await shares.admitUser(identity.user, { relayed: isRelayed, everywhere: true });
+      if (this.socket.closed) {
+        share.release();
+        return;
+      }
+      this.#share = share;
       const origin = { identity, protocol, share: this.#share, report: this.#report, isRelayed };
       const logged = signOns.accepted(identity, this.socket.address);
       logged.catch(() => undefined); // awaited below

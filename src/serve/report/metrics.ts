@@ -1,5 +1,5 @@
 import type { Counter, Registry } from "prom-client";
-import { LIMITED } from "../../config/limits.js";
+import { LIMITED, USER_LIMITS } from "../../config/limits.js";
 import { ERRORS, type FleetErrorCode } from "../../errors.js";
 import type { RequestReport } from "../../gateway/state/door/report.js";
 import { SIGN_ON_RESULTS, type SignOnReport, WAYS } from "../../identity/sign-on.js";
@@ -219,7 +219,7 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
     labelNames: ["kind", "outcome"] as const,
   });
   for (const kind of REQUEST_KINDS) for (const outcome of REQUEST_OUTCOMES) agentRequests.inc({ kind, outcome }, 0);
-  const limits = LIMITED.flatMap((limited) => [limited, `total.${limited}`]);
+  const limits = [...new Set([...LIMITED.flatMap((limited) => [limited, `total.${limited}`]), ...USER_LIMITS])];
   new library.Gauge({
     ...named("supervisor_memory_bytes", "Memory of the supervisor itself."),
     collect() {

@@ -1,11 +1,25 @@
-import { type Limited, type LimitName, type Limits, limitReached } from "../../../config/limits.js";
+import { randomUUID } from "node:crypto";
+import { type Limited, type LimitName, type LimitSource, type Limits, limitReached } from "../../../config/limits.js";
+import type { Config } from "../../../config/schema.js";
 import type { FleetError } from "../../../errors.js";
+import type { Store } from "../../../store/ports.js";
 
 /** The limited quantities that a front door counts itself. The store counts sessions. */
 type Counted = Exclude<Limited, "sessions">;
 type Use = Record<Counted, number>;
 /** The limits of each user, and those of all users together. */
 type AllLimits = { default: Limits; total: Limits };
+
+/** The limit on the connections of one user, if it is not that of everybody. */
+interface OwnLimit {
+  max: number | null;
+  source: LimitSource;
+}
+
+export interface SharesContext {
+  config: Pick<Config, "limits">;
+  store: Pick<Store, "hosts" | "limits">;
+}
 
 const NOTHING: Readonly<Use> = { connections: 0, requestsInFlight: 0, unreadBytes: 0 };
 
@@ -14,9 +28,45 @@ export class Shares {
   readonly #limits: AllLimits;
   readonly #users = new Map<string, Account>();
   readonly #total: Use = { ...NOTHING };
+  readonly #context: SharesContext | null;
 
-  constructor(limits: AllLimits) {
+  /** @param context null: counts only the limits of everybody, at this front door */
+  constructor(limits: AllLimits, context: SharesContext | null = null) {
     this.#limits = limits;
+    this.#context = context;
+  }
+
+  /**
+   * Counts one more connection of a user, within the limit of this user.
+   *
+   * @param everywhere whether the connections at all hosts count together. Those that another front door relays count there.
+   * @throws FleetError `FLEET_LIMIT_REACHED`; as the store.
+   */
+  async admitUser(user: string, { relayed, everywhere }: { relayed: boolean; everywhere: boolean }): Promise<Share> {
+    if (this.#context === null) return this.admit(user, relayed);
+    const { store } = this.#context;
+    const own = await this.#ownLimit(user, this.#context);
+    const share = this.admit(user, relayed, own);
+    const most = own === undefined ? this.#limits.default.connections : own.max;
+    if (!everywhere || relayed || most === null || store.hosts === null) return share;
+    const slot = { user, kind: "connection", id: randomUUID() } as const;
+    try {
+      const answer = await store.limits.take({ ...slot, most, perMinute: null });
+      if (!answer.granted) throw limitReached("connections", most, { ...own, used: answer.used });
+    } catch (error) {
+      share.release();
+      throw error;
+    }
+    share.onRelease(() => void store.limits.giveBack(slot, true));
+    return share;
+  }
+
+  async #ownLimit(user: string, { store, config }: SharesContext): Promise<OwnLimit | undefined> {
+    const record = await store.limits.read(user);
+    if (record === null) return undefined;
+    const { effectiveLimits } = await import("../../../usage/limits/limits.js");
+    const { limits, sources } = effectiveLimits(config.limits, record);
+    return { max: limits.connections, source: sources.connections };
   }
 
   /**
@@ -25,11 +75,11 @@ export class Shares {
    * @param relayed whether the client claims that another front door relays it. Such connections count in a separate account
    * of the user, because the client also counts at the other door, and because nothing proves the claim.
    */
-  admit(user: string, relayed: boolean): Share {
+  admit(user: string, relayed: boolean, own?: OwnLimit): Share {
     // A user id cannot contain a colon, so this name is never that of another user.
     const name = relayed ? `relayed:${user}` : user;
     const account = this.#users.get(name) ?? new Account(name, this.#users, this.#total, this.#limits);
-    const reached = account.reached("connections", 1);
+    const reached = account.reached("connections", 1, own);
     if (reached !== null) throw reached;
     account.open();
     return new Share(account);
@@ -77,12 +127,12 @@ class Account {
   }
 
   /** @param more how much is about to be added */
-  reached(what: Counted, more = 0): FleetError | null {
-    const check = (limit: LimitName, now: number, max: number | null) =>
-      max !== null && now + more > max ? limitReached(limit, max) : null;
+  reached(what: Counted, more = 0, own?: OwnLimit): FleetError | null {
+    const check = (limit: LimitName, now: number, max: number | null, source?: LimitSource) =>
+      max !== null && now + more > max ? limitReached(limit, max, source === undefined ? {} : { source }) : null;
+    const { max, source } = own ?? { max: this.#limits.default[what], source: "default" };
     return (
-      check(what, this.#use[what], this.#limits.default[what]) ??
-      check(`total.${what}`, this.#total[what], this.#limits.total[what])
+      check(what, this.#use[what], max, source) ?? check(`total.${what}`, this.#total[what], this.#limits.total[what])
     );
   }
 }
@@ -94,9 +144,14 @@ export class Share implements Disposable {
   #requestBytes = 0;
   #bufferedBytes = 0;
   #released = false;
+  #onRelease: (() => void) | undefined;
 
   constructor(account: Account) {
     this.#account = account;
+  }
+
+  onRelease(action: () => void): void {
+    this.#onRelease = action;
   }
 
   /** Counts a request that has arrived. The door keeps the request in memory until it is answered. */
@@ -125,7 +180,10 @@ export class Share implements Disposable {
   /** Subtracts everything that the connection has counted from the user's account, because the connection has ended. */
   release(): void {
     this.#count(-this.#requests, -this.#requestBytes, -this.#bufferedBytes);
-    if (!this.#released) this.#account.close();
+    if (!this.#released) {
+      this.#account.close();
+      this.#onRelease?.();
+    }
     this.#released = true;
   }
 

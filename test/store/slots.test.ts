@@ -1,0 +1,73 @@
+import { appendFileSync, mkdtempSync, readdirSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, it } from "vitest";
+import { userDigest } from "../../src/model/ids.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { SlotLog } from "../../src/store/file/records/limits/slot-log.js";
+import { bootName, hasGone, ownHolder } from "../../src/store/usage/holder.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+
+let root: string;
+let folder: string;
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), "copilotfleet-slots-"));
+  folder = join(root, "slots", userDigest("alice"));
+});
+afterEach(async () => await removeFolder(root));
+
+const turn = (id: string, most: number | null) => ({ user: "alice", kind: "turn", id, most, perMinute: null }) as const;
+/** A process with this PID would be another one. */
+const DEAD = ownHolder().replace(/\.\d+\.[^.]+$/, ".4194303.1");
+const logs = () => readdirSync(folder).filter((name) => name.endsWith(".log"));
+
+it("a holder is known by its boot, PID namespace, PID and start", () => {
+  expect(hasGone(ownHolder())).toBe(false);
+  expect(hasGone(DEAD)).toBe(true);
+  expect(hasGone(ownHolder().replace(/\.[^.]+$/, ".1"))).toBe(true);
+  expect(hasGone(ownHolder().replace(/^\w+/, "00000000"))).toBeNull();
+  expect(hasGone("")).toBeNull();
+});
+
+it("frees the slots of a process that was killed as soon as somebody needs them", async () => {
+  const store = openFileStore(root);
+  expect(await store.limits.take(turn("own", 2))).toEqual({ granted: true });
+  new SlotLog(folder, bootName()).append(["take", "dead", "turn", DEAD, 1, null, null]);
+  expect(await store.limits.used("alice")).toMatchObject({ concurrentTurns: 1 });
+  expect(await store.limits.take(turn("next", 2))).toEqual({ granted: true });
+  expect(await store.limits.take(turn("last", 2))).toMatchObject({ granted: false, used: 2 });
+  await store.close();
+});
+
+it("keeps a user's log short, and goes on with its state at every process", async () => {
+  const [one, other] = [openFileStore(root), openFileStore(root)];
+  await one.limits.take(turn("lasting", null));
+  for (let count = 0; count < 1_500; count++) {
+    const at = count % 2 === 0 ? one : other;
+    expect(await at.limits.take(turn(`slot-${count}`, 2))).toEqual({ granted: true });
+    if (count % 100 === 0) expect(await other.limits.take(turn("more", 2))).toMatchObject({ granted: false });
+    await at.limits.giveBack({ user: "alice", kind: "turn", id: `slot-${count}` }, false);
+  }
+  expect(logs().length).toBeLessThanOrEqual(2);
+  for (const log of logs()) expect(statSync(join(folder, log)).size).toBeLessThan(200_000);
+  const fresh = openFileStore(root);
+  expect(await fresh.limits.used("alice")).toMatchObject({ concurrentTurns: 1, turnsPerMinute: 1 });
+  for (const store of [one, other, fresh]) await store.close();
+});
+
+it("goes on after a line that a full disk has cut off", async () => {
+  const store = openFileStore(root);
+  await store.limits.take(turn("first", 2));
+  appendFileSync(join(folder, logs()[0] ?? ""), '\n["take","torn","tu');
+  expect(await store.limits.take(turn("second", 2))).toEqual({ granted: true });
+  expect(await openFileStore(root).limits.take(turn("third", 2))).toMatchObject({ granted: false, used: 2 });
+  await store.close();
+});
+
+it("forgets what was in use before the machine was started again", async () => {
+  new SlotLog(folder, "00000000").append(["take", "old", "turn", ownHolder(), 1, null, null]);
+  const store = openFileStore(root);
+  expect(await store.limits.take(turn("new", 1))).toEqual({ granted: true });
+  expect(logs()).toHaveLength(1);
+  await store.close();
+});
