@@ -1,12 +1,11 @@
-import type { UserLimits } from "../config/limits.js";
 import type { HostEntry, HostRecord } from "../model/host.js";
 import type { Lease, LeaseAnswer, LeaseRequest } from "../model/lease.js";
 import type { Placement, UserPlacement } from "../model/placement.js";
 import type { Registry } from "../model/registry.js";
 import type { KeyedTurn, SessionRecord } from "../model/session.js";
 import type { TokenEnd, TokenRecord } from "../model/token.js";
-import type { Slot, SlotAnswer, SlotRequest, SlotsUsed, UserLimitRecord } from "../model/usage/user-limits.js";
 import type { UnreadableError } from "./failures.js";
+import type { LimitStore } from "./usage/limits-port.js";
 import type { UsageStore } from "./usage/port.js";
 
 /**
@@ -247,43 +246,6 @@ export interface KeyedTurnStore {
 
   /** The records of a user, or of all users if `user` is null. Leaves out those that cannot be read. */
   list(user: string | null): Promise<KeyedTurn[]>;
-}
-
-/** The limits that `limit set` sets for single users, the groups of users, and what users have in use. */
-export interface LimitStore {
-  /** Null if the user has neither limits nor groups. Another host may see a change up to a second late. */
-  read(user: string): Promise<UserLimitRecord | null>;
-
-  /** Changes the user's own limits. `change` must be free of side effects, because it may run again. */
-  set(user: string, change: (limits: Partial<UserLimits>) => Partial<UserLimits>): Promise<void>;
-
-  /** Removes the user's own limits. Resolves with true if there were any. */
-  clear(user: string): Promise<boolean>;
-
-  /** Replaces the user's groups. */
-  noteGroups(user: string, groups: readonly string[]): Promise<void>;
-
-  /**
-   * Takes a slot if its limits allow it. All processes of all hosts together never have more than that. A slot ends when it is
-   * given back, and some time after its process has ended.
-   */
-  take(request: SlotRequest): Promise<SlotAnswer>;
-
-  /**
-   * Gives a slot back. Never rejects because the medium fails: the slot then ends later.
-   *
-   * @param hasBegun whether the turn still counts for the minute
-   */
-  giveBack(slot: Slot, hasBegun: boolean): Promise<void>;
-
-  /** How many slots the user has, and how many turns of the user began in the last minute. */
-  used(user: string): Promise<SlotsUsed>;
-
-  /** Resolves with true for the first call with these arguments, on whichever host, and with false for the others. */
-  isFirst(user: string, name: string, from: number): Promise<boolean>;
-
-  /** Deletes everything about the user. */
-  forget(user: string): Promise<void>;
 }
 
 /** The directory of the hosts of a fleet. A host is alive while its heartbeats arrive in time, by the store's clock. */

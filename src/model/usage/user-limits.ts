@@ -13,8 +13,8 @@ export interface UserLimitRecord {
 export const MINUTE_MS = 60_000;
 
 /**
- * What takes up a limit while it lasts: a turn with its first prompt, a session that is being created, a connection to a front
- * door. A further prompt of a turn only counts for the minute.
+ * A turn with its first prompt, a session that is being created, and a connection to a front door take up a limit while they
+ * last. A further prompt of a turn only counts for the minute.
  */
 export type SlotKind = "turn" | "prompt" | "session" | "connection";
 

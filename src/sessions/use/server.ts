@@ -174,7 +174,10 @@ export class UseCheck implements Disposable {
       return { record, refusal: isBeingDrained(registry, server) ? "draining" : "ended" };
     }
     // While others wait for room, an open session waits, too, so that it can be unloaded for them.
-    if (isOpen && !(await this.#mayEnter({ record, server }))) return { record, refusal: "full" };
+    if (isOpen) {
+      if (!(await this.#mayEnter({ record, server }))) return { record, refusal: "full" };
+      this.#queue.enter();
+    }
     // Sessions never move away from a user's own server, and without shared storage they cannot change hosts.
     if (isOpen && server.isolation === "per-user" && !directory.isShared) return { record, refusal: null };
     if (isOpen && directory.isShared) await directory.assertStorage();

@@ -1,7 +1,7 @@
 import { foundingScript, script } from "./scripts.js";
 
 /*
- * What users have in use, by the clock of Redis. A slot ends with its expiry, which its process renews, so the slots of dead
+ * The slots that users have in use, by the clock of Redis. A slot ends with its expiry, which its process renews, so the slots of dead
  * processes and hosts end by themselves.
  *
  * Each script has the same effect whether it runs once or twice.

@@ -12,8 +12,9 @@ import type {
   UserLimitRecord,
 } from "../../../../model/usage/user-limits.js";
 import { system } from "../../../../system/system.js";
-import type { LimitStore, SessionStore } from "../../../ports.js";
+import type { SessionStore } from "../../../ports.js";
 import { bootName, hasGone, ownHolder } from "../../../usage/holder.js";
+import type { LimitStore } from "../../../usage/limits-port.js";
 import type { StoreContext } from "../../context.js";
 import { mediumError } from "../../failures.js";
 import { RecordFiles } from "../record-files.js";

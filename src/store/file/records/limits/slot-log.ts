@@ -21,7 +21,7 @@ const LONGEST = 64 * 1024;
 const NAME = /^([a-z0-9]{8})-(\d{1,12})\.log$/;
 
 /**
- * What one user has in use: a log to which every process appends with one write for each entry. The system puts the entries
+ * A log of everything that one user has in use. Every process appends to it, with one write for each entry. The system puts the entries
  * in one order, and each process reads the log and so finds out by the same rules which entries were granted. So the limits
  * are exact without a lock, and a process that is killed at any point leaves nothing half done.
  *
@@ -47,7 +47,7 @@ export class SlotLog {
     this.#boot = boot;
   }
 
-  /** What is in use now. */
+  /** The state now. */
   read(): SlotState {
     if (this.#numbers().length > 0) this.#use((fd) => this.#follow(fd));
     return this.#state;

@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from "node:util";
 import type { UserLimits } from "../../../../config/limits.js";
 import type { Slot, SlotAnswer, SlotRequest, SlotsUsed, UserLimitRecord } from "../../../../model/usage/user-limits.js";
-import type { LimitStore } from "../../../ports.js";
+import type { LimitStore } from "../../../usage/limits-port.js";
 import { FIRST } from "../../scripts/slot-scripts.js";
 import { type Documents, newId } from "../documents.js";
 import { RecordSet } from "../record-set.js";

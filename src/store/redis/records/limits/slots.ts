@@ -17,7 +17,7 @@ const KEEP_MS = 10_000;
 /** How many slots one renewal contains. */
 const KEPT_AT_ONCE = 500;
 
-/** What users have in use. The id of each slot ends with its process, so that processes of the same machine can free it. */
+/** The slots that users have in use. The id of each slot ends with its process, so that processes of the same machine can free it. */
 export class RedisSlots {
   readonly #connection: Connection;
   readonly #keys: Keys;
