@@ -14,14 +14,17 @@ const problem = redisProblem();
 if (problem !== undefined) console.warn(`streams of several hosts are not tested: ${problem}`);
 
 const NAMES = ["h1", "h2"];
-const CLIENTS = rounds(12, 100);
-const CUTS = rounds(40, 1_000);
+/** How many streams are open at the same time. */
+const CLIENTS = rounds(12, 1_000);
+const CUTS = rounds(40, 5_000);
 /** For each user, who is on the host with the same number. */
 const SESSIONS = rounds(1, 4);
 /** How often a host's `serve` and a server are killed. */
 const KILLS = rounds(1, 8);
-const LONGEST_MS = rounds(800, 3_000);
+const LONGEST_MS = rounds(800, 20_000);
 const TURN_MS = 60_000;
+/** How often a prompt is sent under its key, with half a second in between. */
+const MOST_TRIES = 120;
 
 /** The address of the HTTP API of the last `serve` of a host, also if it was killed. */
 const urlOf = (host: TestHost) => [...host.output.matchAll(/"http":"([^"]+)"/g)].at(-1)?.[1];
@@ -29,21 +32,32 @@ const urlOf = (host: TestHost) => [...host.output.matchAll(/"http":"([^"]+)"/g)]
 interface Prompt {
   session: string;
   text: string;
-  isAnswered: boolean;
+  /** "answered", or the code of the error. Null if no host has answered. */
+  end: string | null;
 }
 
-/** Sends prompts to a session until the test is over. Never sends a prompt again, because it may have arrived. */
+/** Codes that ask the client to send the request again. */
+const AGAIN = new Set(["FLEET_DOOR_DRAINING", "FLEET_SESSION_BUSY", "FLEET_SESSION_LOCKED", "FLEET_POOL_DRAINING"]);
+
+/**
+ * Sends prompts to a session until the test is over. Sends a prompt again under its idempotency key until a host answers it, at
+ * the next host each time.
+ */
 async function sendPrompts(session: string, token: string, hosts: readonly TestHost[], isOver: () => boolean) {
   const prompts: Prompt[] = [];
   for (let number = 0; !isOver(); number++) {
-    const prompt = { session, text: `<${session}-${number}>`, isAnswered: false };
+    const prompt: Prompt = { session, text: `<${session}-${number}>`, end: null };
     prompts.push(prompt);
-    const url = urlOf(hosts[number % hosts.length] as TestHost) ?? "";
     const body = { prompt: prompt.text, timeout: `${TURN_MS}ms` };
-    const sent = ask(url, "POST", `/v1/sessions/${session}/turns`, { token, body });
-    const reply = await sent.catch(() => null);
-    prompt.isAnswered = reply?.status === 200;
-    await delay(reply?.status === 200 ? 100 : 500);
+    const headers = { "Idempotency-Key": prompt.text };
+    for (let tries = 0; prompt.end === null && tries < MOST_TRIES; tries++) {
+      const url = urlOf(hosts[(number + tries) % hosts.length] as TestHost) ?? "";
+      const sent = ask(url, "POST", `/v1/sessions/${session}/turns`, { token, body, headers });
+      const reply = await sent.catch(() => null);
+      if (reply?.status === 200) prompt.end = "answered";
+      else if (reply !== null && !AGAIN.has(reply.json?.code)) prompt.end = String(reply.json?.code);
+      await delay(prompt.end === "answered" ? 100 : 500);
+    }
   }
   return prompts;
 }
@@ -55,10 +69,11 @@ async function checkTurns(fleet: Fleet, user: string, prompts: readonly Prompt[]
   for await (const event of fleet.sessions.followEvents(session, { user })) {
     if (event.type === "user.message") recorded.push(event.data.content);
   }
-  return prompts.flatMap(({ text, isAnswered }) => {
+  return prompts.flatMap(({ text, end }) => {
+    const isAnswered = end === "answered";
     const count = { recorded: recorded.filter((each) => each.includes(text)).length, asked: model.asked(text) };
     const isOnce = isAnswered ? count.recorded === 1 && count.asked === 1 : count.recorded <= 1 && count.asked <= 1;
-    return isOnce ? [] : [`${text}${isAnswered ? " (answered)" : ""}: ${JSON.stringify(count)}`];
+    return isOnce ? [] : [`${text} (${end}): ${JSON.stringify(count)}`];
   });
 }
 
@@ -80,6 +95,8 @@ it.skipIf(problem !== undefined)(
       await hosts.serve();
       await using fleet = await (all[0] as TestHost).library();
       let isOver = false;
+      let beginCutting = (): void => undefined;
+      const cutting = new Promise<void>((resolve) => (beginCutting = resolve));
       const clients: StreamClient[] = [];
       const talks: { user: string; session: string; prompts: Promise<Prompt[]> }[] = [];
       for (const [at, name] of NAMES.entries()) {
@@ -96,11 +113,14 @@ it.skipIf(problem !== undefined)(
           talks.push({ user, session, prompts: sendPrompts(session, token, all, () => isOver) });
           const count = CLIENTS / NAMES.length / SESSIONS;
           for (let client = 0; client < count; client++) {
-            const options = { sessionId: session, token, hosts: all.length, random, longestMs: LONGEST_MS };
+            const options = { sessionId: session, token, hosts: all.length, random, longestMs: LONGEST_MS, cutting };
             clients.push(new StreamClient({ ...options, urlOf: (host) => urlOf(all[host] as TestHost) }));
           }
         }
       }
+      const open = () => clients.filter(({ isOpen }) => isOpen).length;
+      await eventually(`${CLIENTS} streams at once`, () => open() === clients.length, TURN_MS * 5);
+      beginCutting();
       const cuts = () => clients.reduce((sum, client) => sum + client.cuts, 0);
       let servers = 0;
       for (let kill = 0; kill < KILLS; kill++) {
@@ -146,13 +166,14 @@ it.skipIf(problem !== undefined)(
       const cut = cuts();
       await Promise.all(clients.map(async (client) => await client.end()));
       const events = clients.reduce((sum, { ids }) => sum + ids.length, 0);
-      const answered = prompts.filter(({ isAnswered }) => isAnswered).length;
+      const ends: Record<string, number> = {};
+      for (const { end } of prompts) ends[end ?? "no answer"] = (ends[end ?? "no answer"] ?? 0) + 1;
       console.log(
         `${CLIENTS} clients, ${cut} streams cut, ${KILLS * NAMES.length} times serve and ${servers} servers killed, ` +
-          `${prompts.length} prompts (${answered} answered), ${events} events delivered`,
+          `${prompts.length} prompts ${JSON.stringify(ends)}, ${events} events delivered`,
       );
       expect(problems).toEqual([]);
-      expect(answered).toBeGreaterThan(0);
+      expect(ends.answered).toBeGreaterThan(0);
     } finally {
       await redis.end();
     }
