@@ -27,7 +27,6 @@ for await (const _ of createInterface({ input: process.stdin })) {
 
 async function start(): Promise<Part> {
   if (name === "door") return await startDoor();
-  if (name === "http") return await startHttp();
   if (name === "relay") return await startRelay();
   const model = await startEchoModel();
   return { url: model.baseUrl, [Symbol.asyncDispose]: async () => await model.close() };
@@ -38,18 +37,6 @@ async function startDoor(): Promise<Part> {
   const door = await fleet.openFrontDoor({ listen: { host: "127.0.0.1", port: 0 } });
   return {
     url: `127.0.0.1:${door.address.port}`,
-    [Symbol.asyncDispose]: async () => {
-      await door.close();
-      await fleet[Symbol.asyncDispose]();
-    },
-  };
-}
-
-async function startHttp(): Promise<Part> {
-  const fleet = await Fleet.open();
-  const door = await fleet.openHttpDoor({ listen: { host: "127.0.0.1", port: 0 } });
-  return {
-    url: door.url,
     [Symbol.asyncDispose]: async () => {
       await door.close();
       await fleet[Symbol.asyncDispose]();

@@ -3,7 +3,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 const SCRIPT = fileURLToPath(new URL("../gateway-process.ts", import.meta.url));
-const HTTP_SCRIPT = fileURLToPath(new URL("../http/door-process.mjs", import.meta.url));
+const BUILT_SCRIPT = fileURLToPath(new URL("../http/door-process.mjs", import.meta.url));
 
 /** A part of the benchmark in a separate process; see `gateway-process.ts`. */
 export interface PartProcess extends Disposable {
@@ -23,9 +23,9 @@ export async function startPart(args: readonly string[], env: NodeJS.ProcessEnv 
   return await partOf(["--import", "tsx", SCRIPT, ...args], env);
 }
 
-/** Starts the HTTP API of the built library. */
-export async function startHttp(env: NodeJS.ProcessEnv): Promise<PartProcess> {
-  return await partOf([HTTP_SCRIPT], env);
+/** Starts the HTTP API or the front door of the built library. */
+export async function startBuilt(door: "http" | "door", env: NodeJS.ProcessEnv): Promise<PartProcess> {
+  return await partOf([BUILT_SCRIPT, door], env);
 }
 
 async function partOf(args: readonly string[], env: NodeJS.ProcessEnv): Promise<PartProcess> {

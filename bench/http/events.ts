@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { Fleet } from "../../src/index.js";
-import { type PartProcess, startHttp } from "../gateway/processes.js";
+import { type PartProcess, startBuilt } from "../gateway/processes.js";
 import { claim, median } from "../measure.js";
 import { openStream } from "./raw-stream.js";
 
@@ -12,7 +12,7 @@ export async function measureEvents(env: NodeJS.ProcessEnv, folder: string, _mod
   const session = await fleet.sessions.create({ user: "follower", sessionId: "followed" });
   await fleet.sessions.send(session, "hello");
   const { token } = await fleet.tokens.issue("follower");
-  using http = await startHttp(env);
+  using http = await startBuilt("http", env);
   let atMs = 0;
   let messages = 0;
   const onEvent = (name: string) => {

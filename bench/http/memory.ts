@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { Fleet } from "../../src/index.js";
 import { openStore } from "../../src/store/open.js";
-import { startHttp } from "../gateway/processes.js";
+import { startBuilt } from "../gateway/processes.js";
 import { claim, processorSeconds } from "../measure.js";
 import { openStream, type RawStream } from "./raw-stream.js";
 
@@ -21,7 +21,7 @@ export async function measureIdleStreams(env: NodeJS.ProcessEnv, folder: string)
   await using fleet = await Fleet.open({ env, cwd: folder });
   const ids = await plantSessions(fleet, env, STEPS.at(-1) ?? 0);
   const { token } = await fleet.tokens.issue("idler");
-  using door = await startHttp(env);
+  using door = await startBuilt("http", env);
   const open = async (id: string) => {
     const stream = await openStream(door.url, { path: `/v1/sessions/${id}/events`, token });
     while (stream.count("assistant.message") === 0) await delay(2);

@@ -1,5 +1,5 @@
 import { Fleet } from "../../src/index.js";
-import { type PartProcess, startHttp, startPart } from "../gateway/processes.js";
+import { type PartProcess, startBuilt } from "../gateway/processes.js";
 import { RawClient } from "../gateway/raw-client.js";
 import { claim, compare, processorSeconds } from "../measure.js";
 import { openStream } from "./raw-stream.js";
@@ -24,8 +24,8 @@ export async function measureStreaming(
 ): Promise<void> {
   const shared = { ...env, COPILOTFLEET_ISOLATION: "shared", COPILOTFLEET_POOL_SERVERS: String(SERVERS) };
   await using fleet = await Fleet.open({ env: shared, cwd: folder });
-  using door = await startPart(["door"], shared);
-  using http = await startHttp(shared);
+  using door = await startBuilt("door", shared);
+  using http = await startBuilt("http", shared);
   const prompt = Array.from({ length: words }, (_, index) => `w${index}`).join(" ");
   const users = Array.from({ length: clients }, (_, index) => `user-${index}`);
   const members: { client: RawClient; token: string; through: string; over: string }[] = [];

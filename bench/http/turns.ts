@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { Fleet } from "../../src/index.js";
-import { startPart } from "../gateway/processes.js";
+import { startBuilt } from "../gateway/processes.js";
 import { RawClient } from "../gateway/raw-client.js";
 import { claim, compare, ratio } from "../measure.js";
 
@@ -66,8 +66,8 @@ class RawHttp {
 export async function measureTurns(env: NodeJS.ProcessEnv, folder: string): Promise<void> {
   await using fleet = await Fleet.open({ env, cwd: folder });
   const { token } = await fleet.tokens.issue("bench");
-  using frontDoor = await startPart(["door"], env);
-  using httpDoor = await startPart(["http"], env);
+  using frontDoor = await startBuilt("door", env);
+  using httpDoor = await startBuilt("http", env);
   for (const sessionId of ["json", "stream"])
     await fleet.sessions.leave(await fleet.sessions.create({ user: "bench", sessionId }), { park: true });
   const through = await RawClient.connect(frontDoor.url, token);
