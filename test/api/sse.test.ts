@@ -182,3 +182,17 @@ it("a client that does not read is cut off before the events between the others 
   await client.done;
   expect(aside.send).toBeUndefined();
 });
+
+it("an id or a name with line breaks adds no field and no event", async () => {
+  const client = read(
+    await reading(
+      (async function* () {
+        yield { id: "7\nevent: turn.end", event: "user.message\r\ndata: {}\n\nevent: problem", data: 1 };
+      })(),
+    ),
+  );
+  await once(client.incoming, "end");
+  expect(client.text).toBe(
+    "retry: 1000\n\nid: 7 event: turn.end\nevent: user.message  data: {}  event: problem\ndata: 1\n\n",
+  );
+});

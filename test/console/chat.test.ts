@@ -207,6 +207,23 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     await expect.poll(async () => (await prompts()).length).toBe(2);
   });
 
+  it("a link to a session whose id is a step in a path leads to no other route", async () => {
+    const page = await browser.person();
+    await signIn(page, await at.token("alice"));
+    const paths: string[] = [];
+    page.on("request", (request) => paths.push(new URL(request.url()).pathname));
+    for (const id of [".", "..", "..%2f..", "%2e%2e"]) {
+      await page.goto(`/#/sessions/${id}`);
+      await page.getByRole("alert").waitFor();
+      await page.goto("/#/sessions");
+    }
+    const others = paths.filter(
+      (path) => /^\/v1\/./.test(path) && !/^\/v1\/(?:me|sessions|sessions\/[^/]+(?:\/requests)?)$/.test(path),
+    );
+    expect(others).toEqual([]);
+    expect(paths).toContain("/v1/sessions/..%20");
+  });
+
   it("creates, shares and deletes a session, each with the keyboard, and asks before it deletes", async () => {
     const id = unused("made");
     const page = await browser.person();

@@ -45,7 +45,7 @@ async function serveFile(c: Context<Env>, files: ConsoleFiles, name: string): Pr
       ...(isPage ? { "Content-Security-Policy": POLICY, "Cross-Origin-Opener-Policy": "same-origin" } : {}),
       "Cache-Control": isPage ? "no-cache" : `public, max-age=${A_YEAR_S}, immutable`,
       "Content-Type": file.type,
-      Vary: "Accept-Encoding",
+      Vary: "Accept-Encoding, Origin",
       ...(takesBrotli ? { "Content-Encoding": "br" } : {}),
     },
   });

@@ -132,11 +132,16 @@ export const TURN_ROUTES: readonly AnyRoute[] = [
   }),
 ];
 
+/** The events that only the API itself sends. The agent of a session can write to its history, and must not forge them. */
+const OWN_EVENTS = /^(?:request\.|turn\.end$|problem$)/;
+
 async function* recorded(
   events: AsyncIterable<SessionEvent>,
   signal: AbortSignal,
 ): AsyncGenerator<StreamEvent, void, undefined> {
-  for await (const each of events) yield { id: each.id, event: each.type, data: each };
+  for await (const each of events) {
+    if (!OWN_EVENTS.test(each.type)) yield { id: each.id, event: each.type, data: each };
+  }
   // The client learns why its stream ends.
   signal.throwIfAborted();
 }

@@ -89,7 +89,12 @@ async function drained(response: ServerResponse): Promise<void> {
 }
 
 function written({ id, event, data, json = JSON.stringify(data) }: StreamEvent): string {
-  return `${id === undefined ? "" : `id: ${id}\n`}event: ${event}\ndata: ${json}\n\n`;
+  return `${id === undefined ? "" : `id: ${inOneLine(id)}\n`}event: ${inOneLine(event)}\ndata: ${json}\n\n`;
+}
+
+/** Keeps a text from ending its field, and so from adding fields and events of its own. */
+function inOneLine(text: string): string {
+  return /[\r\n\0]/.test(text) ? text.replace(/[\r\n\0]/g, " ") : text;
 }
 
 class TooSlow extends FleetError {}

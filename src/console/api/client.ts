@@ -43,5 +43,10 @@ export async function ask<T>(method: string, path: string, options?: Ask): Promi
 
 /** The path of a session, and of what belongs to it. */
 export function sessionPath(id: string, rest = ""): string {
-  return `/v1/sessions/${encodeURIComponent(id)}${rest}`;
+  return `/v1/sessions/${segment(id)}${rest}`;
+}
+
+/** A part of a path. A browser would leave out the parts "." and "..", also in their encoded forms, and ask for another path. */
+export function segment(text: string): string {
+  return /^\.{1,2}$/.test(text) ? `${text}%20` : encodeURIComponent(text);
 }

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { ask, sessionPath } from "../api/client.js";
+import { ask, segment, sessionPath } from "../api/client.js";
 import { type Problem, problemFrom } from "../api/problem.js";
 import type { AgentRequest } from "../api/types.js";
 import { ProblemNotice } from "../parts/notice.js";
@@ -18,7 +18,7 @@ export function RequestCard({ sessionId, request, mayAnswer, answered }: Request
   const answer = async (body: object) => {
     setBusy(true);
     try {
-      await ask("POST", sessionPath(sessionId, `/requests/${encodeURIComponent(request.id)}`), { body });
+      await ask("POST", sessionPath(sessionId, `/requests/${segment(request.id)}`), { body });
       answered(request.id);
     } catch (error) {
       const failure = problemFrom(error);

@@ -95,6 +95,11 @@ export class RecordedEvents implements Histories {
   }
 }
 
+/** The agent of the session can write to its history. Ids and types go into headers and streams, where a line ends a field. */
+function isName(value: unknown): boolean {
+  return typeof value === "string" && /^[\w.:-]{1,200}$/.test(value);
+}
+
 function eventOf(line: Line): SessionEvent | null {
   if (!("whole" in line)) return null;
   let value: unknown;
@@ -103,7 +108,7 @@ function eventOf(line: Line): SessionEvent | null {
   } catch {
     return null;
   }
-  const isEvent = isObject(value) && typeof value.id === "string" && typeof value.type === "string";
+  const isEvent = isObject(value) && isName(value.id) && isName(value.type);
   return isEvent ? (value as unknown as SessionEvent) : null;
 }
 
