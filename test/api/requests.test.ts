@@ -1,3 +1,4 @@
+import { approveAll, CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { AgentRequest } from "../../src/sessions/requests/request.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -111,6 +112,38 @@ describe("a question over HTTP", () => {
     expect(request.question).toEqual({ question: "Which name?", choices: null, freeform: true });
     await answer(id, request.id, { answer: "Plugh" });
     expect((await running).json.reply).toContain("Plugh");
+  });
+});
+
+describe("a question that another client of the user answers", () => {
+  it("is closed, and the turn goes on with that answer", async () => {
+    const door = await at.fleet.openFrontDoor({ listen: "127.0.0.1:0" });
+    const uri = `127.0.0.1:${door.address.port}`;
+    const client = new CopilotClient({ connection: RuntimeConnection.forUri(uri, { connectionToken: token }) });
+    try {
+      await client.start();
+      const id = await session();
+      let letGo = (): void => undefined;
+      const gate = new Promise<void>((resolve) => (letGo = resolve));
+      await client.resumeSession(id, {
+        onPermissionRequest: approveAll,
+        onUserInputRequest: async () => {
+          await gate;
+          return { answer: "from the other", wasFreeform: true };
+        },
+      });
+      const running = turn(id, QUESTION);
+      const request = await asked(id);
+      letGo();
+      expect((await running).json.reply).toContain("from the other");
+      expect(await answer(id, request.id, { answer: "late" })).toMatchObject({
+        status: 409,
+        json: { detail: expect.stringContaining("it was answered") },
+      });
+    } finally {
+      await client.forceStop();
+      await door.close();
+    }
   });
 });
 
