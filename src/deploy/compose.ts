@@ -8,7 +8,7 @@ import { quote } from "../errors.js";
 import * as layout from "./container.js";
 import { type Deployment, type DeployOptions, describe } from "./deployment.js";
 import { checkExposed, checkSandbox, unfit } from "./problem.js";
-import type { SecretFile } from "./settings.js";
+import { inVariables, type SecretFile } from "./settings.js";
 import { memoryBytes, processLimit, SCRATCH_MIB } from "./sizing.js";
 import { yamlStream } from "./yaml.js";
 
@@ -97,7 +97,7 @@ function hostService(deployment: Deployment, { host, index, httpAt, ownRedis }: 
         ? {}
         : layout.httpEnvironment([...http.origins, `${http.scheme}://${host}:${layout.HTTP_PORT}`])),
       ...Object.fromEntries(settingVariables(settings)),
-      ...Object.fromEntries(secrets.map((secret) => [secret.variable, layout.secretPath(secret)])),
+      ...Object.fromEntries(inVariables(secrets).map((secret) => [secret.variable, layout.secretPath(secret)])),
       ...Object.fromEntries(passedOn.map((variable) => [variable, `\${${variable}:-}`])),
     },
     ...(fleetSecrets.size === 0

@@ -4,7 +4,7 @@ import { isLoopback, readRedisUrl, showRedisUrl } from "../config/values/redis-u
 import { FleetError, quote } from "../errors.js";
 import { stopGraceSeconds } from "./grace.js";
 import { badFlag, unfit } from "./problem.js";
-import { NEW_STORE_KEY, type Settings, settingsOf } from "./settings.js";
+import { isFile, NEW_STORE_KEY, type Settings, settingsOf } from "./settings.js";
 import type { Capacity } from "./sizing.js";
 
 export type StorageKind = "local" | "shared";
@@ -158,14 +158,9 @@ function serviceAt(url: string): Service {
   return { host: hostname.replace(/^\[|\]$/g, ""), port: port === "" ? usual : Number(port) };
 }
 
-function isFile(at: string): boolean {
-  return at.startsWith("/");
-}
-
 function noticesOf(config: Config, given: Layer, settings: Settings): string[] {
   const notices: string[] = [];
-  const { provider, auth, identity, runtime } = config;
-  const keys = identity.jwt.flatMap(({ jwks }) => (jwks !== null && isFile(jwks) ? [jwks] : []));
+  const { provider, auth, runtime } = config;
   const perUser = settings.secrets.find((secret) => secret.perUser);
   const storeKey = settings.secrets.find(({ name }) => name === NEW_STORE_KEY);
   if (storeKey !== undefined)
@@ -180,10 +175,6 @@ function noticesOf(config: Config, given: Layer, settings: Settings): string[] {
     );
   if (perUser?.source === null)
     notices.push(`In place of auth.githubTokenEnv, there is a file ${quote(perUser.name)} for each user's token.`);
-  if (keys.length > 0)
-    notices.push(
-      `identity.jwt names ${keys.join(", ")}, which must exist in the containers. Their content is not secret.`,
-    );
   if (provider === null && Object.values(auth).every((source) => source === null))
     notices.push("Neither a provider nor a GitHub token is configured: sessions have no model.");
   if (provider !== null && provider.type !== "echo" && isThisMachine(provider.baseUrl))

@@ -4,13 +4,14 @@ import { type Layer, unflatten } from "../config/load/layers.js";
 import type { Config } from "../config/schema.js";
 import { readRedisUrl } from "../config/values/redis-url.js";
 import { holdsGitHubToken, redact } from "../config/values/text.js";
+import { secretPath } from "./container.js";
 
 /** A secret in a file of its own. Manifests contain its name and the name of its source, but never its value. */
 export interface SecretFile {
   /** The name of the file, without a folder. It contains "{user}" if there is a file for each user. */
   name: string;
-  /** The variable that contains the path of the file on a host. */
-  variable: string;
+  /** The variable that contains the path of the file on a host. Null if the configuration contains it. */
+  variable: string | null;
   /** The path of the file on the machine that renders the manifests; null if the secret is in a variable there. */
   source: string | null;
   perUser: boolean;
@@ -67,6 +68,14 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
     values.delete(key);
     secrets.push({ ...fileOf(source), variable: variableOf(key), source });
   };
+  /** Moves the file with the keys of an identity provider. */
+  const moveKeys = (issuer: { jwks?: unknown }, at: number): object => {
+    const { jwks } = issuer;
+    if (typeof jwks !== "string" || !isFile(jwks)) return issuer;
+    const secret = { name: `jwks-${at + 1}.json`, perUser: false };
+    secrets.push({ ...secret, variable: null, source: jwks });
+    return { ...issuer, jwks: secretPath(secret) };
+  };
   const { auth, provider, store, runtime } = config;
   const mayBeSecret = (text: string | null) => text !== null && (redact(text) !== text || holdsGitHubToken(text));
   if (options.secretStore || (store.kind === "redis" && hasCredentials(store.url))) conceal("store");
@@ -85,6 +94,9 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
   }
   for (const [part, path] of Object.entries(config.serve.tls)) moveFile(`serve.tls.${part}`, path);
   for (const [part, path] of Object.entries(config.host.tls)) moveFile(`host.tls.${part}`, path);
+  moveFile("host.ca", config.host.ca);
+  const issuers = values.get("identity.jwt")?.value;
+  if (options.moveFiles && Array.isArray(issuers)) values.set("identity.jwt", { value: issuers.map(moveKeys) });
   if (mayBeSecret(auth.githubTokenCommand)) conceal("auth.githubTokenCommand");
   if (runtime.args.some(mayBeSecret)) conceal("runtime.args");
   moveVariable("auth.githubTokenEnv", auth.githubTokenEnv, "auth.githubTokenFile");
@@ -97,9 +109,19 @@ export function settingsOf(config: Config, given: Layer, options: SettingsOption
   return { values, secrets, passedOn: runtime.env };
 }
 
+/** The secrets whose paths are in variables. */
+export function inVariables(secrets: readonly SecretFile[]): (SecretFile & { variable: string })[] {
+  return secrets.flatMap((secret) => (secret.variable === null ? [] : [{ ...secret, variable: secret.variable }]));
+}
+
 /** The configuration file with these values. */
 export function configText(values: Settings["values"]): string {
   return `${JSON.stringify(unflatten(values), null, 2)}\n`;
+}
+
+/** Whether the keys of an identity provider are in a file, and not at an address. */
+export function isFile(jwks: string): boolean {
+  return jwks.startsWith("/");
 }
 
 function hasCredentials(url: string): boolean {

@@ -5,7 +5,7 @@ import type { IIoK8sApiCoreV1Volume } from "kubernetes-models/v1/Volume";
 import type { IIoK8sApiCoreV1VolumeMount } from "kubernetes-models/v1/VolumeMount";
 import * as layout from "../container.js";
 import { LEAVE_ENDPOINTS_SECONDS } from "../grace.js";
-import { STORE_VARIABLE } from "../settings.js";
+import { inVariables, STORE_VARIABLE } from "../settings.js";
 import { EPHEMERAL_MIB, memoryBytes, processorMillis, SCRATCH_MIB } from "../sizing.js";
 import { httpOrigins } from "./http.js";
 import type { Plan } from "./options.js";
@@ -132,7 +132,7 @@ function environment({ deployment, names }: Plan): IIoK8sApiCoreV1EnvVar[] {
   const shared =
     deployment.storage === "shared" ? [{ name: "COPILOTFLEET_STORAGE_SHARED", value: layout.SHARED_FOLDER }] : [];
   const { secrets, passedOn } = deployment.settings;
-  const files = secrets.map((secret) => ({ name: secret.variable, value: layout.secretPath(secret) }));
+  const files = inVariables(secrets).map((secret) => ({ name: secret.variable, value: layout.secretPath(secret) }));
   // Servers get these variables, so they have to be variables here, too.
   const given = passedOn.map((name) => ({
     name,

@@ -1,5 +1,5 @@
 import type { Config } from "../../config/schema.js";
-import type { Settings } from "../settings.js";
+import { inVariables, type Settings } from "../settings.js";
 import { credentialOf, NAME, OF_USERS, SECRETS, type SystemdOptions, VARIABLES_FILE } from "./surroundings.js";
 
 /** Sentences for the reader of the units: facts to know and things to do. */
@@ -42,7 +42,9 @@ function byHand(user: string, { secrets }: Settings): string {
   const settings = [
     `COPILOTFLEET_HOME=/var/lib/${NAME}/state`,
     "XDG_CONFIG_HOME=/etc",
-    ...secrets.map((secret) => `${secret.variable}=/run/credentials/${NAME}.service/${credentialOf(secret)}`),
+    ...inVariables(secrets).map(
+      (secret) => `${secret.variable}=/run/credentials/${NAME}.service/${credentialOf(secret)}`,
+    ),
   ];
   return `sudo -u ${user} env ${settings.join(" ")}`;
 }

@@ -1,5 +1,5 @@
 import type { Config } from "../../config/schema.js";
-import type { SecretFile, Settings } from "../settings.js";
+import { inVariables, type SecretFile, type Settings } from "../settings.js";
 
 export interface SystemdOptions {
   command: string;
@@ -98,7 +98,7 @@ function secretsOf(secrets: readonly SecretFile[]): string[] {
   );
   return [
     ...[...sources].map(([name, path]) => `LoadCredential=${name}:${path}`),
-    ...secrets.map((secret) => `Environment=${secret.variable}=%d/${credentialOf(secret)}`),
+    ...inVariables(secrets).map((secret) => `Environment=${secret.variable}=%d/${credentialOf(secret)}`),
   ];
 }
 
