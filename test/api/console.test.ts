@@ -1,4 +1,6 @@
+import { brotliCompressSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { missingFiles } from "../../src/api/console/files.js";
 import { issueCode, redeemCode } from "../../src/identity/codes.js";
 import type { TokenRecord } from "../../src/model/token.js";
 import type { Store } from "../../src/store/ports.js";
@@ -63,11 +65,26 @@ describe("the page of the console", () => {
       const plain = await at.ask("GET", file);
       expect(plain.headers["cache-control"]).toBe("public, max-age=31536000, immutable");
       expect(plain.headers["content-encoding"]).toBeUndefined();
+      expect(plain.headers.vary).toBe("Accept-Encoding, Origin");
       const response = await fetch(`${at.door.url}${file}`, { headers: { "Accept-Encoding": "br" } });
       expect(response.headers.get("Content-Encoding")).toBe("br");
       // fetch decompresses by itself.
       expect(await response.text()).toBe(plain.text);
     }
+  });
+
+  it("has all files that it needs, and a file that is missing is found", async () => {
+    expect(await missingFiles()).toEqual([]);
+    const texts: Record<string, string> = {
+      "index.html": '<script src="/console/main-1.js"></script><link href="/console/main-1.css">',
+      "main-1.js": 'import("./pages-1.js")',
+    };
+    const find = async (name: string) => {
+      const text = texts[name];
+      return text === undefined ? null : { type: "text/plain", compressed: brotliCompressSync(text) };
+    };
+    expect(await missingFiles({ find })).toEqual(["main-1.css", "pages-1.js"]);
+    expect(await missingFiles({ find: async () => null })).toEqual(["index.html"]);
   });
 
   it.each(["/console/nothing-12345678.js", "/console/..%2f..%2fpackage.json", "/console/index.html.br", "/console/"])(

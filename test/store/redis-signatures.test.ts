@@ -8,7 +8,7 @@ import { hashToken } from "../../src/model/token.js";
 import { openRedisStore, type RedisStore } from "../../src/store/redis/redis-store.js";
 import { Signer } from "../../src/store/redis/signatures/signer.js";
 import { parsed, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
-import { serverRecord } from "../fixtures/store/store-records.js";
+import { keyedTurn, serverRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const problem = redisProblem();
@@ -174,7 +174,9 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     await store.registry.update(({ servers }) => Object.assign(servers, { "a-1": serverRecord("a-1") }));
     const { id, token } = await issueToken(store, "alice", null);
     await store.hosts?.beat("i-h1", ENTRY, 60_000);
-    for (const name of ["registry:h1", `token:${id}`]) {
+    await store.keyedTurns.create(keyedTurn("alice", "k"));
+    const [ofKey = ""] = await redis.client.smembers(key("keyed-turns"));
+    for (const name of ["registry:h1", `token:${id}`, `keyed-turn:${ofKey}`]) {
       const text = String(await redis.client.get(key(name)));
       await redis.client.set(key(name), text.replace(/ \S+\n/, "\n"));
     }
@@ -191,6 +193,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     const { signed, refused } = await sign();
     expect(signed.map(({ kind, name }) => `${kind} ${name}`).sort()).toEqual([
       "hosts h1",
+      `keyed-turns ${ofKey}`,
       "servers h1",
       `tokens ${id}`,
     ]);
@@ -198,6 +201,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await verifyToken(store, token)).toMatchObject({ user: "alice" });
     expect(await verifyToken(store, ofHost)).toBeNull();
     expect(Object.keys((await store.registry.read()).servers)).toEqual(["a-1"]);
+    expect(await store.keyedTurns.read("alice", "k")).toMatchObject({ key: "k" });
     expect(await sign()).toEqual({ signed: [], refused: [] });
   });
 

@@ -42,6 +42,19 @@ export class ConsoleFiles {
   }
 }
 
+/** The files that the page needs, and that are not there. */
+export async function missingFiles(files: Pick<ConsoleFiles, "find"> = new ConsoleFiles()): Promise<string[]> {
+  const missing: string[] = [];
+  const needed = new Set([PAGE]);
+  for (const name of needed) {
+    const file = await files.find(name);
+    if (file === null) missing.push(name);
+    const text = file === null ? "" : (await plain(file)).toString("utf8");
+    for (const [, other = ""] of text.matchAll(/"(?:\/console|\.)\/([\w-]+\.(?:css|js))"/g)) needed.add(other);
+  }
+  return missing;
+}
+
 async function read(name: string, type: string): Promise<ConsoleFile | null> {
   const root = dirname(createRequire(import.meta.url).resolve("copilotfleet/package.json"));
   try {

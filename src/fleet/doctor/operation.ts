@@ -126,8 +126,16 @@ async function httpApi({ fleet }: RecordsContext): Promise<Finding> {
   }
   const address = http.replace(/^https?:\/\//, "");
   const problem = await problemAt(address);
-  if (problem === null) return ok(`${http} accepts connections`);
+  if (problem === null) return (await consoleProblem()) ?? ok(`${http} accepts connections`);
   return failed(`${http} accepts no connections: ${problem}`, `ss -ltnp 'sport = :${portOf(address)}'`);
+}
+
+/** An installation that was interrupted, or packed without its build, has no console. */
+async function consoleProblem(): Promise<Finding | null> {
+  const { missingFiles } = await import("../../api/console/files.js");
+  const missing = await missingFiles();
+  if (missing.length === 0) return null;
+  return failed(`the console has no ${missing.join(", ")}`, "Install copilotfleet again, and restart serve.");
 }
 
 async function problemAt(address: string): Promise<string | null> {

@@ -10,12 +10,12 @@ import type { Verdict } from "./signer.js";
 
 const AT_ONCE = 200;
 
-type SignedKind = "servers" | "sessions" | "tokens" | "placements" | "hosts";
+type SignedKind = "servers" | "sessions" | "tokens" | "placements" | "keyed-turns" | "hosts";
 
 /** A record whose signature is missing, wrong or outdated. */
 export interface SignatureFinding {
   kind: SignedKind;
-  /** The id of the session or token, the user of the placement, or the host. Empty: the fleet without named hosts. */
+  /** The id of the session or token, the user of the placement, digests of the user and the idempotency key, or the host. Empty: the fleet without named hosts. */
   name: string;
   verdict: Exclude<Verdict, "good">;
 }
@@ -76,6 +76,7 @@ export class Signatures {
       ["tokens", connection.membersOf(keys.tokens, AT_ONCE)],
       ["sessions", connection.membersOf(keys.sessions, AT_ONCE)],
       ["placements", connection.membersOf(keys.placements, AT_ONCE)],
+      ["keyed-turns", connection.membersOf(keys.keyedTurns, AT_ONCE)],
     ];
     for (const [kind, list] of lists)
       for await (const names of list)
@@ -107,6 +108,7 @@ export class Signatures {
       sessions: () => keys.session(name),
       tokens: () => keys.token(name),
       placements: () => keys.placement(name),
+      "keyed-turns": () => keys.keyedTurn(name),
     }[kind]();
     const [text = null] = await connection.read([key]);
     if (text === null || (key === keys.founding && text === FIRST_REGISTRY)) return null;
