@@ -13,7 +13,7 @@ import type { Clock } from "../runtime/clock.js";
 import type { ProbeAnswer, Probes } from "../serve/report/probes.js";
 import { Authenticator } from "./auth.js";
 import type { ApiFleet } from "./fleet.js";
-import type { Origins } from "./origins.js";
+import { ClientAddresses, type Origins } from "./origins.js";
 import { unauthenticated } from "./problem.js";
 import { Strangers } from "./strangers.js";
 import { Heartbeats } from "./streams/heartbeats.js";
@@ -92,6 +92,7 @@ export class DoorState {
   readonly authenticator: Authenticator;
   readonly listeners: DoorListeners;
   readonly origins: Origins;
+  readonly addresses: ClientAddresses;
   readonly shares: Shares;
   readonly strangers = new Strangers();
   readonly heartbeats: Heartbeats;
@@ -114,6 +115,7 @@ export class DoorState {
     this.fleet = fleet;
     this.listeners = listeners;
     this.origins = origins;
+    this.addresses = new ClientAddresses(config.http.proxies);
     this.signOn = signOn.reportingTo(listeners.onSignOn);
     this.authenticator = new Authenticator(this.signOn, new Attempts(), new SignOnEvents(context.events, "http"));
     this.heartbeats = new Heartbeats(clock);

@@ -1,5 +1,5 @@
 import type { IncomingMessage } from "node:http";
-import { isIP } from "node:net";
+import { BlockList, isIP } from "node:net";
 import { FleetError, quote } from "../errors.js";
 
 /** The headers that a page may send, and those that it may read. */
@@ -70,12 +70,56 @@ export class Origins {
   }
 }
 
+/** Finds the addresses of clients, also behind the proxies of `http.proxies`. */
+export class ClientAddresses {
+  readonly #proxies = new BlockList();
+
+  constructor(proxies: readonly string[]) {
+    for (const each of proxies) {
+      const [address = "", prefix] = each.split("/");
+      if (prefix === undefined) this.#proxies.addAddress(address, familyOf(address));
+      else this.#proxies.addSubnet(address, Number(prefix), familyOf(address));
+    }
+  }
+
+  /** The address of the connection. If it is a proxy's: the last one in `X-Forwarded-For` that none of the proxies has. */
+  of({ socket, rawHeaders }: Pick<IncomingMessage, "socket" | "rawHeaders">): string {
+    let address = plainAddress(socket.remoteAddress ?? "");
+    const noted = this.#isProxy(address) ? headerValues(rawHeaders, "x-forwarded-for").join().split(",") : [];
+    // Each proxy adds the address of its own client at the end. A client can write only what stands before that.
+    while (this.#isProxy(address)) {
+      const before = plainAddress(noted.pop()?.trim() ?? "");
+      if (isIP(before) === 0) break;
+      address = before;
+    }
+    return address;
+  }
+
+  #isProxy(address: string): boolean {
+    return isIP(address) !== 0 && this.#proxies.check(address, familyOf(address));
+  }
+}
+
+/** An address without its port and its brackets. An IPv4 address that is written as one of IPv6 becomes one of IPv4. */
+function plainAddress(text: string): string {
+  const withoutPort = /^\[([^\]]*)\](?::\d+)?$/.exec(text)?.[1] ?? /^([\d.]+):\d+$/.exec(text)?.[1] ?? text;
+  return withoutPort.replace(/^::ffff:(?=[\d.]+$)/i, "");
+}
+
+function familyOf(address: string): "ipv4" | "ipv6" {
+  return isIP(address) === 6 ? "ipv6" : "ipv4";
+}
+
 /** Each name of the host in a request: those in headers, and the one in a request line that has a whole URL. */
 export function hostsOf({ rawHeaders, url = "" }: Pick<IncomingMessage, "rawHeaders" | "url">): string[] {
   const inLine = url.startsWith("/") ? undefined : /^https?:\/\/([^/?#]*)/i.exec(url)?.[1];
+  return [...headerValues(rawHeaders, "host"), ...(inLine === undefined ? [] : [inLine])];
+}
+
+/** @param name in lower case */
+function headerValues(rawHeaders: readonly string[], name: string): string[] {
   // Names and values alternate. Node.js would keep its own map of all headers in memory, for each stream.
-  const hosts = rawHeaders.filter((_, at) => at % 2 === 1 && rawHeaders[at - 1]?.toLowerCase() === "host");
-  return [...hosts, ...(inLine === undefined ? [] : [inLine])];
+  return rawHeaders.filter((_, at) => at % 2 === 1 && rawHeaders[at - 1]?.toLowerCase() === name);
 }
 
 function readHost(host: string | undefined): { name: string; host: string } | null {

@@ -76,6 +76,6 @@ export class Visit {
   }
 
   get #address(): string {
-    return this.#request.socket.remoteAddress ?? "";
+    return this.#door.addresses.of(this.#request);
   }
 }

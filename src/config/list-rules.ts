@@ -1,3 +1,4 @@
+import { isIP } from "node:net";
 import * as v from "valibot";
 import { ALLOWED_NETWORK_RULES, networkRuleFault } from "./values/network-rule.js";
 import { holdsGitHubToken } from "./values/text.js";
@@ -59,6 +60,16 @@ export const origins = () =>
     (item) =>
       URL.canParse(item) && /^https?:/.test(item) && new URL(item).origin === item ? null : "which is not an origin",
   );
+
+/** The addresses and networks of proxies. */
+export const proxies = () =>
+  list('a list of addresses and networks, such as ["192.0.2.7", "10.0.0.0/8"]', (item) => {
+    const [, address = "", prefix = "0"] = /^([^/]*)(?:\/(\d{1,3}))?$/.exec(item) ?? [];
+    const version = isIP(address);
+    return version !== 0 && Number(prefix) <= (version === 4 ? 32 : 128)
+      ? null
+      : "which is not an address or a network";
+  });
 
 /** The public keys of hosts. */
 export const peers = () =>

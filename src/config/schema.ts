@@ -219,8 +219,8 @@ const serve = v.pipe(
   })),
 );
 
-/** The origins whose pages may use the HTTP API, and whose names requests may give as their host. */
-const http = v.strictObject({ origins: v.optional(lists.origins(), []) });
+/** The origins whose pages may use the HTTP API and whose names requests may give as their host; the proxies in front of it. */
+const http = v.strictObject({ origins: v.optional(lists.origins(), []), proxies: v.optional(lists.proxies(), []) });
 
 const keys = v.strictObject({
   isolation: v.optional(rules.choice(["per-user", "shared"]), "per-user"),

@@ -72,7 +72,7 @@ describe("defaults", () => {
           logMaxBytes: 10_485_760,
           logFiles: 3,
         },
-        http: { origins: [] },
+        http: { origins: [], proxies: [] },
         limits: {
           default: {
             ...{ connections: 16, sessions: 1000, requestsInFlight: 2000, unreadBytes: 67_108_864 },

@@ -37,7 +37,13 @@ interface Prompt {
 }
 
 /** Codes that ask the client to send the request again. */
-const AGAIN = new Set(["FLEET_DOOR_DRAINING", "FLEET_SESSION_BUSY", "FLEET_SESSION_LOCKED", "FLEET_POOL_DRAINING"]);
+const AGAIN = new Set([
+  "FLEET_DOOR_DRAINING",
+  "FLEET_HOST_AWAY",
+  "FLEET_POOL_DRAINING",
+  "FLEET_SESSION_BUSY",
+  "FLEET_SESSION_LOCKED",
+]);
 
 /**
  * Sends prompts to a session until the test is over. Sends a prompt again under its idempotency key until a host answers it, at

@@ -114,6 +114,12 @@ export const OF_OPERATION = {
       "[Origins and hosts](http.md#origins-and-hosts).",
     examples: [["https://app.example"]],
   },
+  "http.proxies": {
+    meaning:
+      "The addresses and networks of proxies in front of the HTTP API. If one of them passes a request on, the last address in " +
+      "`X-Forwarded-For` that is none of theirs counts as the client's. See [Behind a proxy](http.md#behind-a-proxy).",
+    examples: [["10.0.0.0/8"]],
+  },
 
   "limits.default.connections": { meaning: "The number of open connections to the front door.", examples: [16, null] },
   "limits.default.sessions": { meaning: "The number of sessions in all states.", examples: [1000, null] },

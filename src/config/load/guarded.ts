@@ -37,7 +37,7 @@ const GUARDED = `
   sandbox.mode sandbox.binds sandbox.memory sandbox.processes sandbox.openFiles sandbox.cpu sandbox.disk
   sandbox.tools sandbox.network sandbox.allow
   identity.jwt identity.github.api identity.github.organizations
-  serve.listen serve.http http.origins serve.metrics serve.maxFrame serve.tls.cert serve.tls.key serve.tls.clientCa
+  serve.listen serve.http http.origins http.proxies serve.metrics serve.maxFrame serve.tls.cert serve.tls.key serve.tls.clientCa
   limits.default.connections limits.default.sessions limits.default.requestsInFlight limits.default.unreadBytes
   limits.default.turnsPerMinute limits.default.concurrentTurns limits.default.tokensPerDay limits.default.tokensPerMonth
   limits.groups
