@@ -56,7 +56,7 @@ async function main(): Promise<void> {
       { force: true },
     );
     await fleet.close();
-    await rm(folder, { recursive: true, force: true });
+    await rm(folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
   }
 }
 

@@ -1,5 +1,6 @@
 import { USER_LIMITS, type UserLimit } from "../../../config/limits.js";
 import { FleetError, option, quote } from "../../../errors.js";
+import { audited } from "../../../events/audited.js";
 import { type Period, periodOf } from "../../../usage/limits/budgets.js";
 import { effectiveLimits, type LimitValue, type LimitView } from "../../../usage/limits/limits.js";
 import * as arg from "../../arguments.js";
@@ -29,21 +30,27 @@ export class LimitGroup extends Group {
    * follow within a second. Turns that run go on.
    */
   async set(user: string, limits: Partial<Readonly<Record<UserLimit, LimitValue>>>): Promise<LimitView> {
-    await this.parts.store.limits.set(user, (before) => {
-      const after: Partial<Record<UserLimit, number | null>> = { ...before };
-      for (const name of USER_LIMITS) {
-        const value = limits[name];
-        if (value === "default") delete after[name];
-        else if (value !== undefined) after[name] = value === "unlimited" ? null : value;
-      }
-      return after;
+    const { store, events } = this.parts;
+    const given = USER_LIMITS.filter((name) => limits[name] !== undefined);
+    const detail = given.map((name) => `${name}: ${limits[name] ?? "unlimited"}`).join(", ");
+    await audited(events, { type: "limit.set", user, detail }, async () => {
+      await store.limits.set(user, (before) => {
+        const after: Partial<Record<UserLimit, number | null>> = { ...before };
+        for (const name of given) {
+          const value = limits[name];
+          if (value === "default") delete after[name];
+          else after[name] = value === "unlimited" ? null : (value ?? null);
+        }
+        return after;
+      });
     });
     return await this.get(user);
   }
 
   /** Removes all limits of this user alone. Those of the configuration then apply again. */
   async clear(user: string): Promise<LimitView> {
-    await this.parts.store.limits.clear(user);
+    const { store, events } = this.parts;
+    await audited(events, { type: "limit.cleared", user }, async () => void (await store.limits.clear(user)));
     return await this.get(user);
   }
 

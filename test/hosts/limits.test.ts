@@ -1,0 +1,144 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Fleet } from "../../src/index.js";
+import { eventually } from "../fixtures/eventually.js";
+import { TestHosts } from "../fixtures/hosts/hosts.js";
+import { Issuer } from "../fixtures/identity/issuer.js";
+import { type HeldModel, startHeldModel } from "../fixtures/models/held-model.js";
+import { unused } from "../fixtures/sessions/unused.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { RawClient } from "../gateway/raw-client.js";
+
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`the limits of users on several hosts are not tested: ${problem}`);
+
+const CLIENTS = process.env.SOAK === undefined ? 64 : 256;
+/** Turns in one session wait for each other, so several sessions are needed for turns at once. */
+const SESSIONS = 8;
+
+describe.skipIf(problem !== undefined)("the limits of a user whose clients use two hosts at once", () => {
+  let redis: RedisServer;
+  let model: HeldModel;
+  let issuer: Issuer;
+  let hosts: TestHosts;
+  let fleets: Fleet[];
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+    model = await startHeldModel();
+    issuer = await Issuer.open();
+    const jwt = JSON.stringify([{ issuer: issuer.url, audience: "copilotfleet" }]);
+    const groups = JSON.stringify({ interns: { connections: 3 } });
+    const env = { ...model.env, COPILOTFLEET_IDENTITY_JWT: jwt, COPILOTFLEET_LIMITS_GROUPS: groups };
+    hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "local", env });
+    await hosts.serve();
+    fleets = await Promise.all(["h1", "h2"].map(async (name) => await hosts.host(name).library()));
+  });
+  afterAll(async () => {
+    model.release();
+    for (const fleet of fleets) await fleet.close();
+    await hosts[Symbol.asyncDispose]();
+    await model.close();
+    await issuer[Symbol.asyncDispose]();
+    await redis.end();
+  });
+  const at = (index: number) => fleets[index % fleets.length] as Fleet;
+
+  async function sessionsOf(user: string): Promise<string[]> {
+    const ids = Array.from({ length: SESSIONS }, () => unused("s"));
+    for (const [index, id] of ids.entries()) {
+      const fleet = at(index);
+      await fleet.sessions.leave(await fleet.sessions.create({ user, sessionId: id }));
+    }
+    return ids;
+  }
+
+  /** Sends one prompt per client at the same moment. @returns how each ended: "ok", or the limit that was reached */
+  function prompts(user: string, ids: readonly string[], prompt: string): Promise<string>[] {
+    return Array.from({ length: CLIENTS }, async (_, index) => {
+      const turn = at(index).sessions.use(ids[Math.floor(index / 2) % ids.length] ?? "", prompt, {
+        user,
+        wait: "120s",
+      });
+      return await turn.then(
+        () => "ok",
+        (error: { limit?: string; retryAfterMs?: number; message: string }) => {
+          if (error.limit !== undefined) expect(error.retryAfterMs).toBeGreaterThan(0);
+          return error.limit ?? error.message;
+        },
+      );
+    });
+  }
+
+  it("let exactly as many turns run at once, and in a minute, as they allow", async () => {
+    const user = unused("u");
+    await hosts.place(user, "h2");
+    const ids = await sessionsOf(user);
+    await at(0).limits.set(user, { concurrentTurns: 5, connections: "unlimited" });
+    await eventually("the limit at the other host", async () => {
+      return (await at(1).limits.get(user)).limits.concurrentTurns === 5;
+    });
+    // The doors learn the limit within a second, too.
+    await new Promise((resolve) => setTimeout(resolve, 1_100));
+    const ends: string[] = [];
+    const all = prompts(user, ids, "!hold on").map(async (turn) => void ends.push(await turn));
+    await eventually("the refusals", () => ends.length === CLIENTS - 5, 120_000);
+    expect(new Set(ends)).toEqual(new Set(["concurrentTurns"]));
+    expect(model.held()).toBeLessThanOrEqual(5);
+    await eventually("the turns", () => {
+      model.release();
+      return ends.length === CLIENTS;
+    });
+    await Promise.all(all);
+    expect(ends.filter((end) => end === "ok")).toHaveLength(5);
+    expect((await at(1).limits.get(user)).used).toMatchObject({ concurrentTurns: 0 });
+
+    const other = unused("u");
+    await hosts.place(other, "h1");
+    const others = await sessionsOf(other);
+    await at(1).limits.set(other, { turnsPerMinute: 7, connections: "unlimited" });
+    await new Promise((resolve) => setTimeout(resolve, 1_100));
+    const results = await Promise.all(prompts(other, others, "hello"));
+    expect(results.filter((end) => end === "ok").length, results.join()).toBe(7);
+    expect(results.filter((end) => end === "turnsPerMinute")).toHaveLength(CLIENTS - 7);
+  });
+
+  it("let exactly as many sessions exist as they allow", async () => {
+    const user = unused("u");
+    await at(0).limits.set(user, { sessions: 4, connections: "unlimited" });
+    await new Promise((resolve) => setTimeout(resolve, 1_100));
+    const results = await Promise.all(
+      Array.from({ length: CLIENTS }, async (_, index) => {
+        try {
+          await at(index).sessions.leave(await at(index).sessions.create({ user }));
+          return "ok";
+        } catch (error) {
+          return (error as { limit?: string }).limit ?? String(error);
+        }
+      }),
+    );
+    expect(results.filter((end) => end === "ok").length, [...new Set(results)].join()).toBe(4);
+    expect(new Set(results)).toEqual(new Set(["ok", "sessions"]));
+    expect(await at(1).sessions.count(user)).toBe(4);
+  });
+
+  it("count connections at all front doors, with the limit of the group that the sign-on named, and free them", async () => {
+    const user = unused("u");
+    const token = await issuer.token({ sub: user, groups: ["interns", "staff"] });
+    const doors = (await hosts.store.hosts.list()).map(({ door }) => door ?? "");
+    const open = async (url: string) => {
+      const client = await RawClient.open(url);
+      const { error } = await client.request("connect", { token });
+      return { client, limit: (error?.data as { limit?: string } | undefined)?.limit };
+    };
+    const opened = [];
+    for (let index = 0; index < 5; index++) opened.push(await open(doors[index % 2] ?? ""));
+    expect(opened.map(({ limit }) => limit)).toEqual([undefined, undefined, undefined, "connections", "connections"]);
+    const view = await at(0).limits.get(user);
+    expect(view).toMatchObject({
+      groups: ["interns"],
+      sources: { connections: "group:interns" },
+      used: { connections: 3 },
+    });
+    opened[0]?.client.socket.destroy();
+    await eventually("room at the other door", async () => (await open(doors[1] ?? "")).limit === undefined);
+  });
+});
