@@ -19,6 +19,7 @@ export type { Address } from "./config/rules.js";
 export type { Config } from "./config/schema.js";
 export type { Duration } from "./config/values/duration.js";
 export type { Moment } from "./config/values/moment.js";
+export type { Remain } from "./data/purge/purge.js";
 export {
   ERRORS,
   type ErrorEntry,
@@ -46,7 +47,9 @@ export type { ArchiveGroup, ExportSessionOptions, ImportSessionOptions } from ".
 export type { RequestGroup } from "./fleet/groups/sessions/requests.js";
 export type { SessionGroup } from "./fleet/groups/sessions.js";
 export type { TokenGroup } from "./fleet/groups/tokens.js";
+export type { ExportedUser } from "./fleet/groups/users/export-user.js";
 export type { LimitGroup } from "./fleet/groups/users/limits.js";
+export type { ExportUserOptions, PurgeUserOptions, UserGroup } from "./fleet/groups/users/users.js";
 export type {
   AnswerOptions,
   ConnectInfo,
@@ -88,7 +91,7 @@ export type { IssuedToken, RotatedToken, TokenView } from "./identity/tokens.js"
 export type { Via } from "./model/events/event.js";
 export type { HostEntry, HostProof, HostRecord } from "./model/host.js";
 export type { Lease } from "./model/lease.js";
-export type { Placement } from "./model/placement.js";
+export type { Placement, Purge } from "./model/placement.js";
 export type { AwaitedTurns, OnProgress, Progress } from "./model/progress.js";
 export type {
   LimitsReached,
@@ -109,7 +112,9 @@ export type {
   UserDescription,
 } from "./peers/descriptions.js";
 export type { BusyServer, HostView, Overview, UserView } from "./peers/overview.js";
-export type { Exported } from "./peers/sessions/archives.js";
+export type { PurgeReceipt } from "./peers/purge.js";
+export type { ExportedSession } from "./peers/sessions/archives.js";
+export type { UserEntry } from "./peers/users.js";
 export type { PoolState } from "./pool/admission.js";
 export type { ClientOptions } from "./pool/clients.js";
 export type { Strategy } from "./pool/placement.js";

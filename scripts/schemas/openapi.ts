@@ -18,7 +18,7 @@ const TAGS: Readonly<Record<AnyRoute["tag"], string>> = {
   Requests: "The permissions and questions of the agent, which the user answers during a turn.",
   Servers: "The servers and the hosts of the fleet. For operators.",
   Tokens: "The tokens of users. For operators.",
-  Users: "What each user may have. For operators.",
+  Users: "The users, what each may have, and the erasure of their data. For operators.",
 };
 
 /** The errors that every route can answer with. */

@@ -15,6 +15,8 @@ import type { Identity, Scope } from "../identity/identity.js";
 import type { Relation } from "../identity/policy.js";
 import type { IssuedToken, TokenView } from "../identity/tokens.js";
 import type { BusyServer, HostView } from "../peers/overview.js";
+import type { PurgeReceipt } from "../peers/purge.js";
+import type { UserEntry } from "../peers/users.js";
 import type { PoolState } from "../pool/admission.js";
 import type { ServerView } from "../pool/server.js";
 import type { Stopped } from "../pool/stop/stop.js";
@@ -72,5 +74,9 @@ export interface ApiFleet {
     revoke(which: { ids: readonly string[] }): Promise<{ revoked: string[] }>;
     /** Gives a token for a one-time code. Null if the code is not valid. */
     redeem(code: string): Promise<IssuedToken | null>;
+  };
+  readonly users: {
+    list(): Promise<UserEntry[]>;
+    purge(user: string, options: { signal?: AbortSignal }): Promise<PurgeReceipt>;
   };
 }

@@ -4,7 +4,7 @@ import { given, leaseWaitFlag } from "../cli/flags/flags.js";
 import { sessionArg, wholeId } from "../cli/flags/session.js";
 import { actingUserFlag } from "../cli/flags/user.js";
 import { countOf } from "../config/values/text.js";
-import type { Exported } from "../peers/sessions/archives.js";
+import type { ExportedSession } from "../peers/sessions/archives.js";
 
 export default class Export extends FleetCommand {
   static override summary = "Write a session with its history to one file.";
@@ -19,7 +19,7 @@ export default class Export extends FleetCommand {
     wait: leaseWaitFlag,
   };
 
-  async run(): Promise<Exported> {
+  async run(): Promise<ExportedSession> {
     const { args, flags } = await this.parse(Export);
     const { user, output } = flags;
     return await this.withFleet(async (fleet) => {

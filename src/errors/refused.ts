@@ -72,6 +72,16 @@ export const NOT_FOUND_ERRORS = rows(4, NOT_THERE, {
 
 /** The call conflicts with another use, with a rule, or with the current state. */
 export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
+  FLEET_PURGE_UNDER_WAY: {
+    title: "The data of this user is being erased.",
+    data: "Everything of this user is being erased, as an operator asked. Nothing of other users is changed.",
+    causes: [
+      "An operator runs user purge for this user, or it was interrupted.",
+      "A host was away when the purge began. It erases its part when serve or gc runs there.",
+    ],
+    fixes: ["copilotfleet user purge USER", "copilotfleet doctor"],
+    httpFix: "Ask an operator whether the purge is complete.",
+  },
   FLEET_SESSION_EXISTS: {
     title: "There is already a session with this id.",
     causes: ["The id was used before, by this user or by another one."],

@@ -18,6 +18,7 @@ import { ServerGroup } from "./groups/servers.js";
 import { SessionGroup } from "./groups/sessions.js";
 import { TokenGroup } from "./groups/tokens.js";
 import { LimitGroup } from "./groups/users/limits.js";
+import { UserGroup } from "./groups/users/users.js";
 import type { FleetOptions, OpenHttpDoorOptions } from "./options.js";
 import { type FleetParts, openParts } from "./parts.js";
 
@@ -29,6 +30,7 @@ export interface Groups {
   readonly clients: ClientGroup;
   readonly tokens: TokenGroup;
   readonly limits: LimitGroup;
+  readonly users: UserGroup;
   readonly doors: DoorGroup;
   readonly pool: PoolGroup;
   readonly hosts: HostGroup;
@@ -59,6 +61,7 @@ export class Fleet implements Groups, AsyncDisposable {
   readonly clients: ClientGroup;
   readonly tokens: Callable<TokenGroup, [user?: string], Promise<TokenView[]>>;
   readonly limits: LimitGroup;
+  readonly users: UserGroup;
   readonly doors: DoorGroup;
   readonly pool: PoolGroup;
   readonly hosts: Callable<HostGroup, [], Promise<HostRecord[]>>;
@@ -77,7 +80,9 @@ export class Fleet implements Groups, AsyncDisposable {
     this.limits = new LimitGroup(parts);
     this.hosts = callable(new HostGroup(parts), (hosts) => hosts.list());
     const { sessions, servers, hosts, tokens, limits } = this;
-    this.doors = new DoorGroup(parts, { sessions, servers, hosts, tokens, limits });
+    this.users = new UserGroup(parts, sessions);
+    const { users } = this;
+    this.doors = new DoorGroup(parts, { sessions, servers, hosts, tokens, limits, users });
     this.pool = new PoolGroup(parts, this.doors);
     this.records = new RecordGroup(parts);
     this.descriptions = new DescriptionGroup(parts);

@@ -102,19 +102,26 @@ export class SignOn {
     const { store, config } = this.#context;
     if (kind === "jwt") {
       if (config.identity.jwt.length === 0) return { refused: "It is a JSON Web Token, but identity.jwt is empty." };
-      return await (await this.#loadJwt()).identify(String(credential));
+      return await this.#unlessErased(await (await this.#loadJwt()).identify(String(credential)));
     }
     if (kind === "github") {
       if (config.identity.github.api === null)
         return { refused: "It is a GitHub token, but identity.github.api is null." };
-      return await (await this.#loadGitHub()).identify(String(credential), address);
+      return await this.#unlessErased(await (await this.#loadGitHub()).identify(String(credential), address));
     }
     const unknown = "The fleet did not issue this token, or the token has expired or was revoked.";
     return (await verifyToken(store, credential, this.#known.seen)) ?? { refused: unknown };
   }
 
+  /** A purge revokes the user's tokens. Credentials of others stay valid, so refuse them until it is complete. */
+  async #unlessErased(found: Identity | Refusal): Promise<Identity | Refusal> {
+    if ("refused" in found || (await this.#context.store.purges.read(found.user)) === null) return found;
+    return { refused: "The data of this user is being erased." };
+  }
+
   /** Whether the credential of an identity is still valid: it was not revoked, and has not expired. */
   async isStillGood(identity: Identity): Promise<boolean> {
+    if ((await this.#context.store.purges.read(identity.user)) !== null) return false;
     if (identity.via === "jwt") return await (await this.#loadJwt()).isStillGood(identity);
     if (identity.via === "github") return (await this.#loadGitHub()).isStillGood(identity);
     return await isTokenGood(this.#context.store, identity, this.#known.seen.uses);

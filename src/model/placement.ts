@@ -10,3 +10,12 @@ export interface UserPlacement {
   user: string;
   placement: Placement;
 }
+
+/** An erasure of a user's data that is under way. The only record that names the user until the erasure is complete. */
+export interface Purge {
+  user: string;
+  /** ISO 8601, UTC. */
+  begunAt: string;
+  /** The hosts that may still have data of the user. Null stands for the only host of a fleet. */
+  pending: (string | null)[];
+}

@@ -7,6 +7,7 @@ import { addUp, counted, type OnProgress } from "../model/progress.js";
 import { mayMean } from "../model/reference.js";
 import type { Registry } from "../model/registry.js";
 import type { ServerRecord } from "../model/server.js";
+import type { TokenEnd } from "../model/token.js";
 import { serverNotFound, serverUnclear } from "../pool/pool.js";
 import { referenceOf } from "../pool/server.js";
 import { deadline } from "../runtime/deadline.js";
@@ -180,6 +181,17 @@ export class FleetHosts {
       }
     });
     return (await Promise.all(failures)).flat();
+  }
+
+  /** Makes each host remember the ends of tokens. A warning names the hosts that could not be told. */
+  async tellTokenEnds(ends: TokenEnd[]): Promise<void> {
+    const { missing } = await this.everywhere(async (host) => await host.endTokens({ ends }));
+    if (missing.length === 0) return;
+    const names = missing.map(({ host }) => quote(host)).join(", ");
+    const again = "copilotfleet token revoke ID";
+    this.#context.warn(
+      `Not told of the end of the tokens: ${names}. They learn it when serve starts there. If serve already runs there, run later: ${again}`,
+    );
   }
 
   /** The servers in the registries of all hosts, including hosts that are gone. */

@@ -1,3 +1,4 @@
+import type { Purged } from "../data/purge/purge.js";
 import { NEVER } from "../runtime/deadline.js";
 import type { Sessions } from "../sessions/sessions.js";
 import type { AnswerOf, Call, ParamsOf } from "./calls/rpc-table.js";
@@ -46,6 +47,24 @@ export abstract class LocalData {
       return true;
     } finally {
       await archives.remove(name);
+    }
+  }
+
+  async purge({ user, dryRun }: ParamsOf<"purge">, { signal = NEVER }: Call = {}): Promise<Purged> {
+    const { foreseePurge, purgeHere } = await import("../data/purge/here.js");
+    const context = { sessions: this.#sessions, stateRoot: this.#stateRoot, signal };
+    if (dryRun) return await foreseePurge(context, user);
+    const purged = await purgeHere(context, user);
+    const { store, directory } = this.#sessions.context;
+    await store.purges.done(user, directory.own);
+    return purged;
+  }
+
+  /** Finishes the purges that were interrupted, or that began while this host was away. */
+  protected async finishPurges(signal: AbortSignal): Promise<void> {
+    const { store, directory } = this.#sessions.context;
+    for (const { user, pending } of await store.purges.list()) {
+      if (pending.includes(directory.own)) await this.purge({ user, dryRun: false }, { signal });
     }
   }
 

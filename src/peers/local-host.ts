@@ -241,6 +241,7 @@ export class LocalHost extends LocalData implements Host {
     for (const warning of warnings) warn(warning);
     if (user !== undefined) return result;
     if (!dryRun) {
+      await this.finishPurges(signal);
       await sweepTokens(store);
       await sweepKeyedTurns(store);
       await forgetEmptyHosts(store);

@@ -51,6 +51,7 @@ export class RemoteHost implements Host {
   readonly endTokens = this.#asks("endTokens");
   readonly tokenEnds = this.#asks("tokenEnds");
   readonly release = this.#asks("release");
+  readonly purge = this.#asks("purge");
   readonly exportSession = this.#asks("exportSession");
   readonly readArchive = this.#asks("readArchive");
   readonly dropArchive = this.#asks("dropArchive");

@@ -9,6 +9,7 @@ import { groupOfServer, hasEnded, isRunning } from "../pool/server.js";
 import type { SpawnOptions } from "../pool/start/start.js";
 import { listSessionFolders, readSessionFolder } from "../runtime/history/session-state.js";
 import { isUnreadable } from "../store/failures.js";
+import { refuseErased } from "../store/purging.js";
 import { filesExhausted, lacksFiles } from "../system/few-files.js";
 import { isOwnLimit } from "../system/unreadable.js";
 import type { SessionsContext } from "./context.js";
@@ -59,6 +60,7 @@ export class Sessions {
   async recordNew(wanted: NewSession, start: Omit<Start, "user">): Promise<SessionRecord> {
     const { store, directory, takeover } = this.context;
     const { id, owner } = wanted;
+    await refuseErased(store, owner);
     // Before a server is started, refuse an id that is taken.
     if ((await store.sessions.read(id)) !== null) throw sessionExists(id);
     await this.limits.assertRoom(owner);

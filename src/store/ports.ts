@@ -1,6 +1,6 @@
 import type { HostEntry, HostRecord } from "../model/host.js";
 import type { Lease, LeaseAnswer, LeaseRequest } from "../model/lease.js";
-import type { Placement, UserPlacement } from "../model/placement.js";
+import type { Placement, Purge, UserPlacement } from "../model/placement.js";
 import type { Registry } from "../model/registry.js";
 import type { KeyedTurn, SessionRecord } from "../model/session.js";
 import type { TokenEnd, TokenRecord } from "../model/token.js";
@@ -35,6 +35,7 @@ export interface Store {
   readonly tokens: TokenStore;
   readonly placements: PlacementStore;
   readonly keyedTurns: KeyedTurnStore;
+  readonly purges: PurgeStore;
   readonly usage: UsageStore;
   readonly limits: LimitStore;
 
@@ -49,6 +50,12 @@ export interface Store {
    * writes.
    */
   sweep(): Promise<void>;
+
+  /**
+   * Removes earlier states of records that contain one of the texts, and copies of damaged records that do. The present state of
+   * every record stays.
+   */
+  forgetOlder(texts: readonly string[]): Promise<void>;
 
   /**
    * Returns the problems that reads have found since the last call. The store has repaired each problem or worked around it.
@@ -224,7 +231,24 @@ export interface PlacementStore {
    */
   record(user: string, from: Placement | null, to: Placement): Promise<Placement>;
 
+  /** Succeeds even if the user has no placement. */
+  delete(user: string): Promise<void>;
+
   list(): Promise<UserPlacement[]>;
+}
+
+/** The purges under way. While a user has one, nothing new of the user begins. */
+export interface PurgeStore {
+  /** Costs one read. */
+  read(user: string): Promise<Purge | null>;
+
+  /** Records that a purge has begun. Resolves with the earlier one, if it has not ended. */
+  begin(purge: Purge): Promise<Purge>;
+
+  /** Records that a host has erased its part. The purge ends with its last host. */
+  done(user: string, host: string | null): Promise<void>;
+
+  list(): Promise<Purge[]>;
 }
 
 /** The prompts that were sent with an idempotency key. */

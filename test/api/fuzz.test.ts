@@ -25,7 +25,12 @@ beforeAll(async () => {
   const sessions = ["one", "two", "three"];
   for (const id of sessions) await at.ok("POST", "/v1/sessions", { token: tokens.use, body: { id } });
   const { server } = await at.fleet.servers.spawn("carol");
-  const ids = { sessions: [...sessions, "nothing"], servers: [server.id, "nothing"], tokens: ["nothing"] };
+  const ids = {
+    sessions: [...sessions, "nothing"],
+    servers: [server.id, "nothing"],
+    tokens: ["nothing"],
+    users: ["nobody"],
+  };
   maker = new RequestMaker(seededRandom("requests from the document"), { ids, tokens });
 });
 afterAll(async () => await at[Symbol.asyncDispose]());

@@ -383,6 +383,27 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
           { user: "Alice", placement: { serverId: "shared-2" } },
           { user: "alice", placement: third },
         ]);
+        await store.placements.delete("alice");
+        await store.placements.delete("nobody");
+        expect(await other.placements.read("alice")).toBeNull();
+        expect(await other.placements.list()).toHaveLength(1);
+        await other.close();
+      });
+    });
+
+    describe("purges", () => {
+      it("a purge keeps its beginning, and ends when its last host is done", async () => {
+        const purge = { user: "alice", begunAt: "2026-01-01T00:00:00.000Z", pending: [null] };
+        expect(await store.purges.read("alice")).toBeNull();
+        expect(await store.purges.begin(purge)).toEqual(purge);
+        const other = await opened.reopen();
+        expect(await other.purges.begin({ ...purge, begunAt: "2026-02-01T00:00:00.000Z" })).toEqual(purge);
+        expect(await other.purges.list()).toEqual([purge]);
+        expect(await other.purges.read("Alice")).toBeNull();
+        await other.purges.done("alice", null);
+        await other.purges.done("nobody", null);
+        expect(await store.purges.read("alice")).toBeNull();
+        expect(await store.purges.list()).toEqual([]);
         await other.close();
       });
     });

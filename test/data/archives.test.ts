@@ -2,7 +2,7 @@ import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
-import type { Exported } from "../../src/peers/sessions/archives.js";
+import type { ExportedSession } from "../../src/peers/sessions/archives.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
@@ -43,7 +43,7 @@ describe("archives of sessions", () => {
     const { home } = await from.record("ann");
     writeFileSync(join(home, "session-state", id, "files", "notes.txt"), "notes");
     const file = archivePath();
-    const exported = await from.json<Exported>(["export", id, "--user", "ann", "--output", file]);
+    const exported = await from.json<ExportedSession>(["export", id, "--user", "ann", "--output", file]);
     expect(exported).toMatchObject({ session: { id, owner: "ann" }, file, bytes: statSync(file).size });
     expect(statSync(file).mode & 0o777).toBe(0o600);
     const history = await historyOf(source, id, "ann");

@@ -342,6 +342,7 @@ describe("doctor and smoke", () => {
       "session records",
       "damage",
       "sessions",
+      "purges",
       "servers",
       "sandboxes",
       "stray processes",

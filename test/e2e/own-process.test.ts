@@ -109,6 +109,16 @@ const EXAMPLES: Record<string, Example> = {
     args: () => ["limit", "clear", ...ALICE],
     stdout: /^LIMIT .*\nturns per minute +\S+ +unlimited +limits\.default\.turnsPerMinute\n.*$/s,
   },
+  "user list": { args: () => ["user", "list"], stdout: /^USER .*\nalice .*\n$/s },
+  "user export": {
+    args: () => ["user", "export", "alice", "--output", join(fleet.folder, "alice")],
+    stdout: /^\/.*\/alice \(\d+ sessions?\)\n$/,
+    once: true,
+  },
+  "user purge": {
+    args: () => ["user", "purge", "nobody", "--yes"],
+    stdout: /^Erased the data of nobody: 0 sessions, 0 servers, 0 tokens \(0 B\)\nNothing remains .*\n$/,
+  },
   "token issue": { args: () => ["token", "issue", ...ALICE], stdout: /^cft_[0-9a-f]{16}_\S+\n$/, once: true },
   "token list": { args: () => ["token", "list"], stdout: /^TOKEN .*\n[0-9a-f]{16} +alice .*\n$/ },
   "token rotate": {

@@ -5,6 +5,7 @@ import { REQUEST_ROUTES } from "./requests/requests.js";
 import { SESSION_ROUTES } from "./sessions.js";
 import { TURN_ROUTES } from "./turns.js";
 import { LIMIT_ROUTES } from "./users/limits.js";
+import { USER_ROUTES } from "./users/users.js";
 
 /** Every route of the HTTP API. The validation, the policy and `/openapi.json` come from this table. */
 export const ROUTES: readonly AnyRoute[] = [
@@ -14,4 +15,5 @@ export const ROUTES: readonly AnyRoute[] = [
   ...REQUEST_ROUTES,
   ...ADMIN_ROUTES,
   ...LIMIT_ROUTES,
+  ...USER_ROUTES,
 ];

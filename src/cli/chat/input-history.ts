@@ -11,8 +11,8 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { systemCode } from "../../errors.js";
-import { userDigest } from "../../model/ids.js";
 import { ifThere, makeFolder } from "../../runtime/files/if-there.js";
+import { chatHistoryPath } from "../../runtime/files/user-places.js";
 import { ensureStateFolder } from "../../store/file/state-folder.js";
 
 const MOST_PROMPTS = 1_000;
@@ -34,7 +34,7 @@ export class InputHistory {
   /** @param owner the user, or the front door */
   constructor(root: string, owner: string) {
     this.#root = root;
-    this.#path = join(root, "chat", `${userDigest(owner)}.jsonl`);
+    this.#path = chatHistoryPath(root, owner);
   }
 
   /** The prompts, the oldest first. @throws a system error, or FleetError `FLEET_STATE_UNSAFE`. */

@@ -1,4 +1,4 @@
-import { Flags } from "@oclif/core";
+import { Args, Flags } from "@oclif/core";
 import { loadConfig } from "../../config/load/load.js";
 import type { FleetError, Suggestion } from "../../errors.js";
 import { validateUser } from "../../model/ids.js";
@@ -17,6 +17,14 @@ const user = {
   helpValue: "USER",
   parse: async (value: string) => validateUser(value, "--user"),
 } as const;
+
+/** The user about whom a command is. The default user has no influence. */
+export const userArg = Args.string({
+  description: "id of the user",
+  required: true,
+  ignoreStdin: true,
+  parse: async (value) => validateUser(value, "USER"),
+});
 
 /** A user to whom the command limits itself. The default user has no influence. */
 export function userFilter(description: string) {

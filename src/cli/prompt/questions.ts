@@ -17,6 +17,17 @@ export function askToRevoke(tokens: readonly { id: string; user: string }[]): st
   return `Revoke ${named("token", owned, ["and disconnect its clients", "and disconnect their clients"])}?`;
 }
 
+/** Asks about everything that a purge would erase. */
+export function askToPurge({
+  user,
+  sessions,
+  servers,
+  tokens,
+}: Record<"sessions" | "servers" | "tokens", number> & { user: string }): string {
+  const counts = [countOf(sessions, "session"), countOf(servers, "server"), countOf(tokens, "token")].join(", ");
+  return `Erase all data of ${printable(user)} (${counts})? Nothing brings it back.`;
+}
+
 /** Names one or more things, their owners and what else is lost. */
 function named(noun: string, things: readonly Owned[], [ofOne, ofMany]: readonly [string, string]): string {
   const byOwner = new Map<string, string[]>();

@@ -21,6 +21,7 @@ export const RECORDS: readonly Row<RecordsContext>[] = [
   { name: "session records", look: async ({ fleet }) => ok(`sessions recorded: ${await fleet.records.sessions()}`) },
   { name: "damage", look: damage },
   { name: "sessions", look: sessionsAreUsable },
+  { name: "purges", look: purgesAreComplete },
   { name: "servers", look: runningServers },
   { name: "sandboxes", look: sandboxesAreCurrent },
   { name: "stray processes", look: strayProcesses },
@@ -72,6 +73,18 @@ async function sessionsAreUsable({ fleet }: RecordsContext): Promise<Finding> {
   const detail =
     "the clock of this machine was set back: these sessions were last used in the future, so gc keeps them too long";
   return { ...warning(detail, CLOCK_ADVICE), items: future };
+}
+
+/** A purge stays until each host has erased its part. Only a host that serves, or runs gc, can do that. */
+async function purgesAreComplete({ fleet }: RecordsContext): Promise<Finding> {
+  const purges = await fleet.records.purges();
+  if (purges.length === 0) return ok("no erasure of a user's data is unfinished");
+  const items = purges.map(({ user, begunAt, pending }) => {
+    const hosts = pending.filter((host) => host !== null);
+    return `${user}: begun ${begunAt}${hosts.length === 0 ? "" : `, not complete on ${hosts.join(", ")}`}`;
+  });
+  const detail = `users whose data is not erased completely: ${purges.length}; they can do nothing until it is`;
+  return { ...failed(detail, `copilotfleet user purge ${purges[0]?.user}`), items };
 }
 
 async function runningServers({ fleet, fix }: RecordsContext): Promise<Finding> {

@@ -12,6 +12,7 @@ import type { ServerGroup } from "./servers.js";
 import type { SessionGroup } from "./sessions.js";
 import type { TokenGroup } from "./tokens.js";
 import type { LimitGroup } from "./users/limits.js";
+import type { UserGroup } from "./users/users.js";
 
 const ANY_ADDRESS: Address = { host: "127.0.0.1", port: 0 };
 
@@ -22,6 +23,7 @@ export interface ApiGroups {
   hosts: HostGroup;
   tokens: TokenGroup;
   limits: LimitGroup;
+  users: UserGroup;
 }
 
 /** The front doors of this process, and its addresses of the HTTP API. */

@@ -1,4 +1,5 @@
 import { isFleetError } from "../../errors.js";
+import type { Purge } from "../../model/placement.js";
 import { lackingIn, NO_SANDBOX, type Protection, type SandboxMode } from "../../model/sandbox.js";
 import type { ServerState } from "../../model/server.js";
 import { launchesOf } from "../../pool/admission.js";
@@ -41,6 +42,11 @@ const CLOCK_TOLERANCE_MS = 60_000;
 
 /** The recorded state, for the checks and repairs of `doctor`. Except for sessions, only the state of this host. */
 export class RecordGroup extends Group {
+  /** Returns the purges that are not complete: of which user, since when, and the hosts that still have to erase their part. */
+  async purges(): Promise<Purge[]> {
+    return await this.parts.store.purges.list();
+  }
+
   /** Returns the number of servers that are recorded on this host, in any state. */
   async servers(): Promise<number> {
     return Object.keys((await this.parts.store.registry.read()).servers).length;
@@ -141,6 +147,7 @@ export class RecordGroup extends Group {
 
   static {
     Group.guard(RecordGroup.prototype, {
+      purges: [],
       servers: [],
       sessions: [],
       probeStore: [],

@@ -1,5 +1,5 @@
 import { type Duration, parseDuration, parseLifetime } from "../../config/values/duration.js";
-import { option, quote } from "../../errors.js";
+import { option } from "../../errors.js";
 import { audited } from "../../events/audited.js";
 import { issueCode } from "../../identity/codes.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
@@ -13,7 +13,6 @@ import {
   type TokenView,
   validateTokenId,
 } from "../../identity/tokens.js";
-import type { TokenEnd } from "../../model/token.js";
 import * as arg from "../arguments.js";
 import { Group } from "./group.js";
 
@@ -75,7 +74,7 @@ export class TokenGroup extends Group {
     const rotated = await audited(
       this.parts.events,
       about,
-      async () => await rotateToken(this.parts.store, id, overlapMs, (ends) => this.#tellHosts(ends)),
+      async () => await rotateToken(this.parts.store, id, overlapMs, (ends) => this.parts.hosts.tellTokenEnds(ends)),
     );
     this.#warnIfEndless(rotated);
     return rotated;
@@ -98,7 +97,7 @@ export class TokenGroup extends Group {
    */
   async revoke(which: { ids: readonly string[] } | { user: string }): Promise<{ revoked: string[] }> {
     const { store, events } = this.parts;
-    const revoke = async () => await revokeTokens(store, which, (ends) => this.#tellHosts(ends));
+    const revoke = async () => await revokeTokens(store, which, (ends) => this.parts.hosts.tellTokenEnds(ends));
     if ("user" in which) {
       const about = { type: "token.revoked", user: which.user, detail: "all tokens of the user" } as const;
       return { revoked: await audited(events, about, revoke) };
@@ -121,17 +120,6 @@ export class TokenGroup extends Group {
       await this.parts.store.tokens.delete(id);
       throw error;
     }
-  }
-
-  async #tellHosts(ends: TokenEnd[]): Promise<void> {
-    const { hosts, warn } = this.parts;
-    const { missing } = await hosts.everywhere(async (host) => await host.endTokens({ ends }));
-    if (missing.length === 0) return;
-    const names = missing.map(({ host }) => quote(host)).join(", ");
-    const again = "copilotfleet token revoke ID";
-    warn(
-      `Not told of the end of the tokens: ${names}. They learn it when serve starts there. If serve already runs there, run later: ${again}`,
-    );
   }
 
   static {

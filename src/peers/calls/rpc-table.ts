@@ -23,6 +23,7 @@ const START_MS = 30_000;
 /** How long a stop and a start may take in addition to the drain, in milliseconds. */
 const BEYOND_DRAIN_MS = 60_000;
 const GC_MS = 10 * 60_000;
+const PURGE_MS = 10 * 60_000;
 const ARCHIVE_MS = 10 * 60_000;
 const MAX_LINES = 1_000_000;
 
@@ -103,6 +104,8 @@ const calls = {
   tokenEnds: call({}, s.tokenEnds, toLook),
   /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */
   release: call({ user: s.user, waitMs: s.whole(LONGEST_TIMER_MS) }, s.released, toRelease),
+  /** Erases that host's part of a user's data. */
+  purge: call({ user: s.user, dryRun: s.flag }, a.purged, () => PURGE_MS),
   /** Writes the archive of a session at that host, between the session's turns. */
   exportSession: call(
     { id: s.sessionId, user: s.user, waitMs: v.optional(s.whole(LONGEST_TIMER_MS)) },

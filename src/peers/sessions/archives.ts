@@ -20,7 +20,7 @@ export interface ExportRequest {
   signal: AbortSignal;
 }
 
-export interface Exported {
+export interface ExportedSession {
   session: SessionView;
   /** The absolute path of the archive. */
   file: string;
@@ -29,7 +29,11 @@ export interface Exported {
 }
 
 /** Writes a session of any host to a new file on this host. The file is there completely or not at all. */
-export async function exportSession(context: ArchiveContext, id: string, request: ExportRequest): Promise<Exported> {
+export async function exportSession(
+  context: ArchiveContext,
+  id: string,
+  request: ExportRequest,
+): Promise<ExportedSession> {
   const { user, waitMs, signal } = request;
   const file = resolve(request.output);
   if (await isThere(file)) throw fileExists(file);

@@ -14,6 +14,7 @@ import { type LaunchedServer, launchServer, PortTakenError } from "../../runtime
 import { ownLimit } from "../../runtime/launch/own-limits.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import type { Sandbox } from "../../sandbox/sandbox.js";
+import { refuseErased } from "../../store/purging.js";
 import { poolDraining } from "../admission.js";
 import { HeldClaim, untilUnclaimed } from "../claims/held-claim.js";
 import {
@@ -72,6 +73,7 @@ export async function startServer(context: PoolContext, request: StartRequest): 
   const { signal } = request;
   const known = (await store.registry.read()).servers[request.id];
   // Refuse everything that can be refused before recording anything.
+  if (request.user !== null) await refuseErased(store, request.user);
   const runtime = findRuntime(config.runtime.path, env);
   const fresh = newRecord(context.stateRoot, request);
   const sandbox = await sandboxOf(context, {

@@ -74,7 +74,7 @@ class UnusedServers {
   }
 
   async remove(): Promise<Cleared[]> {
-    if (this.#all) this.#sweep();
+    if (this.#all) sweepServers(this.#stateRoot);
     return [...(await this.#removeUnused()), ...(await this.#removeOrphans())];
   }
 
@@ -97,7 +97,7 @@ class UnusedServers {
       for (const { id, home } of claimed) {
         if (holdsSessions(id, home, records)) continue;
         // The fleet creates homes only in the usual place. Do not delete a home elsewhere.
-        const moved = home === homeOf(this.#stateRoot, id) ? this.#moveAway(id) : null;
+        const moved = home === homeOf(this.#stateRoot, id) ? moveAway(this.#stateRoot, id) : null;
         if (moved !== null) rmSync(moved, { recursive: true, force: true });
         removed.add(id);
       }
@@ -118,7 +118,7 @@ class UnusedServers {
     const removed: Cleared[] = [];
     for (const id of this.#orphans) {
       if (holdsSessions(id, homeOf(this.#stateRoot, id), await this.#readableRecords())) continue;
-      const moved = this.#moveAway(id);
+      const moved = moveAway(this.#stateRoot, id);
       if (moved === null) continue;
       // A start records its server before it uses the folder. So if the server is recorded by now, put the folder back.
       if ((await this.#store.registry.read()).servers[id] !== undefined) {
@@ -138,26 +138,30 @@ class UnusedServers {
   async #readableRecords(): Promise<SessionRecord[]> {
     return await sessionsOfThisHost(this.#store, () => undefined);
   }
+}
 
-  /** Moves a folder away by one rename, so that it exists completely or not at all. @returns null if there was none. */
-  #moveAway(id: string): string | null {
-    const folder = serverFolder(this.#stateRoot, id);
-    const { pid, startTicks } = ownIdentity();
-    const moved = join(dirname(folder), `.removed-${pid}-${startTicks}-${randomBytes(4).toString("hex")}`);
-    return ifThere(() => {
-      renameSync(folder, moved);
-      return moved;
-    });
-  }
+/**
+ * Moves the folder of a server away by one rename, so that it exists completely or not at all.
+ *
+ * @returns the new path, or null if there was no folder
+ */
+export function moveAway(stateRoot: string, serverId: string): string | null {
+  const folder = serverFolder(stateRoot, serverId);
+  const { pid, startTicks } = ownIdentity();
+  const moved = join(dirname(folder), `.removed-${pid}-${startTicks}-${randomBytes(4).toString("hex")}`);
+  return ifThere(() => {
+    renameSync(folder, moved);
+    return moved;
+  });
+}
 
-  /** Removes the folders that killed commands moved away, or unpacked, and did not remove. */
-  #sweep(): void {
-    const folder = join(this.#stateRoot, "servers");
-    for (const name of names(folder)) {
-      const [, pid, startTicks] = TEMPORARY.exec(name) ?? [];
-      if (pid !== undefined && identify(Number(pid))?.startTicks !== startTicks)
-        rmSync(join(folder, name), { recursive: true, force: true });
-    }
+/** Removes the folders that killed commands moved away, or unpacked, and did not remove. */
+export function sweepServers(stateRoot: string): void {
+  const folder = join(stateRoot, "servers");
+  for (const name of names(folder)) {
+    const [, pid, startTicks] = TEMPORARY.exec(name) ?? [];
+    if (pid !== undefined && identify(Number(pid))?.startTicks !== startTicks)
+      rmSync(join(folder, name), { recursive: true, force: true });
   }
 }
 

@@ -9,6 +9,8 @@ import { closeQuietly, scratchName, writeNewFile } from "./commit/durable.js";
 import { sweepFolder } from "./commit/sweep.js";
 import type { StoreContext } from "./context.js";
 import { writing } from "./failures.js";
+import { forgetOlder } from "./forget.js";
+import { PurgeRecords } from "./purges.js";
 import { KeyedTurnRecords } from "./records/keyed-turn-records.js";
 import { type Instant, now } from "./records/lease-clock.js";
 import { LeaseRecords } from "./records/lease-records.js";
@@ -45,6 +47,7 @@ export class FileStore implements Store {
   readonly tokens: TokenRecords;
   readonly placements: PlacementRecords;
   readonly keyedTurns: KeyedTurnRecords;
+  readonly purges: PurgeRecords;
   readonly usage: UsageFolder;
   readonly limits: LimitRecords;
   readonly #context: StoreContext;
@@ -67,6 +70,7 @@ export class FileStore implements Store {
     this.tokens = new TokenRecords(this.#context);
     this.placements = new PlacementRecords(this.#context);
     this.keyedTurns = new KeyedTurnRecords(this.#context);
+    this.purges = new PurgeRecords(this.#context);
     this.usage = new UsageFolder(root, this.#context.ensureRoot);
     this.limits = new LimitRecords(this.#context, this.sessions);
   }
@@ -103,6 +107,16 @@ export class FileStore implements Store {
   async close(): Promise<void> {
     await this.#context.writes.settled();
     await this.usage.close();
+  }
+
+  async forgetOlder(texts: readonly string[]): Promise<void> {
+    const { root, checkRoot } = this.#context;
+    checkRoot();
+    forgetOlder(
+      root,
+      [this.registry.folder, ...this.sessions.records.folders(), ...this.leases.records.folders()],
+      texts,
+    );
   }
 
   async sweep(): Promise<void> {

@@ -4,6 +4,7 @@ import { Writes } from "../update-queue.js";
 import { Connection } from "./link/connection.js";
 import { Epoch } from "./link/epoch.js";
 import { keysOf } from "./link/keys.js";
+import { PurgeDocuments } from "./purges.js";
 import { Documents, newId } from "./records/documents.js";
 import { RedisHosts } from "./records/hosts.js";
 import { KeyedTurnDocuments } from "./records/keyed-turns.js";
@@ -56,6 +57,7 @@ export class RedisStore implements Store {
   readonly tokens: TokenDocuments;
   readonly placements: PlacementDocuments;
   readonly keyedTurns: KeyedTurnDocuments;
+  readonly purges: PurgeDocuments;
   readonly usage: UsageSums;
   readonly limits: LimitDocuments;
   /** The signatures of all records. */
@@ -89,6 +91,7 @@ export class RedisStore implements Store {
     this.tokens = new TokenDocuments(documents, root, warn);
     this.placements = new PlacementDocuments(documents);
     this.keyedTurns = new KeyedTurnDocuments(documents);
+    this.purges = new PurgeDocuments(documents);
     this.usage = new UsageSums(connection, keys, root);
     this.limits = new LimitDocuments(documents);
     this.signatures = new Signatures(documents);
@@ -114,6 +117,10 @@ export class RedisStore implements Store {
    */
   async sweep(): Promise<void> {
     this.tokens.forgetExpiredEnds(await this.now());
+  }
+
+  async forgetOlder(): Promise<void> {
+    // Redis keeps only the present state of records.
   }
 
   takeWarnings(): string[] {

@@ -33,7 +33,7 @@ class Turns {
 }
 
 /** The library's functions, as the routes of the HTTP API call them. */
-export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens, limits }: ApiGroups): ApiFleet {
+export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens, limits, users }: ApiGroups): ApiFleet {
   const { config, store, finder, own } = parts;
   const lists = new Turns();
   const creations = new Turns();
@@ -101,6 +101,10 @@ export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens, 
       issue: async (user, options) => await tokens.issue(user, options),
       revoke: async (which) => await tokens.revoke(which),
       redeem: async (code) => await redeemCode(store, code),
+    },
+    users: {
+      list: async () => await users.list(),
+      purge: async (user, options) => await users.purge(user, options),
     },
   };
 }

@@ -1,4 +1,4 @@
-import { type Exported, exportSession, importSession } from "../../../peers/sessions/archives.js";
+import { type ExportedSession, exportSession, importSession } from "../../../peers/sessions/archives.js";
 import { NEVER } from "../../../runtime/deadline.js";
 import type { SessionView } from "../../../sessions/view.js";
 import { RequestGroup } from "./requests.js";
@@ -30,7 +30,7 @@ export abstract class ArchiveGroup extends RequestGroup {
    * @throws FleetError `FLEET_SESSION_LOCKED` or `FLEET_SESSION_BUSY` when the session is not free in time;
    * `FLEET_SESSION_LOST` when the history is missing; `FLEET_ARCHIVE_TOO_LARGE`; `FLEET_USAGE_INVALID` when the file exists.
    */
-  async export(id: string, options: ExportSessionOptions): Promise<Exported> {
+  async export(id: string, options: ExportSessionOptions): Promise<ExportedSession> {
     return await exportSession(this.parts, id, { ...options, signal: options.signal ?? NEVER });
   }
 

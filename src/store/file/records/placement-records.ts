@@ -18,6 +18,10 @@ export class PlacementRecords implements PlacementStore {
     return record?.user === user ? viewPlacement(record).placement : null;
   }
 
+  async delete(user: string): Promise<void> {
+    await this.#files.delete(userDigest(user));
+  }
+
   async list(): Promise<UserPlacement[]> {
     return this.#files.list().map(viewPlacement);
   }

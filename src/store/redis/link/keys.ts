@@ -45,6 +45,9 @@ export function keysOf(fleet: string, host: string | null) {
     keyedTurnsOf: (user: string) => key(`keyed-turns:${user}`),
     /** The name is a digest of the user and the key. */
     keyedTurn: (name: string) => key(`keyed-turn:${name}`),
+    /** The set of the purges under way, by digests of their users. */
+    purges: key("purges"),
+    purge: (name: string) => key(`purge:${name}`),
     /** How far the ledger of each host has been counted: see usage-scripts.ts. */
     usageRead: key("usage-read"),
     /** The hours that have sums. */

@@ -24,6 +24,10 @@ export class PlacementDocuments implements PlacementStore {
     }
   }
 
+  async delete(user: string): Promise<void> {
+    await this.#records.remove(user, null);
+  }
+
   async list(): Promise<UserPlacement[]> {
     return [...(await this.#records.list())].map(([user, placement]) => ({ user, placement }));
   }

@@ -1,0 +1,72 @@
+import * as v from "valibot";
+import { validateUser } from "../../../model/ids.js";
+import { type AnyRoute, route } from "../../route.js";
+import * as s from "../schemas.js";
+
+const LOOK_MS = 30_000;
+/** A purge stops the user's servers, and erases files on all hosts. */
+const PURGE_MS = 10 * 60_000;
+
+const number = v.number();
+const count = (what: string) => v.pipe(number, v.description(what));
+const user = v.object({
+  user: v.string(),
+  sessions: count("The sessions that the user owns."),
+  servers: count("The servers that belong to the user, running or not, on all hosts."),
+  tokens: count("The tokens that were issued and not revoked."),
+});
+const users = v.object({ users: v.array(user) });
+const receipt = v.object({
+  user: v.string(),
+  sessions: number,
+  servers: number,
+  tokens: number,
+  bytes: count("The bytes of the files that were erased."),
+  remains: v.pipe(
+    v.array(v.object({ host: v.nullable(v.string()), what: v.string(), why: v.string() })),
+    v.description("The parts that could not be erased, and the reasons. Empty if the erasure is complete."),
+  ),
+  dryRun: v.boolean(),
+});
+
+export const USER_ROUTES: readonly AnyRoute[] = [
+  route({
+    method: "GET",
+    path: "/v1/users",
+    operation: "listUsers",
+    action: "manage",
+    about: "none",
+    isWork: false,
+    tag: "Users",
+    summary: "List the users",
+    description: "Lists the users who have a session, a server or a token, by name.",
+    params: null,
+    query: null,
+    body: null,
+    answer: { status: 200, description: "The users.", schema: users },
+    errors: [],
+    limitMs: LOOK_MS,
+    handle: async ({ fleet }) => ({ body: { users: await fleet.users.list() } }),
+  }),
+  route({
+    method: "DELETE",
+    path: "/v1/users/{id}",
+    operation: "purgeUser",
+    action: "manage",
+    about: "none",
+    isWork: false,
+    tag: "Users",
+    summary: "Erase all data of a user",
+    description:
+      "Stops the user's servers at once and erases sessions, histories, homes and tokens on all hosts. In usage and events, a pseudonym replaces the name. If it is interrupted, the same request finishes it.",
+    params: s.path,
+    query: null,
+    body: null,
+    answer: { status: 200, description: "The receipt, with everything that remains.", schema: receipt },
+    errors: [],
+    limitMs: PURGE_MS,
+    handle: async ({ fleet, params: { id }, lasting }) => ({
+      body: await fleet.users.purge(validateUser(id), { signal: lasting }),
+    }),
+  }),
+];

@@ -1,0 +1,19 @@
+import { listFlags } from "../../cli/flags/list.js";
+import { ListCommand } from "../../cli/list-command.js";
+import { USERS } from "../../cli/render/lists/users.js";
+import type { UserEntry } from "../../peers/users.js";
+
+export default class UserList extends ListCommand {
+  static override summary = "List the users who have a session, a server or a token.";
+  static override examples = ["<%= config.bin %> user list", "<%= config.bin %> user list --json"];
+  static override flags = listFlags(USERS);
+
+  async run(): Promise<{ users: UserEntry[] }> {
+    const { flags } = await this.parse(UserList);
+    return await this.printList(USERS, flags, async (fleet) => ({
+      rows: await fleet.users.list(),
+      resultOf: (users) => ({ users }),
+      none: "No users.",
+    }));
+  }
+}

@@ -1,0 +1,41 @@
+import { Flags } from "@oclif/core";
+import { FleetCommand } from "../../cli/base-command.js";
+import { yesFlag } from "../../cli/flags/flags.js";
+import { userArg } from "../../cli/flags/user.js";
+import { confirm, isAsked } from "../../cli/prompt/confirm.js";
+import { askToPurge } from "../../cli/prompt/questions.js";
+import { renderReceipt } from "../../cli/render/lists/users.js";
+import type { PurgeReceipt } from "../../peers/purge.js";
+
+export default class UserPurge extends FleetCommand {
+  static override summary = "Erase all data of a user on all hosts, and print a receipt.";
+  static override description =
+    "Erases sessions with their histories, homes, tokens, placements, leases and logs. In usage and events, a pseudonym " +
+    "replaces the name. Stops the user's servers at once. Asks for confirmation on a terminal. Until it is complete, " +
+    "nothing new of the user begins. If it is interrupted, run it again; gc and serve finish it, too.";
+  static override examples = [
+    "<%= config.bin %> user purge alice --dry-run",
+    "<%= config.bin %> user purge alice --yes",
+  ];
+  static override args = { user: userArg };
+  static override flags = {
+    yes: yesFlag,
+    "dry-run": Flags.boolean({ description: "show what would be erased without changing anything" }),
+  };
+
+  async run(): Promise<PurgeReceipt> {
+    const { args, flags } = await this.parse(UserPurge);
+    const { user } = args;
+    const dryRun = flags["dry-run"] === true;
+    return await this.withFleet(async (fleet) => {
+      const signal = this.interruptSignal();
+      if (!dryRun && isAsked({ json: this.jsonEnabled(), yes: flags.yes })) {
+        await confirm(askToPurge(await fleet.users.purge(user, { dryRun: true, signal })));
+      }
+      using _ = this.progress("Erasing the data of the user", signal);
+      const receipt = await fleet.users.purge(user, { dryRun, signal });
+      this.log(renderReceipt(receipt));
+      return receipt;
+    });
+  }
+}

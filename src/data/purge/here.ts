@@ -1,0 +1,225 @@
+import { randomBytes } from "node:crypto";
+import { rmSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { isFleetError } from "../../errors.js";
+import { concealInEvents } from "../../events/conceal.js";
+import { Pseudonyms } from "../../events/pseudonyms.js";
+import { revokeTokens } from "../../identity/tokens.js";
+import { serverIdOf } from "../../model/ids.js";
+import type { SessionRecord } from "../../model/session.js";
+import { isRunning } from "../../pool/server.js";
+import { pause } from "../../runtime/deadline.js";
+import { serverFolder } from "../../runtime/files/server-folder.js";
+import { chatHistoryPath, removePlacesOf, removeTakenOf } from "../../runtime/files/user-places.js";
+import { listSessionFolders, sessionBytes } from "../../runtime/history/session-state.js";
+import { abortTurnIn } from "../../sessions/abort.js";
+import { measureFolder } from "../../sessions/gc/age.js";
+import { moveAway, sweepServers } from "../../sessions/gc/unused-servers.js";
+import { concealInLogs } from "./logs.js";
+import type { Erasing, PurgeContext, Purged, PurgeStep } from "./purge.js";
+import { stillNamed } from "./still-named.js";
+
+/** How long a session may stay in a turn after the turn was aborted, in milliseconds. */
+const TURN_MS = 10_000;
+const TURN_POLL_MS = 50;
+/** How long an event may wait in a process before it is written, in milliseconds. */
+const LATE_EVENTS_MS = 300;
+/** Takes over leases of the user. It is not a user id, so no session can belong to it. */
+const ERASED = "~";
+const PLACE_MS = 3_000;
+
+const STEPS: Readonly<Record<PurgeStep, (erasing: Erasing) => Promise<void>>> = {
+  servers: stopServers,
+  sessions: eraseSessions,
+  homes: forgetServers,
+  folders: removeFolders,
+  members: leaveSessionsOfOthers,
+  records: deleteRecords,
+  // The turns that were cut have noted their ends by now.
+  logs: pseudonymizeLogs,
+  older: forgetOlder,
+};
+
+/**
+ * Erases what this host has of a user's data. The purge must be recorded, so that nothing new of the user begins. Can be
+ * repeated at any time, also after it was killed.
+ */
+export async function purgeHere(context: PurgeContext, user: string): Promise<Purged> {
+  const { sessions, onStep, signal } = context;
+  const { store, directory } = sessions.context;
+  const total: Purged = { sessions: 0, servers: 0, tokens: 0, bytes: 0, remains: [] };
+  const erasing: Erasing = { ...context, user, store, total, moved: null };
+  await directory.assertStorage();
+  for (const [step, work] of Object.entries(STEPS) as [PurgeStep, (typeof STEPS)[PurgeStep]][]) {
+    signal.throwIfAborted();
+    await onStep?.(step);
+    await work(erasing);
+  }
+  total.remains.push(...stillNamed(context.stateRoot, directory.own, user));
+  return total;
+}
+
+/** Counts the data that {@link purgeHere} would erase. */
+export async function foreseePurge({ sessions, stateRoot }: PurgeContext, user: string): Promise<Purged> {
+  const { store, directory } = sessions.context;
+  const { servers } = await store.registry.read();
+  const holds = await directory.holds();
+  const records = (await store.sessions.list(() => undefined)).filter(({ owner }) => owner === user).filter(holds);
+  const shared = records.filter(({ serverId }) => serverId !== serverIdOf(user));
+  const inShared = shared.map(({ id, serverId }) => bytesOf(servers[serverId]?.home, id));
+  return {
+    sessions: records.length,
+    servers: Object.values(servers).filter((server) => server.user === user).length,
+    tokens: 0,
+    bytes: folderBytes(serverFolder(stateRoot, serverIdOf(user))) + inShared.reduce((sum, bytes) => sum + bytes, 0),
+    remains: [],
+  };
+}
+
+async function stopServers({ sessions, store, user, signal }: Erasing): Promise<void> {
+  const { pool, clients } = sessions.context;
+  const { servers } = await store.registry.read();
+  const ids = Object.values(servers)
+    .filter((server) => server.user === user)
+    .map(({ id }) => id);
+  await pool.stopAll(ids, { drainTimeoutMs: 0, force: true, signal });
+  for (const id of ids) await clients.close(id);
+}
+
+async function eraseSessions(erasing: Erasing): Promise<void> {
+  const { sessions, store, user, total } = erasing;
+  const { servers } = await store.registry.read();
+  const records = (await store.sessions.list(() => undefined)).filter(({ owner }) => owner === user);
+  const own = servers[serverIdOf(user)];
+  const found = own === undefined ? [] : listSessionFolders(own.home);
+  // A user may have put anything into the id of a session. The ids are known only as long as the sessions exist.
+  await pseudonymize(erasing, [...new Set([...records.map(({ id }) => id), ...found])]);
+  for (const record of records) {
+    if (!(await isHere(erasing, record))) continue;
+    // The folder of the user's own server is measured as a whole.
+    if (record.serverId !== serverIdOf(user)) total.bytes += bytesOf(servers[record.serverId]?.home, record.id);
+    await eraseSession(erasing, record);
+    total.sessions++;
+    for (const { home } of Object.values(servers)) rmSync(join(dirname(home), "open", record.id), { force: true });
+    const { shared } = sessions.context.config.storage;
+    const host = sessions.context.directory.own;
+    if (shared !== null && host !== null) await removeTakenOf(shared, await hostsToClear(erasing, host), record.id);
+  }
+}
+
+/** Whether this host has the session, or should take it over. Another host erases its own sessions. */
+async function isHere({ sessions }: Erasing, record: SessionRecord): Promise<boolean> {
+  try {
+    return (await sessions.context.directory.whereIs(record)).here;
+  } catch (error) {
+    if (isFleetError(error)) return false;
+    throw error;
+  }
+}
+
+async function eraseSession({ sessions, user, signal }: Erasing, { id }: SessionRecord): Promise<void> {
+  const until = performance.now() + TURN_MS;
+  for (;;) {
+    try {
+      await sessions.end(id);
+      return;
+    } catch (error) {
+      // On a shared server, the session may be in a turn.
+      if (!isFleetError(error, "FLEET_SESSION_BUSY") || performance.now() > until) throw error;
+    }
+    await abortTurnIn(sessions.context, id, user).catch((error: unknown) => {
+      if (!isFleetError(error)) throw error;
+    });
+    await pause(TURN_POLL_MS, signal);
+  }
+}
+
+/** Replaces the name of the user in the ledger and in the events. */
+async function pseudonymizeLogs(erasing: Erasing): Promise<void> {
+  const { sessions, user, stateRoot, signal } = erasing;
+  const pseudonyms = await Pseudonyms.open(stateRoot);
+  await sessions.context.events.record({ type: "user.purged", user: pseudonyms.of(user) });
+  // Other processes of this host write the events of the last moment now.
+  await pause(LATE_EVENTS_MS, signal);
+  await pseudonymize(erasing, []);
+}
+
+async function pseudonymize({ store, user, stateRoot }: Erasing, ids: readonly string[]): Promise<void> {
+  const pseudonyms = await Pseudonyms.open(stateRoot);
+  const names = new Map([user, serverIdOf(user), ...ids].map((name) => [name, pseudonyms.of(name)]));
+  await store.usage.rename(names);
+  await concealInLogs(stateRoot, names);
+  await concealInEvents(stateRoot, [...names.keys()], pseudonyms.of);
+}
+
+async function forgetServers(erasing: Erasing): Promise<void> {
+  const { stateRoot, store, user, total } = erasing;
+  const id = serverIdOf(user);
+  const folder = serverFolder(stateRoot, id);
+  total.bytes += folderBytes(folder);
+  // Delete the record first: without it, gc removes a folder that stays behind.
+  total.servers += await store.registry.update(({ servers }) => {
+    const own = Object.values(servers).filter((server) => server.user === user && !isRunning(server));
+    for (const server of own) delete servers[server.id];
+    return own.length;
+  });
+  erasing.moved = moveAway(stateRoot, id);
+}
+
+async function removeFolders(erasing: Erasing): Promise<void> {
+  const { sessions, stateRoot, user, total, moved } = erasing;
+  const { config, directory } = sessions.context;
+  if (moved !== null) rmSync(moved, { recursive: true, force: true });
+  // An earlier purge may have been killed after it moved the folder.
+  sweepServers(stateRoot);
+  rmSync(chatHistoryPath(stateRoot, user), { force: true });
+  const { shared } = config.storage;
+  if (shared !== null && directory.own !== null) {
+    total.bytes += await removePlacesOf(shared, await hostsToClear(erasing, directory.own), serverIdOf(user));
+  }
+}
+
+/** This host, and the hosts that are gone. The other hosts clear their own folders of the shared storage. */
+async function hostsToClear({ sessions }: Erasing, own: string): Promise<string[]> {
+  const gone = (await sessions.context.directory.list()).filter((host) => host.gone && host.name !== own);
+  return [own, ...gone.map(({ name }) => name)];
+}
+
+/** Ends the user's membership in sessions of others, and the user's leases there. */
+async function leaveSessionsOfOthers({ store, user }: Erasing): Promise<void> {
+  for (const { id, members } of await store.sessions.list(() => undefined)) {
+    if (members.includes(user)) {
+      const leave = (draft: SessionRecord) => {
+        draft.members = draft.members.filter((member) => member !== user);
+      };
+      await store.sessions.update(id, leave).catch((error: unknown) => {
+        if (!isFleetError(error, "FLEET_SESSION_NOT_FOUND")) throw error; // deleted since the listing
+      });
+    }
+    if ((await store.leases.read(id))?.holder !== user) continue;
+    const token = randomBytes(32).toString("hex");
+    const steal = { reason: "The data of the holder is being erased." };
+    await store.leases.acquire({ sessionId: id, holder: ERASED, token, ttlMs: PLACE_MS, placeMs: PLACE_MS, steal });
+    await store.leases.release(id, token);
+  }
+}
+
+async function deleteRecords({ store, user, total }: Erasing): Promise<void> {
+  total.tokens += (await revokeTokens(store, { user })).length;
+  for (const { key } of await store.keyedTurns.list(user)) await store.keyedTurns.delete(user, key);
+  await store.placements.delete(user);
+  await store.limits.forget(user);
+}
+
+async function forgetOlder({ store, user }: Erasing): Promise<void> {
+  await store.forgetOlder([JSON.stringify(user), serverIdOf(user)]);
+}
+
+function bytesOf(home: string | undefined, id: string): number {
+  return home === undefined ? 0 : sessionBytes(home, id);
+}
+
+function folderBytes(folder: string): number {
+  const measured = measureFolder(folder, Number.POSITIVE_INFINITY);
+  return typeof measured === "string" ? 0 : measured.bytes;
+}

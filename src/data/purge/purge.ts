@@ -1,0 +1,40 @@
+import type { SessionsContext } from "../../sessions/context.js";
+import type { Sessions } from "../../sessions/sessions.js";
+
+/** A part of a user's data that a purge could not erase. */
+export interface Remain {
+  /** Null in a fleet on one host. */
+  host: string | null;
+  what: string;
+  why: string;
+}
+
+/** The work of a purge at one host. */
+export interface Purged {
+  sessions: number;
+  servers: number;
+  tokens: number;
+  /** The bytes of the files that were erased. */
+  bytes: number;
+  remains: Remain[];
+}
+
+/** The steps of a purge at one host, in their order. Each can be repeated. */
+export const PURGE_STEPS = ["servers", "sessions", "homes", "folders", "members", "records", "logs", "older"] as const;
+export type PurgeStep = (typeof PURGE_STEPS)[number];
+
+export interface PurgeContext {
+  sessions: Sessions;
+  stateRoot: string;
+  signal: AbortSignal;
+  /** Called before each step, so that tests can end the process there. */
+  onStep?: ((step: PurgeStep) => void | Promise<void>) | undefined;
+}
+
+export interface Erasing extends PurgeContext {
+  user: string;
+  store: SessionsContext["store"];
+  total: Purged;
+  /** The folder of the user's own server, after it was moved away. */
+  moved: string | null;
+}

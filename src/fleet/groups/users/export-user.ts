@@ -1,0 +1,92 @@
+import { mkdir, readdir, writeFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { FleetError, isFleetError, option, quote, systemCode } from "../../../errors.js";
+import { describeUser } from "../../../peers/descriptions.js";
+import { unwritable } from "../../../runtime/files/server-folder.js";
+import type { FleetParts } from "../../parts.js";
+import type { SessionGroup } from "../sessions.js";
+
+export interface ExportedUser {
+  user: string;
+  /** The absolute path of the folder. */
+  folder: string;
+  /** The ids of the sessions that have an archive in the folder. */
+  sessions: string[];
+  /** The sessions that could not be exported, and the reason for each. */
+  remains: { session: string; why: string }[];
+}
+
+interface Context {
+  parts: FleetParts;
+  sessions: SessionGroup;
+}
+
+interface Request {
+  output: string;
+  signal: AbortSignal;
+}
+
+/** All lines of the ledger that the fleet keeps. */
+const FROM = 0;
+
+export async function exportUser({ parts, sessions }: Context, user: string, request: Request): Promise<ExportedUser> {
+  const { signal } = request;
+  const folder = resolve(request.output);
+  const description = await describeUser(parts, user);
+  if (description === null) throw unknownUser(user);
+  await makeEmpty(folder);
+  const exported: string[] = [];
+  const remains: ExportedUser["remains"] = [];
+  const owned = description.sessions.filter(({ owner }) => owner === user);
+  for (const { id } of owned) {
+    signal.throwIfAborted();
+    try {
+      await sessions.export(id, { user, output: join(folder, "sessions", `${id}.tar.gz`), signal });
+      exported.push(id);
+    } catch (error) {
+      // One session that is lost, or on a host that is away, must not keep the user from the others.
+      if (!isFleetError(error)) throw error;
+      remains.push({ session: id, why: error.message });
+    }
+  }
+  const usage = await parts.store.usage.read({ from: FROM, to: Date.now(), by: "day", user });
+  const keyedTurns = await parts.store.keyedTurns.list(user);
+  const own = await parts.store.limits.read(user);
+  const limits = own && { limits: own.limits, groups: own.groups };
+  await write(folder, "user.json", { ...description, limits, exportedAt: new Date().toISOString(), remains });
+  await write(folder, "usage.json", { usage });
+  await write(folder, "keyed-turns.json", { keyedTurns });
+  return { user, folder, sessions: exported, remains };
+}
+
+async function makeEmpty(folder: string): Promise<void> {
+  try {
+    await mkdir(folder, { mode: 0o700 });
+  } catch (error) {
+    if (systemCode(error) !== "EEXIST") throw unwritable(folder, error);
+  }
+  const names = await readdir(folder).catch((error: unknown) => {
+    throw unwritable(folder, error);
+  });
+  if (names.length > 0) {
+    throw new FleetError("FLEET_USAGE_INVALID", `${option("output")} ${quote(folder)} is a folder that is not empty.`, {
+      suggestions: ["Choose the name of a new folder."],
+    });
+  }
+  await mkdir(join(folder, "sessions"), { mode: 0o700 });
+}
+
+async function write(folder: string, name: string, content: object): Promise<void> {
+  const path = join(folder, name);
+  await writeFile(path, `${JSON.stringify(content, null, 2)}\n`, { flag: "wx", mode: 0o600 }).catch(
+    (error: unknown) => {
+      throw unwritable(path, error);
+    },
+  );
+}
+
+function unknownUser(user: string): FleetError {
+  return new FleetError("FLEET_USER_NOT_FOUND", `The fleet knows nothing about user ${quote(user)}.`, {
+    suggestions: ["copilotfleet user list"],
+  });
+}

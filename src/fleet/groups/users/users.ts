@@ -1,0 +1,64 @@
+import { type PurgeReceipt, purgeUser } from "../../../peers/purge.js";
+import { listUsers, type UserEntry } from "../../../peers/users.js";
+import { NEVER } from "../../../runtime/deadline.js";
+import * as arg from "../../arguments.js";
+import type { FleetParts } from "../../parts.js";
+import { Group } from "../group.js";
+import type { SessionGroup } from "../sessions.js";
+import type { ExportedUser } from "./export-user.js";
+
+export interface PurgeUserOptions {
+  /** Only show what would be erased. */
+  dryRun?: boolean;
+  signal?: AbortSignal;
+}
+
+export interface ExportUserOptions {
+  /** The path of a folder that does not exist, or is empty. */
+  output: string;
+  signal?: AbortSignal;
+}
+
+/** The users that the fleet knows, with their data. */
+export class UserGroup extends Group {
+  readonly #sessions: SessionGroup;
+
+  constructor(parts: FleetParts, sessions: SessionGroup) {
+    super(parts);
+    this.#sessions = sessions;
+  }
+
+  /** Lists the users who have a session, a server or a token, by name. */
+  async list(): Promise<UserEntry[]> {
+    return await listUsers(this.parts);
+  }
+
+  /**
+   * Erases all data of a user on all hosts: sessions, histories, homes, tokens, placements, leases and logs. In the ledger and in
+   * the events, a pseudonym replaces the name. Stops the user's servers at once. Until it is complete, nothing new of the user
+   * begins. If it is interrupted, the next purge finishes it, or the next gc or `serve` of each host.
+   *
+   * The result lists what remains and why.
+   */
+  async purge(user: string, { dryRun = false, signal = NEVER }: PurgeUserOptions = {}): Promise<PurgeReceipt> {
+    return await purgeUser(this.parts, user, { dryRun, signal });
+  }
+
+  /**
+   * Writes all data of a user to a folder: each session as an archive, and everything else as JSON.
+   *
+   * @throws FleetError `FLEET_USER_NOT_FOUND`; `FLEET_USAGE_INVALID` when the folder is not empty.
+   */
+  async export(user: string, { output, signal = NEVER }: ExportUserOptions): Promise<ExportedUser> {
+    const { exportUser } = await import("./export-user.js");
+    return await exportUser({ parts: this.parts, sessions: this.#sessions }, user, { output, signal });
+  }
+
+  static {
+    Group.guard(UserGroup.prototype, {
+      list: [],
+      purge: [arg.user, arg.optional({ dryRun: { check: arg.flag }, ...arg.SIGNAL })],
+      export: [arg.user, ["options", arg.options({ output: arg.required(arg.text), ...arg.SIGNAL })]],
+    });
+  }
+}

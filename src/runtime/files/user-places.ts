@@ -1,0 +1,50 @@
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { userDigest } from "../../model/ids.js";
+import { HeldFolder, walk } from "./held-folder.js";
+import { ifThereLater } from "./if-there.js";
+import { removeIfThere, TAKEN_FOLDER, usable } from "./shared-storage.js";
+
+/* The places outside of a home that belong to a user, or to a session. */
+
+/** The prompts that a user typed in chats. @param owner the user, or the front door */
+export function chatHistoryPath(stateRoot: string, owner: string): string {
+  return join(stateRoot, "chat", `${userDigest(owner)}.jsonl`);
+}
+
+/**
+ * Removes the folders of a user's own server from the shared storage.
+ *
+ * @param hosts the hosts whose folders to look into
+ * @returns the number of bytes of their files
+ */
+export async function removePlacesOf(shared: string, hosts: readonly string[], serverId: string): Promise<number> {
+  let bytes = 0;
+  await usable(shared, async () => {
+    for (const host of hosts) {
+      const path = join(shared, "hosts", host, serverId);
+      using folder = HeldFolder.open(path);
+      if (folder === null) continue;
+      walk(folder, { left: Number.POSITIVE_INFINITY }, ({ size }) => {
+        bytes += size;
+        return true;
+      });
+      await removeIfThere(path);
+    }
+  });
+  return bytes;
+}
+
+/** Removes the copies of a session that takeovers left with the shared servers of these hosts, and the blocks in its place. */
+export async function removeTakenOf(shared: string, hosts: readonly string[], id: string): Promise<void> {
+  await usable(shared, async () => {
+    for (const host of hosts) {
+      const groups = (await ifThereLater(async () => await readdir(join(shared, "hosts", host)))) ?? [];
+      for (const group of groups) {
+        const folder = join(shared, "hosts", host, group, TAKEN_FOLDER);
+        const names = (await ifThereLater(async () => await readdir(folder))) ?? [];
+        for (const name of names) if (name.startsWith(`${id}~`)) await removeIfThere(join(folder, name));
+      }
+    }
+  });
+}

@@ -1,0 +1,32 @@
+import { userDigest } from "../../model/ids.js";
+import type { Purge } from "../../model/placement.js";
+import type { PurgeStore } from "../ports.js";
+import type { StoreContext } from "./context.js";
+import { RecordFiles } from "./records/record-files.js";
+
+/** The purges under way, in one file for each. */
+export class PurgeRecords implements PurgeStore {
+  readonly #files: RecordFiles<Purge>;
+
+  constructor(context: StoreContext) {
+    this.#files = new RecordFiles(context, "purges", () => "copilotfleet user purge USER");
+  }
+
+  async read(user: string): Promise<Purge | null> {
+    return this.#files.read(userDigest(user));
+  }
+
+  async begin(purge: Purge): Promise<Purge> {
+    const name = userDigest(purge.user);
+    return (await this.#files.create(name, purge)) ? purge : (this.#files.read(name) ?? purge);
+  }
+
+  async done(user: string): Promise<void> {
+    // This store serves one host, so nothing is pending any more.
+    await this.#files.delete(userDigest(user));
+  }
+
+  async list(): Promise<Purge[]> {
+    return this.#files.list();
+  }
+}

@@ -1,0 +1,139 @@
+import { execFileSync } from "node:child_process";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { InputHistory } from "../../src/cli/chat/input-history.js";
+import { PURGE_STEPS } from "../../src/data/purge/purge.js";
+import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
+import { Fleet } from "../../src/fleet/fleet.js";
+import type { ExportedUser } from "../../src/fleet/groups/users/export-user.js";
+import type { PurgeReceipt } from "../../src/peers/purge.js";
+import type { UserEntry } from "../../src/peers/users.js";
+import { openFileStore } from "../../src/store/file/file-store.js";
+import { bundleFixture } from "../fixtures/bundle.js";
+import { testFleet } from "../fixtures/commands/cli.js";
+import { found } from "../fixtures/found.js";
+import { unused } from "../fixtures/sessions/unused.js";
+
+const purger = bundleFixture("purger");
+const at = testFleet();
+let fleet: Fleet;
+beforeAll(async () => {
+  fleet = await Fleet.open({ env: at.env, cwd: at.folder });
+});
+afterAll(() => fleet.close());
+
+let tries = 0;
+/** A user whom nothing else in this file names, the words by which files name that user, and a word of the user's text. */
+function leaver() {
+  const number = ++tries;
+  const user = `zoe.quux${number}x`;
+  return { user, words: [user, `zoe-quux${number}x`, `plover${number}x`], canary: `plover${number}x` };
+}
+
+async function talk(user: string, prompt: string): Promise<string> {
+  const id = unused("talk");
+  await fleet.sessions.leave(await fleet.sessions.create({ user, sessionId: id }));
+  await fleet.sessions.use(id, prompt, { user });
+  return id;
+}
+
+describe("a purge", () => {
+  it("erases everything of a user and nothing of others, and its receipt counts it", async () => {
+    const { user, words, canary } = leaver();
+    await talk(user, `${canary} one`);
+    const keyed = unused("keyed");
+    await fleet.sessions.leave(await fleet.sessions.create({ user, sessionId: keyed, purpose: canary }));
+    await fleet.sessions.use(keyed, canary, { user, key: "key-1" });
+    await fleet.tokens.issue(user);
+    const chat = new InputHistory(fleet.stateRoot, user);
+    chat.load();
+    chat.add(canary);
+    const team = unused("team");
+    await fleet.sessions.leave(await fleet.sessions.create({ user: "ann", sessionId: team, members: [user, "ben"] }));
+    await fleet.sessions.use(team, "of all", { user });
+    await at.ok(["lock", team, "--user", user, "--ttl", "300s"]);
+    expect(found(fleet.stateRoot, words).length).toBeGreaterThan(10);
+
+    const expected = { user, sessions: 2, servers: 1, tokens: 1, remains: [] };
+    const foreseen = await at.json<PurgeReceipt>(["user", "purge", user, "--dry-run"]);
+    expect(foreseen).toMatchObject({ ...expected, dryRun: true });
+    expect(await fleet.sessions.list({ user })).toHaveLength(3);
+
+    const receipt = await at.json<PurgeReceipt>(["user", "purge", user, "--yes"]);
+    expect(receipt).toMatchObject({ ...expected, dryRun: false });
+    expect(receipt.bytes).toBeGreaterThan(0);
+    expect(found(fleet.stateRoot, words)).toEqual([]);
+    const { users } = await at.json<{ users: UserEntry[] }>(["user", "list"]);
+    expect(users.map((each) => each.user)).not.toContain(user);
+
+    expect(await fleet.sessions.get(team, { user: "ann" })).toMatchObject({ members: ["ben"], lease: null });
+    expect((await fleet.sessions.use(team, "and", { user: "ann" })).text).toBe("[turn 2] and");
+    // The ledger keeps the user's turns, under a pseudonym.
+    const usage = found(join(fleet.stateRoot, "usage"), ['"user":"~']);
+    expect(usage.length).toBeGreaterThan(0);
+    // A user with this name may begin again.
+    await talk(user, "hello");
+    expect(await fleet.sessions.list({ user })).toHaveLength(1);
+    await fleet.users.purge(user);
+  });
+
+  it("that nobody finished keeps the user out, doctor reports it, and gc finishes it", async () => {
+    const { user, words } = leaver();
+    await talk(user, "hello");
+    const store = openFileStore(fleet.stateRoot);
+    await store.purges.begin({ user, begunAt: new Date().toISOString(), pending: [null] });
+    await store.close();
+    await fleet.servers.stop([(await at.record(user)).id], { force: true });
+    const refused = { code: "FLEET_PURGE_UNDER_WAY" };
+    await expect(fleet.sessions.create({ user })).rejects.toMatchObject(refused);
+    await expect(fleet.servers.spawn(user)).rejects.toMatchObject(refused);
+    const ran = await at.run(["doctor", "--quick", "--json"]);
+    const check = ran.json<DoctorResult>().checks.find(({ name }) => name === "purges");
+    expect(check).toMatchObject({ level: "failed", fix: `copilotfleet user purge ${user}` });
+    await at.ok(["gc"]);
+    expect(found(fleet.stateRoot, words)).toEqual([]);
+    await talk(user, "hello");
+    await fleet.users.purge(user);
+  });
+
+  it.each([...PURGE_STEPS, "done"])("that was killed before the step %s is finished by the next one", async (step) => {
+    const { user, words, canary } = leaver();
+    await talk(user, canary);
+    await fleet.tokens.issue(user);
+    const run = () => execFileSync(process.execPath, [purger, at.folder, user, step], { env: at.env, stdio: "pipe" });
+    expect(run).toThrow(expect.objectContaining({ signal: "SIGKILL" }));
+    expect(found(fleet.stateRoot, words)).not.toEqual([]);
+    expect((await fleet.users.purge(user)).remains).toEqual([]);
+    expect(found(fleet.stateRoot, words)).toEqual([]);
+  });
+});
+
+describe("the export of a user", () => {
+  it("has every session as an archive that can be imported, and the rest as JSON without tokens", async () => {
+    const { user, canary } = leaver();
+    const id = await talk(user, canary);
+    const { token, id: tokenId } = await fleet.tokens.issue(user);
+    const folder = join(at.folder, unused("export"));
+    const exported = await at.json<ExportedUser>(["user", "export", user, "--output", folder]);
+    expect(exported).toEqual({ user, folder, sessions: [id], remains: [] });
+    const text = readFileSync(join(folder, "user.json"), "utf8");
+    expect(JSON.parse(text)).toMatchObject({ user, tokens: [{ id: tokenId }], sessions: [{ id }] });
+    expect(found(folder, [token])).toEqual([]);
+    expect(JSON.parse(readFileSync(join(folder, "usage.json"), "utf8")).usage).toMatchObject([{ user, turns: 1 }]);
+    await fleet.users.purge(user);
+    await fleet.sessions.import(join(folder, "sessions", `${id}.tar.gz`), { user: "heir" });
+    expect((await fleet.sessions.use(id, "and", { user: "heir" })).text).toBe("[turn 2] and");
+  });
+
+  it("refuses a folder that is not empty, and a user whom the fleet does not know", async () => {
+    const folder = join(at.folder, unused("full"));
+    mkdirSync(folder);
+    writeFileSync(join(folder, "mine"), "mine");
+    await talk("ann", "hello");
+    const notEmpty = { code: "FLEET_USAGE_INVALID", message: expect.stringContaining("not empty") };
+    await expect(fleet.users.export("ann", { output: folder })).rejects.toMatchObject(notEmpty);
+    const unknown = { code: "FLEET_USER_NOT_FOUND" };
+    await expect(fleet.users.export("nobody", { output: `${folder}-2` })).rejects.toMatchObject(unknown);
+  });
+});

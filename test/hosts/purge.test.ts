@@ -1,0 +1,88 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { PurgeReceipt } from "../../src/peers/purge.js";
+import { rendezvousChoice } from "../../src/pool/placement.js";
+import { found } from "../fixtures/found.js";
+import { TestHosts } from "../fixtures/hosts/hosts.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+
+const problem = redisProblem();
+if (problem !== undefined) console.warn(`purges on several hosts are not tested: ${problem}`);
+
+/** A user who belongs on this host when both hosts are alive. */
+function userOf(host: string, name: string): string {
+  const names = Array.from({ length: 100 }, (_, index) => `${name}${index}x`);
+  return names.find((user) => rendezvousChoice(user, ["h1", "h2"]) === host) ?? "";
+}
+
+/** All keys and values of the database. */
+async function dump({ client }: RedisServer): Promise<string> {
+  const texts: string[] = [];
+  for (const key of await client.keys("*")) {
+    texts.push(key);
+    const type = await client.type(key);
+    if (type === "string") texts.push((await client.get(key)) ?? "");
+    else if (type === "hash") texts.push(JSON.stringify(await client.hgetall(key)));
+    else if (type === "set") texts.push(...(await client.smembers(key)));
+    else if (type === "zset") texts.push(...(await client.zrange(key, "0", "-1")));
+    else if (type === "list") texts.push(...(await client.lrange(key, 0, -1)));
+    else texts.push(`unknown type ${type}`);
+  }
+  return texts.join("\n");
+}
+
+describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage", () => {
+  let redis: RedisServer;
+  let hosts: TestHosts;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+    hosts = new TestHosts({ redis, names: ["h1", "h2"], storage: "shared" });
+    await hosts.serve();
+  });
+  afterAll(async () => {
+    await hosts[Symbol.asyncDispose]();
+    await redis.end();
+  });
+
+  const tracesOf = (words: readonly string[]) =>
+    [hosts.host("h1").root, hosts.host("h2").root, hosts.shared].flatMap((folder) => found(folder, words));
+
+  it("leaves no file and no key with the user's name or text, and keeps those of others", async () => {
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    const [user, other] = [userOf("h1", "zoe.quux"), userOf("h1", "stays")];
+    const words = [user, user.replace(".", "-"), "plover-of-zoe"];
+    await h1.create(user, "of-zoe");
+    await h1.send(user, "of-zoe", "plover-of-zoe one");
+    await h1.create(other, "of-other");
+    await h1.send(other, "of-other", "one");
+    await h2.json(["token", "issue", "--user", user, "--ttl", "1h"]);
+    expect(tracesOf(words).length).toBeGreaterThan(3);
+    expect(await dump(redis)).toContain(user);
+
+    const receipt = await h2.json<PurgeReceipt>(["user", "purge", user, "--yes"]);
+    expect(receipt).toMatchObject({ user, sessions: 1, servers: 1, tokens: 1, remains: [] });
+    expect(tracesOf(words)).toEqual([]);
+    const left = await dump(redis);
+    for (const word of words) expect(left).not.toContain(word);
+    expect(await h1.send(other, "of-other", "two")).toBe("[turn 2] two");
+  });
+
+  it("names the host that is away, whose next gc erases the rest", async () => {
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    const user = userOf("h1", "yan.quux");
+    const words = [user, user.replace(".", "-"), "plover-of-yan"];
+    await h1.create(user, "of-yan");
+    await h1.send(user, "of-yan", "plover-of-yan one");
+    await h1.die();
+    const purged = await h2.run(["user", "purge", user, "--yes", "--json"]);
+    expect(purged.code).toBe(0);
+    const receipt = purged.json<PurgeReceipt>();
+    expect(receipt.remains).toMatchObject([{ host: "h1", why: expect.stringContaining("gc") }]);
+    expect(await hosts.store.purges.list()).toMatchObject([{ user, pending: ["h1"] }]);
+    await h1.serve(hosts.store);
+    await h1.ok(["gc"]);
+    expect(await hosts.store.purges.list()).toEqual([]);
+    expect(tracesOf(words)).toEqual([]);
+    const left = await dump(redis);
+    for (const word of words) expect(left).not.toContain(word);
+  });
+});
