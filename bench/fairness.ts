@@ -28,6 +28,7 @@ async function main(): Promise<void> {
       ports: { from: 7800, to: 7899 },
       provider: { type: "echo" },
       session: { maxActive: CAP },
+      health: { interval: "60s", timeout: "30s" },
       recycle: { maxMemory: null },
     },
   });
