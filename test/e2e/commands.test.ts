@@ -367,9 +367,9 @@ describe("doctor and smoke", () => {
       .split("\n")
       .filter((line) => !line.startsWith(" "))
       .toReversed();
-    expect(lines).toHaveLength(26);
+    expect(lines).toHaveLength(27);
     for (const line of lines) expect(line).toMatch(/^(ok {5}|WARN {3}|SKIP {3})\S/);
-    expect([summary, empty]).toEqual([expect.stringMatching(/^26 checks: \d+ ok, /), ""]);
+    expect([summary, empty]).toEqual([expect.stringMatching(/^27 checks: \d+ ok, /), ""]);
   });
 
   it("smoke passes all its steps, from spawn to stop", async () => {

@@ -138,6 +138,7 @@ describe("a caller in JavaScript", () => {
       }
     }
     expect(takesNothing.filter((method) => !method.startsWith("records."))).toEqual([
+      "users.list",
       "pool.state",
       "pool.undrain",
       "pool.supervisorPid",

@@ -345,6 +345,12 @@ describe("a remote host", () => {
       endTokens: 10_000,
       tokenEnds: 10_000,
       release: 60_005,
+      purge: 600_000,
+      exportSession: 600_005,
+      readArchive: 10_000,
+      dropArchive: 10_000,
+      writeArchive: 10_000,
+      importArchive: 600_000,
     });
   });
 });
