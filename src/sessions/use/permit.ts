@@ -46,22 +46,6 @@ export interface UseRequest extends PermitRequest, Pick<SpawnOptions, "sharedUnt
   openMs?: number;
 }
 
-export interface UseRequest extends PermitRequest, Pick<SpawnOptions, "sharedUntil"> {
-  /** The session's record. The caller has checked that the user may use the session. */
-  record: SessionRecord;
-  /** Whether the use takes a turn. Otherwise it only opens the session, which others may do at the same time. */
-  isTurn: boolean;
-  /**
-   * The server on which the caller has the session open. The use stays on this server if the server still takes turns
-   * and has the session.
-   */
-  at?: ServerRecord | undefined;
-  /** Whether the holder of the lease may move the session to the shared server of the user's placement. */
-  mayMove?: boolean;
-  /** How long the server may take to start, and then to open the session, in milliseconds each. Default: no limit. */
-  openMs?: number;
-}
-
 /** The lease under which a turn runs. */
 export interface Permit {
   lease: TurnLease;
