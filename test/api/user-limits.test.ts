@@ -13,7 +13,8 @@ let at: TestApi;
 let door: FrontDoor;
 let store: Store;
 beforeAll(async () => {
-  at = await TestApi.open();
+  // One server for all users, because each test has a user of its own.
+  at = await TestApi.open({ env: { COPILOTFLEET_ISOLATION: "shared" } });
   door = await at.fleet.doors.open({ listen: "127.0.0.1:0" });
   store = openStore("file", at.fleet.stateRoot);
 });
