@@ -47,6 +47,7 @@ export type { ArchiveGroup, ExportSessionOptions, ImportSessionOptions } from ".
 export type { RequestGroup } from "./fleet/groups/sessions/requests.js";
 export type { SessionGroup } from "./fleet/groups/sessions.js";
 export type { TokenGroup } from "./fleet/groups/tokens.js";
+export type { UsageGroup, UsageOptions } from "./fleet/groups/usage/usage.js";
 export type { ExportedUser } from "./fleet/groups/users/export-user.js";
 export type { LimitGroup } from "./fleet/groups/users/limits.js";
 export type { ExportUserOptions, PurgeUserOptions, UserGroup } from "./fleet/groups/users/users.js";
@@ -104,6 +105,7 @@ export type {
 } from "./model/sandbox.js";
 export type { Isolation, ServerState, TokenSource } from "./model/server.js";
 export type { SessionState, TurnUsage } from "./model/session.js";
+export type { LedgerLine, UsageBy, UsageCounts, UsageNumbers } from "./model/usage/usage.js";
 export type {
   Description,
   ServerDescription,
@@ -152,4 +154,5 @@ export type { PendingReply } from "./sessions/use/reply.js";
 export type { SessionOptions } from "./sessions/use/session-config.js";
 export type { SessionView } from "./sessions/view.js";
 export type { StoreProbe } from "./store/ports.js";
+export type { UsageReport, UsageRow, UsageTotal } from "./usage/ledger/report.js";
 export type { LimitValue, LimitView } from "./usage/limits/limits.js";

@@ -55,6 +55,7 @@ export default withMermaid({
       group("Operate", [
         page("Keeping servers healthy", "/serve"),
         page("Deployment", "/deploy"),
+        page("Usage", "/usage"),
         page("Monitoring", "/monitoring"),
         page("The log of events", "/events"),
         page("Runbooks", "/runbooks"),

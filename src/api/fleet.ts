@@ -14,6 +14,7 @@ import type {
 import type { Identity, Scope } from "../identity/identity.js";
 import type { Relation } from "../identity/policy.js";
 import type { IssuedToken, TokenView } from "../identity/tokens.js";
+import type { UsageBy } from "../model/usage/usage.js";
 import type { BusyServer, HostView } from "../peers/overview.js";
 import type { PurgeReceipt } from "../peers/purge.js";
 import type { UserEntry } from "../peers/users.js";
@@ -23,6 +24,7 @@ import type { Stopped } from "../pool/stop/stop.js";
 import type { Sample } from "../serve/report/samples.js";
 import type { AgentRequest, RequestChange } from "../sessions/requests/request.js";
 import type { SessionView } from "../sessions/view.js";
+import type { UsageReport } from "../usage/ledger/report.js";
 import type { LimitValue, LimitView } from "../usage/limits/limits.js";
 
 export type SessionEvent = Parameters<NonNullable<SendOptions["onEvent"]>>[0];
@@ -78,5 +80,12 @@ export interface ApiFleet {
   readonly users: {
     list(): Promise<UserEntry[]>;
     purge(user: string, options: { signal?: AbortSignal }): Promise<PurgeReceipt>;
+  };
+  readonly usage: {
+    report(options: {
+      user?: string | undefined;
+      by?: UsageBy | undefined;
+      since?: string | undefined;
+    }): Promise<UsageReport>;
   };
 }

@@ -241,7 +241,7 @@ function correction(name: string, origin: Origin | undefined, example: unknown):
     return 'Put the settings between { and }, for example {"isolation": "per-user"}.';
   if (origin.from === "file") {
     // The example of an object with free names is that of the whole object.
-    const key = isObject(example) ? name.replace(/(?<=^limits\.groups)\..*/, "") : name;
+    const key = isObject(example) ? name.replace(/(?<=^limits\.groups|^provider\.prices)\..*/, "") : name;
     const entry = example === undefined ? "" : `, for example ${quoteKey(key)}: ${json}`;
     return `Correct ${nameKey(name)} in ${place(origin)}${entry}.`;
   }

@@ -6,6 +6,7 @@ import * as lists from "./list-rules.js";
 import * as rules from "./rules.js";
 import { events } from "./sections/logs.js";
 import { host, storage, storeOptions } from "./sections/state.js";
+import { type Prices, prices, usage } from "./sections/usage.js";
 import { doorTls } from "./tls-keys.js";
 
 /**
@@ -48,14 +49,11 @@ export interface RemoteProvider {
   bearer: boolean;
   /** Only the types "openai" and "azure" use this. */
   wireApi: "completions" | "responses";
+  prices?: Prices | null;
 }
 
-/** The built-in echo model, which needs no network. */
-interface EchoProvider {
-  type: "echo";
-}
-
-export type Provider = RemoteProvider | EchoProvider;
+/** A model service, or the built-in echo model, which needs no network. */
+export type Provider = RemoteProvider | { type: "echo" };
 
 const providerKeys = v.strictObject({
   type: v.optional(rules.choice(["openai", "azure", "anthropic", "echo"]), "openai"),
@@ -65,6 +63,7 @@ const providerKeys = v.strictObject({
   apiKeyCommand: v.optional(v.nullable(rules.command("pass show openai/key")), null),
   bearer: v.optional(rules.flag(), false),
   wireApi: v.optional(rules.choice(["completions", "responses"]), "completions"),
+  prices: v.optional(v.nullable(prices), null),
 });
 
 const provider = v.pipe(
@@ -242,6 +241,7 @@ const keys = v.strictObject({
   http: v.optional(http, {}),
   limits: v.optional(limits, {}),
   events: v.optional(events, {}),
+  usage: v.optional(usage, {}),
   store: v.optional(rules.store(), "file"),
   storeOptions: v.optional(storeOptions, {}),
   host: v.optional(host, {}),

@@ -17,6 +17,7 @@ import { RecordGroup } from "./groups/records.js";
 import { ServerGroup } from "./groups/servers.js";
 import { SessionGroup } from "./groups/sessions.js";
 import { TokenGroup } from "./groups/tokens.js";
+import { UsageGroup } from "./groups/usage/usage.js";
 import { LimitGroup } from "./groups/users/limits.js";
 import { UserGroup } from "./groups/users/users.js";
 import type { FleetOptions, OpenHttpDoorOptions } from "./options.js";
@@ -36,6 +37,7 @@ export interface Groups {
   readonly hosts: HostGroup;
   readonly records: RecordGroup;
   readonly descriptions: DescriptionGroup;
+  readonly usage: UsageGroup;
 }
 
 /**
@@ -67,6 +69,7 @@ export class Fleet implements Groups, AsyncDisposable {
   readonly hosts: Callable<HostGroup, [], Promise<HostRecord[]>>;
   readonly records: RecordGroup;
   readonly descriptions: DescriptionGroup;
+  readonly usage: UsageGroup;
   readonly #parts: FleetParts;
 
   private constructor(parts: FleetParts) {
@@ -80,9 +83,10 @@ export class Fleet implements Groups, AsyncDisposable {
     this.limits = new LimitGroup(parts);
     this.hosts = callable(new HostGroup(parts), (hosts) => hosts.list());
     const { sessions, servers, hosts, tokens, limits } = this;
+    this.usage = new UsageGroup(parts);
     this.users = new UserGroup(parts, sessions);
-    const { users } = this;
-    this.doors = new DoorGroup(parts, { sessions, servers, hosts, tokens, limits, users });
+    const { users, usage } = this;
+    this.doors = new DoorGroup(parts, { sessions, servers, hosts, tokens, limits, users, usage });
     this.pool = new PoolGroup(parts, this.doors);
     this.records = new RecordGroup(parts);
     this.descriptions = new DescriptionGroup(parts);

@@ -12,6 +12,11 @@ export interface Identity {
   groups: readonly string[];
   /** Identifies the credential in logs, and for its revocation. It is not a secret. */
   tokenId: string;
+  /**
+   * The id of the credential that the user showed to another process of the fleet, which now acts for the user; null if the user
+   * showed none there. Undefined: `tokenId`.
+   */
+  shownTokenId?: string | null | undefined;
   /** When the credential ends, in ISO 8601 and UTC; null: when it is revoked. */
   expiresAt: string | null;
   /** Where the identity comes from: a token of the fleet, a JSON Web Token of an identity provider, or a GitHub token. */

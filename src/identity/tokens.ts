@@ -49,10 +49,8 @@ export interface IssuedToken {
 
 /** A host cannot pass for a user, because a user id cannot contain a colon. */
 const HOST_PREFIX = "host:";
-/** The longest connection of a process to another front door, in milliseconds. */
-const VISIT_MS = 24 * 3_600_000;
 
-type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease" | "scopes" | "sessionId" | "relayed">;
+type Kind = Pick<TokenRecord, "role" | "door" | "passing" | "lease" | "shown" | "scopes" | "sessionId" | "relayed">;
 
 /**
  * Makes a token for a user.
@@ -85,15 +83,6 @@ export async function issueRelayToken(store: Store, identity: Identity, to: stri
 }
 
 /**
- * Makes a token with which a process of this host can connect to the front door of host `to` as the user, once within a
- * minute. The connection may last until the token expires, which is after a day in case the process is killed.
- */
-export async function issueVisitToken(store: Store, user: string, to: string, lease: TokenRecord["lease"]) {
-  const covered = lease === undefined ? {} : { lease };
-  return await issueToken(store, user, VISIT_MS, { door: to, passing: true, ...covered });
-}
-
-/**
  * Deletes expired tokens that the fleet made for its own connections and did not delete, for example after a crash, and expired
  * codes. Also deletes revocations of credentials that have expired by now.
  */
@@ -117,14 +106,24 @@ export async function verifyToken(store: Store, token: unknown, seen?: Seen): Pr
   const record = await store.tokens.read(id);
   const good = isSameHash(hashToken(String(token)), record?.sha256 ?? NO_HASH);
   if (!good || record === null || (await isExpired(store, record))) return null;
-  const { role, user, door = "", expiresAt, sessionId, lease, relayed } = record;
+  const { role, user, door = "", expiresAt, sessionId, lease, relayed, shown } = record;
   if (role === "revoked" || role === "code") return null;
   if (record.passing !== true) seen?.uses.note(id);
   else if (role === undefined && record.door !== store.hosts?.own) return null;
   else if (seen?.passing.admit(record, await store.now()) === false) return null;
   if (relayed !== undefined) return (await store.tokens.delete(id)) ? (relayed as Identity) : null;
   if (role === "host") return { host: user.slice(HOST_PREFIX.length), tokenId: id, door };
-  return { user, scopes: scopesOf(record), groups: [], tokenId: id, expiresAt, via: "token", sessionId, lease };
+  return {
+    user,
+    scopes: scopesOf(record),
+    groups: [],
+    tokenId: id,
+    expiresAt,
+    via: "token",
+    sessionId,
+    lease,
+    shownTokenId: shown,
+  };
 }
 
 /** Recognizes a token that is presented again. Keeps only a hash of the token. */

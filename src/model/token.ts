@@ -22,6 +22,11 @@ export interface TokenRecord {
    * token has shown the lease's token to the store.
    */
   lease?: { sessionId: string; fence: number };
+  /**
+   * For a passing token: the id of the credential that the client of the process which made this token has shown. Null if that
+   * process has no such client.
+   */
+  shown?: string | null;
   /** The actions that the token allows. Absent in records of earlier versions: `use`. */
   scopes?: readonly string[];
   /** The only session that the token is valid for. Absent: all sessions of the user. */

@@ -242,6 +242,7 @@ export class LocalHost extends LocalData implements Host {
     if (user !== undefined) return result;
     if (!dryRun) {
       await this.finishPurges(signal);
+      await store.usage.upkeep(config.usage.retentionMs);
       await sweepTokens(store);
       await sweepKeyedTurns(store);
       await forgetEmptyHosts(store);

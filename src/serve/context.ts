@@ -6,6 +6,7 @@ import type { Clock } from "../runtime/clock.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
 import type { SessionsContext } from "../sessions/context.js";
 import type { GcResult } from "../sessions/gc/collect.js";
+import type { Ledger } from "../usage/ledger/ledger.js";
 import type { FleetMetrics } from "./report/metrics.js";
 import type { Probes } from "./report/probes.js";
 import type { SampleRing } from "./report/samples.js";
@@ -20,6 +21,7 @@ export interface ServedFleet
   extends Pick<SessionsContext, "store" | "config" | "directory" | "pool" | "requests" | "events"> {
   /** The model requests of this process. */
   provider: Pick<ModelProvider, "requests">;
+  ledger: Pick<Ledger, "counted">;
   stateRoot: string;
   clock: Clock;
   log: ServeLog;

@@ -13,7 +13,13 @@ import { EgressWatch } from "./upkeep/egress-watch.js";
 import { IdleStopper } from "./upkeep/idle-stopper.js";
 import { ProcessCleanup } from "./upkeep/process-cleanup.js";
 import { Recycler } from "./upkeep/recycler.js";
-import { collectPeriodically, enforceCap, rotatePeriodically } from "./upkeep/scheduled.js";
+import {
+  collectPeriodically,
+  enforceCap,
+  reconcilePeriodically,
+  rotatePeriodically,
+  sendUsage,
+} from "./upkeep/scheduled.js";
 import { ServerLimits } from "./upkeep/server-limits.js";
 
 /** How often we look at the registry and the process table when nothing happens, in milliseconds. */
@@ -82,6 +88,8 @@ export class SupervisorLoop {
       this.#run(),
       collectPeriodically(this.#context, signal),
       rotatePeriodically(this.#context, signal),
+      sendUsage(this.#context, signal),
+      reconcilePeriodically(this.#context, signal),
     ]);
   }
 

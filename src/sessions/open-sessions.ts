@@ -76,7 +76,7 @@ export interface SessionsElsewhere {
   open(
     record: SessionRecord,
     host: HostRecord,
-    options: ResumeOptions & Pick<SendOptions, "lease">,
+    options: ResumeOptions & Pick<SendOptions, "lease" | "tokenId">,
   ): Promise<OpenSession>;
 }
 

@@ -82,6 +82,7 @@ describe("defaults", () => {
           total: { connections: 1024, sessions: null, requestsInFlight: 20_000, unreadBytes: 536_870_912 },
         },
         events: { retentionMs: 7_776_000_000, maxBytes: 268_435_456 },
+        usage: { retentionMs: 34_560_000_000 },
         store: { kind: "file" },
         storeOptions: { insecure: false, keyFile: null },
         host: {
@@ -114,6 +115,7 @@ describe("defaults", () => {
       apiKeyCommand: null,
       bearer: false,
       wireApi: "completions",
+      prices: null,
     });
     const example = JSON.parse(text) as Record<string, unknown>;
     for (const key of keysBelow(keyTree())) {

@@ -52,6 +52,8 @@ const VALUES: Record<string, unknown[]> = {
   "provider.type": ["gemini", null],
   "provider.baseUrl": ["127.0.0.1:8080", "ftp://a.example", "file:///etc/passwd", "", "http://", "https://a b/"],
   "provider.wireApi": ["chat"],
+  "provider.prices": ["free", true],
+  "usage.retention": ["0s", "never", 400, null],
   "provider.apiKeyFile": ["", 3],
   "provider.apiKeyCommand": [" ", 3],
   "provider.bearer": ["yes", 1],
@@ -163,6 +165,7 @@ describe("a value that is not allowed", () => {
         "provider.apiKeyFile": { provider: { baseUrl: "http://m.example" } },
         "provider.apiKeyCommand": { provider: { baseUrl: "http://m.example" } },
         "provider.bearer": { provider: { baseUrl: "http://m.example" } },
+        "provider.prices": { provider: { baseUrl: "http://m.example" } },
         "provider.wireApi": { provider: { baseUrl: "http://m.example" } },
         "storage.shared": { store: "redis://127.0.0.1:6379/0" },
         "serve.tls.cert": { serve: { tls: { key: tls.key } } },
@@ -187,7 +190,8 @@ describe("a value that is not allowed", () => {
     },
   );
 
-  it.each(EXAMPLES.filter(({ nullable }) => nullable))(
+  // The error for a wrong price is about the price, which must not be null.
+  it.each(EXAMPLES.filter(({ nullable, name }) => nullable && name !== "provider.prices"))(
     "the error for a wrong $name states that null is allowed",
     async ({ name }) => {
       await using folder = new Folder();

@@ -351,6 +351,7 @@ describe("doctor and smoke", () => {
       "front door",
       "HTTP API",
       "tokens",
+      "usage",
       "ports",
     ]);
     // The results of these depend on the machine, and on what other tests of this file have done.
@@ -367,9 +368,9 @@ describe("doctor and smoke", () => {
       .split("\n")
       .filter((line) => !line.startsWith(" "))
       .toReversed();
-    expect(lines).toHaveLength(27);
+    expect(lines).toHaveLength(28);
     for (const line of lines) expect(line).toMatch(/^(ok {5}|WARN {3}|SKIP {3})\S/);
-    expect([summary, empty]).toEqual([expect.stringMatching(/^27 checks: \d+ ok, /), ""]);
+    expect([summary, empty]).toEqual([expect.stringMatching(/^28 checks: \d+ ok, /), ""]);
   });
 
   it("smoke passes all its steps, from spawn to stop", async () => {

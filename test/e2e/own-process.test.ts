@@ -64,6 +64,10 @@ const EXAMPLES: Record<string, Example> = {
     once: true,
   },
   import: { args: () => ["import", ARCHIVE, ...ALICE, "--id", "t"], stdout: /^t\n$/, once: true },
+  usage: {
+    args: () => ["usage", "--by", "model"],
+    stdout: /^KEY +TURNS +.*\ngpt-5 +3 +3 .*\n\n3 turns, 3 model requests, \d+ input and \d+ output tokens\n$/,
+  },
   evict: { args: () => ["evict", "s"], stdout: /^SESSION .*\ns +(unloaded|skipped: not active)\n$/ },
   lock: { args: () => ["lock", "s", ...ALICE], stdout: /^[0-9a-f]{64}\n$/, once: true },
   unlock: { args: () => ["unlock", "s", "--token", word("lock")], stdout: /^s\n$/, once: true },

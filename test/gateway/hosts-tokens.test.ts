@@ -2,7 +2,8 @@ import { connect, createServer, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readRedisUrl } from "../../src/config/values/redis-url.js";
-import { issueHostToken, issueRelayToken, issueToken, issueVisitToken } from "../../src/identity/tokens.js";
+import { issueHostToken, issueRelayToken, issueToken } from "../../src/identity/tokens.js";
+import { issueVisitToken } from "../../src/identity/visit-token.js";
 import { keysOf } from "../../src/store/redis/link/keys.js";
 import { eventually } from "../fixtures/eventually.js";
 import { singlePort } from "../fixtures/fleets/ports.js";
@@ -110,7 +111,7 @@ describe.skipIf(problem !== undefined)("a client that is relayed to another host
     const identity = { user: "dave", scopes: ["use"], groups: [], tokenId, expiresAt: null, via: "token" } as const;
     const issued = [
       await issueRelayToken(at.store, identity, "h1"),
-      await issueVisitToken(at.store, "dave", "h1", undefined),
+      await issueVisitToken(at.store, "dave", "h1", {}),
       await issueHostToken(at.store, "h2", "h1"),
     ];
     const records = await Promise.all(issued.map(async ({ id }) => ({ id, text: await redis.client.get(keyOf(id)) })));

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { ERRORS } from "../../src/errors.js";
+import { NO_USAGE } from "../../src/model/usage/usage.js";
 import { FleetMetrics, type MetricsSnapshot } from "../../src/serve/report/metrics.js";
 
 const SNAPSHOT: MetricsSnapshot = {
@@ -15,6 +16,7 @@ const SNAPSHOT: MetricsSnapshot = {
   streams: { open: 0, events: 0, slow: 0 },
   doorTurns: 0,
   modelRequests: { inFlight: 0, failed: 0 },
+  usage: NO_USAGE,
 };
 
 const open = () => FleetMetrics.open({ version: "1.2.3" });

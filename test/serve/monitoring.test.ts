@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
+import { NO_USAGE } from "../../src/model/usage/usage.js";
 import { showAddress } from "../../src/runtime/launch/listen.js";
 import { HealthEndpoint } from "../../src/serve/report/health-endpoint.js";
 import { FleetMetrics } from "../../src/serve/report/metrics.js";
@@ -75,6 +76,7 @@ async function supervisor(): Promise<{ endpoint: HealthEndpoint; metrics: FleetM
     streams: { open: 0, events: 0, slow: 0 },
     doorTurns: 0,
     modelRequests: { inFlight: 0, failed: 0 },
+    usage: NO_USAGE,
   });
   const endpoint = await HealthEndpoint.open({
     address: { host: "127.0.0.1", port: 0 },

@@ -4,6 +4,7 @@ import { CALLER_ROUTES } from "./caller.js";
 import { REQUEST_ROUTES } from "./requests/requests.js";
 import { SESSION_ROUTES } from "./sessions.js";
 import { TURN_ROUTES } from "./turns.js";
+import { USAGE_ROUTES } from "./usage/usage.js";
 import { LIMIT_ROUTES } from "./users/limits.js";
 import { USER_ROUTES } from "./users/users.js";
 
@@ -14,6 +15,7 @@ export const ROUTES: readonly AnyRoute[] = [
   ...TURN_ROUTES,
   ...REQUEST_ROUTES,
   ...ADMIN_ROUTES,
+  ...USAGE_ROUTES,
   ...LIMIT_ROUTES,
   ...USER_ROUTES,
 ];

@@ -18,7 +18,7 @@ export const GROUPS: readonly { title: string; commands: readonly string[] }[] =
       "unlock",
     ],
   },
-  { title: "USERS", commands: ["user", "token", "limit"] },
+  { title: "USERS", commands: ["user", "token", "limit", "usage"] },
   { title: "OPERATION", commands: ["serve", "open", "proxy", "top", "describe", "doctor", "gc", "store", "host"] },
   {
     title: "SET-UP",

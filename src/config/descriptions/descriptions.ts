@@ -29,6 +29,7 @@ export const SECTIONS: SectionTexts = {
   "serve.tls": {
     meaning: "TLS at the front door. The files may be replaced while `serve` runs. See [TLS](front-door.md#tls).",
   },
+  usage: { meaning: "The [ledger](usage.md) of turns, model requests and tokens." },
   limits: { meaning: "How much users may have at once. `null` removes a limit." },
   "limits.default": { meaning: "The limits of each user." },
   "limits.total": { meaning: "The limits of all users together." },

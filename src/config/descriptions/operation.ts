@@ -166,6 +166,11 @@ export const OF_OPERATION = {
     examples: ["256mb"],
   },
 
+  "usage.retention": {
+    meaning: "How long the [ledger](usage.md) keeps what users have used.",
+    examples: ["400d"],
+  },
+
   "identity.tokenTtl": {
     meaning: "How long a token is valid if `token issue` gets no `--ttl`.",
     examples: ["90d"],

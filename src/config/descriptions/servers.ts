@@ -81,6 +81,11 @@ export const OF_SERVERS = {
       "Whether the key is a bearer token, such as one of Microsoft Entra. With the type `openai`, each key is sent like one.",
     examples: [true],
   },
+  "provider.prices": {
+    meaning:
+      "The prices of a million input, cached and output tokens of each model, in any currency. `usage` shows the cost by them. In a variable, this is JSON.",
+    examples: [{ "gpt-5": { input: 1.25, cached: 0.125, output: 10 } }, null],
+  },
   "provider.wireApi": {
     meaning: "The API of the model service, for the types `openai` and `azure`.",
     examples: ["completions", "responses"],

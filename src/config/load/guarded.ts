@@ -33,6 +33,7 @@ const GUARDED = `
   auth.githubTokenEnv auth.githubTokenFile auth.githubTokenCommand
   auth.githubApp.appId auth.githubApp.installationId auth.githubApp.privateKeyFile
   provider provider.baseUrl provider.apiKeyEnv provider.apiKeyFile provider.apiKeyCommand
+  provider.prices
   session.tools
   sandbox.mode sandbox.binds sandbox.memory sandbox.processes sandbox.openFiles sandbox.cpu sandbox.disk
   sandbox.tools sandbox.network sandbox.allow
@@ -43,6 +44,7 @@ const GUARDED = `
   limits.groups
   limits.total.connections limits.total.sessions limits.total.requestsInFlight limits.total.unreadBytes
   events.retention events.maxSize
+  usage.retention
   identity.tokenTtl
   store storeOptions.insecure storeOptions.keyFile
   host.name host.advertise host.ttl host.tls.cert host.tls.key host.tls.ca

@@ -1,4 +1,4 @@
-import { shellQuote } from "../../config/values/text.js";
+import { countOf, shellQuote } from "../../config/values/text.js";
 import { type Suggestion, systemCode } from "../../errors.js";
 import type { TokenView } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
@@ -31,6 +31,7 @@ export const OPERATION: readonly Row<RecordsContext>[] = [
   { name: "front door", look: frontDoor, isSlow: true },
   { name: "HTTP API", look: httpApi, isSlow: true },
   { name: "tokens", look: tokens },
+  { name: "usage", look: usage },
   { name: "ports", look: freePorts },
 ];
 
@@ -151,6 +152,12 @@ function portOf(address: string): number {
  * Warns of tokens that never expire, because nobody notices when they are stolen, of tokens that nobody has used for a long
  * time, and of expired tokens.
  */
+/** Reads the ledger, and with a Redis store also sends the lines of this host that wait. */
+async function usage({ fleet }: RecordsContext): Promise<Finding> {
+  const { total } = await fleet.usage.report();
+  return ok(`in 24 hours: ${countOf(total.turns, "turn")}, ${countOf(total.requests, "model request")}`);
+}
+
 async function tokens({ fleet, fix }: RecordsContext): Promise<Finding> {
   const all = await fleet.tokens.list();
   const expired = all.filter((token) => token.expired);

@@ -11,6 +11,7 @@ import type { HostGroup } from "./hosts.js";
 import type { ServerGroup } from "./servers.js";
 import type { SessionGroup } from "./sessions.js";
 import type { TokenGroup } from "./tokens.js";
+import type { UsageGroup } from "./usage/usage.js";
 import type { LimitGroup } from "./users/limits.js";
 import type { UserGroup } from "./users/users.js";
 
@@ -22,6 +23,7 @@ export interface ApiGroups {
   servers: ServerGroup;
   hosts: HostGroup;
   tokens: TokenGroup;
+  usage: UsageGroup;
   limits: LimitGroup;
   users: UserGroup;
 }

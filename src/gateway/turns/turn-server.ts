@@ -54,7 +54,7 @@ export function turnRequest(state: ClientState, { record, abort }: Turn): UseReq
     record,
     user,
     isTurn: true,
-    tokenId: identity.tokenId,
+    tokenId: (identity.shownTokenId === undefined ? identity.tokenId : identity.shownTokenId) ?? undefined,
     at: isLoaded ? links.connected(attachment?.linkId ?? serverId)?.server : undefined,
     fence: identity.lease?.sessionId === id ? identity.lease.fence : undefined,
     waitMs: door.config.serve.turnWaitMs,

@@ -1,9 +1,8 @@
 import type { CopilotClient } from "@github/copilot-sdk";
 import { hostAway } from "../../hosts/problems.js";
 import { peerEndpoint } from "../../identity/tls/peer.js";
-import { issueVisitToken } from "../../identity/tokens.js";
+import { issueVisitToken, type Visit } from "../../identity/visit-token.js";
 import type { HostRecord } from "../../model/host.js";
-import type { TokenRecord } from "../../model/token.js";
 import type { ClientOptions } from "../../pool/clients.js";
 import { connectClient } from "../../runtime/client/connect.js";
 import { abortable, deadline } from "../../runtime/deadline.js";
@@ -23,9 +22,6 @@ export interface DoorClient {
 
 /**
  * Connects as the user to the front door of another host.
- *
- * @param lease the lease that covers the user's turns in a session. This process holds it, or the process that started this
- * one.
  */
 export async function connectToDoor(
   { store, config }: Pick<LinkContext, "store" | "config">,
@@ -33,11 +29,11 @@ export async function connectToDoor(
   user: string,
   options: Omit<ClientOptions, "gitHubToken">,
   signal: AbortSignal,
-  lease?: TokenRecord["lease"],
+  visit: Visit = {},
 ): Promise<DoorClient> {
   // Check the address first, so that no token is made for a host that cannot be reached.
   peerEndpoint(host, config.host, "");
-  const { id, token } = await issueVisitToken(store, user, host.name, lease);
+  const { id, token } = await issueVisitToken(store, user, host.name, visit);
   // Ignore a failure, because the token expires within a day and gc deletes it then.
   const forget = async () => await store.tokens.delete(id).catch(() => undefined);
   try {

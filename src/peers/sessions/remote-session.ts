@@ -36,6 +36,8 @@ interface RemoteAttached extends AttachedSession {
 
 export interface RemoteOpenOptions extends OpenOptions {
   lease?: TurnLease | undefined;
+  /** The id of the credential that the user showed. */
+  tokenId?: string | undefined;
   signal: AbortSignal;
 }
 
@@ -155,11 +157,11 @@ async function attach(
   context: SessionsContext,
   { id, owner }: SessionRecord,
   host: HostRecord,
-  { user, session, lease, signal, asker }: RemoteOpenOptions & { asker: Asker | null },
+  { user, session, lease, tokenId, signal, asker }: RemoteOpenOptions & { asker: Asker | null },
 ): Promise<RemoteAttached> {
   const { config } = context;
-  const under = lease === undefined ? undefined : { sessionId: id, fence: lease.fence };
-  const door = await connectToDoor(context, host, user, {}, signal, under);
+  const under = lease === undefined ? {} : { lease: { sessionId: id, fence: lease.fence } };
+  const door = await connectToDoor(context, host, user, {}, signal, { ...under, tokenId });
   try {
     // The other host adds the remaining settings, such as the provider and its key. It also decides which requests for
     // approval reach this handler.

@@ -17,6 +17,7 @@ const TELLING = new Set([
   "tool.execution_start",
   "tool.execution_complete",
   "session.resume",
+  "session.shutdown",
 ]);
 const SHORT_BYTES = 8192;
 const HEAD = /^\{"type":"([^"\\]+)"/;

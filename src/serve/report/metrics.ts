@@ -4,6 +4,7 @@ import { ERRORS, type FleetErrorCode } from "../../errors.js";
 import type { RequestReport } from "../../gateway/state/door/report.js";
 import { SIGN_ON_RESULTS, type SignOnReport, WAYS } from "../../identity/sign-on.js";
 import { SERVER_STATES, type ServerState } from "../../model/server.js";
+import { NO_USAGE, type UsageCounts } from "../../model/usage/usage.js";
 import type { ModelRequests } from "../../models/gateway/exchange.js";
 import { EGRESS_RESULTS, type EgressResult } from "../../sandbox/network/outbound.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
@@ -42,8 +43,12 @@ export interface MetricsSnapshot {
   /** Turns in progress or waiting at the front door. */
   doorTurns: number;
   modelRequests: Readonly<ModelRequests>;
+  usage: Readonly<UsageCounts>;
   streams: Readonly<StreamCounts>;
 }
+
+const TOKENS = { input: "inputTokens", cached: "cacheReadTokens", output: "outputTokens" } as const;
+const TOKEN_KINDS = Object.keys(TOKENS) as (keyof typeof TOKENS)[];
 
 /**
  * The metrics of one supervisor, in the text format of Prometheus. `docs/monitoring.md` explains each of them.
@@ -56,10 +61,10 @@ export class FleetMetrics {
   readonly contentType: string;
   readonly #registry: Registry;
   readonly #series: ReturnType<typeof seriesOf>;
-  /** How many failed model requests the series counts. */
   #modelFailures = 0;
-  /** The events and slow clients that the series count. */
+  /** The failures, events, slow clients and usage that the series count. */
   #streams = { events: 0, slow: 0 };
+  #usage: UsageCounts = NO_USAGE;
 
   static async open(options: { version: string }): Promise<FleetMetrics> {
     // Import the library only here, because no command except `serve` uses it.
@@ -78,10 +83,15 @@ export class FleetMetrics {
   }
 
   /** Sets the gauges. Except for the first four values, each value has the name of its series. */
-  observe({ serversByState, diskFreeBytes, modelRequests, streams, ...gauges }: MetricsSnapshot): void {
+  observe({ serversByState, diskFreeBytes, modelRequests, streams, usage, ...gauges }: MetricsSnapshot): void {
     this.#series.modelInFlight.set(modelRequests.inFlight);
     this.#series.modelFailures.inc(modelRequests.failed - this.#modelFailures);
     this.#modelFailures = modelRequests.failed;
+    this.#series.turnsCounted.inc(usage.turns - this.#usage.turns);
+    this.#series.modelRequests.inc(usage.requests - this.#usage.requests);
+    for (const kind of TOKEN_KINDS)
+      this.#series.modelTokens.inc({ kind }, (usage[TOKENS[kind]] ?? 0) - (this.#usage[TOKENS[kind]] ?? 0));
+    this.#usage = { ...usage };
     this.#series.httpStreams.set(streams.open);
     this.#series.streamEvents.inc(streams.events - this.#streams.events);
     this.#series.slowStreams.inc(streams.slow - this.#streams.slow);
@@ -279,6 +289,9 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
     limitsReached: counterBy("door_limits_reached_total", "limit", limits, "Refusals at the front door by limits."),
     modelInFlight: gauge("model_requests_in_flight", "Model requests that wait for the end of their answer."),
     modelFailures: counter("model_requests_failed_total", "Model requests that the model service did not answer well."),
+    turnsCounted: counter("usage_turns_total", "Turns in the ledger."),
+    modelRequests: counter("usage_requests_total", "Model requests in the ledger."),
+    modelTokens: counterBy("usage_tokens_total", "kind", TOKEN_KINDS, "Model tokens in the ledger."),
     draining: gauge("draining", "1 while the supervisor drains."),
     healthy: gauge("healthy", "1 when /healthz answers ok."),
     ready: gauge("ready", "1 when /readyz answers ok."),

@@ -8,6 +8,7 @@ import { knownLoaded, unloadOldest } from "../../sessions/memory/eviction.js";
 import type { ServeContext } from "../context.js";
 import { attempt, logFailure } from "../failures.js";
 import { rotateLog } from "../logs/log-rotation.js";
+import { HistoryTotals } from "./reconcile-usage.js";
 
 /** The first gc runs soon after the start, but late enough not to slow the start down. */
 const FIRST_GC_MS = 60_000;
@@ -59,6 +60,27 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
     // Only log the error, because the monitor acts if the server does not answer.
     if (!isFleetError(error)) throw error;
     logFailure(context, `server ${id}: its sessions could not be unloaded`, error, { server: id });
+  }
+}
+
+/**
+ * Sends the lines of the ledger that processes of this host could not send to the store, for example because they were killed,
+ * until the signal aborts.
+ */
+export async function sendUsage({ clock, store }: ServeContext, stopping: AbortSignal): Promise<void> {
+  do await store.usage.settled();
+  while (await pause(clock, ROTATE_MS, stopping));
+}
+
+/** Adds the usage that only the histories have, every `serve.gcInterval`, until the signal aborts. */
+export async function reconcilePeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
+  const { clock, store, config, directory } = context;
+  const totals = new HistoryTotals();
+  while (await pause(clock, config.serve.gcIntervalMs, stopping)) {
+    await attempt(context, "usage was not compared with the histories", async () => {
+      const { servers } = await store.registry.read();
+      await totals.reconcile({ store, config, host: directory.own }, Object.values(servers));
+    });
   }
 }
 

@@ -1,9 +1,13 @@
 import { randomUUID } from "node:crypto";
 import {
+  addUsage,
   type BegunUse,
   type Consumer,
+  countsOf,
   type LedgerLine,
+  NO_USAGE,
   UNREPORTED,
+  type UsageCounts,
   type UsageNumbers,
   type UsageRecorder,
 } from "../../model/usage/usage.js";
@@ -22,6 +26,8 @@ interface LedgerContext {
 /** Records the turns and the model requests of this process, each once. */
 export class Ledger implements UsageRecorder {
   readonly #context: LedgerContext;
+  /** The usage that this process has counted since it opened the ledger. */
+  readonly counted: UsageCounts = { ...NO_USAGE };
   /** Lines that the disk did not take. */
   readonly #waiting: LedgerLine[] = [];
 
@@ -69,6 +75,7 @@ export class Ledger implements UsageRecorder {
 
   /** Appends a line. If the disk is full, keeps it for the next call, because nothing that is counted may stop a turn. */
   #write(line: LedgerLine): void {
+    addUsage(this.counted, countsOf(line));
     this.#waiting.push(line);
     try {
       this.#waiting.splice(0, this.#context.usage.append(this.#waiting));

@@ -33,7 +33,7 @@ class Turns {
 }
 
 /** The library's functions, as the routes of the HTTP API call them. */
-export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens, limits, users }: ApiGroups): ApiFleet {
+export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens, limits, users, usage }: ApiGroups): ApiFleet {
   const { config, store, finder, own } = parts;
   const lists = new Turns();
   const creations = new Turns();
@@ -106,5 +106,6 @@ export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens, 
       list: async () => await users.list(),
       purge: async (user, options) => await users.purge(user, options),
     },
+    usage: { report: async (options) => await lists.run("usage", async () => await usage.report(options)) },
   };
 }

@@ -1,0 +1,46 @@
+import { type Moment, parseMoment } from "../../../config/values/moment.js";
+import { option } from "../../../errors.js";
+import { USAGE_BY, type UsageBy } from "../../../model/usage/usage.js";
+import { reportOf, type UsageReport } from "../../../usage/ledger/report.js";
+import * as arg from "../../arguments.js";
+import { Group } from "../group.js";
+
+const DAY_MS = 24 * 3_600_000;
+
+export interface UsageOptions {
+  /** Only what this user has used. Default: all users. */
+  user?: string | undefined;
+  /** Default: `user`. */
+  by?: UsageBy | undefined;
+  /** The beginning: a time, or how long ago, such as `24h`. Default: 24 hours ago. */
+  since?: Moment | undefined;
+}
+
+/** The ledger: turns, model requests and tokens, on all hosts. */
+export class UsageGroup extends Group {
+  /**
+   * Adds up the usage since a time. A number that nobody has reported is null.
+   *
+   * With a store in Redis, a time that is more than two days ago counts from the beginning of its hour.
+   */
+  async report({ user, by = "user", since }: UsageOptions = {}): Promise<UsageReport> {
+    const { store, config } = this.parts;
+    const to = Date.now();
+    const from = since === undefined ? to - DAY_MS : parseMoment(since, option("since"), to);
+    // A line that is written during the call has the time of this millisecond.
+    const parts = await store.usage.read({ from, to: to + 1, by, user });
+    const prices = config.provider !== null && "prices" in config.provider ? (config.provider.prices ?? null) : null;
+    return {
+      from: new Date(from).toISOString(),
+      to: new Date(to).toISOString(),
+      by,
+      ...reportOf(parts, by, prices),
+    };
+  }
+
+  static {
+    Group.guard(UsageGroup.prototype, {
+      report: [arg.optional({ ...arg.USER, by: { check: arg.choice(USAGE_BY) }, since: { check: arg.moment } })],
+    });
+  }
+}

@@ -1,0 +1,151 @@
+import type { Config } from "../../config/schema.js";
+import { isObject } from "../../config/values/json.js";
+import type { ServerRecord } from "../../model/server.js";
+import type { SessionRecord } from "../../model/session.js";
+import { type LedgerLine, UNREPORTED, type UsageNumbers, type UsagePart } from "../../model/usage/usage.js";
+import { hasKey } from "../../models/provider.js";
+import { LineSplitter } from "../../runtime/history/line.js";
+import { SessionEvents } from "../../runtime/history/session-events.js";
+import { lastWrite } from "../../runtime/history/session-state.js";
+import type { Store } from "../../store/ports.js";
+
+/** Longer histories are left out, because the whole history has to be read. In bytes. */
+const LONGEST_BYTES = 16 * 1024 * 1024;
+/** A session that has events from before its record was imported. In milliseconds. */
+const IMPORTED_MS = 1_000;
+
+/** The usage of one model, as the runtime adds it up over the life of a session. */
+interface Totals extends UsageNumbers {
+  requests: number;
+}
+
+/** The totals of a session when it was unloaded last. */
+export interface Unloaded {
+  atMs: number;
+  models: Map<string, Totals>;
+}
+
+/** Whether the model gateway counts all requests, so that the histories have nothing to add. */
+export function countsAtGateway(config: Pick<Config, "provider" | "modelGateway">): boolean {
+  return hasKey(config.provider) && config.modelGateway === "on";
+}
+
+/**
+ * Whether the ledger has every turn of the session. It lacks those from before the ledger, and those of an imported session.
+ * Their usage belongs to another time or another fleet.
+ */
+function coversAll({ id, turns }: Pick<SessionRecord, "id" | "turns">, known: readonly UsagePart[]): boolean {
+  const begun = known.reduce((sum, part) => (part.key === id ? sum + part.turns : sum), 0);
+  return begun > 0 && begun >= turns;
+}
+
+/**
+ * The lines that the ledger lacks. The runtime also counts requests that no process of the fleet saw, for example because the
+ * process of the turn was killed. It writes its totals when a session is unloaded, and they go on after the next load.
+ *
+ * @param known the parts of the ledger by session, from its beginning
+ */
+export function missingLines(
+  { id, owner, turns }: Pick<SessionRecord, "id" | "owner" | "turns">,
+  unloaded: Unloaded,
+  known: readonly UsagePart[],
+  host: string | null,
+): LedgerLine[] {
+  if (!coversAll({ id, turns }, known)) return [];
+  return [...unloaded.models].flatMap(([model, totals]) => {
+    const parts = known.filter((part) => part.key === id && part.model === model);
+    const lack = (name: keyof Totals) => {
+      const total = totals[name];
+      return total === null ? null : Math.max(0, total - parts.reduce((sum, part) => sum + (part[name] ?? 0), 0));
+    };
+    const requests = lack("requests") ?? 0;
+    const numbers: UsageNumbers = {
+      inputTokens: lack("inputTokens"),
+      outputTokens: lack("outputTokens"),
+      cacheReadTokens: lack("cacheReadTokens"),
+      credits: lack("credits"),
+    };
+    if (requests === 0 && Object.values(numbers).every((number) => number === null || number === 0)) return [];
+    const at = new Date(unloaded.atMs).toISOString();
+    const line = (index: number): LedgerLine => ({
+      id: `${id}:${unloaded.atMs}:${model}:${index}`,
+      at,
+      kind: "request",
+      user: owner,
+      sessionId: id,
+      model,
+      host,
+      tokenId: null,
+      ...UNREPORTED,
+      ms: null,
+      outcome: "begun",
+    });
+    const begun = Array.from({ length: requests }, (_, index) => line(index));
+    return [...begun, { ...line(0), ...numbers, outcome: "ended" }];
+  });
+}
+
+/** The totals that the runtime wrote last. Null if the session was never unloaded, or began before `sinceMs`. */
+export function lastUnloaded(home: string, sessionId: string, sinceMs: number): Unloaded | null {
+  const { events, atEnd } = new SessionEvents(home, sessionId, null, new LineSplitter()).read(LONGEST_BYTES);
+  const first = events[0];
+  if (!atEnd || first === undefined || first.atMs < sinceMs) return null;
+  const last = events.findLast(({ type, agentId }) => type === "session.shutdown" && agentId === null);
+  if (last === undefined || !isObject(last.data.modelMetrics)) return null;
+  const models = Object.entries(last.data.modelMetrics).flatMap(([model, metrics]): [string, Totals][] => {
+    if (!isObject(metrics) || !isObject(metrics.requests) || !isObject(metrics.usage)) return [];
+    const { usage } = metrics;
+    const nano = numberOf(metrics.totalNanoAiu);
+    const totals = {
+      requests: numberOf(metrics.requests.count) ?? 0,
+      inputTokens: numberOf(usage.inputTokens),
+      outputTokens: numberOf(usage.outputTokens),
+      cacheReadTokens: numberOf(usage.cacheReadTokens),
+      // Services other than GitHub's have none.
+      credits: nano === null || nano === 0 ? null : nano / 1e9,
+    };
+    return [[model, totals]];
+  });
+  return { atMs: last.atMs, models: new Map(models) };
+}
+
+function numberOf(value: unknown): number | null {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0 ? value : null;
+}
+
+/** The sessions whose histories have changed since the last look. */
+export class HistoryTotals {
+  readonly #seen = new Map<string, number>();
+
+  /** Compares the histories of the servers of this host with the ledger, and adds the lines that it lacks. */
+  async reconcile(
+    { store, config, host }: { store: Store; config: Pick<Config, "provider" | "modelGateway">; host: string | null },
+    servers: readonly ServerRecord[],
+  ): Promise<number> {
+    if (countsAtGateway(config)) return 0;
+    const homes = new Map(servers.map(({ id, home }) => [id, home]));
+    const changed: { record: SessionRecord; unloaded: Unloaded }[] = [];
+    for (const record of await store.sessions.list(() => undefined)) {
+      // Reading a history takes milliseconds, in which this process does nothing else.
+      await new Promise(setImmediate);
+      const home = homes.get(record.serverId);
+      if (home === undefined) continue;
+      const unloaded = this.#isChanged(home, record.id)
+        ? lastUnloaded(home, record.id, Date.parse(record.createdAt) - IMPORTED_MS)
+        : null;
+      if (unloaded !== null) changed.push({ record, unloaded });
+    }
+    if (changed.length === 0) return 0;
+    const known = await store.usage.read({ from: 0, to: Date.now() + 1, by: "session" });
+    const lines = changed.flatMap(({ record, unloaded }) => missingLines(record, unloaded, known, host));
+    if (lines.length > 0) store.usage.append(lines);
+    return lines.filter(({ outcome }) => outcome === "begun").length;
+  }
+
+  #isChanged(home: string, sessionId: string): boolean {
+    const at = lastWrite(home, sessionId);
+    if (at === 0 || this.#seen.get(sessionId) === at) return false;
+    this.#seen.set(sessionId, at);
+    return true;
+  }
+}

@@ -1,0 +1,83 @@
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { NO_USAGE, type UsagePart } from "../../src/model/usage/usage.js";
+import { HistoryTotals, lastUnloaded, missingLines } from "../../src/serve/upkeep/reconcile-usage.js";
+import { eventually } from "../fixtures/eventually.js";
+import { unused } from "../fixtures/sessions/unused.js";
+import { DoorFleet } from "../gateway/harness.js";
+
+const NOTHING = { inputTokens: null, outputTokens: null, cacheReadTokens: null, credits: null };
+const SESSION = { id: "s", owner: "ann", turns: 3 };
+const unloaded = (requests: number, inputTokens: number) => ({
+  atMs: 1_000,
+  models: new Map([["gpt-5", { ...NOTHING, requests, inputTokens }]]),
+});
+
+it("adds what the ledger lacks of a session's totals, and nothing if the ledger has as much or more", () => {
+  const known: UsagePart = {
+    ...NO_USAGE,
+    key: "s",
+    user: "bob",
+    model: "gpt-5",
+    turns: 3,
+    requests: 2,
+    inputTokens: 20,
+  };
+  const others = [
+    { ...known, key: "t", requests: 9 },
+    { ...known, model: "other", requests: 9 },
+  ];
+  const lines = missingLines(SESSION, unloaded(4, 50), [known, ...others], "a");
+  expect(
+    lines.map(({ outcome, user, inputTokens, outputTokens }) => [outcome, user, inputTokens, outputTokens]),
+  ).toEqual([
+    ["begun", "ann", null, null],
+    ["begun", "ann", null, null],
+    ["ended", "ann", 30, null],
+  ]);
+  expect(new Set(lines.map(({ id }) => id)).size).toBe(2);
+  expect(missingLines(SESSION, unloaded(2, 20), [known], null)).toEqual([]);
+  expect(missingLines(SESSION, unloaded(1, 10), [known], null)).toEqual([]);
+  expect(missingLines(SESSION, unloaded(2, 25), [known], null)).toHaveLength(1);
+  // The session had turns before the ledger began, or in another fleet.
+  expect(missingLines({ ...SESSION, turns: 4 }, unloaded(9, 90), [known], null)).toEqual([]);
+});
+
+let at: DoorFleet;
+beforeAll(async () => {
+  at = await DoorFleet.open({ config: { modelGateway: "off" } });
+});
+afterAll(async () => await at[Symbol.asyncDispose]());
+
+const reconcile = async () => {
+  const { servers } = await at.store.registry.read();
+  const about = { store: at.store, config: at.fleet.config, host: null };
+  return await new HistoryTotals().reconcile(about, Object.values(servers));
+};
+
+it("finds requests that no process of the fleet saw in the totals of the runtime, which go on over several loads", async () => {
+  const user = unused("ann");
+  const id = unused("totals");
+  const session = await at.fleet.sessions.create({ user, sessionId: id });
+  await at.fleet.sessions.send(session, "one");
+  await at.fleet.sessions.leave(session);
+  await at.fleet.sessions.use(id, "two", { user });
+  const { home } = await at.serverOf(user);
+  const requestsIn = () => lastUnloaded(home, id, 0)?.models.get("gpt-5")?.requests;
+  await eventually("the totals of both turns", () => requestsIn() === 2);
+  expect(await reconcile()).toBe(0);
+
+  // A client that connects to the server directly passes the fleet.
+  const client = await at.fleet.clients.connect(user);
+  const direct = await client.resumeSession(id, {
+    onPermissionRequest: () => ({ kind: "reject" }),
+    provider: { type: "openai", wireApi: "completions", baseUrl: at.model.baseUrl, apiKey: "direct" },
+    model: "gpt-5",
+  });
+  await direct.sendAndWait("three");
+  await direct.disconnect();
+  await eventually("the totals of all turns", () => requestsIn() === 3);
+  expect(await reconcile()).toBe(1);
+  expect(await reconcile()).toBe(0);
+  const [part] = await at.store.usage.read({ from: 0, to: Date.now() + 60_000, by: "session", user });
+  expect(part).toMatchObject({ key: id, turns: 2, requests: 3, inputTokens: 3, outputTokens: 3 });
+});
