@@ -33,7 +33,10 @@ class Turns {
 }
 
 /** The library's functions, as the routes of the HTTP API call them. */
-export function apiFleet(parts: FleetParts, { sessions, servers, hosts, tokens, limits, users, usage }: ApiGroups): ApiFleet {
+export function apiFleet(
+  parts: FleetParts,
+  { sessions, servers, hosts, tokens, limits, users, usage }: ApiGroups,
+): ApiFleet {
   const { config, store, finder, own } = parts;
   const lists = new Turns();
   const creations = new Turns();
