@@ -1,5 +1,5 @@
 import type { ComponentType } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { signOut } from "./api/sign-in.js";
 import type { Caller, Scope } from "./api/types.js";
 import { Chat } from "./chat/chat.js";
@@ -22,9 +22,10 @@ interface Page {
   load(): Promise<ComponentType<PageProps>> | ComponentType<PageProps>;
 }
 
-/** The pages in the navigation. Those for operators load their code on first use. */
+/** The pages in the navigation. All but the first load their code on first use. */
 const PAGES: readonly Page[] = [
   { name: "sessions", title: "Sessions", scope: "read", load: () => Sessions },
+  { name: "usage", title: "Usage", scope: "read", load: async () => (await import("./usage/usage.js")).Usage },
   {
     name: "servers",
     title: "Servers",
@@ -53,7 +54,8 @@ export function Shell({ caller }: { caller: Caller }) {
     if (!isFirst.current) main.current?.focus();
     isFirst.current = false;
   }, [route]);
-  useEffect(() => {
+  // Leads to the first page before the user can go to another one.
+  useLayoutEffect(() => {
     if (caller.sessionId !== null) go(`/sessions/${encodeURIComponent(caller.sessionId)}`);
     else if (name === "") location.replace("#/sessions");
   }, [name, caller.sessionId]);

@@ -2,11 +2,11 @@ import { useCallback, useMemo, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
 import { usePolled, useTitle } from "../parts/hooks.js";
 import { Badge, Empty, Loading, ProblemNotice } from "../parts/notice.js";
+import { Search } from "../parts/search.js";
 import { ago, bytes, exact, plural } from "../parts/show.js";
+import { type Column, Table } from "../parts/table.js";
+import { Tiles } from "../parts/tiles.js";
 import type { PageProps } from "../shell.js";
-import { Search } from "./search.js";
-import { type Column, Table } from "./table.js";
-import { Tiles } from "./tiles.js";
 import type { AnySession, Lease } from "./types.js";
 
 const EVERY_MS = 5_000;

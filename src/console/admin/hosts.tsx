@@ -1,6 +1,6 @@
 import { Badge } from "../parts/notice.js";
 import { ago, bytes, exact } from "../parts/show.js";
-import { type Column, Table } from "./table.js";
+import { type Column, Table } from "../parts/table.js";
 import type { Host } from "./types.js";
 
 const COLUMNS: readonly Column<Host>[] = [

@@ -2,13 +2,13 @@ import { useCallback, useMemo, useState } from "preact/hooks";
 import { ask } from "../api/client.js";
 import { usePolled, useTitle } from "../parts/hooks.js";
 import { Badge, Empty, Loading, ProblemNotice } from "../parts/notice.js";
+import { Search } from "../parts/search.js";
 import { ago, bytes, exact } from "../parts/show.js";
+import { type Column, Table } from "../parts/table.js";
+import { Tiles } from "../parts/tiles.js";
 import { Hosts } from "./hosts.js";
 import { Operations, useOperations, type Verb } from "./operations.js";
-import { Search } from "./search.js";
 import { ServerAction } from "./server-action.js";
-import { type Column, Table } from "./table.js";
-import { Tiles } from "./tiles.js";
 import { type Servers as Answer, type Host, referenceOf, type Server } from "./types.js";
 
 const EVERY_MS = 3_000;

@@ -3,11 +3,11 @@ import { ask } from "../api/client.js";
 import { Dialog } from "../parts/dialog.js";
 import { usePolled, useTitle } from "../parts/hooks.js";
 import { Badge, Empty, Loading, ProblemNotice } from "../parts/notice.js";
+import { Search } from "../parts/search.js";
 import { ago, exact, plural } from "../parts/show.js";
+import { type Column, Table } from "../parts/table.js";
 import type { PageProps } from "../shell.js";
 import { IssuedDialog, NewToken } from "./new-token.js";
-import { Search } from "./search.js";
-import { type Column, Table } from "./table.js";
 import type { IssuedToken, Token } from "./types.js";
 
 const EVERY_MS = 5_000;

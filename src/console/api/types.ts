@@ -7,9 +7,20 @@ export interface Caller {
   scopes: readonly Scope[];
   sessionId: string | null;
   expiresAt: string | null;
-  limits: { sessions: number | null };
-  used: { sessions: number };
+  limits: LimitNumbers;
+  used: LimitNumbers;
 }
+
+/** A number for each limit of a user. Null: no limit, or nobody counts it. */
+export type LimitNumbers = Readonly<Record<LimitName, number | null>>;
+
+export type LimitName =
+  | "turnsPerMinute"
+  | "concurrentTurns"
+  | "sessions"
+  | "connections"
+  | "tokensPerDay"
+  | "tokensPerMonth";
 
 export interface Session {
   id: string;

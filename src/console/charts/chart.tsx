@@ -1,5 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
+import { LAST_HOUR, type TimeAxis } from "./axis.js";
 import type { Data } from "./series.js";
 
 export interface ChartLine {
@@ -14,30 +15,43 @@ interface ChartProps {
   lines: readonly ChartLine[];
   data: Data;
   show: (value: number) => string;
+  /** The label of a value beside the chart. Default: `show`. */
+  tick?: (value: number) => string;
+  /** Default: the last hour. */
+  axis?: TimeAxis;
+  /** Stands for a value of null. */
+  missing?: string;
   isBars?: boolean;
   /** Whether the values are whole numbers. */
   isCount?: boolean;
 }
 
 const HEIGHT = 180;
-const MINUTE_S = 60;
-/** A chart is about at least this time, so that it does not begin with a few seconds stretched over its width. */
-const SHORTEST_S = 10 * MINUTE_S;
-/** The steps between the labels of times, and between those of counts. */
-const TIME_STEPS = [1, 2, 5, 10, 15, 20, 30, 60].map((minutes) => minutes * MINUTE_S);
-const COUNT_STEPS = [1, 10, 100, 1_000, 10_000, 100_000].flatMap((power) => [power, 2 * power, 5 * power]);
+/** The steps between the labels of counts. */
+const COUNT_STEPS = Array.from({ length: 13 }, (_, power) => 10 ** power).flatMap((one) => [one, 2 * one, 5 * one]);
 /** At most this many rows in the table of a chart. */
 const MOST_ROWS = 60;
 
 /** A chart, with the present values as text, and all values as a table. */
-export function Chart({ title, lines, data, show, isBars = false, isCount = false }: ChartProps) {
+export function Chart({
+  title,
+  lines,
+  data,
+  show,
+  tick = show,
+  axis = LAST_HOUR,
+  missing = "–",
+  isBars = false,
+  isCount = false,
+}: ChartProps) {
   const [at, setAt] = useState<number | null>(null);
   const index = at ?? data.times.length - 1;
   const shown = (line: number, of = index) => {
     const value = data.lines[line]?.[of];
-    return value === null || value === undefined ? "–" : show(value);
+    return value === null || value === undefined ? missing : show(value);
   };
-  const time = data.times[index];
+  const timeOf = (of: number) => axis.full(data.times[of] ?? 0);
+  const newest = axis.newest ?? timeOf(data.times.length - 1);
   const summary = lines.map(({ title: name }, line) => `${name} ${shown(line, data.times.length - 1)}`).join(", ");
   return (
     <section class="chart" aria-label={title}>
@@ -48,9 +62,12 @@ export function Chart({ title, lines, data, show, isBars = false, isCount = fals
             {name} <b>{shown(line)}</b>
           </span>
         ))}
-        <span class="quiet chart-time">{at === null ? "now" : clock(time)}</span>
+        <span class="quiet chart-time">{at === null ? newest : timeOf(at)}</span>
       </p>
-      <Plot {...{ lines, data, show, isBars, isCount, setAt }} label={`${title} in the last hour. Now: ${summary}.`} />
+      <Plot
+        {...{ lines, data, tick, axis, isBars, isCount, setAt }}
+        label={`${title} ${axis.span}. ${newest}: ${summary}.`}
+      />
       <details class="chart-table">
         <summary>Values as a table</summary>
         <div class="chart-rows">
@@ -69,7 +86,7 @@ export function Chart({ title, lines, data, show, isBars = false, isCount = fals
             <tbody>
               {rowsOf(data).map((row) => (
                 <tr key={data.times[row]}>
-                  <th scope="row">{clock(data.times[row])}</th>
+                  <th scope="row">{timeOf(row)}</th>
                   {lines.map(({ title: name }, line) => (
                     <td key={name} class="number">
                       {shown(line, row)}
@@ -85,14 +102,16 @@ export function Chart({ title, lines, data, show, isBars = false, isCount = fals
   );
 }
 
-interface PlotProps extends Pick<ChartProps, "lines" | "data" | "show"> {
+interface PlotProps extends Pick<ChartProps, "lines" | "data"> {
+  tick: (value: number) => string;
+  axis: TimeAxis;
   isBars: boolean;
   isCount: boolean;
   label: string;
   setAt(index: number | null): void;
 }
 
-function Plot({ lines, data, show, isBars, isCount, label, setAt }: PlotProps) {
+function Plot({ lines, data, tick, axis, isBars, isCount, label, setAt }: PlotProps) {
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot>();
   const latest = useRef(data);
@@ -102,7 +121,7 @@ function Plot({ lines, data, show, isBars, isCount, label, setAt }: PlotProps) {
     const { current } = place;
     if (current === null) return;
     const made = new uPlot(
-      optionsOf({ lines, show, isBars, isCount, setAt }, current.clientWidth),
+      optionsOf({ lines, tick, axis, isBars, isCount, setAt }, current.clientWidth),
       aligned(latest.current),
       current,
     );
@@ -123,11 +142,19 @@ function aligned({ times, lines }: Data): uPlot.AlignedData {
 }
 
 function optionsOf(
-  { lines, show, isBars, isCount, setAt }: Omit<PlotProps, "data" | "label">,
+  {
+    lines,
+    tick,
+    axis: { unitS, shortestS, steps, label, isLocal, widestBar },
+    isBars,
+    isCount,
+    setAt,
+  }: Omit<PlotProps, "data" | "label">,
   width: number,
 ): uPlot.Options {
   const style = getComputedStyle(document.documentElement);
   const colour = (name: string) => style.getPropertyValue(`--${name}`).trim();
+  const margin = isBars ? unitS / 2 : 0;
   const axis = {
     stroke: colour("quiet"),
     grid: { stroke: colour("line"), width: 1 },
@@ -141,7 +168,7 @@ function optionsOf(
     padding: [8, 8, 0, 0],
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     scales: {
-      x: { time: true, range: (_, from, to) => [Math.min(from, to - SHORTEST_S), isBars ? to + MINUTE_S / 2 : to] },
+      x: { time: isLocal, range: (_, from, to) => [Math.min(from, to - shortestS) - margin, to + margin] },
       y: { range: (_, __, max) => [0, max > 0 ? max * 1.12 : 1] },
     },
     axes: [
@@ -150,14 +177,14 @@ function optionsOf(
         grid: { show: false },
         size: 28,
         space: 70,
-        incrs: TIME_STEPS,
-        values: (_, times) => times.map((time) => clock(time, false)),
+        incrs: steps,
+        values: (_, times) => times.map(label),
       },
       {
         ...axis,
         size: 62,
         ...(isCount ? { incrs: COUNT_STEPS } : {}),
-        values: (_, values) => values.map((value) => show(value)),
+        values: (_, values) => values.map((value) => tick(value)),
       },
     ],
     series: [
@@ -169,7 +196,7 @@ function optionsOf(
         spanGaps: true,
         points: { show: false },
         ...(isBars
-          ? { fill: colour(name), paths: uPlot.paths.bars?.({ size: [0.7, 14] }) as uPlot.Series.PathBuilder }
+          ? { fill: colour(name), paths: uPlot.paths.bars?.({ size: [0.7, widestBar] }) as uPlot.Series.PathBuilder }
           : {}),
         ...(isFilled === true ? { fill: `color-mix(in srgb, ${colour(name)} 14%, transparent)` } : {}),
       })),
@@ -202,10 +229,4 @@ function rowsOf({ times }: Data): number[] {
   const rows: number[] = [];
   for (let row = times.length - 1; row >= 0; row -= step) rows.push(row);
   return rows;
-}
-
-function clock(seconds: number | undefined, hasSeconds = true): string {
-  if (seconds === undefined) return "";
-  const options: Intl.DateTimeFormatOptions = { hour: "2-digit", minute: "2-digit", hour12: false };
-  return new Date(seconds * 1_000).toLocaleTimeString("en", hasSeconds ? { ...options, second: "2-digit" } : options);
 }

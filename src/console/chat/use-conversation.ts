@@ -1,10 +1,11 @@
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import { ask, sessionPath } from "../api/client.js";
+import { follow } from "../api/follow.js";
 import { type Problem, problemFrom } from "../api/problem.js";
 import type { StreamEvent } from "../api/stream.js";
 import type { AgentRequest, Session } from "../api/types.js";
 import { type Arrived, type Conversation, EMPTY, ended, running, withEvents } from "./conversation.js";
-import { followSession, type Keyed, keyFor, runTurn } from "./link.js";
+import { type Keyed, keyFor, runTurn } from "./link.js";
 
 /** How long events wait for others, so that many deltas are shown at once, in milliseconds. */
 const GATHER_MS = 30;
@@ -70,7 +71,7 @@ export function useConversation(id: string): Chatting {
       failed: setFailure,
     };
     void reload().then(
-      () => followSession(id, listener, signal),
+      () => follow({ path: sessionPath(id, "/events") }, listener, signal),
       (error: unknown) => setFailure(problemFrom(error)),
     );
     void openRequests(id).then((requests) => setConversation(withRequests(requests)));

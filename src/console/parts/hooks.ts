@@ -4,7 +4,8 @@ import { type Problem, problemFrom } from "../api/problem.js";
 /** The part of the address after `#`, such as `/sessions/demo`. */
 export function useRoute(): string {
   const [route, setRoute] = useState(routeOf());
-  useEffect(() => {
+  // Listens as soon as the page shows, so that no change is lost.
+  useLayoutEffect(() => {
     const follow = () => setRoute(routeOf());
     addEventListener("hashchange", follow);
     return () => removeEventListener("hashchange", follow);

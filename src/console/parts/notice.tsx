@@ -19,12 +19,14 @@ export function ProblemNotice({ problem, children }: { problem: Problem | undefi
   );
 }
 
+export type Tone = "good" | "warn" | "bad" | "";
+
 /** A word with a colour, such as the state of a session. */
-export function Badge({ word }: { word: string }) {
-  return <span class={`badge ${TONES[word] ?? ""}`}>{word}</span>;
+export function Badge({ word, tone = TONES[word] ?? "" }: { word: string; tone?: Tone }) {
+  return <span class={`badge ${tone}`}>{word}</span>;
 }
 
-const TONES: Readonly<Record<string, string>> = {
+const TONES: Readonly<Record<string, Tone>> = {
   active: "good",
   ready: "good",
   serving: "good",

@@ -29,3 +29,8 @@ export function bytes(count: number | null): string {
 export function plural(count: number, word: string): string {
   return `${count} ${word}${count === 1 ? "" : "s"}`;
 }
+
+/** A number with separators. */
+export function amount(count: number): string {
+  return count.toLocaleString("en", { maximumFractionDigits: 2 });
+}

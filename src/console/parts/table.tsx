@@ -14,8 +14,8 @@ interface TableProps<T> {
   columns: readonly Column<T>[];
   rows: readonly T[];
   idOf: (row: T) => string;
-  /** The title of the column by which the table is sorted at first. */
-  sortedBy: string;
+  /** The title of the column by which the table is sorted at first. Without it, the rows have the order in which they come. */
+  sortedBy?: string;
 }
 
 /**
@@ -29,7 +29,7 @@ const HEADER = { role: "columnheader" } as const;
 const CELL = { role: "cell" } as const;
 
 interface Sort {
-  title: string;
+  title: string | undefined;
   isDown: boolean;
 }
 
@@ -47,17 +47,20 @@ export function Table<T>({ label, columns, rows, idOf, sortedBy }: TableProps<T>
   const sorted = sortRows(rows, columns.find(({ title }) => title === sort.title)?.by, sort.isDown);
   return (
     <div class="table">
-      <label class="table-sort">
-        <span class="quiet">Sort by</span>
-        <select
-          value={sort.title}
-          onChange={({ currentTarget }) => choose({ title: currentTarget.value, isDown: false })}
-        >
-          {sortable.map(({ title }) => (
-            <option key={title}>{title}</option>
-          ))}
-        </select>
-      </label>
+      {sortable.length > 0 && (
+        <label class="table-sort">
+          <span class="quiet">Sort by</span>
+          <select
+            value={sort.title ?? ""}
+            onChange={({ currentTarget }) => choose({ title: currentTarget.value, isDown: false })}
+          >
+            {sort.title === undefined && <option value="">–</option>}
+            {sortable.map(({ title }) => (
+              <option key={title}>{title}</option>
+            ))}
+          </select>
+        </label>
+      )}
       <table {...TABLE} aria-label={label}>
         <thead {...GROUP}>
           <tr {...ROW}>

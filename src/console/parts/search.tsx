@@ -1,5 +1,5 @@
 import { useCallback, useRef } from "preact/hooks";
-import { useKey } from "../parts/hooks.js";
+import { useKey } from "./hooks.js";
 
 export function Search({ label, value, onValue }: { label: string; value: string; onValue(value: string): void }) {
   const field = useRef<HTMLInputElement>(null);

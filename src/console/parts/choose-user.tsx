@@ -1,0 +1,54 @@
+import { useEffect, useState } from "preact/hooks";
+import { ask } from "../api/client.js";
+import { go } from "./hooks.js";
+
+/** How many names to propose. */
+const MOST = 200;
+
+/** Lets an operator choose the user that a page is about, which then is a part of the page's address. */
+export function ChooseUser({ page, user }: { page: string; user: string }) {
+  const [name, setName] = useState(user);
+  const [known, setKnown] = useState<readonly string[]>([]);
+  useEffect(() => setName(user), [user]);
+  useEffect(() => void knownUsers().then(setKnown), []);
+  const choose = (event: Event) => {
+    event.preventDefault();
+    const wanted = name.trim();
+    go(wanted === "" ? `/${page}` : `/${page}/${encodeURIComponent(wanted)}`);
+  };
+  return (
+    <form class="choose" onSubmit={choose}>
+      <input
+        type="search"
+        class="search"
+        list="known-users"
+        aria-label="User"
+        placeholder="All users"
+        dir="auto"
+        autocomplete="off"
+        spellcheck={false}
+        value={name}
+        onInput={({ currentTarget }) => setName(currentTarget.value)}
+      />
+      <datalist id="known-users">
+        {known.map((each) => (
+          <option key={each} value={each} />
+        ))}
+      </datalist>
+      <button type="submit" class="button">
+        Show
+      </button>
+      {user !== "" && (
+        <a class="button" href={`#/${page}`}>
+          Show all users
+        </a>
+      )}
+    </form>
+  );
+}
+
+/** None if they cannot be found out, because any name can be typed. */
+async function knownUsers(): Promise<string[]> {
+  const { users } = await ask<{ users: { user: string }[] }>("GET", "/v1/users").catch(() => ({ users: [] }));
+  return users.map(({ user }) => user).slice(0, MOST);
+}

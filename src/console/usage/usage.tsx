@@ -1,0 +1,164 @@
+import { useCallback, useMemo, useState } from "preact/hooks";
+import { ask } from "../api/client.js";
+import { LAST_DAYS } from "../charts/axis.js";
+import { Chart, type ChartLine } from "../charts/chart.js";
+import type { Data } from "../charts/series.js";
+import { ChooseUser } from "../parts/choose-user.js";
+import { usePolled, useTitle } from "../parts/hooks.js";
+import { Empty, Loading, ProblemNotice } from "../parts/notice.js";
+import { amount, exact } from "../parts/show.js";
+import { Tiles } from "../parts/tiles.js";
+import type { PageProps } from "../shell.js";
+import { LimitsOf } from "./limits.js";
+import { type Counts, type Report, USAGE_BY, type UsageBy } from "./types.js";
+import { UNREPORTED, UsageTable } from "./usage-table.js";
+
+const EVERY_MS = 15_000;
+const PERIODS = [
+  ["24h", "24 hours"],
+  ["7d", "7 days"],
+  ["30d", "30 days"],
+] as const;
+type Period = (typeof PERIODS)[number][0];
+
+/** What the caller has used, or the user that the address names, or everybody, with the limits of the user. */
+export function Usage({ caller, id }: PageProps) {
+  const isAdmin = caller.scopes.includes("admin");
+  const user = isAdmin ? id : caller.user;
+  const title = user === "" ? "Usage of all users" : isAdmin ? `Usage of ${user}` : "Usage";
+  useTitle(title);
+  return (
+    <div class="page wide">
+      <div class="page-head">
+        <h1 dir="auto">{title}</h1>
+        {isAdmin && <ChooseUser page="usage" user={user} />}
+      </div>
+      {user !== "" && <LimitsOf key={user} user={user} isAdmin={isAdmin} />}
+      <UsageOf key={`usage of ${user}`} user={user} isAdmin={isAdmin} />
+    </div>
+  );
+}
+
+function UsageOf({ user, isAdmin }: { user: string; isAdmin: boolean }) {
+  const ways = user === "" ? USAGE_BY : USAGE_BY.filter((each) => each !== "user");
+  const [by, setBy] = useState<UsageBy>(ways[0] ?? "session");
+  const [period, setPeriod] = useState<Period>("24h");
+  const load = useCallback(
+    async (signal: AbortSignal) => {
+      const whose = user === "" ? "" : `&user=${encodeURIComponent(user)}`;
+      const report = async (way: UsageBy, since: Period) =>
+        await ask<Report>("GET", `/v1/usage?by=${way}&since=${since}${whose}`, { signal });
+      const [table, days] = await Promise.all([report(by, period), report("day", period === "24h" ? "7d" : period)]);
+      return { table, days };
+    },
+    [user, by, period],
+  );
+  const { value, problem } = usePolled(load, EVERY_MS);
+  return (
+    <>
+      <div class="section-head">
+        <h2>Used</h2>
+        <Choice label="Time" value={period} values={PERIODS} choose={(chosen) => setPeriod(chosen)} />
+        <Choice
+          label="By"
+          value={by}
+          values={ways.map((each) => [each, each] as const)}
+          choose={(chosen) => setBy(chosen)}
+        />
+      </div>
+      <ProblemNotice problem={problem} />
+      {value === undefined && problem === undefined && <Loading />}
+      {value !== undefined && (
+        <>
+          <Total {...value.table} />
+          <DayChart days={value.days} />
+          {value.table.usage.length === 0 ? (
+            <Empty title="Nothing was used in this time." />
+          ) : (
+            <UsageTable report={value.table} linksUsers={isAdmin} />
+          )}
+        </>
+      )}
+    </>
+  );
+}
+
+interface ChoiceProps<T extends string> {
+  label: string;
+  value: T;
+  values: readonly (readonly [T, string])[];
+  choose(value: T): void;
+}
+
+function Choice<T extends string>({ label, value, values, choose }: ChoiceProps<T>) {
+  return (
+    <label class="inline">
+      <span>{label}</span>
+      <select value={value} onChange={({ currentTarget }) => choose(currentTarget.value as T)}>
+        {values.map(([name, title]) => (
+          <option key={name} value={name}>
+            {title}
+          </option>
+        ))}
+      </select>
+    </label>
+  );
+}
+
+function Total({ total, from }: Report) {
+  const shown = (count: number | null) => (count === null ? UNREPORTED : amount(count));
+  return (
+    <>
+      <p class="quiet since">
+        Since <time dateTime={from}>{exact(from)}</time>
+      </p>
+      <Tiles
+        tiles={[
+          ["Turns", amount(total.turns)],
+          ["Model requests", amount(total.requests)],
+          ["Input tokens", shown(total.inputTokens)],
+          ["Output tokens", shown(total.outputTokens)],
+          ["Credits", shown(total.credits)],
+          ...(total.cost === null ? [] : [["Cost", amount(total.cost)] as const]),
+        ]}
+      />
+    </>
+  );
+}
+
+const LINES: readonly ChartLine[] = [
+  { title: "input and output", colour: "accent" },
+  { title: "output", colour: "good" },
+];
+const COMPACT = new Intl.NumberFormat("en", { notation: "compact" });
+
+/** Days on which nothing was recorded are not in the report, and have no bar. */
+function DayChart({ days: { usage } }: { days: Report }) {
+  const data = useMemo<Data>(
+    () => ({
+      times: usage.map(({ key }) => Date.parse(`${key}T00:00:00Z`) / 1_000),
+      lines: [usage.map(tokensOf), usage.map(({ outputTokens }) => outputTokens)],
+    }),
+    [usage],
+  );
+  if (usage.length === 0) return null;
+  return (
+    <div class="day-chart">
+      <Chart
+        title="Tokens by day"
+        lines={LINES}
+        data={data}
+        show={amount}
+        tick={(value) => COMPACT.format(value)}
+        axis={LAST_DAYS}
+        missing={UNREPORTED}
+        isCount
+        isBars
+      />
+    </div>
+  );
+}
+
+function tokensOf({ inputTokens, outputTokens }: Counts): number | null {
+  return inputTokens === null && outputTokens === null ? null : (inputTokens ?? 0) + (outputTokens ?? 0);
+}
