@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
@@ -62,7 +62,7 @@ class Killed {
 function linesOf(fleets: readonly TestFleet[]): LedgerLine[] {
   return fleets.flatMap(({ root }) => {
     const folder = join(root, "usage");
-    const names = readdirSync(folder).filter((name) => name.endsWith(".jsonl"));
+    const names = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith(".jsonl")) : [];
     const lines = names.flatMap((name) => readFileSync(join(folder, name), "utf8").split("\n"));
     return lines.filter((line) => line !== "").map((line) => JSON.parse(line) as LedgerLine);
   });
@@ -73,8 +73,9 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
   const [first] = fleets;
   if (first === undefined) throw new Error("there is no host");
   const hosts = fleets.map((fleet) => new Killed(fleet));
-  const users = Array.from({ length: USERS }, (_, index) => `user-${index}`);
-  await hosts[0]?.address();
+  const users = Array.from({ length: USERS }, (_, index) => `user-${index}0`);
+  // Users are placed on hosts that serve, and by their names. These are on both hosts.
+  for (const host of hosts) await host.address();
   const tokens = new Map<string, string>();
   for (const user of users) {
     const issued = await first.run(["token", "issue", "--user", user, "--json"]);
@@ -114,6 +115,7 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
   await Promise.all([...lanes, killing]);
   for (const host of hosts) await host.end();
 
+  for (const { root } of fleets) expect(existsSync(join(root, "usage")), root).toBe(true);
   const lines = linesOf(fleets).filter(({ kind }) => kind === "request");
   const begun = lines.filter(({ outcome }) => outcome === "begun");
   const ended = new Map(lines.filter(({ outcome }) => outcome !== "begun").map((line) => [line.id, line]));
