@@ -31,12 +31,14 @@ export {
   type OptionNaming,
   type Suggestion,
 } from "./errors.js";
+export type { EventsBreak } from "./events/verify.js";
 export type { DeprecatedNames } from "./fleet/deprecated.js";
 export { Fleet, type Groups } from "./fleet/fleet.js";
 export type { Callable } from "./fleet/groups/callable.js";
 export type { ClientGroup } from "./fleet/groups/clients.js";
 export type { DescriptionGroup } from "./fleet/groups/descriptions.js";
 export type { DoorGroup } from "./fleet/groups/doors.js";
+export type { EventGroup } from "./fleet/groups/events/events.js";
 export type { Group } from "./fleet/groups/group.js";
 export type { HostGroup } from "./fleet/groups/hosts.js";
 export type { LeaseGroup } from "./fleet/groups/leases.js";
@@ -89,7 +91,7 @@ export type { Scope } from "./identity/identity.js";
 export type { SignOnReport } from "./identity/sign-on.js";
 export { type DoorProxy, openProxy, type ProxyEvent, type ProxyOptions } from "./identity/tls/proxy.js";
 export type { IssuedToken, RotatedToken, TokenView } from "./identity/tokens.js";
-export type { Via } from "./model/events/event.js";
+export { type Actor, EVENT_TYPES, type EventType, type FleetEvent, type Via } from "./model/events/event.js";
 export type { HostEntry, HostProof, HostRecord } from "./model/host.js";
 export type { Lease } from "./model/lease.js";
 export type { Placement, Purge } from "./model/placement.js";
@@ -113,6 +115,8 @@ export type {
   SessionDescription,
   UserDescription,
 } from "./peers/descriptions.js";
+export type { EventsFilter } from "./peers/events/all-events.js";
+export type { BrokenAt, EventsVerified } from "./peers/events/verify.js";
 export type { BusyServer, HostView, Overview, UserView } from "./peers/overview.js";
 export type { PurgeReceipt } from "./peers/purge.js";
 export type { ExportedSession } from "./peers/sessions/archives.js";

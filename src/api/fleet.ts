@@ -14,7 +14,9 @@ import type {
 import type { Identity, Scope } from "../identity/identity.js";
 import type { Relation } from "../identity/policy.js";
 import type { IssuedToken, TokenView } from "../identity/tokens.js";
+import type { FleetEvent } from "../model/events/event.js";
 import type { UsageBy } from "../model/usage/usage.js";
+import type { EventsFilter } from "../peers/events/all-events.js";
 import type { BusyServer, HostView } from "../peers/overview.js";
 import type { PurgeReceipt } from "../peers/purge.js";
 import type { UserEntry } from "../peers/users.js";
@@ -59,6 +61,11 @@ export interface ApiFleet {
     list(filter: ServerFilter): Promise<BusyServer[]>;
     stop(ids: readonly string[], request: StopRequest): Promise<{ stopped: Stopped[] }>;
     restart(ids: readonly string[], request: StopRequest): Promise<{ stopped: Stopped[]; servers: ServerView[] }>;
+  };
+  readonly events: {
+    list(filter: EventsFilter): Promise<FleetEvent[]>;
+    /** The events that the filter selects, and those that follow. */
+    follow(filter: EventsFilter & { signal: AbortSignal }): AsyncGenerator<FleetEvent, void, undefined>;
   };
   readonly pool: { state(): Promise<PoolState> };
   readonly hosts: {

@@ -66,7 +66,7 @@ export interface Route<Params = unknown, Query = unknown, Body = unknown, Result
   isWork: boolean;
   summary: string;
   description: string;
-  tag: "Caller" | "Sessions" | "Turns" | "Requests" | "Servers" | "Tokens" | "Users";
+  tag: "Caller" | "Sessions" | "Turns" | "Requests" | "Servers" | "Tokens" | "Users" | "Events";
   params: Schema<Params> | null;
   query: Schema<Query> | null;
   /** Null if the request has no body. */

@@ -15,6 +15,11 @@ export const FLAGS_WITHOUT_CONFIG: Interfaces.FlagInput = {
   "no-color": Flags.boolean({ description: "print without colours", helpGroup: "GLOBAL" }),
 };
 
+/** The commands that only show the state of the fleet. The log of events does not name them, because scripts repeat them. */
+const LOOKS: ReadonlySet<string> = new Set(
+  `describe doctor events events:verify host:key list logs ps route smoke token:list top user:list usage`.split(" "),
+);
+
 /**
  * The base of all commands. A command parses its input, calls the fleet and renders the result. The value that `run`
  * returns is its `--json` output. `report.ts` shows every error.
@@ -31,18 +36,33 @@ export abstract class FleetCommand extends Command {
 
   protected configSource: Pick<FleetOptions, "configFile" | "config"> = {};
   protected given: Given = {};
+  #user: string | undefined;
   #interrupt: AbortController | undefined;
   #progress: ProgressLine | undefined;
 
   /** Opens the fleet, runs `use`, and closes the fleet again. Prints the fleet's warnings on standard error. */
   protected async withFleet<T>(use: (fleet: Fleet) => Promise<T>): Promise<T> {
-    const fleet = await Fleet.open(this.configSource);
+    const fleet = await Fleet.open({ ...this.configSource, via: "command" });
     try {
-      return await use(fleet);
+      const result = await use(fleet);
+      await this.#noteRun(fleet, undefined);
+      return result;
+    } catch (error) {
+      await this.#noteRun(fleet, error);
+      throw error;
     } finally {
       for (const warning of fleet.takeWarnings()) process.stderr.write(`Warning: ${warning}\n`);
       await fleet.close();
     }
+  }
+
+  /** Notes in the log of events that this command ran. */
+  async #noteRun(fleet: Fleet, error: unknown): Promise<void> {
+    const id = this.ctor.id;
+    // A command that was refused for its input has done nothing.
+    if (LOOKS.has(id) || (isFleetError(error) && error.exit >= 2 && error.exit <= 5)) return;
+    const user = this.#user === undefined ? {} : { user: this.#user };
+    await fleet.events.ran(spoken(id), error === undefined ? user : { ...user, error });
   }
 
   protected override async parse<
@@ -52,7 +72,8 @@ export abstract class FleetCommand extends Command {
   >(options?: Interfaces.Input<F, B, A>, argv?: string[]): Promise<Interfaces.ParserOutput<F, B, A>> {
     const parsed = await super.parse(options, argv);
     this.given = givenIn(parsed, this.ctor);
-    const file: unknown = parsed.flags.config;
+    const { config: file, user }: Record<string, unknown> = parsed.flags;
+    if (typeof user === "string") this.#user = user;
     if (typeof file === "string") this.configSource = { configFile: file };
     return parsed;
   }

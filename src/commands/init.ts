@@ -41,7 +41,7 @@ export default class Init extends FleetCommand {
       this.log("No key or login was found, so this is the built-in echo model.");
     const reply = flags["no-try"] ? null : await this.#try(settings, asks);
     const schema = schemaAddress(options.cwd, this.config.version);
-    const written = writeSettings(target, settings, schema, options);
+    const written = await writeSettings(target, settings, schema, options);
     this.log(renderWritten(written, reply));
     return { ...written, reply };
   }

@@ -50,7 +50,7 @@ export default class Trust extends FleetCommand {
       ]);
     const options = { env: process.env, cwd: process.cwd() };
     if (flags.list) return this.#list(listTrusted(options));
-    if (flags.revoke !== undefined) return this.#revoke(revokeTrust(flags.revoke, options));
+    if (flags.revoke !== undefined) return this.#revoke(await revokeTrust(flags.revoke, options));
     const file = readProjectFile(args.path, options);
     const sets = Object.entries(file.sets);
     if (sets.length === 0) {
@@ -59,7 +59,7 @@ export default class Trust extends FleetCommand {
     }
     this.log(`${printable(file.path)} sets:`);
     for (const [key, value] of sets) this.log(`  ${key} = ${printable(redact(JSON.stringify(value)))}`);
-    const trusted = trustFile(file, options);
+    const trusted = await trustFile(file, options);
     this.log("You trust this file until its content changes.");
     return { trusted };
   }

@@ -1,4 +1,5 @@
 import { CONFIGURATION_ERRORS } from "./configuration.js";
+import { EVENT_ERRORS } from "./events.js";
 import { INPUT_ERRORS } from "./input.js";
 import { CONFLICT_ERRORS, NOT_FOUND_ERRORS } from "./refused.js";
 import { CUT_ERRORS, EXHAUSTED_ERRORS, INTERNAL_ERRORS, UNAVAILABLE_ERRORS } from "./unavailable.js";
@@ -15,6 +16,7 @@ export const ERRORS = {
   ...CONFLICT_ERRORS,
   ...EXHAUSTED_ERRORS,
   ...UNAVAILABLE_ERRORS,
+  ...EVENT_ERRORS,
   ...CUT_ERRORS,
 };
 

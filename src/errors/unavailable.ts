@@ -129,13 +129,6 @@ export const UNAVAILABLE_ERRORS = rows(7, IN_FILES, {
       "copilotfleet gc --dry-run # shows what gc would delete to make room",
     ],
   },
-  FLEET_EVENTS_UNWRITABLE: {
-    retryable: true,
-    title: "The log of events cannot be written.",
-    data: "The action was refused, because it must not happen without its event. Sessions and histories are untouched.",
-    causes: ["The disk of the state folder is full or read-only.", "The folder events belongs to another user."],
-    fixes: ["df -h PATH; df -i PATH", "ls -ld PATH", "copilotfleet doctor"],
-  },
   FLEET_STATE_CORRUPT: {
     title: "The state is damaged.",
     data: "The fleet changed nothing, because it does not guess. The histories are in other files, below COPILOTFLEET_HOME/servers or in the shared storage.",

@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { userInfo } from "node:os";
 import type { Config } from "../config/schema.js";
 import { FleetError } from "../errors.js";
-import type { Actor, EventLog, FleetEvent, NewEvent, Via } from "../model/events/event.js";
+import type { Actor, EventCounts, EventLog, FleetEvent, NewEvent, Via } from "../model/events/event.js";
 import type { Store } from "../store/ports.js";
 import { currentActor } from "./acting.js";
 import type { EventWriter } from "./writer.js";
@@ -12,6 +12,8 @@ const DELAY_MS = 200;
 /** How many noted events wait while the log cannot be written. More are lost, and counted. */
 const MOST_WAITING = 10_000;
 const MOST_CHARACTERS = 1_000;
+/** After so many writes, the log is tidied. */
+const TIDY_EACH = 16;
 
 export type Unnumbered = Omit<FleetEvent, "seq">;
 
@@ -24,12 +26,6 @@ export interface EventsContext {
   warn: (message: string) => void;
 }
 
-/** Counts the events of this process. */
-export interface EventCounts {
-  written: number;
-  lost: number;
-}
-
 /**
  * The log of what people and the fleet do. The first event loads the code that writes it.
  *
@@ -37,7 +33,7 @@ export interface EventCounts {
  * list is on disk.
  */
 export class Events implements EventLog {
-  readonly counts: EventCounts = { written: 0, lost: 0 };
+  readonly #counts = { written: 0, lost: 0 };
   readonly #context: EventsContext;
   readonly #process: Actor;
   #waiting: Unnumbered[] = [];
@@ -46,7 +42,9 @@ export class Events implements EventLog {
   #timer: NodeJS.Timeout | undefined;
   #writing: Promise<void> = Promise.resolve();
   #writer: Promise<EventWriter> | undefined;
-  /** How many events were lost since the last write, and why. */
+  #sinceTidy = 0;
+  #isTidying = false;
+  /** How many events were lost since the last write. */
   #lost = 0;
 
   constructor(context: EventsContext) {
@@ -54,11 +52,15 @@ export class Events implements EventLog {
     this.#process = { user: null, tokenId: null, via: context.via, os: null };
   }
 
+  get counts(): EventCounts {
+    return { ...this.#counts, waiting: this.#waiting.length };
+  }
+
   note(event: NewEvent): void {
     this.#add(event);
     this.#timer ??= setTimeout(() => {
       // A failure has been reported, and the events wait for the next write.
-      this.#flush().catch(() => undefined);
+      this.#writeNow().catch(() => undefined);
     }, DELAY_MS).unref();
   }
 
@@ -66,7 +68,7 @@ export class Events implements EventLog {
     const added = this.#add(event);
     this.#isDurable = true;
     try {
-      await this.#flush();
+      await this.#writeNow();
     } catch (error) {
       // The action will not happen, so its event must not be written later.
       this.#waiting = this.#waiting.filter((each) => each !== added);
@@ -76,9 +78,13 @@ export class Events implements EventLog {
 
   /** Writes all events that wait. Does not fail, because nobody waits for them. */
   async close(): Promise<void> {
-    if (this.#waiting.length > 0) await this.#flush().catch(() => undefined);
+    await this.flush();
+    if (this.#sinceTidy > 0) await this.#tidy();
+  }
+
+  async flush(): Promise<void> {
+    if (this.#waiting.length > 0) await this.#writeNow().catch(() => undefined);
     await this.#writing.catch(() => undefined);
-    await (await this.#writer)?.tidy();
   }
 
   #add({ actor, ...event }: NewEvent): Unnumbered {
@@ -98,12 +104,15 @@ export class Events implements EventLog {
       detail: event.detail == null ? null : plain(event.detail),
     };
     if (this.#waiting.length < MOST_WAITING) this.#waiting.push(added);
-    else this.#lost += 1;
+    else {
+      this.#lost += 1;
+      this.#counts.lost += 1;
+    }
     return added;
   }
 
   /** Writes the events that wait, after the write under way. */
-  async #flush(): Promise<void> {
+  async #writeNow(): Promise<void> {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     const before = this.#writing;
@@ -122,7 +131,9 @@ export class Events implements EventLog {
     try {
       const writer = await this.#openWriter();
       await writer.append(lost === 0 ? events : [...events, this.#lostEvent(lost)], { durable });
-      this.counts.written += events.length;
+      this.#counts.written += events.length;
+      this.#sinceTidy += 1;
+      if (this.#sinceTidy >= TIDY_EACH) void this.#tidy();
     } catch (error) {
       this.#lost += lost;
       this.#waiting = [...events, ...this.#waiting];
@@ -131,8 +142,27 @@ export class Events implements EventLog {
     }
   }
 
+  /** Moves batches into segments, and keeps the log within its size. Never rejects. */
+  async #tidy(): Promise<void> {
+    this.#sinceTidy = 0;
+    const writer = await this.#writer?.catch(() => undefined);
+    if (writer === undefined || this.#isTidying) return;
+    this.#isTidying = true;
+    try {
+      await writer.tidy();
+      if (writer.isTooLong()) {
+        const { trimEvents } = await import("./upkeep.js");
+        const { config, stateRoot } = this.#context;
+        await trimEvents({ config, stateRoot, events: this });
+      }
+    } catch {
+      // The log has warned, and the next time tries again.
+    } finally {
+      this.#isTidying = false;
+    }
+  }
+
   #lostEvent(count: number): Unnumbered {
-    this.counts.lost += count;
     const template = this.#waiting.length;
     const lost = this.#add({ type: "events.lost", outcome: "failed", detail: `${count} events could not be written` });
     this.#waiting.length = template;

@@ -1,13 +1,13 @@
 import { basename } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { parseObject } from "../config/values/json.js";
-import { type Head, LogFiles, linesIn, NO_LINES } from "../store/file/events/files.js";
-import { filesOf } from "../store/file/events/read.js";
+import { type Head, LogFiles, NO_LINES } from "../store/file/events/files.js";
+import { countingLines, filesOf } from "../store/file/events/read.js";
 import { type Conceal, hashOf, type Line } from "./line.js";
 import { Pseudonyms } from "./pseudonyms.js";
 
 /** The first place at which the log is not as it was written. */
-export interface Break {
+export interface EventsBreak {
   /** The number of the line there, or of the first missing line. */
   seq: number;
   /** The file, below the state folder's `events`; null if it is missing. */
@@ -19,7 +19,7 @@ export interface Break {
 export interface Verified {
   /** How many events the log has. */
   events: number;
-  brokenAt: Break | null;
+  brokenAt: EventsBreak | null;
 }
 
 /**
@@ -42,10 +42,10 @@ export async function verifyLog(stateRoot: string, noted: readonly Head[] = []):
 }
 
 async function readAll(files: LogFiles, verifier: Verifier): Promise<boolean> {
-  for (const path of filesOf(files)) {
-    const lines = linesIn(path);
+  for (const file of filesOf(files)) {
+    const lines = countingLines(file);
     if (lines === undefined) return false;
-    for (const text of lines) verifier.line(text, basename(path));
+    for (const text of lines) verifier.line(text, basename(file.path));
     await setImmediate(); // A supervisor has other work, too.
   }
   return true;
@@ -60,7 +60,7 @@ class Verifier {
   #hashes = new Map<number, string>();
   #shortenedTo = 0;
   #events = 0;
-  #break: Break | null = null;
+  #break: EventsBreak | null = null;
 
   constructor(conceal: Conceal, heads: readonly Head[]) {
     this.#conceal = conceal;

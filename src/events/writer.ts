@@ -1,3 +1,4 @@
+import type { Config } from "../config/schema.js";
 import { ChainWriter } from "../store/file/events/chain.js";
 import type { EventsContext, Unnumbered } from "./events.js";
 import { chain } from "./line.js";
@@ -7,19 +8,27 @@ import { Pseudonyms } from "./pseudonyms.js";
 const SEGMENT_BYTES = 1024 * 1024;
 const LEAST_SEGMENTS = 8;
 
+/** The size at which a segment is complete, in bytes. */
+export function segmentBytesOf({ maxBytes }: Pick<Config["events"], "maxBytes">): number {
+  return Math.min(SEGMENT_BYTES, maxBytes / LEAST_SEGMENTS);
+}
+
 /** Writes events to the log of this host. */
 export class EventWriter {
   readonly #chain: ChainWriter;
   readonly #pseudonyms: Pseudonyms;
+  readonly #maxBytes: number;
 
-  private constructor(writer: ChainWriter, pseudonyms: Pseudonyms) {
+  private constructor(writer: ChainWriter, pseudonyms: Pseudonyms, maxBytes: number) {
+    this.#maxBytes = maxBytes;
     this.#chain = writer;
     this.#pseudonyms = pseudonyms;
   }
 
   static async open({ stateRoot, config }: Pick<EventsContext, "stateRoot" | "config">): Promise<EventWriter> {
-    const segmentBytes = Math.min(SEGMENT_BYTES, config.events.maxBytes / LEAST_SEGMENTS);
-    return new EventWriter(new ChainWriter(stateRoot, { segmentBytes }), await Pseudonyms.open(stateRoot));
+    const segmentBytes = segmentBytesOf(config.events);
+    const pseudonyms = await Pseudonyms.open(stateRoot);
+    return new EventWriter(new ChainWriter(stateRoot, { segmentBytes }), pseudonyms, config.events.maxBytes);
   }
 
   async append(events: readonly Unnumbered[], options: { durable: boolean }): Promise<void> {
@@ -28,5 +37,10 @@ export class EventWriter {
 
   async tidy(): Promise<void> {
     await this.#chain.tidy();
+  }
+
+  /** Whether the log has more bytes than `events.maxSize`. */
+  isTooLong(): boolean {
+    return this.#chain.bytes() > this.#maxBytes;
   }
 }

@@ -10,6 +10,7 @@ import { type Callable, callable } from "./groups/callable.js";
 import { ClientGroup } from "./groups/clients.js";
 import { DescriptionGroup } from "./groups/descriptions.js";
 import { DoorGroup } from "./groups/doors.js";
+import { EventGroup } from "./groups/events/events.js";
 import { HostGroup } from "./groups/hosts.js";
 import { LeaseGroup } from "./groups/leases.js";
 import { PoolGroup } from "./groups/pool.js";
@@ -38,6 +39,7 @@ export interface Groups {
   readonly records: RecordGroup;
   readonly descriptions: DescriptionGroup;
   readonly usage: UsageGroup;
+  readonly events: EventGroup;
 }
 
 /**
@@ -70,6 +72,7 @@ export class Fleet implements Groups, AsyncDisposable {
   readonly records: RecordGroup;
   readonly descriptions: DescriptionGroup;
   readonly usage: UsageGroup;
+  readonly events: EventGroup;
   readonly #parts: FleetParts;
 
   private constructor(parts: FleetParts) {
@@ -82,11 +85,12 @@ export class Fleet implements Groups, AsyncDisposable {
     this.tokens = callable(new TokenGroup(parts), (tokens, user?: string) => tokens.list({ user }));
     this.limits = new LimitGroup(parts);
     this.hosts = callable(new HostGroup(parts), (hosts) => hosts.list());
-    const { sessions, servers, hosts, tokens, limits } = this;
+    this.events = new EventGroup(parts);
+    const { sessions, servers, hosts, tokens, limits, events } = this;
     this.usage = new UsageGroup(parts);
     this.users = new UserGroup(parts, sessions);
     const { users, usage } = this;
-    this.doors = new DoorGroup(parts, { sessions, servers, hosts, tokens, limits, users, usage });
+    this.doors = new DoorGroup(parts, { sessions, servers, hosts, tokens, limits, users, usage, events });
     this.pool = new PoolGroup(parts, this.doors);
     this.records = new RecordGroup(parts);
     this.descriptions = new DescriptionGroup(parts);

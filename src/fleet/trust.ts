@@ -62,10 +62,12 @@ export function readProjectFile(given: string | undefined, { env, cwd }: TrustOp
   return { path: name, sets, digest: trustDigest(name, file.text) };
 }
 
-export function trustFile({ path, digest }: ProjectFile, { env, cwd }: TrustOptions): TrustView {
+/** @throws FleetError `FLEET_EVENTS_UNWRITABLE` when the log of events cannot be written. Nothing is trusted then. */
+export async function trustFile({ path, digest }: ProjectFile, { env, cwd }: TrustOptions): Promise<TrustView> {
   const root = stateRoot(env, { cwd });
   const record: TrustRecord = { path, digest, trustedAt: new Date().toISOString() };
   const target = trustRecordPath(root, path);
+  await recordTrust(root, `${path} ${digest}`);
   try {
     ensureStateFolder(root);
     mkdirSync(trustFolder(root), { recursive: true, mode: 0o700 });
@@ -88,17 +90,26 @@ export function listTrusted({ env, cwd }: TrustOptions): TrustView[] {
 }
 
 /** Revokes the trust in a file. @returns a list with its path, or an empty list if the file was not trusted */
-export function revokeTrust(given: string, { env, cwd }: TrustOptions): string[] {
+export async function revokeTrust(given: string, { env, cwd }: TrustOptions): Promise<string[]> {
   const root = stateRoot(env, { cwd });
   checkStateFolder(root);
   const name = trustedName(projectFileAt(given, cwd));
   if (readTrust(root, name) === undefined) return [];
+  await recordTrust(root, name, "revoked");
   try {
     unlinkSync(trustRecordPath(root, name));
   } catch (error) {
     if (systemCode(error) !== "ENOENT") throw unwritable(trustRecordPath(root, name), error);
   }
   return [name];
+}
+
+/** Records a decision about trust first. The command reads no configuration, so the log has its default bounds. */
+async function recordTrust(root: string, detail: string, reason: string | null = null): Promise<void> {
+  const { Events } = await import("../events/events.js");
+  const config = { events: { retentionMs: Number.POSITIVE_INFINITY, maxBytes: Number.POSITIVE_INFINITY } };
+  const events = new Events({ store: { hosts: null }, config, stateRoot: root, via: "command", warn: () => undefined });
+  await events.record({ type: "config.trusted", reason, detail });
 }
 
 /** @param given the project file or its folder @returns the project file */

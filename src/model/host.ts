@@ -24,6 +24,8 @@ export interface HostEntry {
    * folder.
    */
   beacon?: string | null;
+  /** The newest line of the host's log of events. Absent in entries of earlier versions, and if the log is empty. */
+  events?: { seq: number; hash: string };
   /**
    * The end of the time for which the host signed this entry, in milliseconds since the epoch by the store's clock. Each
    * heartbeat sets it, so that nobody can put an earlier entry back.

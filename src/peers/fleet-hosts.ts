@@ -140,6 +140,11 @@ export class FleetHosts {
     return there.filter((_, at) => registries[at]?.servers[id] !== undefined).map((host) => this.#remote(host));
   }
 
+  /** The other live hosts. */
+  async others(): Promise<Host[]> {
+    return (await this.#others()).there.map((host) => this.#remote(host));
+  }
+
   /** Asks all live hosts at once. If another host is gone or does not answer, warns and lists it as missing. */
   async everywhere<T>(ask: (host: Host) => Promise<T>): Promise<Gathered<T>> {
     const { own, warn } = this.#context;

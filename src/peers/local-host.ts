@@ -7,7 +7,6 @@ import { addUp, counted, type OnProgress } from "../model/progress.js";
 import type { ServerRecord } from "../model/server.js";
 import { type RollingResult, restartRolling } from "../pool/recycle/rolling.js";
 import { isBroken, type ServerView, viewServer } from "../pool/server.js";
-import type { SpawnOptions } from "../pool/start/start.js";
 import type { StopOptions, Stopped } from "../pool/stop/stop.js";
 import { deadline, NEVER } from "../runtime/deadline.js";
 import { logPath } from "../runtime/files/server-folder.js";
@@ -26,10 +25,11 @@ import type { Sessions } from "../sessions/sessions.js";
 import { sweepKeyedTurns } from "../sessions/use/keyed/expiry.js";
 import type { SessionView } from "../sessions/view.js";
 import type { AnswerOf, Call, ParamsOf } from "./calls/rpc-table.js";
+import { START_WAIT_MS, startOptions } from "./calls/start-options.js";
+import { headsNotedHere, keepOwnLog, ownEvents, verifyOwnLog } from "./events/own-log.js";
 import type { Host } from "./host.js";
 import { LocalData } from "./local-data.js";
 
-const START_WAIT_MS = 30_000;
 /** How long a host waits for new bytes in a log before it answers without bytes, in milliseconds. */
 export const MORE_LOG_MS = 5_000;
 
@@ -39,6 +39,10 @@ export class LocalHost extends LocalData implements Host {
   readonly #sessions: Sessions;
   readonly #context: SessionsContext;
   readonly #stateRoot: string;
+
+  readonly events: Host["events"] = async (query, { signal } = {}) => await ownEvents(this.#log, query, signal);
+  readonly eventHeads: Host["eventHeads"] = async () => headsNotedHere(this.#log);
+  readonly verifyEvents: Host["verifyEvents"] = async ({ heads }) => await verifyOwnLog(this.#log, heads);
 
   constructor(sessions: Sessions, stateRoot: string) {
     super(sessions, stateRoot);
@@ -246,6 +250,7 @@ export class LocalHost extends LocalData implements Host {
       await sweepTokens(store);
       await sweepKeyedTurns(store);
       await forgetEmptyHosts(store);
+      await keepOwnLog(this.#context, this.#stateRoot);
     }
     const remains = await clearRemains({ store, config }, { ttlMs, dryRun, nowMs: Date.now(), signal });
     const freedBytes = remains.reduce((sum, { bytes }) => sum + bytes, result.freedBytes);
@@ -268,6 +273,10 @@ export class LocalHost extends LocalData implements Host {
     return await releaseSessionsOf(user, waitMs, { store, events, answerMs: config.health.timeoutMs, signal });
   }
 
+  get #log() {
+    return { events: this.#context.events, stateRoot: this.#stateRoot };
+  }
+
   async #records(): Promise<ServerRecord[]> {
     return Object.values((await this.#context.store.registry.read()).servers);
   }
@@ -288,12 +297,4 @@ export class LocalHost extends LocalData implements Host {
       onProgress,
     };
   }
-}
-
-function startOptions({ token, cwd, waitMs }: SpawnRequest, { signal }: Call): { options: SpawnOptions } & Disposable {
-  const limit = deadline(waitMs ?? START_WAIT_MS, signal);
-  return {
-    options: { token, cwd, calledOff: signal, signal: limit.signal },
-    [Symbol.dispose]: () => limit[Symbol.dispose](),
-  };
 }

@@ -50,6 +50,9 @@ export class RemoteHost implements Host {
   readonly gcSome = this.#asks("gcSome");
   readonly endTokens = this.#asks("endTokens");
   readonly tokenEnds = this.#asks("tokenEnds");
+  readonly events = this.#asks("events");
+  readonly eventHeads = this.#asks("eventHeads");
+  readonly verifyEvents = this.#asks("verifyEvents");
   readonly release = this.#asks("release");
   readonly purge = this.#asks("purge");
   readonly exportSession = this.#asks("exportSession");

@@ -56,6 +56,7 @@ const ROWS: Readonly<Record<string, Row>> = {
   "GET /v1/sessions/{id}/requests": { action: "read" },
   "POST /v1/sessions/{id}/requests/{requestId}": { action: "use", body: () => ({ answer: "blue" }), isAsked: true },
   "GET /v1/usage": { action: "readAll" },
+  "GET /v1/events": { action: "readAll" },
   "GET /v1/servers": { action: "manage" },
   "POST /v1/servers/{id}/restart": { action: "manage", id: () => serverOf("carol") },
   "POST /v1/servers/{id}/stop": { action: "manage", id: () => serverOf("carol") },

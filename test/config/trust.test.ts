@@ -112,7 +112,7 @@ describe("a project file that the user trusts", () => {
     const file = readProjectFile(undefined, where);
     expect(file).toMatchObject({ path: folder.projectFile, sets: { "runtime.path": join(folder.project, "x") } });
     expect(folder.refusal(where).code).toBe("FLEET_CONFIG_UNTRUSTED");
-    trustFile(file, where);
+    await trustFile(file, where);
     expect(folder.load(where).config.runtime.path).toBe(join(folder.project, "x"));
     expect(listTrusted(where)).toMatchObject([{ path: folder.projectFile, state: "trusted" }]);
     folder.write(folder.projectFile, { runtime: { path: "./y" } });
@@ -128,14 +128,14 @@ describe("a project file that the user trusts", () => {
     const where = hostile(folder);
     const file = readProjectFile(undefined, where);
     folder.write(folder.projectFile, { runtime: { path: "./y" } });
-    trustFile(file, where);
+    await trustFile(file, where);
     expect(folder.refusal(where).code).toBe("FLEET_CONFIG_UNTRUSTED");
   });
 
   it("a trusted project file is not trusted through a link in another folder", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
-    trustFile(readProjectFile(undefined, where), where);
+    await trustFile(readProjectFile(undefined, where), where);
     const clone = join(folder.root, "clone");
     mkdirSync(clone);
     symlinkSync(folder.projectFile, join(clone, ".copilotfleet.json"));
@@ -147,7 +147,7 @@ describe("a project file that the user trusts", () => {
     const where = hostile(folder);
     const link = join(folder.root, "link");
     symlinkSync(folder.project, link);
-    trustFile(readProjectFile(link, where), where);
+    await trustFile(readProjectFile(link, where), where);
     expect(folder.load(where).config.runtime.path).toBe(join(folder.project, "x"));
     expect(folder.load({ ...where, cwd: link }).config.runtime.path).toBe(join(link, "x"));
   });
@@ -155,11 +155,11 @@ describe("a project file that the user trusts", () => {
   it("trust in a project file applies to one state folder, and only until it is revoked", async () => {
     await using folder = new Folder();
     const where = hostile(folder);
-    trustFile(readProjectFile(undefined, where), where);
+    await trustFile(readProjectFile(undefined, where), where);
     const other = { ...where, env: { ...where.env, COPILOTFLEET_HOME: join(folder.root, "other") } };
     expect(folder.refusal(other).code).toBe("FLEET_CONFIG_UNTRUSTED");
-    expect(revokeTrust(folder.project, where)).toEqual([folder.projectFile]);
-    expect(revokeTrust(folder.project, where)).toEqual([]);
+    expect(await revokeTrust(folder.project, where)).toEqual([folder.projectFile]);
+    expect(await revokeTrust(folder.project, where)).toEqual([]);
     expect(folder.refusal(where).code).toBe("FLEET_CONFIG_UNTRUSTED");
   });
 
@@ -169,7 +169,7 @@ describe("a project file that the user trusts", () => {
     await expect(Fleet.open(where)).rejects.toMatchObject({ code: "FLEET_CONFIG_UNTRUSTED", exit: 3 });
     await using named = await Fleet.open({ ...where, configFile: folder.projectFile });
     expect(named.config.runtime.path).toBe(join(folder.project, "x"));
-    trustFile(readProjectFile(undefined, where), where);
+    await trustFile(readProjectFile(undefined, where), where);
     await using trusted = await Fleet.open(where);
     expect(trusted.config.runtime.path).toBe(join(folder.project, "x"));
   });

@@ -17,6 +17,7 @@ const SNAPSHOT: MetricsSnapshot = {
   doorTurns: 0,
   modelRequests: { inFlight: 0, failed: 0 },
   usage: NO_USAGE,
+  events: { written: 0, lost: 0, waiting: 0 },
 };
 
 const open = () => FleetMetrics.open({ version: "1.2.3" });

@@ -77,6 +77,7 @@ async function supervisor(): Promise<{ endpoint: HealthEndpoint; metrics: FleetM
     doorTurns: 0,
     modelRequests: { inFlight: 0, failed: 0 },
     usage: NO_USAGE,
+    events: { written: 0, lost: 0, waiting: 0 },
   });
   const endpoint = await HealthEndpoint.open({
     address: { host: "127.0.0.1", port: 0 },

@@ -1,6 +1,7 @@
 import type { AnyRoute } from "../route.js";
 import { ADMIN_ROUTES } from "./admin.js";
 import { CALLER_ROUTES } from "./caller.js";
+import { EVENT_ROUTES } from "./events/events.js";
 import { REQUEST_ROUTES } from "./requests/requests.js";
 import { SESSION_ROUTES } from "./sessions.js";
 import { TURN_ROUTES } from "./turns.js";
@@ -14,6 +15,7 @@ export const ROUTES: readonly AnyRoute[] = [
   ...SESSION_ROUTES,
   ...TURN_ROUTES,
   ...REQUEST_ROUTES,
+  ...EVENT_ROUTES,
   ...ADMIN_ROUTES,
   ...USAGE_ROUTES,
   ...LIMIT_ROUTES,

@@ -28,6 +28,7 @@ export const STORE: Row<RecordsContext> = { name: "store", look: storeAnswers };
 export const OPERATION: readonly Row<RecordsContext>[] = [
   { name: "pool", look: poolAdmits },
   { name: "serve", look: supervision },
+  { name: "events", look: eventLog },
   { name: "front door", look: frontDoor, isSlow: true },
   { name: "HTTP API", look: httpApi, isSlow: true },
   { name: "tokens", look: tokens },
@@ -234,4 +235,11 @@ async function troubleOf({ name, gone, state, door, version }: HostRecord, quick
   if (problem !== null) return `${name}: its front door ${door} cannot be reached: ${problem}`;
   if (version === undefined || version === ownVersion()) return null;
   return `${name}: runs version ${version}, and this command is version ${ownVersion()}`;
+}
+
+async function eventLog({ fleet }: RecordsContext): Promise<Finding> {
+  const { verifyLog } = await import("../../events/verify.js");
+  const { events, brokenAt } = await verifyLog(fleet.stateRoot);
+  if (brokenAt === null) return ok(`events in the log: ${events}`);
+  return failed(`the log of events is not as it was written: ${brokenAt.problem}`, "copilotfleet events verify");
 }

@@ -6,6 +6,7 @@ import type { HostCalls } from "../../gateway/entry/control.js";
 import * as arg from "../arguments.js";
 import type { OpenDoorOptions, OpenHttpDoorOptions } from "../options.js";
 import type { FleetParts } from "../parts.js";
+import type { EventGroup } from "./events/events.js";
 import { Group } from "./group.js";
 import type { HostGroup } from "./hosts.js";
 import type { ServerGroup } from "./servers.js";
@@ -26,6 +27,7 @@ export interface ApiGroups {
   usage: UsageGroup;
   limits: LimitGroup;
   users: UserGroup;
+  events: EventGroup;
 }
 
 /** The front doors of this process, and its addresses of the HTTP API. */

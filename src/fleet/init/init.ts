@@ -75,12 +75,12 @@ export async function tryPrompt(settings: PartialConfig, env: NodeJS.ProcessEnv,
 }
 
 /** Writes the file as a whole, and trusts it if it is a project's file with guarded keys. */
-export function writeSettings(
+export async function writeSettings(
   target: InitTarget,
   settings: PartialConfig,
   schema: string,
   options: InitOptions,
-): Written {
+): Promise<Written> {
   const { path, kind } = target;
   const { env, cwd } = options;
   const above = kind === "project" ? findProjectFile(dirname(cwd)) : null;
@@ -90,7 +90,7 @@ export function writeSettings(
   writeWhole(target, `${JSON.stringify({ $schema: schema, ...settings }, null, 2)}\n`);
   return {
     path,
-    trusted: kind === "project" ? trust(path, options) : null,
+    trusted: kind === "project" ? await trust(path, options) : null,
     overriddenBy: overriding.map(([, { origin }]) => origin.name),
     replaces: above,
   };
@@ -107,9 +107,9 @@ function isSet(settings: PartialConfig, name: string): boolean {
   return true;
 }
 
-function trust(path: string, options: InitOptions): TrustView | null {
+async function trust(path: string, options: InitOptions): Promise<TrustView | null> {
   const file = readProjectFile(path, options);
-  return Object.keys(file.sets).length === 0 ? null : trustFile(file, options);
+  return Object.keys(file.sets).length === 0 ? null : await trustFile(file, options);
 }
 
 /**

@@ -80,8 +80,19 @@ export interface NewEvent
   actor?: Partial<Actor>;
 }
 
+/** Counts the events of one process. */
+export interface EventCounts {
+  written: number;
+  /** Events that could not be written, and were dropped because too many waited. */
+  lost: number;
+  /** Events that were noted and are not written so far. They grow while the log cannot be written. */
+  waiting: number;
+}
+
 /** The log as the parts of the fleet use it. */
 export interface EventLog {
+  readonly counts: Readonly<EventCounts>;
+
   /**
    * Writes an event durably, together with all events noted before it. For actions that concern security: call it before the
    * action is acknowledged.
@@ -92,4 +103,7 @@ export interface EventLog {
 
   /** Notes an event, which is written within a fraction of a second. Never fails, and costs the caller nothing. */
   note(event: NewEvent): void;
+
+  /** Writes the events that were noted. Never rejects. */
+  flush(): Promise<void>;
 }

@@ -6,6 +6,7 @@ import type { SpawnRequest, StopRequest } from "../../fleet/options.js";
 import type { OnProgress } from "../../model/progress.js";
 import { MORE_LOG_MS } from "../local-host.js";
 import * as a from "./archive-schemas.js";
+import * as e from "./event-schemas.js";
 import * as r from "./request-schemas.js";
 import * as s from "./schemas.js";
 
@@ -25,6 +26,7 @@ const BEYOND_DRAIN_MS = 60_000;
 const GC_MS = 10 * 60_000;
 const PURGE_MS = 10 * 60_000;
 const ARCHIVE_MS = 10 * 60_000;
+const VERIFY_MS = 10 * 60_000;
 const MAX_LINES = 1_000_000;
 
 const toLook = () => LOOK_MS;
@@ -102,6 +104,11 @@ const calls = {
   endTokens: call({ ends: s.tokenEnds }, v.number("a number"), toLook),
   /** The ends of tokens that the host remembers. */
   tokenEnds: call({}, s.tokenEnds, toLook),
+  /** A part of the host's log of events. If there is none, the host waits up to `waitMs` for an event. */
+  events: call(e.eventQuery, e.eventPage, ({ waitMs = 0 }) => waitMs + LOOK_MS),
+  /** The newest lines of other hosts' logs, as the host has noted them. */
+  eventHeads: call({}, s.list(e.notedHead), toLook),
+  verifyEvents: call({ heads: v.array(e.head) }, e.verified, () => VERIFY_MS),
   /** Releases a user's sessions, each between its turns, so that another host with the same storage may take them. */
   release: call({ user: s.user, waitMs: s.whole(LONGEST_TIMER_MS) }, s.released, toRelease),
   /** Erases that host's part of a user's data. */

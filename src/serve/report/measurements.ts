@@ -31,7 +31,7 @@ export class Measurements {
   }
 
   async look(registry: Registry, running: readonly ServerRecord[]): Promise<void> {
-    const { store, metrics, state, provider, ledger, host } = this.#context;
+    const { store, metrics, state, provider, ledger, host, events } = this.#context;
     const serversByState = Object.fromEntries(SERVER_STATES.map((each) => [each, 0])) as Record<ServerState, number>;
     for (const { state } of Object.values(registry.servers)) serversByState[state] += 1;
     const loaded = running.flatMap(knownLoaded);
@@ -54,6 +54,7 @@ export class Measurements {
       streams: state.http?.streams ?? NO_STREAMS,
       modelRequests: provider.requests,
       usage: ledger.counted,
+      events: events.counts,
     });
     const gauges = { turnsInFlight: inFlight, servers: running.length, activeSessions: loaded.length, memoryBytes };
     host.ring.take(gauges, Date.now());

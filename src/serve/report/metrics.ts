@@ -3,19 +3,21 @@ import { LIMITED, USER_LIMITS } from "../../config/limits.js";
 import { ERRORS, type FleetErrorCode } from "../../errors.js";
 import type { RequestReport } from "../../gateway/state/door/report.js";
 import { SIGN_ON_RESULTS, type SignOnReport, WAYS } from "../../identity/sign-on.js";
-import { SERVER_STATES, type ServerState } from "../../model/server.js";
+import { SERVER_STATES } from "../../model/server.js";
 import { NO_USAGE, type UsageCounts } from "../../model/usage/usage.js";
-import type { ModelRequests } from "../../models/gateway/exchange.js";
 import { EGRESS_RESULTS, type EgressResult } from "../../sandbox/network/outbound.js";
 import type { GcResult } from "../../sessions/gc/collect.js";
 import { REQUEST_KINDS, REQUEST_OUTCOMES, type RequestChange } from "../../sessions/requests/request.js";
-import type { StreamCounts } from "../context.js";
+import type { MetricsSnapshot } from "./snapshot.js";
+
+export type { MetricsSnapshot } from "./snapshot.js";
 
 /** Why a server was started again. `start`: it ended before its first answer. */
 const RESTART_REASONS = ["crash", "hang", "start"] as const;
 const RECYCLE_REASONS = ["memory", "age", "sessions"] as const;
 const TURN_OUTCOMES = ["completed", "failed", "aborted", "cut"] as const;
 const SERVER_LIMITS = ["memory", "processes", "disk"] as const;
+const EVENT_RESULTS = ["written", "lost"] as const;
 const OK_OR_FAILED = ["ok", "failed"] as const;
 
 export type RestartReason = (typeof RESTART_REASONS)[number];
@@ -25,27 +27,6 @@ const TURN_BUCKETS_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 
 const REQUEST_BUCKETS_SECONDS = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60];
 const SIGN_ON_BUCKETS_SECONDS = [0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1, 5];
 const PROBE_BUCKETS_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
-
-export interface MetricsSnapshot {
-  serversByState: Record<ServerState, number>;
-  /** Running servers without a sandbox. */
-  unrestricted: number;
-  /** Sessions that are loaded in a server's memory. */
-  activeSessions: number;
-  turnsInFlight: number;
-  /** Turns in flight that have shown no sign of life for too long. */
-  turnsStalled: number;
-  leases: number;
-  memoryBytes: number;
-  /** The free space that this process may use on the disk that holds the state, in bytes. Null if it is not known. */
-  diskFreeBytes: number | null;
-  doorClients: number;
-  /** Turns in progress or waiting at the front door. */
-  doorTurns: number;
-  modelRequests: Readonly<ModelRequests>;
-  usage: Readonly<UsageCounts>;
-  streams: Readonly<StreamCounts>;
-}
 
 const TOKENS = { input: "inputTokens", cached: "cacheReadTokens", output: "outputTokens" } as const;
 const TOKEN_KINDS = Object.keys(TOKENS) as (keyof typeof TOKENS)[];
@@ -65,6 +46,8 @@ export class FleetMetrics {
   /** The failures, events, slow clients and usage that the series count. */
   #streams = { events: 0, slow: 0 };
   #usage: UsageCounts = NO_USAGE;
+  /** The events that the series count. */
+  #events = { written: 0, lost: 0 };
 
   static async open(options: { version: string }): Promise<FleetMetrics> {
     // Import the library only here, because no command except `serve` uses it.
@@ -82,8 +65,8 @@ export class FleetMetrics {
     for (const unknown of [diskFreeBytes, healthy, ready]) unknown.remove();
   }
 
-  /** Sets the gauges. Except for the first four values, each value has the name of its series. */
-  observe({ serversByState, diskFreeBytes, modelRequests, streams, usage, ...gauges }: MetricsSnapshot): void {
+  /** Sets the gauges. Except for the first six values, each value has the name of its series. */
+  observe({ serversByState, diskFreeBytes, modelRequests, streams, usage, events, ...gauges }: MetricsSnapshot): void {
     this.#series.modelInFlight.set(modelRequests.inFlight);
     this.#series.modelFailures.inc(modelRequests.failed - this.#modelFailures);
     this.#modelFailures = modelRequests.failed;
@@ -96,6 +79,9 @@ export class FleetMetrics {
     this.#series.streamEvents.inc(streams.events - this.#streams.events);
     this.#series.slowStreams.inc(streams.slow - this.#streams.slow);
     this.#streams = { ...streams };
+    for (const result of EVENT_RESULTS) this.#series.events.inc({ result }, events[result] - this.#events[result]);
+    this.#events = { ...events };
+    this.#series.eventsWaiting.set(events.waiting);
     for (const state of SERVER_STATES) this.#series.servers.set({ state }, serversByState[state]);
     if (diskFreeBytes === null) this.#series.diskFreeBytes.remove();
     else this.#series.diskFreeBytes.set(diskFreeBytes);
@@ -282,6 +268,8 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
     httpStreams: gauge("http_streams", "Streams of events that clients read over HTTP."),
     streamEvents: counter("http_stream_events_total", "Events sent in streams over HTTP."),
     slowStreams: counter("http_streams_slow_total", "Streams over HTTP ended because the client read too slowly."),
+    events: counterBy("events_total", "result", EVENT_RESULTS, "Events of the log of events."),
+    eventsWaiting: gauge("events_waiting", "Events that are not written to the log so far."),
     signOns,
     signOnSeconds,
     agentRequests,

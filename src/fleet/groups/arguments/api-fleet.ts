@@ -33,10 +33,8 @@ class Turns {
 }
 
 /** The library's functions, as the routes of the HTTP API call them. */
-export function apiFleet(
-  parts: FleetParts,
-  { sessions, servers, hosts, tokens, limits, users, usage }: ApiGroups,
-): ApiFleet {
+export function apiFleet(parts: FleetParts, groups: ApiGroups): ApiFleet {
+  const { sessions, servers, hosts, tokens, limits, users, usage, events } = groups;
   const { config, store, finder, own } = parts;
   const lists = new Turns();
   const creations = new Turns();
@@ -85,6 +83,10 @@ export function apiFleet(
       },
       stop: async (ids, request) => await servers.stop(ids, request),
       restart: async (ids, request) => await servers.restart(ids, request),
+    },
+    events: {
+      list: async (filter) => await events.list(filter),
+      follow: (filter) => events.follow(filter),
     },
     pool: { state: async () => poolState(await store.registry.read()) },
     hosts: {

@@ -64,6 +64,10 @@ export class ChainWriter {
     }
   }
 
+  bytes(): number {
+    return this.#files.bytes();
+  }
+
   /** Moves batches into segments if there are many. Ignores failures, because the next commit tries again. */
   async tidy(): Promise<void> {
     if (this.#files.listBatches().length < MOST_BATCHES) return;

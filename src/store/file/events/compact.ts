@@ -34,7 +34,7 @@ export async function compact(files: LogFiles, segmentBytes: number): Promise<vo
   removeMoved(files);
 }
 
-async function publish(files: LogFiles, text: string, { first, last }: Omit<Segment, "path">): Promise<void> {
+async function publish(files: LogFiles, text: string, { first, last }: Pick<Segment, "first" | "last">): Promise<void> {
   makeFolder(files.segments);
   const temp = join(files.segments, scratchName("tmp"));
   try {

@@ -20,6 +20,8 @@ const SEGMENT = /^(\d{16})-(\d{16})\.jsonl$/;
 export interface Segment {
   first: number;
   last: number;
+  /** The first line that counts. */
+  from: number;
   path: string;
 }
 
@@ -28,7 +30,7 @@ export interface Segment {
  *
  * - `events/open/FIRST.jsonl` is a batch, the lines of one commit. FIRST is the number of its first line.
  * - `events/segments/FIRST-LAST.jsonl` has the lines of many batches. Once it exists, these batches count no more. If two
- *   segments have the same first line, only the longer one counts.
+ *   segments have the same first line, only the longer one counts, and a line that is in two segments counts once.
  * - `events-head.json` is a note of the newest line. It is outside of the folder, so that the loss of the folder is found.
  */
 export class LogFiles {
@@ -56,9 +58,20 @@ export class LogFiles {
     return join(this.open, `${padded(first)}.jsonl`);
   }
 
-  /** The segments that count, in the order of their lines. */
+  /**
+   * The segments that count, in the order of their lines. Two processes that compact at the same time may put the same lines
+   * into two segments. Then `from` of the later one is behind these lines.
+   */
   listSegments(): Segment[] {
-    return this.listAllSegments().filter(({ first }, at, all) => all[at + 1]?.first !== first);
+    let upTo = 0;
+    return this.listAllSegments()
+      .filter(({ first }, at, all) => all[at + 1]?.first !== first)
+      .flatMap((segment) => {
+        if (segment.last <= upTo) return [];
+        const from = Math.max(segment.first, upTo + 1);
+        upTo = segment.last;
+        return [{ ...segment, from }];
+      });
   }
 
   /** All segments. If two have the same first line, the longer one is later. */
@@ -68,7 +81,7 @@ export class LogFiles {
         const [, first, last] = SEGMENT.exec(name) ?? [];
         return last === undefined
           ? []
-          : [{ first: Number(first), last: Number(last), path: join(this.segments, name) }];
+          : [{ first: Number(first), last: Number(last), from: Number(first), path: join(this.segments, name) }];
       })
       .sort((a, b) => a.first - b.first || a.last - b.last);
   }

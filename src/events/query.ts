@@ -1,0 +1,110 @@
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { setImmediate } from "node:timers/promises";
+import type { EventType, FleetEvent } from "../model/events/event.js";
+import { readHead } from "../store/file/events/chain.js";
+import { type Head, LogFiles } from "../store/file/events/files.js";
+import { countingLines, filesOf, type LogFile } from "../store/file/events/read.js";
+import { readLine } from "./verify.js";
+
+/** Selects events. An event must match every field that is given. */
+export interface EventFilter {
+  /** The user who did it, or whom it concerns. */
+  user?: string | undefined;
+  types?: EventType[] | undefined;
+  /** Only events from this time on, in milliseconds since the epoch. */
+  sinceMs?: number | undefined;
+}
+
+export interface EventQuery extends EventFilter {
+  /** Only events after this number in the host's log. */
+  after?: number | undefined;
+  /** The most events to return. */
+  limit: number;
+}
+
+export interface EventPage {
+  events: FleetEvent[];
+  /** The `after` of the next page. */
+  next: number;
+  /** Whether the log has more events now. */
+  hasMore: boolean;
+}
+
+/** How many bytes at the end of a file surely contain its last line. */
+const TAIL_BYTES = 16 * 1024;
+
+/** Reads a part of this host's log. A line that is damaged is left out. */
+export async function readEvents(stateRoot: string, query: EventQuery): Promise<EventPage> {
+  const files = new LogFiles(stateRoot);
+  const after = query.after ?? 0;
+  const events: FleetEvent[] = [];
+  let next = after;
+  for (const file of startingAt(filesOf(files, after + 1), query.sinceMs)) {
+    for (const text of countingLines(file) ?? []) {
+      const line = readLine(text);
+      if (line === null || line.seq <= next) continue;
+      if (events.length >= query.limit) return { events, next, hasMore: true };
+      next = line.seq;
+      if (matches(line, query)) events.push(withoutHashes(line));
+    }
+    await setImmediate(); // A supervisor has other work, too.
+  }
+  return { events, next: Math.max(next, after), hasMore: false };
+}
+
+/** The number of the newest event of this host's log; 0 if there is none. */
+export function newestEvent(stateRoot: string): number {
+  return readHead(new LogFiles(stateRoot)).seq;
+}
+
+/** The newest line of this host's log. */
+export function headOf(stateRoot: string): Head {
+  return readHead(new LogFiles(stateRoot));
+}
+
+export function matches(event: FleetEvent, { user, types, sinceMs }: EventFilter): boolean {
+  if (types !== undefined && !types.includes(event.type)) return false;
+  if (user !== undefined && event.user !== user && event.actor.user !== user) return false;
+  return sinceMs === undefined || Date.parse(event.at) >= sinceMs;
+}
+
+function withoutHashes({ prev: _, hash: __, ...event }: FleetEvent & { prev: string; hash: string }): FleetEvent {
+  return event;
+}
+
+/** Leaves out the first files that end before a time. */
+function startingAt(files: readonly LogFile[], sinceMs: number | undefined): readonly LogFile[] {
+  if (sinceMs === undefined) return files;
+  let first = files.length;
+  while (first > 0 && endsAfter(files[first - 1]?.path ?? "", sinceMs)) first -= 1;
+  return files.slice(first);
+}
+
+function endsAfter(path: string, sinceMs: number): boolean {
+  const time = timeOfLast(path);
+  return time === null || time >= sinceMs;
+}
+
+/** The time of the last line of a file, in milliseconds since the epoch; null if the line is damaged. */
+export function timeOfLast(path: string): number | null {
+  const last = readLine(lastLine(path));
+  return last === null ? null : Date.parse(last.at);
+}
+
+function lastLine(path: string): string {
+  let fd: number;
+  try {
+    fd = openSync(path, "r");
+  } catch {
+    return ""; // it has become part of another file
+  }
+  try {
+    const { size } = fstatSync(fd);
+    const length = Math.min(size, TAIL_BYTES);
+    const buffer = Buffer.alloc(length);
+    readSync(fd, buffer, 0, length, size - length);
+    return buffer.toString("utf8").trimEnd().split("\n").at(-1) ?? "";
+  } finally {
+    closeSync(fd);
+  }
+}

@@ -1,0 +1,39 @@
+import type { Config } from "../config/schema.js";
+import type { EventLog } from "../model/events/event.js";
+import type { HostRecord } from "../model/host.js";
+import { compact } from "../store/file/events/compact.js";
+import { LogFiles } from "../store/file/events/files.js";
+import { excess, removeSegments } from "../store/file/events/trim.js";
+import { describeHead } from "./heads.js";
+import { timeOfLast } from "./query.js";
+import { segmentBytesOf } from "./writer.js";
+
+interface UpkeepContext {
+  config: Pick<Config, "events">;
+  events: EventLog;
+  stateRoot: string;
+}
+
+/**
+ * Keeps the log of this host within its bounds. An event names the last line that was deleted, so that the verification does
+ * not miss the deleted lines.
+ */
+export async function trimEvents({ config, events, stateRoot }: UpkeepContext, nowMs = Date.now()): Promise<void> {
+  await events.flush();
+  const files = new LogFiles(stateRoot);
+  const { retentionMs, maxBytes } = config.events;
+  await compact(files, segmentBytesOf(config.events));
+  const segments = excess(files, { retentionMs, maxBytes }, { nowMs, timeOf: timeOfLast });
+  const last = segments.at(-1);
+  if (last === undefined) return;
+  await events.record({ type: "events.shortened", reason: String(last.last), detail: `lines up to ${last.last}` });
+  removeSegments(segments);
+}
+
+/** Notes the newest lines of other hosts' logs, so that nobody can remove the ends of their logs unnoticed. */
+export function noteHeads(events: EventLog, records: readonly HostRecord[], own: string | null): void {
+  for (const { name, events: head } of records) {
+    if (name === own || head == null) continue;
+    events.note({ type: "host.head", detail: describeHead({ host: name, ...head }) });
+  }
+}

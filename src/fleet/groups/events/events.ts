@@ -1,0 +1,72 @@
+import { parseMoment } from "../../../config/values/moment.js";
+import { isFleetError, option } from "../../../errors.js";
+import type { EventFilter } from "../../../events/query.js";
+import { EVENT_TYPES, type FleetEvent } from "../../../model/events/event.js";
+import { type EventsFilter, followEvents, gatherEvents } from "../../../peers/events/all-events.js";
+import { type EventsVerified, verifyEverywhere } from "../../../peers/events/verify.js";
+import { NEVER } from "../../../runtime/deadline.js";
+import * as arg from "../../arguments.js";
+import { Group } from "../group.js";
+
+/** The log of events of all hosts: who did what, and why. */
+export class EventGroup extends Group {
+  /**
+   * Lists the events of all hosts by their time. A warning (`fleet.takeWarnings`) names each host that does not answer.
+   *
+   * @throws FleetError `FLEET_USAGE_INVALID` when the filter names no kind of event, or no time.
+   */
+  async list(filter: EventsFilter = {}): Promise<FleetEvent[]> {
+    return await gatherEvents(this.parts.hosts, read(filter));
+  }
+
+  /** Yields the events that {@link list} returns, and then each new event of any host, until the signal aborts. */
+  async *follow(
+    filter: EventsFilter & { signal?: AbortSignal | undefined } = {},
+  ): AsyncGenerator<FleetEvent, void, undefined> {
+    const { hosts, warn } = this.parts;
+    const { signal = NEVER, ...rest } = filter;
+    yield* followEvents(hosts, read(rest), { signal, warn });
+  }
+
+  /**
+   * Verifies the logs of all hosts: that no line was changed, removed or moved. Each host also compares its log with the heads
+   * that others have noted, so that a removed end, or a removed log, is found.
+   */
+  async verify(): Promise<EventsVerified> {
+    const { hosts, directory } = this.parts;
+    return await verifyEverywhere(hosts, await directory.list());
+  }
+
+  /**
+   * Notes in the log that a command of a program ran.
+   *
+   * @param name the name of the command, without its arguments
+   * @param options.error the error with which it failed
+   */
+  async ran(name: string, { user, error }: { user?: string | undefined; error?: unknown } = {}): Promise<void> {
+    const failed = error === undefined ? {} : { outcome: "failed", reason: isFleetError(error) ? error.code : null };
+    this.parts.events.note({ type: "command.run", user: user ?? null, detail: name, ...failed });
+  }
+
+  static {
+    const filter = {
+      ...arg.USER,
+      type: { check: arg.choice(EVENT_TYPES) },
+      since: { check: arg.moment },
+    };
+    Group.guard(EventGroup.prototype, {
+      list: [arg.optional(filter)],
+      follow: [arg.optional({ ...filter, ...arg.SIGNAL })],
+      verify: [],
+      ran: [["name", arg.text], arg.optional({ ...arg.USER, error: { check: (value) => value } })],
+    });
+  }
+}
+
+function read({ user, type, since }: EventsFilter): EventFilter {
+  return {
+    user,
+    types: type === undefined ? undefined : [type],
+    sinceMs: since === undefined ? undefined : parseMoment(since, option("since")),
+  };
+}

@@ -1,0 +1,58 @@
+import * as v from "valibot";
+import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
+import type { NotedHead } from "../../events/heads.js";
+import type { EventPage } from "../../events/query.js";
+import type { Verified } from "../../events/verify.js";
+import type { EventType, FleetEvent, Via } from "../../model/events/event.js";
+import type { Head } from "../../store/file/events/files.js";
+import { object, type Schema } from "./schemas.js";
+
+/* The schemas of the calls about the log of events. As in `schemas.ts`, they ignore unknown fields. */
+
+const string = v.string("a text");
+const number = v.number("a number");
+const flag = v.boolean("true or false");
+const orNull = v.nullable(string);
+/** A word whose values grow with the versions of copilotfleet. */
+const word = <T extends string>() => v.custom<T>((value) => typeof value === "string", "a word");
+const whole = (max: number) => {
+  const allowed = `a whole number from 0 to ${max}`;
+  return v.pipe(number, v.integer(allowed), v.minValue(0, allowed), v.maxValue(max, allowed));
+};
+
+const MOST_EVENTS = 10_000;
+
+export const eventQuery = {
+  after: v.optional(whole(Number.MAX_SAFE_INTEGER)),
+  sinceMs: v.optional(number),
+  user: v.optional(string),
+  types: v.optional(v.array(word<EventType>())),
+  limit: whole(MOST_EVENTS),
+  waitMs: v.optional(whole(LONGEST_TIMER_MS)),
+};
+
+const event: Schema<FleetEvent> = object({
+  id: string,
+  seq: number,
+  at: string,
+  type: word<EventType>(),
+  actor: object({ user: orNull, tokenId: orNull, via: word<Via>(), os: orNull }),
+  user: orNull,
+  sessionId: orNull,
+  serverId: orNull,
+  host: orNull,
+  outcome: string,
+  reason: orNull,
+  detail: orNull,
+});
+
+export const eventPage: Schema<EventPage> = object({ events: v.array(event), next: number, hasMore: flag });
+
+export const head: Schema<Head> = object({ seq: number, hash: string });
+
+export const notedHead: Schema<NotedHead> = object({ host: string, seq: number, hash: string });
+
+export const verified: Schema<Verified> = object({
+  events: number,
+  brokenAt: v.nullable(object({ seq: number, file: orNull, problem: string })),
+});

@@ -1,0 +1,18 @@
+import type { SpawnRequest } from "../../fleet/options.js";
+import type { SpawnOptions } from "../../pool/start/start.js";
+import { deadline } from "../../runtime/deadline.js";
+import type { Call } from "./rpc-table.js";
+
+export const START_WAIT_MS = 30_000;
+
+/** The options of a start that a host performs, with its time limit. */
+export function startOptions(
+  { token, cwd, waitMs }: SpawnRequest,
+  { signal }: Call,
+): { options: SpawnOptions } & Disposable {
+  const limit = deadline(waitMs ?? START_WAIT_MS, signal);
+  return {
+    options: { token, cwd, calledOff: signal, signal: limit.signal },
+    [Symbol.dispose]: () => limit[Symbol.dispose](),
+  };
+}

@@ -1,0 +1,63 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { type NotedHead, notedHeads } from "../../events/heads.js";
+import { type EventPage, type EventQuery, newestEvent, readEvents } from "../../events/query.js";
+import { type Verified, verifyLog } from "../../events/verify.js";
+import type { EventLog } from "../../model/events/event.js";
+import type { SessionsContext } from "../../sessions/context.js";
+import type { Head } from "../../store/file/events/files.js";
+
+/** How often to look for new events, in milliseconds. */
+const POLL_MS = 100;
+
+interface OwnLog {
+  events: Pick<EventLog, "flush">;
+  stateRoot: string;
+}
+
+/**
+ * A page of this host's log.
+ *
+ * @param query.waitMs how long to wait for an event if there is none
+ */
+export async function ownEvents(
+  { events, stateRoot }: OwnLog,
+  { waitMs = 0, ...query }: EventQuery & { waitMs?: number | undefined },
+  signal?: AbortSignal,
+): Promise<EventPage> {
+  await events.flush();
+  const until = performance.now() + waitMs;
+  for (let after = query.after ?? 0; ; ) {
+    const page = await readEvents(stateRoot, { ...query, after });
+    if (page.events.length > 0 || page.hasMore) return page;
+    after = page.next;
+    do {
+      if (performance.now() >= until || signal?.aborted === true) return page;
+      await delay(POLL_MS, undefined, { ref: false });
+    } while (newestEvent(stateRoot) <= after);
+  }
+}
+
+/** Verifies this host's log. @param heads the heads that it had, by the notes of other hosts */
+export async function verifyOwnLog({ events, stateRoot }: OwnLog, heads: readonly Head[]): Promise<Verified> {
+  await events.flush();
+  return await verifyLog(stateRoot, heads);
+}
+
+/** The heads of other hosts' logs that this host has noted. */
+export function headsNotedHere({ stateRoot }: Pick<OwnLog, "stateRoot">): NotedHead[] {
+  return notedHeads(stateRoot);
+}
+
+/** Shortens the log of events, and notes the heads of the other hosts' logs. A failure does not stop the caller. */
+export async function keepOwnLog(
+  { config, events, directory, warn }: Pick<SessionsContext, "config" | "events" | "directory" | "warn">,
+  stateRoot: string,
+): Promise<void> {
+  const { noteHeads, trimEvents } = await import("../../events/upkeep.js");
+  try {
+    noteHeads(events, await directory.list(), directory.own);
+    await trimEvents({ config, events, stateRoot });
+  } catch (error) {
+    warn(`The log of events was not shortened: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}

@@ -1,0 +1,47 @@
+import type { NotedHead } from "../../events/heads.js";
+import type { EventsBreak } from "../../events/verify.js";
+import type { HostRecord } from "../../model/host.js";
+import type { FleetHosts } from "../fleet-hosts.js";
+
+/** The first place at which the log of a host is not as it was written. */
+export interface BrokenAt extends EventsBreak {
+  /** Null in a fleet on one host. */
+  host: string | null;
+}
+
+export interface EventsVerified {
+  /** Whether the logs of all hosts that are there were verified, and none of them is broken. */
+  ok: boolean;
+  /** How many events there are. */
+  events: number;
+  /** The first break of the first broken log, or null. */
+  brokenAt: BrokenAt | null;
+  /** The breaks of all logs, one for each. */
+  breaks: BrokenAt[];
+  /** The hosts that did not answer. Their logs were not verified. */
+  missing: string[];
+}
+
+/** Verifies the logs of all hosts, also against the heads that other hosts and the heartbeats have noted. */
+export async function verifyEverywhere(hosts: FleetHosts, records: readonly HostRecord[]): Promise<EventsVerified> {
+  const beaten = records.flatMap(({ name, events }): NotedHead[] =>
+    events == null ? [] : [{ host: name, ...events }],
+  );
+  const noted = await hosts.everywhere(async (host) => await host.eventHeads({}));
+  const heads = [...beaten, ...noted.answers.flatMap(({ answer }) => answer)];
+  const { answers, missing } = await hosts.everywhere(async (host) => {
+    const about = heads.filter((head) => head.host === host.name).map(({ seq, hash }) => ({ seq, hash }));
+    return await host.verifyEvents({ heads: about });
+  });
+  const breaks = answers.flatMap(({ host, answer: { brokenAt } }) =>
+    brokenAt === null ? [] : [{ host: host.name, ...brokenAt }],
+  );
+  const silent = missing.filter(({ isGone }) => !isGone);
+  return {
+    ok: breaks.length === 0 && silent.length === 0,
+    events: answers.reduce((sum, { answer }) => sum + answer.events, 0),
+    brokenAt: breaks[0] ?? null,
+    breaks,
+    missing: missing.map(({ host }) => host),
+  };
+}

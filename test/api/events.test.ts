@@ -1,0 +1,45 @@
+import { afterAll, beforeAll, expect, it } from "vitest";
+import type { FleetEvent } from "../../src/model/events/event.js";
+import { TestApi, used } from "./harness.js";
+
+let at: TestApi;
+beforeAll(async () => {
+  used.clear();
+  at = await TestApi.open();
+});
+afterAll(async () => await at[Symbol.asyncDispose]());
+
+async function list(token: string, query = ""): Promise<{ events: FleetEvent[]; next: string | null }> {
+  const { status, json } = await at.ask("GET", `/v1/events${query}`, { token });
+  expect(status).toBe(200);
+  return json as { events: FleetEvent[]; next: string | null };
+}
+
+it("GET /v1/events lists the caller's own events, and with the scope admin those of all users", async () => {
+  const alice = await at.token("alice");
+  const admin = await at.token("root", ["admin"]);
+  await at.fleet.tokens.issue("bob");
+  const own = await list(alice);
+  expect(own.events.map(({ type }) => type)).toEqual(["signon.accepted", "token.issued"]);
+  expect(own.events[0]).toMatchObject({ user: "alice", actor: { user: "alice", via: "http" }, outcome: "ok" });
+  expect((await list(alice, "?user=alice")).events).toHaveLength(2);
+  expect((await at.ask("GET", "/v1/events?user=bob", { token: alice })).status).toBe(403);
+  const all = await list(admin);
+  expect(all.events.map(({ user }) => user)).toEqual(expect.arrayContaining(["alice", "bob", "root"]));
+  expect((await list(admin, "?user=bob&type=token.issued")).events).toMatchObject([{ user: "bob" }]);
+  const first = await list(admin, "?limit=2");
+  const second = await list(admin, `?limit=2&cursor=${first.next}`);
+  expect([...first.events, ...second.events]).toEqual(all.events.slice(0, 4));
+});
+
+it("a refused token is in the log, and a second request with a token is not", async () => {
+  const admin = await at.token("root", ["admin"]);
+  const token = await at.token("carol");
+  for (let request = 0; request < 3; request++) expect((await at.ask("GET", "/v1/me", { token })).status).toBe(200);
+  expect((await at.ask("GET", "/v1/me", { token: `${token.slice(0, -1)}!` })).status).toBe(401);
+  const { events } = await list(admin, "?user=carol&type=signon.accepted");
+  expect(events).toHaveLength(1);
+  const refused = await list(admin, "?type=signon.refused");
+  expect(refused.events).toMatchObject([{ outcome: "refused", reason: "FLEET_TOKEN_REFUSED", user: null }]);
+  expect(JSON.stringify(refused.events)).not.toContain(token.slice(-20, -1));
+});

@@ -1,0 +1,188 @@
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtemp } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { Events } from "../../src/events/events.js";
+import { noteHeads, trimEvents } from "../../src/events/upkeep.js";
+import { verifyLog } from "../../src/events/verify.js";
+import type { HostRecord } from "../../src/model/host.js";
+import { headsNotedHere, ownEvents, verifyOwnLog } from "../../src/peers/events/own-log.js";
+import { verifyEverywhere } from "../../src/peers/events/verify.js";
+import type { FleetHosts } from "../../src/peers/fleet-hosts.js";
+import { ChainWriter, readHead } from "../../src/store/file/events/chain.js";
+import { compact } from "../../src/store/file/events/compact.js";
+import { LogFiles } from "../../src/store/file/events/files.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+
+const DAY_MS = 24 * 3_600_000;
+
+let root: string;
+let files: LogFiles;
+beforeEach(async () => {
+  root = await mkdtemp(join(tmpdir(), "copilotfleet-rotation-"));
+  files = new LogFiles(root);
+});
+afterEach(async () => {
+  vi.useRealTimers();
+  await removeFolder(root);
+});
+
+function openEvents(stateRoot = root, { maxBytes = 1024 * 1024, retentionMs = 90 * DAY_MS, host = "" } = {}): Events {
+  const config = { events: { retentionMs, maxBytes } };
+  const store = { hosts: host === "" ? null : ({ own: host } as never) };
+  return new Events({ store, config, stateRoot, via: "library", warn: () => undefined });
+}
+
+const log = (stateRoot: string) => ({ stateRoot, events: { flush: async () => undefined } });
+
+async function write(events: Events, count: number): Promise<void> {
+  for (let at = 0; at < count; at++) {
+    events.note({ type: "turn.begun", user: "ann" });
+    await events.flush();
+  }
+}
+
+describe("the rotation of the log of events", () => {
+  it("a writer that was suspended while its number became free again gets another place", async () => {
+    const suspended = openEvents();
+    await write(suspended, 1);
+    await write(openEvents(), 20);
+    await compact(files, 1024 * 1024);
+    expect(files.listBatches()).not.toContain(2);
+    await write(suspended, 1);
+    expect(readHead(files).seq).toBe(22);
+    expect(files.listBatches()).not.toContain(2);
+    expect(await verifyLog(root)).toEqual({ events: 22, brokenAt: null });
+  });
+
+  it("a line that two processes have put into two segments counts once", async () => {
+    const events = openEvents();
+    await write(events, 30);
+    const lines = [...files.listBatches()].map((first) => readFileSync(files.batchPath(first), "utf8"));
+    const segment = (first: number, last: number) =>
+      writeFileSync(files.segmentPath(first, last), lines.slice(first - 1, last).join(""));
+    mkdirSync(files.segments);
+    for (const [first, last] of [
+      [1, 4],
+      [1, 12],
+      [5, 12],
+      [5, 15],
+      [9, 12],
+    ] as const)
+      segment(first, last);
+    expect(await verifyLog(root)).toEqual({ events: 30, brokenAt: null });
+    expect((await ownEvents(log(root), { limit: 100 })).events.map(({ seq }) => seq)).toEqual(
+      lines.map((_, at) => at + 1),
+    );
+    await Promise.all([compact(files, 100), compact(files, 100), compact(files, 1024 * 1024)]);
+    expect(await verifyLog(root)).toEqual({ events: 30, brokenAt: null });
+  });
+
+  it("a shortened log is whole, and one whose beginning somebody else removed is not", async () => {
+    const config = { events: { retentionMs: 90 * DAY_MS, maxBytes: 6_000 } };
+    const events = openEvents(root, config.events);
+    for (let round = 0; round < 4; round++) {
+      await write(events, 12);
+      await compact(files, 1_000);
+    }
+    await trimEvents({ config, events, stateRoot: root });
+    expect(files.bytes()).toBeLessThan(10_000);
+    const [first] = files.listSegments();
+    expect(first?.first).toBeGreaterThan(1);
+    expect((await verifyLog(root)).brokenAt).toBeNull();
+    rmSync(first?.path ?? "");
+    expect((await verifyLog(root)).brokenAt).toMatchObject({ problem: expect.stringContaining("at the beginning") });
+  });
+
+  it("the age limit deletes old events, and a clock that jumps ahead for a moment deletes none", async () => {
+    const config = { events: { retentionMs: 90 * DAY_MS, maxBytes: 1024 * 1024 } };
+    const events = openEvents(root, config.events);
+    const start = Date.now();
+    vi.useFakeTimers({ toFake: ["Date"] });
+    const at = async (days: number) => {
+      vi.setSystemTime(start + days * DAY_MS);
+      await write(events, 9);
+      await compact(files, 100);
+    };
+    for (const days of [0, 1, 2]) await at(days);
+    const before = files.listSegments().length;
+    vi.setSystemTime(start + 400 * DAY_MS);
+    await write(events, 1);
+    await trimEvents({ config, events, stateRoot: root });
+    expect(files.listSegments().length).toBeGreaterThanOrEqual(before);
+    for (const days of [3, 95, 97]) await at(days);
+    await trimEvents({ config, events, stateRoot: root });
+    expect(files.listSegments()[0]?.first).toBeGreaterThan(1);
+    expect((await verifyLog(root)).brokenAt).toBeNull();
+  });
+
+  it("no scratch file stays behind", async () => {
+    await write(openEvents(), 12);
+    await compact(files, 1024 * 1024);
+    const names = [...readdirSync(files.open), ...readdirSync(files.segments), ...readdirSync(root)];
+    expect(names.filter((name) => name.startsWith("."))).toEqual([]);
+  });
+
+  it("a writer that fails has written nothing", async () => {
+    const writer = new ChainWriter(root, { segmentBytes: 1_000 });
+    const fail = () => {
+      throw new Error("no line");
+    };
+    await expect(writer.append(fail, { durable: true })).rejects.toThrow("no line");
+    expect(readHead(files).seq).toBe(0);
+  });
+});
+
+describe("the verification over several hosts", () => {
+  /** Hosts whose calls read the logs of these folders. */
+  function hostsOf(roots: Readonly<Record<string, string>>): FleetHosts {
+    const hosts = Object.entries(roots).map(([name, stateRoot]) => ({
+      name,
+      eventHeads: async () => headsNotedHere(log(stateRoot)),
+      verifyEvents: async ({ heads }: { heads: { seq: number; hash: string }[] }) =>
+        await verifyOwnLog(log(stateRoot), heads),
+    }));
+    const everywhere = async (ask: (host: unknown) => Promise<unknown>) => ({
+      answers: await Promise.all(hosts.map(async (host) => ({ host, answer: await ask(host) }))),
+      missing: [],
+    });
+    return { everywhere } as unknown as FleetHosts;
+  }
+
+  it("finds that a host's log was removed, or its end together with the note of it, because another host has noted the head", async () => {
+    const [a, b] = [join(root, "a"), join(root, "b")];
+    const [ofA, ofB] = [openEvents(a, { host: "a" }), openEvents(b, { host: "b" })];
+    await write(ofA, 5);
+    const beat = { name: "a", events: readHead(new LogFiles(a)) } as unknown as HostRecord;
+    noteHeads(ofB, [beat], "b");
+    await ofB.flush();
+    const verify = async () => await verifyEverywhere(hostsOf({ a, b }), []);
+    expect(await verify()).toMatchObject({ ok: true, events: 6, brokenAt: null });
+    for (const seq of [4, 5]) rmSync(new LogFiles(a).batchPath(seq));
+    rmSync(new LogFiles(a).headNote);
+    const lost = { host: "a", seq: 4, problem: "lines 4 to 5 are missing at the end" };
+    expect(await verify()).toMatchObject({ ok: false, brokenAt: lost });
+    rmSync(a, { recursive: true });
+    expect(await verify()).toMatchObject({ ok: false, brokenAt: { host: "a", seq: 1 } });
+    await write(openEvents(a, { host: "a" }), 9);
+    expect(await verify()).toMatchObject({ ok: false, brokenAt: { host: "a", seq: 5 } });
+    expect(await verifyEverywhere(hostsOf({ a: b, b }), [beat])).toMatchObject({ ok: false });
+  });
+
+  it("reads a log in pages, and waits for the next event", async () => {
+    const events = openEvents();
+    await write(events, 5);
+    const own = log(root);
+    const first = await ownEvents(own, { limit: 3 });
+    expect(first.events.map(({ seq }) => seq)).toEqual([1, 2, 3]);
+    expect(first.hasMore).toBe(true);
+    const second = await ownEvents(own, { limit: 3, after: first.next });
+    expect(second).toMatchObject({ events: [{ seq: 4 }, { seq: 5 }], hasMore: false });
+    const waiting = ownEvents(own, { limit: 3, after: second.next, waitMs: 10_000 });
+    await write(events, 1);
+    expect((await waiting).events).toMatchObject([{ seq: 6, type: "turn.begun" }]);
+    expect((await ownEvents(own, { limit: 9, user: "ben" })).events).toEqual([]);
+    expect((await ownEvents(own, { limit: 9, types: ["token.issued"] })).events).toEqual([]);
+  });
+});
