@@ -29,7 +29,10 @@ await withState(async (env) => {
   }
   const ask = (by: string) => {
     const begun = performance.now();
-    execFileSync(process.execPath, [COMMAND, "usage", "--since", "24h", "--by", by, "--json"], { env });
+    execFileSync(process.execPath, [COMMAND, "usage", "--since", "24h", "--by", by, "--json"], {
+      env,
+      maxBuffer: 2 ** 28,
+    });
     return performance.now() - begun;
   };
   console.log(`first usage, which adds up the segments: ${ask("user").toFixed(0)} ms`);
