@@ -26,6 +26,7 @@ interface Page {
 const PAGES: readonly Page[] = [
   { name: "sessions", title: "Sessions", scope: "read", load: () => Sessions },
   { name: "usage", title: "Usage", scope: "read", load: async () => (await import("./usage/usage.js")).Usage },
+  { name: "events", title: "Events", scope: "read", load: async () => (await import("./events/events.js")).Events },
   {
     name: "servers",
     title: "Servers",

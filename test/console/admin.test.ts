@@ -68,7 +68,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
     await signIn(page, alice);
     await page.getByRole("link", { name: /first/ }).waitFor();
     const links = await page.getByRole("navigation", { name: "Pages" }).getByRole("link").allTextContents();
-    expect(links).toEqual(["Sessions", "Usage"]);
+    expect(links).toEqual(["Sessions", "Usage", "Events"]);
     await page.goto("/#/servers");
     await page.getByText("There is no such page.").waitFor();
     expect(loaded.filter((path) => /pages|charts/.test(path))).toEqual([]);

@@ -1,5 +1,6 @@
 import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { EVENT_TYPES } from "../../src/model/events/event.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { TestApi } from "../api/harness.js";
@@ -9,7 +10,7 @@ const DAY_MS = 86_400_000;
 const CHINESE = "李雷";
 const ARABIC = "ليلى";
 
-describe.skipIf(noChromium !== null)("the page about usage", () => {
+describe.skipIf(noChromium !== null)("the pages about usage and events", () => {
   let at: TestApi;
   let store: Store;
   let browser: TestBrowser;
@@ -62,7 +63,7 @@ describe.skipIf(noChromium !== null)("the page about usage", () => {
     ]);
   }
 
-  async function person(token: string, name: "Usage", options = {}): Promise<Page> {
+  async function person(token: string, name: "Usage" | "Events", options = {}): Promise<Page> {
     const page = await browser.person(options);
     await signIn(page, token);
     await page.getByRole("navigation", { name: "Pages" }).getByRole("link", { name, exact: true }).click();
@@ -157,9 +158,48 @@ describe.skipIf(noChromium !== null)("the page about usage", () => {
     expect((await at.fleet.limits.get("alice")).sources).toMatchObject({ turnsPerMinute: "default" });
   });
 
+  it("show operators the events of all users as they come, by type and user, and stop while they are paused", async () => {
+    const page = await person(admin, "Events");
+    const rows = page.getByRole("table", { name: "Events" }).getByRole("row");
+    const type = choice(page, "Type");
+    expect(await type.locator("option").allTextContents()).toEqual(["all", ...EVENT_TYPES]);
+    await at.token("carol");
+    await rows.nth(1).getByText("carol").first().waitFor();
+    await rows.nth(1).getByText("token.issued").waitFor();
+
+    await page.getByRole("button", { name: "Pause" }).click();
+    await page.getByText("Paused.").waitFor();
+    await at.token(ARABIC);
+    await page.getByRole("button", { name: /^Resume and show \d+ new event/ }).waitFor();
+    expect(await rows.nth(1).textContent()).toContain("carol");
+    await page.getByRole("button", { name: /^Resume/ }).click();
+    await rows.nth(1).getByText(ARABIC).first().waitFor();
+
+    await type.selectOption("signon.accepted");
+    await rows.filter({ hasText: "signon.accepted" }).first().waitFor();
+    await expect.poll(async () => await rows.filter({ hasText: "token.issued" }).count()).toBe(0);
+    await type.selectOption("all");
+    await rows.getByRole("link", { name: "carol" }).first().click();
+    await page.getByRole("heading", { name: "Events of carol", level: 1 }).waitFor();
+    await rows.filter({ hasText: "token.issued" }).first().waitFor();
+    expect(await rows.filter({ hasText: ARABIC }).count()).toBe(0);
+  });
+
+  it("show users only the events that concern them", async () => {
+    const page = await person(await at.token("dave"), "Events");
+    const rows = page.getByRole("table", { name: "Events" }).getByRole("row");
+    await rows.filter({ hasText: "signon.accepted" }).first().waitFor();
+    await at.token("erin");
+    await at.token("dave");
+    await expect.poll(async () => await rows.filter({ hasText: "token.issued" }).count()).toBe(2);
+    expect(await rows.filter({ hasText: "erin" }).count()).toBe(0);
+    expect(await page.getByLabel("User", { exact: true }).count()).toBe(0);
+  });
+
   it("have no serious barriers, light and dark, and fit into 390 pixels", async () => {
+    await at.token("alice");
     await at.fleet.limits.set("alice", { tokensPerDay: 1_600, turnsPerMinute: 1 });
-    for (const name of ["Usage"] as const) {
+    for (const name of ["Usage", "Events"] as const) {
       const wide = await person(admin, name);
       const narrow = await person(admin, name, { viewport: { width: 390, height: 800 } });
       for (const user of ["", "/alice"]) {
