@@ -19,7 +19,10 @@ export const GROUPS: readonly { title: string; commands: readonly string[] }[] =
     ],
   },
   { title: "USERS", commands: ["user", "token", "limit", "usage"] },
-  { title: "OPERATION", commands: ["serve", "open", "proxy", "top", "describe", "doctor", "gc", "store", "host"] },
+  {
+    title: "OPERATION",
+    commands: ["serve", "open", "proxy", "top", "describe", "doctor", "gc", "events", "store", "host"],
+  },
   {
     title: "SET-UP",
     commands: ["init", "smoke", "config", "trust", "deploy", "explain", "autocomplete", "version", "help"],
