@@ -9,11 +9,20 @@ import type { Conceal, Line } from "./line.js";
 /** Other processes may compact the log at the same time, and so bring a name back from a file that they had read before. */
 const MOST_ROUNDS = 20;
 
+/** Whose events to conceal: a user, and the names that the user gave to sessions and servers. */
+export interface Concealed {
+  user: string;
+  names: readonly string[];
+}
+
 /**
  * Puts pseudonyms in place of names into the events of this host. The chain stays whole, because the hashes cover names only by
- * their pseudonyms.
+ * their pseudonyms. Events that concern the user lose all of their names, also those that are not listed: the end of a session
+ * may be noted when nobody knows the session any more.
  */
-export async function concealInEvents(stateRoot: string, names: readonly string[], conceal: Conceal): Promise<void> {
+export async function concealInEvents(stateRoot: string, concealed: Concealed, conceal: Conceal): Promise<void> {
+  const names = [...new Set([concealed.user, ...concealed.names])];
+  const rewrite: Rewrite = { names, of: [concealed.user, conceal(concealed.user)], conceal };
   const files = new LogFiles(stateRoot);
   for (let round = 0; round < MOST_ROUNDS; round++) {
     const paths = [
@@ -21,18 +30,26 @@ export async function concealInEvents(stateRoot: string, names: readonly string[
       ...files.listBatches().map((first) => files.batchPath(first)),
     ];
     let changed = 0;
-    for (const path of paths) if (await concealInFile(path, names, conceal)) changed++;
+    for (const path of paths) if (await concealInFile(path, rewrite)) changed++;
     if (changed === 0) return;
   }
 }
 
+interface Rewrite {
+  names: readonly string[];
+  /** The user, by name and by pseudonym. */
+  of: readonly string[];
+  conceal: Conceal;
+}
+
 /** @returns whether the file contained a name */
-async function concealInFile(path: string, names: readonly string[], conceal: Conceal): Promise<boolean> {
+async function concealInFile(path: string, rewrite: Rewrite): Promise<boolean> {
   const before = readIfThere(path, () => readFileSync(path, "utf8"));
-  if (before === undefined || !names.some((name) => before.includes(name))) return false;
+  const mayName = (text: string) => [...rewrite.names, ...rewrite.of].some((name) => text.includes(name));
+  if (before === undefined || !mayName(before)) return false;
   const after = before
     .split("\n")
-    .map((line) => (names.some((name) => line.includes(name)) ? concealedLine(line, names, conceal) : line))
+    .map((line) => (mayName(line) ? concealedLine(line, rewrite) : line))
     .join("\n");
   if (after === before) return false;
   const temporary = join(dirname(path), scratchName("tmp"));
@@ -41,19 +58,21 @@ async function concealInFile(path: string, names: readonly string[], conceal: Co
   return true;
 }
 
-function concealedLine(line: string, names: readonly string[], conceal: Conceal): string {
+function concealedLine(line: string, { names, of, conceal }: Rewrite): string {
   const parsed = parseObject(line);
   if (parsed === undefined) return line;
   const event = parsed as unknown as Line;
   const hidden = (value: string | null) => (value !== null && names.includes(value) ? conceal(value) : value);
-  const detail =
-    event.detail !== null && names.some((name) => event.detail?.includes(name)) ? conceal(event.detail) : event.detail;
+  const isOfUser = event.user !== null && of.includes(event.user);
+  const hiddenId = (id: string | null) => (isOfUser && id !== null && !id.startsWith("~") ? conceal(id) : hidden(id));
+  const named = event.detail !== null && names.some((name) => event.detail?.includes(name));
+  const detail = event.detail !== null && named ? conceal(event.detail) : event.detail;
   return JSON.stringify({
     ...event,
     actor: { ...event.actor, user: hidden(event.actor.user) },
     user: hidden(event.user),
-    sessionId: hidden(event.sessionId),
-    serverId: hidden(event.serverId),
+    sessionId: hiddenId(event.sessionId),
+    serverId: hiddenId(event.serverId),
     detail,
   });
 }

@@ -270,10 +270,10 @@ export class Sessions {
     return placed.server;
   }
 
-  /** Deletes an ephemeral session whose use has ended. */
-  async end(id: string): Promise<void> {
+  /** Deletes a session whose use has ended. `reason` stands in the log of events. */
+  async end(id: string, reason: "ephemeral" | "purge" = "ephemeral"): Promise<void> {
     // Do not check for a lease: if there is one, it belongs to this use.
-    await this.#deleteOne(id, undefined, (await this.context.store.registry.read()).servers, "ephemeral");
+    await this.#deleteOne(id, undefined, (await this.context.store.registry.read()).servers, reason);
   }
 }
 

@@ -32,7 +32,8 @@ function leaver() {
 }
 
 async function talk(user: string, prompt: string): Promise<string> {
-  const id = unused("talk");
+  // Users like to name their sessions after themselves.
+  const id = unused(`${user.replace(".", "-")}-talk`);
   await fleet.sessions.leave(await fleet.sessions.create({ user, sessionId: id }));
   await fleet.sessions.use(id, prompt, { user });
   return id;

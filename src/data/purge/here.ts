@@ -121,7 +121,7 @@ async function eraseSession({ sessions, user, signal }: Erasing, { id }: Session
   const until = performance.now() + TURN_MS;
   for (;;) {
     try {
-      await sessions.end(id);
+      await sessions.end(id, "purge");
       return;
     } catch (error) {
       // On a shared server, the session may be in a turn.
@@ -149,7 +149,7 @@ async function pseudonymize({ store, user, stateRoot }: Erasing, ids: readonly s
   const names = new Map([user, serverIdOf(user), ...ids].map((name) => [name, pseudonyms.of(name)]));
   await store.usage.rename(names);
   await concealInLogs(stateRoot, names);
-  await concealInEvents(stateRoot, [...names.keys()], pseudonyms.of);
+  await concealInEvents(stateRoot, { user, names: [...names.keys()] }, pseudonyms.of);
 }
 
 async function forgetServers(erasing: Erasing): Promise<void> {
