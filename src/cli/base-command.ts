@@ -17,7 +17,9 @@ export const FLAGS_WITHOUT_CONFIG: Interfaces.FlagInput = {
 
 /** The commands that only show the state of the fleet. The log of events does not name them, because scripts repeat them. */
 const LOOKS: ReadonlySet<string> = new Set(
-  `describe doctor events events:verify host:key list logs ps route smoke token:list top user:list usage`.split(" "),
+  `describe doctor events events:verify host:key limit:show list logs ps route smoke token:list top user:list usage`.split(
+    " ",
+  ),
 );
 
 /**
@@ -37,6 +39,7 @@ export abstract class FleetCommand extends Command {
   protected configSource: Pick<FleetOptions, "configFile" | "config"> = {};
   protected given: Given = {};
   #user: string | undefined;
+  #isDryRun = false;
   #interrupt: AbortController | undefined;
   #progress: ProgressLine | undefined;
 
@@ -59,8 +62,9 @@ export abstract class FleetCommand extends Command {
   /** Notes in the log of events that this command ran. */
   async #noteRun(fleet: Fleet, error: unknown): Promise<void> {
     const id = this.ctor.id;
+    if (LOOKS.has(id) || this.#isDryRun) return;
     // A command that was refused for its input has done nothing.
-    if (LOOKS.has(id) || (isFleetError(error) && error.exit >= 2 && error.exit <= 5)) return;
+    if (isFleetError(error) && error.exit >= 2 && error.exit <= 5) return;
     const user = this.#user === undefined ? {} : { user: this.#user };
     await fleet.events.ran(spoken(id), error === undefined ? user : { ...user, error });
   }
@@ -72,7 +76,8 @@ export abstract class FleetCommand extends Command {
   >(options?: Interfaces.Input<F, B, A>, argv?: string[]): Promise<Interfaces.ParserOutput<F, B, A>> {
     const parsed = await super.parse(options, argv);
     this.given = givenIn(parsed, this.ctor);
-    const { config: file, user }: Record<string, unknown> = parsed.flags;
+    const { config: file, user, "dry-run": isDryRun }: Record<string, unknown> = parsed.flags;
+    this.#isDryRun = isDryRun === true;
     if (typeof user === "string") this.#user = user;
     if (typeof file === "string") this.configSource = { configFile: file };
     return parsed;

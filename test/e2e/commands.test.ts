@@ -348,6 +348,7 @@ describe("doctor and smoke", () => {
       "stray processes",
       "pool",
       "serve",
+      "events",
       "front door",
       "HTTP API",
       "tokens",
@@ -368,9 +369,9 @@ describe("doctor and smoke", () => {
       .split("\n")
       .filter((line) => !line.startsWith(" "))
       .toReversed();
-    expect(lines).toHaveLength(28);
+    expect(lines).toHaveLength(29);
     for (const line of lines) expect(line).toMatch(/^(ok {5}|WARN {3}|SKIP {3})\S/);
-    expect([summary, empty]).toEqual([expect.stringMatching(/^28 checks: \d+ ok, /), ""]);
+    expect([summary, empty]).toEqual([expect.stringMatching(/^29 checks: \d+ ok, /), ""]);
   });
 
   it("smoke passes all its steps, from spawn to stop", async () => {

@@ -25,7 +25,17 @@ const fleet = testFleet();
 const NO_MODEL = { COPILOTFLEET_PROVIDER_TYPE: undefined };
 const OWN_MODEL = { COPILOTFLEET_PROVIDER_TYPE: "openai", COPILOTFLEET_PROVIDER_BASE_URL: "http://127.0.0.1:1/v1" };
 const RECORD_CHECKS = ["session records", "damage", "sessions", "purges", "servers", "sandboxes", "stray processes"];
-const STATE_CHECKS = [...RECORD_CHECKS, "pool", "serve", "front door", "HTTP API", "tokens", "usage", "ports"];
+const STATE_CHECKS = [
+  ...RECORD_CHECKS,
+  "pool",
+  "serve",
+  "events",
+  "front door",
+  "HTTP API",
+  "tokens",
+  "usage",
+  "ports",
+];
 
 /** Runs `doctor` and returns its exit code, and its checks by name. Each fix must be a command or a sentence. */
 async function examined(args: readonly string[] = [], env: NodeJS.ProcessEnv = {}) {

@@ -147,6 +147,7 @@ describe("a caller in JavaScript", () => {
       "hosts.names",
       "hosts.overview",
       "hosts.planRebalance",
+      "events.verify",
     ]);
     expect(await fleet.servers()).toEqual(expect.any(Array));
   });

@@ -64,6 +64,8 @@ const EXAMPLES: Record<string, Example> = {
     once: true,
   },
   import: { args: () => ["import", ARCHIVE, ...ALICE, "--id", "t"], stdout: /^t\n$/, once: true },
+  events: { args: () => ["events", "--type", "server.started"], stdout: /^\S+Z {2}server\.started +alice, .*\n$/s },
+  "events verify": { args: () => ["events", "verify"], stdout: /^\d+ events, and no line was changed, .*\.\n$/ },
   usage: {
     args: () => ["usage", "--by", "model"],
     stdout: /^KEY +TURNS +.*\ngpt-5 +3 +3 .*\n\n3 turns, 3 model requests, \d+ input and \d+ output tokens\n$/,

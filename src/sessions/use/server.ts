@@ -173,11 +173,6 @@ export class UseCheck implements Disposable {
     if (!admits(registry, server)) {
       return { record, refusal: isBeingDrained(registry, server) ? "draining" : "ended" };
     }
-    // While others wait for room, an open session waits, too, so that it can be unloaded for them.
-    if (isOpen) {
-      if (!(await this.#mayEnter({ record, server }))) return { record, refusal: "full" };
-      this.#queue.enter();
-    }
     // Sessions never move away from a user's own server, and without shared storage they cannot change hosts.
     if (isOpen && server.isolation === "per-user" && !directory.isShared) return { record, refusal: null };
     if (isOpen && directory.isShared) await directory.assertStorage();

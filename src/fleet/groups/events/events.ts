@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { parseMoment } from "../../../config/values/moment.js";
 import { isFleetError, option } from "../../../errors.js";
 import type { EventFilter } from "../../../events/query.js";
@@ -38,12 +39,13 @@ export class EventGroup extends Group {
   }
 
   /**
-   * Notes in the log that a command of a program ran.
+   * Notes in the log that a command of a program ran. Without a state folder, the command found no fleet and did nothing.
    *
    * @param name the name of the command, without its arguments
    * @param options.error the error with which it failed
    */
   async ran(name: string, { user, error }: { user?: string | undefined; error?: unknown } = {}): Promise<void> {
+    if (!existsSync(this.parts.stateRoot)) return;
     const failed = error === undefined ? {} : { outcome: "failed", reason: isFleetError(error) ? error.code : null };
     this.parts.events.note({ type: "command.run", user: user ?? null, detail: name, ...failed });
   }
