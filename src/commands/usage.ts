@@ -17,7 +17,7 @@ export default class Usage extends ListCommand {
   ];
   static override flags = {
     user: userFilter("show only what this user has used"),
-    by: choiceFlag("by", "what a row stands for (default: user)", USAGE_BY),
+    by: choiceFlag("grouping", "what a row stands for (default: user)", USAGE_BY),
     since: momentFlag("since", "count only from then on: 24h, or a time in ISO 8601 (default: 24h)"),
     ...listFlags(USAGE),
   };

@@ -28,7 +28,7 @@ export interface ExportRequest {
  * server.
  *
  * @throws FleetError `FLEET_SESSION_NOT_FOUND`, also for a member; `FLEET_SESSION_LOST`, `FLEET_SESSION_LOCKED`,
- * `FLEET_SESSION_BUSY`, `FLEET_ARCHIVE_TOO_LARGE`.
+ * `FLEET_SESSION_BUSY`, `FLEET_ARCHIVE_TOO_LARGE`, `FLEET_EVENTS_UNWRITABLE`.
  */
 export async function exportHere(
   context: SessionsContext,
@@ -46,6 +46,8 @@ export async function exportHere(
     using folder = await folderOf(context, record);
     if (record.turns > 0 && folder?.lstat(HISTORY) === undefined) throw sessionLost(record);
     if (folder !== null) await awaitLine(folder, signal);
+    // The log must name each conversation that leaves the fleet.
+    await context.events.record({ type: "session.exported", user, sessionId: id, serverId: record.serverId });
     return await writeArchive(path, record, folder);
   });
 }

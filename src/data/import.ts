@@ -60,6 +60,8 @@ export async function importHere(sessions: Sessions, path: string, request: Impo
     const server = (await sessions.context.store.registry.read()).servers[record.serverId];
     if (server === undefined) throw serverNotFound(`server ${quote(record.serverId)}`);
     if (hasHistory) await place(archive, server, id, request.signal);
+    const about = { user: request.user, sessionId: id, serverId: record.serverId };
+    sessions.context.events.note({ type: "session.imported", ...about });
     return record;
   } catch (error) {
     await sessions.context.store.sessions.delete(id).catch(() => "gc deletes it");

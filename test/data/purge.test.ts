@@ -7,6 +7,7 @@ import { PURGE_STEPS } from "../../src/data/purge/purge.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { Fleet } from "../../src/fleet/fleet.js";
 import type { ExportedUser } from "../../src/fleet/groups/users/export-user.js";
+import type { FleetEvent } from "../../src/model/events/event.js";
 import type { PurgeReceipt } from "../../src/peers/purge.js";
 import type { UserEntry } from "../../src/peers/users.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
@@ -122,9 +123,13 @@ describe("the export of a user", () => {
     expect(JSON.parse(text)).toMatchObject({ user, tokens: [{ id: tokenId }], sessions: [{ id }] });
     expect(found(folder, [token])).toEqual([]);
     expect(JSON.parse(readFileSync(join(folder, "usage.json"), "utf8")).usage).toMatchObject([{ user, turns: 1 }]);
+    const { events } = JSON.parse(readFileSync(join(folder, "events.json"), "utf8")) as { events: FleetEvent[] };
+    const types = new Set(events.map(({ type }) => type));
+    expect([...types]).toEqual(expect.arrayContaining(["turn.ended", "user.exported", "session.exported"]));
     await fleet.users.purge(user);
     await fleet.sessions.import(join(folder, "sessions", `${id}.tar.gz`), { user: "heir" });
     expect((await fleet.sessions.use(id, "and", { user: "heir" })).text).toBe("[turn 2] and");
+    expect(await fleet.events.list({ user: "heir", type: "session.imported" })).toMatchObject([{ sessionId: id }]);
   });
 
   it("refuses a folder that is not empty, and a user whom the fleet does not know", async () => {

@@ -2,6 +2,7 @@ import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { FleetError, isFleetError, option, quote, systemCode } from "../../../errors.js";
 import { describeUser } from "../../../peers/descriptions.js";
+import { gatherEvents } from "../../../peers/events/all-events.js";
 import { unwritable } from "../../../runtime/files/server-folder.js";
 import type { FleetParts } from "../../parts.js";
 import type { SessionGroup } from "../sessions.js";
@@ -35,6 +36,7 @@ export async function exportUser({ parts, sessions }: Context, user: string, req
   const description = await describeUser(parts, user);
   if (description === null) throw unknownUser(user);
   await makeEmpty(folder);
+  await parts.events.record({ type: "user.exported", user });
   const exported: string[] = [];
   const remains: ExportedUser["remains"] = [];
   const owned = description.sessions.filter(({ owner }) => owner === user);
@@ -56,6 +58,7 @@ export async function exportUser({ parts, sessions }: Context, user: string, req
   await write(folder, "user.json", { ...description, limits, exportedAt: new Date().toISOString(), remains });
   await write(folder, "usage.json", { usage });
   await write(folder, "keyed-turns.json", { keyedTurns });
+  await write(folder, "events.json", { events: await gatherEvents(parts.hosts, { user }) });
   return { user, folder, sessions: exported, remains };
 }
 
