@@ -243,8 +243,11 @@ describe.skipIf(noChromium !== null)("the chat of the console", () => {
     await page.keyboard.press("/");
     await page.keyboard.type(id);
     await expect.poll(async () => await page.getByRole("listitem").count()).toBe(1);
+    const dialog = page.getByRole("dialog");
     await page.getByRole("button", { name: `Delete ${id}` }).press("Enter");
+    await dialog.waitFor();
     await page.keyboard.press("Escape");
+    await dialog.waitFor({ state: "hidden" });
     expect(await at.fleet.sessions.get(id, { user: "alice" })).toMatchObject({ id });
     await page.getByRole("button", { name: `Delete ${id}` }).press("Enter");
     await page.getByRole("button", { name: "Delete the session" }).press("Enter");

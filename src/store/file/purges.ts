@@ -22,7 +22,7 @@ export class PurgeRecords implements PurgeStore {
   }
 
   async done(user: string): Promise<void> {
-    // This store serves one host, so nothing is pending any more.
+    // This store serves one host, and that host is done.
     await this.#files.delete(userDigest(user));
   }
 
