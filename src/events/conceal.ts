@@ -17,8 +17,8 @@ export interface Concealed {
 
 /**
  * Puts pseudonyms in place of names into the events of this host. The chain stays whole, because the hashes cover names only by
- * their pseudonyms. Events that concern the user lose all of their names, also those that are not listed: the end of a session
- * may be noted when nobody knows the session any more.
+ * their pseudonyms. Events that concern the user lose all of their names, also names that are not listed: the end of a session
+ * may be noted after its record is gone.
  */
 export async function concealInEvents(stateRoot: string, concealed: Concealed, conceal: Conceal): Promise<void> {
   const names = [...new Set([concealed.user, ...concealed.names])];

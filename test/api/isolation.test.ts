@@ -108,7 +108,7 @@ it("a member who is removed gets nothing more, on a stream that was open before"
   await turn("plugh is the second word");
   const own = await at.ok("GET", `/v1/sessions/${id}/events?follow=false`, { token: alice });
   expect(own.text).toContain("plugh");
-  // The turn wakes carol's stream. It ends then, because carol may not read the session any more.
+  // The second turn wakes carol's stream. The stream then ends, because carol is no longer a member.
   await reading;
   expect(seen).toContain("FLEET_SESSION_NOT_FOUND");
   expect(seen).not.toContain("plugh");

@@ -117,7 +117,7 @@ describe.each(Object.keys(ENTRY_POINTS))("a prompt by the %s", (entry) => {
   });
 });
 
-it("a turn whose server refuses it is not charged, and one that ends is", async () => {
+it("a turn in a session that does not exist is not charged, and one that ends is", async () => {
   const user = unused("u");
   const id = unused("s");
   await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));

@@ -66,6 +66,7 @@ describe("a purge", () => {
     expect(receipt).toMatchObject({ ...expected, dryRun: false });
     expect(receipt.bytes).toBeGreaterThan(0);
     expect(found(fleet.stateRoot, words)).toEqual([]);
+    expect(await fleet.events.verify()).toMatchObject({ ok: true, brokenAt: null });
     const { users } = await at.json<{ users: UserEntry[] }>(["user", "list"]);
     expect(users.map((each) => each.user)).not.toContain(user);
 
@@ -95,6 +96,7 @@ describe("a purge", () => {
     expect(check).toMatchObject({ level: "failed", fix: `copilotfleet user purge ${user}` });
     await at.ok(["gc"]);
     expect(found(fleet.stateRoot, words)).toEqual([]);
+    expect(await fleet.events.verify()).toMatchObject({ ok: true, brokenAt: null });
     await talk(user, "hello");
     await fleet.users.purge(user);
   });
@@ -108,6 +110,7 @@ describe("a purge", () => {
     expect(found(fleet.stateRoot, words)).not.toEqual([]);
     expect((await fleet.users.purge(user)).remains).toEqual([]);
     expect(found(fleet.stateRoot, words)).toEqual([]);
+    expect(await fleet.events.verify()).toMatchObject({ ok: true, brokenAt: null });
   });
 });
 

@@ -29,9 +29,8 @@ const looks = new Map<string, { atMs: number; heads: Set<string>; length: number
 
 /**
  * The place of one use in the queue for room in a server's memory (`session.maxActive`). Each waiter is an empty file in a
- * folder of the server, which all processes see. The users take turns: the next place belongs to the user who got one the
- * longest ago, and among the uses of one user to the one that came first. So a user with many waiting prompts does not hold up
- * the others.
+ * folder of the server, which all processes see. The next place belongs to the user who got one the longest ago, and among the
+ * uses of one user to the one that came first. So a user with many waiting prompts does not hold up the others.
  */
 export class RoomQueue implements Disposable {
   readonly #user: string;
