@@ -65,11 +65,13 @@ function concealedLine(line: string, { names, of, conceal }: Rewrite): string {
   const hidden = (value: string | null) => (value !== null && names.includes(value) ? conceal(value) : value);
   const isOfUser = event.user !== null && of.includes(event.user);
   const hiddenId = (id: string | null) => (isOfUser && id !== null && !id.startsWith("~") ? conceal(id) : hidden(id));
-  const named = event.detail !== null && names.some((name) => event.detail?.includes(name));
+  // The details of the fleet's own events name no user, and the heads of chains must stay legible.
+  const isOwn = event.type === "host.head" || event.type === "events.shortened";
+  const named = !isOwn && event.detail !== null && names.some((name) => event.detail?.includes(name));
   const detail = event.detail !== null && named ? conceal(event.detail) : event.detail;
   return JSON.stringify({
     ...event,
-    actor: { ...event.actor, user: hidden(event.actor.user) },
+    actor: { ...event.actor, user: hidden(event.actor.user), os: hidden(event.actor.os) },
     user: hidden(event.user),
     sessionId: hiddenId(event.sessionId),
     serverId: hiddenId(event.serverId),

@@ -135,6 +135,7 @@ export class Events implements EventLog {
       this.#sinceTidy += 1;
       if (this.#sinceTidy >= TIDY_EACH) void this.#tidy();
     } catch (error) {
+      this.#isDurable ||= durable;
       this.#lost += lost;
       this.#waiting = [...events, ...this.#waiting];
       this.#context.warn(`The log of events cannot be written: ${messageOf(error)}`);

@@ -48,7 +48,7 @@ export async function purgeHere(context: PurgeContext, user: string): Promise<Pu
   const { sessions, onStep, signal } = context;
   const { store, directory } = sessions.context;
   const total: Purged = { sessions: 0, servers: 0, tokens: 0, bytes: 0, remains: [] };
-  const erasing: Erasing = { ...context, user, store, total, moved: null };
+  const erasing: Erasing = { ...context, user, store, total, moved: null, ids: [] };
   await directory.assertStorage();
   for (const [step, work] of Object.entries(STEPS) as [PurgeStep, (typeof STEPS)[PurgeStep]][]) {
     signal.throwIfAborted();
@@ -93,7 +93,8 @@ async function eraseSessions(erasing: Erasing): Promise<void> {
   const own = servers[serverIdOf(user)];
   const found = own === undefined ? [] : listSessionFolders(own.home);
   // A user may have put anything into the id of a session. The ids are known only as long as the sessions exist.
-  await pseudonymize(erasing, [...new Set([...records.map(({ id }) => id), ...found])]);
+  erasing.ids = [...new Set([...records.map(({ id }) => id), ...found])];
+  await pseudonymize(erasing, erasing.ids);
   for (const record of records) {
     if (!(await isHere(erasing, record))) continue;
     // The folder of the user's own server is measured as a whole.
@@ -141,7 +142,7 @@ async function pseudonymizeLogs(erasing: Erasing): Promise<void> {
   await sessions.context.events.record({ type: "user.purged", user: pseudonyms.of(user) });
   // Other processes of this host write the events of the last moment now.
   await pause(LATE_EVENTS_MS, signal);
-  await pseudonymize(erasing, []);
+  await pseudonymize(erasing, erasing.ids);
 }
 
 async function pseudonymize({ store, user, stateRoot }: Erasing, ids: readonly string[]): Promise<void> {

@@ -35,6 +35,8 @@ export interface Erasing extends PurgeContext {
   user: string;
   store: SessionsContext["store"];
   total: Purged;
+  /** The ids of the user's sessions. Others who used them may note events about them at the end. */
+  ids: readonly string[];
   /** The folder of the user's own server, after it was moved away. */
   moved: string | null;
 }

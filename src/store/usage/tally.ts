@@ -30,9 +30,14 @@ export class Tally {
     for (const number of numbers.toReversed()) {
       const { size, ino } = this.#segments.stateOf(number);
       const known = this.#read.get(number);
-      // A purge has replaced the segment. Its numbers are the same.
-      const isReplaced = known !== undefined && known.ino !== ino;
-      const at = isReplaced ? size : (known?.end ?? this.#addSums(number));
+      if (known !== undefined && known.ino !== ino) {
+        // A purge has replaced the segment, so the offset of its next line is not known.
+        this.#users.clear();
+        this.#read.clear();
+        this.#refresh();
+        return;
+      }
+      const at = known?.end ?? this.#addSums(number);
       // Segments before one that is too old are even older.
       if (at === null) return;
       // A sealed segment that has been read to its end, and those before it, get no more lines.

@@ -86,9 +86,13 @@ export class LimitRecords implements LimitStore {
     const answer = log.append(["take", id, kind, ownHolder(), now, isSession ? null : most, perMinute]);
     if (!answer.granted) return answer;
     if (!isSession || most === null) return { granted: true };
-    const used = await this.#sessionsOf(user, answer.earlier, most);
+    const giveBack = () => log.appendLater(["end", id, false, ownHolder()]);
+    const used = await this.#sessionsOf(user, answer.earlier, most).catch((error: unknown) => {
+      giveBack();
+      throw error;
+    });
     if (used < most) return { granted: true };
-    log.appendLater(["end", id, false, ownHolder()]);
+    giveBack();
     return { granted: false, reached: "most", used, retryAfterMs: null };
   }
 

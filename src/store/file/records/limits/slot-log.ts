@@ -115,6 +115,8 @@ export class SlotLog {
       const newest = this.#numbers().at(-1);
       if (newest === undefined) this.#create(0, []);
       this.#number = this.#numbers().at(-1) ?? 0;
+      // Another log may have the inode number of a log that was deleted.
+      this.#inode = -1;
     }
     try {
       return openSync(this.#path(this.#number), constants.O_RDWR | constants.O_APPEND);
