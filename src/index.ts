@@ -154,8 +154,8 @@ export type {
   RequestChange,
   RequestOutcome,
 } from "./sessions/requests/request.js";
+export type { SessionOptions } from "./sessions/use/load.js";
 export type { PendingReply } from "./sessions/use/reply.js";
-export type { SessionOptions } from "./sessions/use/session-config.js";
 export type { SessionView } from "./sessions/view.js";
 export type { StoreProbe } from "./store/ports.js";
 export type { UsageReport, UsageRow, UsageTotal } from "./usage/ledger/report.js";

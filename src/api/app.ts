@@ -5,7 +5,7 @@ import { type Context, Hono } from "hono";
 import { FleetError, quote } from "../errors.js";
 import { permit } from "../identity/policy.js";
 import { actingFor } from "../identity/sign-on-events.js";
-import { deadline } from "../runtime/deadline.js";
+import { deadline } from "../runtime/clock.js";
 import { sessionNotFound } from "../sessions/problems.js";
 import { refuseTokenIn } from "./auth.js";
 import { readBody } from "./body.js";

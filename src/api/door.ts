@@ -11,7 +11,7 @@ import type { DoorListeners } from "../gateway/state/door/report.js";
 import { DoorCertificates, doorFiles } from "../identity/tls/certificates.js";
 import { checkExposure, checkInherited } from "../identity/tls/exposure.js";
 import { watchCertificates } from "../identity/tls/watch.js";
-import { abortable, deadline, NEVER } from "../runtime/deadline.js";
+import { abortable, deadline, NEVER } from "../runtime/clock.js";
 import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
 import type { StreamCounts } from "../serve/context.js";
 import type { Probes } from "../serve/report/probes.js";

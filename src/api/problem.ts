@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { STATUS_CODES } from "node:http";
 import { ERRORS, type ErrorEntry, FleetError, isCommand, isFleetError } from "../errors.js";
-import { isTimeout } from "../runtime/deadline.js";
+import { isTimeout } from "../runtime/clock.js";
 
 /** An answer that reports an error, as RFC 9457 describes it. */
 export interface Problem {

@@ -1,6 +1,6 @@
 import { printableJson } from "../config/values/text.js";
 import type { Fleet } from "../fleet/fleet.js";
-import { pause } from "../runtime/deadline.js";
+import { pause } from "../runtime/clock.js";
 import { FleetCommand } from "./base-command.js";
 import { usage } from "./flags/flags.js";
 import type { ListFlags } from "./flags/list.js";

@@ -7,7 +7,7 @@ import { createInterruptibly } from "../cli/prompt/interrupted-creation.js";
 import { markPrompts, readPrompt } from "../cli/prompt/prompt.js";
 import { printTurn } from "../cli/prompt/turn.js";
 import { isFleetError } from "../errors.js";
-import { deadline } from "../runtime/deadline.js";
+import { deadline } from "../runtime/clock.js";
 import type { SessionView } from "../sessions/view.js";
 
 /** How long a server may take to start and to create a session, in milliseconds. */

@@ -1,6 +1,6 @@
 import type { SessionRecord } from "../model/session.js";
 import { setUseMarker, type UseMarker } from "../pool/use-markers.js";
-import { pause } from "../runtime/deadline.js";
+import { pause } from "../runtime/clock.js";
 import type { SessionsContext } from "../sessions/context.js";
 import { sessionBusy } from "../sessions/problems.js";
 import { heldPermit, type PermitRequest, WAIT_MS } from "../sessions/use/permit.js";

@@ -2,7 +2,7 @@ import { closeSync, fstatSync, readSync } from "node:fs";
 import { join } from "node:path";
 import type { SessionRecord } from "../model/session.js";
 import { groupOfSession } from "../pool/server.js";
-import { pause } from "../runtime/deadline.js";
+import { pause } from "../runtime/clock.js";
 import { HeldFolder } from "../runtime/files/held-folder.js";
 import { HISTORY, openSessionState } from "../runtime/history/session-state.js";
 import type { SessionsContext } from "../sessions/context.js";

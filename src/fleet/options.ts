@@ -21,7 +21,7 @@ import type { LeaseWait } from "../sessions/leases/leases.js";
 import type { TurnLease } from "../sessions/leases/seen.js";
 import type { Released } from "../sessions/memory/release.js";
 import type { RequestAnswer, RequestChange } from "../sessions/requests/request.js";
-import type { SessionOptions } from "../sessions/use/session-config.js";
+import type { SessionOptions } from "../sessions/use/load.js";
 import type { SessionView } from "../sessions/view.js";
 
 export interface FleetOptions {

@@ -1,7 +1,7 @@
 import { loadConfig } from "../config/load/load.js";
 import { type FleetError, isFleetError } from "../errors.js";
 import { RawConnection } from "../runtime/client/raw-connection.js";
-import { deadline } from "../runtime/deadline.js";
+import { deadline } from "../runtime/clock.js";
 import { findRuntime } from "../runtime/launch/find.js";
 import { ownVersion, sdkVersion } from "../runtime/launch/versions.js";
 import { Fleet } from "./fleet.js";

@@ -6,7 +6,7 @@ import { option } from "../errors.js";
 import type { Identity } from "../identity/identity.js";
 import { doorFiles } from "../identity/tls/certificates.js";
 import { checkExposure, checkInherited } from "../identity/tls/exposure.js";
-import { abortable, deadline, NEVER } from "../runtime/deadline.js";
+import { abortable, deadline, NEVER } from "../runtime/clock.js";
 import { type InheritedListener, listenOn, showAddress } from "../runtime/launch/listen.js";
 import type { Client } from "./client/client.js";
 import { Attempts } from "./entry/attempts.js";

@@ -1,6 +1,6 @@
 import { isObject } from "../config/values/json.js";
 import { systemCode } from "../errors.js";
-import { deadline, isTimeout } from "../runtime/deadline.js";
+import { deadline, isTimeout } from "../runtime/clock.js";
 
 const ANSWER_MS = 5_000;
 const LONGEST_ANSWER_BYTES = 512 * 1024;

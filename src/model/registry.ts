@@ -28,14 +28,3 @@ export interface SupervisorRecord {
   /** The URL of the supervisor's HTTP API; absent or null if it has none. */
   http?: string | null;
 }
-
-export const EMPTY_REGISTRY = JSON.stringify({ servers: {} } satisfies Registry);
-
-export function parseRegistry(data: string): Registry {
-  return withoutPrototype(JSON.parse(data) as Registry);
-}
-
-/** Removes the prototype of `servers`, because a server id may be `__proto__` or `constructor`. */
-export function withoutPrototype(registry: Registry): Registry {
-  return { ...registry, servers: Object.assign(Object.create(null), registry.servers) };
-}

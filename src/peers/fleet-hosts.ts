@@ -10,7 +10,7 @@ import type { ServerRecord } from "../model/server.js";
 import type { TokenEnd } from "../model/token.js";
 import { serverNotFound, serverUnclear } from "../pool/pool.js";
 import { referenceOf } from "../pool/server.js";
-import { deadline } from "../runtime/deadline.js";
+import { deadline } from "../runtime/clock.js";
 import type { Host } from "./host.js";
 import type { LocalHost } from "./local-host.js";
 import { RemoteHost, type RemoteHostContext } from "./remote-host.js";

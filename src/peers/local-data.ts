@@ -1,5 +1,5 @@
 import type { Purged } from "../data/purge/purge.js";
-import { NEVER } from "../runtime/deadline.js";
+import { NEVER } from "../runtime/clock.js";
 import type { Sessions } from "../sessions/sessions.js";
 import type { AnswerOf, Call, ParamsOf } from "./calls/rpc-table.js";
 

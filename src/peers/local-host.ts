@@ -8,7 +8,7 @@ import type { ServerRecord } from "../model/server.js";
 import { type RollingResult, restartRolling } from "../pool/recycle/rolling.js";
 import { isBroken, type ServerView, viewServer } from "../pool/server.js";
 import type { StopOptions, Stopped } from "../pool/stop/stop.js";
-import { deadline, NEVER } from "../runtime/deadline.js";
+import { deadline, NEVER } from "../runtime/clock.js";
 import { logPath } from "../runtime/files/server-folder.js";
 import { lastLogLines } from "../serve/logs/log-end.js";
 import { awaitMore, followLog, type LogEnd, type LogPosition } from "../serve/logs/log-tail.js";

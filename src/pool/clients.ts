@@ -2,7 +2,7 @@ import type { CopilotClientOptions } from "@github/copilot-sdk";
 import { fleetClosed } from "../errors.js";
 import type { ServerRecord } from "../model/server.js";
 import { type ConnectedClient, connectClient } from "../runtime/client/connect.js";
-import { abortable, deadline } from "../runtime/deadline.js";
+import { abortable, deadline } from "../runtime/clock.js";
 import { provenEndpoint } from "../runtime/process/probe.js";
 
 /** The options that a caller of the library may set on its SDK client. The fleet decides where the client connects. */

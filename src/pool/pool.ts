@@ -3,7 +3,7 @@ import { FleetError, isFleetError, quote, type Suggestion } from "../errors.js";
 import { serverIdOf } from "../model/ids.js";
 import { addUp, counted, type OnProgress } from "../model/progress.js";
 import type { ServerRecord, TokenSource } from "../model/server.js";
-import { abortable, deadline, isTimeout } from "../runtime/deadline.js";
+import { abortable, deadline, isTimeout } from "../runtime/clock.js";
 import { admits, closedBy } from "./admission.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./concurrency.js";
 import { DiskMeter } from "./disk-meter.js";

@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 import { systemCode } from "../errors.js";
 import type { ProcessIdentity } from "../model/process.js";
 import type { ServerRecord } from "../model/server.js";
-import { pause } from "../runtime/deadline.js";
+import { pause } from "../runtime/clock.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 
 /*

@@ -39,3 +39,75 @@ export const systemClock: Clock = {
     return () => clearTimeout(timer);
   },
 };
+
+export const NEVER: AbortSignal = new AbortController().signal;
+
+/** A signal that ends a wait. Dispose it after the wait to remove its timer and listeners. */
+export interface Deadline extends Disposable {
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Aborts after `ms` milliseconds, or when one of the `others` aborts. The timer keeps the process alive, because otherwise a
+ * process whose connection has closed would end silently during the wait.
+ *
+ * Do not use `AbortSignal.any([outer, AbortSignal.timeout(ms)])`: on Node 20, such a signal may never abort after a garbage
+ * collection (measured with 20.20: `test/runtime/deadline.test.ts`).
+ */
+export function deadline(ms: number | undefined, ...others: (AbortSignal | undefined)[]): Deadline {
+  return deadlineOn(systemClock, ms, ...others);
+}
+
+/** Like {@link deadline}, but measures the time with `clock`. */
+export function deadlineOn(clock: Clock, ms: number | undefined, ...others: (AbortSignal | undefined)[]): Deadline {
+  const controller = new AbortController();
+  const end = () => controller.abort(new TimeIsUp(`no answer within ${ms} ms`));
+  const cancel = ms === undefined ? undefined : clock.after(ms, end, { ref: true });
+  const following = others.map((other) => other && follow(other, () => controller.abort(other.reason)));
+  return {
+    signal: controller.signal,
+    [Symbol.dispose]: () => {
+      cancel?.();
+      for (const unfollow of following) unfollow?.();
+    },
+  };
+}
+
+/** Aborts when the first of the two signals aborts. Dispose it to remove its listeners. */
+export function either(first: AbortSignal | undefined, second: AbortSignal | undefined): Deadline {
+  return deadline(undefined, first, second);
+}
+
+/** Settles like `work`, or rejects with the signal's reason if the signal aborts first. */
+export async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  let unfollow = (): void => undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    unfollow = follow(signal, () => reject(signal.reason));
+  });
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    unfollow();
+  }
+}
+
+/** Waits by the clock of this machine. Rejects with the signal's reason when the signal aborts. */
+export async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+  await systemClock.wait(ms, { signal });
+}
+
+class TimeIsUp extends Error {}
+
+/** Whether a {@link deadline} or an `AbortSignal.timeout` aborted because its time was up. */
+export function isTimeout(reason: unknown): boolean {
+  return reason instanceof TimeIsUp || (reason instanceof DOMException && reason.name === "TimeoutError");
+}
+
+/** Calls `onAbort` when the signal aborts or has aborted. Returns a function that prevents later calls. */
+function follow(signal: AbortSignal, onAbort: () => void): () => void {
+  // One signal may end all waits of a fleet. With more than ten listeners, Node prints a leak warning to standard error.
+  setMaxListeners(0, signal);
+  signal.addEventListener("abort", onAbort, { once: true });
+  if (signal.aborted) onAbort();
+  return () => signal.removeEventListener("abort", onAbort);
+}

@@ -7,7 +7,7 @@ import { SEEN_MS } from "../hosts/directory.js";
 import { forgetServing, noteServing } from "../hosts/serving-note.js";
 import { checkExposure } from "../identity/tls/exposure.js";
 import type { Stopped } from "../pool/stop/stop.js";
-import { NEVER } from "../runtime/deadline.js";
+import { NEVER } from "../runtime/clock.js";
 import { showAddress } from "../runtime/launch/listen.js";
 import { ownVersion } from "../runtime/launch/versions.js";
 import { type ServeContext, type ServedFleet, ServeState } from "./context.js";

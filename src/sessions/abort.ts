@@ -1,7 +1,7 @@
 import { isRunning } from "../pool/server.js";
 import { isInTurn } from "../runtime/client/activity.js";
 import { RawConnection } from "../runtime/client/raw-connection.js";
-import { deadline } from "../runtime/deadline.js";
+import { deadline } from "../runtime/clock.js";
 import { provenEndpoint } from "../runtime/process/probe.js";
 import type { SessionsContext } from "./context.js";
 import { recordFor } from "./find.js";

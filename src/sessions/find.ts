@@ -4,7 +4,7 @@ import type { HostRecord } from "../model/host.js";
 import { serverIdOf } from "../model/ids.js";
 import type { ServerRecord } from "../model/server.js";
 import { mayUse, newSessionRecord, type SessionRecord } from "../model/session.js";
-import { pause } from "../runtime/deadline.js";
+import { pause } from "../runtime/clock.js";
 import { readSessionFolder } from "../runtime/history/session-state.js";
 import type { Store } from "../store/ports.js";
 import { isBeingDeleted } from "./gc/journal.js";

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { FleetError, quote, systemCode } from "../errors.js";
 import type { SessionRecord } from "../model/session.js";
 import { groupOfSession } from "../pool/server.js";
-import { NEVER } from "../runtime/deadline.js";
+import { NEVER } from "../runtime/clock.js";
 import { type HistoryPart, type HistoryPosition, readPart } from "../runtime/history/part.js";
 import { promptsSince } from "../runtime/history/session-events.js";
 import {

@@ -14,10 +14,10 @@ import { filesExhausted, lacksFiles } from "../system/few-files.js";
 import { isOwnLimit } from "../system/unreadable.js";
 import type { SessionsContext } from "./context.js";
 import { deleteSessionState } from "./delete.js";
-import { noteCreated } from "./events/notes.js";
 import { foundRecord, recordFor } from "./find.js";
-import { SessionLimits } from "./limits/session-limits.js";
+import { noteCreated } from "./notes.js";
 import { sessionExists, sessionLocked, warnOfUnreadable } from "./problems.js";
+import { SessionLimits } from "./session-limits.js";
 import { LastUses } from "./use/last-uses.js";
 import { type SessionView, viewSession } from "./view.js";
 

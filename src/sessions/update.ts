@@ -4,7 +4,7 @@ import type { Duration } from "../config/values/duration.js";
 import type { EventLog } from "../model/events/event.js";
 import type { SessionRecord } from "../model/session.js";
 import type { Store } from "../store/ports.js";
-import { noteShared } from "./events/notes.js";
+import { noteShared } from "./notes.js";
 import { sessionChanged, sessionNotFound } from "./problems.js";
 import type { SessionView } from "./view.js";
 

@@ -3,7 +3,7 @@ import { FleetError } from "../../src/errors.js";
 import type { ServerLink } from "../../src/gateway/state/links.js";
 import { Turn } from "../../src/gateway/state/turn.js";
 import { isIdle } from "../../src/gateway/turns/turn-server.js";
-import { NEVER, pause } from "../../src/runtime/deadline.js";
+import { NEVER, pause } from "../../src/runtime/clock.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { type RpcClient, RpcError } from "../../src/runtime/wire/rpc-client.js";
 import { sessionNotFound } from "../../src/sessions/problems.js";

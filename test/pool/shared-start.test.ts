@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { openParts } from "../../src/fleet/parts.js";
-import { NEVER } from "../../src/runtime/deadline.js";
+import { NEVER } from "../../src/runtime/clock.js";
 import { eventually } from "../fixtures/eventually.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";

@@ -6,7 +6,7 @@ import { type FleetParts, openParts } from "../../src/fleet/parts.js";
 import type { ServerRecord } from "../../src/model/server.js";
 import { HeldClaim } from "../../src/pool/claims/held-claim.js";
 import { usedSessions } from "../../src/pool/use-markers.js";
-import { NEVER } from "../../src/runtime/deadline.js";
+import { NEVER } from "../../src/runtime/clock.js";
 import { recordFor } from "../../src/sessions/find.js";
 import type { Transport } from "../../src/sessions/use/load.js";
 import { useSession } from "../../src/sessions/use/use-session.js";

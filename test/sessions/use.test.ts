@@ -72,10 +72,10 @@ it("a turn in a session that the process has open on its user's own server does 
   await fleet.sessions.leave(session);
 });
 
-it("a send runs the code of at most 40 source files", async () => {
+it("a send runs the code of at most 35 source files", async () => {
   const id = unused("files");
   const fleet = await fleetWith(id, "per-user");
   const files = await filesUsed(async () => await fleet.sessions.use(id, "second", { user: "ann" }));
   expect(files).toContain("sessions/use/use-session.ts");
-  expect(files.length, files.join("\n")).toBeLessThanOrEqual(40);
+  expect(files.length, files.join("\n")).toBeLessThanOrEqual(35);
 });

@@ -1,6 +1,6 @@
 import { isFleetError, quote } from "../../errors.js";
 import { meantIds } from "../../model/reference.js";
-import { either } from "../../runtime/deadline.js";
+import { either } from "../../runtime/clock.js";
 import { given } from "../flags/flags.js";
 import { Interrupted } from "../prompt/interrupted.js";
 import { colour } from "../render/colour.js";

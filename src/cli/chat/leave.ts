@@ -1,4 +1,4 @@
-import { deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/clock.js";
 import { colour } from "../render/colour.js";
 import type { ChatParts } from "./chat.js";
 import type { Conversation } from "./conversation/conversation.js";

@@ -1,4 +1,4 @@
-import { either } from "../../runtime/deadline.js";
+import { either } from "../../runtime/clock.js";
 import { SignOfLife } from "./sign-of-life.js";
 import type { LivePart, Window } from "./terminal/window.js";
 

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
-import { either } from "../../runtime/deadline.js";
+import { either } from "../../runtime/clock.js";
 import { shorten } from "../render/table.js";
 import { FullScreen, type ScreenSize } from "./screen.js";
 

@@ -1,4 +1,4 @@
-import { abortable } from "../../runtime/deadline.js";
+import { abortable } from "../../runtime/clock.js";
 import { ForegroundCommand } from "../../runtime/launch/foreground.js";
 import { type HeldLease, LEASE_VARIABLES } from "../../sessions/leases/leases.js";
 import { Interrupted, onSignals } from "../prompt/interrupted.js";

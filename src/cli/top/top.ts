@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Fleet } from "../../fleet/fleet.js";
 import type { Overview } from "../../peers/overview.js";
-import { either } from "../../runtime/deadline.js";
+import { either } from "../../runtime/clock.js";
 import { REFRESH_MS } from "../run/live.js";
 import { FullScreen, type Key } from "../run/screen.js";
 import { perform } from "./actions.js";

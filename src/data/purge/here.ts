@@ -8,7 +8,7 @@ import { revokeTokens } from "../../identity/tokens.js";
 import { serverIdOf } from "../../model/ids.js";
 import type { SessionRecord } from "../../model/session.js";
 import { isRunning } from "../../pool/server.js";
-import { pause } from "../../runtime/deadline.js";
+import { pause } from "../../runtime/clock.js";
 import { serverFolder } from "../../runtime/files/server-folder.js";
 import { chatHistoryPath, removePlacesOf, removeTakenOf } from "../../runtime/files/user-places.js";
 import { listSessionFolders, sessionBytes } from "../../runtime/history/session-state.js";

@@ -1,7 +1,7 @@
 import { actingAs } from "../../events/acting.js";
 import { closePool, liveSupervisor, openPool, type PoolState, poolState } from "../../pool/admission.js";
 import type { Stopped } from "../../pool/stop/stop.js";
-import { NEVER } from "../../runtime/deadline.js";
+import { NEVER } from "../../runtime/clock.js";
 import type { Supervisor } from "../../serve/supervisor.js";
 import * as arg from "../arguments.js";
 import type { DrainRequest, SuperviseOptions } from "../options.js";

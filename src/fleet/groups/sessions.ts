@@ -10,7 +10,7 @@ import { readEvents } from "../../peers/sessions/events.js";
 import { meantSessions, onlyMeant } from "../../peers/sessions/meant.js";
 import { readTranscript } from "../../peers/sessions/transcript.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
-import { NEVER } from "../../runtime/deadline.js";
+import { NEVER } from "../../runtime/clock.js";
 import type { TranscriptEntry } from "../../runtime/history/transcript.js";
 import type { GcRequest, GcResult } from "../../sessions/gc/collect.js";
 import type { EvictionResult } from "../../sessions/memory/eviction.js";

@@ -1,7 +1,7 @@
 import { isFleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
-import { NEVER } from "../../runtime/deadline.js";
+import { NEVER } from "../../runtime/clock.js";
 import { Connector } from "../routing/connector.js";
 import { Opener } from "../routing/opener.js";
 import type { PeerDialer } from "../routing/peer-dialer.js";

@@ -4,7 +4,7 @@ import { isObject } from "../../config/values/json.js";
 import { FleetError, isFleetError, option, quote } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { HostIdentity } from "../../identity/identity.js";
-import { abortable, deadline } from "../../runtime/deadline.js";
+import { abortable, deadline } from "../../runtime/clock.js";
 import { encodeMessage, ProtocolError } from "../../runtime/wire/frames.js";
 import type { RpcId } from "../../runtime/wire/server-message.js";
 import type { Protocol } from "../policy/protocols.js";

@@ -2,7 +2,7 @@ import { FleetError } from "../../errors.js";
 import type { HostRecord } from "../../model/host.js";
 import { serverIdOf } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
-import { deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/clock.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { checkSameProtocol } from "../policy/protocols.js";
 import type { ClientState } from "../state/client-state.js";

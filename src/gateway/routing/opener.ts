@@ -2,7 +2,7 @@ import { FleetError, isFleetError, quote, type Suggestion } from "../../errors.j
 import { newSessionId, validateSessionId } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
-import { deadlineOn, isTimeout } from "../../runtime/deadline.js";
+import { deadlineOn, isTimeout } from "../../runtime/clock.js";
 import { serverFor } from "../../sessions/use/server.js";
 import { type SessionUse, useSession } from "../../sessions/use/use-session.js";
 import type { ClientState } from "../state/client-state.js";

@@ -6,7 +6,7 @@ import type { SignOn } from "../../identity/sign-on.js";
 import { type PeerSettings, peerEndpoint } from "../../identity/tls/peer.js";
 import { issueRelayToken } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
-import { deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/clock.js";
 import { RpcError, type RpcListener } from "../../runtime/wire/rpc-client.js";
 import type { Store } from "../../store/ports.js";
 import type { OpenUpstream } from "../state/links.js";

@@ -2,7 +2,7 @@ import { sessionMoved, userMoved } from "../../hosts/problems.js";
 import type { HostRecord } from "../../model/host.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
-import { deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/clock.js";
 import { recordFor } from "../../sessions/find.js";
 import type { Attachment, ClientState } from "../state/client-state.js";
 import { isPeerLinkId, type Link, type PeerLink, peerLinkId, type ServerLink } from "../state/links.js";

@@ -1,6 +1,6 @@
 import type { SessionRecord } from "../../model/session.js";
 import { type Clock, systemClock } from "../../runtime/clock.js";
-import type { TurnEvents } from "../../sessions/events/notes.js";
+import type { TurnEvents } from "../../sessions/use/turn-records.js";
 import type { SessionUse } from "../../sessions/use/use-session.js";
 import type { Charge } from "../../usage/limits/turn-allowance.js";
 import type { ClientRequest } from "../wire/client-message.js";

@@ -3,7 +3,7 @@ import type { ServerRecord } from "../../model/server.js";
 import { isRunning } from "../../pool/server.js";
 import { isInTurn } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
-import { deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/clock.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { SessionUse } from "../../sessions/use/use-session.js";

@@ -1,4 +1,4 @@
-import { TurnEvents } from "../../sessions/events/notes.js";
+import { TurnEvents } from "../../sessions/use/turn-records.js";
 import type { SessionUse } from "../../sessions/use/use-session.js";
 import type { ClientState } from "../state/client-state.js";
 import type { Turn } from "../state/turn.js";

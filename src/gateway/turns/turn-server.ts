@@ -3,7 +3,7 @@ import { sessionMoved } from "../../hosts/problems.js";
 import type { SessionRecord } from "../../model/session.js";
 import { isRunning } from "../../pool/server.js";
 import { isInTurn } from "../../runtime/client/activity.js";
-import { deadline, pause } from "../../runtime/deadline.js";
+import { deadline, pause } from "../../runtime/clock.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import { missingAccess } from "../../sessions/use/load.js";

@@ -5,7 +5,7 @@ import { type Address, parseAddress } from "../../config/rules.js";
 import { isLoopback } from "../../config/values/redis-url.js";
 import { addressFault } from "../../config/values/text-fault.js";
 import { FleetError, option, quote } from "../../errors.js";
-import { deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/clock.js";
 import { listenOn, showAddress } from "../../runtime/launch/listen.js";
 import { connectSecurely } from "../../runtime/wire/secure.js";
 import { splice } from "../../runtime/wire/splice.js";

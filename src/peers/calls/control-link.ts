@@ -7,7 +7,7 @@ import { type PeerSettings, peerEndpoint } from "../../identity/tls/peer.js";
 import { issueHostToken } from "../../identity/tokens.js";
 import type { HostRecord } from "../../model/host.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
-import { deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/clock.js";
 import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { SessionsContext } from "../../sessions/context.js";
 

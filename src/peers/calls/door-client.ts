@@ -5,7 +5,7 @@ import { issueVisitToken, type Visit } from "../../identity/visit-token.js";
 import type { HostRecord } from "../../model/host.js";
 import type { ClientOptions } from "../../pool/clients.js";
 import { connectClient } from "../../runtime/client/connect.js";
-import { abortable, deadline } from "../../runtime/deadline.js";
+import { abortable, deadline } from "../../runtime/clock.js";
 import type { LinkContext } from "./control-link.js";
 
 const CONNECT_MS = 10_000;

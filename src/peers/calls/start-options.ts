@@ -1,6 +1,6 @@
 import type { SpawnRequest } from "../../fleet/options.js";
 import type { SpawnOptions } from "../../pool/start/start.js";
-import { deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/clock.js";
 import type { Call } from "./rpc-table.js";
 
 export const START_WAIT_MS = 30_000;

@@ -1,4 +1,4 @@
-import { NEVER } from "../../runtime/deadline.js";
+import { NEVER } from "../../runtime/clock.js";
 import type { HistoryFate, HistoryPosition } from "../../runtime/history/part.js";
 import type { SessionFinder } from "../../sessions/find.js";
 import { sessionNotFound } from "../../sessions/problems.js";

@@ -4,7 +4,7 @@ import { hostAway, sessionMoved } from "../../hosts/problems.js";
 import type { HostRecord } from "../../model/host.js";
 import type { SessionRecord } from "../../model/session.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
-import { abortable, either, isTimeout } from "../../runtime/deadline.js";
+import { abortable, either, isTimeout } from "../../runtime/clock.js";
 import type { SessionsContext } from "../../sessions/context.js";
 import { recordFor } from "../../sessions/find.js";
 import type { HeldLease } from "../../sessions/leases/leases.js";

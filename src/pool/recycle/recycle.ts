@@ -4,7 +4,7 @@ import type { OnProgress } from "../../model/progress.js";
 import type { Registry } from "../../model/registry.js";
 import { sandboxReport } from "../../model/sandbox.js";
 import type { Replacement, ServerRecord } from "../../model/server.js";
-import { NEVER } from "../../runtime/deadline.js";
+import { NEVER } from "../../runtime/clock.js";
 import { readConnectionToken } from "../../runtime/files/server-folder.js";
 import { logSize } from "../../runtime/files/server-log.js";
 import { findRuntime } from "../../runtime/launch/find.js";

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isFleetError } from "../../errors.js";
 import type { ServerRecord } from "../../model/server.js";
-import { deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/clock.js";
 import { logPath, readConnectionToken } from "../../runtime/files/server-folder.js";
 import { appendToLog } from "../../runtime/files/server-log.js";
 import { withBridge } from "../../runtime/process/bridge.js";

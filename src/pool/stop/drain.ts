@@ -4,7 +4,7 @@ import type { OnProgress } from "../../model/progress.js";
 import type { ServerRecord, ServerState } from "../../model/server.js";
 import { isInTurn, unlessRefused } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
-import { abortable, deadline } from "../../runtime/deadline.js";
+import { abortable, deadline } from "../../runtime/clock.js";
 import { endsInsideTurn } from "../../runtime/history/session-events.js";
 import { listLoaded } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";

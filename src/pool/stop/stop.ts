@@ -2,7 +2,7 @@ import { FleetError } from "../../errors.js";
 import type { EventLog } from "../../model/events/event.js";
 import type { OnProgress } from "../../model/progress.js";
 import type { ServerRecord } from "../../model/server.js";
-import { NEVER } from "../../runtime/deadline.js";
+import { NEVER } from "../../runtime/clock.js";
 import { logStop } from "../../runtime/process/server-end.js";
 import { stopServer } from "../../runtime/process/stop.js";
 import { HeldClaim, untilUnclaimed } from "../claims/held-claim.js";

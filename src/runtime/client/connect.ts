@@ -2,7 +2,7 @@ import { Socket } from "node:net";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import type { CopilotClient, CopilotClientOptions } from "@github/copilot-sdk";
 import { FleetError } from "../../errors.js";
-import { abortable } from "../deadline.js";
+import { abortable } from "../clock.js";
 import { showAddress } from "../launch/listen.js";
 import { acknowledgePromptly } from "../wire/acknowledge.js";
 import type { Endpoint } from "../wire/rpc-client.js";

@@ -2,8 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { AssistantMessageEvent, CopilotSession, MessageOptions, SessionEvent } from "@github/copilot-sdk";
 import { writeDuration } from "../../config/values/duration.js";
 import { FleetError, option } from "../../errors.js";
-import { type Clock, systemClock } from "../clock.js";
-import { abortable, deadline } from "../deadline.js";
+import { abortable, type Clock, deadline, systemClock } from "../clock.js";
 
 export interface TurnOptions {
   /** How long the turn may take before it is aborted, in milliseconds. There is no limit by default. */

@@ -4,7 +4,7 @@ import type { Server } from "node:net";
 import type { Address } from "../../config/rules.js";
 import { isLoopback } from "../../config/values/redis-url.js";
 import { FleetError, type FleetErrorCode, option, quote, type Suggestion, systemCode } from "../../errors.js";
-import { abortable } from "../deadline.js";
+import { abortable } from "../clock.js";
 
 export type AddressKey = "serve.metrics" | "serve.listen" | "serve.http" | "proxy";
 

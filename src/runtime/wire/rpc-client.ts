@@ -1,8 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { connect, type Socket } from "node:net";
 import { FleetError, quote } from "../../errors.js";
-import { type Clock, systemClock } from "../clock.js";
-import { abortable, deadline, deadlineOn, isTimeout } from "../deadline.js";
+import { abortable, type Clock, deadline, deadlineOn, isTimeout, systemClock } from "../clock.js";
 import { acknowledgePromptly } from "./acknowledge.js";
 import { encodeMessage, type Frame, FrameSplitter } from "./frames.js";
 import type { PeerTls } from "./secure.js";

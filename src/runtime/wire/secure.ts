@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import type { Socket } from "node:net";
 import { type ConnectionOptions, connect } from "node:tls";
-import { abortable } from "../deadline.js";
+import { abortable } from "../clock.js";
 
 /** The authorities by which to check the other end of a TLS connection, and the certificate to show there. */
 export type PeerTls = Pick<ConnectionOptions, "ca" | "cert" | "key">;

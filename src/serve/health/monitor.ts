@@ -4,7 +4,7 @@ import type { Config } from "../../config/schema.js";
 import type { ServerRecord } from "../../model/server.js";
 import { endHung, recordHealth } from "../../pool/health.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
-import { deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/clock.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { isAlive } from "../../runtime/process/process-table.js";

@@ -6,7 +6,7 @@ import { isClaimed } from "../../pool/claims/held-claim.js";
 import { recordCrashLoop } from "../../pool/health.js";
 import { sharedServerId } from "../../pool/placement.js";
 import { isBroken, isDesired } from "../../pool/server.js";
-import { deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/clock.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
 import type { ServeContext } from "../context.js";
 import type { LoopTimer } from "../loop-timer.js";

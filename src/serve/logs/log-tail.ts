@@ -1,6 +1,6 @@
 import { closeSync, fstatSync, openSync, statSync } from "node:fs";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
-import { pause } from "../../runtime/deadline.js";
+import { pause } from "../../runtime/clock.js";
 import { ifThere, readAt } from "../../runtime/files/if-there.js";
 import { readableLine, readLogKey } from "../../runtime/files/log-signature.js";
 import { rotatedPath } from "./log-rotation.js";

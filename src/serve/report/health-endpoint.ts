@@ -1,6 +1,6 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Address } from "../../config/rules.js";
-import { abortable, deadline } from "../../runtime/deadline.js";
+import { abortable, deadline } from "../../runtime/clock.js";
 import { listenOn } from "../../runtime/launch/listen.js";
 import { HealthProbes, logProbeFailure, PROBES, type ProbeAnswer, type ProbesContext, TEXT } from "./probes.js";
 

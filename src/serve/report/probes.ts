@@ -1,4 +1,4 @@
-import { abortable, deadline } from "../../runtime/deadline.js";
+import { abortable, deadline } from "../../runtime/clock.js";
 import type { ServeLog } from "../context.js";
 import { logFailure } from "../failures.js";
 import type { FleetMetrics } from "./metrics.js";

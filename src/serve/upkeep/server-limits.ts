@@ -3,7 +3,7 @@ import type { LimitsReached } from "../../model/sandbox.js";
 import type { ServerRecord } from "../../model/server.js";
 import { isClaimed } from "../../pool/claims/held-claim.js";
 import { describeBytes } from "../../pool/disk-meter.js";
-import { NEVER } from "../../runtime/deadline.js";
+import { NEVER } from "../../runtime/clock.js";
 import { limitsReached } from "../../sandbox/limits/cgroups.js";
 import type { ServeContext } from "../context.js";
 import type { Operations } from "../operations.js";

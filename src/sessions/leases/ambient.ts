@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import { abortable, deadline, isTimeout } from "../../runtime/deadline.js";
+import { abortable, deadline, isTimeout } from "../../runtime/clock.js";
 import { sessionBusy } from "../problems.js";
 import type { HeldLease } from "./held.js";
 import type { TurnLease } from "./seen.js";

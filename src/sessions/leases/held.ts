@@ -1,7 +1,7 @@
 import { type FleetError, isFleetError } from "../../errors.js";
 import type { Lease } from "../../model/lease.js";
 import type { Clock } from "../../runtime/clock.js";
-import { abortable } from "../../runtime/deadline.js";
+import { abortable } from "../../runtime/clock.js";
 import type { Store } from "../../store/ports.js";
 import { leaseLost, leaseOver } from "../problems.js";
 import type { TurnLease } from "./seen.js";

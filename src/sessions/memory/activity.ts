@@ -3,7 +3,7 @@ import type { ServerRecord } from "../../model/server.js";
 import { loadedSessions } from "../../pool/stop/drain.js";
 import { isInTurn } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
-import { deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/clock.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 
 /** The activity of a server at one moment. Both values are null if the server does not answer in time. */

@@ -10,7 +10,7 @@ import { loadedSessions } from "../../pool/stop/drain.js";
 import { setEvictionMarker, usedSessions } from "../../pool/use-markers.js";
 import { isInTurn } from "../../runtime/client/activity.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
-import { deadline } from "../../runtime/deadline.js";
+import { deadline } from "../../runtime/clock.js";
 import { isLoadedBy, lastWrite } from "../../runtime/history/session-state.js";
 import { ownLimit } from "../../runtime/launch/own-limits.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";

@@ -3,7 +3,7 @@ import type { SessionRecord } from "../../model/session.js";
 import { isRunning } from "../../pool/server.js";
 import { setEvictionMarker } from "../../pool/use-markers.js";
 import { RawConnection } from "../../runtime/client/raw-connection.js";
-import { pause } from "../../runtime/deadline.js";
+import { pause } from "../../runtime/clock.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { sessionsOfThisHost } from "../../store/of-this-host.js";

@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import type { Clock } from "../../runtime/clock.js";
-import { abortable, deadlineOn } from "../../runtime/deadline.js";
+import { abortable, deadlineOn } from "../../runtime/clock.js";
 import { requestClosed, requestNotFound, verdictOf } from "./problems.js";
 import type { AgentRequest, Asked, RequestAnswer, RequestChange, Verdict } from "./request.js";
 

@@ -5,21 +5,28 @@ import type { SessionRecord } from "../../model/session.js";
 import { hasEnded } from "../../pool/server.js";
 import type { ConnectedClient } from "../../runtime/client/connect.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
-import { abortable, either, isTimeout } from "../../runtime/deadline.js";
+import { abortable, either, isTimeout } from "../../runtime/clock.js";
 import { promptsSince } from "../../runtime/history/session-events.js";
 import { historyBytes } from "../../runtime/history/session-state.js";
-import { TurnEvents } from "../events/notes.js";
 import { recordFor } from "../find.js";
 import { promptHistory } from "../history.js";
 import { explained, sessionNotFound, turnCut } from "../problems.js";
 import type { Asker, AskerOptions } from "../requests/asker.js";
 import type { Sessions } from "../sessions.js";
 import type { SessionView } from "../view.js";
-import { isUnloaded, type Loading, missingAccess, type Transport, withToolSandbox } from "./load.js";
+import {
+  isUnloaded,
+  type Loading,
+  missingAccess,
+  type SessionOptions,
+  sessionConfig,
+  type Transport,
+  withToolSandbox,
+} from "./load.js";
 import { type AttachedSession, askerOf, OpenSession, type Prompt, type SendOptions } from "./open-session.js";
 import { isStopped } from "./server.js";
-import { type SessionOptions, sessionConfig } from "./session-config.js";
 import { assertAccepted, credentialsOf, forgetCredential } from "./session-token.js";
+import { TurnEvents } from "./turn-records.js";
 import { type SessionUse, useSession } from "./use-session.js";
 
 interface LocalAttached extends AttachedSession {

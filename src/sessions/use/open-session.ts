@@ -10,15 +10,15 @@ import { isFleetError } from "../../errors.js";
 import type { HostDirectory } from "../../hosts/directory.js";
 import type { SessionRecord, SessionUser } from "../../model/session.js";
 import { runTurn, type TurnOptions, type TurnReply } from "../../runtime/client/turn.js";
-import { abortable, deadline, pause } from "../../runtime/deadline.js";
+import { abortable, deadline, pause } from "../../runtime/clock.js";
 import type { RecordedPrompt } from "../../runtime/history/session-events.js";
 import { ownIdentity } from "../../runtime/process/process-table.js";
 import type { SessionsContext } from "../context.js";
 import { isStoreTrouble, unseen } from "../problems.js";
 import { Asker, type AskerOptions, type AskOptions } from "../requests/asker.js";
 import type { SessionView } from "../view.js";
+import type { SessionOptions } from "./load.js";
 import type { PermitRequest } from "./permit.js";
-import type { SessionOptions } from "./session-config.js";
 
 /** A listener of the caller. `stop` removes it from the SDK's current session object. */
 interface Listener {

@@ -10,7 +10,7 @@ import type { Pool } from "../../pool/pool.js";
 import { hasEnded, isRunning } from "../../pool/server.js";
 import type { SpawnOptions } from "../../pool/start/start.js";
 import { isUsed, setEvictionMarker } from "../../pool/use-markers.js";
-import { isTimeout, pause } from "../../runtime/deadline.js";
+import { isTimeout, pause } from "../../runtime/clock.js";
 import { isLoadedBy } from "../../runtime/history/session-state.js";
 import type { Store } from "../../store/ports.js";
 import type { SessionsContext } from "../context.js";

@@ -4,17 +4,16 @@ import type { SessionRecord } from "../../model/session.js";
 import { ModelUse } from "../../models/provider.js";
 import { isRunning } from "../../pool/server.js";
 import { setUseMarker, type UseMarker } from "../../pool/use-markers.js";
-import { type Deadline, deadline } from "../../runtime/deadline.js";
+import { type Deadline, deadline } from "../../runtime/clock.js";
 import type { Charge, TurnAllowance } from "../../usage/limits/turn-allowance.js";
 import type { SessionsContext } from "../context.js";
 import { recordFor } from "../find.js";
 import type { TurnLease } from "../leases/seen.js";
-import { allowanceFor } from "../limits/allowance.js";
 import { isStoreTrouble, sessionBusy, unreleased } from "../problems.js";
 import { load, type Transport } from "./load.js";
-import { MeteredTurn } from "./metered-turn.js";
-import { type Permit, permitFor, type UseRequest, untilAlone, WAIT_MS } from "./permit.js";
+import { allowanceFor, type Permit, permitFor, type UseRequest, untilAlone, WAIT_MS } from "./permit.js";
 import { isEndOf, serverFor, UseCheck } from "./server.js";
+import { MeteredTurn } from "./turn-records.js";
 
 /**
  * Begins to use a session: gets the permit for a turn, finds the server, sets the use marker there, and checks that the

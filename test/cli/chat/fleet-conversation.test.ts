@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { FleetConversations } from "../../../src/cli/chat/conversation/fleet.js";
 import { FleetError } from "../../../src/errors.js";
 import type { Fleet } from "../../../src/fleet/fleet.js";
-import { NEVER } from "../../../src/runtime/deadline.js";
+import { NEVER } from "../../../src/runtime/clock.js";
 
 /** The sessions of a fleet that refuses to open any while it drains. It knows which session is open, as a fleet does. */
 class DrainingSessions {

@@ -5,7 +5,7 @@ import { MarkdownStream } from "../../../src/cli/chat/markdown/stream.js";
 import { OwnTurn } from "../../../src/cli/chat/terminal/own-turn.js";
 import { Cancelled, type Window } from "../../../src/cli/chat/terminal/window.js";
 import { FleetError } from "../../../src/errors.js";
-import { NEVER } from "../../../src/runtime/deadline.js";
+import { NEVER } from "../../../src/runtime/clock.js";
 
 /** Runs a chat in a new session in which the user types these prompts, without a terminal. */
 async function chatOf(

@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { PromptInput } from "../../../src/cli/chat/terminal/prompt-input.js";
 import { Window } from "../../../src/cli/chat/terminal/window.js";
-import { abortable } from "../../../src/runtime/deadline.js";
+import { abortable } from "../../../src/runtime/clock.js";
 
 /** A window on a terminal that nobody sees. */
 function testWindow(): Window {

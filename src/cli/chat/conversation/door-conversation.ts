@@ -2,7 +2,7 @@ import type { CopilotSession, ResumeSessionConfig, SessionEvent } from "@github/
 import { FleetError, isFleetError } from "../../../errors.js";
 import { errorOfDoor } from "../../../peers/calls/control-link.js";
 import { runTurn } from "../../../runtime/client/turn.js";
-import { abortable, deadline, pause } from "../../../runtime/deadline.js";
+import { abortable, deadline, pause } from "../../../runtime/clock.js";
 import { Transcriber, type TranscriptEntry } from "../../../runtime/history/transcript.js";
 import { type Conversation, modelOf, modelsOf, type PromptOptions } from "./conversation.js";
 import { type Attached, answered, type DoorLink } from "./door-link.js";

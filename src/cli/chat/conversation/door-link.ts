@@ -2,7 +2,7 @@ import type { CopilotSession, ResumeSessionConfig, SessionConfig } from "@github
 import { FleetError, isFleetError } from "../../../errors.js";
 import { errorOfDoor } from "../../../peers/calls/control-link.js";
 import { type ConnectedClient, connectClient } from "../../../runtime/client/connect.js";
-import { abortable, deadline, isTimeout, pause } from "../../../runtime/deadline.js";
+import { abortable, deadline, isTimeout, pause } from "../../../runtime/clock.js";
 import type { Door } from "../../flags/door.js";
 
 const [CONNECT_MS, OPEN_MS, GOODBYE_MS] = [10_000, 30_000, 2_000];

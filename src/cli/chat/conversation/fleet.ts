@@ -1,7 +1,7 @@
 import type { CopilotSession } from "@github/copilot-sdk";
 import type { Fleet } from "../../../fleet/fleet.js";
 import type { ResumeSessionOptions } from "../../../fleet/options.js";
-import { abortable, deadline } from "../../../runtime/deadline.js";
+import { abortable, deadline } from "../../../runtime/clock.js";
 import type { TranscriptEntry } from "../../../runtime/history/transcript.js";
 import { given } from "../../flags/flags.js";
 import {

@@ -5,7 +5,7 @@ import type { EventFilter } from "../../../events/query.js";
 import { EVENT_TYPES, type FleetEvent } from "../../../model/events/event.js";
 import { type EventsFilter, followEvents, gatherEvents } from "../../../peers/events/all-events.js";
 import { type EventsVerified, verifyEverywhere } from "../../../peers/events/verify.js";
-import { NEVER } from "../../../runtime/deadline.js";
+import { NEVER } from "../../../runtime/clock.js";
 import * as arg from "../../arguments.js";
 import { Group } from "../group.js";
 

@@ -1,5 +1,5 @@
 import { type ExportedSession, exportSession, importSession } from "../../../peers/sessions/archives.js";
-import { NEVER } from "../../../runtime/deadline.js";
+import { NEVER } from "../../../runtime/clock.js";
 import type { SessionView } from "../../../sessions/view.js";
 import { RequestGroup } from "./requests.js";
 

@@ -1,5 +1,5 @@
 import { answerRequest, followRequests, listRequests } from "../../../peers/sessions/requests.js";
-import { NEVER } from "../../../runtime/deadline.js";
+import { NEVER } from "../../../runtime/clock.js";
 import type { AgentRequest, RequestChange } from "../../../sessions/requests/request.js";
 import type { AnswerOptions } from "../../options.js";
 import { Group } from "../group.js";

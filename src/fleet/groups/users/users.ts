@@ -1,6 +1,6 @@
 import { type PurgeReceipt, purgeUser } from "../../../peers/purge.js";
 import { listUsers, type UserEntry } from "../../../peers/users.js";
-import { NEVER } from "../../../runtime/deadline.js";
+import { NEVER } from "../../../runtime/clock.js";
 import * as arg from "../../arguments.js";
 import type { FleetParts } from "../../parts.js";
 import { Group } from "../group.js";

@@ -3,7 +3,7 @@ import { sha256 } from "../../../config/values/text.js";
 import { isFleetError } from "../../../errors.js";
 import type { KeyedTurn, TurnUsage } from "../../../model/session.js";
 import type { TurnReply } from "../../../runtime/client/turn.js";
-import { abortable, either, pause } from "../../../runtime/deadline.js";
+import { abortable, either, pause } from "../../../runtime/clock.js";
 import { storedEnd } from "../../problems.js";
 import { RecordedTurn } from "./recorded-turn.js";
 import { type JournalContext, type KeyedRequest, readKeyed, recall, TurnJournal } from "./turn-journal.js";

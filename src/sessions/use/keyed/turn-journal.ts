@@ -3,7 +3,7 @@ import type { SessionEvent } from "@github/copilot-sdk";
 import { type FleetError, isFleetError } from "../../../errors.js";
 import type { KeyedTurn, SessionRecord } from "../../../model/session.js";
 import type { TurnReply } from "../../../runtime/client/turn.js";
-import { NEVER } from "../../../runtime/deadline.js";
+import { NEVER } from "../../../runtime/clock.js";
 import type { KeyedTurnStore } from "../../../store/ports.js";
 import { isStoreTrouble, keyReused, turnWasCut } from "../../problems.js";
 import type { OpenSession } from "../open-session.js";

@@ -1,9 +1,10 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { quote, type Suggestion } from "../../../errors.js";
-import { EMPTY_REGISTRY, parseRegistry, type Registry } from "../../../model/registry.js";
+import type { Registry } from "../../../model/registry.js";
 import { corruptError } from "../../failures.js";
 import type { RegistryStore } from "../../ports.js";
+import { EMPTY_REGISTRY, parseRegistry } from "../../registry-data.js";
 import type { UpdateQueue } from "../../update-queue.js";
 import { damageWarning, describeDamage, isQuarantined } from "../commit/damage.js";
 import { type Base, documentUpdates } from "../commit/document.js";

@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type RedisUrl, showRedisUrl } from "../../../config/values/redis-url.js";
 import type { FleetError } from "../../../errors.js";
-import { EMPTY_REGISTRY, SCHEMA } from "../../../model/registry.js";
+import { SCHEMA } from "../../../model/registry.js";
+import { EMPTY_REGISTRY } from "../../registry-data.js";
 import type { Script } from "../scripts/scripts.js";
 import type { Signer } from "../signatures/signer.js";
 import type { Epoch } from "./epoch.js";

@@ -1,5 +1,6 @@
-import { EMPTY_REGISTRY, type Registry, withoutPrototype } from "../../../model/registry.js";
+import type { Registry } from "../../../model/registry.js";
 import type { RegistryStore } from "../../ports.js";
+import { EMPTY_REGISTRY, withoutPrototype } from "../../registry-data.js";
 import { UpdateQueue, type Writes } from "../../update-queue.js";
 import { FIRST_REGISTRY } from "../link/connection.js";
 import { corruptError } from "../link/failures.js";

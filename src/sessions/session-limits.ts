@@ -1,9 +1,9 @@
 import { randomUUID } from "node:crypto";
-import { type LimitSource, limitReached } from "../../config/limits.js";
-import type { Config } from "../../config/schema.js";
-import type { SessionRecord } from "../../model/session.js";
-import type { Slot } from "../../model/usage/user-limits.js";
-import type { Store } from "../../store/ports.js";
+import { type LimitSource, limitReached } from "../config/limits.js";
+import type { Config } from "../config/schema.js";
+import type { SessionRecord } from "../model/session.js";
+import type { Slot } from "../model/usage/user-limits.js";
+import type { Store } from "../store/ports.js";
 
 /** A limit on sessions. `user` is null for that of all users together. */
 interface Limit {
@@ -55,7 +55,7 @@ export class SessionLimits {
   /** The limits that apply to a new session of the user. */
   async #limitsOf(owner: string): Promise<Limit[]> {
     const record = await this.#store.limits.read(owner);
-    const { effectiveLimits } = await import("../../usage/limits/limits.js");
+    const { effectiveLimits } = await import("../usage/limits/limits.js");
     const { limits, sources } = effectiveLimits(this.#limits, record);
     const total = this.#limits.total.sessions;
     return [

@@ -1,4 +1,7 @@
 import type { SessionEvent } from "@github/copilot-sdk";
+import { isFleetError } from "../../errors.js";
+import type { EventLog, NewEvent } from "../../model/events/event.js";
+import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import type { BegunUse, Consumer, UsageNumbers } from "../../model/usage/usage.js";
 import type { SessionsContext } from "../context.js";
@@ -86,4 +89,40 @@ function numbersOf({ inputTokens, outputTokens, cacheReadTokens, copilotUsage }:
 
 function numberOf(value: unknown): number | null {
   return typeof value === "number" && Number.isFinite(value) && value >= 0 ? value : null;
+}
+
+/** The codes of errors after which a turn counts as cut. */
+const CUT: ReadonlySet<string> = new Set(["FLEET_TURN_CUT", "FLEET_SERVER_LOST", "FLEET_SERVER_UNREACHABLE"]);
+
+interface Where {
+  record: Pick<SessionRecord, "id">;
+  server: Pick<ServerRecord, "id">;
+}
+
+/** Notes the begin of one turn, and its end, without its content. */
+export class TurnEvents {
+  readonly #events: EventLog;
+  readonly #about: Pick<NewEvent, "actor" | "user" | "sessionId" | "serverId">;
+
+  /** Notes that the user's turn begins. */
+  constructor(events: EventLog, user: string, { record, server }: Where) {
+    this.#events = events;
+    this.#about = { actor: { user }, user, sessionId: record.id, serverId: server.id };
+    events.note({ type: "turn.begun", ...this.#about });
+  }
+
+  ended(how: Pick<NewEvent, "outcome" | "reason"> = {}): void {
+    this.#events.note({ type: "turn.ended", ...this.#about, ...how });
+  }
+
+  /** The turn did not end by itself. */
+  cut(reason: string): void {
+    this.#events.note({ type: "turn.cut", ...this.#about, outcome: "failed", reason });
+  }
+
+  failed(error: unknown): void {
+    const reason = isFleetError(error) ? error.code : "FLEET_INTERNAL";
+    if (CUT.has(reason)) this.cut(reason);
+    else this.ended({ outcome: "failed", reason });
+  }
 }
