@@ -1,5 +1,6 @@
 import { closeSync, fstatSync, readSync } from "node:fs";
 import { join } from "node:path";
+import { audited } from "../events/audited.js";
 import type { SessionRecord } from "../model/session.js";
 import { groupOfSession } from "../pool/server.js";
 import { pause } from "../runtime/clock.js";
@@ -47,8 +48,8 @@ export async function exportHere(
     if (record.turns > 0 && folder?.lstat(HISTORY) === undefined) throw sessionLost(record);
     if (folder !== null) await awaitLine(folder, signal);
     // The log must name each conversation that leaves the fleet.
-    await context.events.record({ type: "session.exported", user, sessionId: id, serverId: record.serverId });
-    return await writeArchive(path, record, folder);
+    const about = { type: "session.exported", user, sessionId: id, serverId: record.serverId } as const;
+    return await audited(context.events, about, async () => await writeArchive(path, record, folder));
   });
 }
 

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { type FileHandle, mkdir, open, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { isFleetError, quote, systemCode } from "../errors.js";
+import { audited } from "../events/audited.js";
 import { validateSessionId } from "../model/ids.js";
 import type { ServerRecord } from "../model/server.js";
 import type { SessionRecord } from "../model/session.js";
@@ -37,7 +38,8 @@ export async function checkArchive(path: string): Promise<Manifest> {
  * Creates a session on this host from an archive. Checks the whole archive before it writes anything, and checks it again while
  * it unpacks.
  *
- * @throws FleetError `FLEET_ARCHIVE_INVALID`, `FLEET_SESSION_EXISTS`; as `Sessions.recordNew`.
+ * @throws FleetError `FLEET_ARCHIVE_INVALID`, `FLEET_SESSION_EXISTS`; `FLEET_EVENTS_UNWRITABLE`; as
+ * `Sessions.recordNew`.
  */
 export async function importHere(sessions: Sessions, path: string, request: ImportRequest): Promise<SessionRecord> {
   await using archive = await openArchive(path);
@@ -59,9 +61,10 @@ export async function importHere(sessions: Sessions, path: string, request: Impo
   try {
     const server = (await sessions.context.store.registry.read()).servers[record.serverId];
     if (server === undefined) throw serverNotFound(`server ${quote(record.serverId)}`);
-    if (hasHistory) await place(archive, server, id, request.signal);
-    const about = { user: request.user, sessionId: id, serverId: record.serverId };
-    sessions.context.events.note({ type: "session.imported", ...about });
+    const about = { type: "session.imported", user: request.user, sessionId: id, serverId: record.serverId } as const;
+    await audited(sessions.context.events, about, async () => {
+      if (hasHistory) await place(archive, server, id, request.signal);
+    });
     return record;
   } catch (error) {
     await sessions.context.store.sessions.delete(id).catch(() => "gc deletes it");

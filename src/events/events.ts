@@ -3,6 +3,7 @@ import { userInfo } from "node:os";
 import type { Config } from "../config/schema.js";
 import { FleetError } from "../errors.js";
 import type { Actor, EventCounts, EventLog, FleetEvent, NewEvent, Via } from "../model/events/event.js";
+import { UnsyncedError } from "../store/file/events/unsynced.js";
 import type { Store } from "../store/ports.js";
 import { currentActor } from "./acting.js";
 import type { EventWriter } from "./writer.js";
@@ -16,6 +17,14 @@ const MOST_CHARACTERS = 1_000;
 const TIDY_EACH = 16;
 
 export type Unnumbered = Omit<FleetEvent, "seq">;
+
+interface Waiting {
+  readonly event: Unnumbered;
+  /** Whether an action waits for the event. Such an event is written or refused, and is never dropped or tried again. */
+  readonly isRecorded: boolean;
+  /** The error of the write, if it failed. */
+  failure?: unknown;
+}
 
 export interface EventsContext {
   store: Pick<Store, "hosts">;
@@ -36,9 +45,7 @@ export class Events implements EventLog {
   readonly #counts = { written: 0, lost: 0 };
   readonly #context: EventsContext;
   readonly #process: Actor;
-  #waiting: Unnumbered[] = [];
-  /** Whether one of the waiting events must survive a loss of power. */
-  #isDurable = false;
+  #waiting: Waiting[] = [];
   #timer: NodeJS.Timeout | undefined;
   #writing: Promise<void> = Promise.resolve();
   #writer: Promise<EventWriter> | undefined;
@@ -57,7 +64,11 @@ export class Events implements EventLog {
   }
 
   note(event: NewEvent): void {
-    this.#add(event);
+    if (this.#waiting.length < MOST_WAITING) this.#waiting.push({ event: this.#built(event), isRecorded: false });
+    else {
+      this.#lost += 1;
+      this.#counts.lost += 1;
+    }
     this.#timer ??= setTimeout(() => {
       // A failure has been reported, and the events wait for the next write.
       this.#writeNow().catch(() => undefined);
@@ -65,15 +76,11 @@ export class Events implements EventLog {
   }
 
   async record(event: NewEvent): Promise<void> {
-    const added = this.#add(event);
-    this.#isDurable = true;
-    try {
-      await this.#writeNow();
-    } catch (error) {
-      // The action will not happen, so its event must not be written later.
-      this.#waiting = this.#waiting.filter((each) => each !== added);
-      throw unwritable(event, error);
-    }
+    const entry: Waiting = { event: this.#built(event), isRecorded: true };
+    this.#waiting.push(entry);
+    // Another write may take the event, so the entry shows the result.
+    await this.#writeNow().catch(() => undefined);
+    if (entry.failure !== undefined) throw unwritable(event, entry.failure);
   }
 
   /** Writes all events that wait. Does not fail, because nobody waits for them. */
@@ -87,10 +94,10 @@ export class Events implements EventLog {
     await this.#writing.catch(() => undefined);
   }
 
-  #add({ actor, ...event }: NewEvent): Unnumbered {
+  #built({ actor, ...event }: NewEvent): Unnumbered {
     this.#process.os ??= osUser();
     const now = Date.now();
-    const added: Unnumbered = {
+    return {
       id: `${now.toString(36).padStart(9, "0")}${randomBytes(6).toString("hex")}`,
       at: new Date(now).toISOString(),
       type: event.type,
@@ -103,12 +110,6 @@ export class Events implements EventLog {
       reason: event.reason ?? null,
       detail: event.detail == null ? null : plain(event.detail),
     };
-    if (this.#waiting.length < MOST_WAITING) this.#waiting.push(added);
-    else {
-      this.#lost += 1;
-      this.#counts.lost += 1;
-    }
-    return added;
   }
 
   /** Writes the events that wait, after the write under way. */
@@ -122,25 +123,36 @@ export class Events implements EventLog {
   }
 
   async #write(): Promise<void> {
-    const events = this.#waiting;
-    if (events.length === 0) return; // the write before took them
-    const [durable, lost] = [this.#isDurable, this.#lost];
+    const taken = this.#waiting;
+    if (taken.length === 0) return; // the write before took them
+    const lost = this.#lost;
     this.#waiting = [];
-    this.#isDurable = false;
     this.#lost = 0;
+    const events = taken.map(({ event }) => event);
+    if (lost > 0) events.push(this.#lostEvent(lost));
+    const recorded = taken.filter(({ isRecorded }) => isRecorded);
     try {
       const writer = await this.#openWriter();
-      await writer.append(lost === 0 ? events : [...events, this.#lostEvent(lost)], { durable });
-      this.#counts.written += events.length;
-      this.#sinceTidy += 1;
-      if (this.#sinceTidy >= TIDY_EACH) void this.#tidy();
+      await writer.append(events, { durable: recorded.length > 0 });
+      this.#written(taken.length);
     } catch (error) {
-      this.#isDurable ||= durable;
-      this.#lost += lost;
-      this.#waiting = [...events, ...this.#waiting];
+      for (const entry of recorded) entry.failure = error;
+      if (error instanceof UnsyncedError) {
+        this.#written(taken.length);
+        for (const { event } of recorded) this.note({ ...event, outcome: "failed", reason: "FLEET_EVENTS_UNWRITABLE" });
+      } else {
+        this.#lost += lost;
+        this.#waiting = [...taken.filter(({ isRecorded }) => !isRecorded), ...this.#waiting];
+      }
       this.#context.warn(`The log of events cannot be written: ${messageOf(error)}`);
       throw error;
     }
+  }
+
+  #written(count: number): void {
+    this.#counts.written += count;
+    this.#sinceTidy += 1;
+    if (this.#sinceTidy >= TIDY_EACH) void this.#tidy();
   }
 
   /** Moves batches into segments, and keeps the log within its size. Never rejects. */
@@ -164,10 +176,7 @@ export class Events implements EventLog {
   }
 
   #lostEvent(count: number): Unnumbered {
-    const template = this.#waiting.length;
-    const lost = this.#add({ type: "events.lost", outcome: "failed", detail: `${count} events could not be written` });
-    this.#waiting.length = template;
-    return lost;
+    return this.#built({ type: "events.lost", outcome: "failed", detail: `${count} events could not be written` });
   }
 
   async #openWriter(): Promise<EventWriter> {

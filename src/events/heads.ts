@@ -1,6 +1,5 @@
-import { type Head, LogFiles } from "../store/file/events/files.js";
-import { countingLines, filesOf } from "../store/file/events/read.js";
-import { readLine } from "./verify.js";
+import type { Head } from "../store/file/events/files.js";
+import { readEvents } from "./query.js";
 
 /** The newest line of a host's log, as another host noted it. */
 export interface NotedHead extends Head {
@@ -14,16 +13,18 @@ export function describeHead({ host, seq, hash }: NotedHead): string {
 
 const DETAIL = /^(\S+) (\d{1,15}) (\S+)$/;
 
+const PAGE = 1_000;
+
 /** The heads of other hosts' logs that this host has noted in its own log. */
-export function notedHeads(stateRoot: string): NotedHead[] {
+export async function notedHeads(stateRoot: string): Promise<NotedHead[]> {
   const found: NotedHead[] = [];
-  for (const file of filesOf(new LogFiles(stateRoot))) {
-    for (const text of countingLines(file) ?? []) {
-      if (!text.includes('"host.head"')) continue;
-      const line = readLine(text);
-      const [, host = "", seq, hash = ""] = (line?.type === "host.head" && DETAIL.exec(line.detail ?? "")) || [];
+  for (let after = 0; ; ) {
+    const page = await readEvents(stateRoot, { types: ["host.head"], after, limit: PAGE });
+    for (const { detail } of page.events) {
+      const [, host = "", seq, hash = ""] = DETAIL.exec(detail ?? "") ?? [];
       if (seq !== undefined) found.push({ host, seq: Number(seq), hash });
     }
+    if (!page.hasMore) return found;
+    after = page.next;
   }
-  return found;
 }

@@ -26,7 +26,7 @@ export interface EventPage {
   events: FleetEvent[];
   /** The `after` of the next page. */
   next: number;
-  /** Whether the log has more events now. */
+  /** Whether the log has more events now, or may have more. */
   hasMore: boolean;
 }
 
@@ -40,7 +40,9 @@ export async function readEvents(stateRoot: string, query: EventQuery): Promise<
   const events: FleetEvent[] = [];
   let next = after;
   for (const file of startingAt(filesOf(files, after + 1), query.sinceMs)) {
-    for (const text of countingLines(file) ?? []) {
+    const lines = countingLines(file);
+    if (lines === undefined) return { events, next, hasMore: true }; // it has become part of a segment
+    for (const text of lines) {
       const line = readLine(text);
       if (line === null || line.seq <= next) continue;
       if (events.length >= query.limit) return { events, next, hasMore: true };

@@ -2,6 +2,7 @@ import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Fleet } from "../../src/fleet/fleet.js";
+import type { EventType } from "../../src/model/events/event.js";
 import type { ExportedSession } from "../../src/peers/sessions/archives.js";
 import type { SessionView } from "../../src/sessions/view.js";
 import { testFleet } from "../fixtures/commands/cli.js";
@@ -35,6 +36,12 @@ async function historyOf(fleet: Fleet, id: string, user: string): Promise<Buffer
 /** All files and folders of a fleet, except its log of events, to which earlier actions may still add. */
 const tree = (fleet: Fleet) =>
   (readdirSync(fleet.stateRoot, { recursive: true }) as string[]).filter((path) => !path.startsWith("events")).sort();
+
+/** The outcomes of the events about a session, in the order of the log. */
+async function outcomes(fleet: Fleet, type: EventType, id: string): Promise<string[]> {
+  const events = await fleet.events.list({ type });
+  return events.filter(({ sessionId }) => sessionId === id).map(({ outcome }) => outcome);
+}
 
 describe("archives of sessions", () => {
   it("a session that another fleet imports for another user has the same history, byte for byte, and the next turn knows it", async () => {
@@ -111,6 +118,8 @@ describe("archives of sessions", () => {
     const exists = { code: "FLEET_USAGE_INVALID", message: expect.stringContaining("exists already") };
     await expect(source.sessions.export(id, { user: "ann", output: file })).rejects.toMatchObject(exists);
     expect(readFileSync(file, "utf8")).toBe("mine");
+    await expect(source.sessions.export(id, { user: "ann", output: join(file, "below") })).rejects.toThrow();
+    expect(await outcomes(source, "session.exported", id)).toEqual(["ok", "failed"]);
   });
 
   it("an import whose files cannot be put in their place leaves no session", async () => {
@@ -125,6 +134,7 @@ describe("archives of sessions", () => {
       code: "FLEET_SESSION_EXISTS",
     });
     expect(await target.sessions.list({ user: "fred" })).toHaveLength(1);
+    expect(await outcomes(target, "session.imported", id)).toEqual(["ok", "failed"]);
     expect(readdirSync(join(target.stateRoot, "servers")).filter((name) => name.startsWith("."))).toEqual([]);
   });
 

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -86,6 +86,49 @@ describe("the log of events", () => {
     expect(files.listSegments().length).toBeGreaterThan(0);
     expect(files.listBatches().length).toBeLessThan(64);
     expect(await verifyLog(root)).toEqual({ events: 100, brokenAt: null });
+  });
+});
+
+describe("a log of events that cannot be written", () => {
+  const UNWRITABLE = "FLEET_EVENTS_UNWRITABLE";
+  const block = () => writeFileSync(join(root, "events"), "in the way");
+  const unblock = () => rmSync(join(root, "events"));
+
+  it("drops noted events beyond 10,000 and counts them, and never drops a recorded one", async () => {
+    const events = openEvents();
+    block();
+    for (let at = 0; at < 10_002; at++) events.note({ type: "turn.begun" });
+    await expect(events.record(issued("ann"))).rejects.toMatchObject({ code: UNWRITABLE });
+    unblock();
+    await events.record(issued("ben"));
+    expect(read().map(({ user }) => user)).toContain("ben");
+    expect(read().map(({ user }) => user)).not.toContain("ann");
+    expect(read().find(({ type }) => type === "events.lost")?.detail).toBe("2 events could not be written");
+    expect(events.counts).toMatchObject({ lost: 2, waiting: 0 });
+  });
+
+  it("has each event once after a sync failed, and shows that the action was refused", async () => {
+    const events = openEvents();
+    for (let at = 0; at < 2; at++) {
+      events.note({ type: "turn.begun" });
+      await events.flush();
+    }
+    const before = readFileSync(files.batchPath(1));
+    rmSync(files.batchPath(1));
+    symlinkSync(files.batchPath(1), files.batchPath(1)); // It cannot be opened for its sync.
+    events.note({ type: "turn.ended" });
+    await expect(events.record(issued("ann"))).rejects.toMatchObject({ code: UNWRITABLE });
+    rmSync(files.batchPath(1));
+    writeFileSync(files.batchPath(1), before);
+    await events.close();
+    expect(read().map(({ type, outcome }) => `${type} ${outcome}`)).toEqual([
+      "turn.begun ok",
+      "turn.begun ok",
+      "turn.ended ok",
+      "token.issued ok",
+      "token.issued failed",
+    ]);
+    expect(await verifyLog(root)).toEqual({ events: 5, brokenAt: null });
   });
 });
 

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { Events } from "../../src/events/events.js";
+import { readEvents } from "../../src/events/query.js";
 import { noteHeads, trimEvents } from "../../src/events/upkeep.js";
 import { verifyLog } from "../../src/events/verify.js";
 import type { HostRecord } from "../../src/model/host.js";
@@ -115,6 +116,32 @@ describe("the rotation of the log of events", () => {
     await trimEvents({ config, events, stateRoot: root });
     expect(files.listSegments()[0]?.first).toBeGreaterThan(1);
     expect((await verifyLog(root)).brokenAt).toBeNull();
+  });
+
+  it("a reader misses no line although files that it is about to read become part of a segment", async () => {
+    const events = openEvents();
+    await write(events, 10);
+    noteHeads(events, [{ name: "b", events: { seq: 7, hash: "h" } } as unknown as HostRecord], "a");
+    await events.flush();
+    await write(events, 9);
+    mkdirSync(files.segments);
+    /** Does at once what `compact` does. */
+    const move = (first: number, last: number) => {
+      const paths = files.listBatches().flatMap((at) => (at < first || at > last ? [] : files.batchPath(at)));
+      writeFileSync(files.segmentPath(first, last), paths.map((path) => readFileSync(path, "utf8")).join(""));
+      for (const path of paths) rmSync(path);
+    };
+    // A reader lists the files, reads the first one, and pauses.
+    const heads = headsNotedHere(log(root));
+    const reading = readEvents(root, { limit: 100 });
+    move(1, 12);
+    const first = await reading;
+    expect(first.hasMore).toBe(true);
+    const second = await readEvents(root, { limit: 100, after: first.next });
+    expect(second.hasMore).toBe(false);
+    const seen = [...first.events, ...second.events].map(({ seq }) => seq);
+    expect(seen).toEqual(Array.from({ length: 20 }, (_, at) => at + 1));
+    expect(await heads).toEqual([{ host: "b", seq: 7, hash: "h" }]);
   });
 
   it("no scratch file stays behind", async () => {

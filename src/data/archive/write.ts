@@ -39,18 +39,14 @@ export async function writeArchive(path: string, record: SessionRecord, folder: 
   const exportedAt = new Date().toISOString();
   const manifest: Manifest = { format: FORMAT, version: VERSION, exportedAt, session, folders, files };
   const file = await open(path, "wx", 0o600);
+  const target = file.createWriteStream({ flush: true });
   try {
-    await pipeline(Readable.from(entries(manifest, folder)), createGzip(), file.createWriteStream({ flush: true }));
+    await pipeline(Readable.from(entries(manifest, folder)), createGzip(), target);
   } catch (error) {
     await rm(path, { force: true });
     throw error;
   }
-  const whole = await open(path, "r");
-  try {
-    return { bytes: (await whole.stat()).size, leftOut };
-  } finally {
-    await whole.close();
-  }
+  return { bytes: target.bytesWritten, leftOut };
 }
 
 interface Found {

@@ -44,8 +44,8 @@ export async function verifyOwnLog({ events, stateRoot }: OwnLog, heads: readonl
 }
 
 /** The heads of other hosts' logs that this host has noted. */
-export function headsNotedHere({ stateRoot }: Pick<OwnLog, "stateRoot">): NotedHead[] {
-  return notedHeads(stateRoot);
+export async function headsNotedHere({ stateRoot }: Pick<OwnLog, "stateRoot">): Promise<NotedHead[]> {
+  return await notedHeads(stateRoot);
 }
 
 /** Shortens the log of events, and notes the heads of the other hosts' logs. A failure does not stop the caller. */

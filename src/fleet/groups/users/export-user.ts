@@ -1,7 +1,8 @@
 import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { FleetError, isFleetError, option, quote, systemCode } from "../../../errors.js";
-import { describeUser } from "../../../peers/descriptions.js";
+import { audited } from "../../../events/audited.js";
+import { describeUser, type UserDescription } from "../../../peers/descriptions.js";
 import { gatherEvents } from "../../../peers/events/all-events.js";
 import { unwritable } from "../../../runtime/files/server-folder.js";
 import type { FleetParts } from "../../parts.js";
@@ -30,13 +31,23 @@ interface Request {
 /** All lines of the ledger that the fleet keeps. */
 const FROM = 0;
 
-export async function exportUser({ parts, sessions }: Context, user: string, request: Request): Promise<ExportedUser> {
-  const { signal } = request;
+export async function exportUser(context: Context, user: string, request: Request): Promise<ExportedUser> {
+  const { parts } = context;
   const folder = resolve(request.output);
   const description = await describeUser(parts, user);
   if (description === null) throw unknownUser(user);
   await makeEmpty(folder);
-  await parts.events.record({ type: "user.exported", user });
+  const about = { type: "user.exported", user } as const;
+  return await audited(parts.events, about, async () => await fill(context, folder, description, request.signal));
+}
+
+async function fill(
+  { parts, sessions }: Context,
+  folder: string,
+  description: UserDescription,
+  signal: AbortSignal,
+): Promise<ExportedUser> {
+  const { user } = description;
   const exported: string[] = [];
   const remains: ExportedUser["remains"] = [];
   const owned = description.sessions.filter(({ owner }) => owner === user);

@@ -9,6 +9,7 @@ import { readIfThere } from "../failures.js";
 import { ensureStateFolder } from "../state-folder.js";
 import { compact } from "./compact.js";
 import { type Head, LogFiles, linesIn, NO_LINES, placeOf } from "./files.js";
+import { UnsyncedError } from "./unsynced.js";
 
 export type { Head } from "./files.js";
 
@@ -45,7 +46,8 @@ export class ChainWriter {
    *
    * @param build makes the lines that follow a head. Runs again if another process was first.
    * @param durable whether the lines, and all lines before them, must survive a loss of power
-   * @throws a system error, or FleetError `FLEET_STATE_BUSY`. Then none of the lines is in the log.
+   * @throws a system error, or FleetError `FLEET_STATE_BUSY`. Then none of the lines is in the log. UnsyncedError
+   * when they are.
    */
   async append(build: (head: Head) => { text: string; head: Head }, { durable }: { durable: boolean }): Promise<void> {
     ensureStateFolder(this.#files.root);
@@ -86,12 +88,21 @@ export class ChainWriter {
         if (systemCode(error) === "EEXIST") return false;
         throw error;
       }
-      if (!this.#counts(first, head)) return false;
-      if (durable) await this.#sync(fd, first);
-      return true;
+      return await this.#settle(fd, first, { head, durable });
     } finally {
       closeQuietly(fd);
       unlinkQuietly(temp);
+    }
+  }
+
+  async #settle(fd: number, first: number, { head, durable }: { head: Head; durable: boolean }): Promise<boolean> {
+    try {
+      if (!this.#counts(first, head)) return false;
+      if (durable) await this.#sync(fd, first);
+      return true;
+    } catch (error) {
+      // Others may have read the lines, or chained lines to them, so they cannot be taken back.
+      throw new UnsyncedError(error);
     }
   }
 
