@@ -30,41 +30,62 @@ it("anybody may look for room while nobody waits, and leaves nothing behind", ()
   expect(readdirSync(folder)).toEqual([]);
 });
 
-it("users take turns, however many uses of one of them wait", () => {
+it("only the head of the queue may look for room: the first use of the user who got room the longest ago", () => {
   const alices = waiters("alice", 100);
-  const bob = new RoomQueue("bob");
-  // A use that comes later waits, too, and is the first of its user.
-  expect(bob.mayEnter(server)).toBe(true);
-  expect(alices.filter((each) => each.mayEnter(server))).toEqual(alices.slice(0, 2));
+  const [bob] = waiters("bob", 1);
+  const mayEnter = (...queues: (RoomQueue | undefined)[]) => queues.filter((each) => each?.mayEnter(server));
+  expect(mayEnter(bob, ...alices)).toEqual([alices[0]]);
   alices[0]?.enter();
-  const [carol] = waiters("carol", 1);
-  expect([bob, carol, alices[1], alices[2]].map((each) => each?.mayEnter(server))).toEqual([true, true, true, false]);
-  bob.enter();
+  expect(mayEnter(...alices.slice(1), bob)).toEqual([bob]);
+  bob?.enter();
+  // A use that comes later waits, too. Alice got room before Bob.
   const late = new RoomQueue("bob");
-  expect(late.mayEnter(server)).toBe(true);
-  carol?.enter();
-  alices[1]?.enter();
-  // Bob's turn was the longest ago.
-  const [dave] = waiters("dave", 1);
-  expect([late, dave, alices[2], alices[3]].map((each) => each?.mayEnter(server))).toEqual([true, true, true, false]);
-  for (const each of [...alices, late, dave]) each?.leave();
+  expect(mayEnter(late, ...alices.slice(1))).toEqual([alices[1]]);
+  const [carol] = waiters("carol", 1);
+  expect(mayEnter(late, ...alices.slice(1), carol)).toEqual([carol]);
+  for (const each of [...alices, late, carol]) each?.leave();
   expect(waiting()).toEqual([]);
+});
+
+it("a use that waits for room ends its wait when it becomes the head, when its time is over or when it is aborted", async () => {
+  const [first, second] = waiters("alice", 2);
+  const waited = async (ms: number, signal?: AbortSignal) => await second?.untilHead(server, ms, signal);
+  await waited(30);
+  await waited(3_600_000, AbortSignal.abort());
+  expect(second?.mayEnter(server)).toBe(false);
+  const head = waited(3_600_000);
+  first?.leave();
+  await head;
+  expect(second?.mayEnter(server)).toBe(true);
+  second?.leave();
+});
+
+it("the queue forgets whom it served once nobody has waited for a minute", () => {
+  const served = () => readdirSync(join(folder, "waits"));
+  const [first, second] = waiters("alice", 2);
+  first?.enter();
+  const [name = ""] = served().filter((each) => each.startsWith("served"));
+  utimesSync(join(folder, "waits", name), new Date(0), new Date(0));
+  expect(second?.mayEnter(server)).toBe(true);
+  expect(served()).toContain(name);
+  second?.leave();
+  expect(new RoomQueue("bob").mayEnter(server)).toBe(true);
+  expect(served()).toEqual([]);
 });
 
 it("a use that gives up, whose process has ended, or that hangs, holds nobody up", () => {
   const { bootId, startTicks } = ownIdentity();
-  const [first, second, third] = waiters("alice", 3);
+  const [first, second] = waiters("alice", 2);
   const [name = ""] = waiting().sort();
   first?.leave();
-  const bob = waiters("bob", 1)[0];
   const gone = ["alice", 1, 4_194_303, startTicks, bootId, 0].join("~");
   writeFileSync(join(folder, "waits", gone), "");
   // It lives, but was silent for too long.
-  writeFileSync(join(folder, "waits", name.replace(/^\w+~\d+/, "zoe~2")), "");
-  utimesSync(join(folder, "waits", name.replace(/^\w+~\d+/, "zoe~2")), new Date(0), new Date(0));
-  const [fourth] = waiters("alice", 1);
-  expect([second, bob, third].map((each) => each?.mayEnter(server))).toEqual([true, true, true]);
-  expect(fourth?.mayEnter(server)).toBe(false);
+  const silent = join(folder, "waits", name.replace(/^\w+~\d+/, "zoe~2"));
+  writeFileSync(silent, "");
+  utimesSync(silent, new Date(0), new Date(0));
+  const [third] = waiters("alice", 1);
+  expect([second, third].map((each) => each?.mayEnter(server))).toEqual([true, false]);
   expect(waiting()).not.toContain(gone);
-  for (const each of [second, third, fourth, bob]) each?.leave();
+  for (const each of [second, third]) each?.leave();
 });

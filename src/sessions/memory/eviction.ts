@@ -45,10 +45,10 @@ export async function makeRoom(
   maxActive: number,
   context: EvictionContext,
 ): Promise<boolean> {
-  const active = new Set([...knownLoaded(server), ...usedSessions(server), id]);
-  const excess = active.size - maxActive;
+  const used = usedSessions(server).add(id);
+  const excess = new Set([...knownLoaded(server), ...used]).size - maxActive;
   if (excess <= 0) return true;
-  const { evicted } = await unloadOldest(server, excess, new Set([id]), context);
+  const { evicted } = await unloadOldest(server, excess, used, context);
   return evicted.length === excess;
 }
 

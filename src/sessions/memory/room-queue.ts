@@ -3,29 +3,24 @@ import { dirname, join } from "node:path";
 import { systemCode } from "../../errors.js";
 import { userDigest } from "../../model/ids.js";
 import type { ServerRecord } from "../../model/server.js";
+import { pause } from "../../runtime/clock.js";
 import { isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 
 /** A waiter shows this often that it still waits, and counts no more if it was silent for longer than the second time. */
 const RENEW_MS = 300;
 const SILENT_MS = 2_000;
-/** How long a process relies on its last look at the queue, in milliseconds. */
+/** How long a process relies on its last look at the queue, and how often a waiter looks, in milliseconds. */
 const LOOK_MS = 10;
-/** How many waiters from the head of the queue may try at once, so that several free places are filled at once. */
-const TRYING = 3;
+const POLL_MS = 25;
+/** How long the queue remembers when it last served a user, once nobody waits, in milliseconds. */
+const REMEMBERED_MS = 60_000;
 const SEPARATOR = "~";
 const SERVED = "served";
 
 let sequence = 0;
 
-interface Waiter {
-  name: string;
-  user: string;
-  /** When it came, in milliseconds since the epoch. */
-  sinceMs: number;
-}
-
 /** The last look at each queue, by its folder. All waiters of this process share it. */
-const looks = new Map<string, { atMs: number; heads: Set<string>; length: number }>();
+const looks = new Map<string, { atMs: number; head: string | undefined }>();
 
 /**
  * The place of one use in the queue for room in a server's memory (`session.maxActive`). Each waiter is an empty file in a
@@ -40,13 +35,23 @@ export class RoomQueue implements Disposable {
     this.#user = userDigest(user);
   }
 
-  /** Whether this use may look for room now: nobody waits, or it is its turn. If not, it waits from now on. */
+  /**
+   * Whether this use may look for room now: nobody waits, or it is the head of the queue. If not, it waits from now on. Only
+   * the head may look, because two uses that look at once count each other, and neither finds room.
+   */
   mayEnter({ home }: ServerRecord): boolean {
     const folder = join(dirname(home), "waits");
     if (this.#place !== undefined && this.#place.folder !== folder) this.leave();
-    if (this.#place === undefined && lookAt(folder).length === 0) return true;
+    if (this.#place === undefined && headOf(folder) === undefined) return true;
     this.#wait(folder);
-    return lookAt(folder).heads.has(this.#place?.name ?? "");
+    return [undefined, this.#place?.name].includes(headOf(folder));
+  }
+
+  /** Waits until this use may look for room again, or until `ms` are over. */
+  async untilHead(server: ServerRecord, ms: number, signal: AbortSignal | undefined): Promise<void> {
+    const untilMs = performance.now() + ms;
+    do await pause(POLL_MS, undefined);
+    while (!this.mayEnter(server) && performance.now() < untilMs && signal?.aborted !== true);
   }
 
   /** Waits for room, if this use does not wait yet. */
@@ -73,7 +78,7 @@ export class RoomQueue implements Disposable {
   enter(): void {
     if (this.#place === undefined) return;
     const { folder } = this.#place;
-    touch(join(folder, `${SERVED}${SEPARATOR}${this.#user}`), Date.now());
+    touch(join(folder, servedName(this.#user)), Date.now());
     this.leave();
   }
 
@@ -90,48 +95,46 @@ export class RoomQueue implements Disposable {
   }
 }
 
-function lookAt(folder: string): { heads: Set<string>; length: number } {
+/** The name of the waiter at the head of the queue. Undefined: nobody waits. */
+function headOf(folder: string): string | undefined {
   const known = looks.get(folder);
   const now = performance.now();
-  if (known !== undefined && now - known.atMs < LOOK_MS) return known;
+  if (known !== undefined && now - known.atMs < LOOK_MS) return known.head;
   if (looks.size > 1_000) looks.clear();
-  const look = { atMs: now, ...headsOf(folder) };
-  looks.set(folder, look);
-  return look;
+  const head = findHead(folder);
+  looks.set(folder, { atMs: now, head });
+  return head;
 }
 
-/** The waiters at the head of the queue, and how many wait altogether. */
-function headsOf(folder: string): { heads: Set<string>; length: number } {
-  const served = new Map<string, number>();
-  const byUser = new Map<string, Waiter[]>();
-  const names = namesIn(folder);
-  for (const name of names) {
-    const [user = "", since = ""] = name.split(SEPARATOR);
-    if (user === SERVED) served.set(since, timeOf(join(folder, name)));
-    else byUser.set(user, [...(byUser.get(user) ?? []), { name, user, sinceMs: Number(since) }]);
+function findHead(folder: string): string | undefined {
+  const waiting = new Map<string, string[]>();
+  const served: string[] = [];
+  for (const name of namesIn(folder)) {
+    const user = name.slice(0, name.indexOf(SEPARATOR));
+    if (user === SERVED) served.push(name);
+    else waiting.set(user, [...(waiting.get(user) ?? []), name]);
   }
-  for (const waiters of byUser.values()) waiters.sort((a, b) => a.sinceMs - b.sinceMs || (a.name < b.name ? -1 : 1));
-  const lastOf = (user: string) => served.get(user) ?? 0;
-  const users = [...byUser].sort(
-    ([one, [a]], [other, [b]]) => lastOf(one) - lastOf(other) || (a?.sinceMs ?? 0) - (b?.sinceMs ?? 0),
-  );
-  const heads = new Set<string>();
-  const most = Math.max(0, ...users.map(([, waiters]) => waiters.length));
-  let gone = 0;
-  for (let rank = 0; rank < most && heads.size < TRYING; rank++) {
-    for (const [, waiters] of users) {
-      const waiter = waiters[rank];
-      if (waiter === undefined || heads.size >= TRYING) continue;
-      if (waits(folder, waiter)) heads.add(waiter.name);
-      else gone++;
-    }
-  }
-  const length = users.reduce((sum, [, waiters]) => sum + waiters.length, 0) - gone;
-  return { heads, length };
+  const users = [...waiting].map(([user, names]) => ({
+    lastMs: timeOf(join(folder, servedName(user))),
+    names: names.sort((a, b) => sinceOf(a) - sinceOf(b) || (a < b ? -1 : 1)),
+  }));
+  users.sort((one, other) => one.lastMs - other.lastMs || sinceOf(one.names[0]) - sinceOf(other.names[0]));
+  for (const { names } of users) for (const name of names) if (waits(folder, name)) return name;
+  for (const name of served) if (Date.now() - timeOf(join(folder, name)) > REMEMBERED_MS) remove(join(folder, name));
+  return undefined;
+}
+
+/** When a waiter came, in milliseconds since the epoch. */
+function sinceOf(name = ""): number {
+  return Number(name.split(SEPARATOR)[1]);
+}
+
+function servedName(user: string): string {
+  return `${SERVED}${SEPARATOR}${user}`;
 }
 
 /** Whether the waiter still waits. Removes it if its process has ended. */
-function waits(folder: string, { name }: Waiter): boolean {
+function waits(folder: string, name: string): boolean {
   const path = join(folder, name);
   const [, , pid, startTicks = "", bootId = ""] = name.split(SEPARATOR);
   if (isAlive({ ...ownIdentity(), pid: Number(pid), startTicks, bootId })) return Date.now() - timeOf(path) < SILENT_MS;

@@ -136,7 +136,8 @@ interface SessionAt {
 }
 
 const DRAIN_POLL_MS = 20;
-const ROOM_POLL_MS = 50;
+/** How long a use that waits for room relies on its last look at the state of the server, in milliseconds. */
+const ROOM_LOOK_MS = 500;
 
 /** Checks whether a user may use a session on a server. The caller must have set the use marker there before. */
 export class UseCheck implements Disposable {
@@ -195,12 +196,15 @@ export class UseCheck implements Disposable {
   }
 
   /**
-   * Whether to wait until the drain of the server ends. False if the pool is closed, because the server then does not come
-   * back.
+   * Whether to wait on, without a use marker, after a refusal: until the drain of the server ends, or until this use may look
+   * for room. False if the pool is closed, because the server then does not come back.
    */
-  async isDraining(server: ServerRecord): Promise<boolean> {
+  async mustWait(refusal: Refusal, { record, server }: SessionAt): Promise<boolean> {
+    if (refusal !== "draining" && refusal !== "full") return false;
     const registry = await this.#context.store.registry.read();
-    return closedBy(registry) === null && isBeingDrained(registry, server);
+    if (closedBy(registry) !== null) return false;
+    if (refusal === "draining") return isBeingDrained(registry, server);
+    return admits(registry, server) && !(await this.#mayEnter({ record, server }));
   }
 
   /** Makes room for the session in the server's memory. @returns null, or the reason why there is no room */
@@ -220,7 +224,7 @@ export class UseCheck implements Disposable {
   }
 
   /**
-   * Whether it is the turn of this use to look for room. A session that is in memory under a lease need not wait for others,
+   * Whether this use may look for room. A session that is in memory under a lease need not wait for others,
    * because it cannot be unloaded for them.
    */
   async #mayEnter({ record, server }: SessionAt): Promise<boolean> {
@@ -244,7 +248,9 @@ export class UseCheck implements Disposable {
     if (isLate && refusal === "full") throw exhausted(server, this.#context.config.session.maxActive);
     if (isLate) throw refusal === "moved" ? sessionMoved(record, null) : serverDraining(server.id);
     signal?.throwIfAborted();
-    await pause(hurries ? 0 : pauseMs(refusal), undefined);
+    if (refusal === "full" && !hurries) {
+      await this.#queue.untilHead(server, Math.min(ROOM_LOOK_MS, untilMs - performance.now()), signal);
+    } else await pause(hurries ? 0 : DRAIN_POLL_MS, undefined);
   }
 }
 
@@ -270,8 +276,4 @@ export async function isEndOf(server: ServerRecord, error: unknown): Promise<boo
 export async function isStopped({ store }: Pick<SessionsContext, "store">, server: ServerRecord): Promise<boolean> {
   const now = (await store.registry.read()).servers[server.id];
   return now?.state === "stopped" || (now?.launchId === server.launchId && now.state === "draining");
-}
-
-function pauseMs(refusal: Refusal): number {
-  return refusal === "full" ? ROOM_POLL_MS * (0.5 + Math.random()) : DRAIN_POLL_MS;
 }

@@ -256,7 +256,7 @@ export class SessionUse implements AsyncDisposable {
       this.#unmark();
       const hurries = known !== undefined && refusal !== "draining";
       do await this.#check.pauseAfter(refusal, this, { untilMs, signal, hurries });
-      while (refusal === "draining" && (await this.#check.isDraining(server)));
+      while (await this.#check.mustWait(refusal, this));
       // Others may have moved the session during the pause.
       if (refusal === "draining" || refusal === "ended") this.#record = await recordFor(this.#context, id, user);
       if (refusal !== "draining" || this.#record.serverId !== server.id) known = undefined;
