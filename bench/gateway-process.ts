@@ -1,6 +1,6 @@
 /**
  * Runs one part of `bench/gateway.ts` in a separate process, so that its time and memory can be measured. The part is
- * the `door`, the `model`, or a `relay` to an address. A relay only holds two sockets for each connection. The process
+ * the `model`, or a `relay` to an address. A relay only holds two sockets for each connection. The process
  * prints its address, answers each line of its input with its memory after a garbage collection, and exits when its
  * input ends.
  */
@@ -8,7 +8,6 @@ import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import { connect, createServer } from "node:net";
 import { createInterface } from "node:readline";
-import { Fleet } from "../src/index.js";
 import { startEchoModel } from "../src/models/echo.js";
 
 interface Part extends AsyncDisposable {
@@ -26,22 +25,9 @@ for await (const _ of createInterface({ input: process.stdin })) {
 }
 
 async function start(): Promise<Part> {
-  if (name === "door") return await startDoor();
   if (name === "relay") return await startRelay();
   const model = await startEchoModel();
   return { url: model.baseUrl, [Symbol.asyncDispose]: async () => await model.close() };
-}
-
-async function startDoor(): Promise<Part> {
-  const fleet = await Fleet.open();
-  const door = await fleet.openFrontDoor({ listen: { host: "127.0.0.1", port: 0 } });
-  return {
-    url: `127.0.0.1:${door.address.port}`,
-    [Symbol.asyncDispose]: async () => {
-      await door.close();
-      await fleet[Symbol.asyncDispose]();
-    },
-  };
 }
 
 /** Starts a relay, which does the minimum that any front door in Node needs. */

@@ -2,12 +2,12 @@
  * Measures the cost of TLS at the front door. Two front doors of one fleet run as separate processes, one of them with TLS. The
  * same clients use both in one run: one client for the turns, and many that stream at the same time.
  *
- * Run: npx tsx bench/tls.ts [turns clients sessions words rounds]
+ * Run: npm run build && npx tsx bench/tls.ts [turns clients sessions words rounds]
  */
 import { Fleet } from "../src/index.js";
 import { CertificateFiles, TestAuthority } from "../test/fixtures/tls/authority.js";
 import type { Crowd } from "./gateway/crowds.js";
-import { startPart } from "./gateway/processes.js";
+import { startBuilt } from "./gateway/processes.js";
 import { RawClient } from "./gateway/raw-client.js";
 import { stream } from "./gateway/streaming.js";
 import { withModel } from "./gateway/with-model.js";
@@ -42,9 +42,9 @@ await withModel(LIMIT_MS, async (env, folder) => {
   const { cert, key } = new CertificateFiles(folder, authority.issue());
   await using fleet = await Fleet.open({ env, cwd: folder });
   const { token } = await fleet.tokens.issue("bench");
-  using plainDoor = await startPart(["door"], env);
+  using plainDoor = await startBuilt("door", env);
   const files = { COPILOTFLEET_SERVE_TLS_CERT: cert, COPILOTFLEET_SERVE_TLS_KEY: key };
-  using tlsDoor = await startPart(["door"], { ...env, ...files });
+  using tlsDoor = await startBuilt("door", { ...env, ...files });
   const plain = async () => await RawClient.connect(plainDoor.url, token);
   const tls = async () => await RawClient.connect(tlsDoor.url, token, authority.cert);
 

@@ -3,7 +3,7 @@ import { Fleet } from "../../src/index.js";
 import type { SessionRecord } from "../../src/model/session.js";
 import { readConnectionToken } from "../../src/runtime/files/server-folder.js";
 import { processorSeconds } from "../measure.js";
-import { type PartProcess, startPart } from "./processes.js";
+import { type PartProcess, startBuilt } from "./processes.js";
 import { RawClient } from "./raw-client.js";
 
 /**
@@ -53,7 +53,7 @@ export async function withCrowds(
     COPILOTFLEET_POOL_SERVERS: String(SERVERS),
   };
   await using fleet = await Fleet.open({ env: shared, cwd: folder });
-  using door = await startPart(["door"], shared);
+  using door = await startBuilt("door", shared);
   const direct: Crowd = { name: "directly", members: [] };
   const through: Crowd = { name: "through the door", members: [] };
   const provider = { type: "openai", wireApi: "completions", baseUrl: model.url };

@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { Fleet } from "../../src/index.js";
 import { claim } from "../measure.js";
-import { startPart } from "./processes.js";
+import { startBuilt, startPart } from "./processes.js";
 import { RawClient } from "./raw-client.js";
 
 /** This many servers are needed, because a server accepts 128 connections at a time (measured with runtime 1.0.85). */
@@ -26,7 +26,7 @@ export async function measureMemory(env: NodeJS.ProcessEnv, folder: string): Pro
   };
   await using fleet = await Fleet.open({ env: shared, cwd: folder });
   const { token } = await fleet.issueToken("idler");
-  using door = await startPart(["door"], shared);
+  using door = await startBuilt("door", shared);
   const clients: RawClient[] = [];
   const perClient = await slope(
     "the door",
