@@ -8,7 +8,7 @@ import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { openParts } from "../src/fleet/parts.js";
 import { Fleet } from "../src/index.js";
-import { type LedgerLine, UNREPORTED } from "../src/model/usage/usage.js";
+import { type LedgerLine, UNREPORTED, USAGE_BY } from "../src/model/usage/usage.js";
 import { startEchoModel } from "../src/models/echo.js";
 import { openFileStore } from "../src/store/file/file-store.js";
 import type { UsageStore } from "../src/store/usage/port.js";
@@ -36,7 +36,7 @@ await withState(async (env) => {
     return performance.now() - begun;
   };
   console.log(`first usage, which adds up the segments: ${ask("user").toFixed(0)} ms`);
-  for (const by of ["user", "session", "day"]) {
+  for (const by of USAGE_BY) {
     const ms = median(Array.from({ length: 7 }, () => ask(by)));
     claim(`usage --since 24h --by ${by} with ${LINES} lines, in ${LIMIT_MS} ms`, ms / LIMIT_MS, 1);
   }

@@ -124,10 +124,10 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
   expect(ended.size).toBe(lines.length - begun.length);
   const known = new Set(begun.map(({ id }) => id));
   expect([...model.requests.keys()].filter((id) => !known.has(id))).toEqual([]);
-  // A process may be killed between the line and the request.
+  // A process may be killed between the line and the request, with a turn in each lane.
   const unsent = begun.filter(({ id }) => !model.requests.has(id));
   expect(unsent.filter(({ id }) => ended.has(id))).toEqual([]);
-  expect(unsent.length).toBeLessThanOrEqual(KILLS);
+  expect(unsent.length).toBeLessThanOrEqual(KILLS * LANES);
   // Tokens are those of the model, or unknown if the answer was cut.
   let unknown = 0;
   for (const [id, { user, inputTokens, outputTokens, isWhole }] of model.requests) {

@@ -1,13 +1,29 @@
-import { appendFileSync, readdirSync, readFileSync, statSync } from "node:fs";
+import {
+  appendFileSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
-import { beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
+import type { UsagePart } from "../../src/model/usage/usage.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
+import { SegmentFile } from "../../src/store/usage/segment-file.js";
 import type { UsageFolder } from "../../src/store/usage/usage-folder.js";
 import { requestLines } from "../contract/usage.contract.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
+const KINDS = ["user", "session", "model", "token", "day"] as const;
+/** So many requests need more than 1 MB. */
+const MANY = 3_000;
+
+const asText = (part: UsagePart) => JSON.stringify(part);
 
 describe("the ledger on the disk of one host", () => {
   let root: string;
@@ -29,21 +45,29 @@ describe("the ledger on the disk of one host", () => {
       const [user, sessionId] = [`u${index % 3}`, `s${index % 7}`];
       usage.append(requestLines(String(index), { at, user, sessionId, tokenId: index % 2 === 0 ? "k" : null }));
     }
-    const queries = (["user", "session", "model", "token", "day"] as const).flatMap((by) => [
+    const queries = KINDS.flatMap((by) => [
       { ...all, by },
       { ...all, by, user: "u1" },
       { by, from: hour - 7.3 * HOUR_MS, to: hour - 2.2 * HOUR_MS },
     ]);
     const read = async () =>
-      await Promise.all(
-        queries.map(async (query) => (await usage.read(query)).map((part) => JSON.stringify(part)).sort()),
-      );
+      await Promise.all(queries.map(async (query) => (await usage.read(query)).map(asText).sort()));
     const before = await read();
     expect(files()).toEqual(["00000001.jsonl"]);
     usage.segments.seal();
-    await usage.upkeep(DAY_MS * 9);
-    expect(files()).toContain("00000001.session.json");
     expect(await read()).toEqual(before);
+    expect(files()).toContain("00000001.sums");
+    const whole = async () => {
+      const parts = await Promise.all(KINDS.map(async (by) => (await usage.read({ ...all, by })).map(asText).sort()));
+      return parts;
+    };
+    const sums = await whole();
+    // Without its lines, the segment has only its sums.
+    const lines = readFileSync(usage.segments.pathOf(1));
+    writeFileSync(usage.segments.pathOf(1), Buffer.alloc(lines.length, "\n"));
+    expect(await whole()).toEqual(sums);
+    expect(await requests({ from: hour - 7.3 * HOUR_MS, to: hour })).toBeGreaterThan(0);
+    writeFileSync(usage.segments.pathOf(1), lines);
     // A process that was just writing adds a line to the sealed segment.
     appendFileSync(
       usage.segments.pathOf(1),
@@ -95,5 +119,126 @@ describe("the ledger on the disk of one host", () => {
     expect(await requests()).toBe(2);
     expect(await usage.tokensSince("bob", Date.now())).toBe(15);
     expect(await other.tokensSince("~a-much-longer-name", Date.now())).toBe(15);
+  });
+
+  const appendMany = () => {
+    for (let index = 0; index < MANY; index += 500)
+      usage.append(Array.from({ length: 500 }, (_, each) => requestLines(String(index + each))).flat());
+  };
+  /** Calls back after each piece of a segment has been read. */
+  const onPiece = (call: () => void) => {
+    const { pieces } = SegmentFile.prototype;
+    const spy = vi.spyOn(SegmentFile.prototype, "pieces").mockImplementation(function* (this: SegmentFile, ...part) {
+      for (const piece of pieces.apply(this, part)) {
+        call();
+        yield piece;
+      }
+    });
+    onTestFinished(() => spy.mockRestore());
+  };
+  const sumsPath = () => usage.segments.pathOf(1).replace("jsonl", "sums");
+
+  it("adds new lines to the sums of the segment that is being written, and not each line alone", async () => {
+    appendMany();
+    expect(await requests()).toBe(MANY);
+    const first = readFileSync(sumsPath());
+    usage.append(requestLines("one"));
+    expect(await requests()).toBe(MANY + 1);
+    expect(readFileSync(sumsPath())).toEqual(first);
+    // The sums have the first lines, also when these are gone.
+    writeFileSync(usage.segments.pathOf(1), Buffer.alloc(statSync(usage.segments.pathOf(1)).size, "\n"));
+    appendMany();
+    expect(await requests()).toBe(2 * MANY);
+    expect(readFileSync(sumsPath())).not.toEqual(first);
+    expect(await openFileStore(root).usage.tokensSince("ann", Date.now())).toBe(2 * MANY * 15);
+  });
+
+  it("reads the lines where sums are damaged, belong to a replaced segment, or go further than the segment", async () => {
+    usage.append([...requestLines("1", { user: "canary" }), ...requestLines("2")]);
+    usage.segments.seal();
+    expect(await requests()).toBe(2);
+    const sums = readFileSync(sumsPath());
+    for (const bytes of [
+      sums.subarray(0, sums.length - 1),
+      sums.subarray(0, 300),
+      Buffer.from("{}\n"),
+      Buffer.alloc(0),
+    ]) {
+      writeFileSync(sumsPath(), bytes);
+      expect(await requests()).toBe(2);
+    }
+    await usage.rename(new Map([["canary", "~canary-of-another-length"]]));
+    writeFileSync(sumsPath(), sums);
+    expect((await usage.read(all)).map(({ user }) => user).sort()).toEqual(["ann", "~canary-of-another-length"]);
+    // A power failure took the last lines.
+    const { size } = statSync(usage.segments.pathOf(1));
+    truncateSync(usage.segments.pathOf(1), size - 10);
+    expect(await requests()).toBe(2);
+    expect((await usage.read(all)).find(({ user }) => user === "ann")).toMatchObject({ inputTokens: null });
+  });
+
+  it("lets other work run between two pieces of lines, while it adds them up and while it reads them", async () => {
+    appendMany();
+    let turn = 0;
+    let isOver = false;
+    const count = () => {
+      turn++;
+      if (!isOver) setImmediate(count);
+    };
+    const turns: number[] = [];
+    onPiece(() => turns.push(turn));
+    count();
+    await usage.settled();
+    // Without sums, a query reads the lines.
+    rmSync(sumsPath());
+    mkdirSync(sumsPath());
+    await usage.read({ ...all, from: 1 });
+    isOver = true;
+    expect(turns.length).toBeGreaterThan(2 * Math.floor(statSync(usage.segments.pathOf(1)).size / (128 * 1024)));
+    expect(new Set(turns).size).toBe(turns.length);
+  });
+
+  it("loses neither of two renames at the same time", async () => {
+    for (let segment = 0; segment < 5; segment++) {
+      usage.append([...requestLines("1", { user: "canary-a" }), ...requestLines("2", { user: "canary-b" })]);
+      usage.segments.seal();
+    }
+    await Promise.all([
+      usage.rename(new Map([["canary-a", "~a"]])),
+      openFileStore(root).usage.rename(new Map([["canary-b", "~b"]])),
+    ]);
+    const contents = files().map((name) => readFileSync(join(root, "usage", name), "utf8"));
+    expect(contents.join("")).not.toContain("canary");
+    expect((await usage.read(all)).map(({ user, requests: count }) => [user, count]).sort()).toEqual([
+      ["~a", 5],
+      ["~b", 5],
+    ]);
+  });
+
+  it("removes a name also from a line that a full disk has cut off", async () => {
+    usage.append(requestLines("1"));
+    appendFileSync(usage.segments.pathOf(1), '\n{"id":"torn","user":"canary","sess');
+    await usage.rename(new Map([["canary", "~x"]]));
+    expect(readFileSync(usage.segments.pathOf(1), "utf8")).not.toContain("canary");
+    expect(await requests()).toBe(1);
+  });
+
+  it("keeps a line that a process writes to a segment while a rename replaces it", async () => {
+    usage.append(requestLines("1", { user: "canary" }));
+    let isLate = true;
+    onPiece(() => {
+      if (isLate)
+        appendFileSync(usage.segments.pathOf(1), `\n${JSON.stringify(requestLines("2", { user: "canary" })[0])}\n`);
+      isLate = false;
+    });
+    await usage.rename(new Map([["canary", "~x"]]));
+    expect((await usage.read(all)).map(({ user, requests: count }) => [user, count])).toEqual([["~x", 2]]);
+  });
+
+  it("also deletes old lines of the newest segment, after a later day has begun", async () => {
+    usage.append(requestLines("1", { at: new Date(Date.now() - 3 * DAY_MS).toISOString() }));
+    await usage.upkeep(2 * DAY_MS);
+    expect(readFileSync(usage.segments.pathOf(2), "utf8")).toBe("");
+    expect(files().filter((name) => name.endsWith(".jsonl"))).toEqual(["00000002.jsonl"]);
   });
 });

@@ -49,3 +49,19 @@ it("keeps lines that a full disk does not take, and writes each once when there 
     [false, "failed"],
   ]);
 });
+
+it("does not try all waiting lines again with each new line while the disk is full", () => {
+  let room = 0;
+  let tried = 0;
+  const lines: LedgerLine[] = [];
+  const { ledger } = ledgerOn((more) => {
+    tried += more.length;
+    if (room === 0) throw new FleetError("FLEET_STATE_UNWRITABLE", "no space left on device.");
+    return lines.push(...more) && more.length;
+  });
+  for (let index = 0; index < 2_000; index++) ledger.begin("request", ANN, String(index));
+  expect(tried).toBeLessThanOrEqual(2_000 * 100);
+  room = 1;
+  ledger.begin("request", ANN, "2000");
+  expect(lines.map(({ id }) => id)).toEqual(Array.from({ length: 2_001 }, (_, index) => String(index)));
+});

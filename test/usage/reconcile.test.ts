@@ -6,7 +6,7 @@ import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "../gateway/harness.js";
 
 const NOTHING = { inputTokens: null, outputTokens: null, cacheReadTokens: null, credits: null };
-const SESSION = { id: "s", owner: "ann", turns: 3 };
+const SESSION = { id: "canary", owner: "ann", turns: 3 };
 const unloaded = (requests: number, inputTokens: number) => ({
   atMs: 1_000,
   models: new Map([["gpt-5", { ...NOTHING, requests, inputTokens }]]),
@@ -15,7 +15,7 @@ const unloaded = (requests: number, inputTokens: number) => ({
 it("adds what the ledger lacks of a session's totals, and nothing if the ledger has as much or more", () => {
   const known: UsagePart = {
     ...NO_USAGE,
-    key: "s",
+    key: SESSION.id,
     user: "bob",
     model: "gpt-5",
     turns: 3,
@@ -35,6 +35,8 @@ it("adds what the ledger lacks of a session's totals, and nothing if the ledger 
     ["ended", "ann", 30, null],
   ]);
   expect(new Set(lines.map(({ id }) => id)).size).toBe(2);
+  // A purge replaces the session only in its own field.
+  expect(lines.map(({ id }) => id).join()).not.toContain(SESSION.id);
   expect(missingLines(SESSION, unloaded(2, 20), [known], null)).toEqual([]);
   expect(missingLines(SESSION, unloaded(1, 10), [known], null)).toEqual([]);
   expect(missingLines(SESSION, unloaded(2, 25), [known], null)).toHaveLength(1);

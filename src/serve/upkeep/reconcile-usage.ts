@@ -1,5 +1,6 @@
 import type { Config } from "../../config/schema.js";
 import { isObject } from "../../config/values/json.js";
+import { sha256 } from "../../config/values/text.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { type LedgerLine, UNREPORTED, type UsageNumbers, type UsagePart } from "../../model/usage/usage.js";
@@ -68,7 +69,8 @@ export function missingLines(
     if (requests === 0 && Object.values(numbers).every((number) => number === null || number === 0)) return [];
     const at = new Date(unloaded.atMs).toISOString();
     const line = (index: number): LedgerLine => ({
-      id: `${id}:${unloaded.atMs}:${model}:${index}`,
+      // A digest, because a purge replaces the session id only in its own field.
+      id: sha256(JSON.stringify([id, unloaded.atMs, model, index])),
       at,
       kind: "request",
       user: owner,

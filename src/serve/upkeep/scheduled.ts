@@ -64,8 +64,8 @@ export async function enforceCap(context: ServeContext, server: ServerRecord): P
 }
 
 /**
- * Sends the lines of the ledger that processes of this host could not send to the store, for example because they were killed,
- * until the signal aborts.
+ * Adds up the lines of the ledger, and sends those that processes of this host could not send to the store, for example because
+ * they were killed, until the signal aborts.
  */
 export async function sendUsage({ clock, store }: ServeContext, stopping: AbortSignal): Promise<void> {
   do await store.usage.settled();

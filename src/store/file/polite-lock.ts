@@ -10,8 +10,8 @@ type Release = () => Promise<void>;
  * Lets writers commit one after another, because this saves retries. A writer waits only briefly and then continues without
  * the lock, because correctness does not depend on it (decision 1).
  */
-export async function enterPolitely(folder: string): Promise<Release> {
-  const until = performance.now() + MAX_WAIT_MS;
+export async function enterPolitely(folder: string, waitMs = MAX_WAIT_MS): Promise<Release> {
+  const until = performance.now() + waitMs;
   for (;;) {
     try {
       return await acquire(folder);

@@ -13,7 +13,10 @@ export interface UsageStore {
    */
   append(lines: readonly LedgerLine[]): number;
 
-  /** Resolves when the lines of this host count for all hosts, or when the store does not answer. Never rejects. */
+  /**
+   * Resolves when the lines of this host count for all hosts and are added up as far as that saves time, or when the store does
+   * not answer. Never rejects.
+   */
   settled(): Promise<void>;
 
   /** Adds up the lines of a time by user, model and the key of the query. */

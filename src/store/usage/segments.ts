@@ -1,21 +1,17 @@
-import { closeSync, existsSync, fstatSync, fsync, openSync, readdirSync, readSync, statSync, writeSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, fsync, openSync, readdirSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { systemCode } from "../../errors.js";
-import type { LedgerLine } from "../../model/usage/usage.js";
+import { dayOf, type LedgerLine } from "../../model/usage/usage.js";
 import { makeFolder } from "../file/commit/durable.js";
 import { readIfThere } from "../file/failures.js";
+import { SegmentFile } from "./segment-file.js";
 
 /** A segment that has reached this size is sealed: lines go to the next one. In bytes. */
-const SEGMENT_BYTES = 8 * 1024 * 1024;
+const SEGMENT_BYTES = 64 * 1024 * 1024;
 /** How long written lines may wait until they are synced to disk, in milliseconds. */
 const SYNC_MS = 1_000;
 const NAME = /^(\d{8})\.jsonl$/;
-
-/** Complete lines of a segment, and the position after them. */
-export interface Piece {
-  lines: LedgerLine[];
-  end: number;
-}
 
 /**
  * The lines of the ledger on the disk of this host: files with a number, of which the highest receives the lines of all
@@ -69,7 +65,6 @@ export class Segments {
 
   #sync(): void {
     this.#syncing = undefined;
-    // A failure concerns only a power failure, and the next write to the disk reports it, too.
     if (this.#open !== undefined) fsync(this.#open.fd, () => undefined);
   }
 
@@ -79,10 +74,21 @@ export class Segments {
     if (fstatSync(open.fd).size > 0) this.#next(open.number);
   }
 
-  close(): void {
+  /** Seals the newest segment if it began on an earlier day, so that lines can be deleted when they are too old. */
+  async sealOld(): Promise<void> {
+    const newest = this.numbers().at(-1);
+    if (newest === undefined) return;
+    const first = await this.using(newest, async (segment) => segment.pieces().next().value?.lines[0]);
+    if (first !== undefined && dayOf(first.at) < dayOf(Date.now())) this.seal();
+  }
+
+  /** Syncs what was written. */
+  async close(): Promise<void> {
     clearTimeout(this.#syncing);
-    if (this.#open !== undefined) closeSync(this.#open.fd);
+    this.#syncing = undefined;
+    const open = this.#open;
     this.#open = undefined;
+    if (open !== undefined) await syncAndClose(open.fd);
   }
 
   #current(): { number: number; fd: number } {
@@ -108,7 +114,7 @@ export class Segments {
       makeFolder(this.folder);
       fd = openSync(path, "a", 0o600);
     }
-    if (this.#open !== undefined) closeSync(this.#open.fd);
+    if (this.#open !== undefined) void syncAndClose(this.#open.fd);
     this.#open = { number, fd };
     return this.#open;
   }
@@ -119,16 +125,22 @@ export class Segments {
     return { size, ino };
   }
 
-  /**
-   * Reads the complete lines in a part of a segment. Leaves out lines that a full disk has cut off.
-   *
-   * @param to at most this position is read. It lies behind a whole line, or so far away that at least one line fits.
-   */
-  read(number: number, from = 0, to = Number.POSITIVE_INFINITY): Piece {
-    const bytes = readIfThere(this.folder, () => readPart(this.pathOf(number), from, to)) ?? Buffer.alloc(0);
-    const whole = bytes.subarray(0, bytes.lastIndexOf(0x0a) + 1);
-    return { lines: parseLines(whole.toString("utf8")), end: from + whole.length };
+  /** Calls `use` with an open segment. Resolves with undefined if the segment does not exist. */
+  async using<T>(number: number, use: (segment: SegmentFile) => Promise<T>): Promise<T | undefined> {
+    const segment = SegmentFile.open(this.pathOf(number));
+    if (segment === null) return undefined;
+    try {
+      return await use(segment);
+    } finally {
+      segment.close();
+    }
   }
+}
+
+async function syncAndClose(fd: number): Promise<void> {
+  // A failure concerns only a power failure, and the next write to the disk reports it, too.
+  await promisify(fsync)(fd).catch(() => undefined);
+  closeSync(fd);
 }
 
 const NEWLINE = Buffer.from("\n");
@@ -146,36 +158,4 @@ function writeLines(fd: number, texts: readonly Buffer[]): number {
     return !isThere;
   });
   return missing === -1 ? texts.length : missing;
-}
-
-function readPart(path: string, from: number, to: number): Buffer {
-  const fd = openSync(path, "r");
-  try {
-    const bytes = Buffer.alloc(Math.max(0, Math.min(fstatSync(fd).size, to) - from));
-    let done = 0;
-    while (done < bytes.length) {
-      const read = readSync(fd, bytes, done, bytes.length - done, from + done);
-      if (read === 0) break;
-      done += read;
-    }
-    return bytes.subarray(0, done);
-  } finally {
-    closeSync(fd);
-  }
-}
-
-function parseLines(text: string): LedgerLine[] {
-  const lines = text.split("\n").filter((line) => line !== "");
-  try {
-    // One call takes a fraction of the time that one call for each line takes.
-    return JSON.parse(`[${lines.join(",")}]`) as LedgerLine[];
-  } catch {
-    return lines.flatMap((line) => {
-      try {
-        return [JSON.parse(line) as LedgerLine];
-      } catch {
-        return [];
-      }
-    });
-  }
 }

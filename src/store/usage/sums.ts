@@ -1,121 +1,227 @@
-import { readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import {
   countsOf,
-  hourOf,
+  dayOf,
   keyOf,
   type LedgerLine,
   type UsageBy,
   type UsageCounts,
-  UsageParts,
+  type UsagePart,
+  type UsageParts,
+  type UsageQuery,
 } from "../../model/usage/usage.js";
-import { scratchName } from "../file/commit/durable.js";
-import type { Segments } from "./segments.js";
+import type { Piece } from "./segment-file.js";
 
-/** By these, the lines of a segment are added up. Sums by model and by day come from those by user. */
-const KINDS = ["user", "session", "token"] as const;
-type Kind = (typeof KINDS)[number];
-
-/** Hour, key, user, model, and the counts in the order of {@link COUNTS}. */
-type Row = [hour: number, key: string | null, user: string, model: string | null, ...counts: (number | null)[]];
+/** Lines are added up by these times, in milliseconds. */
+const BUCKET_MS = 10 * 60_000;
 
 const COUNTS = ["turns", "requests", "inputTokens", "outputTokens", "cacheReadTokens", "credits"] as const;
 
-/** The sums of the first `bytes` bytes of a segment, by hour. */
-export interface Sums {
-  bytes: number;
-  rows: Row[];
-  /** For each hour, the part of the segment that contains all of its lines. */
-  ranges: [hour: number, from: number, to: number][];
+type Cell = [user: string, sessionId: string, model: string | null, tokenId: string | null];
+
+/** A time whose lines are added up. */
+export interface Bucket {
+  number: number;
+  /** The times of the first and of the last line, in milliseconds since the epoch. */
+  first: number;
+  last: number;
+  /** The parts of the segment that contain all of its lines. */
+  ranges: [from: number, to: number][];
 }
 
-export function sumsKind(by: UsageBy): Kind {
-  return by === "model" || by === "day" ? "user" : by;
+export interface SumsTables {
+  cells: Cell[];
+  buckets: Bucket[];
 }
 
-export function countsIn(row: Row): UsageCounts {
-  const [, , , , turns, requests, inputTokens = null, outputTokens = null, cacheReadTokens = null, credits = null] =
-    row;
-  return { turns: turns ?? 0, requests: requests ?? 0, inputTokens, outputTokens, cacheReadTokens, credits };
-}
+/** The length of a row: the index of the bucket, the index of the cell, and the counts. A count that nobody reported is NaN. */
+export const ROW = 2 + COUNTS.length;
 
-/**
- * The sums beside a segment, which save reading its lines. They can be made again from the lines at any time, so they are
- * written without care for power failures, and readers ignore a file that is damaged.
- */
-export class SumsFiles {
-  readonly #segments: Segments;
+/** The sums of the first `bytes` bytes of a segment. Several rows may have the same bucket and the same cell. */
+export class Sums implements SumsTables {
+  readonly bytes: number;
+  readonly cells: Cell[];
+  readonly buckets: Bucket[];
+  readonly rows: Float64Array;
 
-  constructor(segments: Segments) {
-    this.#segments = segments;
+  constructor({ bytes, cells, buckets, rows }: SumsTables & { bytes: number; rows: Float64Array }) {
+    this.bytes = bytes;
+    this.cells = cells;
+    this.buckets = buckets;
+    this.rows = rows;
   }
 
-  read(number: number, kind: Kind): Sums | null {
-    try {
-      return JSON.parse(readFileSync(this.#pathOf(number, kind), "utf8")) as Sums;
-    } catch {
-      return null;
+  get first(): number {
+    return this.buckets.reduce((first, bucket) => Math.min(first, bucket.first), Number.POSITIVE_INFINITY);
+  }
+
+  get last(): number {
+    return this.buckets.reduce((last, bucket) => Math.max(last, bucket.last), Number.NEGATIVE_INFINITY);
+  }
+
+  /**
+   * Adds the buckets of which the query wants all lines.
+   *
+   * @returns the buckets of which it wants only a part
+   */
+  addTo(parts: UsageParts, { by, from, to }: UsageQuery): Bucket[] {
+    const isWhole = this.buckets.map(({ first, last }) => first >= from && last < to);
+    const days = this.buckets.map(({ number }) => (by === "day" ? dayOf(number * BUCKET_MS) : ""));
+    const { groups, groupOf } = this.#groups(by);
+    const sums = new Map(days.map((day) => [day, new Float64Array(groups.length * COUNTS.length).fill(Number.NaN)]));
+    const targets = days.map((day, bucket) => (isWhole[bucket] === true ? sums.get(day) : undefined));
+    for (let at = 0; at < this.rows.length; at += ROW) {
+      const target = targets[this.#at(at)];
+      if (target === undefined) continue;
+      const group = (groupOf[this.#at(at + 1)] ?? 0) * COUNTS.length;
+      for (let index = 0; index < COUNTS.length; index++)
+        target[group + index] = plus(target[group + index], this.#at(at + 2 + index));
     }
-  }
-
-  /** Adds up a sealed segment, unless that has been done. */
-  make(number: number): void {
-    if (KINDS.every((kind) => statSync(this.#pathOf(number, kind), { throwIfNoEntry: false }) !== undefined)) return;
-    const sums = sumsOf(this.#segments, number);
-    for (const kind of KINDS) {
-      const temp = join(this.#segments.folder, scratchName("tmp"));
-      try {
-        writeFileSync(temp, JSON.stringify(sums[kind]), { mode: 0o600, flag: "wx" });
-        renameSync(temp, this.#pathOf(number, kind));
-      } finally {
-        rmSync(temp, { force: true });
+    for (const [day, counts] of sums) {
+      for (const [group, { key, user, model }] of groups.entries()) {
+        const own = countsAt(counts, group * COUNTS.length);
+        if (own !== null) parts.add(by === "day" ? day : key, user, model, own);
       }
     }
+    return this.buckets.filter(({ first, last }, index) => isWhole[index] !== true && last >= from && first < to);
   }
 
-  remove(number: number): void {
-    for (const kind of KINDS) rmSync(this.#pathOf(number, kind), { force: true });
+  /** The groups of cells with the same key, user and model, and the group of each cell. */
+  #groups(by: UsageBy) {
+    const groups: Pick<UsagePart, "key" | "user" | "model">[] = [];
+    const known = new Map<string, number>();
+    const groupOf = this.cells.map(([user, sessionId, model, tokenId]) => {
+      const key = keyOf({ user, sessionId, model, tokenId, at: "" }, by);
+      const name = nameOf([user, "", model, key]);
+      let group = known.get(name);
+      if (group === undefined) {
+        group = groups.push({ key, user, model }) - 1;
+        known.set(name, group);
+      }
+      return group;
+    });
+    return { groups, groupOf };
   }
 
-  #pathOf(number: number, kind: Kind): string {
-    return this.#segments.pathOf(number).replace(/jsonl$/, `${kind}.json`);
-  }
-}
-
-/** How much of a segment is read at once, in bytes. The range of an hour has the same resolution. */
-const PIECE_BYTES = 256 * 1024;
-
-function sumsOf(segments: Segments, number: number): Record<Kind, Sums> {
-  const ranges = new Map<number, [from: number, to: number]>();
-  const hours = new Map<number, Record<Kind, UsageParts>>();
-  let bytes = 0;
-  for (;;) {
-    const { lines, end } = segments.read(number, bytes, bytes + PIECE_BYTES);
-    if (end === bytes) break;
-    for (const line of lines) {
-      const hour = hourOf(line.at);
-      const range = ranges.get(hour);
-      if (range === undefined) ranges.set(hour, [bytes, end]);
-      else range[1] = end;
-      addTo(hours, hour, line);
+  /** The input and output tokens of users, by day. */
+  *tokens(): Generator<{ user: string; day: string; tokens: number }> {
+    const days = this.buckets.map(({ number }) => dayOf(number * BUCKET_MS));
+    const input = 2 + COUNTS.indexOf("inputTokens");
+    const output = 2 + COUNTS.indexOf("outputTokens");
+    for (let at = 0; at < this.rows.length; at += ROW) {
+      const user = this.cells[this.#at(at + 1)]?.[0];
+      const day = days[this.#at(at)];
+      const tokens = plus(this.#at(at + input), this.#at(at + output));
+      if (user !== undefined && day !== undefined && tokens > 0) yield { user, day, tokens };
     }
-    bytes = end;
   }
-  const sums = (kind: Kind): Sums => ({
-    bytes,
-    ranges: [...ranges].map(([hour, [from, to]]) => [hour, from, to]),
-    rows: [...hours].flatMap(([hour, parts]) =>
-      parts[kind].all.map((part): Row => [hour, part.key, part.user, part.model, ...COUNTS.map((name) => part[name])]),
-    ),
-  });
-  return { user: sums("user"), session: sums("session"), token: sums("token") };
+
+  #at(index: number): number {
+    return this.rows[index] ?? Number.NaN;
+  }
 }
 
-function addTo(hours: Map<number, Record<Kind, UsageParts>>, hour: number, line: LedgerLine): void {
-  let parts = hours.get(hour);
-  if (parts === undefined) {
-    parts = { user: new UsageParts(), session: new UsageParts(), token: new UsageParts() };
-    hours.set(hour, parts);
+function plus(a = Number.NaN, b = Number.NaN): number {
+  if (Number.isNaN(a)) return b;
+  return Number.isNaN(b) ? a : a + b;
+}
+
+/** @returns null if there are none */
+function countsAt(counts: Float64Array, at: number): UsageCounts | null {
+  const count = (index: number) => {
+    const value = counts[at + index] ?? Number.NaN;
+    return Number.isNaN(value) ? null : value;
+  };
+  const turns = count(0);
+  if (turns === null) return null;
+  return {
+    turns,
+    requests: count(1) ?? 0,
+    inputTokens: count(2),
+    outputTokens: count(3),
+    cacheReadTokens: count(4),
+    credits: count(5),
+  };
+}
+
+/** Adds lines to the sums of the lines before them. */
+export class SumsBuilder {
+  readonly #before: Float64Array;
+  readonly #cells: Cell[];
+  readonly #cellIndex = new Map<string, number>();
+  readonly #buckets: Bucket[];
+  readonly #bucketIndex = new Map<number, number>();
+  readonly #rowIndex = new Map<number, number>();
+  readonly #rows: number[] = [];
+  #bytes: number;
+
+  constructor(before: Sums | null) {
+    this.#before = before?.rows ?? new Float64Array();
+    this.#cells = before?.cells ?? [];
+    this.#buckets = before?.buckets ?? [];
+    this.#bytes = before?.bytes ?? 0;
+    for (const [index, cell] of this.#cells.entries()) this.#cellIndex.set(nameOf(cell), index);
+    for (const [index, { number }] of this.#buckets.entries()) this.#bucketIndex.set(number, index);
   }
-  for (const kind of KINDS) parts[kind].add(keyOf(line, kind), line.user, line.model, countsOf(line));
+
+  add({ lines, from, end }: Piece): void {
+    for (const line of lines) {
+      const at = Date.parse(line.at);
+      const bucket = this.#bucketAt(at);
+      const own = this.#buckets[bucket];
+      if (own === undefined) continue;
+      own.first = Math.min(own.first, at);
+      own.last = Math.max(own.last, at);
+      const range = own.ranges.at(-1);
+      if (range === undefined || range[1] < from) own.ranges.push([from, end]);
+      else range[1] = end;
+      this.#addRow(bucket, line);
+    }
+    this.#bytes = end;
+  }
+
+  build(): Sums {
+    const rows = new Float64Array(this.#before.length + this.#rows.length);
+    rows.set(this.#before);
+    rows.set(this.#rows, this.#before.length);
+    return new Sums({ bytes: this.#bytes, cells: this.#cells, buckets: this.#buckets, rows });
+  }
+
+  #addRow(bucket: number, line: LedgerLine): void {
+    const cell = this.#cellOf(line);
+    // Both are far below 2^26, so each pair has its own number.
+    const name = bucket * 2 ** 26 + cell;
+    let at = this.#rowIndex.get(name);
+    if (at === undefined) {
+      at = this.#rows.push(bucket, cell, ...COUNTS.map(() => Number.NaN)) - COUNTS.length;
+      this.#rowIndex.set(name, at);
+    }
+    const counts = countsOf(line);
+    for (const [index, count] of COUNTS.entries())
+      this.#rows[at + index] = plus(this.#rows[at + index], counts[count] ?? Number.NaN);
+  }
+
+  #bucketAt(at: number): number {
+    const number = Math.floor(at / BUCKET_MS);
+    let index = this.#bucketIndex.get(number);
+    if (index === undefined) {
+      index = this.#buckets.push({ number, first: at, last: at, ranges: [] }) - 1;
+      this.#bucketIndex.set(number, index);
+    }
+    return index;
+  }
+
+  #cellOf({ user, sessionId, model, tokenId }: LedgerLine): number {
+    const cell: Cell = [user, sessionId, model, tokenId];
+    const name = nameOf(cell);
+    let index = this.#cellIndex.get(name);
+    if (index === undefined) {
+      index = this.#cells.push(cell) - 1;
+      this.#cellIndex.set(name, index);
+    }
+    return index;
+  }
+}
+
+function nameOf([user, sessionId, model, tokenId]: Cell): string {
+  return `${user}\0${sessionId}\0${model ?? "\u0001"}\0${tokenId ?? "\u0001"}`;
 }

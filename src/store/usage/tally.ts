@@ -1,6 +1,7 @@
-import { dayOf, hourStart, type UsageNumbers } from "../../model/usage/usage.js";
+import { dayOf, type LedgerLine } from "../../model/usage/usage.js";
+import type { SegmentFile } from "./segment-file.js";
 import type { Segments } from "./segments.js";
-import type { SumsFiles } from "./sums.js";
+import type { SumsFiles } from "./sums-files.js";
 
 /** Limits count at most a month. */
 const LONGEST_MS = 32 * 24 * 3_600_000;
@@ -12,61 +13,73 @@ export class Tally {
   readonly #users = new Map<string, Map<string, number>>();
   /** How far each segment has been read. */
   readonly #read = new Map<number, { end: number; ino: number }>();
+  #refreshed: Promise<void> = Promise.resolve();
 
   constructor(segments: Segments, sums: SumsFiles) {
     this.#segments = segments;
     this.#sums = sums;
   }
 
-  tokensSince(user: string, day: string): number {
-    this.#refresh();
+  async tokensSince(user: string, day: string): Promise<number> {
+    // One refresh after the other, so that no line is read twice.
+    this.#refreshed = this.#refreshed.catch(() => undefined).then(async () => await this.#refresh());
+    await this.#refreshed;
     let tokens = 0;
     for (const [each, count] of this.#users.get(user) ?? []) if (each >= day) tokens += count;
     return tokens;
   }
 
-  #refresh(): void {
+  async #refresh(): Promise<void> {
     const numbers = this.#segments.numbers();
     for (const number of numbers.toReversed()) {
-      const { size, ino } = this.#segments.stateOf(number);
-      const known = this.#read.get(number);
-      if (known !== undefined && known.ino !== ino) {
-        // A purge has replaced the segment, so the offset of its next line is not known.
+      const isNewest = number === numbers.at(-1);
+      const step = await this.#segments.using(number, async (file) => await this.#add(number, file, isNewest));
+      if (step === "replaced") {
+        // The offset of the next line in the new segment is not known.
         this.#users.clear();
         this.#read.clear();
-        this.#refresh();
+        await this.#refresh();
         return;
       }
-      const at = known?.end ?? this.#addSums(number);
-      // Segments before one that is too old are even older.
-      if (at === null) return;
-      // A sealed segment that has been read to its end, and those before it, get no more lines.
-      if (at === size && known !== undefined && number !== numbers.at(-1)) return;
-      const { lines, end } = this.#segments.read(number, at);
-      for (const line of lines) this.#add(line.user, dayOf(line.at), line);
-      this.#read.set(number, { end, ino });
+      if (step === "last") return;
     }
   }
 
-  /** @returns how far the sums go; null if the segment is too old for any limit */
-  #addSums(number: number): number | null {
-    const sums = this.#sums.read(number, "user");
-    if (sums === null) return 0;
-    const oldest = Date.now() - LONGEST_MS;
-    if (sums.ranges.every(([hour]) => hourStart(hour + 1) < oldest)) return null;
-    for (const [hour, , user, , , , inputTokens = null, outputTokens = null] of sums.rows)
-      this.#add(user, dayOf(hourStart(hour)), { inputTokens, outputTokens });
-    return sums.bytes;
+  /** @returns `last` if the segments before this one have nothing to add */
+  async #add(number: number, segment: SegmentFile, isNewest: boolean): Promise<"next" | "last" | "replaced"> {
+    const known = this.#read.get(number);
+    if (known !== undefined && known.ino !== segment.ino) return "replaced";
+    // A sealed segment that has been read to its end, and those before it, get no more lines.
+    if (known?.end === segment.size && !isNewest) return "last";
+    const at = known?.end ?? (await this.#addSums(number, segment, isNewest));
+    // Segments before one that is too old are even older.
+    if (at === null) return "last";
+    const { ino } = segment;
+    this.#read.set(number, { end: at, ino });
+    for (const { lines, end } of segment.pieces(at)) {
+      for (const line of lines) this.#addTokens(line.user, dayOf(line.at), tokensOf(line));
+      this.#read.set(number, { end, ino });
+    }
+    return "next";
   }
 
-  #add(
-    user: string,
-    day: string,
-    { inputTokens, outputTokens }: Pick<UsageNumbers, "inputTokens" | "outputTokens">,
-  ): void {
-    const tokens = (inputTokens ?? 0) + (outputTokens ?? 0);
+  /** @returns how far the sums go; null if the segment is too old for any limit */
+  async #addSums(number: number, segment: SegmentFile, isNewest: boolean): Promise<number | null> {
+    await this.#sums.extend(number, segment, { isNewest });
+    const head = this.#sums.head(number, segment);
+    if (head !== null && head.last < Date.now() - LONGEST_MS) return null;
+    const sums = this.#sums.read(number, segment);
+    for (const { user, day, tokens } of sums?.tokens() ?? []) this.#addTokens(user, day, tokens);
+    return sums?.bytes ?? 0;
+  }
+
+  #addTokens(user: string, day: string, tokens: number): void {
     if (tokens === 0) return;
     const days = this.#users.get(user) ?? new Map<string, number>();
     this.#users.set(user, days.set(day, (days.get(day) ?? 0) + tokens));
   }
+}
+
+function tokensOf({ inputTokens, outputTokens }: LedgerLine): number {
+  return (inputTokens ?? 0) + (outputTokens ?? 0);
 }

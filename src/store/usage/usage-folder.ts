@@ -1,14 +1,11 @@
-import { appendFileSync, closeSync, fstatSync, openSync, readFileSync, readSync, renameSync, rmSync } from "node:fs";
+import { renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
   countsOf,
   dayOf,
-  hourOf,
-  hourStart,
   keyOf,
   type LedgerLine,
-  type UsageBy,
   type UsagePart,
   UsageParts,
   type UsageQuery,
@@ -16,15 +13,19 @@ import {
 import { closeQuietly, scratchName, writeNewFile } from "../file/commit/durable.js";
 import { sweepFolder } from "../file/commit/sweep.js";
 import { mediumError } from "../file/failures.js";
+import { enterPolitely } from "../file/polite-lock.js";
 import type { UsageStore } from "./port.js";
+import type { SegmentFile } from "./segment-file.js";
 import { Segments } from "./segments.js";
-import { countsIn, SumsFiles, sumsKind } from "./sums.js";
+import { SumsFiles } from "./sums-files.js";
 import { Tally } from "./tally.js";
 
 /** A process writes a line within a moment after it has chosen the segment. In milliseconds. */
 export const LATE_MS = 50;
+/** How long a purge waits for another one, in milliseconds. */
+const PURGE_WAIT_MS = 60_000;
 
-/** The ledger of a fleet on one host: lines in segments, with sums beside those that are sealed. */
+/** The ledger of a fleet on one host: lines in segments, with sums beside them. */
 export class UsageFolder implements UsageStore {
   readonly segments: Segments;
   readonly #sums: SumsFiles;
@@ -45,125 +46,144 @@ export class UsageFolder implements UsageStore {
   }
 
   async settled(): Promise<void> {
-    // `append` has written everything.
+    // `append` has written everything. The sums make the next query fast.
+    await this.#eachSegment(async () => undefined).catch(() => undefined);
   }
 
   async read(query: UsageQuery): Promise<UsagePart[]> {
     const parts = new UsageParts(query.user);
-    const numbers = this.segments.numbers();
-    this.#sumUp(numbers);
-    for (const number of numbers) this.#addSegment(parts, number, query);
+    await this.#eachSegment(async (number, segment) => await this.#addSegment(parts, { number, segment }, query));
     return parts.all;
   }
 
-  /** Adds the sums of whole hours. Reads the lines of the hours that are only partly wanted, and those after the sums. */
-  #addSegment(parts: UsageParts, number: number, query: UsageQuery): void {
-    const sums = this.#sums.read(number, sumsKind(query.by));
-    if (sums === null) {
-      this.#addLines(parts, number, query);
-      return;
+  /** Adds up the new lines of all segments, and calls `use` with each. */
+  async #eachSegment(use: (number: number, segment: SegmentFile) => Promise<void>): Promise<void> {
+    const numbers = this.segments.numbers();
+    for (const number of numbers) {
+      await this.segments.using(number, async (segment) => {
+        await this.#sums.extend(number, segment, { isNewest: number === numbers.at(-1) });
+        await use(number, segment);
+      });
+      await new Promise(setImmediate);
     }
-    const isWhole = (hour: number) => hourStart(hour) >= query.from && hourStart(hour + 1) <= query.to;
-    const isPart = (hour: number) => !isWhole(hour) && hourStart(hour + 1) > query.from && hourStart(hour) < query.to;
-    for (const row of sums.rows) {
-      const [hour, key, user, model] = row;
-      if (isWhole(hour)) parts.add(wanted(query.by, { hour, key, user, model }), user, model, countsIn(row));
-    }
-    for (const [hour, from, to] of sums.ranges)
-      if (isPart(hour)) this.#addLines(parts, number, query, { from, to, hour });
-    this.#addLines(parts, number, query, { from: sums.bytes });
   }
 
-  /** @param only a part of the segment, and the only hour of which lines count */
-  #addLines(
+  /** Adds the sums of the times that are wanted as a whole. Reads the lines of the others, and those after the sums. */
+  async #addSegment(
     parts: UsageParts,
-    number: number,
-    { by, from, to }: UsageQuery,
-    only: { from?: number; to?: number; hour?: number } = {},
-  ): void {
-    if (only.from !== undefined && only.to === undefined && this.segments.stateOf(number).size <= only.from) return;
-    for (const line of this.segments.read(number, only.from, only.to).lines) {
-      const at = Date.parse(line.at);
-      if (at < from || at >= to || (only.hour !== undefined && hourOf(at) !== only.hour)) continue;
-      parts.add(keyOf(line, by), line.user, line.model, countsOf(line));
+    { number, segment }: { number: number; segment: SegmentFile },
+    query: UsageQuery,
+  ): Promise<void> {
+    const head = this.#sums.head(number, segment);
+    if (head !== null && (head.last < query.from || head.first >= query.to)) {
+      await addLines(parts, segment, query, { from: head.bytes });
+      return;
     }
+    const sums = this.#sums.read(number, segment);
+    for (const { first, last, ranges } of sums?.addTo(parts, query) ?? []) {
+      const { from, to } = query;
+      const part = { ...query, from: Math.max(first, from), to: Math.min(last + 1, to) };
+      for (const [begin, end] of ranges) await addLines(parts, segment, part, { from: begin, to: end });
+    }
+    await addLines(parts, segment, query, { from: sums?.bytes ?? 0 });
   }
 
   async tokensSince(user: string, from: number): Promise<number> {
-    return this.#tally.tokensSince(user, dayOf(from));
+    return await this.#tally.tokensSince(user, dayOf(from));
   }
 
   async rename(names: ReadonlyMap<string, string>): Promise<void> {
-    this.segments.seal();
-    await sleep(LATE_MS);
-    const numbers = this.segments.numbers();
-    for (const number of numbers.slice(0, -1)) await this.#rename(number, names);
+    // Two purges at once would replace the same segments again and again.
+    const leave = await enterPolitely(this.segments.folder, PURGE_WAIT_MS);
+    try {
+      this.segments.seal();
+      await sleep(LATE_MS);
+      await sweepFolder(this.segments.folder);
+      for (const number of this.segments.numbers().slice(0, -1)) {
+        let isDone = false;
+        while (!isDone)
+          isDone = (await this.segments.using(number, async (file) => await this.#rename(number, file, names))) ?? true;
+      }
+    } finally {
+      await leave();
+    }
   }
 
-  /** Replaces a sealed segment. If this is interrupted, the next call finds the names again. */
-  async #rename(number: number, names: ReadonlyMap<string, string>): Promise<void> {
-    const path = this.segments.pathOf(number);
-    const fd = openSync(path, "r");
-    try {
-      const before = readFileSync(fd);
-      const text = renamed(before.toString("utf8"), names);
-      if (text === null) return;
-      this.#sums.remove(number);
-      const temp = join(this.segments.folder, scratchName("tmp"));
-      closeQuietly(await writeNewFile(temp, Buffer.from(text)));
-      renameSync(temp, path);
-      // Readers may have made the sums in between.
-      this.#sums.remove(number);
-      const late = Buffer.alloc(fstatSync(fd).size - before.length);
-      if (late.length > 0) appendFileSync(path, late.subarray(0, readSync(fd, late, 0, late.length, before.length)));
-    } finally {
-      closeSync(fd);
+  /**
+   * Replaces a sealed segment. If this is interrupted, the next call finds the names again.
+   *
+   * @returns false if another purge has replaced it first
+   */
+  async #rename(number: number, segment: SegmentFile, names: ReadonlyMap<string, string>): Promise<boolean> {
+    const after: string[] = [];
+    let isChanged = false;
+    let end = 0;
+    for (const piece of segment.pieces()) {
+      const lines = piece.lines.map((line) => renamed(line, names));
+      // A line that was cut off may have a name, too, and nobody reads it.
+      isChanged ||= piece.hasTorn || lines.some((line, index) => line !== piece.lines[index]);
+      after.push(...lines.map((line) => `${JSON.stringify(line)}\n`));
+      end = piece.end;
+      await new Promise(setImmediate);
     }
+    if (!isChanged && end === segment.size) {
+      if (this.#sums.head(number, segment) === null) this.#sums.remove(number);
+      return true;
+    }
+    this.#sums.remove(number);
+    const temp = join(this.segments.folder, scratchName("tmp"));
+    try {
+      closeQuietly(await writeNewFile(temp, Buffer.from(after.join(""))));
+      if (this.segments.stateOf(number).ino !== segment.ino) return false;
+      renameSync(temp, this.segments.pathOf(number));
+    } finally {
+      rmSync(temp, { force: true });
+    }
+    // Readers may have made the sums in between.
+    this.#sums.remove(number);
+    const late = segment.late(end);
+    if (late.length > 0) this.segments.append(late.map((line) => renamed(line, names)));
+    return true;
   }
 
   async upkeep(keepMs: number): Promise<void> {
     await sweepFolder(this.segments.folder);
-    const sealed = this.segments.numbers();
-    this.#sumUp(sealed);
+    await this.segments.sealOld();
+    await this.settled();
     const from = Date.now() - keepMs;
-    for (const number of sealed.slice(0, -1)) {
-      const hours = this.#sums.read(number, "user")?.ranges.map(([hour]) => hour) ?? null;
+    for (const number of this.segments.numbers().slice(0, -1)) {
+      const last = await this.segments.using(number, async (segment) => this.#sums.head(number, segment)?.last);
       // Lines are in order except for some, so the segments after this one are not older.
-      if (hours === null || hours.some((hour) => hourStart(hour + 1) > from)) break;
+      if (last === undefined || last >= from) break;
       rmSync(this.segments.pathOf(number), { force: true });
       this.#sums.remove(number);
     }
   }
 
   async close(): Promise<void> {
-    this.segments.close();
+    await this.segments.close();
   }
+}
 
-  /** Makes the sums of sealed segments that have none. If the disk is full, queries read the lines. */
-  #sumUp(numbers: readonly number[]): void {
-    try {
-      for (const number of numbers.slice(0, -1)) this.#sums.make(number);
-    } catch {
-      // the next call tries again
+async function addLines(
+  parts: UsageParts,
+  segment: SegmentFile,
+  { by, from, to }: UsageQuery,
+  part: { from: number; to?: number },
+): Promise<void> {
+  for (const { lines } of segment.pieces(part.from, part.to)) {
+    for (const line of lines) {
+      const at = Date.parse(line.at);
+      if (at >= from && at < to) parts.add(keyOf(line, by), line.user, line.model, countsOf(line));
     }
+    // Many lines take seconds, in which this process must be able to do other work.
+    await new Promise(setImmediate);
   }
 }
 
-function wanted(
-  by: UsageBy,
-  { hour, key, user, model }: { hour: number; key: string | null; user: string; model: string | null },
-): string | null {
-  if (by === "day") return dayOf(hourStart(hour));
-  return by === "model" ? model : by === "user" ? user : key;
-}
-
-/** @returns null if none of the names is in the text */
-export function renamed(text: string, names: ReadonlyMap<string, string>): string | null {
-  let result = text;
-  for (const [name, other] of names) {
-    // Quotes in a value are escaped, so this text is in no value.
-    for (const field of ["user", "sessionId"])
-      result = result.replaceAll(`,"${field}":${JSON.stringify(name)},`, () => `,"${field}":${JSON.stringify(other)},`);
-  }
-  return result === text ? null : result;
+/** @returns the same line if it has none of the names */
+export function renamed(line: LedgerLine, names: ReadonlyMap<string, string>): LedgerLine {
+  const [user, sessionId] = [names.get(line.user), names.get(line.sessionId)];
+  if (user === undefined && sessionId === undefined) return line;
+  return { ...line, user: user ?? line.user, sessionId: sessionId ?? line.sessionId };
 }

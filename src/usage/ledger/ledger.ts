@@ -15,6 +15,7 @@ import type { UsageStore } from "../../store/usage/port.js";
 
 /** How many lines wait at most while the disk is full. */
 const MOST_WAITING = 100_000;
+const AT_ONCE = 100;
 
 interface LedgerContext {
   usage: UsageStore;
@@ -56,29 +57,16 @@ export class Ledger implements UsageRecorder {
     return new LedgerEntry(begun, (line) => this.#write(line));
   }
 
-  /**
-   * The model tokens of a user on all hosts since the beginning of a day (UTC), with those that this process has counted.
-   *
-   * @param from a time of this day, in milliseconds since the epoch, at most 31 days ago
-   */
-  async tokensSince(user: string, from: number): Promise<number> {
-    return await this.#context.usage.tokensSince(user, from);
-  }
-
-  /**
-   * Replaces a user by a pseudonym, and sessions by theirs. If this is interrupted, the same call finishes it. In a fleet of
-   * several hosts, each host has to do it.
-   */
-  async rename(user: string, pseudonym: string, sessions: ReadonlyMap<string, string> = new Map()): Promise<void> {
-    await this.#context.usage.rename(new Map([...sessions, [user, pseudonym]]));
-  }
-
   /** Appends a line. If the disk is full, keeps it for the next call, because nothing that is counted may stop a turn. */
   #write(line: LedgerLine): void {
     addUsage(this.counted, countsOf(line));
     this.#waiting.push(line);
     try {
-      this.#waiting.splice(0, this.#context.usage.append(this.#waiting));
+      // While the disk is full, each new line tries again. So a try takes only a few of the lines that wait.
+      while (this.#waiting.length > 0) {
+        const taken = this.#context.usage.append(this.#waiting.slice(0, AT_ONCE));
+        this.#waiting.splice(0, taken);
+      }
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
       this.#context.warn(`What turns consume cannot be recorded: ${why}`);

@@ -4,7 +4,10 @@ import { addUsage, NO_USAGE, type UsageBy, type UsageCounts, type UsagePart } fr
 
 /** Usage of turns. A number is null if nobody has reported it. */
 export interface UsageTotal extends UsageCounts {
-  /** By `provider.prices`, in the currency of these. Null if a model has no price, or if its tokens are not known. */
+  /**
+   * By `provider.prices`, in the currency of these. Null if one of the models has no price, or if nobody reported the tokens of any
+   * of its requests. Other requests whose tokens nobody reported add nothing.
+   */
   cost: number | null;
 }
 

@@ -31,7 +31,6 @@ const HOUR_MS = 3_600_000;
 const LINES_MS = 49 * HOUR_MS;
 /** A limit counts at most a month. */
 const TOKENS_MS = 33 * 24 * HOUR_MS;
-const PIECE_BYTES = 128 * 1024;
 /** How long a line may wait before it is sent, in milliseconds. */
 const JOIN_MS = 50;
 const AT_ONCE = 1_000;
@@ -58,9 +57,9 @@ export class UsageSums implements UsageStore {
   readonly #segments: Segments;
   /** How far each segment has been counted, as far as this process knows. */
   readonly #counted = new Map<number, number>();
-  #id: string | undefined;
-  #sending: Promise<void> | undefined;
-  #isStale = false;
+  #running: Promise<void> = Promise.resolve();
+  /** The run that has not begun. */
+  #next: Promise<void> | undefined;
   #soon: NodeJS.Timeout | undefined;
 
   constructor(connection: Connection, keys: Keys, root: string) {
@@ -85,22 +84,20 @@ export class UsageSums implements UsageStore {
     await this.#send().catch(() => undefined);
   }
 
-  /** Sends what is on the disk. Calls during a run share the run that follows it. */
+  /** Sends what is on the disk. Calls during a run share the next one, because that run may have passed their lines. */
   async #send(): Promise<void> {
     clearTimeout(this.#soon);
     this.#soon = undefined;
-    this.#isStale = true;
-    this.#sending ??= this.#sendAll().finally(() => {
-      this.#sending = undefined;
-    });
-    await this.#sending;
+    if (this.#next === undefined) {
+      this.#next = this.#running.catch(() => undefined).then(async () => await this.#sendAll());
+      this.#running = this.#next;
+    }
+    await this.#next;
   }
 
   async #sendAll(): Promise<void> {
-    while (this.#isStale) {
-      this.#isStale = false;
-      for (const number of this.#segments.numbers()) await this.#sendSegment(number);
-    }
+    this.#next = undefined;
+    for (const number of this.#segments.numbers()) await this.#sendSegment(number);
   }
 
   async #sendSegment(number: number): Promise<void> {
@@ -109,20 +106,20 @@ export class UsageSums implements UsageStore {
     if (at === size) return;
     const name = this.#nameOf(number);
     at ??= Number((await this.#connection.run(scripts.USAGE_READ, [this.#keys.usageRead], [name]))[1]);
-    for (;;) {
-      const { lines, end } = this.#segments.read(number, at, at + PIECE_BYTES);
-      if (end === at) break;
-      const { keys, hours } = this.#partOf(lines);
-      const args = [name, at, end, JSON.stringify(hours)];
-      const [, counted] = await this.#connection.run(
-        scripts.COUNT_USAGE,
-        [this.#keys.usageRead, this.#keys.usageHours, ...keys],
-        args,
-      );
-      at = Number(counted);
-      this.#counted.set(number, at);
-    }
     this.#counted.set(number, at);
+    await this.#segments.using(number, async (segment) => {
+      for (;;) {
+        const [piece] = segment.pieces(this.#counted.get(number));
+        if (piece === undefined) return;
+        const { keys, hours } = this.#partOf(piece.lines);
+        const [, counted] = await this.#connection.run(
+          scripts.COUNT_USAGE,
+          [this.#keys.usageRead, this.#keys.usageHours, ...keys],
+          [name, piece.from, piece.end, JSON.stringify(hours)],
+        );
+        this.#counted.set(number, Number(counted));
+      }
+    });
   }
 
   /** The amounts that the script adds. Numbers are texts, because Lua would round large ones. */
@@ -226,9 +223,10 @@ export class UsageSums implements UsageStore {
         return before === after ? [] : LETTERS.flatMap(([letter]) => [letter + before, letter + after]);
       });
       await this.#runInParts(scripts.RENAME_USAGE, this.#keys.usageSums(hour), cells, 2);
-      const lines = (await this.#linesOf(hour)).flatMap((line, index) => {
+      const lines = (await this.#linesOf(hour)).flatMap((text, index) => {
+        const line = JSON.parse(text) as LedgerLine;
         const after = renamed(line, names);
-        return after === null ? [] : [String(index), line, after];
+        return after === line ? [] : [String(index), text, JSON.stringify(after)];
       });
       await this.#runInParts(scripts.RENAME_LINES, this.#keys.usageLines(hour), lines, 3);
     }
@@ -243,6 +241,7 @@ export class UsageSums implements UsageStore {
   }
 
   async upkeep(keepMs: number): Promise<void> {
+    await this.#segments.sealOld();
     await this.#send();
     await this.#dropSent();
     for (const hour of await this.#hours(0, hourOf(Date.now() - keepMs) - 1)) {
@@ -256,20 +255,19 @@ export class UsageSums implements UsageStore {
     for (const number of this.#segments.numbers().slice(0, -1)) {
       if (this.#counted.get(number) !== this.#segments.stateOf(number).size) return;
       rmSync(this.#segments.pathOf(number), { force: true });
-      await this.#connection.run(scripts.FORGET_USAGE_READ, [this.#keys.usageRead], [this.#nameOf(number)]);
+      await this.#connection.run(scripts.DROP_USAGE_READ, [this.#keys.usageRead], [this.#nameOf(number)]);
     }
   }
 
   async close(): Promise<void> {
     if (this.#soon !== undefined) await this.settled();
-    await this.#sending?.catch(() => undefined);
-    this.#segments.close();
+    await this.#running.catch(() => undefined);
+    await this.#segments.close();
   }
 
   /** The name of a segment among those of all hosts. It contains a random id of the folder, which may be replaced. */
   #nameOf(number: number): string {
-    this.#id ??= idOf(this.#segments.folder);
-    return `${this.#id}:${number}`;
+    return `${idOf(this.#segments.folder)}:${number}`;
   }
 }
 

@@ -12,6 +12,8 @@ import { foundingScript, script } from "./scripts.js";
  * segment has been counted.
  */
 export const COUNT_USAGE = foundingScript(`
+local id, number = string.match(ARGV[5], '^(.*):(%d+)$')
+if tonumber(number) < tonumber(redis.call('HGET', KEYS[3], id) or '0') then return {'at', ARGV[7]} end
 local at = redis.call('HGET', KEYS[3], ARGV[5]) or '0'
 if at ~= ARGV[6] then return {'at', at} end
 redis.call('HSET', KEYS[3], ARGV[5], ARGV[7])
@@ -30,9 +32,16 @@ return {'at', ARGV[7]}
 /** KEYS[3] usage-read. ARGV[5] the segment. */
 export const USAGE_READ = script(`return {'at', redis.call('HGET', KEYS[3], ARGV[5]) or '0'}`);
 
-/** KEYS[3] usage-read. ARGV[5] the segment, which no longer exists. */
-export const FORGET_USAGE_READ = script(`
+/**
+ * KEYS[3] usage-read. ARGV[5] the segment, which was counted and deleted. Its number becomes the end of those of its folder
+ * that are counted no more, because another process may still have read lines of the segment.
+ */
+export const DROP_USAGE_READ = script(`
+local id, number = string.match(ARGV[5], '^(.*):(%d+)$')
 redis.call('HDEL', KEYS[3], ARGV[5])
+if tonumber(number) >= tonumber(redis.call('HGET', KEYS[3], id) or '0') then
+  redis.call('HSET', KEYS[3], id, string.format('%d', number + 1))
+end
 return {'ok'}
 `);
 

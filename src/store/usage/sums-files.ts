@@ -1,0 +1,137 @@
+import { closeSync, fsync, openSync, readFileSync, readSync, renameSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { closeQuietly, scratchName, writeNewFile } from "../file/commit/durable.js";
+import type { SegmentFile } from "./segment-file.js";
+import type { Segments } from "./segments.js";
+import { ROW, Sums, SumsBuilder, type SumsTables } from "./sums.js";
+
+/** So many bytes of lines may be newer than the sums of the newest segment. Reading them takes some milliseconds. */
+const LAG_BYTES = 1024 * 1024;
+/** The first line of a file of sums is shorter than this, in bytes. */
+const HEAD_BYTES = 256;
+const NUMBER_BYTES = Float64Array.BYTES_PER_ELEMENT;
+
+const syncToDisk = promisify(fsync);
+
+/** The first line of a file of sums. The tables follow as JSON, and the rows as numbers of 8 bytes in the order of this machine. */
+interface Head {
+  /** The segment that was added up, and how far. */
+  ino: number;
+  bytes: number;
+  /** The times of the first and of the last line, in milliseconds since the epoch. */
+  first: number;
+  last: number;
+  /** The length of the tables, in bytes. */
+  tables: number;
+  rows: number;
+}
+
+/**
+ * The sums beside each segment, which save reading its lines. They can be made again from the lines at any time: readers use
+ * the lines where a file is missing or damaged, or belongs to a segment that a purge has replaced.
+ */
+export class SumsFiles {
+  readonly #segments: Segments;
+  readonly #extending = new Map<number, Promise<void>>();
+
+  constructor(segments: Segments) {
+    this.#segments = segments;
+  }
+
+  /** @returns null if there are no sums of this segment, or if they cannot be read */
+  head(number: number, segment: SegmentFile): Head | null {
+    try {
+      return headIn(readStart(this.#pathOf(number)), segment);
+    } catch {
+      return null;
+    }
+  }
+
+  /** @returns null if there are no sums of this segment, or if they cannot be read */
+  read(number: number, segment: SegmentFile): Sums | null {
+    try {
+      const file = readFileSync(this.#pathOf(number));
+      const head = headIn(file, segment);
+      if (head === null) return null;
+      const tables = file.indexOf(0x0a) + 1;
+      const rows = tables + head.tables;
+      const { cells, buckets } = JSON.parse(file.toString("utf8", tables, rows)) as SumsTables;
+      const numbers = new Float64Array(file.buffer, file.byteOffset + rows, (file.length - rows) / NUMBER_BYTES);
+      return numbers.length === head.rows * ROW ? new Sums({ bytes: head.bytes, cells, buckets, rows: numbers }) : null;
+    } catch {
+      return null;
+    }
+  }
+
+  /** Adds up the new lines of a segment, if there are so many that this saves time. If the disk is full, readers read the lines. */
+  async extend(number: number, segment: SegmentFile, { isNewest }: { isNewest: boolean }): Promise<void> {
+    const lag = isNewest ? LAG_BYTES : 0;
+    const isBehind = () => segment.size - (this.head(number, segment)?.bytes ?? 0) > lag;
+    if (!isBehind()) return;
+    await this.#extending.get(number);
+    if (!isBehind()) return;
+    const extended = this.#extend(number, segment)
+      .catch(() => undefined)
+      .finally(() => this.#extending.delete(number));
+    this.#extending.set(number, extended);
+    await extended;
+  }
+
+  async #extend(number: number, segment: SegmentFile): Promise<void> {
+    const before = this.read(number, segment);
+    const builder = new SumsBuilder(before);
+    for (const piece of segment.pieces(before?.bytes)) {
+      builder.add(piece);
+      // Many lines take seconds, in which this process must be able to do other work.
+      await new Promise(setImmediate);
+    }
+    const sums = builder.build();
+    if (sums.bytes === before?.bytes || this.#isReplaced(number, segment.ino)) return;
+    // After a power failure, the sums must not have lines that the segment lacks.
+    await syncToDisk(segment.fd);
+    const tables = Buffer.from(JSON.stringify({ cells: sums.cells, buckets: sums.buckets } satisfies SumsTables));
+    const { bytes, first, last } = sums;
+    const head: Head = { ino: segment.ino, bytes, first, last, tables: tables.length, rows: sums.rows.length / ROW };
+    const temp = join(this.#segments.folder, scratchName("tmp"));
+    closeQuietly(await writeNewFile(temp, Buffer.concat([headLine(head), tables, Buffer.from(sums.rows.buffer)])));
+    renameSync(temp, this.#pathOf(number));
+    // The sums contain names that a purge may have replaced during the write.
+    if (this.#isReplaced(number, segment.ino)) this.remove(number);
+  }
+
+  #isReplaced(number: number, ino: number): boolean {
+    return statSync(this.#segments.pathOf(number), { throwIfNoEntry: false })?.ino !== ino;
+  }
+
+  remove(number: number): void {
+    rmSync(this.#pathOf(number), { force: true });
+  }
+
+  #pathOf(number: number): string {
+    return this.#segments.pathOf(number).replace(/jsonl$/, "sums");
+  }
+}
+
+function readStart(path: string): Buffer {
+  const fd = openSync(path, "r");
+  try {
+    const bytes = Buffer.alloc(HEAD_BYTES);
+    return bytes.subarray(0, readSync(fd, bytes, 0, HEAD_BYTES, 0));
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** The head with so many spaces that the rows begin where numbers may. */
+function headLine(head: Head): Buffer {
+  const text = JSON.stringify(head);
+  const end = text.length + 1 + head.tables;
+  return Buffer.from(`${text}${" ".repeat((NUMBER_BYTES - (end % NUMBER_BYTES)) % NUMBER_BYTES)}\n`);
+}
+
+/** @returns null if the file does not belong to the segment. @throws if it is damaged */
+function headIn(file: Buffer, segment: SegmentFile): Head | null {
+  const head = JSON.parse(file.toString("utf8", 0, file.indexOf(0x0a))) as Head;
+  return head.ino === segment.ino && head.bytes <= segment.size ? head : null;
+}

@@ -1,0 +1,77 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
+import { openStore } from "../../src/store/open.js";
+import type { Store } from "../../src/store/ports.js";
+import { Connection } from "../../src/store/redis/link/connection.js";
+import { COUNT_USAGE } from "../../src/store/redis/scripts/usage-scripts.js";
+import { requestLines } from "../contract/usage.contract.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { temporaryRoot } from "../fixtures/store/store-root.js";
+
+describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Redis", () => {
+  let redis: RedisServer;
+  let root: string;
+  let url: string;
+  beforeAll(async () => {
+    redis = await RedisServer.start();
+  });
+  afterAll(async () => await redis.end());
+  beforeEach(async () => {
+    root = await temporaryRoot();
+    url = redis.url();
+  });
+
+  const open = (): Store => {
+    const store = openStore(url, root);
+    onTestFinished(async () => await store.close());
+    return store;
+  };
+  const requests = async (store: Store) =>
+    (await store.usage.read({ from: 0, to: Date.now() + 1_000, by: "user" })).map((part) => part.requests);
+
+  /** Calls back before each part of a segment is counted. */
+  const onCount = (call: () => void | Promise<void>) => {
+    const { run } = Connection.prototype;
+    const spy = vi.spyOn(Connection.prototype, "run").mockImplementation(async function (this: Connection, ...args) {
+      if (args[0] === COUNT_USAGE) await call();
+      return await run.apply(this, args);
+    });
+    onTestFinished(() => spy.mockRestore());
+  };
+
+  it("is settled after at most two runs, however often others write and ask", async () => {
+    const { usage } = open();
+    let counts = 0;
+    onCount(() => {
+      if (++counts > 20) return;
+      usage.append(requestLines(`more ${counts}`));
+      void usage.settled();
+    });
+    usage.append(requestLines("first"));
+    await usage.settled();
+    expect(counts).toBeLessThanOrEqual(3);
+  });
+
+  it("counts the lines of a dropped segment once, when another process has read them before and counts them afterwards", async () => {
+    const [one, other] = [open(), open()];
+    one.usage.append(requestLines("1"));
+    let release: (() => void) | undefined;
+    let isFirst = true;
+    const held = new Promise<void>((resolve) => {
+      onCount(async () => {
+        if (!isFirst) return;
+        isFirst = false;
+        resolve();
+        await new Promise<void>((go) => {
+          release = go;
+        });
+      });
+    });
+    const late = other.usage.settled();
+    await held;
+    // Seals the segment, counts it and drops it.
+    await one.usage.rename(new Map());
+    release?.();
+    await late;
+    expect(await requests(one)).toEqual([1]);
+  });
+});
