@@ -199,26 +199,18 @@ describe.skipIf(noChromium !== null)("the pages about usage and events", () => {
   it("have no serious barriers, light and dark, and fit into 390 pixels", async () => {
     await at.token("alice");
     await at.fleet.limits.set("alice", { tokensPerDay: 1_600, turnsPerMinute: 1 });
-    for (const name of ["Usage", "Events"] as const) {
-      const wide = await person(admin, name);
-      const narrow = await person(admin, name, { viewport: { width: 390, height: 800 } });
-      for (const user of ["", "/alice"]) {
-        for (const page of [wide, narrow]) {
-          await page.goto(`/#/${name.toLowerCase()}${user}`);
-          await page.getByRole("table").first().waitFor();
-          await page.getByText("Loading…").waitFor({ state: "detached" });
-          for (const colorScheme of page === wide ? (["light", "dark"] as const) : (["dark"] as const)) {
-            await page.emulateMedia({ colorScheme });
-            const found = [name, user, colorScheme, await barriers(page), await overflow(page)];
-            expect(found).toEqual([name, user, colorScheme, [], 0]);
-          }
-        }
+    const wide = await person(admin, "Usage");
+    const narrow = await person(admin, "Usage", { viewport: { width: 390, height: 800 }, colorScheme: "dark" });
+    for (const page of [wide, narrow]) {
+      for (const path of ["events", "usage", "usage/alice"]) {
+        await page.goto(`/#/${path}`);
+        await page.getByRole("table").first().waitFor();
+        await page.getByText("Loading…").waitFor({ state: "detached" });
+        expect([path, await barriers(page), await overflow(page)]).toEqual([path, [], 0]);
       }
     }
-    const page = await person(admin, "Usage");
-    await page.goto("/#/usage/alice");
-    await page.getByRole("button", { name: "Set limits" }).click();
-    await page.getByRole("dialog").getByLabel("Tokens per day").waitFor();
-    expect(await barriers(page)).toEqual([]);
+    await wide.getByRole("button", { name: "Set limits" }).click();
+    await wide.getByRole("dialog").getByLabel("Tokens per day").waitFor();
+    expect(await barriers(wide)).toEqual([]);
   });
 });

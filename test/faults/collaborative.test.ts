@@ -13,7 +13,7 @@ import { removeFolder } from "../fixtures/remove-folder.js";
 
 const run = promisify(execFile);
 const MEMBER = bundleFixture("member");
-const COUNT = process.env.SOAK === undefined ? 20 : 100;
+const COUNT = process.env.SOAK === undefined ? 8 : 100;
 
 let folder: string;
 let env: NodeJS.ProcessEnv;

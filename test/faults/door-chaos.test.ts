@@ -319,7 +319,7 @@ it("no client gets another's answer and no history forks while servers and the f
 
   const stop = new AbortController();
   const chaos = async () => {
-    const end = performance.now() + rounds(10_000, 600_000);
+    const end = performance.now() + rounds(6_000, 600_000);
     const kinds = accidents(fleet, door, random);
     while (performance.now() < end && !stop.signal.aborted) {
       const accident = kinds[Math.floor(random() * kinds.length)];

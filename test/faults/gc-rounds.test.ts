@@ -125,7 +125,7 @@ it("gc deletes every expired session and none in use, even if gc is killed at an
   const inUse = ["busy", "leased", "loaded"];
   const pick = <T>(items: readonly T[]): T => items[Math.floor(random() * items.length)] as T;
 
-  for (let round = 0; round < rounds(3, 100); round++) {
+  for (let round = 0; round < rounds(2, 100); round++) {
     const ids = Array.from({ length: EXPIRED }, (_, index) => `expired-${round}-${index}`);
     for (const id of ids) await at.plant(id, pick(PLANTED));
     const turn = at.turn(busy, `!delay ${TURN_MS} x`);
@@ -163,7 +163,7 @@ it("gc either deletes an expired session or leaves it whole for a user who retur
   const random = seededRandom("gc beside those who come back");
   const at = await scene();
   const { fleet } = at;
-  for (let round = 0; round < rounds(3, 100); round++) {
+  for (let round = 0; round < rounds(2, 100); round++) {
     const ids = Array.from({ length: EXPIRED }, (_, index) => `expired-${round}-${index}`);
     for (const id of ids) await at.plant(id, "recorded");
     const back = `expired-${round}-${Math.floor(random() * EXPIRED)}`;

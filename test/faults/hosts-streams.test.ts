@@ -15,7 +15,7 @@ if (problem !== undefined) console.warn(`streams of several hosts are not tested
 
 const NAMES = ["h1", "h2"];
 /** How many streams are open at the same time. */
-const CLIENTS = rounds(12, 1_000);
+const CLIENTS = rounds(6, 1_000);
 const CUTS = rounds(40, 5_000);
 /** For each user, who is on the host with the same number. */
 const SESSIONS = rounds(1, 4);

@@ -17,7 +17,7 @@ import { HostDoors } from "../gateway/hosts-harness.js";
 const CLIENTS = rounds(3, 8);
 /** Each prompt sends the whole history to the model, so a large number of prompts is split into several conversations. */
 const CONVERSATIONS = rounds(1, 10);
-const PROMPTS = rounds(5, 20);
+const PROMPTS = rounds(3, 20);
 const COMMANDS = rounds(2, 50);
 /** With pauses, the prompts of one client arrive while the turns of the others end. */
 const CASES = [

@@ -6,7 +6,7 @@ import { rounds } from "../fixtures/fleets/fault-fleet.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "../gateway/harness.js";
 
-const KILLS = rounds(7, 500);
+const KILLS = rounds(4, 500);
 /** The prompt is sent within this time, and the server is killed within twice this time. A turn takes about 30 ms. */
 const AROUND_MS = 25;
 

@@ -9,7 +9,7 @@ import { serve } from "../fixtures/fleets/serve.js";
 import { directSession, echoModel, openLibrary, turnsBefore } from "../fixtures/fleets/turns.js";
 import { seededRandom } from "../fixtures/random.js";
 
-const USERS = Array.from({ length: rounds(4, 10) }, (_, index) => `user-${index}`);
+const USERS = Array.from({ length: rounds(2, 10) }, (_, index) => `user-${index}`);
 
 /** How many answers each session got, as its clients count them. */
 type Answered = Map<string, number>;

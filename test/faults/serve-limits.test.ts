@@ -129,7 +129,7 @@ it("no server keeps a stale claim when the disk fills up while serve restarts th
   const fleet = await faultFleet({ ...FAST_HEALTH, COPILOTFLEET_HEALTH_STABLE: "1ms" }, { at: folder });
   await fleet.spawn("alice");
   const serving = await serve(fleet);
-  for (let round = 0; round < rounds(4, 40); round++) {
+  for (let round = 0; round < rounds(3, 40); round++) {
     const pid = (await fleet.record("alice")).process?.pid ?? 0;
     const from = serving.log().length;
     // The disk fills up during the restart. serve has then recorded its claim, but cannot always record the claim's end.

@@ -94,7 +94,7 @@ it("the old process keeps serving when its replacement does not start during a r
 it("a server has exactly one process, the old one or its replacement, after serve is killed during a recycle", async () => {
   const fleet = await faultFleet(FAST_HEALTH);
   await withTalks(fleet);
-  for (let round = 0; round < rounds(4, 100); round++) {
+  for (let round = 0; round < rounds(3, 100); round++) {
     const killed = await serve(fleet, { env: OLD });
     await killed.logged(/^recycling server/);
     const afterMs = Math.random() * 150;

@@ -9,7 +9,7 @@ import { heldModel, openLibrary } from "../fixtures/fleets/turns.js";
 import { killed } from "../fixtures/processes.js";
 import { stepInHistory } from "../fixtures/sessions/session-history.js";
 
-const USERS = ["alice", "bob", "carol", "dave"];
+const USERS = ["alice", "bob", "carol", "dave"].slice(0, rounds(2, 4));
 
 /** Sends prompts until the signal aborts, and expects an answer to each. Resolves with the number of turns. */
 async function sendOn(library: Fleet, session: CopilotSession, pauseMs: number, until: AbortSignal): Promise<number> {

@@ -20,7 +20,7 @@ async function killAtRandom(fleet: FaultFleet, random: () => number, args: reado
 it("ps clears away everything that a spawn leaves behind when it is killed at any moment", async () => {
   const fleet = await faultFleet();
   const random = seededRandom("kill spawn");
-  for (let round = 0; round < rounds(5, 300); round++) {
+  for (let round = 0; round < rounds(3, 300); round++) {
     await killAtRandom(fleet, random, ["spawn", "--user", "alice"]);
     await expectConsistent(fleet);
     if (random() < 0.5) expect(await fleet.spawn("alice")).toMatchObject({ state: "ready" });
@@ -33,7 +33,7 @@ it("ps clears away everything that a spawn leaves behind when it is killed at an
 it("spawn succeeds right after another spawn was killed at any moment, without a ps in between", async () => {
   const fleet = await faultFleet();
   const random = seededRandom("kill spawn, spawn again");
-  for (let round = 0; round < rounds(5, 300); round++) {
+  for (let round = 0; round < rounds(3, 300); round++) {
     await killAtRandom(fleet, random, ["spawn", "--user", "alice"]);
     const server = await fleet.spawn("alice");
     expect(fleet.servers()).toEqual([server.pid]);
@@ -45,7 +45,7 @@ it("spawn succeeds right after another spawn was killed at any moment, without a
 it("a waiting spawn still gets its server when the spawn that was starting the server is killed", async () => {
   const fleet = await faultFleet();
   const random = seededRandom("kill spawn beside others");
-  for (let round = 0; round < rounds(3, 100); round++) {
+  for (let round = 0; round < rounds(2, 100); round++) {
     const waiting = [1, 2, 3].map(() => fleet.spawn("alice", { ownProcess: true }));
     await Promise.all([1, 2].map(() => killAtRandom(fleet, random, ["spawn", "--user", "alice"])));
     const pids = new Set((await Promise.all(waiting)).map(({ pid }) => pid));
@@ -60,7 +60,7 @@ it("ps clears away everything that a create, stop, restart or spawn leaves behin
   const fleet = await faultFleet();
   const random = seededRandom("kill the others");
   await fleet.spawn("alice");
-  for (let round = 0; round < rounds(8, 400); round++) {
+  for (let round = 0; round < rounds(5, 400); round++) {
     const commands = [
       ["create", "--user", "alice", "--prompt", "hi"],
       ["stop", "--user", "alice"],

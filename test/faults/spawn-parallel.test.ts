@@ -1,28 +1,28 @@
 import { expect, it } from "vitest";
 import type { ServerView } from "../../src/pool/server.js";
-import { errorOf, expectConsistent, faultFleet } from "../fixtures/fleets/fault-fleet.js";
+import { errorOf, expectConsistent, faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
 
 const APART = { ownProcess: true };
-const MANY = Array.from({ length: 16 }, (_, index) => index + 1);
+const MANY = Array.from({ length: rounds(8, 16) }, (_, index) => index + 1);
 
-it("16 users who spawn at once get one server each", async () => {
+it(`${MANY.length} users who spawn at once get one server each`, async () => {
   const fleet = await faultFleet();
   const servers = await Promise.all(MANY.map((user) => fleet.spawn(`user${user}`, APART)));
-  expect(new Set(servers.map(({ id }) => id)).size).toBe(16);
-  expect(new Set(servers.map(({ port }) => port)).size).toBe(16);
-  expect(new Set(servers.map(({ pid }) => pid)).size).toBe(16);
+  expect(new Set(servers.map(({ id }) => id)).size).toBe(MANY.length);
+  expect(new Set(servers.map(({ port }) => port)).size).toBe(MANY.length);
+  expect(new Set(servers.map(({ pid }) => pid)).size).toBe(MANY.length);
   for (const { port } of servers) {
     expect(port).toBeGreaterThanOrEqual(fleet.ports.from);
-    expect(port).toBeLessThan(fleet.ports.from + 16);
+    expect(port).toBeLessThan(fleet.ports.from + MANY.length);
   }
   const shown = await expectConsistent(fleet);
   expect(shown.map(({ id, pid, port, state }) => ({ id, pid, port, state }))).toEqual(
     expect.arrayContaining(servers.map(({ id, pid, port }) => ({ id, pid, port, state: "ready" }))),
   );
-  expect(shown).toHaveLength(16);
+  expect(shown).toHaveLength(MANY.length);
 });
 
-it("16 spawn commands for one user at once start a single server", async () => {
+it(`${MANY.length} spawn commands for one user at once start a single server`, async () => {
   const fleet = await faultFleet();
   const results = await Promise.all(
     MANY.map(() => fleet.json<{ server: ServerView; created: boolean }>(["spawn", "--user", "alice"], APART)),

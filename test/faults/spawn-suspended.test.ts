@@ -67,7 +67,7 @@ it("stop gives up after its deadline when it waits for a suspended spawn", async
 it("a user never gets two servers from spawns that are suspended, killed and resumed at random", async () => {
   const fleet = await faultFleet();
   const random = seededRandom("suspend spawns");
-  for (let round = 0; round < rounds(5, 100); round++) {
+  for (let round = 0; round < rounds(3, 100); round++) {
     const spawns = [1, 2, 3, 4].map(() => fleet.start(["spawn", "--user", "alice", "--json"]));
     const troubled = spawns.slice(0, 3).map(async ({ child }) => {
       await delay(random() * 300);

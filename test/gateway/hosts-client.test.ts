@@ -20,7 +20,7 @@ describe.skipIf(problem !== undefined)("through the front door of another host",
   afterAll(() => redis.end());
 
   for (const storage of ["local", "shared"] as const) {
-    describeClient(`through-the-wrong-door-with-${storage}-storage`, async () => {
+    const open = async () => {
       const doors = await HostDoors.open({ redis, storage, env });
       await doors.place("alice", "h2");
       return {
@@ -28,6 +28,8 @@ describe.skipIf(problem !== undefined)("through the front door of another host",
         settings: {},
         [Symbol.asyncDispose]: async () => await doors[Symbol.asyncDispose](),
       };
-    });
+    };
+    // The storage decides where histories are. The same code relays the messages with both.
+    describeClient(`through-the-wrong-door-with-${storage}-storage`, open, { isPassedOn: storage === "shared" });
   }
 });

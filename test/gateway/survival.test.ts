@@ -241,7 +241,7 @@ describe("the front door, when a session's server ends,", () => {
 });
 
 describe("the front door, when a server with many clients is killed,", () => {
-  const clients = rounds(30, 100);
+  const clients = rounds(12, 100);
 
   it("serves every client's next prompt when a server dies between turns, and ends all turns within 2 s", async () => {
     await using at = await DoorFleet.open({ config: { isolation: "shared", session: { maxActive: 200 } } });
