@@ -1,25 +1,29 @@
 /**
- * Measures `usage --since 24h` with a million lines, and turns with the ledger beside turns without it, in one run.
+ * Measures `usage --since 24h` with a million lines, and turns with the ledger, the limits and the log of events beside turns
+ * without them.
  *
- * Run: npm run build && npx tsx bench/usage.ts
+ * Run: npm run build && npx tsx bench/usage.ts [turns]
  */
 import { execFileSync } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { join } from "node:path";
 import { openParts } from "../src/fleet/parts.js";
 import { Fleet } from "../src/index.js";
 import { type LedgerLine, UNREPORTED, USAGE_BY } from "../src/model/usage/usage.js";
 import { startEchoModel } from "../src/models/echo.js";
 import { openFileStore } from "../src/store/file/file-store.js";
-import type { UsageStore } from "../src/store/usage/port.js";
-import { COMMAND, claim, compare, median, printMachine, ratio, withState } from "./measure.js";
+import { COMMAND, claim, median, printMachine, withState } from "./measure.js";
 
 const LINES = 1_000_000;
 const DAY_MS = 24 * 3_600_000;
 const LIMIT_MS = 300;
+const WARM_UP = 100;
+const PAIRS = 500;
 
 printMachine();
-await withState(async (env) => {
+if (process.argv[2] !== "turns") await withState(measureReport);
+await withState(measureTurns);
+
+async function measureReport(env: NodeJS.ProcessEnv): Promise<void> {
   const usage = openFileStore(String(env.COPILOTFLEET_HOME)).usage;
   const now = Date.now();
   for (let at = 0; at < LINES; at += 1_000) {
@@ -40,45 +44,69 @@ await withState(async (env) => {
     const ms = median(Array.from({ length: 7 }, () => ask(by)));
     claim(`usage --since 24h --by ${by} with ${LINES} lines, in ${LIMIT_MS} ms`, ms / LIMIT_MS, 1);
   }
-});
+}
 
-await withState(async (env) => {
+/** Turns of one session, of which every second one is metered, limited and logged, so that both kinds share everything else. */
+async function measureTurns(env: NodeJS.ProcessEnv): Promise<void> {
   const model = await startEchoModel();
   const config = {
     provider: { type: "openai", baseUrl: model.baseUrl, apiKeyEnv: "BENCH_KEY", wireApi: "completions" } as const,
   };
-  const open = (name: string, isMetered: boolean) => {
-    const state = join(String(env.COPILOTFLEET_HOME), name);
-    const parts = openParts({ env: { ...env, COPILOTFLEET_HOME: state, BENCH_KEY: "bench" }, config });
-    // Without the ledger, everything else stays.
-    if (!isMetered)
-      Object.assign(parts.store.usage, { append: ((lines) => lines.length) satisfies UsageStore["append"] });
-    return Reflect.construct(Fleet, [parts]) as Fleet;
-  };
-  await using metered = open("metered", true);
-  await using plain = open("plain", false);
-  const sessions = await Promise.all(
-    [metered, plain].map(async (fleet) => await fleet.sessions.create({ user: "bench" })),
+  const parts = openParts({ env: { ...env, BENCH_KEY: "bench" }, config });
+  const { usage, limits } = parts.store;
+  let isOn = true;
+  switchMethod(
+    usage,
+    "append",
+    () => isOn,
+    (lines) => lines.length,
   );
-  const turn = async (fleet: Fleet, index: number) => {
-    const session = sessions[index];
-    if (session !== undefined) await fleet.sessions.send(session, "hello");
-    return undefined;
+  switchMethod(
+    limits,
+    "read",
+    () => isOn,
+    async () => null,
+  );
+  switchMethod(
+    parts.events,
+    "note",
+    () => isOn,
+    () => undefined,
+  );
+  await using fleet = Reflect.construct(Fleet, [parts]) as Fleet;
+  const many = 1_000_000_000;
+  await fleet.limits.set("bench", {
+    ...{ turnsPerMinute: many, concurrentTurns: many, tokensPerDay: many, tokensPerMonth: many },
+  });
+  const session = await fleet.sessions.create({ user: "bench" });
+  const turn = async (isMetered: boolean) => {
+    isOn = isMetered;
+    const begun = performance.now();
+    await fleet.sessions.send(session, "hello");
+    return performance.now() - begun;
   };
-  const medians = await compare(150, [
-    { name: "turn, without the ledger", round: async () => await turn(plain, 1) },
-    { name: "turn, with the ledger", round: async () => await turn(metered, 0) },
-  ]);
-  claim("turn with the ledger", ratio(medians, "turn, with the ledger", "turn, without the ledger"), 1.03);
-  for (const fleet of [metered, plain]) {
-    const servers = await fleet.servers.list();
-    await fleet.servers.stop(
-      servers.map(({ id }) => id),
-      { force: true },
-    );
+  for (let index = 0; index < WARM_UP; index++) await turn(true);
+  const ratios: number[] = [];
+  for (let index = 0; index < PAIRS; index++) {
+    const isFirst = index % 2 === 0;
+    const [one, other] = [await turn(isFirst), await turn(!isFirst)];
+    ratios.push(isFirst ? one / other : other / one);
   }
+  claim(`turn with ledger, limits and events, median of ${PAIRS} pairs`, median(ratios), 1.03);
+  const servers = await fleet.servers.list();
+  await fleet.servers.stop(
+    servers.map(({ id }) => id),
+    { force: true },
+  );
   await model.close();
-});
+}
+
+/** Lets `other` take the place of a method while `isOn` returns false. */
+function switchMethod<T extends object, K extends keyof T>(on: T, name: K, isOn: () => boolean, other: T[K]): void {
+  const own = on[name] as (...args: unknown[]) => unknown;
+  const off = other as (...args: unknown[]) => unknown;
+  Object.assign(on, { [name]: (...args: unknown[]) => (isOn() ? own.apply(on, args) : off(...args)) });
+}
 
 /** The two lines of a request, of one of 500 users and 5,000 sessions. */
 function linesOf(at: number): LedgerLine[] {

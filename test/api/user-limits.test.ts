@@ -1,8 +1,12 @@
 import { randomUUID } from "node:crypto";
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { FrontDoor } from "../../src/gateway/door.js";
+import { homeOf } from "../../src/runtime/files/server-folder.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
+import { eventually } from "../fixtures/eventually.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { RawClient } from "../gateway/raw-client.js";
 import { TestApi } from "./harness.js";
@@ -40,13 +44,14 @@ const ENTRY_POINTS: Readonly<Record<string, (user: string, id: string) => Promis
   command: async (user, id) => {
     const { code, stdout } = await at.commands.run(["send", id, "hi", "--user", user, "--json"]);
     const { error = null } = JSON.parse(stdout);
-    expect(code).toBe(error === null ? 0 : 6);
+    if (error === null || error.limit !== undefined) expect(code).toBe(error === null ? 0 : 6);
     return error;
   },
   http: async (user, id) => {
     const options = { token: await at.token(user), body: { prompt: "hi" } };
     const { status, headers, json } = await at.ask("POST", `/v1/sessions/${id}/turns`, options);
     if (status === 200) return null;
+    if (json.limit === undefined) return json;
     expect({ status, after: headers["retry-after"] }).toEqual({
       status: 429,
       after: expect.stringMatching(/^[1-9]\d*$/),
@@ -115,7 +120,66 @@ describe.each(Object.keys(ENTRY_POINTS))("a prompt by the %s", (entry) => {
     // The refusal took nothing up, so one turn is left.
     expect(await send()).toBeNull();
   });
+
+  // At the front door, such a prompt waits.
+  it.skipIf(entry === "door")("is not charged when its session is locked, so that its turn never begins", async () => {
+    const user = unused("u");
+    const id = unused("s");
+    await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));
+    await at.fleet.limits.set(user, { turnsPerMinute: 1, concurrentTurns: 1 });
+    await at.commands.ok(["lock", id, "--user", user]);
+    expect(await ENTRY_POINTS[entry]?.(user, id)).toMatchObject({ code: "FLEET_SESSION_LOCKED" });
+    expect((await at.fleet.limits.get(user)).used).toMatchObject({ turnsPerMinute: 0, concurrentTurns: 0 });
+  });
 });
+
+it("a prompt that waits at the door counts as a concurrent turn, and is not charged when the client cancels it", async () => {
+  const user = unused("u");
+  const id = unused("s");
+  await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));
+  await at.fleet.limits.set(user, { turnsPerMinute: 5, concurrentTurns: 5 });
+  await at.commands.ok(["lock", id, "--user", user]);
+  const client = await RawClient.as(door.url, await at.token(user));
+  await client.requestOk("session.resume", { sessionId: id });
+  const used = async () => (await at.fleet.limits.get(user)).used;
+  const waiting = client.request("session.send", { sessionId: id, prompt: "hi" });
+  await eventually("it waits", async () => (await used()).concurrentTurns === 1);
+  await client.requestOk("session.abort", { sessionId: id });
+  expect((await waiting).error?.data?.code).toBe("FLEET_TURN_FAILED");
+  await eventually("it is given back", async () => (await used()).concurrentTurns === 0);
+  expect((await used()).turnsPerMinute).toBe(0);
+  client.socket.destroy();
+});
+
+/** Opens a session. @returns what sends a prompt to it, and resolves with the error */
+const OPEN: Readonly<Record<string, (user: string, id: string) => Promise<() => Promise<unknown>>>> = {
+  library: async (user, id) => {
+    const session = await at.fleet.sessions.resume(id, { user });
+    return async () => await at.fleet.sessions.send(session, "hi").catch((error: unknown) => error);
+  },
+  door: async (user, id) => {
+    const client = await RawClient.as(door.url, await at.token(user));
+    await client.requestOk("session.resume", { sessionId: id });
+    return async () => (await client.request("session.send", { sessionId: id, prompt: "hi" })).error?.data;
+  },
+};
+
+it.each(Object.keys(OPEN))(
+  "a prompt that the server refuses is not charged, here because the session was lost while it was open by the %s",
+  async (entry) => {
+    const user = unused("u");
+    const id = unused("s");
+    await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));
+    await at.fleet.sessions.use(id, "hi", { user });
+    await at.fleet.limits.set(user, { turnsPerMinute: 5, concurrentTurns: 5 });
+    const send = await OPEN[entry]?.(user, id);
+    await at.commands.ok(["evict", id]);
+    const { serverId = "" } = (await store.sessions.read(id)) ?? {};
+    await rm(join(homeOf(at.fleet.stateRoot, serverId), "session-state", id), { recursive: true });
+    expect(await send?.()).toMatchObject({ code: "FLEET_SESSION_LOST" });
+    expect((await at.fleet.limits.get(user)).used).toMatchObject({ turnsPerMinute: 0, concurrentTurns: 0 });
+  },
+);
 
 it("a turn in a session that does not exist is not charged, and one that ends is", async () => {
   const user = unused("u");

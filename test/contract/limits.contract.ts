@@ -1,4 +1,5 @@
 import { expect, it } from "vitest";
+import { USER_LIMITS } from "../../src/config/limits.js";
 import type { Store } from "../../src/store/ports.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
@@ -18,6 +19,17 @@ export function describeLimits(opened: () => { store: Store; reopen: () => Promi
     await other.close();
   });
 
+  it("loses none of the changes that several instances make to a user's limits at the same time", async () => {
+    const { store, reopen } = opened();
+    const other = await reopen();
+    const set = async (name: string, at: Store) => await at.limits.set("alice", (before) => ({ ...before, [name]: 5 }));
+    await Promise.all(USER_LIMITS.map(async (name, at) => await set(name, at % 2 === 0 ? store : other)));
+    const fresh = await reopen();
+    const limits = Object.fromEntries(USER_LIMITS.map((name) => [name, 5]));
+    expect(await fresh.limits.read("alice")).toEqual({ user: "alice", limits, groups: [] });
+    for (const each of [other, fresh]) await each.close();
+  });
+
   it("clears a user's own limits and leaves the groups, and forgets users with neither", async () => {
     const { store } = opened();
     expect(await store.limits.clear("alice")).toBe(false);
@@ -28,6 +40,10 @@ export function describeLimits(opened: () => { store: Store; reopen: () => Promi
     expect(await store.limits.read("alice")).toEqual({ user: "alice", limits: {}, groups: ["interns"] });
     await store.limits.noteGroups("alice", []);
     expect(await store.limits.read("alice")).toBeNull();
+    await store.limits.set("alice", () => ({ sessions: 5 }));
+    await store.limits.set("alice", () => ({}));
+    expect(await store.limits.read("alice")).toBeNull();
+    expect(await store.limits.clear("alice")).toBe(false);
   });
 }
 
@@ -107,6 +123,7 @@ export function describeSlots(opened: () => { store: Store; reopen: () => Promis
     await store.limits.set("alice", () => ({ sessions: 5 }));
     await store.limits.take({ ...MINUTE, user: "alice", id: "a", most: 1 });
     await store.limits.forget("alice");
+    expect(await other.limits.isFirst("alice", "tokensPerDay", 6)).toBe(true);
     expect(await store.limits.read("alice")).toBeNull();
     expect(await store.limits.used("alice")).toMatchObject({ concurrentTurns: 0 });
     await other.close();

@@ -1,7 +1,7 @@
 import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, expect, it } from "vitest";
+import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { LimitEvents } from "../../src/usage/limits/limit-events.js";
@@ -32,6 +32,16 @@ it("notes once per period that a budget is nearly used up, also when several pro
     ["limit.near", "bob", "tokensPerDay: 80 of 100 used"],
     ["limit.near", "alice", "tokensPerDay: 80 of 100 used"],
   ]);
+});
+
+it("lets the turn go on when the store fails to note that a budget is nearly used up, and tries again at the next turn", async () => {
+  const { store, events, noted } = opened();
+  const near = { limit: "tokensPerDay", max: 100, used: 80, from: 1 } as const;
+  vi.spyOn(store.limits, "isFirst").mockRejectedValueOnce(new Error("the disk is full"));
+  await events.near("alice", near);
+  expect(noted).toEqual([]);
+  await events.near("alice", near);
+  expect(noted.map(({ type }) => type)).toEqual(["limit.near"]);
 });
 
 it("notes the first refusal of a minute for each user and limit, and only counts the others", () => {

@@ -175,8 +175,9 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     const { id, token } = await issueToken(store, "alice", null);
     await store.hosts?.beat("i-h1", ENTRY, 60_000);
     await store.keyedTurns.create(keyedTurn("alice", "k"));
+    await store.limits.set("alice", () => ({ sessions: 5 }));
     const [ofKey = ""] = await redis.client.smembers(key("keyed-turns"));
-    for (const name of ["registry:h1", `token:${id}`, `keyed-turn:${ofKey}`]) {
+    for (const name of ["registry:h1", `token:${id}`, `keyed-turn:${ofKey}`, "limits:alice"]) {
       const text = String(await redis.client.get(key(name)));
       await redis.client.set(key(name), text.replace(/ \S+\n/, "\n"));
     }
@@ -194,6 +195,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(signed.map(({ kind, name }) => `${kind} ${name}`).sort()).toEqual([
       "hosts h1",
       `keyed-turns ${ofKey}`,
+      "limits alice",
       "servers h1",
       `tokens ${id}`,
     ]);
@@ -202,6 +204,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect(await verifyToken(store, ofHost)).toBeNull();
     expect(Object.keys((await store.registry.read()).servers)).toEqual(["a-1"]);
     expect(await store.keyedTurns.read("alice", "k")).toMatchObject({ key: "k" });
+    expect(await store.limits.read("alice")).toMatchObject({ limits: { sessions: 5 } });
     expect(await sign()).toEqual({ signed: [], refused: [] });
   });
 

@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import { openStore } from "../../src/store/open.js";
 import { describeStore } from "../contract/store.contract.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
@@ -16,6 +16,25 @@ describe.skipIf(problem !== undefined)("on a real Redis", () => {
     redis = await RedisServer.start();
   });
   afterAll(() => redis.end());
+
+  it("writes nothing more about a user whom it has forgotten, although a slot of the user is still held", async () => {
+    const root = await mkdtemp(join(tmpdir(), "copilotfleet-store-"));
+    vi.useFakeTimers({ toFake: ["setInterval", "clearInterval"] });
+    const store = openStore(redis.url(), root);
+    onTestFinished(async () => {
+      vi.useRealTimers();
+      await store.close();
+      await rm(root, { recursive: true, force: true });
+    });
+    const held = { user: "forgotten", kind: "turn", id: "held", most: 1, perMinute: 1 } as const;
+    expect(await store.limits.take(held)).toEqual({ granted: true });
+    await store.limits.isFirst("forgotten", "tokensPerDay", 1);
+    await store.limits.forget("forgotten");
+    // The time at which the process renews its slots. The next answer comes after that of the renewal.
+    vi.advanceTimersByTime(60_000);
+    await store.limits.used("forgotten");
+    expect(await redis.client.keys("*forgotten*")).toEqual([]);
+  });
 
   describeStore("redis", async () => {
     const root = await mkdtemp(join(tmpdir(), "copilotfleet-store-"));

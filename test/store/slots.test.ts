@@ -39,6 +39,14 @@ it("frees the slots of a process that was killed as soon as somebody needs them"
   await store.close();
 });
 
+it("frees the slots of a process in another PID namespace, because it was in an earlier container of this host", async () => {
+  const store = openFileStore(root);
+  const before = DEAD.replace(/^(\w+)\.\d+/, "$1.1");
+  new SlotLog(folder, bootName()).append(["take", "before", "turn", before, 1, null, null]);
+  expect(await store.limits.take(turn("next", 1))).toEqual({ granted: true });
+  await store.close();
+});
+
 it("keeps a user's log short, and goes on with its state at every process", async () => {
   const [one, other] = [openFileStore(root), openFileStore(root)];
   await one.limits.take(turn("lasting", null));
@@ -53,6 +61,18 @@ it("keeps a user's log short, and goes on with its state at every process", asyn
   const fresh = openFileStore(root);
   expect(await fresh.limits.used("alice")).toMatchObject({ concurrentTurns: 1, turnsPerMinute: 1 });
   for (const store of [one, other, fresh]) await store.close();
+});
+
+it("does not write a user's log again and again while most of its entries still count", async () => {
+  const store = openFileStore(root);
+  for (let count = 0; count < 1_500; count++) {
+    await store.limits.take(turn(`slot-${count}`, null));
+    await store.limits.giveBack({ user: "alice", kind: "turn", id: `slot-${count}` }, true);
+  }
+  expect((await store.limits.used("alice")).turnsPerMinute).toBe(1_500);
+  expect(statSync(join(folder, logs()[0] ?? "")).size).toBeGreaterThan(64 * 1024);
+  expect(logs().map((name) => name.replace(/^\w+-/, ""))).toEqual(["0.log"]);
+  await store.close();
 });
 
 it("goes on after a line that a full disk has cut off", async () => {

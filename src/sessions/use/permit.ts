@@ -151,6 +151,8 @@ export async function untilAlone(
   }
 }
 
+let allowances: Promise<typeof import("../../usage/limits/turn-allowance.js")> | undefined;
+
 /**
  * Takes up the limits of a user for one turn. Null if none applies, which costs no more than a look for the record of the
  * user's own limits.
@@ -163,6 +165,8 @@ export async function allowanceFor(context: SessionsContext, user: string): Prom
   const record = await store.limits.read(user);
   const isFree = [turnsPerMinute, concurrentTurns, tokensPerDay, tokensPerMonth].every((max) => max === null);
   if (record === null && isFree) return null;
-  const { TurnAllowance: Loaded } = await import("../../usage/limits/turn-allowance.js");
+  // Every turn of a user with limits passes here, and an import takes time although the module is loaded.
+  allowances ??= import("../../usage/limits/turn-allowance.js");
+  const { TurnAllowance: Loaded } = await allowances;
   return await Loaded.take(context, user, record);
 }

@@ -123,7 +123,8 @@ export class FileStore implements Store {
     const { root, checkRoot } = this.#context;
     checkRoot();
     await this.leases.sweepOrphans((id) => this.sessions.records.has(id));
-    const documents = [...this.sessions.records.folders(), ...this.leases.records.folders()];
+    const records = [this.sessions.records, this.leases.records, this.limits.limits];
+    const documents = records.flatMap((each) => each.folders());
     for (const folder of [root, this.registry.folder, ...documents]) await sweepFolder(folder);
   }
 }

@@ -53,12 +53,20 @@ export class LimitEvents {
     return found;
   }
 
-  /** Notes once per period, whichever process and host comes first, that a budget is nearly used up. */
+  /**
+   * Notes once per period, whichever process and host comes first, that a budget is nearly used up. Never rejects, because a
+   * turn must not fail for want of a warning.
+   */
   async near(user: string, { limit, max, used, from }: Near): Promise<void> {
     const key = `${user} ${limit}`;
     if (this.#near.get(key) === from) return;
     this.#near.set(key, from);
-    if (!(await this.#store.limits.isFirst(user, limit, from))) return;
+    try {
+      if (!(await this.#store.limits.isFirst(user, limit, from))) return;
+    } catch {
+      this.#near.delete(key); // the next turn tries again
+      return;
+    }
     const detail = `${limit}: ${used} of ${max} used`;
     this.#events?.note({ type: "limit.near", user, reason: limit, detail });
   }

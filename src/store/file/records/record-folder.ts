@@ -23,7 +23,7 @@ const RECORDS_AT_ONCE = 50;
 
 /** The properties in which kinds of records differ. */
 export interface RecordSpec<T> {
-  name: "sessions" | "leases";
+  name: "sessions" | "leases" | "limits";
   /** The words for a record in warnings, such as `the lease on "a"`. */
   title: (id: string) => string;
   /** Whether a change must survive a loss of power. Otherwise the record may return to an older state after the loss. */

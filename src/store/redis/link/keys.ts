@@ -63,8 +63,8 @@ export function keysOf(fleet: string, host: string | null) {
     slots: (kind: string, user: string) => key(`slots:${kind}:${user}`),
     /** The turns that the user began in the last minute. */
     begun: (user: string) => key(`begun:${user}`),
-    /** Shows that a budget of the user is nearly used up. */
-    near: (user: string, name: string, from: number) => key(`near:${name}:${from}:${user}`),
+    /** The last period in which a budget of the user was nearly used up. */
+    near: (user: string, name: string) => key(`near:${name}:${user}`),
     hosts: key("hosts"),
     host: (name: string) => key(`host:${name}`),
     /** The highest fence so far. Never expires. */

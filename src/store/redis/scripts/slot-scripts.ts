@@ -83,14 +83,22 @@ for at = 4, #KEYS do answer[at - 1] = redis.call('ZCOUNT', KEYS[at], '(' .. now,
 return answer
 `);
 
-/** KEYS[3] a key. ARGV[5] a random text, [6] TTL of the key (ms). Answers `first` if nobody else has written the key. */
+/**
+ * KEYS[3] a key. ARGV[5] the beginning of a period (ms), [6] a random text, [7] TTL of the key (ms). Answers `first` if nobody
+ * else has written this period or a later one.
+ */
 export const FIRST = script(`
-redis.call('SET', KEYS[3], ARGV[5], 'PX', ARGV[6], 'NX')
-return {redis.call('GET', KEYS[3]) == ARGV[5] and 'first' or 'known'}
+local own = ARGV[5] .. ' ' .. ARGV[6]
+local known = redis.call('GET', KEYS[3])
+if known and tonumber(string.match(known, '^%d+')) >= tonumber(ARGV[5]) then
+  return {known == own and 'first' or 'known'}
+end
+redis.call('SET', KEYS[3], own, 'PX', ARGV[7])
+return {'first'}
 `);
 
-/** KEYS[3] slots, [4] turns of the last minute. */
+/** KEYS[3] and so on: keys about a user. */
 export const CLEAR = script(`
-redis.call('DEL', KEYS[3], KEYS[4])
+redis.call('DEL', unpack(KEYS, 3))
 return {'ok'}
 `);

@@ -10,12 +10,12 @@ import type { Verdict } from "./signer.js";
 
 const AT_ONCE = 200;
 
-type SignedKind = "servers" | "sessions" | "tokens" | "placements" | "keyed-turns" | "hosts";
+type SignedKind = "servers" | "sessions" | "tokens" | "placements" | "keyed-turns" | "hosts" | "limits";
 
 /** A record whose signature is missing, wrong or outdated. */
 export interface SignatureFinding {
   kind: SignedKind;
-  /** The id of the session or token, the user of the placement, digests of the user and the idempotency key, or the host. Empty: the fleet without named hosts. */
+  /** The id of the session or token, the user of the placement or the limits, digests of the user and the idempotency key, or the host. Empty: the fleet without named hosts. */
   name: string;
   verdict: Exclude<Verdict, "good">;
 }
@@ -77,6 +77,7 @@ export class Signatures {
       ["sessions", connection.membersOf(keys.sessions, AT_ONCE)],
       ["placements", connection.membersOf(keys.placements, AT_ONCE)],
       ["keyed-turns", connection.membersOf(keys.keyedTurns, AT_ONCE)],
+      ["limits", connection.membersOf(keys.limits, AT_ONCE)],
     ];
     for (const [kind, list] of lists)
       for await (const names of list)
@@ -109,6 +110,7 @@ export class Signatures {
       tokens: () => keys.token(name),
       placements: () => keys.placement(name),
       "keyed-turns": () => keys.keyedTurn(name),
+      limits: () => keys.limitsOf(name),
     }[kind]();
     const [text = null] = await connection.read([key]);
     if (text === null || (key === keys.founding && text === FIRST_REGISTRY)) return null;

@@ -18,44 +18,63 @@ import type { LimitStore } from "../../../usage/limits-port.js";
 import type { StoreContext } from "../../context.js";
 import { mediumError } from "../../failures.js";
 import { RecordFiles } from "../record-files.js";
+import { RecordFolder } from "../record-folder.js";
 import { SlotLog } from "./slot-log.js";
 
 /** How many logs a process remembers. */
 const MOST_LOGS = 10_000;
 
-/** The users' own limits and their groups, each in one file for each user, and logs of what is in use. */
+interface OwnLimits {
+  user: string;
+  limits: Partial<UserLimits>;
+}
+
+/** The users' own limits, each as one document; their groups, in one file for each user; and logs of what is in use. */
 export class LimitRecords implements LimitStore {
   readonly #context: StoreContext;
   readonly #sessions: Pick<SessionStore, "ids" | "count">;
-  readonly #limits: RecordFiles<Pick<UserLimitRecord, "user" | "limits">>;
+  readonly limits: RecordFolder<OwnLimits>;
   readonly #groups: RecordFiles<Pick<UserLimitRecord, "user" | "groups">>;
   readonly #logs = new Map<string, SlotLog>();
 
   constructor(context: StoreContext, sessions: Pick<SessionStore, "ids" | "count">) {
     this.#context = context;
     this.#sessions = sessions;
-    const remedy = () => "copilotfleet limit clear --user USER" as const;
-    this.#limits = new RecordFiles(context, "limits", remedy);
+    this.limits = new RecordFolder(context, {
+      name: "limits",
+      title: (id) => `the limits of a user (${id})`,
+      durable: true,
+      ifDamaged: "The fleet uses the previous revision.",
+    });
     // The next sign-on writes a damaged record again.
     this.#groups = new RecordFiles(context, "limit-groups", null);
   }
 
   async read(user: string): Promise<UserLimitRecord | null> {
     const name = userDigest(user);
-    const own = this.#limits.read(name);
-    const groups = this.#groups.read(name);
-    if (own?.user !== user && groups?.user !== user) return null;
-    return { user, limits: own?.limits ?? {}, groups: groups?.groups ?? [] };
+    const groups = this.#groups.read(name)?.groups ?? [];
+    // Most users have no limits of their own, and this check takes less time than a read.
+    const limits = this.limits.has(name) ? (this.limits.read(name)?.limits ?? {}) : {};
+    return Object.keys(limits).length + groups.length === 0 ? null : { user, limits, groups };
   }
 
   async set(user: string, change: (limits: Partial<UserLimits>) => Partial<UserLimits>): Promise<void> {
-    const limits = change(this.#limits.read(userDigest(user))?.limits ?? {});
-    if (Object.keys(limits).length === 0) await this.#limits.delete(userDigest(user));
-    else await this.#limits.replace(userDigest(user), { user, limits });
+    const name = userDigest(user);
+    const update = (draft: OwnLimits) => {
+      draft.limits = change(draft.limits);
+      return true;
+    };
+    while ((await this.limits.update(name, update)) === undefined) {
+      const limits = change({});
+      if (Object.keys(limits).length === 0 || (await this.limits.create(name, { user, limits }))) return;
+    }
   }
 
   async clear(user: string): Promise<boolean> {
-    return await this.#limits.delete(userDigest(user));
+    const name = userDigest(user);
+    const own = this.limits.readOr(name, "damaged");
+    const isEmpty = own === null || (own !== "damaged" && Object.keys(own.limits).length === 0);
+    return (await this.limits.delete(name)) && !isEmpty;
   }
 
   async noteGroups(user: string, groups: readonly string[]): Promise<void> {
@@ -167,7 +186,10 @@ export class LimitRecords implements LimitStore {
   }
 }
 
-/** Frees the slots of processes that have ended. @returns whether there were any */
+/**
+ * Frees the slots of processes that have ended. A state folder belongs to one host, so a process in another PID namespace was in
+ * an earlier container of the host, and has ended with it. @returns whether there were any
+ */
 function freeGone(log: SlotLog): boolean {
   const gone = [...log.read().slots].filter(([, { holder }]) => hasGone(holder) !== false);
   for (const [id] of gone) log.append(["end", id, true, ownHolder()]);

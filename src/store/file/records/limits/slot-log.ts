@@ -38,6 +38,8 @@ export class SlotLog {
   #inode = -1;
   #offset = 0;
   #state = new SlotState();
+  /** How many entries were read, of which the state needs only the newest. */
+  #entries = 0;
   /** Entries that a full disk did not take. They free slots, so they come first. */
   #unwritten: Entry[] = [];
 
@@ -76,9 +78,9 @@ export class SlotLog {
     }
   }
 
-  /** Whether the log should be sealed now. */
+  /** Whether the log should be sealed now. A log of which most entries still count would only be written once more. */
   get isLong(): boolean {
-    return this.#offset > LONGEST;
+    return this.#offset > LONGEST && this.#entries > 2 * this.#state.size;
   }
 
   seal(): void {
@@ -98,6 +100,7 @@ export class SlotLog {
         if (ino !== this.#inode || size < this.#offset) {
           this.#inode = ino;
           this.#offset = 0;
+          this.#entries = 0;
           this.#state = new SlotState();
         }
         this.#follow(fd);
@@ -158,6 +161,7 @@ export class SlotLog {
     for (const line of bytes.toString("utf8", 0, end).split("\n")) {
       const entry = readEntry(line);
       if (entry === null || this.#state.isSealed) continue;
+      this.#entries++;
       const given = this.#state.apply(entry);
       if (line === ownLine) answer = given;
     }

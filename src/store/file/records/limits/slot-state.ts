@@ -90,6 +90,11 @@ export class SlotState {
     return [...this.begun.values()].filter((atMs) => atMs > nowMs - MINUTE_MS).length;
   }
 
+  /** The number of entries in {@link start}. */
+  get size(): number {
+    return this.slots.size + this.begun.size;
+  }
+
   /** The entries that a new log begins with, so that it has this state. */
   start(): Entry[] {
     const slots = [...this.slots].map(([id, { kind, holder }]) => ["slot", id, kind, holder] as const);

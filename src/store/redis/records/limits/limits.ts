@@ -74,7 +74,7 @@ export class LimitDocuments implements LimitStore {
 
   async isFirst(user: string, name: string, from: number): Promise<boolean> {
     const { connection, keys } = this.#documents;
-    const [word] = await connection.run(FIRST, [keys.near(user, name, from)], [newId(), NEAR_MS]);
+    const [word] = await connection.run(FIRST, [keys.near(user, name)], [from, newId(), NEAR_MS]);
     return word === "first";
   }
 

@@ -1,3 +1,4 @@
+import { USER_LIMITS } from "../../../../config/limits.js";
 import {
   MINUTE_MS,
   type Slot,
@@ -16,6 +17,7 @@ const TTL_MS = 30_000;
 const KEEP_MS = 10_000;
 /** How many slots one renewal contains. */
 const KEPT_AT_ONCE = 500;
+const KINDS = ["turn", "session", "connection"] as const satisfies SlotKind[];
 
 /** The slots that users have in use. The id of each slot ends with its process, so that processes of the same machine can free it. */
 export class RedisSlots {
@@ -86,8 +88,11 @@ export class RedisSlots {
   }
 
   async forget(user: string): Promise<void> {
-    for (const kind of ["turn", "session", "connection"] as const)
-      await this.#connection.run(CLEAR, [this.#keys.slots(kind, user), this.#keys.begun(user)], []);
+    const slots = KINDS.map((kind) => this.#keys.slots(kind, user));
+    // Otherwise, the next renewal would write their keys again.
+    for (const [id, key] of this.#held) if (slots.includes(key)) this.#held.delete(id);
+    const near = USER_LIMITS.map((name) => this.#keys.near(user, name));
+    await this.#connection.run(CLEAR, [...slots, this.#keys.begun(user), ...near], []);
   }
 
   stop(): void {
