@@ -27,7 +27,7 @@ interface Waiting {
 }
 
 export interface EventsContext {
-  store: Pick<Store, "hosts">;
+  store: Pick<Store, "hosts"> & Partial<Pick<Store, "pseudonymKey">>;
   config: Pick<Config, "events">;
   stateRoot: string;
   via: Via;

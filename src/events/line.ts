@@ -15,7 +15,7 @@ export type Conceal = (name: string) => string;
  * The hash of a line covers all of its fields and the hash of the line before it. It covers names only by their pseudonyms, so
  * that a purge can put the pseudonyms into the line, and the chain stays whole.
  */
-export function hashOf(event: FleetEvent, prev: string, conceal: Conceal): string {
+function hashOf(event: FleetEvent, prev: string, conceal: Conceal): string {
   const { actor, id, seq, at, type, host, outcome, reason } = event;
   const hidden = (name: string | null) => (name === null ? null : conceal(name));
   const fields = [
@@ -34,6 +34,11 @@ export function hashOf(event: FleetEvent, prev: string, conceal: Conceal): strin
     hidden(event.detail),
   ];
   return createHash("sha256").update(JSON.stringify(fields)).digest("base64url");
+}
+
+/** Whether a line has the hash that belongs to its fields, with this key of pseudonyms. */
+export function hashHolds(line: Line, conceal: Conceal): boolean {
+  return hashOf(line, line.prev, conceal) === line.hash;
 }
 
 /** Chains events to the head of the log. @returns the lines as text, and the new head */

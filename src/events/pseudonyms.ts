@@ -1,74 +1,118 @@
 import { createHmac, randomBytes } from "node:crypto";
-import { linkSync, readFileSync } from "node:fs";
+import { linkSync, readFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { systemCode } from "../errors.js";
 import { closeQuietly, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../store/file/commit/durable.js";
 import { readIfThere, writing } from "../store/file/failures.js";
 import { ensureStateFolder } from "../store/file/state-folder.js";
+import type { Store } from "../store/ports.js";
+import type { Conceal } from "./line.js";
 
 const FILE = "pseudonym-key";
-const KEY = /^[0-9a-f]{64}\n?$/;
+const KEY = /^[0-9a-f]{64}$/;
 /** All pseudonyms begin with this character, with which no name begins. */
 const SIGN = "~";
 const LENGTH = 26;
 const MOST_REMEMBERED = 10_000;
 
+/** Without a store, as when the user trusts a project file, the key of the state folder counts. */
+type KeyStore = Partial<Pick<Store, "pseudonymKey">>;
+
 /**
  * The pseudonyms of names: keyed digests, so that nobody without the key can find out whose pseudonym one is by trying names.
- * A name always has the same pseudonym.
+ * In the whole fleet, a name has one pseudonym.
+ *
+ * The state folder of each host has the key of the fleet in its first line, so that the log can be written and verified without
+ * the store. The other lines are keys that the host used before it entered this fleet.
  */
 export class Pseudonyms {
-  readonly #key: Buffer;
-  readonly #known = new Map<string, string>();
+  /** The first one belongs to the key of the fleet. The hashes of older lines may use another one. */
+  readonly all: readonly [Conceal, ...Conceal[]];
 
-  constructor(key: Buffer) {
-    this.#key = key;
+  private constructor([first = "", ...older]: readonly string[]) {
+    this.all = [concealing(first), ...older.map(concealing)];
   }
 
-  /** Reads the key of the state folder, and creates it if there is none. */
-  static async open(stateRoot: string): Promise<Pseudonyms> {
-    return new Pseudonyms(readKey(stateRoot) ?? (await createKey(stateRoot)));
+  /** Reads the key of the fleet, and creates it if there is none. */
+  static async open(stateRoot: string, store: KeyStore): Promise<Pseudonyms> {
+    const known = await ensureKeys(stateRoot);
+    const key = await store.pseudonymKey?.(known[0]);
+    if (key === undefined || key === known[0]) return new Pseudonyms(known);
+    const keys = [key, ...known.filter((each) => each !== key)];
+    await replaceKeys(stateRoot, keys);
+    return new Pseudonyms(keys);
   }
 
   /** For reading only: without a key, there are no pseudonyms so far. */
   static ofExisting(stateRoot: string): Pseudonyms {
-    return new Pseudonyms(readKey(stateRoot) ?? Buffer.alloc(0));
+    return new Pseudonyms(readKeys(stateRoot) ?? []);
   }
 
   /** The pseudonym of a name. The pseudonym of a pseudonym is the same. */
-  readonly of = (name: string): string => {
+  get of(): Conceal {
+    return this.all[0];
+  }
+}
+
+function concealing(hex: string): Conceal {
+  const key = Buffer.from(hex, "hex");
+  const known = new Map<string, string>();
+  return (name) => {
     if (name.startsWith(SIGN)) return name;
-    const known = this.#known.get(name);
-    if (known !== undefined) return known;
-    const digest = createHmac("sha256", this.#key).update(name).digest("base64url").slice(0, LENGTH);
-    if (this.#known.size >= MOST_REMEMBERED) this.#known.clear();
-    this.#known.set(name, SIGN + digest);
-    return SIGN + digest;
+    const before = known.get(name);
+    if (before !== undefined) return before;
+    const pseudonym = SIGN + createHmac("sha256", key).update(name).digest("base64url").slice(0, LENGTH);
+    if (known.size >= MOST_REMEMBERED) known.clear();
+    known.set(name, pseudonym);
+    return pseudonym;
   };
 }
 
-function readKey(stateRoot: string): Buffer | undefined {
+type Keys = readonly [string, ...string[]];
+
+function readKeys(stateRoot: string): Keys | undefined {
   const path = join(stateRoot, FILE);
   const text = readIfThere(path, () => readFileSync(path, "utf8"));
   if (text === undefined) return undefined;
-  if (KEY.test(text)) return Buffer.from(text.trim(), "hex");
-  throw new Error(`${path} does not contain a key of 64 hexadecimal digits`);
+  const [first, ...others] = text.trimEnd().split("\n");
+  if (first !== undefined && [first, ...others].every((key) => KEY.test(key))) return [first, ...others];
+  throw new Error(`${path} does not contain keys of 64 hexadecimal digits, one on each line`);
 }
 
-async function createKey(stateRoot: string): Promise<Buffer> {
+async function ensureKeys(stateRoot: string): Promise<Keys> {
+  for (;;) {
+    const keys = readKeys(stateRoot);
+    if (keys !== undefined) return keys;
+    ensureStateFolder(stateRoot);
+    await writeKeys(stateRoot, [randomBytes(32).toString("hex")], (temp, path) => {
+      try {
+        linkSync(temp, path);
+      } catch (error) {
+        if (systemCode(error) !== "EEXIST") throw error; // EEXIST: another process was first
+      }
+    });
+  }
+}
+
+async function replaceKeys(stateRoot: string, keys: readonly string[]): Promise<void> {
+  await writeKeys(stateRoot, keys, renameSync);
+}
+
+/** @param place puts the written file into its place */
+async function writeKeys(
+  stateRoot: string,
+  keys: readonly string[],
+  place: (temp: string, path: string) => void,
+): Promise<void> {
   const temp = join(stateRoot, scratchName("tmp"));
   const path = join(stateRoot, FILE);
-  ensureStateFolder(stateRoot);
   await writing(path, async () => {
     try {
-      closeQuietly(await writeNewFile(temp, Buffer.from(`${randomBytes(32).toString("hex")}\n`)));
-      linkSync(temp, path); // fails if another process was first
+      closeQuietly(await writeNewFile(temp, Buffer.from(keys.map((key) => `${key}\n`).join(""))));
+      place(temp, path);
       await syncFolder(stateRoot);
-    } catch (error) {
-      if (systemCode(error) !== "EEXIST") throw error;
     } finally {
       unlinkQuietly(temp);
     }
   });
-  return readKey(stateRoot) ?? (await createKey(stateRoot));
 }

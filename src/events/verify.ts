@@ -3,7 +3,7 @@ import { setImmediate } from "node:timers/promises";
 import { parseObject } from "../config/values/json.js";
 import { type Head, LogFiles, NO_LINES } from "../store/file/events/files.js";
 import { countingLines, filesOf } from "../store/file/events/read.js";
-import { type Conceal, hashOf, type Line } from "./line.js";
+import { type Conceal, hashHolds, type Line } from "./line.js";
 import { Pseudonyms } from "./pseudonyms.js";
 
 /** The first place at which the log is not as it was written. */
@@ -31,7 +31,7 @@ export interface Verified {
 export async function verifyLog(stateRoot: string, noted: readonly Head[] = []): Promise<Verified> {
   const files = new LogFiles(stateRoot);
   const heads = [files.readNote() ?? NO_LINES, ...noted];
-  const verifier = new Verifier(Pseudonyms.ofExisting(stateRoot).of, heads);
+  const verifier = new Verifier(Pseudonyms.ofExisting(stateRoot).all, heads);
   for (let tries = 0; ; tries++) {
     verifier.restart();
     if (await readAll(files, verifier)) break;
@@ -52,19 +52,22 @@ async function readAll(files: LogFiles, verifier: Verifier): Promise<boolean> {
 }
 
 class Verifier {
-  readonly #conceal: Conceal;
+  readonly #conceals: readonly Conceal[];
   /** The hashes that lines must have, by their numbers. */
-  readonly #heads: readonly Head[];
+  readonly #heads: ReadonlyMap<number, ReadonlySet<string>>;
   #last: Head | null = null;
   #first = 1;
+  /** The hashes of the lines that have heads, by their numbers. */
   #hashes = new Map<number, string>();
   #shortenedTo = 0;
   #events = 0;
   #break: EventsBreak | null = null;
 
-  constructor(conceal: Conceal, heads: readonly Head[]) {
-    this.#conceal = conceal;
-    this.#heads = heads.filter(({ seq }) => seq > 0);
+  constructor(conceals: readonly Conceal[], heads: readonly Head[]) {
+    this.#conceals = conceals;
+    const bySeq = new Map<number, Set<string>>();
+    for (const { seq, hash } of heads) if (seq > 0) bySeq.set(seq, (bySeq.get(seq) ?? new Set()).add(hash));
+    this.#heads = bySeq;
   }
 
   restart(): void {
@@ -87,13 +90,13 @@ class Verifier {
       return;
     }
     const { seq, prev, hash } = line;
-    if (hashOf(line, prev, this.#conceal) !== hash) fail(seq, `line ${seq} was changed`);
+    if (!this.#conceals.some((conceal) => hashHolds(line, conceal))) fail(seq, `line ${seq} was changed`);
     if (expected === null) this.#first = seq;
     else if (seq > expected) fail(expected, `${linesBetween(expected, seq - 1)} missing before line ${seq}`);
     else if (seq < expected) fail(seq, `line ${seq} is not in its place, after line ${expected - 1}`);
     else if (prev !== this.#last?.hash) fail(seq, `line ${seq} does not follow from line ${seq - 1}`);
     if (line.type === "events.shortened") this.#shortenedTo = Math.max(this.#shortenedTo, Number(line.reason));
-    if (this.#heads.some((head) => head.seq === seq)) this.#hashes.set(seq, hash);
+    if (this.#heads.has(seq)) this.#hashes.set(seq, hash);
     if (this.#last === null || seq >= this.#last.seq) this.#last = { seq, hash };
   }
 
@@ -103,7 +106,7 @@ class Verifier {
       const problem = `${linesBetween(1, this.#first - 1)} missing at the beginning`;
       this.#break = { seq: 1, file: null, problem };
     }
-    for (const { seq, hash } of this.#heads) {
+    for (const [seq, hashes] of this.#heads) {
       if (seq < this.#first) continue; // deleted since then, and the log was whole until there
       const found = this.#hashes.get(seq);
       if (seq > last.seq) {
@@ -112,7 +115,7 @@ class Verifier {
           file: null,
           problem: `${linesBetween(last.seq + 1, seq)} missing at the end`,
         };
-      } else if (found !== undefined && found !== hash) {
+      } else if (found !== undefined && [...hashes].some((hash) => hash !== found)) {
         this.#break ??= { seq, file: null, problem: `line ${seq} is not the one that was noted` };
       }
     }

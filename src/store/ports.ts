@@ -39,6 +39,13 @@ export interface Store {
   readonly usage: UsageStore;
   readonly limits: LimitStore;
 
+  /**
+   * The key of the fleet's pseudonyms, of 64 hexadecimal digits. All hosts get the same key.
+   *
+   * @param offered the key of this host's state folder. It becomes the key of the fleet if the fleet has none.
+   */
+  pseudonymKey(offered: string): Promise<string>;
+
   /** The clock for the expiry of tokens, in milliseconds since the epoch. All processes that use the store share it. */
   now(): Promise<number>;
 

@@ -198,7 +198,7 @@ describe("the verification of the log of events", () => {
 
   it("is not disturbed by pseudonyms in place of names", async () => {
     const { Pseudonyms } = await import("../../src/events/pseudonyms.js");
-    const { of } = await Pseudonyms.open(root);
+    const { of } = await Pseudonyms.open(root, {});
     change(3, (text) => text.replace("user3", of("user3")));
     expect(await verifyLog(root)).toEqual({ events: 5, brokenAt: null });
     change(3, (text) => text.replace(of("user3"), of("user2")));

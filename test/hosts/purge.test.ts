@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { FleetEvent } from "../../src/model/events/event.js";
 import type { PurgeReceipt } from "../../src/peers/purge.js";
 import { rendezvousChoice } from "../../src/pool/placement.js";
 import { found } from "../fixtures/found.js";
@@ -60,6 +61,12 @@ describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage
 
     const receipt = await h2.json<PurgeReceipt>(["user", "purge", user, "--yes"]);
     expect(receipt).toMatchObject({ user, sessions: 1, servers: 1, tokens: 1, remains: [] });
+    // The session began on one host, and the token on the other.
+    const { events } = await h1.json<{ events: FleetEvent[] }>(["events"]);
+    const about = events.filter(({ type }) => ["session.created", "token.issued", "user.purged"].includes(type));
+    const names = about.filter(({ user: whom }) => whom?.startsWith("~")).map((event) => `${event.host} ${event.user}`);
+    expect(new Set(names).size).toBe(2);
+    expect(new Set(names.map((name) => name.split(" ")[1])).size).toBe(1);
     expect(tracesOf(words)).toEqual([]);
     const left = await dump(redis);
     for (const word of words) expect(left).not.toContain(word);
@@ -78,11 +85,11 @@ describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage
     const receipt = purged.json<PurgeReceipt>();
     expect(receipt.remains).toMatchObject([{ host: "h1", why: expect.stringContaining("gc") }]);
     expect(await hosts.store.purges.list()).toMatchObject([{ user, pending: ["h1"] }]);
-    await h1.serve(hosts.store);
-    await h1.ok(["gc"]);
+    await h1.ok(["gc"]); // without serve, which would run gc itself
     expect(await hosts.store.purges.list()).toEqual([]);
     expect(tracesOf(words)).toEqual([]);
     const left = await dump(redis);
     for (const word of words) expect(left).not.toContain(word);
+    await hosts.serve();
   });
 });

@@ -153,6 +153,9 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
   it("stay good while the key is replaced, and the last step needs no record with the old key", async () => {
     const { token } = await issueToken(store, "alice", null);
     const { token: ofHost } = await issueHostToken(store, "h2", "h1");
+    const purge = { user: "zoe", begunAt: "2026-01-01T00:00:00.000Z", pending: ["h1"] };
+    await store.purges.begin(purge);
+    expect(await store.pseudonymKey(OTHER_KEY)).toBe(OTHER_KEY);
     const file = join(root, "store-key");
     const old = readFileSync(file, "utf8");
     const other = open({ host: "h2" });
@@ -161,12 +164,17 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
       writeFileSync(file, content);
       await expect.poll(async () => await verifyToken(other, token)).toMatchObject({ user: "alice" });
     }
-    await expect.poll(async () => (await store.signatures.find()).map(({ verdict }) => verdict)).toEqual(["outdated"]);
+    const kinds = ["tokens outdated", "purges outdated", "pseudonym-key outdated"];
+    await expect
+      .poll(async () => (await store.signatures.find()).map(({ kind, verdict }) => `${kind} ${verdict}`))
+      .toEqual(kinds);
     expect(await verifyToken(other, ofHost)).toMatchObject({ host: "h2" });
-    expect(await store.signatures.sign(await store.signatures.find())).toHaveLength(1);
+    expect(await store.signatures.sign(await store.signatures.find())).toHaveLength(3);
     writeFileSync(file, `${OTHER_KEY}\n`);
     const fresh = open();
     expect(await verifyToken(fresh, token)).toMatchObject({ user: "alice" });
+    expect(await fresh.purges.list()).toEqual([purge]);
+    expect(await fresh.pseudonymKey("cd".repeat(32))).toBe(OTHER_KEY);
     expect(await fresh.signatures.find()).toEqual([]);
   });
 

@@ -45,4 +45,15 @@ describe.skipIf(problem !== undefined)("on a real Redis", () => {
       cleanup: () => rm(root, { recursive: true, force: true }),
     };
   });
+
+  it("gives all hosts the same key of pseudonyms, although each offers its own at the same time", async () => {
+    const root = await mkdtemp(join(tmpdir(), "copilotfleet-store-"));
+    const url = redis.url();
+    const hosts = ["a", "b", "c", "d"].map((offered) => ({ store: openStore(url, root), offered: offered.repeat(64) }));
+    const keys = await Promise.all(hosts.map(async ({ store, offered }) => await store.pseudonymKey(offered)));
+    expect(new Set(keys).size).toBe(1);
+    expect(hosts.map(({ offered }) => offered)).toContain(keys[0]);
+    for (const { store } of hosts) await store.close();
+    await rm(root, { recursive: true, force: true });
+  });
 });

@@ -137,8 +137,8 @@ async function eraseSession({ sessions, user, signal }: Erasing, { id }: Session
 
 /** Replaces the name of the user in the ledger and in the events. */
 async function pseudonymizeLogs(erasing: Erasing): Promise<void> {
-  const { sessions, user, stateRoot, signal } = erasing;
-  const pseudonyms = await Pseudonyms.open(stateRoot);
+  const { sessions, store, user, stateRoot, signal } = erasing;
+  const pseudonyms = await Pseudonyms.open(stateRoot, store);
   await sessions.context.events.record({ type: "user.purged", user: pseudonyms.of(user) });
   // Other processes of this host write the events of the last moment now.
   await pause(LATE_EVENTS_MS, signal);
@@ -146,11 +146,11 @@ async function pseudonymizeLogs(erasing: Erasing): Promise<void> {
 }
 
 async function pseudonymize({ store, user, stateRoot }: Erasing, ids: readonly string[]): Promise<void> {
-  const pseudonyms = await Pseudonyms.open(stateRoot);
+  const pseudonyms = await Pseudonyms.open(stateRoot, store);
   const names = new Map([user, serverIdOf(user), ...ids].map((name) => [name, pseudonyms.of(name)]));
   await store.usage.rename(names);
   await concealInLogs(stateRoot, names);
-  await concealInEvents(stateRoot, { user, names: [...names.keys()] }, pseudonyms.of);
+  await concealInEvents(stateRoot, { user, names: [...names.keys()] }, pseudonyms);
 }
 
 async function forgetServers(erasing: Erasing): Promise<void> {

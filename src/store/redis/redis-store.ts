@@ -11,6 +11,7 @@ import { KeyedTurnDocuments } from "./records/keyed-turns.js";
 import { RedisLeases } from "./records/leases.js";
 import { LimitDocuments } from "./records/limits/limits.js";
 import { PlacementDocuments } from "./records/placements.js";
+import { pseudonymKey } from "./records/pseudonym-key.js";
 import { RegistryDocument } from "./records/registry.js";
 import { SessionDocuments } from "./records/sessions.js";
 import { TokenDocuments } from "./records/tokens.js";
@@ -63,6 +64,7 @@ export class RedisStore implements Store {
   /** The signatures of all records. */
   readonly signatures: Signatures;
   readonly #connection: Connection;
+  readonly #documents: Documents;
   readonly #writes = new Writes();
   readonly #warnings = new Set<string>();
   /** All warnings so far. A new connection repeats warnings, and {@link takeWarnings} returns each only once. */
@@ -77,6 +79,7 @@ export class RedisStore implements Store {
     const connection = new Connection({ target, keys, epoch, signer, warn, operationMs });
     const documents = new Documents(connection, keys, signer);
     this.#connection = connection;
+    this.#documents = documents;
     this.hosts = host === null ? null : new RedisHosts(host, instance, documents, warn);
     this.registry = new RegistryDocument({
       hosts: this.hosts,
@@ -95,6 +98,10 @@ export class RedisStore implements Store {
     this.usage = new UsageSums(connection, keys, root);
     this.limits = new LimitDocuments(documents);
     this.signatures = new Signatures(documents);
+  }
+
+  async pseudonymKey(offered: string): Promise<string> {
+    return await pseudonymKey(this.#documents, offered);
   }
 
   async now(): Promise<number> {

@@ -1,9 +1,9 @@
 import { linkSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { systemCode } from "../../../errors.js";
-import { closeQuietly, makeFolder, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../commit/durable.js";
+import { unlinkQuietly } from "../commit/durable.js";
 import { readIfThere } from "../failures.js";
-import { type LogFiles, placeOf, type Segment, sizeOf } from "./files.js";
+import { type Derived, derive } from "./derive.js";
+import { type LogFiles, placeOf, sizeOf } from "./files.js";
 
 /** So many of the newest batches stay as they are. */
 const KEPT = 8;
@@ -18,34 +18,39 @@ export async function compact(files: LogFiles, segmentBytes: number): Promise<vo
   const batches = files.listBatches();
   const moved = batches.slice(0, -KEPT).filter((first) => first > upTo);
   const grown = newest !== undefined && sizeOf(newest.path) < segmentBytes ? newest : undefined;
-  const texts: string[] = [];
-  for (const path of [...(grown === undefined ? [] : [grown.path]), ...moved.map((at) => files.batchPath(at))]) {
-    const text = readIfThere(path, () => readFileSync(path, "utf8"));
-    if (text === undefined) return; // another process does the same
-    texts.push(text.endsWith("\n") ? text : `${text}\n`);
-  }
   const first = grown?.first ?? moved[0];
   const next = batches.find((each) => each > (moved.at(-1) ?? upTo));
   if (moved.length > 0 && first !== undefined && next !== undefined) {
-    // The next batch begins after the last line, unless lines are missing between them.
-    const lastLine = placeOf(texts.at(-1)?.trimEnd().split("\n").at(-1) ?? "");
-    await publish(files, texts.join(""), { first, last: lastLine?.seq ?? next - 1 });
+    const paths = [...(grown === undefined ? [] : [grown.path]), ...moved.map((at) => files.batchPath(at))];
+    const make = () => joined(files, paths, { first, next });
+    if (!(await derive(files, { make, place: linkUnlessThere }))) return; // the next commit tries again
   }
   removeMoved(files);
 }
 
-async function publish(files: LogFiles, text: string, { first, last }: Pick<Segment, "first" | "last">): Promise<void> {
-  makeFolder(files.segments);
-  const temp = join(files.segments, scratchName("tmp"));
+/** The lines of several files as one segment. Undefined if one of them is gone, because another process does the same. */
+function joined(
+  files: LogFiles,
+  paths: readonly string[],
+  { first, next }: { first: number; next: number },
+): Derived | undefined {
+  const texts: string[] = [];
+  for (const path of paths) {
+    const text = readIfThere(path, () => readFileSync(path, "utf8"));
+    if (text === undefined) return undefined;
+    texts.push(text.endsWith("\n") ? text : `${text}\n`);
+  }
+  // The next batch begins after the last line, unless lines are missing between them.
+  const lastLine = placeOf(texts.at(-1)?.trimEnd().split("\n").at(-1) ?? "");
+  return { path: files.segmentPath(first, lastLine?.seq ?? next - 1), text: texts.join("") };
+}
+
+function linkUnlessThere(scratch: string, path: string): void {
   try {
-    closeQuietly(await writeNewFile(temp, Buffer.from(text)));
-    linkSync(temp, files.segmentPath(first, last));
+    linkSync(scratch, path);
   } catch (error) {
     if (systemCode(error) !== "EEXIST") throw error;
-  } finally {
-    unlinkQuietly(temp);
   }
-  await syncFolder(files.segments);
 }
 
 /** Deletes what became part of a segment, the oldest first. */

@@ -48,6 +48,7 @@ export function keysOf(fleet: string, host: string | null) {
     /** The set of the purges under way, by digests of their users. */
     purges: key("purges"),
     purge: (name: string) => key(`purge:${name}`),
+    pseudonymKey: key("pseudonym-key"),
     /** How far the ledger of each host has been counted: see usage-scripts.ts. */
     usageRead: key("usage-read"),
     /** The hours that have sums. */

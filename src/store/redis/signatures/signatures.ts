@@ -10,12 +10,21 @@ import type { Verdict } from "./signer.js";
 
 const AT_ONCE = 200;
 
-type SignedKind = "servers" | "sessions" | "tokens" | "placements" | "keyed-turns" | "hosts" | "limits";
+type SignedKind =
+  | "servers"
+  | "sessions"
+  | "tokens"
+  | "placements"
+  | "keyed-turns"
+  | "limits"
+  | "purges"
+  | "pseudonym-key"
+  | "hosts";
 
 /** A record whose signature is missing, wrong or outdated. */
 export interface SignatureFinding {
   kind: SignedKind;
-  /** The id of the session or token, the user of the placement or the limits, digests of the user and the idempotency key, or the host. Empty: the fleet without named hosts. */
+  /** The id of the session or token, the user of the placement or the limits, digests of the user and the idempotency key, or the host. Empty: the fleet without named hosts, or the only record of its kind. */
   name: string;
   verdict: Exclude<Verdict, "good">;
 }
@@ -78,6 +87,8 @@ export class Signatures {
       ["placements", connection.membersOf(keys.placements, AT_ONCE)],
       ["keyed-turns", connection.membersOf(keys.keyedTurns, AT_ONCE)],
       ["limits", connection.membersOf(keys.limits, AT_ONCE)],
+      ["purges", connection.membersOf(keys.purges, AT_ONCE)],
+      ["pseudonym-key", [[""]]],
     ];
     for (const [kind, list] of lists)
       for await (const names of list)
@@ -111,6 +122,8 @@ export class Signatures {
       placements: () => keys.placement(name),
       "keyed-turns": () => keys.keyedTurn(name),
       limits: () => keys.limitsOf(name),
+      purges: () => keys.purge(name),
+      "pseudonym-key": () => keys.pseudonymKey,
     }[kind]();
     const [text = null] = await connection.read([key]);
     if (text === null || (key === keys.founding && text === FIRST_REGISTRY)) return null;

@@ -1,0 +1,117 @@
+import { existsSync, linkSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdtemp } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { concealInEvents } from "../../src/events/conceal.js";
+import { Events } from "../../src/events/events.js";
+import { Pseudonyms } from "../../src/events/pseudonyms.js";
+import { readEvents } from "../../src/events/query.js";
+import { verifyLog } from "../../src/events/verify.js";
+import type { FleetEvent, NewEvent } from "../../src/model/events/event.js";
+import { compact } from "../../src/store/file/events/compact.js";
+import { derive } from "../../src/store/file/events/derive.js";
+import { LogFiles } from "../../src/store/file/events/files.js";
+import { found } from "../fixtures/found.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+
+let root: string;
+let files: LogFiles;
+beforeEach(async () => {
+  root = await mkdtemp(join(tmpdir(), "copilotfleet-conceal-"));
+  files = new LogFiles(root);
+});
+afterEach(async () => {
+  vi.restoreAllMocks();
+  await removeFolder(root);
+});
+
+/** The store of a fleet that has this key, or takes the first key that a host offers. */
+function fleetStore(key?: string) {
+  const fleet = { key };
+  const pseudonymKey = async (offered: string) => {
+    fleet.key ??= offered;
+    return fleet.key;
+  };
+  return { hosts: null, pseudonymKey };
+}
+
+async function write(events: readonly NewEvent[], stateRoot = root, store = fleetStore()): Promise<void> {
+  const config = { events: { retentionMs: 1e12, maxBytes: 1e9 } };
+  const log = new Events({ store, config, stateRoot, via: "library", warn: () => undefined });
+  for (const event of events) {
+    log.note(event);
+    await log.flush();
+  }
+}
+
+async function conceal(user: string, stateRoot = root, store = fleetStore()): Promise<Pseudonyms> {
+  const pseudonyms = await Pseudonyms.open(stateRoot, store);
+  await concealInEvents(stateRoot, { user, names: [] }, pseudonyms);
+  return pseudonyms;
+}
+
+async function all(stateRoot = root): Promise<FleetEvent[]> {
+  return (await readEvents(stateRoot, { limit: 1_000 })).events;
+}
+
+describe("pseudonyms in the log of events", () => {
+  it("are the same on all hosts of a fleet, also in lines that a host wrote before it entered the fleet", async () => {
+    const [a, b] = [join(root, "a"), join(root, "b")];
+    const about = { type: "token.issued", user: "zoe" } as const;
+    await write([about, { ...about, detail: "for zoe" }], b);
+    const fleet = fleetStore();
+    for (const host of [a, b]) await write([about], host, fleet);
+    expect((await verifyLog(b)).brokenAt).toBeNull();
+    const pseudonyms = await Promise.all([a, b].map(async (host) => (await conceal("zoe", host, fleet)).of("zoe")));
+    expect(pseudonyms[0]).toBe(pseudonyms[1]);
+    expect(found(root, ["zoe"])).toEqual([]);
+    for (const host of [a, b]) {
+      expect((await all(host)).at(-1)?.user).toBe(pseudonyms[0]);
+      expect((await verifyLog(host)).brokenAt).toBeNull();
+    }
+  });
+
+  it("replace a name in a detail as a word, and also within words if the event concerns the user", async () => {
+    await write([
+      { type: "session.shared", user: "ann", detail: "initial al-2 al.b" },
+      { type: "session.stolen", user: "ann", detail: "from al: done" },
+      { type: "session.stolen", user: "ann", actor: { user: "al" }, detail: "from ben: my secret reason" },
+      { type: "session.shared", user: "al", detail: "al-talk" },
+    ]);
+    const { of } = await conceal("al");
+    expect((await all()).map(({ detail }) => detail)).toEqual([
+      "initial al-2 al.b",
+      of("from al: done"),
+      of("from ben: my secret reason"),
+      of("al-talk"),
+    ]);
+    expect((await verifyLog(root)).brokenAt).toBeNull();
+  });
+
+  it("stay although another process was about to write lines that it read before, and killed processes left files", async () => {
+    const events = Array.from({ length: 12 }, () => ({ type: "turn.begun", user: "zoe" }) as const);
+    await write(events);
+    await compact(files, 1e6);
+    const left = [join(files.open, ".tmp-999999999-aa"), join(files.segments, ".tmp-1-aa")];
+    for (const path of left) writeFileSync(path, "zoe");
+    const before = readFileSync(files.batchPath(12), "utf8");
+    const path = files.segmentPath(12, 12);
+    const late = derive(files, { make: () => ({ path, text: before }), place: linkSync });
+    await conceal("zoe");
+    // The other process was in time, and the purge has seen its file, or it was too late.
+    expect(await late).toBe(existsSync(path));
+    expect(left.filter((each) => existsSync(each))).toEqual([]);
+    expect(found(root, ["zoe"])).toEqual([]);
+    expect((await verifyLog(root)).brokenAt).toBeNull();
+  });
+
+  it("are not promised if other processes change the log all the time", async () => {
+    await write([{ type: "turn.begun", user: "zoe" }]);
+    mkdirSync(files.segments);
+    symlinkSync("nowhere", files.segmentPath(1, 1)); // It is listed, and gone.
+    let now = 0;
+    vi.spyOn(performance, "now").mockImplementation(() => (now += 20_000));
+    await expect(conceal("zoe")).rejects.toMatchObject({ code: "FLEET_STATE_BUSY" });
+  });
+});
