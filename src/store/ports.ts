@@ -39,11 +39,7 @@ export interface Store {
   readonly usage: UsageStore;
   readonly limits: LimitStore;
 
-  /**
-   * The key of the fleet's pseudonyms, of 64 hexadecimal digits. All hosts get the same key.
-   *
-   * @param offered the key of this host's state folder. It becomes the key of the fleet if the fleet has none.
-   */
+  /** The key of the pseudonyms of all hosts, of 64 hexadecimal digits. If the fleet has none, `offered` becomes it. */
   pseudonymKey(offered: string): Promise<string>;
 
   /** The clock for the expiry of tokens, in milliseconds since the epoch. All processes that use the store share it. */
@@ -52,10 +48,7 @@ export interface Store {
   /** Measures one small use of the store, for `doctor`. Leaves nothing behind. @throws like every other method */
   probe(): Promise<StoreProbe>;
 
-  /**
-   * Removes the scratch files of killed writers everywhere in the store. A write removes them only in the folder where it
-   * writes.
-   */
+  /** Removes the scratch files of killed writers everywhere in the store. A write removes only those in its folder. */
   sweep(): Promise<void>;
 
   /**
