@@ -38,7 +38,7 @@ export type { Callable } from "./fleet/groups/callable.js";
 export type { ClientGroup } from "./fleet/groups/clients.js";
 export type { DescriptionGroup } from "./fleet/groups/descriptions.js";
 export type { DoorGroup } from "./fleet/groups/doors.js";
-export type { EventGroup } from "./fleet/groups/events/events.js";
+export type { EventGroup, FollowFilter } from "./fleet/groups/events/events.js";
 export type { Group } from "./fleet/groups/group.js";
 export type { HostGroup } from "./fleet/groups/hosts.js";
 export type { LeaseGroup } from "./fleet/groups/leases.js";
@@ -115,7 +115,7 @@ export type {
   SessionDescription,
   UserDescription,
 } from "./peers/descriptions.js";
-export type { EventsFilter } from "./peers/events/all-events.js";
+export type { EventPositions, EventsFilter } from "./peers/events/all-events.js";
 export type { BrokenAt, EventsVerified } from "./peers/events/verify.js";
 export type { BusyServer, HostView, Overview, UserView } from "./peers/overview.js";
 export type { PurgeReceipt } from "./peers/purge.js";

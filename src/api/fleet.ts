@@ -16,7 +16,7 @@ import type { Relation } from "../identity/policy.js";
 import type { IssuedToken, TokenView } from "../identity/tokens.js";
 import type { FleetEvent } from "../model/events/event.js";
 import type { UsageBy } from "../model/usage/usage.js";
-import type { EventsFilter } from "../peers/events/all-events.js";
+import type { EventPositions, EventsFilter } from "../peers/events/all-events.js";
 import type { BusyServer, HostView } from "../peers/overview.js";
 import type { PurgeReceipt } from "../peers/purge.js";
 import type { UserEntry } from "../peers/users.js";
@@ -65,7 +65,9 @@ export interface ApiFleet {
   readonly events: {
     list(filter: EventsFilter): Promise<FleetEvent[]>;
     /** The events that the filter selects, and those that follow. */
-    follow(filter: EventsFilter & { signal: AbortSignal }): AsyncGenerator<FleetEvent, void, undefined>;
+    follow(
+      filter: EventsFilter & { after: EventPositions; signal: AbortSignal },
+    ): AsyncGenerator<FleetEvent, void, undefined>;
   };
   readonly pool: { state(): Promise<PoolState> };
   readonly hosts: {

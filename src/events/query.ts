@@ -38,8 +38,11 @@ export async function readEvents(stateRoot: string, query: EventQuery): Promise<
   const files = new LogFiles(stateRoot);
   const after = query.after ?? 0;
   const events: FleetEvent[] = [];
-  let next = after;
-  for (const file of startingAt(filesOf(files, after + 1), query.sinceMs)) {
+  const all = filesOf(files, after + 1);
+  const first = firstEndingAfter(all, query.sinceMs);
+  const skipped = all[first - 1];
+  let next = Math.max(after, skipped === undefined ? 0 : (readLine(lastLine(skipped.path))?.seq ?? 0));
+  for (const file of all.slice(first)) {
     const lines = countingLines(file);
     if (lines === undefined) return { events, next, hasMore: true }; // it has become part of a segment
     for (const text of lines) {
@@ -51,7 +54,7 @@ export async function readEvents(stateRoot: string, query: EventQuery): Promise<
     }
     await setImmediate(); // A supervisor has other work, too.
   }
-  return { events, next: Math.max(next, after), hasMore: false };
+  return { events, next, hasMore: false };
 }
 
 /** The number of the newest event of this host's log; 0 if there is none. */
@@ -74,12 +77,12 @@ function withoutHashes({ prev: _, hash: __, ...event }: FleetEvent & { prev: str
   return event;
 }
 
-/** Leaves out the first files that end before a time. */
-function startingAt(files: readonly LogFile[], sinceMs: number | undefined): readonly LogFile[] {
-  if (sinceMs === undefined) return files;
+/** How many of the first files to leave out, because they end before a time. */
+function firstEndingAfter(files: readonly LogFile[], sinceMs: number | undefined): number {
+  if (sinceMs === undefined) return 0;
   let first = files.length;
   while (first > 0 && endsAfter(files[first - 1]?.path ?? "", sinceMs)) first -= 1;
-  return files.slice(first);
+  return first;
 }
 
 function endsAfter(path: string, sinceMs: number): boolean {

@@ -60,6 +60,11 @@ export const whole = kind(
   "a whole number from 0",
   (value): value is number => Number.isSafeInteger(value) && (value as number) >= 0,
 );
+export const counts = kind(
+  "an object with whole numbers from 0",
+  (value): value is Record<string, number> =>
+    isObject(value) && Object.values(value).every((each) => Number.isSafeInteger(each) && (each as number) >= 0),
+);
 const milliseconds = kind(
   "a number of milliseconds from 0",
   (value): value is number => typeof value === "number" && value >= 0,

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import type { FleetEvent } from "../../src/model/events/event.js";
 import { TestApi, used } from "./harness.js";
 
@@ -42,4 +42,39 @@ it("a refused token is in the log, and a second request with a token is not", as
   const refused = await list(admin, "?type=signon.refused");
   expect(refused.events).toMatchObject([{ outcome: "refused", reason: "FLEET_TOKEN_REFUSED", user: null }]);
   expect(JSON.stringify(refused.events)).not.toContain(token.slice(-20, -1));
+});
+
+/** Opens the stream of events, does something, and resolves with the id and the user of the next event. */
+async function streamed(token: string, query: string, headers: Record<string, string>, act: () => Promise<unknown>) {
+  const end = new AbortController();
+  const response = await fetch(`${at.door.url}/v1/events${query}`, {
+    headers: { Authorization: `Bearer ${token}`, Accept: "text/event-stream", ...headers },
+    signal: end.signal,
+  });
+  const acting = act();
+  let text = "";
+  for await (const chunk of response.body ?? []) {
+    text += Buffer.from(chunk).toString();
+    const [, id = "", data = ""] = /id: (.*)\n(?:event: .*\n)?data: (.*)\n/.exec(text) ?? [];
+    if (data !== "") {
+      await acting;
+      return { id, user: (JSON.parse(data) as FleetEvent).user };
+    }
+  }
+  throw new Error("the stream ended");
+}
+
+it("a stream goes on after the last event that the client has, although the clock of the host was set back", async () => {
+  const admin = await at.token("root", ["admin"]);
+  const issued = "?type=token.issued";
+  const first = await streamed(admin, issued, {}, async () => await at.fleet.tokens.issue("dora"));
+  expect(first.user).toBe("dora");
+  vi.useFakeTimers({ toFake: ["Date"], now: Date.now() - 3_600_000 });
+  try {
+    await at.fleet.tokens.issue("erik");
+  } finally {
+    vi.useRealTimers();
+  }
+  const second = await streamed(admin, issued, { "Last-Event-ID": first.id }, async () => undefined);
+  expect(second.user).toBe("erik");
 });

@@ -15,24 +15,23 @@ export interface Feed {
 
 export const NO_FEED: Feed = { shown: undefined, waiting: [], older: null };
 
-/** Adds events that have just come. */
+/** Adds events that have just come, the oldest first. */
 export function withNew(feed: Feed, events: readonly FleetEvent[], isPaused: boolean): Feed {
-  if (isPaused) {
-    const known = new Set(feed.shown?.map(({ id }) => id));
-    const unknown = events.filter(({ id }) => !known.has(id));
-    return { ...feed, waiting: merged(unknown, feed.waiting).slice(0, MOST) };
-  }
-  return bounded({ ...feed, shown: merged(events, feed.shown ?? []) });
+  const { shown = [], waiting } = feed;
+  const unknown = unknownTo([...shown, ...waiting], events).reverse();
+  if (isPaused) return { ...feed, waiting: [...unknown, ...waiting].slice(0, MOST) };
+  return bounded({ ...feed, shown: [...unknown, ...shown] });
 }
 
 /** Shows the events that have come during a pause. */
 export function resumed(feed: Feed): Feed {
-  return bounded({ ...feed, shown: merged(feed.waiting, feed.shown ?? []), waiting: [] });
+  return bounded({ ...feed, shown: [...feed.waiting, ...(feed.shown ?? [])], waiting: [] });
 }
 
 /** Adds a page of older events. */
 export function withOlder(feed: Feed, events: readonly FleetEvent[], older: string | null): Feed {
-  return bounded({ ...feed, shown: merged(feed.shown ?? [], events), older });
+  const { shown = [] } = feed;
+  return bounded({ ...feed, shown: [...shown, ...unknownTo(shown, events)], older });
 }
 
 /** A page that dropped its oldest events cannot go on from its last page without a gap. */
@@ -42,8 +41,11 @@ function bounded(feed: Feed): Feed {
   return { ...feed, shown: shown.slice(0, MOST), older: null };
 }
 
-/** Both without repetitions. The events of one host keep the order of its log, also if its clock jumped. */
-function merged(newer: readonly FleetEvent[], before: readonly FleetEvent[]): readonly FleetEvent[] {
-  const all = new Map([...newer, ...before].map((event) => [event.id, event]));
-  return [...all.values()].sort((a, b) => (a.host === b.host ? b.seq - a.seq : b.at.localeCompare(a.at)));
+/**
+ * The events that are not known. New events keep the order in which they come. They are not sorted by time, because the clock of a
+ * host may be set back.
+ */
+function unknownTo(known: readonly FleetEvent[], events: readonly FleetEvent[]): FleetEvent[] {
+  const ids = new Set(known.map(({ id }) => id));
+  return [...new Map(events.map((event) => [event.id, event])).values()].filter(({ id }) => !ids.has(id));
 }

@@ -30,37 +30,68 @@ export async function gatherEvents(hosts: FleetHosts, filter: EventFilter): Prom
   return inOrder(answers.flatMap(({ answer }) => answer));
 }
 
-async function readAll(host: Host, filter: EventFilter): Promise<Pick<EventPage, "events" | "next">> {
+/** @param from the number of the event after which to begin. Then the time of the events does not count. */
+async function readAll(host: Host, filter: EventFilter, from?: number): Promise<Pick<EventPage, "events" | "next">> {
   const events: FleetEvent[] = [];
-  for (let after = 0; ; ) {
-    const page = await host.events({ ...filter, after, limit: PAGE });
+  const selected = from === undefined ? filter : ofAnyTime(filter);
+  for (let after = from ?? 0; ; ) {
+    const page = await host.events({ ...selected, after, limit: PAGE });
     events.push(...page.events);
     after = page.next;
     if (!page.hasMore) return { events, next: after };
   }
 }
 
-/** Events of several hosts by their time, and those of one host in the order of its log. */
-function inOrder(events: FleetEvent[]): FleetEvent[] {
-  const byPlace = (a: FleetEvent, b: FleetEvent) => (a.host === b.host ? a.seq - b.seq : compareText(a.at, b.at));
-  return events.sort((a, b) => byPlace(a, b) || compareText(a.id, b.id));
+function ofAnyTime({ sinceMs: _, ...filter }: EventFilter): EventFilter {
+  return filter;
+}
+
+/** Events of several hosts by their time, and those of one host in the order of its log, also if its clock jumped back. */
+function inOrder(events: readonly FleetEvent[]): FleetEvent[] {
+  const latest = new Map<string | null, string>();
+  const timed = events
+    .toSorted((a, b) => a.seq - b.seq)
+    .map((event) => {
+      const before = latest.get(event.host) ?? "";
+      const time = compareText(before, event.at) > 0 ? before : event.at;
+      latest.set(event.host, time);
+      return { event, time };
+    });
+  const byHost = (a: FleetEvent, b: FleetEvent) => compareText(a.host ?? "", b.host ?? "") || a.seq - b.seq;
+  return timed.sort((a, b) => compareText(a.time, b.time) || byHost(a.event, b.event)).map(({ event }) => event);
+}
+
+/** The number of the last event that the caller has of each host. `""` stands for the only host of a fleet on one host. */
+export type EventPositions = Readonly<Record<string, number>>;
+
+interface FollowOptions {
+  signal: AbortSignal;
+  warn: (message: string) => void;
+  after?: EventPositions | undefined;
 }
 
 /**
- * Yields the events of all hosts, and then those that follow, until the signal aborts. A host that does not answer is asked
- * again, and its events follow when it is back.
+ * Yields the events of all hosts, and then those that follow, until the signal aborts or the caller stops reading. A host that
+ * does not answer is asked again, and its events follow when it is back. The filter's time selects only from the events that are
+ * there at the beginning, because the clock of a host may be set back.
  */
 export async function* followEvents(
   hosts: FleetHosts,
   filter: EventFilter,
-  { signal, warn }: { signal: AbortSignal; warn: (message: string) => void },
+  { signal, warn, after = {} }: FollowOptions,
 ): AsyncGenerator<FleetEvent, void, undefined> {
-  const follower = new Follower(filter, signal, warn);
-  const { answers } = await hosts.everywhere(async (host) => await readAll(host, filter));
-  for (const { host, answer } of answers) follower.begin(host, answer.next);
-  yield* inOrder(answers.flatMap(({ answer }) => answer.events));
-  void follower.lookForHosts(hosts);
-  yield* follower.events();
+  const over = new AbortController();
+  try {
+    const follower = new Follower(filter, AbortSignal.any([signal, over.signal]), warn);
+    const begin = async (host: Host) => await readAll(host, filter, after[host.name ?? ""]);
+    const { answers } = await hosts.everywhere(begin);
+    for (const { host, answer } of answers) follower.begin(host, answer.next);
+    yield* inOrder(answers.flatMap(({ answer }) => answer.events));
+    void follower.lookForHosts(hosts, after);
+    yield* follower.events();
+  } finally {
+    over.abort();
+  }
 }
 
 class Follower {
@@ -93,7 +124,8 @@ class Follower {
     }
   }
 
-  begin(host: Host, after: number): void {
+  /** @param after the number of the last event that was read; null: begins with what the filter selects */
+  begin(host: Host, after: number | null): void {
     this.#followed.add(host.name ?? "");
     this.#follow(host, after).catch((error: unknown) => {
       this.#failure = error;
@@ -102,21 +134,23 @@ class Follower {
   }
 
   /** Follows hosts that are new, from the beginning of what the filter selects. */
-  async lookForHosts(hosts: FleetHosts): Promise<void> {
+  async lookForHosts(hosts: FleetHosts, positions: EventPositions): Promise<void> {
     while (await this.#pause(LOOK_MS)) {
       const others = await hosts.others().catch(() => []);
-      for (const host of others) if (!this.#followed.has(host.name ?? "")) this.begin(host, 0);
+      for (const host of others) {
+        const name = host.name ?? "";
+        if (!this.#followed.has(name)) this.begin(host, positions[name] ?? null);
+      }
     }
   }
 
-  async #follow(host: Host, from: number): Promise<void> {
-    for (let after = from; !this.#signal.aborted; ) {
+  async #follow(host: Host, from: number | null): Promise<void> {
+    let filter = from === null ? this.#filter : ofAnyTime(this.#filter);
+    for (let after = from ?? 0; !this.#signal.aborted; ) {
       try {
-        const page = await host.events(
-          { ...this.#filter, after, limit: PAGE, waitMs: WAIT_MS },
-          { signal: this.#signal },
-        );
+        const page = await host.events({ ...filter, after, limit: PAGE, waitMs: WAIT_MS }, { signal: this.#signal });
         after = page.next;
+        if (!page.hasMore) filter = ofAnyTime(this.#filter);
         if (page.events.length === 0) continue;
         this.#arrived.push(...page.events);
         this.#wake();

@@ -1,4 +1,5 @@
 import type { FleetEvent } from "../../../model/events/event.js";
+import type { EventPositions } from "../../../peers/events/all-events.js";
 import { type AnyRoute, route } from "../../route.js";
 import type { StreamEvent } from "../../streams/sse.js";
 import { given } from "../given.js";
@@ -23,7 +24,8 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
     description:
       "Lists what the caller did, and what concerns the caller, from the logs of all hosts, the newest first. With the scope " +
       "`admin`, lists the events of all users. With `Accept: text/event-stream`, streams the events as they come. With the " +
-      "id of an event as `Last-Event-ID`, the stream begins after that event, and may repeat events of the same millisecond.",
+      "id of an event of a stream as `Last-Event-ID`, the next stream goes on after that event on each host. The `id` in an " +
+      "event's data is allowed, too. It stands for the event's time, so the stream may repeat events.",
     params: null,
     query: s.eventFilter,
     body: null,
@@ -41,8 +43,11 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
       const user = isAdmin ? query.user : identity.user;
       const filter = given({ user, type });
       if (acceptsStream) {
-        const from = lastEventId === undefined ? (since ?? new Date()) : (timeOf(lastEventId) ?? new Date());
-        return { stream: { events: streamed(fleet.events.follow({ ...filter, since: from, signal }), lastEventId) } };
+        const { id, after } = placeOf(lastEventId ?? "");
+        const from = lastEventId === undefined ? (since ?? new Date()) : (timeOf(id) ?? new Date());
+        return {
+          stream: { events: streamed(fleet.events.follow({ ...filter, since: from, after, signal }), id, after) },
+        };
       }
       const events = await fleet.events.list({ ...filter, since: since ?? DAY });
       const { page, next } = pageOf(
@@ -54,11 +59,29 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
   }),
 ];
 
+/** @param last the id of the event that the client has */
 async function* streamed(
   events: AsyncGenerator<FleetEvent, void, undefined>,
-  after: string | undefined,
+  last: string,
+  after: EventPositions,
 ): AsyncGenerator<StreamEvent, void, undefined> {
-  for await (const event of events) if (event.id !== after) yield { id: event.id, event: event.type, data: event };
+  const seqs = new Map(Object.entries(after));
+  for await (const event of events) {
+    seqs.set(event.host ?? "", event.seq);
+    if (event.id !== last) yield { id: idAt(event.id, seqs), event: event.type, data: event };
+  }
+}
+
+/** Names an event, and what a client has of each host after this event: `ID@HOST:SEQ,HOST:SEQ`. */
+function idAt(id: string, seqs: ReadonlyMap<string, number>): string {
+  return `${id}@${[...seqs].map(([host, seq]) => `${host}:${seq}`).join(",")}`;
+}
+
+/** Reads what {@link idAt} wrote. Ignores what it does not understand, because the header may contain any text. */
+function placeOf(text: string): { id: string; after: EventPositions } {
+  const [id = "", positions = ""] = text.split("@");
+  const pairs = positions.matchAll(/([^,:]*):(\d{1,15})(?:,|$)/g);
+  return { id, after: Object.fromEntries([...pairs].map(([, host = "", seq]) => [host, Number(seq)])) };
 }
 
 function timeOf(id: string): Date | null {

@@ -3,11 +3,21 @@ import { parseMoment } from "../../../config/values/moment.js";
 import { isFleetError, option } from "../../../errors.js";
 import type { EventFilter } from "../../../events/query.js";
 import { EVENT_TYPES, type FleetEvent } from "../../../model/events/event.js";
-import { type EventsFilter, followEvents, gatherEvents } from "../../../peers/events/all-events.js";
+import {
+  type EventPositions,
+  type EventsFilter,
+  followEvents,
+  gatherEvents,
+} from "../../../peers/events/all-events.js";
 import { type EventsVerified, verifyEverywhere } from "../../../peers/events/verify.js";
 import { NEVER } from "../../../runtime/clock.js";
 import * as arg from "../../arguments.js";
 import { Group } from "../group.js";
+
+export interface FollowFilter extends EventsFilter {
+  after?: EventPositions | undefined;
+  signal?: AbortSignal | undefined;
+}
 
 /** The log of events of all hosts: who did what, and why. */
 export class EventGroup extends Group {
@@ -20,13 +30,14 @@ export class EventGroup extends Group {
     return await gatherEvents(this.parts.hosts, read(filter));
   }
 
-  /** Yields the events that {@link list} returns, and then each new event of any host, until the signal aborts. */
-  async *follow(
-    filter: EventsFilter & { signal?: AbortSignal | undefined } = {},
-  ): AsyncGenerator<FleetEvent, void, undefined> {
+  /**
+   * Yields the events that {@link list} returns, and then each new event of any host, until the signal aborts or the caller stops
+   * reading. With `after`, yields the events of these hosts that come after those that the caller has.
+   */
+  async *follow(filter: FollowFilter = {}): AsyncGenerator<FleetEvent, void, undefined> {
     const { hosts, warn } = this.parts;
-    const { signal = NEVER, ...rest } = filter;
-    yield* followEvents(hosts, read(rest), { signal, warn });
+    const { signal = NEVER, after, ...rest } = filter;
+    yield* followEvents(hosts, read(rest), { signal, warn, after });
   }
 
   /**
@@ -58,7 +69,7 @@ export class EventGroup extends Group {
     };
     Group.guard(EventGroup.prototype, {
       list: [arg.optional(filter)],
-      follow: [arg.optional({ ...filter, ...arg.SIGNAL })],
+      follow: [arg.optional({ ...filter, after: { check: arg.counts }, ...arg.SIGNAL })],
       verify: [],
       ran: [["name", arg.text], arg.optional({ ...arg.USER, error: { check: (value) => value } })],
     });

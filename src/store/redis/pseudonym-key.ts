@@ -1,5 +1,5 @@
-import { corruptError } from "../link/failures.js";
-import { type Documents, parseObject } from "./documents.js";
+import { corruptError } from "./link/failures.js";
+import { type Documents, parseObject } from "./records/documents.js";
 
 const KEY = /^[0-9a-f]{64}$/;
 
