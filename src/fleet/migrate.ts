@@ -1,3 +1,5 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { ALLOWED_PLAINTEXT, isPlaintext } from "../config/checks.js";
 import { loadConfig } from "../config/load/load.js";
 import { invalidValue, type Origin } from "../config/problem.js";
@@ -12,7 +14,11 @@ import { holderOf } from "../pool/claims/transitions.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { type Contents, copyContents, isEmpty, readContents } from "../store/copy.js";
 import type { Store } from "../store/ports.js";
+import { refuseErased } from "../store/purging.js";
 import { checkState, openState, storeUrl } from "./state.js";
+
+/** The names of everything that a copy writes in the state folder. */
+const RECORDS = ["registry", "registry.json", "sessions", "leases", "tokens", "limits", "limit-groups"];
 
 export interface MigrateOptions {
   env: NodeJS.ProcessEnv;
@@ -58,6 +64,7 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
   }
   const [origin, target] = [openState(config, stateRoot), openState(config, stateRoot, options.to)];
   try {
+    await refusePurging(origin);
     const contents = await readContents(origin);
     await refuseOtherHosts(contents, origin);
     refuseSupervised(contents);
@@ -73,7 +80,7 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
       tokens: contents.tokens.length,
       highestFence: contents.highestFence,
       setting: { store: to },
-      warnings: [...origin.takeWarnings(), ...target.takeWarnings()],
+      warnings: [...(await leftBehind(origin, from)), ...origin.takeWarnings(), ...target.takeWarnings()],
     };
   } finally {
     await Promise.all([origin.close(), target.close()]);
@@ -101,6 +108,17 @@ function assertTarget({ to, origin }: MigrateOptions, config: Config): void {
 function show(url: string): string {
   const target = readRedisUrl(url);
   return target === null ? url : showRedisUrl(target);
+}
+
+/** The new store would not know of the erasure, so that the user's data would come to life again. */
+async function refusePurging({ purges }: Store): Promise<void> {
+  for (const { user } of await purges.list()) await refuseErased({ purges }, user);
+}
+
+/** The part of the state that is not copied. */
+async function leftBehind({ kind, usage }: Store, name: string): Promise<string[]> {
+  if (kind === "file" || (await usage.read({ from: 0, to: Date.now() + 1, by: "day" })).length === 0) return [];
+  return [`The ledger stays in ${quote(name)}: in the other store, usage and the budgets of tokens begin again.`];
 }
 
 function refuseSupervised({ registry }: Contents): void {
@@ -152,9 +170,10 @@ async function refuseHeld({ sessions }: Contents, store: Store): Promise<void> {
 
 function occupied(to: string, stateRoot: string): FleetError {
   const target = readRedisUrl(to);
+  const kept = RECORDS.filter((name) => existsSync(join(stateRoot, name))).join(" ");
   const clear: Suggestion =
     target === null
-      ? `mkdir ${shellQuote(`${stateRoot}/before`)} && cd ${shellQuote(stateRoot)} && mv registry registry.json sessions leases before/`
+      ? `mkdir ${shellQuote(`${stateRoot}/before`)} && cd ${shellQuote(stateRoot)} && mv ${kept} before/`
       : `Use another database, or another fleet in it, such as ${showRedisUrl({ ...target, fleet: "NAME" })}.`;
   return new FleetError("FLEET_STORE_OCCUPIED", `The store ${quote(show(to))} is not empty: nothing was copied.`, {
     suggestions: [clear],

@@ -5,6 +5,7 @@ import type { OnProgress } from "../model/progress.js";
 import type { Registry } from "../model/registry.js";
 import type { SessionRecord } from "../model/session.js";
 import type { TokenRecord } from "../model/token.js";
+import type { UserLimitRecord } from "../model/usage/user-limits.js";
 import type { UnreadableError } from "./failures.js";
 import type { Store } from "./ports.js";
 
@@ -12,12 +13,14 @@ const AT_ONCE = 50;
 
 /**
  * Everything that is copied from one store to another. Leases are not copied, because nobody may hold a lease during the
- * copy. Placements are not copied, because the fleet places users again.
+ * copy. Placements are not copied, because the fleet places users again. Neither is the ledger: a host sends its own lines to
+ * a new store in Redis.
  */
 export interface Contents {
   registry: Registry;
   sessions: SessionRecord[];
   tokens: TokenRecord[];
+  limits: UserLimitRecord[];
   highestFence: number;
 }
 
@@ -29,7 +32,8 @@ export async function readContents(store: Store): Promise<Contents> {
   const sessions = (await store.sessions.list((id, error) => void unreadable.push({ id, error }))).sort(byId);
   refuseUnreadable(unreadable);
   const tokens = (await store.tokens.list()).sort(byId);
-  return { registry, sessions, tokens, highestFence: await store.leases.highestFence() };
+  const limits = (await store.limits.list()).sort((a, b) => compareText(a.user, b.user));
+  return { registry, sessions, tokens, limits, highestFence: await store.leases.highestFence() };
 }
 
 interface Unreadable {
@@ -49,8 +53,8 @@ function refuseUnreadable(unreadable: readonly Unreadable[]): void {
   }));
 }
 
-export function isEmpty({ registry, sessions, tokens }: Contents): boolean {
-  return Object.keys(registry.servers).length === 0 && sessions.length === 0 && tokens.length === 0;
+export function isEmpty({ registry, sessions, tokens, limits }: Contents): boolean {
+  return Object.keys(registry.servers).length + sessions.length + tokens.length + limits.length === 0;
 }
 
 /**
@@ -66,6 +70,7 @@ export async function copyContents(
   const total = contents.sessions.length + contents.tokens.length;
   const ids: string[] = [];
   const tokens: string[] = [];
+  const limits: UserLimitRecord[] = [];
   try {
     // Raise the fences first, so that no new lease on a copied session gets a lower fence than an earlier one.
     await to.leases.raiseFences(contents.highestFence);
@@ -84,6 +89,12 @@ export async function copyContents(
       if (typeof at === "string") await to.tokens.used(token.id, at);
       onProgress?.({ done: ids.length + tokens.length, total, turns: [] });
     }
+    for (const record of contents.limits) {
+      signal.throwIfAborted();
+      limits.push(record);
+      await to.limits.set(record.user, () => record.limits);
+      await to.limits.noteGroups(record.user, record.groups);
+    }
     signal.throwIfAborted();
     await to.registry.update((draft) => {
       const { servers, ...rest } = contents.registry;
@@ -93,7 +104,7 @@ export async function copyContents(
     await verify(contents, from, to);
     signal.throwIfAborted();
   } catch (error) {
-    await takeBack(contents, { ids, tokens }, to).catch((again: unknown) => {
+    await takeBack(contents, { ids, tokens, limits }, to).catch((again: unknown) => {
       const why = [error, again].map((each) => (each instanceof Error ? each.message : String(each)));
       throw new FleetError("FLEET_STORE_OCCUPIED", `The copy could not be removed: ${why.join(" / ")}`, {
         suggestions: ["Clear the target, and run the command again."],
@@ -131,8 +142,8 @@ function adapted({ host: _, term: __, ...record }: SessionRecord, { hosts }: Sto
   return hosts === null ? record : { ...record, host: hosts.own };
 }
 
-function records({ registry, sessions, tokens }: Contents): unknown {
-  return { registry, sessions, tokens };
+function records({ highestFence: _, ...rest }: Contents): unknown {
+  return rest;
 }
 
 /**
@@ -141,13 +152,16 @@ function records({ registry, sessions, tokens }: Contents): unknown {
  */
 async function takeBack(
   { registry, sessions, tokens }: Contents,
-  written: { ids: readonly string[]; tokens: readonly string[] },
+  written: { ids: readonly string[]; tokens: readonly string[]; limits: readonly UserLimitRecord[] },
   to: Store,
 ): Promise<void> {
   const ours = new Map(sessions.map((record) => [record.id, adapted(record, to)]));
   for (const token of tokens) {
     if (written.tokens.includes(token.id) && isDeepStrictEqual(await to.tokens.read(token.id), token))
       await to.tokens.delete(token.id);
+  }
+  for (const record of written.limits) {
+    if (isDeepStrictEqual(await to.limits.read(record.user), record)) await to.limits.forget(record.user);
   }
   await to.sessions.deleteMany(written.ids, (record) => isDeepStrictEqual(record, ours.get(record.id)));
   await to.registry.update((draft) => {

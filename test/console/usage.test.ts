@@ -7,6 +7,8 @@ import { TestApi } from "../api/harness.js";
 import { barriers, noChromium, overflow, signIn, TestBrowser } from "./harness.js";
 
 const DAY_MS = 86_400_000;
+/** When the usage was recorded. The day may end during the tests. */
+const STARTED = Date.now();
 const CHINESE = "李雷";
 const ARABIC = "ليلى";
 
@@ -22,7 +24,7 @@ describe.skipIf(noChromium !== null)("the pages about usage and events", () => {
     admin = await at.token("root", ["admin"]);
     store = openStore("file", at.fleet.stateRoot);
     use("alice", "gpt-4.1", 1_200, 300);
-    use("alice", "gpt-4.1", 4_000, 700, Date.now() - 3 * DAY_MS);
+    use("alice", "gpt-4.1", 4_000, 700, STARTED - 3 * DAY_MS);
     use(CHINESE, null, null, null);
     use(ARABIC, "gpt-4.1", 10, 5);
     await store.usage.settled();
@@ -40,13 +42,7 @@ describe.skipIf(noChromium !== null)("the pages about usage and events", () => {
 
   let uses = 0;
   /** Records a turn with one model request, as the ledger would. */
-  function use(
-    user: string,
-    model: string | null,
-    input: number | null,
-    output: number | null,
-    time = Date.now(),
-  ): void {
+  function use(user: string, model: string | null, input: number | null, output: number | null, time = STARTED): void {
     uses += 1;
     const common = { at: new Date(time).toISOString(), user, sessionId: `s-${user}`, model, host: null, tokenId: null };
     const none = { inputTokens: null, outputTokens: null, cacheReadTokens: null, credits: null, ms: null };
@@ -102,7 +98,7 @@ describe.skipIf(noChromium !== null)("the pages about usage and events", () => {
       ["session", "s-alice"],
       ["model", "model not reported"],
       ["token", "no token"],
-      ["day", new Date().toISOString().slice(0, 10)],
+      ["day", new Date(STARTED).toISOString().slice(0, 10)],
     ] as const) {
       await choice(page, "By").selectOption(by);
       await cellsOf(page, row);

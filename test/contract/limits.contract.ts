@@ -16,6 +16,11 @@ export function describeLimits(opened: () => { store: Store; reopen: () => Promi
     expect(await other.limits.read("alice")).toEqual(all);
     expect(await store.limits.read("alice")).toEqual(all);
     expect(await store.limits.read("Alice")).toBeNull();
+    await store.limits.noteGroups("bob", ["interns"]);
+    expect((await other.limits.list()).sort((a, b) => a.user.localeCompare(b.user))).toEqual([
+      all,
+      { user: "bob", limits: {}, groups: ["interns"] },
+    ]);
     await other.close();
   });
 

@@ -3,6 +3,8 @@ import type { LedgerLine, UsageBy, UsagePart } from "../../src/model/usage/usage
 import type { Store } from "../../src/store/ports.js";
 
 const HOUR_MS = 3_600_000;
+/** Tokens are counted from the beginning of a day, which may end during a test. */
+const STARTED = Date.now();
 
 /** The two lines of a request of 10 input and 5 output tokens. */
 export function requestLines(id: string, changes: Partial<LedgerLine> = {}): [LedgerLine, LedgerLine] {
@@ -42,7 +44,7 @@ export function describeUsage(current: () => { store: Store; reopen: () => Promi
 
   it("has no usage before the first line", async () => {
     expect(await read()).toEqual([]);
-    expect(await store.usage.tokensSince("ann", Date.now())).toBe(0);
+    expect(await store.usage.tokensSince("ann", STARTED)).toBe(0);
     await store.usage.upkeep(HOUR_MS);
     await store.usage.settled();
   });
@@ -57,8 +59,8 @@ export function describeUsage(current: () => { store: Store; reopen: () => Promi
       { ...ann, requests: 2, inputTokens: 20, outputTokens: 10 },
       { ...ann, key: "bob", user: "bob", requests: 1, inputTokens: null, outputTokens: null },
     ]);
-    expect(await store.usage.tokensSince("ann", Date.now())).toBe(30);
-    expect(await other.usage.tokensSince("bob", Date.now())).toBe(0);
+    expect(await store.usage.tokensSince("ann", STARTED)).toBe(30);
+    expect(await other.usage.tokensSince("bob", STARTED)).toBe(0);
     await other.close();
   });
 
@@ -122,8 +124,8 @@ export function describeUsage(current: () => { store: Store; reopen: () => Promi
     ]);
     const sessions = (await read("session")).map(({ key }) => key);
     expect([...new Set(sessions)].sort()).toEqual(["s2", "~2"]);
-    expect(await store.usage.tokensSince("ann", Date.now())).toBe(0);
-    expect(await store.usage.tokensSince("~1", Date.now())).toBe(15);
+    expect(await store.usage.tokensSince("ann", STARTED)).toBe(0);
+    expect(await store.usage.tokensSince("~1", STARTED)).toBe(15);
   });
 
   it("counts each line once when several instances write and count at the same time", async () => {

@@ -57,6 +57,10 @@ describe("a purge", () => {
     await at.ok(["lock", team, "--user", user, "--ttl", "300s"]);
     expect(found(fleet.stateRoot, words).length).toBeGreaterThan(10);
 
+    const used = async () => (await fleet.usage.report({ since: "1h" })).total;
+    const before = await used();
+    expect(before.turns).toBeGreaterThan(0);
+
     const expected = { user, sessions: 2, servers: 1, tokens: 1, remains: [] };
     const foreseen = await at.json<PurgeReceipt>(["user", "purge", user, "--dry-run"]);
     expect(foreseen).toMatchObject({ ...expected, dryRun: true });
@@ -66,15 +70,15 @@ describe("a purge", () => {
     expect(receipt).toMatchObject({ ...expected, dryRun: false });
     expect(receipt.bytes).toBeGreaterThan(0);
     expect(found(fleet.stateRoot, words)).toEqual([]);
+    // The ledger keeps the user's turns, under a pseudonym.
+    expect(await used()).toEqual(before);
+    expect(found(join(fleet.stateRoot, "usage"), ['"user":"~']).length).toBeGreaterThan(0);
     expect(await fleet.events.verify()).toMatchObject({ ok: true, brokenAt: null });
     const { users } = await at.json<{ users: UserEntry[] }>(["user", "list"]);
     expect(users.map((each) => each.user)).not.toContain(user);
 
     expect(await fleet.sessions.get(team, { user: "ann" })).toMatchObject({ members: ["ben"], lease: null });
     expect((await fleet.sessions.use(team, "and", { user: "ann" })).text).toBe("[turn 2] and");
-    // The ledger keeps the user's turns, under a pseudonym.
-    const usage = found(join(fleet.stateRoot, "usage"), ['"user":"~']);
-    expect(usage.length).toBeGreaterThan(0);
     // A user with this name may begin again.
     await talk(user, "hello");
     expect(await fleet.sessions.list({ user })).toHaveLength(1);

@@ -8,7 +8,9 @@ import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import { readContents } from "../../src/store/copy.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
+import type { UsageReport } from "../../src/usage/ledger/report.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
+import type { RunOptions } from "../fixtures/commands/command.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
@@ -53,7 +55,12 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     const token = (await fleet.ok(["lock", "notes", "--user", "alice"])).trim();
     const { lease } = await fleet.json<{ lease: Lease }>(["lock", "notes", "--show"]);
     await fleet.ok(["unlock", "notes", "--token", token]);
+    await fleet.ok(["limit", "set", "--user", "alice", "--sessions", "7"]);
+    const usage = async (at?: RunOptions) => await fleet.json<UsageReport>(["usage", "--by", "session"], at);
+    const used = await usage();
+    expect(used.usage).toMatchObject([{ key: "notes", turns: 1 }]);
     const before = await contents("file");
+    expect(before.limits).toEqual([{ user: "alice", limits: { sessions: 7 }, groups: [] }]);
     expect(before.highestFence).toBeGreaterThanOrEqual(lease.fence);
 
     const moved = await fleet.json<MigrateResult>(["store", "migrate", "--to", url]);
@@ -75,6 +82,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     });
 
     const env = { COPILOTFLEET_STORE: url };
+    expect((await usage({ env })).usage).toEqual(used.usage);
     const { servers } = await fleet.json<{ servers: ServerView[] }>(["ps"], { env });
     expect(servers).toMatchObject([{ id: server.id, pid: server.pid, state: "ready" }]);
     expect(await fleet.ok(["send", "notes", "two", "--user", "alice"], { env })).toBe("[turn 2] two\n");
@@ -92,7 +100,10 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     await promisify(execFile)("sh", ["-ec", occupied.suggestions[0] ?? "false"]);
 
     const there = await contents(url);
-    const text = await fleet.ok(["store", "migrate", "--to-env", "TARGET"], { env: { ...env, TARGET: "file" } });
+    const back = ["store", "migrate", "--to-env", "TARGET"];
+    const { stdout: text, stderr } = await fleet.run(back, { env: { ...env, TARGET: "file" } });
+    expect(stderr).toMatch(/^Warning: The ledger stays in "redis:.*budgets of tokens begin again\.\n$/);
+    expect((await contents("file")).limits).toEqual(before.limits);
     expect(text).toMatch(/^Copied 1 server and 1 session from redis:.* to file\.\n/);
     expect(text).toContain('Set "store": "file"');
     expect(await contents(url)).toEqual(there);
@@ -100,6 +111,17 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     const last = await fleet.json<{ lease: Lease & { token: string } }>(["lock", "notes", "--user", "alice"]);
     expect(last.lease.fence).toBeGreaterThan(held.lease.fence);
     await fleet.ok(["unlock", "notes", "--token", last.lease.token]);
+  });
+
+  it("store migrate refuses while the data of a user is being erased, and copies nothing", async () => {
+    const url = redis.url();
+    const purge = { user: "alice", begunAt: new Date().toISOString(), pending: [null] };
+    await using_("file", async (store) => await store.purges.begin(purge));
+    expect(await fleet.refusal(5, ["store", "migrate", "--to", url])).toMatchObject({
+      code: "FLEET_PURGE_UNDER_WAY",
+      message: 'The data of user "alice" is being erased.',
+    });
+    expect(await contents(url)).toMatchObject({ registry: { servers: {} }, sessions: [] });
   });
 
   it("store migrate refuses a target that is not empty, and does not change it", async () => {

@@ -17,6 +17,8 @@ async function filled(): Promise<Store> {
     draft.servers.s1 = serverRecord("s1");
     draft.placed = 7;
   });
+  await store.limits.set("ann", () => ({ sessions: 3, tokensPerDay: null }));
+  await store.limits.noteGroups("bob", ["interns"]);
   const ids = Array.from({ length: SESSIONS }, (_, index) => `a${index}`);
   await Promise.all(ids.map((id) => store.sessions.create(sessionRecord(id))));
   return store;
@@ -30,6 +32,10 @@ it("copyContents copies everything from one store to another, reports how far it
   await copyContents(contents, from, to, { signal: NEVER, onProgress: (progress) => void seen.push(progress) });
   expect(seen).toEqual([50, 60].map((done) => ({ done, total: SESSIONS, turns: [] })));
   expect(await readContents(to)).toEqual(contents);
+  expect(contents.limits).toEqual([
+    { user: "ann", limits: { sessions: 3, tokensPerDay: null }, groups: [] },
+    { user: "bob", limits: {}, groups: ["interns"] },
+  ]);
   expect(await readContents(from)).toEqual(contents);
 });
 
@@ -100,7 +106,8 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
   const stop = new AbortController();
   const [from, to] = meddle(source, target, stop);
   await expect(copyContents(contents, from, to, stop)).rejects.toThrow(message);
-  const { registry, sessions } = await readContents(target);
+  const { registry, sessions, limits } = await readContents(target);
+  expect(limits).toEqual([]);
   expect(registry).toEqual({ servers: {} });
   expect(sessions.map(({ id }) => id).filter((id) => id !== "others")).toEqual([]);
 });

@@ -1,3 +1,5 @@
+import { existsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
@@ -68,10 +70,14 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     });
     const late = other.usage.settled();
     await held;
+    // A fleet that came from the file store also has sums, with the names of users.
+    const sums = join(root, "usage", "00000001.sums");
+    writeFileSync(sums, "canary");
     // Seals the segment, counts it and drops it.
     await one.usage.rename(new Map());
     release?.();
     await late;
     expect(await requests(one)).toEqual([1]);
+    expect(existsSync(sums)).toBe(false);
   });
 });

@@ -19,6 +19,8 @@ import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
+/** Tokens are counted from the beginning of a day, which may end during a test. */
+const STARTED = Date.now();
 const KINDS = ["user", "session", "model", "token", "day"] as const;
 /** So many requests need more than 1 MB. */
 const MANY = 3_000;
@@ -85,7 +87,7 @@ describe("the ledger on the disk of one host", () => {
     expect(await requests()).toBe(1);
     usage.append(requestLines("2"));
     expect(await requests()).toBe(2);
-    expect(await usage.tokensSince("ann", Date.now())).toBe(30);
+    expect(await usage.tokensSince("ann", STARTED)).toBe(30);
   });
 
   it("deletes segments whose lines are all older than the retention, and no newer ones", async () => {
@@ -113,12 +115,12 @@ describe("the ledger on the disk of one host", () => {
   it("gives a process that wrote before the segment was replaced the right counts, and its lines a new segment", async () => {
     const other = openFileStore(root).usage;
     usage.append(requestLines("1"));
-    expect(await usage.tokensSince("ann", Date.now())).toBe(15);
+    expect(await usage.tokensSince("ann", STARTED)).toBe(15);
     await other.rename(new Map([["ann", "~a-much-longer-name"]]));
     usage.append(requestLines("2", { user: "bob" }));
     expect(await requests()).toBe(2);
-    expect(await usage.tokensSince("bob", Date.now())).toBe(15);
-    expect(await other.tokensSince("~a-much-longer-name", Date.now())).toBe(15);
+    expect(await usage.tokensSince("bob", STARTED)).toBe(15);
+    expect(await other.tokensSince("~a-much-longer-name", STARTED)).toBe(15);
   });
 
   const appendMany = () => {
@@ -150,7 +152,7 @@ describe("the ledger on the disk of one host", () => {
     appendMany();
     expect(await requests()).toBe(2 * MANY);
     expect(readFileSync(sumsPath())).not.toEqual(first);
-    expect(await openFileStore(root).usage.tokensSince("ann", Date.now())).toBe(2 * MANY * 15);
+    expect(await openFileStore(root).usage.tokensSince("ann", STARTED)).toBe(2 * MANY * 15);
   });
 
   it("reads the lines where sums are damaged, belong to a replaced segment, or go further than the segment", async () => {

@@ -6,6 +6,9 @@ export interface LimitStore {
   /** Null if the user has neither limits nor groups. Another host may see a change up to a second late. */
   read(user: string): Promise<UserLimitRecord | null>;
 
+  /** The records of all users. Costs a read for each. */
+  list(): Promise<UserLimitRecord[]>;
+
   /** Changes the user's own limits. `change` must be free of side effects, because it may run again. */
   set(user: string, change: (limits: Partial<UserLimits>) => Partial<UserLimits>): Promise<void>;
 

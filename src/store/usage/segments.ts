@@ -1,4 +1,4 @@
-import { closeSync, existsSync, fstatSync, fsync, openSync, readdirSync, statSync, writeSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, fsync, openSync, readdirSync, rmSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { systemCode } from "../../errors.js";
@@ -42,6 +42,15 @@ export class Segments {
 
   pathOf(number: number): string {
     return join(this.folder, `${String(number).padStart(8, "0")}.jsonl`);
+  }
+
+  sumsPathOf(number: number): string {
+    return this.pathOf(number).replace(/jsonl$/, "sums");
+  }
+
+  /** Deletes a segment and its sums. */
+  remove(number: number): void {
+    for (const path of [this.pathOf(number), this.sumsPathOf(number)]) rmSync(path, { force: true });
   }
 
   /**

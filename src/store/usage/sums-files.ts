@@ -42,7 +42,7 @@ export class SumsFiles {
   /** @returns null if there are no sums of this segment, or if they cannot be read */
   head(number: number, segment: SegmentFile): Head | null {
     try {
-      return headIn(readStart(this.#pathOf(number)), segment);
+      return headIn(readStart(this.#segments.sumsPathOf(number)), segment);
     } catch {
       return null;
     }
@@ -51,7 +51,7 @@ export class SumsFiles {
   /** @returns null if there are no sums of this segment, or if they cannot be read */
   read(number: number, segment: SegmentFile): Sums | null {
     try {
-      const file = readFileSync(this.#pathOf(number));
+      const file = readFileSync(this.#segments.sumsPathOf(number));
       const head = headIn(file, segment);
       if (head === null) return null;
       const tables = file.indexOf(0x0a) + 1;
@@ -95,7 +95,7 @@ export class SumsFiles {
     const head: Head = { ino: segment.ino, bytes, first, last, tables: tables.length, rows: sums.rows.length / ROW };
     const temp = join(this.#segments.folder, scratchName("tmp"));
     closeQuietly(await writeNewFile(temp, Buffer.concat([headLine(head), tables, Buffer.from(sums.rows.buffer)])));
-    renameSync(temp, this.#pathOf(number));
+    renameSync(temp, this.#segments.sumsPathOf(number));
     // The sums contain names that a purge may have replaced during the write.
     if (this.#isReplaced(number, segment.ino)) this.remove(number);
   }
@@ -105,11 +105,7 @@ export class SumsFiles {
   }
 
   remove(number: number): void {
-    rmSync(this.#pathOf(number), { force: true });
-  }
-
-  #pathOf(number: number): string {
-    return this.#segments.pathOf(number).replace(/jsonl$/, "sums");
+    rmSync(this.#segments.sumsPathOf(number), { force: true });
   }
 }
 

@@ -155,8 +155,7 @@ export class UsageFolder implements UsageStore {
       const last = await this.segments.using(number, async (segment) => this.#sums.head(number, segment)?.last);
       // Lines are in order except for some, so the segments after this one are not older.
       if (last === undefined || last >= from) break;
-      rmSync(this.segments.pathOf(number), { force: true });
-      this.#sums.remove(number);
+      this.segments.remove(number);
     }
   }
 

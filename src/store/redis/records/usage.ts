@@ -254,7 +254,8 @@ export class UsageSums implements UsageStore {
   async #dropSent(): Promise<void> {
     for (const number of this.#segments.numbers().slice(0, -1)) {
       if (this.#counted.get(number) !== this.#segments.stateOf(number).size) return;
-      rmSync(this.#segments.pathOf(number), { force: true });
+      // A fleet that came from the file store also has sums.
+      this.#segments.remove(number);
       await this.#connection.run(scripts.DROP_USAGE_READ, [this.#keys.usageRead], [this.#nameOf(number)]);
     }
   }

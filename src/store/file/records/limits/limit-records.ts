@@ -58,6 +58,12 @@ export class LimitRecords implements LimitStore {
     return Object.keys(limits).length + groups.length === 0 ? null : { user, limits, groups };
   }
 
+  async list(): Promise<UserLimitRecord[]> {
+    const users = [...(await this.limits.list()), ...this.#groups.list()].map(({ user }) => user);
+    const records = await Promise.all([...new Set(users)].map(async (user) => await this.read(user)));
+    return records.filter((record) => record !== null);
+  }
+
   async set(user: string, change: (limits: Partial<UserLimits>) => Partial<UserLimits>): Promise<void> {
     const name = userDigest(user);
     const update = (draft: OwnLimits) => {

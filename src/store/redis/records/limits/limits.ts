@@ -43,6 +43,10 @@ export class LimitDocuments implements LimitStore {
     }
   }
 
+  async list(): Promise<UserLimitRecord[]> {
+    return [...(await this.#records.list())].map(([user, record]) => ({ user, ...record }));
+  }
+
   async set(user: string, change: (limits: Partial<UserLimits>) => Partial<UserLimits>): Promise<void> {
     await this.#change(user, ({ limits, groups }) => ({ limits: change(limits), groups }));
   }
