@@ -180,7 +180,8 @@ async function pruneDeclarations() {
 }
 
 await rm(`${root}/dist`, { recursive: true, force: true });
-const declarations = run("npx", ["--no-install", "tsc", "-p", "tsconfig.build.json"], { cwd: root });
+// `npm run check` checks the types, which takes longer than everything else here.
+const declarations = run("npx", ["--no-install", "tsc", "-p", "tsconfig.build.json", "--noCheck"], { cwd: root });
 await buildLibrary();
 await buildProxy();
 await buildConsole();
