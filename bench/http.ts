@@ -22,11 +22,6 @@ const isWanted = (name: string) => part === "all" || part === name;
 
 printMachine();
 if (isWanted("turns")) await withModel(LIMIT_MS, measureTurns);
-if (isWanted("streaming")) {
-  await withModel(
-    LIMIT_MS,
-    async (env, folder, model) => await measureStreaming(env, folder, model, { clients, words, rounds }),
-  );
-}
+if (isWanted("streaming")) await measureStreaming(LIMIT_MS, { clients, words, rounds });
 if (isWanted("events")) await withModel(LIMIT_MS, measureEvents);
 if (isWanted("idle")) await withModel(LIMIT_MS, measureIdleStreams);

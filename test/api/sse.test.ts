@@ -1,12 +1,13 @@
 import { once } from "node:events";
 import { createServer, get, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { expect, it, onTestFinished } from "vitest";
+import { expect, it, onTestFinished, vi } from "vitest";
+import { streamTurn, type TurnListeners } from "../../src/api/routes/turn-stream.js";
 import { Heartbeats } from "../../src/api/streams/heartbeats.js";
 import { type EventStream, type StreamEvent, writeStream } from "../../src/api/streams/sse.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 
-type Events = AsyncGenerator<StreamEvent, void, undefined>;
+type Events = EventStream["events"];
 
 /** A client that reads a stream of these events. */
 async function reading(events: Events, clock = new TestClock(), between?: EventStream["between"]) {
@@ -45,9 +46,11 @@ it("an event has its id, its name and its data in one line each", async () => {
   const client = read(
     await reading(
       (async function* () {
-        yield { id: "7", event: "user.message", data: { content: "a\nb\r\nid: 8" } };
-        yield { event: "assistant.message_delta", data: null };
-        yield { event: "written.before", data: {}, json: '{"a":1}' };
+        yield [{ id: "7", event: "user.message", data: { content: "a\nb\r\nid: 8" } }];
+        yield [
+          { event: "assistant.message_delta", data: null },
+          { event: "written.before", data: {}, json: '{"a":1}' },
+        ];
       })(),
     ),
   );
@@ -71,7 +74,7 @@ it("a comment comes within 15 s of silence, and no event is lost by it", async (
   const client = read(
     await reading(
       (async function* () {
-        yield await event;
+        yield [await event];
       })(),
       clock,
     ),
@@ -93,7 +96,7 @@ it("a client that does not read makes the stream take only a few events, and get
     (async function* () {
       for (;;) {
         taken++;
-        yield { event: "large", data: "x".repeat(10_000) };
+        yield [{ event: "large", data: "x".repeat(10_000) }];
         await new Promise(setImmediate);
       }
     })(),
@@ -121,7 +124,7 @@ it("the events of one turn of the event loop are written together", async () => 
     await reading(
       (async function* () {
         await begun;
-        for (let count = 0; count < 50; count++) yield { event: "small", data: count };
+        for (let count = 0; count < 50; count++) yield [{ event: "small", data: count }];
       })(),
     ),
   );
@@ -152,7 +155,7 @@ it("an event between the others is sent at once, and the stream listens until it
   const aside = source();
   const events = (async function* () {
     await open;
-    yield { id: "1", event: "recorded", data: 1 };
+    yield [{ id: "1", event: "recorded", data: 1 }];
   })();
   const client = read(await reading(events, new TestClock(), aside.between));
   aside.send?.({ event: "request.opened", data: 2 });
@@ -168,7 +171,7 @@ it("a client that does not read is cut off before the events between the others 
   let end = (): void => undefined;
   const gone = new Promise<void>((resolve) => (end = resolve));
   const events = (async function* (): Events {
-    yield { event: "first", data: 0 };
+    yield [{ event: "first", data: 0 }];
     await gone;
   })();
   const client = await reading(events, new TestClock(), aside.between);
@@ -187,7 +190,7 @@ it("an id or a name with line breaks adds no field and no event", async () => {
   const client = read(
     await reading(
       (async function* () {
-        yield { id: "7\nevent: turn.end", event: "user.message\r\ndata: {}\n\nevent: problem", data: 1 };
+        yield [{ id: "7\nevent: turn.end", event: "user.message\r\ndata: {}\n\nevent: problem", data: 1 }];
       })(),
     ),
   );
@@ -195,4 +198,37 @@ it("an id or a name with line breaks adds no field and no event", async () => {
   expect(client.text).toBe(
     "retry: 1000\n\nid: 7 event: turn.end\nevent: user.message  data: {}  event: problem\ndata: 1\n\n",
   );
+});
+
+it("the first delta of a turn is sent at once, those of the next 50 ms come together, and the end does not wait", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  onTestFinished(() => void vi.useRealTimers());
+  const event = (type: string) => ({ type, id: type, ephemeral: true, data: {} }) as never;
+  const [delta, reply] = [event("assistant.message_delta"), { turn: "1", text: "", usage: null } as never];
+  let listeners: TurnListeners | undefined;
+  let end = (_: never): void => undefined;
+  const begun = streamTurn((given) => {
+    listeners = given;
+    return new Promise((resolve) => (end = resolve));
+  });
+  const push = async (pushed: never) => {
+    listeners?.onEvent(pushed);
+    await new Promise(setImmediate);
+  };
+  await push(event("user.message"));
+  const { events } = (await begun).stream;
+  const names = async () => (await events.next()).value?.map(({ event: name }) => name);
+  expect(await names()).toEqual(["user.message"]);
+  await push(delta);
+  expect(await names()).toEqual(["assistant.message_delta"]);
+  const second = names();
+  await push(delta);
+  await push(delta);
+  vi.advanceTimersByTime(50);
+  expect(await second).toEqual(["assistant.message_delta", "assistant.message_delta"]);
+  const last = names();
+  await push(delta);
+  end(reply);
+  expect(await last).toEqual(["assistant.message_delta", "turn.end"]);
+  expect(await names()).toBeUndefined();
 });

@@ -51,6 +51,13 @@ function eventOf(event: SessionEvent): StreamEvent {
   return { id: isRecorded ? event.id : undefined, event: event.type, data: event };
 }
 
+/**
+ * How long the deltas of a turn wait for the next ones after a batch, in milliseconds. A text that grows twenty times a second
+ * still looks fluent. The first delta does not wait, and neither does the end.
+ */
+const GATHER_MS = 50;
+const DELTA = "assistant.message_delta";
+
 /** Keeps the events that the client has not read. */
 class WaitingEvents {
   #events: StreamEvent[] = [];
@@ -58,6 +65,7 @@ class WaitingEvents {
   #isOver = false;
   #failure: unknown;
   #wake = (): void => undefined;
+  #stopGathering = (): void => undefined;
 
   push(event: StreamEvent): void {
     if (this.#isOver) return;
@@ -74,7 +82,20 @@ class WaitingEvents {
   end(failure?: unknown): void {
     if (!this.#isOver) this.#failure = failure;
     this.#isOver = true;
+    this.#stopGathering();
     this.#wake();
+  }
+
+  /** Resolves after a moment, in which events come together, or at the end of the turn. */
+  async #gathered(): Promise<void> {
+    if (this.#isOver) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, GATHER_MS);
+      this.#stopGathering = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
   }
 
   /** Resolves when there is an event. @throws the failure if it comes before */
@@ -83,7 +104,7 @@ class WaitingEvents {
     if (this.#events.length === 0 && this.#failure !== undefined) throw this.#failure;
   }
 
-  async *read(): AsyncGenerator<StreamEvent, void, undefined> {
+  async *read(): AsyncGenerator<readonly StreamEvent[], void, undefined> {
     try {
       for (;;) {
         await this.ready();
@@ -91,7 +112,8 @@ class WaitingEvents {
         if (events.length === 0) return;
         this.#events = [];
         this.#bytes = 0;
-        yield* events;
+        yield events;
+        if (events.some(({ event }) => event === DELTA)) await this.#gathered();
       }
     } finally {
       this.end();

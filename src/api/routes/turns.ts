@@ -138,9 +138,9 @@ const OWN_EVENTS = /^(?:request\.|turn\.end$|problem$)/;
 async function* recorded(
   events: AsyncIterable<SessionEvent>,
   signal: AbortSignal,
-): AsyncGenerator<StreamEvent, void, undefined> {
+): AsyncGenerator<StreamEvent[], void, undefined> {
   for await (const each of events) {
-    if (!OWN_EVENTS.test(each.type)) yield { id: each.id, event: each.type, data: each };
+    if (!OWN_EVENTS.test(each.type)) yield [{ id: each.id, event: each.type, data: each }];
   }
   // The client learns why its stream ends.
   signal.throwIfAborted();

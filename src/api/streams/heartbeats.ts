@@ -30,9 +30,9 @@ export class Heartbeats {
     this.#cancel ??= this.#lookLater();
   }
 
-  /** An event was written to the stream. */
-  written(response: ServerResponse): void {
-    this.events++;
+  /** Events were written to the stream. */
+  written(response: ServerResponse, events: number): void {
+    this.events += events;
     this.#touch(response);
   }
 

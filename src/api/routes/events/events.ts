@@ -64,11 +64,11 @@ async function* streamed(
   events: AsyncGenerator<FleetEvent, void, undefined>,
   last: string,
   after: EventPositions,
-): AsyncGenerator<StreamEvent, void, undefined> {
+): AsyncGenerator<StreamEvent[], void, undefined> {
   const seqs = new Map(Object.entries(after));
   for await (const event of events) {
     seqs.set(event.host ?? "", event.seq);
-    if (event.id !== last) yield { id: idAt(event.id, seqs), event: event.type, data: event };
+    if (event.id !== last) yield [{ id: idAt(event.id, seqs), event: event.type, data: event }];
   }
 }
 
