@@ -83,8 +83,10 @@ export interface ApiFleet {
     list(filter: { user?: string | undefined }): Promise<TokenView[]>;
     issue(user: string, options: { ttl?: string; scopes?: readonly Scope[]; sessionId?: string }): Promise<IssuedToken>;
     revoke(which: { ids: readonly string[] }): Promise<{ revoked: string[] }>;
-    /** Gives a token for a one-time code. Null if the code is not valid. */
-    redeem(code: string): Promise<IssuedToken | null>;
+    /** The user of a one-time code, which stays good. Null if the code is not valid. */
+    ownerOf(code: string): Promise<string | null>;
+    /** Gives a token for a one-time code. Null if the code is not valid, or not this user's. */
+    redeem(code: string, user: string): Promise<IssuedToken | null>;
   };
   readonly users: {
     list(): Promise<UserEntry[]>;

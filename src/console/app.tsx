@@ -2,9 +2,9 @@ import { useCallback, useEffect, useState } from "preact/hooks";
 import { acceptedAt } from "./api/client.js";
 import { onSignedOut } from "./api/key.js";
 import { type Problem, problemFrom } from "./api/problem.js";
-import { signedIn, signIn, takeCode, whoAmI } from "./api/sign-in.js";
+import { ownerOf, signedIn, takeCode, whoAmI } from "./api/sign-in.js";
 import type { Caller } from "./api/types.js";
-import { SignIn } from "./pages/sign-in.js";
+import { ConfirmCode, SignIn } from "./pages/sign-in.js";
 import { Loading } from "./parts/notice.js";
 import { Shell } from "./shell.js";
 
@@ -14,13 +14,15 @@ const CHECK_MS = 3_000;
 type State =
   | { is: "starting" }
   | { is: "signed out"; problem?: Problem | undefined; wasSignedIn: boolean }
+  | { is: "asking"; code: string; user: string }
   | { is: "signed in"; caller: Caller };
 
-/** Signs in with the code in the address, or with the cookie of an earlier sign-in. */
+/** Asks about the code in the address, or signs in with the cookie of an earlier sign-in. */
 async function start(): Promise<State> {
   const code = takeCode();
   try {
-    const caller = code === null ? await signedIn() : await signIn({ code });
+    if (code !== null) return { is: "asking", code, user: await ownerOf(code) };
+    const caller = await signedIn();
     return caller === null ? { is: "signed out", wasSignedIn: false } : { is: "signed in", caller };
   } catch (error) {
     const problem = problemFrom(error);
@@ -57,6 +59,9 @@ export function App() {
   }, [isSignedIn]);
   const enter = useCallback((caller: Caller) => setState({ is: "signed in", caller }), []);
   if (state.is === "starting") return <Loading />;
+  if (state.is === "asking") {
+    return <ConfirmCode code={state.code} user={state.user} close={() => void start().then(setState)} />;
+  }
   if (state.is === "signed out") return <SignIn problem={state.problem} isOver={state.wasSignedIn} enter={enter} />;
   return <Shell caller={state.caller} />;
 }

@@ -15,12 +15,18 @@ export async function issueCode(store: Store, user: string, kind: Kind): Promise
   return await issueToken(store, user, CODE_MS, { ...kind, role: "code", passing: true });
 }
 
-/** Gives a token with the user, the scopes and the session of the code. Null if the code is not valid. */
-export async function redeemCode(store: Store, code: unknown): Promise<IssuedToken | null> {
+/** Returns the record of a code, which stays good. Null if the code is not valid. */
+export async function readCode(store: Store, code: unknown): Promise<TokenRecord | null> {
   const id = tokenIdIn(code);
   const record = id === undefined ? null : await store.tokens.read(id);
   if (record === null || record.role !== "code" || !isSameHash(hashToken(String(code)), record.sha256)) return null;
-  if (await isExpired(store, record)) return null;
+  return (await isExpired(store, record)) ? null : record;
+}
+
+/** Gives a token with the user, the scopes and the session of the code. Null if the code is not valid, or not this user's. */
+export async function redeemCode(store: Store, code: unknown, owner: string): Promise<IssuedToken | null> {
+  const record = await readCode(store, code);
+  if (record?.user !== owner) return null;
   // If several hosts are shown the code, only one of them deletes the record.
   if (!(await store.tokens.delete(record.id))) return null;
   // Nobody who may write to Redis can bring the record back here.

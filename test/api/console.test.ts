@@ -191,19 +191,19 @@ describe("the cookie", () => {
 describe("a one-time code", () => {
   it("is never a token, because a link with a code signs in whoever opens it", async () => {
     const token = await at.token("alice");
-    expect(codeOf((await signIn({ code: token })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
+    expect(codeOf((await signIn({ code: token, user: "alice" })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
     expect((await signIn({ token })).reply.status).toBe(200);
   });
 
   it("signs in once, with a token of eight hours and the scopes of the code, which ends when the user signs out", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("carol", { scopes: ["admin"] });
     expect(await at.fleet.tokens.list({ user: "carol" })).toEqual([]);
-    const signedIn = await signIn({ code });
+    const signedIn = await signIn({ code, user: "carol" });
     expect((await me(by(signedIn))).json).toMatchObject({ user: "carol", scopes: ["admin"] });
     const [token] = await at.fleet.tokens.list({ user: "carol" });
     const hours = (Date.parse(token?.expiresAt ?? "") - Date.parse(token?.createdAt ?? "")) / 3_600_000;
     expect(hours).toBe(8);
-    expect(codeOf((await signIn({ code })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
+    expect(codeOf((await signIn({ code, user: "carol" })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
 
     const { status, headers } = await at.ask("DELETE", "/console/session", { headers: by(signedIn) });
     expect(status).toBe(204);
@@ -212,9 +212,27 @@ describe("a one-time code", () => {
     expect((await me(by(signedIn))).status).toBe(401);
   });
 
+  it("is not used before the page has shown its user, and only for this user", async () => {
+    const { token: code } = await at.fleet.tokens.issueCode("frank");
+    const shown = await signIn({ code });
+    expect([shown.reply.status, shown.reply.json, shown.cookie]).toEqual([200, { user: "frank" }, ""]);
+    expect(codeOf((await signIn({ code, user: "grace" })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
+    expect(await at.fleet.tokens.list({ user: "frank" })).toEqual([]);
+    expect((await signIn({ code, user: "frank" })).reply.status).toBe(200);
+    const [token] = await at.fleet.tokens.list({ user: "frank" });
+    const issued = await at.fleet.events.list({ type: "token.issued", user: "frank" });
+    expect(issued.map(({ actor, detail }) => [actor.via, actor.user, detail?.split(",")[0]])).toContainEqual([
+      "http",
+      "frank",
+      `token ${token?.id}`,
+    ]);
+  });
+
   it("signs in only one of many requests that come at once", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("dave");
-    const replies = await Promise.all(Array.from({ length: 5 }, async () => (await signIn({ code })).reply.status));
+    const replies = await Promise.all(
+      Array.from({ length: 5 }, async () => (await signIn({ code, user: "dave" })).reply.status),
+    );
     expect(replies.filter((status) => status === 200)).toHaveLength(1);
     expect(await at.fleet.tokens.list({ user: "dave" })).toHaveLength(1);
   });
@@ -222,14 +240,14 @@ describe("a one-time code", () => {
   it("ends with the tokens of its user", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("heidi");
     await at.fleet.tokens.revoke({ user: "heidi" });
-    expect(codeOf((await signIn({ code })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
+    expect(codeOf((await signIn({ code, user: "heidi" })).reply)).toBe("401 FLEET_TOKEN_REFUSED");
     expect(await at.fleet.tokens.list({ user: "heidi" })).toEqual([]);
   });
 
   it("is not a token: the API refuses it, and it stays good", async () => {
     const { token: code } = await at.fleet.tokens.issueCode("erin");
     expect((await at.ask("GET", "/v1/me", { token: code })).status).toBe(401);
-    expect((await signIn({ code })).reply.status).toBe(200);
+    expect((await signIn({ code, user: "erin" })).reply.status).toBe(200);
   });
 
   it("expires after five minutes", async () => {
@@ -249,9 +267,9 @@ describe("a one-time code", () => {
       await issueCode(store, "frank", { scopes: ["use"] }),
     ];
     now += 5 * 60_000 - 1;
-    expect(await redeemCode(store, first.token)).toMatchObject({ user: "frank", scopes: ["use"] });
+    expect(await redeemCode(store, first.token, "frank")).toMatchObject({ user: "frank", scopes: ["use"] });
     now += 1;
-    expect(await redeemCode(store, second.token)).toBeNull();
+    expect(await redeemCode(store, second.token, "frank")).toBeNull();
   });
 });
 

@@ -53,11 +53,11 @@ export function describeTokens(current: () => { store: Store; reopen: () => Prom
   it("gives one token for a one-time code, to whichever instance asks first", async () => {
     const { token: code } = await issueCode(store, "alice", { scopes: ["read"] });
     const other = await reopen();
-    const given = await Promise.all([store, other, other].map(async (each) => await redeemCode(each, code)));
+    const given = await Promise.all([store, other, other].map(async (each) => await redeemCode(each, code, "alice")));
     expect(given.filter((token) => token !== null)).toEqual([
       expect.objectContaining({ user: "alice", scopes: ["read"], sessionId: null }),
     ]);
-    expect(await redeemCode(store, code)).toBeNull();
+    expect(await redeemCode(store, code, "alice")).toBeNull();
     await other.close();
   });
 

@@ -6,23 +6,31 @@ import { readBody } from "../body.js";
 import type { DoorState } from "../door-state.js";
 import { readInput } from "../input.js";
 import { invalid } from "../problem.js";
+import type { Visit } from "../visit.js";
 import { type Asking, cookieFor, credentialIn, isOwnPage, LONGEST_TOKEN, removedCookie, seal } from "./credential.js";
 
 type Request = Context<Env>;
 
 const LARGEST_BODY = 20_000;
-const WAYS = "a JSON object with a token or a code";
+const WAYS = "a JSON object with a token, with a code, or with a code and its user";
+const text = v.string(WAYS);
 const body = v.union(
-  [v.strictObject({ token: v.string(WAYS) }, WAYS), v.strictObject({ code: v.string(WAYS) }, WAYS)],
+  [
+    v.strictObject({ token: text }, WAYS),
+    v.strictObject({ code: text }, WAYS),
+    v.strictObject({ code: text, user: text }, WAYS),
+  ],
   WAYS,
 );
+type Given = v.InferOutput<typeof body>;
 
 /** Nobody is known so far who could have a limit. The body is small. */
 const UNCOUNTED = { buffers: () => undefined, overBytes: null };
 
 /**
  * Signs a browser in: checks the token as for every other request, and answers with a cookie that contains it, encrypted, and
- * with the key of the cookie.
+ * with the key of the cookie. For a code without its user, only answers with that user, and the code stays good. So the page
+ * asks before it uses a code, because a link with a stranger's code would let people write into that stranger's account.
  */
 export async function signIn(door: DoorState, c: Request): Promise<Response> {
   const visit = c.get("visit");
@@ -32,15 +40,25 @@ export async function signIn(door: DoorState, c: Request): Promise<Response> {
   using work = door.begin();
   const given = await readBody(c.req.raw, LARGEST_BODY, UNCOUNTED);
   const input = readInput({ params: null, query: null, body }, { params: {}, query: c.req.queries(), body: given });
-  const { token, isIssued } = await tokenFor(door, input.body as v.InferOutput<typeof body>);
+  const credential = input.body as Given;
+  const owner = "code" in credential ? await door.fleet.tokens.ownerOf(credential.code) : null;
+  if (owner !== null && !("user" in credential)) {
+    visit.ended(200);
+    return answer(visit, { user: owner });
+  }
+  const { token, isIssued } = await tokenFor(door, credential);
   const identity = await visit.signOn(`Bearer ${token}`, work);
   if (token.length > LONGEST_TOKEN)
     throw invalid(`The token has ${token.length} characters. The console takes at most ${LONGEST_TOKEN}.`);
   const { sealed, key } = seal({ token, isIssued });
   visit.ended(200);
   const cookie = cookieFor(asking, sealed, identity.expiresAt, Date.now());
-  return new Response(JSON.stringify({ key }), {
-    headers: { ...visit.headers, "Content-Type": "application/json", "Set-Cookie": cookie },
+  return answer(visit, { key }, { "Set-Cookie": cookie });
+}
+
+function answer(visit: Visit, body: object, headers: Readonly<Record<string, string>> = {}): Response {
+  return new Response(JSON.stringify(body), {
+    headers: { ...visit.headers, "Content-Type": "application/json", ...headers },
   });
 }
 
@@ -68,9 +86,9 @@ export async function signOut(door: DoorState, c: Request): Promise<Response> {
  * The browser's own token, or the one that the fleet issues for a code. A code that is not valid is refused like a token. A token
  * never counts as a code, because a link with a code signs in whoever opens it.
  */
-async function tokenFor({ fleet }: DoorState, given: v.InferOutput<typeof body>) {
+async function tokenFor({ fleet }: DoorState, given: Given) {
   if ("token" in given) return { token: given.token.trim(), isIssued: false };
-  const issued = await fleet.tokens.redeem(given.code);
+  const issued = "user" in given ? await fleet.tokens.redeem(given.code, given.user) : null;
   return { token: issued?.token ?? `refused:${given.code}`, isIssued: issued !== null };
 }
 

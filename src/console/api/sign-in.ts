@@ -3,8 +3,13 @@ import { findKey, keepKey, signedOutEverywhere } from "./key.js";
 import { Problem } from "./problem.js";
 import type { Caller } from "./types.js";
 
-/** Signs in with a token, or with a one-time code. */
-export async function signIn(credential: { token: string } | { code: string }): Promise<Caller> {
+/** The user of a one-time code, which stays good. */
+export async function ownerOf(code: string): Promise<string> {
+  return (await ask<{ user: string }>("POST", "/console/session", { body: { code } })).user;
+}
+
+/** Signs in with a token, or with a one-time code of that user. */
+export async function signIn(credential: { token: string } | { code: string; user: string }): Promise<Caller> {
   const { key } = await ask<{ key: string }>("POST", "/console/session", { body: credential });
   keepKey(key);
   return await whoAmI();

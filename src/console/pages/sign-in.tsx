@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import { type Problem, problemFrom } from "../api/problem.js";
 import { signIn } from "../api/sign-in.js";
 import type { Caller } from "../api/types.js";
-import { Field } from "../parts/dialog.js";
+import { Dialog, Field } from "../parts/dialog.js";
 import { useTitle } from "../parts/hooks.js";
 import { ProblemNotice } from "../parts/notice.js";
 
@@ -62,6 +62,33 @@ export function SignIn({ problem: initial, isOver, enter }: SignInProps) {
           On the fleet's machine, <code>copilotfleet open</code> signs you in without a token.
         </p>
       </form>
+    </main>
+  );
+}
+
+interface ConfirmCodeProps {
+  code: string;
+  /** For whom the code was made. */
+  user: string;
+  close(): void;
+}
+
+/** Asks before the page uses the code in its address, because the link may come from a stranger. */
+export function ConfirmCode({ code, user, close }: ConfirmCodeProps) {
+  useTitle("Sign in");
+  return (
+    <main class="sign-in">
+      <Dialog
+        title={`Sign in as ${user}?`}
+        action="Sign in"
+        act={async () => void (await signIn({ code, user }))}
+        close={close}
+      >
+        <p>
+          This link signs you in as <bdi>{user}</bdi>, who then sees everything that you write. Continue only if you
+          asked for the link.
+        </p>
+      </Dialog>
     </main>
   );
 }

@@ -14,6 +14,7 @@ import {
   validateTokenId,
 } from "../../identity/tokens.js";
 import * as arg from "../arguments.js";
+import type { FleetParts } from "../parts.js";
 import { Group } from "./group.js";
 
 /** The tokens that clients present at the front door. */
@@ -38,7 +39,7 @@ export class TokenGroup extends Group {
     if (sessionId !== undefined) await finder.find(sessionId, user);
     const bound = sessionId === undefined ? {} : { sessionId };
     const issued = await issueToken(store, user, ttlMs, { scopes, ...bound });
-    await this.#recordIssue(issued);
+    await recordIssue(this.parts, issued);
     this.#warnIfEndless(issued);
     return issued;
   }
@@ -56,7 +57,7 @@ export class TokenGroup extends Group {
     const { scopes = ["use"], sessionId } = options;
     if (sessionId !== undefined) await finder.find(sessionId, user);
     const issued = await issueCode(store, user, { scopes, ...(sessionId === undefined ? {} : { sessionId }) });
-    await this.#recordIssue(issued, "code");
+    await recordIssue(this.parts, issued, "code");
     return issued;
   }
 
@@ -111,17 +112,6 @@ export class TokenGroup extends Group {
     return { revoked: await audited(events, about, revoke) };
   }
 
-  /** Records that a token was issued. If that fails, deletes it, because nobody has it so far. */
-  async #recordIssue({ id, user, scopes, sessionId }: IssuedToken, kind = "token"): Promise<void> {
-    const detail = `${kind} ${id}, scopes ${scopes.join(", ")}`;
-    try {
-      await this.parts.events.record({ type: "token.issued", user, sessionId, detail });
-    } catch (error) {
-      await this.parts.store.tokens.delete(id);
-      throw error;
-    }
-  }
-
   static {
     const ids = { check: (value: unknown, name: string) => arg.texts(value, name).map((id) => validateTokenId(id)) };
     Group.guard(TokenGroup.prototype, {
@@ -144,5 +134,20 @@ export class TokenGroup extends Group {
       list: [arg.optional(arg.USER)],
       revoke: [["which", arg.oneOf({ ids, ...arg.USER })]],
     });
+  }
+}
+
+/** Records that a token was issued. If that fails, deletes it, because nobody has it so far. */
+export async function recordIssue(
+  { events, store }: Pick<FleetParts, "events" | "store">,
+  { id, user, scopes, sessionId }: IssuedToken,
+  kind = "token",
+): Promise<void> {
+  const detail = `${kind} ${id}, scopes ${scopes.join(", ")}`;
+  try {
+    await events.record({ type: "token.issued", user, sessionId, detail });
+  } catch (error) {
+    await store.tokens.delete(id);
+    throw error;
   }
 }

@@ -1,13 +1,16 @@
 import type { ApiFleet } from "../../../api/fleet.js";
 import { isFleetError } from "../../../errors.js";
-import { redeemCode } from "../../../identity/codes.js";
+import { actingAs } from "../../../events/acting.js";
+import { readCode, redeemCode } from "../../../identity/codes.js";
 import { relationTo } from "../../../identity/policy.js";
+import { tokenIdIn } from "../../../identity/tokens.js";
 import { withActivity } from "../../../peers/overview.js";
 import { onRequests } from "../../../peers/sessions/requests.js";
 import { poolState } from "../../../pool/admission.js";
 import { ownHostName } from "../../../runtime/files/host-note.js";
 import type { FleetParts } from "../../parts.js";
 import type { ApiGroups } from "../doors.js";
+import { recordIssue } from "../tokens.js";
 
 /**
  * Does the work for one key after the other. One list reads every record and waits for the disk thousands of times, so many
@@ -105,7 +108,13 @@ export function apiFleet(parts: FleetParts, groups: ApiGroups): ApiFleet {
       list: async (filter) => await tokens.list(filter),
       issue: async (user, options) => await tokens.issue(user, options),
       revoke: async (which) => await tokens.revoke(which),
-      redeem: async (code) => await redeemCode(store, code),
+      ownerOf: async (code) => (await readCode(store, code))?.user ?? null,
+      redeem: async (code, user) => {
+        const issued = await redeemCode(store, code, user);
+        const actor = { user, tokenId: tokenIdIn(code) ?? null, via: "http" } as const;
+        if (issued !== null) await actingAs(actor, async () => await recordIssue(parts, issued));
+        return issued;
+      },
     },
     users: {
       list: async () => await users.list(),
