@@ -1,4 +1,5 @@
-import { dirname, resolve } from "node:path";
+import { statSync } from "node:fs";
+import { dirname, isAbsolute, resolve } from "node:path";
 import { userConfigFile } from "../config/load/paths.js";
 import type { Config } from "../config/schema.js";
 import { shellQuote } from "../config/values/text.js";
@@ -24,9 +25,11 @@ export interface Secrets {
 }
 
 const READ_ONLY = ":ro";
+/** The variables that name a file with the certificates that a server trusts. Servers get them from the caller. */
+const CERTIFICATES = ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"];
 
 /**
- * The folders outside of its home that a server can reach: its working folder and `sandbox.binds`.
+ * The paths outside of its home that a server can reach: its working folder, `sandbox.binds`, and files with certificates.
  *
  * @throws FLEET_SANDBOX_UNSAFE if one of them would expose the fleet's state or the secrets of its users,
  * or if the server could change a program of the fleet or of the machine
@@ -36,6 +39,7 @@ export function grantsOf(
   { binds }: Pick<Config["sandbox"], "binds">,
   secrets: Secrets,
 ): Omit<PathsOptions, "runtimePath" | "own" | "temporary"> {
+  const { env } = secrets;
   const hidden = hiddenFolders(secrets).map(realPath);
   const read: string[] = [];
   const write: string[] = [];
@@ -54,12 +58,21 @@ export function grantsOf(
     if (!contains(folders.own[0] ?? "", real)) refusePrograms(real, programs, { path, setting });
     return real;
   };
+  const certificates = CERTIFICATES.map((name) => ({ name, path: env[name] ?? "" })).filter(({ path }) => isFile(path));
   return {
     hidden,
-    read: read.map(checked),
+    read: [...read.map(checked), ...certificates.map(({ name, path }) => checkedPath(path, name, folders))],
     write: [...write.map((path) => writable(path, "sandbox.binds")), ...(isHome ? [] : [writable(cwd, "--cwd")])],
-    named: [...read, ...write, cwd],
+    named: [...read, ...write, cwd, ...certificates.map(({ path }) => path)],
   };
+}
+
+function isFile(path: string): boolean {
+  try {
+    return isAbsolute(path) && statSync(path).isFile();
+  } catch {
+    return false; // the runtime reports it
+  }
 }
 
 /** The fleet's state and configuration, the shared storage, the provider's key, and the folder with the users' token files. */

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, realpathSync, symlinkSync } from "node:fs";
+import { mkdirSync, mkdtempSync, realpathSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -20,10 +20,12 @@ interface Grant {
   bind?: string;
   runtimePath?: string;
   apiKeyFile?: string;
+  env?: NodeJS.ProcessEnv;
+  state?: string;
 }
 
-function grant({ cwd, bind, runtimePath = "/nowhere/copilot", apiKeyFile }: Grant) {
-  const state = temporaryFolder();
+function grant(given: Grant) {
+  const { cwd, bind, runtimePath = "/nowhere/copilot", apiKeyFile, env, state = temporaryFolder() } = given;
   const home = join(state, "home");
   const config = {
     auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null, githubApp: null },
@@ -44,7 +46,7 @@ function grant({ cwd, bind, runtimePath = "/nowhere/copilot", apiKeyFile }: Gran
   return grantsOf(
     { user: "alice", home, cwd: cwd ?? home, runtimePath },
     { binds: bind === undefined ? [] : [bind] },
-    { stateRoot: state, config, env: { HOME: state } },
+    { stateRoot: state, config, env: { HOME: state, ...env } },
   );
 }
 
@@ -108,4 +110,26 @@ it("grantsOf refuses a bind with the file of provider.apiKeyFile in it, even if 
   expect(() => grant({ bind: `${bind}:ro`, apiKeyFile: join(bind, "key") })).toThrow(
     /which contains secrets of the fleet/,
   );
+});
+
+it.each(["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"])("a server can read the file in %s and nothing beside it", (name) => {
+  const folder = temporaryFolder();
+  const [file, link] = [join(folder, "ca.pem"), join(folder, "link.pem")];
+  writeFileSync(file, "");
+  symlinkSync(file, link);
+  expect(grant({ env: { [name]: link } })).toMatchObject({ read: [file], named: expect.arrayContaining([link]) });
+  expect(grant({ env: { [name]: folder } }).read).toEqual([]);
+  expect(grant({ env: { [name]: join(folder, "missing.pem") } }).read).toEqual([]);
+});
+
+it("a file with certificates may neither be in the fleet's state nor behind a link that the server may have made", () => {
+  const state = temporaryFolder();
+  const [cwd, secret] = [temporaryFolder(), join(state, "secret")];
+  writeFileSync(secret, "");
+  symlinkSync(secret, join(cwd, "ca.pem"));
+  for (const path of [secret, join(cwd, "ca.pem")]) {
+    expect(() => grant({ state, cwd, env: { SSL_CERT_FILE: path } })).toThrow(
+      expect.objectContaining({ code: "FLEET_SANDBOX_UNSAFE", message: expect.stringContaining("SSL_CERT_FILE") }),
+    );
+  }
 });
