@@ -127,27 +127,72 @@ export function keyOf(line: Pick<LedgerLine, "user" | "sessionId" | "model" | "t
   return by === "model" ? line.model : line.at.slice(0, 10);
 }
 
+export const USAGE_COUNTS = [
+  "turns",
+  "requests",
+  "inputTokens",
+  "outputTokens",
+  "cacheReadTokens",
+  "credits",
+] as const satisfies (keyof UsageCounts)[];
+
+/** Adds numbers of which NaN stands for one that nobody reported. */
+export function plus(a = Number.NaN, b = Number.NaN): number {
+  if (Number.isNaN(a)) return b;
+  return Number.isNaN(b) ? a : a + b;
+}
+
 /** Adds up lines and sums, by user, model and key. */
 export class UsageParts {
-  readonly #parts = new Map<string, UsagePart>();
+  readonly #places = new Map<string, number>();
+  readonly #parts: Pick<UsagePart, "key" | "user" | "model">[] = [];
   readonly #user: string | undefined;
+  /** The counts of each part, in the order of {@link USAGE_COUNTS}. Objects would take most of the time of a large sum. */
+  readonly counts: number[] = [];
 
   constructor(user?: string) {
     this.#user = user;
   }
 
-  add(key: string | null, user: string, model: string | null, counts: UsageCounts): void {
-    if (this.#user !== undefined && user !== this.#user) return;
+  /** Where the counts of a part begin. Null if its user is not wanted. */
+  placeOf(key: string | null, user: string, model: string | null): number | null {
+    if (this.#user !== undefined && user !== this.#user) return null;
     const name = `${key ?? "\u0001"}\0${user}\0${model ?? "\u0001"}`;
-    let part = this.#parts.get(name);
-    if (part === undefined) {
-      part = { ...NO_USAGE, key, user, model };
-      this.#parts.set(name, part);
+    let place = this.#places.get(name);
+    if (place === undefined) {
+      place = this.counts.length;
+      this.#places.set(name, place);
+      this.#parts.push({ key, user, model });
+      for (const _ of USAGE_COUNTS) this.counts.push(Number.NaN);
     }
-    addUsage(part, counts);
+    return place;
+  }
+
+  add(key: string | null, user: string, model: string | null, counts: UsageCounts): void {
+    const place = this.placeOf(key, user, model);
+    if (place === null) return;
+    for (const [index, name] of USAGE_COUNTS.entries())
+      this.counts[place + index] = plus(this.counts[place + index], counts[name] ?? Number.NaN);
   }
 
   get all(): UsagePart[] {
-    return [...this.#parts.values()];
+    return this.#parts.map(({ key, user, model }, index) => {
+      const place = index * USAGE_COUNTS.length;
+      const count = (offset: number) => {
+        const value = this.counts[place + offset] ?? Number.NaN;
+        return Number.isNaN(value) ? null : value;
+      };
+      return {
+        turns: count(0) ?? 0,
+        requests: count(1) ?? 0,
+        inputTokens: count(2),
+        outputTokens: count(3),
+        cacheReadTokens: count(4),
+        credits: count(5),
+        key,
+        user,
+        model,
+      };
+    });
   }
 }

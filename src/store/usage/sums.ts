@@ -3,9 +3,9 @@ import {
   dayOf,
   keyOf,
   type LedgerLine,
+  plus,
+  USAGE_COUNTS,
   type UsageBy,
-  type UsageCounts,
-  type UsagePart,
   type UsageParts,
   type UsageQuery,
 } from "../../model/usage/usage.js";
@@ -13,8 +13,6 @@ import type { Piece } from "./segment-file.js";
 
 /** Lines are added up by these times, in milliseconds. */
 const BUCKET_MS = 10 * 60_000;
-
-const COUNTS = ["turns", "requests", "inputTokens", "outputTokens", "cacheReadTokens", "credits"] as const;
 
 type Cell = [user: string, sessionId: string, model: string | null, tokenId: string | null];
 
@@ -34,7 +32,7 @@ export interface SumsTables {
 }
 
 /** The length of a row: the index of the bucket, the index of the cell, and the counts. A count that nobody reported is NaN. */
-export const ROW = 2 + COUNTS.length;
+export const ROW = 2 + USAGE_COUNTS.length;
 
 /** The sums of the first `bytes` bytes of a segment. Several rows may have the same bucket and the same cell. */
 export class Sums implements SumsTables {
@@ -66,47 +64,38 @@ export class Sums implements SumsTables {
   addTo(parts: UsageParts, { by, from, to }: UsageQuery): Bucket[] {
     const isWhole = this.buckets.map(({ first, last }) => first >= from && last < to);
     const days = this.buckets.map(({ number }) => (by === "day" ? dayOf(number * BUCKET_MS) : ""));
-    const { groups, groupOf } = this.#groups(by);
-    const sums = new Map(days.map((day) => [day, new Float64Array(groups.length * COUNTS.length).fill(Number.NaN)]));
-    const targets = days.map((day, bucket) => (isWhole[bucket] === true ? sums.get(day) : undefined));
+    const places = new Map(days.map((day) => [day, new Array<number | null | undefined>(this.cells.length)]));
+    const placesOf = days.map((day, bucket) => (isWhole[bucket] === true ? places.get(day) : undefined));
+    const { counts } = parts;
     for (let at = 0; at < this.rows.length; at += ROW) {
-      const target = targets[this.#at(at)];
-      if (target === undefined) continue;
-      const group = (groupOf[this.#at(at + 1)] ?? 0) * COUNTS.length;
-      for (let index = 0; index < COUNTS.length; index++)
-        target[group + index] = plus(target[group + index], this.#at(at + 2 + index));
-    }
-    for (const [day, counts] of sums) {
-      for (const [group, { key, user, model }] of groups.entries()) {
-        const own = countsAt(counts, group * COUNTS.length);
-        if (own !== null) parts.add(by === "day" ? day : key, user, model, own);
+      const bucket = this.#at(at);
+      const known = placesOf[bucket];
+      if (known === undefined) continue;
+      const cell = this.#at(at + 1);
+      let place = known[cell];
+      if (place === undefined) {
+        place = this.#placeIn(parts, cell, { by, day: days[bucket] ?? "" });
+        known[cell] = place;
       }
+      if (place === null) continue;
+      for (let index = 0; index < USAGE_COUNTS.length; index++)
+        counts[place + index] = plus(counts[place + index], this.#at(at + 2 + index));
     }
     return this.buckets.filter(({ first, last }, index) => isWhole[index] !== true && last >= from && first < to);
   }
 
-  /** The groups of cells with the same key, user and model, and the group of each cell. */
-  #groups(by: UsageBy) {
-    const groups: Pick<UsagePart, "key" | "user" | "model">[] = [];
-    const known = new Map<string, number>();
-    const groupOf = this.cells.map(([user, sessionId, model, tokenId]) => {
-      const key = keyOf({ user, sessionId, model, tokenId, at: "" }, by);
-      const name = nameOf([user, "", model, key]);
-      let group = known.get(name);
-      if (group === undefined) {
-        group = groups.push({ key, user, model }) - 1;
-        known.set(name, group);
-      }
-      return group;
-    });
-    return { groups, groupOf };
+  #placeIn(parts: UsageParts, index: number, { by, day }: { by: UsageBy; day: string }): number | null {
+    const cell = this.cells[index];
+    if (cell === undefined) return null;
+    const [user, sessionId, model, tokenId] = cell;
+    return parts.placeOf(keyOf({ user, sessionId, model, tokenId, at: day }, by), user, model);
   }
 
   /** The input and output tokens of users, by day. */
   *tokens(): Generator<{ user: string; day: string; tokens: number }> {
     const days = this.buckets.map(({ number }) => dayOf(number * BUCKET_MS));
-    const input = 2 + COUNTS.indexOf("inputTokens");
-    const output = 2 + COUNTS.indexOf("outputTokens");
+    const input = 2 + USAGE_COUNTS.indexOf("inputTokens");
+    const output = 2 + USAGE_COUNTS.indexOf("outputTokens");
     for (let at = 0; at < this.rows.length; at += ROW) {
       const user = this.cells[this.#at(at + 1)]?.[0];
       const day = days[this.#at(at)];
@@ -118,29 +107,6 @@ export class Sums implements SumsTables {
   #at(index: number): number {
     return this.rows[index] ?? Number.NaN;
   }
-}
-
-function plus(a = Number.NaN, b = Number.NaN): number {
-  if (Number.isNaN(a)) return b;
-  return Number.isNaN(b) ? a : a + b;
-}
-
-/** @returns null if there are none */
-function countsAt(counts: Float64Array, at: number): UsageCounts | null {
-  const count = (index: number) => {
-    const value = counts[at + index] ?? Number.NaN;
-    return Number.isNaN(value) ? null : value;
-  };
-  const turns = count(0);
-  if (turns === null) return null;
-  return {
-    turns,
-    requests: count(1) ?? 0,
-    inputTokens: count(2),
-    outputTokens: count(3),
-    cacheReadTokens: count(4),
-    credits: count(5),
-  };
 }
 
 /** Adds lines to the sums of the lines before them. */
@@ -192,11 +158,11 @@ export class SumsBuilder {
     const name = bucket * 2 ** 26 + cell;
     let at = this.#rowIndex.get(name);
     if (at === undefined) {
-      at = this.#rows.push(bucket, cell, ...COUNTS.map(() => Number.NaN)) - COUNTS.length;
+      at = this.#rows.push(bucket, cell, ...USAGE_COUNTS.map(() => Number.NaN)) - USAGE_COUNTS.length;
       this.#rowIndex.set(name, at);
     }
     const counts = countsOf(line);
-    for (const [index, count] of COUNTS.entries())
+    for (const [index, count] of USAGE_COUNTS.entries())
       this.#rows[at + index] = plus(this.#rows[at + index], counts[count] ?? Number.NaN);
   }
 
