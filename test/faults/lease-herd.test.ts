@@ -12,7 +12,7 @@ import { sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const WAITERS = 16;
-const ROUNDS = process.env.SOAK === undefined ? 3 : 200;
+const ROUNDS = process.env.SOAK === undefined ? 2 : 200;
 /** So long that a holder does not lose its lease when a busy machine stalls the holder. */
 const TTL_MS = 4_000;
 

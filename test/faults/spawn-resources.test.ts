@@ -177,7 +177,7 @@ it("spawn reports that no more processes can be created, and leaves no partial r
   const limited = (threads: number) => [...under, "prlimit", `--nproc=${threads}`];
   const lowest = lowestThreads((threads) => [...limited(threads), fleet.node]);
   const results: Ran[] = [];
-  for (let threads = lowest; threads <= lowest + rounds(3, 19); threads++) {
+  for (let threads = lowest; threads <= lowest + rounds(2, 19); threads++) {
     const args = ["spawn", "--user", `u${threads}`, "--wait", "1s"];
     const result = await fleet.run(args, { under: limited(threads) });
     results.push(result);
