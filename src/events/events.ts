@@ -63,6 +63,11 @@ export class Events implements EventLog {
     return { ...this.#counts, waiting: this.#waiting.length };
   }
 
+  get actor(): Actor {
+    this.#process.os ??= osUser();
+    return { ...this.#process, ...currentActor() };
+  }
+
   note(event: NewEvent): void {
     if (this.#waiting.length < MOST_WAITING) this.#waiting.push({ event: this.#built(event), isRecorded: false });
     else {
@@ -95,13 +100,12 @@ export class Events implements EventLog {
   }
 
   #built({ actor, ...event }: NewEvent): Unnumbered {
-    this.#process.os ??= osUser();
     const now = Date.now();
     return {
       id: `${now.toString(36).padStart(9, "0")}${randomBytes(6).toString("hex")}`,
       at: new Date(now).toISOString(),
       type: event.type,
-      actor: { ...this.#process, ...currentActor(), ...actor },
+      actor: { ...this.actor, ...actor },
       user: event.user ?? null,
       sessionId: event.sessionId ?? null,
       serverId: event.serverId ?? null,

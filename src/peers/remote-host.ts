@@ -6,7 +6,7 @@ import { ControlLink, type LinkContext } from "./calls/control-link.js";
 import type { AnswerOf, Call, Method, ParamsOf } from "./calls/rpc-table.js";
 import type { Host } from "./host.js";
 
-export type RemoteHostContext = LinkContext & Pick<SessionsContext, "config">;
+export type RemoteHostContext = LinkContext & Pick<SessionsContext, "config" | "events">;
 
 /** Another host. Each method is a call in `calls/rpc-table.ts`. */
 export class RemoteHost implements Host {
@@ -87,7 +87,8 @@ export class RemoteHost implements Host {
     // Import the table only here, because a fleet on one host never needs it, and `ps` starts faster without it.
     const { limitOf, readAnswer } = await import("./calls/rpc-table.js");
     const limitMs = limitOf(method, params, this.#context.config);
-    return readAnswer(method, await link.call(method, params, { limitMs, signal }), this.name);
+    const { actor } = this.#context.events;
+    return readAnswer(method, await link.call(method, { ...params, actor }, { limitMs, signal }), this.name);
   }
 }
 

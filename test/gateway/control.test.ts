@@ -19,6 +19,7 @@ import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { eventually } from "../fixtures/eventually.js";
 import { portVariables, testPorts } from "../fixtures/fleets/ports.js";
+import { noEvents } from "../fixtures/no-events.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { altered } from "../fixtures/store/altered-store.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
@@ -254,7 +255,7 @@ describe.skipIf(problem !== undefined)("a control connection", () => {
 
   it("caps the time limit of a call about many servers at the longest possible timer", async () => {
     await beat();
-    const other = new RemoteHost(host(), { store, directory, config: fleet.config });
+    const other = new RemoteHost(host(), { store, directory, config: fleet.config, events: noEvents });
     const ids = Array.from({ length: 30 }, (_, index) => `nobody-${index}`);
     const nothing = { stopped: [], servers: [] };
     expect(await other.restartRolling({ ids, request: { drainTimeoutMs: 24 * 3_600_000 } })).toEqual(nothing);

@@ -11,6 +11,7 @@ import { answerCall, CALL_NAMES, type Calls, readAnswer } from "../../src/peers/
 import { RemoteHost } from "../../src/peers/remote-host.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
 import { openStore } from "../../src/store/open.js";
+import { noEvents } from "../fixtures/no-events.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { MessageReader } from "../fixtures/sessions/message-reader.js";
 
@@ -324,6 +325,7 @@ describe("a remote host", () => {
         drain: { timeoutMs: 1_000 },
         host: { tls: { cert: null, key: null, ca: null }, insecure: false },
       } as Config,
+      events: noEvents,
     });
     return { host, calls };
   }
@@ -334,7 +336,9 @@ describe("a remote host", () => {
       const ask = host[method] as (params: object) => Promise<unknown>;
       expect(await ask(SENT[method]), method).toEqual(ANSWERED[method]);
     }
-    expect(Object.fromEntries(calls.map(({ method, params }) => [method, params]))).toEqual(SENT);
+    const { actor } = noEvents;
+    const sent = Object.entries(SENT).map(([method, params]) => [method, { ...params, actor }]);
+    expect(Object.fromEntries(calls.map(({ method, params }) => [method, params]))).toEqual(Object.fromEntries(sent));
     expect(Object.fromEntries(calls.map(({ method, limitMs }) => [method, limitMs]))).toEqual({
       spawn: 10_005,
       spawnMany: 40_000,

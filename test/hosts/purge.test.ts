@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { actingAs } from "../../src/events/acting.js";
 import type { FleetEvent } from "../../src/model/events/event.js";
 import type { PurgeReceipt } from "../../src/peers/purge.js";
 import { rendezvousChoice } from "../../src/pool/placement.js";
@@ -59,13 +60,20 @@ describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage
     expect(tracesOf(words).length).toBeGreaterThan(3);
     expect(await dump(redis)).toContain(user);
 
-    const receipt = await h2.json<PurgeReceipt>(["user", "purge", user, "--yes"]);
+    const library = await h2.library();
+    const admin = { user: "admin", tokenId: "t1", via: "http" } as const;
+    const receipt = await actingAs(admin, async () => await library.users.purge(user));
+    await library.close();
     expect(receipt).toMatchObject({ user, sessions: 1, servers: 1, tokens: 1, remains: [] });
     // The session began on one host, and the token on the other.
     const { events } = await h1.json<{ events: FleetEvent[] }>(["events"]);
     const about = events.filter(({ type }) => ["session.created", "token.issued", "user.purged"].includes(type));
     const names = about.filter(({ user: whom }) => whom?.startsWith("~")).map((event) => `${event.host} ${event.user}`);
     expect(new Set(names).size).toBe(2);
+    // The request came to one host. The log of the other names whoever sent it, too.
+    const purged = about.filter(({ type }) => type === "user.purged");
+    expect(purged.map(({ host }) => host).sort()).toEqual(["h1", "h2"]);
+    for (const { actor } of purged) expect(actor).toMatchObject(admin);
     expect(new Set(names.map((name) => name.split(" ")[1])).size).toBe(1);
     expect(tracesOf(words)).toEqual([]);
     const left = await dump(redis);

@@ -93,6 +93,9 @@ export interface EventCounts {
 export interface EventLog {
   readonly counts: Readonly<EventCounts>;
 
+  /** The actor of an event that the calling code would note now. */
+  readonly actor: Actor;
+
   /**
    * Writes an event durably, together with all events noted before it. For actions that concern security: call it before the
    * action is acknowledged.

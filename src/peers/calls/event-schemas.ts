@@ -3,7 +3,7 @@ import { LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import type { NotedHead } from "../../events/heads.js";
 import type { EventPage } from "../../events/query.js";
 import type { Verified } from "../../events/verify.js";
-import type { EventType, FleetEvent, Via } from "../../model/events/event.js";
+import type { Actor, EventType, FleetEvent, Via } from "../../model/events/event.js";
 import type { Head } from "../../store/file/events/files.js";
 import { object, type Schema } from "./schemas.js";
 
@@ -31,12 +31,14 @@ export const eventQuery = {
   waitMs: v.optional(whole(LONGEST_TIMER_MS)),
 };
 
+export const actor: Schema<Actor> = object({ user: orNull, tokenId: orNull, via: word<Via>(), os: orNull });
+
 const event: Schema<FleetEvent> = object({
   id: string,
   seq: number,
   at: string,
   type: word<EventType>(),
-  actor: object({ user: orNull, tokenId: orNull, via: word<Via>(), os: orNull }),
+  actor,
   user: orNull,
   sessionId: orNull,
   serverId: orNull,

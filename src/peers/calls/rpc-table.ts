@@ -2,6 +2,7 @@ import * as v from "valibot";
 import type { Config } from "../../config/schema.js";
 import { LONGEST_MS, LONGEST_TIMER_MS } from "../../config/values/duration.js";
 import { FleetError, quote } from "../../errors.js";
+import { actingAs } from "../../events/acting.js";
 import type { SpawnRequest, StopRequest } from "../../fleet/options.js";
 import type { OnProgress } from "../../model/progress.js";
 import { MORE_LOG_MS } from "../local-host.js";
@@ -173,9 +174,19 @@ export function readAnswer<M extends Method>(method: M, given: unknown, host: st
   throw new FleetError("FLEET_PROTOCOL_UNSUPPORTED", message, { suggestions: [SAME_VERSION] });
 }
 
-/** Checks a call from another host and performs it on this host. */
+/**
+ * Checks a call from another host and performs it on this host. Its events name the actor of the other host. An earlier version
+ * sends no actor.
+ */
 export async function answerCall(own: Calls, method: string, given: object, signal: AbortSignal): Promise<unknown> {
-  if (Object.hasOwn(CALLS, method)) return await run(own, method as Method, given, signal);
+  if (Object.hasOwn(CALLS, method)) {
+    const { actor: sent, ...params } = { actor: undefined, ...given };
+    const actor = v.safeParse(e.actor, sent);
+    return await actingAs(
+      actor.success ? actor.output : {},
+      async () => await run(own, method as Method, params, signal),
+    );
+  }
   throw new FleetError("FLEET_METHOD_DENIED", `This host does not know the method ${quote(method)}.`, {
     suggestions: [SAME_VERSION],
   });
