@@ -146,7 +146,7 @@ async function surviving({ pods, tokens }: Place, user: string, round: number): 
 }
 
 it.skipIf(problem !== undefined).each(["per-user", "shared"])(
-  "no history forks and no answered turn is lost while hosts are killed, paused and cut off (%s servers)",
+  "no history forks and no answered turn is lost while hosts fail (%s servers)",
   async (isolation) => {
     const count = rounds(isolation === "shared" ? 1 : FAULTS.length, 100);
     const random = seededRandom(`hosts fork no history (${isolation})`);
