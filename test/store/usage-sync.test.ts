@@ -1,21 +1,30 @@
-import { statSync } from "node:fs";
-import { expect, it, vi } from "vitest";
+import fs, { statSync } from "node:fs";
+import { syncBuiltinESMExports } from "node:module";
+import { afterEach, expect, it, vi } from "vitest";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { requestLines } from "../contract/usage.contract.js";
 import { eventually } from "../fixtures/eventually.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
-const { synced } = vi.hoisted(() => ({ synced: [] as number[] }));
-vi.mock("node:fs", async (original) => {
-  const real = await original<typeof import("node:fs")>();
-  const fsync = (fd: number, done: (error: Error | null) => void) => {
-    synced.push(real.fstatSync(fd).ino);
-    real.fsync(fd, done);
-  };
-  return { ...real, fsync };
+afterEach(() => {
+  vi.restoreAllMocks();
+  syncBuiltinESMExports();
 });
 
+/** The inode numbers of the files that are synced to disk from now on. */
+function watchSyncs(): number[] {
+  const synced: number[] = [];
+  const { fsync } = fs;
+  vi.spyOn(fs, "fsync").mockImplementation((fd, done) => {
+    synced.push(fs.fstatSync(fd).ino);
+    fsync(fd, done);
+  });
+  syncBuiltinESMExports();
+  return synced;
+}
+
 it("syncs the last lines of the ledger to disk when it goes to the next segment, and when it is closed", async () => {
+  const synced = watchSyncs();
   const { usage } = openFileStore(await temporaryRoot());
   const inoOf = (number: number) => statSync(usage.segments.pathOf(number)).ino;
   usage.append(requestLines("1"));
