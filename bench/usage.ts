@@ -1,5 +1,5 @@
 /**
- * Measures `usage --since 24h` with a million lines, and turns with the ledger, the limits and the log of events beside turns
+ * Measures `usage --since 24h` with a million lines, and turns with the ledger, the limits and the audit log beside turns
  * without them.
  *
  * Run: npm run build && npx tsx bench/usage.ts [turns]

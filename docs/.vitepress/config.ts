@@ -57,7 +57,7 @@ export default withMermaid({
         page("Deployment", "/deploy"),
         page("Usage", "/usage"),
         page("Monitoring", "/monitoring"),
-        page("The log of events", "/events"),
+        page("The audit log", "/events"),
         page("Runbooks", "/runbooks"),
       ]),
       group("Secure", [page("Security", "/security"), page("Threat model", "/threat-model")]),

@@ -19,7 +19,7 @@ const TAGS: Readonly<Record<AnyRoute["tag"], string>> = {
   Servers: "The servers and the hosts of the fleet. For operators.",
   Tokens: "The tokens of users. For operators.",
   Users: "The users, what each may have, and the erasure of their data. For operators.",
-  Events: "The log of events: who did what, and why.",
+  Events: "The audit log: who did what, and why.",
 };
 
 /** The errors that every route can answer with. */

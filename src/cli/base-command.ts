@@ -15,7 +15,7 @@ export const FLAGS_WITHOUT_CONFIG: Interfaces.FlagInput = {
   "no-color": Flags.boolean({ description: "print without colours", helpGroup: "GLOBAL" }),
 };
 
-/** The commands that only show the state of the fleet. The log of events does not name them, because scripts repeat them. */
+/** The commands that only show the state of the fleet. The audit log does not name them, because scripts repeat them. */
 const LOOKS: ReadonlySet<string> = new Set(
   `describe doctor events events:verify host:key limit:show list logs ps route smoke token:list top user:list usage`.split(
     " ",
@@ -59,7 +59,7 @@ export abstract class FleetCommand extends Command {
     }
   }
 
-  /** Notes in the log of events that this command ran. */
+  /** Notes in the audit log that this command ran. */
   async #noteRun(fleet: Fleet, error: unknown): Promise<void> {
     const id = this.ctor.id;
     if (LOOKS.has(id) || this.#isDryRun) return;

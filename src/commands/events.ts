@@ -12,7 +12,7 @@ interface Listed {
 }
 
 export default class Events extends FleetCommand {
-  static override summary = "Show the log of events: who did what to what, and why.";
+  static override summary = "Show the audit log: who did what to what, and why.";
   static override description =
     "Shows the events of all hosts by their time, those of the last day unless --since is given. With --follow and --json, " +
     "each event is one JSON object on a line.";
@@ -38,7 +38,7 @@ export default class Events extends FleetCommand {
     const filter = given({ user, type, since });
     return await this.withFleet(async (fleet) => {
       if (!follow) {
-        using progress = this.progress("Reading the log of events");
+        using progress = this.progress("Reading the audit log");
         const events = await fleet.events.list(filter);
         progress.end();
         for (const event of events) this.log(renderEvent(event));

@@ -2,17 +2,17 @@ import { rows } from "./entry.js";
 
 const UNTOUCHED = { httpStatus: 503, data: "Sessions and histories are untouched." };
 
-/** The log of events cannot be written, or is not as it was written. */
+/** The audit log cannot be written, or is not as it was written. */
 export const EVENT_ERRORS = rows(7, UNTOUCHED, {
   FLEET_EVENTS_UNWRITABLE: {
     retryable: true,
-    title: "The log of events cannot be written.",
+    title: "The audit log cannot be written.",
     data: "The action was refused, because it must not happen without its event. Sessions and histories are untouched.",
     causes: ["The disk of the state folder is full or read-only.", "The folder events belongs to another user."],
     fixes: ["df -h PATH; df -i PATH", "ls -ld PATH", "copilotfleet doctor"],
   },
   FLEET_EVENTS_BROKEN: {
-    title: "The log of events is not as it was written.",
+    title: "The audit log is not as it was written.",
     data: "Sessions and histories are untouched. The events before the place in the message are as they were written.",
     causes: [
       "Somebody changed, removed or moved lines of the log.",

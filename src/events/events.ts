@@ -148,7 +148,7 @@ export class Events implements EventLog {
         this.#lost += lost;
         this.#waiting = [...taken.filter(({ isRecorded }) => !isRecorded), ...this.#waiting];
       }
-      this.#context.warn(`The log of events cannot be written: ${messageOf(error)}`);
+      this.#context.warn(`The audit log cannot be written: ${messageOf(error)}`);
       throw error;
     }
   }
@@ -218,7 +218,7 @@ function messageOf(error: unknown): string {
 }
 
 function unwritable({ type }: NewEvent, cause: unknown): FleetError {
-  const message = `The event ${type} could not be written to the log of events, so the action was refused. ${messageOf(cause)}`;
+  const message = `The event ${type} could not be written to the audit log, so the action was refused. ${messageOf(cause)}`;
   return new FleetError("FLEET_EVENTS_UNWRITABLE", message, {
     suggestions: ["df -h PATH; df -i PATH", "copilotfleet doctor"],
     cause,

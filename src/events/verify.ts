@@ -36,7 +36,7 @@ export async function verifyLog(stateRoot: string, noted: readonly Head[] = []):
     verifier.restart();
     if (await readAll(files, verifier)) break;
     // A file has become part of a segment. Read again.
-    if (tries > 100) throw new Error("the log of events changed during every attempt to read it");
+    if (tries > 100) throw new Error("the audit log changed during every attempt to read it");
   }
   return verifier.end();
 }

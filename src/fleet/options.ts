@@ -36,7 +36,7 @@ export interface FleetOptions {
   cwd?: string;
   /** A configuration file to read instead of `.copilotfleet.json`. It may set all keys. */
   configFile?: string;
-  /** The entry point that the log of events names for the actions of this process. Default: `library` */
+  /** The entry point that the audit log names for the actions of this process. Default: `library` */
   via?: Via;
 }
 

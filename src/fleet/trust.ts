@@ -62,7 +62,7 @@ export function readProjectFile(given: string | undefined, { env, cwd }: TrustOp
   return { path: name, sets, digest: trustDigest(name, file.text) };
 }
 
-/** @throws FleetError `FLEET_EVENTS_UNWRITABLE` when the log of events cannot be written. Nothing is trusted then. */
+/** @throws FleetError `FLEET_EVENTS_UNWRITABLE` when the audit log cannot be written. Nothing is trusted then. */
 export async function trustFile({ path, digest }: ProjectFile, { env, cwd }: TrustOptions): Promise<TrustView> {
   const root = stateRoot(env, { cwd });
   const record: TrustRecord = { path, digest, trustedAt: new Date().toISOString() };

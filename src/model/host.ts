@@ -24,7 +24,7 @@ export interface HostEntry {
    * folder.
    */
   beacon?: string | null;
-  /** The newest line of the host's log of events. Absent in entries of earlier versions, and if the log is empty. */
+  /** The newest line of the host's audit log. Absent in entries of earlier versions, and if the log is empty. */
   events?: { seq: number; hash: string };
   /**
    * The end of the time for which the host signed this entry, in milliseconds since the epoch by the store's clock. Each

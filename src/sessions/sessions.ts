@@ -270,7 +270,7 @@ export class Sessions {
     return placed.server;
   }
 
-  /** Deletes a session whose use has ended. `reason` stands in the log of events. */
+  /** Deletes a session whose use has ended. `reason` stands in the audit log. */
   async end(id: string, reason: "ephemeral" | "purge" = "ephemeral"): Promise<void> {
     // Do not check for a lease: if there is one, it belongs to this use.
     await this.#deleteOne(id, undefined, (await this.context.store.registry.read()).servers, reason);

@@ -33,7 +33,7 @@ async function historyOf(fleet: Fleet, id: string, user: string): Promise<Buffer
   return readFileSync(join(fleet.stateRoot, "servers", serverId, "home", "session-state", id, "events.jsonl"));
 }
 
-/** All files and folders of a fleet, except its log of events, to which earlier actions may still add. */
+/** All files and folders of a fleet, except its audit log, to which earlier actions may still add. */
 const tree = (fleet: Fleet) =>
   (readdirSync(fleet.stateRoot, { recursive: true }) as string[]).filter((path) => !path.startsWith("events")).sort();
 

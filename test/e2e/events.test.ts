@@ -12,7 +12,7 @@ afterAll(async () => await fleet.end());
 const events = async (...flags: string[]): Promise<FleetEvent[]> =>
   ((await fleet.json(["events", ...flags])) as { events: FleetEvent[] }).events;
 
-it("the log of events shows who did what: a token, a session, its turn, its server, and the commands", async () => {
+it("the audit log shows who did what: a token, a session, its turn, its server, and the commands", async () => {
   await fleet.run(["token", "issue", "--user", "alice"]);
   await fleet.run(["create", "--user", "alice", "--id", "demo", "--prompt", "hello"]);
   await fleet.run(["delete", "demo", "--yes"]);

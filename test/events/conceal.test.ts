@@ -55,7 +55,7 @@ async function all(stateRoot = root): Promise<FleetEvent[]> {
   return (await readEvents(stateRoot, { limit: 1_000 })).events;
 }
 
-describe("pseudonyms in the log of events", () => {
+describe("pseudonyms in the audit log", () => {
   it("are the same on all hosts of a fleet, also in lines that a host wrote before it entered the fleet", async () => {
     const [a, b] = [join(root, "a"), join(root, "b")];
     const about = { type: "token.issued", user: "zoe" } as const;

@@ -36,7 +36,7 @@ function read(): Line[] {
   return filesOf(files).flatMap((file) => (countingLines(file) ?? []).map((line) => JSON.parse(line) as Line));
 }
 
-describe("the log of events", () => {
+describe("the audit log", () => {
   it("writes a recorded event before the record resolves, with its time, actor and place in the chain", async () => {
     await openEvents().record(issued("ann"));
     const [line] = read();
@@ -89,7 +89,7 @@ describe("the log of events", () => {
   });
 });
 
-describe("a log of events that cannot be written", () => {
+describe("an audit log that cannot be written", () => {
   const UNWRITABLE = "FLEET_EVENTS_UNWRITABLE";
   const block = () => writeFileSync(join(root, "events"), "in the way");
   const unblock = () => rmSync(join(root, "events"));
@@ -132,7 +132,7 @@ describe("a log of events that cannot be written", () => {
   });
 });
 
-describe("the verification of the log of events", () => {
+describe("the verification of the audit log", () => {
   beforeEach(async () => {
     const events = openEvents();
     for (let at = 1; at <= 5; at++) await events.record(issued(`user${at}`));

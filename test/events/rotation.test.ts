@@ -44,7 +44,7 @@ async function write(events: Events, count: number): Promise<void> {
   }
 }
 
-describe("the rotation of the log of events", () => {
+describe("the rotation of the audit log", () => {
   it("a writer that was suspended while its number became free again gets another place", async () => {
     const suspended = openEvents();
     await write(suspended, 1);

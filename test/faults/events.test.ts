@@ -16,7 +16,7 @@ const PAUSE_MS = 120;
 const writer = bundleFixture("events-writer");
 const filler = bundleFixture("events-filler");
 
-it(`the log of events has every acknowledged event, and one whole chain, although ${WRITERS} writers are killed and suspended and their clocks jump`, async () => {
+it(`the audit log has every acknowledged event, and one whole chain, although ${WRITERS} writers are killed and suspended and their clocks jump`, async () => {
   const random = seededRandom("events torture");
   const root = await temporaryRoot();
   const acked: string[] = [];
@@ -75,7 +75,7 @@ function inNamespace(script: string, ...argv: string[]) {
 const canMount = inNamespace("mount -t tmpfs -o size=64k tmpfs /tmp").status === 0;
 
 it.skipIf(!canMount)(
-  "on a full disk, the log of events refuses an event, keeps all acknowledged ones, and goes on once there is room",
+  "on a full disk, the audit log refuses an event, keeps all acknowledged ones, and goes on once there is room",
   async () => {
     const folder = await temporaryRoot();
     await mkdir(folder);
@@ -98,7 +98,7 @@ it.skipIf(!canMount)(
 );
 
 it.skipIf(!canMount)(
-  "on a read-only file system, the log of events refuses events and can be read and verified",
+  "on a read-only file system, the audit log refuses events and can be read and verified",
   async () => {
     const root = await temporaryRoot();
     const make = spawnSync(process.execPath, [filler, root, "-", "5"], { encoding: "utf8" });

@@ -4,7 +4,7 @@ import { ERRORS } from "../../errors.js";
 import type { EventsVerified } from "../../peers/events/verify.js";
 
 export default class EventsVerify extends FleetCommand {
-  static override summary = "Verify the log of events of all hosts.";
+  static override summary = "Verify the audit log of all hosts.";
   static override description =
     "Finds lines that were changed, removed or moved, also at the end of a log, and names the first such place of each " +
     "log. Exits with 7 if there is one, or if a host does not answer.";
@@ -13,7 +13,7 @@ export default class EventsVerify extends FleetCommand {
   async run(): Promise<EventsVerified> {
     await this.parse(EventsVerify);
     return await this.withFleet(async (fleet) => {
-      using progress = this.progress("Verifying the log of events");
+      using progress = this.progress("Verifying the audit log");
       const verified = await fleet.events.verify();
       progress.end();
       const { ok, events, breaks, missing } = verified;

@@ -33,7 +33,7 @@ export const SECTIONS: SectionTexts = {
   limits: { meaning: "How much users may have at once. `null` removes a limit." },
   "limits.default": { meaning: "The limits of each user." },
   "limits.total": { meaning: "The limits of all users together." },
-  events: { meaning: "The [log of events](events.md): who did what, and why." },
+  events: { meaning: "The [audit log](events.md): who did what, and why." },
   storeOptions: { meaning: "The connection to a store in Redis." },
   host: { meaning: "This host, in a fleet of several hosts." },
   "host.tls": {

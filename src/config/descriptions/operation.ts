@@ -158,11 +158,11 @@ export const OF_OPERATION = {
   },
 
   "events.retention": {
-    meaning: "How long the [log of events](events.md) keeps an event on its host.",
+    meaning: "How long the [audit log](events.md) keeps an event on its host.",
     examples: ["90d"],
   },
   "events.maxSize": {
-    meaning: "The size of the log of events of each host. Beyond it, the oldest events are deleted.",
+    meaning: "The size of the audit log of each host. Beyond it, the oldest events are deleted.",
     examples: ["256mb"],
   },
 

@@ -241,5 +241,5 @@ async function eventLog({ fleet }: RecordsContext): Promise<Finding> {
   const { verifyLog } = await import("../../events/verify.js");
   const { events, brokenAt } = await verifyLog(fleet.stateRoot);
   if (brokenAt === null) return ok(`events in the log: ${events}`);
-  return failed(`the log of events is not as it was written: ${brokenAt.problem}`, "copilotfleet events verify");
+  return failed(`the audit log is not as it was written: ${brokenAt.problem}`, "copilotfleet events verify");
 }

@@ -7,7 +7,7 @@ import type { Actor, EventType, FleetEvent, Via } from "../../model/events/event
 import type { Head } from "../../store/file/events/files.js";
 import { object, type Schema } from "./schemas.js";
 
-/* The schemas of the calls about the log of events. As in `schemas.ts`, they ignore unknown fields. */
+/* The schemas of the calls about the audit log. As in `schemas.ts`, they ignore unknown fields. */
 
 const string = v.string("a text");
 const number = v.number("a number");

@@ -105,7 +105,7 @@ const calls = {
   endTokens: call({ ends: s.tokenEnds }, v.number("a number"), toLook),
   /** The ends of tokens that the host remembers. */
   tokenEnds: call({}, s.tokenEnds, toLook),
-  /** A part of the host's log of events. If there is none, the host waits up to `waitMs` for an event. */
+  /** A part of the host's audit log. If there is none, the host waits up to `waitMs` for an event. */
   events: call(e.eventQuery, e.eventPage, ({ waitMs = 0 }) => waitMs + LOOK_MS),
   /** The newest lines of other hosts' logs, as the host has noted them. */
   eventHeads: call({}, s.list(e.notedHead), toLook),

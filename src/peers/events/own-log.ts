@@ -48,7 +48,7 @@ export async function headsNotedHere({ stateRoot }: Pick<OwnLog, "stateRoot">): 
   return await notedHeads(stateRoot);
 }
 
-/** Shortens the log of events, and notes the heads of the other hosts' logs. A failure does not stop the caller. */
+/** Shortens the audit log, and notes the heads of the other hosts' logs. A failure does not stop the caller. */
 export async function keepOwnLog(
   { config, events, directory, warn }: Pick<SessionsContext, "config" | "events" | "directory" | "warn">,
   stateRoot: string,
@@ -58,6 +58,6 @@ export async function keepOwnLog(
     noteHeads(events, await directory.list(), directory.own);
     await trimEvents({ config, events, stateRoot });
   } catch (error) {
-    warn(`The log of events was not shortened: ${error instanceof Error ? error.message : String(error)}`);
+    warn(`The audit log was not shortened: ${error instanceof Error ? error.message : String(error)}`);
   }
 }

@@ -268,7 +268,7 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
     httpStreams: gauge("http_streams", "Streams of events that clients read over HTTP."),
     streamEvents: counter("http_stream_events_total", "Events sent in streams over HTTP."),
     slowStreams: counter("http_streams_slow_total", "Streams over HTTP ended because the client read too slowly."),
-    events: counterBy("events_total", "result", EVENT_RESULTS, "Events of the log of events."),
+    events: counterBy("events_total", "result", EVENT_RESULTS, "Events of the audit log."),
     eventsWaiting: gauge("events_waiting", "Events that are not written to the log so far."),
     signOns,
     signOnSeconds,

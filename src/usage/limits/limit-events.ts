@@ -12,7 +12,7 @@ interface Near {
   from: number;
 }
 
-/** The log of events. */
+/** The audit log. */
 export interface EventNotes {
   note(event: {
     type: "limit.near" | "limit.reached";
@@ -30,7 +30,7 @@ export interface LimitEventsContext {
 
 const OF_STORES = new WeakMap<object, LimitEvents>();
 
-/** Notes in the log of events that users come near their budgets, and reach their limits. */
+/** Notes in the audit log that users come near their budgets, and reach their limits. */
 export class LimitEvents {
   readonly #events: EventNotes | undefined;
   readonly #store: Pick<Store, "limits">;

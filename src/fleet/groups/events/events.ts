@@ -19,7 +19,7 @@ export interface FollowFilter extends EventsFilter {
   signal?: AbortSignal | undefined;
 }
 
-/** The log of events of all hosts: who did what, and why. */
+/** The audit log of all hosts: who did what, and why. */
 export class EventGroup extends Group {
   /**
    * Lists the events of all hosts by their time. A warning (`fleet.takeWarnings`) names each host that does not answer.
