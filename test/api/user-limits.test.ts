@@ -151,6 +151,25 @@ it("a prompt that waits at the door counts as a concurrent turn, and is not char
   client.socket.destroy();
 });
 
+it("a prompt that waits at the door is refused if the budget is used up when its turn comes, and is not charged", async () => {
+  const user = unused("u");
+  const id = unused("s");
+  await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));
+  await at.fleet.limits.set(user, { concurrentTurns: 5, tokensPerDay: 1 });
+  const { lease } = await at.commands.json<{ lease: { token: string } }>(["lock", id, "--user", user]);
+  const client = await RawClient.as(door.url, await at.token(user));
+  await client.requestOk("session.resume", { sessionId: id });
+  const used = async () => (await at.fleet.limits.get(user)).used;
+  const waiting = client.request("session.send", { sessionId: id, prompt: "hi" });
+  await eventually("it waits", async () => (await used()).concurrentTurns === 1);
+  await consume(user, "tokensPerDay");
+  await at.commands.ok(["unlock", id, "--token", lease.token]);
+  expect((await waiting).error?.data).toMatchObject({ code: "FLEET_LIMIT_REACHED", limit: "tokensPerDay" });
+  await eventually("it is given back", async () => (await used()).concurrentTurns === 0);
+  expect(await used()).toMatchObject({ turnsPerMinute: 0, tokensPerDay: 5 });
+  client.socket.destroy();
+});
+
 /** Opens a session. @returns what sends a prompt to it, and resolves with the error */
 const OPEN: Readonly<Record<string, (user: string, id: string) => Promise<() => Promise<unknown>>>> = {
   library: async (user, id) => {

@@ -103,6 +103,23 @@ describe.skipIf(problem !== undefined)("the limits of a user whose clients use t
     expect(results.filter((end) => end === "turnsPerMinute")).toHaveLength(CLIENTS - 7);
   });
 
+  it("let turns exceed a budget only by those that run when it is used up, and refuse the prompts that wait", async () => {
+    const user = unused("u");
+    await hosts.place(user, "h1");
+    const ids = await sessionsOf(user);
+    await at(0).limits.set(user, { connections: "unlimited" });
+    const used = async () => (await at(0).limits.get(user)).used.tokensPerDay ?? 0;
+    await at(0).sessions.use(ids[0] ?? "", "hello", { user, wait: "120s" });
+    const ofOne = await eventually("its tokens", used);
+    await at(0).limits.set(user, { tokensPerDay: Math.round(10.5 * ofOne) });
+    await new Promise((resolve) => setTimeout(resolve, 1_100));
+    const results = await Promise.all(prompts(user, ids, "hello"));
+    expect(new Set(results)).toEqual(new Set(["ok", "tokensPerDay"]));
+    const begun = results.filter((end) => end === "ok").length;
+    expect(begun).toBeGreaterThanOrEqual(10 - 1);
+    expect(begun).toBeLessThanOrEqual(10 + SESSIONS);
+  });
+
   it("let exactly as many sessions exist as they allow", async () => {
     const user = unused("u");
     await at(0).limits.set(user, { sessions: 4, connections: "unlimited" });

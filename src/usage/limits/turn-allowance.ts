@@ -31,6 +31,8 @@ export class TurnAllowance {
   /** Whether no prompt has used the turn's own place in the minute. */
   #isSpare = true;
   #isOver = false;
+  /** When the budgets were checked last, by `performance.now()`. */
+  #checkedMs = Number.NEGATIVE_INFINITY;
 
   private constructor(context: AllowanceContext, user: string, limits: EffectiveLimits) {
     this.#context = context;
@@ -60,11 +62,12 @@ export class TurnAllowance {
 
   /** Counts a prompt, right before it is sent. @throws like {@link take} */
   async charge(): Promise<Charge> {
+    // While this turn waited for others, they may have used the budgets up.
+    if (performance.now() - this.#checkedMs > FRESH_MS) await this.#checkBudgets();
     if (this.#isSpare) {
       this.#isSpare = false;
       return { refund: () => this.#refundFirst() };
     }
-    await this.#checkBudgets();
     const id = newId();
     await this.#take("prompt", id);
     return { refund: () => this.#giveBack("prompt", id, false) };
@@ -110,6 +113,7 @@ export class TurnAllowance {
   }
 
   async #checkBudgets(): Promise<void> {
+    this.#checkedMs = performance.now();
     for (const { limit, period } of BUDGETS) {
       const max = this.#limits.limits[limit];
       if (max === null) continue;
@@ -127,6 +131,9 @@ export class TurnAllowance {
     return limitReached(limit, max, { source: this.#limits.sources[limit], used, retryAfterMs });
   }
 }
+
+/** How long a check of the budgets counts, in milliseconds. A turn that need not wait begins within this time. */
+const FRESH_MS = 50;
 
 /** When a turn that found no place may try again, in milliseconds. Nobody knows when another turn ends. */
 const AGAIN_MS = 1_000;
