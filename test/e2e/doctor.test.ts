@@ -34,6 +34,7 @@ const STATE_CHECKS = [
   "HTTP API",
   "tokens",
   "usage",
+  "user limits",
   "ports",
 ];
 
@@ -415,6 +416,19 @@ describe("doctor", () => {
     const unsafe = await shown(fleet.run(["doctor", "--json"], { env: { COPILOTFLEET_HOME: "/etc/hostname/state" } }));
     const names = unsafe.checks.filter(({ level }) => level === "skipped").map(({ name }) => name);
     expect(names).toEqual(["store", "registry", ...STATE_CHECKS]);
+  });
+
+  it("doctor warns of a user who has more sessions than a limit that was lowered allows", async () => {
+    const user = unused("many");
+    for (let count = 0; count < 2; count++) await fleet.create(user, unused("s"));
+    await fleet.ok(["limit", "set", "--user", user, "--sessions", "1"]);
+    expect((await findings()).get("user limits")).toMatchObject({
+      level: "warning",
+      items: [`${user}: 2 sessions, and the limit is 1`],
+      fix: `copilotfleet list --user ${user}`,
+    });
+    await fleet.ok(["limit", "clear", "--user", user]);
+    expect((await findings()).get("user limits")?.level).toBe("ok");
   });
 
   it("doctor warns of damaged records, and doctor --fix writes them again", async () => {

@@ -19,6 +19,7 @@ import {
   type Step,
   type Values,
 } from "../fixtures/monitoring/runbooks.js";
+import { RawClient } from "../gateway/raw-client.js";
 
 /** `npm test` tries two runbooks. `npm run soak` tries all, which takes about ten minutes. */
 const SOAK = process.env.SOAK !== undefined;
@@ -371,6 +372,23 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
       model.key = "good";
     };
     await attempt("CopilotfleetTurnsFailing", { cause, value, kind: "counter", cure, minutes: 13 });
+  });
+
+  long("the runbook of CopilotfleetLimitsReached works as printed", async () => {
+    await fleet.create("seventh", "limited");
+    await fleet.ok(["limit", "set", "--user", "seventh", "--turns-per-minute", "1"]);
+    const cause = async () => {
+      const { token } = await fleet.json<{ token: string }>(["token", "issue", "--user", "seventh"]);
+      const [supervisor] = (await fleet.registry()).supervisors ?? [];
+      const client = await RawClient.as(supervisor?.door ?? "", token);
+      await client.requestOk("session.resume", { sessionId: "limited" });
+      for (let count = 0; count < 150; count++)
+        await client.request("session.send", { sessionId: "limited", prompt: "hello" });
+      client.socket.destroy();
+      return { USER: "seventh" };
+    };
+    const value = gauge("door_limits_reached_total", 'limit="turnsPerMinute"');
+    await attempt("CopilotfleetLimitsReached", { cause, value, kind: "counter", minutes: 13 });
   });
 
   long("the runbook of CopilotfleetServerMemoryHigh works as printed", async () => {

@@ -126,6 +126,19 @@ describe("the front door, with one user's requests and bytes,", () => {
   });
 });
 
+it("the front door reports a prompt that a limit on turns refuses, so that the metrics count it", async () => {
+  await using at = await DoorFleet.open({ config: { limits: { default: { turnsPerMinute: 1 } } } });
+  const client = await RawClient.as(at.url, await at.token("alice"), true);
+  await client.requestOk("session.create", { sessionId: "s" });
+  await client.turnOk("s", "hi");
+  const { error } = await client.request("session.send", { sessionId: "s", prompt: "again" });
+  expect(error).toMatchObject({ data: { code: "FLEET_LIMIT_REACHED", limit: "turnsPerMinute" } });
+  expect(at.events.filter(({ limit }) => limit !== undefined)).toMatchObject([
+    { event: "denied", user: "alice", method: "session.send", sessionId: "s", limit: "turnsPerMinute" },
+  ]);
+  client.socket.destroy();
+});
+
 describe("the fleet, with one user's sessions,", () => {
   it("limits a user's sessions at the front door and in the library, and makes room when one is deleted", async () => {
     const limits = { default: { sessions: 3 }, total: { sessions: 5 } };

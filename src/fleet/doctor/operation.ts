@@ -33,6 +33,7 @@ export const OPERATION: readonly Row<RecordsContext>[] = [
   { name: "HTTP API", look: httpApi, isSlow: true },
   { name: "tokens", look: tokens },
   { name: "usage", look: usage },
+  { name: "user limits", look: userLimits },
   { name: "ports", look: freePorts },
 ];
 
@@ -103,6 +104,16 @@ async function problemOf({ metrics, pid }: SupervisorView): Promise<Finding | nu
     }
   }
   return null;
+}
+
+/** Warns of sessions that stay beyond a limit that was lowered. Time alone frees the other limits. */
+async function userLimits({ fleet }: RecordsContext): Promise<Finding> {
+  const { users, exceeded } = await fleet.records.userLimits();
+  const [first] = exceeded;
+  if (first === undefined) return ok(`users with limits of their own, or with groups: ${users}`);
+  const items = exceeded.map(({ user, used, max }) => `${user}: ${used} sessions, and the limit is ${max}`);
+  const detail = `users who have more sessions than they may have, and can create none: ${exceeded.length}`;
+  return { ...warning(detail, `copilotfleet list --user ${shellQuote(first.user)}`), items };
 }
 
 async function frontDoor({ fleet }: RecordsContext): Promise<Finding> {

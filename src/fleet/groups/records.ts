@@ -8,6 +8,7 @@ import { heldPorts } from "../../pool/start/ports.js";
 import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { sandboxNow } from "../../sandbox/sandbox.js";
 import type { StoreProbe } from "../../store/ports.js";
+import { effectiveLimits } from "../../usage/limits/limits.js";
 import { Group } from "./group.js";
 
 /** The sessions that their users cannot use, or that have impossible times. */
@@ -45,6 +46,19 @@ export class RecordGroup extends Group {
   /** Returns the purges that are not complete: of which user, since when, and the hosts that still have to erase their part. */
   async purges(): Promise<Purge[]> {
     return await this.parts.store.purges.list();
+  }
+
+  /** The number of users with limits of their own or groups, and those of them who have more sessions than they may have. */
+  async userLimits(): Promise<{ users: number; exceeded: { user: string; used: number; max: number }[] }> {
+    const { store, config } = this.parts;
+    const records = await store.limits.list();
+    const exceeded: { user: string; used: number; max: number }[] = [];
+    for (const record of records) {
+      const max = effectiveLimits(config.limits, record).limits.sessions;
+      const used = max === null ? 0 : await store.sessions.count(record.user, max);
+      if (max !== null && used > max) exceeded.push({ user: record.user, used, max });
+    }
+    return { users: records.length, exceeded };
   }
 
   /** Returns the number of servers that are recorded on this host, in any state. */
@@ -151,6 +165,7 @@ export class RecordGroup extends Group {
       servers: [],
       sessions: [],
       probeStore: [],
+      userLimits: [],
       readRest: [],
       sessionTroubles: [],
       troubledServers: [],

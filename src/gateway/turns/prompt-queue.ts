@@ -1,4 +1,4 @@
-import { FleetError } from "../../errors.js";
+import { FleetError, isFleetError } from "../../errors.js";
 import type { SessionRecord } from "../../model/session.js";
 import { NEVER_BEGAN } from "../../runtime/client/turn.js";
 import { type SessionUse, useSession } from "../../sessions/use/use-session.js";
@@ -193,11 +193,13 @@ export class PromptQueue {
    * the dispatcher then relays it to that host.
    */
   #refuse(prompt: Prompt, { id }: SessionRecord, error: unknown): void {
-    const { requests, ends } = this.#state;
+    const { requests, ends, report } = this.#state;
     prompt.charge?.refund();
     prompt.charge = null;
     if (!prompt.isAnswered) {
-      requests.refuse(prompt.request, error);
+      const isRefused = requests.refuse(prompt.request, error);
+      if (isRefused && isFleetError(error, "FLEET_LIMIT_REACHED"))
+        report.event({ event: "denied", method: prompt.request.method, sessionId: id, ...failure(error) });
       return;
     }
     ends.cut(id, error instanceof Error ? error.message : String(error));

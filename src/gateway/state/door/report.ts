@@ -88,7 +88,9 @@ export function describe(error: unknown): string {
 /**
  * The fields of an event that describe a failure. @param what a text to put before the error, for people who read the log
  */
-export function failure(error: unknown, what?: string): Pick<DoorEvent, "code" | "detail"> {
+export function failure(error: unknown, what?: string): Pick<DoorEvent, "code" | "limit" | "detail"> {
   const detail = what === undefined ? describe(error) : `${what}: ${describe(error)}`;
-  return isFleetError(error) ? { code: error.code, detail } : { detail };
+  if (!isFleetError(error)) return { detail };
+  const { code, limit } = error;
+  return { code, ...(limit === undefined ? {} : { limit }), detail };
 }
