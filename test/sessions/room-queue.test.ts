@@ -1,9 +1,11 @@
-import { mkdtempSync, readdirSync, utimesSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "vitest";
 import type { ServerRecord } from "../../src/model/server.js";
+import { setUseMarker } from "../../src/pool/use-markers.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
+import { type EvictionContext, makeRoom } from "../../src/sessions/memory/eviction.js";
 import { RoomQueue } from "../../src/sessions/memory/room-queue.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
@@ -88,4 +90,17 @@ it("a use that gives up, whose process has ended, or that hangs, holds nobody up
   expect([second, third].map((each) => each?.mayEnter(server))).toEqual([true, false]);
   expect(waiting()).not.toContain(gone);
   for (const each of [second, third]) each?.leave();
+});
+
+it("a use that cannot get enough room does not ask the server to unload a session", async () => {
+  const process = ownIdentity();
+  // No server listens, so a question would fail.
+  const busy: ServerRecord = { ...server, process, startedAt: new Date().toISOString() };
+  mkdirSync(join(busy.home, "session-state", "idle"), { recursive: true });
+  writeFileSync(join(busy.home, "session-state", "idle", `inuse.${process.pid}.lock`), "");
+  using _ = await setUseMarker(busy, "used", { waitMs: 0, signal: undefined });
+  const room = async (maxActive: number) => await makeRoom(busy, "new", maxActive, {} as EvictionContext);
+  expect(await room(3)).toBe(true);
+  expect(await room(1)).toBe(false);
+  await expect(room(2)).rejects.toThrow();
 });
