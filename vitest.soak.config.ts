@@ -6,7 +6,7 @@ export default defineConfig({
   test: {
     include: [
       "test/faults/**/*.test.ts",
-      "test/gateway/{client,fuzz,hosts,survival,tls}.test.ts",
+      "test/gateway/{client,fuzz,hosts,hosts-client,survival,tls}.test.ts",
       "test/api/fuzz.test.ts",
       "test/e2e/{hosts,runbooks}.test.ts",
     ],

@@ -25,10 +25,14 @@ export class EventWriter {
     this.#pseudonyms = pseudonyms;
   }
 
-  static async open({ stateRoot, config, store }: EventsContext): Promise<EventWriter> {
+  static async open({ stateRoot, config, store, warn }: EventsContext): Promise<EventWriter> {
     const segmentBytes = segmentBytesOf(config.events);
     // If the store is away, the key that this host has is as good, because the log can be verified with each of its keys.
-    const pseudonyms = await Pseudonyms.open(stateRoot, store).catch(async () => await Pseudonyms.open(stateRoot, {}));
+    const pseudonyms = await Pseudonyms.open(stateRoot, store).catch(async (error: unknown) => {
+      const reason = error instanceof Error ? error.message : String(error);
+      warn(`The audit log uses the key of pseudonyms of this host, because the fleet's key cannot be read: ${reason}`);
+      return await Pseudonyms.open(stateRoot, {});
+    });
     return new EventWriter(new ChainWriter(stateRoot, { segmentBytes }), pseudonyms, config.events.maxBytes);
   }
 

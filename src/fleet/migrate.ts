@@ -71,6 +71,7 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
     refuseMoving(contents);
     await refuseHeld(contents, origin);
     if (!isEmpty(await readContents(target))) throw occupied(options.to, stateRoot);
+    const left = await leftBehind(origin, from);
     await copyContents(contents, origin, target, options);
     return {
       from,
@@ -80,7 +81,7 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
       tokens: contents.tokens.length,
       highestFence: contents.highestFence,
       setting: { store: to },
-      warnings: [...(await leftBehind(origin, from)), ...origin.takeWarnings(), ...target.takeWarnings()],
+      warnings: [...left, ...origin.takeWarnings(), ...target.takeWarnings()],
     };
   } finally {
     await Promise.all([origin.close(), target.close()]);

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, it, vi } from "vitest";
+import { afterAll, beforeAll, expect, it, onTestFinished, vi } from "vitest";
 import type { FleetEvent } from "../../src/model/events/event.js";
 import { TestApi, used } from "./harness.js";
 
@@ -47,9 +47,10 @@ it("a refused token is in the log, and a second request with a token is not", as
 /** Opens the stream of events, does something, and resolves with the id and the user of the next event. */
 async function streamed(token: string, query: string, headers: Record<string, string>, act: () => Promise<unknown>) {
   const end = new AbortController();
+  onTestFinished(() => end.abort());
   const response = await fetch(`${at.door.url}/v1/events${query}`, {
     headers: { Authorization: `Bearer ${token}`, Accept: "text/event-stream", ...headers },
-    signal: end.signal,
+    signal: AbortSignal.any([end.signal, AbortSignal.timeout(30_000)]),
   });
   const acting = act();
   let text = "";
@@ -77,4 +78,12 @@ it("a stream goes on after the last event that the client has, although the cloc
   }
   const second = await streamed(admin, issued, { "Last-Event-ID": first.id }, async () => undefined);
   expect(second.user).toBe("erik");
+});
+
+it("a stream shows all events of a log that ends before the number that the client has, because the log is a new one", async () => {
+  const admin = await at.token("root", ["admin"]);
+  const { id } = await streamed(admin, "", {}, async () => await at.fleet.tokens.issue("fred"));
+  const beyond = `${id.replace(/\d+$/, "")}999999`;
+  const { user } = await streamed(admin, "?type=token.issued", { "Last-Event-ID": beyond }, async () => undefined);
+  expect(user).toBeTypeOf("string");
 });

@@ -10,7 +10,7 @@ import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
 /** How many sessions have a request in progress at each kill. */
 const LANES = rounds(2, 8);
-const KILLS = rounds(2, 25);
+const KILLS = rounds(3, 25);
 const KEYS = LANES * KILLS;
 /** The kill comes within this time after a request, in milliseconds. A request takes about 400 ms. */
 const AROUND_MS = 450;

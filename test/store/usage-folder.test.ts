@@ -187,6 +187,9 @@ describe("the ledger on the disk of one host", () => {
       turn++;
       if (!isOver) setImmediate(count);
     };
+    onTestFinished(() => {
+      isOver = true;
+    });
     const turns: number[] = [];
     onPiece(() => turns.push(turn));
     count();

@@ -26,7 +26,9 @@ export async function ownEvents(
 ): Promise<EventPage> {
   await events.flush();
   const until = performance.now() + waitMs;
-  for (let after = query.after ?? 0; ; ) {
+  const from = query.after ?? 0;
+  // A log that ends before this number is a new one, so the caller has none of its events.
+  for (let after = from > newestEvent(stateRoot) ? 0 : from; ; ) {
     const page = await readEvents(stateRoot, { ...query, after });
     if (page.events.length > 0 || page.hasMore) return page;
     after = page.next;

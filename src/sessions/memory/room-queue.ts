@@ -116,7 +116,7 @@ function findHead(folder: string): string | undefined {
   }
   const users = [...waiting].map(([user, names]) => ({
     lastMs: timeOf(join(folder, servedName(user))),
-    names: names.sort((a, b) => sinceOf(a) - sinceOf(b) || (a < b ? -1 : 1)),
+    names: names.sort((a, b) => sinceOf(a) - sinceOf(b) || sequenceOf(a) - sequenceOf(b)),
   }));
   users.sort((one, other) => one.lastMs - other.lastMs || sinceOf(one.names[0]) - sinceOf(other.names[0]));
   for (const { names } of users) for (const name of names) if (waits(folder, name)) return name;
@@ -127,6 +127,11 @@ function findHead(folder: string): string | undefined {
 /** When a waiter came, in milliseconds since the epoch. */
 function sinceOf(name = ""): number {
   return Number(name.split(SEPARATOR)[1]);
+}
+
+/** The order of the waiters of one process that came in the same millisecond. */
+function sequenceOf(name: string): number {
+  return Number(name.split(SEPARATOR).at(-1));
 }
 
 function servedName(user: string): string {
@@ -158,7 +163,15 @@ function touch(path: string, nowMs: number): void {
     utimesSync(path, now, now);
   } catch (error) {
     if (systemCode(error) !== "ENOENT") throw error;
+    create(path);
+  }
+}
+
+function create(path: string): void {
+  try {
     writeFileSync(path, "", { mode: 0o600 });
+  } catch (error) {
+    if (systemCode(error) !== "ENOENT") throw error; // ENOENT: the server was deleted
   }
 }
 

@@ -166,7 +166,10 @@ export async function allowanceFor(context: SessionsContext, user: string): Prom
   const isFree = [turnsPerMinute, concurrentTurns, tokensPerDay, tokensPerMonth].every((max) => max === null);
   if (record === null && isFree) return null;
   // Every turn of a user with limits passes here, and an import takes time although the module is loaded.
-  allowances ??= import("../../usage/limits/turn-allowance.js");
+  allowances ??= import("../../usage/limits/turn-allowance.js").catch((error: unknown) => {
+    allowances = undefined; // the next turn tries again
+    throw error;
+  });
   const { TurnAllowance: Loaded } = await allowances;
   return await Loaded.take(context, user, record);
 }

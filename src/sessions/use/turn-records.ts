@@ -80,11 +80,15 @@ export class MeteredTurn implements Disposable {
 function numbersOf({ inputTokens, outputTokens, cacheReadTokens, copilotUsage }: UsageData): UsageNumbers {
   const nano = numberOf(copilotUsage?.totalNanoAiu);
   return {
-    inputTokens: numberOf(inputTokens),
-    outputTokens: numberOf(outputTokens),
-    cacheReadTokens: numberOf(cacheReadTokens),
+    inputTokens: countOf(inputTokens),
+    outputTokens: countOf(outputTokens),
+    cacheReadTokens: countOf(cacheReadTokens),
     credits: nano === null ? null : nano / NANO,
   };
+}
+
+function countOf(value: unknown): number | null {
+  return Number.isSafeInteger(value) ? numberOf(value) : null;
 }
 
 function numberOf(value: unknown): number | null {

@@ -30,15 +30,29 @@ export class Tally {
   }
 
   async #refresh(): Promise<void> {
+    try {
+      await this.#readNew();
+    } catch (error) {
+      // The next refresh must not take the segments before the failure for read.
+      this.#forget();
+      throw error;
+    }
+  }
+
+  #forget(): void {
+    this.#users.clear();
+    this.#read.clear();
+  }
+
+  async #readNew(): Promise<void> {
     const numbers = this.#segments.numbers();
     for (const number of numbers.toReversed()) {
       const isNewest = number === numbers.at(-1);
       const step = await this.#segments.using(number, async (file) => await this.#add(number, file, isNewest));
       if (step === "replaced") {
         // The offset of the next line in the new segment is not known.
-        this.#users.clear();
-        this.#read.clear();
-        await this.#refresh();
+        this.#forget();
+        await this.#readNew();
         return;
       }
       if (step === "last") return;

@@ -9,6 +9,9 @@ import * as s from "./schemas.js";
 const DAY = "24h";
 /** An id begins with the time of its event, in milliseconds since the epoch and to the base of 36. */
 const TIME_DIGITS = 9;
+const POSITION = /^([^:]{0,63}):(\d{1,15})$/;
+/** How much later than events of other hosts an event may arrive, in milliseconds. */
+const LATE_MS = 60_000;
 
 export const EVENT_ROUTES: readonly AnyRoute[] = [
   route({
@@ -24,8 +27,9 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
     description:
       "Lists what the caller did, and what concerns the caller, from the logs of all hosts, the newest first. With the scope " +
       "`admin`, lists the events of all users. With `Accept: text/event-stream`, streams the events as they come. With the " +
-      "id of an event of a stream as `Last-Event-ID`, the next stream goes on after that event on each host. The `id` in an " +
-      "event's data is allowed, too. It stands for the event's time, so the stream may repeat events.",
+      "id of an event of a stream as `Last-Event-ID`, the next stream goes on after that event on each host that had events in the " +
+      "stream so far, and a minute before it on the others. The `id` in an event's data is allowed, too. It stands for the " +
+      "event's time, so the stream may repeat events.",
     params: null,
     query: s.eventFilter,
     body: null,
@@ -44,7 +48,7 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
       const filter = given({ user, type });
       if (acceptsStream) {
         const { id, after } = placeOf(lastEventId ?? "");
-        const from = lastEventId === undefined ? (since ?? new Date()) : (timeOf(id) ?? new Date());
+        const from = lastEventId === undefined ? (since ?? new Date()) : beginningOf(id, after);
         return {
           stream: { events: streamed(fleet.events.follow({ ...filter, since: from, after, signal }), id, after) },
         };
@@ -80,8 +84,18 @@ function idAt(id: string, seqs: ReadonlyMap<string, number>): string {
 /** Reads what {@link idAt} wrote. Ignores what it does not understand, because the header may contain any text. */
 function placeOf(text: string): { id: string; after: EventPositions } {
   const [id = "", positions = ""] = text.split("@");
-  const pairs = positions.matchAll(/([^,:]*):(\d{1,15})(?:,|$)/g);
-  return { id, after: Object.fromEntries([...pairs].map(([, host = "", seq]) => [host, Number(seq)])) };
+  const pairs = positions.split(",").flatMap((text) => {
+    const [, host = "", seq] = POSITION.exec(text) ?? [];
+    return seq === undefined ? [] : [[host, Number(seq)] as const];
+  });
+  return { id, after: Object.fromEntries(pairs) };
+}
+
+/** When the stream begins on hosts of which the client has no position. */
+function beginningOf(id: string, after: EventPositions): Date {
+  const time = timeOf(id) ?? new Date();
+  // An event of another host may be older than the last one, and come later.
+  return Object.keys(after).length === 0 ? time : new Date(time.getTime() - LATE_MS);
 }
 
 function timeOf(id: string): Date | null {

@@ -242,6 +242,7 @@ export class UsageSums implements UsageStore {
 
   async upkeep(keepMs: number): Promise<void> {
     await this.#segments.sealOld();
+    await sleep(LATE_MS);
     await this.#send();
     await this.#dropSent();
     for (const hour of await this.#hours(0, hourOf(Date.now() - keepMs) - 1)) {
