@@ -2,7 +2,7 @@ import { useCallback, useEffect, useState } from "preact/hooks";
 import { acceptedAt } from "./api/client.js";
 import { onSignedOut } from "./api/key.js";
 import { type Problem, problemFrom } from "./api/problem.js";
-import { ownerOf, signedIn, takeCode, whoAmI } from "./api/sign-in.js";
+import { ownerOf, signedIn, signIn, takeCode, whoAmI } from "./api/sign-in.js";
 import type { Caller } from "./api/types.js";
 import { ConfirmCode, SignIn } from "./pages/sign-in.js";
 import { Loading } from "./parts/notice.js";
@@ -17,12 +17,17 @@ type State =
   | { is: "asking"; code: string; user: string }
   | { is: "signed in"; caller: Caller };
 
-/** Asks about the code in the address, or signs in with the cookie of an earlier sign-in. */
+/** Signs in with the code in the address, or with the cookie of an earlier sign-in. */
 async function start(): Promise<State> {
   const code = takeCode();
   try {
-    if (code !== null) return { is: "asking", code, user: await ownerOf(code) };
     const caller = await signedIn();
+    if (code !== null) {
+      const user = await ownerOf(code);
+      // The link may come from a stranger, who then sees what the person writes.
+      if (caller !== null && caller.user !== user) return { is: "asking", code, user };
+      return { is: "signed in", caller: await signIn({ code, user }) };
+    }
     return caller === null ? { is: "signed out", wasSignedIn: false } : { is: "signed in", caller };
   } catch (error) {
     const problem = problemFrom(error);

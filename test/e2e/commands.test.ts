@@ -353,6 +353,7 @@ describe("doctor and smoke", () => {
       "HTTP API",
       "tokens",
       "usage",
+      "user limits",
       "ports",
     ]);
     // The results of these depend on the machine, and on what other tests of this file have done.
@@ -369,7 +370,7 @@ describe("doctor and smoke", () => {
       .split("\n")
       .filter((line) => !line.startsWith(" "))
       .toReversed();
-    expect(lines).toHaveLength(29);
+    expect(lines).toHaveLength(30);
     for (const line of lines) expect(line).toMatch(/^(ok {5}|WARN {3}|SKIP {3})\S/);
     expect([summary, empty]).toEqual([expect.stringMatching(/^29 checks: \d+ ok, /), ""]);
   });

@@ -38,7 +38,7 @@ describe("open", () => {
     expect(stderr).toBe("");
     const [, url = "", code = ""] = /^(http:\S+)\/#code=(cft_\S+)\n$/.exec(stdout) ?? [];
     expect(url).toBe(http);
-    const body = { code };
+    const body = { code, user: "alice" };
     const signedIn = await ask(url, "POST", "/console/session", { body, headers: FROM_PAGE });
     expect(signedIn.status).toBe(200);
     const Cookie = String(signedIn.headers["set-cookie"]).split(";")[0] ?? "";
