@@ -1,6 +1,7 @@
 import * as v from "valibot";
 import { FleetError, type Suggestion } from "../errors.js";
 import { count, size, tokens } from "./rules.js";
+import { writeDuration } from "./values/duration.js";
 
 const limitsOf = (defaults: {
   connections: number;
@@ -149,10 +150,14 @@ export function limitReached(
   const state = used === undefined ? "the limit is reached" : `${used} ${used === 1 ? "is" : "are"} used`;
   const remedies: readonly Suggestion[] = isTotal ? ["Try again in a moment."] : REMEDIES[what];
   return new FleetError("FLEET_LIMIT_REACHED", `${whose} may have ${max} ${WORDS[what]} (${where}), and ${state}.`, {
-    suggestions: [...remedies, raise],
+    suggestions: [...(retryAfterMs === undefined ? [] : [tryAgainIn(retryAfterMs)]), ...remedies, raise],
     limit,
     ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
   });
+}
+
+function tryAgainIn(ms: number): Suggestion {
+  return `Try again in ${writeDuration(Math.ceil(ms / 1_000) * 1_000)}.`;
 }
 
 /** Where a limit is set, and how to raise it. */

@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { FrontDoor } from "../../src/gateway/door.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
@@ -163,6 +164,8 @@ it("a prompt that waits at the door is refused if the budget is used up when its
   const waiting = client.request("session.send", { sessionId: id, prompt: "hi" });
   await eventually("it waits", async () => (await used()).concurrentTurns === 1);
   await consume(user, "tokensPerDay");
+  // The budget is checked again after a wait of more than 50 ms. A longer one changes nothing.
+  await delay(100);
   await at.commands.ok(["unlock", id, "--token", lease.token]);
   expect((await waiting).error?.data).toMatchObject({ code: "FLEET_LIMIT_REACHED", limit: "tokensPerDay" });
   await eventually("it is given back", async () => (await used()).concurrentTurns === 0);
@@ -214,6 +217,7 @@ it("a turn in a session that does not exist is not charged, and one that ends is
   await expect(at.fleet.sessions.use(id, "hi", { user })).rejects.toMatchObject({
     limit: "turnsPerMinute",
     message: "This user may have 1 turns per minute (set by limit set), and 1 is used.",
+    suggestions: expect.arrayContaining([expect.stringMatching(/^Try again in (1m|\d{1,2}s)\.$/)]),
   });
 });
 

@@ -1,11 +1,13 @@
 import {
   appendFileSync,
+  existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
   rmSync,
   statSync,
   truncateSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
@@ -99,6 +101,18 @@ describe("the ledger on the disk of one host", () => {
     await usage.upkeep(2 * DAY_MS);
     expect(files().filter((name) => name.endsWith(".jsonl"))).toEqual(["00000002.jsonl", "00000003.jsonl"]);
     expect(await requests()).toBe(2);
+  });
+
+  it("deletes an old segment without lines, and those that follow it", async () => {
+    const [empty, old] = [1, 2].map((number) => {
+      usage.append(requestLines(String(number), { at: new Date(Date.now() - 3 * DAY_MS).toISOString() }));
+      usage.segments.seal();
+      return usage.segments.pathOf(number);
+    });
+    truncateSync(empty ?? "");
+    utimesSync(empty ?? "", new Date(Date.now() - 3 * DAY_MS), new Date(Date.now() - 3 * DAY_MS));
+    await usage.upkeep(2 * DAY_MS);
+    expect([empty, old].filter((path) => existsSync(path ?? ""))).toEqual([]);
   });
 
   it("leaves no name on the disk after a rename, also in the sums, and keeps the files private", async () => {

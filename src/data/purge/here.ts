@@ -97,8 +97,7 @@ async function eraseSessions(erasing: Erasing): Promise<void> {
   await pseudonymize(erasing, erasing.ids);
   for (const record of records) {
     if (!(await isHere(erasing, record))) continue;
-    // The folder of the user's own server is measured as a whole.
-    if (record.serverId !== serverIdOf(user)) total.bytes += bytesOf(servers[record.serverId]?.home, record.id);
+    total.bytes += bytesOf(servers[record.serverId]?.home, record.id);
     await eraseSession(erasing, record);
     total.sessions++;
     for (const { home } of Object.values(servers)) rmSync(join(dirname(home), "open", record.id), { force: true });

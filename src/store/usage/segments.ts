@@ -128,10 +128,10 @@ export class Segments {
     return this.#open;
   }
 
-  /** The size of a segment in bytes, and its number in the file system; 0 and 0 if it does not exist. */
-  stateOf(number: number): { size: number; ino: number } {
-    const { size, ino } = statSync(this.pathOf(number), { throwIfNoEntry: false }) ?? { size: 0, ino: 0 };
-    return { size, ino };
+  /** The size of a segment in bytes, its number in the file system, and when it was last written; 0 if it does not exist. */
+  stateOf(number: number): { size: number; ino: number; writtenMs: number } {
+    const { size = 0, ino = 0, mtimeMs = 0 } = statSync(this.pathOf(number), { throwIfNoEntry: false }) ?? {};
+    return { size, ino, writtenMs: mtimeMs };
   }
 
   /** Calls `use` with an open segment. Resolves with undefined if the segment does not exist. */

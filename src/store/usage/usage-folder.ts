@@ -152,9 +152,11 @@ export class UsageFolder implements UsageStore {
     await this.settled();
     const from = Date.now() - keepMs;
     for (const number of this.segments.numbers().slice(0, -1)) {
-      const last = await this.segments.using(number, async (segment) => this.#sums.head(number, segment)?.last);
+      const sums = await this.segments.using(number, async (segment) => this.#sums.head(number, segment));
+      // A segment without lines, or on a full disk, may have no sums. No line is newer than the last write.
+      const last = sums?.last ?? this.segments.stateOf(number).writtenMs;
       // Lines are in order except for some, so the segments after this one are not older.
-      if (last === undefined || last >= from) break;
+      if (last >= from) break;
       this.segments.remove(number);
     }
   }
