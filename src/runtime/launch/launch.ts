@@ -1,3 +1,4 @@
+import { type ChildProcess, type StdioOptions, spawn } from "node:child_process";
 import { closeSync, fstatSync, constants as modes, openSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { FleetError, isFleetError, option, systemCode } from "../../errors.js";
@@ -40,21 +41,16 @@ const ANNOUNCEMENT = /listening on port/i;
  * after the kernel has shown that the new process itself has the listening socket.
  */
 export async function launchServer(launch: Launch, signal: AbortSignal): Promise<LaunchedServer> {
-  const { child, logStart } = await start(launch);
+  const { child, logStart } = start(launch);
   let ended: string | null = null;
-  const exit = child.then(({ shortMessage, cause, signal = null, exitCode: code = null }) => {
-    const own = { signal, code };
+  const exit = endOf(child).then((own) => {
     const end = launch.sandbox.mode === "bwrap" ? endInBwrap(own) : own;
-    const how = end?.signal ?? own.signal ?? `exit code ${code}`;
-    ended = code === null && signal === null ? (shortMessage ?? "not started") : how;
-    return { end, shortMessage, cause };
+    ended = end?.signal ?? own.signal ?? `exit code ${own.code}`;
+    return end;
   });
 
   const { pid } = child;
-  if (pid === undefined) {
-    const { cause, shortMessage } = await exit;
-    throw cannotStart(launch, cause, shortMessage);
-  }
+  if (pid === undefined) throw cannotStart(launch, await exit.catch((cause: unknown) => cause));
   const started = identify(pid);
   try {
     for (let poll = 0; ; poll++) {
@@ -74,7 +70,7 @@ export async function launchServer(launch: Launch, signal: AbortSignal): Promise
           );
           // Unref the child only now, because this process must stay alive while it waits for a failed start to end.
           child.unref();
-          void exit.then(({ end }) => {
+          void exit.then((end) => {
             // If somebody ends bwrap alone, the runtime goes on, and nobody learns how it ends.
             if (end !== null && !isAlive(identity)) noteEnd(launch.server.home, launch.launchId, end);
           });
@@ -105,8 +101,15 @@ function listenerOf(started: ProcessIdentity, { port, sandbox }: Launch): Proces
   return withBridge(server, { port, sandbox });
 }
 
-async function start(launch: Launch) {
-  const { execa } = await import("execa");
+/** Resolves when the process ends. Rejects if it could not be started. */
+function endOf(child: ChildProcess): Promise<{ code: number | null; signal: NodeJS.Signals | null }> {
+  return new Promise((resolve, reject) => {
+    child.once("error", reject);
+    child.once("exit", (code, signal) => resolve({ code, signal }));
+  });
+}
+
+function start(launch: Launch): { child: ChildProcess; logStart: number } {
   const path = logPath(launch.server.home);
   makeLogKey(path);
   const { O_RDWR, O_WRONLY } = modes;
@@ -114,24 +117,21 @@ async function start(launch: Launch) {
   try {
     appendLine(log, launchText(launch), readLogKey(path));
     const logStart = fstatSync(log).size;
-    requireDescriptors(launch);
-    const [program, ...args] = sandboxed(launch);
-    const child = execa(program, args, {
-      cwd: launch.server.cwd,
-      env: serverEnvironment(launch),
-      extendEnv: false,
-      detached: true,
-      cleanup: false,
-      reject: false,
-      buffer: false,
-      // The server cannot read its log through this descriptor, so its agent cannot repeat a signed line.
-      // execa accepts any open descriptor, but its types know only 1 and 2.
-      stdio: ["ignore", output as 1, output as 1, ...insteadOfInherited(output)],
-    });
-    return { child, logStart };
+    // The server cannot read its log through `output`, so its agent cannot repeat a signed line.
+    return { child: spawnServer(launch, ["ignore", output, output, ...insteadOfInherited(output)]), logStart };
   } finally {
     closeSync(log);
     closeSync(output);
+  }
+}
+
+/** Node.js reports most failures by the event `error`, and throws the others. */
+function spawnServer(launch: Launch, stdio: StdioOptions): ChildProcess {
+  const [program, ...args] = sandboxed(launch);
+  try {
+    return spawn(program, args, { cwd: launch.server.cwd, env: serverEnvironment(launch), detached: true, stdio });
+  } catch (cause) {
+    throw cannotStart(launch, cause);
   }
 }
 
@@ -142,11 +142,11 @@ let inherited: number[] | undefined;
  * `exec 200>lock; flock 200`. Otherwise it would hold the lock as long as it runs, and its agent could use them. Node.js closes only
  * the lowest ones.
  */
-function insteadOfInherited(output: number): (1 | "ignore")[] {
+function insteadOfInherited(output: number): (number | "ignore")[] {
   inherited ??= system().processes.inheritedDescriptors();
   const isInherited = new Set(inherited);
   const beyond = Array.from({ length: Math.max(2, ...inherited) - 2 }, (_, index) => index + 3);
-  return beyond.map((fd) => (isInherited.has(fd) ? (output as 1) : "ignore"));
+  return beyond.map((fd) => (isInherited.has(fd) ? output : "ignore"));
 }
 
 function sandboxed(launch: Launch): Command {
@@ -154,18 +154,6 @@ function sandboxed(launch: Launch): Command {
   const temporary = temporaryFolder(server.home);
   if (sandbox.mode !== "none") makeFolder(temporary);
   return sandbox.wrap([runtimePath, ...commandLine(launch)], { home: server.home, temporary, sessionState, port });
-}
-
-/** Refuses a start without two free file descriptors, because execa (9.6) then emits an error that ends this process. */
-function requireDescriptors(launch: Launch): void {
-  const spare: number[] = [];
-  try {
-    while (spare.length < 2) spare.push(openSync("/dev/null", "r"));
-  } catch (cause) {
-    throw cannotStart(launch, cause);
-  } finally {
-    for (const fd of spare) closeSync(fd);
-  }
 }
 
 function commandLine({ server, port, githubToken, settings }: Launch): string[] {
@@ -200,9 +188,10 @@ function openLog(path: string, access: number): number {
   }
 }
 
-function cannotStart(launch: Launch, cause: unknown, reason?: string): FleetError {
+function cannotStart(launch: Launch, cause: unknown): FleetError {
   const code = systemCode(cause);
   const out = code === "EAGAIN" || code === "EMFILE" || code === "ENFILE" || code === "ENOMEM";
+  const reason = cause instanceof Error ? cause.message : String(cause);
   const why = out ? `this machine has no processes, file descriptors or memory left (${code})` : reason;
   return new FleetError("FLEET_RUNTIME_UNUSABLE", `${launch.runtimePath} could not be started: ${why}.`, {
     cause,
