@@ -120,6 +120,7 @@ function toFleetError(error: unknown, invocation: Invocation): FleetError {
 
 /** Options of the library whose flag or argument has a different name. */
 const FLAGS: Readonly<Record<string, string>> = {
+  lostHosts: "--lost-host",
   members: "--member",
   sessionId: "--id",
   sessionIds: "SESSION",

@@ -79,7 +79,11 @@ export const CONFLICT_ERRORS = rows(5, AS_BEFORE, {
       "An operator runs user purge for this user, or it was interrupted.",
       "A host was away when the purge began. It erases its part when serve or gc runs there.",
     ],
-    fixes: ["copilotfleet user purge USER", "copilotfleet doctor"],
+    fixes: [
+      "copilotfleet user purge USER",
+      "copilotfleet user purge USER --lost-host HOST # if that host never comes back",
+      "copilotfleet doctor",
+    ],
     httpFix: "Ask an operator whether the purge is complete.",
   },
   FLEET_SESSION_EXISTS: {

@@ -1,5 +1,9 @@
 import type { Purged, Remain } from "../data/purge/purge.js";
+import { FleetError, option, quote } from "../errors.js";
+import { audited } from "../events/audited.js";
 import { listTokens, revokeTokens } from "../identity/tokens.js";
+import type { Purge } from "../model/placement.js";
+import type { SessionRecord } from "../model/session.js";
 import type { SessionsContext } from "../sessions/context.js";
 import type { FleetHosts, Missing } from "./fleet-hosts.js";
 
@@ -18,10 +22,12 @@ export interface PurgeReceipt {
 
 interface PurgeRequest {
   dryRun: boolean;
+  /** The hosts that never come back, by an operator's word. */
+  lostHosts: readonly string[];
   signal: AbortSignal;
 }
 
-type Context = Pick<SessionsContext, "store"> & { hosts: FleetHosts };
+type Context = Pick<SessionsContext, "store" | "directory" | "events"> & { hosts: FleetHosts; stateRoot: string };
 
 /**
  * Erases all data of a user on all hosts. First records that this is under way, so that nothing new of the user begins, and so that
@@ -29,23 +35,40 @@ type Context = Pick<SessionsContext, "store"> & { hosts: FleetHosts };
  */
 export async function purgeUser(context: Context, user: string, request: PurgeRequest): Promise<PurgeReceipt> {
   const { store, hosts } = context;
-  const { dryRun, signal } = request;
+  const { dryRun, lostHosts, signal } = request;
+  const names = await hosts.names();
+  await assertLost(context, lostHosts, (await store.purges.read(user))?.pending ?? names);
   const tokens = (await listTokens(store, user)).length;
   if (!dryRun) {
-    const names = await hosts.names();
     await store.purges.begin({ user, begunAt: new Date().toISOString(), pending: names.length === 0 ? [null] : names });
     await revokeTokens(store, { user }, async (ends) => await hosts.tellTokenEnds(ends));
   }
   const { answers, missing } = await hosts.everywhere(async (host) => await host.purge({ user, dryRun }, { signal }));
   const total = sum(answers.map(({ answer }) => answer));
-  const pending = dryRun ? missing.map(({ host }) => host) : ((await store.purges.read(user))?.pending ?? []);
-  return {
-    user,
-    ...total,
-    tokens,
-    remains: [...total.remains, ...(await away(context, user, pending, missing))],
-    dryRun,
-  };
+  const pending = dryRun
+    ? [...new Set([...missing.map(({ host }) => host), ...lostHosts])]
+    : ((await store.purges.read(user))?.pending ?? []);
+  const remains = await away(context, user, { pending, missing, ...request });
+  return { user, ...total, tokens, remains: [...total.remains, ...remains], dryRun };
+}
+
+/** Refuses a host that can erase its part itself, and a host of which the purge knows nothing. */
+async function assertLost(
+  { hosts, directory }: Context,
+  lostHosts: readonly string[],
+  pending: Purge["pending"],
+): Promise<void> {
+  if (lostHosts.length === 0) return;
+  const alive = (await directory.list()).filter(({ gone }) => !gone).map(({ name }) => name);
+  const here = [hosts.own.name, ...alive];
+  const allowed = pending.filter((host) => host !== null && !here.includes(host));
+  for (const host of lostHosts) {
+    if (allowed.includes(host)) continue;
+    const why = here.includes(host) ? "is alive and erases its part itself" : "is not a host that this purge waits for";
+    const list = allowed.length === 0 ? "no host, because all are alive" : allowed.map(quote).join(", ");
+    const message = `${option("lostHosts")} ${quote(host)} ${why}. Allowed: ${list}`;
+    throw new FleetError("FLEET_USAGE_INVALID", message, { suggestions: ["copilotfleet top --once"] });
+  }
 }
 
 function sum(parts: readonly Purged[]): Purged {
@@ -59,27 +82,59 @@ function sum(parts: readonly Purged[]): Purged {
   return total;
 }
 
-/** The hosts that have not erased their part. */
-async function away(
-  { store, hosts }: Context,
-  user: string,
-  pending: readonly (string | null)[],
-  missing: readonly Missing[],
-): Promise<Remain[]> {
-  const records = await store.sessions.list(() => undefined);
+interface Away extends PurgeRequest {
+  pending: Purge["pending"];
+  missing: readonly Missing[];
+}
+
+/** The hosts that have not erased their part. Stops waiting for those that are lost. */
+async function away(context: Context, user: string, { pending, missing, ...request }: Away): Promise<Remain[]> {
+  const { store, hosts } = context;
+  const records = (await store.sessions.list(() => undefined)).filter(({ owner }) => owner === user);
   return await Promise.all(
     pending.map(async (host) => {
-      const sessions = records.filter((record) => record.owner === user && record.host === (host ?? undefined)).length;
+      const sessions = records.filter((record) => record.host === (host ?? undefined));
       const { servers } = host === null ? { servers: {} } : await hosts.registryOf(host);
       const count = Object.values(servers).filter((server) => server.user === user).length;
-      const error = missing.find((each) => each.host === host);
-      const why =
-        error === undefined || error.isGone ? "The host is away." : `The host did not erase it: ${error.error.message}`;
-      return {
-        host,
-        what: `the files of the user on that host (sessions recorded there: ${sessions}, servers: ${count})`,
-        why: `${why} It erases them when serve or gc runs there.`,
-      };
+      const what = `the files of the user on that host (sessions recorded there: ${sessions.length}, servers: ${count})`;
+      const failed = missing.find((each) => each.host === host && !each.isGone);
+      const isLost = host !== null && failed === undefined && request.lostHosts.includes(host);
+      // Another host takes over a session in the shared storage, and erases it.
+      if (isLost && !sessions.some((record) => isTakenOver(context, record))) {
+        if (!request.dryRun) await giveUp(context, user, { host, sessions });
+        return { host, what, why: LOST };
+      }
+      const why = failed === undefined ? "The host is away." : `The host did not erase it: ${failed.error.message}`;
+      const hint = host === null || failed !== undefined || isLost ? "" : ` ${hintOf(host)}`;
+      return { host, what, why: `${why} It erases them when serve or gc runs there.${hint}` };
     }),
   );
+}
+
+const LOST =
+  "The host is lost, as an operator reported, so nothing can erase them. The fleet keeps no record of these sessions and servers. If the host comes back, purge the user again.";
+
+function hintOf(host: string): string {
+  return `If it never comes back, purge the user again with --lost-host ${host}.`;
+}
+
+function isTakenOver({ directory }: Context, { term }: SessionRecord): boolean {
+  return directory.isShared && term !== undefined;
+}
+
+/** Removes the records of what a lost host has of a user, and counts its part of the purge as done. */
+async function giveUp(
+  { store, events, stateRoot }: Context,
+  user: string,
+  { host, sessions }: { host: string; sessions: readonly SessionRecord[] },
+): Promise<void> {
+  const { Pseudonyms } = await import("../events/pseudonyms.js");
+  const pseudonyms = await Pseudonyms.open(stateRoot, store);
+  const detail = `without host ${host}`;
+  await audited(events, { type: "user.purged", user: pseudonyms.of(user), reason: "host-lost", detail }, async () => {
+    const ids = sessions.map(({ id }) => id);
+    await store.sessions.deleteMany(ids, (record) => record.owner === user && record.host === host);
+    await store.hosts?.forgetServersOf(host, user);
+    await store.purges.done(user, host);
+  });
 }

@@ -51,10 +51,7 @@ export interface Store {
   /** Removes the scratch files of killed writers everywhere in the store. A write removes only those in its folder. */
   sweep(): Promise<void>;
 
-  /**
-   * Removes earlier states of records that contain one of the texts, and copies of damaged records that do. The present state of
-   * every record stays.
-   */
+  /** Removes earlier states of records, and copies of damaged records, that contain one of the texts. Present states stay. */
   forgetOlder(texts: readonly string[]): Promise<void>;
 
   /**
@@ -297,4 +294,7 @@ export interface Hosts {
 
   /** The registry of another host, for reading only. */
   registryOf(name: string): Promise<Registry>;
+
+  /** Removes the servers of a user from the registry of a host that is gone. */
+  forgetServersOf(name: string, user: string): Promise<void>;
 }

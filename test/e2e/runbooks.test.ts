@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { openFileStore } from "../../src/store/file/file-store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { eventually } from "../fixtures/eventually.js";
 import { FAST_HEALTH } from "../fixtures/fleets/serve.js";
@@ -249,6 +250,17 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
     const lastSuccess = gauge("gc_last_success_timestamp_seconds");
     const isOver = (after: Scrape, during: Scrape) => lastSuccess(after) > lastSuccess(during);
     await attempt("CopilotfleetGcOverdue", { cause, value, kind: "counter", minutes: 7 * 60, cure, isOver });
+  });
+
+  long("the runbook of CopilotfleetPurgeUnfinished works as printed", async () => {
+    const cause = async () => {
+      const store = openFileStore(fleet.root);
+      await store.purges.begin({ user: "leaver", begunAt: new Date().toISOString(), pending: ["lost-host"] });
+      await store.close();
+      return { USER: "leaver" };
+    };
+    const value = gauge("purges_unfinished");
+    await attempt("CopilotfleetPurgeUnfinished", { cause, value, minutes: 25 * 60 });
   });
 
   describe.skipIf(!SOAK)("the runbooks, followed after crashes", () => {

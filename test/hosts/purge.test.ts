@@ -100,4 +100,45 @@ describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage
     for (const word of words) expect(left).not.toContain(word);
     await hosts.serve();
   });
+
+  it("does not wait for a host that an operator reports as lost, and keeps no record of what was there", async () => {
+    const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
+    const user = userOf("h1", "xia.quux");
+    const words = [user, user.replace(".", "-"), "plover-of-xia"];
+    await h1.create(user, "of-xia");
+    await h1.send(user, "of-xia", "plover-of-xia one");
+    await hosts.lose("h1");
+    // As before the hosts shared storage: no other host can take the session over.
+    await hosts.store.sessions.update("of-xia", (draft) => void delete draft.term);
+    const purge = async (host: string) => await h2.run(["user", "purge", user, "--yes", "--json", "--lost-host", host]);
+    for (const [host, why] of [
+      ["h2", "is alive and erases its part itself"],
+      ["h9", "is not a host that this purge waits for"],
+    ] as const) {
+      const refused = await purge(host);
+      const message = `--lost-host "${host}" ${why}. Allowed: "h1"`;
+      expect(refused.json()).toMatchObject({ error: { code: "FLEET_USAGE_INVALID", message } });
+    }
+    expect(await hosts.store.purges.list()).toEqual([]);
+    expect(await hosts.store.sessions.count(user, 1)).toBe(1);
+
+    const what = expect.stringContaining("(sessions recorded there: 1, servers: 1)");
+    const waiting = (await h2.run(["user", "purge", user, "--yes", "--json"])).json<PurgeReceipt>();
+    expect(waiting.remains).toMatchObject([{ host: "h1", what, why: expect.stringContaining("--lost-host h1") }]);
+    const receipt = (await purge("h1")).json<PurgeReceipt>();
+    expect(receipt.remains).toMatchObject([{ host: "h1", what, why: expect.stringContaining("The host is lost") }]);
+    expect(await hosts.store.purges.list()).toEqual([]);
+    const left = await dump(redis);
+    for (const word of words) expect(left).not.toContain(word);
+    const purged = await h2.run(["events", "--type", "user.purged", "--json"]);
+    const { events } = purged.json<{ events: FleetEvent[] }>();
+    expect(events.at(-1)).toMatchObject({ reason: "host-lost", detail: "without host h1", outcome: "ok" });
+    expect(events.at(-1)?.user).toMatch(/^~/);
+
+    // If the host comes back, the same command without the flag erases the rest.
+    await hosts.serve();
+    const rest = (await h2.run(["user", "purge", user, "--yes", "--json"])).json<PurgeReceipt>();
+    expect(rest.remains).toEqual([]);
+    expect(tracesOf(words)).toEqual([]);
+  });
 });

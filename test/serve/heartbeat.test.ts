@@ -26,6 +26,7 @@ async function enter() {
     forget: async () => true,
     list: async () => [],
     registryOf: async () => ({ servers: {} }),
+    forgetServersOf: async () => undefined,
   };
   const terms = { over: () => void said.push("over"), begun: async () => void said.push("begun") };
   const context = {

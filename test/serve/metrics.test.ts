@@ -10,6 +10,8 @@ const SNAPSHOT: MetricsSnapshot = {
   turnsInFlight: 12,
   turnsStalled: 13,
   leases: 14,
+  purges: 17,
+  oldestPurge: 18,
   memoryBytes: 15,
   diskFreeBytes: 16,
   doorClients: 0,
@@ -55,6 +57,7 @@ describe("the metrics", () => {
       ...["ok", "failed"].map((outcome) => `gc_runs_total{outcome="${outcome}"}`),
       ...Object.keys(ERRORS).map((code) => `errors_total{code="${code}"}`),
       ...["sessions_active", "turns_in_flight", "turns_stalled", "leases", "servers_memory_bytes", "draining"],
+      ...["purges_unfinished", "purges_oldest_timestamp_seconds"],
       ...["servers_without_sandbox", "servers_over_disk_limit"],
       ...["allowed", "refused", "blocked", "failed", "limited"].map(
         (result) => `egress_connections_total{result="${result}"}`,
@@ -110,6 +113,8 @@ describe("the metrics", () => {
       leases: 14,
       servers_memory_bytes: 15,
       state_disk_free_bytes: 16,
+      purges_unfinished: 17,
+      purges_oldest_timestamp_seconds: 18,
     });
     const next = { ...SNAPSHOT, serversByState: { ...SNAPSHOT.serversByState, ready: 0 } };
     expect(await changed(metrics, () => metrics.observe(next))).toEqual({ 'servers{state="ready"}': 0 });

@@ -70,6 +70,8 @@ async function supervisor(): Promise<{ endpoint: HealthEndpoint; metrics: FleetM
     turnsInFlight: 2,
     turnsStalled: 0,
     leases: 1,
+    purges: 0,
+    oldestPurge: 0,
     memoryBytes: 300_000_000,
     diskFreeBytes: 50_000_000_000,
     doorClients: 0,

@@ -16,24 +16,31 @@ export default class UserPurge extends FleetCommand {
   static override examples = [
     "<%= config.bin %> user purge alice --dry-run",
     "<%= config.bin %> user purge alice --yes",
+    "<%= config.bin %> user purge alice --lost-host node-3",
   ];
   static override args = { user: userArg };
   static override flags = {
     yes: yesFlag,
     "dry-run": Flags.boolean({ description: "show what would be erased without changing anything" }),
+    "lost-host": Flags.string({
+      description: "a host that never comes back, so that the purge does not wait for it; may be repeated",
+      helpValue: "HOST",
+      multiple: true,
+    }),
   };
 
   async run(): Promise<PurgeReceipt> {
     const { args, flags } = await this.parse(UserPurge);
     const { user } = args;
     const dryRun = flags["dry-run"] === true;
+    const lostHosts = flags["lost-host"] ?? [];
     return await this.withFleet(async (fleet) => {
       const signal = this.interruptSignal();
       if (!dryRun && isAsked({ json: this.jsonEnabled(), yes: flags.yes })) {
-        await confirm(askToPurge(await fleet.users.purge(user, { dryRun: true, signal })));
+        await confirm(askToPurge(await fleet.users.purge(user, { dryRun: true, lostHosts, signal })));
       }
       using _ = this.progress("Erasing the data of the user", signal);
-      const receipt = await fleet.users.purge(user, { dryRun, signal });
+      const receipt = await fleet.users.purge(user, { dryRun, lostHosts, signal });
       this.log(renderReceipt(receipt));
       return receipt;
     });

@@ -37,6 +37,8 @@ export class Measurements {
     const loaded = running.flatMap(knownLoaded);
     const { inFlight, stalled } = this.#lookAtTurns(running);
     const leases = await Promise.all(loaded.map(async (id) => await store.leases.read(id)));
+    const purges = await store.purges.list();
+    const begun = purges.map(({ begunAt }) => Date.parse(begunAt) / 1000);
     const memory = running.map((server) => this.#processes.memoryOf(server));
     await this.#disks.checkLogs(running);
     const memoryBytes = memory.reduce((sum, bytes) => sum + bytes, 0);
@@ -47,6 +49,8 @@ export class Measurements {
       turnsInFlight: inFlight,
       turnsStalled: stalled,
       leases: leases.filter((lease) => lease !== null).length,
+      purges: purges.length,
+      oldestPurge: purges.length === 0 ? 0 : Math.min(...begun),
       memoryBytes,
       diskFreeBytes: await this.#disks.checkState(),
       doorClients: state.door?.clients ?? 0,

@@ -248,6 +248,8 @@ function seriesOf(library: typeof import("prom-client"), registry: Registry, ver
     probeSeconds: histogram("probe_duration_seconds", PROBE_BUCKETS_SECONDS, "How long probes took."),
     evictions: counter("evictions_total", "Idle sessions unloaded from a server's memory."),
     leases: gauge("leases", "Leases in force."),
+    purges: gauge("purges_unfinished", "Erasures of users' data that are not complete, in the whole fleet."),
+    oldestPurge: gauge("purges_oldest_timestamp_seconds", "When the oldest of these erasures began; 0: none."),
     gcRuns: counterBy("gc_runs_total", "outcome", OK_OR_FAILED, "Runs of gc."),
     gcDeleted: counter("gc_deleted_sessions_total", "Sessions deleted by gc."),
     gcFreedBytes: counter("gc_freed_bytes_total", "Bytes of the sessions deleted by gc."),

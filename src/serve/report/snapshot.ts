@@ -15,6 +15,10 @@ export interface MetricsSnapshot {
   /** Turns in flight that have shown no sign of life for too long. */
   turnsStalled: number;
   leases: number;
+  /** Purges in the whole fleet that are not complete. */
+  purges: number;
+  /** When the oldest of them began, in seconds since 1970; 0 if there is none. */
+  oldestPurge: number;
   memoryBytes: number;
   /** The free space that this process may use on the disk that holds the state, in bytes. Null if it is not known. */
   diskFreeBytes: number | null;

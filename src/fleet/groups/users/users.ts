@@ -10,6 +10,8 @@ import type { ExportedUser } from "./export-user.js";
 export interface PurgeUserOptions {
   /** Only show what would be erased. */
   dryRun?: boolean;
+  /** The names of hosts that never come back. The purge does not wait for them, and lists them in `remains`. */
+  lostHosts?: readonly string[];
   signal?: AbortSignal;
 }
 
@@ -39,9 +41,14 @@ export class UserGroup extends Group {
    * begins. If it is interrupted, the next purge finishes it, or the next gc or `serve` of each host.
    *
    * The result lists what remains and why.
+   *
+   * @throws FleetError `FLEET_USAGE_INVALID` when a lost host is alive, or the purge does not wait for it.
    */
-  async purge(user: string, { dryRun = false, signal = NEVER }: PurgeUserOptions = {}): Promise<PurgeReceipt> {
-    return await purgeUser(this.parts, user, { dryRun, signal });
+  async purge(
+    user: string,
+    { dryRun = false, lostHosts = [], signal = NEVER }: PurgeUserOptions = {},
+  ): Promise<PurgeReceipt> {
+    return await purgeUser(this.parts, user, { dryRun, lostHosts, signal });
   }
 
   /**
@@ -57,7 +64,7 @@ export class UserGroup extends Group {
   static {
     Group.guard(UserGroup.prototype, {
       list: [],
-      purge: [arg.user, arg.optional({ dryRun: { check: arg.flag }, ...arg.SIGNAL })],
+      purge: [arg.user, arg.optional({ dryRun: { check: arg.flag }, lostHosts: { check: arg.texts }, ...arg.SIGNAL })],
       export: [arg.user, ["options", arg.options({ output: arg.required(arg.text), ...arg.SIGNAL })]],
     });
   }
