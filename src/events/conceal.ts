@@ -86,7 +86,7 @@ function rewritten(path: string, rewrite: Rewrite): Derived | null | undefined {
   return text === before ? null : { path, text };
 }
 
-/** A segment that was deleted since it was read must not come back. */
+/** A file that was deleted since it was read must not come back. `removeSegments` prevents it from this moment on. */
 function replaceIfThere(scratch: string, path: string): void {
   if (existsSync(path)) renameSync(scratch, path);
 }

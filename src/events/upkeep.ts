@@ -27,7 +27,7 @@ export async function trimEvents({ config, events, stateRoot }: UpkeepContext, n
   const last = segments.at(-1);
   if (last === undefined) return;
   await events.record({ type: "events.shortened", reason: String(last.last), detail: `lines up to ${last.last}` });
-  removeSegments(segments);
+  removeSegments(files, segments);
 }
 
 /** Notes the newest lines of other hosts' logs, so that nobody can remove the ends of their logs unnoticed. */

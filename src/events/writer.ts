@@ -16,28 +16,47 @@ export function segmentBytesOf({ maxBytes }: Pick<Config["events"], "maxBytes">)
 /** Writes events to the log of this host. */
 export class EventWriter {
   readonly #chain: ChainWriter;
-  readonly #pseudonyms: Pseudonyms;
-  readonly #maxBytes: number;
+  readonly #context: EventsContext;
+  #pseudonyms: Pseudonyms;
+  /** Reads the key of the fleet, unless this writer has it. */
+  #keyOfFleet: Promise<void> | undefined;
+  #hasKeyOfFleet: boolean;
 
-  private constructor(writer: ChainWriter, pseudonyms: Pseudonyms, maxBytes: number) {
-    this.#maxBytes = maxBytes;
-    this.#chain = writer;
+  private constructor(context: EventsContext, pseudonyms: Pseudonyms, hasKeyOfFleet: boolean) {
+    this.#context = context;
+    this.#chain = new ChainWriter(context.stateRoot, { segmentBytes: segmentBytesOf(context.config.events) });
     this.#pseudonyms = pseudonyms;
+    this.#hasKeyOfFleet = hasKeyOfFleet;
   }
 
-  static async open({ stateRoot, config, store, warn }: EventsContext): Promise<EventWriter> {
-    const segmentBytes = segmentBytesOf(config.events);
-    // If the store is away, the key that this host has is as good, because the log can be verified with each of its keys.
-    const pseudonyms = await Pseudonyms.open(stateRoot, store).catch(async (error: unknown) => {
+  static async open(context: EventsContext): Promise<EventWriter> {
+    const { stateRoot, store, warn } = context;
+    try {
+      return new EventWriter(context, await Pseudonyms.open(stateRoot, store), true);
+    } catch (error) {
+      // If the store is away, the key that this host has is as good, because the log can be verified with each of its keys.
       const reason = error instanceof Error ? error.message : String(error);
       warn(`The audit log uses the key of pseudonyms of this host, because the fleet's key cannot be read: ${reason}`);
-      return await Pseudonyms.open(stateRoot, {});
-    });
-    return new EventWriter(new ChainWriter(stateRoot, { segmentBytes }), pseudonyms, config.events.maxBytes);
+      return new EventWriter(context, await Pseudonyms.open(stateRoot, {}), false);
+    }
   }
 
   async append(events: readonly Unnumbered[], options: { durable: boolean }): Promise<void> {
     await this.#chain.append((head) => chain(events, head, this.#pseudonyms.of), options);
+    // The events do not wait for a store that is away.
+    if (!this.#hasKeyOfFleet) this.#keyOfFleet ??= this.#readKeyOfFleet();
+  }
+
+  async #readKeyOfFleet(): Promise<void> {
+    const { stateRoot, store } = this.#context;
+    try {
+      this.#pseudonyms = await Pseudonyms.open(stateRoot, store);
+      this.#hasKeyOfFleet = true;
+    } catch {
+      // The next write tries again.
+    } finally {
+      this.#keyOfFleet = undefined;
+    }
   }
 
   async tidy(): Promise<void> {
@@ -46,6 +65,6 @@ export class EventWriter {
 
   /** Whether the log has more bytes than `events.maxSize`. */
   isTooLong(): boolean {
-    return this.#chain.bytes() > this.#maxBytes;
+    return this.#chain.bytes() > this.#context.config.events.maxBytes;
   }
 }

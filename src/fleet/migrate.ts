@@ -18,7 +18,7 @@ import { refuseErased } from "../store/purging.js";
 import { checkState, openState, storeUrl } from "./state.js";
 
 /** The names of everything that a copy writes in the state folder. */
-const RECORDS = ["registry", "registry.json", "sessions", "leases", "tokens", "limits", "limit-groups"];
+const RECORDS = ["registry", "registry.json", "sessions", "leases", "tokens", "limits", "limit-groups", "keyed-turns"];
 
 export interface MigrateOptions {
   env: NodeJS.ProcessEnv;

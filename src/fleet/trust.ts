@@ -67,14 +67,15 @@ export async function trustFile({ path, digest }: ProjectFile, { env, cwd }: Tru
   const root = stateRoot(env, { cwd });
   const record: TrustRecord = { path, digest, trustedAt: new Date().toISOString() };
   const target = trustRecordPath(root, path);
-  await recordTrust(root, `${path} ${digest}`);
-  try {
-    ensureStateFolder(root);
-    mkdirSync(trustFolder(root), { recursive: true, mode: 0o700 });
-    replaceStateFile(root, target, record);
-  } catch (error) {
-    throw unwritable(target, error);
-  }
+  await recordTrust(root, { detail: `${path} ${digest}` }, async () => {
+    try {
+      ensureStateFolder(root);
+      mkdirSync(trustFolder(root), { recursive: true, mode: 0o700 });
+      replaceStateFile(root, target, record);
+    } catch (error) {
+      throw unwritable(target, error);
+    }
+  });
   return { path, trustedAt: record.trustedAt, state: "trusted" };
 }
 
@@ -95,21 +96,30 @@ export async function revokeTrust(given: string, { env, cwd }: TrustOptions): Pr
   checkStateFolder(root);
   const name = trustedName(projectFileAt(given, cwd));
   if (readTrust(root, name) === undefined) return [];
-  await recordTrust(root, name, "revoked");
-  try {
-    unlinkSync(trustRecordPath(root, name));
-  } catch (error) {
-    if (systemCode(error) !== "ENOENT") throw unwritable(trustRecordPath(root, name), error);
-  }
+  await recordTrust(root, { detail: name, reason: "revoked" }, async () => {
+    try {
+      unlinkSync(trustRecordPath(root, name));
+    } catch (error) {
+      if (systemCode(error) !== "ENOENT") throw unwritable(trustRecordPath(root, name), error);
+    }
+  });
   return [name];
 }
 
-/** Records a decision about trust first. The command reads no configuration, so the log has its default bounds. */
-async function recordTrust(root: string, detail: string, reason: string | null = null): Promise<void> {
-  const { Events } = await import("../events/events.js");
+/** Records a decision about trust, and then acts. The command reads no configuration, so the log has its default bounds. */
+async function recordTrust(
+  root: string,
+  about: { detail: string; reason?: string },
+  action: () => Promise<void>,
+): Promise<void> {
+  const [{ Events }, { audited }] = await Promise.all([import("../events/events.js"), import("../events/audited.js")]);
   const config = { events: { retentionMs: Number.POSITIVE_INFINITY, maxBytes: Number.POSITIVE_INFINITY } };
   const events = new Events({ store: { hosts: null }, config, stateRoot: root, via: "command", warn: () => undefined });
-  await events.record({ type: "config.trusted", reason, detail });
+  try {
+    await audited(events, { type: "config.trusted", ...about }, action);
+  } finally {
+    await events.flush();
+  }
 }
 
 /** @param given the project file or its folder @returns the project file */

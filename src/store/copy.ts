@@ -3,7 +3,7 @@ import { compareText } from "../config/values/text.js";
 import { FleetError, quote } from "../errors.js";
 import type { OnProgress } from "../model/progress.js";
 import type { Registry } from "../model/registry.js";
-import type { SessionRecord } from "../model/session.js";
+import type { KeyedTurn, SessionRecord } from "../model/session.js";
 import type { TokenRecord } from "../model/token.js";
 import type { UserLimitRecord } from "../model/usage/user-limits.js";
 import type { UnreadableError } from "./failures.js";
@@ -21,6 +21,7 @@ export interface Contents {
   sessions: SessionRecord[];
   tokens: TokenRecord[];
   limits: UserLimitRecord[];
+  keyedTurns: KeyedTurn[];
   highestFence: number;
 }
 
@@ -33,7 +34,9 @@ export async function readContents(store: Store): Promise<Contents> {
   refuseUnreadable(unreadable);
   const tokens = (await store.tokens.list()).sort(byId);
   const limits = (await store.limits.list()).sort((a, b) => compareText(a.user, b.user));
-  return { registry, sessions, tokens, limits, highestFence: await store.leases.highestFence() };
+  const byKey = (a: KeyedTurn, b: KeyedTurn) => compareText(a.user, b.user) || compareText(a.key, b.key);
+  const keyedTurns = (await store.keyedTurns.list(null)).sort(byKey);
+  return { registry, sessions, tokens, limits, keyedTurns, highestFence: await store.leases.highestFence() };
 }
 
 interface Unreadable {
@@ -53,8 +56,8 @@ function refuseUnreadable(unreadable: readonly Unreadable[]): void {
   }));
 }
 
-export function isEmpty({ registry, sessions, tokens, limits }: Contents): boolean {
-  return Object.keys(registry.servers).length + sessions.length + tokens.length + limits.length === 0;
+export function isEmpty({ registry, sessions, tokens, limits, keyedTurns }: Contents): boolean {
+  return [Object.keys(registry.servers), sessions, tokens, limits, keyedTurns].every(({ length }) => length === 0);
 }
 
 /**
@@ -71,6 +74,7 @@ export async function copyContents(
   const ids: string[] = [];
   const tokens: string[] = [];
   const limits: UserLimitRecord[] = [];
+  const keyedTurns: KeyedTurn[] = [];
   try {
     // Raise the fences first, so that no new lease on a copied session gets a lower fence than an earlier one.
     await to.leases.raiseFences(contents.highestFence);
@@ -95,6 +99,11 @@ export async function copyContents(
       await to.limits.set(record.user, () => record.limits);
       await to.limits.noteGroups(record.user, record.groups);
     }
+    for (const turn of contents.keyedTurns) {
+      signal.throwIfAborted();
+      keyedTurns.push(turn);
+      await to.keyedTurns.create(turn);
+    }
     signal.throwIfAborted();
     await to.registry.update((draft) => {
       const { servers, ...rest } = contents.registry;
@@ -104,7 +113,7 @@ export async function copyContents(
     await verify(contents, from, to);
     signal.throwIfAborted();
   } catch (error) {
-    await takeBack(contents, { ids, tokens, limits }, to).catch((again: unknown) => {
+    await takeBack(contents, { ids, tokens, limits, keyedTurns }, to).catch((again: unknown) => {
       const why = [error, again].map((each) => (each instanceof Error ? each.message : String(each)));
       throw new FleetError("FLEET_STORE_OCCUPIED", `The copy could not be removed: ${why.join(" / ")}`, {
         suggestions: ["Clear the target, and run the command again."],
@@ -152,7 +161,7 @@ function records({ highestFence: _, ...rest }: Contents): unknown {
  */
 async function takeBack(
   { registry, sessions, tokens }: Contents,
-  written: { ids: readonly string[]; tokens: readonly string[]; limits: readonly UserLimitRecord[] },
+  written: { ids: readonly string[]; tokens: readonly string[] } & Pick<Contents, "limits" | "keyedTurns">,
   to: Store,
 ): Promise<void> {
   const ours = new Map(sessions.map((record) => [record.id, adapted(record, to)]));
@@ -165,6 +174,10 @@ async function takeBack(
     // The groups are written after the limits.
     const isOurs = [record, { ...record, groups: [] }].some((each) => isDeepStrictEqual(written, each));
     if (isOurs) await to.limits.forget(record.user);
+  }
+  for (const turn of written.keyedTurns) {
+    const { user, key } = turn;
+    if (isDeepStrictEqual(await to.keyedTurns.read(user, key), turn)) await to.keyedTurns.delete(user, key);
   }
   await to.sessions.deleteMany(written.ids, (record) => isDeepStrictEqual(record, ours.get(record.id)));
   await to.registry.update((draft) => {

@@ -1,8 +1,9 @@
-import { mkdirSync, symlinkSync } from "node:fs";
+import { chmodSync, mkdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { keysBelow, keyTree } from "../../src/config/keys.js";
 import { guardedKeys, KEY_CLASSES } from "../../src/config/load/guarded.js";
+import { readEvents } from "../../src/events/query.js";
 import { Fleet } from "../../src/fleet/fleet.js";
 import { listTrusted, readProjectFile, revokeTrust, trustFile } from "../../src/fleet/trust.js";
 import { Folder } from "./folder.js";
@@ -161,6 +162,21 @@ describe("a project file that the user trusts", () => {
     expect(await revokeTrust(folder.project, where)).toEqual([folder.projectFile]);
     expect(await revokeTrust(folder.project, where)).toEqual([]);
     expect(folder.refusal(where).code).toBe("FLEET_CONFIG_UNTRUSTED");
+  });
+
+  it("a second event shows that a project file could not be trusted after the first one announced it", async () => {
+    await using folder = new Folder();
+    const where = hostile(folder);
+    const state = where.env.COPILOTFLEET_HOME;
+    folder.write(join(state, "trusted"), "in the way");
+    chmodSync(state, 0o700);
+    const trusted = trustFile(readProjectFile(undefined, where), where);
+    await expect(trusted).rejects.toMatchObject({ code: "FLEET_STATE_UNWRITABLE" });
+    const { events } = await readEvents(state, { limit: 10 });
+    expect(events.map(({ type, outcome }) => [type, outcome])).toEqual([
+      ["config.trusted", "ok"],
+      ["config.trusted", "failed"],
+    ]);
   });
 
   it("Fleet.open refuses a project file unless the user trusts it or names it", async () => {

@@ -1,5 +1,6 @@
 import { userInfo } from "node:os";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
+import { Fleet } from "../../src/fleet/fleet.js";
 import type { FleetEvent } from "../../src/model/events/event.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 
@@ -45,4 +46,22 @@ it("the audit log shows who did what: a token, a session, its turn, its server, 
   const { stdout } = await fleet.run(["events"]);
   expect(stdout.split("\n").filter((line) => line.includes("token.issued"))).toHaveLength(1);
   expect(await fleet.json(["events", "verify"])).toMatchObject({ ok: true, events: found.length, brokenAt: null });
+});
+
+it("the audit log shows that a lock was taken over before that happens, and whether it failed", async () => {
+  const library = await Fleet.open({ env: fleet.env, cwd: fleet.folder });
+  onTestFinished(async () => await library.close());
+  await library.sessions.leave(await library.sessions.create({ user: "alice", sessionId: "locked" }));
+  const options = { user: "alice", steal: { reason: "mine" } };
+  const work = new Error("the work failed");
+  await expect(library.leases.hold("locked", options, async () => await Promise.reject(work))).rejects.toBe(work);
+  const signal = AbortSignal.abort();
+  await expect(library.leases.acquire("locked", { ...options, signal })).rejects.toThrow();
+  await expect(library.leases.acquire("locked", { ...options, ttl: "1ms" })).rejects.toThrow();
+  const stolen = await library.events.list({ type: "session.stolen" });
+  expect(stolen.map(({ outcome, detail }) => `${outcome}: ${detail}`)).toEqual([
+    "ok: mine",
+    "ok: mine",
+    "failed: mine",
+  ]);
 });

@@ -1,17 +1,20 @@
-import { existsSync, linkSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, linkSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { concealInEvents } from "../../src/events/conceal.js";
 import { Events } from "../../src/events/events.js";
+import { hashHolds, type Line } from "../../src/events/line.js";
 import { Pseudonyms } from "../../src/events/pseudonyms.js";
 import { readEvents } from "../../src/events/query.js";
 import { verifyLog } from "../../src/events/verify.js";
 import type { FleetEvent, NewEvent } from "../../src/model/events/event.js";
 import { compact } from "../../src/store/file/events/compact.js";
 import { derive } from "../../src/store/file/events/derive.js";
-import { LogFiles } from "../../src/store/file/events/files.js";
+import { LogFiles, linesIn } from "../../src/store/file/events/files.js";
+import { removeSegments } from "../../src/store/file/events/trim.js";
+import { eventually } from "../fixtures/eventually.js";
 import { found } from "../fixtures/found.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
@@ -103,6 +106,46 @@ describe("pseudonyms in the audit log", () => {
     expect(await late).toBe(existsSync(path));
     expect(left.filter((each) => existsSync(each))).toEqual([]);
     expect(found(root, ["zoe"])).toEqual([]);
+    expect((await verifyLog(root)).brokenAt).toBeNull();
+  });
+
+  it("do not bring back a segment that was deleted while they were written", async () => {
+    await write(Array.from({ length: 12 }, () => ({ type: "turn.begun", user: "zoe" }) as const));
+    await compact(files, 1e6);
+    const segments = files.listAllSegments();
+    const path = segments[0]?.path ?? "";
+    const place = (scratch: string) => {
+      removeSegments(files, segments);
+      renameSync(scratch, path);
+    };
+    expect(await derive(files, { make: () => ({ path, text: "" }), place })).toBe(false);
+    expect(existsSync(path)).toBe(false);
+  });
+
+  it("use the key of the fleet from the moment when the store answers", async () => {
+    const key = "0".repeat(64);
+    let isAway = true;
+    const pseudonymKey = async () => {
+      if (isAway) throw new Error("no answer");
+      return key;
+    };
+    const config = { events: { retentionMs: 1e12, maxBytes: 1e9 } };
+    const store = { hosts: null, pseudonymKey };
+    const log = new Events({ store, config, stateRoot: root, via: "library", warn: () => undefined });
+    const about = { type: "token.issued", user: "zoe" } as const;
+    await log.record(about);
+    isAway = false;
+    await log.record(about);
+    const holds = () => {
+      const { of } = Pseudonyms.ofExisting(root);
+      const lines = files.listBatches().flatMap((first) => linesIn(files.batchPath(first)) ?? []);
+      return lines.map((line) => hashHolds(JSON.parse(line) as Line, of));
+    };
+    await eventually("a line with the key of the fleet", async () => {
+      await log.record(about);
+      return readFileSync(join(root, "pseudonym-key"), "utf8").startsWith(key) && holds().at(-1) === true;
+    });
+    expect(holds().slice(0, 2)).toEqual([false, false]);
     expect((await verifyLog(root)).brokenAt).toBeNull();
   });
 

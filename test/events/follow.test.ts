@@ -99,4 +99,18 @@ describe("the events of several hosts", () => {
     }
     expect(signals.map(({ aborted }) => aborted)).toEqual([true]);
   });
+
+  it("end at once when the caller returns while it waits for the next one", async () => {
+    await write("a", START, "ann");
+    const signals: AbortSignal[] = [];
+    const following = follow(
+      hostsOf(["a"], (signal) => signals.push(signal)),
+      {},
+    );
+    expect(await next(following)).toBe("ann");
+    const waiting = following.next();
+    await following.return();
+    expect(await waiting).toEqual({ done: true, value: undefined });
+    expect(signals.map(({ aborted }) => aborted)).toEqual([true]);
+  });
 });

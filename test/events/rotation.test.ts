@@ -57,6 +57,20 @@ describe("the rotation of the audit log", () => {
     expect(await verifyLog(root)).toEqual({ events: 22, brokenAt: null });
   });
 
+  it("a batch whose temporary file was swept before it had its place is written again", async () => {
+    let sweeps = 0;
+    const swept = {
+      // Runs after the file was opened, as a sweep in another PID namespace may.
+      [Symbol.toPrimitive]: () => {
+        if (++sweeps === 1) for (const name of readdirSync(files.open)) rmSync(join(files.open, name));
+        return '{"seq":1,"hash":"a","prev":""}\n';
+      },
+    };
+    const build = () => ({ text: swept as unknown as string, head: { seq: 1, hash: "a" } });
+    await new ChainWriter(root, { segmentBytes: 1024 }).append(build, { durable: true });
+    expect([sweeps, files.listBatches()]).toEqual([2, [1]]);
+  });
+
   it("a line that two processes have put into two segments counts once", async () => {
     const events = openEvents();
     await write(events, 30);

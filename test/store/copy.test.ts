@@ -4,12 +4,14 @@ import { copyContents, isEmpty, readContents } from "../../src/store/copy.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import type { Store } from "../../src/store/ports.js";
 import { altered } from "../fixtures/store/altered-store.js";
-import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
+import { keyedTurn, serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
 const NEVER = new AbortController().signal;
 /** More than are copied at once. */
 const SESSIONS = 60;
+
+const KEYED = ["k1", "k2"].map((key) => keyedTurn("ann", key));
 
 async function filled(): Promise<Store> {
   const store = openFileStore(await temporaryRoot());
@@ -19,6 +21,7 @@ async function filled(): Promise<Store> {
   });
   await store.limits.set("ann", () => ({ sessions: 3, tokensPerDay: null }));
   await store.limits.noteGroups("bob", ["interns"]);
+  for (const turn of KEYED.toReversed()) await store.keyedTurns.create(turn);
   const ids = Array.from({ length: SESSIONS }, (_, index) => `a${index}`);
   await Promise.all(ids.map((id) => store.sessions.create(sessionRecord(id))));
   return store;
@@ -36,6 +39,7 @@ it("copyContents copies everything from one store to another, reports how far it
     { user: "ann", limits: { sessions: 3, tokensPerDay: null }, groups: [] },
     { user: "bob", limits: {}, groups: ["interns"] },
   ]);
+  expect(contents.keyedTurns).toEqual(KEYED);
   expect(await readContents(from)).toEqual(contents);
 });
 
@@ -106,8 +110,8 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
   const stop = new AbortController();
   const [from, to] = meddle(source, target, stop);
   await expect(copyContents(contents, from, to, stop)).rejects.toThrow(message);
-  const { registry, sessions, limits } = await readContents(target);
-  expect(limits).toEqual([]);
+  const { registry, sessions, limits, keyedTurns } = await readContents(target);
+  expect([...limits, ...keyedTurns]).toEqual([]);
   expect(registry).toEqual({ servers: {} });
   expect(sessions.map(({ id }) => id).filter((id) => id !== "others")).toEqual([]);
 });

@@ -1,9 +1,13 @@
-import { existsSync, writeFileSync } from "node:fs";
+import fs, { appendFileSync, existsSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { syncBuiltinESMExports } from "node:module";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
+import { readRedisUrl } from "../../src/config/values/redis-url.js";
+import { dayOf } from "../../src/model/usage/usage.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { Connection } from "../../src/store/redis/link/connection.js";
+import { keysOf } from "../../src/store/redis/link/keys.js";
 import { COUNT_USAGE } from "../../src/store/redis/scripts/usage-scripts.js";
 import { requestLines } from "../contract/usage.contract.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
@@ -53,9 +57,65 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     expect(counts).toBeLessThanOrEqual(3);
   });
 
+  it("counts the lines of a ledger folder that was deleted and began again, also if it has as many bytes", async () => {
+    const { usage } = open();
+    usage.append(requestLines("1"));
+    await usage.settled();
+    rmSync(join(root, "usage"), { recursive: true });
+    usage.append(requestLines("2"));
+    await usage.settled();
+    const [part] = await usage.read({ from: 0, to: Date.now() + 1_000, by: "user" });
+    expect(part?.requests).toBe(2);
+  });
+
+  it("counts each line once after a count that failed in Redis", async () => {
+    const store = open();
+    const { fleet = "" } = readRedisUrl(url) ?? {};
+    const [line] = requestLines("1");
+    const key = keysOf(fleet, null).usageTokens(dayOf(line?.at ?? ""));
+    await redis.client.set(key, "in the way");
+    store.usage.append(requestLines("1"));
+    for (let tries = 0; tries < 3; tries++) await store.usage.settled();
+    await redis.client.del(key);
+    expect(await requests(store)).toEqual([1]);
+    expect(await store.usage.tokensSince("ann", Date.parse(line?.at ?? ""))).toBe(15);
+  });
+
+  it("drops a sealed segment that ends in a line which a full disk has cut off", async () => {
+    const { usage } = open();
+    usage.append(requestLines("1"));
+    const path = join(root, "usage", "00000001.jsonl");
+    appendFileSync(path, '\n{"id":"torn","at":"2026-11');
+    await usage.rename(new Map());
+    expect(existsSync(path)).toBe(false);
+  });
+
+  it("has the id of a ledger folder on the disk before Redis counts a line under it", async () => {
+    const synced: number[] = [];
+    const { fsyncSync } = fs;
+    vi.spyOn(fs, "fsyncSync").mockImplementation((fd) => {
+      synced.push(fs.fstatSync(fd).ino);
+      fsyncSync(fd);
+    });
+    syncBuiltinESMExports();
+    onTestFinished(() => {
+      vi.restoreAllMocks();
+      syncBuiltinESMExports();
+    });
+    const { usage } = open();
+    let before: readonly number[] = [];
+    onCount(() => {
+      before = [...synced];
+    });
+    usage.append(requestLines("1"));
+    await usage.settled();
+    const folder = join(root, "usage");
+    expect(before).toEqual(expect.arrayContaining([folder, join(folder, "id")].map((path) => statSync(path).ino)));
+  });
+
   it("counts the lines of a dropped segment once, when another process has read them before and counts them afterwards", async () => {
-    const [one, other] = [open(), open()];
-    one.usage.append(requestLines("1"));
+    const other = open();
+    other.usage.append(requestLines("1"));
     let release: (() => void) | undefined;
     let isFirst = true;
     const held = new Promise<void>((resolve) => {
@@ -74,6 +134,7 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     const sums = join(root, "usage", "00000001.sums");
     writeFileSync(sums, "canary");
     // Seals the segment, counts it and drops it.
+    const one = open();
     await one.usage.rename(new Map());
     release?.();
     await late;

@@ -92,6 +92,33 @@ describe("the ledger on the disk of one host", () => {
     expect(await usage.tokensSince("ann", STARTED)).toBe(30);
   });
 
+  it("keeps a line that lacks only its newline on a full disk when the segment is sealed", async () => {
+    usage.append(requestLines("1"));
+    appendFileSync(usage.segments.pathOf(1), `\n${JSON.stringify(requestLines("2")[0])}`);
+    usage.segments.seal();
+    expect(await requests()).toBe(2);
+  });
+
+  it("counts the tokens of a ledger that began again, although its file has the inode of the deleted one", async () => {
+    const [before, after] = [openFileStore(root).usage, openFileStore(root).usage];
+    before.append(requestLines("1"));
+    await before.close();
+    expect(await usage.tokensSince("ann", STARTED)).toBe(15);
+    rmSync(usage.segments.pathOf(1));
+    after.append(requestLines("2", { user: "bob" }));
+    await after.close();
+    expect([await usage.tokensSince("ann", STARTED), await usage.tokensSince("bob", STARTED)]).toEqual([0, 15]);
+  });
+
+  it("counts the tokens of the segments before one that has no whole line", async () => {
+    usage.append(requestLines("1"));
+    usage.segments.seal();
+    appendFileSync(usage.segments.pathOf(2), '\n{"id":"torn","at":"2026-11\n');
+    usage.segments.seal();
+    await usage.settled();
+    expect(await openFileStore(root).usage.tokensSince("ann", STARTED)).toBe(15);
+  });
+
   it("deletes segments whose lines are all older than the retention, and no newer ones", async () => {
     usage.append(requestLines("1", { at: new Date(Date.now() - 3 * DAY_MS).toISOString() }));
     usage.segments.seal();
@@ -212,8 +239,9 @@ describe("the ledger on the disk of one host", () => {
     rmSync(sumsPath());
     mkdirSync(sumsPath());
     await usage.read({ ...all, from: 1 });
+    await usage.tokensSince("ann", STARTED);
     isOver = true;
-    expect(turns.length).toBeGreaterThan(2 * Math.floor(statSync(usage.segments.pathOf(1)).size / (128 * 1024)));
+    expect(turns.length).toBeGreaterThan(3 * Math.floor(statSync(usage.segments.pathOf(1)).size / (128 * 1024)));
     expect(new Set(turns).size).toBe(turns.length);
   });
 

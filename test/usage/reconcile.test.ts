@@ -1,7 +1,11 @@
+import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { sha256 } from "../../src/config/values/text.js";
+import { Pseudonyms } from "../../src/events/pseudonyms.js";
 import { NO_USAGE, type UsagePart } from "../../src/model/usage/usage.js";
 import { HistoryTotals, lastUnloaded, missingLines } from "../../src/serve/upkeep/reconcile-usage.js";
 import { eventually } from "../fixtures/eventually.js";
+import { found } from "../fixtures/found.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { DoorFleet } from "../gateway/harness.js";
 
@@ -26,7 +30,8 @@ it("adds what the ledger lacks of a session's totals, and nothing if the ledger 
     { ...known, key: "t", requests: 9 },
     { ...known, model: "other", requests: 9 },
   ];
-  const lines = missingLines(SESSION, unloaded(4, 50), [known, ...others], "a");
+  const about = { host: "a", digest: sha256 };
+  const lines = missingLines(SESSION, unloaded(4, 50), [known, ...others], about);
   expect(
     lines.map(({ outcome, user, inputTokens, outputTokens }) => [outcome, user, inputTokens, outputTokens]),
   ).toEqual([
@@ -37,11 +42,11 @@ it("adds what the ledger lacks of a session's totals, and nothing if the ledger 
   expect(new Set(lines.map(({ id }) => id)).size).toBe(2);
   // A purge replaces the session only in its own field.
   expect(lines.map(({ id }) => id).join()).not.toContain(SESSION.id);
-  expect(missingLines(SESSION, unloaded(2, 20), [known], null)).toEqual([]);
-  expect(missingLines(SESSION, unloaded(1, 10), [known], null)).toEqual([]);
-  expect(missingLines(SESSION, unloaded(2, 25), [known], null)).toHaveLength(1);
+  expect(missingLines(SESSION, unloaded(2, 20), [known], about)).toEqual([]);
+  expect(missingLines(SESSION, unloaded(1, 10), [known], about)).toEqual([]);
+  expect(missingLines(SESSION, unloaded(2, 25), [known], about)).toHaveLength(1);
   // The session had turns before the ledger began, or in another fleet.
-  expect(missingLines({ ...SESSION, turns: 4 }, unloaded(9, 90), [known], null)).toEqual([]);
+  expect(missingLines({ ...SESSION, turns: 4 }, unloaded(9, 90), [known], about)).toEqual([]);
 });
 
 let at: DoorFleet;
@@ -52,7 +57,7 @@ afterAll(async () => await at[Symbol.asyncDispose]());
 
 const reconcile = async () => {
   const { servers } = await at.store.registry.read();
-  const about = { store: at.store, config: at.fleet.config, host: null };
+  const about = { store: at.store, config: at.fleet.config, host: null, stateRoot: at.fleet.stateRoot };
   return await new HistoryTotals().reconcile(about, Object.values(servers));
 };
 
@@ -79,6 +84,10 @@ it("finds requests that no process of the fleet saw in the totals of the runtime
   await direct.disconnect();
   await eventually("the totals of all turns", () => requestsIn() === 3);
   expect(await reconcile()).toBe(1);
+  // Nobody can find out by trying names whether a session had this name, also after its user was purged.
+  const { of } = Pseudonyms.ofExisting(at.fleet.stateRoot);
+  const atMs = lastUnloaded(home, id, 0)?.atMs;
+  expect(found(join(at.fleet.stateRoot, "usage"), [of(JSON.stringify([id, atMs, "gpt-5", 0]))])).not.toEqual([]);
   expect(await reconcile()).toBe(0);
   const [part] = await at.store.usage.read({ from: 0, to: Date.now() + 60_000, by: "session", user });
   expect(part).toMatchObject({ key: id, turns: 2, requests: 3, inputTokens: 3, outputTokens: 3 });

@@ -1,3 +1,4 @@
+import { audited } from "../../events/audited.js";
 import type { Lease } from "../../model/lease.js";
 import { unknownOf } from "../../peers/gather.js";
 import type { AcquireOptions, HeldLease } from "../../sessions/leases/leases.js";
@@ -18,14 +19,22 @@ export class LeaseGroup extends Group {
    * while `work` ran, even if `work` succeeded.
    */
   async hold<T>(sessionId: string, options: LockOptions, work: (lease: HeldLease) => Promise<T>): Promise<T> {
-    await this.#recordSteal(sessionId, options);
-    return await this.parts.leases.hold(this.#acquireOptions(sessionId, options), work);
+    const { leases } = this.parts;
+    if (options.steal === undefined) return await leases.hold(this.#acquireOptions(sessionId, options), work);
+    return await leases.under(await this.acquire(sessionId, options), work);
   }
 
   /** Takes the lease on a session. The lease is renewed until it is released or detached. @throws like {@link hold}. */
   async acquire(sessionId: string, options: LockOptions): Promise<HeldLease> {
-    await this.#recordSteal(sessionId, options);
-    return await this.parts.leases.acquire(this.#acquireOptions(sessionId, options));
+    const { store, events, finder, leases } = this.parts;
+    const wanted = this.#acquireOptions(sessionId, options);
+    const { user, steal } = options;
+    if (steal === undefined) return await leases.acquire(wanted);
+    const { owner } = await finder.find(sessionId, user);
+    const held = await store.leases.read(sessionId);
+    const detail = `${held === null ? "" : `from ${held.holder}: `}${steal.reason}`;
+    const stolen = { type: "session.stolen", actor: { user }, user: owner, sessionId, detail } as const;
+    return await audited(events, stolen, async () => await leases.acquire(wanted));
   }
 
   /**
@@ -49,16 +58,6 @@ export class LeaseGroup extends Group {
     if (lease === null && user === undefined && (await unknownOf(this.parts, [sessionId])).length > 0)
       throw sessionsNotFound([sessionId]);
     return lease;
-  }
-
-  /** Records first that the user takes the lease away from somebody else, because that must never happen without a trace. */
-  async #recordSteal(sessionId: string, { user, steal }: LockOptions): Promise<void> {
-    if (steal === undefined) return;
-    const { store, events, finder } = this.parts;
-    const { owner } = await finder.find(sessionId, user);
-    const held = await store.leases.read(sessionId);
-    const detail = `${held === null ? "" : `from ${held.holder}: `}${steal.reason}`;
-    await events.record({ type: "session.stolen", actor: { user }, user: owner, sessionId, detail });
   }
 
   #acquireOptions(sessionId: string, options: LockOptions): AcquireOptions {

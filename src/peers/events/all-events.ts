@@ -75,12 +75,28 @@ interface FollowOptions {
  * does not answer is asked again, and its events follow when it is back. The filter's time selects only from the events that are
  * there at the beginning, because the clock of a host may be set back.
  */
-export async function* followEvents(
+export function followEvents(
+  hosts: FleetHosts,
+  filter: EventFilter,
+  options: FollowOptions,
+): AsyncGenerator<FleetEvent, void, undefined> {
+  const over = new AbortController();
+  const events = eventsUntil(over, hosts, filter, options);
+  const end = events.return.bind(events);
+  // A generator that waits for an event takes note of its end only after that event.
+  events.return = async (value) => {
+    over.abort();
+    return await end(value);
+  };
+  return events;
+}
+
+async function* eventsUntil(
+  over: AbortController,
   hosts: FleetHosts,
   filter: EventFilter,
   { signal, warn, after = {} }: FollowOptions,
 ): AsyncGenerator<FleetEvent, void, undefined> {
-  const over = new AbortController();
   try {
     const follower = new Follower(filter, AbortSignal.any([signal, over.signal]), warn);
     const begin = async (host: Host) => await readAll(host, filter, after[host.name ?? ""]);

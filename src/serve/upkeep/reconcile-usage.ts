@@ -1,6 +1,6 @@
 import type { Config } from "../../config/schema.js";
 import { isObject } from "../../config/values/json.js";
-import { sha256 } from "../../config/values/text.js";
+import { Pseudonyms } from "../../events/pseudonyms.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
 import { type LedgerLine, UNREPORTED, type UsageNumbers, type UsagePart } from "../../model/usage/usage.js";
@@ -45,12 +45,13 @@ function coversAll({ id, turns }: Pick<SessionRecord, "id" | "turns">, known: re
  * process of the turn was killed. It writes its totals when a session is unloaded, and they go on after the next load.
  *
  * @param known the parts of the ledger by session, from its beginning
+ * @param digest makes ids, of which nobody without its key can find out what they stand for
  */
 export function missingLines(
   { id, owner, turns }: Pick<SessionRecord, "id" | "owner" | "turns">,
   unloaded: Unloaded,
   known: readonly UsagePart[],
-  host: string | null,
+  { host, digest }: { host: string | null; digest: (text: string) => string },
 ): LedgerLine[] {
   if (!coversAll({ id, turns }, known)) return [];
   return [...unloaded.models].flatMap(([model, totals]) => {
@@ -70,7 +71,7 @@ export function missingLines(
     const at = new Date(unloaded.atMs).toISOString();
     const line = (index: number): LedgerLine => ({
       // A digest, because a purge replaces the session id only in its own field.
-      id: sha256(JSON.stringify([id, unloaded.atMs, model, index])),
+      id: digest(JSON.stringify([id, unloaded.atMs, model, index])),
       at,
       kind: "request",
       user: owner,
@@ -115,13 +116,20 @@ function numberOf(value: unknown): number | null {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 0 ? value : null;
 }
 
+export interface ReconcileContext {
+  store: Store;
+  config: Pick<Config, "provider" | "modelGateway">;
+  host: string | null;
+  stateRoot: string;
+}
+
 /** The sessions whose histories have changed since the last look. */
 export class HistoryTotals {
   readonly #seen = new Map<string, number>();
 
   /** Compares the histories of the servers of this host with the ledger, and adds the lines that it lacks. */
   async reconcile(
-    { store, config, host }: { store: Store; config: Pick<Config, "provider" | "modelGateway">; host: string | null },
+    { store, config, host, stateRoot }: ReconcileContext,
     servers: readonly ServerRecord[],
   ): Promise<number> {
     if (countsAtGateway(config)) return 0;
@@ -139,7 +147,8 @@ export class HistoryTotals {
     }
     if (changed.length === 0) return 0;
     const known = await store.usage.read({ from: 0, to: Date.now() + 1, by: "session" });
-    const lines = changed.flatMap(({ record, unloaded }) => missingLines(record, unloaded, known, host));
+    const { of: digest } = await Pseudonyms.open(stateRoot, store);
+    const lines = changed.flatMap(({ record, unloaded }) => missingLines(record, unloaded, known, { host, digest }));
     if (lines.length > 0) store.usage.append(lines);
     return lines.filter(({ outcome }) => outcome === "begun").length;
   }

@@ -74,12 +74,12 @@ export async function sendUsage({ clock, store }: ServeContext, stopping: AbortS
 
 /** Adds the usage that only the histories have, every `serve.gcInterval`, until the signal aborts. */
 export async function reconcilePeriodically(context: ServeContext, stopping: AbortSignal): Promise<void> {
-  const { clock, store, config, directory } = context;
+  const { clock, store, config, directory, stateRoot } = context;
   const totals = new HistoryTotals();
   while (await pause(clock, config.serve.gcIntervalMs, stopping)) {
     await attempt(context, "usage was not compared with the histories", async () => {
       const { servers } = await store.registry.read();
-      await totals.reconcile({ store, config, host: directory.own }, Object.values(servers));
+      await totals.reconcile({ store, config, host: directory.own, stateRoot }, Object.values(servers));
     });
   }
 }

@@ -162,6 +162,11 @@ export class Leases {
     const { sessionId, holder, steal } = options;
     const outer = steal === undefined ? this.ambient.find(sessionId, holder) : null;
     const lease = outer === null ? await this.acquire(options) : await this.adopt(sessionId, outer.token, holder);
+    return await this.under(lease, work);
+  }
+
+  /** Runs `work` as {@link hold}, under a lease that the caller has taken. */
+  async under<T>(lease: HeldLease, work: (lease: HeldLease) => Promise<T>): Promise<T> {
     let result: T;
     try {
       result = await this.ambient.run(lease, work);

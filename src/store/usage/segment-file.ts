@@ -22,6 +22,8 @@ export class SegmentFile {
   readonly fd: number;
   /** The number of the file in the file system. A purge changes it, because it replaces the segment. */
   readonly ino: number;
+  /** Tells the file from an earlier one that had the same number, also after that file was closed. */
+  readonly id: string;
   readonly size: number;
 
   /** @returns null if the file does not exist */
@@ -32,7 +34,11 @@ export class SegmentFile {
 
   private constructor(fd: number) {
     this.fd = fd;
-    ({ ino: this.ino, size: this.size } = fstatSync(fd));
+    const { ino, size, birthtimeMs, ctimeMs } = fstatSync(fd);
+    this.ino = ino;
+    this.size = size;
+    // Some file systems know no time of birth. Node then gives the time of the last change.
+    this.id = birthtimeMs === ctimeMs ? String(ino) : `${ino} ${birthtimeMs}`;
   }
 
   /** Reads a part, which begins after a line. */

@@ -1,4 +1,15 @@
-import { closeSync, existsSync, fstatSync, fsync, openSync, readdirSync, rmSync, statSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  fsync,
+  openSync,
+  readdirSync,
+  readSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { systemCode } from "../../errors.js";
@@ -80,7 +91,7 @@ export class Segments {
   /** Lets later lines go to a new segment. A process that is just writing may add a line to the old one shortly after. */
   seal(): void {
     const open = this.#current();
-    if (fstatSync(open.fd).size > 0) this.#next(open.number);
+    if (fstatSync(open.fd).size > 0) this.#next(open);
   }
 
   /** Seals the newest segment if it began on an earlier day, so that lines can be deleted when they are too old. */
@@ -105,10 +116,12 @@ export class Segments {
     // Somebody may have deleted the segments while this process wrote nothing.
     if (open === undefined || fstatSync(open.fd).nlink === 0) open = this.#openNumber(this.numbers().at(-1) ?? 1);
     while (existsSync(this.pathOf(open.number + 1))) open = this.#openNumber(open.number + 1);
-    return fstatSync(open.fd).size < SEGMENT_BYTES ? open : this.#next(open.number);
+    return fstatSync(open.fd).size < SEGMENT_BYTES ? open : this.#next(open);
   }
 
-  #next(number: number): { number: number; fd: number } {
+  /** Ends the last line first, because no later batch of this segment does that. */
+  #next({ number, fd }: { number: number; fd: number }): { number: number; fd: number } {
+    if (!endsLine(fd)) writeSync(fd, NEWLINE);
     return this.#openNumber(number + 1);
   }
 
@@ -116,12 +129,12 @@ export class Segments {
     const path = this.pathOf(number);
     let fd: number;
     try {
-      fd = openSync(path, "a", 0o600);
+      fd = openSync(path, "a+", 0o600);
     } catch (error) {
       if (systemCode(error) !== "ENOENT") throw error;
       this.#ensureRoot();
       makeFolder(this.folder);
-      fd = openSync(path, "a", 0o600);
+      fd = openSync(path, "a+", 0o600);
     }
     if (this.#open !== undefined) void syncAndClose(this.#open.fd);
     this.#open = { number, fd };
@@ -153,6 +166,13 @@ async function syncAndClose(fd: number): Promise<void> {
 }
 
 const NEWLINE = Buffer.from("\n");
+
+/** Whether the file is empty, or ends with a newline. */
+function endsLine(fd: number): boolean {
+  const { size } = fstatSync(fd);
+  const last = Buffer.alloc(1);
+  return size === 0 || readSync(fd, last, 0, 1, size - 1) === 0 || last.equals(NEWLINE);
+}
 
 /** @returns how many of the lines are in the file. On a full disk, one write may take only a part. */
 function writeLines(fd: number, texts: readonly Buffer[]): number {

@@ -16,12 +16,12 @@ const syncToDisk = promisify(fsync);
 
 /** The first line of a file of sums. The tables follow as JSON, and the rows as numbers of 8 bytes in the order of this machine. */
 interface Head {
-  /** The segment that was added up, and how far. */
-  ino: number;
+  /** The {@link SegmentFile.id} of the segment that was added up, and how far. */
+  id: string;
   bytes: number;
-  /** The times of the first and of the last line, in milliseconds since the epoch. */
-  first: number;
-  last: number;
+  /** The times of the first and of the last line, in milliseconds since the epoch; null if there are no lines. */
+  first: number | null;
+  last: number | null;
   /** The length of the tables, in bytes. */
   tables: number;
   rows: number;
@@ -92,7 +92,7 @@ export class SumsFiles {
     await syncToDisk(segment.fd);
     const tables = Buffer.from(JSON.stringify({ cells: sums.cells, buckets: sums.buckets } satisfies SumsTables));
     const { bytes, first, last } = sums;
-    const head: Head = { ino: segment.ino, bytes, first, last, tables: tables.length, rows: sums.rows.length / ROW };
+    const head: Head = { id: segment.id, bytes, first, last, tables: tables.length, rows: sums.rows.length / ROW };
     const temp = join(this.#segments.folder, scratchName("tmp"));
     closeQuietly(await writeNewFile(temp, Buffer.concat([headLine(head), tables, Buffer.from(sums.rows.buffer)])));
     renameSync(temp, this.#segments.sumsPathOf(number));
@@ -129,5 +129,5 @@ function headLine(head: Head): Buffer {
 /** @returns null if the file does not belong to the segment. @throws if it is damaged */
 function headIn(file: Buffer, segment: SegmentFile): Head | null {
   const head = JSON.parse(file.toString("utf8", 0, file.indexOf(0x0a))) as Head;
-  return head.ino === segment.ino && head.bytes <= segment.size ? head : null;
+  return head.id === segment.id && head.bytes <= segment.size ? head : null;
 }

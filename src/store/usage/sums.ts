@@ -48,12 +48,12 @@ export class Sums implements SumsTables {
     this.rows = rows;
   }
 
-  get first(): number {
-    return this.buckets.reduce((first, bucket) => Math.min(first, bucket.first), Number.POSITIVE_INFINITY);
+  get first(): number | null {
+    return this.buckets.length === 0 ? null : Math.min(...this.buckets.map(({ first }) => first));
   }
 
-  get last(): number {
-    return this.buckets.reduce((last, bucket) => Math.max(last, bucket.last), Number.NEGATIVE_INFINITY);
+  get last(): number | null {
+    return this.buckets.length === 0 ? null : Math.max(...this.buckets.map(({ last }) => last));
   }
 
   /**

@@ -12,7 +12,7 @@ export class Tally {
   readonly #sums: SumsFiles;
   readonly #users = new Map<string, Map<string, number>>();
   /** How far each segment has been read. */
-  readonly #read = new Map<number, { end: number; ino: number }>();
+  readonly #read = new Map<number, { end: number; id: string }>();
   #refreshed: Promise<void> = Promise.resolve();
 
   constructor(segments: Segments, sums: SumsFiles) {
@@ -62,17 +62,19 @@ export class Tally {
   /** @returns `last` if the segments before this one have nothing to add */
   async #add(number: number, segment: SegmentFile, isNewest: boolean): Promise<"next" | "last" | "replaced"> {
     const known = this.#read.get(number);
-    if (known !== undefined && known.ino !== segment.ino) return "replaced";
+    if (known !== undefined && known.id !== segment.id) return "replaced";
     // A sealed segment that has been read to its end, and those before it, get no more lines.
     if (known?.end === segment.size && !isNewest) return "last";
     const at = known?.end ?? (await this.#addSums(number, segment, isNewest));
     // Segments before one that is too old are even older.
     if (at === null) return "last";
-    const { ino } = segment;
-    this.#read.set(number, { end: at, ino });
+    const { id } = segment;
+    this.#read.set(number, { end: at, id });
     for (const { lines, end } of segment.pieces(at)) {
       for (const line of lines) this.#addTokens(line.user, dayOf(line.at), tokensOf(line));
-      this.#read.set(number, { end, ino });
+      this.#read.set(number, { end, id });
+      // Many lines take seconds, in which this process must be able to do other work.
+      await new Promise(setImmediate);
     }
     return "next";
   }
@@ -81,7 +83,8 @@ export class Tally {
   async #addSums(number: number, segment: SegmentFile, isNewest: boolean): Promise<number | null> {
     await this.#sums.extend(number, segment, { isNewest });
     const head = this.#sums.head(number, segment);
-    if (head !== null && head.last < Date.now() - LONGEST_MS) return null;
+    const last = head?.last ?? null;
+    if (last !== null && last < Date.now() - LONGEST_MS) return null;
     const sums = this.#sums.read(number, segment);
     for (const { user, day, tokens } of sums?.tokens() ?? []) this.#addTokens(user, day, tokens);
     return sums?.bytes ?? 0;

@@ -17,6 +17,7 @@ import { enterPolitely } from "../file/polite-lock.js";
 import type { UsageStore } from "./port.js";
 import type { SegmentFile } from "./segment-file.js";
 import { Segments } from "./segments.js";
+import type { Sums } from "./sums.js";
 import { SumsFiles } from "./sums-files.js";
 import { Tally } from "./tally.js";
 
@@ -75,7 +76,7 @@ export class UsageFolder implements UsageStore {
     query: UsageQuery,
   ): Promise<void> {
     const head = this.#sums.head(number, segment);
-    if (head !== null && (head.last < query.from || head.first >= query.to)) {
+    if (head !== null && isOutside(head, query)) {
       await addLines(parts, segment, query, { from: head.bytes });
       return;
     }
@@ -164,6 +165,10 @@ export class UsageFolder implements UsageStore {
   async close(): Promise<void> {
     await this.segments.close();
   }
+}
+
+function isOutside({ first, last }: Pick<Sums, "first" | "last">, { from, to }: UsageQuery): boolean {
+  return first === null || last === null || last < from || first >= to;
 }
 
 async function addLines(

@@ -34,10 +34,10 @@ export class EventGroup extends Group {
    * Yields the events that {@link list} returns, and then each new event of any host, until the signal aborts or the caller stops
    * reading. With `after`, yields the events of these hosts that come after those that the caller has.
    */
-  async *follow(filter: FollowFilter = {}): AsyncGenerator<FleetEvent, void, undefined> {
+  follow(filter: FollowFilter = {}): AsyncGenerator<FleetEvent, void, undefined> {
     const { hosts, warn } = this.parts;
     const { signal = NEVER, after, ...rest } = filter;
-    yield* followEvents(hosts, read(rest), { signal, warn, after });
+    return followEvents(hosts, read(rest), { signal, warn, after });
   }
 
   /**

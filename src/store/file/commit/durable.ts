@@ -55,17 +55,22 @@ export async function syncFolder(path: string): Promise<void> {
   }
 }
 
+/** Syncs a file or a folder, and lets nothing else run until then. */
+export function syncNow(path: string): void {
+  const fd = openSync(path, "r");
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
 /** Creates a private folder and its missing parents durably. Existing folders stay as they are. */
 export function makeFolder(path: string): void {
   const first = mkdirSync(path, { recursive: true, mode: 0o700 });
   if (first === undefined) return;
   for (let made = path; ; made = dirname(made)) {
-    const parent = openSync(dirname(made), "r");
-    try {
-      fsyncSync(parent);
-    } finally {
-      closeSync(parent);
-    }
+    syncNow(dirname(made));
     if (made === first || made === dirname(made)) return;
   }
 }

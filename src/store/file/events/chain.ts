@@ -76,7 +76,7 @@ export class ChainWriter {
     await compact(this.#files, this.#segmentBytes).catch(() => "later");
   }
 
-  /** @returns false when another process was first */
+  /** @returns false when another process was first, or has removed the temporary file */
   async #commit(first: number, { text, head }: { text: string; head: Head }, durable: boolean): Promise<boolean> {
     const temp = join(this.#files.open, scratchName("tmp"));
     const fd = openSync(temp, "wx", 0o600);
@@ -85,7 +85,8 @@ export class ChainWriter {
       try {
         linkSync(temp, this.#files.batchPath(first));
       } catch (error) {
-        if (systemCode(error) === "EEXIST") return false;
+        // ENOENT: a sweep in another PID namespace took the file for that of a killed process.
+        if (["EEXIST", "ENOENT"].includes(systemCode(error) ?? "")) return false;
         throw error;
       }
       return await this.#settle(fd, first, { head, durable });

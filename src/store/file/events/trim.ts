@@ -1,4 +1,5 @@
 import { unlinkQuietly } from "../commit/durable.js";
+import { dropDerived } from "./derive.js";
 import { type LogFiles, type Segment, sizeOf } from "./files.js";
 
 /** A time only counts as past once the log has later lines that are this much older than now, in milliseconds. */
@@ -38,7 +39,15 @@ export function excess(
   return found;
 }
 
-/** Deletes segments, the oldest first. Call it only once the log has a line about that. */
-export function removeSegments(segments: readonly Segment[]): void {
-  for (const { path } of segments) unlinkQuietly(path);
+/**
+ * Deletes segments, the oldest first. Call it only once the log has a line about that. A purge that was about to replace one of
+ * them cannot bring it back afterwards.
+ */
+export function removeSegments(files: LogFiles, segments: readonly Segment[]): void {
+  const unlink = () => {
+    for (const { path } of segments) unlinkQuietly(path);
+  };
+  unlink();
+  dropDerived(files);
+  unlink();
 }

@@ -16,7 +16,7 @@ import {
   UsageParts,
   type UsageQuery,
 } from "../../../model/usage/usage.js";
-import { scratchName } from "../../file/commit/durable.js";
+import { scratchName, syncNow } from "../../file/commit/durable.js";
 import { mediumError, readIfThere } from "../../file/failures.js";
 import { ensureStateFolder } from "../../file/state-folder.js";
 import type { UsageStore } from "../../usage/port.js";
@@ -56,7 +56,7 @@ export class UsageSums implements UsageStore {
   readonly #keys: Keys;
   readonly #segments: Segments;
   /** How far each segment has been counted, as far as this process knows. */
-  readonly #counted = new Map<number, number>();
+  readonly #counted = new Map<string, number>();
   #running: Promise<void> = Promise.resolve();
   /** The run that has not begun. */
   #next: Promise<void> | undefined;
@@ -102,14 +102,14 @@ export class UsageSums implements UsageStore {
 
   async #sendSegment(number: number): Promise<void> {
     const { size } = this.#segments.stateOf(number);
-    let at = this.#counted.get(number);
-    if (at === size) return;
     const name = this.#nameOf(number);
+    let at = this.#counted.get(name);
+    if (at === size) return;
     at ??= Number((await this.#connection.run(scripts.USAGE_READ, [this.#keys.usageRead], [name]))[1]);
-    this.#counted.set(number, at);
+    this.#counted.set(name, at);
     await this.#segments.using(number, async (segment) => {
       for (;;) {
-        const [piece] = segment.pieces(this.#counted.get(number));
+        const [piece] = segment.pieces(this.#counted.get(name));
         if (piece === undefined) return;
         const { keys, hours } = this.#partOf(piece.lines);
         const [, counted] = await this.#connection.run(
@@ -117,7 +117,7 @@ export class UsageSums implements UsageStore {
           [this.#keys.usageRead, this.#keys.usageHours, ...keys],
           [name, piece.from, piece.end, JSON.stringify(hours)],
         );
-        this.#counted.set(number, Number(counted));
+        this.#counted.set(name, Number(counted));
       }
     });
   }
@@ -254,10 +254,12 @@ export class UsageSums implements UsageStore {
   /** Deletes the sealed segments of which Redis has all lines. */
   async #dropSent(): Promise<void> {
     for (const number of this.#segments.numbers().slice(0, -1)) {
-      if (this.#counted.get(number) !== this.#segments.stateOf(number).size) return;
+      const name = this.#nameOf(number);
+      if (this.#counted.get(name) !== this.#segments.stateOf(number).size) return;
       // A fleet that came from the file store also has sums.
       this.#segments.remove(number);
-      await this.#connection.run(scripts.DROP_USAGE_READ, [this.#keys.usageRead], [this.#nameOf(number)]);
+      this.#counted.delete(name);
+      await this.#connection.run(scripts.DROP_USAGE_READ, [this.#keys.usageRead], [name]);
     }
   }
 
@@ -282,7 +284,10 @@ function idOf(folder: string): string {
   const temp = join(folder, scratchName("tmp"));
   try {
     writeFileSync(temp, randomBytes(12).toString("hex"), { mode: 0o600, flag: "wx" });
+    syncNow(temp);
     linkSync(temp, path);
+    // With another id after a power failure, the lines that Redis has would count again.
+    syncNow(folder);
   } catch (error) {
     if (systemCode(error) !== "EEXIST") throw mediumError("write", folder, error);
   } finally {

@@ -10,22 +10,33 @@ import { foundingScript, script } from "./scripts.js";
  * KEYS[3] usage-read, [4] usage-hours, then for each hour of the part: sums, lines, and tokens of the day. ARGV[5] the
  * segment, [6] where the part begins, [7] where it ends, [8] its hours as JSON. Answers with the position up to which the
  * segment has been counted.
+ *
+ * A command that fails undoes nothing, and the part is sent again. So the script checks the types of the keys first, and
+ * no command after its first write can fail.
  */
 export const COUNT_USAGE = foundingScript(`
 local id, number = string.match(ARGV[5], '^(.*):(%d+)$')
 if tonumber(number) < tonumber(redis.call('HGET', KEYS[3], id) or '0') then return {'at', ARGV[7]} end
 local at = redis.call('HGET', KEYS[3], ARGV[5]) or '0'
 if at ~= ARGV[6] then return {'at', at} end
-redis.call('HSET', KEYS[3], ARGV[5], ARGV[7])
-for index, part in ipairs(cjson.decode(ARGV[8])) do
+local parts = cjson.decode(ARGV[8])
+for index = 1, #parts do
+  for offset, kind in ipairs({'hash', 'list', 'hash'}) do
+    local key = KEYS[1 + 3 * index + offset]
+    local found = redis.call('TYPE', key).ok
+    if found ~= 'none' and found ~= kind then return redis.error_reply('WRONGTYPE ' .. key .. ' is not a ' .. kind) end
+  end
+end
+for index, part in ipairs(parts) do
   local sums, lines, tokens = KEYS[2 + 3 * index], KEYS[3 + 3 * index], KEYS[4 + 3 * index]
   redis.call('ZADD', KEYS[4], part.hour, part.hour)
   for _, each in ipairs(part.sums) do redis.call('HINCRBYFLOAT', sums, each[1], each[2]) end
-  for _, each in ipairs(part.tokens) do redis.call('HINCRBY', tokens, each[1], each[2]) end
+  for _, each in ipairs(part.tokens) do redis.call('HINCRBYFLOAT', tokens, each[1], each[2]) end
   for _, line in ipairs(part.lines) do redis.call('RPUSH', lines, line) end
   redis.call('PEXPIREAT', lines, part.linesUntil)
   redis.call('PEXPIREAT', tokens, part.tokensUntil)
 end
+redis.call('HSET', KEYS[3], ARGV[5], ARGV[7])
 return {'at', ARGV[7]}
 `);
 
