@@ -2,6 +2,7 @@ import * as v from "valibot";
 import { FleetError, type Suggestion } from "../errors.js";
 import { count, size, tokens } from "./rules.js";
 import { writeDuration } from "./values/duration.js";
+import { countOf } from "./values/text.js";
 
 const limitsOf = (defaults: {
   connections: number;
@@ -104,15 +105,16 @@ export type LimitName = Limited | UserLimit | `total.${Limited}`;
 /** The highest allowed number of each thing; null means unlimited. */
 export type Limits = Readonly<Record<Limited, number | null>>;
 
-const WORDS: Record<Limited | UserLimit, string> = {
-  connections: "connections to the front door",
-  sessions: "sessions",
-  requestsInFlight: "requests that wait for an answer",
-  unreadBytes: "bytes in the buffers of the front door",
-  turnsPerMinute: "turns per minute",
-  concurrentTurns: "turns at once",
-  tokensPerDay: "model tokens per day",
-  tokensPerMonth: "model tokens per month",
+/** The name of each thing: the noun, and what follows it. */
+const WORDS: Record<Limited | UserLimit, readonly [noun: string, rest: string]> = {
+  connections: ["connection", " to the front door"],
+  sessions: ["session", ""],
+  requestsInFlight: ["unanswered request", ""],
+  unreadBytes: ["byte", " in the buffers of the front door"],
+  turnsPerMinute: ["turn", " per minute"],
+  concurrentTurns: ["turn", " at once"],
+  tokensPerDay: ["model token", " per day"],
+  tokensPerMonth: ["model token", " per month"],
 };
 const REMEDIES: Record<Limited | UserLimit, readonly Suggestion[]> = {
   connections: ["Close a connection that is not needed."],
@@ -148,12 +150,17 @@ export function limitReached(
   const whose = isTotal ? "All users together" : source === "user" ? "This user" : "A user";
   const { where, raise } = placeOf(isTotal ? limit : what, isTotal ? "total" : source);
   const state = used === undefined ? "the limit is reached" : `${used} ${used === 1 ? "is" : "are"} used`;
+  const [noun, rest] = WORDS[what];
   const remedies: readonly Suggestion[] = isTotal ? ["Try again in a moment."] : REMEDIES[what];
-  return new FleetError("FLEET_LIMIT_REACHED", `${whose} may have ${max} ${WORDS[what]} (${where}), and ${state}.`, {
-    suggestions: [...(retryAfterMs === undefined ? [] : [tryAgainIn(retryAfterMs)]), ...remedies, raise],
-    limit,
-    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
-  });
+  return new FleetError(
+    "FLEET_LIMIT_REACHED",
+    `${whose} may have ${countOf(max, noun)}${rest} (${where}), and ${state}.`,
+    {
+      suggestions: [...(retryAfterMs === undefined ? [] : [tryAgainIn(retryAfterMs)]), ...remedies, raise],
+      limit,
+      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+    },
+  );
 }
 
 function tryAgainIn(ms: number): Suggestion {

@@ -121,9 +121,12 @@ describe.each(Object.keys(ENTRY_POINTS))("a prompt by the %s", (entry) => {
     // The refusal took nothing up, so one turn is left.
     expect(await send()).toBeNull();
   });
+});
 
-  // At the front door, such a prompt waits.
-  it.skipIf(entry === "door")("is not charged when its session is locked, so that its turn never begins", async () => {
+// At the front door, such a prompt waits.
+it.each(Object.keys(ENTRY_POINTS).filter((entry) => entry !== "door"))(
+  "a prompt by the %s is not charged when its session is locked, so that its turn never begins",
+  async (entry) => {
     const user = unused("u");
     const id = unused("s");
     await at.fleet.sessions.leave(await at.fleet.sessions.create({ user, sessionId: id }));
@@ -131,8 +134,8 @@ describe.each(Object.keys(ENTRY_POINTS))("a prompt by the %s", (entry) => {
     await at.commands.ok(["lock", id, "--user", user]);
     expect(await ENTRY_POINTS[entry]?.(user, id)).toMatchObject({ code: "FLEET_SESSION_LOCKED" });
     expect((await at.fleet.limits.get(user)).used).toMatchObject({ turnsPerMinute: 0, concurrentTurns: 0 });
-  });
-});
+  },
+);
 
 it("a prompt that waits at the door counts as a concurrent turn, and is not charged when the client cancels it", async () => {
   const user = unused("u");
@@ -216,7 +219,7 @@ it("a turn in a session that does not exist is not charged, and one that ends is
   expect((await at.fleet.limits.get(user)).used).toMatchObject({ turnsPerMinute: 1, concurrentTurns: 0 });
   await expect(at.fleet.sessions.use(id, "hi", { user })).rejects.toMatchObject({
     limit: "turnsPerMinute",
-    message: "This user may have 1 turns per minute (set by limit set), and 1 is used.",
+    message: "This user may have 1 turn per minute (set by limit set), and 1 is used.",
     suggestions: expect.arrayContaining([expect.stringMatching(/^Try again in (1m|\d{1,2}s)\.$/)]),
   });
 });

@@ -179,7 +179,7 @@ describe("the fleet, with one user's sessions,", () => {
       code: 6,
       error: {
         code: "FLEET_LIMIT_REACHED",
-        message: "A user may have 1 sessions (limits.default.sessions), and the limit is reached.",
+        message: "A user may have 1 session (limits.default.sessions), and the limit is reached.",
         suggestions: expect.any(Array),
         retryable: true,
         limit: "sessions",

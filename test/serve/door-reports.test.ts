@@ -33,7 +33,7 @@ it("a refusal by a limit is counted under the name of the limit, and not as an e
   await using at = await DoorFleet.open({ config: { limits: { default: { connections: 1 } } } });
   const { onEvent } = doorListeners(context);
   await at.client("ann");
-  await expect(at.client("ann")).rejects.toThrow("A user may have 1 connections");
+  await expect(at.client("ann")).rejects.toThrow("A user may have 1 connection to");
   for (const event of at.events.filter(({ event }) => event !== "connected" && event !== "closed")) onEvent?.(event);
   expect({ limits, levels }).toEqual({ limits: ["connections"], levels: ["warn"] });
 });
