@@ -72,9 +72,6 @@ async function serveRoute(door: DoorState, route: AnyRoute, c: Request): Promise
     done = answer.done;
     if (answer.stream !== undefined && !route.isWork) door.endWithDrain(work);
     return respond(door, route, c, work, answer);
-  } catch (error) {
-    // When the client disconnects, the adapter aborts with a text as the reason, and Hono handles only errors.
-    throw error instanceof Error ? error : new Error(String(error));
   } finally {
     onceClosed(c.env.outgoing, () => void Promise.resolve(done).then(() => work[Symbol.dispose]()));
   }
@@ -99,7 +96,7 @@ async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work
   const input = readInput(route, {
     params: c.req.param(),
     query: c.req.queries(),
-    body: route.body === null ? null : await readBody(c.req.raw, maxBytes, share),
+    body: route.body === null ? null : await readBody(c, maxBytes, share),
   });
   const asked = route.actionOf?.(input.query, identity) ?? action;
   if (asked !== action && !permit(identity, asked, relation, nameOf(route))) throw sessionNotFound(id);

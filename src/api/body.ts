@@ -1,7 +1,11 @@
 import { isUtf8 } from "node:buffer";
+import { once } from "node:events";
+import type { IncomingMessage } from "node:http";
+import type { Context } from "hono";
 import { FleetError } from "../errors.js";
 import type { Share } from "../gateway/state/door/shares.js";
 import { type ScanLimits, scanWithin } from "../runtime/wire/scan.js";
+import type { Env } from "./app.js";
 import { invalid } from "./problem.js";
 
 /** As for messages at the front door: many small values take long to parse, and the door serves nobody else in that time. */
@@ -13,31 +17,40 @@ type Counted = Pick<Share, "buffers" | "overBytes">;
 
 /**
  * Reads the body of a request as a JSON object. Null if there is no body. A byte counts against the user's limits from its
- * arrival on.
+ * arrival on. Reads the request of Node.js and not the adapter's `Request`, which takes longer to make than the body to read.
  *
  * @throws FleetError `FLEET_CONTENT_TOO_LARGE`, `FLEET_USAGE_INVALID`, `FLEET_LIMIT_REACHED`.
  */
-export async function readBody(request: Request, maxBytes: number, share: Counted): Promise<unknown> {
-  if (Number(request.headers.get("Content-Length") ?? 0) > maxBytes) throw tooLarge(maxBytes);
-  if (request.body === null) return null;
-  const chunks: Uint8Array[] = [];
+export async function readBody({ req, env }: Context<Env>, maxBytes: number, share: Counted): Promise<unknown> {
+  if (Number(req.header("Content-Length") ?? 0) > maxBytes) throw tooLarge(maxBytes);
+  const chunks: Buffer[] = [];
   let bytes = 0;
-  // The stream of `@hono/node-server` has no iterator type.
-  const reader = request.body.getReader();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    bytes += value.byteLength;
+  for await (const chunk of chunksOf(env.incoming)) {
+    bytes += chunk.byteLength;
     if (bytes > maxBytes) throw tooLarge(maxBytes);
-    chunks.push(value);
+    chunks.push(chunk);
     share.buffers(bytes);
     if (share.overBytes !== null) throw share.overBytes;
   }
   if (bytes === 0) return null;
-  const type = request.headers.get("Content-Type") ?? "";
-  if (!JSON_TYPE.test(type)) throw invalid("The header Content-Type must be application/json, in UTF-8.");
-  if (request.headers.has("Content-Encoding")) throw invalid("The body must not be compressed.");
+  if (!JSON_TYPE.test(req.header("Content-Type") ?? ""))
+    throw invalid("The header Content-Type must be application/json, in UTF-8.");
+  if (req.header("Content-Encoding") !== undefined) throw invalid("The body must not be compressed.");
   return parse(Buffer.concat(chunks));
+}
+
+/**
+ * The body, piece by piece. The iterator of Node.js loses a body that is complete when its client leaves, and destroys the
+ * request when we read no further.
+ */
+async function* chunksOf(incoming: IncomingMessage): AsyncGenerator<Buffer, void, undefined> {
+  for (;;) {
+    const chunk: Buffer | null = incoming.read();
+    if (chunk !== null) yield chunk;
+    else if (incoming.complete) return;
+    else if (incoming.destroyed) throw new Error("The client has gone.");
+    else await once(incoming, "readable");
+  }
 }
 
 function parse(body: Buffer): unknown {

@@ -1,5 +1,8 @@
+import { once } from "node:events";
+import { connect } from "node:net";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parseReply, rawReply } from "../fixtures/api/raw-reply.js";
+import { eventually } from "../fixtures/eventually.js";
 import { TestApi } from "./harness.js";
 
 let at: TestApi;
@@ -62,6 +65,19 @@ it("HTTP/1.0, an upgrade, an unknown expectation and a range are answered as if 
       json: { user: "alice" },
     });
   expect(parseReply(await sent("GET /v1/me HTTP/1.0"))?.json.user).toBe("alice");
+});
+
+it("a body in pieces is read to its end, and is sent only after the API has asked for it if the client waits for that", async () => {
+  const socket = connect(at.door.address.port, "127.0.0.1");
+  const head = ["POST /v1/sessions HTTP/1.1", "Host: localhost", `Authorization: Bearer ${alice}`, JSON_TYPE, CLOSE];
+  let received = "";
+  socket.setEncoding("utf8").on("data", (text: string) => (received += text));
+  socket.write([...head, "Transfer-Encoding: chunked", "Expect: 100-continue", "", ""].join("\r\n"));
+  await eventually("the request for the body", () => received === "HTTP/1.1 100 Continue\r\n\r\n");
+  for (const piece of ['{"purp', 'ose":"pie', 'ces"}']) socket.write(`${piece.length.toString(16)}\r\n${piece}\r\n`);
+  socket.write("0\r\n\r\n");
+  await once(socket, "close");
+  expect(parseReply(received)).toMatchObject({ status: 201, json: { session: { purpose: "pieces" } } });
 });
 
 it("TRACE and CONNECT never send the token back, and HEAD has no body", async () => {

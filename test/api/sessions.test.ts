@@ -1,3 +1,5 @@
+import { once } from "node:events";
+import { connect, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { startHeldModel } from "../fixtures/models/held-model.js";
@@ -31,6 +33,18 @@ async function heldTurn(id: string, { token = alice, query = "", signal = new Ab
   reply.catch(() => "a test that fails does not wait for it");
   await eventually("the model", () => model.held(word) > 0);
   return { reply, word };
+}
+
+async function connected(): Promise<Socket> {
+  const socket = connect(at.door.address.port, "127.0.0.1");
+  await once(socket, "connect");
+  return socket;
+}
+
+/** The bytes of a request for a turn. */
+function requestOf(id: string, body: string): string {
+  const head = [`POST /v1/sessions/${id}/turns HTTP/1.1`, "Host: localhost", `Authorization: Bearer ${alice}`];
+  return [...head, "Content-Type: application/json", `Content-Length: ${body.length}`, "", body].join("\r\n");
 }
 
 describe("a session over HTTP", () => {
@@ -187,16 +201,31 @@ describe("a turn over HTTP", () => {
   });
 
   it("continues when the client disconnects", async () => {
-    const id = await created();
-    const leaving = new AbortController();
+    const [id, other] = [await created(), await created()];
+    const [leaving, aborting] = [new AbortController(), new AbortController()];
     const { word } = await heldTurn(id, { signal: leaving.signal });
+    const aborted = await heldTurn(other, { signal: aborting.signal, query: "?abort=disconnect" });
     leaving.abort();
-    // The door sees the end of the connection before this request, which begins later.
-    await at.ok("GET", `/v1/sessions/${id}`, { token: alice });
+    aborting.abort();
+    // An abort of the first turn would reach the same server before the abort of the second one, which left later.
+    await eventually("the abort of the other turn", () => model.held(aborted.word) === 0);
+    await at.ok("POST", `/v1/sessions/${other}/turns`, { token: alice, body: { prompt: "hello" } });
     expect(model.held(word)).toBe(1);
     model.release(word);
     const transcript = async () => (await at.ok("GET", `/v1/sessions/${id}/transcript`, { token: alice })).text;
     await eventually("the reply", async () => (await transcript()).includes(`[turn 1] ${word}`));
+  });
+
+  it("does not begin when the client leaves in the middle of the request, and the API reports no failure", async () => {
+    const id = await created();
+    const client = await connected();
+    const begun = at.requests.length;
+    client.end(requestOf(id, JSON.stringify({ prompt: "hello" })).slice(0, -5));
+    const left = () => at.requests.slice(begun).find(({ method }) => method === "POST /v1/sessions/{id}/turns");
+    expect(await eventually("the report", left)).toMatchObject({ user: "alice", outcome: "abandoned" });
+    expect(at.events.filter(({ event }) => event === "failed")).toEqual([]);
+    expect((await at.ok("GET", `/v1/sessions/${id}/transcript`, { token: alice })).json.entries).toEqual([]);
+    client.destroy();
   });
 
   it("is aborted when the client disconnects, if the client asked for that", async () => {

@@ -38,7 +38,7 @@ export async function signIn(door: DoorState, c: Request): Promise<Response> {
   const asking = askingOf(c);
   if (!isOwnPage(asking)) throw foreignPage();
   using work = door.begin();
-  const given = await readBody(c.req.raw, LARGEST_BODY, UNCOUNTED);
+  const given = await readBody(c, LARGEST_BODY, UNCOUNTED);
   const input = readInput({ params: null, query: null, body }, { params: {}, query: c.req.queries(), body: given });
   const credential = input.body as Given;
   const owner = "code" in credential ? await door.fleet.tokens.ownerOf(credential.code) : null;
