@@ -1,9 +1,13 @@
-import { mkdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { expect, it } from "vitest";
+import { expect, it, onTestFinished } from "vitest";
 import { testFleet } from "../fixtures/commands/cli.js";
+import { startWireModel } from "../fixtures/models/wire-model.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
+import { removeFolder } from "../fixtures/remove-folder.js";
+import { TestAuthority } from "../fixtures/tls/authority.js";
 
 const fleet = testFleet();
 const CODE = fileURLToPath(new URL("../../dist", import.meta.url));
@@ -26,6 +30,32 @@ it.each(SEEN)(
     expect(sandbox).toEqual({ mode, not });
     expect(await fleet.ok(["ps", "-o", "wide", "--user", user])).toMatch(new RegExp(`SANDBOX.*\\b${mode}\\b`, "s"));
     expect(readFileSync(log, "utf8")).toContain(`in the sandbox ${mode} without ${not.join(", ")}).`);
+  },
+);
+
+it.each(SEEN.flatMap(({ mode }) => ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"].map((variable) => ({ mode, variable }))))(
+  "a server in the sandbox $mode reaches a model service whose authority is in $variable",
+  async ({ mode, variable }) => {
+    const folder = mkdtempSync(join(tmpdir(), "copilotfleet-authority-"));
+    onTestFinished(() => removeFolder(folder));
+    const authority = new TestAuthority();
+    const file = join(folder, "ca.pem");
+    writeFileSync(file, authority.cert);
+    await using model = await startWireModel("the-key", authority.issue());
+    const env = {
+      COPILOTFLEET_SANDBOX_MODE: mode,
+      // The server itself sends the requests.
+      COPILOTFLEET_MODEL_GATEWAY: "off",
+      COPILOTFLEET_PROVIDER_TYPE: "openai",
+      COPILOTFLEET_PROVIDER_BASE_URL: `${model.origin}/v1`,
+      COPILOTFLEET_PROVIDER_API_KEY_ENV: "MODEL_KEY",
+      MODEL_KEY: "the-key",
+      [variable]: file,
+    };
+    const user = `tls-${mode}-${variable === "SSL_CERT_FILE" ? "ssl" : "node"}`;
+    const { id } = await fleet.create(user, user, { env });
+    expect(await fleet.send(user, id, "ping", { env })).toBe("pong");
+    expect((await fleet.server(user)).sandbox.mode).toBe(mode);
   },
 );
 
