@@ -87,3 +87,22 @@ it("a stream shows all events of a log that ends before the number that the clie
   const { user } = await streamed(admin, "?type=token.issued", { "Last-Event-ID": beyond }, async () => undefined);
   expect(user).toBeTypeOf("string");
 });
+
+it("a stream begins a minute before the client's last event on a host of which the client has no position", async () => {
+  const admin = await at.token("root", ["admin"]);
+  const query = "?type=token.issued&user=gina";
+  const issue = async () => await at.fleet.tokens.issue("gina");
+  vi.useFakeTimers({ toFake: ["Date"], now: Date.now() - 600_000 });
+  try {
+    await issue();
+  } finally {
+    vi.useRealTimers();
+  }
+  const [earlier = { id: "", at: "" }] = (await list(admin, query)).events;
+  const next = async (afterMs: number) => {
+    const time = (Date.parse(earlier.at) + afterMs).toString(36).padStart(9, "0");
+    return await streamed(admin, query, { "Last-Event-ID": `${time}000000000000@elsewhere:5` }, issue);
+  };
+  expect((await next(59_000)).id).toContain(earlier.id);
+  expect((await next(61_000)).id).not.toContain(earlier.id);
+});

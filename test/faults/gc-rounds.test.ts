@@ -1,4 +1,4 @@
-import { cpSync, readdirSync, readFileSync } from "node:fs";
+import { cpSync, readdirSync, readFileSync, watch } from "node:fs";
 import { dirname, join } from "node:path";
 import type { CopilotSession } from "@github/copilot-sdk";
 import { expect, it, onTestFinished } from "vitest";
@@ -100,12 +100,18 @@ async function scene(): Promise<Scene> {
   return new Scene(fleet, library, server, { folder, id: "template" });
 }
 
-/** Runs gc, and kills it after `killAfterMs` unless that is null. Resolves with null if gc was killed. */
-async function gc(fleet: FaultFleet, killAfterMs: number | null): Promise<GcResult | null> {
+/**
+ * Runs gc, and kills it after so many milliseconds, or as soon as it removes something from a folder. Resolves with null if gc
+ * was killed.
+ */
+async function gc(fleet: FaultFleet, kill: number | { atChangeOf: string } | null): Promise<GcResult | null> {
   const { child, done } = fleet.start(["gc", "--ttl", "24h", "--json"]);
-  const timer = killAfterMs === null ? undefined : setTimeout(() => child.kill("SIGKILL"), killAfterMs);
+  const end = () => void child.kill("SIGKILL");
+  const timer = typeof kill === "number" ? setTimeout(end, kill) : undefined;
+  const watcher = typeof kill === "object" && kill !== null ? watch(kill.atChangeOf, end) : undefined;
   const finished: Ran = await done;
   clearTimeout(timer);
+  watcher?.close();
   if (finished.signal === "SIGKILL") return null;
   expect(finished).toMatchObject({ code: 0, stderr: "" });
   return JSON.parse(finished.stdout) as GcResult;
@@ -136,9 +142,9 @@ it("gc deletes every expired session and none in use, even if gc is killed at an
     for (const id of inUse) await at.age(id);
 
     const many = random() < 0.5 ? 2 : 1;
-    const runs = await Promise.all(
-      Array.from({ length: many }, () => gc(fleet, random() < 0.6 ? random() * KILLED_WITHIN_MS : null)),
-    );
+    const kills = Array.from({ length: many }, () => (random() < 0.6 ? random() * KILLED_WITHIN_MS : null));
+    const runs = await Promise.all(kills.map((kill) => gc(fleet, round === 0 ? { atChangeOf: at.statePath } : kill)));
+    if (round === 0) expect(runs).toContain(null);
     await turn;
     if (random() < 0.3) await at.turn(loaded, "hello");
     for (const id of inUse) if (random() < 0.5) await at.age(id);
