@@ -27,7 +27,7 @@ async function commandOn(fleet: FaultFleet, user: string, until: AbortSignal): P
     const sent = await fleet.json(["send", "by-command", "!delay 50 done", "--user", user]);
     expect(sent).toMatchObject({ reply: `[turn ${turn}] done` });
     if (until.aborted) return turn;
-    await delay(rounds(200, 0));
+    await delay(rounds(1_000, 0));
   }
 }
 
@@ -73,7 +73,7 @@ it("serve loses no turn and fails none when it recycles servers under load", asy
   });
   const serving = await serve(fleet);
   // The clients pause between turns, because a recycle would otherwise wait minutes for a moment without a turn.
-  await underLoad(fleet, 1_000, async () => await recycled(serving, "age", rounds(4, 100)));
+  await underLoad(fleet, rounds(2_000, 1_000), async () => await recycled(serving, "age", rounds(4, 100)));
   const users = serving.log().flatMap(({ msg, server }) => (/ was recycled$/.test(msg) ? [server] : []));
   expect(new Set(users).size, "not always the same one").toBeGreaterThan(1);
   expect(serving.log().filter(({ level }) => level === "error")).toEqual([]);
@@ -84,7 +84,7 @@ it("a rolling restart under load loses no turn and fails none", async () => {
   const fleet = await faultFleet();
   const serving = await serve(fleet);
   // In the long form, the clients send without pauses, so that each server always has a turn.
-  await underLoad(fleet, rounds(300, 0), async () => {
+  await underLoad(fleet, rounds(1_000, 0), async () => {
     for (let round = 0; round < rounds(2, 20); round++) {
       const before = new Set((await fleet.ps()).map(({ pid }) => pid));
       const args = ["restart", "--all", "--rolling", "--max-unavailable", "2"];
