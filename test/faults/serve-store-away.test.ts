@@ -59,7 +59,7 @@ describe.skipIf(problem !== undefined)("a Redis that goes away while serve drain
     const [{ code, stdout }, sent] = await Promise.all([serving.done, turn.done]);
     await redis.run();
     expect({ code: sent.code, stdout: sent.stdout }, sent.stderr).toEqual({ code: 0, stdout: "[turn 2] two\n" });
-    expect(sent.stderr).toMatch(/^Warning: A turn in session "notes" could not be recorded: Redis .* does not answer/);
+    expect(sent.stderr).toMatch(/^Warning: A turn in session "notes" could not be recorded: Redis .* does not answer/m);
     expect({ code, error: JSON.parse(stdout) }).toMatchObject({
       code: 7,
       error: { error: { code: "FLEET_STORE_UNAVAILABLE" } },
