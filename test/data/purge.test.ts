@@ -13,6 +13,8 @@ import type { UserEntry } from "../../src/peers/users.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { testFleet } from "../fixtures/commands/cli.js";
+import { eventually } from "../fixtures/eventually.js";
+import { FAST_HEALTH, serve } from "../fixtures/fleets/serve.js";
 import { found } from "../fixtures/found.js";
 import { unused } from "../fixtures/sessions/unused.js";
 
@@ -104,6 +106,21 @@ describe("a purge", () => {
     expect(await fleet.events.verify()).toMatchObject({ ok: true, brokenAt: null });
     await talk(user, "hello");
     await fleet.users.purge(user);
+  });
+
+  it("that is not complete shows in the metrics of serve, with the time when it began", async () => {
+    const { user } = leaver();
+    const begunAt = new Date(Date.now() - 3_600_000).toISOString();
+    const store = openFileStore(fleet.stateRoot);
+    await store.purges.begin({ user, begunAt, pending: ["lost-host"] });
+    await store.close();
+    const serving = await serve(at, { env: FAST_HEALTH });
+    await eventually("the purge", async () => (await serving.metric("purges_unfinished")) === 1);
+    expect(await serving.metric("purges_oldest_timestamp_seconds")).toBe(Date.parse(begunAt) / 1000);
+    await fleet.users.purge(user);
+    await eventually("the end of the purge", async () => (await serving.metric("purges_unfinished")) === 0);
+    expect(await serving.metric("purges_oldest_timestamp_seconds")).toBe(0);
+    await serving.end();
   });
 
   it.each([...PURGE_STEPS, "done"])("that was killed before the step %s is finished by the next one", async (step) => {
