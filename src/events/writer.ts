@@ -7,6 +7,11 @@ import { Pseudonyms } from "./pseudonyms.js";
 /** A segment has about this many bytes, unless the whole log may have only a few times as many. */
 const SEGMENT_BYTES = 1024 * 1024;
 const LEAST_SEGMENTS = 8;
+/**
+ * How long to leave a store alone that did not give the key of pseudonyms, in milliseconds. Otherwise a short command would wait for it
+ * again at its end.
+ */
+const RETRY_MS = 10_000;
 
 /** The size at which a segment is complete, in bytes. */
 export function segmentBytesOf({ maxBytes }: Pick<Config["events"], "maxBytes">): number {
@@ -18,15 +23,14 @@ export class EventWriter {
   readonly #chain: ChainWriter;
   readonly #context: EventsContext;
   #pseudonyms: Pseudonyms;
-  /** Reads the key of the fleet, unless this writer has it. */
-  #keyOfFleet: Promise<void> | undefined;
-  #hasKeyOfFleet: boolean;
+  /** When to read the key of the fleet, by `performance.now()`. Null if this writer has it. */
+  #readsKeyAt: number | null;
 
   private constructor(context: EventsContext, pseudonyms: Pseudonyms, hasKeyOfFleet: boolean) {
     this.#context = context;
     this.#chain = new ChainWriter(context.stateRoot, { segmentBytes: segmentBytesOf(context.config.events) });
     this.#pseudonyms = pseudonyms;
-    this.#hasKeyOfFleet = hasKeyOfFleet;
+    this.#readsKeyAt = hasKeyOfFleet ? null : performance.now() + RETRY_MS;
   }
 
   static async open(context: EventsContext): Promise<EventWriter> {
@@ -44,18 +48,17 @@ export class EventWriter {
   async append(events: readonly Unnumbered[], options: { durable: boolean }): Promise<void> {
     await this.#chain.append((head) => chain(events, head, this.#pseudonyms.of), options);
     // The events do not wait for a store that is away.
-    if (!this.#hasKeyOfFleet) this.#keyOfFleet ??= this.#readKeyOfFleet();
+    if (this.#readsKeyAt !== null && performance.now() >= this.#readsKeyAt) void this.#readKeyOfFleet();
   }
 
   async #readKeyOfFleet(): Promise<void> {
     const { stateRoot, store } = this.#context;
+    this.#readsKeyAt = performance.now() + RETRY_MS;
     try {
       this.#pseudonyms = await Pseudonyms.open(stateRoot, store);
-      this.#hasKeyOfFleet = true;
+      this.#readsKeyAt = null;
     } catch {
-      // The next write tries again.
-    } finally {
-      this.#keyOfFleet = undefined;
+      // A later write tries again.
     }
   }
 

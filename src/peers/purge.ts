@@ -89,8 +89,10 @@ interface Away extends PurgeRequest {
 
 /** The hosts that have not erased their part. Stops waiting for those that are lost. */
 async function away(context: Context, user: string, { pending, missing, ...request }: Away): Promise<Remain[]> {
-  const { store, hosts } = context;
+  const { store, hosts, directory } = context;
   const records = (await store.sessions.list(() => undefined)).filter(({ owner }) => owner === user);
+  // A host may have come back during the purge. It then erases its part itself.
+  const alive = new Set((await directory.list()).filter(({ gone }) => !gone).map(({ name }) => name));
   return await Promise.all(
     pending.map(async (host) => {
       const sessions = records.filter((record) => record.host === (host ?? undefined));
@@ -98,7 +100,7 @@ async function away(context: Context, user: string, { pending, missing, ...reque
       const count = Object.values(servers).filter((server) => server.user === user).length;
       const what = `the files of the user on that host (sessions recorded there: ${sessions.length}, servers: ${count})`;
       const failed = missing.find((each) => each.host === host && !each.isGone);
-      const isLost = host !== null && failed === undefined && request.lostHosts.includes(host);
+      const isLost = host !== null && failed === undefined && request.lostHosts.includes(host) && !alive.has(host);
       // Another host takes over a session in the shared storage, and erases it.
       if (isLost && !sessions.some((record) => isTakenOver(context, record))) {
         if (!request.dryRun) await giveUp(context, user, { host, sessions });
@@ -112,7 +114,7 @@ async function away(context: Context, user: string, { pending, missing, ...reque
 }
 
 const LOST =
-  "The host is lost, as an operator reported, so nothing can erase them. The fleet keeps no record of these sessions and servers. If the host comes back, purge the user again.";
+  "The host is lost, as an operator reported, so nothing can erase them. The fleet keeps no record of these sessions and servers. If the host comes back, purge the user again. Then gc there deletes the folders that no record names, once they are older than session.ttl.";
 
 function hintOf(host: string): string {
   return `If it never comes back, purge the user again with --lost-host ${host}.`;

@@ -4,6 +4,7 @@ import { sha256 } from "../../src/config/values/text.js";
 import { Pseudonyms } from "../../src/events/pseudonyms.js";
 import { NO_USAGE, type UsagePart } from "../../src/model/usage/usage.js";
 import { HistoryTotals, lastUnloaded, missingLines } from "../../src/serve/upkeep/reconcile-usage.js";
+import type { Store } from "../../src/store/ports.js";
 import { eventually } from "../fixtures/eventually.js";
 import { found } from "../fixtures/found.js";
 import { unused } from "../fixtures/sessions/unused.js";
@@ -55,10 +56,10 @@ beforeAll(async () => {
 });
 afterAll(async () => await at[Symbol.asyncDispose]());
 
-const reconcile = async () => {
+const reconcile = async (totals = new HistoryTotals(), store: Store = at.store) => {
   const { servers } = await at.store.registry.read();
-  const about = { store: at.store, config: at.fleet.config, host: null, stateRoot: at.fleet.stateRoot };
-  return await new HistoryTotals().reconcile(about, Object.values(servers));
+  const about = { store, config: at.fleet.config, host: null, stateRoot: at.fleet.stateRoot };
+  return await totals.reconcile(about, Object.values(servers));
 };
 
 it("finds requests that no process of the fleet saw in the totals of the runtime, which go on over several loads", async () => {
@@ -83,7 +84,11 @@ it("finds requests that no process of the fleet saw in the totals of the runtime
   await direct.sendAndWait("three");
   await direct.disconnect();
   await eventually("the totals of all turns", () => requestsIn() === 3);
-  expect(await reconcile()).toBe(1);
+  const totals = new HistoryTotals();
+  const read = async () => await Promise.reject(new Error("no answer"));
+  const away = { ...at.store, usage: { ...at.store.usage, read } };
+  await expect(reconcile(totals, away)).rejects.toThrow("no answer");
+  expect(await reconcile(totals), "after a failure").toBe(1);
   // Nobody can find out by trying names whether a session had this name, also after its user was purged.
   const { of } = Pseudonyms.ofExisting(at.fleet.stateRoot);
   const atMs = lastUnloaded(home, id, 0)?.atMs;

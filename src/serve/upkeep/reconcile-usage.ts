@@ -135,28 +135,32 @@ export class HistoryTotals {
     if (countsAtGateway(config)) return 0;
     const homes = new Map(servers.map(({ id, home }) => [id, home]));
     const changed: { record: SessionRecord; unloaded: Unloaded }[] = [];
+    const looked = new Map<string, number>();
     for (const record of await store.sessions.list(() => undefined)) {
       // Reading a history takes milliseconds, in which this process does nothing else.
       await new Promise(setImmediate);
       const home = homes.get(record.serverId);
-      if (home === undefined) continue;
-      const unloaded = this.#isChanged(home, record.id)
-        ? lastUnloaded(home, record.id, Date.parse(record.createdAt) - IMPORTED_MS)
-        : null;
+      const at = home === undefined ? 0 : lastWrite(home, record.id);
+      if (home === undefined || at === 0 || this.#seen.get(record.id) === at) continue;
+      looked.set(record.id, at);
+      const unloaded = lastUnloaded(home, record.id, Date.parse(record.createdAt) - IMPORTED_MS);
       if (unloaded !== null) changed.push({ record, unloaded });
     }
-    if (changed.length === 0) return 0;
-    const known = await store.usage.read({ from: 0, to: Date.now() + 1, by: "session" });
-    const { of: digest } = await Pseudonyms.open(stateRoot, store);
-    const lines = changed.flatMap(({ record, unloaded }) => missingLines(record, unloaded, known, { host, digest }));
-    if (lines.length > 0) store.usage.append(lines);
-    return lines.filter(({ outcome }) => outcome === "begun").length;
+    const added = changed.length === 0 ? 0 : await addMissing(changed, { store, host, stateRoot });
+    // After a failure, the next look finds the same sessions.
+    for (const [id, at] of looked) this.#seen.set(id, at);
+    return added;
   }
+}
 
-  #isChanged(home: string, sessionId: string): boolean {
-    const at = lastWrite(home, sessionId);
-    if (at === 0 || this.#seen.get(sessionId) === at) return false;
-    this.#seen.set(sessionId, at);
-    return true;
-  }
+/** Adds the lines that the ledger lacks. @returns for how many model requests */
+async function addMissing(
+  changed: readonly { record: SessionRecord; unloaded: Unloaded }[],
+  { store, host, stateRoot }: Omit<ReconcileContext, "config">,
+): Promise<number> {
+  const known = await store.usage.read({ from: 0, to: Date.now() + 1, by: "session" });
+  const { of: digest } = await Pseudonyms.open(stateRoot, store);
+  const lines = changed.flatMap(({ record, unloaded }) => missingLines(record, unloaded, known, { host, digest }));
+  if (lines.length > 0) store.usage.append(lines);
+  return lines.filter(({ outcome }) => outcome === "begun").length;
 }
