@@ -9,7 +9,7 @@ export default defineConfig({
     testTimeout: 180_000,
     hookTimeout: 180_000,
     expect: { poll: { timeout: 20_000 } },
-    maxWorkers: 4,
+    maxWorkers: 3,
     retry: 1,
     reporters: ["default", "./test/fixtures/run-reporter.ts"],
   },

@@ -17,7 +17,7 @@ type Counted = Pick<Share, "buffers" | "overBytes">;
 
 /**
  * Reads the body of a request as a JSON object. Null if there is no body. A byte counts against the user's limits from its
- * arrival on. Reads the request of Node.js and not the adapter's `Request`, which takes longer to make than the body to read.
+ * arrival on. Reads the request of Node.js, because making the adapter's `Request` takes longer than reading the body.
  *
  * @throws FleetError `FLEET_CONTENT_TOO_LARGE`, `FLEET_USAGE_INVALID`, `FLEET_LIMIT_REACHED`.
  */

@@ -59,8 +59,7 @@ async function assertLost(
   pending: Purge["pending"],
 ): Promise<void> {
   if (lostHosts.length === 0) return;
-  const alive = (await directory.list()).filter(({ gone }) => !gone).map(({ name }) => name);
-  const here = [hosts.own.name, ...alive];
+  const here = [hosts.own.name, ...(await alive(directory))];
   const allowed = pending.filter((host) => host !== null && !here.includes(host));
   for (const host of lostHosts) {
     if (allowed.includes(host)) continue;
@@ -69,6 +68,10 @@ async function assertLost(
     const message = `${option("lostHosts")} ${quote(host)} ${why}. Allowed: ${list}`;
     throw new FleetError("FLEET_USAGE_INVALID", message, { suggestions: ["copilotfleet top --once"] });
   }
+}
+
+async function alive(directory: Context["directory"]): Promise<string[]> {
+  return (await directory.list()).filter(({ gone }) => !gone).map(({ name }) => name);
 }
 
 function sum(parts: readonly Purged[]): Purged {
@@ -92,7 +95,7 @@ async function away(context: Context, user: string, { pending, missing, ...reque
   const { store, hosts, directory } = context;
   const records = (await store.sessions.list(() => undefined)).filter(({ owner }) => owner === user);
   // A host may have come back during the purge. It then erases its part itself.
-  const alive = new Set((await directory.list()).filter(({ gone }) => !gone).map(({ name }) => name));
+  const back = await alive(directory);
   return await Promise.all(
     pending.map(async (host) => {
       const sessions = records.filter((record) => record.host === (host ?? undefined));
@@ -100,7 +103,7 @@ async function away(context: Context, user: string, { pending, missing, ...reque
       const count = Object.values(servers).filter((server) => server.user === user).length;
       const what = `the files of the user on that host (sessions recorded there: ${sessions.length}, servers: ${count})`;
       const failed = missing.find((each) => each.host === host && !each.isGone);
-      const isLost = host !== null && failed === undefined && request.lostHosts.includes(host) && !alive.has(host);
+      const isLost = host !== null && failed === undefined && request.lostHosts.includes(host) && !back.includes(host);
       // Another host takes over a session in the shared storage, and erases it.
       if (isLost && !sessions.some((record) => isTakenOver(context, record))) {
         if (!request.dryRun) await giveUp(context, user, { host, sessions });
