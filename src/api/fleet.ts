@@ -90,7 +90,7 @@ export interface ApiFleet {
   };
   readonly users: {
     list(): Promise<UserEntry[]>;
-    purge(user: string, options: { signal?: AbortSignal }): Promise<PurgeReceipt>;
+    purge(user: string, options: { lostHosts?: readonly string[]; signal?: AbortSignal }): Promise<PurgeReceipt>;
   };
   readonly usage: {
     report(options: {

@@ -120,7 +120,7 @@ const LOST =
   "The host is lost, as an operator reported, so nothing can erase them. The fleet keeps no record of these sessions and servers. If the host comes back, purge the user again. Then gc there deletes the folders that no record names, once they are older than session.ttl.";
 
 function hintOf(host: string): string {
-  return `If it never comes back, purge the user again with --lost-host ${host}.`;
+  return `If it never comes back, purge the user again with --lost-host ${host} (over HTTP: lostHosts=${host}).`;
 }
 
 function isTakenOver({ directory }: Context, { term }: SessionRecord): boolean {

@@ -3,6 +3,7 @@ import { actingAs } from "../../src/events/acting.js";
 import type { FleetEvent } from "../../src/model/events/event.js";
 import type { PurgeReceipt } from "../../src/peers/purge.js";
 import { rendezvousChoice } from "../../src/pool/placement.js";
+import { ask } from "../api/harness.js";
 import { found } from "../fixtures/found.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
@@ -134,6 +135,20 @@ describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage
     const { events } = purged.json<{ events: FleetEvent[] }>();
     expect(events.at(-1)).toMatchObject({ reason: "host-lost", detail: "without host h1", outcome: "ok" });
     expect(events.at(-1)?.user).toMatch(/^~/);
+
+    // The same over HTTP, for a user of whom the lost host has nothing.
+    const library = await h2.library();
+    const { url } = await library.openHttpDoor({ listen: "127.0.0.1:0" });
+    const { token } = await library.tokens.issue("root", { scopes: ["admin"] });
+    const overHttp = async (lost: string) =>
+      await ask(url, "DELETE", `/v1/users/will.quux?lostHosts=${lost}`, { token });
+    const detail = 'lostHosts "h2" is alive and erases its part itself. Allowed: "h1"';
+    expect((await overHttp("h1,h2")).json).toMatchObject({ status: 422, code: "FLEET_USAGE_INVALID", detail });
+    expect(await hosts.store.purges.list()).toEqual([]);
+    const { remains } = (await overHttp("h1")).json;
+    expect(remains).toMatchObject([{ host: "h1", why: expect.stringContaining("The host is lost") }]);
+    expect(await hosts.store.purges.list()).toEqual([]);
+    await library.close();
 
     // If the host comes back, the same command without the flag erases the rest.
     await hosts.serve();
