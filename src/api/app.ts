@@ -86,7 +86,9 @@ function onceClosed(outgoing: ServerResponse, action: () => void): void {
 async function answerTo(door: DoorState, route: AnyRoute, c: Request, work: Work): Promise<Answer<unknown>> {
   const visit = c.get("visit");
   const identity = await visit.signOn(authorizationOf(c), work);
-  const share = work.keep(await door.shares.admitUser(identity.user, { relayed: false, everywhere: false }));
+  const here = { relayed: false, everywhere: false };
+  const admitted = actingFor(identity, "http", async () => await door.shares.admitUser(identity.user, here));
+  const share = work.keep(await admitted);
   work.share = share;
   const { action, about } = route;
   const id = c.req.param("id") ?? "";

@@ -1,12 +1,15 @@
 import { randomUUID } from "node:crypto";
 import { type LimitSource, limitReached } from "../config/limits.js";
 import type { Config } from "../config/schema.js";
+import type { FleetError } from "../errors.js";
+import type { EventLog } from "../model/events/event.js";
 import type { SessionRecord } from "../model/session.js";
 import type { Slot } from "../model/usage/user-limits.js";
 import type { Store } from "../store/ports.js";
 
-/** A limit on sessions. `user` is null for that of all users together. */
+/** A limit on new sessions of `owner`. `user` is null for that of all users together. */
 interface Limit {
+  owner: string;
   user: string | null;
   most: number;
   source: LimitSource;
@@ -15,10 +18,12 @@ interface Limit {
 /** Enforces the limits on the number of sessions, for all processes and hosts that share the store. */
 export class SessionLimits {
   readonly #store: Store;
+  readonly #events: EventLog;
   readonly #limits: Config["limits"];
 
-  constructor({ store, config }: { store: Store; config: Config }) {
+  constructor({ store, events, config }: { store: Store; events: EventLog; config: Config }) {
     this.#store = store;
+    this.#events = events;
     this.#limits = config.limits;
   }
 
@@ -26,7 +31,7 @@ export class SessionLimits {
   async assertRoom(owner: string): Promise<void> {
     for (const limit of await this.#limitsOf(owner)) {
       const used = await this.#store.sessions.count(limit.user, limit.most);
-      if (used >= limit.most) throw reached(limit);
+      if (used >= limit.most) throw await this.#reached(limit);
     }
   }
 
@@ -43,7 +48,7 @@ export class SessionLimits {
       for (const limit of await this.#limitsOf(record.owner)) {
         const slot = { user: limit.user, kind: "session", id: `${record.id}~${randomUUID()}` } as const;
         const answer = await limits.take({ ...slot, most: limit.most, perMinute: null });
-        if (!answer.granted) throw reached(limit);
+        if (!answer.granted) throw await this.#reached(limit);
         taken.push(slot);
       }
       await this.#store.sessions.create(record);
@@ -59,12 +64,15 @@ export class SessionLimits {
     const { limits, sources } = effectiveLimits(this.#limits, record);
     const total = this.#limits.total.sessions;
     return [
-      ...(limits.sessions === null ? [] : [{ user: owner, most: limits.sessions, source: sources.sessions }]),
-      ...(total === null ? [] : [{ user: null, most: total, source: "default" as const }]),
+      ...(limits.sessions === null ? [] : [{ owner, user: owner, most: limits.sessions, source: sources.sessions }]),
+      ...(total === null ? [] : [{ owner, user: null, most: total, source: "default" as const }]),
     ];
   }
-}
 
-function reached({ user, most, source }: Limit) {
-  return user === null ? limitReached("total.sessions", most) : limitReached("sessions", most, { source });
+  async #reached({ owner, user, most, source }: Limit): Promise<FleetError> {
+    const limit = user === null ? "total.sessions" : "sessions";
+    const { LimitEvents } = await import("../usage/limits/limit-events.js");
+    LimitEvents.of({ events: this.#events, store: this.#store }).reached(owner, limit, most);
+    return limitReached(limit, most, { source });
+  }
 }

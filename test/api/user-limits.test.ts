@@ -237,3 +237,57 @@ it("further prompts of a client in one turn count, too", async () => {
   expect(answers.filter(({ error }) => error === undefined)).toHaveLength(3);
   client.socket.destroy();
 });
+
+/** Creates a session, or makes a request at an entry point that has connections. */
+const NEW_SESSION: Readonly<Record<string, (user: string) => Promise<unknown>>> = {
+  library: async (user) => await at.fleet.sessions.create({ user }).catch((error: unknown) => error),
+  command: async (user) => await at.commands.run(["create", "--user", user]),
+  http: async (user) => await at.ask("POST", "/v1/sessions", { token: await at.token(user) }),
+  door: async (user) => {
+    const client = await RawClient.as(door.url, await at.token(user));
+    await client.request("session.create", { sessionId: unused("s") });
+    client.socket.destroy();
+  },
+};
+const NEW_CONNECTION: Readonly<Record<string, (user: string) => Promise<unknown>>> = {
+  http: async (user) => await at.ask("GET", "/v1/me", { token: await at.token(user) }),
+  door: async (user) => {
+    const client = await RawClient.open(door.url);
+    await client.request("connect", { token: await at.token(user) });
+    client.socket.destroy();
+  },
+};
+
+const refusalsOf = async (user: string) => await at.fleet.events.list({ user, type: "limit.reached" });
+
+it.each(Object.keys(NEW_SESSION))(
+  "a session over the limit, created by the %s, is noted in the audit log",
+  async (entry) => {
+    const user = unused("u");
+    await at.fleet.sessions.leave(await at.fleet.sessions.create({ user }));
+    await at.fleet.limits.set(user, { sessions: 1 });
+    for (let count = 0; count < 2; count++) await NEW_SESSION[entry]?.(user);
+    // Each command is a process of its own, which does not know what earlier ones noted.
+    const expected = { outcome: "refused", reason: "sessions", detail: "at most 1" };
+    await eventually("the event", async () => (await refusalsOf(user)).length > 0);
+    expect(await refusalsOf(user)).toEqual(
+      Array.from({ length: entry === "command" ? 2 : 1 }, () => expect.objectContaining(expected)),
+    );
+  },
+);
+
+it.each(Object.keys(NEW_CONNECTION))(
+  "connections over the limit, by the %s, share an event of the audit log",
+  async (entry) => {
+    const user = unused("u");
+    await at.fleet.limits.set(user, { connections: 1 });
+    const client = await RawClient.as(door.url, await at.token(user));
+    for (let count = 0; count < 2; count++) await NEW_CONNECTION[entry]?.(user);
+    client.socket.destroy();
+    await eventually("the event", async () => (await refusalsOf(user)).length > 0);
+    const actor = expect.objectContaining({ user, tokenId: expect.any(String), via: entry });
+    expect(await refusalsOf(user)).toEqual([
+      expect.objectContaining({ actor, outcome: "refused", reason: "connections", detail: "at most 1" }),
+    ]);
+  },
+);

@@ -184,7 +184,8 @@ export class Connection {
         own === null || isRelayed ? null : new PeerDialer(own, this.#door.config.host, hello, identity, this.#door);
       // If the client disconnected while its token was being looked up, take no share, because nothing would give it back.
       if (this.socket.closed || this.#state !== "authenticating") return;
-      const share = await shares.admitUser(identity.user, { relayed: isRelayed, everywhere: true });
+      const asked = { relayed: isRelayed, everywhere: true };
+      const share = await actingFor(identity, "door", async () => await shares.admitUser(identity.user, asked));
       if (this.socket.closed) {
         share.release();
         return;
@@ -193,8 +194,7 @@ export class Connection {
       const origin = { identity, protocol, share: this.#share, report: this.#report, isRelayed };
       const logged = signOns.accepted(identity, this.socket.address);
       logged.catch(() => undefined); // awaited below
-      const newClient = () => new Client(this.#door, this.socket, origin, hello, peers);
-      this.#client = actingFor(identity, "door", newClient);
+      this.#client = actingFor(identity, "door", () => new Client(this.#door, this.socket, origin, hello, peers));
       clearTimeout(this.#hello);
       this.#report.user = identity.user;
       this.#expiry = atExpiry(identity, signOn, () => this.#expired());

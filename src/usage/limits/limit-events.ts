@@ -1,4 +1,4 @@
-import type { UserLimit } from "../../config/limits.js";
+import type { LimitName, UserLimit } from "../../config/limits.js";
 import type { Store } from "../../store/ports.js";
 
 /** How long further refusals for the same limit are only counted, in milliseconds. */
@@ -72,7 +72,7 @@ export class LimitEvents {
   }
 
   /** Notes that a limit was reached. Further refusals within a minute are only counted. */
-  reached(user: string, limit: UserLimit, max: number): void {
+  reached(user: string, limit: LimitName, max: number): void {
     const key = `${user} ${limit}`;
     const now = performance.now();
     const last = this.#reached.get(key);

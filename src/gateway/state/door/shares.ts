@@ -1,8 +1,16 @@
 import { randomUUID } from "node:crypto";
-import { type Limited, type LimitName, type LimitSource, type Limits, limitReached } from "../../../config/limits.js";
+import {
+  type Limited,
+  type LimitName,
+  type LimitSource,
+  type Limits,
+  limitReached,
+  type Reached,
+} from "../../../config/limits.js";
 import type { Config } from "../../../config/schema.js";
 import type { FleetError } from "../../../errors.js";
 import type { Store } from "../../../store/ports.js";
+import { LimitEvents, type LimitEventsContext } from "../../../usage/limits/limit-events.js";
 
 /** The limited quantities that a front door counts itself. The store counts sessions. */
 type Counted = Exclude<Limited, "sessions">;
@@ -16,7 +24,13 @@ interface OwnLimit {
   source: LimitSource;
 }
 
-export interface SharesContext {
+/** A limit that more would exceed. */
+interface Exceeded extends Pick<Reached, "source" | "used"> {
+  limit: LimitName;
+  max: number;
+}
+
+export interface SharesContext extends LimitEventsContext {
   config: Pick<Config, "limits">;
   store: Pick<Store, "hosts" | "limits">;
 }
@@ -52,7 +66,7 @@ export class Shares {
     const slot = { user, kind: "connection", id: randomUUID() } as const;
     try {
       const answer = await store.limits.take({ ...slot, most, perMinute: null });
-      if (!answer.granted) throw limitReached("connections", most, { ...own, used: answer.used });
+      if (!answer.granted) throw this.#refusal(user, { ...own, limit: "connections", max: most, used: answer.used });
     } catch (error) {
       share.release();
       throw error;
@@ -79,10 +93,15 @@ export class Shares {
     // A user id cannot contain a colon, so this name is never that of another user.
     const name = relayed ? `relayed:${user}` : user;
     const account = this.#users.get(name) ?? new Account(name, this.#users, this.#total, this.#limits);
-    const reached = account.reached("connections", 1, own);
-    if (reached !== null) throw reached;
+    const exceeded = account.exceeded("connections", 1, own);
+    if (exceeded !== null) throw this.#refusal(user, exceeded);
     account.open();
     return new Share(account);
+  }
+
+  #refusal(user: string, exceeded: Exceeded): FleetError {
+    if (this.#context !== null) LimitEvents.of(this.#context).reached(user, exceeded.limit, exceeded.max);
+    return refusalOf(exceeded);
   }
 
   /** How many connections the user has open here. */
@@ -127,14 +146,18 @@ class Account {
   }
 
   /** @param more how much is about to be added */
-  reached(what: Counted, more = 0, own?: OwnLimit): FleetError | null {
-    const check = (limit: LimitName, now: number, max: number | null, source?: LimitSource) =>
-      max !== null && now + more > max ? limitReached(limit, max, source === undefined ? {} : { source }) : null;
+  exceeded(what: Counted, more = 0, own?: OwnLimit): Exceeded | null {
+    const check = (limit: LimitName, now: number, max: number | null, source: LimitSource = "default") =>
+      max !== null && now + more > max ? { limit, max, source } : null;
     const { max, source } = own ?? { max: this.#limits.default[what], source: "default" };
     return (
       check(what, this.#use[what], max, source) ?? check(`total.${what}`, this.#total[what], this.#limits.total[what])
     );
   }
+}
+
+function refusalOf({ limit, max, ...facts }: Exceeded): FleetError {
+  return limitReached(limit, max, facts);
 }
 
 /** The part of the user's limits that one connection takes up. */
@@ -170,11 +193,16 @@ export class Share implements Disposable {
 
   /** The refusal if there are more requests in flight than allowed, or null. */
   get overRequests(): FleetError | null {
-    return this.#account.reached("requestsInFlight");
+    return this.#over("requestsInFlight");
   }
 
   get overBytes(): FleetError | null {
-    return this.#account.reached("unreadBytes");
+    return this.#over("unreadBytes");
+  }
+
+  #over(what: Counted): FleetError | null {
+    const exceeded = this.#account.exceeded(what);
+    return exceeded === null ? null : refusalOf(exceeded);
   }
 
   /** Subtracts everything that the connection has counted from the user's account, because the connection has ended. */
