@@ -113,7 +113,7 @@ function show(url: string): string {
 
 /** The new store would not know of the erasure, so that the user's data would come to life again. */
 async function refusePurging({ purges }: Store): Promise<void> {
-  for (const { user } of await purges.list()) await refuseErased({ purges }, user);
+  for (const { user, left } of await purges.list()) if (left === undefined) await refuseErased({ purges }, user);
 }
 
 /** The part of the state that is not copied. */

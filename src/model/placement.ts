@@ -18,4 +18,9 @@ export interface Purge {
   begunAt: string;
   /** The hosts that may still have data of the user. Null stands for the only host of a fleet. */
   pending: (string | null)[];
+  /**
+   * The names that a lost host may still have, if the purge ended without it: pseudonyms of the user, of the user's server and
+   * of the sessions. `user` is then a random mark, so that no key of the store names the user.
+   */
+  left?: string[];
 }

@@ -63,8 +63,14 @@ export abstract class LocalData {
   /** Finishes the purges that were interrupted, or that began while this host was away. */
   protected async finishPurges(signal: AbortSignal): Promise<void> {
     const { store, directory } = this.#sessions.context;
-    for (const { user, pending } of await store.purges.list()) {
-      if (pending.includes(directory.own)) await this.purge({ user, dryRun: false }, { signal });
+    for (const { user, pending, left } of await store.purges.list()) {
+      if (!pending.includes(directory.own)) continue;
+      if (left === undefined) await this.purge({ user, dryRun: false }, { signal });
+      else {
+        const { eraseLeft } = await import("../data/purge/left.js");
+        await eraseLeft({ sessions: this.#sessions, stateRoot: this.#stateRoot, signal }, left);
+        await store.purges.done(user, directory.own);
+      }
     }
   }
 

@@ -1,7 +1,9 @@
+import { randomBytes } from "node:crypto";
 import type { Purged, Remain } from "../data/purge/purge.js";
 import { FleetError, option, quote } from "../errors.js";
 import { audited } from "../events/audited.js";
 import { listTokens, revokeTokens } from "../identity/tokens.js";
+import { serverIdOf } from "../model/ids.js";
 import type { Purge } from "../model/placement.js";
 import type { SessionRecord } from "../model/session.js";
 import type { SessionsContext } from "../sessions/context.js";
@@ -117,7 +119,7 @@ async function away(context: Context, user: string, { pending, missing, ...reque
 }
 
 const LOST =
-  "The host is lost, as an operator reported, so nothing can erase them. The fleet keeps no record of these sessions and servers. If the host comes back, purge the user again. Then gc there deletes the folders that no record names, once they are older than session.ttl.";
+  "The host is lost, as an operator reported, so nothing can erase them now. The fleet keeps no record of these sessions and servers, only a note with pseudonyms. If the host comes back, serve or gc there erases the files.";
 
 function hintOf(host: string): string {
   return `If it never comes back, purge the user again with --lost-host ${host} (over HTTP: lostHosts=${host}).`;
@@ -127,7 +129,7 @@ function isTakenOver({ directory }: Context, { term }: SessionRecord): boolean {
   return directory.isShared && term !== undefined;
 }
 
-/** Removes the records of what a lost host has of a user, and counts its part of the purge as done. */
+/** Removes the records of what a lost host has of a user, leaves a note for it, and counts its part of the purge as done. */
 async function giveUp(
   { store, events, stateRoot }: Context,
   user: string,
@@ -138,6 +140,9 @@ async function giveUp(
   const detail = `without host ${host}`;
   await audited(events, { type: "user.purged", user: pseudonyms.of(user), reason: "host-lost", detail }, async () => {
     const ids = sessions.map(({ id }) => id);
+    const left = [user, serverIdOf(user), ...ids].map(pseudonyms.of);
+    const mark = `${pseudonyms.of(user)}-${randomBytes(8).toString("hex")}`;
+    await store.purges.begin({ user: mark, begunAt: new Date().toISOString(), pending: [host], left });
     await store.sessions.deleteMany(ids, (record) => record.owner === user && record.host === host);
     await store.hosts?.forgetServersOf(host, user);
     await store.purges.done(user, host);

@@ -1,8 +1,10 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { actingAs } from "../../src/events/acting.js";
+import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import type { FleetEvent } from "../../src/model/events/event.js";
 import type { PurgeReceipt } from "../../src/peers/purge.js";
 import { rendezvousChoice } from "../../src/pool/placement.js";
+import type { UsageReport } from "../../src/usage/ledger/report.js";
 import { ask } from "../api/harness.js";
 import { found } from "../fixtures/found.js";
 import { TestHosts } from "../fixtures/hosts/hosts.js";
@@ -102,15 +104,22 @@ describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage
     await hosts.serve();
   });
 
-  it("does not wait for a host that an operator reports as lost, and keeps no record of what was there", async () => {
+  it("does not wait for a host that an operator reports as lost, whose next gc erases the rest without the name in the store", async () => {
     const [h1, h2] = [hosts.host("h1"), hosts.host("h2")];
     const user = userOf("h1", "xia.quux");
     const words = [user, user.replace(".", "-"), "plover-of-xia"];
     await h1.create(user, "of-xia");
     await h1.send(user, "of-xia", "plover-of-xia one");
+    const shared = { env: { COPILOTFLEET_ISOLATION: "shared" } };
+    await h1.create(user, user.replace(".", "-"), shared);
+    await h1.send(user, user.replace(".", "-"), "plover-of-xia two", shared);
+    const again = userOf("h1", "wes.quux");
+    await h1.create(again, "of-wes");
+    await h1.send(again, "of-wes", "plover-of-wes one");
     await hosts.lose("h1");
-    // As before the hosts shared storage: no other host can take the session over.
-    await hosts.store.sessions.update("of-xia", (draft) => void delete draft.term);
+    // As before the hosts shared storage: no other host can take the sessions over.
+    for (const id of ["of-xia", user.replace(".", "-"), "of-wes"])
+      await hosts.store.sessions.update(id, (draft) => void delete draft.term);
     const purge = async (host: string) => await h2.run(["user", "purge", user, "--yes", "--json", "--lost-host", host]);
     for (const [host, why] of [
       ["h2", "is alive and erases its part itself"],
@@ -121,39 +130,52 @@ describe.skipIf(problem !== undefined)("a purge on two hosts with shared storage
       expect(refused.json()).toMatchObject({ error: { code: "FLEET_USAGE_INVALID", message } });
     }
     expect(await hosts.store.purges.list()).toEqual([]);
-    expect(await hosts.store.sessions.count(user, 1)).toBe(1);
+    expect(await hosts.store.sessions.count(user, 9)).toBe(2);
 
-    const what = expect.stringContaining("(sessions recorded there: 1, servers: 1)");
+    const what = expect.stringContaining("(sessions recorded there: 2, servers: 1)");
     const waiting = (await h2.run(["user", "purge", user, "--yes", "--json"])).json<PurgeReceipt>();
     expect(waiting.remains).toMatchObject([{ host: "h1", what, why: expect.stringContaining("--lost-host h1") }]);
     const receipt = (await purge("h1")).json<PurgeReceipt>();
     expect(receipt.remains).toMatchObject([{ host: "h1", what, why: expect.stringContaining("The host is lost") }]);
-    expect(await hosts.store.purges.list()).toEqual([]);
+    const pseudonym = expect.stringMatching(/^~/);
+    const note = { pending: ["h1"], left: [pseudonym, pseudonym, pseudonym, pseudonym] };
+    expect(await hosts.store.purges.list()).toMatchObject([note]);
     const left = await dump(redis);
     for (const word of words) expect(left).not.toContain(word);
+    expect((await h2.run(["gc"])).code).toBe(0); // the note is not for this host
+    const { checks } = (await h2.run(["doctor", "--quick", "--json"])).json<DoctorResult>();
+    expect(checks.find(({ name }) => name === "purges")).toMatchObject({ level: "ok" });
     const purged = await h2.run(["events", "--type", "user.purged", "--json"]);
     const { events } = purged.json<{ events: FleetEvent[] }>();
     expect(events.at(-1)).toMatchObject({ reason: "host-lost", detail: "without host h1", outcome: "ok" });
     expect(events.at(-1)?.user).toMatch(/^~/);
 
-    // The same over HTTP, for a user of whom the lost host has nothing.
+    // The same over HTTP, for a user who then begins again.
     const library = await h2.library();
     const { url } = await library.openHttpDoor({ listen: "127.0.0.1:0" });
     const { token } = await library.tokens.issue("root", { scopes: ["admin"] });
     const overHttp = async (lost: string) =>
-      await ask(url, "DELETE", `/v1/users/will.quux?lostHosts=${lost}`, { token });
+      await ask(url, "DELETE", `/v1/users/${again}?lostHosts=${lost}`, { token });
     const detail = 'lostHosts "h2" is alive and erases its part itself. Allowed: "h1"';
     expect((await overHttp("h1,h2")).json).toMatchObject({ status: 422, code: "FLEET_USAGE_INVALID", detail });
-    expect(await hosts.store.purges.list()).toEqual([]);
+    expect(await hosts.store.purges.list()).toMatchObject([note]);
     const { remains } = (await overHttp("h1")).json;
     expect(remains).toMatchObject([{ host: "h1", why: expect.stringContaining("The host is lost") }]);
-    expect(await hosts.store.purges.list()).toEqual([]);
     await library.close();
+    await h2.create(again, "wes-again");
+    await h2.send(again, "wes-again", "one");
+    expect(await hosts.store.purges.list()).toHaveLength(2);
+    expect(tracesOf([...words, "plover-of-wes"])).not.toEqual([]);
 
-    // If the host comes back, the same command without the flag erases the rest.
+    await h1.ok(["gc"]); // without serve, which would run gc itself
+    expect(await hosts.store.purges.list()).toEqual([]);
+    expect(tracesOf([...words, "plover-of-wes"])).toEqual([]);
+    const later = await h1.json<{ events: FleetEvent[] }>(["events", "--type", "user.purged"]);
+    expect(later.events.at(-1)).toMatchObject({ host: "h1", user: pseudonym, reason: "host-back", outcome: "ok" });
+    expect(await h1.json(["events", "verify"])).toMatchObject({ ok: true });
+    expect(await h2.send(again, "wes-again", "two")).toBe("[turn 2] two");
+    const { usage } = await h2.json<UsageReport>(["usage"]);
+    expect(usage).toContainEqual(expect.objectContaining({ key: again, turns: 2 }));
     await hosts.serve();
-    const rest = (await h2.run(["user", "purge", user, "--yes", "--json"])).json<PurgeReceipt>();
-    expect(rest.remains).toEqual([]);
-    expect(tracesOf(words)).toEqual([]);
   });
 });

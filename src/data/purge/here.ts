@@ -144,7 +144,11 @@ async function pseudonymizeLogs(erasing: Erasing): Promise<void> {
   await pseudonymize(erasing, erasing.ids);
 }
 
-async function pseudonymize({ store, user, stateRoot }: Erasing, ids: readonly string[]): Promise<void> {
+/** Replaces names in the ledger and in the logs of this host. */
+export async function pseudonymize(
+  { store, user, stateRoot }: Pick<Erasing, "store" | "user" | "stateRoot">,
+  ids: readonly string[],
+): Promise<void> {
   const pseudonyms = await Pseudonyms.open(stateRoot, store);
   const names = new Map([user, serverIdOf(user), ...ids].map((name) => [name, pseudonyms.of(name)]));
   await store.usage.rename(names);

@@ -45,7 +45,7 @@ const CLOCK_TOLERANCE_MS = 60_000;
 export class RecordGroup extends Group {
   /** Returns the purges that are not complete: of which user, since when, and the hosts that still have to erase their part. */
   async purges(): Promise<Purge[]> {
-    return await this.parts.store.purges.list();
+    return (await this.parts.store.purges.list()).filter(({ left }) => left === undefined);
   }
 
   /** The number of users with limits of their own or groups, and those of them who have more sessions than they may have. */

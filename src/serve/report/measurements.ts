@@ -37,7 +37,7 @@ export class Measurements {
     const loaded = running.flatMap(knownLoaded);
     const { inFlight, stalled } = this.#lookAtTurns(running);
     const leases = await Promise.all(loaded.map(async (id) => await store.leases.read(id)));
-    const purges = await store.purges.list();
+    const purges = (await store.purges.list()).filter(({ left }) => left === undefined);
     const begun = purges.map(({ begunAt }) => Date.parse(begunAt) / 1000);
     const memory = running.map((server) => this.#processes.memoryOf(server));
     await this.#disks.checkLogs(running);

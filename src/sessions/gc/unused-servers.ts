@@ -118,15 +118,7 @@ class UnusedServers {
     const removed: Cleared[] = [];
     for (const id of this.#orphans) {
       if (holdsSessions(id, homeOf(this.#stateRoot, id), await this.#readableRecords())) continue;
-      const moved = moveAway(this.#stateRoot, id);
-      if (moved === null) continue;
-      // A start records its server before it uses the folder. So if the server is recorded by now, put the folder back.
-      if ((await this.#store.registry.read()).servers[id] !== undefined) {
-        renameSync(moved, serverFolder(this.#stateRoot, id));
-        continue;
-      }
-      rmSync(moved, { recursive: true, force: true });
-      removed.push({ id, action: "orphan-removed" });
+      if (await removeOrphan(this.#store, this.#stateRoot, id)) removed.push({ id, action: "orphan-removed" });
     }
     return removed;
   }
@@ -138,6 +130,19 @@ class UnusedServers {
   async #readableRecords(): Promise<SessionRecord[]> {
     return await sessionsOfThisHost(this.#store, () => undefined);
   }
+}
+
+/** Removes the folder of a server without a record. @returns false if there is none, or the server has a record by now */
+export async function removeOrphan({ registry }: Pick<Store, "registry">, stateRoot: string, id: string) {
+  const moved = moveAway(stateRoot, id);
+  if (moved === null) return false;
+  // A start records its server before it uses the folder. So if the server is recorded by now, put the folder back.
+  if ((await registry.read()).servers[id] !== undefined) {
+    renameSync(moved, serverFolder(stateRoot, id));
+    return false;
+  }
+  rmSync(moved, { recursive: true, force: true });
+  return true;
 }
 
 /**
