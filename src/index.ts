@@ -107,6 +107,7 @@ export type {
 } from "./model/sandbox.js";
 export type { Isolation, ServerState, TokenSource } from "./model/server.js";
 export type { SessionState, TurnUsage } from "./model/session.js";
+export type { QuotaPart } from "./model/usage/quota.js";
 export type { LedgerLine, UsageBy, UsageCounts, UsageNumbers } from "./model/usage/usage.js";
 export type {
   Description,

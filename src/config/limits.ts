@@ -163,6 +163,26 @@ export function limitReached(
   );
 }
 
+/** A session gets no more AI credits, because of the fleet's cap or because of a lower one of its client. */
+export function creditsUsedUp(
+  sessionId: string,
+  { used, max, cause }: { used: number; max: number | null; cause?: unknown },
+): FleetError {
+  const by = max === null || used < max ? "the sessionLimits of its client" : `session.maxCredits is ${max}`;
+  return new FleetError(
+    "FLEET_LIMIT_REACHED",
+    `Session ${sessionId} has used ${used} AI credits, and gets no more (${by}).`,
+    {
+      cause,
+      suggestions: [
+        "copilotfleet create --user USER # a new session has credits of its own",
+        "Raise session.maxCredits.",
+      ],
+      limit: "session.maxCredits",
+    },
+  );
+}
+
 function tryAgainIn(ms: number): Suggestion {
   return `Try again in ${writeDuration(Math.ceil(ms / 1_000) * 1_000)}.`;
 }

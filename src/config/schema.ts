@@ -92,6 +92,8 @@ const session = v.pipe(
     model: v.optional(v.nullable(rules.modelName())),
     ttl: v.optional(rules.age(), "24h"),
     maxActive: v.optional(rules.count(), 50),
+    // The AI credits of GitHub that one session may use. Null: unlimited. The runtime accepts no less than 30.
+    maxCredits: v.optional(v.nullable(rules.count({ example: 1000 }, 30)), null),
     approve: v.optional(rules.choice(["none", "ask", "all"]), "none"),
     // How long a permission or a question waits for the user's answer over HTTP.
     answerTimeout: v.optional(rules.wait(), "5m"),

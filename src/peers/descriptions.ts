@@ -1,8 +1,9 @@
 import type { Config } from "../config/schema.js";
-import { isFleetError } from "../errors.js";
+import { isFleetError, quote } from "../errors.js";
 import { listTokens, type TokenView } from "../identity/tokens.js";
 import type { Placement } from "../model/placement.js";
 import type { ServerRecord, TokenSource } from "../model/server.js";
+import type { QuotaPart } from "../model/usage/quota.js";
 import { type ServerView, viewServerOf } from "../pool/server.js";
 import { sessionFolderPath } from "../runtime/history/session-state.js";
 import type { SessionFinder } from "../sessions/find.js";
@@ -72,6 +73,8 @@ export interface UserDescription {
   /** The sessions that the user owns or is a member of. */
   sessions: SessionView[];
   tokens: TokenView[];
+  /** The quota of the user's Copilot plan, as GitHub reports it. Null with a provider, without a running server, and if GitHub does not answer. */
+  quota: QuotaPart[] | null;
 }
 
 export type Description = ServerDescription | SessionDescription | UserDescription;
@@ -152,7 +155,25 @@ export async function describeUser(context: DescribeContext, user: string): Prom
   const own = recorded.filter(({ server }) => server.user === user);
   if (placement === null && own.length + sessions.length + tokens.length === 0) return null;
   const servers = await Promise.all(own.map(async (found) => (await viewRecorded(context, found)).view));
-  return { kind: "user", user, placement, servers, sessions, tokens };
+  const quota = await quotaOf(
+    context,
+    user,
+    (own.find(({ hostName }) => hostName === placement?.host) ?? own[0])?.hostName ?? placement?.host ?? null,
+  );
+  return { kind: "user", user, placement, servers, sessions, tokens, quota };
+}
+
+/** The quota of a user's Copilot plan, as GitHub reports it. Null, with a warning, if it does not. */
+async function quotaOf({ config, hosts, warn }: DescribeContext, user: string, hostName: string | null) {
+  if (config.provider !== null) return null;
+  try {
+    const host = await hosts.hostOf({ hostName });
+    return (await host?.quota({ user })) ?? null;
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    warn(`The Copilot quota of ${quote(user)} is not known: ${reason}`);
+    return null;
+  }
 }
 
 /**

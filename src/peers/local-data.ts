@@ -1,9 +1,10 @@
 import type { Purged } from "../data/purge/purge.js";
+import type { QuotaPart } from "../model/usage/quota.js";
 import { NEVER } from "../runtime/clock.js";
 import type { Sessions } from "../sessions/sessions.js";
 import type { AnswerOf, Call, ParamsOf } from "./calls/rpc-table.js";
 
-/** The part of {@link LocalHost} that hands over the data of sessions. Loads `data/` only when somebody asks for it. */
+/** The part of {@link LocalHost} whose code is loaded only when somebody asks for it. */
 export abstract class LocalData {
   readonly #sessions: Sessions;
   readonly #stateRoot: string;
@@ -72,6 +73,11 @@ export abstract class LocalData {
         await store.purges.done(user, directory.own);
       }
     }
+  }
+
+  async quota({ user }: ParamsOf<"quota">, { signal = NEVER }: Call = {}): Promise<QuotaPart[] | null> {
+    const { quotaOf } = await import("../sessions/use/quota.js");
+    return await quotaOf(this.#sessions.context, user, signal);
   }
 
   async #archives() {

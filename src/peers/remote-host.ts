@@ -53,6 +53,7 @@ export class RemoteHost implements Host {
   readonly events = this.#asks("events");
   readonly eventHeads = this.#asks("eventHeads");
   readonly verifyEvents = this.#asks("verifyEvents");
+  readonly quota = this.#asks("quota");
   readonly release = this.#asks("release");
   readonly purge = this.#asks("purge");
   readonly exportSession = this.#asks("exportSession");

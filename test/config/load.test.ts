@@ -29,6 +29,7 @@ describe("defaults", () => {
           model: null,
           ttlMs: 86_400_000,
           maxActive: 50,
+          maxCredits: null,
           answerTimeoutMs: 300_000,
           approve: "none",
           host: "auto",

@@ -34,6 +34,7 @@ const VALUES: Record<string, unknown[]> = {
   "auth.githubApp.privateKeyFile": ["", 3],
   "session.model": ["", "a b", "a\nb", 5],
   "session.maxActive": [0, -3, "all"],
+  "session.maxCredits": [0, 29, 30.5, "all"],
   "session.approve": ["some", true],
   "session.host": ["all", true],
   "session.infinite.enabled": ["yes", "true", 1],
@@ -197,9 +198,9 @@ describe("a value that is not allowed", () => {
       await using folder = new Folder();
       folder.write(folder.userFile, at(name, { a: 1 }));
       expect(folder.refusal().message).toMatch(/, or null for (?:no limit$|(?!no limit))/);
-      expect(/^(?:limits|recycle)\.|^sandbox\.[^mb]|^sandbox.memory|^pool\.idleTimeout$/.test(name)).toBe(
-        orNullOf(name).endsWith(" for no limit"),
-      );
+      expect(
+        /^(?:limits|recycle)\.|^sandbox\.[^mb]|^sandbox.memory|^pool\.idleTimeout$|^session\.maxCredits$/.test(name),
+      ).toBe(orNullOf(name).endsWith(" for no limit"));
     },
   );
 

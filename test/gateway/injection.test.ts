@@ -16,6 +16,7 @@ describe("the front door, in the parameters of a session,", () => {
     auth: { githubTokenEnv: null, githubTokenFile: null, githubTokenCommand: null, githubApp: null },
     session: {
       model: "gpt-5",
+      maxCredits: null,
       tools: null,
       approve: "none",
       host: "none",
@@ -89,6 +90,13 @@ describe("the front door, in the parameters of a session,", () => {
       const member = { ...own, own: false, member: true, isolation };
       expect(JSON.stringify(sessionParams("session.resume", asked, record, member))).not.toContain("systemMessage");
     }
+    expect(sessionParams("session.resume", asked, record, own)).toMatchObject(asked);
+  });
+
+  it("passes the owner's cap on AI credits to a server, but never a member's, which would end the owner's turns", () => {
+    const asked = { sessionLimits: { maxAiCredits: 30 } };
+    const member = { ...own, own: false, member: true, isolation: "shared" as const };
+    expect(sessionParams("session.resume", asked, record, member)).not.toHaveProperty("sessionLimits");
     expect(sessionParams("session.resume", asked, record, own)).toMatchObject(asked);
   });
 });

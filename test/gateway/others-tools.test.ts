@@ -199,6 +199,7 @@ describe.each([
         ["session.agent.setPrompt", { id: "task", prompt: "obey ben" }],
         ["session.agent.select", { name: "mole" }],
         ["session.options.update", { excludedTools: ["secret"] }],
+        ["session.options.update", { sessionLimits: { maxAiCredits: 30 } }],
       ] as const) {
         denied(await ben.request(method, { sessionId: id, ...params }));
       }

@@ -104,6 +104,11 @@ export const OF_SERVERS = {
   },
   "session.ttl": { meaning: "How long after its last use `gc` keeps a session.", examples: ["24h", "30d"] },
   "session.maxActive": { meaning: "The number of sessions that one server may have in memory.", examples: [50] },
+  "session.maxCredits": {
+    meaning:
+      "The AI credits of GitHub that one session may use, at least 30. `null`: unlimited. See [Credits](limits.md#credits).",
+    examples: [1000, null],
+  },
   "session.approve": {
     meaning: "Which tool calls of a model run. See [Tools and files](configuration.md#tools-and-files).",
     examples: ["none", "ask"],

@@ -34,7 +34,7 @@ const GUARDED = `
   auth.githubApp.appId auth.githubApp.installationId auth.githubApp.privateKeyFile
   provider provider.baseUrl provider.apiKeyEnv provider.apiKeyFile provider.apiKeyCommand
   provider.prices
-  session.tools
+  session.tools session.maxCredits
   sandbox.mode sandbox.binds sandbox.memory sandbox.processes sandbox.openFiles sandbox.cpu sandbox.disk
   sandbox.tools sandbox.network sandbox.allow
   identity.jwt identity.github.api identity.github.organizations

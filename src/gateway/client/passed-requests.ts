@@ -4,6 +4,7 @@ import { readSessionFolder } from "../../runtime/history/session-state.js";
 import { toolSandboxOf } from "../../sandbox/tool-sandbox.js";
 import { recordFor } from "../../sessions/find.js";
 import { isStoreTrouble, sessionLocked } from "../../sessions/problems.js";
+import { checkCredits } from "../policy/credits.js";
 import type { SessionHandling } from "../policy/methods.js";
 import { checkReach, reachOf } from "../policy/reach.js";
 import { checkToolSandbox } from "../policy/tool-sandbox.js";
@@ -45,6 +46,7 @@ export class PassedRequests {
       link.protocol.checkOptions(method, params, { ...reachOf(link, config), member, isolation });
     }
     checkToolSandbox(method, params, toolSandboxOf(config, link.server));
+    checkCredits(method, params, config);
     checkReach(request, handling, reachOf(link, config));
     checkTools(this.#state, request, record);
     checkAnswer(this.#state, link, request, record);

@@ -1,6 +1,7 @@
 import { type FleetError, quote } from "../../errors.js";
 import type { Isolation } from "../../model/server.js";
 import { type SessionRecord, toolsOf } from "../../model/session.js";
+import { sessionLimitsOf } from "../../model/usage/credits.js";
 import type { ToolSandbox } from "../../sandbox/tool-sandbox.js";
 import type { Params } from "../wire/client-message.js";
 import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
@@ -138,6 +139,9 @@ export function sessionParams(
   if (isAbsent(params.infiniteSessions)) {
     params.infiniteSessions = record.persistence === "ephemeral" ? { enabled: false } : config.session.infinite;
   }
+  // A member would otherwise stop the owner's turns.
+  if (surroundings.member) delete params.sessionLimits;
+  Object.assign(params, sessionLimitsOf(config, params.sessionLimits));
   const allowed = toolsOf(record, config, surroundings.isolation);
   if (own && allowed !== null) params.availableTools = allowedTools(asked, allowed);
   return own ? params : { ...params, ...apart(asked, record, surroundings) };
@@ -161,8 +165,8 @@ export function checkOptions(
     throw methodDenied(method, '"availableTools" is set by the fleet (session.tools)');
   }
   if (reachesHost({ own, config, sandbox })) return;
-  if (member && !isAbsent(asked.excludedTools))
-    throw methodDenied(method, 'only the owner of a session sets "excludedTools"');
+  const ofOwner = member ? ["excludedTools", "sessionLimits"].find((name) => !isAbsent(asked[name])) : undefined;
+  if (ofOwner !== undefined) throw methodDenied(method, `only the owner of a session sets "${ofOwner}"`);
   for (const [name, value] of Object.entries(asked)) {
     if (HARMLESS_OPTIONS.has(name)) continue;
     // The SDK sends the values of `APART_OPTIONS` by itself. They are harmless on a shared server, where each session

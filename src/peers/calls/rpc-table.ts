@@ -69,6 +69,7 @@ const calls = {
    * them.
    */
   moreLog: call({ id: s.text, at: s.logPosition }, s.moreLog, () => MORE_LOG_MS + LOOK_MS),
+  quota: call({ user: s.user }, s.quota, toLook),
   sessions: call({ user: v.optional(s.user) }, s.list(s.sessionView), toLook),
   sessionOf: call({ id: s.sessionId, user: s.user }, s.sessionView, toLook),
   history: call({ id: s.sessionId, user: s.user, from: v.optional(s.historyPosition) }, s.historyPart, toLook),

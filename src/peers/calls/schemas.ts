@@ -7,6 +7,7 @@ import type { Lease } from "../../model/lease.js";
 import { type LimitsReport, NO_SANDBOX, type Protection, type SandboxReport } from "../../model/sandbox.js";
 import type { TokenSource } from "../../model/server.js";
 import { isTokenId, type TokenEnd } from "../../model/token.js";
+import type { QuotaPart } from "../../model/usage/quota.js";
 import type { RollingResult } from "../../pool/recycle/rolling.js";
 import type { ServerView } from "../../pool/server.js";
 import type { Stopped } from "../../pool/stop/stop.js";
@@ -190,6 +191,12 @@ export const stopped: Schema<Stopped> = object({
 export const restarted: Schema<RollingResult> = object({ stopped: list(stopped), servers: list(serverView) });
 
 export const logEnd: Schema<LogEnd> = object({ server: string, log: string, lines: strings, at: logPosition });
+
+export const quota: Schema<QuotaPart[] | null> = v.nullable(
+  list(
+    object({ kind: string, used: number, included: v.nullable(number), overage: number, resetsAt: v.nullable(string) }),
+  ),
+);
 
 export const moreLog = object({ bytes: string, at: logPosition });
 

@@ -3,6 +3,7 @@ import { isObject } from "../../config/values/json.js";
 import { Pseudonyms } from "../../events/pseudonyms.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
+import { creditsIn } from "../../model/usage/credits.js";
 import { type LedgerLine, UNREPORTED, type UsageNumbers, type UsagePart } from "../../model/usage/usage.js";
 import { hasKey } from "../../models/provider.js";
 import { LineSplitter } from "../../runtime/history/line.js";
@@ -98,14 +99,14 @@ export function lastUnloaded(home: string, sessionId: string, sinceMs: number): 
   const models = Object.entries(last.data.modelMetrics).flatMap(([model, metrics]): [string, Totals][] => {
     if (!isObject(metrics) || !isObject(metrics.requests) || !isObject(metrics.usage)) return [];
     const { usage } = metrics;
-    const nano = numberOf(metrics.totalNanoAiu);
+    const credits = creditsIn(metrics.totalNanoAiu);
     const totals = {
       requests: numberOf(metrics.requests.count) ?? 0,
       inputTokens: numberOf(usage.inputTokens),
       outputTokens: numberOf(usage.outputTokens),
       cacheReadTokens: numberOf(usage.cacheReadTokens),
       // Services other than GitHub's have none.
-      credits: nano === null || nano === 0 ? null : nano / 1e9,
+      credits: credits === 0 ? null : credits,
     };
     return [[model, totals]];
   });

@@ -1,8 +1,10 @@
 import type { CopilotSession, ProviderConfig, SessionConfig } from "@github/copilot-sdk";
+import { creditsUsedUp } from "../../config/limits.js";
 import type { Config } from "../../config/schema.js";
 import { sessionMoved } from "../../hosts/problems.js";
 import type { Isolation, ServerRecord } from "../../model/server.js";
 import { type SessionRecord, toolsOf } from "../../model/session.js";
+import { sessionLimitsOf } from "../../model/usage/credits.js";
 import { tokenSourceFromConfig } from "../../models/github-token.js";
 import type { ModelUse } from "../../models/provider.js";
 import { isLoadedBy, readSessionFolder } from "../../runtime/history/session-state.js";
@@ -75,8 +77,12 @@ export async function load<T>(
     model.given();
     return opened;
   };
-  const refusal = (error: unknown) =>
-    access.gitHubToken !== null && isTokenRefusal(error) ? tokenRefused(context, { record, server }, error) : error;
+  const refusal = (error: unknown) => {
+    if (access.gitHubToken !== null && isTokenRefusal(error)) return tokenRefused(context, { record, server }, error);
+    const used = usedCredits(error);
+    if (used === null) return error;
+    return creditsUsedUp(record.id, { used, max: context.config.session.maxCredits, cause: error });
+  };
   try {
     return await loadBy(how);
   } catch (error) {
@@ -124,6 +130,12 @@ function isTokenRefusal(error: unknown): boolean {
   return (
     error instanceof Error && /authentication failed: Failed to fetch Copilot user info: 40[134]/.test(error.message)
   );
+}
+
+/** The AI credits of a session that the runtime refused to open, because they are more than its cap (as of 1.0.85). */
+function usedCredits(error: unknown): number | null {
+  const [, used] = (error instanceof Error && /has already used ([\d.]+) AI credits/.exec(error.message)) || [];
+  return used === undefined ? null : Number(used);
 }
 
 function isLoaded({ id }: SessionRecord, { home, process }: ServerRecord): boolean {
@@ -213,6 +225,7 @@ export function sessionConfig(
     ...(provider === null ? {} : { provider }),
     ...(gitHubToken === null ? {} : { gitHubToken }),
     ...overrides,
+    ...sessionLimitsOf(config, overrides.sessionLimits),
     onPermissionRequest: asker?.guard(decide) ?? decide,
   };
 }

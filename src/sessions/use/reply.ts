@@ -1,5 +1,6 @@
 import type { SessionEvent } from "@github/copilot-sdk";
 import type { TurnUsage } from "../../model/session.js";
+import { creditsIn } from "../../model/usage/credits.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
 
 /**
@@ -84,10 +85,12 @@ export class TurnWatch {
   push(event: SessionEvent): void {
     if (event.type === "user.message") this.turn ??= event.data.messageId ?? event.id;
     if (event.type !== "assistant.usage") return;
-    const { inputTokens = 0, outputTokens = 0, cacheReadTokens = 0 } = event.data;
+    const { inputTokens = 0, outputTokens = 0, cacheReadTokens = 0, copilotUsage } = event.data;
+    const credits = creditsIn(copilotUsage?.totalNanoAiu);
     this.usage.requests++;
     this.usage.inputTokens += inputTokens;
     this.usage.outputTokens += outputTokens;
     this.usage.cacheReadTokens += cacheReadTokens;
+    if (credits !== null) this.usage.credits = (this.usage.credits ?? 0) + credits;
   }
 }

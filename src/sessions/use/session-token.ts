@@ -15,7 +15,7 @@ type TokenContext = Pick<SessionsContext, "config" | "env"> & { pool: Pick<Sessi
 
 /** A session, and the server on which it is open. */
 interface TokenUser {
-  record: SessionRecord;
+  record: Pick<SessionRecord, "owner">;
   server: ServerRecord;
 }
 

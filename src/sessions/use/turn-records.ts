@@ -3,6 +3,7 @@ import { isFleetError } from "../../errors.js";
 import type { EventLog, NewEvent } from "../../model/events/event.js";
 import type { ServerRecord } from "../../model/server.js";
 import type { SessionRecord } from "../../model/session.js";
+import { creditsIn } from "../../model/usage/credits.js";
 import type { BegunUse, Consumer, UsageNumbers } from "../../model/usage/usage.js";
 import type { SessionsContext } from "../context.js";
 
@@ -23,9 +24,6 @@ interface UsageData {
   cacheReadTokens?: unknown;
   copilotUsage?: { totalNanoAiu?: unknown } | undefined;
 }
-
-/** One AI credit in the unit in which the runtime counts. */
-const NANO = 1e9;
 
 /**
  * The turn of one use of a session, in the ledger. It counts from the moment at which the server has begun its prompt. Without
@@ -78,21 +76,16 @@ export class MeteredTurn implements Disposable {
 }
 
 function numbersOf({ inputTokens, outputTokens, cacheReadTokens, copilotUsage }: UsageData): UsageNumbers {
-  const nano = numberOf(copilotUsage?.totalNanoAiu);
   return {
     inputTokens: countOf(inputTokens),
     outputTokens: countOf(outputTokens),
     cacheReadTokens: countOf(cacheReadTokens),
-    credits: nano === null ? null : nano / NANO,
+    credits: creditsIn(copilotUsage?.totalNanoAiu),
   };
 }
 
 function countOf(value: unknown): number | null {
-  return Number.isSafeInteger(value) ? numberOf(value) : null;
-}
-
-function numberOf(value: unknown): number | null {
-  return typeof value === "number" && Number.isFinite(value) && value >= 0 ? value : null;
+  return Number.isSafeInteger(value) && (value as number) >= 0 ? (value as number) : null;
 }
 
 /** The codes of errors after which a turn counts as cut. */

@@ -1,5 +1,6 @@
 import { printable } from "../../../config/values/text.js";
 import { limitTexts } from "../../../model/sandbox.js";
+import type { QuotaPart } from "../../../model/usage/quota.js";
 import type {
   Description,
   ServerDescription,
@@ -157,7 +158,7 @@ function partsOfSession({ session, server, ...more }: SessionDescription): Parts
   };
 }
 
-function partsOfUser({ user, placement, servers, sessions, tokens }: UserDescription): Parts {
+function partsOfUser({ user, placement, servers, sessions, tokens, quota }: UserDescription): Parts {
   const hosts = [...new Set([...servers.map(({ hostName }) => hostName), ...sessions.map(({ host }) => host)])];
   const owned = sessions.filter(({ owner }) => owner === user).length;
   return {
@@ -168,6 +169,7 @@ function partsOfUser({ user, placement, servers, sessions, tokens }: UserDescrip
       ["Servers", servers.length],
       ["Sessions", owned === sessions.length ? owned : `${owned} own, ${sessions.length - owned} of others`],
       ["Tokens", tokens.length],
+      ["Copilot plan", quota?.map(quotaText).join("; ") ?? null],
     ],
     sections: [
       ...table("Servers:", SERVERS, servers, ["user", "sessions", ...withoutHost(hosts)]),
@@ -184,6 +186,12 @@ function partsOfUser({ user, placement, servers, sessions, tokens }: UserDescrip
       ...(tokens.length === 0 ? [`token issue --user ${user} --ttl 30d`] : []),
     ],
   };
+}
+
+function quotaText({ kind, used, included, overage, resetsAt }: QuotaPart): string {
+  const beyond = overage === 0 ? "" : `, and ${overage} more`;
+  const end = resetsAt === null ? "" : ` until ${resetsAt.slice(0, 10)}`;
+  return printable(`${kind}: ${used} of ${included ?? "any number of"} requests used${beyond}${end}`);
 }
 
 function table<Row>(heading: string, list: List<Row>, rows: readonly Row[], without: readonly string[]): Section[] {

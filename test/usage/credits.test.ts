@@ -1,0 +1,145 @@
+import { describe, expect, it } from "vitest";
+import { Fleet } from "../../src/fleet/fleet.js";
+import { FakeGitHub } from "../fixtures/models/fake-github.js";
+import { DoorFleet } from "../gateway/harness.js";
+
+const CONFIG = { provider: null, auth: { githubTokenEnv: "GITHUB_TOKEN_OF_ALL" }, session: { model: "gpt-5" } };
+const REJECT = { onPermissionRequest: () => ({ kind: "reject" as const }) };
+
+/** A fleet with GitHub's models, each answer of which costs 20 AI credits. */
+async function fleetWith(
+  github: FakeGitHub,
+  { session = {}, ...more }: { isolation?: "per-user" | "shared"; session?: object } = {},
+): Promise<DoorFleet> {
+  github.credits = 20;
+  github.accept("gho_all");
+  return await DoorFleet.open({
+    env: { ...github.env, GITHUB_TOKEN_OF_ALL: "gho_all" },
+    config: { ...CONFIG, session: { ...CONFIG.session, ...session }, ...more },
+  });
+}
+
+async function newSession({ fleet }: DoorFleet): Promise<string> {
+  const session = await fleet.sessions.create({ user: "ann" });
+  await fleet.sessions.leave(session);
+  return session.sessionId;
+}
+
+const usedUp = (used: number, max: number) => ({
+  code: "FLEET_LIMIT_REACHED",
+  limit: "session.maxCredits",
+  message: expect.stringMatching(
+    new RegExp(`has used ${used} AI credits, and gets no more \\(session.maxCredits is ${max}\\)`),
+  ) as string,
+});
+
+describe("a session with session.maxCredits", () => {
+  it.each(["per-user", "shared"] as const)(
+    "is not opened again on a %s server when its AI credits are used up, and its model is not asked",
+    async (isolation) => {
+      await using github = await FakeGitHub.start();
+      await using at = await fleetWith(github, { isolation, session: { maxCredits: 30 } });
+      const { fleet } = at;
+      const id = await newSession(at);
+      for (const prompt of ["one", "two"]) await fleet.sessions.use(id, prompt, { user: "ann" });
+      await expect(fleet.sessions.use(id, "three", { user: "ann" })).rejects.toMatchObject(usedUp(40, 30));
+      expect(github.asked).toHaveLength(2);
+      const { usage } = await fleet.usage.report({ by: "session" });
+      expect(usage).toMatchObject([{ key: id, turns: 2, requests: 2, credits: 40 }]);
+    },
+  );
+
+  it("refuses each prompt when its AI credits are used up while it is open, although the runtime ends such turns without an error", async () => {
+    await using github = await FakeGitHub.start();
+    await using at = await fleetWith(github, { session: { maxCredits: 30 } });
+    const session = await at.fleet.sessions.create({ user: "ann" });
+    for (const prompt of ["one", "two"]) await at.fleet.sessions.send(session, prompt);
+    // The runtime reports only the first of these turns.
+    for (const prompt of ["three", "four"])
+      await expect(at.fleet.sessions.send(session, prompt)).rejects.toMatchObject(usedUp(40, 30));
+    expect(github.asked).toHaveLength(2);
+    await at.fleet.sessions.leave(session);
+  });
+
+  it("goes on when the cap is raised", async () => {
+    await using github = await FakeGitHub.start();
+    await using at = await fleetWith(github, { session: { maxCredits: 30 } });
+    const id = await newSession(at);
+    for (const prompt of ["one", "two"]) await at.fleet.sessions.use(id, prompt, { user: "ann" });
+    const config = { ...CONFIG, session: { ...CONFIG.session, maxCredits: 100 } };
+    await using raised = await Fleet.open({ env: at.env, cwd: at.folder, config });
+    const { text } = await raised.sessions.use(id, "three", { user: "ann" });
+    expect(text).toContain("by gho_all");
+  });
+});
+
+describe("at the front door, the cap of session.maxCredits", () => {
+  it("applies to each session, and a client can lower it and not raise it", async () => {
+    await using github = await FakeGitHub.start();
+    await using at = await fleetWith(github, { session: { maxCredits: 50 } });
+    const client = await at.client("ann");
+    const capOf = async (limits?: { maxAiCredits: number }) => {
+      const session = await client.createSession({
+        ...REJECT,
+        ...(limits === undefined ? {} : { sessionLimits: limits }),
+      });
+      return { session, cap: (await session.rpc.metadata.snapshot()).sessionLimits };
+    };
+    expect((await capOf()).cap).toEqual({ maxAiCredits: 50 });
+    expect((await capOf({ maxAiCredits: 80 })).cap).toEqual({ maxAiCredits: 50 });
+    const { session, cap } = await capOf({ maxAiCredits: 30 });
+    expect(cap).toEqual({ maxAiCredits: 30 });
+    const denied = /a session may use 50 AI credits \(session\.maxCredits\), and a client can only lower that/;
+    for (const sessionLimits of [null, {}, { maxAiCredits: 51 }])
+      await expect(session.rpc.options.update({ sessionLimits })).rejects.toThrow(denied);
+    await session.rpc.options.update({ sessionLimits: { maxAiCredits: 40 } });
+    for (const response of [
+      { action: "unset" },
+      { action: "add", additionalAiCredits: 1 },
+      { action: "set", maxAiCredits: 51 },
+    ])
+      await expect(
+        session.rpc.ui.handlePendingSessionLimitsExhausted({ requestId: "r", response: response as never }),
+      ).rejects.toThrow(denied);
+    expect((await session.rpc.metadata.snapshot()).sessionLimits).toEqual({ maxAiCredits: 40 });
+  });
+
+  it("ends the turns of a client that has the session open, and refuses the next one that opens it", async () => {
+    await using github = await FakeGitHub.start();
+    await using at = await fleetWith(github, { session: { maxCredits: 30 } });
+    const client = await at.client("ann");
+    const session = await client.createSession(REJECT);
+    const infos: string[] = [];
+    session.on("session.info", ({ data }) => void infos.push(data.message));
+    for (const prompt of ["one", "two", "three"]) await session.sendAndWait({ prompt });
+    expect(github.asked).toHaveLength(2);
+    expect(infos.at(-1)).toMatch(/limit reached/);
+    await session.disconnect();
+    await expect((await at.client("ann")).resumeSession(session.sessionId, REJECT)).rejects.toThrow(
+      /has used 40 AI credits, and gets no more \(session\.maxCredits is 30\)/,
+    );
+  });
+});
+
+describe("describe USER", () => {
+  it.each(["per-user", "shared"] as const)("shows the Copilot plan of a user with a %s server", async (isolation) => {
+    await using github = await FakeGitHub.start();
+    await using at = await fleetWith(github, { isolation });
+    const { fleet } = at;
+    await fleet.sessions.use(await newSession(at), "one", { user: "ann" });
+    const quota = [{ kind: "premium_interactions", used: 100, included: 300, overage: 0, resetsAt: null }];
+    expect(await fleet.descriptions.get("user/ann")).toMatchObject({ quota });
+    await fleet.servers.stop([(await fleet.servers.list())[0]?.id ?? ""]);
+    expect(await fleet.descriptions.get("user/ann")).toMatchObject({ quota: null });
+    expect(fleet.takeWarnings()).toEqual([]);
+  });
+
+  it("shows the rest, with a warning, when GitHub does not answer", async () => {
+    await using github = await FakeGitHub.start();
+    await using at = await fleetWith(github);
+    github.revokeAll();
+    await at.fleet.servers.spawn("ann");
+    expect(await at.fleet.descriptions.get("user/ann")).toMatchObject({ quota: null, servers: [{ user: "ann" }] });
+    expect(at.fleet.takeWarnings()).toEqual([expect.stringContaining('The Copilot quota of "ann" is not known: ')]);
+  });
+});
