@@ -95,8 +95,10 @@ export class HttpDoor implements AsyncDisposable {
     });
     const open = new WeakMap<Duplex, Set<ServerResponse>>();
     const answer: RequestListener = (request, response) => {
-      const responses = open.get(request.socket) ?? new Set();
-      open.set(request.socket, responses.add(response));
+      const { socket } = request;
+      const responses = open.get(socket) ?? new Set();
+      if (!open.has(socket)) socket.once("close", () => closeWaiting(responses));
+      open.set(socket, responses.add(response));
       response.once("close", () => responses.delete(response));
       void handle(request, response);
     };
@@ -211,6 +213,12 @@ function createHttpServer(certificates: DoorCertificates | null, handle: Request
   };
   if (certificates === null) return createServer(options, handle);
   return createSecureServer({ ...options, ...certificates.options }, handle);
+}
+
+/** Ends the answers that wait for an earlier one on a connection that has closed. Node.js does not do that. */
+function closeWaiting(responses: Iterable<ServerResponse>): void {
+  for (const response of responses)
+    if (response.socket === null && !response.writableFinished) response.destroy().emit("close");
 }
 
 function readTimeout(timeout: Duration): number {

@@ -116,6 +116,28 @@ it("an answer that its client does not read counts as a connection of the user u
   await eventually("room", async () => (await at.ask("GET", "/v1/me", { token: alice })).status === 200);
 });
 
+it.each(["me", "sessions/ID/events"])(
+  "an answer to GET /v1/%s that waits for a stream on its connection ends when the client has gone",
+  async (name) => {
+    const { id } = (await at.ok("POST", "/v1/sessions", { token: alice })).json.session;
+    const before = at.door.streams.open;
+    const socket = connect(at.door.address.port, "127.0.0.1");
+    const get = async (path: string) => {
+      const answered = at.requests.length;
+      socket.write(`GET /v1/${path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${alice}\r\n\r\n`);
+      await eventually("the answer", () => at.requests.length > answered);
+    };
+    await get(`sessions/${id}/events`);
+    await get(name.replace("ID", id));
+    socket.destroy();
+    await eventually("room", async () => {
+      const { status, json } = await at.ask("GET", "/v1/me", { token: alice });
+      return status === 200 && json.used.connections === 1;
+    });
+    expect(at.door.streams.open).toBe(before);
+  },
+);
+
 it("the bytes of answers that no client reads count against the user, and a further answer is refused until they are gone", async () => {
   const few = { limits: { default: { unreadBytes: "30mb" } } };
   await using other = await TestApi.open({ env: { ...model.env }, config: few });
