@@ -1,5 +1,6 @@
 import {
   closeSync,
+  constants,
   existsSync,
   fstatSync,
   fsync,
@@ -100,6 +101,20 @@ export class Segments {
     if (newest === undefined) return;
     const first = await this.using(newest, async (segment) => segment.pieces().next().value?.lines[0]);
     if (first !== undefined && dayOf(first.at) < dayOf(Date.now())) this.seal();
+  }
+
+  /** Ends the last lines of sealed segments, which older versions may have left cut off. Readers do not pass such a line. */
+  endLines(): void {
+    for (const number of this.numbers().slice(0, -1)) {
+      const path = this.pathOf(number);
+      const fd = readIfThere(path, () => openSync(path, constants.O_RDWR | constants.O_APPEND));
+      if (fd === undefined) continue; // another process has dropped it
+      try {
+        if (!endsLine(fd)) writeSync(fd, NEWLINE);
+      } finally {
+        closeSync(fd);
+      }
+    }
   }
 
   /** Syncs what was written. */

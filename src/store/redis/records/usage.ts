@@ -211,6 +211,7 @@ export class UsageSums implements UsageStore {
 
   async rename(names: ReadonlyMap<string, string>): Promise<void> {
     this.#segments.seal();
+    this.#segments.endLines();
     await sleep(LATE_MS);
     await this.#send();
     await this.#dropSent();
@@ -242,6 +243,7 @@ export class UsageSums implements UsageStore {
 
   async upkeep(keepMs: number): Promise<void> {
     await this.#segments.sealOld();
+    this.#segments.endLines();
     await sleep(LATE_MS);
     await this.#send();
     await this.#dropSent();
