@@ -14,6 +14,7 @@ import type { FleetHosts } from "../../src/peers/fleet-hosts.js";
 import { ChainWriter, readHead } from "../../src/store/file/events/chain.js";
 import { compact } from "../../src/store/file/events/compact.js";
 import { LogFiles } from "../../src/store/file/events/files.js";
+import { removeSegments } from "../../src/store/file/events/trim.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 const DAY_MS = 24 * 3_600_000;
@@ -129,6 +130,38 @@ describe("the rotation of the audit log", () => {
     for (const days of [3, 95, 97]) await at(days);
     await trimEvents({ config, events, stateRoot: root });
     expect(files.listSegments()[0]?.first).toBeGreaterThan(1);
+    expect((await verifyLog(root)).brokenAt).toBeNull();
+  });
+
+  it("a segment whose end was damaged does not keep later segments that are too old", async () => {
+    const config = { events: { retentionMs: 90 * DAY_MS, maxBytes: 1024 * 1024 } };
+    const events = openEvents(root, config.events);
+    const start = Date.now();
+    vi.useFakeTimers({ toFake: ["Date"] });
+    for (const days of [0, 1, 2, 95, 97, 99]) {
+      vi.setSystemTime(start + days * DAY_MS);
+      await write(events, 9);
+      await compact(files, 100);
+    }
+    const [torn, after] = files.listSegments();
+    writeFileSync(torn?.path ?? "", readFileSync(torn?.path ?? "", "utf8").slice(0, -9));
+    await trimEvents({ config, events, stateRoot: root });
+    expect(files.listSegments()[0]?.first).toBeGreaterThan(after?.last ?? 0);
+  });
+
+  it("a shorter segment that a killed process has left does not come back when the longer one is deleted", async () => {
+    const events = openEvents();
+    await write(events, 30);
+    await compact(files, 100);
+    await write(events, 20);
+    await compact(files, 100);
+    const [first, second] = files.listSegments();
+    if (first === undefined || second === undefined) throw new Error("there are too few segments");
+    const lines = readFileSync(first.path, "utf8").split("\n").slice(0, 4);
+    writeFileSync(files.segmentPath(first.first, first.first + 3), `${lines.join("\n")}\n`);
+    await events.record({ type: "events.shortened", reason: String(first.last) });
+    removeSegments(files, [first]);
+    expect(files.listAllSegments().map((each) => each.first)).toEqual([second.first]);
     expect((await verifyLog(root)).brokenAt).toBeNull();
   });
 

@@ -30,7 +30,8 @@ export function excess(
   let bytes = files.bytes();
   const found: Segment[] = [];
   for (const [at, segment] of segments.entries()) {
-    const time = times[at] ?? null;
+    // If the end of a segment is damaged, it is at least as old as the next one.
+    const time = times.slice(at).find((each) => each !== null) ?? null;
     const isOld = time !== null && time < reference - retentionMs;
     if (bytes <= maxBytes && !isOld) break;
     bytes -= sizeOf(segment.path);
@@ -44,8 +45,10 @@ export function excess(
  * them cannot bring it back afterwards.
  */
 export function removeSegments(files: LogFiles, segments: readonly Segment[]): void {
+  const upTo = segments.at(-1)?.last ?? 0;
   const unlink = () => {
-    for (const { path } of segments) unlinkQuietly(path);
+    // Also those that do not count, because they would count again once the longer ones are gone.
+    for (const { path, last } of files.listAllSegments()) if (last <= upTo) unlinkQuietly(path);
   };
   unlink();
   dropDerived(files);
