@@ -3,7 +3,7 @@ import { syncBuiltinESMExports } from "node:module";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { readRedisUrl } from "../../src/config/values/redis-url.js";
-import { dayOf } from "../../src/model/usage/usage.js";
+import { dayOf, hourOf } from "../../src/model/usage/usage.js";
 import { openStore } from "../../src/store/open.js";
 import type { Store } from "../../src/store/ports.js";
 import { Connection } from "../../src/store/redis/link/connection.js";
@@ -79,6 +79,66 @@ describe.skipIf(redisProblem() !== undefined)("the ledger of several hosts in Re
     await redis.client.del(key);
     expect(await requests(store)).toEqual([1]);
     expect(await store.usage.tokensSince("ann", Date.parse(line?.at ?? ""))).toBe(15);
+  });
+
+  it("leaves out amounts that Redis cannot add, names them, and counts all others", async () => {
+    const store = open();
+    store.usage.append(requestLines("1"));
+    const path = join(root, "usage", "00000001.jsonl");
+    const [begun, ended] = requestLines("2").map((line) => JSON.stringify(line));
+    const damaged = [
+      ended?.replace('"inputTokens":10', '"inputTokens":1e999'),
+      ended?.replace('"credits":null', '"credits":1e300'),
+      begun?.replace(/"at":"[^"]*"/, '"at":"never"'),
+    ];
+    appendFileSync(path, `\n${[begun, ...damaged].join("\n")}\n`);
+    store.usage.append(requestLines("3"));
+    const [line] = requestLines("1");
+    expect(await store.usage.tokensSince("ann", Date.parse(line?.at ?? ""))).toBe(15 + 5 + 15 + 15);
+    for (const from of [0, Date.parse(line?.at ?? "") - 60_000]) {
+      const parts = await store.usage.read({ from, to: Date.now() + 1_000, by: "user" });
+      expect(parts).toMatchObject([{ requests: 3, inputTokens: 30, outputTokens: 20, credits: null }]);
+    }
+    expect(store.takeWarnings()).toEqual([
+      'The ledger leaves out inputTokens of the request "2", which is "Infinity".',
+      'The ledger leaves out credits of the request "2", which is "1e+300".',
+      'The ledger leaves out the line with the time of the request "2", which is "never".',
+    ]);
+  });
+
+  it("counts each line once although a sum in Redis is not a number, and names the key", async () => {
+    const store = open();
+    const [line] = requestLines("1");
+    const { fleet = "" } = readRedisUrl(url) ?? {};
+    const key = keysOf(fleet, null).usageTokens(dayOf(line?.at ?? ""));
+    await redis.client.hset(key, "ann", "in the way");
+    store.usage.append(requestLines("1"));
+    for (let tries = 0; tries < 3; tries++) await store.usage.settled();
+    expect(await requests(store)).toEqual([1]);
+    expect(store.takeWarnings()).toEqual([`The ledger leaves out amounts, because "${key}" in Redis is damaged.`]);
+  });
+
+  it("counts later segments although the key of an hour is damaged, names the key, and counts the others once it is deleted", async () => {
+    const store = open();
+    const { fleet = "" } = readRedisUrl(url) ?? {};
+    const at = new Date(Date.now() - 3 * 3_600_000).toISOString();
+    const key = keysOf(fleet, null).usageSums(hourOf(at));
+    store.usage.append(requestLines("0", { at }));
+    await store.usage.settled();
+    await redis.client.set(key, "in the way");
+    store.usage.append(requestLines("1", { at }));
+    const texts = requestLines("2", { user: "bob" }).map((line) => `${JSON.stringify(line)}\n`);
+    writeFileSync(join(root, "usage", "00000002.jsonl"), `\n${texts.join("")}`);
+    await store.usage.upkeep(90 * 24 * 3_600_000);
+    const problem = `the key "${key}" is not a hash`;
+    expect(store.takeWarnings()).toEqual([expect.stringMatching(/^Lines of the ledger do not count, and wait in /)]);
+    const recent = { from: Date.now() - 3_600_000, to: Date.now() + 1_000, by: "user" } as const;
+    expect(await store.usage.read(recent)).toMatchObject([{ key: "bob", requests: 1 }]);
+    const damaged = { code: "FLEET_STATE_CORRUPT", message: expect.stringContaining(problem) };
+    await expect(store.usage.read({ ...recent, from: 0 })).rejects.toMatchObject(damaged);
+    await expect(store.usage.rename(new Map([["ann", "~1"]]))).rejects.toMatchObject(damaged);
+    await redis.client.del(key);
+    expect(await requests(store)).toEqual([1, 1]);
   });
 
   it("drops a sealed segment that ends in a line which a full disk has cut off", async () => {

@@ -95,7 +95,7 @@ export class RedisStore implements Store {
     this.placements = new PlacementDocuments(documents);
     this.keyedTurns = new KeyedTurnDocuments(documents);
     this.purges = new PurgeDocuments(documents);
-    this.usage = new UsageSums(connection, keys, root);
+    this.usage = new UsageSums(connection, keys, root, warn);
     this.limits = new LimitDocuments(documents);
     this.signatures = new Signatures(documents);
   }

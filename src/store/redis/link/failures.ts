@@ -62,6 +62,11 @@ export function explain(error: unknown, where: string): Error {
   if (NO_WRITES.test(text)) return unwritable(where, message, cause);
   if (NO_ENTRY.test(text)) return denied(where, message, cause);
   if (ELSEWHERE.test(text)) return elsewhere(where, message, cause);
+  const [, key, kind] = /WRONGTYPE (\S+) is not a (\w+)/.exec(text) ?? [];
+  if (key !== undefined) {
+    const mend = "Delete the key, or restore a backup of the Redis database.";
+    return corrupt(where, `the key ${quote(key)} is not a ${kind}`, mend, cause);
+  }
   if (text.includes("WRONGTYPE")) return corruptError(where, "a key of the fleet has the wrong type", cause);
   return new FleetError("FLEET_INTERNAL", `Redis at ${where} refused a command: ${message}`, { cause });
 }

@@ -1,8 +1,6 @@
-import { randomBytes } from "node:crypto";
-import { linkSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { systemCode } from "../../../errors.js";
+import { quote } from "../../../errors.js";
 import {
   countsOf,
   dayOf,
@@ -16,11 +14,13 @@ import {
   UsageParts,
   type UsageQuery,
 } from "../../../model/usage/usage.js";
-import { scratchName, syncNow } from "../../file/commit/durable.js";
-import { mediumError, readIfThere } from "../../file/failures.js";
+import { isDamaged } from "../../failures.js";
+import { mediumError } from "../../file/failures.js";
 import { ensureStateFolder } from "../../file/state-folder.js";
+import { folderIdOf } from "../../usage/folder-id.js";
 import type { UsageStore } from "../../usage/port.js";
 import { Segments } from "../../usage/segments.js";
+import { soundLines } from "../../usage/sound-lines.js";
 import { LATE_MS, renamed } from "../../usage/usage-folder.js";
 import type { Connection } from "../link/connection.js";
 import type { Keys } from "../link/keys.js";
@@ -55,6 +55,7 @@ export class UsageSums implements UsageStore {
   readonly #connection: Connection;
   readonly #keys: Keys;
   readonly #segments: Segments;
+  readonly #warn: (message: string) => void;
   /** How far each segment has been counted, as far as this process knows. */
   readonly #counted = new Map<string, number>();
   #running: Promise<void> = Promise.resolve();
@@ -62,9 +63,11 @@ export class UsageSums implements UsageStore {
   #next: Promise<void> | undefined;
   #soon: NodeJS.Timeout | undefined;
 
-  constructor(connection: Connection, keys: Keys, root: string) {
+  /** @param warn reports lines that do not count */
+  constructor(connection: Connection, keys: Keys, root: string, warn: (message: string) => void) {
     this.#connection = connection;
     this.#keys = keys;
+    this.#warn = warn;
     this.#segments = new Segments(join(root, "usage"), () => ensureStateFolder(root));
   }
 
@@ -80,8 +83,11 @@ export class UsageSums implements UsageStore {
   }
 
   async settled(): Promise<void> {
-    // If Redis does not answer, the lines stay on the disk, and a later call sends them.
-    await this.#send().catch(() => undefined);
+    // If Redis does not take the lines, they stay on the disk, and a later call sends them.
+    await this.#send().catch((error: unknown) => {
+      const wait = `Lines of the ledger do not count, and wait in ${quote(this.#segments.folder)}.`;
+      if (isDamaged(error)) this.#warn(`${wait} ${error.message}`);
+    });
   }
 
   /** Sends what is on the disk. Calls during a run share the next one, because that run may have passed their lines. */
@@ -97,7 +103,16 @@ export class UsageSums implements UsageStore {
 
   async #sendAll(): Promise<void> {
     this.#next = undefined;
-    for (const number of this.#segments.numbers()) await this.#sendSegment(number);
+    let damage: unknown;
+    for (const number of this.#segments.numbers()) {
+      try {
+        await this.#sendSegment(number);
+      } catch (error) {
+        if (!isDamaged(error)) throw error;
+        damage ??= error; // later segments may have no line for the damaged key
+      }
+    }
+    if (damage !== undefined) throw damage;
   }
 
   async #sendSegment(number: number): Promise<void> {
@@ -111,13 +126,15 @@ export class UsageSums implements UsageStore {
       for (;;) {
         const [piece] = segment.pieces(this.#counted.get(name));
         if (piece === undefined) return;
-        const { keys, hours } = this.#partOf(piece.lines);
-        const [, counted] = await this.#connection.run(
+        const { keys, hours } = this.#partOf(soundLines(piece.lines, this.#warn));
+        const [, counted, ...left] = await this.#connection.run(
           scripts.COUNT_USAGE,
           [this.#keys.usageRead, this.#keys.usageHours, ...keys],
           [name, piece.from, piece.end, JSON.stringify(hours)],
         );
         this.#counted.set(name, Number(counted));
+        for (const key of left)
+          this.#warn(`The ledger leaves out amounts, because ${quote(String(key))} in Redis is damaged.`);
       }
     });
   }
@@ -245,7 +262,7 @@ export class UsageSums implements UsageStore {
     await this.#segments.sealOld();
     this.#segments.endLines();
     await sleep(LATE_MS);
-    await this.#send();
+    await this.settled();
     await this.#dropSent();
     for (const hour of await this.#hours(0, hourOf(Date.now() - keepMs) - 1)) {
       const { usageHours, usageSums, usageLines } = this.#keys;
@@ -273,27 +290,6 @@ export class UsageSums implements UsageStore {
 
   /** The name of a segment among those of all hosts. It contains a random id of the folder, which may be replaced. */
   #nameOf(number: number): string {
-    return `${idOf(this.#segments.folder)}:${number}`;
+    return `${folderIdOf(this.#segments.folder)}:${number}`;
   }
-}
-
-/** All processes get the same id, because only one of them can link its file. */
-function idOf(folder: string): string {
-  const path = join(folder, "id");
-  const read = () => readIfThere(path, () => readFileSync(path, "utf8"));
-  const known = read();
-  if (known !== undefined) return known;
-  const temp = join(folder, scratchName("tmp"));
-  try {
-    writeFileSync(temp, randomBytes(12).toString("hex"), { mode: 0o600, flag: "wx" });
-    syncNow(temp);
-    linkSync(temp, path);
-    // With another id after a power failure, the lines that Redis has would count again.
-    syncNow(folder);
-  } catch (error) {
-    if (systemCode(error) !== "EEXIST") throw mediumError("write", folder, error);
-  } finally {
-    rmSync(temp, { force: true });
-  }
-  return read() ?? idOf(folder);
 }

@@ -6,15 +6,24 @@ import { foundingScript, script } from "./scripts.js";
  * once.
  */
 
+/** Finds a key of another type before a command fails because of it, so that the error names the key. */
+const CHECK_TYPE = `
+local function wrong(key, kind)
+  local found = redis.call('TYPE', key).ok
+  if found == 'none' or found == kind then return nil end
+  return redis.error_reply('WRONGTYPE ' .. key .. ' is not a ' .. kind)
+end
+`;
+
 /**
  * KEYS[3] usage-read, [4] usage-hours, then for each hour of the part: sums, lines, and tokens of the day. ARGV[5] the
  * segment, [6] where the part begins, [7] where it ends, [8] its hours as JSON. Answers with the position up to which the
- * segment has been counted.
+ * segment has been counted, and with the hashes that have a field which is not a number.
  *
  * A command that fails undoes nothing, and the part is sent again. So the script checks the types of the keys first, and
  * no command after its first write can fail.
  */
-export const COUNT_USAGE = foundingScript(`
+export const COUNT_USAGE = foundingScript(`${CHECK_TYPE}
 local id, number = string.match(ARGV[5], '^(.*):(%d+)$')
 if tonumber(number) < tonumber(redis.call('HGET', KEYS[3], id) or '0') then return {'at', ARGV[7]} end
 local at = redis.call('HGET', KEYS[3], ARGV[5]) or '0'
@@ -22,22 +31,30 @@ if at ~= ARGV[6] then return {'at', at} end
 local parts = cjson.decode(ARGV[8])
 for index = 1, #parts do
   for offset, kind in ipairs({'hash', 'list', 'hash'}) do
-    local key = KEYS[1 + 3 * index + offset]
-    local found = redis.call('TYPE', key).ok
-    if found ~= 'none' and found ~= kind then return redis.error_reply('WRONGTYPE ' .. key .. ' is not a ' .. kind) end
+    local problem = wrong(KEYS[1 + 3 * index + offset], kind)
+    if problem then return problem end
   end
+end
+local answer = {'at', ARGV[7]}
+local function add(key, amounts)
+  local failed = false
+  for _, each in ipairs(amounts) do
+    local sum = redis.pcall('HINCRBYFLOAT', key, each[1], each[2])
+    if type(sum) == 'table' then failed = true end
+  end
+  if failed then table.insert(answer, key) end
 end
 for index, part in ipairs(parts) do
   local sums, lines, tokens = KEYS[2 + 3 * index], KEYS[3 + 3 * index], KEYS[4 + 3 * index]
   redis.call('ZADD', KEYS[4], part.hour, part.hour)
-  for _, each in ipairs(part.sums) do redis.call('HINCRBYFLOAT', sums, each[1], each[2]) end
-  for _, each in ipairs(part.tokens) do redis.call('HINCRBYFLOAT', tokens, each[1], each[2]) end
+  add(sums, part.sums)
+  add(tokens, part.tokens)
   for _, line in ipairs(part.lines) do redis.call('RPUSH', lines, line) end
   redis.call('PEXPIREAT', lines, part.linesUntil)
   redis.call('PEXPIREAT', tokens, part.tokensUntil)
 end
 redis.call('HSET', KEYS[3], ARGV[5], ARGV[7])
-return {'at', ARGV[7]}
+return answer
 `);
 
 /** KEYS[3] usage-read. ARGV[5] the segment. */
@@ -64,23 +81,31 @@ return hours
 `);
 
 /** KEYS[3] the sums of an hour. Answers with names and numbers by turns. */
-export const USAGE_SUMS = script(`
+export const USAGE_SUMS = script(`${CHECK_TYPE}
+local problem = wrong(KEYS[3], 'hash')
+if problem then return problem end
 local sums = redis.call('HGETALL', KEYS[3])
 table.insert(sums, 1, 'sums')
 return sums
 `);
 
 /** KEYS[3] the lines of an hour. */
-export const USAGE_LINES = script(`
+export const USAGE_LINES = script(`${CHECK_TYPE}
+local problem = wrong(KEYS[3], 'list')
+if problem then return problem end
 local lines = redis.call('LRANGE', KEYS[3], 0, -1)
 table.insert(lines, 1, 'lines')
 return lines
 `);
 
 /** KEYS[3] and later keys: the tokens of days. ARGV[5] the user. */
-export const USAGE_TOKENS = script(`
+export const USAGE_TOKENS = script(`${CHECK_TYPE}
 local tokens = 0
-for index = 3, #KEYS do tokens = tokens + (tonumber(redis.call('HGET', KEYS[index], ARGV[5])) or 0) end
+for index = 3, #KEYS do
+  local problem = wrong(KEYS[index], 'hash')
+  if problem then return problem end
+  tokens = tokens + (tonumber(redis.call('HGET', KEYS[index], ARGV[5])) or 0)
+end
 return {'tokens', tokens}
 `);
 
