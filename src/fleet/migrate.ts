@@ -65,7 +65,8 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
   const [origin, target] = [openState(config, stateRoot), openState(config, stateRoot, options.to)];
   try {
     await refusePurging(origin);
-    const contents = await readContents(origin);
+    const leftOut: string[] = [];
+    const contents = await readContents(origin, (message) => void leftOut.push(message));
     await refuseOtherHosts(contents, origin);
     refuseSupervised(contents);
     refuseMoving(contents);
@@ -81,7 +82,7 @@ export async function migrateStore(options: MigrateOptions): Promise<MigrateResu
       tokens: contents.tokens.length,
       highestFence: contents.highestFence,
       setting: { store: to },
-      warnings: [...left, ...origin.takeWarnings(), ...target.takeWarnings()],
+      warnings: [...left, ...leftOut, ...origin.takeWarnings(), ...target.takeWarnings()],
     };
   } finally {
     await Promise.all([origin.close(), target.close()]);

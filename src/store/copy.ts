@@ -7,7 +7,7 @@ import type { KeyedTurn, SessionRecord } from "../model/session.js";
 import type { TokenRecord } from "../model/token.js";
 import type { UserLimitRecord } from "../model/usage/user-limits.js";
 import type { UnreadableError } from "./failures.js";
-import type { Store } from "./ports.js";
+import type { OnUnreadable, Store } from "./ports.js";
 
 const AT_ONCE = 50;
 
@@ -25,8 +25,11 @@ export interface Contents {
   highestFence: number;
 }
 
-/** @throws FleetError that names all sessions whose records cannot be read, because a copy without them would lose them */
-export async function readContents(store: Store): Promise<Contents> {
+/**
+ * @param leftOut gets a text for each prompt with an idempotency key whose record cannot be read
+ * @throws FleetError that names all sessions whose records cannot be read, because a copy without them would lose them
+ */
+export async function readContents(store: Store, leftOut?: (message: string) => void): Promise<Contents> {
   const registry = await store.registry.read();
   const byId = (a: { id: string }, b: { id: string }) => compareText(a.id, b.id);
   const unreadable: Unreadable[] = [];
@@ -34,8 +37,12 @@ export async function readContents(store: Store): Promise<Contents> {
   refuseUnreadable(unreadable);
   const tokens = (await store.tokens.list()).sort(byId);
   const limits = (await store.limits.list()).sort((a, b) => compareText(a.user, b.user));
+  const onUnreadable: OnUnreadable = (name, { message }) =>
+    leftOut?.(
+      `The idempotency key with the record ${quote(name)} was not copied, so it would run its prompt again. ${message}`,
+    );
   const byKey = (a: KeyedTurn, b: KeyedTurn) => compareText(a.user, b.user) || compareText(a.key, b.key);
-  const keyedTurns = (await store.keyedTurns.list(null)).sort(byKey);
+  const keyedTurns = (await store.keyedTurns.list(null, onUnreadable)).sort(byKey);
   return { registry, sessions, tokens, limits, keyedTurns, highestFence: await store.leases.highestFence() };
 }
 

@@ -265,8 +265,8 @@ export interface KeyedTurnStore {
   /** The number of the user's records. The cost does not depend on those of other users. */
   count(user: string): Promise<number>;
 
-  /** The records of a user, or of all users if `user` is null. Leaves out those that cannot be read. */
-  list(user: string | null): Promise<KeyedTurn[]>;
+  /** The records of a user, or of all users if `user` is null. Leaves out those that cannot be read, and reports their names. */
+  list(user: string | null, onUnreadable?: OnUnreadable): Promise<KeyedTurn[]>;
 }
 
 /** The directory of the hosts of a fleet. A host is alive while its heartbeats arrive in time, by the store's clock. */

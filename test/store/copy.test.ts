@@ -1,4 +1,7 @@
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { expect, it } from "vitest";
+import { keyDigest, userDigest } from "../../src/model/ids.js";
 import type { Progress } from "../../src/model/progress.js";
 import { copyContents, isEmpty, readContents } from "../../src/store/copy.js";
 import { openFileStore } from "../../src/store/file/file-store.js";
@@ -41,6 +44,17 @@ it("copyContents copies everything from one store to another, reports how far it
   ]);
   expect(contents.keyedTurns).toEqual(KEYED);
   expect(await readContents(from)).toEqual(contents);
+});
+
+it("readContents names the damaged records of idempotency keys, and leaves out no other", async () => {
+  const root = await temporaryRoot();
+  const store = openFileStore(root);
+  for (const turn of KEYED) await store.keyedTurns.create(turn);
+  writeFileSync(join(root, "keyed-turns", userDigest("ann"), `${keyDigest("k1")}.json`), "damaged");
+  const leftOut: string[] = [];
+  expect((await readContents(store, (message) => void leftOut.push(message))).keyedTurns).toEqual([KEYED[1]]);
+  const named = `The idempotency key with the record "${keyDigest("k1")}" was not copied`;
+  expect(leftOut).toEqual([expect.stringContaining(named)]);
 });
 
 it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Store, Store]]>([

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { keyDigest, userDigest } from "../../../model/ids.js";
 import type { KeyedTurn } from "../../../model/session.js";
 import { isDamaged } from "../../failures.js";
-import type { KeyedTurnStore } from "../../ports.js";
+import type { KeyedTurnStore, OnUnreadable } from "../../ports.js";
 import type { StoreContext } from "../context.js";
 import { readIfThere } from "../failures.js";
 import { RecordFiles } from "./record-files.js";
@@ -38,28 +38,27 @@ export class KeyedTurnRecords implements KeyedTurnStore {
     return this.#of(userDigest(user)).names().length;
   }
 
-  async list(user: string | null): Promise<KeyedTurn[]> {
+  async list(user: string | null, onUnreadable: OnUnreadable = () => undefined): Promise<KeyedTurn[]> {
     const { root, checkRoot } = this.#context;
     checkRoot();
     const folder = join(root, FOLDER);
     const users = user === null ? (readIfThere(folder, () => readdirSync(folder)) ?? []) : [userDigest(user)];
     return users.flatMap((digest) => {
       const files = this.#of(digest);
-      return files.names().flatMap((name) => unlessDamaged(() => files.read(name)) ?? []);
+      return files.names().flatMap((name) => {
+        try {
+          return files.read(name) ?? [];
+        } catch (error) {
+          if (!isDamaged(error)) throw error;
+          onUnreadable(name, error);
+          return [];
+        }
+      });
     });
   }
 
   /** A damaged record is an error, because without it the prompt might run twice. */
   #of(digest: string): RecordFiles<KeyedTurn> {
     return new RecordFiles(this.#context, join(FOLDER, digest), () => "Send the request with another key.");
-  }
-}
-
-function unlessDamaged<T>(read: () => T): T | null {
-  try {
-    return read();
-  } catch (error) {
-    if (!isDamaged(error)) throw error;
-    return null;
   }
 }

@@ -1,6 +1,6 @@
 import { keyDigest, userDigest } from "../../../model/ids.js";
 import type { KeyedTurn } from "../../../model/session.js";
-import type { KeyedTurnStore } from "../../ports.js";
+import type { KeyedTurnStore, OnUnreadable } from "../../ports.js";
 import type { Documents } from "./documents.js";
 import { RecordSet } from "./record-set.js";
 
@@ -41,9 +41,9 @@ export class KeyedTurnDocuments implements KeyedTurnStore {
     return await this.#documents.count(this.#setOf(user));
   }
 
-  async list(user: string | null): Promise<KeyedTurn[]> {
+  async list(user: string | null, onUnreadable: OnUnreadable = () => undefined): Promise<KeyedTurn[]> {
     const records = user === null ? this.#records : this.#listedIn(this.#setOf(user));
-    return [...(await records.list(() => undefined)).values()];
+    return [...(await records.list(onUnreadable)).values()];
   }
 
   #listedIn(set: string): RecordSet<KeyedTurn> {
