@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, it, onTestFinished, vi } from "vitest";
+import { EVENT_ROUTES } from "../../src/api/routes/events/events.js";
 import type { FleetEvent } from "../../src/model/events/event.js";
 import { TestApi, used } from "./harness.js";
 
@@ -30,6 +31,27 @@ it("GET /v1/events lists the caller's own events, and with the scope admin those
   const first = await list(admin, "?limit=2");
   const second = await list(admin, `?limit=2&cursor=${first.next}`);
   expect([...first.events, ...second.events]).toEqual(all.events.slice(0, 4));
+});
+
+it("the pages have the events of each host in the order of its log, also those of one moment and after its clock was set back", async () => {
+  const minutes: Readonly<Record<string, readonly number[]>> = { a: [10, 10, 10, 5], b: [7, 12, 12] };
+  const events = Object.entries(minutes).flatMap(([host, times]) =>
+    times.map((minute, index) => {
+      const at = new Date(Date.UTC(2026, 0, 1, 0, minute)).toISOString();
+      return { id: `${minute}-${(index * 7) % 4}`, seq: index + 1, at, host };
+    }),
+  );
+  const seen: string[] = [];
+  let cursor: string | null | undefined;
+  while (cursor !== null) {
+    const query = { limit: 2, ...(cursor === undefined ? {} : { cursor }) };
+    const asked = { fleet: { events: { list: async () => events } }, identity: { scopes: ["admin"] }, query };
+    const { body } = (await EVENT_ROUTES[0]?.handle(asked as never)) ?? {};
+    const page = body as { events: FleetEvent[]; next: string | null };
+    seen.push(...page.events.map(({ host, seq }) => `${host}${seq}`));
+    cursor = page.next;
+  }
+  expect(seen).toEqual(["b3", "b2", "a4", "a3", "a2", "a1", "b1"]);
 });
 
 it("a refused token is in the log, and a second request with a token is not", async () => {

@@ -46,8 +46,16 @@ function ofAnyTime({ sinceMs: _, ...filter }: EventFilter): EventFilter {
   return filter;
 }
 
-/** Events of several hosts by their time, and those of one host in the order of its log, also if its clock jumped back. */
 function inOrder(events: readonly FleetEvent[]): FleetEvent[] {
+  return timedInOrder(events).map(({ event }) => event);
+}
+
+/**
+ * Events of several hosts by their time, and those of one host in the order of its log, also if its clock jumped back.
+ *
+ * @returns each event with the time that gives it its place
+ */
+export function timedInOrder(events: readonly FleetEvent[]): { event: FleetEvent; time: string }[] {
   const latest = new Map<string | null, string>();
   const timed = events
     .toSorted((a, b) => a.seq - b.seq)
@@ -58,7 +66,7 @@ function inOrder(events: readonly FleetEvent[]): FleetEvent[] {
       return { event, time };
     });
   const byHost = (a: FleetEvent, b: FleetEvent) => compareText(a.host ?? "", b.host ?? "") || a.seq - b.seq;
-  return timed.sort((a, b) => compareText(a.time, b.time) || byHost(a.event, b.event)).map(({ event }) => event);
+  return timed.sort((a, b) => compareText(a.time, b.time) || byHost(a.event, b.event));
 }
 
 /** The number of the last event that the caller has of each host. `""` stands for the only host of a fleet on one host. */

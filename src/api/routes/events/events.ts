@@ -1,5 +1,5 @@
 import type { FleetEvent } from "../../../model/events/event.js";
-import type { EventPositions } from "../../../peers/events/all-events.js";
+import { type EventPositions, timedInOrder } from "../../../peers/events/all-events.js";
 import { type AnyRoute, route } from "../../route.js";
 import type { StreamEvent } from "../../streams/sse.js";
 import { given } from "../given.js";
@@ -25,8 +25,8 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
     tag: "Events",
     summary: "List the events of the caller",
     description:
-      "Lists what the caller did, and what concerns the caller, from the logs of all hosts, the newest first. With the scope " +
-      "`admin`, lists the events of all users. With `Accept: text/event-stream`, streams the events as they come. With the " +
+      "Lists what the caller did, and what concerns the caller, from the logs of all hosts, the newest first, and those of each host in " +
+      "the reverse order of its log. With the scope `admin`, lists the events of all users. With `Accept: text/event-stream`, streams the events as they come. With the " +
       "id of an event of a stream as `Last-Event-ID`, the next stream goes on after that event on each host that had events in the " +
       "stream so far, and a minute before it on the others. The `id` in an event's data is allowed, too. It stands for the " +
       "event's time, so the stream may repeat events.",
@@ -55,13 +55,18 @@ export const EVENT_ROUTES: readonly AnyRoute[] = [
       }
       const events = await fleet.events.list({ ...filter, since: since ?? DAY });
       const { page, next } = pageOf(
-        events.map((event) => ({ event, id: event.id, createdAt: event.at })),
+        timedInOrder(events).map(({ event, time }) => ({ event, id: placeAt(event), createdAt: time })),
         { limit, cursor },
       );
       return { body: { events: page.map(({ event }) => event), next } };
     },
   }),
 ];
+
+/** The place of an event among those of the same time: on each host, the newest first. All numbers have 16 digits. */
+function placeAt({ host, seq }: FleetEvent): string {
+  return `${host ?? ""} ${Number.MAX_SAFE_INTEGER - seq}`;
+}
 
 /** @param last the id of the event that the client has */
 async function* streamed(
